@@ -1,0 +1,196 @@
+"""One tree of errors, each with the HTTP status it becomes and a text that is safe to show.
+
+    GridcastError
+     +- BadRequest             400  what the client sent does not follow the rules
+     +- NotFound               404
+     +- MethodNotAllowed       405
+     +- TooSlow                408
+     +- Conflict               409
+     |   +- NotUnique               the name is taken
+     +- Gone                   410
+     +- PreconditionFailed     412
+     +- TooLarge               413
+     +- UnsupportedMediaType   415
+     +- RangeNotSatisfiable    416
+     +- ChecksumMismatch       460  (tus)
+     +- TooMany                429
+     +- Internal               500  our fault
+     +- BadGateway             502
+     +- Unavailable            503  + Retry-After
+     +- GatewayTimeout         504
+     +- NoSpace                507
+
+Stores and drivers raise these at their border; `services.common.web` and the gateway render them. This file knows no server.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import ClassVar
+
+PROBLEM_TYPE = "application/problem+json"
+
+
+class GridcastError(Exception):
+    """A fault with a status. `detail` is shown to the client as it stands, so it holds no secret and no address."""
+
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Internal Server Error"
+    detail: str
+
+    def __init__(self, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.headers: dict[str, str] = dict(headers or {})
+
+
+class BadRequest(GridcastError):
+    """400. The detail begins with the tutorial's words."""
+
+    status = 400
+    title = "Bad Request"
+
+    def __init__(self, why: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(f"Validation Error: {why}", headers)
+
+
+class NotFound(GridcastError):
+    """404."""
+
+    status = 404
+    title = "Not Found"
+
+
+class MethodNotAllowed(GridcastError):
+    """405, always with `Allow` (RFC 9110, 15.5.6)."""
+
+    status = 405
+    title = "Method Not Allowed"
+
+
+class TooSlow(GridcastError):
+    """408. The client sent too few bytes for too long."""
+
+    status = 408
+    title = "Request Timeout"
+
+
+class Conflict(GridcastError):
+    """409."""
+
+    status = 409
+    title = "Conflict"
+
+
+class NotUnique(Conflict):
+    """409 for a (folder, filename) that is taken."""
+
+    def __init__(self, folder: str, filename: str) -> None:
+        super().__init__(f"Not Unique: {filename!r} already exists in folder {folder!r}")
+
+
+class Gone(GridcastError):
+    """410."""
+
+    status = 410
+    title = "Gone"
+
+
+class PreconditionFailed(GridcastError):
+    """412 (RFC 9110, 13.1)."""
+
+    status = 412
+    title = "Precondition Failed"
+
+
+class TooLarge(GridcastError):
+    """413."""
+
+    status = 413
+    title = "Content Too Large"
+
+
+class UnsupportedMediaType(GridcastError):
+    """415."""
+
+    status = 415
+    title = "Unsupported Media Type"
+
+
+class RangeNotSatisfiable(GridcastError):
+    """416 with `Content-Range: bytes */length` (RFC 9110, 15.5.17). `length` in bytes."""
+
+    status = 416
+    title = "Range Not Satisfiable"
+
+    def __init__(self, length: int) -> None:
+        super().__init__(f"no requested byte lies within the {length} bytes", {"content-range": f"bytes */{length}"})
+
+
+class ChecksumMismatch(GridcastError):
+    """460, tus's own status (tus 1.0.0, checksum extension)."""
+
+    status = 460
+    title = "Checksum Mismatch"
+
+
+class TooMany(GridcastError):
+    """429."""
+
+    status = 429
+    title = "Too Many Requests"
+
+
+class Internal(GridcastError):
+    """500. The log says what happened; the client is told nothing of it."""
+
+    def __init__(self) -> None:
+        super().__init__("the server failed; its log says why")
+
+
+class BadGateway(GridcastError):
+    """502."""
+
+    status = 502
+    title = "Bad Gateway"
+
+
+class Unavailable(GridcastError):
+    """503 with `Retry-After` in seconds."""
+
+    status = 503
+    title = "Service Unavailable"
+
+    def __init__(self, detail: str, retry_after: int = 2) -> None:
+        super().__init__(detail, {"retry-after": str(retry_after)})
+
+
+class GatewayTimeout(GridcastError):
+    """504."""
+
+    status = 504
+    title = "Gateway Timeout"
+
+
+class NoSpace(GridcastError):
+    """507 (RFC 4918, 11.5)."""
+
+    status = 507
+    title = "Insufficient Storage"
+
+
+def problem(error: GridcastError) -> bytes:
+    """The body of an error answer: RFC 9457 members, `detail` being the one FastAPI's clients read."""
+    members = {"type": "about:blank", "title": error.title, "status": error.status, "detail": error.detail}
+    return json.dumps(members, ensure_ascii=False).encode("utf-8", "backslashreplace")
+
+
+def problem_headers(error: GridcastError, body: bytes) -> list[tuple[bytes, bytes]]:
+    """The header fields that go with `problem`, raw and in lower case."""
+    own = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in error.headers.items()]
+    return [
+        (b"content-type", PROBLEM_TYPE.encode("ascii")),
+        (b"content-length", str(len(body)).encode("ascii")),
+        (b"cache-control", b"no-store"),
+        (b"x-content-type-options", b"nosniff"),
+        *own,
+    ]

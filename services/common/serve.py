@@ -1,0 +1,68 @@
+"""Runs uvicorn with our limits: the one place that names the server. It knows no route."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import uvicorn
+
+from services.common import logs
+from services.common.settings import Settings
+from services.common.web import App
+
+KEEP_ALIVE_SECONDS = 75
+"""Longer than the gateway keeps an idle connection, so that it is the gateway that closes it and never loses a request to a close."""
+BACKLOG = 2048
+MAX_FRAME = 64 * 1024
+"""Bytes of one incoming WebSocket message; more is closed with 1009."""
+
+Drain = Callable[[], Awaitable[None]]
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server with one more step: at SIGTERM it stops listening, awaits `drain`, then goes on as uvicorn does."""
+
+    def __init__(self, config: uvicorn.Config, drain: Drain | None) -> None:
+        super().__init__(config)
+        self._drain = drain
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        """Refuse new connections, let the application take leave of its own, then close what is left."""
+        if self._drain is not None:
+            for server in self.servers:
+                server.close()
+            await self._drain()
+        await super().shutdown(sockets)
+
+
+def run(
+    name: str,
+    create_app: Callable[[], App],
+    settings: Settings,
+    *,
+    http: type[asyncio.Protocol] | str = "httptools",
+    ws: type[asyncio.Protocol] | str = "none",
+    drain: Drain | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT. Exits with 3 where start-up fails."""
+    logs.configure(name, settings.log_level)
+    config = uvicorn.Config(
+        create_app,
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http=http,
+        ws=ws,
+        ws_max_size=MAX_FRAME,
+        ws_per_message_deflate=False,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=max(1, int(settings.drain)),
+    )
+    Server(config, drain).run()

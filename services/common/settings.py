@@ -1,0 +1,75 @@
+"""Settings that every service has. Environment variables `GRIDCAST_*`; a secret may stand in a file named by `GRIDCAST_*_FILE`.
+
+Each service's `settings.py` adds its own. Nothing is read at import: `create_app` builds its settings.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import AliasChoices, Field, SecretStr
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+PREFIX = "GRIDCAST_"
+
+
+class FromFiles(PydanticBaseSettingsSource):
+    """Reads `GRIDCAST_NAME_FILE`: the path of a file that holds the value (container secrets)."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """The stripped content of the named file, or None."""
+        del field
+        path = os.environ.get(f"{PREFIX}{field_name.upper()}_FILE")
+        return (Path(path).read_text("utf-8").strip() if path else None), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """All values that stand in files."""
+        values = ((name, self.get_field_value(field, name)[0]) for name, field in self.settings_cls.model_fields.items())
+        return {name: value for name, value in values if value is not None}
+
+
+class Settings(BaseSettings):
+    """What every process has."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", populate_by_name=True)
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=1, le=65535, description="port to listen on")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+    drain: float = Field(20.0, ge=0, le=600, description="seconds that open requests get at SIGTERM")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then files."""
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings, FromFiles(settings_cls)
+
+
+class RedisSettings(Settings):
+    """For processes that push or deliver."""
+
+    redis_url: SecretStr = Field(
+        SecretStr("redis://127.0.0.1:6379/0"),
+        validation_alias=AliasChoices(f"{PREFIX}REDIS_URL", "REDIS_URL"),
+        description="redis://, rediss:// or redis+sentinel://host:port,host:port/NAME/DB",
+    )
+
+
+class MongoSettings(Settings):
+    """For processes that read or write media."""
+
+    mongodb_uri: SecretStr = Field(
+        SecretStr("mongodb://127.0.0.1:27017"),
+        validation_alias=AliasChoices(f"{PREFIX}MONGODB_URI", "MONGODB_URI"),
+        description="any form of MongoDB connection string",
+    )
+    mongodb_database: str = Field("gridcast", min_length=1, max_length=63, description="database name")
+    mongo_driver: Literal["motor", "pymongo"] = Field("motor", description="Motor, or PyMongo's own asyncio API")
