@@ -1,0 +1,193 @@
+"""Pushes an event to one socket, to a topic or to everyone, from any process.
+
+One push is one script in Redis, which docs/messages.md prints, so that other languages can run it too.
+It knows Redis and the envelope; it does not know who holds a socket, nor that there is a socket service at all.
+"""
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Literal, Self
+from uuid import uuid4
+
+from services.common import events
+from services.common.errors import Unavailable
+from services.common.redis import Redis, Script
+
+Status = Literal["sent", "queued", "dropped", "unknown"]
+INVALIDATE = "gridcast:invalidate"
+SEQUENCE = "gridcast:sequence"
+
+PUSH = Script("""\
+-- One push. KEYS[1]: gridcast:sequence
+-- ARGV: kind (sid, topic, all), name (empty for all), event (a JSON object without `sequence`), source, id,
+--       last (empty, or a key: this event is not kept, and the next one with that key may replace it),
+--       reply (empty, or a channel that is told of the client's ack)
+-- Returns {status, sequence, 1 where this id was pushed before}.
+local kind, name, event, source, id, last, reply = unpack(ARGV)
+local time = redis.call('TIME')
+local state = redis.call('HMGET', KEYS[1], 'epoch', 'settles')
+local epoch = state[1]
+if not epoch then
+  epoch = string.format('%x%05x', time[1], time[2])
+  state[2] = tostring(time[1] + 5)
+  redis.call('HSET', KEYS[1], 'epoch', epoch, 'number', 0, 'settles', state[2])
+end
+local channel, status = 'gridcast:all', 'sent'
+if kind == 'topic' then
+  channel = 'gridcast:topic:' .. name
+elseif kind == 'sid' then
+  local node = redis.call('HGET', 'gridcast:sid:' .. name, 'node')
+  if not node then
+    if tonumber(state[2] or 0) > tonumber(time[1]) then return {'settling', '', 0} end
+    return {'unknown', '', 0}
+  end
+  if node == '' or redis.call('EXISTS', 'gridcast:node:' .. node) == 0 then
+    channel, status = false, last == '' and 'queued' or 'dropped'
+  else
+    channel = 'gridcast:node:' .. node
+  end
+end
+local once = 'gridcast:once:' .. kind .. ':' .. name .. ' ' .. source .. ' ' .. id
+if last == '' then
+  local before = redis.call('GET', once)
+  if before then return {status, before, 1} end
+end
+local number = redis.call('HINCRBY', KEYS[1], 'number', 1)
+local sequence = epoch .. '-' .. number
+if last == '' then
+  local history = 'gridcast:history:' .. epoch .. ':' .. kind .. ':' .. name
+  local latest = redis.call('XREVRANGE', history, '+', '-', 'COUNT', 1)[1]
+  local previous = latest and string.match(latest[1], '^%d+') or '0'
+  redis.call('XADD', history, 'MAXLEN', '~', 256, number .. '-0', 'previous', previous, 'reply', reply, 'event', event)
+  redis.call('EXPIRE', history, 240)
+  redis.call('SET', once, sequence, 'EX', 240)
+end
+if channel then
+  local head = table.concat({sequence, kind, name, last, reply}, '\\t')
+  local heard = redis.call('PUBLISH', channel, head .. '\\n' .. event)
+  if kind == 'sid' and heard == 0 then status = last == '' and 'queued' or 'dropped' end
+end
+return {status, sequence, 0}
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of a push.
+
+    `sent`: to a sid, the replica that holds it was told; to a topic or to all, whoever listens was told.
+    `queued`: the socket is away; the event is kept until it returns or its resume window ends.
+    `dropped`: the socket is away and a last value is not kept.
+    `unknown`: there is no such sid, nothing was pushed.
+    """
+
+    status: Status
+    id: str
+    sequence: str | None
+    duplicate: bool = False
+
+
+class Push:
+    """Sends events. Every method raises Unavailable while Redis is away and BadRequest for what is against the rules.
+
+    An event with the same source, id and target is pushed once in four minutes: a caller who does not know what became
+    of a push repeats it with the same `id`.
+
+    `last_value` is for states of which only the newest matters (progress). Such an event is not kept for replay, and in
+    the queue of a slow client it takes the place of an older one of the same source and type; give a key instead of
+    True where several run side by side (one for each upload).
+    """
+
+    def __init__(self, redis: Redis, source: str) -> None:
+        self.redis = redis
+        self.source = events.check_source(source)
+
+    @classmethod
+    def open(cls, url: str, source: str) -> Self:
+        """A Push with its own client, which connects when first used. `source` names the service: `/upload`."""
+        return cls(Redis.open(url), source)
+
+    async def send(
+        self,
+        sid: str,
+        type: str,  # noqa: A002  # CloudEvents' own words, here and below
+        data: Any,
+        *,
+        id: str | None = None,  # noqa: A002
+        last_value: bool | str = False,
+        reply: str = "",
+    ) -> Receipt:
+        """To one socket. `reply` names a channel that is told of the client's ack."""
+        event = self._event(type, data, id)
+        if not events.is_sid(sid):
+            return Receipt("unknown", event.id, None)
+        return await self._push(("sid", sid), event, self._last(event, last_value), reply)
+
+    async def publish(
+        self,
+        topic: str,
+        type: str,  # noqa: A002
+        data: Any,
+        *,
+        id: str | None = None,  # noqa: A002
+        last_value: bool | str = False,
+    ) -> Receipt:
+        """To every socket that has subscribed to `topic`."""
+        event = self._event(type, data, id, events.check_topic(topic))
+        return await self._push(("topic", topic), event, self._last(event, last_value))
+
+    async def broadcast(
+        self,
+        type: str,  # noqa: A002
+        data: Any,
+        *,
+        id: str | None = None,  # noqa: A002
+        last_value: bool | str = False,
+    ) -> Receipt:
+        """To every socket."""
+        event = self._event(type, data, id)
+        return await self._push(("all", ""), event, self._last(event, last_value))
+
+    async def invalidate(self, folder: str, filename: str) -> None:
+        """Tell the replicas that serve readers that what they know of one file is old."""
+        await self.redis.call("PUBLISH", INVALIDATE, json.dumps([folder, filename]))
+
+    async def ping(self) -> None:
+        """Return where Redis answers."""
+        await self.redis.ping()
+
+    async def aclose(self) -> None:
+        """Close the client."""
+        await self.redis.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def _event(self, event_type: str, data: Any, given: str | None, topic: str | None = None) -> events.Event:
+        return events.Event(
+            id=str(uuid4()) if given is None else events.check_id(given),
+            source=self.source,
+            type=events.check_type(event_type),
+            time=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            data=data,
+            topic=topic,
+        )
+
+    def _last(self, event: events.Event, key: bool | str) -> str:  # noqa: FBT001  # True is the key of who has but one
+        if not key:
+            return ""
+        return f"{self.source} {event.type} {events.check_id(key) if isinstance(key, str) else ''}"
+
+    async def _push(self, target: tuple[str, str], event: events.Event, last: str, reply: str = "") -> Receipt:
+        args = (*target, events.encode(event), self.source, event.id, last, reply)
+        status, sequence, duplicate = await self.redis.run(PUSH, (SEQUENCE,), args)
+        if status == b"settling":
+            raise Unavailable("Redis has just come back and does not know its sockets yet")
+        return Receipt(status.decode(), event.id, sequence.decode() or None, bool(duplicate))

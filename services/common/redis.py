@@ -1,0 +1,143 @@
+"""Opens Redis, the one file that names redis-py: commands and scripts with a time limit, faults as `Unavailable`.
+
+It knows no key and no channel of ours.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from redis.asyncio import Redis as Client
+from redis.asyncio.connection import ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, RedisError
+
+from services.common.errors import Unavailable
+
+CONNECT_SECONDS = 1.0
+ANSWER_SECONDS = 1.5
+"""A Redis that is silent for longer counts as away: a request that needs it is answered 503, not held."""
+CONNECTIONS = 32
+"""Commands under way at once from one process; more wait their turn inside ANSWER_SECONDS."""
+
+_log = logging.getLogger("gridcast.redis")
+Reply = Any
+Argument = str | bytes | int | float
+
+
+@dataclass(frozen=True)
+class Script:
+    """A Lua script, called by its SHA-1 and sent in full only to a server that does not hold it yet."""
+
+    text: str
+    sha: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Redis names scripts by SHA-1; nothing rests on its strength.
+        object.__setattr__(self, "sha", hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest())
+
+
+class Redis:
+    """One client. It connects when first used; a refused Redis fails at once, a silent one within ANSWER_SECONDS."""
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self._pool = pool
+        self._client: Any = Client(connection_pool=pool)
+        self._turns = asyncio.Semaphore(CONNECTIONS)
+
+    @classmethod
+    def open(cls, url: str) -> Self:
+        """Raises ValueError unless `url` is redis://, rediss:// or redis+sentinel://host:port,host:port/NAME/DB."""
+        return cls(_pool(url))
+
+    async def call(self, *command: Argument) -> Reply:
+        """One command; its reply as redis-py gives it, strings as bytes."""
+        return await self._guarded(self._client.execute_command(*command))
+
+    async def run(self, script: Script, keys: Sequence[str] = (), args: Sequence[Argument] = ()) -> Reply:
+        """The reply of `script`. A lost connection is tried once more: a script must bear to run twice."""
+        return await self._guarded(self._evaluate(script, keys, args))
+
+    async def _evaluate(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Reply:
+        try:
+            return await self._client.execute_command("EVALSHA", script.sha, len(keys), *keys, *args)
+        except NoScriptError:
+            return await self._client.execute_command("EVAL", script.text, len(keys), *keys, *args)
+
+    async def ping(self) -> None:
+        """Return where Redis answers, raise Unavailable where it does not."""
+        await self.call("PING")
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._client.aclose()
+        await self._pool.disconnect()
+
+    async def _guarded(self, doing: Any) -> Reply:
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS), self._turns:
+                return await doing
+        except TimeoutError:
+            raise Unavailable("Redis does not answer") from None
+        except (RedisError, OSError) as error:
+            raise away(error) from None
+        finally:
+            doing.close()
+
+
+def away(error: Exception) -> Unavailable:
+    """What a fault of Redis is to everyone else. The text of a refused command goes to the log, not to a client."""
+    if not isinstance(error, (RedisConnectionError, OSError)):
+        _log.warning("Redis refused a command: %s", error)
+    return Unavailable("Redis is away")
+
+
+def _pool(url: str) -> ConnectionPool:
+    options: dict[str, Any] = {
+        "protocol": 2,  # replies that do not change shape between servers and versions of the client
+        "socket_connect_timeout": CONNECT_SECONDS,
+        "socket_timeout": ANSWER_SECONDS,
+        "socket_keepalive": True,
+        "retry": Retry(NoBackoff(), 1, (RedisConnectionError,)),
+    }
+    parts = urlsplit(url)
+    if parts.scheme in {"redis", "rediss"}:
+        return ConnectionPool.from_url(url, **options)
+    if parts.scheme not in {"redis+sentinel", "rediss+sentinel"}:
+        raise ValueError("a Redis URL begins with redis://, rediss:// or redis+sentinel://")
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    user, _, password = credentials.partition(":")
+    name, _, database = parts.path.strip("/").partition("/")
+    if not name or not hosts:
+        raise ValueError("a Sentinel URL is redis+sentinel://host:port,host:port/NAME/DB")
+    if user:
+        options["username"] = unquote(user)
+    if password:
+        options["password"] = unquote(password)
+    query = dict(parse_qsl(parts.query))
+    sentinel_class: Any = Sentinel
+    pool_class: Any = SentinelConnectionPool
+    sentinel = sentinel_class(
+        [_address(host) for host in hosts.split(",")],
+        sentinel_kwargs={
+            "protocol": 2,
+            "socket_connect_timeout": CONNECT_SECONDS / 2,
+            "socket_timeout": CONNECT_SECONDS / 2,
+            **({"password": query["sentinel_password"]} if "sentinel_password" in query else {}),
+        },
+    )
+    secure = parts.scheme.startswith("rediss")
+    pool: ConnectionPool = pool_class(name, sentinel, db=int(database or 0), ssl=secure, **options)
+    return pool
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.partition(":")
+    return host or "localhost", int(port or 26379)
