@@ -1,0 +1,69 @@
+# The verbs of this repository; `make help` lists them. Needs Python 3.11 or newer and a package index, nothing else.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS := upload stream socket gateway
+
+# What the local run is told; each may be left out.
+RUN_OPTIONS := $(if $(PORT),--port "$(PORT)") $(if $(DATA),--data "$(DATA)") $(if $(UPLOADS),--uploads "$(UPLOADS)") \
+  $(if $(STREAMS),--streams "$(STREAMS)") $(if $(SOCKETS),--sockets "$(SOCKETS)")
+
+.PHONY: help run test test-long test-containers bench lint lock setup format
+.DEFAULT_GOAL := help
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(VENV)/local.stamp ## start the whole stack on this machine; PORT= DATA= UPLOADS= STREAMS= SOCKETS=
+	@exec $(BIN)/python -m deploy.local $(RUN_OPTIONS)
+
+test: lint ## everything that needs no container engine
+	$(BIN)/python -m pytest -m "not long and not containers"
+
+test-long: lint ## the same with the figures of every promise
+	$(BIN)/python -m pytest -s -m "not containers"
+
+test-containers: setup ## the compose stack for real; needs docker
+	$(BIN)/python -m pytest -m containers tests/containers
+
+bench: setup ## the side-by-side figures
+	$(BIN)/python -m pytest -s -m long tests/bench
+
+lint: setup ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+setup: $(VENV)/dev.stamp ## make .venv with everything that tests need
+
+# Where uv is not in .venv it comes into an environment that is thrown away.
+lock: $(VENV)/made.stamp ## compile requirements/*.txt from pyproject.toml
+	@set -e; uv=$(BIN)/uv; trap 'rm -rf .venv-lock' EXIT; \
+	if [ ! -x $$uv ]; then $(PYTHON) -m venv .venv-lock; .venv-lock/bin/pip install uv; uv=.venv-lock/bin/uv; fi; \
+	compile() { "$$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate "$$@"; }; \
+	for extra in $(EXTRAS); do compile --extra $$extra pyproject.toml -o requirements/$$extra.txt; done; \
+	compile --all-extras pyproject.toml -o requirements/local.txt; \
+	compile --all-extras --group dev pyproject.toml -o requirements/dev.txt
+
+# dev.txt is local.txt and more, so an environment for tests is one for the run as well.
+$(VENV)/local.stamp: requirements/local.txt | $(VENV)/made.stamp
+	$(BIN)/python -m pip --disable-pip-version-check install --require-hashes -r $<
+	@touch $@
+
+$(VENV)/dev.stamp: requirements/dev.txt requirements/local.txt | $(VENV)/made.stamp
+	$(BIN)/python -m pip --disable-pip-version-check install --require-hashes -r $<
+	@touch $@ $(VENV)/local.stamp
+
+$(VENV)/made.stamp:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "Python 3.11 or newer is needed, and $(PYTHON) is not; name one with PYTHON=" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "$(PYTHON) cannot make virtual environments; install its venv module (package python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@

