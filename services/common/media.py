@@ -80,7 +80,7 @@ def check_folder(folder: str) -> str:
 
 
 def check_segment(text: str, what: str) -> str:
-    """One path segment in NFC: 1 to 255 bytes, nothing invisible, nothing that a path could turn into another. Raises BadRequest."""
+    """One path segment in NFC: 1 to 255 bytes, nothing invisible, nothing that leads elsewhere. Raises BadRequest."""
     if not text:
         raise BadRequest(f"{what} is empty" if what == "filename" else f"{what} has an empty segment")
     if len(text) > MAX_SEGMENT:  # before normalising, which is not free

@@ -11,7 +11,7 @@ from services.common.settings import Settings
 from services.common.web import App
 
 KEEP_ALIVE_SECONDS = 75
-"""Longer than the gateway keeps an idle connection, so that it is the gateway that closes it and never loses a request to a close."""
+"""Longer than the gateway keeps an idle connection: it is the gateway that closes it and never loses a request to a close."""
 BACKLOG = 2048
 MAX_FRAME = 64 * 1024
 """Bytes of one incoming WebSocket message; more is closed with 1009."""

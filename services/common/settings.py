@@ -25,7 +25,9 @@ class FromFiles(PydanticBaseSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         """All values that stand in files."""
-        values = ((name, self.get_field_value(field, name)[0]) for name, field in self.settings_cls.model_fields.items())
+        values = (
+            (name, self.get_field_value(field, name)[0]) for name, field in self.settings_cls.model_fields.items()
+        )
         return {name: value for name, value in values if value is not None}
 
 

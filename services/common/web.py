@@ -1,4 +1,4 @@
-"""Builds a service's ASGI application: error rendering, request id, access log, health, and an OpenAPI document that tells the truth.
+"""Builds a service's ASGI application: error rendering, request id, access log, health, a true OpenAPI document.
 
 `build` gives the FastAPI application for the documented routes; `Front` stands before it, and may send a request straight to a
 plain ASGI callable where a route's machinery would cost more than the answer. It knows nothing of media, MongoDB or Redis.
@@ -64,11 +64,12 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """FastAPI's `responses=` for a route's error answers."""
     schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
     return {
-        status: {"description": "problem details", "content": {"application/problem+json": schema}} for status in statuses
+        status: {"description": "problem details", "content": {"application/problem+json": schema}}
+        for status in statuses
     }
 
 
-class Disconnected(Exception):  # noqa: N818  # not a fault of ours: the client went away, nobody reads an answer
+class Disconnected(Exception):
     """The client closed the connection before the request was complete."""
 
 
@@ -133,7 +134,7 @@ class Front:
                 _log.warning("answer cut: %s", error.detail)
             else:
                 await send_problem(counted, error, close=True)
-        except Exception:
+        except Exception:  # noqa: BLE001  # the last resort of every request
             _log.exception("unexpected fault")
             if not status:
                 await send_problem(counted, Internal(), close=True)
@@ -169,8 +170,17 @@ async def body_of(receive: Receive) -> AsyncIterator[bytes]:
             return
 
 
-def build(title: str, summary: str, lifespan: Lifespan, checks: Mapping[str, Check]) -> FastAPI:
-    """A FastAPI application with our errors and health routes. `checks` are named and awaited by /readyz."""
+def build(
+    title: str,
+    summary: str,
+    lifespan: Lifespan,
+    checks: Mapping[str, Check],
+    document: Callable[[dict[str, Any]], None] | None = None,
+) -> FastAPI:
+    """A FastAPI application with our errors and health routes.
+
+    `checks` are named and awaited by /readyz; `document` adds the paths of direct routes to the OpenAPI document.
+    """
     app = FastAPI(
         title=title,
         summary=summary,
@@ -180,7 +190,7 @@ def build(title: str, summary: str, lifespan: Lifespan, checks: Mapping[str, Che
         redoc_url=None,
         redirect_slashes=False,
         max_body_size=MAX_JSON_BODY,
-        telemetry={"tracing": False, "metrics": False, "logging": False},
+        telemetry={"tracing": False, "metrics": False},
     )
     app.add_exception_handler(GridcastError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
@@ -204,7 +214,7 @@ def build(title: str, summary: str, lifespan: Lifespan, checks: Mapping[str, Che
         """Name and version of the service."""
         return {"service": title, "version": VERSION}
 
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend the document
+    app.openapi = lambda: _openapi(app, document)  # type: ignore[method-assign]  # FastAPI's documented way to extend the document
     return app
 
 
@@ -216,7 +226,7 @@ async def _passes(check: Check) -> str:
         return "no answer"
     except GridcastError as error:
         return error.detail
-    except Exception:
+    except Exception:  # noqa: BLE001  # a check that breaks is a check that failed
         _log.exception("readiness check failed")
         return "failed"
     return "ok"
@@ -250,7 +260,7 @@ async def _on_http(_request: Request, error: Exception) -> Response:
             return as_response(Internal())
 
 
-def _openapi(app: FastAPI) -> dict[str, Any]:
+def _openapi(app: FastAPI, add: Callable[[dict[str, Any]], None] | None) -> dict[str, Any]:
     """FastAPI's document without its 422, which this API never answers, and with the schema of a problem."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
@@ -263,5 +273,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
                 responses = operation["responses"]
                 if responses.pop("422", None) is not None and "400" not in responses:
                     responses["400"] = problems(400)[400]
+        if add is not None:
+            add(document["paths"])
         app.openapi_schema = document
     return app.openapi_schema

@@ -3,7 +3,7 @@
 The guarantees stand here; each implementation is proven against them by the same tests. Nothing here knows MongoDB or SQL.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -88,12 +88,12 @@ class MediaReader(Protocol):
     async def find(self, name: MediaName) -> MediaInfo | None:
         """The current file of that name."""
 
-    def read(self, info: MediaInfo, first: int, last: int) -> AsyncIterator[bytes]:
-        """Blocks `first` to `last` of one file, whole and in order. Raises BrokenFile where one is missing or has a wrong length."""
+    def read(self, info: MediaInfo, first: int, last: int) -> AsyncGenerator[bytes, None]:
+        """Blocks `first` to `last` of one file, whole and in order. Raises BrokenFile where one is missing or misshapen."""
 
     async def check(self) -> None:
         """Whether the store answers. Raises GridcastError."""
 
 
-class BrokenFile(Exception):  # noqa: N818  # tells what was found
+class BrokenFile(Exception):
     """Stored bytes are not what their description says."""

@@ -1,0 +1,93 @@
+r"""Byte ranges (RFC 9110, 14.1 and 14.2). Pure: a header's text and a length in, ranges out. It knows no file and no answer.
+
+Traps that are avoided here: `\d`, `str.isdigit` and `int` take digits of other scripts, signs and underscores; a number of thirty
+digits overflows BSON; ten thousand overlapping ranges make a small file a large answer.
+"""
+
+import re
+from dataclasses import dataclass
+
+MAX_RANGES = 16
+"""A header with more of them is ignored: the whole file is a cheaper answer than many small parts."""
+MAX_DIGITS = 19
+"""Longer numbers are past the end of any file; they are read as the largest of this length."""
+
+_UNIT = re.compile(r"bytes[ \t]*=", re.ASCII | re.IGNORECASE)
+_SPEC = re.compile(r"(?:([0-9]+)-([0-9]*)|-([0-9]+))\Z", re.ASCII)
+_PAST = 10**MAX_DIGITS - 1
+
+
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    """Bytes `first` to `last`, both included."""
+
+    first: int
+    last: int
+
+    @property
+    def length(self) -> int:
+        """Bytes in it, at least 1."""
+        return self.last - self.first + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """One range as asked for: `first` to `last` (None: to the end), or the last `suffix` bytes."""
+
+    first: int | None
+    last: int | None
+    suffix: int | None
+
+
+def parse(header: str) -> list[Spec] | None:
+    """The ranges of a Range header, or None where it is to be ignored: another unit, malformed, or more than 16 ranges."""
+    unit = _UNIT.match(header)
+    if unit is None or header.count(",") > 4 * MAX_RANGES:  # empty list elements are allowed, not without end
+        return None
+    specs: list[Spec] = []
+    for element in header[unit.end() :].split(","):
+        text = element.strip(" \t")
+        if not text:
+            continue
+        match = _SPEC.match(text)
+        if match is None or len(specs) == MAX_RANGES:
+            return None
+        first, last, suffix = (_number(group) for group in match.groups())
+        if first is not None and last is not None and last < first:
+            return None
+        specs.append(Spec(first, last, suffix))
+    return specs or None
+
+
+def resolve(specs: list[Spec], length: int) -> list[ByteRange]:
+    """What of it lies within `length` bytes, in the order asked for; what overlaps or touches is one range. Empty: 416."""
+    found: list[ByteRange] = []
+    for spec in specs:
+        if spec.suffix is not None:
+            first, last = max(0, length - spec.suffix), length - 1
+        else:
+            first, last = spec.first or 0, length - 1 if spec.last is None else min(spec.last, length - 1)
+        if first <= last:
+            found.append(ByteRange(first, last))
+    return _merge(found)
+
+
+def _merge(ranges: list[ByteRange]) -> list[ByteRange]:
+    """Sorted, joined, and put back at the place of the earliest asked for of each."""
+    order = sorted(range(len(ranges)), key=lambda index: ranges[index].first)
+    joined: list[tuple[int, ByteRange]] = []
+    for index in order:
+        item = ranges[index]
+        if joined and item.first <= joined[-1][1].last + 1:
+            place, before = joined[-1]
+            joined[-1] = (min(place, index), ByteRange(before.first, max(before.last, item.last)))
+        else:
+            joined.append((index, item))
+    return [item for _, item in sorted(joined, key=lambda pair: pair[0])]
+
+
+def _number(digits: str | None) -> int | None:
+    if not digits:
+        return None
+    digits = digits.lstrip("0") or "0"
+    return int(digits) if len(digits) <= MAX_DIGITS else _PAST

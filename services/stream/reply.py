@@ -1,0 +1,140 @@
+"""Plans the answer to a read: status, header fields, and which bytes of the file in what order. Pure; it reads no file.
+
+Everything is decided before the first byte is sent, so that nothing has to be taken back.
+"""
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from urllib.parse import quote
+
+from services.common.errors import PreconditionFailed, RangeNotSatisfiable
+from services.common.media import MediaInfo
+from services.stream import conditions, ranges
+from services.stream.conditions import Verdict
+from services.stream.ranges import ByteRange
+
+RawHeaders = list[tuple[bytes, bytes]]
+
+# Types that a browser may show in place. Never HTML, SVG, XML or PDF: they can carry scripts of whoever uploaded them.
+_INLINE = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp", "image/avif", "text/plain"})
+_TOKEN = frozenset("!#$&+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz ")
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+@dataclass(frozen=True, slots=True)
+class Representation:
+    """A file with the header fields that all its answers share: made once, used for every request."""
+
+    info: MediaInfo
+    modified: datetime
+    validators: tuple[tuple[bytes, bytes], ...]
+    content: tuple[tuple[bytes, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer. `body` are literal bytes and ranges of the file; `length` is the sum of both, in bytes."""
+
+    status: int
+    headers: RawHeaders
+    body: tuple[bytes | ByteRange, ...]
+
+
+def represent(info: MediaInfo) -> Representation:
+    """Everything about the answers that depends on the file alone."""
+    modified = info.uploaded_at.replace(microsecond=0)
+    digest = base64.b64encode(bytes.fromhex(info.sha256)).decode("ascii")
+    validators = (
+        (b"etag", info.etag.encode("ascii")),
+        (b"last-modified", format_date(modified).encode("ascii")),
+        (b"cache-control", b"no-cache"),
+    )
+    content = (
+        (b"accept-ranges", b"bytes"),
+        (b"content-disposition", disposition(info.filename, info.content_type).encode("ascii")),
+        (b"repr-digest", f"sha-256=:{digest}:".encode("ascii")),
+        (b"x-content-type-options", b"nosniff"),
+        (b"content-security-policy", b"sandbox; default-src 'none'"),
+    )
+    return Representation(info, modified, validators, content)
+
+
+def plan(method: str, headers: Mapping[str, str], file: Representation, now: datetime, boundary: str) -> Reply:
+    """The answer to a GET or HEAD. `headers` in lower case; `boundary` for several ranges must be new and unguessable.
+
+    Raises PreconditionFailed and RangeNotSatisfiable.
+    """
+    info = file.info
+    match conditions.evaluate(headers, info.etag, file.modified):
+        case Verdict.FAILED:
+            raise PreconditionFailed("the file is not the one the precondition names")
+        case Verdict.NOT_MODIFIED:
+            return Reply(304, list(file.validators), ())
+    wanted = _wanted(method, headers, file, now)
+    if wanted is None:
+        whole = (ByteRange(0, info.length - 1),) if info.length else ()
+        return _reply(200, file, info.content_type, info.length, whole)
+    if not wanted:
+        raise RangeNotSatisfiable(info.length)
+    if len(wanted) == 1:
+        (only,) = wanted
+        reply = _reply(206, file, info.content_type, only.length, (only,))
+        reply.headers.append((b"content-range", _content_range(only, info.length)))
+        return reply
+    return _multipart(file, wanted, boundary)
+
+
+def _wanted(method: str, headers: Mapping[str, str], file: Representation, now: datetime) -> list[ByteRange] | None:
+    """The ranges to send, None for the whole file. HEAD ignores Range (RFC 9110, 14.2)."""
+    stated = headers.get("range")
+    if stated is None or method != "GET" or not conditions.range_applies(headers, file.info.etag, file.modified, now):
+        return None
+    specs = ranges.parse(stated)
+    if specs is None:
+        return None
+    if file.info.length == 0 and any(spec.suffix for spec in specs):
+        return None  # the last bytes of nothing are all of it, which no 206 can say
+    return ranges.resolve(specs, file.info.length)
+
+
+def _reply(
+    status: int, file: Representation, content_type: str, length: int, body: tuple[bytes | ByteRange, ...]
+) -> Reply:
+    own = [(b"content-type", content_type.encode("latin-1")), (b"content-length", str(length).encode("ascii"))]
+    return Reply(status, [*own, *file.validators, *file.content], body)
+
+
+def _multipart(file: Representation, wanted: list[ByteRange], boundary: str) -> Reply:
+    """multipart/byteranges (RFC 9110, 14.6), its length known beforehand."""
+    info = file.info
+    body: list[bytes | ByteRange] = []
+    for number, part in enumerate(wanted):
+        head = "" if number == 0 else "\r\n"
+        head += f"--{boundary}\r\nContent-Type: {info.content_type}\r\nContent-Range: "
+        body += [head.encode("latin-1") + _content_range(part, info.length) + b"\r\n\r\n", part]
+    body.append(f"\r\n--{boundary}--\r\n".encode("ascii"))
+    length = sum(len(item) if isinstance(item, bytes) else item.length for item in body)
+    return _reply(206, file, f"multipart/byteranges; boundary={boundary}", length, tuple(body))
+
+
+def _content_range(part: ByteRange, length: int) -> bytes:
+    return b"bytes %d-%d/%d" % (part.first, part.last, length)
+
+
+def disposition(filename: str, content_type: str) -> str:
+    """Content-Disposition with the name in ASCII and, where that is not all of it, in UTF-8 (RFC 6266, RFC 8187)."""
+    kind = content_type.partition(";")[0].strip().lower()
+    how = "inline" if kind in _INLINE or kind.startswith(("video/", "audio/")) else "attachment"
+    plain = "".join(character if character in _TOKEN else "_" for character in filename)
+    if plain == filename:
+        return f'{how}; filename="{filename}"'
+    return f"{how}; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='!#$&+-.^_`|~')}"
+
+
+def format_date(moment: datetime) -> str:
+    """IMF-fixdate (RFC 9110, 5.6.7), in English whatever the locale."""
+    day, month = _DAYS[moment.weekday()], _MONTHS[moment.month - 1]
+    return f"{day}, {moment.day:02} {month} {moment.year:04} {moment:%H:%M:%S} GMT"
