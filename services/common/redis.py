@@ -1,6 +1,6 @@
-"""Opens Redis, the one file that names redis-py: commands and scripts with a time limit, faults as `Unavailable`.
+"""Opens Redis, the one file that names redis-py: commands and scripts with a time limit, and single connections.
 
-It knows no key and no channel of ours.
+It knows no key and no channel of ours. Faults leave it as `errors.Unavailable`.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from services.common.errors import Unavailable
 
@@ -80,6 +81,11 @@ class Redis:
         await self._client.aclose()
         await self._pool.disconnect()
 
+    def line(self) -> "Line":
+        """A connection that belongs to the caller alone, not yet open."""
+        pool: Any = self._pool
+        return Line(pool.make_connection())
+
     async def _guarded(self, doing: Any) -> Reply:
         try:
             async with asyncio.timeout(ANSWER_SECONDS), self._turns:
@@ -87,14 +93,47 @@ class Redis:
         except TimeoutError:
             raise Unavailable("Redis does not answer") from None
         except (RedisError, OSError) as error:
-            raise away(error) from None
+            raise _away(error) from None
         finally:
             doing.close()
 
 
-def away(error: Exception) -> Unavailable:
+class Line:
+    """One connection, for who sends and reads on his own (a subscription). RESP2: every reply is bytes, int or a list."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    async def open(self) -> None:
+        """Connect, log in, choose the database."""
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS + ANSWER_SECONDS):
+                await self._connection.connect()
+        except (RedisError, OSError, TimeoutError) as error:
+            raise _away(error) from None
+
+    async def send(self, *command: str) -> None:
+        """Send, without waiting for the reply."""
+        try:
+            await self._connection.send_command(*command, check_health=False)
+        except (RedisError, OSError) as error:
+            raise _away(error) from None
+
+    async def read(self, seconds: float = ANSWER_SECONDS) -> Reply:
+        """The next reply, or None where none came in time; the line stays usable."""
+        try:
+            return await self._connection.read_response(timeout=seconds)
+        except (RedisError, OSError) as error:
+            raise _away(error) from None
+
+    async def close(self) -> None:
+        """Close at once."""
+        await self._connection.disconnect(nowait=True)
+
+
+def _away(error: Exception) -> Unavailable:
     """What a fault of Redis is to everyone else. The text of a refused command goes to the log, not to a client."""
-    if not isinstance(error, (RedisConnectionError, OSError)):
+    if not isinstance(error, (RedisConnectionError, RedisTimeoutError, OSError)):
         _log.warning("Redis refused a command: %s", error)
     return Unavailable("Redis is away")
 

@@ -1,0 +1,179 @@
+"""Channels of Redis, heard for ever: opened anew after every fault, and the owner is told what may have been missed.
+
+It knows a connection and its four replies; it knows no channel of ours and nothing of what the messages mean.
+"""
+
+import asyncio
+import logging
+import random
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from typing import Any
+
+from services.common.errors import Unavailable
+from services.common.redis import ANSWER_SECONDS, Line, Redis
+
+PING_SECONDS = 1.0
+SILENT_PINGS = 3
+"""A subscription that has heard nothing for so many pings is half open, and is opened anew."""
+BACKOFF = (0.05, 1.0)
+"""Seconds between attempts to subscribe: doubled from the first to the second, up to half of it taken off by chance."""
+
+_log = logging.getLogger("gridcast.subscription")
+
+
+class Subscription:
+    """Channels heard over one connection. One connection, so messages come in the order in which Redis published them.
+
+    `on_live(server)` is awaited each time the channels are confirmed, before the first message is handed over and
+    before `live` is true; where it raises Unavailable all starts again. `server` is the run id of the Redis process:
+    another one means another memory. Between `on_lost()` and the next `on_live` messages may have been missed.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        channels: Iterable[str],
+        on_message: Callable[[bytes, bytes], None],
+        *,
+        on_live: Callable[[str], Awaitable[None]] | None = None,
+        on_lost: Callable[[], None] | None = None,
+    ) -> None:
+        self._redis = redis
+        self._channels = set(channels)
+        self._on_message = on_message
+        self._on_live = on_live
+        self._on_lost = on_lost
+        self._line: Line | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._confirming: defaultdict[bytes, deque[asyncio.Future[None]]] = defaultdict(deque)
+        self._flushing: deque[asyncio.Future[None]] = deque()
+        self.live = False
+
+    def start(self) -> None:
+        """Begin; returns before anything is subscribed."""
+        self._task = asyncio.create_task(self._supervise())
+
+    async def aclose(self) -> None:
+        """Stop hearing. `on_lost` is not called."""
+        self.live = False
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        self._fail_waiting()
+
+    async def subscribe(self, channel: str) -> None:
+        """Return once Redis has confirmed that `channel` is heard; Unavailable while the subscription is not live."""
+        self._channels.add(channel)
+        await self._ask(self._confirming[channel.encode()], "SUBSCRIBE", channel)
+
+    async def unsubscribe(self, channel: str) -> None:
+        """Hear no more of `channel`."""
+        self._channels.discard(channel)
+        if self.live and self._line is not None:
+            with suppress(Unavailable):
+                await self._line.send("UNSUBSCRIBE", channel)
+
+    async def flush(self) -> None:
+        """Return once all that was published on our channels before this call has been handed over."""
+        await self._ask(self._flushing, "PING", "flush")
+
+    async def _ask(self, waiting: deque[asyncio.Future[None]], *command: str) -> None:
+        if not self.live or self._line is None:
+            raise Unavailable("Redis is away")
+        answered = asyncio.get_running_loop().create_future()
+        waiting.append(answered)
+        try:
+            await self._line.send(*command)
+        except Unavailable:
+            answered.cancel()
+            raise
+        await answered
+
+    async def _supervise(self) -> None:
+        pause = BACKOFF[0]
+        said = False
+        while True:
+            try:
+                await self._hear()
+            except Unavailable as error:
+                if self.live or not said:
+                    _log.warning("subscription lost: %s", error.detail)
+                said = True
+            if self.live:
+                pause = BACKOFF[0]
+                self.live = False
+                if self._on_lost is not None:
+                    self._on_lost()
+            self._fail_waiting()
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # spreads load, guards nothing
+            pause = min(pause * 2, BACKOFF[1])
+
+    async def _hear(self) -> None:
+        line = self._line = self._redis.line()
+        try:
+            await line.open()
+            server, early = await self._confirm(line)
+            if self._on_live is not None:
+                await self._on_live(server)
+            self.live = True
+            for reply in early:
+                self._handle(reply)
+            silent = 0
+            while silent < SILENT_PINGS:
+                reply = await line.read(PING_SECONDS)
+                if reply is None:
+                    silent += 1
+                    await line.send("PING", "alive")
+                else:
+                    silent = 0
+                    self._handle(reply)
+            raise Unavailable("Redis does not answer")
+        finally:
+            await line.close()
+
+    async def _confirm(self, line: Line) -> tuple[str, list[Any]]:
+        """Subscribe to all channels. The server's run id, and the messages that came before the last confirmation."""
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await line.send("INFO", "server")
+                server = (await line.read()).partition(b"run_id:")[2].split(b"\r\n", 1)[0].decode()
+                wanted = sorted(self._channels)
+                await line.send("SUBSCRIBE", *wanted)
+                early = []
+                missing = len(wanted)
+                while missing:
+                    reply = await line.read()
+                    if reply[0] == b"subscribe":
+                        missing -= 1
+                    else:
+                        early.append(reply)
+                return server, early
+        except TimeoutError:
+            raise Unavailable("Redis does not answer") from None
+
+    def _handle(self, reply: list[Any]) -> None:
+        match reply:
+            case [b"message", channel, payload]:
+                self._on_message(channel, payload)
+            case [b"subscribe", channel, _]:
+                _answer(self._confirming[channel])
+                if not self._confirming[channel]:
+                    del self._confirming[channel]
+            case [b"pong", b"flush"]:
+                _answer(self._flushing)
+
+    def _fail_waiting(self) -> None:
+        waiting = [*self._flushing, *(one for several in self._confirming.values() for one in several)]
+        self._flushing.clear()
+        self._confirming.clear()
+        for future in waiting:
+            if not future.done():
+                future.set_exception(Unavailable("Redis is away"))
+
+
+def _answer(waiting: deque[asyncio.Future[None]]) -> None:
+    if waiting and not (first := waiting.popleft()).done():
+        first.set_result(None)
