@@ -1,0 +1,294 @@
+"""POST /file/upload on a real service: what is stored, what is refused, and that nothing refused leaves a chunk."""
+
+import contextlib
+import hashlib
+import json
+import os
+import socket
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pymongo
+import pytest
+from bson import ObjectId
+
+from tests.launch import Service, Start, launched
+from tests.servers import Server
+from tests.waiting import eventually
+
+CHUNK = 255 * 1024
+BOUNDARY = b"0123456789abcdef"
+TYPE = f"multipart/form-data; boundary={BOUNDARY.decode()}"
+
+
+class Store:
+    """What stands in MongoDB, read behind the service's back."""
+
+    def __init__(self, uri: str, name: str) -> None:
+        self.client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(uri)
+        self.db = self.client[name]
+
+    def chunks(self) -> int:
+        return self.db["fs.chunks"].count_documents({})
+
+    def media(self) -> list[dict[str, Any]]:
+        return list(self.db["media"].find())
+
+    def bytes_of(self, identifier: str) -> bytes:
+        document = self.db["media"].find_one({"_id": ObjectId(identifier)})
+        assert document is not None
+        found = self.db["fs.chunks"].find({"files_id": document["current"]["file"]}).sort("n")
+        return b"".join(chunk["data"] for chunk in found)
+
+
+@pytest.fixture(scope="module")
+def upload(mongod: Server, redis_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One service for the module; `store` empties what it left."""
+    env = {
+        "GRIDCAST_MONGODB_URI": mongod.uri,
+        "GRIDCAST_MONGODB_DATABASE": "test_upload_form",
+        "GRIDCAST_REDIS_URL": redis_server.url,
+        "GRIDCAST_MAX_UPLOAD": str(8 * 1024 * 1024),
+    }
+    with launched("services.upload", tmp_path_factory.mktemp("upload"), env) as service:
+        yield service
+
+
+@pytest.fixture
+def store(mongod: Server) -> Iterator[Store]:
+    store = Store(mongod.uri, "test_upload_form")
+    for name in ("media", "fs.chunks", "fs.files"):
+        store.db[name].delete_many({})
+    yield store
+    store.client.close()
+
+
+@pytest.fixture
+def own_store(mongod: Server, database: str) -> Iterator[Store]:
+    store = Store(mongod.uri, database)
+    yield store
+    store.client.close()
+
+
+def part(name: str, content: bytes, filename: str | None = None, kind: str | None = None) -> bytes:
+    head = f'Content-Disposition: form-data; name="{name}"'
+    if filename is not None:
+        head += f'; filename="{filename}"'
+    if kind:
+        head += f"\r\nContent-Type: {kind}"
+    return b"--" + BOUNDARY + b"\r\n" + head.encode("utf-8", "surrogateescape") + b"\r\n\r\n" + content + b"\r\n"
+
+
+def form(*parts: bytes) -> bytes:
+    return b"".join(parts) + b"--" + BOUNDARY + b"--\r\n"
+
+
+def post(service: Service, body: bytes, query: str = "", content_type: str = TYPE) -> httpx.Response:
+    return httpx.post(
+        f"{service.url}/file/upload{query}", content=body, headers={"content-type": content_type}, timeout=30
+    )
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 8 * CHUNK, 8 * CHUNK + 1, 20 * CHUNK + 7])
+def test_every_size_is_stored_whole(upload: Service, store: Store, size: int) -> None:
+    """Cases 13 and 14: nothing, one byte, and either side of every edge of chunk and batch."""
+    data = os.urandom(size)
+    answer = post(upload, form(part("file", data, "a.webm"), part("folder", b"demo")))
+    assert answer.status_code == 201, answer.text
+    assert store.bytes_of(answer.json()) == data
+    (document,) = store.media()
+    assert document["current"]["length"] == size
+    assert document["current"]["sha256"] == hashlib.sha256(data).hexdigest()
+    assert document["current"]["content_type"] == "video/webm"
+    assert (document["folder"], document["filename"], document["uploads"]) == ("demo", "a.webm", [])
+    assert answer.headers["location"] == "/file/stream?filename=a.webm&folder=demo"
+    described = store.db["fs.files"].find_one({"_id": document["current"]["file"]})
+    assert described is not None
+    assert (described["length"], described["chunkSize"], described["filename"]) == (size, CHUNK, "demo/a.webm")
+
+
+@pytest.mark.parametrize(
+    ("parts", "query"),
+    [
+        ((part("folder", b"f"), part("file", b"x", "n")), ""),
+        ((part("file", b"x", "n"), part("folder", b"f")), ""),
+        ((part("file", b"x", "n"),), "?folder=f"),
+        ((part("file", b"x", "n"), part("folder", b"f")), "?folder=f"),
+        ((part("file", b"x" * (3 * 8 * CHUNK), "n"), part("folder", b"f"), part("sid", b"ABC")), ""),
+    ],
+)
+def test_fields_stand_where_the_user_put_them(
+    upload: Service, store: Store, parts: tuple[bytes, ...], query: str
+) -> None:
+    assert post(upload, form(*parts), query).status_code == 201
+    (document,) = store.media()
+    assert (document["folder"], document["filename"]) == ("f", "n")
+
+
+FILE = part("file", b"hello", "a.txt")
+REFUSED: list[tuple[str, bytes, str, int, str]] = [
+    ("no closing boundary", form(FILE)[:-24], TYPE, 400, "closing boundary"),
+    ("no boundary", form(FILE), "multipart/form-data", 400, "boundary"),
+    ("boundary of 300 bytes", form(FILE), "multipart/form-data; boundary=" + "x" * 300, 400, "boundary"),
+    ("urlencoded", b"file=x", "application/x-www-form-urlencoded", 415, "multipart"),
+    ("json", b"{}", "application/json", 415, "multipart"),
+    ("no file", form(part("folder", b"x")), TYPE, 400, "'file' is missing"),
+    ("empty body", b"", TYPE, 400, "closing boundary"),
+    ("file as text", form(part("file", b"x")), TYPE, 400, "no filename"),
+    ("two files", form(FILE, FILE), TYPE, 400, "given twice"),
+    ("two folders", form(FILE, part("folder", b"a"), part("folder", b"b")), TYPE, 400, "given twice"),
+    ("unknown field", form(FILE, part("colour", b"red")), TYPE, 400, "unknown field"),
+    ("unknown file field", form(part("video", b"x", "a")), TYPE, 400, "unknown file field"),
+    ("empty filename", form(part("file", b"x", "")), TYPE, 400, "filename is empty"),
+    ("parent", form(part("file", b"x", "../../etc/passwd")), TYPE, 400, "filename"),
+    ("backslash", form(part("file", b"x", "..\\\\x")), TYPE, 400, "filename"),
+    ("slash", form(part("file", b"x", "a/b")), TYPE, 400, "filename"),
+    ("dot", form(part("file", b"x", ".")), TYPE, 400, "filename"),
+    ("dots", form(part("file", b"x", "..")), TYPE, 400, "filename"),
+    ("NUL", form(part("file", b"x", "a\0b")), TYPE, 400, ""),
+    ("escape", form(part("file", b"x", "a\x1bb")), TYPE, 400, ""),
+    ("bidi", form(part("file", b"x", "a\u202egpj.exe")), TYPE, 400, "U+202E"),
+    ("zero width", form(part("file", b"x", "a\u200bb")), TYPE, 400, "U+200B"),
+    ("256 bytes", form(part("file", b"x", "a" * 256)), TYPE, 400, "255 bytes"),
+    ("256 bytes of UTF-8", form(part("file", b"x", "ä" * 128)), TYPE, 400, "255 bytes"),
+    ("not UTF-8", form(part("file", b"x", "a\udcff")), TYPE, 400, "UTF-8"),
+    ("folder not UTF-8", form(FILE, part("folder", b"\xff")), TYPE, 400, "UTF-8"),
+    ("long folder", form(FILE, part("folder", b"a/" * 700 + b"a")), TYPE, 400, "1024 bytes"),
+    ("folder leads out", form(FILE, part("folder", b"a/../b")), TYPE, 400, "folder"),
+    ("absolute folder", form(FILE, part("folder", b"/a")), TYPE, 400, "folder"),
+    ("folder ends in a slash", form(FILE, part("folder", b"a/")), TYPE, 400, "folder"),
+    ("content type with a line end", form(part("file", b"x", "a", "text/html\x01")), TYPE, 400, ""),
+    ("content type without slash", form(part("file", b"x", "a", "html")), TYPE, 400, "media type"),
+    (
+        "9 part headers",
+        b"--" + BOUNDARY + b"\r\n" + b"".join(b"X-%d: 1\r\n" % n for n in range(9)) + b"\r\nx\r\n",
+        TYPE,
+        400,
+        "malformed",
+    ),
+    ("5 KiB part header", b"--" + BOUNDARY + b"\r\nX: " + b"a" * 5120 + b"\r\n\r\nx\r\n", TYPE, 400, "malformed"),
+    ("1,001 fields", form(*(part(f"f{n}", b"") for n in range(1001))), TYPE, 413, "64 parts"),
+    ("1,001 empty files", form(*(part("file", b"", "a") for _ in range(1001))), TYPE, 413, "64 parts"),
+    ("long text field", form(part("folder", b"a" * 20000)), TYPE, 413, "longer than"),
+    ("file over the limit", form(part("file", bytes(8 * 1024 * 1024 + 1), "a")), TYPE, 413, "larger than"),
+]
+
+
+@pytest.mark.parametrize(("body", "kind", "status", "word"), [c[1:] for c in REFUSED], ids=[c[0] for c in REFUSED])
+def test_what_breaks_the_rules_is_named_and_leaves_nothing(
+    upload: Service, store: Store, body: bytes, kind: str, status: int, word: str
+) -> None:
+    answer = post(upload, body, content_type=kind)
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["status"] == status
+    assert word in problem["detail"]
+    assert status != 400 or problem["detail"].startswith("Validation Error: ")
+    assert store.chunks() == 0
+    assert store.media() == []
+    assert "Traceback" not in upload.log
+
+
+@pytest.mark.parametrize("folder", ["$where", "a.b", "__proto__", "$$NOW", "{}", "a b", "日本"])
+def test_names_that_mean_something_to_others_are_plain_text(upload: Service, store: Store, folder: str) -> None:
+    """Case 34: no operator and no field path, here or in the content type."""
+    name = "$current.sha256"
+    assert post(upload, form(part("file", b"x", name, "$x/$$NOW"), part("folder", folder.encode()))).status_code == 201
+    (document,) = store.media()
+    assert (document["folder"], document["filename"]) == (folder, name)
+    assert document["current"]["content_type"] == "$x/$$NOW"
+
+
+def test_the_second_file_of_a_name_is_refused(upload: Service, store: Store) -> None:
+    """409 with the tutorial's words; NFC and NFD are one name (case 19)."""
+    assert post(upload, form(part("file", b"one", "\u00e9.txt"))).status_code == 201
+    for body in (form(part("file", b"two", "e\u0301.txt")), form(part("file", b"two" * CHUNK * 8, "\u00e9.txt"))):
+        again = post(upload, body)
+        assert again.status_code == 409
+        assert again.json()["detail"].startswith("Not Unique: ")
+    (document,) = store.media()
+    assert document["current"]["length"] == 3
+    assert document["uploads"] == []
+    assert store.chunks() == 1
+
+
+@pytest.mark.parametrize("size", [10, 9 * CHUNK])
+def test_of_racers_for_one_name_one_wins(upload: Service, store: Store, size: int) -> None:
+    """Case 15: one 201, the rest 409, and no chunk of the losers."""
+    start = threading.Barrier(12)
+
+    def race(number: int) -> int:
+        start.wait()
+        where = {0: "?folder=r", 1: ""}[number % 2]
+        fields = () if number % 2 == 0 else (part("folder", b"r"),)
+        return post(upload, form(part("file", bytes([number]) * size, "x"), *fields), where).status_code
+
+    with ThreadPoolExecutor(12) as pool:
+        assert Counter(pool.map(race, range(12))) == {201: 1, 409: 11}
+    (document,) = store.media()
+    assert document["uploads"] == []
+    assert store.chunks() == -(-size // CHUNK)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("size", [10, 9 * CHUNK])
+def test_a_client_that_goes_half_way_leaves_nothing(upload: Service, store: Store, size: int, *, chunked: bool) -> None:
+    """Cases 1 and 2: gone within 5 s, with Content-Length and without."""
+    body = form(part("file", os.urandom(2 * size), "half.bin"))[: size + 200]
+    framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % (2 * size)
+    head = b"POST /file/upload HTTP/1.1\r\nHost: x\r\nContent-Type: " + TYPE.encode() + b"\r\n" + framing + b"\r\n\r\n"
+    payload = b"%x\r\n%b\r\n" % (len(body), body) if chunked else body
+    with contextlib.closing(socket.create_connection(("127.0.0.1", upload.port))) as client:
+        client.sendall(head + payload)
+        if size > 8 * CHUNK:
+            eventually(lambda: store.chunks() >= 8, 5)
+    eventually(lambda: store.chunks() == 0 and store.media() == [], 5)
+    assert "Traceback" not in upload.log
+
+
+def test_a_broken_redis_does_not_stop_uploads(
+    start_service: Start, mongod: Server, database: str, own_store: Store
+) -> None:
+    """The file is stored, and the event stays noted until somebody can push it."""
+    service = start_service(
+        "services.upload",
+        GRIDCAST_MONGODB_URI=mongod.uri,
+        GRIDCAST_MONGODB_DATABASE=database,
+        GRIDCAST_REDIS_URL="redis://127.0.0.1:1/0",
+    )
+    assert post(service, form(FILE)).status_code == 201
+    (document,) = own_store.media()
+    assert [note["type"] for note in document["announce"]] == ["file.created"]
+
+
+def test_not_ready_without_the_unique_index(
+    start_service: Start, mongod: Server, database: str, own_store: Store
+) -> None:
+    """Case 102: duplicates that are already there make the index impossible; the service says so and does not serve as ready."""
+    own_store.db["media"].insert_many([{"folder": "", "filename": "x"}, {"folder": "", "filename": "x"}])
+    service = start_service(
+        "services.upload", ready=False, GRIDCAST_MONGODB_URI=mongod.uri, GRIDCAST_MONGODB_DATABASE=database
+    )
+
+    def told() -> bool:
+        answer = httpx.get(f"{service.url}/readyz")
+        return answer.status_code == 503 and "index name cannot be built" in json.dumps(answer.json())
+
+    eventually(told, 15)
+
+
+def test_without_mongodb_the_answer_comes_within_three_seconds(start_service: Start, redis_url: str) -> None:
+    service = start_service(
+        "services.upload", ready=False, GRIDCAST_MONGODB_URI="mongodb://127.0.0.1:1", GRIDCAST_REDIS_URL=redis_url
+    )
+    eventually(lambda: httpx.get(f"{service.url}/livez").status_code == 200, 15)
+    answer = post(service, form(FILE))
+    assert answer.status_code == 503
+    assert int(answer.headers["retry-after"]) > 0
+    assert answer.elapsed.total_seconds() < 3
+    assert httpx.get(f"{service.url}/readyz").status_code == 503
