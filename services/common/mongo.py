@@ -33,8 +33,8 @@ Collection = Any
 SELECTION_MS = 2500
 """No server found for so long: refused (the promise is 3 s)."""
 OPERATION_MS = 8000
-"""One step with its retries (the promise is that nothing stays silent for 10 s). Not `timeoutMS`, which would also take the place of
-the shorter time for finding a server: with it a refused connection was reported after 8.5 s."""
+"""One step with its retries (the promise is that nothing stays silent for 10 s). Not `timeoutMS`, which would also replace the
+shorter time for finding a server: with it a refused connection was reported after 8.5 s."""
 
 DURABLE = WriteConcern(w="majority", j=True)
 """Acknowledged means journalled, and on a replica set by its majority. A standalone server is a majority of one. With j off, 22 of
