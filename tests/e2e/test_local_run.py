@@ -111,6 +111,16 @@ def test_a_signal_during_the_start_stops_what_was_started(tmp_path: Path, mark: 
         assert marked(mark) == []
 
 
+def test_a_second_interrupt_kills_what_hangs(tmp_path: Path, mark: dict[str, str]) -> None:
+    with runner(tmp_path / "data", env=mark) as stack:
+        os.kill(stack.pids["stream-1"], signal.SIGSTOP)
+        stack.runner.send_signal(signal.SIGINT)
+        eventually(lambda: "socket        stopped" in stack.out)
+        assert stack.end(signal.SIGINT) == 1
+        assert "had to be killed: stream-1" in failed_line(stack)
+        assert marked(mark) == []
+
+
 @pytest.mark.parametrize("name", ["mongod", "redis-server", "stream-1", "gateway"])
 def test_a_child_that_dies_ends_the_run(tmp_path: Path, mark: dict[str, str], name: str) -> None:
     with runner(tmp_path / "data", env=mark) as stack:
