@@ -3,6 +3,7 @@
 The tests' fixtures start their servers from here too.
 """
 
+import re
 import socket
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def silence(uri: str, within: float) -> str | None:
         with pymongo.MongoClient[dict[str, object]](uri, serverSelectionTimeoutMS=int(within * 1000)) as client:
             client.admin.command("ping")
     except (pymongo.errors.PyMongoError, ValueError) as error:
-        return str(error).partition(", Timeout:")[0].partition("\n")[0]
+        return re.split(r" \(configured timeouts|, Timeout:|\n", str(error))[0]
     return None
 
 
