@@ -5,12 +5,19 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 
-_ETAG = re.compile(r'[ \t]*(W/)?("[\x21\x23-\x7e\x80-\xff]*")[ \t]*(?:,|\Z)')
-_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-# RFC 9110, 5.6.7: the preferred form, RFC 850's and asctime's.
-_FIXDATE = re.compile(r"[A-Z][a-z]{2}, (\d\d) ([A-Z][a-z]{2}) (\d{4}) (\d\d):(\d\d):(\d\d) GMT\Z", re.ASCII)
-_RFC850 = re.compile(r"[A-Z][a-z]{5,8}, (\d\d)-([A-Z][a-z]{2})-(\d\d) (\d\d):(\d\d):(\d\d) GMT\Z", re.ASCII)
-_ASCTIME = re.compile(r"[A-Z][a-z]{2} ([A-Z][a-z]{2}) ([ \d]\d) (\d\d):(\d\d):(\d\d) (\d{4})\Z", re.ASCII)
+# Empty list elements are passed over (RFC 9110, 5.6.1.2); a comma inside the quotes belongs to the tag.
+_ETAG = re.compile(r'[ \t,]*(W/)?("[\x21\x23-\x7e\x80-\xff]*")[ \t]*(?:,|\Z)')
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+# RFC 9110, 5.6.7: the preferred form, RFC 850's and asctime's. The day of the week must be one, not the right one.
+_FIXDATE = re.compile(
+    r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT\Z"
+)
+_RFC850 = re.compile(
+    r"(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day, ([0-9]{2})-([A-Z][a-z]{2})-([0-9]{2}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT\Z"
+)
+_ASCTIME = re.compile(
+    r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun) ([A-Z][a-z]{2}) ([ 0-9][0-9]) ([0-9]{2}):([0-9]{2}):([0-9]{2}) ([0-9]{4})\Z"
+)
 
 
 class Verdict(Enum):
@@ -21,16 +28,16 @@ class Verdict(Enum):
     FAILED = 412
 
 
-def evaluate(headers: Mapping[str, str], etag: str, modified: datetime) -> Verdict:
+def evaluate(headers: Mapping[str, str], etag: str, modified: datetime, now: datetime) -> Verdict:
     """The preconditions of a GET or HEAD in the order of RFC 9110, 13.2.2. `etag` strong, `modified` in whole seconds of UTC."""
     if (wanted := headers.get("if-match")) is not None:
         if not _matches(wanted, etag, weak=False):
             return Verdict.FAILED
-    elif (since := http_date(headers.get("if-unmodified-since", ""))) is not None and modified > since:
+    elif (since := http_date(headers.get("if-unmodified-since", ""), now)) is not None and modified > since:
         return Verdict.FAILED
     if (known := headers.get("if-none-match")) is not None:
         return Verdict.NOT_MODIFIED if _matches(known, etag, weak=True) else Verdict.PROCEED
-    if (since := http_date(headers.get("if-modified-since", ""))) is not None and modified <= since:
+    if (since := http_date(headers.get("if-modified-since", ""), now)) is not None and modified <= since:
         return Verdict.NOT_MODIFIED
     return Verdict.PROCEED
 
@@ -42,33 +49,35 @@ def range_applies(headers: Mapping[str, str], etag: str, modified: datetime, now
     validator = validator.strip(" \t")
     if validator.startswith(('"', "W/")):
         return validator == etag
-    # 8.8.2.2: a date is strong once a second has passed in which the file could have changed again.
-    return http_date(validator) == modified and now - modified >= timedelta(seconds=1)
+    # 8.8.2.2: a date is strong once its second is over. Before that the file could change again and keep the date.
+    return http_date(validator, now) == modified and now - modified >= timedelta(seconds=1)
 
 
-def http_date(text: str, century: datetime | None = None) -> datetime | None:
-    """A date in any of HTTP's three forms, None for anything else. `century` is the present for two-digit years."""
+def http_date(text: str, now: datetime) -> datetime | None:
+    """A date in any of HTTP's three forms, None for anything else. `now` says which century a year of two digits is in."""
     text = text.strip(" \t")
     if match := _FIXDATE.match(text):
         day, month, year, *clock = match.groups()
     elif match := _RFC850.match(text):
         day, month, year, *clock = match.groups()
-        # More than 50 years ahead means the past (RFC 9110, 5.6.7). Files of ours are not older than 2000.
-        pivot = (century.year if century else 2026) % 100 + 50
-        year = f"{'20' if int(year) <= pivot else '19'}{year}"
+        year = str(_full_year(int(year), now.year))
     elif match := _ASCTIME.match(text):
         month, day, *clock, year = match.groups()
     else:
         return None
-    if month.lower() not in _MONTHS:
+    if month not in _MONTHS:
         return None
-    try:
-        hour, minute, second = (int(part) for part in clock)
-        return datetime(
-            int(year), _MONTHS.index(month.lower()) + 1, int(day), hour, minute, min(second, 59), tzinfo=UTC
-        )
+    hour, minute, second = (int(part) for part in clock)
+    try:  # a leap second is the last one before it: datetime has no 60
+        return datetime(int(year), _MONTHS.index(month) + 1, int(day), hour, minute, second - second // 60, tzinfo=UTC)
     except ValueError:
         return None
+
+
+def _full_year(short: int, present: int) -> int:
+    """More than 50 years ahead is the past (RFC 9110, 5.6.7)."""
+    year = present - present % 100 + short
+    return year - 100 if year > present + 50 else year
 
 
 def _matches(header: str, etag: str, *, weak: bool) -> bool:

@@ -12,7 +12,7 @@ MAX_RANGES = 16
 MAX_DIGITS = 19
 """Longer numbers are past the end of any file; they are read as the largest of this length."""
 
-_UNIT = re.compile(r"bytes[ \t]*=", re.ASCII | re.IGNORECASE)
+_UNIT = re.compile("bytes=", re.ASCII | re.IGNORECASE)
 _SPEC = re.compile(r"(?:([0-9]+)-([0-9]*)|-([0-9]+))\Z", re.ASCII)
 _PAST = 10**MAX_DIGITS - 1
 

@@ -6,7 +6,6 @@ connection, since the length has been promised.
 
 import asyncio
 import logging
-import secrets
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -56,7 +55,7 @@ class FileStream:
             raise RuntimeError("the lifespan has not begun")
         info = await find(self.reader, name_in(scope["query_string"]))
         headers = _fields(scope["headers"])
-        reply = plan(scope["method"], headers, represent(info), datetime.now(UTC), secrets.token_hex(12))
+        reply = plan(scope["method"], headers, represent(info), datetime.now(UTC))
         if scope["method"] == "HEAD" or not reply.body:
             await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
             await send({"type": "http.response.body", "body": b""})

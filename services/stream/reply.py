@@ -18,7 +18,7 @@ from services.stream.ranges import ByteRange
 RawHeaders = list[tuple[bytes, bytes]]
 
 # Types that a browser may show in place. Never HTML, SVG, XML or PDF: they can carry scripts of whoever uploaded them.
-_INLINE = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp", "image/avif", "text/plain"})
+_INLINE = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp", "image/avif"})
 _TOKEN = frozenset("!#$&+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz ")
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -62,13 +62,10 @@ def represent(info: MediaInfo) -> Representation:
     return Representation(info, modified, validators, content)
 
 
-def plan(method: str, headers: Mapping[str, str], file: Representation, now: datetime, boundary: str) -> Reply:
-    """The answer to a GET or HEAD. `headers` in lower case; `boundary` for several ranges must be new and unguessable.
-
-    Raises PreconditionFailed and RangeNotSatisfiable.
-    """
+def plan(method: str, headers: Mapping[str, str], file: Representation, now: datetime) -> Reply:
+    """The answer to a GET or HEAD. `headers` with names in lower case. Raises PreconditionFailed and RangeNotSatisfiable."""
     info = file.info
-    match conditions.evaluate(headers, info.etag, file.modified):
+    match conditions.evaluate(headers, info.etag, file.modified, now):
         case Verdict.FAILED:
             raise PreconditionFailed("the file is not the one the precondition names")
         case Verdict.NOT_MODIFIED:
@@ -84,7 +81,7 @@ def plan(method: str, headers: Mapping[str, str], file: Representation, now: dat
         reply = _reply(206, file, info.content_type, only.length, (only,))
         reply.headers.append((b"content-range", _content_range(only, info.length)))
         return reply
-    return _multipart(file, wanted, boundary)
+    return _multipart(file, wanted)
 
 
 def _wanted(method: str, headers: Mapping[str, str], file: Representation, now: datetime) -> list[ByteRange] | None:
@@ -107,9 +104,10 @@ def _reply(
     return Reply(status, [*own, *file.validators, *file.content], body)
 
 
-def _multipart(file: Representation, wanted: list[ByteRange], boundary: str) -> Reply:
+def _multipart(file: Representation, wanted: list[ByteRange]) -> Reply:
     """multipart/byteranges (RFC 9110, 14.6), its length known beforehand."""
     info = file.info
+    boundary = info.sha256  # nobody can make a file that holds its own SHA-256
     body: list[bytes | ByteRange] = []
     for number, part in enumerate(wanted):
         head = "" if number == 0 else "\r\n"

@@ -1,0 +1,165 @@
+"""services.stream.conditions: the table of RFC 9110, 13.1, and Hypothesis against a model that spells out 13.2.2."""
+
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.stream.conditions import Verdict, evaluate, http_date, range_applies
+
+ETAG = '"sha256-aa"'
+MODIFIED = datetime(2026, 11, 20, 12, 0, 0, tzinfo=UTC)
+NOW = datetime(2026, 11, 23, 8, 0, 0, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+
+
+def date(moment: datetime) -> str:
+    return format_datetime(moment, usegmt=True)
+
+
+TAGS = {
+    ETAG: "strong",
+    f"W/{ETAG}": "weak",
+    '"x"': "other",
+    'W/"x"': "other",
+    '"a,b"': "other",
+    '""': "other",
+}
+
+
+@settings(max_examples=1000, deadline=None)
+@given(
+    match=st.none() | st.just("*") | st.lists(st.sampled_from(sorted(TAGS)), min_size=1, max_size=4),
+    none_match=st.none() | st.just("*") | st.lists(st.sampled_from(sorted(TAGS)), min_size=1, max_size=4),
+    unmodified=st.none() | st.sampled_from([-1, 0, 1]) | st.just("garbage"),
+    modified=st.none() | st.sampled_from([-1, 0, 1]) | st.just("garbage"),
+    comma=st.sampled_from([",", ", ", " ,\t", ",,", ", ,"]),
+)
+def test_the_order_of_preconditions(
+    match: str | list[str] | None,
+    none_match: str | list[str] | None,
+    unmodified: int | str | None,
+    modified: int | str | None,
+    comma: str,
+) -> None:
+    headers: dict[str, str] = {}
+    for name, tags in (("if-match", match), ("if-none-match", none_match)):
+        if tags is not None:
+            headers[name] = tags if isinstance(tags, str) else comma.join(tags)
+    for name, shift in (("if-unmodified-since", unmodified), ("if-modified-since", modified)):
+        if shift is not None:
+            headers[name] = shift if isinstance(shift, str) else date(MODIFIED + shift * SECOND)
+
+    def strongly(tags: str | list[str]) -> bool:
+        return tags == "*" or ETAG in tags
+
+    def weakly(tags: str | list[str]) -> bool:
+        return tags == "*" or ETAG in tags or f"W/{ETAG}" in tags
+
+    # 13.2.2, step by step.
+    expected = Verdict.PROCEED
+    if (match is not None and not strongly(match)) or (match is None and unmodified == -1):
+        expected = Verdict.FAILED
+    elif (none_match is not None and weakly(none_match)) or (none_match is None and modified in {0, 1}):
+        expected = Verdict.NOT_MODIFIED
+    assert evaluate(headers, ETAG, MODIFIED, NOW) is expected
+
+
+@pytest.mark.parametrize(
+    ("header", "strong", "weak"),
+    [
+        ("*", True, True),
+        (" * ", True, True),
+        (ETAG, True, True),
+        (f"W/{ETAG}", False, True),
+        (f"w/{ETAG}", False, False),
+        (f'"a,b", {ETAG}', True, True),
+        (f",, {ETAG} ,", True, True),
+        (ETAG.strip('"'), False, False),
+        (f"junk, {ETAG}", False, False),
+        (f"*, {ETAG}", False, False),
+        (f"{ETAG[:-1]}", False, False),
+        ("", False, False),
+        (f'"a b", {ETAG}', False, False),
+        ('"\x80\xff"', False, False),
+    ],
+)
+def test_lists_of_entity_tags(header: str, *, strong: bool, weak: bool) -> None:
+    assert (evaluate({"if-match": header}, ETAG, MODIFIED, NOW) is Verdict.PROCEED) == strong
+    assert (evaluate({"if-none-match": header}, ETAG, MODIFIED, NOW) is Verdict.NOT_MODIFIED) == weak
+
+
+@pytest.mark.parametrize(
+    ("validator", "applies"),
+    [
+        (ETAG, True),
+        (f" {ETAG} ", True),
+        (f"W/{ETAG}", False),
+        ('"old"', False),
+        ("sha256-aa", False),
+        ("*", False),
+        ("", False),
+        (date(MODIFIED), True),
+        (date(MODIFIED - SECOND), False),
+        (date(MODIFIED + SECOND), False),
+        ("Sunday", False),
+    ],
+)
+def test_if_range(validator: str, *, applies: bool) -> None:
+    """Case 45: exactly the current validator, and a strong one."""
+    assert range_applies({"if-range": validator}, ETAG, MODIFIED, NOW) is applies
+
+
+def test_a_date_of_this_very_second_is_no_strong_validator() -> None:
+    headers = {"if-range": date(MODIFIED)}
+    assert not range_applies(headers, ETAG, MODIFIED, MODIFIED + SECOND / 2)
+    assert range_applies(headers, ETAG, MODIFIED, MODIFIED + SECOND)
+    assert range_applies({}, ETAG, MODIFIED, MODIFIED)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Sun, 06 Nov 1994 08:49:37 GMT", datetime(1994, 11, 6, 8, 49, 37, tzinfo=UTC)),
+        ("Sunday, 06-Nov-94 08:49:37 GMT", datetime(1994, 11, 6, 8, 49, 37, tzinfo=UTC)),
+        ("Sun Nov  6 08:49:37 1994", datetime(1994, 11, 6, 8, 49, 37, tzinfo=UTC)),
+        ("Sunday, 06-Nov-76 08:49:37 GMT", datetime(2076, 11, 6, 8, 49, 37, tzinfo=UTC)),
+        ("Sunday, 06-Nov-77 08:49:37 GMT", datetime(1977, 11, 6, 8, 49, 37, tzinfo=UTC)),
+        ("Sat, 31 Dec 2016 23:59:60 GMT", datetime(2016, 12, 31, 23, 59, 59, tzinfo=UTC)),
+        ("Thu, 29 Feb 2024 00:00:00 GMT", datetime(2024, 2, 29, tzinfo=UTC)),
+        ("Wed, 29 Feb 2023 00:00:00 GMT", None),
+        ("Sun, 06 Nov 1994 08:49:61 GMT", None),
+        ("Sun, 06 Nov 1994 24:00:00 GMT", None),
+        ("Sun, 06 Nov 0000 00:00:00 GMT", None),
+        ("Sun, 6 Nov 1994 08:49:37 GMT", None),
+        ("Sun, 06 Nov 1994 08:49:37 UTC", None),
+        ("Sun, 06 Nov 1994 08:49:37 +0000", None),
+        ("Sun, 06 nov 1994 08:49:37 GMT", None),
+        ("Son, 06 Nov 1994 08:49:37 GMT", None),
+        ("Sun, ٠٦ Nov 1994 08:49:37 GMT", None),
+        ("1994-11-06T08:49:37Z", None),
+        ("0", None),
+        ("", None),
+    ],
+)
+def test_dates(text: str, expected: datetime | None) -> None:
+    """Case 50: what is no date of HTTP's three forms is no date."""
+    assert http_date(text, NOW) == expected
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.datetimes(datetime(1900, 1, 1), datetime(9999, 12, 31)))  # noqa: DTZ001
+def test_every_second_is_read_as_it_was_written(moment: datetime) -> None:
+    moment = moment.replace(microsecond=0, tzinfo=UTC)
+    assert http_date(date(moment), NOW) == moment
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=40))
+def test_no_text_is_an_error(text: str) -> None:
+    names = ("if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range")
+    for name in names:
+        assert evaluate({name: text}, ETAG, MODIFIED, NOW) in Verdict
+        assert range_applies({name: text}, ETAG, MODIFIED, NOW) in {True, False}
