@@ -1,0 +1,163 @@
+"""The way of one HTTP request: choose a replica, send it on, pass the answer back. Streams both ways.
+
+It decides what is tried again and what a failure is called. It knows neither the HTTP client behind `proxy` nor the routes.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from typing import cast
+
+from gateway import headers
+from gateway.progress import Exchange, Patience, Waiting, Watch
+from gateway.proxy import Client, Gone, Response, Unreachable, Unreadable
+from gateway.routes import Route
+from gateway.settings import GatewaySettings
+from gateway.upstreams import Replica, Upstream
+from services.common import logs
+from services.common.errors import BadGateway, GatewayTimeout, GridcastError, TooLarge, Unavailable
+from services.common.web import Disconnected, Receive, Scope, Send
+
+MAX_PLAIN_BODY = 1024 * 1024
+"""Bytes of a body that is no media."""
+CONNECT_ALL_SECONDS = 1.5
+"""After this no further replica is tried, so that the refusal comes within three seconds."""
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+_log = logging.getLogger("gridcast.gateway")
+
+
+class Body:
+    """A request's body as it comes from the client. The service pulls it, so a slow service slows the client down."""
+
+    def __init__(self, receive: Receive, exchange: Exchange, limit: int) -> None:
+        self._receive = receive
+        self._exchange = exchange
+        self._limit = limit
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        exchange = self._exchange
+        more = True
+        while more:
+            exchange.waiting = Waiting.SENDER
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                self._stop(Disconnected())
+            data = message.get("body", b"")
+            exchange.moved += len(data)
+            if exchange.moved > self._limit:
+                self._stop(TooLarge(f"the body is longer than {self._limit} bytes"))
+            more = message.get("more_body", False)
+            if data:
+                exchange.waiting = Waiting.TAKER
+                yield data
+        exchange.complete = True
+        exchange.waiting = Waiting.ANSWER
+
+    def _stop(self, verdict: GridcastError | Disconnected) -> None:
+        self._exchange.stop(verdict)
+        raise verdict
+
+
+class Forward:
+    """Answers requests from the services."""
+
+    def __init__(self, settings: GatewaySettings, client: Client, upstreams: Mapping[str, Upstream]) -> None:
+        self._settings = settings
+        self._client = client
+        self._upstreams = upstreams
+        self._watch = Watch(Patience(settings.sender_seconds, settings.service_seconds, settings.reader_seconds))
+
+    async def watch(self) -> None:
+        """Ends what stalls; runs as long as the process does."""
+        await self._watch.run()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send, route: Route) -> None:
+        """Answer from `route`'s service. Raises GridcastError; once the answer has begun that means: cut it."""
+        limit = self._settings.max_body if route.media else MAX_PLAIN_BODY
+        length = _length(scope["headers"])
+        if length is not None and length > limit:
+            raise TooLarge(f"the body is longer than {limit} bytes")
+        long = route.media and scope["method"] not in SAFE
+        patience = self._settings.store_seconds if long else self._settings.answer_seconds
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        exchange = Exchange(task, asyncio.get_running_loop().time(), patience, complete=length == 0)
+        body = None if length == 0 else Body(receive, exchange, limit)
+        try:
+            with self._watch.over(exchange, receive):
+                await self._pass(scope, send, self._upstreams[route.service], exchange, body)
+        except asyncio.CancelledError:
+            if exchange.verdict is None:
+                raise Unavailable("the gateway is stopping") from None
+            task.uncancel()
+            raise exchange.verdict from None
+        except (Gone, Unreadable) as error:
+            if exchange.verdict is not None:
+                raise exchange.verdict from None
+            raise BadGateway(f"the {route.service} service broke off: {type(error).__name__.lower()}") from error
+
+    async def _pass(self, scope: Scope, send: Send, upstream: Upstream, exchange: Exchange, body: Body | None) -> None:
+        clock = asyncio.get_running_loop().time
+        method, query = scope["method"], scope["query_string"]
+        target = str(scope["raw_path"] + b"?" + query if query else scope["raw_path"], "ascii")
+        address = scope["client"][0] if scope["client"] else "unknown"
+        fields = headers.request(scope["headers"], headers.Client(address, scope["scheme"]), logs.request_id.get())
+        tried: list[Replica] = []
+        again = body is None and method in SAFE
+        began = clock()
+        while True:
+            replica = upstream.pick(clock(), tried)
+            if replica is None or clock() - began > CONNECT_ALL_SECONDS:
+                raise BadGateway(f"the {upstream.name} service cannot be reached")
+            with upstream.asking(replica):
+                try:
+                    response = await self._client.ask(method, replica.origin, target, fields, body)
+                except Unreachable as error:
+                    upstream.failed(replica, clock())
+                    _log.warning("ejected", extra={"fields": {"replica": replica.origin, "why": str(error)}})
+                    tried.append(replica)
+                    continue
+                except Gone:
+                    if not again or exchange.verdict is not None:
+                        raise
+                    # It closed a kept connection while we wrote to it, or died: once more, where nothing can happen twice.
+                    again = False
+                    if len(upstream.replicas) > 1:
+                        tried.append(replica)
+                    continue
+                except asyncio.CancelledError:
+                    if isinstance(exchange.verdict, GatewayTimeout):
+                        upstream.failed(replica, clock())
+                    raise
+                upstream.worked(replica)
+                try:
+                    await _relay(response, send, exchange)
+                finally:
+                    await response.aclose()
+                return
+
+
+async def _relay(response: Response, send: Send, exchange: Exchange) -> None:
+    fields = headers.answer(response.headers.raw, response.status_code)
+    if not exchange.complete:
+        fields.append((b"connection", b"close"))  # answered early: the rest of the body is not wanted
+    exchange.waiting = Waiting.READER
+    await send({"type": "http.response.start", "status": response.status_code, "headers": fields})
+    exchange.waiting = Waiting.SERVICE
+    async for data in response.aiter_raw():
+        exchange.waiting = Waiting.READER
+        exchange.moved += len(data)
+        await send({"type": "http.response.body", "body": data, "more_body": True})
+        exchange.waiting = Waiting.SERVICE
+    exchange.waiting = Waiting.READER
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _length(fields: list[tuple[bytes, bytes]]) -> int | None:
+    """Bytes of the request's body; None where it is chunked."""
+    for name, value in fields:
+        if name == b"content-length":
+            return int(value)
+        if name == b"transfer-encoding":
+            return None
+    return 0

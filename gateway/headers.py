@@ -1,0 +1,131 @@
+"""Header fields on their way through: a request's and an answer's, rebuilt rather than copied.
+
+Pure. The order matters: what `Connection` names goes first (RFC 9110, 7.6.1), then what a client may not say about itself,
+and only then our own fields are added, so that no client can have them removed. Framing is never taken over: Content-Length
+is set from what was parsed, Transfer-Encoding by the HTTP client.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from services.common.errors import BadGateway, BadRequest
+
+Fields = Iterable[tuple[bytes, bytes]]
+
+_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-authentication-info",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"http2-settings",
+    }
+)
+_DROPPED = _HOP | {b"forwarded", b"x-real-ip", b"x-request-id", b"x-original-url", b"x-rewrite-url"}
+_REBUILT = frozenset({b"host", b"content-length", b"cookie", b"traceparent", b"tracestate"})
+_NOT_ANSWERED = _HOP | {b"content-length", b"date", b"server", b"x-powered-by", b"x-request-id", b"alt-svc"}
+_LOCATIONS = frozenset({b"location", b"content-location"})
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}\Z")
+_TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}\Z")
+_FORBIDDEN = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_AUTHORITY = re.compile(rb"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """What the gateway knows of the one who asks, from the connection and not from what it says."""
+
+    address: str
+    scheme: str = "http"
+
+
+def request(fields: Fields, client: Client, request_id: str) -> list[tuple[bytes, bytes]]:
+    """The fields for the service. Raises BadRequest for a value that is not UTF-8: two parsers would read it differently."""
+    fields = list(fields)
+    named = _named(fields)
+    said: dict[bytes, list[bytes]] = {}
+    kept: list[tuple[bytes, bytes]] = []
+    for name, value in fields:
+        if name in _REBUILT:
+            said.setdefault(name, []).append(value)
+        elif not (name in _DROPPED or name in named or b"_" in name or name.startswith(b"x-forwarded-")):
+            kept.append((name, value if value.isascii() else _utf8(value)))
+    if (hosts := said.get(b"host")) is not None:
+        kept += ((b"host", hosts[0]), (b"x-forwarded-host", hosts[0]))
+    if (lengths := said.get(b"content-length")) is not None:
+        kept.append((b"content-length", lengths[0]))
+    if (cookies := said.get(b"cookie")) is not None and b"cookie" not in named:
+        # The one list that is not joined by commas (RFC 9113, 8.2.3).
+        kept.append((b"cookie", _utf8(b"; ".join(cookies))))
+    if (traces := said.get(b"traceparent")) is not None and len(traces) == 1 and _TRACEPARENT.match(traces[0]):
+        kept.append((b"traceparent", traces[0]))
+        kept += ((b"tracestate", _utf8(state)) for state in said.get(b"tracestate", ()))
+    kept += (
+        (b"x-forwarded-for", client.address.encode("ascii")),
+        (b"x-forwarded-proto", client.scheme.encode("ascii")),
+        (b"x-request-id", request_id.encode("ascii")),
+    )
+    return kept
+
+
+def request_id(fields: Fields) -> str | None:
+    """The client's own id for its request, when it is well-formed."""
+    return next(
+        (str(value, "ascii") for name, value in fields if name == b"x-request-id" and _REQUEST_ID.match(value)), None
+    )
+
+
+def answer(fields: Fields, status: int) -> list[tuple[bytes, bytes]]:
+    """The fields for the client. Raises BadGateway where the answer's framing or its fields are not well-formed."""
+    fields = [(name.lower(), value) for name, value in fields]
+    lengths = [value for name, value in fields if name == b"content-length"]
+    codings = [value.lower() for name, value in fields if name == b"transfer-encoding"]
+    if (
+        len(lengths) + len(codings) > 1
+        or codings not in ([], [b"chunked"])
+        or not b"".join(lengths or [b"0"]).isdigit()
+    ):
+        raise BadGateway("the service's answer has no clear length")
+    named = _named(fields)
+    kept: list[tuple[bytes, bytes]] = []
+    for name, value in fields:
+        if name in _NOT_ANSWERED or name in named:
+            continue
+        if _FORBIDDEN.search(value):
+            raise BadGateway("the service's answer has a field that is not well-formed")
+        kept.append((name, relative(value) if name in _LOCATIONS else value))
+    if lengths and status not in {204, 304}:  # neither has a body, though 304 may tell a length; the server would wait
+        kept.append((b"content-length", lengths[0]))
+    return kept
+
+
+def relative(location: bytes) -> bytes:
+    """A reference without scheme and authority: nobody learns where a service stands."""
+    if (match := _AUTHORITY.match(location)) is None:
+        return location
+    rest = location[match.end() :]
+    return rest if rest.startswith(b"/") else b"/" + rest
+
+
+def _named(fields: Fields) -> frozenset[bytes]:
+    """What `Connection` declares to be for one hop only."""
+    named = [value for name, value in fields if name == b"connection"]
+    if not named or named == [b"keep-alive"]:
+        return frozenset()
+    return frozenset(token.strip().lower() for value in named for token in value.split(b","))
+
+
+def _utf8(value: bytes) -> bytes:
+    try:
+        value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadRequest("a header field is not UTF-8") from error
+    return value

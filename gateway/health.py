@@ -1,0 +1,67 @@
+"""Asks the services how they are, for /readyz, and for their API documents: the gateway's own small questions.
+
+A service is ready when one of its replicas says so. Answers are kept for a second, so that probes of many do not multiply.
+"""
+
+import asyncio
+from collections.abc import Mapping
+
+from gateway.proxy import Client, Gone, Unreachable, Unreadable
+from gateway.upstreams import Replica, Upstream
+from services.common.errors import Unavailable
+from services.common.web import Check
+
+KEPT_SECONDS = 1.0
+ASK_SECONDS = 1.5
+"""Shorter than web.CHECK_SECONDS, so that what is known is told."""
+MAX_ANSWER = 4 * 1024 * 1024
+
+
+async def ask(client: Client, replica: Replica, path: str) -> tuple[int, bytes]:
+    """Status and body of a GET. Raises Unavailable."""
+    fields = [(b"host", replica.origin.removeprefix("http://").encode("ascii")), (b"accept", b"application/json")]
+    try:
+        async with asyncio.timeout(ASK_SECONDS):
+            response = await client.ask("GET", replica.origin, path, fields)
+            try:
+                body = b""
+                async for data in response.aiter_raw():
+                    body += data
+                    if len(body) > MAX_ANSWER:
+                        raise Unavailable("the answer is too long")
+            finally:
+                await response.aclose()
+    except (TimeoutError, Unreachable, Gone, Unreadable) as error:
+        raise Unavailable("no answer") from error
+    return response.status_code, body
+
+
+class Health:
+    """What /readyz says about the services."""
+
+    def __init__(self, client: Client, upstreams: Mapping[str, Upstream]) -> None:
+        self._client = client
+        self._upstreams = upstreams
+        self._known: dict[str, tuple[float, int]] = {}
+
+    def check(self, name: str) -> Check:
+        """A check of the service `name`."""
+
+        async def check() -> None:
+            upstream = self._upstreams[name]
+            now = asyncio.get_running_loop().time()
+            at, ready = self._known.get(name, (-KEPT_SECONDS, 0))
+            if now - at >= KEPT_SECONDS:
+                ready = sum(await asyncio.gather(*(self._is_ready(replica) for replica in upstream.replicas)))
+                self._known[name] = (now, ready)
+            if not ready:
+                raise Unavailable(f"none of {len(upstream.replicas)} ready")
+
+        return check
+
+    async def _is_ready(self, replica: Replica) -> bool:
+        try:
+            status, _ = await ask(self._client, replica, "/readyz")
+        except Unavailable:
+            return False
+        return status == 200

@@ -1,0 +1,52 @@
+"""Joins the services' OpenAPI documents into one that shows what the gateway lets through.
+
+Pure: documents in, document out. A path that two services share (/file/stream) gets the methods of both. Schemas of one name but
+different content are renamed after their service.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+Document = dict[str, Any]
+
+_SCHEMAS = "#/components/schemas/"
+
+
+def join(own: Document, documents: Mapping[str, tuple[Document, Collection[tuple[str, str]]]]) -> Document:
+    """`own` with each service's paths, as far as its (method, template) pairs are routed."""
+    paths: dict[str, Any] = {path: dict(item) for path, item in own.get("paths", {}).items()}
+    components: dict[str, dict[str, Any]] = {kind: dict(of) for kind, of in own.get("components", {}).items()}
+    for service, (document, routed) in documents.items():
+        schemas = components.setdefault("schemas", {})
+        theirs = document.get("components", {}).get("schemas", {})
+        names = {
+            name: f"{service.capitalize()}{name}"
+            for name, schema in theirs.items()
+            if name in schemas and schemas[name] != schema
+        }
+        joined = _renamed(document, names)
+        for kind, of in joined.get("components", {}).items():
+            known = components.setdefault(kind, {})
+            for name, component in of.items():
+                known.setdefault(names.get(name, name) if kind == "schemas" else name, component)
+        for path, item in joined.get("paths", {}).items():
+            for method, operation in item.items():
+                if (method.upper(), path) in routed:
+                    paths.setdefault(path, {})[method] = operation
+    return {**own, "paths": dict(sorted(paths.items())), "components": components}
+
+
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    """`value` with every reference to a renamed schema changed."""
+    if not names:
+        return value
+    if isinstance(value, dict):
+        return {
+            key: _SCHEMAS + names[part.removeprefix(_SCHEMAS)]
+            if key == "$ref" and isinstance(part, str) and part.removeprefix(_SCHEMAS) in names
+            else _renamed(part, names)
+            for key, part in value.items()
+        }
+    if isinstance(value, list):
+        return [_renamed(part, names) for part in value]
+    return value

@@ -1,0 +1,102 @@
+"""Which service answers a request: one table over all services, and the paths that no two parsers may read differently.
+
+Pure: method and raw path in, a route or an error out. The string that is matched is the string that is sent on, undecoded.
+"""
+
+import re
+from dataclasses import dataclass
+
+from services.common.errors import BadRequest, MethodNotAllowed, NotFound
+
+UPLOAD, STREAM, SOCKET, GATEWAY = "upload", "stream", "socket", "gateway"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a request goes. `template` names it in metrics; `media` tells a body without a small limit and a long answer."""
+
+    service: str
+    template: str
+    media: bool = False
+
+
+_TABLE: dict[str, dict[str, str]] = {
+    "/": {"GET": GATEWAY, "HEAD": GATEWAY},
+    "/docs": {"GET": GATEWAY, "HEAD": GATEWAY},
+    "/openapi.json": {"GET": GATEWAY},
+    "/livez": {"GET": GATEWAY},
+    "/readyz": {"GET": GATEWAY},
+    "/version": {"GET": GATEWAY},
+    "/page/{name}": {"GET": GATEWAY, "HEAD": GATEWAY},
+    "/file": {"GET": STREAM},
+    "/file/folders": {"GET": STREAM},
+    "/file/info": {"GET": STREAM},
+    "/file/link": {"POST": STREAM},
+    "/file/stream": {"GET": STREAM, "HEAD": STREAM, "PUT": UPLOAD, "DELETE": UPLOAD},
+    "/file/upload": {"POST": UPLOAD},
+    "/file/tus": {"OPTIONS": UPLOAD, "POST": UPLOAD},
+    "/file/tus/{id}": {"OPTIONS": UPLOAD, "HEAD": UPLOAD, "PATCH": UPLOAD, "DELETE": UPLOAD},
+    "/sockets": {"GET": SOCKET},
+    "/sockets/messages": {"POST": SOCKET},
+    "/sockets/{sid}": {"GET": SOCKET, "DELETE": SOCKET},
+    "/sockets/{sid}/messages": {"POST": SOCKET},
+}
+_MEDIA = frozenset({"/file/stream", "/file/upload", "/file/tus", "/file/tus/{id}"})
+WEBSOCKETS = frozenset({"/", "/ws"})
+
+_SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
+_TWO_READINGS = re.compile(r"//|\\|%(?:00|0[ad]|2[ef]|5c|25)|/\.{1,2}(?:/|\Z)|;", re.IGNORECASE)
+
+
+def _compile() -> tuple[dict[str, dict[str, Route]], dict[tuple[str, ...], dict[str, Route]]]:
+    exact: dict[str, dict[str, Route]] = {}
+    patterns: dict[tuple[str, ...], dict[str, Route]] = {}
+    for template, services in _TABLE.items():
+        routes = {method: Route(service, template, template in _MEDIA) for method, service in services.items()}
+        if "{" in template:
+            patterns[tuple(template.split("/"))] = routes
+        else:
+            exact[template] = routes
+    return exact, patterns
+
+
+_EXACT, _PATTERNS = _compile()
+
+
+def check(path: str) -> None:
+    """Raise BadRequest where another parser might see another path: what would be decoded, collapsed or cut off."""
+    if _TWO_READINGS.search(path):
+        raise BadRequest("the path is ambiguous")
+
+
+def methods(path: str) -> dict[str, Route]:
+    """All methods of the resource at `path`, over all services. Raises BadRequest or NotFound."""
+    if (found := _EXACT.get(path)) is not None:
+        return found
+    check(path)
+    segments = path.split("/")
+    for pattern, routes in _PATTERNS.items():
+        if len(pattern) == len(segments) and all(
+            want == have or (want.startswith("{") and _SEGMENT.match(have))
+            for want, have in zip(pattern, segments, strict=True)
+        ):
+            return routes
+    raise NotFound("no such resource")
+
+
+def match(method: str, path: str) -> Route:
+    """The route of a request. Raises BadRequest, NotFound, or MethodNotAllowed with `Allow` over all services."""
+    routes = methods(path)
+    if (route := routes.get(method)) is not None:
+        return route
+    raise MethodNotAllowed("this resource does not know that method", {"allow": allow(routes)})
+
+
+def allow(routes: dict[str, Route]) -> str:
+    """The value of `Allow`. OPTIONS is always answered: by the service that claims it, else by the gateway."""
+    return ", ".join(sorted({*routes, "OPTIONS"}))
+
+
+def described(service: str) -> set[tuple[str, str]]:
+    """The (method, template) pairs of `service`: what the joined API document may show of its own one."""
+    return {(m, template) for template, services in _TABLE.items() for m, name in services.items() if name == service}

@@ -1,0 +1,43 @@
+"""Settings of the gateway: where the services stand, its limits, and how long it waits for whom."""
+
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode
+
+from gateway.upstreams import Address, parse
+from services.common.settings import Settings
+
+Urls = Annotated[tuple[Address, ...], NoDecode]
+
+
+class GatewaySettings(Settings):
+    """What the gateway adds."""
+
+    upload_urls: Urls = Field((Address("127.0.0.1", 8001),), description="http://host:port of each upload replica")
+    stream_urls: Urls = Field((Address("127.0.0.1", 8002),), description="http://host:port of each stream replica")
+    socket_urls: Urls = Field((Address("127.0.0.1", 8003),), description="http://host:port of each socket replica")
+
+    max_body: int = Field(64 * 1024**3, ge=1, description="bytes of a media body at the most: 413 beyond")
+    connect_seconds: float = Field(1.5, gt=0, le=60, description="for one attempt to reach a replica")
+    answer_seconds: float = Field(30.0, gt=0, description="for the first byte of an answer to a plain request")
+    store_seconds: float = Field(900.0, gt=0, description="for the answer after a whole upload: it may be read back")
+    sender_seconds: float = Field(
+        30.0, gt=0, description="in which a client sends at least 1 KiB of its body: else 408"
+    )
+    service_seconds: float = Field(30.0, gt=0, description="in which a service takes or sends at least one byte")
+    reader_seconds: float = Field(120.0, gt=0, description="in which a client takes at least one byte of an answer")
+
+    @field_validator("upload_urls", "stream_urls", "socket_urls", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(parse(url.strip()) for url in value.split(",") if url.strip())
+        return value
+
+    @field_validator("upload_urls", "stream_urls", "socket_urls")
+    @classmethod
+    def _some(cls, value: tuple[Address, ...]) -> tuple[Address, ...]:
+        if not value:
+            raise ValueError("there must be at least one address")
+        return value

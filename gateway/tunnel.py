@@ -1,0 +1,193 @@
+"""WebSockets: a byte tunnel to a socket replica. Given to uvicorn as `ws=`, so it gets the upgrade request and the connection.
+
+The handshake goes to the service with rebuilt header fields; once that has answered 101, bytes go both ways and no frame is ever
+parsed: pings, close codes and compression are between the two ends. Whoever is slow pauses the other. Before a 101 nothing of the
+client's goes further than its handshake: what it sends after a refusal would be a request that no rule has seen.
+"""
+
+import asyncio
+import logging
+import re
+import secrets
+from contextlib import suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, cast
+
+from gateway import headers, routes
+from gateway.pipe import Tally, join
+from gateway.upstreams import Replica, Upstream
+from services.common import logs
+from services.common.errors import BadGateway, GatewayTimeout, GridcastError, NotFound, problem, problem_headers
+
+OPEN_SECONDS = 10.0
+"""For the whole handshake with the service."""
+LAST_SECONDS = 5.0
+"""For what a service says instead of 101, and for bytes that wait when one side has gone."""
+MAX_HEAD = 16 * 1024
+"""Bytes of the service's handshake answer."""
+
+_LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]{1,7})\r\n", re.IGNORECASE)
+_log = logging.getLogger("gridcast.gateway")
+
+
+@dataclass(frozen=True, slots=True)
+class Entrance:
+    """What tunnels need of the gateway; it reaches them through the lifespan's state."""
+
+    upstream: Upstream
+    connect_seconds: float
+
+
+class Far(asyncio.Protocol):
+    """The service's side until its answer's head is there."""
+
+    def __init__(self) -> None:
+        self.head: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.received = bytearray()
+        self._whole = asyncio.Event()
+        self._wanted: int | None = None
+
+    def data_received(self, data: bytes) -> None:
+        """A part of the head, or what follows."""
+        self.received += data
+        end = self.received.find(b"\r\n\r\n") + 4
+        if end > 3 and not self.head.done():
+            self.head.set_result(bytes(self.received[:end]))
+        elif len(self.received) > MAX_HEAD and not self.head.done():
+            self.head.set_exception(BadGateway("the socket service's answer is too long"))
+        if self._wanted is not None and len(self.received) >= self._wanted:
+            self._whole.set()
+
+    async def until(self, wanted: int) -> None:
+        """Wait for so many bytes, head included, or for the end."""
+        self._wanted = wanted
+        if len(self.received) < wanted:
+            await self._whole.wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It went away."""
+        del exc
+        self._whole.set()
+        if not self.head.done():
+            self.head.set_exception(BadGateway("the socket service broke off"))
+
+
+class Tunnel(asyncio.Protocol):
+    """The client's side until the tunnel is open."""
+
+    def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any]) -> None:
+        del config
+        self._connections: set[Any] = server_state.connections
+        self._entrance: Entrance = app_state["entrance"]
+        self._near: asyncio.Transport
+        self._early = b""
+        self._opening: asyncio.Task[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection, handed over by the HTTP protocol."""
+        self._near = cast("asyncio.Transport", transport)
+        self._connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        """The handshake in one piece, as the HTTP protocol has judged it; then perhaps the first frames."""
+        if self._opening is not None:
+            self._early += data
+            return
+        self._near.pause_reading()
+        self._opening = asyncio.get_running_loop().create_task(self._open(data))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client went away before the tunnel was open."""
+        del exc
+        self._connections.discard(self)
+        if self._opening is not None:
+            self._opening.cancel()
+
+    def shutdown(self) -> None:
+        """The gateway stops."""
+        self._near.close()
+
+    async def _open(self, handshake: bytes) -> None:
+        first, *lines = handshake[:-4].split(b"\r\n")
+        target = first.split(b" ")[1]
+        fields = [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
+        tally = Tally(target.partition(b"?")[0].decode("ascii"), headers.request_id(fields) or secrets.token_hex(8))
+        logs.request_id.set(tally.request_id)
+        try:
+            if tally.path not in routes.WEBSOCKETS:
+                raise NotFound("no WebSocket here")
+            peer = self._near.get_extra_info("peername")
+            client = headers.Client(peer[0] if peer else "unknown")
+            kept = headers.request(fields, client, tally.request_id)
+            kept += ((b"connection", b"Upgrade"), (b"upgrade", b"websocket"))
+            request = b"".join([b"GET ", target, b" HTTP/1.1\r\n", *(b"%s: %s\r\n" % field for field in kept), b"\r\n"])
+            async with asyncio.timeout(OPEN_SECONDS):
+                await self._connect(request, tally)
+        except TimeoutError:
+            self._refuse(GatewayTimeout("the socket service did not answer in time"), tally)
+        except GridcastError as error:
+            self._refuse(error, tally)
+
+    async def _connect(self, request: bytes, tally: Tally) -> None:
+        upstream = self._entrance.upstream
+        loop = asyncio.get_running_loop()
+        tried: list[Replica] = []
+        while (replica := upstream.pick(loop.time(), tried)) is not None:
+            tried.append(replica)
+            with upstream.asking(replica):
+                try:
+                    async with asyncio.timeout(self._entrance.connect_seconds):
+                        transport, far = await loop.create_connection(Far, *replica.address)
+                except (OSError, TimeoutError) as error:
+                    upstream.failed(replica, loop.time())
+                    _log.warning("ejected", extra={"fields": {"replica": replica.origin, "why": str(error)}})
+                    continue
+                try:
+                    transport.write(request)
+                    head = await far.head
+                    upstream.worked(replica)
+                    if head.startswith(b"HTTP/1.1 101 "):
+                        self._join(transport, far, replica, tally)
+                    else:
+                        await self._pass_refusal(far, head, tally)
+                        transport.close()
+                except BaseException:
+                    transport.abort()
+                    raise
+                return
+        raise BadGateway("the socket service cannot be reached")
+
+    def _join(self, far_transport: asyncio.Transport, far: Far, replica: Replica, tally: Tally) -> None:
+        """From here on two pipes do everything; this object is not needed any more."""
+        self._connections.discard(self)
+        self._near.write(bytes(far.received))
+        if self._early:
+            far_transport.write(self._early)
+        join(self._near, far_transport, replica, self._connections, tally)
+        self._near.resume_reading()
+
+    async def _pass_refusal(self, far: Far, head: bytes, tally: Tally) -> None:
+        """What the service says instead, as it is; the client's connection ends with it."""
+        match = _LENGTH.search(head)
+        wanted = len(head) + int(match[1]) if match else None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_SECONDS):
+                await far.until(MAX_HEAD if wanted is None else wanted)
+        self._near.write(bytes(far.received))
+        self._end(int(head[9:12]) if head[9:12].isdigit() else 502, tally)
+
+    def _refuse(self, error: GridcastError, tally: Tally) -> None:
+        body = problem(error)
+        fields = [
+            *problem_headers(error, body),
+            (b"x-request-id", tally.request_id.encode("ascii")),
+            (b"connection", b"close"),
+        ]
+        status = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n".encode("ascii")
+        self._near.write(b"".join([status, *(b"%s: %s\r\n" % field for field in fields), b"\r\n", body]))
+        self._end(error.status, tally)
+
+    def _end(self, status: int, tally: Tally) -> None:
+        self._near.close()
+        tally.log(status)

@@ -1,0 +1,104 @@
+"""The replicas of one service: which is asked next, which is left alone for a while, and how it comes back.
+
+No I/O and no clock: the caller tells the time and what happened. A replica that could not be reached is ejected for half a
+second, then twice as long each time, up to `LONGEST`. After that a single request tries it again; the rest follow when that one
+was answered. When all are ejected they are asked all the same: a guess is better than a refusal.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+SHORTEST = 0.5
+LONGEST = 4.0
+"""Seconds of ejection. A replica that is back gets requests again within LONGEST."""
+
+_HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45}")
+
+
+class Address(NamedTuple):
+    """Where a replica listens, or the name under which all replicas of a service are found."""
+
+    host: str
+    port: int
+
+    @property
+    def origin(self) -> str:
+        """As the beginning of a URL."""
+        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+
+
+def parse(url: str) -> Address:
+    """An `http://host[:port]`. Raises ValueError."""
+    parts = urlsplit(url)
+    bare = not (parts.username or parts.password or parts.query or parts.fragment) and parts.path in {"", "/"}
+    if parts.scheme != "http" or not bare or not _HOST.fullmatch(parts.hostname or ""):
+        raise ValueError(f"not an address of the form http://host:port: {url!r}")
+    return Address(parts.hostname or "", parts.port or 80)
+
+
+class Replica:
+    """One process of a service, and what is known of it."""
+
+    __slots__ = ("address", "failures", "in_flight", "origin", "probing", "until")
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.origin = address.origin
+        self.in_flight = 0
+        self.failures = 0
+        self.until = 0.0
+        self.probing = False
+
+    def is_ready(self, now: float) -> bool:
+        """Whether it may be asked: not ejected, or due for its one trial."""
+        return self.failures == 0 or (now >= self.until and not self.probing)
+
+
+class Upstream:
+    """All replicas of one service."""
+
+    def __init__(self, name: str, addresses: Iterable[Address]) -> None:
+        self.name = name
+        self.replicas = [Replica(address) for address in addresses]
+        self._turn = 0
+
+    def pick(self, now: float, tried: Collection[Replica] = ()) -> Replica | None:
+        """The replica with the fewest requests in flight, in turn among equals; None when all were tried."""
+        left = [replica for replica in self.replicas if replica not in tried]
+        if not left:
+            return None
+        ready = [replica for replica in left if replica.is_ready(now)]
+        self._turn += 1
+        if not ready:
+            return min(left, key=lambda replica: replica.until)
+        first = self._turn % len(ready)
+        chosen = min(ready[first:] + ready[:first], key=lambda replica: replica.in_flight)
+        chosen.probing = chosen.failures > 0
+        return chosen
+
+    @contextmanager
+    def asking(self, replica: Replica) -> Iterator[None]:
+        """Count a request as in flight inside this block."""
+        replica.in_flight += 1
+        try:
+            yield
+        finally:
+            replica.in_flight -= 1
+            replica.probing = False
+
+    def failed(self, replica: Replica, now: float) -> None:
+        """It could not be reached, or did not answer in time."""
+        replica.failures += 1
+        replica.until = now + min(SHORTEST * 2.0 ** (replica.failures - 1), LONGEST)
+
+    def worked(self, replica: Replica) -> None:
+        """It answered."""
+        replica.failures = 0
+
+    def update(self, addresses: Collection[Address]) -> None:
+        """The name of the service now stands for these addresses; what is known of those that stay is kept."""
+        known = {replica.address: replica for replica in self.replicas}
+        self.replicas = [known.get(address) or Replica(address) for address in addresses]

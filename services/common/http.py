@@ -1,0 +1,313 @@
+"""uvicorn's HTTP/1.1 protocol with our limits, for every service and the gateway. It knows no route and no service.
+
+What httptools lets pass and we do not: heads without a limit in bytes, count or time; no Host or two; a target that is not a
+path; trailers taken for header fields; Transfer-Encoding other than `chunked`; an upgrade that swallows a body. And three ways
+of ending a connection: an answer sent before its request was read is followed by reading on for a moment, so that a reset does
+not destroy it; an answer that breaks off is reset, so that nobody takes it for a whole one; all else is closed as usual.
+"""
+
+import asyncio
+import logging
+import re
+import socket
+import struct
+from typing import Any, ClassVar, cast
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from services.common.errors import BadRequest, GridcastError, TooSlow, problem, problem_headers
+
+MAX_TARGET = 8 * 1024
+"""Bytes of path and query: 414 beyond."""
+MAX_FIELDS = 100
+"""Header fields: 431 beyond."""
+MAX_FIELD_BYTES = 32 * 1024
+"""Bytes of all header fields together: 431 beyond. The same for trailers, which are dropped."""
+
+_TARGET = re.compile(rb"/[!\"$-~]*\Z")
+_HOST = re.compile(rb"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z")
+_RESET = struct.pack("ii", 1, 0)
+_access = logging.getLogger("gridcast.access")
+
+
+class ExpectationFailed(GridcastError):
+    """417 (RFC 9110, 15.5.18)."""
+
+    status = 417
+    title = "Expectation Failed"
+
+
+class TargetTooLong(GridcastError):
+    """414."""
+
+    status = 414
+    title = "URI Too Long"
+
+
+class FieldsTooLarge(GridcastError):
+    """431 (RFC 6585, 5)."""
+
+    status = 431
+    title = "Request Header Fields Too Large"
+
+
+class Wire:
+    """The transport as uvicorn's request cycle sees it; how it is closed, the protocol decides."""
+
+    __slots__ = ("close", "get_extra_info", "is_closing", "pause_reading", "resume_reading", "write")
+
+    def __init__(self, transport: asyncio.Transport, protocol: "Http") -> None:
+        self.write = transport.write
+        self.get_extra_info = transport.get_extra_info
+        self.pause_reading = transport.pause_reading
+        self.resume_reading = transport.resume_reading
+        self.close = protocol.end
+        self.is_closing = protocol.is_ending
+
+
+class Http(HttpToolsProtocol):
+    """One client connection."""
+
+    head_seconds: ClassVar[float] = 10.0
+    """What a client has for sending a head: from the connection on, or from its first byte on a kept connection."""
+    linger_seconds: ClassVar[float] = 3.0
+    """How long the rest of a request is read and thrown away after an early answer (as nginx's lingering_timeout)."""
+
+    _raw: asyncio.Transport
+    _running: RequestResponseCycle | None = None
+    _refusal: GridcastError | None = None
+    _deferred: GridcastError | None = None
+    _timer: asyncio.TimerHandle | None = None
+    _in_head = False
+    _in_body = False
+    _deaf = False
+    _ending = False
+    _fed = 0
+    _field_bytes = 0
+    _hosts = 0
+    _framed = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """A client connected: it has `head_seconds` for its first head."""
+        self._raw = transport
+        super().connection_made(cast("asyncio.Transport", Wire(transport, self)))
+        self._arm()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._ending = True
+        self._disarm()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of heads and bodies, cut anywhere."""
+        if self._deaf:
+            return
+        self._unset_keepalive_if_required()
+        continued, first = self._in_head, self.cycle is None
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._upgrade(data[upgrade.args[0] :])
+            return
+        except httptools.HttpParserError:
+            self._refuse(self._refusal or BadRequest("the request is not well-formed HTTP/1.1"))
+            return
+        if self._in_head:
+            if continued or first:
+                self._fed += len(data)
+            if self._fed > MAX_TARGET + MAX_FIELD_BYTES:
+                self._refuse(FieldsTooLarge("the header fields are too large"))
+                return
+            self._arm()
+        elif self.timeout_keep_alive_task is None and (self.cycle is None or self.cycle.response_complete):
+            self._arm()  # line ends between requests, or the rest of a body nobody wanted: not for ever
+
+    # What httptools calls. An error raised here comes out of feed_data as HttpParserError.
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        super().on_message_begin()
+        self._in_head = True
+        self._fed = self._field_bytes = self._hosts = 0
+        self._framed = False
+
+    def on_url(self, url: bytes) -> None:
+        """A piece of the target."""
+        super().on_url(url)
+        if len(self.url) > MAX_TARGET:
+            self._fail(TargetTooLong(f"the target is longer than {MAX_TARGET} bytes"))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One field of the head, or a trailer: those are counted and dropped (RFC 9110, 6.5.1 forbids to merge them)."""
+        self._field_bytes += len(name) + len(value) + 4
+        if self._field_bytes > MAX_FIELD_BYTES or len(self.headers) >= MAX_FIELDS:
+            self._fail(FieldsTooLarge("the header fields are too large or too many"))
+        if not self._in_head:
+            return
+        name = name.lower()
+        if name == b"host":
+            self._hosts += 1
+            if not _HOST.match(value):
+                self._fail(BadRequest("the Host field is not well-formed"))
+        elif name == b"transfer-encoding":
+            self._framed = True
+            if value.lower() != b"chunked":
+                self._fail(BadRequest("the only transfer coding is chunked"))
+        elif name == b"content-length":
+            self._framed = self._framed or value.strip(b"0") != b""
+        elif name == b"expect":
+            if value.lower() != b"100-continue":
+                self._fail(ExpectationFailed("the only expectation is 100-continue"))
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """The head is whole: judge it, then let uvicorn start the application."""
+        self._disarm()
+        version, upgrading = self.parser.get_http_version(), self.parser.should_upgrade()
+        if version not in {"1.0", "1.1"}:
+            self._fail(BadRequest("the version is neither HTTP/1.0 nor HTTP/1.1"))
+        if not _TARGET.match(self.url):
+            self._fail(BadRequest("the target is not a path"))
+        if self._hosts > 1 or (self._hosts == 0 and version == "1.1"):
+            self._fail(BadRequest("there must be exactly one Host field"))
+        if version == "1.0" and any(name == b"transfer-encoding" for name, _ in self.headers):
+            self._fail(BadRequest("HTTP/1.0 has no transfer codings"))
+        if upgrading:
+            self._judge_upgrade(version)
+        self._in_head = False
+        super().on_headers_complete()
+        if not upgrading:
+            self._in_body = True
+        elif not self._should_upgrade():
+            self.cycle.keep_alive = False
+
+    def on_message_complete(self) -> None:
+        """The body is whole."""
+        self._in_body = False
+        super().on_message_complete()
+
+    def _judge_upgrade(self, version: str) -> None:
+        """Where an upgrade is asked for, httptools ends the request at its head: a body would be read as the next one."""
+        method = self.parser.get_method()
+        if method == b"CONNECT" or self._framed:
+            self._fail(BadRequest("CONNECT, and an upgrade of a request with a body, are not offered"))
+        if self._should_upgrade() and (method != b"GET" or version != "1.1" or self._busy()):
+            self._fail(BadRequest("a WebSocket begins with a GET over HTTP/1.1 on a connection that is free"))
+
+    # Refusing.
+
+    def _fail(self, error: GridcastError) -> None:
+        self._refusal = error
+        raise error
+
+    def _busy(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _refuse(self, error: GridcastError) -> None:
+        """Answer `error` and end the connection; after the answers to requests that came before, if any are open."""
+        self._deaf = True
+        self._disarm()
+        cycle = self.cycle
+        waiting = self._busy()
+        if self._in_body:
+            if self._running is not cycle:
+                self.pipeline.popleft()
+            elif cycle.response_started:
+                self.end()
+                return
+            else:
+                cycle.disconnected = True
+                cycle.message_event.set()
+                waiting = False
+        if waiting:
+            self._deferred = error
+        else:
+            self._answer(error)
+
+    def _answer(self, error: GridcastError) -> None:
+        body = problem(error)
+        fields = [*self.server_state.default_headers, *problem_headers(error, body), (b"connection", b"close")]
+        lines = [b"%s: %s\r\n" % field for field in fields]
+        self._raw.write(b"".join([STATUS_LINE[error.status], *lines, b"\r\n", body]))
+        _access.info("refused", extra={"fields": {"status": error.status, "detail": error.detail}})
+        self._linger()
+
+    def on_response_complete(self) -> None:
+        """An answer was sent: the next pipelined request may run, or a refusal that waited for its turn is sent."""
+        super().on_response_complete()
+        running, deferred = self._running, self._deferred
+        if deferred is not None and running is not None and running.response_complete and not self._ending:
+            self._unset_keepalive_if_required()
+            self._answer(deferred)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    # Ending.
+
+    def is_ending(self) -> bool:
+        """Whether nothing more can be sent."""
+        return self._ending or self._raw.is_closing()
+
+    def end(self) -> None:
+        """Close, in the way the state of the request asks for (see the top of this file)."""
+        running = self._running
+        if self._ending:
+            self._raw.abort()
+        elif running is not None and running.response_started and not running.response_complete:
+            self._ending = self._deaf = True
+            if (client := self._raw.get_extra_info("socket")) is not None:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self._raw.abort()
+        elif self._in_body and running is self.cycle:
+            self._linger()
+        else:
+            self._ending = self._deaf = True
+            self._raw.close()
+
+    def _linger(self) -> None:
+        self._ending = self._deaf = True
+        self._disarm()
+        self.flow.resume_reading()
+        self._raw.write_eof()
+        self._timer = self.loop.call_later(self.linger_seconds, self._raw.abort)
+
+    def _arm(self) -> None:
+        if self._timer is None and not self._ending:
+            self._timer = self.loop.call_later(self.head_seconds, self._too_slow)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _too_slow(self) -> None:
+        self._timer = None
+        if self._busy():
+            self._arm()  # we do not read while an answer is due, so it is not the client who is slow
+        elif self._in_head:
+            self._refuse(TooSlow(f"no complete head within {self.head_seconds:g} seconds"))
+        else:
+            self.end()
+
+    def _upgrade(self, rest: bytes) -> None:
+        """Hand the connection over to the WebSocket protocol, with what already came behind the head."""
+        if not self._should_upgrade():
+            self._deaf = True  # an upgrade we do not offer: the request is answered, then the connection is closed
+            return
+        self.connections.discard(self)
+        self._disarm()
+        lines = [b"%s: %s\r\n" % field for field in self.headers]
+        head = b"".join([b"GET ", self.url, b" HTTP/1.1\r\n", *lines, b"\r\n"])
+        make = cast("Any", self.ws_protocol_class)
+        protocol = make(config=self.config, server_state=self.server_state, app_state=self.app_state)
+        protocol.connection_made(self._raw)
+        protocol.data_received(head)
+        self._raw.set_protocol(protocol)
+        if rest:
+            protocol.data_received(rest)
+        del self.parser, self.flow, self.transport  # each refers back to this object; a tunnel lives for days

@@ -1,0 +1,324 @@
+"""The gateway's HTTP side before small real services: routing, header fields, bodies, refusals."""
+
+import asyncio
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.launch import Service, launched
+from tests.upstreams import Seen, Upstream, ask, connect, drain, read_body, say, statuses, talk, upstream
+from tests.waiting import eventually
+
+
+@pytest.fixture(scope="module")
+def services() -> Iterator[dict[str, Upstream]]:
+    with upstream() as upload, upstream() as stream, upstream() as sockets:
+        yield {"upload": upload, "stream": stream, "socket": sockets}
+
+
+@pytest.fixture(scope="module")
+def process(services: dict[str, Upstream], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    env = {f"GRIDCAST_{name.upper()}_URLS": service.url for name, service in services.items()}
+    with launched("gateway", tmp_path_factory.mktemp("gateway"), env) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def gateway(process: Service, services: dict[str, Upstream]) -> Service:
+    for service in services.values():
+        service.reset()
+    return process
+
+
+@pytest.fixture
+def stream(services: dict[str, Upstream]) -> Upstream:
+    return services["stream"]
+
+
+@pytest.fixture
+def upload(services: dict[str, Upstream]) -> Upstream:
+    return services["upload"]
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "service"),
+    [
+        ("GET", "/file", "stream"),
+        ("GET", "/file/stream?filename=a&folder=b%2Fc", "stream"),
+        ("HEAD", "/file/stream?filename=a", "stream"),
+        ("PUT", "/file/stream?filename=a", "upload"),
+        ("DELETE", "/file/stream?filename=a", "upload"),
+        ("POST", "/file/upload", "upload"),
+        ("OPTIONS", "/file/tus", "upload"),
+        ("PATCH", "/file/tus/abc", "upload"),
+        ("GET", "/sockets", "socket"),
+        ("POST", "/sockets/ABC/messages?wait=1", "socket"),
+    ],
+)
+def test_each_request_goes_to_its_service_as_it_came(
+    gateway: Service, services: dict[str, Upstream], method: str, target: str, service: str
+) -> None:
+    answer = ask(gateway.port, method, target)
+    assert answer.status == 200
+    assert answer.body == (b"" if method == "HEAD" else b"ok")
+    (seen,) = services[service].requests
+    assert (seen.method, seen.target) == (method, target)
+    assert not any(other.requests for name, other in services.items() if name != service)
+
+
+@pytest.mark.parametrize("target", ["/file/stream?filename=%C3%A9+%20%2b~%7E|{}&x", "/file?q=a?b/c\\d", "/file?a=%zz;"])
+def test_the_target_is_sent_on_byte_for_byte(gateway: Service, stream: Upstream, target: str) -> None:
+    raw = f"GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode()
+    assert statuses(talk(gateway.port, raw)) == [200]
+    assert stream.requests[0].target == target
+
+
+def test_an_unknown_path_is_404_and_a_wrong_method_405_with_allow_over_all_services(gateway: Service) -> None:
+    answer = ask(gateway.port, "GET", "/nothing")
+    assert answer.status == 404
+    assert answer.headers["content-type"] == "application/problem+json"
+    answer = ask(gateway.port, "POST", "/file/stream")
+    assert answer.status == 405
+    assert answer.headers["allow"] == "DELETE, GET, HEAD, OPTIONS, PUT"
+    assert answer.json["status"] == 405
+
+
+def test_a_preflight_is_not_the_services_business(gateway: Service, upload: Upstream) -> None:
+    answer = ask(
+        gateway.port, "OPTIONS", "/file/tus", headers={"Access-Control-Request-Method": "POST", "Origin": "http://a"}
+    )
+    assert answer.status == 204
+    assert not upload.requests
+
+
+def test_what_the_service_is_told_about_the_client(gateway: Service, stream: Upstream) -> None:
+    headers = {
+        "Host": "media.example:8000",
+        "Connection": "x-forwarded-for, X-Private",
+        "X-Private": "1",
+        "X-Forwarded-For": "6.6.6.6",
+        "X-Forwarded-Proto": "https",
+        "Forwarded": "for=6.6.6.6",
+        "X-Request-ID": "abc-1",
+        "Range": "bytes=0-1",
+    }
+    ask(gateway.port, "GET", "/file", headers=headers)
+    (seen,) = stream.requests
+    assert seen.all("x-forwarded-for") == ["127.0.0.1"]
+    assert seen.all("x-forwarded-proto") == ["http"]
+    assert seen.all("x-forwarded-host") == seen.all("host") == ["media.example:8000"]
+    assert seen.all("x-request-id") == ["abc-1"]
+    assert seen.all("range") == ["bytes=0-1"]
+    assert not [
+        name for name, _ in seen.fields if name.lower() in {"x-private", "forwarded", "connection", "user-agent"}
+    ]
+
+
+def test_underscored_spellings_are_dropped(gateway: Service, stream: Upstream) -> None:
+    raw = b"GET /file HTTP/1.1\r\nHost: a\r\nX_Forwarded_For: 6.6.6.6\r\nConnection: close\r\n\r\n"
+    assert statuses(talk(gateway.port, raw)) == [200]
+    assert not any("_" in name for name, _ in stream.requests[0].fields)
+
+
+def test_what_the_client_is_told_by_the_service(gateway: Service, stream: Upstream) -> None:
+    stream.answer = say(
+        b'HTTP/1.1 206 Partial Content\r\nContent-Length: 2\r\nETag: "a"\r\nX-Own: 1\r\nConnection: x-own\r\n'
+        b"Location: http://10.0.0.7:8002/file/stream?x=1\r\nServer: secret\r\nDate: never\r\nKeep-Alive: timeout=5\r\n"
+        b"Content-Encoding: gzip\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n\r\nok"
+    )
+    answer = ask(gateway.port, "GET", "/file/stream", headers={"X-Request-ID": "abc-2"})
+    assert answer.status == 206
+    assert answer.body == b"ok"
+    assert answer.headers["etag"] == '"a"'
+    assert answer.headers["location"] == "/file/stream?x=1"
+    assert answer.headers["content-encoding"] == "gzip"
+    assert answer.headers.get_all("set-cookie") == ["a=1", "b=2"]
+    assert answer.headers.get_all("x-request-id") == ["abc-2"]
+    assert len(answer.headers.get_all("date") or []) == 1
+    assert "never" not in answer.headers["date"]
+    assert not {"x-own", "server", "keep-alive"} & {name.lower() for name in answer.headers}
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_arrives_whole(gateway: Service, upload: Upstream, *, chunked: bool) -> None:
+    body = bytes(range(256)) * 4096
+    pieces = (body[at : at + 70_000] for at in range(0, len(body), 70_000))
+    headers = {} if chunked else {"Content-Length": str(len(body))}
+    assert ask(gateway.port, "PUT", "/file/stream?filename=a", pieces, headers).status == 200
+    (seen,) = upload.requests
+    assert seen.body == body
+    assert seen.whole
+    assert (seen.get("transfer-encoding"), seen.get("content-length")) == (
+        ("chunked", None) if chunked else (None, str(len(body)))
+    )
+
+
+def test_an_empty_body_stays_one(gateway: Service, upload: Upstream) -> None:
+    assert ask(gateway.port, "POST", "/file/tus", headers={"Content-Length": "0", "Upload-Length": "5"}).status == 200
+    assert upload.requests[0].get("content-length") == "0"
+
+
+def test_an_answer_streams(gateway: Service, stream: Upstream) -> None:
+    async def slowly(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del seen, reader
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
+        await asyncio.sleep(0.5)
+        writer.write(b"1\r\nb\r\n0\r\n\r\n")
+
+    stream.answer = slowly
+    began = time.monotonic()
+    with connect(gateway.port) as client:
+        client.sendall(b"GET /file/stream HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        received = b""
+        while not received.endswith(b"1\r\na\r\n"):
+            received += client.recv(65536)
+        assert time.monotonic() - began < 0.4
+        assert drain(client).endswith(b"1\r\nb\r\n0\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("status", "line"), [(204, b"204 No Content"), (304, b"304 Not Modified\r\nContent-Length: 9")]
+)
+def test_answers_without_a_body(gateway: Service, stream: Upstream, status: int, line: bytes) -> None:
+    stream.answer = say(b"HTTP/1.1 " + line + b"\r\n\r\n")
+    answer = ask(gateway.port, "GET", "/file/stream")
+    assert answer.status == status
+    assert answer.body == b""
+
+
+def test_head_keeps_the_length(gateway: Service, stream: Upstream) -> None:
+    stream.answer = say(b"HTTP/1.1 200 OK\r\nContent-Length: 12345\r\n\r\n")
+    answer = ask(gateway.port, "HEAD", "/file/stream")
+    assert answer.headers["content-length"] == "12345"
+
+
+def test_a_redirect_is_not_followed(gateway: Service, stream: Upstream) -> None:
+    stream.answer = say(b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/x\r\nContent-Length: 0\r\n\r\n")
+    answer = ask(gateway.port, "GET", "/file/stream")
+    assert (answer.status, answer.headers["location"]) == (302, "/x")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"a" * (1 << 20) + b"\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\n" + b"X: a\r\n" * 5000 + b"Content-Length: 2\r\n\r\nok",
+        b"SMTP ready\r\n\r\n",
+        b"",
+    ],
+    ids=["cl+te", "two cl", "gzip te", "1 MiB field", "5000 fields", "no http", "silence"],
+)
+def test_an_answer_that_is_none_becomes_502(gateway: Service, stream: Upstream, raw: bytes) -> None:
+    async def answer(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del seen, reader
+        writer.write(raw)
+        await writer.drain()
+        writer.close()
+
+    stream.answer = answer
+    answer_ = ask(gateway.port, "GET", "/file/stream")
+    assert answer_.status == 502
+    assert answer_.json["title"] == "Bad Gateway"
+
+
+@pytest.mark.parametrize("head", [b"Content-Length: 100000", b"Transfer-Encoding: chunked"], ids=["length", "chunked"])
+def test_an_answer_that_breaks_off_resets_the_client(gateway: Service, stream: Upstream, head: bytes) -> None:
+    async def half(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del seen, reader
+        writer.write(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n\r\n400\r\n" + b"a" * 1024)
+        await writer.drain()
+        await asyncio.sleep(0.1)
+        writer.transport.abort()
+
+    stream.answer = half
+    with connect(gateway.port) as client:
+        client.sendall(b"GET /file/stream HTTP/1.1\r\nHost: a\r\n\r\n")
+        with pytest.raises(ConnectionResetError):
+            read_to_the_end(client)
+
+
+def read_to_the_end(client: socket.socket) -> None:
+    while client.recv(65536):
+        pass
+
+
+def test_an_early_refusal_is_relayed_and_the_rest_not_read(gateway: Service, upload: Upstream) -> None:
+    async def refuse(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del seen, reader
+        writer.write(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig")
+
+    upload.answer = refuse
+    with connect(gateway.port) as client:
+        client.sendall(
+            b"PUT /file/stream?filename=a HTTP/1.1\r\nHost: a\r\nContent-Length: 500000000\r\n\r\n" + b"a" * 70_000
+        )
+        received = drain(client)
+    assert statuses(received) == [413]
+    assert b"connection: close" in received
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_expect_continue_is_the_services_decision(gateway: Service, upload: Upstream, *, refused: bool) -> None:
+    async def decide(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if refused:
+            writer.write(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        else:
+            await asyncio.sleep(0.2)
+            assert not reader._buffer  # type: ignore[attr-defined]  # nothing was sent before it was asked for
+            writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            await read_body(seen, reader)
+            writer.write(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n")
+
+    upload.answer = decide
+    with connect(gateway.port) as client:
+        client.sendall(
+            b"PUT /file/stream?filename=a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
+        )
+        first = client.recv(65536)
+        if refused:
+            assert first.startswith(b"HTTP/1.1 401 ")
+            assert not drain(client)
+        else:
+            assert first == b"HTTP/1.1 100 Continue\r\n\r\n"
+            client.sendall(b"hello")
+            assert client.recv(65536).startswith(b"HTTP/1.1 201 ")
+            assert upload.requests[0].body == b"hello"
+
+
+def test_a_client_that_goes_takes_its_request_with_it(gateway: Service, stream: Upstream, upload: Upstream) -> None:
+    async def wait(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del seen, writer
+        while await reader.read(65536):
+            pass
+
+    stream.answer = upload.answer = wait
+    for service, raw in (
+        (stream, b"GET /file/stream HTTP/1.1\r\nHost: a\r\n\r\n"),
+        (upload, b"PUT /file/stream?filename=a HTTP/1.1\r\nHost: a\r\nContent-Length: 50\r\n\r\nabc"),
+    ):
+        before = service.open
+        with connect(gateway.port) as client:
+            client.sendall(raw)
+            eventually(lambda service=service: service.requests, 5)
+            now = service.open
+        began = time.monotonic()
+        eventually(lambda service=service, now=now: service.open < now, 5)
+        assert time.monotonic() - began < 1.0
+        assert service.open <= before
+
+
+def test_the_gateways_own_answers(gateway: Service) -> None:
+    assert ask(gateway.port, "GET", "/livez").status == 200
+    ready = ask(gateway.port, "GET", "/readyz")
+    assert ready.json["checks"] == {"upload": "ok", "stream": "ok", "socket": "ok"}
+    assert ask(gateway.port, "GET", "/version").json["service"] == "gateway"
+    page = ask(gateway.port, "GET", "/")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert ask(gateway.port, "HEAD", "/docs").status == 200
+    assert ask(gateway.port, "GET", "/page/nothing.js").status == 404
