@@ -1,0 +1,127 @@
+"""Dumps the media database into a folder and restores it, while uploads and readers go on: `backup.py dump|restore FOLDER`.
+
+What makes an online dump whole is its order. `media` comes first: every file that it names was stored in full before it was named,
+and chunks that are replaced or deleted afterwards stay for the readers' grace. So the dump of chunks must begin and end within
+that grace, or be made where nobody deletes. A restore goes the other way round: nothing is named before it is there.
+The files are those of MongoDB's own tools (`DATABASE/COLLECTION.bson`), so mongorestore reads them too.
+The address comes from GRIDCAST_MONGODB_URI or the file that GRIDCAST_MONGODB_URI_FILE names. It knows the collections, no service.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bson.raw_bson import RawBSONDocument
+from pymongo import MongoClient
+from pymongo.collection import Collection
+from pymongo.errors import PyMongoError
+from pymongo.write_concern import WriteConcern
+
+COLLECTIONS = ("media", "fs.files", "fs.chunks")
+"""In the order of a dump."""
+BATCH = 8 * 1024 * 1024
+DATABASE = "gridcast"
+
+Raw = Collection[RawBSONDocument]
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="backup.py", description="Dumps or restores the media database.")
+    parser.add_argument("verb", choices=("dump", "restore"))
+    parser.add_argument("folder", type=Path, help="must be empty or new for a dump")
+    options = parser.parse_args()
+    name = os.environ.get("GRIDCAST_MONGODB_DATABASE", DATABASE)
+    try:
+        with MongoClient[RawBSONDocument](address(), document_class=RawBSONDocument) as client:
+            database = client.get_database(name, write_concern=WriteConcern(w="majority", j=True))
+            work = dump if options.verb == "dump" else restore
+            folder = options.folder / name
+            for count, collection in work({name: database[name] for name in COLLECTIONS}, folder):
+                print(f"{options.verb}: {collection}: {count} documents", flush=True)
+    except (PyMongoError, OSError, ValueError) as error:
+        print(f"{options.verb}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def address() -> str:
+    """Where MongoDB is."""
+    path = os.environ.get("GRIDCAST_MONGODB_URI_FILE")
+    return Path(path).read_text("utf-8").strip() if path else os.environ["GRIDCAST_MONGODB_URI"]
+
+
+def dump(collections: dict[str, Raw], folder: Path) -> Iterator[tuple[int, str]]:
+    """Write each collection to its file; the names appear when all is written. Yields counts."""
+    folder.mkdir(parents=True)
+    files: list[Any] = []
+    for name in COLLECTIONS:
+        count = 0
+        with (folder / f"{name}.part").open("xb") as file:
+            for document in documents(collections[name], files):
+                file.write(document.raw)
+                count += 1
+            file.flush()
+            os.fsync(file.fileno())
+        yield count, name
+    for name in COLLECTIONS:
+        (folder / f"{name}.part").replace(folder / f"{name}.bson")
+
+
+def documents(collection: Raw, files: list[Any]) -> Iterator[RawBSONDocument]:
+    """What belongs into the dump. `media` fills `files`; of the rest comes only what those files consist of, file by file."""
+    if collection.name == "media":
+        for document in collection.find():
+            files += named(document)
+            yield document
+    else:
+        key = "files_id" if collection.name == "fs.chunks" else "_id"
+        for identifier in files:
+            yield from collection.find({key: identifier}, batch_size=32).sort("n", 1)
+
+
+def named(document: RawBSONDocument) -> list[Any]:
+    """The files of one `media` document: the one that readers see, and unfinished ones that may go on after a restore."""
+    current = document["current"]
+    return [entry["file"] for entry in ([current] if current else []) + list(document["uploads"])]
+
+
+def restore(collections: dict[str, Raw], folder: Path) -> Iterator[tuple[int, str]]:
+    """Insert everything. Raises ValueError, before anything is written, unless the collections are empty and the dump is whole."""
+    for name in COLLECTIONS:
+        if not (folder / f"{name}.bson").is_file():
+            raise ValueError(f"{folder} is not a whole dump: {name}.bson is missing")
+        if collections[name].find_one(projection=["_id"]) is not None:
+            raise ValueError(f"{name} is not empty: restore into an empty database")
+    for name in reversed(COLLECTIONS):
+        count = 0
+        for batch in batches(folder / f"{name}.bson"):
+            collections[name].insert_many(batch)
+            count += len(batch)
+        yield count, name
+
+
+def batches(path: Path) -> Iterator[list[RawBSONDocument]]:
+    """The documents of a dump, about BATCH bytes at a time."""
+    batch: list[RawBSONDocument] = []
+    size = 0
+    with path.open("rb") as file:
+        while head := file.read(4):
+            length = int.from_bytes(head, "little")
+            data = head + file.read(length - 4)
+            if len(data) != length:
+                raise ValueError(f"{path} ends in the middle of a document")
+            batch.append(RawBSONDocument(data))
+            size += length
+            if size >= BATCH:
+                yield batch
+                batch, size = [], 0
+    if batch:
+        yield batch
+
+
+if __name__ == "__main__":
+    sys.exit(main())

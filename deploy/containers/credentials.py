@@ -1,0 +1,171 @@
+"""Makes the passwords of one compose project and writes to each container what it may know: a job that runs before all others.
+
+A password comes from the environment, else from the vault, else it is made now. The vault is a volume that only the jobs mount;
+every folder below `/out` is a volume of one kind of container. Running it again changes nothing, unless the environment did.
+It talks to no server: `database.py` tells MongoDB, Redis reads its file when it starts.
+"""
+
+import base64
+import hashlib
+import os
+import re
+import secrets
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from urllib.parse import quote
+
+VAULT = Path("/vault")
+OUT = Path("/out")
+
+PASSWORDS = (
+    "MONGO_ROOT_PASSWORD",
+    "MONGO_UPLOAD_PASSWORD",
+    "MONGO_STREAM_PASSWORD",
+    "REDIS_UPLOAD_PASSWORD",
+    "REDIS_STREAM_PASSWORD",
+    "REDIS_SOCKET_PASSWORD",
+    "REDIS_REPLICA_PASSWORD",
+    "REDIS_SENTINEL_PASSWORD",
+)
+KEY = "MONGO_KEY"
+"""What the members of a replica set know each other by: base64, 6 to 1,024 characters."""
+
+_PASSWORD = re.compile(r"[A-Za-z0-9._~-]{16,128}")
+_KEY = re.compile(r"[A-Za-z0-9+/=]{6,1024}")
+
+# Keys and channels of ours and nothing else; no FLUSH*, KEYS or CONFIG; scripts, because a push is one.
+SERVICE_RIGHTS = (
+    "~gridcast:* &gridcast:* -@all +@read +@write +@pubsub +@connection +@transaction +eval +evalsha +time -@dangerous"
+)
+REPLICA_RIGHTS = "-@all +psync +replconf +ping"
+SENTINEL_RIGHTS = (
+    "&* -@all +multi +exec +slaveof +ping +subscribe +publish +info +role +config|rewrite"
+    " +client|setname +client|kill +script|kill"
+)
+
+
+def main() -> int:
+    """Write every file. Exits with 1 where a given value cannot be used."""
+    try:
+        known = {name: _value(name, _PASSWORD, lambda: secrets.token_hex(24)) for name in PASSWORDS}
+        known[KEY] = _value(KEY, _KEY, lambda: base64.b64encode(secrets.token_bytes(96)).decode())
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    for name, text in {**in_vault(known), **outside(known, os.environ)}.items():
+        _write(Path(name), text)
+    print(f"{len(known)} credentials are in place")
+    return 0
+
+
+def in_vault(known: Mapping[str, str]) -> dict[str, str]:
+    """What is remembered."""
+    return {f"{VAULT}/{name.lower()}": value for name, value in known.items()}
+
+
+def outside(known: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
+    """The files of the containers by path."""
+    files = {
+        f"{OUT}/mongo/root_password": known["MONGO_ROOT_PASSWORD"],
+        f"{OUT}/mongo/key": known[KEY],
+        f"{OUT}/redis/users.acl": users(known),
+        f"{OUT}/redis/redis.conf": redis_conf(known),
+        f"{OUT}/redis/sentinel.conf": sentinel_conf(known),
+    }
+    for service in ("upload", "stream", "socket"):
+        files[f"{OUT}/{service}/redis_url"] = redis_url(service, known, environment)
+    for service in ("upload", "stream"):
+        files[f"{OUT}/{service}/mongodb_uri"] = mongodb_uri(service, known, environment)
+    return files
+
+
+def mongodb_uri(service: str, known: Mapping[str, str], environment: Mapping[str, str]) -> str:
+    """How a service reaches MongoDB."""
+    password = quote(known[f"MONGO_{service.upper()}_PASSWORD"], safe="")
+    replica_set = environment.get("MONGO_REPLICA_SET")
+    options = f"?replicaSet={replica_set}" if replica_set else ""
+    return f"mongodb://{service}:{password}@{environment.get('MONGO_HOSTS', 'mongo:27017')}/gridcast{options}"
+
+
+def redis_url(service: str, known: Mapping[str, str], environment: Mapping[str, str]) -> str:
+    """How a service reaches Redis: through Sentinel where there is one."""
+    password = quote(known[f"REDIS_{service.upper()}_PASSWORD"], safe="")
+    sentinels = environment.get("REDIS_SENTINELS")
+    if not sentinels:
+        return f"redis://{service}:{password}@redis:6379/0"
+    own = quote(known["REDIS_SENTINEL_PASSWORD"], safe="")
+    return f"redis+sentinel://{service}:{password}@{sentinels}/gridcast/0?sentinel_password={own}"
+
+
+def users(known: Mapping[str, str]) -> str:
+    """Redis's users. Only hashes: who reads the file cannot log in with it."""
+    rights = {
+        "upload": SERVICE_RIGHTS,
+        "stream": SERVICE_RIGHTS,
+        "socket": SERVICE_RIGHTS,
+        "replica": REPLICA_RIGHTS,
+        "sentinel": SENTINEL_RIGHTS,
+    }
+    lines = ["user default reset off"]
+    for user, may in rights.items():
+        digest = hashlib.sha256(known[f"REDIS_{user.upper()}_PASSWORD"].encode()).hexdigest()
+        lines.append(f"user {user} reset on #{digest} {may}")
+    return "\n".join(lines) + "\n"
+
+
+def redis_conf(known: Mapping[str, str]) -> str:
+    """Redis as we need it: nothing on disk, for it holds nothing that must survive; full means refused, never forgotten."""
+    return f"""\
+aclfile /run/gridcast/users.acl
+protected-mode no
+dir /data
+save ""
+appendonly no
+maxmemory 256mb
+maxmemory-policy noeviction
+masteruser replica
+masterauth {known["REDIS_REPLICA_PASSWORD"]}
+"""
+
+
+def sentinel_conf(known: Mapping[str, str]) -> str:
+    """What a Sentinel starts from. By name and not by address: a container gets another address when it starts again."""
+    return f"""\
+port 26379
+dir /data
+protected-mode no
+requirepass {known["REDIS_SENTINEL_PASSWORD"]}
+sentinel sentinel-pass {known["REDIS_SENTINEL_PASSWORD"]}
+sentinel resolve-hostnames yes
+sentinel announce-hostnames yes
+sentinel monitor gridcast redis 6379 2
+sentinel auth-user gridcast sentinel
+sentinel auth-pass gridcast {known["REDIS_SENTINEL_PASSWORD"]}
+sentinel down-after-milliseconds gridcast 3000
+sentinel failover-timeout gridcast 10000
+sentinel parallel-syncs gridcast 1
+"""
+
+
+def _value(name: str, form: re.Pattern[str], make: Callable[[], str]) -> str:
+    given = os.environ.get(name, "")
+    remembered = VAULT / name.lower()
+    if not given:
+        return remembered.read_text("ascii") if remembered.exists() else make()
+    if not form.fullmatch(given):
+        raise ValueError(f"{name} must match {form.pattern}")
+    return given
+
+
+def _write(path: Path, text: str) -> None:
+    """In one step: a job that is stopped in the middle leaves no half of a password."""
+    fresh = path.with_name(f".{path.name}")
+    fresh.write_text(text, "ascii")
+    # The readers run as other users. Who may mount the volume is who may read.
+    fresh.chmod(0o444)
+    fresh.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""Takes pip, and what could bring it back, out of the Python that runs this. A step of the image build.
+
+Works for an interpreter of python.org's layout and for Debian's.
+"""
+
+import shutil
+import sysconfig
+from pathlib import Path
+
+LIBRARY = Path(sysconfig.get_path("stdlib"))
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+PACKAGES = [Path(sysconfig.get_path("purelib")), LIBRARY / "site-packages", LIBRARY.parent / "python3" / "dist-packages"]
+NAMES = ("pip", "pip-*", "setuptools", "setuptools-*", "pkg_resources", "_distutils_hack", "wheel", "wheel-*")
+
+
+def main() -> None:
+    """Remove."""
+    doomed = [path for folder in PACKAGES for name in NAMES for path in folder.glob(name)]
+    doomed += [path for folder in (SCRIPTS, Path("/usr/bin")) for path in folder.glob("pip*")]
+    doomed += [LIBRARY / "ensurepip", Path("/usr/share/python-wheels")]
+    for path in doomed:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    main()
