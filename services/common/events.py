@@ -55,6 +55,14 @@ class Position:
         found = _SEQUENCE.fullmatch(text)
         return cls(found[1], int(found[2])) if found else None
 
+    @classmethod
+    def of(cls, text: str) -> "Position":
+        """The place that `text` names. ValueError where it names none."""
+        place = cls.parse(text)
+        if place is None:
+            raise ValueError(f"not a place in the sequence: {text!r}")
+        return place
+
 
 def is_sid(text: str) -> bool:
     """Whether `text` has the form of a sid: 32 bytes in base32 without padding."""

@@ -43,11 +43,8 @@ elseif kind == 'sid' then
     if tonumber(state[2] or 0) > tonumber(time[1]) then return {'settling', '', 0} end
     return {'unknown', '', 0}
   end
-  if node == '' or redis.call('EXISTS', 'gridcast:node:' .. node) == 0 then
-    channel, status = false, last == '' and 'queued' or 'dropped'
-  else
-    channel = 'gridcast:node:' .. node
-  end
+  channel = node ~= '' and 'gridcast:node:' .. node
+  if not channel or redis.call('EXISTS', channel) == 0 then status = last == '' and 'queued' or 'dropped' end
 end
 local once = 'gridcast:once:' .. kind .. ':' .. name .. ' ' .. source .. ' ' .. id
 if last == '' then

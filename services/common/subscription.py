@@ -49,6 +49,7 @@ class Subscription:
         self._task: asyncio.Task[None] | None = None
         self._confirming: defaultdict[bytes, deque[asyncio.Future[None]]] = defaultdict(deque)
         self._flushing: deque[asyncio.Future[None]] = deque()
+        self._stale = False
         self.live = False
 
     def start(self) -> None:
@@ -67,7 +68,11 @@ class Subscription:
     async def subscribe(self, channel: str) -> None:
         """Return once Redis has confirmed that `channel` is heard; Unavailable while the subscription is not live."""
         self._channels.add(channel)
-        await self._ask(self._confirming[channel.encode()], "SUBSCRIBE", channel)
+        try:
+            await self._ask(self._confirming[channel.encode()], "SUBSCRIBE", channel)
+        except Unavailable:
+            self._channels.discard(channel)
+            raise
 
     async def unsubscribe(self, channel: str) -> None:
         """Hear no more of `channel`."""
@@ -79,6 +84,13 @@ class Subscription:
     async def flush(self) -> None:
         """Return once all that was published on our channels before this call has been handed over."""
         await self._ask(self._flushing, "PING", "flush")
+
+    async def renew(self) -> None:
+        """Open the connection anew, because its owner knows that something was missed."""
+        self._stale = True
+        if self.live and self._line is not None:
+            with suppress(Unavailable):
+                await self._line.send("PING", "renew")
 
     async def _ask(self, waiting: deque[asyncio.Future[None]], *command: str) -> None:
         if not self.live or self._line is None:
@@ -113,6 +125,7 @@ class Subscription:
 
     async def _hear(self) -> None:
         line = self._line = self._redis.line()
+        self._stale = False
         try:
             await line.open()
             server, early = await self._confirm(line)
@@ -122,7 +135,7 @@ class Subscription:
             for reply in early:
                 self._handle(reply)
             silent = 0
-            while silent < SILENT_PINGS:
+            while silent < SILENT_PINGS and not self._stale:
                 reply = await line.read(PING_SECONDS)
                 if reply is None:
                     silent += 1
@@ -130,7 +143,7 @@ class Subscription:
                 else:
                     silent = 0
                     self._handle(reply)
-            raise Unavailable("Redis does not answer")
+            raise Unavailable("its memory has changed" if self._stale else "Redis does not answer")
         finally:
             await line.close()
 

@@ -1,0 +1,225 @@
+"""One WebSocket connection under uvicorn: a frame built once is written to many of them, and a client that does not read
+is closed. It knows uvicorn's protocol class and bytes; it knows neither the hub nor Redis.
+
+uvicorn parses, answers pings and speaks ASGI for what comes in. Going out, `Connection` is the hub's Sink and writes ready
+frames to the transport: 8 us for each delivery instead of 22 (docs/benchmarks.md), of which the kernel's send is 7.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame, Opcode
+
+from services.socket.buckets import Bucket
+from services.socket.outbox import Outbox
+
+STALLED_SECONDS = 8.0
+"""A client that has not emptied its share of the kernel's buffer and ours for so long is too slow."""
+CLOSE_SECONDS = 4.0
+"""A client that has not answered our close frame by then is cut off."""
+FRAME_RATE = 200.0
+FRAME_BURST = 1000.0
+"""Frames of any kind that a client may send. 200,000 fragments of one byte cost the parser 2 s of CPU."""
+MESSAGE_SECONDS = 30.0
+"""A fragmented message that takes longer is no message."""
+SLICE = 4096
+"""Bytes parsed before the frame count is looked at again."""
+
+
+def text_frame(text: bytes) -> bytes:
+    """A whole unmasked text frame (RFC 6455, 5.2)."""
+    return Frame(Opcode.TEXT, text).serialize(mask=False)
+
+
+class Connection(WebSocketsSansIOProtocol):
+    """What uvicorn makes for each upgrade. The ASGI scope carries it as `extensions["gridcast"]`."""
+
+    on_ping: Callable[[], None] | None = None
+    on_pong: Callable[[], None] | None = None
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # Both would show the query, and with it the resume secret.
+        self.logger = logging.getLogger("gridcast.websocket")
+        self.conn.logger = self.logger
+        self.conn.debug = False
+        self.close_timeout = CLOSE_SECONDS
+        self.outbox = Outbox()
+        self.choked = False
+        self.too_slow = False
+        self.query = b""
+        self._allowance = Bucket(FRAME_RATE, FRAME_BURST, self.loop.time())
+        self._began: float | None = None
+        self._failed = False
+        self._stall: asyncio.TimerHandle | None = None
+        self._reaper: asyncio.TimerHandle | None = None
+
+    # The Sink.
+
+    def write(self, frame: bytes, key: str = "") -> None:
+        """Send a whole frame, or queue it while the client reads too slowly; close with 1013 where too much waits."""
+        if self.close_sent or self.disconnected:
+            return
+        if not self.choked:
+            self.transport.write(frame)
+        elif not self.outbox.offer(frame, key):
+            self._too_slow()
+
+    def close(self, code: int, reason: str) -> None:
+        """Send a close frame; cut the connection after CLOSE_SECONDS if the client does not answer it."""
+        if self.close_sent or self.disconnected or self.transport.is_closing():
+            return
+        if not self.handshake_complete:
+            self.transport.abort()
+            return
+        self.outbox.clear()
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.conn.send_close(code, reason)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        self.close_timer = self.loop.call_later(CLOSE_SECONDS, self.transport.abort)
+
+    async def drained(self) -> None:
+        """Return once the client has taken what waits, or is gone."""
+        await self.writable.wait()
+
+    def _too_slow(self) -> None:
+        self.too_slow = True
+        self.close(1013, "too slow")
+
+    # Flow control.
+
+    def pause_writing(self) -> None:
+        """The transport holds 64 KiB that the kernel does not take."""
+        super().pause_writing()
+        self.choked = True
+        self._stall = self.loop.call_later(STALLED_SECONDS, self._too_slow)
+
+    def resume_writing(self) -> None:
+        """The transport has room again."""
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+        self.choked = False
+        while self.outbox and not self.choked:
+            self.transport.write(self.outbox.take())
+        if not self.choked:
+            super().resume_writing()
+
+    # What comes in.
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """No timer outlives the connection."""
+        for timer in (self._stall, self._reaper):
+            if timer is not None:
+                timer.cancel()
+        self._stall = self._reaper = None
+        self.on_ping = self.on_pong = None
+        self.outbox.clear()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse in slices, so that a flood of tiny frames is stopped before it has cost more than one slice."""
+        for start in range(0, len(data), SLICE):
+            if self._failed:
+                return
+            super().data_received(data[start : start + SLICE])
+        if self.transport.is_closing():
+            self._reap()
+
+    def handle_events(self) -> None:
+        """As uvicorn does, with every frame counted."""
+        frames = len(self.conn.events)
+        if self.handshake_complete and frames and not self._allowance.take(self.loop.time(), frames):
+            self._fail(1008, "too many frames")
+            return
+        super().handle_events()
+
+    def handle_parser_exception(self) -> None:
+        """The parser has refused what came, and has written the close frame."""
+        sent = self.conn.close_sent
+        self._fail(sent.code, sent.reason) if sent else self.transport.abort()
+
+    def _fail(self, code: int, reason: str) -> None:
+        """Fail the connection (RFC 6455, 7.1.7). What still comes is read and dropped unparsed: closing on unread bytes
+        would reset the connection and take the close frame with it.
+        """
+        if self._failed:
+            return
+        self._failed = True
+        if not self.close_sent:
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+            self.conn.fail(code, reason)
+            self.transport.write(b"".join(self.conn.data_to_send()))
+            self.close_sent = True
+        self.outbox.clear()
+        self.stop_keepalive()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.transport.resume_reading()
+        self.read_paused = False
+        if self.close_timer is None:
+            self.close_timer = self.loop.call_later(CLOSE_SECONDS, self.transport.abort)
+
+    def handle_connect(self, event: Any) -> None:
+        """Put the connection into the scope, and the query, which may hold a secret, where no log finds it."""
+        super().handle_connect(event)
+        scope: Any = getattr(self, "scope", None)
+        if scope is not None:
+            self.query = scope["query_string"]
+            scope["query_string"] = b""
+            scope["extensions"]["gridcast"] = self
+
+    def handle_text(self, event: Frame) -> None:
+        """The first frame of a message, or all of it."""
+        self._began = None if event.fin else self.loop.time()
+        super().handle_text(event)
+
+    def handle_bytes(self, event: Frame) -> None:
+        """As with text."""
+        self._began = None if event.fin else self.loop.time()
+        super().handle_bytes(event)
+
+    def handle_cont(self, event: Frame) -> None:
+        """A further fragment."""
+        if self._began is not None and self.loop.time() - self._began > MESSAGE_SECONDS:
+            self._fail(1008, "a message took too long")
+            return
+        super().handle_cont(event)
+
+    # Liveness.
+
+    def send_keepalive_ping(self) -> None:
+        """Tell the owner first: what was written before a ping has been read when its pong comes."""
+        if self.on_ping is not None and not self.choked:
+            self.on_ping()
+        super().send_keepalive_ping()
+
+    def handle_pong(self, event: Frame) -> None:
+        """Only the pong that answers our ping counts."""
+        answered = self.pending_ping_payload is not None and bytes(event.data) == self.pending_ping_payload
+        super().handle_pong(event)
+        if answered and self.on_pong is not None:
+            self.on_pong()
+
+    def keepalive_timeout(self) -> None:
+        """It closes with 1011; a client that does not take even that is cut off."""
+        super().keepalive_timeout()
+        self._reap()
+
+    def ping_now(self) -> None:
+        """A ping ahead of time."""
+        if self.ping_timer is not None:
+            self.ping_timer.cancel()
+            self.send_keepalive_ping()
+
+    def _reap(self) -> None:
+        """`transport.close()` waits for its buffer to empty, which a client that does not read can put off for ever."""
+        if self._reaper is None:
+            self._reaper = self.loop.call_later(CLOSE_SECONDS, self.transport.abort)

@@ -1,0 +1,211 @@
+"""The Lua by which replicas share their sids. Each script is one step that no other client of Redis can come between.
+
+Keys: `gridcast:sequence` {epoch, number, run, settles}; `gridcast:node:<node>` while a replica lives; `gridcast:sids`, the
+sorted set of all; `gridcast:sid:<sid>` {node, resume, previous, position, since, left, meta, t:<topic>}. A record lives
+ONLINE seconds past its last refresh or, once its socket is gone, AWAY seconds: that is the resume window.
+"""
+
+from services.common.redis import Script
+
+NODE_SECONDS = 15
+"""A replica that has not renewed its key for so long is dead; P11 wants its sids gone within 20 s."""
+AWAY_SECONDS = 120
+"""The resume window. Histories live twice as long: a loss that is noticed only after two missed pings (40 s) is covered."""
+ONLINE_SECONDS = 150
+REFRESH_SECONDS = 30
+"""Every record is refreshed so often, so that a killed replica's sids keep at least AWAY_SECONDS."""
+
+# What adopt and beat have in common with the push script: who finds no epoch makes one.
+ADOPT = Script(f"""\
+-- A replica has (again) a connection to Redis. KEYS: sequence, node. ARGV: run id of the server, the epoch known before.
+-- Another run id than the noted one is another memory (a restart from a snapshot, a failover): numbers may come twice.
+local time = redis.call('TIME')
+local state = redis.call('HMGET', KEYS[1], 'epoch', 'run', 'number')
+local epoch = state[1]
+if not epoch or (state[2] and state[2] ~= ARGV[1]) then
+  epoch = string.format('%x%05x', time[1], time[2])
+  local settles = (state[1] or ARGV[2] ~= '') and time[1] + 5 or 0
+  redis.call('HSET', KEYS[1], 'epoch', epoch, 'settles', settles)
+end
+redis.call('HSETNX', KEYS[1], 'number', 0)
+redis.call('HSET', KEYS[1], 'run', ARGV[1])
+redis.call('SET', KEYS[2], time[1], 'EX', {NODE_SECONDS})
+return {{epoch, redis.call('HGET', KEYS[1], 'number')}}
+""")
+
+BEAT = Script(f"""\
+-- A replica lives. KEYS: sequence, node. Returns epoch and number, and 0 where the replica was taken for dead meanwhile.
+local known = redis.call('SET', KEYS[2], redis.call('TIME')[1], 'EX', {NODE_SECONDS}, 'XX')
+local state = redis.call('HMGET', KEYS[1], 'epoch', 'number')
+return {{state[1] or '', state[2] or '0', known and 1 or 0}}
+""")
+
+CLAIM = Script(f"""\
+-- A socket takes a sid. KEYS: sequence, record, sids.
+-- ARGV: node, sid, presented secret (empty: a new sid), new secret, meta, most topics, topic...
+-- Returns {{-1}} where the secret opens nothing, {{-2}} for too many topics, or
+-- {{epoch, number, node before, noted position, meta, topic, its number, ...}}.
+-- The presented secret stays good until the client has proved that it has the new one (CONFIRM).
+local state = redis.call('HMGET', KEYS[1], 'epoch', 'number')
+local epoch, number = state[1] or '', state[2] or '0'
+local now = redis.call('TIME')[1]
+local topics, count, before, noted = {{}}, 0, '', ''
+if ARGV[3] ~= '' then
+  local record = redis.call('HMGET', KEYS[2], 'resume', 'previous', 'node', 'position')
+  if not record[1] or (record[1] ~= ARGV[3] and record[2] ~= ARGV[3]) then return {{-1}} end
+  before, noted = record[3] or '', record[4] or ''
+  local same = string.sub(noted, 1, #epoch + 1) == epoch .. '-'
+  local fields = redis.call('HGETALL', KEYS[2])
+  for i = 1, #fields, 2 do
+    if string.sub(fields[i], 1, 2) == 't:' then
+      local topic = string.sub(fields[i], 3)
+      topics[topic] = same and fields[i + 1] or number
+      count = count + 1
+    end
+  end
+end
+for i = 7, #ARGV do
+  if not topics[ARGV[i]] then
+    topics[ARGV[i]] = number
+    count = count + 1
+  end
+end
+if count > tonumber(ARGV[6]) then return {{-2}} end
+redis.call('HSET', KEYS[2], 'node', ARGV[1], 'resume', ARGV[4], 'previous', ARGV[3], 'since', now,
+  'position', noted ~= '' and noted or epoch .. '-' .. number)
+redis.call('HDEL', KEYS[2], 'left')
+if ARGV[5] ~= '' then redis.call('HSET', KEYS[2], 'meta', ARGV[5]) end
+local answer = {{epoch, number, before, noted, redis.call('HGET', KEYS[2], 'meta') or '', now}}
+for topic, since in pairs(topics) do
+  redis.call('HSET', KEYS[2], 't:' .. topic, since)
+  answer[#answer + 1] = topic
+  answer[#answer + 1] = since
+end
+redis.call('EXPIRE', KEYS[2], {ONLINE_SECONDS})
+redis.call('ZADD', KEYS[3], 0, ARGV[2])
+if before ~= '' and before ~= ARGV[1] then
+  redis.call('PUBLISH', 'gridcast:node:' .. before, cjson.encode({{type = 'moved', sid = ARGV[2]}}))
+end
+return answer
+""")
+
+CONFIRM = Script("""\
+-- The client has the new secret: the one before opens nothing any more. KEYS: record. ARGV: secret.
+if redis.call('HGET', KEYS[1], 'resume') == ARGV[1] then redis.call('HDEL', KEYS[1], 'previous') end
+return 1
+""")
+
+TOPIC = Script("""\
+-- KEYS: sequence, record. ARGV: secret, topic, 1 to join or 0 to part. Returns epoch and number.
+local state = redis.call('HMGET', KEYS[1], 'epoch', 'number')
+if redis.call('HGET', KEYS[2], 'resume') == ARGV[1] then
+  if ARGV[3] == '1' then
+    redis.call('HSET', KEYS[2], 't:' .. ARGV[2], state[2] or '0')
+  else
+    redis.call('HDEL', KEYS[2], 't:' .. ARGV[2])
+  end
+end
+return {state[1] or '', state[2] or '0'}
+""")
+
+REFRESH = Script(f"""\
+-- These sids are still here. ARGV: node, then sid, secret, position for each.
+-- Returns the sids that have no record, and those that have gone to another connection.
+local missing, moved = {{}}, {{}}
+for i = 2, #ARGV, 3 do
+  local key = 'gridcast:sid:' .. ARGV[i]
+  local resume = redis.call('HGET', key, 'resume')
+  if not resume then
+    missing[#missing + 1] = ARGV[i]
+  elseif resume ~= ARGV[i + 1] then
+    moved[#moved + 1] = ARGV[i]
+  else
+    redis.call('HSET', key, 'node', ARGV[1], 'position', ARGV[i + 2])
+    redis.call('EXPIRE', key, {ONLINE_SECONDS})
+  end
+end
+return {{missing, moved}}
+""")
+
+REGISTER = Script(f"""\
+-- Redis has forgotten these sids. KEYS: sids.
+-- ARGV: node, then for each a JSON object {{sid, resume, position, since, meta, topics}}.
+for i = 2, #ARGV do
+  local peer = cjson.decode(ARGV[i])
+  local key = 'gridcast:sid:' .. peer.sid
+  if redis.call('EXISTS', key) == 0 then
+    redis.call('HSET', key, 'node', ARGV[1], 'resume', peer.resume, 'position', peer.position, 'since', peer.since)
+    if peer.meta ~= '' then redis.call('HSET', key, 'meta', peer.meta) end
+    for topic, since in pairs(peer.topics) do redis.call('HSET', key, 't:' .. topic, since) end
+    redis.call('EXPIRE', key, {ONLINE_SECONDS})
+    redis.call('ZADD', KEYS[1], 0, peer.sid)
+  end
+end
+return 1
+""")
+
+LEAVE = Script(f"""\
+-- These connections are gone; their sids are away. ARGV: sid, secret, position for each.
+local now = redis.call('TIME')[1]
+for i = 1, #ARGV, 3 do
+  local key = 'gridcast:sid:' .. ARGV[i]
+  if redis.call('HGET', key, 'resume') == ARGV[i + 1] then
+    redis.call('HSET', key, 'node', '', 'left', now, 'position', ARGV[i + 2])
+    redis.call('EXPIRE', key, {AWAY_SECONDS})
+  end
+end
+return 1
+""")
+
+REMOVE = Script("""\
+-- Close a socket for good. KEYS: sequence, record, sids. ARGV: sid. Returns 0 where there is no such sid.
+local node = redis.call('HGET', KEYS[2], 'node')
+if not node then return 0 end
+redis.call('DEL', KEYS[2])
+redis.call('ZREM', KEYS[3], ARGV[1])
+local epoch = redis.call('HGET', KEYS[1], 'epoch')
+if epoch then redis.call('DEL', 'gridcast:history:' .. epoch .. ':sid:' .. ARGV[1]) end
+if node ~= '' then redis.call('PUBLISH', 'gridcast:node:' .. node, cjson.encode({type = 'close', sid = ARGV[1]})) end
+return 1
+""")
+
+LOOK = Script("""\
+-- The records of these sids. KEYS: sids. ARGV: sid... Returns for each its fields, and whether its replica lives.
+local answer = {}
+for i = 1, #ARGV do
+  local fields = redis.call('HGETALL', 'gridcast:sid:' .. ARGV[i])
+  if #fields == 0 then
+    redis.call('ZREM', KEYS[1], ARGV[i])
+  else
+    local node = redis.call('HGET', 'gridcast:sid:' .. ARGV[i], 'node')
+    local lives = node ~= '' and redis.call('EXISTS', 'gridcast:node:' .. node) or 0
+    answer[#answer + 1] = {ARGV[i], lives, fields}
+  end
+end
+return answer
+""")
+
+REPLAY = Script("""\
+-- What came after a number. ARGV: epoch, most bytes, then kind, name, number for each target.
+-- Returns for each target 1 where something after its number is lost, and its entries: number, reply, event.
+-- The first entry after the number tells: had there been another between, it would be named as the previous one.
+local answer = {}
+local room = tonumber(ARGV[2])
+for i = 3, #ARGV, 3 do
+  local key = 'gridcast:history:' .. ARGV[1] .. ':' .. ARGV[i] .. ':' .. ARGV[i + 1]
+  local entries = redis.call('XRANGE', key, '(' .. ARGV[i + 2] .. '-0', '+')
+  local lost, found = 0, {}
+  for j = 1, #entries do
+    local fields = entries[j][2]
+    if j == 1 and tonumber(fields[2]) > tonumber(ARGV[i + 2]) then lost = 1 end
+    room = room - #fields[6]
+    if room < 0 then
+      lost = 1
+      break
+    end
+    found[j] = {string.match(entries[j][1], '^%d+'), fields[4], fields[6]}
+  end
+  answer[#answer + 1] = {lost, found}
+end
+return answer
+""")
