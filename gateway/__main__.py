@@ -4,8 +4,7 @@ from gateway.app import create_app
 from gateway.settings import GatewaySettings
 from gateway.tunnel import Tunnel
 from services.common import serve
-from services.common.http import Http
 
 if __name__ == "__main__":
     settings = GatewaySettings()
-    serve.run("gateway", lambda: create_app(settings), settings, http=Http, ws=Tunnel)
+    serve.run("gateway", lambda: create_app(settings), settings, ws=Tunnel)

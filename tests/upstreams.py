@@ -39,7 +39,9 @@ Answer = Callable[[Seen, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[
 
 
 async def say_ok(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Reads the body, then 200."""
+    """Reads the body, after 100 where the client waits for that, then 200."""
+    if seen.get("expect"):
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     await read_body(seen, reader)
     writer.write(OK.removesuffix(b"ok") if seen.method == "HEAD" else OK)
 

@@ -7,6 +7,7 @@ from typing import Any
 import uvicorn
 
 from services.common import logs
+from services.common.http import Http
 from services.common.settings import Settings
 from services.common.web import App
 
@@ -40,7 +41,7 @@ def run(
     create_app: Callable[[], App],
     settings: Settings,
     *,
-    http: type[asyncio.Protocol] | str = "httptools",
+    http: type[asyncio.Protocol] | str = Http,
     ws: type[asyncio.Protocol] | str = "none",
     drain: Drain | None = None,
 ) -> None:
