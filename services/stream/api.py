@@ -7,7 +7,8 @@ from pydantic import BaseModel, Field
 
 from services.common.media import MAX_FOLDER, MAX_SEGMENT, media_name
 from services.common.web import problems
-from services.stream.read import find
+from services.stream.catalogue import Catalogue
+from services.stream.conditions import wants_fresh
 
 router = APIRouter(tags=["stream"])
 
@@ -31,7 +32,9 @@ class FileInfo(BaseModel):
 @router.get("/file/info", response_model=FileInfo, responses=problems(400, 404, 503))
 async def file_info(request: Request, filename: Filename, folder: Folder = "") -> dict[str, Any]:
     """What is known of one file."""
-    return (await find(request.app.state.reader, media_name(folder, filename))).public()
+    catalogue: Catalogue = request.app.state.catalogue
+    fresh = wants_fresh(request.headers.get("cache-control", ""))
+    return (await catalogue.find(media_name(folder, filename), fresh=fresh)).info.public()
 
 
 _BINARY: dict[str, Any] = {"content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}

@@ -4,27 +4,43 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.routing import Route
 
 from services.common.mongo import open_mongo
+from services.common.push import INVALIDATE
+from services.common.redis import Redis
 from services.common.store.gridfs_read import GridFSReader
-from services.common.web import Front, build
+from services.common.subscription import Subscription
+from services.common.web import Front, Receive, Scope, Send, build
 from services.stream import api
-from services.stream.read import FileStream
+from services.stream.cache import BlockCache
+from services.stream.catalogue import Catalogue
+from services.stream.read import Cuts, FileStream
 from services.stream.settings import StreamSettings
 
 
 def create_app(settings: StreamSettings | None = None) -> Front:
     """The service as an ASGI application."""
     settings = settings or StreamSettings()
-    stream = FileStream()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         mongo = open_mongo(settings.mongodb_uri.get_secret_value(), settings.mongodb_database, settings.mongo_driver)
-        app.state.reader = stream.reader = GridFSReader(mongo)
+        redis = Redis.open(settings.redis_url.get_secret_value())
+        reader = GridFSReader(mongo)
+        catalogue = Catalogue(reader, settings.cache_names, lambda: changes.live)
+        changes = Subscription(redis, [INVALIDATE], catalogue.changed, on_lost=catalogue.forget)
+        cache = BlockCache(reader, settings.cache_bytes)
+        app.state.reader = reader
+        app.state.catalogue = catalogue
+        app.state.stream = FileStream(catalogue, cache, settings.patience, Cuts())
+        changes.start()  # Redis may be away: then nothing is remembered, and all else goes on
         try:
             yield
         finally:
+            await changes.aclose()
+            await redis.aclose()
+            await cache.aclose()
             await mongo.aclose()
 
     async def check() -> None:
@@ -32,4 +48,19 @@ def create_app(settings: StreamSettings | None = None) -> Front:
 
     app = build("stream", "Serves files and ranges of them.", lifespan, {"mongodb": check}, api.document_stream)
     app.include_router(api.router)
+    stream = _Stream(app)
+    app.router.routes.append(
+        Route("/file/stream", stream, methods=["GET"], include_in_schema=False)
+    )  # 405 for the rest
     return Front(app, {("GET", "/file/stream"): stream, ("HEAD", "/file/stream"): stream})
+
+
+class _Stream:
+    """The flow that the lifespan has made."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        flow: FileStream = self._app.state.stream
+        await flow(scope, receive, send)

@@ -18,6 +18,7 @@ _RFC850 = re.compile(
 _ASCTIME = re.compile(
     r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun) ([A-Z][a-z]{2}) ([ 0-9][0-9]) ([0-9]{2}):([0-9]{2}):([0-9]{2}) ([0-9]{4})\Z"
 )
+_FRESH = re.compile(r"(?:\A|,)[ \t]*(?:no-cache|no-store|max-age=0+)[ \t]*(?:,|\Z)", re.ASCII | re.IGNORECASE)
 
 
 class Verdict(Enum):
@@ -51,6 +52,11 @@ def range_applies(headers: Mapping[str, str], etag: str, modified: datetime, now
         return validator == etag
     # 8.8.2.2: a date is strong once its second is over. Before that the file could change again and keep the date.
     return http_date(validator, now) == modified and now - modified >= timedelta(seconds=1)
+
+
+def wants_fresh(cache_control: str) -> bool:
+    """Whether a request's Cache-Control (RFC 9111, 5.2.1) refuses an answer from memory."""
+    return bool(cache_control) and _FRESH.search(cache_control) is not None
 
 
 def http_date(text: str, now: datetime) -> datetime | None:

@@ -4,23 +4,36 @@ The file is pinned when the answer begins: a replace in the middle changes nothi
 connection, since the length has been promised.
 """
 
-import asyncio
 import logging
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from urllib.parse import parse_qsl
 
-from services.common.errors import BadRequest, GridcastError, NotFound
+from services.common.errors import BadRequest
 from services.common.media import MediaInfo, MediaName, media_name
-from services.common.store.port import BrokenFile, MediaReader
+from services.common.store.port import BrokenFile
 from services.common.web import Receive, Scope, Send
-from services.stream.ranges import ByteRange
-from services.stream.reply import Reply, plan, represent
+from services.stream.cache import BlockCache
+from services.stream.catalogue import Catalogue
+from services.stream.conditions import wants_fresh
+from services.stream.outlet import Gone, Outlet
+from services.stream.reply import Reply, plan
 
 _log = logging.getLogger("gridcast.stream")
+# The fields that decide an answer; the others are not worth decoding.
+_READ = {
+    b"range": "range",
+    b"if-range": "if-range",
+    b"if-match": "if-match",
+    b"if-none-match": "if-none-match",
+    b"if-modified-since": "if-modified-since",
+    b"if-unmodified-since": "if-unmodified-since",
+    b"cache-control": "cache-control",
+}
 
 
+@lru_cache(maxsize=1024)
 def name_in(query: bytes) -> MediaName:
     """`filename` and `folder` of a query string. Raises BadRequest."""
     try:
@@ -35,84 +48,84 @@ def name_in(query: bytes) -> MediaName:
     return media_name(values.get("folder", ""), values["filename"])
 
 
-async def find(reader: MediaReader, name: MediaName) -> MediaInfo:
-    """The file of that name. Raises NotFound."""
-    info = await reader.find(name)
-    if info is None:
-        raise NotFound("file not found")
-    return info
+@dataclass(slots=True)
+class Cuts:
+    """Answers that were cut short, by reason."""
+
+    broken: int = 0
+    stalled: int = 0
+    unavailable: int = 0
+    gone: int = 0
 
 
+@dataclass(slots=True)
 class FileStream:
-    """GET and HEAD of a file as an ASGI callable."""
+    """GET and HEAD of a file as an ASGI callable. `patience` is how many seconds a client may take for one block."""
 
-    def __init__(self) -> None:
-        self.reader: MediaReader | None = None
+    catalogue: Catalogue
+    cache: BlockCache
+    patience: float
+    cuts: Cuts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or raise GridcastError before the answer has begun."""
-        if self.reader is None:
-            raise RuntimeError("the lifespan has not begun")
-        info = await find(self.reader, name_in(scope["query_string"]))
-        headers = _fields(scope["headers"])
-        reply = plan(scope["method"], headers, represent(info), datetime.now(UTC))
-        if scope["method"] == "HEAD" or not reply.body:
-            await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
-            await send({"type": "http.response.body", "body": b""})
-            return
-        # The server takes what is sent to a client that has gone without a word, so somebody has to look.
-        gone = asyncio.create_task(_gone(receive))
+        name, method, headers = name_in(scope["query_string"]), scope["method"], _fields(scope["headers"])
+        file = await self.catalogue.find(name, fresh=wants_fresh(headers.get("cache-control", "")))
+        reply = plan(method, headers, file, datetime.now(UTC))
         try:
-            await _send(send, self.reader, info, reply, gone)
-        finally:
-            gone.cancel()
-            await asyncio.wait({gone})
+            async with Outlet(receive, send, self.patience) as outlet:
+                try:
+                    await self._send(outlet, file.info, reply)
+                except BrokenFile:
+                    if outlet.began:
+                        raise
+                    # What was remembered may have been replaced since, and its blocks deleted. If not, they are missing.
+                    newer = await self.catalogue.find(name, fresh=True)
+                    if newer.info.file == file.info.file:
+                        await outlet.head(reply)
+                        raise
+                    await self._send(outlet, newer.info, plan(method, headers, newer, datetime.now(UTC)))
+        except BrokenFile as error:
+            self.cuts.broken += 1
+            _log.error("answer cut: %s", error)  # the text says all
+        except TimeoutError:
+            self.cuts.stalled += 1
+            _log.info("answer cut: the client took nothing for %g s", self.patience)
+        except Gone:
+            self.cuts.gone += 1
 
-
-async def _send(send: Send, reader: MediaReader, info: MediaInfo, reply: Reply, gone: asyncio.Task[None]) -> None:
-    began = False
-    try:
+    async def _send(self, outlet: Outlet, info: MediaInfo, reply: Reply) -> None:
+        """The head goes with the first block: a store that is away can still become a 503 until then."""
+        size, literal = self.cache.block_size, b""
         for item in reply.body:
-            async with aclosing(_pieces(reader, info, item)) as pieces:
-                async for piece in pieces:
-                    if not began:  # only now: a store that is away can still become a 503
-                        began = True
-                        await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
-                    if gone.done():
-                        return
-        await send({"type": "http.response.body", "body": b""})
-    except (BrokenFile, GridcastError) as error:
-        if not began and isinstance(error, GridcastError):
-            raise
-        # Returning without the end of the body makes the server cut the connection.
-        _log.error("answer cut: %s", error)  # the text says all
-
-
-async def _pieces(reader: MediaReader, info: MediaInfo, item: bytes | ByteRange) -> AsyncGenerator[bytes, None]:
-    if isinstance(item, bytes):
-        yield item
-        return
-    size = reader.block_size
-    first, last = item.first // size, item.last // size
-    number = first
-    async with aclosing(reader.read(info, first, last)) as blocks:
-        async for block in blocks:
-            start = item.first - number * size if number == first else 0
-            end = item.last - number * size + 1 if number == last else size
-            yield block if end - start == len(block) else block[start:end]
-            number += 1
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+            if isinstance(item, bytes):
+                literal = item
+                continue
+            first, last = item.first // size, item.last // size
+            with self.cache.walk(info, first, last) as walk:
+                for number in range(first, last + 1):
+                    if outlet.began:
+                        await outlet.room()
+                    block = await walk.take(number)
+                    if not outlet.began:
+                        await outlet.head(reply)
+                    if literal:
+                        await outlet.piece(literal)
+                        literal = b""
+                    start = item.first - number * size if number == first else 0
+                    end = item.last - number * size + 1 if number == last else size
+                    await outlet.piece(block if end - start == len(block) else memoryview(block)[start:end])
+                    del block
+        if not outlet.began:
+            await outlet.head(reply)
+        await outlet.end(literal)
 
 
 def _fields(raw: list[tuple[bytes, bytes]]) -> dict[str, str]:
     """Header fields by name; several of one name are one list (RFC 9110, 5.3)."""
     fields: dict[str, str] = {}
     for name, value in raw:
-        key, text = name.decode("latin-1"), value.decode("latin-1")
-        fields[key] = f"{fields[key]}, {text}" if key in fields else text
+        if (key := _READ.get(name)) is not None:
+            text = value.decode("latin-1")
+            fields[key] = f"{fields[key]}, {text}" if key in fields else text
     return fields

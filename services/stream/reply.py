@@ -36,7 +36,7 @@ class Representation:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer. `body` are literal bytes and ranges of the file; `length` is the sum of both, in bytes."""
+    """An answer. `body` are literal bytes and ranges of the file; that of a HEAD is empty."""
 
     status: int
     headers: RawHeaders
@@ -72,7 +72,7 @@ def plan(method: str, headers: Mapping[str, str], file: Representation, now: dat
             return Reply(304, list(file.validators), ())
     wanted = _wanted(method, headers, file, now)
     if wanted is None:
-        whole = (ByteRange(0, info.length - 1),) if info.length else ()
+        whole = (ByteRange(0, info.length - 1),) if info.length and method == "GET" else ()
         return _reply(200, file, info.content_type, info.length, whole)
     if not wanted:
         raise RangeNotSatisfiable(info.length)

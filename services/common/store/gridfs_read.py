@@ -1,9 +1,9 @@
 """Reads media out of MongoDB: `current` of the `media` document, then chunks by number. It writes nothing and knows no HTTP.
 
-`fs.files` is never read: it is there for other tools.
+`fs.files` is never read: it is there for other tools. No cursor outlives the call that opened it, so that a reader who pauses for
+an hour holds none; the driver repeats a query once whose connection was lost.
 """
 
-from collections.abc import AsyncGenerator
 from typing import Any
 
 from bson import ObjectId
@@ -15,8 +15,6 @@ from services.common.store.port import BrokenFile
 
 BLOCK_SIZE = 255 * 1024
 """Bytes of a chunk: GridFS's default, so that every other tool can read what stands here."""
-BLOCKS_PER_QUERY = 8
-"""Chunks fetched at once (2 MiB). Each batch is a query of its own: a reader that pauses holds no cursor."""
 
 
 class GridFSReader:
@@ -40,22 +38,19 @@ class GridFSReader:
             document = await self._media.find_one({"folder": name.folder, "filename": name.filename}, fields)
         return documents.info(document) if document and document.get("current") else None
 
-    async def read(self, info: MediaInfo, first: int, last: int) -> AsyncGenerator[bytes, None]:
-        """Blocks `first` to `last`, in order; each is checked for its number and its length."""
-        for start in range(first, last + 1, BLOCKS_PER_QUERY):
-            for block in await self.fetch(info, start, min(start + BLOCKS_PER_QUERY - 1, last)):
-                yield block
-
     async def fetch(self, info: MediaInfo, first: int, last: int) -> list[bytes]:
-        """The same blocks in one query."""
+        """Blocks in one query, each checked for its number and its length."""
         query = {"files_id": ObjectId(info.file), "n": {"$gte": first, "$lte": last}}
         async with translated():
             cursor = self._chunks.find(query, {"n": 1, "data": 1, "_id": 0}).sort("n", 1).batch_size(last - first + 2)
             rows: list[dict[str, Any]] = await cursor.to_list(last - first + 1)
-        blocks = [row["data"] for row in rows]
-        if [row["n"] for row in rows] != list(range(first, last + 1)):
-            raise BrokenFile(f"file {info.file}: a chunk of {first} to {last} is missing")
-        for number, block in enumerate(blocks, first):
-            if len(block) != min(BLOCK_SIZE, info.length - number * BLOCK_SIZE):
-                raise BrokenFile(f"file {info.file}: chunk {number} has {len(block)} bytes")
+        blocks: list[bytes] = []
+        for number, row in enumerate(rows, first):
+            block = row["data"]
+            if row["n"] != number or len(block) != min(BLOCK_SIZE, info.length - number * BLOCK_SIZE):
+                break
+            blocks.append(block)
+        if not blocks:
+            there = bool(rows) and rows[0]["n"] == first
+            raise BrokenFile(f"file {info.file}: chunk {first} {'has a wrong length' if there else 'is missing'}")
         return blocks

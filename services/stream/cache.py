@@ -1,0 +1,191 @@
+"""Blocks of files in memory: bounded in bytes, fetched once however many readers ask, and ahead of readers who go on and on.
+
+A block never changes once it is written, so nothing here is ever invalidated. It knows a `MediaReader` and no HTTP.
+"""
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Self
+
+from services.common.media import MediaInfo
+from services.common.store.port import MediaReader
+
+FETCHES = 6
+"""Queries under way at once. Motor has ten threads on two cores, and looking up names must not wait behind blocks."""
+BATCH = 8
+"""Blocks fetched by one query at the most (2 MiB)."""
+FIRST_BATCH = 2
+"""Blocks of the first query of a long read, doubled with each one: many a player opens a file, looks at its head and leaves."""
+
+_Key = tuple[str, int]
+
+
+@dataclass(slots=True)
+class Counts:
+    """What the cache did, for whoever measures."""
+
+    hits: int = 0
+    misses: int = 0
+    fetched: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A query under way for blocks `first` and up; its result may be shorter than asked for."""
+
+    first: int
+    blocks: "asyncio.Future[list[bytes]]"
+
+
+class BlockCache:
+    """The least recently used blocks go first. What is being fetched counts as if it were here already."""
+
+    def __init__(self, reader: MediaReader, limit: int) -> None:
+        self.block_size = reader.block_size
+        self.counts = Counts()
+        self._reader = reader
+        self._limit = limit
+        self._size = 0
+        self._blocks: OrderedDict[_Key, bytes] = OrderedDict()
+        self._flights: dict[_Key, _Flight] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._turns = asyncio.Semaphore(FETCHES)
+        self._walks = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes held and being fetched."""
+        return self._size
+
+    def walk(self, info: MediaInfo, first: int, last: int) -> "Walk":
+        """A reader of blocks `first` to `last`, in that order."""
+        return Walk(self, info, first, last)
+
+    async def aclose(self) -> None:
+        """Wait for what is under way, then forget everything."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._blocks.clear()
+
+    def get(self, file: str, number: int) -> bytes | None:
+        """A block that is here."""
+        block = self._blocks.get((file, number))
+        if block is None:
+            self.counts.misses += 1
+            return None
+        self.counts.hits += 1
+        self._blocks.move_to_end((file, number))
+        return block
+
+    async def load(self, info: MediaInfo, first: int, last: int) -> bytes:
+        """Block `first`, from a query that may bring those up to `last` too. Raises BrokenFile and Unavailable."""
+        while True:
+            flight = self._flights.get((info.file, first)) or self._fetch(info, first, last)
+            # The query is everybody's: a reader who leaves does not end it.
+            blocks = await asyncio.shield(flight.blocks)
+            if first - flight.first < len(blocks):
+                return blocks[first - flight.first]
+
+    def ahead(self, info: MediaInfo, first: int, last: int) -> None:
+        """Begin to fetch what is likely to be asked for soon, unless those who wait already keep the store busy."""
+        while first <= last and self._is_near(info.file, first):
+            first += 1
+        if first <= last and not self._turns.locked():
+            self._fetch(info, first, last)
+
+    def batch(self) -> int:
+        """How many blocks one reader may be ahead: together they take no more than half of the room."""
+        return max(1, min(BATCH, self._limit // (2 * self.block_size * max(1, self._walks))))
+
+    def enter(self) -> None:
+        """One more reader who goes on."""
+        self._walks += 1
+
+    def leave(self) -> None:
+        """One fewer."""
+        self._walks -= 1
+
+    def _is_near(self, file: str, number: int) -> bool:
+        return (file, number) in self._blocks or (file, number) in self._flights
+
+    def _fetch(self, info: MediaInfo, first: int, last: int) -> _Flight:
+        end = first + 1
+        while end <= last and not self._is_near(info.file, end):
+            end += 1
+        flight = _Flight(first, asyncio.get_running_loop().create_future())
+        for number in range(first, end):
+            self._flights[info.file, number] = flight
+        task = asyncio.create_task(self._fly(info, flight, end - 1))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return flight
+
+    async def _fly(self, info: MediaInfo, flight: _Flight, last: int) -> None:
+        reserved = (last - flight.first + 1) * self.block_size
+        async with self._turns:
+            self._take(reserved)
+            try:
+                blocks = await self._reader.fetch(info, flight.first, last)
+            except Exception as error:  # noqa: BLE001  # it is raised again for everyone who waits
+                flight.blocks.set_exception(error)
+                flight.blocks.exception()  # there may be nobody
+                blocks = []
+            else:
+                flight.blocks.set_result(blocks)
+            finally:
+                self._size -= reserved
+                for number in range(flight.first, last + 1):
+                    del self._flights[info.file, number]
+        for number, block in enumerate(blocks, flight.first):
+            self._take(len(block))
+            self._blocks[info.file, number] = block
+        self.counts.fetched += len(blocks)
+
+    def _take(self, size: int) -> None:
+        """Make room."""
+        self._size += size
+        while self._size > self._limit and self._blocks:
+            self._size -= len(self._blocks.popitem(last=False)[1])
+
+
+class Walk:
+    """One reader's way through consecutive blocks. It holds no block: one that was fetched ahead and has gone is fetched again."""
+
+    def __init__(self, cache: BlockCache, info: MediaInfo, first: int, last: int) -> None:
+        self._cache = cache
+        self._info = info
+        self._last = last
+        self._long = last - first >= BATCH
+        self._step = FIRST_BATCH if self._long else BATCH
+        self._asked = first - 1
+        """The last block that was asked for, by this reader or ahead of it."""
+
+    def __enter__(self) -> Self:
+        if self._long:
+            self._cache.enter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._long:
+            self._cache.leave()
+
+    async def take(self, number: int) -> bytes:
+        """Block `number`. Raises BrokenFile and Unavailable."""
+        block = self._cache.get(self._info.file, number)
+        if block is None:
+            end = min(self._last, number + self._stride() - 1)
+            self._asked = max(self._asked, end)
+            block = await self._cache.load(self._info, number, end)
+        elif self._asked < number:
+            self._asked = number
+        if self._long and self._asked - number <= self._step // 2 and self._asked < self._last:
+            first = self._asked + 1
+            self._asked = min(self._last, self._asked + self._stride())
+            self._cache.ahead(self._info, first, self._asked)
+        return block
+
+    def _stride(self) -> int:
+        stride = min(self._step, self._cache.batch())
+        self._step = min(BATCH, self._step * 2)
+        return stride
