@@ -11,8 +11,10 @@ from services.common.errors import Unavailable
 from services.common.push import Push
 from services.common.web import Front, Receive, Scope, Send, build
 from services.socket import api
+from services.socket.attendance import Attendance
 from services.socket.delivery import Delivery
 from services.socket.directory import Directory
+from services.socket.entrance import Entrance
 from services.socket.history import History
 from services.socket.hub import Hub
 from services.socket.receipts import Receipts
@@ -45,22 +47,25 @@ class Application:
         async with Push.open(self.settings.redis_url.get_secret_value(), "/socket") as push:
             directory = Directory(push.redis, secrets.token_hex(8), self.settings.max_topics)
             history = History(push.redis)
-            delivery = Delivery(push.redis, hub, directory, history)
+            attendance = Attendance(hub, directory)
+            delivery = Delivery(push.redis, hub, directory, history, attendance)
             receipts = Receipts(push, delivery.channel)
             delivery.on_ack = receipts.acked
             app.state.push = push
             app.state.directory = directory
             app.state.receipts = receipts
             self._delivery = delivery
-            self.sockets = Sockets(self.settings, hub, directory, history, delivery)
+            self._entrance = Entrance(self.settings, hub, directory, history, delivery, attendance)
+            self.sockets = Sockets(self.settings, hub, directory, delivery, attendance, self._entrance)
             delivery.start()
             try:
                 yield
             finally:
                 await delivery.aclose()
+                await attendance.aclose()
 
     async def _check(self) -> None:
-        if self.sockets is None or self.sockets.draining:
+        if self._entrance.closed:
             raise Unavailable("this replica is going away")
         if not self._delivery.live:
             raise Unavailable("Redis is away")

@@ -1,4 +1,4 @@
-"""From Redis to the sockets of this replica: hears its channels, catches up after every fault, and keeps its sids alive.
+"""From Redis to the sockets of this replica: hears its channels, and catches up after every fault.
 
 It knows the hub, the directory and the histories, and no transport. What it promises: a socket gets every event for it in
 the order of the sequence, or a `socket.resync`.
@@ -8,47 +8,44 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
 from uuid import uuid4
 
 from services.common import events
 from services.common.errors import Unavailable
 from services.common.redis import Redis
 from services.common.subscription import Subscription
-from services.socket.directory import Directory, Seat
+from services.socket.attendance import Attendance
+from services.socket.directory import Directory
 from services.socket.frames import text_frame
 from services.socket.history import Entry, History, Target
 from services.socket.hub import Hub, Message, Peer
-from services.socket.scripts import AWAY_SECONDS, REFRESH_SECONDS
+from services.socket.scripts import AWAY_SECONDS
 
 BEAT_SECONDS = 1.0
-SWEEP = 200
-"""Sids looked at in each beat, so that those whose record has ended leave the list of all."""
 
 _log = logging.getLogger("gridcast.delivery")
 
 
 class Delivery:
-    """One for each replica. `epoch` is empty until Redis has been reached for the first time."""
+    """One for each replica. `epoch` is empty until Redis has been reached; `lives` counts how often that was."""
 
-    def __init__(self, redis: Redis, hub: Hub, directory: Directory, history: History) -> None:
+    def __init__(self, redis: Redis, hub: Hub, directory: Directory, history: History, attendance: Attendance) -> None:
         self._hub = hub
         self._directory = directory
         self._history = history
+        self._attendance = attendance
         self.channel = f"gridcast:node:{directory.node}"
         self._subscription = Subscription(
             redis, ["gridcast:all", self.channel], self._heard, on_live=self._on_live, on_lost=self._on_lost
         )
         self._followed: dict[str, asyncio.Future[None]] = {}
-        self._left: list[tuple[str, str, str]] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._beating: asyncio.Task[None] | None = None
+        self._renewing: asyncio.Task[None] | None = None
         self._seen = 0
         self._lost_at = 0.0
-        self._sweep_after = ""
-        self._turn = 0
         self.epoch = ""
         self.lives = 0
         self.on_ack: Callable[[str, str], None] = lambda _sid, _id: None
@@ -61,39 +58,26 @@ class Delivery:
     def start(self) -> None:
         """Begin to hear and to beat."""
         self._subscription.start()
-        self._go(self._beat_for_ever())
+        self._beating = asyncio.create_task(self._beat_for_ever())
 
     async def aclose(self) -> None:
-        """Stop; note who has left."""
-        for task in list(self._tasks):
+        """Hear no more."""
+        tasks = [task for task in (self._beating, self._renewing) if task is not None]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        with suppress(Unavailable):
-            await self._say_left()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._subscription.aclose()
 
-    def seat(self, peer: Peer) -> Seat:
-        """What the directory keeps of a peer."""
-        return Seat(peer.sid, peer.secret, peer.proved, peer.since, peer.meta, dict(peer.topics))
-
-    def leave(self, peer: Peer) -> None:
-        """A connection has ended. Its sid is away from now on; Redis hears of it within a beat, or when it is back."""
-        if self._hub.disconnect(peer):
-            if not self._left:
-                self._go(self._leave_soon())
-            self._left.append((peer.sid, peer.secret, peer.proved))
-
     async def follow(self, topic: str) -> None:
-        """Return once this replica hears `topic`."""
+        """Return once this replica hears `topic`. It does so while the hub knows someone who wants it."""
         waiting = self._followed.get(topic)
         if waiting is None:
-            waiting = self._followed[topic] = asyncio.ensure_future(
-                self._subscription.subscribe(f"gridcast:topic:{topic}")
-            )
-            waiting.add_done_callback(lambda done: self._followed_or_not(topic, done))
+            waiting = asyncio.ensure_future(self._subscription.subscribe(f"gridcast:topic:{topic}"))
+            self._followed[topic] = waiting
+            waiting.add_done_callback(lambda done: self._forget_failed(topic, done))
         await asyncio.shield(waiting)
 
-    def _followed_or_not(self, topic: str, done: asyncio.Future[None]) -> None:
+    def _forget_failed(self, topic: str, done: asyncio.Future[None]) -> None:
         if (done.cancelled() or done.exception() is not None) and self._followed.get(topic) is done:
             del self._followed[topic]
 
@@ -105,19 +89,19 @@ class Delivery:
                 self._heed(json.loads(payload))
                 return
             head, _, event = payload.partition(b"\n")
-            sequence, kind, name, key, reply = head.split(b"\t")
-            position = events.Position.of(sequence.decode())
-            if position.epoch != self.epoch:
-                self._go(self._subscription.renew())  # Redis was emptied under us
+            sequence, kind, name, key, reply = head.decode().split("\t")
+            position = events.Position.of(sequence)
+            if position.epoch != self.epoch:  # Redis was emptied under us
+                self._renewing = self._renewing or asyncio.create_task(self._subscription.renew())
                 return
             self._seen = max(self._seen, position.number)
-            message = self._message(position.number, event, key.decode(), reply.decode())
+            message = self._message(position.number, event, key, reply)
         except ValueError:
             _log.warning("not a message of ours on a channel of ours: %r", payload[:80])
             return
-        self._hub.deliver(kind.decode(), name.decode(), message)
+        self._hub.deliver(kind, name, message)
 
-    def _message(self, number: int, event: bytes, key: str = "", reply: str = "") -> Message:
+    def _message(self, number: int, event: bytes, key: str, reply: str) -> Message:
         """ValueError where the event is none: every text frame is JSON, whatever someone has put into Redis."""
         decoded = events.decode(event.decode())
         frame = text_frame(events.sequenced(event, f"{self.epoch}-{number}".encode()))
@@ -131,20 +115,8 @@ class Delivery:
             case "close" if peer is not None:
                 self._hub.disconnect(peer)
                 peer.sink.close(1008, "closed by an operator")
-            case "moved" if peer is not None:
-                self._move(peer)
-
-    def confirm(self, peer: Peer) -> None:
-        """The client holds its new secret; the one before may open nothing any more."""
-        self._go(self._confirm(peer))
-
-    async def _confirm(self, peer: Peer) -> None:
-        with suppress(Unavailable):
-            await self._directory.confirm(peer.sid, peer.secret)
-
-    def _move(self, peer: Peer) -> None:
-        self._hub.disconnect(peer)
-        peer.sink.close(1008, "resumed elsewhere")
+            case "moved" if peer is not None and peer.secret != said.get("secret"):
+                self._attendance.move(peer)
 
     # Faults.
 
@@ -154,29 +126,30 @@ class Delivery:
     async def _on_live(self, server: str) -> None:
         # Whoever enters from now on looks for himself: the peers gathered below are those of this moment.
         self.lives += 1
-        epoch, number = await self._directory.adopt(server, self.epoch)
-        known, self.epoch = self.epoch, epoch
-        if known and known != epoch:
+        self._renewing = None
+        known = self.epoch
+        self.epoch, number = await self._directory.adopt(server, known)
+        if known and known != self.epoch:
             self._begin_anew(number, "Redis has begun anew")
         try:
-            await self._keep(self._ready())
-            if known == epoch:
+            await self._attendance.keep(self._hub.ready())
+            if known == self.epoch:
                 await self._catch_up(number)
         except Unavailable:
             self.epoch = known
             raise
-        self._seen = max(number, self._seen) if known == epoch else number
+        self._seen = max(number, self._seen) if known == self.epoch else number
 
     async def _catch_up(self, number: int) -> None:
         if time.monotonic() - self._lost_at > AWAY_SECONDS:
             self._begin_anew(number, "Redis was away for longer than events are kept")
             return
-        if number == self._seen:
-            return
         seen = self._seen
+        if number == seen:
+            return
         targets = [Target("all", "", seen)]
         targets += [Target("topic", topic, seen) for topic in self._hub.topics]
-        targets += [Target("sid", peer.sid, seen) for peer in self._ready()]
+        targets += [Target("sid", peer.sid, seen) for peer in self._hub.ready()]
         missed = await self._history.after(self.epoch, targets)
         for target in missed.lost:
             for peer in self._hub.audience(target.kind, target.name):
@@ -192,7 +165,7 @@ class Delivery:
 
     def _begin_anew(self, number: int, reason: str) -> None:
         """Nothing before `number` can be known: every client is told, and counts from there."""
-        for peer in self._ready():
+        for peer in self._hub.ready():
             peer.position = number
             peer.topics.update(dict.fromkeys(peer.topics, number))
             self.resync(peer, reason)
@@ -209,26 +182,16 @@ class Delivery:
         sequence = f"{self.epoch}-{peer.position}".encode()
         peer.sink.write(text_frame(events.sequenced(events.encode(event).encode(), sequence)))
 
-    # Keeping the directory true.
-
-    def _ready(self) -> list[Peer]:
-        return [peer for peer in self._hub.peers.values() if peer.held is None]
-
-    async def _keep(self, peers: Sequence[Peer]) -> None:
-        for sid in await self._directory.refresh([self.seat(peer) for peer in peers]):
-            peer = self._hub.find(sid)
-            if peer is not None and peer.held is None:
-                self._move(peer)
+    # The beat.
 
     async def _beat_for_ever(self) -> None:
         while True:
             await asyncio.sleep(BEAT_SECONDS)
-            if not self.live:
-                continue
-            try:
-                await self._beat()
-            except Unavailable as error:
-                _log.info("a beat was missed: %s", error.detail)
+            if self.live:
+                try:
+                    await self._beat()
+                except Unavailable as error:
+                    _log.info("a beat was missed: %s", error.detail)
 
     async def _beat(self) -> None:
         epoch, number, known = await self._directory.beat()
@@ -239,31 +202,8 @@ class Delivery:
         await self._subscription.flush()
         if epoch == self.epoch:
             self._seen = max(self._seen, number)
-        await self._say_left()
-        ready = self._ready()
-        self._turn = (self._turn + 1) % REFRESH_SECONDS
-        await self._keep(ready[self._turn :: REFRESH_SECONDS] if known else ready)
+        await self._attendance.round(everyone=not known)
         for topic in [topic for topic in self._followed if topic not in self._hub.topics]:
             if self._followed[topic].done():
                 del self._followed[topic]
                 await self._subscription.unsubscribe(f"gridcast:topic:{topic}")
-        _, after = await self._directory.page(self._sweep_after, SWEEP)
-        self._sweep_after = after or ""
-
-    async def _leave_soon(self) -> None:
-        await asyncio.sleep(0.05)
-        with suppress(Unavailable):
-            await self._say_left()
-
-    async def _say_left(self) -> None:
-        left, self._left = self._left, []
-        try:
-            await self._directory.leave(left)
-        except Unavailable:
-            self._left += left
-            raise
-
-    def _go(self, doing: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(doing)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

@@ -130,6 +130,10 @@ class Hub:
             self._part(peer, topic)
         return True
 
+    def ready(self) -> list[Peer]:
+        """The peers whose replay is over."""
+        return [peer for peer in self.peers.values() if peer.held is None]
+
     def find(self, sid: str) -> Peer | None:
         """The peer with this sid, if it is here."""
         return self.peers.get(sid)

@@ -84,7 +84,7 @@ end
 redis.call('EXPIRE', KEYS[2], {ONLINE_SECONDS})
 redis.call('ZADD', KEYS[3], 0, ARGV[2])
 if before ~= '' and before ~= ARGV[1] then
-  redis.call('PUBLISH', 'gridcast:node:' .. before, cjson.encode({{type = 'moved', sid = ARGV[2]}}))
+  redis.call('PUBLISH', 'gridcast:node:' .. before, cjson.encode({{type = 'moved', sid = ARGV[2], secret = ARGV[4]}}))
 end
 return answer
 """)
