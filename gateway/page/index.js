@@ -1,0 +1,108 @@
+// The page: joins what api.js and events.js can do to the elements of index.html. Text is set as text, never as HTML.
+
+import { address, list, remove, upload } from "./api.js";
+import { Events } from "./events.js";
+
+const SHOWN_EVENTS = 50;
+const PLAYABLE = /^(video|audio)\//;
+const at = (id) => document.getElementById(id);
+
+function element(name, text, properties = {}) {
+  return Object.assign(document.createElement(name), { textContent: text, ...properties });
+}
+
+function size(bytes) {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  const power = Math.min(units.length - 1, Math.floor(Math.log2(Math.max(1, bytes)) / 10));
+  return `${(bytes / 1024 ** power).toFixed(power ? 1 : 0)} ${units[power]}`;
+}
+
+// Files.
+
+let cursor = null;
+
+async function show(more = false) {
+  try {
+    const page = await list(more ? cursor : null);
+    const rows = page.files.map(row);
+    if (more) at("files").append(...rows);
+    else at("files").replaceChildren(...rows);
+    cursor = page.next ?? null;
+    at("more").hidden = cursor === null;
+    at("files-result").textContent = at("files").childElementCount ? "" : "Nothing here yet.";
+  } catch (error) {
+    at("files-result").textContent = error.message;
+  }
+}
+
+function row(file) {
+  const line = document.createElement("tr");
+  const name = document.createElement("td");
+  name.append(element("a", file.filename, { href: address(file), download: file.filename }));
+  const actions = document.createElement("td");
+  if (PLAYABLE.test(file.content_type)) actions.append(element("button", "Play", { onclick: () => play(file) }));
+  actions.append(element("button", "Delete", { onclick: () => forget(file) }));
+  line.append(name, element("td", file.folder), element("td", size(file.length)), element("td", file.content_type), actions);
+  return line;
+}
+
+async function forget(file) {
+  if (!confirm(`Delete ${file.filename}?`)) return;
+  await remove(file).catch((error) => (at("files-result").textContent = error.message));
+  await show();
+}
+
+function play(file) {
+  at("playing").textContent = file.filename;
+  at("video").hidden = false;
+  at("video").src = address(file);
+  at("video").play().catch(() => {}); // the browser may want a click; the controls are there
+}
+
+at("more").onclick = () => show(true);
+
+// Upload.
+
+let cancelling = null;
+
+at("upload").onsubmit = async (submitted) => {
+  submitted.preventDefault();
+  cancelling = new AbortController();
+  at("progress").hidden = at("cancel").hidden = false;
+  at("upload-result").className = "";
+  at("upload-result").textContent = "";
+  // The folder goes before the file, so that a name that is taken is refused before the bytes are sent.
+  const form = new FormData();
+  form.set("folder", submitted.target.folder.value);
+  form.set("file", submitted.target.file.files[0]);
+  try {
+    const progress = (share) => (at("progress").value = share);
+    const id = await upload(form, { sid: events.sid, progress, signal: cancelling.signal });
+    at("upload-result").textContent = `Stored as ${id}.`;
+    await show();
+  } catch (error) {
+    at("upload-result").className = "error";
+    at("upload-result").textContent = error.message;
+  } finally {
+    at("progress").hidden = at("cancel").hidden = true;
+    at("progress").value = 0;
+  }
+};
+
+at("cancel").onclick = () => cancelling?.abort();
+
+// Events.
+
+const events = new Events();
+
+events.addEventListener("state", ({ detail }) => (at("socket").textContent = detail));
+events.addEventListener("fresh", () => show());
+events.addEventListener("message", ({ detail: event }) => {
+  const text = `${event.time ?? ""} ${event.type} ${JSON.stringify(event.data ?? null)}`;
+  at("events").prepend(element("li", text));
+  while (at("events").childElementCount > SHOWN_EVENTS) at("events").lastElementChild.remove();
+  if (/^file\.(created|replaced|deleted)$/.test(event.type) || event.type === "socket.resync") show();
+});
+
+events.open();
+show();
