@@ -1,0 +1,191 @@
+"""Header fields through the gateway, as pairs in and pairs out."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway import headers
+from gateway.headers import Client
+from services.common.errors import BadGateway, BadRequest
+
+CLIENT = Client("10.1.2.3", "https")
+OURS = {b"x-forwarded-for": b"10.1.2.3", b"x-forwarded-proto": b"https", b"x-request-id": b"id-1"}
+TRACE = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+names = st.from_regex(rb"[a-z0-9_-]{1,20}", fullmatch=True)
+values = st.binary(max_size=30).filter(lambda value: not set(value) & set(b"\r\n\0"))
+fields = st.lists(
+    st.tuples(
+        st.one_of(
+            names,
+            st.sampled_from(
+                [
+                    b"connection",
+                    b"x-forwarded-for",
+                    b"x-forwarded-proto",
+                    b"x_forwarded_for",
+                    b"x-request-id",
+                    b"te",
+                    b"host",
+                ]
+            ),
+        ),
+        st.one_of(values, st.sampled_from([b"x-forwarded-for, x-request-id", b"close", b"X-Forwarded-Proto"])),
+    ),
+    max_size=12,
+)
+
+
+def sent(*pairs: tuple[bytes, bytes]) -> dict[bytes, bytes]:
+    made = headers.request(pairs, CLIENT, "id-1")
+    assert len({name for name, _ in made}) == len(made)
+    return dict(made)
+
+
+def test_what_is_the_clients_own_passes() -> None:
+    own = [(b"accept", b"*/*"), (b"range", b"bytes=0-1"), (b"authorization", b"Bearer x"), (b"user-agent", b"curl")]
+    assert sent(*own) == dict(own) | OURS
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"keep-alive",
+        b"proxy-connection",
+        b"proxy-authorization",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"http2-settings",
+        b"forwarded",
+        b"x-real-ip",
+        b"x-forwarded-prefix",
+        b"x-forwarded-port",
+        b"x_forwarded_for",
+        b"a_b",
+    ],
+)
+def test_what_is_for_one_hop_or_pretends_is_dropped(name: bytes) -> None:
+    assert sent((name, b"1")) == OURS
+
+
+def test_what_connection_names_is_dropped_and_ours_is_added_after() -> None:
+    named = (b"connection", b"X-Forwarded-For , x-forwarded-proto,X-Own, x-request-id, host")
+    assert sent(named, (b"x-own", b"1"), (b"host", b"a"), (b"x-forwarded-for", b"6")) == OURS | {
+        b"host": b"a",
+        b"x-forwarded-host": b"a",
+    }
+
+
+def test_several_connection_fields_count_together() -> None:
+    assert sent((b"connection", b"a"), (b"connection", b"b"), (b"a", b"1"), (b"b", b"1"), (b"c", b"1")) == OURS | {
+        b"c": b"1"
+    }
+
+
+def test_the_length_survives_being_named() -> None:
+    assert sent((b"connection", b"content-length"), (b"content-length", b"5"))[b"content-length"] == b"5"
+
+
+def test_cookies_are_joined_as_cookies() -> None:
+    assert sent((b"cookie", b"a=1"), (b"cookie", b"b=2"))[b"cookie"] == b"a=1; b=2"
+
+
+@pytest.mark.parametrize(
+    ("trace", "kept"),
+    [
+        (TRACE, True),
+        (TRACE.upper(), False),
+        (b"ff" + TRACE[2:], False),
+        (b"00-" + b"0" * 32 + TRACE[35:], False),
+        (TRACE[:36] + b"0" * 16 + TRACE[52:], False),
+        (TRACE + b"-x", False),
+        (b"", False),
+    ],
+)
+def test_a_trace_is_kept_when_it_is_well_formed(trace: bytes, *, kept: bool) -> None:
+    made = sent((b"traceparent", trace), (b"tracestate", b"a=b"))
+    assert (made.get(b"traceparent"), made.get(b"tracestate")) == ((trace, b"a=b") if kept else (None, None))
+
+
+def test_two_traces_are_none() -> None:
+    assert b"traceparent" not in dict(headers.request([(b"traceparent", TRACE)] * 2, CLIENT, "id-1"))
+
+
+def test_a_value_that_is_not_utf8_is_refused() -> None:
+    assert sent((b"x", "é".encode()))[b"x"] == "é".encode()
+    with pytest.raises(BadRequest):
+        sent((b"x", b"\xe9"))
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"), [(b"a-1._Z", "a-1._Z"), (b"", None), (b"a b", None), (b"a" * 65, None), (b"a\n", None)]
+)
+def test_the_clients_request_id(value: bytes, kept: str | None) -> None:
+    assert headers.request_id([(b"x-request-id", value)]) == kept
+
+
+@given(fields)
+def test_whatever_comes_ours_stands_once_and_nothing_pretends(pairs: list[tuple[bytes, bytes]]) -> None:
+    try:
+        made = headers.request(pairs, CLIENT, "id-1")
+    except BadRequest:
+        return
+    assert [pair for pair in made if pair[0] in OURS] == list(OURS.items())
+    assert not any(b"_" in name or name in {b"connection", b"te", b"transfer-encoding"} for name, _ in made)
+    assert all(
+        name in {b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"}
+        for name, _ in made
+        if b"forwarded" in name
+    )
+
+
+def test_an_answer_keeps_what_is_its_own_and_its_order() -> None:
+    own = [(b"Content-Type", b"video/webm"), (b"ETag", b'"a"'), (b"Set-Cookie", b"a"), (b"Set-Cookie", b"b")]
+    made = headers.answer(
+        [*own, (b"Content-Length", b"5"), (b"Server", b"x"), (b"Date", b"x"), (b"X-Request-ID", b"x")], 200
+    )
+    assert made == [*((name.lower(), value) for name, value in own), (b"content-length", b"5")]
+
+
+def test_what_an_answers_connection_names_is_dropped() -> None:
+    assert headers.answer([(b"Connection", b"X-Own, close"), (b"X-Own", b"1"), (b"A", b"1")], 200) == [(b"a", b"1")]
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [(b"content-length", b"1"), (b"content-length", b"1")],
+        [(b"content-length", b"1"), (b"transfer-encoding", b"chunked")],
+        [(b"content-length", b"+1")],
+        [(b"content-length", b"")],
+        [(b"transfer-encoding", b"gzip")],
+        [(b"transfer-encoding", b"chunked"), (b"transfer-encoding", b"chunked")],
+        [(b"x", b"a\x00b")],
+        [(b"x", b"a\rb")],
+    ],
+)
+def test_an_answer_that_is_not_well_formed(pairs: list[tuple[bytes, bytes]]) -> None:
+    with pytest.raises(BadGateway):
+        headers.answer(pairs, 200)
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_an_answer_without_body_has_no_length(status: int) -> None:
+    assert headers.answer([(b"content-length", b"7")], status) == []
+
+
+@pytest.mark.parametrize(
+    ("location", "relative"),
+    [
+        (b"/file/stream?a=b", b"/file/stream?a=b"),
+        (b"?a=b", b"?a=b"),
+        (b"http://10.0.0.7:8002/a?b#c", b"/a?b#c"),
+        (b"https://inside", b"/"),
+        (b"//inside/a", b"/a"),
+        (b"http://inside?a", b"/?a"),
+    ],
+)
+def test_a_location_is_relative(location: bytes, relative: bytes) -> None:
+    assert headers.answer([(b"Location", location)], 201) == [(b"location", relative)]

@@ -1,0 +1,67 @@
+"""Joining API documents."""
+
+from typing import Any
+
+from openapi_spec_validator import validate
+
+from gateway import openapi
+
+OK = {"200": {"description": "ok"}}
+
+
+def document(paths: dict[str, Any], schemas: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "x", "version": "1"},
+        "paths": paths,
+        "components": {"schemas": schemas or {}},
+    }
+
+
+def get(schema: str | None = None) -> dict[str, Any]:
+    content = (
+        {"content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}} if schema else {}
+    )
+    return {"responses": {"200": {"description": "ok", **content}}}
+
+
+def test_paths_of_one_name_get_the_methods_of_both() -> None:
+    joined = openapi.join(
+        document({"/": {"get": get()}}),
+        {
+            "upload": (document({"/file": {"put": get()}}), {("PUT", "/file")}),
+            "stream": (document({"/file": {"get": get(), "put": get()}}), {("GET", "/file")}),
+        },
+    )
+    assert {path: set(item) for path, item in joined["paths"].items()} == {"/": {"get"}, "/file": {"put", "get"}}
+    validate(joined)
+
+
+def test_what_is_not_routed_is_not_shown() -> None:
+    joined = openapi.join(document({}), {"stream": (document({"/metrics": {"get": get()}}), set())})
+    assert joined["paths"] == {}
+
+
+def test_equal_schemas_are_shared_and_others_renamed() -> None:
+    same, one, two = (
+        {"type": "string"},
+        {"type": "integer"},
+        {"type": "array", "items": {"$ref": "#/components/schemas/Same"}},
+    )
+    joined = openapi.join(
+        document({}),
+        {
+            "upload": (document({"/a": {"get": get("Thing")}}, {"Same": same, "Thing": one}), {("GET", "/a")}),
+            "stream": (document({"/b": {"get": get("Thing")}}, {"Same": same, "Thing": two}), {("GET", "/b")}),
+        },
+    )
+    assert joined["components"]["schemas"] == {"Same": same, "Thing": one, "StreamThing": two}
+    assert joined["paths"]["/a"]["get"] == get("Thing")
+    assert joined["paths"]["/b"]["get"] == get("StreamThing")
+    validate(joined)
+
+
+def test_the_documents_are_left_as_they_were() -> None:
+    own = document({"/": {"get": get()}})
+    openapi.join(own, {"upload": (document({"/": {"put": get()}}, {"A": {}}), {("PUT", "/")})})
+    assert own == document({"/": {"get": get()}})
