@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
@@ -11,9 +11,15 @@ from services.common.errors import GridcastError, Unavailable
 from services.common.mongo import open_mongo
 from services.common.push import Push
 from services.common.store.gridfs import GridFSStore
+from services.common.store.gridfs_keep import GridFSKeeper
 from services.common.web import Front, build
-from services.upload import api
+from services.upload import api, tus
 from services.upload.announce import Announcer
+from services.upload.edge import Services
+from services.upload.janitor import Janitor
+from services.upload.limits import Limits
+from services.upload.progress import Watchers
+from services.upload.resume import Resumer
 from services.upload.settings import UploadSettings
 
 PREPARE_EVERY = 1.0
@@ -29,18 +35,31 @@ def create_app(settings: UploadSettings | None = None) -> Front:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         mongo = open_mongo(settings.mongodb_uri.get_secret_value(), settings.mongodb_database, settings.mongo_driver)
-        store = GridFSStore(mongo)
-        app.state.settings = settings
+        store = GridFSStore(mongo, settings.times())
         app.state.store = store
+        limits = Limits(
+            most=settings.max_uploads,
+            max_length=settings.max_upload,
+            floor=settings.min_free,
+            media_types=settings.media_types,
+        )
         async with Push.open(settings.redis_url.get_secret_value(), "/upload") as push:
-            app.state.announcer = Announcer(store, push)
-            preparing = asyncio.create_task(_prepare(app, store))
+            announcer = Announcer(store, push)
+            watchers = Watchers(push)
+            resumer = Resumer(store, limits, watchers.watch, settings.upload_expiry)
+            app.state.services = Services(settings, store, limits, announcer, watchers.watch, resumer)
+            tasks = [asyncio.create_task(_prepare(app, store)), asyncio.create_task(limits.watch(store))]
+            if settings.janitor_every:
+                janitor = Janitor(GridFSKeeper(mongo, settings.times()), announcer.announce)
+                tasks.append(asyncio.create_task(janitor.run(settings.janitor_every)))
             try:
                 yield
             finally:
-                preparing.cancel()
-                with suppress(asyncio.CancelledError):
-                    await preparing
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
+                await watchers.aclose()
+                await announcer.aclose()
                 await mongo.aclose()
 
     async def check() -> None:
@@ -50,6 +69,7 @@ def create_app(settings: UploadSettings | None = None) -> Front:
 
     app = build("upload", "Writes files into the store.", lifespan, {"mongodb": check})
     app.include_router(api.router)
+    app.include_router(tus.router)
     return Front(app)
 
 

@@ -4,28 +4,31 @@ Fields may stand before or after the file, as curl sends them in its user's orde
 without one and gets it at the end.
 """
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, Callable
 from dataclasses import dataclass, field
 
 from services.common.errors import BadRequest
-from services.common.media import MediaInfo, MediaName, check_segment, media_name
+from services.common.media import MediaName, check_segment, media_name
 from services.common.store.port import Announcement
 from services.upload.content_types import content_type
 from services.upload.multipart import BodyEnds, Event, Field, FileBegins, FileData, FileEnds, FormReader
-from services.upload.receive import Receiver
+from services.upload.progress import NoProgress, Watch
+from services.upload.receive import Receiver, to_its_end
 
 FIELDS = ("folder", "sid")
 
 
 @dataclass(slots=True)
 class Form:
-    """What is known of an upload so far. `fields` begins with what the query says."""
+    """What is known of an upload so far. `fields` begins with what the query says; `accept` refuses a media type."""
 
     fields: dict[str, str]
+    watch: Watch
+    accept: Callable[[str], str] = str
     filename: str | None = None
     content_type: str = ""
     given: set[str] = field(default_factory=set)
+    progress: NoProgress = field(default_factory=NoProgress)
 
     def name(self) -> MediaName:
         """The checked name. Raises BadRequest."""
@@ -45,28 +48,33 @@ class Form:
         self.fields[name] = value
 
     def put_file(self, event: FileBegins) -> None:
-        """Take the file part's headers. Raises BadRequest."""
+        """Take the file part's headers. Raises BadRequest, and UnsupportedMediaType."""
         if event.field != "file":
             raise BadRequest(f"unknown file field {event.field!r}")
         if self.filename is not None:
             raise BadRequest("the field 'file' is given twice")
         self.filename = check_segment(event.filename, "filename")
-        self.content_type = content_type(event.content_type, self.filename)
+        self.content_type = self.accept(content_type(event.content_type, self.filename))
+        # The length of a part is not stated anywhere: the whole is unknown until its end.
+        self.progress = self.watch(self.fields.get("sid"), self.filename, None)
 
 
-async def receive_form(
-    body: AsyncIterator[bytes], reader: FormReader, form: Form, receiver: Receiver
-) -> tuple[MediaInfo, Announcement]:
+async def receive_form(body: AsyncIterable[bytes], reader: FormReader, form: Form, receiver: Receiver) -> Announcement:
     """Store the file of a form. Whatever interrupts it, an unfinished upload is taken back before this returns."""
     try:
         async for piece in body:
             for event in reader.feed(piece):
                 await _take(event, form, receiver)
+            form.progress.received(receiver.received)
         reader.close()
-        return await receiver.finish(form.name(), form.content_type)
+        announcement = await receiver.finish(form.name(), form.content_type)
     except BaseException:
-        await _shielded(receiver)
+        form.progress.state("failed")
+        await to_its_end(receiver.discard())
         raise
+    form.progress.received(receiver.received, receiver.received)
+    form.progress.state("stored")
+    return announcement
 
 
 async def _take(event: Event, form: Form, receiver: Receiver) -> None:
@@ -81,13 +89,3 @@ async def _take(event: Event, form: Form, receiver: Receiver) -> None:
             form.put(name, value)
         case FileEnds() | BodyEnds():
             pass
-
-
-async def _shielded(receiver: Receiver) -> None:
-    """Discard to its end even while being cancelled again: the chunks of nobody must not stay."""
-    task = asyncio.create_task(receiver.discard())
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            continue

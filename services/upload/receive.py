@@ -1,22 +1,34 @@
 """The way of bytes into the store: cut into blocks, hashed, stored batch by batch, committed or taken back. It knows no HTTP.
 
 One batch is in flight while the next one fills: the client is read no faster than the store writes, and an upload holds two batches
-at the most. A cancelled call never stops a write half-way: whoever gives up calls `discard`, which waits for the last write first.
+at the most. A cancelled call never stops a write half-way: whoever gives up calls `discard` or `rest`, which wait for the last one.
 """
 
 import asyncio
 import hashlib
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from datetime import datetime
+from typing import Any
 
-from services.common.errors import Conflict, GridcastError, TooLarge, Unavailable
-from services.common.media import MediaInfo, MediaName
-from services.common.store.port import Announcement, Upload, UploadStore, Written
+from services.common.errors import GridcastError, TooLarge
+from services.common.media import MediaName
+from services.common.store.port import (
+    ABSENT,
+    Announcement,
+    BrokenFile,
+    Expected,
+    Open,
+    Plan,
+    Upload,
+    UploadStore,
+    Written,
+)
+from services.upload.lease import Lease
 
 BATCH_BLOCKS = 8
-"""Blocks in one insert: 2 MiB, where larger ones were no faster and smaller ones were."""
-RENEW_SECONDS = 10.0
-"""A third of the lease: two renewals may fail before it ends."""
+"""Blocks in one insert: 2 MiB, where larger ones were no faster and smaller ones were slower."""
 DISCARD_SECONDS = 10.0
 """What cannot be taken back in this time is left to the janitor."""
 
@@ -24,69 +36,141 @@ _log = logging.getLogger("gridcast.upload")
 
 
 class Receiver:
-    """One upload from its first byte to commit or discard. For one caller at a time."""
+    """One upload from its first byte to commit or discard. For one caller at a time.
+
+    With `marks` the durable offset follows every batch, so that another process can go on from it.
+    """
 
     def __init__(self, store: UploadStore, max_length: int) -> None:
-        self.received = 0
         self.upload: Upload | None = None
+        self.received = 0
+        self.saved_at = time.monotonic()
+        self.marks = False
+        self.length: int | None = None
+        self.held_back: int | None = None
+        """An offset that is never shown: who sees the whole length takes the file for stored, and that is for the commit to say."""
         self._store = store
         self._max = max_length
         self._buffer = bytearray()
         self._blocks = 0
-        self._hash = hashlib.sha256()
+        self._saved = 0
+        self._hash: Any = hashlib.sha256()
         self._flight: asyncio.Task[None] | None = None
-        self._renewal: asyncio.Task[None] | None = None
-        self._lost: GridcastError | None = None
+        self._lease: Lease | None = None
 
-    async def begin(self, name: MediaName | None) -> None:
+    @property
+    def unsaved(self) -> int:
+        """Bytes behind the durable offset."""
+        return self.received - self._saved
+
+    @property
+    def hashed(self) -> tuple[int, Any]:
+        """So many whole blocks are stored, and this is their hash, or None where another process wrote some of them."""
+        return self._blocks, self._hash.copy() if self._hash else None
+
+    async def begin(self, name: MediaName | None, plan: Plan | None = None, expected: Expected = ABSENT) -> Upload:
         """Take the name now, so that one that is taken is refused before the body is read. Raises as `UploadStore.begin`."""
-        self.upload = await self._store.begin(name)
-        self._renewal = asyncio.create_task(self._renew(self.upload))
+        began = time.monotonic()
+        plan = plan or Plan()
+        upload = await self._store.begin(name, plan, expected)
+        self.length = plan.length
+        self._hold(upload, began)
+        return upload
+
+    def resume(self, upload: Upload, state: Open, hashed: Any, taken: float) -> None:
+        """Go on with an upload that was taken over at the monotonic time `taken`."""
+        self._blocks, rest = divmod(state.offset, self._store.block_size)
+        if len(state.tail) != rest:
+            raise BrokenFile(f"file {state.file}: the tail has {len(state.tail)} bytes")
+        self._buffer += state.tail
+        self.received = self._saved = state.offset
+        self.length = state.length
+        self._hash = hashed if self._blocks else hashlib.sha256()
+        self._hold(upload, taken)
 
     async def write(self, data: bytes) -> None:
         """Take the next bytes; waits while the store is behind. Raises TooLarge, or what the store raised for an earlier batch."""
-        self.received += len(data)
-        if self.received > self._max:
+        if self.received + len(data) > self._max:
             raise TooLarge(f"the file is larger than {self._max} bytes")
+        self.received += len(data)
         self._buffer += data
         batch = BATCH_BLOCKS * self._store.block_size
         while len(self._buffer) >= batch:
             await self._flush(batch)
 
-    async def finish(self, name: MediaName, content_type: str) -> tuple[MediaInfo, Announcement]:
-        """Store what is left and make the file visible under `name`. Raises as `UploadStore.rename` and `commit`."""
+    async def save(self, *, writing: bool) -> datetime | None:
+        """Make every byte durable that was received, unless the file is complete: then only `finish` does. Returns the expiry.
+
+        `writing` keeps the lease.
+        """
+        whole = len(self._buffer) - len(self._buffer) % self._store.block_size
+        if whole:
+            await self._flush(whole)
+        await self._landed()
+        if self.received == self.held_back:
+            return None
+        return await self._mark(self.received, bytes(self._buffer), writing=writing)
+
+    async def finish(
+        self,
+        name: MediaName,
+        content_type: str,
+        expected: Expected = ABSENT,
+        agree: Callable[[str], object] = lambda _: None,
+        verifying: Callable[[], object] = lambda: None,
+    ) -> Announcement:
+        """Store what is left and make the file visible under `name`. Raises as `UploadStore.rename` and `commit`.
+
+        `agree` is given the sha256 and raises where it is not the one that was stated; `verifying` says that stored bytes are read.
+        """
         if self.upload is None:
-            await self.begin(name)
+            await self.begin(name, expected=expected)
+        upload = self._uploaded()
+        if self._hash is None:
+            verifying()
+            await self._read_back(upload)
         if self._buffer:
+            self.marks = False
             await self._flush(len(self._buffer))
         await self._landed()
-        if self.upload is None:  # begin() sets it
-            raise RuntimeError("no upload")
-        if self.upload.name is None:
-            await self._stop_renewal()
-            self.upload = await self._store.rename(self.upload, name)
-            self._renewal = asyncio.create_task(self._renew(self.upload))
         written = Written(self.received, content_type, self._hash.hexdigest())
-        result = await self._store.commit(self.upload, written)
-        await self._stop_renewal()
-        return result
+        agree(written.sha256)
+        if upload.name is None:
+            await self._let_go()
+            began = time.monotonic()
+            upload = await self._store.rename(upload, name, expected)
+            self._hold(upload, began)
+        if self._lease is not None:
+            await self._lease.check()
+        announcement = await self._store.commit(upload, written, expected)
+        await self._let_go()
+        return announcement
 
-    async def discard(self) -> None:
+    async def rest(self) -> None:
+        """Stop without taking anything back: another may go on. What was received and is not saved is forgotten."""
+        await self._let_go()
+        if self._flight is not None:
+            await asyncio.wait({self._flight})
+
+    async def roll_back(self, block: int) -> None:
+        """Remove block number `block` and what follows: it must not become part of the file."""
+        await self.rest()
+        await self._store.truncate(self._uploaded(), block)
+
+    async def discard(self, *, lost: bool = False) -> None:
         """Take everything back. Never raises: what fails here, the janitor finishes."""
         try:
             async with asyncio.timeout(DISCARD_SECONDS):
-                await self._stop_renewal()
-                if self._flight is not None:
-                    await asyncio.wait({self._flight})
+                await self.rest()
                 if self.upload is not None:
-                    await self._store.abort(self.upload)
+                    flight = self._flight
+                    late = flight is not None and (flight.cancelled() or flight.exception() is not None)
+                    await self._store.abort(self.upload, lost=lost, late=late)
         except (GridcastError, TimeoutError) as error:
             _log.warning("an unfinished upload is left to the janitor: %s", error)
 
     async def _flush(self, count: int) -> None:
         await self._landed()
-        if self._lost is not None:
-            raise self._lost
         if self.upload is None:
             await self.begin(None)
         view = memoryview(self._buffer)
@@ -98,18 +182,39 @@ class Receiver:
         self._blocks += len(blocks)
 
     async def _put(self, first: int, blocks: Sequence[bytes]) -> None:
-        if self.upload is None:
-            raise RuntimeError("no upload")
+        upload = self._uploaded()
+        if self._lease is not None:
+            await self._lease.check()
         hashing = asyncio.to_thread(self._digest, blocks)
-        _, stored = await asyncio.gather(
-            hashing, self._store.append(self.upload, first, blocks), return_exceptions=True
-        )
-        if isinstance(stored, BaseException):
-            raise stored
+        storing = self._store.append(upload, first, blocks)
+        for result in await asyncio.gather(hashing, storing, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+        offset = (first + len(blocks)) * self._store.block_size
+        if self.marks and offset != self.held_back and offset > self._saved:
+            await self._mark(offset, b"", writing=True)
+
+    async def _mark(self, offset: int, tail: bytes, *, writing: bool) -> datetime:
+        began = time.monotonic()
+        moved = offset != self._saved
+        upload = self._uploaded()
+        expires = await self._store.move(upload, offset, tail, self.length, writing=writing, moved=moved)
+        if self._lease is not None:
+            self._lease.renewed(began)
+        self._saved, self.saved_at = offset, time.monotonic()
+        return expires
 
     def _digest(self, blocks: Sequence[bytes]) -> None:
-        for block in blocks:
-            self._hash.update(block)
+        if self._hash is not None:
+            for block in blocks:
+                self._hash.update(block)
+
+    async def _read_back(self, upload: Upload) -> None:
+        """Hash what other processes have stored."""
+        await self._landed()
+        self._hash = hashlib.sha256()
+        async for block in self._store.read_back(upload, self._blocks):
+            await asyncio.to_thread(self._hash.update, block)
 
     async def _landed(self) -> None:
         """Wait for the batch in flight; being cancelled here leaves it in flight."""
@@ -118,20 +223,25 @@ class Receiver:
             self._flight.result()
             self._flight = None
 
-    async def _renew(self, upload: Upload) -> None:
-        """Prolongs the lease until cancelled; a lost one is told to the next write."""
-        while True:
-            await asyncio.sleep(RENEW_SECONDS)
-            try:
-                await self._store.renew(upload)
-            except Unavailable:
-                continue
-            except Conflict as error:
-                self._lost = error
-                return
+    def _uploaded(self) -> Upload:
+        if self.upload is None:
+            raise RuntimeError("the upload has not begun")
+        return self.upload
 
-    async def _stop_renewal(self) -> None:
-        task, self._renewal = self._renewal, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait({task})
+    def _hold(self, upload: Upload, since: float) -> None:
+        self.upload = upload
+        self._lease = Lease(self._store, upload, since)
+
+    async def _let_go(self) -> None:
+        if self._lease is not None:
+            await self._lease.let_go()
+
+
+async def to_its_end(doing: Coroutine[Any, Any, None]) -> None:
+    """Await `doing` even while being cancelled again: the chunks of nobody must not stay."""
+    task = asyncio.create_task(doing)
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            continue

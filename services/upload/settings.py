@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from services.common.settings import MongoSettings, RedisSettings
+from services.common.store.documents import Times
 
 
 class UploadSettings(MongoSettings, RedisSettings):
@@ -10,3 +11,17 @@ class UploadSettings(MongoSettings, RedisSettings):
 
     port: int = Field(8001, ge=1, le=65535, description="port to listen on")
     max_upload: int = Field(16 * 1024**3, ge=1, description="bytes of one file at the most")
+    max_uploads: int = Field(200, ge=1, description="uploads that one process receives at once; more get 503")
+    media_types: tuple[str, ...] = Field((), description='JSON list of the types to take, as ["video/*"]; empty: all')
+    min_rate: int = Field(256, ge=0, description="bytes a second that a client must send; less gets 408")
+    rate_window: float = Field(30.0, gt=0, description="seconds over which the rate is measured")
+    min_free: int = Field(2 * 1024**3, ge=0, description="bytes that stay free where MongoDB stores; 0 does not look")
+    upload_expiry: float = Field(86400.0, gt=0, description="seconds after its last byte that a tus upload is kept")
+    lease: float = Field(30.0, gt=0, description="seconds that a writer may be silent before its upload is litter")
+    grace: float = Field(3600.0, ge=0, description="seconds that readers may go on with what was replaced or deleted")
+    late: float = Field(600.0, ge=0, description="seconds after which a dead writer's blocks are swept again")
+    janitor_every: float = Field(10.0, ge=0, description="seconds between two rounds of the janitor; 0: none here")
+
+    def times(self) -> Times:
+        """What the store needs of these."""
+        return Times(lease=int(self.lease * 1000), grace=int(self.grace * 1000), late=int(self.late * 1000))

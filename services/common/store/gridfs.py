@@ -4,36 +4,27 @@ No transactions: a standalone server, a replica set and a sharded cluster are th
 """
 
 import asyncio
-import logging
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from bson import ObjectId
+from bson.errors import InvalidId
 from pymongo import ReturnDocument
-from pymongo.errors import DuplicateKeyError, OperationFailure
+from pymongo.errors import DuplicateKeyError
 
-from services.common.errors import Conflict, NotUnique, TooMany, Unavailable
-from services.common.media import MediaInfo, MediaName
+from services.common.errors import Conflict, GridcastError, NotUnique, PreconditionFailed, TooMany, Unavailable
+from services.common.media import MediaName
 from services.common.mongo import Mongo, translated
-from services.common.store import documents
+from services.common.store import documents, endings, gridfs_indexes
+from services.common.store.documents import Times
+from services.common.store.gridfs_chunks import Chunks
+from services.common.store.gridfs_outcome import Changes
 from services.common.store.gridfs_read import BLOCK_SIZE
-from services.common.store.port import Announcement, Upload, Written
+from services.common.store.port import ABSENT, ANYTHING, Announcement, Ended, Expected, Open, Plan, Upload, Written
 
-INDEXES: dict[str, list[tuple[str, list[tuple[str, int]], bool]]] = {
-    "media": [("name", [("folder", 1), ("filename", 1)], True)],
-    "fs.chunks": [("files_id_1_n_1", [("files_id", 1), ("n", 1)], True)],
-    "fs.files": [("filename_1_uploadDate_1", [("filename", 1), ("uploadDate", 1)], False)],
-}
-"""Name, keys, unique. The last two are GridFS's own, with the names that drivers give them."""
 BEGIN_TRIES = 20
 """Racing upserts of one new name lose against each other with a duplicate key and find the document at the next try."""
-OUTCOME_SECONDS = 8.0
-"""How long a commit whose outcome is unknown is asked after before the answer is 503."""
-DELETE_BLOCKS = 512
-"""Chunks deleted by one command (128 MiB), so that none outlives its time limit."""
-
-_log = logging.getLogger("gridcast.store")
 
 
 class GridFSStore:
@@ -41,30 +32,18 @@ class GridFSStore:
 
     block_size = BLOCK_SIZE
 
-    def __init__(self, mongo: Mongo) -> None:
+    def __init__(self, mongo: Mongo, times: Times | None = None) -> None:
+        self.times = times or Times()
+        self.lease = self.times.lease / 1000
         self._mongo = mongo
         self._media = mongo.collection("media")
-        self._chunks = mongo.collection("fs.chunks")
-        self._files = mongo.collection("fs.files")
+        self._chunks = Chunks(mongo)
+        self._changes = Changes(mongo, self.times)
         self._prepared = False
 
     async def prepare(self) -> None:
-        """Create the indexes and look whether they are there: without the unique ones nothing else holds."""
-        async with translated():
-            for collection, wanted in INDEXES.items():
-                for name, keys, unique in wanted:
-                    try:
-                        await self._mongo.collection(collection).create_index(keys, name=name, unique=unique)
-                    except (DuplicateKeyError, OperationFailure) as error:
-                        if isinstance(error, OperationFailure) and error.code in {85, 86} | {11000}:
-                            raise RuntimeError(
-                                f"{collection}: the index {name} cannot be built: {error.details}"
-                            ) from error
-                        raise
-                there = await self._mongo.indexes(collection)
-                for name, _, unique in wanted:
-                    if name not in there or bool(there[name].get("unique")) != unique:
-                        raise RuntimeError(f"{collection}: the index {name} is missing or not unique")
+        """Make the indexes and look whether they are there."""
+        await gridfs_indexes.prepare(self._mongo)
         self._prepared = True
 
     async def check(self) -> None:
@@ -73,17 +52,27 @@ class GridFSStore:
         if not self._prepared:
             raise Unavailable("the indexes are not there yet")
 
-    async def begin(self, name: MediaName | None) -> Upload:
-        """Start an upload."""
-        return await self._begin(name, ObjectId(), ObjectId())
+    async def free(self) -> int | None:
+        """Bytes free on the volume of the database; of the fullest one where there are shards."""
+        async with translated():
+            stats = await self._mongo.database.command("dbStats")
+        each = [shard for shard in stats.get("raw", {"": stats}).values() if "fsTotalSize" in shard]
+        return min((int(shard["fsTotalSize"] - shard["fsUsedSize"]) for shard in each), default=None)
 
-    async def _begin(self, name: MediaName | None, upload: ObjectId, file: ObjectId) -> Upload:
-        document = await self._upsert(documents.key(name, upload), documents.begin(upload, file))
+    async def begin(self, name: MediaName | None, plan: Plan, expected: Expected = ABSENT) -> Upload:
+        """Start an upload."""
+        return await self._begin(name, ObjectId(), ObjectId(), plan, expected)
+
+    async def _begin(
+        self, name: MediaName | None, upload: ObjectId, file: ObjectId, plan: Plan, expected: Expected
+    ) -> Upload:
+        update = documents.begin(upload, file, ObjectId(), plan, expected, self.times)
+        document = await self._upsert(documents.key(name, upload), update)
         if any(entry["id"] == upload for entry in document["uploads"]):
             return Upload(str(upload), str(document["_id"]), str(file), 1, name)
-        if name is not None and document["current"]:
-            raise NotUnique(name.folder, name.filename)
-        raise TooMany(f"{documents.MAX_UPLOADS} unfinished uploads of this name are under way")
+        if len(document["uploads"]) >= documents.MAX_UPLOADS:
+            raise TooMany(f"{documents.MAX_UPLOADS} unfinished uploads of this name are under way")
+        raise _unexpected(name, expected)
 
     async def _upsert(self, key: dict[str, Any], update: documents.Pipeline) -> dict[str, Any]:
         for _ in range(BEGIN_TRIES):
@@ -97,118 +86,145 @@ class GridFSStore:
                 await asyncio.sleep(0)
         raise Unavailable("too many uploads of this name began at once")
 
-    async def rename(self, upload: Upload, name: MediaName) -> Upload:
+    async def rename(self, upload: Upload, name: MediaName, expected: Expected = ABSENT) -> Upload:
         """Enter the upload under its name, then leave the nameless document. Whoever cannot leave it has lost the upload."""
-        named = await self._begin(name, ObjectId(upload.id), ObjectId(upload.file))
+        identifier = ObjectId(upload.id)
+        named = await self._begin(name, identifier, ObjectId(upload.file), Plan(), expected)
         async with translated():
-            left = await self._media.update_one(_mine(upload), documents.drop(ObjectId(upload.id)))
-            if not left.modified_count:
-                await self._media.update_one(_mine(named), documents.drop(ObjectId(upload.id)))
+            left = await self._media.update_one(_mine(upload), endings.leave(identifier, self.times))
+            if not left.matched_count:
+                await self._media.update_one(_mine(named), endings.leave(identifier, self.times))
                 _lost()
             await self._media.delete_one(documents.empty(ObjectId(upload.media)))
         return named
 
+    def age(self, address: str) -> float | None:
+        """Says the upload's ObjectId."""
+        found = _ids(address)
+        return None if found is None else (datetime.now(UTC) - found[1].generation_time).total_seconds()
+
+    async def look(self, address: str) -> Open | Ended | None:
+        """Read the document."""
+        if (found := _ids(address)) is None:
+            return None
+        async with translated():
+            document = await self._media.find_one({"_id": found[0]}, documents.STATE)
+        return documents.state(document, found[1]) if document else None
+
+    async def take(self, address: str) -> tuple[Upload, Open] | Ended | None:
+        """Raise the fence."""
+        if (found := _ids(address)) is None:
+            return None
+        media, identifier = found
+        update = documents.raise_fence(identifier, ObjectId(), self.times)
+        query = {"_id": media, "$expr": documents.alive(identifier)}
+        async with translated():
+            document = await self._media.find_one_and_update(query, update, return_document=ReturnDocument.AFTER)
+        if document is None:
+            seen = await self.look(address)
+            return seen if isinstance(seen, Ended) else None
+        entry = documents.entry(document, identifier) or {}
+        upload = Upload(str(identifier), str(media), str(entry["file"]), entry["fence"], documents.name_of(document))
+        return upload, documents.opened(document, entry)
+
     async def append(self, upload: Upload, first: int, blocks: Sequence[bytes]) -> None:
         """Insert chunks `first` and up."""
-        file = ObjectId(upload.file)
-        chunks = [{"files_id": file, "n": number, "data": block} for number, block in enumerate(blocks, first)]
+        await self._chunks.append(ObjectId(upload.file), first, blocks, lambda: self.renew(upload))
+
+    async def truncate(self, upload: Upload, first: int) -> None:
+        """Delete chunks `first` and up."""
+        await self.renew(upload)
+        await self._chunks.truncate(ObjectId(upload.file), first)
+
+    async def move(
+        self, upload: Upload, offset: int, tail: bytes, length: int | None, *, writing: bool, moved: bool = True
+    ) -> datetime:
+        """Set the offset, while the tails of this name fit into its document."""
+        identifier = ObjectId(upload.id)
+        update = documents.move(identifier, offset, tail, length, self.times, writing=writing, moved=moved)
+        query = _mine(upload) | ({"$expr": documents.room_for(identifier, tail)} if tail else {})
         async with translated():
-            await self._chunks.insert_many(chunks)
+            document = await self._media.find_one_and_update(
+                query, update, {"uploads.id": 1, "uploads.expires_at": 1}, return_document=ReturnDocument.AFTER
+            )
+        if document is None:
+            await self.renew(upload)
+            raise TooMany("the unfinished uploads of this name hold too much")
+        expires: datetime = next(entry["expires_at"] for entry in document["uploads"] if entry["id"] == identifier)
+        return expires
 
     async def renew(self, upload: Upload) -> None:
         """Prolong the lease."""
         async with translated():
-            result = await self._media.update_one(_mine(upload), documents.renew(ObjectId(upload.id)))
+            result = await self._media.update_one(_mine(upload), documents.renew(ObjectId(upload.id), self.times))
         if not result.matched_count:
             _lost()
 
-    async def commit(self, upload: Upload, written: Written) -> tuple[MediaInfo, Announcement]:
+    def read_back(self, upload: Upload, blocks: int) -> AsyncGenerator[bytes, None]:
+        """What is stored."""
+        return self._chunks.read_back(ObjectId(upload.file), blocks)
+
+    async def commit(self, upload: Upload, written: Written, expected: Expected = ABSENT) -> Announcement:
         """Describe the file for other tools, then make it current."""
-        event = Announcement(str(ObjectId()), "file.created", upload.media)
-        deadline = asyncio.get_running_loop().time() + OUTCOME_SECONDS
-        try:
-            document = await self._commit(upload, written, event)
-        except Unavailable:
-            document = await self._learn(upload, written, event, deadline)
-        if document is None:
-            await self._refused(upload)
-        return documents.info(document), event
+        if upload.fence > 1:  # an older writer's last insert may have gone past the end
+            await self._chunks.truncate(ObjectId(upload.file), -(-written.length // BLOCK_SIZE))
+        await self._chunks.describe(ObjectId(upload.file), _description(upload, written))
+        announcement = await self._changes.commit(upload, written, expected)
+        if announcement is None:
+            raise _unexpected(upload.name, expected)
+        return announcement
 
-    async def _commit(self, upload: Upload, written: Written, event: Announcement) -> Any:
-        await self._describe(upload, written)
-        update = documents.commit(ObjectId(upload.id), ObjectId(upload.file), written, event.id, event.type)
+    async def abort(self, upload: Upload, *, lost: bool = False, late: bool = False) -> None:
+        """Doom the upload's chunks, delete them, forget them."""
+        file = ObjectId(upload.file)
+        update = endings.abort(ObjectId(upload.id), file, self.times, lost=lost, late=late)
         async with translated():
-            return await self._media.find_one_and_update(
-                {**_mine(upload), "current": None}, update, return_document=ReturnDocument.AFTER
-            )
+            taken = await self._media.update_one(_mine(upload), update)
+        if taken.matched_count:
+            await self._chunks.delete(file)
+            async with translated():
+                await self._media.update_one({"_id": ObjectId(upload.media)}, endings.swept(file, self.times))
+                await self._media.delete_one(documents.empty(ObjectId(upload.media)))
 
-    async def _describe(self, upload: Upload, written: Written) -> None:
-        """The `fs.files` entry by which mongofiles and other drivers find the file; readers of ours never look here."""
-        name = upload.name or MediaName("", upload.id)
-        entry = {
-            "length": written.length,
-            "chunkSize": BLOCK_SIZE,
-            "uploadDate": datetime.now(UTC),
-            "filename": f"{name.folder}/{name.filename}" if name.folder else name.filename,
-            "metadata": {"contentType": written.content_type, "sha256": written.sha256},
-        }
-        async with translated():
-            await self._files.replace_one({"_id": ObjectId(upload.file)}, entry, upsert=True)
-
-    async def _learn(self, upload: Upload, written: Written, event: Announcement, deadline: float) -> Any:
-        """What became of a commit that got no answer. Raising the fence makes sure that it cannot come later; then once again."""
-        media = ObjectId(upload.media)
-        while True:
-            try:
-                async with translated():
-                    held = await self._media.update_one(_mine(upload), documents.raise_fence(ObjectId(upload.id)))
-                    if not held.matched_count:
-                        document = await self._media.find_one({"_id": media})
-                        committed = document and any(note["id"] == event.id for note in document["announce"])
-                        return document if committed else None
-                upload = Upload(upload.id, upload.media, upload.file, upload.fence + 1, upload.name)
-                return await self._commit(upload, written, event)
-            except Unavailable:
-                if asyncio.get_running_loop().time() > deadline:
-                    raise
-                await asyncio.sleep(0.2)
-
-    async def _refused(self, upload: Upload) -> NoReturn:
-        async with translated():
-            document = await self._media.find_one({"_id": ObjectId(upload.media)}, {"current": 1})
-        if upload.name is not None and document and document["current"]:
-            raise NotUnique(upload.name.folder, upload.name.filename)
-        _lost()
-
-    async def abort(self, upload: Upload) -> None:
-        """Take the upload away from everyone, delete its chunks, forget it."""
-        media, identifier, file = ObjectId(upload.media), ObjectId(upload.id), ObjectId(upload.file)
-        async with translated():
-            taken = await self._media.update_one(_mine(upload), documents.raise_fence(identifier))
-            if not taken.matched_count:
-                return
-            await self._delete(file)
-            await self._media.update_one({"_id": media}, documents.drop(identifier))
-            await self._media.delete_one(documents.empty(media))
-
-    async def _delete(self, file: ObjectId) -> None:
-        await self._files.delete_one({"_id": file})
-        while True:
-            last = await self._chunks.find({"files_id": file}, {"n": 1}).sort("n", -1).limit(1).to_list(1)
-            if not last:
-                return
-            await self._chunks.delete_many({"files_id": file, "n": {"$gt": last[0]["n"] - DELETE_BLOCKS}})
+    async def delete(self, name: MediaName, expected: Expected = ANYTHING) -> Announcement | None:
+        """Doom the current version."""
+        return await self._changes.delete(name, expected)
 
     async def announced(self, announcement: Announcement) -> None:
         """Forget an event that was pushed."""
+        media = ObjectId(announcement.info.id)
         async with translated():
-            await self._media.update_one(
-                {"_id": ObjectId(announcement.media)}, {"$pull": {"announce": {"id": announcement.id}}}
-            )
+            await self._media.update_one({"_id": media}, endings.announced(ObjectId(announcement.id), self.times))
+            if announcement.type == "file.deleted":
+                await self._media.delete_one(documents.empty(media))
 
 
 def _mine(upload: Upload) -> dict[str, Any]:
     return documents.mine(ObjectId(upload.media), ObjectId(upload.id), upload.fence)
+
+
+def _ids(address: str) -> tuple[ObjectId, ObjectId] | None:
+    media, _, upload = address.partition("-")
+    try:
+        return ObjectId(media), ObjectId(upload)
+    except InvalidId:
+        return None
+
+
+def _description(upload: Upload, written: Written) -> dict[str, Any]:
+    name = upload.name or MediaName("", upload.id)
+    return {
+        "length": written.length,
+        "uploadDate": datetime.now(UTC),
+        "filename": f"{name.folder}/{name.filename}" if name.folder else name.filename,
+        "metadata": {"contentType": written.content_type, "sha256": written.sha256},
+    }
+
+
+def _unexpected(name: MediaName | None, expected: Expected) -> GridcastError:
+    if expected.absent and name is not None:
+        return NotUnique(name.folder, name.filename)
+    return PreconditionFailed("the file is not the one that the request expects")
 
 
 def _lost() -> NoReturn:

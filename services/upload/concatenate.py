@@ -1,0 +1,84 @@
+"""The flow that puts the parts of a file together (tus, concatenation): read, hash, store as one file, give the parts up.
+
+The parts are uploads without a name that nobody else sees. Their blocks are copied, because a part need not end at a block's edge.
+"""
+
+import logging
+
+from services.common.errors import BadRequest, Conflict, GridcastError
+from services.common.media import MediaName
+from services.common.store.port import Announcement, BrokenFile, Open, Plan, Upload, UploadStore
+from services.upload.limits import Limits
+from services.upload.progress import NoProgress
+from services.upload.receive import Receiver, to_its_end
+
+_log = logging.getLogger("gridcast.upload")
+
+
+async def concatenate(
+    store: UploadStore,
+    limits: Limits,
+    parts: tuple[str, ...],
+    target: tuple[MediaName, str, Plan],
+    progress: NoProgress,
+) -> tuple[str, Announcement]:
+    """Store the parts as one file. Returns the address of the upload that did it. Raises BadRequest for what is no part."""
+    name, kind, plan = target
+    taken: list[tuple[Upload, Open]] = []
+    receiver: Receiver | None = None
+    try:
+        for part in parts:
+            taken += [await _take(store, part)]
+        length = sum(state.offset for _, state in taken)
+        limits.check_length(length)
+        receiver = Receiver(store, limits.max_length)
+        upload = await receiver.begin(name, Plan(length, plan.seconds, plan.facts))
+        for held, state in taken:
+            await _copy(store, held, state, receiver, progress)
+        announcement = await receiver.finish(name, kind)
+    except BaseException:
+        progress.state("failed")
+        if receiver is not None:
+            await to_its_end(receiver.discard())
+        for held, state in taken:
+            await to_its_end(_release(store, held, state))
+        raise
+    progress.state("stored")
+    for held, _ in taken:
+        await _drop(store, held)
+    return upload.address, announcement
+
+
+async def _take(store: UploadStore, address: str) -> tuple[Upload, Open]:
+    found = await store.take(address)
+    if not isinstance(found, tuple) or found[1].name is not None:
+        raise BadRequest(f"{address} is not a partial upload")
+    upload, state = found
+    if state.offset != state.length:
+        await _release(store, upload, state)
+        raise Conflict(f"the partial upload {address} is not complete")
+    return found
+
+
+async def _copy(store: UploadStore, upload: Upload, state: Open, receiver: Receiver, progress: NoProgress) -> None:
+    try:
+        async for block in store.read_back(upload, state.offset // store.block_size):
+            await receiver.write(block)
+            progress.received(receiver.received)
+    except BrokenFile as error:
+        raise Conflict(f"the partial upload {upload.address} is gone") from error
+    await receiver.write(state.tail)
+
+
+async def _release(store: UploadStore, upload: Upload, state: Open) -> None:
+    try:
+        await store.move(upload, state.offset, state.tail, state.length, writing=False, moved=False)
+    except GridcastError as error:
+        _log.warning("a part stays held until its lease ends: %s", error)
+
+
+async def _drop(store: UploadStore, upload: Upload) -> None:
+    try:
+        await store.abort(upload)
+    except GridcastError as error:
+        _log.warning("a part is left to the janitor: %s", error)

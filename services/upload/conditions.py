@@ -1,0 +1,41 @@
+"""Preconditions of a change (RFC 9110, 13): If-Match and If-None-Match as what must stand under the name. Pure."""
+
+import re
+
+from services.common.errors import BadRequest
+from services.common.store.port import Expected
+
+_TAGS = re.compile(r'[ \t,]*(W/)?"([\x21\x23-\x7e\x80-\xff]*)"[ \t]*(?:,|\Z)')
+_OURS = re.compile(r"sha256-([0-9a-f]{64})\Z")
+
+
+def expected(if_match: str | None, if_none_match: str | None) -> Expected:
+    """What the two fields together ask for. Raises BadRequest where one is malformed: ignoring it would overwrite a file."""
+    return Expected(
+        absent=_any(if_none_match),
+        present=_any(if_match),
+        # A weak tag never matches in If-Match, whose comparison is strong (13.1.1); in If-None-Match it does (13.1.2).
+        one_of=None if if_match is None or _any(if_match) else _hashes("If-Match", if_match, weak=False),
+        none_of=frozenset()
+        if if_none_match is None or _any(if_none_match)
+        else _hashes("If-None-Match", if_none_match, weak=True),
+    )
+
+
+def _any(field: str | None) -> bool:
+    return field is not None and field.strip(" \t") == "*"
+
+
+def _hashes(name: str, field: str, *, weak: bool) -> frozenset[str]:
+    """The hashes in a list of entity tags; tags that were never ours match nothing."""
+    found: set[str] = set()
+    position = 0
+    while position < len(field):
+        match = _TAGS.match(field, position)
+        if match is None:
+            raise BadRequest(f"{name} is not a list of entity tags")
+        position = match.end()
+        ours = _OURS.match(match[2])
+        if ours and (weak or not match[1]):
+            found.add(ours[1])
+    return frozenset(found)

@@ -1,0 +1,68 @@
+"""Digest fields (RFC 9530): what a client says of its bytes, and whether it is true. Pure: texts and bytes in, a verdict out."""
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from services.common.errors import BadRequest, GridcastError
+
+# RFC 8941: a dictionary member whose value is a byte sequence; parameters may follow and mean nothing here.
+_MEMBER = re.compile(r"[ \t]*([a-z*][a-z0-9_.*-]*)=:([A-Za-z0-9+/=]*):(?:;[^,]*)?[ \t]*\Z")
+_TRUSTED = {"sha-256": "sha256", "sha-512": "sha512"}
+"""The algorithms that RFC 9530, 5 calls active. The others prove nothing and are passed over."""
+
+
+class Check:
+    """One digest that must come out."""
+
+    def __init__(self, algorithm: str, expected: bytes, otherwise: GridcastError) -> None:
+        self.algorithm = algorithm
+        self.expected = expected
+        self._otherwise = otherwise
+        self._hash: Any = hashlib.new(algorithm, usedforsecurity=False)
+
+    def update(self, data: bytes) -> None:
+        """The next bytes."""
+        self._hash.update(data)
+
+    def verify(self) -> None:
+        """Raise the error this check was made with, unless the bytes had the digest."""
+        self.compare(self._hash.digest())
+
+    def compare(self, digest: bytes) -> None:
+        """The same for a digest that somebody else made."""
+        if digest != self.expected:
+            raise self._otherwise
+
+
+def checks(field: str, values: Iterable[str]) -> list[Check]:
+    """The digests in a field that are to be checked. Raises BadRequest for a malformed one: its sender relies on it."""
+    members = [member for value in values for member in value.split(",") if member.strip(" \t")]
+    found: list[Check] = []
+    for member in members:
+        match = _MEMBER.match(member)
+        if match is None:
+            raise BadRequest(f"{field} is not a dictionary of digests (RFC 9530)")
+        if (algorithm := _TRUSTED.get(match[1])) is None:
+            continue
+        expected = decoded(match[2])
+        if expected is None or len(expected) != hashlib.new(algorithm).digest_size:
+            raise BadRequest(f"{field} holds a {match[1]} of the wrong length")
+        found.append(Check(algorithm, expected, BadRequest(f"the content does not have the digest in {field}")))
+    return found
+
+
+def decoded(text: str) -> bytes | None:
+    """The bytes behind base64, None where it is not."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+
+
+def repr_digest(sha256: str) -> str:
+    """The value of `Repr-Digest` for a sha256 in hex."""
+    return f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode('ascii')}:"

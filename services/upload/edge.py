@@ -1,0 +1,84 @@
+"""What every way in shares at the HTTP edge: the services a request uses, its body, what is answered. It decides nothing."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from fastapi import Request
+
+from services.common.errors import BadRequest, GridcastError, Unavailable
+from services.common.media import MediaInfo
+from services.common.store.port import UploadStore
+from services.upload.announce import Announcer
+from services.upload.body import Body
+from services.upload.digests import Check, checks, repr_digest
+from services.upload.limits import Limits
+from services.upload.progress import Watch
+from services.upload.resume import Resumer
+from services.upload.settings import UploadSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the lifespan has opened."""
+
+    settings: UploadSettings
+    store: UploadStore
+    limits: Limits
+    announcer: Announcer
+    watch: Watch
+    resumer: Resumer
+
+
+def services(request: Request) -> Services:
+    """The services of the application that the request came to."""
+    found: Services = request.app.state.services
+    return found
+
+
+@contextmanager
+def body_of(request: Request) -> Iterator[Body]:
+    """The body, while it is received. A refusal before its end closes the connection: the rest is not worth reading."""
+    own = services(request)
+    body = Body(request.receive, own.settings.min_rate, own.settings.rate_window)
+    body.ended = declared_length(request) == 0
+    try:
+        with own.limits.entered():
+            yield body
+    except GridcastError as error:
+        if not body.ended:
+            error.headers["connection"] = "close"
+        raise
+    except asyncio.CancelledError:
+        # Only a server that has waited long enough at its end cancels a request.
+        stopping = Unavailable("the server is stopping")
+        stopping.headers["connection"] = "close"
+        raise stopping from None
+
+
+def declared_length(request: Request) -> int | None:
+    """Content-Length in bytes, None for a chunked body. The HTTP parser has refused what is not a number."""
+    stated = request.headers.get("content-length")
+    if stated is None:
+        return None if "transfer-encoding" in request.headers else 0
+    if not (stated.isascii() and stated.isdigit()):
+        raise BadRequest("Content-Length is not a number")
+    return int(stated)
+
+
+def digest_checks(request: Request) -> list[Check]:
+    """Content-Digest and Repr-Digest. They are the same here: no content coding is taken (RFC 9530, 3)."""
+    fields = (("Content-Digest", "content-digest"), ("Repr-Digest", "repr-digest"))
+    return [check for name, key in fields for check in checks(name, request.headers.getlist(key))]
+
+
+def stream_location(info: MediaInfo) -> str:
+    """Where the file can be read: relative, so that it is right behind any proxy."""
+    return f"/file/stream?filename={quote(info.filename, safe='')}&folder={quote(info.folder, safe='')}"
+
+
+def validators(info: MediaInfo) -> dict[str, str]:
+    """What every way in says of the stored file."""
+    return {"etag": info.etag, "repr-digest": repr_digest(info.sha256)}

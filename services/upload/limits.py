@@ -1,0 +1,62 @@
+"""What is refused although it is well-formed: too many at once, no space, a media type that is not wanted. It knows no HTTP."""
+
+import asyncio
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+
+from services.common.errors import GridcastError, NoSpace, TooLarge, Unavailable, UnsupportedMediaType
+from services.common.store.port import UploadStore
+
+LOOK_SECONDS = 2.0
+"""Between two looks at the free space: at 400 MB/s that is 800 MB, so the floor must be higher."""
+BUSY_RETRY_SECONDS = 5
+
+_log = logging.getLogger("gridcast.upload")
+
+
+class Limits:
+    """The limits of one process."""
+
+    def __init__(self, *, most: int, max_length: int, floor: int, media_types: Sequence[str]) -> None:
+        self.max_length = max_length
+        self._most = most
+        self._open = 0
+        self._floor = floor
+        self._free: int | None = None
+        self._media_types = [pattern.lower() for pattern in media_types]
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """One of the uploads under way. Raises Unavailable where there are as many as this process takes."""
+        if self._open >= self._most:
+            raise Unavailable("this server receives as many uploads as it can", BUSY_RETRY_SECONDS)
+        self._open += 1
+        try:
+            yield
+        finally:
+            self._open -= 1
+
+    def check_length(self, length: int | None) -> None:
+        """Raises TooLarge, and NoSpace where the bytes to come would leave less than the floor."""
+        if length is not None and length > self.max_length:
+            raise TooLarge(f"the file is larger than {self.max_length} bytes")
+        if self._floor and self._free is not None and self._free - (length or 0) < self._floor:
+            raise NoSpace("there is no space left for this file")
+
+    def check_type(self, content_type: str) -> str:
+        """`content_type`. Raises UnsupportedMediaType where it is not one of those that are wanted."""
+        kind = content_type.partition(";")[0].strip().lower()
+        if self._media_types and not any(fnmatchcase(kind, pattern) for pattern in self._media_types):
+            raise UnsupportedMediaType(f"files of type {kind} are not taken here")
+        return content_type
+
+    async def watch(self, store: UploadStore) -> None:
+        """Look at the free space until cancelled."""
+        while self._floor:
+            try:
+                self._free = await store.free()
+            except GridcastError as error:
+                _log.debug("the free space is not known: %s", error)
+            await asyncio.sleep(LOOK_SECONDS)

@@ -1,0 +1,248 @@
+"""The flow of a resumable upload: begin, look, receive some bytes, end. It knows no HTTP and no driver.
+
+What a client may rely on: the offset it is shown is durable, and the whole length is shown only when the file is stored.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+
+from services.common.errors import (
+    BadRequest,
+    Conflict,
+    Gone,
+    GridcastError,
+    NotFound,
+    NotUnique,
+    TooLarge,
+    Unavailable,
+)
+from services.common.media import MediaName
+from services.common.store.port import Announcement, Ended, Open, Plan, Upload, UploadStore
+from services.upload.body import Body
+from services.upload.content_types import content_type
+from services.upload.digests import Check
+from services.upload.limits import Limits
+from services.upload.progress import NoProgress, Watch
+from services.upload.receive import Receiver, to_its_end
+from services.upload.writers import Writers
+
+SAVE_SECONDS = 1.0
+"""Bytes of a slow client are made durable after so long, though their batch is not full."""
+LOOK_SECONDS = 2.0
+"""How long a look waits for bytes that were read and are not durable yet."""
+
+_log = logging.getLogger("gridcast.upload")
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """What a request's head says of the bytes that follow. `length` is the file's, where it is told with them."""
+
+    offset: int
+    length: int | None
+    content_length: int | None
+    checks: Sequence[Check]
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What is durable now; `stored` when that was the whole file, `sha256` then too."""
+
+    offset: int
+    expires_at: datetime | None
+    stored: Announcement | None = None
+    sha256: str | None = None
+
+
+class Resumer:
+    """Resumable uploads of one process."""
+
+    def __init__(self, store: UploadStore, limits: Limits, watch: Watch, seconds: float) -> None:
+        self._store = store
+        self._limits = limits
+        self._watch = watch
+        self._seconds = seconds
+        self._writers = Writers()
+
+    async def create(
+        self, name: MediaName | None, length: int | None, facts: dict[str, str], body: Body, patch: Patch
+    ) -> tuple[str, Received]:
+        """Begin an upload and take what comes with it. Returns its address. Without a name it is a part of another."""
+        self._limits.check_length(length)
+        receiver = Receiver(self._store, self._limits.max_length if length is None else length)
+        upload = await receiver.begin(name, Plan(length, self._seconds, facts))
+        state = await self._store.look(upload.address)
+        if not isinstance(state, Open):
+            await to_its_end(receiver.rest())
+            raise Unavailable("the upload is gone already")
+        receiver.held_back = None if name is None else length
+        try:
+            async with self._writers.only(upload.address, body):
+                received = await self._receive(receiver, upload, state, body, patch)
+        except Gone as error:  # lost at the end of one request that was both creation and upload
+            raise Conflict(error.detail, error.headers) from error
+        return upload.address, received
+
+    async def look(self, address: str) -> Open | Ended:
+        """What is durable. Waits a moment while somebody holds more than that."""
+        deadline = time.monotonic() + LOOK_SECONDS
+        while True:
+            found = await self._store.look(address)
+            if not (isinstance(found, Open) and found.writing) or time.monotonic() > deadline:
+                return self._there(address, found)
+            await asyncio.sleep(0.05)
+
+    async def patch(self, address: str, body: Body, patch: Patch) -> Received:
+        """Take bytes from `patch.offset` on. Whoever writes this upload elsewhere is cut off."""
+        found = self._there(address, await self._store.look(address))
+        if isinstance(found, Ended):
+            return _again(found, patch)
+        self._check(found, patch)
+        async with self._writers.only(address, body):
+            began = time.monotonic()
+            taken = await self._store.take(address)
+            if not isinstance(taken, tuple):
+                return _again(self._there(address, taken), patch)
+            upload, state = taken
+            length = state.length if patch.length is None else patch.length
+            receiver = Receiver(self._store, self._limits.max_length if length is None else length)
+            hashed = self._writers.hashed(address, state.offset // self._store.block_size)
+            receiver.resume(upload, state, hashed, began)
+            receiver.length = length
+            receiver.held_back = None if state.name is None else length
+            try:
+                self._check(state, patch)
+            except GridcastError:
+                await to_its_end(self._release(receiver))
+                raise
+            return await self._receive(receiver, upload, state, body, patch)
+
+    async def end(self, address: str) -> None:
+        """Take an unfinished upload back."""
+        taken = await self._store.take(address)
+        if isinstance(self._there(address, taken if taken is None or isinstance(taken, Ended) else taken[1]), Ended):
+            raise Gone("this upload has ended")
+        if isinstance(taken, tuple):
+            # Another process may be in the middle of an insert.
+            await self._store.abort(taken[0], late=True)
+
+    def _there(self, address: str, found: Open | Ended | None) -> Open | Ended:
+        """`found`. Raises Gone for what has expired or was lost, NotFound for what never was."""
+        if found is None:
+            age = self._store.age(address)
+            raise Gone("this upload has expired") if age and age > self._seconds else NotFound("no such upload")
+        if isinstance(found, Ended) and found.outcome == "lost":
+            raise Gone(_lost(found.name))
+        return found
+
+    def _check(self, state: Open, patch: Patch) -> None:
+        """Raises for a patch that does not fit: Conflict with the true offset, TooLarge, BadRequest."""
+        if patch.offset != state.offset:
+            raise Conflict(
+                f"the upload is at offset {state.offset}",
+                {"upload-offset": str(state.offset)},
+            )
+        if patch.length is not None and state.length not in {None, patch.length}:
+            raise BadRequest("Upload-Length does not change")
+        length = state.length if patch.length is None else patch.length
+        if length is not None and length < state.offset:
+            raise BadRequest("Upload-Length is less than what is here")
+        self._limits.check_length(length)
+        end = state.offset + (patch.content_length or 0)
+        if end > (self._limits.max_length if length is None else length):
+            raise TooLarge("the bytes go past the end of the upload")
+
+    async def _receive(self, receiver: Receiver, upload: Upload, state: Open, body: Body, patch: Patch) -> Received:
+        filename = state.name.filename if state.name else ""
+        progress = self._watch(state.facts.get("sid"), filename, receiver.length)
+        before = receiver.hashed
+        try:
+            await self._read(receiver, body, patch.checks, progress)
+            if state.name is not None and receiver.received == receiver.length:
+                received = await self._finish(receiver, state.name, state, progress)
+            else:
+                expires = await receiver.save(writing=False)
+                received = Received(receiver.received, expires)
+        except BaseException as error:
+            progress.state("failed")
+            await to_its_end(self._interrupted(receiver, state, patch, error, before))
+            raise
+        await receiver.rest()
+        if received.stored is None:
+            self._writers.keep(upload.address, receiver.hashed)
+        progress.state("stored" if received.stored or state.name is None else "receiving")
+        return received
+
+    async def _read(self, receiver: Receiver, body: Body, checks: Sequence[Check], progress: NoProgress) -> None:
+        """To the end of the body. Bytes with a checksum become durable when it was right, the others as they come."""
+        receiver.marks = not checks
+        held = True
+        while (piece := await body.read(SAVE_SECONDS if receiver.marks else None)) is not None:
+            if piece:
+                for check in checks:
+                    check.update(piece)
+                await receiver.write(piece)
+                progress.received(receiver.received, receiver.length)
+                held = True
+            old = time.monotonic() - receiver.saved_at >= SAVE_SECONDS
+            if receiver.marks and ((receiver.unsaved and old) or (held and not piece)):
+                await receiver.save(writing=bool(piece))
+                held = bool(piece)
+        for check in checks:
+            check.verify()
+
+    async def _finish(self, receiver: Receiver, name: MediaName, state: Open, progress: NoProgress) -> Received:
+        kind = content_type(state.facts.get("filetype", ""), name.filename)
+        try:
+            stored = await receiver.finish(name, kind, verifying=lambda: progress.state("verifying"))
+        except NotUnique as error:
+            await to_its_end(receiver.discard(lost=True))
+            raise Gone(error.detail) from error
+        progress.received(receiver.received)
+        return Received(receiver.received, None, stored, stored.info.sha256)
+
+    async def _interrupted(
+        self,
+        receiver: Receiver,
+        state: Open,
+        patch: Patch,
+        error: BaseException,
+        before: tuple[int, object],
+    ) -> None:
+        """Keep what may be kept. Never raises: what is not saved here is asked for again."""
+        with suppress(GridcastError):
+            if isinstance(error, (Gone, Conflict, Unavailable)):
+                await receiver.rest()
+            elif patch.checks:
+                await receiver.roll_back(before[0])
+                upload = receiver.upload
+                if upload is not None:
+                    await self._store.move(upload, state.offset, state.tail, state.length, writing=False, moved=False)
+            else:
+                await self._release(receiver)
+
+    async def _release(self, receiver: Receiver) -> None:
+        """Save and leave."""
+        try:
+            await receiver.save(writing=False)
+        finally:
+            await receiver.rest()
+        if receiver.upload is not None:
+            self._writers.keep(receiver.upload.address, receiver.hashed)
+
+
+def _again(found: Ended | Open, patch: Patch) -> Received:
+    """The answer to a request whose upload is stored already: the first answer may have been lost."""
+    if isinstance(found, Open) or patch.offset != found.length or patch.content_length:
+        length = found.offset if isinstance(found, Open) else found.length
+        raise Conflict(f"the upload is at offset {length}", {"upload-offset": str(length)})
+    return Received(found.length, found.expires_at, None, found.sha256)
+
+
+def _lost(name: MediaName | None) -> str:
+    return NotUnique(name.folder, name.filename).detail if name else "this upload is lost"
