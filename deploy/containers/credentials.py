@@ -71,7 +71,7 @@ def outside(known: Mapping[str, str], environment: Mapping[str, str]) -> dict[st
         f"{OUT}/mongo/key": known[KEY],
         f"{OUT}/redis/users.acl": users(known),
         f"{OUT}/redis/redis.conf": redis_conf(known),
-        f"{OUT}/redis/sentinel.conf": sentinel_conf(known),
+        f"{OUT}/redis/sentinel.conf": sentinel_conf(known, environment),
     }
     for service in ("upload", "stream", "socket"):
         files[f"{OUT}/{service}/redis_url"] = redis_url(service, known, environment)
@@ -122,6 +122,7 @@ protected-mode no
 dir /data
 save ""
 appendonly no
+repl-diskless-sync-delay 0
 maxmemory 256mb
 maxmemory-policy noeviction
 masteruser replica
@@ -129,17 +130,16 @@ masterauth {known["REDIS_REPLICA_PASSWORD"]}
 """
 
 
-def sentinel_conf(known: Mapping[str, str]) -> str:
-    """What a Sentinel starts from. By name and not by address: a container gets another address when it starts again."""
+def sentinel_conf(known: Mapping[str, str], environment: Mapping[str, str]) -> str:
+    """What a Sentinel starts from. It looks up no name: while it did, it would watch nobody."""
+    master = environment.get("REDIS_MASTER", "127.0.0.1")
     return f"""\
 port 26379
 dir /data
 protected-mode no
 requirepass {known["REDIS_SENTINEL_PASSWORD"]}
 sentinel sentinel-pass {known["REDIS_SENTINEL_PASSWORD"]}
-sentinel resolve-hostnames yes
-sentinel announce-hostnames yes
-sentinel monitor gridcast redis 6379 2
+sentinel monitor gridcast {master} 6379 2
 sentinel auth-user gridcast sentinel
 sentinel auth-pass gridcast {known["REDIS_SENTINEL_PASSWORD"]}
 sentinel down-after-milliseconds gridcast 3000
