@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from services.common import events
 from services.common.errors import BadRequest, GridcastError
@@ -85,5 +85,6 @@ def check_origin(headers: Mapping[str, str], allowed: frozenset[str]) -> None:
         return
     # The gateway overwrites X-Forwarded-Host, and a page cannot set it at all.
     host = headers.get("x-forwarded-host") or headers.get("host", "")
-    if not host or urlsplit(origin).netloc.lower() != host.lower():
+    scheme, _, authority = origin.lower().partition("://")
+    if not scheme or not authority or authority != host.lower():
         raise Forbidden("this origin may not connect")

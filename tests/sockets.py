@@ -1,0 +1,158 @@
+"""Socket replicas on a Redis of their own, and a WebSocket client that keeps what a browser would keep: its secret, its place
+in the sequence, the events it has seen.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import httpx
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from deploy.local import servers
+from tests.launch import Service, launched
+from tests.servers import Server, running
+
+PATIENCE = 10.0
+
+
+class Client:
+    """One browser. `events` are the CloudEvents it has seen, `others` its other frames."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self.connection = connection
+        self.events: list[dict[str, Any]] = []
+        self.others: list[dict[str, Any]] = []
+        self.after = ""
+
+    @classmethod
+    async def open(cls, service: Service, path: str = "/ws", **query: str) -> "Client":
+        """Connect and read the first frame."""
+        target = f"{path}?{urlencode(query)}" if query else path
+        address = f"ws://127.0.0.1:{service.port}{target}"
+        client = cls(await connect(address, proxy=None, compression=None, ping_interval=None, close_timeout=2))
+        client.first = await client.frame()
+        client.sid = client.first["sid"]
+        client.resume = client.first["resume"]
+        client.after = client.first["sequence"]
+        return client
+
+    first: dict[str, Any]
+    sid: str
+    resume: str
+
+    async def again(self, service: Service, *, after: bool = True) -> "Client":
+        """The same browser on a new connection."""
+        query = {"resume": self.resume, **({"after": self.after} if after else {})}
+        return await Client.open(service, **query)
+
+    async def frame(self, within: float = PATIENCE) -> dict[str, Any]:
+        """The next frame, as JSON."""
+        async with asyncio.timeout(within):
+            text = await self.connection.recv()
+        said: dict[str, Any] = json.loads(text)
+        if "specversion" in said:
+            self.after = said["sequence"]
+            self.events.append(said)
+        else:
+            self.others.append(said)
+        return said
+
+    async def event(self, kind: str = "", within: float = PATIENCE) -> dict[str, Any]:
+        """The next event (of that type); other frames are passed over."""
+        async with asyncio.timeout(within):
+            while True:
+                said = await self.frame(within)
+                if "specversion" in said and (not kind or said["type"] == kind):
+                    return said
+
+    async def say(self, said: object) -> None:
+        await self.connection.send(said if isinstance(said, str) else json.dumps(said))
+
+    async def ask(self, said: object) -> dict[str, Any]:
+        """The answer to a command; events that come first are kept."""
+        await self.say(said)
+        while "specversion" in (answer := await self.frame()):
+            pass
+        return answer
+
+    async def subscribe(self, topic: str) -> dict[str, Any]:
+        return await self.ask({"type": "subscribe", "topic": topic})
+
+    async def nothing(self) -> None:
+        """Fails where anything waits for this client: its next frame must be the answer to its own question."""
+        await self.say("anything")
+        assert await self.frame() == {"pong": True}
+
+    async def closed(self, within: float = PATIENCE) -> int:
+        """The code with which the server ends the connection."""
+        async with asyncio.timeout(within):
+            while True:
+                try:
+                    await self.frame(within)
+                except ConnectionClosed:
+                    return self.connection.close_code or 1006
+
+    async def close(self) -> None:
+        await self.connection.close()
+
+    def cut(self) -> None:
+        """Away, without a word."""
+        self.connection.transport.abort()
+
+
+class Replicas:
+    """Some replicas of the socket service on one Redis."""
+
+    def __init__(
+        self, redis: Server, folder: Path, count: int, env: dict[str, str], stack: contextlib.ExitStack
+    ) -> None:
+        self.redis = redis
+        self._folder = folder
+        self._env = {"GRIDCAST_REDIS_URL": redis.url, **env}
+        self._stack = stack
+        self.services = [self.start() for _ in range(count)]
+
+    def start(self, **env: str) -> Service:
+        """One more."""
+        return self._stack.enter_context(launched("services.socket", self._folder, {**self._env, **env}))
+
+    def __getitem__(self, index: int) -> Service:
+        return self.services[index]
+
+
+@contextlib.contextmanager
+def replicas(folder: Path, count: int = 2, **env: str) -> Iterator[Replicas]:
+    with contextlib.ExitStack() as stack:
+        redis = stack.enter_context(running(folder / "redis", servers.redis_server))
+        yield Replicas(redis, folder, count, env, stack)
+
+
+@contextlib.asynccontextmanager
+async def http(service: Service) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=service.url, timeout=PATIENCE) as client:
+        yield client
+
+
+async def push(service: Service, target: str, said: dict[str, Any], **query: str | float) -> httpx.Response:
+    """`target` is a sid, `topic:NAME` or `all`."""
+    if target.startswith("topic:"):
+        path, query = "/sockets/messages", {"topic": target.removeprefix("topic:"), **query}
+    else:
+        path = "/sockets/messages" if target == "all" else f"/sockets/{target}/messages"
+    async with http(service) as client:
+        return await client.post(path, json=said, params=query)
+
+
+async def soon(check: Any, within: float = PATIENCE) -> Any:
+    """The first true result of the coroutine function `check`."""
+    deadline = asyncio.get_running_loop().time() + within
+    while not (result := await check()):
+        assert asyncio.get_running_loop().time() < deadline, f"not true within {within:g} s"
+        await asyncio.sleep(0.02)
+    return result
