@@ -103,7 +103,8 @@ def users(known: Mapping[str, str]) -> str:
     rights = {
         "upload": SERVICE_RIGHTS,
         "stream": SERVICE_RIGHTS,
-        "socket": SERVICE_RIGHTS,
+        # A server that has another run id has another memory.
+        "socket": f"{SERVICE_RIGHTS} +info",
         "replica": REPLICA_RIGHTS,
         "sentinel": SENTINEL_RIGHTS,
     }
