@@ -1,0 +1,1 @@
+"""How the services are started: as child processes, in containers, in Kubernetes."""
