@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from gateway import openapi, routes
 from gateway.health import ask
-from gateway.proxy import Client
+from gateway.proxy import HttpClient
 from gateway.upstreams import Upstream
 from services.common.errors import Unavailable
 from services.common.web import Receive, Scope, Send
@@ -17,7 +17,9 @@ KEPT_SECONDS = 5.0
 class Docs:
     """A plain ASGI application that answers with the joined document."""
 
-    def __init__(self, client: Client, upstreams: Mapping[str, Upstream], own: Callable[[], openapi.Document]) -> None:
+    def __init__(
+        self, client: HttpClient, upstreams: Mapping[str, Upstream], own: Callable[[], openapi.Document]
+    ) -> None:
         self._client = client
         self._upstreams = upstreams
         self._own = own

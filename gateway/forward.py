@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Mapping
 from typing import cast
 
 from gateway import headers
+from gateway.clients import Client
 from gateway.progress import Exchange, Patience, Waiting, Watch
-from gateway.proxy import Client, Gone, Response, Unreachable, Unreadable
+from gateway.proxy import Gone, HttpClient, Response, Unreachable, Unreadable
 from gateway.routes import Route
 from gateway.settings import GatewaySettings
 from gateway.upstreams import Replica, Upstream
@@ -23,6 +24,8 @@ MAX_PLAIN_BODY = 1024 * 1024
 CONNECT_ALL_SECONDS = 1.5
 """After this no further replica is tried, so that the refusal comes within three seconds."""
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+Fields = list[tuple[bytes, bytes]]
 
 _log = logging.getLogger("gridcast.gateway")
 
@@ -62,7 +65,7 @@ class Body:
 class Forward:
     """Answers requests from the services."""
 
-    def __init__(self, settings: GatewaySettings, client: Client, upstreams: Mapping[str, Upstream]) -> None:
+    def __init__(self, settings: GatewaySettings, client: HttpClient, upstreams: Mapping[str, Upstream]) -> None:
         self._settings = settings
         self._client = client
         self._upstreams = upstreams
@@ -72,7 +75,7 @@ class Forward:
         """Ends what stalls; runs as long as the process does."""
         await self._watch.run()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send, route: Route) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send, route: Route, client: Client) -> None:
         """Answer from `route`'s service. Raises GridcastError; once the answer has begun that means: cut it."""
         limit = self._settings.max_body if route.media else MAX_PLAIN_BODY
         length = _length(scope["headers"])
@@ -85,7 +88,8 @@ class Forward:
         body = None if length == 0 else Body(receive, exchange, limit)
         try:
             with self._watch.over(exchange, receive):
-                await self._pass(scope, send, self._upstreams[route.service], exchange, body)
+                fields = headers.request(scope["headers"], client, logs.request_id.get())
+                await self._pass(scope, fields, send, self._upstreams[route.service], exchange, body)
         except asyncio.CancelledError:
             if exchange.verdict is None:
                 raise Unavailable("the gateway is stopping") from None
@@ -96,12 +100,12 @@ class Forward:
                 raise exchange.verdict from None
             raise BadGateway(f"the {route.service} service broke off: {type(error).__name__.lower()}") from error
 
-    async def _pass(self, scope: Scope, send: Send, upstream: Upstream, exchange: Exchange, body: Body | None) -> None:
+    async def _pass(
+        self, scope: Scope, fields: Fields, send: Send, upstream: Upstream, exchange: Exchange, body: Body | None
+    ) -> None:
         clock = asyncio.get_running_loop().time
         method, query = scope["method"], scope["query_string"]
         target = str(scope["raw_path"] + b"?" + query if query else scope["raw_path"], "ascii")
-        address = scope["client"][0] if scope["client"] else "unknown"
-        fields = headers.request(scope["headers"], headers.Client(address, scope["scheme"]), logs.request_id.get())
         tried: list[Replica] = []
         again = body is None and method in SAFE
         began = clock()

@@ -7,8 +7,8 @@ is set from what was parsed, Transfer-Encoding by the HTTP client.
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+from gateway.clients import Client
 from services.common.errors import BadGateway, BadRequest
 
 Fields = Iterable[tuple[bytes, bytes]]
@@ -39,14 +39,6 @@ _FORBIDDEN = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _AUTHORITY = re.compile(rb"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*")
 
 
-@dataclass(frozen=True, slots=True)
-class Client:
-    """What the gateway knows of the one who asks, from the connection and not from what it says."""
-
-    address: str
-    scheme: str = "http"
-
-
 def request(fields: Fields, client: Client, request_id: str) -> list[tuple[bytes, bytes]]:
     """The fields for the service. Raises BadRequest for a value that is not UTF-8: two parsers would read it differently."""
     fields = list(fields)
@@ -58,8 +50,9 @@ def request(fields: Fields, client: Client, request_id: str) -> list[tuple[bytes
             said.setdefault(name, []).append(value)
         elif not (name in _DROPPED or name in named or b"_" in name or name.startswith(b"x-forwarded-")):
             kept.append((name, value if value.isascii() else _utf8(value)))
-    if (hosts := said.get(b"host")) is not None:
-        kept += ((b"host", hosts[0]), (b"x-forwarded-host", hosts[0]))
+    host = said.get(b"host", (b"",))[0]
+    if host:
+        kept.append((b"host", host))
     if (lengths := said.get(b"content-length")) is not None:
         kept.append((b"content-length", lengths[0]))
     if (cookies := said.get(b"cookie")) is not None and b"cookie" not in named:
@@ -71,6 +64,7 @@ def request(fields: Fields, client: Client, request_id: str) -> list[tuple[bytes
     kept += (
         (b"x-forwarded-for", client.address.encode("ascii")),
         (b"x-forwarded-proto", client.scheme.encode("ascii")),
+        (b"x-forwarded-host", host if client.host is None else client.host.encode("ascii")),
         (b"x-request-id", request_id.encode("ascii")),
     )
     return kept
@@ -97,7 +91,7 @@ def answer(fields: Fields, status: int) -> list[tuple[bytes, bytes]]:
     named = _named(fields)
     kept: list[tuple[bytes, bytes]] = []
     for name, value in fields:
-        if name in _NOT_ANSWERED or name in named:
+        if name in _NOT_ANSWERED or name in named or name.startswith(b"access-control-"):
             continue
         if _FORBIDDEN.search(value):
             raise BadGateway("the service's answer has a field that is not well-formed")

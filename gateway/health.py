@@ -6,7 +6,7 @@ A service is ready when one of its replicas says so. Answers are kept for a seco
 import asyncio
 from collections.abc import Mapping
 
-from gateway.proxy import Client, Gone, Unreachable, Unreadable
+from gateway.proxy import Gone, HttpClient, Unreachable, Unreadable
 from gateway.upstreams import Replica, Upstream
 from services.common.errors import Unavailable
 from services.common.web import Check
@@ -17,7 +17,7 @@ ASK_SECONDS = 1.5
 MAX_ANSWER = 4 * 1024 * 1024
 
 
-async def ask(client: Client, replica: Replica, path: str) -> tuple[int, bytes]:
+async def ask(client: HttpClient, replica: Replica, path: str) -> tuple[int, bytes]:
     """Status and body of a GET. Raises Unavailable."""
     fields = [(b"host", replica.origin.removeprefix("http://").encode("ascii")), (b"accept", b"application/json")]
     try:
@@ -39,7 +39,7 @@ async def ask(client: Client, replica: Replica, path: str) -> tuple[int, bytes]:
 class Health:
     """What /readyz says about the services."""
 
-    def __init__(self, client: Client, upstreams: Mapping[str, Upstream]) -> None:
+    def __init__(self, client: HttpClient, upstreams: Mapping[str, Upstream]) -> None:
         self._client = client
         self._upstreams = upstreams
         self._known: dict[str, tuple[float, int]] = {}

@@ -1,12 +1,10 @@
-"""What the gateway answers itself: the web page, the API documentation, and OPTIONS where no service claims it."""
+"""The gateway's own pages: the web page and the API documentation."""
 
 from pathlib import Path
 
 from fastapi import FastAPI, Response
 
-from gateway import routes
 from services.common.errors import NotFound
-from services.common.web import Scope, Send
 
 FOLDER = Path(__file__).parent / "page"
 _TYPES = {
@@ -47,15 +45,3 @@ def add(app: FastAPI) -> None:
 
     for path, endpoint in (("/", page), ("/docs", docs), ("/page/{name}", part)):
         app.add_api_route(path, endpoint, methods=["GET", "HEAD"], include_in_schema=False)
-
-
-async def options(scope: Scope, path: str, send: Send) -> bool:
-    """Answer an OPTIONS that is the gateway's: a CORS preflight, or one of a resource whose service does not know it."""
-    known = routes.methods(path)
-    preflight = any(name == b"access-control-request-method" for name, _ in scope["headers"])
-    if "OPTIONS" in known and not preflight:
-        return False
-    headers = [(b"allow", routes.allow(known).encode("ascii"))]
-    await send({"type": "http.response.start", "status": 204, "headers": headers})
-    await send({"type": "http.response.body", "body": b""})
-    return True

@@ -8,6 +8,7 @@ import logging
 import time
 from typing import Any
 
+from gateway.door import Tunnels
 from gateway.upstreams import Replica
 from services.common import logs
 
@@ -43,32 +44,57 @@ class Tally:
             logs.request_id.reset(token)
 
 
+class Place:
+    """One of the tunnels that may be open."""
+
+    __slots__ = ("_address", "_tunnels")
+
+    def __init__(self, tunnels: Tunnels, address: str) -> None:
+        """Raises Unavailable or TooMany where there is none left."""
+        tunnels.enter(address)
+        self._tunnels: Tunnels | None = tunnels
+        self._address = address
+
+    def leave(self) -> None:
+        """Free it; once."""
+        if self._tunnels is not None:
+            self._tunnels.leave(self._address)
+            self._tunnels = None
+
+
 class Life:
     """What the two pipes of a tunnel share: it counts as a request in flight, and is told when the gateway stops."""
 
-    __slots__ = ("connections", "far", "near", "replica", "tally")
+    __slots__ = ("_connections", "_far", "_near", "_place", "_replica", "tally")
 
-    def __init__(
-        self, near: asyncio.Transport, far: asyncio.Transport, replica: Replica, connections: set[Any], tally: Tally
-    ) -> None:
-        self.near = near
-        self.far = far
-        self.replica = replica
-        self.connections = connections
+    def __init__(self, replica: Replica, place: Place, connections: set[Any], tally: Tally) -> None:
+        self._replica = replica
+        self._place = place
+        self._connections = connections
         self.tally = tally
-        replica.in_flight += 1
-        connections.add(self)
+        self._near: asyncio.Transport
+        self._far: asyncio.Transport
+
+    def begin(self, near: asyncio.Transport, far: asyncio.Transport) -> None:
+        """Open the tunnel between two connections."""
+        self._near = near
+        self._far = far
+        self._replica.in_flight += 1
+        self._connections.add(self)
+        near.set_protocol(Pipe(far, self))
+        far.set_protocol(Pipe(near, self))
 
     def shutdown(self) -> None:
         """The gateway stops: both ends see their connection close."""
-        self.near.close()
-        self.far.close()
+        self._near.close()
+        self._far.close()
 
     def over(self) -> None:
         """One side has gone; called for each."""
-        if self in self.connections:
-            self.connections.discard(self)
-            self.replica.in_flight -= 1
+        if self in self._connections:
+            self._connections.discard(self)
+            self._replica.in_flight -= 1
+            self._place.leave()
             self.tally.log(101)
 
 
@@ -104,12 +130,3 @@ class Pipe(asyncio.Protocol):
         if not self._other.is_closing():
             self._other.close()
             asyncio.get_running_loop().call_later(LAST_SECONDS, self._other.abort)
-
-
-def join(
-    near: asyncio.Transport, far: asyncio.Transport, replica: Replica, connections: set[Any], tally: Tally
-) -> None:
-    """Open the tunnel between two connections."""
-    life = Life(near, far, replica, connections, tally)
-    near.set_protocol(Pipe(far, life))
-    far.set_protocol(Pipe(near, life))

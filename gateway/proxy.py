@@ -95,7 +95,7 @@ def _translated() -> Iterator[None]:
         raise Unreadable(str(error)) from error
 
 
-class Client:
+class HttpClient:
     """All connections of this process to services."""
 
     def __init__(self, connect_seconds: float) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
+from gateway.clients import Network, networks
 from gateway.upstreams import Address, parse
 from services.common.settings import Settings
 
@@ -18,6 +19,16 @@ class GatewaySettings(Settings):
     stream_urls: Urls = Field((Address("127.0.0.1", 8002),), description="http://host:port of each stream replica")
     socket_urls: Urls = Field((Address("127.0.0.1", 8003),), description="http://host:port of each socket replica")
 
+    allowed_origins: str = Field(
+        "",
+        description="origins whose pages may use this API, separated by commas; * for all; the gateway's own always may",
+    )
+    trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = Field(
+        (), description="addresses and networks of proxies before the gateway, whose X-Forwarded-* are believed"
+    )
+    rate: float = Field(0.0, ge=0, description="requests a second from one client, twice as many at once; 0: no limit")
+    max_tunnels: int = Field(20_000, ge=1, description="WebSockets of one gateway")
+    max_tunnels_per_client: int = Field(0, ge=0, description="WebSockets of one client; 0: no limit")
     max_body: int = Field(64 * 1024**3, ge=1, description="bytes of a media body at the most: 413 beyond")
     connect_seconds: float = Field(1.5, gt=0, le=60, description="for one attempt to reach a replica")
     answer_seconds: float = Field(30.0, gt=0, description="for the first byte of an answer to a plain request")
@@ -34,6 +45,11 @@ class GatewaySettings(Settings):
         if isinstance(value, str):
             return tuple(parse(url.strip()) for url in value.split(",") if url.strip())
         return value
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _networks(cls, value: object) -> object:
+        return networks(value) if isinstance(value, str) else value
 
     @field_validator("upload_urls", "stream_urls", "socket_urls")
     @classmethod

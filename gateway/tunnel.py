@@ -10,18 +10,19 @@ import logging
 import re
 import secrets
 from contextlib import suppress
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, cast
 
 from gateway import headers, routes
-from gateway.pipe import Tally, join
-from gateway.upstreams import Replica, Upstream
+from gateway.clients import Client, client_of
+from gateway.entrance import STATE, Entrance
+from gateway.pipe import Life, Place, Tally
+from gateway.upstreams import Replica
 from services.common import logs
 from services.common.errors import BadGateway, GatewayTimeout, GridcastError, NotFound, problem, problem_headers
 
-OPEN_SECONDS = 10.0
-"""For the whole handshake with the service."""
+ANSWER_SECONDS = 5.0
+"""For the service's answer to a handshake."""
 LAST_SECONDS = 5.0
 """For what a service says instead of 101, and for bytes that wait when one side has gone."""
 MAX_HEAD = 16 * 1024
@@ -29,14 +30,6 @@ MAX_HEAD = 16 * 1024
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]{1,7})\r\n", re.IGNORECASE)
 _log = logging.getLogger("gridcast.gateway")
-
-
-@dataclass(frozen=True, slots=True)
-class Entrance:
-    """What tunnels need of the gateway; it reaches them through the lifespan's state."""
-
-    upstream: Upstream
-    connect_seconds: float
 
 
 class Far(asyncio.Protocol):
@@ -70,7 +63,7 @@ class Far(asyncio.Protocol):
         del exc
         self._whole.set()
         if not self.head.done():
-            self.head.set_exception(BadGateway("the socket service broke off"))
+            self.head.set_exception(ConnectionError("the socket service broke off"))
 
 
 class Tunnel(asyncio.Protocol):
@@ -79,7 +72,7 @@ class Tunnel(asyncio.Protocol):
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any]) -> None:
         del config
         self._connections: set[Any] = server_state.connections
-        self._entrance: Entrance = app_state["entrance"]
+        self._entrance: Entrance = app_state[STATE]
         self._near: asyncio.Transport
         self._early = b""
         self._opening: asyncio.Task[None] | None = None
@@ -118,18 +111,28 @@ class Tunnel(asyncio.Protocol):
             if tally.path not in routes.WEBSOCKETS:
                 raise NotFound("no WebSocket here")
             peer = self._near.get_extra_info("peername")
-            client = headers.Client(peer[0] if peer else "unknown")
+            client = client_of(peer[0] if peer else "unknown", "http", fields, self._entrance.trusted)
             kept = headers.request(fields, client, tally.request_id)
             kept += ((b"connection", b"Upgrade"), (b"upgrade", b"websocket"))
             request = b"".join([b"GET ", target, b" HTTP/1.1\r\n", *(b"%s: %s\r\n" % field for field in kept), b"\r\n"])
-            async with asyncio.timeout(OPEN_SECONDS):
-                await self._connect(request, tally)
-        except TimeoutError:
-            self._refuse(GatewayTimeout("the socket service did not answer in time"), tally)
+            self._admit(fields, client)
+            place = Place(self._entrance.tunnels, client.address)
+            try:
+                await self._connect(request, place, tally)
+            except BaseException:
+                place.leave()
+                raise
         except GridcastError as error:
             self._refuse(error, tally)
 
-    async def _connect(self, request: bytes, tally: Tally) -> None:
+    def _admit(self, fields: list[tuple[bytes, bytes]], client: Client) -> None:
+        entrance = self._entrance
+        if entrance.rate is not None:
+            entrance.rate.take(client.address, asyncio.get_running_loop().time())
+        said = {name: value.decode("latin-1") for name, value in fields}
+        entrance.origins.check(said.get(b"origin"), client.host or said.get(b"host"), cookies=b"cookie" in said)
+
+    async def _connect(self, request: bytes, place: Place, tally: Tally) -> None:
         upstream = self._entrance.upstream
         loop = asyncio.get_running_loop()
         tried: list[Replica] = []
@@ -145,26 +148,34 @@ class Tunnel(asyncio.Protocol):
                     continue
                 try:
                     transport.write(request)
-                    head = await far.head
+                    async with asyncio.timeout(ANSWER_SECONDS):
+                        head = await far.head
                     upstream.worked(replica)
                     if head.startswith(b"HTTP/1.1 101 "):
-                        self._join(transport, far, replica, tally)
+                        self._join(transport, far, Life(replica, place, self._connections, tally))
                     else:
                         await self._pass_refusal(far, head, tally)
                         transport.close()
+                        place.leave()
+                except ConnectionError:
+                    continue  # it died with our handshake: nothing has happened that may not happen again
+                except TimeoutError:
+                    transport.abort()
+                    upstream.failed(replica, loop.time())
+                    raise GatewayTimeout("the socket service did not answer in time") from None
                 except BaseException:
                     transport.abort()
                     raise
                 return
         raise BadGateway("the socket service cannot be reached")
 
-    def _join(self, far_transport: asyncio.Transport, far: Far, replica: Replica, tally: Tally) -> None:
+    def _join(self, far_transport: asyncio.Transport, far: Far, life: Life) -> None:
         """From here on two pipes do everything; this object is not needed any more."""
         self._connections.discard(self)
         self._near.write(bytes(far.received))
         if self._early:
             far_transport.write(self._early)
-        join(self._near, far_transport, replica, self._connections, tally)
+        life.begin(self._near, far_transport)
         self._near.resume_reading()
 
     async def _pass_refusal(self, far: Far, head: bytes, tally: Tally) -> None:

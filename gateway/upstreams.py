@@ -60,7 +60,7 @@ class Replica:
 class Upstream:
     """All replicas of one service."""
 
-    def __init__(self, name: str, addresses: Iterable[Address]) -> None:
+    def __init__(self, name: str, addresses: Iterable[Address] = ()) -> None:
         self.name = name
         self.replicas = [Replica(address) for address in addresses]
         self._turn = 0

@@ -1,0 +1,80 @@
+"""Decides about each HTTP request: may it come in, who answers, what a browser is told. It moves no bytes.
+
+Plain ASGI: a framework's routing would cost more than the way through.
+"""
+
+import asyncio
+
+from gateway import cors, routes
+from gateway.clients import client_of
+from gateway.entrance import STATE, Entrance
+from gateway.forward import Forward
+from services.common.errors import GridcastError
+from services.common.web import App, Message, Receive, Scope, Send, send_problem
+
+PROBES = frozenset({"/livez", "/readyz"})
+
+
+class Gateway:
+    """The application behind services.common.web.Front."""
+
+    def __init__(self, forward: Forward, own: App, docs: App, entrance: Entrance) -> None:
+        self._forward = forward
+        self._own = own
+        self._docs = docs
+        self._entrance = entrance
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] == "lifespan":
+            scope["state"][STATE] = self._entrance
+            await self._own(scope, receive, send)
+            return
+        added = cors.answer(scope["headers"], self._entrance.origins)
+        if not added:
+            await self._answer(scope, receive, send)
+            return
+        begun = False
+
+        async def adding(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                message["headers"] = [*message["headers"], *added]
+            await send(message)
+
+        try:
+            await self._answer(scope, receive, adding)
+        except GridcastError as error:
+            if begun:
+                raise
+            await send_problem(adding, error, close=True)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = str(scope["raw_path"], "ascii")
+        entrance = self._entrance
+        peer = scope["client"][0] if scope["client"] else "unknown"
+        client = client_of(peer, scope["scheme"], scope["headers"], entrance.trusted)
+        if entrance.rate is not None and path not in PROBES:
+            entrance.rate.take(client.address, asyncio.get_running_loop().time())
+        if scope["method"] == "OPTIONS":
+            known = routes.methods(path)
+            preflight = cors.field(scope["headers"], b"access-control-request-method") is not None
+            if preflight or "OPTIONS" not in known:
+                await self._options(scope, routes.allow(known), send, preflight=preflight)
+                return
+        route = routes.match(scope["method"], path)
+        if route.service != routes.GATEWAY:
+            await self._forward(scope, receive, send, route, client)
+        elif path == "/openapi.json":
+            await self._docs(scope, receive, send)
+        else:
+            await self._own(scope, receive, send)
+
+    async def _options(self, scope: Scope, allow: str, send: Send, *, preflight: bool) -> None:
+        """A CORS preflight, or an OPTIONS of a resource whose service does not know it."""
+        headers = [(b"allow", allow.encode("ascii"))]
+        if preflight and cors.answer(scope["headers"], self._entrance.origins):
+            headers += cors.preflight(scope["headers"], allow)
+        await send({"type": "http.response.start", "status": 204, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
