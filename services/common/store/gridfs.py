@@ -56,7 +56,8 @@ class GridFSStore:
         """Bytes free on the volume of the database; of the fullest one where there are shards."""
         async with translated():
             stats = await self._mongo.database.command("dbStats")
-        each = [shard for shard in stats.get("raw", {"": stats}).values() if "fsTotalSize" in shard]
+        # A database that does not exist yet has a volume of 0 bytes: that says nothing.
+        each = [shard for shard in stats.get("raw", {"": stats}).values() if shard.get("fsTotalSize")]
         return min((int(shard["fsTotalSize"] - shard["fsUsedSize"]) for shard in each), default=None)
 
     async def begin(self, name: MediaName | None, plan: Plan, expected: Expected = ABSENT) -> Upload:
