@@ -1,5 +1,6 @@
 """Composition root of the stream service: settings in, ASGI application out. Clients are opened in the lifespan."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,7 +16,8 @@ from services.common.web import Front, Receive, Scope, Send, build
 from services.stream import api
 from services.stream.cache import BlockCache
 from services.stream.catalogue import Catalogue
-from services.stream.read import Cuts, FileStream
+from services.stream.outlet import Patience
+from services.stream.read import FileStream
 from services.stream.settings import StreamSettings
 
 
@@ -33,11 +35,14 @@ def create_app(settings: StreamSettings | None = None) -> Front:
         cache = BlockCache(reader, settings.cache_bytes)
         app.state.reader = reader
         app.state.catalogue = catalogue
-        app.state.stream = FileStream(catalogue, cache, settings.patience, Cuts())
+        patience = Patience(settings.patience)
+        app.state.stream = FileStream(catalogue, cache, patience)
+        clock = asyncio.create_task(patience.run())
         changes.start()  # Redis may be away: then nothing is remembered, and all else goes on
         try:
             yield
         finally:
+            clock.cancel()
             await changes.aclose()
             await redis.aclose()
             await cache.aclose()

@@ -3,6 +3,7 @@
 Never remembered: that there is no such file, and anything at all while changes cannot be heard of.
 """
 
+import asyncio
 import json
 import time
 from collections import OrderedDict
@@ -31,24 +32,38 @@ class Catalogue:
         self._most = entries
         self._is_live = is_live
         self._entries: OrderedDict[MediaName, _Entry] = OrderedDict()
+        self._asking: dict[MediaName, asyncio.Task[Representation]] = {}
         self._changes = 0
 
     async def find(self, name: MediaName, *, fresh: bool = False) -> Representation:
         """The current file of that name; `fresh` asks the store whatever is remembered. Raises NotFound and Unavailable."""
-        began = time.monotonic()  # before the question: the answer may be as old as that
+        if fresh or not self._is_live():
+            return await self._ask(name)
         entry = self._entries.get(name)
-        if entry is not None and not fresh and began < entry.until and self._is_live():
+        if entry is not None and time.monotonic() < entry.until:
             return entry.file
-        changes = self._changes
+        # Whoever comes while the store is being asked waits for the same answer, which is as young as a remembered one.
+        asking = self._asking.get(name)
+        if asking is None:
+            asking = self._asking[name] = asyncio.create_task(self._ask(name))
+            asking.add_done_callback(lambda done: self._asked(name, done))
+        return await asyncio.shield(asking)
+
+    def _asked(self, name: MediaName, done: asyncio.Task[Representation]) -> None:
+        if self._asking.get(name) is done:
+            del self._asking[name]
+        if not done.cancelled():
+            done.exception()  # there may be nobody left who waits for it
+
+    async def _ask(self, name: MediaName) -> Representation:
+        began, changes = time.monotonic(), self._changes  # before the question: the answer may be as old as that
         info = await self._reader.find(name)
+        before = self._entries.pop(name, None)
         if info is None:
-            self._entries.pop(name, None)
             raise NotFound("file not found")
-        known = entry is not None and entry.file.info == info
-        file = entry.file if entry is not None and known else represent(info)
+        file = before.file if before is not None and before.file.info == info else represent(info)
         if self._is_live() and changes == self._changes:
             self._entries[name] = _Entry(file, began + REMEMBERED_SECONDS)
-            self._entries.move_to_end(name)
             if len(self._entries) > self._most:
                 self._entries.popitem(last=False)
         return file
@@ -58,11 +73,14 @@ class Catalogue:
         self._changes += 1
         try:
             folder, filename = json.loads(payload)
-            self._entries.pop(MediaName(folder, filename), None)
+            name = MediaName(folder, filename)
+            self._asking.pop(name, None)
+            self._entries.pop(name, None)
         except (ValueError, TypeError):
-            self._entries.clear()
+            self.forget()
 
     def forget(self) -> None:
         """Changes may have been missed."""
         self._changes += 1
+        self._asking.clear()
         self._entries.clear()

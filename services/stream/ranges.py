@@ -5,7 +5,7 @@ digits overflows BSON; ten thousand overlapping ranges make a small file a large
 """
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 MAX_RANGES = 16
 """A header with more of them is ignored: the whole file is a cheaper answer than many small parts."""
@@ -17,8 +17,7 @@ _SPEC = re.compile(r"(?:([0-9]+)-([0-9]*)|-([0-9]+))\Z", re.ASCII)
 _PAST = 10**MAX_DIGITS - 1
 
 
-@dataclass(frozen=True, slots=True)
-class ByteRange:
+class ByteRange(NamedTuple):
     """Bytes `first` to `last`, both included."""
 
     first: int
@@ -30,8 +29,7 @@ class ByteRange:
         return self.last - self.first + 1
 
 
-@dataclass(frozen=True, slots=True)
-class Spec:
+class Spec(NamedTuple):
     """One range as asked for: `first` to `last` (None: to the end), or the last `suffix` bytes."""
 
     first: int | None
@@ -69,7 +67,7 @@ def resolve(specs: list[Spec], length: int) -> list[ByteRange]:
             first, last = spec.first or 0, length - 1 if spec.last is None else min(spec.last, length - 1)
         if first <= last:
             found.append(ByteRange(first, last))
-    return _merge(found)
+    return _merge(found) if len(found) > 1 else found
 
 
 def _merge(ranges: list[ByteRange]) -> list[ByteRange]:

@@ -17,7 +17,7 @@ from services.common.web import Receive, Scope, Send
 from services.stream.cache import BlockCache
 from services.stream.catalogue import Catalogue
 from services.stream.conditions import wants_fresh
-from services.stream.outlet import Gone, Outlet
+from services.stream.outlet import Gone, Outlet, Patience, Stalled
 from services.stream.reply import Reply, plan
 
 _log = logging.getLogger("gridcast.stream")
@@ -54,71 +54,78 @@ class Cuts:
 
     broken: int = 0
     stalled: int = 0
-    unavailable: int = 0
     gone: int = 0
 
 
-@dataclass(slots=True)
 class FileStream:
-    """GET and HEAD of a file as an ASGI callable. `patience` is how many seconds a client may take for one block."""
+    """GET and HEAD of a file as an ASGI callable."""
 
-    catalogue: Catalogue
-    cache: BlockCache
-    patience: float
-    cuts: Cuts
+    def __init__(self, catalogue: Catalogue, cache: BlockCache, patience: Patience) -> None:
+        self.cuts = Cuts()
+        self._catalogue = catalogue
+        self._cache = cache
+        self._patience = patience
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or raise GridcastError before the answer has begun."""
         name, method, headers = name_in(scope["query_string"]), scope["method"], _fields(scope["headers"])
-        file = await self.catalogue.find(name, fresh=wants_fresh(headers.get("cache-control", "")))
+        file = await self._catalogue.find(name, fresh=wants_fresh(headers.get("cache-control", "")))
         reply = plan(method, headers, file, datetime.now(UTC))
         try:
-            async with Outlet(receive, send, self.patience) as outlet:
+            with Outlet(receive, send, self._patience) as outlet:
                 try:
                     await self._send(outlet, file.info, reply)
                 except BrokenFile:
                     if outlet.began:
                         raise
                     # What was remembered may have been replaced since, and its blocks deleted. If not, they are missing.
-                    newer = await self.catalogue.find(name, fresh=True)
+                    newer = await self._catalogue.find(name, fresh=True)
                     if newer.info.file == file.info.file:
-                        await outlet.head(reply)
+                        await _head(outlet, reply)
                         raise
                     await self._send(outlet, newer.info, plan(method, headers, newer, datetime.now(UTC)))
         except BrokenFile as error:
             self.cuts.broken += 1
             _log.error("answer cut: %s", error)  # the text says all
-        except TimeoutError:
+        except Stalled:
             self.cuts.stalled += 1
-            _log.info("answer cut: the client took nothing for %g s", self.patience)
+            _log.info("answer cut: the client took nothing for %g s", self._patience.seconds)
         except Gone:
             self.cuts.gone += 1
 
     async def _send(self, outlet: Outlet, info: MediaInfo, reply: Reply) -> None:
-        """The head goes with the first block: a store that is away can still become a 503 until then."""
-        size, literal = self.cache.block_size, b""
+        """The head goes with the first block: until then a store that is away can still become a 503."""
+        send, size, literal = outlet.send, self._cache.block_size, b""
         for item in reply.body:
             if isinstance(item, bytes):
                 literal = item
                 continue
             first, last = item.first // size, item.last // size
-            with self.cache.walk(info, first, last) as walk:
+            with self._cache.walk(info, first, last) as walk:
                 for number in range(first, last + 1):
                     if outlet.began:
                         await outlet.room()
                     block = await walk.take(number)
                     if not outlet.began:
-                        await outlet.head(reply)
+                        await _head(outlet, reply)
                     if literal:
-                        await outlet.piece(literal)
+                        await send({"type": "http.response.body", "body": literal, "more_body": True})
                         literal = b""
                     start = item.first - number * size if number == first else 0
                     end = item.last - number * size + 1 if number == last else size
-                    await outlet.piece(block if end - start == len(block) else memoryview(block)[start:end])
-                    del block
-        if not outlet.began:
-            await outlet.head(reply)
-        await outlet.end(literal)
+                    piece = block if end - start == len(block) else memoryview(block)[start:end]
+                    more = number != last or item is not reply.body[-1]
+                    await send({"type": "http.response.body", "body": piece, "more_body": more})
+                    del block, piece
+        if not reply.body:
+            await _head(outlet, reply)
+        if literal or not reply.body:
+            await send({"type": "http.response.body", "body": literal})
+
+
+async def _head(outlet: Outlet, reply: Reply) -> None:
+    outlet.began = True
+    await outlet.send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
 
 
 def _fields(raw: list[tuple[bytes, bytes]]) -> dict[str, str]:

@@ -7,6 +7,7 @@ import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 from urllib.parse import quote
 
 from services.common.errors import PreconditionFailed, RangeNotSatisfiable
@@ -34,8 +35,7 @@ class Representation:
     content: tuple[tuple[bytes, bytes], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """An answer. `body` are literal bytes and ranges of the file; that of a HEAD is empty."""
 
     status: int
