@@ -20,6 +20,8 @@ STALLED_SECONDS = 8.0
 """A client that has not emptied its share of the kernel's buffer and ours for so long is too slow."""
 CLOSE_SECONDS = 4.0
 """A client that has not answered our close frame by then is cut off."""
+PONG_SHARE = 0.75
+"""Of the time between pings: what a client has to answer. 20 + 15 s and CLOSE_SECONDS make less than 40."""
 FRAME_RATE = 200.0
 FRAME_BURST = 1000.0
 """Frames of any kind that a client may send. 200,000 fragments of one byte cost the parser 2 s of CPU."""
@@ -37,6 +39,7 @@ def text_frame(text: bytes) -> bytes:
 class Connection(WebSocketsSansIOProtocol):
     """What uvicorn makes for each upgrade. The ASGI scope carries it as `extensions["gridcast"]`."""
 
+    ping_seconds = 20.0
     on_ping: Callable[[], None] | None = None
     on_pong: Callable[[], None] | None = None
 
@@ -47,6 +50,8 @@ class Connection(WebSocketsSansIOProtocol):
         self.conn.logger = self.logger
         self.conn.debug = False
         self.close_timeout = CLOSE_SECONDS
+        self.ping_interval = self.ping_seconds
+        self.ping_timeout = self.ping_seconds * PONG_SHARE
         self.outbox = Outbox()
         self.choked = False
         self.too_slow = False
@@ -209,7 +214,8 @@ class Connection(WebSocketsSansIOProtocol):
             self.on_pong()
 
     def keepalive_timeout(self) -> None:
-        """It closes with 1011; a client that does not take even that is cut off."""
+        """Closed with 1011; a client that does not take even that is cut off."""
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": 1011, "reason": "no answer to a ping"})
         super().keepalive_timeout()
         self._reap()
 
@@ -223,3 +229,8 @@ class Connection(WebSocketsSansIOProtocol):
         """`transport.close()` waits for its buffer to empty, which a client that does not read can put off for ever."""
         if self._reaper is None:
             self._reaper = self.loop.call_later(CLOSE_SECONDS, self.transport.abort)
+
+
+def pinging(seconds: float) -> type[Connection]:
+    """The class to give to uvicorn: a connection that pings every so many seconds."""
+    return type("Connection", (Connection,), {"ping_seconds": seconds})

@@ -1,0 +1,292 @@
+"""Bounds: slow readers, silent clients, limits of number and rate, and the farewell at SIGTERM."""
+
+import asyncio
+import contextlib
+import json
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from services.common.push import Push
+from tests.sockets import Client, Replicas, http, push, replicas, soon
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
+    with replicas(
+        tmp_path_factory.mktemp("sockets"), 1, GRIDCAST_MAX_TOPICS="5", GRIDCAST_ALLOWED_ORIGINS="https://a.example"
+    ) as single:
+        yield single
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[Callable[..., Replicas]]:
+    """Replicas of this test's own, with settings of its own."""
+    with contextlib.ExitStack() as stack:
+        yield lambda count=1, **env: stack.enter_context(replicas(tmp_path, count, **env))
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory."""
+    return int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) * 4096
+
+
+def stopped_reader(port: int) -> socket.socket:
+    """A connection that reads its first frame and then nothing, with little room in its kernel."""
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    made.settimeout(20)
+    made.connect(("127.0.0.1", port))
+    made.sendall(
+        b"GET /ws HTTP/1.1\r\nhost: 127.0.0.1\r\nupgrade: websocket\r\nconnection: Upgrade\r\n"
+        b"sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\nsec-websocket-version: 13\r\n\r\n"
+    )
+    got = b""
+    while b"recovered" not in got:
+        got += made.recv(2048)
+    return made
+
+
+async def test_a_stopped_reader_is_closed_and_disturbs_nobody(one: Replicas) -> None:
+    others = [await Client.open(one[0]) for _ in range(50)]
+    async with Push.open(one.redis.url, "/x") as pushing:
+        for number in range(20):
+            await pushing.broadcast("warm.up", number)
+        for other in others:
+            for _ in range(20):
+                await other.event()
+        before = resident(one[0].pid)
+        slow = await asyncio.to_thread(stopped_reader, one[0].port)
+        async with http(one[0]) as asking:
+            sid = [seen["sid"] for seen in (await asking.get("/sockets?limit=1000")).json()["sockets"]]
+        began = time.monotonic()
+        latencies: list[float] = []
+
+        async def read(other: Client) -> None:
+            while (event := await other.event())["type"] != "the.end":
+                latencies.append(time.time() - event["data"]["at"])
+
+        readers = [asyncio.create_task(read(other)) for other in others]
+        filler = "x" * 30_000
+        closed_after = 0.0
+        while not closed_after and time.monotonic() - began < 20:
+            await pushing.broadcast("news", {"at": time.time(), "filler": filler})
+            await asyncio.sleep(0.02)
+            if "socket closed" in one[0].log and '"code": 1013' in one[0].log:
+                closed_after = time.monotonic() - began
+        grown = resident(one[0].pid) - before
+        await pushing.broadcast("the.end", 1)
+        await asyncio.gather(*readers)
+    slow.close()
+    assert 0 < closed_after < 15
+    assert grown < 4 * 1024**2
+    latencies.sort()
+    assert latencies[int(len(latencies) * 0.99)] < 0.5, "nobody waits for the one that does not read"
+    assert len(sid) >= 51
+    for other in others:
+        await other.nothing()
+        await other.close()
+
+
+async def test_a_slow_reader_gets_the_newest_of_the_last_values(one: Replicas) -> None:
+    """Far more progress than its queue could hold, while it does not read: it stays, and sees the newest in the end."""
+    client = await Client.open(one[0])
+    client.connection.transport.pause_reading()  # type: ignore[attr-defined]
+    async with Push.open(one.redis.url, "/x") as pushing:
+        filler = "x" * 20_000
+        for number in range(600):
+            await pushing.send(client.sid, "progress", [number, filler], last_value="upload-1")
+        await pushing.send(client.sid, "done", 1)
+    client.connection.transport.resume_reading()  # type: ignore[attr-defined]
+    numbers = []
+    while (event := await client.event())["type"] == "progress":
+        numbers.append(event["data"][0])
+    assert numbers[-1] == 599
+    assert numbers == sorted(numbers)
+    assert len(numbers) < 600
+    await client.nothing()
+    await client.close()
+
+
+@pytest.mark.parametrize(
+    ("ping", "least", "most"),
+    [("1.6", 2.5, 5.0), pytest.param("20", 30.0, 40.0, marks=[pytest.mark.long])],
+)
+async def test_a_client_that_never_pongs_is_cut(
+    fresh: Callable[..., Replicas], ping: str, least: float, most: float
+) -> None:
+    made = fresh(1, GRIDCAST_PING=ping)
+
+    def silent() -> float:
+        began = time.monotonic()
+        with stopped_reader(made[0].port) as connection:
+            connection.settimeout(60)
+            while connection.recv(4096):
+                pass
+        return time.monotonic() - began
+
+    assert least < await asyncio.to_thread(silent) < most
+    assert '"code": 1011' in made[0].log
+
+
+async def test_topics_have_a_greatest_number(one: Replicas) -> None:
+    client = await Client.open(one[0], topics="a,b,c")
+    for topic in ("d", "e", "d"):
+        assert (await client.subscribe(topic))["type"] == "subscribed"
+    answers = [await client.subscribe(f"t{number}") for number in range(30)]
+    assert {answer["type"] for answer in answers} == {"error"}
+    assert (await client.ask({"type": "unsubscribe", "topic": "a"}))["type"] == "unsubscribed"
+    assert (await client.subscribe("f"))["type"] == "subscribed"
+    client.cut()
+    with pytest.raises(InvalidStatus) as refused:
+        await Client.open(one[0], resume=client.resume, topics="g")
+    assert refused.value.response.status_code == 400
+    back = await client.again(one[0])
+    assert (back.sid, back.first["recovered"]) == (client.sid, True), "a refused wish costs no secret"
+    await back.close()
+
+
+async def test_a_thousand_messages_a_second_end_with_1008(one: Replicas) -> None:
+    client = await Client.open(one[0])
+    closing = asyncio.create_task(client.closed())
+    with contextlib.suppress(ConnectionClosed):
+        while not closing.done():
+            await client.say("ping")
+            await asyncio.sleep(0.0005)
+    assert await closing == 1008
+    assert 90 <= len(client.others) <= 250
+
+
+async def test_a_huge_message_ends_with_1009(one: Replicas) -> None:
+    client = await Client.open(one[0])
+    with contextlib.suppress(ConnectionClosed):
+        await client.say("x" * 17 * 1024**2)
+    assert await client.closed() == 1009
+
+
+async def test_an_allowed_origin(one: Replicas) -> None:
+    from websockets.asyncio.client import connect  # noqa: PLC0415
+
+    url = f"ws://127.0.0.1:{one[0].port}/ws"
+    async with connect(url, proxy=None, origin="https://a.example") as connection:  # type: ignore[arg-type]
+        assert "sid" in json.loads(await connection.recv())
+    with pytest.raises(InvalidStatus) as refused:
+        await connect(url, proxy=None, origin="https://b.example")  # type: ignore[arg-type]
+    assert refused.value.response.status_code == 403
+    assert json.loads(refused.value.response.body)["status"] == 403
+
+
+async def test_one_more_than_it_can_hold(fresh: Callable[..., Replicas]) -> None:
+    made = fresh(GRIDCAST_MAX_SOCKETS="5")
+    clients = [await Client.open(made[0]) for _ in range(5)]
+    for _ in range(3):
+        with pytest.raises(InvalidStatus) as refused:
+            await Client.open(made[0])
+        assert refused.value.response.status_code == 503
+        assert int(refused.value.response.headers["retry-after"]) >= 1
+    for client in clients:
+        await client.nothing()
+    await clients.pop().close()
+    clients.append(await Client.open(made[0]))
+    for client in clients:
+        await client.close()
+
+
+async def test_a_storm_of_handshakes_is_spread(fresh: Callable[..., Replicas]) -> None:
+    made = fresh(GRIDCAST_ADMISSIONS="20")
+    before = await Client.open(made[0])
+
+    async def attempt() -> int:
+        try:
+            client = await Client.open(made[0])
+        except InvalidStatus as refused:
+            return refused.response.status_code if refused.response.headers["retry-after"] == "1" else 0
+        await client.close()
+        return 101
+
+    outcomes = Counter(await asyncio.gather(*(attempt() for _ in range(150))))
+    assert set(outcomes) == {101, 503}
+    assert 39 <= outcomes[101] <= 100
+    await before.nothing()
+    await asyncio.sleep(0.5)
+    assert await attempt() == 101
+    await before.close()
+
+
+@pytest.mark.parametrize("count", [1, 400])
+async def test_sigterm_says_1012_to_everyone(fresh: Callable[..., Replicas], count: int) -> None:
+    made = fresh(2, GRIDCAST_DRAIN="3")
+    clients = [await Client.open(made[0]) for _ in range(count)]
+    began = time.monotonic()
+    made[0].child.send(signal.SIGTERM)
+    waiting = [asyncio.create_task(client.closed()) for client in clients]
+    done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    with pytest.raises(OSError):  # noqa: PT011  # refused, whatever the system calls it
+        await Client.open(made[0])
+    codes = Counter([await one for one in waiting])
+    spread = time.monotonic() - began
+    assert codes == {1012: count}
+    assert done
+    assert await asyncio.to_thread(made[0].child.wait, 5.0)
+    assert time.monotonic() - began < 5.0
+    if count > 1:
+        assert 1.0 < spread < 3.5
+    for client in clients[:10]:
+        back = await client.again(made[1])
+        assert (back.sid, back.first["recovered"]) == (client.sid, True)
+        await back.close()
+
+
+async def test_presence_over_all_replicas(fresh: Callable[..., Replicas]) -> None:
+    made = fresh(2)
+    clients = [
+        await Client.open(made[number % 2], topics=f"t{number}", meta=json.dumps({"n": number})) for number in range(7)
+    ]
+    for service in made.services:
+        async with http(service) as asking:
+            seen: list[dict[str, object]] = []
+            after: str | None = ""
+            while after is not None:
+                page = (await asking.get("/sockets", params={"limit": 3, "after": after})).json()
+                seen += page["sockets"]
+                after = page["next"]
+            assert [one["sid"] for one in seen] == sorted(client.sid for client in clients)
+            assert {one["state"] for one in seen} == {"online"}
+            assert len({one["replica"] for one in seen}) == 2
+            by_sid = {one["sid"]: one for one in seen}
+            for number, client in enumerate(clients):
+                assert by_sid[client.sid]["topics"] == [f"t{number}"]
+                assert by_sid[client.sid]["meta"] == {"n": number}
+            for query in ({"limit": 0}, {"limit": 1001}, {"limit": "x"}, {"after": "x"}):
+                assert (await asking.get("/sockets", params=query)).status_code == 400
+    await clients[0].close()
+
+    async def states() -> Counter[str]:
+        async with http(made[1]) as asking:
+            return Counter(one["state"] for one in (await asking.get("/sockets")).json()["sockets"])
+
+    async def one_is_away() -> bool:
+        return await states() == {"online": 6, "away": 1}
+
+    await soon(one_is_away, 3)
+    # A replica that dies takes its sids along within 20 s.
+    made[0].child.send(signal.SIGKILL)
+    began = time.monotonic()
+
+    async def only_the_living() -> bool:
+        return await states() == {"online": 3, "away": 4}
+
+    await soon(only_the_living, 20)
+    assert time.monotonic() - began > 5
+    assert (await push(made[1], clients[2].sid, {"type": "t"})).json()["status"] == "queued"
+    for client in clients[1::2]:
+        await client.nothing()
+        await client.close()

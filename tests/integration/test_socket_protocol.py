@@ -1,0 +1,304 @@
+"""RFC 6455 in raw bytes: what a client may do wrong, and that the server says so with the right code and lives on."""
+
+import base64
+import contextlib
+import os
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.sockets import Replicas, replicas
+
+PATIENCE = 8.0
+KEY = base64.b64encode(b"0123456789abcdef").decode()
+TEXT, BINARY, CONT, CLOSE, PING, PONG = 0x1, 0x2, 0x0, 0x8, 0x9, 0xA
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
+    with replicas(tmp_path_factory.mktemp("sockets"), 1) as single:
+        yield single
+
+
+def frame(
+    opcode: int, payload: bytes = b"", *, fin: bool = True, rsv: int = 0, masked: bool = True, length: int | None = None
+) -> bytes:
+    """One frame as a client sends it, with whatever is wrong with it. `length` overrides the said length."""
+    said = len(payload) if length is None else length
+    head = bytes([(0x80 if fin else 0) | rsv << 4 | opcode])
+    mark = 0x80 if masked else 0
+    if said < 126:
+        head += bytes([mark | said])
+    elif said < 65536:
+        head += bytes([mark | 126]) + struct.pack("!H", said)
+    else:
+        head += bytes([mark | 127]) + struct.pack("!Q", said)
+    if not masked:
+        return head + payload
+    mask = os.urandom(4)
+    return head + mask + bytes(byte ^ mask[index % 4] for index, byte in enumerate(payload))
+
+
+class Raw:
+    """A connection of bare bytes, past its handshake and first frame."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+        self.buffer = b""
+        self.socket.sendall(handshake())
+        assert self.until(b"\r\n\r\n").startswith(b"HTTP/1.1 101 ")
+        opcode, first = self.receive()
+        assert (opcode, first[:8]) == (TEXT, b'{"sid":"')
+
+    def until(self, mark: bytes) -> bytes:
+        while mark not in self.buffer:
+            self.buffer += self.socket.recv(65536) or pytest.fail("closed")
+        found, _, self.buffer = self.buffer.partition(mark)
+        return found
+
+    def exactly(self, count: int) -> bytes:
+        while len(self.buffer) < count:
+            got = self.socket.recv(65536)
+            if not got:
+                raise EOFError
+            self.buffer += got
+        taken, self.buffer = self.buffer[:count], self.buffer[count:]
+        return taken
+
+    def receive(self) -> tuple[int, bytes]:
+        """The next frame: its opcode and its payload. A server never masks (RFC 6455, 5.1)."""
+        first, second = self.exactly(2)
+        assert first & 0x70 == 0
+        assert second & 0x80 == 0
+        length = second & 0x7F
+        if length == 126:
+            (length,) = struct.unpack("!H", self.exactly(2))
+        elif length == 127:
+            (length,) = struct.unpack("!Q", self.exactly(8))
+        return first & 0x0F, self.exactly(length)
+
+    def send(self, *frames: bytes) -> None:
+        with contextlib.suppress(ConnectionError):
+            self.socket.sendall(b"".join(frames))
+
+    def code(self) -> int:
+        """The code of the server's close frame; then the connection really ends."""
+        while True:
+            opcode, payload = self.receive()
+            if opcode == CLOSE:
+                break
+            assert opcode in {TEXT, PONG, PING}
+        self.send(frame(CLOSE, payload[:2]))
+        self.socket.settimeout(PATIENCE)
+        with contextlib.suppress(ConnectionError):
+            while self.socket.recv(65536):
+                pass
+        return int(struct.unpack("!H", payload[:2])[0]) if payload else 1005
+
+    def text(self) -> bytes:
+        while True:
+            opcode, payload = self.receive()
+            if opcode == TEXT:
+                return payload
+
+
+def handshake(path: str = "/ws", **changed: str | None) -> bytes:
+    fields: dict[str, str | None] = {
+        "host": "127.0.0.1",
+        "upgrade": "websocket",
+        "connection": "Upgrade",
+        "sec-websocket-key": KEY,
+        "sec-websocket-version": "13",
+        **{name.replace("_", "-"): value for name, value in changed.items()},
+    }
+    lines = [f"{name}: {value}" for name, value in fields.items() if value is not None]
+    return "\r\n".join([f"GET {path} HTTP/1.1", *lines, "", ""]).encode("latin-1")
+
+
+@pytest.fixture
+def raw(one: Replicas) -> Iterator[Raw]:
+    made = Raw(one[0].port)
+    yield made
+    made.socket.close()
+    assert httpx.get(f"{one[0].url}/livez").status_code == 200
+    assert "Traceback" not in one[0].log
+
+
+PONGED = b'{"pong":true}'
+BIG = b"x" * 65536
+
+
+VIOLATIONS = {
+    "rsv1 without an extension": ([frame(TEXT, b"a", rsv=4)], 1002),
+    "rsv2": ([frame(TEXT, b"a", rsv=2)], 1002),
+    "rsv3 in a ping": ([frame(PING, b"a", rsv=1)], 1002),
+    "opcode 3": ([frame(3, b"a")], 1002),
+    "opcode 7": ([frame(7, b"a")], 1002),
+    "opcode 11": ([frame(11, b"a")], 1002),
+    "opcode 15": ([frame(15, b"a")], 1002),
+    "unmasked text": ([frame(TEXT, b"a", masked=False)], 1002),
+    "unmasked ping": ([frame(PING, b"a", masked=False)], 1002),
+    "unmasked close": ([frame(CLOSE, b"\x03\xe8", masked=False)], 1002),
+    "ping of 126 bytes": ([frame(PING, b"x" * 126)], 1002),
+    "pong of 126 bytes": ([frame(PONG, b"x" * 126)], 1002),
+    "close of 126 bytes": ([frame(CLOSE, b"\x03\xe8" + b"x" * 124)], 1002),
+    "fragmented ping": ([frame(PING, b"a", fin=False), frame(CONT, b"b")], 1002),
+    "fragmented close": ([frame(CLOSE, b"\x03\xe8", fin=False)], 1002),
+    "continuation of nothing": ([frame(CONT, b"a")], 1002),
+    "continuation after the end": ([frame(TEXT, b"a"), frame(CONT, b"b")], 1002),
+    "a text inside a text": ([frame(TEXT, b"a", fin=False), frame(TEXT, b"b")], 1002),
+    "a binary inside a text": ([frame(TEXT, b"a", fin=False), frame(BINARY, b"b")], 1002),
+    "close with one byte": ([frame(CLOSE, b"\x03")], 1002),
+    "close code 0": ([frame(CLOSE, struct.pack("!H", 0))], 1002),
+    "close code 999": ([frame(CLOSE, struct.pack("!H", 999))], 1002),
+    "close code 1004": ([frame(CLOSE, struct.pack("!H", 1004))], 1002),
+    "close code 1005": ([frame(CLOSE, struct.pack("!H", 1005))], 1002),
+    "close code 1006": ([frame(CLOSE, struct.pack("!H", 1006))], 1002),
+    "close code 1015": ([frame(CLOSE, struct.pack("!H", 1015))], 1002),
+    "close code 2999": ([frame(CLOSE, struct.pack("!H", 2999))], 1002),
+    "close code 5000": ([frame(CLOSE, struct.pack("!H", 5000))], 1002),
+    "a reason that is no UTF-8": ([frame(CLOSE, struct.pack("!H", 1000) + b"\xff\xfe")], 1007),
+    "text that is no UTF-8": ([frame(TEXT, b"\xce\xba\xe1\xbd\xb9\xcf\x83\xed\xa0\x80")], 1007),
+    "text with a lone byte": ([frame(TEXT, b"\xff")], 1007),
+    "fragments that are no UTF-8": ([frame(TEXT, b"\xce", fin=False), frame(CONT, b"\xce")], 1007),
+    "text past the limit": ([frame(TEXT, BIG + b"x")], 1009),
+    "fragments past the limit": ([frame(TEXT, BIG, fin=False), frame(CONT, b"x")], 1009),
+    "a length of 2^63-1": ([frame(TEXT, length=2**63 - 1)], 1009),
+    "a length of 2^63": ([frame(TEXT, length=2**63)], 1009),
+    "17 MiB": ([frame(BINARY, b"", length=17 * 1024**2), b"\x00" * 1024**2], 1009),
+    "normal close": ([frame(CLOSE, struct.pack("!H", 1000) + b"bye")], 1000),
+    "close without a code": ([frame(CLOSE)], 1005),
+    "close with a code of their own": ([frame(CLOSE, struct.pack("!H", 4321))], 4321),
+    "going away": ([frame(CLOSE, struct.pack("!H", 1001))], 1001),
+}
+
+
+@pytest.mark.parametrize(("frames", "code"), VIOLATIONS.values(), ids=VIOLATIONS.keys())
+def test_violations(raw: Raw, frames: list[bytes], code: int) -> None:
+    raw.send(*frames)
+    assert raw.code() == code
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [frame(TEXT, b"ping")],
+        [frame(TEXT)],
+        [frame(BINARY, b"\x00\xff")],
+        [frame(TEXT, "é€😀".encode())],
+        [frame(TEXT, b"pi", fin=False), frame(CONT, b"ng")],
+        [frame(TEXT, "é".encode()[:1], fin=False), frame(CONT, "é".encode()[1:])],
+        [frame(TEXT, b"", fin=False), frame(CONT, b"", fin=False), frame(CONT)],
+        [frame(TEXT, b"a", fin=False), frame(PING, b"between"), frame(CONT, b"b")],
+        [frame(TEXT, b"x" * 65536)],
+        [frame(PONG, b"nobody asked")],
+    ],
+)
+def test_what_is_allowed(raw: Raw, frames: list[bytes]) -> None:
+    raw.send(*frames, frame(TEXT, b"?"))
+    assert raw.text() == PONGED
+    raw.send(frame(CLOSE, struct.pack("!H", 1000)))
+    assert raw.code() == 1000
+
+
+def test_one_byte_at_a_time(raw: Raw) -> None:
+    raw.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for byte in frame(TEXT, b"ping") + frame(PING, b"x"):
+        raw.send(bytes([byte]))
+        time.sleep(0.001)
+    assert raw.text() == PONGED
+    assert raw.receive() == (PONG, b"x")
+
+
+def test_pings_are_answered_with_their_bytes(raw: Raw) -> None:
+    for payload in (b"", b"abc", b"\x00" * 125):
+        raw.send(frame(PING, payload))
+        assert raw.receive() == (PONG, payload)
+
+
+def test_200_000_one_byte_fragments_are_stopped_early(one: Replicas, raw: Raw) -> None:
+    flood = frame(TEXT, b"x", fin=False) + frame(CONT, b"x", fin=False) * 200_000
+    before = cpu(one[0].pid)
+    raw.socket.settimeout(PATIENCE)
+    raw.send(flood)
+    assert raw.code() == 1008
+    assert cpu(one[0].pid) - before < 0.5, "2 s of CPU where nobody counts"
+
+
+def test_a_flood_of_pings_is_stopped(raw: Raw) -> None:
+    raw.send(frame(PING) * 5000)
+    assert raw.code() == 1008
+
+
+def test_1000_messages_a_second_are_too_many(raw: Raw) -> None:
+    for _ in range(1000):
+        raw.send(frame(TEXT, b"ping"))
+        time.sleep(0.0005)
+    assert raw.code() == 1008
+
+
+def cpu(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "statuses"),
+    [
+        (handshake(sec_websocket_key=None), {400}),
+        (handshake(sec_websocket_key="short"), {400}),
+        (handshake(sec_websocket_key="!" * 24), {400}),
+        (handshake(sec_websocket_version="8"), {400, 426}),
+        (handshake(sec_websocket_version=None), {400, 426}),
+        (handshake(upgrade="h2c"), {400, 404, 426}),
+        (handshake(connection="close"), {400, 404, 426}),
+        (handshake().replace(b"GET", b"POST", 1), {400, 404, 405}),
+        (handshake("/nowhere"), {404}),
+        (handshake("/sockets"), {404}),
+        (handshake(origin="http://evil.example"), {403}),
+        (handshake(origin="null"), {403}),
+        (handshake(cookie="a=b"), {403}),
+        (handshake("/ws?topics=*"), {400}),
+        (handshake("/ws?topics=" + ",".join(f"t{n}" for n in range(101))), {400}),
+        (handshake("/ws?topics=" + "x" * 4000), {400}),
+        (handshake("/ws?meta={"), {400}),
+        (handshake("/ws?meta=%22" + "x" * 1100 + "%22"), {400}),
+    ],
+)
+def test_handshakes_that_are_refused(one: Replicas, request_bytes: bytes, statuses: set[int]) -> None:
+    with socket.create_connection(("127.0.0.1", one[0].port), timeout=PATIENCE) as connection:
+        connection.sendall(request_bytes)
+        status = int(connection.recv(65536).split(b" ", 2)[1])
+    assert status in statuses
+    assert "Traceback" not in one[0].log
+
+
+@pytest.mark.parametrize("origin", ["http://127.0.0.1", "https://127.0.0.1"])
+def test_our_own_page_may_connect(one: Replicas, origin: str) -> None:
+    with socket.create_connection(("127.0.0.1", one[0].port), timeout=PATIENCE) as connection:
+        connection.sendall(handshake(origin=origin, cookie="a=b"))
+        assert connection.recv(12) == b"HTTP/1.1 101"
+
+
+def test_no_compression_is_agreed_on(one: Replicas) -> None:
+    with socket.create_connection(("127.0.0.1", one[0].port), timeout=PATIENCE) as connection:
+        connection.sendall(handshake(sec_websocket_extensions="permessage-deflate; client_max_window_bits"))
+        answer = connection.recv(65536).partition(b"\r\n\r\n")[0].lower()
+    assert answer.startswith(b"http/1.1 101")
+    assert b"extensions" not in answer
+    assert b"\r\nserver:" not in answer
+
+
+def test_a_client_that_vanishes_at_any_byte_of_its_handshake(one: Replicas) -> None:
+    whole = handshake()
+    for end in range(1, len(whole) + 1, 7):
+        with socket.create_connection(("127.0.0.1", one[0].port), timeout=PATIENCE) as connection:
+            connection.sendall(whole[:end])
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert httpx.get(f"{one[0].url}/readyz").status_code == 200
+    assert "Traceback" not in one[0].log
