@@ -5,6 +5,7 @@ Pure: the caller tells the time. Counts are this process's own; with N gateways 
 
 from collections import OrderedDict
 from ipaddress import IPv6Address, ip_address
+from math import ceil
 from urllib.parse import urlsplit
 
 from services.common.errors import GridcastError, TooMany, Unavailable
@@ -48,7 +49,7 @@ class Rate:
 
     def __init__(self, per_second: float) -> None:
         self._per_second = per_second
-        self._most = 2.0 * per_second
+        self._most = max(1.0, 2.0 * per_second)
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, address: str, now: float) -> None:
@@ -62,7 +63,7 @@ class Rate:
         if len(self._buckets) > REMEMBERED:
             self._buckets.popitem(last=False)
         if not taken:
-            wait = int((1.0 - left) / self._per_second) + 1
+            wait = ceil((1.0 - left) / self._per_second)
             raise TooMany("too many requests from this address", {"retry-after": str(wait)})
 
 

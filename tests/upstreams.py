@@ -79,7 +79,7 @@ class Upstream:
     answer: Answer = say_ok
     requests: list[Seen] = field(default_factory=list)
     connections: int = 0
-    open: int = 0
+    busy: int = 0
 
     @property
     def url(self) -> str:
@@ -121,7 +121,6 @@ class Upstream:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        self.open += 1
         self._writers.add(writer)
         try:
             while True:
@@ -134,12 +133,15 @@ class Upstream:
                     writer.write(OK)
                     continue
                 self.requests.append(seen)
-                await self.answer(seen, reader, writer)
+                self.busy += 1
+                try:
+                    await self.answer(seen, reader, writer)
+                finally:
+                    self.busy -= 1
                 await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
-            self.open -= 1
             self._writers.discard(writer)
             writer.close()
 
