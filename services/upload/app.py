@@ -28,21 +28,26 @@ PREPARE_EVERY = 1.0
 _log = logging.getLogger("gridcast.upload")
 
 
-def create_app(settings: UploadSettings | None = None) -> Front:
-    """The service as an ASGI application."""
+def limits_of(settings: UploadSettings) -> Limits:
+    """The limits that the settings ask for."""
+    return Limits(
+        most=settings.max_uploads,
+        max_length=settings.max_upload,
+        floor=settings.min_free,
+        media_types=settings.media_types,
+    )
+
+
+def create_app(settings: UploadSettings | None = None, limits: Limits | None = None) -> Front:
+    """The service as an ASGI application. Who gives the limits can drain them at the end."""
     settings = settings or UploadSettings()
+    limits = limits or limits_of(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         mongo = open_mongo(settings.mongodb_uri.get_secret_value(), settings.mongodb_database, settings.mongo_driver)
         store = GridFSStore(mongo, settings.times())
         app.state.store = store
-        limits = Limits(
-            most=settings.max_uploads,
-            max_length=settings.max_upload,
-            floor=settings.min_free,
-            media_types=settings.media_types,
-        )
         async with Push.open(settings.redis_url.get_secret_value(), "/upload") as push:
             announcer = Announcer(store, push)
             watchers = Watchers(push)

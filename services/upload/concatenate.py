@@ -10,7 +10,7 @@ from services.common.media import MediaName
 from services.common.store.port import Announcement, BrokenFile, Open, Plan, Upload, UploadStore
 from services.upload.limits import Limits
 from services.upload.progress import NoProgress
-from services.upload.receive import Receiver, to_its_end
+from services.upload.receive import Receiver, cleaned
 
 _log = logging.getLogger("gridcast.upload")
 
@@ -36,12 +36,12 @@ async def concatenate(
         for held, state in taken:
             await _copy(store, held, state, receiver, progress)
         announcement = await receiver.finish(name, kind)
-    except BaseException:
+    except BaseException as error:
         progress.state("failed")
         if receiver is not None:
-            await to_its_end(receiver.discard())
+            await cleaned(error, receiver.discard())
         for held, state in taken:
-            await to_its_end(_release(store, held, state))
+            await cleaned(error, _release(store, held, state))
         raise
     progress.state("stored")
     for held, _ in taken:

@@ -1,6 +1,5 @@
 """What every way in shares at the HTTP edge: the services a request uses, its body, what is answered. It decides nothing."""
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from urllib.parse import quote
 
 from fastapi import Request
 
-from services.common.errors import BadRequest, GridcastError, Unavailable
+from services.common.errors import BadRequest, GridcastError
 from services.common.media import MediaInfo
 from services.common.store.port import UploadStore
 from services.upload.announce import Announcer
@@ -45,17 +44,12 @@ def body_of(request: Request) -> Iterator[Body]:
     body = Body(request.receive, own.settings.min_rate, own.settings.rate_window)
     body.ended = declared_length(request) == 0
     try:
-        with own.limits.entered():
+        with own.limits.entered(body):
             yield body
     except GridcastError as error:
         if not body.ended:
             error.headers["connection"] = "close"
         raise
-    except asyncio.CancelledError:
-        # Only a server that has waited long enough at its end cancels a request.
-        stopping = Unavailable("the server is stopping")
-        stopping.headers["connection"] = "close"
-        raise stopping from None
 
 
 def declared_length(request: Request) -> int | None:

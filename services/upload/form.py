@@ -13,7 +13,7 @@ from services.common.store.port import Announcement
 from services.upload.content_types import content_type
 from services.upload.multipart import BodyEnds, Event, Field, FileBegins, FileData, FileEnds, FormReader
 from services.upload.progress import NoProgress, Watch
-from services.upload.receive import Receiver, to_its_end
+from services.upload.receive import Receiver, cleaned
 
 FIELDS = ("folder", "sid")
 
@@ -68,9 +68,9 @@ async def receive_form(body: AsyncIterable[bytes], reader: FormReader, form: For
             form.progress.received(receiver.received)
         reader.close()
         announcement = await receiver.finish(form.name(), form.content_type)
-    except BaseException:
+    except BaseException as error:
         form.progress.state("failed")
-        await to_its_end(receiver.discard())
+        await cleaned(error, receiver.discard())
         raise
     form.progress.received(receiver.received, receiver.received)
     form.progress.state("stored")

@@ -3,17 +3,27 @@
 import asyncio
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 
 from services.common.errors import GridcastError, NoSpace, TooLarge, Unavailable, UnsupportedMediaType
 from services.common.store.port import UploadStore
+from services.upload.body import Body
 
 LOOK_SECONDS = 2.0
 """Between two looks at the free space: at 400 MB/s that is 800 MB, so the floor must be higher."""
 BUSY_RETRY_SECONDS = 5
+CUT_SECONDS = 5.0
+"""How long a cut upload may take to leave."""
 
 _log = logging.getLogger("gridcast.upload")
+
+
+class Stopping(Unavailable):
+    """503 because this process ends, while the store is well."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is stopping")
 
 
 class Limits:
@@ -22,21 +32,39 @@ class Limits:
     def __init__(self, *, most: int, max_length: int, floor: int, media_types: Sequence[str]) -> None:
         self.max_length = max_length
         self._most = most
-        self._open = 0
+        self._open: set[Body] = set()
+        self._stopping = False
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._floor = floor
         self._free: int | None = None
         self._media_types = [pattern.lower() for pattern in media_types]
 
     @contextmanager
-    def entered(self) -> Iterator[None]:
-        """One of the uploads under way. Raises Unavailable where there are as many as this process takes."""
-        if self._open >= self._most:
+    def entered(self, body: Body) -> Iterator[None]:
+        """One of the uploads under way. Raises Unavailable where there are as many as this process takes, or at its end."""
+        if self._stopping:
+            raise Stopping
+        if len(self._open) >= self._most:
             raise Unavailable("this server receives as many uploads as it can", BUSY_RETRY_SECONDS)
-        self._open += 1
+        self._open.add(body)
+        self._idle.clear()
         try:
             yield
         finally:
-            self._open -= 1
+            self._open.discard(body)
+            if not self._open:
+                self._idle.set()
+
+    async def drain(self, seconds: float) -> None:
+        """Take no more uploads, give those under way so long, then cut them: what can be resumed is made durable and left."""
+        self._stopping = True
+        for patience in (seconds, CUT_SECONDS):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await self._idle.wait()
+            for body in self._open:
+                body.cut(Stopping())
 
     def check_length(self, length: int | None) -> None:
         """Raises TooLarge, and NoSpace where the bytes to come would leave less than the floor."""

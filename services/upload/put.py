@@ -7,7 +7,7 @@ from services.common.media import MediaName
 from services.common.store.port import Announcement, Expected, Plan
 from services.upload.digests import Check
 from services.upload.progress import NoProgress
-from services.upload.receive import Receiver, to_its_end
+from services.upload.receive import Receiver, cleaned
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +41,9 @@ async def receive_put(body: AsyncIterable[bytes], put: Put, receiver: Receiver, 
             await receiver.write(piece)
             progress.received(receiver.received)
         announcement = await receiver.finish(put.name, put.content_type, put.expected, agree)
-    except BaseException:
+    except BaseException as error:
         progress.state("failed")
-        await to_its_end(receiver.discard())
+        await cleaned(error, receiver.discard())
         raise
     progress.received(receiver.received, receiver.received)
     progress.state("stored")

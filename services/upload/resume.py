@@ -26,9 +26,9 @@ from services.common.store.port import Announcement, Ended, Open, Plan, Upload, 
 from services.upload.body import Body
 from services.upload.content_types import content_type
 from services.upload.digests import Check
-from services.upload.limits import Limits
+from services.upload.limits import Limits, Stopping
 from services.upload.progress import NoProgress, Watch
-from services.upload.receive import Receiver, to_its_end
+from services.upload.receive import Receiver, cleaned, to_its_end
 from services.upload.writers import Writers
 
 SAVE_SECONDS = 1.0
@@ -170,7 +170,7 @@ class Resumer:
                 received = Received(receiver.received, expires)
         except BaseException as error:
             progress.state("failed")
-            await to_its_end(self._interrupted(receiver, state, patch, error, before))
+            await cleaned(error, self._interrupted(receiver, state, patch, error, before))
             raise
         await receiver.rest()
         if received.stored is None:
@@ -216,7 +216,7 @@ class Resumer:
     ) -> None:
         """Keep what may be kept. Never raises: what is not saved here is asked for again."""
         with suppress(GridcastError):
-            if isinstance(error, (Gone, Conflict, Unavailable)):
+            if isinstance(error, (Gone, Conflict)) or _is_away(error):
                 await receiver.rest()
             elif patch.checks:
                 await receiver.roll_back(before[0])
@@ -242,6 +242,10 @@ def _again(found: Ended | Open, patch: Patch) -> Received:
         length = found.offset if isinstance(found, Open) else found.length
         raise Conflict(f"the upload is at offset {length}", {"upload-offset": str(length)})
     return Received(found.length, found.expires_at, None, found.sha256)
+
+
+def _is_away(error: BaseException) -> bool:
+    return isinstance(error, Unavailable) and not isinstance(error, Stopping)
 
 
 def _lost(name: MediaName | None) -> str:

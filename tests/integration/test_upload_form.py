@@ -9,40 +9,15 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import httpx
-import pymongo
 import pytest
-from bson import ObjectId
 
 from tests.launch import Service, Start, launched
 from tests.servers import Server
+from tests.uploads import BOUNDARY, CHUNK, Store, form, opened, part, post
+from tests.uploads import FORM_TYPE as TYPE
 from tests.waiting import eventually
-
-CHUNK = 255 * 1024
-BOUNDARY = b"0123456789abcdef"
-TYPE = f"multipart/form-data; boundary={BOUNDARY.decode()}"
-
-
-class Store:
-    """What stands in MongoDB, read behind the service's back."""
-
-    def __init__(self, uri: str, name: str) -> None:
-        self.client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(uri)
-        self.db = self.client[name]
-
-    def chunks(self) -> int:
-        return self.db["fs.chunks"].count_documents({})
-
-    def media(self) -> list[dict[str, Any]]:
-        return list(self.db["media"].find())
-
-    def bytes_of(self, identifier: str) -> bytes:
-        document = self.db["media"].find_one({"_id": ObjectId(identifier)})
-        assert document is not None
-        found = self.db["fs.chunks"].find({"files_id": document["current"]["file"]}).sort("n")
-        return b"".join(chunk["data"] for chunk in found)
 
 
 @pytest.fixture(scope="module")
@@ -60,37 +35,15 @@ def upload(mongod: Server, redis_server: Server, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture
 def store(mongod: Server) -> Iterator[Store]:
-    store = Store(mongod.uri, "test_upload_form")
-    for name in ("media", "fs.chunks", "fs.files"):
-        store.db[name].delete_many({})
-    yield store
-    store.client.close()
+    with opened(mongod.uri, "test_upload_form") as store:
+        store.empty()
+        yield store
 
 
 @pytest.fixture
 def own_store(mongod: Server, database: str) -> Iterator[Store]:
-    store = Store(mongod.uri, database)
-    yield store
-    store.client.close()
-
-
-def part(name: str, content: bytes, filename: str | None = None, kind: str | None = None) -> bytes:
-    head = f'Content-Disposition: form-data; name="{name}"'
-    if filename is not None:
-        head += f'; filename="{filename}"'
-    if kind:
-        head += f"\r\nContent-Type: {kind}"
-    return b"--" + BOUNDARY + b"\r\n" + head.encode("utf-8", "surrogateescape") + b"\r\n\r\n" + content + b"\r\n"
-
-
-def form(*parts: bytes) -> bytes:
-    return b"".join(parts) + b"--" + BOUNDARY + b"--\r\n"
-
-
-def post(service: Service, body: bytes, query: str = "", content_type: str = TYPE) -> httpx.Response:
-    return httpx.post(
-        f"{service.url}/file/upload{query}", content=body, headers={"content-type": content_type}, timeout=30
-    )
+    with opened(mongod.uri, database) as store:
+        yield store
 
 
 @pytest.mark.parametrize("size", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 8 * CHUNK, 8 * CHUNK + 1, 20 * CHUNK + 7])

@@ -18,7 +18,7 @@ from services.common.store import documents, endings
 from services.common.store.documents import Document, Times
 from services.common.store.port import Announcement, Expected, Upload, Written
 
-OUTCOME_SECONDS = 8.0
+OUTCOME_SECONDS = 6.0
 """How long a change whose outcome is unknown is asked after before the answer is 503."""
 T = TypeVar("T")
 
