@@ -74,7 +74,7 @@ def form(first: Client, name: str, hosts: list[str]) -> None:
 
 def admit(whole: Client, service: str, role: str) -> None:
     """Make the user of `service`, or see to its password and rights."""
-    fields = {
+    fields: dict[str, Any] = {
         "pwd": secret(f"mongo_{service}_password"),
         "roles": [{"role": role, "db": DATABASE}],
         "writeConcern": {"w": "majority", "wtimeout": 15000},

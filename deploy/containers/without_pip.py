@@ -9,7 +9,11 @@ from pathlib import Path
 
 LIBRARY = Path(sysconfig.get_path("stdlib"))
 SCRIPTS = Path(sysconfig.get_path("scripts"))
-PACKAGES = [Path(sysconfig.get_path("purelib")), LIBRARY / "site-packages", LIBRARY.parent / "python3" / "dist-packages"]
+PACKAGES = [
+    Path(sysconfig.get_path("purelib")),
+    LIBRARY / "site-packages",
+    LIBRARY.parent / "python3" / "dist-packages",
+]
 NAMES = ("pip", "pip-*", "setuptools", "setuptools-*", "pkg_resources", "_distutils_hack", "wheel", "wheel-*")
 
 
