@@ -118,9 +118,10 @@ class Replicas:
         self._stack = stack
         self.services = [self.start() for _ in range(count)]
 
-    def start(self, **env: str) -> Service:
+    def start(self, *, ready: bool = True, **env: str) -> Service:
         """One more."""
-        return self._stack.enter_context(launched("services.socket", self._folder, {**self._env, **env}))
+        every = {**self._env, **env}
+        return self._stack.enter_context(launched("services.socket", self._folder, every, ready=ready))
 
     def __getitem__(self, index: int) -> Service:
         return self.services[index]

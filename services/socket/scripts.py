@@ -35,9 +35,10 @@ return {{epoch, redis.call('HGET', KEYS[1], 'number')}}
 
 BEAT = Script(f"""\
 -- A replica lives. KEYS: sequence, node. Returns epoch and number, and 0 where the replica was taken for dead meanwhile.
-local known = redis.call('SET', KEYS[2], redis.call('TIME')[1], 'EX', {NODE_SECONDS}, 'XX')
+local known = redis.call('EXISTS', KEYS[2])
+redis.call('SET', KEYS[2], redis.call('TIME')[1], 'EX', {NODE_SECONDS})
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'number')
-return {{state[1] or '', state[2] or '0', known and 1 or 0}}
+return {{state[1] or '', state[2] or '0', known}}
 """)
 
 CLAIM = Script(f"""\

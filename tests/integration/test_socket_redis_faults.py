@@ -1,0 +1,252 @@
+"""Redis dies, is silent, forgets, cuts the subscription: sockets stay open, and whatever may have been missed is said."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from websockets.exceptions import InvalidStatus
+
+from services.common.errors import Unavailable
+from services.common.push import Push
+from tests.launch import Service
+from tests.sockets import Client, Replicas, http, push, replicas, soon
+
+pytestmark = pytest.mark.anyio
+HELLO = {"type": "t", "data": 1}
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Iterator[Replicas]:
+    with replicas(tmp_path) as pair:
+        yield pair
+
+
+async def is_ready(two: Replicas) -> bool:
+    for service in two.services:
+        async with http(service) as asking:
+            if (await asking.get("/readyz")).status_code != 200:
+                return False
+    return True
+
+
+async def test_redis_is_killed_for_a_while(two: Replicas) -> None:
+    clients = [await Client.open(two[0], topics="a"), await Client.open(two[1])]
+    two.redis.kill()
+    began = time.monotonic()
+    for target in ("all", clients[0].sid, "topic:a"):
+        answer = await push(two[0], target, HELLO)
+        assert answer.status_code == 503
+        assert int(answer.headers["retry-after"]) >= 1
+    assert time.monotonic() - began < 3
+    with pytest.raises(InvalidStatus) as refused:
+        await Client.open(two[0])
+    assert refused.value.response.status_code == 503
+    for service in two.services:
+        async with http(service) as asking:
+            assert (await asking.get("/livez")).status_code == 200
+            assert (await asking.get("/readyz")).status_code == 503
+            assert (await asking.get("/sockets")).status_code == 503
+    answer = await clients[0].subscribe("b")
+    assert answer["type"] == "error"
+    for client in clients:
+        await client.nothing()
+    await asyncio.sleep(2)
+    two.redis.start()
+    back = time.monotonic()
+    for client in clients:
+        resync = await client.event()
+        assert (resync["type"], resync["source"]) == ("socket.resync", "/socket")
+    assert time.monotonic() - back < 5
+    # The directory has been made anew by those who hold the connections.
+    for client in clients:
+        assert (await push(two[0], client.sid, HELLO)).json()["status"] == "sent"
+        assert (await client.event())["data"] == 1
+    await push(two[1], "topic:a", {"type": "t", "data": "topic"})
+    assert (await clients[0].event())["data"] == "topic"
+    again = await clients[0].again(two[1])
+    assert (again.sid, again.first["recovered"]) == (clients[0].sid, True)
+    await again.nothing()
+    await again.close()
+    await clients[1].close()
+
+
+async def test_who_was_away_while_redis_forgot_is_told(two: Replicas) -> None:
+    client = await Client.open(two[0])
+    client.cut()
+    await asyncio.sleep(0.3)
+    two.redis.kill()
+    two.redis.start()
+    await soon(lambda: is_ready(two))
+    back = await client.again(two[1])
+    assert back.first["recovered"] is False
+    assert back.sid != client.sid
+    await back.close()
+
+
+async def test_redis_is_silent_for_9_s(two: Replicas) -> None:
+    client = await Client.open(two[0])
+    ids = [(await push(two[1], client.sid, {"type": "t", "data": number})).json()["id"] for number in range(3)]
+    two.redis.stop()
+    began = time.monotonic()
+    answer = await push(two[1], client.sid, {"type": "t", "data": "in the silence", "id": "unsure"})
+    assert answer.status_code == 503
+    assert time.monotonic() - began < 3
+    await asyncio.sleep(9 - (time.monotonic() - began))
+    two.redis.cont()
+    await soon(lambda: is_ready(two), 5)
+    # The caller does not know what became of it and asks again with the same id.
+    answer = await push(two[1], client.sid, {"type": "t", "data": "in the silence", "id": "unsure"})
+    assert answer.json()["status"] == "sent"
+    await push(two[1], client.sid, {"type": "the.end"})
+    seen = []
+    while (event := await client.event())["type"] != "the.end":
+        seen.append(event["id"])
+    assert seen == [*ids, "unsure"], "nothing twice, nothing lost, nothing flagged: Redis forgot nothing"
+    await client.close()
+
+
+async def test_the_subscription_is_cut_and_nothing_is_missed(two: Replicas) -> None:
+    client = await Client.open(two[0], topics="a")
+    seen: list[int] = []
+
+    async def reading() -> None:
+        while len(seen) < 400:
+            event = await client.event()
+            assert event["type"] == "t", event
+            seen.append(event["data"])
+
+    task = asyncio.create_task(reading())
+    async with Push.open(two.redis.url, "/x") as other:
+        for number in range(400):
+            if number % 3 == 0:
+                await other.send(client.sid, "t", number)
+            elif number % 3 == 1:
+                await other.publish("a", "t", number)
+            else:
+                await other.broadcast("t", number)
+            if number % 40 == 20:
+                await other.redis.call("CLIENT", "KILL", "TYPE", "pubsub")
+            await asyncio.sleep(0.003)
+        async with asyncio.timeout(10):
+            await task
+    assert seen == list(range(400))
+    await client.nothing()
+    await client.close()
+
+
+async def test_more_is_missed_than_is_kept(two: Replicas) -> None:
+    """A stopped replica reads nothing, Redis cuts its subscription, and more goes through than a history holds."""
+    quiet, busy = await Client.open(two[0]), await Client.open(two[0], topics="busy")
+    two[0].child.send(signal.SIGSTOP)
+    async with Push.open(two.redis.url, "/x") as other:
+        await other.redis.call("CLIENT", "KILL", "TYPE", "pubsub")
+        for number in range(600):
+            await other.publish("busy", "t", number)
+    two[0].child.send(signal.SIGCONT)
+    assert (await busy.event())["type"] == "socket.resync"
+    numbers = [(await busy.event())["data"]]
+    while numbers[-1] != 599:
+        numbers.append((await busy.event())["data"])
+    assert numbers == list(range(numbers[0], 600))
+    await quiet.nothing()
+    await quiet.close()
+    await busy.close()
+
+
+async def test_redis_is_emptied_under_us(two: Replicas) -> None:
+    client = await Client.open(two[0], topics="a", meta='{"n":1}')
+    before = client.after.partition("-")[0]
+    async with Push.open(two.redis.url, "/x") as other:
+        await other.redis.call("FLUSHALL")
+        with pytest.raises(Unavailable):
+            await other.send(client.sid, "t", "too early: who is there is not known yet")
+        resync = await client.event("socket.resync")
+        assert not resync["sequence"].startswith(before)
+        assert (await other.send(client.sid, "t", 1)).status == "sent"
+        assert (await client.event())["data"] == 1
+        await other.publish("a", "t", 2)
+        assert (await client.event())["data"] == 2
+    async with http(two[1]) as asking:
+        said = (await asking.get(f"/sockets/{client.sid}")).json()
+    assert (said["state"], said["topics"], said["meta"]) == ("online", ["a"], {"n": 1})
+    await client.close()
+
+
+async def test_a_replica_that_was_stopped_misses_nothing(two: Replicas) -> None:
+    """Longer than its life in the directory: its sids were away meanwhile, and are back without a new connection."""
+    client, other_client = await Client.open(two[0]), await Client.open(two[1])
+    two[0].child.send(signal.SIGSTOP)
+
+    async def state(wanted: str) -> bool:
+        async with http(two[1]) as asking:
+            return bool((await asking.get(f"/sockets/{client.sid}")).json()["state"] == wanted)
+
+    async with Push.open(two.redis.url, "/x") as other:
+        assert (await other.send(client.sid, "t", 0)).status == "sent"
+        await soon(lambda: state("away"), 20)
+        for number in (1, 3, 5):
+            assert (await other.send(client.sid, "t", number)).status == "queued"
+            await other.broadcast("t", number + 1)
+    two[0].child.send(signal.SIGCONT)
+    assert [(await client.event())["data"] for _ in range(7)] == list(range(7))
+    await soon(lambda: state("online"), 5)
+    assert [(await other_client.event())["data"] for _ in range(3)] == [2, 4, 6]
+    await client.nothing()
+    for one in (client, other_client):
+        await one.close()
+
+
+async def test_a_snapshot_brings_back_no_numbers(two: Replicas) -> None:
+    """A Redis that saves: after a restart it has an older memory, and would give numbers a second time."""
+    client, gone = await Client.open(two[0]), await Client.open(two[0])
+    async with Push.open(two.redis.url, "/x") as other:
+        await other.broadcast("t", 1)
+        await other.redis.call("CONFIG", "SET", "save", "3600 1")
+        await other.redis.call("SAVE")
+        for number in (2, 3):
+            await other.broadcast("t", number)
+    assert [(await client.event())["data"] for _ in range(3)] == [1, 2, 3]
+    assert [(await gone.event())["data"] for _ in range(3)] == [1, 2, 3]
+    gone.cut()
+    two.redis.kill()
+    two.redis.start()
+    assert (await client.event())["type"] == "socket.resync"
+    back = await gone.again(two[1])
+    assert back.first["recovered"] is False
+    await push(two[0], "all", {"type": "t", "data": 4})
+    for one in (client, back):
+        assert (await one.event())["data"] == 4
+        await one.nothing()
+        await one.close()
+
+
+async def test_it_starts_without_redis_and_is_ready_when_redis_is(tmp_path: Path) -> None:
+    with replicas(tmp_path, 0) as made:
+        made.redis.kill()
+        service = made.start(ready=False)
+        async with asyncio.timeout(15):
+            while True:
+                try:
+                    async with http(service) as asking:
+                        assert (await asking.get("/readyz")).status_code == 503
+                        break
+                except (OSError, httpx.TransportError):
+                    await asyncio.sleep(0.05)
+        made.redis.start()
+        began = time.monotonic()
+        await soon(service_ready(service))
+        assert time.monotonic() - began < 5
+        client = await Client.open(service)
+        await client.nothing()
+        await client.close()
+
+
+def service_ready(service: Service) -> Callable[[], Awaitable[bool]]:
+    async def check() -> bool:
+        return await asyncio.to_thread(service.is_ready)
+
+    return check
