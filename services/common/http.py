@@ -1,55 +1,25 @@
 """uvicorn's HTTP/1.1 protocol with our limits, for every service and the gateway. It knows no route and no service.
 
-What httptools lets pass and we do not: heads without a limit in bytes, count or time; no Host or two; a target that is not a
-path; trailers taken for header fields; Transfer-Encoding other than `chunked`; an upgrade that swallows a body. And three ways
-of ending a connection: an answer sent before its request was read is followed by reading on for a moment, so that a reset does
-not destroy it; an answer that breaks off is reset, so that nobody takes it for a whole one; all else is closed as usual.
+What it adds to the rules of `heads`: a head has ten seconds; trailers are not taken for fields; a refusal waits for its turn behind
+answers that are still due; an upgrade does not swallow a body. And three ways of ending a connection: an answer sent before its
+request was read is followed by reading on for a moment, so that a reset does not destroy it; an answer that breaks off is reset, so
+that nobody takes it for a whole one; all else is closed as usual.
 """
 
 import asyncio
 import logging
-import re
 import socket
 import struct
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Never, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from services.common.errors import BadRequest, GridcastError, TooSlow, problem, problem_headers
+from services.common.heads import MAX_FIELD_BYTES, MAX_TARGET, FieldsTooLarge, Head, TargetTooLong
 
-MAX_TARGET = 8 * 1024
-"""Bytes of path and query: 414 beyond."""
-MAX_FIELDS = 100
-"""Header fields: 431 beyond."""
-MAX_FIELD_BYTES = 32 * 1024
-"""Bytes of all header fields together: 431 beyond. The same for trailers, which are dropped."""
-
-_TARGET = re.compile(rb"/[!\"$-~]*\Z")
-_HOST = re.compile(rb"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z")
 _RESET = struct.pack("ii", 1, 0)
 _access = logging.getLogger("gridcast.access")
-
-
-class ExpectationFailed(GridcastError):
-    """417 (RFC 9110, 15.5.18)."""
-
-    status = 417
-    title = "Expectation Failed"
-
-
-class TargetTooLong(GridcastError):
-    """414."""
-
-    status = 414
-    title = "URI Too Long"
-
-
-class FieldsTooLarge(GridcastError):
-    """431 (RFC 6585, 5)."""
-
-    status = 431
-    title = "Request Header Fields Too Large"
 
 
 class Wire:
@@ -72,9 +42,10 @@ class Http(HttpToolsProtocol):
     head_seconds: ClassVar[float] = 10.0
     """What a client has for sending a head: from the connection on, or from its first byte on a kept connection."""
     linger_seconds: ClassVar[float] = 3.0
-    """How long the rest of a request is read and thrown away after an early answer (as nginx's lingering_timeout)."""
+    """How long the rest of a request is read and thrown away after an early answer."""
 
     _raw: asyncio.Transport
+    _head: Head
     _running: RequestResponseCycle | None = None
     _refusal: GridcastError | None = None
     _deferred: GridcastError | None = None
@@ -84,9 +55,6 @@ class Http(HttpToolsProtocol):
     _deaf = False
     _ending = False
     _fed = 0
-    _field_bytes = 0
-    _hosts = 0
-    _framed = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """A client connected: it has `head_seconds` for its first head."""
@@ -115,13 +83,14 @@ class Http(HttpToolsProtocol):
             self._refuse(self._refusal or BadRequest("the request is not well-formed HTTP/1.1"))
             return
         if self._in_head:
+            # httptools keeps a field until it is whole, so what it was fed is counted too.
             if continued or first:
                 self._fed += len(data)
             if self._fed > MAX_TARGET + MAX_FIELD_BYTES:
                 self._refuse(FieldsTooLarge("the header fields are too large"))
                 return
             self._arm()
-        elif self.timeout_keep_alive_task is None and (self.cycle is None or self.cycle.response_complete):
+        elif self.timeout_keep_alive_task is None and not self._busy():
             self._arm()  # line ends between requests, or the rest of a body nobody wanted: not for ever
 
     # What httptools calls. An error raised here comes out of feed_data as HttpParserError.
@@ -129,9 +98,9 @@ class Http(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first byte of a request."""
         super().on_message_begin()
+        self._head = Head()
         self._in_head = True
-        self._fed = self._field_bytes = self._hosts = 0
-        self._framed = False
+        self._fed = 0
 
     def on_url(self, url: bytes) -> None:
         """A piece of the target."""
@@ -140,43 +109,27 @@ class Http(HttpToolsProtocol):
             self._fail(TargetTooLong(f"the target is longer than {MAX_TARGET} bytes"))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One field of the head, or a trailer: those are counted and dropped (RFC 9110, 6.5.1 forbids to merge them)."""
-        self._field_bytes += len(name) + len(value) + 4
-        if self._field_bytes > MAX_FIELD_BYTES or len(self.headers) >= MAX_FIELDS:
-            self._fail(FieldsTooLarge("the header fields are too large or too many"))
-        if not self._in_head:
-            return
-        name = name.lower()
-        if name == b"host":
-            self._hosts += 1
-            if not _HOST.match(value):
-                self._fail(BadRequest("the Host field is not well-formed"))
-        elif name == b"transfer-encoding":
-            self._framed = True
-            if value.lower() != b"chunked":
-                self._fail(BadRequest("the only transfer coding is chunked"))
-        elif name == b"content-length":
-            self._framed = self._framed or value.strip(b"0") != b""
-        elif name == b"expect":
-            if value.lower() != b"100-continue":
-                self._fail(ExpectationFailed("the only expectation is 100-continue"))
-            self.expect_100_continue = True
-        self.headers.append((name, value))
+        """One field of the head, or a trailer: that is counted and dropped (RFC 9110, 6.5.1 forbids to merge it unseen)."""
+        try:
+            self._head.count(name, value)
+            if self._in_head:
+                name = name.lower()
+                self._head.field(name, value)
+                self.headers.append((name, value))
+        except GridcastError as error:
+            self._fail(error)
 
     def on_headers_complete(self) -> None:
         """The head is whole: judge it, then let uvicorn start the application."""
         self._disarm()
         version, upgrading = self.parser.get_http_version(), self.parser.should_upgrade()
-        if version not in {"1.0", "1.1"}:
-            self._fail(BadRequest("the version is neither HTTP/1.0 nor HTTP/1.1"))
-        if not _TARGET.match(self.url):
-            self._fail(BadRequest("the target is not a path"))
-        if self._hosts > 1 or (self._hosts == 0 and version == "1.1"):
-            self._fail(BadRequest("there must be exactly one Host field"))
-        if version == "1.0" and any(name == b"transfer-encoding" for name, _ in self.headers):
-            self._fail(BadRequest("HTTP/1.0 has no transfer codings"))
+        try:
+            self._head.judge(version, self.url)
+        except GridcastError as error:
+            self._fail(error)
         if upgrading:
             self._judge_upgrade(version)
+        self.expect_100_continue = self._head.waits
         self._in_head = False
         super().on_headers_complete()
         if not upgrading:
@@ -192,14 +145,32 @@ class Http(HttpToolsProtocol):
     def _judge_upgrade(self, version: str) -> None:
         """Where an upgrade is asked for, httptools ends the request at its head: a body would be read as the next one."""
         method = self.parser.get_method()
-        if method == b"CONNECT" or self._framed:
+        if method == b"CONNECT" or self._head.has_body:
             self._fail(BadRequest("CONNECT, and an upgrade of a request with a body, are not offered"))
         if self._should_upgrade() and (method != b"GET" or version != "1.1" or self._busy()):
             self._fail(BadRequest("a WebSocket begins with a GET over HTTP/1.1 on a connection that is free"))
 
+    def _upgrade(self, rest: bytes) -> None:
+        """Hand the connection over to the WebSocket protocol, with what already came behind the head."""
+        if not self._should_upgrade():
+            self._deaf = True  # an upgrade we do not offer: the request is answered, then the connection is closed
+            return
+        self.connections.discard(self)
+        self._disarm()
+        lines = [b"%s: %s\r\n" % field for field in self.headers]
+        head = b"".join([b"GET ", self.url, b" HTTP/1.1\r\n", *lines, b"\r\n"])
+        make = cast("Any", self.ws_protocol_class)
+        protocol = make(config=self.config, server_state=self.server_state, app_state=self.app_state)
+        protocol.connection_made(self._raw)
+        protocol.data_received(head)
+        self._raw.set_protocol(protocol)
+        if rest:
+            protocol.data_received(rest)
+        del self.parser, self.flow, self.transport  # each refers back to this object; a WebSocket lives for days
+
     # Refusing.
 
-    def _fail(self, error: GridcastError) -> None:
+    def _fail(self, error: GridcastError) -> Never:
         self._refusal = error
         raise error
 
@@ -207,11 +178,11 @@ class Http(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _refuse(self, error: GridcastError) -> None:
-        """Answer `error` and end the connection; after the answers to requests that came before, if any are open."""
+        """Answer `error` and end the connection; after the answers to requests that came before, if any are due."""
         self._deaf = True
         self._disarm()
         cycle = self.cycle
-        waiting = self._busy()
+        due = self._busy()
         if self._in_body:
             if self._running is not cycle:
                 self.pipeline.popleft()
@@ -221,8 +192,8 @@ class Http(HttpToolsProtocol):
             else:
                 cycle.disconnected = True
                 cycle.message_event.set()
-                waiting = False
-        if waiting:
+                due = False
+        if due:
             self._deferred = error
         else:
             self._answer(error)
@@ -257,8 +228,8 @@ class Http(HttpToolsProtocol):
         """Close, in the way the state of the request asks for (see the top of this file)."""
         running = self._running
         if self._ending:
-            self._raw.abort()
-        elif running is not None and running.response_started and not running.response_complete:
+            return  # what is in the write buffer is still sent
+        if running is not None and running.response_started and not running.response_complete:
             self._ending = self._deaf = True
             if (client := self._raw.get_extra_info("socket")) is not None:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
@@ -272,6 +243,8 @@ class Http(HttpToolsProtocol):
     def _linger(self) -> None:
         self._ending = self._deaf = True
         self._disarm()
+        if self._raw.is_closing():
+            return
         self.flow.resume_reading()
         self._raw.write_eof()
         self._timer = self.loop.call_later(self.linger_seconds, self._raw.abort)
@@ -293,21 +266,3 @@ class Http(HttpToolsProtocol):
             self._refuse(TooSlow(f"no complete head within {self.head_seconds:g} seconds"))
         else:
             self.end()
-
-    def _upgrade(self, rest: bytes) -> None:
-        """Hand the connection over to the WebSocket protocol, with what already came behind the head."""
-        if not self._should_upgrade():
-            self._deaf = True  # an upgrade we do not offer: the request is answered, then the connection is closed
-            return
-        self.connections.discard(self)
-        self._disarm()
-        lines = [b"%s: %s\r\n" % field for field in self.headers]
-        head = b"".join([b"GET ", self.url, b" HTTP/1.1\r\n", *lines, b"\r\n"])
-        make = cast("Any", self.ws_protocol_class)
-        protocol = make(config=self.config, server_state=self.server_state, app_state=self.app_state)
-        protocol.connection_made(self._raw)
-        protocol.data_received(head)
-        self._raw.set_protocol(protocol)
-        if rest:
-            protocol.data_received(rest)
-        del self.parser, self.flow, self.transport  # each refers back to this object; a tunnel lives for days

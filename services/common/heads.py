@@ -1,0 +1,89 @@
+"""What the head of a request may be: sizes, characters, one Host, one statement about the body's length. Pure.
+
+httptools judges the grammar. This adds what it lets pass and what two parsers could read differently; each fault is an error with
+the status it is answered with.
+"""
+
+import re
+
+from services.common.errors import BadRequest, GridcastError
+
+MAX_TARGET = 8 * 1024
+"""Bytes of path and query: 414 beyond."""
+MAX_FIELDS = 100
+"""Header fields: 431 beyond."""
+MAX_FIELD_BYTES = 32 * 1024
+"""Bytes of all header fields together, and of trailers: 431 beyond."""
+
+_TARGET = re.compile(rb"/[!\"$-~]*\Z")
+_HOST = re.compile(rb"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z")
+
+
+class TargetTooLong(GridcastError):
+    """414."""
+
+    status = 414
+    title = "URI Too Long"
+
+
+class ExpectationFailed(GridcastError):
+    """417 (RFC 9110, 15.5.18)."""
+
+    status = 417
+    title = "Expectation Failed"
+
+
+class FieldsTooLarge(GridcastError):
+    """431 (RFC 6585, 5)."""
+
+    status = 431
+    title = "Request Header Fields Too Large"
+
+
+class Head:
+    """One request's head, as it comes. `has_body`: it says that a body follows; `waits`: only after a 100."""
+
+    __slots__ = ("_bytes", "_chunked", "_count", "_hosts", "has_body", "waits")
+
+    def __init__(self) -> None:
+        self._bytes = 0
+        self._count = 0
+        self._hosts = 0
+        self._chunked = False
+        self.has_body = False
+        self.waits = False
+
+    def count(self, name: bytes, value: bytes) -> None:
+        """A field, or a trailer, of that size. Raises FieldsTooLarge."""
+        self._bytes += len(name) + len(value) + 4
+        self._count += 1
+        if self._bytes > MAX_FIELD_BYTES or self._count > MAX_FIELDS:
+            raise FieldsTooLarge("the header fields are too large or too many")
+
+    def field(self, name: bytes, value: bytes) -> None:
+        """A field with its name in lower case. Raises BadRequest or ExpectationFailed."""
+        if name == b"host":
+            self._hosts += 1
+            if not _HOST.match(value):
+                raise BadRequest("the Host field is not well-formed")
+        elif name == b"transfer-encoding":
+            self.has_body = self._chunked = True
+            if value.lower() != b"chunked":
+                raise BadRequest("the only transfer coding is chunked")
+        elif name == b"content-length":
+            self.has_body = self.has_body or value.strip(b"0") != b""
+        elif name == b"expect":
+            self.waits = True
+            if value.lower() != b"100-continue":
+                raise ExpectationFailed("the only expectation is 100-continue")
+
+    def judge(self, version: str, target: bytes) -> None:
+        """The head is whole. Raises BadRequest."""
+        if version not in {"1.0", "1.1"}:
+            raise BadRequest("the version is neither HTTP/1.0 nor HTTP/1.1")
+        if not _TARGET.match(target):
+            raise BadRequest("the target is not a path")
+        if self._hosts > 1 or (self._hosts == 0 and version == "1.1"):
+            raise BadRequest("there must be exactly one Host field")
+        if self._chunked and version == "1.0":
+            raise BadRequest("HTTP/1.0 has no transfer codings")
