@@ -1,0 +1,360 @@
+"""What `UploadStore` and `Keeper` promise, on a real mongod, with either driver."""
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from bson import ObjectId
+
+from services.common.errors import Conflict, NotUnique, PreconditionFailed, TooMany
+from services.common.media import MediaName
+from services.common.mongo import open_mongo
+from services.common.store import documents, endings
+from services.common.store.documents import Times
+from services.common.store.gridfs import GridFSStore
+from services.common.store.gridfs_keep import GridFSKeeper
+from services.common.store.gridfs_read import GridFSReader
+from services.common.store.port import ABSENT, ANYTHING, BrokenFile, Ended, Expected, Open, Plan, Upload, Written
+from tests.servers import Server
+from tests.uploads import CHUNK, Store, opened
+
+pytestmark = pytest.mark.anyio
+NAME = MediaName("f", "n")
+TIMES = Times(lease=400, grace=300, late=1200, told=0)
+
+
+class Both:
+    """A store and its keeper, as two replicas would have them."""
+
+    def __init__(self, mongo: Any) -> None:
+        self.mongo = mongo
+        self.store = GridFSStore(mongo, TIMES)
+        self.keeper = GridFSKeeper(mongo, TIMES)
+        self.reader = GridFSReader(mongo)
+
+    async def round(self) -> None:
+        async for media in self.keeper.due():
+            await self.keeper.keep(media)
+
+    async def settle(self, seen: Store) -> None:
+        """Rounds until nothing is due any more."""
+        for _ in range(100):
+            await self.round()
+            if all(not document["doomed"] and not document["uploads"] for document in seen.media()):
+                return
+            await asyncio.sleep(0.05)
+        pytest.fail(f"never settled: {seen.media()}")
+
+    async def stored(self, data: bytes, name: MediaName = NAME, expected: Expected = ANYTHING) -> Upload:
+        upload = await self.store.begin(name, Plan(), expected)
+        blocks = [data[start : start + CHUNK] for start in range(0, len(data), CHUNK)]
+        if blocks:
+            await self.store.append(upload, 0, blocks)
+        await self.store.commit(upload, written(data), expected)
+        return upload
+
+
+def written(data: bytes) -> Written:
+    return Written(len(data), "text/plain", hashlib.sha256(data).hexdigest())
+
+
+def is_(data: bytes) -> Expected:
+    return Expected(one_of=frozenset({hashlib.sha256(data).hexdigest()}))
+
+
+@pytest.fixture(params=["motor", "pymongo"])
+async def both(request: pytest.FixtureRequest, mongod: Server, database: str) -> AsyncIterator[Both]:
+    mongo = open_mongo(mongod.uri, database, request.param)
+    both = Both(mongo)
+    await both.store.prepare()
+    yield both
+    await mongo.aclose()
+
+
+@pytest.fixture
+def seen(mongod: Server, database: str) -> Iterator[Store]:
+    with opened(mongod.uri, database) as store:
+        yield store
+
+
+async def test_a_file_is_seen_after_its_commit_and_not_before(both: Both) -> None:
+    data = os.urandom(CHUNK + 5)
+    upload = await both.store.begin(NAME, Plan())
+    await both.store.append(upload, 0, [data[:CHUNK]])
+    await both.store.append(upload, 1, [data[CHUNK:]])
+    assert await both.reader.find(NAME) is None
+    announcement = await both.store.commit(upload, written(data))
+    assert announcement.type == "file.created"
+    info = await both.reader.find(NAME)
+    assert info == announcement.info
+    assert info is not None
+    assert b"".join(await both.reader.fetch(info, 0, 1)) == data
+
+
+async def test_prepare_may_be_done_twice(both: Both) -> None:
+    await both.store.prepare()
+    await both.store.check()
+    free = await both.store.free()
+    assert free is None or free > 0
+
+
+async def test_the_name_belongs_to_the_first_commit(both: Both, seen: Store) -> None:
+    first, second = [await both.store.begin(NAME, Plan()) for _ in range(2)]
+    await both.store.commit(second, written(b""))
+    with pytest.raises(NotUnique):
+        await both.store.commit(first, written(b""))
+    with pytest.raises(NotUnique):
+        await both.store.begin(NAME, Plan())
+    await both.store.abort(first)
+    assert seen.one()["uploads"] == []
+
+
+async def test_of_many_racers_one_wins(both: Both, seen: Store) -> None:
+    async def race(number: int) -> str:
+        try:
+            await both.stored(bytes([number]) * 9, expected=ABSENT)
+        except NotUnique:
+            return "lost"
+        return "won"
+
+    results = await asyncio.gather(*(race(number) for number in range(30)))
+    assert sorted(results) == ["lost"] * 29 + ["won"]
+    assert len(seen.media()) == 1
+
+
+async def test_replacing_is_one_step_and_the_old_bytes_stay_for_a_while(both: Both, seen: Store) -> None:
+    await both.stored(b"one")
+    old = await both.reader.find(NAME)
+    upload = await both.store.begin(NAME, Plan(), ANYTHING)
+    await both.store.append(upload, 0, [b"second"])
+    announcement = await both.store.commit(upload, written(b"second"), ANYTHING)
+    new = await both.reader.find(NAME)
+    assert announcement.type == "file.replaced"
+    assert old is not None
+    assert new is not None
+    assert (old.id, new.length) == (new.id, 6)
+    assert await both.reader.fetch(old, 0, 0) == [b"one"]
+    assert set(seen.one()["current"]) == {"file", "length", "content_type", "sha256", "uploaded_at"}
+    await both.settle(seen)
+    with pytest.raises(BrokenFile):
+        await both.reader.fetch(old, 0, 0)
+    assert seen.chunks() == 1
+    assert seen.db["fs.files"].count_documents({}) == 1
+
+
+async def test_what_is_expected_is_looked_at_when_it_counts(both: Both) -> None:
+    """Early where it can be, and once more in the commit itself."""
+    await both.stored(b"one")
+    for wrong in (is_(b"x"), Expected(none_of=frozenset({hashlib.sha256(b"one").hexdigest()}))):
+        with pytest.raises(PreconditionFailed):
+            await both.store.begin(NAME, Plan(), wrong)
+    with pytest.raises(PreconditionFailed):
+        await both.store.begin(MediaName("", "new"), Plan(), Expected(present=True))
+    upload = await both.store.begin(NAME, Plan(), is_(b"one"))
+    await both.stored(b"two")
+    with pytest.raises(PreconditionFailed):
+        await both.store.commit(upload, written(b""), is_(b"one"))
+    await both.store.abort(upload)
+    await both.stored(b"three", expected=is_(b"two"))
+
+
+async def test_who_takes_over_shuts_the_older_one_out(both: Both, seen: Store) -> None:
+    """No write, no move, no renewal, no commit and no clean-up by an older hold."""
+    data = os.urandom(CHUNK + 10)
+    old = await both.store.begin(NAME, Plan(len(data), 60, {"k": "$v"}))
+    await both.store.append(old, 0, [data[:CHUNK]])
+    await both.store.move(old, CHUNK + 3, data[CHUNK : CHUNK + 3], len(data), writing=True)
+    taken = await both.store.take(old.address)
+    assert isinstance(taken, tuple)
+    new, state = taken
+    assert (state.offset, state.tail, state.length, state.facts) == (
+        CHUNK + 3,
+        data[CHUNK:][:3],
+        len(data),
+        {"k": "$v"},
+    )
+    for late in (
+        both.store.renew(old),
+        both.store.move(old, 1, b"", None, writing=True),
+        both.store.commit(old, written(data)),
+        both.store.truncate(old, 0),
+    ):
+        with pytest.raises(Conflict):
+            await late
+    await both.store.abort(old)
+    assert seen.chunks() == 1
+    await both.store.append(new, 1, [data[CHUNK:]])
+    with pytest.raises(Conflict):
+        await both.store.append(old, 1, [b"late"])
+    await both.store.commit(new, written(data))
+    assert seen.bytes_in(seen.one()["current"]["file"]) == data
+
+
+async def test_a_late_batch_of_an_older_writer_gives_way(both: Both, seen: Store) -> None:
+    """It may lie in the way, or past the end: the holder's bytes count."""
+    old = await both.store.begin(NAME, Plan(None, 60))
+    taken = await both.store.take(old.address)
+    assert isinstance(taken, tuple)
+    blocks = [bytes([number]) * CHUNK for number in range(4)]
+    late = [{"files_id": ObjectId(old.file), "n": n, "data": b"late"} for n in (1, 2, 7)]
+    seen.db["fs.chunks"].insert_many(late)
+    await both.store.append(taken[0], 0, blocks)
+    data = b"".join(blocks)
+    seen.db["fs.chunks"].insert_one({"files_id": ObjectId(old.file), "n": 9, "data": b"late"})
+    assert [block async for block in both.store.read_back(taken[0], 4)] == blocks
+    await both.store.commit(taken[0], written(data))
+    assert seen.bytes_in(seen.one()["current"]["file"]) == data
+    assert seen.orphans() == []
+
+
+async def test_what_became_of_an_upload_is_remembered(both: Both, seen: Store) -> None:
+    upload = await both.store.begin(NAME, Plan(0, 0.6))
+    rival = await both.store.begin(NAME, Plan(0, 0.6))
+    assert isinstance(await both.store.look(upload.address), Open)
+    await both.store.commit(upload, written(b""))
+    await both.store.abort(rival, lost=True)
+    ends = [await both.store.look(one.address) for one in (upload, rival)]
+    assert all(isinstance(end, Ended) for end in ends)
+    assert [end.outcome for end in ends if isinstance(end, Ended)] == ["stored", "lost"]
+    assert isinstance(await both.store.take(upload.address), Ended)
+    await asyncio.sleep(0.7)
+    await both.round()
+    assert seen.one()["ended"] == []
+
+
+async def test_expiry_is_by_the_last_byte_and_never_by_a_renewal(both: Both, seen: Store) -> None:
+    upload = await both.store.begin(NAME, Plan(9, 0.9))
+    await asyncio.sleep(0.5)
+    await both.store.move(upload, 1, b"x", 9, writing=True)
+    await asyncio.sleep(0.5)
+    assert isinstance(await both.store.look(upload.address), Open)
+    await asyncio.sleep(0.5)
+    assert await both.store.look(upload.address) is None
+    assert await both.store.take(upload.address) is None
+    await both.settle(seen)
+    assert seen.media() == []
+
+
+async def test_a_dead_writer_is_reaped_and_a_living_one_is_not(both: Both, seen: Store) -> None:
+    dead = await both.store.begin(MediaName("", "dead"), Plan())
+    await both.store.append(dead, 0, [b"x" * CHUNK] * 3)
+    living = await both.store.begin(MediaName("", "living"), Plan())
+    for _ in range(6):
+        await asyncio.sleep(0.15)
+        await both.store.renew(living)
+        await both.round()
+    (left,) = [document for document in seen.media() if document["uploads"]]
+    assert left["filename"] == "living"
+    assert seen.chunks() == 0
+    for late in (both.store.renew(dead), both.store.commit(dead, written(b""))):
+        with pytest.raises(Conflict):
+            await late
+    # It was stopped before its last insert: what comes now is swept by the second due.
+    seen.db["fs.chunks"].insert_one({"files_id": ObjectId(dead.file), "n": 3, "data": b"late"})
+    await both.store.abort(living)
+    await both.settle(seen)
+    await both.round()
+    assert seen.chunks() == 0
+    assert seen.media() == []
+
+
+async def test_two_keepers_at_once_and_one_that_stops_anywhere(both: Both, seen: Store) -> None:
+    """The end is the same: nothing left but what is current."""
+    for number in range(12):
+        name = MediaName("", str(number))
+        await both.stored(b"old", name)
+        await both.stored(b"new", name)
+        await both.store.begin(name, Plan(), ANYTHING)
+    await asyncio.sleep(0.5)
+    for seconds in (0.005, 0.01, 0.02, 0.04):
+        task = asyncio.create_task(both.round())
+        await asyncio.sleep(seconds)
+        task.cancel()
+        await asyncio.wait({task})
+    for _ in range(4):
+        await asyncio.gather(both.round(), both.round())
+        await asyncio.sleep(0.2)
+    await both.settle(seen)
+    assert seen.chunks() == 12
+    assert seen.orphans() == []
+    assert all(document["current"]["length"] == 3 for document in seen.media())
+
+
+async def test_the_second_sweep_is_not_forgotten_by_the_slower_keeper(both: Both, seen: Store) -> None:
+    upload = await both.store.begin(NAME, Plan())
+    await asyncio.sleep(0.45)
+    await both.round()
+    (version,) = seen.one()["doomed"]
+    assert version["late"] is False
+    # A slower one's last update, as it would come now.
+    await both.mongo.collection("media").update_one({}, endings.swept(ObjectId(upload.file), TIMES))
+    assert seen.one()["doomed"] == [version]
+
+
+async def test_deleting(both: Both, seen: Store) -> None:
+    assert await both.store.delete(NAME) is None
+    await both.stored(b"one")
+    with pytest.raises(PreconditionFailed):
+        await both.store.delete(NAME, is_(b"two"))
+    announcement = await both.store.delete(NAME, is_(b"one"))
+    assert announcement is not None
+    assert (announcement.type, announcement.info.length) == ("file.deleted", 3)
+    assert await both.reader.find(NAME) is None
+    assert await both.store.delete(NAME) is None
+    (media,) = [media async for media in both.keeper.due()]
+    assert [note.type for note in await both.keeper.unannounced(media)] == ["file.created", "file.deleted"]
+    for note in await both.keeper.unannounced(media):
+        await both.store.announced(note)
+    await both.settle(seen)
+    assert seen.media() == []
+    assert seen.chunks() == 0
+
+
+async def test_a_nameless_upload_gets_its_name_at_the_end(both: Both, seen: Store) -> None:
+    upload = await both.store.begin(None, Plan())
+    await both.store.append(upload, 0, [b"abc"])
+    named = await both.store.rename(upload, NAME)
+    await both.store.commit(named, written(b"abc"))
+    assert seen.one()["folder"] == "f"
+    other = await both.store.begin(None, Plan())
+    with pytest.raises(NotUnique):
+        await both.store.rename(other, NAME)
+    await both.store.abort(other)
+    assert len(seen.media()) == 1
+
+
+async def test_the_document_stays_small(both: Both) -> None:
+    uploads = [await both.store.begin(NAME, Plan(None, 60)) for _ in range(documents.MAX_UPLOADS)]
+    with pytest.raises(TooMany):
+        await both.store.begin(NAME, Plan(None, 60))
+    tail = os.urandom(CHUNK - 1)
+    fitting = documents.MAX_TAILS // len(tail)
+    for upload in uploads[:fitting]:
+        await both.store.move(upload, len(tail), tail, None, writing=False)
+    with pytest.raises(TooMany):
+        await both.store.move(uploads[fitting], len(tail), tail, None, writing=False)
+    await both.store.move(uploads[0], len(tail), tail[::-1], None, writing=False)
+
+
+async def test_strays_are_a_day_old_and_nobody_s(both: Both, seen: Store) -> None:
+    old = datetime.now(UTC) - timedelta(hours=25)
+    stray, foreign = ObjectId.from_datetime(old), ObjectId.from_datetime(old + timedelta(seconds=1))
+    young = ObjectId()
+    seen.db["fs.chunks"].insert_many({"files_id": file, "n": 0, "data": b""} for file in (stray, foreign, young))
+    seen.db["fs.files"].insert_one({"_id": foreign, "length": 0})
+    await both.stored(b"ours")
+    assert await both.keeper.strays() == 1
+    assert await both.keeper.strays() == 0
+    assert seen.db["fs.chunks"].count_documents({"files_id": stray}) == 0
+    assert seen.chunks() == 3
+
+
+@pytest.mark.parametrize("address", ["", "-", "x-y", "a" * 24, "{}-{}", "a" * 24 + "-"])
+async def test_an_address_that_is_nobody_s(both: Both, address: str) -> None:
+    assert await both.store.look(address) is None
+    assert await both.store.take(address) is None
+    assert both.store.age(address) is None
