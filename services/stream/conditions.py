@@ -34,12 +34,16 @@ def evaluate(headers: Mapping[str, str], etag: str, modified: datetime, now: dat
     if (wanted := headers.get("if-match")) is not None:
         if not _matches(wanted, etag, weak=False):
             return Verdict.FAILED
-    elif (since := http_date(headers.get("if-unmodified-since", ""), now)) is not None and modified > since:
-        return Verdict.FAILED
+    elif (text := headers.get("if-unmodified-since")) is not None:
+        since = http_date(text, now)
+        if since is not None and modified > since:
+            return Verdict.FAILED
     if (known := headers.get("if-none-match")) is not None:
         return Verdict.NOT_MODIFIED if _matches(known, etag, weak=True) else Verdict.PROCEED
-    if (since := http_date(headers.get("if-modified-since", ""), now)) is not None and modified <= since:
-        return Verdict.NOT_MODIFIED
+    if (text := headers.get("if-modified-since")) is not None:
+        since = http_date(text, now)
+        if since is not None and modified <= since:
+            return Verdict.NOT_MODIFIED
     return Verdict.PROCEED
 
 

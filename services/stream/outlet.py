@@ -8,10 +8,14 @@ from types import TracebackType
 from typing import Self
 
 from services.common.web import Receive, Send
+from services.stream.reply import Reply
 
 TURN = 8
 """Pieces (2 MiB of blocks) after which others get their turn: a client that is fast enough would keep the loop for itself.
 From then on it is watched whether the client is there: what a shorter answer could waste costs less than watching."""
+
+BUFFER = 64 * 1024
+"""Bytes that the transport takes in any case: uvicorn's high-water mark."""
 
 
 class Gone(Exception):
@@ -55,18 +59,15 @@ class Patience:
 
 
 class Outlet:
-    """Where an answer goes. `with` it, Stalled and Gone say what became of the client; `send` is ASGI's own.
+    """Where an answer goes. `with` it, Stalled and Gone say what became of the client."""
 
-    A body may be sent as memoryviews: uvicorn hands what it gets to the transport, and a copy is spared.
-    """
-
-    __slots__ = ("_patience", "_pieces", "_receive", "_task", "_watch", "began", "send")
+    __slots__ = ("_patience", "_pieces", "_receive", "_send", "_task", "_watch", "began")
 
     def __init__(self, receive: Receive, send: Send, patience: Patience) -> None:
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("not in a task")
-        self.send = send
+        self._send = send
         self.began = False
         self._receive = receive
         self._patience = patience
@@ -86,9 +87,18 @@ class Outlet:
         if self._patience.release(self._task) and kind is asyncio.CancelledError and not self._task.uncancel():
             raise Stalled from error
 
+    async def head(self, reply: Reply) -> None:
+        """Status and fields."""
+        self.began = True
+        await self._send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
+
+    async def piece(self, data: bytes | memoryview) -> None:
+        """A part of the body. A memoryview spares a copy: uvicorn hands what it gets to the transport."""
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
     async def room(self) -> None:
         """Return when what was sent is on its way, so that the next block need not be held meanwhile. Raises Gone."""
-        await self.send({"type": "http.response.body", "body": b"", "more_body": True})
+        await self._send({"type": "http.response.body", "body": b"", "more_body": True})
         self._patience.mark(self._task)
         self._pieces += 1
         if self._pieces % TURN == 0:
@@ -97,6 +107,10 @@ class Outlet:
             await asyncio.sleep(0)
         if self._watch is not None and self._watch.done():
             raise Gone
+
+    async def end(self, data: bytes) -> None:
+        """The last part of the body. Leaving without this makes the server cut the connection."""
+        await self._send({"type": "http.response.body", "body": data})
 
     async def _until_gone(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

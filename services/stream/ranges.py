@@ -12,8 +12,7 @@ MAX_RANGES = 16
 MAX_DIGITS = 19
 """Longer numbers are past the end of any file; they are read as the largest of this length."""
 
-_UNIT = re.compile("bytes=", re.ASCII | re.IGNORECASE)
-_SPEC = re.compile(r"(?:([0-9]+)-([0-9]*)|-([0-9]+))\Z", re.ASCII)
+_SPEC = re.compile(r"[ \t]*(?:([0-9]+)-([0-9]*)|-([0-9]+))?[ \t]*", re.ASCII)
 _PAST = 10**MAX_DIGITS - 1
 
 
@@ -39,22 +38,24 @@ class Spec(NamedTuple):
 
 def parse(header: str) -> list[Spec] | None:
     """The ranges of a Range header, or None where it is to be ignored: another unit, malformed, or more than 16 ranges."""
-    unit = _UNIT.match(header)
-    if unit is None or header.count(",") > 4 * MAX_RANGES:  # empty list elements are allowed, not without end
+    if (
+        header[:6].lower() != "bytes=" or header.count(",") > 4 * MAX_RANGES
+    ):  # empty elements are allowed, not without end
         return None
     specs: list[Spec] = []
-    for element in header[unit.end() :].split(","):
-        text = element.strip(" \t")
-        if not text:
-            continue
-        match = _SPEC.match(text)
-        if match is None or len(specs) == MAX_RANGES:
+    for element in header[6:].split(","):
+        match = _SPEC.fullmatch(element)
+        if match is None:
             return None
-        first, last, suffix = (_number(group) for group in match.groups())
-        if first is not None and last is not None and last < first:
-            return None
-        specs.append(Spec(first, last, suffix))
-    return specs or None
+        start, end, tail = match.groups()
+        if tail:
+            specs.append(Spec(None, None, _number(tail)))
+        elif start:
+            first, last = _number(start), _number(end) if end else None
+            if last is not None and last < first:
+                return None
+            specs.append(Spec(first, last, None))
+    return specs if 0 < len(specs) <= MAX_RANGES else None
 
 
 def resolve(specs: list[Spec], length: int) -> list[ByteRange]:
@@ -84,8 +85,7 @@ def _merge(ranges: list[ByteRange]) -> list[ByteRange]:
     return [item for _, item in sorted(joined, key=lambda pair: pair[0])]
 
 
-def _number(digits: str | None) -> int | None:
-    if not digits:
-        return None
-    digits = digits.lstrip("0") or "0"
+def _number(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        digits = digits.lstrip("0") or "0"
     return int(digits) if len(digits) <= MAX_DIGITS else _PAST

@@ -17,7 +17,7 @@ from services.common.web import Receive, Scope, Send
 from services.stream.cache import BlockCache
 from services.stream.catalogue import Catalogue
 from services.stream.conditions import wants_fresh
-from services.stream.outlet import Gone, Outlet, Patience, Stalled
+from services.stream.outlet import BUFFER, Gone, Outlet, Patience, Stalled
 from services.stream.reply import Reply, plan
 
 _log = logging.getLogger("gridcast.stream")
@@ -71,6 +71,10 @@ class FileStream:
         name, method, headers = name_in(scope["query_string"]), scope["method"], _fields(scope["headers"])
         file = await self._catalogue.find(name, fresh=wants_fresh(headers.get("cache-control", "")))
         reply = plan(method, headers, file, datetime.now(UTC))
+        if (small := self._at_hand(file.info, reply)) is not None:
+            await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
+            await send({"type": "http.response.body", "body": small})
+            return
         try:
             with Outlet(receive, send, self._patience) as outlet:
                 try:
@@ -81,7 +85,7 @@ class FileStream:
                     # What was remembered may have been replaced since, and its blocks deleted. If not, they are missing.
                     newer = await self._catalogue.find(name, fresh=True)
                     if newer.info.file == file.info.file:
-                        await _head(outlet, reply)
+                        await outlet.head(reply)
                         raise
                     await self._send(outlet, newer.info, plan(method, headers, newer, datetime.now(UTC)))
         except BrokenFile as error:
@@ -93,9 +97,21 @@ class FileStream:
         except Gone:
             self.cuts.gone += 1
 
+    def _at_hand(self, info: MediaInfo, reply: Reply) -> bytes | memoryview | None:
+        """A body for which nobody has to be waited for: nothing, or a piece of a block that is here and fits into the buffer."""
+        if not reply.body:
+            return b""
+        part = reply.body[0]
+        if isinstance(part, bytes) or part.length > BUFFER:
+            return None
+        number, start = divmod(part.first, self._cache.block_size)
+        if start + part.length > self._cache.block_size or (block := self._cache.get(info.file, number)) is None:
+            return None
+        return memoryview(block)[start : start + part.length]
+
     async def _send(self, outlet: Outlet, info: MediaInfo, reply: Reply) -> None:
         """The head goes with the first block: until then a store that is away can still become a 503."""
-        send, size, literal = outlet.send, self._cache.block_size, b""
+        size, literal = self._cache.block_size, b""
         for item in reply.body:
             if isinstance(item, bytes):
                 literal = item
@@ -103,29 +119,20 @@ class FileStream:
             first, last = item.first // size, item.last // size
             with self._cache.walk(info, first, last) as walk:
                 for number in range(first, last + 1):
-                    if outlet.began:
-                        await outlet.room()
                     block = await walk.take(number)
                     if not outlet.began:
-                        await _head(outlet, reply)
+                        await outlet.head(reply)
                     if literal:
-                        await send({"type": "http.response.body", "body": literal, "more_body": True})
+                        await outlet.piece(literal)
                         literal = b""
                     start = item.first - number * size if number == first else 0
                     end = item.last - number * size + 1 if number == last else size
                     piece = block if end - start == len(block) else memoryview(block)[start:end]
-                    more = number != last or item is not reply.body[-1]
-                    await send({"type": "http.response.body", "body": piece, "more_body": more})
-                    del block, piece
-        if not reply.body:
-            await _head(outlet, reply)
-        if literal or not reply.body:
-            await send({"type": "http.response.body", "body": literal})
-
-
-async def _head(outlet: Outlet, reply: Reply) -> None:
-    outlet.began = True
-    await outlet.send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
+                    del block
+                    await outlet.piece(piece)
+                    del piece
+                    await outlet.room()
+        await outlet.end(literal)
 
 
 def _fields(raw: list[tuple[bytes, bytes]]) -> dict[str, str]:
