@@ -8,11 +8,12 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from services.common.errors import GridcastError, Unavailable
+from services.common.front import Front
 from services.common.mongo import open_mongo
 from services.common.push import Push
 from services.common.store.gridfs import GridFSStore
 from services.common.store.gridfs_keep import GridFSKeeper
-from services.common.web import Front, build
+from services.common.web import build
 from services.upload import api, tus
 from services.upload.announce import Announcer
 from services.upload.edge import Services

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote
 
 from fastapi import Request
 
@@ -32,7 +32,16 @@ class Services:
 
 
 def services(request: Request) -> Services:
-    """The services of the application that the request came to."""
+    """The services of the application that the request came to.
+
+    Raises BadRequest for a query that the framework would mend: bytes that are not UTF-8, one of two values of the same name.
+    """
+    try:
+        pairs = parse_qsl(request.scope["query_string"].decode("ascii"), keep_blank_values=True, errors="strict")
+    except ValueError as error:
+        raise BadRequest("the query string is not UTF-8 in percent-encoding") from error
+    if len(dict(pairs)) != len(pairs):
+        raise BadRequest("a query parameter is given twice")
     found: Services = request.app.state.services
     return found
 
