@@ -17,7 +17,8 @@ from gateway.names import Names
 from gateway.proxy import HttpClient
 from gateway.settings import GatewaySettings
 from gateway.upstreams import Upstream
-from services.common.web import Front, build
+from services.common.front import Front
+from services.common.web import build
 
 
 def create_app(settings: GatewaySettings | None = None) -> Front:
@@ -56,4 +57,4 @@ def create_app(settings: GatewaySettings | None = None) -> Front:
         trusted=settings.trusted_proxies,
         connect_seconds=settings.connect_seconds,
     )
-    return Front(Gateway(forward, app, Docs(client, upstreams, app.openapi), entrance))  # type: ignore[arg-type]
+    return Front(Gateway(forward, app, Docs(client, upstreams, app.openapi), entrance))

@@ -6,7 +6,7 @@ from typing import Any
 
 import uvicorn
 
-from services.common import logs
+from services.common import logs, metrics
 from services.common.http import Http
 from services.common.settings import Settings
 from services.common.web import App
@@ -47,6 +47,8 @@ def run(
 ) -> None:
     """Serve until SIGTERM or SIGINT. Exits with 3 where start-up fails."""
     logs.configure(name, settings.log_level)
+    if settings.metrics_port:
+        metrics.listen(settings.host, settings.metrics_port)
     config = uvicorn.Config(
         create_app,
         factory=True,

@@ -38,6 +38,7 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")
+    metrics_port: int = Field(0, ge=0, le=65535, description="port of /metrics for Prometheus; 0 opens none")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     drain: float = Field(20.0, ge=0, le=600, description="seconds that open requests get at SIGTERM")
 

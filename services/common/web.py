@@ -1,14 +1,10 @@
-"""Builds a service's ASGI application: error rendering, request id, access log, health, a true OpenAPI document.
+"""Builds a service's FastAPI application: error rendering, health, a true OpenAPI document. And the words of ASGI that all share.
 
-`build` gives the FastAPI application for the documented routes; `Front` stands before it, and may send a request straight to a
-plain ASGI callable where a route's machinery would cost more than the answer. It knows nothing of media, MongoDB or Redis.
+It knows nothing of media, MongoDB or Redis; what stands before the application is `services.common.front`.
 """
 
 import asyncio
 import logging
-import re
-import secrets
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -20,7 +16,6 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from services.common import logs
 from services.common.errors import (
     BadRequest,
     GridcastError,
@@ -46,8 +41,6 @@ CHECK_SECONDS = 2.0
 MAX_JSON_BODY = 256 * 1024
 """Bytes of a JSON body. Media bodies do not pass through FastAPI's parsing and have limits of their own."""
 
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}\Z")
-_access = logging.getLogger("gridcast.access")
 _log = logging.getLogger("gridcast.web")
 
 
@@ -89,73 +82,6 @@ def as_response(error: GridcastError) -> Response:
     response = Response(body, error.status)
     response.raw_headers[:] = problem_headers(error, body)
     return response
-
-
-class Front:
-    """The outermost layer: request id, direct routes, access log, and the last word on errors.
-
-    `direct` maps (method, path) to a plain ASGI callable. An exception before the answer began becomes a problem; after it began
-    the connection is cut, because a half answer that looks whole is worse than none.
-    """
-
-    def __init__(self, api: FastAPI, direct: Mapping[tuple[str, str], App] | None = None) -> None:
-        self.api = api
-        self.direct = dict(direct or {})
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
-        if scope["type"] != "http":
-            await self.api(scope, receive, send)
-            return
-        began = time.perf_counter()
-        method, path = scope["method"], scope["path"]
-        identifier = _identifier(scope)
-        token = logs.request_id.set(identifier)
-        status = 0
-        sent = 0
-
-        async def counted(message: Message) -> None:
-            nonlocal status, sent
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", identifier.encode("ascii"))]
-            else:
-                sent += len(message.get("body", b""))
-            await send(message)
-
-        scope.setdefault("state", {})["app"] = self.api
-        app = self.direct.get((method, path), self.api)
-        try:
-            await app(scope, receive, counted)
-        except Disconnected:
-            status = status or 499
-        except GridcastError as error:
-            if status:
-                _log.warning("answer cut: %s", error.detail)
-            else:
-                await send_problem(counted, error, close=True)
-        except Exception:  # noqa: BLE001  # the last resort of every request
-            _log.exception("unexpected fault")
-            if not status:
-                await send_problem(counted, Internal(), close=True)
-        finally:
-            if _access.isEnabledFor(logging.INFO) and path not in {"/livez", "/readyz"}:
-                fields = {
-                    "method": method,
-                    "path": path,
-                    "status": status,
-                    "bytes": sent,
-                    "seconds": round(time.perf_counter() - began, 6),
-                }
-                _access.info("request", extra={"fields": fields})
-            logs.request_id.reset(token)
-
-
-def _identifier(scope: Scope) -> str:
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and _REQUEST_ID.match(value):
-            return str(value, "ascii")
-    return secrets.token_hex(8)
 
 
 async def body_of(receive: Receive) -> AsyncIterator[bytes]:

@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from services.common.errors import Unavailable
+from services.common.front import Front
 from services.common.push import Push
-from services.common.web import Front, Receive, Scope, Send, build
+from services.common.web import Receive, Scope, Send, build
 from services.socket import api
 from services.socket.attendance import Attendance
 from services.socket.delivery import Delivery

@@ -7,12 +7,13 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.routing import Route
 
+from services.common.front import Front
 from services.common.mongo import open_mongo
 from services.common.push import INVALIDATE
 from services.common.redis import Redis
 from services.common.store.gridfs_read import GridFSReader
 from services.common.subscription import Subscription
-from services.common.web import Front, Receive, Scope, Send, build
+from services.common.web import Receive, Scope, Send, build
 from services.stream import api
 from services.stream.cache import BlockCache
 from services.stream.catalogue import Catalogue

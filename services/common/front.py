@@ -1,0 +1,122 @@
+"""The outermost layer of every process: request id, direct routes, access log, metrics, and last word on errors.
+
+It may send a request straight to a plain ASGI callable where a router would cost more than the answer. It knows no route.
+"""
+
+import logging
+import re
+import secrets
+import time
+from collections.abc import Mapping
+
+from services.common import logs, metrics
+from services.common.errors import GridcastError, Internal
+from services.common.web import App, Disconnected, Message, Receive, Scope, Send, send_problem
+
+QUIET = frozenset({"/livez", "/readyz"})
+"""Asked every few seconds: not worth a line in the log."""
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}\Z")
+_access = logging.getLogger("gridcast.access")
+_log = logging.getLogger("gridcast.web")
+
+
+class Front:
+    """An ASGI application around another.
+
+    `direct` maps (method, path) to a plain ASGI callable. An exception before the answer began becomes a problem; after it began
+    the connection is cut, because a half answer that looks whole is worse than none. Whoever answers may set `scope["route"]` (an
+    object with `path`, as FastAPI does, or a string) and add fields to the access log in `scope["log"]`.
+    """
+
+    def __init__(self, app: App, direct: Mapping[tuple[str, str], App] | None = None) -> None:
+        self.app = app
+        self.direct = dict(direct or {})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        identifier = _identifier(scope)
+        token = logs.request_id.set(identifier)
+        answer = _Answer(send, identifier)
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            return message
+
+        direct = self.direct.get((scope["method"], scope["path"]))
+        if direct is not None:
+            scope["route"] = scope["path"]
+        metrics.REQUESTS_OPEN.inc()
+        try:
+            await (direct or self.app)(scope, counted, answer.send)
+        except Disconnected:
+            answer.status = answer.status or 499
+        except GridcastError as error:
+            if answer.status:
+                _log.warning("answer cut: %s", error.detail)
+            else:
+                await send_problem(answer.send, error, close=True)
+        except Exception:  # noqa: BLE001  # the last resort of every request
+            _log.exception("unexpected fault")
+            if not answer.status:
+                await send_problem(answer.send, Internal(), close=True)
+        finally:
+            metrics.REQUESTS_OPEN.dec()
+            _note(scope, answer, received, time.perf_counter() - began)
+            logs.request_id.reset(token)
+
+
+class _Answer:
+    """Sends an answer on, with the request's id, and counts it."""
+
+    __slots__ = ("_identifier", "_send", "sent", "status")
+
+    def __init__(self, send: Send, identifier: str) -> None:
+        self._send = send
+        self._identifier = identifier.encode("ascii")
+        self.status = 0
+        self.sent = 0
+
+    async def send(self, message: Message) -> None:
+        """ASGI's send."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._identifier)]
+        else:
+            self.sent += len(message.get("body", b""))
+        await self._send(message)
+
+
+def _note(scope: Scope, answer: _Answer, received: int, seconds: float) -> None:
+    """Count a request and write its line."""
+    route = scope.get("route", "other")
+    method, template = metrics.method(scope["method"]), getattr(route, "path", route)
+    metrics.REQUESTS.labels(method, template, answer.status).inc()
+    metrics.REQUEST_SECONDS.labels(method, template).observe(seconds)
+    metrics.RECEIVED_BYTES.inc(received)
+    metrics.SENT_BYTES.inc(answer.sent)
+    if _access.isEnabledFor(logging.INFO) and scope["path"] not in QUIET:
+        fields = {
+            "method": scope["method"],
+            "path": scope["path"],
+            "status": answer.status,
+            "bytes": answer.sent,
+            "received": received,
+            "seconds": round(seconds, 6),
+            **scope.get("log", {}),
+        }
+        _access.info("request", extra={"fields": fields})
+
+
+def _identifier(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _REQUEST_ID.match(value):
+            return str(value, "ascii")
+    return secrets.token_hex(8)
