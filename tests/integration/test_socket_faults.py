@@ -1,0 +1,160 @@
+"""Numbered pushes to many sids while replicas and Redis are killed, and a checker that reads what every browser saw.
+
+The promise: an acknowledged push is seen by its client, once and in order, or the client was told at that very place that
+something may be missing.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
+
+from services.common.errors import Unavailable
+from services.common.push import Push
+from tests.launch import Service
+from tests.sockets import Client, replicas, soon
+
+pytestmark = pytest.mark.anyio
+
+
+@dataclass
+class Browser:
+    """A client that comes back for ever. `log` holds the numbers of the events it saw, and None where it was told of a gap."""
+
+    living: list[Service]
+    chance: random.Random
+    log: list[int | None] = field(default_factory=list)
+    ids: set[str] = field(default_factory=set)
+    duplicates: int = 0
+    returns: int = 0
+    client: Client | None = None
+    sid: str = ""
+
+    async def run(self) -> None:
+        while True:
+            try:
+                await self._visit()
+            except (OSError, InvalidHandshake, TimeoutError, EOFError):
+                await asyncio.sleep(self.chance.uniform(0.02, 0.2))
+
+    async def _visit(self) -> None:
+        service = self.chance.choice(self.living)
+        if self.client is None:
+            self.client = await Client.open(service)
+        else:
+            self.client = await self.client.again(service)
+            self.returns += 1
+            if not self.client.first["recovered"]:
+                self.log.append(None)
+        self.sid = self.client.sid
+        try:
+            while True:
+                event = await self.client.event(within=60)
+                if event["type"] == "socket.resync":
+                    self.log.append(None)
+                elif event["id"] in self.ids:
+                    self.duplicates += 1
+                else:
+                    self.ids.add(event["id"])
+                    self.log.append(event["data"])
+        except ConnectionClosed:
+            return
+
+    async def close(self) -> None:
+        if self.client is not None:
+            self.client.cut()
+            await asyncio.sleep(0)
+
+
+async def pushing(push: Push, browser: Browser, name: int, count: int, pause: float) -> None:
+    """Each number until it is acknowledged; who does not know what became of a push repeats it with its id."""
+    for number in range(count):
+        while True:
+            with contextlib.suppress(Unavailable):
+                receipt = await push.send(browser.sid, "t", number, id=f"{name}-{number}")
+                if receipt.status in {"sent", "queued"}:
+                    break
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(pause)
+
+
+async def all_of(crowd: list[Browser], condition: Callable[[Browser], bool]) -> bool:
+    return all(condition(browser) for browser in crowd)
+
+
+def check(browser: Browser, count: int) -> int:
+    """Raise where a number is missing and nothing was said. How often something was."""
+    expected = 0
+    flagged = False
+    for seen in browser.log:
+        if seen is None:
+            flagged = True
+            continue
+        assert seen >= expected, f"{seen} after {expected - 1}: {browser.log}"
+        assert seen == expected or flagged, f"{expected} to {seen - 1} are missing, and nothing was said: {browser.log}"
+        expected = seen + 1
+        flagged = False
+    assert expected == count or flagged, f"{expected} to {count - 1} are missing at the end: {browser.log}"
+    return browser.log.count(None)
+
+
+@pytest.mark.parametrize(
+    ("browsers", "count", "redis_kills", "replica_kills", "pause"),
+    [
+        (12, 150, 0, 0, 0.0),
+        (12, 400, 0, 2, 0.01),
+        (12, 600, 3, 1, 0.01),
+        pytest.param(200, 500, 0, 5, 0.02, marks=[pytest.mark.long, pytest.mark.timeout(900)]),
+        pytest.param(200, 500, 20, 5, 0.02, marks=[pytest.mark.long, pytest.mark.timeout(900)]),
+    ],
+)
+async def test_no_gap_that_is_not_said(
+    tmp_path: Path, browsers: int, count: int, redis_kills: int, replica_kills: int, pause: float
+) -> None:
+    seed = int(os.environ.get("GRIDCAST_TEST_SEED", random.randrange(2**32)))
+    print(f"GRIDCAST_TEST_SEED={seed}")
+    chance = random.Random(seed)
+    with replicas(tmp_path, 3) as made:
+        living = list(made.services)
+        crowd = [Browser(living, random.Random(chance.random())) for _ in range(browsers)]
+        running = [asyncio.create_task(browser.run()) for browser in crowd]
+        await soon(lambda: all_of(crowd, lambda browser: bool(browser.sid)))
+        async with Push.open(made.redis.url, "/test") as push:
+            pushes = [asyncio.create_task(pushing(push, one, name, count, pause)) for name, one in enumerate(crowd)]
+            faults = ["redis"] * redis_kills + ["replica"] * replica_kills
+            chance.shuffle(faults)
+            for fault in faults:
+                await asyncio.sleep(chance.uniform(0.3, 1.2))
+                if fault == "redis":
+                    made.redis.kill()
+                    await asyncio.sleep(chance.uniform(0.0, 1.5))
+                    await asyncio.to_thread(made.redis.start)
+                else:
+                    victim = living.pop(chance.randrange(len(living)))
+                    victim.child.send(signal.SIGKILL)
+                    living.append(await asyncio.to_thread(made.start))
+            await asyncio.gather(*pushes)
+            # What was acknowledged last is on its way.
+            await soon(lambda: all_of(crowd, lambda browser: browser.log[-1:] in ([None], [count - 1])), 15)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        for browser in crowd:
+            await browser.close()
+        said = sum(check(browser, count) for browser in crowd)
+    returned = sum(browser.returns for browser in crowd)
+    repeated = sum(browser.duplicates for browser in crowd)
+    print(
+        f"{browsers * count} pushes, {returned} returns, {said} times a gap was said, {repeated} repeats dropped by id"
+    )
+    if replica_kills:
+        assert returned
+    if not redis_kills:
+        assert said == 0, "nothing was lost, and nothing is said"
