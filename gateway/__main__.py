@@ -1,5 +1,7 @@
 """Starts the gateway: `python -m gateway`."""
 
+import resource
+
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
 from gateway.tunnel import Tunnel
@@ -7,4 +9,7 @@ from services.common import serve
 
 if __name__ == "__main__":
     settings = GatewaySettings()
+    # A tunnel takes two descriptors, and the usual soft limit is 1,024.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     serve.run("gateway", lambda: create_app(settings), settings, ws=Tunnel)

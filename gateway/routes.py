@@ -35,7 +35,8 @@ _TABLE: dict[str, dict[str, str]] = {
     "/file/stream": {"GET": STREAM, "HEAD": STREAM, "PUT": UPLOAD, "DELETE": UPLOAD},
     "/file/upload": {"POST": UPLOAD},
     "/file/tus": {"OPTIONS": UPLOAD, "POST": UPLOAD},
-    "/file/tus/{id}": {"OPTIONS": UPLOAD, "HEAD": UPLOAD, "PATCH": UPLOAD, "DELETE": UPLOAD},
+    # POST with X-HTTP-Method-Override stands for PATCH or DELETE (tus 1.0.0, "Headers").
+    "/file/tus/{id}": {"OPTIONS": UPLOAD, "HEAD": UPLOAD, "PATCH": UPLOAD, "POST": UPLOAD, "DELETE": UPLOAD},
     "/sockets": {"GET": SOCKET},
     "/sockets/messages": {"POST": SOCKET},
     "/sockets/{sid}": {"GET": SOCKET, "DELETE": SOCKET},

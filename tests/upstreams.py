@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import http.client
 import json
+import os
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -54,6 +55,14 @@ def say(raw: bytes) -> Answer:
         writer.write(raw)
 
     return answer
+
+
+async def silent(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Takes the request, never answers, notices when it is given up."""
+    del writer
+    await read_body(seen, reader)
+    assert not await reader.read(1)
+    raise ConnectionError
 
 
 async def read_body(seen: Seen, reader: asyncio.StreamReader) -> None:
@@ -185,6 +194,12 @@ def ask(port: int, method: str, target: str, body: Any = None, headers: Mapping[
         return Reply(answer.status, answer.headers, answer.read())
 
 
+def addresses(*services: Upstream) -> dict[str, str]:
+    """The gateway's environment with these as the replicas of every service."""
+    urls = ",".join(service.url for service in services)
+    return {f"GRIDCAST_{name}_URLS": urls for name in ("UPLOAD", "STREAM", "SOCKET")}
+
+
 def connect(port: int, timeout: float = 10.0) -> socket.socket:
     client = socket.create_connection((HOST, port), timeout)
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -205,6 +220,18 @@ def drain(client: socket.socket) -> bytes:
         while data := client.recv(65536):
             received += data
     return received
+
+
+def read_to_the_end(client: socket.socket) -> None:
+    """As `drain`, but a reset is raised."""
+    while client.recv(65536):
+        pass
+
+
+def memory(pid: int) -> int:
+    """Resident bytes."""
+    with open(f"/proc/{pid}/statm", encoding="ascii") as statm:  # noqa: PTH123 - not a file of ours
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def statuses(raw: bytes) -> list[int]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.launch import Service, launched
-from tests.upstreams import connect, drain, statuses
+from tests.upstreams import connect, drain, read_to_the_end, statuses
 
 TIMES = 40
 SIZE = 8 * 1024 * 1024
@@ -58,11 +58,6 @@ def test_an_answer_that_breaks_off_is_a_reset(port: int, version: bytes) -> None
         assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
         with pytest.raises(ConnectionResetError):
             read_to_the_end(client)
-
-
-def read_to_the_end(client: socket.socket) -> None:
-    while client.recv(65536):
-        pass
 
 
 def test_a_kept_connection_is_kept(port: int) -> None:

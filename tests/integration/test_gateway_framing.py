@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.launch import Service, launched
-from tests.upstreams import Upstream, statuses, talk, upstream
+from tests.upstreams import Upstream, addresses, statuses, talk, upstream
 
 BEHIND = b"GET /file?behind HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 GET = b"GET /file?case HTTP/1.1\r\n"
@@ -229,7 +229,7 @@ def service() -> Iterator[Upstream]:
 
 @pytest.fixture(scope="module")
 def gateway(service: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    env = {f"GRIDCAST_{name}_URLS": service.url for name in ("UPLOAD", "STREAM", "SOCKET")}
+    env = addresses(service)
     with launched("gateway", tmp_path_factory.mktemp("gateway"), env) as gateway:
         yield gateway
         assert "Traceback" not in gateway.log

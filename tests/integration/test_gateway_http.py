@@ -1,14 +1,25 @@
 """The gateway's HTTP side before small real services: routing, header fields, bodies, refusals."""
 
 import asyncio
-import socket
 import time
 from collections.abc import Iterator
 
 import pytest
 
 from tests.launch import Service, launched
-from tests.upstreams import Seen, Upstream, ask, connect, drain, read_body, say, statuses, talk, upstream
+from tests.upstreams import (
+    Seen,
+    Upstream,
+    ask,
+    connect,
+    drain,
+    read_body,
+    read_to_the_end,
+    say,
+    statuses,
+    talk,
+    upstream,
+)
 from tests.waiting import eventually
 
 
@@ -240,11 +251,6 @@ def test_an_answer_that_breaks_off_resets_the_client(gateway: Service, stream: U
         client.sendall(b"GET /file/stream HTTP/1.1\r\nHost: a\r\n\r\n")
         with pytest.raises(ConnectionResetError):
             read_to_the_end(client)
-
-
-def read_to_the_end(client: socket.socket) -> None:
-    while client.recv(65536):
-        pass
 
 
 def test_an_early_refusal_is_relayed_and_the_rest_not_read(gateway: Service, upload: Upstream) -> None:

@@ -16,7 +16,7 @@ from websockets.frames import Close, Frame, Opcode
 from websockets.http11 import Response
 
 from tests.launch import Service, launched
-from tests.upstreams import Seen, statuses, talk, upstream
+from tests.upstreams import Seen, addresses, memory, statuses, talk, upstream
 
 pytestmark = pytest.mark.anyio
 
@@ -324,7 +324,7 @@ async def test_a_service_that_is_silent_in_the_handshake_does_not_hold_the_clien
 
     with upstream() as service:
         service.answer = hang_up
-        env = {f"GRIDCAST_{name}_URLS": service.url for name in ("UPLOAD", "STREAM", "SOCKET")}
+        env = addresses(service)
         with launched("gateway", tmp_path_factory.mktemp("silent"), env) as gateway:
             refused = await refusal(gateway)
     assert refused.status_code == 502
@@ -335,9 +335,3 @@ async def refusal(gateway: Service, path: str = "/ws", **options: object) -> Res
         async with client(gateway, path, **options):
             pass
     return refused.value.response
-
-
-def memory(pid: int) -> int:
-    """Resident bytes."""
-    with open(f"/proc/{pid}/statm", encoding="ascii") as statm:  # noqa: PTH123 - not a file of ours
-        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -20,6 +20,7 @@ from services.common.errors import BadRequest, MethodNotAllowed, NotFound
         ("HEAD", "/file/tus/6740f3c2", UPLOAD),
         ("PATCH", "/file/tus/6740f3c2", UPLOAD),
         ("DELETE", "/file/tus/6740f3c2", UPLOAD),
+        ("POST", "/file/tus/6740f3c2", UPLOAD),
         ("GET", "/file/stream", STREAM),
         ("HEAD", "/file/stream", STREAM),
         ("GET", "/file", STREAM),
@@ -50,7 +51,7 @@ def test_the_contract(method: str, path: str, service: str) -> None:
         ("POST", "/file/stream", "DELETE, GET, HEAD, OPTIONS, PUT"),
         ("GET", "/file/upload", "OPTIONS, POST"),
         ("GET", "/sockets/messages", "OPTIONS, POST"),
-        ("PUT", "/file/tus/x", "DELETE, HEAD, OPTIONS, PATCH"),
+        ("PUT", "/file/tus/x", "DELETE, HEAD, OPTIONS, PATCH, POST"),
         ("TRACE", "/", "GET, HEAD, OPTIONS"),
     ],
 )

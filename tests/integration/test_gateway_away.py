@@ -1,0 +1,252 @@
+"""The gateway when services are away, die, come back or hang, and when it stops itself."""
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from deploy.local.ports import free_ports
+from tests.launch import Service, Start, launched
+from tests.upstreams import (
+    OK,
+    Seen,
+    Upstream,
+    addresses,
+    ask,
+    connect,
+    drain,
+    memory,
+    read_body,
+    silent,
+    statuses,
+    upstream,
+)
+from tests.waiting import eventually
+
+GET = b"GET /file HTTP/1.1\r\nHost: a\r\n\r\n"
+LAST = b"GET /file HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def one() -> Iterator[Upstream]:
+    with upstream() as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def hasty(one: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A gateway that waits for nobody longer than a second or so."""
+    patience = {f"GRIDCAST_{who}_SECONDS": "1" for who in ("ANSWER", "SENDER", "SERVICE", "READER", "CONNECT")}
+    limits = {"GRIDCAST_STORE_SECONDS": "3", "GRIDCAST_MAX_BODY": "1000000"}
+    with launched("gateway", tmp_path_factory.mktemp("hasty"), addresses(one) | patience | limits) as gateway:
+        yield gateway
+        assert "Traceback" not in gateway.log
+
+
+@pytest.fixture
+def gateway(hasty: Service, one: Upstream) -> Service:
+    one.reset()
+    return hasty
+
+
+def test_nobody_there_is_502_within_three_seconds(start_service: Start) -> None:
+    (port,) = free_ports(1)
+    gateway = start_service("gateway", ready=False, GRIDCAST_STREAM_URLS=f"http://127.0.0.1:{port}")
+    eventually(lambda: "running on" in gateway.log, 10)
+    began = time.monotonic()
+    for method, body in (("GET", None), ("HEAD", None)):
+        assert ask(gateway.port, method, "/file/stream", body).status == 502
+    assert time.monotonic() - began < 3
+    ready = ask(gateway.port, "GET", "/readyz")
+    assert ready.status == 503
+    assert ready.json["checks"]["stream"] == "none of 1 ready"
+    assert ask(gateway.port, "GET", "/livez").status == 200
+    assert list(ask(gateway.port, "GET", "/openapi.json").json["paths"]) == ["/livez", "/readyz", "/version"]
+
+
+def test_a_service_that_accepts_no_connection_is_502_within_three_seconds(start_service: Start) -> None:
+    with socket.socket() as full, contextlib.ExitStack() as waiting:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):  # fills the backlog: a SYN is now dropped, as in a black hole
+            client = waiting.enter_context(socket.socket())
+            client.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                client.connect(full.getsockname())
+        gateway = start_service(
+            "gateway", ready=False, GRIDCAST_STREAM_URLS=f"http://127.0.0.1:{full.getsockname()[1]}"
+        )
+        eventually(lambda: "running on" in gateway.log, 10)
+        began = time.monotonic()
+        assert ask(gateway.port, "GET", "/file").status == 502
+        assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "status", "times"), [("GET", None, 200, 2), ("DELETE", None, 502, 1), ("PUT", b"x", 502, 1)]
+)
+def test_a_connection_that_went_stale(
+    gateway: Service, one: Upstream, method: str, body: bytes | None, status: int, times: int
+) -> None:
+    """A service that closes a kept connection as the next request arrives: asked again where nothing can happen twice."""
+
+    async def once(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(one.requests) == 2:
+            writer.transport.abort()
+            return
+        await read_body(seen, reader)
+        writer.write(OK)
+
+    assert ask(gateway.port, "GET", "/file").status == 200
+    one.reset()
+    one.answer = once
+    assert ask(gateway.port, "GET", "/file").status == 200
+    assert ask(gateway.port, method, "/file/stream?filename=a", body).status == status
+    time.sleep(0.2)
+    assert len([seen for seen in one.requests if seen.method == method and "filename" in seen.target]) == times
+
+
+def test_one_of_two_replicas_dies_under_load_and_comes_back(start_service: Start) -> None:
+    with upstream() as first, upstream() as second:
+        gateway = start_service("gateway", **addresses(first, second))
+        stop = threading.Event()
+        failed: list[int] = []
+        served = [0]
+
+        def load() -> None:
+            while not stop.is_set():
+                status = ask(gateway.port, "GET", "/file").status
+                served[0] += 1
+                if status != 200:
+                    failed.append(status)
+
+        users = [threading.Thread(target=load) for _ in range(4)]
+        for user in users:
+            user.start()
+        eventually(lambda: first.requests and second.requests, 5, "both are asked")
+        first.stop()
+        time.sleep(1.5)
+        second.requests.clear()
+        eventually(lambda: len(second.requests) > 20, 5, "the other goes on")
+        first.requests.clear()
+        first.start()
+        began = time.monotonic()
+        eventually(lambda: len(first.requests) > 20, 10, "it is back")
+        assert time.monotonic() - began < 10
+        stop.set()
+        for user in users:
+            user.join()
+        assert not failed
+        assert served[0] > 100
+        assert gateway.log.count('"ejected"') >= 1
+
+
+def test_a_replica_that_hangs_gets_no_more_than_its_share(start_service: Start) -> None:
+    with upstream() as hanging, upstream() as well:
+        gateway = start_service("gateway", **addresses(hanging, well))
+        hanging.answer = silent
+        held = [connect(gateway.port) for _ in range(4)]
+        try:
+            for client in held:
+                client.sendall(GET)
+            eventually(lambda: hanging.requests, 5)
+            stuck = len(hanging.requests)
+            for _ in range(20):
+                assert ask(gateway.port, "GET", "/file").status == 200
+            assert len(hanging.requests) == stuck
+        finally:
+            for client in held:
+                client.close()
+
+
+def test_a_service_given_by_name_is_looked_up(start_service: Start) -> None:
+    with upstream() as service:
+        urls = {name: url.replace("127.0.0.1", "localhost") for name, url in addresses(service).items()}
+        gateway = start_service("gateway", **urls)
+        assert ask(gateway.port, "GET", "/file").status == 200
+        assert service.requests[0].get("host") == f"127.0.0.1:{gateway.port}"
+
+
+def test_at_sigterm_open_requests_are_finished_and_new_connections_refused(start_service: Start) -> None:
+    async def slowly(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_body(seen, reader)
+        await asyncio.sleep(1)
+        writer.write(OK)
+
+    with upstream() as service:
+        service.answer = slowly
+        gateway = start_service("gateway", **addresses(service))
+        with connect(gateway.port) as client:
+            client.sendall(GET)
+            eventually(lambda: service.requests, 5)
+            stopping = threading.Thread(target=gateway.stop)
+            stopping.start()
+            assert statuses(drain(client)) == [200]
+            stopping.join()
+        with pytest.raises(ConnectionRefusedError):
+            connect(gateway.port)
+        assert "Traceback" not in gateway.log
+
+
+def test_at_the_end_of_the_drain_what_is_open_is_cut_and_says_so(start_service: Start) -> None:
+    with upstream() as service:
+        service.answer = silent
+        gateway = start_service("gateway", GRIDCAST_DRAIN="1", **addresses(service))
+        with connect(gateway.port) as client:
+            client.sendall(GET)
+            eventually(lambda: service.requests, 5)
+            stopping = threading.Thread(target=gateway.stop)
+            stopping.start()
+            assert statuses(drain(client)) == [503]
+            stopping.join()
+        assert "Traceback" not in gateway.log
+
+
+@pytest.mark.long
+def test_gigabytes_leave_memory_as_it_was(start_service: Start) -> None:
+    """5 GiB up and 5 GiB down: at most 32 MiB more (P16)."""
+    size = 5 * 1024**3
+
+    async def count(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        left = int(seen.get("content-length") or 0)
+        while left:
+            left -= len(await reader.read(1 << 20))
+        if seen.method == "PUT":
+            writer.write(OK)
+            return
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+        data = os.urandom(1 << 20)
+        for _ in range(size >> 20):
+            writer.write(data)
+            await writer.drain()
+
+    with upstream() as service:
+        service.answer = count
+        gateway = start_service("gateway", **addresses(service))
+        ask(gateway.port, "GET", "/openapi.json")
+        before = memory(gateway.pid)
+        most = before
+        with connect(gateway.port, 60) as client:
+            client.sendall(b"PUT /file/stream HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size)
+            data = os.urandom(1 << 20)
+            for at in range(size >> 20):
+                client.sendall(data)
+                if at % 64 == 0:
+                    most = max(most, memory(gateway.pid))
+            assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+            client.sendall(LAST.replace(b"/file ", b"/file/stream "))
+            received = at = 0
+            while data := client.recv(1 << 20):
+                received += len(data)
+                at += 1
+                if at % 64 == 0:
+                    most = max(most, memory(gateway.pid))
+        assert received > size
+        print(json.dumps({"before": before, "most": most, "grew": most - before}))
+        assert most - before < 32 * 1024 * 1024

@@ -1,0 +1,188 @@
+"""The gateway when somebody is too slow or says too much: clients and services that stall, bodies over the limit."""
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.launch import Service, launched
+from tests.upstreams import (
+    OK,
+    Seen,
+    Upstream,
+    addresses,
+    ask,
+    connect,
+    drain,
+    read_body,
+    read_to_the_end,
+    silent,
+    statuses,
+    talk,
+    upstream,
+)
+from tests.waiting import eventually
+
+GET = b"GET /file HTTP/1.1\r\nHost: a\r\n\r\n"
+LAST = b"GET /file HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def one() -> Iterator[Upstream]:
+    with upstream() as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def hasty(one: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A gateway that waits for nobody longer than a second or so."""
+    patience = {f"GRIDCAST_{who}_SECONDS": "1" for who in ("ANSWER", "SENDER", "SERVICE", "READER", "CONNECT")}
+    limits = {"GRIDCAST_STORE_SECONDS": "3", "GRIDCAST_MAX_BODY": "1000000"}
+    with launched("gateway", tmp_path_factory.mktemp("hasty"), addresses(one) | patience | limits) as gateway:
+        yield gateway
+        assert "Traceback" not in gateway.log
+
+
+@pytest.fixture
+def gateway(hasty: Service, one: Upstream) -> Service:
+    one.reset()
+    return hasty
+
+
+def test_a_service_that_does_not_answer_is_504(gateway: Service, one: Upstream) -> None:
+    one.answer = silent
+    began = time.monotonic()
+    answer = ask(gateway.port, "GET", "/file")
+    assert answer.status == 504
+    assert answer.json["detail"] == "the service did not answer in time"
+    assert 1.0 <= time.monotonic() - began < 2.5
+    eventually(lambda: one.busy == 0, 2, "its connection is closed")
+
+
+def test_after_an_upload_the_wait_is_longer(gateway: Service, one: Upstream) -> None:
+    async def verify(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_body(seen, reader)
+        await asyncio.sleep(2)
+        writer.write(OK)
+
+    one.answer = verify
+    assert ask(gateway.port, "PUT", "/file/stream?filename=a", b"x").status == 200
+
+
+def test_a_body_that_does_not_come_is_408(gateway: Service, one: Upstream) -> None:
+    began = time.monotonic()
+    received = talk(gateway.port, b"PUT /file/stream HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc")
+    assert statuses(received) == [408]
+    assert 1.0 <= time.monotonic() - began < 2.5
+    assert not one.requests[0].whole
+
+
+def test_a_body_of_a_few_bytes_now_and_then_is_408_and_a_slow_one_that_moves_is_not(
+    gateway: Service, one: Upstream
+) -> None:
+    for piece, expected in ((b"a" * 10, 408), (b"a" * 1500, 200)):
+        with connect(gateway.port) as client:
+            client.sendall(
+                b"PUT /file/stream HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+                % (12 * len(piece))
+            )
+            with contextlib.suppress(OSError):
+                for _ in range(12):
+                    client.sendall(piece)
+                    time.sleep(0.25)
+            assert statuses(drain(client)) == [expected]
+    assert one.requests[1].whole
+
+
+def test_a_service_that_takes_no_more_is_504(gateway: Service, one: Upstream) -> None:
+    async def stuck(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del seen, reader
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await asyncio.sleep(6)
+
+    one.answer = stuck
+    with connect(gateway.port) as client:
+        client.sendall(b"PUT /file/stream HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+        client.settimeout(5)
+        sending = threading.Thread(target=send_chunks, args=(client, 900_000))
+        sending.start()
+        received = drain(client)
+        sending.join()
+    # What the kernel's buffers hold counts as taken, so it may as well have been the answer that did not come.
+    assert statuses(received) in ([504], [408])
+
+
+def send_chunks(client: socket.socket, size: int) -> None:
+    with contextlib.suppress(OSError):
+        client.sendall(b"%x\r\n" % size + b"a" * size + b"\r\n")
+
+
+def test_a_service_that_stops_in_its_answer_resets_the_client(gateway: Service, one: Upstream) -> None:
+    async def half(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc")
+        await silent(seen, reader, writer)
+
+    one.answer = half
+    began = time.monotonic()
+    with connect(gateway.port) as client:
+        client.sendall(GET)
+        with pytest.raises(ConnectionResetError):
+            read_to_the_end(client)
+    assert 1.0 <= time.monotonic() - began < 2.5
+
+
+def test_a_reader_that_takes_nothing_is_ended(gateway: Service, one: Upstream) -> None:
+    async def flood(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del seen, reader
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+        while True:
+            writer.write(b"a" * 65536)
+            await writer.drain()
+
+    one.answer = flood
+    with connect(gateway.port) as client:
+        client.sendall(GET)
+        eventually(lambda: one.busy == 1, 2)
+        eventually(lambda: one.busy == 0, 5, "the service is freed")
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_media_body_over_the_limit_is_413(gateway: Service, one: Upstream, *, chunked: bool) -> None:
+    head = b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"Content-Length: 1000001\r\n\r\n"
+    with connect(gateway.port) as client:
+        client.sendall(b"PUT /file/stream HTTP/1.1\r\nHost: a\r\n" + head)
+        if chunked:
+            send_chunks(client, 1_000_001)
+        assert statuses(drain(client)) == [413]
+    assert not any(seen.whole for seen in one.requests)
+
+
+def test_a_plain_body_has_a_small_limit(gateway: Service, one: Upstream) -> None:
+    raw = b"POST /sockets/messages HTTP/1.1\r\nHost: a\r\nContent-Length: 1048577\r\n\r\n"
+    assert statuses(talk(gateway.port, raw)) == [413]
+    assert not one.requests
+
+
+def test_many_heads_of_one_byte_a_second_are_ended_and_others_served(gateway: Service) -> None:
+    """500 of them; their clock is the server's own ten seconds, so this test takes that long."""
+    slow = [connect(gateway.port, 20) for _ in range(500)]
+    try:
+        began = time.monotonic()
+        raw = b"GET /file HTTP/1.1\r\nHost: a\r\nX: "
+        for at in range(9):
+            for client in slow:
+                client.sendall(raw[at : at + 1])
+            before = time.monotonic()
+            assert ask(gateway.port, "GET", "/file").status == 200
+            assert time.monotonic() - before < 0.5
+            time.sleep(max(0.0, began + at + 1 - time.monotonic()))
+        ends = [drain(client) for client in slow]
+        assert 9.5 < time.monotonic() - began < 13
+        assert all(statuses(end) == [408] for end in ends)
+    finally:
+        for client in slow:
+            client.close()
