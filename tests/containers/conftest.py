@@ -1,0 +1,54 @@
+"""Fixtures: the images, and a compose project of its own for each module, on a free port, taken away afterwards."""
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from deploy.local.ports import free_ports
+from tests.containers.project import FILES, Project, compose, docker
+
+SCALE = {"upload": 2, "stream": 2, "socket": 3}
+
+
+@pytest.fixture(scope="session")
+def engine() -> None:
+    """A container engine with Compose, of either generation."""
+    try:
+        subprocess.run(["docker", "info"], capture_output=True, check=True, timeout=30)
+        compose()
+    except (OSError, subprocess.SubprocessError) as error:
+        pytest.skip(f"no container engine with Compose: {error}")
+
+
+@pytest.fixture(scope="session")
+def images(engine: None) -> dict[str, str]:
+    """The images by target, built from this tree."""
+    project = Project("images", FILES["base"], 0)
+    project.run("build", timeout=900)
+    return {target: f"gridcast/{target}:test" for target in ("upload", "stream", "socket", "gateway", "setup")}
+
+
+@contextlib.contextmanager
+def running(kind: str) -> Iterator[Project]:
+    (port,) = free_ports(1)
+    project = Project(f"gridcast-test-{kind}-{os.getpid()}", FILES[kind], port)
+    try:
+        project.up(**SCALE)
+        yield project
+    except BaseException:
+        print(project.run("logs", "--no-color", "--tail", "30", check=False))
+        raise
+    finally:
+        project.run("down", "-v", "--remove-orphans", timeout=300)
+        left = docker("ps", "-aq", "--filter", f"label=com.docker.compose.project={project.name}")
+        assert left == "", f"containers are left: {left}"
+
+
+@pytest.fixture(scope="module", params=["base", "cluster"])
+def project(request: pytest.FixtureRequest, images: dict[str, str]) -> Iterator[Project]:
+    """The stack of docker-compose.yml, then the one with the cluster override, scaled and ready."""
+    with running(request.param) as project:
+        yield project
