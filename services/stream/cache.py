@@ -11,10 +11,10 @@ from typing import Self
 from services.common.media import MediaInfo
 from services.common.store.port import MediaReader
 
-FETCHES = 6
+FETCHES = 4
 """Queries under way at once. Motor has ten threads on two cores, and looking up names must not wait behind blocks."""
-BATCH = 8
-"""Blocks fetched by one query at the most (2 MiB)."""
+BATCH = 16
+"""Blocks fetched by one query at the most (4 MiB). Read in order, 8 were a tenth slower and 32 hardly faster."""
 FIRST_BATCH = 2
 """Blocks of the first query of a long read, doubled with each one: many a player opens a file, looks at its head and leaves."""
 
@@ -63,7 +63,9 @@ class BlockCache:
         return Walk(self, info, first, last)
 
     async def aclose(self) -> None:
-        """Wait for what is under way, then forget everything."""
+        """Give up what is under way, then forget everything."""
+        for task in self._tasks:
+            task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
         self._blocks.clear()
@@ -179,7 +181,7 @@ class Walk:
             block = await self._cache.load(self._info, number, end)
         elif self._asked < number:
             self._asked = number
-        if self._long and self._asked - number <= self._step // 2 and self._asked < self._last:
+        if self._long and self._asked - number <= self._step and self._asked < self._last:
             first = self._asked + 1
             self._asked = min(self._last, self._asked + self._stride())
             self._cache.ahead(self._info, first, self._asked)

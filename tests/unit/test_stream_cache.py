@@ -1,0 +1,225 @@
+"""services.stream.cache on a store that counts and can be held: bounds, one fetch for everybody, read-ahead."""
+
+import asyncio
+import random
+from datetime import UTC, datetime
+
+import pytest
+
+from services.common.errors import Unavailable
+from services.common.media import MediaInfo, MediaName
+from services.common.store.port import BrokenFile
+from services.stream.cache import BATCH, FIRST_BATCH, BlockCache
+
+SIZE = 1000
+
+pytestmark = pytest.mark.anyio
+
+
+class Store:
+    """Blocks whose content says which they are. `gate` holds every query; `missing` are not there."""
+
+    block_size = SIZE
+
+    def __init__(self) -> None:
+        self.queries: list[tuple[str, int, int]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.missing: set[int] = set()
+        self.away = False
+        self.under_way = 0
+        self.most = 0
+
+    async def find(self, name: MediaName) -> MediaInfo | None:
+        raise AssertionError(name)
+
+    async def check(self) -> None: ...
+
+    async def fetch(self, info: MediaInfo, first: int, last: int) -> list[bytes]:
+        self.queries.append((info.file, first, last))
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        try:
+            await self.gate.wait()
+            await asyncio.sleep(0)
+        finally:
+            self.under_way -= 1
+        if self.away:
+            raise Unavailable("away")
+        there = []
+        for number in range(first, last + 1):
+            if number in self.missing:
+                break
+            there.append(block(info.file, number))
+        if not there:
+            raise BrokenFile(f"chunk {first}")
+        return there
+
+    @property
+    def fetched(self) -> list[int]:
+        return sorted(number for _, first, last in self.queries for number in range(first, last + 1))
+
+
+def block(file: str, number: int) -> bytes:
+    return f"{file}:{number}".encode().ljust(SIZE)
+
+
+def info(file: str = "f", blocks: int = 1000) -> MediaInfo:
+    return MediaInfo("m", file, "", "n", blocks * SIZE, "video/webm", "00", datetime.now(UTC))
+
+
+async def read(cache: BlockCache, file: MediaInfo, first: int, last: int, *, pause: float = 0) -> None:
+    with cache.walk(file, first, last) as walk:
+        for number in range(first, last + 1):
+            assert await walk.take(number) == block(file.file, number)
+            await asyncio.sleep(pause)
+
+
+async def settled(cache: BlockCache) -> None:
+    await asyncio.wait_for(asyncio.gather(*cache._tasks), 5)
+    await asyncio.sleep(0)
+
+
+async def test_one_fetch_however_many_ask() -> None:
+    store = Store()
+    cache = BlockCache(store, 100 * SIZE)
+    store.gate.clear()
+    readers = [asyncio.create_task(read(cache, info(), 3, 5)) for _ in range(50)]
+    await asyncio.sleep(0.01)
+    assert store.queries == [("f", 3, 5)]
+    store.gate.set()
+    await asyncio.gather(*readers)
+    assert store.queries == [("f", 3, 5)]
+    await read(cache, info(), 3, 5)
+    assert len(store.queries) == 1
+
+
+async def test_a_probe_moves_one_block() -> None:
+    store = Store()
+    await read(BlockCache(store, 100 * SIZE), info(), 7, 7)
+    assert store.fetched == [7]
+
+
+async def test_a_reader_who_leaves_does_not_take_the_block_from_others() -> None:
+    store = Store()
+    cache = BlockCache(store, 100 * SIZE)
+    store.gate.clear()
+    first, second = (asyncio.create_task(read(cache, info(), 0, 0)) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    store.gate.set()
+    await second
+    assert store.fetched == [0]
+
+
+async def test_read_in_order_each_block_is_fetched_once_and_batches_grow() -> None:
+    store = Store()
+    cache = BlockCache(store, 1000 * SIZE)
+    await read(cache, info(), 0, 499)
+    assert store.fetched == list(range(500))
+    lengths = [last - first + 1 for _, first, last in store.queries]
+    assert lengths[0] == FIRST_BATCH
+    assert max(lengths) == BATCH
+    assert len(lengths) < 500 / BATCH + 5
+
+
+async def test_who_opens_a_long_file_and_stops_costs_little() -> None:
+    store = Store()
+    cache = BlockCache(store, 1000 * SIZE)
+    with cache.walk(info(), 0, 999) as walk:
+        await walk.take(0)
+        await settled(cache)
+    assert store.fetched == list(range(3 * FIRST_BATCH))
+
+
+async def test_nothing_past_the_range_is_read() -> None:
+    store = Store()
+    cache = BlockCache(store, 1000 * SIZE)
+    await read(cache, info(), 100, 163)
+    await settled(cache)
+    assert store.fetched == list(range(100, 164))
+
+
+async def test_the_bound_holds_at_every_moment() -> None:
+    store = Store()
+    limit = 40 * SIZE
+    cache = BlockCache(store, limit)
+    seen = 0
+
+    async def look() -> None:
+        nonlocal seen
+        while True:
+            seen = max(seen, cache.size)
+            await asyncio.sleep(0)
+
+    looking = asyncio.create_task(look())
+    rng = random.Random(1)
+    files = [info(f"f{number}") for number in range(5)]
+    spans = [(rng.choice(files), first := rng.randrange(900), first + rng.randrange(60)) for _ in range(60)]
+    await asyncio.gather(*(read(cache, *span) for span in spans))
+    looking.cancel()
+    await settled(cache)
+    held = sum(len(data) for data in cache._blocks.values())
+    assert cache.size == held <= limit
+    # Queries under way count before their blocks are there, and there is always room for them.
+    assert seen <= limit + 4 * BATCH * SIZE
+    assert cache._flights == {}
+    assert cache._walks == 0
+
+
+async def test_no_more_queries_at_once_than_are_good_for_the_store() -> None:
+    store = Store()
+    cache = BlockCache(store, 10_000 * SIZE)
+    await asyncio.gather(*(read(cache, info(f"f{number}"), 0, 40) for number in range(30)))
+    assert store.most <= 4
+
+
+async def test_the_least_recently_used_go_first() -> None:
+    store = Store()
+    cache = BlockCache(store, 3 * SIZE)
+    for number in (0, 1, 2, 0, 3):
+        await read(cache, info(), number, number)
+    assert [number for _, number in cache._blocks] == [2, 0, 3]
+
+
+async def test_many_readers_share_what_may_be_ahead() -> None:
+    """Otherwise they would push each other's blocks out before they are read."""
+    store = Store()
+    cache = BlockCache(store, 40 * SIZE)
+    readers = [read(cache, info(f"f{number}"), 0, 99, pause=0.0001) for number in range(20)]
+    await asyncio.gather(*readers)
+    assert len(store.fetched) <= 20 * 100 * 1.1
+
+
+async def test_a_missing_block_is_met_when_its_turn_comes() -> None:
+    store = Store()
+    cache = BlockCache(store, 100 * SIZE)
+    store.missing = {10}
+    with cache.walk(info(), 0, 99) as walk:
+        for number in range(10):
+            await walk.take(number)
+        with pytest.raises(BrokenFile, match="chunk 10"):
+            await walk.take(10)
+    await settled(cache)
+    assert cache._flights == {}
+
+
+async def test_a_fault_is_everybodys_and_is_not_remembered() -> None:
+    store = Store()
+    cache = BlockCache(store, 100 * SIZE)
+    store.away = True
+    results = await asyncio.gather(*(read(cache, info(), 0, 0) for _ in range(5)), return_exceptions=True)
+    assert [type(result) for result in results] == [Unavailable] * 5
+    assert len(store.queries) == 1
+    store.away = False
+    await read(cache, info(), 0, 0)
+    assert cache.size == SIZE
+
+
+async def test_files_do_not_mix() -> None:
+    store = Store()
+    cache = BlockCache(store, 1000 * SIZE)
+    await asyncio.gather(*(read(cache, info(f"f{number % 3}"), 0, 50) for number in range(9)))
+    assert len(store.fetched) == 3 * 51
