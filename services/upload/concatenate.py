@@ -8,9 +8,10 @@ import logging
 from services.common.errors import BadRequest, Conflict, GridcastError
 from services.common.media import MediaName
 from services.common.store.port import Announcement, BrokenFile, Open, Plan, Upload, UploadStore
+from services.upload.cleanup import cleaned
 from services.upload.limits import Limits
 from services.upload.progress import NoProgress
-from services.upload.receive import Receiver, cleaned
+from services.upload.receive import Receiver
 
 _log = logging.getLogger("gridcast.upload")
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from services.common.errors import BadRequest
 from services.common.media import MediaName, check_segment, media_name
 from services.common.store.port import Announcement
+from services.upload.cleanup import cleaned
 from services.upload.content_types import content_type
 from services.upload.multipart import BodyEnds, Event, Field, FileBegins, FileData, FileEnds, FormReader
 from services.upload.progress import NoProgress, Watch
-from services.upload.receive import Receiver, cleaned
+from services.upload.receive import Receiver
 
 FIELDS = ("folder", "sid")
 

@@ -28,6 +28,9 @@ class NoProgress:
     def state(self, state: State) -> None:
         """What happens to them. `stored` and `failed` are the last."""
 
+    def close(self) -> None:
+        """Nothing more is known for now: the upload goes on in another request, or never."""
+
 
 Watch = Callable[[str | None, str, int | None], NoProgress]
 """Gives the progress for a sid, of a file name with so many bytes where that is known."""
@@ -59,40 +62,46 @@ class Progress(NoProgress):
 
     def state(self, state: State) -> None:
         """Leave the state."""
-        if self._state not in {"stored", "failed"}:
+        if not self._ended.is_set():
             self._state = state
             self._news.set()
             if state in {"stored", "failed"}:
                 self._ended.set()
 
+    def close(self) -> None:
+        """Push what is left."""
+        self._ended.set()
+        self._news.set()
+
     async def _run(self) -> None:
-        before, at = 0, time.monotonic()
-        rate = 0.0
-        state: State = "receiving"
-        while state not in {"stored", "failed"}:
+        before, at, rate = 0, time.monotonic(), 0.0
+        ended = False
+        while not ended:
             await self._news.wait()
             self._news.clear()
-            state, received, now = self._state, self._received, time.monotonic()
-            if now > at:
-                # Half the weight on what came since the last one: steady, and within a second of a change.
-                rate = (rate + (received - before) / (now - at)) / 2 if before else (received - before) / (now - at)
+            ended, received, now = self._ended.is_set(), self._received, time.monotonic()
+            # Half the weight on what came since the last one: steady, and within a second of a change.
+            latest = (received - before) / (now - at) if now > at and before else 0.0
+            rate = (rate + latest) / 2 if rate else latest
             before, at = received, now
-            data = {
-                "filename": self._filename,
-                "received": received,
-                "total": self._total,
-                "rate": round(rate),
-                "state": state,
-            }
-            pause = INTERVAL
-            try:
-                receipt = await self._push.send(self._sid, "file.progress", data, last_value=self._key)
-                if receipt.status == "unknown":
-                    pause = UNKNOWN_INTERVAL
-            except GridcastError:
-                pause = UNKNOWN_INTERVAL
-            if state not in {"stored", "failed"}:
+            pause = await self._tell(received, round(rate))
+            if not ended:
                 await self._pause(pause)
+
+    async def _tell(self, received: int, rate: int) -> float:
+        """Push; how long to wait before the next one."""
+        data = {
+            "filename": self._filename,
+            "received": received,
+            "total": self._total,
+            "rate": rate,
+            "state": self._state,
+        }
+        try:
+            receipt = await self._push.send(self._sid, "file.progress", data, last_value=self._key)
+        except GridcastError:
+            return UNKNOWN_INTERVAL
+        return UNKNOWN_INTERVAL if receipt.status == "unknown" else INTERVAL
 
     async def _pause(self, seconds: float) -> None:
         """Wait, though no longer than INTERVAL for the end of an upload."""

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from services.common.media import MediaName
 from services.common.store.port import Announcement, Expected, Plan
+from services.upload.cleanup import cleaned
 from services.upload.digests import Check
 from services.upload.progress import NoProgress
-from services.upload.receive import Receiver, cleaned
+from services.upload.receive import Receiver
 
 
 @dataclass(frozen=True, slots=True)

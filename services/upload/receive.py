@@ -8,11 +8,11 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
-from services.common.errors import GridcastError, TooLarge, Unavailable
+from services.common.errors import GridcastError, TooLarge
 from services.common.media import MediaName
 from services.common.store.port import (
     ABSENT,
@@ -26,7 +26,6 @@ from services.common.store.port import (
     Written,
 )
 from services.upload.lease import Lease
-from services.upload.limits import Stopping
 
 BATCH_BLOCKS = 8
 """Blocks in one insert: 2 MiB, where larger ones were no faster and smaller ones were slower."""
@@ -236,26 +235,3 @@ class Receiver:
     async def _let_go(self) -> None:
         if self._lease is not None:
             await self._lease.let_go()
-
-
-async def to_its_end(doing: Coroutine[Any, Any, None]) -> None:
-    """Await `doing` even while being cancelled again: the chunks of nobody must not stay."""
-    task = asyncio.create_task(doing)
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            continue
-
-
-_behind: set[asyncio.Task[None]] = set()
-
-
-async def cleaned(error: BaseException, doing: Coroutine[Any, Any, None]) -> None:
-    """Clean up after `error`; where the store is away, behind the answer's back, which must not wait for it twice."""
-    if isinstance(error, Unavailable) and not isinstance(error, Stopping):
-        task = asyncio.create_task(doing)
-        _behind.add(task)
-        task.add_done_callback(_behind.discard)
-    else:
-        await to_its_end(doing)

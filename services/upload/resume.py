@@ -8,27 +8,25 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import datetime
 
 from services.common.errors import (
-    BadRequest,
     Conflict,
     Gone,
     GridcastError,
     NotFound,
     NotUnique,
-    TooLarge,
     Unavailable,
 )
 from services.common.media import MediaName
-from services.common.store.port import Announcement, Ended, Open, Plan, Upload, UploadStore
+from services.common.store.port import Ended, Open, Plan, Upload, UploadStore
 from services.upload.body import Body
+from services.upload.cleanup import cleaned, to_its_end
 from services.upload.content_types import content_type
 from services.upload.digests import Check
 from services.upload.limits import Limits, Stopping
+from services.upload.patches import Patch, Received, lost
 from services.upload.progress import NoProgress, Watch
-from services.upload.receive import Receiver, cleaned, to_its_end
+from services.upload.receive import Receiver
 from services.upload.writers import Writers
 
 SAVE_SECONDS = 1.0
@@ -37,26 +35,6 @@ LOOK_SECONDS = 2.0
 """How long a look waits for bytes that were read and are not durable yet."""
 
 _log = logging.getLogger("gridcast.upload")
-
-
-@dataclass(frozen=True, slots=True)
-class Patch:
-    """What a request's head says of the bytes that follow. `length` is the file's, where it is told with them."""
-
-    offset: int
-    length: int | None
-    content_length: int | None
-    checks: Sequence[Check]
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """What is durable now; `stored` when that was the whole file, `sha256` then too."""
-
-    offset: int
-    expires_at: datetime | None
-    stored: Announcement | None = None
-    sha256: str | None = None
 
 
 class Resumer:
@@ -101,13 +79,14 @@ class Resumer:
         """Take bytes from `patch.offset` on. Whoever writes this upload elsewhere is cut off."""
         found = self._there(address, await self._store.look(address))
         if isinstance(found, Ended):
-            return _again(found, patch)
-        self._check(found, patch)
+            return patch.again(found)
+        patch.check(found, self._limits.max_length)
+        self._limits.check_length(patch.content_length)
         async with self._writers.only(address, body):
             began = time.monotonic()
             taken = await self._store.take(address)
             if not isinstance(taken, tuple):
-                return _again(self._there(address, taken), patch)
+                return patch.again(self._there(address, taken))
             upload, state = taken
             length = state.length if patch.length is None else patch.length
             receiver = Receiver(self._store, self._limits.max_length if length is None else length)
@@ -116,7 +95,7 @@ class Resumer:
             receiver.length = length
             receiver.held_back = None if state.name is None else length
             try:
-                self._check(state, patch)
+                patch.check(state, self._limits.max_length)
             except GridcastError:
                 await to_its_end(self._release(receiver))
                 raise
@@ -137,29 +116,14 @@ class Resumer:
             age = self._store.age(address)
             raise Gone("this upload has expired") if age and age > self._seconds else NotFound("no such upload")
         if isinstance(found, Ended) and found.outcome == "lost":
-            raise Gone(_lost(found.name))
+            raise lost(found)
         return found
-
-    def _check(self, state: Open, patch: Patch) -> None:
-        """Raises for a patch that does not fit: Conflict with the true offset, TooLarge, BadRequest."""
-        if patch.offset != state.offset:
-            raise Conflict(
-                f"the upload is at offset {state.offset}",
-                {"upload-offset": str(state.offset)},
-            )
-        if patch.length is not None and state.length not in {None, patch.length}:
-            raise BadRequest("Upload-Length does not change")
-        length = state.length if patch.length is None else patch.length
-        if length is not None and length < state.offset:
-            raise BadRequest("Upload-Length is less than what is here")
-        self._limits.check_length(length)
-        end = state.offset + (patch.content_length or 0)
-        if end > (self._limits.max_length if length is None else length):
-            raise TooLarge("the bytes go past the end of the upload")
 
     async def _receive(self, receiver: Receiver, upload: Upload, state: Open, body: Body, patch: Patch) -> Received:
         filename = state.name.filename if state.name else ""
-        progress = self._watch(state.facts.get("sid"), filename, receiver.length)
+        silent = body.ended and receiver.received != receiver.length
+        progress = NoProgress() if silent else self._watch(state.facts.get("sid"), filename, receiver.length)
+        progress.received(receiver.received, receiver.length)
         before = receiver.hashed
         try:
             await self._read(receiver, body, patch.checks, progress)
@@ -169,13 +133,17 @@ class Resumer:
                 expires = await receiver.save(writing=False)
                 received = Received(receiver.received, expires)
         except BaseException as error:
-            progress.state("failed")
+            if isinstance(error, Gone):
+                progress.state("failed")
+            progress.close()
             await cleaned(error, self._interrupted(receiver, state, patch, error, before))
             raise
         await receiver.rest()
         if received.stored is None:
             self._writers.keep(upload.address, receiver.hashed)
-        progress.state("stored" if received.stored or state.name is None else "receiving")
+        if received.stored is not None:
+            progress.state("stored")
+        progress.close()
         return received
 
     async def _read(self, receiver: Receiver, body: Body, checks: Sequence[Check], progress: NoProgress) -> None:
@@ -236,17 +204,5 @@ class Resumer:
             self._writers.keep(receiver.upload.address, receiver.hashed)
 
 
-def _again(found: Ended | Open, patch: Patch) -> Received:
-    """The answer to a request whose upload is stored already: the first answer may have been lost."""
-    if isinstance(found, Open) or patch.offset != found.length or patch.content_length:
-        length = found.offset if isinstance(found, Open) else found.length
-        raise Conflict(f"the upload is at offset {length}", {"upload-offset": str(length)})
-    return Received(found.length, found.expires_at, None, found.sha256)
-
-
 def _is_away(error: BaseException) -> bool:
     return isinstance(error, Unavailable) and not isinstance(error, Stopping)
-
-
-def _lost(name: MediaName | None) -> str:
-    return NotUnique(name.folder, name.filename).detail if name else "this upload is lost"

@@ -16,7 +16,7 @@ from services.upload.concatenate import concatenate
 from services.upload.content_types import content_type
 from services.upload.digests import repr_digest
 from services.upload.edge import Services, body_of, declared_length, digest_checks, services, validators
-from services.upload.resume import Patch, Received
+from services.upload.patches import Patch, Received
 
 router = APIRouter(tags=["tus"])
 

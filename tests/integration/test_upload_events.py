@@ -1,0 +1,212 @@
+"""What the world hears of an upload: progress to one socket, changes to all, also when somebody died in between."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import redis as redis_py
+
+from tests.launch import Service, Start, launched
+from tests.servers import Server
+from tests.uploads import CHUNK, FORM_TYPE, Store, Tus, form, metadata, opened, part, put
+from tests.waiting import eventually
+
+DATABASE = "test_upload_events"
+SID = "A" * 52
+
+
+@pytest.fixture(scope="module")
+def env(mongod: Server, redis_server: Server) -> dict[str, str]:
+    return {
+        "GRIDCAST_MONGODB_URI": mongod.uri,
+        "GRIDCAST_MONGODB_DATABASE": DATABASE,
+        "GRIDCAST_REDIS_URL": redis_server.url,
+        "GRIDCAST_JANITOR_EVERY": "0",
+    }
+
+
+@pytest.fixture(scope="module")
+def upload(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with launched("services.upload", tmp_path_factory.mktemp("upload"), env) as service:
+        yield service
+
+
+@pytest.fixture
+def store(mongod: Server) -> Iterator[Store]:
+    with opened(mongod.uri, DATABASE) as store:
+        store.empty()
+        yield store
+
+
+class Ear:
+    """Hears what a socket replica would hear, and makes SID look like a socket of its own."""
+
+    def __init__(self, url: str) -> None:
+        self.redis = redis_py.Redis.from_url(url, protocol=2)
+        self.redis.hset(f"gridcast:sid:{SID}", "node", "ear")
+        self.redis.set("gridcast:node:ear", "1")
+        self.pubsub = self.redis.pubsub(ignore_subscribe_messages=True)
+        self.pubsub.subscribe("gridcast:all", "gridcast:node:ear", "gridcast:invalidate")
+        self.heard: list[tuple[str, Any]] = []
+        self.times: list[float] = []
+
+    def listen(self, seconds: float = 0.3) -> list[tuple[str, Any]]:
+        """All that was said, until it is quiet for so long."""
+        quiet_at = time.monotonic() + seconds
+        while (left := quiet_at - time.monotonic()) > 0:
+            if (message := self.pubsub.get_message(timeout=left)) is None:
+                continue
+            quiet_at = time.monotonic() + seconds
+            text: bytes = message["data"]
+            channel = message["channel"].decode()
+            self.heard.append((channel, json.loads(text.partition(b"\n")[2] or text)))
+            self.times.append(time.monotonic())
+        return self.heard
+
+    def events(self, kind: str) -> list[Any]:
+        return [event for channel, event in self.listen() if channel != "gridcast:invalidate" and event["type"] == kind]
+
+
+@pytest.fixture
+def ear(redis_url: str, upload: Service) -> Iterator[Ear]:
+    ear = Ear(redis_url)
+    with contextlib.closing(ear.pubsub), contextlib.closing(ear.redis):
+        assert ear.listen(0.1) == []
+        yield ear
+
+
+def test_changes_are_told_to_all(upload: Service, store: Store, ear: Ear) -> None:
+    created = put(upload, "a.webm", b"one", "f")
+    put(upload, "a.webm", b"two!", "f")
+    httpx.delete(f"{upload.url}/file/stream?filename=a.webm&folder=f")
+    heard = ear.listen()
+    said = [event for channel, event in heard if channel == "gridcast:all"]
+    assert [event["type"] for event in said] == ["file.created", "file.replaced", "file.deleted"]
+    assert {event["data"]["id"] for event in said} == {created.json()["id"]}
+    assert [event["data"]["length"] for event in said] == [3, 4, 4]
+    assert all((event["source"], event["specversion"]) == ("/upload", "1.0") for event in said)
+    # The cache is told before the world, so that nobody who hears of a file reads the old one.
+    assert [channel for channel, _ in heard] == ["gridcast:invalidate", "gridcast:all"] * 3
+    assert heard[0][1] == ["f", "a.webm"]
+    eventually(lambda: all(document["announce"] == [] for document in store.media()))
+
+
+def slowly(data: bytes, pieces: int, seconds: float) -> Iterator[bytes]:
+    step = -(-len(data) // pieces)
+    for start in range(0, len(data), step):
+        yield data[start : start + step]
+        time.sleep(seconds / pieces)
+
+
+@pytest.mark.parametrize("way", ["put", "form", "tus"])
+def test_progress(upload: Service, store: Store, ear: Ear, way: str) -> None:
+    """At most ten a second; never backwards; stored at the end."""
+    data = os.urandom(4 * CHUNK)
+    if way == "put":
+        query = {"filename": "p", "sid": SID}
+        headers = {"content-length": str(len(data))}
+        url = f"{upload.url}/file/stream"
+        assert httpx.put(url, params=query, content=slowly(data, 60, 1.5), headers=headers).status_code == 201
+    elif way == "form":
+        body = form(part("sid", SID.encode()), part("folder", b""), part("file", data, "p"))
+        url = f"{upload.url}/file/upload"
+        assert httpx.post(url, content=slowly(body, 60, 1.5), headers={"content-type": FORM_TYPE}).status_code == 201
+    else:
+        tus = Tus(upload)
+        tus.create(length=len(data), **{"upload-metadata": metadata(filename="p", sid=SID)})
+        length = {"content-length": str(len(data))}
+        assert tus.patch(0, slowly(data, 60, 1.5), **length).status_code == 204
+    told = [event["data"] for event in ear.events("file.progress")]
+    assert {event["filename"] for event in told} == {"p"}
+    received = [event["received"] for event in told]
+    assert received == sorted(received)
+    assert 5 <= len(told) <= 1.7 * 10 + 3
+    assert told[-1]["state"] == "stored"
+    assert told[-1]["received"] == told[-1]["total"] == len(data)
+    assert all(event["state"] == "receiving" for event in told[:-1])
+    if way != "form":
+        assert {event["total"] for event in told} == {len(data)}
+    assert 0.3 < told[-2]["rate"] / (len(data) / 1.5) < 3
+
+
+def test_a_failure_is_told_too(upload: Service, store: Store, ear: Ear) -> None:
+    wrong = {"content-digest": "sha-256=:" + "A" * 43 + "=:"}
+    url = f"{upload.url}/file/stream?filename=p&sid={SID}"
+    assert httpx.put(url, content=b"x", headers=wrong).status_code == 400
+    assert ear.events("file.progress")[-1]["data"]["state"] == "failed"
+
+
+def test_reading_back_is_told(start_service: Start, env: dict[str, str], store: Store, ear: Ear) -> None:
+    """A process that took an upload over says that it verifies."""
+    first, second = (start_service("services.upload", **env) for _ in range(2))
+    tus = Tus(first, second)
+    data = os.urandom(100 * CHUNK + 5)
+    tus.create(length=len(data), **{"upload-metadata": metadata(filename="p", sid=SID)})
+    tus.patch(0, data[:-5])
+    assert tus.patch(len(data) - 5, data[-5:], 1).status_code == 204
+    states = [event["data"]["state"] for event in ear.events("file.progress")]
+    assert states[-1] == "stored"
+    assert "receiving" in states
+
+
+def test_an_unknown_socket_and_a_redis_that_is_away_slow_nothing(
+    start_service: Start, env: dict[str, str], store: Store, upload: Service
+) -> None:
+    away = start_service("services.upload", **{**env, "GRIDCAST_REDIS_URL": "redis://127.0.0.1:1/0"})
+    for service, sid in ((upload, "B" * 52), (upload, "no sid at all"), (away, SID)):
+        began = time.monotonic()
+        answer = httpx.put(f"{service.url}/file/stream", params={"filename": sid[:1], "sid": sid}, content=b"x" * CHUNK)
+        assert answer.is_success
+        assert time.monotonic() - began < 3
+
+
+def janitor(env: dict[str, str]) -> None:
+    """`python -m services.upload.janitor`, once."""
+    command = [sys.executable, "-m", "services.upload.janitor"]
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("GRIDCAST_")}
+    done = subprocess.run(command, env={**inherited, **env}, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_was_not_told_is_told_later_and_once(
+    start_service: Start, env: dict[str, str], store: Store, ear: Ear
+) -> None:
+    """Redis was away, or the service died between commit and push: the note stays, and the janitor pushes it with the same id."""
+    away = start_service("services.upload", **{**env, "GRIDCAST_REDIS_URL": "redis://127.0.0.1:1/0"})
+    assert put(away, "n", b"x").status_code == 201
+    (note,) = store.one()["announce"]
+    assert ear.listen() == []
+    # Half a minute later.
+    store.db["media"].update_one({}, [{"$set": {"announce.at": {"$subtract": ["$$NOW", 31000]}, "attention": "$$NOW"}}])
+    janitor(env)
+    janitor(env)
+    (event,) = ear.events("file.created")
+    assert event["id"] == str(note["id"])
+    assert event["data"]["filename"] == "n"
+    assert store.one()["announce"] == []
+
+
+def test_the_janitor_by_itself(upload: Service, env: dict[str, str], store: Store) -> None:
+    """It reaps and sweeps what is due and nothing else; a second one changes nothing."""
+    put(upload, "kept", b"x")
+    put(upload, "gone", b"y")
+    httpx.delete(f"{upload.url}/file/stream?filename=gone")
+    tus = Tus(upload)
+    tus.create("under way", length=10)
+    store.db["media"].update_one(
+        {"filename": "gone"},
+        [{"$set": {"doomed.due": {"$subtract": ["$$NOW", 1]}, "attention": "$$NOW"}}],
+    )
+    eventually(lambda: all(document["announce"] == [] for document in store.media()))
+    for _ in range(2):
+        janitor(env)
+        assert sorted(document["filename"] for document in store.media()) == ["kept", "under way"]
+        assert store.chunks() == 1
+    assert tus.offset() == 0
