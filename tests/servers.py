@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import shutil
 import signal
 import socket
 import time
@@ -83,6 +84,8 @@ def running(data: Path, program: Callable[[Path, int], Program]) -> Iterator[Ser
         yield server
     finally:
         server.shut_down()
+        # 300 MB of journal that pytest would keep for three sessions; the log stays.
+        shutil.rmtree(data / "data", ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The local run: it comes up, keeps its data, fails in one line, and leaves nothing behind."""
 
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -24,6 +25,7 @@ def mark(tmp_path: Path) -> Iterator[dict[str, str]]:
     """A variable that every process of a run inherits, by which all of them are found. None may be left."""
     env = {MARK: str(tmp_path)}
     yield env
+    shutil.rmtree(tmp_path / "data" / "mongo", ignore_errors=True)
     left = marked(env)
     for pid in left:
         os.kill(pid, signal.SIGKILL)
