@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 from uuid import uuid4
 
-from services.common import events
+from services.common import events, metrics
 from services.common.errors import Unavailable
 from services.common.redis import Redis, Script
 
@@ -185,6 +185,7 @@ class Push:
     async def _push(self, target: tuple[str, str], event: events.Event, last: str, reply: str = "") -> Receipt:
         args = (*target, events.encode(event), self.source, event.id, last, reply)
         status, sequence, duplicate = await self.redis.run(PUSH, (SEQUENCE,), args)
+        metrics.PUSHES.labels(status.decode()).inc()
         if status == b"settling":
             raise Unavailable("Redis has just come back and does not know its sockets yet")
         return Receipt(status.decode(), event.id, sequence.decode() or None, bool(duplicate))

@@ -142,7 +142,8 @@ def _pool(url: str) -> ConnectionPool:
     options: dict[str, Any] = {
         "protocol": 2,  # replies that do not change shape between servers and versions of the client
         "socket_connect_timeout": CONNECT_SECONDS,
-        "socket_timeout": ANSWER_SECONDS,
+        "socket_timeout": 2
+        * ANSWER_SECONDS,  # ours in `_guarded` ends first: theirs would wait for a silent peer's goodbye
         "socket_keepalive": True,
         "retry": Retry(NoBackoff(), 1, (RedisConnectionError,)),
     }

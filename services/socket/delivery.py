@@ -13,7 +13,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from uuid import uuid4
 
-from services.common import events
+from services.common import events, metrics
 from services.common.errors import Unavailable
 from services.common.redis import Redis
 from services.common.subscription import Subscription
@@ -99,7 +99,7 @@ class Delivery:
         except ValueError:
             _log.warning("not a message of ours on a channel of ours: %r", payload[:80])
             return
-        self._hub.deliver(kind, name, message)
+        metrics.FRAMES_SENT.inc(self._hub.deliver(kind, name, message))
 
     def _message(self, number: int, event: bytes, key: str, reply: str) -> Message:
         """ValueError where the event is none: every text frame is JSON, whatever someone has put into Redis."""
@@ -121,6 +121,7 @@ class Delivery:
     # Faults.
 
     def _on_lost(self) -> None:
+        metrics.SUBSCRIPTION_LIVE.set(0)
         self._lost_at = time.monotonic()
 
     async def _on_live(self, server: str) -> None:
@@ -139,6 +140,8 @@ class Delivery:
             self.epoch = known
             raise
         self._seen = max(number, self._seen) if known == self.epoch else number
+        metrics.SUBSCRIPTION_LIVE.set(1)
+        metrics.RESUBSCRIPTIONS.inc(1 if known else 0)
 
     async def _catch_up(self, number: int) -> None:
         if time.monotonic() - self._lost_at > AWAY_SECONDS:

@@ -13,6 +13,7 @@ from typing import Any
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame, Opcode
 
+from services.common import metrics
 from services.socket.buckets import Bucket
 from services.socket.outbox import Outbox
 
@@ -54,7 +55,7 @@ class Connection(WebSocketsSansIOProtocol):
         self.ping_timeout = self.ping_seconds * PONG_SHARE
         self.outbox = Outbox()
         self.choked = False
-        self.too_slow = False
+        self.closed_with = 0
         self.query = b""
         self._allowance = Bucket(FRAME_RATE, FRAME_BURST, self.loop.time())
         self._began: float | None = None
@@ -82,6 +83,7 @@ class Connection(WebSocketsSansIOProtocol):
             return
         self.outbox.clear()
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.closed_with = code
         self.conn.send_close(code, reason)
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
@@ -95,7 +97,8 @@ class Connection(WebSocketsSansIOProtocol):
         await self.writable.wait()
 
     def _too_slow(self) -> None:
-        self.too_slow = True
+        if not self.close_sent:
+            metrics.FRAMES_DROPPED.inc(len(self.outbox) + 1)
         self.close(1013, "too slow")
 
     # Flow control.
@@ -158,6 +161,7 @@ class Connection(WebSocketsSansIOProtocol):
         if self._failed:
             return
         self._failed = True
+        self.closed_with = self.closed_with or code
         if not self.close_sent:
             self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
             self.conn.fail(code, reason)
@@ -215,6 +219,7 @@ class Connection(WebSocketsSansIOProtocol):
 
     def keepalive_timeout(self) -> None:
         """Closed with 1011; a client that does not take even that is cut off."""
+        self.closed_with = 1011
         self.queue.put_nowait({"type": "websocket.disconnect", "code": 1011, "reason": "no answer to a ping"})
         super().keepalive_timeout()
         self._reap()

@@ -165,13 +165,16 @@ class Hub:
         peer = self.peers.get(name)
         return () if peer is None else (peer,)
 
-    def deliver(self, kind: str, name: str, message: Message) -> None:
-        """Hand one event to everyone it is for. No peer waits for another."""
+    def deliver(self, kind: str, name: str, message: Message) -> int:
+        """Hand one event to everyone it is for; to how many. No peer waits for another."""
         number, frame, key, plain = message.number, message.frame, message.key, not message.reply
+        count = 0
         for peer in self.audience(kind, name):
+            count += 1
             if plain and peer.held is None:
                 if number > peer.position:
                     peer.position = number
                     peer.sink.write(frame, key)
             else:
                 peer.take(message)
+        return count

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Sequence
 
+from services.common import metrics
 from services.common.errors import BadRequest, GridcastError, Internal, Unavailable
 from services.common.web import Message, Receive, Scope, Send, send_problem
 from services.socket import commands, handshake
@@ -55,12 +56,14 @@ class Sockets:
         try:
             entry = await self._entrance.enter(scope, connection.query, connection)
         except GridcastError as error:
+            metrics.REFUSED.labels(str(error.status)).inc()
             await _refuse(send, error)
             return
         except Exception:  # noqa: BLE001  # whatever it is, the client gets an answer and the log the rest
             _log.exception("unexpected fault")
             await _refuse(send, Internal())
             return
+        metrics.SOCKETS.inc()
         began = time.monotonic()
         code = 1006
         try:
@@ -79,6 +82,9 @@ class Sockets:
             connection.close(code, "the server failed")
         finally:
             self._attendance.leave(entry.peer)
+            metrics.SOCKETS.dec()
+            if connection.closed_with:
+                metrics.SOCKETS_CLOSED.labels(str(connection.closed_with)).inc()
             fields = {"sid": entry.peer.sid, "code": code, "seconds": round(time.monotonic() - began, 3)}
             _log.info("socket closed", extra={"fields": fields})
 
@@ -151,8 +157,8 @@ class Sockets:
     async def _follow(self, peer: Peer, connection: Connection, command: commands.Command) -> None:
         match command:
             case commands.Subscribe(topic):
-                sequence = await self._subscribe(peer, topic)
-                connection.write(_said({"type": "subscribed", "topic": topic, "sequence": sequence}))
+                since = await self._subscribe(peer, topic)
+                connection.write(_said({"type": "subscribed", "topic": topic, "since": since}))
             case commands.Unsubscribe(topic):
                 self._hub.part(peer, topic)
                 await self._directory.topic(peer.sid, peer.secret, topic, join=False)
@@ -165,7 +171,10 @@ class Sockets:
                 raise BadRequest(detail)
 
     async def _subscribe(self, peer: Peer, topic: str) -> str:
-        """In the hub first, so that nothing is missed between Redis's confirmation and the number that is told."""
+        """In the hub first, so that nothing is missed between Redis's confirmation and the place that is told.
+
+        That place is no `sequence`: earlier events for this socket may still be on their way.
+        """
         known = peer.topics.get(topic)
         if known is not None:
             return f"{self._delivery.epoch}-{known}"

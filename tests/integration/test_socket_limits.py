@@ -221,7 +221,7 @@ async def test_a_storm_of_handshakes_is_spread(fresh: Callable[..., Replicas]) -
     await before.close()
 
 
-@pytest.mark.parametrize("count", [1, 400])
+@pytest.mark.parametrize("count", [1, 400, pytest.param(2000, marks=[pytest.mark.long])])
 async def test_sigterm_says_1012_to_everyone(fresh: Callable[..., Replicas], count: int) -> None:
     made = fresh(2, GRIDCAST_DRAIN="3")
     clients = [await Client.open(made[0]) for _ in range(count)]

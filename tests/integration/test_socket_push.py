@@ -28,7 +28,16 @@ async def test_the_first_frame_and_the_pong(two: Replicas, path: str) -> None:
     assert len(client.sid) == 52
     assert client.resume.startswith(f"{client.sid}.")
     assert client.first["recovered"] is False
-    for said in ('"ping"', "ping", "{}", "", json.dumps({"type": "ping"}), json.dumps({"message": "x"})):
+    for said in (
+        '"ping"',
+        "ping",
+        "{}",
+        "",
+        json.dumps({"type": "ping"}),
+        json.dumps({"message": "x"}),
+        "{",
+        "[" * 10_000,
+    ):
         await client.say(said)
         assert await client.frame() == {"pong": True}
     await client.connection.send(b"\x00\xff")

@@ -1,0 +1,335 @@
+"""Push straight at a real Redis, and the same from another client that knows only docs/messages.md."""
+
+import asyncio
+import json
+import re
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis as another_client
+
+from services.common import events
+from services.common.errors import BadRequest, TooLarge, Unavailable
+from services.common.push import INVALIDATE, PUSH, Push
+from services.common.redis import ANSWER_SECONDS, Redis
+from services.common.subscription import Subscription
+from tests.servers import Server
+from tests.sockets import Client, Replicas, replicas, soon
+
+pytestmark = pytest.mark.anyio
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "messages.md").read_text("utf-8")
+SCRIPT = "".join(re.findall(r"```lua\n(.*?)```", DOCUMENT, re.DOTALL))
+SID = "B" * 51 + "Q"
+
+
+@pytest.fixture
+async def push(redis_url: str) -> AsyncIterator[Push]:
+    async with Push.open(redis_url, "/test") as made:
+        yield made
+
+
+async def holds(condition: Callable[[], bool]) -> bool:
+    return condition()
+
+
+async def heard(push: Push, *channels: str) -> tuple[Subscription, list[bytes]]:
+    messages: list[bytes] = []
+    subscription = Subscription(push.redis, channels, lambda _channel, payload: messages.append(payload))
+    subscription.start()
+    await soon(lambda: holds(lambda: subscription.live))
+    return subscription, messages
+
+
+async def test_one_push_is_a_number_a_history_and_a_wake_up(push: Push) -> None:
+    subscription, messages = await heard(push, "gridcast:all", "gridcast:topic:a")
+    first = await push.broadcast("t", {"n": 1}, id="one")
+    second = await push.publish("a", "t", {"n": 2})
+    third = await push.broadcast("t", {"n": 3})
+    await subscription.flush()
+    await subscription.aclose()
+    epoch = str(first.sequence).partition("-")[0]
+    assert [r.sequence for r in (first, second, third)] == [f"{epoch}-{n}" for n in (1, 2, 3)]
+    assert [r.status for r in (first, second, third)] == ["sent"] * 3
+    heads = [message.partition(b"\n")[0].decode().split("\t") for message in messages]
+    assert heads == [
+        [f"{epoch}-1", "all", "", "", ""],
+        [f"{epoch}-2", "topic", "a", "", ""],
+        [f"{epoch}-3", "all", "", "", ""],
+    ]
+    event = events.decode(messages[0].partition(b"\n")[2].decode())
+    assert (event.id, event.source, event.type, event.data) == ("one", "/test", "t", {"n": 1})
+    entries = await push.redis.call("XRANGE", f"gridcast:history:{epoch}:all:", "-", "+")
+    assert [(number, entry[b"previous"]) for number, entry in entries] == [(b"1-0", b"0"), (b"3-0", b"1")]
+    assert 200 < await push.redis.call("TTL", f"gridcast:history:{epoch}:all:") <= 240
+
+
+async def test_an_id_is_pushed_once_for_each_target_and_source(push: Push, redis_url: str) -> None:
+    subscription, messages = await heard(push, "gridcast:all", "gridcast:topic:a")
+    first = await push.broadcast("t", 1, id="x")
+    again = await push.broadcast("t", 1, id="x")
+    assert (first.duplicate, again.duplicate, again.sequence) == (False, True, first.sequence)
+    assert not (await push.publish("a", "t", 1, id="x")).duplicate
+    async with Push.open(redis_url, "/other") as other:
+        assert not (await other.broadcast("t", 1, id="x")).duplicate
+    for number in range(3):
+        assert not (await push.broadcast("t", number, id="progress", last_value=True)).duplicate
+    await subscription.flush()
+    await subscription.aclose()
+    assert len(messages) == 6
+
+
+async def test_at_once_from_many(push: Push) -> None:
+    """Every number is given once, and of ten pushes with one id nine are repeats."""
+    receipts = await asyncio.gather(*(push.broadcast("t", n, id=f"id-{n % 50}") for n in range(500)))
+    fresh = [receipt for receipt in receipts if not receipt.duplicate]
+    assert len(fresh) == 50
+    assert sorted(int(str(receipt.sequence).partition("-")[2]) for receipt in fresh) == list(range(1, 51))
+
+
+async def test_last_values_are_numbered_and_not_kept(push: Push) -> None:
+    subscription, messages = await heard(push, "gridcast:all")
+    await push.broadcast("t", 1)
+    receipt = await push.broadcast("file.progress", {"received": 5}, last_value="upload-1")
+    await push.broadcast("file.progress", {"received": 6}, last_value=True)
+    await push.broadcast("t", 2)
+    await subscription.flush()
+    await subscription.aclose()
+    assert [message.split(b"\t")[3] for message in messages] == [
+        b"",
+        b"/test file.progress upload-1",
+        b"/test file.progress ",
+        b"",
+    ]
+    epoch = str(receipt.sequence).partition("-")[0]
+    entries = await push.redis.call("XRANGE", f"gridcast:history:{epoch}:all:", "-", "+")
+    assert [(number, entry[b"previous"]) for number, entry in entries] == [(b"1-0", b"0"), (b"4-0", b"1")]
+
+
+async def test_a_history_has_a_greatest_length(push: Push) -> None:
+    receipts = [await push.publish("a", "t", "x" * 100) for _ in range(1000)]
+    epoch = str(receipts[-1].sequence).partition("-")[0]
+    assert 256 <= await push.redis.call("XLEN", f"gridcast:history:{epoch}:topic:a") <= 400
+
+
+async def test_unknown_sids(push: Push) -> None:
+    for sid in ("", "x", "gridcast:*", "a" * 52):
+        receipt = await push.send(sid, "t", 1)
+        assert (receipt.status, receipt.sequence) == ("unknown", None)
+    with pytest.raises(Unavailable):
+        await push.send(SID, "t", 1)  # Redis is new: who is there has had no time to say so
+    await push.redis.call("HSET", "gridcast:sequence", "settles", "0")
+    assert (await push.send(SID, "t", 1)).status == "unknown"
+    assert await push.redis.call("HGET", "gridcast:sequence", "number") == b"0", "nothing was pushed"
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "error"),
+    [
+        ("a b", 1, BadRequest),
+        ("", 1, BadRequest),
+        ("t", float("nan"), BadRequest),
+        ("t", object(), BadRequest),
+        ("t", "x" * 70_000, TooLarge),
+    ],
+)
+async def test_what_is_refused_before_redis(push: Push, kind: str, said: Any, error: type[Exception]) -> None:
+    for attempt in (push.broadcast(kind, said), push.publish("a", kind, said), push.send(SID, kind, said)):
+        with pytest.raises(error):
+            await attempt
+    for attempt in (
+        push.publish("a b", "t", 1),
+        push.broadcast("t", 1, id="a b"),
+        push.broadcast("t", 1, last_value="a\t"),
+    ):
+        with pytest.raises(BadRequest):
+            await attempt
+    assert await push.redis.call("EXISTS", "gridcast:sequence") == 0
+
+
+async def test_invalidation(push: Push) -> None:
+    subscription, messages = await heard(push, INVALIDATE)
+    await push.invalidate("dämö/a", 'v".webm')
+    await subscription.flush()
+    await subscription.aclose()
+    assert [json.loads(message) for message in messages] == [["dämö/a", 'v".webm']]
+
+
+async def test_a_refused_redis_fails_at_once_and_a_silent_one_soon(own_redis: Server) -> None:
+    async with Push.open(own_redis.url, "/test") as push:
+        await push.ping()
+        own_redis.stop()
+        began = time.monotonic()
+        results = await asyncio.gather(*(push.broadcast("t", n) for n in range(100)), return_exceptions=True)
+        assert time.monotonic() - began < ANSWER_SECONDS + 0.5
+        assert {type(result) for result in results} == {Unavailable}
+        own_redis.cont()
+        await push.ping()
+        own_redis.kill()
+        began = time.monotonic()
+        for _ in range(20):
+            with pytest.raises(Unavailable) as refused:
+                await push.broadcast("t", 1)
+            assert "127.0.0.1" not in refused.value.detail
+            assert refused.value.headers["retry-after"]
+        assert time.monotonic() - began < 1
+        own_redis.start()
+        assert (await push.broadcast("t", 1)).status == "sent", "the first push after the return goes through"
+
+
+async def test_a_redis_that_accepts_and_never_answers() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hole:
+        async with Push.open(f"redis://127.0.0.1:{hole.getsockname()[1]}", "/test") as push:
+            began = time.monotonic()
+            with pytest.raises(Unavailable):
+                await push.ping()
+            assert time.monotonic() - began < ANSWER_SECONDS + 0.5
+
+
+async def test_a_redis_with_no_memory_left_or_a_wrong_password(own_redis: Server) -> None:
+    async with Push.open(own_redis.url, "/test") as push:
+        await push.redis.call("CONFIG", "SET", "maxmemory", "1")
+        with pytest.raises(Unavailable):
+            await push.broadcast("t", 1)
+        await push.redis.call("CONFIG", "SET", "maxmemory", "0")
+        assert (await push.broadcast("t", 1)).status == "sent"
+        await push.redis.call("CONFIG", "SET", "requirepass", "secret")
+    async with Push.open(own_redis.url, "/test") as push:
+        with pytest.raises(Unavailable) as refused:
+            await push.broadcast("t", 1)
+        assert "secret" not in str(refused.value)
+    async with Push.open(own_redis.url.replace("redis://", "redis://:secret@"), "/test") as push:
+        assert (await push.broadcast("t", 1)).status == "sent"
+
+
+async def test_the_subscription_notices_a_half_open_connection(own_redis: Server) -> None:
+    said: list[str] = []
+    redis = Redis.open(own_redis.url)
+
+    async def live(server: str) -> None:
+        said.append(f"live {len(server)}")
+
+    subscription = Subscription(
+        redis,
+        ["a"],
+        lambda _channel, payload: said.append(payload.decode()),
+        on_live=live,
+        on_lost=lambda: said.append("lost"),
+    )
+    subscription.start()
+
+    async def until(count: int, within: float) -> None:
+        await soon(lambda: holds(lambda: len(said) >= count), within)
+
+    await until(1, 3)
+    own_redis.stop()
+    await until(2, 5)
+    assert not subscription.live
+    for attempt in (subscription.flush(), subscription.subscribe("b")):
+        with pytest.raises(Unavailable):
+            await attempt
+    own_redis.cont()
+    await until(3, 5)
+    await redis.call("PUBLISH", "a", "hello")
+    await subscription.flush()
+    await subscription.subscribe("b")
+    await redis.call("PUBLISH", "b", "there")
+    await subscription.flush()
+    await subscription.unsubscribe("b")
+    await redis.call("PUBLISH", "b", "nobody")
+    await subscription.flush()
+    assert said == ["live 40", "lost", "live 40", "hello", "there"]
+    await subscription.aclose()
+    await redis.aclose()
+
+
+def test_urls() -> None:
+    for url in (
+        "http://localhost",
+        "localhost:6379",
+        "",
+        "redis+sentinel://localhost:26379",
+        "redis+sentinel:///mymaster",
+    ):
+        with pytest.raises(ValueError, match=r"Redis|Sentinel"):
+            Redis.open(url)
+    for url in (
+        "redis://localhost",
+        "rediss://:a@localhost:1/2",
+        "redis+sentinel://a:1,b:2/mymaster/3",
+        "redis+sentinel://a/m",
+    ):
+        Redis.open(url)
+
+
+# docs/messages.md
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
+    with replicas(tmp_path_factory.mktemp("sockets"), 1) as single:
+        yield single
+
+
+def test_the_documented_script_is_the_one_that_runs() -> None:
+    assert PUSH.text == SCRIPT
+
+
+async def test_another_client_pushes_with_the_documented_script(one: Replicas) -> None:
+    client = await Client.open(one[0], topics="news")
+
+    def from_elsewhere() -> list[Any]:
+        answers = []
+        with another_client.Redis.from_url(one.redis.url) as redis:
+            sha = redis.script_load(SCRIPT)
+            for kind, name in (("sid", client.sid), ("topic", "news"), ("all", ""), ("sid", SID)):
+                event = {
+                    "specversion": "1.0",
+                    "id": f"1-{kind}",
+                    "source": "/php",
+                    "type": "said",
+                    "time": "",
+                    "data": kind,
+                }
+                args = (kind, name, json.dumps(event), "/php", f"1-{kind}", "", "gridcast:test")
+                answers.append(redis.evalsha(sha, 1, "gridcast:sequence", *args))
+        return answers
+
+    answers = await asyncio.to_thread(from_elsewhere)
+    assert [answer[0] for answer in answers] == [b"sent", b"sent", b"sent", b"unknown"]
+    for kind, answer in zip(("sid", "topic", "all"), answers, strict=False):
+        event = await client.event()
+        assert (event["data"], event["sequence"]) == (kind, answer[1].decode())
+    # It is in the history like any other.
+    back = await client.again(one[0])
+    assert back.first["recovered"] is True
+    await back.nothing()
+    back.after = client.first["sequence"]
+    again = await back.again(one[0])
+    assert [(await again.event())["data"] for _ in range(3)] == ["sid", "topic", "all"]
+    # And its sender hears of the ack.
+    async with Push.open(one.redis.url, "/test") as push:
+        subscription, messages = await heard(push, "gridcast:test")
+        await again.say({"type": "ack", "id": "1-sid"})
+        await soon(lambda: holds(lambda: bool(messages)))
+        await subscription.aclose()
+    assert json.loads(messages[0]) == {"type": "ack", "sid": client.sid, "id": "1-sid"}
+    await again.close()
+
+
+async def test_the_documented_keys_are_the_ones_that_stand_in_redis(one: Replicas) -> None:
+    named = re.findall(r"^\| `(gridcast:[^`]+)` \|", DOCUMENT, re.MULTILINE)
+    patterns = [re.compile(re.sub(r"<[^>]+>", ".*", name)) for name in named]
+    client = await Client.open(one[0], topics="a")
+    async with Push.open(one.redis.url, "/test") as push:
+        await push.publish("a", "t", 1)
+        await push.send(client.sid, "t", 1)
+        keys = [key.decode() for key in await push.redis.call("KEYS", "*")]
+        channels = [channel.decode() for channel in await push.redis.call("PUBSUB", "CHANNELS")]
+    assert len(keys) >= 6
+    for name in [*keys, *channels]:
+        assert any(pattern.fullmatch(name) for pattern in patterns), name
+    await client.close()

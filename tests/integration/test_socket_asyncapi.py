@@ -1,0 +1,136 @@
+"""docs/asyncapi.yaml: well formed, and true of what a real socket sends and takes."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+
+from services.common import events
+from services.socket import commands
+from tests.sockets import Client, Replicas, push, replicas
+
+pytestmark = pytest.mark.anyio
+DOCUMENT: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "docs" / "asyncapi.yaml").read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
+    with replicas(tmp_path_factory.mktemp("sockets"), 1) as single:
+        yield single
+
+
+def references(part: Any) -> Iterator[str]:
+    if isinstance(part, dict):
+        if "$ref" in part:
+            yield part["$ref"]
+        for inner in part.values():
+            yield from references(inner)
+    elif isinstance(part, list):
+        for inner in part:
+            yield from references(inner)
+
+
+def resolve(reference: str) -> Any:
+    found: Any = DOCUMENT
+    for name in reference.removeprefix("#/").split("/"):
+        found = found[name]
+    return resolve(found["$ref"]) if isinstance(found, dict) and set(found) == {"$ref"} else found
+
+
+def validator(name: str) -> Draft202012Validator:
+    """For the payload of one message, with the document's own schemas to refer to."""
+    schema = {**DOCUMENT["components"]["messages"][name]["payload"], "components": DOCUMENT["components"]}
+    return Draft202012Validator(schema)
+
+
+def names(said: Any) -> set[str]:
+    """The messages whose schema `said` fits."""
+    return {name for name in DOCUMENT["components"]["messages"] if validator(name).is_valid(said)}
+
+
+def test_it_is_asyncapi_3() -> None:
+    assert DOCUMENT["asyncapi"].startswith("3.0.")
+    assert set(DOCUMENT) <= {
+        "asyncapi",
+        "id",
+        "info",
+        "servers",
+        "defaultContentType",
+        "channels",
+        "operations",
+        "components",
+    }
+    assert {"title", "version"} <= set(DOCUMENT["info"])
+    for server in DOCUMENT["servers"].values():
+        assert {"host", "protocol"} <= set(server)
+    for reference in references(DOCUMENT):
+        assert resolve(reference) is not None
+    for operation in DOCUMENT["operations"].values():
+        assert operation["action"] in {"send", "receive"}
+        channel = resolve(operation["channel"]["$ref"])
+        for message in operation["messages"]:
+            assert message["$ref"].startswith(operation["channel"]["$ref"] + "/messages/"), (
+                "AsyncAPI 3: of that channel"
+            )
+        assert channel["address"] == "/ws"
+    used = {message["$ref"].rpartition("/")[2] for op in DOCUMENT["operations"].values() for message in op["messages"]}
+    assert used == set(DOCUMENT["channels"]["socket"]["messages"])
+    for message in DOCUMENT["components"]["messages"].values():
+        Draft202012Validator.check_schema(message["payload"])
+    for schema in DOCUMENT["components"]["schemas"].values():
+        Draft202012Validator.check_schema(schema)
+
+
+async def test_every_frame_of_the_server_is_in_it(one: Replicas) -> None:
+    client = await Client.open(one[0])
+    assert names(client.first) == {"First"}
+    assert names(await client.ask("ping")) == {"Pong"}
+    assert names(await client.subscribe("a")) == {"Subscribed"}
+    assert names(await client.ask({"type": "unsubscribe", "topic": "a"})) >= {"Unsubscribed"}
+    assert names(await client.ask({"type": "nonsense"})) == {"Error"}
+    await push(one[0], client.sid, {"type": "t", "data": None})
+    assert names(await client.event()) == {"Event"}
+    one.redis.kill()
+    one.redis.start()
+    assert names(await client.event("socket.resync")) == {"Event", "Resync"}
+    await client.close()
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ({"type": "ping"}, "Ping"),
+        ({"type": "subscribe", "topic": "a/b:c"}, "Subscribe"),
+        ({"type": "unsubscribe", "topic": "a"}, "Unsubscribe"),
+        ({"type": "ack", "id": "1"}, "Ack"),
+        ({"type": "subscribe", "topic": "a b"}, None),
+        ({"type": "subscribe", "topic": "x" * 201}, None),
+        ({"type": "subscribe"}, None),
+        ({"type": "ack", "id": "a b"}, None),
+        ({"type": "publish"}, None),
+    ],
+)
+def test_the_commands_are_those_that_are_understood(said: dict[str, Any], name: str | None) -> None:
+    understood = not isinstance(commands.parse(json.dumps(said)), commands.Wrong)
+    receive = {message["$ref"].rpartition("/")[2] for message in DOCUMENT["operations"]["say"]["messages"]}
+    fits = {one for one in names(said) if one.lower() in receive}
+    assert fits == ({name} if name else set())
+    assert understood == (name is not None)
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"), [("Sid", events._SID), ("Topic", events._TOPIC), ("Sequence", events._SEQUENCE)]
+)
+def test_the_patterns_are_the_codes(name: str, rule: Any) -> None:
+    pattern = DOCUMENT["components"]["schemas"][name]["pattern"]
+    assert pattern.strip("^$").replace("(", "").replace(")", "") == rule.pattern.replace("(", "").replace(")", "")
+
+
+def test_a_wrong_frame_does_not_fit() -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        validator("First").validate({"sid": "x", "resume": "y", "sequence": "z", "recovered": False})
