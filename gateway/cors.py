@@ -27,9 +27,11 @@ def field(fields: Fields, wanted: bytes) -> bytes | None:
 
 def answer(fields: Fields, origins: Origins) -> Fields:
     """What is added to the answer of a request with these fields: nothing where no setting lets its origin in."""
+    if not origins.allowed:
+        return []
     origin = field(fields, b"origin")
-    if not origins.allowed or origin is None or not origins.allows(origin.decode("latin-1")):
-        return [(b"vary", b"Origin")] if origins.allowed and "*" not in origins.allowed else []
+    if origin is None or not origins.allows(origin.decode("latin-1")):
+        return [] if "*" in origins.allowed else [(b"vary", b"Origin")]
     if "*" in origins.allowed:
         return [(b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", EXPOSED)]
     return [

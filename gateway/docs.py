@@ -50,7 +50,7 @@ class Docs:
         if replica is None:
             return
         try:
-            with upstream.asking(replica):
+            with replica:
                 status, body = await ask(self._client, replica, "/openapi.json")
             if status == 200:
                 self._known[upstream.name] = json.loads(body)

@@ -4,14 +4,14 @@ It decides what is tried again and what a failure is called. It knows neither th
 """
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from typing import cast
 
-from gateway import headers
+from gateway import headers, reports
 from gateway.clients import Client
 from gateway.progress import Exchange, Patience, Waiting, Watch
-from gateway.proxy import Gone, HttpClient, Response, Unreachable, Unreadable
+from gateway.proxy import Gone, HttpClient, Reply, Unreachable, Unreadable
 from gateway.routes import Route
 from gateway.settings import GatewaySettings
 from gateway.upstreams import Replica, Upstream
@@ -26,8 +26,6 @@ CONNECT_ALL_SECONDS = 1.5
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 Fields = list[tuple[bytes, bytes]]
-
-_log = logging.getLogger("gridcast.gateway")
 
 
 class Body:
@@ -62,6 +60,17 @@ class Body:
         raise verdict
 
 
+@dataclass(slots=True)
+class Asked:
+    """A request on its way. `again`: it may be asked a second time, because nothing can happen twice."""
+
+    method: str
+    target: str
+    fields: Fields
+    body: Body | None
+    again: bool
+
+
 class Forward:
     """Answers requests from the services."""
 
@@ -77,87 +86,98 @@ class Forward:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, route: Route, client: Client) -> None:
         """Answer from `route`'s service. Raises GridcastError; once the answer has begun that means: cut it."""
+        method, query = scope["method"], scope["query_string"]
         limit = self._settings.max_body if route.media else MAX_PLAIN_BODY
         length = _length(scope["headers"])
         if length is not None and length > limit:
             raise TooLarge(f"the body is longer than {limit} bytes")
-        long = route.media and scope["method"] not in SAFE
-        patience = self._settings.store_seconds if long else self._settings.answer_seconds
+        safe = method in SAFE
+        patience = self._settings.store_seconds if route.media and not safe else self._settings.answer_seconds
         task = cast("asyncio.Task[None]", asyncio.current_task())
         exchange = Exchange(task, asyncio.get_running_loop().time(), patience, complete=length == 0)
         body = None if length == 0 else Body(receive, exchange, limit)
+        target = str(scope["raw_path"] + b"?" + query if query else scope["raw_path"], "ascii")
+        fields = headers.request(scope["headers"], client, logs.request_id.get())
+        asked = Asked(method, target, fields, body, again=safe and body is None)
+        log: dict[str, object] = {}
+        scope["log"] = log
+        self._watch.begin(exchange, receive)
         try:
-            with self._watch.over(exchange, receive):
-                fields = headers.request(scope["headers"], client, logs.request_id.get())
-                await self._pass(scope, fields, send, self._upstreams[route.service], exchange, body)
+            await self._pass(self._upstreams[route.service], asked, exchange, send, log)
         except asyncio.CancelledError:
-            if exchange.verdict is None:
-                raise Unavailable("the gateway is stopping") from None
             task.uncancel()
-            raise exchange.verdict from None
+            raise exchange.verdict or Unavailable("the gateway is stopping") from None
         except (Gone, Unreadable) as error:
             if exchange.verdict is not None:
                 raise exchange.verdict from None
             raise BadGateway(f"the {route.service} service broke off: {type(error).__name__.lower()}") from error
+        finally:
+            self._watch.end(exchange)
 
     async def _pass(
-        self, scope: Scope, fields: Fields, send: Send, upstream: Upstream, exchange: Exchange, body: Body | None
+        self, upstream: Upstream, asked: Asked, exchange: Exchange, send: Send, log: dict[str, object]
     ) -> None:
         clock = asyncio.get_running_loop().time
-        method, query = scope["method"], scope["query_string"]
-        target = str(scope["raw_path"] + b"?" + query if query else scope["raw_path"], "ascii")
-        tried: list[Replica] = []
-        again = body is None and method in SAFE
         began = clock()
+        tried: list[Replica] = []
         while True:
             replica = upstream.pick(clock(), tried)
             if replica is None or clock() - began > CONNECT_ALL_SECONDS:
                 raise BadGateway(f"the {upstream.name} service cannot be reached")
-            with upstream.asking(replica):
+            log["upstream"] = replica.origin
+            with replica:
                 try:
-                    response = await self._client.ask(method, replica.origin, target, fields, body)
+                    reply = await self._client.ask(asked.method, replica.origin, asked.target, asked.fields, asked.body)
                 except Unreachable as error:
                     upstream.failed(replica, clock())
-                    _log.warning("ejected", extra={"fields": {"replica": replica.origin, "why": str(error)}})
+                    reports.ejected(upstream, replica, error)
                     tried.append(replica)
                     continue
                 except Gone:
-                    if not again or exchange.verdict is not None:
+                    if not asked.again or exchange.verdict is not None:
                         raise
-                    # It closed a kept connection while we wrote to it, or died: once more, where nothing can happen twice.
-                    again = False
+                    # It closed a kept connection while we wrote to it, or died.
+                    asked.again = False
+                    reports.retried(upstream)
                     if len(upstream.replicas) > 1:
                         tried.append(replica)
                     continue
                 except asyncio.CancelledError:
                     if isinstance(exchange.verdict, GatewayTimeout):
                         upstream.failed(replica, clock())
+                        reports.ejected(upstream, replica, exchange.verdict)
                     raise
                 upstream.worked(replica)
+                log["first_byte"] = round(clock() - began, 6)
                 try:
-                    await _relay(response, send, exchange)
+                    await _relay(reply, exchange, send)
                 finally:
-                    await response.aclose()
+                    await reply.body.aclose()
                 return
 
 
-async def _relay(response: Response, send: Send, exchange: Exchange) -> None:
-    fields = headers.answer(response.headers.raw, response.status_code)
+async def _relay(reply: Reply, exchange: Exchange, send: Send) -> None:
+    fields = headers.answer(reply.fields, reply.status)
+    left = next((int(value) for name, value in fields if name == b"content-length"), None)
     if not exchange.complete:
         fields.append((b"connection", b"close"))  # answered early: the rest of the body is not wanted
     exchange.waiting = Waiting.READER
-    await send({"type": "http.response.start", "status": response.status_code, "headers": fields})
+    await send({"type": "http.response.start", "status": reply.status, "headers": fields})
     exchange.waiting = Waiting.SERVICE
-    async for data in response.aiter_raw():
+    async for data in reply.body:
         exchange.waiting = Waiting.READER
         exchange.moved += len(data)
-        await send({"type": "http.response.body", "body": data, "more_body": True})
+        if left is not None:
+            left -= len(data)
+        await send({"type": "http.response.body", "body": data, "more_body": left != 0})
+        if left == 0:
+            return
         exchange.waiting = Waiting.SERVICE
     exchange.waiting = Waiting.READER
     await send({"type": "http.response.body", "body": b""})
 
 
-def _length(fields: list[tuple[bytes, bytes]]) -> int | None:
+def _length(fields: Fields) -> int | None:
     """Bytes of the request's body; None where it is chunked."""
     for name, value in fields:
         if name == b"content-length":

@@ -5,11 +5,11 @@ Plain ASGI: a framework's routing would cost more than the way through.
 
 import asyncio
 
-from gateway import cors, routes
+from gateway import cors, reports, routes
 from gateway.clients import client_of
 from gateway.entrance import STATE, Entrance
 from gateway.forward import Forward
-from services.common.errors import GridcastError
+from services.common.errors import BadGateway, GatewayTimeout, GridcastError, TooMany, Unavailable
 from services.common.web import App, Message, Receive, Scope, Send, send_problem
 
 PROBES = frozenset({"/livez", "/readyz"})
@@ -56,7 +56,11 @@ class Gateway:
         peer = scope["client"][0] if scope["client"] else "unknown"
         client = client_of(peer, scope["scheme"], scope["headers"], entrance.trusted)
         if entrance.rate is not None and path not in PROBES:
-            entrance.rate.take(client.address, asyncio.get_running_loop().time())
+            try:
+                entrance.rate.take(client.address, asyncio.get_running_loop().time())
+            except TooMany:
+                reports.refused("rate")
+                raise
         if scope["method"] == "OPTIONS":
             known = routes.methods(path)
             preflight = cors.field(scope["headers"], b"access-control-request-method") is not None
@@ -64,8 +68,13 @@ class Gateway:
                 await self._options(scope, routes.allow(known), send, preflight=preflight)
                 return
         route = routes.match(scope["method"], path)
+        scope["route"] = route.template
         if route.service != routes.GATEWAY:
-            await self._forward(scope, receive, send, route, client)
+            try:
+                await self._forward(scope, receive, send, route, client)
+            except (BadGateway, GatewayTimeout, Unavailable) as error:
+                reports.unanswered(route.service, error.status)
+                raise
         elif path == "/openapi.json":
             await self._docs(scope, receive, send)
         else:

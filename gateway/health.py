@@ -22,18 +22,18 @@ async def ask(client: HttpClient, replica: Replica, path: str) -> tuple[int, byt
     fields = [(b"host", replica.origin.removeprefix("http://").encode("ascii")), (b"accept", b"application/json")]
     try:
         async with asyncio.timeout(ASK_SECONDS):
-            response = await client.ask("GET", replica.origin, path, fields)
+            reply = await client.ask("GET", replica.origin, path, fields)
             try:
                 body = b""
-                async for data in response.aiter_raw():
+                async for data in reply.body:
                     body += data
                     if len(body) > MAX_ANSWER:
                         raise Unavailable("the answer is too long")
             finally:
-                await response.aclose()
+                await reply.body.aclose()
     except (TimeoutError, Unreachable, Gone, Unreadable) as error:
         raise Unavailable("no answer") from error
-    return response.status_code, body
+    return reply.status, body
 
 
 class Health:

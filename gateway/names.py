@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterable
 from ipaddress import ip_address
 
+from gateway import reports
 from gateway.upstreams import Address, Upstream
 
 LOOKUP_SECONDS = 2.0
@@ -37,6 +38,7 @@ class Names:
         self._known: dict[Address, tuple[Address, ...]] = {one: (one,) for one in self._wanted if is_literal(one)}
         self._names = tuple(one for one in self._wanted if one not in self._known)
         upstream.update(self._all())
+        reports.replicas(upstream)
 
     async def follow(self) -> None:
         """Look up for ever; returns at once where there is no name."""
@@ -58,9 +60,7 @@ class Names:
         if addresses and addresses != self._known.get(name):
             self._known[name] = addresses
             self._upstream.update(self._all())
-            origins = [replica.origin for replica in self._upstream.replicas]
-            fields = {"service": self._upstream.name, "replicas": origins}
-            _log.info("replicas changed", extra={"fields": fields})
+            reports.replicas(self._upstream)
 
     def _all(self) -> list[Address]:
         return list(dict.fromkeys(one for name in self._wanted for one in self._known.get(name, ())))

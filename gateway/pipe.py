@@ -10,7 +10,7 @@ from typing import Any
 
 from gateway.door import Tunnels
 from gateway.upstreams import Replica
-from services.common import logs
+from services.common import logs, metrics
 
 LAST_SECONDS = 5.0
 """For bytes that still wait for one side when the other has gone."""
@@ -80,6 +80,7 @@ class Life:
         self._near = near
         self._far = far
         self._replica.in_flight += 1
+        metrics.TUNNELS.inc()
         self._connections.add(self)
         near.set_protocol(Pipe(far, self))
         far.set_protocol(Pipe(near, self))
@@ -94,6 +95,7 @@ class Life:
         if self in self._connections:
             self._connections.discard(self)
             self._replica.in_flight -= 1
+            metrics.TUNNELS.dec()
             self._place.leave()
             self.tally.log(101)
 

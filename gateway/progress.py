@@ -5,8 +5,6 @@ for each). It also listens for clients that go away while they wait. It knows no
 """
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -115,15 +113,14 @@ class Watch:
         self._patience = patience
         self._live: dict[Exchange, Receive] = {}
 
-    @contextmanager
-    def over(self, exchange: Exchange, receive: Receive) -> Iterator[None]:
-        """Watch over `exchange` inside this block."""
+    def begin(self, exchange: Exchange, receive: Receive) -> None:
+        """Watch over `exchange`."""
         self._live[exchange] = receive
-        try:
-            yield
-        finally:
-            del self._live[exchange]
-            exchange.done()
+
+    def end(self, exchange: Exchange) -> None:
+        """It is over."""
+        del self._live[exchange]
+        exchange.done()
 
     async def run(self) -> None:
         """Look after all of them until cancelled."""

@@ -5,8 +5,8 @@ transport made 2,280. Nothing is decoded, decompressed, followed or retried here
 """
 
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterable, AsyncIterator
+from dataclasses import dataclass
 from typing import cast
 
 import aiohttp
@@ -18,9 +18,6 @@ READ_AHEAD = 128 * 1024
 """Bytes of an answer that wait here for the client's write buffer to take them; reading pauses at twice that."""
 KEPT_SECONDS = 30.0
 """How long an idle connection to a replica is kept: less than the services keep it (serve.KEEP_ALIVE_SECONDS)."""
-
-
-Response = httpx.Response
 
 
 class Unreachable(Exception):
@@ -55,10 +52,13 @@ class Incoming(httpx.AsyncByteStream):
         return self
 
     async def __anext__(self) -> bytes:
-        with _translated():
-            if data := await self._answer.content.readany():
-                return data
-        raise StopAsyncIteration
+        try:
+            data = await self._answer.content.readany()
+        except (aiohttp.ClientError, ValueError) as error:
+            raise _translated(error) from error
+        if not data:
+            raise StopAsyncIteration
+        return data
 
     async def aclose(self) -> None:
         """Free the connection: it is kept where all was read, else closed."""
@@ -77,22 +77,31 @@ class Transport(AiohttpTransport):
         url = URL(f"{request.extensions['origin']}{request.extensions['target']}", encoded=True)
         fields = [(name.decode("ascii"), value.decode("utf-8")) for name, value in request.headers.raw]
         session = cast("aiohttp.ClientSession", self.client)
-        with _translated():
+        try:
             answer = await session.request(request.method, url, headers=fields, data=body, allow_redirects=False)
+        except (aiohttp.ClientError, ValueError) as error:
+            raise _translated(error) from error
         return httpx.Response(answer.status, headers=answer.raw_headers, stream=Incoming(answer))
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Raise our errors for aiohttp's, by what they mean for a proxy."""
-    try:
-        yield
-    except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
-        raise Unreachable(str(error)) from error
-    except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
-        raise Gone(str(error)) from error
-    except (aiohttp.ClientError, ValueError) as error:
-        raise Unreadable(str(error)) from error
+def _translated(error: Exception) -> Unreachable | Gone | Unreadable:
+    """What an error of aiohttp's means for a proxy."""
+    match error:
+        case aiohttp.ConnectionTimeoutError() | aiohttp.ClientConnectorError():
+            return Unreachable(str(error))
+        case aiohttp.ClientConnectionError() | aiohttp.ClientPayloadError():
+            return Gone(str(error))
+        case _:
+            return Unreadable(str(error))
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer: its body is read from `body`, which has to be closed."""
+
+    status: int
+    fields: list[tuple[bytes, bytes]]
+    body: Incoming
 
 
 class HttpClient:
@@ -128,12 +137,13 @@ class HttpClient:
         target: str,
         fields: list[tuple[bytes, bytes]],
         body: AsyncIterable[bytes] | None = None,
-    ) -> httpx.Response:
-        """Send a request with exactly these fields. Raises Unreachable, Gone or Unreadable."""
+    ) -> Reply:
+        """Send a request with exactly these fields. Raises Unreachable, Gone or Unreadable; so does reading the reply."""
         stream = None if body is None else Outgoing(body)
         extensions = {"origin": origin, "target": target}
         request = httpx.Request(method, _NOWHERE, headers=fields, stream=stream, extensions=extensions)
-        return await self._transport.handle_async_request(request)
+        response = await self._transport.handle_async_request(request)
+        return Reply(response.status_code, response.headers.raw, cast("Incoming", response.stream))
 
 
 _NOWHERE = httpx.URL("http://service/")

@@ -31,7 +31,9 @@ class GatewaySettings(Settings):
     max_tunnels_per_client: int = Field(0, ge=0, description="WebSockets of one client; 0: no limit")
     max_body: int = Field(64 * 1024**3, ge=1, description="bytes of a media body at the most: 413 beyond")
     connect_seconds: float = Field(1.5, gt=0, le=60, description="for one attempt to reach a replica")
-    answer_seconds: float = Field(35.0, gt=0, description="for the first byte of an answer; a push waits 30 for its ack")
+    answer_seconds: float = Field(
+        35.0, gt=0, description="for the first byte of an answer; a push waits 30 for its ack"
+    )
     store_seconds: float = Field(900.0, gt=0, description="for the answer after a whole upload: it may be read back")
     sender_seconds: float = Field(
         30.0, gt=0, description="in which a client sends at least 1 KiB of its body: else 408"

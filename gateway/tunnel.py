@@ -6,14 +6,13 @@ client's goes further than its handshake: what it sends after a refusal would be
 """
 
 import asyncio
-import logging
 import re
 import secrets
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, cast
 
-from gateway import headers, routes
+from gateway import headers, reports, routes
 from gateway.clients import Client, client_of
 from gateway.entrance import STATE, Entrance
 from gateway.pipe import Life, Place, Tally
@@ -29,7 +28,6 @@ MAX_HEAD = 16 * 1024
 """Bytes of the service's handshake answer."""
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]{1,7})\r\n", re.IGNORECASE)
-_log = logging.getLogger("gridcast.gateway")
 
 
 class Far(asyncio.Protocol):
@@ -123,6 +121,10 @@ class Tunnel(asyncio.Protocol):
                 place.leave()
                 raise
         except GridcastError as error:
+            if isinstance(error, BadGateway | GatewayTimeout):
+                reports.unanswered(routes.SOCKET, error.status)
+            else:
+                reports.refused("websocket")
             self._refuse(error, tally)
 
     def _admit(self, fields: list[tuple[bytes, bytes]], client: Client) -> None:
@@ -138,13 +140,13 @@ class Tunnel(asyncio.Protocol):
         tried: list[Replica] = []
         while (replica := upstream.pick(loop.time(), tried)) is not None:
             tried.append(replica)
-            with upstream.asking(replica):
+            with replica:
                 try:
                     async with asyncio.timeout(self._entrance.connect_seconds):
                         transport, far = await loop.create_connection(Far, *replica.address)
                 except (OSError, TimeoutError) as error:
                     upstream.failed(replica, loop.time())
-                    _log.warning("ejected", extra={"fields": {"replica": replica.origin, "why": str(error)}})
+                    reports.ejected(upstream, replica, error)
                     continue
                 try:
                     transport.write(request)
@@ -158,11 +160,14 @@ class Tunnel(asyncio.Protocol):
                         transport.close()
                         place.leave()
                 except ConnectionError:
+                    reports.retried(upstream)
                     continue  # it died with our handshake: nothing has happened that may not happen again
                 except TimeoutError:
                     transport.abort()
                     upstream.failed(replica, loop.time())
-                    raise GatewayTimeout("the socket service did not answer in time") from None
+                    silence = GatewayTimeout("the socket service did not answer in time")
+                    reports.ejected(upstream, replica, silence)
+                    raise silence from None
                 except BaseException:
                     transport.abort()
                     raise

@@ -6,8 +6,7 @@ was answered. When all are ejected they are asked all the same: a guess is bette
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -52,6 +51,14 @@ class Replica:
         self.until = 0.0
         self.probing = False
 
+    def __enter__(self) -> None:
+        """A request is in flight inside this block."""
+        self.in_flight += 1
+
+    def __exit__(self, *_error: object) -> None:
+        self.in_flight -= 1
+        self.probing = False
+
     def is_ready(self, now: float) -> bool:
         """Whether it may be asked: not ejected, or due for its one trial."""
         return self.failures == 0 or (now >= self.until and not self.probing)
@@ -78,16 +85,6 @@ class Upstream:
         chosen = min(ready[first:] + ready[:first], key=lambda replica: replica.in_flight)
         chosen.probing = chosen.failures > 0
         return chosen
-
-    @contextmanager
-    def asking(self, replica: Replica) -> Iterator[None]:
-        """Count a request as in flight inside this block."""
-        replica.in_flight += 1
-        try:
-            yield
-        finally:
-            replica.in_flight -= 1
-            replica.probing = False
 
     def failed(self, replica: Replica, now: float) -> None:
         """It could not be reached, or did not answer in time."""

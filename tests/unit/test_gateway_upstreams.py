@@ -45,7 +45,7 @@ def test_equals_take_turns() -> None:
 
 def test_the_fewest_in_flight_is_asked() -> None:
     upstream = made(3)
-    with upstream.asking(upstream.replicas[0]), upstream.asking(upstream.replicas[2]):
+    with upstream.replicas[0], upstream.replicas[2]:
         assert {picked(upstream) for _ in range(6)} == {upstream.replicas[1]}
     assert [replica.in_flight for replica in upstream.replicas] == [0, 0, 0]
 
@@ -63,10 +63,10 @@ def test_a_failed_one_is_left_alone_then_tried_by_one_request() -> None:
     bad, good = upstream.replicas
     upstream.failed(bad, 100.0)
     assert {picked(upstream, 100.0 + SHORTEST / 2) for _ in range(4)} == {good}
-    with upstream.asking(good):
+    with good:
         trial = picked(upstream, 100.0 + SHORTEST)
         assert trial is bad
-        with upstream.asking(bad):
+        with bad:
             assert {picked(upstream, 100.0 + SHORTEST) for _ in range(4)} == {good}
             upstream.worked(bad)
         assert {picked(upstream, 101.0) for _ in range(4)} == {bad}
@@ -75,8 +75,8 @@ def test_a_failed_one_is_left_alone_then_tried_by_one_request() -> None:
 def test_a_trial_that_ends_without_an_answer_frees_the_place() -> None:
     upstream = made(2)
     upstream.failed(upstream.replicas[0], 0.0)
-    with upstream.asking(upstream.replicas[1]):
-        with upstream.asking(picked(upstream, 1.0)):
+    with upstream.replicas[1]:
+        with picked(upstream, 1.0):
             pass
         assert picked(upstream, 1.0) is upstream.replicas[0]
 
@@ -112,7 +112,7 @@ def test_there_is_always_somebody_to_ask(steps: list[str], count: int) -> None:
     upstream, now = made(count), 0.0
     for step in steps:
         replica = picked(upstream, now)
-        with upstream.asking(replica):
+        with replica:
             if step == "fail":
                 upstream.failed(replica, now)
             elif step == "work":
