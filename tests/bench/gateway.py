@@ -1,0 +1,267 @@
+"""Gateways side by side in one run: ours, nginx, and one that a tutorial would write with httpx, all before the same upstream.
+
+`.venv/bin/python -m tests.bench.gateway [--seconds S --mib N --messages M --idle N --rounds R] [--quick]`. Each gateway is one
+process with its access log on, except the tutorial's, which is as quiet as it gets. Rounds take turns (A B C A B C). Needs nginx,
+wrk and curl.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import uvloop
+
+from deploy.local.ports import HOST, free_ports
+from tests.bench.figures import OURS, Bound, Figures, cpu_seconds, machine, many_files, resident_kib, table
+from tests.bench.peers.process import contender
+from tests.bench.socket_crowd import Crowd
+from tests.launch import launched
+
+NGINX, TUTORIAL = "nginx", "tutorial"
+TOOLS = ("nginx", "wrk", "curl")
+CONNECTIONS = 16
+WARM_UP = 200
+"""Tunnels that come and go before idle ones are counted."""
+SETTLE_SECONDS = 2.0
+SMALL = "/file/info?folder=demo&filename=video.webm"
+
+# One process as we have one, an access log as we have one. Nothing is collected before it is passed on, and connections to the
+# upstream are kept. tcp_nopush stays off: over loopback it waits for acknowledgements.
+CONFIGURATION = """
+daemon off; master_process off;
+pid {folder}/nginx.pid;
+error_log {folder}/nginx-error.log;
+events {{ worker_connections {connections}; }}
+http {{
+  access_log {folder}/nginx-access.log;
+  client_body_temp_path {folder}/t1; proxy_temp_path {folder}/t2; fastcgi_temp_path {folder}/t3;
+  uwsgi_temp_path {folder}/t4; scgi_temp_path {folder}/t5;
+  tcp_nopush off; tcp_nodelay on;
+  keepalive_requests 100000000;
+  client_max_body_size 0;
+  upstream service {{ server {upstream}; keepalive 64; keepalive_requests 100000000; }}
+  map $http_upgrade $onward {{ default upgrade; '' ''; }}
+  server {{
+    listen {host}:{port} backlog=2048;
+    location / {{
+      proxy_pass http://service;
+      proxy_http_version 1.1;
+      proxy_set_header Host $http_host;
+      proxy_set_header Upgrade $http_upgrade;
+      proxy_set_header Connection $onward;
+      proxy_request_buffering off; proxy_buffering off; proxy_max_temp_file_size 0;
+      proxy_read_timeout 1h; proxy_send_timeout 1h;
+      {more}
+    }}
+  }}
+}}
+"""
+
+Start = Callable[[], contextlib.AbstractContextManager[tuple[str, int]]]
+
+
+@dataclass(frozen=True)
+class Options:
+    seconds: float
+    mib: int
+    sockets: int
+    messages: int
+    idle: int
+    rounds: int
+
+
+class Gateways:
+    """How each gateway before `upstream` is started, as (url, pid)."""
+
+    def __init__(self, folder: Path, upstream: int, options: Options) -> None:
+        self._folder = folder
+        self._upstream = f"{HOST}:{upstream}"
+        self._connections = 2 * options.idle + 4 * options.sockets + 1024
+
+    @contextlib.contextmanager
+    def ours(self) -> Iterator[tuple[str, int]]:
+        names = ("GRIDCAST_UPLOAD_URLS", "GRIDCAST_STREAM_URLS", "GRIDCAST_SOCKET_URLS")
+        with launched("gateway", self._folder, dict.fromkeys(names, f"http://{self._upstream}")) as service:
+            yield service.url, service.pid
+
+    @contextlib.contextmanager
+    def nginx(self, more: str = "") -> Iterator[tuple[str, int]]:
+        (port,) = free_ports(1)
+        path = self._folder / f"nginx-{port}.conf"
+        path.write_text(
+            CONFIGURATION.format(
+                folder=self._folder,
+                host=HOST,
+                port=port,
+                upstream=self._upstream,
+                connections=self._connections,
+                more=more,
+            ),
+            "utf-8",
+        )
+        command = [shutil.which("nginx") or "nginx", "-c", str(path), "-e", str(self._folder / "nginx-early.log")]
+        with contender(NGINX, command, port, self._folder) as pid:
+            yield f"http://{HOST}:{port}", pid
+
+    @contextlib.contextmanager
+    def tutorial(self) -> Iterator[tuple[str, int]]:
+        (port,) = free_ports(1)
+        env = {"UPSTREAM_URL": f"http://{self._upstream}"}
+        command = uvicorn("tests.bench.baselines.gateway_httpx:app", port)
+        with contender(TUTORIAL, command, port, self._folder, env) as pid:
+            yield f"http://{HOST}:{port}", pid
+
+
+def uvicorn(application: str, port: int) -> list[str]:
+    """As quiet as it gets."""
+    options = ["--port", str(port), "--no-access-log", "--log-level", "warning", "--backlog", "2048"]
+    return [sys.executable, "-m", "uvicorn", application, *options]
+
+
+def missing_tools() -> list[str]:
+    return [tool for tool in TOOLS if not shutil.which(tool)]
+
+
+def requests(url: str, seconds: float) -> tuple[int, float]:
+    """How many small answers wrk got, and how many that is in a second."""
+    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", f"{url}{SMALL}"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 30).stdout
+    count, rate = re.search(r"(\d+) requests in", said), re.search(r"Requests/sec:\s+([\d.]+)", said)
+    if "Non-2xx" in said or "Socket errors" in said or count is None or rate is None:
+        raise RuntimeError(f"wrk on {url}: {said}")
+    return int(count[1]), float(rate[1])
+
+
+def curl(which: str, *arguments: str) -> float:
+    """MB/s of one transfer; `which` is the direction in curl's words."""
+    command = ["curl", "-sS", "-f", "-o", "/dev/null", "-w", f"%{{speed_{which}}}", *arguments]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True, timeout=600).stdout) / 1e6
+
+
+def http(gateways: dict[str, tuple[str, int]], options: Options, folder: Path) -> list[Figures]:
+    """Requests, one download and one upload at a time."""
+    small = Figures("small requests", "req/s", (Bound(0.4, NGINX, least=True),))
+    cost = Figures("CPU per small request", "us")
+    down = Figures(f"download of {options.mib} MiB", "MB/s", (Bound(0.9, NGINX, least=True),))
+    up = Figures(f"upload of {options.mib} MiB", "MB/s", (Bound(0.8, NGINX, least=True),))
+    length = options.mib * 1024 * 1024
+    file = folder / "upload.bin"
+    with file.open("wb") as made:
+        made.truncate(length)
+    for number in range(1 + options.rounds):
+        for who, (url, pid) in gateways.items():
+            before = cpu_seconds(pid)
+            count, rate = requests(url, options.seconds if number else 1.0)
+            used = cpu_seconds(pid) - before
+            download = curl("download", f"{url}/file/stream?filename={length}")
+            upload = curl("upload", "-T", str(file), f"{url}/file/stream?filename=video.webm")
+            if number:  # the first time round warms up
+                small.add(who, rate)
+                cost.add(who, 1e6 * used / count)
+                down.add(who, download)
+                up.add(who, upload)
+    return [small, cost, down, up]
+
+
+async def tunnels(gateways: dict[str, tuple[str, int]], options: Options, upstream: int) -> list[Figures]:
+    """Messages one at a time for each socket: pushed by the service, and sent and sent back."""
+    pushed = Figures("CPU per pushed message", "us", (Bound(1.5, NGINX),))
+    echoed = Figures("CPU per message, both ways", "us", (Bound(1.5, NGINX),))
+    crowds: dict[str, Crowd] = {}
+    async with httpx.AsyncClient(base_url=f"http://{HOST}:{upstream}", timeout=60.0) as service:
+        for who, (url, _) in gateways.items():
+            crowds[who] = Crowd(f"{url}/ws?meta={who}")
+            await crowds[who].grow(options.sockets)
+        for number in range(1 + options.rounds):
+            messages = options.messages if number else max(10, options.messages // 10)
+            for who, crowd in crowds.items():
+                pid = gateways[who][1]
+                before = cpu_seconds(pid)
+                for _ in range(messages):
+                    await service.post("/sockets/messages", params={"topic": who})
+                    await crowd.all_hear()
+                between = cpu_seconds(pid)
+                for _ in range(messages // 2):
+                    crowd.say(b'"ping"')
+                    await crowd.all_hear()
+                after = cpu_seconds(pid)
+                if number:
+                    pushed.add(who, 1e6 * (between - before) / (messages * len(crowd)))
+                    echoed.add(who, 1e6 * (after - between) / (messages // 2 * 2 * len(crowd)))
+        for crowd in crowds.values():
+            await crowd.go()
+    return [pushed, echoed]
+
+
+async def idle(starts: dict[str, Start], options: Options) -> list[Figures]:
+    """A fresh process in each round, so that memory is what these tunnels need and nothing else."""
+    connect = Figures("CPU per tunnel opened", "us")
+    memory = Figures(f"memory per tunnel, {options.idle} idle", "KiB", (Bound(8),))
+    for _ in range(options.rounds):
+        for who, start in starts.items():
+            with start() as (url, pid):
+                early = Crowd(f"{url}/ws")
+                await early.grow(WARM_UP)
+                await early.go()
+                await asyncio.sleep(SETTLE_SECONDS / 2)
+                crowd = Crowd(f"{url}/ws")
+                used, held = cpu_seconds(pid), resident_kib(pid)
+                await crowd.grow(options.idle)
+                connect.add(who, 1e6 * (cpu_seconds(pid) - used) / options.idle)
+                await asyncio.sleep(SETTLE_SECONDS)
+                memory.add(who, (resident_kib(pid) - held) / options.idle)
+                await crowd.go()
+    return [connect, memory]
+
+
+def measure(options: Options) -> list[Figures]:
+    """All figures."""
+    many_files(2 * options.idle + 4 * options.sockets + 2048)
+    (port,) = free_ports(1)
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        folder = Path(name)
+        stack.enter_context(contender("upstream", uvicorn("tests.bench.peers.upstream:app", port), port, folder))
+        gateways = Gateways(folder, port, options)
+        tunnelling: dict[str, Start] = {OURS: gateways.ours, NGINX: gateways.nginx}
+        with contextlib.ExitStack() as together:
+            started = {who: together.enter_context(start()) for who, start in tunnelling.items()}
+            tutorial = {TUTORIAL: together.enter_context(gateways.tutorial())}
+            figures = http({**started, **tutorial}, options, folder)
+            figures += uvloop.run(tunnels(started, options, port))
+        return figures + uvloop.run(idle(tunnelling, options))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of small requests in one round")
+    parser.add_argument("--mib", type=int, default=512, help="of one transfer")
+    parser.add_argument("--sockets", type=int, default=200, help="whose messages are counted")
+    parser.add_argument("--messages", type=int, default=1000, help="for each socket in one round")
+    parser.add_argument("--idle", type=int, default=5000, help="tunnels that only stay open")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="a look, not a measurement")
+    given = parser.parse_args()
+    options = Options(given.seconds, given.mib, given.sockets, given.messages, given.idle, given.rounds)
+    if given.quick:
+        options = Options(2.0, 128, 100, 200, 500, 2)
+    if missing := missing_tools():
+        print(f"needed and not found: {', '.join(missing)}")
+        return
+    for line in machine(("nginx", "-v"), ("curl", "--version")):
+        print(line)
+    print(f"{options.sockets} sockets, {options.messages} messages, {options.rounds} rounds")
+    for line in table(measure(options), (OURS, NGINX, TUTORIAL)):
+        print(line)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""Broadcasts side by side in one run: the socket service, socket.io with its Redis adapter, and what a tutorial would write.
+
+`.venv/bin/python -m tests.bench.socket [--sockets N --messages M] [--quick]`. Each is one process; broadcasts are pushed by
+another process through Redis, and the next one is pushed when every client has heard the last. What is compared is the server's
+CPU, which does not depend on how fast the clients are. Rounds take turns (A B C A B C). socket.io comes from npm; where that is
+not to be had, its column stays empty.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvloop
+
+from deploy.local import servers
+from deploy.local.ports import free_ports
+from services.common.push import Push
+from services.common.redis import Redis
+from tests.bench.baselines.socket_tutorial import CHANNEL
+from tests.bench.figures import OURS, Bound, Figures, cpu_seconds, machine, many_files, resident_kib, table
+from tests.bench.peers.npm import Missing, installed
+from tests.bench.peers.process import contender
+from tests.bench.socket_crowd import Crowd
+from tests.launch import launched
+from tests.servers import running
+
+PEERS = Path(__file__).with_name("peers")
+PACKAGES = {
+    "socket.io": "4.8.4",
+    "@socket.io/redis-adapter": "8.3.0",
+    "@socket.io/redis-emitter": "5.1.0",
+    "redis": "5.12.1",
+}
+SOCKETIO, TUTORIAL = "socket.io", "tutorial"
+WARM_UP = 200
+"""Sockets that come and go before idle ones are counted."""
+SETTLE_SECONDS = 2.0
+DATA = {"text": "a broadcast of the size of a chat line, neither the shortest nor a long one", "number": 12345}
+
+ENGINE = "/socket.io/?EIO=4&transport=websocket"
+
+Start = Callable[[], contextlib.AbstractContextManager[tuple[str, int]]]
+Shout = Callable[[], Awaitable[object]]
+
+
+@dataclass(frozen=True)
+class Options:
+    sockets: int
+    messages: int
+    idle: int
+    rounds: int
+
+
+class Contenders:
+    """How each server is started, as (url, pid), and how another process pushes to all of its sockets."""
+
+    def __init__(self, folder: Path, redis_url: str, node: Path | None) -> None:
+        self._folder = folder
+        self._redis_url = redis_url
+        self._node = node
+        self.starts: dict[str, Start] = {OURS: self._ours, TUTORIAL: self._tutorial}
+        if node is not None:
+            self.starts[SOCKETIO] = self._socketio
+
+    @contextlib.contextmanager
+    def _ours(self) -> Iterator[tuple[str, int]]:
+        # All comes at once here; the limit on handshakes a second is not what is measured.
+        env = {"GRIDCAST_REDIS_URL": self._redis_url, "GRIDCAST_ADMISSIONS": "100000"}
+        with launched("services.socket", self._folder, env) as service:
+            yield service.url, service.pid
+
+    @contextlib.contextmanager
+    def _tutorial(self) -> Iterator[tuple[str, int]]:
+        application = "tests.bench.baselines.socket_tutorial:app"
+        with self._other(
+            TUTORIAL,
+            lambda port: [sys.executable, "-m", "uvicorn", application, "--port", str(port), "--log-level", "warning"],
+            {"GRIDCAST_REDIS_URL": self._redis_url},
+        ) as started:
+            yield started
+
+    @contextlib.contextmanager
+    def _socketio(self) -> Iterator[tuple[str, int]]:
+        with self._other(
+            SOCKETIO,
+            lambda port: [node_path(), f"{self._node}/socketio_server.mjs", str(port), self._redis_url],
+            {"NODE_ENV": "production"},
+        ) as started:
+            yield started
+
+    @contextlib.contextmanager
+    def _other(
+        self, name: str, command: Callable[[int], list[str]], env: Mapping[str, str]
+    ) -> Iterator[tuple[str, int]]:
+        (port,) = free_ports(1)
+        with contender(name, command(port), port, self._folder, env) as pid:
+            yield f"http://127.0.0.1:{port}", pid
+
+    @contextlib.asynccontextmanager
+    async def shouts(self) -> AsyncIterator[dict[str, Shout]]:
+        """For each contender a function that pushes one broadcast."""
+        async with Push.open(self._redis_url, "/bench") as push, contextlib.AsyncExitStack() as stack:
+            text = json.dumps({"type": "bench.tick", "data": DATA})
+            found: dict[str, Shout] = {
+                OURS: lambda: push.broadcast("bench.tick", DATA),
+                TUTORIAL: lambda: push.redis.call("PUBLISH", CHANNEL, text),
+            }
+            if self._node is not None:
+                found[SOCKETIO] = await stack.enter_async_context(self._emitter())
+            yield found
+
+    @contextlib.asynccontextmanager
+    async def _emitter(self) -> AsyncIterator[Shout]:
+        process = await asyncio.create_subprocess_exec(
+            node_path(),
+            f"{self._node}/socketio_emit.mjs",
+            self._redis_url,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        if process.stdin is None or process.stdout is None or await process.stdout.readline() != b"ready\n":
+            raise RuntimeError("the socket.io emitter did not start")
+        stdin = process.stdin
+        line = json.dumps(DATA).encode() + b"\n"
+
+        async def emit() -> None:
+            stdin.write(line)
+            await stdin.drain()
+
+        try:
+            yield emit
+        finally:
+            stdin.close()
+            await process.wait()
+
+
+def node_path() -> str:
+    return shutil.which("node") or "node"
+
+
+def crowd_of(who: str, url: str) -> Crowd:
+    return Crowd(f"{url}{ENGINE}", engine=True) if who == SOCKETIO else Crowd(f"{url}/ws")
+
+
+async def broadcasts(contenders: Contenders, options: Options) -> Figures:
+    """All servers hold their sockets all the time; one after the other gets its messages."""
+    figures = Figures("CPU per delivered broadcast", "us", (Bound(0.85, SOCKETIO), Bound(0.5, TUTORIAL)))
+    with contextlib.ExitStack() as stack:
+        pids: dict[str, int] = {}
+        crowds: dict[str, Crowd] = {}
+        for who, start in contenders.starts.items():
+            url, pids[who] = stack.enter_context(start())
+            crowds[who] = crowd_of(who, url)
+            await crowds[who].grow(options.sockets)
+        async with contenders.shouts() as shouts:
+            for number in range(1 + options.rounds):
+                for who, crowd in crowds.items():
+                    before = cpu_seconds(pids[who])
+                    for _ in range(options.messages if number else max(10, options.messages // 10)):
+                        await shouts[who]()
+                        await crowd.all_hear()
+                    used = cpu_seconds(pids[who]) - before
+                    if number:  # the first time round warms up
+                        figures.add(who, 1e6 * used / (options.messages * len(crowd)))
+        for crowd in crowds.values():
+            await crowd.go()
+    return figures
+
+
+async def idlers(contenders: Contenders, options: Options, redis: Redis) -> list[Figures]:
+    """A fresh process in each round, so that memory is what these sockets need and nothing else."""
+    memory = Figures(f"memory per socket, {options.idle} idle", "KiB", (Bound(30),))
+    connect = Figures("CPU per connect", "us", (Bound(1.3, TUTORIAL),))
+    for _ in range(options.rounds):
+        for who, start in contenders.starts.items():
+            await redis.call("FLUSHALL")
+            with start() as (url, pid):
+                early = crowd_of(who, url)
+                await early.grow(WARM_UP)
+                await early.go()
+                await asyncio.sleep(SETTLE_SECONDS / 2)
+                crowd = crowd_of(who, url)
+                used, held = cpu_seconds(pid), resident_kib(pid)
+                await crowd.grow(options.idle)
+                connect.add(who, 1e6 * (cpu_seconds(pid) - used) / options.idle)
+                await asyncio.sleep(SETTLE_SECONDS)
+                memory.add(who, (resident_kib(pid) - held) / options.idle)
+                await crowd.go()
+    return [connect, memory]
+
+
+async def _measure(contenders: Contenders, options: Options, redis_url: str) -> list[Figures]:
+    redis = Redis.open(redis_url)
+    try:
+        return [await broadcasts(contenders, options), *await idlers(contenders, options, redis)]
+    finally:
+        await redis.aclose()
+
+
+def measure(options: Options) -> list[Figures]:
+    """All figures."""
+    many_files(2 * options.idle + 4 * options.sockets + 256)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        node: Path | None = None
+        try:
+            node = installed(folder / "node", PACKAGES, PEERS / "socketio_server.mjs", PEERS / "socketio_emit.mjs")
+        except Missing as error:
+            print(f"without socket.io: {error}")
+        with running(folder / "redis", servers.redis_server) as redis:
+            return uvloop.run(_measure(Contenders(folder, redis.url, node), options, redis.url))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sockets", type=int, default=1000, help="that hear each broadcast")
+    parser.add_argument("--messages", type=int, default=200, help="broadcasts in one round")
+    parser.add_argument("--idle", type=int, default=5000, help="sockets that only stay connected")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="a look, not a measurement")
+    given = parser.parse_args()
+    options = Options(given.sockets, given.messages, given.idle, given.rounds)
+    if given.quick:
+        options = Options(200, 100, 500, 2)
+    for line in machine(("node", "--version")):
+        print(line)
+    print(", ".join(f"{name} {number}" for name, number in PACKAGES.items()))
+    print(f"{options.sockets} sockets, {options.messages} messages, {options.rounds} rounds")
+    for line in table(measure(options), (OURS, SOCKETIO, TUTORIAL)):
+        print(line)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""RxJS on Node as the judge of the socket service, through the gateway: the tutorial's ping, topics, and a restart of replicas.
+
+Node and its packages come from the machine and from npm; where they are not to be had, these tests are skipped and say so.
+"""
+
+import asyncio
+import contextlib
+import json
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.common.push import Push
+from tests.bench.peers.npm import Missing, installed
+from tests.clients.pair import Pair, pair
+
+pytestmark = pytest.mark.anyio
+
+PACKAGES = {"rxjs": "7.8.2", "ws": "8.21.3"}
+PROGRAM = Path(__file__).with_name("rxjs_client.mjs")
+PATIENCE = 10.0
+Said = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    try:
+        return installed(tmp_path_factory.mktemp("rxjs"), PACKAGES, PROGRAM) / PROGRAM.name
+    except Missing as error:
+        pytest.skip(f"RxJS, the judge, is not to be had: {error}")
+
+
+@pytest.fixture(scope="module")
+def front(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """After `program`: nothing is started where the judge is missing."""
+    with pair(tmp_path_factory.mktemp("pair")) as started:
+        yield started
+
+
+class Browser:
+    """A running client, and all that it has said."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self.said: list[Said] = []
+
+    @property
+    def frames(self) -> list[Said]:
+        """Of its one socket after the other."""
+        return [said["frame"] for said in self.said if "frame" in said and "topic" not in said]
+
+    @property
+    def first_frames(self) -> list[Said]:
+        """One of each connection."""
+        return [frame for frame in self.frames if "resume" in frame]
+
+    @property
+    def ends(self) -> list[int]:
+        """The codes with which connections ended."""
+        return [said["closed"] for said in self.said if "closed" in said]
+
+    def data(self, kind: str) -> list[Any]:
+        """What the events of one type carried."""
+        return [frame["data"] for frame in self.frames if frame.get("type") == kind]
+
+    async def listen(self) -> None:
+        """Keep what it says."""
+        assert self._process.stdout is not None
+        async for line in self._process.stdout:
+            self.said.append(json.loads(line))
+
+    def tell(self, **command: Any) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(command).encode() + b"\n")
+
+    async def until(self, check: Callable[[], object], what: str) -> None:
+        """Wait until its words make `check` true."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while not check():  # noqa: ASYNC110 - another process says it
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            pytest.fail(f"not within {PATIENCE:g} s: {what}; the last that was said: {self.said[-6:]}")
+
+
+@contextlib.asynccontextmanager
+async def browser(program: Path, address: str) -> AsyncIterator[Browser]:
+    """Connected, with its first frame."""
+    process = await asyncio.create_subprocess_exec(
+        shutil.which("node") or "node",
+        str(program),
+        address,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    client = Browser(process)
+    listening = asyncio.create_task(client.listen())
+    try:
+        await client.until(lambda: client.frames, "a first frame")
+        yield client
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        await process.wait()
+        await listening
+
+
+async def test_ping_as_in_the_tutorial(front: Pair, program: Path) -> None:
+    async with browser(program, front.address) as client:
+        assert client.frames[0]["sid"]
+        for said in ("ping", {"message": "ping"}, {"type": "ping"}):
+            before = len(client.frames)
+            client.tell(next=said)
+            await client.until(lambda count=before: len(client.frames) > count, f"an answer to {said!r}")  # type: ignore[misc]
+            assert client.frames[-1] == {"pong": True}
+        assert client.ends == []
+
+
+async def test_topics_by_multiplex(front: Pair, program: Path) -> None:
+    """Two streams over one socket: each hears its own topic, and after its end nothing more."""
+    async with browser(program, front.address) as client, Push.open(front.redis_url, "/news") as push:
+
+        def heard(topic: str) -> list[int]:
+            return [said["frame"]["data"] for said in client.said if said.get("topic") == topic]
+
+        for topic in ("sport", "weather"):
+            client.tell(listen=topic)
+            await client.until(
+                lambda wanted=topic: _answered(client, "subscribed", wanted), f"{topic} is subscribed to"
+            )  # type: ignore[misc]
+        for number in range(3):
+            await push.publish("sport", "news.said", number)
+            await push.publish("weather", "news.said", 10 + number)
+        await client.until(lambda: len(heard("sport") + heard("weather")) == 6, "both topics")
+        assert (heard("sport"), heard("weather")) == ([0, 1, 2], [10, 11, 12])
+
+        client.tell(leave="sport")
+        await client.until(lambda: _answered(client, "unsubscribed", "sport"), "sport is left")
+        await push.publish("sport", "news.said", 3)
+        await push.publish("weather", "news.said", 13)
+        await client.until(lambda: len(heard("weather")) == 4, "the topic that stays")
+        assert heard("sport") == [0, 1, 2]
+        assert [said for said in client.said if "opened" in said] == [{"opened": 1}]
+
+
+async def test_a_restart_of_its_replica_is_nothing_to_a_client(front: Pair, program: Path) -> None:
+    """The replica leaves in order (1012, RxJS completes and repeats), then the next one is killed (1006, RxJS retries): the
+    same sid, and every event once and in order, whoever pushed it while the client was away.
+    """
+    async with browser(program, front.address) as client, Push.open(front.redis_url, "/clock") as push:
+        sid = client.frames[0]["sid"]
+        sent = 0
+
+        async def push_some() -> None:
+            nonlocal sent
+            for _ in range(10):
+                await push.broadcast("clock.all", sent)
+                await push.send(sid, "clock.mine", sent)
+                sent += 1
+
+        async def moved(connections: int) -> None:
+            await push_some()
+            await client.until(lambda: len(client.first_frames) == connections, f"connection {connections}")
+            await push_some()
+            await client.until(lambda: len(client.data("clock.mine")) == sent, "all that was pushed")
+
+        await push_some()
+        front.start(1)
+        front.leave(0)
+        await moved(2)
+        front.start(0)
+        front.kill(1)
+        await moved(3)
+
+        assert client.ends[0] == 1012
+        assert 1006 in client.ends[1:]
+        assert [frame["sid"] for frame in client.first_frames] == [sid] * 3
+        assert [frame["recovered"] for frame in client.first_frames] == [False, True, True]
+        assert client.data("clock.all") == client.data("clock.mine") == list(range(sent))
+        assert client.data("socket.resync") == []
+
+
+def _answered(client: Browser, kind: str, topic: str) -> bool:
+    return any(frame.get("type") == kind and frame.get("topic") == topic for frame in client.frames)
