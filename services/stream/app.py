@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.routing import Route
 
+from services.common import metrics
 from services.common.front import Front
 from services.common.mongo import open_mongo
 from services.common.push import INVALIDATE
@@ -34,6 +35,7 @@ def create_app(settings: StreamSettings | None = None) -> Front:
         catalogue = Catalogue(reader, settings.cache_names, lambda: changes.live)
         changes = Subscription(redis, [INVALIDATE], catalogue.changed, on_lost=catalogue.forget)
         cache = BlockCache(reader, settings.cache_bytes)
+        metrics.CACHE_BYTES.set_function(lambda: cache.size)
         app.state.reader = reader
         app.state.catalogue = catalogue
         patience = Patience(settings.patience)
@@ -55,9 +57,8 @@ def create_app(settings: StreamSettings | None = None) -> Front:
     app = build("stream", "Serves files and ranges of them.", lifespan, {"mongodb": check}, api.document_stream)
     app.include_router(api.router)
     stream = _Stream(app)
-    app.router.routes.append(
-        Route("/file/stream", stream, methods=["GET"], include_in_schema=False)
-    )  # 405 for the rest
+    # What is not sent there directly has another method: 405.
+    app.router.routes.append(Route("/file/stream", stream, methods=["GET"], include_in_schema=False))
     return Front(app, {("GET", "/file/stream"): stream, ("HEAD", "/file/stream"): stream})
 
 

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Self
 
+from services.common import metrics
 from services.common.media import MediaInfo
 from services.common.store.port import MediaReader
 
@@ -19,15 +20,8 @@ FIRST_BATCH = 2
 """Blocks of the first query of a long read, doubled with each one: many a player opens a file, looks at its head and leaves."""
 
 _Key = tuple[str, int]
-
-
-@dataclass(slots=True)
-class Counts:
-    """What the cache did, for whoever measures."""
-
-    hits: int = 0
-    misses: int = 0
-    fetched: int = 0
+_HITS = metrics.CACHE_READS.labels("blocks", "hit")
+_MISSES = metrics.CACHE_READS.labels("blocks", "miss")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +37,6 @@ class BlockCache:
 
     def __init__(self, reader: MediaReader, limit: int) -> None:
         self.block_size = reader.block_size
-        self.counts = Counts()
         self._reader = reader
         self._limit = limit
         self._size = 0
@@ -74,9 +67,9 @@ class BlockCache:
         """A block that is here."""
         block = self._blocks.get((file, number))
         if block is None:
-            self.counts.misses += 1
+            _MISSES.inc()
             return None
-        self.counts.hits += 1
+        _HITS.inc()
         self._blocks.move_to_end((file, number))
         return block
 
@@ -142,7 +135,6 @@ class BlockCache:
         for number, block in enumerate(blocks, flight.first):
             self._take(len(block))
             self._blocks[info.file, number] = block
-        self.counts.fetched += len(blocks)
 
     def _take(self, size: int) -> None:
         """Make room."""

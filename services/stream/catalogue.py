@@ -10,12 +10,16 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from services.common import metrics
 from services.common.errors import NotFound
 from services.common.media import MediaName
 from services.common.store.port import MediaReader
 from services.stream.reply import Representation, represent
 
 REMEMBERED_SECONDS = 1.0
+
+_HITS = metrics.CACHE_READS.labels("names", "hit")
+_MISSES = metrics.CACHE_READS.labels("names", "miss")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,9 @@ class Catalogue:
             return await self._ask(name)
         entry = self._entries.get(name)
         if entry is not None and time.monotonic() < entry.until:
+            _HITS.inc()
             return entry.file
+        _MISSES.inc()
         # Whoever comes while the store is being asked waits for the same answer, which is as young as a remembered one.
         asking = self._asking.get(name)
         if asking is None:

@@ -5,11 +5,11 @@ connection, since the length has been promised.
 """
 
 import logging
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from urllib.parse import parse_qsl
 
+from services.common import metrics
 from services.common.errors import BadRequest
 from services.common.media import MediaInfo, MediaName, media_name
 from services.common.store.port import BrokenFile
@@ -48,20 +48,10 @@ def name_in(query: bytes) -> MediaName:
     return media_name(values.get("folder", ""), values["filename"])
 
 
-@dataclass(slots=True)
-class Cuts:
-    """Answers that were cut short, by reason."""
-
-    broken: int = 0
-    stalled: int = 0
-    gone: int = 0
-
-
 class FileStream:
     """GET and HEAD of a file as an ASGI callable."""
 
     def __init__(self, catalogue: Catalogue, cache: BlockCache, patience: Patience) -> None:
-        self.cuts = Cuts()
         self._catalogue = catalogue
         self._cache = cache
         self._patience = patience
@@ -89,13 +79,12 @@ class FileStream:
                         raise
                     await self._send(outlet, newer.info, plan(method, headers, newer, datetime.now(UTC)))
         except BrokenFile as error:
-            self.cuts.broken += 1
+            metrics.BROKEN_FILES.inc()
             _log.error("answer cut: %s", error)  # the text says all
         except Stalled:
-            self.cuts.stalled += 1
             _log.info("answer cut: the client took nothing for %g s", self._patience.seconds)
         except Gone:
-            self.cuts.gone += 1
+            pass  # nobody is left to be told
 
     def _at_hand(self, info: MediaInfo, reply: Reply) -> bytes | memoryview | None:
         """A body for which nobody has to be waited for: nothing, or a piece of a block that is here and fits into the buffer."""

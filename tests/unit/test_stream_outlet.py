@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from services.stream.outlet import TURN, Gone, Outlet, Patience, Stalled
+from services.stream.outlet import Gone, Outlet, Patience, Stalled
 
 pytestmark = pytest.mark.anyio
 

@@ -1,0 +1,251 @@
+"""Clients that stop, leave or are many, and servers that are killed or silent, against a real stream service."""
+
+import contextlib
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.launch import Service, Start
+from tests.servers import Server
+from tests.streaming import CHUNK, Library, environment, library
+from tests.waiting import eventually
+
+MIB = 1024 * 1024
+CACHE = 16 * MIB
+BIG = 64 * MIB
+
+
+@pytest.fixture(scope="module")
+def lib(mongod: Server, redis_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
+    """A small cache and little patience."""
+    bounds = {"GRIDCAST_CACHE_BYTES": str(CACHE), "GRIDCAST_PATIENCE": "3"}
+    folder = tmp_path_factory.mktemp("faults")
+    with library(folder, mongod, redis_server.url, "test_stream_faults", **bounds) as lib:
+        (folder / "big").write_bytes(os.urandom(MIB) * (BIG // MIB))
+        lib.put("big.webm", folder / "big")
+        yield lib
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process really has."""
+    found = re.search(r"^VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert found
+    return int(found[1]) * 1024
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def connections(service: Service) -> int:
+    """Sockets that the service has open with clients."""
+    found = 0
+    for descriptor in Path(f"/proc/{service.pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found += str(descriptor.readlink()).startswith("socket:")
+    return found
+
+
+def ask(service: Service, name: str, *fields: str) -> socket.socket:
+    """A client that has sent its request and reads nothing yet; its own buffer is small."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+    client.settimeout(20)
+    client.connect(("127.0.0.1", service.port))
+    head = [f"GET /file/stream?filename={name} HTTP/1.1", "Host: x", *fields, "", ""]
+    client.sendall("\r\n".join(head).encode())
+    return client
+
+
+def drain(client: socket.socket) -> tuple[int, bool]:
+    """Read to the end: how many bytes came, and whether the connection was reset."""
+    total = 0
+    try:
+        while piece := client.recv(1 << 20):
+            total += len(piece)
+    except ConnectionResetError:
+        return total, True
+    return total, False
+
+
+def test_a_reader_who_stops_is_cut_off_and_memory_stays_flat(lib: Library) -> None:
+    """Case 53: patience is 3 seconds here."""
+    before = resident(lib.stream.pid)
+    began = time.monotonic()
+    with contextlib.closing(ask(lib.stream, "big.webm")) as client:
+        eventually(lambda: "the client took nothing for 3 s" in lib.stream.log, 8)
+        assert time.monotonic() - began > 2.9
+        assert resident(lib.stream.pid) - before < CACHE + 24 * MIB
+        assert drain(client)[0] < BIG
+
+
+def test_a_slow_reader_is_no_stopped_one(lib: Library) -> None:
+    """It takes a block in a second, longer than patience altogether, and gets what it asked for."""
+    wanted = 8 * MIB
+    with contextlib.closing(ask(lib.stream, "big.webm", f"Range: bytes=0-{wanted - 1}", "Connection: close")) as client:
+        total, deadline = 0, time.monotonic() + 5
+        while time.monotonic() < deadline:
+            total += len(client.recv(300_000))
+            time.sleep(0.2)
+        total += drain(client)[0]
+    assert total > wanted
+
+
+def test_a_reader_who_pauses_and_goes_on_gets_everything(lib: Library) -> None:
+    """The cache has lost what was read ahead for it by then, and the store has no cursor of it."""
+    with contextlib.closing(ask(lib.stream, "big.webm", "Connection: close")) as client:
+        first = client.recv(100_000)
+        with httpx.stream("GET", lib.url("big.webm")) as other:
+            assert sum(map(len, other.iter_raw())) == BIG
+        total, reset = drain(client)
+    assert not reset
+    assert len(first) + total > BIG
+
+
+def test_five_hundred_readers_leave_at_once(lib: Library) -> None:
+    """Case 54: no cursor, no connection and no memory is theirs any more."""
+    eventually(lambda: connections(lib.stream) < 40, 10)
+    with ThreadPoolExecutor(32) as pool:
+        clients = list(pool.map(lambda _: ask(lib.stream, "big.webm"), range(500)))
+        heads = list(pool.map(lambda client: client.recv(12), clients))
+    assert heads == [b"HTTP/1.1 200"] * 500
+    for client in clients:
+        client.close()
+
+    def all_gone() -> bool:
+        status = lib.db.client.admin.command("serverStatus")
+        return status["metrics"]["cursor"]["open"]["total"] == 0 and connections(lib.stream) < 40
+
+    eventually(all_gone, 10)
+    assert "Traceback" not in lib.stream.log
+    assert httpx.get(lib.url("big.webm"), headers={"range": "bytes=0-9"}).status_code == 206
+
+
+@pytest.mark.parametrize(
+    ("readers", "mebibytes"), [(30, 128), pytest.param(100, 1024, marks=[pytest.mark.long, pytest.mark.timeout(600)])]
+)
+def test_stopped_readers_hold_a_block_each(
+    lib: Library, start_service: Start, mongod: Server, redis_url: str, tmp_path: Path, readers: int, mebibytes: int
+) -> None:
+    """P6: however many stop, the service grows by no more than the cache's bound + 48 MiB. Each is at another place."""
+    path = tmp_path / "file"
+    with path.open("wb") as file:
+        for _ in range(mebibytes):
+            file.write(os.urandom(MIB))
+    name = f"stopped-{mebibytes}.webm"
+    lib.put(name, path)
+    bound = 64 * MIB
+    env = environment(mongod, redis_url, "test_stream_faults", GRIDCAST_CACHE_BYTES=str(bound))
+    service = start_service("services.stream", **env)
+    assert httpx.get(lib.url(name, service=service), headers={"range": "bytes=0-0"}).status_code == 206
+    before = resident(service.pid)
+    most = 0
+    with contextlib.ExitStack() as open_clients:
+        for number in range(readers):
+            first = number * mebibytes * MIB // readers
+            client = ask(service, name, f"Range: bytes={first}-")
+            open_clients.enter_context(contextlib.closing(client))
+            client.recv(4096)
+            most = max(most, resident(service.pid))
+        quiet = time.monotonic() + 3
+        while time.monotonic() < quiet:
+            most = max(most, resident(service.pid))
+            time.sleep(0.05)
+    print(
+        f"{readers} stopped readers of {mebibytes} MiB: +{(most - before) / MIB:.1f} MiB with a cache of {bound // MIB}"
+    )
+    assert most - before < bound + 48 * MIB
+
+
+def test_ten_thousand_ranges_are_cheap(lib: Library) -> None:
+    """Case 44, P9: under 20 ms of CPU, and no more than the file."""
+    lib.put("small.webm", os.urandom(5000))
+    header = "bytes=" + "0-," * 10_000
+    rounds = 20
+    before = cpu_seconds(lib.stream.pid)
+    with httpx.Client() as client:
+        for _ in range(rounds):
+            answer = client.get(lib.url("small.webm"), headers={"range": header})
+            assert (answer.status_code, len(answer.content)) == (200, 5000)
+    each = (cpu_seconds(lib.stream.pid) - before) / rounds
+    print(f"a header of 10,000 ranges: {each * 1000:.2f} ms of CPU")
+    assert each < 0.02
+
+
+def test_a_probe_moves_one_chunk(lib: Library) -> None:
+    """As the database itself counts what it sent."""
+    lib.put("probe.webm", os.urandom(40 * CHUNK))
+
+    def sent() -> int:
+        return int(lib.db.client.admin.command("serverStatus")["network"]["bytesOut"])
+
+    idle = sent()
+    own = sent() - idle
+    before = sent()
+    assert lib.get("probe.webm", {"range": f"bytes={10 * CHUNK}-{10 * CHUNK + 1}"}).status_code == 206
+    assert CHUNK < sent() - before < CHUNK + own * 3 + 64 * 1024
+
+
+def test_redis_comes_and_goes_and_nobody_notices(
+    lib: Library, start_service: Start, mongod: Server, own_redis: Server
+) -> None:
+    """Ready all the time; while changes cannot be heard of nothing is remembered, so every change is seen at once."""
+    service = start_service("services.stream", **environment(mongod, own_redis.url, "test_stream_faults"))
+    identifiers = [lib.put(f"redis-{number}.txt", str(number).encode()) for number in range(2)]
+    url = lib.url("redis-0.txt", service=service)
+    assert httpx.get(url).content == b"0"
+    own_redis.kill()
+    eventually(lambda: "subscription lost" in service.log, 5)
+    assert httpx.get(url).content == b"0"
+    other = lib.db["media"].find_one({"filename": "redis-1.txt"})
+    assert other is not None
+    lib.db["media"].update_one({"filename": "redis-0.txt"}, {"$set": {"current": other["current"]}})
+    assert httpx.get(url).content == b"1"
+    assert service.is_ready()
+    own_redis.start()
+    assert httpx.get(url).content == b"1"
+    assert service.is_ready()
+    assert len(set(identifiers)) == 2
+
+
+def test_a_silent_mongodb_is_503_in_time_and_comes_back(
+    start_service: Start, own_mongod: Server, redis_url: str, tmp_path: Path
+) -> None:
+    """Case 95. Blocks that are in memory help nobody whose file cannot be looked up."""
+    del start_service
+    with library(tmp_path, own_mongod, redis_url, "silent") as lib:
+        lib.put("a.webm", b"x" * 1000)
+        assert lib.get("a.webm").status_code == 200
+        own_mongod.stop()
+        time.sleep(1.1)
+        began = time.monotonic()
+        answer = httpx.get(lib.url("a.webm"), timeout=15)
+        assert answer.status_code == 503
+        assert int(answer.headers["retry-after"]) > 0
+        assert time.monotonic() - began < 10
+        own_mongod.cont()
+        eventually(lambda: lib.get("a.webm").status_code == 200, 10)
+
+
+def test_a_mongodb_that_dies_under_a_download_cuts_it(own_mongod: Server, redis_url: str, tmp_path: Path) -> None:
+    """What was promised cannot be sent; and when it is back, everything is."""
+    with library(tmp_path, own_mongod, redis_url, "dying", GRIDCAST_CACHE_BYTES=str(CACHE)) as lib:
+        (tmp_path / "big").write_bytes(os.urandom(MIB) * 64)
+        lib.put("big.webm", tmp_path / "big")
+        with contextlib.closing(ask(lib.stream, "big.webm")) as client:
+            client.recv(100_000)
+            own_mongod.kill()
+            total, reset = drain(client)
+        assert total < 64 * MIB
+        assert reset
+        own_mongod.start()
+        eventually(lambda: len(lib.get("big.webm").content) == 64 * MIB, 20)
+        assert "Traceback" not in lib.stream.log
