@@ -17,6 +17,7 @@ from websockets.http11 import Response
 
 from tests.launch import Service, launched
 from tests.upstreams import Seen, addresses, memory, statuses, talk, upstream
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -30,10 +31,12 @@ class Echo:
         self.handler: Callable[[ServerConnection], Awaitable[None]] | None = None
         self.ended: list[tuple[int | None, str | None]] = []
         self.heads: list[dict[str, str]] = []
+        self.open = 0
         self.port = 0
 
     async def _handle(self, connection: ServerConnection) -> None:
         assert connection.request is not None
+        self.open += 1
         self.heads.append({name.lower(): value for name, value in connection.request.headers.raw_items()})
         try:
             if self.handler is not None:
@@ -46,6 +49,7 @@ class Echo:
         finally:
             await connection.wait_closed()
             self.ended.append((connection.close_code, connection.close_reason))
+            self.open -= 1
 
     async def run(self, started: threading.Event) -> None:
         self.stop = asyncio.Event()
@@ -97,6 +101,7 @@ def process(echo: Echo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
 
 @pytest.fixture
 def gateway(process: Service, echo: Echo) -> Service:
+    eventually(lambda: echo.open == 0, 5, "the sockets of the test before are over")
     echo.handler = None
     echo.ended.clear()
     echo.heads.clear()
