@@ -1,0 +1,99 @@
+"""The form reader: the same events however the body is cut, and no body that breaks it."""
+
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.common.errors import BadRequest, GridcastError, TooLarge, UnsupportedMediaType
+from services.upload.multipart import BodyEnds, Event, Field, FileBegins, FileData, FileEnds, FormReader, boundary_of
+from tests.uploads import BOUNDARY, form, part
+
+BODY = form(
+    part("folder", b"x/y"), part("file", b"line\r\n--0123456789abcde\r\n", "a.txt", "text/plain"), part("sid", b"S")
+)
+
+
+def events(body: bytes, cuts: list[int]) -> list[Event]:
+    """What is read when the body is cut there; data that belongs together is joined."""
+    reader = FormReader(BOUNDARY)
+    found: list[Event] = []
+    edges = [0, *sorted(cuts), len(body)]
+    for start, end in itertools.pairwise(edges):
+        for event in reader.feed(body[start:end]):
+            if isinstance(event, FileData) and found and isinstance(found[-1], FileData):
+                found[-1] = FileData(found[-1].data + event.data)
+            else:
+                found.append(event)
+    reader.close()
+    return found
+
+
+def test_a_form() -> None:
+    assert events(BODY, []) == [
+        Field("folder", "x/y"),
+        FileBegins("file", "a.txt", "text/plain"),
+        FileData(b"line\r\n--0123456789abcde\r\n"),
+        FileEnds(),
+        Field("sid", "S"),
+        BodyEnds(),
+    ]
+
+
+@given(st.lists(st.integers(0, len(BODY)), max_size=12))
+def test_however_it_is_cut(cuts: list[int]) -> None:
+    assert events(BODY, cuts) == events(BODY, [])
+
+
+@pytest.mark.parametrize("end", range(len(BODY) - 2))
+def test_a_body_that_ends_early_is_never_whole(end: int) -> None:
+    """The parser itself says nothing (case 3)."""
+    reader = FormReader(BOUNDARY)
+    reader.feed(BODY[:end])
+    with pytest.raises(BadRequest, match="closing boundary"):
+        reader.close()
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=300), st.integers(0, len(BODY)), st.integers(0, len(BODY)))
+def test_no_bytes_break_it(noise: bytes, start: int, end: int) -> None:
+    for body in (noise, BODY[:start] + noise + BODY[end:]):
+        reader = FormReader(BOUNDARY)
+        try:
+            reader.feed(body)
+            reader.close()
+        except GridcastError as error:
+            assert 400 <= error.status < 500  # noqa: PT017  # either is fine, nothing else is
+
+
+def test_filename_star_is_not_read() -> None:
+    """Case 22: RFC 7578, 4.2 forbids it in a form; what stands in `filename` counts."""
+    head = b'Content-Disposition: form-data; name="file"; filename="a.txt"; filename*=UTF-8\'\'..%2fevil\r\n\r\n'
+    found = events(b"--" + BOUNDARY + b"\r\n" + head + b"x\r\n--" + BOUNDARY + b"--\r\n", [])
+    assert found[0] == FileBegins("file", "a.txt", "")
+
+
+@pytest.mark.parametrize(
+    ("content_type", "error"),
+    [
+        (b"", UnsupportedMediaType),
+        (b"text/plain", UnsupportedMediaType),
+        (b"multipart/mixed; boundary=x", UnsupportedMediaType),
+        (b"multipart/form-data", BadRequest),
+        (b"multipart/form-data; boundary=", BadRequest),
+        (b"multipart/form-data; boundary=" + b"x" * 71, BadRequest),
+    ],
+)
+def test_boundaries_that_are_none(content_type: bytes, error: type[GridcastError]) -> None:
+    with pytest.raises(error):
+        boundary_of(content_type)
+
+
+def test_a_long_field_is_refused_before_it_is_whole() -> None:
+    """Case 8: what is kept of a text field is bounded."""
+    reader = FormReader(BOUNDARY)
+    reader.feed(part("folder", b"")[:-2])
+    reader.feed(b"x" * 8192)
+    with pytest.raises(TooLarge):
+        reader.feed(b"x" * 1024)
