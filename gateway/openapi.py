@@ -4,11 +4,13 @@ Pure: documents in, document out. A path that two services share (/file/stream) 
 different content are renamed after their service.
 """
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
 Document = dict[str, Any]
 
+_PARAMETER = re.compile(r"\{[^}]*\}")
 _SCHEMAS = "#/components/schemas/"
 
 
@@ -29,11 +31,17 @@ def join(own: Document, documents: Mapping[str, tuple[Document, Collection[tuple
             known = components.setdefault(kind, {})
             for name, component in of.items():
                 known.setdefault(names.get(name, name) if kind == "schemas" else name, component)
+        shapes = {(method, _shape(template)) for method, template in routed}
         for path, item in joined.get("paths", {}).items():
             for method, operation in item.items():
-                if (method.upper(), path) in routed:
+                if (method.upper(), _shape(path)) in shapes:
                     paths.setdefault(path, {})[method] = operation
     return {**own, "paths": dict(sorted(paths.items())), "components": components}
+
+
+def _shape(template: str) -> str:
+    """A path without the names of its parameters: those are the service's own affair."""
+    return _PARAMETER.sub("{}", template)
 
 
 def _renamed(value: Any, names: Mapping[str, str]) -> Any:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import socket
 import threading
 import time
@@ -163,6 +164,21 @@ def test_a_replica_that_hangs_gets_no_more_than_its_share(start_service: Start) 
         finally:
             for client in held:
                 client.close()
+
+
+def test_without_descriptors_it_refuses_and_recovers(start_service: Start) -> None:
+    """Case 101: 64 descriptors and 200 connections."""
+    with upstream() as service, contextlib.ExitStack() as crowd:
+        gateway = start_service("gateway", **addresses(service))
+        limits = resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE, (64, limits[1]))
+        for _ in range(200):
+            client = crowd.enter_context(connect(gateway.port))
+            with contextlib.suppress(OSError):
+                client.sendall(GET)
+        time.sleep(0.5)
+        crowd.close()
+        eventually(lambda: ask(gateway.port, "GET", "/file").status == 200, 10, "it serves again")
 
 
 def test_a_service_given_by_name_is_looked_up(start_service: Start) -> None:

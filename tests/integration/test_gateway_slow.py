@@ -18,6 +18,7 @@ from tests.upstreams import (
     ask,
     connect,
     drain,
+    memory,
     read_body,
     read_to_the_end,
     silent,
@@ -61,6 +62,24 @@ def test_a_service_that_does_not_answer_is_504(gateway: Service, one: Upstream) 
     assert answer.json["detail"] == "the service did not answer in time"
     assert 1.0 <= time.monotonic() - began < 2.5
     eventually(lambda: one.busy == 0, 2, "its connection is closed")
+
+
+def test_a_service_that_only_ever_says_wait_is_504(gateway: Service, one: Upstream) -> None:
+    async def storm(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del reader
+        while seen.method == "GET":
+            writer.write(b"HTTP/1.1 102 Processing\r\n\r\n" * 100)
+            await writer.drain()
+            await asyncio.sleep(0.01)
+        writer.write(OK)
+
+    one.answer = storm
+    before = memory(gateway.pid)
+    with connect(gateway.port) as client:
+        client.sendall(GET)
+        assert ask(gateway.port, "POST", "/sockets/messages", b"").status == 200
+        assert statuses(client.recv(65536)) == [504]
+    assert memory(gateway.pid) - before < 8 * 1024 * 1024
 
 
 def test_after_an_upload_the_wait_is_longer(gateway: Service, one: Upstream) -> None:

@@ -37,6 +37,12 @@ def test_paths_of_one_name_get_the_methods_of_both() -> None:
     validate(joined)
 
 
+def test_parameters_may_be_named_otherwise() -> None:
+    service = document({"/tus/{upload}": {"patch": get()}, "/tus/{upload}/x": {"get": get()}})
+    joined = openapi.join(document({}), {"upload": (service, {("PATCH", "/tus/{id}")})})
+    assert list(joined["paths"]) == ["/tus/{upload}"]
+
+
 def test_what_is_not_routed_is_not_shown() -> None:
     joined = openapi.join(document({}), {"stream": (document({"/metrics": {"get": get()}}), set())})
     assert joined["paths"] == {}
