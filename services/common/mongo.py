@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
-from pymongo import AsyncMongoClient
+from pymongo import AsyncMongoClient, ReadPreference
 from pymongo.errors import (
     AutoReconnect,
     ConfigurationError,
@@ -49,7 +49,9 @@ class Mongo:
 
     def __init__(self, client: Any, database: str) -> None:
         self.client = client
-        self.database = client.get_database(database, write_concern=DURABLE)
+        # Of the connection string's read preference nothing is taken: a secondary may not know yet what was acknowledged, and an
+        # upload that asks what became of its commit would be told a lie.
+        self.database = client.get_database(database, write_concern=DURABLE, read_preference=ReadPreference.PRIMARY)
 
     def collection(self, name: str) -> Collection:
         """A collection that writes durably."""

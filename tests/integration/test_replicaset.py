@@ -1,0 +1,159 @@
+"""Uploads into a real replica set whose primary is killed in their middle: what was acknowledged stays, nothing is half visible."""
+
+import contextlib
+import hashlib
+import os
+import random
+import threading
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from pymongo import ReadPreference
+
+from services.common.mongo import open_mongo
+from tests.launch import Service, Start
+from tests.replicaset import ReplicaSet, replica_set
+from tests.servers import Server
+from tests.uploads import opened
+from tests.waiting import eventually
+
+DATABASE = "gridcast"
+SIZE = 1_000_000
+UPLOADERS = 4
+
+
+class Load:
+    """Uploads under names of their own, each content made from its name, and a reader that looks at names under way."""
+
+    def __init__(self, upload: Service, stream: Service) -> None:
+        self.upload = upload
+        self.stream = stream
+        self.acknowledged: list[str] = []
+        self.refused: list[str] = []
+        self.under_way: dict[int, str] = {}
+        self.looks = 0
+        self.half: list[str] = []
+        self._stop = threading.Event()
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        threads = [threading.Thread(target=self._send, args=(number,)) for number in range(UPLOADERS)]
+        threads.append(threading.Thread(target=self._look))
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            for thread in threads:
+                thread.join(60)
+
+    def _send(self, number: int) -> None:
+        count = 0
+        with httpx.Client(base_url=self.upload.url, timeout=40) as client:
+            while not self._stop.is_set():
+                count += 1
+                name = self.under_way[number] = f"{number}-{count}"
+                try:
+                    answer = client.put("/file/stream", params={"filename": name}, content=slowly(content(name)))
+                    done = answer.status_code == 201
+                except httpx.HTTPError:
+                    done = False
+                (self.acknowledged if done else self.refused).append(name)
+
+    def _look(self) -> None:
+        with httpx.Client(base_url=self.stream.url, timeout=40) as client:
+            while not self._stop.is_set():
+                for name in list(self.under_way.values()):
+                    self.looks += 1
+                    with contextlib.suppress(httpx.TransportError):
+                        answer = client.get("/file/stream", params={"filename": name})
+                        if answer.status_code == 200 and answer.content != content(name):
+                            self.half.append(name)
+                time.sleep(0.01)
+
+    def read(self, name: str) -> bytes | None:
+        """What is stored; None where there is nothing."""
+        answer = httpx.get(f"{self.stream.url}/file/stream", params={"filename": name}, timeout=40)
+        assert answer.status_code in {200, 404}, answer.text
+        return answer.content if answer.status_code == 200 else None
+
+
+def content(name: str) -> bytes:
+    return random.Random(name).randbytes(SIZE)
+
+
+def slowly(data: bytes) -> Iterator[bytes]:
+    """In eight pieces, so that a kill falls into the middle."""
+    for start in range(0, len(data), SIZE // 8):
+        yield data[start : start + SIZE // 8]
+        time.sleep(0.02)
+
+
+def digest(data: bytes | None) -> str:
+    return hashlib.sha256(data or b"").hexdigest()
+
+
+@pytest.fixture(scope="module")
+def members(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet]:
+    with replica_set(tmp_path_factory.mktemp("set")) as members:
+        yield members
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("kills", [pytest.param(1, id="one"), pytest.param(20, id="twenty", marks=pytest.mark.long)])
+def test_the_primary_is_killed_in_the_middle_of_uploads(
+    members: ReplicaSet, redis_url: str, start_service: Start, kills: int
+) -> None:
+    seed = int.from_bytes(os.urandom(4))
+    rng = random.Random(seed)
+    database = f"{DATABASE}_{kills}"
+    env = {
+        "GRIDCAST_MONGODB_URI": members.uri,
+        "GRIDCAST_MONGODB_DATABASE": database,
+        "GRIDCAST_REDIS_URL": redis_url,
+        "GRIDCAST_MIN_FREE": "0",
+        "GRIDCAST_LEASE": "3",
+        "GRIDCAST_JANITOR_EVERY": "1",
+        "GRIDCAST_LATE": "1",
+    }
+    load = Load(start_service("services.upload", **env), start_service("services.stream", **env))
+    outages = []
+    with load.running():
+        for _ in range(kills):
+            before = len(load.acknowledged)
+            eventually(lambda before=before: len(load.acknowledged) > before + 3, 30.0, "uploads go through")
+            time.sleep(rng.uniform(0, 0.3))
+            began = time.monotonic()
+            killed: Server = members.kill_primary()
+            told = len(load.acknowledged)
+            eventually(lambda told=told: len(load.acknowledged) > told + UPLOADERS, 60.0, "a new primary takes uploads")
+            outages.append(time.monotonic() - began)
+            killed.start()
+            eventually(members.all_in_step, 60.0, "the killed member is in step again")
+    lost = [name for name in load.acknowledged if digest(load.read(name)) != digest(content(name))]
+    partly = [name for name in load.refused if (there := load.read(name)) is not None and there != content(name)]
+    print(
+        f"\nseed {seed}: {kills} kills, {len(load.acknowledged)} acknowledged, {len(load.refused)} refused, "
+        f"{load.looks} looks at names under way; back after {min(outages):.1f} to {max(outages):.1f} s"
+    )
+    assert load.refused, "no upload was hit"
+    assert (lost, partly, load.half) == ([], [], [])
+    with opened(members.uri, database) as store:
+        eventually(lambda: store.orphans() == [], 60.0, "the janitor has swept")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("driver", ["motor", "pymongo"])
+async def test_reads_go_to_the_primary_whatever_the_address_says(members: ReplicaSet, driver: str) -> None:
+    mongo = open_mongo(f"{members.uri}&readPreference=secondary", DATABASE, driver)
+    try:
+        assert mongo.collection("media").read_preference == ReadPreference.PRIMARY
+        await mongo.collection("media").insert_one({"_id": "mine"})
+        assert await mongo.collection("media").find_one({"_id": "mine"})
+        await mongo.collection("media").delete_one({"_id": "mine"})
+        await mongo.ping()
+    finally:
+        await mongo.aclose()
