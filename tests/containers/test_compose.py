@@ -104,7 +104,7 @@ def test_a_rolling_restart_loses_nothing(project: Project) -> None:
     """
     traffic = Traffic(project.url)
     with traffic.running() as log:
-        eventually(lambda: log.reads[200] > 20 and len(log.pushed) > 5, 30.0, "load")
+        eventually(lambda: log.reads[200] > 20 and all(one.heard for one in traffic.listeners), 30.0, "load")
         for container in project.containers(*REPLICATED):
             took = container.restart()
             print(f"\n{container.name}: {took:.1f} s", end="")
@@ -122,7 +122,10 @@ def test_a_rolling_restart_loses_nothing(project: Project) -> None:
     assert set(log.closes) == {GOODBYE}
     for listener in traffic.listeners:
         assert listener.forgotten == 0
-        assert [news for news in listener.heard if news in set(accepted)] == accepted
+        # From its first one on: it may have connected after the first push.
+        heard = [news for news in listener.heard if news in set(accepted)]
+        assert heard == accepted[accepted.index(heard[0]) :]
+        assert accepted.index(heard[0]) < 10
 
 
 def test_a_restart_of_each_server_and_of_the_gateway_loses_no_file(project: Project) -> None:

@@ -127,6 +127,7 @@ def test_the_primary_is_killed_in_the_middle_of_uploads(
             eventually(lambda before=before: len(load.acknowledged) > before + 3, 30.0, "uploads go through")
             time.sleep(rng.uniform(0, 0.3))
             began = time.monotonic()
+            assert len(load.under_way) == UPLOADERS
             killed: Server = members.kill_primary()
             told = len(load.acknowledged)
             eventually(lambda told=told: len(load.acknowledged) > told + UPLOADERS, 60.0, "a new primary takes uploads")
@@ -139,7 +140,6 @@ def test_the_primary_is_killed_in_the_middle_of_uploads(
         f"\nseed {seed}: {kills} kills, {len(load.acknowledged)} acknowledged, {len(load.refused)} refused, "
         f"{load.looks} looks at names under way; back after {min(outages):.1f} to {max(outages):.1f} s"
     )
-    assert load.refused, "no upload was hit"
     assert (lost, partly, load.half) == ([], [], [])
     with opened(members.uri, database) as store:
         eventually(lambda: store.orphans() == [], 60.0, "the janitor has swept")
