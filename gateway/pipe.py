@@ -21,13 +21,14 @@ _access = logging.getLogger("gridcast.access")
 class Tally:
     """What the access log says of one tunnel. Its query is not logged: it may hold the secret that resumes a session."""
 
-    __slots__ = ("began", "bytes", "path", "request_id")
+    __slots__ = ("began", "bytes", "path", "request_id", "upstream")
 
     def __init__(self, path: str, request_id: str) -> None:
         self.path = path
         self.request_id = request_id
         self.began = time.perf_counter()
         self.bytes = 0
+        self.upstream = ""
 
     def log(self, status: int) -> None:
         """One line, when it is over."""
@@ -39,6 +40,7 @@ class Tally:
                 "status": status,
                 "bytes": self.bytes,
                 "seconds": round(time.perf_counter() - self.began, 6),
+                "upstream": self.upstream,
             }
             _access.info("websocket", extra={"fields": fields})
             logs.request_id.reset(token)

@@ -140,6 +140,7 @@ class Tunnel(asyncio.Protocol):
         tried: list[Replica] = []
         while (replica := upstream.pick(loop.time(), tried)) is not None:
             tried.append(replica)
+            tally.upstream = replica.origin
             with replica:
                 try:
                     async with asyncio.timeout(self._entrance.connect_seconds):

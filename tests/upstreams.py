@@ -82,11 +82,15 @@ async def read_body(seen: Seen, reader: asyncio.StreamReader) -> None:
 
 @dataclass
 class Upstream:
-    """The service. `answer` may be changed at any time; /readyz is always 200 and not remembered."""
+    """The service. `answer` may be changed at any time; /readyz is always 200 and not remembered.
+
+    `broken`: what it could not parse, which is a fault of whoever sent it.
+    """
 
     port: int = field(default_factory=lambda: free_ports(1)[0])
     answer: Answer = say_ok
     requests: list[Seen] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
     connections: int = 0
     busy: int = 0
 
@@ -97,6 +101,7 @@ class Upstream:
     def reset(self) -> None:
         self.answer = say_ok
         self.requests.clear()
+        self.broken.clear()
 
     def start(self) -> None:
         self.loop = asyncio.new_event_loop()
@@ -150,6 +155,8 @@ class Upstream:
                 await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
+        except (AssertionError, ValueError, asyncio.LimitOverrunError) as error:
+            self.broken.append(repr(error))
         finally:
             self._writers.discard(writer)
             writer.close()
