@@ -8,7 +8,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -43,7 +43,7 @@ class Delivery:
         )
         self._followed: dict[str, asyncio.Future[None]] = {}
         self._beating: asyncio.Task[None] | None = None
-        self._renewing: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
         self._seen = 0
         self._lost_at = 0.0
         self.epoch = ""
@@ -62,7 +62,7 @@ class Delivery:
 
     async def aclose(self) -> None:
         """Hear no more."""
-        tasks = [task for task in (self._beating, self._renewing) if task is not None]
+        tasks = [task for task in (self._beating, self._looking) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -91,8 +91,8 @@ class Delivery:
             head, _, event = payload.partition(b"\n")
             sequence, kind, name, key, reply = head.decode().split("\t")
             position = events.Position.of(sequence)
-            if position.epoch != self.epoch:  # Redis was emptied under us
-                self._renewing = self._renewing or asyncio.create_task(self._subscription.renew())
+            if position.epoch != self.epoch:
+                self._look_again()
                 return
             self._seen = max(self._seen, position.number)
             message = self._message(position.number, event, key, reply)
@@ -127,26 +127,30 @@ class Delivery:
     async def _on_live(self, server: str) -> None:
         # Whoever enters from now on looks for himself: the peers gathered below are those of this moment.
         self.lives += 1
-        self._renewing = None
-        known = self.epoch
+        known, there = self.epoch, self._hub.ready()
         self.epoch, number = await self._directory.adopt(server, known)
+        why = ""
         if known and known != self.epoch:
-            self._begin_anew(number, "Redis has begun anew")
+            why = "Redis has begun anew"
+        elif known and time.monotonic() - self._lost_at > AWAY_SECONDS:
+            why = "Redis was away for longer than events are kept"
         try:
-            await self._attendance.keep(self._hub.ready())
-            if known == self.epoch:
+            if why:
+                _begin_anew(there, number)
+            await self._attendance.keep(there)
+            if known and not why:
                 await self._catch_up(number)
         except Unavailable:
             self.epoch = known
             raise
-        self._seen = max(number, self._seen) if known == self.epoch else number
+        # Only now, when it can be pushed to again, is a client told to look at what it has.
+        for peer in there if why else ():
+            self.resync(peer, why)
+        self._seen = number if why else max(number, self._seen)
         metrics.SUBSCRIPTION_LIVE.set(1)
         metrics.RESUBSCRIPTIONS.inc(1 if known else 0)
 
     async def _catch_up(self, number: int) -> None:
-        if time.monotonic() - self._lost_at > AWAY_SECONDS:
-            self._begin_anew(number, "Redis was away for longer than events are kept")
-            return
         seen = self._seen
         if number == seen:
             return
@@ -166,13 +170,6 @@ class Delivery:
         """A history's entry as it is delivered. ValueError where it is no event."""
         return self._message(entry.number, entry.event, "", entry.reply)
 
-    def _begin_anew(self, number: int, reason: str) -> None:
-        """Nothing before `number` can be known: every client is told, and counts from there."""
-        for peer in self._hub.ready():
-            peer.position = number
-            peer.topics.update(dict.fromkeys(peer.topics, number))
-            self.resync(peer, reason)
-
     def resync(self, peer: Peer, reason: str) -> None:
         """Tell a client that something may have been missed. What is noted of it stays, in case this does not arrive."""
         event = events.Event(
@@ -191,10 +188,18 @@ class Delivery:
         while True:
             await asyncio.sleep(BEAT_SECONDS)
             if self.live:
-                try:
-                    await self._beat()
-                except Unavailable as error:
-                    _log.info("a beat was missed: %s", error.detail)
+                await self._try_beat()
+
+    def _look_again(self) -> None:
+        """Redis seems to have been emptied under us: do not wait for the next beat to find out."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._try_beat())
+
+    async def _try_beat(self) -> None:
+        try:
+            await self._beat()
+        except Unavailable as error:
+            _log.info("a beat was missed: %s", error.detail)
 
     async def _beat(self) -> None:
         epoch, number, known = await self._directory.beat()
@@ -210,3 +215,10 @@ class Delivery:
             if self._followed[topic].done():
                 del self._followed[topic]
                 await self._subscription.unsubscribe(f"gridcast:topic:{topic}")
+
+
+def _begin_anew(peers: Sequence[Peer], number: int) -> None:
+    """Nothing before `number` can be known: these peers count from there."""
+    for peer in peers:
+        peer.position = number
+        peer.topics.update(dict.fromkeys(peer.topics, number))
