@@ -53,7 +53,7 @@ class GridFSStore:
             raise Unavailable("the indexes are not there yet")
 
     async def free(self) -> int | None:
-        """Bytes free on the volume of the database; of the fullest one where there are shards. A database that is not there yet has none."""
+        """Bytes free on the volume of the database; of the fullest one where there are shards."""
         async with translated():
             stats = await self._mongo.database.command("dbStats")
         # A database that does not exist yet has a volume of 0 bytes: that says nothing.
