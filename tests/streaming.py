@@ -25,6 +25,7 @@ class Library:
         self.upload = upload
         self.stream = stream
         self.db = db
+        self.http = httpx.Client(timeout=30)
 
     def put(self, filename: str, data: bytes | Path, folder: str = "", content_type: str = "video/webm") -> str:
         """Upload a new file; its id."""
@@ -46,7 +47,7 @@ class Library:
 
     def get(self, filename: str, headers: Mapping[str, str] | None = None, method: str = "GET") -> httpx.Response:
         """Ask for the file, exactly with these header fields."""
-        return httpx.request(method, self.url(filename), headers={**(headers or {})}, timeout=30)
+        return self.http.request(method, self.url(filename), headers={**(headers or {})})
 
     def file_of(self, identifier: str) -> ObjectId:
         """The stored bytes of a file."""
@@ -78,5 +79,7 @@ def library(folder: Path, mongod: Server, redis_url: str, database: str, **env: 
         launched("services.upload", folder, common) as upload,
         launched("services.stream", folder, {**common, **env}) as stream,
     ):
-        yield Library(upload, stream, client[database])
+        library = Library(upload, stream, client[database])
+        with library.http:
+            yield library
         client.drop_database(database)

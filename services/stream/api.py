@@ -1,23 +1,61 @@
-"""The stream service's documented routes. The bytes themselves go by `services.stream.read`, which a router would slow down."""
+"""The stream service's documented routes: lists and descriptions. The bytes go by `services.stream.read`, past any router."""
 
+import unicodedata
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, Field
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
-from services.common.media import MAX_FOLDER, MAX_SEGMENT, media_name
+from services.common.media import MAX_FOLDER, MAX_SEGMENT, check_folder, media_name
+from services.common.store.port import MediaReader, Wanted
 from services.common.web import problems
 from services.stream.catalogue import Catalogue
 from services.stream.conditions import wants_fresh
+from services.stream.cursor import MAX_CURSOR, decode_folder, decode_place, encode_folder, encode_place
 
 router = APIRouter(tags=["stream"])
 
-Filename = Annotated[str, Query(min_length=1, max_length=MAX_SEGMENT, description="one path segment")]
-Folder = Annotated[str, Query(max_length=MAX_FOLDER, description="empty, or segments joined by /")]
+MAX_SEARCH = 100
+MAX_PAGE = 200
+
+Filename = Annotated[
+    str, Query(min_length=1, max_length=MAX_SEGMENT, description="one path segment", examples=["holiday.webm"])
+]
+Folder = Annotated[
+    str, Query(max_length=MAX_FOLDER, description="empty, or segments joined by /", examples=["demo", "2026/summer"])
+]
+InFolder = Annotated[
+    str | None,
+    Query(max_length=MAX_FOLDER, description="files of this folder alone; empty: those in none", examples=["demo"]),
+]
+Search = Annotated[
+    str,
+    Query(
+        max_length=MAX_SEARCH, description="what the filename begins with or contains, in any case", examples=["holi"]
+    ),
+]
+After = Annotated[
+    str | None, Query(max_length=MAX_CURSOR, description="`next` of the page before", examples=["WzE3OTUzOTIwMDAwMDBd"])
+]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="entries of a page at the most")]
+
+_EXAMPLE: JsonDict = {
+    "id": "6923a7d1c5f0a1b2c3d4e5f6",
+    "folder": "demo",
+    "filename": "holiday.webm",
+    "length": 1048576,
+    "content_type": "video/webm",
+    "sha256": "30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58",
+    "etag": '"sha256-30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58"',
+    "uploaded_at": "2026-11-23T08:30:00.125+00:00",
+}
 
 
 class FileInfo(BaseModel):
     """One stored file."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
     id: str = Field(description="stays when the file is replaced")
     folder: str
@@ -29,47 +67,66 @@ class FileInfo(BaseModel):
     uploaded_at: str = Field(description="ISO 8601, UTC")
 
 
+class FilePage(BaseModel):
+    """A part of the list of files, newest first."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"files": [_EXAMPLE], "next": "WzE3NjM4ODY2MDAxMjUsIjY5MjNhN2QxYzVmMCJd"}]}
+    )
+
+    files: list[FileInfo]
+    next: str | None = Field(
+        description="`after` of the next page, null at the end. While it is not null there may be more, even behind an empty page"
+    )
+
+
+class FolderPage(BaseModel):
+    """A part of the list of folders, by name."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"folders": ["", "2026/summer", "demo"], "next": None}]})
+
+    folders: list[str] = Field(description="each holds a file; the empty one stands for files in none")
+    next: str | None = Field(description="`after` of the next page, null at the end")
+
+
 @router.get("/file/info", response_model=FileInfo, responses=problems(400, 404, 503))
-async def file_info(request: Request, filename: Filename, folder: Folder = "") -> dict[str, Any]:
+async def file_info(request: Request, response: Response, filename: Filename, folder: Folder = "") -> dict[str, Any]:
     """What is known of one file."""
+    response.headers["cache-control"] = "no-cache"
     catalogue: Catalogue = request.app.state.catalogue
     fresh = wants_fresh(request.headers.get("cache-control", ""))
     return (await catalogue.find(media_name(folder, filename), fresh=fresh)).info.public()
 
 
-_BINARY: dict[str, Any] = {"content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}
-_CONDITIONS = [
-    {"name": name, "in": "header", "required": False, "schema": {"type": "string"}}
-    for name in ("Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range")
-]
+@router.get("/file", response_model=FilePage, responses=problems(400, 503))
+async def files(
+    request: Request,
+    response: Response,
+    folder: InFolder = None,
+    q: Search = "",
+    after: After = None,
+    limit: Limit = 50,
+) -> dict[str, Any]:
+    """The files, newest first, page by page. A file that is replaced meanwhile moves to the front; none is shown twice for it."""
+    response.headers["cache-control"] = "no-cache"
+    reader: MediaReader = request.app.state.reader
+    wanted = Wanted(
+        folder=None if folder is None else check_folder(folder),
+        text=unicodedata.normalize("NFC", q),
+        after=None if after is None else decode_place(after),
+        limit=limit,
+    )
+    page = await reader.page(wanted)
+    return {
+        "files": [info.public() for info in page.files],
+        "next": None if page.next is None else encode_place(page.next),
+    }
 
 
-def document_stream(paths: dict[str, Any]) -> None:
-    """Add /file/stream to an OpenAPI document: it has no FastAPI route to be read from."""
-    query = [
-        {
-            "name": "filename",
-            "in": "query",
-            "required": True,
-            "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-        },
-        {
-            "name": "folder",
-            "in": "query",
-            "required": False,
-            "schema": {"type": "string", "maxLength": 1024, "default": ""},
-        },
-    ]
-    for method, body in (("get", _BINARY), ("head", {})):
-        paths.setdefault("/file/stream", {})[method] = {
-            "tags": ["stream"],
-            "summary": "The file, or the ranges of it that are asked for (RFC 9110)",
-            "operationId": f"file_stream_{method}",
-            "parameters": [*query, *_CONDITIONS],
-            "responses": {
-                "200": {"description": "the whole file", **body},
-                **({"206": {"description": "the ranges asked for", **body}} if method == "get" else {}),
-                "304": {"description": "not modified"},
-                **{str(status): answer for status, answer in problems(400, 404, 412, 416, 503).items()},
-            },
-        }
+@router.get("/file/folders", response_model=FolderPage, responses=problems(400, 503))
+async def folders(request: Request, response: Response, after: After = None, limit: Limit = 100) -> dict[str, Any]:
+    """The folders that hold files, by name, page by page."""
+    response.headers["cache-control"] = "no-cache"
+    reader: MediaReader = request.app.state.reader
+    found = await reader.folders(None if after is None else decode_folder(after), limit + 1)
+    return {"folders": found[:limit], "next": encode_folder(found[limit - 1]) if len(found) > limit else None}

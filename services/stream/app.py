@@ -18,6 +18,7 @@ from services.common.web import Receive, Scope, Send, build
 from services.stream import api
 from services.stream.cache import BlockCache
 from services.stream.catalogue import Catalogue
+from services.stream.document import document_stream
 from services.stream.outlet import Patience
 from services.stream.read import FileStream
 from services.stream.settings import StreamSettings
@@ -54,7 +55,7 @@ def create_app(settings: StreamSettings | None = None) -> Front:
     async def check() -> None:
         await app.state.reader.check()
 
-    app = build("stream", "Serves files and ranges of them.", lifespan, {"mongodb": check}, api.document_stream)
+    app = build("stream", "Serves files and ranges of them.", lifespan, {"mongodb": check}, document_stream)
     app.include_router(api.router)
     stream = _Stream(app)
     # What is not sent there directly has another method: 405.

@@ -220,7 +220,7 @@ def test_every_edge_of_chunk_and_batch(lib: Library, size: int) -> None:
 
 def test_info(lib: Library) -> None:
     identifier = lib.put("info.webm", b"12345", "a/b")
-    answer = httpx.get(f"{lib.stream.url}/file/info", params={"filename": "info.webm", "folder": "a/b"})
+    answer = lib.http.get(f"{lib.stream.url}/file/info", params={"filename": "info.webm", "folder": "a/b"})
     assert answer.status_code == 200
     said = answer.json()
     assert said.pop("uploaded_at").endswith("+00:00")
@@ -260,7 +260,7 @@ def test_info(lib: Library) -> None:
     ],
 )
 def test_names_that_name_nothing(lib: Library, path: str, query: str, status: int, words: str) -> None:
-    answer = httpx.get(f"{lib.stream.url}/file/{path}?{query}")
+    answer = lib.http.get(f"{lib.stream.url}/file/{path}?{query}")
     assert answer.status_code == status
     assert answer.json()["detail"].startswith(words)
     assert "Traceback" not in lib.stream.log
@@ -269,7 +269,7 @@ def test_names_that_name_nothing(lib: Library, path: str, query: str, status: in
 @pytest.mark.parametrize("query", ["filename=%FF", "filename=a&filename=b", "filename=a&folder=x&folder=y", "f&" * 40])
 def test_queries_that_are_none(lib: Library, query: str) -> None:
     assert lib.stream.is_ready()
-    answer = httpx.get(f"{lib.stream.url}/file/stream?{query}")
+    answer = lib.http.get(f"{lib.stream.url}/file/stream?{query}")
     assert answer.status_code == 400
     assert answer.json()["detail"].startswith("Validation Error: ")
 
@@ -277,7 +277,7 @@ def test_queries_that_are_none(lib: Library, query: str) -> None:
 @pytest.mark.parametrize("method", ["POST", "PATCH", "OPTIONS", "TRACE", "PROPFIND", "PUT", "DELETE"])
 def test_other_methods(lib: Library, method: str) -> None:
     """Case 56. What writes is the upload service's; the gateway tells them apart."""
-    answer = httpx.request(method, lib.url("a.webm"))
+    answer = lib.http.request(method, lib.url("a.webm"))
     assert answer.status_code == 405
     assert set(answer.headers["allow"].replace(" ", "").split(",")) == {"GET", "HEAD"}
 

@@ -24,6 +24,9 @@ class Index:
 INDEXES: dict[str, tuple[Index, ...]] = {
     "media": (
         Index("name", ("folder", "filename"), unique=True),
+        # For lists: a filename that does not match is passed over in the index.
+        Index("newest", ("current.uploaded_at", "_id", "filename")),
+        Index("newest_in_folder", ("folder", "current.uploaded_at", "_id", "filename")),
         Index("attention", ("attention", "_id"), options={"partialFilterExpression": {"attention": {"$type": "date"}}}),
     ),
     # GridFS's own two, with the names that drivers give them.

@@ -203,6 +203,32 @@ class Keeper(Protocol):
         """Delete a day-old part of what belongs to nothing; how many files that were. It looks at a part of the store each time."""
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A file's place among all files: the newest is first, and the id decides within a millisecond."""
+
+    uploaded_at: datetime
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which files a list shows: those of one folder (None: of all), whose filename contains `text` in any case, behind `after`."""
+
+    folder: str | None = None
+    text: str = ""
+    after: Place | None = None
+    limit: int = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Files, and the place to go on from, None at the end. A page may hold fewer than wanted, even none, and not be the last."""
+
+    files: list[MediaInfo]
+    next: Place | None
+
+
 class MediaReader(Protocol):
     """Reads what was committed, never anything else. Every call may raise Unavailable."""
 
@@ -216,6 +242,12 @@ class MediaReader(Protocol):
 
         Raises BrokenFile where `first` is missing or misshapen.
         """
+
+    async def page(self, wanted: Wanted) -> Page:
+        """Files, newest first. Every call looks at a bounded number of names, however few of them match."""
+
+    async def folders(self, after: str | None, limit: int) -> list[str]:
+        """Folders that hold a file, in the order of their UTF-8, behind `after`; the empty one is the first."""
 
     async def check(self) -> None:
         """Whether the store answers. Raises GridcastError."""

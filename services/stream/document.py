@@ -1,0 +1,78 @@
+"""The part of the OpenAPI document that no FastAPI route can give: /file/stream, which is answered past the router."""
+
+from typing import Any
+
+from services.common.media import MAX_FOLDER, MAX_SEGMENT
+from services.common.web import problems
+
+_STRING = {"type": "string"}
+_QUERY: list[dict[str, Any]] = [
+    {
+        "name": "filename",
+        "in": "query",
+        "required": True,
+        "schema": {**_STRING, "minLength": 1, "maxLength": MAX_SEGMENT},
+        "example": "holiday.webm",
+    },
+    {
+        "name": "folder",
+        "in": "query",
+        "required": False,
+        "schema": {**_STRING, "maxLength": MAX_FOLDER, "default": ""},
+        "example": "demo",
+    },
+]
+_FIELDS = {
+    "Range": "bytes=0-1023",
+    "If-Range": '"sha256-30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58"',
+    "If-Match": "*",
+    "If-None-Match": '"sha256-30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58"',
+    "If-Modified-Since": "Mon, 23 Nov 2026 08:30:00 GMT",
+    "If-Unmodified-Since": "Mon, 23 Nov 2026 08:30:00 GMT",
+    "Cache-Control": "no-cache",
+}
+_SAID = {
+    "ETag": "strong, made of the SHA-256 of the bytes",
+    "Last-Modified": "when this version was uploaded",
+    "Cache-Control": "ask again before using a copy",
+}
+_SAID_OF_CONTENT = {
+    **_SAID,
+    "Accept-Ranges": "bytes",
+    "Content-Disposition": "inline for video, audio and common images, attachment for all else",
+    "Repr-Digest": "SHA-256 of the whole file (RFC 9530)",
+}
+
+
+def document_stream(paths: dict[str, Any]) -> None:
+    """Add GET and HEAD of /file/stream to the paths of an OpenAPI document."""
+    binary = {"*/*": {"schema": {**_STRING, "format": "binary"}}}
+    several = {"multipart/byteranges": {"schema": {**_STRING, "format": "binary"}}}
+    fields = [
+        # A client may state these; a form that fills in the examples by itself must not.
+        {"name": name, "in": "header", "required": False, "schema": {**_STRING, "examples": [example]}}
+        for name, example in _FIELDS.items()
+    ]
+    whole = {"description": "the whole file", "headers": _headers(_SAID_OF_CONTENT)}
+    part = {
+        "description": "the ranges asked for; up to 16, merged where they touch",
+        "headers": _headers({**_SAID_OF_CONTENT, "Content-Range": "where a single range lies"}),
+        "content": {**binary, **several},
+    }
+    unchanged = {"description": "not modified", "headers": _headers(_SAID)}
+    for method in ("get", "head"):
+        answers: dict[str, Any] = {"200": whole, "304": unchanged}
+        if method == "get":
+            answers = {"200": {**whole, "content": binary}, "206": part, "304": unchanged}
+        refusals = (400, 404, 412, 416, 503) if method == "get" else (400, 404, 412, 503)
+        paths.setdefault("/file/stream", {})[method] = {
+            "tags": ["stream"],
+            "summary": "The file, or the ranges of it that are asked for (RFC 9110)",
+            "operationId": f"file_stream_{method}",
+            "parameters": [*_QUERY, *(fields if method == "get" else fields[2:])],
+            "responses": {**answers, **{str(status): answer for status, answer in problems(*refusals).items()}},
+        }
+
+
+def _headers(said: dict[str, str]) -> dict[str, Any]:
+    return {name: {"description": text, "schema": _STRING} for name, text in said.items()}
