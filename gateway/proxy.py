@@ -20,6 +20,12 @@ KEPT_SECONDS = 30.0
 """How long an idle connection to a replica is kept: less than the services keep it (serve.KEEP_ALIVE_SECONDS)."""
 
 
+_NOWHERE = httpx.URL("http://service/")
+"""httpx wants a URL, and parsing one takes longer than what the request costs here; the transport looks at the extensions."""
+_NO_BODY = httpx.ByteStream(b"")
+"""With `stream=` httpx takes the fields as they are. Otherwise it looks for some to add: 17.5 instead of 2.3 us for a request."""
+
+
 class Unreachable(Exception):
     """No connection came about: nothing was sent."""
 
@@ -139,12 +145,8 @@ class HttpClient:
         body: AsyncIterable[bytes] | None = None,
     ) -> Reply:
         """Send a request with exactly these fields. Raises Unreachable, Gone or Unreadable; so does reading the reply."""
-        stream = None if body is None else Outgoing(body)
+        stream = _NO_BODY if body is None else Outgoing(body)
         extensions = {"origin": origin, "target": target}
         request = httpx.Request(method, _NOWHERE, headers=fields, stream=stream, extensions=extensions)
         response = await self._transport.handle_async_request(request)
         return Reply(response.status_code, response.headers.raw, cast("Incoming", response.stream))
-
-
-_NOWHERE = httpx.URL("http://service/")
-"""httpx wants a URL; parsing one for each request costs more than sending it. The transport looks at the extensions only."""

@@ -1,0 +1,88 @@
+"""Services given by name: what a lookup finds becomes replicas, and what it does not find changes nothing."""
+
+import asyncio
+import socket
+from typing import Any
+
+import pytest
+
+from gateway.names import Names
+from gateway.upstreams import Address, Upstream
+
+pytestmark = pytest.mark.anyio
+
+Found = dict[str, list[str] | OSError]
+
+
+@pytest.fixture
+def dns(monkeypatch: pytest.MonkeyPatch) -> Found:
+    """What names stand for; changed by the test."""
+    found: Found = {}
+
+    async def getaddrinfo(_loop: object, host: str, port: int, **_options: object) -> list[Any]:
+        said = found.get(host, socket.gaierror("unknown"))
+        if isinstance(said, OSError):
+            raise said
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in said for _ in range(2)]
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", getaddrinfo)
+    return found
+
+
+def hosts(upstream: Upstream) -> list[str]:
+    return [replica.address.host for replica in upstream.replicas]
+
+
+async def test_addresses_stand_for_themselves(dns: Found) -> None:
+    upstream = Upstream("upload")
+    names = Names(upstream, [Address("10.0.0.1", 1), Address("::1", 1)])
+    await names.follow()
+    assert hosts(upstream) == ["10.0.0.1", "::1"]
+    assert not dns
+
+
+async def test_a_name_stands_for_all_its_addresses_as_they_change(dns: Found) -> None:
+    upstream = Upstream("stream")
+    names = Names(upstream, [Address("stream", 8002)])
+    assert hosts(upstream) == []
+    assert upstream.pick(0.0) is None
+    dns["stream"] = ["10.0.0.2", "10.0.0.1"]
+    await names.look()
+    assert hosts(upstream) == ["10.0.0.1", "10.0.0.2"]
+    first = upstream.replicas[0]
+    first.in_flight = 7
+    dns["stream"] = ["10.0.0.1", "10.0.0.3"]
+    await names.look()
+    assert hosts(upstream) == ["10.0.0.1", "10.0.0.3"]
+    assert upstream.replicas[0] is first
+
+
+async def test_a_failed_or_empty_lookup_changes_nothing(dns: Found) -> None:
+    upstream = Upstream("stream")
+    names = Names(upstream, [Address("stream", 8002)])
+    dns["stream"] = ["10.0.0.1"]
+    await names.look()
+    for answer in (OSError("no resolver"), list[str]()):
+        dns["stream"] = answer
+        await names.look()
+        assert hosts(upstream) == ["10.0.0.1"]
+
+
+async def test_names_and_addresses_together_without_doubles(dns: Found) -> None:
+    upstream = Upstream("stream")
+    names = Names(upstream, [Address("10.0.0.1", 8002), Address("stream", 8002), Address("other", 8002)])
+    dns |= {"stream": ["10.0.0.1", "10.0.0.2"], "other": ["10.0.0.3"]}
+    await names.look()
+    assert hosts(upstream) == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
+
+
+async def test_it_goes_on_looking(dns: Found, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.names.LOOKUP_SECONDS", 0.01)
+    upstream = Upstream("stream")
+    following = asyncio.create_task(Names(upstream, [Address("stream", 8002)]).follow())
+    for number in range(3):
+        dns["stream"] = [f"10.0.0.{number}"]
+        async with asyncio.timeout(5):
+            while hosts(upstream) != dns["stream"]:  # noqa: ASYNC110 - the task beside it has no event to wait for
+                await asyncio.sleep(0.005)
+    following.cancel()
