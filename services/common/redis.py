@@ -80,6 +80,9 @@ class Redis:
         """Close every connection."""
         await self._client.aclose()
         await self._pool.disconnect()
+        watchers: Any = getattr(self._pool, "sentinel_manager", None)
+        for watcher in watchers.sentinels if watchers is not None else ():
+            await watcher.aclose()
 
     def line(self) -> "Line":
         """A connection that belongs to the caller alone, not yet open."""

@@ -1,0 +1,93 @@
+"""Redis behind Sentinel: a failover is a new epoch, and everyone goes on at the new master by himself."""
+
+import contextlib
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.local import binaries
+from deploy.local.ports import free_ports
+from services.common.push import Push
+from tests.launch import Service, launched
+from tests.sockets import Client, soon
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.anyio
+
+
+class Watched:
+    """A master, its replica and one Sentinel."""
+
+    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
+        self._folder = folder
+        self._stack = stack
+        self.master, self.replica, self.watcher = free_ports(3)
+        self.processes = {self.master: self._run(self.master)}
+        eventually(lambda: b"+PONG" in ask(self.master, "PING"))
+        self._run(self.replica, "--replicaof", "127.0.0.1", str(self.master))
+        eventually(lambda: b"state=online" in ask(self.master, "INFO replication"), 20)
+        config = folder / "sentinel.conf"
+        config.write_text(
+            f"port {self.watcher}\nsentinel monitor media 127.0.0.1 {self.master} 1\n"
+            "sentinel down-after-milliseconds media 500\nsentinel failover-timeout media 3000\n",
+            "utf-8",
+        )
+        self._run(self.watcher, config=str(config))
+        eventually(lambda: b"slaves=1" in ask(self.watcher, "INFO sentinel"), 20)
+        self.url = f"redis+sentinel://127.0.0.1:{self.watcher}/media/0"
+
+    def _run(self, port: int, *options: str, config: str = "") -> subprocess.Popen[bytes]:
+        start = [config, "--sentinel"] if config else ["--port", str(port), "--save", "", *options]
+        command = [str(binaries.redis_server()), *start]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=self._folder)
+        self._stack.callback(process.wait)
+        self._stack.callback(process.kill)
+        return process
+
+
+def ask(port: int, command: str) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(f"{command}\r\n".encode())
+        return connection.recv(65536)
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Watched]:
+    with contextlib.ExitStack() as stack:
+        yield Watched(tmp_path, stack)
+
+
+@pytest.fixture
+def service(tmp_path: Path, watched: Watched) -> Iterator[Service]:
+    with launched("services.socket", tmp_path, {"GRIDCAST_REDIS_URL": watched.url}) as made:
+        yield made
+
+
+async def test_a_failover(watched: Watched, service: Service) -> None:
+    client = await Client.open(service, topics="a")
+    async with Push.open(watched.url, "/test") as push:
+        assert (await push.send(client.sid, "t", 1)).status == "sent"
+        before = (await client.event())["sequence"].partition("-")[0]
+        watched.processes[watched.master].kill()
+        began = time.monotonic()
+        resync = await client.event("socket.resync", within=30)
+        assert not resync["sequence"].startswith(before)
+        assert time.monotonic() - began < 20
+
+        async def pushed() -> bool:
+            with contextlib.suppress(Exception):
+                return (await push.send(client.sid, "t", 2)).status == "sent"
+            return False
+
+        await soon(pushed)
+        assert (await client.event())["data"] == 2
+        await push.publish("a", "t", 3)
+        assert (await client.event())["data"] == 3
+    back = await client.again(service)
+    assert (back.sid, back.first["recovered"]) == (client.sid, True)
+    await back.nothing()
+    await back.close()
