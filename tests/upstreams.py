@@ -139,7 +139,7 @@ class Upstream:
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
-                first, *lines = head[:-4].decode("utf-8").split("\r\n")
+                first, *lines = head[:-4].decode("utf-8", "surrogateescape").split("\r\n")
                 method, target, version = first.split(" ")
                 assert version == "HTTP/1.1"
                 seen = Seen(method, target, [tuple(line.split(": ", 1)) for line in lines])  # type: ignore[misc]

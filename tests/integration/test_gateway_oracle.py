@@ -1,0 +1,102 @@
+"""nginx as an oracle: asked the same before the same service, it and the gateway must read a request in the same way.
+
+They may differ in what they refuse. What both let through, the service must have seen alike: method, target, body, and how many.
+"""
+
+import contextlib
+import os
+import random
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.local.ports import free_ports
+from tests.integration.test_gateway_framing import CASES, Case
+from tests.integration.test_gateway_mutants import mutant
+from tests.launch import Service, launched
+from tests.upstreams import Upstream, addresses, connect, talk, upstream
+from tests.waiting import eventually
+
+NGINX = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
+pytestmark = pytest.mark.skipif(NGINX is None, reason="no nginx on this machine")
+
+CONFIGURATION = """
+daemon off; master_process off; pid {folder}/nginx.pid; error_log {folder}/error.log;
+events {{ worker_connections 512; }}
+http {{
+  access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+  client_max_body_size 0; large_client_header_buffers 8 40k; client_header_timeout 2s; client_body_timeout 2s;
+  server {{
+    listen 127.0.0.1:{port};
+    location / {{
+      proxy_pass http://127.0.0.1:{service}; proxy_http_version 1.1; proxy_set_header Connection "";
+      proxy_request_buffering off; proxy_buffering off; proxy_next_upstream off;
+    }}
+  }}
+}}
+"""
+BEHIND = b"GET /file?behind HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Upstream]:
+    with upstream() as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def nginx(service: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    folder: Path = tmp_path_factory.mktemp("nginx")
+    (port,) = free_ports(1)
+    configuration = folder / "nginx.conf"
+    configuration.write_text(CONFIGURATION.format(folder=folder, port=port, service=service.port))
+    assert NGINX is not None
+    process = subprocess.Popen([NGINX, "-e", f"{folder}/error.log", "-c", str(configuration), "-p", str(folder)])
+    try:
+        eventually(lambda: connect(port).close() is None, 5, "nginx listens")
+        yield port
+    finally:
+        process.terminate()
+        process.wait(5)
+
+
+@pytest.fixture(scope="module")
+def gateway(service: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    patience = {"GRIDCAST_SENDER_SECONDS": "1"}
+    with launched("gateway", tmp_path_factory.mktemp("gateway"), addresses(service) | patience) as gateway:
+        yield gateway
+
+
+def asked(port: int, raw: bytes, service: Upstream) -> list[tuple[str, str, bytes]]:
+    """What the service saw whole."""
+    service.reset()
+    with contextlib.suppress(ConnectionResetError, BrokenPipeError, TimeoutError):
+        talk(port, raw, 5)
+    return [(seen.method, seen.target, seen.body) for seen in service.requests if seen.whole]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_twins_are_read_alike(gateway: Service, nginx: int, service: Upstream, case: Case) -> None:
+    ours, theirs = (asked(port, case.twin + BEHIND, service) for port in (gateway.port, nginx))
+    assert len(ours) == 2
+    assert ours == theirs
+
+
+def test_mutants_that_both_let_through_are_read_alike(gateway: Service, nginx: int, service: Upstream) -> None:
+    seed = int(os.environ.get("SEED", "0")) or random.SystemRandom().randrange(1 << 32)
+    print(f"SEED={seed}")
+    chance = random.Random(seed)
+    compared = 0
+    for _ in range(200):
+        raw = mutant(chance).replace(b"websocket", b"nothing")
+        # Whatever the mutant is, this ends it: nobody waits for more.
+        raw += b"\r\n\r\n\x00" + BEHIND
+        ours, theirs = (asked(port, raw, service) for port in (gateway.port, nginx))
+        both = min(len(ours), len(theirs))
+        assert ours[:both] == theirs[:both], (seed, raw, ours, theirs)
+        compared += both
+    assert compared > 10
