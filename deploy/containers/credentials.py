@@ -111,7 +111,7 @@ def users(known: Mapping[str, str]) -> str:
     lines = ["user default reset off"]
     for user, may in rights.items():
         digest = hashlib.sha256(known[f"REDIS_{user.upper()}_PASSWORD"].encode()).hexdigest()
-        lines.append(f"user {user} reset on #{digest} {may}")
+        lines.append(f"user {user} reset resetchannels on #{digest} {may}")
     return "\n".join(lines) + "\n"
 
 
