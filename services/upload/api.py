@@ -97,7 +97,7 @@ async def upload_form(
         given = {"folder": None if folder is None else check_folder(folder), "sid": sid}
         fields = {name: value for name, value in given.items() if value is not None}
         form = Form(fields, own.watch, own.limits.check_type)
-        announcement = await receive_form(body, reader, form, Receiver(own.store, own.limits.max_length))
+        announcement = await receive_form(body, reader, form, Receiver(own.store, own.limits.max_length, body.cut))
     await own.announcer.announce(announcement)
     info = announcement.info
     headers = {"location": stream_location(info), "cache-control": "no-store", **validators(info)}
@@ -132,7 +132,7 @@ async def put_file(request: Request, filename: Filename, folder: Folder = "", si
         put = Put(name, kind, length, expected, digest_checks(request))
         try:
             progress = own.watch(sid, name.filename, length)
-            announcement = await receive_put(body, put, Receiver(own.store, own.limits.max_length), progress)
+            announcement = await receive_put(body, put, Receiver(own.store, own.limits.max_length, body.cut), progress)
         except NotUnique as error:
             raise PreconditionFailed("the file exists already", error.headers) from error
     await own.announcer.announce(announcement)

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from services.common.errors import Conflict, Unavailable
 from services.common.store.port import Upload, UploadStore
@@ -11,11 +12,12 @@ RENEWALS = 3
 
 
 class Lease:
-    """The hold on one upload, from a moment of the monotonic clock on."""
+    """The hold on one upload, from a moment of the monotonic clock on. `lost` is told when another has it."""
 
-    def __init__(self, store: UploadStore, upload: Upload, since: float) -> None:
+    def __init__(self, store: UploadStore, upload: Upload, since: float, lost: Callable[[Conflict], object]) -> None:
         self.upload = upload
         self._store = store
+        self._lost = lost
         self._fault: Conflict | None = None
         self.renewed(since)
         self._renewal = asyncio.create_task(self._renew())
@@ -54,4 +56,5 @@ class Lease:
                 continue
             except Conflict as error:
                 self._fault = error
+                self._lost(error)
                 return

@@ -38,10 +38,13 @@ _log = logging.getLogger("gridcast.upload")
 class Receiver:
     """One upload from its first byte to commit or discard. For one caller at a time.
 
+    `broken` is told at once of what a later call would raise: the client may have stopped sending, and nobody would hear of it.
     With `marks` the durable offset follows every batch, so that another process can go on from it.
     """
 
-    def __init__(self, store: UploadStore, max_length: int) -> None:
+    def __init__(
+        self, store: UploadStore, max_length: int, broken: Callable[[GridcastError], object] = lambda _: None
+    ) -> None:
         self.upload: Upload | None = None
         self.received = 0
         self.saved_at = time.monotonic()
@@ -51,6 +54,7 @@ class Receiver:
         """An offset that is never shown: who sees the whole length takes the file for stored, and that is for the commit to say."""
         self._store = store
         self._max = max_length
+        self._broken = broken
         self._buffer = bytearray()
         self._blocks = 0
         self._saved = 0
@@ -182,6 +186,13 @@ class Receiver:
         self._blocks += len(blocks)
 
     async def _put(self, first: int, blocks: Sequence[bytes]) -> None:
+        try:
+            await self._store_batch(first, blocks)
+        except GridcastError as error:
+            self._broken(error)
+            raise
+
+    async def _store_batch(self, first: int, blocks: Sequence[bytes]) -> None:
         upload = self._uploaded()
         if self._lease is not None:
             await self._lease.check()
@@ -230,7 +241,7 @@ class Receiver:
 
     def _hold(self, upload: Upload, since: float) -> None:
         self.upload = upload
-        self._lease = Lease(self._store, upload, since)
+        self._lease = Lease(self._store, upload, since, self._broken)
 
     async def _let_go(self) -> None:
         if self._lease is not None:

@@ -52,7 +52,7 @@ class Resumer:
     ) -> tuple[str, Received]:
         """Begin an upload and take what comes with it. Returns its address. Without a name it is a part of another."""
         self._limits.check_length(length)
-        receiver = Receiver(self._store, self._limits.max_length if length is None else length)
+        receiver = Receiver(self._store, self._limits.max_length if length is None else length, body.cut)
         upload = await receiver.begin(name, Plan(length, self._seconds, facts))
         state = await self._store.look(upload.address)
         if not isinstance(state, Open):
@@ -89,7 +89,7 @@ class Resumer:
                 return patch.again(self._there(address, taken))
             upload, state = taken
             length = state.length if patch.length is None else patch.length
-            receiver = Receiver(self._store, self._limits.max_length if length is None else length)
+            receiver = Receiver(self._store, self._limits.max_length if length is None else length, body.cut)
             hashed = self._writers.hashed(address, state.offset // self._store.block_size)
             receiver.resume(upload, state, hashed, began)
             receiver.length = length

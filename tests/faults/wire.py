@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from enum import Enum
 
 PIECE = 64 * 1024
+QUEUED = 64
 
 
 class Fault(Enum):
@@ -77,20 +78,40 @@ class Wire:
         self._open |= {writer, onward[1]}
         try:
             await asyncio.gather(self._pump(reader, onward[1]), self._pump(onward[0], writer))
+        except asyncio.CancelledError:
+            pass  # the end of the proxy
         finally:
             self._open -= {writer, onward[1]}
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Read on while earlier pieces wait for their moment: latency is not bandwidth."""
+        pieces: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(QUEUED)
+        sending = asyncio.create_task(self._send(pieces, writer))
+        try:
+            with contextlib.suppress(OSError):
+                while data := await reader.read(PIECE):
+                    late = self.latency * self._dice.uniform(0.5, 1.5) if self.fault is Fault.LATENCY else 0.0
+                    await pieces.put((self._loop.time() + late, data))
+            await pieces.put((0.0, b""))
+            await sending
+        finally:
+            sending.cancel()
+            _end(writer, reset=False)
+
+    async def _send(self, pieces: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
-            while data := await reader.read(PIECE):
-                if self.fault is Fault.LATENCY:
-                    await asyncio.sleep(self.latency * self._dice.uniform(0.5, 1.5))
+            while True:
+                due, data = await pieces.get()
+                if not data:
+                    return
+                await asyncio.sleep(due - self._loop.time())
                 while self.fault is Fault.BLACK_HOLE:  # noqa: ASYNC110  # set by another thread
                     # What was taken in comes out later: a write may reach the server long after its sender gave up.
                     await asyncio.sleep(0.05)
                 writer.write(data)
                 await writer.drain()
-        _end(writer, reset=False)
+        while (await pieces.get())[1]:  # the other side is gone; the reader is not held up by that
+            pass
 
 
 def _end(writer: asyncio.StreamWriter, *, reset: bool) -> None:

@@ -1,0 +1,247 @@
+"""One fault at a time, each with the answer that was promised: silence, a stop, a kill at every phase, wrong clocks."""
+
+import os
+import resource
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.faults.wire import Fault, wired
+from tests.launch import Service, Start
+from tests.servers import Server
+from tests.uploads import BATCH, CHUNK, Store, Tus, opened, problem, put, repr_digest
+from tests.waiting import eventually
+
+DATABASE = "test_stops"
+
+
+@pytest.fixture
+def env(own_mongod: Server, redis_server: Server) -> dict[str, str]:
+    return {
+        "GRIDCAST_MONGODB_URI": own_mongod.uri,
+        "GRIDCAST_MONGODB_DATABASE": DATABASE,
+        "GRIDCAST_REDIS_URL": redis_server.url,
+        "GRIDCAST_LEASE": "2",
+        "GRIDCAST_GRACE": "0",
+        "GRIDCAST_LATE": "1",
+        "GRIDCAST_JANITOR_EVERY": "0.3",
+    }
+
+
+@pytest.fixture
+def store(own_mongod: Server) -> Iterator[Store]:
+    with opened(own_mongod.uri, DATABASE) as store:
+        yield store
+
+
+def half(service: Service, name: str, size: int, sent: bytes) -> socket.socket:
+    """A PUT of which only `sent` has been sent."""
+    connection = socket.create_connection(("127.0.0.1", service.port), timeout=30)
+    connection.sendall(
+        f"PUT /file/stream?filename={name} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode()
+    )
+    connection.sendall(sent)
+    return connection
+
+
+def clean(store: Store) -> bool:
+    return store.orphans() == [] and not any(d["uploads"] or d["doomed"] for d in store.media())
+
+
+def test_a_writer_that_was_stopped_past_its_lease(start_service: Start, env: dict[str, str], store: Store) -> None:
+    """It wakes up to find its upload reaped and the name another's: it neither commits nor deletes, nor leaves a chunk."""
+    stopped = start_service("services.upload", **{**env, "GRIDCAST_JANITOR_EVERY": "0"})
+    other = start_service("services.upload", **env)
+    data = os.urandom(3 * BATCH)
+    with half(stopped, "n", len(data), data[: BATCH + 5]) as connection:
+        eventually(lambda: store.chunks() == 8)
+        stopped.child.send(signal.SIGSTOP)
+        assert put(other, "n", b"quick").status_code == 201
+        eventually(lambda: store.chunks() == 1 and store.one()["uploads"] == [], 10)
+        # What comes now is in its socket when it wakes up.
+        sender = threading.Thread(target=lambda: connection.sendall(data[BATCH + 5 :]), daemon=True)
+        sender.start()
+        stopped.child.send(signal.SIGCONT)
+        assert connection.recv(4096).startswith(b"HTTP/1.1 409 ")
+    eventually(lambda: clean(store), 10)
+    assert store.bytes_in(store.one()["current"]["file"]) == b"quick"
+
+
+def test_a_stopped_writer_of_a_resumable_upload(start_service: Start, env: dict[str, str], store: Store) -> None:
+    """Another replica takes over and finishes; the one that wakes up changes nothing."""
+    stopped, other = (start_service("services.upload", **env) for _ in range(2))
+    data = os.urandom(3 * BATCH)
+    tus = Tus(stopped, other)
+    tus.create(length=len(data))
+    with tus.open_patch(stopped, 0, len(data)) as connection:
+        connection.sendall(data[:BATCH])
+        eventually(lambda: tus.offset(1) == BATCH)
+        stopped.child.send(signal.SIGSTOP)
+        offset = tus.offset(1)
+        assert tus.patch(offset, data[offset:], 1).headers["repr-digest"] == repr_digest(data)
+        sender = threading.Thread(target=lambda: connection.sendall(data[BATCH:]), daemon=True)
+        sender.start()
+        stopped.child.send(signal.SIGCONT)
+        assert connection.recv(4096).startswith(b"HTTP/1.1 409 ")
+    eventually(lambda: clean(store), 10)
+    assert store.bytes_in(store.one()["current"]["file"]) == data
+
+
+def test_a_killed_service_leaves_nothing(start_service: Start, env: dict[str, str], store: Store) -> None:
+    """Case 97: within the lease and a minute; here the lease is two seconds."""
+    killed = start_service("services.upload", **env)
+    with half(killed, "n", 3 * BATCH, bytes(BATCH + 5)):
+        eventually(lambda: store.chunks() == 8)
+        killed.child.send(signal.SIGKILL)
+        assert killed.child.wait(5)
+    start_service("services.upload", **env)
+    eventually(lambda: store.chunks() == 0 and store.media() == [], 15)
+
+
+def test_silence_of_mongodb(start_service: Start, env: dict[str, str], own_mongod: Server, store: Store) -> None:
+    """Case 95: 503 within 10 s for those under way and for new ones; afterwards all is well again within 5 s."""
+    service = start_service("services.upload", **env)
+    tus = Tus(service)
+    tus.create(length=10)
+    took: list[float] = []
+
+    def timed(doing: object) -> httpx.Response:
+        began = time.monotonic()
+        answer: httpx.Response = doing()  # type: ignore[operator]
+        took.append(time.monotonic() - began)
+        return answer
+
+    with half(service, "half", 2 * BATCH, b"") as connection, ThreadPoolExecutor(4) as pool:
+        eventually(lambda: len(store.media()) == 2)
+        own_mongod.stop()
+        try:
+            connection.sendall(bytes(BATCH + 1))
+            answers = list(
+                pool.map(
+                    timed,
+                    [
+                        lambda: put(service, "new", b"x"),
+                        lambda: put(service, "new2", bytes(3 * BATCH)),
+                        lambda: tus.patch(0, b"x"),
+                        lambda: httpx.delete(f"{service.url}/file/stream?filename=x", timeout=30),
+                    ],
+                )
+            )
+            connection.settimeout(15)
+            assert connection.recv(4096).startswith(b"HTTP/1.1 503 ")
+        finally:
+            own_mongod.cont()
+    for answer in answers:
+        problem(answer, 503)
+        assert int(answer.headers["retry-after"]) > 0
+    assert max(took) < 10
+    eventually(lambda: put(service, "later", b"x").is_success, 5)
+    assert tus.delete().status_code == 204
+    eventually(lambda: clean(store), 20)
+    assert "Traceback" not in service.log
+
+
+@pytest.mark.parametrize("after", [0.0, 0.005, 0.01])
+def test_mongod_killed_around_the_commit(
+    start_service: Start, env: dict[str, str], own_mongod: Server, store: Store, after: float
+) -> None:
+    """Case 94: a small upload takes about as long as these delays. 201: it is there afterwards; else it is whole or absent."""
+    service = start_service("services.upload", **env)
+    put(service, "warm", b"x")
+    told: dict[str, int] = {}
+    for number in range(2):
+        name, data = f"n{number}", os.urandom(CHUNK + 7)
+        with ThreadPoolExecutor(1) as pool:
+            sending = pool.submit(put, service, name, data, if_none_match="*")
+            time.sleep(after)
+            own_mongod.kill()
+            own_mongod.start()
+            told[name] = sending.result().status_code
+        document = store.db["media"].find_one({"filename": name})
+        current = document and document["current"]
+        assert told[name] in {201, 503}
+        assert current or told[name] != 201
+        assert not current or store.bytes_in(current["file"]) == data
+    eventually(lambda: clean(store), 15)
+
+
+@pytest.mark.parametrize("fault", [Fault.BLACK_HOLE, Fault.REFUSE, Fault.LATENCY])
+def test_a_broken_wire_to_mongodb(
+    start_service: Start, env: dict[str, str], own_mongod: Server, store: Store, fault: Fault
+) -> None:
+    """Case 96. Half a second of latency is no fault; the others are 503, and what arrives late changes nothing."""
+    with wired(own_mongod.port) as wire:
+        service = start_service(
+            "services.upload",
+            **{**env, "GRIDCAST_MONGODB_URI": f"mongodb://127.0.0.1:{wire.port}", "GRIDCAST_LEASE": "6"},
+        )
+        assert put(service, "before", b"x").status_code == 201
+        data = os.urandom(2 * BATCH)
+        with half(service, "n", len(data), data[:BATCH]) as connection:
+            eventually(lambda: store.chunks() == 9)
+            wire.latency = 0.5
+            wire.fault = fault
+            if fault is Fault.REFUSE:
+                wire.cut(reset=True)
+            connection.sendall(data[BATCH:])
+            answer = connection.recv(4096)
+        wire.fault = Fault.NONE
+        if fault is Fault.LATENCY:
+            assert answer.startswith(b"HTTP/1.1 201 ")
+            assert store.bytes_in(store.media()[1]["current"]["file"]) == data
+        elif not answer.startswith(b"HTTP/1.1 201 "):
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            eventually(lambda: put(service, "after", b"x").is_success, 10)
+        eventually(lambda: clean(store), 20)
+        assert "Traceback" not in service.log
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_wrong_clock_reaps_nothing(
+    start_service: Start, env: dict[str, str], store: Store, tmp_path: Path, hours: int
+) -> None:
+    """Case 99: leases and expiries are by MongoDB's clock alone."""
+    (tmp_path / "clock").mkdir()
+    (tmp_path / "clock" / "sitecustomize.py").write_text(
+        f"import time, datetime\nreal = time.time\ntime.time = lambda: real() + {hours * 3600}\n"
+        "class shifted(datetime.datetime):\n"
+        "    @classmethod\n"
+        "    def now(cls, tz=None):\n"
+        "        return datetime.datetime.fromtimestamp(time.time(), tz)\n"
+        "datetime.datetime = shifted\n"
+    )
+    wrong = start_service("services.upload", **{**env, "PYTHONPATH": str(tmp_path / "clock")})
+    right = start_service("services.upload", **env)
+    tus = Tus(right, wrong)
+    tus.create(length=20)
+    with half(right, "n", 10, b"12345") as connection:
+        eventually(lambda: len(store.media()) == 2)
+        time.sleep(3)
+        assert tus.patch(0, b"x" * 10, 1).status_code == 204
+        connection.sendall(b"67890")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 201 ")
+    assert tus.patch(10, b"x" * 10).status_code == 204
+    assert len(store.media()) == 2
+    assert put(wrong, "m", b"x").status_code == 201
+
+
+def test_few_descriptors(start_service: Start, env: dict[str, str], store: Store) -> None:
+    """Case 101: refused or served, never broken; afterwards all is well."""
+    service = start_service("services.upload", **env)
+    resource.prlimit(service.pid, resource.RLIMIT_NOFILE, (64, 64))
+    held: list[socket.socket] = []
+    try:
+        for _ in range(100):
+            held += [socket.create_connection(("127.0.0.1", service.port), timeout=5)]
+    finally:
+        for connection in held:
+            connection.close()
+    eventually(lambda: put(service, "n", b"x" * CHUNK).is_success, 10)
+    eventually(lambda: clean(store), 10)
