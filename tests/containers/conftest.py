@@ -1,4 +1,4 @@
-"""Fixtures: the images, and a compose project of its own for each module, on a free port, taken away afterwards."""
+"""Fixtures: the images, and compose projects of our own on free ports, taken away afterwards."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ def engine() -> None:
 @pytest.fixture(scope="session")
 def images(engine: None) -> dict[str, str]:
     """The images by target, built from this tree."""
-    project = Project("images", FILES["base"], 0)
+    project = Project("gridcast-test-images", FILES["base"], 0)
     project.run("build", timeout=900)
     return {target: f"gridcast/{target}:test" for target in ("upload", "stream", "socket", "gateway", "setup")}
 
@@ -47,8 +47,8 @@ def running(kind: str) -> Iterator[Project]:
         assert left == "", f"containers are left: {left}"
 
 
-@pytest.fixture(scope="module", params=["base", "cluster"])
+@pytest.fixture(scope="session", params=["base", "cluster"])
 def project(request: pytest.FixtureRequest, images: dict[str, str]) -> Iterator[Project]:
-    """The stack of docker-compose.yml, then the one with the cluster override, scaled and ready."""
+    """The stack of docker-compose.yml, then the one with the cluster override, scaled and ready. Each comes up once."""
     with running(request.param) as project:
         yield project

@@ -98,6 +98,7 @@ def test_the_stream_service_cannot_write(project: Project) -> None:
     assert done.stdout.split()[1:] == ["13", "13"], done.stderr
 
 
+@pytest.mark.parametrize("project", ["base"], indirect=True)  # with the cluster nothing is different for these
 def test_a_rolling_restart_loses_nothing(project: Project) -> None:
     """The replicas of each service one by one, under load: no safe request fails, every acknowledged upload is there, every
     socket of a draining replica is told 1012, comes back, and has heard all news once.

@@ -15,7 +15,7 @@ from tests.e2e.test_main_job import (  # noqa: F401  # collected here, against t
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(900)]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def stack(project: Project) -> Project:
     """Takes the place of the local stack."""
     return project

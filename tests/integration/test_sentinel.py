@@ -149,14 +149,21 @@ async def test_the_master_is_killed(watched: Watched, start_service: Start, mong
     eventually(lambda: watched.agreed(watched.replica.port), 30.0, "the Sentinels have made the replica master")
     elected = time.monotonic() - began
 
-    accepted = None
-    while accepted is None:
-        answer = await push(sockets, "all", {"type": "after", "data": 2})
+    accepted: list[int] = []
+    first = 0.0
+    while not any(event["type"] == "after" for event in browser.events):
+        answer = await push(sockets, "all", {"type": "after", "data": len(accepted)})
         assert answer.status_code in {200, 202, 503}, answer.text
-        accepted = time.monotonic() - began if answer.is_success else None
+        if answer.is_success:
+            first = first or time.monotonic() - began
+            accepted.append(len(accepted))
+        with contextlib.suppress(TimeoutError):
+            await browser.frame(within=0.5)
         assert time.monotonic() - began < 40
-    assert (await browser.event("after", within=20))["data"] == 2
-    print(f"\nmaster killed: a new one after {elected:.1f} s, a push accepted after {accepted:.1f} s")
+    heard = [event["data"] for event in browser.events if event["type"] == "after"]
+    # What was accepted before the replica had found the new master may be missing, but never without a word.
+    assert heard == accepted or any(event["type"] == "socket.resync" for event in browser.events)
+    print(f"\nmaster killed: a new one after {elected:.1f} s, a push accepted after {first:.1f} s")
     eventually(sockets.is_ready, 10.0, "the socket service is ready")
     newcomer = await Client.open(sockets)
     await newcomer.close()
