@@ -7,7 +7,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlencode
 
 import httpx
@@ -21,6 +21,12 @@ from tests.servers import Server, running
 PATIENCE = 10.0
 
 
+class HasPort(Protocol):
+    """What a client has to know of a service."""
+
+    port: int
+
+
 class Client:
     """One browser. `events` are the CloudEvents it has seen, `others` its other frames."""
 
@@ -31,7 +37,7 @@ class Client:
         self.after = ""
 
     @classmethod
-    async def open(cls, service: Service, path: str = "/ws", **query: str) -> "Client":
+    async def open(cls, service: "HasPort", path: str = "/ws", **query: str) -> "Client":
         """Connect and read the first frame."""
         target = f"{path}?{urlencode(query)}" if query else path
         address = f"ws://127.0.0.1:{service.port}{target}"
@@ -46,7 +52,7 @@ class Client:
     sid: str
     resume: str
 
-    async def again(self, service: Service, *, after: bool = True) -> "Client":
+    async def again(self, service: "HasPort", *, after: bool = True) -> "Client":
         """The same browser on a new connection."""
         query = {"resume": self.resume, **({"after": self.after} if after else {})}
         return await Client.open(service, **query)

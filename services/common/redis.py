@@ -106,6 +106,7 @@ class Line:
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
+        self._closed = False
 
     async def open(self) -> None:
         """Connect, log in, choose the database."""
@@ -117,6 +118,8 @@ class Line:
 
     async def send(self, *command: str) -> None:
         """Send, without waiting for the reply."""
+        if self._closed:  # redis-py would open it again, and nobody would read it
+            raise Unavailable("Redis is away")
         try:
             await self._connection.send_command(*command, check_health=False)
         except (RedisError, OSError) as error:
@@ -126,11 +129,13 @@ class Line:
         """The next reply, or None where none came in time; the line stays usable."""
         try:
             return await self._connection.read_response(timeout=seconds)
-        except (RedisError, OSError) as error:
+        except (RedisError, OSError, AttributeError, RuntimeError) as error:
+            # The last two are redis-py's when its sender has closed the connection under its reader.
             raise _away(error) from None
 
     async def close(self) -> None:
         """Close at once."""
+        self._closed = True
         await self._connection.disconnect(nowait=True)
 
 

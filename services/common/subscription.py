@@ -114,6 +114,8 @@ class Subscription:
                 if self.live or not said:
                     _log.warning("subscription lost: %s", error.detail)
                 said = True
+            except Exception:  # noqa: BLE001  # it goes on listening, whatever its owner does
+                _log.exception("a fault in what listens")
             if self.live:
                 pause = BACKOFF[0]
                 self.live = False

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from typing import Any
 from uuid import uuid4
 
 from services.common import events, metrics
@@ -107,11 +108,14 @@ class Delivery:
         frame = text_frame(events.sequenced(event, f"{self.epoch}-{number}".encode()))
         return Message(number, frame, key, reply, decoded.id)
 
-    def _heed(self, said: dict[str, str]) -> None:
-        peer = self._hub.find(said.get("sid", ""))
+    def _heed(self, said: dict[str, Any]) -> None:
+        sid, event_id = said.get("sid"), said.get("id", "")
+        if not isinstance(sid, str) or not isinstance(event_id, str):
+            raise ValueError("not a message of ours")  # noqa: TRY004  # one kind of fault for all that others may publish
+        peer = self._hub.find(sid)
         match said.get("type"):
             case "ack":
-                self.on_ack(said.get("sid", ""), said.get("id", ""))
+                self.on_ack(sid, event_id)
             case "close" if peer is not None:
                 self._hub.disconnect(peer)
                 peer.sink.close(1008, "closed by an operator")
@@ -200,6 +204,8 @@ class Delivery:
             await self._beat()
         except Unavailable as error:
             _log.info("a beat was missed: %s", error.detail)
+        except Exception:  # noqa: BLE001  # the next one comes all the same
+            _log.exception("a fault in a beat")
 
     async def _beat(self) -> None:
         epoch, number, known = await self._directory.beat()

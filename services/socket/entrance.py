@@ -15,6 +15,7 @@ from services.socket import handshake
 from services.socket.attendance import Attendance
 from services.socket.buckets import Bucket
 from services.socket.delivery import Delivery
+from services.socket.descriptors import room_for
 from services.socket.directory import Claim, Directory, fingerprint
 from services.socket.handshake import Wish
 from services.socket.history import Entry as Replayed
@@ -64,22 +65,29 @@ class Entrance:
         self._attendance = attendance
         self._origins = frozenset(one.strip().lower() for one in settings.allowed_origins.split(",") if one.strip())
         self._admissions = Bucket(settings.admissions, 2 * settings.admissions, time.monotonic())
-        self._entering = 0
+        self._room = room_for(settings.max_sockets)
+        self._inside = 0
         self.closed = False
 
     async def enter(self, scope: Scope, query: bytes, sink: Sink) -> Entry:
         """Let a socket in, or raise what its handshake is answered with."""
         self._admit(scope)
         wish = handshake.read(query, self._settings.max_topics)
-        self._entering += 1
+        self._inside += 1
         try:
             if wish.sid:
                 entry = await self._resume(wish, sink)
                 if entry is not None:
                     return entry
             return await self._begin(wish, sink)
-        finally:
-            self._entering -= 1
+        except BaseException:
+            self._inside -= 1
+            raise
+
+    def leave(self, peer: Peer) -> None:
+        """A socket that had entered is gone."""
+        self._inside -= 1
+        self._attendance.leave(peer)
 
     def _admit(self, scope: Scope) -> None:
         if scope["path"] not in PATHS:
@@ -87,7 +95,7 @@ class Entrance:
         handshake.check_origin(handshake.headers_of(scope["headers"]), self._origins)
         if self.closed:
             raise Unavailable("this replica is going away", retry_after=1)
-        if len(self._hub) + self._entering >= self._settings.max_sockets:
+        if self._inside >= self._room:
             raise Unavailable("this replica has all the sockets that it can hold", retry_after=5)
         if not self._admissions.take(time.monotonic()):
             raise Unavailable("too many handshakes at once", retry_after=1)

@@ -81,7 +81,7 @@ class Sockets:
             code = 1011
             connection.close(code, "the server failed")
         finally:
-            self._attendance.leave(entry.peer)
+            self._entrance.leave(entry.peer)
             metrics.SOCKETS.dec()
             if connection.closed_with:
                 metrics.SOCKETS_CLOSED.labels(str(connection.closed_with)).inc()

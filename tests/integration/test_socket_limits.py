@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import socket
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,6 +15,8 @@ from pathlib import Path
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from deploy.local.ports import free_ports
+from deploy.local.replicas import unreadiness
 from services.common.push import Push
 from tests.sockets import Client, Replicas, http, push, replicas, soon
 
@@ -198,6 +202,46 @@ async def test_one_more_than_it_can_hold(fresh: Callable[..., Replicas]) -> None
     clients.append(await Client.open(made[0]))
     for client in clients:
         await client.close()
+
+
+async def test_few_open_files(tmp_path: Path) -> None:
+    """256 files are spared for all else: a limit of 276 leaves room for 20 sockets, and the process lives on."""
+    with replicas(tmp_path, 0) as made:
+        (port,) = free_ports(1)
+        env = {**os.environ, "GRIDCAST_PORT": str(port), "GRIDCAST_REDIS_URL": made.redis.url, "GRIDCAST_DRAIN": "1"}
+        command = f"ulimit -n 276; exec {sys.executable} -m services.socket"
+        with (tmp_path / "log").open("wb") as log:
+            process = await asyncio.create_subprocess_shell(command, env=env, stderr=log)
+        try:
+            service = Bare(port)
+            await soon(lambda: asyncio.to_thread(lambda: unreadiness(port) is None), 20)
+            outcomes = await asyncio.gather(*(Client.open(service) for _ in range(60)), return_exceptions=True)
+            clients = [outcome for outcome in outcomes if isinstance(outcome, Client)]
+            refused = [outcome for outcome in outcomes if isinstance(outcome, InvalidStatus)]
+            assert (len(clients), len(refused)) == (20, 40)
+            assert {outcome.response.status_code for outcome in refused} == {503}
+            for client in clients:
+                await client.nothing()
+                await client.close()
+            await soon(lambda: comes_in(service))
+        finally:
+            process.terminate()
+            await process.wait()
+    assert "the limit of open files allows 20 sockets" in (tmp_path / "log").read_text("utf-8")
+
+
+class Bare:
+    """The port of a service that this test has started itself."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+
+async def comes_in(service: Bare) -> bool:
+    with contextlib.suppress(InvalidStatus):
+        await (await Client.open(service)).close()
+        return True
+    return False
 
 
 async def test_a_storm_of_handshakes_is_spread(fresh: Callable[..., Replicas]) -> None:

@@ -219,6 +219,7 @@ async def test_what_is_no_event_never_reaches_a_client(two: Replicas) -> None:
             "{}",
             "[]",
             '{"type":"close"}',
+            '{"type":"ack","sid":[],"id":1}',
             "6f-1\tall\t\t\t\nnot json",
             "\t\t\t\t\n{}",
             b"\xff",
