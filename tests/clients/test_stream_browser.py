@@ -1,0 +1,170 @@
+"""A `<video>` element in Chromium seeks, and a canvas reads back which picture it shows: each carries its number as a barcode."""
+
+import contextlib
+import random
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from deploy.local.ports import HOST, free_ports
+from tests.servers import Server
+from tests.streaming import Library, library
+from tests.waiting import eventually
+
+PICTURES = 25
+SECONDS = 30
+WIDTH, HEIGHT, BITS = 320, 180, 16
+FLAGS = [
+    *(
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--no-proxy-server",
+        "--mute-audio",
+    ),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
+]
+
+# Answers with the numbers of the pictures that are shown after seeking to each time; the barcode is 16 bars, the highest bit left.
+SEEK = """
+const [url, times, done] = arguments;
+const video = document.createElement('video');
+video.muted = true;
+video.preload = 'auto';
+video.src = url;
+document.documentElement.appendChild(video);
+const once = (name) => new Promise((resolve, reject) => {
+  video.addEventListener(name, resolve, {once: true});
+  video.addEventListener('error', () => reject(new Error(video.error.message)), {once: true});
+});
+const read = () => {
+  const canvas = document.createElement('canvas');
+  canvas.width = video.videoWidth;
+  canvas.height = video.videoHeight;
+  const context = canvas.getContext('2d');
+  context.drawImage(video, 0, 0);
+  let number = 0;
+  for (let bit = 0; bit < 16; bit++) {
+    const x = Math.floor((bit + 0.5) * canvas.width / 16);
+    number = number * 2 + (context.getImageData(x, canvas.height / 2, 1, 1).data[0] > 127 ? 1 : 0);
+  }
+  return number;
+};
+(async () => {
+  await once('loadedmetadata');
+  const seen = [];
+  for (const time of times) {
+    const seeked = once('seeked');
+    video.currentTime = time;
+    await seeked;
+    seen.push(read());
+  }
+  const [duration, ranges] = [video.duration, video.seekable.length];
+  video.remove();
+  return {seen, duration, ranges};
+})().then((result) => done(result), (error) => done({error: String(error)}));
+"""
+
+
+def barcode(number: int) -> bytes:
+    """A grey picture of its own number, and of the complement of its lowest bits, so that no other picture looks like it."""
+    value = number | (~number & 0xF) << 12
+    bars = (b"\xff" if value >> (BITS - 1 - bit) & 1 else b"\x00" for bit in range(BITS))
+    return b"".join(bar * (WIDTH // BITS) for bar in bars) * HEIGHT
+
+
+def film(ffmpeg: str, target: Path, *codec: str) -> None:
+    command = [ffmpeg, "-v", "error", "-f", "rawvideo", "-pix_fmt", "gray", "-s", f"{WIDTH}x{HEIGHT}"]
+    command += ["-r", str(PICTURES), "-i", "-", "-pix_fmt", "yuv420p", "-g", "50", *codec, str(target)]
+    pictures = b"".join(barcode(number) for number in range(SECONDS * PICTURES))
+    subprocess.run(command, check=True, input=pictures, timeout=100)
+
+
+class Browser:
+    """Chromium through chromedriver's own HTTP interface (W3C WebDriver)."""
+
+    def __init__(self, driver: str, chromium: str, profile: Path) -> None:
+        arguments = [*FLAGS, f"--user-data-dir={profile}"]
+        options = {"binary": chromium, "args": arguments}
+        wanted = {"capabilities": {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": options}}}
+        self._client = httpx.Client(base_url=driver, timeout=60)
+        self._session = f"/session/{self._call('POST', '/session', wanted)['sessionId']}"
+        self._call("POST", f"{self._session}/timeouts", {"script": 50_000, "pageLoad": 20_000})
+
+    def go(self, url: str) -> None:
+        self._call("POST", f"{self._session}/url", {"url": url})
+
+    def run(self, script: str, *arguments: object) -> Any:
+        """What the script hands to its last argument, a function."""
+        return self._call("POST", f"{self._session}/execute/async", {"script": script, "args": arguments})
+
+    def close(self) -> None:
+        with contextlib.suppress(httpx.HTTPError):
+            self._call("DELETE", self._session)
+        self._client.close()
+
+    def _call(self, method: str, path: str, body: object = None) -> Any:
+        answer = self._client.request(method, path, json=body)
+        value = answer.json()["value"]
+        assert answer.status_code == 200, value
+        return value
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    driver, chromium = shutil.which("chromedriver"), shutil.which("chromium")
+    if driver is None or chromium is None:
+        pytest.skip("chromium and chromedriver are not installed")
+    folder = tmp_path_factory.mktemp("chromium")
+    (port,) = free_ports(1)
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([driver, f"--port={port}"], stdout=log, stderr=log)
+        url = f"http://{HOST}:{port}"
+        try:
+            eventually(lambda: httpx.get(f"{url}/status").json()["value"]["ready"], 20)
+            with contextlib.closing(Browser(url, chromium, folder / "profile")) as browser:
+                yield browser
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def lib(
+    mongod: Server, redis_server: Server, tmp_path_factory: pytest.TempPathFactory, ffmpeg: str
+) -> Iterator[Library]:
+    folder = tmp_path_factory.mktemp("browser")
+    film(ffmpeg, folder / "bars.webm", "-c:v", "libvpx", "-deadline", "realtime", "-cpu-used", "16", "-b:v", "500k")
+    film(ffmpeg, folder / "bars.mp4", "-c:v", "libx264", "-preset", "ultrafast", "-crf", "18")
+    with library(folder, mongod, redis_server.url, "test_stream_browser") as lib:
+        lib.put("bars.webm", folder / "bars.webm")
+        lib.put("bars.mp4", folder / "bars.mp4", content_type="video/mp4")
+        yield lib
+
+
+@pytest.mark.parametrize(
+    ("kind", "mime"), [("webm", 'video/webm; codecs="vp8"'), ("mp4", 'video/mp4; codecs="avc1.42c01e"')]
+)
+def test_the_right_picture_after_every_seek(browser: Browser, lib: Library, kind: str, mime: str) -> None:
+    browser.go(f"{lib.stream.url}/livez")  # a page of the same origin, so that the canvas may be read
+    asks = "arguments[1](document.createElement('video').canPlayType(arguments[0]))"
+    if not browser.run(asks, mime):
+        pytest.skip(f"this Chromium does not play {mime}")
+    rng = random.Random(7)
+    wanted = [SECONDS * PICTURES - 2, 0, 700, *rng.sample(range(SECONDS * PICTURES), 17)]
+    path = lib.url(f"bars.{kind}").removeprefix(lib.stream.url)
+    shown = browser.run(SEEK, path, [(number + 0.5) / PICTURES for number in wanted])
+    assert "error" not in shown, shown
+    assert [number & 0xFFF for number in shown["seen"]] == wanted
+    assert all(~number & 0xF == number >> 12 for number in shown["seen"])
+    assert abs(shown["duration"] - SECONDS) < 0.1
+    assert shown["ranges"] == 1
+    assert '"status": 206' in lib.stream.log
+    assert "Traceback" not in lib.stream.log

@@ -1,0 +1,127 @@
+"""What downloads files every day, as judges: curl with all it knows of ranges and conditions, aria2c with 16 connections."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from email import message_from_bytes
+from pathlib import Path
+
+import pytest
+
+from tests.servers import Server
+from tests.streaming import CHUNK, Library, library
+
+SIZE = 20 * 1024 * 1024 + 12345
+
+
+@pytest.fixture(scope="module")
+def data() -> bytes:
+    return os.urandom(SIZE)
+
+
+@pytest.fixture(scope="module")
+def lib(
+    mongod: Server, redis_server: Server, tmp_path_factory: pytest.TempPathFactory, data: bytes
+) -> Iterator[Library]:
+    with library(tmp_path_factory.mktemp("fetchers"), mongod, redis_server.url, "test_stream_fetchers") as lib:
+        lib.put("a.webm", data)
+        yield lib
+
+
+def tool(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        pytest.skip(f"{name} is not installed")
+    return path
+
+
+def curl(*arguments: str | Path, code: int = 0) -> bytes:
+    """Standard output of curl, which must end with `code`."""
+    command = [tool("curl"), "-sS", "--max-time", "60", *map(str, arguments)]
+    done = subprocess.run(command, check=False, capture_output=True, timeout=90)
+    assert done.returncode == code, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("asked", "first", "end"),
+    [("1000-1999", 1000, 2000), ("0-0", 0, 1), ("-500", SIZE - 500, SIZE), (f"{SIZE - 7}-", SIZE - 7, SIZE)],
+)
+def test_curl_ranges(lib: Library, data: bytes, asked: str, first: int, end: int) -> None:
+    assert curl("-f", "-r", asked, lib.url("a.webm")) == data[first:end]
+
+
+def test_curl_past_the_end(lib: Library) -> None:
+    assert curl("-o", "/dev/null", "-w", "%{http_code}", "-r", f"{SIZE}-", lib.url("a.webm")) == b"416"
+
+
+@pytest.mark.parametrize("there", [1, CHUNK, SIZE // 2, SIZE - 1])
+def test_curl_goes_on_where_it_was_cut(lib: Library, data: bytes, tmp_path: Path, there: int) -> None:
+    target = tmp_path / "a.webm"
+    target.write_bytes(data[:there])
+    curl("-f", "-C", "-", "-o", target, lib.url("a.webm"))
+    assert target.read_bytes() == data
+
+
+def test_curl_finds_a_finished_file_finished(lib: Library, data: bytes, tmp_path: Path) -> None:
+    target = tmp_path / "a.webm"
+    target.write_bytes(data)
+    assert curl("-C", "-", "-o", target, "-w", "%{http_code}", lib.url("a.webm")) == b"416"
+    assert target.read_bytes() == data
+
+
+def test_curl_compares_entity_tags(lib: Library, data: bytes, tmp_path: Path) -> None:
+    target, etag = tmp_path / "a.webm", tmp_path / "etag"
+    said = ("-o", target, "-w", "%{http_code} %{size_download}", lib.url("a.webm"))
+    assert curl("--etag-save", etag, *said) == f"200 {SIZE}".encode()
+    assert etag.read_text().strip() == f'"sha256-{hashlib.sha256(data).hexdigest()}"'
+    assert curl("--etag-compare", etag, *said) == b"304 0"
+    assert target.read_bytes() == data
+    etag.write_text('"another"\n')
+    assert curl("--etag-compare", etag, *said) == f"200 {SIZE}".encode()
+
+
+def test_curl_compares_times(lib: Library, tmp_path: Path) -> None:
+    target = tmp_path / "a.webm"
+    curl("-f", "-R", "-o", target, lib.url("a.webm"))
+    assert curl("-z", target, "-o", "/dev/null", "-w", "%{http_code}", lib.url("a.webm")) == b"304"
+
+
+def test_curl_asks_for_several_ranges(lib: Library, data: bytes) -> None:
+    parts = [(0, 10), (CHUNK - 3, CHUNK + 3), (SIZE - 10, SIZE)]
+    answer = curl("-i", "-f", "-r", ",".join(f"{first}-{end - 1}" for first, end in parts), lib.url("a.webm"))
+    _, _, rest = answer.partition(b"\r\n")
+    message = message_from_bytes(rest)
+    assert message.get_content_type() == "multipart/byteranges"
+    assert [part["content-range"] for part in message.get_payload()] == [  # type: ignore[index]
+        f"bytes {first}-{end - 1}/{SIZE}" for first, end in parts
+    ]
+    for first, end in parts:
+        assert data[first:end] in answer
+
+
+def test_curl_saves_under_the_name_it_is_told(lib: Library, tmp_path: Path) -> None:
+    lib.put("späß; x.bin", b"named", content_type="application/x-thing")
+    command = [tool("curl"), "-sS", "-f", "-J", "-O", lib.url("späß; x.bin")]
+    subprocess.run(command, check=True, cwd=tmp_path, timeout=60)
+    (saved,) = tmp_path.iterdir()
+    assert saved.read_bytes() == b"named"
+
+
+def test_curl_notices_a_broken_file(lib: Library, data: bytes, tmp_path: Path) -> None:
+    """Not a clean end: curl ends with 18 (a part was received) or 56 (the connection was reset)."""
+    lib.lose_chunk(lib.put("broken.webm", data), 40)
+    command = [tool("curl"), "-sS", "-o", str(tmp_path / "broken"), lib.url("broken.webm")]
+    done = subprocess.run(command, check=False, capture_output=True, timeout=60)
+    assert done.returncode in {18, 56}
+    assert data.startswith((tmp_path / "broken").read_bytes())
+
+
+def test_aria2c_with_sixteen_connections(lib: Library, data: bytes, tmp_path: Path) -> None:
+    options = ["-x16", "-s16", "-k1M", "--file-allocation=none", "--no-conf", "--console-log-level=warn", "--quiet"]
+    command = [tool("aria2c"), *options, "-d", str(tmp_path), "-o", "a.webm", lib.url("a.webm")]
+    subprocess.run(command, check=True, timeout=90)
+    assert (tmp_path / "a.webm").read_bytes() == data
+    assert not (tmp_path / "a.webm.aria2").exists()

@@ -1,0 +1,118 @@
+"""Players as judges: ffmpeg and ffprobe seek over HTTP and must show what they show of a local file; mpv and VLC where they are."""
+
+import json
+import random
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers import Server
+from tests.streaming import CHUNK, Library, library
+from tests.videos import Videos
+
+MIB = 1024 * 1024
+LINE = re.compile(r'"path": "/file/stream"')
+
+
+@pytest.fixture(scope="module")
+def lib(
+    mongod: Server, redis_server: Server, tmp_path_factory: pytest.TempPathFactory, video: Videos
+) -> Iterator[Library]:
+    with library(tmp_path_factory.mktemp("players"), mongod, redis_server.url, "test_stream_players") as lib:
+        lib.put("minute.webm", video.webm)
+        lib.put("minute.mp4", video.mp4, content_type="video/mp4")
+        yield lib
+
+
+def frame(ffmpeg: str, source: str | Path, second: float | None = None) -> bytes:
+    """The picture at a time, or the first that comes, as raw grey pixels."""
+    seek = [] if second is None else ["-ss", f"{second:.3f}"]
+    command = [ffmpeg, "-v", "error", "-nostdin", *seek, "-i", str(source)]
+    command += ["-frames:v", "1", "-pix_fmt", "gray", "-f", "rawvideo", "-"]
+    return subprocess.run(command, check=True, capture_output=True, timeout=60).stdout
+
+
+@pytest.mark.parametrize("kind", ["webm", "mp4"])
+def test_ffmpeg_seeks_to_twenty_random_times(lib: Library, video: Videos, kind: str) -> None:
+    path = video.webm if kind == "webm" else video.mp4
+    seed = random.randrange(1 << 32)
+    rng = random.Random(seed)
+    for _ in range(20):
+        second = rng.uniform(0, video.seconds - 1)
+        there = frame(video.ffmpeg, lib.url(f"minute.{kind}"), second)
+        assert there, f"seed {seed}: nothing at {second}"
+        assert there == frame(video.ffmpeg, path, second), f"seed {seed}: another picture at {second}"
+
+
+@pytest.mark.parametrize("kind", ["webm", "mp4"])
+def test_ffprobe_says_the_same_of_both(lib: Library, video: Videos, kind: str) -> None:
+    ffprobe = shutil.which("ffprobe")
+    if ffprobe is None:
+        pytest.skip("ffprobe is not installed")
+
+    def packets(source: str | Path) -> object:
+        command = [ffprobe, "-v", "error", "-of", "json", "-read_intervals", "5%+2,40%+3,20%+1"]
+        command += ["-show_entries", "packet=pts_time,size,flags", str(source)]
+        return json.loads(subprocess.run(command, check=True, capture_output=True, timeout=60).stdout)
+
+    assert packets(lib.url(f"minute.{kind}")) == packets(video.webm if kind == "webm" else video.mp4)
+
+
+@pytest.fixture(scope="module")
+def large_mp4(ffmpeg: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some 100 MiB with the index at the end: noise, of which nothing can be left out."""
+    target = tmp_path_factory.mktemp("large") / "large.mp4"
+    source = "testsrc=size=640x360:rate=25:duration=12,noise=alls=100:allf=t"
+    codec = ["-c:v", "libx264", "-preset", "ultrafast", "-qp", "4", "-pix_fmt", "yuv420p", "-g", "50"]
+    subprocess.run(
+        [ffmpeg, "-v", "error", "-nostdin", "-f", "lavfi", "-i", source, *codec, str(target)], check=True, timeout=100
+    )
+    return target
+
+
+def test_an_mp4_with_its_index_at_the_end_starts_at_once(lib: Library, ffmpeg: str, large_mp4: Path) -> None:
+    """At most three requests, and what lies between head and index is not read: counted by the database that sends it."""
+    size = large_mp4.stat().st_size
+    assert size > 60 * MIB
+    assert large_mp4.read_bytes().rindex(b"moov") > size // 2
+    lib.put("large.mp4", large_mp4, content_type="video/mp4")
+
+    def sent() -> int:
+        return int(lib.db.client.admin.command("serverStatus")["network"]["bytesOut"])
+
+    requests, before = len(LINE.findall(lib.stream.log)), sent()
+    assert frame(ffmpeg, lib.url("large.mp4")) == frame(ffmpeg, large_mp4)
+    read = sent() - before
+    made = len(LINE.findall(lib.stream.log)) - requests
+    print(f"first picture of {size / MIB:.0f} MiB: {made} requests, {read / MIB:.1f} MiB read from the store")
+    assert made <= 3
+    assert read < size // 3
+    assert read > CHUNK
+
+
+@pytest.mark.parametrize("kind", ["webm", "mp4"])
+@pytest.mark.parametrize("player", ["mpv", "cvlc"])
+def test_players_with_a_window_play_without_one(lib: Library, player: str, kind: str) -> None:
+    program = shutil.which(player)
+    if program is None:
+        pytest.skip(f"{player} is not installed")
+    url = lib.url(f"minute.{kind}")
+    command = {
+        "mpv": [
+            program,
+            "--no-config",
+            "--vo=null",
+            "--ao=null",
+            "--start=40",
+            "--frames=25",
+            "--msg-level=all=error",
+            url,
+        ],
+        "cvlc": [program, "--vout=dummy", "--aout=dummy", "--start-time=40", "--run-time=1", "--play-and-exit", url],
+    }[player]
+    done = subprocess.run(command, check=False, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
