@@ -10,7 +10,7 @@ from typing import cast
 
 from gateway import headers, reports
 from gateway.clients import Client
-from gateway.progress import Exchange, Patience, Waiting, Watch
+from gateway.progress import SENDING, Exchange, Patience, Waiting, Watch
 from gateway.proxy import Gone, HttpClient, Reply, Unreachable, Unreadable
 from gateway.routes import Route
 from gateway.settings import GatewaySettings
@@ -53,7 +53,8 @@ class Body:
                 exchange.waiting = Waiting.TAKER
                 yield data
         exchange.complete = True
-        exchange.waiting = Waiting.ANSWER
+        if exchange.waiting in SENDING:  # else the answer came early
+            exchange.waiting = Waiting.ANSWER
 
     def _stop(self, verdict: GridcastError | Disconnected) -> None:
         self._exchange.stop(verdict)

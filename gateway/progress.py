@@ -26,6 +26,9 @@ class Waiting(Enum):
     READER = auto()  # the client, with taking the answer
 
 
+SENDING = frozenset({Waiting.SENDER, Waiting.TAKER})
+
+
 @dataclass(frozen=True, slots=True)
 class Patience:
     """Seconds without progress."""
@@ -56,7 +59,7 @@ class Exchange:
         self._task = task
         self._began = self._since = now
         self._moved = 0
-        self._seen = self.waiting = Waiting.ANSWER if complete else Waiting.SENDER
+        self._seen = self.waiting = Waiting.ANSWER
         self._listener: asyncio.Task[None] | None = None
         self.answer = answer
         self.complete = complete
@@ -66,8 +69,10 @@ class Exchange:
     def overdue(self, now: float, patience: Patience) -> GridcastError | None:
         """What to tell the client when somebody took too long; None as long as there is progress."""
         moved = self.moved - self._moved
-        sending = self.waiting in {Waiting.SENDER, Waiting.TAKER}
-        if (self.waiting is not self._seen and not sending) or moved >= (LEAST if sending else 1):
+        sending = self.waiting in SENDING
+        # SENDER and TAKER take turns with every piece: only bytes are progress there.
+        turned = self.waiting is not self._seen and not (sending and self._seen in SENDING)
+        if turned or moved >= (LEAST if sending else 1):
             self._moved, self._since = self.moved, now
         self._seen = self.waiting
         waited = now - self._since

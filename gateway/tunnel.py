@@ -6,6 +6,7 @@ client's goes further than its handshake: what it sends after a refusal would be
 """
 
 import asyncio
+import logging
 import re
 import secrets
 from contextlib import suppress
@@ -18,15 +19,24 @@ from gateway.entrance import STATE, Entrance
 from gateway.pipe import Life, Place, Tally
 from gateway.upstreams import Replica
 from services.common import logs
-from services.common.errors import BadGateway, GatewayTimeout, GridcastError, NotFound, problem, problem_headers
+from services.common.errors import (
+    BadGateway,
+    GatewayTimeout,
+    GridcastError,
+    Internal,
+    NotFound,
+    problem,
+    problem_headers,
+)
 
 ANSWER_SECONDS = 5.0
 """For the service's answer to a handshake."""
 LAST_SECONDS = 5.0
-"""For what a service says instead of 101, and for bytes that wait when one side has gone."""
+"""For what a service says instead of 101, and for the client to take it."""
 MAX_HEAD = 16 * 1024
 """Bytes of the service's handshake answer."""
 
+_log = logging.getLogger("gridcast.gateway")
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]{1,7})\r\n", re.IGNORECASE)
 
 
@@ -73,6 +83,7 @@ class Tunnel(asyncio.Protocol):
         self._entrance: Entrance = app_state[STATE]
         self._near: asyncio.Transport
         self._early = b""
+        self._over = False
         self._opening: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -82,6 +93,8 @@ class Tunnel(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """The handshake in one piece, as the HTTP protocol has judged it; then perhaps the first frames."""
+        if self._over:
+            return
         if self._opening is not None:
             self._early += data
             return
@@ -106,14 +119,12 @@ class Tunnel(asyncio.Protocol):
         tally = Tally(target.partition(b"?")[0].decode("ascii"), headers.request_id(fields) or secrets.token_hex(8))
         logs.request_id.set(tally.request_id)
         try:
-            if tally.path not in routes.WEBSOCKETS:
-                raise NotFound("no WebSocket here")
             peer = self._near.get_extra_info("peername")
             client = client_of(peer[0] if peer else "unknown", "http", fields, self._entrance.trusted)
             kept = headers.request(fields, client, tally.request_id)
             kept += ((b"connection", b"Upgrade"), (b"upgrade", b"websocket"))
             request = b"".join([b"GET ", target, b" HTTP/1.1\r\n", *(b"%s: %s\r\n" % field for field in kept), b"\r\n"])
-            self._admit(fields, client)
+            self._admit(tally.path, fields, client)
             place = Place(self._entrance.tunnels, client.address)
             try:
                 await self._connect(request, place, tally)
@@ -126,9 +137,14 @@ class Tunnel(asyncio.Protocol):
             else:
                 reports.refused("websocket")
             self._refuse(error, tally)
+        except Exception:  # noqa: BLE001  # the last resort of every tunnel
+            _log.exception("unexpected fault")
+            self._refuse(Internal(), tally)
 
-    def _admit(self, fields: list[tuple[bytes, bytes]], client: Client) -> None:
+    def _admit(self, path: str, fields: list[tuple[bytes, bytes]], client: Client) -> None:
         entrance = self._entrance
+        if path not in routes.WEBSOCKETS:
+            raise NotFound("no WebSocket here")
         if entrance.rate is not None:
             entrance.rate.take(client.address, asyncio.get_running_loop().time())
         said = {name: value.decode("latin-1") for name, value in fields}
@@ -206,5 +222,10 @@ class Tunnel(asyncio.Protocol):
         self._end(error.status, tally)
 
     def _end(self, status: int, tally: Tally) -> None:
-        self._near.close()
+        """Read on for a moment and throw it away: closing with bytes unread would reset what was just written."""
         tally.log(status)
+        self._over = True
+        if not self._near.is_closing():
+            self._near.resume_reading()
+            self._near.write_eof()
+            asyncio.get_running_loop().call_later(LAST_SECONDS, self._near.abort)

@@ -20,7 +20,11 @@ class Task:
 
 def made(*, complete: bool = False, answer: float = 60.0) -> tuple[Exchange, Task]:
     task = Task()
-    return Exchange(cast("asyncio.Task[None]", task), 0.0, answer, complete=complete), task
+    exchange = Exchange(cast("asyncio.Task[None]", task), 0.0, answer, complete=complete)
+    if not complete:
+        exchange.waiting = Waiting.SENDER
+        assert exchange.overdue(0.0, PATIENCE) is None
+    return exchange, task
 
 
 def verdict(exchange: Exchange, *times: float) -> type[GridcastError] | None:
@@ -53,6 +57,14 @@ def test_a_slow_body_that_moves_is_never_ended() -> None:
     for now in range(0, 7200, 20):
         exchange.moved += LEAST
         assert verdict(exchange, float(now)) is None
+
+
+def test_a_client_that_may_not_send_yet_is_not_slow() -> None:
+    exchange = Exchange(cast("asyncio.Task[None]", Task()), 0.0, 60.0, complete=False)
+    assert verdict(exchange, 59.0) is None
+    exchange.waiting = Waiting.SENDER
+    assert verdict(exchange, 59.5, 89.0) is None
+    assert verdict(exchange, 90.0) is TooSlow
 
 
 def test_a_service_that_takes_nothing_more() -> None:
