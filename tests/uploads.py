@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -166,3 +167,15 @@ def problem(answer: httpx.Response, status: int) -> str:
     assert answer.headers["content-type"] == "application/problem+json"
     detail: str = answer.json()["detail"]
     return detail
+
+
+def unread(port: int, connection: socket.socket) -> int:
+    """Bytes sent on this connection to that local port and not read there: they wait in a queue of the kernel."""
+    own = connection.getsockname()[1]
+    waiting = 0
+    for line in Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]:
+        fields = line.split()
+        ends = tuple(int(address.split(":")[1], 16) for address in fields[1:3])
+        sending, receiving = (int(queue, 16) for queue in fields[4].split(":"))
+        waiting += {(port, own): receiving, (own, port): sending}.get(ends, 0)
+    return waiting

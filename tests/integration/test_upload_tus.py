@@ -8,14 +8,27 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.launch import Service, Start, launched
 from tests.servers import Server
-from tests.uploads import BATCH, CHUNK, OFFSET_TYPE, TUS, Store, Tus, etag, metadata, opened, problem, put, repr_digest
+from tests.uploads import (
+    BATCH,
+    CHUNK,
+    OFFSET_TYPE,
+    TUS,
+    Store,
+    Tus,
+    etag,
+    metadata,
+    opened,
+    problem,
+    put,
+    repr_digest,
+    unread,
+)
 from tests.waiting import eventually
 
 DATABASE = "test_upload_tus"
@@ -427,21 +440,11 @@ def test_a_cut_connection_loses_nothing_that_was_read(both: Tus, upload: Service
         with both.open_patch(upload, offset, len(data) - offset) as connection:
             connection.sendall(data[offset:sent])
             # Until it is read: what is still in a socket when it breaks is nobody's.
-            eventually(lambda: unread(upload, connection) == 0)
+            eventually(lambda: unread(upload.port, connection) == 0)
         # The server below us gives up what it holds, 64 KiB, when the connection breaks.
         eventually(lambda sent=sent: sent - 65536 <= both.offset(at) <= sent, 5)
         offset = both.offset(at)
     assert both.patch(offset, data[offset:], at).headers["repr-digest"] == repr_digest(data)
-
-
-def unread(service: Service, connection: socket.socket) -> int:
-    """Bytes of this connection that the service's kernel holds."""
-    port = connection.getsockname()[1]
-    for line in Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]:
-        fields = line.split()
-        if int(fields[1].split(":")[1], 16) == service.port and int(fields[2].split(":")[1], 16) == port:
-            return int(fields[4].split(":")[1], 16)
-    return 0
 
 
 def test_two_patches_at_once_make_one_file(both: Tus, store: Store) -> None:
@@ -473,7 +476,7 @@ def test_at_the_end_of_the_service_nothing_is_lost(
     tus.create(length=len(data))
     with tus.open_patch(service, 0, len(data)) as connection:
         connection.sendall(data[: CHUNK + 7])
-        eventually(lambda: unread(service, connection) == 0)
+        eventually(lambda: unread(service.port, connection) == 0)
         time.sleep(0.2)
         service.stop()
         assert received(connection).startswith(b"HTTP/1.1 503 ")

@@ -72,14 +72,14 @@ class Chunks:
 
     async def truncate(self, file: ObjectId, first: int) -> None:
         """Delete chunks `first` and up, the last ones first: what is left is always the beginning of the file."""
-        async with translated():
-            while True:
-                query = {"files_id": file, "n": {"$gte": first}}
+        query = {"files_id": file, "n": {"$gte": first}}
+        while True:
+            async with translated():
                 last = await self._chunks.find(query, {"n": 1}).sort("n", -1).limit(1).to_list(1)
                 if not last:
                     return
-                query["n"] = {"$gte": max(first, last[0]["n"] - DELETE_BLOCKS + 1)}
-                await self._chunks.delete_many(query)
+                start = max(first, last[0]["n"] - DELETE_BLOCKS + 1)
+                await self._chunks.delete_many({"files_id": file, "n": {"$gte": start}})
 
     async def delete(self, file: ObjectId) -> None:
         """Delete a file: its description for other tools, then its chunks."""
