@@ -148,6 +148,49 @@ def test_one_of_two_replicas_dies_under_load_and_comes_back(start_service: Start
         assert gateway.log.count('"ejected"') >= 1
 
 
+def test_websockets_are_opened_while_a_replica_dies_and_comes_back(start_service: Start) -> None:
+    handshake = (
+        b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+
+    async def accept(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        await silent(seen, reader, writer)
+
+    def opened(port: int) -> bool:
+        with connect(port) as client:
+            client.sendall(handshake)
+            return client.recv(65536).startswith(b"HTTP/1.1 101 ")
+
+    with upstream() as first, upstream() as second:
+        first.answer = second.answer = accept
+        gateway = start_service("gateway", **addresses(first, second))
+        with contextlib.ExitStack() as held:
+            clients = [held.enter_context(connect(gateway.port)) for _ in range(10)]
+            for client in clients:
+                client.sendall(handshake)
+                assert client.recv(65536).startswith(b"HTTP/1.1 101 ")
+            assert first.busy == second.busy == 5, "they share the load"
+            first.stop()
+            assert all(opened(gateway.port) for _ in range(30))
+            ended = [client for client in clients if is_ended(client)]
+            assert len(ended) == 5, "those of the dead one have ended, the others have not"
+        first.requests.clear()
+        first.start()
+        eventually(lambda: opened(gateway.port) and first.requests, 10, "it is back")
+
+
+def is_ended(client: socket.socket) -> bool:
+    client.settimeout(0.3)
+    try:
+        return not client.recv(1)
+    except ConnectionResetError:
+        return True
+    except TimeoutError:
+        return False
+
+
 def test_a_replica_that_hangs_gets_no_more_than_its_share(start_service: Start) -> None:
     with upstream() as hanging, upstream() as well:
         gateway = start_service("gateway", **addresses(hanging, well))
