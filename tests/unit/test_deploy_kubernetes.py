@@ -224,3 +224,12 @@ def test_only_the_listed_flows_are_open() -> None:
         ("stream", WORLD, 27017),
         *((service, WORLD, port) for service in ("upload", "stream", "socket") for port in (6379, 26379)),
     }
+
+
+def test_metrics_are_read_from_one_namespace_alone() -> None:
+    (rule,) = by_name("production", "NetworkPolicy")["metrics"]["spec"]["ingress"]
+    monitoring = {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}
+    assert rule == {"ports": [{"protocol": "TCP", "port": 9000}], "from": [{"namespaceSelector": monitoring}]}
+    for name in OURS:
+        container = by_name("production", "Deployment")[name]["spec"]["template"]["spec"]["containers"][0]
+        assert {"name": "metrics", "containerPort": 9000} in container["ports"]
