@@ -25,7 +25,7 @@ test-long: lint ## the same with the figures of every promise
 	$(BIN)/python -m pytest -s -m "not containers"
 
 test-containers: setup ## the compose stack for real; needs docker
-	$(BIN)/python -m pytest -m containers tests/containers
+	$(BIN)/python -m pytest -s -m containers tests/containers
 
 bench: setup ## the side-by-side figures
 	$(BIN)/python -m pytest -s -m long tests/bench
