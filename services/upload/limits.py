@@ -10,8 +10,8 @@ from services.common.errors import GridcastError, NoSpace, TooLarge, Unavailable
 from services.common.store.port import UploadStore
 from services.upload.body import Body
 
-LOOK_SECONDS = 2.0
-"""Between two looks at the free space: at 400 MB/s that is 800 MB, so the floor must be higher."""
+LOOK_SECONDS = 1.0
+"""Between two looks at the free space: bytes whose number nobody stated must fit under the floor meanwhile."""
 BUSY_RETRY_SECONDS = 5
 CUT_SECONDS = 5.0
 """How long a cut upload may take to leave."""
@@ -70,8 +70,11 @@ class Limits:
         """Raises TooLarge, and NoSpace where the bytes to come would leave less than the floor."""
         if length is not None and length > self.max_length:
             raise TooLarge(f"the file is larger than {self.max_length} bytes")
-        if self._floor and self._free is not None and self._free - (length or 0) < self._floor:
-            raise NoSpace("there is no space left for this file")
+        if self._floor and self._free is not None:
+            if self._free - (length or 0) < self._floor:
+                raise NoSpace("there is no space left for this file")
+            # Until the next look: many at once must not be promised the same space.
+            self._free -= length or 0
 
     def check_type(self, content_type: str) -> str:
         """`content_type`. Raises UnsupportedMediaType where it is not one of those that are wanted."""

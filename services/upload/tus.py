@@ -21,8 +21,16 @@ from services.upload.patches import Patch, Received
 router = APIRouter(tags=["tus"])
 
 Text = Annotated[str | None, Header()]
-_BODY: dict[str, Any] = {"content": {rules.CONTENT_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
 _VERSION = {"tus-resumable": rules.VERSION}
+_HEAD: dict[str, Any] = {
+    "parameters": [
+        {"name": "Tus-Resumable", "in": "header", "required": True, "schema": {"type": "string", "const": rules.VERSION}}
+    ]
+}
+_BODY: dict[str, Any] = {
+    **_HEAD,
+    "requestBody": {"content": {rules.CONTENT_TYPE: {"schema": {"type": "string", "format": "binary"}}}},
+}
 
 
 class Forbidden(GridcastError):
@@ -67,7 +75,7 @@ async def tus_options(request: Request) -> Response:
     response_class=Response,
     response_description="the upload began; `Location` names it",
     responses=problems(400, 408, 409, 412, 413, 415, 429, 460, 503, 507),
-    openapi_extra={"requestBody": _BODY},
+    openapi_extra=_BODY,
     max_body_size=sys.maxsize,
 )
 async def tus_create(
@@ -100,7 +108,6 @@ async def tus_create(
         if content != 0:
             _check_content_type(request)
         patch = Patch(0, None, content, [*rules.checksum(upload_checksum), *digest_checks(request)])
-        own.limits.check_length(length)
         if length is not None and content is not None and content > length:
             raise BadRequest("the body is longer than Upload-Length")
         address, received = await own.resumer.create(name, length, facts, body, patch)
@@ -117,7 +124,9 @@ async def _final(own: Services, concat: rules.Concat, metadata: dict[str, str], 
     return _answer(201, {"location": f"{rules.PATH}{address}", **validators(stored.info)})
 
 
-@router.head("/file/tus/{upload}", response_class=Response, responses=problems(404, 410, 412, 503))
+@router.head(
+    "/file/tus/{upload}", response_class=Response, responses=problems(404, 410, 412, 503), openapi_extra=_HEAD
+)
 async def tus_look(request: Request, upload: str) -> Response:
     """The durable offset."""
     own = services(request)
@@ -141,7 +150,7 @@ _TOLD = {"metadata": "upload-metadata", "concat": "upload-concat"}
     response_class=Response,
     response_description="the bytes are durable; with the last of them the file is stored",
     responses=problems(400, 403, 404, 408, 409, 410, 412, 413, 415, 429, 460, 503, 507),
-    openapi_extra={"requestBody": _BODY},
+    openapi_extra=_BODY,
     max_body_size=sys.maxsize,
 )
 async def tus_patch(
@@ -170,7 +179,13 @@ async def tus_patch(
     return await _received(own, received, 204, {})
 
 
-@router.delete("/file/tus/{upload}", status_code=204, response_class=Response, responses=problems(404, 410, 412, 503))
+@router.delete(
+    "/file/tus/{upload}",
+    status_code=204,
+    response_class=Response,
+    responses=problems(404, 410, 412, 503),
+    openapi_extra=_HEAD,
+)
 async def tus_end(request: Request, upload: str) -> Response:
     """Give an unfinished upload up."""
     with _speaking_tus(request):
