@@ -40,6 +40,8 @@ CHECK_SECONDS = 2.0
 """A readiness check that takes longer has failed."""
 MAX_JSON_BODY = 256 * 1024
 """Bytes of a JSON body. Media bodies do not pass through FastAPI's parsing and have limits of their own."""
+ANY = (400, 414, 431)
+"""Answered by the server itself to whatever is not well-formed or too long, before any route is known."""
 
 _log = logging.getLogger("gridcast.web")
 
@@ -194,12 +196,13 @@ def _openapi(app: FastAPI, add: Callable[[dict[str, Any]], None] | None) -> dict
         for name in ("HTTPValidationError", "ValidationError"):
             schemas.pop(name, None)
         schemas["Problem"] = Problem.model_json_schema()
+        if add is not None:
+            add(document["paths"])
         for item in document["paths"].values():
             for operation in item.values():
                 responses = operation["responses"]
-                if responses.pop("422", None) is not None and "400" not in responses:
-                    responses["400"] = problems(400)[400]
-        if add is not None:
-            add(document["paths"])
+                responses.pop("422", None)
+                for status, answer in problems(*ANY).items():
+                    responses.setdefault(str(status), answer)
         app.openapi_schema = document
     return app.openapi_schema

@@ -24,7 +24,12 @@ Text = Annotated[str | None, Header()]
 _VERSION = {"tus-resumable": rules.VERSION}
 _HEAD: dict[str, Any] = {
     "parameters": [
-        {"name": "Tus-Resumable", "in": "header", "required": True, "schema": {"type": "string", "const": rules.VERSION}}
+        {
+            "name": "Tus-Resumable",
+            "in": "header",
+            "required": True,
+            "schema": {"type": "string", "const": rules.VERSION},
+        }
     ]
 }
 _BODY: dict[str, Any] = {
@@ -124,9 +129,7 @@ async def _final(own: Services, concat: rules.Concat, metadata: dict[str, str], 
     return _answer(201, {"location": f"{rules.PATH}{address}", **validators(stored.info)})
 
 
-@router.head(
-    "/file/tus/{upload}", response_class=Response, responses=problems(404, 410, 412, 503), openapi_extra=_HEAD
-)
+@router.head("/file/tus/{upload}", response_class=Response, responses=problems(404, 410, 412, 503), openapi_extra=_HEAD)
 async def tus_look(request: Request, upload: str) -> Response:
     """The durable offset."""
     own = services(request)

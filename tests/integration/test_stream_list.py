@@ -225,7 +225,7 @@ def test_the_document_is_valid_and_says_all(service: Library) -> None:
     document = httpx.get(f"{service.stream.url}/openapi.json").json()
     validate(document)
     assert set(document["paths"]["/file/stream"]) == {"get", "head"}
-    assert {"200", "206", "304", "400", "404", "412", "416", "503"} == set(
+    assert {"200", "206", "304", "400", "404", "412", "414", "416", "431", "503"} == set(
         document["paths"]["/file/stream"]["get"]["responses"]
     )
     for path in ("/file", "/file/info", "/file/folders"):
