@@ -92,7 +92,7 @@ class FolderPage(BaseModel):
 @router.get("/file/info", response_model=FileInfo, responses=problems(400, 404, 503))
 async def file_info(request: Request, response: Response, filename: Filename, folder: Folder = "") -> dict[str, Any]:
     """What is known of one file."""
-    response.headers["cache-control"] = "no-cache"
+    response.headers["cache-control"] = "no-store"
     catalogue: Catalogue = request.app.state.catalogue
     fresh = wants_fresh(request.headers.get("cache-control", ""))
     return (await catalogue.find(media_name(folder, filename), fresh=fresh)).info.public()
@@ -108,7 +108,7 @@ async def files(
     limit: Limit = 50,
 ) -> dict[str, Any]:
     """The files, newest first, page by page. A file that is replaced meanwhile moves to the front; none is shown twice for it."""
-    response.headers["cache-control"] = "no-cache"
+    response.headers["cache-control"] = "no-store"
     reader: MediaReader = request.app.state.reader
     wanted = Wanted(
         folder=None if folder is None else check_folder(folder),
@@ -126,7 +126,7 @@ async def files(
 @router.get("/file/folders", response_model=FolderPage, responses=problems(400, 503))
 async def folders(request: Request, response: Response, after: After = None, limit: Limit = 100) -> dict[str, Any]:
     """The folders that hold files, by name, page by page."""
-    response.headers["cache-control"] = "no-cache"
+    response.headers["cache-control"] = "no-store"
     reader: MediaReader = request.app.state.reader
     found = await reader.folders(None if after is None else decode_folder(after), limit + 1)
     return {"folders": found[:limit], "next": encode_folder(found[limit - 1]) if len(found) > limit else None}

@@ -1,22 +1,21 @@
 """Byte ranges side by side in one run: the stream service, nginx on a local file, and what a tutorial would write.
 
-`.venv/bin/python -m tests.bench.stream [--quick]`. Rounds take turns (A B C A B C), figures are medians, and what is worth
-remembering are the ratios: absolute figures move with the machine. Needs nginx, wrk and curl.
+`.venv/bin/python -m tests.bench.stream [--quick]`. Each is one process, with its access log on except the tutorial's. Rounds take
+turns (A B C A B C). Needs nginx, wrk and curl.
 """
 
 import argparse
 import asyncio
 import contextlib
+import os
 import random
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -25,19 +24,21 @@ import pymongo
 from deploy.local import servers
 from deploy.local.ports import HOST, free_ports
 from services.common.mongo import open_mongo
+from tests.bench.figures import OURS, Bound, Figures, cpu_seconds, machine, table
+from tests.bench.peers.process import contender
 from tests.launch import launched
 from tests.servers import running, small_mongod
 from tests.streaming import Library, environment
-from tests.waiting import eventually
 
 DATABASE = "bench_stream"
+NGINX, TUTORIAL, DRIVER = "nginx", "tutorial", "driver"
 TOOLS = ("nginx", "wrk", "curl")
 CONNECTIONS = 16
 MIB = 1024 * 1024
 
 # Tuned as well as we could: sendfile, no Nagle-like waiting (tcp_nopush makes small ranges 70 times slower over loopback), one
 # worker as we have one, an access log as we have one.
-NGINX = """
+NGINX_CONF = """
 worker_processes 1;
 pid {folder}/nginx.pid;
 error_log {folder}/error.log;
@@ -62,37 +63,6 @@ function request()
   return wrk.format("GET", nil, {{ ["Range"] = "bytes=" .. first .. "-" .. (first + length - 1) }})
 end
 """
-
-
-@dataclass
-class Figures:
-    """Rounds of one measurement by contender."""
-
-    name: str
-    unit: str
-    rounds: dict[str, list[float]] = field(default_factory=dict)
-
-    def add(self, who: str, figure: float) -> None:
-        self.rounds.setdefault(who, []).append(figure)
-
-    def median(self, who: str) -> float:
-        return statistics.median(self.rounds[who])
-
-    def ratio(self, to: str) -> float:
-        """Ours to theirs; more is better."""
-        return self.median("gridcast") / self.median(to)
-
-    def lines(self) -> Iterator[str]:
-        for who, figures in self.rounds.items():
-            ratio = "" if who == "gridcast" else f"  gridcast is {self.ratio(who):.2f} times that"
-            yield f"{self.name:34} {who:16} {self.median(who):10.1f} {self.unit}{ratio}  ({len(figures)} rounds)"
-
-
-@dataclass(frozen=True)
-class Addresses:
-    gridcast: str
-    nginx: str
-    tutorial: str
 
 
 def missing_tools() -> list[str]:
@@ -135,47 +105,34 @@ def driver_rate(uri: str, file: object) -> float:
 
 
 @contextlib.contextmanager
-def nginx(folder: Path, files: dict[str, Path]) -> Iterator[str]:
-    """A server of static files, which these are."""
+def nginx(folder: Path, files: dict[str, Path]) -> Iterator[tuple[str, int]]:
+    """A server of static files, which these are: its address and the process that works."""
     (folder / "files").mkdir(parents=True)
     for name, path in files.items():
         (folder / "files" / name).symlink_to(path)
-    folder.chmod(0o755)
     (port,) = free_ports(1)
     configuration = folder / "nginx.conf"
-    user = "user root;\n" if shutil.os.geteuid() == 0 else ""  # type: ignore[attr-defined]
-    configuration.write_text(user + NGINX.format(folder=folder, host=HOST, port=port))
-    process = subprocess.Popen(
-        ["nginx", "-c", str(configuration), "-e", str(folder / "error.log"), "-g", "daemon off;"]
-    )
-    try:
-        url = f"http://{HOST}:{port}"
-        eventually(lambda: httpx.get(f"{url}/{next(iter(files))}", headers={"range": "bytes=0-0"}).status_code == 206)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(10)
+    user = "user root;\n" if os.geteuid() == 0 else ""  # else its worker may not enter the temporary folder
+    configuration.write_text(user + NGINX_CONF.format(folder=folder, host=HOST, port=port))
+    program = shutil.which("nginx") or ""
+    command = [program, "-c", str(configuration), "-e", str(folder / "error.log"), "-g", "daemon off;"]
+    with contender(NGINX, command, port, folder) as pid:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()
+        yield f"http://{HOST}:{port}/", int(children[0])
 
 
 @contextlib.contextmanager
-def tutorial(env: dict[str, str], folder: Path) -> Iterator[str]:
+def tutorial(env: dict[str, str], folder: Path) -> Iterator[tuple[str, int]]:
     """The baseline under uvicorn, as quiet as it gets."""
     (port,) = free_ports(1)
-    command = [sys.executable, "-m", "uvicorn", "tests.bench.baselines.stream_tutorial:app", "--port", str(port)]
-    with (folder / "tutorial.log").open("wb") as log:
-        process = subprocess.Popen([*command, "--no-access-log"], env={**shutil.os.environ, **env}, stderr=log)  # type: ignore[attr-defined]
-        try:
-            url = f"http://{HOST}:{port}"
-            eventually(lambda: httpx.get(f"{url}/docs").status_code == 200)
-            yield url
-        finally:
-            process.terminate()
-            process.wait(10)
+    app = "tests.bench.baselines.stream_tutorial:app"
+    command = [sys.executable, "-m", "uvicorn", app, "--port", str(port), "--no-access-log"]
+    with contender(TUTORIAL, command, port, folder, env) as pid:
+        yield f"http://{HOST}:{port}/file/stream?filename=", pid
 
 
-@contextlib.contextmanager
-def contenders(folder: Path, hot: int, cold: int) -> Iterator[tuple[Addresses, Callable[[], float]]]:
-    """All of them on the same two files, `hot.webm` and `cold.webm`, and the driver's own rate on the second."""
+def measure(folder: Path, hot: int, cold: int, seconds: float, rounds: int) -> list[Figures]:
+    """All figures. The cold file is larger than the cache, so that reading it in order never finds a block there."""
     paths = {"hot.webm": folder / "hot.webm", "cold.webm": folder / "cold.webm"}
     for path, size in zip(paths.values(), (hot, cold), strict=True):
         with path.open("wb") as file:
@@ -186,40 +143,53 @@ def contenders(folder: Path, hot: int, cold: int) -> Iterator[tuple[Addresses, C
         running(folder / "redis", servers.redis_server) as redis,
         pymongo.MongoClient(mongod.uri) as client,
         launched("services.stream", folder, env := environment(mongod, redis.url, DATABASE)) as stream,
-        tutorial(env, folder) as tutorial_url,
-        nginx(folder / "nginx", paths) as nginx_url,
+        tutorial(env, folder) as simple,
+        nginx(folder / "nginx", paths) as static,
     ):
         with launched("services.upload", folder, env) as upload:
             library = Library(upload, stream, client[DATABASE])
             identifiers = {name: library.put(name, path) for name, path in paths.items()}
         file = library.file_of(identifiers["cold.webm"])
-        addresses = Addresses(
-            f"{stream.url}/file/stream?filename=", f"{nginx_url}/", f"{tutorial_url}/file/stream?filename="
-        )
-        yield addresses, lambda: driver_rate(mongod.uri, file)
+        contenders = {OURS: (f"{stream.url}/file/stream?filename=", stream.pid), NGINX: static, TUTORIAL: simple}
+        return [
+            *ranges(contenders, hot, seconds, rounds, folder),
+            downloads(contenders, lambda: driver_rate(mongod.uri, file), rounds),
+        ]
 
 
-def measure(*, quick: bool) -> list[Figures]:
-    """All figures. The cold file is larger than the cache, so that reading it in order never finds a block there."""
-    hot, cold, seconds, rounds = (64 * MIB, 320 * MIB, 2.0, 2) if quick else (128 * MIB, 768 * MIB, 8.0, 5)
-    mib, small = Figures("hot 1 MiB ranges", "req/s"), Figures("hot 64 KiB ranges", "req/s")
-    sequential = Figures("cold sequential read", "MB/s")
-    with (
-        tempfile.TemporaryDirectory() as name,
-        contenders(folder := Path(name), hot, cold) as (addresses, driver),
-    ):
-        for who in ("gridcast", "nginx"):
-            download_rate(f"{getattr(addresses, who)}hot.webm")
-        for _ in range(rounds):
-            for figures, length in ((mib, MIB), (small, 64 * 1024)):
-                for who in ("gridcast", "nginx", "tutorial"):
-                    url = f"{getattr(addresses, who)}hot.webm"
-                    figures.add(who, ranges_per_second(url, hot, length, seconds, folder))
-        for _ in range(rounds):
-            sequential.add("gridcast", download_rate(f"{addresses.gridcast}cold.webm"))
-            sequential.add("driver's find", driver())
-            sequential.add("tutorial", download_rate(f"{addresses.tutorial}cold.webm"))
-    return [mib, small, sequential]
+def ranges(
+    contenders: dict[str, tuple[str, int]], size: int, seconds: float, rounds: int, folder: Path
+) -> Iterator[Figures]:
+    """Hot ranges of two lengths, as requests a second and as what a request costs the server."""
+    lengths = (("1 MiB", MIB, 1.0), ("64 KiB", 64 * 1024, 0.35))
+    rates = {
+        name: Figures(f"hot {name} ranges", "req/s", [Bound(least, NGINX, least=True)]) for name, _, least in lengths
+    }
+    costs = {name: Figures(f"CPU of a hot {name} range", "us") for name, _, _ in lengths}
+    for who in (OURS, NGINX):
+        download_rate(f"{contenders[who][0]}hot.webm")
+    for _ in range(rounds):
+        for name, length, _ in lengths:
+            for who, (url, pid) in contenders.items():
+                answer = httpx.get(f"{url}hot.webm", headers={"range": f"bytes=1-{length}"})
+                if (answer.status_code, len(answer.content)) != (206, length):
+                    raise RuntimeError(f"{who} sends no range")
+                used = cpu_seconds(pid)
+                rate = ranges_per_second(f"{url}hot.webm", size, length, seconds, folder)
+                rates[name].add(who, rate)
+                costs[name].add(who, (cpu_seconds(pid) - used) / (rate * seconds) * 1e6)
+    yield from rates.values()
+    yield from costs.values()
+
+
+def downloads(contenders: dict[str, tuple[str, int]], driver: Callable[[], float], rounds: int) -> Figures:
+    """One sequential download of what is in no memory of ours, against the driver's own find in one process."""
+    figures = Figures("cold sequential read", "MB/s", [Bound(0.8, DRIVER, least=True)])
+    for _ in range(rounds):
+        figures.add(OURS, download_rate(f"{contenders[OURS][0]}cold.webm"))
+        figures.add(DRIVER, driver())
+        figures.add(TUTORIAL, download_rate(f"{contenders[TUTORIAL][0]}cold.webm"))
+    return figures
 
 
 def main() -> None:
@@ -227,9 +197,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a look, not a measurement")
     options = parser.parse_args()
     if missing := missing_tools():
-        sys.exit(f"needed and not found: {', '.join(missing)}")
-    for figures in measure(quick=options.quick):
-        for line in figures.lines():
+        print(f"needed and not found: {', '.join(missing)}")
+        return
+    hot, cold, seconds, rounds = (64 * MIB, 320 * MIB, 2.0, 2) if options.quick else (128 * MIB, 768 * MIB, 8.0, 5)
+    for line in machine(("nginx", "-v"), ("curl", "--version")):
+        print(line)
+    print(f"files of {hot // MIB} and {cold // MIB} MiB, {CONNECTIONS} connections, {rounds} rounds")
+    with tempfile.TemporaryDirectory() as folder:
+        for line in table(measure(Path(folder), hot, cold, seconds, rounds), (OURS, NGINX, TUTORIAL, DRIVER)):
             print(line)
 
 

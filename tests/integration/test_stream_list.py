@@ -51,7 +51,7 @@ def entry(number: int, filename: str, folder: str = "", *, there: bool = True) -
 def ask(lib: Library, **query: object) -> dict[str, Any]:
     answer = lib.http.get(f"{lib.stream.url}/file", params=query)
     assert answer.status_code == 200, answer.text
-    assert answer.headers["cache-control"] == "no-cache"
+    assert answer.headers["cache-control"] == "no-store"
     return dict(answer.json())
 
 

@@ -1,0 +1,55 @@
+"""REDbot as judge: what it says of the protocol on the wire, of ranges, validators and caching."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers import Server
+from tests.streaming import Library, library
+from tests.videos import Videos
+
+NO_FAULTS = {"CONTENT_TYPE_MISMATCH", "STATUS_BAD_REQUEST"}
+"""It guesses types from the first bytes and does not know the WebM that ffmpeg writes; and a 400 is what we meant."""
+
+
+@pytest.fixture(scope="module")
+def lib(
+    mongod: Server, redis_server: Server, tmp_path_factory: pytest.TempPathFactory, video: Videos
+) -> Iterator[Library]:
+    with library(tmp_path_factory.mktemp("redbot"), mongod, redis_server.url, "test_stream_redbot") as lib:
+        lib.put("minute.webm", video.webm)
+        yield lib
+
+
+def notes(url: str) -> dict[str, str]:
+    """What REDbot notes, with its level: GOOD, INFO, WARN or BAD."""
+    program = Path(sys.executable).with_name("redbot")
+    if not program.exists():
+        pytest.skip("redbot is not installed")
+    done = subprocess.run([program, "-o", "har", url], check=True, capture_output=True, timeout=60)
+    (entry,) = json.loads(done.stdout)["log"]["entries"]
+    return {note["note_id"]: note["level"] for note in entry["_red_messages"]}
+
+
+@pytest.mark.parametrize(
+    ("path", "good"),
+    [
+        (
+            "/file/stream?filename=minute.webm",
+            {"CL_CORRECT", "RANGE_CORRECT", "INM_304", "IMS_304", "CONTENT_TYPE_OPTIONS"},
+        ),
+        ("/file/stream?filename=none", {"CL_CORRECT"}),
+        ("/file/stream?filename=..", {"CL_CORRECT"}),
+        ("/file/info?filename=minute.webm", {"CL_CORRECT"}),
+        ("/file", {"CL_CORRECT"}),
+        ("/file/folders", {"CL_CORRECT"}),
+    ],
+)
+def test_redbot_finds_no_fault(lib: Library, path: str, good: set[str]) -> None:
+    found = notes(lib.stream.url + path)
+    assert {note for note, level in found.items() if level == "GOOD"} >= good
+    assert {note for note, level in found.items() if level in {"WARN", "BAD"}} <= NO_FAULTS
