@@ -111,7 +111,7 @@ def test_fifty_racers_on_each_of_a_hundred_names(start_service: Start, env: dict
 def cut_and_move(services: list[Service], store: Store, size: int, cuts: int, seed: int) -> None:
     """An upload cut at random places, each time going on at another replica; what is asked for again is counted."""
     dice = random.Random(seed)
-    data = dice.randbytes(size)
+    data = os.urandom(size)
     tus = Tus(*services)
     assert tus.create(length=size).status_code == 201
     places = sorted(dice.sample(range(1, size), cuts))

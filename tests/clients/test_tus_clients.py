@@ -1,0 +1,180 @@
+"""Judges from outside: clients that others wrote upload, are interrupted, and go on; straight, and through the gateway.
+
+Node packages come into a temporary folder, in exact versions, when these tests run; without npm they are skipped and say so.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from tests.launch import launched
+from tests.servers import Server
+from tests.stack import Stack
+from tests.uploads import TUS, etag, repr_digest
+
+PACKAGES = ("tus-js-client@4.3.1",)
+SIZE = 5 * 1024 * 1024 + 321
+PIECE = 700_001
+"""Bytes of a PATCH: no multiple of anything of ours."""
+
+SCRIPT = """
+const fs = require('fs');
+const tus = require('tus-js-client');
+const [endpoint, path, stopAfter, uploadUrl, name] = process.argv.slice(2);
+const bytes = fs.readFileSync(path);
+let stopped = false;
+const upload = new tus.Upload(bytes, {
+  endpoint, uploadUrl: uploadUrl || null, chunkSize: %d, retryDelays: [0, 200, 500, 1000],
+  metadata: { filename: name, filetype: 'video/webm', folder: 'judge' },
+  onError: (error) => { console.log(JSON.stringify({ error: String(error) })); process.exit(1); },
+  onChunkComplete: (size, accepted) => {
+    if (Number(stopAfter) && accepted >= Number(stopAfter) && !stopped) {
+      stopped = true;
+      upload.abort().then(() => { console.log(JSON.stringify({ url: upload.url, accepted })); process.exit(0); });
+    }
+  },
+  onSuccess: () => { console.log(JSON.stringify({ url: upload.url, done: true })); },
+});
+upload.start();
+"""
+
+
+@dataclass(frozen=True)
+class Way:
+    """Where an upload begins and where it goes on."""
+
+    first: str
+    second: str
+
+
+@pytest.fixture(scope="module")
+def replicas(mongod: Server, redis_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Way]:
+    env = {
+        "GRIDCAST_MONGODB_URI": mongod.uri,
+        "GRIDCAST_MONGODB_DATABASE": "test_judges",
+        "GRIDCAST_REDIS_URL": redis_server.url,
+    }
+    folder = tmp_path_factory.mktemp("judges")
+    with launched("services.upload", folder, env) as first, launched("services.upload", folder, env) as second:
+        yield Way(first.url, second.url)
+
+
+@pytest.fixture(params=["straight", "gateway"])
+def way(request: pytest.FixtureRequest) -> Way:
+    if request.param == "straight":
+        found: Way = request.getfixturevalue("replicas")
+        return found
+    stack: Stack = request.getfixturevalue("stack")
+    return Way(stack.url, stack.url)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / f"{os.urandom(6).hex()}.webm"
+    path.write_bytes(os.urandom(SIZE))
+    return path
+
+
+def elsewhere(url: str, service: str) -> str:
+    """The same upload at another replica."""
+    return service + urlsplit(url).path
+
+
+def check(way: Way, url: str, file: Path) -> None:
+    seen = httpx.head(elsewhere(url, way.second), headers=TUS)
+    assert seen.headers["upload-offset"] == str(SIZE)
+    assert seen.headers["repr-digest"] == repr_digest(file.read_bytes())
+
+
+def test_tuspy(way: Way, file: Path) -> None:
+    client = pytest.importorskip("tusclient.client", reason="tuspy is not installed")
+    metadata = {"filename": file.name, "filetype": "video/webm", "folder": "judge"}
+    with file.open("rb") as stream:
+        first = client.TusClient(f"{way.first}/file/tus").uploader(
+            file_stream=stream, chunk_size=PIECE, metadata=metadata
+        )
+        first.upload(stop_at=3 * PIECE)
+        assert 0 < first.offset < SIZE
+        url = elsewhere(first.url, way.second)
+        second = client.TusClient(f"{way.second}/file/tus").uploader(
+            file_stream=stream, chunk_size=PIECE, url=url, upload_checksum=True
+        )
+        assert second.offset == first.offset
+        second.upload()
+    check(way, url, file)
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    npm = shutil.which("npm")
+    if npm is None or shutil.which("node") is None:
+        pytest.skip("there is no npm or no node")
+    folder = tmp_path_factory.mktemp("node")
+    (folder / "package.json").write_text("{}")
+    command = [npm, "install", "--no-audit", "--no-fund", "--save-exact", *PACKAGES]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
+    if done.returncode:
+        pytest.skip(f"npm cannot install: {done.stderr[-200:]}")
+    (folder / "upload.js").write_text(SCRIPT % PIECE)
+    return folder
+
+
+def node(packages: Path, *arguments: str) -> dict[str, object]:
+    command = ["node", "upload.js", *arguments]
+    done = subprocess.run(command, cwd=packages, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    said: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    return said
+
+
+def test_tus_js_client(way: Way, file: Path, packages: Path) -> None:
+    stopped = node(packages, f"{way.first}/file/tus", str(file), str(2 * PIECE), "", file.name)
+    assert int(str(stopped["accepted"])) < SIZE
+    url = elsewhere(str(stopped["url"]), way.second)
+    assert node(packages, f"{way.second}/file/tus", str(file), "0", url, file.name)["done"]
+    check(way, url, file)
+
+
+def curl(*arguments: str) -> tuple[str, str]:
+    """What was sent and received as headers, and the body."""
+    program = shutil.which("curl")
+    if program is None:
+        pytest.skip("there is no curl")
+    done = subprocess.run(
+        [program, "-sSv", "--max-time", "30", *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr, done.stdout
+
+
+def test_curl_waits_for_100_continue(way: Way, file: Path) -> None:
+    url = f"{way.first}/file/stream?filename={file.name}&folder=curl"
+    expecting = ("-H", "Expect: 100-continue", "--expect100-timeout", "20", "-T", str(file))
+    told, said = curl(*expecting, url)
+    assert "< HTTP/1.1 100 Continue" in told
+    assert "< HTTP/1.1 201 Created" in told
+    assert json.loads(said)["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    # Refused by its head: not a byte of the body is sent.
+    told, _ = curl(*expecting, "-H", "If-None-Match: *", url)
+    assert "< HTTP/1.1 412" in told
+    told, _ = curl(*expecting, "-H", f"If-Match: {etag(file.read_bytes())}", url)
+    assert "< HTTP/1.1 200" in told
+
+
+def test_curl_sends_a_form(way: Way, file: Path) -> None:
+    """As the tutorial's reader does: curl says application/octet-stream for a .webm, and the name says what it is."""
+    told, said = curl("-F", f"file=@{file}", "-F", "folder=form", f"{way.first}/file/upload")
+    assert "< HTTP/1.1 201 Created" in told
+    assert len(json.loads(said)) == 24
+    told, said = curl("-F", "folder=form", "-F", f"file=@{file}", f"{way.first}/file/upload")
+    assert "< HTTP/1.1 409 Conflict" in told
+    assert json.loads(said)["detail"].startswith("Not Unique: ")
