@@ -17,23 +17,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from services.common.errors import BadRequest, GridcastError, TooSlow, problem, problem_headers
 from services.common.heads import MAX_FIELD_BYTES, MAX_TARGET, FieldsTooLarge, Head, TargetTooLong
+from services.common.wire import Wire, until_close
 
 _RESET = struct.pack("ii", 1, 0)
 _access = logging.getLogger("gridcast.access")
-
-
-class Wire:
-    """The transport as uvicorn's request cycle sees it; how it is closed, the protocol decides."""
-
-    __slots__ = ("close", "get_extra_info", "is_closing", "pause_reading", "resume_reading", "write")
-
-    def __init__(self, transport: asyncio.Transport, protocol: "Http") -> None:
-        self.write = transport.write
-        self.get_extra_info = transport.get_extra_info
-        self.pause_reading = transport.pause_reading
-        self.resume_reading = transport.resume_reading
-        self.close = protocol.end
-        self.is_closing = protocol.is_ending
 
 
 class Http(HttpToolsProtocol):
@@ -216,6 +203,8 @@ class Http(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
+        if cycle.scope["http_version"] == "1.0":
+            app = until_close(app, cycle)
         super()._start_asgi_task(cycle, app)
 
     # Ending.

@@ -189,6 +189,17 @@ def test_an_answer_streams(gateway: Service, stream: Upstream) -> None:
         assert drain(client).endswith(b"1\r\nb\r\n0\r\n\r\n")
 
 
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+def test_an_answer_without_a_length_is_chunked_for_those_who_know_chunks(
+    gateway: Service, stream: Upstream, version: bytes
+) -> None:
+    stream.answer = say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n")
+    received = talk(gateway.port, b"GET /file HTTP/" + version + b"\r\nHost: a\r\nConnection: close\r\n\r\n")
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert (b"chunked" in head) is (version == b"1.1")
+    assert (body == b"abcdefg") is (version == b"1.0")
+
+
 @pytest.mark.parametrize(
     ("status", "line"), [(204, b"204 No Content"), (304, b"304 Not Modified\r\nContent-Length: 9")]
 )
