@@ -8,8 +8,6 @@ that nobody takes it for a whole one; all else is closed as usual.
 
 import asyncio
 import logging
-import socket
-import struct
 from typing import Any, ClassVar, Never, cast
 
 import httptools
@@ -17,9 +15,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from services.common.errors import BadRequest, GridcastError, TooSlow, problem, problem_headers
 from services.common.heads import MAX_FIELD_BYTES, MAX_TARGET, FieldsTooLarge, Head, TargetTooLong
-from services.common.wire import Wire, until_close
+from services.common.wire import Wire, reset, until_close
 
-_RESET = struct.pack("ii", 1, 0)
 _access = logging.getLogger("gridcast.access")
 
 
@@ -220,9 +217,7 @@ class Http(HttpToolsProtocol):
             return  # what is in the write buffer is still sent
         if running is not None and running.response_started and not running.response_complete:
             self._ending = self._deaf = True
-            if (client := self._raw.get_extra_info("socket")) is not None:
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            self._raw.abort()
+            reset(self._raw)
         elif self._in_body and running is self.cycle:
             self._linger()
         else:

@@ -1,6 +1,8 @@
 """What uvicorn's request cycle is given in place of the bare connection and the bare application. It knows no rule of a head."""
 
 import asyncio
+import socket
+import struct
 from typing import Any, Protocol
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -28,6 +30,13 @@ class Wire:
         self.resume_reading = transport.resume_reading
         self.close = closer.end
         self.is_closing = closer.is_ending
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """Break a connection off so that the other side sees a reset and not an end."""
+    if (client := transport.get_extra_info("socket")) is not None:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
 
 
 def until_close(app: Any, cycle: RequestResponseCycle) -> Any:
