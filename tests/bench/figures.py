@@ -104,9 +104,13 @@ def resident_kib(pid: int) -> float:
 
 
 def many_files(wanted: int) -> None:
-    """Let this process, and those it starts from now on, open so many files. Fails where the system does not let us."""
+    """Let this process, and those it starts from now on, open so many files. RuntimeError where the system forbids it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < wanted:
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    try:
         resource.setrlimit(
             resource.RLIMIT_NOFILE, (wanted, hard if hard == resource.RLIM_INFINITY else max(hard, wanted))
         )
+    except ValueError:
+        raise RuntimeError(f"{wanted} open files are needed, and at most {hard} are allowed (ulimit -Hn)") from None

@@ -193,6 +193,8 @@ async def idlers(contenders: Contenders, options: Options, redis: Redis) -> list
                 await asyncio.sleep(SETTLE_SECONDS)
                 memory.add(who, (resident_kib(pid) - held) / options.idle)
                 await crowd.go()
+            if crowd.refused:
+                print(f"{who} refused {crowd.refused} handshakes at first, which makes its connects look dearer")
     return [connect, memory]
 
 

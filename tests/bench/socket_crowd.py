@@ -7,8 +7,10 @@ import asyncio
 
 import picows
 
-TOGETHER = 64
+TOGETHER = 32
 """Handshakes under way at once."""
+ATTEMPTS = 5
+"""Of one client: a server that others starve may refuse a handshake with 503."""
 PATIENCE = 60.0
 
 
@@ -54,6 +56,7 @@ class Crowd:
         self.engine = engine
         self.heard = 0
         self.lost = 0
+        self.refused = 0
         self._members: list[picows.WSTransport] = []
         self._wanted = 0
         self._enough = asyncio.Event()
@@ -85,9 +88,21 @@ class Crowd:
 
         async def enter() -> None:
             async with turns:
-                await picows.ws_connect(
-                    lambda: Visitor(self), self.url, websocket_handshake_timeout=PATIENCE, read_buffer_init_size=2048
-                )
+                for attempt in range(1, ATTEMPTS + 1):
+                    try:
+                        await picows.ws_connect(
+                            lambda: Visitor(self),
+                            self.url,
+                            websocket_handshake_timeout=PATIENCE,
+                            read_buffer_init_size=2048,
+                        )
+                    except picows.WSInvalidStatusError:
+                        self.refused += 1
+                        if attempt == ATTEMPTS:
+                            raise
+                        await asyncio.sleep(0.2 * attempt)
+                    else:
+                        return
 
         wanted = len(self) + count
         async with asyncio.timeout(PATIENCE):
