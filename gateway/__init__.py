@@ -1,0 +1,1 @@
+"""The one front: it routes, and knows nothing of media, MongoDB or Redis."""

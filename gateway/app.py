@@ -8,7 +8,7 @@ from fastapi import FastAPI
 
 from gateway import own, routes
 from gateway.docs import Docs
-from gateway.door import Origins, Rate, Tunnels
+from gateway.door import Rate, Tunnels
 from gateway.entrance import Entrance
 from gateway.forward import Forward
 from gateway.front import Gateway
@@ -18,6 +18,7 @@ from gateway.proxy import HttpClient
 from gateway.settings import GatewaySettings
 from gateway.upstreams import Upstream
 from services.common.front import Front
+from services.common.origins import Origins
 from services.common.web import build
 
 

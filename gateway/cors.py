@@ -5,7 +5,7 @@ Cookies are never allowed across origins: this API authenticates by the Authoriz
 
 import re
 
-from gateway.door import Origins
+from services.common.origins import Origins
 
 Fields = list[tuple[bytes, bytes]]
 

@@ -6,42 +6,11 @@ Pure: the caller tells the time. Counts are this process's own; with N gateways 
 from collections import OrderedDict
 from ipaddress import IPv6Address, ip_address
 from math import ceil
-from urllib.parse import urlsplit
 
-from services.common.errors import GridcastError, TooMany, Unavailable
+from services.common.errors import TooMany, Unavailable
 
 REMEMBERED = 10_000
 """Clients whose rate is kept; the one not seen for longest is forgotten, which gives it a full allowance again."""
-
-
-class Forbidden(GridcastError):
-    """403."""
-
-    status = 403
-    title = "Forbidden"
-
-
-class Origins:
-    """The origins whose pages may connect and read answers, beside the gateway's own."""
-
-    def __init__(self, text: str) -> None:
-        """Origins separated by commas; `*` for all."""
-        self.allowed = frozenset(one.strip().lower() for one in text.split(",") if one.strip())
-
-    def allows(self, origin: str) -> bool:
-        """Whether pages of another origin were let in by setting."""
-        return "*" in self.allowed or origin.lower() in self.allowed
-
-    def check(self, origin: str | None, host: str | None, *, cookies: bool) -> None:
-        """Raise Forbidden where a page may not open a WebSocket: no CORS rule covers those (RFC 6455, 10.2).
-
-        A client without an origin is no browser and may connect, unless it sends cookies.
-        """
-        if origin is None:
-            if cookies and "*" not in self.allowed:
-                raise Forbidden("cookies without an origin")
-        elif not self.allows(origin) and (not host or urlsplit(origin).netloc.lower() != host.lower()):
-            raise Forbidden("this origin may not connect")
 
 
 class Rate:

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from gateway.clients import Network
-from gateway.door import Origins, Rate, Tunnels
+from gateway.door import Rate, Tunnels
 from gateway.upstreams import Upstream
+from services.common.origins import Origins
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
     GridcastError
      +- BadRequest             400  what the client sent does not follow the rules
+     +- Forbidden              403
      +- NotFound               404
      +- MethodNotAllowed       405
      +- TooSlow                408
@@ -10,10 +11,13 @@
      +- Gone                   410
      +- PreconditionFailed     412
      +- TooLarge               413
+     +- TargetTooLong          414
      +- UnsupportedMediaType   415
      +- RangeNotSatisfiable    416
-     +- ChecksumMismatch       460  (tus)
+     +- ExpectationFailed      417
      +- TooMany                429
+     +- FieldsTooLarge         431
+     +- ChecksumMismatch       460  (tus)
      +- Internal               500  our fault
      +- BadGateway             502
      +- Unavailable            503  + Retry-After
@@ -51,6 +55,13 @@ class BadRequest(GridcastError):
 
     def __init__(self, why: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(f"Validation Error: {why}", headers)
+
+
+class Forbidden(GridcastError):
+    """403."""
+
+    status = 403
+    title = "Forbidden"
 
 
 class NotFound(GridcastError):
@@ -109,6 +120,13 @@ class TooLarge(GridcastError):
     title = "Content Too Large"
 
 
+class TargetTooLong(GridcastError):
+    """414."""
+
+    status = 414
+    title = "URI Too Long"
+
+
 class UnsupportedMediaType(GridcastError):
     """415."""
 
@@ -126,6 +144,13 @@ class RangeNotSatisfiable(GridcastError):
         super().__init__(f"no requested byte lies within the {length} bytes", {"content-range": f"bytes */{length}"})
 
 
+class ExpectationFailed(GridcastError):
+    """417 (RFC 9110, 15.5.18)."""
+
+    status = 417
+    title = "Expectation Failed"
+
+
 class ChecksumMismatch(GridcastError):
     """460, tus's own status (tus 1.0.0, checksum extension)."""
 
@@ -138,6 +163,13 @@ class TooMany(GridcastError):
 
     status = 429
     title = "Too Many Requests"
+
+
+class FieldsTooLarge(GridcastError):
+    """431 (RFC 6585, 5)."""
+
+    status = 431
+    title = "Request Header Fields Too Large"
 
 
 class Internal(GridcastError):

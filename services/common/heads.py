@@ -6,7 +6,7 @@ the status it is answered with.
 
 import re
 
-from services.common.errors import BadRequest, GridcastError
+from services.common.errors import BadRequest, ExpectationFailed, FieldsTooLarge
 
 MAX_TARGET = 8 * 1024
 """Bytes of path and query: 414 beyond."""
@@ -17,27 +17,6 @@ MAX_FIELD_BYTES = 32 * 1024
 
 _TARGET = re.compile(rb"/[!\"$-~]*\Z")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z")
-
-
-class TargetTooLong(GridcastError):
-    """414."""
-
-    status = 414
-    title = "URI Too Long"
-
-
-class ExpectationFailed(GridcastError):
-    """417 (RFC 9110, 15.5.18)."""
-
-    status = 417
-    title = "Expectation Failed"
-
-
-class FieldsTooLarge(GridcastError):
-    """431 (RFC 6585, 5)."""
-
-    status = 431
-    title = "Request Header Fields Too Large"
 
 
 class Head:

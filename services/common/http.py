@@ -13,8 +13,16 @@ from typing import Any, ClassVar, Never, cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from services.common.errors import BadRequest, GridcastError, TooSlow, problem, problem_headers
-from services.common.heads import MAX_FIELD_BYTES, MAX_TARGET, FieldsTooLarge, Head, TargetTooLong
+from services.common.errors import (
+    BadRequest,
+    FieldsTooLarge,
+    GridcastError,
+    TargetTooLong,
+    TooSlow,
+    problem,
+    problem_headers,
+)
+from services.common.heads import MAX_FIELD_BYTES, MAX_TARGET, Head
 from services.common.wire import Wire, reset, until_close
 
 _access = logging.getLogger("gridcast.access")

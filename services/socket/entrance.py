@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from services.common.errors import NotFound, Unavailable
 from services.common.events import Position
+from services.common.origins import Origins
 from services.common.web import Scope
 from services.socket import handshake
 from services.socket.attendance import Attendance
@@ -63,7 +64,7 @@ class Entrance:
         self._history = history
         self._delivery = delivery
         self._attendance = attendance
-        self._origins = frozenset(one.strip().lower() for one in settings.allowed_origins.split(",") if one.strip())
+        self._origins = Origins(settings.allowed_origins)
         self._admissions = Bucket(settings.admissions, 2 * settings.admissions, time.monotonic())
         self._room = room_for(settings.max_sockets)
         self._inside = 0

@@ -3,21 +3,14 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 from urllib.parse import parse_qs
 
 from services.common import events
-from services.common.errors import BadRequest, GridcastError
+from services.common.errors import BadRequest
+from services.common.origins import Origins
 
 MAX_META = 1024
 SUBPROTOCOL = "cloudevents.json"
-
-
-class Forbidden(GridcastError):
-    """403: a page of another origin wants to speak with its visitor's rights."""
-
-    status: ClassVar[int] = 403
-    title: ClassVar[str] = "Forbidden"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +63,10 @@ def headers_of(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in raw}
 
 
-def check_origin(headers: Mapping[str, str], allowed: frozenset[str]) -> None:
+def check_origin(headers: Mapping[str, str], origins: Origins) -> None:
     """Raise Forbidden for a page of an origin that is neither ours nor allowed.
 
-    No CORS rule covers WebSockets: a browser connects from any page and sends our cookies along (RFC 6455, 10.2).
-    A client without an Origin is no browser and may connect, unless it sends cookies.
+    The gateway overwrites X-Forwarded-Host, and a page cannot set it at all.
     """
-    origin = headers.get("origin")
-    if "*" in allowed or (origin is not None and origin.lower() in allowed):
-        return
-    if origin is None:
-        if "cookie" in headers:
-            raise Forbidden("cookies without an origin")
-        return
-    # The gateway overwrites X-Forwarded-Host, and a page cannot set it at all.
-    host = headers.get("x-forwarded-host") or headers.get("host", "")
-    scheme, _, authority = origin.lower().partition("://")
-    if not scheme or not authority or authority != host.lower():
-        raise Forbidden("this origin may not connect")
+    host = headers.get("x-forwarded-host") or headers.get("host")
+    origins.check(headers.get("origin"), host, cookies="cookie" in headers)

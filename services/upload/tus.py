@@ -7,7 +7,14 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request, Response
 
-from services.common.errors import BadRequest, GridcastError, MethodNotAllowed, PreconditionFailed, UnsupportedMediaType
+from services.common.errors import (
+    BadRequest,
+    Forbidden,
+    GridcastError,
+    MethodNotAllowed,
+    PreconditionFailed,
+    UnsupportedMediaType,
+)
 from services.common.media import media_name
 from services.common.store.port import Ended, Open, Plan
 from services.common.web import problems
@@ -36,13 +43,6 @@ _BODY: dict[str, Any] = {
     **_HEAD,
     "requestBody": {"content": {rules.CONTENT_TYPE: {"schema": {"type": "string", "format": "binary"}}}},
 }
-
-
-class Forbidden(GridcastError):
-    """403."""
-
-    status = 403
-    title = "Forbidden"
 
 
 @contextmanager

@@ -4,9 +4,10 @@ import pytest
 
 from gateway import cors
 from gateway.clients import Client, client_of, networks
-from gateway.door import REMEMBERED, Forbidden, Origins, Rate, Tunnels, group
+from gateway.door import REMEMBERED, Rate, Tunnels, group
 from gateway.pipe import Place
-from services.common.errors import TooMany, Unavailable
+from services.common.errors import Forbidden, TooMany, Unavailable
+from services.common.origins import Origins
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common.errors import BadRequest, GridcastError
-from services.common.heads import MAX_FIELD_BYTES, MAX_FIELDS, ExpectationFailed, FieldsTooLarge, Head
+from services.common.errors import BadRequest, ExpectationFailed, FieldsTooLarge, GridcastError
+from services.common.heads import MAX_FIELD_BYTES, MAX_FIELDS, Head
 
 Field = tuple[bytes, bytes]
 HOST: Field = (b"host", b"a")

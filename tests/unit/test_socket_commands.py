@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common.errors import BadRequest
+from services.common.errors import BadRequest, Forbidden
+from services.common.origins import Origins
 from services.socket import commands, handshake
 from services.socket.commands import Ack, Ping, Subscribe, Unsubscribe, Wrong
-from services.socket.handshake import Forbidden
 
 SID = "A" * 51 + "Q"
 
@@ -125,7 +125,7 @@ def test_wishes_that_cannot_be_granted(query: bytes) -> None:
     ],
 )
 def test_origins(headers: dict[str, str], allowed: str, may: bool) -> None:
-    origins = frozenset(origin for origin in [allowed] if origin)
+    origins = Origins(allowed)
     if may:
         handshake.check_origin(headers, origins)
     else:
