@@ -87,7 +87,9 @@ class Redis:
     def line(self) -> "Line":
         """A connection that belongs to the caller alone, not yet open."""
         pool: Any = self._pool
-        return Line(pool.make_connection())
+        connection = pool.make_connection()
+        connection.socket_timeout = None  # the caller says how long to read; a limit on sending would be `wait_for`
+        return Line(connection)
 
     async def _guarded(self, doing: Any) -> Reply:
         try:

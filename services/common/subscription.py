@@ -13,6 +13,7 @@ from typing import Any
 
 from services.common.errors import Unavailable
 from services.common.redis import ANSWER_SECONDS, Line, Redis
+from services.common.tasks import end
 
 PING_SECONDS = 1.0
 SILENT_PINGS = 3
@@ -59,10 +60,7 @@ class Subscription:
     async def aclose(self) -> None:
         """Stop hearing. `on_lost` is not called."""
         self.live = False
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        await end(self._task)
         self._fail_waiting()
 
     async def subscribe(self, channel: str) -> None:

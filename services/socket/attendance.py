@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from services.common.errors import Unavailable
+from services.common.tasks import end
 from services.socket.directory import Directory, Seat
 from services.socket.hub import Hub, Peer
 from services.socket.scripts import REFRESH_SECONDS
@@ -65,9 +66,7 @@ class Attendance:
 
     async def aclose(self) -> None:
         """Note who has left."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(*self._tasks)
         with suppress(Unavailable):
             await self._say_left()
 

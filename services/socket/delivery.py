@@ -18,6 +18,7 @@ from services.common import events, metrics
 from services.common.errors import Unavailable
 from services.common.redis import Redis
 from services.common.subscription import Subscription
+from services.common.tasks import end
 from services.socket.attendance import Attendance
 from services.socket.directory import Directory
 from services.socket.frames import text_frame
@@ -63,10 +64,7 @@ class Delivery:
 
     async def aclose(self) -> None:
         """Hear no more."""
-        tasks = [task for task in (self._beating, self._looking) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(self._beating, self._looking)
         await self._subscription.aclose()
 
     async def follow(self, topic: str) -> None:

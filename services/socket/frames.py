@@ -2,7 +2,7 @@
 is closed. It knows uvicorn's protocol class and bytes; it knows neither the hub nor Redis.
 
 uvicorn parses, answers pings and speaks ASGI for what comes in. Going out, `Connection` is the hub's Sink and writes ready
-frames to the transport: 8 us for each delivery instead of 22 (docs/benchmarks.md), of which the kernel's send is 7.
+frames to the transport: 8 us of CPU for each delivery instead of 22, measured on a prototype; the kernel's send is 7 of them.
 """
 
 import asyncio
