@@ -31,7 +31,7 @@ from services.upload.writers import Writers
 
 SAVE_SECONDS = 1.0
 """Bytes of a slow client are made durable after so long, though their batch is not full."""
-LOOK_SECONDS = 2.0
+LOOK_SECONDS = 3.5
 """How long a look waits for bytes that were read and are not durable yet."""
 
 _log = logging.getLogger("gridcast.upload")
@@ -54,7 +54,7 @@ class Resumer:
         self._limits.check_length(length)
         receiver = Receiver(self._store, self._limits.max_length if length is None else length, body.cut)
         upload = await receiver.begin(name, Plan(length, self._seconds, facts))
-        state = await self._store.look(upload.address)
+        state = await self._store.peek(upload.address)
         if not isinstance(state, Open):
             await to_its_end(receiver.rest())
             raise Unavailable("the upload is gone already")
@@ -69,15 +69,15 @@ class Resumer:
     async def look(self, address: str) -> Open | Ended:
         """What is durable. Waits a moment while somebody holds more than that."""
         deadline = time.monotonic() + LOOK_SECONDS
-        while True:
-            found = await self._store.look(address)
-            if not (isinstance(found, Open) and found.writing) or time.monotonic() > deadline:
-                return self._there(address, found)
+        found = await self._store.peek(address)
+        while isinstance(found, Open) and found.writing and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
+            found = await self._store.peek(address)
+        return self._there(address, await self._store.look(address))
 
     async def patch(self, address: str, body: Body, patch: Patch) -> Received:
         """Take bytes from `patch.offset` on. Whoever writes this upload elsewhere is cut off."""
-        found = self._there(address, await self._store.look(address))
+        found = self._there(address, await self._store.peek(address))
         if isinstance(found, Ended):
             return patch.again(found)
         patch.check(found, self._limits.max_length)

@@ -175,7 +175,7 @@ async def tus_patch(
             declared_length(request),
             [*rules.checksum(upload_checksum), *digest_checks(request)],
         )
-        found = await own.store.look(upload)
+        found = await own.store.peek(upload)
         if found is not None and found.facts.get("concat", "").startswith("final"):
             raise Forbidden("a final upload takes no bytes")
         received = await own.resumer.patch(upload, body, patch)

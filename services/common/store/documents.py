@@ -195,6 +195,8 @@ def opened(document: Document, of: Document) -> Open:
     )
 
 
+TOUCH: Pipeline = [{"$set": {"asked_at": "$$NOW"}}]
+"""A change that means nothing but is journalled."""
 STATE = {**dict.fromkeys(("folder", "filename", "uploads", "ended"), 1), "now": "$$NOW"}
 """The projection that `state` reads."""
 

@@ -103,7 +103,7 @@ class Changes:
 
     async def _seen(self, media: ObjectId) -> Document:
         """The document as it durably is."""
-        document = await self._update({"_id": media}, [{"$set": {"asked_at": "$$NOW"}}])
+        document = await self._update({"_id": media}, documents.TOUCH)
         return document or {"_id": media, "current": None, "uploads": [], "ended": [], "doomed": [], "announce": []}
 
 

@@ -141,8 +141,11 @@ class UploadStore(Protocol):
     def age(self, address: str) -> float | None:
         """Seconds since that upload began, None where the address can be nobody's."""
 
+    async def peek(self, address: str) -> Open | Ended | None:
+        """What is said of an upload just now. It may be ahead of what is durable."""
+
     async def look(self, address: str) -> Open | Ended | None:
-        """What is known of an upload. Changes nothing."""
+        """What is durable of an upload: what this has shown once stays true after every crash."""
 
     async def take(self, address: str) -> tuple[Upload, Open] | Ended | None:
         """Take an upload over from whoever writes it. From here on the older hold is worth nothing."""
@@ -158,6 +161,7 @@ class UploadStore(Protocol):
     ) -> datetime:
         """Make `offset` what `look` and `take` show; `moved` where bytes came. Returns when the upload expires.
 
+        While `writing`, a crash may take the last moves back, unless `look` or `take` has shown them.
         Raises TooMany where the tails of all uploads of this name are more than the store can hold.
         """
 

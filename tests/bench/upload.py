@@ -1,0 +1,181 @@
+"""Uploads side by side in one run: ours, @tus/server with its file store, Motor's bucket stream, and a tutorial's way.
+
+`.venv/bin/python -m tests.bench.upload [--mib N --rounds R] [--quick]`. The same file over loopback by the same client, curl; one
+process each, with its usual log. Ours, Motor's and the tutorial's store into the same mongod. Rounds take turns. Needs curl; the
+Node contender needs npm and is left out, with a word, where there is none.
+"""
+
+import argparse
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pymongo
+
+from deploy.local import servers
+from deploy.local.ports import HOST, free_ports
+from tests.bench.figures import OURS, Bound, Figures, cpu_seconds, machine, table
+from tests.bench.peers.npm import Missing, installed
+from tests.bench.peers.process import contender
+from tests.launch import launched
+from tests.servers import running, small_mongod
+from tests.uploads import OFFSET_TYPE, TUS, metadata
+
+TUS_SERVER, MOTOR, TUTORIAL = "@tus/server", "motor", "tutorial"
+PACKAGES = {"@tus/server": "2.4.5", "@tus/file-store": "2.1.1"}
+DATABASE = "bench"
+MIB = 1024 * 1024
+NODE = """
+import { Server } from "@tus/server";
+import { FileStore } from "@tus/file-store";
+const [port, directory] = process.argv.slice(2);
+const server = new Server({ path: "/file/tus", datastore: new FileStore({ directory }) });
+server.listen({ host: "127.0.0.1", port: Number(port) });
+"""
+
+Upload = Callable[[str, Path, str], None]
+
+
+def curl(url: str, *arguments: str) -> int:
+    """One request; its status."""
+    command = ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "600", *arguments, url]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=700).stdout)
+
+
+def over_tus(base: str, path: Path, name: str) -> None:
+    """Creation, then all of the file in one PATCH."""
+    head = {**TUS, "upload-length": str(path.stat().st_size), "upload-metadata": metadata(filename=name)}
+    created = httpx.post(f"{base}/file/tus", headers=head)
+    created.raise_for_status()
+    fields = {**TUS, **OFFSET_TYPE, "upload-offset": "0", "expect": ""}
+    options = [option for field, value in fields.items() for option in ("-H", f"{field}: {value}".rstrip())]
+    status = curl(str(created.url.join(created.headers["location"])), "-X", "PATCH", "-T", str(path), *options)
+    check(status, 204)
+
+
+def as_a_body(base: str, path: Path, name: str) -> None:
+    """PUT."""
+    check(curl(f"{base}/file/stream?filename={name}", "-H", "Expect:", "-T", str(path)), 201)
+
+
+def as_a_form(base: str, path: Path, name: str) -> None:
+    """POST, as the tutorial's reader does with curl."""
+    check(curl(f"{base}/file/upload", "-H", "Expect:", "-F", f"file=@{path};filename={name}"), 201)
+
+
+def check(status: int, wanted: int) -> None:
+    if status != wanted:
+        raise RuntimeError(f"{status} instead of {wanted}")
+
+
+WAYS: tuple[tuple[str, Upload, str, Bound], ...] = (
+    ("one file over tus", over_tus, TUS_SERVER, Bound(0.9, TUS_SERVER, least=True)),
+    ("one file as a body", as_a_body, MOTOR, Bound(1.0, MOTOR, least=True)),
+    ("one file as a form", as_a_form, TUTORIAL, Bound(1.0, TUTORIAL, least=True)),
+)
+
+
+@contextlib.contextmanager
+def contenders(folder: Path, mongodb: str, redis: str) -> Iterator[dict[str, tuple[str, int]]]:
+    """Where each one listens, and its process."""
+    env = {
+        "GRIDCAST_MONGODB_URI": mongodb,
+        "GRIDCAST_MONGODB_DATABASE": DATABASE,
+        "GRIDCAST_REDIS_URL": redis,
+        "GRIDCAST_GRACE": "0",
+        "GRIDCAST_JANITOR_EVERY": "1",
+    }
+    found: dict[str, tuple[str, int]] = {}
+    with contextlib.ExitStack() as stack:
+        ours = stack.enter_context(launched("services.upload", folder, env))
+        found[OURS] = (ours.url, ours.pid)
+        for who in (MOTOR, TUTORIAL):
+            (port,) = free_ports(1)
+            app = f"tests.bench.baselines.upload_{who}:app"
+            command = [sys.executable, "-m", "uvicorn", app, "--host", HOST, "--port", str(port), "--http", "httptools"]
+            own = {**env, "GRIDCAST_MONGODB_DATABASE": f"{DATABASE}_{who}"}
+            found[who] = (f"http://{HOST}:{port}", stack.enter_context(contender(who, command, port, folder, own)))
+        try:
+            modules = installed(folder / "node", PACKAGES)
+            (modules / "server.mjs").write_text(NODE)
+            (modules / "files").mkdir()
+            (port,) = free_ports(1)
+            command = [shutil.which("node") or "node", str(modules / "server.mjs"), str(port), str(modules / "files")]
+            pid = stack.enter_context(contender("tus-server", command, port, folder))
+            found[TUS_SERVER] = (f"http://{HOST}:{port}", pid)
+        except Missing as error:
+            print(f"without {TUS_SERVER}: {error}")
+        yield found
+
+
+def measure(folder: Path, mib: int, rounds: int) -> Iterator[Figures]:
+    path = folder / "file.bin"
+    with path.open("wb") as file:
+        for _ in range(mib):
+            file.write(os.urandom(MIB))
+    with (
+        running(folder / "mongod", small_mongod) as mongod,
+        running(folder / "redis", servers.redis_server) as redis,
+        contenders(folder, mongod.uri, redis.url) as found,
+        pymongo.MongoClient[dict[str, object]](mongod.uri) as client,
+    ):
+
+        def clean(who: str, name: str) -> None:
+            """Remove the file, outside the measurement, so that each begins with the same disk."""
+            if who == OURS:
+                httpx.delete(f"{found[OURS][0]}/file/stream?filename={name}").raise_for_status()
+            elif who == TUS_SERVER:
+                for stored in (folder / "node" / "files").iterdir():
+                    stored.unlink()
+            else:
+                client.drop_database(f"{DATABASE}_{who}")
+
+        for name, upload, other, bound in WAYS:
+            if other not in found:
+                continue
+            speeds = Figures(name, "MB/s", [bound])
+            costs = Figures(f"CPU of {name}", "ms/100MB")
+            for number in range(-1, rounds):
+                for who in (OURS, other):
+                    url, pid = found[who]
+                    file_name = f"{other.strip('@').replace('/', '-')}-{number}.bin"
+                    used, took = cpu_seconds(pid), timed(upload, url, path, file_name)
+                    if number >= 0:  # the first round warms up
+                        speeds.add(who, mib * MIB / 1e6 / took)
+                        costs.add(who, (cpu_seconds(pid) - used) * 1000 / (mib * MIB / 1e8))
+                    clean(who, file_name)
+            yield from (speeds, costs)
+
+
+def timed(upload: Upload, url: str, path: Path, name: str) -> float:
+    began = os.times().elapsed
+    upload(url, path, name)
+    return os.times().elapsed - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--mib", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--quick", action="store_true", help="a look, not a measurement")
+    options = parser.parse_args()
+    if shutil.which("curl") is None:
+        print("needed and not found: curl")
+        return
+    mib, rounds = (64, 3) if options.quick else (options.mib, options.rounds)
+    for line in machine(("curl", "--version"), ("node", "--version")):
+        print(line)
+    print(f"a file of {mib} MiB, {rounds} rounds")
+    with tempfile.TemporaryDirectory() as folder:
+        for line in table(list(measure(Path(folder), mib, rounds)), (OURS, TUS_SERVER, MOTOR, TUTORIAL)):
+            print(line)
+
+
+if __name__ == "__main__":
+    main()
