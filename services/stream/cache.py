@@ -19,6 +19,9 @@ BATCH = 16
 FIRST_BATCH = 2
 """Blocks of the first query of a long read, doubled with each one: many a player opens a file, looks at its head and leaves."""
 
+ENTRY = 512
+"""Bytes that an entry costs beside its block: a million files of one byte are not a megabyte."""
+
 _Key = tuple[str, int]
 _HITS = metrics.CACHE_READS.labels("blocks", "hit")
 _MISSES = metrics.CACHE_READS.labels("blocks", "miss")
@@ -81,6 +84,8 @@ class BlockCache:
             blocks = await asyncio.shield(flight.blocks)
             if first - flight.first < len(blocks):
                 return blocks[first - flight.first]
+            # The file ends early for that query. Ask for this block alone: either it is there, or it is broken here.
+            last = first
 
     def ahead(self, info: MediaInfo, first: int, last: int) -> None:
         """Begin to fetch what is likely to be asked for soon, unless those who wait already keep the store busy."""
@@ -117,7 +122,7 @@ class BlockCache:
         return flight
 
     async def _fly(self, info: MediaInfo, flight: _Flight, last: int) -> None:
-        reserved = (last - flight.first + 1) * self.block_size
+        reserved = (last - flight.first + 1) * (self.block_size + ENTRY)
         async with self._turns:
             self._take(reserved)
             try:
@@ -133,14 +138,15 @@ class BlockCache:
                 for number in range(flight.first, last + 1):
                     del self._flights[info.file, number]
         for number, block in enumerate(blocks, flight.first):
-            self._take(len(block))
-            self._blocks[info.file, number] = block
+            if (info.file, number) not in self._blocks:
+                self._take(len(block) + ENTRY)
+                self._blocks[info.file, number] = block
 
     def _take(self, size: int) -> None:
         """Make room."""
         self._size += size
         while self._size > self._limit and self._blocks:
-            self._size -= len(self._blocks.popitem(last=False)[1])
+            self._size -= len(self._blocks.popitem(last=False)[1]) + ENTRY
 
 
 class Walk:

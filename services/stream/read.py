@@ -4,13 +4,14 @@ The file is pinned when the answer begins: a replace in the middle changes nothi
 connection, since the length has been promised.
 """
 
+import asyncio
 import logging
 from datetime import UTC, datetime
 from functools import lru_cache
 from urllib.parse import parse_qsl
 
 from services.common import metrics
-from services.common.errors import BadRequest
+from services.common.errors import BadRequest, Unavailable
 from services.common.media import MediaInfo, MediaName, media_name
 from services.common.store.port import BrokenFile
 from services.common.web import Receive, Scope, Send
@@ -65,8 +66,9 @@ class FileStream:
             await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
             await send({"type": "http.response.body", "body": small})
             return
+        outlet = Outlet(receive, send, self._patience)
         try:
-            with Outlet(receive, send, self._patience) as outlet:
+            with outlet:
                 try:
                     await self._send(outlet, file.info, reply)
                 except BrokenFile:
@@ -85,6 +87,10 @@ class FileStream:
             _log.info("answer cut: the client took nothing for %g s", self._patience.seconds)
         except Gone:
             pass  # nobody is left to be told
+        except asyncio.CancelledError:  # uvicorn, when the time for draining is over
+            if not outlet.began:
+                raise Unavailable("the service is shutting down") from None
+            _log.warning("answer cut: the service is shutting down")
 
     def _at_hand(self, info: MediaInfo, reply: Reply) -> bytes | memoryview | None:
         """A body for which nobody has to be waited for: nothing, or a piece of a block that is here and fits into the buffer."""

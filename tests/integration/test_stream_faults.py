@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -59,9 +60,13 @@ def ask(service: Service, name: str, *fields: str) -> socket.socket:
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
     client.settimeout(20)
-    client.connect(("127.0.0.1", service.port))
     head = [f"GET /file/stream?filename={name} HTTP/1.1", "Host: x", *fields, "", ""]
-    client.sendall("\r\n".join(head).encode())
+    try:
+        client.connect(("127.0.0.1", service.port))
+        client.sendall("\r\n".join(head).encode())
+    except OSError:
+        client.close()
+        raise
     return client
 
 
@@ -249,3 +254,43 @@ def test_a_mongodb_that_dies_under_a_download_cuts_it(own_mongod: Server, redis_
         own_mongod.start()
         eventually(lambda: len(lib.get("big.webm").content) == 64 * MIB, 20)
         assert "Traceback" not in lib.stream.log
+
+
+def test_a_download_under_way_is_finished_at_sigterm(
+    lib: Library, start_service: Start, mongod: Server, redis_url: str
+) -> None:
+    """P13: no new connection, the old one to its end, and an exit with 0."""
+    env = environment(mongod, redis_url, "test_stream_faults", GRIDCAST_DRAIN="20")
+    service = start_service("services.stream", **env)
+    with contextlib.closing(ask(service, "big.webm", "Connection: close")) as client:
+        first = client.recv(100_000)
+        service.child.send(signal.SIGTERM)
+
+        def refused() -> bool:
+            try:
+                socket.create_connection(("127.0.0.1", service.port), 5).close()
+            except ConnectionRefusedError:
+                return True
+            return False
+
+        eventually(refused, 5)
+        total, reset = drain(client)
+    assert not reset
+    assert len(first) + total > BIG
+    assert service.child.wait(10)
+    assert "Traceback" not in service.log
+
+
+def test_a_stopped_download_does_not_hold_the_shutdown(
+    lib: Library, start_service: Start, mongod: Server, redis_url: str
+) -> None:
+    """It is cut when the time for draining is over."""
+    service = start_service(
+        "services.stream", **environment(mongod, redis_url, "test_stream_faults", GRIDCAST_DRAIN="1")
+    )
+    with contextlib.closing(ask(service, "big.webm")) as client:
+        client.recv(100)
+        service.child.send(signal.SIGTERM)
+        assert service.child.wait(8)
+        assert drain(client)[0] < BIG
+    assert "Traceback" not in service.log

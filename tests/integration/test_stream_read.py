@@ -352,3 +352,18 @@ def test_without_redis_everything_is_read(lib: Library, start_service: Start, mo
     service = start_service("services.stream", **env)
     assert service.is_ready()
     assert httpx.get(lib.url("a.webm", service=service)).content == DATA
+
+
+def test_the_other_driver_reads_the_same(lib: Library, start_service: Start, mongod: Server, redis_url: str) -> None:
+    """PyMongo's own asyncio API instead of Motor: every kind of question that the reader asks."""
+    env = environment(mongod, redis_url, "test_stream_read", GRIDCAST_MONGO_DRIVER="pymongo")
+    service = start_service("services.stream", **env)
+    assert service.is_ready()
+    assert httpx.get(lib.url("a.webm", service=service)).content == DATA
+    part = httpx.get(lib.url("a.webm", service=service), headers={"range": f"bytes={CHUNK - 2}-{CHUNK + 1}"})
+    assert part.content == DATA[CHUNK - 2 : CHUNK + 2]
+    assert httpx.get(lib.url("missing", service=service)).status_code == 404
+    for path in ("/file?limit=2", "/file?q=edge&limit=3", "/file/folders", "/file/info?filename=a.webm"):
+        answers = [httpx.get(f"{one.url}{path}") for one in (service, lib.stream)]
+        assert answers[0].status_code == 200
+        assert answers[0].json() == answers[1].json()

@@ -9,9 +9,10 @@ import pytest
 from services.common.errors import Unavailable
 from services.common.media import MediaInfo, MediaName
 from services.common.store.port import BrokenFile
-from services.stream.cache import BATCH, FIRST_BATCH, BlockCache
+from services.stream.cache import BATCH, ENTRY, FIRST_BATCH, BlockCache
 
 SIZE = 1000
+ROOM = SIZE + ENTRY
 
 pytestmark = pytest.mark.anyio
 
@@ -82,7 +83,7 @@ async def settled(cache: BlockCache) -> None:
 
 async def test_one_fetch_however_many_ask() -> None:
     store = Store()
-    cache = BlockCache(store, 100 * SIZE)
+    cache = BlockCache(store, 100 * ROOM)
     store.gate.clear()
     readers = [asyncio.create_task(read(cache, info(), 3, 5)) for _ in range(50)]
     await asyncio.sleep(0.01)
@@ -96,13 +97,13 @@ async def test_one_fetch_however_many_ask() -> None:
 
 async def test_a_probe_moves_one_block() -> None:
     store = Store()
-    await read(BlockCache(store, 100 * SIZE), info(), 7, 7)
+    await read(BlockCache(store, 100 * ROOM), info(), 7, 7)
     assert store.fetched == [7]
 
 
 async def test_a_reader_who_leaves_does_not_take_the_block_from_others() -> None:
     store = Store()
-    cache = BlockCache(store, 100 * SIZE)
+    cache = BlockCache(store, 100 * ROOM)
     store.gate.clear()
     first, second = (asyncio.create_task(read(cache, info(), 0, 0)) for _ in range(2))
     await asyncio.sleep(0)
@@ -116,7 +117,7 @@ async def test_a_reader_who_leaves_does_not_take_the_block_from_others() -> None
 
 async def test_read_in_order_each_block_is_fetched_once_and_batches_grow() -> None:
     store = Store()
-    cache = BlockCache(store, 1000 * SIZE)
+    cache = BlockCache(store, 1000 * ROOM)
     await read(cache, info(), 0, 499)
     assert store.fetched == list(range(500))
     lengths = [last - first + 1 for _, first, last in store.queries]
@@ -127,7 +128,7 @@ async def test_read_in_order_each_block_is_fetched_once_and_batches_grow() -> No
 
 async def test_who_opens_a_long_file_and_stops_costs_little() -> None:
     store = Store()
-    cache = BlockCache(store, 1000 * SIZE)
+    cache = BlockCache(store, 1000 * ROOM)
     with cache.walk(info(), 0, 999) as walk:
         await walk.take(0)
         await settled(cache)
@@ -136,7 +137,7 @@ async def test_who_opens_a_long_file_and_stops_costs_little() -> None:
 
 async def test_nothing_past_the_range_is_read() -> None:
     store = Store()
-    cache = BlockCache(store, 1000 * SIZE)
+    cache = BlockCache(store, 1000 * ROOM)
     await read(cache, info(), 100, 163)
     await settled(cache)
     assert store.fetched == list(range(100, 164))
@@ -144,7 +145,7 @@ async def test_nothing_past_the_range_is_read() -> None:
 
 async def test_the_bound_holds_at_every_moment() -> None:
     store = Store()
-    limit = 40 * SIZE
+    limit = 40 * ROOM
     cache = BlockCache(store, limit)
     seen = 0
 
@@ -161,24 +162,24 @@ async def test_the_bound_holds_at_every_moment() -> None:
     await asyncio.gather(*(read(cache, *span) for span in spans))
     looking.cancel()
     await settled(cache)
-    held = sum(len(data) for data in cache._blocks.values())
+    held = sum(len(data) + ENTRY for data in cache._blocks.values())
     assert cache.size == held <= limit
     # Queries under way count before their blocks are there, and there is always room for them.
-    assert seen <= limit + 4 * BATCH * SIZE
+    assert seen <= limit + 4 * BATCH * ROOM
     assert cache._flights == {}
     assert cache._walks == 0
 
 
 async def test_no_more_queries_at_once_than_are_good_for_the_store() -> None:
     store = Store()
-    cache = BlockCache(store, 10_000 * SIZE)
+    cache = BlockCache(store, 10_000 * ROOM)
     await asyncio.gather(*(read(cache, info(f"f{number}"), 0, 40) for number in range(30)))
     assert store.most <= 4
 
 
 async def test_the_least_recently_used_go_first() -> None:
     store = Store()
-    cache = BlockCache(store, 3 * SIZE)
+    cache = BlockCache(store, 3 * ROOM)
     for number in (0, 1, 2, 0, 3):
         await read(cache, info(), number, number)
     assert [number for _, number in cache._blocks] == [2, 0, 3]
@@ -187,7 +188,7 @@ async def test_the_least_recently_used_go_first() -> None:
 async def test_many_readers_share_what_may_be_ahead() -> None:
     """Otherwise they would push each other's blocks out before they are read."""
     store = Store()
-    cache = BlockCache(store, 40 * SIZE)
+    cache = BlockCache(store, 40 * ROOM)
     readers = [read(cache, info(f"f{number}"), 0, 99, pause=0.0001) for number in range(20)]
     await asyncio.gather(*readers)
     assert len(store.fetched) <= 20 * 100 * 1.1
@@ -195,7 +196,7 @@ async def test_many_readers_share_what_may_be_ahead() -> None:
 
 async def test_a_missing_block_is_met_when_its_turn_comes() -> None:
     store = Store()
-    cache = BlockCache(store, 100 * SIZE)
+    cache = BlockCache(store, 100 * ROOM)
     store.missing = {10}
     with cache.walk(info(), 0, 99) as walk:
         for number in range(10):
@@ -208,18 +209,18 @@ async def test_a_missing_block_is_met_when_its_turn_comes() -> None:
 
 async def test_a_fault_is_everybodys_and_is_not_remembered() -> None:
     store = Store()
-    cache = BlockCache(store, 100 * SIZE)
+    cache = BlockCache(store, 100 * ROOM)
     store.away = True
     results = await asyncio.gather(*(read(cache, info(), 0, 0) for _ in range(5)), return_exceptions=True)
     assert [type(result) for result in results] == [Unavailable] * 5
     assert len(store.queries) == 1
     store.away = False
     await read(cache, info(), 0, 0)
-    assert cache.size == SIZE
+    assert cache.size == ROOM
 
 
 async def test_files_do_not_mix() -> None:
     store = Store()
-    cache = BlockCache(store, 1000 * SIZE)
+    cache = BlockCache(store, 1000 * ROOM)
     await asyncio.gather(*(read(cache, info(f"f{number % 3}"), 0, 50) for number in range(9)))
     assert len(store.fetched) == 3 * 51
