@@ -28,7 +28,7 @@ test-containers: setup ## the compose stack for real; needs docker
 	$(BIN)/python -m pytest -s -m containers tests/containers
 
 bench: setup ## the side-by-side figures
-	$(BIN)/python -m pytest -s -m long tests/bench
+	@set -e; for one in upload stream socket gateway; do $(BIN)/python -m tests.bench.$$one; done
 
 lint: setup ## ruff, mypy, import-linter
 	$(BIN)/ruff check .
