@@ -62,8 +62,12 @@ class Resumer:
         try:
             async with self._writers.only(upload.address, body):
                 received = await self._receive(receiver, upload, state, body, patch)
-        except Gone as error:  # lost at the end of one request that was both creation and upload
-            raise Conflict(error.detail, error.headers) from error
+        except BaseException as error:
+            # Its address was told to nobody: it can never be gone on with.
+            await cleaned(error, receiver.discard())
+            if isinstance(error, Gone):  # lost at the end of one request that was both creation and upload
+                raise Conflict(error.detail, error.headers) from error
+            raise
         return upload.address, received
 
     async def look(self, address: str) -> Open | Ended:

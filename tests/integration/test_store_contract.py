@@ -340,6 +340,17 @@ async def test_the_document_stays_small(both: Both) -> None:
     await both.store.move(uploads[0], len(tail), tail[::-1], None, writing=False)
 
 
+async def test_a_name_that_is_replaced_too_often(both: Both, seen: Store) -> None:
+    await both.stored(b"x")
+    waiting = [
+        {"file": ObjectId(), "due": datetime.now(UTC) + timedelta(hours=1), "late": False}
+    ] * documents.MAX_DOOMED
+    seen.db["media"].update_one({}, {"$set": {"doomed": waiting}})
+    with pytest.raises(TooMany):
+        await both.store.begin(NAME, Plan(), ANYTHING)
+    assert (await both.reader.find(NAME)) is not None
+
+
 async def test_strays_are_a_day_old_and_nobody_s(both: Both, seen: Store) -> None:
     old = datetime.now(UTC) - timedelta(hours=25)
     stray, foreign = ObjectId.from_datetime(old), ObjectId.from_datetime(old + timedelta(seconds=1))

@@ -197,6 +197,13 @@ def test_the_first_bytes_may_come_with_the_creation(tus: Tus, store: Store) -> N
     assert tus.offset() == 3
 
 
+def test_a_creation_whose_first_bytes_are_wrong_leaves_nothing(tus: Tus, store: Store) -> None:
+    """Its address was told to nobody."""
+    wrong = base64.b64encode(bytes(20)).decode()
+    problem(tus.create(length=CHUNK + 5, content=b"x" * CHUNK, **{"upload-checksum": f"sha1 {wrong}"}), 460)
+    eventually(lambda: store.media() == [] and store.chunks() == 0, 5)
+
+
 @pytest.mark.parametrize("size", [10, CHUNK + 3, BATCH + CHUNK + 3])
 @pytest.mark.parametrize("algorithm", ["sha1", "sha256"])
 def test_bytes_with_a_checksum_count_when_it_is_right(both: Tus, store: Store, algorithm: str, size: int) -> None:

@@ -19,6 +19,8 @@ Pipeline = list[Document]
 
 MAX_UPLOADS = 64
 """Unfinished uploads of one name: the document stays far from MongoDB's 16 MiB."""
+MAX_DOOMED = 10_000
+"""Versions of one name that wait to be deleted: who replaces it faster is told to wait."""
 MAX_TAILS = 8 * 1024 * 1024
 """Bytes of all tails in one document."""
 MAX_NOTES = 64
@@ -95,7 +97,11 @@ def begin(upload: ObjectId, file: ObjectId, holder: ObjectId, plan: Plan, expect
         "length": plan.length,
         "facts": {"$literal": dict(plan.facts)},
     }
-    free = {"$and": [holds(expected), {"$lt": [{"$size": uploads}, MAX_UPLOADS]}]}
+    few = [
+        {"$lt": [{"$size": uploads}, MAX_UPLOADS]},
+        {"$lt": [{"$size": {"$ifNull": ["$doomed", []]}}, MAX_DOOMED]},
+    ]
+    free = {"$and": [holds(expected), *few]}
     empty_lists = {list_: {"$ifNull": [f"${list_}", []]} for list_ in ("ended", "doomed", "announce")}
     added = {"$cond": [free, {"$concatArrays": [uploads, [entry]]}, uploads]}
     return finished([{"$set": {"current": {"$ifNull": ["$current", None]}, "uploads": added, **empty_lists}}], times)

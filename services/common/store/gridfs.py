@@ -77,6 +77,8 @@ class GridFSStore:
             return Upload(str(upload), str(document["_id"]), str(file), 1, name)
         if len(document["uploads"]) >= documents.MAX_UPLOADS:
             raise TooMany(f"{documents.MAX_UPLOADS} unfinished uploads of this name are under way")
+        if len(document["doomed"]) >= documents.MAX_DOOMED:
+            raise TooMany("this name was replaced too often; its old versions must be deleted first")
         raise _unexpected(name, expected)
 
     async def _upsert(self, key: dict[str, Any], update: documents.Pipeline) -> dict[str, Any]:
