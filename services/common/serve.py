@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import signal
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -73,4 +75,7 @@ def run(
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=max(1, int(settings.drain)),
     )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn takes the signal, ends cleanly, and raises it once more: to whoever started us that is a clean end, not a death.
+        signal.signal(number, lambda *_: sys.exit(0))
     Server(config, drain).run()
