@@ -1,0 +1,188 @@
+"""What schemathesis is told of this API, and what it tells back: loaded by its command line, not by pytest.
+
+Most of its requests are changed so that they name what is there: a stored file, a live socket, an upload under way at its
+true offset. Otherwise nearly all would be 404, and nothing behind the first look-up would be reached. Which ones, the request
+itself decides, so that a repeated one goes the same way. All statuses are counted and left in the file named by GRIDCAST_TALLY.
+"""
+
+import atexit
+import base64
+import json
+import os
+import threading
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import requests
+import schemathesis
+from websockets.sync.client import ClientConnection, connect
+
+GATEWAY = os.environ["GRIDCAST_JUDGED"]
+FOLDER = "judged"
+TUS = {"Tus-Resumable": "1.0.0"}
+PATIENCE = 30.0
+SHARE = 3
+"""One request of so many stays as it was generated."""
+
+_tally: Counter[tuple[str, int]] = Counter()
+_lock = threading.Lock()
+_sockets: list[ClientConnection] = []
+
+
+@schemathesis.serializer("application/offset+octet-stream")
+def bytes_of_tus(_context: schemathesis.SerializationContext, value: Any) -> Any:
+    """The body as it is, else as text."""
+    return value if isinstance(value, bytes) else str(value).encode("utf-8", "replace")
+
+
+@schemathesis.hook
+def after_call(_context: schemathesis.HookContext, case: schemathesis.Case, response: schemathesis.Response) -> None:
+    with _lock:
+        _tally[case.operation.label, response.status_code] += 1
+
+
+@schemathesis.hook
+def before_call(_context: schemathesis.HookContext, case: schemathesis.Case, _kwargs: dict[str, Any]) -> None:
+    """Name what is there."""
+    said = repr((case.operation.label, case.path_parameters, case.query, case.headers, case.body))
+    digest = zlib.crc32(said.encode("utf-8", "replace"))
+    if digest % SHARE and (change := _CHANGES.get(case.operation.label)) is not None:
+        change(case, f"{digest:08x}")
+
+
+def _query(case: schemathesis.Case, **values: Any) -> None:
+    case.query = {**(case.query or {}), **values}
+
+
+def _headers(case: schemathesis.Case, **values: str | None) -> None:
+    for name, value in values.items():
+        if value is None:
+            case.headers.pop(name.replace("_", "-"), None)
+        else:
+            case.headers[name.replace("_", "-")] = value
+
+
+def _list(case: schemathesis.Case, _digest: str) -> None:
+    _query(case, limit=7)
+    case.query.pop("after", None)
+    if "folder" in case.query:
+        _query(case, folder=FOLDER)
+
+
+def _read(case: schemathesis.Case, digest: str) -> None:
+    """The generated conditions and ranges stay in every second of these requests."""
+    _stored("read.webm")
+    _query(case, filename="read.webm", folder=FOLDER)
+    if int(digest, 16) & 4:
+        _headers(case, If_Match=None, If_None_Match=None, If_Unmodified_Since=None)
+
+
+def _write(case: schemathesis.Case, digest: str) -> None:
+    _query(case, filename=f"{digest}.bin", folder=FOLDER)
+    case.query.pop("sid", None)
+    _headers(case, If_Match=None, Content_Digest=None, Repr_Digest=None, If_None_Match=None)
+
+
+def _remove(case: schemathesis.Case, digest: str) -> None:
+    _stored(f"{digest}.bin")
+    _query(case, filename=f"{digest}.bin", folder=FOLDER)
+    _headers(case, If_Match=None)
+
+
+def _form(case: schemathesis.Case, digest: str) -> None:
+    """A form without a file's name holds no file, and none is ever generated."""
+    case.query = {}
+    boundary = f"boundary{digest}"
+    content = repr(case.body).encode("utf-8", "replace")
+    head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{os.urandom(8).hex()}.bin"\r\n\r\n'
+    case.body = head.encode() + content + f"\r\n--{boundary}--\r\n".encode()
+    _headers(case, Content_Type=f"multipart/form-data; boundary={boundary}")
+
+
+def _create(case: schemathesis.Case, _digest: str) -> None:
+    name = base64.b64encode(os.urandom(8).hex().encode()).decode()
+    _headers(case, upload_length=None, upload_defer_length="1", upload_metadata=f"filename {name}", **_NO_SUMS)
+    _headers(case, Tus_Resumable="1.0.0", upload_concat=None)
+
+
+def _tus(case: schemathesis.Case, _digest: str) -> None:
+    case.path_parameters = {**(case.path_parameters or {}), "upload": _begun()}
+    _headers(case, Tus_Resumable="1.0.0")
+
+
+def _patch(case: schemathesis.Case, digest: str) -> None:
+    _tus(case, digest)
+    _headers(case, upload_offset="0", upload_length=None, **_NO_SUMS)
+
+
+def _socket(case: schemathesis.Case, _digest: str) -> None:
+    case.path_parameters = {**(case.path_parameters or {}), "sid": _connected()}
+
+
+def _push(case: schemathesis.Case, digest: str) -> None:
+    if "sid" in (case.path_parameters or {}):
+        _socket(case, digest)
+    case.query = {}
+    if isinstance(case.body, dict):
+        case.body = {"type": "judged.said", "data": case.body.get("data")}
+
+
+_NO_SUMS: dict[str, str | None] = {"upload_checksum": None}
+_CHANGES: dict[str, Callable[[schemathesis.Case, str], None]] = {
+    "GET /file": _list,
+    "GET /file/folders": _list,
+    "GET /file/info": _read,
+    "GET /file/stream": _read,
+    "HEAD /file/stream": _read,
+    "PUT /file/stream": _write,
+    "DELETE /file/stream": _remove,
+    "POST /file/upload": _form,
+    "POST /file/tus": _create,
+    "HEAD /file/tus/{upload}": _tus,
+    "PATCH /file/tus/{upload}": _patch,
+    "DELETE /file/tus/{upload}": _tus,
+    "GET /sockets": _list,
+    "GET /sockets/{sid}": _socket,
+    "DELETE /sockets/{sid}": _socket,
+    "POST /sockets/messages": _push,
+    "POST /sockets/{sid}/messages": _push,
+}
+
+
+def _stored(name: str) -> None:
+    query = {"filename": name, "folder": FOLDER}
+    answer = requests.put(f"{GATEWAY}/file/stream", params=query, data=b"0123456789" * 100, timeout=PATIENCE)
+    answer.raise_for_status()
+
+
+def _begun() -> str:
+    name = base64.b64encode(os.urandom(8).hex().encode()).decode()
+    fields = {**TUS, "Upload-Defer-Length": "1", "Upload-Metadata": f"filename {name}"}
+    answer = requests.post(f"{GATEWAY}/file/tus", headers=fields, timeout=PATIENCE)
+    answer.raise_for_status()
+    return answer.headers["location"].rpartition("/")[2]
+
+
+def _connected() -> str:
+    """A socket that was just opened; the last few stay open, an older one may still resume."""
+    connection = connect(GATEWAY.replace("http", "ws", 1) + "/ws", open_timeout=PATIENCE, close_timeout=1)
+    sid: str = json.loads(connection.recv(PATIENCE))["sid"]
+    with _lock:
+        _sockets.append(connection)
+        oldest = _sockets.pop(0) if len(_sockets) > 5 else None
+    if oldest is not None:
+        oldest.close()
+    return sid
+
+
+@atexit.register
+def _tell() -> None:
+    for connection in _sockets:
+        connection.close()
+    counts: dict[str, dict[int, int]] = {}
+    for (label, status), count in _tally.items():
+        counts.setdefault(label, {})[status] = count
+    Path(os.environ["GRIDCAST_TALLY"]).write_text(json.dumps(counts), "utf-8")

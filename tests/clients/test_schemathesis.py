@@ -1,0 +1,86 @@
+"""schemathesis as a judge: requests made from the joined API document, through the gateway, and every answer held against it.
+
+The runs are counted: an API that refuses everything would pass all checks. The seed is printed.
+"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import httpx
+import pytest
+from openapi_spec_validator import validate
+
+from deploy.local.processes import ROOT
+from tests.stack import Stack
+
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+    "unsupported_method",
+    "allow_header_conformance",
+)
+METHODS = {"get", "head", "put", "post", "patch", "delete", "options"}
+
+
+@pytest.mark.parametrize(
+    ("examples", "least", "within"),
+    [(4, 300, 100), pytest.param(900, 10_000, 3000, marks=[pytest.mark.long, pytest.mark.timeout(3100)])],
+)
+def test_schemathesis_finds_no_fault(stack: Stack, tmp_path: Path, examples: int, least: int, within: int) -> None:
+    seed, tally = random.SystemRandom().randrange(2**32), tmp_path / "tally.json"
+    command = [
+        *(sys.executable, "-m", "schemathesis.cli", "run", f"{stack.url}/openapi.json"),
+        *("--checks", ",".join(CHECKS)),
+        *("--max-examples", str(examples)),
+        *("--seed", str(seed)),
+        *("--generation-database", "none"),
+        *("--request-timeout", "40"),
+        *("--warnings", "off"),
+        *("--suppress-health-check", "all"),
+        "--no-color",
+        "--no-shrink",
+        "--continue-on-failure",
+    ]
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "SCHEMATHESIS_HOOKS": "tests.clients.schemathesis_hooks",
+        "GRIDCAST_JUDGED": stack.url,
+        "GRIDCAST_TALLY": str(tally),
+    }
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=within, check=False)
+    said = f"seed {seed}\n{done.stdout[-8000:]}\n{done.stderr[-2000:]}"
+    assert tally.exists(), said
+    counts: dict[str, dict[str, int]] = json.loads(tally.read_text("utf-8"))
+    total = Counter[str]()
+    for statuses in counts.values():
+        total.update(statuses)
+    good = sum(count for status, count in total.items() if status.startswith("2"))
+    print(f"seed {seed}: {total.total()} requests, {good / total.total():.0%} answered 2xx, {dict(total)}")
+    assert done.returncode == 0, said
+    assert not [status for status in total if status.startswith("5")]
+    assert total.total() >= least
+    assert good >= 0.3 * total.total()
+    never = [label for label, statuses in counts.items() if not any(status.startswith("2") for status in statuses)]
+    assert never == []
+    for log in stack.logs.glob("*.log"):
+        assert "Traceback" not in log.read_text("utf-8", "replace"), log
+
+
+def test_the_document_hides_nothing(stack: Stack) -> None:
+    """It is valid, every operation is called by a run, and no answer is documented as "whatever else"."""
+    document = httpx.get(f"{stack.url}/openapi.json", timeout=30).json()
+    validate(document)
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            if method in METHODS:
+                assert "default" not in operation["responses"], f"{method} {path}"
+                assert any(status.startswith("2") for status in operation["responses"]), f"{method} {path}"
