@@ -17,7 +17,6 @@ from services.common.media import MediaName
 from services.common.store.port import (
     ABSENT,
     Announcement,
-    BrokenFile,
     Expected,
     Open,
     Plan,
@@ -26,9 +25,12 @@ from services.common.store.port import (
     Written,
 )
 from services.upload.lease import Lease
+from services.upload.marks import Marks
 
 BATCH_BLOCKS = 8
 """Blocks in one insert: 2 MiB, where larger ones were no faster and smaller ones were slower."""
+UNMARKED_BYTES = 256 * 1024
+"""So much is taken while an older batch is not marked yet: no more than two batches are ever asked for again."""
 DISCARD_SECONDS = 10.0
 """What cannot be taken back in this time is left to the janitor."""
 
@@ -47,7 +49,6 @@ class Receiver:
     ) -> None:
         self.upload: Upload | None = None
         self.received = 0
-        self.saved_at = time.monotonic()
         self.marks = False
         self.length: int | None = None
         self.held_back: int | None = None
@@ -57,15 +58,20 @@ class Receiver:
         self._broken = broken
         self._buffer = bytearray()
         self._blocks = 0
-        self._saved = 0
         self._hash: Any = hashlib.sha256()
         self._flight: asyncio.Task[None] | None = None
+        self._marks: Marks | None = None
         self._lease: Lease | None = None
 
     @property
     def unsaved(self) -> int:
         """Bytes behind the durable offset."""
-        return self.received - self._saved
+        return self.received - self._marks.saved if self._marks else self.received
+
+    @property
+    def saved_at(self) -> float:
+        """When the durable offset was last set, by the monotonic clock."""
+        return self._marks.saved_at if self._marks else 0.0
 
     @property
     def hashed(self) -> tuple[int, Any]:
@@ -83,11 +89,9 @@ class Receiver:
 
     def resume(self, upload: Upload, state: Open, hashed: Any, taken: float) -> None:
         """Go on with an upload that was taken over at the monotonic time `taken`."""
-        self._blocks, rest = divmod(state.offset, self._store.block_size)
-        if len(state.tail) != rest:
-            raise BrokenFile(f"file {state.file}: the tail has {len(state.tail)} bytes")
+        self._blocks = state.offset // self._store.block_size
         self._buffer += state.tail
-        self.received = self._saved = state.offset
+        self.received = state.offset
         self.length = state.length
         self._hash = hashed if self._blocks else hashlib.sha256()
         self._hold(upload, taken)
@@ -98,6 +102,8 @@ class Receiver:
             raise TooLarge(f"the file is larger than {self._max} bytes")
         self.received += len(data)
         self._buffer += data
+        if self._marks and self._marks.under_way and len(self._buffer) > UNMARKED_BYTES:
+            await asyncio.wait({self._marks.under_way})
         batch = BATCH_BLOCKS * self._store.block_size
         while len(self._buffer) >= batch:
             await self._flush(batch)
@@ -111,9 +117,9 @@ class Receiver:
         if whole:
             await self._flush(whole)
         await self._landed()
-        if self.received == self.held_back:
+        if self._marks is None or self.received == self.held_back:
             return None
-        return await self._mark(self.received, bytes(self._buffer), writing=writing)
+        return await self._marks.now(self.received, bytes(self._buffer), self.length, writing=writing)
 
     async def finish(
         self,
@@ -137,6 +143,8 @@ class Receiver:
             self.marks = False
             await self._flush(len(self._buffer))
         await self._landed()
+        if self._marks is not None:
+            await self._marks.settled()
         written = Written(self.received, content_type, self._hash.hexdigest())
         agree(written.sha256)
         if upload.name is None:
@@ -153,8 +161,11 @@ class Receiver:
     async def rest(self) -> None:
         """Stop without taking anything back: another may go on. What was received and is not saved is forgotten."""
         await self._let_go()
-        if self._flight is not None:
-            await asyncio.wait({self._flight})
+        marking = self._marks.under_way if self._marks else None
+        for task in (self._flight, marking):
+            if task is not None:
+                await asyncio.wait({task})
+                _ = task.cancelled() or task.exception()  # seen: asyncio need not report it
 
     async def roll_back(self, block: int) -> None:
         """Remove block number `block` and what follows: it must not become part of the file."""
@@ -202,18 +213,8 @@ class Receiver:
             if isinstance(result, BaseException):
                 raise result
         offset = (first + len(blocks)) * self._store.block_size
-        if self.marks and offset != self.held_back and offset > self._saved:
-            await self._mark(offset, b"", writing=True)
-
-    async def _mark(self, offset: int, tail: bytes, *, writing: bool) -> datetime:
-        began = time.monotonic()
-        moved = offset != self._saved
-        upload = self._uploaded()
-        expires = await self._store.move(upload, offset, tail, self.length, writing=writing, moved=moved)
-        if self._lease is not None:
-            self._lease.renewed(began)
-        self._saved, self.saved_at = offset, time.monotonic()
-        return expires
+        if self.marks and self._marks and offset != self.held_back and offset > self._marks.saved:
+            await self._marks.soon(offset, self.length)
 
     def _digest(self, blocks: Sequence[bytes]) -> None:
         if self._hash is not None:
@@ -242,6 +243,7 @@ class Receiver:
     def _hold(self, upload: Upload, since: float) -> None:
         self.upload = upload
         self._lease = Lease(self._store, upload, since, self._broken)
+        self._marks = Marks(self._store, self._lease, self.received)
 
     async def _let_go(self) -> None:
         if self._lease is not None:
