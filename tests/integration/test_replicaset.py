@@ -16,7 +16,7 @@ from services.common.mongo import open_mongo
 from tests.launch import Service, Start
 from tests.replicaset import ReplicaSet, replica_set
 from tests.servers import Server
-from tests.uploads import opened
+from tests.uploads import Tus, opened
 from tests.waiting import eventually
 
 DATABASE = "gridcast"
@@ -86,7 +86,7 @@ def content(name: str) -> bytes:
 
 
 def slowly(data: bytes) -> Iterator[bytes]:
-    """In eight pieces, so that a kill falls into the middle."""
+    """In pieces, so that a kill falls into the middle."""
     for start in range(0, len(data), SIZE // 8):
         yield data[start : start + SIZE // 8]
         time.sleep(0.02)
@@ -143,6 +143,47 @@ def test_the_primary_is_killed_in_the_middle_of_uploads(
     assert (lost, partly, load.half) == ([], [], [])
     with opened(members.uri, database) as store:
         eventually(lambda: store.orphans() == [], 60.0, "the janitor has swept")
+
+
+@pytest.mark.timeout(300)
+def test_a_resumable_upload_outlives_its_primary(members: ReplicaSet, redis_url: str, start_service: Start) -> None:
+    """Offsets only grow: what a client was once told is stored is never asked for again, and the file is whole."""
+    env = {
+        "GRIDCAST_MONGODB_URI": members.uri,
+        "GRIDCAST_MONGODB_DATABASE": f"{DATABASE}_tus",
+        "GRIDCAST_REDIS_URL": redis_url,
+        "GRIDCAST_MIN_FREE": "0",
+    }
+    upload, stream = start_service("services.upload", **env), start_service("services.stream", **env)
+    data = random.Random(7).randbytes(6_000_000)
+    tus = Tus(upload)
+    assert tus.create("film", len(data)).status_code == 201
+    offset = 0
+    for piece in range(3):
+        end = (piece + 1) * len(data) // 3
+        while offset < end:
+            patching = threading.Thread(target=_patch, args=(tus, offset, data[offset:end]))
+            patching.start()
+            killed = None
+            if piece == 1 and offset == len(data) // 3:
+                time.sleep(0.15)
+                killed = members.kill_primary()
+            patching.join(60)
+            told = eventually(lambda: tus.head() if tus.head().status_code == 200 else None, 40.0, "an offset")
+            now = int(told.headers["upload-offset"])
+            assert now >= offset
+            offset = now
+            if killed:
+                killed.start()
+                eventually(members.all_in_step, 60.0, "the killed member is in step again")
+    answer = httpx.get(f"{stream.url}/file/stream?filename=film", timeout=60)
+    assert digest(answer.content) == digest(data)
+
+
+def _patch(tus: Tus, offset: int, content: bytes) -> None:
+    """Send; what became of it, HEAD tells."""
+    with contextlib.suppress(httpx.HTTPError, AssertionError):
+        tus.patch(offset, slowly(content))
 
 
 @pytest.mark.anyio
