@@ -8,6 +8,7 @@ import json
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from services.common import metrics
@@ -28,6 +29,12 @@ class _Entry:
     until: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    answer: asyncio.Task[Representation]
+    until: float
+
+
 class Catalogue:
     """Files by name. `is_live` says whether `changed` is told of every change as it happens."""
 
@@ -36,30 +43,34 @@ class Catalogue:
         self._most = entries
         self._is_live = is_live
         self._entries: OrderedDict[MediaName, _Entry] = OrderedDict()
-        self._asking: dict[MediaName, asyncio.Task[Representation]] = {}
+        self._asking: dict[MediaName, _Question] = {}
         self._changes = 0
 
     async def find(self, name: MediaName, *, fresh: bool = False) -> Representation:
         """The current file of that name; `fresh` asks the store whatever is remembered. Raises NotFound and Unavailable."""
         if fresh or not self._is_live():
             return await self._ask(name)
+        now = time.monotonic()
         entry = self._entries.get(name)
-        if entry is not None and time.monotonic() < entry.until:
+        if entry is not None and now < entry.until:
             _HITS.inc()
             return entry.file
         _MISSES.inc()
-        # Whoever comes while the store is being asked waits for the same answer, which is as young as a remembered one.
-        asking = self._asking.get(name)
-        if asking is None:
-            asking = self._asking[name] = asyncio.create_task(self._ask(name))
-            asking.add_done_callback(lambda done: self._asked(name, done))
-        return await asyncio.shield(asking)
+        # A question under way answers for others too, as long as its answer is no older than a remembered one may be.
+        question = self._asking.get(name)
+        if question is not None and now < question.until:
+            with suppress(NotFound):  # a miss is good for nobody but the one who asked
+                return await asyncio.shield(question.answer)
+            return await self._ask(name)
+        question = self._asking[name] = _Question(asyncio.create_task(self._ask(name)), now + REMEMBERED_SECONDS)
+        question.answer.add_done_callback(lambda _: self._answered(name, question))
+        return await asyncio.shield(question.answer)
 
-    def _asked(self, name: MediaName, done: asyncio.Task[Representation]) -> None:
-        if self._asking.get(name) is done:
+    def _answered(self, name: MediaName, question: _Question) -> None:
+        if self._asking.get(name) is question:
             del self._asking[name]
-        if not done.cancelled():
-            done.exception()  # there may be nobody left who waits for it
+        if not question.answer.cancelled():
+            question.answer.exception()  # there may be nobody left who waits for it
 
     async def _ask(self, name: MediaName) -> Representation:
         began, changes = time.monotonic(), self._changes  # before the question: the answer may be as old as that

@@ -203,3 +203,43 @@ async def test_what_is_no_message_means_anything(payload: bytes) -> None:
     catalogue.changed(b"c", payload)
     await catalogue.find(NAME)
     assert store.asked == 2
+
+
+async def turns() -> None:
+    """Let every task go as far as it can; no timer, since the clock may stand still."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_a_question_that_takes_long_is_not_everybodys(clock: Clock) -> None:
+    """Its answer may be as old as the question."""
+    store = Store()
+    catalogue = Catalogue(store, 10, lambda: True)
+    store.gate.clear()
+    old = asyncio.create_task(catalogue.find(NAME))
+    await turns()
+    store.files[NAME] = NEWER
+    clock.now += 1.0
+    new = asyncio.create_task(catalogue.find(NAME))
+    await turns()
+    store.gate.set()
+    assert (await old).info is FILE
+    assert (await new).info is NEWER
+    await turns()
+    assert catalogue._asking == {}
+
+
+async def test_a_miss_under_way_is_no_answer_for_who_comes_later() -> None:
+    store = Store()
+    catalogue = Catalogue(store, 10, lambda: True)
+    later = MediaName("", "later")
+    store.gate.clear()
+    early = asyncio.create_task(catalogue.find(later))
+    await asyncio.sleep(0.01)
+    store.files[later] = FILE
+    late = asyncio.create_task(catalogue.find(later))
+    await asyncio.sleep(0.01)
+    store.gate.set()
+    with pytest.raises(NotFound):
+        await early
+    assert (await late).info is FILE
