@@ -84,4 +84,8 @@ class ReplicaSet:
 @contextlib.contextmanager
 def replica_set(folder: Path) -> Iterator[ReplicaSet]:
     with contextlib.ExitStack() as stack:
-        yield ReplicaSet([stack.enter_context(running(folder / f"member-{n}", member)) for n in range(3)])
+        processes = [stack.enter_context(running(folder / f"member-{n}", member)) for n in range(3)]
+        yield ReplicaSet(processes)
+        # Asked to stop, a member waits 15 s for others to take over.
+        for server in processes:
+            server.kill()
