@@ -1,0 +1,186 @@
+"""Everything at once for a while: uploads, range readers, sockets that are pushed to, all through the gateway.
+
+Afterwards no process holds more memory or more descriptors for it. The slopes are printed: of resident memory over the second half
+of the time, when caches are full, by least squares.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.launch import showing
+from tests.sockets import Client, soon
+from tests.stack import Stack, runner
+from tests.upstreams import memory
+
+pytestmark = pytest.mark.anyio
+
+OURS = ("gateway", "upload-1", "stream-1", "stream-2", "socket-1", "socket-2")
+MIB = 1024 * 1024
+SIZES = (0, 1000, 300_000, 1_500_000, 5_000_000)
+UPLOADERS, READERS, SOCKETS = 3, 4, 20
+KEPT = 12
+"""Names that are written over and over, so that the database does not only grow."""
+
+
+def descriptors(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 - numbers, no paths
+
+
+@dataclass
+class Load:
+    """What is done, and what became of it."""
+
+    stack: Stack
+    until: float
+    dice: random.Random
+    done: Counter[str] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+    known: dict[str, bytes] = field(default_factory=dict)
+
+    def on(self) -> bool:
+        return time.monotonic() < self.until
+
+    async def uploader(self, number: int) -> None:
+        async with httpx.AsyncClient(base_url=self.stack.url, timeout=60) as http:
+            while self.on():
+                name = f"{number}-{self.dice.randrange(KEPT)}"
+                data = self.dice.randbytes(1000) * (self.dice.choice(SIZES) // 1000)
+                answer = await http.put("/file/stream", params={"filename": name, "folder": "load"}, content=data)
+                if not answer.is_success:
+                    self.faults.append(f"PUT {answer.status_code} {answer.text}")
+                    continue
+                self.done["uploads"] += 1
+                self.known[name] = data
+
+    async def reader(self) -> None:
+        async with httpx.AsyncClient(base_url=self.stack.url, timeout=60) as http:
+            while self.on():
+                name = self.dice.choice([*self.known, "nothing"])
+                first = self.dice.randrange(1_000_000)
+                fields = {"Range": f"bytes={first}-{first + self.dice.randrange(1, 600_000)}"}
+                query = {"filename": name, "folder": "load"}
+                answer = await http.get("/file/stream", params=query, headers=fields)
+                if answer.status_code not in {200, 206, 404, 416}:
+                    self.faults.append(f"GET {answer.status_code} {answer.text}")
+                self.done["reads"] += 1
+                self.done["bytes read"] += len(answer.content)
+
+    async def pusher(self) -> None:
+        async with httpx.AsyncClient(base_url=self.stack.url, timeout=60) as http:
+            while self.on():
+                answer = await http.post("/sockets/messages?topic=load", json={"type": "tick", "data": "x" * 500})
+                if not answer.is_success:
+                    self.faults.append(f"push {answer.status_code} {answer.text}")
+                self.done["pushes"] += 1
+                await asyncio.sleep(0.05)
+
+    async def listener(self) -> None:
+        """Most stay; each leaves now and then and is back with another connection."""
+        client = await Client.open(self.stack, topics="load")
+        while self.on():
+            stay = time.monotonic() + self.dice.uniform(2, 20)
+            while self.on() and time.monotonic() < stay:
+                with contextlib.suppress(TimeoutError):
+                    if (await client.event("tick", within=2))["type"] == "tick":
+                        self.done["heard"] += 1
+            client.events.clear()
+            await client.close()
+            client = await client.again(self.stack)
+            if not client.first["recovered"]:
+                self.faults.append("a socket that was away for a moment was not recovered")
+            self.done["returns"] += 1
+        await client.close()
+
+    async def run(self) -> dict[str, list[tuple[float, int]]]:
+        """All of them, and the memory of each process every second."""
+        seen: dict[str, list[tuple[float, int]]] = {name: [] for name in OURS}
+
+        async def look() -> None:
+            while self.on():
+                for name in OURS:
+                    seen[name].append((time.monotonic(), memory(self.stack.pids[name])))
+                await asyncio.sleep(1)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(look())
+            group.create_task(self.pusher())
+            for number in range(UPLOADERS):
+                group.create_task(self.uploader(number))
+            for _ in range(READERS):
+                group.create_task(self.reader())
+            for _ in range(SOCKETS):
+                group.create_task(self.listener())
+        return seen
+
+
+def slope(points: list[tuple[float, int]]) -> float:
+    """Bytes a second of the line through the second half, by least squares."""
+    half = points[len(points) // 2 :]
+    middle, mean = sum(at for at, _ in half) / len(half), sum(size for _, size in half) / len(half)
+    spread = sum((at - middle) ** 2 for at, _ in half)
+    return sum((at - middle) * (size - mean) for at, size in half) / spread if spread else 0.0
+
+
+@pytest.fixture
+def own_stack(tmp_path: Path) -> Iterator[Stack]:
+    """Small caches, so that they are full soon; readers' grace of a second, so that what is replaced goes."""
+    env = {"GRIDCAST_CACHE_BYTES": str(32 * MIB), "GRIDCAST_GRACE": "1", "GRIDCAST_JANITOR_EVERY": "2"}
+    with contextlib.ExitStack() as shown:
+        stack = shown.enter_context(runner(tmp_path / "data", "--sockets", "2", "--streams", "2", env=env))
+        for name in OURS:
+            shown.enter_context(showing(stack.logs / f"{name}.log", name))
+        yield stack
+        stack.end()
+        stack.forget_data()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "a_minute", "growth"),
+    [
+        pytest.param(20, None, 96, id="short"),
+        pytest.param(600, 2.0, 128, id="ten minutes", marks=[pytest.mark.long, pytest.mark.timeout(900)]),
+    ],
+)
+async def test_nothing_grows(own_stack: Stack, seconds: int, a_minute: float | None, growth: int) -> None:
+    """`growth`: MiB of a process over the whole time, caches included. `a_minute`: MiB, once they are full."""
+    seed = int.from_bytes(os.urandom(4))
+    print(f"seed {seed}")
+    pids = {name: own_stack.pids[name] for name in OURS}
+    before = {name: (memory(pid), descriptors(pid)) for name, pid in pids.items()}
+    load = Load(own_stack, time.monotonic() + seconds, random.Random(seed))
+    seen = await load.run()
+    assert load.faults == []
+    print(f"{seconds} s: {dict(load.done)}")
+    assert min(load.done[kind] for kind in ("uploads", "reads", "pushes", "heard", "returns")) > 0
+
+    async def few() -> bool:
+        # A kept connection to a service, a pool of the drivers: no more than a handful.
+        return all(descriptors(pid) <= before[name][1] + 40 for name, pid in pids.items())
+
+    await soon(few, 60)
+    for name, pid in pids.items():
+        grown, open_now = memory(pid) - before[name][0], descriptors(pid)
+        climb = slope(seen[name]) * 60 / MIB
+        print(
+            f"{name:<9} {before[name][0] / MIB:5.0f} MiB {grown / MIB:+6.1f}, {climb:+6.2f} MiB a minute, "
+            f"descriptors {before[name][1]} to {open_now}"
+        )
+        assert grown <= growth * MIB
+        assert a_minute is None or climb <= a_minute
+    async with httpx.AsyncClient(base_url=own_stack.url, timeout=60) as http:
+        for name, data in load.known.items():
+            answer = await http.get("/file/stream", params={"filename": name, "folder": "load"})
+            assert hashlib.sha256(answer.content).digest() == hashlib.sha256(data).digest(), name
+    for name in OURS:
+        assert "Traceback" not in (own_stack.logs / f"{name}.log").read_text("utf-8"), name
