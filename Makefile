@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Most tests wait for a server, not for a core.
+WORKERS ?= 4
 EXTRAS := upload stream socket gateway
 
 # What the local run is told; each may be left out.
@@ -19,7 +21,7 @@ run: $(VENV)/local.stamp ## start the whole stack on this machine; PORT= DATA= U
 	@exec $(BIN)/python -m deploy.local $(RUN_OPTIONS)
 
 test: lint ## everything that needs no container engine
-	$(BIN)/python -m pytest -m "not long and not containers"
+	$(BIN)/python -m pytest -m "not long and not containers" -n $(WORKERS) --dist loadfile
 
 test-long: lint ## the same with the figures of every promise
 	$(BIN)/python -m pytest -s -m "not containers"

@@ -30,7 +30,7 @@ class GatewaySettings(Settings):
     max_tunnels: int = Field(20_000, ge=1, description="WebSockets of one gateway")
     max_tunnels_per_client: int = Field(0, ge=0, description="WebSockets of one client; 0: no limit")
     max_body: int = Field(64 * 1024**3, ge=1, description="bytes of a media body at the most: 413 beyond")
-    connect_seconds: float = Field(1.5, gt=0, le=60, description="for one attempt to reach a replica")
+    connect_seconds: float = Field(0.7, gt=0, le=60, description="for one attempt to reach a replica")
     answer_seconds: float = Field(
         35.0, gt=0, description="for the first byte of an answer; a push waits 30 for its ack"
     )

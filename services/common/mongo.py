@@ -41,7 +41,8 @@ DURABLE = WriteConcern(w="majority", j=True)
 1,333 acknowledged inserts were gone after three SIGKILLs of a standalone mongod; with it none of 1,520 after four."""
 
 # Server codes that say "come back later": shutdown, stepping down, no primary, and an exceeded time limit.
-_TRANSIENT = frozenset({50, 64, 91, 189, 262, 10107, 11600, 11602, 13435, 13436})
+# 20: a standalone server that was killed is for a moment taken for one that has retryable writes, and refuses them.
+_TRANSIENT = frozenset({20, 50, 64, 91, 189, 262, 10107, 11600, 11602, 13435, 13436})
 
 
 class Mongo:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from services.common.media import MAX_FOLDER, MAX_SEGMENT, check_folder, media_name
-from services.common.store.port import MediaReader, Wanted
+from services.common.store.reading import MediaReader, Wanted
 from services.common.web import problems
 from services.stream.catalogue import Catalogue
 from services.stream.conditions import wants_fresh

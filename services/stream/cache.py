@@ -10,7 +10,7 @@ from typing import Self
 
 from services.common import metrics
 from services.common.media import MediaInfo
-from services.common.store.port import MediaReader
+from services.common.store.reading import MediaReader
 
 FETCHES = 4
 """Queries under way at once. Motor has ten threads on two cores, and looking up names must not wait behind blocks."""

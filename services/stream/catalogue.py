@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from services.common import metrics
 from services.common.errors import NotFound
 from services.common.media import MediaName
-from services.common.store.port import MediaReader
+from services.common.store.reading import MediaReader
 from services.stream.reply import Representation, represent
 
 REMEMBERED_SECONDS = 1.0

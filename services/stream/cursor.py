@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from services.common.errors import BadRequest
 from services.common.media import check_folder
-from services.common.store.port import Place
+from services.common.store.reading import Place
 
 MAX_CURSOR = 4096
 """Characters: a folder of 1,024 bytes with every one of them escaped."""

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 from services.common import metrics
 from services.common.errors import BadRequest, Unavailable
 from services.common.media import MediaInfo, MediaName, media_name
-from services.common.store.port import BrokenFile
+from services.common.store.reading import BrokenFile
 from services.common.web import Receive, Scope, Send
 from services.stream.cache import BlockCache
 from services.stream.catalogue import Catalogue

@@ -7,7 +7,8 @@ import logging
 
 from services.common.errors import BadRequest, Conflict, GridcastError
 from services.common.media import MediaName
-from services.common.store.port import Announcement, BrokenFile, Open, Plan, Upload, UploadStore
+from services.common.store.port import Announcement, Open, Plan, Upload, UploadStore
+from services.common.store.reading import BrokenFile
 from services.upload.cleanup import cleaned
 from services.upload.limits import Limits
 from services.upload.progress import NoProgress

@@ -87,7 +87,6 @@ def test_who_has_nothing_to_do_ends_at_once(start_service: Start, env: dict[str,
             stopping.ended(PROMISED + ROOM)
 
 
-@pytest.mark.xfail(strict=True, reason="uvicorn sends itself the signal again when all is done")
 def test_the_exit_code_is_zero(start_service: Start, env: dict[str, str]) -> None:
     """A supervisor takes everything else for a crash."""
     service = start_service("services.stream", **env)

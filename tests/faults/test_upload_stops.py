@@ -1,5 +1,6 @@
 """One fault at a time, each with the answer that was promised: silence, a stop, a kill at every phase, wrong clocks."""
 
+import contextlib
 import os
 import resource
 import signal
@@ -55,6 +56,12 @@ def clean(store: Store) -> bool:
     return store.orphans() == [] and not any(d["uploads"] or d["doomed"] for d in store.media())
 
 
+def send_what_is_taken(connection: socket.socket, data: bytes) -> None:
+    """The other side refuses and closes somewhere on the way."""
+    with contextlib.suppress(OSError):
+        connection.sendall(data)
+
+
 def test_a_writer_that_was_stopped_past_its_lease(start_service: Start, env: dict[str, str], store: Store) -> None:
     """It wakes up to find its upload reaped and the name another's: it neither commits nor deletes, nor leaves a chunk."""
     stopped = start_service("services.upload", **{**env, "GRIDCAST_JANITOR_EVERY": "0"})
@@ -66,7 +73,7 @@ def test_a_writer_that_was_stopped_past_its_lease(start_service: Start, env: dic
         assert put(other, "n", b"quick").status_code == 201
         eventually(lambda: store.chunks() == 1 and store.one()["uploads"] == [], 10)
         # What comes now is in its socket when it wakes up.
-        sender = threading.Thread(target=lambda: connection.sendall(data[BATCH + 5 :]), daemon=True)
+        sender = threading.Thread(target=send_what_is_taken, args=(connection, data[BATCH + 5 :]), daemon=True)
         sender.start()
         stopped.child.send(signal.SIGCONT)
         assert connection.recv(4096).startswith(b"HTTP/1.1 409 ")
@@ -86,7 +93,7 @@ def test_a_stopped_writer_of_a_resumable_upload(start_service: Start, env: dict[
         stopped.child.send(signal.SIGSTOP)
         offset = tus.offset(1)
         assert tus.patch(offset, data[offset:], 1).headers["repr-digest"] == repr_digest(data)
-        sender = threading.Thread(target=lambda: connection.sendall(data[BATCH:]), daemon=True)
+        sender = threading.Thread(target=send_what_is_taken, args=(connection, data[BATCH:]), daemon=True)
         sender.start()
         stopped.child.send(signal.SIGCONT)
         assert connection.recv(4096).startswith(b"HTTP/1.1 409 ")

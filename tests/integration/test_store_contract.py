@@ -18,7 +18,8 @@ from services.common.store.documents import Times
 from services.common.store.gridfs import GridFSStore
 from services.common.store.gridfs_keep import GridFSKeeper
 from services.common.store.gridfs_read import GridFSReader
-from services.common.store.port import ABSENT, ANYTHING, BrokenFile, Ended, Expected, Open, Plan, Upload, Written
+from services.common.store.port import ABSENT, ANYTHING, Ended, Expected, Open, Plan, Upload, Written
+from services.common.store.reading import BrokenFile
 from tests.servers import Server
 from tests.uploads import CHUNK, Store, opened
 

@@ -8,7 +8,7 @@ import pytest
 
 from services.common.errors import Unavailable
 from services.common.media import MediaInfo, MediaName
-from services.common.store.port import BrokenFile
+from services.common.store.reading import BrokenFile
 from services.stream.cache import BATCH, ENTRY, FIRST_BATCH, BlockCache
 
 SIZE = 1000

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.common.errors import BadRequest
-from services.common.store.port import Place
+from services.common.store.reading import Place
 from services.stream.cursor import MAX_CURSOR, decode_folder, decode_place, encode_folder, encode_place
 
 

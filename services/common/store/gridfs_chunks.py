@@ -13,7 +13,7 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError
 from services.common.errors import Conflict, Unavailable
 from services.common.mongo import Mongo, translated
 from services.common.store.gridfs_read import BLOCK_SIZE
-from services.common.store.port import BrokenFile
+from services.common.store.reading import BrokenFile
 
 AGAIN_WITHIN = 2.0
 """Seconds after the first failure in which an insert is tried again: a driver that waited for its time limit is not asked twice."""

@@ -13,7 +13,7 @@ from bson import ObjectId
 from services.common.media import MediaInfo, MediaName
 from services.common.mongo import Mongo, translated
 from services.common.store import documents
-from services.common.store.port import BrokenFile, Page, Place, Wanted
+from services.common.store.reading import BrokenFile, Page, Place, Wanted
 
 BLOCK_SIZE = 255 * 1024
 """Bytes of a chunk: GridFS's default, so that every other tool can read what stands here."""
