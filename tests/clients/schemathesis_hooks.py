@@ -168,7 +168,9 @@ def _begun() -> str:
 
 def _connected() -> str:
     """A socket that was just opened; the last few stay open, an older one may still resume."""
-    connection = connect(GATEWAY.replace("http", "ws", 1) + "/ws", open_timeout=PATIENCE, close_timeout=1)
+    connection = connect(
+        GATEWAY.replace("http", "ws", 1) + "/ws", open_timeout=PATIENCE, close_timeout=1, ping_interval=None
+    )
     sid: str = json.loads(connection.recv(PATIENCE))["sid"]
     with _lock:
         _sockets.append(connection)
