@@ -97,7 +97,8 @@ class Redis:
                 return await doing
         except TimeoutError:
             raise Unavailable("Redis does not answer") from None
-        except (RedisError, OSError) as error:
+        except (RedisError, OSError, RuntimeError) as error:
+            # The last is uvloop's where the connection was reset since it was last used.
             raise _away(error) from None
         finally:
             doing.close()
@@ -155,7 +156,7 @@ def _pool(url: str) -> ConnectionPool:
         "socket_timeout": 2
         * ANSWER_SECONDS,  # ours in `_guarded` ends first: theirs would wait for a silent peer's goodbye
         "socket_keepalive": True,
-        "retry": Retry(NoBackoff(), 1, (RedisConnectionError,)),
+        "retry": Retry(NoBackoff(), 1, (RedisConnectionError, RuntimeError)),  # type: ignore[arg-type]  # takes any exception
     }
     parts = urlsplit(url)
     if parts.scheme in {"redis", "rediss"}:

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -38,7 +39,11 @@ class Server(uvicorn.Server):
         if self._drain is not None:
             for server in self.servers:
                 server.close()
+            began = time.monotonic()
             await self._drain()
+            # One time for both: what is left after it are answers that nobody takes.
+            left = (self.config.timeout_graceful_shutdown or 0) - (time.monotonic() - began)
+            self.config.timeout_graceful_shutdown = max(1, int(left))
         await super().shutdown(sockets)
 
 

@@ -123,6 +123,7 @@ def build(
     app.add_exception_handler(GridcastError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_error)
 
     @app.get("/livez", tags=["health"])
     async def livez() -> dict[str, str]:

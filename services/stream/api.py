@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
+from services.common.errors import BadRequest
 from services.common.media import MAX_FOLDER, MAX_SEGMENT, check_folder, media_name
 from services.common.store.reading import MediaReader, Wanted
 from services.common.web import problems
@@ -109,6 +110,8 @@ async def files(
 ) -> dict[str, Any]:
     """The files, newest first, page by page. A file that is replaced meanwhile moves to the front; none is shown twice for it."""
     response.headers["cache-control"] = "no-store"
+    if "\0" in q:
+        raise BadRequest("q holds a character that no filename has")
     reader: MediaReader = request.app.state.reader
     wanted = Wanted(
         folder=None if folder is None else check_folder(folder),

@@ -175,7 +175,6 @@ def test_uploads_end_or_are_taken_back(
     assert stored(store) == {one.name: one.data for one in (*quick, stalled[2])}
 
 
-@pytest.mark.xfail(strict=True, reason="an answer that nobody takes lingers for 3 s more than the drain time")
 def test_a_client_that_never_leaves_holds_nobody_up(
     start_service: Start, env: dict[str, str], store: Store, senders: Callable[[str, int], list[Sender]]
 ) -> None:
