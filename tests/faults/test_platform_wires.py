@@ -22,17 +22,7 @@ from tests.uploads import put
 from tests.upstreams import connect
 from tests.waiting import eventually
 
-BROKEN = [Fault.BLACK_HOLE, Fault.REFUSE]
-TO_REDIS = [
-    Fault.BLACK_HOLE,
-    Fault.LATENCY,
-    pytest.param(
-        Fault.REFUSE,
-        marks=pytest.mark.xfail(
-            strict=True, reason="uvloop raises RuntimeError where redis-py writes to a connection that was reset"
-        ),
-    ),
-]
+FAULTS = [Fault.BLACK_HOLE, Fault.REFUSE, Fault.LATENCY]
 MIB = 1024 * 1024
 
 
@@ -47,7 +37,7 @@ def get(service: Service, name: str) -> httpx.Response:
     return httpx.get(f"{service.url}/file/stream?filename={name}", headers={"Cache-Control": "no-cache"}, timeout=20)
 
 
-@pytest.mark.parametrize("fault", [*BROKEN, Fault.LATENCY])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_reading_on_a_bad_wire_to_mongodb(
     start_service: Start, mongod: Server, redis_url: str, database: str, fault: Fault
 ) -> None:
@@ -87,7 +77,7 @@ def test_reading_on_a_bad_wire_to_mongodb(
         assert "Traceback" not in stream.log
 
 
-@pytest.mark.parametrize("fault", TO_REDIS)
+@pytest.mark.parametrize("fault", FAULTS)
 def test_files_on_a_bad_wire_to_redis(
     start_service: Start, mongod: Server, redis_server: Server, redis_url: str, database: str, fault: Fault
 ) -> None:
@@ -116,7 +106,7 @@ def test_files_on_a_bad_wire_to_redis(
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("fault", TO_REDIS)
+@pytest.mark.parametrize("fault", FAULTS)
 async def test_sockets_on_a_bad_wire_to_redis(start_service: Start, own_redis: Server, fault: Fault) -> None:
     """They stay, pushes are refused in time or go through, and afterwards the same connection hears again."""
     async with contextlib.AsyncExitStack() as opened:
