@@ -39,6 +39,7 @@ def create_app(settings: GatewaySettings | None = None) -> Front:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await client.open()
+        forward.open()
         tasks = [asyncio.create_task(forward.watch()), *(asyncio.create_task(one.follow()) for one in names)]
         try:
             yield

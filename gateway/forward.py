@@ -4,14 +4,16 @@ It decides what is tried again and what a failure is called. It knows neither th
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Never, cast
 
 from gateway import headers, reports
+from gateway.answers import Unreadable
 from gateway.clients import Client
+from gateway.line import Gone
 from gateway.progress import SENDING, Exchange, Patience, Waiting, Watch
-from gateway.proxy import Gone, HttpClient, Reply, Unreachable, Unreadable
+from gateway.proxy import HttpClient, Reply, Unreachable
 from gateway.routes import Route
 from gateway.settings import GatewaySettings
 from gateway.upstreams import Replica, Upstream
@@ -35,41 +37,44 @@ class Body:
         self._receive = receive
         self._exchange = exchange
         self._limit = limit
+        self._more = True
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    async def read(self) -> bytes:
+        """The next piece; none at the end."""
         exchange = self._exchange
-        more = True
-        while more:
+        while self._more:
             exchange.waiting = Waiting.SENDER
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 self._stop(Disconnected())
-            data = message.get("body", b"")
+            data: bytes = message.get("body", b"")
             exchange.moved += len(data)
             if exchange.moved > self._limit:
                 self._stop(TooLarge(f"the body is longer than {self._limit} bytes"))
-            more = message.get("more_body", False)
+            self._more = message.get("more_body", False)
             if data:
                 exchange.waiting = Waiting.TAKER
-                yield data
+                return data
         exchange.complete = True
         if exchange.waiting in SENDING:  # else the answer came early
             exchange.waiting = Waiting.ANSWER
+        return b""
 
-    def _stop(self, verdict: GridcastError | Disconnected) -> None:
+    def _stop(self, verdict: GridcastError | Disconnected) -> Never:
         self._exchange.stop(verdict)
         raise verdict
 
 
 @dataclass(slots=True)
 class Asked:
-    """A request on its way. `again`: it may be asked a second time, because nothing can happen twice."""
+    """A request on its way. `again`: it may be asked a second time, because nothing can happen twice; `fresh`: it is being."""
 
     method: str
     target: str
     fields: Fields
     body: Body | None
     again: bool
+    fresh: bool = False
 
 
 class Forward:
@@ -79,11 +84,16 @@ class Forward:
         self._settings = settings
         self._client = client
         self._upstreams = upstreams
+        self._loop: asyncio.AbstractEventLoop
         self._watch = Watch(Patience(settings.sender_seconds, settings.service_seconds, settings.reader_seconds))
 
     async def watch(self) -> None:
         """Ends what stalls; runs as long as the process does."""
         await self._watch.run()
+
+    def open(self) -> None:
+        """Needs a running event loop. It is kept: Python 3.11 asks the system for the process id each time it is looked up."""
+        self._loop = asyncio.get_running_loop()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, route: Route, client: Client) -> None:
         """Answer from `route`'s service. Raises GridcastError; once the answer has begun that means: cut it."""
@@ -94,8 +104,8 @@ class Forward:
             raise TooLarge(f"the body is longer than {limit} bytes")
         safe = method in SAFE
         patience = self._settings.store_seconds if route.media and not safe else self._settings.answer_seconds
-        task = cast("asyncio.Task[None]", asyncio.current_task())
-        exchange = Exchange(task, asyncio.get_running_loop().time(), patience, complete=length == 0)
+        task = cast("asyncio.Task[None]", asyncio.current_task(self._loop))
+        exchange = Exchange(task, self._loop.time(), patience, complete=length == 0)
         body = None if length == 0 else Body(receive, exchange, limit)
         target = str(scope["raw_path"] + b"?" + query if query else scope["raw_path"], "ascii")
         fields = headers.request(scope["headers"], client, logs.request_id.get())
@@ -118,7 +128,7 @@ class Forward:
     async def _pass(
         self, upstream: Upstream, asked: Asked, exchange: Exchange, send: Send, log: dict[str, object]
     ) -> None:
-        clock = asyncio.get_running_loop().time
+        clock = self._loop.time
         began = clock()
         tried: list[Replica] = []
         while True:
@@ -128,7 +138,9 @@ class Forward:
             log["upstream"] = replica.origin
             with replica:
                 try:
-                    reply = await self._client.ask(asked.method, replica.origin, asked.target, asked.fields, asked.body)
+                    reply = await self._client.ask(
+                        asked.method, replica.address, asked.target, asked.fields, asked.body, fresh=asked.fresh
+                    )
                 except Unreachable as error:
                     upstream.failed(replica, clock())
                     reports.ejected(upstream, replica, error)
@@ -138,7 +150,7 @@ class Forward:
                     if not asked.again or exchange.verdict is not None:
                         raise
                     # It closed a kept connection while we wrote to it, or died.
-                    asked.again = False
+                    asked.again, asked.fresh = False, True
                     reports.retried(upstream)
                     if len(upstream.replicas) > 1:
                         tried.append(replica)
@@ -153,29 +165,24 @@ class Forward:
                 try:
                     await _relay(reply, exchange, send)
                 finally:
-                    await reply.body.aclose()
+                    reply.close()
                 return
 
 
 async def _relay(reply: Reply, exchange: Exchange, send: Send) -> None:
     fields = headers.answer(reply.fields, reply.status)
-    left = next((int(value) for name, value in fields if name == b"content-length"), None)
     if not exchange.complete:
         fields.append((b"connection", b"close"))  # answered early: the rest of the body is not wanted
     exchange.waiting = Waiting.READER
     await send({"type": "http.response.start", "status": reply.status, "headers": fields})
-    exchange.waiting = Waiting.SERVICE
-    async for data in reply.body:
+    more = True
+    while more:
+        exchange.waiting = Waiting.SERVICE
+        data = await reply.read()
+        more = not reply.ended
         exchange.waiting = Waiting.READER
         exchange.moved += len(data)
-        if left is not None:
-            left -= len(data)
-        await send({"type": "http.response.body", "body": data, "more_body": left != 0})
-        if left == 0:
-            return
-        exchange.waiting = Waiting.SERVICE
-    exchange.waiting = Waiting.READER
-    await send({"type": "http.response.body", "body": b""})
+        await send({"type": "http.response.body", "body": data, "more_body": more})
 
 
 def _length(fields: Fields) -> int | None:

@@ -6,7 +6,9 @@ A service is ready when one of its replicas says so. Answers are kept for a seco
 import asyncio
 from collections.abc import Mapping
 
-from gateway.proxy import Gone, HttpClient, Unreachable, Unreadable
+from gateway.answers import Unreadable
+from gateway.line import Gone
+from gateway.proxy import HttpClient, Unreachable
 from gateway.upstreams import Replica, Upstream
 from services.common.errors import Unavailable
 from services.common.web import Check
@@ -22,15 +24,15 @@ async def ask(client: HttpClient, replica: Replica, path: str) -> tuple[int, byt
     fields = [(b"host", replica.origin.removeprefix("http://").encode("ascii")), (b"accept", b"application/json")]
     try:
         async with asyncio.timeout(ASK_SECONDS):
-            reply = await client.ask("GET", replica.origin, path, fields)
+            reply = await client.ask("GET", replica.address, path, fields)
             try:
                 body = b""
-                async for data in reply.body:
+                while data := await reply.read():
                     body += data
                     if len(body) > MAX_ANSWER:
                         raise Unavailable("the answer is too long")
             finally:
-                await reply.body.aclose()
+                reply.close()
     except (TimeoutError, Unreachable, Gone, Unreadable) as error:
         raise Unavailable("no answer") from error
     return reply.status, body

@@ -15,21 +15,22 @@ MAX_FIELDS = 100
 MAX_FIELD_BYTES = 32 * 1024
 """Bytes of all header fields together, and of trailers: 431 beyond."""
 
+_LENGTH = re.compile(rb"[0-9]{1,19}\Z")
 _TARGET = re.compile(rb"/[!\"$-~]*\Z")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z")
 
 
 class Head:
-    """One request's head, as it comes. `has_body`: it says that a body follows; `waits`: only after a 100."""
+    """One request's head, as it comes. `length`: of its body, None where that is chunked; `waits`: it comes after a 100."""
 
-    __slots__ = ("_bytes", "_chunked", "_count", "_hosts", "has_body", "waits")
+    __slots__ = ("_bytes", "_chunked", "_count", "_hosts", "length", "waits")
 
     def __init__(self) -> None:
         self._bytes = 0
         self._count = 0
         self._hosts = 0
         self._chunked = False
-        self.has_body = False
+        self.length: int | None = 0
         self.waits = False
 
     def count(self, name: bytes, value: bytes) -> None:
@@ -46,15 +47,22 @@ class Head:
             if not _HOST.match(value):
                 raise BadRequest("the Host field is not well-formed")
         elif name == b"transfer-encoding":
-            self.has_body = self._chunked = True
+            self._chunked, self.length = True, None
             if value.lower() != b"chunked":
                 raise BadRequest("the only transfer coding is chunked")
         elif name == b"content-length":
-            self.has_body = self.has_body or value.strip(b"0") != b""
+            if not _LENGTH.match(value):
+                raise BadRequest("the length is no number")
+            self.length = None if self._chunked else int(value)
         elif name == b"expect":
             self.waits = True
             if value.lower() != b"100-continue":
                 raise ExpectationFailed("the only expectation is 100-continue")
+
+    @property
+    def has_body(self) -> bool:
+        """Whether it says that a body follows."""
+        return self.length != 0
 
     def judge(self, version: str, target: bytes) -> None:
         """The head is whole. Raises BadRequest."""

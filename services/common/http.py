@@ -11,24 +11,17 @@ import logging
 from typing import Any, ClassVar, Never, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from services.common.errors import (
-    BadRequest,
-    FieldsTooLarge,
-    GridcastError,
-    TargetTooLong,
-    TooSlow,
-    problem,
-    problem_headers,
-)
+from services.common.bodies import Bodies
+from services.common.errors import BadRequest, FieldsTooLarge, GridcastError, TargetTooLong, TooSlow
 from services.common.heads import MAX_FIELD_BYTES, MAX_TARGET, Head
-from services.common.wire import Wire, reset, until_close
+from services.common.wire import Wire, refusal, reset, until_close
 
 _access = logging.getLogger("gridcast.access")
 
 
-class Http(HttpToolsProtocol):
+class Http(Bodies):
     """One client connection."""
 
     head_seconds: ClassVar[float] = 10.0
@@ -37,6 +30,7 @@ class Http(HttpToolsProtocol):
     """How long the rest of a request is read and thrown away after an early answer."""
 
     _raw: asyncio.Transport
+    _wire: Wire
     _head: Head
     _running: RequestResponseCycle | None = None
     _refusal: GridcastError | None = None
@@ -46,12 +40,12 @@ class Http(HttpToolsProtocol):
     _in_body = False
     _deaf = False
     _ending = False
-    _fed = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """A client connected: it has `head_seconds` for its first head."""
         self._raw = transport
-        super().connection_made(cast("asyncio.Transport", Wire(transport, self)))
+        self._wire = Wire(transport, self, self.loop)
+        super().connection_made(cast("asyncio.Transport", self._wire))
         self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -65,25 +59,19 @@ class Http(HttpToolsProtocol):
         if self._deaf:
             return
         self._unset_keepalive_if_required()
-        continued, first = self._in_head, self.cycle is None
         try:
-            self.parser.feed_data(data)
+            barren = self.feed(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._upgrade(data[upgrade.args[0] :])
+            self._upgrade(upgrade.args[0])
             return
         except httptools.HttpParserError:
             self._refuse(self._refusal or BadRequest("the request is not well-formed HTTP/1.1"))
             return
-        if self._in_head:
-            # httptools keeps a field until it is whole, so what it was fed is counted too.
-            if continued or first:
-                self._fed += len(data)
-            if self._fed > MAX_TARGET + MAX_FIELD_BYTES:
-                self._refuse(FieldsTooLarge("the header fields are too large"))
-                return
+        if barren > MAX_TARGET + MAX_FIELD_BYTES:
+            self._refuse(FieldsTooLarge("the header fields are too large"))
+        elif self._in_head or (self.timeout_keep_alive_task is None and not self._busy()):
+            # A head, line ends between requests, or the rest of a body nobody wanted: not for ever.
             self._arm()
-        elif self.timeout_keep_alive_task is None and not self._busy():
-            self._arm()  # line ends between requests, or the rest of a body nobody wanted: not for ever
 
     # What httptools calls. An error raised here comes out of feed_data as HttpParserError.
 
@@ -92,7 +80,6 @@ class Http(HttpToolsProtocol):
         super().on_message_begin()
         self._head = Head()
         self._in_head = True
-        self._fed = 0
 
     def on_url(self, url: bytes) -> None:
         """A piece of the target."""
@@ -123,6 +110,7 @@ class Http(HttpToolsProtocol):
             self._judge_upgrade(version)
         self.expect_100_continue = self._head.waits
         self._in_head = False
+        self.expect_body(self._head.length)
         super().on_headers_complete()
         if not upgrading:
             self._in_body = True
@@ -149,6 +137,7 @@ class Http(HttpToolsProtocol):
             return
         self.connections.discard(self)
         self._disarm()
+        self._wire.flush()
         lines = [b"%s: %s\r\n" % field for field in self.headers]
         head = b"".join([b"GET ", self.url, b" HTTP/1.1\r\n", *lines, b"\r\n"])
         make = cast("Any", self.ws_protocol_class)
@@ -158,7 +147,8 @@ class Http(HttpToolsProtocol):
         self._raw.set_protocol(protocol)
         if rest:
             protocol.data_received(rest)
-        del self.parser, self.flow, self.transport  # each refers back to this object; a WebSocket lives for days
+        # Each refers back to this object, and a WebSocket lives for days.
+        del self.parser, self.flow, self.transport, self._wire
 
     # Refusing.
 
@@ -191,10 +181,7 @@ class Http(HttpToolsProtocol):
             self._answer(error)
 
     def _answer(self, error: GridcastError) -> None:
-        body = problem(error)
-        fields = [*self.server_state.default_headers, *problem_headers(error, body), (b"connection", b"close")]
-        lines = [b"%s: %s\r\n" % field for field in fields]
-        self._raw.write(b"".join([STATUS_LINE[error.status], *lines, b"\r\n", body]))
+        self._wire.write(refusal(error, self.server_state.default_headers))
         _access.info("refused", extra={"fields": {"status": error.status, "detail": error.detail}})
         self._linger()
 
@@ -208,9 +195,7 @@ class Http(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
-        if cycle.scope["http_version"] == "1.0":
-            app = until_close(app, cycle)
-        super()._start_asgi_task(cycle, app)
+        super()._start_asgi_task(cycle, until_close(app, cycle) if cycle.scope["http_version"] == "1.0" else app)
 
     # Ending.
 
@@ -225,11 +210,13 @@ class Http(HttpToolsProtocol):
             return  # what is in the write buffer is still sent
         if running is not None and running.response_started and not running.response_complete:
             self._ending = self._deaf = True
+            self._wire.flush()
             reset(self._raw)
         elif self._in_body and running is self.cycle:
             self._linger()
         else:
             self._ending = self._deaf = True
+            self._wire.flush()
             self._raw.close()
 
     def _linger(self) -> None:
@@ -238,6 +225,7 @@ class Http(HttpToolsProtocol):
         if self._raw.is_closing():
             return
         self.flow.resume_reading()
+        self._wire.flush()
         self._raw.write_eof()
         self._timer = self.loop.call_later(self.linger_seconds, self._raw.abort)
 

