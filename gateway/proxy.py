@@ -1,7 +1,7 @@
 """The HTTP client: asks one replica once, over a kept connection or a new one. Nothing is decoded, followed or retried here.
 
-It is our own because of its price: other clients build objects for what a proxy hands on as it is. In one run a small request through
-the gateway cost 250 us of CPU with aiohttp's session, and 136 with this.
+It is our own because of its price: other clients build objects for what a proxy hands on as it is. In one run a small request
+through the gateway cost 250 us of CPU with aiohttp's session, and 136 with this.
 """
 
 import asyncio
