@@ -50,7 +50,7 @@ def test_neither_pip_nor_compiler_nor_the_drivers_of_others(images: dict[str, st
         "upload": ["motor", "pymongo", "redis", "python_multipart"],
         "stream": ["motor", "pymongo", "redis"],
         "socket": ["redis"],
-        "gateway": ["httpx", "aiohttp"],
+        "gateway": [],
     }
     assert json.loads(done.stdout) == {
         "uid": 10001,
