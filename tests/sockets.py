@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from deploy.local import servers
 from tests.launch import Service, launched
@@ -42,7 +42,11 @@ class Client:
         target = f"{path}?{urlencode(query)}" if query else path
         address = f"ws://127.0.0.1:{service.port}{target}"
         client = cls(await connect(address, proxy=None, compression=None, ping_interval=None, close_timeout=2))
-        client.first = await client.frame()
+        try:
+            client.first = await client.frame()
+        except BaseException:
+            client.cut()
+            raise
         client.sid = client.first["sid"]
         client.resume = client.first["resume"]
         client.after = client.first["sequence"]
@@ -53,9 +57,16 @@ class Client:
     resume: str
 
     async def again(self, service: "HasPort", *, after: bool = True) -> "Client":
-        """The same browser on a new connection."""
+        """The same browser on a new connection. A replica that has not found Redis again yet is asked until it has."""
         query = {"resume": self.resume, **({"after": self.after} if after else {})}
-        return await Client.open(service, **query)
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                try:
+                    return await Client.open(service, **query)
+                except InvalidStatus as error:
+                    if error.response.status_code != 503:
+                        raise
+                await asyncio.sleep(0.1)
 
     async def frame(self, within: float = PATIENCE) -> dict[str, Any]:
         """The next frame, as JSON."""
