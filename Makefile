@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Most tests wait for a server, not for a core.
-WORKERS ?= 4
+WORKERS ?= 3
 EXTRAS := upload stream socket gateway
 
 # What the local run is told; each may be left out.
