@@ -3,7 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Most tests wait for a server, not for a core.
+# Most tests wait for a server, not for a core. Files go in the order of their names, which has the slow ones first: by number of tests
+# (xdist's own order) two of three workers had nothing to do in the last minutes.
 WORKERS ?= 3
 EXTRAS := upload stream socket gateway
 
@@ -21,7 +22,7 @@ run: $(VENV)/local.stamp ## start the whole stack on this machine; PORT= DATA= U
 	@exec $(BIN)/python -m deploy.local $(RUN_OPTIONS)
 
 test: lint ## everything that needs no container engine
-	$(BIN)/python -m pytest -m "not long and not containers" -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -m "not long and not containers" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-long: lint ## the same with the figures of every promise
 	$(BIN)/python -m pytest -s -m "not containers"
