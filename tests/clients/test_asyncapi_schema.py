@@ -1,0 +1,57 @@
+"""docs/asyncapi.yaml, judged by the schema that the AsyncAPI project publishes for 3.0.0.
+
+The schema comes from npm; where it is not to be had, these tests are skipped and say so. What the document says of our socket is
+held against a real one in test_socket_asyncapi.py.
+"""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jsonschema import Draft7Validator
+
+from tests.bench.peers.npm import Missing, installed
+
+PACKAGES = {"@asyncapi/specs": "6.11.1"}
+SCHEMA = "node_modules/@asyncapi/specs/schemas/3.0.0.json"
+DOCUMENT: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "docs" / "asyncapi.yaml").read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Draft7Validator:
+    try:
+        folder = installed(tmp_path_factory.mktemp("specs"), PACKAGES)
+    except Missing as error:
+        pytest.skip(f"the published schema, the judge, is not to be had: {error}")
+    return Draft7Validator(json.loads((folder / SCHEMA).read_text("utf-8")))
+
+
+def test_it_fits_the_published_schema(judge: Draft7Validator) -> None:
+    assert [f"{fault.json_path}: {fault.message}" for fault in judge.iter_errors(DOCUMENT)] == []
+
+
+Spoil = Callable[[dict[str, Any]], object]
+SPOILT: dict[str, Spoil] = {
+    "another version": lambda document: document.update(asyncapi="2.6.0"),
+    "a member that nobody knows": lambda document: document.update(paths={}),
+    "a server without a host": lambda document: document["servers"]["local"].pop("host"),
+    "an action of version 2": lambda document: document["operations"]["hear"].update(action="publish"),
+    "an operation without a channel": lambda document: document["operations"]["say"].pop("channel"),
+    "a message that is a text": lambda document: document["channels"]["socket"]["messages"].update(first="First"),
+    "a binding with a wrong method": lambda document: document["channels"]["socket"]["bindings"]["ws"].update(
+        method="PUT"
+    ),
+    "a payload of no type": lambda document: document["components"]["schemas"]["Sid"].update(type="sid"),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT.keys())
+def test_the_judge_sees_faults(judge: Draft7Validator, spoil: Spoil) -> None:
+    """That the document passes says something only if a spoilt one does not."""
+    spoilt = copy.deepcopy(DOCUMENT)
+    spoil(spoilt)
+    assert not judge.is_valid(spoilt)
