@@ -31,6 +31,8 @@ MESSAGE_SECONDS = 30.0
 SLICE = 4096
 """Bytes parsed before the frame count is looked at again."""
 
+_theirs = logging.getLogger("gridcast.websocket")
+
 
 def text_frame(text: bytes) -> bytes:
     """A whole unmasked text frame (RFC 6455, 5.2)."""
@@ -47,8 +49,7 @@ class Connection(WebSocketsSansIOProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         # Both would show the query, and with it the resume secret.
-        self.logger = logging.getLogger("gridcast.websocket")
-        self.conn.logger = self.logger
+        self.logger = self.conn.logger = _theirs
         self.conn.debug = False
         self.close_timeout = CLOSE_SECONDS
         self.ping_interval = self.ping_seconds
@@ -62,6 +63,19 @@ class Connection(WebSocketsSansIOProtocol):
         self._failed = False
         self._stall: asyncio.TimerHandle | None = None
         self._reaper: asyncio.TimerHandle | None = None
+
+    def accept(self, subprotocol: str | None, first: bytes) -> None:
+        """Answer the handshake and send the first frame, in one write: uvicorn's own answer would take one for itself.
+        Nothing where the client has gone meanwhile.
+        """
+        if self.disconnected or self.transport.is_closing():
+            return
+        if subprotocol:
+            self.response.headers["Sec-WebSocket-Protocol"] = subprotocol
+        self.handshake_complete = True
+        self.conn.send_response(self.response)
+        self.transport.write(b"".join([*self.conn.data_to_send(), first]))
+        self.start_keepalive()
 
     # The Sink.
 

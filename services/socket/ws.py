@@ -68,14 +68,12 @@ class Sockets:
         code = 1006
         try:
             offered = handshake.SUBPROTOCOL in scope["subprotocols"]
-            await send({"type": "websocket.accept", "subprotocol": handshake.SUBPROTOCOL if offered else None})
+            connection.accept(handshake.SUBPROTOCOL if offered else None, _first_frame(entry))
             await self._begin(entry, connection)
             code = await self._converse(entry.peer, connection, receive)
         except Unavailable:
             code = 1012
             connection.close(code, "try again")
-        except OSError:
-            pass  # uvicorn's word for a client that was gone before it was accepted
         except Exception:  # noqa: BLE001  # as above
             _log.exception("unexpected fault")
             code = 1011
@@ -89,15 +87,8 @@ class Sockets:
             _log.info("socket closed", extra={"fields": fields})
 
     async def _begin(self, entry: Entry, connection: Connection) -> None:
-        """The first frame, what was missed at the client's pace, then what came meanwhile."""
+        """What was missed, at the client's pace, then what came meanwhile."""
         peer, lives = entry.peer, entry.lives
-        first = {
-            "sid": peer.sid,
-            "resume": f"{peer.sid}.{entry.secret}",
-            "sequence": f"{entry.epoch}-{peer.position}",
-            "recovered": entry.recovered,
-        }
-        connection.write(_said(first))
         await self._replay(peer, connection, entry.missed)
         # Redis came back while this socket was entering: those that were there have been caught up, this one was not.
         while lives != self._delivery.lives:
@@ -204,6 +195,17 @@ class Sockets:
             await asyncio.sleep(DRAIN_STEP_SECONDS)
         for peer in self._hub.peers.values():
             peer.sink.close(1012, "the service restarts")
+
+
+def _first_frame(entry: Entry) -> bytes:
+    return _said(
+        {
+            "sid": entry.peer.sid,
+            "resume": f"{entry.peer.sid}.{entry.secret}",
+            "sequence": f"{entry.epoch}-{entry.peer.position}",
+            "recovered": entry.recovered,
+        }
+    )
 
 
 def _said(members: dict[str, object]) -> bytes:
