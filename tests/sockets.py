@@ -5,6 +5,7 @@ in the sequence, the events it has seen.
 import asyncio
 import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -174,3 +175,24 @@ async def soon(check: Any, within: float = PATIENCE) -> Any:
         assert asyncio.get_running_loop().time() < deadline, f"not true within {within:g} s"
         await asyncio.sleep(0.02)
     return result
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory."""
+    return int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) * 4096
+
+
+def stopped_reader(port: int) -> socket.socket:
+    """A connection that reads its first frame and then nothing, with little room in its kernel."""
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    made.settimeout(20)
+    made.connect(("127.0.0.1", port))
+    made.sendall(
+        b"GET /ws HTTP/1.1\r\nhost: 127.0.0.1\r\nupgrade: websocket\r\nconnection: Upgrade\r\n"
+        b"sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\nsec-websocket-version: 13\r\n\r\n"
+    )
+    got = b""
+    while b"recovered" not in got:
+        got += made.recv(2048)
+    return made

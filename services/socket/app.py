@@ -63,6 +63,7 @@ class Application:
                 yield
             finally:
                 await delivery.aclose()
+                await directory.aclose()
                 await attendance.aclose()
 
     async def _check(self) -> None:

@@ -7,7 +7,6 @@ the order of the sequence, or a `socket.resync`.
 import asyncio
 import json
 import logging
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -47,7 +46,7 @@ class Delivery:
         self._beating: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
         self._seen = 0
-        self._lost_at = 0.0
+        self._heard_at = 0
         self.epoch = ""
         self.lives = 0
         self.on_ack: Callable[[str, str], None] = lambda _sid, _id: None
@@ -115,8 +114,7 @@ class Delivery:
             case "ack":
                 self.on_ack(sid, event_id)
             case "close" if peer is not None:
-                self._hub.disconnect(peer)
-                peer.sink.close(1008, "closed by an operator")
+                self._attendance.expel(peer)
             case "moved" if peer is not None and peer.secret != said.get("secret"):
                 self._attendance.move(peer)
 
@@ -124,17 +122,20 @@ class Delivery:
 
     def _on_lost(self) -> None:
         metrics.SUBSCRIPTION_LIVE.set(0)
-        self._lost_at = time.monotonic()
 
     async def _on_live(self, server: str) -> None:
-        # Whoever enters from now on looks for himself: the peers gathered below are those of this moment.
+        known = self.epoch
+        place, clock = await self._directory.adopt(server, known)
+        # One moment: who is ready now is caught up below, who is not finds other `lives` at the end of his replay and looks again.
         self.lives += 1
-        known, there = self.epoch, self._hub.ready()
-        self.epoch, number = await self._directory.adopt(server, known)
+        self.epoch, number = place.epoch, place.number
+        there = self._hub.ready()
         why = ""
         if known and known != self.epoch:
             why = "Redis has begun anew"
-        elif known and time.monotonic() - self._lost_at > AWAY_SECONDS:
+        elif known and clock - self._heard_at > AWAY_SECONDS:
+            # By Redis's clock, by which events expire, and since something was last heard for certain: a replica that was frozen
+            # has noticed no loss.
             why = "Redis was away for longer than events are kept"
         try:
             if why:
@@ -149,6 +150,7 @@ class Delivery:
         for peer in there if why else ():
             self.resync(peer, why)
         self._seen = number if why else max(number, self._seen)
+        self._heard_at = clock
         metrics.SUBSCRIPTION_LIVE.set(1)
         metrics.RESUBSCRIPTIONS.inc(1 if known else 0)
 
@@ -206,14 +208,15 @@ class Delivery:
             _log.exception("a fault in a beat")
 
     async def _beat(self) -> None:
-        epoch, number, known = await self._directory.beat()
-        if epoch != self.epoch:
+        place, clock, known = await self._directory.beat()
+        if place.epoch != self.epoch:
             await self._subscription.renew()
             return
         # What was published before the number was read has been heard once the flush returns.
         await self._subscription.flush()
-        if epoch == self.epoch:
-            self._seen = max(self._seen, number)
+        if place.epoch == self.epoch:
+            self._seen = max(self._seen, place.number)
+            self._heard_at = clock
         await self._attendance.round(everyone=not known)
         for topic in [topic for topic in self._followed if topic not in self._hub.topics]:
             if self._followed[topic].done():

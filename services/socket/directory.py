@@ -12,12 +12,15 @@ from typing import Any
 from services.common.errors import BadRequest
 from services.common.events import Position
 from services.common.push import SEQUENCE
-from services.common.redis import Redis
+from services.common.redis import Argument, Redis
 from services.socket import scripts
+from services.socket.together import Together
 
 SIDS = "gridcast:sids"
 BATCH = 200
 """Records in one call: some 1 ms of Redis."""
+CLAIMS = 64
+"""Claims in one call, each with up to 100 topics: at most some ms of Redis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,6 @@ class Claim:
 
     epoch: str
     number: int
-    before: str = ""
     noted: Position | None = None
     meta: str = ""
     since: int = 0
@@ -76,37 +78,47 @@ class Directory:
         self._max_topics = max_topics
         self.node = node
         self._alive = f"gridcast:node:{node}"
+        self._claims = Together(self._claim, CLAIMS)
 
-    async def adopt(self, server: str, epoch: str) -> tuple[str, int]:
-        """After (re)connecting to the Redis process `server`, knowing `epoch`: the epoch that holds, and its number."""
-        now, number = await self._redis.run(scripts.ADOPT, (SEQUENCE, self._alive), (server, epoch))
-        return now.decode(), int(number)
+    async def aclose(self) -> None:
+        """Let nobody in any more."""
+        await self._claims.aclose()
 
-    async def beat(self) -> tuple[str, int, bool]:
-        """Renew this replica's life: epoch, number, and whether it had not been taken for dead."""
-        epoch, number, known = await self._redis.run(scripts.BEAT, (SEQUENCE, self._alive))
-        return epoch.decode(), int(number), bool(known)
+    async def adopt(self, server: str, epoch: str) -> tuple[Position, int]:
+        """After (re)connecting to the Redis process `server`, knowing `epoch`: the place that holds now, and Redis's clock."""
+        now, number, clock = await self._redis.run(scripts.ADOPT, (SEQUENCE, self._alive), (server, epoch))
+        return Position(now.decode(), int(number)), int(clock)
+
+    async def beat(self) -> tuple[Position, int, bool]:
+        """Renew this replica's life: the place that holds now, Redis's clock, and whether the replica was not taken for dead."""
+        epoch, number, clock, known = await self._redis.run(scripts.BEAT, (SEQUENCE, self._alive))
+        return Position(epoch.decode(), int(number)), int(clock), bool(known)
 
     async def claim(self, sid: str, presented: str, secret: str, meta: str, topics: Sequence[str]) -> Claim | None:
         """Take `sid` with the secret of its last connection, or a new one without. None where the secret opens nothing."""
-        answer = await self._redis.run(
-            scripts.CLAIM,
-            (SEQUENCE, record(sid), SIDS),
-            (self.node, sid, presented, secret, meta, self._max_topics, *topics),
-        )
-        if answer[0] == -1:
-            return None
-        if answer[0] == -2:
-            raise BadRequest(f"a socket hears at most {self._max_topics} topics")
-        epoch, number, before, noted, kept, since, *rest = (
-            part.decode() if isinstance(part, bytes) else str(part) for part in answer
-        )
-        pairs = {topic: int(start) for topic, start in zip(rest[::2], rest[1::2], strict=True)}
-        return Claim(epoch, int(number), before, Position.parse(noted), kept, int(since), pairs)
+        epoch, number, now, answer = await self._claims((sid, presented, secret, meta, len(topics), *topics))
+        match answer:
+            case 0:
+                return None
+            case 1:
+                raise BadRequest(f"a socket hears at most {self._max_topics} topics")
+            case [noted, kept, *rest]:
+                pairs = {topic.decode(): int(start) for topic, start in zip(rest[::2], rest[1::2], strict=True)}
+                return Claim(
+                    epoch.decode(), int(number), Position.parse(noted.decode()), kept.decode(), int(now), pairs
+                )
+        raise TypeError(f"not an answer to a claim: {answer!r}")
 
-    async def confirm(self, sid: str, secret: str) -> None:
-        """The client has proved that it holds `secret`."""
-        await self._redis.run(scripts.CONFIRM, (record(sid),), (secret,))
+    async def _claim(self, wanted: Sequence[Sequence[Argument]]) -> list[tuple[bytes, bytes, bytes, Any]]:
+        args = [part for one in wanted for part in one]
+        answer = await self._redis.run(scripts.CLAIM, (SEQUENCE, SIDS), (self.node, self._max_topics, *args))
+        epoch, number, now, answers = answer
+        return [(epoch, number, now, one) for one in answers]
+
+    async def confirm(self, proved: Sequence[tuple[str, str]]) -> None:
+        """These clients have proved that they hold their new secrets (sid, secret)."""
+        for start in range(0, len(proved), BATCH):
+            await self._redis.run(scripts.CONFIRM, (), [part for one in proved[start : start + BATCH] for part in one])
 
     async def topic(self, sid: str, secret: str, topic: str, *, join: bool) -> tuple[str, int]:
         """Note that a sid joins or parts; epoch and number at that moment."""
@@ -114,9 +126,12 @@ class Directory:
         epoch, number = await self._redis.run(scripts.TOPIC, (SEQUENCE, record(sid)), args)
         return epoch.decode(), int(number)
 
-    async def refresh(self, seats: Sequence[Seat]) -> list[str]:
-        """Keep the records of connections that are here, make those that Redis forgot. The sids that have moved away."""
+    async def refresh(self, seats: Sequence[Seat]) -> tuple[list[str], list[str]]:
+        """Keep the records of connections that are here, make those that Redis forgot. The sids that have moved away, and those
+        that were closed for good.
+        """
         moved: list[str] = []
+        closed: list[str] = []
         for start in range(0, len(seats), BATCH):
             batch = seats[start : start + BATCH]
             args = [part for seat in batch for part in (seat.sid, seat.secret, seat.position)]
@@ -125,8 +140,9 @@ class Directory:
             forgotten = {sid.decode() for sid in missing}
             if forgotten:
                 lines = [_line(seat) for seat in batch if seat.sid in forgotten]
-                await self._redis.run(scripts.REGISTER, (SIDS,), (self.node, *lines))
-        return moved
+                refused = await self._redis.run(scripts.REGISTER, (SIDS,), (self.node, *lines))
+                closed += [sid.decode() for sid in refused]
+        return moved, closed
 
     async def leave(self, left: Sequence[tuple[str, str, str]]) -> None:
         """These connections (sid, secret, position) are gone. Their sids stay for the resume window."""
@@ -147,6 +163,11 @@ class Directory:
         sids = await self._redis.call("ZRANGE", SIDS, start, "+", "BYLEX", "LIMIT", 0, limit)
         names = [sid.decode() for sid in sids]
         return await self._look(names), names[-1] if len(names) == limit else None
+
+    async def sweep(self, after: str, most: int) -> str:
+        """Take who has ended from the list of all, looking at so many sids past `after`. Where the next sweep goes on."""
+        following = await self._redis.run(scripts.SWEEP, (SIDS,), (after, most))
+        return str(following.decode())
 
     async def acked(self, channel: str, sid: str, event_id: str) -> None:
         """Tell who waits on `channel` that the client has handled an event."""

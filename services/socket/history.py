@@ -10,7 +10,9 @@ from services.common.redis import Redis
 from services.socket.scripts import REPLAY
 
 MAX_BYTES = 2 * 1024 * 1024
-"""Of one reading. What is longer counts as lost, and the client is told."""
+"""Of one call. What is longer counts as lost, and the client is told."""
+MAX_TOTAL = 64 * 1024 * 1024
+"""Of one reading, which for a replica that catches up with all its sockets takes many calls."""
 BATCH = 100
 """Targets in one call."""
 
@@ -53,10 +55,11 @@ class History:
         """Everything that came to `targets` after their numbers. Raises Unavailable while Redis is away."""
         entries: list[Entry] = []
         lost: list[Target] = []
+        room = MAX_TOTAL
         for start in range(0, len(targets), BATCH):
             batch = targets[start : start + BATCH]
             args = [part for target in batch for part in (target.kind, target.name, target.after)]
-            answer = await self._redis.run(REPLAY, (), (epoch, MAX_BYTES, *args))
+            answer = await self._redis.run(REPLAY, (), (epoch, min(room, MAX_BYTES), *args))
             for target, (gap, found) in zip(batch, answer, strict=True):
                 if gap:
                     lost.append(target)
@@ -64,5 +67,6 @@ class History:
                     Entry(int(number), target.kind, target.name, reply.decode(), event)
                     for number, reply, event in found
                 ]
+                room -= sum(len(event) for _, _, event in found)
         entries.sort(key=lambda entry: entry.number)
         return Missed(entries, lost)

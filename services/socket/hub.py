@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import Protocol
 
 MAX_HELD = 256
-"""Events that may wait for a socket's replay to end."""
+MAX_HELD_BYTES = 1024 * 1024
+"""What may wait for a socket's replay to end, as in the outbox afterwards."""
 MAX_AWAITED = 256
 """Acks that are still expected of one socket; the oldest is forgotten first."""
 
@@ -44,6 +45,7 @@ class Peer:
     """
 
     __slots__ = (
+        "_held_bytes",
         "awaited",
         "confirmed",
         "held",
@@ -70,13 +72,16 @@ class Peer:
         self.pinged = ""
         self.confirmed = True
         self.held: list[Message] | None = []
+        self._held_bytes = 0
         self.awaited: dict[str, str] = {}
 
     def take(self, message: Message) -> None:
         """Hand an event over, or hold it while the replay runs."""
         if self.held is None:
             self.replay(message)
-        elif len(self.held) < MAX_HELD:
+            return
+        self._held_bytes += len(message.frame)
+        if len(self.held) < MAX_HELD and self._held_bytes <= MAX_HELD_BYTES:
             self.held.append(message)
         else:
             self.sink.close(1013, "too slow")

@@ -1,7 +1,7 @@
 """Pushes on behalf of HTTP clients, and waits for the ack where one is wanted. It knows the push and no route."""
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from services.common.push import Push, Receipt
@@ -21,13 +21,13 @@ class Receipts:
     def __init__(self, push: Push, channel: str) -> None:
         self._push = push
         self._channel = channel
-        self._waiting: dict[tuple[str, str], asyncio.Future[None]] = {}
+        self._waiting: dict[tuple[str, str], list[asyncio.Future[None]]] = {}
 
     def acked(self, sid: str, event_id: str) -> None:
         """A client has acknowledged an event."""
-        waiting = self._waiting.get((sid, event_id))
-        if waiting is not None and not waiting.done():
-            waiting.set_result(None)
+        for answered in self._waiting.get((sid, event_id), ()):
+            if not answered.done():
+                answered.set_result(None)
 
     async def send(self, sid: str, event_type: str, data: Any, event_id: str, wait: float) -> Outcome:
         """Push to one socket and wait up to `wait` seconds for its ack."""
@@ -35,15 +35,19 @@ class Receipts:
             receipt = await self._push.send(sid, event_type, data, id=event_id)
             return Outcome(receipt.status, receipt)
         place = (sid, event_id)
-        waiting = self._waiting.setdefault(place, asyncio.get_running_loop().create_future())
+        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # Who repeats a push may wait beside the one who asked first.
+        self._waiting.setdefault(place, []).append(answered)
         try:
             receipt = await self._push.send(sid, event_type, data, id=event_id, reply=self._channel)
             if receipt.status == "unknown":
                 return Outcome("unknown", receipt)
             async with asyncio.timeout(wait):
-                await asyncio.shield(waiting)
-            return Outcome("delivered", replace(receipt, status="sent"))
+                await answered
+            return Outcome("delivered", receipt)
         except TimeoutError:
             return Outcome(receipt.status, receipt)
         finally:
-            self._waiting.pop(place, None)
+            self._waiting[place].remove(answered)
+            if not self._waiting[place]:
+                del self._waiting[place]

@@ -12,6 +12,8 @@ NODE_SECONDS = 15
 AWAY_SECONDS = 120
 """The resume window. Histories live twice as long: a loss that is noticed only after two missed pings (40 s) is covered."""
 ONLINE_SECONDS = 150
+CLOSED_SECONDS = 600
+"""How long it is known of a sid that it was closed: longer than a replica is cut off from Redis without being restarted."""
 REFRESH_SECONDS = 30
 """Every record is refreshed so often, so that a killed replica's sids keep at least AWAY_SECONDS."""
 
@@ -19,6 +21,7 @@ REFRESH_SECONDS = 30
 ADOPT = Script(f"""\
 -- A replica has (again) a connection to Redis. KEYS: sequence, node. ARGV: run id of the server, the epoch known before.
 -- Another run id than the noted one is another memory (a restart from a snapshot, a failover): numbers may come twice.
+-- Returns epoch, number and time.
 local time = redis.call('TIME')
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'run', 'number')
 local epoch = state[1]
@@ -30,69 +33,83 @@ end
 redis.call('HSETNX', KEYS[1], 'number', 0)
 redis.call('HSET', KEYS[1], 'run', ARGV[1])
 redis.call('SET', KEYS[2], time[1], 'EX', {NODE_SECONDS})
-return {{epoch, redis.call('HGET', KEYS[1], 'number')}}
+return {{epoch, redis.call('HGET', KEYS[1], 'number'), time[1]}}
 """)
 
 BEAT = Script(f"""\
--- A replica lives. KEYS: sequence, node. Returns epoch and number, and 0 where the replica was taken for dead meanwhile.
+-- A replica lives. KEYS: sequence, node. Returns epoch, number and time, and 0 where the replica was taken for dead meanwhile.
 local known = redis.call('EXISTS', KEYS[2])
-redis.call('SET', KEYS[2], redis.call('TIME')[1], 'EX', {NODE_SECONDS})
+local now = redis.call('TIME')[1]
+redis.call('SET', KEYS[2], now, 'EX', {NODE_SECONDS})
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'number')
-return {{state[1] or '', state[2] or '0', known}}
+return {{state[1] or '', state[2] or '0', now, known}}
 """)
 
 CLAIM = Script(f"""\
--- A socket takes a sid. KEYS: sequence, record, sids.
--- ARGV: node, sid, presented secret (empty: a new sid), new secret, meta, most topics, topic...
--- Returns {{-1}} where the secret opens nothing, {{-2}} for too many topics, or
--- {{epoch, number, node before, noted position, meta, topic, its number, ...}}.
+-- Sockets take sids. KEYS: sequence, sids.
+-- ARGV: node, most topics; then for each claim: sid, presented secret (empty: a new sid), new secret, meta, topics, topic...
+-- Returns epoch, number, time, and for each claim 0 where the secret opens nothing, 1 for too many topics, or
+-- {{noted position, meta, topic, its number, ...}}.
 -- The presented secret stays good until the client has proved that it has the new one (CONFIRM).
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'number')
 local epoch, number = state[1] or '', state[2] or '0'
 local now = redis.call('TIME')[1]
-local topics, count, before, noted = {{}}, 0, '', ''
-if ARGV[3] ~= '' then
-  local record = redis.call('HMGET', KEYS[2], 'resume', 'previous', 'node', 'position')
-  if not record[1] or (record[1] ~= ARGV[3] and record[2] ~= ARGV[3]) then return {{-1}} end
-  before, noted = record[3] or '', record[4] or ''
-  local same = string.sub(noted, 1, #epoch + 1) == epoch .. '-'
-  local fields = redis.call('HGETALL', KEYS[2])
-  for i = 1, #fields, 2 do
-    if string.sub(fields[i], 1, 2) == 't:' then
-      local topic = string.sub(fields[i], 3)
-      topics[topic] = same and fields[i + 1] or number
+local function claim(sid, presented, secret, meta, wanted)
+  local key = 'gridcast:sid:' .. sid
+  local topics, count, before, noted = {{}}, 0, '', ''
+  if presented ~= '' then
+    local record = redis.call('HMGET', key, 'resume', 'previous', 'node', 'position', 'meta')
+    if not record[1] or (record[1] ~= presented and record[2] ~= presented) then return 0 end
+    before, noted = record[3] or '', record[4] or ''
+    if meta == '' then meta = record[5] or '' end
+    local same = string.sub(noted, 1, #epoch + 1) == epoch .. '-'
+    local fields = redis.call('HGETALL', key)
+    for i = 1, #fields, 2 do
+      if string.sub(fields[i], 1, 2) == 't:' then
+        topics[string.sub(fields[i], 3)] = same and fields[i + 1] or number
+        count = count + 1
+      end
+    end
+  end
+  for i = 1, #wanted do
+    if not topics[wanted[i]] then
+      topics[wanted[i]] = number
       count = count + 1
     end
   end
-end
-for i = 7, #ARGV do
-  if not topics[ARGV[i]] then
-    topics[ARGV[i]] = number
-    count = count + 1
+  if count > tonumber(ARGV[2]) then return 1 end
+  redis.call('HSET', key, 'node', ARGV[1], 'resume', secret, 'previous', presented, 'since', now, 'meta', meta,
+    'position', noted ~= '' and noted or epoch .. '-' .. number)
+  if presented ~= '' then redis.call('HDEL', key, 'left') end
+  local answer = {{noted, meta}}
+  for topic, since in pairs(topics) do
+    redis.call('HSET', key, 't:' .. topic, since)
+    answer[#answer + 1] = topic
+    answer[#answer + 1] = since
   end
+  redis.call('EXPIRE', key, {ONLINE_SECONDS})
+  redis.call('ZADD', KEYS[2], 0, sid)
+  if before ~= '' and before ~= ARGV[1] then
+    redis.call('PUBLISH', 'gridcast:node:' .. before, cjson.encode({{type = 'moved', sid = sid, secret = secret}}))
+  end
+  return answer
 end
-if count > tonumber(ARGV[6]) then return {{-2}} end
-redis.call('HSET', KEYS[2], 'node', ARGV[1], 'resume', ARGV[4], 'previous', ARGV[3], 'since', now,
-  'position', noted ~= '' and noted or epoch .. '-' .. number)
-redis.call('HDEL', KEYS[2], 'left')
-if ARGV[5] ~= '' then redis.call('HSET', KEYS[2], 'meta', ARGV[5]) end
-local answer = {{epoch, number, before, noted, redis.call('HGET', KEYS[2], 'meta') or '', now}}
-for topic, since in pairs(topics) do
-  redis.call('HSET', KEYS[2], 't:' .. topic, since)
-  answer[#answer + 1] = topic
-  answer[#answer + 1] = since
+local answers = {{}}
+local i = 3
+while i <= #ARGV do
+  local wanted = {{unpack(ARGV, i + 5, i + 4 + ARGV[i + 4])}}
+  answers[#answers + 1] = claim(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], wanted)
+  i = i + 5 + #wanted
 end
-redis.call('EXPIRE', KEYS[2], {ONLINE_SECONDS})
-redis.call('ZADD', KEYS[3], 0, ARGV[2])
-if before ~= '' and before ~= ARGV[1] then
-  redis.call('PUBLISH', 'gridcast:node:' .. before, cjson.encode({{type = 'moved', sid = ARGV[2], secret = ARGV[4]}}))
-end
-return answer
+return {{epoch, number, now, answers}}
 """)
 
 CONFIRM = Script("""\
--- The client has the new secret: the one before opens nothing any more. KEYS: record. ARGV: secret.
-if redis.call('HGET', KEYS[1], 'resume') == ARGV[1] then redis.call('HDEL', KEYS[1], 'previous') end
+-- Clients have their new secrets: those before open nothing any more. ARGV: sid, secret for each.
+for i = 1, #ARGV, 2 do
+  local key = 'gridcast:sid:' .. ARGV[i]
+  if redis.call('HGET', key, 'resume') == ARGV[i + 1] then redis.call('HDEL', key, 'previous') end
+end
 return 1
 """)
 
@@ -131,10 +148,14 @@ return {{missing, moved}}
 REGISTER = Script(f"""\
 -- Redis has forgotten these sids. KEYS: sids.
 -- ARGV: node, then for each a JSON object {{sid, resume, position, since, meta, topics}}.
+-- Returns those that were not forgotten but closed.
+local closed = {{}}
 for i = 2, #ARGV do
   local peer = cjson.decode(ARGV[i])
   local key = 'gridcast:sid:' .. peer.sid
-  if redis.call('EXISTS', key) == 0 then
+  if redis.call('EXISTS', 'gridcast:closed:' .. peer.sid) == 1 then
+    closed[#closed + 1] = peer.sid
+  elseif redis.call('EXISTS', key) == 0 then
     redis.call('HSET', key, 'node', ARGV[1], 'resume', peer.resume, 'position', peer.position, 'since', peer.since)
     if peer.meta ~= '' then redis.call('HSET', key, 'meta', peer.meta) end
     for topic, since in pairs(peer.topics) do redis.call('HSET', key, 't:' .. topic, since) end
@@ -142,7 +163,7 @@ for i = 2, #ARGV do
     redis.call('ZADD', KEYS[1], 0, peer.sid)
   end
 end
-return 1
+return closed
 """)
 
 LEAVE = Script(f"""\
@@ -158,15 +179,18 @@ end
 return 1
 """)
 
-REMOVE = Script("""\
+REMOVE = Script(f"""\
 -- Close a socket for good. KEYS: sequence, record, sids. ARGV: sid. Returns 0 where there is no such sid.
+-- A replica that does not hear of it now would take the sid for one that Redis has forgotten: a mark tells it, for as long as it
+-- may hold on to the record.
 local node = redis.call('HGET', KEYS[2], 'node')
 if not node then return 0 end
 redis.call('DEL', KEYS[2])
+redis.call('SET', 'gridcast:closed:' .. ARGV[1], 1, 'EX', {CLOSED_SECONDS})
 redis.call('ZREM', KEYS[3], ARGV[1])
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if epoch then redis.call('DEL', 'gridcast:history:' .. epoch .. ':sid:' .. ARGV[1]) end
-if node ~= '' then redis.call('PUBLISH', 'gridcast:node:' .. node, cjson.encode({type = 'close', sid = ARGV[1]})) end
+if node ~= '' then redis.call('PUBLISH', 'gridcast:node:' .. node, cjson.encode({{type = 'close', sid = ARGV[1]}})) end
 return 1
 """)
 
@@ -186,22 +210,33 @@ end
 return answer
 """)
 
+SWEEP = Script("""\
+-- Take sids whose record has ended from the list. KEYS: sids. ARGV: after, most.
+-- Returns the sid at which the next sweep goes on, or nothing where this was the end of the list.
+local names = redis.call('ZRANGEBYLEX', KEYS[1], ARGV[1] == '' and '-' or '(' .. ARGV[1], '+', 'LIMIT', 0, ARGV[2])
+for i = 1, #names do
+  if redis.call('EXISTS', 'gridcast:sid:' .. names[i]) == 0 then redis.call('ZREM', KEYS[1], names[i]) end
+end
+return #names == tonumber(ARGV[2]) and names[#names] or ''
+""")
+
 REPLAY = Script("""\
 -- What came after a number. ARGV: epoch, most bytes, then kind, name, number for each target.
 -- Returns for each target 1 where something after its number is lost, and its entries: number, reply, event.
 -- The first entry after the number tells: had there been another between, it would be named as the previous one.
+-- Of a target for which there is no room nothing is given: the gap shall stand where it is told of.
 local answer = {}
 local room = tonumber(ARGV[2])
 for i = 3, #ARGV, 3 do
   local key = 'gridcast:history:' .. ARGV[1] .. ':' .. ARGV[i] .. ':' .. ARGV[i + 1]
-  local entries = redis.call('XRANGE', key, '(' .. ARGV[i + 2] .. '-0', '+')
+  local entries = redis.call('XRANGE', key, '(' .. ARGV[i + 2] .. '-0', '+', 'COUNT', room < 0 and 1 or 1000)
   local lost, found = 0, {}
   for j = 1, #entries do
     local fields = entries[j][2]
     if j == 1 and tonumber(fields[2]) > tonumber(ARGV[i + 2]) then lost = 1 end
     room = room - #fields[6]
     if room < 0 then
-      lost = 1
+      lost, found = 1, {}
       break
     end
     found[j] = {string.match(entries[j][1], '^%d+'), fields[4], fields[6]}

@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sys
 import time
 from collections import Counter
@@ -18,7 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from deploy.local.ports import free_ports
 from deploy.local.replicas import unreadiness
 from services.common.push import Push
-from tests.sockets import Client, Replicas, http, push, replicas, soon
+from tests.sockets import Client, Replicas, http, push, replicas, resident, soon, stopped_reader
 
 pytestmark = pytest.mark.anyio
 
@@ -36,27 +35,6 @@ def fresh(tmp_path: Path) -> Iterator[Callable[..., Replicas]]:
     """Replicas of this test's own, with settings of its own."""
     with contextlib.ExitStack() as stack:
         yield lambda count=1, **env: stack.enter_context(replicas(tmp_path, count, **env))
-
-
-def resident(pid: int) -> int:
-    """Bytes of memory."""
-    return int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) * 4096
-
-
-def stopped_reader(port: int) -> socket.socket:
-    """A connection that reads its first frame and then nothing, with little room in its kernel."""
-    made = socket.socket()
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    made.settimeout(20)
-    made.connect(("127.0.0.1", port))
-    made.sendall(
-        b"GET /ws HTTP/1.1\r\nhost: 127.0.0.1\r\nupgrade: websocket\r\nconnection: Upgrade\r\n"
-        b"sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\nsec-websocket-version: 13\r\n\r\n"
-    )
-    got = b""
-    while b"recovered" not in got:
-        got += made.recv(2048)
-    return made
 
 
 async def test_a_stopped_reader_is_closed_and_disturbs_nobody(one: Replicas) -> None:
@@ -156,6 +134,29 @@ async def test_topics_have_a_greatest_number(one: Replicas) -> None:
     back = await client.again(one[0])
     assert (back.sid, back.first["recovered"]) == (client.sid, True), "a refused wish costs no secret"
     await back.close()
+
+
+async def test_ten_thousand_topics(one: Replicas) -> None:
+    """As fast as they go out: it gets what it may have, and is closed for its haste."""
+    client = await Client.open(one[0])
+    closing = asyncio.create_task(client.closed())
+    with contextlib.suppress(ConnectionClosed):
+        for number in range(10_000):
+            await client.say({"type": "subscribe", "topic": f"t{number}"})
+    assert await closing == 1008
+    answers = Counter(said["type"] for said in client.others[1:])
+    assert set(answers) == {"subscribed", "error"}
+    assert answers["subscribed"] == 5
+    async with http(one[0]) as asking:
+        seen = (await asking.get(f"/sockets/{client.sid}")).json()
+    assert seen["topics"] == [f"t{number}" for number in range(5)]
+
+
+async def test_a_topic_of_a_mebibyte_ends_with_1009(one: Replicas) -> None:
+    client = await Client.open(one[0])
+    with contextlib.suppress(ConnectionClosed):
+        await client.say({"type": "subscribe", "topic": "x" * 1024**2})
+    assert await client.closed() == 1009
 
 
 async def test_a_thousand_messages_a_second_end_with_1008(one: Replicas) -> None:

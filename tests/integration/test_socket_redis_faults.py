@@ -54,7 +54,7 @@ async def test_redis_is_killed_for_a_while(two: Replicas) -> None:
     assert answer["type"] == "error"
     for client in clients:
         await client.nothing()
-    await asyncio.sleep(2)
+    await asyncio.sleep(5)
     two.redis.start()
     back = time.monotonic()
     for client in clients:
@@ -155,6 +155,42 @@ async def test_more_is_missed_than_is_kept(two: Replicas) -> None:
     await quiet.nothing()
     await quiet.close()
     await busy.close()
+
+
+async def test_a_subscriber_over_its_buffer_is_told(two: Replicas) -> None:
+    """Redis cuts who lets 32 MB lie unread (its default for pub/sub), and the history of all is larger than one reading."""
+    client = await Client.open(two[0])
+    two[0].child.send(signal.SIGSTOP)
+    filler = "x" * 60_000
+    async with Push.open(two.redis.url, "/x") as other:
+        for number in range(800):
+            await other.broadcast("t", [number, filler])
+        two[0].child.send(signal.SIGCONT)
+        seen: list[int] = []
+        while (event := await client.event())["type"] == "t":
+            seen.append(event["data"][0])
+        assert event["type"] == "socket.resync"
+        assert seen == list(range(len(seen)))
+        assert len(seen) < 800
+        await other.broadcast("t", [800, ""])
+        assert (await client.event())["data"][0] == 800, "the gap is where it was told of"
+    await client.nothing()
+    await client.close()
+
+
+async def test_closed_by_an_operator_while_its_replica_hears_nothing(two: Replicas) -> None:
+    """The replica comes back, finds no record, and must not take the sid for one that Redis has forgotten."""
+    client = await Client.open(two[0])
+    two[0].child.send(signal.SIGSTOP)
+    async with Push.open(two.redis.url, "/x") as other, http(two[1]) as asking:
+        await other.redis.call("CLIENT", "KILL", "TYPE", "pubsub")
+        assert (await asking.delete(f"/sockets/{client.sid}")).status_code == 204
+        two[0].child.send(signal.SIGCONT)
+        assert await client.closed() == 1008
+        assert (await asking.get(f"/sockets/{client.sid}")).status_code == 404
+    back = await client.again(two[1])
+    assert back.sid != client.sid
+    await back.close()
 
 
 async def test_redis_is_emptied_under_us(two: Replicas) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.socket.buckets import Bucket
-from services.socket.hub import MAX_AWAITED, MAX_HELD, Hub, Message, Peer
+from services.socket.hub import MAX_AWAITED, MAX_HELD, MAX_HELD_BYTES, Hub, Message, Peer
 from services.socket.outbox import MAX_BYTES, MAX_FRAMES, Outbox
 
 
@@ -126,6 +126,16 @@ def test_a_replay_that_never_ends_is_closed() -> None:
         one.take(message(number + 1))
     assert paper.closed is None
     one.take(message(MAX_HELD + 1))
+    assert paper.closed == (1013, "too slow")
+
+
+def test_a_replay_holds_so_many_bytes() -> None:
+    hub = Hub()
+    one, paper = peer(hub, "a", ready=False)
+    for number in range(16):
+        one.take(Message(number + 1, bytes(MAX_HELD_BYTES // 16)))
+    assert paper.closed is None
+    one.take(message(17))
     assert paper.closed == (1013, "too slow")
 
 

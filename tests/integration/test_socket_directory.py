@@ -1,0 +1,192 @@
+"""The parts of the socket service that share Redis, put together in this process: claims, sweeps, and what comes in between."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from services.common.errors import BadRequest
+from services.common.push import Push
+from services.socket.attendance import Attendance
+from services.socket.delivery import Delivery
+from services.socket.directory import Directory
+from services.socket.entrance import new_sid
+from services.socket.history import History, Target
+from services.socket.hub import Hub, Peer
+from services.socket.scripts import AWAY_SECONDS
+from tests.sockets import soon
+
+pytestmark = pytest.mark.anyio
+
+
+class Paper:
+    """A Sink that writes down what it is given."""
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+        self.closed: tuple[int, str] | None = None
+
+    def write(self, frame: bytes, key: str = "") -> None:
+        del key
+        self.frames.append(frame)
+
+    def close(self, code: int, reason: str) -> None:
+        self.closed = (code, reason)
+
+
+@dataclass
+class Replica:
+    """A replica without its server."""
+
+    push: Push
+    hub: Hub
+    directory: Directory
+    attendance: Attendance
+    delivery: Delivery
+
+    async def enter(self, sid: str, presented: str = "") -> tuple[Peer, Paper]:
+        """A socket that is ready; its secret is named after how often it came."""
+        paper = Paper()
+        peer = Peer(sid, f"{presented}+", paper)
+        claim = await self.directory.claim(sid, presented, peer.secret, "", ())
+        assert claim is not None
+        peer.position, peer.proved, peer.since = claim.number, f"{claim.epoch}-{claim.number}", claim.since
+        self.hub.connect(peer)
+        peer.release()
+        return peer, paper
+
+    async def evaluated(self) -> int:
+        """Scripts that Redis has run so far."""
+        said = await self.push.redis.call("INFO", "commandstats")
+        return sum(said.get(name, {"calls": 0})["calls"] for name in ("cmdstat_eval", "cmdstat_evalsha"))
+
+    async def listed(self) -> int:
+        return int(await self.push.redis.call("ZCARD", "gridcast:sids"))
+
+
+@pytest.fixture
+async def replica(redis_url: str) -> AsyncIterator[Replica]:
+    hub = Hub()
+    async with Push.open(redis_url, "/socket") as push:
+        directory = Directory(push.redis, "node", 3)
+        attendance = Attendance(hub, directory)
+        delivery = Delivery(push.redis, hub, directory, History(push.redis), attendance)
+        delivery.start()
+        await soon(lambda: now(delivery.live))
+        yield Replica(push, hub, directory, attendance, delivery)
+        await delivery.aclose()
+        await directory.aclose()
+        await attendance.aclose()
+
+
+async def now(value: Any) -> Any:
+    return value
+
+
+async def test_a_storm_of_claims_is_a_few_calls_and_each_gets_its_own_answer(replica: Replica) -> None:
+    claim = replica.directory.claim
+    known, other = new_sid(), new_sid()
+    await claim(known, "", "first", '{"n":1}', ("a",))
+    await claim(other, "", "first", "", ())
+    before = await replica.evaluated()
+    fresh = [claim(new_sid(), "", f"{n}", "", ("a", f"t{n}")) for n in range(200)]
+    special = [
+        claim(known, "first", "second", "", ("b",)),
+        claim(other, "wrong", "second", "", ()),
+        claim(new_sid(), "x", "y", "", ()),
+        claim(other, "first", "second", "", ("a", "b", "c", "d")),
+        claim(other, "first", "third", "", ()),
+    ]
+    answers = await asyncio.gather(*fresh[:100], *special, *fresh[100:], return_exceptions=True)
+    assert await replica.evaluated() - before <= 8
+    epoch, number = replica.delivery.epoch, 0
+    found = [answer for answer in answers if not isinstance(answer, BaseException)]
+    back, wrong, unknown, last = found[100:104]
+    assert back is not None
+    assert (back.epoch, back.number, back.meta) == (epoch, number, '{"n":1}')
+    assert (back.topics, str(back.noted)) == ({"a": 0, "b": 0}, f"{epoch}-0")
+    assert (wrong, unknown) == (None, None)
+    assert last is not None
+    assert last.topics == {}, "a refused wish changes nothing and costs no secret"
+    (refused,) = [answer for answer in answers if isinstance(answer, BaseException)]
+    assert isinstance(refused, BadRequest)
+    topics = Counter(topic for one in found[:100] if one is not None for topic in one.topics)
+    assert topics["a"] == 100
+    assert len(topics) == 101
+    assert await replica.listed() == 202
+
+
+async def test_the_list_of_all_forgets_whose_record_has_ended(replica: Replica) -> None:
+    sids = sorted([new_sid() for _ in range(25)])
+    for sid in sids:
+        await replica.directory.claim(sid, "", "secret", "", ())
+    for sid in sids[::2]:
+        await replica.push.redis.call("DEL", f"gridcast:sid:{sid}")
+    places = [""]
+    while len(places) == 1 or places[-1]:
+        places.append(await replica.directory.sweep(places[-1], 10))
+    assert places == ["", sids[9], sids[19], ""]
+    assert await replica.listed() == 12
+
+
+async def test_who_resumes_here_while_records_are_refreshed_stays(replica: Replica) -> None:
+    """The refresh that is under way knows the connection before: its sid has moved, and not away from here."""
+    sid = new_sid()
+    before, _ = await replica.enter(sid)
+    claim = await replica.directory.claim(sid, before.secret, "new", "", ())
+    assert claim is not None
+    refreshing = asyncio.create_task(replica.attendance.keep([before]))
+    await asyncio.sleep(0)
+    paper = Paper()
+    peer = Peer(sid, "new", paper)
+    replica.hub.connect(peer)
+    peer.release()
+    await refreshing
+    assert (replica.hub.find(sid), paper.closed) == (peer, None)
+
+
+async def test_who_has_resumed_elsewhere_is_found_by_the_next_refresh(replica: Replica) -> None:
+    """Where the other replica's word was lost."""
+    sid = new_sid()
+    peer, paper = await replica.enter(sid)
+    other = Directory(replica.push.redis, "other", 3)
+    replica.hub.disconnect(peer)  # so that the word itself finds nobody
+    assert await other.claim(sid, peer.secret, "new", "", ()) is not None
+    await other.aclose()
+    await replica.delivery._subscription.flush()
+    replica.hub.connect(peer)
+    assert paper.closed is None
+    await replica.attendance.keep([peer])
+    assert paper.closed == (1008, "resumed elsewhere")
+    assert replica.hub.find(sid) is None
+
+
+async def test_a_replica_that_has_not_heard_for_long_says_so(replica: Replica) -> None:
+    """It was frozen: it has noticed no loss, and what it has missed may have ended without a trace."""
+    _, paper = await replica.enter(new_sid())
+    lives = replica.delivery.lives
+    await replica.push.redis.call("CLIENT", "KILL", "TYPE", "pubsub")
+    await soon(lambda: now(replica.delivery.lives > lives and replica.delivery.live))
+    assert paper.frames == []
+    replica.delivery._heard_at -= AWAY_SECONDS + 5
+    await replica.push.redis.call("CLIENT", "KILL", "TYPE", "pubsub")
+    await soon(lambda: now(paper.frames))
+    assert b"socket.resync" in paper.frames[0]
+
+
+async def test_a_reading_of_histories_is_bounded(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is over the bound is flagged, and nothing of it is given; what came to the others is."""
+    monkeypatch.setattr("services.socket.history.MAX_BYTES", 30_000)
+    monkeypatch.setattr("services.socket.history.MAX_TOTAL", 30_000)
+    monkeypatch.setattr("services.socket.history.BATCH", 2)
+    for number in range(8):
+        for topic in ("a", "b", "d" if number < 7 else "c"):
+            await replica.push.publish(topic, "t", f"{number}" * 2000)
+    missed = await History(replica.push.redis).after(
+        replica.delivery.epoch, [Target("topic", name, 0) for name in ("a", "b", "c", "d")]
+    )
+    assert [target.name for target in missed.lost] == ["b", "d"]
+    assert [(entry.name, entry.number) for entry in missed.entries] == [*(("a", n) for n in range(1, 23, 3)), ("c", 24)]
