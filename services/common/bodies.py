@@ -8,10 +8,11 @@ from typing import Any, cast
 
 import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from services.common.cycle import Cycles
 
 
-class Bodies(HttpToolsProtocol):
+class Bodies(Cycles):
     """The part of a connection that takes bodies. `expect_body` is told of each, `feed` of each piece of what arrives."""
 
     _left: int | None = None

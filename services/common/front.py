@@ -18,7 +18,6 @@ QUIET = frozenset({"/livez", "/readyz"})
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}\Z")
 _chance = random.Random()  # noqa: S311  # an id is no secret; asking the system for it is a call for each request
-_access = logging.getLogger("gridcast.access")
 _log = logging.getLogger("gridcast.web")
 
 
@@ -54,7 +53,7 @@ class Front:
         direct = self.direct.get((scope["method"], scope["path"]))
         if direct is not None:
             scope["route"] = scope["path"]
-        metrics.REQUESTS_OPEN.inc()
+        metrics.open_requests += 1
         try:
             await (direct or self.app)(scope, counted, answer.send)
         except Disconnected:
@@ -69,8 +68,8 @@ class Front:
             if not answer.status:
                 await send_problem(answer.send, Internal(), close=True)
         finally:
-            metrics.REQUESTS_OPEN.dec()
-            _note(scope, answer, received, time.perf_counter() - began)
+            metrics.open_requests -= 1
+            _note(scope, identifier, answer, received, time.perf_counter() - began)
             logs.request_id.reset(token)
 
 
@@ -95,26 +94,13 @@ class _Answer:
         await self._send(message)
 
 
-def _note(scope: Scope, answer: _Answer, received: int, seconds: float) -> None:
+def _note(scope: Scope, identifier: str, answer: _Answer, received: int, seconds: float) -> None:
     """Count a request and write its line."""
-    route = scope.get("route", "other")
-    method, template = metrics.method(scope["method"]), getattr(route, "path", route)
-    metrics.request(method, str(template), answer.status, seconds)
-    if received:
-        metrics.RECEIVED_BYTES.inc(received)
-    if answer.sent:
-        metrics.SENT_BYTES.inc(answer.sent)
-    if _access.isEnabledFor(logging.INFO) and scope["path"] not in QUIET:
-        fields = {
-            "method": scope["method"],
-            "path": scope["path"],
-            "status": answer.status,
-            "bytes": answer.sent,
-            "received": received,
-            "seconds": round(seconds, 6),
-            **scope.get("log", {}),
-        }
-        _access.info("request", extra={"fields": fields})
+    route, method, path = scope.get("route", "other"), scope["method"], scope["path"]
+    template = str(getattr(route, "path", route))
+    metrics.request(method, template, answer.status, seconds, received, answer.sent)
+    if (lines := logs.requests) is not None and path not in QUIET:
+        lines.write(identifier, method, path, answer.status, answer.sent, received, seconds, scope.get("log"))
 
 
 def _identifier(scope: Scope) -> str:

@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from services.common.bodies import Bodies
 from services.common.errors import BadRequest, FieldsTooLarge, GridcastError, TargetTooLong, TooSlow
 from services.common.heads import MAX_FIELD_BYTES, MAX_TARGET, Head
-from services.common.wire import Wire, refusal, reset, until_close
+from services.common.wire import Wire, refusal, reset
 
 _access = logging.getLogger("gridcast.access")
 
@@ -99,7 +99,7 @@ class Http(Bodies):
             self._fail(error)
 
     def on_headers_complete(self) -> None:
-        """The head is whole: judge it, then let uvicorn start the application."""
+        """The head is whole: judge it, then let the application answer."""
         self._disarm()
         version, upgrading = self.parser.get_http_version(), self.parser.should_upgrade()
         try:
@@ -111,10 +111,11 @@ class Http(Bodies):
         self.expect_100_continue = self._head.waits
         self._in_head = False
         self.expect_body(self._head.length)
-        super().on_headers_complete()
         if not upgrading:
+            self.begin(version)
             self._in_body = True
         elif not self._should_upgrade():
+            self.begin(version)
             self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
@@ -195,7 +196,7 @@ class Http(Bodies):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
-        super()._start_asgi_task(cycle, until_close(app, cycle) if cycle.scope["http_version"] == "1.0" else app)
+        super()._start_asgi_task(cycle, app)
 
     # Ending.
 

@@ -5,21 +5,20 @@ never a path; a status. Counting costs a microsecond, so it is always on; the po
 """
 
 import threading
-from functools import cache
 from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import Counter, Gauge, Histogram, start_http_server
+from prometheus_client import Counter, Gauge, start_http_server
+
+from services.common.tallies import Durations, Tally
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 """From a range out of memory to the upload of a film."""
 
-REQUESTS = Counter("gridcast_http_requests_total", "HTTP requests answered", ["method", "route", "status"])
-REQUEST_SECONDS = Histogram(
-    "gridcast_http_request_seconds", "From head to last byte", ["method", "route"], buckets=SECONDS
-)
+REQUESTS = Tally("gridcast_http_requests_total", "HTTP requests answered", ["method", "route", "status"])
+REQUEST_SECONDS = Durations("gridcast_http_request_seconds", "From head to last byte", ["method", "route"], SECONDS)
 REQUESTS_OPEN = Gauge("gridcast_http_requests_in_flight", "HTTP requests under way")
-RECEIVED_BYTES = Counter("gridcast_http_received_bytes_total", "Bytes of request bodies")
-SENT_BYTES = Counter("gridcast_http_sent_bytes_total", "Bytes of answers' bodies")
+RECEIVED_BYTES = Tally("gridcast_http_received_bytes_total", "Bytes of request bodies")
+SENT_BYTES = Tally("gridcast_http_sent_bytes_total", "Bytes of answers' bodies")
 
 UPLOADS = Counter("gridcast_uploads_total", "Uploads that ended, by outcome", ["way", "outcome"])
 UPLOADS_OPEN = Gauge("gridcast_uploads_in_flight", "Uploads being received")
@@ -28,7 +27,7 @@ TAKEOVERS = Counter("gridcast_upload_takeovers_total", "Uploads that another wri
 JANITOR_REMOVED = Counter("gridcast_janitor_removed_total", "What the janitor removed", ["what"])
 JANITOR_ROUNDS = Counter("gridcast_janitor_rounds_total", "Rounds of the janitor", ["outcome"])
 
-CACHE_READS = Counter("gridcast_cache_reads_total", "Blocks and names asked of the caches", ["cache", "outcome"])
+CACHE_READS = Tally("gridcast_cache_reads_total", "Blocks and names asked of the caches", ["cache", "outcome"])
 CACHE_BYTES = Gauge("gridcast_cache_bytes", "Bytes held by the block cache")
 BROKEN_FILES = Counter("gridcast_broken_files_total", "Answers cut because stored bytes were missing or misshapen")
 
@@ -50,22 +49,21 @@ REFUSED = Counter("gridcast_refused_total", "Requests and sockets refused at the
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
-def method(name: str) -> str:
-    """The method as a label: what a client invents is one value."""
-    return name if name in _METHODS else "other"
+open_requests = 0
+"""What REQUESTS_OPEN shows; the front counts it."""
+REQUESTS_OPEN.set_function(lambda: open_requests)
 
 
-@cache
-def _request(method: str, route: str, status: int) -> tuple[Counter, Histogram]:
-    """The two that count a request. Finding them by their labels costs more than counting; there are no more than of the labels."""
-    return REQUESTS.labels(method, route, status), REQUEST_SECONDS.labels(method, route)
-
-
-def request(method: str, route: str, status: int, seconds: float) -> None:
-    """One HTTP request was answered."""
-    count, duration = _request(method, route, status)
-    count.inc()
-    duration.observe(seconds)
+def request(method: str, route: str, status: int, seconds: float, received: int, sent: int) -> None:
+    """One HTTP request was answered. What a client invents as a method is one value."""
+    if method not in _METHODS:
+        method = "other"
+    REQUESTS.counts[method, route, status] += 1
+    REQUEST_SECONDS.observe((method, route), seconds)
+    if received:
+        RECEIVED_BYTES.counts[()] += received
+    if sent:
+        SENT_BYTES.counts[()] += sent
 
 
 def listen(host: str, port: int) -> tuple[WSGIServer, threading.Thread]:

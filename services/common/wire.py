@@ -1,11 +1,11 @@
-"""What uvicorn's request cycle is given in place of the bare connection and the bare application. It knows no rule of a head."""
+"""What a request's cycle is given in place of the bare connection. It knows no rule of a head."""
 
 import asyncio
 import socket
 import struct
-from typing import Any, Protocol
+from typing import Protocol
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from services.common.errors import GridcastError, problem, problem_headers
 
@@ -76,27 +76,3 @@ def reset(transport: asyncio.Transport) -> None:
     if (client := transport.get_extra_info("socket")) is not None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
-
-
-def until_close(app: Any, cycle: RequestResponseCycle) -> Any:
-    """`app` for an HTTP/1.0 client: that one knows no chunks, so an answer without a length ends with its connection.
-
-    uvicorn would send it chunks (RFC 9112, 6.1 forbids that). It keeps no HTTP/1.0 connection, so the end is always seen.
-    """
-
-    async def answer(scope: Any, receive: Any, send: Any) -> None:
-        open_ended = False
-
-        async def sending(message: Any) -> None:
-            nonlocal open_ended
-            if message["type"] == "http.response.start":
-                open_ended = not any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
-                if open_ended:
-                    cycle.chunked_encoding = False
-            elif open_ended:
-                cycle.expected_content_length = len(message.get("body", b""))
-            await send(message)
-
-        await app(scope, receive, sending)
-
-    return answer

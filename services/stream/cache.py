@@ -23,8 +23,8 @@ ENTRY = 512
 """Bytes that an entry costs beside its block: a million files of one byte are not a megabyte."""
 
 _Key = tuple[str, int]
-_HITS = metrics.CACHE_READS.labels("blocks", "hit")
-_MISSES = metrics.CACHE_READS.labels("blocks", "miss")
+_READS = metrics.CACHE_READS.counts
+_HIT, _MISS = ("blocks", "hit"), ("blocks", "miss")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +70,9 @@ class BlockCache:
         """A block that is here."""
         block = self._blocks.get((file, number))
         if block is None:
-            _MISSES.inc()
+            _READS[_MISS] += 1
             return None
-        _HITS.inc()
+        _READS[_HIT] += 1
         self._blocks.move_to_end((file, number))
         return block
 

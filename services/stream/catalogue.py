@@ -19,8 +19,8 @@ from services.stream.reply import Representation, represent
 
 REMEMBERED_SECONDS = 1.0
 
-_HITS = metrics.CACHE_READS.labels("names", "hit")
-_MISSES = metrics.CACHE_READS.labels("names", "miss")
+_READS = metrics.CACHE_READS.counts
+_HIT, _MISS = ("names", "hit"), ("names", "miss")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +53,9 @@ class Catalogue:
         now = time.monotonic()
         entry = self._entries.get(name)
         if entry is not None and now < entry.until:
-            _HITS.inc()
+            _READS[_HIT] += 1
             return entry.file
-        _MISSES.inc()
+        _READS[_MISS] += 1
         # A question under way answers for others too, as long as its answer is no older than a remembered one may be.
         question = self._asking.get(name)
         if question is not None and now < question.until:

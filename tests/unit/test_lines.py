@@ -1,0 +1,124 @@
+"""services.common.lines on real pipes: order, one write for a turn, and a reader who stops, comes back or goes."""
+
+import asyncio
+import os
+import select
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from services.common import lines as room
+from services.common.lines import Lines
+
+pytestmark = pytest.mark.anyio
+
+Pipe = tuple[int, int]
+
+
+@pytest.fixture
+def pipe() -> Iterator[Pipe]:
+    reader, writer = os.pipe()
+    yield reader, writer
+    for descriptor in (reader, writer):
+        try:
+            os.close(descriptor)
+        except OSError:
+            assert descriptor == reader  # a test closed it
+
+
+def lost(count: int) -> str:
+    return f"lost {count}"
+
+
+def there(reader: int) -> bytes:
+    """What is there to be read."""
+    data = b""
+    while select.select([reader], [], [], 0)[0] and (piece := os.read(reader, 1 << 16)):
+        data += piece
+    return data
+
+
+def taken(reader: int) -> list[str]:
+    """The same as lines."""
+    return there(reader).decode().splitlines()
+
+
+async def test_lines_of_a_turn_leave_together_and_in_order(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = pipe
+    writes: list[bytes] = []
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda to, data: writes.append(data) or real(to, data))
+    lines = Lines(writer, lost)
+    lines.hold("1")
+    lines.hold("2")
+    assert taken(reader) == []
+    await asyncio.sleep(0)
+    assert taken(reader) == ["1", "2"]
+    assert writes == [b"1\n2\n"]
+    lines.hold("3")
+    lines.say("4")  # now, and not before what is held
+    assert taken(reader) == ["3", "4"]
+    await asyncio.sleep(0)
+    assert taken(reader) == []
+
+
+async def test_a_large_turn_is_not_kept(pipe: Pipe) -> None:
+    reader, writer = pipe
+    lines = Lines(writer, lost)
+    lines.hold("x" * (room.HELD + 1))
+    assert taken(reader) == ["x" * (room.HELD + 1)] or lines._waiting  # a pipe may be smaller than that
+
+
+async def test_a_reader_who_stops_blocks_nobody_and_what_waits_is_bounded(pipe: Pipe) -> None:
+    reader, writer = pipe
+    lines = Lines(writer, lost)
+    line = "x" * 999
+    for _ in range(3000):  # three times what may wait
+        lines.hold(line)
+    await asyncio.sleep(0)
+    assert len(lines._waiting) <= room.LIMIT
+    assert lines._size < room.HELD + len(line)
+    # He comes back: what waited arrives by itself, and then the number of what did not.
+    data = b""
+    async with asyncio.timeout(10):
+        while not (b"lost" in data and data.endswith(b"\n")):
+            data += there(reader)
+            await asyncio.sleep(room.AGAIN_SECONDS / 4)
+    arrived = data.decode().splitlines()
+    whole = [text for text in arrived if text == line]
+    (said,) = {text for text in arrived if text.startswith("lost")}
+    assert len(whole) + int(said.split()[1]) == 3000
+    assert len(whole) > 900
+    assert set(arrived) == {line, said}
+
+
+async def test_a_reader_who_has_gone_is_no_error(pipe: Pipe) -> None:
+    reader, writer = pipe
+    lines = Lines(writer, lost)
+    os.close(reader)
+    lines.say("nobody reads this")
+    lines.hold("nor this")
+    await asyncio.sleep(0)
+    assert not lines._waiting
+
+
+async def test_threads_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with path.open("wb") as file:
+        lines = Lines(file.fileno(), lost)
+        threads = [threading.Thread(target=lambda n=n: [lines.say(f"{n} {i}") for i in range(500)]) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for i in range(500):
+            lines.hold(f"loop {i}")
+            if i % 10 == 0:
+                await asyncio.sleep(0)
+        for thread in threads:
+            thread.join()
+        lines.flush()
+    found = path.read_text("ascii").splitlines()
+    assert len(found) == len(set(found)) == 2500
+    for who in ("loop", "0", "1", "2", "3"):
+        assert [line for line in found if line.split()[0] == who] == [f"{who} {i}" for i in range(500)]
