@@ -46,6 +46,7 @@ class Delivery:
         self._beating: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
         self._seen = 0
+        self._found = 0
         self._heard_at = 0
         self.epoch = ""
         self.lives = 0
@@ -129,6 +130,7 @@ class Delivery:
         # One moment: who is ready now is caught up below, who is not finds other `lives` at the end of his replay and looks again.
         self.lives += 1
         self.epoch, number = place.epoch, place.number
+        self._found = number
         there = self._hub.ready()
         why = ""
         if known and known != self.epoch:
@@ -139,7 +141,7 @@ class Delivery:
             why = "Redis was away for longer than events are kept"
         try:
             if why:
-                _begin_anew(there, number)
+                self._begin_anew(there, number)
             await self._attendance.keep(there)
             if known and not why:
                 await self._catch_up(number)
@@ -153,6 +155,13 @@ class Delivery:
         self._heard_at = clock
         metrics.SUBSCRIPTION_LIVE.set(1)
         metrics.RESUBSCRIPTIONS.inc(1 if known else 0)
+
+    def _begin_anew(self, peers: Sequence[Peer], number: int) -> None:
+        """Nothing before `number` can be known: these peers count from there."""
+        for peer in peers:
+            peer.position = number
+            peer.topics.update(dict.fromkeys(peer.topics, number))
+            peer.tell(f"{self.epoch}-{number}")
 
     async def _catch_up(self, number: int) -> None:
         seen = self._seen
@@ -175,7 +184,8 @@ class Delivery:
         return self._message(entry.number, entry.event, "", entry.reply)
 
     def resync(self, peer: Peer, reason: str) -> None:
-        """Tell a client that something may have been missed. What is noted of it stays, in case this does not arrive."""
+        """Tell a client that something may have been missed before this replica found Redis again."""
+        peer.tell(f"{self.epoch}-{self._found}")
         event = events.Event(
             id=str(uuid4()),
             source="/socket",
@@ -222,10 +232,3 @@ class Delivery:
             if self._followed[topic].done():
                 del self._followed[topic]
                 await self._subscription.unsubscribe(f"gridcast:topic:{topic}")
-
-
-def _begin_anew(peers: Sequence[Peer], number: int) -> None:
-    """Nothing before `number` can be known: these peers count from there."""
-    for peer in peers:
-        peer.position = number
-        peer.topics.update(dict.fromkeys(peer.topics, number))

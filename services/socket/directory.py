@@ -25,11 +25,13 @@ CLAIMS = 64
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a socket was given. `number` is the sequence's at that moment; `noted` is where its last connection stood."""
+    """What a socket was given. `number` is the sequence's at that moment; `noted` is where its last connection stood, in the words
+    of `Peer.proved`.
+    """
 
     epoch: str
     number: int
-    noted: Position | None = None
+    noted: str = ""
     meta: str = ""
     since: int = 0
     topics: dict[str, int] = field(default_factory=dict)
@@ -104,9 +106,7 @@ class Directory:
                 raise BadRequest(f"a socket hears at most {self._max_topics} topics")
             case [noted, kept, *rest]:
                 pairs = {topic.decode(): int(start) for topic, start in zip(rest[::2], rest[1::2], strict=True)}
-                return Claim(
-                    epoch.decode(), int(number), Position.parse(noted.decode()), kept.decode(), int(now), pairs
-                )
+                return Claim(epoch.decode(), int(number), noted.decode(), kept.decode(), int(now), pairs)
         raise TypeError(f"not an answer to a claim: {answer!r}")
 
     async def _claim(self, wanted: Sequence[Sequence[Argument]]) -> list[tuple[bytes, bytes, bytes, Any]]:

@@ -21,7 +21,7 @@ from services.socket.directory import Claim, Directory, fingerprint
 from services.socket.handshake import Wish
 from services.socket.history import Entry as Replayed
 from services.socket.history import History, Missed, Target
-from services.socket.hub import Hub, Peer, Sink
+from services.socket.hub import GAP, Hub, Peer, Sink
 from services.socket.settings import SocketSettings
 
 PATHS = frozenset({"/", "/ws"})
@@ -44,6 +44,16 @@ class Entry:
 def new_sid() -> str:
     """32 random bytes in base32: never given twice, and nobody guesses one."""
     return base64.b32encode(secrets.token_bytes(32)).decode().rstrip("=")
+
+
+def _place(claim: Claim, said: str) -> Position | None:
+    """Where a client that returns stands, or None where that cannot be known or is nothing to go on from."""
+    after = Position.parse(said or claim.noted)
+    gap = Position.parse(claim.noted.removeprefix(GAP)) if claim.noted.startswith(GAP) else None
+    if after is None or after.epoch != claim.epoch or after.number > claim.number:
+        return None
+    # It was told of a gap that ends there, and stands before it: it has not heard that.
+    return None if gap is not None and gap.epoch == after.epoch and after.number < gap.number else after
 
 
 class Entrance:
@@ -137,10 +147,9 @@ class Entrance:
         if before is not None:
             before.sink.close(1008, "resumed elsewhere")
         lives = self._delivery.lives
-        after = Position.parse(wish.after) if wish.after else claim.noted
-        known = after is not None and after.epoch == claim.epoch and after.number <= claim.number
-        peer.position = after.number if after is not None and known else claim.number
-        peer.proved = str((after if known else claim.noted) or Position(claim.epoch, claim.number))
+        after = _place(claim, wish.after)
+        peer.position = claim.number if after is None else after.number
+        peer.proved = claim.noted
         try:
             self._check(claim)
             for topic in claim.topics:
@@ -149,7 +158,11 @@ class Entrance:
         except BaseException:
             self._attendance.leave(peer)
             raise
-        recovered = known and not missed.lost
+        recovered = after is not None and not missed.lost
+        if recovered:
+            peer.proved = str(after)
+        else:
+            peer.tell(f"{claim.epoch}-{claim.number}")
         return Entry(peer, secret, recovered=recovered, missed=missed.entries, epoch=claim.epoch, lives=lives)
 
     def _check(self, claim: Claim | None) -> Claim:

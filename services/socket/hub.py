@@ -9,6 +9,8 @@ from typing import Protocol
 MAX_HELD = 256
 MAX_HELD_BYTES = 1024 * 1024
 """What may wait for a socket's replay to end, as in the outbox afterwards."""
+GAP = "!"
+"""Before a noted place: see `Peer.proved`."""
 MAX_AWAITED = 256
 """Acks that are still expected of one socket; the oldest is forgotten first."""
 
@@ -40,7 +42,8 @@ class Peer:
     """One connection. `position` is the number of the last event handed to its sink; lower ones are never handed over.
 
     `held` is a list while the socket is not ready for live events (its replay runs), and None afterwards. `proved` is the
-    place in the sequence up to which the client has certainly read: the one before a ping that it has answered.
+    place in the sequence up to which the client has certainly read: the one before a ping that it has answered. With GAP in front
+    it is the end of a gap that the client was told of, as long as no later ping proves that it has read that.
     `confirmed` is False until a client that resumed has proved that it holds its new secret.
     """
 
@@ -85,6 +88,11 @@ class Peer:
             self.held.append(message)
         else:
             self.sink.close(1013, "too slow")
+
+    def tell(self, gap: str) -> None:
+        """A gap that ends at the place `gap` is told to the client now, which may never read it."""
+        self.proved = f"{GAP}{gap}"
+        self.pinged = ""
 
     def replay(self, message: Message) -> None:
         """Hand an event over now, unless it is not newer than the last one."""

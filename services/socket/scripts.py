@@ -1,8 +1,8 @@
 """The Lua by which replicas share their sids. Each script is one step that no other client of Redis can come between.
 
 Keys: `gridcast:sequence` {epoch, number, run, settles}; `gridcast:node:<node>` while a replica lives; `gridcast:sids`, the
-sorted set of all; `gridcast:sid:<sid>` {node, resume, previous, position, since, left, meta, t:<topic>}. A record lives
-ONLINE seconds past its last refresh or, once its socket is gone, AWAY seconds: that is the resume window.
+sorted set of all; `gridcast:sid:<sid>` {node, resume, previous, position, since, left, meta, t:<topic>}; `gridcast:closed:<sid>`.
+A record lives ONLINE seconds past its last refresh or, once its socket is gone, AWAY seconds: that is the resume window.
 """
 
 from services.common.redis import Script
@@ -62,7 +62,7 @@ local function claim(sid, presented, secret, meta, wanted)
     if not record[1] or (record[1] ~= presented and record[2] ~= presented) then return 0 end
     before, noted = record[3] or '', record[4] or ''
     if meta == '' then meta = record[5] or '' end
-    local same = string.sub(noted, 1, #epoch + 1) == epoch .. '-'
+    local same = string.match(noted, '^!?(.*)%-') == epoch
     local fields = redis.call('HGETALL', key)
     for i = 1, #fields, 2 do
       if string.sub(fields[i], 1, 2) == 't:' then

@@ -15,7 +15,7 @@ from services.socket.delivery import Delivery
 from services.socket.directory import Directory
 from services.socket.entrance import new_sid
 from services.socket.history import History, Target
-from services.socket.hub import Hub, Peer
+from services.socket.hub import GAP, Hub, Peer
 from services.socket.scripts import AWAY_SECONDS
 from tests.sockets import soon
 
@@ -107,7 +107,7 @@ async def test_a_storm_of_claims_is_a_few_calls_and_each_gets_its_own_answer(rep
     back, wrong, unknown, last = found[100:104]
     assert back is not None
     assert (back.epoch, back.number, back.meta) == (epoch, number, '{"n":1}')
-    assert (back.topics, str(back.noted)) == ({"a": 0, "b": 0}, f"{epoch}-0")
+    assert (back.topics, back.noted) == ({"a": 0, "b": 0}, f"{epoch}-0")
     assert (wrong, unknown) == (None, None)
     assert last is not None
     assert last.topics == {}, "a refused wish changes nothing and costs no secret"
@@ -166,15 +166,18 @@ async def test_who_has_resumed_elsewhere_is_found_by_the_next_refresh(replica: R
 
 async def test_a_replica_that_has_not_heard_for_long_says_so(replica: Replica) -> None:
     """It was frozen: it has noticed no loss, and what it has missed may have ended without a trace."""
-    _, paper = await replica.enter(new_sid())
+    peer, paper = await replica.enter(new_sid())
+    await replica.push.broadcast("t", 1, last_value=True)
     lives = replica.delivery.lives
     await replica.push.redis.call("CLIENT", "KILL", "TYPE", "pubsub")
     await soon(lambda: now(replica.delivery.lives > lives and replica.delivery.live))
-    assert paper.frames == []
+    paper.frames.clear()
+    assert not peer.proved.startswith(GAP)
     replica.delivery._heard_at -= AWAY_SECONDS + 5
     await replica.push.redis.call("CLIENT", "KILL", "TYPE", "pubsub")
     await soon(lambda: now(paper.frames))
     assert b"socket.resync" in paper.frames[0]
+    assert peer.proved == f"{GAP}{replica.delivery.epoch}-1", "until it has answered a ping"
 
 
 async def test_a_reading_of_histories_is_bounded(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:

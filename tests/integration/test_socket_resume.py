@@ -77,17 +77,22 @@ async def test_a_lost_answer_does_not_lose_the_session(two: Replicas) -> None:
     await push(two[0], client.sid, {"type": "t", "data": 1})
     client.cut()
     for _ in range(3):
-        reader, writer = await asyncio.open_connection("127.0.0.1", two[1].port)
-        writer.write(
-            f"GET /ws?resume={client.resume}&after={client.after} HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\n"
-            "connection: upgrade\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\nsec-websocket-version: 13\r\n\r\n".encode()
-        )
-        assert await reader.read(12) == b"HTTP/1.1 101"
-        writer.transport.abort()
+        await lost_answer(two, client)
     back = await client.again(two[0])
     assert (back.sid, back.first["recovered"]) == (client.sid, True)
     assert (await back.event())["data"] == 1
     await back.close()
+
+
+async def lost_answer(two: Replicas, client: Client) -> None:
+    """Come back as this client, and vanish without having read the first frame."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", two[1].port)
+    writer.write(
+        f"GET /ws?resume={client.resume}&after={client.after} HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\n"
+        "connection: upgrade\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\nsec-websocket-version: 13\r\n\r\n".encode()
+    )
+    assert await reader.read(12) == b"HTTP/1.1 101"
+    writer.transport.abort()
 
 
 @pytest.mark.parametrize("resume", ["", "x", "{sid}", "{sid}.", "{sid}.wrong", "{other}"])
@@ -146,6 +151,30 @@ async def test_more_than_is_kept_is_said(two: Replicas) -> None:
     assert again.first["recovered"] is True, "the gap has been said; it is not said again"
     await again.nothing()
     await again.close()
+
+
+async def test_a_gap_is_told_until_it_was_read(two: Replicas) -> None:
+    """The first frame that told of it was lost on the way, and meanwhile what proved it has ended."""
+    client = await Client.open(two[0])
+    client.cut()
+    async with Push.open(two.redis.url, "/x") as other:
+        for number in range(700):
+            await other.send(client.sid, "t", number)
+        await lost_answer(two, client)
+        await soon(lambda: is_away(two, client.sid))
+        await other.redis.call("DEL", f"gridcast:history:{client.after.partition('-')[0]}:sid:{client.sid}")
+    back = await client.again(two[0])
+    assert (back.sid, back.first["recovered"]) == (client.sid, False)
+    await back.nothing()
+    back.cut()
+    again = await back.again(two[1])
+    assert again.first["recovered"] is True
+    await again.close()
+
+
+async def is_away(two: Replicas, sid: str) -> bool:
+    async with http(two[0]) as asking:
+        return bool((await asking.get(f"/sockets/{sid}")).json()["state"] == "away")
 
 
 async def test_a_busy_topic_that_was_joined_late_is_no_gap(two: Replicas) -> None:
