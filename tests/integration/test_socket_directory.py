@@ -8,15 +8,18 @@ from typing import Any
 
 import pytest
 
-from services.common.errors import BadRequest
+from services.common.errors import BadRequest, Unavailable
+from services.common.events import Position
 from services.common.push import Push
 from services.socket.attendance import Attendance
 from services.socket.delivery import Delivery
 from services.socket.directory import Directory
-from services.socket.entrance import new_sid
+from services.socket.entrance import Entrance, Entry, new_sid
 from services.socket.history import History, Target
 from services.socket.hub import GAP, Hub, Peer
 from services.socket.scripts import AWAY_SECONDS
+from services.socket.settings import SocketSettings
+from services.socket.ws import Sockets
 from tests.sockets import soon
 
 pytestmark = pytest.mark.anyio
@@ -162,6 +165,88 @@ async def test_who_has_resumed_elsewhere_is_found_by_the_next_refresh(replica: R
     await replica.attendance.keep([peer])
     assert paper.closed == (1008, "resumed elsewhere")
     assert replica.hub.find(sid) is None
+
+
+async def test_who_becomes_ready_while_redis_begins_anew_is_told(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its replay ends after Redis was asked which memory this is, and before anybody here knows the answer."""
+    peer, paper = await replica.enter(new_sid())
+    peer.held = []
+    ask = replica.directory.adopt
+
+    async def adopt(server: str, epoch: str) -> tuple[Position, int]:
+        answer = await ask(server, epoch)
+        peer.release()
+        return answer
+
+    monkeypatch.setattr(replica.directory, "adopt", adopt)
+    await replica.push.broadcast("t", 1)
+    await replica.push.redis.call("FLUSHALL")
+    await replica.push.redis.call("CLIENT", "KILL", "TYPE", "pubsub")
+    await soon(lambda: now(any(b"socket.resync" in frame for frame in paper.frames)))
+    await soon(lambda: now(replica.delivery.live))
+    await replica.push.broadcast("t", 2)
+    await soon(lambda: now(any(b'"data":2' in frame for frame in paper.frames)))
+
+
+class Stalled(Paper):
+    """A client that reads nothing of its replay until it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits, self.may = asyncio.Event(), asyncio.Event()
+
+    async def drained(self) -> None:
+        self.waits.set()
+        await self.may.wait()
+
+
+async def returning(replica: Replica) -> tuple[Peer, Stalled, asyncio.Task[None]]:
+    """A socket in the middle of a replay of one event."""
+    settings = SocketSettings()
+    delivery, history = replica.delivery, replica.delivery._history
+    parts = (settings, replica.hub, replica.directory)
+    entrance = Entrance(*parts, history, delivery, replica.attendance)
+    sockets = Sockets(*parts, delivery, replica.attendance, entrance)
+    peer, _ = await replica.enter(new_sid())
+    client = Stalled()
+    peer.sink, peer.held = client, []
+    await replica.push.broadcast("t", 1)
+    missed = await entrance.missed(peer)
+    entry = Entry(peer, "secret", recovered=True, missed=missed.entries, epoch=delivery.epoch, lives=delivery.lives)
+    task = asyncio.create_task(sockets._begin(entry, client))  # type: ignore[arg-type]  # as much of a connection as it needs
+    await client.waits.wait()
+    return peer, client, task
+
+
+async def test_redis_begins_anew_in_the_middle_of_a_replay(replica: Replica) -> None:
+    """What the socket would hear next cannot be known: it is sent away, and comes back."""
+    peer, client, task = await returning(replica)
+    before = replica.delivery.epoch
+    await replica.push.redis.call("FLUSHALL")
+    await replica.push.redis.call("CLIENT", "KILL", "TYPE", "pubsub")
+    await soon(lambda: now(replica.delivery.live and replica.delivery.epoch != before))
+    client.may.set()
+    with pytest.raises(Unavailable, match="anew"):
+        await task
+    assert replica.hub.ready() == []
+    assert peer.held is not None
+
+
+async def test_a_subscription_is_lost_in_the_middle_of_a_replay(replica: Replica) -> None:
+    """Those that are ready are caught up; this one looks again for itself."""
+    peer, client, task = await returning(replica)
+    lives = replica.delivery.lives
+    await replica.push.redis.call("CLIENT", "KILL", "TYPE", "pubsub")
+    await replica.push.broadcast("t", 2)
+    await soon(lambda: now(replica.delivery.live and replica.delivery.lives > lives))
+    await replica.push.broadcast("t", 3)
+    await replica.delivery._subscription.flush()
+    client.may.set()
+    await task
+    assert [frame[frame.index(b'"data":') + 7 : -1] for frame in client.frames] == [b"1", b"2", b"3"]
+    assert replica.hub.ready() == [peer]
 
 
 async def test_a_replica_that_has_not_heard_for_long_says_so(replica: Replica) -> None:
