@@ -199,21 +199,16 @@ class Connection(WebSocketsSansIOProtocol):
             scope["query_string"] = b""
             scope["extensions"]["gridcast"] = self
 
-    def handle_text(self, event: Frame) -> None:
-        """The first frame of a message, or all of it."""
-        self._began = None if event.fin else self.loop.time()
-        super().handle_text(event)
-
-    def handle_bytes(self, event: Frame) -> None:
-        """As with text."""
-        self._began = None if event.fin else self.loop.time()
-        super().handle_bytes(event)
-
     def handle_cont(self, event: Frame) -> None:
-        """A further fragment."""
-        if self._began is not None and self.loop.time() - self._began > MESSAGE_SECONDS:
+        """A further fragment. The clock runs from the first of them to the last."""
+        now = self.loop.time()
+        if self._began is None:
+            self._began = now
+        elif now - self._began > MESSAGE_SECONDS:
             self._fail(1008, "a message took too long")
             return
+        if event.fin:
+            self._began = None
         super().handle_cont(event)
 
     # Liveness.

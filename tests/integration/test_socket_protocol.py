@@ -230,6 +230,22 @@ def test_200_000_one_byte_fragments_are_stopped_early(one: Replicas, raw: Raw) -
     assert cpu(one[0].pid) - before < 0.5, "2 s of CPU where nobody counts"
 
 
+@pytest.mark.long
+def test_a_message_that_takes_more_than_30_s(raw: Raw) -> None:
+    """Its client is alive and answers pings; a fragment now and then is no message."""
+    raw.send(frame(TEXT, b"a", fin=False), frame(CONT, b"b", fin=False))
+    raw.socket.settimeout(0.5)
+    began = time.monotonic()
+    while time.monotonic() - began < 31:
+        with contextlib.suppress(TimeoutError):
+            opcode, payload = raw.receive()
+            assert opcode == PING
+            raw.send(frame(PONG, payload))
+    raw.socket.settimeout(PATIENCE)
+    raw.send(frame(CONT, b"c"))
+    assert raw.code() == 1008
+
+
 def test_a_flood_of_pings_is_stopped(raw: Raw) -> None:
     raw.send(frame(PING) * 5000)
     assert raw.code() == 1008
