@@ -3,7 +3,8 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -212,6 +213,64 @@ async def test_a_late_batch_of_an_older_writer_gives_way(both: Both, seen: Store
     assert seen.orphans() == []
 
 
+class Stopped(GridFSStore):
+    """A store in a process that is stopped just after it has looked at its fence: `meanwhile` happens before it goes on."""
+
+    meanwhile: Callable[[], Awaitable[None]] | None = None
+
+    async def renew(self, upload: Upload) -> None:
+        await super().renew(upload)
+        if (doing := self.meanwhile) is not None:
+            self.meanwhile = None
+            await doing()
+
+
+@pytest.mark.parametrize("way", ["truncate", "append", "commit"])
+async def test_who_looked_at_the_fence_too_early_deletes_nothing_of_a_successor(
+    both: Both, seen: Store, way: str
+) -> None:
+    """It holds the fence when it looks, is stopped, and wakes up when another has written and shown more."""
+    stopped = Stopped(both.mongo, TIMES)
+    blocks = [bytes([number]) * CHUNK for number in range(3)]
+    begun = await both.store.begin(NAME, Plan(None, 60))
+    taken = await both.store.take(begun.address)
+    assert isinstance(taken, tuple)
+    old = taken[0]
+    await both.store.append(old, 0, [blocks[0], b"left by the older one"])
+    await both.store.move(old, CHUNK, b"", None, writing=True)
+
+    async def succeed() -> None:
+        taken = await both.store.take(old.address)
+        assert isinstance(taken, tuple)
+        await both.store.append(taken[0], 1, blocks[1:])
+        await both.store.move(taken[0], 3 * CHUNK, b"", None, writing=False)
+
+    stopped.meanwhile = succeed
+    with suppress(Conflict):
+        match way:
+            case "truncate":
+                await stopped.truncate(old, 1)
+            case "append":
+                await stopped.append(old, 1, [b"late"])
+            case "commit":
+                await stopped.commit(old, written(blocks[0]))
+    assert stopped.meanwhile is None
+    assert seen.bytes_in(ObjectId(old.file)) == b"".join(blocks)
+    assert seen.one()["current"] is None
+
+
+async def test_a_commit_without_the_fence_changes_nothing(both: Both, seen: Store) -> None:
+    """Though it believes that the file is shorter than what a successor has written."""
+    begun = await both.store.begin(NAME, Plan(None, 60))
+    holds = [await both.store.take(begun.address) for _ in range(2)]
+    old, new = (hold[0] for hold in holds if isinstance(hold, tuple))
+    await both.store.append(new, 0, [b"x" * CHUNK] * 2)
+    with pytest.raises(Conflict):
+        await both.store.commit(old, written(b"x" * CHUNK))
+    assert seen.chunks() == 2
+    assert seen.db["fs.files"].count_documents({}) == 0
+
+
 async def test_what_became_of_an_upload_is_remembered(both: Both, seen: Store) -> None:
     upload = await both.store.begin(NAME, Plan(0, 0.6))
     rival = await both.store.begin(NAME, Plan(0, 0.6))
@@ -227,17 +286,36 @@ async def test_what_became_of_an_upload_is_remembered(both: Both, seen: Store) -
     assert seen.one()["ended"] == []
 
 
-async def test_expiry_is_by_the_last_byte_and_never_by_a_renewal(both: Both, seen: Store) -> None:
+async def test_expiry_is_by_the_last_byte_and_not_by_a_renewal(both: Both, seen: Store) -> None:
+    """A lease of 0.4 s that is renewed 0.5 s before the expiry does not move it."""
     upload = await both.store.begin(NAME, Plan(9, 0.9))
     await asyncio.sleep(0.5)
     await both.store.move(upload, 1, b"x", 9, writing=True)
+    moved = await both.store.look(upload.address)
+    await both.store.renew(upload)
     await asyncio.sleep(0.5)
-    assert isinstance(await both.store.look(upload.address), Open)
+    later = await both.store.look(upload.address)
+    assert isinstance(moved, Open)
+    assert isinstance(later, Open)
+    assert later.expires_at == moved.expires_at
     await asyncio.sleep(0.5)
     assert await both.store.look(upload.address) is None
     assert await both.store.take(upload.address) is None
     await both.settle(seen)
     assert seen.media() == []
+
+
+async def test_a_dead_writer_holds_no_bytes_that_are_worth_waiting_for(both: Both) -> None:
+    upload = await both.store.begin(NAME, Plan(9, 60))
+    await both.store.move(upload, 1, b"x", 9, writing=True)
+    seen = await both.store.peek(upload.address)
+    assert isinstance(seen, Open)
+    assert seen.writing
+    async with asyncio.timeout(5):
+        while isinstance(seen, Open) and seen.writing:
+            await asyncio.sleep(0.05)
+            seen = await both.store.look(upload.address)
+    assert isinstance(seen, Open)
 
 
 async def test_a_dead_writer_is_reaped_and_a_living_one_is_not(both: Both, seen: Store) -> None:

@@ -125,7 +125,7 @@ def change(upload: ObjectId, fields: Document, times: Times) -> Pipeline:
 
 
 def renew(upload: ObjectId, times: Times) -> Pipeline:
-    """Prolong the lease from now, where one is held. An upload with a lifetime of its own does not live longer by it."""
+    """Prolong the lease from now, where one is held. An upload with a lifetime of its own lives as long at least."""
     until = in_time(times.lease)
     lease = {"$cond": [{"$eq": ["$$this.lease_until", None]}, None, until]}
     return change(upload, {"lease_until": lease, "expires_at": {"$max": ["$$this.expires_at", until]}}, times)
@@ -186,7 +186,7 @@ def entry(document: Document, upload: ObjectId) -> Document | None:
     return next((entry for entry in document["uploads"] if entry["id"] == upload), None)
 
 
-def opened(document: Document, of: Document) -> Open:
+def opened(document: Document, of: Document, *, writing: bool) -> Open:
     """An unfinished upload as its callers see it."""
     return Open(
         media=str(document["_id"]),
@@ -197,7 +197,7 @@ def opened(document: Document, of: Document) -> Open:
         length=of["length"],
         facts=of["facts"],
         expires_at=of["expires_at"],
-        writing=of["lease_until"] is not None,
+        writing=writing,
     )
 
 
@@ -210,7 +210,9 @@ STATE = {**dict.fromkeys(("folder", "filename", "uploads", "ended"), 1), "now": 
 def state(document: Document, upload: ObjectId) -> Open | Ended | None:
     """What the document says of an upload. One that has expired is not there, reaped or not."""
     if (found := entry(document, upload)) is not None:
-        return opened(document, found) if found["expires_at"] > document["now"] else None
+        now, lease = document["now"], found["lease_until"]
+        held = lease is not None and lease > now  # who is silent for longer was killed, and holds no bytes
+        return opened(document, found, writing=held) if found["expires_at"] > now else None
     for end in document["ended"]:
         if end["id"] == upload:
             return Ended(

@@ -142,7 +142,7 @@ class GridFSStore:
             return seen if isinstance(seen, Ended) else None
         entry = documents.entry(document, identifier) or {}
         upload = Upload(str(identifier), str(media), str(entry["file"]), entry["fence"], documents.name_of(document))
-        return upload, documents.opened(document, entry)
+        return upload, documents.opened(document, entry, writing=True)
 
     async def append(self, upload: Upload, first: int, blocks: Sequence[bytes]) -> None:
         """Insert chunks `first` and up."""
@@ -150,8 +150,7 @@ class GridFSStore:
 
     async def truncate(self, upload: Upload, first: int) -> None:
         """Delete chunks `first` and up."""
-        await self.renew(upload)
-        await self._chunks.truncate(ObjectId(upload.file), first)
+        await self._chunks.truncate(ObjectId(upload.file), first, lambda: self.renew(upload))
 
     async def move(
         self, upload: Upload, offset: int, tail: bytes, length: int | None, *, writing: bool, moved: bool = True
@@ -184,7 +183,7 @@ class GridFSStore:
     async def commit(self, upload: Upload, written: Written, expected: Expected = ABSENT) -> Announcement:
         """Describe the file for other tools, then make it current."""
         if upload.fence > 1:  # an older writer's last insert may have gone past the end
-            await self._chunks.truncate(ObjectId(upload.file), -(-written.length // BLOCK_SIZE))
+            await self.truncate(upload, -(-written.length // BLOCK_SIZE))
         await self._chunks.describe(ObjectId(upload.file), _description(upload, written))
         announcement = await self._changes.commit(upload, written, expected)
         if announcement is None:

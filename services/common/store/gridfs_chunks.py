@@ -1,6 +1,6 @@
 """Chunks of the GridFS layout: written by insert only, removed from a number on, read back in order.
 
-It knows the collections and nothing of `media`: who may write is said by the `held` that the caller gives.
+It knows the collections and nothing of `media`: who may delete is said by the `held` that the caller gives.
 """
 
 import asyncio
@@ -34,11 +34,11 @@ class Chunks:
     async def append(
         self, file: ObjectId, first: int, blocks: Sequence[bytes], held: Callable[[], Awaitable[object]]
     ) -> None:
-        """Insert chunks `first` and up.
+        """Insert chunks `first` and up; again while `held` does not raise Conflict.
 
-        A chunk that is there already was left by an older writer, or by this one where an answer was lost. `held` raises Conflict
-        unless the caller still holds the fence: then what stands from `first` on is deleted, and the insert is done again. An
-        insert is ordered, so a late one of somebody else stops at the first chunk that is there.
+        A chunk that is there already was left by an older writer, or by this one where an answer was lost. Then what stands from
+        `first` on is deleted as by `truncate`, and the insert is done again. An insert is ordered, so a late one of somebody else
+        stops at the first chunk that is there.
         """
         clock = asyncio.get_running_loop().time
         deadline = clock() + AGAIN_WITHIN
@@ -54,7 +54,7 @@ class Chunks:
                 return
             await asyncio.sleep(0.1)
             await held()
-            await self.truncate(file, first)
+            await self.truncate(file, first, held)
 
     async def _insert(self, chunks: list[dict[str, Any]]) -> None:
         async with translated():
@@ -70,22 +70,34 @@ class Chunks:
                     raise Unavailable("the database is not available") from error
                 raise
 
-    async def truncate(self, file: ObjectId, first: int) -> None:
-        """Delete chunks `first` and up, the last ones first: what is left is always the beginning of the file."""
+    async def truncate(self, file: ObjectId, first: int, held: Callable[[], Awaitable[object]]) -> None:
+        """Delete chunks `first` and up, the last ones first: what is left is always the beginning of the file.
+
+        `held` raises Conflict unless the caller still holds the fence. It is asked between the look and the deletion, and only
+        what was seen is deleted: whoever raises the fence after that keeps every chunk of his own, however late this one wakes up.
+        """
         query = {"files_id": file, "n": {"$gte": first}}
         while True:
             async with translated():
-                last = await self._chunks.find(query, {"n": 1}).sort("n", -1).limit(1).to_list(1)
-                if not last:
-                    return
-                start = max(first, last[0]["n"] - DELETE_BLOCKS + 1)
-                await self._chunks.delete_many({"files_id": file, "n": {"$gte": start}})
+                seen = (
+                    await self._chunks.find(query, {"_id": 1}).sort("n", -1).limit(DELETE_BLOCKS).to_list(DELETE_BLOCKS)
+                )
+            if not seen:
+                return
+            await held()
+            async with translated():
+                await self._chunks.delete_many({"files_id": file, "_id": {"$in": [chunk["_id"] for chunk in seen]}})
 
     async def delete(self, file: ObjectId) -> None:
-        """Delete a file: its description for other tools, then its chunks."""
+        """Delete a file that nobody writes: its description for other tools, then its chunks, the last ones first."""
         async with translated():
             await self._files.delete_one({"_id": file})
-        await self.truncate(file, 0)
+        while True:
+            async with translated():
+                last = await self._chunks.find({"files_id": file}, {"n": 1}).sort("n", -1).limit(1).to_list(1)
+                if not last:
+                    return
+                await self._chunks.delete_many({"files_id": file, "n": {"$gt": last[0]["n"] - DELETE_BLOCKS}})
 
     async def describe(self, file: ObjectId, entry: dict[str, Any]) -> None:
         """Write the `fs.files` entry by which mongofiles and other drivers find the file; readers of ours never look there."""
