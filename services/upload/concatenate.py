@@ -7,7 +7,7 @@ import logging
 
 from services.common.errors import BadRequest, Conflict, GridcastError
 from services.common.media import MediaName
-from services.common.store.port import Announcement, Open, Plan, Upload, UploadStore
+from services.common.store.port import Announcement, Ended, Open, Plan, Upload, UploadStore
 from services.common.store.reading import BrokenFile
 from services.upload.cleanup import cleaned
 from services.upload.limits import Limits
@@ -52,14 +52,19 @@ async def concatenate(
 
 
 async def _take(store: UploadStore, address: str) -> tuple[Upload, Open]:
+    _check(address, await store.peek(address))  # a request that is refused takes nothing away from whoever writes
     found = await store.take(address)
-    if not isinstance(found, tuple) or found[1].name is not None:
+    if not isinstance(found, tuple):
         raise BadRequest(f"{address} is not a partial upload")
-    upload, state = found
-    if state.offset != state.length:
-        await _release(store, upload, state)
-        raise Conflict(f"the partial upload {address} is not complete")
+    _check(address, found[1])  # what was seen first need not have been durable
     return found
+
+
+def _check(address: str, found: Open | Ended | None) -> None:
+    if not isinstance(found, Open) or found.name is not None:
+        raise BadRequest(f"{address} is not a partial upload")
+    if found.offset != found.length:
+        raise Conflict(f"the partial upload {address} is not complete")
 
 
 async def _copy(store: UploadStore, upload: Upload, state: Open, receiver: Receiver, progress: NoProgress) -> None:

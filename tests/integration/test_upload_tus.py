@@ -406,6 +406,23 @@ def test_an_unfinished_part_is_no_part(both: Tus, store: Store) -> None:
     assert both.offset() == 10
 
 
+@pytest.mark.parametrize(("name", "partial", "status"), [("a.bin", {}, 400), (None, {"upload-concat": "partial"}, 409)])
+def test_a_refused_concatenation_stops_nobody(
+    both: Tus, upload: Service, name: str | None, partial: dict[str, str], status: int
+) -> None:
+    """What is no part, or not a whole one, stays with whoever writes it."""
+    both.create(name, length=10, **partial)
+    with both.open_patch(upload, 0, 10) as writing:
+        writing.sendall(b"12345")
+        eventually(lambda: both.offset() == 5)
+        head = {"upload-concat": f"final;{both.path}", "upload-metadata": metadata(filename="w")}
+        for url in both.urls:
+            problem(httpx.post(f"{url}/file/tus", headers={**TUS, **head}), status)
+        writing.sendall(b"67890")
+        assert writing.recv(65536).startswith(b"HTTP/1.1 204 ")
+    assert both.offset() == 10
+
+
 def received(connection: socket.socket) -> bytes:
     """What comes until the end."""
     data = b""
