@@ -54,12 +54,9 @@ class Resumer:
         self._limits.check_length(length)
         receiver = Receiver(self._store, self._limits.max_length if length is None else length, body.cut)
         upload = await receiver.begin(name, Plan(length, self._seconds, facts))
-        state = await self._store.peek(upload.address)
-        if not isinstance(state, Open):
-            await to_its_end(receiver.rest())
-            raise Unavailable("the upload is gone already")
         receiver.held_back = None if name is None else length
         try:
+            state = await self._begun(upload.address)
             async with self._writers.only(upload.address, body):
                 received = await self._receive(receiver, upload, state, body, patch)
         except BaseException as error:
@@ -69,6 +66,12 @@ class Resumer:
                 raise Conflict(error.detail, error.headers) from error
             raise
         return upload.address, received
+
+    async def _begun(self, address: str) -> Open:
+        state = await self._store.peek(address)
+        if not isinstance(state, Open):
+            raise Unavailable("the upload is gone already")
+        return state
 
     async def look(self, address: str) -> Open | Ended:
         """What is durable. Waits a moment while somebody holds more than that."""
