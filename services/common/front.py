@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from services.common import logs, metrics
 from services.common.errors import GridcastError, Internal
-from services.common.web import App, Disconnected, Message, Receive, Scope, Send, send_problem
+from services.common.web import CLIENT_GONE, App, Disconnected, Message, Receive, Scope, Send, send_problem
 
 QUIET = frozenset({"/livez", "/readyz"})
 """Asked every few seconds: not worth a line in the log."""
@@ -57,7 +57,7 @@ class Front:
         try:
             await (direct or self.app)(scope, counted, answer.send)
         except Disconnected:
-            answer.status = answer.status or 499
+            answer.status = answer.status or CLIENT_GONE
         except GridcastError as error:
             if answer.status:
                 _log.warning("answer cut: %s", error.detail)

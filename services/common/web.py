@@ -43,6 +43,9 @@ MAX_JSON_BODY = 256 * 1024
 ANY = (400, 414, 431)
 """Answered by the server itself to whatever is not well-formed or too long, before any route is known."""
 
+CLIENT_GONE = 499
+"""nginx's status for a client that left before it was answered."""
+
 _log = logging.getLogger("gridcast.web")
 
 
@@ -123,6 +126,7 @@ def build(
     app.add_exception_handler(GridcastError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Disconnected, _on_disconnected)
     app.add_exception_handler(Exception, _on_error)
 
     @app.get("/livez", tags=["health"])
@@ -163,6 +167,11 @@ async def _passes(check: Check) -> str:
 
 async def _on_error(_request: Request, error: Exception) -> Response:
     return as_response(error) if isinstance(error, GridcastError) else as_response(Internal())
+
+
+async def _on_disconnected(_request: Request, _error: Exception) -> Response:
+    """For the log and the metrics alone: without it the framework would make a 500 of it."""
+    return Response(status_code=CLIENT_GONE)
 
 
 async def _on_invalid(_request: Request, error: Exception) -> Response:
