@@ -14,6 +14,7 @@ from services.common.push import INVALIDATE
 from services.common.redis import Redis
 from services.common.store.gridfs_read import GridFSReader
 from services.common.subscription import Subscription
+from services.common.tasks import end
 from services.common.web import Receive, Scope, Send, build
 from services.stream import api
 from services.stream.cache import BlockCache
@@ -46,7 +47,7 @@ def create_app(settings: StreamSettings | None = None) -> Front:
         try:
             yield
         finally:
-            clock.cancel()
+            await end(clock)
             await changes.aclose()
             await redis.aclose()
             await cache.aclose()

@@ -11,6 +11,7 @@ from typing import Self
 from services.common import metrics
 from services.common.media import MediaInfo
 from services.common.store.reading import MediaReader
+from services.common.tasks import end
 
 FETCHES = 4
 """Queries under way at once. Motor has ten threads on two cores, and looking up names must not wait behind blocks."""
@@ -60,10 +61,7 @@ class BlockCache:
 
     async def aclose(self) -> None:
         """Give up what is under way, then forget everything."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await end(*self._tasks)
         self._blocks.clear()
 
     def get(self, file: str, number: int) -> bytes | None:

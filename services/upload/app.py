@@ -13,6 +13,7 @@ from services.common.mongo import open_mongo
 from services.common.push import Push
 from services.common.store.gridfs import GridFSStore
 from services.common.store.gridfs_keep import GridFSKeeper
+from services.common.tasks import end
 from services.common.web import build
 from services.upload import api, tus
 from services.upload.announce import Announcer
@@ -61,9 +62,7 @@ def create_app(settings: UploadSettings | None = None, limits: Limits | None = N
             try:
                 yield
             finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.wait(tasks)
+                await end(*tasks)
                 await watchers.aclose()
                 await announcer.aclose()
                 await mongo.aclose()

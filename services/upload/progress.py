@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from services.common.errors import GridcastError
 from services.common.push import Push
+from services.common.tasks import end
 
 State = Literal["receiving", "verifying", "stored", "failed"]
 INTERVAL = 0.1
@@ -124,7 +125,4 @@ class Watchers:
 
     async def aclose(self) -> None:
         """End what is under way: its last values are of no use to a socket whose upload is cut."""
-        for task in tuple(self._tasks):
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await end(*self._tasks)

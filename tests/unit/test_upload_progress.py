@@ -1,0 +1,37 @@
+"""services.upload.progress: it ends when the service does."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from services.common.push import Receipt
+from services.upload.progress import Watchers
+
+pytestmark = pytest.mark.anyio
+
+
+class Push:
+    """Redis as a driver over Python 3.11's `asyncio.wait_for` shows it: a cancellation that comes with the answer is swallowed."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+
+    async def send(self, *_: Any, **__: Any) -> Receipt:
+        self.asked.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            if not self.asked.is_set():
+                raise
+            self.asked.clear()
+        return Receipt("sent", "1", None)
+
+
+async def test_it_ends_although_a_cancellation_is_swallowed() -> None:
+    push: Any = Push()
+    watchers = Watchers(push)
+    watchers.watch("A" * 52, "n", 10)
+    await push.asked.wait()
+    async with asyncio.timeout(5):
+        await watchers.aclose()
