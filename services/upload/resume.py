@@ -85,6 +85,9 @@ class Resumer:
     async def patch(self, address: str, body: Body, patch: Patch) -> Received:
         """Take bytes from `patch.offset` on. Whoever writes this upload elsewhere is cut off."""
         found = self._there(address, await self._store.peek(address))
+        if isinstance(found, Ended) or found.offset != patch.offset:
+            # This will be the answer: what was seen need not be durable, and a commit that another has just made may be undone.
+            found = self._there(address, await self._store.look(address))
         if isinstance(found, Ended):
             return patch.again(found)
         patch.check(found, self._limits.max_length)

@@ -138,7 +138,7 @@ class GridFSStore:
         async with translated():
             document = await self._media.find_one_and_update(query, update, return_document=ReturnDocument.AFTER)
         if document is None:
-            seen = await self.peek(address)
+            seen = await self.look(address)
             return seen if isinstance(seen, Ended) else None
         entry = documents.entry(document, identifier) or {}
         upload = Upload(str(identifier), str(media), str(entry["file"]), entry["fence"], documents.name_of(document))
