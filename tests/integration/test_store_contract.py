@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 from bson import ObjectId
 
-from services.common.errors import Conflict, NotUnique, PreconditionFailed, TooMany
+from services.common.errors import Conflict, NotUnique, PreconditionFailed, TooMany, Unavailable
 from services.common.media import MediaName
 from services.common.mongo import open_mongo
 from services.common.store import documents, endings
 from services.common.store.documents import Times
 from services.common.store.gridfs import GridFSStore
 from services.common.store.gridfs_keep import GridFSKeeper
+from services.common.store.gridfs_outcome import Changes
 from services.common.store.gridfs_read import GridFSReader
 from services.common.store.port import ABSENT, ANYTHING, Ended, Expected, Open, Plan, Upload, Written
 from services.common.store.reading import BrokenFile
@@ -391,6 +392,31 @@ async def test_deleting(both: Both, seen: Store) -> None:
     await both.settle(seen)
     assert seen.media() == []
     assert seen.chunks() == 0
+
+
+class Late(Changes):
+    """The first change is still on its way when its sender gives up, and arrives behind the first look."""
+
+    first: tuple[Any, Any] | None = None
+    sent = False
+
+    async def _update(self, query: Any, update: Any) -> Any:
+        if not self.sent:
+            self.sent, self.first = True, (query, update)
+            raise Unavailable("no answer")
+        found = await super()._update(query, update)
+        if self.first is not None:
+            first, self.first = self.first, None
+            await super()._update(*first)
+        return found
+
+
+async def test_a_deletion_that_arrives_late_is_no_refusal(both: Both) -> None:
+    await both.stored(b"one")
+    done = await Late(both.mongo, TIMES).delete(NAME, ANYTHING)
+    assert done is not None
+    assert done.type == "file.deleted"
+    assert await both.reader.find(NAME) is None
 
 
 async def test_a_nameless_upload_gets_its_name_at_the_end(both: Both, seen: Store) -> None:

@@ -89,7 +89,8 @@ class Changes:
         async def learn() -> Announcement | None:
             return _announcement(await self._seen(before["_id"]), event)
 
-        done = await _certain(once, learn)
+        # Where nothing matched, the first try may have arrived after it was asked after.
+        done = await _certain(once, learn) or await learn()
         if done is None:
             raise PreconditionFailed("the file has just changed, or is not the one that the request expects")
         return done
