@@ -84,10 +84,13 @@ class Limits:
         return content_type
 
     async def watch(self, store: UploadStore) -> None:
-        """Look at the free space until cancelled."""
+        """Look at the free space until cancelled; below the floor nothing more is received, whatever was foreseen of it."""
         while self._floor:
             try:
                 self._free = await store.free()
             except GridcastError as error:
                 _log.debug("the free space is not known: %s", error)
+            if self._free is not None and self._free < self._floor:
+                for body in self._open:
+                    body.cut(NoSpace("there is no space left for this file"))
             await asyncio.sleep(LOOK_SECONDS)
