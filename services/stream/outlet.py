@@ -7,6 +7,7 @@ import asyncio
 from types import TracebackType
 from typing import Self
 
+from services.common.errors import Unavailable
 from services.common.web import Receive, Send
 from services.stream.reply import Reply
 
@@ -59,7 +60,7 @@ class Patience:
 
 
 class Outlet:
-    """Where an answer goes. `with` it, Stalled and Gone say what became of the client."""
+    """Where an answer goes. `with` it, Stalled and Gone say what became of the client, Unavailable that it never began."""
 
     __slots__ = ("_patience", "_pieces", "_receive", "_send", "_task", "_watch", "began")
 
@@ -85,6 +86,8 @@ class Outlet:
         if self._watch is not None:
             self._watch.cancel()
         if self._patience.release(self._task) and kind is asyncio.CancelledError and not self._task.uncancel():
+            if not self.began:  # it was the store that let us wait: the client had nothing to take
+                raise Unavailable("the store does not answer") from error
             raise Stalled from error
 
     async def head(self, reply: Reply) -> None:

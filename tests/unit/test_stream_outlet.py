@@ -36,6 +36,7 @@ class Client:
 async def pour(outlet: Outlet, pieces: int) -> int:
     """Send so many pieces; how many were begun before the end."""
     begun = 0
+    outlet.began = True
     with outlet:
         for _ in range(pieces):
             begun += 1
