@@ -8,7 +8,7 @@ from collections.abc import AsyncIterable, Callable
 from dataclasses import dataclass, field
 
 from services.common.errors import BadRequest
-from services.common.media import MediaName, check_segment, media_name
+from services.common.media import MediaName, check_folder, check_segment, media_name
 from services.common.store.port import Announcement
 from services.upload.cleanup import cleaned
 from services.upload.content_types import content_type
@@ -43,6 +43,8 @@ class Form:
             raise BadRequest("the field 'file' has no filename: send it as a file")
         if name not in FIELDS:
             raise BadRequest(f"unknown field {name!r}")
+        if name == "folder":
+            value = check_folder(value)  # as the query's: two spellings are one folder
         if name in self.given or self.fields.get(name, value) != value:
             raise BadRequest(f"the field {name!r} is given twice")
         self.given.add(name)

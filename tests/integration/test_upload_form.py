@@ -72,6 +72,7 @@ def test_every_size_is_stored_whole(upload: Service, store: Store, size: int) ->
         ((part("file", b"x", "n"),), "?folder=f"),
         ((part("file", b"x", "n"), part("folder", b"f")), "?folder=f"),
         ((part("file", b"x" * (3 * 8 * CHUNK), "n"), part("folder", b"f"), part("sid", b"ABC")), ""),
+        ((part("file", b"x", "n"), part("folder", "e\u0301".encode())), "?folder=e%CC%81"),
     ],
 )
 def test_fields_stand_where_the_user_put_them(
@@ -79,7 +80,7 @@ def test_fields_stand_where_the_user_put_them(
 ) -> None:
     assert post(upload, form(*parts), query).status_code == 201
     (document,) = store.media()
-    assert (document["folder"], document["filename"]) == ("f", "n")
+    assert (document["folder"], document["filename"]) == ("\u00e9" if "%" in query else "f", "n")
 
 
 FILE = part("file", b"hello", "a.txt")
