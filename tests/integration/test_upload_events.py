@@ -13,6 +13,7 @@ import httpx
 import pytest
 import redis as redis_py
 
+from tests.faults.wire import Fault, wired
 from tests.launch import Service, Start, launched
 from tests.servers import Server
 from tests.uploads import CHUNK, FORM_TYPE, Store, Tus, form, metadata, opened, part, put
@@ -143,17 +144,23 @@ def test_a_failure_is_told_too(upload: Service, store: Store, ear: Ear) -> None:
     assert ear.events("file.progress")[-1]["data"]["state"] == "failed"
 
 
-def test_reading_back_is_told(start_service: Start, env: dict[str, str], store: Store, ear: Ear) -> None:
-    """A process that took an upload over says that it verifies."""
-    first, second = (start_service("services.upload", **env) for _ in range(2))
-    tus = Tus(first, second)
-    data = os.urandom(100 * CHUNK + 5)
-    tus.create(length=len(data), **{"upload-metadata": metadata(filename="p", sid=SID)})
-    tus.patch(0, data[:-5])
-    assert tus.patch(len(data) - 5, data[-5:], 1).status_code == 204
-    states = [event["data"]["state"] for event in ear.events("file.progress")]
-    assert states[-1] == "stored"
-    assert "receiving" in states
+def test_reading_back_is_told(
+    start_service: Start, env: dict[str, str], mongod: Server, store: Store, ear: Ear
+) -> None:
+    """A process that took an upload over says that it verifies, where that takes long enough to be told."""
+    with wired(mongod.port) as wire:
+        away = {"GRIDCAST_MONGODB_URI": f"mongodb://127.0.0.1:{wire.port}"}
+        first, second = start_service("services.upload", **env), start_service("services.upload", **{**env, **away})
+        tus = Tus(first, second)
+        data = os.urandom(50 * CHUNK + 5)
+        tus.create(length=len(data), **{"upload-metadata": metadata(filename="p", sid=SID)})
+        tus.patch(0, data[:-5])
+        ear.events("file.progress")
+        ear.heard.clear()
+        wire.latency, wire.fault = 0.1, Fault.LATENCY
+        assert tus.patch(len(data) - 5, data[-5:], 1).status_code == 204
+        states = [event["data"]["state"] for event in ear.events("file.progress")]
+    assert list(dict.fromkeys(states))[-2:] == ["verifying", "stored"]
 
 
 def test_an_unknown_socket_and_a_redis_that_is_away_slow_nothing(
