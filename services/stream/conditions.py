@@ -2,22 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import Enum
+
+from services.common.dates import http_date
 
 # Empty list elements are passed over (RFC 9110, 5.6.1.2); a comma inside the quotes belongs to the tag.
 _ETAG = re.compile(r'[ \t,]*(W/)?("[\x21\x23-\x7e\x80-\xff]*")[ \t]*(?:,|\Z)')
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-# RFC 9110, 5.6.7: the preferred form, RFC 850's and asctime's. The day of the week must be one, not the right one.
-_FIXDATE = re.compile(
-    r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT\Z"
-)
-_RFC850 = re.compile(
-    r"(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day, ([0-9]{2})-([A-Z][a-z]{2})-([0-9]{2}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT\Z"
-)
-_ASCTIME = re.compile(
-    r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun) ([A-Z][a-z]{2}) ([ 0-9][0-9]) ([0-9]{2}):([0-9]{2}):([0-9]{2}) ([0-9]{4})\Z"
-)
 _FRESH = re.compile(r"(?:\A|,)[ \t]*(?:no-cache|no-store|max-age=0+)[ \t]*(?:,|\Z)", re.ASCII | re.IGNORECASE)
 
 
@@ -61,33 +52,6 @@ def range_applies(headers: Mapping[str, str], etag: str, modified: datetime, now
 def wants_fresh(cache_control: str) -> bool:
     """Whether a request's Cache-Control (RFC 9111, 5.2.1) refuses an answer from memory."""
     return bool(cache_control) and _FRESH.search(cache_control) is not None
-
-
-def http_date(text: str, now: datetime) -> datetime | None:
-    """A date in any of HTTP's three forms, None for anything else. `now` says which century a year of two digits is in."""
-    text = text.strip(" \t")
-    if match := _FIXDATE.match(text):
-        day, month, year, *clock = match.groups()
-    elif match := _RFC850.match(text):
-        day, month, year, *clock = match.groups()
-        year = str(_full_year(int(year), now.year))
-    elif match := _ASCTIME.match(text):
-        month, day, *clock, year = match.groups()
-    else:
-        return None
-    if month not in _MONTHS:
-        return None
-    hour, minute, second = (int(part) for part in clock)
-    try:  # a leap second is the last one before it: datetime has no 60
-        return datetime(int(year), _MONTHS.index(month) + 1, int(day), hour, minute, second - second // 60, tzinfo=UTC)
-    except ValueError:
-        return None
-
-
-def _full_year(short: int, present: int) -> int:
-    """More than 50 years ahead is the past (RFC 9110, 5.6.7)."""
-    year = present - present % 100 + short
-    return year - 100 if year > present + 50 else year
 
 
 def _matches(header: str, etag: str, *, weak: bool) -> bool:

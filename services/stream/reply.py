@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import NamedTuple
 from urllib.parse import quote
 
+from services.common.dates import format_date
 from services.common.errors import PreconditionFailed, RangeNotSatisfiable
 from services.common.media import MediaInfo
 from services.stream import conditions, ranges
@@ -21,8 +22,6 @@ RawHeaders = list[tuple[bytes, bytes]]
 # Types that a browser may show in place. Never HTML, SVG, XML or PDF: they can carry scripts of whoever uploaded them.
 _INLINE = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp", "image/avif"})
 _TOKEN = frozenset("!#$&+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz ")
-_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +130,3 @@ def disposition(filename: str, content_type: str) -> str:
     if plain == filename:
         return f'{how}; filename="{filename}"'
     return f"{how}; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='!#$&+-.^_`|~')}"
-
-
-def format_date(moment: datetime) -> str:
-    """IMF-fixdate (RFC 9110, 5.6.7), in English whatever the locale."""
-    day, month = _DAYS[moment.weekday()], _MONTHS[moment.month - 1]
-    return f"{day}, {moment.day:02} {month} {moment.year:04} {moment:%H:%M:%S} GMT"

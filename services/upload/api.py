@@ -9,9 +9,17 @@ from fastapi.responses import JSONResponse
 from services.common.errors import BadRequest, NotFound, NotUnique, PreconditionFailed, TooLarge, UnsupportedMediaType
 from services.common.media import check_folder, media_name
 from services.common.web import problems
-from services.upload import conditions
 from services.upload.content_types import content_type
-from services.upload.edge import body_of, declared_length, digest_checks, services, stream_location, validators
+from services.upload.edge import (
+    body_of,
+    declared_length,
+    digest_checks,
+    expected,
+    listed,
+    services,
+    stream_location,
+    validators,
+)
 from services.upload.form import Form, receive_form
 from services.upload.multipart import FormReader, boundary_of
 from services.upload.put import Put, receive_put
@@ -51,10 +59,17 @@ _IF_MATCH = {
     "schema": _TEXT,
     "description": "entity tags, one of which the file must have, or *",
 }
+_IF_UNMODIFIED_SINCE = {
+    "name": "If-Unmodified-Since",
+    "in": "header",
+    "schema": _TEXT,
+    "description": "the file must not be newer; not looked at beside If-Match",
+}
 _RAW: dict[str, Any] = {
     "requestBody": {"required": True, "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}},
     "parameters": [
         _IF_MATCH,
+        _IF_UNMODIFIED_SINCE,
         {"name": "If-None-Match", "in": "header", "schema": _TEXT, "description": "* where the file must be new"},
         {
             "name": "Content-Digest",
@@ -123,13 +138,12 @@ async def put_file(request: Request, filename: Filename, folder: Folder = "", si
         # RFC 9110, 14.5: a partial PUT that were taken for a whole one would destroy the file.
         if "content-range" in headers:
             raise BadRequest("Content-Range is not taken in a PUT")
-        if headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}:
+        if (listed(request, "content-encoding") or "identity").strip().lower() != "identity":
             raise UnsupportedMediaType("no content coding is taken", {"accept-encoding": "identity"})
         length = declared_length(request)
         own.limits.check_length(length)
         kind = own.limits.check_type(content_type(headers.get("content-type", ""), name.filename))
-        expected = conditions.expected(headers.get("if-match"), headers.get("if-none-match"))
-        put = Put(name, kind, length, expected, digest_checks(request))
+        put = Put(name, kind, length, expected(request), digest_checks(request))
         try:
             progress = own.watch(sid, name.filename, length)
             announcement = await receive_put(body, put, Receiver(own.store, own.limits.max_length, body.cut), progress)
@@ -138,7 +152,8 @@ async def put_file(request: Request, filename: Filename, folder: Folder = "", si
     await own.announcer.announce(announcement)
     info = announcement.info
     created = announcement.type == "file.created"
-    location = {"location": stream_location(info)} if created else {"content-location": stream_location(info)}
+    # No Content-Location: it would say that this description is the file (RFC 9110, 8.7).
+    location = {"location": stream_location(info)} if created else {}
     answer = {**location, "cache-control": "no-store", **validators(info)}
     return JSONResponse(info.public(), 201 if created else 200, answer)
 
@@ -148,13 +163,12 @@ async def put_file(request: Request, filename: Filename, folder: Folder = "", si
     status_code=204,
     response_class=Response,
     responses=problems(400, 404, 412, 503),
-    openapi_extra={"parameters": [_IF_MATCH]},
+    openapi_extra={"parameters": [_IF_MATCH, _IF_UNMODIFIED_SINCE]},
 )
 async def delete_file(request: Request, filename: Filename, folder: Folder = "") -> Response:
     """Remove a file. Replies that are under way still end."""
     own = services(request)
-    expected = conditions.expected(request.headers.get("if-match"), None)
-    announcement = await own.store.delete(media_name(folder, filename), expected)
+    announcement = await own.store.delete(media_name(folder, filename), expected(request))
     if announcement is None:
         raise NotFound("file not found")
     await own.announcer.announce(announcement)

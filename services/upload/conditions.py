@@ -1,7 +1,9 @@
-"""Preconditions of a change (RFC 9110, 13): If-Match and If-None-Match as what must stand under the name. Pure."""
+"""Preconditions of a change (RFC 9110, 13) as what must stand under the name. Pure."""
 
 import re
+from datetime import datetime
 
+from services.common.dates import http_date
 from services.common.errors import BadRequest
 from services.common.store.port import Expected
 
@@ -9,8 +11,13 @@ _TAGS = re.compile(r'[ \t,]*(W/)?"([\x21\x23-\x7e\x80-\xff]*)"[ \t]*(?:,|\Z)')
 _OURS = re.compile(r"sha256-([0-9a-f]{64})\Z")
 
 
-def expected(if_match: str | None, if_none_match: str | None) -> Expected:
-    """What the two fields together ask for. Raises BadRequest where one is malformed: ignoring it would overwrite a file."""
+def expected(
+    if_match: str | None, if_none_match: str | None, if_unmodified_since: str | None, now: datetime
+) -> Expected:
+    """What the fields together ask for. Raises BadRequest for a malformed list of tags: ignoring it would overwrite a file.
+
+    If-Unmodified-Since counts where there is no If-Match, and what is no date does not (13.1.4).
+    """
     return Expected(
         absent=_any(if_none_match),
         present=_any(if_match),
@@ -19,6 +26,9 @@ def expected(if_match: str | None, if_none_match: str | None) -> Expected:
         none_of=frozenset()
         if if_none_match is None or _any(if_none_match)
         else _hashes("If-None-Match", if_none_match, weak=True),
+        unmodified_since=None
+        if if_unmodified_since is None or if_match is not None
+        else http_date(if_unmodified_since, now),
     )
 
 

@@ -3,13 +3,15 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from urllib.parse import parse_qsl, quote
 
 from fastapi import Request
 
 from services.common.errors import BadRequest, GridcastError
 from services.common.media import MediaInfo
-from services.common.store.port import UploadStore
+from services.common.store.port import Expected, UploadStore
+from services.upload import conditions
 from services.upload.announce import Announcer
 from services.upload.body import Body
 from services.upload.digests import Check, checks, repr_digest
@@ -69,6 +71,18 @@ def declared_length(request: Request) -> int | None:
     if not (stated.isascii() and stated.isdigit()):
         raise BadRequest("Content-Length is not a number")
     return int(stated)
+
+
+def expected(request: Request) -> Expected:
+    """What the request's preconditions ask for."""
+    match, none_match = listed(request, "if-match"), listed(request, "if-none-match")
+    return conditions.expected(match, none_match, listed(request, "if-unmodified-since"), datetime.now(UTC))
+
+
+def listed(request: Request, name: str) -> str | None:
+    """A field whose lines are one list (RFC 9110, 5.3), None where there is none."""
+    lines = request.headers.getlist(name)
+    return ", ".join(lines) if lines else None
 
 
 def digest_checks(request: Request) -> list[Check]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request, Response
 
+from services.common.dates import format_date
 from services.common.errors import (
     BadRequest,
     Forbidden,
@@ -141,7 +142,7 @@ async def tus_look(request: Request, upload: str) -> Response:
     headers |= {name: found.facts[key] for key, name in _TOLD.items() if found.facts.get(key)}
     if isinstance(found, Ended):
         headers |= {"etag": f'"sha256-{found.sha256}"', "repr-digest": repr_digest(found.sha256)}
-    return _answer(200, {**headers, "upload-expires": rules.http_date(found.expires_at)})
+    return _answer(200, {**headers, "upload-expires": format_date(found.expires_at)})
 
 
 _TOLD = {"metadata": "upload-metadata", "concat": "upload-concat"}
@@ -219,7 +220,7 @@ def _check_content_type(request: Request) -> None:
 async def _received(own: Services, received: Received, status: int, headers: dict[str, str]) -> Response:
     headers = {**headers, "upload-offset": str(received.offset)}
     if received.expires_at is not None:
-        headers["upload-expires"] = rules.http_date(received.expires_at)
+        headers["upload-expires"] = format_date(received.expires_at)
     if received.stored is not None:
         await own.announcer.announce(received.stored)
     if received.sha256 is not None:

@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from datetime import datetime
 
 from services.common.errors import BadRequest, ChecksumMismatch
 from services.upload.digests import Check, decoded
@@ -90,10 +89,3 @@ def concat(text: str | None) -> Concat | None:
     if len(parts) > MAX_PARTS or len(set(parts)) != len(parts):
         raise BadRequest(f"a final upload has up to {MAX_PARTS} parts, each of them once")
     return Concat(parts)
-
-
-def http_date(moment: datetime) -> str:
-    """IMF-fixdate (RFC 9110, 5.6.7), in English on every machine."""
-    day = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")[moment.weekday()]
-    month = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")[moment.month - 1]
-    return f"{day}, {moment.day:02} {month} {moment:%Y %H:%M:%S} GMT"

@@ -9,6 +9,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, timedelta
+from email.utils import format_datetime
 
 import httpx
 import pytest
@@ -65,6 +67,7 @@ def test_created_then_replaced_then_deleted(upload: Service, store: Store, size:
     assert replaced.status_code == 200
     assert replaced.json()["id"] == created.json()["id"]
     assert replaced.headers["etag"] == etag(second)
+    assert "content-location" not in replaced.headers
     assert store.one()["current"]["content_type"] == "audio/webm"
     assert store.bytes_of(created.json()["id"]) == second
     eventually(lambda: store.chunks() == -(-len(second) // CHUNK))
@@ -88,7 +91,37 @@ def test_preconditions(upload: Service, store: Store) -> None:
     assert put(upload, "n", b"3", if_none_match=etag(b"1")).status_code == 200
     assert put(upload, "n", b"4", if_match="*").status_code == 200
     problem(delete(upload, "n", if_match=etag(b"1")), 412)
+    problem(delete(upload, "n", if_none_match="*"), 412)
     assert delete(upload, "n", if_match=etag(b"4")).status_code == 204
+
+
+def test_a_date_as_a_precondition(upload: Service, store: Store) -> None:
+    """RFC 9110, 13.1.4: a client that has no tag must not overwrite what it has not seen."""
+    assert put(upload, "n", b"1", if_unmodified_since="Fri, 01 Jan 2010 00:00:00 GMT").status_code == 201
+    stored = store.one()["current"]["uploaded_at"].astimezone(UTC).replace(microsecond=0)
+    seen = format_datetime(stored, usegmt=True)
+    before = format_datetime(stored - timedelta(seconds=1), usegmt=True)
+    problem(put(upload, "n", b"2", if_unmodified_since=before), 412)
+    problem(delete(upload, "n", if_unmodified_since=before), 412)
+    assert put(upload, "n", b"2", if_unmodified_since=before, if_match=etag(b"1")).status_code == 200
+    later = format_datetime(stored + timedelta(minutes=1), usegmt=True)
+    assert put(upload, "n", b"3", if_unmodified_since=later).status_code == 200
+    for never in ("yesterday", "Fri, 31 Dec 9999 23:59:59 GMT"):
+        assert put(upload, "n", b"4", if_unmodified_since=never).status_code == 200
+    problem(put(upload, "n", b"5", if_unmodified_since="Mon, 01 Jan 0001 00:00:00 GMT"), 412)
+    # The last moment of that second.
+    store.db["media"].update_one({}, {"$set": {"current.uploaded_at": stored + timedelta(milliseconds=999)}})
+    assert delete(upload, "n", if_unmodified_since=seen).status_code == 204
+
+
+def test_the_lines_of_a_field_are_one_list(upload: Service, store: Store) -> None:
+    """RFC 9110, 5.3: the second line counts as the first does."""
+    url = f"{upload.url}/file/stream?filename=n"
+    assert httpx.put(url, content=b"1").status_code == 201
+    tags = ('"x"', etag(b"1"))
+    problem(httpx.put(url, content=b"2", headers=[("if-none-match", tag) for tag in tags]), 412)
+    assert httpx.put(url, content=b"2", headers=[("if-match", tag) for tag in tags]).status_code == 200
+    problem(httpx.put(url, content=b"3", headers=[("content-encoding", one) for one in ("identity", "gzip")]), 415)
 
 
 def test_of_racers_with_one_precondition_one_wins(upload: Service, store: Store) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from services.common.errors import PreconditionFailed, RangeNotSatisfiable
 from services.common.media import MediaInfo
 from services.stream.ranges import ByteRange
-from services.stream.reply import Reply, Representation, disposition, format_date, plan, represent
+from services.stream.reply import Reply, Representation, disposition, plan, represent
 
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
 DATA = bytes(range(256)) * 2 + b"--x\r\n\r\nrest"
@@ -202,9 +202,3 @@ def test_any_name_gives_one_field_that_gives_it_back(filename: str) -> None:
     found = re.fullmatch(r"inline; filename=\"([^\"\\%]*)\"(?:; filename\*=UTF-8''([!#$&+.^_`|~0-9A-Za-z%-]*))?", value)
     assert found
     assert (found[1] if found[2] is None else unquote(found[2], errors="strict")) == filename
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.datetimes(datetime(1970, 1, 1), datetime(9999, 12, 31)))  # noqa: DTZ001
-def test_dates_are_written_as_the_standard_library_does(moment: datetime) -> None:
-    assert format_date(moment) == moment.strftime("%a, %d %b %Y %H:%M:%S GMT")

@@ -54,8 +54,8 @@ def test_no_text_breaks_a_field(text: str) -> None:
         tus_rules.checksum,
         tus_rules.concat,
         lambda text: tus_rules.number("x", text),
-        lambda text: conditions.expected(text, None),
-        lambda text: conditions.expected(None, text),
+        lambda text: conditions.expected(text, None, None, NOW),
+        lambda text: conditions.expected(None, text, text, NOW),
         lambda text: digests.checks("x", [text]),
     ):
         try:
@@ -109,10 +109,6 @@ def test_concatenation() -> None:
             tus_rules.concat(wrong)
 
 
-def test_dates_are_english() -> None:
-    assert tus_rules.http_date(NOW) == "Tue, 03 Nov 2026 04:05:06 GMT"
-
-
 # Preconditions.
 
 
@@ -130,14 +126,23 @@ def test_dates_are_english() -> None:
     ],
 )
 def test_preconditions(if_match: str | None, if_none_match: str | None, expected: Expected) -> None:
-    assert conditions.expected(if_match, if_none_match) == expected
+    assert conditions.expected(if_match, if_none_match, None, NOW) == expected
+
+
+def test_the_date_counts_beside_no_if_match() -> None:
+    """RFC 9110, 13.1.4."""
+    date = "Tue, 03 Nov 2026 04:05:06 GMT"
+    assert conditions.expected(None, None, date, NOW) == Expected(unmodified_since=NOW)
+    assert conditions.expected(None, "*", date, NOW) == Expected(absent=True, unmodified_since=NOW)
+    assert conditions.expected("*", None, date, NOW) == Expected(present=True)
+    assert conditions.expected(None, None, "yesterday", NOW) == Expected()
 
 
 @pytest.mark.parametrize("text", ["x", '"x', 'W/x"', '"a" "b"', '*, "a"', '"a",x'])
 def test_a_malformed_precondition_is_not_ignored(text: str) -> None:
     for pair in ((text, None), (None, text)):
         with pytest.raises(BadRequest):
-            conditions.expected(*pair)
+            conditions.expected(*pair, None, NOW)
 
 
 # Digests.

@@ -7,6 +7,7 @@ string that begins with `$` would be read as a field path.
 """
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from bson import Binary, ObjectId
@@ -70,6 +71,9 @@ def holds(expected: Expected) -> Document:
         tests.append({"$in": [sha256, {"$literal": sorted(expected.one_of)}]})
     if expected.none_of:
         tests.append({"$not": [{"$in": [sha256, {"$literal": sorted(expected.none_of)}]}]})
+    if expected.unmodified_since is not None:  # null, where there is no file, is before every date
+        modified = {"$ifNull": ["$current.uploaded_at", None]}
+        tests.append({"$lte": [modified, expected.unmodified_since + timedelta(milliseconds=999)]})
     return {"$and": tests}
 
 

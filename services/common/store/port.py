@@ -75,13 +75,15 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What must stand under the name for a change to happen (RFC 9110, 13.1.1 and 13.1.2). The empty one accepts anything."""
+    """What must stand under the name for a change to happen (RFC 9110, 13.1). The empty one accepts anything."""
 
     absent: bool = False
     present: bool = False
     one_of: frozenset[str] | None = None
     none_of: frozenset[str] = frozenset()
     """Both: sha256 in lower-case hex."""
+    unmodified_since: datetime | None = None
+    """In whole seconds, as clients know it."""
 
 
 ANYTHING = Expected()
