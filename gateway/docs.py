@@ -9,9 +9,11 @@ from gateway.health import ask
 from gateway.proxy import HttpClient
 from gateway.upstreams import Upstream
 from services.common.errors import Unavailable
-from services.common.web import Receive, Scope, Send
+from services.common.web import Receive, Scope, Send, problems
 
 KEPT_SECONDS = 5.0
+OURS = problems(408, 413, 417, 429, 502, 503, 504)
+"""What the gateway may answer in a service's place; 400, 414 and 431 stand in every document."""
 
 
 class Docs:
@@ -34,7 +36,7 @@ class Docs:
         if loop.time() >= self._until:
             await asyncio.gather(*(self._learn(upstream) for upstream in self._upstreams.values()))
             described = {name: (known, routes.described(name)) for name, known in self._known.items()}
-            self._body = json.dumps(openapi.join(self._own(), described)).encode("ascii")
+            self._body = json.dumps(openapi.join(self._own(), described, OURS)).encode("ascii")
             self._until = loop.time() + KEPT_SECONDS if len(self._known) == len(self._upstreams) else 0.0
         headers = [
             (b"content-type", b"application/json"),

@@ -14,8 +14,16 @@ _PARAMETER = re.compile(r"\{[^}]*\}")
 _SCHEMAS = "#/components/schemas/"
 
 
-def join(own: Document, documents: Mapping[str, tuple[Document, Collection[tuple[str, str]]]]) -> Document:
-    """`own` with each service's paths, as far as its (method, template) pairs are routed."""
+def join(
+    own: Document,
+    documents: Mapping[str, tuple[Document, Collection[tuple[str, str]]]],
+    answers: Mapping[int | str, Mapping[str, Any]] | None = None,
+) -> Document:
+    """`own` with each service's paths, as far as its (method, template) pairs are routed.
+
+    `answers` by status are what the gateway itself may say in a service's place; what the service documents stays.
+    """
+    ours = {str(status): answer for status, answer in (answers or {}).items()}
     paths: dict[str, Any] = {path: dict(item) for path, item in own.get("paths", {}).items()}
     components: dict[str, dict[str, Any]] = {kind: dict(of) for kind, of in own.get("components", {}).items()}
     for service, (document, routed) in documents.items():
@@ -35,7 +43,8 @@ def join(own: Document, documents: Mapping[str, tuple[Document, Collection[tuple
         for path, item in joined.get("paths", {}).items():
             for method, operation in item.items():
                 if (method.upper(), _shape(path)) in shapes:
-                    paths.setdefault(path, {})[method] = operation
+                    responses = dict(sorted({**ours, **operation["responses"]}.items()))
+                    paths.setdefault(path, {})[method] = {**operation, "responses": responses}
     return {**own, "paths": dict(sorted(paths.items())), "components": components}
 
 

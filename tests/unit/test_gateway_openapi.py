@@ -67,6 +67,15 @@ def test_equal_schemas_are_shared_and_others_renamed() -> None:
     validate(joined)
 
 
+def test_what_the_gateway_answers_itself_stands_beside_what_the_service_does() -> None:
+    service = document({"/a": {"get": get()}})
+    answers = {200: {"description": "not this one"}, 502: {"description": "no replica"}}
+    joined = openapi.join(document({"/": {"get": get()}}), {"x": (service, {("GET", "/a")})}, answers)
+    assert joined["paths"]["/a"]["get"]["responses"] == {**OK, "502": {"description": "no replica"}}
+    assert joined["paths"]["/"]["get"]["responses"] == OK
+    validate(joined)
+
+
 def test_the_documents_are_left_as_they_were() -> None:
     own = document({"/": {"get": get()}})
     openapi.join(own, {"upload": (document({"/": {"put": get()}}, {"A": {}}), {("PUT", "/")})})
