@@ -1,14 +1,15 @@
 """The fixtures that every test may ask for; each comes from the room that is named after it.
 
-servers  mongod, redis_server, own_mongod, own_redis, database, redis_url
-launch   start_service
-stack    stack
-videos   video, ffmpeg
+servers    mongod, redis_server, own_mongod, own_redis, database, redis_url
+launch     start_service
+stack      stack
+videos     video, ffmpeg
+upstreams  service, hasty
 """
 
 import pytest
 
-pytest_plugins = ["tests.servers", "tests.launch", "tests.stack", "tests.videos"]
+pytest_plugins = ["tests.servers", "tests.launch", "tests.stack", "tests.videos", "tests.upstreams"]
 
 
 @pytest.fixture(scope="session")

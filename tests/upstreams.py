@@ -1,6 +1,7 @@
 """A service that does what a test says, byte for byte, and remembers what it was sent. For tests of the gateway.
 
-It parses requests by itself and strictly: what it saw is compared with what the gateway was sent.
+It parses requests by itself and strictly: what it saw is compared with what the gateway was sent. Fixtures: one such service, and
+a gateway before it that soon loses patience.
 """
 
 import asyncio
@@ -12,9 +13,14 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
+import pytest
+
 from deploy.local.ports import HOST, free_ports
+from tests.launch import Service, launched
+from tests.waiting import eventually
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -179,6 +185,23 @@ def upstream() -> Iterator[Upstream]:
         service.stop()
 
 
+@pytest.fixture(scope="module")
+def service() -> Iterator[Upstream]:
+    """One that every test of a module may change; see `Upstream.reset`."""
+    with upstream() as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def hasty(service: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A gateway that waits for nobody longer than a second or so."""
+    patience = {f"GRIDCAST_{who}_SECONDS": "1" for who in ("ANSWER", "SENDER", "SERVICE", "READER", "CONNECT")}
+    limits = {"GRIDCAST_STORE_SECONDS": "3", "GRIDCAST_MAX_BODY": "1000000"}
+    with launched("gateway", tmp_path_factory.mktemp("hasty"), addresses(service) | patience | limits) as gateway:
+        yield gateway
+        assert "Traceback" not in gateway.log
+
+
 @dataclass(frozen=True)
 class Reply:
     """An answer, read to its end."""
@@ -233,6 +256,24 @@ def read_to_the_end(client: socket.socket) -> None:
     """As `drain`, but a reset is raised."""
     while client.recv(65536):
         pass
+
+
+def logged(gateway: Service, status: int, count: int = 1) -> list[dict[str, Any]]:
+    """The last lines in its log about answers with that status; `time` in seconds since 1970.
+
+    They carry the gateway's own clock, which a busy machine delays less than the clock of a client that waits for its turn.
+    """
+
+    def lines() -> list[dict[str, Any]] | None:
+        found = [
+            json.loads(line)
+            for line in gateway.log.splitlines()
+            if line.endswith("}") and f'"status": {status},' in line
+        ]
+        return found[-count:] if len(found) >= count else None
+
+    found = eventually(lines, 5, f"{count} lines with {status}")
+    return [{**line, "time": datetime.fromisoformat(line["time"]).timestamp()} for line in found]
 
 
 def memory(pid: int) -> int:

@@ -8,12 +8,11 @@ import resource
 import socket
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from deploy.local.ports import free_ports
-from tests.launch import Service, Start, launched
+from tests.launch import Service, Start
 from tests.upstreams import (
     OK,
     Seen,
@@ -34,25 +33,9 @@ GET = b"GET /file HTTP/1.1\r\nHost: a\r\n\r\n"
 LAST = b"GET /file HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 
 
-@pytest.fixture(scope="module")
-def one() -> Iterator[Upstream]:
-    with upstream() as service:
-        yield service
-
-
-@pytest.fixture(scope="module")
-def hasty(one: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A gateway that waits for nobody longer than a second or so."""
-    patience = {f"GRIDCAST_{who}_SECONDS": "1" for who in ("ANSWER", "SENDER", "SERVICE", "READER", "CONNECT")}
-    limits = {"GRIDCAST_STORE_SECONDS": "3", "GRIDCAST_MAX_BODY": "1000000"}
-    with launched("gateway", tmp_path_factory.mktemp("hasty"), addresses(one) | patience | limits) as gateway:
-        yield gateway
-        assert "Traceback" not in gateway.log
-
-
 @pytest.fixture
-def gateway(hasty: Service, one: Upstream) -> Service:
-    one.reset()
+def gateway(hasty: Service, service: Upstream) -> Service:
+    service.reset()
     return hasty
 
 
@@ -93,24 +76,24 @@ def test_a_service_that_accepts_no_connection_is_502_within_three_seconds(start_
     ("method", "body", "status", "times"), [("GET", None, 200, 2), ("DELETE", None, 502, 1), ("PUT", b"x", 502, 1)]
 )
 def test_a_connection_that_went_stale(
-    gateway: Service, one: Upstream, method: str, body: bytes | None, status: int, times: int
+    gateway: Service, service: Upstream, method: str, body: bytes | None, status: int, times: int
 ) -> None:
     """A service that closes a kept connection as the next request arrives: asked again where nothing can happen twice."""
 
     async def once(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(one.requests) == 2:
+        if len(service.requests) == 2:
             writer.transport.abort()
             return
         await read_body(seen, reader)
         writer.write(OK)
 
     assert ask(gateway.port, "GET", "/file").status == 200
-    one.reset()
-    one.answer = once
+    service.reset()
+    service.answer = once
     assert ask(gateway.port, "GET", "/file").status == 200
     assert ask(gateway.port, method, "/file/stream?filename=a", body).status == status
     time.sleep(0.2)
-    assert len([seen for seen in one.requests if seen.method == method and "filename" in seen.target]) == times
+    assert len([seen for seen in service.requests if seen.method == method and "filename" in seen.target]) == times
 
 
 def test_one_of_two_replicas_dies_under_load_and_comes_back(start_service: Start) -> None:

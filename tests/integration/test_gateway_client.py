@@ -18,19 +18,12 @@ from tests.upstreams import (
     say,
     statuses,
     talk,
-    upstream,
 )
 from tests.waiting import eventually
 
 LAST = b"Connection: close\r\n\r\n"
 ONE_MORE = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"
 STRANGER = b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nstranger"
-
-
-@pytest.fixture(scope="module")
-def service() -> Iterator[Upstream]:
-    with upstream() as service:
-        yield service
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.launch import Service, launched
-from tests.upstreams import Upstream, addresses, statuses, talk, upstream
+from tests.upstreams import Upstream, addresses, statuses, talk
 
 BEHIND = b"GET /file?behind HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 GET = b"GET /file?case HTTP/1.1\r\n"
@@ -233,12 +233,6 @@ CASES = [
         b"abc",
     ),
 ]
-
-
-@pytest.fixture(scope="module")
-def service() -> Iterator[Upstream]:
-    with upstream() as service:
-        yield service
 
 
 @pytest.fixture(scope="module")

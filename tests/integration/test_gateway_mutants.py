@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.launch import Service, launched
-from tests.upstreams import Upstream, addresses, statuses, upstream
+from tests.upstreams import Upstream, addresses, statuses
 
 pytestmark = pytest.mark.anyio
 
@@ -65,12 +65,6 @@ def mutant(chance: random.Random) -> bytes:
         if not raw:
             raw += b"\r\n"
     return bytes(raw)
-
-
-@pytest.fixture(scope="module")
-def service() -> Iterator[Upstream]:
-    with upstream() as service:
-        yield service
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from deploy.local.ports import free_ports
 from tests.integration.test_gateway_framing import CASES, Case
 from tests.integration.test_gateway_mutants import mutant
 from tests.launch import Service, launched
-from tests.upstreams import Upstream, addresses, connect, talk, upstream
+from tests.upstreams import Upstream, addresses, connect, talk
 from tests.waiting import eventually
 
 NGINX = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
@@ -40,12 +40,6 @@ http {{
 }}
 """
 BEHIND = b"GET /file?behind HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-
-
-@pytest.fixture(scope="module")
-def service() -> Iterator[Upstream]:
-    with upstream() as service:
-        yield service
 
 
 @pytest.fixture(scope="module")

@@ -5,26 +5,24 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
-from tests.launch import Service, launched
+from tests.launch import Service
 from tests.upstreams import (
     OK,
     Seen,
     Upstream,
-    addresses,
     ask,
     connect,
     drain,
+    logged,
     memory,
     read_body,
     read_to_the_end,
     silent,
     statuses,
     talk,
-    upstream,
 )
 from tests.waiting import eventually
 
@@ -32,39 +30,22 @@ GET = b"GET /file HTTP/1.1\r\nHost: a\r\n\r\n"
 LAST = b"GET /file HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 
 
-@pytest.fixture(scope="module")
-def one() -> Iterator[Upstream]:
-    with upstream() as service:
-        yield service
-
-
-@pytest.fixture(scope="module")
-def hasty(one: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A gateway that waits for nobody longer than a second or so."""
-    patience = {f"GRIDCAST_{who}_SECONDS": "1" for who in ("ANSWER", "SENDER", "SERVICE", "READER", "CONNECT")}
-    limits = {"GRIDCAST_STORE_SECONDS": "3", "GRIDCAST_MAX_BODY": "1000000"}
-    with launched("gateway", tmp_path_factory.mktemp("hasty"), addresses(one) | patience | limits) as gateway:
-        yield gateway
-        assert "Traceback" not in gateway.log
-
-
 @pytest.fixture
-def gateway(hasty: Service, one: Upstream) -> Service:
-    one.reset()
+def gateway(hasty: Service, service: Upstream) -> Service:
+    service.reset()
     return hasty
 
 
-def test_a_service_that_does_not_answer_is_504(gateway: Service, one: Upstream) -> None:
-    one.answer = silent
-    began = time.monotonic()
+def test_a_service_that_does_not_answer_is_504(gateway: Service, service: Upstream) -> None:
+    service.answer = silent
     answer = ask(gateway.port, "GET", "/file")
     assert answer.status == 504
     assert answer.json["detail"] == "the service did not answer in time"
-    assert 1.0 <= time.monotonic() - began < 5
-    eventually(lambda: one.busy == 0, 2, "its connection is closed")
+    assert 1.0 <= logged(gateway, 504)[0]["seconds"] < 2.0
+    eventually(lambda: service.busy == 0, 2, "its connection is closed")
 
 
-def test_a_service_that_only_ever_says_wait_is_504(gateway: Service, one: Upstream) -> None:
+def test_a_service_that_only_ever_says_wait_is_504(gateway: Service, service: Upstream) -> None:
     async def storm(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         del reader
         while seen.method == "GET":
@@ -73,7 +54,7 @@ def test_a_service_that_only_ever_says_wait_is_504(gateway: Service, one: Upstre
             await asyncio.sleep(0.01)
         writer.write(OK)
 
-    one.answer = storm
+    service.answer = storm
     before = memory(gateway.pid)
     with connect(gateway.port) as client:
         client.sendall(GET)
@@ -82,26 +63,25 @@ def test_a_service_that_only_ever_says_wait_is_504(gateway: Service, one: Upstre
     assert memory(gateway.pid) - before < 8 * 1024 * 1024
 
 
-def test_after_an_upload_the_wait_is_longer(gateway: Service, one: Upstream) -> None:
+def test_after_an_upload_the_wait_is_longer(gateway: Service, service: Upstream) -> None:
     async def verify(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_body(seen, reader)
         await asyncio.sleep(2)
         writer.write(OK)
 
-    one.answer = verify
+    service.answer = verify
     assert ask(gateway.port, "PUT", "/file/stream?filename=a", b"x").status == 200
 
 
-def test_a_body_that_does_not_come_is_408(gateway: Service, one: Upstream) -> None:
-    began = time.monotonic()
+def test_a_body_that_does_not_come_is_408(gateway: Service, service: Upstream) -> None:
     received = talk(gateway.port, b"PUT /file/stream HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc")
     assert statuses(received) == [408]
-    assert 1.0 <= time.monotonic() - began < 5
-    assert not one.requests[0].whole
+    assert 1.0 <= logged(gateway, 408)[0]["seconds"] < 2.0
+    assert not service.requests[0].whole
 
 
 def test_a_body_of_a_few_bytes_now_and_then_is_408_and_a_slow_one_that_moves_is_not(
-    gateway: Service, one: Upstream
+    gateway: Service, service: Upstream
 ) -> None:
     for piece, expected in ((b"a" * 10, 408), (b"a" * 1500, 200)):
         with connect(gateway.port) as client:
@@ -114,16 +94,16 @@ def test_a_body_of_a_few_bytes_now_and_then_is_408_and_a_slow_one_that_moves_is_
                     client.sendall(piece)
                     time.sleep(0.25)
             assert statuses(drain(client)) == [expected]
-    assert one.requests[1].whole
+    assert service.requests[1].whole
 
 
-def test_a_service_that_takes_no_more_is_504(gateway: Service, one: Upstream) -> None:
+def test_a_service_that_takes_no_more_is_504(gateway: Service, service: Upstream) -> None:
     async def stuck(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         del seen, reader
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         await asyncio.sleep(6)
 
-    one.answer = stuck
+    service.answer = stuck
     with connect(gateway.port) as client:
         client.sendall(b"PUT /file/stream HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
         client.settimeout(5)
@@ -140,21 +120,22 @@ def send_chunks(client: socket.socket, size: int) -> None:
         client.sendall(b"%x\r\n" % size + b"a" * size + b"\r\n")
 
 
-def test_a_service_that_stops_in_its_answer_resets_the_client(gateway: Service, one: Upstream) -> None:
+def test_a_service_that_stops_in_its_answer_resets_the_client(gateway: Service, service: Upstream) -> None:
     async def half(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc")
         await silent(seen, reader, writer)
 
-    one.answer = half
-    began = time.monotonic()
+    service.answer = half
     with connect(gateway.port) as client:
         client.sendall(GET)
         with pytest.raises(ConnectionResetError):
             read_to_the_end(client)
-    assert 1.0 <= time.monotonic() - began < 5
+    line = logged(gateway, 200)[0]
+    assert line["bytes"] == 3
+    assert 1.0 <= line["seconds"] < 2.0
 
 
-def test_a_reader_that_takes_nothing_is_ended(gateway: Service, one: Upstream) -> None:
+def test_a_reader_that_takes_nothing_is_ended(gateway: Service, service: Upstream) -> None:
     async def flood(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         del seen, reader
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
@@ -162,33 +143,35 @@ def test_a_reader_that_takes_nothing_is_ended(gateway: Service, one: Upstream) -
             writer.write(b"a" * 65536)
             await writer.drain()
 
-    one.answer = flood
+    service.answer = flood
     with connect(gateway.port) as client:
         client.sendall(GET)
-        eventually(lambda: one.busy == 1, 2)
-        eventually(lambda: one.busy == 0, 5, "the service is freed")
+        eventually(lambda: service.busy == 1, 2)
+        eventually(lambda: service.busy == 0, 5, "the service is freed")
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_media_body_over_the_limit_is_413(gateway: Service, one: Upstream, *, chunked: bool) -> None:
+def test_a_media_body_over_the_limit_is_413(gateway: Service, service: Upstream, *, chunked: bool) -> None:
     head = b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"Content-Length: 1000001\r\n\r\n"
     with connect(gateway.port) as client:
         client.sendall(b"PUT /file/stream HTTP/1.1\r\nHost: a\r\n" + head)
         if chunked:
             send_chunks(client, 1_000_001)
         assert statuses(drain(client)) == [413]
-    assert not any(seen.whole for seen in one.requests)
+    assert not any(seen.whole for seen in service.requests)
 
 
-def test_a_plain_body_has_a_small_limit(gateway: Service, one: Upstream) -> None:
+def test_a_plain_body_has_a_small_limit(gateway: Service, service: Upstream) -> None:
     raw = b"POST /sockets/messages HTTP/1.1\r\nHost: a\r\nContent-Length: 1048577\r\n\r\n"
     assert statuses(talk(gateway.port, raw)) == [413]
-    assert not one.requests
+    assert not service.requests
 
 
 def test_many_heads_of_one_byte_a_second_are_ended_and_others_served(gateway: Service) -> None:
     """500 of them; their clock is the server's own ten seconds, so this test takes that long."""
+    opened = time.time()
     slow = [connect(gateway.port, 20) for _ in range(500)]
+    took: list[float] = []
     try:
         began = time.monotonic()
         raw = b"GET /file HTTP/1.1\r\nHost: a\r\nX: "
@@ -197,11 +180,15 @@ def test_many_heads_of_one_byte_a_second_are_ended_and_others_served(gateway: Se
                 client.sendall(raw[at : at + 1])
             before = time.monotonic()
             assert ask(gateway.port, "GET", "/file").status == 200
-            assert time.monotonic() - before < 2
+            took.append(time.monotonic() - before)
             time.sleep(max(0.0, began + at + 1 - time.monotonic()))
         ends = [drain(client) for client in slow]
-        assert 9.5 < time.monotonic() - began < 20
         assert all(statuses(end) == [408] for end in ends)
+        assert sorted(took)[len(took) // 2] < 0.25, "others do not notice"
+        ended = [line["time"] - opened for line in logged(gateway, 408, 500) if line["message"] == "refused"]
+        assert len(ended) == 500
+        assert min(ended) > 9.5
+        assert max(ended) < 13.0
     finally:
         for client in slow:
             client.close()
