@@ -11,9 +11,9 @@ from typing import cast
 import httptools
 
 MAX_FIELDS = 128
-"""Fields of an answer and of its trailers, together."""
+"""Fields of an answer; and of its trailers."""
 MAX_HEAD = 64 * 1024
-"""Bytes of all fields together; also what may come without adding to a body, such as the extension of a chunk."""
+"""Bytes that may come without completing a head or adding to a body. One read from a connection may go past it once."""
 JOINED = 32 * 1024
 """Pieces that come to no more than this together are handed out as one: sending one costs more than copying it."""
 
@@ -33,7 +33,6 @@ class Answer:
 
     __slots__ = (
         "_chunked",
-        "_count",
         "_fed",
         "_interim",
         "_left",
@@ -41,7 +40,7 @@ class Answer:
         "_moved",
         "_parser",
         "_pieces",
-        "_size",
+        "_trailers",
         "clean",
         "continued",
         "fields",
@@ -61,7 +60,7 @@ class Answer:
         self._method = method
         self._left: int | None = None
         self._chunked = self._interim = self._moved = False
-        self._fed = self._count = self._size = 0
+        self._fed = self._trailers = 0
         self._pieces.clear()
         self.status = 0
         self.fields: Fields = []
@@ -130,7 +129,6 @@ class Answer:
         if self._moved:
             self._fed = 0
         else:
-            # httptools keeps a field until it is whole, so what it was fed is counted too.
             self._fed += len(data)
             if self._fed > MAX_HEAD:
                 raise Unreadable("the fields are too large")
@@ -146,12 +144,12 @@ class Answer:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One field of the head, or a trailer, which is counted and dropped (RFC 9110, 6.5.1 forbids to merge it unseen)."""
-        self._count += 1
-        self._size += len(name) + len(value) + 4
-        if self._count > MAX_FIELDS or self._size > MAX_HEAD:
-            raise Unreadable("the fields are too large or too many")
         if not self.ready:
             self.fields.append((name.lower(), value))
+            return
+        self._trailers += 1
+        if self._trailers > MAX_FIELDS:
+            raise Unreadable("too many trailers")
 
     def on_headers_complete(self) -> None:
         """The head of an answer is whole."""
@@ -162,9 +160,10 @@ class Answer:
                 raise Unreadable(f"an answer that nobody asked for: {status}")
             self._interim = self._moved = True
             self.continued = self.continued or status == 100
-            self._count = self._size = 0
             self.fields.clear()
             return
+        if len(self.fields) > MAX_FIELDS:
+            raise Unreadable("too many fields")
         if parser.get_http_version() not in {"1.1", "1.0"}:
             raise Unreadable("the version is neither HTTP/1.1 nor HTTP/1.0")
         self.status = status

@@ -70,7 +70,7 @@ class Asked:
     """A request on its way. `again`: it may be asked a second time, because nothing can happen twice; `fresh`: it is being."""
 
     method: str
-    target: str
+    target: bytes
     fields: Fields
     body: Body | None
     again: bool
@@ -107,7 +107,7 @@ class Forward:
         task = cast("asyncio.Task[None]", asyncio.current_task(self._loop))
         exchange = Exchange(task, self._loop.time(), patience, complete=length == 0)
         body = None if length == 0 else Body(receive, exchange, limit)
-        target = str(scope["raw_path"] + b"?" + query if query else scope["raw_path"], "ascii")
+        target = b"%s?%s" % (scope["raw_path"], query) if query else scope["raw_path"]
         fields = headers.request(scope["headers"], client, logs.request_id.get())
         asked = Asked(method, target, fields, body, again=safe and body is None)
         log: dict[str, object] = {}

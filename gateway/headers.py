@@ -6,7 +6,8 @@ is set from what was parsed, Transfer-Encoding by the HTTP client.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from functools import lru_cache
 
 from gateway.clients import Client
 from services.common.errors import BadGateway, BadRequest
@@ -29,27 +30,30 @@ _HOP = frozenset(
     }
 )
 _DROPPED = _HOP | {b"forwarded", b"x-real-ip", b"x-request-id", b"x-original-url", b"x-rewrite-url"}
-_REBUILT = frozenset({b"host", b"content-length", b"cookie", b"traceparent", b"tracestate"})
+_READ = frozenset({b"connection", b"host", b"content-length", b"cookie", b"traceparent", b"tracestate"})
 _NOT_ANSWERED = _HOP | {b"content-length", b"date", b"server", b"x-powered-by", b"x-request-id", b"alt-svc"}
 _LOCATIONS = frozenset({b"location", b"content-location"})
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}\Z")
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}\Z")
-_FORBIDDEN = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _AUTHORITY = re.compile(rb"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*")
 
 
 def request(fields: Fields, client: Client, request_id: str) -> list[tuple[bytes, bytes]]:
     """The fields for the service. Raises BadRequest for a value that is not UTF-8: two parsers would read it differently."""
-    fields = list(fields)
-    named = _named(fields)
     said: dict[bytes, list[bytes]] = {}
     kept: list[tuple[bytes, bytes]] = []
-    for name, value in fields:
-        if name in _REBUILT:
+    for field in fields:
+        name, value = field
+        if _passes(name):
+            kept.append(field)
+            if not value.isascii():
+                _utf8(value)
+        elif name in _READ:
             said.setdefault(name, []).append(value)
-        elif not (name in _DROPPED or name in named or b"_" in name or name.startswith(b"x-forwarded-")):
-            kept.append((name, value if value.isascii() else _utf8(value)))
+    named = _named(said.get(b"connection", ()))
+    if named:
+        kept = [field for field in kept if field[0] not in named]
     host = said.get(b"host", (b"",))[0]
     if host:
         kept.append((b"host", host))
@@ -78,27 +82,40 @@ def request_id(fields: Fields) -> str | None:
 
 
 def answer(fields: Fields, status: int) -> list[tuple[bytes, bytes]]:
-    """The fields for the client. Raises BadGateway where the answer's framing or its fields are not well-formed."""
-    fields = [(name.lower(), value) for name, value in fields]
-    lengths = [value for name, value in fields if name == b"content-length"]
-    codings = [value.lower() for name, value in fields if name == b"transfer-encoding"]
-    if (
-        len(lengths) + len(codings) > 1
-        or codings not in ([], [b"chunked"])
-        or not b"".join(lengths or [b"0"]).isdigit()
-    ):
-        raise BadGateway("the service's answer has no clear length")
-    named = _named(fields)
+    """The fields for the client, out of those that a parser let pass, their names in lower case.
+
+    Raises BadGateway where the answer's framing is not well-formed.
+    """
     kept: list[tuple[bytes, bytes]] = []
-    for name, value in fields:
-        if name in _NOT_ANSWERED or name in named or name.startswith(b"access-control-"):
-            continue
-        if _FORBIDDEN.search(value):
-            raise BadGateway("the service's answer has a field that is not well-formed")
-        kept.append((name, relative(value) if name in _LOCATIONS else value))
-    if lengths and status not in {204, 304}:  # neither has a body, though 304 may tell a length; the server would wait
-        kept.append((b"content-length", lengths[0]))
+    ended: list[tuple[bytes, bytes]] = []
+    for field in fields:
+        name = field[0]
+        if name in _NOT_ANSWERED:
+            ended.append(field)
+        elif name in _LOCATIONS:
+            kept.append((name, relative(field[1])))
+        elif not name.startswith(b"access-control-"):
+            kept.append(field)
+    if named := _named([value for name, value in ended if name == b"connection"]):
+        kept = [field for field in kept if field[0] not in named]
+    length = _length(ended)
+    if length is not None and status not in {204, 304}:  # neither has a body, though 304 may tell a length
+        kept.append((b"content-length", length))
     return kept
+
+
+def _length(fields: Fields) -> bytes | None:
+    """The one length; None where the answer comes in chunks or ends with its connection."""
+    length, framings = None, 0
+    for name, value in fields:
+        if name == b"content-length":
+            length = value
+            framings += 1 if value.isdigit() else 2
+        elif name == b"transfer-encoding":
+            framings += 1 if value.lower() == b"chunked" else 2
+    if framings > 1:
+        raise BadGateway("the service's answer has no clear length")
+    return length
 
 
 def relative(location: bytes) -> bytes:
@@ -109,12 +126,17 @@ def relative(location: bytes) -> bytes:
     return rest if rest.startswith(b"/") else b"/" + rest
 
 
-def _named(fields: Fields) -> frozenset[bytes]:
-    """What `Connection` declares to be for one hop only."""
-    named = [value for name, value in fields if name == b"connection"]
-    if not named or named == [b"keep-alive"]:
+@lru_cache(maxsize=512)
+def _passes(name: bytes) -> bool:
+    """Whether a request's field of that name is handed on as it came. Clients send few names, so the verdicts are kept."""
+    return not (name in _DROPPED or name in _READ or b"_" in name or name.startswith(b"x-forwarded-"))
+
+
+def _named(connection: Collection[bytes]) -> frozenset[bytes]:
+    """What the `Connection` fields declare to be for one hop only."""
+    if not connection:
         return frozenset()
-    return frozenset(token.strip().lower() for value in named for token in value.split(b","))
+    return frozenset(token.strip().lower() for value in connection for token in value.split(b",")) - {b"keep-alive"}
 
 
 def _utf8(value: bytes) -> bytes:

@@ -24,7 +24,7 @@ async def ask(client: HttpClient, replica: Replica, path: str) -> tuple[int, byt
     fields = [(b"host", replica.origin.removeprefix("http://").encode("ascii")), (b"accept", b"application/json")]
     try:
         async with asyncio.timeout(ASK_SECONDS):
-            reply = await client.ask("GET", replica.address, path, fields)
+            reply = await client.ask("GET", replica.address, path.encode("ascii"), fields)
             try:
                 body = b""
                 while data := await reply.read():

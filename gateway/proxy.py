@@ -82,7 +82,7 @@ class HttpClient:
         self,
         method: str,
         address: Address,
-        target: str,
+        target: bytes,
         fields: Fields,
         body: Body | None = None,
         *,
@@ -102,7 +102,7 @@ class HttpClient:
                 lines.append(b"transfer-encoding: chunked\r\n")
         elif method in _WITH_BODY and not any(name == b"content-length" for name, _ in fields):
             lines.append(b"content-length: 0\r\n")
-        head = b"%s %s HTTP/1.1\r\n%s\r\n" % (method.encode("ascii"), target.encode("ascii"), b"".join(lines))
+        head = b"%s %s HTTP/1.1\r\n%s\r\n" % (method.encode("ascii"), target, b"".join(lines))
         if head.count(b"\n") != len(lines) + 2:
             line.abort()
             raise ValueError("a line end in a header field")

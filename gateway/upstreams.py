@@ -74,15 +74,18 @@ class Upstream:
 
     def pick(self, now: float, tried: Collection[Replica] = ()) -> Replica | None:
         """The replica with the fewest requests in flight, in turn among equals; None when all were tried."""
-        left = [replica for replica in self.replicas if replica not in tried]
+        left = [replica for replica in self.replicas if replica not in tried] if tried else self.replicas
         if not left:
             return None
-        ready = [replica for replica in left if replica.is_ready(now)]
-        self._turn += 1
+        ready = [replica for replica in left if replica.failures == 0 or replica.is_ready(now)]
         if not ready:
             return min(left, key=lambda replica: replica.until)
+        self._turn += 1
         first = self._turn % len(ready)
-        chosen = min(ready[first:] + ready[:first], key=lambda replica: replica.in_flight)
+        chosen = ready[first]
+        for replica in ready[first + 1 :] + ready[:first] if chosen.in_flight else ():
+            if replica.in_flight < chosen.in_flight:
+                chosen = replica
         chosen.probing = chosen.failures > 0
         return chosen
 

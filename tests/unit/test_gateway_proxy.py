@@ -49,7 +49,7 @@ async def test_connections_are_kept_used_again_and_closed_when_old(monkeypatch: 
         address = Address("127.0.0.1", server.port)
 
         async def ask(*, fresh: bool = False) -> None:
-            reply = await client.ask("GET", address, "/", [(b"host", b"a")], fresh=fresh)
+            reply = await client.ask("GET", address, b"/", [(b"host", b"a")], fresh=fresh)
             assert await reply.read() == b"ok"
             reply.close()
 
@@ -75,7 +75,7 @@ async def test_a_request_says_that_it_has_no_body_where_one_is_expected(method: 
     client = HttpClient(1.0)
     await client.open()
     async with Server() as server:
-        (await client.ask(method, Address("127.0.0.1", server.port), "/", [(b"host", b"a")])).close()
+        (await client.ask(method, Address("127.0.0.1", server.port), b"/", [(b"host", b"a")])).close()
         assert (b"content-length: 0" in server.heads[0]) is length
         await client.close()
 
@@ -85,6 +85,6 @@ async def test_a_line_end_in_a_field_is_never_sent() -> None:
     await client.open()
     async with Server() as server:
         with pytest.raises(ValueError, match="line end"):
-            await client.ask("GET", Address("127.0.0.1", server.port), "/", [(b"x", b"a\r\ny: b")])
+            await client.ask("GET", Address("127.0.0.1", server.port), b"/", [(b"x", b"a\r\ny: b")])
         await client.close()
         assert not server.heads
