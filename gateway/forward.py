@@ -11,9 +11,10 @@ from typing import Never, cast
 from gateway import headers, reports
 from gateway.answers import Unreadable
 from gateway.clients import Client
-from gateway.line import Gone
+from gateway.heads import Head, head
+from gateway.line import Gone, Line
 from gateway.progress import SENDING, Exchange, Patience, Waiting, Watch
-from gateway.proxy import HttpClient, Reply, Unreachable
+from gateway.proxy import HttpClient, Unreachable
 from gateway.routes import Route
 from gateway.settings import GatewaySettings
 from gateway.upstreams import Replica, Upstream
@@ -27,13 +28,12 @@ CONNECT_ALL_SECONDS = 1.5
 """After this no further replica is tried, so that the refusal comes within three seconds."""
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
-Fields = list[tuple[bytes, bytes]]
-
 
 class Body:
     """A request's body as it comes from the client. The service pulls it, so a slow service slows the client down."""
 
-    def __init__(self, receive: Receive, exchange: Exchange, limit: int) -> None:
+    def __init__(self, head: Head, receive: Receive, exchange: Exchange, limit: int) -> None:
+        self.head = head
         self._receive = receive
         self._exchange = exchange
         self._limit = limit
@@ -70,8 +70,7 @@ class Asked:
     """A request on its way. `again`: it may be asked a second time, because nothing can happen twice; `fresh`: it is being."""
 
     method: str
-    target: bytes
-    fields: Fields
+    head: bytes
     body: Body | None
     again: bool
     fresh: bool = False
@@ -97,19 +96,20 @@ class Forward:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, route: Route, client: Client) -> None:
         """Answer from `route`'s service. Raises GridcastError; once the answer has begun that means: cut it."""
-        method, query = scope["method"], scope["query_string"]
+        method, target, query = scope["method"], scope["raw_path"], scope["query_string"]
+        if query:
+            target = b"%s?%s" % (target, query)
+        asking = head(method, target, scope["headers"], client, logs.request_id.get())
+        length = asking.length
         limit = self._settings.max_body if route.media else MAX_PLAIN_BODY
-        length = _length(scope["headers"])
         if length is not None and length > limit:
             raise TooLarge(f"the body is longer than {limit} bytes")
         safe = method in SAFE
         patience = self._settings.store_seconds if route.media and not safe else self._settings.answer_seconds
         task = cast("asyncio.Task[None]", asyncio.current_task(self._loop))
         exchange = Exchange(task, self._loop.time(), patience, complete=length == 0)
-        body = None if length == 0 else Body(receive, exchange, limit)
-        target = b"%s?%s" % (scope["raw_path"], query) if query else scope["raw_path"]
-        fields = headers.request(scope["headers"], client, logs.request_id.get())
-        asked = Asked(method, target, fields, body, again=safe and body is None)
+        body = None if length == 0 else Body(asking, receive, exchange, limit)
+        asked = Asked(method, asking.raw, body, safe and body is None)
         log: dict[str, object] = {}
         scope["log"] = log
         self._watch.begin(exchange, receive)
@@ -138,8 +138,8 @@ class Forward:
             log["upstream"] = replica.origin
             with replica:
                 try:
-                    reply = await self._client.ask(
-                        asked.method, replica.address, asked.target, asked.fields, asked.body, fresh=asked.fresh
+                    line = await self._client.ask(
+                        asked.method, replica.address, asked.head, asked.body, fresh=asked.fresh
                     )
                 except Unreachable as error:
                     upstream.failed(replica, clock())
@@ -163,33 +163,24 @@ class Forward:
                 upstream.worked(replica)
                 log["first_byte"] = round(clock() - began, 6)
                 try:
-                    await _relay(reply, exchange, send)
+                    await _relay(line, exchange, send)
                 finally:
-                    reply.close()
+                    line.release()
                 return
 
 
-async def _relay(reply: Reply, exchange: Exchange, send: Send) -> None:
-    fields = headers.answer(reply.fields, reply.status)
+async def _relay(line: Line, exchange: Exchange, send: Send) -> None:
+    status = line.answer.status
+    fields = headers.answer(line.answer.fields, status)
     if not exchange.complete:
         fields.append((b"connection", b"close"))  # answered early: the rest of the body is not wanted
     exchange.waiting = Waiting.READER
-    await send({"type": "http.response.start", "status": reply.status, "headers": fields})
+    await send({"type": "http.response.start", "status": status, "headers": fields})
     more = True
     while more:
         exchange.waiting = Waiting.SERVICE
-        data = await reply.read()
-        more = not reply.ended
+        data = await line.read()
+        more = not line.ended
         exchange.waiting = Waiting.READER
         exchange.moved += len(data)
         await send({"type": "http.response.body", "body": data, "more_body": more})
-
-
-def _length(fields: Fields) -> int | None:
-    """Bytes of the request's body; None where it is chunked."""
-    for name, value in fields:
-        if name == b"content-length":
-            return int(value)
-        if name == b"transfer-encoding":
-            return None
-    return 0

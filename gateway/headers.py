@@ -2,11 +2,11 @@
 
 Pure. The order matters: what `Connection` names goes first (RFC 9110, 7.6.1), then what a client may not say about itself,
 and only then our own fields are added, so that no client can have them removed. Framing is never taken over: Content-Length
-is set from what was parsed, Transfer-Encoding by the HTTP client.
+is set from what was parsed, Transfer-Encoding where the head is put together.
 """
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 
 from gateway.clients import Client
@@ -30,7 +30,8 @@ _HOP = frozenset(
     }
 )
 _DROPPED = _HOP | {b"forwarded", b"x-real-ip", b"x-request-id", b"x-original-url", b"x-rewrite-url"}
-_READ = frozenset({b"connection", b"host", b"content-length", b"cookie", b"traceparent", b"tracestate"})
+_READ = frozenset({b"connection", b"host", b"content-length", b"expect", b"cookie", b"traceparent", b"tracestate"})
+_OURS = b"x-forwarded-for: %s\r\nx-forwarded-proto: %s\r\nx-forwarded-host: %s\r\nx-request-id: %s\r\n"
 _NOT_ANSWERED = _HOP | {b"content-length", b"date", b"server", b"x-powered-by", b"x-request-id", b"alt-svc"}
 _LOCATIONS = frozenset({b"location", b"content-location"})
 
@@ -39,8 +40,8 @@ _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0
 _AUTHORITY = re.compile(rb"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*")
 
 
-def request(fields: Fields, client: Client, request_id: str) -> list[tuple[bytes, bytes]]:
-    """The fields for the service. Raises BadRequest for a value that is not UTF-8: two parsers would read it differently."""
+def request(fields: Fields, client: Client, request_id: str) -> bytes:
+    """The field lines for the service. Raises BadRequest for a value that is not UTF-8: two parsers would read it differently."""
     said: dict[bytes, list[bytes]] = {}
     kept: list[tuple[bytes, bytes]] = []
     for field in fields:
@@ -54,24 +55,33 @@ def request(fields: Fields, client: Client, request_id: str) -> list[tuple[bytes
     named = _named(said.get(b"connection", ()))
     if named:
         kept = [field for field in kept if field[0] not in named]
-    host = said.get(b"host", (b"",))[0]
-    if host:
+    if host := said.pop(b"host", (b"",))[0]:
         kept.append((b"host", host))
-    if (lengths := said.get(b"content-length")) is not None:
-        kept.append((b"content-length", lengths[0]))
+    if said:
+        kept += _put_together(said, named)
+    lines = [b"%s: %s\r\n" % field for field in kept]
+    ours = (
+        client.address.encode("ascii"),
+        client.scheme.encode("ascii"),
+        host if client.host is None else client.host.encode("ascii"),
+        request_id.encode("ascii"),
+    )
+    made = b"".join(lines) + _OURS % ours
+    if made.count(b"\n") != len(lines) + len(ours):
+        raise ValueError("a line end in a header field")
+    return made
+
+
+def _put_together(said: Mapping[bytes, list[bytes]], named: Collection[bytes]) -> list[tuple[bytes, bytes]]:
+    """What is made of several fields, or kept only where it is well-formed, or whoever wants it removed."""
+    made = [(name, said[name][0]) for name in (b"content-length", b"expect") if name in said]
     if (cookies := said.get(b"cookie")) is not None and b"cookie" not in named:
         # The one list that is not joined by commas (RFC 9113, 8.2.3).
-        kept.append((b"cookie", _utf8(b"; ".join(cookies))))
+        made.append((b"cookie", _utf8(b"; ".join(cookies))))
     if (traces := said.get(b"traceparent")) is not None and len(traces) == 1 and _TRACEPARENT.match(traces[0]):
-        kept.append((b"traceparent", traces[0]))
-        kept += ((b"tracestate", _utf8(state)) for state in said.get(b"tracestate", ()))
-    kept += (
-        (b"x-forwarded-for", client.address.encode("ascii")),
-        (b"x-forwarded-proto", client.scheme.encode("ascii")),
-        (b"x-forwarded-host", host if client.host is None else client.host.encode("ascii")),
-        (b"x-request-id", request_id.encode("ascii")),
-    )
-    return kept
+        made.append((b"traceparent", traces[0]))
+        made += ((b"tracestate", _utf8(state)) for state in said.get(b"tracestate", ()))
+    return made
 
 
 def request_id(fields: Fields) -> str | None:

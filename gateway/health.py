@@ -21,21 +21,23 @@ MAX_ANSWER = 4 * 1024 * 1024
 
 async def ask(client: HttpClient, replica: Replica, path: str) -> tuple[int, bytes]:
     """Status and body of a GET. Raises Unavailable."""
-    fields = [(b"host", replica.origin.removeprefix("http://").encode("ascii")), (b"accept", b"application/json")]
+    host = replica.origin.removeprefix("http://")
+    head = f"GET {path} HTTP/1.1\r\nhost: {host}\r\naccept: application/json\r\n\r\n".encode("ascii")
     try:
         async with asyncio.timeout(ASK_SECONDS):
-            reply = await client.ask("GET", replica.address, path.encode("ascii"), fields)
+            line = await client.ask("GET", replica.address, head)
             try:
                 body = b""
-                while data := await reply.read():
+                while data := await line.read():
                     body += data
                     if len(body) > MAX_ANSWER:
                         raise Unavailable("the answer is too long")
             finally:
-                reply.close()
+                status = line.answer.status
+                line.release()
     except (TimeoutError, Unreachable, Gone, Unreadable) as error:
         raise Unavailable("no answer") from error
-    return reply.status, body
+    return status, body
 
 
 class Health:

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
-from gateway.answers import Answer, Fields, Unreadable
+from gateway.answers import Answer, Unreadable
 
 HIGH = 256 * 1024
 """Bytes of an answer that wait here for the client to take them; then the service is not read until all but LOW are taken."""
@@ -22,7 +22,6 @@ class Line(asyncio.Protocol):
     """A connection with at most one request on it at a time. Whoever awaits an answer gets Gone or Unreadable where none comes."""
 
     __slots__ = (
-        "_answer",
         "_asked",
         "_drained",
         "_failure",
@@ -34,7 +33,9 @@ class Line(asyncio.Protocol):
         "_permitted",
         "_stuck",
         "_transport",
+        "answer",
         "closed",
+        "sending",
         "sent",
     )
 
@@ -46,7 +47,8 @@ class Line(asyncio.Protocol):
         self._free = free
         self._lost = lost
         self._transport: asyncio.Transport
-        self._answer = Answer()
+        self.answer = Answer()
+        """Its status and its fields may be looked at after `head`."""
         self._asked = self._paused = self._stuck = False
         self._failure: Exception | None = None
         self._heard: asyncio.Future[None] | None = None
@@ -55,22 +57,24 @@ class Line(asyncio.Protocol):
         self.closed = False
         self.sent = True
         """Whether the request has left as a whole."""
+        self.sending: asyncio.Task[None] | None = None
+        """Who sends the body; ends with the request."""
 
     # The request.
 
     def ask(self, method: str, head: bytes, *, whole: bool) -> None:
         """Send the head of a request; `whole`: that is all of it."""
-        self._answer.begin(method)
+        self.answer.begin(method)
         self._asked = True
         self.sent = whole
         self._transport.write(head)
 
     async def permission(self) -> bool:
         """Wait until the service asks for the body with a 100; false where it has answered without."""
-        while not (self._answer.continued or self._answer.ready or self.closed):
+        while not (self.answer.continued or self.answer.ready or self.closed):
             self._permitted = self._loop.create_future()
             await self._permitted
-        return not (self._answer.ready or self.closed)
+        return not (self.answer.ready or self.closed)
 
     async def send(self, pieces: tuple[bytes, ...]) -> bool:
         """Send a part of the body, uncopied, and wait until the service takes more; false where it never will."""
@@ -83,16 +87,14 @@ class Line(asyncio.Protocol):
 
     # The answer.
 
-    async def head(self) -> tuple[int, Fields]:
-        """Wait for the status and the fields of the answer; names are in lower case."""
-        answer = self._answer
-        while not answer.ready:
+    async def head(self) -> None:
+        """Wait for the status and the fields of the answer."""
+        while not self.answer.ready:
             await self._hear()
-        return answer.status, answer.fields
 
     async def read(self) -> bytes:
         """Wait for the next piece of the body; none at its end."""
-        answer = self._answer
+        answer = self.answer
         while answer.empty:
             if answer.over:
                 return b""
@@ -107,23 +109,24 @@ class Line(asyncio.Protocol):
     @property
     def ended(self) -> bool:
         """Whether all of the answer was read."""
-        return self._answer.over and self._answer.empty
+        return self.answer.over and self.answer.empty
 
-    async def _hear(self) -> None:
+    def _hear(self) -> asyncio.Future[None]:
+        """Done when more of the answer has come, or will not. Raises why, where that is known."""
         if self._failure is not None:
             raise self._failure
-        self._heard = self._loop.create_future()
-        try:
-            await self._heard
-        finally:
-            self._heard = None
+        self._heard = heard = self._loop.create_future()
+        return heard
 
     # The end.
 
     def release(self) -> None:
         """The request is over, or given up: then the connection is closed."""
         self._asked = False
-        if self.ended and self._answer.clean and self.sent and not self.closed:
+        if (sending := self.sending) is not None:
+            self.sending = None
+            sending.cancel()
+        if self.ended and self.answer.clean and self.sent and not self.closed:
             self._free(self)
         else:
             self.abort()
@@ -158,7 +161,7 @@ class Line(asyncio.Protocol):
         if not self._asked:
             self.abort()  # an answer to nothing: what comes next would be taken for another request's
             return
-        answer = self._answer
+        answer = self.answer
         try:
             answer.feed(data)
         except Unreadable as error:
@@ -174,7 +177,7 @@ class Line(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """The service closes in order: that ends an answer without a length, and breaks any other off."""
-        if self._asked and not self._answer.over and not self._answer.end():
+        if self._asked and not self.answer.over and not self.answer.end():
             self.fail(Gone("the service closed the connection"))
         elif not self.closed:
             self.closed = True

@@ -9,7 +9,7 @@ from collections import defaultdict
 from functools import partial
 from typing import Protocol
 
-from gateway.answers import Fields
+from gateway.heads import Head
 from gateway.line import Gone, Line
 from gateway.upstreams import Address
 
@@ -17,9 +17,6 @@ KEPT_SECONDS = 30.0
 """How long an idle connection to a replica is kept: less than the services keep it (serve.KEEP_ALIVE_SECONDS)."""
 SWEEP_SECONDS = 5.0
 """Between two looks for connections that were idle for too long."""
-
-_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
-"""Methods that say so when there is no body (RFC 9110, 8.6)."""
 
 
 class Unreachable(Exception):
@@ -29,31 +26,10 @@ class Unreachable(Exception):
 class Body(Protocol):
     """A request's body, provided by somebody else."""
 
+    head: Head
+
     async def read(self) -> bytes:
         """The next piece; none at the end. An error ends the request, and the service sees that it is not whole."""
-
-
-class Reply:
-    """An answer whose body is still to be read. It has to be closed."""
-
-    __slots__ = ("_line", "_sending", "fields", "read", "status")
-
-    def __init__(self, line: Line, head: tuple[int, Fields], sending: asyncio.Task[None] | None) -> None:
-        self._line = line
-        self._sending = sending
-        self.status, self.fields = head
-        self.read = line.read
-
-    @property
-    def ended(self) -> bool:
-        """Whether all was read."""
-        return self._line.ended
-
-    def close(self) -> None:
-        """Free the connection: it is kept where all was sent and read, else closed."""
-        if self._sending is not None:
-            self._sending.cancel()
-        self._line.release()
 
 
 class HttpClient:
@@ -79,45 +55,26 @@ class HttpClient:
             line.abort()
 
     async def ask(
-        self,
-        method: str,
-        address: Address,
-        target: bytes,
-        fields: Fields,
-        body: Body | None = None,
-        *,
-        fresh: bool = False,
-    ) -> Reply:
-        """Send a request with these fields; the body's framing follows from them. `fresh`: over no kept connection.
+        self, method: str, address: Address, head: bytes, body: Body | None = None, *, fresh: bool = False
+    ) -> Line:
+        """Send a request and wait for the head of its answer. `fresh`: over no kept connection.
 
-        Raises Unreachable, Gone or Unreadable; so does reading the reply.
+        The caller reads the answer from the line and releases it. Raises Unreachable, Gone or Unreadable; so does reading.
         """
         idle = self._idle.get(address)
         line = idle.popitem()[0] if idle and not fresh else await self._connect(address)
-        lines = [b"%s: %s\r\n" % field for field in fields]
-        chunked = False
-        if body is not None:
-            chunked = not any(name == b"content-length" for name, _ in fields)
-            if chunked:
-                lines.append(b"transfer-encoding: chunked\r\n")
-        elif method in _WITH_BODY and not any(name == b"content-length" for name, _ in fields):
-            lines.append(b"content-length: 0\r\n")
-        head = b"%s %s HTTP/1.1\r\n%s\r\n" % (method.encode("ascii"), target, b"".join(lines))
-        if head.count(b"\n") != len(lines) + 2:
-            line.abort()
-            raise ValueError("a line end in a header field")
         line.ask(method, head, whole=body is None)
-        sending = None
         if body is not None:
-            sending = self._loop.create_task(_send(line, body, fields, chunked=chunked))
-            sending.add_done_callback(partial(_sent, line))
+            line.sending = self._loop.create_task(_send(line, body))
+            line.sending.add_done_callback(partial(_sent, line))
         try:
-            return Reply(line, await line.head(), sending)
+            await line.head()
         except BaseException:
-            if sending is not None:
-                sending.cancel()
+            if line.sending is not None:
+                line.sending.cancel()
             line.abort()
             raise
+        return line
 
     async def _connect(self, address: Address) -> Line:
         made = partial(Line, self._loop, partial(self._keep, address), partial(self._forget, address))
@@ -148,8 +105,9 @@ class HttpClient:
         self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
 
 
-async def _send(line: Line, body: Body, fields: Fields, *, chunked: bool) -> None:
-    if any(name == b"expect" for name, _ in fields) and not await line.permission():
+async def _send(line: Line, body: Body) -> None:
+    chunked = body.head.length is None
+    if body.head.waits and not await line.permission():
         return
     while data := await body.read():
         if not await line.send((b"%x\r\n" % len(data), data, b"\r\n") if chunked else (data,)):

@@ -121,9 +121,8 @@ class Tunnel(asyncio.Protocol):
         try:
             peer = self._near.get_extra_info("peername")
             client = client_of(peer[0] if peer else "unknown", "http", fields, self._entrance.trusted)
-            kept = headers.request(fields, client, tally.request_id)
-            kept += ((b"connection", b"Upgrade"), (b"upgrade", b"websocket"))
-            request = b"".join([b"GET ", target, b" HTTP/1.1\r\n", *(b"%s: %s\r\n" % field for field in kept), b"\r\n"])
+            made = headers.request(fields, client, tally.request_id)
+            request = b"GET %s HTTP/1.1\r\n%sconnection: Upgrade\r\nupgrade: websocket\r\n\r\n" % (target, made)
             self._admit(tally.path, fields, client)
             place = Place(self._entrance.tunnels, client.address)
             try:

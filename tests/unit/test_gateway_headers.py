@@ -1,11 +1,14 @@
 """Header fields through the gateway, as pairs in and pairs out."""
 
+from collections.abc import Iterable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import headers
 from gateway.clients import Client
+from gateway.heads import head
 from services.common.errors import BadGateway, BadRequest
 
 CLIENT = Client("10.1.2.3", "https", "a.example")
@@ -38,10 +41,17 @@ fields = st.lists(
 )
 
 
+def made(pairs: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The lines for the service, taken apart again."""
+    lines = headers.request(pairs, CLIENT, "id-1")
+    assert lines.endswith(b"\r\n")
+    return [(name, value) for name, _, value in (line.partition(b": ") for line in lines[:-2].split(b"\r\n"))]
+
+
 def sent(*pairs: tuple[bytes, bytes]) -> dict[bytes, bytes]:
-    made = headers.request(pairs, CLIENT, "id-1")
-    assert len({name for name, _ in made}) == len(made)
-    return dict(made)
+    found = made(pairs)
+    assert len({name for name, _ in found}) == len(found)
+    return dict(found)
 
 
 def test_what_is_the_clients_own_passes() -> None:
@@ -104,12 +114,12 @@ def test_cookies_are_joined_as_cookies() -> None:
     ],
 )
 def test_a_trace_is_kept_when_it_is_well_formed(trace: bytes, *, kept: bool) -> None:
-    made = sent((b"traceparent", trace), (b"tracestate", b"a=b"))
-    assert (made.get(b"traceparent"), made.get(b"tracestate")) == ((trace, b"a=b") if kept else (None, None))
+    found = sent((b"traceparent", trace), (b"tracestate", b"a=b"))
+    assert (found.get(b"traceparent"), found.get(b"tracestate")) == ((trace, b"a=b") if kept else (None, None))
 
 
 def test_two_traces_are_none() -> None:
-    assert b"traceparent" not in dict(headers.request([(b"traceparent", TRACE)] * 2, CLIENT, "id-1"))
+    assert b"traceparent" not in dict(made([(b"traceparent", TRACE)] * 2))
 
 
 def test_a_value_that_is_not_utf8_is_refused() -> None:
@@ -128,16 +138,45 @@ def test_the_clients_request_id(value: bytes, kept: str | None) -> None:
 @given(fields)
 def test_whatever_comes_ours_stands_once_and_nothing_pretends(pairs: list[tuple[bytes, bytes]]) -> None:
     try:
-        made = headers.request(pairs, CLIENT, "id-1")
+        found = made(pairs)
     except BadRequest:
         return
-    assert [pair for pair in made if pair[0] in OURS] == list(OURS.items())
-    assert not any(b"_" in name or name in {b"connection", b"te", b"transfer-encoding"} for name, _ in made)
+    assert [pair for pair in found if pair[0] in OURS] == list(OURS.items())
+    assert not any(b"_" in name or name in {b"connection", b"te", b"transfer-encoding"} for name, _ in found)
     assert all(
         name in {b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"}
-        for name, _ in made
+        for name, _ in found
         if b"forwarded" in name
     )
+
+
+def test_a_line_end_in_a_field_is_never_sent() -> None:
+    with pytest.raises(ValueError, match="line end"):
+        made([(b"x", b"a\r\ny: b")])
+
+
+@pytest.mark.parametrize(
+    ("method", "pairs", "length", "framing"),
+    [
+        ("GET", [], 0, []),
+        ("DELETE", [], 0, []),
+        ("POST", [], 0, [b"content-length: 0"]),
+        ("PUT", [(b"content-length", b"5")], 5, [b"content-length: 5"]),
+        ("GET", [(b"content-length", b"5")], 5, [b"content-length: 5"]),
+        ("PUT", [(b"transfer-encoding", b"chunked")], None, [b"transfer-encoding: chunked"]),
+    ],
+)
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_head_says_what_body_follows(
+    method: str, pairs: list[tuple[bytes, bytes]], length: int | None, framing: list[bytes], *, waits: bool
+) -> None:
+    expects = [(b"connection", b"expect, content-length"), (b"expect", b"100-continue")] if waits else []
+    made = head(method, b"/a?b", [*pairs, *expects], CLIENT, "id-1")
+    assert (made.length, made.waits) == (length, waits)
+    first, *lines = made.raw.removesuffix(b"\r\n\r\n").split(b"\r\n")
+    assert first == b"%s /a?b HTTP/1.1" % method.encode()
+    assert [line for line in lines if line.startswith((b"content-length", b"transfer-encoding"))] == framing
+    assert (b"expect: 100-continue" in lines) is waits
 
 
 def test_an_answer_keeps_what_is_its_own_and_its_order() -> None:

@@ -67,7 +67,8 @@ async def test_an_answer_is_awaited_and_the_connection_is_free_again() -> None:
     waiting = asyncio.ensure_future(line.head())
     await asyncio.sleep(0)
     line.data_received(TWO)
-    assert await waiting == (200, [(b"content-length", b"2")])
+    await waiting
+    assert (line.answer.status, line.answer.fields) == (200, [(b"content-length", b"2")])
     assert (await line.read(), line.ended, await line.read()) == (b"ok", True, b"")
     line.release()
     assert (told.free, told.lost, wire.closed, wire.written) == ([line], [], False, b"head")
