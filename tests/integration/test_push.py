@@ -246,6 +246,17 @@ async def test_the_subscription_notices_a_half_open_connection(own_redis: Server
     await redis.aclose()
 
 
+async def test_many_channels_are_no_silence(push: Push, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it takes to subscribe to all of them, Redis answers all the time."""
+    monkeypatch.setattr("services.common.subscription.ANSWER_SECONDS", 0.2)
+    subscription, messages = await heard(push, *(f"gridcast:topic:{number}" for number in range(20_000)))
+    for topic in ("0", "9999", "19999"):
+        await push.publish(topic, "t", topic)
+    await subscription.flush()
+    await subscription.aclose()
+    assert [message.split(b"\t")[2] for message in messages] == [b"0", b"9999", b"19999"]
+
+
 def test_urls() -> None:
     for url in (
         "http://localhost",
