@@ -121,6 +121,20 @@ async def test_delivered_with_the_clients_ack(two: Replicas) -> None:
         await client.close()
 
 
+async def test_who_asks_again_waits_on_when_the_first_has_given_up(two: Replicas) -> None:
+    client = await Client.open(two[0])
+    said = {**HELLO, "id": "impatient"}
+    first = asyncio.create_task(push(two[1], client.sid, said, wait=1))
+    event = await client.event()
+    second = asyncio.create_task(push(two[1], client.sid, said, wait=10))
+    assert (await first).json()["status"] == "sent"
+    await client.say({"type": "ack", "id": event["id"]})
+    answer = (await second).json()
+    assert (answer["status"], answer["duplicate"]) == ("delivered", True)
+    await client.nothing()
+    await client.close()
+
+
 async def test_no_ack_is_no_delivery(two: Replicas) -> None:
     client = await Client.open(two[0])
     sending = asyncio.create_task(push(two[1], client.sid, HELLO, wait=0.3))
