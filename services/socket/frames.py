@@ -96,6 +96,7 @@ class Connection(WebSocketsSansIOProtocol):
             self.transport.abort()
             return
         self.outbox.clear()
+        self.stop_keepalive()
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
         self.closed_with = code
         self.conn.send_close(code, reason)

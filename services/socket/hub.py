@@ -121,9 +121,6 @@ class Hub:
         self.peers: dict[str, Peer] = {}
         self.topics: dict[str, dict[str, Peer]] = {}
 
-    def __len__(self) -> int:
-        return len(self.peers)
-
     def connect(self, peer: Peer) -> Peer | None:
         """Add a peer. The one that had its sid before, if any, is out of the hub and to be closed by the caller."""
         before = self.peers.get(peer.sid)

@@ -63,7 +63,7 @@ def test_find_disconnect_and_what_is_left() -> None:
     assert hub.topics == {}
     hub.deliver("all", "", message(1))
     assert paper.frames == []
-    assert len(hub) == 0
+    assert hub.peers == {}
 
 
 def test_who_comes_back_takes_the_place() -> None:
