@@ -155,9 +155,10 @@ class Sockets:
                 await self._directory.topic(peer.sid, peer.secret, topic, join=False)
                 connection.write(_said({"type": "unsubscribed", "topic": topic}))
             case commands.Ack(identifier):
-                channel = peer.awaited.pop(identifier, None)
+                channel = peer.awaited.get(identifier)
                 if channel is not None:
                     await self._directory.acked(channel, peer.sid, identifier)
+                    peer.awaited.pop(identifier, None)
             case commands.Wrong(detail):
                 raise BadRequest(detail)
 
@@ -175,6 +176,8 @@ class Sockets:
         try:
             await self._delivery.follow(topic)
             epoch, number = await self._directory.topic(peer.sid, peer.secret, topic, join=True)
+            if epoch != self._delivery.epoch:
+                raise Unavailable("Redis has begun anew")
         except GridcastError:
             self._hub.part(peer, topic)
             raise

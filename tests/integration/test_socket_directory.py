@@ -202,13 +202,28 @@ class Stalled(Paper):
         await self.may.wait()
 
 
+def edge(replica: Replica) -> tuple[Sockets, Entrance]:
+    delivery, history = replica.delivery, replica.delivery._history
+    parts = (SocketSettings(), replica.hub, replica.directory)
+    entrance = Entrance(*parts, history, delivery, replica.attendance)
+    return Sockets(*parts, delivery, replica.attendance, entrance), entrance
+
+
+async def test_no_place_is_told_in_a_memory_that_is_not_known_yet(replica: Replica) -> None:
+    """Redis was emptied a moment ago: "since" would name a place in no sequence."""
+    sockets, _ = edge(replica)
+    peer, _ = await replica.enter(new_sid())
+    assert await sockets._subscribe(peer, "a") == f"{replica.delivery.epoch}-0"
+    await replica.push.redis.call("FLUSHALL")
+    with pytest.raises(Unavailable):
+        await sockets._subscribe(peer, "b")
+    assert (set(peer.topics), set(replica.hub.topics)) == ({"a"}, {"a"})
+
+
 async def returning(replica: Replica) -> tuple[Peer, Stalled, asyncio.Task[None]]:
     """A socket in the middle of a replay of one event."""
-    settings = SocketSettings()
-    delivery, history = replica.delivery, replica.delivery._history
-    parts = (settings, replica.hub, replica.directory)
-    entrance = Entrance(*parts, history, delivery, replica.attendance)
-    sockets = Sockets(*parts, delivery, replica.attendance, entrance)
+    delivery = replica.delivery
+    sockets, entrance = edge(replica)
     peer, _ = await replica.enter(new_sid())
     client = Stalled()
     peer.sink, peer.held = client, []
