@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import parse_qs
 
 from services.common import events
@@ -10,6 +11,7 @@ from services.common.errors import BadRequest
 from services.common.origins import Origins
 
 MAX_META = 1024
+MAX_META_DEPTH = 32
 SUBPROTOCOL = "cloudevents.json"
 
 
@@ -52,10 +54,19 @@ def _meta(text: str) -> str:
     if len(text.encode()) > MAX_META:
         raise BadRequest(f"meta is at most {MAX_META} bytes")
     try:
-        json.loads(text)
+        said = json.loads(text)
+        # What others shall see must be JSON again: Python reads NaN, 1e999 and halves of a surrogate pair, and cannot send them on.
+        json.dumps(said, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):
         raise BadRequest("meta is not JSON") from None
+    if _deeper(said, MAX_META_DEPTH):
+        raise BadRequest(f"meta is nested more than {MAX_META_DEPTH} deep")
     return text
+
+
+def _deeper(said: Any, levels: int) -> bool:
+    inner = said.values() if isinstance(said, dict) else said if isinstance(said, list) else ()
+    return bool(inner) and (levels == 0 or any(_deeper(one, levels - 1) for one in inner))
 
 
 def headers_of(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:

@@ -284,6 +284,12 @@ def cpu(pid: int) -> float:
         (handshake("/ws?topics=" + "x" * 4000), {400}),
         (handshake("/ws?meta={"), {400}),
         (handshake("/ws?meta=%22" + "x" * 1100 + "%22"), {400}),
+        (handshake("/ws?meta=NaN"), {400}),
+        (handshake("/ws?meta=[1e999]"), {400}),
+        (handshake("/ws?meta=%22%5Cud800%22"), {400}),
+        (handshake("/ws?meta=%7B%22%5Cudfff%22:1%7D"), {400}),
+        (handshake("/ws?meta=" + "[" * 40 + "1" + "]" * 40), {400}),
+        (handshake("/ws?meta=" + "[" * 500 + "]" * 500), {400}),
     ],
 )
 def test_handshakes_that_are_refused(one: Replicas, request_bytes: bytes, statuses: set[int]) -> None:

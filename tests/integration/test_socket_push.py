@@ -95,6 +95,19 @@ async def test_a_separate_process_pushes_with_a_few_lines(two: Replicas) -> None
     await other.close()
 
 
+@pytest.mark.parametrize(
+    "meta",
+    ['{"name":"Ann","a":[1,2.5,null,true]}', '"\\ud83d\\ude00 \\u0000"', "[" * 32 + "]" * 32, "1" * 900, '{"":{}}'],
+)
+async def test_what_a_client_says_of_itself_is_seen_by_others(two: Replicas, meta: str) -> None:
+    client = await Client.open(two[0], meta=meta)
+    async with http(two[1]) as asking:
+        assert (await asking.get(f"/sockets/{client.sid}")).json()["meta"] == json.loads(meta)
+        seen = (await asking.get("/sockets?limit=1000")).json()["sockets"]
+    assert next(one["meta"] for one in seen if one["sid"] == client.sid) == json.loads(meta)
+    await client.close()
+
+
 async def test_the_same_id_is_pushed_once(two: Replicas) -> None:
     client = await Client.open(two[0])
     first = await push(two[0], client.sid, {**HELLO, "id": "order-1"})
