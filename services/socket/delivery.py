@@ -95,7 +95,7 @@ class Delivery:
                 return
             self._seen = max(self._seen, position.number)
             message = self._message(position.number, event, key, reply)
-        except ValueError:
+        except (ValueError, RecursionError):
             _log.warning("not a message of ours on a channel of ours: %r", payload[:80])
             return
         metrics.FRAMES_SENT.inc(self._hub.deliver(kind, name, message))
