@@ -20,6 +20,7 @@ BASE, CLUSTER = ROOT / "docker-compose.yml", ROOT / "deploy/compose.cluster.yml"
 DOCKERFILE = ROOT / "deploy/Dockerfile"
 OURS = {"upload", "stream", "socket", "gateway"}
 JOBS = {"credentials", "database", "backup"}
+MONITORING = {"prometheus", "grafana"}
 
 Compose = dict[str, Any]
 
@@ -133,18 +134,32 @@ def test_every_container_is_locked_down(services: Compose) -> None:
         assert service["pids_limit"], name
         assert service["logging"]["options"]["max-size"], name
         assert service["restart"] == ("no" if name in JOBS else "unless-stopped"), name
-        assert not any(str(volume).startswith((".", "/")) for volume in service.get("volumes", [])), name
+        mounts = [str(volume) for volume in service.get("volumes", []) if str(volume).startswith((".", "/"))]
+        assert all(re.fullmatch(r"\./deploy/monitoring/[\w./]+:/etc/[\w./]+:ro", mount) for mount in mounts), name
+        assert all((ROOT / mount.partition(":")[0]).exists() for mount in mounts), name
         if name not in OURS | JOBS:
             assert re.fullmatch(r"[1-9][0-9]*:[1-9][0-9]*", service["user"]), name
 
 
 def test_only_the_gateway_is_published_and_only_to_this_machine() -> None:
+    """And Grafana, where it is wanted."""
     published = {name: service["ports"] for name, service in merged().items() if "ports" in service}
-    assert published == {"gateway": ["${BIND:-127.0.0.1}:${PORT:-8000}:8000"]}
+    assert published == {
+        "gateway": ["${BIND:-127.0.0.1}:${PORT:-8000}:8000"],
+        "grafana": ["127.0.0.1:${GRAFANA_PORT:-3000}:3000"],
+    }
     networks = read(BASE)["networks"]
-    assert {name for name, network in networks.items() if not (network or {}).get("internal")} == {"edge"}
+    assert {name for name, network in networks.items() if not (network or {}).get("internal")} == {"edge", "panels"}
     assert {name for name, service in merged().items() if "edge" in service.get("networks", [])} == {"gateway"}
+    assert {name for name, service in merged().items() if "panels" in service.get("networks", [])} == {"grafana"}
     assert "data" not in read(BASE)["services"]["gateway"]["networks"]
+
+
+def test_monitoring_starts_when_it_is_wanted_and_sees_no_data() -> None:
+    services = read(BASE)["services"]
+    assert {name for name, service in services.items() if service.get("profiles") == ["monitoring"]} == MONITORING
+    for name in MONITORING:
+        assert not {"data", "edge"} & set(services[name]["networks"]), name
 
 
 def test_services_scale() -> None:

@@ -1,0 +1,107 @@
+"""A real Prometheus scrapes all four services with the configuration that is shipped; what dashboard and rules name is there."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from deploy.local.ports import HOST, free_ports
+from deploy.local.processes import ROOT
+from tests.launch import Start
+from tests.servers import Server
+from tests.waiting import eventually
+
+FOLDER = ROOT / "deploy/monitoring"
+SERVICES = {"gateway": "gateway", "upload": "services.upload", "stream": "services.stream", "socket": "services.socket"}
+PROGRAM = shutil.which("prometheus")
+
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="prometheus is not installed")
+
+
+@pytest.fixture
+def exporters(start_service: Start, mongod: Server, redis_url: str, database: str) -> dict[str, int]:
+    """The port of each service's numbers."""
+    ports = dict(zip(SERVICES, free_ports(len(SERVICES)), strict=True))
+    stores = {
+        "GRIDCAST_MONGODB_URI": mongod.uri,
+        "GRIDCAST_MONGODB_DATABASE": database,
+        "GRIDCAST_REDIS_URL": redis_url,
+    }
+    urls: dict[str, str] = {}
+    for name in ("upload", "stream", "socket"):
+        service = start_service(SERVICES[name], GRIDCAST_METRICS_PORT=str(ports[name]), **stores)
+        urls[f"GRIDCAST_{name.upper()}_URLS"] = service.url
+    gateway = start_service("gateway", GRIDCAST_METRICS_PORT=str(ports["gateway"]), **urls)
+    assert httpx.get(f"{gateway.url}/file").status_code == 200
+    return ports
+
+
+@pytest.fixture
+def prometheus(exporters: dict[str, int], tmp_path: Path) -> Iterator[httpx.Client]:
+    """With the shipped configuration, but for the addresses, which no name server here knows, and the pace."""
+    config = yaml.safe_load((FOLDER / "prometheus.yml").read_text("utf-8"))
+    (job,) = config["scrape_configs"]
+    (lookup,) = job.pop("dns_sd_configs")
+    assert set(lookup["names"]) == set(SERVICES)
+    job["static_configs"] = [
+        {"targets": [f"{HOST}:{port}"], "labels": {"__meta_dns_name": name}} for name, port in exporters.items()
+    ]
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config["rule_files"] = [str(FOLDER / Path(name).name) for name in config["rule_files"]]
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config), "utf-8")
+    (port,) = free_ports(1)
+    command = [
+        str(PROGRAM),
+        f"--config.file={tmp_path}/prometheus.yml",
+        f"--storage.tsdb.path={tmp_path}/tsdb",
+        f"--web.listen-address={HOST}:{port}",
+    ]
+    with (tmp_path / "prometheus.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        with httpx.Client(base_url=f"http://{HOST}:{port}/api/v1") as client:
+            eventually(lambda: client.get("/status/buildinfo").status_code == 200, 30, "Prometheus answers")
+            yield client
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def data(client: httpx.Client, path: str, **query: str) -> Any:
+    answer = client.get(path, params=query)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["data"]
+
+
+def test_all_services_are_scraped_and_all_that_is_looked_at_is_there(prometheus: httpx.Client) -> None:
+    def up() -> bool:
+        found = data(prometheus, "/query", query='up{job="gridcast"} == 1')["result"]
+        return {one["metric"]["service"] for one in found} == set(SERVICES)
+
+    eventually(up, 30, "all four are up, each under its name")
+    known = set(eventually(lambda: data(prometheus, "/metadata"), 10, "what the numbers mean"))
+    rules = yaml.safe_load((FOLDER / "alerts.yml").read_text("utf-8"))
+    asked = [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
+    panels = json.loads((FOLDER / "grafana/dashboards/gridcast.json").read_text("utf-8"))["panels"]
+    asked += [target["expr"] for panel in panels for target in panel["targets"]]
+    for expression in asked:
+        data(prometheus, "/query", query=expression)
+        for name in re.findall(r"\b(?:gridcast|process)_\w+", expression):
+            assert {name, re.sub(r"_(?:bucket|count|sum)\Z", "", name)} & known, name
+
+    def judged() -> bool:
+        groups = data(prometheus, "/rules")["groups"]
+        return all(rule["health"] == "ok" for group in groups for rule in group["rules"]) and bool(groups)
+
+    eventually(judged, 30, "every rule is evaluated without an error")
+    firing = [
+        alert["labels"]["alertname"] for alert in data(prometheus, "/alerts")["alerts"] if alert["state"] == "firing"
+    ]
+    assert firing == []
