@@ -136,7 +136,7 @@ def relative(location: bytes) -> bytes:
     return rest if rest.startswith(b"/") else b"/" + rest
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=128)
 def _passes(name: bytes) -> bool:
     """Whether a request's field of that name is handed on as it came. Clients send few names, so the verdicts are kept."""
     return not (name in _DROPPED or name in _READ or b"_" in name or name.startswith(b"x-forwarded-"))

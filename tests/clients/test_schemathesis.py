@@ -27,6 +27,7 @@ CHECKS = (
     "unsupported_method",
     "allow_header_conformance",
 )
+OWN = {"/livez", "/readyz", "/version"}
 METHODS = {"get", "head", "put", "post", "patch", "delete", "options"}
 
 
@@ -87,3 +88,7 @@ def test_the_document_hides_nothing(stack: Stack) -> None:
             if method in METHODS:
                 assert "default" not in operation["responses"], f"{method} {path}"
                 assert any(status.startswith("2") for status in operation["responses"]), f"{method} {path}"
+                if path not in OWN:
+                    assert {"408", "413", "429", "502", "503", "504"} <= operation["responses"].keys(), (
+                        f"{method} {path}"
+                    )
