@@ -94,7 +94,7 @@ def test_all_services_are_scraped_and_all_that_is_looked_at_is_there(prometheus:
     for expression in asked:
         data(prometheus, "/query", query=expression)
         for name in re.findall(r"\b(?:gridcast|process)_\w+", expression):
-            assert {name, re.sub(r"_(?:bucket|count|sum)\Z", "", name)} & known, name
+            assert {name, re.sub(r"_(?:bucket|count|sum|total)\Z", "", name)} & known, name
 
     def judged() -> bool:
         groups = data(prometheus, "/rules")["groups"]
