@@ -136,7 +136,7 @@ def missing_tools() -> list[str]:
 
 def requests(url: str, seconds: float) -> tuple[int, float]:
     """How many small answers wrk got, and how many that is in a second."""
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", f"{url}{SMALL}"]
+    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", "--timeout", "10s", f"{url}{SMALL}"]
     said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 30).stdout
     count, rate = re.search(r"(\d+) requests in", said), re.search(r"Requests/sec:\s+([\d.]+)", said)
     if "Non-2xx" in said or "Socket errors" in said or count is None or rate is None:
