@@ -64,8 +64,9 @@ class Cycle(RequestResponseCycle):
             self.expected_content_length = 0
         elif self.chunked_encoding:
             end = b"" if more else b"0\r\n\r\n"
-            self.transport.write(b"".join((b"%x\r\n" % size, data, b"\r\n", end)) if size else end)
-        else:
+            if size or end:
+                self.transport.write(b"".join((b"%x\r\n" % size, data, b"\r\n", end)) if size else end)
+        elif size:
             if not self.until_close:
                 self.expected_content_length -= size
                 if self.expected_content_length < 0:

@@ -10,6 +10,7 @@ import os
 import select
 import stat
 import threading
+import time
 from collections.abc import Callable
 
 LIMIT = 1024 * 1024
@@ -73,7 +74,8 @@ class Lines:
                     self._waiting += data
             # A reader who is gone for good: what was for him is nobody's.
             with contextlib.suppress(OSError):
-                while self._waiting and self._poll.poll(seconds * 1000):
+                until = time.monotonic() + seconds
+                while self._waiting and self._poll.poll(max(0.0, until - time.monotonic()) * 1000):
                     done = os.write(self._descriptor, self._waiting[: self._piece])
                     del self._waiting[:done]
                 return

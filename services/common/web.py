@@ -15,6 +15,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
 
 from services.common.errors import (
     BadRequest,
@@ -112,7 +113,7 @@ def build(
 
     `checks` are named and awaited by /readyz; `document` adds the paths of direct routes to the OpenAPI document.
     """
-    app = FastAPI(
+    app = _Api(
         title=title,
         summary=summary,
         version=VERSION,
@@ -149,6 +150,31 @@ def build(
 
     app.openapi = lambda: _openapi(app, document)  # type: ignore[method-assign]  # FastAPI's documented way to extend the document
     return app
+
+
+class _Api(FastAPI):
+    """FastAPI whose refusal of a body by its stated length is a problem: it has that in plain text, past all error handlers."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """What FastAPI builds, with a look at what it answers."""
+        stack = super().build_middleware_stack()
+
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            refused = False
+
+            async def sending(message: Message) -> None:
+                nonlocal refused
+                if message["type"] == "http.response.start" and message["status"] == TooLarge.status:
+                    kind: bytes = dict(message["headers"]).get(b"content-type", b"")
+                    refused = kind.startswith(b"text/plain")
+                    if refused:
+                        await send_problem(send, TooLarge("the body is over the limit"), close=True)
+                if not refused:
+                    await send(message)
+
+            await stack(scope, receive, sending)
+
+        return answer
 
 
 async def _passes(check: Check) -> str:

@@ -15,8 +15,10 @@ from services.common.tasks import end
 
 FETCHES = 4
 """Queries under way at once. Motor has ten threads on two cores, and looking up names must not wait behind blocks."""
-BATCH = 16
-"""Blocks fetched by one query at the most (4 MiB). Read in order, 8 were a tenth slower and 32 hardly faster."""
+BATCH = 32
+"""Blocks fetched by one query at the most (8 MiB), where the memory is sixteen times that."""
+AHEAD = 1
+"""Batches that are asked for beyond the one that is being sent."""
 FIRST_BATCH = 2
 """Blocks of the first query of a long read, doubled with each one: many a player opens a file, looks at its head and leaves."""
 
@@ -93,8 +95,8 @@ class BlockCache:
             self._fetch(info, first, last)
 
     def batch(self) -> int:
-        """How many blocks one reader may be ahead: together they take no more than half of the room."""
-        return max(1, min(BATCH, self._limit // (2 * self.block_size * max(1, self._walks))))
+        """How many blocks one reader may be ahead: of the room a sixteenth at most, and all of them together no more than half."""
+        return max(1, min(BATCH, self._limit // (2 * self.block_size * max(8, self._walks))))
 
     def enter(self) -> None:
         """One more reader who goes on."""
@@ -120,7 +122,8 @@ class BlockCache:
         return flight
 
     async def _fly(self, info: MediaInfo, flight: _Flight, last: int) -> None:
-        reserved = (last - flight.first + 1) * (self.block_size + ENTRY)
+        # Twice: what the store sends lies beside the blocks that are made of it.
+        reserved = 2 * (last - flight.first + 1) * (self.block_size + ENTRY)
         async with self._turns:
             self._take(reserved)
             try:
@@ -177,7 +180,7 @@ class Walk:
             block = await self._cache.load(self._info, number, end)
         elif self._asked < number:
             self._asked = number
-        if self._long and self._asked - number <= self._step and self._asked < self._last:
+        if self._long and self._asked - number <= AHEAD * self._step and self._asked < self._last:
             first = self._asked + 1
             self._asked = min(self._last, self._asked + self._stride())
             self._cache.ahead(self._info, first, self._asked)

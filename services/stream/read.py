@@ -93,16 +93,22 @@ class FileStream:
             _log.warning("answer cut: the service is shutting down")
 
     def _at_hand(self, info: MediaInfo, reply: Reply) -> bytes | memoryview | None:
-        """A body for which nobody has to be waited for: nothing, or a piece of a block that is here and fits into the buffer."""
+        """A body for which nobody has to be waited for: nothing, or what fits into the buffer out of blocks that are here."""
         if not reply.body:
             return b""
         part = reply.body[0]
         if isinstance(part, bytes) or part.length > BUFFER:
             return None
         number, start = divmod(part.first, self._cache.block_size)
-        if start + part.length > self._cache.block_size or (block := self._cache.get(info.file, number)) is None:
+        if (block := self._cache.get(info.file, number)) is None:
             return None
-        return memoryview(block)[start : start + part.length]
+        piece = memoryview(block)[start : start + part.length]
+        if len(piece) == part.length:
+            return piece
+        if (block := self._cache.get(info.file, number + 1)) is None:
+            return None
+        # A copy of 64 KiB costs less than sending two pieces.
+        return b"".join((piece, memoryview(block)[: part.length - len(piece)]))
 
     async def _send(self, outlet: Outlet, info: MediaInfo, reply: Reply) -> None:
         """The head goes with the first block: until then a store that is away can still become a 503."""

@@ -4,6 +4,7 @@ import asyncio
 import os
 import select
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,3 +123,26 @@ async def test_threads_lose_nothing(tmp_path: Path) -> None:
     assert len(found) == len(set(found)) == 2500
     for who in ("loop", "0", "1", "2", "3"):
         assert [line for line in found if line.split()[0] == who] == [f"{who} {i}" for i in range(500)]
+
+
+async def test_the_last_lines_wait_for_a_reader_but_not_for_ever(pipe: Pipe) -> None:
+    reader, writer = pipe
+    lines = Lines(writer, lost)
+    for _ in range(20):
+        lines.say("x" * 9999)  # more than a pipe takes
+    began = time.monotonic()
+    lines.flush(0.2)
+    assert 0.1 < time.monotonic() - began < 5
+    over = threading.Event()
+
+    def read() -> None:
+        while not over.is_set():
+            select.select([reader], [], [], 0.01)
+            there(reader)
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    lines.flush(10)
+    over.set()
+    reading.join()
+    assert not lines._waiting
