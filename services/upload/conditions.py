@@ -40,6 +40,7 @@ def _hashes(name: str, field: str, *, weak: bool) -> frozenset[str]:
     """The hashes in a list of entity tags; tags that were never ours match nothing."""
     found: set[str] = set()
     position = 0
+    field = field.rstrip(" \t,")  # empty elements mean nothing (5.6.1.2); those before a tag are in the pattern
     while position < len(field):
         match = _TAGS.match(field, position)
         if match is None:

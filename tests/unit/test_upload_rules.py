@@ -121,6 +121,7 @@ def test_concatenation() -> None:
         (f'"sha256-{ONE}"', None, Expected(one_of=frozenset({ONE}))),
         (f'"x" , "sha256-{ONE}", W/"sha256-{TWO}"', None, Expected(one_of=frozenset({ONE}))),
         ('"x"', None, Expected(one_of=frozenset())),
+        (f',, "x", ,"sha256-{ONE}", ,', None, Expected(one_of=frozenset({ONE}))),
         (None, f'W/"sha256-{ONE}","sha256-{TWO}"', Expected(none_of=frozenset({ONE, TWO}))),
         ("*", f'"sha256-{ONE}"', Expected(present=True, none_of=frozenset({ONE}))),
     ],
