@@ -58,7 +58,7 @@ class Progress(NoProgress):
     def received(self, count: int, total: int | None = None) -> None:
         """Leave the number."""
         self._received = count
-        self._total = total or self._total
+        self._total = self._total if total is None else total
         self._news.set()
 
     def state(self, state: State) -> None:

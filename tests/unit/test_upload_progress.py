@@ -28,6 +28,27 @@ class Push:
         return Receipt("sent", "1", None)
 
 
+async def test_an_empty_file_has_a_total_too() -> None:
+    """Its length is known at the end alone, and is 0."""
+    told: list[dict[str, Any]] = []
+    ended = asyncio.Event()
+
+    class Recorder:
+        async def send(self, _sid: str, _type: str, data: dict[str, Any], **_: Any) -> Receipt:
+            told.append(data)
+            if data["state"] == "stored":
+                ended.set()
+            return Receipt("sent", "1", None)
+
+    push: Any = Recorder()
+    progress = Watchers(push).watch("A" * 52, "n", None)
+    progress.received(0, 0)
+    progress.state("stored")
+    async with asyncio.timeout(5):
+        await ended.wait()
+    assert (told[-1]["received"], told[-1]["total"]) == (0, 0)
+
+
 async def test_it_ends_although_a_cancellation_is_swallowed() -> None:
     push: Any = Push()
     watchers = Watchers(push)
