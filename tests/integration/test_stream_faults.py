@@ -278,6 +278,7 @@ def test_a_download_under_way_is_finished_at_sigterm(
     assert not reset
     assert len(first) + total > BIG
     assert service.child.wait(10)
+    assert service.child.obituary().partition(":")[0].endswith(" ended with exit code 0")
     assert "Traceback" not in service.log
 
 
