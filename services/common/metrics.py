@@ -46,12 +46,11 @@ REPLICAS = Gauge("gridcast_upstream_replicas", "Replicas that are known", ["upst
 UPSTREAM_ERRORS = Counter("gridcast_upstream_errors_total", "Answers that no replica gave", ["upstream", "status"])
 REFUSED = Counter("gridcast_refused_total", "Requests and sockets refused at the door", ["why"])
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-
-
 open_requests = 0
 """What REQUESTS_OPEN shows; the front counts it."""
 REQUESTS_OPEN.set_function(lambda: open_requests)
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 def request(method: str, route: str, status: int, seconds: float, received: int, sent: int) -> None:

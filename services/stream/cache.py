@@ -16,9 +16,8 @@ from services.common.tasks import end
 FETCHES = 4
 """Queries under way at once. Motor has ten threads on two cores, and looking up names must not wait behind blocks."""
 BATCH = 32
-"""Blocks fetched by one query at the most (8 MiB), where the memory is sixteen times that."""
-AHEAD = 1
-"""Batches that are asked for beyond the one that is being sent."""
+"""Blocks fetched by one query at the most (8 MiB), where the memory is sixteen times that. Read in order, 16 were 7 % slower,
+and 60, or a second batch ahead, no faster."""
 FIRST_BATCH = 2
 """Blocks of the first query of a long read, doubled with each one: many a player opens a file, looks at its head and leaves."""
 
@@ -180,7 +179,7 @@ class Walk:
             block = await self._cache.load(self._info, number, end)
         elif self._asked < number:
             self._asked = number
-        if self._long and self._asked - number <= AHEAD * self._step and self._asked < self._last:
+        if self._long and self._asked - number <= self._step and self._asked < self._last:
             first = self._asked + 1
             self._asked = min(self._last, self._asked + self._stride())
             self._cache.ahead(self._info, first, self._asked)
