@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from services.common import metrics
+from services.common.errors import Unavailable
 from services.common.media import MediaInfo
 from services.common.store.reading import MediaReader
 from services.common.tasks import end
@@ -18,6 +19,8 @@ FETCHES = 4
 BATCH = 32
 """Blocks fetched by one query at the most (8 MiB), where the memory is sixteen times that. Read in order, 16 were 7 % slower,
 and 60, or a second batch ahead, no faster."""
+QUERY_SECONDS = 9.0
+"""For a turn and the query together: nothing stays silent for 10 s, however many wait for a store that does not answer."""
 FIRST_BATCH = 2
 """Blocks of the first query of a long read, doubled with each one: many a player opens a file, looks at its head and leaves."""
 
@@ -123,20 +126,27 @@ class BlockCache:
     async def _fly(self, info: MediaInfo, flight: _Flight, last: int) -> None:
         # Twice: what the store sends lies beside the blocks that are made of it.
         reserved = 2 * (last - flight.first + 1) * (self.block_size + ENTRY)
-        async with self._turns:
-            self._take(reserved)
-            try:
-                blocks = await self._reader.fetch(info, flight.first, last)
-            except Exception as error:  # noqa: BLE001  # it is raised again for everyone who waits
-                flight.blocks.set_exception(error)
-                flight.blocks.exception()  # there may be nobody
-                blocks = []
-            else:
-                flight.blocks.set_result(blocks)
-            finally:
-                self._size -= reserved
-                for number in range(flight.first, last + 1):
-                    del self._flights[info.file, number]
+        blocks: list[bytes] = []
+        fault: Exception | None = None
+        try:
+            async with asyncio.timeout(QUERY_SECONDS), self._turns:
+                self._take(reserved)
+                try:
+                    blocks = await self._reader.fetch(info, flight.first, last)
+                finally:
+                    self._size -= reserved
+        except TimeoutError:
+            fault = Unavailable("the store is behind")
+        except Exception as error:  # noqa: BLE001  # it is raised again for everyone who waits
+            fault = error
+        finally:
+            for number in range(flight.first, last + 1):
+                del self._flights[info.file, number]
+        if fault is not None:
+            flight.blocks.set_exception(fault)
+            flight.blocks.exception()  # there may be nobody
+            return
+        flight.blocks.set_result(blocks)
         for number, block in enumerate(blocks, flight.first):
             if (info.file, number) not in self._blocks:
                 self._take(len(block) + ENTRY)

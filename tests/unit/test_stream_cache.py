@@ -9,7 +9,7 @@ import pytest
 from services.common.errors import Unavailable
 from services.common.media import MediaInfo, MediaName
 from services.common.store.reading import BrokenFile
-from services.stream.cache import BATCH, ENTRY, FIRST_BATCH, BlockCache
+from services.stream.cache import BATCH, ENTRY, FETCHES, FIRST_BATCH, BlockCache
 
 SIZE = 1000
 ROOM = SIZE + ENTRY
@@ -175,6 +175,20 @@ async def test_no_more_queries_at_once_than_are_good_for_the_store() -> None:
     cache = BlockCache(store, 10_000 * ROOM)
     await asyncio.gather(*(read(cache, info(f"f{number}"), 0, 40) for number in range(30)))
     assert store.most <= 4
+
+
+async def test_nobody_waits_for_a_turn_for_longer_than_a_query_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.stream.cache.QUERY_SECONDS", 0.1)
+    store = Store()
+    store.gate.clear()
+    cache = BlockCache(store, 100 * ROOM)
+    async with asyncio.timeout(5):
+        heard = await asyncio.gather(*(cache.load(info(f"f{n}"), 0, 0) for n in range(20)), return_exceptions=True)
+    assert {type(one) for one in heard} == {Unavailable}
+    assert len(store.queries) == FETCHES
+    assert cache.size == 0
+    store.gate.set()
+    assert await cache.load(info("f19"), 0, 0) == block("f19", 0)
 
 
 async def test_the_least_recently_used_go_first() -> None:
