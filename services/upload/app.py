@@ -67,12 +67,15 @@ def create_app(settings: UploadSettings | None = None, limits: Limits | None = N
                 await announcer.aclose()
                 await mongo.aclose()
 
+    async def open_() -> None:
+        limits.check_open()
+
     async def check() -> None:
         if fault := getattr(app.state, "fault", None):
             raise Unavailable(fault)
         await app.state.store.check()
 
-    app = build("upload", "Writes files into the store.", lifespan, {"mongodb": check})
+    app = build("upload", "Writes files into the store.", lifespan, {"mongodb": check, "process": open_})
     app.include_router(api.router)
     app.include_router(tus.router)
     return Front(app)

@@ -153,6 +153,9 @@ def test_uploads_end_or_are_taken_back(
         stopping = Stopping(service)
         stopping.refuses()
         # Who has a connection may still ask, but a new upload is new work.
+        ready = kept.get("/readyz")
+        assert ready.status_code == 503
+        assert ready.json()["checks"] == {"mongodb": "ok", "process": "the server is stopping"}
         with contextlib.suppress(httpx.TransportError):
             late = kept.put("/file/stream", params={"filename": "late"}, content=b"x")
             assert late.status_code == 503
