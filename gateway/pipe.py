@@ -18,6 +18,12 @@ LAST_SECONDS = 5.0
 _access = logging.getLogger("gridcast.access")
 
 
+STALLED_SECONDS = 15.0
+"""For a side that takes no more. The other is not read meanwhile, so neither its goodbye nor its end is seen: without a limit a
+client that stops reading would keep its tunnel for ever. The socket service gives such a client 12 s.
+"""
+
+
 class Tally:
     """What the access log says of one tunnel. Its query is not logged: it may hold the secret that resumes a session."""
 
@@ -92,6 +98,11 @@ class Life:
         self._near.close()
         self._far.close()
 
+    def cut(self) -> None:
+        """One side has stalled."""
+        self._near.abort()
+        self._far.abort()
+
     def over(self) -> None:
         """One side has gone; called for each."""
         if self in self._connections:
@@ -105,12 +116,13 @@ class Life:
 class Pipe(asyncio.Protocol):
     """What arrives on one connection goes out on the other."""
 
-    __slots__ = ("_life", "_other", "_tally")
+    __slots__ = ("_life", "_other", "_stall", "_tally")
 
     def __init__(self, other: asyncio.Transport, life: Life) -> None:
         self._other = other
         self._life = life
         self._tally = life.tally
+        self._stall: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
         """Bytes, of whatever."""
@@ -119,11 +131,13 @@ class Pipe(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """This side takes no more: the other is not read."""
+        self._stall = asyncio.get_running_loop().call_later(STALLED_SECONDS, self._life.cut)
         if not self._other.is_closing():
             self._other.pause_reading()
 
     def resume_writing(self) -> None:
         """This side takes again."""
+        self._move()
         if not self._other.is_closing():
             self._other.resume_reading()
 
@@ -131,6 +145,13 @@ class Pipe(asyncio.Protocol):
         """This side has gone: the other gets what still waits, and then its end."""
         del exc
         self._life.over()
-        if not self._other.is_closing():
-            self._other.close()
+        self._move()
+        # Also where the other is closing already: a client that has said its last, and does not read, would keep its connection.
+        self._other.close()
+        if self._other.get_write_buffer_size():
             asyncio.get_running_loop().call_later(LAST_SECONDS, self._other.abort)
+
+    def _move(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
