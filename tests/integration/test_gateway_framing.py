@@ -296,6 +296,17 @@ def test_pipelined_requests_are_answered_in_turn(gateway: Service, service: Upst
     assert [seen.target for seen in service.requests][:20] == [f"/file?{number}" for number in range(20)]
 
 
+def test_so_many_requests_may_wait_on_one_connection(gateway: Service, service: Upstream) -> None:
+    """The rest of them is not kept: a few connections would fill the memory."""
+    service.reset()
+    raw = b"".join(b"GET /file?%d HTTP/1.1\r\nHost: a\r\n\r\n" % number for number in range(200))
+    *answered, refused = statuses(talk(gateway.port, raw))
+    assert answered == [200] * len(answered)
+    assert 20 < len(answered) < 60
+    assert refused == 429
+    assert len(service.requests) == len(answered)
+
+
 def test_a_fault_behind_a_good_request_waits_for_its_turn(gateway: Service, service: Upstream) -> None:
     service.reset()
     received = talk(gateway.port, GET + HOST + b"\r\n" + GET + HOST + b"Bad Name: 1\r\n\r\n" + BEHIND)
