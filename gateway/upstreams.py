@@ -52,8 +52,9 @@ class Replica:
         self.probing = False
 
     def __enter__(self) -> None:
-        """A request is in flight inside this block."""
+        """A request is in flight inside this block. Where the replica has failed it is the trial; a pick alone is none."""
         self.in_flight += 1
+        self.probing = self.failures > 0
 
     def __exit__(self, *_error: object) -> None:
         self.in_flight -= 1
@@ -86,7 +87,6 @@ class Upstream:
         for replica in ready[first + 1 :] + ready[:first] if chosen.in_flight else ():
             if replica.in_flight < chosen.in_flight:
                 chosen = replica
-        chosen.probing = chosen.failures > 0
         return chosen
 
     def failed(self, replica: Replica, now: float) -> None:

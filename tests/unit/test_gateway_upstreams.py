@@ -81,6 +81,15 @@ def test_a_trial_that_ends_without_an_answer_frees_the_place() -> None:
         assert picked(upstream, 1.0) is upstream.replicas[0]
 
 
+def test_who_was_picked_and_then_spared_is_still_tried() -> None:
+    upstream = made(2)
+    bad, good = upstream.replicas
+    upstream.failed(bad, 0.0)
+    with good:
+        assert picked(upstream, 1.0) is bad  # and its request gives up, having tried others for too long
+        assert picked(upstream, 1.0) is bad
+
+
 def test_ejection_doubles_up_to_a_bound() -> None:
     upstream = made(1)
     (replica,) = upstream.replicas
