@@ -19,6 +19,7 @@ from gateway.settings import GatewaySettings
 from gateway.upstreams import Upstream
 from services.common.front import Front
 from services.common.origins import Origins
+from services.common.tasks import end
 from services.common.web import build
 
 
@@ -40,12 +41,12 @@ def create_app(settings: GatewaySettings | None = None) -> Front:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await client.open()
         forward.open()
+        await asyncio.gather(*(one.first() for one in names))
         tasks = [asyncio.create_task(forward.watch()), *(asyncio.create_task(one.follow()) for one in names)]
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
+            await end(*tasks)
             await client.close()
 
     checks = {name: health.check(name) for name in upstreams}

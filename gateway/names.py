@@ -7,6 +7,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from ipaddress import ip_address
 
 from gateway import reports
@@ -39,6 +40,12 @@ class Names:
         self._names = tuple(one for one in self._wanted if one not in self._known)
         upstream.update(self._all())
         reports.replicas(upstream)
+
+    async def first(self) -> None:
+        """Look up before requests are taken; a resolver that is silent keeps nobody waiting for long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_SECONDS):
+                await self.look()
 
     async def follow(self) -> None:
         """Look up for ever; returns at once where there is no name."""

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from gateway.app import create_app
 from gateway.names import Names
+from gateway.settings import GatewaySettings
 from gateway.upstreams import Address, Upstream
 
 pytestmark = pytest.mark.anyio
@@ -86,3 +88,33 @@ async def test_it_goes_on_looking(dns: Found, monkeypatch: pytest.MonkeyPatch) -
             while hosts(upstream) != dns["stream"]:  # noqa: ASYNC110 - the task beside it has no event to wait for
                 await asyncio.sleep(0.005)
     following.cancel()
+
+
+@pytest.mark.parametrize("silent", [False, True])
+async def test_requests_are_taken_once_the_names_are_known(monkeypatch: pytest.MonkeyPatch, *, silent: bool) -> None:
+    """Else the first ones would find no replica. A resolver that is silent holds the start up for FIRST_SECONDS only."""
+    monkeypatch.setattr("gateway.names.FIRST_SECONDS", 0.05 if silent else 10.0)
+    asked, known, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    told, said = iter(["lifespan.startup", "lifespan.shutdown"]), asyncio.Queue[Any]()
+
+    async def getaddrinfo(_loop: object, _host: str, port: int, **_options: object) -> list[Any]:
+        asked.set()
+        await known.wait()
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("10.0.0.1", port))]
+
+    async def receive() -> dict[str, str]:
+        if (kind := next(told)) == "lifespan.shutdown":
+            await ended.wait()
+        return {"type": kind}
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", getaddrinfo)
+    app = create_app(GatewaySettings.model_validate({"stream_urls": "http://stream:8002"}))
+    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+        tasks.create_task(app({"type": "lifespan", "state": {}}, receive, said.put))
+        await asked.wait()
+        if not silent:
+            await asyncio.sleep(0)
+            assert said.empty()
+            known.set()
+        assert (await said.get())["type"] == "lifespan.startup.complete"
+        ended.set()
