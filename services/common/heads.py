@@ -72,5 +72,7 @@ class Head:
             raise BadRequest("the target is not a path")
         if self._hosts > 1 or (self._hosts == 0 and version == "1.1"):
             raise BadRequest("there must be exactly one Host field")
-        if self._chunked and version == "1.0":
-            raise BadRequest("HTTP/1.0 has no transfer codings")
+        if version == "1.0":
+            if self._chunked:
+                raise BadRequest("HTTP/1.0 has no transfer codings")
+            self.waits = False  # nor interim answers: its client would take a 100 for the answer (RFC 9110, 10.1.1)

@@ -36,6 +36,11 @@ def test_what_a_head_says_of_its_body(fields: list[Field], *, has_body: bool, wa
     assert (head.has_body, head.waits) == (has_body, waits)
 
 
+def test_an_older_client_is_not_told_to_continue() -> None:
+    """RFC 9110, 10.1.1: it would take the 100 for the answer."""
+    assert not judged((b"content-length", b"1"), (b"expect", b"100-continue"), version="1.0").waits
+
+
 @pytest.mark.parametrize(
     "host", [b"a", b"a.example:8000", b"A-1_b.c", b"127.0.0.1:1", b"[::1]", b"[::ffff:1.2.3.4]:80"]
 )
