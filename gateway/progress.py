@@ -81,7 +81,7 @@ class Exchange:
                 return TooSlow("the body came too slowly")
             case Waiting.TAKER if waited > max(patience.service, patience.sender if moved else 0.0):
                 return TooSlow("the body came too slowly") if moved else GatewayTimeout("the service took no more")
-            case Waiting.ANSWER if waited > self.answer:
+            case Waiting.ANSWER if waited > (self.answer if self.complete else patience.service):
                 return GatewayTimeout("the service did not answer in time")
             case Waiting.SERVICE if waited > patience.service:
                 return GatewayTimeout("the service did not finish its answer")

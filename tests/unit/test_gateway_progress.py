@@ -61,10 +61,16 @@ def test_a_slow_body_that_moves_is_never_ended() -> None:
 
 def test_a_client_that_may_not_send_yet_is_not_slow() -> None:
     exchange = Exchange(cast("asyncio.Task[None]", Task()), 0.0, 60.0, complete=False)
-    assert verdict(exchange, 59.0) is None
+    assert verdict(exchange, 19.0) is None
     exchange.waiting = Waiting.SENDER
-    assert verdict(exchange, 59.5, 89.0) is None
-    assert verdict(exchange, 90.0) is TooSlow
+    assert verdict(exchange, 19.5, 49.0) is None
+    assert verdict(exchange, 50.0) is TooSlow
+
+
+def test_a_service_that_does_not_ask_for_the_body_has_not_the_time_for_storing_it() -> None:
+    exchange = Exchange(cast("asyncio.Task[None]", Task()), 0.0, 900.0, complete=False)
+    assert verdict(exchange, 19.0) is None
+    assert verdict(exchange, 21.0) is GatewayTimeout
 
 
 def test_a_service_that_takes_nothing_more() -> None:
@@ -79,7 +85,7 @@ def test_the_answer_has_its_own_time_after_a_long_body() -> None:
     for now in range(0, 600, 5):
         exchange.moved += 1_000_000
         assert verdict(exchange, float(now)) is None
-    exchange.waiting = Waiting.ANSWER
+    exchange.complete, exchange.waiting = True, Waiting.ANSWER
     assert verdict(exchange, 600.0, 655.0) is None
     assert verdict(exchange, 661.0) is GatewayTimeout
 
