@@ -29,6 +29,7 @@ class Attendance:
         self._directory = directory
         self._left: list[tuple[str, str, str]] = []
         self._proved: list[tuple[str, str]] = []
+        self._returned: list[Peer] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._swept = ""
         self._turn = 0
@@ -44,6 +45,12 @@ class Attendance:
         peer.confirmed = True
         self._soon()
         self._proved.append((peer.sid, peer.secret))
+
+    def returned(self, peer: Peer) -> None:
+        """A sid was claimed for this peer, and may have been claimed by another replica before this one held it: then the word of
+        that found nobody here. The next round asks.
+        """
+        self._returned.append(peer)
 
     def move(self, peer: Peer) -> None:
         """The sid has gone to another connection: this one is nobody's."""
@@ -71,7 +78,9 @@ class Attendance:
         await self._note()
         ready = self._hub.ready()
         self._turn = (self._turn + 1) % REFRESH_SECONDS
-        await self.keep(ready if everyone else ready[self._turn :: REFRESH_SECONDS])
+        returned, self._returned = self._returned, []
+        here = [peer for peer in returned if self._hub.find(peer.sid) is peer]
+        await self.keep(ready if everyone else [*ready[self._turn :: REFRESH_SECONDS], *here])
         self._swept = await self._directory.sweep(self._swept, SWEEP)
 
     async def aclose(self) -> None:

@@ -143,6 +143,7 @@ class Entrance:
         peer = Peer(wish.sid, mine, sink, claim.meta, claim.since)
         peer.topics = dict(claim.topics)
         peer.confirmed = False
+        self._attendance.returned(peer)
         before = self._hub.connect(peer)
         if before is not None:
             before.sink.close(1008, "resumed elsewhere")

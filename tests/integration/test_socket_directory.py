@@ -152,7 +152,7 @@ async def test_who_resumes_here_while_records_are_refreshed_stays(replica: Repli
 
 
 async def test_who_has_resumed_elsewhere_is_found_by_the_next_refresh(replica: Replica) -> None:
-    """Where the other replica's word was lost."""
+    """Where the other replica's word came before the socket was held here."""
     sid = new_sid()
     peer, paper = await replica.enter(sid)
     other = Directory(replica.push.redis, "other", 3)
@@ -162,7 +162,8 @@ async def test_who_has_resumed_elsewhere_is_found_by_the_next_refresh(replica: R
     await replica.delivery._subscription.flush()
     replica.hub.connect(peer)
     assert paper.closed is None
-    await replica.attendance.keep([peer])
+    replica.attendance.returned(peer)
+    await replica.attendance.round(everyone=False)
     assert paper.closed == (1008, "resumed elsewhere")
     assert replica.hub.find(sid) is None
 

@@ -109,6 +109,33 @@ async def test_guessing_and_using_anothers_sid_has_no_effect(two: Replicas, resu
         await client.close()
 
 
+async def test_who_resumes_many_times_at_once_has_one_connection(two: Replicas) -> None:
+    """Impatient tabs: one secret, both replicas. All but the last are closed, and that one misses nothing."""
+    for turn in range(5):
+        client = await Client.open(two[0])
+        client.cut()
+        await push(two[0], client.sid, {"type": "t", "data": turn})
+        wishes = [Client.open(two[number % 2], resume=client.resume, after=client.after) for number in range(8)]
+        # Who is overtaken before its handshake is answered gets no answer.
+        answers = await asyncio.gather(*wishes, return_exceptions=True)
+        backs = [answer for answer in answers if isinstance(answer, Client)]
+        assert {back.sid for back in backs} == {client.sid}
+        ends = [asyncio.create_task(back.closed(30)) for back in backs]
+        async with asyncio.timeout(8):
+            while sum(end.done() for end in ends) < len(backs) - 1:
+                await asyncio.wait([end for end in ends if not end.done()], return_when=asyncio.FIRST_COMPLETED)
+        assert {end.result() for end in ends if end.done()} <= {1008}
+        (last,) = [number for number, end in enumerate(ends) if not end.done()]
+        answer = await push(two[1], client.sid, {"type": "t", "data": "live"})
+        assert answer.json()["status"] == "sent"
+        async with asyncio.timeout(5):
+            while len(backs[last].events) < 2:  # noqa: ASYNC110  # its own task reads
+                await asyncio.sleep(0.01)
+        assert [event["data"] for event in backs[last].events] == [turn, "live"]
+        await backs[last].close()
+        await ends[last]
+
+
 async def test_who_resumes_elsewhere_closes_the_connection_before(two: Replicas) -> None:
     for here in two.services:
         client = await Client.open(two[0])
