@@ -24,6 +24,7 @@ from services.common.store.port import (
     UploadStore,
     Written,
 )
+from services.upload.blocks import Blocks
 from services.upload.lease import Lease
 from services.upload.marks import Marks
 
@@ -56,7 +57,7 @@ class Receiver:
         self._store = store
         self._max = max_length
         self._broken = broken
-        self._buffer = bytearray()
+        self._bytes = Blocks(store.block_size)
         self._blocks = 0
         self._hash: Any = hashlib.sha256()
         self._flight: asyncio.Task[None] | None = None
@@ -90,7 +91,7 @@ class Receiver:
     def resume(self, upload: Upload, state: Open, hashed: Any, taken: float) -> None:
         """Go on with an upload that was taken over at the monotonic time `taken`."""
         self._blocks = state.offset // self._store.block_size
-        self._buffer += state.tail
+        self._bytes.add(state.tail)
         self.received = state.offset
         self.length = state.length
         self._hash = hashed if self._blocks else hashlib.sha256()
@@ -101,25 +102,23 @@ class Receiver:
         if self.received + len(data) > self._max:
             raise TooLarge(f"the file is larger than {self._max} bytes")
         self.received += len(data)
-        self._buffer += data
-        if self._marks and self._marks.under_way and len(self._buffer) > UNMARKED_BYTES:
+        self._bytes.add(data)
+        if self._marks and self._marks.under_way and len(self._bytes) > UNMARKED_BYTES:
             await asyncio.wait({self._marks.under_way})
-        batch = BATCH_BLOCKS * self._store.block_size
-        while len(self._buffer) >= batch:
-            await self._flush(batch)
+        while len(self._bytes.whole) >= BATCH_BLOCKS:
+            await self._flush()
 
     async def save(self, *, writing: bool) -> datetime | None:
         """Make every byte durable that was received, unless the file is complete: then only `finish` does. Returns the expiry.
 
         `writing` keeps the lease.
         """
-        whole = len(self._buffer) - len(self._buffer) % self._store.block_size
-        if whole:
-            await self._flush(whole)
+        while self._bytes.whole:
+            await self._flush()
         await self._landed()
         if self._marks is None or self.received == self.held_back:
             return None
-        return await self._marks.now(self.received, bytes(self._buffer), self.length, writing=writing)
+        return await self._marks.now(self.received, self._bytes.tail, self.length, writing=writing)
 
     async def finish(
         self,
@@ -139,9 +138,9 @@ class Receiver:
         if self._hash is None:
             verifying()
             await self._read_back(upload)
-        if self._buffer:
+        if self._bytes:
             self.marks = False
-            await self._flush(len(self._buffer))
+            await self._flush(last=True)
         await self._landed()
         if self._marks is not None:
             await self._marks.settled()
@@ -184,15 +183,12 @@ class Receiver:
         except (GridcastError, TimeoutError) as error:
             _log.warning("an unfinished upload is left to the janitor: %s", error)
 
-    async def _flush(self, count: int) -> None:
+    async def _flush(self, *, last: bool = False) -> None:
+        """Send the next batch off, or with `last` all that is left. Who is cancelled here still holds it, or has sent it."""
         await self._landed()
         if self.upload is None:
             await self.begin(None)
-        view = memoryview(self._buffer)
-        size = self._store.block_size
-        blocks = [bytes(view[start : min(start + size, count)]) for start in range(0, count, size)]
-        view.release()
-        del self._buffer[:count]
+        blocks = self._bytes.end() if last else self._bytes.take(BATCH_BLOCKS)
         self._flight = asyncio.create_task(self._put(self._blocks, blocks))
         self._blocks += len(blocks)
 
