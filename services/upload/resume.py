@@ -11,6 +11,7 @@ from contextlib import suppress
 
 from services.common.errors import (
     Conflict,
+    Forbidden,
     Gone,
     GridcastError,
     NotFound,
@@ -84,7 +85,10 @@ class Resumer:
 
     async def patch(self, address: str, body: Body, patch: Patch) -> Received:
         """Take bytes from `patch.offset` on. Whoever writes this upload elsewhere is cut off."""
-        found = self._there(address, await self._store.peek(address))
+        found = await self._store.peek(address)
+        if found is not None and found.facts.get("concat", "").startswith("final"):
+            raise Forbidden("a final upload takes no bytes")
+        found = self._there(address, found)
         if isinstance(found, Ended) or found.offset != patch.offset:
             # This will be the answer: what was seen need not be durable, and a commit that another has just made may be undone.
             found = self._there(address, await self._store.look(address))

@@ -10,7 +10,6 @@ from fastapi import APIRouter, Header, Request, Response
 from services.common.dates import format_date
 from services.common.errors import (
     BadRequest,
-    Forbidden,
     GridcastError,
     MethodNotAllowed,
     PreconditionFailed,
@@ -176,9 +175,6 @@ async def tus_patch(
             declared_length(request),
             [*rules.checksum(upload_checksum), *digest_checks(request)],
         )
-        found = await own.store.peek(upload)
-        if found is not None and found.facts.get("concat", "").startswith("final"):
-            raise Forbidden("a final upload takes no bytes")
         received = await own.resumer.patch(upload, body, patch)
     return await _received(own, received, 204, {})
 
