@@ -116,6 +116,30 @@ async def test_the_name_belongs_to_the_first_commit(both: Both, seen: Store) -> 
     assert seen.one()["uploads"] == []
 
 
+async def test_what_finds_and_changes_names_the_shard_key(both: Both, seen: Store) -> None:
+    """A mongos before 7.1 refuses it otherwise, also where `_id` is given. The profiler says what the server was asked."""
+    await both.mongo.database.command("profile", 2)
+    for name in (NAME, None):
+        upload = await both.store.begin(name, Plan(seconds=60))
+        await both.store.look(upload.address)
+        taken = await both.store.take(upload.address)
+        assert isinstance(taken, tuple)
+        upload = taken[0]
+        await both.store.append(upload, 0, [b"x"])
+        await both.store.move(upload, 0, b"x", 1, writing=True)
+        if name is None:
+            upload = await both.store.rename(upload, MediaName("g", "late"))
+        await both.store.commit(upload, written(b"x"))
+    await both.store.delete(NAME)
+    # What is done where an answer was lost.
+    place = documents.place(ObjectId(upload.media), upload.name, ObjectId(upload.id))
+    await both.store._changes._seen(place)
+    await both.mongo.database.command("profile", 0)
+    asked = list(seen.db["system.profile"].find({"command.findAndModify": "media"}))
+    assert len(asked) >= 2 * 5 + 3
+    assert [one for one in asked if not {"folder", "filename"} <= one["command"]["query"].keys()] == []
+
+
 async def test_of_many_racers_one_wins(both: Both, seen: Store) -> None:
     async def race(number: int) -> str:
         try:

@@ -111,9 +111,14 @@ def begin(upload: ObjectId, file: ObjectId, holder: ObjectId, plan: Plan, expect
     return finished([{"$set": {"current": {"$ifNull": ["$current", None]}, "uploads": added, **empty_lists}}], times)
 
 
-def mine(media: ObjectId, upload: ObjectId, fence: int) -> Document:
+def place(media: ObjectId, name: MediaName | None, upload: ObjectId) -> Document:
+    """A filter for one document. With its key: a mongos before 7.1 finds and changes nothing by `_id` alone."""
+    return {"_id": media, **key(name, upload)}
+
+
+def mine(media: ObjectId, name: MediaName | None, upload: ObjectId, fence: int) -> Document:
     """A filter that only the holder of the fence matches."""
-    return {"_id": media, "uploads": {"$elemMatch": {"id": upload, "fence": fence}}}
+    return {**place(media, name, upload), "uploads": {"$elemMatch": {"id": upload, "fence": fence}}}
 
 
 def alive(upload: ObjectId) -> Document:
@@ -205,6 +210,8 @@ def opened(document: Document, of: Document, *, writing: bool) -> Open:
     )
 
 
+PLACE = {"folder": 1, "filename": 1}
+"""The projection whose result is the filter that `place` makes."""
 TOUCH: Pipeline = [{"$set": {"asked_at": "$$NOW"}}]
 """A change that means nothing but is journalled."""
 STATE = {**dict.fromkeys(("folder", "filename", "uploads", "ended"), 1), "now": "$$NOW"}

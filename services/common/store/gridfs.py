@@ -123,8 +123,9 @@ class GridFSStore:
         if (found := _ids(address)) is None:
             return None
         async with translated():
-            document = await self._media.find_one_and_update(
-                {"_id": found[0]}, documents.TOUCH, documents.STATE, return_document=ReturnDocument.AFTER
+            place = await self._media.find_one({"_id": found[0]}, documents.PLACE)
+            document = place and await self._media.find_one_and_update(
+                place, documents.TOUCH, documents.STATE, return_document=ReturnDocument.AFTER
             )
         return documents.state(document, found[1]) if document else None
 
@@ -134,9 +135,11 @@ class GridFSStore:
             return None
         media, identifier = found
         update = documents.raise_fence(identifier, ObjectId(), self.times)
-        query = {"_id": media, "$expr": documents.alive(identifier)}
         async with translated():
-            document = await self._media.find_one_and_update(query, update, return_document=ReturnDocument.AFTER)
+            place = await self._media.find_one({"_id": media}, documents.PLACE)
+            document = place and await self._media.find_one_and_update(
+                {**place, "$expr": documents.alive(identifier)}, update, return_document=ReturnDocument.AFTER
+            )
         if document is None:
             seen = await self.look(address)
             return seen if isinstance(seen, Ended) else None
@@ -216,7 +219,7 @@ class GridFSStore:
 
 
 def _mine(upload: Upload) -> dict[str, Any]:
-    return documents.mine(ObjectId(upload.media), ObjectId(upload.id), upload.fence)
+    return documents.mine(ObjectId(upload.media), upload.name, ObjectId(upload.id), upload.fence)
 
 
 def _ids(address: str) -> tuple[ObjectId, ObjectId] | None:

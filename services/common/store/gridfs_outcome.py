@@ -32,26 +32,27 @@ class Changes:
 
     async def commit(self, upload: Upload, written: Written, expected: Expected) -> Announcement | None:
         """Make the file current; None where `current` is not as expected. Raises Conflict where the fence was lost."""
-        media, identifier = ObjectId(upload.media), ObjectId(upload.id)
+        media, identifier, name = ObjectId(upload.media), ObjectId(upload.id), upload.name
         event, holder = ObjectId(), ObjectId()
         fence = upload.fence
         condition, update = endings.commit(identifier, ObjectId(upload.file), written, event, self._times, expected)
         raising = documents.raise_fence(identifier, holder, self._times)
 
         async def once() -> Announcement | None:
-            document = await self._update({**documents.mine(media, identifier, fence), **condition}, update)
+            held = documents.mine(media, name, identifier, fence)
+            document = await self._update({**held, **condition}, update)
             if document is None:
-                await self._check_held(media, identifier, fence)
+                await self._check(held)
                 return None
             return _announcement(document, event)
 
         async def learn() -> Announcement | None:
             """Raise the fence, so that the commit cannot come any more; where that fails, look why."""
             nonlocal fence
-            if await self._update(documents.mine(media, identifier, fence), raising):
+            if await self._update(documents.mine(media, name, identifier, fence), raising):
                 fence += 1
                 return None
-            document = await self._seen(media)
+            document = await self._seen(documents.place(media, name, identifier))
             if (found := _announcement(document, event)) is not None:
                 return found
             entry = documents.entry(document, identifier)
@@ -64,30 +65,31 @@ class Changes:
 
         return await _certain(once, learn)
 
-    async def _check_held(self, media: ObjectId, upload: ObjectId, fence: int) -> None:
+    async def _check(self, held: Document) -> None:
         """Raises Conflict where a commit matched nothing because of its fence, not of what stands under the name."""
         async with translated():
-            if await self._media.find_one(documents.mine(media, upload, fence), {"_id": 1}) is None:
+            if await self._media.find_one(held, {"_id": 1}) is None:
                 raise Conflict("this upload was taken over or has expired")
 
     async def delete(self, name: MediaName, expected: Expected) -> Announcement | None:
         """Make the current file invisible, None where there is none. Raises PreconditionFailed."""
-        key = {"folder": name.folder, "filename": name.filename}
         event = ObjectId()
+        key = documents.key(name, event)
         update = endings.delete(event, self._times)
         async with translated():
             before = await self._media.find_one(key, {"current": 1})
         if before is None or before["current"] is None:
             return None
+        place = {"_id": before["_id"], **key}
         # The version that was seen, so that a second try cannot delete one that came after it.
-        pinned = {"_id": before["_id"], "current.file": before["current"]["file"], "$expr": documents.holds(expected)}
+        pinned = {**place, "current.file": before["current"]["file"], "$expr": documents.holds(expected)}
 
         async def once() -> Announcement | None:
             document = await self._update(pinned, update)
             return _announcement(document, event) if document else None
 
         async def learn() -> Announcement | None:
-            return _announcement(await self._seen(before["_id"]), event)
+            return _announcement(await self._seen(place), event)
 
         # Where nothing matched, the first try may have arrived after it was asked after.
         done = await _certain(once, learn) or await learn()
@@ -102,10 +104,10 @@ class Changes:
             )
             return found
 
-    async def _seen(self, media: ObjectId) -> Document:
+    async def _seen(self, place: Document) -> Document:
         """The document as it durably is."""
-        document = await self._update({"_id": media}, documents.TOUCH)
-        return document or {"_id": media, "current": None, "uploads": [], "ended": [], "doomed": [], "announce": []}
+        document = await self._update(place, documents.TOUCH)
+        return document or {"current": None, "uploads": [], "ended": [], "doomed": [], "announce": []}
 
 
 def _announcement(document: Document, event: ObjectId) -> Announcement | None:
