@@ -3,13 +3,21 @@
 servers    mongod, redis_server, own_mongod, own_redis, database, redis_url
 launch     start_service
 stack      stack
+uploads    upload, upload_settings, env, store
 videos     video, ffmpeg
 upstreams  service, hasty
 """
 
 import pytest
 
-pytest_plugins = ["tests.servers", "tests.launch", "tests.stack", "tests.videos", "tests.upstreams"]
+pytest_plugins = [
+    "tests.servers",
+    "tests.launch",
+    "tests.stack",
+    "tests.uploads",
+    "tests.videos",
+    "tests.upstreams",
+]
 
 
 @pytest.fixture(scope="session")

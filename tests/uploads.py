@@ -1,4 +1,8 @@
-"""What tests of the upload service share: what stands in MongoDB, requests as bytes, and a tus client that does as it is told."""
+"""What tests of the upload service share: what stands in MongoDB, requests as bytes, and a tus client that does as it is told.
+
+Fixtures: `upload`, a service for all tests of a module, and `store`, its database, emptied before each test. A module that needs
+other settings has its own `upload_settings`.
+"""
 
 import base64
 import contextlib
@@ -10,9 +14,11 @@ from typing import Any
 
 import httpx
 import pymongo
+import pytest
 from bson import ObjectId
 
-from tests.launch import Service
+from tests.launch import Service, launched
+from tests.servers import Server
 
 CHUNK = 255 * 1024
 BATCH = 8 * CHUNK
@@ -74,6 +80,36 @@ def opened(uri: str, name: str) -> Iterator[Store]:
         yield store
     finally:
         store.client.close()
+
+
+@pytest.fixture(scope="module")
+def upload_settings() -> dict[str, str]:
+    return {}
+
+
+@pytest.fixture(scope="module")
+def env(
+    request: pytest.FixtureRequest, mongod: Server, redis_server: Server, upload_settings: dict[str, str]
+) -> dict[str, str]:
+    return {
+        "GRIDCAST_MONGODB_URI": mongod.uri,
+        "GRIDCAST_MONGODB_DATABASE": request.module.__name__.rpartition(".")[2],
+        "GRIDCAST_REDIS_URL": redis_server.url,
+        **upload_settings,
+    }
+
+
+@pytest.fixture(scope="module")
+def upload(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with launched("services.upload", tmp_path_factory.mktemp("upload"), env) as service:
+        yield service
+
+
+@pytest.fixture
+def store(env: dict[str, str]) -> Iterator[Store]:
+    with opened(env["GRIDCAST_MONGODB_URI"], env["GRIDCAST_MONGODB_DATABASE"]) as store:
+        store.empty()
+        yield store
 
 
 def part(name: str, content: bytes, filename: str | None = None, kind: str | None = None) -> bytes:
@@ -167,6 +203,14 @@ def problem(answer: httpx.Response, status: int) -> str:
     assert answer.headers["content-type"] == "application/problem+json"
     detail: str = answer.json()["detail"]
     return detail
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that the process has to itself and shares."""
+    for line in Path(f"/proc/{pid}/status").read_text("ascii").splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no VmRSS")
 
 
 def unread(port: int, connection: socket.socket) -> int:

@@ -14,36 +14,19 @@ import pytest
 import redis as redis_py
 
 from tests.faults.wire import Fault, wired
-from tests.launch import Service, Start, launched
+from tests.launch import Service, Start
 from tests.servers import Server
-from tests.uploads import CHUNK, FORM_TYPE, Store, Tus, form, metadata, opened, part, put
+from tests.uploads import CHUNK, FORM_TYPE, Store, Tus, form, metadata, part, put
 from tests.waiting import eventually
 
-DATABASE = "test_upload_events"
 SID = "A" * 52
 
 
 @pytest.fixture(scope="module")
-def env(mongod: Server, redis_server: Server) -> dict[str, str]:
+def upload_settings() -> dict[str, str]:
     return {
-        "GRIDCAST_MONGODB_URI": mongod.uri,
-        "GRIDCAST_MONGODB_DATABASE": DATABASE,
-        "GRIDCAST_REDIS_URL": redis_server.url,
         "GRIDCAST_JANITOR_EVERY": "0",
     }
-
-
-@pytest.fixture(scope="module")
-def upload(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with launched("services.upload", tmp_path_factory.mktemp("upload"), env) as service:
-        yield service
-
-
-@pytest.fixture
-def store(mongod: Server) -> Iterator[Store]:
-    with opened(mongod.uri, DATABASE) as store:
-        store.empty()
-        yield store
 
 
 class Ear:

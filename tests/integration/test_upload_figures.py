@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import pytest
@@ -28,6 +27,7 @@ from tests.uploads import (
     opened,
     part,
     repr_digest,
+    resident,
     unread,
 )
 from tests.waiting import eventually
@@ -184,14 +184,6 @@ def test_after_a_kill_two_batches_are_asked_for_again(start_service: Start, env:
 
 
 # P6: memory.
-
-
-def resident(pid: int) -> int:
-    """Bytes of memory that the process has to itself and shares."""
-    for line in Path(f"/proc/{pid}/status").read_text("ascii").splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError("no VmRSS")
 
 
 def growth(service: Service, sizes: list[int]) -> int:

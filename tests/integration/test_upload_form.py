@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import select
 import socket
 import threading
 from collections import Counter
@@ -13,31 +14,18 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from tests.launch import Service, Start, launched
+from tests.launch import Service, Start
 from tests.servers import Server
-from tests.uploads import BOUNDARY, CHUNK, Store, form, opened, part, post
+from tests.uploads import BOUNDARY, CHUNK, Store, form, opened, part, post, resident
 from tests.uploads import FORM_TYPE as TYPE
 from tests.waiting import eventually
 
+MIB = 1024 * 1024
+
 
 @pytest.fixture(scope="module")
-def upload(mongod: Server, redis_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One service for the module; `store` empties what it left."""
-    env = {
-        "GRIDCAST_MONGODB_URI": mongod.uri,
-        "GRIDCAST_MONGODB_DATABASE": "test_upload_form",
-        "GRIDCAST_REDIS_URL": redis_server.url,
-        "GRIDCAST_MAX_UPLOAD": str(8 * 1024 * 1024),
-    }
-    with launched("services.upload", tmp_path_factory.mktemp("upload"), env) as service:
-        yield service
-
-
-@pytest.fixture
-def store(mongod: Server) -> Iterator[Store]:
-    with opened(mongod.uri, "test_upload_form") as store:
-        store.empty()
-        yield store
+def upload_settings() -> dict[str, str]:
+    return {"GRIDCAST_MAX_UPLOAD": str(8 * 1024 * 1024)}
 
 
 @pytest.fixture
@@ -145,6 +133,55 @@ def test_what_breaks_the_rules_is_named_and_leaves_nothing(
     assert status != 400 or problem["detail"].startswith("Validation Error: ")
     assert store.chunks() == 0
     assert store.media() == []
+    assert "Traceback" not in upload.log
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_text_field_of_a_gibibyte(start_service: Start, env: dict[str, str], store: Store, *, chunked: bool) -> None:
+    """Case 8: refused as soon as it has become too long, and memory stays as it was. The file before it is taken back."""
+    service = start_service("services.upload", **{**env, "GRIDCAST_MAX_UPLOAD": str(16 * 1024 * MIB)})
+    assert post(service, form(FILE, part("folder", b"warm"))).status_code == 201
+    before = resident(service.pid)
+    first = part("file", os.urandom(CHUNK), "n") + part("folder", b"").removesuffix(b"\r\n")
+    framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % (1024 * MIB)
+    head = b"POST /file/upload HTTP/1.1\r\nHost: x\r\nContent-Type: " + TYPE.encode() + b"\r\n" + framing + b"\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as client:
+        client.sendall(head)
+        piece, sent, most = first, 0, 0
+        while not select.select([client], [], [], 0)[0]:
+            client.sendall(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+            sent, most, piece = sent + len(piece), max(most, resident(service.pid)), b"a" * 65536
+            assert sent < 64 * MIB
+        answer = client.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"the field 'folder' is longer than" in answer
+    assert most - before < 8 * MIB
+    eventually(lambda: store.chunks() == 1)
+    assert store.one()["folder"] == "warm"
+    assert "Traceback" not in service.log
+
+
+OPERATOR = '{"$ne": 1}'
+
+
+def test_an_operator_is_no_name_and_no_id(upload: Service, store: Store) -> None:
+    """Case 33: as JSON it is refused, anywhere else it is plain text. Nothing that is there is found by it."""
+    assert post(upload, form(part("file", b"x", "n"), part("folder", b"f"))).status_code == 201
+    for path in ("/file/upload", "/file/upload?folder=f"):
+        sent = httpx.post(upload.url + path, json={"file": {"$ne": 1}, "folder": {"$ne": 1}})
+        assert sent.status_code == 415
+    operator = {"filename": OPERATOR, "folder": OPERATOR}
+    assert httpx.delete(f"{upload.url}/file/stream", params=operator).status_code == 404
+    assert httpx.put(f"{upload.url}/file/stream", params=operator, headers={"if-match": "*"}).status_code == 412
+    for brackets in ("filename[$ne]=1&folder[$ne]=1", "filename=n&folder[$ne]=1", "filename[]=n"):
+        assert httpx.delete(f"{upload.url}/file/stream?{brackets}").status_code in {400, 404}
+    (document,) = store.media()
+    assert (document["folder"], document["filename"]) == ("f", "n")
+    assert store.bytes_in(document["current"]["file"]) == b"x"
+    # A body of that kind is a file like any other, and such a name too.
+    stored = httpx.put(f"{upload.url}/file/stream", params=operator, json={"_id": {"$ne": 1}})
+    assert stored.status_code == 201
+    assert stored.json()["filename"] == OPERATOR
     assert "Traceback" not in upload.log
 
 

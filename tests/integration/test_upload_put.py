@@ -7,7 +7,6 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, timedelta
 from email.utils import format_datetime
@@ -15,38 +14,19 @@ from email.utils import format_datetime
 import httpx
 import pytest
 
-from tests.launch import Service, Start, launched
-from tests.servers import Server
-from tests.uploads import BATCH, CHUNK, Store, Tus, etag, form, opened, part, post, problem, put, repr_digest
+from tests.launch import Service, Start
+from tests.uploads import BATCH, CHUNK, Store, Tus, etag, form, part, post, problem, put, repr_digest
 from tests.waiting import eventually
-
-DATABASE = "test_upload_put"
 
 
 @pytest.fixture(scope="module")
-def env(mongod: Server, redis_server: Server) -> dict[str, str]:
+def upload_settings() -> dict[str, str]:
     return {
-        "GRIDCAST_MONGODB_URI": mongod.uri,
-        "GRIDCAST_MONGODB_DATABASE": DATABASE,
-        "GRIDCAST_REDIS_URL": redis_server.url,
         "GRIDCAST_MAX_UPLOAD": str(16 * 1024 * 1024),
         "GRIDCAST_GRACE": "0",
         "GRIDCAST_LATE": "0",
         "GRIDCAST_JANITOR_EVERY": "0.2",
     }
-
-
-@pytest.fixture(scope="module")
-def upload(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with launched("services.upload", tmp_path_factory.mktemp("upload"), env) as service:
-        yield service
-
-
-@pytest.fixture
-def store(mongod: Server) -> Iterator[Store]:
-    with opened(mongod.uri, DATABASE) as store:
-        store.empty()
-        yield store
 
 
 def delete(service: Service, name: str, folder: str = "", **headers: str) -> httpx.Response:

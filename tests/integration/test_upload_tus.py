@@ -13,7 +13,6 @@ import httpx
 import pytest
 
 from tests.launch import Service, Start, launched
-from tests.servers import Server
 from tests.uploads import (
     BATCH,
     CHUNK,
@@ -23,7 +22,6 @@ from tests.uploads import (
     Tus,
     etag,
     metadata,
-    opened,
     problem,
     put,
     repr_digest,
@@ -31,26 +29,16 @@ from tests.uploads import (
 )
 from tests.waiting import eventually
 
-DATABASE = "test_upload_tus"
 NOBODY = "5f0000000000000000000000-5e0000000000000000000000"
 
 
 @pytest.fixture(scope="module")
-def env(mongod: Server, redis_server: Server) -> dict[str, str]:
+def upload_settings() -> dict[str, str]:
     return {
-        "GRIDCAST_MONGODB_URI": mongod.uri,
-        "GRIDCAST_MONGODB_DATABASE": DATABASE,
-        "GRIDCAST_REDIS_URL": redis_server.url,
         "GRIDCAST_MAX_UPLOAD": str(64 * 1024 * 1024),
         "GRIDCAST_JANITOR_EVERY": "0",
         "GRIDCAST_LATE": "0",
     }
-
-
-@pytest.fixture(scope="module")
-def upload(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with launched("services.upload", tmp_path_factory.mktemp("upload"), env) as service:
-        yield service
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +47,6 @@ def other(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iter
     more = {**env, "GRIDCAST_MONGO_DRIVER": "pymongo"}
     with launched("services.upload", tmp_path_factory.mktemp("upload"), more) as service:
         yield service
-
-
-@pytest.fixture
-def store(mongod: Server) -> Iterator[Store]:
-    with opened(mongod.uri, DATABASE) as store:
-        store.empty()
-        yield store
 
 
 @pytest.fixture
