@@ -60,6 +60,7 @@ def test_preconditions(upload: Service, store: Store) -> None:
     """RFC 9110, 13.1.1 and 13.1.2."""
     problem(put(upload, "n", b"1", if_match="*"), 412)
     problem(put(upload, "n", b"1", if_match=etag(b"1")), 412)
+    assert store.media() == []
     assert put(upload, "n", b"1", if_none_match="*").status_code == 201
     problem(put(upload, "n", b"2", if_none_match="*"), 412)
     problem(put(upload, "n", b"2", if_none_match=etag(b"1")), 412)

@@ -79,6 +79,9 @@ class GridFSStore:
             raise TooMany(f"{documents.MAX_UPLOADS} unfinished uploads of this name are under way")
         if len(document["doomed"]) >= documents.MAX_DOOMED:
             raise TooMany("this name was replaced too often; its old versions must be deleted first")
+        if document["current"] is None:  # then the upsert may have made the document, for nobody
+            async with translated():
+                await self._media.delete_one(documents.empty(document["_id"]))
         raise _unexpected(name, expected)
 
     async def _upsert(self, key: dict[str, Any], update: documents.Pipeline) -> dict[str, Any]:
