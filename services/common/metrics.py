@@ -20,7 +20,7 @@ REQUESTS_OPEN = Gauge("gridcast_http_requests_in_flight", "HTTP requests under w
 RECEIVED_BYTES = Tally("gridcast_http_received_bytes_total", "Bytes of request bodies")
 SENT_BYTES = Tally("gridcast_http_sent_bytes_total", "Bytes of answers' bodies")
 
-UPLOADS = Counter("gridcast_uploads_total", "Uploads that ended, by outcome", ["way", "outcome"])
+UPLOADS = Counter("gridcast_uploads_total", "Requests that bring bytes, by what became of them", ["way", "outcome"])
 UPLOADS_OPEN = Gauge("gridcast_uploads_in_flight", "Uploads being received")
 STORED_BYTES = Counter("gridcast_stored_bytes_total", "Bytes written into the store")
 TAKEOVERS = Counter("gridcast_upload_takeovers_total", "Uploads that another writer took over")
@@ -36,8 +36,8 @@ FRAMES_SENT = Counter("gridcast_socket_frames_total", "Frames handed to sockets"
 SOCKETS_CLOSED = Counter("gridcast_sockets_closed_total", "WebSockets closed by us", ["code"])
 FRAMES_DROPPED = Counter("gridcast_socket_frames_dropped_total", "Frames that a slow socket did not get")
 PUSHES = Counter("gridcast_pushes_total", "Pushes by receipt", ["status"])
-SUBSCRIPTION_LIVE = Gauge("gridcast_subscription_live", "1 while the Redis subscription is live")
-RESUBSCRIPTIONS = Counter("gridcast_resubscriptions_total", "Times the Redis subscription was opened anew")
+SUBSCRIPTION_LIVE = Gauge("gridcast_subscription_live", "1 while the Redis subscription is live", ["heard"])
+RESUBSCRIPTIONS = Counter("gridcast_resubscriptions_total", "Times the Redis subscription was opened anew", ["heard"])
 
 TUNNELS = Gauge("gridcast_tunnels", "WebSocket tunnels open")
 RETRIES = Counter("gridcast_upstream_retries_total", "Requests sent to another replica", ["upstream"])

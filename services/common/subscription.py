@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from services.common import metrics
 from services.common.errors import Unavailable
 from services.common.redis import ANSWER_SECONDS, Line, Redis
 from services.common.tasks import end
@@ -32,6 +33,7 @@ class Subscription:
     `on_live(server)` is awaited each time the channels are confirmed, before the first message is handed over and
     before `live` is true; where it raises Unavailable all starts again. `server` is the run id of the Redis process:
     another one means another memory. Between `on_lost()` and the next `on_live` messages may have been missed.
+    `heard` names the subscription in the metrics.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Subscription:
         channels: Iterable[str],
         on_message: Callable[[bytes, bytes], None],
         *,
+        heard: str,
         on_live: Callable[[str], Awaitable[None]] | None = None,
         on_lost: Callable[[], None] | None = None,
     ) -> None:
@@ -48,11 +51,14 @@ class Subscription:
         self._on_message = on_message
         self._on_live = on_live
         self._on_lost = on_lost
+        self._gauge = metrics.SUBSCRIPTION_LIVE.labels(heard)
+        self._anew = metrics.RESUBSCRIPTIONS.labels(heard)
         self._line: Line | None = None
         self._task: asyncio.Task[None] | None = None
         self._confirming: defaultdict[bytes, deque[asyncio.Future[None]]] = defaultdict(deque)
         self._flushing: deque[asyncio.Future[None]] = deque()
         self._stale = False
+        self._lives = 0
         self.live = False
 
     def start(self) -> None:
@@ -119,6 +125,7 @@ class Subscription:
             if self.live:
                 pause = BACKOFF[0]
                 self.live = False
+                self._gauge.set(0)
                 if self._on_lost is not None:
                     self._on_lost()
             self._fail_waiting()
@@ -130,10 +137,14 @@ class Subscription:
         self._stale = False
         try:
             await line.open()
-            server, early = await self._confirm(line)
+            server = await self._run_id(line) if self._on_live is not None else ""
+            early = await self._confirm(line)
             if self._on_live is not None:
                 await self._on_live(server)
             self.live = True
+            self._gauge.set(1)
+            self._anew.inc(self._lives)
+            self._lives = 1
             for reply in early:
                 self._handle(reply)
             silent = 0
@@ -149,20 +160,29 @@ class Subscription:
         finally:
             await line.close()
 
-    async def _confirm(self, line: Line) -> tuple[str, list[Any]]:
-        """Subscribe to all channels. The server's run id, and the messages that came before the last confirmation."""
-        early: list[Any] = []
+    async def _run_id(self, line: Line) -> str:
+        """Which process of Redis this is. Asked for only by who needs it: INFO is a right that not every user has."""
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 await line.send("INFO", "server")
-                server = (await line.read()).partition(b"run_id:")[2].split(b"\r\n", 1)[0].decode()
+                text: bytes | None = await line.read()
+        except TimeoutError:
+            text = None
+        if text is None:
+            raise Unavailable("Redis does not answer")
+        return text.partition(b"run_id:")[2].split(b"\r\n", 1)[0].decode()
+
+    async def _confirm(self, line: Line) -> list[Any]:
+        """Subscribe to all channels. The messages that came before the last confirmation."""
+        early: list[Any] = []
+        try:
             wanted = sorted(self._channels)
             for start in range(0, len(wanted), TOGETHER):
                 async with asyncio.timeout(ANSWER_SECONDS):
                     early += await self._confirm_some(line, wanted[start : start + TOGETHER])
         except TimeoutError:
             raise Unavailable("Redis does not answer") from None
-        return server, early
+        return early
 
     async def _confirm_some(self, line: Line, channels: Sequence[str]) -> list[Any]:
         await line.send("SUBSCRIBE", *channels)

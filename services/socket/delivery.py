@@ -40,7 +40,7 @@ class Delivery:
         self._attendance = attendance
         self.channel = f"gridcast:node:{directory.node}"
         self._subscription = Subscription(
-            redis, ["gridcast:all", self.channel], self._heard, on_live=self._on_live, on_lost=self._on_lost
+            redis, ["gridcast:all", self.channel], self._heard, heard="events", on_live=self._on_live
         )
         self._followed: dict[str, asyncio.Future[None]] = {}
         self._beating: asyncio.Task[None] | None = None
@@ -121,9 +121,6 @@ class Delivery:
 
     # Faults.
 
-    def _on_lost(self) -> None:
-        metrics.SUBSCRIPTION_LIVE.set(0)
-
     async def _on_live(self, server: str) -> None:
         known = self.epoch
         place, clock = await self._directory.adopt(server, known)
@@ -153,8 +150,6 @@ class Delivery:
             self.resync(peer, why)
         self._seen = number if why else max(number, self._seen)
         self._heard_at = clock
-        metrics.SUBSCRIPTION_LIVE.set(1)
-        metrics.RESUBSCRIPTIONS.inc(1 if known else 0)
 
     def _begin_anew(self, peers: Sequence[Peer], number: int) -> None:
         """Nothing before `number` can be known: these peers count from there."""

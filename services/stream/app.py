@@ -35,7 +35,7 @@ def create_app(settings: StreamSettings | None = None) -> Front:
         redis = Redis.open(settings.redis_url.get_secret_value())
         reader = GridFSReader(mongo)
         catalogue = Catalogue(reader, settings.cache_names, lambda: changes.live)
-        changes = Subscription(redis, [INVALIDATE], catalogue.changed, on_lost=catalogue.forget)
+        changes = Subscription(redis, [INVALIDATE], catalogue.changed, heard="changes", on_lost=catalogue.forget)
         cache = BlockCache(reader, settings.cache_bytes)
         metrics.CACHE_BYTES.set_function(lambda: cache.size)
         app.state.reader = reader

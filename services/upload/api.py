@@ -103,7 +103,7 @@ async def upload_form(
 ) -> JSONResponse:
     """Store one file sent as a form (RFC 7578): `file`, optional `folder` and `sid`. Answers with its id."""
     own = services(request)
-    with body_of(request) as body:
+    with body_of(request, "form") as body:
         reader = FormReader(boundary_of(request.headers.get("content-type", "").encode("latin-1")))
         length = declared_length(request)
         if length is not None and length > own.limits.max_length + FORM_OVERHEAD:
@@ -133,7 +133,7 @@ async def put_file(request: Request, filename: Filename, folder: Folder = "", si
     """Store the body as the file of that name, in one step: readers see the old one or the new one, whole."""
     own = services(request)
     headers = request.headers
-    with body_of(request) as body:
+    with body_of(request, "put") as body:
         name = media_name(folder, filename)
         # RFC 9110, 14.5: a partial PUT that were taken for a whole one would destroy the file.
         if "content-range" in headers:

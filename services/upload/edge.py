@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl, quote
 
 from fastapi import Request
 
+from services.common import metrics
 from services.common.errors import BadRequest, GridcastError
 from services.common.media import MediaInfo
 from services.common.store.port import Expected, UploadStore
@@ -49,18 +50,26 @@ def services(request: Request) -> Services:
 
 
 @contextmanager
-def body_of(request: Request) -> Iterator[Body]:
-    """The body, while it is received. A refusal before its end closes the connection: the rest is not worth reading."""
+def body_of(request: Request, way: str) -> Iterator[Body]:
+    """The body, while it is received. A refusal before its end closes the connection: the rest is not worth reading.
+
+    What becomes of it is counted by its `way` in.
+    """
     own = services(request)
     body = Body(request.receive, own.settings.min_rate, own.settings.rate_window)
     body.ended = declared_length(request) == 0
+    outcome = "cut"
     try:
         with own.limits.entered(body):
             yield body
+        outcome = "taken"
     except GridcastError as error:
+        outcome = "refused" if error.status < 500 else "failed"
         if not body.ended:
             error.headers["connection"] = "close"
         raise
+    finally:
+        metrics.UPLOADS.labels(way, outcome).inc()
 
 
 def declared_length(request: Request) -> int | None:

@@ -10,7 +10,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 
-from services.common import logs
+from services.common import logs, metrics
 from services.common.errors import GridcastError
 from services.common.mongo import open_mongo
 from services.common.push import Push
@@ -33,12 +33,16 @@ class Janitor:
     def __init__(self, keeper: Keeper, announce: Announce) -> None:
         self._keeper = keeper
         self._announce = announce
+        # At 0 from the start: an alarm asks for those that do not rise.
+        self._rounds = {outcome: metrics.JANITOR_ROUNDS.labels(outcome) for outcome in ("done", "broken off", "failed")}
+        self._versions = metrics.JANITOR_REMOVED.labels("versions")
+        self._strays = metrics.JANITOR_REMOVED.labels("strays")
 
     async def round(self) -> None:
         """Everything once. Raises Unavailable where the store is away."""
         telling = True
         async for media in self._keeper.due():
-            await self._keeper.keep(media)
+            self._versions.inc(await self._keeper.keep(media))
             for announcement in await self._keeper.unannounced(media) if telling else ():
                 # Where Redis is away, every further try would wait for it again.
                 telling = telling and await self._announce(announcement)
@@ -46,6 +50,7 @@ class Janitor:
     async def strays(self) -> None:
         """What belongs to nothing."""
         if count := await self._keeper.strays():
+            self._strays.inc(count)
             _log.warning("deleted the chunks of %d files that no document names", count)
 
     async def run(self, seconds: float) -> None:
@@ -58,9 +63,12 @@ class Janitor:
                 rounds += 1
                 if rounds % STRAYS_EVERY == 0:
                     await self.strays()
+                self._rounds["done"].inc()
             except GridcastError as error:
+                self._rounds["broken off"].inc()
                 _log.warning("a round was broken off: %s", error)
             except Exception:  # noqa: BLE001  # the next round finds everything again
+                self._rounds["failed"].inc()
                 _log.exception("a round failed")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 
+from services.common import metrics
 from services.common.errors import GridcastError, NoSpace, TooLarge, Unavailable, UnsupportedMediaType
 from services.common.store.port import UploadStore
 from services.upload.body import Body
@@ -34,6 +35,7 @@ class Limits:
         self.max_length = max_length
         self._most = most
         self._open: set[Body] = set()
+        metrics.UPLOADS_OPEN.set_function(lambda: len(self._open))
         self._stopping = False
         self._idle = asyncio.Event()
         self._idle.set()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
+from services.common import metrics
 from services.common.errors import GridcastError, TooLarge
 from services.common.media import MediaName
 from services.common.store.port import (
@@ -208,6 +209,7 @@ class Receiver:
         for result in await asyncio.gather(hashing, storing, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
+        metrics.STORED_BYTES.inc(sum(map(len, blocks)))
         offset = (first + len(blocks)) * self._store.block_size
         if self.marks and self._marks and offset != self.held_back and offset > self._marks.saved:
             await self._marks.soon(offset, self.length)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
+from services.common import metrics
 from services.common.errors import (
     Conflict,
     Forbidden,
@@ -102,6 +103,7 @@ class Resumer:
             if not isinstance(taken, tuple):
                 return patch.again(self._there(address, taken))
             upload, state = taken
+            metrics.TAKEOVERS.inc(found.writing)
             length = state.length if patch.length is None else patch.length
             receiver = Receiver(self._store, self._limits.max_length if length is None else length, body.cut)
             hashed = self._writers.hashed(address, state.offset // self._store.block_size)

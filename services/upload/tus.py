@@ -93,7 +93,7 @@ async def tus_create(
 ) -> Response:
     """Begin an upload: metadata `filename`, optional `filetype`, `folder` and `sid`. It may carry the first bytes."""
     own = services(request)
-    with _speaking_tus(request), body_of(request) as body:
+    with _speaking_tus(request), body_of(request, "tus") as body:
         concat = rules.concat(upload_concat)
         metadata = rules.metadata(upload_metadata or "")
         facts = {"metadata": upload_metadata or ""}
@@ -165,7 +165,7 @@ async def tus_patch(
 ) -> Response:
     """Send bytes from the offset on. A newer request takes over from an older one, which is cut."""
     own = services(request)
-    with _speaking_tus(request), body_of(request) as body:
+    with _speaking_tus(request), body_of(request, "tus") as body:
         _check_content_type(request)
         if upload_offset is None:
             raise BadRequest("Upload-Offset is missing")

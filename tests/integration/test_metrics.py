@@ -7,6 +7,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from deploy.local.ports import free_ports
 from tests.launch import Service, Start
 from tests.servers import Server
+from tests.uploads import OFFSET_TYPE, TUS, metadata
+from tests.waiting import eventually
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -54,3 +56,54 @@ def test_requests_are_counted_by_route_and_status(stream: tuple[Service, int]) -
 
 def test_the_metrics_are_not_on_the_public_port(stream: tuple[Service, int]) -> None:
     assert httpx.get(f"{stream[0].url}/metrics").status_code == 404
+
+
+def test_uploads_and_rounds_of_the_janitor_are_counted(
+    start_service: Start, mongod: Server, redis_url: str, database: str
+) -> None:
+    (port,) = free_ports(1)
+    service = start_service(
+        "services.upload",
+        GRIDCAST_MONGODB_URI=mongod.uri,
+        GRIDCAST_MONGODB_DATABASE=database,
+        GRIDCAST_REDIS_URL=redis_url,
+        GRIDCAST_METRICS_PORT=str(port),
+        GRIDCAST_JANITOR_EVERY="0.1",
+        GRIDCAST_GRACE="0",
+    )
+    outcomes = {
+        (way, outcome): value(scrape(port), "gridcast_janitor_rounds_total", outcome=outcome)
+        for way, outcome in (("janitor", "broken off"), ("janitor", "failed"))
+    }
+    assert set(outcomes.values()) == {0.0}
+    with httpx.Client(base_url=service.url) as client:
+        for status in (201, 200):  # the second one replaces the first, whose chunks the janitor deletes
+            assert client.put("/file/stream?filename=a", content=b"12345").status_code == status
+        assert client.put("/file/stream?filename=a", content=b"1", headers={"if-match": '"x"'}).status_code == 412
+        assert client.post("/file/upload", files={"file": ("b", b"123")}).status_code == 201
+        head = {**TUS, "upload-length": "4", "upload-metadata": metadata(filename="c")}
+        place = client.post("/file/tus", headers=head).headers["location"]
+        for offset, data in ((0, b"12"), (2, b"34")):
+            head = {**TUS, **OFFSET_TYPE, "upload-offset": str(offset)}
+            assert client.patch(place, content=data, headers=head).status_code == 204
+
+    def swept() -> bool:
+        return value(scrape(port), "gridcast_janitor_removed_total", what="versions") == 1
+
+    eventually(swept, 10, "the replaced version is gone")
+    samples = scrape(port)
+    uploads = {
+        (labels["way"], labels["outcome"]): count
+        for (name, pairs), count in samples.items()
+        if name == "gridcast_uploads_total" and (labels := dict(pairs))
+    }
+    assert uploads == {("put", "taken"): 2, ("put", "refused"): 1, ("form", "taken"): 1, ("tus", "taken"): 3}
+    assert value(samples, "gridcast_stored_bytes_total") == 5 + 5 + 3 + 4
+    assert value(samples, "gridcast_uploads_in_flight") == 0
+    assert value(samples, "gridcast_janitor_rounds_total", outcome="done") > 0
+
+
+def test_what_is_heard_of_redis_is_shown(stream: tuple[Service, int]) -> None:
+    port = stream[1]
+    eventually(lambda: value(scrape(port), "gridcast_subscription_live", heard="changes") == 1, 10, "live")
+    assert value(scrape(port), "gridcast_resubscriptions_total", heard="changes") == 0

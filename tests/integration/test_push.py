@@ -38,7 +38,7 @@ async def holds(condition: Callable[[], bool]) -> bool:
 
 async def heard(push: Push, *channels: str) -> tuple[Subscription, list[bytes]]:
     messages: list[bytes] = []
-    subscription = Subscription(push.redis, channels, lambda _channel, payload: messages.append(payload))
+    subscription = Subscription(push.redis, channels, lambda _channel, payload: messages.append(payload), heard="test")
     subscription.start()
     await soon(lambda: holds(lambda: subscription.live))
     return subscription, messages
@@ -216,6 +216,7 @@ async def test_the_subscription_notices_a_half_open_connection(own_redis: Server
         redis,
         ["a"],
         lambda _channel, payload: said.append(payload.decode()),
+        heard="test",
         on_live=live,
         on_lost=lambda: said.append("lost"),
     )

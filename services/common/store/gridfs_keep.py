@@ -57,19 +57,21 @@ class GridFSKeeper:
         async with translated():
             return (await self._mongo.client.admin.command("hello"))["localTime"]
 
-    async def keep(self, media: str) -> None:
+    async def keep(self, media: str) -> int:
         """Reap, then sweep what is due, then remove a document with nothing left."""
         key = {"_id": ObjectId(media)}
         async with translated():
             await self._media.update_one(key, endings.reap(self._times))
             document = await self._media.find_one(key, {"doomed": 1, "now": "$$NOW"})
-        for version in document["doomed"] if document else ():
-            if version["due"] <= document["now"]:
-                await self._chunks.delete(version["file"])
-                async with translated():
-                    await self._media.update_one(key, endings.swept(version["file"], self._times))
+        doomed = document["doomed"] if document else ()
+        due = [version["file"] for version in doomed if version["due"] <= document["now"]]
+        for file in due:
+            await self._chunks.delete(file)
+            async with translated():
+                await self._media.update_one(key, endings.swept(file, self._times))
         async with translated():
             await self._media.delete_one(documents.empty(ObjectId(media)))
+        return len(due)
 
     async def unannounced(self, media: str) -> Sequence[Announcement]:
         """Notes that are older than any writer's own try."""

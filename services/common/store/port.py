@@ -199,8 +199,11 @@ class Keeper(Protocol):
     def due(self) -> AsyncGenerator[str, None]:
         """What needs attention, by an opaque name."""
 
-    async def keep(self, media: str) -> None:
-        """Reap uploads that have expired, delete versions whose time has come, forget what is past."""
+    async def keep(self, media: str) -> int:
+        """Reap uploads that have expired, delete versions whose time has come, forget what is past.
+
+        How many versions and rests of uploads were deleted.
+        """
 
     async def unannounced(self, media: str) -> Sequence[Announcement]:
         """Events that were noted a while ago and not pushed yet."""
