@@ -40,9 +40,36 @@ DURABLE = WriteConcern(w="majority", j=True)
 """Acknowledged means journalled, and on a replica set by its majority. A standalone server is a majority of one. With j off, 22 of
 1,333 acknowledged inserts were gone after three SIGKILLs of a standalone mongod; with it none of 1,520 after four."""
 
-# Server codes that say "come back later": shutdown, stepping down, no primary, and an exceeded time limit.
+# Server codes that say "come back later": shutdown, stepping down, no primary, an exceeded time limit, a cursor or a lock that was
+# lost; and what a mongos says of a shard that is away (6, 7, 89, 133, 134, 9001), whose reads carry no label.
 # 20: a standalone server that was killed is for a moment taken for one that has retryable writes, and refuses them.
-_TRANSIENT = frozenset({20, 50, 64, 91, 189, 262, 10107, 11600, 11602, 13435, 13436})
+_TRANSIENT = frozenset(
+    {
+        6,
+        7,
+        20,
+        24,
+        43,
+        50,
+        64,
+        89,
+        91,
+        112,
+        133,
+        134,
+        175,
+        189,
+        237,
+        262,
+        9001,
+        10107,
+        11600,
+        11601,
+        11602,
+        13435,
+        13436,
+    }
+)
 
 
 class Mongo:
@@ -96,6 +123,11 @@ def open_mongo(uri: str, database: str, driver: Driver = "motor") -> Mongo:
     return Mongo(AsyncIOMotorClient(uri, io_loop=asyncio.get_running_loop(), **options), database)
 
 
+def is_transient(code: int | None) -> bool:
+    """Whether the server says that it may be well again in a moment."""
+    return code in _TRANSIENT
+
+
 @asynccontextmanager
 async def translated() -> AsyncIterator[None]:
     """Turns "MongoDB is away" of either driver into Unavailable, and silence too, after 8 s: what was asked for may still happen.
@@ -110,7 +142,7 @@ async def translated() -> AsyncIterator[None]:
     except (AutoReconnect, ConnectionFailure, NetworkTimeout, ExecutionTimeout, WTimeoutError) as error:
         raise Unavailable("the database is not available") from error
     except OperationFailure as error:
-        if error.code in _TRANSIENT or error.has_error_label("RetryableWriteError"):
+        if is_transient(error.code) or error.has_error_label("RetryableWriteError"):
             raise Unavailable("the database is not available") from error
         raise
     except PyMongoError as error:
@@ -119,4 +151,4 @@ async def translated() -> AsyncIterator[None]:
         raise
 
 
-__all__ = ["ConfigurationError", "Driver", "InvalidURI", "Mongo", "open_mongo", "translated"]
+__all__ = ["ConfigurationError", "Driver", "InvalidURI", "Mongo", "is_transient", "open_mongo", "translated"]

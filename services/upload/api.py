@@ -21,14 +21,11 @@ from services.upload.edge import (
     validators,
 )
 from services.upload.form import Form, receive_form
-from services.upload.multipart import FormReader, boundary_of
+from services.upload.multipart import FORM_OVERHEAD, FormReader, boundary_of
 from services.upload.put import Put, receive_put
 from services.upload.receive import Receiver
 
 router = APIRouter(tags=["upload"])
-
-FORM_OVERHEAD = 1024 * 1024
-"""Bytes that the boundaries, headers and fields of a form may take beside the file."""
 
 Folder = Annotated[str, Query(description="the folder; empty is the topmost one")]
 Filename = Annotated[str, Query(description="the file's name")]
@@ -124,7 +121,7 @@ async def upload_form(
     response_description="the file was replaced; its description",
     responses={
         201: {"description": "the file was created; its description"},
-        **problems(400, 408, 412, 413, 415, 429, 503, 507),
+        **problems(400, 408, 409, 412, 413, 415, 429, 503, 507),
     },
     openapi_extra=_RAW,
     max_body_size=sys.maxsize,

@@ -83,14 +83,18 @@ def create_app(settings: UploadSettings | None = None, limits: Limits | None = N
 
 async def _prepare(app: FastAPI, store: GridFSStore) -> None:
     """Make the indexes as soon as MongoDB is there. Until they are, the service is not ready."""
+    app.state.fault, told = None, ""
     while True:
         try:
             await store.prepare()
         except GridcastError as error:
             app.state.fault = error.detail
-        except RuntimeError as error:
-            app.state.fault = str(error)
-            _log.error("the store cannot be used: %s", error)  # the text says all
+        except Exception as error:  # noqa: BLE001  # a right that is missing, say: who grants it need not restart us
+            ours = isinstance(error, RuntimeError)  # the others may name what is none of a client's business
+            app.state.fault = str(error) if ours else "the store cannot be used"
+            if str(error) != told:
+                told = str(error)
+                _log.error("the store cannot be used: %s", error)  # the text says all
         else:
             app.state.fault = None
             return

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 from services.common.errors import GridcastError, TooSlow
 from services.common.web import Disconnected, Receive
@@ -25,7 +26,8 @@ class Body:
         """Make `read` raise `error`, now if it is waiting."""
         self._cut = error
         if self._waiting is not None:
-            self._waiting.reschedule(asyncio.get_running_loop().time())
+            with suppress(RuntimeError):  # its time has run out in this very turn: `read` wakes up anyway
+                self._waiting.reschedule(asyncio.get_running_loop().time())
 
     async def read(self, idle: float | None = None) -> bytes | None:
         """The next bytes, None at the end; b"" where none came for `idle` seconds.

@@ -20,9 +20,14 @@ async def to_its_end(doing: Coroutine[Any, Any, None]) -> None:
             continue
 
 
+def is_away(error: BaseException) -> bool:
+    """Whether `error` says that the store is away, while this process goes on."""
+    return isinstance(error, Unavailable) and not isinstance(error, Stopping)
+
+
 async def cleaned(error: BaseException, doing: Coroutine[Any, Any, None]) -> None:
     """Clean up after `error`; where the store is away, behind the answer's back, which must not wait for it twice."""
-    if isinstance(error, Unavailable) and not isinstance(error, Stopping):
+    if is_away(error):
         task = asyncio.create_task(doing)
         _behind.add(task)
         task.add_done_callback(_behind.discard)

@@ -41,7 +41,7 @@ class Check:
 def checks(field: str, values: Iterable[str]) -> list[Check]:
     """The digests in a field that are to be checked. Raises BadRequest for a malformed one: its sender relies on it."""
     members = [member for value in values for member in value.split(",") if member.strip(" \t")]
-    found: list[Check] = []
+    found: dict[str, Check] = {}  # of two of one name the last counts (RFC 8941, 3.2)
     for member in members:
         match = _MEMBER.match(member)
         if match is None:
@@ -51,8 +51,8 @@ def checks(field: str, values: Iterable[str]) -> list[Check]:
         expected = decoded(match[2])
         if expected is None or len(expected) != hashlib.new(algorithm).digest_size:
             raise BadRequest(f"{field} holds a {match[1]} of the wrong length")
-        found.append(Check(algorithm, expected, BadRequest(f"the content does not have the digest in {field}")))
-    return found
+        found[algorithm] = Check(algorithm, expected, BadRequest(f"the content does not have the digest in {field}"))
+    return list(found.values())
 
 
 def decoded(text: str) -> bytes | None:

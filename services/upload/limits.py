@@ -100,6 +100,8 @@ class Limits:
                 self._free = await store.free()
             except GridcastError as error:
                 _log.debug("the free space is not known: %s", error)
+            except Exception as error:  # noqa: BLE001  # the next look may be allowed
+                _log.warning("the free space is not known: %s", error)
             if self._free is not None and self._free < self._floor:
                 for body in self._open:
                     body.cut(NoSpace("there is no space left for this file"))

@@ -15,8 +15,10 @@ from services.common.errors import BadRequest, TooLarge, UnsupportedMediaType
 MAX_BOUNDARY = 70
 """RFC 2046, 5.1.1."""
 MAX_PARTS = 64
-MAX_FIELD = 8 * 1024
-"""Bytes of one text field: the longest that means anything is a folder of 1,024."""
+MAX_FIELD = 16 * 1024
+"""Bytes of one text field: the longest that means anything is a folder of 1,024. What is a little longer is told what is wrong."""
+FORM_OVERHEAD = 1024 * 1024
+"""Bytes that the boundaries, headers and fields of a form may take beside the file, and what stands before and behind them."""
 MAX_PART_HEADERS = 8
 MAX_PART_HEADER_BYTES = 4 * 1024
 
@@ -94,15 +96,19 @@ class FormReader:
         self._headers: dict[bytes, bytes] = {}
         self._field: str | None = None
         self._value = bytearray()
+        self._around = 0
         self._ended = False
 
     def feed(self, data: bytes) -> list[Event]:
         """What these bytes complete, in order."""
         self._events = []
+        self._around += len(data)
         try:
             self._parser.write(data)
         except FormParserError as error:
             raise BadRequest(f"the multipart body is malformed: {error}") from error
+        if self._around > FORM_OVERHEAD:
+            raise TooLarge(f"the multipart body has more than {FORM_OVERHEAD} bytes beside its file")
         return self._events
 
     def close(self) -> None:
@@ -145,6 +151,7 @@ class FormReader:
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         if self._field is None:
+            self._around -= end - start
             self._events.append(FileData(data[start:end]))
             return
         self._value += data[start:end]

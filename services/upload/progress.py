@@ -5,9 +5,8 @@ The upload only leaves a number here and goes on; whether Redis is quick, slow o
 
 import asyncio
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from typing import Literal
+from typing import Literal, Protocol
 from uuid import uuid4
 
 from services.common.errors import GridcastError
@@ -33,27 +32,35 @@ class NoProgress:
         """Nothing more is known for now: the upload goes on in another request, or never."""
 
 
-Watch = Callable[[str | None, str, int | None], NoProgress]
-"""Gives the progress for a sid, of a file name with so many bytes where that is known."""
+class Watch(Protocol):
+    """Gives the progress for a sid, of a file name with so many bytes where that is known.
+
+    `upload` names one that may come in several requests: they go on with one progress.
+    """
+
+    def __call__(self, sid: str | None, filename: str, total: int | None, upload: str = "") -> NoProgress: ...
 
 
 class Progress(NoProgress):
     """The progress of one upload, for one socket."""
 
-    def __init__(self, push: Push, sid: str, filename: str, total: int | None, tasks: set[asyncio.Task[None]]) -> None:
+    def __init__(self, push: Push, sid: str, filename: str, key: str) -> None:
         self._filename = filename
         self._push = push
         self._sid = sid
-        self._total = total
-        self._key = uuid4().hex
+        self._total: int | None = None
+        self._key = key
         self._received = 0
         self._state: State = "receiving"
         self._ended = asyncio.Event()
         self._news = asyncio.Event()
+
+    def open(self, total: int | None) -> None:
+        """A request begins, the first one or another."""
+        self._total = self._total if total is None else total
+        self._state = "receiving"
+        self._ended.clear()
         self._news.set()
-        task = asyncio.create_task(self._run())
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
 
     def received(self, count: int, total: int | None = None) -> None:
         """Leave the number."""
@@ -74,20 +81,18 @@ class Progress(NoProgress):
         self._ended.set()
         self._news.set()
 
-    async def _run(self) -> None:
+    async def run(self) -> None:
+        """Push until the end, and a moment longer: another request may go on, and is not told of more often for that."""
         before, at, rate = 0, time.monotonic(), 0.0
-        ended = False
-        while not ended:
+        while not self._ended.is_set() or self._news.is_set():
             await self._news.wait()
             self._news.clear()
-            ended, received, now = self._ended.is_set(), self._received, time.monotonic()
+            received, now = self._received, time.monotonic()
             # Half the weight on what came since the last one: steady, and within a second of a change.
             latest = (received - before) / (now - at) if now > at and before else 0.0
             rate = (rate + latest) / 2 if rate else latest
             before, at = received, now
-            pause = await self._tell(received, round(rate))
-            if not ended:
-                await self._pause(pause)
+            await self._pause(await self._tell(received, round(rate)))
 
     async def _tell(self, received: int, rate: int) -> float:
         """Push; how long to wait before the next one."""
@@ -105,7 +110,7 @@ class Progress(NoProgress):
         return UNKNOWN_INTERVAL if receipt.status == "unknown" else INTERVAL
 
     async def _pause(self, seconds: float) -> None:
-        """Wait, though no longer than INTERVAL for the end of an upload."""
+        """Wait, though no longer than INTERVAL where the request has ended."""
         await asyncio.sleep(INTERVAL)
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds - INTERVAL):
@@ -117,12 +122,22 @@ class Watchers:
 
     def __init__(self, push: Push) -> None:
         self._push = push
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._open: dict[tuple[str, str], tuple[Progress, asyncio.Task[None]]] = {}
 
-    def watch(self, sid: str | None, filename: str, total: int | None) -> NoProgress:
+    def watch(self, sid: str | None, filename: str, total: int | None, upload: str = "") -> NoProgress:
         """A Watch."""
-        return Progress(self._push, sid, filename, total, self._tasks) if sid else NoProgress()
+        if not sid:
+            return NoProgress()
+        key = (sid, upload or uuid4().hex)
+        if key not in self._open:
+            progress = Progress(self._push, sid, filename, key[1])
+            task = asyncio.create_task(progress.run())
+            self._open[key] = progress, task
+            task.add_done_callback(lambda _: self._open.pop(key))
+        progress = self._open[key][0]
+        progress.open(total)
+        return progress
 
     async def aclose(self) -> None:
         """End what is under way: its last values are of no use to a socket whose upload is cut."""
-        await end(*self._tasks)
+        await end(*(task for _, task in self._open.values()))

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from services.common import metrics
-from services.common.errors import GridcastError, TooLarge
+from services.common.errors import Gone, GridcastError, TooLarge
 from services.common.media import MediaName
 from services.common.store.port import (
     ABSENT,
@@ -25,6 +25,7 @@ from services.common.store.port import (
     UploadStore,
     Written,
 )
+from services.common.store.reading import BrokenFile
 from services.upload.blocks import Blocks
 from services.upload.lease import Lease
 from services.upload.marks import Marks
@@ -220,11 +221,19 @@ class Receiver:
                 self._hash.update(block)
 
     async def _read_back(self, upload: Upload) -> None:
-        """Hash what other processes have stored."""
+        """Hash what other processes have stored. Raises Conflict where another holds the upload, Gone where it is damaged."""
         await self._landed()
-        self._hash = hashlib.sha256()
-        async for block in self._store.read_back(upload, self._blocks):
-            await asyncio.to_thread(self._hash.update, block)
+        whole = (
+            hashlib.sha256()
+        )  # not our hash before it is one: a part of it would be taken for the whole by who tries again
+        try:
+            async for block in self._store.read_back(upload, self._blocks):
+                await asyncio.to_thread(whole.update, block)
+        except BrokenFile as error:
+            await self._store.renew(upload)
+            _log.error("an upload is given up: %s", error)  # the text says all
+            raise Gone("the stored bytes of this upload are damaged; begin again") from error
+        self._hash = whole
 
     async def _landed(self) -> None:
         """Wait for the batch in flight; being cancelled here leaves it in flight."""

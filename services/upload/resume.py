@@ -22,10 +22,10 @@ from services.common.errors import (
 from services.common.media import MediaName
 from services.common.store.port import Ended, Open, Plan, Upload, UploadStore
 from services.upload.body import Body
-from services.upload.cleanup import cleaned, to_its_end
+from services.upload.cleanup import cleaned, is_away, to_its_end
 from services.upload.content_types import content_type
 from services.upload.digests import Check
-from services.upload.limits import Limits, Stopping
+from services.upload.limits import Limits
 from services.upload.patches import Patch, Received, lost
 from services.upload.progress import NoProgress, Watch
 from services.upload.receive import Receiver
@@ -63,6 +63,8 @@ class Resumer:
                 received = await self._receive(receiver, upload, state, body, patch)
         except BaseException as error:
             # Its address was told to nobody: it can never be gone on with.
+            filename = "" if name is None else name.filename
+            self._watch(facts.get("sid"), filename, None, upload.address).state("failed")
             await cleaned(error, receiver.discard())
             if isinstance(error, Gone):  # lost at the end of one request that was both creation and upload
                 raise Conflict(error.detail, error.headers) from error
@@ -119,6 +121,7 @@ class Resumer:
 
     async def end(self, address: str) -> None:
         """Take an unfinished upload back."""
+        await self._writers.cut(address)
         taken = await self._store.take(address)
         if isinstance(self._there(address, taken if taken is None or isinstance(taken, Ended) else taken[1]), Ended):
             raise Gone("this upload has ended")
@@ -138,7 +141,9 @@ class Resumer:
     async def _receive(self, receiver: Receiver, upload: Upload, state: Open, body: Body, patch: Patch) -> Received:
         filename = state.name.filename if state.name else ""
         silent = body.ended and receiver.received != receiver.length
-        progress = NoProgress() if silent else self._watch(state.facts.get("sid"), filename, receiver.length)
+        progress = (
+            NoProgress() if silent else self._watch(state.facts.get("sid"), filename, receiver.length, upload.address)
+        )
         progress.received(receiver.received, receiver.length)
         before = receiver.hashed
         try:
@@ -187,6 +192,9 @@ class Resumer:
         except NotUnique as error:
             await to_its_end(receiver.discard(lost=True))
             raise Gone(error.detail) from error
+        except Gone:  # its bytes are damaged: whoever asks again would be told so for ever
+            await to_its_end(receiver.discard())
+            raise
         progress.received(receiver.received)
         return Received(receiver.received, None, stored, stored.info.sha256)
 
@@ -200,7 +208,7 @@ class Resumer:
     ) -> None:
         """Keep what may be kept. Never raises: what is not saved here is asked for again."""
         with suppress(GridcastError):
-            if isinstance(error, (Gone, Conflict)) or _is_away(error):
+            if isinstance(error, (Gone, Conflict)) or is_away(error):
                 await receiver.rest()
             elif patch.checks:
                 await receiver.roll_back(before[0])
@@ -218,7 +226,3 @@ class Resumer:
             await receiver.rest()
         if receiver.upload is not None:
             self._writers.keep(receiver.upload.address, receiver.hashed)
-
-
-def _is_away(error: BaseException) -> bool:
-    return isinstance(error, Unavailable) and not isinstance(error, Stopping)

@@ -92,8 +92,8 @@ async def tus_create(
     upload_checksum: Text = None,
 ) -> Response:
     """Begin an upload: metadata `filename`, optional `filetype`, `folder` and `sid`. It may carry the first bytes."""
-    own = services(request)
     with _speaking_tus(request), body_of(request, "tus") as body:
+        own = services(request)
         concat = rules.concat(upload_concat)
         metadata = rules.metadata(upload_metadata or "")
         facts = {"metadata": upload_metadata or ""}
@@ -132,9 +132,8 @@ async def _final(own: Services, concat: rules.Concat, metadata: dict[str, str], 
 @router.head("/file/tus/{upload}", response_class=Response, responses=problems(404, 410, 412, 503), openapi_extra=_HEAD)
 async def tus_look(request: Request, upload: str) -> Response:
     """The durable offset."""
-    own = services(request)
     with _speaking_tus(request):
-        found = await own.resumer.look(upload)
+        found = await services(request).resumer.look(upload)
     headers = {"upload-offset": str(found.offset if isinstance(found, Open) else found.length)}
     length = found.length
     headers |= {"upload-defer-length": "1"} if length is None else {"upload-length": str(length)}
@@ -164,8 +163,8 @@ async def tus_patch(
     upload_checksum: Text = None,
 ) -> Response:
     """Send bytes from the offset on. A newer request takes over from an older one, which is cut."""
-    own = services(request)
     with _speaking_tus(request), body_of(request, "tus") as body:
+        own = services(request)
         _check_content_type(request)
         if upload_offset is None:
             raise BadRequest("Upload-Offset is missing")
@@ -204,7 +203,9 @@ async def tus_override(request: Request, upload: str) -> Response:
     }
     chosen = wanted.get(request.headers.get("x-http-method-override", "").upper())
     if chosen is None:
-        raise MethodNotAllowed("this resource does not know that method", {"allow": "DELETE, HEAD, OPTIONS, PATCH"})
+        raise MethodNotAllowed(
+            "this resource does not know that method", {**_VERSION, "allow": "DELETE, HEAD, OPTIONS, PATCH"}
+        )
     return await chosen()
 
 

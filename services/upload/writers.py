@@ -3,7 +3,7 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,18 +35,16 @@ class Writers:
         older, writer = self._open.get(address), _Writer(body)
         self._open[address] = writer
         try:
-            if older is not None:
-                older.body.cut(Conflict("a newer request has taken this upload over"))
-                try:
-                    async with asyncio.timeout(YIELD_SECONDS):
-                        await older.gone.wait()
-                except TimeoutError:
-                    pass
+            await _leave(older)
             yield
         finally:
             writer.gone.set()
             if self._open.get(address) is writer:
                 del self._open[address]
+
+    async def cut(self, address: str) -> None:
+        """Return when nobody in this process writes it."""
+        await _leave(self._open.get(address))
 
     def keep(self, address: str, hashed: tuple[int, Any]) -> None:
         """Remember the hash of so many blocks."""
@@ -59,3 +57,11 @@ class Writers:
         """The hash of exactly that many blocks, if it was made here. It is given away: ask once."""
         known = self._hashes.pop(address, None)
         return known[1] if known is not None and known[0] == blocks else None
+
+
+async def _leave(writer: _Writer | None) -> None:
+    if writer is not None:
+        writer.body.cut(Conflict("this upload was taken over"))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(YIELD_SECONDS):
+                await writer.gone.wait()

@@ -14,9 +14,10 @@ from bson import ObjectId
 from services.common.errors import Conflict, NotUnique, PreconditionFailed, TooMany, Unavailable
 from services.common.media import MediaName
 from services.common.mongo import open_mongo
-from services.common.store import documents, endings
+from services.common.store import documents, endings, gridfs_chunks, gridfs_outcome
 from services.common.store.documents import Times
 from services.common.store.gridfs import GridFSStore
+from services.common.store.gridfs_chunks import Chunks
 from services.common.store.gridfs_keep import GridFSKeeper
 from services.common.store.gridfs_outcome import Changes
 from services.common.store.gridfs_read import GridFSReader
@@ -441,6 +442,61 @@ async def test_a_deletion_that_arrives_late_is_no_refusal(both: Both) -> None:
     assert done is not None
     assert done.type == "file.deleted"
     assert await both.reader.find(NAME) is None
+
+
+async def test_a_commit_that_arrives_late_is_made_once(both: Both) -> None:
+    """Its sender raises the fence before it tries again: the late one finds nothing, or has been first and is found."""
+    upload = await both.store.begin(NAME, Plan())
+    await both.store.append(upload, 0, [b"one"])
+    done = await Late(both.mongo, TIMES).commit(upload, written(b"one"), ABSENT)
+    assert done is not None
+    assert done.type == "file.created"
+    found = await both.reader.find(NAME)
+    assert found is not None
+    assert found.sha256 == hashlib.sha256(b"one").hexdigest()
+
+
+class Mute(Changes):
+    """Changes arrive, and the first answer is lost: nobody says anything."""
+
+    asked = 0
+
+    async def _update(self, query: Any, update: Any) -> Any:
+        self.asked += 1
+        found = await super()._update(query, update)
+        if self.asked == 1:
+            await asyncio.sleep(60)
+        return found
+
+
+async def test_a_commit_that_nobody_answers_is_asked_after(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gridfs_outcome, "TRY_SECONDS", 0.3)
+    upload = await both.store.begin(NAME, Plan())
+    await both.store.append(upload, 0, [b"one"])
+    done = await Mute(both.mongo, TIMES).commit(upload, written(b"one"), ABSENT)
+    assert done is not None
+    assert done.type == "file.created"
+
+
+async def test_an_insert_whose_answer_was_lost_late_is_repeated(both: Both, seen: Store) -> None:
+    """The holder of the fence finds its own chunks, however long ago it began."""
+    both.store._chunks = Slow(both.mongo)
+    upload = await both.store.begin(NAME, Plan())
+    await both.store.append(upload, 0, [b"one"])
+    assert seen.chunks() == 1
+
+
+class Slow(Chunks):
+    """The first insert takes longer than another one may be tried, and its answer is lost: the driver's second one finds it."""
+
+    slow = True
+
+    async def _insert(self, chunks: list[dict[str, Any]]) -> None:
+        await super()._insert(chunks)
+        if self.slow:
+            self.slow = False
+            await asyncio.sleep(gridfs_chunks.AGAIN_WITHIN + 0.1)
+            raise Conflict("another writer was here")
 
 
 async def test_a_nameless_upload_gets_its_name_at_the_end(both: Both, seen: Store) -> None:

@@ -127,6 +127,28 @@ def test_a_failure_is_told_too(upload: Service, store: Store, ear: Ear) -> None:
     assert ear.events("file.progress")[-1]["data"]["state"] == "failed"
 
 
+def test_many_short_requests_are_one_progress(upload: Service, store: Store, ear: Ear) -> None:
+    """At most ten a second, and never backwards, however the bytes are cut into requests."""
+    data, step = os.urandom(60_000), 1000
+    tus = Tus(upload)
+    tus.create(length=len(data), **{"upload-metadata": metadata(filename="p", sid=SID)})
+    began = time.monotonic()
+    for start in range(0, len(data), step):
+        assert tus.patch(start, data[start : start + step]).status_code == 204
+    took = time.monotonic() - began
+    told = [event["data"] for event in ear.events("file.progress")]
+    received = [event["received"] for event in told]
+    assert received == sorted(received)
+    assert len(told) <= 10 * took + 3
+    assert (told[-1]["state"], received[-1]) == ("stored", len(data))
+
+
+def test_a_creation_that_is_taken_back_has_failed(upload: Service, store: Store, ear: Ear) -> None:
+    wrong = {"upload-metadata": metadata(filename="p", sid=SID), "upload-checksum": "sha1 AAAAAAAAAAAAAAAAAAAAAAAAAAA="}
+    assert Tus(upload).create(length=1, content=b"x", **wrong).status_code == 460
+    assert ear.events("file.progress")[-1]["data"]["state"] == "failed"
+
+
 def test_reading_back_is_told(
     start_service: Start, env: dict[str, str], mongod: Server, store: Store, ear: Ear
 ) -> None:

@@ -111,7 +111,7 @@ def test_of_racers_with_one_precondition_one_wins(upload: Service, store: Store)
     start = threading.Barrier(8)
 
     def race(number: int) -> tuple[int, bytes]:
-        data = bytes([number]) * (CHUNK + number)
+        data = bytes([number]) * (CHUNK + 1 + number)
         start.wait()
         return put(upload, "n", data, if_match=etag(b"0")).status_code, data
 

@@ -243,6 +243,16 @@ def test_termination(both: Tus, store: Store) -> None:
     assert store.chunks() == 0
 
 
+def test_giving_up_cuts_who_still_sends(tus: Tus, upload: Service, store: Store) -> None:
+    tus.create(length=10 * CHUNK)
+    with tus.open_patch(upload, 0, 10 * CHUNK) as sending:
+        sending.sendall(os.urandom(2 * CHUNK))
+        eventually(lambda: tus.offset() == 2 * CHUNK)
+        assert tus.delete().status_code == 204
+        assert sending.recv(64).startswith(b"HTTP/1.1 409 ")
+    assert (store.one()["uploads"], store.chunks()) == ([], 0)
+
+
 def test_what_has_ended_is_not_given_up(tus: Tus, store: Store) -> None:
     tus.create(length=3, content=b"abc")
     problem(tus.delete(), 410)

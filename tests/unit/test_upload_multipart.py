@@ -7,7 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.common.errors import BadRequest, GridcastError, TooLarge, UnsupportedMediaType
-from services.upload.multipart import BodyEnds, Event, Field, FileBegins, FileData, FileEnds, FormReader, boundary_of
+from services.upload.multipart import (
+    FORM_OVERHEAD,
+    BodyEnds,
+    Event,
+    Field,
+    FileBegins,
+    FileData,
+    FileEnds,
+    FormReader,
+    boundary_of,
+)
 from tests.uploads import BOUNDARY, form, part
 
 BODY = form(
@@ -94,6 +104,24 @@ def test_a_long_field_is_refused_before_it_is_whole() -> None:
     """Case 8: what is kept of a text field is bounded."""
     reader = FormReader(BOUNDARY)
     reader.feed(part("folder", b"")[:-2])
-    reader.feed(b"x" * 8192)
+    reader.feed(b"x" * 16 * 1024)
     with pytest.raises(TooLarge):
         reader.feed(b"x" * 1024)
+
+
+def test_what_stands_behind_the_parts_is_bounded() -> None:
+    reader = FormReader(BOUNDARY)
+    reader.feed(BODY)
+    for _ in range(FORM_OVERHEAD // 60_000):
+        reader.feed(b"x" * 60_000)
+    with pytest.raises(TooLarge, match="beside its file"):
+        reader.feed(b"x" * 60_000)
+
+
+def test_the_file_itself_is_not_counted_as_what_stands_around_it() -> None:
+    reader = FormReader(BOUNDARY)
+    reader.feed(form(part("file", b"", "a"))[: -len(form()) - 2])
+    for _ in range(3 * FORM_OVERHEAD // 60_000):
+        reader.feed(b"x" * 60_000)
+    reader.feed(b"\r\n" + form())
+    reader.close()

@@ -11,7 +11,7 @@ from bson import ObjectId
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from services.common.errors import Conflict, Unavailable
-from services.common.mongo import Mongo, translated
+from services.common.mongo import Mongo, is_transient, translated
 from services.common.store.gridfs_read import BLOCK_SIZE
 from services.common.store.reading import BrokenFile
 
@@ -42,14 +42,20 @@ class Chunks:
         """
         clock = asyncio.get_running_loop().time
         deadline = clock() + AGAIN_WITHIN
+        known = False
         while True:
             # The driver adds an _id to each document it is given: a second try needs documents of its own.
             chunks = [{"files_id": file, "n": number, "data": block} for number, block in enumerate(blocks, first)]
             try:
                 await self._insert(chunks)
-            except (Unavailable, Conflict):
+            except Unavailable:
                 if clock() > deadline:
                     raise
+            except Conflict:
+                # Seen for the first time it may be our own, whose answer was lost, however long that took.
+                if known and clock() > deadline:
+                    raise
+                known = True
             else:
                 return
             await asyncio.sleep(0.1)
@@ -66,7 +72,7 @@ class Chunks:
                 codes = {fault.get("code") for fault in (error.details or {}).get("writeErrors", ())}
                 if codes == {_DUPLICATE}:
                     raise Conflict("another writer was here") from error
-                if not codes:  # only the write concern failed: the outcome is unknown
+                if all(map(is_transient, codes)):  # or none: only the write concern failed, and the outcome is unknown
                     raise Unavailable("the database is not available") from error
                 raise
 

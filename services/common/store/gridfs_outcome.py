@@ -20,6 +20,8 @@ from services.common.store.port import Announcement, Expected, Upload, Written
 
 OUTCOME_SECONDS = 6.0
 """How long a change whose outcome is unknown is asked after before the answer is 503."""
+TRY_SECONDS = 4.0
+"""One try, shorter than any other step: a change that nobody answered must be asked after before the client hears 503."""
 T = TypeVar("T")
 
 
@@ -125,10 +127,11 @@ async def _certain(once: Callable[[], Awaitable[T | None]], learn: Callable[[], 
     doing: Callable[[], Awaitable[T | None]] = once
     while True:
         try:
-            result = await doing()
-        except Unavailable:
+            async with asyncio.timeout(TRY_SECONDS):
+                result = await doing()
+        except (Unavailable, TimeoutError) as error:
             if clock() > deadline:
-                raise
+                raise Unavailable("the database does not say what became of the change") from error
             doing = learn
             await asyncio.sleep(0.2)
             continue
