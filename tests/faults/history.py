@@ -9,6 +9,7 @@ import hashlib
 import random
 import threading
 import time
+from base64 import b64encode
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from tests.uploads import CHUNK, FORM_TYPE, OFFSET_TYPE, TUS, Store, form, metad
 Outcome = Literal["ok", "fail", "unknown"]
 SIZES = (0, 1, 1000, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, 9 * CHUNK + 17)
 GIVE_UP = 12.0
+WAYS = ("create", "create", "form", "tus", "tus", "tus", "parts", "given up", "replace", "delete")
 
 
 @dataclass
@@ -81,10 +83,10 @@ class Client(threading.Thread):
     def _one(self, client: httpx.Client) -> None:
         dice = self._dice
         data = dice.randbytes(dice.choice(SIZES))
-        way = dice.choice(("create", "create", "form", "tus", "tus", "replace", "delete"))
+        way = dice.choice(WAYS)
         self._serial += 1
         # Two neighbours share their names: at most one of them may win.
-        name = f"{self.number // 2}-{self._serial}" if way in {"create", "form", "tus"} else f"own-{self.number}"
+        name = f"own-{self.number}" if way in {"replace", "delete"} else f"{self.number // 2}-{self._serial}"
         operation = self._history.begin(
             Operation(name, way, "" if way == "delete" else hashlib.sha256(data).hexdigest(), len(data))
         )
@@ -92,6 +94,10 @@ class Client(threading.Thread):
         try:
             if way == "tus":
                 outcome, told = self._tus(client, name, data)
+            elif way == "parts":
+                outcome, told = self._parts(client, name, data)
+            elif way == "given up":
+                outcome, told = self._given_up(client, name, data)
             else:
                 answer = self._request(client, url, way, name, data)
                 outcome, told = judged(answer.status_code), str(answer.status_code)
@@ -112,20 +118,19 @@ class Client(threading.Thread):
     def _tus(self, client: httpx.Client, name: str, data: bytes) -> tuple[Outcome, str]:
         """Create, send in pieces, ask and go on after each fault, on any replica; for as long as a patient user would."""
         dice = self._dice
-        head = {**TUS, "upload-length": str(len(data)), "upload-metadata": metadata(filename=name, folder="h")}
-        created = client.post(f"{dice.choice(self._urls)}/file/tus", headers=head)
+        head = {"upload-length": str(len(data)), "upload-metadata": metadata(filename=name, folder="h")}
+        created = self._create(client, head, data[: dice.choice((0, 0, 1, CHUNK, len(data)))])
         if created.status_code != 201:
             return judged(created.status_code), f"creation {created.status_code}"
         path = created.headers["location"]
-        offset, deadline = 0, time.monotonic() + GIVE_UP
-        if not data:
+        offset, deadline = int(created.headers["upload-offset"]), time.monotonic() + GIVE_UP
+        if offset == len(data):
             return "ok", "201"
         while time.monotonic() < deadline and not self._ending.is_set():
             url = dice.choice(self._urls) + path
             end = offset + dice.choice((1, CHUNK // 2, CHUNK, len(data)))
             try:
-                patch = {**TUS, **OFFSET_TYPE, "upload-offset": str(offset)}
-                answer = client.patch(url, headers=patch, content=data[offset:end])
+                answer = self._patch(client, url, offset, data[offset:end])
                 if answer.status_code == 204 and int(answer.headers["upload-offset"]) == len(data):
                     return "ok", "204"
                 if answer.status_code == 410:
@@ -144,6 +149,41 @@ class Client(threading.Thread):
             if offset == len(data):
                 return "ok", "look"
         return "unknown", "gave up"
+
+    def _create(self, client: httpx.Client, head: dict[str, str], first: bytes = b"") -> httpx.Response:
+        fields = {**TUS, **head, **(OFFSET_TYPE if first else {})}
+        return client.post(f"{self._dice.choice(self._urls)}/file/tus", headers=fields, content=first)
+
+    def _patch(self, client: httpx.Client, url: str, offset: int, data: bytes) -> httpx.Response:
+        """Some say what the bytes must be: these count all or not at all."""
+        fields = {**TUS, **OFFSET_TYPE, "upload-offset": str(offset)}
+        if self._dice.random() < 0.3:
+            fields["upload-checksum"] = f"sha256 {b64encode(hashlib.sha256(data).digest()).decode()}"
+        return client.patch(url, headers=fields, content=data)
+
+    def _parts(self, client: httpx.Client, name: str, data: bytes) -> tuple[Outcome, str]:
+        """Two parts, then the file of both. What goes wrong with a part leaves no file."""
+        places, middle = [], len(data) // 3
+        for piece in (data[:middle], data[middle:]):
+            part = self._create(client, {"upload-concat": "partial", "upload-length": str(len(piece))})
+            if part.status_code != 201:
+                return "fail", f"a part: {part.status_code}"
+            places.append(part.headers["location"])
+            if piece:
+                sent = self._patch(client, self._dice.choice(self._urls) + places[-1], 0, piece)
+                if sent.status_code != 204:
+                    return "fail", f"the bytes of a part: {sent.status_code}"
+        final = {"upload-concat": f"final;{' '.join(places)}", "upload-metadata": metadata(filename=name, folder="h")}
+        answer = self._create(client, final)
+        return judged(answer.status_code), str(answer.status_code)
+
+    def _given_up(self, client: httpx.Client, name: str, data: bytes) -> tuple[Outcome, str]:
+        """One byte is never sent."""
+        head = {"upload-length": str(len(data) + 1), "upload-metadata": metadata(filename=name, folder="h")}
+        created = self._create(client, head, data)
+        if created.status_code == 201:
+            client.delete(self._dice.choice(self._urls) + created.headers["location"], headers=TUS)
+        return "fail", f"given up after {created.status_code}"
 
 
 def judged(status: int) -> Outcome:

@@ -4,6 +4,7 @@ The seed is printed; GRIDCAST_FAULT_SEED repeats a run's requests and its faults
 """
 
 import contextlib
+import hashlib
 import os
 import random
 import signal
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 
+import httpx
 import pytest
 
 from deploy.local.ports import free_ports
@@ -23,24 +25,30 @@ from tests.faults.wire import Fault, Wire, wired
 from tests.launch import Service, launched
 from tests.servers import Server
 from tests.uploads import Store, opened
+from tests.waiting import eventually
 
 DATABASE = "test_faults"
 LEASE = 3.0
 CLIENTS = 6
+LOOKED_AT = 50
+"""Files that are read through a stream service at the end."""
 
 
 class Replica:
-    """An upload service that can be killed and comes back at its address."""
+    """A process of ours that can be killed and comes back at its address."""
 
-    def __init__(self, folder: Path, env: dict[str, str]) -> None:
+    def __init__(self, module: str, folder: Path, env: dict[str, str]) -> None:
         (self.port,) = free_ports(1)
-        self._folder, self._env = folder, env
+        self._module, self._folder, self._env = module, folder, env
         self._running = contextlib.ExitStack()
         self.service: Service
         self.start()
 
     def start(self) -> None:
-        self.service = self._running.enter_context(launched("services.upload", self._folder, self._env, port=self.port))
+        ready = self._module != "gateway"  # which misses the services that this history has no need of
+        again = launched(self._module, self._folder, self._env, port=self.port, ready=ready)
+        self.service = self._running.enter_context(again)
+        eventually(lambda: httpx.get(f"{self.service.url}/livez").is_success, 30)
 
     def kill(self) -> None:
         self.service.child.send(signal.SIGKILL)
@@ -55,11 +63,23 @@ class Replica:
 
 
 class Field:
-    """mongod, a wire before it, two replicas: and what can happen to them."""
+    """mongod, a wire before it, two replicas, a wire before one of them, two gateways: and what can happen to them."""
 
-    def __init__(self, mongod: Server, wire: Wire, replicas: list[Replica], dice: random.Random) -> None:
-        self.mongod, self.wire, self.replicas, self.dice = mongod, wire, replicas, dice
+    def __init__(
+        self,
+        mongod: Server,
+        wires: tuple[Wire, Wire],
+        replicas: list[Replica],
+        gateways: list[Replica],
+        dice: random.Random,
+    ) -> None:
+        self.mongod, self.replicas, self.gateways, self.dice = mongod, replicas, gateways, dice
+        self.wire, self.front = wires
         self.kills = Counter[str]()
+
+    def urls(self) -> list[str]:
+        """Where clients go: half of them straight to a replica."""
+        return [process.service.url for process in (*self.replicas, *self.gateways)]
 
     def kill_mongod(self) -> None:
         self.mongod.kill()
@@ -72,6 +92,18 @@ class Field:
         replica.kill()
         replica.start()
         self.kills["service"] += 1
+
+    def kill_gateway(self) -> None:
+        gateway = self.dice.choice(self.gateways)
+        gateway.kill()
+        gateway.start()
+        self.kills["gateway"] += 1
+
+    def stop_gateway(self) -> None:
+        gateway = self.dice.choice(self.gateways)
+        gateway.send(signal.SIGSTOP)
+        time.sleep(self.dice.choice((0.3, 2)))
+        gateway.send(signal.SIGCONT)
 
     def stop_mongod(self) -> None:
         self.mongod.stop()
@@ -86,16 +118,17 @@ class Field:
         replica.send(signal.SIGCONT)
 
     def hinder(self) -> None:
-        self.wire.latency = self.dice.choice((0.02, 0.2))
-        self.wire.fault = self.dice.choice((Fault.LATENCY, Fault.LATENCY, Fault.BLACK_HOLE, Fault.REFUSE))
+        wire = self.dice.choice((self.wire, self.front))
+        wire.latency = self.dice.choice((0.02, 0.2))
+        wire.fault = self.dice.choice((Fault.LATENCY, Fault.LATENCY, Fault.BLACK_HOLE, Fault.REFUSE))
         time.sleep(self.dice.uniform(0.3, 2))
-        if self.wire.fault is Fault.BLACK_HOLE and self.dice.random() < 0.5:
+        if wire.fault is Fault.BLACK_HOLE and self.dice.random() < 0.5:
             # What was under way arrives after all, when its senders are gone.
-            self.wire.cut(reset=False)
-        self.wire.fault = Fault.NONE
+            wire.cut(reset=False)
+        wire.fault = Fault.NONE
 
     def cut(self) -> None:
-        self.wire.cut(reset=self.dice.random() < 0.5)
+        self.dice.choice((self.wire, self.front)).cut(reset=self.dice.random() < 0.5)
 
 
 @contextlib.contextmanager
@@ -114,10 +147,17 @@ def field(mongod: Server, redis: Server, folder: Path, seed: int) -> Iterator[tu
         }
         replicas = []
         for driver in ("motor", "pymongo"):
-            replica = Replica(folder, {**env, "GRIDCAST_MONGO_DRIVER": driver})
+            replica = Replica("services.upload", folder, {**env, "GRIDCAST_MONGO_DRIVER": driver})
             stack.callback(replica.close)
             replicas.append(replica)
-        yield Field(mongod, wire, replicas, random.Random(seed)), env
+        front = stack.enter_context(wired(replicas[0].port, seed))
+        upstreams = f"http://127.0.0.1:{front.port},{replicas[1].service.url}"
+        gateways = []
+        for _ in range(2):
+            gateway = Replica("gateway", folder, {"GRIDCAST_UPLOAD_URLS": upstreams, "GRIDCAST_LOG_LEVEL": "warning"})
+            stack.callback(gateway.close)
+            gateways.append(gateway)
+        yield Field(mongod, (wire, front), replicas, gateways, random.Random(seed)), env
 
 
 def settle(store: Store, env: dict[str, str], within: float) -> None:
@@ -132,10 +172,34 @@ def settle(store: Store, env: dict[str, str], within: float) -> None:
         time.sleep(0.5)
 
 
-def run(scene: Field, env: dict[str, str], seed: int, until: Callable[[History], bool], faults: Iterator[str]) -> str:
+def misread(store: Store, env: dict[str, str], folder: Path, dice: random.Random) -> list[str]:
+    """What a stream service, started now, shows otherwise than it was acknowledged: whole files, and ranges of them."""
+    files = [document for document in store.media() if document["current"]]
+    faults = []
+    with launched("services.stream", folder, env) as stream, httpx.Client(base_url=stream.url) as client:
+        for document in dice.sample(files, min(len(files), LOOKED_AT)):
+            query = {"folder": document["folder"], "filename": document["filename"]}
+            whole = client.get("/file/stream", params=query).content
+            if hashlib.sha256(whole).hexdigest() != document["current"]["sha256"]:
+                faults.append(f"{query}: another file is served")
+            for _ in range(10 if whole else 0):
+                first, last = sorted(dice.randrange(len(whole)) for _ in range(2))
+                part = client.get("/file/stream", params=query, headers={"range": f"bytes={first}-{last}"})
+                if (part.status_code, part.content) != (206, whole[first : last + 1]):
+                    faults.append(f"{query}: bytes {first} to {last} are others")
+    return faults
+
+
+def run(
+    scene: Field,
+    env: dict[str, str],
+    folder: Path,
+    seed: int,
+    until: Callable[[History], bool],
+    faults: Iterator[str],
+) -> str:
     history = History()
-    urls = [replica.service.url for replica in scene.replicas]
-    clients = [Client(number, seed, urls, history) for number in range(CLIENTS)]
+    clients = [Client(number, seed, scene.urls(), history) for number in range(CLIENTS)]
     with opened(scene.mongod.uri, DATABASE) as store:
         reader = Reader(store, seed)
         for thread in (*clients, reader):
@@ -151,11 +215,11 @@ def run(scene: Field, env: dict[str, str], seed: int, until: Callable[[History],
                 thread.join(60)
         assert [client.failed for client in clients if client.failed] == []
         settle(store, env, 60)
-        wrong = [*reader.broken, *verdicts(history, store)]
+        wrong = [*reader.broken, *verdicts(history, store), *misread(store, env, folder, scene.dice)]
         counts = {outcome: history.count(outcome) for outcome in ("ok", "fail", "unknown")}
         said = f"seed {seed}: {counts}, kills {dict(scene.kills)}, {reader.looks} looks, {len(wrong)} faults"
         print(said)
-        for replica in scene.replicas:
+        for replica in (*scene.replicas, *scene.gateways):
             assert "Traceback" not in replica.service.log, replica.service.log
         assert wrong == [], said
         assert reader.looks > 0
@@ -166,7 +230,11 @@ def chosen_seed() -> int:
     return int(os.environ.get("GRIDCAST_FAULT_SEED") or random.SystemRandom().randrange(2**32))
 
 
-ALL = ["kill_mongod", "kill_service", "stop_mongod", "stop_service", "hinder", "cut", "cut"]
+ALL = [
+    *("kill_mongod", "kill_service", "kill_gateway"),
+    *("stop_mongod", "stop_service", "stop_gateway"),
+    *("hinder", "hinder", "cut", "cut"),
+]
 
 
 @pytest.mark.timeout(180)
@@ -174,10 +242,10 @@ def test_a_short_history_with_every_fault(own_mongod: Server, redis_server: Serv
     seed = chosen_seed()
     print(f"seed {seed}")
     with field(own_mongod, redis_server, tmp_path, seed) as (scene, env):
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 25
         # Each fault once in an order of this seed, then whatever comes.
         faults = chain(random.Random(seed).sample(ALL, len(ALL)), whatever(scene, ALL))
-        run(scene, env, seed, lambda _: time.monotonic() > deadline, faults)
+        run(scene, env, tmp_path, seed, lambda _: time.monotonic() > deadline, faults)
 
 
 def whatever(scene: Field, faults: list[str]) -> Iterator[str]:
@@ -193,10 +261,10 @@ def test_two_thousand_acknowledged_uploads_over_a_hundred_kills(
     """P1 and P2: half of the kills hit mongod, half the service."""
     seed = chosen_seed()
     print(f"seed {seed}")
-    faults = ["kill_mongod", "kill_service", "kill_mongod", "kill_service", *ALL[2:]]
+    faults = ["kill_mongod", "kill_service", *ALL]
     with field(own_mongod, redis_server, tmp_path, seed) as (scene, env):
 
         def enough(history: History) -> bool:
             return min(scene.kills["mongod"], scene.kills["service"]) >= 50 and history.count("ok") >= 2000
 
-        run(scene, env, seed, enough, whatever(scene, faults))
+        run(scene, env, tmp_path, seed, enough, whatever(scene, faults))
