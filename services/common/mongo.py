@@ -40,36 +40,11 @@ DURABLE = WriteConcern(w="majority", j=True)
 """Acknowledged means journalled, and on a replica set by its majority. A standalone server is a majority of one. With j off, 22 of
 1,333 acknowledged inserts were gone after three SIGKILLs of a standalone mongod; with it none of 1,520 after four."""
 
-# Server codes that say "come back later": shutdown, stepping down, no primary, an exceeded time limit, a cursor or a lock that was
-# lost; and what a mongos says of a shard that is away (6, 7, 89, 133, 134, 9001), whose reads carry no label.
+# Server codes that say "come back later": shutdown, stepping down, no primary; a time limit, a cursor or a lock that was lost.
 # 20: a standalone server that was killed is for a moment taken for one that has retryable writes, and refuses them.
-_TRANSIENT = frozenset(
-    {
-        6,
-        7,
-        20,
-        24,
-        43,
-        50,
-        64,
-        89,
-        91,
-        112,
-        133,
-        134,
-        175,
-        189,
-        237,
-        262,
-        9001,
-        10107,
-        11600,
-        11601,
-        11602,
-        13435,
-        13436,
-    }
-)
+_LATER = frozenset({20, 24, 43, 50, 64, 91, 112, 175, 189, 237, 262, 10107, 11600, 11601, 11602, 13435, 13436})
+# What a mongos says of a shard that is away; the answer to a read carries no label.
+_NO_SHARD = frozenset({6, 7, 89, 133, 134, 9001})
 
 
 class Mongo:
@@ -125,7 +100,7 @@ def open_mongo(uri: str, database: str, driver: Driver = "motor") -> Mongo:
 
 def is_transient(code: int | None) -> bool:
     """Whether the server says that it may be well again in a moment."""
-    return code in _TRANSIENT
+    return code in _LATER or code in _NO_SHARD
 
 
 @asynccontextmanager

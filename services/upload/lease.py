@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from services.common.errors import Conflict, Unavailable
 from services.common.store.port import Upload, UploadStore
+from services.common.tasks import end
 
 RENEWALS = 3
 """The lease is renewed so many times while it lasts: two may fail before it ends."""
@@ -39,8 +40,7 @@ class Lease:
 
     async def let_go(self) -> None:
         """Renew no more."""
-        self._renewal.cancel()
-        await asyncio.wait({self._renewal})
+        await end(self._renewal)
 
     async def _once(self) -> None:
         began = time.monotonic()

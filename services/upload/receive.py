@@ -223,9 +223,8 @@ class Receiver:
     async def _read_back(self, upload: Upload) -> None:
         """Hash what other processes have stored. Raises Conflict where another holds the upload, Gone where it is damaged."""
         await self._landed()
-        whole = (
-            hashlib.sha256()
-        )  # not our hash before it is one: a part of it would be taken for the whole by who tries again
+        # Ours only when it is whole: who tries again would take the hash of a part for it.
+        whole = hashlib.sha256()
         try:
             async for block in self._store.read_back(upload, self._blocks):
                 await asyncio.to_thread(whole.update, block)

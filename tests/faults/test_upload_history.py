@@ -168,7 +168,8 @@ def settle(store: Store, env: dict[str, str], within: float) -> None:
         subprocess.run(command, env={**os.environ, **env}, check=True, timeout=60, capture_output=True)
         if not any(document["uploads"] or document["doomed"] for document in store.media()):
             return
-        assert time.monotonic() < deadline, [d for d in store.media() if d["uploads"] or d["doomed"]]
+        left = [document for document in store.media() if document["uploads"] or document["doomed"]]
+        assert time.monotonic() < deadline, f"left: {left}"
         time.sleep(0.5)
 
 
