@@ -124,6 +124,11 @@ async def translated() -> AsyncIterator[None]:
         if error.timeout:
             raise Unavailable("the database is not available") from error
         raise
+    except RuntimeError as error:
+        # PyMongo's own lock, whose waiter was cancelled by a time limit: "Lock is not acquired", "cannot wait on un-acquired lock".
+        if "acquired" not in str(error):
+            raise
+        raise Unavailable("the database does not answer") from error
 
 
 __all__ = ["ConfigurationError", "Driver", "InvalidURI", "Mongo", "is_transient", "open_mongo", "translated"]
