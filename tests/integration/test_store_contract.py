@@ -14,7 +14,7 @@ from bson import ObjectId
 from services.common.errors import Conflict, NotUnique, PreconditionFailed, TooMany, Unavailable
 from services.common.media import MediaName
 from services.common.mongo import open_mongo
-from services.common.store import documents, endings, gridfs_chunks, gridfs_outcome
+from services.common.store import documents, endings, gridfs_chunks, gridfs_indexes, gridfs_outcome
 from services.common.store.documents import Times
 from services.common.store.gridfs import GridFSStore
 from services.common.store.gridfs_chunks import Chunks
@@ -554,3 +554,15 @@ async def test_an_address_that_is_nobody_s(both: Both, address: str) -> None:
     assert await both.store.look(address) is None
     assert await both.store.take(address) is None
     assert both.store.age(address) is None
+
+
+async def test_chunks_are_stored_as_they_are(both: Both, seen: Store) -> None:
+    """Media are packed already. Where the collection is there, whoever made it has decided."""
+    (chunks,) = seen.db.list_collections(filter={"name": "fs.chunks"})
+    assert chunks["options"]["storageEngine"] == gridfs_indexes.UNPACKED
+    seen.db.drop_collection("fs.chunks")
+    seen.db.create_collection("fs.chunks")
+    await both.store.prepare()
+    (chunks,) = seen.db.list_collections(filter={"name": "fs.chunks"})
+    assert "storageEngine" not in chunks["options"]
+    assert "files_id_1_n_1" in seen.db["fs.chunks"].index_information()

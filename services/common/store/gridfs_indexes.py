@@ -1,11 +1,16 @@
-"""The indexes that the store rests on. Without the unique ones nothing else holds, so they are made and then looked at."""
+"""The collection of chunks, and the indexes that the store rests on. Without the unique ones nothing else holds, so they are made
+and then looked at.
+"""
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
 from pymongo.errors import DuplicateKeyError, OperationFailure
 
-from services.common.mongo import Mongo, translated
+from services.common.mongo import Mongo, is_transient, translated
+
+_log = logging.getLogger("gridcast.store")
 
 _CONFLICTS = frozenset({85, 86, 11000})
 """IndexOptionsConflict, IndexKeySpecsConflict, DuplicateKey."""
@@ -35,9 +40,14 @@ INDEXES: dict[str, tuple[Index, ...]] = {
 }
 
 
+UNPACKED = {"wiredTiger": {"configString": "block_compressor=none"}}
+"""Media are packed already, and trying to pack them once more took mongod a fifth of its time for an upload."""
+
+
 async def prepare(mongo: Mongo) -> None:
     """Make what is missing. Raises RuntimeError where an index cannot be had."""
     async with translated():
+        await _make_chunks(mongo)
         for collection, wanted in INDEXES.items():
             for index in wanted:
                 await _make(mongo, collection, index)
@@ -45,6 +55,16 @@ async def prepare(mongo: Mongo) -> None:
             for index in wanted:
                 if index.name not in there or bool(there[index.name].get("unique")) != index.unique:
                     raise RuntimeError(f"{collection}: the index {index.name} is missing or not unique")
+
+
+async def _make_chunks(mongo: Mongo) -> None:
+    """As they should be stored, where they are not there yet and the server lets us say so: some managed ones do not."""
+    try:
+        await mongo.database.create_collection("fs.chunks", storageEngine=UNPACKED, check_exists=False)
+    except OperationFailure as error:
+        if is_transient(error.code):
+            raise
+        _log.debug("fs.chunks is there, or is made as the server likes it: %s", error)
 
 
 async def _make(mongo: Mongo, collection: str, index: Index) -> None:
