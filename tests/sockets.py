@@ -57,9 +57,9 @@ class Client:
     sid: str
     resume: str
 
-    async def again(self, service: "HasPort", *, after: bool = True) -> "Client":
+    async def again(self, service: "HasPort", *, after: bool = True, **query: str) -> "Client":
         """The same browser on a new connection. A replica that has not found Redis again yet is asked until it has."""
-        query = {"resume": self.resume, **({"after": self.after} if after else {})}
+        query = {**query, "resume": self.resume, **({"after": self.after} if after else {})}
         async with asyncio.timeout(PATIENCE):
             while True:
                 try:

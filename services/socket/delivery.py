@@ -141,7 +141,7 @@ class Delivery:
                 self._begin_anew(there, number)
             await self._attendance.keep(there)
             if known and not why:
-                await self._catch_up(number)
+                await self._catch_up(there, number)
         except Unavailable:
             self.epoch = known
             raise
@@ -158,21 +158,28 @@ class Delivery:
             peer.topics.update(dict.fromkeys(peer.topics, number))
             peer.tell(f"{self.epoch}-{number}")
 
-    async def _catch_up(self, number: int) -> None:
+    async def _catch_up(self, there: Sequence[Peer], number: int) -> None:
+        """Hand over what was missed, to those who were ready when it was asked for. Who becomes ready meanwhile has looked for
+        himself, and an entry from here may be newer than what he is still to hear.
+        """
         seen = self._seen
         if number == seen:
             return
         targets = [Target("all", "", seen)]
         targets += [Target("topic", topic, seen) for topic in self._hub.topics]
-        targets += [Target("sid", peer.sid, seen) for peer in self._hub.ready()]
+        targets += [Target("sid", peer.sid, seen) for peer in there]
         missed = await self._history.after(self.epoch, targets)
+        meant = set(there)
         for target in missed.lost:
             for peer in self._hub.audience(target.kind, target.name):
-                if peer.held is None:
+                if peer in meant:
                     self.resync(peer, "some events are lost")
         for entry in missed.entries:
             with suppress(ValueError):
-                self._hub.deliver(entry.kind, entry.name, self.replayed(entry))
+                message = self.replayed(entry)
+                for peer in self._hub.audience(entry.kind, entry.name):
+                    if peer in meant:
+                        peer.take(message)
 
     def replayed(self, entry: Entry) -> Message:
         """A history's entry as it is delivered. ValueError where it is no event."""

@@ -6,6 +6,7 @@ It knows Redis and the layout of a history; it does not know who asks.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from services.common.push import SEQUENCE
 from services.common.redis import Redis
 from services.socket.scripts import REPLAY
 
@@ -52,14 +53,19 @@ class History:
         self._redis = redis
 
     async def after(self, epoch: str, targets: Sequence[Target]) -> Missed:
-        """Everything that came to `targets` after their numbers. Raises Unavailable while Redis is away."""
+        """Everything that came to `targets` after their numbers, up to one moment: that of the first call. What was pushed later
+        is not given, even where a later call sees it: whoever listened before he asked hears all of it, and to him who was
+        given a part, the rest would be older than what he has. Raises Unavailable while Redis is away.
+        """
         entries: list[Entry] = []
         lost: list[Target] = []
         room = MAX_TOTAL
+        last: int | str = ""
         for start in range(0, len(targets), BATCH):
             batch = targets[start : start + BATCH]
             args = [part for target in batch for part in (target.kind, target.name, target.after)]
-            answer = await self._redis.run(REPLAY, (), (epoch, min(room, MAX_BYTES), *args))
+            number, answer = await self._redis.run(REPLAY, (SEQUENCE,), (epoch, min(room, MAX_BYTES), last, *args))
+            last = int(number)
             for target, (gap, found) in zip(batch, answer, strict=True):
                 if gap:
                     lost.append(target)

@@ -221,27 +221,31 @@ return #names == tonumber(ARGV[2]) and names[#names] or ''
 """)
 
 REPLAY = Script("""\
--- What came after a number. ARGV: epoch, most bytes, then kind, name, number for each target.
--- Returns for each target 1 where something after its number is lost, and its entries: number, reply, event.
+-- What came after a number. KEYS: sequence. ARGV: epoch, most bytes, the number up to which is asked (empty: all there is now),
+-- then kind, name, number for each target.
+-- Returns that number, and for each target 1 where something after its number is lost, and its entries: number, reply, event.
 -- The first entry after the number tells: had there been another between, it would be named as the previous one.
 -- Of a target for which there is no room nothing is given: the gap shall stand where it is told of.
 local answer = {}
 local room = tonumber(ARGV[2])
-for i = 3, #ARGV, 3 do
+local last = ARGV[3] ~= '' and ARGV[3] or redis.call('HGET', KEYS[1], 'number') or '0'
+for i = 4, #ARGV, 3 do
   local key = 'gridcast:history:' .. ARGV[1] .. ':' .. ARGV[i] .. ':' .. ARGV[i + 1]
   local entries = redis.call('XRANGE', key, '(' .. ARGV[i + 2] .. '-0', '+', 'COUNT', room < 0 and 1 or 1000)
   local lost, found = 0, {}
   for j = 1, #entries do
     local fields = entries[j][2]
+    local number = string.match(entries[j][1], '^%d+')
     if j == 1 and tonumber(fields[2]) > tonumber(ARGV[i + 2]) then lost = 1 end
+    if tonumber(number) > tonumber(last) then break end
     room = room - #fields[6]
     if room < 0 then
       lost, found = 1, {}
       break
     end
-    found[j] = {string.match(entries[j][1], '^%d+'), fields[4], fields[6]}
+    found[j] = {number, fields[4], fields[6]}
   end
   answer[#answer + 1] = {lost, found}
 end
-return answer
+return {last, answer}
 """)

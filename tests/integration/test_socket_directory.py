@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +11,15 @@ import pytest
 from services.common.errors import BadRequest, Unavailable
 from services.common.events import Position
 from services.common.push import Push
+from services.common.redis import Redis, Script
 from services.socket.attendance import Attendance
 from services.socket.delivery import Delivery
-from services.socket.directory import Directory
+from services.socket.directory import Directory, fingerprint
 from services.socket.entrance import Entrance, Entry, new_sid
+from services.socket.handshake import Wish
 from services.socket.history import History, Target
 from services.socket.hub import GAP, Hub, Peer
-from services.socket.scripts import AWAY_SECONDS
+from services.socket.scripts import AWAY_SECONDS, REPLAY
 from services.socket.settings import SocketSettings
 from services.socket.ws import Sockets
 from tests.sockets import soon
@@ -294,3 +296,113 @@ async def test_a_reading_of_histories_is_bounded(replica: Replica, monkeypatch: 
     )
     assert [target.name for target in missed.lost] == ["b", "d"]
     assert [(entry.name, entry.number) for entry in missed.entries] == [*(("a", n) for n in range(1, 23, 3)), ("c", 24)]
+
+
+def after_the_first(
+    monkeypatch: pytest.MonkeyPatch, redis: Redis, script: Script, then: Callable[[], Awaitable[object]]
+) -> None:
+    """Once, when this client's first call of `script` has been answered, and before its next one."""
+    run, done = redis.run, False
+
+    async def watched(called: Script, *rest: Any) -> Any:
+        nonlocal done
+        answer = await run(called, *rest)
+        if called is script and not done:
+            done = True
+            await then()
+        return answer
+
+    monkeypatch.setattr(redis, "run", watched)
+
+
+def said(paper: Paper) -> list[bytes]:
+    """What the events on it carry."""
+    return [frame[frame.index(b'"data":') + 7 : -1] for frame in paper.frames]
+
+
+async def test_a_push_between_two_calls_of_a_reading_loses_nothing(
+    replica: Replica, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """150 sockets are caught up in two calls. A push to all between them is too late for the first; one to a sid of the second
+    that comes after it is not, and must not be given: the one before it is still to come.
+    """
+    crowd = [await replica.enter(new_sid()) for _ in range(150)]
+    await replica.push.broadcast("t", 1)
+    await soon(lambda: now(all(paper.frames for _, paper in crowd)))
+
+    async with Push.open(redis_url, "/x") as other:
+
+        async def between() -> None:
+            await other.broadcast("t", 3)
+            for peer in (crowd[0][0], crowd[149][0]):
+                await other.send(peer.sid, "t", 4)
+            await other.broadcast("t", 5)
+
+        after_the_first(monkeypatch, replica.push.redis, REPLAY, between)
+        await other.redis.call("CLIENT", "KILL", "TYPE", "pubsub")
+        await other.broadcast("t", 2)
+        await soon(lambda: now(all(said(paper)[-1:] == [b"5"] for _, paper in crowd)))
+    for number, (_, paper) in enumerate(crowd):
+        assert said(paper) == ([b"1", b"2", b"3", b"4", b"5"] if number in {0, 149} else [b"1", b"2", b"3", b"5"])
+
+
+async def test_a_push_between_two_calls_of_a_resume_loses_nothing(
+    replica: Replica, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.socket.history.BATCH", 2)
+    sockets, entrance = edge(replica)
+    sid = new_sid()
+    claim = await replica.directory.claim(sid, "", fingerprint("secret"), "", ("a", "b", "c"))
+    assert claim is not None
+    await replica.push.broadcast("t", 1)
+
+    async with Push.open(redis_url, "/x") as other:
+
+        async def between() -> None:
+            """All and the sid have been read, and topics have not."""
+            await other.send(sid, "t", 2)
+            for number, topic in enumerate(("a", "b", "c", "a")):
+                await other.publish(topic, "t", 3 + number)
+            await other.broadcast("t", 7)
+
+        after_the_first(monkeypatch, replica.push.redis, REPLAY, between)
+        client = Stalled()
+        client.may.set()
+        entry = await entrance._resume(Wish(sid, "secret", f"{claim.epoch}-{claim.number}", (), ""), client)
+        assert entry is not None
+        assert entry.recovered
+        monkeypatch.setattr(client, "ping_now", lambda: None, raising=False)
+        await sockets._begin(entry, client)  # type: ignore[arg-type]  # as much of a connection as it needs
+        await soon(lambda: now(said(client)[-1:] == [b"7"]))
+    assert said(client) == [b"%d" % number for number in range(1, 8)]
+
+
+async def test_who_becomes_ready_while_others_are_caught_up_gets_nothing_of_theirs(
+    replica: Replica, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """He has looked for himself, a moment before the others were looked for: what came between is still to come to him."""
+    others = [await replica.enter(new_sid()) for _ in range(2)]
+    peer, paper = await replica.enter(new_sid())
+    peer.held = []
+    await replica.push.broadcast("t", 1)
+    await replica.delivery._subscription.flush()
+    after = History.after
+
+    async def reading(self: History, epoch: str, targets: Any) -> Any:
+        """What he does while these are read."""
+        own = await after(self, epoch, [Target("all", "", 0), Target("sid", peer.sid, 0)])
+        await other.send(peer.sid, "t", 3)
+        await other.broadcast("t", 4)
+        found = await after(self, epoch, targets)
+        for entry in own.entries:
+            peer.replay(replica.delivery.replayed(entry))
+        peer.release()
+        return found
+
+    async with Push.open(redis_url, "/x") as other:
+        monkeypatch.setattr(History, "after", reading)
+        await other.redis.call("CLIENT", "KILL", "TYPE", "pubsub")
+        await other.broadcast("t", 2)
+        await soon(lambda: now(said(paper)[-1:] == [b"4"]))
+    assert said(paper) == [b"1", b"2", b"3", b"4"]
+    assert [said(one) for _, one in others] == [[b"1", b"2", b"4"]] * 2

@@ -1,4 +1,5 @@
-"""Numbered pushes to many sids while replicas and Redis are killed, and a checker that reads what every browser saw.
+"""Numbered pushes to many sids, to a topic and to all while replicas and Redis are killed, and a checker that reads what every
+browser saw.
 
 The promise: an acknowledged push is seen by its client, once and in order, or the client was told at that very place that
 something may be missing.
@@ -9,7 +10,7 @@ import contextlib
 import os
 import random
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,20 +18,22 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from services.common.errors import Unavailable
-from services.common.push import Push
+from services.common.push import Push, Receipt
 from tests.launch import Service
 from tests.sockets import Client, replicas, soon
 
 pytestmark = pytest.mark.anyio
+TARGETS = ("sid", "topic", "all")
+Seen = tuple[str, int]
 
 
 @dataclass
 class Browser:
-    """A client that comes back for ever. `log` holds the numbers of the events it saw, and None where it was told of a gap."""
+    """A client that comes back for ever. `log`: target and number of each event it saw, and None where it was told of a gap."""
 
     living: list[Service]
     chance: random.Random
-    log: list[int | None] = field(default_factory=list)
+    log: list[Seen | None] = field(default_factory=list)
     ids: set[str] = field(default_factory=set)
     duplicates: int = 0
     returns: int = 0
@@ -47,9 +50,9 @@ class Browser:
     async def _visit(self) -> None:
         service = self.chance.choice(self.living)
         if self.client is None:
-            self.client = await Client.open(service)
+            self.client = await Client.open(service, topics="a")
         else:
-            self.client = await self.client.again(service)
+            self.client = await self.client.again(service, topics="a")
             self.returns += 1
             if not self.client.first["recovered"]:
                 self.log.append(None)
@@ -63,7 +66,7 @@ class Browser:
                     self.duplicates += 1
                 else:
                     self.ids.add(event["id"])
-                    self.log.append(event["data"])
+                    self.log.append((event["data"][0], event["data"][1]))
         except ConnectionClosed:
             return
 
@@ -72,14 +75,17 @@ class Browser:
             self.client.cut()
             await asyncio.sleep(0)
 
+    def seen(self, target: str) -> list[int | None]:
+        """What came by one target, and where it was told of a gap."""
+        return [one and one[1] for one in self.log if one is None or one[0] == target]
 
-async def pushing(push: Push, browser: Browser, name: int, count: int, pause: float) -> None:
+
+async def pushing(push: Callable[[int], Awaitable[Receipt]], count: int, pause: float) -> None:
     """Each number until it is acknowledged; who does not know what became of a push repeats it with its id."""
     for number in range(count):
         while True:
             with contextlib.suppress(Unavailable):
-                receipt = await push.send(browser.sid, "t", number, id=f"{name}-{number}")
-                if receipt.status in {"sent", "queued"}:
+                if (await push(number)).status in {"sent", "queued"}:
                     break
             await asyncio.sleep(0.05)
         await asyncio.sleep(pause)
@@ -89,20 +95,24 @@ async def all_of(crowd: list[Browser], condition: Callable[[Browser], bool]) -> 
     return all(condition(browser) for browser in crowd)
 
 
-def check(browser: Browser, count: int) -> int:
+def check(log: list[int | None], count: int) -> int:
     """Raise where a number is missing and nothing was said. How often something was."""
     expected = 0
     flagged = False
-    for seen in browser.log:
+    for seen in log:
         if seen is None:
             flagged = True
             continue
-        assert seen >= expected, f"{seen} after {expected - 1}: {browser.log}"
-        assert seen == expected or flagged, f"{expected} to {seen - 1} are missing, and nothing was said: {browser.log}"
+        assert seen >= expected, f"{seen} after {expected - 1}: {log}"
+        assert seen == expected or flagged, f"{expected} to {seen - 1} are missing, and nothing was said: {log}"
         expected = seen + 1
         flagged = False
-    assert expected == count or flagged, f"{expected} to {count - 1} are missing at the end: {browser.log}"
-    return browser.log.count(None)
+    assert expected == count or flagged, f"{expected} to {count - 1} are missing at the end: {log}"
+    return log.count(None)
+
+
+def at_the_end(browser: Browser, count: int) -> bool:
+    return all(browser.seen(target)[-1:] in ([None], [count - 1]) for target in TARGETS)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +137,15 @@ async def test_no_gap_that_is_not_said(
         running = [asyncio.create_task(browser.run()) for browser in crowd]
         await soon(lambda: all_of(crowd, lambda browser: bool(browser.sid)))
         async with Push.open(made.redis.url, "/test") as push:
-            pushes = [asyncio.create_task(pushing(push, one, name, count, pause)) for name, one in enumerate(crowd)]
+            ways: list[Callable[[int], Awaitable[Receipt]]] = [
+                lambda number: push.publish("a", "t", ["topic", number], id=f"a-{number}"),
+                lambda number: push.broadcast("t", ["all", number], id=f"all-{number}"),
+            ]
+            for name, one in enumerate(crowd):
+                ways.append(
+                    lambda number, one=one, name=name: push.send(one.sid, "t", ["sid", number], id=f"{name}-{number}")
+                )
+            pushes = [asyncio.create_task(pushing(way, count, pause)) for way in ways]
             faults = ["redis"] * redis_kills + ["replica"] * replica_kills
             chance.shuffle(faults)
             for fault in faults:
@@ -142,17 +160,17 @@ async def test_no_gap_that_is_not_said(
                     living.append(await asyncio.to_thread(made.start))
             await asyncio.gather(*pushes)
             # What was acknowledged last is on its way.
-            await soon(lambda: all_of(crowd, lambda browser: browser.log[-1:] in ([None], [count - 1])), 15)
+            await soon(lambda: all_of(crowd, lambda browser: at_the_end(browser, count)), 15)
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         for browser in crowd:
             await browser.close()
-        said = sum(check(browser, count) for browser in crowd)
+        said = sum(check(browser.seen(target), count) for browser in crowd for target in TARGETS)
     returned = sum(browser.returns for browser in crowd)
     repeated = sum(browser.duplicates for browser in crowd)
     print(
-        f"{browsers * count} pushes, {returned} returns, {said} times a gap was said, {repeated} repeats dropped by id"
+        f"{len(ways) * count} pushes, {returned} returns, {said} times a gap was said, {repeated} repeats dropped by id"
     )
     if replica_kills:
         assert returned
