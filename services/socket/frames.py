@@ -142,6 +142,13 @@ class Connection(WebSocketsSansIOProtocol):
         self.outbox.clear()
         super().connection_lost(exc)
 
+    def eof_received(self) -> None:
+        """The client has ended its side, and so do we: the application hears of it now, what waits for the client has a moment."""
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": 1006})
+        self.stop_keepalive()
+        self.outbox.clear()
+        self._reap()
+
     def data_received(self, data: bytes) -> None:
         """Parse in slices, so that a flood of tiny frames is stopped before it has cost more than one slice."""
         for start in range(0, len(data), SLICE):

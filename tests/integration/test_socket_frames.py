@@ -1,0 +1,135 @@
+"""A connection under a real transport of uvloop, in this process: what a client does with its end of the wire."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from services.common.http import Http
+from services.socket import frames
+from services.socket.frames import Connection, text_frame
+from tests.sockets import soon
+
+pytestmark = pytest.mark.anyio
+HANDSHAKE = (
+    b"GET /ws HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: Upgrade\r\n"
+    b"sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\nsec-websocket-version: 13\r\n\r\n"
+)
+FIRST = text_frame(b'{"sid":1}')
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    """As in production: what a transport does when it is closed is uvloop's."""
+    return "asyncio", {"use_uvloop": True}
+
+
+class Server:
+    """Accepts, once it may, and then only hears. `told` is what the application was told."""
+
+    def __init__(self) -> None:
+        self.connections: list[Connection] = []
+        self.told: list[dict[str, Any]] = []
+        self.may = asyncio.Event()
+        self.may.set()
+        self.ended = 0
+        self.state = ServerState()
+        self.port = 0
+
+    async def app(self, scope: dict[str, Any], receive: Any, _send: Any) -> None:
+        connection: Connection = scope["extensions"]["gridcast"]
+        self.connections.append(connection)
+        await receive()
+        await self.may.wait()
+        connection.accept(None, FIRST)
+        told: dict[str, Any] = {"type": ""}
+        while told["type"] != "websocket.disconnect":
+            told = await receive()
+            self.told.append(told)
+        self.ended += 1
+
+    async def client(self, *, room: int = 0) -> socket.socket:
+        """Connected, and nothing is sent yet. `room`: of its kernel, for what comes."""
+        made = socket.socket()
+        if room:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+        made.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(made, ("127.0.0.1", self.port))
+        return made
+
+    async def opened(self, *, room: int = 0) -> tuple[socket.socket, Connection]:
+        """Past its handshake."""
+        client = await self.client(room=room)
+        await asyncio.get_running_loop().sock_sendall(client, HANDSHAKE)
+        await soon(lambda: true(self.connections and self.connections[-1].handshake_complete))
+        return client, self.connections[-1]
+
+
+async def true(value: object) -> bool:
+    return bool(value)
+
+
+async def everything(client: socket.socket) -> bytes:
+    """What comes until the end, however it ends."""
+    got = b""
+    with contextlib.suppress(ConnectionError):
+        async with asyncio.timeout(5):
+            while more := await asyncio.get_running_loop().sock_recv(client, 65536):
+                got += more
+    return got
+
+
+@pytest.fixture
+async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
+    monkeypatch.setattr(frames, "CLOSE_SECONDS", 0.3)
+    made = Server()
+    config = uvicorn.Config(
+        made.app,
+        interface="asgi3",
+        http=Http,
+        ws=Connection,
+        log_config=None,
+        ws_per_message_deflate=False,
+        ws_max_size=65536,
+    )
+    config.load()
+    loop = asyncio.get_running_loop()
+    listening = await loop.create_server(
+        lambda: Http(config=config, server_state=made.state, app_state={}), "127.0.0.1", 0
+    )
+    made.port = listening.sockets[0].getsockname()[1]
+    yield made
+    listening.close()
+    for connection in made.connections:
+        connection.transport.abort()
+    await soon(lambda: true(made.ended == len(made.connections)))
+
+
+async def test_half_a_close_ends_a_connection_that_is_not_read(server: Server) -> None:
+    """What waits in the transport may wait for ever: the application, the sid and the descriptor do not."""
+    client, connection = await server.opened(room=4096)
+    filler = text_frame(b"x" * 30_000)
+    while not connection.choked:
+        connection.write(filler)
+        await asyncio.sleep(0)
+    for _ in range(10):
+        connection.write(filler)
+    client.shutdown(socket.SHUT_WR)
+    await soon(lambda: true(server.ended), 2)
+    assert server.told == [{"type": "websocket.disconnect", "code": 1006}]
+    await soon(lambda: true(connection.disconnected), 2)
+    assert not server.state.connections
+    client.close()
+
+
+async def test_half_a_close_still_gets_what_was_sent_before(server: Server) -> None:
+    client, connection = await server.opened()
+    connection.write(text_frame(b"last"))
+    client.shutdown(socket.SHUT_WR)
+    assert (await everything(client)).endswith(FIRST + text_frame(b"last"))
+    client.close()
