@@ -154,6 +154,9 @@ class Connection(WebSocketsSansIOProtocol):
         for start in range(0, len(data), SLICE):
             if self._failed:
                 return
+            if self.handshake_initiated and not self.handshake_complete:
+                self._too_early()
+                return
             super().data_received(data[start : start + SLICE])
         if self.conn.handshake_exc is not None and not self.handshake_initiated:
             # websockets takes shorter lines in a head than our HTTP does, and uvicorn leaves its answer (414, 431) unsent.
@@ -164,12 +167,20 @@ class Connection(WebSocketsSansIOProtocol):
             self._reap()
 
     def handle_events(self) -> None:
-        """As uvicorn does, with every frame counted."""
+        """As uvicorn does, with every frame counted. Behind a head there is none yet (RFC 6455, 4.1)."""
         frames = len(self.conn.events)
+        if not self.handshake_complete and frames > 1:
+            self._too_early()
+            return
         if self.handshake_complete and frames and not self._allowance.take(self.loop.time(), frames):
             self._fail(1008, "too many frames")
             return
         super().handle_events()
+
+    def _too_early(self) -> None:
+        """A client must wait for the answer to its handshake: nothing that it sends before is kept, parsed or answered."""
+        self._failed = True
+        self.transport.abort()
 
     def handle_parser_exception(self) -> None:
         """The parser has refused what came, and has written the close frame."""

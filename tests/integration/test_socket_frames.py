@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -132,4 +133,36 @@ async def test_half_a_close_still_gets_what_was_sent_before(server: Server) -> N
     connection.write(text_frame(b"last"))
     client.shutdown(socket.SHUT_WR)
     assert (await everything(client)).endswith(FIRST + text_frame(b"last"))
+    client.close()
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["with the head", "behind the head"])
+@pytest.mark.parametrize("flood", [b"\x89\x80\0\0\0\0", b"\x81\x81\0\0\0\0x", b"x"], ids=["pings", "texts", "noise"])
+async def test_what_comes_before_the_answer_ends_the_connection(server: Server, flood: bytes, *, apart: bool) -> None:
+    """RFC 6455, 4.1. Nobody has counted these frames, and 256 KiB of them cost a second of CPU."""
+    server.may.clear()
+    client = await server.client()
+    loop = asyncio.get_running_loop()
+    many = flood * (256 * 1024 // len(flood))
+    began = time.process_time()
+    with contextlib.suppress(ConnectionError):
+        if apart:
+            await loop.sock_sendall(client, HANDSHAKE)
+            await soon(lambda: true(server.connections))
+            await loop.sock_sendall(client, many)
+        else:
+            await loop.sock_sendall(client, HANDSHAKE + many)
+    assert await everything(client) == b""
+    assert time.process_time() - began < 0.2
+    server.may.set()
+    client.close()
+    await soon(lambda: true(not server.state.connections))
+    assert [said["type"] for said in server.told] in ([], ["websocket.disconnect"])
+
+
+async def test_a_first_message_right_after_the_answer_is_heard(server: Server) -> None:
+    client, _ = await server.opened()
+    await asyncio.get_running_loop().sock_sendall(client, b"\x81\x81\0\0\0\0x")
+    await soon(lambda: true(server.told))
+    assert server.told == [{"type": "websocket.receive", "text": "x"}]
     client.close()
