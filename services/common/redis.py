@@ -116,7 +116,7 @@ class Line:
         try:
             async with asyncio.timeout(CONNECT_SECONDS + ANSWER_SECONDS):
                 await self._connection.connect()
-        except (RedisError, OSError, TimeoutError) as error:
+        except (RedisError, OSError, TimeoutError, RuntimeError) as error:
             raise _away(error) from None
 
     async def send(self, *command: str) -> None:
@@ -125,7 +125,8 @@ class Line:
             raise Unavailable("Redis is away")
         try:
             await self._connection.send_command(*command, check_health=False)
-        except (RedisError, OSError) as error:
+        except (RedisError, OSError, AttributeError, RuntimeError) as error:
+            # The last two are uvloop's and redis-py's where the connection was reset and nobody has noticed yet.
             raise _away(error) from None
 
     async def read(self, seconds: float = ANSWER_SECONDS) -> Reply:
