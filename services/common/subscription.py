@@ -21,6 +21,8 @@ SILENT_PINGS = 3
 """A subscription that has heard nothing for so many pings is half open, and is opened anew."""
 TOGETHER = 1000
 """Channels of one command, which has its own time limit: 20,000 took 0.5 s on a quiet machine, and a replica may hear more."""
+TURN_SECONDS = 0.02
+"""A backlog is handed over without a pause for so long: reading what is there already gives no turn to anybody else."""
 BACKOFF = (0.05, 1.0)
 """Seconds between attempts to subscribe: doubled from the first to the second, up to half of it taken off by chance."""
 
@@ -145,9 +147,12 @@ class Subscription:
             self._gauge.set(1)
             self._anew.inc(self._lives)
             self._lives = 1
+            clock = asyncio.get_running_loop().time
+            turn = clock()
+            silent = 0
             for reply in early:
                 self._handle(reply)
-            silent = 0
+                turn = await _share(turn, clock)
             while silent < SILENT_PINGS and not self._stale:
                 reply = await line.read(PING_SECONDS)
                 if reply is None:
@@ -156,6 +161,7 @@ class Subscription:
                 else:
                     silent = 0
                     self._handle(reply)
+                turn = await _share(turn, clock)
             raise Unavailable("its memory has changed" if self._stale else "Redis does not answer")
         finally:
             await line.close()
@@ -214,6 +220,14 @@ class Subscription:
         for future in waiting:
             if not future.done():
                 future.set_exception(Unavailable("Redis is away"))
+
+
+async def _share(turn: float, clock: Callable[[], float]) -> float:
+    """Give others their turn where this one, begun at `turn`, is long enough. When the turn began that runs now."""
+    if clock() - turn < TURN_SECONDS:
+        return turn
+    await asyncio.sleep(0)
+    return clock()
 
 
 def _answer(waiting: deque[asyncio.Future[None]]) -> None:
