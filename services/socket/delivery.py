@@ -45,6 +45,7 @@ class Delivery:
         self._followed: dict[str, asyncio.Future[None]] = {}
         self._beating: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
+        self._one = asyncio.Lock()
         self._seen = 0
         self._found = 0
         self._heard_at = 0
@@ -213,7 +214,8 @@ class Delivery:
 
     async def _try_beat(self) -> None:
         try:
-            await self._beat()
+            async with self._one:
+                await self._beat()
         except Unavailable as error:
             _log.info("a beat was missed: %s", error.detail)
         except Exception:  # noqa: BLE001  # the next one comes all the same
@@ -230,7 +232,8 @@ class Delivery:
             self._seen = max(self._seen, place.number)
             self._heard_at = clock
         await self._attendance.round(everyone=not known)
-        for topic in [topic for topic in self._followed if topic not in self._hub.topics]:
-            if self._followed[topic].done():
+        for topic, waiting in list(self._followed.items()):
+            # Looked at one by one: a topic may be joined again while another is given up.
+            if topic not in self._hub.topics and waiting.done() and self._followed.get(topic) is waiting:
                 del self._followed[topic]
                 await self._subscription.unsubscribe(f"gridcast:topic:{topic}")

@@ -406,3 +406,46 @@ async def test_who_becomes_ready_while_others_are_caught_up_gets_nothing_of_thei
         await soon(lambda: now(said(paper)[-1:] == [b"4"]))
     assert said(paper) == [b"1", b"2", b"3", b"4"]
     assert [said(one) for _, one in others] == [[b"1", b"2", b"4"]] * 2
+
+
+async def test_a_topic_that_is_joined_during_a_beat_is_heard(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The beat gives up what nobody wants any more, and the second of it is wanted again while the first is given up."""
+    delivery = replica.delivery
+    for topic in ("a", "b"):
+        await delivery.follow(topic)
+    giving_up, may = asyncio.Event(), asyncio.Event()
+    unsubscribe = delivery._subscription.unsubscribe
+
+    async def slow(channel: str) -> None:
+        giving_up.set()
+        await may.wait()
+        await unsubscribe(channel)
+
+    monkeypatch.setattr(delivery._subscription, "unsubscribe", slow)
+    beats = [asyncio.create_task(delivery._try_beat()) for _ in range(2)]
+    await giving_up.wait()
+    peer, paper = await replica.enter(new_sid())
+    replica.hub.join(peer, "b", 0)
+    await delivery.follow("b")
+    may.set()
+    await asyncio.gather(*beats)
+    assert set(delivery._followed) == {"b"}
+    await replica.push.publish("b", "t", 1)
+    await delivery._subscription.flush()
+    assert said(paper) == [b"1"]
+
+
+async def test_beats_come_one_after_the_other(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one of the clock, and the one of who has heard that Redis was emptied."""
+    inside, most = 0, 0
+
+    async def round_(*, everyone: bool) -> None:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        await asyncio.sleep(0.02)
+        inside -= 1
+
+    monkeypatch.setattr(replica.attendance, "round", round_)
+    await asyncio.gather(*(replica.delivery._try_beat() for _ in range(3)))
+    assert most == 1
