@@ -37,8 +37,15 @@ class Attendance:
     def leave(self, peer: Peer) -> None:
         """A connection has ended: its sid is away from now on."""
         if self._hub.disconnect(peer):
-            self._soon()
-            self._left.append((peer.sid, peer.secret, peer.proved))
+            self._gone(peer.sid, peer.secret, peer.proved)
+
+    def never_came(self, sid: str, secret: str) -> None:
+        """A sid was claimed with this secret, and nobody knows whether it was granted: who should have it does not enter."""
+        self._gone(sid, secret, "")
+
+    def _gone(self, sid: str, secret: str, position: str) -> None:
+        self._soon()
+        self._left.append((sid, secret, position))
 
     def confirm(self, peer: Peer) -> None:
         """The client holds its new secret; the one before may open nothing any more."""
@@ -65,7 +72,13 @@ class Attendance:
     async def keep(self, peers: Sequence[Peer]) -> None:
         """Refresh the records of these peers, make those that Redis has forgotten, close who has resumed elsewhere."""
         asked = {peer.sid: peer for peer in peers}
-        moved, closed = await self._directory.refresh([_seat(peer) for peer in peers])
+        try:
+            moved, closed = await self._directory.refresh([_seat(peer) for peer in peers])
+        finally:
+            # Whose leave was noted meanwhile may be online again by this refresh. It changes nothing for who has resumed elsewhere.
+            for peer in peers:
+                if self._hub.find(peer.sid) is not peer:
+                    self._gone(peer.sid, peer.secret, peer.proved)
         for sid in moved:
             # Who has resumed on this very replica meanwhile is another peer.
             if self._hub.find(sid) is asked[sid]:

@@ -137,7 +137,11 @@ class Entrance:
         """The sid again, with what was missed. None where the secret opens nothing (any more)."""
         secret = secrets.token_urlsafe(24)
         mine = fingerprint(secret)
-        claim = await self._directory.claim(wish.sid, fingerprint(wish.secret), mine, wish.meta, wish.topics)
+        try:
+            claim = await self._directory.claim(wish.sid, fingerprint(wish.secret), mine, wish.meta, wish.topics)
+        except BaseException:
+            self._attendance.never_came(wish.sid, mine)
+            raise
         if claim is None:
             return None
         peer = Peer(wish.sid, mine, sink, claim.meta, claim.since)

@@ -167,12 +167,13 @@ return closed
 """)
 
 LEAVE = Script(f"""\
--- These connections are gone; their sids are away. ARGV: sid, secret, position for each.
+-- These connections are gone; their sids are away. ARGV: sid, secret, position (empty: as it is) for each.
 local now = redis.call('TIME')[1]
 for i = 1, #ARGV, 3 do
   local key = 'gridcast:sid:' .. ARGV[i]
   if redis.call('HGET', key, 'resume') == ARGV[i + 1] then
-    redis.call('HSET', key, 'node', '', 'left', now, 'position', ARGV[i + 2])
+    redis.call('HSET', key, 'node', '', 'left', now)
+    if ARGV[i + 2] ~= '' then redis.call('HSET', key, 'position', ARGV[i + 2]) end
     redis.call('EXPIRE', key, {AWAY_SECONDS})
   end
 end

@@ -19,7 +19,7 @@ from services.socket.entrance import Entrance, Entry, new_sid
 from services.socket.handshake import Wish
 from services.socket.history import History, Target
 from services.socket.hub import GAP, Hub, Peer
-from services.socket.scripts import AWAY_SECONDS, REPLAY
+from services.socket.scripts import AWAY_SECONDS, CLAIM, REPLAY
 from services.socket.settings import SocketSettings
 from services.socket.ws import Sockets
 from tests.sockets import soon
@@ -449,3 +449,49 @@ async def test_beats_come_one_after_the_other(replica: Replica, monkeypatch: pyt
     monkeypatch.setattr(replica.attendance, "round", round_)
     await asyncio.gather(*(replica.delivery._try_beat() for _ in range(3)))
     assert most == 1
+
+
+async def is_away(replica: Replica, sid: str) -> bool:
+    presence = await replica.directory.find(sid)
+    return presence is not None and not presence.online
+
+
+async def test_who_leaves_while_records_are_refreshed_is_away(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The refresh that is under way still has it, and puts its record back to online after its leave was noted."""
+    peer, _ = await replica.enter(new_sid())
+    refresh = replica.directory.refresh
+
+    async def overtaken(seats: Any) -> Any:
+        replica.attendance.leave(peer)
+        await replica.attendance._note()
+        return await refresh(seats)
+
+    monkeypatch.setattr(replica.directory, "refresh", overtaken)
+    await replica.attendance.keep([peer])
+    await soon(lambda: is_away(replica, peer.sid), 2)
+
+
+async def test_a_claim_whose_answer_was_lost_leaves_nobody_online(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sid was given to a socket that never enters. Its client comes back with the secret that it has, to where it was."""
+    _, entrance = edge(replica)
+    sid = new_sid()
+    claim = await replica.directory.claim(sid, "", fingerprint("secret"), "", ("a",))
+    assert claim is not None
+    await replica.push.broadcast("t", 1)
+    wish = Wish(sid, "secret", "", (), "")
+
+    async def lost() -> None:
+        raise Unavailable("Redis is away")
+
+    after_the_first(monkeypatch, replica.push.redis, CLAIM, lost)
+    with pytest.raises(Unavailable):
+        await entrance._resume(wish, Paper())
+    await soon(lambda: is_away(replica, sid), 2)
+    entry = await entrance._resume(wish, Paper())
+    assert entry is not None
+    assert entry.recovered
+    assert [missed.number for missed in entry.missed] == [1]
