@@ -124,7 +124,7 @@ class Delivery:
 
     async def _on_live(self, server: str) -> None:
         known = self.epoch
-        place, clock = await self._directory.adopt(server, known)
+        place, clock = await self._directory.adopt(server)
         # One moment: who is ready now is caught up below, who is not finds other `lives` at the end of his replay and looks again.
         self.lives += 1
         self.epoch, number = place.epoch, place.number

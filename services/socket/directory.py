@@ -86,9 +86,9 @@ class Directory:
         """Let nobody in any more."""
         await self._claims.aclose()
 
-    async def adopt(self, server: str, epoch: str) -> tuple[Position, int]:
-        """After (re)connecting to the Redis process `server`, knowing `epoch`: the place that holds now, and Redis's clock."""
-        now, number, clock = await self._redis.run(scripts.ADOPT, (SEQUENCE, self._alive), (server, epoch))
+    async def adopt(self, server: str) -> tuple[Position, int]:
+        """After (re)connecting to the Redis process `server`: the place that holds now, and Redis's clock."""
+        now, number, clock = await self._redis.run(scripts.ADOPT, (SEQUENCE, self._alive), (server,))
         return Position(now.decode(), int(number)), int(clock)
 
     async def beat(self) -> tuple[Position, int, bool]:

@@ -19,16 +19,16 @@ REFRESH_SECONDS = 30
 
 # What adopt and beat have in common with the push script: who finds no epoch makes one.
 ADOPT = Script(f"""\
--- A replica has (again) a connection to Redis. KEYS: sequence, node. ARGV: run id of the server, the epoch known before.
+-- A replica has (again) a connection to Redis. KEYS: sequence, node. ARGV: run id of the server.
 -- Another run id than the noted one is another memory (a restart from a snapshot, a failover): numbers may come twice.
+-- A first start looks the same as a memory that was lost: who finds it cannot know whom others hold, so they have time to say so.
 -- Returns epoch, number and time.
 local time = redis.call('TIME')
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'run', 'number')
 local epoch = state[1]
 if not epoch or (state[2] and state[2] ~= ARGV[1]) then
   epoch = string.format('%x%05x', time[1], time[2])
-  local settles = (state[1] or ARGV[2] ~= '') and time[1] + 5 or 0
-  redis.call('HSET', KEYS[1], 'epoch', epoch, 'settles', settles)
+  redis.call('HSET', KEYS[1], 'epoch', epoch, 'settles', time[1] + 5)
 end
 redis.call('HSETNX', KEYS[1], 'number', 0)
 redis.call('HSET', KEYS[1], 'run', ARGV[1])

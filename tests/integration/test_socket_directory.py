@@ -10,7 +10,7 @@ import pytest
 
 from services.common.errors import BadRequest, Unavailable
 from services.common.events import Position
-from services.common.push import Push
+from services.common.push import SEQUENCE, Push
 from services.common.redis import Redis, Script
 from services.socket.attendance import Attendance
 from services.socket.delivery import Delivery
@@ -178,8 +178,8 @@ async def test_who_becomes_ready_while_redis_begins_anew_is_told(
     peer.held = []
     ask = replica.directory.adopt
 
-    async def adopt(server: str, epoch: str) -> tuple[Position, int]:
-        answer = await ask(server, epoch)
+    async def adopt(server: str) -> tuple[Position, int]:
+        answer = await ask(server)
         peer.release()
         return answer
 
@@ -495,3 +495,18 @@ async def test_a_claim_whose_answer_was_lost_leaves_nobody_online(
     assert entry is not None
     assert entry.recovered
     assert [missed.number for missed in entry.missed] == [1]
+
+
+async def test_a_new_replica_does_not_deny_the_sids_of_others(replica: Replica) -> None:
+    """Redis was emptied, and the first to find it is a replica that has just started: the others have yet to say who is there."""
+    await replica.delivery.aclose()
+    await replica.push.redis.call("FLUSHALL")
+    fresh = Directory(replica.push.redis, "fresh", 3)
+    await fresh.adopt("run")
+    with pytest.raises(Unavailable):
+        await replica.push.send(new_sid(), "t", 1)
+    settles = await replica.push.redis.call("HGET", SEQUENCE, "settles")
+    await asyncio.sleep(1.1)
+    await fresh.adopt("run")
+    assert await replica.push.redis.call("HGET", SEQUENCE, "settles") == settles, "only a new epoch is settled"
+    await fresh.aclose()
