@@ -19,4 +19,6 @@ class SocketSettings(RedisSettings):
         500.0, gt=0, description="handshakes a second, twice as many at once; more are refused with 503"
     )
     message_rate: float = Field(50.0, gt=0, description="messages a second from one socket, twice as many at once")
-    ping: float = Field(20.0, gt=0, description="seconds between pings; a client has three quarters of them to answer")
+    ping: float = Field(
+        20.0, gt=0, le=60, description="seconds between pings; a client has three quarters of them to answer"
+    )
