@@ -94,12 +94,12 @@ class Delivery:
             if position.epoch != self.epoch:
                 self._look_again()
                 return
-            self._seen = max(self._seen, position.number)
             message = self._message(position.number, event, key, reply)
         except (ValueError, RecursionError):
             _log.warning("not a message of ours on a channel of ours: %r", payload[:80])
             return
         metrics.FRAMES_SENT.inc(self._hub.deliver(kind, name, message))
+        self._seen = max(self._seen, message.number)
 
     def _message(self, number: int, event: bytes, key: str, reply: str) -> Message:
         """ValueError where the event is none: every text frame is JSON, whatever someone has put into Redis."""
