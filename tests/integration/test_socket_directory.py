@@ -510,3 +510,32 @@ async def test_a_new_replica_does_not_deny_the_sids_of_others(replica: Replica) 
     await fresh.adopt("run")
     assert await replica.push.redis.call("HGET", SEQUENCE, "settles") == settles, "only a new epoch is settled"
     await fresh.aclose()
+
+
+async def test_what_could_not_be_handed_over_is_not_taken_for_heard(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault in the middle of a delivery: the subscription is opened anew, and what comes next is what was missed."""
+    _, paper = await replica.enter(new_sid())
+    deliver = replica.hub.deliver
+
+    def failing(*_: Any) -> int:
+        monkeypatch.setattr(replica.hub, "deliver", deliver)
+        raise RuntimeError("once")
+
+    monkeypatch.setattr(replica.hub, "deliver", failing)
+    await replica.push.broadcast("t", 1)
+    await soon(lambda: now(paper.frames))
+    assert said(paper) == [b"1"]
+
+
+async def test_a_page_of_records_is_read_in_parts(replica: Replica) -> None:
+    """A thousand of them with all that they may hold are 20 MB: neither Redis nor this process stops for so much."""
+    sids = sorted([new_sid() for _ in range(130)])
+    for sid in sids:
+        await replica.directory.claim(sid, "", "secret", "", ("a",))
+    before = await replica.evaluated()
+    found, following = await replica.directory.page("", 1000)
+    assert [presence.sid for presence in found] == sids
+    assert following is None
+    assert await replica.evaluated() - before == 3
