@@ -57,7 +57,7 @@ def _place(claim: Claim, said: str) -> Position | None:
 
 
 class Entrance:
-    """The door of one replica."""
+    """The door of one replica. `entering` counts who is in it."""
 
     def __init__(
         self,
@@ -78,6 +78,7 @@ class Entrance:
         self._admissions = Bucket(settings.admissions, 2 * settings.admissions, time.monotonic())
         self._room = room_for(settings.max_sockets)
         self._inside = 0
+        self.entering = 0
         self.closed = False
 
     async def enter(self, scope: Scope, query: bytes, sink: Sink) -> Entry:
@@ -85,6 +86,7 @@ class Entrance:
         self._admit(scope)
         wish = handshake.read(query, self._settings.max_topics)
         self._inside += 1
+        self.entering += 1
         try:
             if wish.sid:
                 entry = await self._resume(wish, sink)
@@ -94,6 +96,8 @@ class Entrance:
         except BaseException:
             self._inside -= 1
             raise
+        finally:
+            self.entering -= 1
 
     def leave(self, peer: Peer) -> None:
         """A socket that had entered is gone."""

@@ -57,6 +57,7 @@ class Connection(WebSocketsSansIOProtocol):
         self.outbox = Outbox()
         self.choked = False
         self.closed_with = 0
+        self.dismissed = False
         self.query = b""
         self._allowance = Bucket(FRAME_RATE, FRAME_BURST, self.loop.time())
         self._began: float | None = None
@@ -86,11 +87,13 @@ class Connection(WebSocketsSansIOProtocol):
             self._too_slow()
 
     def close(self, code: int, reason: str) -> None:
-        """Send a close frame; cut the connection after CLOSE_SECONDS if the client does not answer it."""
+        """Send a close frame; cut the connection after CLOSE_SECONDS if the client does not answer it. Before `accept` there is no
+        such frame: `dismissed` says that the handshake is to be refused.
+        """
         if self.close_sent or self.disconnected or self.transport.is_closing():
             return
         if not self.handshake_complete:
-            self.transport.abort()
+            self.dismissed = True
             return
         self.outbox.clear()
         self.stop_keepalive()

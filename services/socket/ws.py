@@ -54,7 +54,7 @@ class Sockets:
         connection: Connection = scope["extensions"]["gridcast"]
         await receive()
         try:
-            entry = await self._entrance.enter(scope, connection.query, connection)
+            entry = await self._enter(scope, connection)
         except GridcastError as error:
             metrics.REFUSED.labels(str(error.status)).inc()
             await _refuse(send, error)
@@ -85,6 +85,13 @@ class Sockets:
                 metrics.SOCKETS_CLOSED.labels(str(connection.closed_with)).inc()
             fields = {"sid": entry.peer.sid, "code": code, "seconds": round(time.monotonic() - began, 3)}
             _log.info("socket closed", extra={"fields": fields})
+
+    async def _enter(self, scope: Scope, connection: Connection) -> Entry:
+        entry = await self._entrance.enter(scope, connection.query, connection)
+        if connection.dismissed:
+            self._entrance.leave(entry.peer)
+            raise Unavailable("this socket was closed while it entered", retry_after=1)
+        return entry
 
     async def _begin(self, entry: Entry, connection: Connection) -> None:
         """What was missed, at the client's pace, then what came meanwhile."""
@@ -187,7 +194,8 @@ class Sockets:
     # Farewell.
 
     async def drain(self, seconds: float) -> None:
-        """Say 1012 to every socket, a few at a time, so that the other replicas are not stormed."""
+        """Say 1012 to every socket, a few at a time, so that the other replicas are not stormed; who is entering is refused."""
+        deadline = time.monotonic() + seconds
         self._entrance.closed = True
         peers = list(self._hub.peers.values())
         steps = max(1, int(DRAIN_SHARE * seconds / DRAIN_STEP_SECONDS))
@@ -195,6 +203,8 @@ class Sockets:
         for start in range(0, len(peers), step):
             for peer in peers[start : start + step]:
                 peer.sink.close(1012, "the service restarts")
+            await asyncio.sleep(DRAIN_STEP_SECONDS)
+        while self._entrance.entering and time.monotonic() < deadline:  # noqa: ASYNC110  # they wait for Redis
             await asyncio.sleep(DRAIN_STEP_SECONDS)
         for peer in self._hub.peers.values():
             peer.sink.close(1012, "the service restarts")

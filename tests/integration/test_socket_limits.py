@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from deploy.local.ports import free_ports
 from deploy.local.replicas import unreadiness
 from services.common.push import Push
+from services.socket.settings import SocketSettings
 from tests.sockets import Client, Replicas, http, push, replicas, resident, soon, stopped_reader
 
 pytestmark = pytest.mark.anyio
@@ -288,6 +290,29 @@ async def test_sigterm_says_1012_to_everyone(fresh: Callable[..., Replicas], cou
         back = await client.again(made[1])
         assert (back.sid, back.first["recovered"]) == (client.sid, True)
         await back.close()
+
+
+async def test_sigterm_while_a_socket_enters(fresh: Callable[..., Replicas]) -> None:
+    """Its claim is on its way to Redis: it is answered, and not reset."""
+    made = fresh(1, GRIDCAST_DRAIN="3")
+    made.redis.stop()
+    entering = asyncio.create_task(Client.open(made[0]))
+    await asyncio.sleep(0.2)
+    made[0].child.send(signal.SIGTERM)
+    await asyncio.sleep(0.3)
+    made.redis.cont()
+    with pytest.raises(InvalidStatus) as refused:
+        await entering
+    assert refused.value.response.status_code == 503
+    assert int(refused.value.response.headers["retry-after"]) >= 1
+
+
+@pytest.mark.parametrize("ping", ["0", "60.5", "nan"])
+def test_pings_come_at_least_once_a_minute(ping: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss may be noticed only after two of them, and what was missed meanwhile is kept for four minutes."""
+    monkeypatch.setenv("GRIDCAST_PING", ping)
+    with pytest.raises(ValidationError):
+        SocketSettings()
 
 
 async def test_presence_over_all_replicas(fresh: Callable[..., Replicas]) -> None:
