@@ -34,14 +34,26 @@ SLICE = 4096
 _theirs = logging.getLogger("gridcast.websocket")
 
 
+def _nothing(_frame: bytes) -> None:
+    """What is put into a connection that is not open."""
+
+
 def text_frame(text: bytes) -> bytes:
     """A whole unmasked text frame (RFC 6455, 5.2)."""
     return Frame(Opcode.TEXT, text).serialize(mask=False)
 
 
 class Connection(WebSocketsSansIOProtocol):
-    """What uvicorn makes for each upgrade. The ASGI scope carries it as `extensions["gridcast"]`."""
+    """What uvicorn makes for each upgrade. The ASGI scope carries it as `extensions["gridcast"]`.
 
+    `put` is what the state of the connection makes of a frame: the transport's own `write` while it is open, the queue while the
+    client reads too slowly, and nothing otherwise. So a broadcast asks nobody for a state, and no Python runs between the hub and
+    the transport. The slot spares a look-up among the many attributes of uvicorn's class.
+    """
+
+    __slots__ = ("put",)
+
+    put: Callable[[bytes], None]
     ping_seconds = 20.0
     on_ping: Callable[[], None] | None = None
     on_pong: Callable[[], None] | None = None
@@ -55,7 +67,9 @@ class Connection(WebSocketsSansIOProtocol):
         self.ping_interval = self.ping_seconds
         self.ping_timeout = self.ping_seconds * PONG_SHARE
         self.outbox = Outbox()
+        self.put = _nothing
         self.choked = False
+        self._open = False
         self.closed_with = 0
         self.dismissed = False
         self.query = b""
@@ -72,6 +86,8 @@ class Connection(WebSocketsSansIOProtocol):
             self.response.headers["Sec-WebSocket-Protocol"] = subprotocol
         self.handshake_complete = True
         self.conn.send_response(self.response)
+        self._open = True
+        self.put = self._queue if self.choked else self.transport.write
         self.transport.write(b"".join([*self.conn.data_to_send(), first]))
         self.start_keepalive()
 
@@ -79,12 +95,20 @@ class Connection(WebSocketsSansIOProtocol):
 
     def write(self, frame: bytes, key: str = "") -> None:
         """Send a whole frame, or queue it while the client reads too slowly; close with 1013 where too much waits."""
-        if self.close_sent or self.disconnected:
-            return
-        if not self.choked:
-            self.transport.write(frame)
-        elif not self.outbox.offer(frame, key):
+        if key and self._open and self.choked:
+            self._queue(frame, key)
+        else:
+            self.put(frame)
+
+    def _queue(self, frame: bytes, key: str = "") -> None:
+        if not self.outbox.offer(frame, key):
             self._too_slow()
+
+    def _shut(self) -> None:
+        """No frame goes out from now on, and none waits."""
+        self._open = False
+        self.put = _nothing
+        self.outbox.clear()
 
     def close(self, code: int, reason: str) -> None:
         """Send a close frame; cut the connection after CLOSE_SECONDS if the client does not answer it. Before `accept` there is no
@@ -95,7 +119,7 @@ class Connection(WebSocketsSansIOProtocol):
         if not self.handshake_complete:
             self.dismissed = True
             return
-        self.outbox.clear()
+        self._shut()
         self.stop_keepalive()
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
         self.closed_with = code
@@ -121,6 +145,8 @@ class Connection(WebSocketsSansIOProtocol):
         """The transport holds 64 KiB that the kernel does not take."""
         super().pause_writing()
         self.choked = True
+        if self._open:
+            self.put = self._queue
         self._stall = self.loop.call_later(STALLED_SECONDS, self._too_slow)
 
     def resume_writing(self) -> None:
@@ -132,6 +158,8 @@ class Connection(WebSocketsSansIOProtocol):
         while self.outbox and not self.choked:
             self.transport.write(self.outbox.take())
         if not self.choked:
+            if self._open:
+                self.put = self.transport.write
             super().resume_writing()
 
     # What comes in.
@@ -142,14 +170,14 @@ class Connection(WebSocketsSansIOProtocol):
             self._stall.cancel()
             self._stall = None
         self.on_ping = self.on_pong = None
-        self.outbox.clear()
+        self._shut()
         super().connection_lost(exc)
 
     def eof_received(self) -> None:
         """The client has ended its side, and so do we: the application hears of it now, what waits for the client has a moment."""
         self.queue.put_nowait({"type": "websocket.disconnect", "code": 1006})
         self.stop_keepalive()
-        self.outbox.clear()
+        self._shut()
         self._reap()
 
     def data_received(self, data: bytes) -> None:
@@ -203,7 +231,7 @@ class Connection(WebSocketsSansIOProtocol):
             self.conn.fail(code, reason)
             self.transport.write(b"".join(self.conn.data_to_send()))
             self.close_sent = True
-        self.outbox.clear()
+        self._shut()
         self.stop_keepalive()
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -251,6 +279,7 @@ class Connection(WebSocketsSansIOProtocol):
         """Closed with 1011; a client that does not take even that is cut off."""
         self.closed_with = 1011
         self.queue.put_nowait({"type": "websocket.disconnect", "code": 1011, "reason": "no answer to a ping"})
+        self._shut()
         super().keepalive_timeout()
         self._reap()
 
@@ -259,6 +288,17 @@ class Connection(WebSocketsSansIOProtocol):
         if self.ping_timer is not None:
             self.ping_timer.cancel()
             self.send_keepalive_ping()
+
+    def handle_close(self, event: Frame) -> None:
+        """The client closes, or answers our close."""
+        self._shut()
+        super().handle_close(event)
+
+    def shutdown(self) -> None:
+        """The server ends: 1012 for who is still here, who has CLOSE_SECONDS to take it."""
+        self._shut()
+        super().shutdown()
+        self._reap()
 
     def _reap(self) -> None:
         """`transport.close()` waits for its buffer to empty, which a client that does not read can put off for ever."""

@@ -3,7 +3,7 @@
 Pure: it writes to a Sink it is given and knows neither Redis nor a transport nor a clock.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 MAX_HELD = 256
@@ -16,7 +16,13 @@ MAX_AWAITED = 256
 
 
 class Sink(Protocol):
-    """Where a connection's frames go. Neither method blocks or raises; after `close` frames are dropped."""
+    """Where a connection's frames go. Nothing here blocks or raises; after `close` frames are dropped.
+
+    `put` does with a whole frame what `write` does without a key: for the one caller that writes to all. Another function may stand
+    there at any time, as the state of the connection changes: it is looked up for each frame and never kept.
+    """
+
+    put: Callable[[bytes], None]
 
     def write(self, frame: bytes, key: str = "") -> None:
         """Send a whole frame, or keep it until the client has read; `key` as in Outbox."""
@@ -166,7 +172,7 @@ class Hub:
         if not members:
             self.topics.pop(topic, None)
 
-    def audience(self, kind: str, name: str) -> Iterable[Peer]:
+    def audience(self, kind: str, name: str) -> Collection[Peer]:
         """Whom a target means: `sid` and a sid, `topic` and a topic, or `all`."""
         if kind == "all":
             return self.peers.values()
@@ -177,14 +183,16 @@ class Hub:
 
     def deliver(self, kind: str, name: str, message: Message) -> int:
         """Hand one event to everyone it is for; to how many. No peer waits for another."""
-        number, frame, key, plain = message.number, message.frame, message.key, not message.reply
-        count = 0
-        for peer in self.audience(kind, name):
-            count += 1
-            if plain and peer.held is None:
-                if number > peer.position:
-                    peer.position = number
-                    peer.sink.write(frame, key)
-            else:
+        audience = self.audience(kind, name)
+        number, frame = message.number, message.frame
+        if message.reply or message.key:
+            for peer in audience:
                 peer.take(message)
-        return count
+        else:
+            for peer in audience:
+                if peer.held is not None:
+                    peer.take(message)
+                elif number > peer.position:
+                    peer.position = number
+                    peer.sink.put(frame)
+        return len(audience)

@@ -18,6 +18,7 @@ class Paper:
     def __init__(self) -> None:
         self.frames: list[bytes] = []
         self.closed: tuple[int, str] | None = None
+        self.put = self.frames.append
 
     def write(self, frame: bytes, key: str = "") -> None:
         del key
