@@ -6,32 +6,20 @@ frames to the transport: half the CPU of uvicorn's own way for each delivery, an
 """
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import Any
 
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame, Opcode
 
 from services.common import metrics
-from services.socket.buckets import Bucket
+from services.socket import inbound
+from services.socket.inbound import Inbound
 from services.socket.outbox import Outbox
 
 STALLED_SECONDS = 8.0
 """A client that has not emptied its share of the kernel's buffer and ours for so long is too slow."""
-CLOSE_SECONDS = 4.0
-"""A client that has not answered our close frame by then is cut off."""
 PONG_SHARE = 0.75
 """Of the time between pings: what a client has to answer. 20 + 15 s and CLOSE_SECONDS make less than 40."""
-FRAME_RATE = 200.0
-FRAME_BURST = 1000.0
-"""Frames of any kind that a client may send. 200,000 fragments of one byte cost the parser 2 s of CPU."""
-MESSAGE_SECONDS = 30.0
-"""A fragmented message that takes longer is no message."""
-SLICE = 4096
-"""Bytes parsed before the frame count is looked at again."""
-
-_theirs = logging.getLogger("gridcast.websocket")
 
 
 def _nothing(_frame: bytes) -> None:
@@ -43,7 +31,7 @@ def text_frame(text: bytes) -> bytes:
     return Frame(Opcode.TEXT, text).serialize(mask=False)
 
 
-class Connection(WebSocketsSansIOProtocol):
+class Connection(Inbound):
     """What uvicorn makes for each upgrade. The ASGI scope carries it as `extensions["gridcast"]`.
 
     `put` is what the state of the connection makes of a frame: the transport's own `write` while it is open, the queue while the
@@ -60,22 +48,15 @@ class Connection(WebSocketsSansIOProtocol):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        # Both would show the query, and with it the resume secret.
-        self.logger = self.conn.logger = _theirs
-        self.conn.debug = False
-        self.close_timeout = CLOSE_SECONDS
+        self.close_timeout = inbound.CLOSE_SECONDS
         self.ping_interval = self.ping_seconds
         self.ping_timeout = self.ping_seconds * PONG_SHARE
         self.outbox = Outbox()
         self.put = _nothing
         self.choked = False
         self._open = False
-        self.closed_with = 0
         self.dismissed = False
         self.query = b""
-        self._allowance = Bucket(FRAME_RATE, FRAME_BURST, self.loop.time())
-        self._began: float | None = None
-        self._failed = False
         self._stall: asyncio.TimerHandle | None = None
 
     def accept(self, subprotocol: str | None, first: bytes) -> None:
@@ -104,7 +85,7 @@ class Connection(WebSocketsSansIOProtocol):
         if not self.outbox.offer(frame, key):
             self._too_slow()
 
-    def _shut(self) -> None:
+    def shut(self) -> None:
         """No frame goes out from now on, and none waits."""
         self._open = False
         self.put = _nothing
@@ -119,7 +100,7 @@ class Connection(WebSocketsSansIOProtocol):
         if not self.handshake_complete:
             self.dismissed = True
             return
-        self._shut()
+        self.shut()
         self.stop_keepalive()
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
         self.closed_with = code
@@ -129,7 +110,7 @@ class Connection(WebSocketsSansIOProtocol):
         if self.read_paused:
             self.read_paused = False
             self.transport.resume_reading()
-        self.close_timer = self.loop.call_later(CLOSE_SECONDS, self.transport.abort)
+        self.close_timer = self.loop.call_later(inbound.CLOSE_SECONDS, self.transport.abort)
 
     async def drained(self) -> None:
         """Return once the client has taken what waits, or is gone."""
@@ -162,7 +143,7 @@ class Connection(WebSocketsSansIOProtocol):
                 self.put = self.transport.write
             super().resume_writing()
 
-    # What comes in.
+    # How it ends, and how it begins.
 
     def connection_lost(self, exc: Exception | None) -> None:
         """No timer outlives the connection."""
@@ -170,74 +151,26 @@ class Connection(WebSocketsSansIOProtocol):
             self._stall.cancel()
             self._stall = None
         self.on_ping = self.on_pong = None
-        self._shut()
+        self.shut()
         super().connection_lost(exc)
 
     def eof_received(self) -> None:
         """The client has ended its side, and so do we: the application hears of it now, what waits for the client has a moment."""
         self.queue.put_nowait({"type": "websocket.disconnect", "code": 1006})
         self.stop_keepalive()
-        self._shut()
-        self._reap()
+        self.shut()
+        self.reap()
 
-    def data_received(self, data: bytes) -> None:
-        """Parse in slices, so that a flood of tiny frames is stopped before it has cost more than one slice."""
-        for start in range(0, len(data), SLICE):
-            if self._failed:
-                return
-            if self.handshake_initiated and not self.handshake_complete:
-                self._too_early()
-                return
-            super().data_received(data[start : start + SLICE])
-        if self.conn.handshake_exc is not None and not self.handshake_initiated:
-            # websockets takes shorter lines in a head than our HTTP does, and uvicorn leaves its answer (414, 431) unsent.
-            self._failed = True
-            self.transport.write(b"".join(self.conn.data_to_send()))
-            self.transport.close()
-        if self.transport.is_closing():
-            self._reap()
+    def handle_close(self, event: Frame) -> None:
+        """The client closes, or answers our close."""
+        self.shut()
+        super().handle_close(event)
 
-    def handle_events(self) -> None:
-        """As uvicorn does, with every frame counted. Behind a head there is none yet (RFC 6455, 4.1)."""
-        frames = len(self.conn.events)
-        if not self.handshake_complete and frames > 1:
-            self._too_early()
-            return
-        if self.handshake_complete and frames and not self._allowance.take(self.loop.time(), frames):
-            self._fail(1008, "too many frames")
-            return
-        super().handle_events()
-
-    def _too_early(self) -> None:
-        """A client must wait for the answer to its handshake: nothing that it sends before is kept, parsed or answered."""
-        self._failed = True
-        self.transport.abort()
-
-    def handle_parser_exception(self) -> None:
-        """The parser has refused what came, and has written the close frame."""
-        sent = self.conn.close_sent
-        self._fail(sent.code, sent.reason) if sent else self.transport.abort()
-
-    def _fail(self, code: int, reason: str) -> None:
-        """Fail the connection (RFC 6455, 7.1.7). What still comes is read and dropped unparsed: closing on unread bytes
-        would reset the connection and take the close frame with it.
-        """
-        if self._failed:
-            return
-        self._failed = True
-        self.closed_with = self.closed_with or code
-        if not self.close_sent:
-            self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
-            self.conn.fail(code, reason)
-            self.transport.write(b"".join(self.conn.data_to_send()))
-            self.close_sent = True
-        self._shut()
-        self.stop_keepalive()
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        self.transport.resume_reading()
-        self.read_paused = False
-        self._reap()
+    def shutdown(self) -> None:
+        """The server ends: 1012 for who is still here, who has CLOSE_SECONDS to take it."""
+        self.shut()
+        super().shutdown()
+        self.reap()
 
     def handle_connect(self, event: Any) -> None:
         """Put the connection into the scope, and the query, which may hold a secret, where no log finds it."""
@@ -247,18 +180,6 @@ class Connection(WebSocketsSansIOProtocol):
             self.query = scope["query_string"]
             scope["query_string"] = b""
             scope["extensions"]["gridcast"] = self
-
-    def handle_cont(self, event: Frame) -> None:
-        """A further fragment. The clock runs from the first of them to the last."""
-        now = self.loop.time()
-        if self._began is None:
-            self._began = now
-        elif now - self._began > MESSAGE_SECONDS:
-            self._fail(1008, "a message took too long")
-            return
-        if event.fin:
-            self._began = None
-        super().handle_cont(event)
 
     # Liveness.
 
@@ -279,31 +200,15 @@ class Connection(WebSocketsSansIOProtocol):
         """Closed with 1011; a client that does not take even that is cut off."""
         self.closed_with = 1011
         self.queue.put_nowait({"type": "websocket.disconnect", "code": 1011, "reason": "no answer to a ping"})
-        self._shut()
+        self.shut()
         super().keepalive_timeout()
-        self._reap()
+        self.reap()
 
     def ping_now(self) -> None:
         """A ping ahead of time."""
         if self.ping_timer is not None:
             self.ping_timer.cancel()
             self.send_keepalive_ping()
-
-    def handle_close(self, event: Frame) -> None:
-        """The client closes, or answers our close."""
-        self._shut()
-        super().handle_close(event)
-
-    def shutdown(self) -> None:
-        """The server ends: 1012 for who is still here, who has CLOSE_SECONDS to take it."""
-        self._shut()
-        super().shutdown()
-        self._reap()
-
-    def _reap(self) -> None:
-        """`transport.close()` waits for its buffer to empty, which a client that does not read can put off for ever."""
-        if self.close_timer is None:
-            self.close_timer = self.loop.call_later(CLOSE_SECONDS, self.transport.abort)
 
 
 def pinging(seconds: float) -> type[Connection]:

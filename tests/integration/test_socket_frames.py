@@ -12,7 +12,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from services.common.http import Http
-from services.socket import frames
+from services.socket import inbound
 from services.socket.frames import Connection, text_frame
 from tests.sockets import soon
 
@@ -87,7 +87,7 @@ async def everything(client: socket.socket) -> bytes:
 
 @pytest.fixture
 async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
-    monkeypatch.setattr(frames, "CLOSE_SECONDS", 0.3)
+    monkeypatch.setattr(inbound, "CLOSE_SECONDS", 0.3)
     made = Server()
     config = uvicorn.Config(
         made.app,
