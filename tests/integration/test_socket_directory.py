@@ -540,3 +540,37 @@ async def test_a_page_of_records_is_read_in_parts(replica: Replica) -> None:
     assert [presence.sid for presence in found] == sids
     assert following is None
     assert await replica.evaluated() - before == 3
+
+
+class Wire(Stalled):
+    """As much of a connection as a whole conversation needs."""
+
+    dismissed, query, closed_with = False, b"", 0
+
+    def accept(self, _subprotocol: str | None, first: bytes) -> None:
+        self.frames.append(first)
+
+
+async def test_a_fault_of_ours_ends_one_socket_with_1011(replica: Replica, caplog: pytest.LogCaptureFixture) -> None:
+    """No client can bring it about as far as we know, so the fault is made here."""
+    sockets, entrance = edge(replica)
+    wire = Wire()
+    wire.may.set()
+    turns = iter([{"type": "websocket.connect"}])
+
+    async def receive() -> dict[str, Any]:
+        return next(turns, None) or failing()
+
+    def failing() -> dict[str, Any]:
+        raise ArithmeticError("ours")
+
+    async def send(_message: Any) -> None:
+        pytest.fail("the handshake was answered")
+
+    scope = {"path": "/ws", "headers": [], "subprotocols": [], "extensions": {"gridcast": wire}}
+    await sockets(scope, receive, send)
+    assert wire.closed == (1011, "the server failed")
+    assert b'"recovered":false' in wire.frames[0]
+    assert replica.hub.peers == {}
+    assert entrance._inside == 0
+    assert "unexpected fault" in caplog.text

@@ -172,13 +172,6 @@ async def test_a_thousand_messages_a_second_end_with_1008(one: Replicas) -> None
     assert 90 <= len(client.others) <= 250
 
 
-async def test_a_huge_message_ends_with_1009(one: Replicas) -> None:
-    client = await Client.open(one[0])
-    with contextlib.suppress(ConnectionClosed):
-        await client.say("x" * 17 * 1024**2)
-    assert await client.closed() == 1009
-
-
 async def test_an_allowed_origin(one: Replicas) -> None:
     from websockets.asyncio.client import connect  # noqa: PLC0415
 
