@@ -1,4 +1,5 @@
-"""RxJS on Node as the judge of the socket service, through the gateway: the tutorial's ping, topics, and a restart of replicas.
+"""RxJS on Node as the judge of the socket service, through the gateway, with the recipe that docs/messages.md gives: the tutorial's
+ping, topics, and a restart of replicas.
 
 Node and its packages come from the machine and from npm; where they are not to be had, these tests are skipped and say so.
 """
@@ -21,16 +22,28 @@ pytestmark = pytest.mark.anyio
 
 PACKAGES = {"rxjs": "7.8.2", "ws": "8.21.3"}
 PROGRAM = Path(__file__).with_name("rxjs_client.mjs")
+DOCUMENT = Path(__file__).parents[2] / "docs" / "messages.md"
 PATIENCE = 10.0
+IMPORTS = """
+import { defer, filter, finalize, repeat, retry, share, tap } from "rxjs";
+import { webSocket } from "rxjs/webSocket";
+"""
+EXPORTS = """
+export { frames, topic };
+export const send = (value) => socket.next(value);
+"""
 Said = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
-        return installed(tmp_path_factory.mktemp("rxjs"), PACKAGES, PROGRAM) / PROGRAM.name
+        folder = installed(tmp_path_factory.mktemp("rxjs"), PACKAGES, PROGRAM)
     except Missing as error:
         pytest.skip(f"RxJS, the judge, is not to be had: {error}")
+    recipe = DOCUMENT.read_text("utf-8").partition("### RxJS")[2].partition("```js\n")[2].partition("```")[0]
+    (folder / "recipe.mjs").write_text(IMPORTS + recipe + EXPORTS, "utf-8")
+    return folder / PROGRAM.name
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +74,15 @@ class Browser:
     def ends(self) -> list[int]:
         """The codes with which connections ended."""
         return [said["closed"] for said in self.said if "closed" in said]
+
+    @property
+    def again(self) -> int:
+        """How often it would have read its state again."""
+        return len([said for said in self.said if "again" in said])
+
+    def heard(self, topic: str) -> list[Any]:
+        """What the stream of one topic carried."""
+        return [said["frame"]["data"] for said in self.said if said.get("topic") == topic]
 
     def data(self, kind: str) -> list[Any]:
         """What the events of one type carried."""
@@ -119,13 +141,9 @@ async def test_ping_as_in_the_tutorial(front: Pair, program: Path) -> None:
         assert client.ends == []
 
 
-async def test_topics_by_multiplex(front: Pair, program: Path) -> None:
+async def test_topics_over_one_socket(front: Pair, program: Path) -> None:
     """Two streams over one socket: each hears its own topic, and after its end nothing more."""
     async with browser(program, front.address) as client, Push.open(front.redis_url, "/news") as push:
-
-        def heard(topic: str) -> list[int]:
-            return [said["frame"]["data"] for said in client.said if said.get("topic") == topic]
-
         for topic in ("sport", "weather"):
             client.tell(listen=topic)
             await client.until(
@@ -134,21 +152,22 @@ async def test_topics_by_multiplex(front: Pair, program: Path) -> None:
         for number in range(3):
             await push.publish("sport", "news.said", number)
             await push.publish("weather", "news.said", 10 + number)
-        await client.until(lambda: len(heard("sport") + heard("weather")) == 6, "both topics")
-        assert (heard("sport"), heard("weather")) == ([0, 1, 2], [10, 11, 12])
+        await client.until(lambda: len(client.heard("sport") + client.heard("weather")) == 6, "both topics")
+        assert (client.heard("sport"), client.heard("weather")) == ([0, 1, 2], [10, 11, 12])
 
         client.tell(leave="sport")
         await client.until(lambda: _answered(client, "unsubscribed", "sport"), "sport is left")
         await push.publish("sport", "news.said", 3)
         await push.publish("weather", "news.said", 13)
-        await client.until(lambda: len(heard("weather")) == 4, "the topic that stays")
-        assert heard("sport") == [0, 1, 2]
+        await client.until(lambda: len(client.heard("weather")) == 4, "the topic that stays")
+        assert client.heard("sport") == [0, 1, 2]
         assert [said for said in client.said if "opened" in said] == [{"opened": 1}]
 
 
 async def test_a_restart_of_its_replica_is_nothing_to_a_client(front: Pair, program: Path) -> None:
     """The replica leaves in order (1012, RxJS completes and repeats), then the next one is killed (1006, RxJS retries): the
-    same sid, and every event once and in order, whoever pushed it while the client was away.
+    same sid, and every event once and in order, whoever pushed it while the client was away. The stream of a topic goes on, and one
+    that was begun while there was no connection too.
     """
     async with browser(program, front.address) as client, Push.open(front.redis_url, "/clock") as push:
         sid = client.frames[0]["sid"]
@@ -159,28 +178,37 @@ async def test_a_restart_of_its_replica_is_nothing_to_a_client(front: Pair, prog
             for _ in range(10):
                 await push.broadcast("clock.all", sent)
                 await push.send(sid, "clock.mine", sent)
+                await push.publish("hours", "clock.hours", sent)
                 sent += 1
 
         async def moved(connections: int) -> None:
             await push_some()
             await client.until(lambda: len(client.first_frames) == connections, f"connection {connections}")
             await push_some()
-            await client.until(lambda: len(client.data("clock.mine")) == sent, "all that was pushed")
+            await client.until(lambda: len(client.heard("hours")) == sent, "all that was pushed")
 
+        client.tell(listen="hours")
+        await client.until(lambda: _answered(client, "subscribed", "hours"), "the topic is subscribed to")
         await push_some()
         front.start(1)
         front.leave(0)
         await moved(2)
         front.start(0)
         front.kill(1)
+        await client.until(lambda: 1006 in client.ends, "the connection is lost")
+        client.tell(listen="late")
         await moved(3)
+        await push.publish("late", "clock.late", 1)
+        await client.until(lambda: client.heard("late") == [1], "the topic that was wanted in between")
 
         assert client.ends[0] == 1012
         assert 1006 in client.ends[1:]
         assert [frame["sid"] for frame in client.first_frames] == [sid] * 3
         assert [frame["recovered"] for frame in client.first_frames] == [False, True, True]
         assert client.data("clock.all") == client.data("clock.mine") == list(range(sent))
+        assert client.heard("hours") == client.data("clock.hours") == list(range(sent))
         assert client.data("socket.resync") == []
+        assert client.again == 1, "at the very first connection"
 
 
 def _answered(client: Browser, kind: str, topic: str) -> bool:
