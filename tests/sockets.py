@@ -149,7 +149,17 @@ class Replicas:
 def replicas(folder: Path, count: int = 2, **env: str) -> Iterator[Replicas]:
     with contextlib.ExitStack() as stack:
         redis = stack.enter_context(running(folder / "redis", servers.redis_server))
-        yield Replicas(redis, folder, count, env, stack)
+        made = Replicas(redis, folder, count, env, stack)
+        if count:
+            in_use_for_long(redis)
+        yield made
+
+
+def in_use_for_long(redis: Server) -> None:
+    """Nobody is expected to tell of sids from before: one that is unknown is unknown at once, and not only after 5 s."""
+    with socket.create_connection(("127.0.0.1", redis.port), timeout=PATIENCE) as connection:
+        connection.sendall(b"HSET gridcast:sequence settles 0\r\n")
+        assert connection.recv(64) == b":0\r\n"
 
 
 @contextlib.asynccontextmanager

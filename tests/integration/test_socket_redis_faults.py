@@ -278,7 +278,17 @@ async def test_it_starts_without_redis_and_is_ready_when_redis_is(tmp_path: Path
         assert time.monotonic() - began < 5
         client = await Client.open(service)
         await client.nothing()
+        # Nobody can tell this start from one on a memory that was lost: of a sid that it does not know it says so only later.
+        nobody = "A" * 51 + "Q"
+        assert (await push(service, client.sid, HELLO)).json()["status"] == "sent"
+        assert (await push(service, nobody, HELLO)).status_code == 503
+        await soon(lambda: is_unknown(service, nobody))
+        assert time.monotonic() - began < 10
         await client.close()
+
+
+async def is_unknown(service: Service, sid: str) -> bool:
+    return (await push(service, sid, HELLO)).status_code == 404
 
 
 def service_ready(service: Service) -> Callable[[], Awaitable[bool]]:
