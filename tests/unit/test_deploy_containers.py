@@ -168,6 +168,25 @@ def test_services_scale() -> None:
     assert not any("ports" in read(BASE)["services"][name] for name in OURS - {"gateway"})
 
 
+def test_an_image_is_built_by_one_service_that_all_its_users_wait_for() -> None:
+    """Compose v2 builds all services at once, and two that make the same image get into each other's way."""
+    services = read(BASE)["services"]
+    builders = [service["image"] for service in services.values() if "build" in service]
+    assert len(builders) == len(set(builders))
+    assert {image for image in builders if image.startswith("gridcast/")} == set(builders)
+    users = {name for name, service in services.items() if service["image"] in builders and "build" not in service}
+    assert users == JOBS - {"credentials"}
+    for name in users:
+        assert services[name]["pull_policy"] == "never", "nobody else's image of that name"
+
+    def waits_for(name: str) -> set[str]:
+        direct = set(services[name].get("depends_on", {}))
+        return direct.union(*(waits_for(other) for other in direct))
+
+    # `backup` is run by hand, when the stack stands.
+    assert "credentials" in waits_for("database")
+
+
 def test_nobody_sees_the_credentials_of_another() -> None:
     mounts = {
         name: {str(volume).partition(":")[0] for volume in service.get("volumes", [])}
