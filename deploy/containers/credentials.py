@@ -35,9 +35,18 @@ _PASSWORD = re.compile(r"[A-Za-z0-9._~-]{16,128}")
 _KEY = re.compile(r"[A-Za-z0-9+/=]{6,1024}")
 
 # Keys and channels of ours and nothing else; no FLUSH*, KEYS or CONFIG; scripts, because a push is one.
-SERVICE_RIGHTS = (
+# Connection: not only PING and SELECT, since the client says its name and version where the server is new enough to be told.
+SOCKET_RIGHTS = (
     "~gridcast:* &gridcast:* -@all +@read +@write +@pubsub +@connection +@transaction +eval +evalsha +time -@dangerous"
+    " +info"  # a server that has another run id has another memory
 )
+# A push, which is a script, and what that script does.
+UPLOAD_RIGHTS = (
+    "~gridcast:* &gridcast:* -@all +@connection -@dangerous +eval +evalsha +publish +time"
+    " +get +set +exists +expire +hget +hmget +hset +hincrby +xadd +xrevrange"
+)
+# It hears of changes, and neither knows a key nor says anything.
+STREAM_RIGHTS = "&gridcast:invalidate -@all +@connection -@dangerous +subscribe +unsubscribe"
 REPLICA_RIGHTS = "-@all +psync +replconf +ping"
 SENTINEL_RIGHTS = (
     "&* -@all +multi +exec +slaveof +ping +subscribe +publish +info +role +config|rewrite"
@@ -101,10 +110,9 @@ def redis_url(service: str, known: Mapping[str, str], environment: Mapping[str, 
 def users(known: Mapping[str, str]) -> str:
     """Redis's users. Only hashes: who reads the file cannot log in with it."""
     rights = {
-        "upload": SERVICE_RIGHTS,
-        "stream": SERVICE_RIGHTS,
-        # A server that has another run id has another memory.
-        "socket": f"{SERVICE_RIGHTS} +info",
+        "upload": UPLOAD_RIGHTS,
+        "stream": STREAM_RIGHTS,
+        "socket": SOCKET_RIGHTS,
         "replica": REPLICA_RIGHTS,
         "sentinel": SENTINEL_RIGHTS,
     }
