@@ -2,7 +2,8 @@
 
 A password comes from the environment, else from the vault, else it is made now. The vault is a volume that only the jobs mount;
 every folder below `/out` is a volume of one kind of container. Running it again changes nothing, unless the environment did.
-It talks to no server: `database.py` tells MongoDB, Redis reads its file when it starts.
+It talks to no server: `database.py` tells MongoDB, Redis reads its file when it starts. So another password for MongoDB's root is
+only noted as wanted: the vault holds the one that MongoDB knows, or nobody could log in to change it.
 """
 
 import base64
@@ -18,8 +19,9 @@ from urllib.parse import quote
 VAULT = Path("/vault")
 OUT = Path("/out")
 
+ROOT = "MONGO_ROOT_PASSWORD"
 PASSWORDS = (
-    "MONGO_ROOT_PASSWORD",
+    ROOT,
     "MONGO_UPLOAD_PASSWORD",
     "MONGO_STREAM_PASSWORD",
     "REDIS_UPLOAD_PASSWORD",
@@ -62,6 +64,12 @@ def main() -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
+    wanted, remembered = VAULT / f"{ROOT.lower()}.wanted", _remembered(ROOT)
+    if os.environ.get(ROOT):
+        wanted.unlink(missing_ok=True)
+    if remembered is not None and remembered != known[ROOT]:
+        _write(wanted, known[ROOT])
+        known[ROOT] = remembered
     for name, text in {**in_vault(known), **outside(known, os.environ)}.items():
         _write(Path(name), text)
     print(f"{len(known)} credentials are in place")
@@ -159,12 +167,16 @@ sentinel parallel-syncs gridcast 1
 
 def _value(name: str, form: re.Pattern[str], make: Callable[[], str]) -> str:
     given = os.environ.get(name, "")
-    remembered = VAULT / name.lower()
     if not given:
-        return remembered.read_text("ascii") if remembered.exists() else make()
+        return _remembered(name) or make()
     if not form.fullmatch(given):
         raise ValueError(f"{name} must match {form.pattern}")
     return given
+
+
+def _remembered(name: str) -> str | None:
+    path = VAULT / name.lower()
+    return path.read_text("ascii") if path.exists() else None
 
 
 def _write(path: Path, text: str) -> None:

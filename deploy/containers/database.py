@@ -1,7 +1,8 @@
 """Brings MongoDB to the state that the services need: a job that runs once it listens, at every start.
 
-It forms the replica set where one is wanted, then makes each service's user or gives it today's password. Running it again changes
-nothing. It knows the passwords from the vault and MongoDB by its driver; indexes are the upload service's.
+It forms the replica set where one is wanted, gives root the password that is wanted, then makes each service's user or gives it
+today's. Running it again changes nothing. It knows the passwords from the vault and MongoDB by its driver; indexes are the upload
+service's.
 """
 
 import os
@@ -14,14 +15,22 @@ from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 
 VAULT = Path("/vault")
+ROOT = "mongo_root_password"
+WANTED = f"{ROOT}.wanted"
 DATABASE = "gridcast"
 ROLES = {"upload": "readWrite", "stream": "read"}
 """The least that each service can work with."""
 PATIENCE = 120.0
+WRITTEN = {"w": "majority", "wtimeout": 15000}
+AUTHENTICATION_FAILED = 18
 NOT_YET_INITIALIZED = 94
 USER_ALREADY_EXISTS = 51003
 
 Client = MongoClient[dict[str, Any]]
+
+
+class Refused(Exception):
+    """It is of no use to try again; says why and what to do."""
 
 
 def main() -> int:
@@ -31,12 +40,10 @@ def main() -> int:
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
-            if replica_set:
-                with client(hosts[:1], None) as first:
-                    form(first, replica_set, hosts)
-            with client(hosts, replica_set) as whole:
-                for service, role in ROLES.items():
-                    admit(whole, service, role)
+            prepare(hosts, replica_set)
+        except Refused as error:
+            print(f"MongoDB: {error}", file=sys.stderr)
+            return 1
         except PyMongoError as error:
             if time.monotonic() > deadline:
                 print(f"MongoDB: {error}", file=sys.stderr)
@@ -47,17 +54,56 @@ def main() -> int:
             return 0
 
 
-def client(hosts: list[str], replica_set: str | None) -> Client:
+def prepare(hosts: list[str], replica_set: str | None) -> None:
+    """All of it, once."""
+    password = accepted(hosts[:1])
+    if replica_set:
+        with client(hosts[:1], None, password) as first:
+            form(first, replica_set, hosts)
+    with client(hosts, replica_set, password) as whole:
+        change_root(whole, password)
+        for service, role in ROLES.items():
+            admit(whole, service, role)
+
+
+def client(hosts: list[str], replica_set: str | None, password: str) -> Client:
     """As root: the set, or the one server."""
     return MongoClient(
         hosts,
         replicaSet=replica_set,
         directConnection=replica_set is None,
         username="root",
-        password=secret("mongo_root_password"),
+        password=password,
         serverSelectionTimeoutMS=5000,
         socketTimeoutMS=20000,
     )
+
+
+def accepted(first: list[str]) -> str:
+    """Root's password that MongoDB takes: the remembered one, or the wanted one where this job ended before it could note it."""
+    for password in filter(None, (secret(ROOT), wanted())):
+        with client(first, None, password) as root:
+            try:
+                root.admin.command("ping")
+            except OperationFailure as error:
+                if error.code != AUTHENTICATION_FAILED:
+                    raise
+            else:
+                return password
+    raise Refused(
+        "the data were made with another password of root than the one in the volume vault; write that one into .env as "
+        "MONGO_ROOT_PASSWORD, or bring back the vault that belongs to them"
+    )
+
+
+def change_root(whole: Client, password: str) -> None:
+    """Give root the password that is wanted, then remember it: in this order, so that the remembered one is always true."""
+    if (new := wanted()) is None:
+        return
+    if new != password:
+        whole.admin.command("updateUser", "root", pwd=new, writeConcern=WRITTEN)
+        print("root has a new password")
+    (VAULT / WANTED).replace(VAULT / ROOT)
 
 
 def form(first: Client, name: str, hosts: list[str]) -> None:
@@ -77,7 +123,7 @@ def admit(whole: Client, service: str, role: str) -> None:
     fields: dict[str, Any] = {
         "pwd": secret(f"mongo_{service}_password"),
         "roles": [{"role": role, "db": DATABASE}],
-        "writeConcern": {"w": "majority", "wtimeout": 15000},
+        "writeConcern": WRITTEN,
     }
     try:
         whole[DATABASE].command("createUser", service, **fields)
@@ -90,6 +136,11 @@ def admit(whole: Client, service: str, role: str) -> None:
 def secret(name: str) -> str:
     """A password of the vault."""
     return (VAULT / name).read_text("ascii")
+
+
+def wanted() -> str | None:
+    """The password that root shall have, where it is another one."""
+    return secret(WANTED) if (VAULT / WANTED).exists() else None
 
 
 if __name__ == "__main__":

@@ -241,14 +241,38 @@ def test_redis_is_given_no_password_in_plain() -> None:
     assert not any(password in acl for password in KNOWN.values())
 
 
-def test_passwords_stay_unless_others_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    vault, out = tmp_path / "vault", tmp_path / "out"
-    for folder in (vault, *(out / name for name in ("mongo", "redis", "upload", "stream", "socket"))):
-        folder.mkdir(parents=True)
+def test_the_password_that_mongodb_knows_stays_in_the_vault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vault, out = volumes(tmp_path, monkeypatch)
+    known, wanted = vault / "mongo_root_password", vault / "mongo_root_password.wanted"
+    monkeypatch.setenv("MONGO_ROOT_PASSWORD", "the-first-of-all-passwords")
+    assert credentials.main() == 0
+    assert (known.read_text(), wanted.exists()) == ("the-first-of-all-passwords", False)
+    monkeypatch.setenv("MONGO_ROOT_PASSWORD", "the-second-password")
+    assert credentials.main() == 0
+    assert (known.read_text(), wanted.read_text()) == ("the-first-of-all-passwords", "the-second-password")
+    assert (out / "mongo/root_password").read_text() == "the-first-of-all-passwords", "what new data are made with"
+    monkeypatch.delenv("MONGO_ROOT_PASSWORD")
+    assert credentials.main() == 0
+    assert wanted.read_text() == "the-second-password"
+    monkeypatch.setenv("MONGO_ROOT_PASSWORD", "the-first-of-all-passwords")
+    assert credentials.main() == 0
+    assert (known.read_text(), wanted.exists()) == ("the-first-of-all-passwords", False)
+
+
+def volumes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """Folders in the place of the job's volumes, and nothing in its environment."""
+    vault, out = folder / "vault", folder / "out"
+    for path in (vault, *(out / name for name in ("mongo", "redis", "upload", "stream", "socket"))):
+        path.mkdir(parents=True)
     monkeypatch.setattr(credentials, "VAULT", vault)
     monkeypatch.setattr(credentials, "OUT", out)
     for name in (*credentials.PASSWORDS, credentials.KEY):
         monkeypatch.delenv(name, raising=False)
+    return vault, out
+
+
+def test_passwords_stay_unless_others_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    volumes(tmp_path, monkeypatch)
 
     def written() -> dict[str, str]:
         return {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
