@@ -61,6 +61,8 @@ def prepare(hosts: list[str], replica_set: str | None) -> None:
         with client(hosts[:1], None, password) as first:
             form(first, replica_set, hosts)
     with client(hosts, replica_set, password) as whole:
+        if replica_set is None:
+            belongs_to_no_set(whole)
         change_root(whole, password)
         for service, role in ROLES.items():
             admit(whole, service, role)
@@ -94,6 +96,15 @@ def accepted(first: list[str]) -> str:
         "the data were made with another password of root than the one in the volume vault; write that one into .env as "
         "MONGO_ROOT_PASSWORD, or bring back the vault that belongs to them"
     )
+
+
+def belongs_to_no_set(alone: Client) -> None:
+    """Writes that a member of a set takes by itself would be in no oplog: the others would never hear of them."""
+    if found := alone.local["system.replset"].find_one():
+        raise Refused(
+            f"the data belong to the replica set {found['_id']}; start it with deploy/compose.cluster.yml as before, or see "
+            "docs/operations.md for the way back to one server"
+        )
 
 
 def change_root(whole: Client, password: str) -> None:

@@ -152,3 +152,31 @@ def test_a_vault_that_does_not_belong_to_the_data(tmp_path: Path, server: Server
     other.want(FIRST)
     assert run(other, server).returncode == 0
     assert other.root == FIRST
+
+
+def test_one_server_becomes_a_set_and_a_member_of_a_set_is_not_taken_for_one_server(
+    tmp_path: Path, vault: Vault, server: Server
+) -> None:
+    """By itself it would take writes that the set never hears of."""
+    assert run(vault, server).returncode == 0
+    with as_user(server, "upload", "upload-password-0", "gridcast") as client:
+        client.gridcast.media.insert_one({"_id": 1})
+    server.shut_down()
+    # The same folder and port, as the override starts it.
+    server._program = member
+    server.start()
+    formed = run(vault, server, MONGO_REPLICA_SET="gridcast")
+    assert formed.returncode == 0, formed.stderr
+    assert "formed the replica set gridcast" in formed.stdout
+    with as_user(server, "upload", "upload-password-0", "gridcast") as client:
+        assert client.gridcast.media.count_documents({}) == 1
+    server.kill()
+    server._program = locked
+    server.start()
+    vault.want(SECOND)
+    refused = run(vault, server)
+    assert refused.returncode == 1
+    (line,) = refused.stderr.splitlines()
+    assert "belong to the replica set gridcast" in line
+    assert "deploy/compose.cluster.yml" in line
+    assert knows(server, "root", FIRST), "it has written nothing"
