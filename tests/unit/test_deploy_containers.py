@@ -71,6 +71,16 @@ def test_an_image_has_the_packages_of_its_service_alone(service: str) -> None:
     assert any("--require-hashes" in line and "--only-binary :all:" in line for line in instructions)
 
 
+def test_what_is_copied_from_the_tree_can_be_read_by_whoever_runs_the_image() -> None:
+    """Under a umask of 077 it has its owner's rights alone."""
+    found = stages()
+    for name, (base, instructions) in found.items():
+        from_the_tree = [line for line in instructions if line.startswith("COPY") and "--from=" not in line]
+        if from_the_tree and name != "build":
+            assert re.search(r"chmod -R a\+rX /", instructions[-1]), name
+        assert not from_the_tree or base == "build" or name in {"build", "programs"}, name
+
+
 @pytest.mark.parametrize("service", sorted(OURS))
 def test_an_image_ends_small_and_unprivileged(service: str) -> None:
     base, instructions = stages()[service]
