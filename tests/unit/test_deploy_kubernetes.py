@@ -12,11 +12,15 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from gateway.names import LOOKUP_SECONDS
+
 ROOT = Path(__file__).resolve().parents[2]
 OVERLAYS = ("local", "production")
 VERSIONS = ("1.27", "1.30", "1.33", "1.35", "1.37")
 OURS = {"upload", "stream", "socket", "gateway"}
 WORLD = "world"
+NAMES_STALE_SECONDS = 30
+"""CoreDNS and NodeLocal DNSCache answer from memory for so long."""
 
 Object = dict[str, Any]
 
@@ -117,6 +121,7 @@ def test_services_end_gracefully(overlay: str) -> None:
         drain = next(int(entry["value"]) for entry in container["env"] if entry["name"] == "GRIDCAST_DRAIN")
         command, seconds = container["lifecycle"]["preStop"]["exec"]["command"]
         assert command == "sleep"
+        assert int(seconds) > NAMES_STALE_SECONDS + LOOKUP_SECONDS
         assert int(seconds) + drain + 10 <= pod["terminationGracePeriodSeconds"]
         assert deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
         assert {spread["topologyKey"] for spread in pod["topologySpreadConstraints"]} == {
