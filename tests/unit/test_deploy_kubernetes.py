@@ -179,7 +179,7 @@ def test_secrets_of_the_local_overlay_hold_what_the_pods_read() -> None:
 def flows(overlay: str) -> set[tuple[str, str, int]]:
     """Who may open a connection to whom and to which port: what both sides' policies allow, DNS left out."""
     names = sorted({name_of(workload) for workload in workloads(overlay)})
-    policies = [policy["spec"] for policy in of_kind(overlay, "NetworkPolicy")]
+    policies = [spec["spec"] for name, spec in by_name(overlay, "NetworkPolicy").items() if name != "names"]
 
     def selects(selector: Object | None, name: str) -> bool:
         if not selector:
@@ -229,6 +229,17 @@ def test_only_the_listed_flows_are_open() -> None:
         ("stream", WORLD, 27017),
         *((service, WORLD, port) for service in ("upload", "stream", "socket") for port in (6379, 26379)),
     }
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_names_can_be_looked_up_wherever_the_name_server_stands(overlay: str) -> None:
+    """Also in a cache on the node itself, which selectors of pods and namespaces do not match, and at OpenShift's 5353."""
+    policy = by_name(overlay, "NetworkPolicy")["names"]["spec"]
+    assert policy["podSelector"] == {}
+    (rule,) = policy["egress"]
+    assert "to" not in rule
+    ports = {(port["protocol"], port["port"]) for port in rule["ports"]}
+    assert ports == {(protocol, port) for protocol in ("UDP", "TCP") for port in (53, 5353)}
 
 
 def test_metrics_are_read_from_one_namespace_alone() -> None:
