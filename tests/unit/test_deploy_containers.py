@@ -197,6 +197,13 @@ def test_an_image_is_built_by_one_service_that_all_its_users_wait_for() -> None:
     assert "credentials" in waits_for("database")
 
 
+def test_the_uploads_under_way_fit_into_the_memory() -> None:
+    """About 8 MiB each, beside the process itself."""
+    upload = read(BASE)["services"]["upload"]
+    assert upload["mem_limit"] == "1g"
+    assert upload["environment"]["GRIDCAST_MAX_UPLOADS"] * 8 + 128 <= 1024
+
+
 def test_nobody_sees_the_credentials_of_another() -> None:
     mounts = {
         name: {str(volume).partition(":")[0] for volume in service.get("volumes", [])}

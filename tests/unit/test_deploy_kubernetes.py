@@ -135,6 +135,15 @@ def test_services_end_gracefully(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_uploads_under_way_fit_into_the_memory(overlay: str) -> None:
+    """About 8 MiB each, beside the process itself."""
+    (container,) = by_name(overlay, "Deployment")["upload"]["spec"]["template"]["spec"]["containers"]
+    most = next(int(entry["value"]) for entry in container["env"] if entry["name"] == "GRIDCAST_MAX_UPLOADS")
+    assert container["resources"]["limits"]["memory"] == "1Gi"
+    assert most * 8 + 128 <= 1024
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
 def test_names_refer_to_what_is_there(overlay: str) -> None:
     pods = {name_of(workload): workload["spec"]["template"] for workload in workloads(overlay)}
     assert pods.keys() >= OURS
