@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from tests.waiting import eventually
 
 FOLDER = ROOT / "deploy/monitoring"
 SERVICES = {"gateway": "gateway", "upload": "services.upload", "stream": "services.stream", "socket": "services.socket"}
+PATIENCE = 5
+"""Seconds that a rule waits: longer than Prometheus takes for its first look at everything."""
 PROGRAM = shutil.which("prometheus")
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="prometheus is not installed")
@@ -45,7 +48,7 @@ def exporters(start_service: Start, mongod: Server, redis_url: str, database: st
 
 @pytest.fixture
 def prometheus(exporters: dict[str, int], tmp_path: Path) -> Iterator[httpx.Client]:
-    """With the shipped configuration, but for the addresses, which no name server here knows, and the pace."""
+    """With the shipped configuration, but for the addresses, which no name server here knows, and the pace: rules wait seconds."""
     config = yaml.safe_load((FOLDER / "prometheus.yml").read_text("utf-8"))
     (job,) = config["scrape_configs"]
     (lookup,) = job.pop("dns_sd_configs")
@@ -54,7 +57,10 @@ def prometheus(exporters: dict[str, int], tmp_path: Path) -> Iterator[httpx.Clie
         {"targets": [f"{HOST}:{port}"], "labels": {"__meta_dns_name": name}} for name, port in exporters.items()
     ]
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    config["rule_files"] = [str(FOLDER / Path(name).name) for name in config["rule_files"]]
+    (rules,) = (FOLDER / Path(name).name for name in config["rule_files"])
+    hurried = re.sub(r"for: \d+m$", f"for: {PATIENCE}s", rules.read_text("utf-8"), flags=re.MULTILINE)
+    (tmp_path / rules.name).write_text(hurried, "utf-8")
+    config["rule_files"] = [str(tmp_path / rules.name)]
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config), "utf-8")
     (port,) = free_ports(1)
     command = [
@@ -62,6 +68,7 @@ def prometheus(exporters: dict[str, int], tmp_path: Path) -> Iterator[httpx.Clie
         f"--config.file={tmp_path}/prometheus.yml",
         f"--storage.tsdb.path={tmp_path}/tsdb",
         f"--web.listen-address={HOST}:{port}",
+        "--web.enable-lifecycle",
     ]
     with (tmp_path / "prometheus.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -101,7 +108,28 @@ def test_all_services_are_scraped_and_all_that_is_looked_at_is_there(prometheus:
         return all(rule["health"] == "ok" for group in groups for rule in group["rules"]) and bool(groups)
 
     eventually(judged, 30, "every rule is evaluated without an error")
-    firing = [
-        alert["labels"]["alertname"] for alert in data(prometheus, "/alerts")["alerts"] if alert["state"] == "firing"
-    ]
-    assert firing == []
+    over = time.monotonic() + 3 * PATIENCE
+    while time.monotonic() < over:
+        alerts = data(prometheus, "/alerts")["alerts"]
+        assert [alert["labels"] for alert in alerts if alert["state"] == "firing"] == []
+        time.sleep(0.5)
+
+
+def test_a_service_that_has_no_address_any_more_is_missed(prometheus: httpx.Client, tmp_path: Path) -> None:
+    path = tmp_path / "prometheus.yml"
+    config = yaml.safe_load(path.read_text("utf-8"))
+    (job,) = config["scrape_configs"]
+    job["static_configs"] = [one for one in job["static_configs"] if one["labels"]["__meta_dns_name"] != "socket"]
+    path.write_text(yaml.safe_dump(config), "utf-8")
+    assert prometheus.post(str(prometheus.base_url).replace("/api/v1/", "/-/reload")).status_code == 200
+
+    def missed() -> bool:
+        alerts = data(prometheus, "/alerts")["alerts"]
+        firing = {
+            (alert["labels"]["alertname"], alert["labels"].get("service"))
+            for alert in alerts
+            if alert["state"] == "firing"
+        }
+        return firing == {("GridcastServiceGone", "socket")}
+
+    eventually(missed, 30, "the alert says which")

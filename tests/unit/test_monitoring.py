@@ -17,6 +17,7 @@ from services.common.tallies import Durations, Tally
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "monitoring"
 DASHBOARD = FOLDER / "grafana" / "dashboards" / "gridcast.json"
+SERVICES = ("gateway", "upload", "stream", "socket")
 SUFFIXES = ("_total", "_bucket", "_count", "_sum", "")
 
 
@@ -77,4 +78,50 @@ def test_prometheus_itself_accepts_the_files(tmp_path: Path) -> None:
     run = subprocess.run(
         ["promtool", "check", "config", str(tmp_path / "prometheus.yml")], capture_output=True, text=True, check=False
     )
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+NO_REPLICA = 'gridcast_upstream_errors_total{upstream="stream",status="502",job="gridcast",service="gateway"}'
+
+
+@pytest.mark.parametrize(
+    ("series", "firing"),
+    [
+        pytest.param({}, [], id="all is well"),
+        pytest.param({"socket": "1x12 stale"}, [("GridcastServiceGone", {"service": "socket"})], id="its name is gone"),
+        pytest.param({"socket": "1x12 stale _x3 1x60"}, [], id="it is back at once"),
+        pytest.param({NO_REPLICA: "0x12 1x60"}, [], id="one request failed"),
+        pytest.param({NO_REPLICA: "0x12 0+1x60"}, [("GridcastNoReplica", {"upstream": "stream"})], id="all fail"),
+    ],
+)
+def test_alerts_fire_when_they_should(
+    series: dict[str, str], firing: list[tuple[str, dict[str, str]]], tmp_path: Path
+) -> None:
+    """Every 10 s a sample; looked at after six minutes."""
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool, the judge, is not installed")
+    given = [
+        {"series": f'up{{job="gridcast",service="{name}",instance="{name}:9000"}}', "values": series.get(name, "1x60")}
+        for name in SERVICES
+    ]
+    given += [{"series": name, "values": values} for name, values in series.items() if name not in SERVICES]
+    rules = yaml.safe_load((FOLDER / "alerts.yml").read_text("utf-8"))["groups"][0]["rules"]
+    expected = []
+    for rule in rules:
+        own = [labels for name, labels in firing if name == rule["alert"]]
+        annotation = rule["annotations"]["summary"]
+        alerts = []
+        for labels in own:
+            said = re.sub(r"{{ \$labels\.(\w+) }}", lambda found, labels=labels: labels[found[1]], annotation)
+            more = {"job": "gridcast"} if "absent" in rule["expr"] else {}
+            alerts.append({"exp_labels": {**rule["labels"], **labels, **more}, "exp_annotations": {"summary": said}})
+        expected.append({"eval_time": "6m", "alertname": rule["alert"], "exp_alerts": alerts})
+    test = {
+        "rule_files": [str(FOLDER / "alerts.yml")],
+        "evaluation_interval": "10s",
+        "tests": [{"interval": "10s", "input_series": given, "alert_rule_test": expected}],
+    }
+    (tmp_path / "test.yml").write_text(yaml.safe_dump(test), "utf-8")
+    command = ["promtool", "test", "rules", str(tmp_path / "test.yml")]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
