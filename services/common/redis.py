@@ -55,7 +55,10 @@ class Redis:
 
     @classmethod
     def open(cls, url: str) -> Self:
-        """Raises ValueError unless `url` is redis://, rediss:// or redis+sentinel://host:port,host:port/NAME/DB."""
+        """Raises ValueError unless `url` is redis://, rediss:// or redis+sentinel://host:port,host:port/NAME/DB.
+
+        rediss+sentinel:// is TLS to the Sentinels as well as to the servers that they name.
+        """
         return cls(_pool(url))
 
     async def call(self, *command: Argument) -> Reply:
@@ -164,7 +167,7 @@ def _pool(url: str) -> ConnectionPool:
     if parts.scheme in {"redis", "rediss"}:
         return ConnectionPool.from_url(url, **options)
     if parts.scheme not in {"redis+sentinel", "rediss+sentinel"}:
-        raise ValueError("a Redis URL begins with redis://, rediss:// or redis+sentinel://")
+        raise ValueError("a Redis URL begins with redis://, rediss://, redis+sentinel:// or rediss+sentinel://")
     credentials, _, hosts = parts.netloc.rpartition("@")
     user, _, password = credentials.partition(":")
     name, _, database = parts.path.strip("/").partition("/")
@@ -175,6 +178,7 @@ def _pool(url: str) -> ConnectionPool:
     if password:
         options["password"] = unquote(password)
     query = dict(parse_qsl(parts.query))
+    secure = parts.scheme == "rediss+sentinel"
     sentinel_class: Any = Sentinel
     pool_class: Any = SentinelConnectionPool
     sentinel = sentinel_class(
@@ -183,10 +187,10 @@ def _pool(url: str) -> ConnectionPool:
             "protocol": 2,
             "socket_connect_timeout": CONNECT_SECONDS / 2,
             "socket_timeout": CONNECT_SECONDS / 2,
+            "ssl": secure,
             **({"password": query["sentinel_password"]} if "sentinel_password" in query else {}),
         },
     )
-    secure = parts.scheme.startswith("rediss")
     # Asking a Sentinel may lose a cancellation as above; what follows must then end by itself.
     options["socket_timeout"] = 2 * ANSWER_SECONDS
     pool: ConnectionPool = pool_class(name, sentinel, db=int(database or 0), ssl=secure, **options)

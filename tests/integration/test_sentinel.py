@@ -3,6 +3,7 @@
 Users, rights and configuration are those that deploy/containers/credentials.py makes for the containers.
 """
 
+import asyncio
 import contextlib
 import dataclasses
 import hashlib
@@ -262,3 +263,27 @@ async def test_every_service_does_its_work_with_its_own_user(
     for service in (sockets, upload, stream):
         assert "refused a command" not in service.log
     assert live()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("scheme", "first"), [("rediss+sentinel", b"\x16\x03"), ("redis+sentinel", b"*")])
+async def test_a_sentinel_is_spoken_to_as_the_url_says(scheme: str, first: bytes) -> None:
+    """The first bytes that it gets: a TLS handshake, or a command."""
+    heard = asyncio.get_running_loop().create_future()
+
+    async def sentinel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        said = await reader.read(64)
+        if not heard.done():
+            heard.set_result(said)
+        writer.close()
+
+    server = await asyncio.start_server(sentinel, HOST, 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        client = Redis.open(f"{scheme}://user:password@{HOST}:{port}/gridcast/0?sentinel_password=x")
+        try:
+            with pytest.raises(Unavailable):
+                await client.ping()
+        finally:
+            await client.aclose()
+        assert (await asyncio.wait_for(heard, 5)).startswith(first)
