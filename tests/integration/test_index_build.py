@@ -1,0 +1,56 @@
+"""Indexes over a large restored dump take longer than one operation may: MongoDB goes on building, and the store waits for it."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pymongo
+import pytest
+
+from deploy.local.processes import Program
+from services.common import mongo
+from services.common.errors import Unavailable
+from services.common.mongo import Driver, open_mongo
+from services.common.store.gridfs import GridFSStore
+from tests.servers import Server, running, small_mongod
+
+STUCK = "hangAfterStartingIndexBuild"
+
+
+def with_switches(folder: Path, port: int) -> Program:
+    """A mongod whose index builds can be held."""
+    usual = small_mongod(folder, port)
+    return dataclasses.replace(usual, command=(*usual.command, "--setParameter=enableTestCommands=1"))
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with running(tmp_path / "mongod", with_switches) as server:
+        yield server
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("driver", ["motor", "pymongo"])
+async def test_an_index_that_takes_longer_than_an_operation(
+    server: Server, driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not ready while it is built, not even where it is listed already; ready, without another build, as soon as it stands."""
+    monkeypatch.setattr(mongo, "OPERATION_MS", 1000)
+    with pymongo.MongoClient[dict[str, Any]](server.uri) as client:
+        client.gridcast["fs.chunks"].insert_many([{"files_id": number, "n": 0} for number in range(100)])
+        client.admin.command({"configureFailPoint": STUCK, "mode": "alwaysOn"})
+        opened = open_mongo(server.uri, "gridcast", driver)
+        store = GridFSStore(opened)
+        for _ in range(3):
+            with pytest.raises(Unavailable):
+                await store.prepare()
+            with pytest.raises(Unavailable):
+                await store.check()
+        assert "files_id_1_n_1" in await opened.indexes("fs.chunks")
+        client.admin.command({"configureFailPoint": STUCK, "mode": "off"})
+        await store.prepare()
+        await store.check()
+        await opened.aclose()
+    # Those of empty collections are not said to start.
+    assert server.log.read_text("utf-8").count('"Index build: starting"') == 1
