@@ -2,7 +2,8 @@
 
 What makes an online dump whole is its order. `media` comes first: every file that it names was stored in full before it was named,
 and chunks that are replaced or deleted afterwards stay for the readers' grace. So the dump of chunks must begin and end within
-that grace, or be made where nobody deletes. A restore goes the other way round: nothing is named before it is there.
+that grace, or be made where nobody deletes: it counts what it gets of each file and fails where that is not all. A restore goes the
+other way round: nothing is named before it is there.
 The files are those of MongoDB's own tools (`DATABASE/COLLECTION.bson`), so mongorestore reads them too.
 The address comes from GRIDCAST_MONGODB_URI or the file that GRIDCAST_MONGODB_URI_FILE names. It knows the collections, no service.
 """
@@ -10,12 +11,12 @@ The address comes from GRIDCAST_MONGODB_URI or the file that GRIDCAST_MONGODB_UR
 import argparse
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from bson.raw_bson import RawBSONDocument
-from pymongo import MongoClient
+from pymongo import MongoClient, ReadPreference
 from pymongo.collection import Collection
 from pymongo.errors import PyMongoError
 from pymongo.write_concern import WriteConcern
@@ -26,6 +27,8 @@ BATCH = 8 * 1024 * 1024
 DATABASE = "gridcast"
 
 Raw = Collection[RawBSONDocument]
+Lengths = dict[Any, int | None]
+"""Files by id; what is unfinished has no length yet."""
 
 
 def main() -> int:
@@ -37,10 +40,9 @@ def main() -> int:
     name = os.environ.get("GRIDCAST_MONGODB_DATABASE", DATABASE)
     try:
         with MongoClient[RawBSONDocument](address(), document_class=RawBSONDocument) as client:
-            database = client.get_database(name, write_concern=WriteConcern(w="majority", j=True))
             work = dump if options.verb == "dump" else restore
             folder = options.folder / name
-            for count, collection in work({name: database[name] for name in COLLECTIONS}, folder):
+            for count, collection in work(opened(client, name), folder):
                 print(f"{options.verb}: {collection}: {count} documents", flush=True)
     except (PyMongoError, OSError, ValueError) as error:
         print(f"{options.verb}: {error}", file=sys.stderr)
@@ -54,10 +56,17 @@ def address() -> str:
     return Path(path).read_text("utf-8").strip() if path else os.environ["GRIDCAST_MONGODB_URI"]
 
 
+def opened(client: MongoClient[RawBSONDocument], name: str) -> dict[str, Raw]:
+    """The collections. Whatever the address says, they are the primary's: a secondary may not have what `media` names."""
+    durable = WriteConcern(w="majority", j=True)
+    database = client.get_database(name, write_concern=durable, read_preference=ReadPreference.PRIMARY)
+    return {collection: database[collection] for collection in COLLECTIONS}
+
+
 def dump(collections: dict[str, Raw], folder: Path) -> Iterator[tuple[int, str]]:
-    """Write each collection to its file; the names appear when all is written. Yields counts."""
+    """Write each collection to its file; the names appear when all is written. Yields counts. Raises ValueError for lost blocks."""
     folder.mkdir(parents=True)
-    files: list[Any] = []
+    files: Lengths = {}
     for name in COLLECTIONS:
         count = 0
         with (folder / f"{name}.part").open("xb") as file:
@@ -71,22 +80,38 @@ def dump(collections: dict[str, Raw], folder: Path) -> Iterator[tuple[int, str]]
         (folder / f"{name}.part").replace(folder / f"{name}.bson")
 
 
-def documents(collection: Raw, files: list[Any]) -> Iterator[RawBSONDocument]:
+def documents(collection: Raw, files: Lengths) -> Iterator[RawBSONDocument]:
     """What belongs into the dump. `media` fills `files`; of the rest comes only what those files consist of, file by file."""
     if collection.name == "media":
         for document in collection.find():
-            files += named(document)
+            files.update(named(document))
             yield document
+    elif collection.name == "fs.chunks":
+        for identifier, length in files.items():
+            yield from whole(collection.find({"files_id": identifier}, batch_size=32).sort("n", 1), identifier, length)
     else:
-        key = "files_id" if collection.name == "fs.chunks" else "_id"
         for identifier in files:
-            yield from collection.find({key: identifier}, batch_size=32).sort("n", 1)
+            yield from collection.find({"_id": identifier})
 
 
-def named(document: RawBSONDocument) -> list[Any]:
+def named(document: RawBSONDocument) -> Lengths:
     """The files of one `media` document: the one that readers see, and unfinished ones that may go on after a restore."""
     current = document["current"]
-    return [entry["file"] for entry in ([current] if current else []) + list(document["uploads"])]
+    unfinished: Lengths = {entry["file"]: None for entry in document["uploads"]}
+    return {**unfinished, current["file"]: current["length"]} if current else unfinished
+
+
+def whole(blocks: Iterable[RawBSONDocument], identifier: Any, length: int | None) -> Iterator[RawBSONDocument]:
+    """The blocks as they come. Raises ValueError at the end where one of a finished file was missing."""
+    count = size = 0
+    for block in blocks:
+        if length is not None and block["n"] != count:
+            raise ValueError(f"file {identifier}: block {count} is missing")
+        count += 1
+        size += len(block["data"])
+        yield block
+    if length is not None and size != length:
+        raise ValueError(f"file {identifier}: {size} of {length} bytes are there, in {count} blocks")
 
 
 def restore(collections: dict[str, Raw], folder: Path) -> Iterator[tuple[int, str]]:

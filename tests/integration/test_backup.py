@@ -16,7 +16,9 @@ from pathlib import Path
 import httpx
 import pymongo
 import pytest
+from bson.raw_bson import RawBSONDocument
 
+from deploy.containers import backup
 from tests.launch import Service, Start
 from tests.servers import Server
 from tests.uploads import opened
@@ -161,6 +163,33 @@ def test_a_dump_that_was_cut_short_is_refused_before_anything_is_written(
         assert refused.returncode == 1
         assert "fs.chunks.bson is missing" in refused.stderr
         assert store.client[database].list_collection_names() == []
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"), [(0, "block 0 is missing"), (5, "block 5 is missing"), (11, "2872320 of 3000000 bytes are there")]
+)
+def test_a_file_with_a_lost_block_is_not_dumped_in_silence(
+    mongod: Server, database: str, redis_url: str, start_service: Start, tmp_path: Path, lost: int, said: str
+) -> None:
+    shelf = Shelf(start_service, mongod.uri, database, redis_url)
+    shelf.put("one", 3_000_000)
+    shelf.close()
+    with opened(mongod.uri, database) as store:
+        assert store.chunks() == 12
+        file = store.one()["current"]["file"]
+        store.db["fs.chunks"].delete_one({"files_id": file, "n": lost})
+    done = job("dump", mongod.uri, database, tmp_path / "dump")
+    assert done.returncode == 1
+    assert f"file {file}: {said}" in done.stderr
+    assert list((tmp_path / "dump").rglob("*.bson")) == []
+
+
+def test_a_dump_comes_from_the_primary_whatever_the_address_says() -> None:
+    address = "mongodb://127.0.0.1:1/?replicaSet=x&readPreference=secondaryPreferred"
+    with pymongo.MongoClient[RawBSONDocument](address, document_class=RawBSONDocument, connect=False) as client:
+        collections = backup.opened(client, "gridcast")
+        assert all(one.read_preference == pymongo.ReadPreference.PRIMARY for one in collections.values())
+        assert {one.write_concern.document["w"] for one in collections.values()} == {"majority"}
 
 
 @pytest.fixture
