@@ -1,16 +1,23 @@
 """What the README tells people to type, typed."""
 
 import json
+import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from websockets.sync.client import connect
 
 from tests.stack import Stack
+from tests.videos import Videos
+from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
+JSON = "json='content-type:"
 README = (ROOT / "README.md").read_text("utf-8")
 
 
@@ -18,6 +25,55 @@ def block(language: str, holding: str) -> str:
     """The one fenced block of that language that holds a text."""
     (found,) = (text for text in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if holding in text)
     return found
+
+
+def commands() -> list[str]:
+    """The indented lines under "Use", in their order: what a reader types."""
+    chapter = README.partition("## Use")[2].partition("###")[0]
+    return re.findall(r"^    (.+)$", chapter, re.MULTILINE)
+
+
+def test_the_session_under_use(stack: Stack, video: Videos, tmp_path: Path) -> None:
+    """Every line in its order, in one shell: only the port, the sid and where the programs are differ."""
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    listen, *typed = commands()
+    assert [line.split()[0] for line in typed] == ["curl", "curl", "curl", "ffmpeg", JSON, "curl", "curl"]
+    shutil.copy(video.webm, tmp_path / "v.webm")
+    program, *arguments = shlex.split(
+        listen.replace("http://127.0.0.1:8000", stack.url).replace(":8000", f":{stack.port}")
+    )
+    assert program == ".venv/bin/python"
+    heard = tmp_path / "heard"
+    with heard.open("wb") as output:
+        listener = subprocess.Popen(
+            [sys.executable, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            env={**os.environ, "TERM": "dumb", "PYTHONUNBUFFERED": "1"},
+        )
+    try:
+        told = r'"sid": *"([a-z2-7]+)"'
+        sid = eventually(
+            lambda: re.search(told, heard.read_text("utf-8"), re.IGNORECASE), 20, "the listener has its sid"
+        )[1]
+        script = "\n".join(typed).replace("http://127.0.0.1:8000", stack.url).replace("/SID/", f"/{sid}/")
+        script = script.replace("ffmpeg ", f"{shlex.quote(video.ffmpeg)} -nostdin -v error ")
+        script = re.sub(r"\bcurl ", "curl -sSf ", script)
+        done = subprocess.run(
+            ["sh", "-euc", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert '"content_type":"video/webm"' in done.stdout.replace(" ", "")
+        assert (tmp_path / "part").read_bytes() == video.webm.read_bytes()[1000:2000]
+        assert (tmp_path / "frame.png").read_bytes().startswith(b"\x89PNG")
+        for said in ("file.created", '"hello"', '"hello you"'):
+            eventually(lambda said=said: said in heard.read_text("utf-8"), 10, f"the listener has heard {said}")
+    finally:
+        assert listener.stdin is not None
+        listener.stdin.close()
+        listener.terminate()
+        listener.wait(10)
 
 
 def test_a_separate_process_pushes(stack: Stack, tmp_path: Path) -> None:

@@ -1,0 +1,75 @@
+"""`make run` as it is typed, in a clean copy of the tree. The environment is this one's, so that nothing is downloaded."""
+
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import httpx
+import pytest
+
+from deploy.local.ports import HOST, free_ports
+from tests.stack import OF_THE_RUN
+from tests.waiting import eventually
+
+ROOT = Path(__file__).parents[2]
+PARTS = ("Makefile", "pyproject.toml", "requirements", "services", "gateway", "deploy")
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    if shutil.which("make") is None or not (ROOT / ".venv/local.stamp").exists():
+        pytest.skip("make, or an environment made by it, is not there")
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for part in PARTS:
+        if (ROOT / part).is_dir():
+            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(ROOT / part, folder / part)
+    # Older than the environment, whenever they were checked out.
+    for lock in (folder / "requirements").iterdir():
+        os.utime(lock, (0, 0))
+    (folder / ".venv").symlink_to((ROOT / ".venv").resolve())
+    return folder
+
+
+def test_port_and_data(copy: Path, tmp_path: Path) -> None:
+    """It answers where PORT says, keeps its data where DATA says, and Ctrl-C ends all of it."""
+    (port,) = free_ports(1)
+    data = tmp_path / "elsewhere"
+    env = {name: value for name, value in os.environ.items() if name not in OF_THE_RUN and not name.startswith("MAKE")}
+    with (tmp_path / "said").open("wb") as said:
+        run = subprocess.Popen(
+            ["make", "run", f"PORT={port}", f"DATA={data}"],
+            cwd=copy,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        url = f"http://{HOST}:{port}"
+        eventually(lambda: httpx.get(f"{url}/readyz").status_code == 200, 60, "the stack is ready")
+        httpx.put(f"{url}/file/stream?filename=a", content=b"12345").raise_for_status()
+        assert httpx.get(f"{url}/file/stream?filename=a").content == b"12345"
+        assert (data / "mongo").is_dir()
+        assert not (copy / ".gridcast").exists()
+    finally:
+        os.killpg(run.pid, signal.SIGINT)
+        run.wait(60)
+        shutil.rmtree(data / "mongo", ignore_errors=True)
+    text = (tmp_path / "said").read_text("utf-8")
+    assert "install" not in text, "nothing was installed"
+    assert [line.split()[0] for line in text.splitlines() if line.endswith(" stopped")] == [
+        "gateway",
+        "socket",
+        "stream",
+        "upload",
+        "redis-server",
+        "mongod",
+    ]
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(url)
