@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import AliasChoices, Field, SecretStr
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 PREFIX = "GRIDCAST_"
 
@@ -24,11 +24,17 @@ class FromFiles(PydanticBaseSettingsSource):
         return (Path(path).read_text("utf-8").strip() if path else None), field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        """All values that stand in files."""
-        values = (
-            (name, self.get_field_value(field, name)[0]) for name, field in self.settings_cls.model_fields.items()
-        )
-        return {name: value for name, value in values if value is not None}
+        """All values that stand in files, lists in the form that they have in the environment. Raises SettingsError."""
+        found: dict[str, Any] = {}
+        for name, field in self.settings_cls.model_fields.items():
+            text, _, is_complex = self.get_field_value(field, name)
+            try:
+                value = self.prepare_field_value(name, field, text, is_complex)
+            except ValueError as error:
+                raise SettingsError(f'error parsing value for field "{name}" from its file') from error
+            if value is not None:
+                found[name] = value
+        return found
 
 
 class Settings(BaseSettings):

@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
+from gateway.settings import GatewaySettings
 from services.common.settings import MongoSettings
+from services.upload.settings import UploadSettings
 
 
 def test_defaults_need_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,6 +33,20 @@ def test_a_secret_may_stand_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path:
     settings = MongoSettings()
     assert settings.mongodb_uri.get_secret_value() == "mongodb://user:hush@host"
     assert "hush" not in repr(settings)
+
+
+def test_a_list_may_stand_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In the form that it has in the environment: JSON here, commas in the gateway's addresses."""
+    types, addresses = tmp_path / "types", tmp_path / "addresses"
+    monkeypatch.setenv("GRIDCAST_MEDIA_TYPES_FILE", str(types))
+    monkeypatch.setenv("GRIDCAST_UPLOAD_URLS_FILE", str(addresses))
+    types.write_text('["video/*", "audio/ogg"]\n', "utf-8")
+    addresses.write_text("http://one:8001,http://two:8001\n", "utf-8")
+    assert UploadSettings().media_types == ("video/*", "audio/ogg")
+    assert [one.host for one in GatewaySettings().upload_urls] == ["one", "two"]
+    types.write_text("video/*", "utf-8")
+    with pytest.raises(SettingsError, match="media_types"):
+        UploadSettings()
 
 
 @pytest.mark.parametrize(("name", "value"), [("PORT", "0"), ("PORT", "x"), ("LOG_LEVEL", "loud"), ("DRAIN", "-1")])
