@@ -1,9 +1,12 @@
 """One compose project: its commands, its containers, its published address. Knows no test."""
 
+import atexit
 import functools
 import json
 import os
+import shutil
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,21 @@ def compose() -> tuple[str, ...]:
         return ("docker", "compose")
     subprocess.run(["docker-compose", "--version"], capture_output=True, check=True, timeout=30)
     return ("docker-compose",)
+
+
+@functools.cache
+def tree() -> Path:
+    """A copy of what is built and run from, with the rights that a clone under a umask of 077 leaves: its owner's alone."""
+    folder = Path(tempfile.mkdtemp(prefix="gridcast-tree-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for part in (".dockerignore", "docker-compose.yml", "deploy", "gateway", "requirements", "services"):
+        if (ROOT / part).is_dir():
+            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / part, folder / part)
+    for path in folder.rglob("*"):
+        path.chmod(path.stat().st_mode & 0o700)
+    return folder
 
 
 class Container:
@@ -95,7 +113,7 @@ class Project:
         """A compose command; what it printed."""
         done = subprocess.run(
             [*compose(), *self._options, *arguments],
-            cwd=ROOT,
+            cwd=tree(),
             env=self._environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -115,6 +133,14 @@ class Project:
     def start(self) -> None:
         self.run("up", "-d", "--build", *self._scale, timeout=600)
         eventually(self.is_ready, 60.0, "the gateway is ready")
+
+    def scale(self, service: str, count: int) -> None:
+        """Another number of replicas, while everything goes on."""
+        self.run("up", "-d", "--no-deps", "--no-recreate", "--scale", f"{service}={count}", service, timeout=300)
+
+    def set(self, **variables: str) -> None:
+        """What `.env` says from now on."""
+        self._environment |= variables
 
     def is_ready(self) -> bool:
         return httpx.get(f"{self.url}/readyz").status_code == 200

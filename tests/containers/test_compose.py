@@ -99,6 +99,29 @@ def test_the_stream_service_cannot_write(project: Project) -> None:
 
 
 @pytest.mark.parametrize("project", ["base"], indirect=True)  # with the cluster nothing is different for these
+def test_replicas_come_and_go_while_all_goes_on(project: Project) -> None:
+    """Two more of stream are asked as soon as the gateway has heard of them; when all but one have gone no request fails."""
+    traffic = Traffic(project.url, listeners=1)
+    with traffic.running() as log:
+        eventually(lambda: log.reads[200] > 20, 30.0, "load")
+        project.scale("stream", 4)
+        replicas = project.containers("stream")
+        assert len(replicas) == 4
+        for replica in replicas:
+            asked = functools.partial(lambda one: '"path": "/file/stream"' in one.log(), replica)
+            eventually(asked, 30.0, f"{replica.name} is asked")
+        project.scale("stream", 1)
+        assert len(project.containers("stream")) == 1
+        before = log.done()
+        eventually(functools.partial(log.went_on, before), 30.0, "all goes on with one")
+        project.scale("stream", 2)
+        eventually(lambda: all(one.is_well() for one in project.containers("stream")), 60.0, "both are well")
+    print(f"\n{len(log.acknowledged)} uploads acknowledged; reads {dict(log.reads)}")
+    assert log.faults == []
+    assert log.wrong == []
+    assert missing(project.url, log) == []
+
+
 def test_a_rolling_restart_loses_nothing(project: Project) -> None:
     """The replicas of each service one by one, under load: no safe request fails, every acknowledged upload is there, every
     socket of a draining replica is told 1012, comes back, and has heard all news once.
@@ -130,7 +153,9 @@ def test_a_rolling_restart_loses_nothing(project: Project) -> None:
 
 
 def test_a_restart_of_each_server_and_of_the_gateway_loses_no_file(project: Project) -> None:
-    """While they are away requests are refused; afterwards everything that was acknowledged is there, and all goes on by itself."""
+    """While they are away requests are refused; afterwards everything that was acknowledged is there, and all goes on by itself:
+    every listener is back and hears what is pushed.
+    """
     traffic = Traffic(project.url, listeners=2)
     services = {container.service for container in project.containers()} - set(REPLICATED)
     with traffic.running() as log:
@@ -140,15 +165,25 @@ def test_a_restart_of_each_server_and_of_the_gateway_loses_no_file(project: Proj
             print(f"\n{container.name}: {took:.1f} s", end="")
             before = log.done()
             eventually(functools.partial(log.went_on, before), 60.0, f"all goes on after {container.name}")
+            heard = functools.partial(everybody_heard_since, traffic, before[2])
+            eventually(heard, 30.0, f"all listen again after {container.name}")
     print(f"\n{len(log.acknowledged)} uploads acknowledged, {len(log.refused)} not; reads {dict(log.reads)}")
     assert log.wrong == []
     assert missing(project.url, log) == []
 
 
+def everybody_heard_since(traffic: Traffic, count: int) -> bool:
+    """Whether each listener heard something that was pushed after the first so many."""
+    later = set(traffic.log.pushed[count:])
+    return all(later.intersection(one.heard) for one in traffic.listeners)
+
+
 def test_down_and_up_keeps_the_data(project: Project) -> None:
+    """With other passwords of MongoDB, too."""
     data = b"stays" * 100_000
     httpx.put(f"{project.url}/file/stream?filename=stays", content=data).raise_for_status()
     project.run("down", timeout=300)
+    project.set(MONGO_ROOT_PASSWORD="another-password-of-root", MONGO_UPLOAD_PASSWORD="another-one-of-upload")
     project.start()
     assert httpx.get(f"{project.url}/file/stream?filename=stays").content == data
     httpx.put(f"{project.url}/file/stream?filename=later", content=data).raise_for_status()
