@@ -27,8 +27,6 @@ def mongod(folder: Path, port: int, *, cache_gb: float = 1.0, holds: tuple[int, 
         f"--wiredTigerCacheSizeGB={cache_gb:g}",
         # Not zlib: old servers give away memory to clients that lie about the unpacked length.
         "--networkMessageCompressors=snappy,zstd",
-        # Media are packed already: trying it on the journal took mongod a sixth of its time for an upload.
-        "--wiredTigerJournalCompressor=none",
         # A socket file in the common temporary folder would outlive a killed server.
         "--nounixsocket",
         "--quiet",

@@ -68,7 +68,7 @@ class RedisSettings(Settings):
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"),
         validation_alias=AliasChoices(f"{PREFIX}REDIS_URL", "REDIS_URL"),
-        description="redis://, rediss:// or redis+sentinel://host:port,host:port/NAME/DB",
+        description="redis://, rediss://, or redis+sentinel:// or rediss+sentinel://host:port,host:port/NAME/DB",
     )
 
 
