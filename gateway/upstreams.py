@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 SHORTEST = 0.5
 LONGEST = 4.0
 """Seconds of ejection. A replica that is back gets requests again within LONGEST."""
+DOUBLINGS = 3
+"""From SHORTEST to LONGEST. A replica may fail for weeks, and 2.0 to the power of 1,024 is no float."""
 
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45}")
 
@@ -92,7 +94,7 @@ class Upstream:
     def failed(self, replica: Replica, now: float) -> None:
         """It could not be reached, or did not answer in time."""
         replica.failures += 1
-        replica.until = now + min(SHORTEST * 2.0 ** (replica.failures - 1), LONGEST)
+        replica.until = now + min(SHORTEST * 2.0 ** min(replica.failures - 1, DOUBLINGS), LONGEST)
 
     def worked(self, replica: Replica) -> None:
         """It answered."""

@@ -98,6 +98,14 @@ def test_ejection_doubles_up_to_a_bound() -> None:
         assert replica.until == expected
 
 
+def test_a_replica_may_fail_for_weeks() -> None:
+    upstream = made(1)
+    (replica,) = upstream.replicas
+    for _ in range(5000):
+        upstream.failed(replica, 7.0)
+    assert replica.until == 7.0 + LONGEST
+
+
 def test_when_all_are_ejected_they_are_asked_all_the_same() -> None:
     upstream = made(2)
     upstream.failed(upstream.replicas[0], 1.0)
