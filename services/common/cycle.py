@@ -8,7 +8,9 @@ import asyncio
 from typing import Any
 from urllib.parse import unquote
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+from services.common.wire import Readers
 
 # What may stand in a head beside line ends (RFC 9110, 5.5): a value with a line end in it would be a field of somebody else's.
 _FIELD_BYTES = bytes({0x09, *range(0x20, 0x100)} - {0x7F})
@@ -82,7 +84,7 @@ class Cycle(RequestResponseCycle):
             self.on_response()
 
 
-class Cycles(HttpToolsProtocol):
+class Cycles(Readers):
     """The part of a connection that makes one of each request."""
 
     def begin(self, version: str) -> None:

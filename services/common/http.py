@@ -3,7 +3,7 @@
 What it adds to the rules of `heads`: a head has ten seconds; trailers are not taken for fields; a refusal waits for its turn behind
 answers that are still due; an upgrade does not swallow a body. And three ways of ending a connection: an answer sent before its
 request was read is followed by reading on for a moment, so that a reset does not destroy it; an answer that breaks off is reset, so
-that nobody takes it for a whole one; all else is closed as usual.
+that nobody takes it for a whole one; all else is closed as usual. A client that takes nothing of what it asked for is cut off.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from services.common.bodies import Bodies
 from services.common.errors import BadRequest, FieldsTooLarge, GridcastError, TargetTooLong, TooMany, TooSlow
 from services.common.heads import MAX_FIELD_BYTES, MAX_TARGET, Head
-from services.common.wire import Wire, refusal, reset
+from services.common.wire import Taking, Wire, refusal, reset
 
 MAX_WAITING = 32
 """Requests that may wait behind the one being answered: 429 beyond. One read brings 256 KiB, and the ten thousand small requests in
@@ -50,6 +50,7 @@ class Http(Bodies):
         """A client connected: it has `head_seconds` for its first head."""
         self._raw = transport
         self._wire = Wire(transport, self, self.loop)
+        self.taking = Taking(transport, self.loop)
         super().connection_made(cast("asyncio.Transport", self._wire))
         self._arm()
 
@@ -57,6 +58,10 @@ class Http(Bodies):
         """The connection is gone."""
         self._ending = True
         self._disarm()
+        self.taking.stop()
+        if (running := self._running) is not None and not running.response_complete:  # uvicorn tells the last one only
+            running.disconnected = True
+            running.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -146,6 +151,7 @@ class Http(Bodies):
         self.connections.discard(self)
         self._disarm()
         self._wire.flush()
+        self.taking.stop()
         lines = [b"%s: %s\r\n" % field for field in self.headers]
         head = b"".join([b"GET ", self.url, b" HTTP/1.1\r\n", *lines, b"\r\n"])
         make = cast("Any", self.ws_protocol_class)
@@ -226,6 +232,7 @@ class Http(Bodies):
             self._ending = self._deaf = True
             self._wire.flush()
             self._raw.close()
+            self.taking.wait(self.reader_seconds)  # for closing means to wait until all is taken
 
     def _linger(self) -> None:
         self._ending = self._deaf = True
@@ -254,3 +261,8 @@ class Http(Bodies):
             self._refuse(TooSlow(f"no complete head within {self.head_seconds:g} seconds"))
         else:
             self.end()
+
+
+def waiting(seconds: float) -> type[Http]:
+    """The class to give to uvicorn: it waits so long for a client that takes nothing."""
+    return type("Http", (Http,), {"reader_seconds": seconds})

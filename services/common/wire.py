@@ -1,11 +1,11 @@
-"""What a request's cycle is given in place of the bare connection. It knows no rule of a head."""
+"""What a cycle is given in place of the bare connection, and how long its reader is waited for. It knows no rule of a head."""
 
 import asyncio
 import socket
 import struct
-from typing import Protocol
+from typing import ClassVar, Protocol
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from services.common.errors import GridcastError, problem, problem_headers
 
@@ -62,6 +62,71 @@ class Wire:
         held, self._held = self._held, b""
         if held and not self._raw.is_closing():
             self._raw.write(held)
+
+
+class Taking:
+    """Whether a client takes what waits for it in a connection's buffer. One that takes nothing is cut off.
+
+    The system takes bytes out of the buffer in big steps, so a slow client is seen to move only now and then.
+    """
+
+    __slots__ = ("_left", "_loop", "_raw", "_timer")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._raw = transport
+        self._loop = loop
+        self._left = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def wait(self, seconds: float) -> None:
+        """Where something waits for it, it has so long for taking some of it, and then again."""
+        self.stop()
+        if left := self._raw.get_write_buffer_size():
+            self._left = left
+            self._timer = self._loop.call_later(seconds, self._look, seconds)
+
+    def stop(self) -> None:
+        """It is not waited for, or has gone."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self, seconds: float) -> None:
+        if self._raw.get_write_buffer_size() < self._left:
+            self.wait(seconds)
+        else:
+            self._timer = None
+            self._raw.abort()
+
+
+class Readers(HttpToolsProtocol):
+    """The part of a connection that waits for its client to read."""
+
+    reader_seconds: ClassVar[float] = 3600.0
+    """What a client has for taking something of what waits for it. A service's client is the gateway, which may hold back for as
+    long as its own slow client needs for some megabytes; the gateway itself waits for less, see `http.waiting`.
+    """
+    leaving_seconds: ClassVar[float] = 5.0
+    """The same at the end of the process, for what was answered before: others need not wait for it."""
+
+    taking: Taking
+
+    def pause_writing(self) -> None:
+        """More waits for the client than the connection should hold."""
+        super().pause_writing()
+        self.taking.wait(self.reader_seconds)
+
+    def resume_writing(self) -> None:
+        """It has taken most of that."""
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self.taking.stop()
+
+    def shutdown(self) -> None:
+        """The process ends: close, or do it behind the answer that is due."""
+        super().shutdown()
+        if self.transport.is_closing():
+            self.taking.wait(self.leaving_seconds)
 
 
 def refusal(error: GridcastError, fields: list[tuple[bytes, bytes]]) -> bytes:

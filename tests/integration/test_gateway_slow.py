@@ -5,6 +5,7 @@ import contextlib
 import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -148,6 +149,31 @@ def test_a_reader_that_takes_nothing_is_ended(gateway: Service, service: Upstrea
         client.sendall(GET)
         eventually(lambda: service.busy == 1, 2)
         eventually(lambda: service.busy == 0, 5, "the service is freed")
+
+
+def test_nothing_is_left_of_readers_that_take_nothing(gateway: Service, service: Upstream) -> None:
+    """Of many sizes: some end in the system's buffers, some in the gateway's own, and there the next request waits behind them."""
+
+    async def much(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del reader
+        size = int(seen.target.partition("?")[2])
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
+        await writer.drain()
+
+    def held() -> int:
+        lines = [line.split() for line in Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]]
+        return sum(fields[1].endswith(f":{gateway.port:04X}") and fields[3] == "01" for fields in lines)
+
+    service.answer = much
+    with contextlib.ExitStack() as clients:
+        for size in range(100_000, 5_000_000, 100_000):
+            client = clients.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", gateway.port))
+            asked = b"/file?%d " % size
+            client.sendall(GET.replace(b"/file ", asked) + LAST.replace(b"/file ", asked))
+        assert held() > 10
+        eventually(lambda: service.busy == held() == 0, 10, "none is held")
 
 
 @pytest.mark.parametrize("chunked", [False, True])

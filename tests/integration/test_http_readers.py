@@ -1,0 +1,147 @@
+"""Our server before clients that do not take what they asked for: none is held for ever, a slow one is never cut off."""
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import uvicorn
+
+from services.common.http import Http, waiting
+from services.common.web import Receive, Scope, Send
+from tests.upstreams import drain
+from tests.waiting import eventually
+
+PATIENCE = 0.6
+SMALL = 8 * 1024
+"""The kernel's buffers: what else is sent waits in the server."""
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    """So many bytes as the query says, in one piece."""
+    del receive
+    size = int(scope["query_string"])
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]})
+    await send({"type": "http.response.body", "body": bytes(size)})
+
+
+class Running:
+    """A server on a thread of its own."""
+
+    def __init__(self, http: type[Http]) -> None:
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        self.port = listener.getsockname()[1]
+        config = uvicorn.Config(
+            app, loop="uvloop", http=http, lifespan="off", log_config=None, timeout_graceful_shutdown=30
+        )
+        self.server = uvicorn.Server(config)
+        self.thread = threading.Thread(target=self.server.run, args=([listener],), daemon=True)
+        self.thread.start()
+
+    @property
+    def state(self) -> Any:
+        return self.server.server_state
+
+    def connect(self, ask: bytes) -> socket.socket:
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
+        client.settimeout(10)
+        client.connect(("127.0.0.1", self.port))
+        client.sendall(ask)
+        eventually(lambda: self.state.connections, 5)
+        return client
+
+    def is_free(self) -> bool:
+        return not self.state.connections and not self.state.tasks
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        self.thread.join(10)
+
+
+Start = Callable[[type[Http]], Running]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    made: list[Running] = []
+
+    def start(http: type[Http]) -> Running:
+        made.append(Running(http))
+        eventually(lambda: made[-1].server.started, 5)
+        return made[-1]
+
+    yield start
+    for running in made:
+        running.stop()
+
+
+def get(size: int, *fields: bytes) -> bytes:
+    return b"\r\n".join([b"GET /?%d HTTP/1.1" % size, b"Host: a", *fields, b"", b""])
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        get(40_000, b"Connection: close"),
+        get(300_000, b"Connection: close"),
+        get(300_000),
+        get(300_000) + get(300_000),
+        get(300_000) * 3 + b"nonsense\r\n\r\n",
+    ],
+    ids=["a little left", "much left", "on a kept connection", "with another behind it", "with a fault behind it"],
+)
+def test_who_takes_nothing_is_cut_off(start: Start, ask: bytes) -> None:
+    running = start(waiting(PATIENCE))
+    with running.connect(ask) as client:
+        began = time.monotonic()
+        eventually(running.is_free, 5, "nothing is left of it")
+        assert time.monotonic() - began > PATIENCE / 2
+        assert len(drain(client)) < 40_000
+
+
+def test_who_takes_a_little_now_and_then_gets_all(start: Start) -> None:
+    running = start(waiting(PATIENCE))
+    with running.connect(get(300_000, b"Connection: close")) as client:
+        taken, began = 0, time.monotonic()
+        while data := client.recv(16_384):
+            taken += len(data)
+            time.sleep(0.1)
+        assert taken > 300_000
+        assert time.monotonic() - began > 2 * PATIENCE
+
+
+def test_at_the_end_of_the_process_it_is_not_waited_for(start: Start) -> None:
+    class Leaving(Http):
+        leaving_seconds = 0.5
+
+    running = start(Leaving)
+    with running.connect(get(40_000)), running.connect(get(40_000, b"Connection: close")):
+        eventually(lambda: len(running.state.connections) == 2 and not running.state.tasks, 5)
+        began = time.monotonic()
+        running.stop()
+        assert not running.thread.is_alive()
+        assert time.monotonic() - began < 4
+
+
+def test_a_request_with_another_behind_it_hears_that_its_client_has_gone(start: Start) -> None:
+    running = start(Http)
+    heard = threading.Event()
+
+    async def listen(scope: Scope, receive: Receive, send: Send) -> None:
+        del scope, send
+        async with asyncio.timeout(5):
+            while (await receive())["type"] != "http.disconnect":
+                pass
+        heard.set()
+
+    running.server.config.loaded_app = listen
+    with running.connect(get(1) + get(1)):
+        pass
+    assert heard.wait(5)
