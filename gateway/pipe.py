@@ -83,20 +83,25 @@ class Life:
         self._near: asyncio.Transport
         self._far: asyncio.Transport
 
-    def begin(self, near: asyncio.Transport, far: asyncio.Transport) -> None:
-        """Open the tunnel between two connections."""
+    def begin(self, near: asyncio.Transport, far: asyncio.Transport, *, choked: bool = False) -> None:
+        """Open the tunnel between two connections. `choked`: the near one has paused its writer before, and says so only once."""
         self._near = near
         self._far = far
         self._replica.in_flight += 1
         metrics.TUNNELS.inc()
         self._connections.add(self)
-        near.set_protocol(Pipe(far, self))
+        client = Pipe(far, self)
+        near.set_protocol(client)
         far.set_protocol(Pipe(near, self))
+        if choked:
+            client.pause_writing()
 
     def shutdown(self) -> None:
         """The gateway stops: both ends see their connection close."""
         self._near.close()
         self._far.close()
+        if self._near.get_write_buffer_size() or self._far.get_write_buffer_size():
+            asyncio.get_running_loop().call_later(LAST_SECONDS, self.cut)
 
     def cut(self) -> None:
         """One side has stalled."""

@@ -83,6 +83,7 @@ class Tunnel(asyncio.Protocol):
         self._entrance: Entrance = app_state[STATE]
         self._near: asyncio.Transport
         self._early = b""
+        self._choked = False
         self._over = False
         self._opening: asyncio.Task[None] | None = None
 
@@ -100,6 +101,14 @@ class Tunnel(asyncio.Protocol):
             return
         self._near.pause_reading()
         self._opening = asyncio.get_running_loop().create_task(self._open(data))
+
+    def pause_writing(self) -> None:
+        """The client has not taken what was answered on this connection before."""
+        self._choked = True
+
+    def resume_writing(self) -> None:
+        """It has."""
+        self._choked = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client went away before the tunnel was open."""
@@ -193,11 +202,11 @@ class Tunnel(asyncio.Protocol):
     def _join(self, far_transport: asyncio.Transport, far: Far, life: Life) -> None:
         """From here on two pipes do everything; this object is not needed any more."""
         self._connections.discard(self)
+        life.begin(self._near, far_transport, choked=self._choked)
         self._near.write(bytes(far.received))
+        self._near.resume_reading()
         if self._early:
             far_transport.write(self._early)
-        life.begin(self._near, far_transport)
-        self._near.resume_reading()
 
     async def _pass_refusal(self, far: Far, head: bytes, tally: Tally) -> None:
         """What the service says instead, as it is; the client's connection ends with it."""

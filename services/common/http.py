@@ -157,6 +157,8 @@ class Http(Bodies):
         make = cast("Any", self.ws_protocol_class)
         protocol = make(config=self.config, server_state=self.server_state, app_state=self.app_state)
         protocol.connection_made(self._raw)
+        if self.flow.write_paused:  # by what was answered before; the transport says it once
+            protocol.pause_writing()
         protocol.data_received(head)
         self._raw.set_protocol(protocol)
         if rest:

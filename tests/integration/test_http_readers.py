@@ -1,23 +1,20 @@
 """Our server before clients that do not take what they asked for: none is held for ever, a slow one is never cut off."""
 
 import asyncio
-import socket
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
-import uvicorn
 
 from services.common.http import Http, waiting
 from services.common.web import Receive, Scope, Send
+from tests.threads import Running, serving
 from tests.upstreams import drain
 from tests.waiting import eventually
 
 PATIENCE = 0.6
-SMALL = 8 * 1024
-"""The kernel's buffers: what else is sent waits in the server."""
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -28,58 +25,10 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": bytes(size)})
 
 
-class Running:
-    """A server on a thread of its own."""
-
-    def __init__(self, http: type[Http]) -> None:
-        listener = socket.socket()
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL)
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        self.port = listener.getsockname()[1]
-        config = uvicorn.Config(
-            app, loop="uvloop", http=http, lifespan="off", log_config=None, timeout_graceful_shutdown=30
-        )
-        self.server = uvicorn.Server(config)
-        self.thread = threading.Thread(target=self.server.run, args=([listener],), daemon=True)
-        self.thread.start()
-
-    @property
-    def state(self) -> Any:
-        return self.server.server_state
-
-    def connect(self, ask: bytes) -> socket.socket:
-        client = socket.socket()
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
-        client.settimeout(10)
-        client.connect(("127.0.0.1", self.port))
-        client.sendall(ask)
-        eventually(lambda: self.state.connections, 5)
-        return client
-
-    def is_free(self) -> bool:
-        return not self.state.connections and not self.state.tasks
-
-    def stop(self) -> None:
-        self.server.should_exit = True
-        self.thread.join(10)
-
-
-Start = Callable[[type[Http]], Running]
-
-
 @pytest.fixture
-def start() -> Iterator[Start]:
-    made: list[Running] = []
-
-    def start(http: type[Http]) -> Running:
-        made.append(Running(http))
-        eventually(lambda: made[-1].server.started, 5)
-        return made[-1]
-
-    yield start
-    for running in made:
-        running.stop()
+def start() -> Iterator[Callable[[type[Http]], Running]]:
+    with contextlib.ExitStack() as running:
+        yield lambda http: running.enter_context(serving(app, http=http))
 
 
 def get(size: int, *fields: bytes) -> bytes:
@@ -97,7 +46,7 @@ def get(size: int, *fields: bytes) -> bytes:
     ],
     ids=["a little left", "much left", "on a kept connection", "with another behind it", "with a fault behind it"],
 )
-def test_who_takes_nothing_is_cut_off(start: Start, ask: bytes) -> None:
+def test_who_takes_nothing_is_cut_off(start: Callable[[type[Http]], Running], ask: bytes) -> None:
     running = start(waiting(PATIENCE))
     with running.connect(ask) as client:
         began = time.monotonic()
@@ -106,7 +55,7 @@ def test_who_takes_nothing_is_cut_off(start: Start, ask: bytes) -> None:
         assert len(drain(client)) < 40_000
 
 
-def test_who_takes_a_little_now_and_then_gets_all(start: Start) -> None:
+def test_who_takes_a_little_now_and_then_gets_all(start: Callable[[type[Http]], Running]) -> None:
     running = start(waiting(PATIENCE))
     with running.connect(get(300_000, b"Connection: close")) as client:
         taken, began = 0, time.monotonic()
@@ -117,7 +66,7 @@ def test_who_takes_a_little_now_and_then_gets_all(start: Start) -> None:
         assert time.monotonic() - began > 2 * PATIENCE
 
 
-def test_at_the_end_of_the_process_it_is_not_waited_for(start: Start) -> None:
+def test_at_the_end_of_the_process_it_is_not_waited_for(start: Callable[[type[Http]], Running]) -> None:
     class Leaving(Http):
         leaving_seconds = 0.5
 
@@ -130,7 +79,9 @@ def test_at_the_end_of_the_process_it_is_not_waited_for(start: Start) -> None:
         assert time.monotonic() - began < 4
 
 
-def test_a_request_with_another_behind_it_hears_that_its_client_has_gone(start: Start) -> None:
+def test_a_request_with_another_behind_it_hears_that_its_client_has_gone(
+    start: Callable[[type[Http]], Running],
+) -> None:
     running = start(Http)
     heard = threading.Event()
 
