@@ -17,15 +17,13 @@ from gateway.progress import SENDING, Exchange, Patience, Waiting, Watch
 from gateway.proxy import HttpClient, Unreachable
 from gateway.routes import Route
 from gateway.settings import GatewaySettings
-from gateway.upstreams import Replica, Upstream
+from gateway.upstreams import CONNECT_ALL_SECONDS, Replica, Upstream
 from services.common import logs
 from services.common.errors import BadGateway, GatewayTimeout, GridcastError, TooLarge, Unavailable
 from services.common.web import Disconnected, Receive, Scope, Send
 
 MAX_PLAIN_BODY = 1024 * 1024
 """Bytes of a body that is no media."""
-CONNECT_ALL_SECONDS = 1.5
-"""After this no further replica is tried, so that the refusal comes within three seconds."""
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -130,18 +128,21 @@ class Forward:
     ) -> None:
         clock = self._loop.time
         began = clock()
+        connecting = 0.0
         tried: list[Replica] = []
         while True:
             replica = upstream.pick(clock(), tried)
-            if replica is None or clock() - began > CONNECT_ALL_SECONDS:
+            if replica is None or connecting > CONNECT_ALL_SECONDS:
                 raise BadGateway(f"the {upstream.name} service cannot be reached")
             log["upstream"] = replica.origin
+            asked_at = clock()
             with replica:
                 try:
                     line = await self._client.ask(
                         asked.method, replica.address, asked.head, asked.body, fresh=asked.fresh
                     )
                 except Unreachable as error:
+                    connecting += clock() - asked_at
                     upstream.failed(replica, clock())
                     reports.ejected(upstream, replica, error)
                     tried.append(replica)

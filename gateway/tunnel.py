@@ -17,7 +17,7 @@ from gateway import headers, reports, routes
 from gateway.clients import Client, client_of
 from gateway.entrance import STATE, Entrance
 from gateway.pipe import Life, Place, Tally
-from gateway.upstreams import Replica
+from gateway.upstreams import CONNECT_ALL_SECONDS, Replica
 from services.common import logs
 from services.common.errors import (
     BadGateway,
@@ -161,15 +161,18 @@ class Tunnel(asyncio.Protocol):
     async def _connect(self, request: bytes, place: Place, tally: Tally) -> None:
         upstream = self._entrance.upstream
         loop = asyncio.get_running_loop()
+        connecting = 0.0
         tried: list[Replica] = []
-        while (replica := upstream.pick(loop.time(), tried)) is not None:
+        while connecting <= CONNECT_ALL_SECONDS and (replica := upstream.pick(loop.time(), tried)) is not None:
             tried.append(replica)
+            began = loop.time()
             tally.upstream = replica.origin
             with replica:
                 try:
                     async with asyncio.timeout(self._entrance.connect_seconds):
                         transport, far = await loop.create_connection(Far, *replica.address)
                 except (OSError, TimeoutError) as error:
+                    connecting += loop.time() - began
                     upstream.failed(replica, loop.time())
                     reports.ejected(upstream, replica, error)
                     continue

@@ -13,6 +13,10 @@ from urllib.parse import urlsplit
 SHORTEST = 0.5
 LONGEST = 4.0
 """Seconds of ejection. A replica that is back gets requests again within LONGEST."""
+CONNECT_ALL_SECONDS = 1.5
+"""Of one request, spent on replicas that cannot be reached: after this no further one is tried, so that the refusal comes within
+three seconds.
+"""
 DOUBLINGS = 3
 """From SHORTEST to LONGEST. A replica may fail for weeks, and 2.0 to the power of 1,024 is no float."""
 

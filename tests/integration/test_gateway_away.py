@@ -8,6 +8,7 @@ import resource
 import socket
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -25,12 +26,17 @@ from tests.upstreams import (
     read_body,
     silent,
     statuses,
+    talk,
     upstream,
 )
 from tests.waiting import eventually
 
 GET = b"GET /file HTTP/1.1\r\nHost: a\r\n\r\n"
 LAST = b"GET /file HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+HANDSHAKE = (
+    b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
 
 
 @pytest.fixture
@@ -52,24 +58,6 @@ def test_nobody_there_is_502_within_three_seconds(start_service: Start) -> None:
     assert ready.json["checks"]["stream"] == "none of 1 ready"
     assert ask(gateway.port, "GET", "/livez").status == 200
     assert list(ask(gateway.port, "GET", "/openapi.json").json["paths"]) == ["/livez", "/readyz", "/version"]
-
-
-def test_a_service_that_accepts_no_connection_is_502_within_three_seconds(start_service: Start) -> None:
-    with socket.socket() as full, contextlib.ExitStack() as waiting:
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        for _ in range(4):  # fills the backlog: a SYN is now dropped, as in a black hole
-            client = waiting.enter_context(socket.socket())
-            client.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                client.connect(full.getsockname())
-        gateway = start_service(
-            "gateway", ready=False, GRIDCAST_STREAM_URLS=f"http://127.0.0.1:{full.getsockname()[1]}"
-        )
-        eventually(lambda: "running on" in gateway.log, 10)
-        began = time.monotonic()
-        assert ask(gateway.port, "GET", "/file").status == 502
-        assert time.monotonic() - began < 3
 
 
 @pytest.mark.parametrize(
@@ -94,6 +82,50 @@ def test_a_connection_that_went_stale(
     assert ask(gateway.port, method, "/file/stream?filename=a", body).status == status
     time.sleep(0.2)
     assert len([seen for seen in service.requests if seen.method == method and "filename" in seen.target]) == times
+
+
+def test_a_replica_that_dies_late_over_a_safe_request(start_service: Start) -> None:
+    """The other one is asked: what counts against the time for connecting is connecting."""
+
+    async def die(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(2)
+        writer.transport.abort()
+
+    with upstream() as first, upstream() as second:
+        gateway = start_service("gateway", **addresses(first, second))
+        first.answer = die
+        for _ in range(2):
+            assert ask(gateway.port, "GET", "/file").status == 200
+        assert len(first.requests) == 1
+        first.answer = second.answer = die
+        assert ask(gateway.port, "GET", "/file").status == 502
+        assert len(first.requests) + len(second.requests) <= 5
+
+
+@contextlib.contextmanager
+def black_hole() -> Iterator[str]:
+    """The URL of somebody who takes no connection: a SYN is dropped."""
+    with socket.socket() as full, contextlib.ExitStack() as waiting:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):  # fills the backlog
+            client = waiting.enter_context(socket.socket())
+            client.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                client.connect(full.getsockname())
+        yield f"http://127.0.0.1:{full.getsockname()[1]}"
+
+
+def test_many_that_accept_no_connection_are_502_within_three_seconds(start_service: Start) -> None:
+    """For a WebSocket as well."""
+    with contextlib.ExitStack() as holes:
+        urls = ",".join(holes.enter_context(black_hole()) for _ in range(8))
+        gateway = start_service("gateway", ready=False, GRIDCAST_STREAM_URLS=urls, GRIDCAST_SOCKET_URLS=urls)
+        eventually(lambda: "running on" in gateway.log, 10)
+        for raw in (LAST, HANDSHAKE):
+            began = time.monotonic()
+            assert statuses(talk(gateway.port, raw)) == [502]
+            assert time.monotonic() - began < 3
 
 
 def test_one_of_two_replicas_dies_under_load_and_comes_back(start_service: Start) -> None:
@@ -132,18 +164,13 @@ def test_one_of_two_replicas_dies_under_load_and_comes_back(start_service: Start
 
 
 def test_websockets_are_opened_while_a_replica_dies_and_comes_back(start_service: Start) -> None:
-    handshake = (
-        b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-    )
-
     async def accept(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
         await silent(seen, reader, writer)
 
     def opened(port: int) -> bool:
         with connect(port) as client:
-            client.sendall(handshake)
+            client.sendall(HANDSHAKE)
             return client.recv(65536).startswith(b"HTTP/1.1 101 ")
 
     with upstream() as first, upstream() as second:
@@ -152,7 +179,7 @@ def test_websockets_are_opened_while_a_replica_dies_and_comes_back(start_service
         with contextlib.ExitStack() as held:
             clients = [held.enter_context(connect(gateway.port)) for _ in range(10)]
             for client in clients:
-                client.sendall(handshake)
+                client.sendall(HANDSHAKE)
                 assert client.recv(65536).startswith(b"HTTP/1.1 101 ")
             assert first.busy == second.busy == 5, "they share the load"
             first.stop()
