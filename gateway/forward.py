@@ -14,7 +14,7 @@ from gateway.clients import Client
 from gateway.heads import Head, head
 from gateway.line import Gone, Line
 from gateway.progress import SENDING, Exchange, Patience, Waiting, Watch
-from gateway.proxy import HttpClient, Unreachable
+from gateway.proxy import Broken, HttpClient, Unreachable
 from gateway.routes import Route
 from gateway.settings import GatewaySettings
 from gateway.upstreams import CONNECT_ALL_SECONDS, Replica, Upstream
@@ -141,26 +141,21 @@ class Forward:
                     line = await self._client.ask(
                         asked.method, replica.address, asked.head, asked.body, fresh=asked.fresh
                     )
-                except Unreachable as error:
-                    connecting += clock() - asked_at
-                    upstream.failed(replica, clock())
-                    reports.ejected(upstream, replica, error)
-                    tried.append(replica)
-                    continue
-                except Gone:
-                    if not asked.again or exchange.verdict is not None:
+                except (Unreachable, Gone, Unreadable, asyncio.CancelledError) as error:
+                    if _is_fault(error, exchange.verdict):
+                        upstream.failed(replica, clock())
+                        reports.ejected(upstream, replica, exchange.verdict or error)
+                    if isinstance(error, Unreachable):
+                        connecting += clock() - asked_at
+                    elif isinstance(error, Gone) and asked.again and exchange.verdict is None:
+                        # It closed a kept connection while we wrote to it, or died.
+                        asked.again, asked.fresh = False, True
+                        reports.retried(upstream)
+                    else:
                         raise
-                    # It closed a kept connection while we wrote to it, or died.
-                    asked.again, asked.fresh = False, True
-                    reports.retried(upstream)
-                    if len(upstream.replicas) > 1:
+                    if isinstance(error, Unreachable) or len(upstream.replicas) > 1:
                         tried.append(replica)
                     continue
-                except asyncio.CancelledError:
-                    if isinstance(exchange.verdict, GatewayTimeout):
-                        upstream.failed(replica, clock())
-                        reports.ejected(upstream, replica, exchange.verdict)
-                    raise
                 upstream.worked(replica)
                 log["first_byte"] = round(clock() - began, 6)
                 try:
@@ -168,6 +163,13 @@ class Forward:
                 finally:
                     line.release()
                 return
+
+
+def _is_fault(error: BaseException, verdict: GridcastError | Disconnected | None) -> bool:
+    """Whether it is the replica's. A kept connection that has ended is nobody's."""
+    if verdict is None:
+        return isinstance(error, Unreachable | Broken | Unreadable)
+    return isinstance(verdict, GatewayTimeout) and isinstance(error, asyncio.CancelledError)
 
 
 async def _relay(line: Line, exchange: Exchange, send: Send) -> None:

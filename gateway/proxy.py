@@ -23,6 +23,10 @@ class Unreachable(Exception):
     """No connection came about: nothing was sent."""
 
 
+class Broken(Gone):
+    """No answer on a connection that was made for this request: that is the replica's fault, and not a close that crossed it."""
+
+
 class Body(Protocol):
     """A request's body, provided by somebody else."""
 
@@ -62,17 +66,23 @@ class HttpClient:
         The caller reads the answer from the line and releases it. Raises Unreachable, Gone or Unreadable; so does reading.
         """
         idle = self._idle.get(address)
-        line = idle.popitem()[0] if idle and not fresh else await self._connect(address)
+        kept = bool(idle) and not fresh
+        line = idle.popitem()[0] if idle and kept else await self._connect(address)
         line.ask(method, head, whole=body is None)
         if body is not None:
             line.sending = self._loop.create_task(_send(line, body))
             line.sending.add_done_callback(partial(_sent, line))
         try:
             await line.head()
-        except BaseException:
+        except BaseException as error:
             if line.sending is not None:
                 line.sending.cancel()
             line.abort()
+            if isinstance(error, Gone):
+                if not kept:
+                    raise Broken(str(error)) from error
+                for other in list(self._idle[address]):  # they are older, and the replica may have gone
+                    other.abort()
             raise
         return line
 

@@ -37,6 +37,7 @@ MAX_HEAD = 16 * 1024
 """Bytes of the service's handshake answer."""
 
 _log = logging.getLogger("gridcast.gateway")
+_STATUS = re.compile(rb"HTTP/1\.[01] [1-5][0-9]{2}[ \r]")
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]{1,7})\r\n", re.IGNORECASE)
 
 
@@ -53,8 +54,10 @@ class Far(asyncio.Protocol):
         """A part of the head, or what follows."""
         self.received += data
         end = self.received.find(b"\r\n\r\n") + 4
-        if end > 3 and not self.head.done():
+        if end > 3 and not self.head.done() and _STATUS.match(self.received):
             self.head.set_result(bytes(self.received[:end]))
+        elif end > 3 and not self.head.done():
+            self.head.set_exception(BadGateway("the socket service's answer is not HTTP/1.1"))
         elif len(self.received) > MAX_HEAD and not self.head.done():
             self.head.set_exception(BadGateway("the socket service's answer is too long"))
         if self._wanted is not None and len(self.received) >= self._wanted:
@@ -187,15 +190,18 @@ class Tunnel(asyncio.Protocol):
                         await self._pass_refusal(far, head, tally)
                         transport.close()
                         place.leave()
-                except ConnectionError:
+                except ConnectionError as error:
+                    upstream.failed(replica, loop.time())
+                    reports.ejected(upstream, replica, error)
                     reports.retried(upstream)
                     continue  # it died with our handshake: nothing has happened that may not happen again
-                except TimeoutError:
+                except (TimeoutError, BadGateway) as error:
                     transport.abort()
                     upstream.failed(replica, loop.time())
-                    silence = GatewayTimeout("the socket service did not answer in time")
-                    reports.ejected(upstream, replica, silence)
-                    raise silence from None
+                    silent = isinstance(error, TimeoutError)
+                    fault = GatewayTimeout("the socket service did not answer in time") if silent else error
+                    reports.ejected(upstream, replica, fault)
+                    raise fault from None
                 except BaseException:
                     transport.abort()
                     raise
@@ -219,7 +225,7 @@ class Tunnel(asyncio.Protocol):
             async with asyncio.timeout(LAST_SECONDS):
                 await far.until(MAX_HEAD if wanted is None else wanted)
         self._near.write(bytes(far.received))
-        self._end(int(head[9:12]) if head[9:12].isdigit() else 502, tally)
+        self._end(int(head[9:12]), tally)
 
     def _refuse(self, error: GridcastError, tally: Tally) -> None:
         body = problem(error)

@@ -16,6 +16,7 @@ from deploy.local.ports import free_ports
 from tests.launch import Service, Start
 from tests.upstreams import (
     OK,
+    Answer,
     Seen,
     Upstream,
     addresses,
@@ -24,6 +25,7 @@ from tests.upstreams import (
     drain,
     memory,
     read_body,
+    say,
     silent,
     statuses,
     talk,
@@ -33,6 +35,7 @@ from tests.waiting import eventually
 
 GET = b"GET /file HTTP/1.1\r\nHost: a\r\n\r\n"
 LAST = b"GET /file HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+PUT = b"PUT /file/stream?filename=a HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 1\r\n\r\na"
 HANDSHAKE = (
     b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
@@ -100,6 +103,49 @@ def test_a_replica_that_dies_late_over_a_safe_request(start_service: Start) -> N
         first.answer = second.answer = die
         assert ask(gateway.port, "GET", "/file").status == 502
         assert len(first.requests) + len(second.requests) <= 5
+
+
+async def hang_up(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Takes the request, then resets the connection."""
+    del seen, reader
+    writer.transport.abort()
+
+
+async def babble(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answers in no HTTP."""
+    del seen, reader
+    writer.write(b"220 ready\r\n\r\n")
+    await writer.drain()
+
+
+@pytest.mark.parametrize("broken", [hang_up, babble])
+@pytest.mark.parametrize("raw", [LAST, PUT, HANDSHAKE], ids=["GET", "PUT", "WebSocket"])
+def test_a_replica_that_takes_connections_and_answers_nothing(start_service: Start, broken: Answer, raw: bytes) -> None:
+    """It is put aside: without work, it would have the fewest requests in flight, and get the next one."""
+    with upstream() as bad, upstream() as good:
+        gateway = start_service("gateway", **addresses(bad, good))
+        bad.answer = broken
+        good.answer = say(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        answers = [statuses(talk(gateway.port, raw))[0] for _ in range(20)]
+        assert answers.count(502) <= 2
+        assert set(answers) <= {403, 502}
+        assert len(bad.requests) <= 2
+        assert '"ejected"' in gateway.log
+
+
+def test_a_kept_connection_that_has_ended_is_no_fault_of_its_replica(start_service: Start) -> None:
+    async def once(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(service.requests) % 2 == 0:
+            writer.transport.abort()
+            return
+        writer.write(OK)
+
+    with upstream() as service:
+        gateway = start_service("gateway", **addresses(service))
+        service.answer = once
+        for _ in range(5):
+            assert ask(gateway.port, "GET", "/file").status == 200
+        assert '"ejected"' not in gateway.log
 
 
 @contextlib.contextmanager
