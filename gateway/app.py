@@ -16,6 +16,7 @@ from gateway.health import Health
 from gateway.names import Names
 from gateway.proxy import HttpClient
 from gateway.settings import GatewaySettings
+from gateway.trials import Trials
 from gateway.upstreams import Upstream
 from services.common.front import Front
 from services.common.origins import Origins
@@ -36,13 +37,18 @@ def create_app(settings: GatewaySettings | None = None) -> Front:
     client = HttpClient(settings.connect_seconds)
     forward = Forward(settings, client, upstreams)
     health = Health(client, upstreams)
+    trials = Trials(client, upstreams)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await client.open()
         forward.open()
         await asyncio.gather(*(one.first() for one in names))
-        tasks = [asyncio.create_task(forward.watch()), *(asyncio.create_task(one.follow()) for one in names)]
+        tasks = [
+            asyncio.create_task(forward.watch()),
+            asyncio.create_task(trials.run()),
+            *(asyncio.create_task(one.follow()) for one in names),
+        ]
         try:
             yield
         finally:

@@ -48,7 +48,7 @@ class Docs:
         await send({"type": "http.response.body", "body": self._body})
 
     async def _learn(self, upstream: Upstream) -> None:
-        replica = upstream.pick(asyncio.get_running_loop().time())
+        replica = upstream.pick()
         if replica is None:
             return
         try:

@@ -131,7 +131,7 @@ class Forward:
         connecting = 0.0
         tried: list[Replica] = []
         while True:
-            replica = upstream.pick(clock(), tried)
+            replica = upstream.pick(tried)
             if replica is None or connecting > CONNECT_ALL_SECONDS:
                 raise BadGateway(f"the {upstream.name} service cannot be reached")
             log["upstream"] = replica.origin

@@ -1,4 +1,4 @@
-"""Asks the services how they are, for /readyz, and for their API documents: the gateway's own small questions.
+"""Asks the services how they are, for /readyz: the gateway's own small questions, which `docs` and `trials` have as well.
 
 A service is ready when one of its replicas says so. Answers are kept for a second, so that probes of many do not multiply.
 """
@@ -19,13 +19,13 @@ ASK_SECONDS = 1.5
 MAX_ANSWER = 4 * 1024 * 1024
 
 
-async def ask(client: HttpClient, replica: Replica, path: str) -> tuple[int, bytes]:
-    """Status and body of a GET. Raises Unavailable."""
+async def ask(client: HttpClient, replica: Replica, path: str, *, fresh: bool = False) -> tuple[int, bytes]:
+    """Status and body of a GET, `fresh` over a new connection. Raises Unavailable."""
     host = replica.origin.removeprefix("http://")
     head = f"GET {path} HTTP/1.1\r\nhost: {host}\r\naccept: application/json\r\n\r\n".encode("ascii")
     try:
         async with asyncio.timeout(ASK_SECONDS):
-            line = await client.ask("GET", replica.address, head)
+            line = await client.ask("GET", replica.address, head, fresh=fresh)
             try:
                 body = b""
                 while data := await line.read():

@@ -15,6 +15,11 @@ def ejected(upstream: Upstream, replica: Replica, why: object) -> None:
     _log.warning("ejected", extra={"fields": fields})
 
 
+def returned(upstream: Upstream, replica: Replica) -> None:
+    """A replica that was left alone answers again."""
+    _log.info("returned", extra={"fields": {"service": upstream.name, "replica": replica.origin}})
+
+
 def retried(upstream: Upstream) -> None:
     """A request goes to a replica for the second time."""
     metrics.RETRIES.labels(upstream.name).inc()

@@ -166,7 +166,7 @@ class Tunnel(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         connecting = 0.0
         tried: list[Replica] = []
-        while connecting <= CONNECT_ALL_SECONDS and (replica := upstream.pick(loop.time(), tried)) is not None:
+        while connecting <= CONNECT_ALL_SECONDS and (replica := upstream.pick(tried)) is not None:
             tried.append(replica)
             began = loop.time()
             tally.upstream = replica.origin

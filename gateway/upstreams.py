@@ -1,8 +1,9 @@
 """The replicas of one service: which is asked next, which is left alone for a while, and how it comes back.
 
 No I/O and no clock: the caller tells the time and what happened. A replica that could not be reached is ejected for half a
-second, then twice as long each time, up to `LONGEST`. After that a single request tries it again; the rest follow when that one
-was answered. When all are ejected they are asked all the same: a guess is better than a refusal.
+second, then twice as long each time, up to `LONGEST`. After that it is due for a question of our own (`trials`), and back when it
+answers that: a client's request would be a trial that takes as long as its upload. When all are ejected they are asked all the
+same: a guess is better than a refusal.
 """
 
 import re
@@ -12,7 +13,7 @@ from urllib.parse import urlsplit
 
 SHORTEST = 0.5
 LONGEST = 4.0
-"""Seconds of ejection. A replica that is back gets requests again within LONGEST."""
+"""Seconds of ejection. A replica that is back is asked whether it is within LONGEST."""
 CONNECT_ALL_SECONDS = 1.5
 """Of one request, spent on replicas that cannot be reached: after this no further one is tried, so that the refusal comes within
 three seconds.
@@ -47,7 +48,7 @@ def parse(url: str) -> Address:
 class Replica:
     """One process of a service, and what is known of it."""
 
-    __slots__ = ("address", "failures", "in_flight", "origin", "probing", "until")
+    __slots__ = ("address", "away", "failures", "in_flight", "origin", "until")
 
     def __init__(self, address: Address) -> None:
         self.address = address
@@ -55,20 +56,18 @@ class Replica:
         self.in_flight = 0
         self.failures = 0
         self.until = 0.0
-        self.probing = False
+        self.away = False
 
     def __enter__(self) -> None:
-        """A request is in flight inside this block. Where the replica has failed it is the trial; a pick alone is none."""
+        """A request is in flight inside this block."""
         self.in_flight += 1
-        self.probing = self.failures > 0
 
     def __exit__(self, *_error: object) -> None:
         self.in_flight -= 1
-        self.probing = False
 
-    def is_ready(self, now: float) -> bool:
-        """Whether it may be asked: not ejected, or due for its one trial."""
-        return self.failures == 0 or (now >= self.until and not self.probing)
+    def is_due(self, now: float) -> bool:
+        """Whether it should be asked if it is back."""
+        return self.away and now >= self.until
 
 
 class Upstream:
@@ -79,12 +78,12 @@ class Upstream:
         self.replicas = [Replica(address) for address in addresses]
         self._turn = 0
 
-    def pick(self, now: float, tried: Collection[Replica] = ()) -> Replica | None:
+    def pick(self, tried: Collection[Replica] = ()) -> Replica | None:
         """The replica with the fewest requests in flight, in turn among equals; None when all were tried."""
         left = [replica for replica in self.replicas if replica not in tried] if tried else self.replicas
         if not left:
             return None
-        ready = [replica for replica in left if replica.failures == 0 or replica.is_ready(now)]
+        ready = [replica for replica in left if not replica.away]
         if not ready:
             return min(left, key=lambda replica: replica.until)
         self._turn += 1
@@ -98,11 +97,17 @@ class Upstream:
     def failed(self, replica: Replica, now: float) -> None:
         """It could not be reached, or did not answer in time."""
         replica.failures += 1
+        replica.away = True
         replica.until = now + min(SHORTEST * 2.0 ** min(replica.failures - 1, DOUBLINGS), LONGEST)
 
     def worked(self, replica: Replica) -> None:
-        """It answered."""
+        """It answered a request."""
         replica.failures = 0
+        replica.away = False
+
+    def returned(self, replica: Replica) -> None:
+        """It answered our own question. Where it fails the next request all the same, it is left alone for longer than before."""
+        replica.away = False
 
     def update(self, addresses: Collection[Address]) -> None:
         """The name of the service now stands for these addresses; what is known of those that stay is kept."""

@@ -88,7 +88,7 @@ async def read_body(seen: Seen, reader: asyncio.StreamReader) -> None:
 
 @dataclass
 class Upstream:
-    """The service. `answer` may be changed at any time; /readyz is always 200 and not remembered.
+    """The service. `answer` may be changed at any time; /livez and /readyz are always 200 and not remembered.
 
     `broken`: what it could not parse, which is a fault of whoever sent it.
     """
@@ -149,7 +149,7 @@ class Upstream:
                 method, target, version = first.split(" ")
                 assert version == "HTTP/1.1"
                 seen = Seen(method, target, [tuple(line.split(": ", 1)) for line in lines])  # type: ignore[misc]
-                if target == "/readyz":
+                if target in {"/livez", "/readyz"}:
                     writer.write(OK)
                     continue
                 self.requests.append(seen)

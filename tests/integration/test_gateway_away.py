@@ -209,6 +209,42 @@ def test_one_of_two_replicas_dies_under_load_and_comes_back(start_service: Start
         assert gateway.log.count('"ejected"') >= 1
 
 
+def test_a_replica_is_back_for_uploads_that_take_their_time(start_service: Start) -> None:
+    """Each is under way for as long as the test: none of them is the trial that the others wait for."""
+    head = b"PUT /file/stream?filename=a HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n"
+    with upstream() as first, upstream() as second, contextlib.ExitStack() as uploads:
+        gateway = start_service("gateway", **addresses(first, second))
+        first.stop()
+        put = ("PUT", "/file/stream?filename=a", b"a")
+        eventually(lambda: ask(gateway.port, *put).status == 200 and '"ejected"' in gateway.log, 5)
+        first.start()
+        began = time.monotonic()
+        while len(first.requests) < 4:
+            client = uploads.enter_context(connect(gateway.port))
+            client.sendall(head + bytes(2000))
+            time.sleep(0.1)
+            assert time.monotonic() - began < 10
+        assert first.busy == 4
+
+
+def test_a_replica_that_hangs_is_not_taken_for_one_that_is_back(start_service: Start) -> None:
+    """Its connections are accepted by the system: it has to answer."""
+    with upstream() as well, socket.socket() as hung:
+        hung.bind(("127.0.0.1", 0))
+        hung.listen(100)
+        url = f"http://127.0.0.1:{hung.getsockname()[1]}"
+        gateway = start_service(
+            "gateway", ready=False, GRIDCAST_ANSWER_SECONDS="1", GRIDCAST_STREAM_URLS=f"{url},{well.url}"
+        )
+        eventually(lambda: "running on" in gateway.log, 10)
+        found = [ask(gateway.port, "GET", "/file").status for _ in range(10)]
+        assert found.count(504) == 1
+        until = time.monotonic() + 5
+        while time.monotonic() < until:
+            assert ask(gateway.port, "GET", "/file").status == 200
+            time.sleep(0.05)
+
+
 def test_websockets_are_opened_while_a_replica_dies_and_comes_back(start_service: Start) -> None:
     async def accept(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")

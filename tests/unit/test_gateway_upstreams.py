@@ -11,8 +11,8 @@ def made(count: int) -> Upstream:
     return Upstream("stream", [Address("10.0.0.1", 8000 + number) for number in range(count)])
 
 
-def picked(upstream: Upstream, now: float = 0.0, tried: tuple[Replica, ...] = ()) -> Replica:
-    replica = upstream.pick(now, tried)
+def picked(upstream: Upstream, *tried: Replica) -> Replica:
+    replica = upstream.pick(tried)
     assert replica is not None
     return replica
 
@@ -53,41 +53,34 @@ def test_the_fewest_in_flight_is_asked() -> None:
 def test_what_was_tried_is_not_asked_again() -> None:
     upstream = made(2)
     first = picked(upstream)
-    second = picked(upstream, tried=(first,))
+    second = picked(upstream, first)
     assert second is not first
-    assert upstream.pick(0.0, (first, second)) is None
+    assert upstream.pick((first, second)) is None
 
 
-def test_a_failed_one_is_left_alone_then_tried_by_one_request() -> None:
+def test_a_failed_one_is_left_alone_until_it_has_answered_our_own_question() -> None:
     upstream = made(2)
     bad, good = upstream.replicas
     upstream.failed(bad, 100.0)
-    assert {picked(upstream, 100.0 + SHORTEST / 2) for _ in range(4)} == {good}
+    assert not bad.is_due(100.0 + SHORTEST / 2)
+    assert bad.is_due(100.0 + SHORTEST)
     with good:
-        trial = picked(upstream, 100.0 + SHORTEST)
-        assert trial is bad
-        with bad:
-            assert {picked(upstream, 100.0 + SHORTEST) for _ in range(4)} == {good}
-            upstream.worked(bad)
-        assert {picked(upstream, 101.0) for _ in range(4)} == {bad}
+        assert {picked(upstream) for _ in range(4)} == {good}
+        upstream.returned(bad)
+        assert not bad.is_due(200.0)
+        assert {picked(upstream) for _ in range(4)} == {bad}
 
 
-def test_a_trial_that_ends_without_an_answer_frees_the_place() -> None:
+def test_who_answers_our_question_and_no_request_is_left_alone_for_longer_each_time() -> None:
     upstream = made(2)
-    upstream.failed(upstream.replicas[0], 0.0)
-    with upstream.replicas[1]:
-        with picked(upstream, 1.0):
-            pass
-        assert picked(upstream, 1.0) is upstream.replicas[0]
-
-
-def test_who_was_picked_and_then_spared_is_still_tried() -> None:
-    upstream = made(2)
-    bad, good = upstream.replicas
+    bad, _ = upstream.replicas
+    for expected in (SHORTEST, SHORTEST * 2, SHORTEST * 4):
+        upstream.failed(bad, 0.0)
+        assert bad.until == expected
+        upstream.returned(bad)
+    upstream.worked(bad)
     upstream.failed(bad, 0.0)
-    with good:
-        assert picked(upstream, 1.0) is bad  # and its request gives up, having tried others for too long
-        assert picked(upstream, 1.0) is bad
+    assert bad.until == SHORTEST
 
 
 def test_ejection_doubles_up_to_a_bound() -> None:
@@ -110,9 +103,9 @@ def test_when_all_are_ejected_they_are_asked_all_the_same() -> None:
     upstream = made(2)
     upstream.failed(upstream.replicas[0], 1.0)
     upstream.failed(upstream.replicas[1], 0.0)
-    first = picked(upstream, 1.0)
+    first = picked(upstream)
     assert first is upstream.replicas[1]
-    assert picked(upstream, 1.0, (first,)) is upstream.replicas[0]
+    assert picked(upstream, first) is upstream.replicas[0]
 
 
 def test_what_is_known_of_an_address_that_stays_is_kept() -> None:
@@ -124,17 +117,19 @@ def test_what_is_known_of_an_address_that_stays_is_kept() -> None:
     assert [replica.failures for replica in upstream.replicas] == [1, 0]
 
 
-@given(st.lists(st.sampled_from(["pick", "fail", "work", "wait"]), max_size=60), st.integers(1, 4))
+@given(st.lists(st.sampled_from(["fail", "work", "return", "wait"]), max_size=60), st.integers(1, 4))
 def test_there_is_always_somebody_to_ask(steps: list[str], count: int) -> None:
     upstream, now = made(count), 0.0
     for step in steps:
-        replica = picked(upstream, now)
+        replica = picked(upstream)
         with replica:
             if step == "fail":
                 upstream.failed(replica, now)
             elif step == "work":
                 upstream.worked(replica)
-            elif step == "wait":
+            elif step == "return":
+                upstream.returned(replica)
+            else:
                 now += 0.7
-    assert all(replica.in_flight == 0 and not replica.probing for replica in upstream.replicas)
-    assert all(replica.is_ready(now + LONGEST) for replica in upstream.replicas)
+    assert all(replica.in_flight == 0 for replica in upstream.replicas)
+    assert all(replica.is_due(now + LONGEST) is replica.away for replica in upstream.replicas)
