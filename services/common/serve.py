@@ -39,6 +39,10 @@ class Server(uvicorn.Server):
         if self._drain is not None:
             for server in self.servers:
                 server.close()
+            # As uvicorn does behind the drain: who keeps an idle connection to us would send its next request here.
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, Http):
+                    connection.shutdown()
             began = time.monotonic()
             await self._drain()
             # One time for both: what is left after it are answers that nobody takes.
