@@ -110,7 +110,7 @@ class Forward:
         asked = Asked(method, asking.raw, body, safe and body is None)
         log: dict[str, object] = {}
         scope["log"] = log
-        self._watch.begin(exchange, receive)
+        self._watch.begin(exchange, scope["extensions"]["gridcast"].is_alone)
         try:
             await self._pass(self._upstreams[route.service], asked, exchange, send, log)
         except asyncio.CancelledError:

@@ -1,15 +1,16 @@
 """Who is waited for in an exchange, and for how long: a stalled one is ended, a slow but moving one never is.
 
 One task looks at all exchanges four times a second, which costs a request nothing (a timer of its own would be set and taken back
-for each). It also listens for clients that go away while they wait. It knows no HTTP client and no route.
+for each). It also sees when a client goes away while it waits. It knows no HTTP client and no route.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
 from services.common.errors import GatewayTimeout, GridcastError, TooSlow
-from services.common.web import Disconnected, Receive
+from services.common.web import Disconnected
 
 TICK = 0.25
 LEAST = 1024
@@ -42,8 +43,6 @@ class Exchange:
     """One request and its answer. Whoever moves bytes says whom it waits for and how many went through."""
 
     __slots__ = (
-        "_began",
-        "_listener",
         "_moved",
         "_seen",
         "_since",
@@ -57,10 +56,9 @@ class Exchange:
 
     def __init__(self, task: asyncio.Task[None], now: float, answer: float, *, complete: bool) -> None:
         self._task = task
-        self._began = self._since = now
+        self._since = now
         self._moved = 0
         self._seen = self.waiting = Waiting.ANSWER
-        self._listener: asyncio.Task[None] | None = None
         self.answer = answer
         self.complete = complete
         self.moved = 0
@@ -95,37 +93,21 @@ class Exchange:
             self.verdict = verdict
             self._task.cancel()
 
-    def listen(self, receive: Receive, now: float) -> None:
-        """Notice when the client goes. Not before the first look, so that short exchanges pay nothing."""
-        if self.complete and self._listener is None and now - self._began > TICK / 2:
-            self._listener = asyncio.create_task(self._await_end(receive))
-
-    async def _await_end(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        self.stop(Disconnected())
-
-    def done(self) -> None:
-        """Nothing may be stopped any more."""
-        if self._listener is not None:
-            self._listener.cancel()
-
 
 class Watch:
     """All exchanges of this process."""
 
     def __init__(self, patience: Patience) -> None:
         self._patience = patience
-        self._live: dict[Exchange, Receive] = {}
+        self._live: dict[Exchange, Callable[[], bool]] = {}
 
-    def begin(self, exchange: Exchange, receive: Receive) -> None:
-        """Watch over `exchange`."""
-        self._live[exchange] = receive
+    def begin(self, exchange: Exchange, is_alone: Callable[[], bool]) -> None:
+        """Watch over `exchange`. `is_alone`: whether its client has gone; asked, for who asks ASGI would be given the body."""
+        self._live[exchange] = is_alone
 
     def end(self, exchange: Exchange) -> None:
         """It is over."""
         del self._live[exchange]
-        exchange.done()
 
     async def run(self) -> None:
         """Look after all of them until cancelled."""
@@ -133,8 +115,8 @@ class Watch:
         while True:
             await asyncio.sleep(TICK)
             now = loop.time()
-            for exchange, receive in list(self._live.items()):
+            for exchange, is_alone in list(self._live.items()):
                 if (error := exchange.overdue(now, self._patience)) is not None:
                     exchange.stop(error)
-                else:
-                    exchange.listen(receive, now)
+                elif is_alone():
+                    exchange.stop(Disconnected())

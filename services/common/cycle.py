@@ -97,6 +97,7 @@ class Cycles(Readers):
         scope["path"] = unquote(text) if "%" in text else text
         scope["raw_path"] = path
         scope["query_string"] = query
+        scope["extensions"] = {"gridcast": self.transport}  # for whoever waits for something else than the client
         running = self.cycle
         self.cycle = Cycle(
             scope=scope,

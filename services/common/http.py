@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from services.common.bodies import Bodies
 from services.common.errors import BadRequest, FieldsTooLarge, GridcastError, TargetTooLong, TooMany, TooSlow
 from services.common.heads import MAX_FIELD_BYTES, MAX_TARGET, Head
-from services.common.wire import Taking, Wire, refusal, reset
+from services.common.wire import Taking, Wire, has_ended, refusal, reset
 
 MAX_WAITING = 32
 """Requests that may wait behind the one being answered: 429 beyond. One read brings 256 KiB, and the ten thousand small requests in
@@ -218,6 +218,10 @@ class Http(Bodies):
     def is_ending(self) -> bool:
         """Whether nothing more can be sent."""
         return self._ending or self._raw.is_closing()
+
+    def is_alone(self) -> bool:
+        """Whether the client has gone; that it says so may stand behind bytes that are not read yet."""
+        return self.is_ending() or (self.flow.read_paused and has_ended(self._raw))
 
     def end(self) -> None:
         """Close, in the way the state of the request asks for (see the top of this file)."""

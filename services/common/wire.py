@@ -12,6 +12,9 @@ from services.common.errors import GridcastError, problem, problem_headers
 SHORT = 16 * 1024
 """Bytes that are joined with what they are sent with: cheaper than to send them apart."""
 
+_ENDED = frozenset({7, 8})
+"""TCP_CLOSE behind a reset, TCP_CLOSE_WAIT behind an end (Linux, netinet/tcp.h)."""
+
 
 class Closer(Protocol):
     """Who decides how a connection is closed."""
@@ -22,6 +25,9 @@ class Closer(Protocol):
     def is_ending(self) -> bool:
         """Whether nothing more can be sent."""
 
+    def is_alone(self) -> bool:
+        """Whether the client has gone."""
+
 
 class Wire:
     """A transport whose `close` is another's decision, and which sends a head together with the body behind it.
@@ -30,7 +36,17 @@ class Wire:
     and a small answer would take two.
     """
 
-    __slots__ = ("_held", "_loop", "_raw", "close", "get_extra_info", "is_closing", "pause_reading", "resume_reading")
+    __slots__ = (
+        "_held",
+        "_loop",
+        "_raw",
+        "close",
+        "get_extra_info",
+        "is_alone",
+        "is_closing",
+        "pause_reading",
+        "resume_reading",
+    )
 
     def __init__(self, transport: asyncio.Transport, closer: Closer, loop: asyncio.AbstractEventLoop) -> None:
         self._raw = transport
@@ -41,6 +57,7 @@ class Wire:
         self.resume_reading = transport.resume_reading
         self.close = closer.end
         self.is_closing = closer.is_ending
+        self.is_alone = closer.is_alone
 
     def write(self, data: bytes | memoryview) -> None:
         """Send, or hold for a moment."""
@@ -134,6 +151,17 @@ def refusal(error: GridcastError, fields: list[tuple[bytes, bytes]]) -> bytes:
     body = problem(error)
     lines = [b"%s: %s\r\n" % field for field in (*fields, *problem_headers(error, body), (b"connection", b"close"))]
     return b"".join([STATUS_LINE[error.status], *lines, b"\r\n", body])
+
+
+def has_ended(transport: asyncio.Transport) -> bool:
+    """Whether the other side has closed a connection that is not being read, and so does not notice it."""
+    if (client := transport.get_extra_info("socket")) is None or not hasattr(socket, "TCP_INFO"):
+        return False
+    try:
+        state: int = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+    except OSError:
+        return False
+    return state in _ENDED
 
 
 def reset(transport: asyncio.Transport) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from tests.upstreams import (
     ask,
     connect,
     drain,
+    logged,
     memory,
     read_body,
     say,
@@ -299,6 +301,42 @@ def test_a_replica_that_hangs_gets_no_more_than_its_share(start_service: Start) 
         finally:
             for client in held:
                 client.close()
+
+
+@pytest.mark.parametrize(
+    "how", ["while the service takes nothing", "by a reset", "before a 100", "behind another request"]
+)
+def test_a_client_that_goes_away_is_not_worked_for(start_service: Start, how: str) -> None:
+    """Within a second, whatever the gateway waits for."""
+
+    async def stuck(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del seen, reader
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await asyncio.sleep(20)
+
+    put = b"PUT /file/stream?filename=a HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n"
+    with upstream() as service:
+        service.answer = stuck
+        gateway = start_service("gateway", **addresses(service))
+        with connect(gateway.port) as client:
+            match how:
+                case "before a 100":
+                    client.sendall(put + b"Expect: 100-continue\r\n\r\n")
+                case "behind another request":
+                    client.sendall(GET + GET)
+                case _:
+                    client.sendall(put + b"\r\n")
+                    client.settimeout(2)
+                    with contextlib.suppress(TimeoutError):
+                        client.sendall(bytes(4_000_000))
+            eventually(lambda: service.busy, 5)
+            time.sleep(0.7)
+            if how == "by a reset":
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        gone = time.time()
+        (line,) = logged(gateway, 499)
+        assert line["time"] - gone < 1
 
 
 def test_without_descriptors_it_refuses_and_recovers(start_service: Start) -> None:
