@@ -51,6 +51,8 @@ def client_of(peer: str, scheme: str, fields: Iterable[tuple[bytes, bytes]], tru
 
 
 def _is_address(text: str) -> bool:
+    if "%" in text:  # a zone is known to its own machine only, and Python takes any characters for one
+        return False
     try:
         ip_address(text)
     except ValueError:

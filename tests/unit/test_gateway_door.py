@@ -116,6 +116,8 @@ TRUSTED = networks("10.0.0.0/8, 192.168.1.1, fd00::/8")
         ("10.0.0.1", {"x-forwarded-host": "media.example:443"}, Client("10.0.0.1", "http", "media.example:443")),
         ("fd00::1", {"x-forwarded-for": "2001:db8::1"}, Client("2001:db8::1", "http")),
         ("unknown", {"x-forwarded-for": "6.6.6.6"}, Client("unknown", "http")),
+        ("10.0.0.1", {"x-forwarded-for": "fe80::1%é"}, Client("10.0.0.1", "http")),
+        ("10.0.0.1", {"x-forwarded-for": "fe80::1%eth0"}, Client("10.0.0.1", "http")),
     ],
 )
 def test_the_client_behind_a_proxy(peer: str, said: dict[str, str], client: Client) -> None:
