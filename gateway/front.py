@@ -72,6 +72,8 @@ class Gateway:
         route = routes.match(scope["method"], path)
         scope["route"] = route.template
         if route.service != routes.GATEWAY:
+            if scope["http_version"] == "1.0":
+                _name_host(scope)
             try:
                 await self._forward(scope, receive, send, route, client)
             except (BadGateway, GatewayTimeout, Unavailable) as error:
@@ -89,3 +91,11 @@ class Gateway:
             headers += cors.preflight(scope["headers"], allow)
         await send({"type": "http.response.start", "status": 204, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
+
+
+def _name_host(scope: Scope) -> None:
+    """A client of HTTP/1.0 need not say whom it asks. The service is asked in HTTP/1.1: for the address at which we were."""
+    if cors.field(scope["headers"], b"host") is None:
+        host, port = scope["server"] or ("localhost", None)
+        name = f"[{host}]" if ":" in host else host
+        scope["headers"].append((b"host", (f"{name}:{port}" if port else "localhost").encode("ascii")))

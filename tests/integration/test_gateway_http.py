@@ -128,6 +128,12 @@ def test_what_the_service_is_told_about_the_client(gateway: Service, stream: Ups
     ]
 
 
+def test_a_client_of_http_1_0_need_not_say_whom_it_asks(gateway: Service, stream: Upstream) -> None:
+    assert statuses(talk(gateway.port, b"GET /file HTTP/1.0\r\n\r\n")) == [200]
+    (seen,) = stream.requests
+    assert seen.all("host") == seen.all("x-forwarded-host") == [f"127.0.0.1:{gateway.port}"]
+
+
 def test_underscored_spellings_are_dropped(gateway: Service, stream: Upstream) -> None:
     raw = b"GET /file HTTP/1.1\r\nHost: a\r\nX_Forwarded_For: 6.6.6.6\r\nConnection: close\r\n\r\n"
     assert statuses(talk(gateway.port, raw)) == [200]
