@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from gateway import openapi, routes
 from gateway.health import ask
+from gateway.once import Once
 from gateway.proxy import HttpClient
 from gateway.upstreams import Upstream
 from services.common.errors import Unavailable
@@ -28,16 +29,13 @@ class Docs:
         self._known: dict[str, openapi.Document] = {}
         self._body = b""
         self._until = 0.0
+        self._join = Once(self._make)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         del scope, receive
-        loop = asyncio.get_running_loop()
-        if loop.time() >= self._until:
-            await asyncio.gather(*(self._learn(upstream) for upstream in self._upstreams.values()))
-            described = {name: (known, routes.described(name)) for name, known in self._known.items()}
-            self._body = json.dumps(openapi.join(self._own(), described, OURS)).encode("ascii")
-            self._until = loop.time() + KEPT_SECONDS if len(self._known) == len(self._upstreams) else 0.0
+        if asyncio.get_running_loop().time() >= self._until:
+            await self._join()
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(self._body)),
@@ -46,6 +44,14 @@ class Docs:
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": self._body})
+
+    async def _make(self) -> None:
+        await asyncio.gather(*(self._learn(upstream) for upstream in self._upstreams.values()))
+        described = {name: (known, routes.described(name)) for name, known in self._known.items()}
+        self._body = json.dumps(openapi.join(self._own(), described, OURS)).encode("ascii")
+        self._until = (
+            asyncio.get_running_loop().time() + KEPT_SECONDS if len(self._known) == len(self._upstreams) else 0.0
+        )
 
     async def _learn(self, upstream: Upstream) -> None:
         replica = upstream.pick()

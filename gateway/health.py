@@ -1,6 +1,7 @@
 """Asks the services how they are, for /readyz: the gateway's own small questions, which `docs` and `trials` have as well.
 
-A service is ready when one of its replicas says so. Answers are kept for a second, so that probes of many do not multiply.
+A service is ready when one of its replicas says so. Answers are kept for a second, so that probes of many do not multiply; nor do
+those of many who ask at the same time.
 """
 
 import asyncio
@@ -8,6 +9,7 @@ from collections.abc import Mapping
 
 from gateway.answers import Unreadable
 from gateway.line import Gone
+from gateway.once import Once
 from gateway.proxy import HttpClient, Unreachable
 from gateway.upstreams import Replica, Upstream
 from services.common.errors import Unavailable
@@ -50,14 +52,19 @@ class Health:
 
     def check(self, name: str) -> Check:
         """A check of the service `name`."""
+        upstream = self._upstreams[name]
+
+        async def count() -> int:
+            ready = sum(await asyncio.gather(*(self._is_ready(replica) for replica in upstream.replicas)))
+            self._known[name] = (asyncio.get_running_loop().time(), ready)
+            return ready
+
+        once = Once(count)
 
         async def check() -> None:
-            upstream = self._upstreams[name]
-            now = asyncio.get_running_loop().time()
             at, ready = self._known.get(name, (-KEPT_SECONDS, 0))
-            if now - at >= KEPT_SECONDS:
-                ready = sum(await asyncio.gather(*(self._is_ready(replica) for replica in upstream.replicas)))
-                self._known[name] = (now, ready)
+            if asyncio.get_running_loop().time() - at >= KEPT_SECONDS:
+                ready = await once()
             if not ready:
                 raise Unavailable(f"none of {len(upstream.replicas)} ready")
 
