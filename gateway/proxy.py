@@ -5,6 +5,7 @@ through the gateway cost 250 us of CPU with aiohttp's session, and 136 with this
 """
 
 import asyncio
+import errno
 from collections import defaultdict
 from functools import partial
 from typing import Protocol
@@ -12,15 +13,24 @@ from typing import Protocol
 from gateway.heads import Head
 from gateway.line import Gone, Line
 from gateway.upstreams import Address
+from services.common.errors import Unavailable
 
 KEPT_SECONDS = 30.0
 """How long an idle connection to a replica is kept: less than the services keep it (serve.KEEP_ALIVE_SECONDS)."""
 SWEEP_SECONDS = 5.0
 """Between two looks for connections that were idle for too long."""
 
+_OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
 
 class Unreachable(Exception):
     """No connection came about: nothing was sent."""
+
+
+def check_ours(error: OSError | TimeoutError) -> None:
+    """Raises Unavailable where a connection failed by no fault of the replica's."""
+    if isinstance(error, OSError) and error.errno in _OURS:
+        raise Unavailable("this gateway has no connection left") from error
 
 
 class Broken(Gone):
@@ -63,7 +73,8 @@ class HttpClient:
     ) -> Line:
         """Send a request and wait for the head of its answer. `fresh`: over no kept connection.
 
-        The caller reads the answer from the line and releases it. Raises Unreachable, Gone or Unreadable; so does reading.
+        The caller reads the answer from the line and releases it. Raises Unreachable, Gone or Unreadable; so does reading. Raises
+        Unavailable where this process has no descriptor left.
         """
         idle = self._idle.get(address)
         kept = bool(idle) and not fresh
@@ -92,6 +103,7 @@ class HttpClient:
             async with asyncio.timeout(self._connect_seconds):
                 _, line = await self._loop.create_connection(made, *address)
         except (OSError, TimeoutError) as error:
+            check_ours(error)
             raise Unreachable(str(error) or "no connection in time") from error
         self._lines.add(line)
         return line

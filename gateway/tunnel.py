@@ -17,6 +17,7 @@ from gateway import headers, reports, routes
 from gateway.clients import Client, client_of
 from gateway.entrance import STATE, Entrance
 from gateway.pipe import Life, Place, Tally
+from gateway.proxy import check_ours
 from gateway.upstreams import CONNECT_ALL_SECONDS, Replica
 from services.common import logs
 from services.common.errors import (
@@ -175,6 +176,7 @@ class Tunnel(asyncio.Protocol):
                     async with asyncio.timeout(self._entrance.connect_seconds):
                         transport, far = await loop.create_connection(Far, *replica.address)
                 except (OSError, TimeoutError) as error:
+                    check_ours(error)
                     connecting += loop.time() - began
                     upstream.failed(replica, loop.time())
                     reports.ejected(upstream, replica, error)

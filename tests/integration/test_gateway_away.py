@@ -10,6 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +29,7 @@ from tests.upstreams import (
     memory,
     read_body,
     say,
+    say_ok,
     silent,
     statuses,
     talk,
@@ -352,6 +354,44 @@ def test_without_descriptors_it_refuses_and_recovers(start_service: Start) -> No
         time.sleep(0.5)
         crowd.close()
         eventually(lambda: ask(gateway.port, "GET", "/file").status == 200, 10, "it serves again")
+
+
+def test_without_descriptors_no_replica_is_to_blame(start_service: Start) -> None:
+    with upstream() as service, contextlib.ExitStack() as clients:
+        gateway = start_service("gateway", **addresses(service))
+        service.answer = silent
+        *busy, waiting, upgrading = [clients.enter_context(connect(gateway.port)) for _ in range(12)]
+        for client in busy:  # which takes all kept connections
+            client.sendall(GET)
+        eventually(lambda: service.busy == len(busy), 5)
+        service.answer = say_ok
+        held = sorted(int(one.name) for one in Path(f"/proc/{gateway.pid}/fd").iterdir())
+        limits = resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(
+            gateway.pid, resource.RLIMIT_NOFILE, (next(at for at in range(999) if at not in held), limits[1])
+        )
+        for client, raw in ((upgrading, HANDSHAKE), (waiting, GET)):
+            client.sendall(raw)
+            assert statuses(client.recv(65536)) == [503]
+        resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE, limits)
+        assert ask(gateway.port, "GET", "/file").status == 200
+        assert '"ejected"' not in gateway.log
+
+
+def test_many_who_ask_for_the_document_at_once_ask_each_service_once(start_service: Start) -> None:
+    async def slowly(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del seen, reader
+        await asyncio.sleep(0.5)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+    with upstream() as service, contextlib.ExitStack() as clients:
+        gateway = start_service("gateway", **addresses(service))
+        service.answer = slowly
+        asking = [clients.enter_context(connect(gateway.port)) for _ in range(20)]
+        for client in asking:
+            client.sendall(LAST.replace(b"/file ", b"/openapi.json "))
+        assert [statuses(drain(client)) for client in asking] == [[200]] * 20
+        assert len(service.requests) == 3
 
 
 def test_a_service_given_by_name_is_looked_up(start_service: Start) -> None:
