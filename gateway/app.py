@@ -66,4 +66,5 @@ def create_app(settings: GatewaySettings | None = None) -> Front:
         trusted=settings.trusted_proxies,
         connect_seconds=settings.connect_seconds,
     )
-    return Front(Gateway(forward, app, Docs(client, upstreams, app.openapi), entrance))
+    gateway = Gateway(forward, app, Docs(client, upstreams, app.openapi), entrance)
+    return Front(gateway, believes=gateway.believes)

@@ -32,7 +32,7 @@ def client_of(peer: str, scheme: str, fields: Iterable[tuple[bytes, bytes]], tru
     A trusted proxy appends the address it saw to X-Forwarded-For, so the last one that is no trusted proxy is the client; what
     stands before it the client may have written itself.
     """
-    if not trusted or not _within(peer, trusted):
+    if not is_trusted(peer, trusted):
         return Client(peer, scheme)
     said: dict[bytes, list[str]] = {b"x-forwarded-for": [], b"x-forwarded-proto": [], b"x-forwarded-host": []}
     for name, value in fields:
@@ -48,6 +48,11 @@ def client_of(peer: str, scheme: str, fields: Iterable[tuple[bytes, bytes]], tru
     proto = said[b"x-forwarded-proto"][-1:]
     hosts = [one for one in said[b"x-forwarded-host"][-1:] if _HOST.fullmatch(one)]
     return Client(address, proto[0] if proto and proto[0] in {"http", "https"} else scheme, hosts[0] if hosts else None)
+
+
+def is_trusted(peer: str, trusted: Sequence[Network]) -> bool:
+    """Whether what a connection from `peer` says of its client is believed."""
+    return bool(trusted) and _within(peer, trusted)
 
 
 def _is_address(text: str) -> bool:

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable
 
 from gateway import cors, reports, routes
-from gateway.clients import client_of
+from gateway.clients import client_of, is_trusted
 from gateway.entrance import STATE, Entrance
 from gateway.forward import Forward
 from services.common.errors import BadGateway, GatewayTimeout, GridcastError, TooMany, Unavailable
@@ -24,6 +24,10 @@ class Gateway:
         self._own = own
         self._docs = docs
         self._entrance = entrance
+
+    def believes(self, scope: Scope) -> bool:
+        """Whether an X-Request-ID is the word of a trusted proxy. A client's own would let it write into others' traces."""
+        return is_trusted(_peer(scope), self._entrance.trusted)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """ASGI. Not a coroutine around another: each costs every request."""
@@ -55,8 +59,7 @@ class Gateway:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = str(scope["raw_path"], "ascii")
         entrance = self._entrance
-        peer = scope["client"][0] if scope["client"] else "unknown"
-        client = client_of(peer, scope["scheme"], scope["headers"], entrance.trusted)
+        client = client_of(_peer(scope), scope["scheme"], scope["headers"], entrance.trusted)
         if entrance.rate is not None and path not in PROBES:
             try:
                 entrance.rate.take(client.address, asyncio.get_running_loop().time())
@@ -91,6 +94,10 @@ class Gateway:
             headers += cors.preflight(scope["headers"], allow)
         await send({"type": "http.response.start", "status": 204, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
+
+
+def _peer(scope: Scope) -> str:
+    return scope["client"][0] if scope["client"] else "unknown"
 
 
 def _name_host(scope: Scope) -> None:

@@ -85,7 +85,7 @@ def _put_together(said: Mapping[bytes, list[bytes]], named: Collection[bytes]) -
 
 
 def request_id(fields: Fields) -> str | None:
-    """The client's own id for its request, when it is well-formed."""
+    """The id that a request came with, when it is well-formed. Whether it is believed is for the caller to say."""
     return next(
         (str(value, "ascii") for name, value in fields if name == b"x-request-id" and _REQUEST_ID.match(value)), None
     )

@@ -24,7 +24,8 @@ class GatewaySettings(Settings):
         description="origins whose pages may use this API, separated by commas; * for all; the gateway's own always may",
     )
     trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = Field(
-        (), description="addresses and networks of proxies before the gateway, whose X-Forwarded-* are believed"
+        (),
+        description="addresses and networks of proxies before the gateway, whose X-Forwarded-* and X-Request-ID are believed",
     )
     rate: float = Field(0.0, ge=0, description="requests a second from one client, twice as many at once; 0: no limit")
     max_tunnels: int = Field(20_000, ge=1, description="WebSockets of one gateway")

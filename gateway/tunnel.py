@@ -14,7 +14,7 @@ from http import HTTPStatus
 from typing import Any, cast
 
 from gateway import headers, reports, routes
-from gateway.clients import Client, client_of
+from gateway.clients import Client, client_of, is_trusted
 from gateway.entrance import STATE, Entrance
 from gateway.pipe import Life, Place, Tally
 from gateway.proxy import check_ours
@@ -129,11 +129,13 @@ class Tunnel(asyncio.Protocol):
         first, *lines = handshake[:-4].split(b"\r\n")
         target = first.split(b" ")[1]
         fields = [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
-        tally = Tally(target.partition(b"?")[0].decode("ascii"), headers.request_id(fields) or secrets.token_hex(8))
+        address = self._near.get_extra_info("peername")
+        peer = address[0] if address else "unknown"
+        said = headers.request_id(fields) if is_trusted(peer, self._entrance.trusted) else None
+        tally = Tally(target.partition(b"?")[0].decode("ascii"), said or secrets.token_hex(8))
         logs.request_id.set(tally.request_id)
         try:
-            peer = self._near.get_extra_info("peername")
-            client = client_of(peer[0] if peer else "unknown", "http", fields, self._entrance.trusted)
+            client = client_of(peer, "http", fields, self._entrance.trusted)
             made = headers.request(fields, client, tally.request_id)
             request = b"GET %s HTTP/1.1\r\n%sconnection: Upgrade\r\nupgrade: websocket\r\n\r\n" % (target, made)
             self._admit(tally.path, fields, client)

@@ -7,7 +7,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from services.common import logs, metrics
 from services.common.errors import GridcastError, Internal
@@ -27,11 +27,19 @@ class Front:
     `direct` maps (method, path) to a plain ASGI callable. An exception before the answer began becomes a problem; after it began
     the connection is cut, because a half answer that looks whole is worse than none. Whoever answers may set `scope["route"]` (an
     object with `path`, as FastAPI does, or a string) and add fields to the access log in `scope["log"]`.
+
+    `believes` says whose X-Request-ID is taken over. Without it everybody's is: a service's client is the gateway, which sets it.
     """
 
-    def __init__(self, app: App, direct: Mapping[tuple[str, str], App] | None = None) -> None:
+    def __init__(
+        self,
+        app: App,
+        direct: Mapping[tuple[str, str], App] | None = None,
+        believes: Callable[[Scope], bool] = lambda _scope: True,
+    ) -> None:
         self.app = app
         self.direct = dict(direct or {})
+        self._believes = believes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -39,7 +47,7 @@ class Front:
             await self.app(scope, receive, send)
             return
         began = time.perf_counter()
-        identifier = _identifier(scope)
+        identifier = _identifier(scope, self._believes)
         token = logs.request_id.set(identifier)
         answer = _Answer(send, identifier)
         received = 0
@@ -103,8 +111,8 @@ def _note(scope: Scope, identifier: str, answer: _Answer, received: int, seconds
         lines.write(identifier, method, path, answer.status, answer.sent, received, seconds, scope.get("log"))
 
 
-def _identifier(scope: Scope) -> str:
+def _identifier(scope: Scope, believes: Callable[[Scope], bool]) -> str:
     for name, value in scope["headers"]:
-        if name == b"x-request-id" and _REQUEST_ID.match(value):
+        if name == b"x-request-id" and _REQUEST_ID.match(value) and believes(scope):
             return str(value, "ascii")
     return f"{_chance.getrandbits(64):016x}"

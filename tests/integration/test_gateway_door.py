@@ -55,6 +55,19 @@ def test_origins_cors_and_rates(start_service: Start) -> None:
         assert from_("2.0.0.2", path="/livez")("status") == "200"
 
 
+def test_a_trusted_proxy_names_the_request(start_service: Start) -> None:
+    with upstream() as service:
+        service.answer = say(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        gateway = start_service("gateway", **addresses(service), GRIDCAST_TRUSTED_PROXIES="127.0.0.1")
+        named = {"X-Request-ID": "abc-1", "X-Forwarded-For": "1.0.0.1"}
+        answer = ask(gateway.port, "GET", "/file", headers=named)
+        assert answer.headers.get_all("x-request-id") == ["abc-1"]
+        upgrade = {"Connection": "Upgrade", "Upgrade": "websocket"}
+        assert ask(gateway.port, "GET", "/ws", headers=named | upgrade).status == 403
+        assert [seen.all("x-request-id") for seen in service.requests] == [["abc-1"], ["abc-1"]]
+        eventually(lambda: gateway.log.count('"request_id": "abc-1"') >= 2, 5)
+
+
 def test_too_many_tunnels_and_a_foreign_page_are_refused_at_the_door(start_service: Start) -> None:
     handshake = (
         b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
