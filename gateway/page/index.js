@@ -48,8 +48,9 @@ function row(file) {
 
 async function forget(file) {
   if (!confirm(`Delete ${file.filename}?`)) return;
-  await remove(file).catch((error) => (at("files-result").textContent = error.message));
-  await show();
+  const failure = await remove(file).then(() => null, (error) => error);
+  await show(); // which says what it found, so the failure is told after it
+  if (failure) at("files-result").textContent = failure.message;
 }
 
 function play(file) {
