@@ -87,6 +87,19 @@ class Cycle(RequestResponseCycle):
 class Cycles(Readers):
     """The part of a connection that makes one of each request."""
 
+    _running: RequestResponseCycle | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone: uvicorn tells the last of the requests on it, which may be another than the one that runs."""
+        if (running := self._running) is not None and not running.response_complete:
+            running.disconnected = True
+            running.message_event.set()
+        super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
     def begin(self, version: str) -> None:
         """A head is whole: its request goes to the application, or behind the one that runs."""
         scope: Any = self.scope

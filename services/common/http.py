@@ -11,12 +11,11 @@ import logging
 from typing import Any, ClassVar, Never, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from services.common.bodies import Bodies
 from services.common.errors import BadRequest, FieldsTooLarge, GridcastError, TargetTooLong, TooMany, TooSlow
 from services.common.heads import MAX_FIELD_BYTES, MAX_TARGET, Head
-from services.common.wire import Taking, Wire, has_ended, refusal, reset
+from services.common.wire import Taking, Wire, refusal, reset
 
 MAX_WAITING = 32
 """Requests that may wait behind the one being answered: 429 beyond. One read brings 256 KiB, and the ten thousand small requests in
@@ -37,7 +36,6 @@ class Http(Bodies):
     _raw: asyncio.Transport
     _wire: Wire
     _head: Head
-    _running: RequestResponseCycle | None = None
     _refusal: GridcastError | None = None
     _deferred: GridcastError | None = None
     _timer: asyncio.TimerHandle | None = None
@@ -59,9 +57,6 @@ class Http(Bodies):
         self._ending = True
         self._disarm()
         self.taking.stop()
-        if (running := self._running) is not None and not running.response_complete:  # uvicorn tells the last one only
-            running.disconnected = True
-            running.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -209,19 +204,11 @@ class Http(Bodies):
             self._unset_keepalive_if_required()
             self._answer(deferred)
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._running = cycle
-        super()._start_asgi_task(cycle, app)
-
     # Ending.
 
     def is_ending(self) -> bool:
         """Whether nothing more can be sent."""
         return self._ending or self._raw.is_closing()
-
-    def is_alone(self) -> bool:
-        """Whether the client has gone; that it says so may stand behind bytes that are not read yet."""
-        return self.is_ending() or (self.flow.read_paused and has_ended(self._raw))
 
     def end(self) -> None:
         """Close, in the way the state of the request asks for (see the top of this file)."""
@@ -267,8 +254,3 @@ class Http(Bodies):
             self._refuse(TooSlow(f"no complete head within {self.head_seconds:g} seconds"))
         else:
             self.end()
-
-
-def waiting(seconds: float) -> type[Http]:
-    """The class to give to uvicorn: it waits so long for a client that takes nothing."""
-    return type("Http", (Http,), {"reader_seconds": seconds})

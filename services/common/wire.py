@@ -121,7 +121,7 @@ class Readers(HttpToolsProtocol):
 
     reader_seconds: ClassVar[float] = 3600.0
     """What a client has for taking something of what waits for it. A service's client is the gateway, which may hold back for as
-    long as its own slow client needs for some megabytes; the gateway itself waits for less, see `http.waiting`.
+    long as its own slow client needs for some megabytes; the gateway itself waits for less, see `waiting`.
     """
     leaving_seconds: ClassVar[float] = 5.0
     """The same at the end of the process, for what was answered before: others need not wait for it."""
@@ -144,6 +144,15 @@ class Readers(HttpToolsProtocol):
         super().shutdown()
         if self.transport.is_closing():
             self.taking.wait(self.leaving_seconds)
+
+    def is_alone(self) -> bool:
+        """Whether the client has gone; that it says so may stand behind bytes that are not read yet."""
+        return self.transport.is_closing() or (self.flow.read_paused and has_ended(self.transport))
+
+
+def waiting(http: type[Readers], seconds: float) -> type[Readers]:
+    """The class to give to uvicorn: it waits so long for a client that takes nothing."""
+    return type(http.__name__, (http,), {"reader_seconds": seconds})
 
 
 def refusal(error: GridcastError, fields: list[tuple[bytes, bytes]]) -> bytes:

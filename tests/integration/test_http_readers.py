@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from services.common.http import Http, waiting
+from services.common.http import Http
 from services.common.web import Receive, Scope, Send
+from services.common.wire import Readers, waiting
 from tests.threads import Running, serving
 from tests.upstreams import drain
 from tests.waiting import eventually
@@ -26,7 +27,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[[type[Http]], Running]]:
+def start() -> Iterator[Callable[[type[Readers]], Running]]:
     with contextlib.ExitStack() as running:
         yield lambda http: running.enter_context(serving(app, http=http))
 
@@ -46,8 +47,8 @@ def get(size: int, *fields: bytes) -> bytes:
     ],
     ids=["a little left", "much left", "on a kept connection", "with another behind it", "with a fault behind it"],
 )
-def test_who_takes_nothing_is_cut_off(start: Callable[[type[Http]], Running], ask: bytes) -> None:
-    running = start(waiting(PATIENCE))
+def test_who_takes_nothing_is_cut_off(start: Callable[[type[Readers]], Running], ask: bytes) -> None:
+    running = start(waiting(Http, PATIENCE))
     with running.connect(ask) as client:
         began = time.monotonic()
         eventually(running.is_free, 5, "nothing is left of it")
@@ -55,8 +56,8 @@ def test_who_takes_nothing_is_cut_off(start: Callable[[type[Http]], Running], as
         assert len(drain(client)) < 40_000
 
 
-def test_who_takes_a_little_now_and_then_gets_all(start: Callable[[type[Http]], Running]) -> None:
-    running = start(waiting(PATIENCE))
+def test_who_takes_a_little_now_and_then_gets_all(start: Callable[[type[Readers]], Running]) -> None:
+    running = start(waiting(Http, PATIENCE))
     with running.connect(get(300_000, b"Connection: close")) as client:
         taken, began = 0, time.monotonic()
         while data := client.recv(16_384):
@@ -66,7 +67,7 @@ def test_who_takes_a_little_now_and_then_gets_all(start: Callable[[type[Http]], 
         assert time.monotonic() - began > 2 * PATIENCE
 
 
-def test_at_the_end_of_the_process_it_is_not_waited_for(start: Callable[[type[Http]], Running]) -> None:
+def test_at_the_end_of_the_process_it_is_not_waited_for(start: Callable[[type[Readers]], Running]) -> None:
     class Leaving(Http):
         leaving_seconds = 0.5
 
@@ -80,7 +81,7 @@ def test_at_the_end_of_the_process_it_is_not_waited_for(start: Callable[[type[Ht
 
 
 def test_a_request_with_another_behind_it_hears_that_its_client_has_gone(
-    start: Callable[[type[Http]], Running],
+    start: Callable[[type[Readers]], Running],
 ) -> None:
     running = start(Http)
     heard = threading.Event()
