@@ -12,7 +12,7 @@ MAX_RANGES = 16
 MAX_DIGITS = 19
 """Longer numbers are past the end of any file; they are read as the largest of this length."""
 
-_SPEC = re.compile(r"[ \t]*(?:([0-9]+)-([0-9]*)|-([0-9]+))?[ \t]*", re.ASCII)
+_SPEC = re.compile(r"([0-9]+)-([0-9]*)|-([0-9]+)", re.ASCII)
 _PAST = 10**MAX_DIGITS - 1
 
 
@@ -44,13 +44,16 @@ def parse(header: str) -> list[Spec] | None:
         return None
     specs: list[Spec] = []
     for element in header[6:].split(","):
-        match = _SPEC.fullmatch(element)
+        # Not in the pattern: white space before and behind something that may be absent takes it n * n steps to refuse.
+        if not (text := element.strip(" \t")):
+            continue
+        match = _SPEC.fullmatch(text)
         if match is None:
             return None
         start, end, tail = match.groups()
         if tail:
             specs.append(Spec(None, None, _number(tail)))
-        elif start:
+        else:
             first, last = _number(start), _number(end) if end else None
             if last is not None and last < first:
                 return None

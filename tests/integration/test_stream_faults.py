@@ -170,10 +170,12 @@ def test_stopped_readers_hold_a_block_each(
     assert most - before < bound + 48 * MIB
 
 
-def test_ten_thousand_ranges_are_cheap(lib: Library) -> None:
+@pytest.mark.parametrize("asked", ["0-," * 10_000, "\t" * 15_000 + "x"], ids=["ranges", "tabs"])
+def test_ten_thousand_ranges_are_cheap(lib: Library, asked: str) -> None:
     """Case 44, P9: under 20 ms of CPU, and no more than the file."""
-    lib.put("small.webm", os.urandom(5000))
-    header = "bytes=" + "0-," * 10_000
+    if lib.get("small.webm", method="HEAD").status_code == 404:
+        lib.put("small.webm", os.urandom(5000))
+    header = f"bytes={asked}"
     rounds = 20
     before = cpu_seconds(lib.stream.pid)
     with httpx.Client() as client:
@@ -181,7 +183,7 @@ def test_ten_thousand_ranges_are_cheap(lib: Library) -> None:
             answer = client.get(lib.url("small.webm"), headers={"range": header})
             assert (answer.status_code, len(answer.content)) == (200, 5000)
     each = (cpu_seconds(lib.stream.pid) - before) / rounds
-    print(f"a header of 10,000 ranges: {each * 1000:.2f} ms of CPU")
+    print(f"a header of {len(header)} characters: {each * 1000:.2f} ms of CPU")
     assert each < 0.02
 
 
