@@ -1,4 +1,4 @@
-"""Lines on their way to a descriptor: those of one turn of the event loop in one write, in order, and not too many waiting.
+"""Lines on their way to a descriptor: those of some milliseconds in one write, in order, and not too many waiting.
 
 Whoever reads stderr may stop reading, as a log collector that hangs. Then lines wait, and when too many do, those that come later
 are counted and lost: a service that stands still for its log would be worse. It knows no format.
@@ -16,7 +16,9 @@ from collections.abc import Callable
 LIMIT = 1024 * 1024
 """Bytes that may wait for a reader."""
 HELD = 64 * 1024
-"""Bytes of one turn that are written at once when they are there."""
+"""Bytes that are written at once when they are there."""
+HELD_SECONDS = 0.008
+"""The longest that a line is held. A turn of a busy event loop has one or two lines, and a write costs more than a line."""
 AGAIN_SECONDS = 0.1
 """Until the next look at a reader who had no room."""
 LAST_SECONDS = 1.0
@@ -42,14 +44,14 @@ class Lines:
         self._piece = LIMIT if stat.S_ISREG(os.fstat(descriptor).st_mode) else select.PIPE_BUF
 
     def hold(self, line: str) -> None:
-        """Write a line at the end of this turn of the event loop."""
+        """Write a line soon. A process that ends in order calls `flush`; one that is killed loses what is held."""
         self._held.append(line)
         self._size += len(line)
         if self._size > HELD:
             self.flush()
         elif not self._planned:
             self._planned = True
-            asyncio.get_running_loop().call_soon(self._turn)
+            asyncio.get_running_loop().call_later(HELD_SECONDS, self._turn)
 
     def say(self, line: str) -> None:
         """Write a line now, behind those that are held."""

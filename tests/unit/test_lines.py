@@ -1,4 +1,4 @@
-"""services.common.lines on real pipes: order, one write for a turn, and a reader who stops, comes back or goes."""
+"""services.common.lines on real pipes: order, one write for some milliseconds, and a reader who stops, comes back or goes."""
 
 import asyncio
 import os
@@ -46,26 +46,43 @@ def taken(reader: int) -> list[str]:
     return there(reader).decode().splitlines()
 
 
-async def test_lines_of_a_turn_leave_together_and_in_order(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+SOON = 3 * room.HELD_SECONDS
+
+
+async def test_lines_of_some_milliseconds_leave_together_and_in_order(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reader, writer = pipe
     writes: list[bytes] = []
     real = os.write
     monkeypatch.setattr(os, "write", lambda to, data: writes.append(data) or real(to, data))
     lines = Lines(writer, lost)
     lines.hold("1")
+    await asyncio.sleep(0)
     lines.hold("2")
     assert taken(reader) == []
-    await asyncio.sleep(0)
+    await asyncio.sleep(SOON)
     assert taken(reader) == ["1", "2"]
     assert writes == [b"1\n2\n"]
     lines.hold("3")
     lines.say("4")  # now, and not before what is held
     assert taken(reader) == ["3", "4"]
-    await asyncio.sleep(0)
+    await asyncio.sleep(SOON)
     assert taken(reader) == []
+    lines.hold("5")  # and the next one does not wait for ever
+    await asyncio.sleep(SOON)
+    assert taken(reader) == ["5"]
 
 
-async def test_a_large_turn_is_not_kept(pipe: Pipe) -> None:
+async def test_what_is_held_at_the_end_is_not_lost(pipe: Pipe) -> None:
+    reader, writer = pipe
+    lines = Lines(writer, lost)
+    lines.hold("last")
+    lines.flush(room.LAST_SECONDS)
+    assert taken(reader) == ["last"]
+
+
+async def test_much_at_once_is_not_kept(pipe: Pipe) -> None:
     reader, writer = pipe
     lines = Lines(writer, lost)
     lines.hold("x" * (room.HELD + 1))
@@ -78,7 +95,7 @@ async def test_a_reader_who_stops_blocks_nobody_and_what_waits_is_bounded(pipe: 
     line = "x" * 999
     for _ in range(3000):  # three times what may wait
         lines.hold(line)
-    await asyncio.sleep(0)
+    await asyncio.sleep(SOON)
     assert len(lines._waiting) <= room.LIMIT
     assert lines._size < room.HELD + len(line)
     # He comes back: what waited arrives by itself, and then the number of what did not.
@@ -101,7 +118,7 @@ async def test_a_reader_who_has_gone_is_no_error(pipe: Pipe) -> None:
     os.close(reader)
     lines.say("nobody reads this")
     lines.hold("nor this")
-    await asyncio.sleep(0)
+    await asyncio.sleep(SOON)
     assert not lines._waiting
 
 
