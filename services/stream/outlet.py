@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from services.common.errors import Unavailable
-from services.common.web import Receive, Send
+from services.common.web import Message, Receive, Send
 from services.stream.reply import Reply
 
 TURN = 8
@@ -17,6 +17,11 @@ From then on it is watched whether the client is there: what a shorter answer co
 
 BUFFER = 64 * 1024
 """Bytes that the transport takes in any case: uvicorn's high-water mark."""
+
+
+def start(reply: Reply) -> Message:
+    """The head of an answer as our server takes it: with the fields that answers share apart (`services.common.cycle`)."""
+    return {"type": "http.response.start", "status": reply.status, "headers": reply.headers, "shared": reply.shared}
 
 
 class Gone(Exception):
@@ -93,7 +98,7 @@ class Outlet:
     async def head(self, reply: Reply) -> None:
         """Status and fields."""
         self.began = True
-        await self._send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
+        await self._send(start(reply))
 
     async def piece(self, data: bytes | memoryview) -> None:
         """A part of the body. A memoryview spares a copy: uvicorn hands what it gets to the transport."""

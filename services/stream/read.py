@@ -18,7 +18,7 @@ from services.common.web import Receive, Scope, Send
 from services.stream.cache import BlockCache
 from services.stream.catalogue import Catalogue
 from services.stream.conditions import wants_fresh
-from services.stream.outlet import BUFFER, Gone, Outlet, Patience, Stalled
+from services.stream.outlet import BUFFER, Gone, Outlet, Patience, Stalled, start
 from services.stream.reply import Reply, plan
 
 _log = logging.getLogger("gridcast.stream")
@@ -63,7 +63,7 @@ class FileStream:
         file = await self._catalogue.find(name, fresh=wants_fresh(headers.get("cache-control", "")))
         reply = plan(method, headers, file, datetime.now(UTC))
         if (small := self._at_hand(file.info, reply)) is not None:
-            await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
+            await send(start(reply))
             await send({"type": "http.response.body", "body": small})
             return
         outlet = Outlet(receive, send, self._patience)

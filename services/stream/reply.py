@@ -17,7 +17,7 @@ from services.stream import conditions, ranges
 from services.stream.conditions import Verdict
 from services.stream.ranges import ByteRange
 
-RawHeaders = list[tuple[bytes, bytes]]
+Field = tuple[bytes, bytes]
 
 # Types that a browser may show in place. Never HTML, SVG, XML or PDF: they can carry scripts of whoever uploaded them.
 _INLINE = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp", "image/avif"})
@@ -31,15 +31,21 @@ class Representation:
     info: MediaInfo
     etag: str
     modified: datetime
-    validators: tuple[tuple[bytes, bytes], ...]
-    content: tuple[tuple[bytes, bytes], ...]
+    validators: tuple[Field, ...]
+    """All that an answer without content has."""
+    content: tuple[Field, ...]
+    """The same and what is said of the content."""
 
 
 class Reply(NamedTuple):
-    """An answer. `body` are literal bytes and ranges of the file; that of a HEAD is empty."""
+    """An answer. `shared` are the fields that all answers about the file have, `headers` its own.
+
+    `body` are literal bytes and ranges of the file; that of a HEAD is empty.
+    """
 
     status: int
-    headers: RawHeaders
+    headers: list[Field]
+    shared: tuple[Field, ...]
     body: tuple[bytes | ByteRange, ...]
 
 
@@ -53,6 +59,7 @@ def represent(info: MediaInfo) -> Representation:
         (b"cache-control", b"no-cache"),
     )
     content = (
+        *validators,
         (b"accept-ranges", b"bytes"),
         (b"content-disposition", disposition(info.filename, info.content_type).encode("ascii")),
         (b"repr-digest", f"sha-256=:{digest}:".encode("ascii")),
@@ -69,7 +76,7 @@ def plan(method: str, headers: Mapping[str, str], file: Representation, now: dat
         case Verdict.FAILED:
             raise PreconditionFailed("the file is not the one the precondition names")
         case Verdict.NOT_MODIFIED:
-            return Reply(304, list(file.validators), ())
+            return Reply(304, [], file.validators, ())
     wanted = _wanted(method, headers, file, now)
     if wanted is None:
         whole = (ByteRange(0, info.length - 1),) if info.length and method == "GET" else ()
@@ -101,7 +108,7 @@ def _reply(
     status: int, file: Representation, content_type: str, length: int, body: tuple[bytes | ByteRange, ...]
 ) -> Reply:
     own = [(b"content-type", content_type.encode("latin-1")), (b"content-length", str(length).encode("ascii"))]
-    return Reply(status, [*own, *file.validators, *file.content], body)
+    return Reply(status, own, file.content, body)
 
 
 def _multipart(file: Representation, wanted: list[ByteRange]) -> Reply:

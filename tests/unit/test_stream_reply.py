@@ -37,8 +37,12 @@ def file_of(data: bytes, content_type: str = "video/webm") -> Representation:
 
 
 def fields(reply: Reply) -> dict[str, str]:
-    found = {name.decode(): value.decode("latin-1") for name, value in reply.headers}
-    assert len(found) == len(reply.headers), "each field once"
+    every = [*reply.headers, *reply.shared]
+    found = {name.decode(): value.decode("latin-1") for name, value in every}
+    assert len(found) == len(every), "each field once"
+    assert not {b"content-length", b"connection"} & dict(reply.shared).keys(), (
+        "the server looks for these among its own"
+    )
     return found
 
 
@@ -73,10 +77,17 @@ def test_one_range() -> None:
     assert fields(reply)["content-range"] == f"bytes 10-19/{len(DATA)}"
 
 
+def test_what_answers_share_is_made_once() -> None:
+    file = file_of(DATA)
+    ranges = ({}, {"range": "bytes=0-1"}, {"range": "bytes=2-5"}, {"range": "bytes=0-1,9-9"})
+    replies = [plan("GET", headers, file, NOW) for headers in ranges]
+    assert len({id(reply.shared) for reply in replies}) == 1
+
+
 def test_head_is_get_without_range() -> None:
     for header in ("bytes=10-19", "bytes=5-1", "bytes=99999-"):
         reply = get({"range": header}, method="HEAD")
-        assert (reply.status, reply.headers, reply.body) == (200, get({}).headers, ())
+        assert (reply.status, fields(reply), reply.body) == (200, fields(get({})), ())
 
 
 def test_not_modified_and_failed_go_before_ranges() -> None:
