@@ -23,6 +23,10 @@ QUERY_SECONDS = 9.0
 """For a turn and the query together: nothing stays silent for 10 s, however many wait for a store that does not answer."""
 FIRST_BATCH = 2
 """Blocks of the first query of a long read, doubled with each one: many a player opens a file, looks at its head and leaves."""
+FEW = 4
+"""Blocks that a reader may ask for at once without a share of the room: what a seek moves."""
+PAUSED_SECONDS = 5.0
+"""A reader who took nothing for so long has no share until it goes on: a crowd that stands still would slow down those who read."""
 
 ENTRY = 512
 """Bytes that an entry costs beside its block: a million files of one byte are not a megabyte."""
@@ -52,7 +56,8 @@ class BlockCache:
         self._flights: dict[_Key, _Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._turns = asyncio.Semaphore(FETCHES)
-        self._walks = 0
+        self._walks: OrderedDict[Walk, float] = OrderedDict()
+        """Readers who have a share, and when they took a block: who waits for longest is the first."""
 
     @property
     def size(self) -> int:
@@ -69,10 +74,9 @@ class BlockCache:
         self._blocks.clear()
 
     def get(self, file: str, number: int) -> bytes | None:
-        """A block that is here."""
+        """A block that is here. `load` counts that it is not."""
         block = self._blocks.get((file, number))
         if block is None:
-            _READS[_MISS] += 1
             return None
         _READS[_HIT] += 1
         self._blocks.move_to_end((file, number))
@@ -80,6 +84,7 @@ class BlockCache:
 
     async def load(self, info: MediaInfo, first: int, last: int) -> bytes:
         """Block `first`, from a query that may bring those up to `last` too. Raises BrokenFile and Unavailable."""
+        _READS[_MISS] += 1
         while True:
             flight = self._flights.get((info.file, first)) or self._fetch(info, first, last)
             # The query is everybody's: a reader who leaves does not end it.
@@ -97,16 +102,20 @@ class BlockCache:
             self._fetch(info, first, last)
 
     def batch(self) -> int:
-        """How many blocks one reader may be ahead: of the room a sixteenth at most, and all of them together no more than half."""
-        return max(1, min(BATCH, self._limit // (2 * self.block_size * max(8, self._walks))))
+        """How many blocks one query may bring for a reader, who may be two ahead: all together they have half of the room."""
+        return max(1, min(BATCH, self._limit // (4 * (self.block_size + ENTRY) * max(4, len(self._walks)))))
 
-    def enter(self) -> None:
-        """One more reader who goes on."""
-        self._walks += 1
+    def goes_on(self, walk: "Walk") -> None:
+        """It takes a block. Those who paused meanwhile lose their share."""
+        now = asyncio.get_running_loop().time()
+        self._walks[walk] = now
+        self._walks.move_to_end(walk)
+        while now - next(iter(self._walks.values())) > PAUSED_SECONDS:
+            self._walks.popitem(last=False)
 
-    def leave(self) -> None:
-        """One fewer."""
-        self._walks -= 1
+    def leave(self, walk: "Walk") -> None:
+        """It is over."""
+        self._walks.pop(walk, None)
 
     def _is_near(self, file: str, number: int) -> bool:
         return (file, number) in self._blocks or (file, number) in self._flights
@@ -166,22 +175,21 @@ class Walk:
         self._cache = cache
         self._info = info
         self._last = last
-        self._long = last - first >= BATCH
-        self._step = FIRST_BATCH if self._long else BATCH
+        self._shares = last - first >= FEW
+        self._step = FIRST_BATCH if last - first >= BATCH else BATCH
         self._asked = first - 1
         """The last block that was asked for, by this reader or ahead of it."""
 
     def __enter__(self) -> Self:
-        if self._long:
-            self._cache.enter()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._long:
-            self._cache.leave()
+        self._cache.leave(self)
 
     async def take(self, number: int) -> bytes:
         """Block `number`. Raises BrokenFile and Unavailable."""
+        if self._shares:
+            self._cache.goes_on(self)
         block = self._cache.get(self._info.file, number)
         if block is None:
             end = min(self._last, number + self._stride() - 1)
@@ -189,7 +197,7 @@ class Walk:
             block = await self._cache.load(self._info, number, end)
         elif self._asked < number:
             self._asked = number
-        if self._long and self._asked - number <= self._step and self._asked < self._last:
+        if self._shares and self._asked < self._last and self._asked - number <= min(self._step, self._cache.batch()):
             first = self._asked + 1
             self._asked = min(self._last, self._asked + self._stride())
             self._cache.ahead(self._info, first, self._asked)

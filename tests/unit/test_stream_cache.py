@@ -1,11 +1,13 @@
 """services.stream.cache on a store that counts and can be held: bounds, one fetch for everybody, read-ahead."""
 
 import asyncio
+import contextlib
 import random
 from datetime import UTC, datetime
 
 import pytest
 
+from services.common import metrics
 from services.common.errors import Unavailable
 from services.common.media import MediaInfo, MediaName
 from services.common.store.reading import BrokenFile
@@ -167,7 +169,7 @@ async def test_the_bound_holds_at_every_moment() -> None:
     # Queries under way count before their blocks are there, and there is always room for them.
     assert seen <= limit + 4 * BATCH * ROOM
     assert cache._flights == {}
-    assert cache._walks == 0
+    assert not cache._walks
 
 
 async def test_no_more_queries_at_once_than_are_good_for_the_store() -> None:
@@ -185,7 +187,7 @@ async def test_nobody_waits_for_a_turn_for_longer_than_a_query_may_take(monkeypa
     async with asyncio.timeout(5):
         heard = await asyncio.gather(*(cache.load(info(f"f{n}"), 0, 0) for n in range(20)), return_exceptions=True)
     assert {type(one) for one in heard} == {Unavailable}
-    assert len(store.queries) == FETCHES
+    assert FETCHES <= len(store.queries) < 20
     assert cache.size == 0
     store.gate.set()
     assert await cache.load(info("f19"), 0, 0) == block("f19", 0)
@@ -206,6 +208,54 @@ async def test_many_readers_share_what_may_be_ahead() -> None:
     readers = [read(cache, info(f"f{number}"), 0, 99, pause=0.0001) for number in range(20)]
     await asyncio.gather(*readers)
     assert len(store.fetched) <= 20 * 100 * 1.1
+
+
+@pytest.mark.parametrize("blocks", [8, 20, 32, 33, 100])
+async def test_readers_of_a_piece_share_it_too(blocks: int) -> None:
+    """40 readers of different ranges (8 MiB are 32 blocks) on a cache of 256 MiB, which take their blocks at different speeds."""
+    store = Store()
+    cache = BlockCache(store, 1000 * ROOM)
+    rng = random.Random(blocks)
+    readers = [
+        read(cache, info(f"f{number}"), 0, blocks - 1, pause=0.02 * rng.random())
+        for number in range(40 * max(1, 32 // blocks))
+    ]
+    await asyncio.gather(*readers)
+    needed = len(readers) * blocks
+    # Those who come first do not know yet how many follow.
+    assert len(store.fetched) <= needed * 1.25
+
+
+async def test_who_stands_still_takes_nothing_from_those_who_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """500 readers who took a block and stopped."""
+    store = Store()
+    cache = BlockCache(store, 1000 * ROOM)
+    with contextlib.ExitStack() as stalled:
+        walks = [stalled.enter_context(cache.walk(info(f"f{number}"), 0, 999)) for number in range(500)]
+        for walk in walks:
+            await walk.take(0)
+        assert cache.batch() == 1
+        monkeypatch.setattr("services.stream.cache.PAUSED_SECONDS", 0.05)
+        await asyncio.sleep(0.06)
+        store.queries.clear()
+        await read(cache, info("reader"), 0, 499)
+        assert len(store.queries) < 500 / BATCH + 5
+        await walks[7].take(1)
+        assert len(cache._walks) == 1, "who goes on has a share again"
+    assert not cache._walks
+
+
+async def test_a_block_that_is_not_here_is_one_miss() -> None:
+    """Whoever looks first and then goes the long way asked for it once."""
+    store = Store()
+    cache = BlockCache(store, 100 * ROOM)
+    counts = metrics.CACHE_READS.counts
+    before = dict(counts)
+    assert cache.get("f", 0) is None
+    await read(cache, info(), 0, 0)
+    await read(cache, info(), 0, 0)
+    assert counts["blocks", "miss"] - before.get(("blocks", "miss"), 0) == 1
+    assert counts["blocks", "hit"] - before.get(("blocks", "hit"), 0) == 1
 
 
 async def test_a_missing_block_is_met_when_its_turn_comes() -> None:
