@@ -127,7 +127,7 @@ class Cycles(Readers):
         scope["path"] = unquote(text) if "%" in text else text
         scope["raw_path"] = path
         scope["query_string"] = query
-        scope["extensions"] = {"gridcast": self.transport}  # for whoever waits for something else than the client
+        scope["extensions"] = {"gridcast": self.transport}  # for whoever asks how much the client took, or whether it has gone
         running = self.cycle
         self.cycle = Cycle(
             scope=scope,

@@ -4,12 +4,18 @@ It knows ASGI as uvicorn speaks it: `send` waits before it writes, not after, an
 """
 
 import asyncio
+import struct
 from types import TracebackType
 from typing import Self
 
-from services.common.errors import Unavailable
 from services.common.web import Message, Receive, Send
 from services.stream.reply import Reply
+
+try:
+    import fcntl
+    import termios
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 TURN = 8
 """Pieces (2 MiB of blocks) after which others get their turn: a client that is fast enough would keep the loop for itself.
@@ -37,8 +43,7 @@ class Patience:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self._marks: dict[asyncio.Task[object], int] = {}
-        self._lost: set[asyncio.Task[object]] = set()
+        self._marks: dict[Outlet, int] = {}
         self._now = 0
 
     async def run(self) -> None:
@@ -46,30 +51,41 @@ class Patience:
         while True:
             await asyncio.sleep(self.seconds / 4)
             self._now += 1
-            for task, mark in self._marks.items():
-                if self._now - mark > 4 and task not in self._lost:
-                    self._lost.add(task)
-                    task.cancel()
+            for outlet, mark in self._marks.items():
+                # Linux has room again when a third of its buffer was taken, more than a megabyte: minutes for somebody who listens.
+                if mark < self._now and outlet.taken():
+                    self._marks[outlet] = self._now
+                elif self._now - mark > 4:
+                    outlet.cut()
 
-    def mark(self, task: asyncio.Task[object]) -> None:
-        """Something was taken, or begins."""
-        self._marks[task] = self._now
+    def mark(self, outlet: "Outlet") -> None:
+        """The client took something, or is given something."""
+        self._marks[outlet] = self._now
 
-    def release(self, task: asyncio.Task[object]) -> bool:
-        """The answer is over; whether it was ended here."""
-        del self._marks[task]
-        if task not in self._lost:
-            return False
-        self._lost.discard(task)
-        return True
+    def rest(self, outlet: "Outlet") -> None:
+        """It is the store that is waited for."""
+        self._marks.pop(outlet, None)
 
 
 class Outlet:
-    """Where an answer goes. `with` it, Stalled and Gone say what became of the client, Unavailable that it never began."""
+    """Where an answer goes. `with` it, Stalled and Gone say what became of the client."""
 
-    __slots__ = ("_patience", "_pieces", "_receive", "_send", "_task", "_watch", "began")
+    __slots__ = (
+        "_patience",
+        "_pieces",
+        "_receive",
+        "_send",
+        "_stalled",
+        "_task",
+        "_transport",
+        "_unsent",
+        "_watch",
+        "began",
+    )
 
-    def __init__(self, receive: Receive, send: Send, patience: Patience) -> None:
+    def __init__(
+        self, receive: Receive, send: Send, patience: Patience, transport: asyncio.BaseTransport | None = None
+    ) -> None:
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("not in a task")
@@ -78,11 +94,13 @@ class Outlet:
         self._receive = receive
         self._patience = patience
         self._task = task
+        self._transport = transport
+        self._unsent: int | None = None
+        self._stalled = False
         self._watch: asyncio.Task[None] | None = None
         self._pieces = 0
 
     def __enter__(self) -> Self:
-        self._patience.mark(self._task)
         return self
 
     def __exit__(
@@ -90,9 +108,8 @@ class Outlet:
     ) -> None:
         if self._watch is not None:
             self._watch.cancel()
-        if self._patience.release(self._task) and kind is asyncio.CancelledError and not self._task.uncancel():
-            if not self.began:  # it was the store that let us wait: the client had nothing to take
-                raise Unavailable("the store does not answer") from error
+        self._patience.rest(self)
+        if self._stalled and kind is asyncio.CancelledError and not self._task.uncancel():
             raise Stalled from error
 
     async def head(self, reply: Reply) -> None:
@@ -100,14 +117,18 @@ class Outlet:
         self.began = True
         await self._send(start(reply))
 
+    def waits(self) -> None:
+        """Whoever answers waits for the store: that is no fault of the client's."""
+        self._patience.rest(self)
+
     async def piece(self, data: bytes | memoryview) -> None:
         """A part of the body. A memoryview spares a copy: uvicorn hands what it gets to the transport."""
+        self._patience.mark(self)
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def room(self) -> None:
         """Return when what was sent is on its way, so that the next block need not be held meanwhile. Raises Gone."""
         await self._send({"type": "http.response.body", "body": b"", "more_body": True})
-        self._patience.mark(self._task)
         self._pieces += 1
         if self._pieces % TURN == 0:
             if self._watch is None:
@@ -120,6 +141,29 @@ class Outlet:
         """The last part of the body. Leaving without this makes the server cut the connection."""
         await self._send({"type": "http.response.body", "body": data})
 
+    def taken(self) -> bool:
+        """Whether the client took anything since this was asked before. Where the system does not say, no."""
+        before, self._unsent = self._unsent, unsent(self._transport)
+        return before is not None and before != self._unsent
+
+    def cut(self) -> None:
+        """End it: the client is stalled."""
+        if not self._stalled:
+            self._stalled = True
+            self._task.cancel()
+
     async def _until_gone(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+
+
+def unsent(transport: asyncio.BaseTransport | None) -> int | None:
+    """Bytes that the system has of us and the client has not acknowledged; None where the system does not say."""
+    client = None if transport is None else transport.get_extra_info("socket")
+    if client is None or fcntl is None:
+        return None
+    try:
+        (count,) = struct.unpack("i", fcntl.ioctl(client.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))
+    except OSError:
+        return None
+    return int(count)

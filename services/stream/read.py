@@ -66,7 +66,7 @@ class FileStream:
             await send(start(reply))
             await send({"type": "http.response.body", "body": small})
             return
-        outlet = Outlet(receive, send, self._patience)
+        outlet = Outlet(receive, send, self._patience, scope["extensions"]["gridcast"])
         try:
             with outlet:
                 try:
@@ -120,6 +120,7 @@ class FileStream:
             first, last = item.first // size, item.last // size
             with self._cache.walk(info, first, last) as walk:
                 for number in range(first, last + 1):
+                    outlet.waits()
                     block = await walk.take(number)
                     if not outlet.began:
                         await outlet.head(reply)

@@ -104,6 +104,22 @@ def test_a_slow_reader_is_no_stopped_one(lib: Library) -> None:
     assert total > wanted
 
 
+def test_a_listener_who_takes_a_little_all_the_time_is_not_cut_off(lib: Library) -> None:
+    """With buffers as the system makes them there is room again when more than a megabyte was taken, at this speed after 15 s.
+
+    Not slower: over loopback, whose segments have 64 KiB, the system hears of what was taken once in 130 KB.
+    """
+    eventually(lambda: connections(lib.stream) < 40, 10)
+    cut = lib.stream.log.count("the client took nothing")
+    with contextlib.closing(socket.create_connection(("127.0.0.1", lib.stream.port), 10)) as client:
+        client.sendall(b"GET /file/stream?filename=big.webm HTTP/1.1\r\nHost: x\r\n\r\n")
+        until = time.monotonic() + 10
+        while time.monotonic() < until:
+            assert client.recv(8_000)
+            time.sleep(0.1)
+        assert lib.stream.log.count("the client took nothing") == cut
+
+
 def test_a_reader_who_pauses_and_goes_on_gets_everything(lib: Library) -> None:
     """The cache has lost what was read ahead for it by then, and the store has no cursor of it."""
     with contextlib.closing(ask(lib.stream, "big.webm", "Connection: close")) as client:

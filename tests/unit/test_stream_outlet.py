@@ -1,6 +1,10 @@
 """services.stream.outlet against a client that takes what it is given, takes nothing, or leaves."""
 
 import asyncio
+import contextlib
+import socket
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -91,7 +95,6 @@ async def test_patience_ends() -> None:
         await task
     assert 0.08 <= asyncio.get_running_loop().time() - began < 1
     assert patience._marks == {}
-    assert patience._lost == set()
     clock.cancel()
 
 
@@ -110,6 +113,51 @@ async def test_a_slow_client_is_waited_for() -> None:
     task = asyncio.create_task(pour(Outlet(client.receive, client.send, patience), 10))
     assert await task == 10
     taking.cancel()
+    clock.cancel()
+
+
+async def test_the_store_may_take_longer_than_the_client() -> None:
+    client, patience = Client(), Patience(0.08)
+    clock = asyncio.create_task(patience.run())
+
+    async def answer() -> None:
+        outlet = Outlet(client.receive, client.send, patience)
+        with outlet:
+            await outlet.piece(b"x")
+            outlet.waits()
+            await asyncio.sleep(0.4)
+            await outlet.piece(b"y")
+            await outlet.end(b"")
+
+    await asyncio.create_task(answer())
+    assert len(client.sent) == 3
+    clock.cancel()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux is known to say what was taken")
+async def test_who_takes_little_takes_something() -> None:
+    """Here the connection never has room again, and only the system knows that a little of it was taken."""
+    client, patience = Client(), Patience(0.2)
+    client.takes.clear()
+    clock = asyncio.create_task(patience.run())
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while ours.send(b"x" * 1000):
+                pass
+        transport: Any = SimpleNamespace(get_extra_info=lambda _: ours)
+
+        async def answer() -> None:
+            await pour(Outlet(client.receive, client.send, patience, transport), 5)
+
+        task = asyncio.create_task(answer())
+        for _ in range(40):
+            await asyncio.sleep(0.02)
+            theirs.recv(1000)
+        assert not task.done()
+        with pytest.raises(Stalled):  # and now it takes nothing
+            await asyncio.wait_for(task, 5)
     clock.cancel()
 
 
