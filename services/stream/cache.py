@@ -82,6 +82,10 @@ class BlockCache:
         self._blocks.move_to_end((file, number))
         return block
 
+    def has(self, file: str, number: int) -> bool:
+        """Whether a block is here, without asking for it."""
+        return (file, number) in self._blocks
+
     async def load(self, info: MediaInfo, first: int, last: int) -> bytes:
         """Block `first`, from a query that may bring those up to `last` too. Raises BrokenFile and Unavailable."""
         _READS[_MISS] += 1

@@ -46,16 +46,22 @@ class Catalogue:
         self._asking: dict[MediaName, _Question] = {}
         self._changes = 0
 
+    def recall(self, name: MediaName) -> Representation | None:
+        """What is remembered of that name: `find` without waiting."""
+        entry = self._entries.get(name)
+        if entry is None or time.monotonic() >= entry.until or not self._is_live():
+            return None
+        _READS[_HIT] += 1
+        return entry.file
+
     async def find(self, name: MediaName, *, fresh: bool = False) -> Representation:
         """The current file of that name; `fresh` asks the store whatever is remembered. Raises NotFound and Unavailable."""
         if fresh or not self._is_live():
             return await self._ask(name)
-        now = time.monotonic()
-        entry = self._entries.get(name)
-        if entry is not None and now < entry.until:
-            _READS[_HIT] += 1
-            return entry.file
+        if (file := self.recall(name)) is not None:
+            return file
         _READS[_MISS] += 1
+        now = time.monotonic()
         # A question under way answers for others too, as long as its answer is no older than a remembered one may be.
         question = self._asking.get(name)
         if question is not None and now < question.until:

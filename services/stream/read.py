@@ -19,7 +19,10 @@ from services.stream.cache import BlockCache
 from services.stream.catalogue import Catalogue
 from services.stream.conditions import wants_fresh
 from services.stream.outlet import BUFFER, Gone, Outlet, Patience, Stalled, start
-from services.stream.reply import Reply, plan
+from services.stream.reply import Reply, Representation, plan
+
+HEAD_SECONDS = 9.0
+"""For finding a file and its first block together: nothing stays silent for 10 s."""
 
 _log = logging.getLogger("gridcast.stream")
 # The fields that decide an answer; the others are not worth decoding.
@@ -60,26 +63,17 @@ class FileStream:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or raise GridcastError before the answer has begun."""
         name, method, headers = name_in(scope["query_string"]), scope["method"], _fields(scope["headers"])
-        file = await self._catalogue.find(name, fresh=wants_fresh(headers.get("cache-control", "")))
-        reply = plan(method, headers, file, datetime.now(UTC))
-        if (small := self._at_hand(file.info, reply)) is not None:
-            await send(start(reply))
-            await send({"type": "http.response.body", "body": small})
-            return
+        file = None if wants_fresh(headers.get("cache-control", "")) else self._catalogue.recall(name)
+        if file is not None:
+            reply = plan(method, headers, file, datetime.now(UTC))
+            if (small := self._at_hand(file.info, reply)) is not None:
+                await send(start(reply))
+                await send({"type": "http.response.body", "body": small})
+                return
         outlet = Outlet(receive, send, self._patience, scope["extensions"]["gridcast"])
         try:
             with outlet:
-                try:
-                    await self._send(outlet, file.info, reply)
-                except BrokenFile:
-                    if outlet.began:
-                        raise
-                    # What was remembered may have been replaced since, and its blocks deleted. If not, they are missing.
-                    newer = await self._catalogue.find(name, fresh=True)
-                    if newer.info.file == file.info.file:
-                        await outlet.head(reply)
-                        raise
-                    await self._send(outlet, newer.info, plan(method, headers, newer, datetime.now(UTC)))
+                await self._answer(outlet, name, method, headers, file)
         except BrokenFile as error:
             metrics.BROKEN_FILES.inc()
             _log.error("answer cut: %s", error)  # the text says all
@@ -92,6 +86,32 @@ class FileStream:
                 raise Unavailable("the service is shutting down") from None
             _log.warning("answer cut: the service is shutting down")
 
+    async def _answer(
+        self, outlet: Outlet, name: MediaName, method: str, headers: dict[str, str], file: Representation | None
+    ) -> None:
+        """With what has to be waited for: one time for all of it, until the head is sent."""
+        try:
+            async with asyncio.timeout(HEAD_SECONDS) as silence:
+                if file is None:
+                    file = await self._catalogue.find(name, fresh=wants_fresh(headers.get("cache-control", "")))
+                while True:
+                    reply = plan(method, headers, file, datetime.now(UTC))
+                    try:
+                        await self._send(outlet, file.info, reply, silence)
+                    except BrokenFile:
+                        if outlet.began:
+                            raise
+                        # What was remembered may have been replaced since, and its blocks deleted. If not, they are missing.
+                        newer = await self._catalogue.find(name, fresh=True)
+                        if newer.info.file == file.info.file:
+                            await outlet.head(reply)
+                            raise
+                        file = newer
+                    else:
+                        return
+        except TimeoutError as error:
+            raise Unavailable("the store does not answer") from error
+
     def _at_hand(self, info: MediaInfo, reply: Reply) -> bytes | memoryview | None:
         """A body for which nobody has to be waited for: nothing, or what fits into the buffer out of blocks that are here."""
         if not reply.body:
@@ -99,18 +119,19 @@ class FileStream:
         part = reply.body[0]
         if isinstance(part, bytes) or part.length > BUFFER:
             return None
-        number, start = divmod(part.first, self._cache.block_size)
+        number, begin = divmod(part.first, self._cache.block_size)
+        if part.last // self._cache.block_size != number and not self._cache.has(info.file, number + 1):
+            return None
         if (block := self._cache.get(info.file, number)) is None:
             return None
-        piece = memoryview(block)[start : start + part.length]
+        piece = memoryview(block)[begin : begin + part.length]
         if len(piece) == part.length:
             return piece
-        if (block := self._cache.get(info.file, number + 1)) is None:
-            return None
+        block = self._cache.get(info.file, number + 1) or b""
         # A copy of 64 KiB costs less than sending two pieces.
         return b"".join((piece, memoryview(block)[: part.length - len(piece)]))
 
-    async def _send(self, outlet: Outlet, info: MediaInfo, reply: Reply) -> None:
+    async def _send(self, outlet: Outlet, info: MediaInfo, reply: Reply, silence: asyncio.Timeout) -> None:
         """The head goes with the first block: until then a store that is away can still become a 503."""
         size, literal = self._cache.block_size, b""
         for item in reply.body:
@@ -123,17 +144,20 @@ class FileStream:
                     outlet.waits()
                     block = await walk.take(number)
                     if not outlet.began:
+                        silence.reschedule(None)
                         await outlet.head(reply)
                     if literal:
                         await outlet.piece(literal)
                         literal = b""
-                    start = item.first - number * size if number == first else 0
+                    begin = item.first - number * size if number == first else 0
                     end = item.last - number * size + 1 if number == last else size
-                    piece = block if end - start == len(block) else memoryview(block)[start:end]
+                    piece = block if end - begin == len(block) else memoryview(block)[begin:end]
                     del block
                     await outlet.piece(piece)
                     del piece
                     await outlet.room()
+        if not outlet.began:  # a body of nothing
+            await outlet.head(reply)
         await outlet.end(literal)
 
 

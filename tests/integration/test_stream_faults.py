@@ -300,6 +300,21 @@ def test_a_download_under_way_is_finished_at_sigterm(
     assert "Traceback" not in service.log
 
 
+def test_a_request_that_waits_for_the_store_at_sigterm_is_503(
+    start_service: Start, own_mongod: Server, redis_url: str
+) -> None:
+    """When the time for draining is over; the file is being looked up then."""
+    service = start_service("services.stream", **environment(own_mongod, redis_url, "waiting", GRIDCAST_DRAIN="1"))
+    own_mongod.stop()
+    with contextlib.closing(ask(service, "a.webm")) as client:
+        time.sleep(0.3)
+        service.child.send(signal.SIGTERM)
+        assert client.recv(4096).startswith(b"HTTP/1.1 503 ")
+    own_mongod.cont()
+    assert service.child.wait(15)
+    assert "Traceback" not in service.log
+
+
 def test_a_stopped_download_does_not_hold_the_shutdown(
     lib: Library, start_service: Start, mongod: Server, redis_url: str
 ) -> None:
