@@ -39,7 +39,7 @@ _SAID = {
 _SAID_OF_CONTENT = {
     **_SAID,
     "Accept-Ranges": "bytes",
-    "Content-Disposition": "inline for video, audio and common images, attachment for all else",
+    "Content-Disposition": "inline for common types of video, audio and images and plain text, attachment for all else",
     "Repr-Digest": "SHA-256 of the whole file (RFC 9530)",
 }
 

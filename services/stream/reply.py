@@ -19,8 +19,15 @@ from services.stream.ranges import ByteRange
 
 Field = tuple[bytes, bytes]
 
-# Types that a browser may show in place. Never HTML, SVG, XML or PDF: they can carry scripts of whoever uploaded them.
-_INLINE = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp", "image/avif"})
+# Types that a browser may show in place, one by one. Never HTML, SVG, XML or PDF: they can carry scripts of whoever uploaded them.
+_INLINE = frozenset(
+    {
+        *("video/mp4", "video/webm", "video/ogg", "video/quicktime", "video/matroska"),
+        *("audio/mpeg", "audio/mp4", "audio/aac", "audio/ogg", "audio/webm", "audio/wav", "audio/flac"),
+        *("image/png", "image/jpeg", "image/gif", "image/webp", "image/avif"),
+        "text/plain",
+    }
+)
 _TOKEN = frozenset("!#$&+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz ")
 
 
@@ -132,7 +139,8 @@ def _content_range(part: ByteRange, length: int) -> bytes:
 def disposition(filename: str, content_type: str) -> str:
     """Content-Disposition with the name in ASCII and, where that is not all of it, in UTF-8 (RFC 6266, RFC 8187)."""
     kind = content_type.partition(";")[0].strip().lower()
-    how = "inline" if kind in _INLINE or kind.startswith(("video/", "audio/")) else "attachment"
+    # What stands behind a comma is another type to browsers.
+    how = "inline" if kind in _INLINE and "," not in content_type else "attachment"
     plain = "".join(character if character in _TOKEN else "_" for character in filename)
     if plain == filename:
         return f'{how}; filename="{filename}"'

@@ -62,11 +62,14 @@ _BY_SUFFIX = {
 def content_type(stated: str, filename: str) -> str:
     """The client's type, unless it is missing or says nothing: then the name's. Raises BadRequest where it is not a media type.
 
-    curl sends application/octet-stream for a .webm.
+    curl sends application/octet-stream for a .webm. Parameters with a comma are dropped.
     """
     stated = stated.strip()
     if stated and (len(stated) > MAX_LENGTH or not _MEDIA_TYPE.match(stated)):
         raise BadRequest("the part's content type is not a media type")
+    if "," in stated:
+        # Browsers take what stands behind a comma for another type, and show that. MediaRecorder says video/webm;codecs=vp8,opus.
+        stated = stated.partition(";")[0].rstrip()
     if stated and stated.partition(";")[0].strip().lower() != UNKNOWN:
         return stated
     _, dot, suffix = filename.rpartition(".")

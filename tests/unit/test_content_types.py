@@ -20,6 +20,10 @@ from services.upload.content_types import content_type
         ("", "a.unheard-of", "application/octet-stream"),
         ("text/html; charset=utf-8", "a", "text/html; charset=utf-8"),
         (" video/mp4 ", "a", "video/mp4"),
+        ("video/webm;codecs=vp8,opus", "a", "video/webm"),
+        ('video/mp4 ; codecs="avc1, mp4a"', "a", "video/mp4"),
+        ("video/webm;, text/html", "a", "video/webm"),
+        ("application/octet-stream;,text/html", "a.mp4", "video/mp4"),
     ],
 )
 def test_the_type(stated: str, name: str, found: str) -> None:
@@ -27,7 +31,20 @@ def test_the_type(stated: str, name: str, found: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "stated", ["html", "a/", "/b", "a/b/c", "a b/c", "text/html\r\nx: y", "text/html; \x00", "a/" + "b" * 255, "ä/b"]
+    "stated",
+    [
+        "html",
+        "a/",
+        "/b",
+        "a/b/c",
+        "a b/c",
+        "text/html\r\nx: y",
+        "text/html; \x00",
+        "a/" + "b" * 255,
+        "ä/b",
+        "a/b,c/d",
+        ",",
+    ],
 )
 def test_what_is_no_media_type(stated: str) -> None:
     with pytest.raises(BadRequest):
