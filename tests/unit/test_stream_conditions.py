@@ -101,7 +101,8 @@ def test_lists_of_entity_tags(header: str, *, strong: bool, weak: bool) -> None:
         ("sha256-aa", False),
         ("*", False),
         ("", False),
-        (date(MODIFIED), True),
+        (date(MODIFIED), False),
+        (f"{ETAG}, {ETAG}", False),
         (date(MODIFIED - SECOND), False),
         (date(MODIFIED + SECOND), False),
         ("Sunday", False),
@@ -109,14 +110,11 @@ def test_lists_of_entity_tags(header: str, *, strong: bool, weak: bool) -> None:
 )
 def test_if_range(validator: str, *, applies: bool) -> None:
     """Case 45: exactly the current validator, and a strong one."""
-    assert range_applies({"if-range": validator}, ETAG, MODIFIED, NOW) is applies
+    assert range_applies({"if-range": validator}, ETAG) is applies
 
 
-def test_a_date_of_this_very_second_is_no_strong_validator() -> None:
-    headers = {"if-range": date(MODIFIED)}
-    assert not range_applies(headers, ETAG, MODIFIED, MODIFIED + SECOND / 2)
-    assert range_applies(headers, ETAG, MODIFIED, MODIFIED + SECOND)
-    assert range_applies({}, ETAG, MODIFIED, MODIFIED)
+def test_no_if_range_leaves_the_range() -> None:
+    assert range_applies({}, ETAG)
 
 
 @settings(max_examples=300, deadline=None)
@@ -125,4 +123,4 @@ def test_no_text_is_an_error(text: str) -> None:
     names = ("if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range")
     for name in names:
         assert evaluate({name: text}, ETAG, MODIFIED, NOW) in Verdict
-        assert range_applies({name: text}, ETAG, MODIFIED, NOW) in {True, False}
+        assert range_applies({name: text}, ETAG) in {True, False}
