@@ -3,7 +3,7 @@
 import unicodedata
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
@@ -14,8 +14,15 @@ from services.common.web import problems
 from services.stream.catalogue import Catalogue
 from services.stream.conditions import wants_fresh
 from services.stream.cursor import MAX_CURSOR, decode_folder, decode_place, encode_folder, encode_place
+from services.stream.query import parameters
 
-router = APIRouter(tags=["stream"])
+
+def _readable(request: Request) -> None:
+    """Refuse a query that could be read in two ways: the framework would take the last value, and a substitute for bad bytes."""
+    parameters(request.scope["query_string"])
+
+
+router = APIRouter(tags=["stream"], dependencies=[Depends(_readable)])
 
 MAX_SEARCH = 100
 MAX_PAGE = 200

@@ -7,18 +7,17 @@ connection, since the length has been promised.
 import asyncio
 import logging
 from datetime import UTC, datetime
-from functools import lru_cache
-from urllib.parse import parse_qsl
 
 from services.common import metrics
-from services.common.errors import BadRequest, Unavailable
-from services.common.media import MediaInfo, MediaName, media_name
+from services.common.errors import Unavailable
+from services.common.media import MediaInfo, MediaName
 from services.common.store.reading import BrokenFile
 from services.common.web import Receive, Scope, Send
 from services.stream.cache import BlockCache
 from services.stream.catalogue import Catalogue
 from services.stream.conditions import wants_fresh
 from services.stream.outlet import BUFFER, Gone, Outlet, Patience, Stalled, start
+from services.stream.query import name_in
 from services.stream.reply import Reply, Representation, plan
 
 HEAD_SECONDS = 9.0
@@ -35,21 +34,6 @@ _READ = {
     b"if-unmodified-since": "if-unmodified-since",
     b"cache-control": "cache-control",
 }
-
-
-@lru_cache(maxsize=1024)
-def name_in(query: bytes) -> MediaName:
-    """`filename` and `folder` of a query string. Raises BadRequest."""
-    try:
-        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=16)
-    except (UnicodeDecodeError, ValueError) as error:
-        raise BadRequest("the query string is not UTF-8 in percent-encoding") from error
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        raise BadRequest("a query parameter is given twice")
-    if "filename" not in values:
-        raise BadRequest("the query parameter 'filename' is missing")
-    return media_name(values.get("folder", ""), values["filename"])
 
 
 class FileStream:

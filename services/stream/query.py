@@ -1,0 +1,33 @@
+"""What stands in a query string, by one rule for all routes of the service. Pure; it knows no route.
+
+Two values of one name, or bytes that are no UTF-8, are read in different ways by different programs: here they are refused.
+"""
+
+from functools import lru_cache
+from urllib.parse import parse_qsl
+
+from services.common.errors import BadRequest
+from services.common.media import MediaName, media_name
+
+MAX_PARAMETERS = 16
+
+
+def parameters(query: bytes) -> dict[str, str]:
+    """Each parameter with its value. Raises BadRequest."""
+    try:
+        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_PARAMETERS)
+    except (UnicodeDecodeError, ValueError) as error:
+        raise BadRequest("the query string is not UTF-8 in percent-encoding") from error
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise BadRequest("a query parameter is given twice")
+    return values
+
+
+@lru_cache(maxsize=1024)
+def name_in(query: bytes) -> MediaName:
+    """`filename` and `folder`. Raises BadRequest."""
+    values = parameters(query)
+    if "filename" not in values:
+        raise BadRequest("the query parameter 'filename' is missing")
+    return media_name(values.get("folder", ""), values["filename"])
