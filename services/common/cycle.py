@@ -127,7 +127,8 @@ class Cycles(Readers):
         scope["path"] = unquote(text) if "%" in text else text
         scope["raw_path"] = path
         scope["query_string"] = query
-        scope["extensions"] = {"gridcast": self.transport}  # for whoever asks how much the client took, or whether it has gone
+        # For whoever asks how much the client took, whether it takes anything now, or whether it has gone.
+        scope["extensions"] = {"gridcast": self.transport, "gridcast.flow": self.flow}
         running = self.cycle
         self.cycle = Cycle(
             scope=scope,

@@ -115,6 +115,7 @@ class Outlet:
     async def head(self, reply: Reply) -> None:
         """Status and fields."""
         self.began = True
+        self._patience.mark(self)
         await self._send(start(reply))
 
     def waits(self) -> None:

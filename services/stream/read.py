@@ -48,7 +48,8 @@ class FileStream:
         """Answer, or raise GridcastError before the answer has begun."""
         name, method, headers = name_in(scope["query_string"]), scope["method"], _fields(scope["headers"])
         file = None if wants_fresh(headers.get("cache-control", "")) else self._catalogue.recall(name)
-        if file is not None:
+        # Where an earlier answer still waits on the connection, sending may last for ever, and nobody's patience would be asked.
+        if file is not None and not scope["extensions"]["gridcast.flow"].write_paused:
             reply = plan(method, headers, file, datetime.now(UTC))
             if (small := self._at_hand(file.info, reply)) is not None:
                 await send(start(reply))

@@ -92,6 +92,22 @@ def test_a_reader_who_stops_is_cut_off_and_memory_stays_flat(lib: Library) -> No
         assert drain(client)[0] < BIG
 
 
+def test_who_asks_for_small_ranges_and_takes_none_is_cut_off(lib: Library) -> None:
+    """Case 53: each is out of memory and fits into the buffer, but not all of those that are asked for one behind the other."""
+    fields = {"range": "bytes=0-65535"}
+    assert lib.get("big.webm", fields).status_code == 206
+    cut = lib.stream.log.count("the client took nothing")
+    with contextlib.closing(ask(lib.stream, "big.webm", "Range: bytes=0-65535")) as client:
+        request = b"GET /file/stream?filename=big.webm HTTP/1.1\r\nHost: x\r\nRange: bytes=0-65535\r\n\r\n"
+        for _ in range(6):
+            client.sendall(request * 25)
+            time.sleep(0.1)
+        eventually(lambda: lib.stream.log.count("the client took nothing") > cut, 8)
+        total, reset = drain(client)
+    assert reset
+    assert total < 151 * 65_536
+
+
 def test_a_slow_reader_is_no_stopped_one(lib: Library) -> None:
     """It takes a block in a second, longer than patience altogether, and gets what it asked for."""
     wanted = 8 * MIB
@@ -271,6 +287,25 @@ def test_a_mongodb_that_dies_under_a_download_cuts_it(own_mongod: Server, redis_
         assert reset
         own_mongod.start()
         eventually(lambda: len(lib.get("big.webm").content) == 64 * MIB, 20)
+        assert "Traceback" not in lib.stream.log
+
+
+def test_a_mongodb_that_is_started_anew_under_a_paused_reader(
+    own_mongod: Server, redis_url: str, tmp_path: Path
+) -> None:
+    """It holds no cursor and no connection of its own, so it does not notice."""
+    with library(tmp_path, own_mongod, redis_url, "paused", GRIDCAST_CACHE_BYTES=str(CACHE)) as lib:
+        data = os.urandom(MIB) * 64
+        (tmp_path / "big").write_bytes(data)
+        lib.put("big.webm", tmp_path / "big")
+        with contextlib.closing(ask(lib.stream, "big.webm", "Connection: close")) as client:
+            got = client.recv(100_000)
+            time.sleep(0.5)  # until nothing is fetched for it any more
+            own_mongod.kill()
+            own_mongod.start()
+            while piece := client.recv(1 << 20):
+                got += piece
+        assert got.partition(b"\r\n\r\n")[2] == data
         assert "Traceback" not in lib.stream.log
 
 
