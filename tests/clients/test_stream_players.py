@@ -5,6 +5,7 @@ import random
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tests.streaming import CHUNK, Library, library
 from tests.videos import Videos
 
 MIB = 1024 * 1024
-LINE = re.compile(r'"path": "/file/stream"')
+LINE = re.compile(r'"path": "/file/stream", .*"bytes": ([0-9]+)')
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def large_mp4(ffmpeg: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_an_mp4_with_its_index_at_the_end_starts_at_once(lib: Library, ffmpeg: str, large_mp4: Path) -> None:
-    """At most three requests, and what lies between head and index is not read: counted by the database that sends it."""
+    """At most three requests, which cover neither in what is sent nor in what is read what lies between head and index."""
     size = large_mp4.stat().st_size
     assert size > 60 * MIB
     assert large_mp4.read_bytes().rindex(b"moov") > size // 2
@@ -84,12 +85,18 @@ def test_an_mp4_with_its_index_at_the_end_starts_at_once(lib: Library, ffmpeg: s
     def sent() -> int:
         return int(lib.db.client.admin.command("serverStatus")["network"]["bytesOut"])
 
+    time.sleep(0.2)  # the line of an answer that its client has left is written when that is noticed
     requests, before = len(LINE.findall(lib.stream.log)), sent()
     assert frame(ffmpeg, lib.url("large.mp4")) == frame(ffmpeg, large_mp4)
     read = sent() - before
-    made = len(LINE.findall(lib.stream.log)) - requests
-    print(f"first picture of {size / MIB:.0f} MiB: {made} requests, {read / MIB:.1f} MiB read from the store")
-    assert made <= 3
+    time.sleep(0.2)
+    answers = [int(count) for count in LINE.findall(lib.stream.log)[requests:]]
+    print(
+        f"first picture of {size / MIB:.0f} MiB: {len(answers)} requests, {sum(answers) / MIB:.1f} MiB answered, "
+        f"{read / MIB:.1f} MiB read from the store"
+    )
+    assert 2 <= len(answers) <= 3
+    assert sum(answers) < size // 3
     assert read < size // 3
     assert read > CHUNK
 

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import random
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import httpx
 import pytest
 from bson import ObjectId
 
+from deploy.local.ports import free_ports
 from tests.launch import Service, Start
 from tests.servers import Server
 from tests.streaming import CHUNK, EDGES, Library, environment, library
@@ -310,7 +312,7 @@ def test_other_methods(lib: Library, method: str) -> None:
 
 
 def test_a_method_that_no_standard_knows(lib: Library) -> None:
-    """Case 56: the HTTP parser refuses it before there is a request."""
+    """Case 56: the HTTP parser refuses it before there is a request, so that no resource can say what it allows."""
     assert raw(lib.stream, b"FOO /file/stream?filename=a.webm HTTP/1.1\r\nHost: x\r\n\r\n").startswith(b"HTTP/1.1 400 ")
 
 
@@ -340,6 +342,25 @@ def test_a_missing_chunk_breaks_the_connection(lib: Library, number: int) -> Non
     assert "Traceback" not in lib.stream.log
     rest = {"range": f"bytes={(number + 1) * CHUNK}-"}
     assert number == 11 or lib.get(name, rest).content == data[(number + 1) * CHUNK :]
+
+
+def test_broken_files_are_counted(lib: Library, start_service: Start, mongod: Server, redis_url: str) -> None:
+    (port,) = free_ports(1)
+    env = environment(mongod, redis_url, "test_stream_read", GRIDCAST_METRICS_PORT=str(port))
+    service = start_service("services.stream", **env)
+
+    def counted() -> float:
+        text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+        found = re.search(r"^gridcast_broken_files_total ([0-9.]+)$", text, re.MULTILINE)
+        assert found, text
+        return float(found[1])
+
+    assert counted() == 0
+    lib.lose_chunk(lib.put("counted.bin", os.urandom(2 * CHUNK)), 1)
+    for times in (1, 2):
+        with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
+            httpx.get(lib.url("counted.bin", service=service))
+        assert counted() == times
 
 
 def test_a_chunk_of_a_wrong_size_breaks_the_connection(lib: Library) -> None:
