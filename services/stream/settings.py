@@ -16,5 +16,5 @@ class StreamSettings(MongoSettings, RedisSettings):
         10_000, ge=1, description="files whose description is kept in memory, for a second at most"
     )
     patience: float = Field(
-        60.0, gt=0, le=3600, description="seconds that a client may take for 255 KiB before it is cut off"
+        60.0, gt=0, le=3600, description="seconds in which a client takes nothing before it is cut off"
     )

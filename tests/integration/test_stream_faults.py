@@ -120,20 +120,41 @@ def test_a_slow_reader_is_no_stopped_one(lib: Library) -> None:
     assert total > wanted
 
 
-def test_a_listener_who_takes_a_little_all_the_time_is_not_cut_off(lib: Library) -> None:
-    """With buffers as the system makes them there is room again when more than a megabyte was taken, at this speed after 15 s.
+def listens(port: int, seconds: float) -> None:
+    """A client with buffers as the system makes them takes 80 kB a second.
 
-    Not slower: over loopback, whose segments have 64 KiB, the system hears of what was taken once in 130 KB.
+    Not less: over loopback, whose segments have 64 KiB, the system hears of what was taken once in 130 KB.
     """
-    eventually(lambda: connections(lib.stream) < 40, 10)
-    cut = lib.stream.log.count("the client took nothing")
-    with contextlib.closing(socket.create_connection(("127.0.0.1", lib.stream.port), 10)) as client:
+    with contextlib.closing(socket.create_connection(("127.0.0.1", port), 10)) as client:
         client.sendall(b"GET /file/stream?filename=big.webm HTTP/1.1\r\nHost: x\r\n\r\n")
-        until = time.monotonic() + 10
+        until = time.monotonic() + seconds
         while time.monotonic() < until:
             assert client.recv(8_000)
             time.sleep(0.1)
-        assert lib.stream.log.count("the client took nothing") == cut
+
+
+def test_a_listener_who_takes_a_little_all_the_time_is_not_cut_off(lib: Library) -> None:
+    """There is room again when more than a megabyte was taken, at this speed after 15 s."""
+    eventually(lambda: connections(lib.stream) < 40, 10)
+    cut = lib.stream.log.count("the client took nothing")
+    listens(lib.stream.port, 10)
+    assert lib.stream.log.count("the client took nothing") == cut
+
+
+@pytest.mark.long
+def test_nor_behind_the_gateway(lib: Library, start_service: Start, mongod: Server, redis_url: str) -> None:
+    """The service's client is then the gateway, which reads on when its own client has taken something."""
+    stream = start_service(
+        "services.stream",
+        GRIDCAST_MONGODB_URI=mongod.uri,
+        GRIDCAST_MONGODB_DATABASE="test_stream_faults",
+        GRIDCAST_REDIS_URL=redis_url,
+        GRIDCAST_PATIENCE="6",
+    )
+    gateway = start_service("gateway", ready=False, GRIDCAST_STREAM_URLS=stream.url)
+    eventually(lambda: httpx.get(f"{gateway.url}/livez").is_success, 20)
+    listens(gateway.port, 20)
+    assert "the client took nothing" not in stream.log
 
 
 def test_a_reader_who_pauses_and_goes_on_gets_everything(lib: Library) -> None:

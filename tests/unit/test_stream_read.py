@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,10 @@ pytestmark = pytest.mark.anyio
 
 FILE = MediaInfo("m", "1", "", "a", 200_000, "video/webm", "00", datetime(2026, 11, 20, tzinfo=UTC))
 HALF = 0.15
+
+
+CONNECTION = {"gridcast": None, "gridcast.flow": SimpleNamespace(write_paused=False)}
+"""Of a client that takes what it is sent."""
 
 
 class Store:
@@ -56,7 +61,7 @@ class Case:
 
     async def get(self, **headers: str) -> None:
         raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-        scope = {"method": "GET", "query_string": b"filename=a", "headers": raw}
+        scope = {"method": "GET", "query_string": b"filename=a", "headers": raw, "extensions": CONNECTION}
 
         async def send(message: Any) -> None:
             self.sent.append(message)
