@@ -70,7 +70,7 @@ class Front:
             if answer.status:
                 _log.warning("answer cut: %s", error.detail)
             else:
-                await send_problem(answer.send, error, close=True)
+                await send_problem(answer.send, error, close=_has_body(scope))
         except Exception:  # noqa: BLE001  # the last resort of every request
             _log.exception("unexpected fault")
             if not answer.status:
@@ -109,6 +109,11 @@ def _note(scope: Scope, identifier: str, answer: _Answer, received: int, seconds
     metrics.request(method, template, answer.status, seconds, received, answer.sent)
     if (lines := logs.requests) is not None and path not in QUIET:
         lines.write(identifier, method, path, answer.status, answer.sent, received, seconds, scope.get("log"))
+
+
+def _has_body(scope: Scope) -> bool:
+    """Something may be left unread, which is not worth reading."""
+    return any(name in {b"content-length", b"transfer-encoding"} for name, _ in scope["headers"])
 
 
 def _identifier(scope: Scope, believes: Callable[[Scope], bool]) -> str:

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Iterator
 from email import message_from_bytes
+from http.client import HTTPConnection
 
 import httpx
 import pytest
@@ -415,3 +416,15 @@ def test_the_other_driver_reads_the_same(lib: Library, start_service: Start, mon
         answers = [httpx.get(f"{one.url}{path}") for one in (service, lib.stream)]
         assert answers[0].status_code == 200
         assert answers[0].json() == answers[1].json()
+
+
+def test_a_refusal_does_not_cost_the_connection(lib: Library) -> None:
+    """Unless a body came with the request: the rest of it is not worth reading."""
+    with contextlib.closing(HTTPConnection("127.0.0.1", lib.stream.port, timeout=10)) as connection:
+        for fields in ({}, {"range": "bytes=99999999999-"}, {"if-match": '"other"'}, {}):
+            connection.request("GET", "/file/stream?filename=nobody", headers=fields)
+            answer = connection.getresponse()
+            assert (answer.status, answer.getheader("connection")) == (404, None)
+            answer.read()
+        connection.request("GET", "/file/stream?filename=nobody", body=b"x")
+        assert connection.getresponse().getheader("connection") == "close"
