@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Most tests wait for a server, not for a core. Files go in the order of their names, which has the slow ones first: by number of tests
 # (xdist's own order) two of three workers had nothing to do in the last minutes.
-WORKERS ?= 3
+WORKERS ?= 4
 EXTRAS := upload stream socket gateway
 
 # What the local run is told; each may be left out.

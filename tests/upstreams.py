@@ -283,7 +283,7 @@ def memory(pid: int) -> int:
 
 
 def statuses(raw: bytes) -> list[int]:
-    """The statuses of the answers in `raw`, judged by Content-Length alone."""
+    """The statuses of the answers in `raw`, judged by Content-Length, and by what follows: that of a HEAD is followed by no body."""
     found = []
     while raw:
         head, separator, rest = raw.partition(b"\r\n\r\n")
@@ -291,5 +291,5 @@ def statuses(raw: bytes) -> list[int]:
         lines = head.split(b"\r\n")
         found.append(int(lines[0].split(b" ")[1]))
         lengths = [int(line.split(b":")[1]) for line in lines[1:] if line.lower().startswith(b"content-length:")]
-        raw = rest[lengths[0] if lengths else 0 :]
+        raw = rest[lengths[0] if lengths and not rest.startswith(b"HTTP/1.1 ") else 0 :]
     return found
