@@ -283,7 +283,7 @@ def memory(pid: int) -> int:
 
 
 def statuses(raw: bytes) -> list[int]:
-    """The statuses of the answers in `raw`, judged by Content-Length, and by what follows: that of a HEAD is followed by no body."""
+    """The statuses of the answers in `raw`, judged by Content-Length and by what follows: a HEAD is answered without a body."""
     found = []
     while raw:
         head, separator, rest = raw.partition(b"\r\n\r\n")

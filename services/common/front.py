@@ -70,7 +70,7 @@ class Front:
             if answer.status:
                 _log.warning("answer cut: %s", error.detail)
             else:
-                await send_problem(answer.send, error, close=_has_body(scope))
+                await send_problem(answer.send, error, close=error.status == 400 or _has_body(scope))
         except Exception:  # noqa: BLE001  # the last resort of every request
             _log.exception("unexpected fault")
             if not answer.status:
@@ -112,7 +112,7 @@ def _note(scope: Scope, identifier: str, answer: _Answer, received: int, seconds
 
 
 def _has_body(scope: Scope) -> bool:
-    """Something may be left unread, which is not worth reading."""
+    """Whether something may be left unread, which is not worth reading."""
     return any(name in {b"content-length", b"transfer-encoding"} for name, _ in scope["headers"])
 
 
