@@ -23,6 +23,14 @@ from deploy.local.processes import Child, Program
 READY_WITHIN = 30.0
 
 
+def _state(task: Path) -> str:
+    """How a thread is, as Linux says it in a letter; T for stopped, and for one that has ended meanwhile."""
+    try:
+        return (task / "stat").read_text("ascii").rpartition(") ")[2][:1]
+    except OSError:
+        return "T"
+
+
 class Server:
     """A server that can be killed, stopped and started again on the same data and the same port."""
 
@@ -56,8 +64,12 @@ class Server:
         assert self._child.wait(10.0)
 
     def stop(self) -> None:
-        """SIGSTOP: it stays, and is silent."""
+        """SIGSTOP: it stays, and is silent when this returns: a thread may answer once more before the signal has reached it."""
         self._child.send(signal.SIGSTOP)
+        tasks = Path(f"/proc/{self._child.pid}/task")
+        deadline = time.monotonic() + 5
+        while tasks.exists() and any(_state(task) != "T" for task in tasks.iterdir()) and time.monotonic() < deadline:
+            time.sleep(0.005)
 
     def cont(self) -> None:
         """SIGCONT: it goes on where it was stopped."""
