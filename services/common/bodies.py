@@ -15,7 +15,6 @@ from services.common.cycle import Cycles
 class Bodies(Cycles):
     """The part of a connection that takes bodies. `expect_body` is told of each, `feed` of each piece of what arrives."""
 
-    _left: int | None = None
     _raw_body = False
     _moved = False
     _barren = 0

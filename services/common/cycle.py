@@ -6,31 +6,18 @@ and no rule of a request's head.
 """
 
 import asyncio
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from services.common.wire import Readers
+from services.common import answer
+from services.common.answer import Ready, Shared
+from services.common.wire import Readers, Wire
 
-# What may stand in a head beside line ends (RFC 9110, 5.5): a value with a line end in it would be a field of somebody else's.
-_FIELD_BYTES = bytes({0x09, *range(0x20, 0x100)} - {0x7F})
-
-Field = tuple[bytes, bytes]
-
-
-def _lines(fields: Iterable[Field]) -> bytes:
-    """Fields as they are sent."""
-    lines = [b"%s: %s\r\n" % field for field in fields]
-    joined = b"".join(lines)
-    if joined.translate(None, _FIELD_BYTES) != b"\r\n" * len(lines):
-        raise RuntimeError("a control character in a header field")
-    return joined
-
-
-_lines_of_many = lru_cache(maxsize=1024)(_lines)
+AT_ONCE = 8
+"""Answers without a task, out of one read: 256 KiB hold ten thousand small requests, and others wait for their turn."""
 
 
 class Cycle(RequestResponseCycle):
@@ -49,15 +36,12 @@ class Cycle(RequestResponseCycle):
         if kind == "http.response.body" and self.response_started and not self.response_complete:
             self._body(message.get("body", b""), more=message.get("more_body", False))
         elif kind == "http.response.start" and not self.response_started:
-            self._head(message["status"], message.get("headers", ()), message.get("shared", ()))
+            self._head(message["status"], message.get("headers", ()), message.get("shared", answer.NONE))
         else:
             raise RuntimeError(f"{kind} out of its turn")
 
-    def _head(self, status: int, headers: Any, shared: tuple[Field, ...]) -> None:
-        """Status line and fields, whose names are in lower case, as ASGI wants it.
-
-        `shared`, which ASGI does not have, are fields that many answers have in common, neither length nor connection among them.
-        """
+    def _head(self, status: int, headers: Any, shared: Shared) -> None:
+        """`shared` is what ASGI does not have."""
         self.response_started = True
         self.waiting_for_100_continue = False
         fields = [*self.default_headers, *headers]
@@ -75,7 +59,7 @@ class Cycle(RequestResponseCycle):
                 fields.append((b"connection", b"close"))
         elif b"close" in connection.lower():
             self.keep_alive = False
-        self.transport.write(b"".join((STATUS_LINE[status], _lines(fields), _lines_of_many(shared), b"\r\n")))
+        self.transport.write(answer.head(status, fields, shared))
 
     def _body(self, data: Any, *, more: bool) -> None:
         size = len(data)
@@ -105,6 +89,12 @@ class Cycles(Readers):
     """The part of a connection that makes one of each request."""
 
     _running: RequestResponseCycle | None = None
+    _wire: Wire
+    _left: int | None = None
+    """Bytes of the body that are still to come; None where it is chunked."""
+    at_once: Callable[[Any], Ready | None] | None = None
+    """The application's, where it has one (`services.common.front`): an answer without a task, a coroutine or an event."""
+    at_once_left = AT_ONCE
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone: uvicorn tells the last of the requests on it, which may be another than the one that runs."""
@@ -119,17 +109,30 @@ class Cycles(Readers):
 
     def begin(self, version: str) -> None:
         """A head is whole: its request goes to the application, or behind the one that runs."""
-        scope: Any = self.scope
         path, _, query = self.url.partition(b"?")
         text = path.decode("ascii")
-        scope["method"] = self.parser.get_method().decode("ascii")
-        scope["http_version"] = version
-        scope["path"] = unquote(text) if "%" in text else text
-        scope["raw_path"] = path
-        scope["query_string"] = query
-        # For whoever asks how much the client took, whether it takes anything now, or whether it has gone.
-        scope["extensions"] = {"gridcast": self.transport, "gridcast.flow": self.flow}
+        scope: Any = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "method": self.parser.get_method().decode("ascii"),
+            "root_path": "",
+            "path": unquote(text) if "%" in text else text,
+            "raw_path": path,
+            "query_string": query,
+            "headers": self.headers,
+            "state": self.app_state.copy(),
+            # For whoever asks how much the client took, whether it takes anything now, or whether it has gone.
+            "extensions": {"gridcast": self.transport, "gridcast.flow": self.flow},
+        }
         running = self.cycle
+        keep_alive = version != "1.0" and self.parser.should_keep_alive()
+        busy = running is not None and not running.response_complete
+        if keep_alive and not busy and self._answer_at_once(scope):
+            return
         self.cycle = Cycle(
             scope=scope,
             transport=self.transport,
@@ -140,11 +143,31 @@ class Cycles(Readers):
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=self.expect_100_continue,
-            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            keep_alive=keep_alive,
             on_response=self.on_response_complete,
         )
-        if running is None or running.response_complete:
-            self._start_asgi_task(self.cycle, self.app)
-        else:
+        if busy:
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
+        else:
+            self._start_asgi_task(self.cycle, self.app)
+
+    def _answer_at_once(self, scope: Any) -> bool:
+        """Only where no body follows, and the client has taken what it was sent before: nothing else bounds what waits for it."""
+        ask = self.at_once
+        if (
+            ask is None
+            or self.at_once_left == 0
+            or self._left != 0
+            or self.expect_100_continue
+            or self.flow.write_paused
+        ):
+            return False
+        if (ready := ask(scope)) is None:
+            return False
+        self.at_once_left -= 1
+        fields = [*self.server_state.default_headers, *ready.headers]
+        self._wire.send(answer.head(ready.status, fields, ready.shared), ready.body)
+        self.server_state.total_requests += 1
+        self.rest()
+        return True

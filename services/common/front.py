@@ -10,8 +10,11 @@ import time
 from collections.abc import Callable, Mapping
 
 from services.common import logs, metrics
+from services.common.answer import Ready
 from services.common.errors import GridcastError, Internal
 from services.common.web import CLIENT_GONE, App, Disconnected, Message, Receive, Scope, Send, send_problem
+
+Prompt = Callable[[Scope], Ready | None]
 
 QUIET = frozenset({"/livez", "/readyz"})
 """Asked every few seconds: not worth a line in the log."""
@@ -24,7 +27,8 @@ _log = logging.getLogger("gridcast.web")
 class Front:
     """An ASGI application around another.
 
-    `direct` maps (method, path) to a plain ASGI callable. An exception before the answer began becomes a problem; after it began
+    `direct` maps (method, path) to a plain ASGI callable, `prompt` to a function of the scope that answers at once or says None. An
+    exception before the answer began becomes a problem; after it began
     the connection is cut, because a half answer that looks whole is worse than none. Whoever answers may set `scope["route"]` (an
     object with `path`, as FastAPI does, or a string) and add fields to the access log in `scope["log"]`.
 
@@ -36,10 +40,30 @@ class Front:
         app: App,
         direct: Mapping[tuple[str, str], App] | None = None,
         believes: Callable[[Scope], bool] = lambda _scope: True,
+        prompt: Mapping[tuple[str, str], Prompt] | None = None,
     ) -> None:
         self.app = app
         self.direct = dict(direct or {})
+        self.prompt = dict(prompt or {})
         self._believes = believes
+
+    def at_once(self, scope: Scope) -> Ready | None:
+        """An answer for which nobody has to be waited for, or None: then the request goes the way of all others."""
+        prompt = self.prompt.get((scope["method"], scope["path"]))
+        if prompt is None:
+            return None
+        began = time.perf_counter()
+        try:
+            ready = prompt(scope)
+        except Exception:  # noqa: BLE001  # it is raised again there, and answered
+            return None
+        if ready is not None:
+            identifier = _identifier(scope, self._believes)
+            ready.headers.append((b"x-request-id", identifier.encode("ascii")))
+            scope["route"] = scope["path"]
+            sent = len(ready.body)
+            _note(scope, identifier, ready.status, sent, 0, time.perf_counter() - began)
+        return ready
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -77,7 +101,7 @@ class Front:
                 await send_problem(answer.send, Internal(), close=True)
         finally:
             metrics.open_requests -= 1
-            _note(scope, identifier, answer, received, time.perf_counter() - began)
+            _note(scope, identifier, answer.status, answer.sent, received, time.perf_counter() - began)
             logs.request_id.reset(token)
 
 
@@ -102,13 +126,13 @@ class _Answer:
         await self._send(message)
 
 
-def _note(scope: Scope, identifier: str, answer: _Answer, received: int, seconds: float) -> None:
+def _note(scope: Scope, identifier: str, status: int, sent: int, received: int, seconds: float) -> None:
     """Count a request and write its line."""
     route, method, path = scope.get("route", "other"), scope["method"], scope["path"]
     template = str(getattr(route, "path", route))
-    metrics.request(method, template, answer.status, seconds, received, answer.sent)
+    metrics.request(method, template, status, seconds, received, sent)
     if (lines := logs.requests) is not None and path not in QUIET:
-        lines.write(identifier, method, path, answer.status, answer.sent, received, seconds, scope.get("log"))
+        lines.write(identifier, method, path, status, sent, received, seconds, scope.get("log"))
 
 
 def _has_body(scope: Scope) -> bool:

@@ -15,6 +15,9 @@ MAX_FIELDS = 100
 MAX_FIELD_BYTES = 32 * 1024
 """Bytes of all header fields together, and of trailers: 431 beyond."""
 
+JUDGED = frozenset({b"host", b"transfer-encoding", b"content-length", b"expect"})
+"""Names of the fields that `Head.field` has something to say about."""
+
 _LENGTH = re.compile(rb"[0-9]{1,19}\Z")
 _TARGET = re.compile(rb"/[!\"$-~]*\Z")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z")

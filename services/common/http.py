@@ -8,13 +8,14 @@ that nobody takes it for a whole one; all else is closed as usual. A client that
 
 import asyncio
 import logging
-from typing import Any, ClassVar, Never, cast
+from typing import ClassVar, Never, cast
 
 import httptools
 
-from services.common.bodies import Bodies
+from services.common.cycle import AT_ONCE
 from services.common.errors import BadRequest, FieldsTooLarge, GridcastError, TargetTooLong, TooMany, TooSlow
-from services.common.heads import MAX_FIELD_BYTES, MAX_TARGET, Head
+from services.common.heads import JUDGED, MAX_FIELD_BYTES, MAX_TARGET, Head
+from services.common.upgrade import Upgrades
 from services.common.wire import Taking, Wire, refusal, reset
 
 MAX_WAITING = 32
@@ -25,7 +26,7 @@ it took 9 MiB.
 _access = logging.getLogger("gridcast.access")
 
 
-class Http(Bodies):
+class Http(Upgrades):
     """One client connection."""
 
     head_seconds: ClassVar[float] = 10.0
@@ -34,7 +35,6 @@ class Http(Bodies):
     """How long the rest of a request is read and thrown away after an early answer."""
 
     _raw: asyncio.Transport
-    _wire: Wire
     _head: Head
     _refusal: GridcastError | None = None
     _deferred: GridcastError | None = None
@@ -50,6 +50,7 @@ class Http(Bodies):
         self._wire = Wire(transport, self, self.loop)
         self.taking = Taking(transport, self.loop)
         super().connection_made(cast("asyncio.Transport", self._wire))
+        self.at_once = getattr(self.app, "at_once", None)
         self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -63,7 +64,8 @@ class Http(Bodies):
         """Bytes of heads and bodies, cut anywhere."""
         if self._deaf:
             return
-        self._unset_keepalive_if_required()
+        self.resting = False
+        self.at_once_left = AT_ONCE
         try:
             barren = self.feed(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -74,7 +76,7 @@ class Http(Bodies):
             return
         if barren > MAX_TARGET + MAX_FIELD_BYTES:
             self._refuse(FieldsTooLarge("the header fields are too large"))
-        elif self._in_head or (self.timeout_keep_alive_task is None and not self._busy()):
+        elif self._in_head or (not self.resting and not self._busy()):
             # A head, line ends between requests, or the rest of a body nobody wanted: not for ever.
             self._arm()
 
@@ -82,7 +84,8 @@ class Http(Bodies):
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
-        super().on_message_begin()
+        self.url = b""
+        self.headers = []
         if len(self.pipeline) >= MAX_WAITING:
             self._fail(TooMany("too many requests wait on one connection"))
         self._head = Head()
@@ -100,7 +103,8 @@ class Http(Bodies):
             self._head.count(name, value)
             if self._in_head:
                 name = name.lower()
-                self._head.field(name, value)
+                if name in JUDGED:
+                    self._head.field(name, value)
                 self.headers.append((name, value))
         except GridcastError as error:
             self._fail(error)
@@ -128,7 +132,8 @@ class Http(Bodies):
     def on_message_complete(self) -> None:
         """The body is whole."""
         self._in_body = False
-        super().on_message_complete()
+        if self.cycle is not None:  # else it was answered at once
+            super().on_message_complete()
 
     def _judge_upgrade(self, version: str) -> None:
         """Where an upgrade is asked for, httptools ends the request at its head: a body would be read as the next one."""
@@ -143,23 +148,8 @@ class Http(Bodies):
         if not self._should_upgrade():
             self._deaf = True  # an upgrade we do not offer: the request is answered, then the connection is closed
             return
-        self.connections.discard(self)
         self._disarm()
-        self._wire.flush()
-        self.taking.stop()
-        lines = [b"%s: %s\r\n" % field for field in self.headers]
-        head = b"".join([b"GET ", self.url, b" HTTP/1.1\r\n", *lines, b"\r\n"])
-        make = cast("Any", self.ws_protocol_class)
-        protocol = make(config=self.config, server_state=self.server_state, app_state=self.app_state)
-        protocol.connection_made(self._raw)
-        if self.flow.write_paused:  # by what was answered before; the transport says it once
-            protocol.pause_writing()
-        protocol.data_received(head)
-        self._raw.set_protocol(protocol)
-        if rest:
-            protocol.data_received(rest)
-        # Each refers back to this object, and a WebSocket lives for days.
-        del self.parser, self.flow, self.transport, self._wire
+        self.hand_over(self._raw, rest)
 
     # Refusing.
 
@@ -201,7 +191,7 @@ class Http(Bodies):
         super().on_response_complete()
         running, deferred = self._running, self._deferred
         if deferred is not None and running is not None and running.response_complete and not self._ending:
-            self._unset_keepalive_if_required()
+            self.resting = False
             self._answer(deferred)
 
     # Ending.

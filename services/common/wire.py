@@ -5,9 +5,10 @@ import socket
 import struct
 from typing import ClassVar, Protocol
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from services.common.errors import GridcastError, problem, problem_headers
+from services.common.idle import Idle
 
 SHORT = 16 * 1024
 """Bytes that are joined with what they are sent with: cheaper than to send them apart."""
@@ -77,6 +78,15 @@ class Wire:
             else:
                 self._raw.writelines((held, data))
 
+    def send(self, head: bytes, body: bytes | memoryview) -> None:
+        """A whole answer, behind what is held."""
+        if self._held:
+            self.flush()
+        if len(body) <= SHORT:
+            self._raw.write(b"".join((head, body)))
+        else:
+            self._raw.writelines((head, body))
+
     def flush(self) -> None:
         """Send what is held. Whoever closes the connection in order calls this first."""
         held, self._held = self._held, b""
@@ -124,7 +134,7 @@ class Taking:
             self._raw.abort()
 
 
-class Readers(HttpToolsProtocol):
+class Readers(Idle):
     """The part of a connection that waits for its client to read."""
 
     reader_seconds: ClassVar[float] = 3600.0

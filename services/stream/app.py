@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from starlette.routing import Route
 
 from services.common import metrics
+from services.common.answer import Ready
 from services.common.front import Front
 from services.common.mongo import open_mongo
 from services.common.push import INVALIDATE
@@ -41,7 +42,7 @@ def create_app(settings: StreamSettings | None = None) -> Front:
         app.state.reader = reader
         app.state.catalogue = catalogue
         patience = Patience(settings.patience)
-        app.state.stream = FileStream(catalogue, cache, patience)
+        stream.flow = FileStream(catalogue, cache, patience)
         clock = asyncio.create_task(patience.run())
         changes.start()  # Redis may be away: then nothing is remembered, and all else goes on
         try:
@@ -58,18 +59,20 @@ def create_app(settings: StreamSettings | None = None) -> Front:
 
     app = build("stream", "Serves files and ranges of them.", lifespan, {"mongodb": check}, document_stream)
     app.include_router(api.router)
-    stream = _Stream(app)
+    stream = _Stream()
     # What is not sent there directly has another method: 405.
     app.router.routes.append(Route("/file/stream", stream, methods=["GET"], include_in_schema=False))
-    return Front(app, {("GET", "/file/stream"): stream, ("HEAD", "/file/stream"): stream})
+    both = ("GET", "/file/stream"), ("HEAD", "/file/stream")
+    return Front(app, dict.fromkeys(both, stream), prompt=dict.fromkeys(both, stream.at_once))
 
 
 class _Stream:
-    """The flow that the lifespan has made."""
+    """The flow that the lifespan makes."""
 
-    def __init__(self, app: FastAPI) -> None:
-        self._app = app
+    flow: FileStream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        flow: FileStream = self._app.state.stream
-        await flow(scope, receive, send)
+        await self.flow(scope, receive, send)
+
+    def at_once(self, scope: Scope) -> Ready | None:
+        return self.flow.at_once(scope)

@@ -12,6 +12,7 @@ MAX_RANGES = 16
 MAX_DIGITS = 19
 """Longer numbers are past the end of any file; they are read as the largest of this length."""
 
+_ONE = re.compile(r"bytes=([0-9]{1,19})-([0-9]{1,19})", re.ASCII)
 _SPEC = re.compile(r"([0-9]+)-([0-9]*)|-([0-9]+)", re.ASCII)
 _PAST = 10**MAX_DIGITS - 1
 
@@ -38,6 +39,9 @@ class Spec(NamedTuple):
 
 def parse(header: str) -> list[Spec] | None:
     """The ranges of a Range header, or None where it is to be ignored: another unit, malformed, or more than 16 ranges."""
+    if (one := _ONE.fullmatch(header)) is not None:  # what nearly every player asks for
+        first, last = int(one[1]), int(one[2])
+        return [Spec(first, last, None)] if first <= last else None
     if (
         header[:6].lower() != "bytes=" or header.count(",") > 4 * MAX_RANGES
     ):  # empty elements are allowed, not without end
@@ -54,10 +58,10 @@ def parse(header: str) -> list[Spec] | None:
         if tail:
             specs.append(Spec(None, None, _number(tail)))
         else:
-            first, last = _number(start), _number(end) if end else None
-            if last is not None and last < first:
+            begin, stop = _number(start), _number(end) if end else None
+            if stop is not None and stop < begin:
                 return None
-            specs.append(Spec(first, last, None))
+            specs.append(Spec(begin, stop, None))
     return specs if 0 < len(specs) <= MAX_RANGES else None
 
 

@@ -9,6 +9,7 @@ import logging
 from datetime import UTC, datetime
 
 from services.common import metrics
+from services.common.answer import Ready
 from services.common.errors import Unavailable
 from services.common.media import MediaInfo, MediaName
 from services.common.store.reading import BrokenFile
@@ -16,7 +17,7 @@ from services.common.web import Receive, Scope, Send
 from services.stream.cache import BlockCache
 from services.stream.catalogue import Catalogue
 from services.stream.conditions import wants_fresh
-from services.stream.outlet import BUFFER, Gone, Outlet, Patience, Stalled, start
+from services.stream.outlet import BUFFER, Gone, Outlet, Patience, Stalled
 from services.stream.query import name_in
 from services.stream.reply import Reply, Representation, plan
 
@@ -44,17 +45,20 @@ class FileStream:
         self._cache = cache
         self._patience = patience
 
+    def at_once(self, scope: Scope) -> Ready | None:
+        """The answer where all of it is in memory and no more than BUFFER. Raises GridcastError."""
+        name, headers = name_in(scope["query_string"]), _fields(scope["headers"])
+        file = None if wants_fresh(headers.get("cache-control", "")) else self._catalogue.recall(name)
+        if file is None:
+            return None
+        reply = plan(scope["method"], headers, file, datetime.now(UTC))
+        body = self._at_hand(file.info, reply)
+        return None if body is None else Ready(reply.status, reply.headers, reply.shared, body)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or raise GridcastError before the answer has begun."""
         name, method, headers = name_in(scope["query_string"]), scope["method"], _fields(scope["headers"])
         file = None if wants_fresh(headers.get("cache-control", "")) else self._catalogue.recall(name)
-        # Where an earlier answer still waits on the connection, sending may last for ever, and nobody's patience would be asked.
-        if file is not None and not scope["extensions"]["gridcast.flow"].write_paused:
-            reply = plan(method, headers, file, datetime.now(UTC))
-            if (small := self._at_hand(file.info, reply)) is not None:
-                await send(start(reply))
-                await send({"type": "http.response.body", "body": small})
-                return
         outlet = Outlet(receive, send, self._patience, scope["extensions"]["gridcast"])
         try:
             with outlet:
@@ -102,19 +106,20 @@ class FileStream:
         if not reply.body:
             return b""
         part = reply.body[0]
-        if isinstance(part, bytes) or part.length > BUFFER:
+        if isinstance(part, bytes) or (length := part.length) > BUFFER:
             return None
         number, begin = divmod(part.first, self._cache.block_size)
-        if part.last // self._cache.block_size != number and not self._cache.has(info.file, number + 1):
+        end = begin + length
+        split = end > self._cache.block_size
+        if split and not self._cache.has(info.file, number + 1):
             return None
         if (block := self._cache.get(info.file, number)) is None:
             return None
-        piece = memoryview(block)[begin : begin + part.length]
-        if len(piece) == part.length:
-            return piece
-        block = self._cache.get(info.file, number + 1) or b""
+        if not split:
+            return memoryview(block)[begin:end]
+        rest = self._cache.get(info.file, number + 1) or b""
         # A copy of 64 KiB costs less than sending two pieces.
-        return b"".join((piece, memoryview(block)[: part.length - len(piece)]))
+        return b"".join((memoryview(block)[begin:], memoryview(rest)[: end - self._cache.block_size]))
 
     async def _send(self, outlet: Outlet, info: MediaInfo, reply: Reply, silence: asyncio.Timeout) -> None:
         """The head goes with the first block: until then a store that is away can still become a 503."""

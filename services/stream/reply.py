@@ -4,20 +4,19 @@ Everything is decided before the first byte is sent, so that nothing has to be t
 """
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 from urllib.parse import quote
 
+from services.common.answer import Field, Shared
 from services.common.dates import format_date
 from services.common.errors import PreconditionFailed, RangeNotSatisfiable
 from services.common.media import MediaInfo
 from services.stream import conditions, ranges
 from services.stream.conditions import Verdict
 from services.stream.ranges import ByteRange
-
-Field = tuple[bytes, bytes]
 
 # Types that a browser may show in place, one by one. Never HTML, SVG, XML or PDF: they can carry scripts of whoever uploaded them.
 _INLINE = frozenset(
@@ -38,10 +37,12 @@ class Representation:
     info: MediaInfo
     etag: str
     modified: datetime
-    validators: tuple[Field, ...]
+    validators: Shared
     """All that an answer without content has."""
-    content: tuple[Field, ...]
-    """The same and what is said of the content."""
+    parts: Shared
+    """The same and what is said of the content, but for its type, which is another where it comes in parts."""
+    content: Shared
+    """All that an answer with content has in common with others."""
 
 
 class Reply(NamedTuple):
@@ -52,8 +53,8 @@ class Reply(NamedTuple):
 
     status: int
     headers: list[Field]
-    shared: tuple[Field, ...]
-    body: tuple[bytes | ByteRange, ...]
+    shared: Shared
+    body: Sequence[bytes | ByteRange]
 
 
 def represent(info: MediaInfo) -> Representation:
@@ -65,7 +66,7 @@ def represent(info: MediaInfo) -> Representation:
         (b"last-modified", format_date(modified).encode("ascii")),
         (b"cache-control", b"no-cache"),
     )
-    content = (
+    parts = (
         *validators,
         (b"accept-ranges", b"bytes"),
         (b"content-disposition", disposition(info.filename, info.content_type).encode("ascii")),
@@ -73,7 +74,8 @@ def represent(info: MediaInfo) -> Representation:
         (b"x-content-type-options", b"nosniff"),
         (b"content-security-policy", b"sandbox; default-src 'none'"),
     )
-    return Representation(info, info.etag, modified, validators, content)
+    content = (*parts, (b"content-type", info.content_type.encode("latin-1")))
+    return Representation(info, info.etag, modified, Shared(validators), Shared(parts), Shared(content))
 
 
 def plan(method: str, headers: Mapping[str, str], file: Representation, now: datetime) -> Reply:
@@ -87,14 +89,13 @@ def plan(method: str, headers: Mapping[str, str], file: Representation, now: dat
     wanted = _wanted(method, headers, file)
     if wanted is None:
         whole = (ByteRange(0, info.length - 1),) if info.length and method == "GET" else ()
-        return _reply(200, file, info.content_type, info.length, whole)
+        return Reply(200, [_content_length(info.length)], file.content, whole)
     if not wanted:
         raise RangeNotSatisfiable(info.length)
     if len(wanted) == 1:
         (only,) = wanted
-        reply = _reply(206, file, info.content_type, only.length, (only,))
-        reply.headers.append((b"content-range", _content_range(only, info.length)))
-        return reply
+        own = [_content_length(only.length), (b"content-range", _content_range(only, info.length))]
+        return Reply(206, own, file.content, wanted)
     return _multipart(file, wanted)
 
 
@@ -111,13 +112,6 @@ def _wanted(method: str, headers: Mapping[str, str], file: Representation) -> li
     return ranges.resolve(specs, file.info.length)
 
 
-def _reply(
-    status: int, file: Representation, content_type: str, length: int, body: tuple[bytes | ByteRange, ...]
-) -> Reply:
-    own = [(b"content-type", content_type.encode("latin-1")), (b"content-length", str(length).encode("ascii"))]
-    return Reply(status, own, file.content, body)
-
-
 def _multipart(file: Representation, wanted: list[ByteRange]) -> Reply:
     """multipart/byteranges (RFC 9110, 14.6), its length known beforehand."""
     info = file.info
@@ -129,7 +123,12 @@ def _multipart(file: Representation, wanted: list[ByteRange]) -> Reply:
         body += [head.encode("latin-1") + _content_range(part, info.length) + b"\r\n\r\n", part]
     body.append(f"\r\n--{boundary}--\r\n".encode("ascii"))
     length = sum(len(item) if isinstance(item, bytes) else item.length for item in body)
-    return _reply(206, file, f"multipart/byteranges; boundary={boundary}", length, tuple(body))
+    kind = (b"content-type", f"multipart/byteranges; boundary={boundary}".encode("ascii"))
+    return Reply(206, [kind, _content_length(length)], file.parts, body)
+
+
+def _content_length(length: int) -> Field:
+    return (b"content-length", b"%d" % length)
 
 
 def _content_range(part: ByteRange, length: int) -> bytes:
