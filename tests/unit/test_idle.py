@@ -25,7 +25,8 @@ PATIENCE = 0.4
 class Case:
     """A server whose answer is the query; `/at-once` needs no task, all else waits for `gate`."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float = PATIENCE) -> None:
+        self.patience = patience
         self.gate = asyncio.Event()
         self.gate.set()
         self.tasks = 0
@@ -55,7 +56,7 @@ class Case:
             front, http=Http, ws="none", lifespan="off", log_config=None, proxy_headers=False, timeout_keep_alive=1
         )
         config.load()
-        config.timeout_keep_alive = PATIENCE  # type: ignore[assignment]  # an int by its annotation alone
+        config.timeout_keep_alive = self.patience  # type: ignore[assignment]  # an int by its annotation alone
 
         def connection() -> Http:
             made = Http(config=config, server_state=ServerState(), app_state={})
@@ -105,7 +106,7 @@ async def test_a_connection_that_rests_is_closed_and_each_request_starts_its_tim
             writer.write(get(f"{path}?a"))
             assert await answer(reader) == b"a"
             await asyncio.sleep(0.6 * PATIENCE)  # the time between two requests is what this is about
-        assert 0.2 * PATIENCE < await until_closed(reader) < 3 * PATIENCE
+        assert 0.2 * PATIENCE < await until_closed(reader) < 10 * PATIENCE
 
 
 async def test_it_is_not_closed_while_an_answer_is_under_way() -> None:
@@ -121,11 +122,11 @@ async def test_it_is_not_closed_while_an_answer_is_under_way() -> None:
 
 
 async def test_no_clock_keeps_a_connection_that_has_gone() -> None:
-    async with Case().serving() as case:
+    async with Case(patience=3600).serving() as case:
         async with case.client() as (reader, writer):
             writer.write(get("/at-once?a"))
             await answer(reader)
-        async with asyncio.timeout(PATIENCE / 2):
+        async with asyncio.timeout(10):
             while case.connections[0]() is not None:
                 gc.collect()
                 await asyncio.sleep(0.01)
