@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from services.common import metrics
-from services.common.errors import Gone, GridcastError, TooLarge
+from services.common.errors import GridcastError, TooLarge
 from services.common.media import MediaName
 from services.common.store.port import (
     ABSENT,
@@ -25,10 +25,10 @@ from services.common.store.port import (
     UploadStore,
     Written,
 )
-from services.common.store.reading import BrokenFile
 from services.upload.blocks import Blocks
 from services.upload.lease import Lease
 from services.upload.marks import Marks
+from services.upload.readback import stored_hash
 
 BATCH_BLOCKS = 8
 """Blocks in one insert: 2 MiB, where larger ones were no faster and smaller ones were slower."""
@@ -139,7 +139,8 @@ class Receiver:
         upload = self._uploaded()
         if self._hash is None:
             verifying()
-            await self._read_back(upload)
+            await self._landed()
+            self._hash = await stored_hash(self._store, upload, self._blocks)
         if self._bytes:
             self.marks = False
             await self._flush(last=True)
@@ -219,20 +220,6 @@ class Receiver:
         if self._hash is not None:
             for block in blocks:
                 self._hash.update(block)
-
-    async def _read_back(self, upload: Upload) -> None:
-        """Hash what other processes have stored. Raises Conflict where another holds the upload, Gone where it is damaged."""
-        await self._landed()
-        # Ours only when it is whole: who tries again would take the hash of a part for it.
-        whole = hashlib.sha256()
-        try:
-            async for block in self._store.read_back(upload, self._blocks):
-                await asyncio.to_thread(whole.update, block)
-        except BrokenFile as error:
-            await self._store.renew(upload)
-            _log.error("an upload is given up: %s", error)  # the text says all
-            raise Gone("the stored bytes of this upload are damaged; begin again") from error
-        self._hash = whole
 
     async def _landed(self) -> None:
         """Wait for the batch in flight; being cancelled here leaves it in flight."""
