@@ -1,5 +1,7 @@
 """What Prometheus scrapes, from a real service: valid text, the right counts, and few label values."""
 
+from collections.abc import Callable
+
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -7,10 +9,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from deploy.local.ports import free_ports
 from tests.launch import Service, Start
 from tests.servers import Server
+from tests.streaming import environment
 from tests.uploads import OFFSET_TYPE, TUS, metadata
 from tests.waiting import eventually
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+StartMetered = Callable[..., tuple[Service, int]]
 
 
 def scrape(port: int) -> Samples:
@@ -24,16 +28,20 @@ def value(samples: Samples, name: str, **labels: str) -> float:
 
 
 @pytest.fixture
-def stream(start_service: Start, mongod: Server, redis_url: str, database: str) -> tuple[Service, int]:
-    (port,) = free_ports(1)
-    service = start_service(
-        "services.stream",
-        GRIDCAST_MONGODB_URI=mongod.uri,
-        GRIDCAST_MONGODB_DATABASE=database,
-        GRIDCAST_REDIS_URL=redis_url,
-        GRIDCAST_METRICS_PORT=str(port),
-    )
-    return service, port
+def start_metered(start_service: Start, mongod: Server, redis_url: str, database: str) -> StartMetered:
+    """Starts a service on the stores of this test; returns it and the port of its metrics."""
+
+    def start(module: str, **settings: str) -> tuple[Service, int]:
+        (port,) = free_ports(1)
+        env = environment(mongod, redis_url, database, GRIDCAST_METRICS_PORT=str(port))
+        return start_service(module, **env, **settings), port
+
+    return start
+
+
+@pytest.fixture
+def stream(start_metered: StartMetered) -> tuple[Service, int]:
+    return start_metered("services.stream")
 
 
 def test_requests_are_counted_by_route_and_status(stream: tuple[Service, int]) -> None:
@@ -58,19 +66,8 @@ def test_the_metrics_are_not_on_the_public_port(stream: tuple[Service, int]) -> 
     assert httpx.get(f"{stream[0].url}/metrics").status_code == 404
 
 
-def test_uploads_and_rounds_of_the_janitor_are_counted(
-    start_service: Start, mongod: Server, redis_url: str, database: str
-) -> None:
-    (port,) = free_ports(1)
-    service = start_service(
-        "services.upload",
-        GRIDCAST_MONGODB_URI=mongod.uri,
-        GRIDCAST_MONGODB_DATABASE=database,
-        GRIDCAST_REDIS_URL=redis_url,
-        GRIDCAST_METRICS_PORT=str(port),
-        GRIDCAST_JANITOR_EVERY="0.1",
-        GRIDCAST_GRACE="0",
-    )
+def test_uploads_and_rounds_of_the_janitor_are_counted(start_metered: StartMetered) -> None:
+    service, port = start_metered("services.upload", GRIDCAST_JANITOR_EVERY="0.1", GRIDCAST_GRACE="0")
     outcomes = {
         (way, outcome): value(scrape(port), "gridcast_janitor_rounds_total", outcome=outcome)
         for way, outcome in (("janitor", "broken off"), ("janitor", "failed"))
