@@ -21,7 +21,10 @@ def returned(upstream: Upstream, replica: Replica) -> None:
 
 
 def retried(upstream: Upstream) -> None:
-    """A request goes to a replica for the second time."""
+    """A safe request or a handshake was broken off before an answer, so it may be sent again. Where no replica is left it is not.
+
+    A replica that could not be reached was sent nothing: the next one is asked, and that is no retry.
+    """
     metrics.RETRIES.labels(upstream.name).inc()
 
 

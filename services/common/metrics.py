@@ -40,7 +40,9 @@ SUBSCRIPTION_LIVE = Gauge("gridcast_subscription_live", "1 while the Redis subsc
 RESUBSCRIPTIONS = Counter("gridcast_resubscriptions_total", "Times the Redis subscription was opened anew", ["heard"])
 
 TUNNELS = Gauge("gridcast_tunnels", "WebSocket tunnels open")
-RETRIES = Counter("gridcast_upstream_retries_total", "Requests sent to another replica", ["upstream"])
+RETRIES = Counter(
+    "gridcast_upstream_retries_total", "Requests broken off before an answer that may be sent again", ["upstream"]
+)
 EJECTIONS = Counter("gridcast_upstream_ejections_total", "Replicas put aside after a failure", ["upstream"])
 REPLICAS = Gauge("gridcast_upstream_replicas", "Replicas that are known", ["upstream"])
 UPSTREAM_ERRORS = Counter("gridcast_upstream_errors_total", "Answers that no replica gave", ["upstream", "status"])
