@@ -5,7 +5,7 @@ launch     start_service
 stack      stack
 uploads    upload, upload_settings, env, store
 videos     video, ffmpeg
-upstreams  service, hasty
+upstreams  service, gateway, hasty
 """
 
 import pytest

@@ -1,7 +1,7 @@
 """A service that does what a test says, byte for byte, and remembers what it was sent. For tests of the gateway.
 
-It parses requests by itself and strictly: what it saw is compared with what the gateway was sent. Fixtures: one such service, and
-a gateway before it that soon loses patience.
+It parses requests by itself and strictly: what it saw is compared with what the gateway was sent. Fixtures: one such service, a
+gateway before it, and one that soon loses patience.
 """
 
 import asyncio
@@ -23,6 +23,12 @@ from tests.launch import Service, launched
 from tests.waiting import eventually
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+GET = b"GET /file HTTP/1.1\r\nHost: a\r\n\r\n"
+LAST = b"GET /file HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+HANDSHAKE = (
+    b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
 
 
 @dataclass
@@ -190,6 +196,14 @@ def service() -> Iterator[Upstream]:
     """One that every test of a module may change; see `Upstream.reset`."""
     with upstream() as service:
         yield service
+
+
+@pytest.fixture(scope="module")
+def gateway(service: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A gateway with the settings that it comes with. A module that needs another one has its own."""
+    with launched("gateway", tmp_path_factory.mktemp("gateway"), addresses(service)) as gateway:
+        yield gateway
+        assert "Traceback" not in gateway.log
 
 
 @pytest.fixture(scope="module")

@@ -13,16 +13,12 @@ import pytest
 from tests.launch import Service, Start
 from tests.servers import Server
 from tests.streaming import environment
-from tests.upstreams import ask, connect
+from tests.upstreams import HANDSHAKE, ask, connect
 from tests.waiting import eventually
 
 FILE = "/file/stream?filename=a.bin"
 BODY = bytes(range(256)) * 40
 """So small that an answer is never cut in the middle."""
-HANDSHAKE = (
-    b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-)
 
 
 @pytest.fixture

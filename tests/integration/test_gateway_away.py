@@ -17,6 +17,9 @@ import pytest
 from deploy.local.ports import free_ports
 from tests.launch import Service, Start
 from tests.upstreams import (
+    GET,
+    HANDSHAKE,
+    LAST,
     OK,
     Answer,
     Seen,
@@ -37,13 +40,7 @@ from tests.upstreams import (
 )
 from tests.waiting import eventually
 
-GET = b"GET /file HTTP/1.1\r\nHost: a\r\n\r\n"
-LAST = b"GET /file HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 PUT = b"PUT /file/stream?filename=a HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 1\r\n\r\na"
-HANDSHAKE = (
-    b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-)
 
 
 @pytest.fixture

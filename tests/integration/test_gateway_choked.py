@@ -11,13 +11,9 @@ from gateway.pipe import Life
 from gateway.settings import GatewaySettings
 from gateway.tunnel import Tunnel
 from tests.threads import Running, serving
-from tests.upstreams import Seen, Upstream
+from tests.upstreams import HANDSHAKE, Seen, Upstream
 from tests.waiting import eventually
 
-HANDSHAKE = (
-    b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-)
 BEFORE = 120_000
 """Bytes of an answer that stands in the gateway's buffer as a whole: the first half of it is below the mark, the second above."""
 FLOOD = 64 * 1024 * 1024

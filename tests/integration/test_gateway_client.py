@@ -1,16 +1,14 @@
 """The gateway's own HTTP client before a service that says what a test wants: which connections are kept, whose answer is whose."""
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 
-from tests.launch import Service, launched
+from tests.launch import Service
 from tests.upstreams import (
     OK,
     Seen,
     Upstream,
-    addresses,
     ask,
     connect,
     drain,
@@ -26,23 +24,16 @@ ONE_MORE = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok
 STRANGER = b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nstranger"
 
 
-@pytest.fixture(scope="module")
-def process(service: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with launched("gateway", tmp_path_factory.mktemp("gateway"), addresses(service)) as gateway:
-        yield gateway
-        assert "Traceback" not in gateway.log
-
-
 @pytest.fixture
-def gateway(process: Service, service: Upstream) -> Service:
+def gateway(gateway: Service, service: Upstream) -> Service:
     """With one kept connection to the service, and no other."""
     service.answer = say(ONE_MORE)
     for _ in range(5):
-        assert ask(process.port, "GET", "/file").status == 200
+        assert ask(gateway.port, "GET", "/file").status == 200
     service.reset()
-    assert ask(process.port, "GET", "/file").status == 200
+    assert ask(gateway.port, "GET", "/file").status == 200
     service.requests.clear()
-    return process
+    return gateway
 
 
 def connections(gateway: Service, service: Upstream, times: int = 5) -> int:

@@ -16,9 +16,6 @@ from tests.upstreams import (
 )
 from tests.waiting import eventually
 
-GET = b"GET /file HTTP/1.1\r\nHost: a\r\n\r\n"
-LAST = b"GET /file HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-
 
 def test_origins_cors_and_rates(start_service: Start) -> None:
     with upstream() as service:

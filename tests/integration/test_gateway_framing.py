@@ -4,13 +4,12 @@ A case is refused and nothing of it reaches the service; behind it stands a seco
 request that two parsers may read differently the connection is at its end. The twin is answered, and so is what stands behind it.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
-from tests.launch import Service, launched
-from tests.upstreams import Upstream, addresses, statuses, talk
+from tests.launch import Service
+from tests.upstreams import Upstream, statuses, talk
 
 BEHIND = b"GET /file?behind HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 GET = b"GET /file?case HTTP/1.1\r\n"
@@ -233,14 +232,6 @@ CASES = [
         b"abc",
     ),
 ]
-
-
-@pytest.fixture(scope="module")
-def gateway(service: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    env = addresses(service)
-    with launched("gateway", tmp_path_factory.mktemp("gateway"), env) as gateway:
-        yield gateway
-        assert "Traceback" not in gateway.log
 
 
 def test_there_are_enough_cases() -> None:

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.launch import Service, launched
-from tests.upstreams import Upstream, addresses, statuses
+from tests.launch import Service
+from tests.upstreams import Upstream, statuses
 
 pytestmark = pytest.mark.anyio
 
@@ -65,12 +65,6 @@ def mutant(chance: random.Random) -> bytes:
         if not raw:
             raw += b"\r\n"
     return bytes(raw)
-
-
-@pytest.fixture(scope="module")
-def gateway(service: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with launched("gateway", tmp_path_factory.mktemp("gateway"), addresses(service)) as gateway:
-        yield gateway
 
 
 async def answers(port: int, raw: bytes) -> bytes:

@@ -11,6 +11,8 @@ import pytest
 
 from tests.launch import Service
 from tests.upstreams import (
+    GET,
+    LAST,
     OK,
     Seen,
     Upstream,
@@ -26,9 +28,6 @@ from tests.upstreams import (
     talk,
 )
 from tests.waiting import eventually
-
-GET = b"GET /file HTTP/1.1\r\nHost: a\r\n\r\n"
-LAST = b"GET /file HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 
 
 @pytest.fixture
