@@ -1,0 +1,198 @@
+"""What the tutorial tells people to type, typed in its order; and what it shows as the answer, compared with the answer."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pytest
+
+from deploy.local.ports import HOST, free_ports
+from tests.stack import Stack
+from tests.waiting import eventually
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+TUTORIAL = (DOCS / "tutorial.md").read_text("utf-8")
+STOP = "Stop the listener with Ctrl-C"
+PIECE = re.compile(
+    rf"^```(?P<kind>python|console)\n(?P<block>.*?)^```$|`(?P<inline>(?:curl|\.venv/bin/python) [^`]+)`|{STOP}",
+    re.DOTALL | re.MULTILINE,
+)
+# A pytest that runs in the background of a script may ignore Ctrl-C, and what it starts inherits that.
+CTRL_C = signal.SIGTERM if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else signal.SIGINT
+
+
+def shape(shown: str) -> re.Pattern[str]:
+    """What the tutorial shows, where `...` is anything."""
+    return re.compile(".*?".join(re.escape(part) for part in shown.strip().split("...")), re.DOTALL)
+
+
+def steps(block: str) -> list[tuple[str, str]]:
+    """Commands with what is shown below them; what stands before the first one has an empty command."""
+    before, *typed = re.split(r"^\$ ", block, flags=re.MULTILINE)
+    first = [("", before)] if before else []
+    return first + [(command, shown) for command, _, shown in (text.partition("\n") for text in typed)]
+
+
+class Desk:
+    """The reader's terminals, in a folder of their own: one to type in, and what runs in the others."""
+
+    def __init__(self, stack: Stack, ffmpeg: str, folder: Path) -> None:
+        self._stack = stack
+        self._ffmpeg = ffmpeg
+        self._folder = folder
+        self._service = free_ports(1)[0]
+        self._running: list[subprocess.Popen[bytes]] = []
+        self._awaited: list[str] = []
+        self._heard: list[Path] = []
+        self._env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        (folder / ".state").touch()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in self._running:
+            process.kill()
+            process.wait()
+
+    @property
+    def heard(self) -> str:
+        """What the listener that was started last has printed."""
+        return self._heard[-1].read_text("utf-8")
+
+    def save(self, program: str) -> None:
+        """A file with the name that its first line says."""
+        name = program.partition("\n")[0].removeprefix("# ")
+        (self._folder / name).write_text(program, "utf-8")
+
+    def type(self, command: str, shown: str) -> None:
+        """Type one line, and compare."""
+        if command.startswith("make run"):
+            self._compare(self._local(shown).splitlines(), self._stack.out)
+        elif not command:
+            self._awaited += shown.splitlines()
+        elif "listen.py" in command:
+            self._listen(self._local(command))
+            self._awaited += shown.splitlines()
+        elif command.endswith(" &"):
+            self._start(self._local(command).removesuffix(" &"))
+        else:
+            said = self._run(self._local(command))
+            assert shape(shown).fullmatch(said.strip()), f"{command}\nsays\n{said}\nand not\n{shown}"
+
+    def attend(self) -> None:
+        """Wait until the listener has said what the tutorial shows."""
+        awaited, self._awaited = self._awaited, []
+        if awaited:
+            eventually(lambda: self._compare(awaited, self.heard), 20, "the listener says what is shown")
+
+    def stop_listening(self) -> None:
+        sid = self._sid()
+        listener = self._running.pop(0)
+        listener.send_signal(CTRL_C)
+        listener.wait(10)
+        ask = f"curl -s {self._stack.url}/sockets/{sid}"
+        eventually(lambda: '"away"' in self._run(ask), 10, "the sid is away")
+
+    def _local(self, text: str) -> str:
+        """The same with what is other here: ports, programs, and what the reader copies."""
+        text = text.replace(f"{HOST}:8000", f"{HOST}:{self._stack.port}").replace("8100", str(self._service))
+        text = text.replace(".venv/bin/python", shlex.quote(sys.executable))
+        text = re.sub(r"^ffmpeg", f"{shlex.quote(self._ffmpeg)} -nostdin", text)
+        if text.startswith("sid="):
+            return f"sid={self._sid()}"
+        if text.startswith("redis="):
+            address = self._stack.addresses["redis-server"]
+            assert shape(text).fullmatch(f"redis={address}")
+            return f"redis={address}"
+        return text
+
+    def _sid(self) -> str:
+        found: str = json.loads(self.heard.partition("\n")[0])["sid"]
+        return found
+
+    def _run(self, command: str) -> str:
+        """In a shell that knows the variables of those before."""
+        script = f". ./.state\nset -a\n{command}\nexport -p > .state"
+        done = subprocess.run(
+            ["sh", "-euc", script],
+            cwd=self._folder,
+            env=self._env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def _start(self, command: str) -> None:
+        """The reader's own service, until it listens."""
+        script = f". ./.state\nexport {command.replace(' ', '; exec ', 1)}"
+        self._running.append(subprocess.Popen(["sh", "-euc", script], cwd=self._folder, env=self._env))
+        eventually(lambda: socket.create_connection((HOST, self._service), 1).close() is None, 20, command)
+
+    def _listen(self, command: str) -> None:
+        self._heard.append(self._folder / f"heard-{len(self._heard)}")
+        with self._heard[-1].open("wb") as output:
+            process = subprocess.Popen(shlex.split(command), cwd=self._folder, env=self._env, stdout=output)
+        self._running.insert(0, process)
+        eventually(lambda: '"sid"' in self.heard, 20, "the listener has its sid")
+
+    def _compare(self, shown: list[str], said: str) -> bool:
+        lines = said.splitlines()
+        for line in shown:
+            assert any(shape(line).fullmatch(one) for one in lines), f"{line}\nis not in\n{said}"
+        return True
+
+
+def test_the_session(stack: Stack, ffmpeg: str, tmp_path: Path) -> None:
+    """Every block in its order. The stack has the two socket replicas of the last step all the time."""
+    pytest.importorskip("tusclient", reason="tuspy is not installed")
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    with Desk(stack, ffmpeg, tmp_path) as desk:
+        for piece in PIECE.finditer(TUTORIAL):
+            if piece["kind"] == "python":
+                desk.save(piece["block"])
+            elif piece["kind"] == "console":
+                typed = steps(piece["block"])
+                for command, shown in typed:
+                    desk.type(command, shown)
+                # A listener that was just started says the rest once the next block is typed.
+                if not typed[0][0] or "listen.py" not in typed[0][0]:
+                    desk.attend()
+            elif piece["inline"]:
+                desk.type(piece["inline"], "...")
+            else:
+                desk.stop_listening()
+        desk.attend()
+        assert "read the state again" not in desk.heard, "the client that came back has missed nothing"
+    assert (tmp_path / "part").read_bytes() == (tmp_path / "v.webm").read_bytes()[1000:2000]
+
+
+def test_the_commands_and_places_named_are_there() -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    commands = re.findall(r"(?:`|^\$ )make ([^`\n]+)", TUTORIAL, re.MULTILINE)
+    assert "run SOCKETS=2 STREAMS=2" in commands
+    for verb, *options in (command.split() for command in commands):
+        assert re.search(rf"^{verb}:", makefile, re.MULTILINE)
+        assert all(f"$({option.partition('=')[0]})" in makefile for option in options)
+    for path, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", TUTORIAL):
+        place = DOCS / path if path else DOCS / "tutorial.md"
+        assert place.exists(), path
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", place.read_text("utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
