@@ -24,6 +24,8 @@ from services.common.web import Disconnected, Receive, Scope, Send
 
 MAX_PLAIN_BODY = 1024 * 1024
 """Bytes of a body that is no media."""
+LITTLE = 16 * 1024
+"""Bytes of an answer that are one piece, however they came."""
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -178,6 +180,11 @@ async def _relay(line: Line, exchange: Exchange, send: Send) -> None:
     if not exchange.complete:
         fields.append((b"connection", b"close"))  # answered early: the rest of the body is not wanted
     exchange.waiting = Waiting.READER
+    if line.answer.over and line.answer.waiting <= LITTLE:  # all of it is here: one message (services.common.cycle)
+        data = await line.read()
+        exchange.moved += len(data)
+        await send({"type": "http.response.start", "status": status, "headers": fields, "body": data})
+        return
     await send({"type": "http.response.start", "status": status, "headers": fields})
     more = True
     while more:

@@ -7,7 +7,7 @@ and no rule of a request's head.
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -27,7 +27,10 @@ class Cycle(RequestResponseCycle):
     """The end of the connection is that of the answer: an HTTP/1.0 client knows no chunks (RFC 9112, 6.1)."""
 
     async def send(self, message: Any) -> None:
-        """ASGI's send: waits before it writes, not after, and says nothing when the client has gone."""
+        """ASGI's send: waits before it writes, not after, and says nothing when the client has gone.
+
+        What ASGI does not have: a start may bring `shared`, and `body`, which is all of it, where two messages would cost more.
+        """
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
         if self.disconnected:
@@ -36,12 +39,15 @@ class Cycle(RequestResponseCycle):
         if kind == "http.response.body" and self.response_started and not self.response_complete:
             self._body(message.get("body", b""), more=message.get("more_body", False))
         elif kind == "http.response.start" and not self.response_started:
-            self._head(message["status"], message.get("headers", ()), message.get("shared", answer.NONE))
+            head = self._head(message["status"], message.get("headers", ()), message.get("shared", answer.NONE))
+            if (body := message.get("body")) is None:
+                self.transport.write(head)
+            else:
+                self._whole(head, body)
         else:
             raise RuntimeError(f"{kind} out of its turn")
 
-    def _head(self, status: int, headers: Any, shared: Shared) -> None:
-        """`shared` is what ASGI does not have."""
+    def _head(self, status: int, headers: Any, shared: Shared) -> bytes:
         self.response_started = True
         self.waiting_for_100_continue = False
         fields = [*self.default_headers, *headers]
@@ -59,7 +65,16 @@ class Cycle(RequestResponseCycle):
                 fields.append((b"connection", b"close"))
         elif b"close" in connection.lower():
             self.keep_alive = False
-        self.transport.write(answer.head(status, fields, shared))
+        return answer.head(status, fields, shared)
+
+    def _whole(self, head: bytes, body: Any) -> None:
+        if self.scope["method"] != "HEAD" and not self.chunked_encoding and self.expected_content_length == len(body):
+            self.expected_content_length = 0
+            cast("Wire", self.transport).send(head, body)
+            self._complete()
+        else:
+            self.transport.write(head)
+            self._body(body, more=False)
 
     def _body(self, data: Any, *, more: bool) -> None:
         size = len(data)
@@ -78,11 +93,14 @@ class Cycle(RequestResponseCycle):
         if not more:
             if self.expected_content_length:
                 raise RuntimeError("the answer is shorter than its length")
-            self.response_complete = True
-            self.message_event.set()
-            if not self.keep_alive:
-                self.transport.close()
-            self.on_response()
+            self._complete()
+
+    def _complete(self) -> None:
+        self.response_complete = True
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
 
 
 class Cycles(Readers):

@@ -121,8 +121,7 @@ class _Answer:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._identifier)]
-        else:
-            self.sent += len(message.get("body", b""))
+        self.sent += len(message.get("body", b""))
         await self._send(message)
 
 

@@ -94,12 +94,19 @@ class Requests:
         if second != self._second:
             self._second = second
             self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        rest = f", {_encode(more)[1:]}" if more else "}"
+        rest = "".join([f', "{name}": {_member(value)}' for name, value in more.items()]) if more else ""
         self._lines.hold(
             f'{{"time": "{self._stamp}.{int((now - second) * 1000):03}+00:00", {self._middle}, '
             f'"request_id": "{identifier}", "method": {quote(method)}, "path": {quote(path)}, "status": {status}, '
-            f'"bytes": {sent}, "received": {received}, "seconds": {seconds:.6f}{rest}'
+            f'"bytes": {sent}, "received": {received}, "seconds": {seconds:.6f}{rest}}}'
         )
+
+
+def _member(value: Any) -> str:
+    """JSON of what a request's line says most often, without an encoder's detours: 1 us instead of 4 for two members."""
+    if type(value) is str:
+        return quote(value)
+    return repr(value) if type(value) is int or type(value) is float else _encode(value)
 
 
 requests: Requests | None = None

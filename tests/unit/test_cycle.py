@@ -23,6 +23,10 @@ class Transport(asyncio.Transport):
     def write(self, data: Any) -> None:
         self.sent += bytes(data)
 
+    def send(self, head: bytes, body: bytes) -> None:
+        """As the wire has it."""
+        self.sent += head + body
+
     def close(self) -> None:
         self.closed = True
 
@@ -99,6 +103,28 @@ async def test_an_application_may_close(said: bytes) -> None:
     head, _ = await case.say(200, [(b"content-length", b"0"), (b"connection", said)], b"")
     assert head.count(b"connection:") == 1
     assert case.transport.closed
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize(("status", "headers"), [(200, [(b"content-length", b"5")]), (200, []), (304, []), (204, [])])
+async def test_a_start_may_bring_all_of_the_body(
+    method: str, version: str, status: int, headers: list[tuple[bytes, bytes]]
+) -> None:
+    """And then it is sent as two messages would be."""
+    one, two = Case(method, version), Case(method, version)
+    body = b"abcde" if status == 200 and method == "GET" else b""
+    await one.cycle.send({"type": "http.response.start", "status": status, "headers": headers, "body": body})
+    await two.say(status, headers, body)
+    assert one.transport.sent == two.transport.sent
+    assert (one.ended, one.transport.closed) == (two.ended, two.transport.closed) == (1, version == "1.0")
+
+
+@pytest.mark.parametrize("body", [b"abcd", b"abcdef", b""])
+async def test_a_start_with_a_body_of_another_length_is_an_error(body: bytes) -> None:
+    start = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")], "body": body}
+    with pytest.raises(RuntimeError, match="than its length"):
+        await Case().cycle.send(start)
 
 
 async def test_fields_that_answers_share() -> None:

@@ -18,7 +18,7 @@ async def main():
             logs.requests.write("abc", "GET", path, 206, 5, 0, 0.0000384, more)
     request("/one")
     log.warning("two", extra={{"fields": {{"status": 1}}}})
-    request('/"three"\\n\\u2028\\ud800', {{"upstream": "http://[::1]:8", "tried": None}})
+    request('/"three"\\n\\u2028\\ud800', {{"upstream": "http://[::1]:8", "tried": None, "first": 0.5, "n": 3}})
     token = logs.request_id.set("an-id")
     try:
         raise ValueError("a\\nb")
@@ -55,6 +55,7 @@ def test_lines_are_json_in_order_and_the_last_one_is_not_lost() -> None:
     }
     assert (two["message"], two["level"], two["status"]) == ("two", "warning", 1)
     assert (three["path"], three["upstream"], three["tried"]) == ('/"three"\n\u2028\ud800', "http://[::1]:8", None)
+    assert (three["first"], three["n"]) == (0.5, 3)
     assert (four["message"], four["request_id"]) == ("four", "an-id")
     assert "ValueError: a\nb" in four["exception"]
     assert five["path"] == "/five"
