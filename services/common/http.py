@@ -126,6 +126,7 @@ class Http(Upgrades):
             self.begin(version)
             self._in_body = True
         elif not self._should_upgrade():
+            self.at_once_left = 0  # it is the last answer, and httptools leaves us to end it
             self.begin(version)
             self.cycle.keep_alive = False
 
