@@ -3,6 +3,7 @@
 It may send a request straight to a plain ASGI callable where a router would cost more than the answer. It knows no route.
 """
 
+import asyncio
 import logging
 import random
 import re
@@ -11,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 from services.common import logs, metrics
 from services.common.answer import Ready
-from services.common.errors import GridcastError, Internal
+from services.common.errors import GridcastError, Internal, Unavailable
 from services.common.web import CLIENT_GONE, App, Disconnected, Message, Receive, Scope, Send, send_problem
 
 Prompt = Callable[[Scope], Ready | None]
@@ -90,11 +91,13 @@ class Front:
             await (direct or self.app)(scope, counted, answer.send)
         except Disconnected:
             answer.status = answer.status or CLIENT_GONE
-        except GridcastError as error:
+        except (GridcastError, asyncio.CancelledError) as error:
+            # Cancelled by uvicorn, when the time for draining is over: raised on, it would be logged as a fault.
+            fault = error if isinstance(error, GridcastError) else Unavailable("the service is shutting down")
             if answer.status:
-                _log.warning("answer cut: %s", error.detail)
+                _log.warning("answer cut: %s", fault.detail)
             else:
-                await send_problem(answer.send, error, close=error.status == 400 or _has_body(scope))
+                await send_problem(answer.send, fault, close=fault.status == 400 or _has_body(scope))
         except Exception:  # noqa: BLE001  # the last resort of every request
             _log.exception("unexpected fault")
             if not answer.status:

@@ -1,5 +1,6 @@
 """services.common.web: what an application built by it makes of a fault."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 from services.common.errors import PROBLEM_TYPE
+from services.common.front import Front
 from services.common.web import MAX_JSON_BODY, Disconnected, build
 
 pytestmark = pytest.mark.anyio
@@ -38,6 +40,36 @@ async def test_a_client_that_leaves_is_no_fault_of_ours() -> None:
     scope = {"type": "http", "method": "GET", "path": "/left", "query_string": b"", "headers": []}
     await app(scope, receive, send)
     assert sent[0]["status"] == 499
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_who_is_cancelled_at_the_end_of_the_drain_says_503(
+    *, begun: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Or breaks off, where the answer has begun. Neither is a fault with a traceback."""
+    waits = asyncio.Event()
+    sent: list[Any] = []
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        if begun:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        waits.set()
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request"}
+
+    scope = {"type": "http", "method": "GET", "path": "/a", "query_string": b"", "headers": []}
+    task = asyncio.create_task(Front(app)(scope, receive, send))
+    async with asyncio.timeout(5):
+        await waits.wait()
+        task.cancel()
+        await task
+    assert [message.get("status") for message in sent] == ([200] if begun else [503, None])
+    assert "Traceback" not in caplog.text
 
 
 @pytest.fixture
