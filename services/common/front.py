@@ -28,10 +28,11 @@ _log = logging.getLogger("gridcast.web")
 class Front:
     """An ASGI application around another.
 
-    `direct` maps (method, path) to a plain ASGI callable, `prompt` to a function of the scope that answers at once or says None. An
-    exception before the answer began becomes a problem; after it began
-    the connection is cut, because a half answer that looks whole is worse than none. Whoever answers may set `scope["route"]` (an
-    object with `path`, as FastAPI does, or a string) and add fields to the access log in `scope["log"]`.
+    `direct` maps (method, path) to a plain ASGI callable, `prompt` to a function of the scope that answers at once or says None.
+
+    An exception before the answer began becomes a problem; after it began the connection is cut, because a half answer that looks
+    whole is worse than none. Whoever answers may set `scope["route"]` (an object with `path`, as FastAPI does, or a string) and add
+    fields to the access log in `scope["log"]`.
 
     `believes` says whose X-Request-ID is taken over. Without it everybody's is: a service's client is the gateway, which sets it.
     """
