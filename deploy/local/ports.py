@@ -5,41 +5,41 @@ import errno
 import secrets
 import socket
 
-from deploy.local.failure import Failure
+from deploy.local.errors import StackError
 
 HOST = "127.0.0.1"
 
 # Below the range from which systems take the ports of outgoing connections: there, a port found free could be some
 # client's a moment later, or a client that knocks at it could be connected to itself.
-LOWEST, HIGHEST = 20_000, 32_000
+MIN_PORT, MAX_PORT = 20_000, 32_000
 
 
 def free_ports(count: int) -> list[int]:
     """So many different ports that nobody listens on now."""
     with contextlib.ExitStack() as held:
         found: list[int] = []
-        port = LOWEST + secrets.randbelow(HIGHEST - LOWEST)
-        for _ in range(HIGHEST - LOWEST):
+        port = MIN_PORT + secrets.randbelow(MAX_PORT - MIN_PORT)
+        for _ in range(MAX_PORT - MIN_PORT):
             if len(found) == count:
                 return found
-            port = port + 1 if port < HIGHEST else LOWEST
+            port = port + 1 if port < MAX_PORT else MIN_PORT
             with contextlib.suppress(OSError):
-                held.enter_context(_listening(port))
+                held.enter_context(_listen(port))
                 found.append(port)
-    raise Failure(f"no {count} free ports between {LOWEST} and {HIGHEST}")
+    raise StackError(f"no {count} free ports between {MIN_PORT} and {MAX_PORT}")
 
 
-def must_be_free(port: int) -> None:
+def check_port_is_free(port: int) -> None:
     if not 1 <= port <= 65535:
-        raise Failure(f"port {port} is no port number; choose one from 1 to 65535 with PORT=")
+        raise StackError(f"port {port} is no port number; choose one from 1 to 65535 with PORT=")
     try:
-        _listening(port).close()
+        _listen(port).close()
     except OSError as error:
         reason = "is already taken" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
-        raise Failure(f"port {port} {reason}; choose another one with PORT=") from error
+        raise StackError(f"port {port} {reason}; choose another one with PORT=") from error
 
 
-def _listening(port: int) -> socket.socket:
+def _listen(port: int) -> socket.socket:
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         # As the servers do it: the remains of closed connections do not make a port taken.

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.local import leash
-from deploy.local.failure import Failure
-from deploy.local.lastwords import last_words
+from deploy.local import die_with_parent
+from deploy.local.errors import StackError
+from deploy.local.log_tail import last_error_line
 
-ROOT = Path(__file__).resolve().parents[2]
-BEAT = 0.05
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+POLL_INTERVAL = 0.05
 
 
 @dataclass(frozen=True)
@@ -29,33 +29,33 @@ class Program:
     name: str
     kind: str
     command: tuple[str, ...]
-    address: str
-    obstacle: Callable[[], str | None]
+    url: str
+    readiness_error: Callable[[], str | None]
     """Why it does not answer yet; None when it does."""
     environment: Mapping[str, str] | None = None
-    holds: tuple[int, ...] = ()
+    inherited_fds: tuple[int, ...] = ()
     """Descriptors that stay open as long as the program lives."""
-    grace: float = 15.0
+    stop_timeout: float = 15.0
     """Seconds that it gets to stop by itself."""
-    if_unstartable: str = ""
+    install_hint: str = ""
     """What to install when the system cannot load it."""
 
 
 class Child:
     """A program that has been started. Its output is appended to `log`."""
 
-    def __init__(self, program: Program, log: Path) -> None:
+    def __init__(self, program: Program, log_path: Path) -> None:
         self.program = program
-        self.log = log
-        with log.open("ab") as output:
+        self.log_path = log_path
+        with log_path.open("ab") as output:
             self._process = subprocess.Popen(
-                leashed(program.command),
+                die_with_parent_command(program.command),
                 env=program.environment,
-                cwd=ROOT,
+                cwd=PROJECT_ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                pass_fds=program.holds,
+                pass_fds=program.inherited_fds,
                 start_new_session=True,
             )
 
@@ -67,8 +67,8 @@ class Child:
     def running(self) -> bool:
         return self._process.poll() is None
 
-    def send(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
+    def send_signal(self, signum: signal.Signals) -> None:
+        self._process.send_signal(signum)
 
     def wait(self, timeout: float) -> bool:
         """Whether it has ended within the time."""
@@ -78,53 +78,53 @@ class Child:
             return False
         return True
 
-    def obituary(self) -> str:
+    def exit_summary(self) -> str:
         """How it ended and what it said last, in one line."""
         code = self._process.returncode
-        said = last_words(self.log)
+        said = last_error_line(self.log_path)
         reason = f": {said}" if said else ""
-        if code == leash.CANNOT_START:
-            hint = self.program.if_unstartable
+        if code == die_with_parent.EXIT_EXEC_FAILED:
+            hint = self.program.install_hint
             return f"{self.program.name} cannot be started{reason}{f' ({hint})' if hint else ''}"
         end = f"ended with exit code {code}" if code >= 0 else f"was ended by {signal.Signals(-code).name}"
         return f"{self.program.name} {end}{reason}"
 
 
-def leashed(command: Sequence[str]) -> list[str]:
-    return [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), *command]
+def die_with_parent_command(command: Sequence[str]) -> list[str]:
+    return [sys.executable, "-I", "-S", die_with_parent.__file__, str(os.getpid()), *command]
 
 
-def each_ready(children: Sequence[Child], within: float, pause: Callable[[float], object]) -> Iterator[Child]:
+def wait_until_ready(children: Sequence[Child], timeout: float, pause: Callable[[float], object]) -> Iterator[Child]:
     """The children in the order in which they begin to answer.
 
     Raises Failure when one ends or does not answer in time. `pause` waits between two looks and may raise.
     """
-    deadline = time.monotonic() + within
+    deadline = time.monotonic() + timeout
     waiting = list(children)
     while waiting:
         for child in tuple(waiting):
-            obstacle = child.program.obstacle()
+            obstacle = child.program.readiness_error()
             if not child.running:
-                raise Failure(child.obituary())
+                raise StackError(child.exit_summary())
             if obstacle is None:
                 waiting.remove(child)
                 yield child
             elif time.monotonic() > deadline:
-                raise Failure(f"{child.program.name} is not ready after {within:g} s: {obstacle}")
+                raise StackError(f"{child.program.name} is not ready after {timeout:g} s: {obstacle}")
         if waiting:
-            pause(BEAT)
+            pause(POLL_INTERVAL)
 
 
-def stop(children: Sequence[Child], hurry: Callable[[], bool] = lambda: False) -> list[str]:
+def stop_children(children: Sequence[Child], force: Callable[[], bool] = lambda: False) -> list[str]:
     """Ends the children together: SIGTERM, a time of grace, SIGKILL. Gives the names of those that had to be killed."""
     for child in children:
-        child.send(signal.SIGTERM)
-    deadline = time.monotonic() + max((child.program.grace for child in children), default=0.0)
-    while any(child.running for child in children) and time.monotonic() < deadline and not hurry():
-        next(child for child in children if child.running).wait(BEAT)
+        child.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + max((child.program.stop_timeout for child in children), default=0.0)
+    while any(child.running for child in children) and time.monotonic() < deadline and not force():
+        next(child for child in children if child.running).wait(POLL_INTERVAL)
     killed = [child for child in children if child.running]
     for child in killed:
-        child.send(signal.SIGKILL)
+        child.send_signal(signal.SIGKILL)
     for child in children:
         child.wait(10.0)
     return [child.program.name for child in killed]

@@ -10,24 +10,24 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from deploy.local import replicas, servers
-from deploy.local.failure import Failure
-from deploy.local.folder import DataFolder
+from deploy.local import databases, programs
+from deploy.local.data_dir import DataDir
+from deploy.local.errors import StackError
 from deploy.local.ports import free_ports
-from deploy.local.processes import Child, Program, each_ready, stop
-from deploy.local.signals import Signals
+from deploy.local.processes import Child, Program, stop_children, wait_until_ready
+from deploy.local.signals import SignalWaiter
 
-READY_WITHIN = 30.0
+READY_TIMEOUT = 30.0
 
 
 @dataclass(frozen=True)
-class Wanted:
+class StackOptions:
     """What one run shall start. An address that is given is used instead of a server of our own."""
 
     port: int
-    uploads: int = 1
-    streams: int = 1
-    sockets: int = 1
+    upload_replicas: int = 1
+    stream_replicas: int = 1
+    socket_replicas: int = 1
     mongodb_uri: str | None = None
     redis_url: str | None = None
 
@@ -35,80 +35,86 @@ class Wanted:
 class Stack:
     """The children of one run, in the order in which they were started."""
 
-    def __init__(self, folder: DataFolder, signals: Signals) -> None:
-        self._folder = folder
+    def __init__(self, data_dir: DataDir, signals: SignalWaiter) -> None:
+        self._data_dir = data_dir
         self._signals = signals
         self._children: list[Child] = []
 
-    def start(self, wanted: Wanted) -> str:
+    def start(self, options: StackOptions) -> str:
         """Starts all of it and gives the address. Raises Failure or Stopped, with the children so far still running."""
-        mongodb_uri, redis_url = self._start_servers(wanted)
-        counts = {"upload": wanted.uploads, "stream": wanted.streams, "socket": wanted.sockets}
+        mongodb_uri, redis_url = self._start_databases(options)
+        counts = {
+            "upload": options.upload_replicas,
+            "stream": options.stream_replicas,
+            "socket": options.socket_replicas,
+        }
         kinds = [(kind, number) for kind, count in counts.items() for number in range(1, count + 1)]
         services = [
-            _service(kind, number, port, mongodb_uri, redis_url)
+            _service_program(kind, number, port, mongodb_uri, redis_url)
             for (kind, number), port in zip(kinds, free_ports(len(kinds)), strict=True)
         ]
-        self._start_together(services)
-        gateway = replicas.gateway(wanted.port, services)
-        self._start_together([gateway])
-        return gateway.address
+        self._start_and_wait(services)
+        gateway = programs.gateway(options.port, services)
+        self._start_and_wait([gateway])
+        return gateway.url
 
-    def watch(self) -> None:
+    def supervise(self) -> None:
         """Returns never: raises Failure when a child has ended, Stopped when the end is asked for."""
         while True:
             for child in self._children:
                 if not child.running:
-                    raise Failure(child.obituary())
+                    raise StackError(child.exit_summary())
             self._signals.pause()
 
     def stop(self) -> list[str]:
         """Stops kind by kind, the last started first; kills at once where somebody is impatient. Gives the killed."""
         killed: list[str] = []
         for kind, group in groupby(reversed(self._children), key=lambda child: child.program.kind):
-            killed += stop(list(group), hurry=lambda: self._signals.impatient)
-            say(f"{kind:<13} stopped")
+            killed += stop_children(list(group), force=lambda: self._signals.force)
+            print_status(f"{kind:<13} stopped")
         return killed
 
-    def _start_servers(self, wanted: Wanted) -> tuple[str, str]:
-        if wanted.mongodb_uri is not None:
-            reason = servers.silence(wanted.mongodb_uri, within=5.0)
+    def _start_databases(self, options: StackOptions) -> tuple[str, str]:
+        if options.mongodb_uri is not None:
+            reason = databases.mongodb_error(options.mongodb_uri, timeout=5.0)
             if reason is not None:
-                raise Failure(f"the MongoDB of MONGODB_URI does not answer: {reason}")
+                raise StackError(f"the MongoDB of MONGODB_URI does not answer: {reason}")
         mongo_port, redis_port = free_ports(2)
-        folder = self._folder
+        folder = self._data_dir
         own: list[Program] = []
-        if wanted.mongodb_uri is None:
-            own.append(servers.mongod(folder.mongo, mongo_port, holds=(folder.lock,)))
-        if wanted.redis_url is None:
-            own.append(servers.redis_server(folder.redis, redis_port))
-        self._start_together(own)
-        return wanted.mongodb_uri or servers.mongodb_uri(mongo_port), wanted.redis_url or servers.redis_url(redis_port)
+        if options.mongodb_uri is None:
+            own.append(databases.mongod(folder.mongo, mongo_port, inherited_fds=(folder.lock_fd,)))
+        if options.redis_url is None:
+            own.append(databases.redis_server(folder.redis, redis_port))
+        self._start_and_wait(own)
+        return options.mongodb_uri or databases.mongodb_uri(mongo_port), options.redis_url or databases.redis_url(
+            redis_port
+        )
 
-    def _start_together(self, programs: Sequence[Program]) -> None:
+    def _start_and_wait(self, programs: Sequence[Program]) -> None:
         began = time.monotonic()
         for program in programs:
-            self._children.append(Child(program, self._log(program)))
+            self._children.append(Child(program, self._log_path(program)))
         fresh = self._children[-len(programs) :] if programs else []
-        for child in each_ready(fresh, READY_WITHIN, self._signals.pause):
+        for child in wait_until_ready(fresh, READY_TIMEOUT, self._signals.pause):
             took = time.monotonic() - began
-            say(f"{child.program.name:<13} ready in {took:4.1f} s  pid {child.pid:<8} {child.program.address}")
+            print_status(f"{child.program.name:<13} ready in {took:4.1f} s  pid {child.pid:<8} {child.program.url}")
 
-    def _log(self, program: Program) -> Path:
-        return self._folder.logs / f"{program.name}.log"
+    def _log_path(self, program: Program) -> Path:
+        return self._data_dir.logs / f"{program.name}.log"
 
 
-def _service(kind: str, number: int, port: int, mongodb_uri: str, redis_url: str) -> Program:
+def _service_program(kind: str, index: int, port: int, mongodb_uri: str, redis_url: str) -> Program:
     match kind:
         case "upload":
-            return replicas.upload(number, port, mongodb_uri, redis_url)
+            return programs.upload(index, port, mongodb_uri, redis_url)
         case "stream":
-            return replicas.stream(number, port, mongodb_uri, redis_url)
+            return programs.stream(index, port, mongodb_uri, redis_url)
         case _:
-            return replicas.socket(number, port, redis_url)
+            return programs.socket(index, port, redis_url)
 
 
-def say(text: str) -> None:
+def print_status(text: str) -> None:
     # A terminal that has gone must not keep the children from being stopped.
     with contextlib.suppress(OSError):
         print(text, flush=True)

@@ -24,14 +24,14 @@
      +- GatewayTimeout         504
      +- NoSpace                507
 
-Stores and drivers raise these at their border; `services.common.web` and the gateway render them. This file knows no server.
+Stores and drivers raise these at their border; `services.common.web.app_factory` and the gateway render them.
 """
 
 import json
 from collections.abc import Mapping
 from typing import ClassVar
 
-PROBLEM_TYPE = "application/problem+json"
+PROBLEM_MEDIA_TYPE = "application/problem+json"
 
 
 class GridcastError(Exception):
@@ -53,8 +53,8 @@ class BadRequest(GridcastError):
     status = 400
     title = "Bad Request"
 
-    def __init__(self, why: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(f"Validation Error: {why}", headers)
+    def __init__(self, reason: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(f"Validation Error: {reason}", headers)
 
 
 class Forbidden(GridcastError):
@@ -78,7 +78,7 @@ class MethodNotAllowed(GridcastError):
     title = "Method Not Allowed"
 
 
-class TooSlow(GridcastError):
+class RequestTimeout(GridcastError):
     """408. The client sent too few bytes for too long."""
 
     status = 408
@@ -92,7 +92,7 @@ class Conflict(GridcastError):
     title = "Conflict"
 
 
-class NotUnique(Conflict):
+class AlreadyExists(Conflict):
     """409 for a (folder, filename) that is taken."""
 
     def __init__(self, folder: str, filename: str) -> None:
@@ -113,14 +113,14 @@ class PreconditionFailed(GridcastError):
     title = "Precondition Failed"
 
 
-class TooLarge(GridcastError):
+class ContentTooLarge(GridcastError):
     """413."""
 
     status = 413
     title = "Content Too Large"
 
 
-class TargetTooLong(GridcastError):
+class URITooLong(GridcastError):
     """414."""
 
     status = 414
@@ -141,7 +141,9 @@ class RangeNotSatisfiable(GridcastError):
     title = "Range Not Satisfiable"
 
     def __init__(self, length: int) -> None:
-        super().__init__(f"no requested byte lies within the {length} bytes", {"content-range": f"bytes */{length}"})
+        super().__init__(
+            f"no requested range overlaps the {length} bytes of the file", {"content-range": f"bytes */{length}"}
+        )
 
 
 class ExpectationFailed(GridcastError):
@@ -158,25 +160,25 @@ class ChecksumMismatch(GridcastError):
     title = "Checksum Mismatch"
 
 
-class TooMany(GridcastError):
+class TooManyRequests(GridcastError):
     """429."""
 
     status = 429
     title = "Too Many Requests"
 
 
-class FieldsTooLarge(GridcastError):
+class HeadersTooLarge(GridcastError):
     """431 (RFC 6585, 5)."""
 
     status = 431
     title = "Request Header Fields Too Large"
 
 
-class Internal(GridcastError):
+class InternalServerError(GridcastError):
     """500. The log says what happened; the client is told nothing of it."""
 
     def __init__(self) -> None:
-        super().__init__("the server failed; its log says why")
+        super().__init__("internal server error")
 
 
 class BadGateway(GridcastError):
@@ -186,7 +188,7 @@ class BadGateway(GridcastError):
     title = "Bad Gateway"
 
 
-class Unavailable(GridcastError):
+class ServiceUnavailable(GridcastError):
     """503 with `Retry-After` in seconds."""
 
     status = 503
@@ -203,14 +205,14 @@ class GatewayTimeout(GridcastError):
     title = "Gateway Timeout"
 
 
-class NoSpace(GridcastError):
+class InsufficientStorage(GridcastError):
     """507 (RFC 4918, 11.5)."""
 
     status = 507
     title = "Insufficient Storage"
 
 
-def problem(error: GridcastError) -> bytes:
+def encode_problem(error: GridcastError) -> bytes:
     """The body of an error answer: RFC 9457 members, `detail` being the one FastAPI's clients read."""
     members = {"type": "about:blank", "title": error.title, "status": error.status, "detail": error.detail}
     return json.dumps(members, ensure_ascii=False).encode("utf-8", "backslashreplace")
@@ -220,7 +222,7 @@ def problem_headers(error: GridcastError, body: bytes) -> list[tuple[bytes, byte
     """The header fields that go with `problem`, raw and in lower case."""
     own = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in error.headers.items()]
     return [
-        (b"content-type", PROBLEM_TYPE.encode("ascii")),
+        (b"content-type", PROBLEM_MEDIA_TYPE.encode("ascii")),
         (b"content-length", str(len(body)).encode("ascii")),
         (b"cache-control", b"no-store"),
         (b"x-content-type-options", b"nosniff"),

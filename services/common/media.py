@@ -7,13 +7,13 @@ from typing import Any
 
 from services.common.errors import BadRequest
 
-MAX_SEGMENT = 255
+MAX_SEGMENT_BYTES = 255
 """Bytes of UTF-8 in one segment: what common file systems take."""
-MAX_FOLDER = 1024
+MAX_FOLDER_BYTES = 1024
 """Bytes of UTF-8 in a folder."""
 
 # Bidirectional controls can make "exe.mp4" out of "4pm.exe"; zero-width characters make two names look like one.
-_INVISIBLE = frozenset("\u061c\u180e\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\u2063\u2064\ufeff") | {
+_INVISIBLE_CHARACTERS = frozenset("\u061c\u180e\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\u2063\u2064\ufeff") | {
     chr(point) for start, end in ((0x202A, 0x202E), (0x2066, 0x2069)) for point in range(start, end + 1)
 }
 # Cc control, Cs lone surrogate (no UTF-8 has it), Zl and Zp line and paragraph separators.
@@ -37,7 +37,7 @@ class MediaInfo:
     """
 
     id: str
-    file: str
+    file_id: str
     folder: str
     filename: str
     length: int
@@ -50,7 +50,7 @@ class MediaInfo:
         """A strong entity tag with its quotes (RFC 9110, 8.8.3): equal only for equal bytes."""
         return f'"sha256-{self.sha256}"'
 
-    def public(self) -> dict[str, Any]:
+    def to_public_dict(self) -> dict[str, Any]:
         """The members that clients see."""
         return {
             "id": self.id,
@@ -64,35 +64,35 @@ class MediaInfo:
         }
 
 
-def media_name(folder: str, filename: str) -> MediaName:
+def validate_media_name(folder: str, filename: str) -> MediaName:
     """A checked name in NFC. Raises BadRequest that names the fault."""
-    return MediaName(check_folder(folder), check_segment(filename, "filename"))
+    return MediaName(validate_folder(folder), validate_segment(filename, "filename"))
 
 
-def check_folder(folder: str) -> str:
+def validate_folder(folder: str) -> str:
     """Empty, or segments joined by `/` without a leading or trailing one, in NFC. Raises BadRequest."""
     if not folder:
         return ""
-    checked = "/".join(check_segment(segment, "folder") for segment in folder.split("/"))
-    if len(checked.encode()) > MAX_FOLDER:
-        raise BadRequest(f"folder is longer than {MAX_FOLDER} bytes")
+    checked = "/".join(validate_segment(segment, "folder") for segment in folder.split("/"))
+    if len(checked.encode()) > MAX_FOLDER_BYTES:
+        raise BadRequest(f"folder is longer than {MAX_FOLDER_BYTES} bytes")
     return checked
 
 
-def check_segment(text: str, what: str) -> str:
+def validate_segment(segment: str, field_name: str) -> str:
     """One path segment in NFC: 1 to 255 bytes, nothing invisible, nothing that leads elsewhere. Raises BadRequest."""
-    if not text:
-        raise BadRequest(f"{what} is empty" if what == "filename" else f"{what} has an empty segment")
-    if len(text) > MAX_SEGMENT:  # before normalising, which is not free
-        raise BadRequest(f"{what} is longer than {MAX_SEGMENT} bytes")
-    if text in {".", ".."}:
-        raise BadRequest(f"{what} may not be . or ..")
-    for character in text:
+    if not segment:
+        raise BadRequest(f"{field_name} is empty" if field_name == "filename" else f"{field_name} has an empty segment")
+    if len(segment) > MAX_SEGMENT_BYTES:  # before normalising, which is not free
+        raise BadRequest(f"{field_name} is longer than {MAX_SEGMENT_BYTES} bytes")
+    if segment in {".", ".."}:
+        raise BadRequest(f"{field_name} may not be . or ..")
+    for character in segment:
         if character in "/\\":
-            raise BadRequest(f"{what} may not contain / or \\")
-        if character in _INVISIBLE or unicodedata.category(character) in _FORBIDDEN_CATEGORIES:
-            raise BadRequest(f"{what} contains the invisible or control character U+{ord(character):04X}")
-    normal = unicodedata.normalize("NFC", text)
-    if len(normal.encode()) > MAX_SEGMENT:
-        raise BadRequest(f"{what} is longer than {MAX_SEGMENT} bytes")
+            raise BadRequest(f"{field_name} may not contain / or \\")
+        if character in _INVISIBLE_CHARACTERS or unicodedata.category(character) in _FORBIDDEN_CATEGORIES:
+            raise BadRequest(f"{field_name} contains the invisible or control character U+{ord(character):04X}")
+    normal = unicodedata.normalize("NFC", segment)
+    if len(normal.encode()) > MAX_SEGMENT_BYTES:
+        raise BadRequest(f"{field_name} is longer than {MAX_SEGMENT_BYTES} bytes")
     return normal

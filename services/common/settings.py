@@ -11,16 +11,16 @@ from pydantic import AliasChoices, Field, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
-PREFIX = "GRIDCAST_"
+ENV_PREFIX = "GRIDCAST_"
 
 
-class FromFiles(PydanticBaseSettingsSource):
+class SecretFilesSource(PydanticBaseSettingsSource):
     """Reads `GRIDCAST_NAME_FILE`: the path of a file that holds the value (container secrets)."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         """The stripped content of the named file, or None."""
         del field
-        path = os.environ.get(f"{PREFIX}{field_name.upper()}_FILE")
+        path = os.environ.get(f"{ENV_PREFIX}{field_name.upper()}_FILE")
         return (Path(path).read_text("utf-8").strip() if path else None), field_name, False
 
     def __call__(self) -> dict[str, Any]:
@@ -40,13 +40,13 @@ class FromFiles(PydanticBaseSettingsSource):
 class Settings(BaseSettings):
     """What every process has."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", populate_by_name=True)
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore", populate_by_name=True)
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")
     metrics_port: int = Field(0, ge=0, le=65535, description="port of /metrics for Prometheus; 0 opens none")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
-    drain: float = Field(20.0, ge=0, le=600, description="seconds that open requests get at SIGTERM")
+    shutdown_timeout: float = Field(20.0, ge=0, le=600, description="seconds that open requests get at SIGTERM")
 
     @classmethod
     def settings_customise_sources(
@@ -59,7 +59,7 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, then the environment, then files."""
         del dotenv_settings, file_secret_settings
-        return init_settings, env_settings, FromFiles(settings_cls)
+        return init_settings, env_settings, SecretFilesSource(settings_cls)
 
 
 class RedisSettings(Settings):
@@ -67,7 +67,7 @@ class RedisSettings(Settings):
 
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"),
-        validation_alias=AliasChoices(f"{PREFIX}REDIS_URL", "REDIS_URL"),
+        validation_alias=AliasChoices(f"{ENV_PREFIX}REDIS_URL", "REDIS_URL"),
         description="redis://, rediss://, or redis+sentinel:// or rediss+sentinel://host:port,host:port/NAME/DB",
     )
 
@@ -77,8 +77,8 @@ class MongoSettings(Settings):
 
     mongodb_uri: SecretStr = Field(
         SecretStr("mongodb://127.0.0.1:27017"),
-        validation_alias=AliasChoices(f"{PREFIX}MONGODB_URI", "MONGODB_URI"),
+        validation_alias=AliasChoices(f"{ENV_PREFIX}MONGODB_URI", "MONGODB_URI"),
         description="any form of MongoDB connection string",
     )
     mongodb_database: str = Field("gridcast", min_length=1, max_length=63, description="database name")
-    mongo_driver: Literal["motor", "pymongo"] = Field("motor", description="Motor, or PyMongo's own asyncio API")
+    mongodb_driver: Literal["motor", "pymongo"] = Field("motor", description="Motor, or PyMongo's own asyncio API")

@@ -6,19 +6,19 @@ from uuid import uuid4
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.common import events
+from services.common.bus import events
+from services.common.bus.publisher import Publisher
 from services.common.errors import BadRequest, NotFound
-from services.common.push import Push
-from services.common.web import problems
-from services.socket.directory import Directory, Presence
-from services.socket.receipts import Receipts
+from services.common.web.app_factory import openapi_problems
+from services.socket.acks import AckWaiter
+from services.socket.sessions import Presence, SessionStore
 
 router = APIRouter(tags=["sockets"])
 
-MAX_WAIT = 30.0
+MAX_ACK_WAIT_SECONDS = 30.0
 
 
-class Message(BaseModel):
+class PublishRequest(BaseModel):
     """What is pushed. The server adds source, time and sequence."""
 
     model_config = ConfigDict(extra="forbid")
@@ -30,7 +30,7 @@ class Message(BaseModel):
     id: str | None = Field(None, description="the same id is pushed to the same target once in four minutes")
 
 
-class Receipt(BaseModel):
+class PublishResponse(BaseModel):
     """What became of a push."""
 
     status: Literal["delivered", "sent", "queued"] = Field(
@@ -42,7 +42,7 @@ class Receipt(BaseModel):
     duplicate: bool = Field(description="whether this id had been pushed before; then nothing was pushed now")
 
 
-class Socket(BaseModel):
+class SocketInfo(BaseModel):
     """One sid."""
 
     sid: str
@@ -54,92 +54,98 @@ class Socket(BaseModel):
     meta: Any = Field(description="what the client said of itself")
 
 
-class Page(BaseModel):
+class SocketPage(BaseModel):
     """Some sids in their order."""
 
-    sockets: list[Socket]
+    sockets: list[SocketInfo]
     next: str | None = Field(description="pass it as `after` for the next page")
 
 
-@router.post("/sockets/messages", responses=problems(400, 413, 503))
+@router.post("/sockets/messages", responses=openapi_problems(400, 413, 503))
 async def publish(
     request: Request,
-    message: Message,
+    message: PublishRequest,
     topic: Annotated[
         str | None, Query(description="push to who has subscribed to this; without it, to everyone")
     ] = None,
-) -> Receipt:
+) -> PublishResponse:
     """Push an event to a topic or to every socket."""
-    push: Push = request.app.state.push
-    _check(message)
+    push: Publisher = request.app.state.push
+    _reject_reserved_type(message)
     if topic is None:
         receipt = await push.broadcast(message.type, message.data, id=message.id)
     else:
         receipt = await push.publish(topic, message.type, message.data, id=message.id)
-    return Receipt(status="sent", id=receipt.id, sequence=receipt.sequence, duplicate=receipt.duplicate)
+    return PublishResponse(status="sent", id=receipt.event_id, sequence=receipt.sequence, duplicate=receipt.duplicate)
 
 
-@router.post("/sockets/{sid}/messages", responses=problems(400, 404, 413, 503))
+@router.post("/sockets/{sid}/messages", responses=openapi_problems(400, 404, 413, 503))
 async def send(
     request: Request,
     sid: str,
-    message: Message,
-    wait: Annotated[float, Query(ge=0, le=MAX_WAIT, description="seconds to wait for the client's ack")] = 0.0,
-) -> Receipt:
+    message: PublishRequest,
+    wait: Annotated[
+        float, Query(ge=0, le=MAX_ACK_WAIT_SECONDS, description="seconds to wait for the client's ack")
+    ] = 0.0,
+) -> PublishResponse:
     """Push an event to one socket."""
-    receipts: Receipts = request.app.state.receipts
-    _check(message)
-    outcome = await receipts.send(sid, message.type, message.data, message.id or str(uuid4()), wait)
+    receipts: AckWaiter = request.app.state.receipts
+    _reject_reserved_type(message)
+    outcome = await receipts.send_and_wait(sid, message.type, message.data, message.id or str(uuid4()), wait)
     if outcome.status in {"unknown", "dropped"}:
-        raise NotFound("no such socket")
+        raise NotFound("socket not found")
     receipt = outcome.receipt
-    return Receipt(status=outcome.status, id=receipt.id, sequence=receipt.sequence, duplicate=receipt.duplicate)
+    return PublishResponse(
+        status=outcome.status, id=receipt.event_id, sequence=receipt.sequence, duplicate=receipt.duplicate
+    )
 
 
-@router.get("/sockets", responses=problems(400, 503))
+@router.get("/sockets", responses=openapi_problems(400, 503))
 async def sockets(
     request: Request,
     after: Annotated[str, Query(description="`next` of the page before")] = "",
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-) -> Page:
+) -> SocketPage:
     """Who is connected or may still return, on all replicas."""
-    if after and not events.is_sid(after):
-        raise BadRequest("after is the sid at the end of a page")
-    directory: Directory = request.app.state.directory
-    found, following = await directory.page(after, limit)
-    return Page(sockets=[_socket(presence) for presence in found], next=following)
+    if after and not events.is_valid_sid(after):
+        raise BadRequest("invalid page token 'after'")
+    directory: SessionStore = request.app.state.directory
+    found, following = await directory.list_page(after, limit)
+    return SocketPage(sockets=[_socket_info(presence) for presence in found], next=following)
 
 
-@router.get("/sockets/{sid}", responses=problems(404, 503))
-async def socket(request: Request, sid: str) -> Socket:
+@router.get("/sockets/{sid}", responses=openapi_problems(404, 503))
+async def socket(request: Request, sid: str) -> SocketInfo:
     """One sid."""
-    directory: Directory = request.app.state.directory
-    presence = await directory.find(sid) if events.is_sid(sid) else None
+    directory: SessionStore = request.app.state.directory
+    presence = await directory.find(sid) if events.is_valid_sid(sid) else None
     if presence is None:
-        raise NotFound("no such socket")
-    return _socket(presence)
+        raise NotFound("socket not found")
+    return _socket_info(presence)
 
 
-@router.delete("/sockets/{sid}", status_code=204, response_class=Response, responses=problems(404, 503))
+@router.delete("/sockets/{sid}", status_code=204, response_class=Response, responses=openapi_problems(404, 503))
 async def close(request: Request, sid: str) -> None:
     """Close a socket with 1008 and forget its sid: it cannot resume."""
-    directory: Directory = request.app.state.directory
-    if not events.is_sid(sid) or not await directory.remove(sid):
-        raise NotFound("no such socket")
+    directory: SessionStore = request.app.state.directory
+    if not events.is_valid_sid(sid) or not await directory.delete(sid):
+        raise NotFound("socket not found")
 
 
-def _check(message: Message) -> None:
-    if events.is_reserved(message.type):
-        raise BadRequest(f"types that begin with {' or '.join(events.RESERVED)} are said by the services alone")
+def _reject_reserved_type(message: PublishRequest) -> None:
+    if events.is_reserved_type(message.type):
+        raise BadRequest(
+            f"types that begin with {' or '.join(events.RESERVED_TYPE_PREFIXES)} are said by the services alone"
+        )
 
 
-def _socket(presence: Presence) -> Socket:
-    return Socket(
+def _socket_info(presence: Presence) -> SocketInfo:
+    return SocketInfo(
         sid=presence.sid,
         state="online" if presence.online else "away",
-        replica=presence.replica,
-        since=presence.since,
-        left=presence.left,
+        replica=presence.node,
+        since=presence.connected_at,
+        left=presence.disconnected_at,
         topics=presence.topics,
         meta=presence.meta,
     )

@@ -7,57 +7,62 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from services.common.errors import Unavailable
-from services.common.front import Front
-from services.common.push import Push
-from services.common.web import Receive, Scope, Send, build
+from services.common.asgi import Receive, Scope, Send
+from services.common.bus.publisher import Publisher
+from services.common.errors import ServiceUnavailable
+from services.common.web.app_factory import create_fastapi_app
+from services.common.web.middleware import Front
 from services.socket import api
-from services.socket.attendance import Attendance
-from services.socket.delivery import Delivery
-from services.socket.directory import Directory
-from services.socket.entrance import Entrance
+from services.socket.accept import Acceptor
+from services.socket.acks import AckWaiter
+from services.socket.broker import RedisBroker
+from services.socket.handler import WebSocketHandler
 from services.socket.history import History
 from services.socket.hub import Hub
-from services.socket.receipts import Receipts
+from services.socket.presence import PresenceManager
+from services.socket.sessions import SessionStore
 from services.socket.settings import SocketSettings
-from services.socket.ws import Sockets
 
 
-class Application:
+class SocketApplication:
     """HTTP goes to the API, WebSockets straight to `Sockets`: a framework's route would cost more than the handshake."""
 
     def __init__(self, settings: SocketSettings) -> None:
         self.settings = settings
-        self.sockets: Sockets | None = None
-        api_app = build("socket", "Keeps connections and pushes to them.", self._lifespan, {"redis": self._check})
+        self.websocket_handler: WebSocketHandler | None = None
+        api_app = create_fastapi_app(
+            "socket", "Keeps connections and pushes to them.", self._lifespan, {"redis": self._check_readiness}
+        )
         api_app.include_router(api.router)
-        self._front = Front(api_app)
+        self._http_app = Front(api_app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["type"] == "websocket" and self.sockets is not None:
-            await self.sockets(scope, receive, send)
+        if scope["type"] == "websocket" and self.websocket_handler is not None:
+            await self.websocket_handler(scope, receive, send)
         else:
-            await self._front(scope, receive, send)
+            await self._http_app(scope, receive, send)
 
     @asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         # The whole of what uvicorn says of a socket is in our own line, without the query.
         logging.getLogger("gridcast.websocket").setLevel(logging.CRITICAL)
         hub = Hub()
-        async with Push.open(self.settings.redis_url.get_secret_value(), "/socket") as push:
-            directory = Directory(push.redis, secrets.token_hex(8), self.settings.max_topics)
+        async with Publisher.from_url(self.settings.redis_url.get_secret_value(), "/socket") as push:
+            directory = SessionStore(push.redis, secrets.token_hex(8), self.settings.max_topics_per_connection)
             history = History(push.redis)
-            attendance = Attendance(hub, directory)
-            delivery = Delivery(push.redis, hub, directory, history, attendance)
-            receipts = Receipts(push, delivery.channel)
-            delivery.on_ack = receipts.acked
+            attendance = PresenceManager(hub, directory)
+            delivery = RedisBroker(push.redis, hub, directory, history, attendance)
+            receipts = AckWaiter(push, delivery.node_channel)
+            delivery.on_ack = receipts.on_ack
             app.state.push = push
             app.state.directory = directory
             app.state.receipts = receipts
-            self._delivery = delivery
-            self._entrance = Entrance(self.settings, hub, directory, history, delivery, attendance)
-            self.sockets = Sockets(self.settings, hub, directory, delivery, attendance, self._entrance)
+            self._broker = delivery
+            self._acceptor = Acceptor(self.settings, hub, directory, history, delivery, attendance)
+            self.websocket_handler = WebSocketHandler(
+                self.settings, hub, directory, delivery, attendance, self._acceptor
+            )
             delivery.start()
             try:
                 yield
@@ -66,18 +71,18 @@ class Application:
                 await directory.aclose()
                 await attendance.aclose()
 
-    async def _check(self) -> None:
-        if self._entrance.closed:
-            raise Unavailable("this replica is going away")
-        if not self._delivery.live:
-            raise Unavailable("Redis is away")
+    async def _check_readiness(self) -> None:
+        if self._acceptor.draining:
+            raise ServiceUnavailable("the service is shutting down")
+        if not self._broker.live:
+            raise ServiceUnavailable("Redis is unavailable")
 
     async def drain(self) -> None:
         """Take leave of every socket; awaited by the server at SIGTERM."""
-        if self.sockets is not None:
-            await self.sockets.drain(self.settings.drain)
+        if self.websocket_handler is not None:
+            await self.websocket_handler.drain(self.settings.shutdown_timeout)
 
 
-def create_app(settings: SocketSettings | None = None) -> Application:
+def create_app(settings: SocketSettings | None = None) -> SocketApplication:
     """The service as an ASGI application, to be served with `frames.Connection` as its WebSocket class."""
-    return Application(settings or SocketSettings())
+    return SocketApplication(settings or SocketSettings())

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 
-from services.common import events
+from services.common.bus import events
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,20 +29,20 @@ class Unsubscribe:
 class Ack:
     """The event with this id has been handled."""
 
-    id: str
+    event_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class Wrong:
+class InvalidCommand:
     """A command that cannot be followed, and why."""
 
     detail: str
 
 
-Command = Ping | Subscribe | Unsubscribe | Ack | Wrong
+Command = Ping | Subscribe | Unsubscribe | Ack | InvalidCommand
 
 
-def parse(text: str | None) -> Command:
+def parse_command(text: str | None) -> Command:
     """The command in a text frame. What is none (RxJS's `"ping"`, plain text, a binary frame) is a Ping, as ever."""
     if text is None:
         return Ping()
@@ -57,13 +57,15 @@ def parse(text: str | None) -> Command:
             return Ping()
         case "subscribe" | "unsubscribe" as kind:
             topic = said.get("topic")
-            if not isinstance(topic, str) or not events.is_topic(topic):
-                return Wrong(f"{kind} needs a topic of 1 to {events.MAX_TOPIC} permitted ASCII characters")
+            if not isinstance(topic, str) or not events.is_valid_topic(topic):
+                return InvalidCommand(
+                    f"{kind} needs a topic of 1 to {events.MAX_TOPIC_LENGTH} permitted ASCII characters"
+                )
             return Subscribe(topic) if kind == "subscribe" else Unsubscribe(topic)
         case "ack":
             identifier = said.get("id")
-            if not isinstance(identifier, str) or not events.is_id(identifier):
-                return Wrong("ack needs the id of an event")
+            if not isinstance(identifier, str) or not events.is_valid_event_id(identifier):
+                return InvalidCommand("ack needs the id of an event")
             return Ack(identifier)
         case _:
-            return Wrong("unknown type; there are ping, subscribe, unsubscribe and ack")
+            return InvalidCommand("unknown type: expected ping, subscribe, unsubscribe or ack")

@@ -6,12 +6,12 @@ Pure: it writes to a Sink it is given and knows neither Redis nor a transport no
 from collections.abc import Callable, Collection
 from typing import Protocol
 
-MAX_HELD = 256
-MAX_HELD_BYTES = 1024 * 1024
+MAX_REPLAY_BUFFER_EVENTS = 256
+MAX_REPLAY_BUFFER_BYTES = 1024 * 1024
 """What may wait for a socket's replay to end, as in the outbox afterwards."""
-GAP = "!"
+GAP_PREFIX = "!"
 """Before a noted place: see `Peer.proved`."""
-MAX_AWAITED = 256
+MAX_PENDING_ACKS = 256
 """Acks that are still expected of one socket; the oldest is forgotten first."""
 
 
@@ -22,29 +22,31 @@ class Sink(Protocol):
     there at any time, as the state of the connection changes: it is looked up for each frame and never kept.
     """
 
-    put: Callable[[bytes], None]
+    send_now: Callable[[bytes], None]
 
-    def write(self, frame: bytes, key: str = "") -> None:
+    def write(self, frame: bytes, conflation_key: str = "") -> None:
         """Send a whole frame, or keep it until the client has read; `key` as in Outbox."""
 
     def close(self, code: int, reason: str) -> None:
         """Say goodbye with `code`, and cut the connection if the client does not take that."""
 
 
-class Message:
+class Publication:
     """One event on its way to sockets: its number in the sequence and its frame, built once for all of them."""
 
-    __slots__ = ("frame", "id", "key", "number", "reply")
+    __slots__ = ("ack_channel", "conflation_key", "event_id", "frame", "offset")
 
-    def __init__(self, number: int, frame: bytes, key: str = "", reply: str = "", event_id: str = "") -> None:
-        self.number = number
+    def __init__(
+        self, offset: int, frame: bytes, conflation_key: str = "", ack_channel: str = "", event_id: str = ""
+    ) -> None:
+        self.offset = offset
         self.frame = frame
-        self.key = key
-        self.reply = reply
-        self.id = event_id
+        self.conflation_key = conflation_key
+        self.ack_channel = ack_channel
+        self.event_id = event_id
 
 
-class Peer:
+class SocketClient:
     """One connection. `position` is the number of the last event handed to its sink; lower ones are never handed over.
 
     `held` is a list while the socket is not ready for live events (its replay runs), and None afterwards. `proved` is the
@@ -54,145 +56,145 @@ class Peer:
     """
 
     __slots__ = (
-        "_held_bytes",
-        "awaited",
-        "confirmed",
-        "held",
+        "_replay_buffer_bytes",
+        "confirmed_position",
+        "connected_at",
         "meta",
-        "pinged",
+        "pending_acks",
+        "pinged_position",
         "position",
-        "proved",
-        "secret",
+        "replay_buffer",
+        "secret_confirmed",
+        "secret_hash",
         "sid",
-        "since",
         "sink",
         "topics",
     )
 
-    def __init__(self, sid: str, secret: str, sink: Sink, meta: str = "", since: int = 0) -> None:
+    def __init__(self, sid: str, secret_hash: str, sink: Sink, meta: str = "", connected_at: int = 0) -> None:
         self.sid = sid
-        self.secret = secret
+        self.secret_hash = secret_hash
         self.sink = sink
         self.meta = meta
-        self.since = since
+        self.connected_at = connected_at
         self.topics: dict[str, int] = {}
         self.position = 0
-        self.proved = ""
-        self.pinged = ""
-        self.confirmed = True
-        self.held: list[Message] | None = []
-        self._held_bytes = 0
-        self.awaited: dict[str, str] = {}
+        self.confirmed_position = ""
+        self.pinged_position = ""
+        self.secret_confirmed = True
+        self.replay_buffer: list[Publication] | None = []
+        self._replay_buffer_bytes = 0
+        self.pending_acks: dict[str, str] = {}
 
-    def take(self, message: Message) -> None:
+    def deliver_or_buffer(self, publication: Publication) -> None:
         """Hand an event over, or hold it while the replay runs."""
-        if self.held is None:
-            self.replay(message)
+        if self.replay_buffer is None:
+            self.deliver(publication)
             return
-        self._held_bytes += len(message.frame)
-        if len(self.held) < MAX_HELD and self._held_bytes <= MAX_HELD_BYTES:
-            self.held.append(message)
+        self._replay_buffer_bytes += len(publication.frame)
+        if len(self.replay_buffer) < MAX_REPLAY_BUFFER_EVENTS and self._replay_buffer_bytes <= MAX_REPLAY_BUFFER_BYTES:
+            self.replay_buffer.append(publication)
         else:
-            self.sink.close(1013, "too slow")
+            self.sink.close(1013, "slow consumer")
 
-    def tell(self, gap: str) -> None:
+    def record_gap(self, end_position: str) -> None:
         """A gap that ends at the place `gap` is told to the client now, which may never read it."""
-        self.proved = f"{GAP}{gap}"
-        self.pinged = ""
+        self.confirmed_position = f"{GAP_PREFIX}{end_position}"
+        self.pinged_position = ""
 
-    def replay(self, message: Message) -> None:
+    def deliver(self, publication: Publication) -> None:
         """Hand an event over now, unless it is not newer than the last one."""
-        if message.number > self.position:
-            self.position = message.number
-            if message.reply:
-                self._await(message)
-            self.sink.write(message.frame, message.key)
+        if publication.offset > self.position:
+            self.position = publication.offset
+            if publication.ack_channel:
+                self._expect_ack(publication)
+            self.sink.write(publication.frame, publication.conflation_key)
 
-    def release(self) -> None:
+    def flush_replay_buffer(self) -> None:
         """The replay is over: hand over what was held, and from now on everything at once."""
-        held, self.held = self.held or [], None
+        held, self.replay_buffer = self.replay_buffer or [], None
         for message in held:
-            self.take(message)
+            self.deliver_or_buffer(message)
 
-    def _await(self, message: Message) -> None:
-        if len(self.awaited) >= MAX_AWAITED:
-            del self.awaited[next(iter(self.awaited))]
-        self.awaited[message.id] = message.reply
+    def _expect_ack(self, publication: Publication) -> None:
+        if len(self.pending_acks) >= MAX_PENDING_ACKS:
+            del self.pending_acks[next(iter(self.pending_acks))]
+        self.pending_acks[publication.event_id] = publication.ack_channel
 
 
 class Hub:
     """All peers of this replica. A broadcast costs one pass over them and builds nothing."""
 
     def __init__(self) -> None:
-        self.peers: dict[str, Peer] = {}
-        self.topics: dict[str, dict[str, Peer]] = {}
+        self.clients: dict[str, SocketClient] = {}
+        self.subscribers: dict[str, dict[str, SocketClient]] = {}
 
-    def connect(self, peer: Peer) -> Peer | None:
+    def add(self, client: SocketClient) -> SocketClient | None:
         """Add a peer. The one that had its sid before, if any, is out of the hub and to be closed by the caller."""
-        before = self.peers.get(peer.sid)
+        before = self.clients.get(client.sid)
         if before is not None:
-            self.disconnect(before)
-        self.peers[peer.sid] = peer
-        for topic in peer.topics:
-            self.topics.setdefault(topic, {})[peer.sid] = peer
+            self.remove(before)
+        self.clients[client.sid] = client
+        for topic in client.topics:
+            self.subscribers.setdefault(topic, {})[client.sid] = client
         return before
 
-    def disconnect(self, peer: Peer) -> bool:
+    def remove(self, client: SocketClient) -> bool:
         """Take a peer out. False where its place has been taken by another."""
-        if self.peers.get(peer.sid) is not peer:
+        if self.clients.get(client.sid) is not client:
             return False
-        del self.peers[peer.sid]
-        for topic in list(peer.topics):
-            self._part(peer, topic)
+        del self.clients[client.sid]
+        for topic in list(client.topics):
+            self._remove_subscriber(client, topic)
         return True
 
-    def ready(self) -> list[Peer]:
+    def ready_clients(self) -> list[SocketClient]:
         """The peers whose replay is over."""
-        return [peer for peer in self.peers.values() if peer.held is None]
+        return [peer for peer in self.clients.values() if peer.replay_buffer is None]
 
-    def find(self, sid: str) -> Peer | None:
+    def find(self, sid: str) -> SocketClient | None:
         """The peer with this sid, if it is here."""
-        return self.peers.get(sid)
+        return self.clients.get(sid)
 
-    def join(self, peer: Peer, topic: str, since: int) -> None:
+    def subscribe(self, client: SocketClient, topic: str, since_offset: int) -> None:
         """Let a peer hear a topic. `since`: the number from which on it must miss nothing."""
-        peer.topics[topic] = since
-        if self.peers.get(peer.sid) is peer:
-            self.topics.setdefault(topic, {})[peer.sid] = peer
+        client.topics[topic] = since_offset
+        if self.clients.get(client.sid) is client:
+            self.subscribers.setdefault(topic, {})[client.sid] = client
 
-    def part(self, peer: Peer, topic: str) -> None:
+    def unsubscribe(self, client: SocketClient, topic: str) -> None:
         """Let a peer hear a topic no more."""
-        if peer.topics.pop(topic, None) is not None:
-            self._part(peer, topic)
+        if client.topics.pop(topic, None) is not None:
+            self._remove_subscriber(client, topic)
 
-    def _part(self, peer: Peer, topic: str) -> None:
-        members = self.topics.get(topic, {})
-        if members.get(peer.sid) is peer:
-            del members[peer.sid]
+    def _remove_subscriber(self, client: SocketClient, topic: str) -> None:
+        members = self.subscribers.get(topic, {})
+        if members.get(client.sid) is client:
+            del members[client.sid]
         if not members:
-            self.topics.pop(topic, None)
+            self.subscribers.pop(topic, None)
 
-    def audience(self, kind: str, name: str) -> Collection[Peer]:
+    def recipients(self, kind: str, name: str) -> Collection[SocketClient]:
         """Whom a target means: `sid` and a sid, `topic` and a topic, or `all`."""
         if kind == "all":
-            return self.peers.values()
+            return self.clients.values()
         if kind == "topic":
-            return self.topics.get(name, {}).values()
-        peer = self.peers.get(name)
+            return self.subscribers.get(name, {}).values()
+        peer = self.clients.get(name)
         return () if peer is None else (peer,)
 
-    def deliver(self, kind: str, name: str, message: Message) -> int:
+    def fan_out(self, kind: str, name: str, publication: Publication) -> int:
         """Hand one event to everyone it is for; to how many. No peer waits for another."""
-        audience = self.audience(kind, name)
-        number, frame = message.number, message.frame
-        if message.reply or message.key:
+        audience = self.recipients(kind, name)
+        number, frame = publication.offset, publication.frame
+        if publication.ack_channel or publication.conflation_key:
             for peer in audience:
-                peer.take(message)
+                peer.deliver_or_buffer(publication)
         else:
             for peer in audience:
-                if peer.held is not None:
-                    peer.take(message)
+                if peer.replay_buffer is not None:
+                    peer.deliver_or_buffer(publication)
                 elif number > peer.position:
                     peer.position = number
-                    peer.sink.put(frame)
+                    peer.sink.send_now(frame)
         return len(audience)

@@ -5,20 +5,20 @@ sorted set of all; `gridcast:sid:<sid>` {node, resume, previous, position, since
 A record lives ONLINE seconds past its last refresh or, once its socket is gone, AWAY seconds: that is the resume window.
 """
 
-from services.common.redis import Script
+from services.common.bus.redis import LuaScript
 
-NODE_SECONDS = 15
+NODE_TTL_SECONDS = 15
 """A replica that has not renewed its key for so long is dead; P11 wants its sids gone within 20 s."""
-AWAY_SECONDS = 120
+RESUME_WINDOW_SECONDS = 120
 """The resume window. Histories live twice as long: a loss that is noticed only after two missed pings (40 s) is covered."""
-ONLINE_SECONDS = 150
-CLOSED_SECONDS = 600
+ONLINE_TTL_SECONDS = 150
+CLOSED_MARK_TTL_SECONDS = 600
 """How long it is known of a sid that it was closed: longer than a replica is cut off from Redis without being restarted."""
-REFRESH_SECONDS = 30
+REFRESH_INTERVAL_SECONDS = 30
 """Every record is refreshed so often, so that a killed replica's sids keep at least AWAY_SECONDS."""
 
 # What adopt and beat have in common with the push script: who finds no epoch makes one.
-ADOPT = Script(f"""\
+REGISTER_NODE = LuaScript(f"""\
 -- A replica has (again) a connection to Redis. KEYS: sequence, node. ARGV: run id of the server.
 -- Another run id than the noted one is another memory (a restart from a snapshot, a failover): numbers may come twice.
 -- A first start looks the same as a memory that was lost: who finds it cannot know whom others hold, so they have time to say so.
@@ -32,20 +32,20 @@ if not epoch or (state[2] and state[2] ~= ARGV[1]) then
 end
 redis.call('HSETNX', KEYS[1], 'number', 0)
 redis.call('HSET', KEYS[1], 'run', ARGV[1])
-redis.call('SET', KEYS[2], time[1], 'EX', {NODE_SECONDS})
+redis.call('SET', KEYS[2], time[1], 'EX', {NODE_TTL_SECONDS})
 return {{epoch, redis.call('HGET', KEYS[1], 'number'), time[1]}}
 """)
 
-BEAT = Script(f"""\
+HEARTBEAT = LuaScript(f"""\
 -- A replica lives. KEYS: sequence, node. Returns epoch, number and time, and 0 where the replica was taken for dead meanwhile.
 local known = redis.call('EXISTS', KEYS[2])
 local now = redis.call('TIME')[1]
-redis.call('SET', KEYS[2], now, 'EX', {NODE_SECONDS})
+redis.call('SET', KEYS[2], now, 'EX', {NODE_TTL_SECONDS})
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'number')
 return {{state[1] or '', state[2] or '0', now, known}}
 """)
 
-CLAIM = Script(f"""\
+ACQUIRE_SESSIONS = LuaScript(f"""\
 -- Sockets take sids. KEYS: sequence, sids.
 -- ARGV: node, most topics; then for each claim: sid, presented secret (empty: a new sid), new secret, meta, topics, topic...
 -- Returns epoch, number, time, and for each claim 0 where the secret opens nothing, 1 for too many topics, or
@@ -87,7 +87,7 @@ local function claim(sid, presented, secret, meta, wanted)
     answer[#answer + 1] = topic
     answer[#answer + 1] = since
   end
-  redis.call('EXPIRE', key, {ONLINE_SECONDS})
+  redis.call('EXPIRE', key, {ONLINE_TTL_SECONDS})
   redis.call('ZADD', KEYS[2], 0, sid)
   if before ~= '' and before ~= ARGV[1] then
     redis.call('PUBLISH', 'gridcast:node:' .. before, cjson.encode({{type = 'moved', sid = sid, secret = secret}}))
@@ -104,7 +104,7 @@ end
 return {{epoch, number, now, answers}}
 """)
 
-CONFIRM = Script("""\
+CONFIRM_SECRETS = LuaScript("""\
 -- Clients have their new secrets: those before open nothing any more. ARGV: sid, secret for each.
 for i = 1, #ARGV, 2 do
   local key = 'gridcast:sid:' .. ARGV[i]
@@ -113,7 +113,7 @@ end
 return 1
 """)
 
-TOPIC = Script("""\
+SET_TOPIC = LuaScript("""\
 -- KEYS: sequence, record. ARGV: secret, topic, 1 to join or 0 to part. Returns epoch and number.
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'number')
 if redis.call('HGET', KEYS[2], 'resume') == ARGV[1] then
@@ -126,7 +126,7 @@ end
 return {state[1] or '', state[2] or '0'}
 """)
 
-REFRESH = Script(f"""\
+REFRESH_SESSIONS = LuaScript(f"""\
 -- These sids are still here. ARGV: node, then sid, secret, position for each.
 -- Returns the sids that have no record, and those that have gone to another connection.
 local missing, moved = {{}}, {{}}
@@ -139,13 +139,13 @@ for i = 2, #ARGV, 3 do
     moved[#moved + 1] = ARGV[i]
   else
     redis.call('HSET', key, 'node', ARGV[1], 'position', ARGV[i + 2])
-    redis.call('EXPIRE', key, {ONLINE_SECONDS})
+    redis.call('EXPIRE', key, {ONLINE_TTL_SECONDS})
   end
 end
 return {{missing, moved}}
 """)
 
-REGISTER = Script(f"""\
+RESTORE_SESSIONS = LuaScript(f"""\
 -- Redis has forgotten these sids. KEYS: sids.
 -- ARGV: node, then for each a JSON object {{sid, resume, position, since, meta, topics}}.
 -- Returns those that were not forgotten but closed.
@@ -159,14 +159,14 @@ for i = 2, #ARGV do
     redis.call('HSET', key, 'node', ARGV[1], 'resume', peer.resume, 'position', peer.position, 'since', peer.since)
     if peer.meta ~= '' then redis.call('HSET', key, 'meta', peer.meta) end
     for topic, since in pairs(peer.topics) do redis.call('HSET', key, 't:' .. topic, since) end
-    redis.call('EXPIRE', key, {ONLINE_SECONDS})
+    redis.call('EXPIRE', key, {ONLINE_TTL_SECONDS})
     redis.call('ZADD', KEYS[1], 0, peer.sid)
   end
 end
 return closed
 """)
 
-LEAVE = Script(f"""\
+MARK_AWAY = LuaScript(f"""\
 -- These connections are gone; their sids are away. ARGV: sid, secret, position (empty: as it is) for each.
 local now = redis.call('TIME')[1]
 for i = 1, #ARGV, 3 do
@@ -174,20 +174,20 @@ for i = 1, #ARGV, 3 do
   if redis.call('HGET', key, 'resume') == ARGV[i + 1] then
     redis.call('HSET', key, 'node', '', 'left', now)
     if ARGV[i + 2] ~= '' then redis.call('HSET', key, 'position', ARGV[i + 2]) end
-    redis.call('EXPIRE', key, {AWAY_SECONDS})
+    redis.call('EXPIRE', key, {RESUME_WINDOW_SECONDS})
   end
 end
 return 1
 """)
 
-REMOVE = Script(f"""\
+DELETE_SESSION = LuaScript(f"""\
 -- Close a socket for good. KEYS: sequence, record, sids. ARGV: sid. Returns 0 where there is no such sid.
 -- A replica that does not hear of it now would take the sid for one that Redis has forgotten: a mark tells it, for as long as it
 -- may hold on to the record.
 local node = redis.call('HGET', KEYS[2], 'node')
 if not node then return 0 end
 redis.call('DEL', KEYS[2])
-redis.call('SET', 'gridcast:closed:' .. ARGV[1], 1, 'EX', {CLOSED_SECONDS})
+redis.call('SET', 'gridcast:closed:' .. ARGV[1], 1, 'EX', {CLOSED_MARK_TTL_SECONDS})
 redis.call('ZREM', KEYS[3], ARGV[1])
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if epoch then redis.call('DEL', 'gridcast:history:' .. epoch .. ':sid:' .. ARGV[1]) end
@@ -195,7 +195,7 @@ if node ~= '' then redis.call('PUBLISH', 'gridcast:node:' .. node, cjson.encode(
 return 1
 """)
 
-LOOK = Script("""\
+GET_SESSIONS = LuaScript("""\
 -- The records of these sids. KEYS: sids. ARGV: sid... Returns for each its fields, and whether its replica lives.
 local answer = {}
 for i = 1, #ARGV do
@@ -211,7 +211,7 @@ end
 return answer
 """)
 
-SWEEP = Script("""\
+PRUNE_SESSIONS = LuaScript("""\
 -- Take sids whose record has ended from the list. KEYS: sids. ARGV: after, most.
 -- Returns the sid at which the next sweep goes on, or nothing where this was the end of the list.
 local names = redis.call('ZRANGEBYLEX', KEYS[1], ARGV[1] == '' and '-' or '(' .. ARGV[1], '+', 'LIMIT', 0, ARGV[2])
@@ -221,7 +221,7 @@ end
 return #names == tonumber(ARGV[2]) and names[#names] or ''
 """)
 
-REPLAY = Script("""\
+READ_HISTORY = LuaScript("""\
 -- What came after a number. KEYS: sequence. ARGV: epoch, most bytes, the number up to which is asked (empty: all there is now),
 -- then kind, name, number for each target.
 -- Returns that number, and for each target 1 where something after its number is lost, and its entries: number, reply, event.

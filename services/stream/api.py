@@ -1,4 +1,4 @@
-"""The stream service's documented routes: lists and descriptions. The bytes go by `services.stream.read`, past any router."""
+"""The stream service's documented routes: lists and descriptions. The bytes go by `services.stream.download`, past any router."""
 
 import unicodedata
 from typing import Annotated, Any
@@ -8,47 +8,59 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from services.common.errors import BadRequest
-from services.common.media import MAX_FOLDER, MAX_SEGMENT, check_folder, media_name
-from services.common.store.reading import MediaReader, Wanted
-from services.common.web import problems
-from services.stream.catalogue import Catalogue
-from services.stream.conditions import wants_fresh
-from services.stream.cursor import MAX_CURSOR, decode_folder, decode_place, encode_folder, encode_place
-from services.stream.query import parameters
+from services.common.media import MAX_FOLDER_BYTES, MAX_SEGMENT_BYTES, validate_folder, validate_media_name
+from services.common.store.media_reader import ListQuery, MediaReader
+from services.common.web.app_factory import openapi_problems
+from services.stream.metadata_cache import MetadataCache
+from services.stream.page_tokens import (
+    MAX_PAGE_TOKEN_LENGTH,
+    decode_file_token,
+    decode_folder_token,
+    encode_file_token,
+    encode_folder_token,
+)
+from services.stream.preconditions import bypasses_cache
+from services.stream.query import parse_query
 
 
-def _readable(request: Request) -> None:
+def _reject_ambiguous_query(request: Request) -> None:
     """Refuse a query that could be read in two ways: the framework would take the last value, and a substitute for bad bytes."""
-    parameters(request.scope["query_string"])
+    parse_query(request.scope["query_string"])
 
 
-router = APIRouter(tags=["stream"], dependencies=[Depends(_readable)])
+router = APIRouter(tags=["stream"], dependencies=[Depends(_reject_ambiguous_query)])
 
-MAX_SEARCH = 100
-MAX_PAGE = 200
+MAX_SEARCH_LENGTH = 100
+MAX_PAGE_SIZE = 200
 
-Filename = Annotated[
-    str, Query(min_length=1, max_length=MAX_SEGMENT, description="one path segment", examples=["holiday.webm"])
+FilenameParam = Annotated[
+    str, Query(min_length=1, max_length=MAX_SEGMENT_BYTES, description="one path segment", examples=["holiday.webm"])
 ]
-Folder = Annotated[
-    str, Query(max_length=MAX_FOLDER, description="empty, or segments joined by /", examples=["demo", "2026/summer"])
-]
-InFolder = Annotated[
-    str | None,
-    Query(max_length=MAX_FOLDER, description="files of this folder alone; empty: those in none", examples=["demo"]),
-]
-Search = Annotated[
+FolderParam = Annotated[
     str,
+    Query(max_length=MAX_FOLDER_BYTES, description="empty, or segments joined by /", examples=["demo", "2026/summer"]),
+]
+FolderFilterParam = Annotated[
+    str | None,
     Query(
-        max_length=MAX_SEARCH, description="what the filename begins with or contains, in any case", examples=["holi"]
+        max_length=MAX_FOLDER_BYTES, description="files of this folder alone; empty: those in none", examples=["demo"]
     ),
 ]
-After = Annotated[
-    str | None, Query(max_length=MAX_CURSOR, description="`next` of the page before", examples=["WzE3OTUzOTIwMDAwMDBd"])
+SearchParam = Annotated[
+    str,
+    Query(
+        max_length=MAX_SEARCH_LENGTH,
+        description="what the filename begins with or contains, in any case",
+        examples=["holi"],
+    ),
 ]
-Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="entries of a page at the most")]
+PageTokenParam = Annotated[
+    str | None,
+    Query(max_length=MAX_PAGE_TOKEN_LENGTH, description="`next` of the page before", examples=["WzE3OTUzOTIwMDAwMDBd"]),
+]
+LimitParam = Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE, description="entries of a page at the most")]
 
-_EXAMPLE: JsonDict = {
+_FILE_EXAMPLE: JsonDict = {
     "id": "6923a7d1c5f0a1b2c3d4e5f6",
     "folder": "demo",
     "filename": "holiday.webm",
@@ -63,7 +75,7 @@ _EXAMPLE: JsonDict = {
 class FileInfo(BaseModel):
     """One stored file."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+    model_config = ConfigDict(json_schema_extra={"examples": [_FILE_EXAMPLE]})
 
     id: str = Field(description="stays when the file is replaced")
     folder: str
@@ -79,7 +91,7 @@ class FilePage(BaseModel):
     """A part of the list of files, newest first."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"files": [_EXAMPLE], "next": "WzE3NjM4ODY2MDAxMjUsIjY5MjNhN2QxYzVmMCJd"}]}
+        json_schema_extra={"examples": [{"files": [_FILE_EXAMPLE], "next": "WzE3NjM4ODY2MDAxMjUsIjY5MjNhN2QxYzVmMCJd"}]}
     )
 
     files: list[FileInfo]
@@ -97,46 +109,52 @@ class FolderPage(BaseModel):
     next: str | None = Field(description="`after` of the next page, null at the end")
 
 
-@router.get("/file/info", response_model=FileInfo, responses=problems(400, 404, 503))
-async def file_info(request: Request, response: Response, filename: Filename, folder: Folder = "") -> dict[str, Any]:
+@router.get("/file/info", response_model=FileInfo, responses=openapi_problems(400, 404, 503))
+async def file_info(
+    request: Request, response: Response, filename: FilenameParam, folder: FolderParam = ""
+) -> dict[str, Any]:
     """What is known of one file."""
     response.headers["cache-control"] = "no-store"
-    catalogue: Catalogue = request.app.state.catalogue
-    fresh = wants_fresh(request.headers.get("cache-control", ""))
-    return (await catalogue.find(media_name(folder, filename), fresh=fresh)).info.public()
+    catalogue: MetadataCache = request.app.state.catalogue
+    fresh = bypasses_cache(request.headers.get("cache-control", ""))
+    return (
+        await catalogue.get_or_fetch(validate_media_name(folder, filename), bypass_cache=fresh)
+    ).info.to_public_dict()
 
 
-@router.get("/file", response_model=FilePage, responses=problems(400, 503))
+@router.get("/file", response_model=FilePage, responses=openapi_problems(400, 503))
 async def files(
     request: Request,
     response: Response,
-    folder: InFolder = None,
-    q: Search = "",
-    after: After = None,
-    limit: Limit = 50,
+    folder: FolderFilterParam = None,
+    q: SearchParam = "",
+    after: PageTokenParam = None,
+    limit: LimitParam = 50,
 ) -> dict[str, Any]:
     """The files, newest first, page by page. A file that is replaced meanwhile moves to the front; none is shown twice for it."""
     response.headers["cache-control"] = "no-store"
     if "\0" in q:
-        raise BadRequest("q holds a character that no filename has")
+        raise BadRequest("q contains a character that is not allowed in filenames")
     reader: MediaReader = request.app.state.reader
-    wanted = Wanted(
-        folder=None if folder is None else check_folder(folder),
-        text=unicodedata.normalize("NFC", q),
-        after=None if after is None else decode_place(after),
+    wanted = ListQuery(
+        folder=None if folder is None else validate_folder(folder),
+        filename_contains=unicodedata.normalize("NFC", q),
+        after=None if after is None else decode_file_token(after),
         limit=limit,
     )
-    page = await reader.page(wanted)
+    page = await reader.list_files(wanted)
     return {
-        "files": [info.public() for info in page.files],
-        "next": None if page.next is None else encode_place(page.next),
+        "files": [info.to_public_dict() for info in page.files],
+        "next": None if page.next_key is None else encode_file_token(page.next_key),
     }
 
 
-@router.get("/file/folders", response_model=FolderPage, responses=problems(400, 503))
-async def folders(request: Request, response: Response, after: After = None, limit: Limit = 100) -> dict[str, Any]:
+@router.get("/file/folders", response_model=FolderPage, responses=openapi_problems(400, 503))
+async def folders(
+    request: Request, response: Response, after: PageTokenParam = None, limit: LimitParam = 100
+) -> dict[str, Any]:
     """The folders that hold files, by name, page by page."""
     response.headers["cache-control"] = "no-store"
     reader: MediaReader = request.app.state.reader
-    found = await reader.folders(None if after is None else decode_folder(after), limit + 1)
-    return {"folders": found[:limit], "next": encode_folder(found[limit - 1]) if len(found) > limit else None}
+    found = await reader.list_folders(None if after is None else decode_folder_token(after), limit + 1)
+    return {"folders": found[:limit], "next": encode_folder_token(found[limit - 1]) if len(found) > limit else None}

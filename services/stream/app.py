@@ -7,22 +7,23 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.routing import Route
 
-from services.common import metrics
-from services.common.answer import Ready
-from services.common.front import Front
-from services.common.mongo import open_mongo
-from services.common.push import INVALIDATE
-from services.common.redis import Redis
-from services.common.store.gridfs_read import GridFSReader
-from services.common.subscription import Subscription
-from services.common.tasks import end
-from services.common.web import Receive, Scope, Send, build
+from services.common.aio.cancellation import cancel_and_wait
+from services.common.asgi import Receive, Scope, Send
+from services.common.bus.publisher import INVALIDATION_CHANNEL
+from services.common.bus.redis import RedisClient
+from services.common.bus.subscription import Subscription
+from services.common.http.encoding import Ready
+from services.common.store.gridfs.media_reader import GridFSMediaReader
+from services.common.store.gridfs.mongo import open_mongo_database
+from services.common.telemetry import metrics
+from services.common.web.app_factory import create_fastapi_app
+from services.common.web.middleware import Front
 from services.stream import api
-from services.stream.cache import BlockCache
-from services.stream.catalogue import Catalogue
-from services.stream.document import document_stream
-from services.stream.outlet import Patience
-from services.stream.read import FileStream
+from services.stream.block_cache import BlockCache
+from services.stream.download import FileDownload
+from services.stream.metadata_cache import MetadataCache
+from services.stream.openapi import add_download_paths
+from services.stream.response_sender import SendTimeoutMonitor
 from services.stream.settings import StreamSettings
 
 
@@ -32,47 +33,57 @@ def create_app(settings: StreamSettings | None = None) -> Front:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        mongo = open_mongo(settings.mongodb_uri.get_secret_value(), settings.mongodb_database, settings.mongo_driver)
-        redis = Redis.open(settings.redis_url.get_secret_value())
-        reader = GridFSReader(mongo)
-        catalogue = Catalogue(reader, settings.cache_names, lambda: changes.live)
-        changes = Subscription(redis, [INVALIDATE], catalogue.changed, heard="changes", on_lost=catalogue.forget)
-        cache = BlockCache(reader, settings.cache_bytes)
-        metrics.CACHE_BYTES.set_function(lambda: cache.size)
+        mongo = open_mongo_database(
+            settings.mongodb_uri.get_secret_value(), settings.mongodb_database, settings.mongodb_driver
+        )
+        redis = RedisClient.from_url(settings.redis_url.get_secret_value())
+        reader = GridFSMediaReader(mongo)
+        catalogue = MetadataCache(reader, settings.metadata_cache_entries, lambda: changes.subscribed)
+        changes = Subscription(
+            redis,
+            [INVALIDATION_CHANNEL],
+            catalogue.on_invalidation,
+            name="invalidation",
+            on_disconnected=catalogue.clear,
+        )
+        cache = BlockCache(reader, settings.block_cache_size)
+        metrics.BLOCK_CACHE_BYTES.set_function(lambda: cache.size_bytes)
         app.state.reader = reader
         app.state.catalogue = catalogue
-        patience = Patience(settings.patience)
-        stream.flow = FileStream(catalogue, cache, patience)
+        patience = SendTimeoutMonitor(settings.send_timeout)
+        stream.download = FileDownload(catalogue, cache, patience)
         clock = asyncio.create_task(patience.run())
         changes.start()  # Redis may be away: then nothing is remembered, and all else goes on
         try:
             yield
         finally:
-            await end(clock)
+            await cancel_and_wait(clock)
             await changes.aclose()
             await redis.aclose()
             await cache.aclose()
             await mongo.aclose()
 
     async def check() -> None:
-        await app.state.reader.check()
+        await app.state.reader.check_health()
 
-    app = build("stream", "Serves files and ranges of them.", lifespan, {"mongodb": check}, document_stream)
+    app = create_fastapi_app(
+        "stream", "Serves files and ranges of them.", lifespan, {"mongodb": check}, add_download_paths
+    )
     app.include_router(api.router)
-    stream = _Stream()
+    stream = _DownloadRoute()
     # What is not sent there directly has another method: 405.
     app.router.routes.append(Route("/file/stream", stream, methods=["GET"], include_in_schema=False))
     both = ("GET", "/file/stream"), ("HEAD", "/file/stream")
-    return Front(app, dict.fromkeys(both, stream), prompt=dict.fromkeys(both, stream.at_once))
+    return Front(app, dict.fromkeys(both, stream), prompt=dict.fromkeys(both, stream.fast_path))
 
 
-class _Stream:
+class _DownloadRoute:
     """The flow that the lifespan makes."""
 
-    flow: FileStream
+    download: FileDownload
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.flow(scope, receive, send)
+        await self.download(scope, receive, send)
 
-    def at_once(self, scope: Scope) -> Ready | None:
-        return self.flow.at_once(scope)
+    def fast_path(self, scope: Scope) -> Ready | None:
+        return self.download.fast_path(scope)

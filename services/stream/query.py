@@ -7,27 +7,29 @@ from functools import lru_cache
 from urllib.parse import parse_qsl
 
 from services.common.errors import BadRequest
-from services.common.media import MediaName, media_name
+from services.common.media import MediaName, validate_media_name
 
-MAX_PARAMETERS = 16
+MAX_QUERY_PARAMETERS = 16
 
 
-def parameters(query: bytes) -> dict[str, str]:
+def parse_query(query: bytes) -> dict[str, str]:
     """Each parameter with its value. Raises BadRequest."""
     try:
-        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_PARAMETERS)
+        pairs = parse_qsl(
+            query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_QUERY_PARAMETERS
+        )
     except (UnicodeDecodeError, ValueError) as error:
-        raise BadRequest("the query string is not UTF-8 in percent-encoding") from error
+        raise BadRequest("the query string is not percent-encoded UTF-8") from error
     values = dict(pairs)
     if len(values) != len(pairs):
-        raise BadRequest("a query parameter is given twice")
+        raise BadRequest("duplicate query parameter")
     return values
 
 
 @lru_cache(maxsize=1024)
-def name_in(query: bytes) -> MediaName:
+def parse_media_name(query: bytes) -> MediaName:
     """`filename` and `folder`. Raises BadRequest."""
-    values = parameters(query)
+    values = parse_query(query)
     if "filename" not in values:
         raise BadRequest("the query parameter 'filename' is missing")
-    return media_name(values.get("folder", ""), values["filename"])
+    return validate_media_name(values.get("folder", ""), values["filename"])

@@ -12,9 +12,9 @@ MAX_RANGES = 16
 MAX_DIGITS = 19
 """Longer numbers are past the end of any file; they are read as the largest of this length."""
 
-_ONE = re.compile(r"bytes=([0-9]{1,19})-([0-9]{1,19})", re.ASCII)
-_SPEC = re.compile(r"([0-9]+)-([0-9]*)|-([0-9]+)", re.ASCII)
-_PAST = 10**MAX_DIGITS - 1
+_SINGLE_RANGE = re.compile(r"bytes=([0-9]{1,19})-([0-9]{1,19})", re.ASCII)
+_RANGE_SPEC = re.compile(r"([0-9]+)-([0-9]*)|-([0-9]+)", re.ASCII)
+_MAX_NUMBER = 10**MAX_DIGITS - 1
 
 
 class ByteRange(NamedTuple):
@@ -29,48 +29,48 @@ class ByteRange(NamedTuple):
         return self.last - self.first + 1
 
 
-class Spec(NamedTuple):
+class RangeSpec(NamedTuple):
     """One range as asked for: `first` to `last` (None: to the end), or the last `suffix` bytes."""
 
     first: int | None
     last: int | None
-    suffix: int | None
+    suffix_length: int | None
 
 
-def parse(header: str) -> list[Spec] | None:
+def parse_range_header(header: str) -> list[RangeSpec] | None:
     """The ranges of a Range header, or None where it is to be ignored: another unit, malformed, or more than 16 ranges."""
-    if (one := _ONE.fullmatch(header)) is not None:  # what nearly every player asks for
+    if (one := _SINGLE_RANGE.fullmatch(header)) is not None:  # what nearly every player asks for
         first, last = int(one[1]), int(one[2])
-        return [Spec(first, last, None)] if first <= last else None
+        return [RangeSpec(first, last, None)] if first <= last else None
     if (
         header[:6].lower() != "bytes=" or header.count(",") > 4 * MAX_RANGES
     ):  # empty elements are allowed, not without end
         return None
-    specs: list[Spec] = []
+    specs: list[RangeSpec] = []
     for element in header[6:].split(","):
         # Not in the pattern: white space before and behind something that may be absent takes it n * n steps to refuse.
         if not (text := element.strip(" \t")):
             continue
-        match = _SPEC.fullmatch(text)
+        match = _RANGE_SPEC.fullmatch(text)
         if match is None:
             return None
         start, end, tail = match.groups()
         if tail:
-            specs.append(Spec(None, None, _number(tail)))
+            specs.append(RangeSpec(None, None, _parse_number(tail)))
         else:
-            begin, stop = _number(start), _number(end) if end else None
+            begin, stop = _parse_number(start), _parse_number(end) if end else None
             if stop is not None and stop < begin:
                 return None
-            specs.append(Spec(begin, stop, None))
+            specs.append(RangeSpec(begin, stop, None))
     return specs if 0 < len(specs) <= MAX_RANGES else None
 
 
-def resolve(specs: list[Spec], length: int) -> list[ByteRange]:
+def resolve_ranges(specs: list[RangeSpec], length: int) -> list[ByteRange]:
     """What of it lies within `length` bytes, in the order asked for; what overlaps or touches is one range. Empty: 416."""
     found: list[ByteRange] = []
     for spec in specs:
-        if spec.suffix is not None:
-            first, last = max(0, length - spec.suffix), length - 1
+        if spec.suffix_length is not None:
+            first, last = max(0, length - spec.suffix_length), length - 1
         else:
             first, last = spec.first or 0, length - 1 if spec.last is None else min(spec.last, length - 1)
         if first <= last:
@@ -92,7 +92,7 @@ def _merge(ranges: list[ByteRange]) -> list[ByteRange]:
     return [item for _, item in sorted(joined, key=lambda pair: pair[0])]
 
 
-def _number(digits: str) -> int:
+def _parse_number(digits: str) -> int:
     if len(digits) > MAX_DIGITS:
         digits = digits.lstrip("0") or "0"
-    return int(digits) if len(digits) <= MAX_DIGITS else _PAST
+    return int(digits) if len(digits) <= MAX_DIGITS else _MAX_NUMBER

@@ -2,11 +2,13 @@
 
 from functools import partial
 
-from services.common import serve
-from services.upload.app import create_app, limits_of
+from services.common.server import run
+from services.upload.app import create_app, create_limiter
 from services.upload.settings import UploadSettings
 
 if __name__ == "__main__":
     settings = UploadSettings()
-    limits = limits_of(settings)
-    serve.run("upload", lambda: create_app(settings, limits), settings, drain=partial(limits.drain, settings.drain))
+    limits = create_limiter(settings)
+    run.run(
+        "upload", lambda: create_app(settings, limits), settings, drain=partial(limits.drain, settings.shutdown_timeout)
+    )

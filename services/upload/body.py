@@ -5,73 +5,75 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
-from services.common.errors import GridcastError, TooSlow
-from services.common.web import Disconnected, Receive
+from services.common.asgi import ClientDisconnected, Receive
+from services.common.errors import GridcastError, RequestTimeout
 
 
-class Body:
+class UploadBody:
     """The bytes of one request. Only the time spent waiting for the client counts for the rate, never that of a slow store."""
 
-    def __init__(self, receive: Receive, least_rate: int, window: float) -> None:
-        self.ended = False
+    def __init__(self, receive: Receive, min_rate: int, rate_window: float) -> None:
+        self.at_eof = False
         self._receive = receive
-        self._rate = least_rate
-        self._window = window
-        self._waited = 0.0
-        self._arrived = 0
-        self._cut: GridcastError | None = None
-        self._waiting: asyncio.Timeout | None = None
+        self._min_rate = min_rate
+        self._rate_window = rate_window
+        self._seconds_waited = 0.0
+        self._bytes_received = 0
+        self._abort_error: GridcastError | None = None
+        self._receive_timeout: asyncio.Timeout | None = None
 
-    def cut(self, error: GridcastError) -> None:
+    def abort(self, error: GridcastError) -> None:
         """Make `read` raise `error`, now if it is waiting."""
-        self._cut = error
-        if self._waiting is not None:
+        self._abort_error = error
+        if self._receive_timeout is not None:
             with suppress(RuntimeError):  # its time has run out in this very turn: `read` wakes up anyway
-                self._waiting.reschedule(asyncio.get_running_loop().time())
+                self._receive_timeout.reschedule(asyncio.get_running_loop().time())
 
-    async def read(self, idle: float | None = None) -> bytes | None:
+    async def read(self, idle_timeout: float | None = None) -> bytes | None:
         """The next bytes, None at the end; b"" where none came for `idle` seconds.
 
         Raises TooSlow below the least rate, Disconnected where the client went away.
         """
-        if self.ended:
+        if self.at_eof:
             return None
         while True:
-            if self._cut is not None:
-                raise self._cut
-            left = self._window - self._waited
+            if self._abort_error is not None:
+                raise self._abort_error
+            left = self._rate_window - self._seconds_waited
             began = time.monotonic()
             try:
-                async with asyncio.timeout(left if idle is None else min(left, idle)) as self._waiting:
+                async with asyncio.timeout(
+                    left if idle_timeout is None else min(left, idle_timeout)
+                ) as self._receive_timeout:
                     message = await self._receive()
             except TimeoutError:
                 message = None
             finally:
-                self._waiting = None
-            self._waited += time.monotonic() - began
+                self._receive_timeout = None
+            self._seconds_waited += time.monotonic() - began
             if message is None:
-                self._judge()
-                if idle is not None and self._cut is None:
+                self._check_rate()
+                if idle_timeout is not None and self._abort_error is None:
                     return b""
                 continue
             if message["type"] == "http.disconnect":
-                self.ended = True
-                raise Disconnected
+                self.at_eof = True
+                raise ClientDisconnected
             data: bytes = message.get("body", b"")
-            self._arrived += len(data)
-            self.ended = not message.get("more_body", False)
+            self._bytes_received += len(data)
+            self.at_eof = not message.get("more_body", False)
             if data:
-                self._judge()
+                self._check_rate()
                 return data
-            if self.ended:
+            if self.at_eof:
                 return None
 
-    def _judge(self) -> None:
+    def _check_rate(self) -> None:
         """At the end of a window: were there enough bytes in it?"""
-        if self._waited >= self._window:
-            if self._arrived < self._rate * self._window:
-                raise TooSlow(f"fewer than {self._rate} bytes a second for {self._window:g} seconds")
-            self._waited, self._arrived = 0.0, 0
+        if self._seconds_waited >= self._rate_window:
+            if self._bytes_received < self._min_rate * self._rate_window:
+                raise RequestTimeout(f"fewer than {self._min_rate} bytes a second for {self._rate_window:g} seconds")
+            self._seconds_waited, self._bytes_received = 0.0, 0
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while (data := await self.read()) is not None:

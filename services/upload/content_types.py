@@ -4,13 +4,13 @@ import re
 
 from services.common.errors import BadRequest
 
-UNKNOWN = "application/octet-stream"
-MAX_LENGTH = 255
+DEFAULT_CONTENT_TYPE = "application/octet-stream"
+MAX_CONTENT_TYPE_LENGTH = 255
 
 # RFC 9110, 8.3.1: type "/" subtype and parameters, as visible ASCII: it is sent back in a header field.
 _MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:[ \t]*;[\x20-\x7e\t]*)?\Z")
 
-_BY_SUFFIX = {
+_TYPES_BY_EXTENSION = {
     "3gp": "video/3gpp",
     "aac": "audio/aac",
     "avi": "video/x-msvideo",
@@ -59,18 +59,18 @@ _BY_SUFFIX = {
 }
 
 
-def content_type(stated: str, filename: str) -> str:
+def resolve_content_type(declared: str, filename: str) -> str:
     """The client's type, unless it is missing or says nothing: then the name's. Raises BadRequest where it is not a media type.
 
     curl sends application/octet-stream for a .webm. Parameters with a comma are dropped.
     """
-    stated = stated.strip()
-    if stated and (len(stated) > MAX_LENGTH or not _MEDIA_TYPE.match(stated)):
-        raise BadRequest("the part's content type is not a media type")
-    if "," in stated:
+    declared = declared.strip()
+    if declared and (len(declared) > MAX_CONTENT_TYPE_LENGTH or not _MEDIA_TYPE.match(declared)):
+        raise BadRequest("the Content-Type of the part is not a valid media type")
+    if "," in declared:
         # Browsers take what stands behind a comma for another type, and show that. MediaRecorder says video/webm;codecs=vp8,opus.
-        stated = stated.partition(";")[0].rstrip()
-    if stated and stated.partition(";")[0].strip().lower() != UNKNOWN:
-        return stated
+        declared = declared.partition(";")[0].rstrip()
+    if declared and declared.partition(";")[0].strip().lower() != DEFAULT_CONTENT_TYPE:
+        return declared
     _, dot, suffix = filename.rpartition(".")
-    return _BY_SUFFIX.get(suffix.lower(), UNKNOWN) if dot else UNKNOWN
+    return _TYPES_BY_EXTENSION.get(suffix.lower(), DEFAULT_CONTENT_TYPE) if dot else DEFAULT_CONTENT_TYPE

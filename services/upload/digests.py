@@ -10,18 +10,18 @@ from typing import Any
 from services.common.errors import BadRequest, GridcastError
 
 # RFC 8941: a dictionary member whose value is a byte sequence; parameters may follow and mean nothing here.
-_MEMBER = re.compile(r"[ \t]*([a-z*][a-z0-9_.*-]*)=:([A-Za-z0-9+/=]*):(?:;[^,]*)?[ \t]*\Z")
-_TRUSTED = {"sha-256": "sha256", "sha-512": "sha512"}
+_DICTIONARY_MEMBER = re.compile(r"[ \t]*([a-z*][a-z0-9_.*-]*)=:([A-Za-z0-9+/=]*):(?:;[^,]*)?[ \t]*\Z")
+_ACTIVE_ALGORITHMS = {"sha-256": "sha256", "sha-512": "sha512"}
 """The algorithms that RFC 9530, 5 calls active. The others prove nothing and are passed over."""
 
 
-class Check:
+class DigestVerifier:
     """One digest that must come out."""
 
-    def __init__(self, algorithm: str, expected: bytes, otherwise: GridcastError) -> None:
+    def __init__(self, algorithm: str, expected: bytes, mismatch_error: GridcastError) -> None:
         self.algorithm = algorithm
         self.expected = expected
-        self._otherwise = otherwise
+        self._mismatch_error = mismatch_error
         self._hash: Any = hashlib.new(algorithm, usedforsecurity=False)
 
     def update(self, data: bytes) -> None:
@@ -30,32 +30,34 @@ class Check:
 
     def verify(self) -> None:
         """Raise the error this check was made with, unless the bytes had the digest."""
-        self.compare(self._hash.digest())
+        self.verify_digest(self._hash.digest())
 
-    def compare(self, digest: bytes) -> None:
+    def verify_digest(self, digest: bytes) -> None:
         """The same for a digest that somebody else made."""
         if digest != self.expected:
-            raise self._otherwise
+            raise self._mismatch_error
 
 
-def checks(field: str, values: Iterable[str]) -> list[Check]:
+def parse_digest_field(field_name: str, values: Iterable[str]) -> list[DigestVerifier]:
     """The digests in a field that are to be checked. Raises BadRequest for a malformed one: its sender relies on it."""
     members = [member for value in values for member in value.split(",") if member.strip(" \t")]
-    found: dict[str, Check] = {}  # of two of one name the last counts (RFC 8941, 3.2)
+    found: dict[str, DigestVerifier] = {}  # of two of one name the last counts (RFC 8941, 3.2)
     for member in members:
-        match = _MEMBER.match(member)
+        match = _DICTIONARY_MEMBER.match(member)
         if match is None:
-            raise BadRequest(f"{field} is not a dictionary of digests (RFC 9530)")
-        if (algorithm := _TRUSTED.get(match[1])) is None:
+            raise BadRequest(f"{field_name} is not a dictionary of digests (RFC 9530)")
+        if (algorithm := _ACTIVE_ALGORITHMS.get(match[1])) is None:
             continue
-        expected = decoded(match[2])
+        expected = decode_base64(match[2])
         if expected is None or len(expected) != hashlib.new(algorithm).digest_size:
-            raise BadRequest(f"{field} holds a {match[1]} of the wrong length")
-        found[algorithm] = Check(algorithm, expected, BadRequest(f"the content does not have the digest in {field}"))
+            raise BadRequest(f"{field_name} holds a {match[1]} of the wrong length")
+        found[algorithm] = DigestVerifier(
+            algorithm, expected, BadRequest(f"the content does not have the digest in {field_name}")
+        )
     return list(found.values())
 
 
-def decoded(text: str) -> bytes | None:
+def decode_base64(text: str) -> bytes | None:
     """The bytes behind base64, None where it is not."""
     try:
         return base64.b64decode(text, validate=True)
@@ -63,6 +65,6 @@ def decoded(text: str) -> bytes | None:
         return None
 
 
-def repr_digest(sha256: str) -> str:
+def format_repr_digest(sha256: str) -> str:
     """The value of `Repr-Digest` for a sha256 in hex."""
     return f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode('ascii')}:"

@@ -6,103 +6,109 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 
-from services.common import metrics
-from services.common.errors import GridcastError, NoSpace, TooLarge, Unavailable, UnsupportedMediaType
-from services.common.store.port import UploadStore
-from services.upload.body import Body
+from services.common.errors import (
+    ContentTooLarge,
+    GridcastError,
+    InsufficientStorage,
+    ServiceUnavailable,
+    UnsupportedMediaType,
+)
+from services.common.store.upload_store import UploadStore
+from services.common.telemetry import metrics
+from services.upload.body import UploadBody
 
-LOOK_SECONDS = 1.0
+DISK_SPACE_POLL_SECONDS = 1.0
 """Between two looks at the free space: bytes whose number nobody stated must fit under the floor meanwhile."""
-BUSY_RETRY_SECONDS = 5
-CUT_SECONDS = 1.0
+BUSY_RETRY_AFTER_SECONDS = 5
+ABORT_TIMEOUT_SECONDS = 1.0
 """How long a cut upload may take to leave; the server takes about a second more. While MongoDB was silent a stop ended 2.4 s after
 the drain time with PyMongo's own driver, and 8.3 s after it with Motor."""
 
 _log = logging.getLogger("gridcast.upload")
 
 
-class Stopping(Unavailable):
+class ShuttingDown(ServiceUnavailable):
     """503 because this process ends, while the store is well."""
 
     def __init__(self) -> None:
-        super().__init__("the server is stopping")
+        super().__init__("the service is shutting down")
 
 
-class Limits:
+class UploadLimiter:
     """The limits of one process."""
 
-    def __init__(self, *, most: int, max_length: int, floor: int, media_types: Sequence[str]) -> None:
-        self.max_length = max_length
-        self._most = most
-        self._open: set[Body] = set()
-        metrics.UPLOADS_OPEN.set_function(lambda: len(self._open))
-        self._stopping = False
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._floor = floor
-        self._free: int | None = None
+    def __init__(self, *, max_uploads: int, max_size: int, min_free_bytes: int, media_types: Sequence[str]) -> None:
+        self.max_size = max_size
+        self._max_uploads = max_uploads
+        self._active_bodies: set[UploadBody] = set()
+        metrics.UPLOAD_REQUESTS_IN_FLIGHT.set_function(lambda: len(self._active_bodies))
+        self._shutting_down = False
+        self._no_active_uploads = asyncio.Event()
+        self._no_active_uploads.set()
+        self._min_free_bytes = min_free_bytes
+        self._free_bytes: int | None = None
         self._media_types = [pattern.lower() for pattern in media_types]
 
     @contextmanager
-    def entered(self, body: Body) -> Iterator[None]:
+    def acquire_slot(self, body: UploadBody) -> Iterator[None]:
         """One of the uploads under way. Raises Unavailable where there are as many as this process takes, or at its end."""
-        self.check_open()
-        if len(self._open) >= self._most:
-            raise Unavailable("this server receives as many uploads as it can", BUSY_RETRY_SECONDS)
-        self._open.add(body)
-        self._idle.clear()
+        self.check_accepting()
+        if len(self._active_bodies) >= self._max_uploads:
+            raise ServiceUnavailable("too many concurrent uploads", BUSY_RETRY_AFTER_SECONDS)
+        self._active_bodies.add(body)
+        self._no_active_uploads.clear()
         try:
             yield
         finally:
-            self._open.discard(body)
-            if not self._open:
-                self._idle.set()
+            self._active_bodies.discard(body)
+            if not self._active_bodies:
+                self._no_active_uploads.set()
 
-    def check_open(self) -> None:
+    def check_accepting(self) -> None:
         """Raises Stopping at the end of the process."""
-        if self._stopping:
-            raise Stopping
+        if self._shutting_down:
+            raise ShuttingDown
 
-    async def drain(self, seconds: float) -> None:
+    async def drain(self, timeout_seconds: float) -> None:
         """Take no more uploads, give those under way so long, then cut them: what can be resumed is made durable and left."""
-        self._stopping = True
-        await self._idle_within(seconds)
-        for body in self._open:
-            body.cut(Stopping())
-        await self._idle_within(CUT_SECONDS)
+        self._shutting_down = True
+        await self._wait_until_drained(timeout_seconds)
+        for body in self._active_bodies:
+            body.abort(ShuttingDown())
+        await self._wait_until_drained(ABORT_TIMEOUT_SECONDS)
 
-    async def _idle_within(self, seconds: float) -> None:
+    async def _wait_until_drained(self, timeout_seconds: float) -> None:
         with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._idle.wait()
+            async with asyncio.timeout(timeout_seconds):
+                await self._no_active_uploads.wait()
 
-    def check_length(self, length: int | None) -> None:
+    def check_size(self, length: int | None) -> None:
         """Raises TooLarge, and NoSpace where the bytes to come would leave less than the floor."""
-        if length is not None and length > self.max_length:
-            raise TooLarge(f"the file is larger than {self.max_length} bytes")
-        if self._floor and self._free is not None:
-            if self._free - (length or 0) < self._floor:
-                raise NoSpace("there is no space left for this file")
+        if length is not None and length > self.max_size:
+            raise ContentTooLarge(f"the file is larger than {self.max_size} bytes")
+        if self._min_free_bytes and self._free_bytes is not None:
+            if self._free_bytes - (length or 0) < self._min_free_bytes:
+                raise InsufficientStorage("insufficient disk space for this file")
             # Until the next look: many at once must not be promised the same space.
-            self._free -= length or 0
+            self._free_bytes -= length or 0
 
-    def check_type(self, content_type: str) -> str:
+    def check_media_type(self, content_type: str) -> str:
         """`content_type`. Raises UnsupportedMediaType where it is not one of those that are wanted."""
         kind = content_type.partition(";")[0].strip().lower()
         if self._media_types and not any(fnmatchcase(kind, pattern) for pattern in self._media_types):
-            raise UnsupportedMediaType(f"files of type {kind} are not taken here")
+            raise UnsupportedMediaType(f"media type {kind} is not allowed")
         return content_type
 
-    async def watch(self, store: UploadStore) -> None:
+    async def monitor_disk_space(self, store: UploadStore) -> None:
         """Look at the free space until cancelled; below the floor nothing more is received, whatever was foreseen of it."""
-        while self._floor:
+        while self._min_free_bytes:
             try:
-                self._free = await store.free()
+                self._free_bytes = await store.get_free_bytes()
             except GridcastError as error:
-                _log.debug("the free space is not known: %s", error)
+                _log.debug("free disk space unknown: %s", error)
             except Exception as error:  # noqa: BLE001  # the next look may be allowed
-                _log.warning("the free space is not known: %s", error)
-            if self._free is not None and self._free < self._floor:
-                for body in self._open:
-                    body.cut(NoSpace("there is no space left for this file"))
-            await asyncio.sleep(LOOK_SECONDS)
+                _log.warning("free disk space unknown: %s", error)
+            if self._free_bytes is not None and self._free_bytes < self._min_free_bytes:
+                for body in self._active_bodies:
+                    body.abort(InsufficientStorage("insufficient disk space for this file"))
+            await asyncio.sleep(DISK_SPACE_POLL_SECONDS)

@@ -23,8 +23,8 @@ import uvloop
 from deploy.local.ports import HOST, free_ports
 from tests.bench.figures import OURS, Bound, Figures, cpu_seconds, machine, many_files, resident_kib, table
 from tests.bench.peers.process import contender
-from tests.bench.socket_crowd import Crowd
-from tests.launch import launched
+from tests.bench.websocket_load import Crowd
+from tests.support.processes import launched
 
 NGINX, TUTORIAL = "nginx", "tutorial"
 LARGE = "nginx-256k"

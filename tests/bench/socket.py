@@ -19,17 +19,17 @@ from pathlib import Path
 
 import uvloop
 
-from deploy.local import servers
+from deploy.local import databases
 from deploy.local.ports import free_ports
-from services.common.push import Push
-from services.common.redis import Redis
+from services.common.bus.publisher import Publisher
+from services.common.bus.redis import RedisClient
 from tests.bench.baselines.socket_tutorial import CHANNEL
 from tests.bench.figures import OURS, Bound, Figures, cpu_seconds, machine, many_files, resident_kib, table
 from tests.bench.peers.npm import Missing, installed
 from tests.bench.peers.process import contender
-from tests.bench.socket_crowd import Crowd
-from tests.launch import launched
-from tests.servers import running
+from tests.bench.websocket_load import Crowd
+from tests.support.databases import running
+from tests.support.processes import launched
 
 PEERS = Path(__file__).with_name("peers")
 PACKAGES = {
@@ -72,7 +72,7 @@ class Contenders:
     @contextlib.contextmanager
     def _ours(self) -> Iterator[tuple[str, int]]:
         # All comes at once here; the limit on handshakes a second is not what is measured.
-        env = {"GRIDCAST_REDIS_URL": self._redis_url, "GRIDCAST_ADMISSIONS": "100000"}
+        env = {"GRIDCAST_REDIS_URL": self._redis_url, "GRIDCAST_HANDSHAKE_RATE": "100000"}
         with launched("services.socket", self._folder, env) as service:
             yield service.url, service.pid
 
@@ -106,11 +106,11 @@ class Contenders:
     @contextlib.asynccontextmanager
     async def shouts(self) -> AsyncIterator[dict[str, Shout]]:
         """For each contender a function that pushes one broadcast."""
-        async with Push.open(self._redis_url, "/bench") as push, contextlib.AsyncExitStack() as stack:
+        async with Publisher.from_url(self._redis_url, "/bench") as push, contextlib.AsyncExitStack() as stack:
             text = json.dumps({"type": "bench.tick", "data": DATA})
             found: dict[str, Shout] = {
                 OURS: lambda: push.broadcast("bench.tick", DATA),
-                TUTORIAL: lambda: push.redis.call("PUBLISH", CHANNEL, text),
+                TUTORIAL: lambda: push.redis.execute("PUBLISH", CHANNEL, text),
             }
             if self._node is not None:
                 found[SOCKETIO] = await stack.enter_async_context(self._emitter())
@@ -174,13 +174,13 @@ async def broadcasts(contenders: Contenders, options: Options) -> Figures:
     return figures
 
 
-async def idlers(contenders: Contenders, options: Options, redis: Redis) -> list[Figures]:
+async def idlers(contenders: Contenders, options: Options, redis: RedisClient) -> list[Figures]:
     """A fresh process in each round, so that memory is what these sockets need and nothing else."""
     memory = Figures(f"memory per socket, {options.idle} idle", "KiB", (Bound(30),))
     connect = Figures("CPU per connect", "us", (Bound(1.3, TUTORIAL),))
     for _ in range(options.rounds):
         for who, start in contenders.starts.items():
-            await redis.call("FLUSHALL")
+            await redis.execute("FLUSHALL")
             with start() as (url, pid):
                 early = crowd_of(who, url)
                 await early.grow(WARM_UP)
@@ -199,7 +199,7 @@ async def idlers(contenders: Contenders, options: Options, redis: Redis) -> list
 
 
 async def _measure(contenders: Contenders, options: Options, redis_url: str) -> list[Figures]:
-    redis = Redis.open(redis_url)
+    redis = RedisClient.from_url(redis_url)
     try:
         return [await broadcasts(contenders, options), *await idlers(contenders, options, redis)]
     finally:
@@ -216,7 +216,7 @@ def measure(options: Options) -> list[Figures]:
             node = installed(folder / "node", PACKAGES, PEERS / "socketio_server.mjs", PEERS / "socketio_emit.mjs")
         except Missing as error:
             print(f"without socket.io: {error}")
-        with running(folder / "redis", servers.redis_server) as redis:
+        with running(folder / "redis", databases.redis_server) as redis:
             return uvloop.run(_measure(Contenders(folder, redis.url, node), options, redis.url))
 
 

@@ -21,14 +21,14 @@ from pathlib import Path
 import httpx
 import pymongo
 
-from deploy.local import servers
+from deploy.local import databases
 from deploy.local.ports import HOST, free_ports
-from services.common.mongo import open_mongo
+from services.common.store.gridfs.mongo import open_mongo_database
 from tests.bench.figures import OURS, Bound, Figures, cpu_seconds, machine, table
 from tests.bench.peers.process import contender
-from tests.launch import launched
-from tests.servers import running, small_mongod
-from tests.streaming import Library, environment
+from tests.support.databases import running, small_mongod
+from tests.support.media_library import Library, environment
+from tests.support.processes import launched
 
 DATABASE = "bench_stream"
 NGINX, TUTORIAL, DRIVER = "nginx", "tutorial", "driver"
@@ -92,7 +92,7 @@ def driver_rate(uri: str, file: object) -> float:
     """MB/s of the driver's own find over the chunks of a file, in this process and with nothing sent to anyone."""
 
     async def read() -> float:
-        mongo = open_mongo(uri, DATABASE)
+        mongo = open_mongo_database(uri, DATABASE)
         await mongo.ping()
         began, total = time.perf_counter(), 0
         async for chunk in mongo.collection("fs.chunks").find({"files_id": file}).sort("n", 1):
@@ -140,7 +140,7 @@ def measure(folder: Path, hot: int, cold: int, seconds: float, rounds: int) -> l
                 file.write(random.randbytes(MIB))
     with (
         running(folder / "mongod", small_mongod) as mongod,
-        running(folder / "redis", servers.redis_server) as redis,
+        running(folder / "redis", databases.redis_server) as redis,
         pymongo.MongoClient(mongod.uri) as client,
         launched("services.stream", folder, env := environment(mongod, redis.url, DATABASE)) as stream,
         tutorial(env, folder) as simple,

@@ -23,15 +23,15 @@ import pymongo
 from bson import ObjectId
 from pymongo.write_concern import WriteConcern
 
-from deploy.local import servers
+from deploy.local import databases
 from deploy.local.ports import HOST, free_ports
 from tests.bench.figures import OURS, Bound, Figures, cpu_seconds, machine, table
 from tests.bench.peers.npm import Missing, installed
 from tests.bench.peers.process import contender
-from tests.launch import launched
-from tests.servers import running, small_mongod
-from tests.uploads import CHUNK, OFFSET_TYPE, TUS, metadata
-from tests.waiting import eventually
+from tests.support.databases import running, small_mongod
+from tests.support.processes import launched
+from tests.support.upload_client import CHUNK, OFFSET_TYPE, TUS, metadata
+from tests.support.waiting import eventually
 
 TUS_SERVER, MOTOR, TUTORIAL, DRIVER = "@tus/server", "motor", "tutorial", "driver alone"
 DRIVER_BLOCKS, DRIVER_FLIGHTS = 4, 4
@@ -112,8 +112,8 @@ def contenders(folder: Path, mongodb: str, redis: str) -> Iterator[dict[str, tup
         "GRIDCAST_MONGODB_URI": mongodb,
         "GRIDCAST_MONGODB_DATABASE": DATABASE,
         "GRIDCAST_REDIS_URL": redis,
-        "GRIDCAST_GRACE": "0",
-        "GRIDCAST_JANITOR_EVERY": "1",
+        "GRIDCAST_TOMBSTONE_TTL": "0",
+        "GRIDCAST_GC_INTERVAL": "1",
     }
     found: dict[str, tuple[str, int]] = {}
     with contextlib.ExitStack() as stack:
@@ -145,7 +145,7 @@ def measure(folder: Path, mib: int, rounds: int) -> Iterator[Figures]:
             file.write(os.urandom(MIB))
     with (
         running(folder / "mongod", small_mongod) as mongod,
-        running(folder / "redis", servers.redis_server) as redis,
+        running(folder / "redis", databases.redis_server) as redis,
         contenders(folder, mongod.uri, redis.url) as found,
         pymongo.MongoClient[dict[str, object]](mongod.uri) as client,
     ):

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from services.common.push import Push
+from services.common.bus.publisher import Publisher
 from tests.bench.peers.npm import Missing, installed
-from tests.clients.pair import Pair, pair
+from tests.clients.client_server_pair import Pair, pair
 
 pytestmark = pytest.mark.anyio
 
@@ -143,7 +143,7 @@ async def test_ping_as_in_the_tutorial(front: Pair, program: Path) -> None:
 
 async def test_topics_over_one_socket(front: Pair, program: Path) -> None:
     """Two streams over one socket: each hears its own topic, and after its end nothing more."""
-    async with browser(program, front.address) as client, Push.open(front.redis_url, "/news") as push:
+    async with browser(program, front.address) as client, Publisher.from_url(front.redis_url, "/news") as push:
         for topic in ("sport", "weather"):
             client.tell(listen=topic)
             await client.until(
@@ -169,7 +169,7 @@ async def test_a_restart_of_its_replica_is_nothing_to_a_client(front: Pair, prog
     same sid, and every event once and in order, whoever pushed it while the client was away. The stream of a topic goes on, and one
     that was begun while there was no connection too.
     """
-    async with browser(program, front.address) as client, Push.open(front.redis_url, "/clock") as push:
+    async with browser(program, front.address) as client, Publisher.from_url(front.redis_url, "/clock") as push:
         sid = client.frames[0]["sid"]
         sent = 0
 

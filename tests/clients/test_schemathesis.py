@@ -15,8 +15,8 @@ import httpx
 import pytest
 from openapi_spec_validator import validate
 
-from deploy.local.processes import ROOT
-from tests.stack import Stack
+from deploy.local.processes import PROJECT_ROOT
+from tests.support.stack import Stack
 
 CHECKS = (
     "not_a_server_error",
@@ -55,10 +55,10 @@ def test_schemathesis_finds_no_fault(stack: Stack, tmp_path: Path, examples: int
     ]
     env = {
         **os.environ,
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": str(PROJECT_ROOT),
         "SCHEMATHESIS_HOOKS": "tests.clients.schemathesis_hooks",
-        "GRIDCAST_JUDGED": stack.url,
-        "GRIDCAST_TALLY": str(tally),
+        "GRIDCAST_GATEWAY_URL": stack.url,
+        "GRIDCAST_STATUS_COUNTS_FILE": str(tally),
     }
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=within, check=False)
     said = f"seed {seed}\n{done.stdout[-8000:]}\n{done.stderr[-2000:]}"

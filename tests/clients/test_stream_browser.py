@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from deploy.local.ports import HOST, free_ports
-from tests.servers import Server
-from tests.streaming import Library, library
-from tests.waiting import eventually
+from tests.support.databases import Server
+from tests.support.media_library import Library, library
+from tests.support.waiting import eventually
 
 PICTURES = 25
 SECONDS = 30

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import Server
-from tests.streaming import CHUNK, Library, library
+from tests.support.databases import Server
+from tests.support.media_library import CHUNK, Library, library
 
 SIZE = 20 * 1024 * 1024 + 12345
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import Server
-from tests.streaming import CHUNK, Library, library
-from tests.videos import Videos
+from tests.support.databases import Server
+from tests.support.media_library import CHUNK, Library, library
+from tests.support.videos import Videos
 
 MIB = 1024 * 1024
 LINE = re.compile(r'"path": "/file/stream", .*"bytes": ([0-9]+)')

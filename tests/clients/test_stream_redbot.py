@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import Server
-from tests.streaming import Library, library
-from tests.videos import Videos
+from tests.support.databases import Server
+from tests.support.media_library import Library, library
+from tests.support.videos import Videos
 
 NO_FAULTS = {"CONTENT_TYPE_MISMATCH", "STATUS_BAD_REQUEST"}
 """It guesses types from the first bytes and does not know the WebM that ffmpeg writes; and a 400 is what we meant."""

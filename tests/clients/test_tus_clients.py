@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.launch import launched
-from tests.servers import Server
-from tests.stack import Stack
-from tests.uploads import TUS, etag, repr_digest
+from tests.support.databases import Server
+from tests.support.processes import launched
+from tests.support.stack import Stack
+from tests.support.upload_client import TUS, etag, repr_digest
 
 PACKAGES = ("tus-js-client@4.3.1",)
 SIZE = 5 * 1024 * 1024 + 321

@@ -13,8 +13,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect as connect_in_sync
 
-from services.common.push import Push
-from tests.clients.pair import Pair, pair
+from services.common.bus.publisher import Publisher
+from tests.clients.client_server_pair import Pair, pair
 
 PATIENCE = 10.0
 
@@ -47,7 +47,7 @@ async def test_defaults_topics_and_liveness(front: Pair) -> None:
         assert await asyncio.wait_for(await connection.ping(), PATIENCE) < PATIENCE
         await connection.send(json.dumps({"type": "subscribe", "topic": "weather"}))
         assert (await _next(connection))["type"] == "subscribed"
-        async with Push.open(front.redis_url, "/news") as push:
+        async with Publisher.from_url(front.redis_url, "/news") as push:
             for topic in ("sport", "chess", "weather"):
                 await push.publish(topic, "news.said", {"of": topic})
         said = [await _next(connection) for _ in range(2)]

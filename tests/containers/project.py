@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {"base": ["docker-compose.yml"], "cluster": ["docker-compose.yml", "deploy/compose.cluster.yml"]}

@@ -10,7 +10,7 @@ from websockets.sync.client import connect
 
 from tests.containers.project import Project
 from tests.containers.traffic import GOODBYE, Traffic, missing
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(900)]
 
@@ -63,7 +63,7 @@ def test_redis_refuses_what_the_services_do_not_need(project: Project) -> None:
     assert "NOAUTH" in redis.exec("redis-cli", "ping").stdout
     ask = (
         "import asyncio, pathlib, sys\n"
-        "from services.common.redis import Redis\n"
+        "from services.common.bus.redis import Redis\n"
         "async def main():\n"
         "    redis = Redis.open(pathlib.Path('/run/gridcast/redis_url').read_text())\n"
         "    await redis.ping()\n"

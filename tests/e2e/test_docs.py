@@ -5,7 +5,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.stack import Stack
+from tests.support.stack import Stack
 
 TEXT = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text("utf-8")
 OWN = {("get", "/livez"), ("get", "/readyz"), ("get", "/version")}

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.stack import Stack
-from tests.upstreams import ask
+from tests.support.scripted_upstream import ask
+from tests.support.stack import Stack
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")

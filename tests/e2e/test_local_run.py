@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from deploy.local.ports import HOST, free_ports
-from tests.stack import Stack, runner
-from tests.waiting import eventually
+from tests.support.stack import Stack, runner
+from tests.support.waiting import eventually
 
 MARK = "TEST_RUN_MARK"
 

@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from deploy.local.ports import HOST, free_ports
-from tests.stack import OF_THE_RUN
-from tests.waiting import eventually
+from tests.support.stack import OF_THE_RUN
+from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("Makefile", "pyproject.toml", "requirements", "services", "gateway", "deploy")

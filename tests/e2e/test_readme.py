@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import connect
 
-from tests.stack import Stack
-from tests.videos import Videos
-from tests.waiting import eventually
+from tests.support.stack import Stack
+from tests.support.videos import Videos
+from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 JSON = "json='content-type:"

@@ -16,8 +16,8 @@ from typing import Self
 import pytest
 
 from deploy.local.ports import HOST, free_ports
-from tests.stack import Stack
-from tests.waiting import eventually
+from tests.support.stack import Stack
+from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

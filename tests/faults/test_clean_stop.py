@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
-from tests.launch import Service, Start
-from tests.servers import Server
-from tests.sockets import Client
-from tests.streaming import environment
-from tests.uploads import BATCH, CHUNK, FORM_TYPE, TUS, Store, Tus, form, metadata, opened, part
-from tests.upstreams import ask, connect, drain
-from tests.waiting import eventually
+from tests.support.databases import Server
+from tests.support.media_library import environment
+from tests.support.processes import Service, Start
+from tests.support.scripted_upstream import ask, connect, drain
+from tests.support.upload_client import BATCH, CHUNK, FORM_TYPE, TUS, Store, Tus, form, metadata, opened, part
+from tests.support.waiting import eventually
+from tests.support.websocket_client import Client
 
 DRAIN = 3.0
 PROMISED = 2.0
@@ -32,7 +32,7 @@ ROOM = 1.0
 
 @pytest.fixture
 def env(mongod: Server, redis_url: str, database: str) -> dict[str, str]:
-    more = {"GRIDCAST_DRAIN": str(DRAIN), "GRIDCAST_JANITOR_EVERY": "0", "GRIDCAST_MIN_FREE": "0"}
+    more = {"GRIDCAST_SHUTDOWN_TIMEOUT": str(DRAIN), "GRIDCAST_GC_INTERVAL": "0", "GRIDCAST_MIN_FREE_SPACE": "0"}
     return {**environment(mongod, redis_url, database), **more}
 
 
@@ -48,7 +48,7 @@ class Stopping:
     def __init__(self, service: Service) -> None:
         self.service = service
         self.began = time.monotonic()
-        service.child.send(signal.SIGTERM)
+        service.child.send_signal(signal.SIGTERM)
 
     def refuses(self) -> None:
         """Nobody new gets in; probes take that for "not ready"."""
@@ -67,7 +67,7 @@ class Stopping:
         assert self.service.child.wait(20.0), "it does not end"
         took = time.monotonic() - self.began
         print(f"{self.service.child.program.name}: ended after {took:.1f} s, drain {DRAIN:g} s")
-        assert self.service.child.obituary().partition(":")[0].endswith(" ended with exit code 0")
+        assert self.service.child.exit_summary().partition(":")[0].endswith(" ended with exit code 0")
         assert took < within
         assert "Traceback" not in self.service.log
         return took

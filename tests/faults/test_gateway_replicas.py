@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.launch import Service, Start
-from tests.servers import Server
-from tests.streaming import environment
-from tests.upstreams import HANDSHAKE, ask, connect
-from tests.waiting import eventually
+from tests.support.databases import Server
+from tests.support.media_library import environment
+from tests.support.processes import Service, Start
+from tests.support.scripted_upstream import HANDSHAKE, ask, connect
+from tests.support.waiting import eventually
 
 FILE = "/file/stream?filename=a.bin"
 BODY = bytes(range(256)) * 40
@@ -69,7 +69,7 @@ def load() -> Iterator[Load]:
 
 def answered_by(gateway: Service, replica: Service) -> int:
     """How many lines of its log name that replica as the one that answered. Tunnels are logged at their end."""
-    return gateway.log.count(f'"upstream": "{replica.url}"')
+    return gateway.log.count(f'"upstream_addr": "{replica.url}"')
 
 
 def test_one_of_two_is_killed_and_returns(start_service: Start, env: dict[str, str], load: Load) -> None:
@@ -110,14 +110,14 @@ def test_one_of_two_is_killed_and_returns(start_service: Start, env: dict[str, s
     load.end()
     assert load.failed == []
     assert min(load.served.values()) > 20
-    assert '"ejected"' in gateway.log
+    assert '"upstream ejected"' in gateway.log
 
 
 def test_an_upload_replica_that_is_stopping_gets_no_request(
     start_service: Start, env: dict[str, str], load: Load
 ) -> None:
     """It finishes the upload that it has. The gateway's other connections to it are closed, so nobody hears that it stops."""
-    uploads = [start_service("services.upload", GRIDCAST_DRAIN="15", **env) for _ in range(2)]
+    uploads = [start_service("services.upload", GRIDCAST_SHUTDOWN_TIMEOUT="15", **env) for _ in range(2)]
     gateway = start_service("gateway", ready=False, **urls(upload=uploads))
     eventually(lambda: "running on" in gateway.log, 10)
     numbers = iter(range(10_000))

@@ -18,10 +18,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.launch import showing
-from tests.sockets import Client, soon
-from tests.stack import Stack, runner
-from tests.upstreams import memory
+from tests.support.processes import showing
+from tests.support.scripted_upstream import memory
+from tests.support.stack import Stack, runner
+from tests.support.websocket_client import Client, soon
 
 pytestmark = pytest.mark.anyio
 
@@ -135,7 +135,7 @@ def slope(points: list[tuple[float, int]]) -> float:
 @pytest.fixture
 def own_stack(tmp_path: Path) -> Iterator[Stack]:
     """Small caches, so that they are full soon; readers' grace of a second, so that what is replaced goes."""
-    env = {"GRIDCAST_CACHE_BYTES": str(32 * MIB), "GRIDCAST_GRACE": "1", "GRIDCAST_JANITOR_EVERY": "2"}
+    env = {"GRIDCAST_BLOCK_CACHE_SIZE": str(32 * MIB), "GRIDCAST_TOMBSTONE_TTL": "1", "GRIDCAST_GC_INTERVAL": "2"}
     with contextlib.ExitStack() as shown:
         stack = shown.enter_context(runner(tmp_path / "data", "--sockets", "2", "--streams", "2", env=env))
         for name in OURS:

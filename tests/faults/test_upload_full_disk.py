@@ -13,10 +13,10 @@ import httpx
 import pytest
 
 from deploy.local.processes import Program
-from tests.launch import Start
-from tests.servers import Server, running, small_mongod
-from tests.uploads import BATCH, Store, opened, put
-from tests.waiting import eventually
+from tests.support.databases import Server, running, small_mongod
+from tests.support.processes import Start
+from tests.support.upload_client import BATCH, Store, opened, put
+from tests.support.waiting import eventually
 
 MIB = 1024 * 1024
 SIZE = 800
@@ -78,10 +78,10 @@ def env(mongod: Server, redis_server: Server) -> dict[str, str]:
         "GRIDCAST_MONGODB_URI": mongod.uri,
         "GRIDCAST_MONGODB_DATABASE": DATABASE,
         "GRIDCAST_REDIS_URL": redis_server.url,
-        "GRIDCAST_LEASE": "2",
-        "GRIDCAST_GRACE": "0",
-        "GRIDCAST_LATE": "0",
-        "GRIDCAST_JANITOR_EVERY": "0.5",
+        "GRIDCAST_LEASE_TTL": "2",
+        "GRIDCAST_TOMBSTONE_TTL": "0",
+        "GRIDCAST_SECOND_PURGE_DELAY": "0",
+        "GRIDCAST_GC_INTERVAL": "0.5",
     }
 
 
@@ -112,14 +112,14 @@ def test_507_before_the_disk_is_full_and_no_loss_when_it_is(
             acknowledged[name] = hashlib.sha256(data).hexdigest()
         raise AssertionError("the disk is never full")
 
-    careful = start_service("services.upload", **env, GRIDCAST_MIN_FREE=str(250 * MIB))
+    careful = start_service("services.upload", **env, GRIDCAST_MIN_FREE_SPACE=str(250 * MIB))
     eventually(lambda: put(careful, "first", b"x").is_success)
     assert fill(careful.url, "careful") == 507
     assert mongod.log_tail()  # it lives
     with opened(mongod.uri, DATABASE) as store:
         check(store, acknowledged)
     guarded = len(acknowledged)
-    reckless = start_service("services.upload", **env, GRIDCAST_MIN_FREE="0")
+    reckless = start_service("services.upload", **env, GRIDCAST_MIN_FREE_SPACE="0")
     assert fill(reckless.url, "reckless") in {0, 503, 507}
     # mongod ends itself where its journal cannot be written; somebody gives it room and starts it again.
     with contextlib.suppress(ProcessLookupError):

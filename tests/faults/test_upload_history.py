@@ -20,12 +20,12 @@ import httpx
 import pytest
 
 from deploy.local.ports import free_ports
-from tests.faults.history import Client, History, Reader, verdicts
-from tests.faults.wire import Fault, Wire, wired
-from tests.launch import Service, launched
-from tests.servers import Server
-from tests.uploads import Store, opened
-from tests.waiting import eventually
+from tests.faults.network_fault import Fault, Wire, wired
+from tests.faults.upload_history import Client, History, Reader, verdicts
+from tests.support.databases import Server
+from tests.support.processes import Service, launched
+from tests.support.upload_client import Store, opened
+from tests.support.waiting import eventually
 
 DATABASE = "test_faults"
 LEASE = 3.0
@@ -51,11 +51,11 @@ class Replica:
         eventually(lambda: httpx.get(f"{self.service.url}/livez").is_success, 30)
 
     def kill(self) -> None:
-        self.service.child.send(signal.SIGKILL)
+        self.service.child.send_signal(signal.SIGKILL)
         assert self.service.child.wait(10)
 
     def send(self, number: signal.Signals) -> None:
-        self.service.child.send(number)
+        self.service.child.send_signal(number)
 
     def close(self) -> None:
         self.send(signal.SIGCONT)
@@ -138,16 +138,16 @@ def field(mongod: Server, redis: Server, folder: Path, seed: int) -> Iterator[tu
             "GRIDCAST_MONGODB_URI": f"mongodb://127.0.0.1:{wire.port}",
             "GRIDCAST_MONGODB_DATABASE": DATABASE,
             "GRIDCAST_REDIS_URL": redis.url,
-            "GRIDCAST_LEASE": str(LEASE),
-            "GRIDCAST_GRACE": "2",
-            "GRIDCAST_LATE": "2",
-            "GRIDCAST_UPLOAD_EXPIRY": "8",
-            "GRIDCAST_JANITOR_EVERY": "1",
+            "GRIDCAST_LEASE_TTL": str(LEASE),
+            "GRIDCAST_TOMBSTONE_TTL": "2",
+            "GRIDCAST_SECOND_PURGE_DELAY": "2",
+            "GRIDCAST_UNFINISHED_UPLOAD_TTL": "8",
+            "GRIDCAST_GC_INTERVAL": "1",
             "GRIDCAST_LOG_LEVEL": "warning",
         }
         replicas = []
         for driver in ("motor", "pymongo"):
-            replica = Replica("services.upload", folder, {**env, "GRIDCAST_MONGO_DRIVER": driver})
+            replica = Replica("services.upload", folder, {**env, "GRIDCAST_MONGODB_DRIVER": driver})
             stack.callback(replica.close)
             replicas.append(replica)
         front = stack.enter_context(wired(replicas[0].port, seed))
@@ -163,7 +163,7 @@ def field(mongod: Server, redis: Server, folder: Path, seed: int) -> Iterator[tu
 def settle(store: Store, env: dict[str, str], within: float) -> None:
     """The janitor by itself until nothing is due any more."""
     deadline = time.monotonic() + within
-    command = [sys.executable, "-m", "services.upload.janitor"]
+    command = [sys.executable, "-m", "services.upload.collect_garbage"]
     while True:
         subprocess.run(command, env={**os.environ, **env}, check=True, timeout=60, capture_output=True)
         if not any(document["uploads"] or document["doomed"] for document in store.media()):

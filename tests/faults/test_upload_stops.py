@@ -14,11 +14,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.faults.wire import Fault, wired
-from tests.launch import Service, Start
-from tests.servers import Server
-from tests.uploads import BATCH, CHUNK, Store, Tus, opened, problem, put, repr_digest
-from tests.waiting import eventually
+from tests.faults.network_fault import Fault, wired
+from tests.support.databases import Server
+from tests.support.processes import Service, Start
+from tests.support.upload_client import BATCH, CHUNK, Store, Tus, opened, problem, put, repr_digest
+from tests.support.waiting import eventually
 
 DATABASE = "test_stops"
 
@@ -29,10 +29,10 @@ def env(own_mongod: Server, redis_server: Server) -> dict[str, str]:
         "GRIDCAST_MONGODB_URI": own_mongod.uri,
         "GRIDCAST_MONGODB_DATABASE": DATABASE,
         "GRIDCAST_REDIS_URL": redis_server.url,
-        "GRIDCAST_LEASE": "2",
-        "GRIDCAST_GRACE": "0",
-        "GRIDCAST_LATE": "1",
-        "GRIDCAST_JANITOR_EVERY": "0.3",
+        "GRIDCAST_LEASE_TTL": "2",
+        "GRIDCAST_TOMBSTONE_TTL": "0",
+        "GRIDCAST_SECOND_PURGE_DELAY": "1",
+        "GRIDCAST_GC_INTERVAL": "0.3",
     }
 
 
@@ -64,18 +64,18 @@ def send_what_is_taken(connection: socket.socket, data: bytes) -> None:
 
 def test_a_writer_that_was_stopped_past_its_lease(start_service: Start, env: dict[str, str], store: Store) -> None:
     """It wakes up to find its upload reaped and the name another's: it neither commits nor deletes, nor leaves a chunk."""
-    stopped = start_service("services.upload", **{**env, "GRIDCAST_JANITOR_EVERY": "0"})
+    stopped = start_service("services.upload", **{**env, "GRIDCAST_GC_INTERVAL": "0"})
     other = start_service("services.upload", **env)
     data = os.urandom(3 * BATCH)
     with half(stopped, "n", len(data), data[: BATCH + 5]) as connection:
         eventually(lambda: store.chunks() == 8)
-        stopped.child.send(signal.SIGSTOP)
+        stopped.child.send_signal(signal.SIGSTOP)
         assert put(other, "n", b"quick").status_code == 201
         eventually(lambda: store.chunks() == 1 and store.one()["uploads"] == [], 10)
         # What comes now is in its socket when it wakes up.
         sender = threading.Thread(target=send_what_is_taken, args=(connection, data[BATCH + 5 :]), daemon=True)
         sender.start()
-        stopped.child.send(signal.SIGCONT)
+        stopped.child.send_signal(signal.SIGCONT)
         assert connection.recv(4096).startswith(b"HTTP/1.1 409 ")
     eventually(lambda: clean(store), 10)
     assert store.bytes_in(store.one()["current"]["file"]) == b"quick"
@@ -90,12 +90,12 @@ def test_a_stopped_writer_of_a_resumable_upload(start_service: Start, env: dict[
     with tus.open_patch(stopped, 0, len(data)) as connection:
         connection.sendall(data[:BATCH])
         eventually(lambda: tus.offset(1) == BATCH)
-        stopped.child.send(signal.SIGSTOP)
+        stopped.child.send_signal(signal.SIGSTOP)
         offset = tus.offset(1)
         assert tus.patch(offset, data[offset:], 1).headers["repr-digest"] == repr_digest(data)
         sender = threading.Thread(target=send_what_is_taken, args=(connection, data[BATCH:]), daemon=True)
         sender.start()
-        stopped.child.send(signal.SIGCONT)
+        stopped.child.send_signal(signal.SIGCONT)
         assert connection.recv(4096).startswith(b"HTTP/1.1 409 ")
     eventually(lambda: clean(store), 10)
     assert store.bytes_in(store.one()["current"]["file"]) == data
@@ -106,7 +106,7 @@ def test_a_killed_service_leaves_nothing(start_service: Start, env: dict[str, st
     killed = start_service("services.upload", **env)
     with half(killed, "n", 3 * BATCH, bytes(BATCH + 5)):
         eventually(lambda: store.chunks() == 8)
-        killed.child.send(signal.SIGKILL)
+        killed.child.send_signal(signal.SIGKILL)
         assert killed.child.wait(5)
     start_service("services.upload", **env)
     eventually(lambda: store.chunks() == 0 and store.media() == [], 15)
@@ -187,7 +187,7 @@ def test_a_broken_wire_to_mongodb(
     with wired(own_mongod.port) as wire:
         service = start_service(
             "services.upload",
-            **{**env, "GRIDCAST_MONGODB_URI": f"mongodb://127.0.0.1:{wire.port}", "GRIDCAST_LEASE": "6"},
+            **{**env, "GRIDCAST_MONGODB_URI": f"mongodb://127.0.0.1:{wire.port}", "GRIDCAST_LEASE_TTL": "6"},
         )
         assert put(service, "before", b"x").status_code == 201
         data = os.urandom(2 * BATCH)

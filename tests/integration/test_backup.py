@@ -19,9 +19,9 @@ import pytest
 from bson.raw_bson import RawBSONDocument
 
 from deploy.containers import backup
-from tests.launch import Service, Start
-from tests.servers import Server
-from tests.uploads import opened
+from tests.support.databases import Server
+from tests.support.processes import Service, Start
+from tests.support.upload_client import opened
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB = ROOT / "deploy/containers/backup.py"
@@ -70,7 +70,7 @@ class Shelf:
             "GRIDCAST_MONGODB_URI": uri,
             "GRIDCAST_MONGODB_DATABASE": database,
             "GRIDCAST_REDIS_URL": redis,
-            "GRIDCAST_MIN_FREE": "0",
+            "GRIDCAST_MIN_FREE_SPACE": "0",
         }
         self.stored: dict[str, str] = {}
         self.open()
@@ -187,7 +187,7 @@ def test_a_file_with_a_lost_block_is_not_dumped_in_silence(
 def test_a_dump_comes_from_the_primary_whatever_the_address_says() -> None:
     address = "mongodb://127.0.0.1:1/?replicaSet=x&readPreference=secondaryPreferred"
     with pymongo.MongoClient[RawBSONDocument](address, document_class=RawBSONDocument, connect=False) as client:
-        collections = backup.opened(client, "gridcast")
+        collections = backup.open_collections(client, "gridcast")
         assert all(one.read_preference == pymongo.ReadPreference.PRIMARY for one in collections.values())
         assert {one.write_concern.document["w"] for one in collections.values()} == {"majority"}
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.launch import Service
-from tests.upstreams import Upstream, statuses, talk
+from tests.support.processes import Service
+from tests.support.scripted_upstream import Upstream, statuses, talk
 
 BEHIND = b"GET /file?behind HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 GET = b"GET /file?case HTTP/1.1\r\n"

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.launch import Service, launched
-from tests.upstreams import (
+from tests.support.processes import Service, launched
+from tests.support.scripted_upstream import (
     Seen,
     Upstream,
     ask,
@@ -22,7 +22,7 @@ from tests.upstreams import (
     talk,
     upstream,
 )
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(scope="module")

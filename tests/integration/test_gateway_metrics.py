@@ -8,9 +8,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.local.ports import free_ports
-from tests.launch import Service, Start
-from tests.upstreams import OK, Seen, Upstream, ask, connect, say, silent, statuses, talk, upstream
-from tests.waiting import eventually
+from tests.support.processes import Service, Start
+from tests.support.scripted_upstream import OK, Seen, Upstream, ask, connect, say, silent, statuses, talk, upstream
+from tests.support.waiting import eventually
 
 HANDSHAKE = (
     b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -64,7 +64,7 @@ def gateway(start_service: Start, first: Upstream, second: Upstream) -> tuple[Se
         GRIDCAST_STREAM_URLS=f"{first.url},{second.url}",
         GRIDCAST_UPLOAD_URLS=second.url,
         GRIDCAST_SOCKET_URLS=second.url,
-        GRIDCAST_ANSWER_SECONDS="1",
+        GRIDCAST_RESPONSE_HEADER_TIMEOUT="1",
         GRIDCAST_MAX_TUNNELS="2",
     )
     return gateway, Counts(port)
@@ -141,7 +141,11 @@ def test_tunnels_and_who_is_refused_one(gateway: tuple[Service, Counts], second:
 def test_who_asks_too_often(start_service: Start, first: Upstream) -> None:
     (port,) = free_ports(1)
     gateway = start_service(
-        "gateway", ready=False, GRIDCAST_METRICS_PORT=str(port), GRIDCAST_STREAM_URLS=first.url, GRIDCAST_RATE="1"
+        "gateway",
+        ready=False,
+        GRIDCAST_METRICS_PORT=str(port),
+        GRIDCAST_STREAM_URLS=first.url,
+        GRIDCAST_REQUEST_RATE_PER_CLIENT="1",
     )
     eventually(lambda: "running on" in gateway.log, 10)
     first.answer = say(OK)

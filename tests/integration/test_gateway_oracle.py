@@ -15,13 +15,13 @@ from urllib.parse import unquote
 import pytest
 
 from deploy.local.ports import free_ports
-from gateway.routes import match
+from gateway.routes import match_route
 from services.common.errors import GridcastError
 from tests.integration.test_gateway_framing import CASES, Case
-from tests.integration.test_gateway_mutants import mutant
-from tests.launch import Service, launched
-from tests.upstreams import Upstream, addresses, connect, talk
-from tests.waiting import eventually
+from tests.integration.test_gateway_fuzz import mutant
+from tests.support.processes import Service, launched
+from tests.support.scripted_upstream import Upstream, addresses, connect, talk
+from tests.support.waiting import eventually
 
 NGINX = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
 pytestmark = pytest.mark.skipif(NGINX is None, reason="no nginx on this machine")
@@ -63,7 +63,7 @@ def nginx(service: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="module")
 def gateway(service: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    patience = {"GRIDCAST_SENDER_SECONDS": "1"}
+    patience = {"GRIDCAST_CLIENT_BODY_TIMEOUT": "1"}
     with launched("gateway", tmp_path_factory.mktemp("gateway"), addresses(service) | patience) as gateway:
         yield gateway
 
@@ -87,7 +87,7 @@ def routed(seen: tuple[str, str, bytes]) -> bool:
     """Whether the gateway has somewhere to send it."""
     method, target, body = seen
     try:
-        return bool(body) or match(method, unquote(target.partition("?")[0])).service != "gateway"
+        return bool(body) or match_route(method, unquote(target.partition("?")[0])).service != "gateway"
     except GridcastError:
         return False
 

@@ -15,9 +15,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Close, Frame, Opcode
 from websockets.http11 import Response
 
-from tests.launch import Service, launched
-from tests.upstreams import Seen, addresses, memory, statuses, talk, upstream
-from tests.waiting import eventually
+from tests.support.processes import Service, launched
+from tests.support.scripted_upstream import Seen, addresses, memory, statuses, talk, upstream
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -209,7 +209,7 @@ async def test_headers_of_the_handshake_are_rebuilt(gateway: Service, echo: Echo
 async def test_the_secret_of_the_query_is_not_logged(gateway: Service) -> None:
     async with client(gateway, "/ws?resume=geheim"):
         pass
-    await soon(lambda: gateway.log.count('"message": "websocket"'))
+    await soon(lambda: gateway.log.count('"message": "websocket tunnel"'))
     assert "geheim" not in gateway.log
 
 

@@ -9,11 +9,11 @@ import pymongo
 import pytest
 
 from deploy.local.processes import Program
-from services.common import mongo
-from services.common.errors import Unavailable
-from services.common.mongo import Driver, open_mongo
-from services.common.store.gridfs import GridFSStore
-from tests.servers import Server, running, small_mongod
+from services.common.errors import ServiceUnavailable
+from services.common.store.gridfs import mongo
+from services.common.store.gridfs.mongo import MongoDriver, open_mongo_database
+from services.common.store.gridfs.upload_store import GridFSUploadStore
+from tests.support.databases import Server, running, small_mongod
 
 STUCK = "hangAfterStartingIndexBuild"
 
@@ -33,24 +33,24 @@ def server(tmp_path: Path) -> Iterator[Server]:
 @pytest.mark.anyio
 @pytest.mark.parametrize("driver", ["motor", "pymongo"])
 async def test_an_index_that_takes_longer_than_an_operation(
-    server: Server, driver: Driver, monkeypatch: pytest.MonkeyPatch
+    server: Server, driver: MongoDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not ready while it is built, not even where it is listed already; ready, without another build, as soon as it stands."""
-    monkeypatch.setattr(mongo, "OPERATION_MS", 1000)
+    monkeypatch.setattr(mongo, "OPERATION_TIMEOUT_MS", 1000)
     with pymongo.MongoClient[dict[str, Any]](server.uri) as client:
         client.gridcast["fs.chunks"].insert_many([{"files_id": number, "n": 0} for number in range(100)])
         client.admin.command({"configureFailPoint": STUCK, "mode": "alwaysOn"})
-        opened = open_mongo(server.uri, "gridcast", driver)
-        store = GridFSStore(opened)
+        opened = open_mongo_database(server.uri, "gridcast", driver)
+        store = GridFSUploadStore(opened)
         for _ in range(3):
-            with pytest.raises(Unavailable):
-                await store.prepare()
-            with pytest.raises(Unavailable):
-                await store.check()
-        assert "files_id_1_n_1" in await opened.indexes("fs.chunks")
+            with pytest.raises(ServiceUnavailable):
+                await store.ensure_schema()
+            with pytest.raises(ServiceUnavailable):
+                await store.check_health()
+        assert "files_id_1_n_1" in await opened.list_indexes("fs.chunks")
         client.admin.command({"configureFailPoint": STUCK, "mode": "off"})
-        await store.prepare()
-        await store.check()
+        await store.ensure_schema()
+        await store.check_health()
         await opened.aclose()
     # Those of empty collections are not said to start.
     assert server.log.read_text("utf-8").count('"Index build: starting"') == 1

@@ -7,11 +7,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.local.ports import free_ports
-from tests.launch import Service, Start
-from tests.servers import Server
-from tests.streaming import environment
-from tests.uploads import OFFSET_TYPE, TUS, metadata
-from tests.waiting import eventually
+from tests.support.databases import Server
+from tests.support.media_library import environment
+from tests.support.processes import Service, Start
+from tests.support.upload_client import OFFSET_TYPE, TUS, metadata
+from tests.support.waiting import eventually
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 StartMetered = Callable[..., tuple[Service, int]]
@@ -55,7 +55,7 @@ def test_requests_are_counted_by_route_and_status(stream: tuple[Service, int]) -
     assert value(samples, "gridcast_http_requests_total", method="GET", route="/file/stream", status="404") == 1
     assert value(samples, "gridcast_http_requests_total", method="GET", route="/file/info", status="404") == 1
     assert value(samples, "gridcast_http_requests_total", method="GET", route="other", status="404") == 20
-    assert value(samples, "gridcast_http_request_seconds_count", method="GET", route="/file/stream") == 1
+    assert value(samples, "gridcast_http_request_duration_seconds_count", method="GET", route="/file/stream") == 1
     assert value(samples, "gridcast_http_requests_in_flight") == 0
     assert value(samples, "process_resident_memory_bytes") > 0
     routes = {dict(labels)["route"] for name, labels in samples if name == "gridcast_http_requests_total"}
@@ -67,10 +67,10 @@ def test_the_metrics_are_not_on_the_public_port(stream: tuple[Service, int]) -> 
 
 
 def test_uploads_and_rounds_of_the_janitor_are_counted(start_metered: StartMetered) -> None:
-    service, port = start_metered("services.upload", GRIDCAST_JANITOR_EVERY="0.1", GRIDCAST_GRACE="0")
+    service, port = start_metered("services.upload", GRIDCAST_GC_INTERVAL="0.1", GRIDCAST_TOMBSTONE_TTL="0")
     outcomes = {
-        (way, outcome): value(scrape(port), "gridcast_janitor_rounds_total", outcome=outcome)
-        for way, outcome in (("janitor", "broken off"), ("janitor", "failed"))
+        (way, outcome): value(scrape(port), "gridcast_gc_runs_total", outcome=outcome)
+        for way, outcome in (("gc", "aborted"), ("gc", "failed"))
     }
     assert set(outcomes.values()) == {0.0}
     with httpx.Client(base_url=service.url) as client:
@@ -85,22 +85,29 @@ def test_uploads_and_rounds_of_the_janitor_are_counted(start_metered: StartMeter
             assert client.patch(place, content=data, headers=head).status_code == 204
 
     def swept() -> bool:
-        return value(scrape(port), "gridcast_janitor_removed_total", what="versions") == 1
+        return value(scrape(port), "gridcast_gc_deleted_files_total", kind="tombstone") == 1
 
     eventually(swept, 10, "the replaced version is gone")
     samples = scrape(port)
     uploads = {
         (labels["way"], labels["outcome"]): count
         for (name, pairs), count in samples.items()
-        if name == "gridcast_uploads_total" and (labels := dict(pairs))
+        if name == "gridcast_upload_requests_total" and (labels := dict(pairs))
     }
-    assert uploads == {("put", "taken"): 2, ("put", "refused"): 1, ("form", "taken"): 1, ("tus", "taken"): 3}
+    assert uploads == {
+        ("put", "completed"): 2,
+        ("put", "rejected"): 1,
+        ("form", "completed"): 1,
+        ("tus", "completed"): 3,
+    }
     assert value(samples, "gridcast_stored_bytes_total") == 5 + 5 + 3 + 4
-    assert value(samples, "gridcast_uploads_in_flight") == 0
-    assert value(samples, "gridcast_janitor_rounds_total", outcome="done") > 0
+    assert value(samples, "gridcast_upload_requests_in_flight") == 0
+    assert value(samples, "gridcast_gc_runs_total", outcome="completed") > 0
 
 
 def test_what_is_heard_of_redis_is_shown(stream: tuple[Service, int]) -> None:
     port = stream[1]
-    eventually(lambda: value(scrape(port), "gridcast_subscription_live", heard="changes") == 1, 10, "live")
-    assert value(scrape(port), "gridcast_resubscriptions_total", heard="changes") == 0
+    eventually(
+        lambda: value(scrape(port), "gridcast_redis_subscription_up", subscription="invalidation") == 1, 10, "live"
+    )
+    assert value(scrape(port), "gridcast_redis_subscription_reconnects_total", subscription="invalidation") == 0

@@ -14,12 +14,12 @@ import pytest
 import yaml
 
 from deploy.local.ports import HOST, free_ports
-from deploy.local.processes import ROOT
-from tests.launch import Start
-from tests.servers import Server
-from tests.waiting import eventually
+from deploy.local.processes import PROJECT_ROOT
+from tests.support.databases import Server
+from tests.support.processes import Start
+from tests.support.waiting import eventually
 
-FOLDER = ROOT / "deploy/monitoring"
+FOLDER = PROJECT_ROOT / "deploy/monitoring"
 SERVICES = {"gateway": "gateway", "upload": "services.upload", "stream": "services.stream", "socket": "services.socket"}
 PATIENCE = 15
 """Seconds that a rule waits here: Prometheus takes five to hear of its targets, and until then all are missing."""
@@ -130,6 +130,6 @@ def test_a_service_that_has_no_address_any_more_is_missed(prometheus: httpx.Clie
             for alert in alerts
             if alert["state"] == "firing"
         }
-        return firing == {("GridcastServiceGone", "socket")}
+        return firing == {("GridcastServiceAbsent", "socket")}
 
     eventually(missed, PATIENCE + 30, "the alert says which")

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import redis as another_client
 
-from services.common import events
-from services.common.errors import BadRequest, TooLarge, Unavailable
-from services.common.push import INVALIDATE, PUSH, Push
-from services.common.redis import ANSWER_SECONDS, Redis
-from services.common.subscription import Subscription
-from tests.servers import Server
-from tests.sockets import Client, Replicas, replicas, soon
+from services.common.bus import events
+from services.common.bus.publisher import INVALIDATION_CHANNEL, PUBLISH_EVENT, Publisher
+from services.common.bus.redis import REDIS_COMMAND_TIMEOUT_SECONDS, RedisClient
+from services.common.bus.subscription import Subscription
+from services.common.errors import BadRequest, ContentTooLarge, ServiceUnavailable
+from tests.support.databases import Server
+from tests.support.websocket_client import Client, Replicas, replicas, soon
 
 pytestmark = pytest.mark.anyio
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "messages.md").read_text("utf-8")
@@ -27,8 +27,8 @@ SID = "B" * 51 + "Q"
 
 
 @pytest.fixture
-async def push(redis_url: str) -> AsyncIterator[Push]:
-    async with Push.open(redis_url, "/test") as made:
+async def push(redis_url: str) -> AsyncIterator[Publisher]:
+    async with Publisher.from_url(redis_url, "/test") as made:
         yield made
 
 
@@ -36,20 +36,20 @@ async def holds(condition: Callable[[], bool]) -> bool:
     return condition()
 
 
-async def heard(push: Push, *channels: str) -> tuple[Subscription, list[bytes]]:
+async def heard(push: Publisher, *channels: str) -> tuple[Subscription, list[bytes]]:
     messages: list[bytes] = []
-    subscription = Subscription(push.redis, channels, lambda _channel, payload: messages.append(payload), heard="test")
+    subscription = Subscription(push.redis, channels, lambda _channel, payload: messages.append(payload), name="test")
     subscription.start()
-    await soon(lambda: holds(lambda: subscription.live))
+    await soon(lambda: holds(lambda: subscription.subscribed))
     return subscription, messages
 
 
-async def test_one_push_is_a_number_a_history_and_a_wake_up(push: Push) -> None:
+async def test_one_push_is_a_number_a_history_and_a_wake_up(push: Publisher) -> None:
     subscription, messages = await heard(push, "gridcast:all", "gridcast:topic:a")
     first = await push.broadcast("t", {"n": 1}, id="one")
     second = await push.publish("a", "t", {"n": 2})
     third = await push.broadcast("t", {"n": 3})
-    await subscription.flush()
+    await subscription.barrier()
     await subscription.aclose()
     epoch = str(first.sequence).partition("-")[0]
     assert [r.sequence for r in (first, second, third)] == [f"{epoch}-{n}" for n in (1, 2, 3)]
@@ -60,29 +60,29 @@ async def test_one_push_is_a_number_a_history_and_a_wake_up(push: Push) -> None:
         [f"{epoch}-2", "topic", "a", "", ""],
         [f"{epoch}-3", "all", "", "", ""],
     ]
-    event = events.decode(messages[0].partition(b"\n")[2].decode())
+    event = events.decode_event(messages[0].partition(b"\n")[2].decode())
     assert (event.id, event.source, event.type, event.data) == ("one", "/test", "t", {"n": 1})
-    entries = await push.redis.call("XRANGE", f"gridcast:history:{epoch}:all:", "-", "+")
+    entries = await push.redis.execute("XRANGE", f"gridcast:history:{epoch}:all:", "-", "+")
     assert [(number, entry[b"previous"]) for number, entry in entries] == [(b"1-0", b"0"), (b"3-0", b"1")]
-    assert 200 < await push.redis.call("TTL", f"gridcast:history:{epoch}:all:") <= 240
+    assert 200 < await push.redis.execute("TTL", f"gridcast:history:{epoch}:all:") <= 240
 
 
-async def test_an_id_is_pushed_once_for_each_target_and_source(push: Push, redis_url: str) -> None:
+async def test_an_id_is_pushed_once_for_each_target_and_source(push: Publisher, redis_url: str) -> None:
     subscription, messages = await heard(push, "gridcast:all", "gridcast:topic:a")
     first = await push.broadcast("t", 1, id="x")
     again = await push.broadcast("t", 1, id="x")
     assert (first.duplicate, again.duplicate, again.sequence) == (False, True, first.sequence)
     assert not (await push.publish("a", "t", 1, id="x")).duplicate
-    async with Push.open(redis_url, "/other") as other:
+    async with Publisher.from_url(redis_url, "/other") as other:
         assert not (await other.broadcast("t", 1, id="x")).duplicate
     for number in range(3):
-        assert not (await push.broadcast("t", number, id="progress", last_value=True)).duplicate
-    await subscription.flush()
+        assert not (await push.broadcast("t", number, id="progress", conflation_key=True)).duplicate
+    await subscription.barrier()
     await subscription.aclose()
     assert len(messages) == 6
 
 
-async def test_at_once_from_many(push: Push) -> None:
+async def test_at_once_from_many(push: Publisher) -> None:
     """Every number is given once, and of ten pushes with one id nine are repeats."""
     receipts = await asyncio.gather(*(push.broadcast("t", n, id=f"id-{n % 50}") for n in range(500)))
     fresh = [receipt for receipt in receipts if not receipt.duplicate]
@@ -90,13 +90,13 @@ async def test_at_once_from_many(push: Push) -> None:
     assert sorted(int(str(receipt.sequence).partition("-")[2]) for receipt in fresh) == list(range(1, 51))
 
 
-async def test_last_values_are_numbered_and_not_kept(push: Push) -> None:
+async def test_last_values_are_numbered_and_not_kept(push: Publisher) -> None:
     subscription, messages = await heard(push, "gridcast:all")
     await push.broadcast("t", 1)
-    receipt = await push.broadcast("file.progress", {"received": 5}, last_value="upload-1")
-    await push.broadcast("file.progress", {"received": 6}, last_value=True)
+    receipt = await push.broadcast("file.progress", {"received": 5}, conflation_key="upload-1")
+    await push.broadcast("file.progress", {"received": 6}, conflation_key=True)
     await push.broadcast("t", 2)
-    await subscription.flush()
+    await subscription.barrier()
     await subscription.aclose()
     assert [message.split(b"\t")[3] for message in messages] == [
         b"",
@@ -105,25 +105,25 @@ async def test_last_values_are_numbered_and_not_kept(push: Push) -> None:
         b"",
     ]
     epoch = str(receipt.sequence).partition("-")[0]
-    entries = await push.redis.call("XRANGE", f"gridcast:history:{epoch}:all:", "-", "+")
+    entries = await push.redis.execute("XRANGE", f"gridcast:history:{epoch}:all:", "-", "+")
     assert [(number, entry[b"previous"]) for number, entry in entries] == [(b"1-0", b"0"), (b"4-0", b"1")]
 
 
-async def test_a_history_has_a_greatest_length(push: Push) -> None:
+async def test_a_history_has_a_greatest_length(push: Publisher) -> None:
     receipts = [await push.publish("a", "t", "x" * 100) for _ in range(1000)]
     epoch = str(receipts[-1].sequence).partition("-")[0]
-    assert 256 <= await push.redis.call("XLEN", f"gridcast:history:{epoch}:topic:a") <= 400
+    assert 256 <= await push.redis.execute("XLEN", f"gridcast:history:{epoch}:topic:a") <= 400
 
 
-async def test_unknown_sids(push: Push) -> None:
+async def test_unknown_sids(push: Publisher) -> None:
     for sid in ("", "x", "gridcast:*", "a" * 52):
         receipt = await push.send(sid, "t", 1)
         assert (receipt.status, receipt.sequence) == ("unknown", None)
-    with pytest.raises(Unavailable):
+    with pytest.raises(ServiceUnavailable):
         await push.send(SID, "t", 1)  # Redis is new: who is there has had no time to say so
-    await push.redis.call("HSET", "gridcast:sequence", "settles", "0")
+    await push.redis.execute("HSET", "gridcast:sequence", "settles", "0")
     assert (await push.send(SID, "t", 1)).status == "unknown"
-    assert await push.redis.call("HGET", "gridcast:sequence", "number") == b"0", "nothing was pushed"
+    assert await push.redis.execute("HGET", "gridcast:sequence", "number") == b"0", "nothing was pushed"
 
 
 @pytest.mark.parametrize(
@@ -133,45 +133,45 @@ async def test_unknown_sids(push: Push) -> None:
         ("", 1, BadRequest),
         ("t", float("nan"), BadRequest),
         ("t", object(), BadRequest),
-        ("t", "x" * 70_000, TooLarge),
+        ("t", "x" * 70_000, ContentTooLarge),
     ],
 )
-async def test_what_is_refused_before_redis(push: Push, kind: str, said: Any, error: type[Exception]) -> None:
+async def test_what_is_refused_before_redis(push: Publisher, kind: str, said: Any, error: type[Exception]) -> None:
     for attempt in (push.broadcast(kind, said), push.publish("a", kind, said), push.send(SID, kind, said)):
         with pytest.raises(error):
             await attempt
     for attempt in (
         push.publish("a b", "t", 1),
         push.broadcast("t", 1, id="a b"),
-        push.broadcast("t", 1, last_value="a\t"),
+        push.broadcast("t", 1, conflation_key="a\t"),
     ):
         with pytest.raises(BadRequest):
             await attempt
-    assert await push.redis.call("EXISTS", "gridcast:sequence") == 0
+    assert await push.redis.execute("EXISTS", "gridcast:sequence") == 0
 
 
-async def test_invalidation(push: Push) -> None:
-    subscription, messages = await heard(push, INVALIDATE)
-    await push.invalidate("dämö/a", 'v".webm')
-    await subscription.flush()
+async def test_invalidation(push: Publisher) -> None:
+    subscription, messages = await heard(push, INVALIDATION_CHANNEL)
+    await push.publish_invalidation("dämö/a", 'v".webm')
+    await subscription.barrier()
     await subscription.aclose()
     assert [json.loads(message) for message in messages] == [["dämö/a", 'v".webm']]
 
 
 async def test_a_refused_redis_fails_at_once_and_a_silent_one_soon(own_redis: Server) -> None:
-    async with Push.open(own_redis.url, "/test") as push:
+    async with Publisher.from_url(own_redis.url, "/test") as push:
         await push.ping()
         own_redis.stop()
         began = time.monotonic()
         results = await asyncio.gather(*(push.broadcast("t", n) for n in range(100)), return_exceptions=True)
-        assert time.monotonic() - began < ANSWER_SECONDS + 0.5
-        assert {type(result) for result in results} == {Unavailable}
+        assert time.monotonic() - began < REDIS_COMMAND_TIMEOUT_SECONDS + 0.5
+        assert {type(result) for result in results} == {ServiceUnavailable}
         own_redis.cont()
         await push.ping()
         own_redis.kill()
         began = time.monotonic()
         for _ in range(20):
-            with pytest.raises(Unavailable) as refused:
+            with pytest.raises(ServiceUnavailable) as refused:
                 await push.broadcast("t", 1)
             assert "127.0.0.1" not in refused.value.detail
             assert refused.value.headers["retry-after"]
@@ -182,32 +182,32 @@ async def test_a_refused_redis_fails_at_once_and_a_silent_one_soon(own_redis: Se
 
 async def test_a_redis_that_accepts_and_never_answers() -> None:
     with socket.create_server(("127.0.0.1", 0)) as hole:
-        async with Push.open(f"redis://127.0.0.1:{hole.getsockname()[1]}", "/test") as push:
+        async with Publisher.from_url(f"redis://127.0.0.1:{hole.getsockname()[1]}", "/test") as push:
             began = time.monotonic()
-            with pytest.raises(Unavailable):
+            with pytest.raises(ServiceUnavailable):
                 await push.ping()
-            assert time.monotonic() - began < ANSWER_SECONDS + 0.5
+            assert time.monotonic() - began < REDIS_COMMAND_TIMEOUT_SECONDS + 0.5
 
 
 async def test_a_redis_with_no_memory_left_or_a_wrong_password(own_redis: Server) -> None:
-    async with Push.open(own_redis.url, "/test") as push:
-        await push.redis.call("CONFIG", "SET", "maxmemory", "1")
-        with pytest.raises(Unavailable):
+    async with Publisher.from_url(own_redis.url, "/test") as push:
+        await push.redis.execute("CONFIG", "SET", "maxmemory", "1")
+        with pytest.raises(ServiceUnavailable):
             await push.broadcast("t", 1)
-        await push.redis.call("CONFIG", "SET", "maxmemory", "0")
+        await push.redis.execute("CONFIG", "SET", "maxmemory", "0")
         assert (await push.broadcast("t", 1)).status == "sent"
-        await push.redis.call("CONFIG", "SET", "requirepass", "secret")
-    async with Push.open(own_redis.url, "/test") as push:
-        with pytest.raises(Unavailable) as refused:
+        await push.redis.execute("CONFIG", "SET", "requirepass", "secret")
+    async with Publisher.from_url(own_redis.url, "/test") as push:
+        with pytest.raises(ServiceUnavailable) as refused:
             await push.broadcast("t", 1)
         assert "secret" not in str(refused.value)
-    async with Push.open(own_redis.url.replace("redis://", "redis://:secret@"), "/test") as push:
+    async with Publisher.from_url(own_redis.url.replace("redis://", "redis://:secret@"), "/test") as push:
         assert (await push.broadcast("t", 1)).status == "sent"
 
 
 async def test_the_subscription_notices_a_half_open_connection(own_redis: Server) -> None:
     said: list[str] = []
-    redis = Redis.open(own_redis.url)
+    redis = RedisClient.from_url(own_redis.url)
 
     async def live(server: str) -> None:
         said.append(f"live {len(server)}")
@@ -216,9 +216,9 @@ async def test_the_subscription_notices_a_half_open_connection(own_redis: Server
         redis,
         ["a"],
         lambda _channel, payload: said.append(payload.decode()),
-        heard="test",
-        on_live=live,
-        on_lost=lambda: said.append("lost"),
+        name="test",
+        on_subscribed=live,
+        on_disconnected=lambda: said.append("lost"),
     )
     subscription.start()
 
@@ -228,32 +228,32 @@ async def test_the_subscription_notices_a_half_open_connection(own_redis: Server
     await until(1, 3)
     own_redis.stop()
     await until(2, 5)
-    assert not subscription.live
-    for attempt in (subscription.flush(), subscription.subscribe("b")):
-        with pytest.raises(Unavailable):
+    assert not subscription.subscribed
+    for attempt in (subscription.barrier(), subscription.subscribe("b")):
+        with pytest.raises(ServiceUnavailable):
             await attempt
     own_redis.cont()
     await until(3, 5)
-    await redis.call("PUBLISH", "a", "hello")
-    await subscription.flush()
+    await redis.execute("PUBLISH", "a", "hello")
+    await subscription.barrier()
     await subscription.subscribe("b")
-    await redis.call("PUBLISH", "b", "there")
-    await subscription.flush()
+    await redis.execute("PUBLISH", "b", "there")
+    await subscription.barrier()
     await subscription.unsubscribe("b")
-    await redis.call("PUBLISH", "b", "nobody")
-    await subscription.flush()
+    await redis.execute("PUBLISH", "b", "nobody")
+    await subscription.barrier()
     assert said == ["live 40", "lost", "live 40", "hello", "there"]
     await subscription.aclose()
     await redis.aclose()
 
 
-async def test_many_channels_are_no_silence(push: Push, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_channels_are_no_silence(push: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long it takes to subscribe to all of them, Redis answers all the time."""
-    monkeypatch.setattr("services.common.subscription.ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("services.common.bus.subscription.REDIS_COMMAND_TIMEOUT_SECONDS", 0.2)
     subscription, messages = await heard(push, *(f"gridcast:topic:{number}" for number in range(20_000)))
     for topic in ("0", "9999", "19999"):
         await push.publish(topic, "t", topic)
-    await subscription.flush()
+    await subscription.barrier()
     await subscription.aclose()
     assert [message.split(b"\t")[2] for message in messages] == [b"0", b"9999", b"19999"]
 
@@ -267,14 +267,14 @@ def test_urls() -> None:
         "redis+sentinel:///mymaster",
     ):
         with pytest.raises(ValueError, match=r"Redis|Sentinel"):
-            Redis.open(url)
+            RedisClient.from_url(url)
     for url in (
         "redis://localhost",
         "rediss://:a@localhost:1/2",
         "redis+sentinel://a:1,b:2/mymaster/3",
         "redis+sentinel://a/m",
     ):
-        Redis.open(url)
+        RedisClient.from_url(url)
 
 
 # docs/messages.md
@@ -287,7 +287,7 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
 
 
 def test_the_documented_script_is_the_one_that_runs() -> None:
-    assert PUSH.text == SCRIPT
+    assert PUBLISH_EVENT.source == SCRIPT
 
 
 async def test_another_client_pushes_with_the_documented_script(one: Replicas) -> None:
@@ -323,7 +323,7 @@ async def test_another_client_pushes_with_the_documented_script(one: Replicas) -
     again = await back.again(one[0])
     assert [(await again.event())["data"] for _ in range(3)] == ["sid", "topic", "all"]
     # And its sender hears of the ack.
-    async with Push.open(one.redis.url, "/test") as push:
+    async with Publisher.from_url(one.redis.url, "/test") as push:
         subscription, messages = await heard(push, "gridcast:test")
         await again.say({"type": "ack", "id": "1-sid"})
         await soon(lambda: holds(lambda: bool(messages)))
@@ -336,11 +336,11 @@ async def test_the_documented_keys_are_the_ones_that_stand_in_redis(one: Replica
     named = re.findall(r"^\| `(gridcast:[^`]+)` \|", DOCUMENT, re.MULTILINE)
     patterns = [re.compile(re.sub(r"<[^>]+>", ".*", name)) for name in named]
     client = await Client.open(one[0], topics="a")
-    async with Push.open(one.redis.url, "/test") as push:
+    async with Publisher.from_url(one.redis.url, "/test") as push:
         await push.publish("a", "t", 1)
         await push.send(client.sid, "t", 1)
-        keys = [key.decode() for key in await push.redis.call("KEYS", "*")]
-        channels = [channel.decode() for channel in await push.redis.call("PUBSUB", "CHANNELS")]
+        keys = [key.decode() for key in await push.redis.execute("KEYS", "*")]
+        channels = [channel.decode() for channel in await push.redis.execute("PUBSUB", "CHANNELS")]
     assert len(keys) >= 6
     for name in [*keys, *channels]:
         assert any(pattern.fullmatch(name) for pattern in patterns), name

@@ -11,10 +11,10 @@ import pytest
 
 from deploy.local import binaries
 from deploy.local.ports import free_ports
-from services.common.push import Push
-from tests.launch import Service, launched
-from tests.sockets import Client, soon
-from tests.waiting import eventually
+from services.common.bus.publisher import Publisher
+from tests.support.processes import Service, launched
+from tests.support.waiting import eventually
+from tests.support.websocket_client import Client, soon
 
 pytestmark = pytest.mark.anyio
 
@@ -42,7 +42,7 @@ class Watched:
 
     def _run(self, port: int, *options: str, config: str = "") -> subprocess.Popen[bytes]:
         start = [config, "--sentinel"] if config else ["--port", str(port), "--save", "", *options]
-        command = [str(binaries.redis_server()), *start]
+        command = [str(binaries.find_redis_server()), *start]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=self._folder)
         self._stack.callback(process.wait)
         self._stack.callback(process.kill)
@@ -69,7 +69,7 @@ def service(tmp_path: Path, watched: Watched) -> Iterator[Service]:
 
 async def test_a_failover(watched: Watched, service: Service) -> None:
     client = await Client.open(service, topics="a")
-    async with Push.open(watched.url, "/test") as push:
+    async with Publisher.from_url(watched.url, "/test") as push:
         assert (await push.send(client.sid, "t", 1)).status == "sent"
         before = (await client.event())["sequence"].partition("-")[0]
         watched.processes[watched.master].kill()

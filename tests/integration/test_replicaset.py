@@ -12,12 +12,12 @@ import httpx
 import pytest
 from pymongo import ReadPreference
 
-from services.common.mongo import open_mongo
-from tests.launch import Service, Start
-from tests.replicaset import ReplicaSet, replica_set
-from tests.servers import Server
-from tests.uploads import Tus, opened
-from tests.waiting import eventually
+from services.common.store.gridfs.mongo import open_mongo_database
+from tests.support.databases import Server
+from tests.support.processes import Service, Start
+from tests.support.replica_set import ReplicaSet, replica_set
+from tests.support.upload_client import Tus, opened
+from tests.support.waiting import eventually
 
 DATABASE = "gridcast"
 SIZE = 1_000_000
@@ -114,10 +114,10 @@ def test_the_primary_is_killed_in_the_middle_of_uploads(
         "GRIDCAST_MONGODB_URI": members.uri,
         "GRIDCAST_MONGODB_DATABASE": database,
         "GRIDCAST_REDIS_URL": redis_url,
-        "GRIDCAST_MIN_FREE": "0",
-        "GRIDCAST_LEASE": "3",
-        "GRIDCAST_JANITOR_EVERY": "1",
-        "GRIDCAST_LATE": "1",
+        "GRIDCAST_MIN_FREE_SPACE": "0",
+        "GRIDCAST_LEASE_TTL": "3",
+        "GRIDCAST_GC_INTERVAL": "1",
+        "GRIDCAST_SECOND_PURGE_DELAY": "1",
     }
     load = Load(start_service("services.upload", **env), start_service("services.stream", **env))
     outages = []
@@ -152,7 +152,7 @@ def test_a_resumable_upload_outlives_its_primary(members: ReplicaSet, redis_url:
         "GRIDCAST_MONGODB_URI": members.uri,
         "GRIDCAST_MONGODB_DATABASE": f"{DATABASE}_tus",
         "GRIDCAST_REDIS_URL": redis_url,
-        "GRIDCAST_MIN_FREE": "0",
+        "GRIDCAST_MIN_FREE_SPACE": "0",
     }
     upload, stream = start_service("services.upload", **env), start_service("services.stream", **env)
     data = random.Random(7).randbytes(6_000_000)
@@ -189,7 +189,7 @@ def _patch(tus: Tus, offset: int, content: bytes) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("driver", ["motor", "pymongo"])
 async def test_reads_go_to_the_primary_whatever_the_address_says(members: ReplicaSet, driver: str) -> None:
-    mongo = open_mongo(f"{members.uri}&readPreference=secondary", DATABASE, driver)
+    mongo = open_mongo_database(f"{members.uri}&readPreference=secondary", DATABASE, driver)
     try:
         assert mongo.collection("media").read_preference == ReadPreference.PRIMARY
         await mongo.collection("media").insert_one({"_id": "mine"})

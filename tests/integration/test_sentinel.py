@@ -17,17 +17,19 @@ import httpx
 import pytest
 
 from deploy.containers import credentials
-from deploy.local import servers
+from deploy.local import databases
 from deploy.local.ports import HOST, free_ports
 from deploy.local.processes import Program
-from services.common.errors import Unavailable
-from services.common.redis import Redis
-from tests.launch import Start
-from tests.servers import Server, running
-from tests.sockets import Client, push
-from tests.waiting import eventually
+from services.common.bus.redis import RedisClient
+from services.common.errors import ServiceUnavailable
+from tests.support.databases import Server, running
+from tests.support.processes import Start
+from tests.support.waiting import eventually
+from tests.support.websocket_client import Client, push
 
-KNOWN = {name: hashlib.sha256(name.encode()).hexdigest() for name in (*credentials.PASSWORDS, credentials.KEY)}
+KNOWN = {
+    name: hashlib.sha256(name.encode()).hexdigest() for name in (*credentials.PASSWORDS, credentials.REPLICA_SET_KEY)
+}
 How = Callable[[Path, int], Program]
 DOWN_MS = 1000
 """A third of what the containers wait, so that tests wait less."""
@@ -47,13 +49,13 @@ def redis(master: int | None = None) -> How:
     """How to start a Redis server with our users; with `master`, as the replica of that port."""
 
     def program(folder: Path, port: int) -> Program:
-        usual = servers.redis_server(folder, port)
+        usual = databases.redis_server(folder, port)
         acl = folder / "users.acl"
-        acl.write_text(credentials.users(KNOWN), "ascii")
+        acl.write_text(credentials.redis_acl_file(KNOWN), "ascii")
         path = configured(folder, credentials.redis_conf(KNOWN), aclfile=str(acl))
         more = ("--replicaof", HOST, str(master)) if master else ()
         command = (usual.command[0], str(path), "--port", str(port), "--bind", HOST, *more)
-        return dataclasses.replace(usual, command=command, obstacle=lambda: knocks(port))
+        return dataclasses.replace(usual, command=command, readiness_error=lambda: knocks(port))
 
     return program
 
@@ -62,12 +64,12 @@ def sentinel(master: int) -> How:
     """How to start a Sentinel that watches the server on port `master`."""
 
     def program(folder: Path, port: int) -> Program:
-        usual = servers.redis_server(folder, port)
+        usual = databases.redis_server(folder, port)
         text = credentials.sentinel_conf(KNOWN, {"REDIS_MASTER": HOST}).replace(f"{HOST} 6379 2", f"{HOST} {master} 2")
         text = text.replace("down-after-milliseconds gridcast 3000", f"down-after-milliseconds gridcast {DOWN_MS}")
         path = configured(folder, text, port=str(port))
         command = (usual.command[0], str(path), "--sentinel", "--bind", HOST)
-        return dataclasses.replace(usual, name="sentinel", command=command, obstacle=lambda: knocks(port))
+        return dataclasses.replace(usual, name="sentinel", command=command, readiness_error=lambda: knocks(port))
 
     return program
 
@@ -136,7 +138,7 @@ async def test_the_master_is_killed(watched: Watched, start_service: Start, mong
         GRIDCAST_REDIS_URL=watched.url("upload"),
         GRIDCAST_MONGODB_URI=mongod.uri,
         GRIDCAST_MONGODB_DATABASE=database,
-        GRIDCAST_MIN_FREE="0",
+        GRIDCAST_MIN_FREE_SPACE="0",
     )
     browser = await Client.open(sockets)
     assert (await push(sockets, "all", {"type": "before", "data": 1})).is_success
@@ -221,12 +223,12 @@ def url_of(server: Server, service: str) -> str:
 @pytest.mark.anyio
 @pytest.mark.parametrize("service", ["upload", "stream", "socket"])
 async def test_a_service_may_do_no_more_than_its_work(with_our_users: Server, service: str) -> None:
-    client = Redis.open(url_of(with_our_users, service))
+    client = RedisClient.from_url(url_of(with_our_users, service))
     try:
         await client.ping()
         for command in FORBIDDEN + BEYOND[service]:
-            with pytest.raises(Unavailable):
-                await client.call(*command)
+            with pytest.raises(ServiceUnavailable):
+                await client.execute(*command)
     finally:
         await client.aclose()
 
@@ -237,7 +239,7 @@ async def test_every_service_does_its_work_with_its_own_user(
 ) -> None:
     """Upload pushes and tells of changes, stream hears of them, socket delivers; Redis has refused nothing."""
     (port,) = free_ports(1)
-    store = {"GRIDCAST_MONGODB_URI": mongod.uri, "GRIDCAST_MONGODB_DATABASE": database, "GRIDCAST_MIN_FREE": "0"}
+    store = {"GRIDCAST_MONGODB_URI": mongod.uri, "GRIDCAST_MONGODB_DATABASE": database, "GRIDCAST_MIN_FREE_SPACE": "0"}
     urls = {name: url_of(with_our_users, name) for name in ("upload", "stream", "socket")}
     sockets = start_service("services.socket", GRIDCAST_REDIS_URL=urls["socket"])
     upload = start_service("services.upload", GRIDCAST_REDIS_URL=urls["upload"], **store)
@@ -247,7 +249,7 @@ async def test_every_service_does_its_work_with_its_own_user(
 
     def live() -> bool:
         text = httpx.get(f"http://{HOST}:{port}/metrics").text
-        return 'gridcast_subscription_live{heard="changes"} 1.0' in text
+        return 'gridcast_redis_subscription_up{subscription="invalidation"} 1.0' in text
 
     eventually(live, 10.0, "stream hears of changes")
     browser = await Client.open(sockets)
@@ -280,9 +282,9 @@ async def test_a_sentinel_is_spoken_to_as_the_url_says(scheme: str, first: bytes
     server = await asyncio.start_server(sentinel, HOST, 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        client = Redis.open(f"{scheme}://user:password@{HOST}:{port}/gridcast/0?sentinel_password=x")
+        client = RedisClient.from_url(f"{scheme}://user:password@{HOST}:{port}/gridcast/0?sentinel_password=x")
         try:
-            with pytest.raises(Unavailable):
+            with pytest.raises(ServiceUnavailable):
                 await client.ping()
         finally:
             await client.aclose()

@@ -10,9 +10,9 @@ import pytest
 import yaml
 from jsonschema import Draft7Validator
 
-from services.common import events
+from services.common.bus import events
 from services.socket import commands
-from tests.sockets import Client, Replicas, push, replicas
+from tests.support.websocket_client import Client, Replicas, push, replicas
 
 pytestmark = pytest.mark.anyio
 DOCUMENT: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "docs" / "asyncapi.yaml").read_text("utf-8"))
@@ -116,7 +116,7 @@ async def test_every_frame_of_the_server_is_in_it(one: Replicas) -> None:
     ],
 )
 def test_the_commands_are_those_that_are_understood(said: dict[str, Any], name: str | None) -> None:
-    understood = not isinstance(commands.parse(json.dumps(said)), commands.Wrong)
+    understood = not isinstance(commands.parse_command(json.dumps(said)), commands.InvalidCommand)
     receive = {message["$ref"].rpartition("/")[2] for message in DOCUMENT["operations"]["say"]["messages"]}
     fits = {one for one in names(said) if one.lower() in receive}
     assert fits == ({name} if name else set())
@@ -124,7 +124,8 @@ def test_the_commands_are_those_that_are_understood(said: dict[str, Any], name: 
 
 
 @pytest.mark.parametrize(
-    ("name", "rule"), [("Sid", events._SID), ("Topic", events._TOPIC), ("Sequence", events._SEQUENCE)]
+    ("name", "rule"),
+    [("Sid", events._SID_PATTERN), ("Topic", events._TOPIC_PATTERN), ("Sequence", events._POSITION_PATTERN)],
 )
 def test_the_patterns_are_the_codes(name: str, rule: Any) -> None:
     pattern = DOCUMENT["components"]["schemas"][name]["pattern"]

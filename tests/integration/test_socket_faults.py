@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-from services.common.errors import Unavailable
-from services.common.push import Push, Receipt
-from tests.launch import Service
-from tests.sockets import Client, replicas, soon
+from services.common.bus.publisher import Publisher, PublishResult
+from services.common.errors import ServiceUnavailable
+from tests.support.processes import Service
+from tests.support.websocket_client import Client, replicas, soon
 
 pytestmark = pytest.mark.anyio
 TARGETS = ("sid", "topic", "all")
@@ -80,11 +80,11 @@ class Browser:
         return [one and one[1] for one in self.log if one is None or one[0] == target]
 
 
-async def pushing(push: Callable[[int], Awaitable[Receipt]], count: int, pause: float) -> None:
+async def pushing(push: Callable[[int], Awaitable[PublishResult]], count: int, pause: float) -> None:
     """Each number until it is acknowledged; who does not know what became of a push repeats it with its id."""
     for number in range(count):
         while True:
-            with contextlib.suppress(Unavailable):
+            with contextlib.suppress(ServiceUnavailable):
                 if (await push(number)).status in {"sent", "queued"}:
                     break
             await asyncio.sleep(0.05)
@@ -136,8 +136,8 @@ async def test_no_gap_that_is_not_said(
         crowd = [Browser(living, random.Random(chance.random())) for _ in range(browsers)]
         running = [asyncio.create_task(browser.run()) for browser in crowd]
         await soon(lambda: all_of(crowd, lambda browser: bool(browser.sid)))
-        async with Push.open(made.redis.url, "/test") as push:
-            ways: list[Callable[[int], Awaitable[Receipt]]] = [
+        async with Publisher.from_url(made.redis.url, "/test") as push:
+            ways: list[Callable[[int], Awaitable[PublishResult]]] = [
                 lambda number: push.publish("a", "t", ["topic", number], id=f"a-{number}"),
                 lambda number: push.broadcast("t", ["all", number], id=f"all-{number}"),
             ]
@@ -156,7 +156,7 @@ async def test_no_gap_that_is_not_said(
                     await asyncio.to_thread(made.redis.start)
                 else:
                     victim = living.pop(chance.randrange(len(living)))
-                    victim.child.send(signal.SIGKILL)
+                    victim.child.send_signal(signal.SIGKILL)
                     living.append(await asyncio.to_thread(made.start))
             await asyncio.gather(*pushes)
             # What was acknowledged last is on its way.

@@ -16,10 +16,10 @@ from pydantic import ValidationError
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from deploy.local.ports import free_ports
-from deploy.local.replicas import unreadiness
-from services.common.push import Push
+from deploy.local.programs import readiness_error
+from services.common.bus.publisher import Publisher
 from services.socket.settings import SocketSettings
-from tests.sockets import Client, Replicas, http, push, replicas, resident, soon, stopped_reader
+from tests.support.websocket_client import Client, Replicas, http, push, replicas, resident, soon, stopped_reader
 
 pytestmark = pytest.mark.anyio
 
@@ -27,7 +27,10 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
     with replicas(
-        tmp_path_factory.mktemp("sockets"), 1, GRIDCAST_MAX_TOPICS="5", GRIDCAST_ALLOWED_ORIGINS="https://a.example"
+        tmp_path_factory.mktemp("sockets"),
+        1,
+        GRIDCAST_MAX_TOPICS_PER_CONNECTION="5",
+        GRIDCAST_ALLOWED_ORIGINS="https://a.example",
     ) as single:
         yield single
 
@@ -41,7 +44,7 @@ def fresh(tmp_path: Path) -> Iterator[Callable[..., Replicas]]:
 
 async def test_a_stopped_reader_is_closed_and_disturbs_nobody(one: Replicas) -> None:
     others = [await Client.open(one[0]) for _ in range(50)]
-    async with Push.open(one.redis.url, "/x") as pushing:
+    async with Publisher.from_url(one.redis.url, "/x") as pushing:
         for number in range(20):
             await pushing.broadcast("warm.up", number)
         for other in others:
@@ -64,7 +67,7 @@ async def test_a_stopped_reader_is_closed_and_disturbs_nobody(one: Replicas) -> 
         while not closed_after and time.monotonic() - began < 20:
             await pushing.broadcast("news", {"at": time.time(), "filler": filler})
             await asyncio.sleep(0.02)
-            if "socket closed" in one[0].log and '"code": 1013' in one[0].log:
+            if "websocket closed" in one[0].log and '"code": 1013' in one[0].log:
                 closed_after = time.monotonic() - began
         grown = resident(one[0].pid) - before
         await pushing.broadcast("the.end", 1)
@@ -84,10 +87,10 @@ async def test_a_slow_reader_gets_the_newest_of_the_last_values(one: Replicas) -
     """Far more progress than its queue could hold, while it does not read: it stays, and sees the newest in the end."""
     client = await Client.open(one[0])
     client.connection.transport.pause_reading()  # type: ignore[attr-defined]
-    async with Push.open(one.redis.url, "/x") as pushing:
+    async with Publisher.from_url(one.redis.url, "/x") as pushing:
         filler = "x" * 20_000
         for number in range(600):
-            await pushing.send(client.sid, "progress", [number, filler], last_value="upload-1")
+            await pushing.send(client.sid, "progress", [number, filler], conflation_key="upload-1")
         await pushing.send(client.sid, "done", 1)
     client.connection.transport.resume_reading()  # type: ignore[attr-defined]
     numbers = []
@@ -107,7 +110,7 @@ async def test_a_slow_reader_gets_the_newest_of_the_last_values(one: Replicas) -
 async def test_a_client_that_never_pongs_is_cut(
     fresh: Callable[..., Replicas], ping: str, least: float, most: float
 ) -> None:
-    made = fresh(1, GRIDCAST_PING=ping)
+    made = fresh(1, GRIDCAST_PING_INTERVAL=ping)
 
     def silent() -> float:
         began = time.monotonic()
@@ -185,7 +188,7 @@ async def test_an_allowed_origin(one: Replicas) -> None:
 
 
 async def test_one_more_than_it_can_hold(fresh: Callable[..., Replicas]) -> None:
-    made = fresh(GRIDCAST_MAX_SOCKETS="5")
+    made = fresh(GRIDCAST_MAX_CONNECTIONS="5")
     clients = [await Client.open(made[0]) for _ in range(5)]
     for _ in range(3):
         with pytest.raises(InvalidStatus) as refused:
@@ -204,13 +207,18 @@ async def test_few_open_files(tmp_path: Path) -> None:
     """256 files are spared for all else: a limit of 276 leaves room for 20 sockets, and the process lives on."""
     with replicas(tmp_path, 0) as made:
         (port,) = free_ports(1)
-        env = {**os.environ, "GRIDCAST_PORT": str(port), "GRIDCAST_REDIS_URL": made.redis.url, "GRIDCAST_DRAIN": "1"}
+        env = {
+            **os.environ,
+            "GRIDCAST_PORT": str(port),
+            "GRIDCAST_REDIS_URL": made.redis.url,
+            "GRIDCAST_SHUTDOWN_TIMEOUT": "1",
+        }
         command = f"ulimit -n 276; exec {sys.executable} -m services.socket"
         with (tmp_path / "log").open("wb") as log:
             process = await asyncio.create_subprocess_shell(command, env=env, stderr=log)
         try:
             service = Bare(port)
-            await soon(lambda: asyncio.to_thread(lambda: unreadiness(port) is None), 20)
+            await soon(lambda: asyncio.to_thread(lambda: readiness_error(port) is None), 20)
             outcomes = await asyncio.gather(*(Client.open(service) for _ in range(60)), return_exceptions=True)
             clients = [outcome for outcome in outcomes if isinstance(outcome, Client)]
             refused = [outcome for outcome in outcomes if isinstance(outcome, InvalidStatus)]
@@ -241,7 +249,7 @@ async def comes_in(service: Bare) -> bool:
 
 
 async def test_a_storm_of_handshakes_is_spread(fresh: Callable[..., Replicas]) -> None:
-    made = fresh(GRIDCAST_ADMISSIONS="20")
+    made = fresh(GRIDCAST_HANDSHAKE_RATE="20")
     before = await Client.open(made[0])
 
     async def attempt() -> int:
@@ -263,10 +271,10 @@ async def test_a_storm_of_handshakes_is_spread(fresh: Callable[..., Replicas]) -
 
 @pytest.mark.parametrize("count", [1, 400, pytest.param(2000, marks=[pytest.mark.long])])
 async def test_sigterm_says_1012_to_everyone(fresh: Callable[..., Replicas], count: int) -> None:
-    made = fresh(2, GRIDCAST_DRAIN="3")
+    made = fresh(2, GRIDCAST_SHUTDOWN_TIMEOUT="3")
     clients = [await Client.open(made[0]) for _ in range(count)]
     began = time.monotonic()
-    made[0].child.send(signal.SIGTERM)
+    made[0].child.send_signal(signal.SIGTERM)
     waiting = [asyncio.create_task(client.closed()) for client in clients]
     done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     with pytest.raises(OSError):  # noqa: PT011  # refused, whatever the system calls it
@@ -287,11 +295,11 @@ async def test_sigterm_says_1012_to_everyone(fresh: Callable[..., Replicas], cou
 
 async def test_sigterm_while_a_socket_enters(fresh: Callable[..., Replicas]) -> None:
     """Its claim is on its way to Redis: it is answered, and not reset."""
-    made = fresh(1, GRIDCAST_DRAIN="3")
+    made = fresh(1, GRIDCAST_SHUTDOWN_TIMEOUT="3")
     made.redis.stop()
     entering = asyncio.create_task(Client.open(made[0]))
     await asyncio.sleep(0.2)
-    made[0].child.send(signal.SIGTERM)
+    made[0].child.send_signal(signal.SIGTERM)
     await asyncio.sleep(0.3)
     made.redis.cont()
     with pytest.raises(InvalidStatus) as refused:
@@ -303,7 +311,7 @@ async def test_sigterm_while_a_socket_enters(fresh: Callable[..., Replicas]) -> 
 @pytest.mark.parametrize("ping", ["0", "60.5", "nan"])
 def test_pings_come_at_least_once_a_minute(ping: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A loss may be noticed only after two of them, and what was missed meanwhile is kept for four minutes."""
-    monkeypatch.setenv("GRIDCAST_PING", ping)
+    monkeypatch.setenv("GRIDCAST_PING_INTERVAL", ping)
     with pytest.raises(ValidationError):
         SocketSettings()
 
@@ -341,7 +349,7 @@ async def test_presence_over_all_replicas(fresh: Callable[..., Replicas]) -> Non
 
     await soon(one_is_away, 3)
     # A replica that dies takes its sids along within 20 s.
-    made[0].child.send(signal.SIGKILL)
+    made[0].child.send_signal(signal.SIGKILL)
     began = time.monotonic()
 
     async def only_the_living() -> bool:

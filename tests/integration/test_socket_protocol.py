@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.sockets import Replicas, replicas, resident
-from tests.waiting import eventually
+from tests.support.waiting import eventually
+from tests.support.websocket_client import Replicas, replicas, resident
 
 PATIENCE = 8.0
 KEY = base64.b64encode(b"0123456789abcdef").decode()

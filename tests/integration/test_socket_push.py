@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from services.common.push import Push
-from tests.sockets import Client, Replicas, http, push, replicas, soon
+from services.common.bus.publisher import Publisher
+from tests.support.websocket_client import Client, Replicas, http, push, replicas, soon
 
 pytestmark = pytest.mark.anyio
 HELLO = {"type": "chat.said", "data": {"text": "hello"}}
@@ -86,7 +86,7 @@ async def test_topics_in_the_address(two: Replicas) -> None:
 
 async def test_a_separate_process_pushes_with_a_few_lines(two: Replicas) -> None:
     one, other = await Client.open(two[0]), await Client.open(two[1])
-    async with Push.open(two.redis.url, "/billing") as billing:
+    async with Publisher.from_url(two.redis.url, "/billing") as billing:
         assert (await billing.send(one.sid, "invoice.paid", {"n": 1})).status == "sent"
         await billing.broadcast("shop.open", None)
     assert [(await one.event())["type"] for _ in range(2)] == ["invoice.paid", "shop.open"]
@@ -179,8 +179,8 @@ async def test_queued_while_away(two: Replicas) -> None:
     await client.close()
     await soon(lambda: away(two, client.sid))
     assert (await push(two[1], client.sid, HELLO)).json()["status"] == "queued"
-    async with Push.open(two.redis.url, "/x") as other:
-        assert (await other.send(client.sid, "a", 1, last_value=True)).status == "dropped"
+    async with Publisher.from_url(two.redis.url, "/x") as other:
+        assert (await other.send(client.sid, "a", 1, conflation_key=True)).status == "dropped"
         assert (await other.send(client.sid, "a", 1)).status == "queued"
 
 
@@ -238,7 +238,7 @@ async def test_waits_have_a_limit(two: Replicas) -> None:
 async def test_what_is_no_event_never_reaches_a_client(two: Replicas) -> None:
     """RxJS fails on a frame that is not JSON, whoever put it into Redis."""
     client = await Client.open(two[0])
-    async with Push.open(two.redis.url, "/x") as other:
+    async with Publisher.from_url(two.redis.url, "/x") as other:
         for payload in (
             "",
             "x",
@@ -252,10 +252,10 @@ async def test_what_is_no_event_never_reaches_a_client(two: Replicas) -> None:
             "\t\t\t\t\n{}",
             b"\xff",
         ):
-            await other.redis.call("PUBLISH", "gridcast:all", payload)
+            await other.redis.execute("PUBLISH", "gridcast:all", payload)
         await other.broadcast("well", 1)
     assert (await client.event())["type"] == "well"
-    assert "a fault in what listens" not in two[0].log
+    assert "unhandled exception in a subscription callback" not in two[0].log
     await client.nothing()
     await client.close()
 

@@ -10,10 +10,10 @@ import httpx
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from services.common.errors import Unavailable
-from services.common.push import Push
-from tests.launch import Service
-from tests.sockets import Client, Replicas, http, push, replicas, soon
+from services.common.bus.publisher import Publisher
+from services.common.errors import ServiceUnavailable
+from tests.support.processes import Service
+from tests.support.websocket_client import Client, Replicas, http, push, replicas, soon
 
 pytestmark = pytest.mark.anyio
 HELLO = {"type": "t", "data": 1}
@@ -120,7 +120,7 @@ async def test_the_subscription_is_cut_and_nothing_is_missed(two: Replicas) -> N
             seen.append(event["data"])
 
     task = asyncio.create_task(reading())
-    async with Push.open(two.redis.url, "/x") as other:
+    async with Publisher.from_url(two.redis.url, "/x") as other:
         for number in range(400):
             if number % 3 == 0:
                 await other.send(client.sid, "t", number)
@@ -129,7 +129,7 @@ async def test_the_subscription_is_cut_and_nothing_is_missed(two: Replicas) -> N
             else:
                 await other.broadcast("t", number)
             if number % 40 == 20:
-                await other.redis.call("CLIENT", "KILL", "TYPE", "pubsub")
+                await other.redis.execute("CLIENT", "KILL", "TYPE", "pubsub")
             await asyncio.sleep(0.003)
         async with asyncio.timeout(10):
             await task
@@ -141,12 +141,12 @@ async def test_the_subscription_is_cut_and_nothing_is_missed(two: Replicas) -> N
 async def test_more_is_missed_than_is_kept(two: Replicas) -> None:
     """A stopped replica reads nothing, Redis cuts its subscription, and more goes through than a history holds."""
     quiet, busy = await Client.open(two[0]), await Client.open(two[0], topics="busy")
-    two[0].child.send(signal.SIGSTOP)
-    async with Push.open(two.redis.url, "/x") as other:
-        await other.redis.call("CLIENT", "KILL", "TYPE", "pubsub")
+    two[0].child.send_signal(signal.SIGSTOP)
+    async with Publisher.from_url(two.redis.url, "/x") as other:
+        await other.redis.execute("CLIENT", "KILL", "TYPE", "pubsub")
         for number in range(600):
             await other.publish("busy", "t", number)
-    two[0].child.send(signal.SIGCONT)
+    two[0].child.send_signal(signal.SIGCONT)
     assert (await busy.event())["type"] == "socket.resync"
     numbers = [(await busy.event())["data"]]
     while numbers[-1] != 599:
@@ -160,12 +160,12 @@ async def test_more_is_missed_than_is_kept(two: Replicas) -> None:
 async def test_a_subscriber_over_its_buffer_is_told(two: Replicas) -> None:
     """Redis cuts who lets 32 MB lie unread (its default for pub/sub), and the history of all is larger than one reading."""
     client = await Client.open(two[0])
-    two[0].child.send(signal.SIGSTOP)
+    two[0].child.send_signal(signal.SIGSTOP)
     filler = "x" * 60_000
-    async with Push.open(two.redis.url, "/x") as other:
+    async with Publisher.from_url(two.redis.url, "/x") as other:
         for number in range(800):
             await other.broadcast("t", [number, filler])
-        two[0].child.send(signal.SIGCONT)
+        two[0].child.send_signal(signal.SIGCONT)
         seen: list[int] = []
         while (event := await client.event())["type"] == "t":
             seen.append(event["data"][0])
@@ -181,11 +181,11 @@ async def test_a_subscriber_over_its_buffer_is_told(two: Replicas) -> None:
 async def test_closed_by_an_operator_while_its_replica_hears_nothing(two: Replicas) -> None:
     """The replica comes back, finds no record, and must not take the sid for one that Redis has forgotten."""
     client = await Client.open(two[0])
-    two[0].child.send(signal.SIGSTOP)
-    async with Push.open(two.redis.url, "/x") as other, http(two[1]) as asking:
-        await other.redis.call("CLIENT", "KILL", "TYPE", "pubsub")
+    two[0].child.send_signal(signal.SIGSTOP)
+    async with Publisher.from_url(two.redis.url, "/x") as other, http(two[1]) as asking:
+        await other.redis.execute("CLIENT", "KILL", "TYPE", "pubsub")
         assert (await asking.delete(f"/sockets/{client.sid}")).status_code == 204
-        two[0].child.send(signal.SIGCONT)
+        two[0].child.send_signal(signal.SIGCONT)
         assert await client.closed() == 1008
         assert (await asking.get(f"/sockets/{client.sid}")).status_code == 404
     back = await client.again(two[1])
@@ -196,9 +196,9 @@ async def test_closed_by_an_operator_while_its_replica_hears_nothing(two: Replic
 async def test_redis_is_emptied_under_us(two: Replicas) -> None:
     client = await Client.open(two[0], topics="a", meta='{"n":1}')
     before = client.after.partition("-")[0]
-    async with Push.open(two.redis.url, "/x") as other:
-        await other.redis.call("FLUSHALL")
-        with pytest.raises(Unavailable):
+    async with Publisher.from_url(two.redis.url, "/x") as other:
+        await other.redis.execute("FLUSHALL")
+        with pytest.raises(ServiceUnavailable):
             await other.send(client.sid, "t", "too early: who is there is not known yet")
         resync = await client.event("socket.resync")
         assert not resync["sequence"].startswith(before)
@@ -215,19 +215,19 @@ async def test_redis_is_emptied_under_us(two: Replicas) -> None:
 async def test_a_replica_that_was_stopped_misses_nothing(two: Replicas) -> None:
     """Longer than its life in the directory: its sids were away meanwhile, and are back without a new connection."""
     client, other_client = await Client.open(two[0]), await Client.open(two[1])
-    two[0].child.send(signal.SIGSTOP)
+    two[0].child.send_signal(signal.SIGSTOP)
 
     async def state(wanted: str) -> bool:
         async with http(two[1]) as asking:
             return bool((await asking.get(f"/sockets/{client.sid}")).json()["state"] == wanted)
 
-    async with Push.open(two.redis.url, "/x") as other:
+    async with Publisher.from_url(two.redis.url, "/x") as other:
         assert (await other.send(client.sid, "t", 0)).status == "sent"
         await soon(lambda: state("away"), 20)
         for number in (1, 3, 5):
             assert (await other.send(client.sid, "t", number)).status == "queued"
             await other.broadcast("t", number + 1)
-    two[0].child.send(signal.SIGCONT)
+    two[0].child.send_signal(signal.SIGCONT)
     assert [(await client.event())["data"] for _ in range(7)] == list(range(7))
     await soon(lambda: state("online"), 5)
     assert [(await other_client.event())["data"] for _ in range(3)] == [2, 4, 6]
@@ -239,10 +239,10 @@ async def test_a_replica_that_was_stopped_misses_nothing(two: Replicas) -> None:
 async def test_a_snapshot_brings_back_no_numbers(two: Replicas) -> None:
     """A Redis that saves: after a restart it has an older memory, and would give numbers a second time."""
     client, gone = await Client.open(two[0]), await Client.open(two[0])
-    async with Push.open(two.redis.url, "/x") as other:
+    async with Publisher.from_url(two.redis.url, "/x") as other:
         await other.broadcast("t", 1)
-        await other.redis.call("CONFIG", "SET", "save", "3600 1")
-        await other.redis.call("SAVE")
+        await other.redis.execute("CONFIG", "SET", "save", "3600 1")
+        await other.redis.execute("SAVE")
         for number in (2, 3):
             await other.broadcast("t", number)
     assert [(await client.event())["data"] for _ in range(3)] == [1, 2, 3]

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.common.push import Push
-from tests.sockets import Client, Replicas, http, push, replicas, soon
+from services.common.bus.publisher import Publisher
+from tests.support.websocket_client import Client, Replicas, http, push, replicas, soon
 
 pytestmark = pytest.mark.anyio
 
@@ -164,7 +164,7 @@ async def test_a_place_that_is_none_is_not_recovered(two: Replicas, after: str) 
 async def test_more_than_is_kept_is_said(two: Replicas) -> None:
     client = await Client.open(two[0])
     client.cut()
-    async with Push.open(two.redis.url, "/x") as other:
+    async with Publisher.from_url(two.redis.url, "/x") as other:
         for number in range(700):
             await other.send(client.sid, "t", number)
     back = await client.again(two[1])
@@ -184,12 +184,12 @@ async def test_a_gap_is_told_until_it_was_read(two: Replicas) -> None:
     """The first frame that told of it was lost on the way, and meanwhile what proved it has ended."""
     client = await Client.open(two[0])
     client.cut()
-    async with Push.open(two.redis.url, "/x") as other:
+    async with Publisher.from_url(two.redis.url, "/x") as other:
         for number in range(700):
             await other.send(client.sid, "t", number)
         await lost_answer(two, client)
         await soon(lambda: is_away(two, client.sid))
-        await other.redis.call("DEL", f"gridcast:history:{client.after.partition('-')[0]}:sid:{client.sid}")
+        await other.redis.execute("DEL", f"gridcast:history:{client.after.partition('-')[0]}:sid:{client.sid}")
     back = await client.again(two[0])
     assert (back.sid, back.first["recovered"]) == (client.sid, False)
     await back.nothing()
@@ -207,7 +207,7 @@ async def is_away(two: Replicas, sid: str) -> bool:
 async def test_a_busy_topic_that_was_joined_late_is_no_gap(two: Replicas) -> None:
     """More than its history holds went through the topic before the client joined it."""
     client = await Client.open(two[0])
-    async with Push.open(two.redis.url, "/x") as other:
+    async with Publisher.from_url(two.redis.url, "/x") as other:
         for number in range(500):
             await other.publish("busy", "t", number)
         await client.subscribe("busy")
@@ -222,12 +222,12 @@ async def test_a_busy_topic_that_was_joined_late_is_no_gap(two: Replicas) -> Non
 
 async def test_last_values_are_not_kept_and_are_no_gap(two: Replicas) -> None:
     client = await Client.open(two[0])
-    async with Push.open(two.redis.url, "/x") as other:
-        await other.send(client.sid, "progress", 1, last_value=True)
+    async with Publisher.from_url(two.redis.url, "/x") as other:
+        await other.send(client.sid, "progress", 1, conflation_key=True)
         assert (await client.event())["data"] == 1
         client.cut()
         await other.send(client.sid, "t", "kept")
-        await other.send(client.sid, "progress", 2, last_value=True)
+        await other.send(client.sid, "progress", 2, conflation_key=True)
     back = await client.again(two[1])
     assert back.first["recovered"] is True
     assert (await back.event())["data"] == "kept"
@@ -241,7 +241,7 @@ async def test_pushes_go_on_while_a_client_returns(two: Replicas) -> None:
     seen: list[int] = []
 
     async def pushing() -> None:
-        async with Push.open(two.redis.url, "/x") as other:
+        async with Publisher.from_url(two.redis.url, "/x") as other:
             for number in range(300):
                 await other.send(client.sid, "t", number)
                 await asyncio.sleep(0.001)
@@ -266,7 +266,7 @@ async def test_pushes_go_on_while_a_client_returns(two: Replicas) -> None:
 async def test_a_killed_replicas_clients_miss_nothing(two: Replicas) -> None:
     victim = two.start()
     clients = [await Client.open(victim, topics="t") for _ in range(5)]
-    victim.child.send(signal.SIGKILL)
+    victim.child.send_signal(signal.SIGKILL)
     codes = [await client.closed() for client in clients]
     assert codes == [1006] * 5
     for number, client in enumerate(clients):

@@ -16,10 +16,10 @@ import pytest
 import redis
 from bson import ObjectId
 
-from tests.launch import Service, Start
-from tests.servers import Server
-from tests.streaming import CHUNK, Library, environment, library
-from tests.waiting import eventually
+from tests.support.databases import Server
+from tests.support.media_library import CHUNK, Library, environment, library
+from tests.support.processes import Service, Start
+from tests.support.waiting import eventually
 
 MIB = 1024 * 1024
 SIZES = (
@@ -35,7 +35,7 @@ LARGEST = 256 * MIB
 def lib(mongod: Server, redis_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
     """A cache that does not hold everything, so that ranges come from both sides."""
     folder = tmp_path_factory.mktemp("exact")
-    with library(folder, mongod, redis_server.url, "test_stream_exact", GRIDCAST_CACHE_BYTES=str(32 * MIB)) as lib:
+    with library(folder, mongod, redis_server.url, "test_stream_exact", GRIDCAST_BLOCK_CACHE_SIZE=str(32 * MIB)) as lib:
         yield lib
 
 

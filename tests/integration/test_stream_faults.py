@@ -13,10 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.launch import Service, Start
-from tests.servers import Server
-from tests.streaming import CHUNK, Library, environment, library
-from tests.waiting import eventually
+from tests.support.databases import Server
+from tests.support.media_library import CHUNK, Library, environment, library
+from tests.support.processes import Service, Start
+from tests.support.waiting import eventually
 
 MIB = 1024 * 1024
 CACHE = 16 * MIB
@@ -26,7 +26,7 @@ BIG = 64 * MIB
 @pytest.fixture(scope="module")
 def lib(mongod: Server, redis_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
     """A small cache and little patience."""
-    bounds = {"GRIDCAST_CACHE_BYTES": str(CACHE), "GRIDCAST_PATIENCE": "3"}
+    bounds = {"GRIDCAST_BLOCK_CACHE_SIZE": str(CACHE), "GRIDCAST_SEND_TIMEOUT": "3"}
     folder = tmp_path_factory.mktemp("faults")
     with library(folder, mongod, redis_server.url, "test_stream_faults", **bounds) as lib:
         (folder / "big").write_bytes(os.urandom(MIB) * (BIG // MIB))
@@ -153,7 +153,7 @@ def test_nor_behind_the_gateway(lib: Library, start_service: Start, mongod: Serv
         GRIDCAST_MONGODB_URI=mongod.uri,
         GRIDCAST_MONGODB_DATABASE="test_stream_faults",
         GRIDCAST_REDIS_URL=redis_url,
-        GRIDCAST_PATIENCE="6",
+        GRIDCAST_SEND_TIMEOUT="6",
     )
     gateway = start_service("gateway", ready=False, GRIDCAST_STREAM_URLS=stream.url)
     eventually(lambda: httpx.get(f"{gateway.url}/livez").is_success, 20)
@@ -205,7 +205,7 @@ def test_stopped_readers_hold_a_block_each(
     name = f"stopped-{mebibytes}.webm"
     lib.put(name, path)
     bound = 64 * MIB
-    env = environment(mongod, redis_url, "test_stream_faults", GRIDCAST_CACHE_BYTES=str(bound))
+    env = environment(mongod, redis_url, "test_stream_faults", GRIDCAST_BLOCK_CACHE_SIZE=str(bound))
     service = start_service("services.stream", **env)
     assert httpx.get(lib.url(name, service=service), headers={"range": "bytes=0-0"}).status_code == 206
     before = resident(service.pid)
@@ -301,7 +301,7 @@ def test_a_silent_mongodb_is_503_in_time_and_comes_back(
 
 def test_a_mongodb_that_dies_under_a_download_cuts_it(own_mongod: Server, redis_url: str, tmp_path: Path) -> None:
     """What was promised cannot be sent; and when it is back, everything is."""
-    with library(tmp_path, own_mongod, redis_url, "dying", GRIDCAST_CACHE_BYTES=str(CACHE)) as lib:
+    with library(tmp_path, own_mongod, redis_url, "dying", GRIDCAST_BLOCK_CACHE_SIZE=str(CACHE)) as lib:
         (tmp_path / "big").write_bytes(os.urandom(MIB) * 64)
         lib.put("big.webm", tmp_path / "big")
         with contextlib.closing(ask(lib.stream, "big.webm")) as client:
@@ -319,7 +319,7 @@ def test_a_mongodb_that_is_started_anew_under_a_paused_reader(
     own_mongod: Server, redis_url: str, tmp_path: Path
 ) -> None:
     """It holds no cursor and no connection of its own, so it does not notice."""
-    with library(tmp_path, own_mongod, redis_url, "paused", GRIDCAST_CACHE_BYTES=str(CACHE)) as lib:
+    with library(tmp_path, own_mongod, redis_url, "paused", GRIDCAST_BLOCK_CACHE_SIZE=str(CACHE)) as lib:
         data = os.urandom(MIB) * 64
         (tmp_path / "big").write_bytes(data)
         lib.put("big.webm", tmp_path / "big")
@@ -338,11 +338,11 @@ def test_a_download_under_way_is_finished_at_sigterm(
     lib: Library, start_service: Start, mongod: Server, redis_url: str
 ) -> None:
     """P13: no new connection, the old one to its end, and an exit with 0."""
-    env = environment(mongod, redis_url, "test_stream_faults", GRIDCAST_DRAIN="20")
+    env = environment(mongod, redis_url, "test_stream_faults", GRIDCAST_SHUTDOWN_TIMEOUT="20")
     service = start_service("services.stream", **env)
     with contextlib.closing(ask(service, "big.webm", "Connection: close")) as client:
         first = client.recv(100_000)
-        service.child.send(signal.SIGTERM)
+        service.child.send_signal(signal.SIGTERM)
 
         def refused() -> bool:
             try:
@@ -356,7 +356,7 @@ def test_a_download_under_way_is_finished_at_sigterm(
     assert not reset
     assert len(first) + total > BIG
     assert service.child.wait(10)
-    assert service.child.obituary().partition(":")[0].endswith(" ended with exit code 0")
+    assert service.child.exit_summary().partition(":")[0].endswith(" ended with exit code 0")
     assert "Traceback" not in service.log
 
 
@@ -364,11 +364,13 @@ def test_a_request_that_waits_for_the_store_at_sigterm_is_503(
     start_service: Start, own_mongod: Server, redis_url: str
 ) -> None:
     """When the time for draining is over; the file is being looked up then."""
-    service = start_service("services.stream", **environment(own_mongod, redis_url, "waiting", GRIDCAST_DRAIN="1"))
+    service = start_service(
+        "services.stream", **environment(own_mongod, redis_url, "waiting", GRIDCAST_SHUTDOWN_TIMEOUT="1")
+    )
     own_mongod.stop()
     with contextlib.closing(ask(service, "a.webm")) as client:
         time.sleep(0.3)
-        service.child.send(signal.SIGTERM)
+        service.child.send_signal(signal.SIGTERM)
         assert client.recv(4096).startswith(b"HTTP/1.1 503 ")
     own_mongod.cont()
     assert service.child.wait(15)
@@ -380,11 +382,11 @@ def test_a_stopped_download_does_not_hold_the_shutdown(
 ) -> None:
     """It is cut when the time for draining is over."""
     service = start_service(
-        "services.stream", **environment(mongod, redis_url, "test_stream_faults", GRIDCAST_DRAIN="1")
+        "services.stream", **environment(mongod, redis_url, "test_stream_faults", GRIDCAST_SHUTDOWN_TIMEOUT="1")
     )
     with contextlib.closing(ask(service, "big.webm")) as client:
         client.recv(100)
-        service.child.send(signal.SIGTERM)
+        service.child.send_signal(signal.SIGTERM)
         assert service.child.wait(8)
         assert drain(client)[0] < BIG
     assert "Traceback" not in service.log

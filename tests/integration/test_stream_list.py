@@ -10,8 +10,8 @@ import pytest
 from bson import ObjectId
 from openapi_spec_validator import validate
 
-from tests.servers import Server
-from tests.streaming import Library, library
+from tests.support.databases import Server
+from tests.support.media_library import Library, library
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -13,11 +13,11 @@ import httpx
 import pytest
 import redis as redis_py
 
-from tests.faults.wire import Fault, wired
-from tests.launch import Service, Start
-from tests.servers import Server
-from tests.uploads import CHUNK, FORM_TYPE, Store, Tus, form, metadata, part, put
-from tests.waiting import eventually
+from tests.faults.network_fault import Fault, wired
+from tests.support.databases import Server
+from tests.support.processes import Service, Start
+from tests.support.upload_client import CHUNK, FORM_TYPE, Store, Tus, form, metadata, part, put
+from tests.support.waiting import eventually
 
 SID = "A" * 52
 
@@ -25,7 +25,7 @@ SID = "A" * 52
 @pytest.fixture(scope="module")
 def upload_settings() -> dict[str, str]:
     return {
-        "GRIDCAST_JANITOR_EVERY": "0",
+        "GRIDCAST_GC_INTERVAL": "0",
     }
 
 
@@ -180,8 +180,8 @@ def test_an_unknown_socket_and_a_redis_that_is_away_slow_nothing(
 
 
 def janitor(env: dict[str, str]) -> None:
-    """`python -m services.upload.janitor`, once."""
-    command = [sys.executable, "-m", "services.upload.janitor"]
+    """`python -m services.upload.collect_garbage`, once."""
+    command = [sys.executable, "-m", "services.upload.collect_garbage"]
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("GRIDCAST_")}
     done = subprocess.run(command, env={**inherited, **env}, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr

@@ -14,18 +14,18 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from tests.launch import Service, Start
-from tests.servers import Server
-from tests.uploads import BOUNDARY, CHUNK, Store, form, opened, part, post, resident
-from tests.uploads import FORM_TYPE as TYPE
-from tests.waiting import eventually
+from tests.support.databases import Server
+from tests.support.processes import Service, Start
+from tests.support.upload_client import BOUNDARY, CHUNK, Store, form, opened, part, post, resident
+from tests.support.upload_client import FORM_TYPE as TYPE
+from tests.support.waiting import eventually
 
 MIB = 1024 * 1024
 
 
 @pytest.fixture(scope="module")
 def upload_settings() -> dict[str, str]:
-    return {"GRIDCAST_MAX_UPLOAD": str(8 * 1024 * 1024)}
+    return {"GRIDCAST_MAX_FILE_SIZE": str(8 * 1024 * 1024)}
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_what_breaks_the_rules_is_named_and_leaves_nothing(
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_text_field_of_a_gibibyte(start_service: Start, env: dict[str, str], store: Store, *, chunked: bool) -> None:
     """Case 8: refused as soon as it has become too long, and memory stays as it was. The file before it is taken back."""
-    service = start_service("services.upload", **{**env, "GRIDCAST_MAX_UPLOAD": str(16 * 1024 * MIB)})
+    service = start_service("services.upload", **{**env, "GRIDCAST_MAX_FILE_SIZE": str(16 * 1024 * MIB)})
     assert post(service, form(FILE, part("folder", b"warm"))).status_code == 201
     before = resident(service.pid)
     first = part("file", os.urandom(CHUNK), "n") + part("folder", b"").removesuffix(b"\r\n")

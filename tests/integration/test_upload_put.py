@@ -14,18 +14,18 @@ from email.utils import format_datetime
 import httpx
 import pytest
 
-from tests.launch import Service, Start
-from tests.uploads import BATCH, CHUNK, Store, Tus, etag, form, part, post, problem, put, repr_digest
-from tests.waiting import eventually
+from tests.support.processes import Service, Start
+from tests.support.upload_client import BATCH, CHUNK, Store, Tus, etag, form, part, post, problem, put, repr_digest
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(scope="module")
 def upload_settings() -> dict[str, str]:
     return {
-        "GRIDCAST_MAX_UPLOAD": str(16 * 1024 * 1024),
-        "GRIDCAST_GRACE": "0",
-        "GRIDCAST_LATE": "0",
-        "GRIDCAST_JANITOR_EVERY": "0.2",
+        "GRIDCAST_MAX_FILE_SIZE": str(16 * 1024 * 1024),
+        "GRIDCAST_TOMBSTONE_TTL": "0",
+        "GRIDCAST_SECOND_PURGE_DELAY": "0",
+        "GRIDCAST_GC_INTERVAL": "0.2",
     }
 
 
@@ -209,7 +209,9 @@ def test_what_is_dangerous_to_open_is_stored_as_it_is(upload: Service, store: St
 
 def test_a_client_that_is_too_slow(start_service: Start, env: dict[str, str], store: Store) -> None:
     """Case 32: 408, and nothing stays; a resumable upload keeps what came."""
-    service = start_service("services.upload", **{**env, "GRIDCAST_MIN_RATE": "100", "GRIDCAST_RATE_WINDOW": "1"})
+    service = start_service(
+        "services.upload", **{**env, "GRIDCAST_MIN_UPLOAD_RATE": "100", "GRIDCAST_UPLOAD_RATE_WINDOW": "1"}
+    )
 
     def dribble(connection: socket.socket) -> bytes:
         connection.settimeout(0.1)
@@ -233,7 +235,7 @@ def test_a_client_that_is_too_slow(start_service: Start, env: dict[str, str], st
 
 
 def test_as_many_at_once_as_it_takes(start_service: Start, env: dict[str, str], store: Store) -> None:
-    service = start_service("services.upload", **{**env, "GRIDCAST_MAX_UPLOADS": "2"})
+    service = start_service("services.upload", **{**env, "GRIDCAST_MAX_CONCURRENT_UPLOADS": "2"})
     head = "PUT /file/stream?filename={} HTTP/1.1\nHost: x\nContent-Length: 3"
     with raw(service, head.format("a")) as first, raw(service, head.format("b")) as second:
         eventually(lambda: len(store.media()) == 2)
@@ -247,7 +249,7 @@ def test_as_many_at_once_as_it_takes(start_service: Start, env: dict[str, str], 
 
 
 def test_media_types(start_service: Start, env: dict[str, str], store: Store) -> None:
-    service = start_service("services.upload", **{**env, "GRIDCAST_MEDIA_TYPES": '["video/*", "audio/ogg"]'})
+    service = start_service("services.upload", **{**env, "GRIDCAST_ALLOWED_MEDIA_TYPES": '["video/*", "audio/ogg"]'})
     assert put(service, "a.webm", b"x").status_code == 201
     assert put(service, "a.opus", b"x").status_code == 201
     problem(put(service, "a.html", b"x"), 415)
@@ -260,7 +262,7 @@ def test_media_types(start_service: Start, env: dict[str, str], store: Store) ->
 def test_the_floor_under_the_free_space(start_service: Start, env: dict[str, str], store: Store) -> None:
     put_before = store.db["media"]
     put_before.insert_one({"folder": "", "filename": "there", "current": None, "uploads": []})
-    service = start_service("services.upload", **{**env, "GRIDCAST_MIN_FREE": str(10**15)})
+    service = start_service("services.upload", **{**env, "GRIDCAST_MIN_FREE_SPACE": str(10**15)})
     eventually(lambda: put(service, "n", b"x").status_code == 507, 5)
     problem(post(service, form(part("file", b"x", "a"))), 507)
     problem(Tus(service).create(length=1), 507)

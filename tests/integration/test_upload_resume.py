@@ -9,37 +9,37 @@ from datetime import UTC, datetime
 
 import pytest
 
-from services.common.errors import Conflict, Gone, NotFound, Unavailable
+from services.common.asgi import Message
+from services.common.errors import Conflict, Gone, NotFound, ServiceUnavailable
 from services.common.media import MediaName
-from services.common.mongo import Mongo, open_mongo
-from services.common.store.documents import Times
-from services.common.store.gridfs import GridFSStore
-from services.common.store.port import Ended, Open, Plan, Upload
-from services.common.web import Message
-from services.upload.body import Body
-from services.upload.limits import Limits
-from services.upload.patches import Patch
-from services.upload.progress import NoProgress
-from services.upload.resume import Resumer
-from tests.servers import Server
-from tests.uploads import CHUNK, Store, opened
+from services.common.store.gridfs.documents import StoreTimings
+from services.common.store.gridfs.mongo import MongoDatabase, open_mongo_database
+from services.common.store.gridfs.upload_store import GridFSUploadStore
+from services.common.store.upload_store import FinishedUpload, InProgressUpload, NewUpload, UploadHandle
+from services.upload.body import UploadBody
+from services.upload.limits import UploadLimiter
+from services.upload.progress import NullProgress
+from services.upload.tus.patch import PatchRequest
+from services.upload.tus.resumable_uploads import ResumableUploads
+from tests.support.databases import Server
+from tests.support.upload_client import CHUNK, Store, opened
 
 pytestmark = pytest.mark.anyio
 NAME = MediaName("", "n")
 
 
-class Away(GridFSStore):
+class Away(GridFSUploadStore):
     """A store that is away when the upload has just begun."""
 
-    async def peek(self, address: str) -> Open | Ended | None:
-        raise Unavailable(address)
+    async def get_info(self, address: str) -> InProgressUpload | FinishedUpload | None:
+        raise ServiceUnavailable(address)
 
 
-class Ahead(GridFSStore):
+class Ahead(GridFSUploadStore):
     """A store in which somebody has just committed, without being told yet that it is durable: a kill undoes it."""
 
-    async def peek(self, address: str) -> Open | Ended | None:
-        return Ended("stored", NAME, 5, "00" * 32, {}, datetime.now(UTC))
+    async def get_info(self, address: str) -> InProgressUpload | FinishedUpload | None:
+        return FinishedUpload("stored", NAME, 5, "00" * 32, {}, datetime.now(UTC))
 
 
 @pytest.fixture
@@ -53,106 +53,106 @@ async def nothing() -> Message:
 
 
 @pytest.fixture
-async def mongo(mongod: Server, database: str) -> AsyncIterator[Mongo]:
-    mongo = open_mongo(mongod.uri, database)
-    await GridFSStore(mongo).prepare()
+async def mongo(mongod: Server, database: str) -> AsyncIterator[MongoDatabase]:
+    mongo = open_mongo_database(mongod.uri, database)
+    await GridFSUploadStore(mongo).ensure_schema()
     yield mongo
     await mongo.aclose()
 
 
-def resumer(store: GridFSStore) -> Resumer:
-    limits = Limits(most=1, max_length=10 * CHUNK, floor=0, media_types=())
-    return Resumer(store, limits, lambda *_: NoProgress(), 60.0)
+def resumer(store: GridFSUploadStore) -> ResumableUploads:
+    limits = UploadLimiter(max_uploads=1, max_size=10 * CHUNK, min_free_bytes=0, media_types=())
+    return ResumableUploads(store, limits, lambda *_: NullProgress(), 60.0)
 
 
-async def test_a_store_that_is_away_after_the_beginning(mongo: Mongo, seen: Store) -> None:
+async def test_a_store_that_is_away_after_the_beginning(mongo: MongoDatabase, seen: Store) -> None:
     before = asyncio.all_tasks()
-    away = resumer(Away(mongo, Times(lease=300)))
-    with pytest.raises(Unavailable):
-        await away.create(NAME, 5, {}, Body(nothing, 0, 30.0), Patch(0, None, 0, ()))
+    away = resumer(Away(mongo, StoreTimings(lease_ttl_ms=300)))
+    with pytest.raises(ServiceUnavailable):
+        await away.create(NAME, 5, {}, UploadBody(nothing, 0, 30.0), PatchRequest(0, None, 0, ()))
     deadline = time.monotonic() + 5
     while seen.media() or asyncio.all_tasks() != before:
         assert time.monotonic() < deadline, "it is held, and its lease is renewed for nobody"
         await asyncio.sleep(0.02)
 
 
-async def test_nobody_is_told_of_a_commit_that_is_not_durable(mongo: Mongo) -> None:
+async def test_nobody_is_told_of_a_commit_that_is_not_durable(mongo: MongoDatabase) -> None:
     """The client would give its bytes up, and after a kill they would be asked for again."""
     store = Ahead(mongo)
-    upload = await store.begin(NAME, Plan(5, 60))
+    upload = await store.create_upload(NAME, NewUpload(5, 60))
     with pytest.raises(Conflict) as told:
-        await resumer(store).patch(upload.address, Body(nothing, 0, 30.0), Patch(5, None, 0, ()))
+        await resumer(store).patch(upload.upload_id, UploadBody(nothing, 0, 30.0), PatchRequest(5, None, 0, ()))
     assert told.value.headers["upload-offset"] == "0"
-    assert await store.take(f"{upload.media}-{upload.media}") is None
+    assert await store.acquire(f"{upload.media_id}-{upload.media_id}") is None
 
 
-class Interrupted(GridFSStore):
+class Interrupted(GridFSUploadStore):
     """A store that breaks off the first time when stored bytes are read back."""
 
     broken = False
 
-    async def read_back(self, upload: Upload, blocks: int) -> AsyncGenerator[bytes, None]:
-        async for block in super().read_back(upload, blocks):
+    async def iter_blocks(self, upload: UploadHandle, blocks: int) -> AsyncGenerator[bytes, None]:
+        async for block in super().iter_blocks(upload, blocks):
             yield block
             if not self.broken:
                 self.broken = True
                 raise LookupError("what no layer below translates")
 
 
-class Deposed(GridFSStore):
+class Deposed(GridFSUploadStore):
     """A store in which another takes the upload over and ends it, just before its bytes are read back."""
 
-    async def read_back(self, upload: Upload, blocks: int) -> AsyncGenerator[bytes, None]:
-        await resumer(GridFSStore(self._mongo)).end(upload.address)
-        async for block in super().read_back(upload, blocks):
+    async def iter_blocks(self, upload: UploadHandle, blocks: int) -> AsyncGenerator[bytes, None]:
+        await resumer(GridFSUploadStore(self._mongo)).terminate(upload.upload_id)
+        async for block in super().iter_blocks(upload, blocks):
             yield block
 
 
-def sending(data: bytes) -> Body:
+def sending(data: bytes) -> UploadBody:
     pieces: list[Message] = [{"type": "http.request", "body": data, "more_body": False}]
 
     async def receive() -> Message:
         return pieces.pop()
 
-    return Body(receive, 0, 30.0)
+    return UploadBody(receive, 0, 30.0)
 
 
-async def begun(mongo: Mongo, data: bytes) -> str:
+async def begun(mongo: MongoDatabase, data: bytes) -> str:
     """Two blocks of it are durable, sent to another process."""
     blocks: Sequence[bytes] = (data[:CHUNK], data[CHUNK : 2 * CHUNK])
-    store = GridFSStore(mongo)
-    upload = await store.begin(NAME, Plan(len(data), 60))
-    await store.append(upload, 0, blocks)
-    await store.move(upload, 2 * CHUNK, b"", len(data), writing=False)
-    return upload.address
+    store = GridFSUploadStore(mongo)
+    upload = await store.create_upload(NAME, NewUpload(len(data), 60))
+    await store.write_blocks(upload, 0, blocks)
+    await store.set_offset(upload, 2 * CHUNK, b"", len(data), keep_lease=False)
+    return upload.upload_id
 
 
-async def test_a_hash_of_a_part_is_never_taken_for_the_whole(mongo: Mongo, seen: Store) -> None:
+async def test_a_hash_of_a_part_is_never_taken_for_the_whole(mongo: MongoDatabase, seen: Store) -> None:
     data = os.urandom(2 * CHUNK + 7)
     address = await begun(mongo, data)
     flow = resumer(Interrupted(mongo))
-    patch = Patch(2 * CHUNK, None, 7, ())
+    patch = PatchRequest(2 * CHUNK, None, 7, ())
     with pytest.raises(LookupError):
         await flow.patch(address, sending(data[2 * CHUNK :]), patch)
     received = await flow.patch(address, sending(data[2 * CHUNK :]), patch)
     assert received.sha256 == hashlib.sha256(data).hexdigest() == seen.one()["current"]["sha256"]
 
 
-async def test_an_upload_whose_stored_bytes_are_damaged_ends(mongo: Mongo, seen: Store) -> None:
+async def test_an_upload_whose_stored_bytes_are_damaged_ends(mongo: MongoDatabase, seen: Store) -> None:
     data = os.urandom(2 * CHUNK + 7)
     address = await begun(mongo, data)
     seen.db["fs.chunks"].delete_one({"n": 1})
-    flow = resumer(GridFSStore(mongo))
+    flow = resumer(GridFSUploadStore(mongo))
     with pytest.raises(Gone, match="damaged"):
-        await flow.patch(address, sending(data[2 * CHUNK :]), Patch(2 * CHUNK, None, 7, ()))
+        await flow.patch(address, sending(data[2 * CHUNK :]), PatchRequest(2 * CHUNK, None, 7, ()))
     with pytest.raises(NotFound):
-        await flow.look(address)
+        await flow.get_durable_info(address)
     assert seen.chunks() == 0
 
 
-async def test_an_upload_that_is_ended_while_it_is_read_back(mongo: Mongo) -> None:
+async def test_an_upload_that_is_ended_while_it_is_read_back(mongo: MongoDatabase) -> None:
     """The one who ended it has deleted its chunks; that is no damage."""
     data = os.urandom(2 * CHUNK + 7)
     address = await begun(mongo, data)
     with pytest.raises(Conflict):
-        await resumer(Deposed(mongo)).patch(address, sending(data[2 * CHUNK :]), Patch(2 * CHUNK, None, 7, ()))
+        await resumer(Deposed(mongo)).patch(address, sending(data[2 * CHUNK :]), PatchRequest(2 * CHUNK, None, 7, ()))

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from tests.launch import Service, Start, launched
-from tests.uploads import (
+from tests.support.processes import Service, Start, launched
+from tests.support.upload_client import (
     BATCH,
     CHUNK,
     OFFSET_TYPE,
@@ -27,7 +27,7 @@ from tests.uploads import (
     repr_digest,
     unread,
 )
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 NOBODY = "5f0000000000000000000000-5e0000000000000000000000"
 
@@ -35,16 +35,16 @@ NOBODY = "5f0000000000000000000000-5e0000000000000000000000"
 @pytest.fixture(scope="module")
 def upload_settings() -> dict[str, str]:
     return {
-        "GRIDCAST_MAX_UPLOAD": str(64 * 1024 * 1024),
-        "GRIDCAST_JANITOR_EVERY": "0",
-        "GRIDCAST_LATE": "0",
+        "GRIDCAST_MAX_FILE_SIZE": str(64 * 1024 * 1024),
+        "GRIDCAST_GC_INTERVAL": "0",
+        "GRIDCAST_SECOND_PURGE_DELAY": "0",
     }
 
 
 @pytest.fixture(scope="module")
 def other(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A second replica, with the other driver."""
-    more = {**env, "GRIDCAST_MONGO_DRIVER": "pymongo"}
+    more = {**env, "GRIDCAST_MONGODB_DRIVER": "pymongo"}
     with launched("services.upload", tmp_path_factory.mktemp("upload"), more) as service:
         yield service
 
@@ -262,7 +262,7 @@ def test_what_has_ended_is_not_given_up(tus: Tus, store: Store) -> None:
 def test_expiration(start_service: Start, env: dict[str, str], store: Store) -> None:
     """Case 30: 410 after the expiry, reaped or not; the janitor leaves nothing."""
     service = start_service(
-        "services.upload", **{**env, "GRIDCAST_UPLOAD_EXPIRY": "1.5", "GRIDCAST_JANITOR_EVERY": "0.3"}
+        "services.upload", **{**env, "GRIDCAST_UNFINISHED_UPLOAD_TTL": "1.5", "GRIDCAST_GC_INTERVAL": "0.3"}
     )
     tus = Tus(service)
     created = tus.create(length=CHUNK + 10)
@@ -487,7 +487,7 @@ def test_at_the_end_of_the_service_nothing_is_lost(
     start_service: Start, env: dict[str, str], upload: Service, store: Store
 ) -> None:
     """SIGTERM while a PATCH is open: what was read is durable, and another replica goes on."""
-    service = start_service("services.upload", **{**env, "GRIDCAST_DRAIN": "1"})
+    service = start_service("services.upload", **{**env, "GRIDCAST_SHUTDOWN_TIMEOUT": "1"})
     data = os.urandom(CHUNK + 500)
     tus = Tus(service, upload)
     tus.create(length=len(data))

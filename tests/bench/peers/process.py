@@ -32,14 +32,14 @@ def contender(
         name=name,
         kind=name,
         command=tuple(command),
-        address=f"http://{HOST}:{port}",
-        obstacle=lambda: silent(port),
+        url=f"http://{HOST}:{port}",
+        readiness_error=lambda: silent(port),
         environment={**os.environ, **(env or {})},
     )
     child = Child(program, folder / f"{name}-{port}.log")
     try:
-        for _ in processes.each_ready([child], READY_WITHIN, time.sleep):
+        for _ in processes.wait_until_ready([child], READY_WITHIN, time.sleep):
             pass
         yield child.pid
     finally:
-        processes.stop([child])
+        processes.stop_children([child])

@@ -1,0 +1,104 @@
+"""How mongod and redis-server are started, and when they answer. Knows nothing of our services.
+
+The tests' fixtures start their servers from here too.
+"""
+
+import re
+import socket
+from pathlib import Path
+
+import pymongo
+import pymongo.errors
+
+from deploy.local import binaries
+from deploy.local.ports import HOST
+from deploy.local.processes import Program
+
+
+def mongod(data_dir: Path, port: int, *, cache_gb: float = 1.0, inherited_fds: tuple[int, ...] = ()) -> Program:
+    """A standalone server: a replica set of one would write each chunk twice."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    uri = mongodb_uri(port)
+    command = [
+        str(binaries.find_mongod()),
+        f"--dbpath={data_dir}",
+        f"--bind_ip={HOST}",
+        f"--port={port}",
+        f"--wiredTigerCacheSizeGB={cache_gb:g}",
+        # Not zlib: old servers give away memory to clients that lie about the unpacked length.
+        "--networkMessageCompressors=snappy,zstd",
+        # A socket file in the common temporary folder would outlive a killed server.
+        "--nounixsocket",
+        "--quiet",
+        # Up to 200 MB of measurements that nobody here would read.
+        "--setParameter=diagnosticDataCollectionEnabled=false",
+    ]
+    return Program(
+        name="mongod",
+        kind="mongod",
+        command=tuple(command),
+        url=uri,
+        readiness_error=lambda: _connect_error(port) or mongodb_error(uri, timeout=2.0),
+        inherited_fds=inherited_fds,
+        # It writes a checkpoint of what is in the cache.
+        stop_timeout=60.0,
+        install_hint="the bundled mongod needs OpenSSL 3 and libcurl 4, packages libssl3 and libcurl4",
+    )
+
+
+def redis_server(data_dir: Path, port: int) -> Program:
+    """Without persistence: Redis holds nothing that must survive it."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    command = [
+        str(binaries.find_redis_server()),
+        *("--bind", HOST),
+        *("--port", str(port)),
+        *("--dir", str(data_dir)),
+        *("--save", ""),
+        *("--appendonly", "no"),
+        *("--loglevel", "warning"),
+    ]
+    return Program(
+        name="redis-server",
+        kind="redis-server",
+        command=tuple(command),
+        url=redis_url(port),
+        readiness_error=lambda: _redis_error(port),
+    )
+
+
+def mongodb_uri(port: int) -> str:
+    return f"mongodb://{HOST}:{port}"
+
+
+def redis_url(port: int) -> str:
+    return f"redis://{HOST}:{port}/0"
+
+
+def mongodb_error(uri: str, timeout: float) -> str | None:
+    """Why the MongoDB behind the URI does not answer; None when it does."""
+    try:
+        with pymongo.MongoClient[dict[str, object]](uri, serverSelectionTimeoutMS=int(timeout * 1000)) as client:
+            client.admin.command("ping")
+    except (pymongo.errors.PyMongoError, ValueError) as error:
+        return re.split(r" \(configured timeouts|, Timeout:|\n", str(error))[0]
+    return None
+
+
+def _connect_error(port: int) -> str | None:
+    # A driver would wait for the server instead of telling at once that it is not there yet.
+    try:
+        socket.create_connection((HOST, port), timeout=1.0).close()
+    except OSError as error:
+        return f"no connection ({error})"
+    return None
+
+
+def _redis_error(port: int) -> str | None:
+    try:
+        with socket.create_connection((HOST, port), timeout=1.0) as connection:
+            connection.sendall(b"PING\r\n")
+            answer = connection.recv(64)
+    except OSError as error:
+        return f"no connection ({error})"
+    return None if answer.startswith(b"+PONG") else f"it answers {answer!r}"

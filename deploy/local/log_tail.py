@@ -1,0 +1,61 @@
+"""What a child's log says about its end, as one short line. Reads log files; knows no process.
+
+mongod writes JSON lines with `s` and `msg`, our services JSON lines with `level` and `message`; redis-server, the
+dynamic linker and Python write plain text.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+TAIL_BYTES = 64 * 1024
+MAX_MESSAGE_LENGTH = 300
+
+_ERROR_LINE = re.compile(
+    r'"s":"[EF]"|"level": ?"(error|critical)"|\berror\b|\bfatal\b|Error\b|Exception\b|Errno', re.IGNORECASE
+)
+# The server's word after the traceback that says why.
+_STARTUP_FAILED = "Application startup failed"
+_NON_ERROR_LINE = re.compile(r'"s":"[IWD]\d?"|"level": ?"(debug|info|warning)"', re.IGNORECASE)
+
+
+def last_error_line(log_path: Path) -> str:
+    """The last line that looks like an error, else the last line; empty when there is nothing."""
+    lines = [line for line in tail(log_path).splitlines() if line.strip()]
+    for line in reversed(lines):
+        if _ERROR_LINE.search(line) and not _NON_ERROR_LINE.search(line) and _STARTUP_FAILED not in line:
+            return _format_line(line)
+    return _format_line(lines[-1]) if lines else ""
+
+
+def tail(log_path: Path, size: int = TAIL_BYTES) -> str:
+    try:
+        with log_path.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - size))
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def _format_line(line: str) -> str:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        entry = None
+    text = _message(entry) if isinstance(entry, dict) else ""
+    return " ".join((text or line).split())[:MAX_MESSAGE_LENGTH]
+
+
+def _message(entry: dict[str, Any]) -> str:
+    said = _last_line(entry.get("msg") or entry.get("message"))
+    details = entry.get("attr")
+    reason = _last_line(details.get("error") if isinstance(details, dict) else entry.get("exception"))
+    return f"{said}: {reason}" if said and reason else said
+
+
+def _last_line(text: object) -> str:
+    """The last line: a traceback's is the error."""
+    return str(text or "").strip().rpartition("\n")[2]

@@ -1,0 +1,74 @@
+"""/openapi.json: the services' own documents, fetched and joined. A service that does not answer is shown as it last was."""
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+
+from gateway import openapi_merge, routes
+from gateway.upstream.connection_pool import ConnectionPool
+from gateway.upstream.readiness import fetch_small
+from gateway.upstream.upstream_pool import UpstreamPool
+from services.common.aio.singleflight import SingleFlight
+from services.common.asgi import Receive, Scope, Send
+from services.common.errors import ServiceUnavailable
+from services.common.web.app_factory import openapi_problems
+
+DOCUMENT_TTL_SECONDS = 5.0
+GATEWAY_ERROR_RESPONSES = openapi_problems(408, 413, 417, 429, 502, 503, 504)
+"""What the gateway may answer in a service's place; 400, 414 and 431 stand in every document."""
+
+
+class OpenAPIAggregator:
+    """A plain ASGI application that answers with the joined document."""
+
+    def __init__(
+        self,
+        client: ConnectionPool,
+        upstreams: Mapping[str, UpstreamPool],
+        own: Callable[[], openapi_merge.OpenAPIDocument],
+    ) -> None:
+        self._client = client
+        self._upstreams = upstreams
+        self._own_document = own
+        self._documents: dict[str, openapi_merge.OpenAPIDocument] = {}
+        self._cached_body = b""
+        self._fresh_until = 0.0
+        self._build = SingleFlight(self._aggregate)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        del scope, receive
+        if asyncio.get_running_loop().time() >= self._fresh_until:
+            await self._build()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(self._cached_body)),
+            (b"cache-control", b"no-cache"),
+            (b"x-content-type-options", b"nosniff"),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": self._cached_body})
+
+    async def _aggregate(self) -> None:
+        await asyncio.gather(*(self._fetch_document(upstream) for upstream in self._upstreams.values()))
+        described = {name: (known, routes.routed_operations(name)) for name, known in self._documents.items()}
+        self._cached_body = json.dumps(
+            openapi_merge.merge_documents(self._own_document(), described, GATEWAY_ERROR_RESPONSES)
+        ).encode("ascii")
+        self._fresh_until = (
+            asyncio.get_running_loop().time() + DOCUMENT_TTL_SECONDS
+            if len(self._documents) == len(self._upstreams)
+            else 0.0
+        )
+
+    async def _fetch_document(self, upstream: UpstreamPool) -> None:
+        replica = upstream.select_least_requests()
+        if replica is None:
+            return
+        try:
+            with replica:
+                status, body = await fetch_small(self._client, replica, "/openapi.json")
+            if status == 200:
+                self._documents[upstream.name] = json.loads(body)
+        except (ServiceUnavailable, ValueError):
+            return

@@ -1,0 +1,1 @@
+"""The HTTP reverse proxy: requests, headers, timeouts."""

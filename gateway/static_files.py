@@ -1,0 +1,47 @@
+"""The gateway's own pages: the web page and the API documentation."""
+
+from pathlib import Path
+
+from fastapi import FastAPI, Response
+
+from services.common.errors import NotFound
+
+PAGE_DIR = Path(__file__).parent / "page"
+_CONTENT_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+}
+_CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; media-src 'self'; img-src 'self' data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_SECURITY_HEADERS = {
+    "cache-control": "no-cache",
+    "content-security-policy": _CONTENT_SECURITY_POLICY,
+    "cross-origin-opener-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+
+
+def add_static_routes(app: FastAPI) -> None:
+    """Serve the files of page/, read once. They are ours: nothing comes from elsewhere, and the policy says so."""
+    files = {path.name: path.read_bytes() for path in PAGE_DIR.iterdir() if path.suffix in _CONTENT_TYPES}
+
+    def file(name: str) -> Response:
+        if (content := files.get(name)) is None:
+            raise NotFound("resource not found")
+        return Response(content, headers={**_SECURITY_HEADERS, "content-type": _CONTENT_TYPES[Path(name).suffix]})
+
+    async def page() -> Response:
+        return file("index.html")
+
+    async def docs() -> Response:
+        return file("docs.html")
+
+    async def part(name: str) -> Response:
+        return file(name)
+
+    for path, endpoint in (("/", page), ("/docs", docs), ("/page/{name}", part)):
+        app.add_api_route(path, endpoint, methods=["GET", "HEAD"], include_in_schema=False)

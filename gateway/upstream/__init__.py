@@ -1,0 +1,1 @@
+"""Upstreams: pools and load balancing, connections, discovery, health checks."""

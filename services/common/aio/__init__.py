@@ -1,0 +1,1 @@
+"""Concurrency primitives: cancellation, single-flight, batcher, token bucket, descriptor limit."""

@@ -1,0 +1,19 @@
+"""Ends tasks for certain."""
+
+import asyncio
+from typing import Any
+
+RECANCEL_INTERVAL_SECONDS = 0.5
+
+
+async def cancel_and_wait(*tasks: asyncio.Task[Any] | None) -> None:
+    """Cancel the tasks until they are done.
+
+    Once is not enough: `asyncio.wait_for` of Python 3.11, which drivers use, swallows a cancellation that comes at the
+    moment in which what it waits for is done. What the tasks raise is theirs.
+    """
+    running = {task for task in tasks if task is not None and not task.done()}
+    while running:
+        for task in running:
+            task.cancel()
+        _, running = await asyncio.wait(running, timeout=RECANCEL_INTERVAL_SECONDS)

@@ -1,0 +1,1 @@
+"""Redis pub/sub: client, subscription, publisher and the event envelope."""

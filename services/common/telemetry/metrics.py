@@ -1,0 +1,101 @@
+"""The catalogue of what operators see as numbers (Prometheus), and the port they are read from.
+
+Every metric of every process stands here, so that a dashboard has one place to look. Labels have few values: a route's template,
+never a path; a status. Counting costs a microsecond, so it is always on; the port is opened where it is set.
+"""
+
+import threading
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import Counter, Gauge, start_http_server
+
+from services.common.telemetry.fast_metrics import FastCounter, FastHistogram
+
+DURATION_BUCKETS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+"""From a range out of memory to the upload of a film."""
+
+HTTP_REQUESTS = FastCounter(
+    "gridcast_http_requests_total", "HTTP requests by method, route and status", ["method", "route", "status"]
+)
+HTTP_REQUEST_DURATION = FastHistogram(
+    "gridcast_http_request_duration_seconds",
+    "HTTP request duration from the request line to the last byte of the response",
+    ["method", "route"],
+    DURATION_BUCKETS_SECONDS,
+)
+HTTP_REQUESTS_IN_FLIGHT = Gauge("gridcast_http_requests_in_flight", "HTTP requests in progress")
+HTTP_REQUEST_BODY_BYTES = FastCounter("gridcast_http_request_body_bytes_total", "Bytes received in request bodies")
+HTTP_RESPONSE_BODY_BYTES = FastCounter("gridcast_http_response_body_bytes_total", "Bytes sent in response bodies")
+
+UPLOAD_REQUESTS = Counter(
+    "gridcast_upload_requests_total", "Requests with file data by protocol and outcome", ["protocol", "outcome"]
+)
+UPLOAD_REQUESTS_IN_FLIGHT = Gauge("gridcast_upload_requests_in_flight", "Upload requests being received")
+STORED_BYTES = Counter("gridcast_stored_bytes_total", "Bytes written to the store")
+UPLOAD_TAKEOVERS = Counter("gridcast_upload_takeovers_total", "Unfinished uploads whose lease passed to another writer")
+GC_DELETED_FILES = Counter("gridcast_gc_deleted_files_total", "Files deleted by the garbage collector", ["kind"])
+GC_RUNS = Counter("gridcast_gc_runs_total", "Garbage collection runs by outcome", ["outcome"])
+
+CACHE_LOOKUPS = FastCounter("gridcast_cache_lookups_total", "Cache lookups by cache and outcome", ["cache", "outcome"])
+BLOCK_CACHE_BYTES = Gauge("gridcast_block_cache_bytes", "Bytes in the block cache")
+CORRUPT_FILES = Counter(
+    "gridcast_corrupt_files_total", "Responses aborted because stored chunks were missing or corrupt"
+)
+
+WEBSOCKET_CONNECTIONS = Gauge("gridcast_websocket_connections", "Open WebSocket connections")
+WEBSOCKET_FRAMES_SENT = Counter(
+    "gridcast_websocket_frames_sent_total", "Frames written or queued for WebSocket clients"
+)
+WEBSOCKET_SERVER_DISCONNECTS = Counter(
+    "gridcast_websocket_server_disconnects_total", "WebSocket connections closed by the server, by close code", ["code"]
+)
+WEBSOCKET_FRAMES_DROPPED = Counter(
+    "gridcast_websocket_frames_dropped_total", "Frames dropped because the client was too slow"
+)
+PUSHES = Counter("gridcast_pushes_total", "Pushes by delivery status", ["status"])
+REDIS_SUBSCRIPTION_UP = Gauge(
+    "gridcast_redis_subscription_up", "1 while the Redis subscription is confirmed", ["subscription"]
+)
+REDIS_SUBSCRIPTION_RECONNECTS = Counter(
+    "gridcast_redis_subscription_reconnects_total", "Reconnects of the Redis subscription", ["subscription"]
+)
+
+WEBSOCKET_TUNNELS = Gauge("gridcast_websocket_tunnels", "Open WebSocket tunnels")
+UPSTREAM_RETRIES = Counter(
+    "gridcast_upstream_retries_total", "Requests that failed before a response and may be retried", ["upstream"]
+)
+UPSTREAM_EJECTIONS = Counter(
+    "gridcast_upstream_ejections_total", "Upstream hosts ejected after a failure", ["upstream"]
+)
+UPSTREAM_HOSTS = Gauge("gridcast_upstream_hosts", "Known upstream hosts", ["upstream"])
+UPSTREAM_ERRORS = Counter(
+    "gridcast_upstream_errors_total", "Requests that the gateway ended with 502, 503 or 504", ["upstream", "status"]
+)
+REQUESTS_REJECTED = Counter(
+    "gridcast_requests_rejected_total", "Requests and WebSocket handshakes rejected by a limit or a rule", ["reason"]
+)
+
+http_requests_in_flight = 0
+"""Value of HTTP_REQUESTS_IN_FLIGHT; counted by the request middleware."""
+HTTP_REQUESTS_IN_FLIGHT.set_function(lambda: http_requests_in_flight)
+
+_KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+def record_http_request(
+    method: str, route: str, status: int, duration_seconds: float, bytes_received: int, bytes_sent: int
+) -> None:
+    """One HTTP request was answered. What a client invents as a method is one value."""
+    if method not in _KNOWN_METHODS:
+        method = "other"
+    HTTP_REQUESTS.counts[method, route, status] += 1
+    HTTP_REQUEST_DURATION.observe((method, route), duration_seconds)
+    if bytes_received:
+        HTTP_REQUEST_BODY_BYTES.counts[()] += bytes_received
+    if bytes_sent:
+        HTTP_RESPONSE_BODY_BYTES.counts[()] += bytes_sent
+
+
+def start_metrics_server(host: str, port: int) -> tuple[WSGIServer, threading.Thread]:
+    """Serve /metrics in a thread of its own, so that a busy event loop can still be looked at. Raises OSError."""
+    return start_http_server(port, addr=host)

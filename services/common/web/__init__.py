@@ -1,0 +1,1 @@
+"""The web layer of every service: application factory, request middleware, problem responses."""

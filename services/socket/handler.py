@@ -1,0 +1,239 @@
+"""A WebSocket from its first frame to its end: replay, commands, farewell. It writes through peers and asks the directory;
+it knows no key of Redis.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Sequence
+
+from services.common.aio.token_bucket import TokenBucket
+from services.common.asgi import Message, Receive, Scope, Send
+from services.common.errors import BadRequest, GridcastError, InternalServerError, ServiceUnavailable
+from services.common.telemetry import metrics
+from services.common.web.app_factory import send_problem
+from services.socket import commands, handshake
+from services.socket.accept import AcceptedClient, Acceptor
+from services.socket.broker import RedisBroker
+from services.socket.connection import WebSocketConnection, encode_text_frame
+from services.socket.history import HistoryEntry as Replayed
+from services.socket.hub import Hub, SocketClient
+from services.socket.presence import PresenceManager
+from services.socket.sessions import SessionStore
+from services.socket.settings import SocketSettings
+
+PONG_FRAME = encode_text_frame(b'{"pong":true}')
+DRAIN_SPREAD_FRACTION = 0.8
+"""Of the drain time; the rest is for the farewells themselves."""
+DRAIN_STEP_SECONDS = 0.05
+
+_log = logging.getLogger("gridcast.socket")
+
+
+class WebSocketHandler:
+    """The WebSocket side of the service, as an ASGI application."""
+
+    def __init__(
+        self,
+        settings: SocketSettings,
+        hub: Hub,
+        sessions: SessionStore,
+        broker: RedisBroker,
+        presence: PresenceManager,
+        acceptor: Acceptor,
+    ) -> None:
+        self._settings = settings
+        self._hub = hub
+        self._sessions = sessions
+        self._broker = broker
+        self._presence = presence
+        self._acceptor = acceptor
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI, for scopes of type `websocket`."""
+        connection: WebSocketConnection = scope["extensions"]["gridcast"]
+        await receive()
+        try:
+            entry = await self._accept(scope, connection)
+        except GridcastError as error:
+            metrics.REQUESTS_REJECTED.labels(str(error.status)).inc()
+            await _reject_handshake(send, error)
+            return
+        except Exception:  # noqa: BLE001  # whatever it is, the client gets an answer and the log the rest
+            _log.exception("unhandled exception")
+            await _reject_handshake(send, InternalServerError())
+            return
+        metrics.WEBSOCKET_CONNECTIONS.inc()
+        began = time.monotonic()
+        code = 1006
+        try:
+            offered = handshake.SUBPROTOCOL in scope["subprotocols"]
+            connection.accept(handshake.SUBPROTOCOL if offered else None, _welcome_frame(entry))
+            await self._replay_missed(entry, connection)
+            code = await self._receive_loop(entry.client, connection, receive)
+        except ServiceUnavailable:
+            code = 1012
+            connection.close(code, "service restart")
+        except Exception:  # noqa: BLE001  # as above
+            _log.exception("unhandled exception")
+            code = 1011
+            connection.close(code, "internal error")
+        finally:
+            self._acceptor.release(entry.client)
+            metrics.WEBSOCKET_CONNECTIONS.dec()
+            if connection.sent_close_code:
+                metrics.WEBSOCKET_SERVER_DISCONNECTS.labels(str(connection.sent_close_code)).inc()
+            fields = {"sid": entry.client.sid, "close_code": code, "duration": round(time.monotonic() - began, 3)}
+            _log.info("websocket closed", extra={"fields": fields})
+
+    async def _accept(self, scope: Scope, connection: WebSocketConnection) -> AcceptedClient:
+        entry = await self._acceptor.accept(scope, connection.query, connection)
+        if connection.closed_before_accept:
+            self._acceptor.release(entry.client)
+            raise ServiceUnavailable("the connection was closed during the handshake", retry_after=1)
+        return entry
+
+    async def _replay_missed(self, accepted: AcceptedClient, connection: WebSocketConnection) -> None:
+        """What was missed, at the client's pace, then what came meanwhile."""
+        peer, lives = accepted.client, accepted.generation
+        await self._send_history(peer, connection, accepted.recovered_entries)
+        # Redis came back while this socket was entering: those that were there have been caught up, this one was not.
+        while lives != self._broker.generation:
+            lives = self._broker.generation
+            if self._broker.epoch != accepted.epoch:
+                raise ServiceUnavailable("Redis has lost its data")
+            missed = await self._acceptor.recover(peer)
+            if missed.incomplete:
+                self._broker.send_resync(peer, "events were lost")
+            await self._send_history(peer, connection, missed.entries)
+        peer.flush_replay_buffer()
+        connection.on_ping = lambda: self._on_ping(peer)
+        connection.on_pong = lambda: self._on_pong(peer)
+        if not peer.secret_confirmed:
+            connection.ping_now()
+
+    async def _send_history(
+        self, client: SocketClient, connection: WebSocketConnection, entries: Sequence[Replayed]
+    ) -> None:
+        for entry in entries:
+            try:
+                message = self._broker.publication_from_history(entry)
+            except ValueError:
+                continue
+            await connection.drain()
+            client.deliver(message)
+
+    def _on_ping(self, client: SocketClient) -> None:
+        client.pinged_position = f"{self._broker.epoch}-{client.position}"
+
+    def _on_pong(self, client: SocketClient) -> None:
+        client.confirmed_position = client.pinged_position or client.confirmed_position
+        if not client.secret_confirmed:
+            self._presence.confirm_secret(client)
+
+    # What the client says.
+
+    async def _receive_loop(self, client: SocketClient, connection: WebSocketConnection, receive: Receive) -> int:
+        """Answer until the end. The code with which it came."""
+        rate = self._settings.message_rate
+        clock = asyncio.get_running_loop().time
+        allowance = TokenBucket(rate, 2 * rate, clock())
+        while True:
+            message = await receive()
+            if message["type"] == "websocket.disconnect":
+                return int(message.get("code") or 1005)
+            if not allowance.try_acquire(clock()):
+                connection.close(1008, "message rate limit exceeded")
+                continue
+            command = commands.parse_command(message.get("text"))
+            if isinstance(command, commands.Ping):
+                connection.write(PONG_FRAME)
+                continue
+            try:
+                await self._dispatch(client, connection, command)
+            except GridcastError as error:
+                connection.write(_json_frame({"type": "error", "detail": error.detail}))
+
+    async def _dispatch(self, client: SocketClient, connection: WebSocketConnection, command: commands.Command) -> None:
+        match command:
+            case commands.Subscribe(topic):
+                since = await self._subscribe(client, topic)
+                connection.write(_json_frame({"type": "subscribed", "topic": topic, "since": since}))
+            case commands.Unsubscribe(topic):
+                self._hub.unsubscribe(client, topic)
+                await self._sessions.set_topic(client.sid, client.secret_hash, topic, subscribed=False)
+                connection.write(_json_frame({"type": "unsubscribed", "topic": topic}))
+            case commands.Ack(identifier):
+                channel = client.pending_acks.get(identifier)
+                if channel is not None:
+                    await self._sessions.publish_ack(channel, client.sid, identifier)
+                    client.pending_acks.pop(identifier, None)
+            case commands.InvalidCommand(detail):
+                raise BadRequest(detail)
+
+    async def _subscribe(self, client: SocketClient, topic: str) -> str:
+        """In the hub first, so that nothing is missed between Redis's confirmation and the place that is told.
+
+        That place is no `sequence`: earlier events for this socket may still be on their way.
+        """
+        known = client.topics.get(topic)
+        if known is not None:
+            return f"{self._broker.epoch}-{known}"
+        if len(client.topics) >= self._settings.max_topics_per_connection:
+            raise BadRequest(f"a socket hears at most {self._settings.max_topics_per_connection} topics")
+        self._hub.subscribe(client, topic, client.position)
+        try:
+            await self._broker.subscribe_topic(topic)
+            epoch, number = await self._sessions.set_topic(client.sid, client.secret_hash, topic, subscribed=True)
+            if epoch != self._broker.epoch:
+                raise ServiceUnavailable("Redis has lost its data")
+        except GridcastError:
+            self._hub.unsubscribe(client, topic)
+            raise
+        client.topics[topic] = number
+        return f"{epoch}-{number}"
+
+    # Farewell.
+
+    async def drain(self, timeout_seconds: float) -> None:
+        """Say 1012 to every socket, a few at a time, so that the other replicas are not stormed; who is entering is refused."""
+        deadline = time.monotonic() + timeout_seconds
+        self._acceptor.draining = True
+        peers = list(self._hub.clients.values())
+        steps = max(1, int(DRAIN_SPREAD_FRACTION * timeout_seconds / DRAIN_STEP_SECONDS))
+        step = max(5, -(-len(peers) // steps))
+        for start in range(0, len(peers), step):
+            for peer in peers[start : start + step]:
+                peer.sink.close(1012, "service restart")
+            await asyncio.sleep(DRAIN_STEP_SECONDS)
+        while self._acceptor.pending_handshakes and time.monotonic() < deadline:  # noqa: ASYNC110  # they wait for Redis
+            await asyncio.sleep(DRAIN_STEP_SECONDS)
+        for peer in self._hub.clients.values():
+            peer.sink.close(1012, "service restart")
+
+
+def _welcome_frame(accepted: AcceptedClient) -> bytes:
+    return _json_frame(
+        {
+            "sid": accepted.client.sid,
+            "resume": f"{accepted.client.sid}.{accepted.secret}",
+            "sequence": f"{accepted.epoch}-{accepted.client.position}",
+            "recovered": accepted.recovered,
+        }
+    )
+
+
+def _json_frame(members: dict[str, object]) -> bytes:
+    return encode_text_frame(
+        json.dumps(members, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
+    )
+
+
+async def _reject_handshake(send: Send, error: GridcastError) -> None:
+    """Answer the handshake as an HTTP request (the `websocket.http.response` extension of ASGI)."""
+
+    async def as_handshake(message: Message) -> None:
+        await send({**message, "type": f"websocket.{message['type']}"})
+
+    await send_problem(as_handshake, error)

@@ -1,0 +1,78 @@
+"""The part of the OpenAPI document that no FastAPI route can give: /file/stream, which is answered past the router."""
+
+from typing import Any
+
+from services.common.media import MAX_FOLDER_BYTES, MAX_SEGMENT_BYTES
+from services.common.web.app_factory import openapi_problems
+
+_STRING_SCHEMA = {"type": "string"}
+_QUERY_PARAMETERS: list[dict[str, Any]] = [
+    {
+        "name": "filename",
+        "in": "query",
+        "required": True,
+        "schema": {**_STRING_SCHEMA, "minLength": 1, "maxLength": MAX_SEGMENT_BYTES},
+        "example": "holiday.webm",
+    },
+    {
+        "name": "folder",
+        "in": "query",
+        "required": False,
+        "schema": {**_STRING_SCHEMA, "maxLength": MAX_FOLDER_BYTES, "default": ""},
+        "example": "demo",
+    },
+]
+_REQUEST_HEADER_EXAMPLES = {
+    "Range": "bytes=0-1023",
+    "If-Range": '"sha256-30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58"',
+    "If-Match": "*",
+    "If-None-Match": '"sha256-30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58"',
+    "If-Modified-Since": "Mon, 23 Nov 2026 08:30:00 GMT",
+    "If-Unmodified-Since": "Mon, 23 Nov 2026 08:30:00 GMT",
+    "Cache-Control": "no-cache",
+}
+_RESPONSE_HEADERS = {
+    "ETag": "strong, made of the SHA-256 of the bytes",
+    "Last-Modified": "when this version was uploaded",
+    "Cache-Control": "ask again before using a copy",
+}
+_CONTENT_RESPONSE_HEADERS = {
+    **_RESPONSE_HEADERS,
+    "Accept-Ranges": "bytes",
+    "Content-Disposition": "inline for common types of video, audio and images and plain text, attachment for all else",
+    "Repr-Digest": "SHA-256 of the whole file (RFC 9530)",
+}
+
+
+def add_download_paths(paths: dict[str, Any]) -> None:
+    """Add GET and HEAD of /file/stream to the paths of an OpenAPI document."""
+    binary = {"*/*": {"schema": {**_STRING_SCHEMA, "format": "binary"}}}
+    several = {"multipart/byteranges": {"schema": {**_STRING_SCHEMA, "format": "binary"}}}
+    fields = [
+        # A client may state these; a form that fills in the examples by itself must not.
+        {"name": name, "in": "header", "required": False, "schema": {**_STRING_SCHEMA, "examples": [example]}}
+        for name, example in _REQUEST_HEADER_EXAMPLES.items()
+    ]
+    whole = {"description": "the whole file", "headers": _header_objects(_CONTENT_RESPONSE_HEADERS)}
+    part = {
+        "description": "the ranges asked for; up to 16, merged where they touch",
+        "headers": _header_objects({**_CONTENT_RESPONSE_HEADERS, "Content-Range": "where a single range lies"}),
+        "content": {**binary, **several},
+    }
+    unchanged = {"description": "not modified", "headers": _header_objects(_RESPONSE_HEADERS)}
+    for method in ("get", "head"):
+        answers: dict[str, Any] = {"200": whole, "304": unchanged}
+        if method == "get":
+            answers = {"200": {**whole, "content": binary}, "206": part, "304": unchanged}
+        refusals = (400, 404, 412, 416, 503) if method == "get" else (400, 404, 412, 503)
+        paths.setdefault("/file/stream", {})[method] = {
+            "tags": ["stream"],
+            "summary": "The file, or the ranges of it that are asked for (RFC 9110)",
+            "operationId": f"file_stream_{method}",
+            "parameters": [*_QUERY_PARAMETERS, *(fields if method == "get" else fields[2:])],
+            "responses": {**answers, **{str(status): answer for status, answer in openapi_problems(*refusals).items()}},
+        }
+
+
+def _header_objects(descriptions: dict[str, str]) -> dict[str, Any]:
+    return {name: {"description": text, "schema": _STRING_SCHEMA} for name, text in descriptions.items()}

@@ -1,0 +1,58 @@
+"""Cursors of lists as clients see them: opaque text. Pure; it knows no store."""
+
+import base64
+import binascii
+import json
+from datetime import UTC, datetime, timedelta
+
+from services.common.errors import BadRequest
+from services.common.media import validate_folder
+from services.common.store.media_reader import PageKey
+
+MAX_PAGE_TOKEN_LENGTH = 4096
+"""Characters: a folder of 1,024 bytes with every one of them escaped."""
+
+_UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+def encode_file_token(page_key: PageKey) -> str:
+    """The cursor behind a file. Milliseconds are what the store keeps."""
+    return _encode([(page_key.uploaded_at - _UNIX_EPOCH) // _MILLISECOND, page_key.id])
+
+
+def decode_file_token(token: str) -> PageKey:
+    """The place that `encode_place` wrote. Raises BadRequest."""
+    match _decode(token):
+        case [int(moment), str(identifier)] if len(identifier) == 24 and 0 <= moment < 2**47:
+            if set(identifier) <= set("0123456789abcdef"):
+                return PageKey(_UNIX_EPOCH + moment * _MILLISECOND, identifier)
+    raise _invalid_token()
+
+
+def encode_folder_token(folder: str) -> str:
+    """The cursor behind a folder."""
+    return _encode([folder])
+
+
+def decode_folder_token(token: str) -> str:
+    """The folder that `encode_folder` wrote. Raises BadRequest."""
+    match _decode(token):
+        case [str(folder)]:
+            return validate_folder(folder)
+    raise _invalid_token()
+
+
+def _encode(value: list[object]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(value, separators=(",", ":")).encode()).decode().rstrip("=")
+
+
+def _decode(token: str) -> object:
+    try:
+        return json.loads(base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True))
+    except (binascii.Error, ValueError, RecursionError):
+        raise _invalid_token() from None
+
+
+def _invalid_token() -> BadRequest:
+    return BadRequest("invalid page token 'after'")

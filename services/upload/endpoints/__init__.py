@@ -1,0 +1,1 @@
+"""HTTP endpoints of the upload service: form, PUT and DELETE, tus."""

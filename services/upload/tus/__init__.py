@@ -1,0 +1,1 @@
+"""tus 1.0.0: headers, resumable uploads, PATCH requests, concatenation."""

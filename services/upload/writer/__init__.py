@@ -1,0 +1,1 @@
+"""The upload writer: chunking, checkpoints, lease, locks, rehash."""

@@ -1,0 +1,124 @@
+"""Mutated requests at the gateway: whatever is sent, no 5xx, no traceback, and the service sees nothing that was not said.
+
+One seed for a run, printed; the long form sends ten thousand.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.processes import Service
+from tests.support.scripted_upstream import Upstream, statuses
+
+pytestmark = pytest.mark.anyio
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+SEEDS = [
+    b'GET /file?folder=a&q=%C3%A9 HTTP/1.1\r\nHost: a:1\r\nAccept: */*\r\nRange: bytes=0-5\r\nIf-None-Match: "x"\r\n\r\n',
+    b"HEAD /file/stream?filename=a.webm HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, x-own\r\nX-Own: 1\r\n\r\n",
+    b"PUT /file/stream?filename=a HTTP/1.1\r\nHost: a\r\nContent-Type: video/webm\r\nContent-Length: 11\r\n\r\nhello world",
+    b"POST /file/upload HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n1\r\n!\r\n0\r\nX: 1\r\n\r\n",
+    b"PATCH /file/tus/6740f3c2 HTTP/1.1\r\nHost: a\r\nUpload-Offset: 0\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\nabc",
+    b"OPTIONS /file/tus HTTP/1.1\r\nHost: a\r\nOrigin: http://b\r\nAccess-Control-Request-Method: POST\r\n\r\n",
+    b"GET /ws?topics=a HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nCookie: a=b\r\n\r\n",
+]
+PIECES = [
+    *(bytes([byte]) for byte in b"\x00\r\n\t :;,=%?#/\\@.-+0f\x7f\x80\xff"),
+    *(
+        b"\r\n\r\n",
+        b"Content-Length: 5\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+        b"Host: b\r\n",
+        b"HTTP/1.0",
+        b"0\r\n\r\n",
+    ),
+    *(
+        b"Connection: upgrade\r\nUpgrade: h2c\r\n",
+        b"GET /sockets HTTP/1.1\r\n",
+        b"X_Forwarded_For: 6\r\n",
+        b"chunked",
+        b"%2e%2e/",
+    ),
+]
+
+
+def mutant(chance: random.Random) -> bytes:
+    """One or two requests with a few bytes changed, taken out, doubled or put in."""
+    raw = bytearray(b"".join(chance.choices(SEEDS, k=chance.choice((1, 1, 2)))))
+    for _ in range(chance.randint(1, 4)):
+        at = chance.randrange(len(raw))
+        match chance.randrange(5):
+            case 0:
+                raw[at] = chance.randrange(256)
+            case 1:
+                del raw[at : at + chance.randint(1, 8)]
+            case 2:
+                raw[at:at] = raw[at : at + chance.randint(1, 40)]
+            case _:
+                raw[at:at] = chance.choice(PIECES)
+        if not raw:
+            raw += b"\r\n"
+    return bytes(raw)
+
+
+async def answers(port: int, raw: bytes) -> bytes:
+    """What is said to `raw`, until nothing more is said for a moment."""
+    received = b""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    with contextlib.suppress(ConnectionError, TimeoutError):
+        writer.write(raw)
+        while data := await asyncio.wait_for(reader.read(65536), 0.3):
+            received += data
+    writer.transport.abort()
+    return received
+
+
+async def _run(gateway: Service, service: Upstream, count: int) -> None:
+    seed = int(os.environ.get("SEED", "0")) or random.SystemRandom().randrange(1 << 32)
+    print(f"SEED={seed}")
+    chance = random.Random(seed)
+    raws = [mutant(chance) for _ in range(count)]
+    service.reset()
+    told: Counter[int] = Counter()
+
+    async def send(some: Iterator[bytes]) -> None:
+        for raw in some:
+            received = await answers(gateway.port, raw)
+            statuses_ = statuses(received.replace(CONTINUE, b"")) if received else []
+            assert all(status < 500 for status in statuses_), (seed, raw, received)
+            told.update(statuses_)
+
+    each = iter(raws)
+    async with asyncio.TaskGroup() as users:
+        for _ in range(32):
+            users.create_task(send(each))
+    print(dict(told), len(service.requests), "seen by the service")
+    everything = b"\n\n".join(raws)
+    for request in service.requests:
+        assert request.target.encode() in everything, (seed, request)
+        assert len(request.all("host")) <= 1
+        assert len(request.all("content-length")) + len(request.all("transfer-encoding")) <= 1
+        assert request.all("x-forwarded-for") == ["127.0.0.1"], (seed, request)
+        assert not any("_" in name for name, _ in request.fields)
+    assert not service.broken, (seed, service.broken)
+    # Most of them must get as far as the service, or they show nothing; so must refusals be many.
+    assert told[200] > count // 10
+    assert told[400] > count // 10
+    assert "Traceback" not in gateway.log
+
+
+async def test_mutants(gateway: Service, service: Upstream) -> None:
+    await _run(gateway, service, 1000)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+async def test_ten_thousand_mutants(gateway: Service, service: Upstream) -> None:
+    """P7."""
+    await _run(gateway, service, 10_000)

@@ -1,0 +1,182 @@
+"""The job that brings MongoDB to the state that the services need, on a real mongod that asks for passwords.
+
+It runs as in its container, with a vault that deploy/containers/credentials.py would have left.
+"""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pymongo
+import pymongo.errors
+import pytest
+
+from deploy.local import databases
+from deploy.local.ports import HOST
+from deploy.local.processes import PROJECT_ROOT, Program
+from tests.support.databases import Server, running, small_mongod
+
+JOB = PROJECT_ROOT / "deploy/containers/mongodb_setup.py"
+FIRST, SECOND, THIRD = (f"{name}-password-of-root" for name in ("first", "second", "third"))
+
+Client = pymongo.MongoClient[dict[str, Any]]
+
+
+def locked(folder: Path, port: int) -> Program:
+    usual = small_mongod(folder, port)
+    uri = f"{usual.url}/?directConnection=true"
+    return dataclasses.replace(
+        usual, command=(*usual.command, "--auth"), readiness_error=lambda: databases.mongodb_error(uri, timeout=1.0)
+    )
+
+
+def member(folder: Path, port: int) -> Program:
+    """The same data as a member of a replica set."""
+    key = folder.parent / "key"
+    key.touch(0o600)
+    key.write_text("0123456789abcdef", "ascii")
+    usual = locked(folder, port)
+    return dataclasses.replace(usual, command=(*usual.command, "--replSet=gridcast", f"--keyFile={key}"))
+
+
+def as_user(server: Server, user: str, password: str, source: str = "admin") -> Client:
+    return pymongo.MongoClient(
+        HOST,
+        server.port,
+        username=user,
+        password=password,
+        authSource=source,
+        directConnection=True,
+        serverSelectionTimeoutMS=3000,
+    )
+
+
+def knows(server: Server, user: str, password: str, source: str = "admin") -> bool:
+    with as_user(server, user, password, source) as client:
+        try:
+            client.admin.command("ping")
+        except pymongo.errors.OperationFailure:
+            return False
+        return True
+
+
+class Vault:
+    """The folder in the place of the job's volume."""
+
+    def __init__(self, folder: Path, **secrets: str) -> None:
+        self.folder = folder
+        folder.mkdir()
+        known = {"root": FIRST, "upload": "upload-password-0", "stream": "stream-password-0", **secrets}
+        for name, password in known.items():
+            (folder / f"mongo_{name}_password").write_text(password, "ascii")
+
+    @property
+    def root(self) -> str:
+        return (self.folder / "mongo_root_password").read_text("ascii")
+
+    @property
+    def wanted(self) -> str | None:
+        path = self.folder / "mongo_root_password.wanted"
+        return path.read_text("ascii") if path.exists() else None
+
+    def want(self, password: str) -> None:
+        (self.folder / "mongo_root_password.wanted").write_text(password, "ascii")
+
+
+def run(vault: Vault, server: Server, **environment: str) -> subprocess.CompletedProcess[str]:
+    program = f"import sys; sys.path.insert(0, {str(JOB.parent)!r}); import database, pathlib; "
+    program += f"database.VAULT = pathlib.Path({str(vault.folder)!r}); sys.exit(database.main())"
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MONGO")}
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env={**inherited, "MONGO_HOSTS": f"{HOST}:{server.port}", **environment},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A mongod whose root has the first password."""
+    with running(tmp_path / "mongod", locked) as server:
+        with Client(HOST, server.port, directConnection=True) as client:
+            client.admin.command("createUser", "root", pwd=FIRST, roles=["root"])
+        yield server
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Vault:
+    return Vault(tmp_path / "vault")
+
+
+def test_users_have_their_passwords_and_rights(vault: Vault, server: Server) -> None:
+    for _ in range(2):
+        done = run(vault, server)
+        assert done.returncode == 0, done.stderr
+    assert knows(server, "upload", "upload-password-0", "gridcast")
+    (vault.folder / "mongo_stream_password").write_text("stream-password-1", "ascii")
+    assert run(vault, server).returncode == 0
+    assert knows(server, "stream", "stream-password-1", "gridcast")
+    assert not knows(server, "stream", "stream-password-0", "gridcast")
+
+
+def test_root_gets_another_password_and_the_vault_never_holds_a_wrong_one(vault: Vault, server: Server) -> None:
+    vault.want(SECOND)
+    done = run(vault, server)
+    assert done.returncode == 0, done.stderr
+    assert (vault.root, vault.wanted) == (SECOND, None)
+    assert knows(server, "root", SECOND)
+    assert not knows(server, "root", FIRST)
+    # Ended after MongoDB had it and before the vault did.
+    vault.want(THIRD)
+    with as_user(server, "root", SECOND) as client:
+        client.admin.command("updateUser", "root", pwd=THIRD)
+    assert run(vault, server).returncode == 0
+    assert (vault.root, vault.wanted) == (THIRD, None)
+
+
+def test_a_vault_that_does_not_belong_to_the_data(tmp_path: Path, server: Server) -> None:
+    """It says so at once; the right password mends it."""
+    other = Vault(tmp_path / "other", root=SECOND)
+    done = run(other, server)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "another password of root" in line
+    assert other.root == SECOND
+    other.want(FIRST)
+    assert run(other, server).returncode == 0
+    assert other.root == FIRST
+
+
+def test_one_server_becomes_a_set_and_a_member_of_a_set_is_not_taken_for_one_server(
+    tmp_path: Path, vault: Vault, server: Server
+) -> None:
+    """By itself it would take writes that the set never hears of."""
+    assert run(vault, server).returncode == 0
+    with as_user(server, "upload", "upload-password-0", "gridcast") as client:
+        client.gridcast.media.insert_one({"_id": 1})
+    server.shut_down()
+    # The same folder and port, as the override starts it.
+    server._program = member
+    server.start()
+    formed = run(vault, server, MONGO_REPLICA_SET="gridcast")
+    assert formed.returncode == 0, formed.stderr
+    assert "formed the replica set gridcast" in formed.stdout
+    with as_user(server, "upload", "upload-password-0", "gridcast") as client:
+        assert client.gridcast.media.count_documents({}) == 1
+    server.kill()
+    server._program = locked
+    server.start()
+    vault.want(SECOND)
+    refused = run(vault, server)
+    assert refused.returncode == 1
+    (line,) = refused.stderr.splitlines()
+    assert "belong to the replica set gridcast" in line
+    assert "deploy/compose.cluster.yml" in line
+    assert knows(server, "root", FIRST), "it has written nothing"

@@ -1,0 +1,127 @@
+"""What the socket service promises with many sockets: P12, a stopped reader harms nobody else, and P15, connections held. Long."""
+
+import asyncio
+import gc
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import picows
+import pytest
+
+from services.common.bus.publisher import Publisher
+from tests.bench.figures import many_files
+from tests.bench.websocket_load import Crowd, Visitor
+from tests.support.websocket_client import Replicas, http, replicas, resident, stopped_reader
+
+pytestmark = [pytest.mark.anyio, pytest.mark.long, pytest.mark.timeout(300)]
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Iterator[Replicas]:
+    many_files(12_000)
+    with replicas(tmp_path, 1, GRIDCAST_HANDSHAKE_RATE="100000") as single:
+        yield single
+
+
+class Timed(Crowd):
+    """Notes how long each broadcast took to each member."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.said = 0.0
+        self.seconds: list[float] = []
+
+    def hear(self) -> None:
+        self.seconds.append(time.perf_counter() - self.said)
+        super().hear()
+
+    async def listen(self, push: Publisher, broadcasts: int) -> None:
+        for number in range(broadcasts):
+            self.said = time.perf_counter()
+            await push.broadcast("news", number)
+            await self.all_hear()
+
+    def p99(self) -> float:
+        """In milliseconds, and begin anew."""
+        taken, self.seconds = sorted(self.seconds), []
+        return 1000 * taken[int(len(taken) * 0.99)]
+
+
+async def test_a_stopped_reader_among_a_thousand(one: Replicas) -> None:
+    """It gets more than it takes, besides the broadcasts that all get. Rounds without one and with one take turns."""
+    crowd = Timed(f"{one[0].url}/ws")
+    await crowd.grow(1000)
+    without: list[float] = []
+    beside: list[float] = []
+    gone: list[float] = []
+    grown: list[float] = []
+    async with Publisher.from_url(one.redis.url, "/x") as push, http(one[0]) as asking:
+
+        async def known() -> set[str]:
+            page = (await asking.get("/sockets?limit=1000")).json()
+            rest = (await asking.get(f"/sockets?limit=1000&after={page['next']}")).json()
+            return {seen["sid"] for seen in page["sockets"] + rest["sockets"] if seen["state"] == "online"}
+
+        await crowd.listen(push, 100)
+        crowd.seconds.clear()
+        before = await known()
+        for turn in range(1, 4):
+            await crowd.listen(push, 100)
+            without.append(crowd.p99())
+            held = most = resident(one[0].pid)
+            slow = await asyncio.to_thread(stopped_reader, one[0].port)
+            (sid,) = await known() - before
+            began = time.monotonic()
+            while one[0].log.count('"code": 1013') < turn and time.monotonic() - began < 20:
+                for _ in range(4):
+                    await push.send(sid, "filler", "x" * 30_000)
+                await crowd.listen(push, 1)
+                most = max(most, resident(one[0].pid))
+            gone.append(time.monotonic() - began)
+            grown.append((most - held) / 2**20)
+            beside.append(crowd.p99())
+            slow.close()
+        await crowd.go()
+    print(
+        f"99th percentile of a broadcast to 1,000: {', '.join(f'{ms:.1f}' for ms in without)} ms; beside a stopped reader "
+        f"{', '.join(f'{ms:.1f}' for ms in beside)} ms; it is gone after {', '.join(f'{s:.1f}' for s in gone)} s; "
+        f"memory {', '.join(f'{mib:+.1f}' for mib in grown)} MiB"
+    )
+    assert max(gone) < 15
+    assert max(grown) < 4
+    for alone, together in zip(without, beside, strict=True):
+        assert together - alone < 10
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """This process collects no garbage meanwhile: with all that pytest has loaded that takes longer than what is measured."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+async def test_handshakes_beside_5000_idle_sockets(one: Replicas, uncollected: None) -> None:
+    crowd = Crowd(f"{one[0].url}/ws")
+    held = resident(one[0].pid)
+    await crowd.grow(5000)
+    each = (resident(one[0].pid) - held) / 5000 / 1024
+    seconds: list[float] = []
+
+    async def enter(at: float) -> None:
+        await asyncio.sleep(at - time.perf_counter())
+        await picows.ws_connect(lambda: Visitor(crowd), crowd.url)
+        seconds.append(time.perf_counter() - at)
+
+    began = time.perf_counter() + 0.1
+    await asyncio.gather(*(enter(began + number / 200) for number in range(2000)))
+    seconds.sort()
+    print(
+        f"{each:.1f} KiB for each of 5,000 idle sockets; beside them 200 handshakes a second: median "
+        f"{1000 * seconds[1000]:.1f} ms, 99th percentile {1000 * seconds[1980]:.1f} ms"
+    )
+    await crowd.go()
+    assert each < 30
+    assert seconds[1980] < 0.1

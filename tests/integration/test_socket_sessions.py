@@ -1,0 +1,589 @@
+"""The parts of the socket service that share Redis, put together in this process: claims, sweeps, and what comes in between."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from services.common.bus.events import StreamPosition
+from services.common.bus.publisher import SEQUENCE_KEY, Publisher
+from services.common.bus.redis import LuaScript, RedisClient
+from services.common.errors import BadRequest, ServiceUnavailable
+from services.socket.accept import AcceptedClient, Acceptor, new_sid
+from services.socket.broker import RedisBroker
+from services.socket.handler import WebSocketHandler
+from services.socket.handshake import ConnectRequest
+from services.socket.history import History, HistoryQuery
+from services.socket.hub import GAP_PREFIX, Hub, SocketClient
+from services.socket.presence import PresenceManager
+from services.socket.scripts import ACQUIRE_SESSIONS, READ_HISTORY, RESUME_WINDOW_SECONDS
+from services.socket.sessions import SessionStore, hash_secret
+from services.socket.settings import SocketSettings
+from tests.support.websocket_client import soon
+
+pytestmark = pytest.mark.anyio
+
+
+class Paper:
+    """A Sink that writes down what it is given."""
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+        self.closed: tuple[int, str] | None = None
+        self.send_now = self.frames.append
+
+    def write(self, frame: bytes, conflation_key: str = "") -> None:
+        del conflation_key
+        self.frames.append(frame)
+
+    def close(self, code: int, reason: str) -> None:
+        self.closed = (code, reason)
+
+
+@dataclass
+class Replica:
+    """A replica without its server."""
+
+    push: Publisher
+    hub: Hub
+    directory: SessionStore
+    attendance: PresenceManager
+    delivery: RedisBroker
+
+    async def enter(self, sid: str, presented: str = "") -> tuple[SocketClient, Paper]:
+        """A socket that is ready; its secret is named after how often it came."""
+        paper = Paper()
+        peer = SocketClient(sid, f"{presented}+", paper)
+        claim = await self.directory.acquire(sid, presented, peer.secret_hash, "", ())
+        assert claim is not None
+        peer.position, peer.confirmed_position, peer.connected_at = (
+            claim.offset,
+            f"{claim.epoch}-{claim.offset}",
+            claim.connected_at,
+        )
+        self.hub.add(peer)
+        peer.flush_replay_buffer()
+        return peer, paper
+
+    async def evaluated(self) -> int:
+        """Scripts that Redis has run so far."""
+        said = await self.push.redis.execute("INFO", "commandstats")
+        return sum(said.get(name, {"calls": 0})["calls"] for name in ("cmdstat_eval", "cmdstat_evalsha"))
+
+    async def listed(self) -> int:
+        return int(await self.push.redis.execute("ZCARD", "gridcast:sids"))
+
+
+@pytest.fixture
+async def replica(redis_url: str) -> AsyncIterator[Replica]:
+    hub = Hub()
+    async with Publisher.from_url(redis_url, "/socket") as push:
+        directory = SessionStore(push.redis, "node", 3)
+        attendance = PresenceManager(hub, directory)
+        delivery = RedisBroker(push.redis, hub, directory, History(push.redis), attendance)
+        delivery.start()
+        await soon(lambda: now(delivery.live))
+        yield Replica(push, hub, directory, attendance, delivery)
+        await delivery.aclose()
+        await directory.aclose()
+        await attendance.aclose()
+
+
+async def now(value: Any) -> Any:
+    return value
+
+
+async def test_a_storm_of_claims_is_a_few_calls_and_each_gets_its_own_answer(replica: Replica) -> None:
+    claim = replica.directory.acquire
+    known, other = new_sid(), new_sid()
+    await claim(known, "", "first", '{"n":1}', ("a",))
+    await claim(other, "", "first", "", ())
+    before = await replica.evaluated()
+    fresh = [claim(new_sid(), "", f"{n}", "", ("a", f"t{n}")) for n in range(200)]
+    special = [
+        claim(known, "first", "second", "", ("b",)),
+        claim(other, "wrong", "second", "", ()),
+        claim(new_sid(), "x", "y", "", ()),
+        claim(other, "first", "second", "", ("a", "b", "c", "d")),
+        claim(other, "first", "third", "", ()),
+    ]
+    answers = await asyncio.gather(*fresh[:100], *special, *fresh[100:], return_exceptions=True)
+    assert await replica.evaluated() - before <= 8
+    epoch, number = replica.delivery.epoch, 0
+    found = [answer for answer in answers if not isinstance(answer, BaseException)]
+    back, wrong, unknown, last = found[100:104]
+    assert back is not None
+    assert (back.epoch, back.offset, back.meta) == (epoch, number, '{"n":1}')
+    assert (back.topics, back.stored_position) == ({"a": 0, "b": 0}, f"{epoch}-0")
+    assert (wrong, unknown) == (None, None)
+    assert last is not None
+    assert last.topics == {}, "a refused wish changes nothing and costs no secret"
+    (refused,) = [answer for answer in answers if isinstance(answer, BaseException)]
+    assert isinstance(refused, BadRequest)
+    topics = Counter(topic for one in found[:100] if one is not None for topic in one.topics)
+    assert topics["a"] == 100
+    assert len(topics) == 101
+    assert await replica.listed() == 202
+
+
+async def test_the_list_of_all_forgets_whose_record_has_ended(replica: Replica) -> None:
+    sids = sorted([new_sid() for _ in range(25)])
+    for sid in sids:
+        await replica.directory.acquire(sid, "", "secret", "", ())
+    for sid in sids[::2]:
+        await replica.push.redis.execute("DEL", f"gridcast:sid:{sid}")
+    places = [""]
+    while len(places) == 1 or places[-1]:
+        places.append(await replica.directory.prune_expired(places[-1], 10))
+    assert places == ["", sids[9], sids[19], ""]
+    assert await replica.listed() == 12
+
+
+async def test_who_resumes_here_while_records_are_refreshed_stays(replica: Replica) -> None:
+    """The refresh that is under way knows the connection before: its sid has moved, and not away from here."""
+    sid = new_sid()
+    before, _ = await replica.enter(sid)
+    claim = await replica.directory.acquire(sid, before.secret_hash, "new", "", ())
+    assert claim is not None
+    refreshing = asyncio.create_task(replica.attendance.refresh([before]))
+    await asyncio.sleep(0)
+    paper = Paper()
+    peer = SocketClient(sid, "new", paper)
+    replica.hub.add(peer)
+    peer.flush_replay_buffer()
+    await refreshing
+    assert (replica.hub.find(sid), paper.closed) == (peer, None)
+
+
+async def test_who_has_resumed_elsewhere_is_found_by_the_next_refresh(replica: Replica) -> None:
+    """Where the other replica's word came before the socket was held here."""
+    sid = new_sid()
+    peer, paper = await replica.enter(sid)
+    other = SessionStore(replica.push.redis, "other", 3)
+    replica.hub.remove(peer)  # so that the word itself finds nobody
+    assert await other.acquire(sid, peer.secret_hash, "new", "", ()) is not None
+    await other.aclose()
+    await replica.delivery._subscription.barrier()
+    replica.hub.add(peer)
+    assert paper.closed is None
+    replica.attendance.schedule_recheck(peer)
+    await replica.attendance.tick(refresh_all=False)
+    assert paper.closed == (1008, "session session resumed elsewhere")
+    assert replica.hub.find(sid) is None
+
+
+async def test_who_becomes_ready_while_redis_begins_anew_is_told(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its replay ends after Redis was asked which memory this is, and before anybody here knows the answer."""
+    peer, paper = await replica.enter(new_sid())
+    peer.replay_buffer = []
+    ask = replica.directory.register_node
+
+    async def adopt(server: str) -> tuple[StreamPosition, int]:
+        answer = await ask(server)
+        peer.flush_replay_buffer()
+        return answer
+
+    monkeypatch.setattr(replica.directory, "register_node", adopt)
+    await replica.push.broadcast("t", 1)
+    await replica.push.redis.execute("FLUSHALL")
+    await replica.push.redis.execute("CLIENT", "KILL", "TYPE", "pubsub")
+    await soon(lambda: now(any(b"socket.resync" in frame for frame in paper.frames)))
+    await soon(lambda: now(replica.delivery.live))
+    await replica.push.broadcast("t", 2)
+    await soon(lambda: now(any(b'"data":2' in frame for frame in paper.frames)))
+
+
+class Stalled(Paper):
+    """A client that reads nothing of its replay until it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits, self.may = asyncio.Event(), asyncio.Event()
+
+    async def drained(self) -> None:
+        self.waits.set()
+        await self.may.wait()
+
+
+def edge(replica: Replica) -> tuple[WebSocketHandler, Acceptor]:
+    delivery, history = replica.delivery, replica.delivery._history
+    parts = (SocketSettings(), replica.hub, replica.directory)
+    entrance = Acceptor(*parts, history, delivery, replica.attendance)
+    return WebSocketHandler(*parts, delivery, replica.attendance, entrance), entrance
+
+
+async def test_no_place_is_told_in_a_memory_that_is_not_known_yet(replica: Replica) -> None:
+    """Redis was emptied a moment ago: "since" would name a place in no sequence."""
+    sockets, _ = edge(replica)
+    peer, _ = await replica.enter(new_sid())
+    assert await sockets._subscribe(peer, "a") == f"{replica.delivery.epoch}-0"
+    await replica.push.redis.execute("FLUSHALL")
+    with pytest.raises(ServiceUnavailable):
+        await sockets._subscribe(peer, "b")
+    assert (set(peer.topics), set(replica.hub.subscribers)) == ({"a"}, {"a"})
+
+
+async def returning(replica: Replica) -> tuple[SocketClient, Stalled, asyncio.Task[None]]:
+    """A socket in the middle of a replay of one event."""
+    delivery = replica.delivery
+    sockets, entrance = edge(replica)
+    peer, _ = await replica.enter(new_sid())
+    client = Stalled()
+    peer.sink, peer.replay_buffer = client, []
+    await replica.push.broadcast("t", 1)
+    missed = await entrance.recover(peer)
+    entry = AcceptedClient(
+        peer,
+        "secret",
+        recovered=True,
+        recovered_entries=missed.entries,
+        epoch=delivery.epoch,
+        generation=delivery.generation,
+    )
+    task = asyncio.create_task(sockets._replay_missed(entry, client))  # type: ignore[arg-type]  # as much of a connection as it needs
+    await client.waits.wait()
+    return peer, client, task
+
+
+async def test_redis_begins_anew_in_the_middle_of_a_replay(replica: Replica) -> None:
+    """What the socket would hear next cannot be known: it is sent away, and comes back."""
+    peer, client, task = await returning(replica)
+    before = replica.delivery.epoch
+    await replica.push.redis.execute("FLUSHALL")
+    await replica.push.redis.execute("CLIENT", "KILL", "TYPE", "pubsub")
+    await soon(lambda: now(replica.delivery.live and replica.delivery.epoch != before))
+    client.may.set()
+    with pytest.raises(ServiceUnavailable, match="anew"):
+        await task
+    assert replica.hub.ready_clients() == []
+    assert peer.replay_buffer is not None
+
+
+async def test_a_subscription_is_lost_in_the_middle_of_a_replay(replica: Replica) -> None:
+    """Those that are ready are caught up; this one looks again for itself."""
+    peer, client, task = await returning(replica)
+    lives = replica.delivery.generation
+    await replica.push.redis.execute("CLIENT", "KILL", "TYPE", "pubsub")
+    await replica.push.broadcast("t", 2)
+    await soon(lambda: now(replica.delivery.live and replica.delivery.generation > lives))
+    await replica.push.broadcast("t", 3)
+    await replica.delivery._subscription.barrier()
+    client.may.set()
+    await task
+    assert [frame[frame.index(b'"data":') + 7 : -1] for frame in client.frames] == [b"1", b"2", b"3"]
+    assert replica.hub.ready_clients() == [peer]
+
+
+async def test_a_replica_that_has_not_heard_for_long_says_so(replica: Replica) -> None:
+    """It was frozen: it has noticed no loss, and what it has missed may have ended without a trace."""
+    peer, paper = await replica.enter(new_sid())
+    await replica.push.broadcast("t", 1, conflation_key=True)
+    lives = replica.delivery.generation
+    await replica.push.redis.execute("CLIENT", "KILL", "TYPE", "pubsub")
+    await soon(lambda: now(replica.delivery.generation > lives and replica.delivery.live))
+    paper.frames.clear()
+    assert not peer.confirmed_position.startswith(GAP_PREFIX)
+    replica.delivery._last_contact_at -= RESUME_WINDOW_SECONDS + 5
+    await replica.push.redis.execute("CLIENT", "KILL", "TYPE", "pubsub")
+    await soon(lambda: now(paper.frames))
+    assert b"socket.resync" in paper.frames[0]
+    assert peer.confirmed_position == f"{GAP_PREFIX}{replica.delivery.epoch}-1", "until it has answered a ping"
+
+
+async def test_a_reading_of_histories_is_bounded(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is over the bound is flagged, and nothing of it is given; what came to the others is."""
+    monkeypatch.setattr("services.socket.history.MAX_BYTES_PER_CALL", 30_000)
+    monkeypatch.setattr("services.socket.history.MAX_RECOVERY_BYTES", 30_000)
+    monkeypatch.setattr("services.socket.history.QUERIES_PER_CALL", 2)
+    for number in range(8):
+        for topic in ("a", "b", "d" if number < 7 else "c"):
+            await replica.push.publish(topic, "t", f"{number}" * 2000)
+    missed = await History(replica.push.redis).read_after(
+        replica.delivery.epoch, [HistoryQuery("topic", name, 0) for name in ("a", "b", "c", "d")]
+    )
+    assert [target.name for target in missed.incomplete] == ["b", "d"]
+    assert [(entry.name, entry.offset) for entry in missed.entries] == [*(("a", n) for n in range(1, 23, 3)), ("c", 24)]
+
+
+def after_the_first(
+    monkeypatch: pytest.MonkeyPatch, redis: RedisClient, script: LuaScript, then: Callable[[], Awaitable[object]]
+) -> None:
+    """Once, when this client's first call of `script` has been answered, and before its next one."""
+    run, done = redis.eval, False
+
+    async def watched(called: LuaScript, *rest: Any) -> Any:
+        nonlocal done
+        answer = await run(called, *rest)
+        if called is script and not done:
+            done = True
+            await then()
+        return answer
+
+    monkeypatch.setattr(redis, "eval", watched)
+
+
+def said(paper: Paper) -> list[bytes]:
+    """What the events on it carry."""
+    return [frame[frame.index(b'"data":') + 7 : -1] for frame in paper.frames]
+
+
+async def test_a_push_between_two_calls_of_a_reading_loses_nothing(
+    replica: Replica, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """150 sockets are caught up in two calls. A push to all between them is too late for the first; one to a sid of the second
+    that comes after it is not, and must not be given: the one before it is still to come.
+    """
+    crowd = [await replica.enter(new_sid()) for _ in range(150)]
+    await replica.push.broadcast("t", 1)
+    await soon(lambda: now(all(paper.frames for _, paper in crowd)))
+
+    async with Publisher.from_url(redis_url, "/x") as other:
+
+        async def between() -> None:
+            await other.broadcast("t", 3)
+            for peer in (crowd[0][0], crowd[149][0]):
+                await other.send(peer.sid, "t", 4)
+            await other.broadcast("t", 5)
+
+        after_the_first(monkeypatch, replica.push.redis, READ_HISTORY, between)
+        await other.redis.execute("CLIENT", "KILL", "TYPE", "pubsub")
+        await other.broadcast("t", 2)
+        await soon(lambda: now(all(said(paper)[-1:] == [b"5"] for _, paper in crowd)))
+    for number, (_, paper) in enumerate(crowd):
+        assert said(paper) == ([b"1", b"2", b"3", b"4", b"5"] if number in {0, 149} else [b"1", b"2", b"3", b"5"])
+
+
+async def test_a_push_between_two_calls_of_a_resume_loses_nothing(
+    replica: Replica, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.socket.history.QUERIES_PER_CALL", 2)
+    sockets, entrance = edge(replica)
+    sid = new_sid()
+    claim = await replica.directory.acquire(sid, "", hash_secret("secret"), "", ("a", "b", "c"))
+    assert claim is not None
+    await replica.push.broadcast("t", 1)
+
+    async with Publisher.from_url(redis_url, "/x") as other:
+
+        async def between() -> None:
+            """All and the sid have been read, and topics have not."""
+            await other.send(sid, "t", 2)
+            for number, topic in enumerate(("a", "b", "c", "a")):
+                await other.publish(topic, "t", 3 + number)
+            await other.broadcast("t", 7)
+
+        after_the_first(monkeypatch, replica.push.redis, READ_HISTORY, between)
+        client = Stalled()
+        client.may.set()
+        entry = await entrance._resume_session(
+            ConnectRequest(sid, "secret", f"{claim.epoch}-{claim.offset}", (), ""), client
+        )
+        assert entry is not None
+        assert entry.recovered
+        monkeypatch.setattr(client, "ping_now", lambda: None, raising=False)
+        await sockets._replay_missed(entry, client)  # type: ignore[arg-type]  # as much of a connection as it needs
+        await soon(lambda: now(said(client)[-1:] == [b"7"]))
+    assert said(client) == [b"%d" % number for number in range(1, 8)]
+
+
+async def test_who_becomes_ready_while_others_are_caught_up_gets_nothing_of_theirs(
+    replica: Replica, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """He has looked for himself, a moment before the others were looked for: what came between is still to come to him."""
+    others = [await replica.enter(new_sid()) for _ in range(2)]
+    peer, paper = await replica.enter(new_sid())
+    peer.replay_buffer = []
+    await replica.push.broadcast("t", 1)
+    await replica.delivery._subscription.barrier()
+    after = History.read_after
+
+    async def reading(self: History, epoch: str, targets: Any) -> Any:
+        """What he does while these are read."""
+        own = await after(self, epoch, [HistoryQuery("all", "", 0), HistoryQuery("sid", peer.sid, 0)])
+        await other.send(peer.sid, "t", 3)
+        await other.broadcast("t", 4)
+        found = await after(self, epoch, targets)
+        for entry in own.entries:
+            peer.deliver(replica.delivery.publication_from_history(entry))
+        peer.flush_replay_buffer()
+        return found
+
+    async with Publisher.from_url(redis_url, "/x") as other:
+        monkeypatch.setattr(History, "read_after", reading)
+        await other.redis.execute("CLIENT", "KILL", "TYPE", "pubsub")
+        await other.broadcast("t", 2)
+        await soon(lambda: now(said(paper)[-1:] == [b"4"]))
+    assert said(paper) == [b"1", b"2", b"3", b"4"]
+    assert [said(one) for _, one in others] == [[b"1", b"2", b"4"]] * 2
+
+
+async def test_a_topic_that_is_joined_during_a_beat_is_heard(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The beat gives up what nobody wants any more, and the second of it is wanted again while the first is given up."""
+    delivery = replica.delivery
+    for topic in ("a", "b"):
+        await delivery.subscribe_topic(topic)
+    giving_up, may = asyncio.Event(), asyncio.Event()
+    unsubscribe = delivery._subscription.unsubscribe
+
+    async def slow(channel: str) -> None:
+        giving_up.set()
+        await may.wait()
+        await unsubscribe(channel)
+
+    monkeypatch.setattr(delivery._subscription, "unsubscribe", slow)
+    beats = [asyncio.create_task(delivery._try_heartbeat()) for _ in range(2)]
+    await giving_up.wait()
+    peer, paper = await replica.enter(new_sid())
+    replica.hub.subscribe(peer, "b", 0)
+    await delivery.subscribe_topic("b")
+    may.set()
+    await asyncio.gather(*beats)
+    assert set(delivery._topic_subscriptions) == {"b"}
+    await replica.push.publish("b", "t", 1)
+    await delivery._subscription.barrier()
+    assert said(paper) == [b"1"]
+
+
+async def test_beats_come_one_after_the_other(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one of the clock, and the one of who has heard that Redis was emptied."""
+    inside, most = 0, 0
+
+    async def round_(*, refresh_all: bool) -> None:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        await asyncio.sleep(0.02)
+        inside -= 1
+
+    monkeypatch.setattr(replica.attendance, "tick", round_)
+    await asyncio.gather(*(replica.delivery._try_heartbeat() for _ in range(3)))
+    assert most == 1
+
+
+async def is_away(replica: Replica, sid: str) -> bool:
+    presence = await replica.directory.find(sid)
+    return presence is not None and not presence.online
+
+
+async def test_who_leaves_while_records_are_refreshed_is_away(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The refresh that is under way still has it, and puts its record back to online after its leave was noted."""
+    peer, _ = await replica.enter(new_sid())
+    refresh = replica.directory.refresh
+
+    async def overtaken(seats: Any) -> Any:
+        replica.attendance.mark_away(peer)
+        await replica.attendance._flush()
+        return await refresh(seats)
+
+    monkeypatch.setattr(replica.directory, "refresh", overtaken)
+    await replica.attendance.refresh([peer])
+    await soon(lambda: is_away(replica, peer.sid), 2)
+
+
+async def test_a_claim_whose_answer_was_lost_leaves_nobody_online(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sid was given to a socket that never enters. Its client comes back with the secret that it has, to where it was."""
+    _, entrance = edge(replica)
+    sid = new_sid()
+    claim = await replica.directory.acquire(sid, "", hash_secret("secret"), "", ("a",))
+    assert claim is not None
+    await replica.push.broadcast("t", 1)
+    wish = ConnectRequest(sid, "secret", "", (), "")
+
+    async def lost() -> None:
+        raise ServiceUnavailable("Redis is unavailable")
+
+    after_the_first(monkeypatch, replica.push.redis, ACQUIRE_SESSIONS, lost)
+    with pytest.raises(ServiceUnavailable):
+        await entrance._resume_session(wish, Paper())
+    await soon(lambda: is_away(replica, sid), 2)
+    entry = await entrance._resume_session(wish, Paper())
+    assert entry is not None
+    assert entry.recovered
+    assert [missed.offset for missed in entry.recovered_entries] == [1]
+
+
+async def test_a_new_replica_does_not_deny_the_sids_of_others(replica: Replica) -> None:
+    """Redis was emptied, and the first to find it is a replica that has just started: the others have yet to say who is there."""
+    await replica.delivery.aclose()
+    await replica.push.redis.execute("FLUSHALL")
+    fresh = SessionStore(replica.push.redis, "fresh", 3)
+    await fresh.register_node("run")
+    with pytest.raises(ServiceUnavailable):
+        await replica.push.send(new_sid(), "t", 1)
+    settles = await replica.push.redis.execute("HGET", SEQUENCE_KEY, "settles")
+    await asyncio.sleep(1.1)
+    await fresh.register_node("run")
+    assert await replica.push.redis.execute("HGET", SEQUENCE_KEY, "settles") == settles, "only a new epoch is settled"
+    await fresh.aclose()
+
+
+async def test_what_could_not_be_handed_over_is_not_taken_for_heard(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault in the middle of a delivery: the subscription is opened anew, and what comes next is what was missed."""
+    _, paper = await replica.enter(new_sid())
+    deliver = replica.hub.fan_out
+
+    def failing(*_: Any) -> int:
+        monkeypatch.setattr(replica.hub, "fan_out", deliver)
+        raise RuntimeError("once")
+
+    monkeypatch.setattr(replica.hub, "fan_out", failing)
+    await replica.push.broadcast("t", 1)
+    await soon(lambda: now(paper.frames))
+    assert said(paper) == [b"1"]
+
+
+async def test_a_page_of_records_is_read_in_parts(replica: Replica) -> None:
+    """A thousand of them with all that they may hold are 20 MB: neither Redis nor this process stops for so much."""
+    sids = sorted([new_sid() for _ in range(130)])
+    for sid in sids:
+        await replica.directory.acquire(sid, "", "secret", "", ("a",))
+    before = await replica.evaluated()
+    found, following = await replica.directory.list_page("", 1000)
+    assert [presence.sid for presence in found] == sids
+    assert following is None
+    assert await replica.evaluated() - before == 3
+
+
+class Wire(Stalled):
+    """As much of a connection as a whole conversation needs."""
+
+    dismissed, query, closed_with = False, b"", 0
+
+    def accept(self, _subprotocol: str | None, first: bytes) -> None:
+        self.frames.append(first)
+
+
+async def test_a_fault_of_ours_ends_one_socket_with_1011(replica: Replica, caplog: pytest.LogCaptureFixture) -> None:
+    """No client can bring it about as far as we know, so the fault is made here."""
+    sockets, entrance = edge(replica)
+    wire = Wire()
+    wire.may.set()
+    turns = iter([{"type": "websocket.connect"}])
+
+    async def receive() -> dict[str, Any]:
+        return next(turns, None) or failing()
+
+    def failing() -> dict[str, Any]:
+        raise ArithmeticError("ours")
+
+    async def send(_message: Any) -> None:
+        pytest.fail("the handshake was answered")
+
+    scope = {"path": "/ws", "headers": [], "subprotocols": [], "extensions": {"gridcast": wire}}
+    await sockets(scope, receive, send)
+    assert wire.closed == (1011, "internal error")
+    assert b'"recovered":false' in wire.frames[0]
+    assert replica.hub.clients == {}
+    assert entrance._client_count == 0
+    assert "unhandled exception" in caplog.text

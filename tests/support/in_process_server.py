@@ -1,0 +1,65 @@
+"""Our server in a thread of the test, so that its limits can be set and its connections looked at. Its sockets are real.
+
+The kernel's buffers are small: what a client does not take waits in the server.
+"""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+
+from services.common.asgi import ASGIApp
+from services.common.server.connection import Http
+from tests.support.waiting import eventually
+
+SMALL = 8 * 1024
+
+
+class Running:
+    """A running server."""
+
+    def __init__(self, app: ASGIApp, **options: Any) -> None:
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        self.port = listener.getsockname()[1]
+        settings = {"http": Http, "ws": "none", "lifespan": "off", "timeout_graceful_shutdown": 30} | options
+        self.server = uvicorn.Server(uvicorn.Config(app, loop="uvloop", log_config=None, **settings))
+        self.thread = threading.Thread(target=self.server.run, args=([listener],), daemon=True)
+        self.thread.start()
+        eventually(lambda: self.server.started, 5)
+
+    @property
+    def state(self) -> Any:
+        return self.server.server_state
+
+    def connect(self, ask: bytes) -> socket.socket:
+        """A client that has sent this, and that the server has noticed."""
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
+        client.settimeout(10)
+        client.connect(("127.0.0.1", self.port))
+        client.sendall(ask)
+        eventually(lambda: self.state.connections, 5)
+        return client
+
+    def is_free(self) -> bool:
+        """Whether no connection and no request is left."""
+        return not self.state.connections and not self.state.tasks
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        self.thread.join(10)
+
+
+@contextlib.contextmanager
+def serving(app: ASGIApp, **options: Any) -> Iterator[Running]:
+    running = Running(app, **options)
+    try:
+        yield running
+    finally:
+        running.stop()

@@ -1,0 +1,117 @@
+"""Fixtures: one of our processes on a free port, started as in production by its module's name.
+
+The log of what still runs is shown with a failed test.
+"""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.local import processes
+from deploy.local.log_tail import tail
+from deploy.local.ports import HOST, free_ports
+from deploy.local.processes import Child, Program
+from deploy.local.programs import readiness_error
+
+READY_WITHIN = 30.0
+SHOWN = 4000
+
+_logs: dict[Path, str] = {}
+"""The log files to show, and whose they are."""
+
+
+class Service:
+    """A running process of ours."""
+
+    def __init__(self, child: Child, port: int) -> None:
+        self.child = child
+        self.port = port
+        self.url = f"http://{HOST}:{port}"
+
+    @property
+    def pid(self) -> int:
+        return self.child.pid
+
+    @property
+    def log(self) -> str:
+        """All that it has written so far."""
+        return self.child.log_path.read_text("utf-8", "replace")
+
+    def is_ready(self) -> bool:
+        return readiness_error(self.port) is None
+
+    def stop(self) -> None:
+        """SIGTERM, and SIGKILL when it does not end in time."""
+        processes.stop_children([self.child])
+
+
+Start = Callable[..., Service]
+
+
+@contextlib.contextmanager
+def showing(log: Path, name: str) -> Iterator[None]:
+    """Has the log shown with a test that fails meanwhile."""
+    _logs[log] = name
+    try:
+        yield
+    finally:
+        _logs.pop(log, None)
+
+
+@contextlib.contextmanager
+def launched(
+    module: str, folder: Path, env: Mapping[str, str], *, port: int | None = None, ready: bool = True
+) -> Iterator[Service]:
+    """`python -m MODULE` with `env` on top of a clean environment; `ready=False` does not wait for it."""
+    port = port or free_ports(1)[0]
+    log = folder / f"{module}-{port}.log"
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("GRIDCAST_")}
+    program = Program(
+        name=module,
+        kind=module,
+        command=(sys.executable, "-m", module),
+        url=f"http://{HOST}:{port}",
+        readiness_error=lambda: readiness_error(port),
+        environment={
+            **inherited,
+            "PYTHONUNBUFFERED": "1",
+            "GRIDCAST_HOST": HOST,
+            "GRIDCAST_PORT": str(port),
+            "GRIDCAST_SHUTDOWN_TIMEOUT": "2",
+            **env,
+        },
+    )
+    with showing(log, module):
+        child = Child(program, log)
+        try:
+            for _ in processes.wait_until_ready([child] if ready else [], READY_WITHIN, time.sleep):
+                pass
+            yield Service(child, port)
+        finally:
+            processes.stop_children([child])
+
+
+@pytest.fixture
+def start_service(tmp_path: Path) -> Iterator[Start]:
+    """A function `start(module, port=None, ready=True, **env) -> Service`; all are stopped after the test."""
+    with contextlib.ExitStack() as running:
+
+        def start(module: str, *, port: int | None = None, ready: bool = True, **env: str) -> Service:
+            return running.enter_context(launched(module, tmp_path, env, port=port, ready=ready))
+
+        yield start
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+    report = yield
+    if report.failed:
+        ends = {name: tail(log, SHOWN) for log, name in _logs.items()}
+        report.sections += [(f"end of the log of {name}", end) for name, end in ends.items() if end]
+    return report

@@ -1,0 +1,31 @@
+"""`python -m tests.support.small_service`: the least service on our own server, for tests of how connections are ended."""
+
+import asyncio
+
+from services.common.asgi import Receive, Scope, Send
+from services.common.errors import Conflict
+from services.common.server import run
+from services.common.settings import Settings
+from services.common.web.app_factory import send_problem
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    """PUT is refused after its first bytes, /half breaks off, all else is `ok`."""
+    if scope["type"] == "lifespan":
+        while (message := await receive())["type"] != "lifespan.shutdown":
+            await send({"type": f"{message['type']}.complete"})
+        await send({"type": "lifespan.shutdown.complete"})
+    elif scope["method"] == "PUT":
+        await receive()
+        await send_problem(send, Conflict("taken"), close_connection=True)
+    elif scope["query_string"] == b"half":
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"100000")]})
+        await send({"type": "http.response.body", "body": b"a" * 1000, "more_body": True})
+        await asyncio.sleep(0.2)
+    else:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+
+if __name__ == "__main__":
+    run.run("small", lambda: app, Settings())

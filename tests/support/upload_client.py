@@ -1,0 +1,225 @@
+"""What tests of the upload service share: what stands in MongoDB, requests as bytes, and a tus client that does as it is told.
+
+Fixtures: `upload`, a service for all tests of a module, and `store`, its database, emptied before each test. A module that needs
+other settings has its own `upload_settings`.
+"""
+
+import base64
+import contextlib
+import hashlib
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pymongo
+import pytest
+from bson import ObjectId
+
+from tests.support.databases import Server
+from tests.support.processes import Service, launched
+
+CHUNK = 255 * 1024
+BATCH = 8 * CHUNK
+BOUNDARY = b"0123456789abcdef"
+FORM_TYPE = f"multipart/form-data; boundary={BOUNDARY.decode()}"
+TUS = {"tus-resumable": "1.0.0"}
+OFFSET_TYPE = {"content-type": "application/offset+octet-stream"}
+
+
+class Store:
+    """What stands in MongoDB, read behind the service's back."""
+
+    def __init__(self, uri: str, name: str) -> None:
+        self.client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(uri, tz_aware=True)
+        self.db = self.client[name]
+
+    def chunks(self) -> int:
+        return self.db["fs.chunks"].count_documents({})
+
+    def media(self) -> list[dict[str, Any]]:
+        return list(self.db["media"].find())
+
+    def one(self) -> dict[str, Any]:
+        (document,) = self.media()
+        return document
+
+    def bytes_of(self, identifier: str) -> bytes:
+        document = self.db["media"].find_one({"_id": ObjectId(identifier)})
+        assert document is not None
+        return self.bytes_in(document["current"]["file"])
+
+    def bytes_in(self, file: ObjectId) -> bytes:
+        found = list(self.db["fs.chunks"].find({"files_id": file}).sort("n"))
+        assert [chunk["n"] for chunk in found] == list(range(len(found)))
+        return b"".join(chunk["data"] for chunk in found)
+
+    def orphans(self) -> list[ObjectId]:
+        """Files with chunks that no document names, and chunks past the end of their file."""
+        named: dict[ObjectId, int | None] = {}
+        for document in self.media():
+            if current := document["current"]:
+                named[current["file"]] = -(-current["length"] // CHUNK)
+            for other in (*document["uploads"], *document["doomed"]):
+                named.setdefault(other["file"], None)
+        grouped = self.db["fs.chunks"].aggregate([{"$group": {"_id": "$files_id", "count": {"$sum": 1}}}])
+        return [
+            g["_id"] for g in grouped if named.get(g["_id"], 0) is not None and g["count"] != named.get(g["_id"], 0)
+        ]
+
+    def empty(self) -> None:
+        for name in ("media", "fs.chunks", "fs.files"):
+            self.db[name].delete_many({})
+
+
+@contextlib.contextmanager
+def opened(uri: str, name: str) -> Iterator[Store]:
+    store = Store(uri, name)
+    try:
+        yield store
+    finally:
+        store.client.close()
+
+
+@pytest.fixture(scope="module")
+def upload_settings() -> dict[str, str]:
+    return {}
+
+
+@pytest.fixture(scope="module")
+def env(
+    request: pytest.FixtureRequest, mongod: Server, redis_server: Server, upload_settings: dict[str, str]
+) -> dict[str, str]:
+    return {
+        "GRIDCAST_MONGODB_URI": mongod.uri,
+        "GRIDCAST_MONGODB_DATABASE": request.module.__name__.rpartition(".")[2],
+        "GRIDCAST_REDIS_URL": redis_server.url,
+        **upload_settings,
+    }
+
+
+@pytest.fixture(scope="module")
+def upload(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with launched("services.upload", tmp_path_factory.mktemp("upload"), env) as service:
+        yield service
+
+
+@pytest.fixture
+def store(env: dict[str, str]) -> Iterator[Store]:
+    with opened(env["GRIDCAST_MONGODB_URI"], env["GRIDCAST_MONGODB_DATABASE"]) as store:
+        store.empty()
+        yield store
+
+
+def part(name: str, content: bytes, filename: str | None = None, kind: str | None = None) -> bytes:
+    head = f'Content-Disposition: form-data; name="{name}"'
+    if filename is not None:
+        head += f'; filename="{filename}"'
+    if kind:
+        head += f"\r\nContent-Type: {kind}"
+    return b"--" + BOUNDARY + b"\r\n" + head.encode("utf-8", "surrogateescape") + b"\r\n\r\n" + content + b"\r\n"
+
+
+def form(*parts: bytes) -> bytes:
+    return b"".join(parts) + b"--" + BOUNDARY + b"--\r\n"
+
+
+def post(service: Service, body: bytes, query: str = "", content_type: str = FORM_TYPE) -> httpx.Response:
+    return httpx.post(
+        f"{service.url}/file/upload{query}", content=body, headers={"content-type": content_type}, timeout=30
+    )
+
+
+def put(service: Service, name: str, body: Any, /, folder: str = "", **headers: str) -> httpx.Response:
+    fields = {key.replace("_", "-"): value for key, value in headers.items()}
+    query = {"filename": name, "folder": folder}
+    return httpx.put(f"{service.url}/file/stream", params=query, content=body, headers=fields, timeout=60)
+
+
+def repr_digest(data: bytes) -> str:
+    return f"sha-256=:{base64.b64encode(hashlib.sha256(data).digest()).decode()}:"
+
+
+def etag(data: bytes) -> str:
+    return f'"sha256-{hashlib.sha256(data).hexdigest()}"'
+
+
+def metadata(**values: str) -> str:
+    return ",".join(f"{key} {base64.b64encode(value.encode()).decode()}" for key, value in values.items())
+
+
+class Tus:
+    """One upload over tus, step by step."""
+
+    def __init__(self, *services: Service) -> None:
+        self.urls = [service.url for service in services]
+        self.client = httpx.Client(timeout=30, limits=httpx.Limits(max_keepalive_connections=0))
+        self.path = ""
+
+    def create(
+        self, name: str | None = "a.bin", length: int | None = 0, content: bytes | None = None, **more: str
+    ) -> httpx.Response:
+        headers = {**TUS, **more}
+        if length is not None:
+            headers["upload-length"] = str(length)
+        if name is not None:
+            headers.setdefault("upload-metadata", metadata(filename=name))
+        if content is not None:
+            headers |= OFFSET_TYPE
+        answer = self.client.post(f"{self.urls[0]}/file/tus", headers=headers, content=content)
+        self.path = answer.headers.get("location", "")
+        return answer
+
+    def head(self, at: int = 0) -> httpx.Response:
+        return self.client.head(self.urls[at] + self.path, headers=TUS)
+
+    def offset(self, at: int = 0) -> int:
+        answer = self.head(at)
+        assert answer.status_code == 200, answer.status_code
+        return int(answer.headers["upload-offset"])
+
+    def patch(self, offset: int, content: Any, at: int = 0, **more: str) -> httpx.Response:
+        headers = {**TUS, **OFFSET_TYPE, "upload-offset": str(offset), **more}
+        return self.client.patch(self.urls[at] + self.path, headers=headers, content=content)
+
+    def delete(self, at: int = 0) -> httpx.Response:
+        return self.client.delete(self.urls[at] + self.path, headers=TUS)
+
+    def open_patch(self, service: Service, offset: int, length: int) -> socket.socket:
+        """The head of a PATCH on a connection of its own, whose body the caller sends as he likes."""
+        connection = socket.create_connection(("127.0.0.1", service.port), timeout=30)
+        head = (
+            f"PATCH {self.path} HTTP/1.1\r\nHost: x\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: {offset}\r\n"
+            f"Content-Type: application/offset+octet-stream\r\nContent-Length: {length}\r\n\r\n"
+        )
+        connection.sendall(head.encode())
+        return connection
+
+
+def problem(answer: httpx.Response, status: int) -> str:
+    """The detail of a refusal, which must have that status."""
+    assert answer.status_code == status, f"{answer.status_code} {answer.text}"
+    assert answer.headers["content-type"] == "application/problem+json"
+    detail: str = answer.json()["detail"]
+    return detail
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that the process has to itself and shares."""
+    for line in Path(f"/proc/{pid}/status").read_text("ascii").splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no VmRSS")
+
+
+def unread(port: int, connection: socket.socket) -> int:
+    """Bytes sent on this connection to that local port and not read there: they wait in a queue of the kernel."""
+    own = connection.getsockname()[1]
+    waiting = 0
+    for line in Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]:
+        fields = line.split()
+        ends = tuple(int(address.split(":")[1], 16) for address in fields[1:3])
+        sending, receiving = (int(queue, 16) for queue in fields[4].split(":"))
+        waiting += {(port, own): receiving, (own, port): sending}.get(ends, 0)
+    return waiting

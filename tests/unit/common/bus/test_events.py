@@ -1,0 +1,166 @@
+"""The envelope: what goes in comes out, and what is against the rules is refused."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.common.bus import events
+from services.common.errors import BadRequest, ContentTooLarge
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=10,
+)
+PLAIN = st.text().filter(lambda text: not any(0xD800 <= ord(char) <= 0xDFFF for char in text))
+
+
+def event(data: Any, topic: str | None = None) -> events.CloudEvent:
+    return events.CloudEvent("1", "/upload", "file.created", "2026-11-23T08:00:00.000Z", data, topic)
+
+
+@given(JSON)
+def test_what_is_encoded_is_decoded(data: Any) -> None:
+    try:
+        text = events.encode_event(event(data, "a"))
+    except BadRequest:
+        assert any(0xD800 <= ord(char) <= 0xDFFF for char in json.dumps(data, ensure_ascii=False))
+        return
+    frame = events.with_sequence(text.encode(), b"6f-7")
+    assert events.decode_event(frame.decode()) == events.CloudEvent(
+        "1", "/upload", "file.created", "2026-11-23T08:00:00.000Z", data, "a", "6f-7"
+    )
+
+
+def test_a_frame_is_one_line_of_cloudevents() -> None:
+    frame = json.loads(events.with_sequence(events.encode_event(event({"a": "\n"})).encode(), b"6f-7"))
+    assert frame == {
+        "sequence": "6f-7",
+        "specversion": "1.0",
+        "id": "1",
+        "source": "/upload",
+        "type": "file.created",
+        "time": "2026-11-23T08:00:00.000Z",
+        "data": {"a": "\n"},
+    }
+    assert "\n" not in events.encode_event(event({"a": "\n"}))
+
+
+@pytest.mark.parametrize("data", [float("nan"), float("inf"), object(), {1: {2: {3}}}, "\ud800"])
+def test_what_is_not_json_is_the_callers_fault(data: Any) -> None:
+    with pytest.raises(BadRequest):
+        events.encode_event(event(data))
+
+
+def test_nesting_without_end_is_the_callers_fault() -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(BadRequest):
+        events.encode_event(event(deep))
+
+
+def test_an_event_has_a_greatest_size() -> None:
+    events.encode_event(event("x" * (events.MAX_EVENT_BYTES - 200)))
+    with pytest.raises(ContentTooLarge):
+        events.encode_event(event("x" * events.MAX_EVENT_BYTES))
+    with pytest.raises(ContentTooLarge):
+        events.encode_event(event("é" * (events.MAX_EVENT_BYTES // 2)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "null",
+        "[]",
+        "{}",
+        '{"specversion":"0.3","id":"1","source":"/a","type":"b"}',
+        '{"specversion":"1.0","id":"1","source":"/a"}',
+        '{"specversion":"1.0","id":"","source":"/a","type":"b"}',
+        '{"specversion":"1.0","id":1,"source":"/a","type":"b"}',
+        "[" * 100_000,
+    ],
+)
+def test_what_is_no_event_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        events.decode_event(text)
+
+
+@pytest.mark.parametrize("topic", ["a", "files:demo/2024", "%C3%A9", "a.b-c_d~e@f+g=h", "x" * 200])
+def test_topics(topic: str) -> None:
+    assert events.validate_topic(topic) == topic
+
+
+@pytest.mark.parametrize(
+    "topic", ["", "x" * 201, "a b", "a,b", "*", "a.*", "a?", "é", "a\n", "a\t", "a\x00", '"', "\\", "#"]
+)
+def test_no_topics(topic: str) -> None:
+    with pytest.raises(BadRequest):
+        events.validate_topic(topic)
+
+
+@pytest.mark.parametrize("name", ["file.created", "a", "A-1_b.c"])
+def test_types(name: str) -> None:
+    assert events.validate_event_type(name) == name
+
+
+@pytest.mark.parametrize("name", ["", ".a", "a b", "a\n", "é", "a" * 129, "a\t"])
+def test_no_types(name: str) -> None:
+    with pytest.raises(BadRequest):
+        events.validate_event_type(name)
+
+
+@pytest.mark.parametrize("name", ["", " ", "a b", "a\n", "é", "a" * 129])
+def test_no_ids(name: str) -> None:
+    with pytest.raises(BadRequest):
+        events.validate_event_id(name)
+
+
+@pytest.mark.parametrize("source", ["", "upload", "/up load", "/é", "/", "/a\n"])
+def test_a_source_is_set_by_code(source: str) -> None:
+    with pytest.raises(ValueError, match="not an event source"):
+        events.validate_source(source)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("6f-7", events.StreamPosition("6f", 7)),
+        ("6b0402de5457d-0", events.StreamPosition("6b0402de5457d", 0)),
+        ("", None),
+        ("6f", None),
+        ("6f-", None),
+        ("6F-1", None),
+        ("6f--1", None),
+        ("6f-01", None),
+        ("6f-1 ", None),
+        ("6f-1\n", None),
+        ("6f-²", None),
+        ("6f-1_0", None),
+        ("6f-" + "9" * 17, None),
+    ],
+)
+def test_places_in_the_sequence(text: str, place: events.StreamPosition | None) -> None:
+    assert events.StreamPosition.try_parse(text) == place
+    if place is None:
+        with pytest.raises(ValueError, match="not a stream position"):
+            events.StreamPosition.from_string(text)
+    else:
+        assert str(place) == text
+
+
+def test_sids() -> None:
+    assert events.is_valid_sid("A" * 51 + "Q")
+    for text in ("", "A" * 51, "A" * 53, "a" * 52, "A" * 51 + "1", "A" * 51 + "\n", "A" * 52 + "\n"):
+        assert not events.is_valid_sid(text)
+
+
+@given(PLAIN)
+def test_reserved_types(text: str) -> None:
+    assert events.is_reserved_type(f"file.{text}")
+    assert events.is_reserved_type(f"socket.{text}")
+    assert not events.is_reserved_type(f"chat.{text}")

@@ -1,0 +1,88 @@
+"""A subscription on a connection of paper: it shares the event loop, and no fault of its line is anything but Unavailable."""
+
+import asyncio
+import time
+from typing import Any, cast
+
+import pytest
+
+from services.common.bus.redis import RedisClient, RedisConnection
+from services.common.bus.subscription import Subscription
+from services.common.errors import ServiceUnavailable
+
+pytestmark = pytest.mark.anyio
+MESSAGES = 400
+
+
+class Backlog:
+    """A line on which everything is there at once: nothing that is read of it waits."""
+
+    def __init__(self) -> None:
+        self.left = MESSAGES
+        self.subscribed = False
+
+    async def connect(self) -> None:
+        pass
+
+    async def send(self, *command: str) -> None:
+        self.subscribed = command[0] == "SUBSCRIBE"
+
+    async def read_reply(self, seconds: float = 0.0) -> Any:
+        if self.left > MESSAGES // 2 or not self.subscribed:
+            self.left -= 1  # half of them before the confirmation
+            return [b"message", b"news", b"x"]
+        if self.subscribed and self.left == MESSAGES // 2:
+            self.left -= 1
+            return [b"subscribe", b"news", 1]
+        if self.left >= 0:
+            self.left -= 1
+            return [b"message", b"news", b"x"]
+        await asyncio.sleep(seconds)
+        return None
+
+    async def close(self) -> None:
+        pass
+
+
+class Paper:
+    """A Redis with that line."""
+
+    def new_connection(self) -> RedisConnection:
+        return cast("RedisConnection", Backlog())
+
+
+async def test_a_backlog_leaves_turns_to_others() -> None:
+    """400 messages of 1 ms each: pings, timers and other sockets do not wait for their end."""
+    heard = 0
+
+    def hear(_channel: bytes, _payload: bytes) -> None:
+        nonlocal heard
+        heard += 1
+        time.sleep(0.001)
+
+    subscription = Subscription(cast("RedisClient", Paper()), ["news"], hear, name="test")
+    subscription.start()
+    longest, then = 0.0, time.monotonic()
+    while heard < MESSAGES:
+        await asyncio.sleep(0)
+        longest, then = max(longest, time.monotonic() - then), time.monotonic()
+    await subscription.aclose()
+    assert longest < 0.15
+
+
+class Reset:
+    """redis-py's connection after a reset, as uvloop has it."""
+
+    async def connect(self) -> None:
+        raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+
+    async def send_command(self, *command: str, check_health: bool) -> None:
+        raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+
+
+async def test_a_reset_line_is_a_redis_that_is_away() -> None:
+    line = RedisConnection(Reset())
+    with pytest.raises(ServiceUnavailable):
+        await line.connect()
+    with pytest.raises(ServiceUnavailable):
+        await line.send("PING")

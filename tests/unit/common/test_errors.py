@@ -1,0 +1,40 @@
+"""Every error has a status of its own, a safe body, and headers that fit into an answer."""
+
+import json
+
+import pytest
+
+from services.common import errors
+from services.common.errors import GridcastError
+
+
+def leaves(kind: type[GridcastError]) -> list[type[GridcastError]]:
+    return [kind, *(leaf for sub in kind.__subclasses__() for leaf in leaves(sub))]
+
+
+@pytest.mark.parametrize("kind", leaves(GridcastError), ids=lambda kind: kind.__name__)
+def test_statuses_are_http(kind: type[GridcastError]) -> None:
+    assert 400 <= kind.status <= 599
+    assert kind.title
+
+
+def test_the_body_is_a_problem() -> None:
+    error = errors.AlreadyExists("a", 'b"c')
+    assert json.loads(errors.encode_problem(error)) == {
+        "type": "about:blank",
+        "title": "Conflict",
+        "status": 409,
+        "detail": "Not Unique: 'b\"c' already exists in folder 'a'",
+    }
+
+
+def test_a_lone_surrogate_does_not_break_the_answer() -> None:
+    assert b"udcff" in errors.encode_problem(errors.BadRequest("bad \udcff"))
+
+
+def test_the_headers_say_what_the_error_knows() -> None:
+    error = errors.RangeNotSatisfiable(7)
+    headers = dict(errors.problem_headers(error, b"12345"))
+    assert headers[b"content-range"] == b"bytes */7"
+    assert headers[b"content-length"] == b"5"
+    assert dict(errors.problem_headers(errors.ServiceUnavailable("x"), b""))[b"retry-after"] == b"2"

@@ -1,0 +1,260 @@
+"""The Kubernetes overlays, as kubectl builds them: valid in strict schemas of several versions, safe, consistent, closed."""
+
+import copy
+import functools
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from gateway.upstream.discovery import DNS_REFRESH_INTERVAL_SECONDS
+
+ROOT = Path(__file__).resolve().parents[3]
+OVERLAYS = ("local", "production")
+VERSIONS = ("1.27", "1.30", "1.33", "1.35", "1.37")
+OURS = {"upload", "stream", "socket", "gateway"}
+WORLD = "world"
+NAMES_STALE_SECONDS = 30
+"""CoreDNS and NodeLocal DNSCache answer from memory for so long."""
+
+Object = dict[str, Any]
+
+
+@functools.cache
+def built(overlay: str) -> tuple[Object, ...]:
+    """What `kubectl apply -k` would send."""
+    folder = str(ROOT / "deploy/k8s/overlays" / overlay)
+    if kubectl := os.environ.get("KUBECTL") or shutil.which("kubectl"):
+        command = [kubectl, "kustomize", folder]
+    elif kustomize := shutil.which("kustomize"):
+        command = [kustomize, "build", folder]
+    else:
+        pytest.skip("neither kubectl nor kustomize is installed")
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr
+    return tuple(yaml.safe_load_all(result.stdout))
+
+
+def of_kind(overlay: str, *kinds: str) -> list[Object]:
+    return [item for item in built(overlay) if item["kind"] in kinds]
+
+
+def by_name(overlay: str, kind: str) -> dict[str, Object]:
+    return {item["metadata"]["name"]: item for item in of_kind(overlay, kind)}
+
+
+def workloads(overlay: str) -> list[Object]:
+    return of_kind(overlay, "Deployment", "StatefulSet")
+
+
+def name_of(workload: Object) -> str:
+    return workload["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/name"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_object_is_valid(overlay: str, version: str) -> None:
+    objects = built(overlay)
+    assert len(objects) > 20
+    for item in objects:
+        assert kubernetes_validate.validate(item, version, strict=True) == version
+
+
+def test_the_schemas_are_strict() -> None:
+    deployment = copy.deepcopy(by_name("local", "Deployment")["upload"])
+    container = deployment["spec"]["template"]["spec"]["containers"][0]
+    container["livenessProbe"]["periodSecond"] = 5
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(deployment, VERSIONS[-1], strict=True)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_everything_is_in_one_namespace_that_enforces_restricted(overlay: str) -> None:
+    (namespace,) = of_kind(overlay, "Namespace")
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    named = {item["metadata"].get("namespace") for item in built(overlay) if item["kind"] != "Namespace"}
+    assert named == {namespace["metadata"]["name"]}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_pods_are_restricted(overlay: str) -> None:
+    """Pod Security Standard "restricted", and a read-only root on top."""
+    for workload in workloads(overlay):
+        pod = workload["spec"]["template"]["spec"]
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] > 0
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod["containers"]:
+            context = container["securityContext"]
+            assert context == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert container["resources"]["limits"]["memory"]
+            assert container["resources"]["requests"]["cpu"]
+        assert not any("hostPath" in volume for volume in pod["volumes"])
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_images_are_pinned_and_name_no_registry(overlay: str) -> None:
+    for workload in workloads(overlay):
+        for container in workload["spec"]["template"]["spec"]["containers"]:
+            path, _, tag = container["image"].partition(":")
+            assert tag not in {"", "latest"}
+            assert "." not in path.partition("/")[0]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_services_end_gracefully(overlay: str) -> None:
+    for name, deployment in by_name(overlay, "Deployment").items():
+        if name not in OURS:
+            continue
+        pod = deployment["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        drain = next(int(entry["value"]) for entry in container["env"] if entry["name"] == "GRIDCAST_SHUTDOWN_TIMEOUT")
+        command, seconds = container["lifecycle"]["preStop"]["exec"]["command"]
+        assert command == "sleep"
+        assert int(seconds) > NAMES_STALE_SECONDS + DNS_REFRESH_INTERVAL_SECONDS
+        assert int(seconds) + drain + 10 <= pod["terminationGracePeriodSeconds"]
+        assert deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+        assert {spread["topologyKey"] for spread in pod["topologySpreadConstraints"]} == {
+            "kubernetes.io/hostname",
+            "topology.kubernetes.io/zone",
+        }
+        probes = {kind: container[kind]["httpGet"]["path"] for kind in ("startupProbe", "livenessProbe")}
+        assert set(probes.values()) == {"/livez"}
+        # One service that is away must not take the door for the others with it.
+        assert container["readinessProbe"]["httpGet"]["path"] == ("/livez" if name == "gateway" else "/readyz")
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_uploads_under_way_fit_into_the_memory(overlay: str) -> None:
+    """About 8 MiB each, beside the process itself."""
+    (container,) = by_name(overlay, "Deployment")["upload"]["spec"]["template"]["spec"]["containers"]
+    most = next(int(entry["value"]) for entry in container["env"] if entry["name"] == "GRIDCAST_MAX_CONCURRENT_UPLOADS")
+    assert container["resources"]["limits"]["memory"] == "1Gi"
+    assert most * 8 + 128 <= 1024
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_names_refer_to_what_is_there(overlay: str) -> None:
+    pods = {name_of(workload): workload["spec"]["template"] for workload in workloads(overlay)}
+    assert pods.keys() >= OURS
+    services = by_name(overlay, "Service")
+    assert services.keys() == pods.keys()
+    for name, service in services.items():
+        assert service["spec"]["selector"] == {"app.kubernetes.io/name": name}
+        ports = {port["name"] for port in pods[name]["spec"]["containers"][0]["ports"]}
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
+    for name in ("upload", "stream", "socket"):
+        assert services[name]["spec"]["clusterIP"] == "None"
+        gateway = pods["gateway"]["spec"]["containers"][0]["env"]
+        (port,) = (port["port"] for port in services[name]["spec"]["ports"])
+        assert {"name": f"GRIDCAST_{name.upper()}_URLS", "value": f"http://{name}:{port}"} in gateway
+    for scaler in of_kind(overlay, "HorizontalPodAutoscaler"):
+        target = scaler["spec"]["scaleTargetRef"]
+        assert "replicas" not in by_name(overlay, "Deployment")[target["name"]]["spec"], "two would decide the number"
+    assert by_name(overlay, "PodDisruptionBudget").keys() == OURS
+    for budget in of_kind(overlay, "PodDisruptionBudget"):
+        assert budget["spec"]["selector"]["matchLabels"] == {"app.kubernetes.io/name": budget["metadata"]["name"]}
+
+
+def test_production_scales_every_service() -> None:
+    assert by_name("production", "HorizontalPodAutoscaler").keys() == OURS
+    assert all(item["spec"]["minReplicas"] >= 2 for item in of_kind("production", "HorizontalPodAutoscaler"))
+    assert [item["kind"] for item in built("production") if item["kind"] in {"Secret", "StatefulSet"}] == []
+    (ingress,) = of_kind("production", "Ingress")
+    (path,) = ingress["spec"]["rules"][0]["http"]["paths"]
+    assert path["backend"]["service"] == {"name": "gateway", "port": {"name": "http"}}
+
+
+def test_secrets_of_the_local_overlay_hold_what_the_pods_read() -> None:
+    secrets = by_name("local", "Secret")
+    for name in ("upload", "stream", "socket"):
+        pod = by_name("local", "Deployment")[name]["spec"]["template"]["spec"]
+        (volume,) = (volume for volume in pod["volumes"] if "secret" in volume)
+        (mount,) = (mount for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == volume["name"])
+        read = {entry["value"] for entry in pod["containers"][0]["env"] if entry["name"].endswith("_FILE")}
+        assert read == {f"{mount['mountPath']}/{key}" for key in secrets[volume["secret"]["secretName"]]["data"]}
+
+
+def flows(overlay: str) -> set[tuple[str, str, int]]:
+    """Who may open a connection to whom and to which port: what both sides' policies allow, DNS left out."""
+    names = sorted({name_of(workload) for workload in workloads(overlay)})
+    policies = [spec["spec"] for name, spec in by_name(overlay, "NetworkPolicy").items() if name != "names"]
+
+    def selects(selector: Object | None, name: str) -> bool:
+        if not selector:
+            return True
+        assert set(selector) <= {"matchLabels", "matchExpressions"}
+        labels = selector.get("matchLabels", {}).get("app.kubernetes.io/name", name) == name
+        return labels and all(name in entry["values"] for entry in selector.get("matchExpressions", []))
+
+    def allowed(side: str, own: str, other: str) -> set[int]:
+        if own == WORLD:
+            return set(range(65536))
+        direction, peers = ("Egress", "to") if side == "egress" else ("Ingress", "from")
+        mine = [spec for spec in policies if selects(spec["podSelector"], own) and direction in spec["policyTypes"]]
+        assert mine, f"nothing holds {own} back"
+        ports: set[int] = set()
+        for rule in (rule for spec in mine for rule in spec.get(side, [])):
+            who = rule.get(peers)
+            pods = [peer["podSelector"] for peer in who or [] if "podSelector" in peer]
+            if who is None or any(selects(selector, other) for selector in pods if other != WORLD):
+                ports |= {port["port"] for port in rule["ports"]}
+        return ports
+
+    everyone = [*names, WORLD]
+    return {
+        (source, target, port)
+        for source in everyone
+        for target in everyone
+        if source != target
+        for port in allowed("egress", source, target) & allowed("ingress", target, source)
+    }
+
+
+def test_only_the_listed_flows_are_open() -> None:
+    inside = {
+        (WORLD, "gateway", 8000),
+        *(("gateway", service, 8000) for service in ("upload", "stream", "socket")),
+    }
+    assert flows("local") == inside | {
+        ("upload", "mongo", 27017),
+        ("stream", "mongo", 27017),
+        ("upload", "redis", 6379),
+        ("stream", "redis", 6379),
+        ("socket", "redis", 6379),
+    }
+    assert flows("production") == inside | {
+        ("upload", WORLD, 27017),
+        ("stream", WORLD, 27017),
+        *((service, WORLD, port) for service in ("upload", "stream", "socket") for port in (6379, 26379)),
+    }
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_names_can_be_looked_up_wherever_the_name_server_stands(overlay: str) -> None:
+    """Also in a cache on the node itself, which selectors of pods and namespaces do not match, and at OpenShift's 5353."""
+    policy = by_name(overlay, "NetworkPolicy")["names"]["spec"]
+    assert policy["podSelector"] == {}
+    (rule,) = policy["egress"]
+    assert "to" not in rule
+    ports = {(port["protocol"], port["port"]) for port in rule["ports"]}
+    assert ports == {(protocol, port) for protocol in ("UDP", "TCP") for port in (53, 5353)}
+
+
+def test_metrics_are_read_from_one_namespace_alone() -> None:
+    (rule,) = by_name("production", "NetworkPolicy")["metrics"]["spec"]["ingress"]
+    monitoring = {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}
+    assert rule == {"ports": [{"protocol": "TCP", "port": 9000}], "from": [{"namespaceSelector": monitoring}]}
+    for name in OURS:
+        container = by_name("production", "Deployment")[name]["spec"]["template"]["spec"]["containers"][0]
+        assert {"name": "metrics", "containerPort": 9000} in container["ports"]

@@ -1,0 +1,91 @@
+"""docs/operations.md: its table of settings says what the settings classes say, and it names no metric that is not there.
+
+Run as a program it writes the table.
+"""
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+ROOT = Path(__file__).resolve().parents[3]
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+
+from gateway.settings import GatewaySettings  # noqa: E402
+from services.common.settings import ENV_PREFIX, Settings  # noqa: E402
+from services.common.telemetry import metrics  # noqa: E402
+from services.socket.settings import SocketSettings  # noqa: E402
+from services.stream.settings import StreamSettings  # noqa: E402
+from services.upload.settings import UploadSettings  # noqa: E402
+
+PAGE = ROOT / "docs/operations.md"
+CLASSES: dict[str, type[Settings]] = {
+    "gateway": GatewaySettings,
+    "upload": UploadSettings,
+    "stream": StreamSettings,
+    "socket": SocketSettings,
+}
+TABLE = re.compile(r"(<!-- settings: .*? -->\n)(.*?)(<!-- end of settings -->\n)", re.DOTALL)
+
+
+def rows() -> Iterator[tuple[str, str, str, str]]:
+    """Variable, whose it is, default, meaning: one row for settings that are the same everywhere."""
+    merged: dict[tuple[str, str, str], list[str]] = {}
+    for process, settings in CLASSES.items():
+        for name, field in settings.model_fields.items():
+            row = (f"`{ENV_PREFIX}{name.upper()}`", shown(field.default), field.description or "")
+            merged.setdefault(row, []).append(process)
+    for (variable, default, meaning), processes in sorted(merged.items(), key=lambda item: -len(item[1])):
+        yield variable, "all" if len(processes) == len(CLASSES) else ", ".join(processes), default, meaning
+
+
+def shown(default: Any) -> str:
+    if isinstance(default, SecretStr):
+        default = default.get_secret_value()
+    if isinstance(default, tuple):
+        default = ", ".join(getattr(item, "origin", str(item)) for item in default)
+    if isinstance(default, float) and default.is_integer():
+        default = int(default)
+    return f"`{default}`" if default != "" else ""
+
+
+def table() -> str:
+    head = ("variable", "process", "default", "meaning")
+    lines = [head, ("---",) * 4, *rows()]
+    return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
+
+
+def test_the_table_of_settings_is_true() -> None:
+    found = TABLE.search(PAGE.read_text("utf-8"))
+    assert found, "the marks around the table are gone"
+    missing = set(table().splitlines()) - set(found[2].splitlines())
+    surplus = set(found[2].strip().splitlines()) - set(table().splitlines())
+    assert (missing, surplus) == (set(), set()), "run: python tests/unit/deploy/test_operations_docs.py"
+
+
+def test_every_setting_says_what_it_is_for() -> None:
+    assert all(meaning for _, _, _, meaning in rows())
+
+
+def test_metrics_that_are_named_exist() -> None:
+    known = set(re.findall(r'"(gridcast_[a-z_]+)"', Path(metrics.__file__).read_text("utf-8")))
+    named = set(re.findall(r"`(gridcast_[a-z_]+)", PAGE.read_text("utf-8")))
+    assert named - known == set()
+
+
+def test_files_that_are_named_exist() -> None:
+    for name in set(re.findall(r"(?:deploy|tests|docs)/[A-Za-z0-9_./-]+[a-z]", PAGE.read_text("utf-8"))):
+        assert (ROOT / name).exists(), name
+
+
+def test_settings_that_are_named_exist() -> None:
+    known = {f"{ENV_PREFIX}{name.upper()}" for settings in CLASSES.values() for name in settings.model_fields}
+    assert set(re.findall(rf"\b{ENV_PREFIX}[A-Z_]+[A-Z]", PAGE.read_text("utf-8"))) - known == set()
+
+
+if __name__ == "__main__":
+    PAGE.write_text(TABLE.sub(lambda found: found[1] + table() + found[3], PAGE.read_text("utf-8")), "utf-8")

@@ -1,0 +1,229 @@
+"""Header fields through the gateway, as pairs in and pairs out."""
+
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.forwarded import Client
+from gateway.proxy import headers
+from gateway.proxy.request_encoder import encode_request_head
+from services.common.errors import BadGateway, BadRequest
+
+CLIENT = Client("10.1.2.3", "https", "a.example")
+OURS = {b"x-forwarded-for": b"10.1.2.3", b"x-forwarded-proto": b"https", b"x-forwarded-host": b"a.example"} | {
+    b"x-request-id": b"id-1"
+}
+TRACE = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+names = st.from_regex(rb"[a-z0-9_-]{1,20}", fullmatch=True)
+values = st.binary(max_size=30).filter(lambda value: not set(value) & set(b"\r\n\0"))
+fields = st.lists(
+    st.tuples(
+        st.one_of(
+            names,
+            st.sampled_from(
+                [
+                    b"connection",
+                    b"x-forwarded-for",
+                    b"x-forwarded-proto",
+                    b"x_forwarded_for",
+                    b"x-request-id",
+                    b"te",
+                    b"host",
+                ]
+            ),
+        ),
+        st.one_of(values, st.sampled_from([b"x-forwarded-for, x-request-id", b"close", b"X-Forwarded-Proto"])),
+    ),
+    max_size=12,
+)
+
+
+def made(pairs: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The lines for the service, taken apart again."""
+    lines = headers.build_request_headers(pairs, CLIENT, "id-1")
+    assert lines.endswith(b"\r\n")
+    return [(name, value) for name, _, value in (line.partition(b": ") for line in lines[:-2].split(b"\r\n"))]
+
+
+def sent(*pairs: tuple[bytes, bytes]) -> dict[bytes, bytes]:
+    found = made(pairs)
+    assert len({name for name, _ in found}) == len(found)
+    return dict(found)
+
+
+def test_what_is_the_clients_own_passes() -> None:
+    own = [(b"accept", b"*/*"), (b"range", b"bytes=0-1"), (b"authorization", b"Bearer x"), (b"user-agent", b"curl")]
+    assert sent(*own) == dict(own) | OURS
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"keep-alive",
+        b"proxy-connection",
+        b"proxy-authorization",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"http2-settings",
+        b"forwarded",
+        b"x-real-ip",
+        b"x-forwarded-prefix",
+        b"x-forwarded-port",
+        b"x_forwarded_for",
+        b"a_b",
+    ],
+)
+def test_what_is_for_one_hop_or_pretends_is_dropped(name: bytes) -> None:
+    assert sent((name, b"1")) == OURS
+
+
+def test_what_connection_names_is_dropped_and_ours_is_added_after() -> None:
+    named = (b"connection", b"X-Forwarded-For , x-forwarded-proto,X-Own, x-request-id, host")
+    assert sent(named, (b"x-own", b"1"), (b"host", b"a"), (b"x-forwarded-for", b"6")) == OURS | {b"host": b"a"}
+
+
+def test_several_connection_fields_count_together() -> None:
+    assert sent((b"connection", b"a"), (b"connection", b"b"), (b"a", b"1"), (b"b", b"1"), (b"c", b"1")) == OURS | {
+        b"c": b"1"
+    }
+
+
+def test_the_length_survives_being_named() -> None:
+    assert sent((b"connection", b"content-length"), (b"content-length", b"5"))[b"content-length"] == b"5"
+
+
+def test_cookies_are_joined_as_cookies() -> None:
+    assert sent((b"cookie", b"a=1"), (b"cookie", b"b=2"))[b"cookie"] == b"a=1; b=2"
+
+
+@pytest.mark.parametrize(
+    ("trace", "kept"),
+    [
+        (TRACE, True),
+        (TRACE.upper(), False),
+        (b"ff" + TRACE[2:], False),
+        (b"00-" + b"0" * 32 + TRACE[35:], False),
+        (TRACE[:36] + b"0" * 16 + TRACE[52:], False),
+        (TRACE + b"-x", False),
+        (b"", False),
+    ],
+)
+def test_a_trace_is_kept_when_it_is_well_formed(trace: bytes, *, kept: bool) -> None:
+    found = sent((b"traceparent", trace), (b"tracestate", b"a=b"))
+    assert (found.get(b"traceparent"), found.get(b"tracestate")) == ((trace, b"a=b") if kept else (None, None))
+
+
+def test_two_traces_are_none() -> None:
+    assert b"traceparent" not in dict(made([(b"traceparent", TRACE)] * 2))
+
+
+def test_a_value_that_is_not_utf8_is_refused() -> None:
+    assert sent((b"x", "é".encode()))[b"x"] == "é".encode()
+    with pytest.raises(BadRequest):
+        sent((b"x", b"\xe9"))
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"), [(b"a-1._Z", "a-1._Z"), (b"", None), (b"a b", None), (b"a" * 65, None), (b"a\n", None)]
+)
+def test_the_clients_request_id(value: bytes, kept: str | None) -> None:
+    assert headers.incoming_request_id([(b"x-request-id", value)]) == kept
+
+
+@given(fields)
+def test_whatever_comes_ours_stands_once_and_nothing_pretends(pairs: list[tuple[bytes, bytes]]) -> None:
+    try:
+        found = made(pairs)
+    except BadRequest:
+        return
+    assert [pair for pair in found if pair[0] in OURS] == list(OURS.items())
+    assert not any(b"_" in name or name in {b"connection", b"te", b"transfer-encoding"} for name, _ in found)
+    assert all(
+        name in {b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"}
+        for name, _ in found
+        if b"forwarded" in name
+    )
+
+
+def test_a_line_end_in_a_field_is_never_sent() -> None:
+    with pytest.raises(ValueError, match="line break"):
+        made([(b"x", b"a\r\ny: b")])
+
+
+@pytest.mark.parametrize(
+    ("method", "pairs", "length", "framing"),
+    [
+        ("GET", [], 0, []),
+        ("DELETE", [], 0, []),
+        ("POST", [], 0, [b"content-length: 0"]),
+        ("PUT", [(b"content-length", b"5")], 5, [b"content-length: 5"]),
+        ("GET", [(b"content-length", b"5")], 5, [b"content-length: 5"]),
+        ("PUT", [(b"transfer-encoding", b"chunked")], None, [b"transfer-encoding: chunked"]),
+    ],
+)
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_head_says_what_body_follows(
+    method: str, pairs: list[tuple[bytes, bytes]], length: int | None, framing: list[bytes], *, waits: bool
+) -> None:
+    expects = [(b"connection", b"expect, content-length"), (b"expect", b"100-continue")] if waits else []
+    made = encode_request_head(method, b"/a?b", [*pairs, *expects], CLIENT, "id-1")
+    assert (made.content_length, made.expect_continue) == (length, waits)
+    first, *lines = made.raw.removesuffix(b"\r\n\r\n").split(b"\r\n")
+    assert first == b"%s /a?b HTTP/1.1" % method.encode()
+    assert [line for line in lines if line.startswith((b"content-length", b"transfer-encoding"))] == framing
+    assert (b"expect: 100-continue" in lines) is waits
+
+
+def test_an_answer_keeps_what_is_its_own_and_its_order() -> None:
+    own = [(b"content-type", b"video/webm"), (b"etag", b'"a"'), (b"set-cookie", b"a"), (b"set-cookie", b"b")]
+    made = headers.filter_response_headers(
+        [*own, (b"content-length", b"5"), (b"server", b"x"), (b"date", b"x"), (b"x-request-id", b"x")], 200
+    )
+    assert made == [*own, (b"content-length", b"5")]
+
+
+def test_what_an_answers_connection_names_is_dropped() -> None:
+    assert headers.filter_response_headers([(b"connection", b"X-Own, close"), (b"x-own", b"1"), (b"a", b"1")], 200) == [
+        (b"a", b"1")
+    ]
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [(b"content-length", b"1"), (b"content-length", b"1")],
+        [(b"content-length", b"1"), (b"transfer-encoding", b"chunked")],
+        [(b"content-length", b"+1")],
+        [(b"content-length", b"")],
+        [(b"transfer-encoding", b"gzip")],
+        [(b"transfer-encoding", b"chunked"), (b"transfer-encoding", b"chunked")],
+    ],
+)
+def test_an_answer_that_is_not_well_formed(pairs: list[tuple[bytes, bytes]]) -> None:
+    with pytest.raises(BadGateway):
+        headers.filter_response_headers(pairs, 200)
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_an_answer_without_body_has_no_length(status: int) -> None:
+    assert headers.filter_response_headers([(b"content-length", b"7")], status) == []
+
+
+@pytest.mark.parametrize(
+    ("location", "relative"),
+    [
+        (b"/file/stream?a=b", b"/file/stream?a=b"),
+        (b"?a=b", b"?a=b"),
+        (b"http://10.0.0.7:8002/a?b#c", b"/a?b#c"),
+        (b"https://inside", b"/"),
+        (b"//inside/a", b"/a"),
+        (b"http://inside?a", b"/?a"),
+    ],
+)
+def test_a_location_is_relative(location: bytes, relative: bytes) -> None:
+    assert headers.filter_response_headers([(b"location", location)], 201) == [(b"location", relative)]

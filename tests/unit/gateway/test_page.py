@@ -1,0 +1,53 @@
+"""The script of the web page, in Node with the little of a browser that it needs."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from gateway.static_files import PAGE_DIR
+
+NODE = shutil.which("node")
+pytestmark = pytest.mark.skipif(NODE is None, reason="no Node on this machine")
+
+BROWSER = """
+const elements = {};
+function made() {
+  return {
+    children: [], textContent: "", hidden: false,
+    append(...more) { this.children.push(...more); },
+    prepend(...more) { this.children.unshift(...more); },
+    replaceChildren(...only) { this.children = only; },
+    get childElementCount() { return this.children.length; },
+  };
+}
+globalThis.document = { getElementById: (id) => (elements[id] ??= made()), createElement: made };
+globalThis.location = { protocol: "http:", host: "a" };
+globalThis.WebSocket = class {};
+globalThis.confirm = () => true;
+const file = { filename: "a.txt", folder: "", length: 1, content_type: "text/plain" };
+globalThis.fetch = async (address, options) => options?.method === "DELETE"
+  ? new Response(JSON.stringify({ detail: "not yours" }), { status: 403 })
+  : new Response(JSON.stringify({ files: [file] }));
+const rest = () => new Promise((resolve) => setTimeout(resolve, 50));
+await import("./index.js");
+await rest();
+const row = elements.files.children[0];
+const found = { shown: elements["files-result"].textContent };
+row.children.at(-1).children.find((button) => button.textContent === "Delete").onclick();
+await rest();
+console.log(JSON.stringify({ ...found, failed: elements["files-result"].textContent }));
+"""
+
+
+def test_why_a_file_was_not_deleted_stays_on_the_page(tmp_path: Path) -> None:
+    assert NODE is not None
+    page = tmp_path / "page"
+    shutil.copytree(PAGE_DIR, page)
+    (page / "package.json").write_text('{"type": "module"}', "utf-8")
+    (page / "browser.js").write_text(BROWSER, "utf-8")
+    done = subprocess.run([NODE, "browser.js"], cwd=page, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"shown": "", "failed": "not yours"}

@@ -1,0 +1,70 @@
+"""The gateway's connections to replicas (gateway.upstream.connection_pool), before a small server: which are used again."""
+
+import asyncio
+from typing import Self, cast
+
+import pytest
+
+from gateway.upstream.connection_pool import KEEPALIVE_EXPIRY_SECONDS, ConnectionPool
+from gateway.upstream.upstream_pool import Address
+
+pytestmark = pytest.mark.anyio
+
+HEAD = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+TWO = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+class Server:
+    """Answers each request with TWO and counts connections."""
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self.port = 0
+        self._serving: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        self._server.close()
+        await asyncio.gather(*self._serving)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self._serving.add(cast("asyncio.Task[None]", asyncio.current_task()))
+        try:
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(TWO)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.transport.abort()
+
+
+async def test_connections_are_kept_used_again_and_closed_when_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = ConnectionPool(1.0)
+    await client.open()
+    async with Server() as server:
+        address = Address("127.0.0.1", server.port)
+
+        async def ask(*, fresh: bool = False) -> None:
+            line = await client.request("GET", address, HEAD, new_connection=fresh)
+            assert await line.read() == b"ok"
+            line.release()
+
+        await ask()
+        await ask()
+        assert server.connections == 1
+        await ask(fresh=True)
+        assert server.connections == 2
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        monkeypatch.setattr(loop, "time", lambda: now + KEEPALIVE_EXPIRY_SECONDS + 1)
+        client._close_expired()
+        monkeypatch.undo()
+        await ask()
+        assert server.connections == 3
+        await client.aclose()
+        assert not client._connections
+        assert not any(client._idle.values())

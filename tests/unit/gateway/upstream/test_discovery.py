@@ -1,0 +1,120 @@
+"""Services given by name: what a lookup finds becomes replicas, and what it does not find changes nothing."""
+
+import asyncio
+import socket
+from typing import Any
+
+import pytest
+
+from gateway.app import create_app
+from gateway.settings import GatewaySettings
+from gateway.upstream.discovery import DnsDiscovery
+from gateway.upstream.upstream_pool import Address, UpstreamPool
+
+pytestmark = pytest.mark.anyio
+
+Found = dict[str, list[str] | OSError]
+
+
+@pytest.fixture
+def dns(monkeypatch: pytest.MonkeyPatch) -> Found:
+    """What names stand for; changed by the test."""
+    found: Found = {}
+
+    async def getaddrinfo(_loop: object, host: str, port: int, **_options: object) -> list[Any]:
+        said = found.get(host, socket.gaierror("unknown"))
+        if isinstance(said, OSError):
+            raise said
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in said for _ in range(2)]
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", getaddrinfo)
+    return found
+
+
+def hosts(upstream: UpstreamPool) -> list[str]:
+    return [replica.address.host for replica in upstream.upstreams]
+
+
+async def test_addresses_stand_for_themselves(dns: Found) -> None:
+    upstream = UpstreamPool("upload")
+    names = DnsDiscovery(upstream, [Address("10.0.0.1", 1), Address("::1", 1)])
+    await names.run()
+    assert hosts(upstream) == ["10.0.0.1", "::1"]
+    assert not dns
+
+
+async def test_a_name_stands_for_all_its_addresses_as_they_change(dns: Found) -> None:
+    upstream = UpstreamPool("stream")
+    names = DnsDiscovery(upstream, [Address("stream", 8002)])
+    assert hosts(upstream) == []
+    assert upstream.select_least_requests() is None
+    dns["stream"] = ["10.0.0.2", "10.0.0.1"]
+    await names.refresh()
+    assert hosts(upstream) == ["10.0.0.1", "10.0.0.2"]
+    first = upstream.upstreams[0]
+    first.active_requests = 7
+    dns["stream"] = ["10.0.0.1", "10.0.0.3"]
+    await names.refresh()
+    assert hosts(upstream) == ["10.0.0.1", "10.0.0.3"]
+    assert upstream.upstreams[0] is first
+
+
+async def test_a_failed_or_empty_lookup_changes_nothing(dns: Found) -> None:
+    upstream = UpstreamPool("stream")
+    names = DnsDiscovery(upstream, [Address("stream", 8002)])
+    dns["stream"] = ["10.0.0.1"]
+    await names.refresh()
+    for answer in (OSError("no resolver"), list[str]()):
+        dns["stream"] = answer
+        await names.refresh()
+        assert hosts(upstream) == ["10.0.0.1"]
+
+
+async def test_names_and_addresses_together_without_doubles(dns: Found) -> None:
+    upstream = UpstreamPool("stream")
+    names = DnsDiscovery(upstream, [Address("10.0.0.1", 8002), Address("stream", 8002), Address("other", 8002)])
+    dns |= {"stream": ["10.0.0.1", "10.0.0.2"], "other": ["10.0.0.3"]}
+    await names.refresh()
+    assert hosts(upstream) == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
+
+
+async def test_it_goes_on_looking(dns: Found, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.upstream.discovery.DNS_REFRESH_INTERVAL_SECONDS", 0.01)
+    upstream = UpstreamPool("stream")
+    following = asyncio.create_task(DnsDiscovery(upstream, [Address("stream", 8002)]).run())
+    for number in range(3):
+        dns["stream"] = [f"10.0.0.{number}"]
+        async with asyncio.timeout(5):
+            while hosts(upstream) != dns["stream"]:  # noqa: ASYNC110 - the task beside it has no event to wait for
+                await asyncio.sleep(0.005)
+    following.cancel()
+
+
+@pytest.mark.parametrize("silent", [False, True])
+async def test_requests_are_taken_once_the_names_are_known(monkeypatch: pytest.MonkeyPatch, *, silent: bool) -> None:
+    """Else the first ones would find no replica. A resolver that is silent holds the start up for FIRST_SECONDS only."""
+    monkeypatch.setattr("gateway.upstream.discovery.INITIAL_DNS_TIMEOUT_SECONDS", 0.05 if silent else 10.0)
+    asked, known, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    told, said = iter(["lifespan.startup", "lifespan.shutdown"]), asyncio.Queue[Any]()
+
+    async def getaddrinfo(_loop: object, _host: str, port: int, **_options: object) -> list[Any]:
+        asked.set()
+        await known.wait()
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("10.0.0.1", port))]
+
+    async def receive() -> dict[str, str]:
+        if (kind := next(told)) == "lifespan.shutdown":
+            await ended.wait()
+        return {"type": kind}
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", getaddrinfo)
+    app = create_app(GatewaySettings.model_validate({"stream_urls": "http://stream:8002"}))
+    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+        tasks.create_task(app({"type": "lifespan", "state": {}}, receive, said.put))
+        await asked.wait()
+        if not silent:
+            await asyncio.sleep(0)
+            assert said.empty()
+            known.set()
+        assert (await said.get())["type"] == "lifespan.startup.complete"
+        ended.set()

@@ -1,0 +1,221 @@
+"""One connection to a replica (gateway.upstream.upstream_connection), on a transport that only takes notes."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any, cast
+
+import pytest
+
+from gateway.upstream.response_parser import RemoteProtocolError
+from gateway.upstream.upstream_connection import READ_BUFFER_HIGH_WATER, ServerDisconnected, UpstreamConnection
+
+pytestmark = pytest.mark.anyio
+
+TWO = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+LONG = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n"
+
+
+class Wire:
+    """A transport."""
+
+    def __init__(self) -> None:
+        self.written = b""
+        self.paused = self.closed = False
+
+    def write(self, data: bytes) -> None:
+        assert not self.closed
+        self.written += data
+
+    def writelines(self, pieces: Iterable[bytes]) -> None:
+        self.write(b"".join(pieces))
+
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        assert not self.closed
+        self.paused = False
+
+    def abort(self) -> None:
+        self.closed = True
+
+
+class Told:
+    """What the pool was told."""
+
+    def __init__(self) -> None:
+        self.free: list[UpstreamConnection] = []
+        self.lost: list[UpstreamConnection] = []
+
+
+def connected() -> tuple[UpstreamConnection, Wire, Told]:
+    told = Told()
+    line = UpstreamConnection(asyncio.get_running_loop(), told.free.append, told.lost.append)
+    wire = Wire()
+    line.connection_made(cast("asyncio.BaseTransport", wire))
+    return line, wire, told
+
+
+def asking(method: str = "GET", *, whole: bool = True) -> tuple[UpstreamConnection, Wire, Told]:
+    line, wire, told = connected()
+    line.send_request(method, b"head", complete=whole)
+    return line, wire, told
+
+
+async def test_an_answer_is_awaited_and_the_connection_is_free_again() -> None:
+    line, wire, told = asking()
+    waiting = asyncio.ensure_future(line.receive_headers())
+    await asyncio.sleep(0)
+    line.data_received(TWO)
+    await waiting
+    assert (line.response.status, line.response.headers) == (200, [(b"content-length", b"2")])
+    assert (await line.read(), line.response_consumed, await line.read()) == (b"ok", True, b"")
+    line.release()
+    assert (told.free, told.lost, wire.closed, wire.written) == ([line], [], False, b"head")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda line: line.data_received(b"H"),
+        lambda line: setattr(line, "request_sent", False),
+        lambda line: line.eof_received(),
+        lambda line: line.connection_lost(None),
+    ],
+    ids=["more than an answer", "the request has not left", "closed", "lost"],
+)
+async def test_what_makes_a_connection_unfit_for_another_request(spoil: Any) -> None:
+    line, wire, told = asking()
+    line.data_received(TWO)
+    spoil(line)
+    assert await line.read() == b"ok", "this answer is whole all the same"
+    line.release()
+    assert (told.free, told.lost, wire.closed) == ([], [line], True)
+
+
+async def test_a_request_that_is_given_up_closes_its_connection() -> None:
+    line, wire, told = asking()
+    line.data_received(LONG + b"abc")
+    line.release()
+    assert (told.free, told.lost, wire.closed) == ([], [line], True)
+
+
+async def test_an_answer_that_nobody_asked_for_closes_the_connection() -> None:
+    line, wire, told = connected()
+    line.data_received(TWO)
+    assert (wire.closed, told.lost) == (True, [line])
+
+
+async def test_reading_pauses_while_too_much_waits_and_nothing_is_lost() -> None:
+    line, wire, _ = asking()
+    line.data_received(LONG)
+    pieces = [bytes([number]) * 50_000 for number in range(10)]
+    for piece in pieces:
+        if not wire.paused:
+            line.data_received(piece)
+    assert wire.paused
+    received = b""
+    while wire.paused:
+        received += await line.read()
+    assert 0 < len(received) <= READ_BUFFER_HIGH_WATER + 50_000
+    for piece in pieces[6:]:
+        line.data_received(piece)
+    while len(received) < 500_000:
+        received += await line.read()
+    assert received == b"".join(pieces)
+
+
+async def test_sending_waits_while_the_service_takes_nothing() -> None:
+    line, wire, _ = asking("PUT", whole=False)
+    assert await line.send_body((b"a",))
+    line.pause_writing()
+    sending = asyncio.ensure_future(line.send_body((b"3\r\n", b"bcd", b"\r\n")))
+    await asyncio.sleep(0.01)
+    assert not sending.done()
+    line.resume_writing()
+    assert await sending
+    assert wire.written == b"heada3\r\nbcd\r\n"
+
+
+async def test_sending_to_a_connection_that_goes_says_so() -> None:
+    line, _, _ = asking("PUT", whole=False)
+    line.pause_writing()
+    sending = asyncio.ensure_future(line.send_body((b"a",)))
+    await asyncio.sleep(0)
+    line.connection_lost(ConnectionResetError())
+    assert not await sending
+    assert not await line.send_body((b"b",))
+
+
+@pytest.mark.parametrize(
+    ("raw", "wanted"), [(b"HTTP/1.1 102 A\r\n\r\nHTTP/1.1 100 B\r\n\r\n", True), (TWO, False), (b"", False)]
+)
+async def test_a_body_that_waits_for_permission(raw: bytes, *, wanted: bool) -> None:
+    line, _, _ = asking("PUT", whole=False)
+    waiting = asyncio.ensure_future(line.wait_for_100_continue())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    if raw:
+        line.data_received(raw)
+    else:
+        line.connection_lost(None)
+    assert await waiting is wanted
+
+
+@pytest.mark.parametrize(
+    ("raw", "error"),
+    [
+        (b"", ServerDisconnected),
+        (b"HTTP/1.1 200 OK\r\n", ServerDisconnected),
+        (b"SMTP\r\n", RemoteProtocolError),
+        (b"HTTP/1.1 200 OK\r\nX: " + bytes(9), RemoteProtocolError),
+    ],
+)
+@pytest.mark.parametrize("late", [False, True])
+async def test_no_answer_is_an_error_whoever_waits_when(raw: bytes, error: type[Exception], *, late: bool) -> None:
+    line, _, told = asking()
+    waiting = asyncio.ensure_future(line.receive_headers())
+    if not late:
+        await asyncio.sleep(0)
+    if raw:
+        line.data_received(raw)
+    line.eof_received()
+    line.connection_lost(None)
+    with pytest.raises(error):
+        await waiting
+    assert told.lost == [line]
+
+
+async def test_a_body_that_breaks_off_is_read_as_far_as_it_came() -> None:
+    line, _, _ = asking()
+    line.data_received(LONG + b"abc")
+    line.connection_lost(ConnectionResetError("reset"))
+    assert await line.read() == b"abc"
+    with pytest.raises(ServerDisconnected):
+        await line.read()
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_a_body_without_a_length_is_whole_where_the_connection_closed_in_order(*, ordered: bool) -> None:
+    line, _, told = asking()
+    line.data_received(b"HTTP/1.1 200 OK\r\n\r\nabc")
+    if ordered:
+        line.eof_received()
+    line.connection_lost(None if ordered else ConnectionResetError())
+    assert await line.read() == b"abc"
+    if ordered:
+        assert (await line.read(), line.response_consumed) == (b"", True)
+    else:
+        with pytest.raises(ServerDisconnected):
+            await line.read()
+    line.release()
+    assert (told.free, told.lost) == ([], [line])
+
+
+async def test_who_waits_is_woken_when_the_connection_is_aborted() -> None:
+    line, _, _ = asking()
+    waiting = asyncio.ensure_future(line.receive_headers())
+    await asyncio.sleep(0)
+    line.fail(ServerDisconnected("the body broke off"))
+    with pytest.raises(ServerDisconnected, match="the body"):
+        await waiting

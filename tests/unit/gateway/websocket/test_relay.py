@@ -1,0 +1,99 @@
+"""The open tunnel between two real connections: it ends where one of its ends does, and where one of them stalls."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from gateway.limiters import ConnectionLimiter
+from gateway.upstream.upstream_pool import Address, Upstream
+from gateway.websocket.relay import ConnectionSlot, Tunnel, TunnelLog
+
+pytestmark = pytest.mark.anyio
+
+
+class Ends:
+    """What the client and the service hold, and the tunnel between them."""
+
+    def __init__(self) -> None:
+        self.client, self.near = socket.socketpair()
+        self.service, self.far = socket.socketpair()
+        for end in (self.client, self.near, self.service, self.far):
+            end.setblocking(False)
+        self.open: set[Any] = set()
+        self.replica = Upstream(Address("127.0.0.1", 1))
+        self.tunnels = ConnectionLimiter(1, 0)
+
+    async def begin(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.near_transport, _ = await loop.create_connection(asyncio.Protocol, sock=self.near)
+        self.far_transport, _ = await loop.create_connection(asyncio.Protocol, sock=self.far)
+        life = Tunnel(self.replica, ConnectionSlot(self.tunnels, "127.0.0.1"), self.open, TunnelLog("/ws", "x"))
+        life.start(self.near_transport, self.far_transport)
+
+    async def fill(self) -> int:
+        """The service sends until the tunnel takes no more."""
+        loop, sent = asyncio.get_running_loop(), 0
+        with contextlib.suppress(TimeoutError):
+            while True:
+                async with asyncio.timeout(0.2):
+                    await loop.sock_sendall(self.service, bytes(16384))
+                sent += 16384
+        return sent
+
+    async def over(self) -> None:
+        """Both connections are closed, and nothing is counted any more."""
+        async with asyncio.timeout(5):
+            while self.near.fileno() >= 0 or self.far.fileno() >= 0:  # noqa: ASYNC110 - a transport tells only its protocol
+                await asyncio.sleep(0.01)
+        assert not self.open
+        assert self.replica.active_requests == 0
+        self.tunnels.acquire("127.0.0.1")
+
+
+@pytest.fixture
+async def ends() -> AsyncIterator[Ends]:
+    made = Ends()
+    await made.begin()
+    yield made
+    for end in (made.client, made.service):
+        end.close()
+    for transport in (made.near_transport, made.far_transport):
+        transport.abort()
+
+
+async def test_a_client_that_stops_reading_loses_its_tunnel(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though its service cannot say so: while the client takes nothing, the service is not read."""
+    monkeypatch.setattr("gateway.websocket.relay.TUNNEL_SEND_TIMEOUT_SECONDS", 0.5)
+    assert await ends.fill() > 0
+    ends.service.close()
+    await ends.over()
+
+
+async def test_a_client_that_has_said_its_last_and_does_not_read_goes_with_its_service(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.websocket.relay.FINAL_FLUSH_SECONDS", 0.1)
+    while ends.near_transport.get_write_buffer_size() == 0:
+        ends.service.send(bytes(4096))
+        await asyncio.sleep(0)
+    ends.client.shutdown(socket.SHUT_WR)
+    while not ends.near_transport.is_closing():  # noqa: ASYNC110 - as above
+        await asyncio.sleep(0)
+    assert ends.open
+    ends.service.close()
+    await ends.over()
+
+
+async def test_a_client_that_pauses_and_reads_on_keeps_its_tunnel(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.websocket.relay.TUNNEL_SEND_TIMEOUT_SECONDS", 1.0)
+    loop = asyncio.get_running_loop()
+    for _ in range(8):
+        left = await ends.fill()
+        async with asyncio.timeout(5):
+            while left > 0:
+                left -= len(await loop.sock_recv(ends.client, 65536))
+        assert ends.open

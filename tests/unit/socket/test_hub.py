@@ -1,0 +1,257 @@
+"""The hub, the outbox and the bucket: who gets what, in which order, and how much may wait."""
+
+import random
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.common.aio.token_bucket import TokenBucket
+from services.socket.hub import (
+    MAX_PENDING_ACKS,
+    MAX_REPLAY_BUFFER_BYTES,
+    MAX_REPLAY_BUFFER_EVENTS,
+    Hub,
+    Publication,
+    SocketClient,
+)
+from services.socket.send_queue import MAX_QUEUED_BYTES, MAX_QUEUED_FRAMES, SendQueue
+
+
+class Paper:
+    """A Sink that writes down what it is given."""
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+        self.closed: tuple[int, str] | None = None
+        self.send_now = self.frames.append
+
+    def write(self, frame: bytes, conflation_key: str = "") -> None:
+        del conflation_key
+        self.frames.append(frame)
+
+    def close(self, code: int, reason: str) -> None:
+        self.closed = (code, reason)
+
+
+def peer(hub: Hub, sid: str, *topics: str, ready: bool = True) -> tuple[SocketClient, Paper]:
+    paper = Paper()
+    made = SocketClient(sid, f"secret of {sid}", paper)
+    made.topics = dict.fromkeys(topics, 0)
+    hub.add(made)
+    if ready:
+        made.flush_replay_buffer()
+    return made, paper
+
+
+def message(number: int) -> Publication:
+    return Publication(number, str(number).encode())
+
+
+def test_one_a_topic_all() -> None:
+    hub = Hub()
+    (_, a), (_, b), (_, c) = peer(hub, "a", "x"), peer(hub, "b", "x", "y"), peer(hub, "c")
+    hub.fan_out("sid", "a", message(1))
+    hub.fan_out("topic", "x", message(2))
+    hub.fan_out("topic", "y", message(3))
+    hub.fan_out("all", "", message(4))
+    hub.fan_out("sid", "nobody", message(5))
+    hub.fan_out("topic", "nothing", message(6))
+    assert (a.frames, b.frames, c.frames) == ([b"1", b"2", b"4"], [b"2", b"3", b"4"], [b"4"])
+
+
+def test_find_disconnect_and_what_is_left() -> None:
+    hub = Hub()
+    first, paper = peer(hub, "a", "x")
+    assert hub.find("a") is first
+    assert hub.remove(first)
+    assert not hub.remove(first)
+    assert hub.find("a") is None
+    assert hub.subscribers == {}
+    hub.fan_out("all", "", message(1))
+    assert paper.frames == []
+    assert hub.clients == {}
+
+
+def test_who_comes_back_takes_the_place() -> None:
+    hub = Hub()
+    old, old_paper = peer(hub, "a", "x")
+    new = SocketClient("a", "another secret", Paper())
+    new.topics = {"x": 0}
+    assert hub.add(new) is old
+    assert not hub.remove(old)
+    assert hub.find("a") is new
+    new.flush_replay_buffer()
+    hub.fan_out("topic", "x", message(1))
+    assert old_paper.frames == []
+    assert new.position == 1
+
+
+def test_join_and_part() -> None:
+    hub = Hub()
+    one, paper = peer(hub, "a")
+    hub.subscribe(one, "x", 0)
+    hub.fan_out("topic", "x", message(1))
+    hub.unsubscribe(one, "x")
+    hub.unsubscribe(one, "x")
+    hub.fan_out("topic", "x", message(2))
+    assert paper.frames == [b"1"]
+    assert hub.subscribers == {}
+    hub.remove(one)
+    hub.subscribe(one, "x", 0)
+    assert hub.subscribers == {}, "who is not here joins nothing"
+
+
+def test_no_event_twice_and_none_out_of_order() -> None:
+    hub = Hub()
+    _, paper = peer(hub, "a")
+    for number in (1, 2, 2, 1, 5, 4, 6):
+        hub.fan_out("all", "", message(number))
+    assert paper.frames == [b"1", b"2", b"5", b"6"]
+
+
+def test_what_comes_during_a_replay_waits_for_its_end() -> None:
+    hub = Hub()
+    one, paper = peer(hub, "a", ready=False)
+    one.position = 3
+    for number in (2, 5, 6, 7):
+        hub.fan_out("all", "", message(number))
+    assert paper.frames == []
+    assert hub.ready_clients() == []
+    for number in (4, 5):
+        one.deliver(message(number))
+    one.flush_replay_buffer()
+    hub.fan_out("sid", "a", message(8))
+    assert paper.frames == [b"4", b"5", b"6", b"7", b"8"]
+    assert hub.ready_clients() == [one]
+
+
+def test_a_replay_that_never_ends_is_closed() -> None:
+    hub = Hub()
+    one, paper = peer(hub, "a", ready=False)
+    for number in range(MAX_REPLAY_BUFFER_EVENTS):
+        one.deliver_or_buffer(message(number + 1))
+    assert paper.closed is None
+    one.deliver_or_buffer(message(MAX_REPLAY_BUFFER_EVENTS + 1))
+    assert paper.closed == (1013, "slow consumer")
+
+
+def test_a_replay_holds_so_many_bytes() -> None:
+    hub = Hub()
+    one, paper = peer(hub, "a", ready=False)
+    for number in range(16):
+        one.deliver_or_buffer(Publication(number + 1, bytes(MAX_REPLAY_BUFFER_BYTES // 16)))
+    assert paper.closed is None
+    one.deliver_or_buffer(message(17))
+    assert paper.closed == (1013, "slow consumer")
+
+
+def test_acks_are_awaited_of_who_was_asked() -> None:
+    hub = Hub()
+    one, _ = peer(hub, "a")
+    for number in range(1, MAX_PENDING_ACKS + 3):
+        hub.fan_out("sid", "a", Publication(number, b"", "", "channel", f"id-{number}"))
+    assert len(one.pending_acks) == MAX_PENDING_ACKS
+    assert "id-1" not in one.pending_acks
+    assert one.pending_acks[f"id-{MAX_PENDING_ACKS + 2}"] == "channel"
+
+
+def taken(outbox: SendQueue) -> Iterator[bytes]:
+    while outbox:
+        yield outbox.dequeue()
+
+
+def test_the_outbox_keeps_the_order() -> None:
+    outbox = SendQueue()
+    for text in (b"a", b"b", b"c"):
+        assert outbox.enqueue(text)
+    assert outbox.size_bytes == 3
+    assert list(taken(outbox)) == [b"a", b"b", b"c"]
+    assert outbox.size_bytes == 0
+    with pytest.raises(KeyError):
+        outbox.dequeue()
+
+
+def test_a_last_value_takes_its_predecessors_place_at_the_end() -> None:
+    outbox = SendQueue()
+    for text, key in ((b"p1", "p"), (b"a", ""), (b"q1", "q"), (b"p2", "p"), (b"b", ""), (b"p3", "p")):
+        assert outbox.enqueue(text, key)
+    assert list(taken(outbox)) == [b"a", b"q1", b"b", b"p3"]
+    assert outbox.enqueue(b"p4", "p")
+    outbox.clear()
+    assert outbox.enqueue(b"p5", "p")
+    assert list(taken(outbox)) == [b"p5"]
+
+
+def test_bounds() -> None:
+    outbox = SendQueue()
+    assert not outbox.enqueue(b"x" * (MAX_QUEUED_BYTES + 1))
+    assert outbox.enqueue(b"x" * MAX_QUEUED_BYTES)
+    assert not outbox.enqueue(b"x")
+    assert outbox.size_bytes == MAX_QUEUED_BYTES
+    outbox.clear()
+    assert all(outbox.enqueue(b"x") for _ in range(MAX_QUEUED_FRAMES))
+    assert not outbox.enqueue(b"x")
+    assert len(outbox) == MAX_QUEUED_FRAMES
+
+
+def test_last_values_alone_never_fill_it() -> None:
+    outbox = SendQueue()
+    assert all(outbox.enqueue(b"x" * 1000, "progress") for _ in range(100_000))
+    assert len(outbox) == 1
+
+
+@given(st.lists(st.tuples(st.integers(1, 2000), st.sampled_from(["", "", "p", "q"]), st.booleans()), max_size=400))
+def test_the_outbox_against_a_list(steps: list[tuple[int, str, bool]]) -> None:
+    outbox = SendQueue()
+    model: list[tuple[bytes, str]] = []
+    for number, (size, key, take) in enumerate(steps):
+        if take and model:
+            assert outbox.dequeue() == model.pop(0)[0]
+        frame = bytes([number % 256]) * size
+        kept = [one for one in model if not key or one[1] != key]
+        accepted = len(kept) < MAX_QUEUED_FRAMES and sum(len(one[0]) for one in kept) + size <= MAX_QUEUED_BYTES
+        assert outbox.enqueue(frame, key) == accepted
+        model = [*kept, (frame, key)] if accepted else kept
+        assert len(outbox) == len(model)
+        assert outbox.size_bytes == sum(len(one[0]) for one in model)
+
+
+def test_a_bucket() -> None:
+    bucket = TokenBucket(10, 20, now=100.0)
+    assert all(bucket.try_acquire(100.0) for _ in range(20))
+    assert not bucket.try_acquire(100.0)
+    assert bucket.try_acquire(100.125)
+    assert not bucket.try_acquire(100.125)
+    assert bucket.try_acquire(200.0, 20)
+    assert not bucket.try_acquire(200.0)
+    assert not bucket.try_acquire(201.0, 11)
+    assert bucket.try_acquire(201.0, 10)
+
+
+def test_everyone_gets_all_of_theirs_in_order() -> None:
+    """1,000 random deliveries to 20 peers that come, go, join and part, against a list for each."""
+    chance = random.Random(7)
+    hub = Hub()
+    here: dict[str, tuple[SocketClient, Paper, list[bytes]]] = {}
+    for number in range(1, 1001):
+        sid = f"s{chance.randrange(20)}"
+        if sid not in here:
+            made, paper = peer(hub, sid)
+            here[sid] = (made, paper, [])
+        elif chance.random() < 0.1:
+            hub.remove(here.pop(sid)[0])
+            continue
+        made, _, _ = here[sid]
+        topic = f"t{chance.randrange(5)}"
+        if chance.random() < 0.5:
+            hub.subscribe(made, topic, number)
+        else:
+            hub.unsubscribe(made, topic)
+        kind, name = chance.choice([("sid", sid), ("topic", topic), ("all", "")])
+        for key, (other, _, expected) in here.items():
+            if kind == "all" or (kind == "sid" and key == name) or (kind == "topic" and name in other.topics):
+                expected.append(str(number).encode())
+        hub.fan_out(kind, name, message(number))
+        assert all(paper.frames == expected for _, paper, expected in here.values())

@@ -1,0 +1,176 @@
+"""services.stream.download where the store keeps everybody waiting, and where the file is replaced before its first block is
+read.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from services.common.errors import PreconditionFailed, RangeNotSatisfiable, ServiceUnavailable
+from services.common.media import MediaInfo, MediaName
+from services.common.store.media_reader import CorruptFile
+from services.common.telemetry import metrics
+from services.stream.block_cache import BlockCache
+from services.stream.download import FileDownload
+from services.stream.metadata_cache import MetadataCache
+from services.stream.response_sender import SendTimeoutMonitor
+
+pytestmark = pytest.mark.anyio
+
+FILE = MediaInfo("m", "1", "", "a", 200_000, "video/webm", "00", datetime(2026, 11, 20, tzinfo=UTC))
+HALF = 0.15
+
+
+CONNECTION = {"gridcast": None, "gridcast.flow": SimpleNamespace(write_paused=False)}
+"""Of a client that takes what it is sent."""
+
+
+class Store:
+    """Files whose blocks are zeros, unless they are in `lost`. Finding and fetching take as long as they are told."""
+
+    block_size = 255 * 1024
+
+    def __init__(self, *versions: MediaInfo) -> None:
+        self.versions = list(versions)
+        self.lost: set[str] = set()
+        self.finding = self.fetching = 0.0
+
+    async def find(self, _: MediaName) -> MediaInfo | None:
+        await asyncio.sleep(self.finding)
+        return self.versions.pop(0) if len(self.versions) > 1 else self.versions[0]
+
+    async def read_blocks(self, info: MediaInfo, first: int, last: int) -> list[bytes]:
+        await asyncio.sleep(self.fetching)
+        if info.file_id in self.lost:
+            raise CorruptFile("lost")
+        size = self.block_size
+        return [bytes(min(size, info.length - number * size)) for number in range(first, last + 1)]
+
+
+class Case:
+    def __init__(self, store: Any, patience: float = 10) -> None:
+        self.patience = SendTimeoutMonitor(patience)
+        self.cache = BlockCache(store, 10**7)
+        self.flow = FileDownload(MetadataCache(store, 10, lambda: True), self.cache, self.patience)
+        self.sent: list[Any] = []
+
+    async def get(self, **headers: str) -> None:
+        raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+        scope = {"method": "GET", "query_string": b"filename=a", "headers": raw, "extensions": CONNECTION}
+
+        async def send(message: Any) -> None:
+            self.sent.append(message)
+
+        async def receive() -> dict[str, str]:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        async with asyncio.timeout(5):
+            await asyncio.create_task(self._call(scope, receive, send))
+
+    async def _call(self, *arguments: Any) -> None:
+        await self.flow(*arguments)
+
+    @property
+    def body(self) -> int:
+        return sum(len(message.get("body", b"")) for message in self.sent)
+
+    @contextlib.contextmanager
+    def clock(self) -> Iterator[None]:
+        clock = asyncio.create_task(self.patience.run())
+        yield
+        clock.cancel()
+
+
+async def test_a_store_that_is_slow_is_no_client_that_stalls() -> None:
+    store = Store(FILE)
+    store.finding = store.fetching = HALF
+    case = Case(store, 0.08)
+    with case.clock():
+        await case.get()
+    assert case.body == FILE.length
+
+
+@pytest.mark.parametrize(("finding", "fetching"), [(9, 0), (0, 9), (HALF, HALF), (HALF, 9)])
+async def test_a_store_that_says_nothing_has_one_time_for_all(
+    finding: float, fetching: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.stream.download.FIRST_BYTE_TIMEOUT_SECONDS", 1.6 * HALF)
+    store = Store(FILE)
+    store.finding, store.fetching = finding, fetching
+    case = Case(store)
+    began = time.monotonic()
+    with pytest.raises(ServiceUnavailable):
+        await case.get()
+    assert time.monotonic() - began < 9
+    assert case.sent == []
+    await case.cache.aclose()
+
+
+@pytest.mark.parametrize(("finding", "fetching"), [(9, 0), (0, 9)])
+async def test_a_shutdown_before_the_head_is_503(finding: float, fetching: float) -> None:
+    store = Store(FILE)
+    store.finding, store.fetching = finding, fetching
+    case = Case(store)
+    task = asyncio.create_task(case.get())
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(ServiceUnavailable, match="shutting down"):
+        await task
+    assert case.sent == []
+    await case.cache.aclose()
+
+
+async def _replaced(newer: MediaInfo, **headers: str) -> Case:
+    """FILE is remembered, and by the time its blocks are asked for they are gone."""
+    store = Store(FILE, newer)
+    store.lost = {FILE.file_id}
+    case = Case(store)
+    await case.flow._metadata_cache.get_or_fetch(MediaName("", "a"))
+    await case.get(**headers)
+    return case
+
+
+NEWER = replace(FILE, file_id="2", sha256="11")
+
+
+async def test_a_file_replaced_before_its_first_block_is_read() -> None:
+    case = await _replaced(replace(NEWER, length=100_000))
+    assert (case.sent[0]["status"], case.body) == (200, 100_000)
+
+
+async def test_a_newer_file_with_nothing_in_it() -> None:
+    case = await _replaced(replace(NEWER, length=0))
+    assert [message["type"] for message in case.sent] == ["http.response.start", "http.response.body"]
+    assert (case.sent[0]["status"], case.body) == (200, 0)
+
+
+async def test_a_newer_file_that_the_client_has() -> None:
+    case = await _replaced(NEWER, if_none_match=NEWER.etag)
+    assert [message["type"] for message in case.sent] == ["http.response.start", "http.response.body"]
+    assert case.sent[0]["status"] == 304
+
+
+async def test_a_newer_file_that_the_client_does_not_want() -> None:
+    with pytest.raises(PreconditionFailed):
+        await _replaced(NEWER, if_match=FILE.etag)
+    with pytest.raises(RangeNotSatisfiable):
+        await _replaced(replace(NEWER, length=5), range="bytes=100-")
+
+
+async def test_files_that_are_lost_one_after_the_other() -> None:
+    """The last one is promised and cut: no answer at all would be a fault of ours."""
+    store = Store(FILE, NEWER)
+    store.lost = {FILE.file_id, NEWER.file_id}
+    case = Case(store)
+    counted = metrics.CORRUPT_FILES._value.get()
+    await case.get()
+    assert [message["type"] for message in case.sent] == ["http.response.start"]
+    assert metrics.CORRUPT_FILES._value.get() == counted + 1

@@ -1,0 +1,176 @@
+"""services.stream.response_sender against a client that takes what it is given, takes nothing, or leaves."""
+
+import asyncio
+import contextlib
+import socket
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from services.stream.response_sender import ClientDisconnected, ClientStalled, ResponseSender, SendTimeoutMonitor
+
+pytestmark = pytest.mark.anyio
+
+
+class Client:
+    """ASGI as uvicorn speaks it: `send` waits while the client is full, and returns without a word once it has gone."""
+
+    def __init__(self) -> None:
+        self.sent: list[dict[str, Any]] = []
+        self.takes = asyncio.Event()
+        self.takes.set()
+        self.gone = asyncio.Event()
+
+    async def send(self, message: Any) -> None:
+        await self.takes.wait()
+        if not self.gone.is_set():
+            self.sent.append(message)
+
+    async def receive(self) -> dict[str, Any]:
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    def leave(self) -> None:
+        self.gone.set()
+        self.takes.set()
+
+
+async def pour(outlet: ResponseSender, pieces: int) -> int:
+    """Send so many pieces; how many were begun before the end."""
+    begun = 0
+    outlet.started = True
+    with outlet:
+        for _ in range(pieces):
+            begun += 1
+            await outlet.send_chunk(b"x")
+            await outlet.drain()
+        await outlet.send_last_chunk(b"")
+    return begun
+
+
+async def test_everything_arrives_and_nothing_stays() -> None:
+    client, patience = Client(), SendTimeoutMonitor(10)
+    before = asyncio.all_tasks()
+    assert await pour(ResponseSender(client.receive, client.send, patience), 30) == 30
+    assert b"".join(message["body"] for message in client.sent) == b"x" * 30
+    assert not client.sent[-1].get("more_body", False)
+    assert patience._last_progress == {}
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before
+
+
+async def test_a_client_that_leaves_is_noticed_within_a_turn() -> None:
+    client, patience = Client(), SendTimeoutMonitor(10)
+    client.leave()
+    with pytest.raises(ClientDisconnected):
+        await pour(ResponseSender(client.receive, client.send, patience), 10_000)
+    assert patience._last_progress == {}
+
+
+async def test_a_paused_client_that_leaves_ends_the_answer() -> None:
+    client, patience = Client(), SendTimeoutMonitor(10)
+    outlet = ResponseSender(client.receive, client.send, patience)
+    asyncio.get_running_loop().call_later(0.02, client.takes.clear)
+    asyncio.get_running_loop().call_later(0.1, client.leave)
+    with pytest.raises(ClientDisconnected):
+        await pour(outlet, 10_000_000)
+    after = len(client.sent)
+    await asyncio.sleep(0.02)
+    assert len(client.sent) == after
+
+
+async def test_patience_ends() -> None:
+    client, patience = Client(), SendTimeoutMonitor(0.08)
+    clock = asyncio.create_task(patience.run())
+    client.takes.clear()
+    began = asyncio.get_running_loop().time()
+
+    async def answer() -> None:
+        await pour(ResponseSender(client.receive, client.send, patience), 5)
+
+    task = asyncio.create_task(answer())
+    with pytest.raises(ClientStalled):
+        await task
+    assert 0.08 <= asyncio.get_running_loop().time() - began < 1
+    assert patience._last_progress == {}
+    clock.cancel()
+
+
+async def test_a_slow_client_is_waited_for() -> None:
+    client, patience = Client(), SendTimeoutMonitor(0.2)
+    clock = asyncio.create_task(patience.run())
+
+    async def take() -> None:
+        while True:
+            client.takes.clear()
+            await asyncio.sleep(0.05)
+            client.takes.set()
+            await asyncio.sleep(0)
+
+    taking = asyncio.create_task(take())
+    task = asyncio.create_task(pour(ResponseSender(client.receive, client.send, patience), 10))
+    assert await task == 10
+    taking.cancel()
+    clock.cancel()
+
+
+async def test_the_store_may_take_longer_than_the_client() -> None:
+    client, patience = Client(), SendTimeoutMonitor(0.08)
+    clock = asyncio.create_task(patience.run())
+
+    async def answer() -> None:
+        outlet = ResponseSender(client.receive, client.send, patience)
+        with outlet:
+            await outlet.send_chunk(b"x")
+            outlet.pause_send_timeout()
+            await asyncio.sleep(0.4)
+            await outlet.send_chunk(b"y")
+            await outlet.send_last_chunk(b"")
+
+    await asyncio.create_task(answer())
+    assert len(client.sent) == 3
+    clock.cancel()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux is known to say what was taken")
+async def test_who_takes_little_takes_something() -> None:
+    """Here the connection never has room again, and only the system knows that a little of it was taken."""
+    client, patience = Client(), SendTimeoutMonitor(0.2)
+    client.takes.clear()
+    clock = asyncio.create_task(patience.run())
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while ours.send(b"x" * 1000):
+                pass
+        transport: Any = SimpleNamespace(get_extra_info=lambda _: ours)
+
+        async def answer() -> None:
+            await pour(ResponseSender(client.receive, client.send, patience, transport), 5)
+
+        task = asyncio.create_task(answer())
+        for _ in range(40):
+            await asyncio.sleep(0.02)
+            theirs.recv(1000)
+        assert not task.done()
+        with pytest.raises(ClientStalled):  # and now it takes nothing
+            await asyncio.wait_for(task, 5)
+    clock.cancel()
+
+
+async def test_a_shutdown_is_no_stalled_client() -> None:
+    client, patience = Client(), SendTimeoutMonitor(10)
+    client.takes.clear()
+
+    async def answer() -> None:
+        await pour(ResponseSender(client.receive, client.send, patience), 5)
+
+    task = asyncio.create_task(answer())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert patience._last_progress == {}

@@ -1,0 +1,127 @@
+"""The form reader: the same events however the body is cut, and no body that breaks it."""
+
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.common.errors import BadRequest, ContentTooLarge, GridcastError, UnsupportedMediaType
+from services.upload.endpoints.multipart import (
+    MAX_FORM_OVERHEAD_BYTES,
+    FileData,
+    FileEnd,
+    FileStart,
+    FormEnd,
+    FormEvent,
+    FormField,
+    FormParser,
+    parse_boundary,
+)
+from tests.support.upload_client import BOUNDARY, form, part
+
+BODY = form(
+    part("folder", b"x/y"), part("file", b"line\r\n--0123456789abcde\r\n", "a.txt", "text/plain"), part("sid", b"S")
+)
+
+
+def events(body: bytes, cuts: list[int]) -> list[FormEvent]:
+    """What is read when the body is cut there; data that belongs together is joined."""
+    reader = FormParser(BOUNDARY)
+    found: list[FormEvent] = []
+    edges = [0, *sorted(cuts), len(body)]
+    for start, end in itertools.pairwise(edges):
+        for event in reader.feed(body[start:end]):
+            if isinstance(event, FileData) and found and isinstance(found[-1], FileData):
+                found[-1] = FileData(found[-1].data + event.data)
+            else:
+                found.append(event)
+    reader.close()
+    return found
+
+
+def test_a_form() -> None:
+    assert events(BODY, []) == [
+        FormField("folder", "x/y"),
+        FileStart("file", "a.txt", "text/plain"),
+        FileData(b"line\r\n--0123456789abcde\r\n"),
+        FileEnd(),
+        FormField("sid", "S"),
+        FormEnd(),
+    ]
+
+
+@given(st.lists(st.integers(0, len(BODY)), max_size=12))
+def test_however_it_is_cut(cuts: list[int]) -> None:
+    assert events(BODY, cuts) == events(BODY, [])
+
+
+@pytest.mark.parametrize("end", range(len(BODY) - 2))
+def test_a_body_that_ends_early_is_never_whole(end: int) -> None:
+    """The parser itself says nothing (case 3)."""
+    reader = FormParser(BOUNDARY)
+    reader.feed(BODY[:end])
+    with pytest.raises(BadRequest, match="closing boundary"):
+        reader.close()
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=300), st.integers(0, len(BODY)), st.integers(0, len(BODY)))
+def test_no_bytes_break_it(noise: bytes, start: int, end: int) -> None:
+    for body in (noise, BODY[:start] + noise + BODY[end:]):
+        reader = FormParser(BOUNDARY)
+        try:
+            reader.feed(body)
+            reader.close()
+        except GridcastError as error:
+            assert 400 <= error.status < 500  # noqa: PT017  # either is fine, nothing else is
+
+
+def test_filename_star_is_not_read() -> None:
+    """Case 22: RFC 7578, 4.2 forbids it in a form; what stands in `filename` counts."""
+    head = b'Content-Disposition: form-data; name="file"; filename="a.txt"; filename*=UTF-8\'\'..%2fevil\r\n\r\n'
+    found = events(b"--" + BOUNDARY + b"\r\n" + head + b"x\r\n--" + BOUNDARY + b"--\r\n", [])
+    assert found[0] == FileStart("file", "a.txt", "")
+
+
+@pytest.mark.parametrize(
+    ("content_type", "error"),
+    [
+        (b"", UnsupportedMediaType),
+        (b"text/plain", UnsupportedMediaType),
+        (b"multipart/mixed; boundary=x", UnsupportedMediaType),
+        (b"multipart/form-data", BadRequest),
+        (b"multipart/form-data; boundary=", BadRequest),
+        (b"multipart/form-data; boundary=" + b"x" * 71, BadRequest),
+    ],
+)
+def test_boundaries_that_are_none(content_type: bytes, error: type[GridcastError]) -> None:
+    with pytest.raises(error):
+        parse_boundary(content_type)
+
+
+def test_a_long_field_is_refused_before_it_is_whole() -> None:
+    """Case 8: what is kept of a text field is bounded."""
+    reader = FormParser(BOUNDARY)
+    reader.feed(part("folder", b"")[:-2])
+    reader.feed(b"x" * 16 * 1024)
+    with pytest.raises(ContentTooLarge):
+        reader.feed(b"x" * 1024)
+
+
+def test_what_stands_behind_the_parts_is_bounded() -> None:
+    reader = FormParser(BOUNDARY)
+    reader.feed(BODY)
+    for _ in range(MAX_FORM_OVERHEAD_BYTES // 60_000):
+        reader.feed(b"x" * 60_000)
+    with pytest.raises(ContentTooLarge, match="beside its file"):
+        reader.feed(b"x" * 60_000)
+
+
+def test_the_file_itself_is_not_counted_as_what_stands_around_it() -> None:
+    reader = FormParser(BOUNDARY)
+    reader.feed(form(part("file", b"", "a"))[: -len(form()) - 2])
+    for _ in range(3 * MAX_FORM_OVERHEAD_BYTES // 60_000):
+        reader.feed(b"x" * 60_000)
+    reader.feed(b"\r\n" + form())
+    reader.close()

@@ -1,0 +1,47 @@
+"""services.upload.app: whatever the store says at first, it is asked again."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from pymongo.errors import OperationFailure
+
+from services.common.errors import ServiceUnavailable
+from services.upload import app as application
+
+pytestmark = pytest.mark.anyio
+
+
+class Reluctant:
+    """Refuses a few times, each time for another reason."""
+
+    def __init__(self, *faults: Exception) -> None:
+        self.faults = list(faults)
+
+    async def ensure_schema(self) -> None:
+        if self.faults:
+            raise self.faults.pop(0)
+
+
+async def test_the_store_is_prepared_as_soon_as_it_lets_us(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A right that is granted later needs no restart; what the server said of us is no client's business."""
+    monkeypatch.setattr(application, "SCHEMA_RETRY_SECONDS", 0.01)
+    app = FastAPI()
+    refused = OperationFailure("not authorized on gridcast to execute command { secret }", 13)
+    store: Any = Reluctant(ServiceUnavailable("away"), refused, refused, RuntimeError("the index name is missing"))
+    told: list[str | None] = []
+    task = asyncio.create_task(application._ensure_schema(app, store))
+    while not task.done():
+        told.append(app.state.fault if hasattr(app.state, "fault") else None)
+        await asyncio.sleep(0)
+    await task
+    assert app.state.fault is None
+    assert [fault for fault in dict.fromkeys(told) if fault] == [
+        ServiceUnavailable("away").detail,
+        "store initialization failed",
+        "the index name is missing",
+    ]
+    assert sum("not authorized" in record.message for record in caplog.records) == 1

@@ -1,0 +1,51 @@
+"""Which media type a file gets."""
+
+import pytest
+
+from services.common.errors import BadRequest
+from services.upload.content_types import resolve_content_type
+
+
+@pytest.mark.parametrize(
+    ("stated", "name", "found"),
+    [
+        ("video/mp4", "a.webm", "video/mp4"),
+        ("", "a.webm", "video/webm"),
+        ("application/octet-stream", "a.WEBM", "video/webm"),
+        ("Application/Octet-Stream; x=y", "a.mp4", "video/mp4"),
+        ("", "a", "application/octet-stream"),
+        ("", "webm", "application/octet-stream"),
+        ("", ".webm", "video/webm"),
+        ("", "a.tar.gz", "application/gzip"),
+        ("", "a.unheard-of", "application/octet-stream"),
+        ("text/html; charset=utf-8", "a", "text/html; charset=utf-8"),
+        (" video/mp4 ", "a", "video/mp4"),
+        ("video/webm;codecs=vp8,opus", "a", "video/webm"),
+        ('video/mp4 ; codecs="avc1, mp4a"', "a", "video/mp4"),
+        ("video/webm;, text/html", "a", "video/webm"),
+        ("application/octet-stream;,text/html", "a.mp4", "video/mp4"),
+    ],
+)
+def test_the_type(stated: str, name: str, found: str) -> None:
+    assert resolve_content_type(stated, name) == found
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        "html",
+        "a/",
+        "/b",
+        "a/b/c",
+        "a b/c",
+        "text/html\r\nx: y",
+        "text/html; \x00",
+        "a/" + "b" * 255,
+        "ä/b",
+        "a/b,c/d",
+        ",",
+    ],
+)
+def test_what_is_no_media_type(stated: str) -> None:
+    with pytest.raises(BadRequest):
+        resolve_content_type(stated, "a")

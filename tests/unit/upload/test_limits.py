@@ -1,0 +1,47 @@
+"""services.upload.limits: the floor under the free space holds for what is under way too."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from services.common.asgi import Message
+from services.common.errors import InsufficientStorage
+from services.upload.body import UploadBody
+from services.upload.limits import UploadLimiter
+
+pytestmark = pytest.mark.anyio
+
+
+class Store:
+    """A volume that others fill as well."""
+
+    def __init__(self, free: int) -> None:
+        self.left = free
+
+    async def get_free_bytes(self) -> int:
+        return self.left
+
+
+async def nothing() -> Message:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def test_what_is_under_way_is_cut_below_the_floor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body whose length nobody stated, or others that grew meanwhile: 507 before the volume is full."""
+    monkeypatch.setattr("services.upload.limits.DISK_SPACE_POLL_SECONDS", 0.01)
+    store: Any = Store(1000)
+    limits = UploadLimiter(max_uploads=1, max_size=10**6, min_free_bytes=100, media_types=())
+    body = UploadBody(nothing, 0, 30.0)
+    looking = asyncio.create_task(limits.monitor_disk_space(store))
+    with limits.acquire_slot(body):
+        limits.check_size(None)
+        reading = asyncio.create_task(body.read())
+        done, _ = await asyncio.wait({reading}, timeout=0.1)
+        assert not done
+        store.left = 99
+        with pytest.raises(InsufficientStorage):
+            async with asyncio.timeout(5):
+                await reading
+    looking.cancel()
