@@ -21,25 +21,36 @@ import httpx
 import uvloop
 
 from deploy.local.ports import HOST, free_ports
-from tests.bench.figures import OURS, Bound, Figures, cpu_seconds, machine, many_files, resident_kib, table
-from tests.bench.peers.process import contender
-from tests.bench.websocket_load import Crowd
-from tests.support.processes import launched
+from tests.bench.contender import run_contender
+from tests.bench.measurements import (
+    OURS,
+    Measurement,
+    Target,
+    cpu_seconds,
+    describe_machine,
+    format_table,
+    raise_open_file_limit,
+    resident_kib,
+)
+from tests.support.processes import run_service
+from tests.support.websocket_load import WebSocketSwarm
 
 NGINX, TUTORIAL = "nginx", "tutorial"
-LARGE = "nginx-256k"
+NGINX_LARGE_BUFFERS = "nginx-256k"
 """The same with buffers of 256 KiB, quicker with large bodies and heavier in memory; the bounds are for the usual ones."""
-BUFFERS = "proxy_buffer_size 256k; proxy_buffers 8 256k; proxy_busy_buffers_size 256k; client_body_buffer_size 256k;"
+NGINX_BUFFER_DIRECTIVES = (
+    "proxy_buffer_size 256k; proxy_buffers 8 256k; proxy_busy_buffers_size 256k; client_body_buffer_size 256k;"
+)
 TOOLS = ("nginx", "wrk", "curl")
 CONNECTIONS = 16
 WARM_UP = 200
 """Tunnels that come and go before idle ones are counted."""
 SETTLE_SECONDS = 2.0
-SMALL = "/file/info?folder=demo&filename=video.webm"
+SMALL_TARGET = "/file/info?folder=demo&filename=video.webm"
 
 # One process as we have one, an access log as we have one. Nothing is collected before it is passed on, and connections to the
 # upstream are kept. tcp_nopush stays off: over loopback it waits for acknowledgements.
-CONFIGURATION = """
+NGINX_CONF = """
 daemon off; master_process off;
 pid {folder}/nginx.pid;
 error_log {folder}/nginx-error.log;
@@ -91,17 +102,17 @@ class Gateways:
         self._connections = 2 * options.idle + 4 * options.sockets + 1024
 
     @contextlib.contextmanager
-    def ours(self) -> Iterator[tuple[str, int]]:
+    def start_ours(self) -> Iterator[tuple[str, int]]:
         names = ("GRIDCAST_UPLOAD_URLS", "GRIDCAST_STREAM_URLS", "GRIDCAST_SOCKET_URLS")
-        with launched("gateway", self._folder, dict.fromkeys(names, f"http://{self._upstream}")) as service:
+        with run_service("gateway", self._folder, dict.fromkeys(names, f"http://{self._upstream}")) as service:
             yield service.url, service.pid
 
     @contextlib.contextmanager
-    def nginx(self, more: str = "") -> Iterator[tuple[str, int]]:
+    def start_nginx(self, more: str = "") -> Iterator[tuple[str, int]]:
         (port,) = free_ports(1)
         path = self._folder / f"nginx-{port}.conf"
         path.write_text(
-            CONFIGURATION.format(
+            NGINX_CONF.format(
                 folder=self._folder,
                 host=HOST,
                 port=port,
@@ -112,19 +123,19 @@ class Gateways:
             "utf-8",
         )
         command = [shutil.which("nginx") or "nginx", "-c", str(path), "-e", str(self._folder / "nginx-early.log")]
-        with contender(NGINX, command, port, self._folder) as pid:
+        with run_contender(NGINX, command, port, self._folder) as pid:
             yield f"http://{HOST}:{port}", pid
 
     @contextlib.contextmanager
-    def tutorial(self) -> Iterator[tuple[str, int]]:
+    def start_tutorial(self) -> Iterator[tuple[str, int]]:
         (port,) = free_ports(1)
         env = {"UPSTREAM_URL": f"http://{self._upstream}"}
-        command = uvicorn("tests.bench.baselines.gateway_httpx:app", port)
-        with contender(TUTORIAL, command, port, self._folder, env) as pid:
+        command = uvicorn_command("tests.bench.baselines.gateway_httpx:app", port)
+        with run_contender(TUTORIAL, command, port, self._folder, env) as pid:
             yield f"http://{HOST}:{port}", pid
 
 
-def uvicorn(application: str, port: int) -> list[str]:
+def uvicorn_command(application: str, port: int) -> list[str]:
     """As quiet as it gets."""
     options = ["--port", str(port), "--no-access-log", "--log-level", "warning", "--backlog", "2048"]
     return [sys.executable, "-m", "uvicorn", application, *options]
@@ -134,9 +145,9 @@ def missing_tools() -> list[str]:
     return [tool for tool in TOOLS if not shutil.which(tool)]
 
 
-def requests(url: str, seconds: float) -> tuple[int, float]:
+def requests_per_second(url: str, seconds: float) -> tuple[int, float]:
     """How many small answers wrk got, and how many that is in a second."""
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", "--timeout", "10s", f"{url}{SMALL}"]
+    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", "--timeout", "10s", f"{url}{SMALL_TARGET}"]
     said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 30).stdout
     count, rate = re.search(r"(\d+) requests in", said), re.search(r"Requests/sec:\s+([\d.]+)", said)
     if "Non-2xx" in said or "Socket errors" in said or count is None or rate is None:
@@ -150,14 +161,14 @@ def curl(which: str, *arguments: str) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True, timeout=600).stdout) / 1e6
 
 
-def http(gateways: dict[str, tuple[str, int]], options: Options, folder: Path) -> list[Figures]:
+def measure_http(gateways: dict[str, tuple[str, int]], options: Options, folder: Path) -> list[Measurement]:
     """Requests, one download and one upload at a time."""
-    small = Figures("small requests", "req/s", (Bound(0.4, NGINX, least=True),))
-    small_cpu = Figures("CPU per small request", "us")
-    down = Figures(f"download of {options.mib} MiB", "MB/s", (Bound(0.9, NGINX, least=True),))
-    down_cpu = Figures("CPU per GiB down", "s")
-    up = Figures(f"upload of {options.mib} MiB", "MB/s", (Bound(0.8, NGINX, least=True),))
-    up_cpu = Figures("CPU per GiB up", "s")
+    small = Measurement("small requests", "req/s", (Target(0.4, NGINX, is_minimum=True),))
+    small_cpu = Measurement("CPU per small request", "us")
+    down = Measurement(f"download of {options.mib} MiB", "MB/s", (Target(0.9, NGINX, is_minimum=True),))
+    down_cpu = Measurement("CPU per GiB down", "s")
+    up = Measurement(f"upload of {options.mib} MiB", "MB/s", (Target(0.8, NGINX, is_minimum=True),))
+    up_cpu = Measurement("CPU per GiB up", "s")
     length = options.mib * 1024 * 1024
     file = folder / "upload.bin"
     with file.open("wb") as made:
@@ -165,7 +176,7 @@ def http(gateways: dict[str, tuple[str, int]], options: Options, folder: Path) -
     for number in range(1 + options.rounds):
         for who, (url, pid) in gateways.items():
             used = [cpu_seconds(pid)]
-            count, rate = requests(url, options.seconds if number else 1.0)
+            count, rate = requests_per_second(url, options.seconds if number else 1.0)
             used.append(cpu_seconds(pid))
             download = curl("download", f"{url}/file/stream?filename={length}")
             used.append(cpu_seconds(pid))
@@ -181,15 +192,15 @@ def http(gateways: dict[str, tuple[str, int]], options: Options, folder: Path) -
     return [small, small_cpu, down, down_cpu, up, up_cpu]
 
 
-async def tunnels(gateways: dict[str, tuple[str, int]], options: Options, upstream: int) -> list[Figures]:
+async def measure_tunnels(gateways: dict[str, tuple[str, int]], options: Options, upstream: int) -> list[Measurement]:
     """Messages one at a time for each socket: pushed by the service, and sent and sent back."""
-    pushed = Figures("CPU per pushed message", "us", (Bound(1.5, NGINX),))
-    echoed = Figures("CPU per message, both ways", "us", (Bound(1.5, NGINX),))
-    crowds: dict[str, Crowd] = {}
+    pushed = Measurement("CPU per pushed message", "us", (Target(1.5, NGINX),))
+    echoed = Measurement("CPU per message, both ways", "us", (Target(1.5, NGINX),))
+    crowds: dict[str, WebSocketSwarm] = {}
     async with httpx.AsyncClient(base_url=f"http://{HOST}:{upstream}", timeout=60.0) as service:
         for who, (url, _) in gateways.items():
-            crowds[who] = Crowd(f"{url}/ws?meta={who}")
-            await crowds[who].grow(options.sockets)
+            crowds[who] = WebSocketSwarm(f"{url}/ws?meta={who}")
+            await crowds[who].connect_clients(options.sockets)
         for number in range(1 + options.rounds):
             messages = options.messages if number else max(10, options.messages // 10)
             for who, crowd in crowds.items():
@@ -197,59 +208,61 @@ async def tunnels(gateways: dict[str, tuple[str, int]], options: Options, upstre
                 before = cpu_seconds(pid)
                 for _ in range(messages):
                     await service.post("/sockets/messages", params={"topic": who})
-                    await crowd.all_hear()
+                    await crowd.wait_until_all_received()
                 between = cpu_seconds(pid)
                 for _ in range(messages // 2):
-                    crowd.say(b'"ping"')
-                    await crowd.all_hear()
+                    crowd.send_from_all(b'"ping"')
+                    await crowd.wait_until_all_received()
                 after = cpu_seconds(pid)
                 if number:
                     pushed.add(who, 1e6 * (between - before) / (messages * len(crowd)))
                     echoed.add(who, 1e6 * (after - between) / (messages // 2 * 2 * len(crowd)))
         for crowd in crowds.values():
-            await crowd.go()
+            await crowd.disconnect_all()
     return [pushed, echoed]
 
 
-async def idle(starts: dict[str, Start], options: Options) -> list[Figures]:
+async def measure_idle(starts: dict[str, Start], options: Options) -> list[Measurement]:
     """A fresh process in each round, so that memory is what these tunnels need and nothing else."""
-    connect = Figures("CPU per tunnel opened", "us")
-    memory = Figures(f"memory per tunnel, {options.idle} idle", "KiB", (Bound(8),))
+    connect = Measurement("CPU per tunnel opened", "us")
+    memory = Measurement(f"memory per tunnel, {options.idle} idle", "KiB", (Target(8),))
     for _ in range(options.rounds):
         for who, start in starts.items():
             with start() as (url, pid):
-                early = Crowd(f"{url}/ws")
-                await early.grow(WARM_UP)
-                await early.go()
+                early = WebSocketSwarm(f"{url}/ws")
+                await early.connect_clients(WARM_UP)
+                await early.disconnect_all()
                 await asyncio.sleep(SETTLE_SECONDS / 2)
-                crowd = Crowd(f"{url}/ws")
+                crowd = WebSocketSwarm(f"{url}/ws")
                 used, held = cpu_seconds(pid), resident_kib(pid)
-                await crowd.grow(options.idle)
+                await crowd.connect_clients(options.idle)
                 connect.add(who, 1e6 * (cpu_seconds(pid) - used) / options.idle)
                 await asyncio.sleep(SETTLE_SECONDS)
                 memory.add(who, (resident_kib(pid) - held) / options.idle)
-                await crowd.go()
+                await crowd.disconnect_all()
     return [connect, memory]
 
 
-def measure(options: Options) -> list[Figures]:
+def measure(options: Options) -> list[Measurement]:
     """All figures."""
-    many_files(2 * options.idle + 4 * options.sockets + 2048)
+    raise_open_file_limit(2 * options.idle + 4 * options.sockets + 2048)
     (port,) = free_ports(1)
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
-        stack.enter_context(contender("upstream", uvicorn("tests.bench.peers.upstream:app", port), port, folder))
+        stack.enter_context(
+            run_contender("upstream", uvicorn_command("tests.bench.peers.upstream:app", port), port, folder)
+        )
         gateways = Gateways(folder, port, options)
-        tunnelling: dict[str, Start] = {OURS: gateways.ours, NGINX: gateways.nginx}
+        tunnelling: dict[str, Start] = {OURS: gateways.start_ours, NGINX: gateways.start_nginx}
         with contextlib.ExitStack() as together:
             started = {who: together.enter_context(start()) for who, start in tunnelling.items()}
             others = {
-                LARGE: together.enter_context(gateways.nginx(BUFFERS)),
-                TUTORIAL: together.enter_context(gateways.tutorial()),
+                NGINX_LARGE_BUFFERS: together.enter_context(gateways.start_nginx(NGINX_BUFFER_DIRECTIVES)),
+                TUTORIAL: together.enter_context(gateways.start_tutorial()),
             }
-            figures = http({**started, **others}, options, folder)
-            figures += uvloop.run(tunnels(started, options, port))
-        return figures + uvloop.run(idle(tunnelling, options))
+            figures = measure_http({**started, **others}, options, folder)
+            figures += uvloop.run(measure_tunnels(started, options, port))
+        return figures + uvloop.run(measure_idle(tunnelling, options))
 
 
 def main() -> None:
@@ -268,10 +281,10 @@ def main() -> None:
     if missing := missing_tools():
         print(f"needed and not found: {', '.join(missing)}")
         return
-    for line in machine(("nginx", "-v"), ("curl", "--version")):
+    for line in describe_machine(("nginx", "-v"), ("curl", "--version")):
         print(line)
     print(f"{options.sockets} sockets, {options.messages} messages, {options.rounds} rounds")
-    for line in table(measure(options), (OURS, NGINX, LARGE, TUTORIAL)):
+    for line in format_table(measure(options), (OURS, NGINX, NGINX_LARGE_BUFFERS, TUTORIAL)):
         print(line)
 
 

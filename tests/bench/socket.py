@@ -24,12 +24,21 @@ from deploy.local.ports import free_ports
 from services.common.bus.publisher import Publisher
 from services.common.bus.redis import RedisClient
 from tests.bench.baselines.socket_tutorial import CHANNEL
-from tests.bench.figures import OURS, Bound, Figures, cpu_seconds, machine, many_files, resident_kib, table
-from tests.bench.peers.npm import Missing, installed
-from tests.bench.peers.process import contender
-from tests.bench.websocket_load import Crowd
-from tests.support.databases import running
-from tests.support.processes import launched
+from tests.bench.contender import run_contender
+from tests.bench.measurements import (
+    OURS,
+    Measurement,
+    Target,
+    cpu_seconds,
+    describe_machine,
+    format_table,
+    raise_open_file_limit,
+    resident_kib,
+)
+from tests.support.databases import run_server
+from tests.support.npm import NpmUnavailable, install_packages
+from tests.support.processes import run_service
+from tests.support.websocket_load import WebSocketSwarm
 
 PEERS = Path(__file__).with_name("peers")
 PACKAGES = {
@@ -44,10 +53,10 @@ WARM_UP = 200
 SETTLE_SECONDS = 2.0
 DATA = {"text": "a broadcast of the size of a chat line, neither the shortest nor a long one", "number": 12345}
 
-ENGINE = "/socket.io/?EIO=4&transport=websocket"
+ENGINE_IO_PATH = "/socket.io/?EIO=4&transport=websocket"
 
 Start = Callable[[], contextlib.AbstractContextManager[tuple[str, int]]]
-Shout = Callable[[], Awaitable[object]]
+Broadcast = Callable[[], Awaitable[object]]
 
 
 @dataclass(frozen=True)
@@ -73,13 +82,13 @@ class Contenders:
     def _ours(self) -> Iterator[tuple[str, int]]:
         # All comes at once here; the limit on handshakes a second is not what is measured.
         env = {"GRIDCAST_REDIS_URL": self._redis_url, "GRIDCAST_HANDSHAKE_RATE": "100000"}
-        with launched("services.socket", self._folder, env) as service:
+        with run_service("services.socket", self._folder, env) as service:
             yield service.url, service.pid
 
     @contextlib.contextmanager
     def _tutorial(self) -> Iterator[tuple[str, int]]:
         application = "tests.bench.baselines.socket_tutorial:app"
-        with self._other(
+        with self._run_other(
             TUTORIAL,
             lambda port: [sys.executable, "-m", "uvicorn", application, "--port", str(port), "--log-level", "warning"],
             {"GRIDCAST_REDIS_URL": self._redis_url},
@@ -88,7 +97,7 @@ class Contenders:
 
     @contextlib.contextmanager
     def _socketio(self) -> Iterator[tuple[str, int]]:
-        with self._other(
+        with self._run_other(
             SOCKETIO,
             lambda port: [node_path(), f"{self._node}/socketio_server.mjs", str(port), self._redis_url],
             {"NODE_ENV": "production"},
@@ -96,19 +105,19 @@ class Contenders:
             yield started
 
     @contextlib.contextmanager
-    def _other(
+    def _run_other(
         self, name: str, command: Callable[[int], list[str]], env: Mapping[str, str]
     ) -> Iterator[tuple[str, int]]:
         (port,) = free_ports(1)
-        with contender(name, command(port), port, self._folder, env) as pid:
+        with run_contender(name, command(port), port, self._folder, env) as pid:
             yield f"http://127.0.0.1:{port}", pid
 
     @contextlib.asynccontextmanager
-    async def shouts(self) -> AsyncIterator[dict[str, Shout]]:
+    async def broadcasters(self) -> AsyncIterator[dict[str, Broadcast]]:
         """For each contender a function that pushes one broadcast."""
         async with Publisher.from_url(self._redis_url, "/bench") as push, contextlib.AsyncExitStack() as stack:
             text = json.dumps({"type": "bench.tick", "data": DATA})
-            found: dict[str, Shout] = {
+            found: dict[str, Broadcast] = {
                 OURS: lambda: push.broadcast("bench.tick", DATA),
                 TUTORIAL: lambda: push.redis.execute("PUBLISH", CHANNEL, text),
             }
@@ -117,7 +126,7 @@ class Contenders:
             yield found
 
     @contextlib.asynccontextmanager
-    async def _emitter(self) -> AsyncIterator[Shout]:
+    async def _emitter(self) -> AsyncIterator[Broadcast]:
         process = await asyncio.create_subprocess_exec(
             node_path(),
             f"{self._node}/socketio_emit.mjs",
@@ -145,78 +154,82 @@ def node_path() -> str:
     return shutil.which("node") or "node"
 
 
-def crowd_of(who: str, url: str) -> Crowd:
-    return Crowd(f"{url}{ENGINE}", engine=True) if who == SOCKETIO else Crowd(f"{url}/ws")
+def make_swarm(who: str, url: str) -> WebSocketSwarm:
+    return WebSocketSwarm(f"{url}{ENGINE_IO_PATH}", engine_io=True) if who == SOCKETIO else WebSocketSwarm(f"{url}/ws")
 
 
-async def broadcasts(contenders: Contenders, options: Options) -> Figures:
+async def measure_broadcasts(contenders: Contenders, options: Options) -> Measurement:
     """All servers hold their sockets all the time; one after the other gets its messages."""
-    figures = Figures("CPU per delivered broadcast", "us", (Bound(0.85, SOCKETIO), Bound(0.5, TUTORIAL)))
+    figures = Measurement("CPU per delivered broadcast", "us", (Target(0.85, SOCKETIO), Target(0.5, TUTORIAL)))
     with contextlib.ExitStack() as stack:
         pids: dict[str, int] = {}
-        crowds: dict[str, Crowd] = {}
+        crowds: dict[str, WebSocketSwarm] = {}
         for who, start in contenders.starts.items():
             url, pids[who] = stack.enter_context(start())
-            crowds[who] = crowd_of(who, url)
-            await crowds[who].grow(options.sockets)
-        async with contenders.shouts() as shouts:
+            crowds[who] = make_swarm(who, url)
+            await crowds[who].connect_clients(options.sockets)
+        async with contenders.broadcasters() as shouts:
             for number in range(1 + options.rounds):
                 for who, crowd in crowds.items():
                     before = cpu_seconds(pids[who])
                     for _ in range(options.messages if number else max(10, options.messages // 10)):
                         await shouts[who]()
-                        await crowd.all_hear()
+                        await crowd.wait_until_all_received()
                     used = cpu_seconds(pids[who]) - before
                     if number:  # the first time round warms up
                         figures.add(who, 1e6 * used / (options.messages * len(crowd)))
         for crowd in crowds.values():
-            await crowd.go()
+            await crowd.disconnect_all()
     return figures
 
 
-async def idlers(contenders: Contenders, options: Options, redis: RedisClient) -> list[Figures]:
+async def measure_idle(contenders: Contenders, options: Options, redis: RedisClient) -> list[Measurement]:
     """A fresh process in each round, so that memory is what these sockets need and nothing else."""
-    memory = Figures(f"memory per socket, {options.idle} idle", "KiB", (Bound(30),))
-    connect = Figures("CPU per connect", "us", (Bound(1.3, TUTORIAL),))
+    memory = Measurement(f"memory per socket, {options.idle} idle", "KiB", (Target(30),))
+    connect = Measurement("CPU per connect", "us", (Target(1.3, TUTORIAL),))
     for _ in range(options.rounds):
         for who, start in contenders.starts.items():
             await redis.execute("FLUSHALL")
             with start() as (url, pid):
-                early = crowd_of(who, url)
-                await early.grow(WARM_UP)
-                await early.go()
+                early = make_swarm(who, url)
+                await early.connect_clients(WARM_UP)
+                await early.disconnect_all()
                 await asyncio.sleep(SETTLE_SECONDS / 2)
-                crowd = crowd_of(who, url)
+                crowd = make_swarm(who, url)
                 used, held = cpu_seconds(pid), resident_kib(pid)
-                await crowd.grow(options.idle)
+                await crowd.connect_clients(options.idle)
                 connect.add(who, 1e6 * (cpu_seconds(pid) - used) / options.idle)
                 await asyncio.sleep(SETTLE_SECONDS)
                 memory.add(who, (resident_kib(pid) - held) / options.idle)
-                await crowd.go()
-            if crowd.refused:
-                print(f"{who} refused {crowd.refused} handshakes at first, which makes its connects look dearer")
+                await crowd.disconnect_all()
+            if crowd.rejected_handshakes:
+                print(
+                    f"{who} refused {crowd.rejected_handshakes} handshakes at first, which makes its connects look dearer"
+                )
     return [connect, memory]
 
 
-async def _measure(contenders: Contenders, options: Options, redis_url: str) -> list[Figures]:
+async def _measure(contenders: Contenders, options: Options, redis_url: str) -> list[Measurement]:
     redis = RedisClient.from_url(redis_url)
     try:
-        return [await broadcasts(contenders, options), *await idlers(contenders, options, redis)]
+        return [await measure_broadcasts(contenders, options), *await measure_idle(contenders, options, redis)]
     finally:
         await redis.aclose()
 
 
-def measure(options: Options) -> list[Figures]:
+def measure(options: Options) -> list[Measurement]:
     """All figures."""
-    many_files(2 * options.idle + 4 * options.sockets + 256)
+    raise_open_file_limit(2 * options.idle + 4 * options.sockets + 256)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         node: Path | None = None
         try:
-            node = installed(folder / "node", PACKAGES, PEERS / "socketio_server.mjs", PEERS / "socketio_emit.mjs")
-        except Missing as error:
+            node = install_packages(
+                folder / "node", PACKAGES, PEERS / "socketio_server.mjs", PEERS / "socketio_emit.mjs"
+            )
+        except NpmUnavailable as error:
             print(f"without socket.io: {error}")
-        with running(folder / "redis", databases.redis_server) as redis:
+        with run_server(folder / "redis", databases.redis_server) as redis:
             return uvloop.run(_measure(Contenders(folder, redis.url, node), options, redis.url))
 
 
@@ -231,11 +244,11 @@ def main() -> None:
     options = Options(given.sockets, given.messages, given.idle, given.rounds)
     if given.quick:
         options = Options(200, 100, 500, 2)
-    for line in machine(("node", "--version")):
+    for line in describe_machine(("node", "--version")):
         print(line)
     print(", ".join(f"{name} {number}" for name, number in PACKAGES.items()))
     print(f"{options.sockets} sockets, {options.messages} messages, {options.rounds} rounds")
-    for line in table(measure(options), (OURS, SOCKETIO, TUTORIAL)):
+    for line in format_table(measure(options), (OURS, SOCKETIO, TUTORIAL)):
         print(line)
 
 

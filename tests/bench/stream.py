@@ -24,11 +24,11 @@ import pymongo
 from deploy.local import databases
 from deploy.local.ports import HOST, free_ports
 from services.common.store.gridfs.mongo import open_mongo_database
-from tests.bench.figures import OURS, Bound, Figures, cpu_seconds, machine, table
-from tests.bench.peers.process import contender
-from tests.support.databases import running, small_mongod
-from tests.support.media_library import Library, environment
-from tests.support.processes import launched
+from tests.bench.contender import run_contender
+from tests.bench.measurements import OURS, Measurement, Target, cpu_seconds, describe_machine, format_table
+from tests.support.databases import run_server, small_mongod_program
+from tests.support.media_library import MediaServices, storage_env
+from tests.support.processes import run_service
 
 DATABASE = "bench_stream"
 NGINX, TUTORIAL, DRIVER = "nginx", "tutorial", "driver"
@@ -55,7 +55,7 @@ http {{
 }}
 """
 
-LUA = """
+WRK_SCRIPT = """
 local size, length = {size}, {length}
 math.randomseed({seed})
 function request()
@@ -72,7 +72,7 @@ def missing_tools() -> list[str]:
 def ranges_per_second(url: str, size: int, length: int, seconds: float, folder: Path) -> float:
     """Requests a second that wrk counts for random ranges of `length` bytes."""
     script = folder / f"ranges-{length}.lua"
-    script.write_text(LUA.format(size=size, length=length, seed=random.randrange(1 << 30)))
+    script.write_text(WRK_SCRIPT.format(size=size, length=length, seed=random.randrange(1 << 30)))
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", "-s", str(script), url]
     said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 30).stdout
     if "Non-2xx" in said or "Socket errors" in said:
@@ -105,7 +105,7 @@ def driver_rate(uri: str, file: object) -> float:
 
 
 @contextlib.contextmanager
-def nginx(folder: Path, files: dict[str, Path]) -> Iterator[tuple[str, int]]:
+def run_nginx(folder: Path, files: dict[str, Path]) -> Iterator[tuple[str, int]]:
     """A server of static files, which these are: its address and the process that works."""
     (folder / "files").mkdir(parents=True)
     for name, path in files.items():
@@ -116,22 +116,22 @@ def nginx(folder: Path, files: dict[str, Path]) -> Iterator[tuple[str, int]]:
     configuration.write_text(user + NGINX_CONF.format(folder=folder, host=HOST, port=port))
     program = shutil.which("nginx") or ""
     command = [program, "-c", str(configuration), "-e", str(folder / "error.log"), "-g", "daemon off;"]
-    with contender(NGINX, command, port, folder) as pid:
+    with run_contender(NGINX, command, port, folder) as pid:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()
         yield f"http://{HOST}:{port}/", int(children[0])
 
 
 @contextlib.contextmanager
-def tutorial(env: dict[str, str], folder: Path) -> Iterator[tuple[str, int]]:
+def run_tutorial(env: dict[str, str], folder: Path) -> Iterator[tuple[str, int]]:
     """The baseline under uvicorn, as quiet as it gets."""
     (port,) = free_ports(1)
     app = "tests.bench.baselines.stream_tutorial:app"
     command = [sys.executable, "-m", "uvicorn", app, "--port", str(port), "--no-access-log"]
-    with contender(TUTORIAL, command, port, folder, env) as pid:
+    with run_contender(TUTORIAL, command, port, folder, env) as pid:
         yield f"http://{HOST}:{port}/file/stream?filename=", pid
 
 
-def measure(folder: Path, hot: int, cold: int, seconds: float, rounds: int) -> list[Figures]:
+def measure(folder: Path, hot: int, cold: int, seconds: float, rounds: int) -> list[Measurement]:
     """All figures. The cold file is larger than the cache, so that reading it in order never finds a block there."""
     paths = {"hot.webm": folder / "hot.webm", "cold.webm": folder / "cold.webm"}
     for path, size in zip(paths.values(), (hot, cold), strict=True):
@@ -139,33 +139,34 @@ def measure(folder: Path, hot: int, cold: int, seconds: float, rounds: int) -> l
             for _ in range(size // MIB):
                 file.write(random.randbytes(MIB))
     with (
-        running(folder / "mongod", small_mongod) as mongod,
-        running(folder / "redis", databases.redis_server) as redis,
+        run_server(folder / "mongod", small_mongod_program) as mongod,
+        run_server(folder / "redis", databases.redis_server) as redis,
         pymongo.MongoClient(mongod.uri) as client,
-        launched("services.stream", folder, env := environment(mongod, redis.url, DATABASE)) as stream,
-        tutorial(env, folder) as simple,
-        nginx(folder / "nginx", paths) as static,
+        run_service("services.stream", folder, env := storage_env(mongod, redis.url, DATABASE)) as stream,
+        run_tutorial(env, folder) as simple,
+        run_nginx(folder / "nginx", paths) as static,
     ):
-        with launched("services.upload", folder, env) as upload:
-            library = Library(upload, stream, client[DATABASE])
+        with run_service("services.upload", folder, env) as upload:
+            library = MediaServices(upload, stream, client[DATABASE])
             identifiers = {name: library.put(name, path) for name, path in paths.items()}
-        file = library.file_of(identifiers["cold.webm"])
+        file = library.current_file_id(identifiers["cold.webm"])
         contenders = {OURS: (f"{stream.url}/file/stream?filename=", stream.pid), NGINX: static, TUTORIAL: simple}
         return [
-            *ranges(contenders, hot, seconds, rounds, folder),
-            downloads(contenders, lambda: driver_rate(mongod.uri, file), rounds),
+            *measure_ranges(contenders, hot, seconds, rounds, folder),
+            measure_downloads(contenders, lambda: driver_rate(mongod.uri, file), rounds),
         ]
 
 
-def ranges(
+def measure_ranges(
     contenders: dict[str, tuple[str, int]], size: int, seconds: float, rounds: int, folder: Path
-) -> Iterator[Figures]:
+) -> Iterator[Measurement]:
     """Hot ranges of two lengths, as requests a second and as what a request costs the server."""
     lengths = (("1 MiB", MIB, 1.0), ("64 KiB", 64 * 1024, 0.35))
     rates = {
-        name: Figures(f"hot {name} ranges", "req/s", [Bound(least, NGINX, least=True)]) for name, _, least in lengths
+        name: Measurement(f"hot {name} ranges", "req/s", [Target(least, NGINX, is_minimum=True)])
+        for name, _, least in lengths
     }
-    costs = {name: Figures(f"CPU of a hot {name} range", "us") for name, _, _ in lengths}
+    costs = {name: Measurement(f"CPU of a hot {name} range", "us") for name, _, _ in lengths}
     for who in (OURS, NGINX):
         download_rate(f"{contenders[who][0]}hot.webm")
     for _ in range(rounds):
@@ -182,9 +183,9 @@ def ranges(
     yield from costs.values()
 
 
-def downloads(contenders: dict[str, tuple[str, int]], driver: Callable[[], float], rounds: int) -> Figures:
+def measure_downloads(contenders: dict[str, tuple[str, int]], driver: Callable[[], float], rounds: int) -> Measurement:
     """One sequential download of what is in no memory of ours, against the driver's own find in one process."""
-    figures = Figures("cold sequential read", "MB/s", [Bound(0.8, DRIVER, least=True)])
+    figures = Measurement("cold sequential read", "MB/s", [Target(0.8, DRIVER, is_minimum=True)])
     for _ in range(rounds):
         figures.add(OURS, download_rate(f"{contenders[OURS][0]}cold.webm"))
         figures.add(DRIVER, driver())
@@ -200,11 +201,11 @@ def main() -> None:
         print(f"needed and not found: {', '.join(missing)}")
         return
     hot, cold, seconds, rounds = (64 * MIB, 320 * MIB, 2.0, 2) if options.quick else (128 * MIB, 768 * MIB, 8.0, 5)
-    for line in machine(("nginx", "-v"), ("curl", "--version")):
+    for line in describe_machine(("nginx", "-v"), ("curl", "--version")):
         print(line)
     print(f"files of {hot // MIB} and {cold // MIB} MiB, {CONNECTIONS} connections, {rounds} rounds")
     with tempfile.TemporaryDirectory() as folder:
-        for line in table(measure(Path(folder), hot, cold, seconds, rounds), (OURS, NGINX, TUTORIAL, DRIVER)):
+        for line in format_table(measure(Path(folder), hot, cold, seconds, rounds), (OURS, NGINX, TUTORIAL, DRIVER)):
             print(line)
 
 

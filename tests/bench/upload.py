@@ -25,12 +25,12 @@ from pymongo.write_concern import WriteConcern
 
 from deploy.local import databases
 from deploy.local.ports import HOST, free_ports
-from tests.bench.figures import OURS, Bound, Figures, cpu_seconds, machine, table
-from tests.bench.peers.npm import Missing, installed
-from tests.bench.peers.process import contender
-from tests.support.databases import running, small_mongod
-from tests.support.processes import launched
-from tests.support.upload_client import CHUNK, OFFSET_TYPE, TUS, metadata
+from tests.bench.contender import run_contender
+from tests.bench.measurements import OURS, Measurement, Target, cpu_seconds, describe_machine, format_table
+from tests.support.databases import run_server, small_mongod_program
+from tests.support.npm import NpmUnavailable, install_packages
+from tests.support.processes import run_service
+from tests.support.upload_client import CHUNK_SIZE, OFFSET_CONTENT_TYPE, TUS_HEADERS, tus_metadata
 from tests.support.waiting import eventually
 
 TUS_SERVER, MOTOR, TUTORIAL, DRIVER = "@tus/server", "motor", "tutorial", "driver alone"
@@ -39,7 +39,7 @@ DRIVER_BLOCKS, DRIVER_FLIGHTS = 4, 4
 PACKAGES = {"@tus/server": "2.4.5", "@tus/file-store": "2.1.1"}
 DATABASE = "bench"
 MIB = 1024 * 1024
-NODE = """
+TUS_SERVER_SCRIPT = """
 import { Server } from "@tus/server";
 import { FileStore } from "@tus/file-store";
 const [port, directory] = process.argv.slice(2);
@@ -56,57 +56,57 @@ def curl(url: str, *arguments: str) -> int:
     return int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=700).stdout)
 
 
-def over_tus(base: str, path: Path, name: str) -> None:
+def upload_with_tus(base: str, path: Path, name: str) -> None:
     """Creation, then all of the file in one PATCH."""
-    head = {**TUS, "upload-length": str(path.stat().st_size), "upload-metadata": metadata(filename=name)}
+    head = {**TUS_HEADERS, "upload-length": str(path.stat().st_size), "upload-metadata": tus_metadata(filename=name)}
     created = httpx.post(f"{base}/file/tus", headers=head)
     created.raise_for_status()
-    fields = {**TUS, **OFFSET_TYPE, "upload-offset": "0", "expect": ""}
+    fields = {**TUS_HEADERS, **OFFSET_CONTENT_TYPE, "upload-offset": "0", "expect": ""}
     options = [option for field, value in fields.items() for option in ("-H", f"{field}: {value}".rstrip())]
     status = curl(str(created.url.join(created.headers["location"])), "-X", "PATCH", "-T", str(path), *options)
-    check(status, 204)
+    expect_status(status, 204)
 
 
-def as_a_body(base: str, path: Path, name: str) -> None:
+def upload_as_body(base: str, path: Path, name: str) -> None:
     """PUT."""
-    check(curl(f"{base}/file/stream?filename={name}", "-H", "Expect:", "-T", str(path)), 201)
+    expect_status(curl(f"{base}/file/stream?filename={name}", "-H", "Expect:", "-T", str(path)), 201)
 
 
-def as_a_form(base: str, path: Path, name: str) -> None:
+def upload_as_form(base: str, path: Path, name: str) -> None:
     """POST, as the tutorial's reader does with curl."""
-    check(curl(f"{base}/file/upload", "-H", "Expect:", "-F", f"file=@{path};filename={name}"), 201)
+    expect_status(curl(f"{base}/file/upload", "-H", "Expect:", "-F", f"file=@{path};filename={name}"), 201)
 
 
-def by_the_driver(client: pymongo.MongoClient[dict[str, object]], path: Path) -> None:
+def upload_with_driver(client: pymongo.MongoClient[dict[str, object]], path: Path) -> None:
     """Nothing but journalled inserts of the chunks, several at once."""
     chunks = client[f"{DATABASE}_driver"].get_collection("fs.chunks", write_concern=WriteConcern(w="majority", j=True))
     chunks.create_index([("files_id", 1), ("n", 1)], unique=True)
-    file, count = ObjectId(), -(-path.stat().st_size // CHUNK)
+    file, count = ObjectId(), -(-path.stat().st_size // CHUNK_SIZE)
 
     def insert(first: int) -> None:
         with path.open("rb") as source:
-            source.seek(first * CHUNK)
+            source.seek(first * CHUNK_SIZE)
             numbers = range(first, min(first + DRIVER_BLOCKS, count))
-            chunks.insert_many([{"files_id": file, "n": number, "data": source.read(CHUNK)} for number in numbers])
+            chunks.insert_many([{"files_id": file, "n": number, "data": source.read(CHUNK_SIZE)} for number in numbers])
 
     with ThreadPoolExecutor(DRIVER_FLIGHTS) as pool:
         list(pool.map(insert, range(0, count, DRIVER_BLOCKS)))
 
 
-def check(status: int, wanted: int) -> None:
-    if status != wanted:
-        raise RuntimeError(f"{status} instead of {wanted}")
+def expect_status(status: int, expected: int) -> None:
+    if status != expected:
+        raise RuntimeError(f"{status} instead of {expected}")
 
 
-WAYS: tuple[tuple[str, Upload, str, Bound], ...] = (
-    ("one file over tus", over_tus, TUS_SERVER, Bound(0.9, TUS_SERVER, least=True)),
-    ("one file as a body", as_a_body, MOTOR, Bound(1.0, MOTOR, least=True)),
-    ("one file as a form", as_a_form, TUTORIAL, Bound(1.0, TUTORIAL, least=True)),
+UPLOAD_METHODS: tuple[tuple[str, Upload, str, Target], ...] = (
+    ("one file over tus", upload_with_tus, TUS_SERVER, Target(0.9, TUS_SERVER, is_minimum=True)),
+    ("one file as a body", upload_as_body, MOTOR, Target(1.0, MOTOR, is_minimum=True)),
+    ("one file as a form", upload_as_form, TUTORIAL, Target(1.0, TUTORIAL, is_minimum=True)),
 )
 
 
 @contextlib.contextmanager
-def contenders(folder: Path, mongodb: str, redis: str) -> Iterator[dict[str, tuple[str, int]]]:
+def run_contenders(folder: Path, mongodb: str, redis: str) -> Iterator[dict[str, tuple[str, int]]]:
     """Where each one listens, and its process."""
     env = {
         "GRIDCAST_MONGODB_URI": mongodb,
@@ -117,36 +117,36 @@ def contenders(folder: Path, mongodb: str, redis: str) -> Iterator[dict[str, tup
     }
     found: dict[str, tuple[str, int]] = {}
     with contextlib.ExitStack() as stack:
-        ours = stack.enter_context(launched("services.upload", folder, env))
+        ours = stack.enter_context(run_service("services.upload", folder, env))
         found[OURS] = (ours.url, ours.pid)
         for who in (MOTOR, TUTORIAL):
             (port,) = free_ports(1)
             app = f"tests.bench.baselines.upload_{who}:app"
             command = [sys.executable, "-m", "uvicorn", app, "--host", HOST, "--port", str(port), "--http", "httptools"]
             own = {**env, "GRIDCAST_MONGODB_DATABASE": f"{DATABASE}_{who}"}
-            found[who] = (f"http://{HOST}:{port}", stack.enter_context(contender(who, command, port, folder, own)))
+            found[who] = (f"http://{HOST}:{port}", stack.enter_context(run_contender(who, command, port, folder, own)))
         try:
-            modules = installed(folder / "node", PACKAGES)
-            (modules / "server.mjs").write_text(NODE)
+            modules = install_packages(folder / "node", PACKAGES)
+            (modules / "server.mjs").write_text(TUS_SERVER_SCRIPT)
             (modules / "files").mkdir()
             (port,) = free_ports(1)
             command = [shutil.which("node") or "node", str(modules / "server.mjs"), str(port), str(modules / "files")]
-            pid = stack.enter_context(contender("tus-server", command, port, folder))
+            pid = stack.enter_context(run_contender("tus-server", command, port, folder))
             found[TUS_SERVER] = (f"http://{HOST}:{port}", pid)
-        except Missing as error:
+        except NpmUnavailable as error:
             print(f"without {TUS_SERVER}: {error}")
         yield found
 
 
-def measure(folder: Path, mib: int, rounds: int) -> Iterator[Figures]:
+def measure(folder: Path, mib: int, rounds: int) -> Iterator[Measurement]:
     path = folder / "file.bin"
     with path.open("wb") as file:
         for _ in range(mib):
             file.write(os.urandom(MIB))
     with (
-        running(folder / "mongod", small_mongod) as mongod,
-        running(folder / "redis", databases.redis_server) as redis,
-        contenders(folder, mongod.uri, redis.url) as found,
+        run_server(folder / "mongod", small_mongod_program) as mongod,
+        run_server(folder / "redis", databases.redis_server) as redis,
+        run_contenders(folder, mongod.uri, redis.url) as found,
         pymongo.MongoClient[dict[str, object]](mongod.uri) as client,
     ):
 
@@ -164,30 +164,30 @@ def measure(folder: Path, mib: int, rounds: int) -> Iterator[Figures]:
             client.admin.command("fsync")
             os.sync()
 
-        for name, upload, other, bound in WAYS:
+        for name, upload, other, bound in UPLOAD_METHODS:
             if other not in found:
                 continue
-            speeds = Figures(name, "MB/s", [bound])
-            costs = Figures(f"CPU of {name}", "ms/100MB")
+            speeds = Measurement(name, "MB/s", [bound])
+            costs = Measurement(f"CPU of {name}", "ms/100MB")
             for number in range(-1, rounds):
                 for who in (OURS, other):
                     url, pid = found[who]
                     file_name = f"{other.strip('@').replace('/', '-')}-{number}.bin"
-                    used, took = cpu_seconds(pid), timed(upload, url, path, file_name)
+                    used, took = cpu_seconds(pid), time_upload(upload, url, path, file_name)
                     if number >= 0:  # the first round warms up
                         speeds.add(who, mib * MIB / 1e6 / took)
                         costs.add(who, (cpu_seconds(pid) - used) * 1000 / (mib * MIB / 1e8))
                     clean(who, file_name)
                 if other == TUS_SERVER:
                     began = time.monotonic()
-                    by_the_driver(client, path)
+                    upload_with_driver(client, path)
                     if number >= 0:
                         speeds.add(DRIVER, mib * MIB / 1e6 / (time.monotonic() - began))
                     clean(DRIVER, "")
             yield from (speeds, costs)
 
 
-def timed(upload: Upload, url: str, path: Path, name: str) -> float:
+def time_upload(upload: Upload, url: str, path: Path, name: str) -> float:
     began = os.times().elapsed
     upload(url, path, name)
     return os.times().elapsed - began
@@ -203,11 +203,11 @@ def main() -> None:
         print("needed and not found: curl")
         return
     mib, rounds = (64, 3) if options.quick else (options.mib, options.rounds)
-    for line in machine(("curl", "--version"), ("node", "--version")):
+    for line in describe_machine(("curl", "--version"), ("node", "--version")):
         print(line)
     print(f"a file of {mib} MiB, {rounds} rounds")
     with tempfile.TemporaryDirectory() as folder:
-        for line in table(list(measure(Path(folder), mib, rounds)), (OURS, TUS_SERVER, MOTOR, TUTORIAL, DRIVER)):
+        for line in format_table(list(measure(Path(folder), mib, rounds)), (OURS, TUS_SERVER, MOTOR, TUTORIAL, DRIVER)):
             print(line)
 
 

@@ -24,8 +24,8 @@ from websockets.sync.client import ClientConnection, connect
 GATEWAY = os.environ["GRIDCAST_GATEWAY_URL"]
 FOLDER = "judged"
 TUS = {"Tus-Resumable": "1.0.0"}
-PATIENCE = 30.0
-SHARE = 3
+TIMEOUT = 30.0
+MUTATED_SHARE = 3
 """One request of so many stays as it was generated."""
 
 _tally: Counter[tuple[str, int]] = Counter()
@@ -50,7 +50,7 @@ def before_call(_context: schemathesis.HookContext, case: schemathesis.Case, _kw
     """Name what is there."""
     said = repr((case.operation.label, case.path_parameters, case.query, case.headers, case.body))
     digest = zlib.crc32(said.encode("utf-8", "replace"))
-    if digest % SHARE and (change := _CHANGES.get(case.operation.label)) is not None:
+    if digest % MUTATED_SHARE and (change := _PREPARERS.get(case.operation.label)) is not None:
         change(case, f"{digest:08x}")
 
 
@@ -75,7 +75,7 @@ def _list(case: schemathesis.Case, _digest: str) -> None:
 
 def _read(case: schemathesis.Case, digest: str) -> None:
     """The generated conditions and ranges stay in every second of these requests."""
-    _stored("read.webm")
+    _ensure_stored("read.webm")
     _query(case, filename="read.webm", folder=FOLDER)
     if int(digest, 16) & 4:
         _headers(case, If_Match=None, If_None_Match=None, If_Unmodified_Since=None)
@@ -87,8 +87,8 @@ def _write(case: schemathesis.Case, digest: str) -> None:
     _headers(case, If_Match=None, Content_Digest=None, Repr_Digest=None, If_None_Match=None)
 
 
-def _remove(case: schemathesis.Case, digest: str) -> None:
-    _stored(f"{digest}.bin")
+def _delete(case: schemathesis.Case, digest: str) -> None:
+    _ensure_stored(f"{digest}.bin")
     _query(case, filename=f"{digest}.bin", folder=FOLDER)
     _headers(case, If_Match=None)
 
@@ -105,22 +105,22 @@ def _form(case: schemathesis.Case, digest: str) -> None:
 
 def _create(case: schemathesis.Case, _digest: str) -> None:
     name = base64.b64encode(os.urandom(8).hex().encode()).decode()
-    _headers(case, upload_length=None, upload_defer_length="1", upload_metadata=f"filename {name}", **_NO_SUMS)
+    _headers(case, upload_length=None, upload_defer_length="1", upload_metadata=f"filename {name}", **_NO_CHECKSUM)
     _headers(case, Tus_Resumable="1.0.0", upload_concat=None)
 
 
 def _tus(case: schemathesis.Case, _digest: str) -> None:
-    case.path_parameters = {**(case.path_parameters or {}), "upload": _begun()}
+    case.path_parameters = {**(case.path_parameters or {}), "upload": _unfinished_upload()}
     _headers(case, Tus_Resumable="1.0.0")
 
 
 def _patch(case: schemathesis.Case, digest: str) -> None:
     _tus(case, digest)
-    _headers(case, upload_offset="0", upload_length=None, **_NO_SUMS)
+    _headers(case, upload_offset="0", upload_length=None, **_NO_CHECKSUM)
 
 
 def _socket(case: schemathesis.Case, _digest: str) -> None:
-    case.path_parameters = {**(case.path_parameters or {}), "sid": _connected()}
+    case.path_parameters = {**(case.path_parameters or {}), "sid": _connected_sid()}
 
 
 def _push(case: schemathesis.Case, digest: str) -> None:
@@ -131,15 +131,15 @@ def _push(case: schemathesis.Case, digest: str) -> None:
         case.body = {"type": "judged.said", "data": case.body.get("data")}
 
 
-_NO_SUMS: dict[str, str | None] = {"upload_checksum": None}
-_CHANGES: dict[str, Callable[[schemathesis.Case, str], None]] = {
+_NO_CHECKSUM: dict[str, str | None] = {"upload_checksum": None}
+_PREPARERS: dict[str, Callable[[schemathesis.Case, str], None]] = {
     "GET /file": _list,
     "GET /file/folders": _list,
     "GET /file/info": _read,
     "GET /file/stream": _read,
     "HEAD /file/stream": _read,
     "PUT /file/stream": _write,
-    "DELETE /file/stream": _remove,
+    "DELETE /file/stream": _delete,
     "POST /file/upload": _form,
     "POST /file/tus": _create,
     "HEAD /file/tus/{upload}": _tus,
@@ -153,26 +153,26 @@ _CHANGES: dict[str, Callable[[schemathesis.Case, str], None]] = {
 }
 
 
-def _stored(name: str) -> None:
+def _ensure_stored(name: str) -> None:
     query = {"filename": name, "folder": FOLDER}
-    answer = requests.put(f"{GATEWAY}/file/stream", params=query, data=b"0123456789" * 100, timeout=PATIENCE)
+    answer = requests.put(f"{GATEWAY}/file/stream", params=query, data=b"0123456789" * 100, timeout=TIMEOUT)
     answer.raise_for_status()
 
 
-def _begun() -> str:
+def _unfinished_upload() -> str:
     name = base64.b64encode(os.urandom(8).hex().encode()).decode()
     fields = {**TUS, "Upload-Defer-Length": "1", "Upload-Metadata": f"filename {name}"}
-    answer = requests.post(f"{GATEWAY}/file/tus", headers=fields, timeout=PATIENCE)
+    answer = requests.post(f"{GATEWAY}/file/tus", headers=fields, timeout=TIMEOUT)
     answer.raise_for_status()
     return answer.headers["location"].rpartition("/")[2]
 
 
-def _connected() -> str:
+def _connected_sid() -> str:
     """A socket that was just opened; the last few stay open, an older one may still resume."""
     connection = connect(
-        GATEWAY.replace("http", "ws", 1) + "/ws", open_timeout=PATIENCE, close_timeout=1, ping_interval=None
+        GATEWAY.replace("http", "ws", 1) + "/ws", open_timeout=TIMEOUT, close_timeout=1, ping_interval=None
     )
-    sid: str = json.loads(connection.recv(PATIENCE))["sid"]
+    sid: str = json.loads(connection.recv(TIMEOUT))["sid"]
     with _lock:
         _sockets.append(connection)
         oldest = _sockets.pop(0) if len(_sockets) > 5 else None
@@ -182,7 +182,7 @@ def _connected() -> str:
 
 
 @atexit.register
-def _tell() -> None:
+def _write_tally() -> None:
     for connection in _sockets:
         connection.close()
     counts: dict[str, dict[int, int]] = {}

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from jsonschema import Draft7Validator
 
-from tests.bench.peers.npm import Missing, installed
+from tests.support.npm import NpmUnavailable, install_packages
 
 PACKAGES = {"@asyncapi/specs": "6.11.1"}
 SCHEMA = "node_modules/@asyncapi/specs/schemas/3.0.0.json"
@@ -22,20 +22,20 @@ DOCUMENT: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "docs" / 
 
 
 @pytest.fixture(scope="module")
-def judge(tmp_path_factory: pytest.TempPathFactory) -> Draft7Validator:
+def asyncapi_validator(tmp_path_factory: pytest.TempPathFactory) -> Draft7Validator:
     try:
-        folder = installed(tmp_path_factory.mktemp("specs"), PACKAGES)
-    except Missing as error:
+        folder = install_packages(tmp_path_factory.mktemp("specs"), PACKAGES)
+    except NpmUnavailable as error:
         pytest.skip(f"the published schema, the judge, is not to be had: {error}")
     return Draft7Validator(json.loads((folder / SCHEMA).read_text("utf-8")))
 
 
-def test_it_fits_the_published_schema(judge: Draft7Validator) -> None:
-    assert [f"{fault.json_path}: {fault.message}" for fault in judge.iter_errors(DOCUMENT)] == []
+def test_it_fits_the_published_schema(asyncapi_validator: Draft7Validator) -> None:
+    assert [f"{fault.json_path}: {fault.message}" for fault in asyncapi_validator.iter_errors(DOCUMENT)] == []
 
 
-Spoil = Callable[[dict[str, Any]], object]
-SPOILT: dict[str, Spoil] = {
+Mutation = Callable[[dict[str, Any]], object]
+MUTATIONS: dict[str, Mutation] = {
     "another version": lambda document: document.update(asyncapi="2.6.0"),
     "a member that nobody knows": lambda document: document.update(paths={}),
     "a server without a host": lambda document: document["servers"]["local"].pop("host"),
@@ -49,9 +49,9 @@ SPOILT: dict[str, Spoil] = {
 }
 
 
-@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT.keys())
-def test_the_judge_sees_faults(judge: Draft7Validator, spoil: Spoil) -> None:
+@pytest.mark.parametrize("spoil", MUTATIONS.values(), ids=MUTATIONS.keys())
+def test_the_judge_sees_faults(asyncapi_validator: Draft7Validator, spoil: Mutation) -> None:
     """That the document passes says something only if a spoilt one does not."""
     spoilt = copy.deepcopy(DOCUMENT)
     spoil(spoilt)
-    assert not judge.is_valid(spoilt)
+    assert not asyncapi_validator.is_valid(spoilt)

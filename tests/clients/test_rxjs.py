@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 
 from services.common.bus.publisher import Publisher
-from tests.bench.peers.npm import Missing, installed
-from tests.clients.client_server_pair import Pair, pair
+from tests.support.npm import NpmUnavailable, install_packages
+from tests.support.socket_replica_pair import SocketReplicaPair, run_socket_replica_pair
 
 pytestmark = pytest.mark.anyio
 
 PACKAGES = {"rxjs": "7.8.2", "ws": "8.21.3"}
 PROGRAM = Path(__file__).with_name("rxjs_client.mjs")
 DOCUMENT = Path(__file__).parents[2] / "docs" / "messages.md"
-PATIENCE = 10.0
+TIMEOUT = 10.0
 IMPORTS = """
 import { defer, filter, finalize, repeat, retry, share, tap } from "rxjs";
 import { webSocket } from "rxjs/webSocket";
@@ -32,14 +32,14 @@ EXPORTS = """
 export { frames, topic };
 export const send = (value) => socket.next(value);
 """
-Said = dict[str, Any]
+Output = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def rxjs_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
-        folder = installed(tmp_path_factory.mktemp("rxjs"), PACKAGES, PROGRAM)
-    except Missing as error:
+        folder = install_packages(tmp_path_factory.mktemp("rxjs"), PACKAGES, PROGRAM)
+    except NpmUnavailable as error:
         pytest.skip(f"RxJS, the judge, is not to be had: {error}")
     recipe = DOCUMENT.read_text("utf-8").partition("### RxJS")[2].partition("```js\n")[2].partition("```")[0]
     (folder / "recipe.mjs").write_text(IMPORTS + recipe + EXPORTS, "utf-8")
@@ -47,69 +47,69 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def front(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+def replica_pair(rxjs_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SocketReplicaPair]:
     """After `program`: nothing is started where the judge is missing."""
-    with pair(tmp_path_factory.mktemp("pair")) as started:
+    with run_socket_replica_pair(tmp_path_factory.mktemp("pair")) as started:
         yield started
 
 
-class Browser:
+class RxjsClient:
     """A running client, and all that it has said."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
-        self.said: list[Said] = []
+        self.output: list[Output] = []
 
     @property
-    def frames(self) -> list[Said]:
+    def frames(self) -> list[Output]:
         """Of its one socket after the other."""
-        return [said["frame"] for said in self.said if "frame" in said and "topic" not in said]
+        return [said["frame"] for said in self.output if "frame" in said and "topic" not in said]
 
     @property
-    def first_frames(self) -> list[Said]:
+    def first_frames(self) -> list[Output]:
         """One of each connection."""
         return [frame for frame in self.frames if "resume" in frame]
 
     @property
-    def ends(self) -> list[int]:
+    def close_codes(self) -> list[int]:
         """The codes with which connections ended."""
-        return [said["closed"] for said in self.said if "closed" in said]
+        return [said["closed"] for said in self.output if "closed" in said]
 
     @property
-    def again(self) -> int:
+    def reload_count(self) -> int:
         """How often it would have read its state again."""
-        return len([said for said in self.said if "again" in said])
+        return len([said for said in self.output if "again" in said])
 
-    def heard(self, topic: str) -> list[Any]:
+    def topic_data(self, topic: str) -> list[Any]:
         """What the stream of one topic carried."""
-        return [said["frame"]["data"] for said in self.said if said.get("topic") == topic]
+        return [said["frame"]["data"] for said in self.output if said.get("topic") == topic]
 
-    def data(self, kind: str) -> list[Any]:
+    def event_data(self, kind: str) -> list[Any]:
         """What the events of one type carried."""
         return [frame["data"] for frame in self.frames if frame.get("type") == kind]
 
-    async def listen(self) -> None:
+    async def read_output(self) -> None:
         """Keep what it says."""
         assert self._process.stdout is not None
         async for line in self._process.stdout:
-            self.said.append(json.loads(line))
+            self.output.append(json.loads(line))
 
-    def tell(self, **command: Any) -> None:
+    def send_command(self, **command: Any) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(command).encode() + b"\n")
 
-    async def until(self, check: Callable[[], object], what: str) -> None:
+    async def wait_until(self, check: Callable[[], object], what: str) -> None:
         """Wait until its words make `check` true."""
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 while not check():  # noqa: ASYNC110 - another process says it
                     await asyncio.sleep(0.01)
         except TimeoutError:
-            pytest.fail(f"not within {PATIENCE:g} s: {what}; the last that was said: {self.said[-6:]}")
+            pytest.fail(f"not within {TIMEOUT:g} s: {what}; the last that was said: {self.output[-6:]}")
 
 
 @contextlib.asynccontextmanager
-async def browser(program: Path, address: str) -> AsyncIterator[Browser]:
+async def run_rxjs_client(program: Path, address: str) -> AsyncIterator[RxjsClient]:
     """Connected, with its first frame."""
     process = await asyncio.create_subprocess_exec(
         shutil.which("node") or "node",
@@ -118,10 +118,10 @@ async def browser(program: Path, address: str) -> AsyncIterator[Browser]:
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
-    client = Browser(process)
-    listening = asyncio.create_task(client.listen())
+    client = RxjsClient(process)
+    listening = asyncio.create_task(client.read_output())
     try:
-        await client.until(lambda: client.frames, "a first frame")
+        await client.wait_until(lambda: client.frames, "a first frame")
         yield client
     finally:
         assert process.stdin is not None
@@ -130,46 +130,56 @@ async def browser(program: Path, address: str) -> AsyncIterator[Browser]:
         await listening
 
 
-async def test_ping_as_in_the_tutorial(front: Pair, program: Path) -> None:
-    async with browser(program, front.address) as client:
+async def test_ping_as_in_the_tutorial(replica_pair: SocketReplicaPair, rxjs_program: Path) -> None:
+    async with run_rxjs_client(rxjs_program, replica_pair.websocket_url) as client:
         assert client.frames[0]["sid"]
         for said in ("ping", {"message": "ping"}, {"type": "ping"}):
             before = len(client.frames)
-            client.tell(next=said)
-            await client.until(lambda count=before: len(client.frames) > count, f"an answer to {said!r}")  # type: ignore[misc]
+            client.send_command(next=said)
+            await client.wait_until(lambda count=before: len(client.frames) > count, f"an answer to {said!r}")  # type: ignore[misc]
             assert client.frames[-1] == {"pong": True}
-        assert client.ends == []
+        assert client.close_codes == []
 
 
-async def test_topics_over_one_socket(front: Pair, program: Path) -> None:
+async def test_topics_over_one_socket(replica_pair: SocketReplicaPair, rxjs_program: Path) -> None:
     """Two streams over one socket: each hears its own topic, and after its end nothing more."""
-    async with browser(program, front.address) as client, Publisher.from_url(front.redis_url, "/news") as push:
+    async with (
+        run_rxjs_client(rxjs_program, replica_pair.websocket_url) as client,
+        Publisher.from_url(replica_pair.redis_url, "/news") as push,
+    ):
         for topic in ("sport", "weather"):
-            client.tell(listen=topic)
-            await client.until(
-                lambda wanted=topic: _answered(client, "subscribed", wanted), f"{topic} is subscribed to"
+            client.send_command(listen=topic)
+            await client.wait_until(
+                lambda wanted=topic: _is_confirmed(client, "subscribed", wanted), f"{topic} is subscribed to"
             )  # type: ignore[misc]
         for number in range(3):
             await push.publish("sport", "news.said", number)
             await push.publish("weather", "news.said", 10 + number)
-        await client.until(lambda: len(client.heard("sport") + client.heard("weather")) == 6, "both topics")
-        assert (client.heard("sport"), client.heard("weather")) == ([0, 1, 2], [10, 11, 12])
+        await client.wait_until(
+            lambda: len(client.topic_data("sport") + client.topic_data("weather")) == 6, "both topics"
+        )
+        assert (client.topic_data("sport"), client.topic_data("weather")) == ([0, 1, 2], [10, 11, 12])
 
-        client.tell(leave="sport")
-        await client.until(lambda: _answered(client, "unsubscribed", "sport"), "sport is left")
+        client.send_command(leave="sport")
+        await client.wait_until(lambda: _is_confirmed(client, "unsubscribed", "sport"), "sport is left")
         await push.publish("sport", "news.said", 3)
         await push.publish("weather", "news.said", 13)
-        await client.until(lambda: len(client.heard("weather")) == 4, "the topic that stays")
-        assert client.heard("sport") == [0, 1, 2]
-        assert [said for said in client.said if "opened" in said] == [{"opened": 1}]
+        await client.wait_until(lambda: len(client.topic_data("weather")) == 4, "the topic that stays")
+        assert client.topic_data("sport") == [0, 1, 2]
+        assert [said for said in client.output if "opened" in said] == [{"opened": 1}]
 
 
-async def test_a_restart_of_its_replica_is_nothing_to_a_client(front: Pair, program: Path) -> None:
+async def test_a_restart_of_its_replica_is_nothing_to_a_client(
+    replica_pair: SocketReplicaPair, rxjs_program: Path
+) -> None:
     """The replica leaves in order (1012, RxJS completes and repeats), then the next one is killed (1006, RxJS retries): the
     same sid, and every event once and in order, whoever pushed it while the client was away. The stream of a topic goes on, and one
     that was begun while there was no connection too.
     """
-    async with browser(program, front.address) as client, Publisher.from_url(front.redis_url, "/clock") as push:
+    async with (
+        run_rxjs_client(rxjs_program, replica_pair.websocket_url) as client,
+        Publisher.from_url(replica_pair.redis_url, "/clock") as push,
+    ):
         sid = client.frames[0]["sid"]
         sent = 0
 
@@ -183,33 +193,33 @@ async def test_a_restart_of_its_replica_is_nothing_to_a_client(front: Pair, prog
 
         async def moved(connections: int) -> None:
             await push_some()
-            await client.until(lambda: len(client.first_frames) == connections, f"connection {connections}")
+            await client.wait_until(lambda: len(client.first_frames) == connections, f"connection {connections}")
             await push_some()
-            await client.until(lambda: len(client.heard("hours")) == sent, "all that was pushed")
+            await client.wait_until(lambda: len(client.topic_data("hours")) == sent, "all that was pushed")
 
-        client.tell(listen="hours")
-        await client.until(lambda: _answered(client, "subscribed", "hours"), "the topic is subscribed to")
+        client.send_command(listen="hours")
+        await client.wait_until(lambda: _is_confirmed(client, "subscribed", "hours"), "the topic is subscribed to")
         await push_some()
-        front.start(1)
-        front.leave(0)
+        replica_pair.start(1)
+        replica_pair.terminate(0)
         await moved(2)
-        front.start(0)
-        front.kill(1)
-        await client.until(lambda: 1006 in client.ends, "the connection is lost")
-        client.tell(listen="late")
+        replica_pair.start(0)
+        replica_pair.kill(1)
+        await client.wait_until(lambda: 1006 in client.close_codes, "the connection is lost")
+        client.send_command(listen="late")
         await moved(3)
         await push.publish("late", "clock.late", 1)
-        await client.until(lambda: client.heard("late") == [1], "the topic that was wanted in between")
+        await client.wait_until(lambda: client.topic_data("late") == [1], "the topic that was wanted in between")
 
-        assert client.ends[0] == 1012
-        assert 1006 in client.ends[1:]
+        assert client.close_codes[0] == 1012
+        assert 1006 in client.close_codes[1:]
         assert [frame["sid"] for frame in client.first_frames] == [sid] * 3
         assert [frame["recovered"] for frame in client.first_frames] == [False, True, True]
-        assert client.data("clock.all") == client.data("clock.mine") == list(range(sent))
-        assert client.heard("hours") == client.data("clock.hours") == list(range(sent))
-        assert client.data("socket.resync") == []
-        assert client.again == 1, "at the very first connection"
+        assert client.event_data("clock.all") == client.event_data("clock.mine") == list(range(sent))
+        assert client.topic_data("hours") == client.event_data("clock.hours") == list(range(sent))
+        assert client.event_data("socket.resync") == []
+        assert client.reload_count == 1, "at the very first connection"
 
 
-def _answered(client: Browser, kind: str, topic: str) -> bool:
+def _is_confirmed(client: RxjsClient, kind: str, topic: str) -> bool:
     return any(frame.get("type") == kind and frame.get("topic") == topic for frame in client.frames)

@@ -12,14 +12,14 @@ import httpx
 import pytest
 
 from deploy.local.ports import HOST, free_ports
-from tests.support.databases import Server
-from tests.support.media_library import Library, library
+from tests.support.databases import ServerProcess
+from tests.support.media_library import MediaServices, run_media_services
 from tests.support.waiting import eventually
 
-PICTURES = 25
-SECONDS = 30
+FRAMES_PER_SECOND = 25
+DURATION_SECONDS = 30
 WIDTH, HEIGHT, BITS = 320, 180, 16
-FLAGS = [
+CHROMIUM_FLAGS = [
     *(
         "--headless",
         "--no-sandbox",
@@ -34,7 +34,7 @@ FLAGS = [
 
 # Answers with the barcodes of the pictures that are shown after seeking to each time; 16 bars, the highest bit left. A busy machine
 # paints a picture a moment after `seeked`, so each is looked at until it is the one that is wanted, for five seconds at the most.
-SEEK = """
+SEEK_SCRIPT = """
 const [url, times, wanted, done] = arguments;
 const video = document.createElement('video');
 video.muted = true;
@@ -85,34 +85,34 @@ def barcode(number: int) -> int:
     return number | (~number & 0xF) << 12
 
 
-def picture(number: int) -> bytes:
+def frame_pixels(number: int) -> bytes:
     """Its barcode in black and white."""
     bars = (b"\xff" if barcode(number) >> (BITS - 1 - bit) & 1 else b"\x00" for bit in range(BITS))
     return b"".join(bar * (WIDTH // BITS) for bar in bars) * HEIGHT
 
 
-def film(ffmpeg: str, target: Path, *codec: str) -> None:
+def encode_video(ffmpeg: str, target: Path, *codec: str) -> None:
     command = [ffmpeg, "-v", "error", "-f", "rawvideo", "-pix_fmt", "gray", "-s", f"{WIDTH}x{HEIGHT}"]
-    command += ["-r", str(PICTURES), "-i", "-", "-pix_fmt", "yuv420p", "-g", "50", *codec, str(target)]
-    pictures = b"".join(picture(number) for number in range(SECONDS * PICTURES))
+    command += ["-r", str(FRAMES_PER_SECOND), "-i", "-", "-pix_fmt", "yuv420p", "-g", "50", *codec, str(target)]
+    pictures = b"".join(frame_pixels(number) for number in range(DURATION_SECONDS * FRAMES_PER_SECOND))
     subprocess.run(command, check=True, input=pictures, timeout=100)
 
 
-class Browser:
+class ChromiumBrowser:
     """Chromium through chromedriver's own HTTP interface (W3C WebDriver)."""
 
     def __init__(self, driver: str, chromium: str, profile: Path) -> None:
-        arguments = [*FLAGS, f"--user-data-dir={profile}"]
+        arguments = [*CHROMIUM_FLAGS, f"--user-data-dir={profile}"]
         options = {"binary": chromium, "args": arguments}
         wanted = {"capabilities": {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": options}}}
         self._client = httpx.Client(base_url=driver, timeout=60)
         self._session = f"/session/{self._call('POST', '/session', wanted)['sessionId']}"
         self._call("POST", f"{self._session}/timeouts", {"script": 50_000, "pageLoad": 20_000})
 
-    def go(self, url: str) -> None:
+    def open_url(self, url: str) -> None:
         self._call("POST", f"{self._session}/url", {"url": url})
 
-    def run(self, script: str, *arguments: object) -> Any:
+    def run_script(self, script: str, *arguments: object) -> Any:
         """What the script hands to its last argument, a function."""
         return self._call("POST", f"{self._session}/execute/async", {"script": script, "args": arguments})
 
@@ -129,7 +129,7 @@ class Browser:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChromiumBrowser]:
     driver, chromium = shutil.which("chromedriver"), shutil.which("chromium")
     if driver is None or chromium is None:
         pytest.skip("chromium and chromedriver are not installed")
@@ -140,7 +140,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         url = f"http://{HOST}:{port}"
         try:
             eventually(lambda: httpx.get(f"{url}/status").json()["value"]["ready"], 20)
-            with contextlib.closing(Browser(url, chromium, folder / "profile")) as browser:
+            with contextlib.closing(ChromiumBrowser(url, chromium, folder / "profile")) as browser:
                 yield browser
         finally:
             process.terminate()
@@ -148,13 +148,15 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def lib(
-    mongod: Server, redis_server: Server, tmp_path_factory: pytest.TempPathFactory, ffmpeg: str
-) -> Iterator[Library]:
+def media_services(
+    mongod: ServerProcess, redis_server: ServerProcess, tmp_path_factory: pytest.TempPathFactory, ffmpeg: str
+) -> Iterator[MediaServices]:
     folder = tmp_path_factory.mktemp("browser")
-    film(ffmpeg, folder / "bars.webm", "-c:v", "libvpx", "-deadline", "realtime", "-cpu-used", "16", "-b:v", "500k")
-    film(ffmpeg, folder / "bars.mp4", "-c:v", "libx264", "-preset", "ultrafast", "-crf", "18")
-    with library(folder, mongod, redis_server.url, "test_stream_browser") as lib:
+    encode_video(
+        ffmpeg, folder / "bars.webm", "-c:v", "libvpx", "-deadline", "realtime", "-cpu-used", "16", "-b:v", "500k"
+    )
+    encode_video(ffmpeg, folder / "bars.mp4", "-c:v", "libx264", "-preset", "ultrafast", "-crf", "18")
+    with run_media_services(folder, mongod, redis_server.url, "test_stream_browser") as lib:
         lib.put("bars.webm", folder / "bars.webm")
         lib.put("bars.mp4", folder / "bars.mp4", content_type="video/mp4")
         yield lib
@@ -163,19 +165,26 @@ def lib(
 @pytest.mark.parametrize(
     ("kind", "mime"), [("webm", 'video/webm; codecs="vp8"'), ("mp4", 'video/mp4; codecs="avc1.42c01e"')]
 )
-def test_the_right_picture_after_every_seek(browser: Browser, lib: Library, kind: str, mime: str) -> None:
-    browser.go(f"{lib.stream.url}/livez")  # a page of the same origin, so that the canvas may be read
+def test_the_right_picture_after_every_seek(
+    browser: ChromiumBrowser, media_services: MediaServices, kind: str, mime: str
+) -> None:
+    browser.open_url(f"{media_services.stream.url}/livez")  # a page of the same origin, so that the canvas may be read
     asks = "arguments[1](document.createElement('video').canPlayType(arguments[0]))"
-    if not browser.run(asks, mime):
+    if not browser.run_script(asks, mime):
         pytest.skip(f"this Chromium does not play {mime}")
     rng = random.Random(7)
-    wanted = [SECONDS * PICTURES - 2, 0, 700, *rng.sample(range(SECONDS * PICTURES), 17)]
-    path = lib.url(f"bars.{kind}").removeprefix(lib.stream.url)
+    wanted = [
+        DURATION_SECONDS * FRAMES_PER_SECOND - 2,
+        0,
+        700,
+        *rng.sample(range(DURATION_SECONDS * FRAMES_PER_SECOND), 17),
+    ]
+    path = media_services.url(f"bars.{kind}").removeprefix(media_services.stream.url)
     codes = [barcode(number) for number in wanted]
-    shown = browser.run(SEEK, path, [(number + 0.5) / PICTURES for number in wanted], codes)
+    shown = browser.run_script(SEEK_SCRIPT, path, [(number + 0.5) / FRAMES_PER_SECOND for number in wanted], codes)
     assert "error" not in shown, shown
     assert shown["seen"] == codes
-    assert abs(shown["duration"] - SECONDS) < 0.1
+    assert abs(shown["duration"] - DURATION_SECONDS) < 0.1
     assert shown["ranges"] == 1
-    assert '"status": 206' in lib.stream.log
-    assert "Traceback" not in lib.stream.log
+    assert '"status": 206' in media_services.stream.log
+    assert "Traceback" not in media_services.stream.log

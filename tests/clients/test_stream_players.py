@@ -11,25 +11,28 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.databases import Server
-from tests.support.media_library import CHUNK, Library, library
-from tests.support.videos import Videos
+from tests.support.databases import ServerProcess
+from tests.support.media_library import CHUNK_SIZE, MediaServices, run_media_services
+from tests.support.videos import SampleVideos
 
 MIB = 1024 * 1024
-LINE = re.compile(r'"path": "/file/stream", .*"bytes": ([0-9]+)')
+ACCESS_LOG_BYTES = re.compile(r'"path": "/file/stream", .*"bytes": ([0-9]+)')
 
 
 @pytest.fixture(scope="module")
-def lib(
-    mongod: Server, redis_server: Server, tmp_path_factory: pytest.TempPathFactory, video: Videos
-) -> Iterator[Library]:
-    with library(tmp_path_factory.mktemp("players"), mongod, redis_server.url, "test_stream_players") as lib:
-        lib.put("minute.webm", video.webm)
-        lib.put("minute.mp4", video.mp4, content_type="video/mp4")
+def media_services(
+    mongod: ServerProcess,
+    redis_server: ServerProcess,
+    tmp_path_factory: pytest.TempPathFactory,
+    sample_videos: SampleVideos,
+) -> Iterator[MediaServices]:
+    with run_media_services(tmp_path_factory.mktemp("players"), mongod, redis_server.url, "test_stream_players") as lib:
+        lib.put("minute.webm", sample_videos.webm)
+        lib.put("minute.mp4", sample_videos.mp4, content_type="video/mp4")
         yield lib
 
 
-def frame(ffmpeg: str, source: str | Path, second: float | None = None) -> bytes:
+def decode_frame(ffmpeg: str, source: str | Path, second: float | None = None) -> bytes:
     """The picture at a time, or the first that comes, as raw grey pixels."""
     seek = [] if second is None else ["-ss", f"{second:.3f}"]
     command = [ffmpeg, "-v", "error", "-nostdin", *seek, "-i", str(source)]
@@ -38,19 +41,21 @@ def frame(ffmpeg: str, source: str | Path, second: float | None = None) -> bytes
 
 
 @pytest.mark.parametrize("kind", ["webm", "mp4"])
-def test_ffmpeg_seeks_to_twenty_random_times(lib: Library, video: Videos, kind: str) -> None:
-    path = video.webm if kind == "webm" else video.mp4
+def test_ffmpeg_seeks_to_twenty_random_times(
+    media_services: MediaServices, sample_videos: SampleVideos, kind: str
+) -> None:
+    path = sample_videos.webm if kind == "webm" else sample_videos.mp4
     seed = random.randrange(1 << 32)
     rng = random.Random(seed)
     for _ in range(20):
-        second = rng.uniform(0, video.seconds - 1)
-        there = frame(video.ffmpeg, lib.url(f"minute.{kind}"), second)
+        second = rng.uniform(0, sample_videos.seconds - 1)
+        there = decode_frame(sample_videos.ffmpeg, media_services.url(f"minute.{kind}"), second)
         assert there, f"seed {seed}: nothing at {second}"
-        assert there == frame(video.ffmpeg, path, second), f"seed {seed}: another picture at {second}"
+        assert there == decode_frame(sample_videos.ffmpeg, path, second), f"seed {seed}: another picture at {second}"
 
 
 @pytest.mark.parametrize("kind", ["webm", "mp4"])
-def test_ffprobe_says_the_same_of_both(lib: Library, video: Videos, kind: str) -> None:
+def test_ffprobe_says_the_same_of_both(media_services: MediaServices, sample_videos: SampleVideos, kind: str) -> None:
     ffprobe = shutil.which("ffprobe")
     if ffprobe is None:
         pytest.skip("ffprobe is not installed")
@@ -60,7 +65,9 @@ def test_ffprobe_says_the_same_of_both(lib: Library, video: Videos, kind: str) -
         command += ["-show_entries", "packet=pts_time,size,flags", str(source)]
         return json.loads(subprocess.run(command, check=True, capture_output=True, timeout=60).stdout)
 
-    assert packets(lib.url(f"minute.{kind}")) == packets(video.webm if kind == "webm" else video.mp4)
+    assert packets(media_services.url(f"minute.{kind}")) == packets(
+        sample_videos.webm if kind == "webm" else sample_videos.mp4
+    )
 
 
 @pytest.fixture(scope="module")
@@ -75,22 +82,24 @@ def large_mp4(ffmpeg: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def test_an_mp4_with_its_index_at_the_end_starts_at_once(lib: Library, ffmpeg: str, large_mp4: Path) -> None:
+def test_an_mp4_with_its_index_at_the_end_starts_at_once(
+    media_services: MediaServices, ffmpeg: str, large_mp4: Path
+) -> None:
     """At most three requests, which cover neither in what is sent nor in what is read what lies between head and index."""
     size = large_mp4.stat().st_size
     assert size > 60 * MIB
     assert large_mp4.read_bytes().rindex(b"moov") > size // 2
-    lib.put("large.mp4", large_mp4, content_type="video/mp4")
+    media_services.put("large.mp4", large_mp4, content_type="video/mp4")
 
     def sent() -> int:
-        return int(lib.db.client.admin.command("serverStatus")["network"]["bytesOut"])
+        return int(media_services.db.client.admin.command("serverStatus")["network"]["bytesOut"])
 
     time.sleep(0.2)  # the line of an answer that its client has left is written when that is noticed
-    requests, before = len(LINE.findall(lib.stream.log)), sent()
-    assert frame(ffmpeg, lib.url("large.mp4")) == frame(ffmpeg, large_mp4)
+    requests, before = len(ACCESS_LOG_BYTES.findall(media_services.stream.log)), sent()
+    assert decode_frame(ffmpeg, media_services.url("large.mp4")) == decode_frame(ffmpeg, large_mp4)
     read = sent() - before
     time.sleep(0.2)
-    answers = [int(count) for count in LINE.findall(lib.stream.log)[requests:]]
+    answers = [int(count) for count in ACCESS_LOG_BYTES.findall(media_services.stream.log)[requests:]]
     print(
         f"first picture of {size / MIB:.0f} MiB: {len(answers)} requests, {sum(answers) / MIB:.1f} MiB answered, "
         f"{read / MIB:.1f} MiB read from the store"
@@ -98,16 +107,16 @@ def test_an_mp4_with_its_index_at_the_end_starts_at_once(lib: Library, ffmpeg: s
     assert 2 <= len(answers) <= 3
     assert sum(answers) < size // 3
     assert read < size // 3
-    assert read > CHUNK
+    assert read > CHUNK_SIZE
 
 
 @pytest.mark.parametrize("kind", ["webm", "mp4"])
 @pytest.mark.parametrize("player", ["mpv", "cvlc"])
-def test_players_with_a_window_play_without_one(lib: Library, player: str, kind: str) -> None:
+def test_players_with_a_window_play_without_one(media_services: MediaServices, player: str, kind: str) -> None:
     program = shutil.which(player)
     if program is None:
         pytest.skip(f"{player} is not installed")
-    url = lib.url(f"minute.{kind}")
+    url = media_services.url(f"minute.{kind}")
     command = {
         "mpv": [
             program,

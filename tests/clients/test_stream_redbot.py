@@ -8,24 +8,27 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.databases import Server
-from tests.support.media_library import Library, library
-from tests.support.videos import Videos
+from tests.support.databases import ServerProcess
+from tests.support.media_library import MediaServices, run_media_services
+from tests.support.videos import SampleVideos
 
-NO_FAULTS = {"CONTENT_TYPE_MISMATCH", "STATUS_BAD_REQUEST"}
+IGNORED_NOTES = {"CONTENT_TYPE_MISMATCH", "STATUS_BAD_REQUEST"}
 """It guesses types from the first bytes and does not know the WebM that ffmpeg writes; and a 400 is what we meant."""
 
 
 @pytest.fixture(scope="module")
-def lib(
-    mongod: Server, redis_server: Server, tmp_path_factory: pytest.TempPathFactory, video: Videos
-) -> Iterator[Library]:
-    with library(tmp_path_factory.mktemp("redbot"), mongod, redis_server.url, "test_stream_redbot") as lib:
-        lib.put("minute.webm", video.webm)
+def media_services(
+    mongod: ServerProcess,
+    redis_server: ServerProcess,
+    tmp_path_factory: pytest.TempPathFactory,
+    sample_videos: SampleVideos,
+) -> Iterator[MediaServices]:
+    with run_media_services(tmp_path_factory.mktemp("redbot"), mongod, redis_server.url, "test_stream_redbot") as lib:
+        lib.put("minute.webm", sample_videos.webm)
         yield lib
 
 
-def notes(url: str) -> dict[str, str]:
+def redbot_notes(url: str) -> dict[str, str]:
     """What REDbot notes, with its level: GOOD, INFO, WARN or BAD."""
     program = Path(sys.executable).with_name("redbot")
     if not program.exists():
@@ -49,7 +52,7 @@ def notes(url: str) -> dict[str, str]:
         ("/file/folders", {"CL_CORRECT"}),
     ],
 )
-def test_redbot_finds_no_fault(lib: Library, path: str, good: set[str]) -> None:
-    found = notes(lib.stream.url + path)
+def test_redbot_finds_no_fault(media_services: MediaServices, path: str, good: set[str]) -> None:
+    found = redbot_notes(media_services.stream.url + path)
     assert {note for note, level in found.items() if level == "GOOD"} >= good
-    assert {note for note, level in found.items() if level in {"WARN", "BAD"}} <= NO_FAULTS
+    assert {note for note, level in found.items() if level in {"WARN", "BAD"}} <= IGNORED_NOTES

@@ -16,17 +16,17 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.support.databases import Server
-from tests.support.processes import launched
+from tests.support.databases import ServerProcess
+from tests.support.processes import run_service
 from tests.support.stack import Stack
-from tests.support.upload_client import TUS, etag, repr_digest
+from tests.support.upload_client import TUS_HEADERS, etag, repr_digest
 
 PACKAGES = ("tus-js-client@4.3.1",)
 SIZE = 5 * 1024 * 1024 + 321
-PIECE = 700_001
+CHUNK_SIZE = 700_001
 """Bytes of a PATCH: no multiple of anything of ours."""
 
-SCRIPT = """
+TUS_JS_SCRIPT = """
 const fs = require('fs');
 const tus = require('tus-js-client');
 const [endpoint, path, stopAfter, uploadUrl, name] = process.argv.slice(2);
@@ -49,32 +49,34 @@ upload.start();
 
 
 @dataclass(frozen=True)
-class Way:
+class UploadRoute:
     """Where an upload begins and where it goes on."""
 
-    first: str
-    second: str
+    start_url: str
+    resume_url: str
 
 
 @pytest.fixture(scope="module")
-def replicas(mongod: Server, redis_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Way]:
+def replica_route(
+    mongod: ServerProcess, redis_server: ServerProcess, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[UploadRoute]:
     env = {
         "GRIDCAST_MONGODB_URI": mongod.uri,
         "GRIDCAST_MONGODB_DATABASE": "test_judges",
         "GRIDCAST_REDIS_URL": redis_server.url,
     }
     folder = tmp_path_factory.mktemp("judges")
-    with launched("services.upload", folder, env) as first, launched("services.upload", folder, env) as second:
-        yield Way(first.url, second.url)
+    with run_service("services.upload", folder, env) as first, run_service("services.upload", folder, env) as second:
+        yield UploadRoute(first.url, second.url)
 
 
 @pytest.fixture(params=["straight", "gateway"])
-def way(request: pytest.FixtureRequest) -> Way:
+def route(request: pytest.FixtureRequest) -> UploadRoute:
     if request.param == "straight":
-        found: Way = request.getfixturevalue("replicas")
+        found: UploadRoute = request.getfixturevalue("replica_route")
         return found
     stack: Stack = request.getfixturevalue("stack")
-    return Way(stack.url, stack.url)
+    return UploadRoute(stack.url, stack.url)
 
 
 @pytest.fixture
@@ -84,37 +86,37 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def elsewhere(url: str, service: str) -> str:
+def rebase_url(url: str, base_url: str) -> str:
     """The same upload at another replica."""
-    return service + urlsplit(url).path
+    return base_url + urlsplit(url).path
 
 
-def check(way: Way, url: str, file: Path) -> None:
-    seen = httpx.head(elsewhere(url, way.second), headers=TUS)
+def check_stored(route: UploadRoute, url: str, file: Path) -> None:
+    seen = httpx.head(rebase_url(url, route.resume_url), headers=TUS_HEADERS)
     assert seen.headers["upload-offset"] == str(SIZE)
     assert seen.headers["repr-digest"] == repr_digest(file.read_bytes())
 
 
-def test_tuspy(way: Way, file: Path) -> None:
+def test_tuspy(route: UploadRoute, file: Path) -> None:
     client = pytest.importorskip("tusclient.client", reason="tuspy is not installed")
     metadata = {"filename": file.name, "filetype": "video/webm", "folder": "judge"}
     with file.open("rb") as stream:
-        first = client.TusClient(f"{way.first}/file/tus").uploader(
-            file_stream=stream, chunk_size=PIECE, metadata=metadata
+        first = client.TusClient(f"{route.start_url}/file/tus").uploader(
+            file_stream=stream, chunk_size=CHUNK_SIZE, metadata=metadata
         )
-        first.upload(stop_at=3 * PIECE)
+        first.upload(stop_at=3 * CHUNK_SIZE)
         assert 0 < first.offset < SIZE
-        url = elsewhere(first.url, way.second)
-        second = client.TusClient(f"{way.second}/file/tus").uploader(
-            file_stream=stream, chunk_size=PIECE, url=url, upload_checksum=True
+        url = rebase_url(first.url, route.resume_url)
+        second = client.TusClient(f"{route.resume_url}/file/tus").uploader(
+            file_stream=stream, chunk_size=CHUNK_SIZE, url=url, upload_checksum=True
         )
         assert second.offset == first.offset
         second.upload()
-    check(way, url, file)
+    check_stored(route, url, file)
 
 
 @pytest.fixture(scope="module")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def node_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     npm = shutil.which("npm")
     if npm is None or shutil.which("node") is None:
         pytest.skip("there is no npm or no node")
@@ -124,11 +126,11 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
     if done.returncode:
         pytest.skip(f"npm cannot install: {done.stderr[-200:]}")
-    (folder / "upload.js").write_text(SCRIPT % PIECE)
+    (folder / "upload.js").write_text(TUS_JS_SCRIPT % CHUNK_SIZE)
     return folder
 
 
-def node(packages: Path, *arguments: str) -> dict[str, object]:
+def run_node(packages: Path, *arguments: str) -> dict[str, object]:
     command = ["node", "upload.js", *arguments]
     done = subprocess.run(command, cwd=packages, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -136,15 +138,15 @@ def node(packages: Path, *arguments: str) -> dict[str, object]:
     return said
 
 
-def test_tus_js_client(way: Way, file: Path, packages: Path) -> None:
-    stopped = node(packages, f"{way.first}/file/tus", str(file), str(2 * PIECE), "", file.name)
+def test_tus_js_client(route: UploadRoute, file: Path, node_packages: Path) -> None:
+    stopped = run_node(node_packages, f"{route.start_url}/file/tus", str(file), str(2 * CHUNK_SIZE), "", file.name)
     assert int(str(stopped["accepted"])) < SIZE
-    url = elsewhere(str(stopped["url"]), way.second)
-    assert node(packages, f"{way.second}/file/tus", str(file), "0", url, file.name)["done"]
-    check(way, url, file)
+    url = rebase_url(str(stopped["url"]), route.resume_url)
+    assert run_node(node_packages, f"{route.resume_url}/file/tus", str(file), "0", url, file.name)["done"]
+    check_stored(route, url, file)
 
 
-def curl(*arguments: str) -> tuple[str, str]:
+def run_curl(*arguments: str) -> tuple[str, str]:
     """What was sent and received as headers, and the body."""
     program = shutil.which("curl")
     if program is None:
@@ -156,25 +158,25 @@ def curl(*arguments: str) -> tuple[str, str]:
     return done.stderr, done.stdout
 
 
-def test_curl_waits_for_100_continue(way: Way, file: Path) -> None:
-    url = f"{way.first}/file/stream?filename={file.name}&folder=curl"
+def test_curl_waits_for_100_continue(route: UploadRoute, file: Path) -> None:
+    url = f"{route.start_url}/file/stream?filename={file.name}&folder=curl"
     expecting = ("-H", "Expect: 100-continue", "--expect100-timeout", "20", "-T", str(file))
-    told, said = curl(*expecting, url)
+    told, said = run_curl(*expecting, url)
     assert "< HTTP/1.1 100 Continue" in told
     assert "< HTTP/1.1 201 Created" in told
     assert json.loads(said)["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     # Refused by its head: not a byte of the body is sent.
-    told, _ = curl(*expecting, "-H", "If-None-Match: *", url)
+    told, _ = run_curl(*expecting, "-H", "If-None-Match: *", url)
     assert "< HTTP/1.1 412" in told
-    told, _ = curl(*expecting, "-H", f"If-Match: {etag(file.read_bytes())}", url)
+    told, _ = run_curl(*expecting, "-H", f"If-Match: {etag(file.read_bytes())}", url)
     assert "< HTTP/1.1 200" in told
 
 
-def test_curl_sends_a_form(way: Way, file: Path) -> None:
+def test_curl_sends_a_form(route: UploadRoute, file: Path) -> None:
     """As the tutorial's reader does: curl says application/octet-stream for a .webm, and the name says what it is."""
-    told, said = curl("-F", f"file=@{file}", "-F", "folder=form", f"{way.first}/file/upload")
+    told, said = run_curl("-F", f"file=@{file}", "-F", "folder=form", f"{route.start_url}/file/upload")
     assert "< HTTP/1.1 201 Created" in told
     assert len(json.loads(said)) == 24
-    told, said = curl("-F", "folder=form", "-F", f"file=@{file}", f"{way.first}/file/upload")
+    told, said = run_curl("-F", "folder=form", "-F", f"file=@{file}", f"{route.start_url}/file/upload")
     assert "< HTTP/1.1 409 Conflict" in told
     assert json.loads(said)["detail"].startswith("Not Unique: ")

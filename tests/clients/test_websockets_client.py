@@ -14,43 +14,43 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect as connect_in_sync
 
 from services.common.bus.publisher import Publisher
-from tests.clients.client_server_pair import Pair, pair
+from tests.support.socket_replica_pair import SocketReplicaPair, run_socket_replica_pair
 
-PATIENCE = 10.0
+TIMEOUT = 10.0
 
 
 @pytest.fixture(scope="module")
-def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    with pair(tmp_path_factory.mktemp("pair")) as started:
+def replica_pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SocketReplicaPair]:
+    with run_socket_replica_pair(tmp_path_factory.mktemp("pair")) as started:
         yield started
 
 
-def test_ping_without_an_event_loop(front: Pair) -> None:
-    with connect_in_sync(front.address) as connection:
-        assert set(json.loads(connection.recv(PATIENCE))) == {"sid", "resume", "sequence", "recovered"}
+def test_ping_without_an_event_loop(replica_pair: SocketReplicaPair) -> None:
+    with connect_in_sync(replica_pair.websocket_url) as connection:
+        assert set(json.loads(connection.recv(TIMEOUT))) == {"sid", "resume", "sequence", "recovered"}
         for said in ('"ping"', "ping", b"\x00"):
             connection.send(said)
-            assert json.loads(connection.recv(PATIENCE)) == {"pong": True}
-        assert connection.ping(b"are you there").wait(PATIENCE)
+            assert json.loads(connection.recv(TIMEOUT)) == {"pong": True}
+        assert connection.ping(b"are you there").wait(TIMEOUT)
     assert connection.close_code == 1000
 
 
 @pytest.mark.anyio
-async def test_defaults_topics_and_liveness(front: Pair) -> None:
+async def test_defaults_topics_and_liveness(replica_pair: SocketReplicaPair) -> None:
     """It offers compression, which is declined, and the subprotocol, which is taken."""
-    address = f"{front.address}?{urlencode({'topics': 'sport', 'meta': json.dumps({'name': 'Ada'})})}"
+    address = f"{replica_pair.websocket_url}?{urlencode({'topics': 'sport', 'meta': json.dumps({'name': 'Ada'})})}"
     async with connect(address, subprotocols=["cloudevents.json"]) as connection:  # type: ignore[list-item]
-        await _next(connection)
+        await _receive_json(connection)
         assert connection.subprotocol == "cloudevents.json"
         assert connection.response is not None
         assert "sec-websocket-extensions" not in connection.response.headers
-        assert await asyncio.wait_for(await connection.ping(), PATIENCE) < PATIENCE
+        assert await asyncio.wait_for(await connection.ping(), TIMEOUT) < TIMEOUT
         await connection.send(json.dumps({"type": "subscribe", "topic": "weather"}))
-        assert (await _next(connection))["type"] == "subscribed"
-        async with Publisher.from_url(front.redis_url, "/news") as push:
+        assert (await _receive_json(connection))["type"] == "subscribed"
+        async with Publisher.from_url(replica_pair.redis_url, "/news") as push:
             for topic in ("sport", "chess", "weather"):
                 await push.publish(topic, "news.said", {"of": topic})
-        said = [await _next(connection) for _ in range(2)]
+        said = [await _receive_json(connection) for _ in range(2)]
         assert [(event["topic"], event["data"]) for event in said] == [
             ("sport", {"of": "sport"}),
             ("weather", {"of": "weather"}),
@@ -58,29 +58,29 @@ async def test_defaults_topics_and_liveness(front: Pair) -> None:
 
 
 @pytest.mark.anyio
-async def test_its_own_reconnecting_loop(front: Pair) -> None:
+async def test_its_own_reconnecting_loop(replica_pair: SocketReplicaPair) -> None:
     """It connects again by itself after 1012 and after a kill. Its address stays the same, so each time it is a new session."""
     seen: list[tuple[str, int | None]] = []
-    async with asyncio.timeout(4 * PATIENCE):
-        async for connection in connect(front.address):
-            sid = (await _next(connection))["sid"]
+    async with asyncio.timeout(4 * TIMEOUT):
+        async for connection in connect(replica_pair.websocket_url):
+            sid = (await _receive_json(connection))["sid"]
             if len(seen) == 2:
                 await connection.close()
                 break
             place = len(seen) % 2
-            front.start(1 - place)
+            replica_pair.start(1 - place)
             if seen:
-                front.kill(place)
+                replica_pair.kill(place)
             else:
-                front.leave(place)
+                replica_pair.terminate(place)
             try:
-                await _next(connection)
+                await _receive_json(connection)
             except ConnectionClosed as closed:
                 seen.append((sid, closed.rcvd.code if closed.rcvd else None))
     assert [code for _, code in seen] == [1012, None]
     assert len({sid for sid, _ in seen} | {sid}) == 3
 
 
-async def _next(connection: ClientConnection) -> Any:
-    async with asyncio.timeout(PATIENCE):
+async def _receive_json(connection: ClientConnection) -> Any:
+    async with asyncio.timeout(TIMEOUT):
         return json.loads(await connection.recv())

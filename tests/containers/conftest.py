@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import pytest
 
 from deploy.local.ports import free_ports
-from tests.containers.project import FILES, Project, compose, docker
+from tests.support.compose_project import COMPOSE_FILES, ComposeProject, compose, docker
 
 SCALE = {"upload": 2, "stream": 2, "socket": 3}
 
 
 @pytest.fixture(scope="session")
-def engine() -> None:
+def container_engine() -> None:
     """A container engine with Compose, of either generation."""
     try:
         subprocess.run(["docker", "info"], capture_output=True, check=True, timeout=30)
@@ -24,17 +24,17 @@ def engine() -> None:
 
 
 @pytest.fixture(scope="session")
-def images(engine: None) -> dict[str, str]:
+def images(container_engine: None) -> dict[str, str]:
     """The images by target, built from this tree."""
-    project = Project("gridcast-test-images", FILES["base"], 0)
+    project = ComposeProject("gridcast-test-images", COMPOSE_FILES["base"], 0)
     project.run("build", timeout=900)
     return {target: f"gridcast/{target}:test" for target in ("upload", "stream", "socket", "gateway", "setup")}
 
 
 @contextlib.contextmanager
-def running(kind: str) -> Iterator[Project]:
+def run_project(kind: str) -> Iterator[ComposeProject]:
     (port,) = free_ports(1)
-    project = Project(f"gridcast-test-{kind}-{os.getpid()}", FILES[kind], port)
+    project = ComposeProject(f"gridcast-test-{kind}-{os.getpid()}", COMPOSE_FILES[kind], port)
     try:
         project.up(**SCALE)
         yield project
@@ -48,7 +48,7 @@ def running(kind: str) -> Iterator[Project]:
 
 
 @pytest.fixture(scope="session", params=["base", "cluster"])
-def project(request: pytest.FixtureRequest, images: dict[str, str]) -> Iterator[Project]:
+def compose_project(request: pytest.FixtureRequest, images: dict[str, str]) -> Iterator[ComposeProject]:
     """The stack of docker-compose.yml, then the one with the cluster override, scaled and ready. Each comes up once."""
-    with running(request.param) as project:
+    with run_project(request.param) as project:
         yield project

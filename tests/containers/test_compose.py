@@ -8,8 +8,8 @@ import httpx
 import pytest
 from websockets.sync.client import connect
 
-from tests.containers.project import Project
-from tests.containers.traffic import GOODBYE, Traffic, missing
+from tests.support.compose_project import ComposeProject
+from tests.support.traffic import CLOSE_SERVICE_RESTART, Traffic, find_lost_uploads
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(900)]
@@ -17,8 +17,8 @@ pytestmark = [pytest.mark.containers, pytest.mark.timeout(900)]
 REPLICATED = ("stream", "upload", "socket")
 
 
-def test_every_container_is_unprivileged_and_read_only(project: Project) -> None:
-    containers = project.containers()
+def test_every_container_is_unprivileged_and_read_only(compose_project: ComposeProject) -> None:
+    containers = compose_project.containers()
     assert len(containers) >= 10
     for container in containers:
         found = container.inspect()
@@ -40,26 +40,26 @@ def test_every_container_is_unprivileged_and_read_only(project: Project) -> None
             assert published == {}, name
 
 
-def test_the_gateway_finds_every_replica(project: Project) -> None:
+def test_the_gateway_finds_every_replica(compose_project: ComposeProject) -> None:
     """Every replica of stream answers, every replica of socket holds connections."""
-    httpx.put(f"{project.url}/file/stream?filename=spread", content=b"x").raise_for_status()
+    httpx.put(f"{compose_project.url}/file/stream?filename=spread", content=b"x").raise_for_status()
 
     def all_were_asked() -> bool:
         for _ in range(20):
-            httpx.get(f"{project.url}/file/stream?filename=spread").raise_for_status()
-        return all('"path": "/file/stream"' in replica.log() for replica in project.containers("stream"))
+            httpx.get(f"{compose_project.url}/file/stream?filename=spread").raise_for_status()
+        return all('"path": "/file/stream"' in replica.log() for replica in compose_project.containers("stream"))
 
     eventually(all_were_asked, 20.0, "each replica of stream was asked")
-    address = project.url.replace("http", "ws", 1) + "/ws"
+    address = compose_project.url.replace("http", "ws", 1) + "/ws"
     with contextlib.ExitStack() as opened:
         for _ in range(12):
             opened.enter_context(connect(address, proxy=None)).recv(5)
-        present = httpx.get(f"{project.url}/sockets").json()
+        present = httpx.get(f"{compose_project.url}/sockets").json()
     assert len({peer["replica"] for peer in present["sockets"] if peer["replica"]}) == 3
 
 
-def test_redis_refuses_what_the_services_do_not_need(project: Project) -> None:
-    (redis,) = project.containers("redis")
+def test_redis_refuses_what_the_services_do_not_need(compose_project: ComposeProject) -> None:
+    (redis,) = compose_project.containers("redis")
     assert "NOAUTH" in redis.exec("redis-cli", "ping").stdout
     ask = (
         "import asyncio, pathlib, sys\n"
@@ -75,12 +75,12 @@ def test_redis_refuses_what_the_services_do_not_need(project: Project) -> None:
         "        sys.exit(command)\n"
         "asyncio.run(main())\n"
     )
-    for container in project.containers(*REPLICATED):
+    for container in compose_project.containers(*REPLICATED):
         done = container.exec("python", "-c", ask)
         assert done.returncode == 0, done.stderr
 
 
-def test_the_stream_service_cannot_write(project: Project) -> None:
+def test_the_stream_service_cannot_write(compose_project: ComposeProject) -> None:
     ask = (
         "import os, pathlib, pymongo, pymongo.errors\n"
         "client = pymongo.MongoClient(pathlib.Path('/run/gridcast/mongodb_uri').read_text())\n"
@@ -94,106 +94,114 @@ def test_the_stream_service_cannot_write(project: Project) -> None:
         "except pymongo.errors.OperationFailure as error:\n"
         "    print(error.code)\n"
     )
-    done = project.containers("stream")[0].exec("python", "-c", ask)
+    done = compose_project.containers("stream")[0].exec("python", "-c", ask)
     assert done.stdout.split()[1:] == ["13", "13"], done.stderr
 
 
-@pytest.mark.parametrize("project", ["base"], indirect=True)  # with the cluster nothing is different for these
-def test_replicas_come_and_go_while_all_goes_on(project: Project) -> None:
+@pytest.mark.parametrize("compose_project", ["base"], indirect=True)  # with the cluster nothing is different for these
+def test_replicas_come_and_go_while_all_goes_on(compose_project: ComposeProject) -> None:
     """Two more of stream are asked as soon as the gateway has heard of them; when all but one have gone no request fails."""
-    traffic = Traffic(project.url, listeners=1)
+    traffic = Traffic(compose_project.url, listeners=1)
     with traffic.running() as log:
-        eventually(lambda: log.reads[200] > 20, 30.0, "load")
-        project.scale("stream", 4)
-        replicas = project.containers("stream")
+        eventually(lambda: log.read_statuses[200] > 20, 30.0, "load")
+        compose_project.scale("stream", 4)
+        replicas = compose_project.containers("stream")
         assert len(replicas) == 4
         for replica in replicas:
             asked = functools.partial(lambda one: '"path": "/file/stream"' in one.log(), replica)
             eventually(asked, 30.0, f"{replica.name} is asked")
-        project.scale("stream", 1)
-        assert len(project.containers("stream")) == 1
-        before = log.done()
-        eventually(functools.partial(log.went_on, before), 30.0, "all goes on with one")
-        project.scale("stream", 2)
-        eventually(lambda: all(one.is_well() for one in project.containers("stream")), 60.0, "both are well")
-    print(f"\n{len(log.acknowledged)} uploads acknowledged; reads {dict(log.reads)}")
-    assert log.faults == []
-    assert log.wrong == []
-    assert missing(project.url, log) == []
+        compose_project.scale("stream", 1)
+        assert len(compose_project.containers("stream")) == 1
+        before = log.counts()
+        eventually(functools.partial(log.progressed_since, before), 30.0, "all goes on with one")
+        compose_project.scale("stream", 2)
+        eventually(lambda: all(one.is_healthy() for one in compose_project.containers("stream")), 60.0, "both are well")
+    print(f"\n{len(log.acknowledged)} uploads acknowledged; reads {dict(log.read_statuses)}")
+    assert log.failed_reads == []
+    assert log.corrupt_reads == []
+    assert find_lost_uploads(compose_project.url, log) == []
 
 
-def test_a_rolling_restart_loses_nothing(project: Project) -> None:
+def test_a_rolling_restart_loses_nothing(compose_project: ComposeProject) -> None:
     """The replicas of each service one by one, under load: no safe request fails, every acknowledged upload is there, every
     socket of a draining replica is told 1012, comes back, and has heard all news once.
     """
-    traffic = Traffic(project.url)
+    traffic = Traffic(compose_project.url)
     with traffic.running() as log:
-        eventually(lambda: log.reads[200] > 20 and all(one.heard for one in traffic.listeners), 30.0, "load")
-        for container in project.containers(*REPLICATED):
+        eventually(
+            lambda: log.read_statuses[200] > 20 and all(one.received_ids for one in traffic.listeners), 30.0, "load"
+        )
+        for container in compose_project.containers(*REPLICATED):
             took = container.restart()
             print(f"\n{container.name}: {took:.1f} s", end="")
             time.sleep(1)
-        last = log.pushed[-1]
-        eventually(lambda: all(last in one.heard for one in traffic.listeners), 20.0, "everybody heard the last news")
-        accepted = list(log.pushed[: log.pushed.index(last) + 1])
+        last = log.pushed_ids[-1]
+        eventually(
+            lambda: all(last in one.received_ids for one in traffic.listeners), 20.0, "everybody heard the last news"
+        )
+        accepted = list(log.pushed_ids[: log.pushed_ids.index(last) + 1])
     print(
-        f"\n{len(log.acknowledged)} uploads acknowledged, {len(log.refused)} not; {sum(log.reads.values())} reads; "
-        f"{len(accepted)} news; closes {dict(log.closes)}; {log.refused}"
+        f"\n{len(log.acknowledged)} uploads acknowledged, {len(log.failed_uploads)} not; {sum(log.read_statuses.values())} reads; "
+        f"{len(accepted)} news; closes {dict(log.close_codes)}; {log.failed_uploads}"
     )
-    assert log.faults == []
-    assert log.wrong == []
-    assert missing(project.url, log) == []
-    assert set(log.closes) == {GOODBYE}
+    assert log.failed_reads == []
+    assert log.corrupt_reads == []
+    assert find_lost_uploads(compose_project.url, log) == []
+    assert set(log.close_codes) == {CLOSE_SERVICE_RESTART}
     for listener in traffic.listeners:
-        assert listener.forgotten == 0
+        assert listener.gap_count == 0
         # From its first one on: it may have connected after the first push.
-        heard = [news for news in listener.heard if news in set(accepted)]
+        heard = [news for news in listener.received_ids if news in set(accepted)]
         assert heard == accepted[accepted.index(heard[0]) :]
         assert accepted.index(heard[0]) < 10
 
 
-def test_a_restart_of_each_server_and_of_the_gateway_loses_no_file(project: Project) -> None:
+def test_a_restart_of_each_server_and_of_the_gateway_loses_no_file(compose_project: ComposeProject) -> None:
     """While they are away requests are refused; afterwards everything that was acknowledged is there, and all goes on by itself:
     every listener is back and hears what is pushed.
     """
-    traffic = Traffic(project.url, listeners=2)
-    services = {container.service for container in project.containers()} - set(REPLICATED)
+    traffic = Traffic(compose_project.url, listeners=2)
+    services = {container.service for container in compose_project.containers()} - set(REPLICATED)
     with traffic.running() as log:
-        eventually(lambda: log.reads[200] > 20, 30.0, "load")
-        for container in project.containers(*services):
+        eventually(lambda: log.read_statuses[200] > 20, 30.0, "load")
+        for container in compose_project.containers(*services):
             took = container.restart()
             print(f"\n{container.name}: {took:.1f} s", end="")
-            before = log.done()
-            eventually(functools.partial(log.went_on, before), 60.0, f"all goes on after {container.name}")
-            heard = functools.partial(everybody_heard_since, traffic, before[2])
+            before = log.counts()
+            eventually(functools.partial(log.progressed_since, before), 60.0, f"all goes on after {container.name}")
+            heard = functools.partial(all_listeners_received_since, traffic, before[2])
             eventually(heard, 30.0, f"all listen again after {container.name}")
-    print(f"\n{len(log.acknowledged)} uploads acknowledged, {len(log.refused)} not; reads {dict(log.reads)}")
-    assert log.wrong == []
-    assert missing(project.url, log) == []
+    print(
+        f"\n{len(log.acknowledged)} uploads acknowledged, {len(log.failed_uploads)} not; reads {dict(log.read_statuses)}"
+    )
+    assert log.corrupt_reads == []
+    assert find_lost_uploads(compose_project.url, log) == []
 
 
-def everybody_heard_since(traffic: Traffic, count: int) -> bool:
+def all_listeners_received_since(traffic: Traffic, count: int) -> bool:
     """Whether each listener heard something that was pushed after the first so many."""
-    later = set(traffic.log.pushed[count:])
-    return all(later.intersection(one.heard) for one in traffic.listeners)
+    later = set(traffic.log.pushed_ids[count:])
+    return all(later.intersection(one.received_ids) for one in traffic.listeners)
 
 
-def test_down_and_up_keeps_the_data(project: Project) -> None:
+def test_down_and_up_keeps_the_data(compose_project: ComposeProject) -> None:
     """With other passwords of MongoDB, too."""
     data = b"stays" * 100_000
-    httpx.put(f"{project.url}/file/stream?filename=stays", content=data).raise_for_status()
-    project.run("down", timeout=300)
-    project.set(MONGO_ROOT_PASSWORD="another-password-of-root", MONGO_UPLOAD_PASSWORD="another-one-of-upload")
-    project.start()
-    assert httpx.get(f"{project.url}/file/stream?filename=stays").content == data
-    httpx.put(f"{project.url}/file/stream?filename=later", content=data).raise_for_status()
+    httpx.put(f"{compose_project.url}/file/stream?filename=stays", content=data).raise_for_status()
+    compose_project.run("down", timeout=300)
+    compose_project.set_variables(
+        MONGO_ROOT_PASSWORD="another-password-of-root", MONGO_UPLOAD_PASSWORD="another-one-of-upload"
+    )
+    compose_project.start()
+    assert httpx.get(f"{compose_project.url}/file/stream?filename=stays").content == data
+    httpx.put(f"{compose_project.url}/file/stream?filename=later", content=data).raise_for_status()
 
 
-def test_dump_and_restore_with_the_job(project: Project) -> None:
+def test_dump_and_restore_with_the_job(compose_project: ComposeProject) -> None:
     """`backup` as docs/operations.md tells it."""
     data = b"again" * 100_000
-    httpx.put(f"{project.url}/file/stream?filename=again", content=data).raise_for_status()
-    said = project.run("run", "--rm", "backup", "dump", "/backup/first")
+    httpx.put(f"{compose_project.url}/file/stream?filename=again", content=data).raise_for_status()
+    said = compose_project.run("run", "--rm", "backup", "dump", "/backup/first")
     assert "dump: media: " in said
-    refused = project.run("run", "--rm", "backup", "restore", "/backup/first", check=False)
+    refused = compose_project.run("run", "--rm", "backup", "restore", "/backup/first", check=False)
     assert "restore into an empty database" in refused

@@ -5,13 +5,13 @@ import subprocess
 
 import pytest
 
-from tests.containers.project import docker
+from tests.support.compose_project import docker
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(900)]
 
 SERVICES = ("upload", "stream", "socket", "gateway")
 MODULES = {name: "gateway" if name == "gateway" else f"services.{name}" for name in SERVICES}
-LOOK = """
+INSPECT_SCRIPT = """
 import importlib.util, json, os, shutil
 print(json.dumps({
     "uid": os.getuid(),
@@ -24,7 +24,7 @@ print(json.dumps({
 """
 
 
-def run(image: str, *command: str) -> subprocess.CompletedProcess[str]:
+def run_image(image: str, *command: str) -> subprocess.CompletedProcess[str]:
     locked = ["--read-only", "--cap-drop", "ALL", "--network", "none"]
     return subprocess.run(
         ["docker", "run", "--rm", *locked, image, *command], capture_output=True, text=True, timeout=60, check=False
@@ -44,7 +44,7 @@ def test_sizes(images: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_neither_pip_nor_compiler_nor_the_drivers_of_others(images: dict[str, str], service: str) -> None:
-    done = run(images[service], "python", "-c", LOOK)
+    done = run_image(images[service], "python", "-c", INSPECT_SCRIPT)
     assert done.returncode == 0, done.stderr
     drivers = {
         "upload": ["motor", "pymongo", "redis", "python_multipart"],
@@ -65,7 +65,7 @@ def test_neither_pip_nor_compiler_nor_the_drivers_of_others(images: dict[str, st
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_does_not_start_in_the_image_of_another(images: dict[str, str], service: str) -> None:
     for other in set(SERVICES) - {service}:
-        done = run(images[other], "python", "-m", MODULES[service])
+        done = run_image(images[other], "python", "-m", MODULES[service])
         assert done.returncode == 1
         assert "No module named" in done.stderr, done.stderr
 

@@ -19,7 +19,7 @@ lint:
 """
 
 
-def program(path: Path, text: str) -> None:
+def write_program(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"#!/bin/sh\n{text}\n", "utf-8")
     path.chmod(0o755)
@@ -40,12 +40,12 @@ def program(path: Path, text: str) -> None:
 def test_only_failed_tests_are_run_again(
     tmp_path: Path, lint: int, tests: int, again: int, code: int, calls: list[str]
 ) -> None:
-    program(tmp_path / ".ci/run", "")
+    write_program(tmp_path / ".ci/run", "")
     shutil.copy(ROOT / ".ci/run", tmp_path / ".ci/run")
     (tmp_path / "Makefile").write_text(MAKEFILE, "utf-8")
-    program(tmp_path / ".venv/bin/python", f"echo again >>calls; exit {again}")
+    write_program(tmp_path / ".venv/bin/python", f"echo again >>calls; exit {again}")
     for name in ("apt-get", "docker"):
-        program(tmp_path / f"programs/{name}", "exit 1")
+        write_program(tmp_path / f"programs/{name}", "exit 1")
     stale = tmp_path / ".pytest_cache/v/cache/lastfailed"
     stale.parent.mkdir(parents=True)
     stale.write_text("{}", "utf-8")

@@ -10,20 +10,20 @@ import httpx
 import pytest
 
 from deploy.local.ports import HOST, free_ports
-from tests.support.stack import OF_THE_RUN
+from tests.support.stack import STACK_VARIABLES
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("Makefile", "pyproject.toml", "requirements", "services", "gateway", "deploy")
+SOURCE_PATHS = ("Makefile", "pyproject.toml", "requirements", "services", "gateway", "deploy")
 
 
 @pytest.fixture
-def copy(tmp_path: Path) -> Path:
+def source_copy(tmp_path: Path) -> Path:
     if shutil.which("make") is None or not (ROOT / ".venv/local.stamp").exists():
         pytest.skip("make, or an environment made by it, is not there")
     folder = tmp_path / "copy"
     folder.mkdir()
-    for part in PARTS:
+    for part in SOURCE_PATHS:
         if (ROOT / part).is_dir():
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         else:
@@ -35,15 +35,17 @@ def copy(tmp_path: Path) -> Path:
     return folder
 
 
-def test_port_and_data(copy: Path, tmp_path: Path) -> None:
+def test_port_and_data(source_copy: Path, tmp_path: Path) -> None:
     """It answers where PORT says, keeps its data where DATA says, and Ctrl-C ends all of it."""
     (port,) = free_ports(1)
     data = tmp_path / "elsewhere"
-    env = {name: value for name, value in os.environ.items() if name not in OF_THE_RUN and not name.startswith("MAKE")}
+    env = {
+        name: value for name, value in os.environ.items() if name not in STACK_VARIABLES and not name.startswith("MAKE")
+    }
     with (tmp_path / "said").open("wb") as said:
         run = subprocess.Popen(
             ["make", "run", f"PORT={port}", f"DATA={data}"],
-            cwd=copy,
+            cwd=source_copy,
             env=env,
             stdin=subprocess.DEVNULL,
             stdout=said,
@@ -56,7 +58,7 @@ def test_port_and_data(copy: Path, tmp_path: Path) -> None:
         httpx.put(f"{url}/file/stream?filename=a", content=b"12345").raise_for_status()
         assert httpx.get(f"{url}/file/stream?filename=a").content == b"12345"
         assert (data / "mongo").is_dir()
-        assert not (copy / ".gridcast").exists()
+        assert not (source_copy / ".gridcast").exists()
     finally:
         os.killpg(run.pid, signal.SIGINT)
         run.wait(60)

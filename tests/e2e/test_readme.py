@@ -13,7 +13,7 @@ import pytest
 from websockets.sync.client import connect
 
 from tests.support.stack import Stack
-from tests.support.videos import Videos
+from tests.support.videos import SampleVideos
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -21,25 +21,25 @@ JSON = "json='content-type:"
 README = (ROOT / "README.md").read_text("utf-8")
 
 
-def block(language: str, holding: str) -> str:
+def code_block(language: str, containing: str) -> str:
     """The one fenced block of that language that holds a text."""
-    (found,) = (text for text in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if holding in text)
+    (found,) = (text for text in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if containing in text)
     return found
 
 
-def commands() -> list[str]:
+def typed_commands() -> list[str]:
     """The indented lines under "Use", in their order: what a reader types."""
     chapter = README.partition("## Use")[2].partition("###")[0]
     return re.findall(r"^    (.+)$", chapter, re.MULTILINE)
 
 
-def test_the_session_under_use(stack: Stack, video: Videos, tmp_path: Path) -> None:
+def test_the_session_under_use(stack: Stack, sample_videos: SampleVideos, tmp_path: Path) -> None:
     """Every line in its order, in one shell: only the port, the sid and where the programs are differ."""
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
-    listen, *typed = commands()
+    listen, *typed = typed_commands()
     assert [line.split()[0] for line in typed] == ["curl", "curl", "curl", "ffmpeg", JSON, "curl", "curl"]
-    shutil.copy(video.webm, tmp_path / "v.webm")
+    shutil.copy(sample_videos.webm, tmp_path / "v.webm")
     program, *arguments = shlex.split(
         listen.replace("http://127.0.0.1:8000", stack.url).replace(":8000", f":{stack.port}")
     )
@@ -58,14 +58,14 @@ def test_the_session_under_use(stack: Stack, video: Videos, tmp_path: Path) -> N
             lambda: re.search(told, heard.read_text("utf-8"), re.IGNORECASE), 20, "the listener has its sid"
         )[1]
         script = "\n".join(typed).replace("http://127.0.0.1:8000", stack.url).replace("/SID/", f"/{sid}/")
-        script = script.replace("ffmpeg ", f"{shlex.quote(video.ffmpeg)} -nostdin -v error ")
+        script = script.replace("ffmpeg ", f"{shlex.quote(sample_videos.ffmpeg)} -nostdin -v error ")
         script = re.sub(r"\bcurl ", "curl -sSf ", script)
         done = subprocess.run(
             ["sh", "-euc", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
         assert '"content_type":"video/webm"' in done.stdout.replace(" ", "")
-        assert (tmp_path / "part").read_bytes() == video.webm.read_bytes()[1000:2000]
+        assert (tmp_path / "part").read_bytes() == sample_videos.webm.read_bytes()[1000:2000]
         assert (tmp_path / "frame.png").read_bytes().startswith(b"\x89PNG")
         for said in ("file.created", '"hello"', '"hello you"'):
             eventually(lambda said=said: said in heard.read_text("utf-8"), 10, f"the listener has heard {said}")
@@ -79,13 +79,13 @@ def test_the_session_under_use(stack: Stack, video: Videos, tmp_path: Path) -> N
 def test_a_separate_process_pushes(stack: Stack, tmp_path: Path) -> None:
     """To all, heard on two replicas, and to one sid, heard there alone."""
     script = tmp_path / "billing.py"
-    script.write_text(block("python", "Push.open"), "utf-8")
-    addresses = [stack.addresses[name].replace("http", "ws", 1) + "/ws" for name in ("socket-1", "socket-2")]
+    script.write_text(code_block("python", "Push.open"), "utf-8")
+    addresses = [stack.urls[name].replace("http", "ws", 1) + "/ws" for name in ("socket-1", "socket-2")]
     with connect(addresses[0]) as one, connect(addresses[1]) as other:
         sid = json.loads(one.recv(5))["sid"]
         other.recv(5)
         run = subprocess.run(
-            [sys.executable, str(script), stack.addresses["redis-server"], sid],
+            [sys.executable, str(script), stack.urls["redis-server"], sid],
             cwd=ROOT,
             env={"PYTHONPATH": str(ROOT)},
             capture_output=True,

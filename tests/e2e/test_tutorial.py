@@ -22,28 +22,28 @@ from tests.support.waiting import eventually
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 TUTORIAL = (DOCS / "tutorial.md").read_text("utf-8")
-STOP = "Stop the listener with Ctrl-C"
-PIECE = re.compile(
-    rf"^```(?P<kind>python|console)\n(?P<block>.*?)^```$|`(?P<inline>(?:curl|\.venv/bin/python) [^`]+)`|{STOP}",
+STOP_LISTENER_TEXT = "Stop the listener with Ctrl-C"
+TUTORIAL_STEP = re.compile(
+    rf"^```(?P<kind>python|console)\n(?P<block>.*?)^```$|`(?P<inline>(?:curl|\.venv/bin/python) [^`]+)`|{STOP_LISTENER_TEXT}",
     re.DOTALL | re.MULTILINE,
 )
 # A pytest that runs in the background of a script may ignore Ctrl-C, and what it starts inherits that.
-CTRL_C = signal.SIGTERM if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else signal.SIGINT
+INTERRUPT_SIGNAL = signal.SIGTERM if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else signal.SIGINT
 
 
-def shape(shown: str) -> re.Pattern[str]:
+def output_pattern(shown: str) -> re.Pattern[str]:
     """What the tutorial shows, where `...` is anything."""
     return re.compile(".*?".join(re.escape(part) for part in shown.strip().split("...")), re.DOTALL)
 
 
-def steps(block: str) -> list[tuple[str, str]]:
+def split_steps(block: str) -> list[tuple[str, str]]:
     """Commands with what is shown below them; what stands before the first one has an empty command."""
     before, *typed = re.split(r"^\$ ", block, flags=re.MULTILINE)
     first = [("", before)] if before else []
     return first + [(command, shown) for command, _, shown in (text.partition("\n") for text in typed)]
 
 
-class Desk:
+class TutorialReader:
     """The reader's terminals, in a folder of their own: one to type in, and what runs in the others."""
 
     def __init__(self, stack: Stack, ffmpeg: str, folder: Path) -> None:
@@ -52,8 +52,8 @@ class Desk:
         self._folder = folder
         self._service = free_ports(1)[0]
         self._running: list[subprocess.Popen[bytes]] = []
-        self._awaited: list[str] = []
-        self._heard: list[Path] = []
+        self._expected_lines: list[str] = []
+        self._listener_outputs: list[Path] = []
         self._env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
         (folder / ".state").touch()
 
@@ -68,45 +68,45 @@ class Desk:
             process.wait()
 
     @property
-    def heard(self) -> str:
+    def listener_output(self) -> str:
         """What the listener that was started last has printed."""
-        return self._heard[-1].read_text("utf-8")
+        return self._listener_outputs[-1].read_text("utf-8")
 
-    def save(self, program: str) -> None:
+    def save_program(self, program: str) -> None:
         """A file with the name that its first line says."""
         name = program.partition("\n")[0].removeprefix("# ")
         (self._folder / name).write_text(program, "utf-8")
 
-    def type(self, command: str, shown: str) -> None:
+    def run_command(self, command: str, expected: str) -> None:
         """Type one line, and compare."""
         if command.startswith("make run"):
-            self._compare(self._local(shown).splitlines(), self._stack.out)
+            self._compare(self._localize(expected).splitlines(), self._stack.stdout)
         elif not command:
-            self._awaited += shown.splitlines()
+            self._expected_lines += expected.splitlines()
         elif "listen.py" in command:
-            self._listen(self._local(command))
-            self._awaited += shown.splitlines()
+            self._listen(self._localize(command))
+            self._expected_lines += expected.splitlines()
         elif command.endswith(" &"):
-            self._start(self._local(command).removesuffix(" &"))
+            self._start(self._localize(command).removesuffix(" &"))
         else:
-            said = self._run(self._local(command))
-            assert shape(shown).fullmatch(said.strip()), f"{command}\nsays\n{said}\nand not\n{shown}"
+            said = self._run(self._localize(command))
+            assert output_pattern(expected).fullmatch(said.strip()), f"{command}\nsays\n{said}\nand not\n{expected}"
 
-    def attend(self) -> None:
+    def wait_for_listener(self) -> None:
         """Wait until the listener has said what the tutorial shows."""
-        awaited, self._awaited = self._awaited, []
+        awaited, self._expected_lines = self._expected_lines, []
         if awaited:
-            eventually(lambda: self._compare(awaited, self.heard), 20, "the listener says what is shown")
+            eventually(lambda: self._compare(awaited, self.listener_output), 20, "the listener says what is shown")
 
     def stop_listening(self) -> None:
         sid = self._sid()
         listener = self._running.pop(0)
-        listener.send_signal(CTRL_C)
+        listener.send_signal(INTERRUPT_SIGNAL)
         listener.wait(10)
         ask = f"curl -s {self._stack.url}/sockets/{sid}"
         eventually(lambda: '"away"' in self._run(ask), 10, "the sid is away")
 
-    def _local(self, text: str) -> str:
+    def _localize(self, text: str) -> str:
         """The same with what is other here: ports, programs, and what the reader copies."""
         text = text.replace(f"{HOST}:8000", f"{HOST}:{self._stack.port}").replace("8100", str(self._service))
         text = text.replace(".venv/bin/python", shlex.quote(sys.executable))
@@ -114,13 +114,13 @@ class Desk:
         if text.startswith("sid="):
             return f"sid={self._sid()}"
         if text.startswith("redis="):
-            address = self._stack.addresses["redis-server"]
-            assert shape(text).fullmatch(f"redis={address}")
+            address = self._stack.urls["redis-server"]
+            assert output_pattern(text).fullmatch(f"redis={address}")
             return f"redis={address}"
         return text
 
     def _sid(self) -> str:
-        found: str = json.loads(self.heard.partition("\n")[0])["sid"]
+        found: str = json.loads(self.listener_output.partition("\n")[0])["sid"]
         return found
 
     def _run(self, command: str) -> str:
@@ -145,16 +145,16 @@ class Desk:
         eventually(lambda: socket.create_connection((HOST, self._service), 1).close() is None, 20, command)
 
     def _listen(self, command: str) -> None:
-        self._heard.append(self._folder / f"heard-{len(self._heard)}")
-        with self._heard[-1].open("wb") as output:
+        self._listener_outputs.append(self._folder / f"heard-{len(self._listener_outputs)}")
+        with self._listener_outputs[-1].open("wb") as output:
             process = subprocess.Popen(shlex.split(command), cwd=self._folder, env=self._env, stdout=output)
         self._running.insert(0, process)
-        eventually(lambda: '"sid"' in self.heard, 20, "the listener has its sid")
+        eventually(lambda: '"sid"' in self.listener_output, 20, "the listener has its sid")
 
-    def _compare(self, shown: list[str], said: str) -> bool:
-        lines = said.splitlines()
-        for line in shown:
-            assert any(shape(line).fullmatch(one) for one in lines), f"{line}\nis not in\n{said}"
+    def _compare(self, expected: list[str], actual: str) -> bool:
+        lines = actual.splitlines()
+        for line in expected:
+            assert any(output_pattern(line).fullmatch(one) for one in lines), f"{line}\nis not in\n{actual}"
         return True
 
 
@@ -163,23 +163,23 @@ def test_the_session(stack: Stack, ffmpeg: str, tmp_path: Path) -> None:
     pytest.importorskip("tusclient", reason="tuspy is not installed")
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
-    with Desk(stack, ffmpeg, tmp_path) as desk:
-        for piece in PIECE.finditer(TUTORIAL):
+    with TutorialReader(stack, ffmpeg, tmp_path) as desk:
+        for piece in TUTORIAL_STEP.finditer(TUTORIAL):
             if piece["kind"] == "python":
-                desk.save(piece["block"])
+                desk.save_program(piece["block"])
             elif piece["kind"] == "console":
-                typed = steps(piece["block"])
+                typed = split_steps(piece["block"])
                 for command, shown in typed:
-                    desk.type(command, shown)
+                    desk.run_command(command, shown)
                 # A listener that was just started says the rest once the next block is typed.
                 if not typed[0][0] or "listen.py" not in typed[0][0]:
-                    desk.attend()
+                    desk.wait_for_listener()
             elif piece["inline"]:
-                desk.type(piece["inline"], "...")
+                desk.run_command(piece["inline"], "...")
             else:
                 desk.stop_listening()
-        desk.attend()
-        assert "read the state again" not in desk.heard, "the client that came back has missed nothing"
+        desk.wait_for_listener()
+        assert "read the state again" not in desk.listener_output, "the client that came back has missed nothing"
     assert (tmp_path / "part").read_bytes() == (tmp_path / "v.webm").read_bytes()[1000:2000]
 
 

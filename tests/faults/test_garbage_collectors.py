@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.databases import Server
-from tests.support.media_library import environment
-from tests.support.processes import Service, Start
-from tests.support.upload_client import CHUNK, Store, Tus, opened, put
+from tests.support.databases import ServerProcess
+from tests.support.media_library import storage_env
+from tests.support.processes import ServiceProcess, StartService
+from tests.support.upload_client import CHUNK_SIZE, MongoInspector, TusUpload, open_inspector, put_file
 from tests.support.waiting import eventually
 
 FILES = 12
@@ -20,87 +20,91 @@ BLOCKS = 12
 
 
 @pytest.fixture
-def env(mongod: Server, redis_url: str, database: str) -> dict[str, str]:
+def env(mongod: ServerProcess, redis_url: str, database_name: str) -> dict[str, str]:
     more = {
         "GRIDCAST_GC_INTERVAL": "0",
         "GRIDCAST_TOMBSTONE_TTL": "0",
         "GRIDCAST_UNFINISHED_UPLOAD_TTL": "1",
         "GRIDCAST_SECOND_PURGE_DELAY": "0",
     }
-    return {**environment(mongod, redis_url, database), **more}
+    return {**storage_env(mongod, redis_url, database_name), **more}
 
 
 @pytest.fixture
-def store(mongod: Server, database: str) -> Iterator[Store]:
-    with opened(mongod.uri, database) as store:
+def inspector(mongod: ServerProcess, database_name: str) -> Iterator[MongoInspector]:
+    with open_inspector(mongod.uri, database_name) as store:
         yield store
 
 
-def janitor(env: dict[str, str]) -> subprocess.Popen[bytes]:
+def start_garbage_collector(env: dict[str, str]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "services.upload.collect_garbage"]
     return subprocess.Popen(command, env={**os.environ, **env}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
 
 
-def litter(service: Service) -> None:
+def create_garbage(service: ServiceProcess) -> None:
     """Replaced files, deleted ones, and uploads that nobody goes on with: all of it due within a second."""
-    data = os.urandom(BLOCKS * CHUNK)
+    data = os.urandom(BLOCKS * CHUNK_SIZE)
     for number in range(FILES):
-        assert put(service, f"replaced-{number}", data).status_code == 201
-        assert put(service, f"replaced-{number}", b"new").status_code == 200
-        tus = Tus(service)
+        assert put_file(service, f"replaced-{number}", data).status_code == 201
+        assert put_file(service, f"replaced-{number}", b"new").status_code == 200
+        tus = TusUpload(service)
         with tus.client:
             assert tus.create(f"left-{number}", length=len(data) + 1).status_code == 201
             assert tus.patch(0, data).status_code == 204
 
 
-def settled(store: Store) -> bool:
-    media = store.media()
-    return len(media) == FILES and not any(one["uploads"] or one["doomed"] for one in media) and not store.orphans()
+def is_fully_collected(store: MongoInspector) -> bool:
+    media = store.list_documents()
+    return (
+        len(media) == FILES and not any(one["uploads"] or one["doomed"] for one in media) and not store.list_orphans()
+    )
 
 
 @pytest.mark.parametrize("kills", [6, pytest.param(60, marks=[pytest.mark.long, pytest.mark.timeout(900)])])
-def test_killed_in_the_middle(start_service: Start, env: dict[str, str], store: Store, kills: int) -> None:
-    litter(start_service("services.upload", **env))
-    before = store.chunks()
+def test_killed_in_the_middle(
+    start_service: StartService, env: dict[str, str], inspector: MongoInspector, kills: int
+) -> None:
+    create_garbage(start_service("services.upload", **env))
+    before = inspector.count_chunks()
     hit = 0
     for number in range(kills):
-        began, there = time.monotonic(), store.chunks()
-        running = janitor(env)
+        began, there = time.monotonic(), inspector.count_chunks()
+        running = start_garbage_collector(env)
         # Each lives a little longer into its work than the one before.
-        eventually(lambda there=there, it=running: store.chunks() < there or it.poll() is not None, 30)
+        eventually(lambda there=there, it=running: inspector.count_chunks() < there or it.poll() is not None, 30)
         until = time.monotonic() + 0.002 * (number % 10)
         eventually(lambda until=until: time.monotonic() >= until, 5)
         running.send_signal(signal.SIGKILL)
         running.communicate()
-        hit += running.returncode == -signal.SIGKILL and store.chunks() < there
+        hit += running.returncode == -signal.SIGKILL and inspector.count_chunks() < there
         assert time.monotonic() - began < 60
-        if store.chunks() <= FILES:
+        if inspector.count_chunks() <= FILES:
             break
-    print(f"{hit} of {number + 1} killed while they deleted; {before} chunks, then {store.chunks()}")
+    print(f"{hit} of {number + 1} killed while they deleted; {before} chunks, then {inspector.count_chunks()}")
     assert hit > 0
 
     def swept() -> bool:
-        last = janitor(env)
+        last = start_garbage_collector(env)
         _, said = last.communicate(timeout=60)
         assert last.returncode == 0, said.decode()
         assert b"Traceback" not in said
-        return settled(store)
+        return is_fully_collected(inspector)
 
     eventually(swept, 30)
-    assert store.chunks() == FILES
+    assert inspector.count_chunks() == FILES
 
 
-def test_three_at_once(start_service: Start, env: dict[str, str], store: Store) -> None:
+def test_three_at_once(start_service: StartService, env: dict[str, str], inspector: MongoInspector) -> None:
     service = start_service("services.upload", **env)
-    litter(service)
+    create_garbage(service)
 
     def swept() -> bool:
-        for one in [janitor(env) for _ in range(3)]:
+        for one in [start_garbage_collector(env) for _ in range(3)]:
             _, said = one.communicate(timeout=60)
             assert one.returncode == 0, said.decode()
             assert b"Traceback" not in said
-        return settled(store)
+        return is_fully_collected(inspector)
 
     eventually(swept, 60)
-    assert store.chunks() == FILES
-    assert {store.bytes_in(one["current"]["file"]) for one in store.media()} == {b"new"}
+    assert inspector.count_chunks() == FILES
+    assert {inspector.read_file(one["current"]["file"]) for one in inspector.list_documents()} == {b"new"}

@@ -18,113 +18,113 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.processes import showing
-from tests.support.scripted_upstream import memory
-from tests.support.stack import Stack, runner
-from tests.support.websocket_client import Client, soon
+from tests.support.processes import show_log_on_failure
+from tests.support.scripted_upstream import resident_memory
+from tests.support.stack import Stack, run_stack
+from tests.support.websocket_client import WebSocketClient, eventually_async
 
 pytestmark = pytest.mark.anyio
 
-OURS = ("gateway", "upload-1", "stream-1", "stream-2", "socket-1", "socket-2")
+SERVICE_NAMES = ("gateway", "upload-1", "stream-1", "stream-2", "socket-1", "socket-2")
 MIB = 1024 * 1024
 SIZES = (0, 1000, 300_000, 1_500_000, 5_000_000)
 UPLOADERS, READERS, SOCKETS = 3, 4, 20
-KEPT = 12
+KEPT_FILES = 12
 """Names that are written over and over, so that the database does not only grow."""
 
 
-def descriptors(pid: int) -> int:
+def open_descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 - numbers, no paths
 
 
 @dataclass
-class Load:
+class MixedLoad:
     """What is done, and what became of it."""
 
     stack: Stack
-    until: float
-    dice: random.Random
-    done: Counter[str] = field(default_factory=Counter)
+    deadline: float
+    rng: random.Random
+    counts: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
-    known: dict[str, bytes] = field(default_factory=dict)
+    stored: dict[str, bytes] = field(default_factory=dict)
 
-    def on(self) -> bool:
-        return time.monotonic() < self.until
+    def is_running(self) -> bool:
+        return time.monotonic() < self.deadline
 
-    async def uploader(self, number: int) -> None:
+    async def upload_files(self, number: int) -> None:
         async with httpx.AsyncClient(base_url=self.stack.url, timeout=60) as http:
-            while self.on():
-                name = f"{number}-{self.dice.randrange(KEPT)}"
-                data = self.dice.randbytes(1000) * (self.dice.choice(SIZES) // 1000)
+            while self.is_running():
+                name = f"{number}-{self.rng.randrange(KEPT_FILES)}"
+                data = self.rng.randbytes(1000) * (self.rng.choice(SIZES) // 1000)
                 answer = await http.put("/file/stream", params={"filename": name, "folder": "load"}, content=data)
                 if not answer.is_success:
                     self.faults.append(f"PUT {answer.status_code} {answer.text}")
                     continue
-                self.done["uploads"] += 1
-                self.known[name] = data
+                self.counts["uploads"] += 1
+                self.stored[name] = data
 
-    async def reader(self) -> None:
+    async def read_files(self) -> None:
         async with httpx.AsyncClient(base_url=self.stack.url, timeout=60) as http:
-            while self.on():
-                name = self.dice.choice([*self.known, "nothing"])
-                first = self.dice.randrange(1_000_000)
-                fields = {"Range": f"bytes={first}-{first + self.dice.randrange(1, 600_000)}"}
+            while self.is_running():
+                name = self.rng.choice([*self.stored, "nothing"])
+                first = self.rng.randrange(1_000_000)
+                fields = {"Range": f"bytes={first}-{first + self.rng.randrange(1, 600_000)}"}
                 query = {"filename": name, "folder": "load"}
                 answer = await http.get("/file/stream", params=query, headers=fields)
                 if answer.status_code not in {200, 206, 404, 416}:
                     self.faults.append(f"GET {answer.status_code} {answer.text}")
-                self.done["reads"] += 1
-                self.done["bytes read"] += len(answer.content)
+                self.counts["reads"] += 1
+                self.counts["bytes read"] += len(answer.content)
 
-    async def pusher(self) -> None:
+    async def push_events(self) -> None:
         async with httpx.AsyncClient(base_url=self.stack.url, timeout=60) as http:
-            while self.on():
+            while self.is_running():
                 answer = await http.post("/sockets/messages?topic=load", json={"type": "tick", "data": "x" * 500})
                 if not answer.is_success:
                     self.faults.append(f"push {answer.status_code} {answer.text}")
-                self.done["pushes"] += 1
+                self.counts["pushes"] += 1
                 await asyncio.sleep(0.05)
 
-    async def listener(self) -> None:
+    async def listen(self) -> None:
         """Most stay; each leaves now and then and is back with another connection."""
-        client = await Client.open(self.stack, topics="load")
-        while self.on():
-            stay = time.monotonic() + self.dice.uniform(2, 20)
-            while self.on() and time.monotonic() < stay:
+        client = await WebSocketClient.connect(self.stack, topics="load")
+        while self.is_running():
+            stay = time.monotonic() + self.rng.uniform(2, 20)
+            while self.is_running() and time.monotonic() < stay:
                 with contextlib.suppress(TimeoutError):
-                    if (await client.event("tick", within=2))["type"] == "tick":
-                        self.done["heard"] += 1
+                    if (await client.receive_event("tick", timeout_seconds=2))["type"] == "tick":
+                        self.counts["heard"] += 1
             client.events.clear()
             await client.close()
-            client = await client.again(self.stack)
-            if not client.first["recovered"]:
+            client = await client.reconnect(self.stack)
+            if not client.first_frame["recovered"]:
                 self.faults.append("a socket that was away for a moment was not recovered")
-            self.done["returns"] += 1
+            self.counts["returns"] += 1
         await client.close()
 
     async def run(self) -> dict[str, list[tuple[float, int]]]:
         """All of them, and the memory of each process every second."""
-        seen: dict[str, list[tuple[float, int]]] = {name: [] for name in OURS}
+        seen: dict[str, list[tuple[float, int]]] = {name: [] for name in SERVICE_NAMES}
 
         async def look() -> None:
-            while self.on():
-                for name in OURS:
-                    seen[name].append((time.monotonic(), memory(self.stack.pids[name])))
+            while self.is_running():
+                for name in SERVICE_NAMES:
+                    seen[name].append((time.monotonic(), resident_memory(self.stack.pids[name])))
                 await asyncio.sleep(1)
 
         async with asyncio.TaskGroup() as group:
             group.create_task(look())
-            group.create_task(self.pusher())
+            group.create_task(self.push_events())
             for number in range(UPLOADERS):
-                group.create_task(self.uploader(number))
+                group.create_task(self.upload_files(number))
             for _ in range(READERS):
-                group.create_task(self.reader())
+                group.create_task(self.read_files())
             for _ in range(SOCKETS):
-                group.create_task(self.listener())
+                group.create_task(self.listen())
         return seen
 
 
-def slope(points: list[tuple[float, int]]) -> float:
+def memory_slope(points: list[tuple[float, int]]) -> float:
     """Bytes a second of the line through the second half, by least squares."""
     half = points[len(points) // 2 :]
     middle, mean = sum(at for at, _ in half) / len(half), sum(size for _, size in half) / len(half)
@@ -133,16 +133,16 @@ def slope(points: list[tuple[float, int]]) -> float:
 
 
 @pytest.fixture
-def own_stack(tmp_path: Path) -> Iterator[Stack]:
+def dedicated_stack(tmp_path: Path) -> Iterator[Stack]:
     """Small caches, so that they are full soon; readers' grace of a second, so that what is replaced goes."""
     env = {"GRIDCAST_BLOCK_CACHE_SIZE": str(32 * MIB), "GRIDCAST_TOMBSTONE_TTL": "1", "GRIDCAST_GC_INTERVAL": "2"}
     with contextlib.ExitStack() as shown:
-        stack = shown.enter_context(runner(tmp_path / "data", "--sockets", "2", "--streams", "2", env=env))
-        for name in OURS:
-            shown.enter_context(showing(stack.logs / f"{name}.log", name))
+        stack = shown.enter_context(run_stack(tmp_path / "data", "--sockets", "2", "--streams", "2", env=env))
+        for name in SERVICE_NAMES:
+            shown.enter_context(show_log_on_failure(stack.log_dir / f"{name}.log", name))
         yield stack
-        stack.end()
-        stack.forget_data()
+        stack.terminate()
+        stack.delete_data()
 
 
 @pytest.mark.parametrize(
@@ -152,35 +152,35 @@ def own_stack(tmp_path: Path) -> Iterator[Stack]:
         pytest.param(600, 2.0, 128, id="ten minutes", marks=[pytest.mark.long, pytest.mark.timeout(900)]),
     ],
 )
-async def test_nothing_grows(own_stack: Stack, seconds: int, a_minute: float | None, growth: int) -> None:
+async def test_nothing_grows(dedicated_stack: Stack, seconds: int, a_minute: float | None, growth: int) -> None:
     """`growth`: MiB of a process over the whole time, caches included. `a_minute`: MiB, once they are full."""
     seed = int.from_bytes(os.urandom(4))
     print(f"seed {seed}")
-    pids = {name: own_stack.pids[name] for name in OURS}
-    before = {name: (memory(pid), descriptors(pid)) for name, pid in pids.items()}
-    load = Load(own_stack, time.monotonic() + seconds, random.Random(seed))
+    pids = {name: dedicated_stack.pids[name] for name in SERVICE_NAMES}
+    before = {name: (resident_memory(pid), open_descriptors(pid)) for name, pid in pids.items()}
+    load = MixedLoad(dedicated_stack, time.monotonic() + seconds, random.Random(seed))
     seen = await load.run()
     assert load.faults == []
-    print(f"{seconds} s: {dict(load.done)}")
-    assert min(load.done[kind] for kind in ("uploads", "reads", "pushes", "heard", "returns")) > 0
+    print(f"{seconds} s: {dict(load.counts)}")
+    assert min(load.counts[kind] for kind in ("uploads", "reads", "pushes", "heard", "returns")) > 0
 
     async def few() -> bool:
         # A kept connection to a service, a pool of the drivers: no more than a handful.
-        return all(descriptors(pid) <= before[name][1] + 40 for name, pid in pids.items())
+        return all(open_descriptors(pid) <= before[name][1] + 40 for name, pid in pids.items())
 
-    await soon(few, 60)
+    await eventually_async(few, 60)
     for name, pid in pids.items():
-        grown, open_now = memory(pid) - before[name][0], descriptors(pid)
-        climb = slope(seen[name]) * 60 / MIB
+        grown, open_now = resident_memory(pid) - before[name][0], open_descriptors(pid)
+        climb = memory_slope(seen[name]) * 60 / MIB
         print(
             f"{name:<9} {before[name][0] / MIB:5.0f} MiB {grown / MIB:+6.1f}, {climb:+6.2f} MiB a minute, "
             f"descriptors {before[name][1]} to {open_now}"
         )
         assert grown <= growth * MIB
         assert a_minute is None or climb <= a_minute
-    async with httpx.AsyncClient(base_url=own_stack.url, timeout=60) as http:
-        for name, data in load.known.items():
+    async with httpx.AsyncClient(base_url=dedicated_stack.url, timeout=60) as http:
+        for name, data in load.stored.items():
             answer = await http.get("/file/stream", params={"filename": name, "folder": "load"})
             assert hashlib.sha256(answer.content).digest() == hashlib.sha256(data).digest(), name
-    for name in OURS:
-        assert "Traceback" not in (own_stack.logs / f"{name}.log").read_text("utf-8"), name
+    for name in SERVICE_NAMES:
+        assert "Traceback" not in (dedicated_stack.log_dir / f"{name}.log").read_text("utf-8"), name

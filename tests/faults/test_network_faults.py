@@ -13,47 +13,47 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.faults.network_fault import Fault, Wire, wired
-from tests.support.databases import Server
-from tests.support.media_library import CHUNK, environment
-from tests.support.processes import Service, Start
-from tests.support.scripted_upstream import connect
-from tests.support.upload_client import put
+from tests.support.databases import ServerProcess
+from tests.support.fault_proxy import Fault, FaultProxy, run_fault_proxy
+from tests.support.media_library import CHUNK_SIZE, storage_env
+from tests.support.processes import ServiceProcess, StartService
+from tests.support.scripted_upstream import open_connection
+from tests.support.upload_client import put_file
 from tests.support.waiting import eventually
-from tests.support.websocket_client import Client, push, soon
+from tests.support.websocket_client import WebSocketClient, eventually_async, push_message
 
 FAULTS = [Fault.BLACK_HOLE, Fault.REFUSE, Fault.LATENCY]
 MIB = 1024 * 1024
 
 
-def break_it(wire: Wire, fault: Fault) -> None:
-    wire.latency = 0.5
-    wire.fault = fault
+def inject_fault(proxy: FaultProxy, fault: Fault) -> None:
+    proxy.latency = 0.5
+    proxy.fault = fault
     if fault is Fault.REFUSE:
-        wire.cut(reset=True)
+        proxy.close_connections(reset=True)
 
 
-def get(service: Service, name: str) -> httpx.Response:
+def get_file(service: ServiceProcess, name: str) -> httpx.Response:
     return httpx.get(f"{service.url}/file/stream?filename={name}", headers={"Cache-Control": "no-cache"}, timeout=20)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_reading_on_a_bad_wire_to_mongodb(
-    start_service: Start, mongod: Server, redis_url: str, database: str, fault: Fault
+    start_service: StartService, mongod: ServerProcess, redis_url: str, database_name: str, fault: Fault
 ) -> None:
     """Half a second of latency is no fault. The others are 503 in time; a download under way is whole or cut, never wrong."""
-    env = environment(mongod, redis_url, database, GRIDCAST_GC_INTERVAL="0")
+    env = storage_env(mongod, redis_url, database_name, GRIDCAST_GC_INTERVAL="0")
     upload = start_service("services.upload", **env)
     # More than fits into the buffers between, unless all of it has to come late.
     data = os.urandom(MIB) * (4 if fault is Fault.LATENCY else 40)
-    assert put(upload, "a", data).status_code == 201
-    with wired(mongod.port) as wire:
+    assert put_file(upload, "a", data).status_code == 201
+    with run_fault_proxy(mongod.port) as wire:
         wired_env = {**env, "GRIDCAST_MONGODB_URI": f"mongodb://127.0.0.1:{wire.port}"}
         stream = start_service("services.stream", **wired_env, GRIDCAST_BLOCK_CACHE_SIZE=str(4 * MIB))
-        with connect(stream.port, 30.0) as client:
+        with open_connection(stream.port, 30.0) as client:
             client.sendall(b"GET /file/stream?filename=a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
             received = client.recv(65536)
-            break_it(wire, fault)
+            inject_fault(wire, fault)
             began = time.monotonic()
             with contextlib.suppress(ConnectionResetError):
                 while piece := client.recv(MIB):
@@ -63,36 +63,41 @@ def test_reading_on_a_bad_wire_to_mongodb(
         assert data.startswith(body)
         if fault is Fault.LATENCY:
             assert body == data
-            assert get(stream, "a").content == data
+            assert get_file(stream, "a").content == data
         else:
             assert len(body) < len(data)
             assert took < 12
-            answer = get(stream, "a")
+            answer = get_file(stream, "a")
             assert answer.status_code == 503
             assert int(answer.headers["retry-after"]) > 0
             assert answer.elapsed.total_seconds() < 10
         wire.fault = Fault.NONE
-        eventually(lambda: get(stream, "a").content == data, 10)
+        eventually(lambda: get_file(stream, "a").content == data, 10)
         assert stream.is_ready()
         assert "Traceback" not in stream.log
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_files_on_a_bad_wire_to_redis(
-    start_service: Start, mongod: Server, redis_server: Server, redis_url: str, database: str, fault: Fault
+    start_service: StartService,
+    mongod: ServerProcess,
+    redis_server: ServerProcess,
+    redis_url: str,
+    database_name: str,
+    fault: Fault,
 ) -> None:
     """Written and read as before, and ready: what cannot be told is told later, what cannot be heard is not remembered."""
     del redis_url
-    with wired(redis_server.port) as wire:
-        env = environment(mongod, f"redis://127.0.0.1:{wire.port}/0", database, GRIDCAST_GC_INTERVAL="0.3")
+    with run_fault_proxy(redis_server.port) as wire:
+        env = storage_env(mongod, f"redis://127.0.0.1:{wire.port}/0", database_name, GRIDCAST_GC_INTERVAL="0.3")
         upload, stream = start_service("services.upload", **env), start_service("services.stream", **env)
-        assert put(upload, "a", b"first").status_code == 201
-        assert get(stream, "a").content == b"first"
-        break_it(wire, fault)
+        assert put_file(upload, "a", b"first").status_code == 201
+        assert get_file(stream, "a").content == b"first"
+        inject_fault(wire, fault)
         for number in range(3):
             content = f"number {number}".encode() * 1000
             began = time.monotonic()
-            assert put(upload, "a", content).status_code == 200
+            assert put_file(upload, "a", content).status_code == 200
             assert time.monotonic() - began < 10
         # A reader that trusts its memory does so for a second at most.
         plain = f"{stream.url}/file/stream?filename=a"
@@ -100,59 +105,66 @@ def test_files_on_a_bad_wire_to_redis(
         assert upload.is_ready()
         assert stream.is_ready()
         wire.fault = Fault.NONE
-        assert put(upload, "a", b"last").status_code == 200
+        assert put_file(upload, "a", b"last").status_code == 200
         eventually(lambda: httpx.get(plain, timeout=20).content == b"last", 5)
         assert "Traceback" not in upload.log + stream.log
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_sockets_on_a_bad_wire_to_redis(start_service: Start, own_redis: Server, fault: Fault) -> None:
+async def test_sockets_on_a_bad_wire_to_redis(
+    start_service: StartService, dedicated_redis: ServerProcess, fault: Fault
+) -> None:
     """They stay, pushes are refused in time or go through, and afterwards the same connection hears again."""
     async with contextlib.AsyncExitStack() as opened:
-        wire = opened.enter_context(wired(own_redis.port))
+        wire = opened.enter_context(run_fault_proxy(dedicated_redis.port))
         service = start_service("services.socket", GRIDCAST_REDIS_URL=f"redis://127.0.0.1:{wire.port}/0")
-        client = await Client.open(service)
+        client = await WebSocketClient.connect(service)
         opened.push_async_callback(client.close)
-        break_it(wire, fault)
+        inject_fault(wire, fault)
         began = time.monotonic()
-        answer = await push(service, client.sid, {"type": "t", "data": 1})
+        answer = await push_message(service, client.sid, {"type": "t", "data": 1})
         assert time.monotonic() - began < 4
         assert answer.status_code in ({200, 503} if fault is Fault.LATENCY else {503})
-        assert await client.ask("well?") == {"pong": True}
+        assert await client.send_command("well?") == {"pong": True}
         wire.fault = Fault.NONE
 
         async def heard() -> bool:
-            return (await push(service, client.sid, {"type": "after"})).status_code == 200
+            return (await push_message(service, client.sid, {"type": "after"})).status_code == 200
 
-        await soon(heard, 10)
-        await client.event("after")
+        await eventually_async(heard, 10)
+        await client.receive_event("after")
         assert service.is_ready()
         assert "Traceback" not in service.log
 
 
 @pytest.fixture
-def crowd() -> Iterator[contextlib.ExitStack]:
+def exit_stack() -> Iterator[contextlib.ExitStack]:
     with contextlib.ExitStack() as crowd:
         yield crowd
 
 
 def test_reading_with_few_descriptors(
-    start_service: Start, mongod: Server, redis_url: str, database: str, crowd: contextlib.ExitStack, tmp_path: Path
+    start_service: StartService,
+    mongod: ServerProcess,
+    redis_url: str,
+    database_name: str,
+    exit_stack: contextlib.ExitStack,
+    tmp_path: Path,
 ) -> None:
     """Case 101: 64 descriptors and 100 connections. Who gets in is served; afterwards all is well."""
     del tmp_path
-    env = environment(mongod, redis_url, database)
+    env = storage_env(mongod, redis_url, database_name)
     upload, stream = start_service("services.upload", **env), start_service("services.stream", **env)
-    data = os.urandom(3 * CHUNK)
-    assert put(upload, "a", data).status_code == 201
+    data = os.urandom(3 * CHUNK_SIZE)
+    assert put_file(upload, "a", data).status_code == 201
     resource.prlimit(stream.pid, resource.RLIMIT_NOFILE, (64, 64))
     for _ in range(100):
         with contextlib.suppress(OSError):
-            crowd.enter_context(connect(stream.port, 5.0))
+            exit_stack.enter_context(open_connection(stream.port, 5.0))
     with contextlib.suppress(httpx.HTTPError):
         answer = httpx.get(f"{stream.url}/file/stream?filename=a", timeout=3)
         assert answer.status_code == 503 or answer.content == data
-    crowd.close()
-    eventually(lambda: get(stream, "a").content == data, 15)
+    exit_stack.close()
+    eventually(lambda: get_file(stream, "a").content == data, 15)
     assert stream.is_ready()

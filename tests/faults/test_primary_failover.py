@@ -10,25 +10,33 @@ import httpx
 import pymongo.errors
 import pytest
 
-from tests.support.databases import Server
-from tests.support.media_library import environment
-from tests.support.processes import Service, Start
-from tests.support.replica_set import ReplicaSet, replica_set
-from tests.support.upload_client import BATCH, CHUNK, Store, Tus, opened, put, repr_digest
+from tests.support.databases import ServerProcess
+from tests.support.media_library import storage_env
+from tests.support.processes import ServiceProcess, StartService
+from tests.support.replica_set import ReplicaSet, run_replica_set
+from tests.support.upload_client import (
+    BATCH_SIZE,
+    CHUNK_SIZE,
+    MongoInspector,
+    TusUpload,
+    open_inspector,
+    put_file,
+    repr_digest,
+)
 from tests.support.waiting import eventually
 
 DATABASE = "test_primary"
-QUICK = {
+SHORT_INTERVALS = {
     "GRIDCAST_LEASE_TTL": "3",
     "GRIDCAST_SECOND_PURGE_DELAY": "1",
     "GRIDCAST_TOMBSTONE_TTL": "0",
     "GRIDCAST_GC_INTERVAL": "0.5",
 }
-SIZE = 2 * BATCH + CHUNK + 5
-PHASES = {"begun": 0, "first-block": CHUNK + 1, "first-batch": BATCH + 1, "last-byte": SIZE - 1}
+SIZE = 2 * BATCH_SIZE + CHUNK_SIZE + 5
+PHASES = {"begun": 0, "first-block": CHUNK_SIZE + 1, "first-batch": BATCH_SIZE + 1, "last-byte": SIZE - 1}
 
 
-def half(service: Service, name: str, data: bytes) -> socket.socket:
+def start_partial_put(service: ServiceProcess, name: str, data: bytes) -> socket.socket:
     """A PUT of `SIZE` bytes of which only `data` is sent."""
     connection = socket.create_connection(("127.0.0.1", service.port), timeout=40)
     head = f"PUT /file/stream?filename={name} HTTP/1.1\r\nHost: a\r\nContent-Length: {SIZE}\r\n\r\n"
@@ -36,21 +44,26 @@ def half(service: Service, name: str, data: bytes) -> socket.socket:
     return connection
 
 
-def clean(store: Store) -> bool:
-    return store.orphans() == [] and not any(one["uploads"] or one["doomed"] for one in store.media())
+def has_no_garbage(store: MongoInspector) -> bool:
+    return store.list_orphans() == [] and not any(one["uploads"] or one["doomed"] for one in store.list_documents())
 
 
-def test_mongod_is_killed_at_each_phase(start_service: Start, own_mongod: Server, redis_url: str) -> None:
+def test_mongod_is_killed_at_each_phase(
+    start_service: StartService, dedicated_mongod: ServerProcess, redis_url: str
+) -> None:
     """One kill hits four uploads, each somewhere else. 201: the file is there, whole; else there is none and nothing of it."""
-    service = start_service("services.upload", **environment(own_mongod, redis_url, DATABASE, **QUICK))
+    service = start_service("services.upload", **storage_env(dedicated_mongod, redis_url, DATABASE, **SHORT_INTERVALS))
     data = {phase: os.urandom(SIZE) for phase in PHASES}
-    with opened(own_mongod.uri, DATABASE) as store, contextlib.ExitStack() as connections:
+    with open_inspector(dedicated_mongod.uri, DATABASE) as store, contextlib.ExitStack() as connections:
         under_way = {
-            phase: connections.enter_context(half(service, phase, data[phase][:sent])) for phase, sent in PHASES.items()
+            phase: connections.enter_context(start_partial_put(service, phase, data[phase][:sent]))
+            for phase, sent in PHASES.items()
         }
-        eventually(lambda: len(store.media()) == 4 and store.chunks() >= 3 * 8, 20, "all are at their place")
-        own_mongod.kill()
-        own_mongod.start()
+        eventually(
+            lambda: len(store.list_documents()) == 4 and store.count_chunks() >= 3 * 8, 20, "all are at their place"
+        )
+        dedicated_mongod.kill()
+        dedicated_mongod.start()
         told = {}
         for phase, connection in under_way.items():
             with contextlib.suppress(ConnectionError):
@@ -58,27 +71,29 @@ def test_mongod_is_killed_at_each_phase(start_service: Start, own_mongod: Server
             told[phase] = connection.recv(4096)[9:12]
         print(told)
         assert set(told.values()) <= {b"201", b"503"}
-        eventually(lambda: put(service, "after", b"x").status_code == 201, 10)
-        eventually(lambda: clean(store), 30)
-        files = {one["filename"]: one["current"] for one in store.media()}
+        eventually(lambda: put_file(service, "after", b"x").status_code == 201, 10)
+        eventually(lambda: has_no_garbage(store), 30)
+        files = {one["filename"]: one["current"] for one in store.list_documents()}
         for phase, status in told.items():
             assert (status == b"201") == (phase in files)
-            assert phase not in files or store.bytes_in(files[phase]["file"]) == data[phase]
+            assert phase not in files or store.read_file(files[phase]["file"]) == data[phase]
     assert "Traceback" not in service.log
 
 
 @pytest.fixture(scope="module")
-def members(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet]:
-    with replica_set(tmp_path_factory.mktemp("set")) as members:
+def replica_set(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet]:
+    with run_replica_set(tmp_path_factory.mktemp("set")) as members:
         yield members
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("times", [1, pytest.param(10, marks=[pytest.mark.long])])
-def test_the_primary_steps_down(start_service: Start, members: ReplicaSet, redis_url: str, times: int) -> None:
+def test_the_primary_steps_down(
+    start_service: StartService, replica_set: ReplicaSet, redis_url: str, times: int
+) -> None:
     """Connections stay and writes are refused, unlike after a kill. Nothing acknowledged is lost, nothing else is seen."""
     database = f"{DATABASE}_{times}"
-    env = {**QUICK, "GRIDCAST_MONGODB_URI": members.uri, "GRIDCAST_MONGODB_DATABASE": database}
+    env = {**SHORT_INTERVALS, "GRIDCAST_MONGODB_URI": replica_set.uri, "GRIDCAST_MONGODB_DATABASE": database}
     service = start_service("services.upload", **env, GRIDCAST_REDIS_URL=redis_url, GRIDCAST_MIN_FREE_SPACE="0")
     ending, told = threading.Event(), dict[str, tuple[bytes, int]]()
 
@@ -86,41 +101,41 @@ def test_the_primary_steps_down(start_service: Start, members: ReplicaSet, redis
         for serial in range(10_000):
             if ending.is_set():
                 return
-            name, data = f"{number}-{serial}", os.urandom(BATCH + 7)
+            name, data = f"{number}-{serial}", os.urandom(BATCH_SIZE + 7)
             with contextlib.suppress(httpx.HTTPError):
                 told[name] = data, 0
-                told[name] = data, put(service, name, data, if_none_match="*").status_code
+                told[name] = data, put_file(service, name, data, if_none_match="*").status_code
 
     senders = [threading.Thread(target=send, args=(number,), daemon=True) for number in range(3)]
     for sender in senders:
         sender.start()
     resumed = os.urandom(SIZE)
-    tus = Tus(service)
+    tus = TusUpload(service)
     with tus.client:
         assert tus.create("resumed", SIZE).status_code == 201
         with tus.open_patch(service, 0, SIZE) as patching:
-            patching.sendall(resumed[: BATCH + 1])
+            patching.sendall(resumed[: BATCH_SIZE + 1])
             eventually(lambda: sum(status == 201 for _, status in told.values()) > 3, 30)
             for _ in range(times):
-                primary = eventually(members.primary, 30.0, "there is a primary")
-                with members.to(primary) as client, contextlib.suppress(pymongo.errors.AutoReconnect):
+                primary = eventually(replica_set.find_primary, 30.0, "there is a primary")
+                with replica_set.connect_to(primary) as client, contextlib.suppress(pymongo.errors.AutoReconnect):
                     client.admin.command("replSetStepDown", 5, secondaryCatchUpPeriodSecs=4)
                 before = len(told)
                 eventually(lambda before=before: sum(s == 201 for _, s in [*told.values()][before:]) > 3, 60.0)
-                eventually(members.all_in_step, 60.0)
+                eventually(replica_set.is_healthy, 60.0)
         offset = eventually(lambda: tus.offset() or None, 40.0, "the resumable upload is known")
         assert tus.patch(offset, resumed[offset:]).headers["repr-digest"] == repr_digest(resumed)
     ending.set()
     for sender in senders:
         sender.join(60)
-    with opened(members.uri, database) as store:
-        eventually(lambda: clean(store), 60.0, "the janitor has swept")
-        files = {one["filename"]: one["current"] for one in store.media()}
+    with open_inspector(replica_set.uri, database) as store:
+        eventually(lambda: has_no_garbage(store), 60.0, "the janitor has swept")
+        files = {one["filename"]: one["current"] for one in store.list_documents()}
         statuses = [status for _, status in told.values()]
         print({status: statuses.count(status) for status in set(statuses)})
         assert set(statuses) <= {0, 201, 503}
         for name, (data, status) in told.items():
             assert status != 201 or name in files, name
-            assert name not in files or store.bytes_in(files[name]["file"]) == data, name
-        assert store.bytes_in(files["resumed"]["file"]) == resumed
+            assert name not in files or store.read_file(files[name]["file"]) == data, name
+        assert store.read_file(files["resumed"]["file"]) == resumed
     assert "Traceback" not in service.log

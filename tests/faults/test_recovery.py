@@ -14,30 +14,30 @@ import httpx
 import pytest
 
 from deploy.local import databases
-from tests.support.databases import Server, running, small_mongod
-from tests.support.processes import showing
-from tests.support.stack import Stack, runner
-from tests.support.websocket_client import Client, soon
+from tests.support.databases import ServerProcess, run_server, small_mongod_program
+from tests.support.processes import show_log_on_failure
+from tests.support.stack import Stack, run_stack
+from tests.support.websocket_client import WebSocketClient, eventually_async
 
 pytestmark = pytest.mark.anyio
 
-AWAY = [5.0, pytest.param(60.0, marks=[pytest.mark.long, pytest.mark.timeout(300)])]
-REFUSED, SILENT, RETURN = 3.0, 10.0, 5.0
-ROOM = 1.5
+OUTAGE_SECONDS = [5.0, pytest.param(60.0, marks=[pytest.mark.long, pytest.mark.timeout(300)])]
+REFUSED_DEADLINE, SILENT_DEADLINE, RECOVERY_DEADLINE = 3.0, 10.0, 5.0
+SLACK = 1.5
 """For a machine that does other things meanwhile."""
-OURS = ("gateway", "upload-1", "stream-1", "stream-2", "socket-1", "socket-2")
+SERVICE_NAMES = ("gateway", "upload-1", "stream-1", "stream-2", "socket-1", "socket-2")
 
 
-Ask = Callable[[], Awaitable[httpx.Response]]
+SendRequest = Callable[[], Awaitable[httpx.Response]]
 
 
-class Scene:
+class StackClient:
     """The stack with two sockets open, one on each replica, and a file of two megabytes."""
 
-    def __init__(self, stack: Stack, http: httpx.AsyncClient, browsers: list[Client]) -> None:
+    def __init__(self, stack: Stack, http: httpx.AsyncClient, browsers: list[WebSocketClient]) -> None:
         self.stack = stack
         self.http = http
-        self.browsers = browsers
+        self.websocket_clients = browsers
         self.data = bytes(range(256)) * 8192
 
     async def put(self, name: str = "a.bin") -> httpx.Response:
@@ -61,7 +61,7 @@ class Scene:
         return await self.http.post("/sockets/messages", json={"type": "still.here"})
 
     async def push_to_one(self) -> httpx.Response:
-        return await self.http.post(f"/sockets/{self.browsers[0].sid}/messages", json={"type": "still.here"})
+        return await self.http.post(f"/sockets/{self.websocket_clients[0].sid}/messages", json={"type": "still.here"})
 
     async def sockets(self) -> httpx.Response:
         return await self.http.get("/sockets")
@@ -69,46 +69,46 @@ class Scene:
     async def is_ready(self) -> bool:
         return (await self.http.get("/readyz")).status_code == 200
 
-    async def heard(self) -> None:
+    async def assert_push_is_received(self) -> None:
         """Everyone hears a new push, on the connection that was there all the time.
 
         A Redis that comes back empty takes pushes before each replica listens to it again. Who missed them is told so, and is
         pushed to once more.
         """
         marker = uuid.uuid4().hex
-        await self._check(marker)
-        for browser in self.browsers:
-            while (event := await browser.event()).get("data") != marker:
+        await self._push_and_receive(marker)
+        for browser in self.websocket_clients:
+            while (event := await browser.receive_event()).get("data") != marker:
                 if event["type"] == "socket.resync":
-                    await self._check(marker)
+                    await self._push_and_receive(marker)
 
-    async def _check(self, marker: str) -> None:
+    async def _push_and_receive(self, marker: str) -> None:
         assert (await self.http.post("/sockets/messages", json={"type": "check", "data": marker})).status_code == 200
 
-    def quiet(self) -> None:
-        for name in OURS:
-            assert "Traceback" not in (self.stack.logs / f"{name}.log").read_text("utf-8"), name
+    def assert_no_traceback(self) -> None:
+        for name in SERVICE_NAMES:
+            assert "Traceback" not in (self.stack.log_dir / f"{name}.log").read_text("utf-8"), name
 
 
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, Server, Server]]:
+def dedicated_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, ServerProcess, ServerProcess]]:
     """A stack on servers of its own; every test leaves it as it was."""
     folder = tmp_path_factory.mktemp("away")
     with contextlib.ExitStack() as opened:
-        mongod = opened.enter_context(running(folder / "mongod", small_mongod))
-        redis = opened.enter_context(running(folder / "redis", databases.redis_server))
+        mongod = opened.enter_context(run_server(folder / "mongod", small_mongod_program))
+        redis = opened.enter_context(run_server(folder / "redis", databases.redis_server))
         env = {"MONGODB_URI": mongod.uri, "REDIS_URL": redis.url}
-        stack = opened.enter_context(runner(folder / "data", "--sockets", "2", "--streams", "2", env=env))
-        for name in OURS:
-            opened.enter_context(showing(stack.logs / f"{name}.log", name))
+        stack = opened.enter_context(run_stack(folder / "data", "--sockets", "2", "--streams", "2", env=env))
+        for name in SERVICE_NAMES:
+            opened.enter_context(show_log_on_failure(stack.log_dir / f"{name}.log", name))
         yield stack, mongod, redis
 
 
 @contextlib.asynccontextmanager
-async def scene(stack: Stack) -> AsyncIterator[Scene]:
+async def connect_clients(stack: Stack) -> AsyncIterator[StackClient]:
     async with httpx.AsyncClient(base_url=stack.url, timeout=30) as http:
-        browsers = [await Client.open(stack) for _ in range(2)]
-        made = Scene(stack, http, browsers)
+        browsers = [await WebSocketClient.connect(stack) for _ in range(2)]
+        made = StackClient(stack, http, browsers)
         assert (await made.put()).is_success
         yield made
         for browser in browsers:
@@ -116,25 +116,25 @@ async def scene(stack: Stack) -> AsyncIterator[Scene]:
 
 
 @contextlib.asynccontextmanager
-async def gone(server: Server, *, silent: bool) -> AsyncIterator[float]:
+async def outage(server: ServerProcess, *, silent: bool) -> AsyncIterator[float]:
     """Without that server; gives the moment at which it went."""
     if silent:
-        server.stop()
+        server.pause()
     else:
         server.kill()
     try:
         yield time.monotonic()
     finally:
         if silent:
-            server.cont()
+            server.resume()
         else:
             server.start()  # in the main thread: a child dies with the thread that started it
 
 
-async def all_refused(asked: list[Ask], within: float) -> None:
+async def assert_all_unavailable(requests: list[SendRequest], timeout_seconds: float) -> None:
     """Each is 503 with Retry-After in that time, all of them at once and again one after the other."""
 
-    async def one(ask: Ask) -> float:
+    async def one(ask: SendRequest) -> float:
         began = time.monotonic()
         answer = await ask()
         took = time.monotonic() - began
@@ -143,61 +143,69 @@ async def all_refused(asked: list[Ask], within: float) -> None:
         assert int(answer.headers["retry-after"]) > 0
         return took
 
-    slowest = max(await asyncio.gather(*(one(ask) for ask in asked)))
-    slowest = max(slowest, await one(asked[0]))
-    print(f"slowest refusal {slowest:.1f} s, promised {within:g} s")
-    assert slowest < within + ROOM
+    slowest = max(await asyncio.gather(*(one(ask) for ask in requests)))
+    slowest = max(slowest, await one(requests[0]))
+    print(f"slowest refusal {slowest:.1f} s, promised {timeout_seconds:g} s")
+    assert slowest < timeout_seconds + SLACK
 
 
-async def back(made: Scene, since: float, checks: list[Ask]) -> None:
+async def assert_recovered(made: StackClient, since: float, checks: list[SendRequest]) -> None:
     """Within 5 s everything is well. They all are asked again and again, as users do."""
 
     async def well() -> bool:
         answers = [await check() for check in checks]
         return all(answer.status_code < 300 for answer in answers) and await made.is_ready()
 
-    await soon(well, RETURN + 3 * ROOM)
+    await eventually_async(well, RECOVERY_DEADLINE + 3 * SLACK)
     took = time.monotonic() - since
-    print(f"well again after {took:.1f} s, promised {RETURN:g} s")
-    assert took < RETURN + ROOM
+    print(f"well again after {took:.1f} s, promised {RECOVERY_DEADLINE:g} s")
+    assert took < RECOVERY_DEADLINE + SLACK
 
 
 @pytest.mark.parametrize("silent", [False, True], ids=["killed", "silent"])
-@pytest.mark.parametrize("away", AWAY)
-async def test_mongodb_is_away(ground: tuple[Stack, Server, Server], away: float, silent: bool) -> None:
-    stack, mongod, _ = ground
-    async with scene(stack) as made:
-        async with gone(mongod, silent=silent) as began:
-            await all_refused([made.list, made.get, made.put, made.delete, made.tus], SILENT if silent else REFUSED)
+@pytest.mark.parametrize("away", OUTAGE_SECONDS)
+async def test_mongodb_is_away(
+    dedicated_stack: tuple[Stack, ServerProcess, ServerProcess], away: float, silent: bool
+) -> None:
+    stack, mongod, _ = dedicated_stack
+    async with connect_clients(stack) as made:
+        async with outage(mongod, silent=silent) as began:
+            await assert_all_unavailable(
+                [made.list, made.get, made.put, made.delete, made.tus], SILENT_DEADLINE if silent else REFUSED_DEADLINE
+            )
             assert not await made.is_ready()
             # Sockets need no database.
-            await made.heard()
+            await made.assert_push_is_received()
             while time.monotonic() - began < away:
                 assert (await made.list()).status_code == 503
-        await back(made, time.monotonic(), [made.list, made.get, made.put])
+        await assert_recovered(made, time.monotonic(), [made.list, made.get, made.put])
         assert (await made.get()).content == made.data
-        await made.heard()
-        made.quiet()
+        await made.assert_push_is_received()
+        made.assert_no_traceback()
 
 
 @pytest.mark.parametrize("silent", [False, True], ids=["killed", "silent"])
-@pytest.mark.parametrize("away", AWAY)
-async def test_redis_is_away(ground: tuple[Stack, Server, Server], away: float, silent: bool) -> None:
+@pytest.mark.parametrize("away", OUTAGE_SECONDS)
+async def test_redis_is_away(
+    dedicated_stack: tuple[Stack, ServerProcess, ServerProcess], away: float, silent: bool
+) -> None:
     """Files are written and read as before; sockets stay, and hear of everything again."""
-    stack, _, redis = ground
-    async with scene(stack) as made:
-        async with gone(redis, silent=silent) as began:
-            await all_refused([made.push, made.push_to_one, made.sockets], SILENT if silent else REFUSED)
+    stack, _, redis = dedicated_stack
+    async with connect_clients(stack) as made:
+        async with outage(redis, silent=silent) as began:
+            await assert_all_unavailable(
+                [made.push, made.push_to_one, made.sockets], SILENT_DEADLINE if silent else REFUSED_DEADLINE
+            )
             while True:
                 name = uuid.uuid4().hex
                 assert (await made.put(name)).status_code == 201
                 assert (await made.get(name)).content == made.data
-                for browser in made.browsers:
-                    assert await browser.ask("ping?") == {"pong": True}
+                for browser in made.websocket_clients:
+                    assert await browser.send_command("ping?") == {"pong": True}
                 if time.monotonic() - began > away:
                     break
-        await back(made, time.monotonic(), [made.push, made.sockets, made.list])
-        await made.heard()
-        newcomer = await Client.open(made.stack)
+        await assert_recovered(made, time.monotonic(), [made.push, made.sockets, made.list])
+        await made.assert_push_is_received()
+        newcomer = await WebSocketClient.connect(made.stack)
         await newcomer.close()
-        made.quiet()
+        made.assert_no_traceback()

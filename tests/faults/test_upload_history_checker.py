@@ -6,56 +6,56 @@ from collections.abc import Callable, Iterator
 import pytest
 from bson import ObjectId
 
-from tests.faults.upload_history import History, Operation, Outcome, verdicts
-from tests.support.databases import Server
-from tests.support.upload_client import Store, opened
+from tests.support.databases import ServerProcess
+from tests.support.upload_client import MongoInspector, open_inspector
+from tests.support.upload_history import History, Operation, Outcome, find_violations
 
 
 @pytest.fixture
-def store(mongod: Server, database: str) -> Iterator[Store]:
-    with opened(mongod.uri, database) as store:
+def inspector(mongod: ServerProcess, database_name: str) -> Iterator[MongoInspector]:
+    with open_inspector(mongod.uri, database_name) as store:
         yield store
 
 
-def sha(data: bytes) -> str:
+def sha256_hex(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def there(store: Store, name: str, data: bytes) -> ObjectId:
+def insert_file(store: MongoInspector, name: str, data: bytes) -> ObjectId:
     file = ObjectId()
     store.db["fs.chunks"].insert_one({"files_id": file, "n": 0, "data": data})
     store.db["fs.files"].insert_one({"_id": file})
-    current = {"file": file, "length": len(data), "sha256": sha(data)}
+    current = {"file": file, "length": len(data), "sha256": sha256_hex(data)}
     store.db["media"].insert_one({"folder": "h", "filename": name, "current": current, "uploads": [], "doomed": []})
     return file
 
 
-def said(name: str, data: bytes, outcome: Outcome, way: str = "create", told: str = "") -> Operation:
-    return Operation(name, way, sha(data) if data else "", len(data), outcome, told)
+def make_operation(name: str, data: bytes, outcome: Outcome, kind: str = "create", response: str = "") -> Operation:
+    return Operation(name, kind, sha256_hex(data) if data else "", len(data), outcome, response)
 
 
-def history(*operations: Operation) -> History:
+def make_history(*operations: Operation) -> History:
     found = History()
     for operation in operations:
-        found.begin(operation)
+        found.record_start(operation)
     return found
 
 
-def test_a_sound_store_is_not_accused(store: Store) -> None:
-    there(store, "0-1", b"a")
-    there(store, "own-0", b"second")
-    told = history(
-        said("0-1", b"a", "ok"),
-        said("0-1", b"b", "fail"),
-        said("0-2", b"c", "unknown"),
-        said("own-0", b"first", "ok", "replace"),
-        said("own-0", b"second", "unknown", "replace"),
-        said("own-0", b"third", "fail", "replace"),
+def test_a_sound_store_is_not_accused(inspector: MongoInspector) -> None:
+    insert_file(inspector, "0-1", b"a")
+    insert_file(inspector, "own-0", b"second")
+    told = make_history(
+        make_operation("0-1", b"a", "ok"),
+        make_operation("0-1", b"b", "fail"),
+        make_operation("0-2", b"c", "unknown"),
+        make_operation("own-0", b"first", "ok", "replace"),
+        make_operation("own-0", b"second", "unknown", "replace"),
+        make_operation("own-0", b"third", "fail", "replace"),
     )
-    assert verdicts(told, store) == []
+    assert find_violations(told, inspector) == []
 
 
-FAULTS: list[tuple[str, Callable[[Store, ObjectId], object], list[Operation], str]] = [
+FAULTS: list[tuple[str, Callable[[MongoInspector, ObjectId], object], list[Operation], str]] = [
     ("lost", lambda store, _: store.db["media"].update_one({}, {"$set": {"current": None}}), [], "lost"),
     (
         "other bytes",
@@ -64,7 +64,7 @@ FAULTS: list[tuple[str, Callable[[Store, ObjectId], object], list[Operation], st
         "another hash",
     ),
     ("a chunk is missing", lambda store, _: store.db["fs.chunks"].delete_many({}), [], "0 of 1 bytes"),
-    ("two winners", lambda *_: None, [said("0-1", b"b", "ok")], "2 clients"),
+    ("two winners", lambda *_: None, [make_operation("0-1", b"b", "ok")], "2 clients"),
     (
         "orphan",
         lambda store, _: store.db["fs.chunks"].insert_one({"files_id": ObjectId(), "n": 0, "data": b""}),
@@ -89,25 +89,30 @@ FAULTS: list[tuple[str, Callable[[Store, ObjectId], object], list[Operation], st
 
 @pytest.mark.parametrize(("fault", "more", "word"), [case[1:] for case in FAULTS], ids=[case[0] for case in FAULTS])
 def test_every_fault_is_found(
-    store: Store, fault: Callable[[Store, ObjectId], object], more: list[Operation], word: str
+    inspector: MongoInspector, fault: Callable[[MongoInspector, ObjectId], object], more: list[Operation], word: str
 ) -> None:
-    file = there(store, "0-1", b"a")
-    told = history(said("0-1", b"a", "ok"), *more)
-    assert verdicts(told, store) == [] or more
-    fault(store, file)
-    assert word in "; ".join(verdicts(told, store))
+    file = insert_file(inspector, "0-1", b"a")
+    told = make_history(make_operation("0-1", b"a", "ok"), *more)
+    assert find_violations(told, inspector) == [] or more
+    fault(inspector, file)
+    assert word in "; ".join(find_violations(told, inspector))
 
 
-def test_a_refused_file_that_is_there_is_found(store: Store) -> None:
-    there(store, "0-1", b"a")
-    assert "is there" in "; ".join(verdicts(history(said("0-1", b"a", "fail", told="409")), store))
-    assert "nobody sent" in "; ".join(verdicts(history(said("0-1", b"b", "unknown")), store))
+def test_a_refused_file_that_is_there_is_found(inspector: MongoInspector) -> None:
+    insert_file(inspector, "0-1", b"a")
+    assert "is there" in "; ".join(
+        find_violations(make_history(make_operation("0-1", b"a", "fail", response="409")), inspector)
+    )
+    assert "nobody sent" in "; ".join(find_violations(make_history(make_operation("0-1", b"b", "unknown")), inspector))
 
 
-def test_a_word_that_was_not_the_last_is_found(store: Store) -> None:
-    there(store, "own-0", b"first")
-    first, second = said("own-0", b"first", "ok", "replace"), said("own-0", b"second", "ok", "replace")
-    assert "last word" in "; ".join(verdicts(history(first, second), store))
-    deleted = said("own-0", b"", "ok", "delete")
-    assert "last word" in "; ".join(verdicts(history(first, deleted), store))
-    assert verdicts(history(first, said("own-0", b"", "unknown", "delete")), store) == []
+def test_a_word_that_was_not_the_last_is_found(inspector: MongoInspector) -> None:
+    insert_file(inspector, "own-0", b"first")
+    first, second = (
+        make_operation("own-0", b"first", "ok", "replace"),
+        make_operation("own-0", b"second", "ok", "replace"),
+    )
+    assert "last word" in "; ".join(find_violations(make_history(first, second), inspector))
+    deleted = make_operation("own-0", b"", "ok", "delete")
+    assert "last word" in "; ".join(find_violations(make_history(first, deleted), inspector))
+    assert find_violations(make_history(first, make_operation("own-0", b"", "unknown", "delete")), inspector) == []

@@ -3,23 +3,23 @@
 import asyncio
 from collections.abc import Callable
 
-from tests.support.processes import Start
+from tests.support.processes import StartService
 from tests.support.scripted_upstream import (
-    Seen,
-    addresses,
-    ask,
-    connect,
-    say,
-    statuses,
-    talk,
-    upstream,
+    ReceivedRequest,
+    open_connection,
+    parse_statuses,
+    respond_with,
+    run_upstream,
+    send_raw,
+    send_request,
+    upstream_env,
 )
 from tests.support.waiting import eventually
 
 
-def test_origins_cors_and_rates(start_service: Start) -> None:
-    with upstream() as service:
-        service.answer = say(
+def test_origins_cors_and_rates(start_service: StartService) -> None:
+    with run_upstream() as service:
+        service.responder = respond_with(
             b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nAccess-Control-Allow-Origin: http://theirs\r\n\r\nok"
         )
         door = {
@@ -27,11 +27,11 @@ def test_origins_cors_and_rates(start_service: Start) -> None:
             "GRIDCAST_REQUEST_RATE_PER_CLIENT": "5",
             "GRIDCAST_TRUSTED_PROXIES": "127.0.0.0/8",
         }
-        gateway = start_service("gateway", **addresses(service), **door)
+        gateway = start_service("gateway", **upstream_env(service), **door)
 
         def from_(client: str, method: str = "GET", path: str = "/file", **fields: str) -> Callable[[str], str | None]:
             headers = {name.replace("_", "-"): value for name, value in fields.items()} | {"X-Forwarded-For": client}
-            answer = ask(gateway.port, method, path, headers=headers)
+            answer = send_request(gateway.port, method, path, headers=headers)
             return lambda name: str(answer.status) if name == "status" else answer.headers.get(name)
 
         theirs = from_("1.0.0.1", Origin="http://b.example")
@@ -52,53 +52,53 @@ def test_origins_cors_and_rates(start_service: Start) -> None:
         assert from_("2.0.0.2", path="/livez")("status") == "200"
 
 
-def test_a_trusted_proxy_names_the_request(start_service: Start) -> None:
-    with upstream() as service:
-        service.answer = say(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-        gateway = start_service("gateway", **addresses(service), GRIDCAST_TRUSTED_PROXIES="127.0.0.1")
+def test_a_trusted_proxy_names_the_request(start_service: StartService) -> None:
+    with run_upstream() as service:
+        service.responder = respond_with(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        gateway = start_service("gateway", **upstream_env(service), GRIDCAST_TRUSTED_PROXIES="127.0.0.1")
         named = {"X-Request-ID": "abc-1", "X-Forwarded-For": "1.0.0.1"}
-        answer = ask(gateway.port, "GET", "/file", headers=named)
+        answer = send_request(gateway.port, "GET", "/file", headers=named)
         assert answer.headers.get_all("x-request-id") == ["abc-1"]
         upgrade = {"Connection": "Upgrade", "Upgrade": "websocket"}
-        assert ask(gateway.port, "GET", "/ws", headers=named | upgrade).status == 403
-        assert [seen.all("x-request-id") for seen in service.requests] == [["abc-1"], ["abc-1"]]
+        assert send_request(gateway.port, "GET", "/ws", headers=named | upgrade).status == 403
+        assert [seen.get_all("x-request-id") for seen in service.requests] == [["abc-1"], ["abc-1"]]
         eventually(lambda: gateway.log.count('"request_id": "abc-1"') >= 2, 5)
 
 
-def test_too_many_tunnels_and_a_foreign_page_are_refused_at_the_door(start_service: Start) -> None:
+def test_too_many_tunnels_and_a_foreign_page_are_refused_at_the_door(start_service: StartService) -> None:
     handshake = (
         b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
     )
 
-    async def accept(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def accept(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         del seen
         writer.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
         while data := await reader.read(65536):
             writer.write(data)
         raise ConnectionError
 
-    with upstream() as service:
-        service.answer = accept
-        gateway = start_service("gateway", GRIDCAST_MAX_TUNNELS="2", **addresses(service))
+    with run_upstream() as service:
+        service.responder = accept
+        gateway = start_service("gateway", GRIDCAST_MAX_TUNNELS="2", **upstream_env(service))
         for origin in (b"http://evil.example", b"null"):
-            assert statuses(talk(gateway.port, handshake + b"Origin: " + origin + b"\r\n\r\n")) == [403]
-        assert statuses(talk(gateway.port, handshake + b"Cookie: a=b\r\n\r\n")) == [403]
+            assert parse_statuses(send_raw(gateway.port, handshake + b"Origin: " + origin + b"\r\n\r\n")) == [403]
+        assert parse_statuses(send_raw(gateway.port, handshake + b"Cookie: a=b\r\n\r\n")) == [403]
         assert not service.requests
-        with connect(gateway.port) as first, connect(gateway.port) as second:
+        with open_connection(gateway.port) as first, open_connection(gateway.port) as second:
             for client in (first, second):
                 client.sendall(handshake + b"Origin: http://a\r\n\r\nearly")
                 received = b""
                 while not received.endswith(b"early"):
                     received += client.recv(65536)
                 assert received.startswith(b"HTTP/1.1 101 ")
-            third = talk(gateway.port, handshake + b"\r\n")
-            assert statuses(third) == [503]
+            third = send_raw(gateway.port, handshake + b"\r\n")
+            assert parse_statuses(third) == [503]
             assert b"retry-after" in third
             first.sendall(b"still there")
             assert first.recv(100) == b"still there"
             second.close()
             eventually(lambda: gateway.log.count('"websocket tunnel"') >= 5, 5)
-            with connect(gateway.port) as fourth:
+            with open_connection(gateway.port) as fourth:
                 fourth.sendall(handshake + b"\r\n")
                 assert fourth.recv(100).startswith(b"HTTP/1.1 101 ")

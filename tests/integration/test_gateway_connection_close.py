@@ -7,61 +7,61 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.processes import Service, launched
-from tests.support.scripted_upstream import connect, drain, read_to_the_end, statuses
+from tests.support.processes import ServiceProcess, run_service
+from tests.support.scripted_upstream import open_connection, parse_statuses, receive_until_closed, receive_until_eof
 
-TIMES = 40
+REPETITIONS = 40
 SIZE = 8 * 1024 * 1024
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with launched("tests.support.small_service", tmp_path_factory.mktemp("small"), {}) as service:
+def minimal_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+    with run_service("tests.support.small_service", tmp_path_factory.mktemp("small"), {}) as service:
         yield service
         assert "Traceback" not in service.log
 
 
 @pytest.fixture(scope="module")
-def gateway(small: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    env = {f"GRIDCAST_{name}_URLS": small.url for name in ("UPLOAD", "STREAM", "SOCKET")}
-    with launched("gateway", tmp_path_factory.mktemp("gateway"), env) as gateway:
+def gateway(minimal_service: ServiceProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+    env = {f"GRIDCAST_{name}_URLS": minimal_service.url for name in ("UPLOAD", "STREAM", "SOCKET")}
+    with run_service("gateway", tmp_path_factory.mktemp("gateway"), env) as gateway:
         yield gateway
         assert "Traceback" not in gateway.log
 
 
 @pytest.fixture(params=["straight", "through the gateway"])
-def port(request: pytest.FixtureRequest, small: Service, gateway: Service) -> int:
-    return small.port if request.param == "straight" else gateway.port
+def port(request: pytest.FixtureRequest, minimal_service: ServiceProcess, gateway: ServiceProcess) -> int:
+    return minimal_service.port if request.param == "straight" else gateway.port
 
 
 def test_an_early_refusal_always_arrives_though_the_client_goes_on_sending(port: int) -> None:
     """A server that closes with bytes unread resets the connection, and the reset destroys the answer on its way."""
     head = b"PUT /file/stream?filename=a HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % SIZE
-    for _ in range(TIMES):
-        with connect(port) as client:
-            sending = threading.Thread(target=send, args=(client, head + b"a" * SIZE))
+    for _ in range(REPETITIONS):
+        with open_connection(port) as client:
+            sending = threading.Thread(target=send_ignoring_errors, args=(client, head + b"a" * SIZE))
             sending.start()
-            assert statuses(drain(client)) == [409]
+            assert parse_statuses(receive_until_closed(client)) == [409]
             client.close()
             sending.join()
 
 
-def send(client: socket.socket, data: bytes) -> None:
+def send_ignoring_errors(client: socket.socket, data: bytes) -> None:
     with contextlib.suppress(OSError):
         client.sendall(data)
 
 
 @pytest.mark.parametrize("version", [b"1.1", b"1.0"])
 def test_an_answer_that_breaks_off_is_a_reset(port: int, version: bytes) -> None:
-    with connect(port) as client:
+    with open_connection(port) as client:
         client.sendall(b"GET /file?half HTTP/" + version + b"\r\nHost: a\r\n\r\n")
         assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
         with pytest.raises(ConnectionResetError):
-            read_to_the_end(client)
+            receive_until_eof(client)
 
 
 def test_a_kept_connection_is_kept(port: int) -> None:
-    with connect(port) as client:
+    with open_connection(port) as client:
         for _ in range(50):
             client.sendall(b"GET /file HTTP/1.1\r\nHost: a\r\n\r\n")
             received = b""
@@ -70,7 +70,7 @@ def test_a_kept_connection_is_kept(port: int) -> None:
 
 
 def test_line_ends_before_a_request_are_nothing(port: int) -> None:
-    with connect(port) as client:
+    with open_connection(port) as client:
         client.sendall(b"\r\n\r\nGET /file HTTP/1.1\r\nHost: a\r\n\r\n")
         assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
 
@@ -78,7 +78,7 @@ def test_line_ends_before_a_request_are_nothing(port: int) -> None:
 def test_a_body_behind_an_answer_does_not_become_a_request(port: int) -> None:
     """An answer that did not wait for its request's body: the body is thrown away, what follows it is answered."""
     inner = b"GET /file?inner HTTP/1.1\r\nHost: a\r\n\r\n"
-    with connect(port) as client:
+    with open_connection(port) as client:
         client.sendall(b"GET /file HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(inner) + inner)
         client.sendall(b"GET /file HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-        assert statuses(drain(client)) == [200, 200]
+        assert parse_statuses(receive_until_closed(client)) == [200, 200]

@@ -8,51 +8,53 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.processes import Service, launched
+from tests.support.processes import ServiceProcess, run_service
 from tests.support.scripted_upstream import (
-    Seen,
-    Upstream,
-    ask,
-    connect,
-    drain,
+    ReceivedRequest,
+    ScriptedUpstream,
+    open_connection,
+    parse_statuses,
     read_body,
-    read_to_the_end,
-    say,
-    statuses,
-    talk,
-    upstream,
+    receive_until_closed,
+    receive_until_eof,
+    respond_with,
+    run_upstream,
+    send_raw,
+    send_request,
 )
 from tests.support.waiting import eventually
 
 
 @pytest.fixture(scope="module")
-def services() -> Iterator[dict[str, Upstream]]:
-    with upstream() as upload, upstream() as stream, upstream() as sockets:
+def upstreams() -> Iterator[dict[str, ScriptedUpstream]]:
+    with run_upstream() as upload, run_upstream() as stream, run_upstream() as sockets:
         yield {"upload": upload, "stream": stream, "socket": sockets}
 
 
 @pytest.fixture(scope="module")
-def process(services: dict[str, Upstream], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    env = {f"GRIDCAST_{name.upper()}_URLS": service.url for name, service in services.items()}
-    with launched("gateway", tmp_path_factory.mktemp("gateway"), env) as gateway:
+def gateway_process(
+    upstreams: dict[str, ScriptedUpstream], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServiceProcess]:
+    env = {f"GRIDCAST_{name.upper()}_URLS": service.url for name, service in upstreams.items()}
+    with run_service("gateway", tmp_path_factory.mktemp("gateway"), env) as gateway:
         yield gateway
 
 
 @pytest.fixture
-def gateway(process: Service, services: dict[str, Upstream]) -> Service:
-    for service in services.values():
+def gateway(gateway_process: ServiceProcess, upstreams: dict[str, ScriptedUpstream]) -> ServiceProcess:
+    for service in upstreams.values():
         service.reset()
-    return process
+    return gateway_process
 
 
 @pytest.fixture
-def stream(services: dict[str, Upstream]) -> Upstream:
-    return services["stream"]
+def stream_upstream(upstreams: dict[str, ScriptedUpstream]) -> ScriptedUpstream:
+    return upstreams["stream"]
 
 
 @pytest.fixture
-def upload(services: dict[str, Upstream]) -> Upstream:
-    return services["upload"]
+def upload_upstream(upstreams: dict[str, ScriptedUpstream]) -> ScriptedUpstream:
+    return upstreams["upload"]
 
 
 @pytest.mark.parametrize(
@@ -71,42 +73,44 @@ def upload(services: dict[str, Upstream]) -> Upstream:
     ],
 )
 def test_each_request_goes_to_its_service_as_it_came(
-    gateway: Service, services: dict[str, Upstream], method: str, target: str, service: str
+    gateway: ServiceProcess, upstreams: dict[str, ScriptedUpstream], method: str, target: str, service: str
 ) -> None:
-    answer = ask(gateway.port, method, target)
+    answer = send_request(gateway.port, method, target)
     assert answer.status == 200
     assert answer.body == (b"" if method == "HEAD" else b"ok")
-    (seen,) = services[service].requests
+    (seen,) = upstreams[service].requests
     assert (seen.method, seen.target) == (method, target)
-    assert not any(other.requests for name, other in services.items() if name != service)
+    assert not any(other.requests for name, other in upstreams.items() if name != service)
 
 
 @pytest.mark.parametrize("target", ["/file/stream?filename=%C3%A9+%20%2b~%7E|{}&x", "/file?q=a?b/c\\d", "/file?a=%zz;"])
-def test_the_target_is_sent_on_byte_for_byte(gateway: Service, stream: Upstream, target: str) -> None:
+def test_the_target_is_sent_on_byte_for_byte(
+    gateway: ServiceProcess, stream_upstream: ScriptedUpstream, target: str
+) -> None:
     raw = f"GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode()
-    assert statuses(talk(gateway.port, raw)) == [200]
-    assert stream.requests[0].target == target
+    assert parse_statuses(send_raw(gateway.port, raw)) == [200]
+    assert stream_upstream.requests[0].target == target
 
 
-def test_an_unknown_path_is_404_and_a_wrong_method_405_with_allow_over_all_services(gateway: Service) -> None:
-    answer = ask(gateway.port, "GET", "/nothing")
+def test_an_unknown_path_is_404_and_a_wrong_method_405_with_allow_over_all_services(gateway: ServiceProcess) -> None:
+    answer = send_request(gateway.port, "GET", "/nothing")
     assert answer.status == 404
     assert answer.headers["content-type"] == "application/problem+json"
-    answer = ask(gateway.port, "POST", "/file/stream")
+    answer = send_request(gateway.port, "POST", "/file/stream")
     assert answer.status == 405
     assert answer.headers["allow"] == "DELETE, GET, HEAD, OPTIONS, PUT"
     assert answer.json["status"] == 405
 
 
-def test_a_preflight_is_not_the_services_business(gateway: Service, upload: Upstream) -> None:
-    answer = ask(
+def test_a_preflight_is_not_the_services_business(gateway: ServiceProcess, upload_upstream: ScriptedUpstream) -> None:
+    answer = send_request(
         gateway.port, "OPTIONS", "/file/tus", headers={"Access-Control-Request-Method": "POST", "Origin": "http://a"}
     )
     assert answer.status == 204
-    assert not upload.requests
+    assert not upload_upstream.requests
 
 
-def test_what_the_service_is_told_about_the_client(gateway: Service, stream: Upstream) -> None:
+def test_what_the_service_is_told_about_the_client(gateway: ServiceProcess, stream_upstream: ScriptedUpstream) -> None:
     headers = {
         "Host": "media.example:8000",
         "Connection": "x-forwarded-for, X-Private",
@@ -117,95 +121,102 @@ def test_what_the_service_is_told_about_the_client(gateway: Service, stream: Ups
         "X-Request-ID": "abc-1",
         "Range": "bytes=0-1",
     }
-    ask(gateway.port, "GET", "/file", headers=headers)
-    (seen,) = stream.requests
-    assert seen.all("x-forwarded-for") == ["127.0.0.1"]
-    assert seen.all("x-forwarded-proto") == ["http"]
-    assert seen.all("x-forwarded-host") == seen.all("host") == ["media.example:8000"]
-    (identifier,) = seen.all("x-request-id")
+    send_request(gateway.port, "GET", "/file", headers=headers)
+    (seen,) = stream_upstream.requests
+    assert seen.get_all("x-forwarded-for") == ["127.0.0.1"]
+    assert seen.get_all("x-forwarded-proto") == ["http"]
+    assert seen.get_all("x-forwarded-host") == seen.get_all("host") == ["media.example:8000"]
+    (identifier,) = seen.get_all("x-request-id")
     assert re.fullmatch("[0-9a-f]{16}", identifier), "the client's own is not believed"
-    assert seen.all("range") == ["bytes=0-1"]
+    assert seen.get_all("range") == ["bytes=0-1"]
     assert not [
-        name for name, _ in seen.fields if name.lower() in {"x-private", "forwarded", "connection", "user-agent"}
+        name for name, _ in seen.headers if name.lower() in {"x-private", "forwarded", "connection", "user-agent"}
     ]
 
 
-def test_a_client_of_http_1_0_need_not_say_whom_it_asks(gateway: Service, stream: Upstream) -> None:
-    assert statuses(talk(gateway.port, b"GET /file HTTP/1.0\r\n\r\n")) == [200]
-    (seen,) = stream.requests
-    assert seen.all("host") == seen.all("x-forwarded-host") == [f"127.0.0.1:{gateway.port}"]
+def test_a_client_of_http_1_0_need_not_say_whom_it_asks(
+    gateway: ServiceProcess, stream_upstream: ScriptedUpstream
+) -> None:
+    assert parse_statuses(send_raw(gateway.port, b"GET /file HTTP/1.0\r\n\r\n")) == [200]
+    (seen,) = stream_upstream.requests
+    assert seen.get_all("host") == seen.get_all("x-forwarded-host") == [f"127.0.0.1:{gateway.port}"]
 
 
-def test_underscored_spellings_are_dropped(gateway: Service, stream: Upstream) -> None:
+def test_underscored_spellings_are_dropped(gateway: ServiceProcess, stream_upstream: ScriptedUpstream) -> None:
     raw = b"GET /file HTTP/1.1\r\nHost: a\r\nX_Forwarded_For: 6.6.6.6\r\nConnection: close\r\n\r\n"
-    assert statuses(talk(gateway.port, raw)) == [200]
-    assert not any("_" in name for name, _ in stream.requests[0].fields)
+    assert parse_statuses(send_raw(gateway.port, raw)) == [200]
+    assert not any("_" in name for name, _ in stream_upstream.requests[0].headers)
 
 
-def test_what_the_client_is_told_by_the_service(gateway: Service, stream: Upstream) -> None:
-    stream.answer = say(
+def test_what_the_client_is_told_by_the_service(gateway: ServiceProcess, stream_upstream: ScriptedUpstream) -> None:
+    stream_upstream.responder = respond_with(
         b'HTTP/1.1 206 Partial Content\r\nContent-Length: 2\r\nETag: "a"\r\nX-Own: 1\r\nConnection: x-own\r\n'
         b"Location: http://10.0.0.7:8002/file/stream?x=1\r\nServer: secret\r\nDate: never\r\nKeep-Alive: timeout=5\r\n"
         b"Content-Encoding: gzip\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n\r\nok"
     )
-    answer = ask(gateway.port, "GET", "/file/stream", headers={"X-Request-ID": "abc-2"})
+    answer = send_request(gateway.port, "GET", "/file/stream", headers={"X-Request-ID": "abc-2"})
     assert answer.status == 206
     assert answer.body == b"ok"
     assert answer.headers["etag"] == '"a"'
     assert answer.headers["location"] == "/file/stream?x=1"
     assert answer.headers["content-encoding"] == "gzip"
     assert answer.headers.get_all("set-cookie") == ["a=1", "b=2"]
-    assert answer.headers.get_all("x-request-id") == stream.requests[0].all("x-request-id") != ["abc-2"]
+    assert answer.headers.get_all("x-request-id") == stream_upstream.requests[0].get_all("x-request-id") != ["abc-2"]
     assert len(answer.headers.get_all("date") or []) == 1
     assert "never" not in answer.headers["date"]
     assert not {"x-own", "server", "keep-alive"} & {name.lower() for name in answer.headers}
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_arrives_whole(gateway: Service, upload: Upstream, *, chunked: bool) -> None:
+def test_a_body_arrives_whole(gateway: ServiceProcess, upload_upstream: ScriptedUpstream, *, chunked: bool) -> None:
     body = bytes(range(256)) * 4096
     pieces = (body[at : at + 70_000] for at in range(0, len(body), 70_000))
     headers = {} if chunked else {"Content-Length": str(len(body))}
-    assert ask(gateway.port, "PUT", "/file/stream?filename=a", pieces, headers).status == 200
-    (seen,) = upload.requests
+    assert send_request(gateway.port, "PUT", "/file/stream?filename=a", pieces, headers).status == 200
+    (seen,) = upload_upstream.requests
     assert seen.body == body
-    assert seen.whole
+    assert seen.complete
     assert (seen.get("transfer-encoding"), seen.get("content-length")) == (
         ("chunked", None) if chunked else (None, str(len(body)))
     )
 
 
-def test_an_empty_body_stays_one(gateway: Service, upload: Upstream) -> None:
-    assert ask(gateway.port, "POST", "/file/tus", headers={"Content-Length": "0", "Upload-Length": "5"}).status == 200
-    assert upload.requests[0].get("content-length") == "0"
+def test_an_empty_body_stays_one(gateway: ServiceProcess, upload_upstream: ScriptedUpstream) -> None:
+    assert (
+        send_request(gateway.port, "POST", "/file/tus", headers={"Content-Length": "0", "Upload-Length": "5"}).status
+        == 200
+    )
+    assert upload_upstream.requests[0].get("content-length") == "0"
 
 
-def test_an_answer_streams(gateway: Service, stream: Upstream) -> None:
+def test_an_answer_streams(gateway: ServiceProcess, stream_upstream: ScriptedUpstream) -> None:
     """The second half is sent after the first was taken; who held that back would wait for ever."""
     heard = threading.Event()
 
-    async def slowly(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def slowly(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         del seen, reader
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
         await asyncio.to_thread(heard.wait, 10)
         writer.write(b"1\r\nb\r\n0\r\n\r\n")
 
-    stream.answer = slowly
-    with connect(gateway.port) as client:
+    stream_upstream.responder = slowly
+    with open_connection(gateway.port) as client:
         client.sendall(b"GET /file/stream HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         received = b""
         while not received.endswith(b"1\r\na\r\n"):
             received += client.recv(65536)
         heard.set()
-        assert drain(client).endswith(b"1\r\nb\r\n0\r\n\r\n")
+        assert receive_until_closed(client).endswith(b"1\r\nb\r\n0\r\n\r\n")
 
 
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
 def test_an_answer_without_a_length_is_chunked_for_those_who_know_chunks(
-    gateway: Service, stream: Upstream, version: bytes
+    gateway: ServiceProcess, stream_upstream: ScriptedUpstream, version: bytes
 ) -> None:
-    stream.answer = say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n")
-    received = talk(gateway.port, b"GET /file HTTP/" + version + b"\r\nHost: a\r\nConnection: close\r\n\r\n")
+    stream_upstream.responder = respond_with(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n"
+    )
+    received = send_raw(gateway.port, b"GET /file HTTP/" + version + b"\r\nHost: a\r\nConnection: close\r\n\r\n")
     head, _, body = received.partition(b"\r\n\r\n")
     assert (b"chunked" in head) is (version == b"1.1")
     assert (body == b"abcdefg") is (version == b"1.0")
@@ -214,22 +225,26 @@ def test_an_answer_without_a_length_is_chunked_for_those_who_know_chunks(
 @pytest.mark.parametrize(
     ("status", "line"), [(204, b"204 No Content"), (304, b"304 Not Modified\r\nContent-Length: 9")]
 )
-def test_answers_without_a_body(gateway: Service, stream: Upstream, status: int, line: bytes) -> None:
-    stream.answer = say(b"HTTP/1.1 " + line + b"\r\n\r\n")
-    answer = ask(gateway.port, "GET", "/file/stream")
+def test_answers_without_a_body(
+    gateway: ServiceProcess, stream_upstream: ScriptedUpstream, status: int, line: bytes
+) -> None:
+    stream_upstream.responder = respond_with(b"HTTP/1.1 " + line + b"\r\n\r\n")
+    answer = send_request(gateway.port, "GET", "/file/stream")
     assert answer.status == status
     assert answer.body == b""
 
 
-def test_head_keeps_the_length(gateway: Service, stream: Upstream) -> None:
-    stream.answer = say(b"HTTP/1.1 200 OK\r\nContent-Length: 12345\r\n\r\n")
-    answer = ask(gateway.port, "HEAD", "/file/stream")
+def test_head_keeps_the_length(gateway: ServiceProcess, stream_upstream: ScriptedUpstream) -> None:
+    stream_upstream.responder = respond_with(b"HTTP/1.1 200 OK\r\nContent-Length: 12345\r\n\r\n")
+    answer = send_request(gateway.port, "HEAD", "/file/stream")
     assert answer.headers["content-length"] == "12345"
 
 
-def test_a_redirect_is_not_followed(gateway: Service, stream: Upstream) -> None:
-    stream.answer = say(b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/x\r\nContent-Length: 0\r\n\r\n")
-    answer = ask(gateway.port, "GET", "/file/stream")
+def test_a_redirect_is_not_followed(gateway: ServiceProcess, stream_upstream: ScriptedUpstream) -> None:
+    stream_upstream.responder = respond_with(
+        b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/x\r\nContent-Length: 0\r\n\r\n"
+    )
+    answer = send_request(gateway.port, "GET", "/file/stream")
     assert (answer.status, answer.headers["location"]) == (302, "/x")
 
 
@@ -246,53 +261,61 @@ def test_a_redirect_is_not_followed(gateway: Service, stream: Upstream) -> None:
     ],
     ids=["cl+te", "two cl", "gzip te", "1 MiB field", "5000 fields", "no http", "silence"],
 )
-def test_an_answer_that_is_none_becomes_502(gateway: Service, stream: Upstream, raw: bytes) -> None:
-    async def answer(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+def test_an_answer_that_is_none_becomes_502(
+    gateway: ServiceProcess, stream_upstream: ScriptedUpstream, raw: bytes
+) -> None:
+    async def answer(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         del seen, reader
         writer.write(raw)
         await writer.drain()
         writer.close()
 
-    stream.answer = answer
-    answer_ = ask(gateway.port, "GET", "/file/stream")
+    stream_upstream.responder = answer
+    answer_ = send_request(gateway.port, "GET", "/file/stream")
     assert answer_.status == 502
     assert answer_.json["title"] == "Bad Gateway"
 
 
 @pytest.mark.parametrize("head", [b"Content-Length: 100000", b"Transfer-Encoding: chunked"], ids=["length", "chunked"])
-def test_an_answer_that_breaks_off_resets_the_client(gateway: Service, stream: Upstream, head: bytes) -> None:
-    async def half(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+def test_an_answer_that_breaks_off_resets_the_client(
+    gateway: ServiceProcess, stream_upstream: ScriptedUpstream, head: bytes
+) -> None:
+    async def half(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         del seen, reader
         writer.write(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n\r\n400\r\n" + b"a" * 1024)
         await writer.drain()
         await asyncio.sleep(0.1)
         writer.transport.abort()
 
-    stream.answer = half
-    with connect(gateway.port) as client:
+    stream_upstream.responder = half
+    with open_connection(gateway.port) as client:
         client.sendall(b"GET /file/stream HTTP/1.1\r\nHost: a\r\n\r\n")
         with pytest.raises(ConnectionResetError):
-            read_to_the_end(client)
+            receive_until_eof(client)
 
 
-def test_an_early_refusal_is_relayed_and_the_rest_not_read(gateway: Service, upload: Upstream) -> None:
-    async def refuse(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+def test_an_early_refusal_is_relayed_and_the_rest_not_read(
+    gateway: ServiceProcess, upload_upstream: ScriptedUpstream
+) -> None:
+    async def refuse(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         del seen, reader
         writer.write(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig")
 
-    upload.answer = refuse
-    with connect(gateway.port) as client:
+    upload_upstream.responder = refuse
+    with open_connection(gateway.port) as client:
         client.sendall(
             b"PUT /file/stream?filename=a HTTP/1.1\r\nHost: a\r\nContent-Length: 500000000\r\n\r\n" + b"a" * 70_000
         )
-        received = drain(client)
-    assert statuses(received) == [413]
+        received = receive_until_closed(client)
+    assert parse_statuses(received) == [413]
     assert b"connection: close" in received
 
 
 @pytest.mark.parametrize("refused", [True, False])
-def test_expect_continue_is_the_services_decision(gateway: Service, upload: Upstream, *, refused: bool) -> None:
-    async def decide(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+def test_expect_continue_is_the_services_decision(
+    gateway: ServiceProcess, upload_upstream: ScriptedUpstream, *, refused: bool
+) -> None:
+    async def decide(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if refused:
             writer.write(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
         else:
@@ -302,48 +325,50 @@ def test_expect_continue_is_the_services_decision(gateway: Service, upload: Upst
             await read_body(seen, reader)
             writer.write(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n")
 
-    upload.answer = decide
-    with connect(gateway.port) as client:
+    upload_upstream.responder = decide
+    with open_connection(gateway.port) as client:
         client.sendall(
             b"PUT /file/stream?filename=a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
         )
         first = client.recv(65536)
         if refused:
             assert first.startswith(b"HTTP/1.1 401 ")
-            assert not drain(client)
+            assert not receive_until_closed(client)
         else:
             assert first == b"HTTP/1.1 100 Continue\r\n\r\n"
             client.sendall(b"hello")
             assert client.recv(65536).startswith(b"HTTP/1.1 201 ")
-            assert upload.requests[0].body == b"hello"
+            assert upload_upstream.requests[0].body == b"hello"
 
 
-def test_a_client_that_goes_takes_its_request_with_it(gateway: Service, stream: Upstream, upload: Upstream) -> None:
-    async def wait(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+def test_a_client_that_goes_takes_its_request_with_it(
+    gateway: ServiceProcess, stream_upstream: ScriptedUpstream, upload_upstream: ScriptedUpstream
+) -> None:
+    async def wait(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         del seen, writer
         while await reader.read(65536):
             pass
 
-    stream.answer = upload.answer = wait
+    stream_upstream.responder = upload_upstream.responder = wait
     for service, raw in (
-        (stream, b"GET /file/stream HTTP/1.1\r\nHost: a\r\n\r\n"),
-        (upload, b"PUT /file/stream?filename=a HTTP/1.1\r\nHost: a\r\nContent-Length: 50\r\n\r\nabc"),
+        (stream_upstream, b"GET /file/stream HTTP/1.1\r\nHost: a\r\n\r\n"),
+        (upload_upstream, b"PUT /file/stream?filename=a HTTP/1.1\r\nHost: a\r\nContent-Length: 50\r\n\r\nabc"),
     ):
-        with connect(gateway.port) as client:
+        with open_connection(gateway.port) as client:
             client.sendall(raw)
-            eventually(lambda service=service: service.busy == 1, 5)
+            eventually(lambda service=service: service.active_requests == 1, 5)
         began = time.monotonic()
-        eventually(lambda service=service: service.busy == 0, 5)
+        eventually(lambda service=service: service.active_requests == 0, 5)
         assert time.monotonic() - began < 1.0
 
 
-def test_the_gateways_own_answers(gateway: Service) -> None:
-    assert ask(gateway.port, "GET", "/livez").status == 200
-    ready = ask(gateway.port, "GET", "/readyz")
+def test_the_gateways_own_answers(gateway: ServiceProcess) -> None:
+    assert send_request(gateway.port, "GET", "/livez").status == 200
+    ready = send_request(gateway.port, "GET", "/readyz")
     assert ready.json["checks"] == {"upload": "ok", "stream": "ok", "socket": "ok"}
-    assert ask(gateway.port, "GET", "/version").json["service"] == "gateway"
-    page = ask(gateway.port, "GET", "/")
+    assert send_request(gateway.port, "GET", "/version").json["service"] == "gateway"
+    page = send_request(gateway.port, "GET", "/")
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert "default-src 'none'" in page.headers["content-security-policy"]
-    assert ask(gateway.port, "HEAD", "/docs").status == 200
-    assert ask(gateway.port, "GET", "/page/nothing.js").status == 404
+    assert send_request(gateway.port, "HEAD", "/docs").status == 200
+    assert send_request(gateway.port, "GET", "/page/nothing.js").status == 404

@@ -15,16 +15,23 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Close, Frame, Opcode
 from websockets.http11 import Response
 
-from tests.support.processes import Service, launched
-from tests.support.scripted_upstream import Seen, addresses, memory, statuses, talk, upstream
+from tests.support.processes import ServiceProcess, run_service
+from tests.support.scripted_upstream import (
+    ReceivedRequest,
+    parse_statuses,
+    resident_memory,
+    run_upstream,
+    send_raw,
+    upstream_env,
+)
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
-CODES = [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999]
+CLOSE_CODES = [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999]
 
 
-class Echo:
+class EchoServer:
     """A WebSocket service on a thread of its own: it echoes, or does what `handler` says, and notes how sockets ended."""
 
     def __init__(self) -> None:
@@ -79,8 +86,8 @@ class Echo:
 
 
 @pytest.fixture(scope="module")
-def echo() -> Iterator[Echo]:
-    service = Echo()
+def echo_server() -> Iterator[EchoServer]:
+    service = EchoServer()
     started = threading.Event()
     thread = threading.Thread(target=lambda: asyncio.run(service.run(started)), daemon=True)
     thread.start()
@@ -91,55 +98,59 @@ def echo() -> Iterator[Echo]:
 
 
 @pytest.fixture(scope="module")
-def process(echo: Echo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    url = f"http://127.0.0.1:{echo.port}"
+def gateway_process(echo_server: EchoServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+    url = f"http://127.0.0.1:{echo_server.port}"
     env = {f"GRIDCAST_{name}_URLS": url for name in ("UPLOAD", "STREAM", "SOCKET")}
-    with launched("gateway", tmp_path_factory.mktemp("gateway"), env) as gateway:
+    with run_service("gateway", tmp_path_factory.mktemp("gateway"), env) as gateway:
         yield gateway
         assert "Traceback" not in gateway.log
 
 
 @pytest.fixture
-def gateway(process: Service, echo: Echo) -> Service:
-    eventually(lambda: echo.open == 0, 5, "the sockets of the test before are over")
-    echo.handler = None
-    echo.ended.clear()
-    echo.heads.clear()
-    return process
+def gateway(gateway_process: ServiceProcess, echo_server: EchoServer) -> ServiceProcess:
+    eventually(lambda: echo_server.open == 0, 5, "the sockets of the test before are over")
+    echo_server.handler = None
+    echo_server.ended.clear()
+    echo_server.heads.clear()
+    return gateway_process
 
 
 @contextlib.asynccontextmanager
-async def client(gateway: Service, path: str = "/ws", **options: object) -> AsyncIterator[ClientConnection]:
+async def connect_client(
+    gateway: ServiceProcess, path: str = "/ws", **options: object
+) -> AsyncIterator[ClientConnection]:
     settings = {"proxy": None, "ping_interval": None, "max_size": 1 << 26, "compression": None} | options
     async with connect(f"ws://127.0.0.1:{gateway.port}{path}", **settings) as connection:  # type: ignore[arg-type]
         yield connection
 
 
-async def soon(check: Callable[[], object]) -> None:
+async def eventually_async(check: Callable[[], object]) -> None:
     async with asyncio.timeout(5):
         while not check():  # noqa: ASYNC110 - what is waited for happens on another thread or in another process
             await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("path", ["/", "/ws", "/ws?topics=a,b&meta=%7B%7D", "/?resume=x"])
-async def test_messages_come_back_as_they_were_sent(gateway: Service, echo: Echo, path: str) -> None:
-    async with client(gateway, path) as connection:
+async def test_messages_come_back_as_they_were_sent(
+    gateway: ServiceProcess, echo_server: EchoServer, path: str
+) -> None:
+    async with connect_client(gateway, path) as connection:
         for message in ("héllo", b"\x00\xff", "", "x" * 70_000):
             await connection.send(message)
             assert await connection.recv() == message
-    assert echo.heads[0]["host"] == f"127.0.0.1:{gateway.port}"
+    assert echo_server.heads[0]["host"] == f"127.0.0.1:{gateway.port}"
 
 
-async def test_fragments_pings_and_pongs_pass(gateway: Service) -> None:
-    async with client(gateway) as connection:
+async def test_fragments_pings_and_pongs_pass(gateway: ServiceProcess) -> None:
+    async with connect_client(gateway) as connection:
         await connection.send(["a", "b", "c"])
         assert await connection.recv() == "abc"
         for payload in (b"", b"x" * 125):
             await asyncio.wait_for(await connection.ping(payload), 5)
 
 
-async def test_a_big_message_and_many_small_ones(gateway: Service) -> None:
-    async with client(gateway) as connection:
+async def test_a_big_message_and_many_small_ones(gateway: ServiceProcess) -> None:
+    async with connect_client(gateway) as connection:
         big = os.urandom(16 * 1024 * 1024)
         await connection.send(big)
         assert await connection.recv() == big
@@ -154,51 +165,51 @@ async def test_a_big_message_and_many_small_ones(gateway: Service) -> None:
         await sending
 
 
-async def test_the_compression_is_between_the_two_ends(gateway: Service) -> None:
-    async with client(gateway, compression="deflate") as connection:
+async def test_the_compression_is_between_the_two_ends(gateway: ServiceProcess) -> None:
+    async with connect_client(gateway, compression="deflate") as connection:
         assert not connection.protocol.extensions, "the service offers none"
 
 
-@pytest.mark.parametrize("code", CODES)
-async def test_the_clients_close_code_arrives(gateway: Service, echo: Echo, code: int) -> None:
+@pytest.mark.parametrize("code", CLOSE_CODES)
+async def test_the_clients_close_code_arrives(gateway: ServiceProcess, echo_server: EchoServer, code: int) -> None:
     reason = "wärum" * 20
-    async with client(gateway) as connection:
+    async with connect_client(gateway) as connection:
         # By hand: the library has rules of its own about who may send what.
         connection.transport.write(Frame(Opcode.CLOSE, Close(code, reason).serialize()).serialize(mask=True))
         await connection.wait_closed()
-    await soon(lambda: echo.ended)
-    assert echo.ended == [(code, reason)]
+    await eventually_async(lambda: echo_server.ended)
+    assert echo_server.ended == [(code, reason)]
 
 
-@pytest.mark.parametrize("code", CODES)
-async def test_the_services_close_code_arrives(gateway: Service, echo: Echo, code: int) -> None:
+@pytest.mark.parametrize("code", CLOSE_CODES)
+async def test_the_services_close_code_arrives(gateway: ServiceProcess, echo_server: EchoServer, code: int) -> None:
     async def close(connection: ServerConnection) -> None:
         await connection.recv()
         connection.protocol.send_close(code, "because")
         connection.send_data()
 
-    echo.handler = close
-    async with client(gateway) as connection:
+    echo_server.handler = close
+    async with connect_client(gateway) as connection:
         await connection.send("x")
         with pytest.raises(ConnectionClosed):
             await connection.recv()
     assert (connection.close_code, connection.close_reason) == (code, "because")
 
 
-async def test_a_close_without_a_code_stays_one(gateway: Service, echo: Echo) -> None:
-    async with client(gateway) as connection:
+async def test_a_close_without_a_code_stays_one(gateway: ServiceProcess, echo_server: EchoServer) -> None:
+    async with connect_client(gateway) as connection:
         connection.protocol.send_close()
         connection.send_data()
         await connection.wait_closed()
-    await soon(lambda: echo.ended)
-    assert echo.ended == [(1005, "")]
+    await eventually_async(lambda: echo_server.ended)
+    assert echo_server.ended == [(1005, "")]
 
 
-async def test_headers_of_the_handshake_are_rebuilt(gateway: Service, echo: Echo) -> None:
+async def test_headers_of_the_handshake_are_rebuilt(gateway: ServiceProcess, echo_server: EchoServer) -> None:
     headers = {"X-Forwarded-For": "6.6.6.6", "X-Request-ID": "ws-1", "Origin": f"http://127.0.0.1:{gateway.port}"}
-    async with client(gateway, subprotocols=["cloudevents.json"], additional_headers=headers):
+    async with connect_client(gateway, subprotocols=["cloudevents.json"], additional_headers=headers):
         pass
-    (head,) = echo.heads
+    (head,) = echo_server.heads
     assert head["x-forwarded-for"] == "127.0.0.1"
     assert head["x-request-id"] != "ws-1", "the client's own is not believed"
     assert head["sec-websocket-protocol"] == "cloudevents.json"
@@ -206,36 +217,36 @@ async def test_headers_of_the_handshake_are_rebuilt(gateway: Service, echo: Echo
     assert f'"request_id": "{head["x-request-id"]}"' in gateway.log
 
 
-async def test_the_secret_of_the_query_is_not_logged(gateway: Service) -> None:
-    async with client(gateway, "/ws?resume=geheim"):
+async def test_the_secret_of_the_query_is_not_logged(gateway: ServiceProcess) -> None:
+    async with connect_client(gateway, "/ws?resume=geheim"):
         pass
-    await soon(lambda: gateway.log.count('"message": "websocket tunnel"'))
+    await eventually_async(lambda: gateway.log.count('"message": "websocket tunnel"'))
     assert "geheim" not in gateway.log
 
 
-async def test_a_refusal_of_the_service_arrives(gateway: Service) -> None:
-    refused = await refusal(gateway, "/ws?refuse")
+async def test_a_refusal_of_the_service_arrives(gateway: ServiceProcess) -> None:
+    refused = await connect_refused(gateway, "/ws?refuse")
     assert refused.status_code == 403
     assert refused.body == b"not you"
 
 
-async def test_nothing_behind_a_refused_handshake_reaches_the_service(gateway: Service) -> None:
+async def test_nothing_behind_a_refused_handshake_reaches_the_service(gateway: ServiceProcess) -> None:
     handshake = (
         b"GET /ws?refuse HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
     )
     behind = b"GET /sockets HTTP/1.1\r\nHost: a\r\n\r\n"
-    received = await asyncio.to_thread(talk, gateway.port, handshake + behind)
-    assert statuses(received) == [403]
+    received = await asyncio.to_thread(send_raw, gateway.port, handshake + behind)
+    assert parse_statuses(received) == [403]
 
 
-async def test_an_upgrade_elsewhere_is_404(gateway: Service) -> None:
-    refused = await refusal(gateway, "/file")
+async def test_an_upgrade_elsewhere_is_404(gateway: ServiceProcess) -> None:
+    refused = await connect_refused(gateway, "/file")
     assert refused.status_code == 404
     assert json.loads(refused.body or b"")["status"] == 404
 
 
-async def test_a_slow_client_pauses_the_service(gateway: Service, echo: Echo) -> None:
+async def test_a_slow_client_pauses_the_service(gateway: ServiceProcess, echo_server: EchoServer) -> None:
     """What the service can send to one that does not read is what the buffers on the way hold, and no more."""
     sent = 0
 
@@ -246,20 +257,20 @@ async def test_a_slow_client_pauses_the_service(gateway: Service, echo: Echo) ->
             await connection.send(data)
             sent += len(data)
 
-    echo.handler = flood
-    before = memory(gateway.pid)
-    async with client(gateway, max_queue=1) as connection:
+    echo_server.handler = flood
+    before = resident_memory(gateway.pid)
+    async with connect_client(gateway, max_queue=1) as connection:
         async with asyncio.timeout(10):
             last = -1
             while sent != last:
                 last = sent
                 await asyncio.sleep(0.5)
         assert sent > 0
-        assert memory(gateway.pid) - before < 4 * 1024 * 1024
+        assert resident_memory(gateway.pid) - before < 4 * 1024 * 1024
         connection.transport.abort()
 
 
-async def test_a_slow_service_pauses_the_client(gateway: Service, echo: Echo) -> None:
+async def test_a_slow_service_pauses_the_client(gateway: ServiceProcess, echo_server: EchoServer) -> None:
     released = threading.Event()
 
     async def sleep(connection: ServerConnection) -> None:
@@ -269,9 +280,9 @@ async def test_a_slow_service_pauses_the_client(gateway: Service, echo: Echo) ->
         async for _ in connection:
             pass
 
-    echo.handler = sleep
-    before = memory(gateway.pid)
-    async with client(gateway) as connection:
+    echo_server.handler = sleep
+    before = resident_memory(gateway.pid)
+    async with connect_client(gateway) as connection:
         data = os.urandom(65536)
         sent = 0
         with contextlib.suppress(TimeoutError):
@@ -280,30 +291,30 @@ async def test_a_slow_service_pauses_the_client(gateway: Service, echo: Echo) ->
                     await connection.send(data)
                     sent += len(data)
         assert sent < 64 * 1024 * 1024
-        assert memory(gateway.pid) - before < 4 * 1024 * 1024
+        assert resident_memory(gateway.pid) - before < 4 * 1024 * 1024
         released.set()
         async with asyncio.timeout(5):
             await connection.send("more")
 
 
-async def test_a_service_that_dies_is_seen_as_1006(gateway: Service, echo: Echo) -> None:
+async def test_a_service_that_dies_is_seen_as_1006(gateway: ServiceProcess, echo_server: EchoServer) -> None:
     async def die(connection: ServerConnection) -> None:
         await connection.recv()
         connection.transport.abort()
 
-    echo.handler = die
-    async with client(gateway) as connection:
+    echo_server.handler = die
+    async with connect_client(gateway) as connection:
         await connection.send("x")
         with pytest.raises(ConnectionClosed):
             await connection.recv()
     assert connection.close_code == 1006
 
 
-async def test_a_client_that_dies_is_seen_by_the_service(gateway: Service, echo: Echo) -> None:
-    async with client(gateway) as connection:
+async def test_a_client_that_dies_is_seen_by_the_service(gateway: ServiceProcess, echo_server: EchoServer) -> None:
+    async with connect_client(gateway) as connection:
         connection.transport.abort()
-        await soon(lambda: echo.ended)
-    assert echo.ended[0][0] == 1006
+        await eventually_async(lambda: echo_server.ended)
+    assert echo_server.ended[0][0] == 1006
 
 
 async def test_without_a_service_the_upgrade_is_refused(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -313,9 +324,9 @@ async def test_without_a_service_the_upgrade_is_refused(tmp_path_factory: pytest
             f"GRIDCAST_{name}_URLS": f"http://127.0.0.1:{taken.getsockname()[1]}"
             for name in ("UPLOAD", "STREAM", "SOCKET")
         }
-        with launched("gateway", tmp_path_factory.mktemp("alone"), env, ready=False) as gateway:
-            await soon(lambda: "running on" in gateway.log)
-            refused = await refusal(gateway)
+        with run_service("gateway", tmp_path_factory.mktemp("alone"), env, ready=False) as gateway:
+            await eventually_async(lambda: "running on" in gateway.log)
+            refused = await connect_refused(gateway)
     assert refused.status_code == 502
     assert refused.headers["content-type"] == "application/problem+json"
 
@@ -323,20 +334,20 @@ async def test_without_a_service_the_upgrade_is_refused(tmp_path_factory: pytest
 async def test_a_service_that_is_silent_in_the_handshake_does_not_hold_the_client(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    async def hang_up(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def hang_up(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         del seen, reader
         writer.close()
 
-    with upstream() as service:
-        service.answer = hang_up
-        env = addresses(service)
-        with launched("gateway", tmp_path_factory.mktemp("silent"), env) as gateway:
-            refused = await refusal(gateway)
+    with run_upstream() as service:
+        service.responder = hang_up
+        env = upstream_env(service)
+        with run_service("gateway", tmp_path_factory.mktemp("silent"), env) as gateway:
+            refused = await connect_refused(gateway)
     assert refused.status_code == 502
 
 
-async def refusal(gateway: Service, path: str = "/ws", **options: object) -> Response:
+async def connect_refused(gateway: ServiceProcess, path: str = "/ws", **options: object) -> Response:
     with pytest.raises(InvalidStatus) as refused:
-        async with client(gateway, path, **options):
+        async with connect_client(gateway, path, **options):
             pass
     return refused.value.response

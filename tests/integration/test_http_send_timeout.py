@@ -11,11 +11,11 @@ import pytest
 from services.common.asgi import Receive, Scope, Send
 from services.common.server.connection import Http
 from services.common.server.transport import Readers, waiting
-from tests.support.in_process_server import Running, serving
-from tests.support.scripted_upstream import drain
+from tests.support.in_process_server import InProcessServer, serve_in_thread
+from tests.support.scripted_upstream import receive_until_closed
 from tests.support.waiting import eventually
 
-PATIENCE = 0.6
+SEND_TIMEOUT = 0.6
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -27,52 +27,54 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[[type[Readers]], Running]]:
+def start_server() -> Iterator[Callable[[type[Readers]], InProcessServer]]:
     with contextlib.ExitStack() as running:
-        yield lambda http: running.enter_context(serving(app, http=http))
+        yield lambda http: running.enter_context(serve_in_thread(app, http=http))
 
 
-def get(size: int, *fields: bytes) -> bytes:
+def get_request(size: int, *fields: bytes) -> bytes:
     return b"\r\n".join([b"GET /?%d HTTP/1.1" % size, b"Host: a", *fields, b"", b""])
 
 
 @pytest.mark.parametrize(
     "ask",
     [
-        get(40_000, b"Connection: close"),
-        get(300_000, b"Connection: close"),
-        get(300_000),
-        get(300_000) + get(300_000),
-        get(300_000) * 3 + b"nonsense\r\n\r\n",
+        get_request(40_000, b"Connection: close"),
+        get_request(300_000, b"Connection: close"),
+        get_request(300_000),
+        get_request(300_000) + get_request(300_000),
+        get_request(300_000) * 3 + b"nonsense\r\n\r\n",
     ],
     ids=["a little left", "much left", "on a kept connection", "with another behind it", "with a fault behind it"],
 )
-def test_who_takes_nothing_is_cut_off(start: Callable[[type[Readers]], Running], ask: bytes) -> None:
-    running = start(waiting(Http, PATIENCE))
+def test_who_takes_nothing_is_cut_off(start_server: Callable[[type[Readers]], InProcessServer], ask: bytes) -> None:
+    running = start_server(waiting(Http, SEND_TIMEOUT))
     with running.connect(ask) as client:
         began = time.monotonic()
-        eventually(running.is_free, 5, "nothing is left of it")
-        assert time.monotonic() - began > PATIENCE / 2
-        assert len(drain(client)) < 40_000
+        eventually(running.is_idle, 5, "nothing is left of it")
+        assert time.monotonic() - began > SEND_TIMEOUT / 2
+        assert len(receive_until_closed(client)) < 40_000
 
 
-def test_who_takes_a_little_now_and_then_gets_all(start: Callable[[type[Readers]], Running]) -> None:
-    running = start(waiting(Http, PATIENCE))
-    with running.connect(get(300_000, b"Connection: close")) as client:
+def test_who_takes_a_little_now_and_then_gets_all(start_server: Callable[[type[Readers]], InProcessServer]) -> None:
+    running = start_server(waiting(Http, SEND_TIMEOUT))
+    with running.connect(get_request(300_000, b"Connection: close")) as client:
         taken, began = 0, time.monotonic()
         while data := client.recv(16_384):
             taken += len(data)
             time.sleep(0.1)
         assert taken > 300_000
-        assert time.monotonic() - began > 2 * PATIENCE
+        assert time.monotonic() - began > 2 * SEND_TIMEOUT
 
 
-def test_at_the_end_of_the_process_it_is_not_waited_for(start: Callable[[type[Readers]], Running]) -> None:
+def test_at_the_end_of_the_process_it_is_not_waited_for(
+    start_server: Callable[[type[Readers]], InProcessServer],
+) -> None:
     class Leaving(Http):
         leaving_seconds = 0.5
 
-    running = start(Leaving)
-    with running.connect(get(40_000)), running.connect(get(40_000, b"Connection: close")):
+    running = start_server(Leaving)
+    with running.connect(get_request(40_000)), running.connect(get_request(40_000, b"Connection: close")):
         eventually(lambda: len(running.state.connections) == 2 and not running.state.tasks, 5)
         began = time.monotonic()
         running.stop()
@@ -81,9 +83,9 @@ def test_at_the_end_of_the_process_it_is_not_waited_for(start: Callable[[type[Re
 
 
 def test_a_request_with_another_behind_it_hears_that_its_client_has_gone(
-    start: Callable[[type[Readers]], Running],
+    start_server: Callable[[type[Readers]], InProcessServer],
 ) -> None:
-    running = start(Http)
+    running = start_server(Http)
     heard = threading.Event()
 
     async def listen(scope: Scope, receive: Receive, send: Send) -> None:
@@ -94,6 +96,6 @@ def test_a_request_with_another_behind_it_hears_that_its_client_has_gone(
         heard.set()
 
     running.server.config.loaded_app = listen
-    with running.connect(get(1) + get(1)):
+    with running.connect(get_request(1) + get_request(1)):
         pass
     assert heard.wait(5)

@@ -13,33 +13,33 @@ from services.common.errors import ServiceUnavailable
 from services.common.store.gridfs import mongo
 from services.common.store.gridfs.mongo import MongoDriver, open_mongo_database
 from services.common.store.gridfs.upload_store import GridFSUploadStore
-from tests.support.databases import Server, running, small_mongod
+from tests.support.databases import ServerProcess, run_server, small_mongod_program
 
-STUCK = "hangAfterStartingIndexBuild"
+HANG_FAIL_POINT = "hangAfterStartingIndexBuild"
 
 
-def with_switches(folder: Path, port: int) -> Program:
+def mongod_with_test_commands(folder: Path, port: int) -> Program:
     """A mongod whose index builds can be held."""
-    usual = small_mongod(folder, port)
+    usual = small_mongod_program(folder, port)
     return dataclasses.replace(usual, command=(*usual.command, "--setParameter=enableTestCommands=1"))
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    with running(tmp_path / "mongod", with_switches) as server:
+def server(tmp_path: Path) -> Iterator[ServerProcess]:
+    with run_server(tmp_path / "mongod", mongod_with_test_commands) as server:
         yield server
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("driver", ["motor", "pymongo"])
 async def test_an_index_that_takes_longer_than_an_operation(
-    server: Server, driver: MongoDriver, monkeypatch: pytest.MonkeyPatch
+    server: ServerProcess, driver: MongoDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not ready while it is built, not even where it is listed already; ready, without another build, as soon as it stands."""
     monkeypatch.setattr(mongo, "OPERATION_TIMEOUT_MS", 1000)
     with pymongo.MongoClient[dict[str, Any]](server.uri) as client:
         client.gridcast["fs.chunks"].insert_many([{"files_id": number, "n": 0} for number in range(100)])
-        client.admin.command({"configureFailPoint": STUCK, "mode": "alwaysOn"})
+        client.admin.command({"configureFailPoint": HANG_FAIL_POINT, "mode": "alwaysOn"})
         opened = open_mongo_database(server.uri, "gridcast", driver)
         store = GridFSUploadStore(opened)
         for _ in range(3):
@@ -48,9 +48,9 @@ async def test_an_index_that_takes_longer_than_an_operation(
             with pytest.raises(ServiceUnavailable):
                 await store.check_health()
         assert "files_id_1_n_1" in await opened.list_indexes("fs.chunks")
-        client.admin.command({"configureFailPoint": STUCK, "mode": "off"})
+        client.admin.command({"configureFailPoint": HANG_FAIL_POINT, "mode": "off"})
         await store.ensure_schema()
         await store.check_health()
         await opened.aclose()
     # Those of empty collections are not said to start.
-    assert server.log.read_text("utf-8").count('"Index build: starting"') == 1
+    assert server.log_path.read_text("utf-8").count('"Index build: starting"') == 1

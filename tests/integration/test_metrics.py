@@ -7,14 +7,14 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.local.ports import free_ports
-from tests.support.databases import Server
-from tests.support.media_library import environment
-from tests.support.processes import Service, Start
-from tests.support.upload_client import OFFSET_TYPE, TUS, metadata
+from tests.support.databases import ServerProcess
+from tests.support.media_library import storage_env
+from tests.support.processes import ServiceProcess, StartService
+from tests.support.upload_client import OFFSET_CONTENT_TYPE, TUS_HEADERS, tus_metadata
 from tests.support.waiting import eventually
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
-StartMetered = Callable[..., tuple[Service, int]]
+StartWithMetrics = Callable[..., tuple[ServiceProcess, int]]
 
 
 def scrape(port: int) -> Samples:
@@ -23,28 +23,30 @@ def scrape(port: int) -> Samples:
     return {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}
 
 
-def value(samples: Samples, name: str, **labels: str) -> float:
+def sample_value(samples: Samples, name: str, **labels: str) -> float:
     return samples.get((name, frozenset(labels.items())), 0.0)
 
 
 @pytest.fixture
-def start_metered(start_service: Start, mongod: Server, redis_url: str, database: str) -> StartMetered:
+def start_with_metrics(
+    start_service: StartService, mongod: ServerProcess, redis_url: str, database_name: str
+) -> StartWithMetrics:
     """Starts a service on the stores of this test; returns it and the port of its metrics."""
 
-    def start(module: str, **settings: str) -> tuple[Service, int]:
+    def start(module: str, **settings: str) -> tuple[ServiceProcess, int]:
         (port,) = free_ports(1)
-        env = environment(mongod, redis_url, database, GRIDCAST_METRICS_PORT=str(port))
+        env = storage_env(mongod, redis_url, database_name, GRIDCAST_METRICS_PORT=str(port))
         return start_service(module, **env, **settings), port
 
     return start
 
 
 @pytest.fixture
-def stream(start_metered: StartMetered) -> tuple[Service, int]:
-    return start_metered("services.stream")
+def stream(start_with_metrics: StartWithMetrics) -> tuple[ServiceProcess, int]:
+    return start_with_metrics("services.stream")
 
 
-def test_requests_are_counted_by_route_and_status(stream: tuple[Service, int]) -> None:
+def test_requests_are_counted_by_route_and_status(stream: tuple[ServiceProcess, int]) -> None:
     service, port = stream
     assert httpx.get(f"{service.url}/file/stream?filename=x").status_code == 404
     assert httpx.get(f"{service.url}/file/info?filename=x").status_code == 404
@@ -52,24 +54,26 @@ def test_requests_are_counted_by_route_and_status(stream: tuple[Service, int]) -
         assert httpx.get(f"{service.url}/nowhere/{number}").status_code == 404
         assert httpx.request(f"WORD{number}", f"{service.url}/file/stream").status_code in {400, 405}
     samples = scrape(port)
-    assert value(samples, "gridcast_http_requests_total", method="GET", route="/file/stream", status="404") == 1
-    assert value(samples, "gridcast_http_requests_total", method="GET", route="/file/info", status="404") == 1
-    assert value(samples, "gridcast_http_requests_total", method="GET", route="other", status="404") == 20
-    assert value(samples, "gridcast_http_request_duration_seconds_count", method="GET", route="/file/stream") == 1
-    assert value(samples, "gridcast_http_requests_in_flight") == 0
-    assert value(samples, "process_resident_memory_bytes") > 0
+    assert sample_value(samples, "gridcast_http_requests_total", method="GET", route="/file/stream", status="404") == 1
+    assert sample_value(samples, "gridcast_http_requests_total", method="GET", route="/file/info", status="404") == 1
+    assert sample_value(samples, "gridcast_http_requests_total", method="GET", route="other", status="404") == 20
+    assert (
+        sample_value(samples, "gridcast_http_request_duration_seconds_count", method="GET", route="/file/stream") == 1
+    )
+    assert sample_value(samples, "gridcast_http_requests_in_flight") == 0
+    assert sample_value(samples, "process_resident_memory_bytes") > 0
     routes = {dict(labels)["route"] for name, labels in samples if name == "gridcast_http_requests_total"}
     assert routes <= {"/file/stream", "/file/info", "/readyz", "other"}
 
 
-def test_the_metrics_are_not_on_the_public_port(stream: tuple[Service, int]) -> None:
+def test_the_metrics_are_not_on_the_public_port(stream: tuple[ServiceProcess, int]) -> None:
     assert httpx.get(f"{stream[0].url}/metrics").status_code == 404
 
 
-def test_uploads_and_rounds_of_the_janitor_are_counted(start_metered: StartMetered) -> None:
-    service, port = start_metered("services.upload", GRIDCAST_GC_INTERVAL="0.1", GRIDCAST_TOMBSTONE_TTL="0")
+def test_uploads_and_rounds_of_the_janitor_are_counted(start_with_metrics: StartWithMetrics) -> None:
+    service, port = start_with_metrics("services.upload", GRIDCAST_GC_INTERVAL="0.1", GRIDCAST_TOMBSTONE_TTL="0")
     outcomes = {
-        (way, outcome): value(scrape(port), "gridcast_gc_runs_total", outcome=outcome)
+        (way, outcome): sample_value(scrape(port), "gridcast_gc_runs_total", outcome=outcome)
         for way, outcome in (("gc", "aborted"), ("gc", "failed"))
     }
     assert set(outcomes.values()) == {0.0}
@@ -78,14 +82,14 @@ def test_uploads_and_rounds_of_the_janitor_are_counted(start_metered: StartMeter
             assert client.put("/file/stream?filename=a", content=b"12345").status_code == status
         assert client.put("/file/stream?filename=a", content=b"1", headers={"if-match": '"x"'}).status_code == 412
         assert client.post("/file/upload", files={"file": ("b", b"123")}).status_code == 201
-        head = {**TUS, "upload-length": "4", "upload-metadata": metadata(filename="c")}
+        head = {**TUS_HEADERS, "upload-length": "4", "upload-metadata": tus_metadata(filename="c")}
         place = client.post("/file/tus", headers=head).headers["location"]
         for offset, data in ((0, b"12"), (2, b"34")):
-            head = {**TUS, **OFFSET_TYPE, "upload-offset": str(offset)}
+            head = {**TUS_HEADERS, **OFFSET_CONTENT_TYPE, "upload-offset": str(offset)}
             assert client.patch(place, content=data, headers=head).status_code == 204
 
     def swept() -> bool:
-        return value(scrape(port), "gridcast_gc_deleted_files_total", kind="tombstone") == 1
+        return sample_value(scrape(port), "gridcast_gc_deleted_files_total", kind="tombstone") == 1
 
     eventually(swept, 10, "the replaced version is gone")
     samples = scrape(port)
@@ -100,14 +104,16 @@ def test_uploads_and_rounds_of_the_janitor_are_counted(start_metered: StartMeter
         ("form", "completed"): 1,
         ("tus", "completed"): 3,
     }
-    assert value(samples, "gridcast_stored_bytes_total") == 5 + 5 + 3 + 4
-    assert value(samples, "gridcast_upload_requests_in_flight") == 0
-    assert value(samples, "gridcast_gc_runs_total", outcome="completed") > 0
+    assert sample_value(samples, "gridcast_stored_bytes_total") == 5 + 5 + 3 + 4
+    assert sample_value(samples, "gridcast_upload_requests_in_flight") == 0
+    assert sample_value(samples, "gridcast_gc_runs_total", outcome="completed") > 0
 
 
-def test_what_is_heard_of_redis_is_shown(stream: tuple[Service, int]) -> None:
+def test_what_is_heard_of_redis_is_shown(stream: tuple[ServiceProcess, int]) -> None:
     port = stream[1]
     eventually(
-        lambda: value(scrape(port), "gridcast_redis_subscription_up", subscription="invalidation") == 1, 10, "live"
+        lambda: sample_value(scrape(port), "gridcast_redis_subscription_up", subscription="invalidation") == 1,
+        10,
+        "live",
     )
-    assert value(scrape(port), "gridcast_redis_subscription_reconnects_total", subscription="invalidation") == 0
+    assert sample_value(scrape(port), "gridcast_redis_subscription_reconnects_total", subscription="invalidation") == 0

@@ -18,32 +18,32 @@ import pytest
 from deploy.local import databases
 from deploy.local.ports import HOST
 from deploy.local.processes import PROJECT_ROOT, Program
-from tests.support.databases import Server, running, small_mongod
+from tests.support.databases import ServerProcess, run_server, small_mongod_program
 
 JOB = PROJECT_ROOT / "deploy/containers/mongodb_setup.py"
-FIRST, SECOND, THIRD = (f"{name}-password-of-root" for name in ("first", "second", "third"))
+FIRST_PASSWORD, SECOND_PASSWORD, THIRD_PASSWORD = (f"{name}-password-of-root" for name in ("first", "second", "third"))
 
 Client = pymongo.MongoClient[dict[str, Any]]
 
 
-def locked(folder: Path, port: int) -> Program:
-    usual = small_mongod(folder, port)
+def authenticated_mongod(folder: Path, port: int) -> Program:
+    usual = small_mongod_program(folder, port)
     uri = f"{usual.url}/?directConnection=true"
     return dataclasses.replace(
         usual, command=(*usual.command, "--auth"), readiness_error=lambda: databases.mongodb_error(uri, timeout=1.0)
     )
 
 
-def member(folder: Path, port: int) -> Program:
+def replica_set_member(folder: Path, port: int) -> Program:
     """The same data as a member of a replica set."""
     key = folder.parent / "key"
     key.touch(0o600)
     key.write_text("0123456789abcdef", "ascii")
-    usual = locked(folder, port)
+    usual = authenticated_mongod(folder, port)
     return dataclasses.replace(usual, command=(*usual.command, "--replSet=gridcast", f"--keyFile={key}"))
 
 
-def as_user(server: Server, user: str, password: str, source: str = "admin") -> Client:
+def connect_as(server: ServerProcess, user: str, password: str, source: str = "admin") -> Client:
     return pymongo.MongoClient(
         HOST,
         server.port,
@@ -55,8 +55,8 @@ def as_user(server: Server, user: str, password: str, source: str = "admin") -> 
     )
 
 
-def knows(server: Server, user: str, password: str, source: str = "admin") -> bool:
-    with as_user(server, user, password, source) as client:
+def accepts_password(server: ServerProcess, user: str, password: str, source: str = "admin") -> bool:
+    with connect_as(server, user, password, source) as client:
         try:
             client.admin.command("ping")
         except pymongo.errors.OperationFailure:
@@ -64,30 +64,30 @@ def knows(server: Server, user: str, password: str, source: str = "admin") -> bo
         return True
 
 
-class Vault:
+class SecretVault:
     """The folder in the place of the job's volume."""
 
     def __init__(self, folder: Path, **secrets: str) -> None:
         self.folder = folder
         folder.mkdir()
-        known = {"root": FIRST, "upload": "upload-password-0", "stream": "stream-password-0", **secrets}
+        known = {"root": FIRST_PASSWORD, "upload": "upload-password-0", "stream": "stream-password-0", **secrets}
         for name, password in known.items():
             (folder / f"mongo_{name}_password").write_text(password, "ascii")
 
     @property
-    def root(self) -> str:
+    def root_password(self) -> str:
         return (self.folder / "mongo_root_password").read_text("ascii")
 
     @property
-    def wanted(self) -> str | None:
+    def pending_root_password(self) -> str | None:
         path = self.folder / "mongo_root_password.wanted"
         return path.read_text("ascii") if path.exists() else None
 
-    def want(self, password: str) -> None:
+    def set_pending_root_password(self, password: str) -> None:
         (self.folder / "mongo_root_password.wanted").write_text(password, "ascii")
 
 
-def run(vault: Vault, server: Server, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_job(vault: SecretVault, server: ServerProcess, **environment: str) -> subprocess.CompletedProcess[str]:
     program = f"import sys; sys.path.insert(0, {str(JOB.parent)!r}); import database, pathlib; "
     program += f"database.VAULT = pathlib.Path({str(vault.folder)!r}); sys.exit(database.main())"
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MONGO")}
@@ -102,81 +102,83 @@ def run(vault: Vault, server: Server, **environment: str) -> subprocess.Complete
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
+def server(tmp_path: Path) -> Iterator[ServerProcess]:
     """A mongod whose root has the first password."""
-    with running(tmp_path / "mongod", locked) as server:
+    with run_server(tmp_path / "mongod", authenticated_mongod) as server:
         with Client(HOST, server.port, directConnection=True) as client:
-            client.admin.command("createUser", "root", pwd=FIRST, roles=["root"])
+            client.admin.command("createUser", "root", pwd=FIRST_PASSWORD, roles=["root"])
         yield server
 
 
 @pytest.fixture
-def vault(tmp_path: Path) -> Vault:
-    return Vault(tmp_path / "vault")
+def vault(tmp_path: Path) -> SecretVault:
+    return SecretVault(tmp_path / "vault")
 
 
-def test_users_have_their_passwords_and_rights(vault: Vault, server: Server) -> None:
+def test_users_have_their_passwords_and_rights(vault: SecretVault, server: ServerProcess) -> None:
     for _ in range(2):
-        done = run(vault, server)
+        done = run_job(vault, server)
         assert done.returncode == 0, done.stderr
-    assert knows(server, "upload", "upload-password-0", "gridcast")
+    assert accepts_password(server, "upload", "upload-password-0", "gridcast")
     (vault.folder / "mongo_stream_password").write_text("stream-password-1", "ascii")
-    assert run(vault, server).returncode == 0
-    assert knows(server, "stream", "stream-password-1", "gridcast")
-    assert not knows(server, "stream", "stream-password-0", "gridcast")
+    assert run_job(vault, server).returncode == 0
+    assert accepts_password(server, "stream", "stream-password-1", "gridcast")
+    assert not accepts_password(server, "stream", "stream-password-0", "gridcast")
 
 
-def test_root_gets_another_password_and_the_vault_never_holds_a_wrong_one(vault: Vault, server: Server) -> None:
-    vault.want(SECOND)
-    done = run(vault, server)
+def test_root_gets_another_password_and_the_vault_never_holds_a_wrong_one(
+    vault: SecretVault, server: ServerProcess
+) -> None:
+    vault.set_pending_root_password(SECOND_PASSWORD)
+    done = run_job(vault, server)
     assert done.returncode == 0, done.stderr
-    assert (vault.root, vault.wanted) == (SECOND, None)
-    assert knows(server, "root", SECOND)
-    assert not knows(server, "root", FIRST)
+    assert (vault.root_password, vault.pending_root_password) == (SECOND_PASSWORD, None)
+    assert accepts_password(server, "root", SECOND_PASSWORD)
+    assert not accepts_password(server, "root", FIRST_PASSWORD)
     # Ended after MongoDB had it and before the vault did.
-    vault.want(THIRD)
-    with as_user(server, "root", SECOND) as client:
-        client.admin.command("updateUser", "root", pwd=THIRD)
-    assert run(vault, server).returncode == 0
-    assert (vault.root, vault.wanted) == (THIRD, None)
+    vault.set_pending_root_password(THIRD_PASSWORD)
+    with connect_as(server, "root", SECOND_PASSWORD) as client:
+        client.admin.command("updateUser", "root", pwd=THIRD_PASSWORD)
+    assert run_job(vault, server).returncode == 0
+    assert (vault.root_password, vault.pending_root_password) == (THIRD_PASSWORD, None)
 
 
-def test_a_vault_that_does_not_belong_to_the_data(tmp_path: Path, server: Server) -> None:
+def test_a_vault_that_does_not_belong_to_the_data(tmp_path: Path, server: ServerProcess) -> None:
     """It says so at once; the right password mends it."""
-    other = Vault(tmp_path / "other", root=SECOND)
-    done = run(other, server)
+    other = SecretVault(tmp_path / "other", root=SECOND_PASSWORD)
+    done = run_job(other, server)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert "another password of root" in line
-    assert other.root == SECOND
-    other.want(FIRST)
-    assert run(other, server).returncode == 0
-    assert other.root == FIRST
+    assert other.root_password == SECOND_PASSWORD
+    other.set_pending_root_password(FIRST_PASSWORD)
+    assert run_job(other, server).returncode == 0
+    assert other.root_password == FIRST_PASSWORD
 
 
 def test_one_server_becomes_a_set_and_a_member_of_a_set_is_not_taken_for_one_server(
-    tmp_path: Path, vault: Vault, server: Server
+    tmp_path: Path, vault: SecretVault, server: ServerProcess
 ) -> None:
     """By itself it would take writes that the set never hears of."""
-    assert run(vault, server).returncode == 0
-    with as_user(server, "upload", "upload-password-0", "gridcast") as client:
+    assert run_job(vault, server).returncode == 0
+    with connect_as(server, "upload", "upload-password-0", "gridcast") as client:
         client.gridcast.media.insert_one({"_id": 1})
-    server.shut_down()
+    server.terminate()
     # The same folder and port, as the override starts it.
-    server._program = member
+    server._program = replica_set_member
     server.start()
-    formed = run(vault, server, MONGO_REPLICA_SET="gridcast")
+    formed = run_job(vault, server, MONGO_REPLICA_SET="gridcast")
     assert formed.returncode == 0, formed.stderr
     assert "formed the replica set gridcast" in formed.stdout
-    with as_user(server, "upload", "upload-password-0", "gridcast") as client:
+    with connect_as(server, "upload", "upload-password-0", "gridcast") as client:
         assert client.gridcast.media.count_documents({}) == 1
     server.kill()
-    server._program = locked
+    server._program = authenticated_mongod
     server.start()
-    vault.want(SECOND)
-    refused = run(vault, server)
+    vault.set_pending_root_password(SECOND_PASSWORD)
+    refused = run_job(vault, server)
     assert refused.returncode == 1
     (line,) = refused.stderr.splitlines()
     assert "belong to the replica set gridcast" in line
     assert "deploy/compose.cluster.yml" in line
-    assert knows(server, "root", FIRST), "it has written nothing"
+    assert accepts_password(server, "root", FIRST_PASSWORD), "it has written nothing"

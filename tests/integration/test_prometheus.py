@@ -15,26 +15,28 @@ import yaml
 
 from deploy.local.ports import HOST, free_ports
 from deploy.local.processes import PROJECT_ROOT
-from tests.support.databases import Server
-from tests.support.processes import Start
+from tests.support.databases import ServerProcess
+from tests.support.processes import StartService
 from tests.support.waiting import eventually
 
-FOLDER = PROJECT_ROOT / "deploy/monitoring"
+MONITORING_DIR = PROJECT_ROOT / "deploy/monitoring"
 SERVICES = {"gateway": "gateway", "upload": "services.upload", "stream": "services.stream", "socket": "services.socket"}
-PATIENCE = 15
+TIMEOUT = 15
 """Seconds that a rule waits here: Prometheus takes five to hear of its targets, and until then all are missing."""
-PROGRAM = shutil.which("prometheus")
+PROMETHEUS = shutil.which("prometheus")
 
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="prometheus is not installed")
+pytestmark = pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not installed")
 
 
 @pytest.fixture
-def exporters(start_service: Start, mongod: Server, redis_url: str, database: str) -> dict[str, int]:
+def metrics_ports(
+    start_service: StartService, mongod: ServerProcess, redis_url: str, database_name: str
+) -> dict[str, int]:
     """The port of each service's numbers."""
     ports = dict(zip(SERVICES, free_ports(len(SERVICES)), strict=True))
     stores = {
         "GRIDCAST_MONGODB_URI": mongod.uri,
-        "GRIDCAST_MONGODB_DATABASE": database,
+        "GRIDCAST_MONGODB_DATABASE": database_name,
         "GRIDCAST_REDIS_URL": redis_url,
     }
     urls: dict[str, str] = {}
@@ -47,24 +49,24 @@ def exporters(start_service: Start, mongod: Server, redis_url: str, database: st
 
 
 @pytest.fixture
-def prometheus(exporters: dict[str, int], tmp_path: Path) -> Iterator[httpx.Client]:
+def prometheus(metrics_ports: dict[str, int], tmp_path: Path) -> Iterator[httpx.Client]:
     """With the shipped configuration, but for the addresses, which no name server here knows, and the pace: rules wait seconds."""
-    config = yaml.safe_load((FOLDER / "prometheus.yml").read_text("utf-8"))
+    config = yaml.safe_load((MONITORING_DIR / "prometheus.yml").read_text("utf-8"))
     (job,) = config["scrape_configs"]
     (lookup,) = job.pop("dns_sd_configs")
     assert set(lookup["names"]) == set(SERVICES)
     job["static_configs"] = [
-        {"targets": [f"{HOST}:{port}"], "labels": {"__meta_dns_name": name}} for name, port in exporters.items()
+        {"targets": [f"{HOST}:{port}"], "labels": {"__meta_dns_name": name}} for name, port in metrics_ports.items()
     ]
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    (rules,) = (FOLDER / Path(name).name for name in config["rule_files"])
-    hurried = re.sub(r"for: \d+m$", f"for: {PATIENCE}s", rules.read_text("utf-8"), flags=re.MULTILINE)
+    (rules,) = (MONITORING_DIR / Path(name).name for name in config["rule_files"])
+    hurried = re.sub(r"for: \d+m$", f"for: {TIMEOUT}s", rules.read_text("utf-8"), flags=re.MULTILINE)
     (tmp_path / rules.name).write_text(hurried, "utf-8")
     config["rule_files"] = [str(tmp_path / rules.name)]
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config), "utf-8")
     (port,) = free_ports(1)
     command = [
-        str(PROGRAM),
+        str(PROMETHEUS),
         f"--config.file={tmp_path}/prometheus.yml",
         f"--storage.tsdb.path={tmp_path}/tsdb",
         f"--web.listen-address={HOST}:{port}",
@@ -81,7 +83,7 @@ def prometheus(exporters: dict[str, int], tmp_path: Path) -> Iterator[httpx.Clie
         process.wait(30)
 
 
-def data(client: httpx.Client, path: str, **query: str) -> Any:
+def query_data(client: httpx.Client, path: str, **query: str) -> Any:
     answer = client.get(path, params=query)
     assert answer.status_code == 200, answer.text
     return answer.json()["data"]
@@ -89,28 +91,28 @@ def data(client: httpx.Client, path: str, **query: str) -> Any:
 
 def test_all_services_are_scraped_and_all_that_is_looked_at_is_there(prometheus: httpx.Client) -> None:
     def up() -> bool:
-        found = data(prometheus, "/query", query='up{job="gridcast"} == 1')["result"]
+        found = query_data(prometheus, "/query", query='up{job="gridcast"} == 1')["result"]
         return {one["metric"]["service"] for one in found} == set(SERVICES)
 
     eventually(up, 30, "all four are up, each under its name")
-    known = set(eventually(lambda: data(prometheus, "/metadata"), 10, "what the numbers mean"))
-    rules = yaml.safe_load((FOLDER / "alerts.yml").read_text("utf-8"))
+    known = set(eventually(lambda: query_data(prometheus, "/metadata"), 10, "what the numbers mean"))
+    rules = yaml.safe_load((MONITORING_DIR / "alerts.yml").read_text("utf-8"))
     asked = [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
-    panels = json.loads((FOLDER / "grafana/dashboards/gridcast.json").read_text("utf-8"))["panels"]
+    panels = json.loads((MONITORING_DIR / "grafana/dashboards/gridcast.json").read_text("utf-8"))["panels"]
     asked += [target["expr"] for panel in panels for target in panel["targets"]]
     for expression in asked:
-        data(prometheus, "/query", query=expression)
+        query_data(prometheus, "/query", query=expression)
         for name in re.findall(r"\b(?:gridcast|process)_\w+", expression):
             assert {name, re.sub(r"_(?:bucket|count|sum|total)\Z", "", name)} & known, name
 
     def judged() -> bool:
-        groups = data(prometheus, "/rules")["groups"]
+        groups = query_data(prometheus, "/rules")["groups"]
         return all(rule["health"] == "ok" for group in groups for rule in group["rules"]) and bool(groups)
 
     eventually(judged, 30, "every rule is evaluated without an error")
-    over = time.monotonic() + PATIENCE + 5
+    over = time.monotonic() + TIMEOUT + 5
     while time.monotonic() < over:
-        alerts = data(prometheus, "/alerts")["alerts"]
+        alerts = query_data(prometheus, "/alerts")["alerts"]
         assert [alert["labels"] for alert in alerts if alert["state"] == "firing"] == []
         time.sleep(0.5)
 
@@ -124,7 +126,7 @@ def test_a_service_that_has_no_address_any_more_is_missed(prometheus: httpx.Clie
     assert prometheus.post(str(prometheus.base_url).replace("/api/v1/", "/-/reload")).status_code == 200
 
     def missed() -> bool:
-        alerts = data(prometheus, "/alerts")["alerts"]
+        alerts = query_data(prometheus, "/alerts")["alerts"]
         firing = {
             (alert["labels"]["alertname"], alert["labels"].get("service"))
             for alert in alerts
@@ -132,4 +134,4 @@ def test_a_service_that_has_no_address_any_more_is_missed(prometheus: httpx.Clie
         }
         return firing == {("GridcastServiceAbsent", "socket")}
 
-    eventually(missed, PATIENCE + 30, "the alert says which")
+    eventually(missed, TIMEOUT + 30, "the alert says which")

@@ -12,45 +12,45 @@ from jsonschema import Draft7Validator
 
 from services.common.bus import events
 from services.socket import commands
-from tests.support.websocket_client import Client, Replicas, push, replicas
+from tests.support.websocket_client import SocketReplicas, WebSocketClient, push_message, run_socket_replicas
 
 pytestmark = pytest.mark.anyio
 DOCUMENT: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "docs" / "asyncapi.yaml").read_text("utf-8"))
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
-    with replicas(tmp_path_factory.mktemp("sockets"), 1) as single:
+def single_replica(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SocketReplicas]:
+    with run_socket_replicas(tmp_path_factory.mktemp("sockets"), 1) as single:
         yield single
 
 
-def references(part: Any) -> Iterator[str]:
+def iter_references(part: Any) -> Iterator[str]:
     if isinstance(part, dict):
         if "$ref" in part:
             yield part["$ref"]
         for inner in part.values():
-            yield from references(inner)
+            yield from iter_references(inner)
     elif isinstance(part, list):
         for inner in part:
-            yield from references(inner)
+            yield from iter_references(inner)
 
 
-def resolve(reference: str) -> Any:
+def resolve_reference(reference: str) -> Any:
     found: Any = DOCUMENT
     for name in reference.removeprefix("#/").split("/"):
         found = found[name]
-    return resolve(found["$ref"]) if isinstance(found, dict) and set(found) == {"$ref"} else found
+    return resolve_reference(found["$ref"]) if isinstance(found, dict) and set(found) == {"$ref"} else found
 
 
-def validator(name: str) -> Draft7Validator:
+def message_validator(name: str) -> Draft7Validator:
     """For the payload of one message, with the document's own schemas to refer to. AsyncAPI 3: JSON Schema, draft 7."""
     schema = {**DOCUMENT["components"]["messages"][name]["payload"], "components": DOCUMENT["components"]}
     return Draft7Validator(schema)
 
 
-def names(said: Any) -> set[str]:
+def matching_messages(message: Any) -> set[str]:
     """The messages whose schema `said` fits."""
-    return {name for name in DOCUMENT["components"]["messages"] if validator(name).is_valid(said)}
+    return {name for name in DOCUMENT["components"]["messages"] if message_validator(name).is_valid(message)}
 
 
 def test_it_is_asyncapi_3() -> None:
@@ -68,11 +68,11 @@ def test_it_is_asyncapi_3() -> None:
     assert {"title", "version"} <= set(DOCUMENT["info"])
     for server in DOCUMENT["servers"].values():
         assert {"host", "protocol"} <= set(server)
-    for reference in references(DOCUMENT):
-        assert resolve(reference) is not None
+    for reference in iter_references(DOCUMENT):
+        assert resolve_reference(reference) is not None
     for operation in DOCUMENT["operations"].values():
         assert operation["action"] in {"send", "receive"}
-        channel = resolve(operation["channel"]["$ref"])
+        channel = resolve_reference(operation["channel"]["$ref"])
         for message in operation["messages"]:
             assert message["$ref"].startswith(operation["channel"]["$ref"] + "/messages/"), (
                 "AsyncAPI 3: of that channel"
@@ -86,18 +86,18 @@ def test_it_is_asyncapi_3() -> None:
         Draft7Validator.check_schema(schema)
 
 
-async def test_every_frame_of_the_server_is_in_it(one: Replicas) -> None:
-    client = await Client.open(one[0])
-    assert names(client.first) == {"First"}
-    assert names(await client.ask("ping")) == {"Pong"}
-    assert names(await client.subscribe("a")) == {"Subscribed"}
-    assert names(await client.ask({"type": "unsubscribe", "topic": "a"})) >= {"Unsubscribed"}
-    assert names(await client.ask({"type": "nonsense"})) == {"Error"}
-    await push(one[0], client.sid, {"type": "t", "data": None})
-    assert names(await client.event()) == {"Event"}
-    one.redis.kill()
-    one.redis.start()
-    assert names(await client.event("socket.resync")) == {"Event", "Resync"}
+async def test_every_frame_of_the_server_is_in_it(single_replica: SocketReplicas) -> None:
+    client = await WebSocketClient.connect(single_replica[0])
+    assert matching_messages(client.first_frame) == {"First"}
+    assert matching_messages(await client.send_command("ping")) == {"Pong"}
+    assert matching_messages(await client.subscribe("a")) == {"Subscribed"}
+    assert matching_messages(await client.send_command({"type": "unsubscribe", "topic": "a"})) >= {"Unsubscribed"}
+    assert matching_messages(await client.send_command({"type": "nonsense"})) == {"Error"}
+    await push_message(single_replica[0], client.sid, {"type": "t", "data": None})
+    assert matching_messages(await client.receive_event()) == {"Event"}
+    single_replica.redis.kill()
+    single_replica.redis.start()
+    assert matching_messages(await client.receive_event("socket.resync")) == {"Event", "Resync"}
     await client.close()
 
 
@@ -118,7 +118,7 @@ async def test_every_frame_of_the_server_is_in_it(one: Replicas) -> None:
 def test_the_commands_are_those_that_are_understood(said: dict[str, Any], name: str | None) -> None:
     understood = not isinstance(commands.parse_command(json.dumps(said)), commands.InvalidCommand)
     receive = {message["$ref"].rpartition("/")[2] for message in DOCUMENT["operations"]["say"]["messages"]}
-    fits = {one for one in names(said) if one.lower() in receive}
+    fits = {one for one in matching_messages(said) if one.lower() in receive}
     assert fits == ({name} if name else set())
     assert understood == (name is not None)
 
@@ -134,4 +134,4 @@ def test_the_patterns_are_the_codes(name: str, rule: Any) -> None:
 
 def test_a_wrong_frame_does_not_fit() -> None:
     with pytest.raises(jsonschema.ValidationError):
-        validator("First").validate({"sid": "x", "resume": "y", "sequence": "z", "recovered": False})
+        message_validator("First").validate({"sid": "x", "resume": "y", "sequence": "z", "recovered": False})

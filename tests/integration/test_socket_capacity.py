@@ -10,79 +10,85 @@ import picows
 import pytest
 
 from services.common.bus.publisher import Publisher
-from tests.bench.figures import many_files
-from tests.bench.websocket_load import Crowd, Visitor
-from tests.support.websocket_client import Replicas, http, replicas, resident, stopped_reader
+from tests.bench.measurements import raise_open_file_limit
+from tests.support.websocket_client import (
+    SocketReplicas,
+    connect_stalled_reader,
+    http_client,
+    resident_memory,
+    run_socket_replicas,
+)
+from tests.support.websocket_load import SwarmClient, WebSocketSwarm
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
-def one(tmp_path: Path) -> Iterator[Replicas]:
-    many_files(12_000)
-    with replicas(tmp_path, 1, GRIDCAST_HANDSHAKE_RATE="100000") as single:
+def single_replica(tmp_path: Path) -> Iterator[SocketReplicas]:
+    raise_open_file_limit(12_000)
+    with run_socket_replicas(tmp_path, 1, GRIDCAST_HANDSHAKE_RATE="100000") as single:
         yield single
 
 
-class Timed(Crowd):
+class TimedSwarm(WebSocketSwarm):
     """Notes how long each broadcast took to each member."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
-        self.said = 0.0
-        self.seconds: list[float] = []
+        self.sent_at = 0.0
+        self.latencies: list[float] = []
 
     def hear(self) -> None:
-        self.seconds.append(time.perf_counter() - self.said)
-        super().hear()
+        self.latencies.append(time.perf_counter() - self.sent_at)
+        super().on_message()
 
-    async def listen(self, push: Publisher, broadcasts: int) -> None:
+    async def measure_broadcasts(self, push: Publisher, broadcasts: int) -> None:
         for number in range(broadcasts):
-            self.said = time.perf_counter()
+            self.sent_at = time.perf_counter()
             await push.broadcast("news", number)
-            await self.all_hear()
+            await self.wait_until_all_received()
 
-    def p99(self) -> float:
+    def take_p99_ms(self) -> float:
         """In milliseconds, and begin anew."""
-        taken, self.seconds = sorted(self.seconds), []
+        taken, self.latencies = sorted(self.latencies), []
         return 1000 * taken[int(len(taken) * 0.99)]
 
 
-async def test_a_stopped_reader_among_a_thousand(one: Replicas) -> None:
+async def test_a_stopped_reader_among_a_thousand(single_replica: SocketReplicas) -> None:
     """It gets more than it takes, besides the broadcasts that all get. Rounds without one and with one take turns."""
-    crowd = Timed(f"{one[0].url}/ws")
-    await crowd.grow(1000)
+    crowd = TimedSwarm(f"{single_replica[0].url}/ws")
+    await crowd.connect_clients(1000)
     without: list[float] = []
     beside: list[float] = []
     gone: list[float] = []
     grown: list[float] = []
-    async with Publisher.from_url(one.redis.url, "/x") as push, http(one[0]) as asking:
+    async with Publisher.from_url(single_replica.redis.url, "/x") as push, http_client(single_replica[0]) as asking:
 
         async def known() -> set[str]:
             page = (await asking.get("/sockets?limit=1000")).json()
             rest = (await asking.get(f"/sockets?limit=1000&after={page['next']}")).json()
             return {seen["sid"] for seen in page["sockets"] + rest["sockets"] if seen["state"] == "online"}
 
-        await crowd.listen(push, 100)
-        crowd.seconds.clear()
+        await crowd.measure_broadcasts(push, 100)
+        crowd.latencies.clear()
         before = await known()
         for turn in range(1, 4):
-            await crowd.listen(push, 100)
-            without.append(crowd.p99())
-            held = most = resident(one[0].pid)
-            slow = await asyncio.to_thread(stopped_reader, one[0].port)
+            await crowd.measure_broadcasts(push, 100)
+            without.append(crowd.take_p99_ms())
+            held = most = resident_memory(single_replica[0].pid)
+            slow = await asyncio.to_thread(connect_stalled_reader, single_replica[0].port)
             (sid,) = await known() - before
             began = time.monotonic()
-            while one[0].log.count('"code": 1013') < turn and time.monotonic() - began < 20:
+            while single_replica[0].log.count('"code": 1013') < turn and time.monotonic() - began < 20:
                 for _ in range(4):
                     await push.send(sid, "filler", "x" * 30_000)
-                await crowd.listen(push, 1)
-                most = max(most, resident(one[0].pid))
+                await crowd.measure_broadcasts(push, 1)
+                most = max(most, resident_memory(single_replica[0].pid))
             gone.append(time.monotonic() - began)
             grown.append((most - held) / 2**20)
-            beside.append(crowd.p99())
+            beside.append(crowd.take_p99_ms())
             slow.close()
-        await crowd.go()
+        await crowd.disconnect_all()
     print(
         f"99th percentile of a broadcast to 1,000: {', '.join(f'{ms:.1f}' for ms in without)} ms; beside a stopped reader "
         f"{', '.join(f'{ms:.1f}' for ms in beside)} ms; it is gone after {', '.join(f'{s:.1f}' for s in gone)} s; "
@@ -95,7 +101,7 @@ async def test_a_stopped_reader_among_a_thousand(one: Replicas) -> None:
 
 
 @pytest.fixture
-def uncollected() -> Iterator[None]:
+def gc_disabled() -> Iterator[None]:
     """This process collects no garbage meanwhile: with all that pytest has loaded that takes longer than what is measured."""
     gc.collect()
     gc.disable()
@@ -103,16 +109,16 @@ def uncollected() -> Iterator[None]:
     gc.enable()
 
 
-async def test_handshakes_beside_5000_idle_sockets(one: Replicas, uncollected: None) -> None:
-    crowd = Crowd(f"{one[0].url}/ws")
-    held = resident(one[0].pid)
-    await crowd.grow(5000)
-    each = (resident(one[0].pid) - held) / 5000 / 1024
+async def test_handshakes_beside_5000_idle_sockets(single_replica: SocketReplicas, gc_disabled: None) -> None:
+    crowd = WebSocketSwarm(f"{single_replica[0].url}/ws")
+    held = resident_memory(single_replica[0].pid)
+    await crowd.connect_clients(5000)
+    each = (resident_memory(single_replica[0].pid) - held) / 5000 / 1024
     seconds: list[float] = []
 
     async def enter(at: float) -> None:
         await asyncio.sleep(at - time.perf_counter())
-        await picows.ws_connect(lambda: Visitor(crowd), crowd.url)
+        await picows.ws_connect(lambda: SwarmClient(crowd), crowd.url)
         seconds.append(time.perf_counter() - at)
 
     began = time.perf_counter() + 0.1
@@ -122,6 +128,6 @@ async def test_handshakes_beside_5000_idle_sockets(one: Replicas, uncollected: N
         f"{each:.1f} KiB for each of 5,000 idle sockets; beside them 200 handshakes a second: median "
         f"{1000 * seconds[1000]:.1f} ms, 99th percentile {1000 * seconds[1980]:.1f} ms"
     )
-    await crowd.go()
+    await crowd.disconnect_all()
     assert each < 30
     assert seconds[1980] < 0.1

@@ -19,14 +19,23 @@ from deploy.local.ports import free_ports
 from deploy.local.programs import readiness_error
 from services.common.bus.publisher import Publisher
 from services.socket.settings import SocketSettings
-from tests.support.websocket_client import Client, Replicas, http, push, replicas, resident, soon, stopped_reader
+from tests.support.websocket_client import (
+    SocketReplicas,
+    WebSocketClient,
+    connect_stalled_reader,
+    eventually_async,
+    http_client,
+    push_message,
+    resident_memory,
+    run_socket_replicas,
+)
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
-    with replicas(
+def single_replica(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SocketReplicas]:
+    with run_socket_replicas(
         tmp_path_factory.mktemp("sockets"),
         1,
         GRIDCAST_MAX_TOPICS_PER_CONNECTION="5",
@@ -36,29 +45,29 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
 
 
 @pytest.fixture
-def fresh(tmp_path: Path) -> Iterator[Callable[..., Replicas]]:
+def start_replicas(tmp_path: Path) -> Iterator[Callable[..., SocketReplicas]]:
     """Replicas of this test's own, with settings of its own."""
     with contextlib.ExitStack() as stack:
-        yield lambda count=1, **env: stack.enter_context(replicas(tmp_path, count, **env))
+        yield lambda count=1, **env: stack.enter_context(run_socket_replicas(tmp_path, count, **env))
 
 
-async def test_a_stopped_reader_is_closed_and_disturbs_nobody(one: Replicas) -> None:
-    others = [await Client.open(one[0]) for _ in range(50)]
-    async with Publisher.from_url(one.redis.url, "/x") as pushing:
+async def test_a_stopped_reader_is_closed_and_disturbs_nobody(single_replica: SocketReplicas) -> None:
+    others = [await WebSocketClient.connect(single_replica[0]) for _ in range(50)]
+    async with Publisher.from_url(single_replica.redis.url, "/x") as pushing:
         for number in range(20):
             await pushing.broadcast("warm.up", number)
         for other in others:
             for _ in range(20):
-                await other.event()
-        before = resident(one[0].pid)
-        slow = await asyncio.to_thread(stopped_reader, one[0].port)
-        async with http(one[0]) as asking:
+                await other.receive_event()
+        before = resident_memory(single_replica[0].pid)
+        slow = await asyncio.to_thread(connect_stalled_reader, single_replica[0].port)
+        async with http_client(single_replica[0]) as asking:
             sid = [seen["sid"] for seen in (await asking.get("/sockets?limit=1000")).json()["sockets"]]
         began = time.monotonic()
         latencies: list[float] = []
 
-        async def read(other: Client) -> None:
-            while (event := await other.event())["type"] != "the.end":
+        async def read(other: WebSocketClient) -> None:
+            while (event := await other.receive_event())["type"] != "the.end":
                 latencies.append(time.time() - event["data"]["at"])
 
         readers = [asyncio.create_task(read(other)) for other in others]
@@ -67,9 +76,9 @@ async def test_a_stopped_reader_is_closed_and_disturbs_nobody(one: Replicas) -> 
         while not closed_after and time.monotonic() - began < 20:
             await pushing.broadcast("news", {"at": time.time(), "filler": filler})
             await asyncio.sleep(0.02)
-            if "websocket closed" in one[0].log and '"code": 1013' in one[0].log:
+            if "websocket closed" in single_replica[0].log and '"code": 1013' in single_replica[0].log:
                 closed_after = time.monotonic() - began
-        grown = resident(one[0].pid) - before
+        grown = resident_memory(single_replica[0].pid) - before
         await pushing.broadcast("the.end", 1)
         await asyncio.gather(*readers)
     slow.close()
@@ -79,27 +88,27 @@ async def test_a_stopped_reader_is_closed_and_disturbs_nobody(one: Replicas) -> 
     assert latencies[int(len(latencies) * 0.99)] < 0.5, "nobody waits for the one that does not read"
     assert len(sid) >= 51
     for other in others:
-        await other.nothing()
+        await other.assert_nothing_pending()
         await other.close()
 
 
-async def test_a_slow_reader_gets_the_newest_of_the_last_values(one: Replicas) -> None:
+async def test_a_slow_reader_gets_the_newest_of_the_last_values(single_replica: SocketReplicas) -> None:
     """Far more progress than its queue could hold, while it does not read: it stays, and sees the newest in the end."""
-    client = await Client.open(one[0])
+    client = await WebSocketClient.connect(single_replica[0])
     client.connection.transport.pause_reading()  # type: ignore[attr-defined]
-    async with Publisher.from_url(one.redis.url, "/x") as pushing:
+    async with Publisher.from_url(single_replica.redis.url, "/x") as pushing:
         filler = "x" * 20_000
         for number in range(600):
             await pushing.send(client.sid, "progress", [number, filler], conflation_key="upload-1")
         await pushing.send(client.sid, "done", 1)
     client.connection.transport.resume_reading()  # type: ignore[attr-defined]
     numbers = []
-    while (event := await client.event())["type"] == "progress":
+    while (event := await client.receive_event())["type"] == "progress":
         numbers.append(event["data"][0])
     assert numbers[-1] == 599
     assert numbers == sorted(numbers)
     assert len(numbers) < 600
-    await client.nothing()
+    await client.assert_nothing_pending()
     await client.close()
 
 
@@ -108,13 +117,13 @@ async def test_a_slow_reader_gets_the_newest_of_the_last_values(one: Replicas) -
     [("1.6", 2.5, 5.0), pytest.param("20", 30.0, 40.0, marks=[pytest.mark.long])],
 )
 async def test_a_client_that_never_pongs_is_cut(
-    fresh: Callable[..., Replicas], ping: str, least: float, most: float
+    start_replicas: Callable[..., SocketReplicas], ping: str, least: float, most: float
 ) -> None:
-    made = fresh(1, GRIDCAST_PING_INTERVAL=ping)
+    made = start_replicas(1, GRIDCAST_PING_INTERVAL=ping)
 
     def silent() -> float:
         began = time.monotonic()
-        with stopped_reader(made[0].port) as connection:
+        with connect_stalled_reader(made[0].port) as connection:
             connection.settimeout(60)
             while connection.recv(4096):
                 pass
@@ -124,61 +133,61 @@ async def test_a_client_that_never_pongs_is_cut(
     assert '"code": 1011' in made[0].log
 
 
-async def test_topics_have_a_greatest_number(one: Replicas) -> None:
-    client = await Client.open(one[0], topics="a,b,c")
+async def test_topics_have_a_greatest_number(single_replica: SocketReplicas) -> None:
+    client = await WebSocketClient.connect(single_replica[0], topics="a,b,c")
     for topic in ("d", "e", "d"):
         assert (await client.subscribe(topic))["type"] == "subscribed"
     answers = [await client.subscribe(f"t{number}") for number in range(30)]
     assert {answer["type"] for answer in answers} == {"error"}
-    assert (await client.ask({"type": "unsubscribe", "topic": "a"}))["type"] == "unsubscribed"
+    assert (await client.send_command({"type": "unsubscribe", "topic": "a"}))["type"] == "unsubscribed"
     assert (await client.subscribe("f"))["type"] == "subscribed"
-    client.cut()
+    client.abort()
     with pytest.raises(InvalidStatus) as refused:
-        await Client.open(one[0], resume=client.resume, topics="g")
+        await WebSocketClient.connect(single_replica[0], resume=client.resume_secret, topics="g")
     assert refused.value.response.status_code == 400
-    back = await client.again(one[0])
-    assert (back.sid, back.first["recovered"]) == (client.sid, True), "a refused wish costs no secret"
+    back = await client.reconnect(single_replica[0])
+    assert (back.sid, back.first_frame["recovered"]) == (client.sid, True), "a refused wish costs no secret"
     await back.close()
 
 
-async def test_ten_thousand_topics(one: Replicas) -> None:
+async def test_ten_thousand_topics(single_replica: SocketReplicas) -> None:
     """As fast as they go out: it gets what it may have, and is closed for its haste."""
-    client = await Client.open(one[0])
-    closing = asyncio.create_task(client.closed())
+    client = await WebSocketClient.connect(single_replica[0])
+    closing = asyncio.create_task(client.wait_for_close_code())
     with contextlib.suppress(ConnectionClosed):
         for number in range(10_000):
-            await client.say({"type": "subscribe", "topic": f"t{number}"})
+            await client.send({"type": "subscribe", "topic": f"t{number}"})
     assert await closing == 1008
-    answers = Counter(said["type"] for said in client.others[1:])
+    answers = Counter(said["type"] for said in client.other_frames[1:])
     assert set(answers) == {"subscribed", "error"}
     assert answers["subscribed"] == 5
-    async with http(one[0]) as asking:
+    async with http_client(single_replica[0]) as asking:
         seen = (await asking.get(f"/sockets/{client.sid}")).json()
     assert seen["topics"] == [f"t{number}" for number in range(5)]
 
 
-async def test_a_topic_of_a_mebibyte_ends_with_1009(one: Replicas) -> None:
-    client = await Client.open(one[0])
+async def test_a_topic_of_a_mebibyte_ends_with_1009(single_replica: SocketReplicas) -> None:
+    client = await WebSocketClient.connect(single_replica[0])
     with contextlib.suppress(ConnectionClosed):
-        await client.say({"type": "subscribe", "topic": "x" * 1024**2})
-    assert await client.closed() == 1009
+        await client.send({"type": "subscribe", "topic": "x" * 1024**2})
+    assert await client.wait_for_close_code() == 1009
 
 
-async def test_a_thousand_messages_a_second_end_with_1008(one: Replicas) -> None:
-    client = await Client.open(one[0])
-    closing = asyncio.create_task(client.closed())
+async def test_a_thousand_messages_a_second_end_with_1008(single_replica: SocketReplicas) -> None:
+    client = await WebSocketClient.connect(single_replica[0])
+    closing = asyncio.create_task(client.wait_for_close_code())
     with contextlib.suppress(ConnectionClosed):
         while not closing.done():
-            await client.say("ping")
+            await client.send("ping")
             await asyncio.sleep(0.0005)
     assert await closing == 1008
-    assert 90 <= len(client.others) <= 250
+    assert 90 <= len(client.other_frames) <= 250
 
 
-async def test_an_allowed_origin(one: Replicas) -> None:
+async def test_an_allowed_origin(single_replica: SocketReplicas) -> None:
     from websockets.asyncio.client import connect  # noqa: PLC0415
 
-    url = f"ws://127.0.0.1:{one[0].port}/ws"
+    url = f"ws://127.0.0.1:{single_replica[0].port}/ws"
     async with connect(url, proxy=None, origin="https://a.example") as connection:  # type: ignore[arg-type]
         assert "sid" in json.loads(await connection.recv())
     with pytest.raises(InvalidStatus) as refused:
@@ -187,25 +196,25 @@ async def test_an_allowed_origin(one: Replicas) -> None:
     assert json.loads(refused.value.response.body)["status"] == 403
 
 
-async def test_one_more_than_it_can_hold(fresh: Callable[..., Replicas]) -> None:
-    made = fresh(GRIDCAST_MAX_CONNECTIONS="5")
-    clients = [await Client.open(made[0]) for _ in range(5)]
+async def test_one_more_than_it_can_hold(start_replicas: Callable[..., SocketReplicas]) -> None:
+    made = start_replicas(GRIDCAST_MAX_CONNECTIONS="5")
+    clients = [await WebSocketClient.connect(made[0]) for _ in range(5)]
     for _ in range(3):
         with pytest.raises(InvalidStatus) as refused:
-            await Client.open(made[0])
+            await WebSocketClient.connect(made[0])
         assert refused.value.response.status_code == 503
         assert int(refused.value.response.headers["retry-after"]) >= 1
     for client in clients:
-        await client.nothing()
+        await client.assert_nothing_pending()
     await clients.pop().close()
-    clients.append(await Client.open(made[0]))
+    clients.append(await WebSocketClient.connect(made[0]))
     for client in clients:
         await client.close()
 
 
 async def test_few_open_files(tmp_path: Path) -> None:
     """256 files are spared for all else: a limit of 276 leaves room for 20 sockets, and the process lives on."""
-    with replicas(tmp_path, 0) as made:
+    with run_socket_replicas(tmp_path, 0) as made:
         (port,) = free_ports(1)
         env = {
             **os.environ,
@@ -217,44 +226,46 @@ async def test_few_open_files(tmp_path: Path) -> None:
         with (tmp_path / "log").open("wb") as log:
             process = await asyncio.create_subprocess_shell(command, env=env, stderr=log)
         try:
-            service = Bare(port)
-            await soon(lambda: asyncio.to_thread(lambda: readiness_error(port) is None), 20)
-            outcomes = await asyncio.gather(*(Client.open(service) for _ in range(60)), return_exceptions=True)
-            clients = [outcome for outcome in outcomes if isinstance(outcome, Client)]
+            service = ServicePort(port)
+            await eventually_async(lambda: asyncio.to_thread(lambda: readiness_error(port) is None), 20)
+            outcomes = await asyncio.gather(
+                *(WebSocketClient.connect(service) for _ in range(60)), return_exceptions=True
+            )
+            clients = [outcome for outcome in outcomes if isinstance(outcome, WebSocketClient)]
             refused = [outcome for outcome in outcomes if isinstance(outcome, InvalidStatus)]
             assert (len(clients), len(refused)) == (20, 40)
             assert {outcome.response.status_code for outcome in refused} == {503}
             for client in clients:
-                await client.nothing()
+                await client.assert_nothing_pending()
                 await client.close()
-            await soon(lambda: comes_in(service))
+            await eventually_async(lambda: can_connect(service))
         finally:
             process.terminate()
             await process.wait()
     assert "the limit of open files allows 20 sockets" in (tmp_path / "log").read_text("utf-8")
 
 
-class Bare:
+class ServicePort:
     """The port of a service that this test has started itself."""
 
     def __init__(self, port: int) -> None:
         self.port = port
 
 
-async def comes_in(service: Bare) -> bool:
+async def can_connect(service: ServicePort) -> bool:
     with contextlib.suppress(InvalidStatus):
-        await (await Client.open(service)).close()
+        await (await WebSocketClient.connect(service)).close()
         return True
     return False
 
 
-async def test_a_storm_of_handshakes_is_spread(fresh: Callable[..., Replicas]) -> None:
-    made = fresh(GRIDCAST_HANDSHAKE_RATE="20")
-    before = await Client.open(made[0])
+async def test_a_storm_of_handshakes_is_spread(start_replicas: Callable[..., SocketReplicas]) -> None:
+    made = start_replicas(GRIDCAST_HANDSHAKE_RATE="20")
+    before = await WebSocketClient.connect(made[0])
 
     async def attempt() -> int:
         try:
-            client = await Client.open(made[0])
+            client = await WebSocketClient.connect(made[0])
         except InvalidStatus as refused:
             return refused.response.status_code if refused.response.headers["retry-after"] == "1" else 0
         await client.close()
@@ -263,22 +274,22 @@ async def test_a_storm_of_handshakes_is_spread(fresh: Callable[..., Replicas]) -
     outcomes = Counter(await asyncio.gather(*(attempt() for _ in range(150))))
     assert set(outcomes) == {101, 503}
     assert 39 <= outcomes[101] <= 100
-    await before.nothing()
+    await before.assert_nothing_pending()
     await asyncio.sleep(0.5)
     assert await attempt() == 101
     await before.close()
 
 
 @pytest.mark.parametrize("count", [1, 400, pytest.param(2000, marks=[pytest.mark.long])])
-async def test_sigterm_says_1012_to_everyone(fresh: Callable[..., Replicas], count: int) -> None:
-    made = fresh(2, GRIDCAST_SHUTDOWN_TIMEOUT="3")
-    clients = [await Client.open(made[0]) for _ in range(count)]
+async def test_sigterm_says_1012_to_everyone(start_replicas: Callable[..., SocketReplicas], count: int) -> None:
+    made = start_replicas(2, GRIDCAST_SHUTDOWN_TIMEOUT="3")
+    clients = [await WebSocketClient.connect(made[0]) for _ in range(count)]
     began = time.monotonic()
     made[0].child.send_signal(signal.SIGTERM)
-    waiting = [asyncio.create_task(client.closed()) for client in clients]
+    waiting = [asyncio.create_task(client.wait_for_close_code()) for client in clients]
     done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     with pytest.raises(OSError):  # noqa: PT011  # refused, whatever the system calls it
-        await Client.open(made[0])
+        await WebSocketClient.connect(made[0])
     codes = Counter([await one for one in waiting])
     spread = time.monotonic() - began
     assert codes == {1012: count}
@@ -288,20 +299,20 @@ async def test_sigterm_says_1012_to_everyone(fresh: Callable[..., Replicas], cou
     if count > 1:
         assert 1.0 < spread < 3.5
     for client in clients[:10]:
-        back = await client.again(made[1])
-        assert (back.sid, back.first["recovered"]) == (client.sid, True)
+        back = await client.reconnect(made[1])
+        assert (back.sid, back.first_frame["recovered"]) == (client.sid, True)
         await back.close()
 
 
-async def test_sigterm_while_a_socket_enters(fresh: Callable[..., Replicas]) -> None:
+async def test_sigterm_while_a_socket_enters(start_replicas: Callable[..., SocketReplicas]) -> None:
     """Its claim is on its way to Redis: it is answered, and not reset."""
-    made = fresh(1, GRIDCAST_SHUTDOWN_TIMEOUT="3")
-    made.redis.stop()
-    entering = asyncio.create_task(Client.open(made[0]))
+    made = start_replicas(1, GRIDCAST_SHUTDOWN_TIMEOUT="3")
+    made.redis.pause()
+    entering = asyncio.create_task(WebSocketClient.connect(made[0]))
     await asyncio.sleep(0.2)
     made[0].child.send_signal(signal.SIGTERM)
     await asyncio.sleep(0.3)
-    made.redis.cont()
+    made.redis.resume()
     with pytest.raises(InvalidStatus) as refused:
         await entering
     assert refused.value.response.status_code == 503
@@ -316,13 +327,14 @@ def test_pings_come_at_least_once_a_minute(ping: str, monkeypatch: pytest.Monkey
         SocketSettings()
 
 
-async def test_presence_over_all_replicas(fresh: Callable[..., Replicas]) -> None:
-    made = fresh(2)
+async def test_presence_over_all_replicas(start_replicas: Callable[..., SocketReplicas]) -> None:
+    made = start_replicas(2)
     clients = [
-        await Client.open(made[number % 2], topics=f"t{number}", meta=json.dumps({"n": number})) for number in range(7)
+        await WebSocketClient.connect(made[number % 2], topics=f"t{number}", meta=json.dumps({"n": number}))
+        for number in range(7)
     ]
     for service in made.services:
-        async with http(service) as asking:
+        async with http_client(service) as asking:
             seen: list[dict[str, object]] = []
             after: str | None = ""
             while after is not None:
@@ -341,13 +353,13 @@ async def test_presence_over_all_replicas(fresh: Callable[..., Replicas]) -> Non
     await clients[0].close()
 
     async def states() -> Counter[str]:
-        async with http(made[1]) as asking:
+        async with http_client(made[1]) as asking:
             return Counter(one["state"] for one in (await asking.get("/sockets")).json()["sockets"])
 
     async def one_is_away() -> bool:
         return await states() == {"online": 6, "away": 1}
 
-    await soon(one_is_away, 3)
+    await eventually_async(one_is_away, 3)
     # A replica that dies takes its sids along within 20 s.
     made[0].child.send_signal(signal.SIGKILL)
     began = time.monotonic()
@@ -355,9 +367,9 @@ async def test_presence_over_all_replicas(fresh: Callable[..., Replicas]) -> Non
     async def only_the_living() -> bool:
         return await states() == {"online": 3, "away": 4}
 
-    await soon(only_the_living, 20)
+    await eventually_async(only_the_living, 20)
     assert time.monotonic() - began > 5
-    assert (await push(made[1], clients[2].sid, {"type": "t"})).json()["status"] == "queued"
+    assert (await push_message(made[1], clients[2].sid, {"type": "t"})).json()["status"] == "queued"
     for client in clients[1::2]:
-        await client.nothing()
+        await client.assert_nothing_pending()
         await client.close()

@@ -15,20 +15,20 @@ import httpx
 import pytest
 
 from tests.support.waiting import eventually
-from tests.support.websocket_client import Replicas, replicas, resident
+from tests.support.websocket_client import SocketReplicas, resident_memory, run_socket_replicas
 
-PATIENCE = 8.0
-KEY = base64.b64encode(b"0123456789abcdef").decode()
+TIMEOUT = 8.0
+WEBSOCKET_KEY = base64.b64encode(b"0123456789abcdef").decode()
 TEXT, BINARY, CONT, CLOSE, PING, PONG = 0x1, 0x2, 0x0, 0x8, 0x9, 0xA
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
-    with replicas(tmp_path_factory.mktemp("sockets"), 1) as single:
+def single_replica(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SocketReplicas]:
+    with run_socket_replicas(tmp_path_factory.mktemp("sockets"), 1) as single:
         yield single
 
 
-def frame(
+def encode_frame(
     opcode: int, payload: bytes = b"", *, fin: bool = True, rsv: int = 0, masked: bool = True, length: int | None = None
 ) -> bytes:
     """One frame as a client sends it, with whatever is wrong with it. `length` overrides the said length."""
@@ -47,7 +47,7 @@ def frame(
     return head + mask + bytes(byte ^ mask[index % 4] for index, byte in enumerate(payload))
 
 
-class Raw:
+class RawWebSocket:
     """A connection of bare bytes, past its handshake and first frame."""
 
     def __init__(self, port: int, path: str = "/ws", room: int = 0, **changed: str | None) -> None:
@@ -56,22 +56,22 @@ class Raw:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
             # Without small segments the other side's kernel takes 2.6 MB for a client that reads nothing.
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
-        self.socket.settimeout(PATIENCE)
+        self.socket.settimeout(TIMEOUT)
         self.socket.connect(("127.0.0.1", port))
         self.buffer = b""
-        self.socket.sendall(handshake(path, **changed))
-        assert self.until(b"\r\n\r\n").startswith(b"HTTP/1.1 101 ")
-        opcode, first = self.receive()
+        self.socket.sendall(handshake_request(path, **changed))
+        assert self.read_until(b"\r\n\r\n").startswith(b"HTTP/1.1 101 ")
+        opcode, first = self.receive_frame()
         assert (opcode, first[:8]) == (TEXT, b'{"sid":"')
-        self.first = json.loads(first)
+        self.first_frame = json.loads(first)
 
-    def until(self, mark: bytes) -> bytes:
+    def read_until(self, mark: bytes) -> bytes:
         while mark not in self.buffer:
             self.buffer += self.socket.recv(65536) or pytest.fail("closed")
         found, _, self.buffer = self.buffer.partition(mark)
         return found
 
-    def exactly(self, count: int) -> bytes:
+    def read_exactly(self, count: int) -> bytes:
         while len(self.buffer) < count:
             got = self.socket.recv(65536)
             if not got:
@@ -80,49 +80,49 @@ class Raw:
         taken, self.buffer = self.buffer[:count], self.buffer[count:]
         return taken
 
-    def receive(self) -> tuple[int, bytes]:
+    def receive_frame(self) -> tuple[int, bytes]:
         """The next frame: its opcode and its payload. A server never masks (RFC 6455, 5.1)."""
-        first, second = self.exactly(2)
+        first, second = self.read_exactly(2)
         assert first & 0x70 == 0
         assert second & 0x80 == 0
         length = second & 0x7F
         if length == 126:
-            (length,) = struct.unpack("!H", self.exactly(2))
+            (length,) = struct.unpack("!H", self.read_exactly(2))
         elif length == 127:
-            (length,) = struct.unpack("!Q", self.exactly(8))
-        return first & 0x0F, self.exactly(length)
+            (length,) = struct.unpack("!Q", self.read_exactly(8))
+        return first & 0x0F, self.read_exactly(length)
 
-    def send(self, *frames: bytes) -> None:
+    def send_frames(self, *frames: bytes) -> None:
         with contextlib.suppress(ConnectionError):
             self.socket.sendall(b"".join(frames))
 
-    def code(self) -> int:
+    def receive_close_code(self) -> int:
         """The code of the server's close frame; then the connection really ends."""
         while True:
-            opcode, payload = self.receive()
+            opcode, payload = self.receive_frame()
             if opcode == CLOSE:
                 break
             assert opcode in {TEXT, PONG, PING}
-        self.send(frame(CLOSE, payload[:2]))
-        self.socket.settimeout(PATIENCE)
+        self.send_frames(encode_frame(CLOSE, payload[:2]))
+        self.socket.settimeout(TIMEOUT)
         with contextlib.suppress(ConnectionError):
             while self.socket.recv(65536):
                 pass
         return int(struct.unpack("!H", payload[:2])[0]) if payload else 1005
 
-    def text(self) -> bytes:
+    def receive_text(self) -> bytes:
         while True:
-            opcode, payload = self.receive()
+            opcode, payload = self.receive_frame()
             if opcode == TEXT:
                 return payload
 
 
-def handshake(path: str = "/ws", **changed: str | None) -> bytes:
+def handshake_request(path: str = "/ws", **changed: str | None) -> bytes:
     fields: dict[str, str | None] = {
         "host": "127.0.0.1",
         "upgrade": "websocket",
         "connection": "Upgrade",
-        "sec-websocket-key": KEY,
+        "sec-websocket-key": WEBSOCKET_KEY,
         "sec-websocket-version": "13",
         **{name.replace("_", "-"): value for name, value in changed.items()},
     }
@@ -131,137 +131,139 @@ def handshake(path: str = "/ws", **changed: str | None) -> bytes:
 
 
 @pytest.fixture
-def raw(one: Replicas) -> Iterator[Raw]:
-    made = Raw(one[0].port)
+def raw_websocket(single_replica: SocketReplicas) -> Iterator[RawWebSocket]:
+    made = RawWebSocket(single_replica[0].port)
     yield made
     made.socket.close()
-    assert httpx.get(f"{one[0].url}/livez").status_code == 200
-    assert "Traceback" not in one[0].log
+    assert httpx.get(f"{single_replica[0].url}/livez").status_code == 200
+    assert "Traceback" not in single_replica[0].log
 
 
-PONGED = b'{"pong":true}'
+PONG_REPLY = b'{"pong":true}'
 BIG = b"x" * 65536
 
 
 VIOLATIONS = {
-    "rsv1 without an extension": ([frame(TEXT, b"a", rsv=4)], 1002),
-    "rsv2": ([frame(TEXT, b"a", rsv=2)], 1002),
-    "rsv3 in a ping": ([frame(PING, b"a", rsv=1)], 1002),
-    "opcode 3": ([frame(3, b"a")], 1002),
-    "opcode 7": ([frame(7, b"a")], 1002),
-    "opcode 11": ([frame(11, b"a")], 1002),
-    "opcode 15": ([frame(15, b"a")], 1002),
-    "unmasked text": ([frame(TEXT, b"a", masked=False)], 1002),
-    "unmasked ping": ([frame(PING, b"a", masked=False)], 1002),
-    "unmasked close": ([frame(CLOSE, b"\x03\xe8", masked=False)], 1002),
-    "ping of 126 bytes": ([frame(PING, b"x" * 126)], 1002),
-    "pong of 126 bytes": ([frame(PONG, b"x" * 126)], 1002),
-    "close of 126 bytes": ([frame(CLOSE, b"\x03\xe8" + b"x" * 124)], 1002),
-    "fragmented ping": ([frame(PING, b"a", fin=False), frame(CONT, b"b")], 1002),
-    "fragmented close": ([frame(CLOSE, b"\x03\xe8", fin=False)], 1002),
-    "continuation of nothing": ([frame(CONT, b"a")], 1002),
-    "continuation after the end": ([frame(TEXT, b"a"), frame(CONT, b"b")], 1002),
-    "a text inside a text": ([frame(TEXT, b"a", fin=False), frame(TEXT, b"b")], 1002),
-    "a binary inside a text": ([frame(TEXT, b"a", fin=False), frame(BINARY, b"b")], 1002),
-    "close with one byte": ([frame(CLOSE, b"\x03")], 1002),
-    "close code 0": ([frame(CLOSE, struct.pack("!H", 0))], 1002),
-    "close code 999": ([frame(CLOSE, struct.pack("!H", 999))], 1002),
-    "close code 1004": ([frame(CLOSE, struct.pack("!H", 1004))], 1002),
-    "close code 1005": ([frame(CLOSE, struct.pack("!H", 1005))], 1002),
-    "close code 1006": ([frame(CLOSE, struct.pack("!H", 1006))], 1002),
-    "close code 1015": ([frame(CLOSE, struct.pack("!H", 1015))], 1002),
-    "close code 2999": ([frame(CLOSE, struct.pack("!H", 2999))], 1002),
-    "close code 5000": ([frame(CLOSE, struct.pack("!H", 5000))], 1002),
-    "a reason that is no UTF-8": ([frame(CLOSE, struct.pack("!H", 1000) + b"\xff\xfe")], 1007),
-    "text that is no UTF-8": ([frame(TEXT, b"\xce\xba\xe1\xbd\xb9\xcf\x83\xed\xa0\x80")], 1007),
-    "text with a lone byte": ([frame(TEXT, b"\xff")], 1007),
-    "fragments that are no UTF-8": ([frame(TEXT, b"\xce", fin=False), frame(CONT, b"\xce")], 1007),
-    "text past the limit": ([frame(TEXT, BIG + b"x")], 1009),
-    "fragments past the limit": ([frame(TEXT, BIG, fin=False), frame(CONT, b"x")], 1009),
-    "a length of 2^63-1": ([frame(TEXT, length=2**63 - 1)], 1009),
-    "a length of 2^63": ([frame(TEXT, length=2**63)], 1009),
-    "17 MiB": ([frame(BINARY, b"", length=17 * 1024**2), b"\x00" * 1024**2], 1009),
-    "normal close": ([frame(CLOSE, struct.pack("!H", 1000) + b"bye")], 1000),
-    "close without a code": ([frame(CLOSE)], 1005),
-    "close with a code of their own": ([frame(CLOSE, struct.pack("!H", 4321))], 4321),
-    "going away": ([frame(CLOSE, struct.pack("!H", 1001))], 1001),
+    "rsv1 without an extension": ([encode_frame(TEXT, b"a", rsv=4)], 1002),
+    "rsv2": ([encode_frame(TEXT, b"a", rsv=2)], 1002),
+    "rsv3 in a ping": ([encode_frame(PING, b"a", rsv=1)], 1002),
+    "opcode 3": ([encode_frame(3, b"a")], 1002),
+    "opcode 7": ([encode_frame(7, b"a")], 1002),
+    "opcode 11": ([encode_frame(11, b"a")], 1002),
+    "opcode 15": ([encode_frame(15, b"a")], 1002),
+    "unmasked text": ([encode_frame(TEXT, b"a", masked=False)], 1002),
+    "unmasked ping": ([encode_frame(PING, b"a", masked=False)], 1002),
+    "unmasked close": ([encode_frame(CLOSE, b"\x03\xe8", masked=False)], 1002),
+    "ping of 126 bytes": ([encode_frame(PING, b"x" * 126)], 1002),
+    "pong of 126 bytes": ([encode_frame(PONG, b"x" * 126)], 1002),
+    "close of 126 bytes": ([encode_frame(CLOSE, b"\x03\xe8" + b"x" * 124)], 1002),
+    "fragmented ping": ([encode_frame(PING, b"a", fin=False), encode_frame(CONT, b"b")], 1002),
+    "fragmented close": ([encode_frame(CLOSE, b"\x03\xe8", fin=False)], 1002),
+    "continuation of nothing": ([encode_frame(CONT, b"a")], 1002),
+    "continuation after the end": ([encode_frame(TEXT, b"a"), encode_frame(CONT, b"b")], 1002),
+    "a text inside a text": ([encode_frame(TEXT, b"a", fin=False), encode_frame(TEXT, b"b")], 1002),
+    "a binary inside a text": ([encode_frame(TEXT, b"a", fin=False), encode_frame(BINARY, b"b")], 1002),
+    "close with one byte": ([encode_frame(CLOSE, b"\x03")], 1002),
+    "close code 0": ([encode_frame(CLOSE, struct.pack("!H", 0))], 1002),
+    "close code 999": ([encode_frame(CLOSE, struct.pack("!H", 999))], 1002),
+    "close code 1004": ([encode_frame(CLOSE, struct.pack("!H", 1004))], 1002),
+    "close code 1005": ([encode_frame(CLOSE, struct.pack("!H", 1005))], 1002),
+    "close code 1006": ([encode_frame(CLOSE, struct.pack("!H", 1006))], 1002),
+    "close code 1015": ([encode_frame(CLOSE, struct.pack("!H", 1015))], 1002),
+    "close code 2999": ([encode_frame(CLOSE, struct.pack("!H", 2999))], 1002),
+    "close code 5000": ([encode_frame(CLOSE, struct.pack("!H", 5000))], 1002),
+    "a reason that is no UTF-8": ([encode_frame(CLOSE, struct.pack("!H", 1000) + b"\xff\xfe")], 1007),
+    "text that is no UTF-8": ([encode_frame(TEXT, b"\xce\xba\xe1\xbd\xb9\xcf\x83\xed\xa0\x80")], 1007),
+    "text with a lone byte": ([encode_frame(TEXT, b"\xff")], 1007),
+    "fragments that are no UTF-8": ([encode_frame(TEXT, b"\xce", fin=False), encode_frame(CONT, b"\xce")], 1007),
+    "text past the limit": ([encode_frame(TEXT, BIG + b"x")], 1009),
+    "fragments past the limit": ([encode_frame(TEXT, BIG, fin=False), encode_frame(CONT, b"x")], 1009),
+    "a length of 2^63-1": ([encode_frame(TEXT, length=2**63 - 1)], 1009),
+    "a length of 2^63": ([encode_frame(TEXT, length=2**63)], 1009),
+    "17 MiB": ([encode_frame(BINARY, b"", length=17 * 1024**2), b"\x00" * 1024**2], 1009),
+    "normal close": ([encode_frame(CLOSE, struct.pack("!H", 1000) + b"bye")], 1000),
+    "close without a code": ([encode_frame(CLOSE)], 1005),
+    "close with a code of their own": ([encode_frame(CLOSE, struct.pack("!H", 4321))], 4321),
+    "going away": ([encode_frame(CLOSE, struct.pack("!H", 1001))], 1001),
 }
 
 
 @pytest.mark.parametrize(("frames", "code"), VIOLATIONS.values(), ids=VIOLATIONS.keys())
-def test_violations(raw: Raw, frames: list[bytes], code: int) -> None:
-    raw.send(*frames)
-    assert raw.code() == code
+def test_violations(raw_websocket: RawWebSocket, frames: list[bytes], code: int) -> None:
+    raw_websocket.send_frames(*frames)
+    assert raw_websocket.receive_close_code() == code
 
 
 @pytest.mark.parametrize(
     "frames",
     [
-        [frame(TEXT, b"ping")],
-        [frame(TEXT)],
-        [frame(BINARY, b"\x00\xff")],
-        [frame(TEXT, "é€😀".encode())],
-        [frame(TEXT, b"pi", fin=False), frame(CONT, b"ng")],
-        [frame(TEXT, "é".encode()[:1], fin=False), frame(CONT, "é".encode()[1:])],
-        [frame(TEXT, b"", fin=False), frame(CONT, b"", fin=False), frame(CONT)],
-        [frame(TEXT, b"a", fin=False), frame(PING, b"between"), frame(CONT, b"b")],
-        [frame(TEXT, b"x" * 65536)],
-        [frame(PONG, b"nobody asked")],
+        [encode_frame(TEXT, b"ping")],
+        [encode_frame(TEXT)],
+        [encode_frame(BINARY, b"\x00\xff")],
+        [encode_frame(TEXT, "é€😀".encode())],
+        [encode_frame(TEXT, b"pi", fin=False), encode_frame(CONT, b"ng")],
+        [encode_frame(TEXT, "é".encode()[:1], fin=False), encode_frame(CONT, "é".encode()[1:])],
+        [encode_frame(TEXT, b"", fin=False), encode_frame(CONT, b"", fin=False), encode_frame(CONT)],
+        [encode_frame(TEXT, b"a", fin=False), encode_frame(PING, b"between"), encode_frame(CONT, b"b")],
+        [encode_frame(TEXT, b"x" * 65536)],
+        [encode_frame(PONG, b"nobody asked")],
     ],
 )
-def test_what_is_allowed(raw: Raw, frames: list[bytes]) -> None:
-    raw.send(*frames, frame(TEXT, b"?"))
-    assert raw.text() == PONGED
-    raw.send(frame(CLOSE, struct.pack("!H", 1000)))
-    assert raw.code() == 1000
+def test_what_is_allowed(raw_websocket: RawWebSocket, frames: list[bytes]) -> None:
+    raw_websocket.send_frames(*frames, encode_frame(TEXT, b"?"))
+    assert raw_websocket.receive_text() == PONG_REPLY
+    raw_websocket.send_frames(encode_frame(CLOSE, struct.pack("!H", 1000)))
+    assert raw_websocket.receive_close_code() == 1000
 
 
-def test_one_byte_at_a_time(raw: Raw) -> None:
-    raw.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    for byte in frame(TEXT, b"ping") + frame(PING, b"x"):
-        raw.send(bytes([byte]))
+def test_one_byte_at_a_time(raw_websocket: RawWebSocket) -> None:
+    raw_websocket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for byte in encode_frame(TEXT, b"ping") + encode_frame(PING, b"x"):
+        raw_websocket.send_frames(bytes([byte]))
         time.sleep(0.001)
-    assert raw.text() == PONGED
-    assert raw.receive() == (PONG, b"x")
+    assert raw_websocket.receive_text() == PONG_REPLY
+    assert raw_websocket.receive_frame() == (PONG, b"x")
 
 
-def test_pings_are_answered_with_their_bytes(raw: Raw) -> None:
+def test_pings_are_answered_with_their_bytes(raw_websocket: RawWebSocket) -> None:
     for payload in (b"", b"abc", b"\x00" * 125):
-        raw.send(frame(PING, payload))
-        assert raw.receive() == (PONG, payload)
+        raw_websocket.send_frames(encode_frame(PING, payload))
+        assert raw_websocket.receive_frame() == (PONG, payload)
 
 
-def test_200_000_one_byte_fragments_are_stopped_early(one: Replicas, raw: Raw) -> None:
-    flood = frame(TEXT, b"x", fin=False) + frame(CONT, b"x", fin=False) * 200_000
-    before = cpu(one[0].pid)
-    raw.socket.settimeout(PATIENCE)
-    raw.send(flood)
-    assert raw.code() == 1008
-    assert cpu(one[0].pid) - before < 0.5, "2 s of CPU where nobody counts"
+def test_200_000_one_byte_fragments_are_stopped_early(
+    single_replica: SocketReplicas, raw_websocket: RawWebSocket
+) -> None:
+    flood = encode_frame(TEXT, b"x", fin=False) + encode_frame(CONT, b"x", fin=False) * 200_000
+    before = cpu_seconds(single_replica[0].pid)
+    raw_websocket.socket.settimeout(TIMEOUT)
+    raw_websocket.send_frames(flood)
+    assert raw_websocket.receive_close_code() == 1008
+    assert cpu_seconds(single_replica[0].pid) - before < 0.5, "2 s of CPU where nobody counts"
 
 
 @pytest.mark.long
-def test_a_message_that_takes_more_than_30_s(raw: Raw) -> None:
+def test_a_message_that_takes_more_than_30_s(raw_websocket: RawWebSocket) -> None:
     """Its client is alive and answers pings; a fragment now and then is no message."""
-    raw.send(frame(TEXT, b"a", fin=False), frame(CONT, b"b", fin=False))
-    raw.socket.settimeout(0.5)
+    raw_websocket.send_frames(encode_frame(TEXT, b"a", fin=False), encode_frame(CONT, b"b", fin=False))
+    raw_websocket.socket.settimeout(0.5)
     began = time.monotonic()
     while time.monotonic() - began < 31:
         with contextlib.suppress(TimeoutError):
-            opcode, payload = raw.receive()
+            opcode, payload = raw_websocket.receive_frame()
             assert opcode == PING
-            raw.send(frame(PONG, payload))
-    raw.socket.settimeout(PATIENCE)
-    raw.send(frame(CONT, b"c"))
-    assert raw.code() == 1008
+            raw_websocket.send_frames(encode_frame(PONG, payload))
+    raw_websocket.socket.settimeout(TIMEOUT)
+    raw_websocket.send_frames(encode_frame(CONT, b"c"))
+    assert raw_websocket.receive_close_code() == 1008
 
 
-def test_a_flood_of_pings_is_stopped(raw: Raw) -> None:
-    raw.send(frame(PING) * 5000)
-    assert raw.code() == 1008
+def test_a_flood_of_pings_is_stopped(raw_websocket: RawWebSocket) -> None:
+    raw_websocket.send_frames(encode_frame(PING) * 5000)
+    assert raw_websocket.receive_close_code() == 1008
 
 
-def cpu(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -269,69 +271,69 @@ def cpu(pid: int) -> float:
 @pytest.mark.parametrize(
     ("request_bytes", "statuses"),
     [
-        (handshake(sec_websocket_key=None), {400}),
-        (handshake(sec_websocket_key="short"), {400}),
-        (handshake(sec_websocket_key="!" * 24), {400}),
-        (handshake(sec_websocket_version="8"), {400, 426}),
-        (handshake(sec_websocket_version=None), {400, 426}),
-        (handshake(upgrade="h2c"), {400, 404, 426}),
-        (handshake(connection="close"), {400, 404, 426}),
-        (handshake().replace(b"GET", b"POST", 1), {400, 404, 405}),
-        (handshake("/nowhere"), {404}),
-        (handshake("/sockets"), {404}),
-        (handshake(origin="http://evil.example"), {403}),
-        (handshake(origin="null"), {403}),
-        (handshake(cookie="a=b"), {403}),
-        (handshake("/ws?topics=*"), {400}),
-        (handshake("/ws?topics=" + ",".join(f"t{n}" for n in range(101))), {400}),
-        (handshake("/ws?topics=" + "x" * 4000), {400}),
-        (handshake("/ws?meta={"), {400}),
-        (handshake("/ws?meta=%22" + "x" * 1100 + "%22"), {400}),
-        (handshake(cookie="a" * 9000, origin="http://127.0.0.1"), {431}),
-        (handshake("/ws?meta=" + "1" * 8180), {414}),
-        (handshake(sec_websocket_protocol="\xff"), {400}),
-        (handshake("/ws?meta=NaN"), {400}),
-        (handshake("/ws?meta=[1e999]"), {400}),
-        (handshake("/ws?meta=%22%5Cud800%22"), {400}),
-        (handshake("/ws?meta=%7B%22%5Cudfff%22:1%7D"), {400}),
-        (handshake("/ws?meta=" + "[" * 40 + "1" + "]" * 40), {400}),
-        (handshake("/ws?meta=" + "[" * 500 + "]" * 500), {400}),
+        (handshake_request(sec_websocket_key=None), {400}),
+        (handshake_request(sec_websocket_key="short"), {400}),
+        (handshake_request(sec_websocket_key="!" * 24), {400}),
+        (handshake_request(sec_websocket_version="8"), {400, 426}),
+        (handshake_request(sec_websocket_version=None), {400, 426}),
+        (handshake_request(upgrade="h2c"), {400, 404, 426}),
+        (handshake_request(connection="close"), {400, 404, 426}),
+        (handshake_request().replace(b"GET", b"POST", 1), {400, 404, 405}),
+        (handshake_request("/nowhere"), {404}),
+        (handshake_request("/sockets"), {404}),
+        (handshake_request(origin="http://evil.example"), {403}),
+        (handshake_request(origin="null"), {403}),
+        (handshake_request(cookie="a=b"), {403}),
+        (handshake_request("/ws?topics=*"), {400}),
+        (handshake_request("/ws?topics=" + ",".join(f"t{n}" for n in range(101))), {400}),
+        (handshake_request("/ws?topics=" + "x" * 4000), {400}),
+        (handshake_request("/ws?meta={"), {400}),
+        (handshake_request("/ws?meta=%22" + "x" * 1100 + "%22"), {400}),
+        (handshake_request(cookie="a" * 9000, origin="http://127.0.0.1"), {431}),
+        (handshake_request("/ws?meta=" + "1" * 8180), {414}),
+        (handshake_request(sec_websocket_protocol="\xff"), {400}),
+        (handshake_request("/ws?meta=NaN"), {400}),
+        (handshake_request("/ws?meta=[1e999]"), {400}),
+        (handshake_request("/ws?meta=%22%5Cud800%22"), {400}),
+        (handshake_request("/ws?meta=%7B%22%5Cudfff%22:1%7D"), {400}),
+        (handshake_request("/ws?meta=" + "[" * 40 + "1" + "]" * 40), {400}),
+        (handshake_request("/ws?meta=" + "[" * 500 + "]" * 500), {400}),
     ],
 )
-def test_handshakes_that_are_refused(one: Replicas, request_bytes: bytes, statuses: set[int]) -> None:
-    with socket.create_connection(("127.0.0.1", one[0].port), timeout=PATIENCE) as connection:
+def test_handshakes_that_are_refused(single_replica: SocketReplicas, request_bytes: bytes, statuses: set[int]) -> None:
+    with socket.create_connection(("127.0.0.1", single_replica[0].port), timeout=TIMEOUT) as connection:
         connection.sendall(request_bytes)
         status = int(connection.recv(65536).split(b" ", 2)[1])
     assert status in statuses
-    assert "Traceback" not in one[0].log
+    assert "Traceback" not in single_replica[0].log
 
 
 @pytest.mark.parametrize("origin", ["http://127.0.0.1", "https://127.0.0.1"])
-def test_our_own_page_may_connect(one: Replicas, origin: str) -> None:
-    with socket.create_connection(("127.0.0.1", one[0].port), timeout=PATIENCE) as connection:
-        connection.sendall(handshake(origin=origin, cookie="a=b"))
+def test_our_own_page_may_connect(single_replica: SocketReplicas, origin: str) -> None:
+    with socket.create_connection(("127.0.0.1", single_replica[0].port), timeout=TIMEOUT) as connection:
+        connection.sendall(handshake_request(origin=origin, cookie="a=b"))
         assert connection.recv(12) == b"HTTP/1.1 101"
 
 
-def test_no_compression_is_agreed_on(one: Replicas) -> None:
-    with socket.create_connection(("127.0.0.1", one[0].port), timeout=PATIENCE) as connection:
-        connection.sendall(handshake(sec_websocket_extensions="permessage-deflate; client_max_window_bits"))
+def test_no_compression_is_agreed_on(single_replica: SocketReplicas) -> None:
+    with socket.create_connection(("127.0.0.1", single_replica[0].port), timeout=TIMEOUT) as connection:
+        connection.sendall(handshake_request(sec_websocket_extensions="permessage-deflate; client_max_window_bits"))
         answer = connection.recv(65536).partition(b"\r\n\r\n")[0].lower()
     assert answer.startswith(b"http/1.1 101")
     assert b"extensions" not in answer
     assert b"\r\nserver:" not in answer
 
 
-def test_a_bomb_of_a_compression_nobody_agreed_on_is_refused(one: Replicas) -> None:
+def test_a_bomb_of_a_compression_nobody_agreed_on_is_refused(single_replica: SocketReplicas) -> None:
     """64 MiB in 64 KiB, from a client that offers permessage-deflate and takes the answer for a yes."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     bomb = packer.compress(b"[" * 64 * 1024**2) + packer.flush(zlib.Z_SYNC_FLUSH)
-    before = resident(one[0].pid)
-    client = Raw(one[0].port, sec_websocket_extensions="permessage-deflate")
-    client.send(frame(TEXT, bomb[:-4][: 64 * 1024], rsv=4))
-    assert client.code() == 1002
+    before = resident_memory(single_replica[0].pid)
+    client = RawWebSocket(single_replica[0].port, sec_websocket_extensions="permessage-deflate")
+    client.send_frames(encode_frame(TEXT, bomb[:-4][: 64 * 1024], rsv=4))
+    assert client.receive_close_code() == 1002
     client.socket.close()
-    assert resident(one[0].pid) - before < 4 * 1024**2
+    assert resident_memory(single_replica[0].pid) - before < 4 * 1024**2
 
 
 @pytest.mark.parametrize(
@@ -345,45 +347,45 @@ def test_a_bomb_of_a_compression_nobody_agreed_on_is_refused(one: Replicas) -> N
     ],
     ids=["lists", "objects", "in a topic", "in an id", "without an end"],
 )
-def test_a_nesting_of_ten_thousand_levels_is_answered(raw: Raw, text: bytes) -> None:
-    raw.send(frame(TEXT, text))
-    answer = raw.text()
-    assert answer == PONGED or answer.startswith(b'{"type":"error"')
-    raw.send(frame(TEXT, b"?"))
-    assert raw.text() == PONGED
+def test_a_nesting_of_ten_thousand_levels_is_answered(raw_websocket: RawWebSocket, text: bytes) -> None:
+    raw_websocket.send_frames(encode_frame(TEXT, text))
+    answer = raw_websocket.receive_text()
+    assert answer == PONG_REPLY or answer.startswith(b'{"type":"error"')
+    raw_websocket.send_frames(encode_frame(TEXT, b"?"))
+    assert raw_websocket.receive_text() == PONG_REPLY
 
 
-def test_redis_is_emptied_while_a_client_returns(one: Replicas) -> None:
+def test_redis_is_emptied_while_a_client_returns(single_replica: SocketReplicas) -> None:
     """It reads its replay slowly, and what it would hear next cannot be known any more: it is sent away, and comes back."""
-    before = Raw(one[0].port)
-    sid, resume, after = (before.first[name] for name in ("sid", "resume", "sequence"))
+    before = RawWebSocket(single_replica[0].port)
+    sid, resume, after = (before.first_frame[name] for name in ("sid", "resume", "sequence"))
     before.socket.close()
-    with httpx.Client(base_url=one[0].url) as asking:
+    with httpx.Client(base_url=single_replica[0].url) as asking:
         for number in range(60):
             answer = asking.post(f"/sockets/{sid}/messages", json={"type": "t", "data": [number, "x" * 30_000]})
             assert answer.status_code == 200
-        client = Raw(one[0].port, f"/ws?resume={resume}&after={after}", room=4096)
-        assert client.first["recovered"] is True
+        client = RawWebSocket(single_replica[0].port, f"/ws?resume={resume}&after={after}", room=4096)
+        assert client.first_frame["recovered"] is True
         asking.get(f"/sockets/{sid}").raise_for_status()
-        redis(one, b"FLUSHALL", b"CLIENT KILL TYPE pubsub")
+        send_redis_commands(single_replica, b"FLUSHALL", b"CLIENT KILL TYPE pubsub")
         eventually(lambda: asking.get("/readyz").status_code != 200)
         eventually(lambda: asking.get("/readyz").status_code == 200)
-    assert client.code() == 1012
+    assert client.receive_close_code() == 1012
     client.socket.close()
 
 
-def redis(one: Replicas, *commands: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", one.redis.port), timeout=PATIENCE) as connection:
+def send_redis_commands(one: SocketReplicas, *commands: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", one.redis.port), timeout=TIMEOUT) as connection:
         for command in commands:
             connection.sendall(command + b"\r\n")
             assert connection.recv(64)[:1] in b"+:"
 
 
-def test_a_client_that_vanishes_at_any_byte_of_its_handshake(one: Replicas) -> None:
-    whole = handshake()
+def test_a_client_that_vanishes_at_any_byte_of_its_handshake(single_replica: SocketReplicas) -> None:
+    whole = handshake_request()
     for end in range(1, len(whole) + 1, 7):
-        with socket.create_connection(("127.0.0.1", one[0].port), timeout=PATIENCE) as connection:
+        with socket.create_connection(("127.0.0.1", single_replica[0].port), timeout=TIMEOUT) as connection:
             connection.sendall(whole[:end])
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    assert httpx.get(f"{one[0].url}/readyz").status_code == 200
-    assert "Traceback" not in one[0].log
+    assert httpx.get(f"{single_replica[0].url}/readyz").status_code == 200
+    assert "Traceback" not in single_replica[0].log

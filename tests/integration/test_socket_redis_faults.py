@@ -12,115 +12,128 @@ from websockets.exceptions import InvalidStatus
 
 from services.common.bus.publisher import Publisher
 from services.common.errors import ServiceUnavailable
-from tests.support.processes import Service
-from tests.support.websocket_client import Client, Replicas, http, push, replicas, soon
+from tests.support.processes import ServiceProcess
+from tests.support.websocket_client import (
+    SocketReplicas,
+    WebSocketClient,
+    eventually_async,
+    http_client,
+    push_message,
+    run_socket_replicas,
+)
 
 pytestmark = pytest.mark.anyio
-HELLO = {"type": "t", "data": 1}
+EVENT = {"type": "t", "data": 1}
 
 
 @pytest.fixture
-def two(tmp_path: Path) -> Iterator[Replicas]:
-    with replicas(tmp_path) as pair:
+def two_replicas(tmp_path: Path) -> Iterator[SocketReplicas]:
+    with run_socket_replicas(tmp_path) as pair:
         yield pair
 
 
-async def is_ready(two: Replicas) -> bool:
+async def all_ready(two: SocketReplicas) -> bool:
     for service in two.services:
-        async with http(service) as asking:
+        async with http_client(service) as asking:
             if (await asking.get("/readyz")).status_code != 200:
                 return False
     return True
 
 
-async def test_redis_is_killed_for_a_while(two: Replicas) -> None:
-    clients = [await Client.open(two[0], topics="a"), await Client.open(two[1])]
-    two.redis.kill()
+async def test_redis_is_killed_for_a_while(two_replicas: SocketReplicas) -> None:
+    clients = [
+        await WebSocketClient.connect(two_replicas[0], topics="a"),
+        await WebSocketClient.connect(two_replicas[1]),
+    ]
+    two_replicas.redis.kill()
     began = time.monotonic()
     for target in ("all", clients[0].sid, "topic:a"):
-        answer = await push(two[0], target, HELLO)
+        answer = await push_message(two_replicas[0], target, EVENT)
         assert answer.status_code == 503
         assert int(answer.headers["retry-after"]) >= 1
     assert time.monotonic() - began < 3
     with pytest.raises(InvalidStatus) as refused:
-        await Client.open(two[0])
+        await WebSocketClient.connect(two_replicas[0])
     assert refused.value.response.status_code == 503
-    for service in two.services:
-        async with http(service) as asking:
+    for service in two_replicas.services:
+        async with http_client(service) as asking:
             assert (await asking.get("/livez")).status_code == 200
             assert (await asking.get("/readyz")).status_code == 503
             assert (await asking.get("/sockets")).status_code == 503
     answer = await clients[0].subscribe("b")
     assert answer["type"] == "error"
     for client in clients:
-        await client.nothing()
+        await client.assert_nothing_pending()
     await asyncio.sleep(5)
-    two.redis.start()
+    two_replicas.redis.start()
     back = time.monotonic()
     for client in clients:
-        resync = await client.event()
+        resync = await client.receive_event()
         assert (resync["type"], resync["source"]) == ("socket.resync", "/socket")
     assert time.monotonic() - back < 5
     # The directory has been made anew by those who hold the connections.
     for client in clients:
-        assert (await push(two[0], client.sid, HELLO)).json()["status"] == "sent"
-        assert (await client.event())["data"] == 1
-    await push(two[1], "topic:a", {"type": "t", "data": "topic"})
-    assert (await clients[0].event())["data"] == "topic"
-    again = await clients[0].again(two[1])
-    assert (again.sid, again.first["recovered"]) == (clients[0].sid, True)
-    await again.nothing()
+        assert (await push_message(two_replicas[0], client.sid, EVENT)).json()["status"] == "sent"
+        assert (await client.receive_event())["data"] == 1
+    await push_message(two_replicas[1], "topic:a", {"type": "t", "data": "topic"})
+    assert (await clients[0].receive_event())["data"] == "topic"
+    again = await clients[0].reconnect(two_replicas[1])
+    assert (again.sid, again.first_frame["recovered"]) == (clients[0].sid, True)
+    await again.assert_nothing_pending()
     await again.close()
     await clients[1].close()
 
 
-async def test_who_was_away_while_redis_forgot_is_told(two: Replicas) -> None:
-    client = await Client.open(two[0])
-    client.cut()
+async def test_who_was_away_while_redis_forgot_is_told(two_replicas: SocketReplicas) -> None:
+    client = await WebSocketClient.connect(two_replicas[0])
+    client.abort()
     await asyncio.sleep(0.3)
-    two.redis.kill()
-    two.redis.start()
-    await soon(lambda: is_ready(two))
-    back = await client.again(two[1])
-    assert back.first["recovered"] is False
+    two_replicas.redis.kill()
+    two_replicas.redis.start()
+    await eventually_async(lambda: all_ready(two_replicas))
+    back = await client.reconnect(two_replicas[1])
+    assert back.first_frame["recovered"] is False
     assert back.sid != client.sid
     await back.close()
 
 
-async def test_redis_is_silent_for_9_s(two: Replicas) -> None:
-    client = await Client.open(two[0])
-    ids = [(await push(two[1], client.sid, {"type": "t", "data": number})).json()["id"] for number in range(3)]
-    two.redis.stop()
+async def test_redis_is_silent_for_9_s(two_replicas: SocketReplicas) -> None:
+    client = await WebSocketClient.connect(two_replicas[0])
+    ids = [
+        (await push_message(two_replicas[1], client.sid, {"type": "t", "data": number})).json()["id"]
+        for number in range(3)
+    ]
+    two_replicas.redis.pause()
     began = time.monotonic()
-    answer = await push(two[1], client.sid, {"type": "t", "data": "in the silence", "id": "unsure"})
+    answer = await push_message(two_replicas[1], client.sid, {"type": "t", "data": "in the silence", "id": "unsure"})
     assert answer.status_code == 503
     assert time.monotonic() - began < 3
     await asyncio.sleep(9 - (time.monotonic() - began))
-    two.redis.cont()
-    await soon(lambda: is_ready(two), 5)
+    two_replicas.redis.resume()
+    await eventually_async(lambda: all_ready(two_replicas), 5)
     # The caller does not know what became of it and asks again with the same id.
-    answer = await push(two[1], client.sid, {"type": "t", "data": "in the silence", "id": "unsure"})
+    answer = await push_message(two_replicas[1], client.sid, {"type": "t", "data": "in the silence", "id": "unsure"})
     assert answer.json()["status"] == "sent"
-    await push(two[1], client.sid, {"type": "the.end"})
+    await push_message(two_replicas[1], client.sid, {"type": "the.end"})
     seen = []
-    while (event := await client.event())["type"] != "the.end":
+    while (event := await client.receive_event())["type"] != "the.end":
         seen.append(event["id"])
     assert seen == [*ids, "unsure"], "nothing twice, nothing lost, nothing flagged: Redis forgot nothing"
     await client.close()
 
 
-async def test_the_subscription_is_cut_and_nothing_is_missed(two: Replicas) -> None:
-    client = await Client.open(two[0], topics="a")
+async def test_the_subscription_is_cut_and_nothing_is_missed(two_replicas: SocketReplicas) -> None:
+    client = await WebSocketClient.connect(two_replicas[0], topics="a")
     seen: list[int] = []
 
     async def reading() -> None:
         while len(seen) < 400:
-            event = await client.event()
+            event = await client.receive_event()
             assert event["type"] == "t", event
             seen.append(event["data"])
 
     task = asyncio.create_task(reading())
-    async with Publisher.from_url(two.redis.url, "/x") as other:
+    async with Publisher.from_url(two_replicas.redis.url, "/x") as other:
         for number in range(400):
             if number % 3 == 0:
                 await other.send(client.sid, "t", number)
@@ -134,164 +147,170 @@ async def test_the_subscription_is_cut_and_nothing_is_missed(two: Replicas) -> N
         async with asyncio.timeout(10):
             await task
     assert seen == list(range(400))
-    await client.nothing()
+    await client.assert_nothing_pending()
     await client.close()
 
 
-async def test_more_is_missed_than_is_kept(two: Replicas) -> None:
+async def test_more_is_missed_than_is_kept(two_replicas: SocketReplicas) -> None:
     """A stopped replica reads nothing, Redis cuts its subscription, and more goes through than a history holds."""
-    quiet, busy = await Client.open(two[0]), await Client.open(two[0], topics="busy")
-    two[0].child.send_signal(signal.SIGSTOP)
-    async with Publisher.from_url(two.redis.url, "/x") as other:
+    quiet, busy = (
+        await WebSocketClient.connect(two_replicas[0]),
+        await WebSocketClient.connect(two_replicas[0], topics="busy"),
+    )
+    two_replicas[0].child.send_signal(signal.SIGSTOP)
+    async with Publisher.from_url(two_replicas.redis.url, "/x") as other:
         await other.redis.execute("CLIENT", "KILL", "TYPE", "pubsub")
         for number in range(600):
             await other.publish("busy", "t", number)
-    two[0].child.send_signal(signal.SIGCONT)
-    assert (await busy.event())["type"] == "socket.resync"
-    numbers = [(await busy.event())["data"]]
+    two_replicas[0].child.send_signal(signal.SIGCONT)
+    assert (await busy.receive_event())["type"] == "socket.resync"
+    numbers = [(await busy.receive_event())["data"]]
     while numbers[-1] != 599:
-        numbers.append((await busy.event())["data"])
+        numbers.append((await busy.receive_event())["data"])
     assert numbers == list(range(numbers[0], 600))
-    await quiet.nothing()
+    await quiet.assert_nothing_pending()
     await quiet.close()
     await busy.close()
 
 
-async def test_a_subscriber_over_its_buffer_is_told(two: Replicas) -> None:
+async def test_a_subscriber_over_its_buffer_is_told(two_replicas: SocketReplicas) -> None:
     """Redis cuts who lets 32 MB lie unread (its default for pub/sub), and the history of all is larger than one reading."""
-    client = await Client.open(two[0])
-    two[0].child.send_signal(signal.SIGSTOP)
+    client = await WebSocketClient.connect(two_replicas[0])
+    two_replicas[0].child.send_signal(signal.SIGSTOP)
     filler = "x" * 60_000
-    async with Publisher.from_url(two.redis.url, "/x") as other:
+    async with Publisher.from_url(two_replicas.redis.url, "/x") as other:
         for number in range(800):
             await other.broadcast("t", [number, filler])
-        two[0].child.send_signal(signal.SIGCONT)
+        two_replicas[0].child.send_signal(signal.SIGCONT)
         seen: list[int] = []
-        while (event := await client.event())["type"] == "t":
+        while (event := await client.receive_event())["type"] == "t":
             seen.append(event["data"][0])
         assert event["type"] == "socket.resync"
         assert seen == list(range(len(seen)))
         assert len(seen) < 800
         await other.broadcast("t", [800, ""])
-        assert (await client.event())["data"][0] == 800, "the gap is where it was told of"
-    await client.nothing()
+        assert (await client.receive_event())["data"][0] == 800, "the gap is where it was told of"
+    await client.assert_nothing_pending()
     await client.close()
 
 
-async def test_closed_by_an_operator_while_its_replica_hears_nothing(two: Replicas) -> None:
+async def test_closed_by_an_operator_while_its_replica_hears_nothing(two_replicas: SocketReplicas) -> None:
     """The replica comes back, finds no record, and must not take the sid for one that Redis has forgotten."""
-    client = await Client.open(two[0])
-    two[0].child.send_signal(signal.SIGSTOP)
-    async with Publisher.from_url(two.redis.url, "/x") as other, http(two[1]) as asking:
+    client = await WebSocketClient.connect(two_replicas[0])
+    two_replicas[0].child.send_signal(signal.SIGSTOP)
+    async with Publisher.from_url(two_replicas.redis.url, "/x") as other, http_client(two_replicas[1]) as asking:
         await other.redis.execute("CLIENT", "KILL", "TYPE", "pubsub")
         assert (await asking.delete(f"/sockets/{client.sid}")).status_code == 204
-        two[0].child.send_signal(signal.SIGCONT)
-        assert await client.closed() == 1008
+        two_replicas[0].child.send_signal(signal.SIGCONT)
+        assert await client.wait_for_close_code() == 1008
         assert (await asking.get(f"/sockets/{client.sid}")).status_code == 404
-    back = await client.again(two[1])
+    back = await client.reconnect(two_replicas[1])
     assert back.sid != client.sid
     await back.close()
 
 
-async def test_redis_is_emptied_under_us(two: Replicas) -> None:
-    client = await Client.open(two[0], topics="a", meta='{"n":1}')
-    before = client.after.partition("-")[0]
-    async with Publisher.from_url(two.redis.url, "/x") as other:
+async def test_redis_is_emptied_under_us(two_replicas: SocketReplicas) -> None:
+    client = await WebSocketClient.connect(two_replicas[0], topics="a", meta='{"n":1}')
+    before = client.last_sequence.partition("-")[0]
+    async with Publisher.from_url(two_replicas.redis.url, "/x") as other:
         await other.redis.execute("FLUSHALL")
         with pytest.raises(ServiceUnavailable):
             await other.send(client.sid, "t", "too early: who is there is not known yet")
-        resync = await client.event("socket.resync")
+        resync = await client.receive_event("socket.resync")
         assert not resync["sequence"].startswith(before)
         assert (await other.send(client.sid, "t", 1)).status == "sent"
-        assert (await client.event())["data"] == 1
+        assert (await client.receive_event())["data"] == 1
         await other.publish("a", "t", 2)
-        assert (await client.event())["data"] == 2
-    async with http(two[1]) as asking:
+        assert (await client.receive_event())["data"] == 2
+    async with http_client(two_replicas[1]) as asking:
         said = (await asking.get(f"/sockets/{client.sid}")).json()
     assert (said["state"], said["topics"], said["meta"]) == ("online", ["a"], {"n": 1})
     await client.close()
 
 
-async def test_a_replica_that_was_stopped_misses_nothing(two: Replicas) -> None:
+async def test_a_replica_that_was_stopped_misses_nothing(two_replicas: SocketReplicas) -> None:
     """Longer than its life in the directory: its sids were away meanwhile, and are back without a new connection."""
-    client, other_client = await Client.open(two[0]), await Client.open(two[1])
-    two[0].child.send_signal(signal.SIGSTOP)
+    client, other_client = (
+        await WebSocketClient.connect(two_replicas[0]),
+        await WebSocketClient.connect(two_replicas[1]),
+    )
+    two_replicas[0].child.send_signal(signal.SIGSTOP)
 
     async def state(wanted: str) -> bool:
-        async with http(two[1]) as asking:
+        async with http_client(two_replicas[1]) as asking:
             return bool((await asking.get(f"/sockets/{client.sid}")).json()["state"] == wanted)
 
-    async with Publisher.from_url(two.redis.url, "/x") as other:
+    async with Publisher.from_url(two_replicas.redis.url, "/x") as other:
         assert (await other.send(client.sid, "t", 0)).status == "sent"
-        await soon(lambda: state("away"), 20)
+        await eventually_async(lambda: state("away"), 20)
         for number in (1, 3, 5):
             assert (await other.send(client.sid, "t", number)).status == "queued"
             await other.broadcast("t", number + 1)
-    two[0].child.send_signal(signal.SIGCONT)
-    assert [(await client.event())["data"] for _ in range(7)] == list(range(7))
-    await soon(lambda: state("online"), 5)
-    assert [(await other_client.event())["data"] for _ in range(3)] == [2, 4, 6]
-    await client.nothing()
+    two_replicas[0].child.send_signal(signal.SIGCONT)
+    assert [(await client.receive_event())["data"] for _ in range(7)] == list(range(7))
+    await eventually_async(lambda: state("online"), 5)
+    assert [(await other_client.receive_event())["data"] for _ in range(3)] == [2, 4, 6]
+    await client.assert_nothing_pending()
     for one in (client, other_client):
         await one.close()
 
 
-async def test_a_snapshot_brings_back_no_numbers(two: Replicas) -> None:
+async def test_a_snapshot_brings_back_no_numbers(two_replicas: SocketReplicas) -> None:
     """A Redis that saves: after a restart it has an older memory, and would give numbers a second time."""
-    client, gone = await Client.open(two[0]), await Client.open(two[0])
-    async with Publisher.from_url(two.redis.url, "/x") as other:
+    client, gone = await WebSocketClient.connect(two_replicas[0]), await WebSocketClient.connect(two_replicas[0])
+    async with Publisher.from_url(two_replicas.redis.url, "/x") as other:
         await other.broadcast("t", 1)
         await other.redis.execute("CONFIG", "SET", "save", "3600 1")
         await other.redis.execute("SAVE")
         for number in (2, 3):
             await other.broadcast("t", number)
-    assert [(await client.event())["data"] for _ in range(3)] == [1, 2, 3]
-    assert [(await gone.event())["data"] for _ in range(3)] == [1, 2, 3]
-    gone.cut()
-    two.redis.kill()
-    two.redis.start()
-    assert (await client.event())["type"] == "socket.resync"
-    back = await gone.again(two[1])
-    assert back.first["recovered"] is False
-    await push(two[0], "all", {"type": "t", "data": 4})
+    assert [(await client.receive_event())["data"] for _ in range(3)] == [1, 2, 3]
+    assert [(await gone.receive_event())["data"] for _ in range(3)] == [1, 2, 3]
+    gone.abort()
+    two_replicas.redis.kill()
+    two_replicas.redis.start()
+    assert (await client.receive_event())["type"] == "socket.resync"
+    back = await gone.reconnect(two_replicas[1])
+    assert back.first_frame["recovered"] is False
+    await push_message(two_replicas[0], "all", {"type": "t", "data": 4})
     for one in (client, back):
-        assert (await one.event())["data"] == 4
-        await one.nothing()
+        assert (await one.receive_event())["data"] == 4
+        await one.assert_nothing_pending()
         await one.close()
 
 
 async def test_it_starts_without_redis_and_is_ready_when_redis_is(tmp_path: Path) -> None:
-    with replicas(tmp_path, 0) as made:
+    with run_socket_replicas(tmp_path, 0) as made:
         made.redis.kill()
         service = made.start(ready=False)
         async with asyncio.timeout(15):
             while True:
                 try:
-                    async with http(service) as asking:
+                    async with http_client(service) as asking:
                         assert (await asking.get("/readyz")).status_code == 503
                         break
                 except (OSError, httpx.TransportError):
                     await asyncio.sleep(0.05)
         made.redis.start()
         began = time.monotonic()
-        await soon(service_ready(service))
+        await eventually_async(readiness_check(service))
         assert time.monotonic() - began < 5
-        client = await Client.open(service)
-        await client.nothing()
+        client = await WebSocketClient.connect(service)
+        await client.assert_nothing_pending()
         # Nobody can tell this start from one on a memory that was lost: of a sid that it does not know it says so only later.
         nobody = "A" * 51 + "Q"
-        assert (await push(service, client.sid, HELLO)).json()["status"] == "sent"
-        assert (await push(service, nobody, HELLO)).status_code == 503
-        await soon(lambda: is_unknown(service, nobody))
+        assert (await push_message(service, client.sid, EVENT)).json()["status"] == "sent"
+        assert (await push_message(service, nobody, EVENT)).status_code == 503
+        await eventually_async(lambda: is_unknown(service, nobody))
         assert time.monotonic() - began < 10
         await client.close()
 
 
-async def is_unknown(service: Service, sid: str) -> bool:
-    return (await push(service, sid, HELLO)).status_code == 404
+async def is_unknown(service: ServiceProcess, sid: str) -> bool:
+    return (await push_message(service, sid, EVENT)).status_code == 404
 
 
-def service_ready(service: Service) -> Callable[[], Awaitable[bool]]:
+def readiness_check(service: ServiceProcess) -> Callable[[], Awaitable[bool]]:
     async def check() -> bool:
         return await asyncio.to_thread(service.is_ready)
 

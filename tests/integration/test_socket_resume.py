@@ -7,88 +7,95 @@ from collections.abc import Iterator
 import pytest
 
 from services.common.bus.publisher import Publisher
-from tests.support.websocket_client import Client, Replicas, http, push, replicas, soon
+from tests.support.websocket_client import (
+    SocketReplicas,
+    WebSocketClient,
+    eventually_async,
+    http_client,
+    push_message,
+    run_socket_replicas,
+)
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
-    with replicas(tmp_path_factory.mktemp("sockets")) as pair:
+def two_replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SocketReplicas]:
+    with run_socket_replicas(tmp_path_factory.mktemp("sockets")) as pair:
         yield pair
 
 
-async def test_what_was_missed_comes_by_number_over_all_targets(two: Replicas) -> None:
-    client = await Client.open(two[0], topics="a")
+async def test_what_was_missed_comes_by_number_over_all_targets(two_replicas: SocketReplicas) -> None:
+    client = await WebSocketClient.connect(two_replicas[0], topics="a")
     await client.subscribe("b")
-    await push(two[0], client.sid, {"type": "t", "data": 0})
-    assert (await client.event())["data"] == 0
-    client.cut()
+    await push_message(two_replicas[0], client.sid, {"type": "t", "data": 0})
+    assert (await client.receive_event())["data"] == 0
+    client.abort()
     targets = [client.sid, "topic:a", "all", "topic:b", client.sid, "topic:other", "all", "topic:a"]
     for number, target in enumerate(targets):
-        await push(two[number % 2], target, {"type": "t", "data": number})
-    back = await client.again(two[1])
-    assert back.first["recovered"] is True
+        await push_message(two_replicas[number % 2], target, {"type": "t", "data": number})
+    back = await client.reconnect(two_replicas[1])
+    assert back.first_frame["recovered"] is True
     assert back.sid == client.sid
-    assert back.resume != client.resume
-    assert [(await back.event())["data"] for _ in range(7)] == [0, 1, 2, 3, 4, 6, 7]
-    await push(two[0], "topic:b", {"type": "t", "data": "live"})
-    assert (await back.event())["data"] == "live"
-    await back.nothing()
+    assert back.resume_secret != client.resume_secret
+    assert [(await back.receive_event())["data"] for _ in range(7)] == [0, 1, 2, 3, 4, 6, 7]
+    await push_message(two_replicas[0], "topic:b", {"type": "t", "data": "live"})
+    assert (await back.receive_event())["data"] == "live"
+    await back.assert_nothing_pending()
     await back.close()
 
 
-async def test_without_a_place_nothing_is_missed(two: Replicas) -> None:
-    client = await Client.open(two[0])
+async def test_without_a_place_nothing_is_missed(two_replicas: SocketReplicas) -> None:
+    client = await WebSocketClient.connect(two_replicas[0])
     for number in range(5):
-        await push(two[0], client.sid, {"type": "t", "data": number})
+        await push_message(two_replicas[0], client.sid, {"type": "t", "data": number})
     for _ in range(3):
-        await client.event()
-    client.cut()
-    back = await client.again(two[1], after=False)
-    assert back.first["recovered"] is True
-    seen = [(await back.event())["data"] for _ in range(5)]
+        await client.receive_event()
+    client.abort()
+    back = await client.reconnect(two_replicas[1], with_position=False)
+    assert back.first_frame["recovered"] is True
+    seen = [(await back.receive_event())["data"] for _ in range(5)]
     assert seen == [0, 1, 2, 3, 4], "nothing was proved by a pong, so all is repeated"
     await back.close()
 
 
-async def test_a_secret_works_once_the_client_has_the_next(two: Replicas) -> None:
-    client = await Client.open(two[0])
-    back = await client.again(two[1])
+async def test_a_secret_works_once_the_client_has_the_next(two_replicas: SocketReplicas) -> None:
+    client = await WebSocketClient.connect(two_replicas[0])
+    back = await client.reconnect(two_replicas[1])
     assert back.sid == client.sid
 
     async def refused() -> bool:
         """The pong that proves the new secret is on its way."""
-        thief = await client.again(two[0])
+        thief = await client.reconnect(two_replicas[0])
         stolen = bool(thief.sid == client.sid)
         await thief.close()
         return not stolen
 
-    assert await back.ask("x") == {"pong": True}
+    assert await back.send_command("x") == {"pong": True}
     await asyncio.sleep(0.2)
     assert await refused()
-    await back.nothing()
+    await back.assert_nothing_pending()
     await back.close()
 
 
-async def test_a_lost_answer_does_not_lose_the_session(two: Replicas) -> None:
+async def test_a_lost_answer_does_not_lose_the_session(two_replicas: SocketReplicas) -> None:
     """The replica granted the resume, the network lost the answer: the client knows the old secret only."""
-    client = await Client.open(two[0])
-    await push(two[0], client.sid, {"type": "t", "data": 1})
-    client.cut()
+    client = await WebSocketClient.connect(two_replicas[0])
+    await push_message(two_replicas[0], client.sid, {"type": "t", "data": 1})
+    client.abort()
     for _ in range(3):
-        await lost_answer(two, client)
-    back = await client.again(two[0])
-    assert (back.sid, back.first["recovered"]) == (client.sid, True)
-    assert (await back.event())["data"] == 1
+        await reconnect_and_vanish(two_replicas, client)
+    back = await client.reconnect(two_replicas[0])
+    assert (back.sid, back.first_frame["recovered"]) == (client.sid, True)
+    assert (await back.receive_event())["data"] == 1
     await back.close()
 
 
-async def lost_answer(two: Replicas, client: Client) -> None:
+async def reconnect_and_vanish(two: SocketReplicas, client: WebSocketClient) -> None:
     """Come back as this client, and vanish without having read the first frame."""
     reader, writer = await asyncio.open_connection("127.0.0.1", two[1].port)
     writer.write(
-        f"GET /ws?resume={client.resume}&after={client.after} HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\n"
+        f"GET /ws?resume={client.resume_secret}&after={client.last_sequence} HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\n"
         "connection: upgrade\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\nsec-websocket-version: 13\r\n\r\n".encode()
     )
     assert await reader.read(12) == b"HTTP/1.1 101"
@@ -96,37 +103,40 @@ async def lost_answer(two: Replicas, client: Client) -> None:
 
 
 @pytest.mark.parametrize("resume", ["", "x", "{sid}", "{sid}.", "{sid}.wrong", "{other}"])
-async def test_guessing_and_using_anothers_sid_has_no_effect(two: Replicas, resume: str) -> None:
-    victim, other = await Client.open(two[0]), await Client.open(two[0])
-    wrong = resume.format(sid=victim.sid, other=f"{victim.sid}.{other.resume.partition('.')[2]}")
-    thief = await Client.open(two[1], resume=wrong, after=victim.after)
+async def test_guessing_and_using_anothers_sid_has_no_effect(two_replicas: SocketReplicas, resume: str) -> None:
+    victim, other = await WebSocketClient.connect(two_replicas[0]), await WebSocketClient.connect(two_replicas[0])
+    wrong = resume.format(sid=victim.sid, other=f"{victim.sid}.{other.resume_secret.partition('.')[2]}")
+    thief = await WebSocketClient.connect(two_replicas[1], resume=wrong, after=victim.last_sequence)
     assert thief.sid not in {victim.sid, other.sid}
-    assert thief.first["recovered"] is False
-    await push(two[1], victim.sid, {"type": "t", "data": "for the victim"})
-    assert (await victim.event())["data"] == "for the victim"
-    await thief.nothing()
+    assert thief.first_frame["recovered"] is False
+    await push_message(two_replicas[1], victim.sid, {"type": "t", "data": "for the victim"})
+    assert (await victim.receive_event())["data"] == "for the victim"
+    await thief.assert_nothing_pending()
     for client in (victim, other, thief):
         await client.close()
 
 
-async def test_who_resumes_many_times_at_once_has_one_connection(two: Replicas) -> None:
+async def test_who_resumes_many_times_at_once_has_one_connection(two_replicas: SocketReplicas) -> None:
     """Impatient tabs: one secret, both replicas. All but the last are closed, and that one misses nothing."""
     for turn in range(5):
-        client = await Client.open(two[0])
-        client.cut()
-        await push(two[0], client.sid, {"type": "t", "data": turn})
-        wishes = [Client.open(two[number % 2], resume=client.resume, after=client.after) for number in range(8)]
+        client = await WebSocketClient.connect(two_replicas[0])
+        client.abort()
+        await push_message(two_replicas[0], client.sid, {"type": "t", "data": turn})
+        wishes = [
+            WebSocketClient.connect(two_replicas[number % 2], resume=client.resume_secret, after=client.last_sequence)
+            for number in range(8)
+        ]
         # Who is overtaken before its handshake is answered gets no answer.
         answers = await asyncio.gather(*wishes, return_exceptions=True)
-        backs = [answer for answer in answers if isinstance(answer, Client)]
+        backs = [answer for answer in answers if isinstance(answer, WebSocketClient)]
         assert {back.sid for back in backs} == {client.sid}
-        ends = [asyncio.create_task(back.closed(30)) for back in backs]
+        ends = [asyncio.create_task(back.wait_for_close_code(30)) for back in backs]
         async with asyncio.timeout(8):
             while sum(end.done() for end in ends) < len(backs) - 1:
                 await asyncio.wait([end for end in ends if not end.done()], return_when=asyncio.FIRST_COMPLETED)
         assert {end.result() for end in ends if end.done()} <= {1008}
         (last,) = [number for number, end in enumerate(ends) if not end.done()]
-        answer = await push(two[1], client.sid, {"type": "t", "data": "live"})
+        answer = await push_message(two_replicas[1], client.sid, {"type": "t", "data": "live"})
         assert answer.json()["status"] == "sent"
         async with asyncio.timeout(5):
             while len(backs[last].events) < 2:  # noqa: ASYNC110  # its own task reads
@@ -136,112 +146,112 @@ async def test_who_resumes_many_times_at_once_has_one_connection(two: Replicas) 
         await ends[last]
 
 
-async def test_who_resumes_elsewhere_closes_the_connection_before(two: Replicas) -> None:
-    for here in two.services:
-        client = await Client.open(two[0])
-        back = await client.again(here)
-        assert await client.closed() == 1008
-        await push(two[0], client.sid, {"type": "t", "data": 1})
-        assert (await back.event())["data"] == 1
-        async with http(two[0]) as asking:
+async def test_who_resumes_elsewhere_closes_the_connection_before(two_replicas: SocketReplicas) -> None:
+    for here in two_replicas.services:
+        client = await WebSocketClient.connect(two_replicas[0])
+        back = await client.reconnect(here)
+        assert await client.wait_for_close_code() == 1008
+        await push_message(two_replicas[0], client.sid, {"type": "t", "data": 1})
+        assert (await back.receive_event())["data"] == 1
+        async with http_client(two_replicas[0]) as asking:
             assert (await asking.get(f"/sockets/{client.sid}")).json()["state"] == "online"
         await back.close()
 
 
 @pytest.mark.parametrize("after", ["0-0", "abc", "6f-", "9" * 400, "-1", "{epoch}-999999999", "{epoch}--1"])
-async def test_a_place_that_is_none_is_not_recovered(two: Replicas, after: str) -> None:
-    client = await Client.open(two[0])
-    client.cut()
-    epoch = client.after.partition("-")[0]
-    back = await Client.open(two[0], resume=client.resume, after=after.format(epoch=epoch))
-    assert back.first["recovered"] is False
+async def test_a_place_that_is_none_is_not_recovered(two_replicas: SocketReplicas, after: str) -> None:
+    client = await WebSocketClient.connect(two_replicas[0])
+    client.abort()
+    epoch = client.last_sequence.partition("-")[0]
+    back = await WebSocketClient.connect(two_replicas[0], resume=client.resume_secret, after=after.format(epoch=epoch))
+    assert back.first_frame["recovered"] is False
     assert back.sid == client.sid
-    await push(two[0], client.sid, {"type": "t", "data": 1})
-    assert (await back.event())["data"] == 1
+    await push_message(two_replicas[0], client.sid, {"type": "t", "data": 1})
+    assert (await back.receive_event())["data"] == 1
     await back.close()
 
 
-async def test_more_than_is_kept_is_said(two: Replicas) -> None:
-    client = await Client.open(two[0])
-    client.cut()
-    async with Publisher.from_url(two.redis.url, "/x") as other:
+async def test_more_than_is_kept_is_said(two_replicas: SocketReplicas) -> None:
+    client = await WebSocketClient.connect(two_replicas[0])
+    client.abort()
+    async with Publisher.from_url(two_replicas.redis.url, "/x") as other:
         for number in range(700):
             await other.send(client.sid, "t", number)
-    back = await client.again(two[1])
-    assert back.first["recovered"] is False
-    numbers = [(await back.event())["data"] for _ in range(256)]
+    back = await client.reconnect(two_replicas[1])
+    assert back.first_frame["recovered"] is False
+    numbers = [(await back.receive_event())["data"] for _ in range(256)]
     while numbers[-1] != 699:
-        numbers.append((await back.event())["data"])
+        numbers.append((await back.receive_event())["data"])
     assert numbers == list(range(numbers[0], 700))
-    back.cut()
-    again = await back.again(two[0])
-    assert again.first["recovered"] is True, "the gap has been said; it is not said again"
-    await again.nothing()
+    back.abort()
+    again = await back.reconnect(two_replicas[0])
+    assert again.first_frame["recovered"] is True, "the gap has been said; it is not said again"
+    await again.assert_nothing_pending()
     await again.close()
 
 
-async def test_a_gap_is_told_until_it_was_read(two: Replicas) -> None:
+async def test_a_gap_is_told_until_it_was_read(two_replicas: SocketReplicas) -> None:
     """The first frame that told of it was lost on the way, and meanwhile what proved it has ended."""
-    client = await Client.open(two[0])
-    client.cut()
-    async with Publisher.from_url(two.redis.url, "/x") as other:
+    client = await WebSocketClient.connect(two_replicas[0])
+    client.abort()
+    async with Publisher.from_url(two_replicas.redis.url, "/x") as other:
         for number in range(700):
             await other.send(client.sid, "t", number)
-        await lost_answer(two, client)
-        await soon(lambda: is_away(two, client.sid))
-        await other.redis.execute("DEL", f"gridcast:history:{client.after.partition('-')[0]}:sid:{client.sid}")
-    back = await client.again(two[0])
-    assert (back.sid, back.first["recovered"]) == (client.sid, False)
-    await back.nothing()
-    back.cut()
-    again = await back.again(two[1])
-    assert again.first["recovered"] is True
+        await reconnect_and_vanish(two_replicas, client)
+        await eventually_async(lambda: is_offline(two_replicas, client.sid))
+        await other.redis.execute("DEL", f"gridcast:history:{client.last_sequence.partition('-')[0]}:sid:{client.sid}")
+    back = await client.reconnect(two_replicas[0])
+    assert (back.sid, back.first_frame["recovered"]) == (client.sid, False)
+    await back.assert_nothing_pending()
+    back.abort()
+    again = await back.reconnect(two_replicas[1])
+    assert again.first_frame["recovered"] is True
     await again.close()
 
 
-async def is_away(two: Replicas, sid: str) -> bool:
-    async with http(two[0]) as asking:
+async def is_offline(two: SocketReplicas, sid: str) -> bool:
+    async with http_client(two[0]) as asking:
         return bool((await asking.get(f"/sockets/{sid}")).json()["state"] == "away")
 
 
-async def test_a_busy_topic_that_was_joined_late_is_no_gap(two: Replicas) -> None:
+async def test_a_busy_topic_that_was_joined_late_is_no_gap(two_replicas: SocketReplicas) -> None:
     """More than its history holds went through the topic before the client joined it."""
-    client = await Client.open(two[0])
-    async with Publisher.from_url(two.redis.url, "/x") as other:
+    client = await WebSocketClient.connect(two_replicas[0])
+    async with Publisher.from_url(two_replicas.redis.url, "/x") as other:
         for number in range(500):
             await other.publish("busy", "t", number)
         await client.subscribe("busy")
-        client.cut()
+        client.abort()
         await other.publish("busy", "t", "missed")
-    back = await client.again(two[1])
-    assert back.first["recovered"] is True
-    assert (await back.event())["data"] == "missed"
-    await back.nothing()
+    back = await client.reconnect(two_replicas[1])
+    assert back.first_frame["recovered"] is True
+    assert (await back.receive_event())["data"] == "missed"
+    await back.assert_nothing_pending()
     await back.close()
 
 
-async def test_last_values_are_not_kept_and_are_no_gap(two: Replicas) -> None:
-    client = await Client.open(two[0])
-    async with Publisher.from_url(two.redis.url, "/x") as other:
+async def test_last_values_are_not_kept_and_are_no_gap(two_replicas: SocketReplicas) -> None:
+    client = await WebSocketClient.connect(two_replicas[0])
+    async with Publisher.from_url(two_replicas.redis.url, "/x") as other:
         await other.send(client.sid, "progress", 1, conflation_key=True)
-        assert (await client.event())["data"] == 1
-        client.cut()
+        assert (await client.receive_event())["data"] == 1
+        client.abort()
         await other.send(client.sid, "t", "kept")
         await other.send(client.sid, "progress", 2, conflation_key=True)
-    back = await client.again(two[1])
-    assert back.first["recovered"] is True
-    assert (await back.event())["data"] == "kept"
-    await back.nothing()
+    back = await client.reconnect(two_replicas[1])
+    assert back.first_frame["recovered"] is True
+    assert (await back.receive_event())["data"] == "kept"
+    await back.assert_nothing_pending()
     await back.close()
 
 
-async def test_pushes_go_on_while_a_client_returns(two: Replicas) -> None:
+async def test_pushes_go_on_while_a_client_returns(two_replicas: SocketReplicas) -> None:
     """300 numbered pushes, a new connection after each dozen, alternating replicas: all once, all in order, none flagged."""
-    client = await Client.open(two[0])
+    client = await WebSocketClient.connect(two_replicas[0])
     seen: list[int] = []
 
     async def pushing() -> None:
-        async with Publisher.from_url(two.redis.url, "/x") as other:
+        async with Publisher.from_url(two_replicas.redis.url, "/x") as other:
             for number in range(300):
                 await other.send(client.sid, "t", number)
                 await asyncio.sleep(0.001)
@@ -249,68 +259,70 @@ async def test_pushes_go_on_while_a_client_returns(two: Replicas) -> None:
     task = asyncio.create_task(pushing())
     turn = 0
     while len(seen) < 300:
-        event = await client.event()
+        event = await client.receive_event()
         seen.append(event["data"])
         if len(seen) % 12 == 0 and len(seen) < 300:
             turn += 1
             if turn % 2:
-                client.cut()
-            client = await client.again(two[turn % 2])
-            assert client.first["recovered"] is True
+                client.abort()
+            client = await client.reconnect(two_replicas[turn % 2])
+            assert client.first_frame["recovered"] is True
     await task
     assert seen == list(range(300))
-    await client.nothing()
+    await client.assert_nothing_pending()
     await client.close()
 
 
-async def test_a_killed_replicas_clients_miss_nothing(two: Replicas) -> None:
-    victim = two.start()
-    clients = [await Client.open(victim, topics="t") for _ in range(5)]
+async def test_a_killed_replicas_clients_miss_nothing(two_replicas: SocketReplicas) -> None:
+    victim = two_replicas.start()
+    clients = [await WebSocketClient.connect(victim, topics="t") for _ in range(5)]
     victim.child.send_signal(signal.SIGKILL)
-    codes = [await client.closed() for client in clients]
+    codes = [await client.wait_for_close_code() for client in clients]
     assert codes == [1006] * 5
     for number, client in enumerate(clients):
-        answer = await push(two[0], client.sid, {"type": "t", "data": number})
+        answer = await push_message(two_replicas[0], client.sid, {"type": "t", "data": number})
         assert answer.json()["status"] == "queued"
-    await push(two[0], "topic:t", {"type": "t", "data": "topic"})
+    await push_message(two_replicas[0], "topic:t", {"type": "t", "data": "topic"})
     for number, client in enumerate(clients):
-        back = await client.again(two[number % 2])
-        assert (back.sid, back.first["recovered"]) == (client.sid, True)
-        assert [(await back.event())["data"] for _ in range(2)] == [number, "topic"]
-        await back.nothing()
+        back = await client.reconnect(two_replicas[number % 2])
+        assert (back.sid, back.first_frame["recovered"]) == (client.sid, True)
+        assert [(await back.receive_event())["data"] for _ in range(2)] == [number, "topic"]
+        await back.assert_nothing_pending()
         await back.close()
 
 
-async def test_topics_and_meta_stay(two: Replicas) -> None:
-    client = await Client.open(two[0], topics="a,b", meta='{"name":"ann"}')
-    await client.ask({"type": "unsubscribe", "topic": "b"})
-    client.cut()
-    back = await Client.open(two[1], resume=client.resume, after=client.after, topics="c")
-    async with http(two[0]) as asking:
+async def test_topics_and_meta_stay(two_replicas: SocketReplicas) -> None:
+    client = await WebSocketClient.connect(two_replicas[0], topics="a,b", meta='{"name":"ann"}')
+    await client.send_command({"type": "unsubscribe", "topic": "b"})
+    client.abort()
+    back = await WebSocketClient.connect(
+        two_replicas[1], resume=client.resume_secret, after=client.last_sequence, topics="c"
+    )
+    async with http_client(two_replicas[0]) as asking:
         said = (await asking.get(f"/sockets/{client.sid}")).json()
     assert said["topics"] == ["a", "c"]
     assert said["meta"] == {"name": "ann"}
     await back.close()
 
 
-async def test_closed_by_an_operator_is_for_good(two: Replicas) -> None:
-    client = await Client.open(two[0])
-    async with http(two[1]) as asking:
+async def test_closed_by_an_operator_is_for_good(two_replicas: SocketReplicas) -> None:
+    client = await WebSocketClient.connect(two_replicas[0])
+    async with http_client(two_replicas[1]) as asking:
         assert (await asking.delete(f"/sockets/{client.sid}")).status_code == 204
-        assert await client.closed() == 1008
+        assert await client.wait_for_close_code() == 1008
         assert (await asking.get(f"/sockets/{client.sid}")).status_code == 404
         assert (await asking.delete(f"/sockets/{client.sid}")).status_code == 404
-    back = await client.again(two[0])
+    back = await client.reconnect(two_replicas[0])
     assert back.sid != client.sid
-    assert back.first["recovered"] is False
+    assert back.first_frame["recovered"] is False
     await back.close()
     # One that is away cannot come back either.
-    await soon(lambda: gone(two, back.sid))
-    other = await back.again(two[0])
+    await eventually_async(lambda: delete_session(two_replicas, back.sid))
+    other = await back.reconnect(two_replicas[0])
     assert other.sid != back.sid
     await other.close()
 
 
-async def gone(two: Replicas, sid: str) -> bool:
-    async with http(two[0]) as asking:
+async def delete_session(two: SocketReplicas, sid: str) -> bool:
+    async with http_client(two[0]) as asking:
         return (await asking.delete(f"/sockets/{sid}")).status_code == 204

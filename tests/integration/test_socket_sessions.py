@@ -22,12 +22,12 @@ from services.socket.presence import PresenceManager
 from services.socket.scripts import ACQUIRE_SESSIONS, READ_HISTORY, RESUME_WINDOW_SECONDS
 from services.socket.sessions import SessionStore, hash_secret
 from services.socket.settings import SocketSettings
-from tests.support.websocket_client import soon
+from tests.support.websocket_client import eventually_async
 
 pytestmark = pytest.mark.anyio
 
 
-class Paper:
+class RecordingSink:
     """A Sink that writes down what it is given."""
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Paper:
 
 
 @dataclass
-class Replica:
+class InProcessReplica:
     """A replica without its server."""
 
     push: Publisher
@@ -53,9 +53,9 @@ class Replica:
     attendance: PresenceManager
     delivery: RedisBroker
 
-    async def enter(self, sid: str, presented: str = "") -> tuple[SocketClient, Paper]:
+    async def add_client(self, sid: str, presented: str = "") -> tuple[SocketClient, RecordingSink]:
         """A socket that is ready; its secret is named after how often it came."""
-        paper = Paper()
+        paper = RecordingSink()
         peer = SocketClient(sid, f"{presented}+", paper)
         claim = await self.directory.acquire(sid, presented, peer.secret_hash, "", ())
         assert claim is not None
@@ -68,25 +68,25 @@ class Replica:
         peer.flush_replay_buffer()
         return peer, paper
 
-    async def evaluated(self) -> int:
+    async def count_script_calls(self) -> int:
         """Scripts that Redis has run so far."""
         said = await self.push.redis.execute("INFO", "commandstats")
         return sum(said.get(name, {"calls": 0})["calls"] for name in ("cmdstat_eval", "cmdstat_evalsha"))
 
-    async def listed(self) -> int:
+    async def count_listed_sids(self) -> int:
         return int(await self.push.redis.execute("ZCARD", "gridcast:sids"))
 
 
 @pytest.fixture
-async def replica(redis_url: str) -> AsyncIterator[Replica]:
+async def replica(redis_url: str) -> AsyncIterator[InProcessReplica]:
     hub = Hub()
     async with Publisher.from_url(redis_url, "/socket") as push:
         directory = SessionStore(push.redis, "node", 3)
         attendance = PresenceManager(hub, directory)
         delivery = RedisBroker(push.redis, hub, directory, History(push.redis), attendance)
         delivery.start()
-        await soon(lambda: now(delivery.live))
-        yield Replica(push, hub, directory, attendance, delivery)
+        await eventually_async(lambda: now(delivery.live))
+        yield InProcessReplica(push, hub, directory, attendance, delivery)
         await delivery.aclose()
         await directory.aclose()
         await attendance.aclose()
@@ -96,12 +96,12 @@ async def now(value: Any) -> Any:
     return value
 
 
-async def test_a_storm_of_claims_is_a_few_calls_and_each_gets_its_own_answer(replica: Replica) -> None:
+async def test_a_storm_of_claims_is_a_few_calls_and_each_gets_its_own_answer(replica: InProcessReplica) -> None:
     claim = replica.directory.acquire
     known, other = new_sid(), new_sid()
     await claim(known, "", "first", '{"n":1}', ("a",))
     await claim(other, "", "first", "", ())
-    before = await replica.evaluated()
+    before = await replica.count_script_calls()
     fresh = [claim(new_sid(), "", f"{n}", "", ("a", f"t{n}")) for n in range(200)]
     special = [
         claim(known, "first", "second", "", ("b",)),
@@ -111,7 +111,7 @@ async def test_a_storm_of_claims_is_a_few_calls_and_each_gets_its_own_answer(rep
         claim(other, "first", "third", "", ()),
     ]
     answers = await asyncio.gather(*fresh[:100], *special, *fresh[100:], return_exceptions=True)
-    assert await replica.evaluated() - before <= 8
+    assert await replica.count_script_calls() - before <= 8
     epoch, number = replica.delivery.epoch, 0
     found = [answer for answer in answers if not isinstance(answer, BaseException)]
     back, wrong, unknown, last = found[100:104]
@@ -126,10 +126,10 @@ async def test_a_storm_of_claims_is_a_few_calls_and_each_gets_its_own_answer(rep
     topics = Counter(topic for one in found[:100] if one is not None for topic in one.topics)
     assert topics["a"] == 100
     assert len(topics) == 101
-    assert await replica.listed() == 202
+    assert await replica.count_listed_sids() == 202
 
 
-async def test_the_list_of_all_forgets_whose_record_has_ended(replica: Replica) -> None:
+async def test_the_list_of_all_forgets_whose_record_has_ended(replica: InProcessReplica) -> None:
     sids = sorted([new_sid() for _ in range(25)])
     for sid in sids:
         await replica.directory.acquire(sid, "", "secret", "", ())
@@ -139,18 +139,18 @@ async def test_the_list_of_all_forgets_whose_record_has_ended(replica: Replica) 
     while len(places) == 1 or places[-1]:
         places.append(await replica.directory.prune_expired(places[-1], 10))
     assert places == ["", sids[9], sids[19], ""]
-    assert await replica.listed() == 12
+    assert await replica.count_listed_sids() == 12
 
 
-async def test_who_resumes_here_while_records_are_refreshed_stays(replica: Replica) -> None:
+async def test_who_resumes_here_while_records_are_refreshed_stays(replica: InProcessReplica) -> None:
     """The refresh that is under way knows the connection before: its sid has moved, and not away from here."""
     sid = new_sid()
-    before, _ = await replica.enter(sid)
+    before, _ = await replica.add_client(sid)
     claim = await replica.directory.acquire(sid, before.secret_hash, "new", "", ())
     assert claim is not None
     refreshing = asyncio.create_task(replica.attendance.refresh([before]))
     await asyncio.sleep(0)
-    paper = Paper()
+    paper = RecordingSink()
     peer = SocketClient(sid, "new", paper)
     replica.hub.add(peer)
     peer.flush_replay_buffer()
@@ -158,10 +158,10 @@ async def test_who_resumes_here_while_records_are_refreshed_stays(replica: Repli
     assert (replica.hub.find(sid), paper.closed) == (peer, None)
 
 
-async def test_who_has_resumed_elsewhere_is_found_by_the_next_refresh(replica: Replica) -> None:
+async def test_who_has_resumed_elsewhere_is_found_by_the_next_refresh(replica: InProcessReplica) -> None:
     """Where the other replica's word came before the socket was held here."""
     sid = new_sid()
-    peer, paper = await replica.enter(sid)
+    peer, paper = await replica.add_client(sid)
     other = SessionStore(replica.push.redis, "other", 3)
     replica.hub.remove(peer)  # so that the word itself finds nobody
     assert await other.acquire(sid, peer.secret_hash, "new", "", ()) is not None
@@ -176,10 +176,10 @@ async def test_who_has_resumed_elsewhere_is_found_by_the_next_refresh(replica: R
 
 
 async def test_who_becomes_ready_while_redis_begins_anew_is_told(
-    replica: Replica, monkeypatch: pytest.MonkeyPatch
+    replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its replay ends after Redis was asked which memory this is, and before anybody here knows the answer."""
-    peer, paper = await replica.enter(new_sid())
+    peer, paper = await replica.add_client(new_sid())
     peer.replay_buffer = []
     ask = replica.directory.register_node
 
@@ -192,35 +192,35 @@ async def test_who_becomes_ready_while_redis_begins_anew_is_told(
     await replica.push.broadcast("t", 1)
     await replica.push.redis.execute("FLUSHALL")
     await replica.push.redis.execute("CLIENT", "KILL", "TYPE", "pubsub")
-    await soon(lambda: now(any(b"socket.resync" in frame for frame in paper.frames)))
-    await soon(lambda: now(replica.delivery.live))
+    await eventually_async(lambda: now(any(b"socket.resync" in frame for frame in paper.frames)))
+    await eventually_async(lambda: now(replica.delivery.live))
     await replica.push.broadcast("t", 2)
-    await soon(lambda: now(any(b'"data":2' in frame for frame in paper.frames)))
+    await eventually_async(lambda: now(any(b'"data":2' in frame for frame in paper.frames)))
 
 
-class Stalled(Paper):
+class StalledSink(RecordingSink):
     """A client that reads nothing of its replay until it may."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.waits, self.may = asyncio.Event(), asyncio.Event()
+        self.stalled, self.release = asyncio.Event(), asyncio.Event()
 
     async def drained(self) -> None:
-        self.waits.set()
-        await self.may.wait()
+        self.stalled.set()
+        await self.release.wait()
 
 
-def edge(replica: Replica) -> tuple[WebSocketHandler, Acceptor]:
+def make_handler_and_acceptor(replica: InProcessReplica) -> tuple[WebSocketHandler, Acceptor]:
     delivery, history = replica.delivery, replica.delivery._history
     parts = (SocketSettings(), replica.hub, replica.directory)
     entrance = Acceptor(*parts, history, delivery, replica.attendance)
     return WebSocketHandler(*parts, delivery, replica.attendance, entrance), entrance
 
 
-async def test_no_place_is_told_in_a_memory_that_is_not_known_yet(replica: Replica) -> None:
+async def test_no_place_is_told_in_a_memory_that_is_not_known_yet(replica: InProcessReplica) -> None:
     """Redis was emptied a moment ago: "since" would name a place in no sequence."""
-    sockets, _ = edge(replica)
-    peer, _ = await replica.enter(new_sid())
+    sockets, _ = make_handler_and_acceptor(replica)
+    peer, _ = await replica.add_client(new_sid())
     assert await sockets._subscribe(peer, "a") == f"{replica.delivery.epoch}-0"
     await replica.push.redis.execute("FLUSHALL")
     with pytest.raises(ServiceUnavailable):
@@ -228,12 +228,12 @@ async def test_no_place_is_told_in_a_memory_that_is_not_known_yet(replica: Repli
     assert (set(peer.topics), set(replica.hub.subscribers)) == ({"a"}, {"a"})
 
 
-async def returning(replica: Replica) -> tuple[SocketClient, Stalled, asyncio.Task[None]]:
+async def start_recovering_client(replica: InProcessReplica) -> tuple[SocketClient, StalledSink, asyncio.Task[None]]:
     """A socket in the middle of a replay of one event."""
     delivery = replica.delivery
-    sockets, entrance = edge(replica)
-    peer, _ = await replica.enter(new_sid())
-    client = Stalled()
+    sockets, entrance = make_handler_and_acceptor(replica)
+    peer, _ = await replica.add_client(new_sid())
+    client = StalledSink()
     peer.sink, peer.replay_buffer = client, []
     await replica.push.broadcast("t", 1)
     missed = await entrance.recover(peer)
@@ -246,56 +246,56 @@ async def returning(replica: Replica) -> tuple[SocketClient, Stalled, asyncio.Ta
         generation=delivery.generation,
     )
     task = asyncio.create_task(sockets._replay_missed(entry, client))  # type: ignore[arg-type]  # as much of a connection as it needs
-    await client.waits.wait()
+    await client.stalled.wait()
     return peer, client, task
 
 
-async def test_redis_begins_anew_in_the_middle_of_a_replay(replica: Replica) -> None:
+async def test_redis_begins_anew_in_the_middle_of_a_replay(replica: InProcessReplica) -> None:
     """What the socket would hear next cannot be known: it is sent away, and comes back."""
-    peer, client, task = await returning(replica)
+    peer, client, task = await start_recovering_client(replica)
     before = replica.delivery.epoch
     await replica.push.redis.execute("FLUSHALL")
     await replica.push.redis.execute("CLIENT", "KILL", "TYPE", "pubsub")
-    await soon(lambda: now(replica.delivery.live and replica.delivery.epoch != before))
-    client.may.set()
+    await eventually_async(lambda: now(replica.delivery.live and replica.delivery.epoch != before))
+    client.release.set()
     with pytest.raises(ServiceUnavailable, match="anew"):
         await task
     assert replica.hub.ready_clients() == []
     assert peer.replay_buffer is not None
 
 
-async def test_a_subscription_is_lost_in_the_middle_of_a_replay(replica: Replica) -> None:
+async def test_a_subscription_is_lost_in_the_middle_of_a_replay(replica: InProcessReplica) -> None:
     """Those that are ready are caught up; this one looks again for itself."""
-    peer, client, task = await returning(replica)
+    peer, client, task = await start_recovering_client(replica)
     lives = replica.delivery.generation
     await replica.push.redis.execute("CLIENT", "KILL", "TYPE", "pubsub")
     await replica.push.broadcast("t", 2)
-    await soon(lambda: now(replica.delivery.live and replica.delivery.generation > lives))
+    await eventually_async(lambda: now(replica.delivery.live and replica.delivery.generation > lives))
     await replica.push.broadcast("t", 3)
     await replica.delivery._subscription.barrier()
-    client.may.set()
+    client.release.set()
     await task
     assert [frame[frame.index(b'"data":') + 7 : -1] for frame in client.frames] == [b"1", b"2", b"3"]
     assert replica.hub.ready_clients() == [peer]
 
 
-async def test_a_replica_that_has_not_heard_for_long_says_so(replica: Replica) -> None:
+async def test_a_replica_that_has_not_heard_for_long_says_so(replica: InProcessReplica) -> None:
     """It was frozen: it has noticed no loss, and what it has missed may have ended without a trace."""
-    peer, paper = await replica.enter(new_sid())
+    peer, paper = await replica.add_client(new_sid())
     await replica.push.broadcast("t", 1, conflation_key=True)
     lives = replica.delivery.generation
     await replica.push.redis.execute("CLIENT", "KILL", "TYPE", "pubsub")
-    await soon(lambda: now(replica.delivery.generation > lives and replica.delivery.live))
+    await eventually_async(lambda: now(replica.delivery.generation > lives and replica.delivery.live))
     paper.frames.clear()
     assert not peer.confirmed_position.startswith(GAP_PREFIX)
     replica.delivery._last_contact_at -= RESUME_WINDOW_SECONDS + 5
     await replica.push.redis.execute("CLIENT", "KILL", "TYPE", "pubsub")
-    await soon(lambda: now(paper.frames))
+    await eventually_async(lambda: now(paper.frames))
     assert b"socket.resync" in paper.frames[0]
     assert peer.confirmed_position == f"{GAP_PREFIX}{replica.delivery.epoch}-1", "until it has answered a ping"
 
 
-async def test_a_reading_of_histories_is_bounded(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_reading_of_histories_is_bounded(replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is over the bound is flagged, and nothing of it is given; what came to the others is."""
     monkeypatch.setattr("services.socket.history.MAX_BYTES_PER_CALL", 30_000)
     monkeypatch.setattr("services.socket.history.MAX_RECOVERY_BYTES", 30_000)
@@ -310,7 +310,7 @@ async def test_a_reading_of_histories_is_bounded(replica: Replica, monkeypatch: 
     assert [(entry.name, entry.offset) for entry in missed.entries] == [*(("a", n) for n in range(1, 23, 3)), ("c", 24)]
 
 
-def after_the_first(
+def run_after_first_call(
     monkeypatch: pytest.MonkeyPatch, redis: RedisClient, script: LuaScript, then: Callable[[], Awaitable[object]]
 ) -> None:
     """Once, when this client's first call of `script` has been answered, and before its next one."""
@@ -327,20 +327,20 @@ def after_the_first(
     monkeypatch.setattr(redis, "eval", watched)
 
 
-def said(paper: Paper) -> list[bytes]:
+def event_data(paper: RecordingSink) -> list[bytes]:
     """What the events on it carry."""
     return [frame[frame.index(b'"data":') + 7 : -1] for frame in paper.frames]
 
 
 async def test_a_push_between_two_calls_of_a_reading_loses_nothing(
-    replica: Replica, redis_url: str, monkeypatch: pytest.MonkeyPatch
+    replica: InProcessReplica, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """150 sockets are caught up in two calls. A push to all between them is too late for the first; one to a sid of the second
     that comes after it is not, and must not be given: the one before it is still to come.
     """
-    crowd = [await replica.enter(new_sid()) for _ in range(150)]
+    crowd = [await replica.add_client(new_sid()) for _ in range(150)]
     await replica.push.broadcast("t", 1)
-    await soon(lambda: now(all(paper.frames for _, paper in crowd)))
+    await eventually_async(lambda: now(all(paper.frames for _, paper in crowd)))
 
     async with Publisher.from_url(redis_url, "/x") as other:
 
@@ -350,19 +350,19 @@ async def test_a_push_between_two_calls_of_a_reading_loses_nothing(
                 await other.send(peer.sid, "t", 4)
             await other.broadcast("t", 5)
 
-        after_the_first(monkeypatch, replica.push.redis, READ_HISTORY, between)
+        run_after_first_call(monkeypatch, replica.push.redis, READ_HISTORY, between)
         await other.redis.execute("CLIENT", "KILL", "TYPE", "pubsub")
         await other.broadcast("t", 2)
-        await soon(lambda: now(all(said(paper)[-1:] == [b"5"] for _, paper in crowd)))
+        await eventually_async(lambda: now(all(event_data(paper)[-1:] == [b"5"] for _, paper in crowd)))
     for number, (_, paper) in enumerate(crowd):
-        assert said(paper) == ([b"1", b"2", b"3", b"4", b"5"] if number in {0, 149} else [b"1", b"2", b"3", b"5"])
+        assert event_data(paper) == ([b"1", b"2", b"3", b"4", b"5"] if number in {0, 149} else [b"1", b"2", b"3", b"5"])
 
 
 async def test_a_push_between_two_calls_of_a_resume_loses_nothing(
-    replica: Replica, redis_url: str, monkeypatch: pytest.MonkeyPatch
+    replica: InProcessReplica, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.socket.history.QUERIES_PER_CALL", 2)
-    sockets, entrance = edge(replica)
+    sockets, entrance = make_handler_and_acceptor(replica)
     sid = new_sid()
     claim = await replica.directory.acquire(sid, "", hash_secret("secret"), "", ("a", "b", "c"))
     assert claim is not None
@@ -377,9 +377,9 @@ async def test_a_push_between_two_calls_of_a_resume_loses_nothing(
                 await other.publish(topic, "t", 3 + number)
             await other.broadcast("t", 7)
 
-        after_the_first(monkeypatch, replica.push.redis, READ_HISTORY, between)
-        client = Stalled()
-        client.may.set()
+        run_after_first_call(monkeypatch, replica.push.redis, READ_HISTORY, between)
+        client = StalledSink()
+        client.release.set()
         entry = await entrance._resume_session(
             ConnectRequest(sid, "secret", f"{claim.epoch}-{claim.offset}", (), ""), client
         )
@@ -387,16 +387,16 @@ async def test_a_push_between_two_calls_of_a_resume_loses_nothing(
         assert entry.recovered
         monkeypatch.setattr(client, "ping_now", lambda: None, raising=False)
         await sockets._replay_missed(entry, client)  # type: ignore[arg-type]  # as much of a connection as it needs
-        await soon(lambda: now(said(client)[-1:] == [b"7"]))
-    assert said(client) == [b"%d" % number for number in range(1, 8)]
+        await eventually_async(lambda: now(event_data(client)[-1:] == [b"7"]))
+    assert event_data(client) == [b"%d" % number for number in range(1, 8)]
 
 
 async def test_who_becomes_ready_while_others_are_caught_up_gets_nothing_of_theirs(
-    replica: Replica, redis_url: str, monkeypatch: pytest.MonkeyPatch
+    replica: InProcessReplica, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """He has looked for himself, a moment before the others were looked for: what came between is still to come to him."""
-    others = [await replica.enter(new_sid()) for _ in range(2)]
-    peer, paper = await replica.enter(new_sid())
+    others = [await replica.add_client(new_sid()) for _ in range(2)]
+    peer, paper = await replica.add_client(new_sid())
     peer.replay_buffer = []
     await replica.push.broadcast("t", 1)
     await replica.delivery._subscription.barrier()
@@ -417,12 +417,14 @@ async def test_who_becomes_ready_while_others_are_caught_up_gets_nothing_of_thei
         monkeypatch.setattr(History, "read_after", reading)
         await other.redis.execute("CLIENT", "KILL", "TYPE", "pubsub")
         await other.broadcast("t", 2)
-        await soon(lambda: now(said(paper)[-1:] == [b"4"]))
-    assert said(paper) == [b"1", b"2", b"3", b"4"]
-    assert [said(one) for _, one in others] == [[b"1", b"2", b"4"]] * 2
+        await eventually_async(lambda: now(event_data(paper)[-1:] == [b"4"]))
+    assert event_data(paper) == [b"1", b"2", b"3", b"4"]
+    assert [event_data(one) for _, one in others] == [[b"1", b"2", b"4"]] * 2
 
 
-async def test_a_topic_that_is_joined_during_a_beat_is_heard(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_topic_that_is_joined_during_a_beat_is_heard(
+    replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The beat gives up what nobody wants any more, and the second of it is wanted again while the first is given up."""
     delivery = replica.delivery
     for topic in ("a", "b"):
@@ -438,7 +440,7 @@ async def test_a_topic_that_is_joined_during_a_beat_is_heard(replica: Replica, m
     monkeypatch.setattr(delivery._subscription, "unsubscribe", slow)
     beats = [asyncio.create_task(delivery._try_heartbeat()) for _ in range(2)]
     await giving_up.wait()
-    peer, paper = await replica.enter(new_sid())
+    peer, paper = await replica.add_client(new_sid())
     replica.hub.subscribe(peer, "b", 0)
     await delivery.subscribe_topic("b")
     may.set()
@@ -446,10 +448,10 @@ async def test_a_topic_that_is_joined_during_a_beat_is_heard(replica: Replica, m
     assert set(delivery._topic_subscriptions) == {"b"}
     await replica.push.publish("b", "t", 1)
     await delivery._subscription.barrier()
-    assert said(paper) == [b"1"]
+    assert event_data(paper) == [b"1"]
 
 
-async def test_beats_come_one_after_the_other(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_beats_come_one_after_the_other(replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one of the clock, and the one of who has heard that Redis was emptied."""
     inside, most = 0, 0
 
@@ -465,16 +467,16 @@ async def test_beats_come_one_after_the_other(replica: Replica, monkeypatch: pyt
     assert most == 1
 
 
-async def is_away(replica: Replica, sid: str) -> bool:
+async def is_offline(replica: InProcessReplica, sid: str) -> bool:
     presence = await replica.directory.find(sid)
     return presence is not None and not presence.online
 
 
 async def test_who_leaves_while_records_are_refreshed_is_away(
-    replica: Replica, monkeypatch: pytest.MonkeyPatch
+    replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The refresh that is under way still has it, and puts its record back to online after its leave was noted."""
-    peer, _ = await replica.enter(new_sid())
+    peer, _ = await replica.add_client(new_sid())
     refresh = replica.directory.refresh
 
     async def overtaken(seats: Any) -> Any:
@@ -484,14 +486,14 @@ async def test_who_leaves_while_records_are_refreshed_is_away(
 
     monkeypatch.setattr(replica.directory, "refresh", overtaken)
     await replica.attendance.refresh([peer])
-    await soon(lambda: is_away(replica, peer.sid), 2)
+    await eventually_async(lambda: is_offline(replica, peer.sid), 2)
 
 
 async def test_a_claim_whose_answer_was_lost_leaves_nobody_online(
-    replica: Replica, monkeypatch: pytest.MonkeyPatch
+    replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sid was given to a socket that never enters. Its client comes back with the secret that it has, to where it was."""
-    _, entrance = edge(replica)
+    _, entrance = make_handler_and_acceptor(replica)
     sid = new_sid()
     claim = await replica.directory.acquire(sid, "", hash_secret("secret"), "", ("a",))
     assert claim is not None
@@ -501,17 +503,17 @@ async def test_a_claim_whose_answer_was_lost_leaves_nobody_online(
     async def lost() -> None:
         raise ServiceUnavailable("Redis is unavailable")
 
-    after_the_first(monkeypatch, replica.push.redis, ACQUIRE_SESSIONS, lost)
+    run_after_first_call(monkeypatch, replica.push.redis, ACQUIRE_SESSIONS, lost)
     with pytest.raises(ServiceUnavailable):
-        await entrance._resume_session(wish, Paper())
-    await soon(lambda: is_away(replica, sid), 2)
-    entry = await entrance._resume_session(wish, Paper())
+        await entrance._resume_session(wish, RecordingSink())
+    await eventually_async(lambda: is_offline(replica, sid), 2)
+    entry = await entrance._resume_session(wish, RecordingSink())
     assert entry is not None
     assert entry.recovered
     assert [missed.offset for missed in entry.recovered_entries] == [1]
 
 
-async def test_a_new_replica_does_not_deny_the_sids_of_others(replica: Replica) -> None:
+async def test_a_new_replica_does_not_deny_the_sids_of_others(replica: InProcessReplica) -> None:
     """Redis was emptied, and the first to find it is a replica that has just started: the others have yet to say who is there."""
     await replica.delivery.aclose()
     await replica.push.redis.execute("FLUSHALL")
@@ -527,10 +529,10 @@ async def test_a_new_replica_does_not_deny_the_sids_of_others(replica: Replica) 
 
 
 async def test_what_could_not_be_handed_over_is_not_taken_for_heard(
-    replica: Replica, monkeypatch: pytest.MonkeyPatch
+    replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fault in the middle of a delivery: the subscription is opened anew, and what comes next is what was missed."""
-    _, paper = await replica.enter(new_sid())
+    _, paper = await replica.add_client(new_sid())
     deliver = replica.hub.fan_out
 
     def failing(*_: Any) -> int:
@@ -539,23 +541,23 @@ async def test_what_could_not_be_handed_over_is_not_taken_for_heard(
 
     monkeypatch.setattr(replica.hub, "fan_out", failing)
     await replica.push.broadcast("t", 1)
-    await soon(lambda: now(paper.frames))
-    assert said(paper) == [b"1"]
+    await eventually_async(lambda: now(paper.frames))
+    assert event_data(paper) == [b"1"]
 
 
-async def test_a_page_of_records_is_read_in_parts(replica: Replica) -> None:
+async def test_a_page_of_records_is_read_in_parts(replica: InProcessReplica) -> None:
     """A thousand of them with all that they may hold are 20 MB: neither Redis nor this process stops for so much."""
     sids = sorted([new_sid() for _ in range(130)])
     for sid in sids:
         await replica.directory.acquire(sid, "", "secret", "", ("a",))
-    before = await replica.evaluated()
+    before = await replica.count_script_calls()
     found, following = await replica.directory.list_page("", 1000)
     assert [presence.sid for presence in found] == sids
     assert following is None
-    assert await replica.evaluated() - before == 3
+    assert await replica.count_script_calls() - before == 3
 
 
-class Wire(Stalled):
+class ScriptedConnection(StalledSink):
     """As much of a connection as a whole conversation needs."""
 
     dismissed, query, closed_with = False, b"", 0
@@ -564,11 +566,13 @@ class Wire(Stalled):
         self.frames.append(first)
 
 
-async def test_a_fault_of_ours_ends_one_socket_with_1011(replica: Replica, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_fault_of_ours_ends_one_socket_with_1011(
+    replica: InProcessReplica, caplog: pytest.LogCaptureFixture
+) -> None:
     """No client can bring it about as far as we know, so the fault is made here."""
-    sockets, entrance = edge(replica)
-    wire = Wire()
-    wire.may.set()
+    sockets, entrance = make_handler_and_acceptor(replica)
+    wire = ScriptedConnection()
+    wire.release.set()
     turns = iter([{"type": "websocket.connect"}])
 
     async def receive() -> dict[str, Any]:

@@ -16,25 +16,27 @@ import pytest
 from bson import ObjectId
 
 from deploy.local.ports import free_ports
-from tests.support.databases import Server
-from tests.support.media_library import CHUNK, EDGES, Library, environment, library
-from tests.support.processes import Service, Start
+from tests.support.databases import ServerProcess
+from tests.support.media_library import BOUNDARY_SIZES, CHUNK_SIZE, MediaServices, run_media_services, storage_env
+from tests.support.processes import ServiceProcess, StartService
 from tests.support.waiting import eventually
 
-SIZE = 3 * CHUNK + 1000
+SIZE = 3 * CHUNK_SIZE + 1000
 DATA = random.Random(5).randbytes(SIZE)
 ETAG = f'"sha256-{hashlib.sha256(DATA).hexdigest()}"'
 
 
 @pytest.fixture(scope="module")
-def lib(mongod: Server, redis_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
-    with library(tmp_path_factory.mktemp("read"), mongod, redis_server.url, "test_stream_read") as lib:
+def media_services(
+    mongod: ServerProcess, redis_server: ServerProcess, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MediaServices]:
+    with run_media_services(tmp_path_factory.mktemp("read"), mongod, redis_server.url, "test_stream_read") as lib:
         lib.put("a.webm", DATA)
         lib.put("empty.webm", b"")
         yield lib
 
 
-def raw(service: Service, request: bytes, *, until_closed: bool = True) -> bytes:
+def send_raw(service: ServiceProcess, request: bytes, *, until_closed: bool = True) -> bytes:
     """What the service answers to exactly these bytes."""
     with contextlib.closing(socket.create_connection(("127.0.0.1", service.port), 10)) as client:
         client.sendall(request)
@@ -46,8 +48,8 @@ def raw(service: Service, request: bytes, *, until_closed: bool = True) -> bytes
         return answer
 
 
-def test_the_whole_file_with_all_that_is_known_of_it(lib: Library) -> None:
-    answer = lib.get("a.webm")
+def test_the_whole_file_with_all_that_is_known_of_it(media_services: MediaServices) -> None:
+    answer = media_services.get("a.webm")
     assert answer.status_code == 200
     assert answer.content == DATA
     said = answer.headers
@@ -71,9 +73,9 @@ def test_the_whole_file_with_all_that_is_known_of_it(lib: Library) -> None:
         ("bytes=-1", SIZE - 1, SIZE),
         ("bytes=0-", 0, SIZE),
         ("bytes=1000-1999", 1000, 2000),
-        (f"bytes={CHUNK - 1}-{CHUNK}", CHUNK - 1, CHUNK + 1),
-        (f"bytes={CHUNK}-{2 * CHUNK - 1}", CHUNK, 2 * CHUNK),
-        (f"bytes={CHUNK + 1}-", CHUNK + 1, SIZE),
+        (f"bytes={CHUNK_SIZE - 1}-{CHUNK_SIZE}", CHUNK_SIZE - 1, CHUNK_SIZE + 1),
+        (f"bytes={CHUNK_SIZE}-{2 * CHUNK_SIZE - 1}", CHUNK_SIZE, 2 * CHUNK_SIZE),
+        (f"bytes={CHUNK_SIZE + 1}-", CHUNK_SIZE + 1, SIZE),
         ("bytes=-700", SIZE - 700, SIZE),
         (f"bytes=-{10**30}", 0, SIZE),
         (f"bytes=5-{10**30}", 5, SIZE),
@@ -81,9 +83,9 @@ def test_the_whole_file_with_all_that_is_known_of_it(lib: Library) -> None:
         ("BYTES=0-9", 0, 10),
     ],
 )
-def test_a_range_is_exact(lib: Library, header: str, first: int, end: int) -> None:
+def test_a_range_is_exact(media_services: MediaServices, header: str, first: int, end: int) -> None:
     """Case 37 and its kin."""
-    answer = lib.get("a.webm", {"range": header})
+    answer = media_services.get("a.webm", {"range": header})
     assert answer.status_code == 206
     assert answer.content == DATA[first:end]
     assert answer.headers["content-range"] == f"bytes {first}-{end - 1}/{SIZE}"
@@ -95,24 +97,24 @@ def test_a_range_is_exact(lib: Library, header: str, first: int, end: int) -> No
     "header",
     ["bytes=9-5", "bytes=abc", "bytes=", "bytes=--5", "items=0-5", "bytes=1_0-20", "bytes=+0-5", "0-5", "bytes"],
 )
-def test_what_is_no_range_is_ignored(lib: Library, header: str) -> None:
+def test_what_is_no_range_is_ignored(media_services: MediaServices, header: str) -> None:
     """Cases 38, 39 and 43."""
-    assert lib.get("a.webm", {"range": header}).status_code == 200
+    assert media_services.get("a.webm", {"range": header}).status_code == 200
 
 
 @pytest.mark.parametrize("digits", [b"\xb2", "\u0665".encode(), b"\xff"])
-def test_digits_of_other_scripts_are_none(lib: Library, digits: bytes) -> None:
+def test_digits_of_other_scripts_are_none(media_services: MediaServices, digits: bytes) -> None:
     """Case 43, as bytes on the wire."""
     head = b"GET /file/stream?filename=a.webm HTTP/1.1\r\nHost: x\r\nConnection: close\r\nRange: bytes=" + digits
-    answer = raw(lib.stream, head + b"-5\r\n\r\n")
+    answer = send_raw(media_services.stream, head + b"-5\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert answer.endswith(DATA[-1000:])
 
 
 @pytest.mark.parametrize("header", [f"bytes={SIZE}-", "bytes=-0", f"bytes={10**30}-", f"bytes={10**18}-{10**18}"])
-def test_past_the_end_is_416(lib: Library, header: str) -> None:
+def test_past_the_end_is_416(media_services: MediaServices, header: str) -> None:
     """Cases 40, 41 and 42."""
-    answer = lib.get("a.webm", {"range": header})
+    answer = media_services.get("a.webm", {"range": header})
     assert answer.status_code == 416
     assert answer.headers["content-range"] == f"bytes */{SIZE}"
     assert answer.headers["content-type"] == "application/problem+json"
@@ -123,9 +125,9 @@ def test_past_the_end_is_416(lib: Library, header: str) -> None:
     ("header", "status"),
     [(None, 200), ("bytes=0-", 416), ("bytes=0-0", 416), ("bytes=-0", 416), ("bytes=-5", 200), ("bytes=5-1", 200)],
 )
-def test_an_empty_file(lib: Library, header: str | None, status: int) -> None:
+def test_an_empty_file(media_services: MediaServices, header: str | None, status: int) -> None:
     """Case 49."""
-    answer = lib.get("empty.webm", {"range": header} if header else {})
+    answer = media_services.get("empty.webm", {"range": header} if header else {})
     assert answer.status_code == status
     if status == 200:
         assert answer.content == b""
@@ -134,30 +136,30 @@ def test_an_empty_file(lib: Library, header: str | None, status: int) -> None:
         assert answer.headers["content-range"] == "bytes */0"
 
 
-def test_several_ranges(lib: Library) -> None:
-    header = f"bytes=0-9, {CHUNK - 5}-{CHUNK + 4}, -10"
-    answer = lib.get("a.webm", {"range": header})
+def test_several_ranges(media_services: MediaServices) -> None:
+    header = f"bytes=0-9, {CHUNK_SIZE - 5}-{CHUNK_SIZE + 4}, -10"
+    answer = media_services.get("a.webm", {"range": header})
     assert answer.status_code == 206
     assert "content-range" not in answer.headers
     assert answer.headers["content-length"] == str(len(answer.content))
     head = f"Content-Type: {answer.headers['content-type']}\r\n\r\n"
     message = message_from_bytes(head.encode() + answer.content)
     for part, (first, end) in zip(
-        message.get_payload(), [(0, 10), (CHUNK - 5, CHUNK + 5), (SIZE - 10, SIZE)], strict=True
+        message.get_payload(), [(0, 10), (CHUNK_SIZE - 5, CHUNK_SIZE + 5), (SIZE - 10, SIZE)], strict=True
     ):
         assert part["content-range"] == f"bytes {first}-{end - 1}/{SIZE}"  # type: ignore[index]
         assert DATA[first:end] in answer.content
 
 
-def test_more_than_sixteen_ranges_are_the_whole_file(lib: Library) -> None:
+def test_more_than_sixteen_ranges_are_the_whole_file(media_services: MediaServices) -> None:
     header = "bytes=" + ",".join(f"{n * 10}-{n * 10}" for n in range(17))
-    answer = lib.get("a.webm", {"range": header})
+    answer = media_services.get("a.webm", {"range": header})
     assert (answer.status_code, answer.content) == (200, DATA)
 
 
-def test_head_is_get_without_a_body_and_without_range(lib: Library) -> None:
+def test_head_is_get_without_a_body_and_without_range(media_services: MediaServices) -> None:
     """Case 48."""
-    head, get = lib.get("a.webm", {"range": "bytes=0-5"}, "HEAD"), lib.get("a.webm")
+    head, get = media_services.get("a.webm", {"range": "bytes=0-5"}, "HEAD"), media_services.get("a.webm")
     assert head.status_code == 200
     assert head.content == b""
     own = {"date", "x-request-id"}
@@ -190,10 +192,10 @@ def test_head_is_get_without_a_body_and_without_range(lib: Library) -> None:
         ({"if-range": '"old"', "range": f"bytes={SIZE}-"}, 200),
     ],
 )
-def test_preconditions(lib: Library, headers: dict[str, str], status: int) -> None:
+def test_preconditions(media_services: MediaServices, headers: dict[str, str], status: int) -> None:
     """Cases 45, 46, 47 and 50."""
     for method in ("GET", "HEAD"):
-        answer = lib.get("a.webm", headers, method)
+        answer = media_services.get("a.webm", headers, method)
         assert answer.status_code == (200 if method == "HEAD" and status == 206 else status)
         if status == 304:
             assert answer.content == b""
@@ -202,43 +204,45 @@ def test_preconditions(lib: Library, headers: dict[str, str], status: int) -> No
             assert answer.headers["cache-control"] == "no-cache"
 
 
-def test_the_date_as_a_validator(lib: Library) -> None:
-    modified = lib.get("a.webm", method="HEAD").headers["last-modified"]
-    assert lib.get("a.webm", {"if-modified-since": modified}).status_code == 304
-    assert lib.get("a.webm", {"if-unmodified-since": modified}).status_code == 200
+def test_the_date_as_a_validator(media_services: MediaServices) -> None:
+    modified = media_services.get("a.webm", method="HEAD").headers["last-modified"]
+    assert media_services.get("a.webm", {"if-modified-since": modified}).status_code == 304
+    assert media_services.get("a.webm", {"if-unmodified-since": modified}).status_code == 200
 
 
-def test_two_files_of_one_second_are_never_joined(lib: Library) -> None:
+def test_two_files_of_one_second_are_never_joined(media_services: MediaServices) -> None:
     """They have the same date, so a date does not say which of them the client has the beginning of."""
-    url = f"{lib.upload.url}/file/stream"
+    url = f"{media_services.upload.url}/file/stream"
     for _ in range(20):
-        lib.http.put(url, params={"filename": "second.bin"}, content=b"old" * 10)
-        old = lib.get("second.bin", {"cache-control": "no-cache"})
-        lib.http.put(url, params={"filename": "second.bin"}, content=b"new" * 10)
-        new = lib.get("second.bin", {"cache-control": "no-cache"})
+        media_services.http_client.put(url, params={"filename": "second.bin"}, content=b"old" * 10)
+        old = media_services.get("second.bin", {"cache-control": "no-cache"})
+        media_services.http_client.put(url, params={"filename": "second.bin"}, content=b"new" * 10)
+        new = media_services.get("second.bin", {"cache-control": "no-cache"})
         if (date := old.headers["last-modified"]) == new.headers["last-modified"]:
             break
     else:
         pytest.fail("no two within a second")
     time.sleep(1.1)
-    answer = lib.get("second.bin", {"if-range": date, "range": "bytes=15-"})
+    answer = media_services.get("second.bin", {"if-range": date, "range": "bytes=15-"})
     assert (answer.status_code, answer.content) == (200, b"new" * 10)
 
 
-@pytest.mark.parametrize("size", EDGES)
-def test_every_edge_of_chunk_and_batch(lib: Library, size: int) -> None:
+@pytest.mark.parametrize("size", BOUNDARY_SIZES)
+def test_every_edge_of_chunk_and_batch(media_services: MediaServices, size: int) -> None:
     data = os.urandom(size)
     name = f"edge-{size}.bin"
-    lib.put(name, data, content_type="application/x-edge")
-    assert lib.get(name).content == data
-    for first in {0, size // 2, max(0, size - CHUNK - 1), max(0, size - 1)} if size else set():
-        assert lib.get(name, {"range": f"bytes={first}-"}).content == data[first:]
-        assert lib.get(name, {"range": f"bytes=-{first + 1}"}).content == data[-first - 1 :]
+    media_services.put(name, data, content_type="application/x-edge")
+    assert media_services.get(name).content == data
+    for first in {0, size // 2, max(0, size - CHUNK_SIZE - 1), max(0, size - 1)} if size else set():
+        assert media_services.get(name, {"range": f"bytes={first}-"}).content == data[first:]
+        assert media_services.get(name, {"range": f"bytes=-{first + 1}"}).content == data[-first - 1 :]
 
 
-def test_info(lib: Library) -> None:
-    identifier = lib.put("info.webm", b"12345", "a/b")
-    answer = lib.http.get(f"{lib.stream.url}/file/info", params={"filename": "info.webm", "folder": "a/b"})
+def test_info(media_services: MediaServices) -> None:
+    identifier = media_services.put("info.webm", b"12345", "a/b")
+    answer = media_services.http_client.get(
+        f"{media_services.stream.url}/file/info", params={"filename": "info.webm", "folder": "a/b"}
+    )
     assert answer.status_code == 200
     said = answer.json()
     assert said.pop("uploaded_at").endswith("+00:00")
@@ -277,11 +281,11 @@ def test_info(lib: Library) -> None:
         ("filename=$where", 404, "file not found"),
     ],
 )
-def test_names_that_name_nothing(lib: Library, path: str, query: str, status: int, words: str) -> None:
-    answer = lib.http.get(f"{lib.stream.url}/file/{path}?{query}")
+def test_names_that_name_nothing(media_services: MediaServices, path: str, query: str, status: int, words: str) -> None:
+    answer = media_services.http_client.get(f"{media_services.stream.url}/file/{path}?{query}")
     assert answer.status_code == status
     assert answer.json()["detail"].startswith(words)
-    assert "Traceback" not in lib.stream.log
+    assert "Traceback" not in media_services.stream.log
 
 
 @pytest.mark.parametrize("path", ["file/stream", "file/info", "file", "file/folders"])
@@ -296,33 +300,35 @@ def test_names_that_name_nothing(lib: Library, path: str, query: str, status: in
         "f&" * 40,
     ],
 )
-def test_queries_that_are_none(lib: Library, path: str, query: str) -> None:
+def test_queries_that_are_none(media_services: MediaServices, path: str, query: str) -> None:
     """By the same rule for all: otherwise one route would describe another file than the one that is sent."""
-    assert lib.stream.is_ready()
-    answer = lib.http.get(f"{lib.stream.url}/{path}?{query}")
+    assert media_services.stream.is_ready()
+    answer = media_services.http_client.get(f"{media_services.stream.url}/{path}?{query}")
     assert answer.status_code == 400
     assert answer.json()["detail"].startswith("Validation Error: ")
 
 
 @pytest.mark.parametrize("method", ["POST", "PATCH", "OPTIONS", "TRACE", "PROPFIND", "PUT", "DELETE"])
-def test_other_methods(lib: Library, method: str) -> None:
+def test_other_methods(media_services: MediaServices, method: str) -> None:
     """Case 56. What writes is the upload service's; the gateway tells them apart."""
-    answer = lib.http.request(method, lib.url("a.webm"))
+    answer = media_services.http_client.request(method, media_services.url("a.webm"))
     assert answer.status_code == 405
     assert set(answer.headers["allow"].replace(" ", "").split(",")) == {"GET", "HEAD"}
 
 
-def test_a_method_that_no_standard_knows(lib: Library) -> None:
+def test_a_method_that_no_standard_knows(media_services: MediaServices) -> None:
     """Case 56: the HTTP parser refuses it before there is a request, so that no resource can say what it allows."""
-    assert raw(lib.stream, b"FOO /file/stream?filename=a.webm HTTP/1.1\r\nHost: x\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+    assert send_raw(media_services.stream, b"FOO /file/stream?filename=a.webm HTTP/1.1\r\nHost: x\r\n\r\n").startswith(
+        b"HTTP/1.1 400 "
+    )
 
 
 @pytest.mark.parametrize("name", ['q"uote;.webm', "%41.webm", "späß €.webm", "a'b.webm"])
-def test_a_name_comes_back_in_one_well_formed_field(lib: Library, name: str) -> None:
+def test_a_name_comes_back_in_one_well_formed_field(media_services: MediaServices, name: str) -> None:
     """Case 55. CR and LF never get into a name."""
-    identifier = lib.put("plain.webm", b"x")
-    lib.db["media"].update_one({"_id": ObjectId(identifier)}, {"$set": {"filename": name}})
-    answer = lib.get(name)
+    identifier = media_services.put("plain.webm", b"x")
+    media_services.db["media"].update_one({"_id": ObjectId(identifier)}, {"$set": {"filename": name}})
+    answer = media_services.get(name)
     assert answer.status_code == 200
     (field,) = answer.headers.get_list("content-disposition")
     assert field.startswith('inline; filename="')
@@ -330,24 +336,26 @@ def test_a_name_comes_back_in_one_well_formed_field(lib: Library, name: str) -> 
 
 
 @pytest.mark.parametrize("number", [0, 1, 9, 11])
-def test_a_missing_chunk_breaks_the_connection(lib: Library, number: int) -> None:
+def test_a_missing_chunk_breaks_the_connection(media_services: MediaServices, number: int) -> None:
     """Case 52: nothing after it is sent, and it does not look like an end."""
-    data = os.urandom(12 * CHUNK)
+    data = os.urandom(12 * CHUNK_SIZE)
     name = f"broken-{number}.bin"
-    lib.lose_chunk(lib.put(name, data), number)
-    status, got, whole = read_until_cut(lib, name)
+    media_services.delete_chunk(media_services.put(name, data), number)
+    status, got, whole = read_until_cut(media_services, name)
     assert (status, whole) == (200, False)
-    assert len(got) <= number * CHUNK
+    assert len(got) <= number * CHUNK_SIZE
     assert data.startswith(got)
-    assert f"chunk {number} is missing" in lib.stream.log
-    assert "Traceback" not in lib.stream.log
-    rest = {"range": f"bytes={(number + 1) * CHUNK}-"}
-    assert number == 11 or lib.get(name, rest).content == data[(number + 1) * CHUNK :]
+    assert f"chunk {number} is missing" in media_services.stream.log
+    assert "Traceback" not in media_services.stream.log
+    rest = {"range": f"bytes={(number + 1) * CHUNK_SIZE}-"}
+    assert number == 11 or media_services.get(name, rest).content == data[(number + 1) * CHUNK_SIZE :]
 
 
-def test_broken_files_are_counted(lib: Library, start_service: Start, mongod: Server, redis_url: str) -> None:
+def test_broken_files_are_counted(
+    media_services: MediaServices, start_service: StartService, mongod: ServerProcess, redis_url: str
+) -> None:
     (port,) = free_ports(1)
-    env = environment(mongod, redis_url, "test_stream_read", GRIDCAST_METRICS_PORT=str(port))
+    env = storage_env(mongod, redis_url, "test_stream_read", GRIDCAST_METRICS_PORT=str(port))
     service = start_service("services.stream", **env)
 
     def counted() -> float:
@@ -357,23 +365,23 @@ def test_broken_files_are_counted(lib: Library, start_service: Start, mongod: Se
         return float(found[1])
 
     assert counted() == 0
-    lib.lose_chunk(lib.put("counted.bin", os.urandom(2 * CHUNK)), 1)
+    media_services.delete_chunk(media_services.put("counted.bin", os.urandom(2 * CHUNK_SIZE)), 1)
     for times in (1, 2):
         with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
-            httpx.get(lib.url("counted.bin", service=service))
+            httpx.get(media_services.url("counted.bin", service=service))
         assert counted() == times
 
 
-def test_a_chunk_of_a_wrong_size_breaks_the_connection(lib: Library) -> None:
-    identifier = lib.put("short.bin", os.urandom(2 * CHUNK))
-    where = {"files_id": lib.file_of(identifier), "n": 1}
-    lib.db["fs.chunks"].update_one(where, {"$set": {"data": b"short"}})
-    status, got, whole = read_until_cut(lib, "short.bin")
+def test_a_chunk_of_a_wrong_size_breaks_the_connection(media_services: MediaServices) -> None:
+    identifier = media_services.put("short.bin", os.urandom(2 * CHUNK_SIZE))
+    where = {"files_id": media_services.current_file_id(identifier), "n": 1}
+    media_services.db["fs.chunks"].update_one(where, {"$set": {"data": b"short"}})
+    status, got, whole = read_until_cut(media_services, "short.bin")
     assert (status, whole) == (200, False)
-    assert len(got) <= CHUNK
+    assert len(got) <= CHUNK_SIZE
 
 
-def read_until_cut(lib: Library, name: str) -> tuple[int, bytes, bool]:
+def read_until_cut(lib: MediaServices, name: str) -> tuple[int, bytes, bool]:
     """Status, the bytes that came, and whether they looked like all of them."""
     got = b""
     with httpx.stream("GET", lib.url(name)) as answer:
@@ -385,7 +393,7 @@ def read_until_cut(lib: Library, name: str) -> tuple[int, bytes, bool]:
         return answer.status_code, got, True
 
 
-def test_without_mongodb_the_answer_comes_within_three_seconds(start_service: Start, redis_url: str) -> None:
+def test_without_mongodb_the_answer_comes_within_three_seconds(start_service: StartService, redis_url: str) -> None:
     service = start_service(
         "services.stream", ready=False, GRIDCAST_MONGODB_URI="mongodb://127.0.0.1:1", GRIDCAST_REDIS_URL=redis_url
     )
@@ -396,31 +404,37 @@ def test_without_mongodb_the_answer_comes_within_three_seconds(start_service: St
     assert answer.elapsed.total_seconds() < 3
 
 
-def test_without_redis_everything_is_read(lib: Library, start_service: Start, mongod: Server) -> None:
-    env = environment(mongod, "redis://127.0.0.1:1/0", "test_stream_read")
+def test_without_redis_everything_is_read(
+    media_services: MediaServices, start_service: StartService, mongod: ServerProcess
+) -> None:
+    env = storage_env(mongod, "redis://127.0.0.1:1/0", "test_stream_read")
     service = start_service("services.stream", **env)
     assert service.is_ready()
-    assert httpx.get(lib.url("a.webm", service=service)).content == DATA
+    assert httpx.get(media_services.url("a.webm", service=service)).content == DATA
 
 
-def test_the_other_driver_reads_the_same(lib: Library, start_service: Start, mongod: Server, redis_url: str) -> None:
+def test_the_other_driver_reads_the_same(
+    media_services: MediaServices, start_service: StartService, mongod: ServerProcess, redis_url: str
+) -> None:
     """PyMongo's own asyncio API instead of Motor: every kind of question that the reader asks."""
-    env = environment(mongod, redis_url, "test_stream_read", GRIDCAST_MONGODB_DRIVER="pymongo")
+    env = storage_env(mongod, redis_url, "test_stream_read", GRIDCAST_MONGODB_DRIVER="pymongo")
     service = start_service("services.stream", **env)
     assert service.is_ready()
-    assert httpx.get(lib.url("a.webm", service=service)).content == DATA
-    part = httpx.get(lib.url("a.webm", service=service), headers={"range": f"bytes={CHUNK - 2}-{CHUNK + 1}"})
-    assert part.content == DATA[CHUNK - 2 : CHUNK + 2]
-    assert httpx.get(lib.url("missing", service=service)).status_code == 404
+    assert httpx.get(media_services.url("a.webm", service=service)).content == DATA
+    part = httpx.get(
+        media_services.url("a.webm", service=service), headers={"range": f"bytes={CHUNK_SIZE - 2}-{CHUNK_SIZE + 1}"}
+    )
+    assert part.content == DATA[CHUNK_SIZE - 2 : CHUNK_SIZE + 2]
+    assert httpx.get(media_services.url("missing", service=service)).status_code == 404
     for path in ("/file?limit=2", "/file?q=edge&limit=3", "/file/folders", "/file/info?filename=a.webm"):
-        answers = [httpx.get(f"{one.url}{path}") for one in (service, lib.stream)]
+        answers = [httpx.get(f"{one.url}{path}") for one in (service, media_services.stream)]
         assert answers[0].status_code == 200
         assert answers[0].json() == answers[1].json()
 
 
-def test_a_refusal_does_not_cost_the_connection(lib: Library) -> None:
+def test_a_refusal_does_not_cost_the_connection(media_services: MediaServices) -> None:
     """Unless a body came with the request: the rest of it is not worth reading."""
-    with contextlib.closing(HTTPConnection("127.0.0.1", lib.stream.port, timeout=10)) as connection:
+    with contextlib.closing(HTTPConnection("127.0.0.1", media_services.stream.port, timeout=10)) as connection:
         for fields in ({}, {"range": "bytes=99999999999-"}, {"if-match": '"other"'}, {}):
             connection.request("GET", "/file/stream?filename=nobody", headers=fields)
             answer = connection.getresponse()

@@ -13,28 +13,30 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.databases import Server
-from tests.support.media_library import CHUNK, Library, environment, library
-from tests.support.processes import Service, Start
+from tests.support.databases import ServerProcess
+from tests.support.media_library import CHUNK_SIZE, MediaServices, run_media_services, storage_env
+from tests.support.processes import ServiceProcess, StartService
 from tests.support.waiting import eventually
 
 MIB = 1024 * 1024
-CACHE = 16 * MIB
-BIG = 64 * MIB
+CACHE_SIZE = 16 * MIB
+BIG_FILE_SIZE = 64 * MIB
 
 
 @pytest.fixture(scope="module")
-def lib(mongod: Server, redis_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
+def media_services(
+    mongod: ServerProcess, redis_server: ServerProcess, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MediaServices]:
     """A small cache and little patience."""
-    bounds = {"GRIDCAST_BLOCK_CACHE_SIZE": str(CACHE), "GRIDCAST_SEND_TIMEOUT": "3"}
+    bounds = {"GRIDCAST_BLOCK_CACHE_SIZE": str(CACHE_SIZE), "GRIDCAST_SEND_TIMEOUT": "3"}
     folder = tmp_path_factory.mktemp("faults")
-    with library(folder, mongod, redis_server.url, "test_stream_faults", **bounds) as lib:
-        (folder / "big").write_bytes(os.urandom(MIB) * (BIG // MIB))
+    with run_media_services(folder, mongod, redis_server.url, "test_stream_faults", **bounds) as lib:
+        (folder / "big").write_bytes(os.urandom(MIB) * (BIG_FILE_SIZE // MIB))
         lib.put("big.webm", folder / "big")
         yield lib
 
 
-def resident(pid: int) -> int:
+def resident_memory(pid: int) -> int:
     """Bytes of memory that a process really has."""
     found = re.search(r"^VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     assert found
@@ -46,7 +48,7 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def connections(service: Service) -> int:
+def open_connections(service: ServiceProcess) -> int:
     """Sockets that the service has open with clients."""
     found = 0
     for descriptor in Path(f"/proc/{service.pid}/fd").iterdir():
@@ -55,7 +57,7 @@ def connections(service: Service) -> int:
     return found
 
 
-def ask(service: Service, name: str, *fields: str) -> socket.socket:
+def send_request(service: ServiceProcess, name: str, *fields: str) -> socket.socket:
     """A client that has sent its request and reads nothing yet; its own buffer is small."""
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
@@ -70,7 +72,7 @@ def ask(service: Service, name: str, *fields: str) -> socket.socket:
     return client
 
 
-def drain(client: socket.socket) -> tuple[int, bool]:
+def receive_until_closed(client: socket.socket) -> tuple[int, bool]:
     """Read to the end: how many bytes came, and whether the connection was reset."""
     total = 0
     try:
@@ -81,46 +83,48 @@ def drain(client: socket.socket) -> tuple[int, bool]:
     return total, False
 
 
-def test_a_reader_who_stops_is_cut_off_and_memory_stays_flat(lib: Library) -> None:
+def test_a_reader_who_stops_is_cut_off_and_memory_stays_flat(media_services: MediaServices) -> None:
     """Case 53: patience is 3 seconds here."""
-    before = resident(lib.stream.pid)
+    before = resident_memory(media_services.stream.pid)
     began = time.monotonic()
-    with contextlib.closing(ask(lib.stream, "big.webm")) as client:
-        eventually(lambda: "the client took nothing for 3 s" in lib.stream.log, 8)
+    with contextlib.closing(send_request(media_services.stream, "big.webm")) as client:
+        eventually(lambda: "the client took nothing for 3 s" in media_services.stream.log, 8)
         assert time.monotonic() - began > 2.9
-        assert resident(lib.stream.pid) - before < CACHE + 24 * MIB
-        assert drain(client)[0] < BIG
+        assert resident_memory(media_services.stream.pid) - before < CACHE_SIZE + 24 * MIB
+        assert receive_until_closed(client)[0] < BIG_FILE_SIZE
 
 
-def test_who_asks_for_small_ranges_and_takes_none_is_cut_off(lib: Library) -> None:
+def test_who_asks_for_small_ranges_and_takes_none_is_cut_off(media_services: MediaServices) -> None:
     """Case 53: each is out of memory and fits into the buffer, but not all of those that are asked for one behind the other."""
     fields = {"range": "bytes=0-65535"}
-    assert lib.get("big.webm", fields).status_code == 206
-    cut = lib.stream.log.count("the client took nothing")
-    with contextlib.closing(ask(lib.stream, "big.webm", "Range: bytes=0-65535")) as client:
+    assert media_services.get("big.webm", fields).status_code == 206
+    cut = media_services.stream.log.count("the client took nothing")
+    with contextlib.closing(send_request(media_services.stream, "big.webm", "Range: bytes=0-65535")) as client:
         request = b"GET /file/stream?filename=big.webm HTTP/1.1\r\nHost: x\r\nRange: bytes=0-65535\r\n\r\n"
         for _ in range(6):
             client.sendall(request * 25)
             time.sleep(0.1)
-        eventually(lambda: lib.stream.log.count("the client took nothing") > cut, 8)
-        total, reset = drain(client)
+        eventually(lambda: media_services.stream.log.count("the client took nothing") > cut, 8)
+        total, reset = receive_until_closed(client)
     assert reset
     assert total < 151 * 65_536
 
 
-def test_a_slow_reader_is_no_stopped_one(lib: Library) -> None:
+def test_a_slow_reader_is_no_stopped_one(media_services: MediaServices) -> None:
     """It takes a block in a second, longer than patience altogether, and gets what it asked for."""
     wanted = 8 * MIB
-    with contextlib.closing(ask(lib.stream, "big.webm", f"Range: bytes=0-{wanted - 1}", "Connection: close")) as client:
+    with contextlib.closing(
+        send_request(media_services.stream, "big.webm", f"Range: bytes=0-{wanted - 1}", "Connection: close")
+    ) as client:
         total, deadline = 0, time.monotonic() + 5
         while time.monotonic() < deadline:
             total += len(client.recv(300_000))
             time.sleep(0.2)
-        total += drain(client)[0]
+        total += receive_until_closed(client)[0]
     assert total > wanted
 
 
-def listens(port: int, seconds: float) -> None:
+def read_slowly(port: int, seconds: float) -> None:
     """A client takes 80 kB a second.
 
     Not less: over loopback, whose segments have 64 KiB, the system hears of what was taken once in 130 KB. The buffer is not left
@@ -137,16 +141,18 @@ def listens(port: int, seconds: float) -> None:
             time.sleep(0.1)
 
 
-def test_a_listener_who_takes_a_little_all_the_time_is_not_cut_off(lib: Library) -> None:
+def test_a_listener_who_takes_a_little_all_the_time_is_not_cut_off(media_services: MediaServices) -> None:
     """There is room again when more than a megabyte was taken, at this speed after 15 s."""
-    eventually(lambda: connections(lib.stream) < 40, 10)
-    cut = lib.stream.log.count("the client took nothing")
-    listens(lib.stream.port, 10)
-    assert lib.stream.log.count("the client took nothing") == cut
+    eventually(lambda: open_connections(media_services.stream) < 40, 10)
+    cut = media_services.stream.log.count("the client took nothing")
+    read_slowly(media_services.stream.port, 10)
+    assert media_services.stream.log.count("the client took nothing") == cut
 
 
 @pytest.mark.long
-def test_nor_behind_the_gateway(lib: Library, start_service: Start, mongod: Server, redis_url: str) -> None:
+def test_nor_behind_the_gateway(
+    media_services: MediaServices, start_service: StartService, mongod: ServerProcess, redis_url: str
+) -> None:
     """The service's client is then the gateway, which reads on when its own client has taken something."""
     stream = start_service(
         "services.stream",
@@ -157,45 +163,51 @@ def test_nor_behind_the_gateway(lib: Library, start_service: Start, mongod: Serv
     )
     gateway = start_service("gateway", ready=False, GRIDCAST_STREAM_URLS=stream.url)
     eventually(lambda: httpx.get(f"{gateway.url}/livez").is_success, 20)
-    listens(gateway.port, 20)
+    read_slowly(gateway.port, 20)
     assert "the client took nothing" not in stream.log
 
 
-def test_a_reader_who_pauses_and_goes_on_gets_everything(lib: Library) -> None:
+def test_a_reader_who_pauses_and_goes_on_gets_everything(media_services: MediaServices) -> None:
     """The cache has lost what was read ahead for it by then, and the store has no cursor of it."""
-    with contextlib.closing(ask(lib.stream, "big.webm", "Connection: close")) as client:
+    with contextlib.closing(send_request(media_services.stream, "big.webm", "Connection: close")) as client:
         first = client.recv(100_000)
-        with httpx.stream("GET", lib.url("big.webm")) as other:
-            assert sum(map(len, other.iter_raw())) == BIG
-        total, reset = drain(client)
+        with httpx.stream("GET", media_services.url("big.webm")) as other:
+            assert sum(map(len, other.iter_raw())) == BIG_FILE_SIZE
+        total, reset = receive_until_closed(client)
     assert not reset
-    assert len(first) + total > BIG
+    assert len(first) + total > BIG_FILE_SIZE
 
 
-def test_five_hundred_readers_leave_at_once(lib: Library) -> None:
+def test_five_hundred_readers_leave_at_once(media_services: MediaServices) -> None:
     """Case 54: no cursor, no connection and no memory is theirs any more."""
-    eventually(lambda: connections(lib.stream) < 40, 10)
+    eventually(lambda: open_connections(media_services.stream) < 40, 10)
     with ThreadPoolExecutor(32) as pool:
-        clients = list(pool.map(lambda _: ask(lib.stream, "big.webm"), range(500)))
+        clients = list(pool.map(lambda _: send_request(media_services.stream, "big.webm"), range(500)))
         heads = list(pool.map(lambda client: client.recv(12), clients))
     assert heads == [b"HTTP/1.1 200"] * 500
     for client in clients:
         client.close()
 
     def all_gone() -> bool:
-        status = lib.db.client.admin.command("serverStatus")
-        return status["metrics"]["cursor"]["open"]["total"] == 0 and connections(lib.stream) < 40
+        status = media_services.db.client.admin.command("serverStatus")
+        return status["metrics"]["cursor"]["open"]["total"] == 0 and open_connections(media_services.stream) < 40
 
     eventually(all_gone, 10)
-    assert "Traceback" not in lib.stream.log
-    assert httpx.get(lib.url("big.webm"), headers={"range": "bytes=0-9"}).status_code == 206
+    assert "Traceback" not in media_services.stream.log
+    assert httpx.get(media_services.url("big.webm"), headers={"range": "bytes=0-9"}).status_code == 206
 
 
 @pytest.mark.parametrize(
     ("readers", "mebibytes"), [(30, 128), pytest.param(100, 1024, marks=[pytest.mark.long, pytest.mark.timeout(600)])]
 )
 def test_stopped_readers_hold_a_block_each(
-    lib: Library, start_service: Start, mongod: Server, redis_url: str, tmp_path: Path, readers: int, mebibytes: int
+    media_services: MediaServices,
+    start_service: StartService,
+    mongod: ServerProcess,
+    redis_url: str,
+    tmp_path: Path,
+    readers: int,
+    mebibytes: int,
 ) -> None:
     """P6: however many stop, the service grows by no more than the cache's bound + 48 MiB. Each is at another place."""
     path = tmp_path / "file"
@@ -203,23 +215,23 @@ def test_stopped_readers_hold_a_block_each(
         for _ in range(mebibytes):
             file.write(os.urandom(MIB))
     name = f"stopped-{mebibytes}.webm"
-    lib.put(name, path)
+    media_services.put(name, path)
     bound = 64 * MIB
-    env = environment(mongod, redis_url, "test_stream_faults", GRIDCAST_BLOCK_CACHE_SIZE=str(bound))
+    env = storage_env(mongod, redis_url, "test_stream_faults", GRIDCAST_BLOCK_CACHE_SIZE=str(bound))
     service = start_service("services.stream", **env)
-    assert httpx.get(lib.url(name, service=service), headers={"range": "bytes=0-0"}).status_code == 206
-    before = resident(service.pid)
+    assert httpx.get(media_services.url(name, service=service), headers={"range": "bytes=0-0"}).status_code == 206
+    before = resident_memory(service.pid)
     most = 0
     with contextlib.ExitStack() as open_clients:
         for number in range(readers):
             first = number * mebibytes * MIB // readers
-            client = ask(service, name, f"Range: bytes={first}-")
+            client = send_request(service, name, f"Range: bytes={first}-")
             open_clients.enter_context(contextlib.closing(client))
             client.recv(4096)
-            most = max(most, resident(service.pid))
+            most = max(most, resident_memory(service.pid))
         quiet = time.monotonic() + 3
         while time.monotonic() < quiet:
-            most = max(most, resident(service.pid))
+            most = max(most, resident_memory(service.pid))
             time.sleep(0.05)
     print(
         f"{readers} stopped readers of {mebibytes} MiB: +{(most - before) / MIB:.1f} MiB with a cache of {bound // MIB}"
@@ -228,106 +240,114 @@ def test_stopped_readers_hold_a_block_each(
 
 
 @pytest.mark.parametrize("asked", ["0-," * 10_000, "\t" * 15_000 + "x"], ids=["ranges", "tabs"])
-def test_ten_thousand_ranges_are_cheap(lib: Library, asked: str) -> None:
+def test_ten_thousand_ranges_are_cheap(media_services: MediaServices, asked: str) -> None:
     """Case 44, P9: under 20 ms of CPU, and no more than the file."""
-    if lib.get("small.webm", method="HEAD").status_code == 404:
-        lib.put("small.webm", os.urandom(5000))
+    if media_services.get("small.webm", method="HEAD").status_code == 404:
+        media_services.put("small.webm", os.urandom(5000))
     header = f"bytes={asked}"
     rounds = 20
-    before = cpu_seconds(lib.stream.pid)
+    before = cpu_seconds(media_services.stream.pid)
     with httpx.Client() as client:
         for _ in range(rounds):
-            answer = client.get(lib.url("small.webm"), headers={"range": header})
+            answer = client.get(media_services.url("small.webm"), headers={"range": header})
             assert (answer.status_code, len(answer.content)) == (200, 5000)
-    each = (cpu_seconds(lib.stream.pid) - before) / rounds
+    each = (cpu_seconds(media_services.stream.pid) - before) / rounds
     print(f"a header of {len(header)} characters: {each * 1000:.2f} ms of CPU")
     assert each < 0.02
 
 
-def test_a_probe_moves_one_chunk(lib: Library) -> None:
+def test_a_probe_moves_one_chunk(media_services: MediaServices) -> None:
     """As the database itself counts what it sent."""
-    lib.put("probe.webm", os.urandom(40 * CHUNK))
+    media_services.put("probe.webm", os.urandom(40 * CHUNK_SIZE))
 
     def sent() -> int:
-        return int(lib.db.client.admin.command("serverStatus")["network"]["bytesOut"])
+        return int(media_services.db.client.admin.command("serverStatus")["network"]["bytesOut"])
 
     idle = sent()
     own = sent() - idle
     before = sent()
-    assert lib.get("probe.webm", {"range": f"bytes={10 * CHUNK}-{10 * CHUNK + 1}"}).status_code == 206
-    assert CHUNK < sent() - before < CHUNK + own * 3 + 64 * 1024
+    assert (
+        media_services.get("probe.webm", {"range": f"bytes={10 * CHUNK_SIZE}-{10 * CHUNK_SIZE + 1}"}).status_code == 206
+    )
+    assert CHUNK_SIZE < sent() - before < CHUNK_SIZE + own * 3 + 64 * 1024
 
 
 def test_redis_comes_and_goes_and_nobody_notices(
-    lib: Library, start_service: Start, mongod: Server, own_redis: Server
+    media_services: MediaServices, start_service: StartService, mongod: ServerProcess, dedicated_redis: ServerProcess
 ) -> None:
     """Ready all the time; while changes cannot be heard of nothing is remembered, so every change is seen at once."""
-    service = start_service("services.stream", **environment(mongod, own_redis.url, "test_stream_faults"))
-    identifiers = [lib.put(f"redis-{number}.txt", str(number).encode()) for number in range(2)]
-    url = lib.url("redis-0.txt", service=service)
+    service = start_service("services.stream", **storage_env(mongod, dedicated_redis.url, "test_stream_faults"))
+    identifiers = [media_services.put(f"redis-{number}.txt", str(number).encode()) for number in range(2)]
+    url = media_services.url("redis-0.txt", service=service)
     assert httpx.get(url).content == b"0"
-    own_redis.kill()
+    dedicated_redis.kill()
     eventually(lambda: "subscription lost" in service.log, 5)
     assert httpx.get(url).content == b"0"
-    other = lib.db["media"].find_one({"filename": "redis-1.txt"})
+    other = media_services.db["media"].find_one({"filename": "redis-1.txt"})
     assert other is not None
-    lib.db["media"].update_one({"filename": "redis-0.txt"}, {"$set": {"current": other["current"]}})
+    media_services.db["media"].update_one({"filename": "redis-0.txt"}, {"$set": {"current": other["current"]}})
     assert httpx.get(url).content == b"1"
     assert service.is_ready()
-    own_redis.start()
+    dedicated_redis.start()
     assert httpx.get(url).content == b"1"
     assert service.is_ready()
     assert len(set(identifiers)) == 2
 
 
 def test_a_silent_mongodb_is_503_in_time_and_comes_back(
-    start_service: Start, own_mongod: Server, redis_url: str, tmp_path: Path
+    start_service: StartService, dedicated_mongod: ServerProcess, redis_url: str, tmp_path: Path
 ) -> None:
     """Case 95. Blocks that are in memory help nobody whose file cannot be looked up."""
     del start_service
-    with library(tmp_path, own_mongod, redis_url, "silent") as lib:
+    with run_media_services(tmp_path, dedicated_mongod, redis_url, "silent") as lib:
         lib.put("a.webm", b"x" * 1000)
         assert lib.get("a.webm").status_code == 200
-        own_mongod.stop()
+        dedicated_mongod.pause()
         time.sleep(1.1)
         began = time.monotonic()
         answer = httpx.get(lib.url("a.webm"), timeout=15)
         assert answer.status_code == 503
         assert int(answer.headers["retry-after"]) > 0
         assert time.monotonic() - began < 10
-        own_mongod.cont()
+        dedicated_mongod.resume()
         eventually(lambda: lib.get("a.webm").status_code == 200, 10)
 
 
-def test_a_mongodb_that_dies_under_a_download_cuts_it(own_mongod: Server, redis_url: str, tmp_path: Path) -> None:
+def test_a_mongodb_that_dies_under_a_download_cuts_it(
+    dedicated_mongod: ServerProcess, redis_url: str, tmp_path: Path
+) -> None:
     """What was promised cannot be sent; and when it is back, everything is."""
-    with library(tmp_path, own_mongod, redis_url, "dying", GRIDCAST_BLOCK_CACHE_SIZE=str(CACHE)) as lib:
+    with run_media_services(
+        tmp_path, dedicated_mongod, redis_url, "dying", GRIDCAST_BLOCK_CACHE_SIZE=str(CACHE_SIZE)
+    ) as lib:
         (tmp_path / "big").write_bytes(os.urandom(MIB) * 64)
         lib.put("big.webm", tmp_path / "big")
-        with contextlib.closing(ask(lib.stream, "big.webm")) as client:
+        with contextlib.closing(send_request(lib.stream, "big.webm")) as client:
             client.recv(100_000)
-            own_mongod.kill()
-            total, reset = drain(client)
+            dedicated_mongod.kill()
+            total, reset = receive_until_closed(client)
         assert total < 64 * MIB
         assert reset
-        own_mongod.start()
+        dedicated_mongod.start()
         eventually(lambda: len(lib.get("big.webm").content) == 64 * MIB, 20)
         assert "Traceback" not in lib.stream.log
 
 
 def test_a_mongodb_that_is_started_anew_under_a_paused_reader(
-    own_mongod: Server, redis_url: str, tmp_path: Path
+    dedicated_mongod: ServerProcess, redis_url: str, tmp_path: Path
 ) -> None:
     """It holds no cursor and no connection of its own, so it does not notice."""
-    with library(tmp_path, own_mongod, redis_url, "paused", GRIDCAST_BLOCK_CACHE_SIZE=str(CACHE)) as lib:
+    with run_media_services(
+        tmp_path, dedicated_mongod, redis_url, "paused", GRIDCAST_BLOCK_CACHE_SIZE=str(CACHE_SIZE)
+    ) as lib:
         data = os.urandom(MIB) * 64
         (tmp_path / "big").write_bytes(data)
         lib.put("big.webm", tmp_path / "big")
-        with contextlib.closing(ask(lib.stream, "big.webm", "Connection: close")) as client:
+        with contextlib.closing(send_request(lib.stream, "big.webm", "Connection: close")) as client:
             got = client.recv(100_000)
             time.sleep(0.5)  # until nothing is fetched for it any more
-            own_mongod.kill()
-            own_mongod.start()
+            dedicated_mongod.kill()
+            dedicated_mongod.start()
             while piece := client.recv(1 << 20):
                 got += piece
         assert got.partition(b"\r\n\r\n")[2] == data
@@ -335,12 +355,12 @@ def test_a_mongodb_that_is_started_anew_under_a_paused_reader(
 
 
 def test_a_download_under_way_is_finished_at_sigterm(
-    lib: Library, start_service: Start, mongod: Server, redis_url: str
+    media_services: MediaServices, start_service: StartService, mongod: ServerProcess, redis_url: str
 ) -> None:
     """P13: no new connection, the old one to its end, and an exit with 0."""
-    env = environment(mongod, redis_url, "test_stream_faults", GRIDCAST_SHUTDOWN_TIMEOUT="20")
+    env = storage_env(mongod, redis_url, "test_stream_faults", GRIDCAST_SHUTDOWN_TIMEOUT="20")
     service = start_service("services.stream", **env)
-    with contextlib.closing(ask(service, "big.webm", "Connection: close")) as client:
+    with contextlib.closing(send_request(service, "big.webm", "Connection: close")) as client:
         first = client.recv(100_000)
         service.child.send_signal(signal.SIGTERM)
 
@@ -352,41 +372,41 @@ def test_a_download_under_way_is_finished_at_sigterm(
             return False
 
         eventually(refused, 5)
-        total, reset = drain(client)
+        total, reset = receive_until_closed(client)
     assert not reset
-    assert len(first) + total > BIG
+    assert len(first) + total > BIG_FILE_SIZE
     assert service.child.wait(10)
     assert service.child.exit_summary().partition(":")[0].endswith(" ended with exit code 0")
     assert "Traceback" not in service.log
 
 
 def test_a_request_that_waits_for_the_store_at_sigterm_is_503(
-    start_service: Start, own_mongod: Server, redis_url: str
+    start_service: StartService, dedicated_mongod: ServerProcess, redis_url: str
 ) -> None:
     """When the time for draining is over; the file is being looked up then."""
     service = start_service(
-        "services.stream", **environment(own_mongod, redis_url, "waiting", GRIDCAST_SHUTDOWN_TIMEOUT="1")
+        "services.stream", **storage_env(dedicated_mongod, redis_url, "waiting", GRIDCAST_SHUTDOWN_TIMEOUT="1")
     )
-    own_mongod.stop()
-    with contextlib.closing(ask(service, "a.webm")) as client:
+    dedicated_mongod.pause()
+    with contextlib.closing(send_request(service, "a.webm")) as client:
         time.sleep(0.3)
         service.child.send_signal(signal.SIGTERM)
         assert client.recv(4096).startswith(b"HTTP/1.1 503 ")
-    own_mongod.cont()
+    dedicated_mongod.resume()
     assert service.child.wait(15)
     assert "Traceback" not in service.log
 
 
 def test_a_stopped_download_does_not_hold_the_shutdown(
-    lib: Library, start_service: Start, mongod: Server, redis_url: str
+    media_services: MediaServices, start_service: StartService, mongod: ServerProcess, redis_url: str
 ) -> None:
     """It is cut when the time for draining is over."""
     service = start_service(
-        "services.stream", **environment(mongod, redis_url, "test_stream_faults", GRIDCAST_SHUTDOWN_TIMEOUT="1")
+        "services.stream", **storage_env(mongod, redis_url, "test_stream_faults", GRIDCAST_SHUTDOWN_TIMEOUT="1")
     )
-    with contextlib.closing(ask(service, "big.webm")) as client:
+    with contextlib.closing(send_request(service, "big.webm")) as client:
         client.recv(100)
         service.child.send_signal(signal.SIGTERM)
         assert service.child.wait(8)
-        assert drain(client)[0] < BIG
+        assert receive_until_closed(client)[0] < BIG_FILE_SIZE
     assert "Traceback" not in service.log

@@ -13,13 +13,22 @@ import httpx
 import pytest
 import redis as redis_py
 
-from tests.faults.network_fault import Fault, wired
-from tests.support.databases import Server
-from tests.support.processes import Service, Start
-from tests.support.upload_client import CHUNK, FORM_TYPE, Store, Tus, form, metadata, part, put
+from tests.support.databases import ServerProcess
+from tests.support.fault_proxy import Fault, run_fault_proxy
+from tests.support.processes import ServiceProcess, StartService
+from tests.support.upload_client import (
+    CHUNK_SIZE,
+    FORM_CONTENT_TYPE,
+    MongoInspector,
+    TusUpload,
+    form_body,
+    form_part,
+    put_file,
+    tus_metadata,
+)
 from tests.support.waiting import eventually
 
-SID = "A" * 52
+CLIENT_SID = "A" * 52
 
 
 @pytest.fixture(scope="module")
@@ -29,25 +38,25 @@ def upload_settings() -> dict[str, str]:
     }
 
 
-class Ear:
+class EventListener:
     """Hears what a socket replica would hear, and makes SID look like a socket of its own."""
 
     def __init__(self, url: str) -> None:
         self.redis = redis_py.Redis.from_url(url, protocol=2)
-        self.redis.hset(f"gridcast:sid:{SID}", "node", "ear")
+        self.redis.hset(f"gridcast:sid:{CLIENT_SID}", "node", "ear")
         self.redis.set("gridcast:node:ear", "1")
         self.pubsub = self.redis.pubsub(ignore_subscribe_messages=True)
         self.pubsub.subscribe("gridcast:all", "gridcast:node:ear", "gridcast:invalidate")
         self.heard: list[tuple[str, Any]] = []
         self.times: list[float] = []
 
-    def listen(self, seconds: float = 0.3) -> list[tuple[str, Any]]:
+    def collect(self, quiet_seconds: float = 0.3) -> list[tuple[str, Any]]:
         """All that was said, until it is quiet for so long."""
-        quiet_at = time.monotonic() + seconds
+        quiet_at = time.monotonic() + quiet_seconds
         while (left := quiet_at - time.monotonic()) > 0:
             if (message := self.pubsub.get_message(timeout=left)) is None:
                 continue
-            quiet_at = time.monotonic() + seconds
+            quiet_at = time.monotonic() + quiet_seconds
             text: bytes = message["data"]
             channel = message["channel"].decode()
             self.heard.append((channel, json.loads(text.partition(b"\n")[2] or text)))
@@ -55,22 +64,26 @@ class Ear:
         return self.heard
 
     def events(self, kind: str) -> list[Any]:
-        return [event for channel, event in self.listen() if channel != "gridcast:invalidate" and event["type"] == kind]
+        return [
+            event for channel, event in self.collect() if channel != "gridcast:invalidate" and event["type"] == kind
+        ]
 
 
 @pytest.fixture
-def ear(redis_url: str, upload: Service) -> Iterator[Ear]:
-    ear = Ear(redis_url)
+def event_listener(redis_url: str, upload: ServiceProcess) -> Iterator[EventListener]:
+    ear = EventListener(redis_url)
     with contextlib.closing(ear.pubsub), contextlib.closing(ear.redis):
-        assert ear.listen(0.1) == []
+        assert ear.collect(0.1) == []
         yield ear
 
 
-def test_changes_are_told_to_all(upload: Service, store: Store, ear: Ear) -> None:
-    created = put(upload, "a.webm", b"one", "f")
-    put(upload, "a.webm", b"two!", "f")
+def test_changes_are_told_to_all(
+    upload: ServiceProcess, inspector: MongoInspector, event_listener: EventListener
+) -> None:
+    created = put_file(upload, "a.webm", b"one", "f")
+    put_file(upload, "a.webm", b"two!", "f")
     httpx.delete(f"{upload.url}/file/stream?filename=a.webm&folder=f")
-    heard = ear.listen()
+    heard = event_listener.collect()
     said = [event for channel, event in heard if channel == "gridcast:all"]
     assert [event["type"] for event in said] == ["file.created", "file.replaced", "file.deleted"]
     assert {event["data"]["id"] for event in said} == {created.json()["id"]}
@@ -79,10 +92,10 @@ def test_changes_are_told_to_all(upload: Service, store: Store, ear: Ear) -> Non
     # The cache is told before the world, so that nobody who hears of a file reads the old one.
     assert [channel for channel, _ in heard] == ["gridcast:invalidate", "gridcast:all"] * 3
     assert heard[0][1] == ["f", "a.webm"]
-    eventually(lambda: all(document["announce"] == [] for document in store.media()))
+    eventually(lambda: all(document["announce"] == [] for document in inspector.list_documents()))
 
 
-def slowly(data: bytes, pieces: int, seconds: float) -> Iterator[bytes]:
+def throttled(data: bytes, pieces: int, seconds: float) -> Iterator[bytes]:
     step = -(-len(data) // pieces)
     for start in range(0, len(data), step):
         yield data[start : start + step]
@@ -90,24 +103,27 @@ def slowly(data: bytes, pieces: int, seconds: float) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("way", ["put", "form", "tus"])
-def test_progress(upload: Service, store: Store, ear: Ear, way: str) -> None:
+def test_progress(upload: ServiceProcess, inspector: MongoInspector, event_listener: EventListener, way: str) -> None:
     """At most ten a second; never backwards; stored at the end."""
-    data = os.urandom(4 * CHUNK)
+    data = os.urandom(4 * CHUNK_SIZE)
     if way == "put":
-        query = {"filename": "p", "sid": SID}
+        query = {"filename": "p", "sid": CLIENT_SID}
         headers = {"content-length": str(len(data))}
         url = f"{upload.url}/file/stream"
-        assert httpx.put(url, params=query, content=slowly(data, 60, 1.5), headers=headers).status_code == 201
+        assert httpx.put(url, params=query, content=throttled(data, 60, 1.5), headers=headers).status_code == 201
     elif way == "form":
-        body = form(part("sid", SID.encode()), part("folder", b""), part("file", data, "p"))
+        body = form_body(form_part("sid", CLIENT_SID.encode()), form_part("folder", b""), form_part("file", data, "p"))
         url = f"{upload.url}/file/upload"
-        assert httpx.post(url, content=slowly(body, 60, 1.5), headers={"content-type": FORM_TYPE}).status_code == 201
+        assert (
+            httpx.post(url, content=throttled(body, 60, 1.5), headers={"content-type": FORM_CONTENT_TYPE}).status_code
+            == 201
+        )
     else:
-        tus = Tus(upload)
-        tus.create(length=len(data), **{"upload-metadata": metadata(filename="p", sid=SID)})
+        tus = TusUpload(upload)
+        tus.create(length=len(data), **{"upload-metadata": tus_metadata(filename="p", sid=CLIENT_SID)})
         length = {"content-length": str(len(data))}
-        assert tus.patch(0, slowly(data, 60, 1.5), **length).status_code == 204
-    told = [event["data"] for event in ear.events("file.progress")]
+        assert tus.patch(0, throttled(data, 60, 1.5), **length).status_code == 204
+    told = [event["data"] for event in event_listener.events("file.progress")]
     assert {event["filename"] for event in told} == {"p"}
     received = [event["received"] for event in told]
     assert received == sorted(received)
@@ -120,66 +136,81 @@ def test_progress(upload: Service, store: Store, ear: Ear, way: str) -> None:
     assert 0.3 < told[-2]["rate"] / (len(data) / 1.5) < 3
 
 
-def test_a_failure_is_told_too(upload: Service, store: Store, ear: Ear) -> None:
+def test_a_failure_is_told_too(
+    upload: ServiceProcess, inspector: MongoInspector, event_listener: EventListener
+) -> None:
     wrong = {"content-digest": "sha-256=:" + "A" * 43 + "=:"}
-    url = f"{upload.url}/file/stream?filename=p&sid={SID}"
+    url = f"{upload.url}/file/stream?filename=p&sid={CLIENT_SID}"
     assert httpx.put(url, content=b"x", headers=wrong).status_code == 400
-    assert ear.events("file.progress")[-1]["data"]["state"] == "failed"
+    assert event_listener.events("file.progress")[-1]["data"]["state"] == "failed"
 
 
-def test_many_short_requests_are_one_progress(upload: Service, store: Store, ear: Ear) -> None:
+def test_many_short_requests_are_one_progress(
+    upload: ServiceProcess, inspector: MongoInspector, event_listener: EventListener
+) -> None:
     """At most ten a second, and never backwards, however the bytes are cut into requests."""
     data, step = os.urandom(60_000), 1000
-    tus = Tus(upload)
-    tus.create(length=len(data), **{"upload-metadata": metadata(filename="p", sid=SID)})
+    tus = TusUpload(upload)
+    tus.create(length=len(data), **{"upload-metadata": tus_metadata(filename="p", sid=CLIENT_SID)})
     began = time.monotonic()
     for start in range(0, len(data), step):
         assert tus.patch(start, data[start : start + step]).status_code == 204
     took = time.monotonic() - began
-    told = [event["data"] for event in ear.events("file.progress")]
+    told = [event["data"] for event in event_listener.events("file.progress")]
     received = [event["received"] for event in told]
     assert received == sorted(received)
     assert len(told) <= 10 * took + 3
     assert (told[-1]["state"], received[-1]) == ("stored", len(data))
 
 
-def test_a_creation_that_is_taken_back_has_failed(upload: Service, store: Store, ear: Ear) -> None:
-    wrong = {"upload-metadata": metadata(filename="p", sid=SID), "upload-checksum": "sha1 AAAAAAAAAAAAAAAAAAAAAAAAAAA="}
-    assert Tus(upload).create(length=1, content=b"x", **wrong).status_code == 460
-    assert ear.events("file.progress")[-1]["data"]["state"] == "failed"
+def test_a_creation_that_is_taken_back_has_failed(
+    upload: ServiceProcess, inspector: MongoInspector, event_listener: EventListener
+) -> None:
+    wrong = {
+        "upload-metadata": tus_metadata(filename="p", sid=CLIENT_SID),
+        "upload-checksum": "sha1 AAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+    }
+    assert TusUpload(upload).create(length=1, content=b"x", **wrong).status_code == 460
+    assert event_listener.events("file.progress")[-1]["data"]["state"] == "failed"
 
 
 def test_reading_back_is_told(
-    start_service: Start, env: dict[str, str], mongod: Server, store: Store, ear: Ear
+    start_service: StartService,
+    env: dict[str, str],
+    mongod: ServerProcess,
+    inspector: MongoInspector,
+    event_listener: EventListener,
 ) -> None:
     """A process that took an upload over says that it verifies, where that takes long enough to be told."""
-    with wired(mongod.port) as wire:
+    with run_fault_proxy(mongod.port) as wire:
         away = {"GRIDCAST_MONGODB_URI": f"mongodb://127.0.0.1:{wire.port}"}
         first, second = start_service("services.upload", **env), start_service("services.upload", **{**env, **away})
-        tus = Tus(first, second)
-        data = os.urandom(50 * CHUNK + 5)
-        tus.create(length=len(data), **{"upload-metadata": metadata(filename="p", sid=SID)})
+        tus = TusUpload(first, second)
+        data = os.urandom(50 * CHUNK_SIZE + 5)
+        tus.create(length=len(data), **{"upload-metadata": tus_metadata(filename="p", sid=CLIENT_SID)})
         tus.patch(0, data[:-5])
-        ear.events("file.progress")
-        ear.heard.clear()
+        event_listener.events("file.progress")
+        event_listener.heard.clear()
         wire.latency, wire.fault = 0.1, Fault.LATENCY
         assert tus.patch(len(data) - 5, data[-5:], 1).status_code == 204
-        states = [event["data"]["state"] for event in ear.events("file.progress")]
+        states = [event["data"]["state"] for event in event_listener.events("file.progress")]
     assert list(dict.fromkeys(states))[-2:] == ["verifying", "stored"]
 
 
 def test_an_unknown_socket_and_a_redis_that_is_away_slow_nothing(
-    start_service: Start, env: dict[str, str], store: Store, upload: Service
+    start_service: StartService, env: dict[str, str], inspector: MongoInspector, upload: ServiceProcess
 ) -> None:
     away = start_service("services.upload", **{**env, "GRIDCAST_REDIS_URL": "redis://127.0.0.1:1/0"})
-    for service, sid in ((upload, "B" * 52), (upload, "no sid at all"), (away, SID)):
+    for service, sid in ((upload, "B" * 52), (upload, "no sid at all"), (away, CLIENT_SID)):
         began = time.monotonic()
-        answer = httpx.put(f"{service.url}/file/stream", params={"filename": sid[:1], "sid": sid}, content=b"x" * CHUNK)
+        answer = httpx.put(
+            f"{service.url}/file/stream", params={"filename": sid[:1], "sid": sid}, content=b"x" * CHUNK_SIZE
+        )
         assert answer.is_success
         assert time.monotonic() - began < 3
 
 
-def janitor(env: dict[str, str]) -> None:
+def run_garbage_collector(env: dict[str, str]) -> None:
     """`python -m services.upload.collect_garbage`, once."""
     command = [sys.executable, "-m", "services.upload.collect_garbage"]
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("GRIDCAST_")}
@@ -188,37 +219,39 @@ def janitor(env: dict[str, str]) -> None:
 
 
 def test_what_was_not_told_is_told_later_and_once(
-    start_service: Start, env: dict[str, str], store: Store, ear: Ear
+    start_service: StartService, env: dict[str, str], inspector: MongoInspector, event_listener: EventListener
 ) -> None:
     """Redis was away, or the service died between commit and push: the note stays, and the janitor pushes it with the same id."""
     away = start_service("services.upload", **{**env, "GRIDCAST_REDIS_URL": "redis://127.0.0.1:1/0"})
-    assert put(away, "n", b"x").status_code == 201
-    (note,) = store.one()["announce"]
-    assert ear.listen() == []
+    assert put_file(away, "n", b"x").status_code == 201
+    (note,) = inspector.only_document()["announce"]
+    assert event_listener.collect() == []
     # Half a minute later.
-    store.db["media"].update_one({}, [{"$set": {"announce.at": {"$subtract": ["$$NOW", 31000]}, "attention": "$$NOW"}}])
-    janitor(env)
-    janitor(env)
-    (event,) = ear.events("file.created")
+    inspector.db["media"].update_one(
+        {}, [{"$set": {"announce.at": {"$subtract": ["$$NOW", 31000]}, "attention": "$$NOW"}}]
+    )
+    run_garbage_collector(env)
+    run_garbage_collector(env)
+    (event,) = event_listener.events("file.created")
     assert event["id"] == str(note["id"])
     assert event["data"]["filename"] == "n"
-    assert store.one()["announce"] == []
+    assert inspector.only_document()["announce"] == []
 
 
-def test_the_janitor_by_itself(upload: Service, env: dict[str, str], store: Store) -> None:
+def test_the_janitor_by_itself(upload: ServiceProcess, env: dict[str, str], inspector: MongoInspector) -> None:
     """It reaps and sweeps what is due and nothing else; a second one changes nothing."""
-    put(upload, "kept", b"x")
-    put(upload, "gone", b"y")
+    put_file(upload, "kept", b"x")
+    put_file(upload, "gone", b"y")
     httpx.delete(f"{upload.url}/file/stream?filename=gone")
-    tus = Tus(upload)
+    tus = TusUpload(upload)
     tus.create("under way", length=10)
-    store.db["media"].update_one(
+    inspector.db["media"].update_one(
         {"filename": "gone"},
         [{"$set": {"doomed.due": {"$subtract": ["$$NOW", 1]}, "attention": "$$NOW"}}],
     )
-    eventually(lambda: all(document["announce"] == [] for document in store.media()))
+    eventually(lambda: all(document["announce"] == [] for document in inspector.list_documents()))
     for _ in range(2):
-        janitor(env)
-        assert sorted(document["filename"] for document in store.media()) == ["kept", "under way"]
-        assert store.chunks() == 1
+        run_garbage_collector(env)
+        assert sorted(document["filename"] for document in inspector.list_documents()) == ["kept", "under way"]
+        assert inspector.count_chunks() == 1
     assert tus.offset() == 0

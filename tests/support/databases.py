@@ -20,10 +20,10 @@ from deploy.local.log_tail import tail
 from deploy.local.ports import free_ports
 from deploy.local.processes import Child, Program
 
-READY_WITHIN = 30.0
+READY_TIMEOUT = 30.0
 
 
-def _state(task: Path) -> str:
+def _thread_state(task: Path) -> str:
     """How a thread is, as Linux says it in a letter; T for stopped, and for one that has ended meanwhile."""
     try:
         return (task / "stat").read_text("ascii").rpartition(") ")[2][:1]
@@ -31,13 +31,13 @@ def _state(task: Path) -> str:
         return "T"
 
 
-class Server:
+class ServerProcess:
     """A server that can be killed, stopped and started again on the same data and the same port."""
 
-    def __init__(self, data: Path, program: Callable[[Path, int], Program]) -> None:
-        self.data = data
+    def __init__(self, data_dir: Path, program: Callable[[Path, int], Program]) -> None:
+        self.data_dir = data_dir
         (self.port,) = free_ports(1)
-        self.log = data / "server.log"
+        self.log_path = data_dir / "server.log"
         self._program = program
         self.start()
 
@@ -54,8 +54,8 @@ class Server:
 
     def start(self) -> None:
         """Starts it again and waits until it answers."""
-        self._child = Child(self._program(self.data / "data", self.port), self.log)
-        for _ in processes.wait_until_ready([self._child], READY_WITHIN, time.sleep):
+        self._child = Child(self._program(self.data_dir / "data", self.port), self.log_path)
+        for _ in processes.wait_until_ready([self._child], READY_TIMEOUT, time.sleep):
             pass
 
     def kill(self) -> None:
@@ -63,73 +63,77 @@ class Server:
         self._child.send_signal(signal.SIGKILL)
         assert self._child.wait(10.0)
 
-    def stop(self) -> None:
+    def pause(self) -> None:
         """SIGSTOP: it stays, and is silent when this returns: a thread may answer once more before the signal has reached it."""
         self._child.send_signal(signal.SIGSTOP)
         tasks = Path(f"/proc/{self._child.pid}/task")
         deadline = time.monotonic() + 5
-        while tasks.exists() and any(_state(task) != "T" for task in tasks.iterdir()) and time.monotonic() < deadline:
+        while (
+            tasks.exists()
+            and any(_thread_state(task) != "T" for task in tasks.iterdir())
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.005)
 
-    def cont(self) -> None:
+    def resume(self) -> None:
         """SIGCONT: it goes on where it was stopped."""
         self._child.send_signal(signal.SIGCONT)
 
-    def shut_down(self) -> None:
+    def terminate(self) -> None:
         """SIGTERM, and wait for the end."""
-        self.cont()
+        self.resume()
         processes.stop_children([self._child])
 
     def log_tail(self) -> str:
-        return tail(self.log, 4000)
+        return tail(self.log_path, 4000)
 
 
-def small_mongod(folder: Path, port: int) -> Program:
+def small_mongod_program(folder: Path, port: int) -> Program:
     return databases.mongod(folder, port, cache_gb=0.5)
 
 
 @contextlib.contextmanager
-def running(data: Path, program: Callable[[Path, int], Program]) -> Iterator[Server]:
-    data.mkdir(parents=True, exist_ok=True)
-    server = Server(data, program)
+def run_server(data_dir: Path, program: Callable[[Path, int], Program]) -> Iterator[ServerProcess]:
+    data_dir.mkdir(parents=True, exist_ok=True)
+    server = ServerProcess(data_dir, program)
     try:
         yield server
     finally:
-        server.shut_down()
+        server.terminate()
         # 300 MB of journal that pytest would keep for three sessions; the log stays.
-        shutil.rmtree(data / "data", ignore_errors=True)
+        shutil.rmtree(data_dir / "data", ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
-def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """The session's MongoDB; leave it running."""
-    with running(tmp_path_factory.mktemp("mongod"), small_mongod) as server:
+    with run_server(tmp_path_factory.mktemp("mongod"), small_mongod_program) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """The session's Redis; leave it running."""
-    with running(tmp_path_factory.mktemp("redis"), databases.redis_server) as server:
+    with run_server(tmp_path_factory.mktemp("redis"), databases.redis_server) as server:
         yield server
 
 
 @pytest.fixture
-def own_mongod(tmp_path: Path) -> Iterator[Server]:
+def dedicated_mongod(tmp_path: Path) -> Iterator[ServerProcess]:
     """A MongoDB for this test alone, to be killed and stopped at will."""
-    with running(tmp_path / "mongod", small_mongod) as server:
+    with run_server(tmp_path / "mongod", small_mongod_program) as server:
         yield server
 
 
 @pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[Server]:
+def dedicated_redis(tmp_path: Path) -> Iterator[ServerProcess]:
     """A Redis for this test alone, to be killed and stopped at will."""
-    with running(tmp_path / "redis", databases.redis_server) as server:
+    with run_server(tmp_path / "redis", databases.redis_server) as server:
         yield server
 
 
 @pytest.fixture
-def database(mongod: Server) -> Iterator[str]:
+def database_name(mongod: ServerProcess) -> Iterator[str]:
     """The name of an empty database on the session's MongoDB, dropped after the test."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     yield name
@@ -138,7 +142,7 @@ def database(mongod: Server) -> Iterator[str]:
 
 
 @pytest.fixture
-def redis_url(redis_server: Server) -> str:
+def redis_url(redis_server: ServerProcess) -> str:
     """The address of the session's Redis, emptied."""
     with socket.create_connection(("127.0.0.1", redis_server.port), timeout=5.0) as connection:
         connection.sendall(b"FLUSHALL\r\n")

@@ -15,15 +15,15 @@ from services.common.asgi import ASGIApp
 from services.common.server.connection import Http
 from tests.support.waiting import eventually
 
-SMALL = 8 * 1024
+SOCKET_BUFFER_SIZE = 8 * 1024
 
 
-class Running:
+class InProcessServer:
     """A running server."""
 
     def __init__(self, app: ASGIApp, **options: Any) -> None:
         listener = socket.socket()
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_SIZE)
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         self.port = listener.getsockname()[1]
@@ -37,17 +37,17 @@ class Running:
     def state(self) -> Any:
         return self.server.server_state
 
-    def connect(self, ask: bytes) -> socket.socket:
+    def connect(self, request: bytes) -> socket.socket:
         """A client that has sent this, and that the server has noticed."""
         client = socket.socket()
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_SIZE)
         client.settimeout(10)
         client.connect(("127.0.0.1", self.port))
-        client.sendall(ask)
+        client.sendall(request)
         eventually(lambda: self.state.connections, 5)
         return client
 
-    def is_free(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether no connection and no request is left."""
         return not self.state.connections and not self.state.tasks
 
@@ -57,8 +57,8 @@ class Running:
 
 
 @contextlib.contextmanager
-def serving(app: ASGIApp, **options: Any) -> Iterator[Running]:
-    running = Running(app, **options)
+def serve_in_thread(app: ASGIApp, **options: Any) -> Iterator[InProcessServer]:
+    running = InProcessServer(app, **options)
     try:
         yield running
     finally:

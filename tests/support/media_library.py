@@ -10,22 +10,37 @@ import httpx
 import pymongo
 from bson import ObjectId
 
-from tests.support.databases import Server
-from tests.support.processes import Service, launched
+from tests.support.databases import ServerProcess
+from tests.support.processes import ServiceProcess, run_service
 
-CHUNK = 255 * 1024
-EDGES = (0, 1, 2, 1000, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK - 1, 2 * CHUNK, 2 * CHUNK + 1, 8 * CHUNK, 9 * CHUNK + 7)
+CHUNK_SIZE = 255 * 1024
+BOUNDARY_SIZES = (
+    0,
+    1,
+    2,
+    1000,
+    CHUNK_SIZE - 1,
+    CHUNK_SIZE,
+    CHUNK_SIZE + 1,
+    2 * CHUNK_SIZE - 1,
+    2 * CHUNK_SIZE,
+    2 * CHUNK_SIZE + 1,
+    8 * CHUNK_SIZE,
+    9 * CHUNK_SIZE + 7,
+)
 """Lengths on either side of every edge of chunk and batch."""
 
 
-class Library:
+class MediaServices:
     """Files written by the one service, read by the other; `db` is for looking behind both."""
 
-    def __init__(self, upload: Service, stream: Service, db: pymongo.database.Database[dict[str, Any]]) -> None:
+    def __init__(
+        self, upload: ServiceProcess, stream: ServiceProcess, db: pymongo.database.Database[dict[str, Any]]
+    ) -> None:
         self.upload = upload
         self.stream = stream
         self.db = db
-        self.http = httpx.Client(timeout=30)
+        self.http_client = httpx.Client(timeout=30)
 
     def put(self, filename: str, data: bytes | Path, folder: str = "", content_type: str = "video/webm") -> str:
         """Upload a new file; its id."""
@@ -40,27 +55,30 @@ class Library:
         assert answer.status_code == 201, answer.text
         return str(answer.json())
 
-    def url(self, filename: str, folder: str = "", service: Service | None = None) -> str:
+    def url(self, filename: str, folder: str = "", service: ServiceProcess | None = None) -> str:
         """Where the file is read."""
         query = urlencode({"filename": filename, "folder": folder})
         return f"{(service or self.stream).url}/file/stream?{query}"
 
     def get(self, filename: str, headers: Mapping[str, str] | None = None, method: str = "GET") -> httpx.Response:
         """Ask for the file, exactly with these header fields."""
-        return self.http.request(method, self.url(filename), headers={**(headers or {})})
+        return self.http_client.request(method, self.url(filename), headers={**(headers or {})})
 
-    def file_of(self, identifier: str) -> ObjectId:
+    def current_file_id(self, identifier: str) -> ObjectId:
         """The stored bytes of a file."""
         document = self.db["media"].find_one({"_id": ObjectId(identifier)})
         assert document is not None
         return ObjectId(document["current"]["file"])
 
-    def lose_chunk(self, identifier: str, number: int) -> None:
+    def delete_chunk(self, identifier: str, number: int) -> None:
         """Delete one chunk by hand."""
-        assert self.db["fs.chunks"].delete_one({"files_id": self.file_of(identifier), "n": number}).deleted_count == 1
+        assert (
+            self.db["fs.chunks"].delete_one({"files_id": self.current_file_id(identifier), "n": number}).deleted_count
+            == 1
+        )
 
 
-def environment(mongod: Server, redis_url: str, database: str, **more: str) -> dict[str, str]:
+def storage_env(mongod: ServerProcess, redis_url: str, database: str, **more: str) -> dict[str, str]:
     """What both services need to know."""
     return {
         "GRIDCAST_MONGODB_URI": mongod.uri,
@@ -71,15 +89,17 @@ def environment(mongod: Server, redis_url: str, database: str, **more: str) -> d
 
 
 @contextlib.contextmanager
-def library(folder: Path, mongod: Server, redis_url: str, database: str, **env: str) -> Iterator[Library]:
+def run_media_services(
+    folder: Path, mongod: ServerProcess, redis_url: str, database: str, **env: str
+) -> Iterator[MediaServices]:
     """Both services; `env` is the stream service's own. The database is dropped afterwards."""
-    common = environment(mongod, redis_url, database)
+    common = storage_env(mongod, redis_url, database)
     with (
         pymongo.MongoClient[dict[str, Any]](mongod.uri) as client,
-        launched("services.upload", folder, common) as upload,
-        launched("services.stream", folder, {**common, **env}) as stream,
+        run_service("services.upload", folder, common) as upload,
+        run_service("services.stream", folder, {**common, **env}) as stream,
     ):
-        library = Library(upload, stream, client[database])
-        with library.http:
+        library = MediaServices(upload, stream, client[database])
+        with library.http_client:
             yield library
         client.drop_database(database)

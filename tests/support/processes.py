@@ -19,14 +19,14 @@ from deploy.local.ports import HOST, free_ports
 from deploy.local.processes import Child, Program
 from deploy.local.programs import readiness_error
 
-READY_WITHIN = 30.0
-SHOWN = 4000
+READY_TIMEOUT = 30.0
+LOG_TAIL_BYTES = 4000
 
-_logs: dict[Path, str] = {}
+_logs_to_show: dict[Path, str] = {}
 """The log files to show, and whose they are."""
 
 
-class Service:
+class ServiceProcess:
     """A running process of ours."""
 
     def __init__(self, child: Child, port: int) -> None:
@@ -46,31 +46,31 @@ class Service:
     def is_ready(self) -> bool:
         return readiness_error(self.port) is None
 
-    def stop(self) -> None:
+    def terminate(self) -> None:
         """SIGTERM, and SIGKILL when it does not end in time."""
         processes.stop_children([self.child])
 
 
-Start = Callable[..., Service]
+StartService = Callable[..., ServiceProcess]
 
 
 @contextlib.contextmanager
-def showing(log: Path, name: str) -> Iterator[None]:
+def show_log_on_failure(log: Path, name: str) -> Iterator[None]:
     """Has the log shown with a test that fails meanwhile."""
-    _logs[log] = name
+    _logs_to_show[log] = name
     try:
         yield
     finally:
-        _logs.pop(log, None)
+        _logs_to_show.pop(log, None)
 
 
 @contextlib.contextmanager
-def launched(
-    module: str, folder: Path, env: Mapping[str, str], *, port: int | None = None, ready: bool = True
-) -> Iterator[Service]:
+def run_service(
+    module: str, log_dir: Path, env: Mapping[str, str], *, port: int | None = None, ready: bool = True
+) -> Iterator[ServiceProcess]:
     """`python -m MODULE` with `env` on top of a clean environment; `ready=False` does not wait for it."""
     port = port or free_ports(1)[0]
-    log = folder / f"{module}-{port}.log"
+    log = log_dir / f"{module}-{port}.log"
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("GRIDCAST_")}
     program = Program(
         name=module,
@@ -87,23 +87,23 @@ def launched(
             **env,
         },
     )
-    with showing(log, module):
+    with show_log_on_failure(log, module):
         child = Child(program, log)
         try:
-            for _ in processes.wait_until_ready([child] if ready else [], READY_WITHIN, time.sleep):
+            for _ in processes.wait_until_ready([child] if ready else [], READY_TIMEOUT, time.sleep):
                 pass
-            yield Service(child, port)
+            yield ServiceProcess(child, port)
         finally:
             processes.stop_children([child])
 
 
 @pytest.fixture
-def start_service(tmp_path: Path) -> Iterator[Start]:
+def start_service(tmp_path: Path) -> Iterator[StartService]:
     """A function `start(module, port=None, ready=True, **env) -> Service`; all are stopped after the test."""
     with contextlib.ExitStack() as running:
 
-        def start(module: str, *, port: int | None = None, ready: bool = True, **env: str) -> Service:
-            return running.enter_context(launched(module, tmp_path, env, port=port, ready=ready))
+        def start(module: str, *, port: int | None = None, ready: bool = True, **env: str) -> ServiceProcess:
+            return running.enter_context(run_service(module, tmp_path, env, port=port, ready=ready))
 
         yield start
 
@@ -112,6 +112,6 @@ def start_service(tmp_path: Path) -> Iterator[Start]:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
     report = yield
     if report.failed:
-        ends = {name: tail(log, SHOWN) for log, name in _logs.items()}
+        ends = {name: tail(log, LOG_TAIL_BYTES) for log, name in _logs_to_show.items()}
         report.sections += [(f"end of the log of {name}", end) for name, end in ends.items() if end]
     return report

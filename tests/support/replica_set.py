@@ -11,23 +11,23 @@ import pymongo.errors
 
 from deploy.local import databases
 from deploy.local.processes import Program
-from tests.support.databases import Server, running
+from tests.support.databases import ServerProcess, run_server
 from tests.support.waiting import eventually
 
-NAME = "gridcast"
-ELECTION_MS = 2000
+REPLICA_SET_NAME = "gridcast"
+ELECTION_TIMEOUT_MS = 2000
 """A fifth of MongoDB's default, so that tests wait less."""
 
 Client = pymongo.MongoClient[dict[str, Any]]
 
 
-def member(folder: Path, port: int) -> Program:
+def member_program(folder: Path, port: int) -> Program:
     """One mongod that waits to be made a member."""
     alone = databases.mongod(folder, port, cache_gb=0.25)
     uri = f"{alone.url}/?directConnection=true"
     return dataclasses.replace(
         alone,
-        command=(*alone.command, f"--replSet={NAME}", "--oplogSize=256"),
+        command=(*alone.command, f"--replSet={REPLICA_SET_NAME}", "--oplogSize=256"),
         readiness_error=lambda: databases.mongodb_error(uri, timeout=1.0),
     )
 
@@ -35,30 +35,30 @@ def member(folder: Path, port: int) -> Program:
 class ReplicaSet:
     """Three members on loopback."""
 
-    def __init__(self, members: list[Server]) -> None:
+    def __init__(self, members: list[ServerProcess]) -> None:
         self.members = members
         hosts = [f"127.0.0.1:{server.port}" for server in members]
-        self.uri = f"mongodb://{','.join(hosts)}/?replicaSet={NAME}"
+        self.uri = f"mongodb://{','.join(hosts)}/?replicaSet={REPLICA_SET_NAME}"
         configuration = {
-            "_id": NAME,
+            "_id": REPLICA_SET_NAME,
             "members": [{"_id": number, "host": host} for number, host in enumerate(hosts)],
-            "settings": {"electionTimeoutMillis": ELECTION_MS, "heartbeatIntervalMillis": 500},
+            "settings": {"electionTimeoutMillis": ELECTION_TIMEOUT_MS, "heartbeatIntervalMillis": 500},
         }
-        with self.to(members[0]) as client:
+        with self.connect_to(members[0]) as client:
             client.admin.command("replSetInitiate", configuration)
-        eventually(self.all_in_step, 60.0, "one primary and two secondaries")
+        eventually(self.is_healthy, 60.0, "one primary and two secondaries")
 
     @staticmethod
-    def to(server: Server) -> Client:
+    def connect_to(server: ServerProcess) -> Client:
         """This member and no other."""
         return pymongo.MongoClient(
             f"{server.url}/?directConnection=true", serverSelectionTimeoutMS=1000, socketTimeoutMS=2000
         )
 
-    def state(self, server: Server) -> str:
+    def member_state(self, server: ServerProcess) -> str:
         """`primary`, `secondary` or `away`."""
         try:
-            with self.to(server) as client:
+            with self.connect_to(server) as client:
                 said = client.admin.command("hello")
         except pymongo.errors.PyMongoError:
             return "away"
@@ -66,25 +66,25 @@ class ReplicaSet:
             return "primary"
         return "secondary" if said.get("secondary") else "away"
 
-    def primary(self) -> Server | None:
+    def find_primary(self) -> ServerProcess | None:
         """The member that takes writes."""
-        return next((server for server in self.members if self.state(server) == "primary"), None)
+        return next((server for server in self.members if self.member_state(server) == "primary"), None)
 
-    def all_in_step(self) -> bool:
+    def is_healthy(self) -> bool:
         """Whether all are there and one leads."""
-        return sorted(self.state(server) for server in self.members) == ["primary", "secondary", "secondary"]
+        return sorted(self.member_state(server) for server in self.members) == ["primary", "secondary", "secondary"]
 
-    def kill_primary(self) -> Server:
+    def kill_primary(self) -> ServerProcess:
         """SIGKILL; the others elect a new one."""
-        primary = eventually(self.primary, 30.0, "there is a primary")
+        primary = eventually(self.find_primary, 30.0, "there is a primary")
         primary.kill()
         return primary
 
 
 @contextlib.contextmanager
-def replica_set(folder: Path) -> Iterator[ReplicaSet]:
+def run_replica_set(folder: Path) -> Iterator[ReplicaSet]:
     with contextlib.ExitStack() as stack:
-        processes = [stack.enter_context(running(folder / f"member-{n}", member)) for n in range(3)]
+        processes = [stack.enter_context(run_server(folder / f"member-{n}", member_program)) for n in range(3)]
         yield ReplicaSet(processes)
         # Asked to stop, a member waits 15 s for others to take over.
         for server in processes:

@@ -19,101 +19,101 @@ from typing import Any
 import pytest
 
 from deploy.local.ports import HOST, free_ports
-from tests.support.processes import Service, launched
+from tests.support.processes import ServiceProcess, run_service
 from tests.support.waiting import eventually
 
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-GET = b"GET /file HTTP/1.1\r\nHost: a\r\n\r\n"
-LAST = b"GET /file HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-HANDSHAKE = (
+OK_RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+GET_REQUEST = b"GET /file HTTP/1.1\r\nHost: a\r\n\r\n"
+GET_AND_CLOSE = b"GET /file HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+WEBSOCKET_HANDSHAKE = (
     b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
 )
 
 
 @dataclass
-class Seen:
+class ReceivedRequest:
     """One request as it arrived."""
 
     method: str
     target: str
-    fields: list[tuple[str, str]]
+    headers: list[tuple[str, str]]
     body: bytes = b""
-    whole: bool = False
+    complete: bool = False
 
-    def all(self, name: str) -> list[str]:
-        return [value for key, value in self.fields if key.lower() == name]
+    def get_all(self, name: str) -> list[str]:
+        return [value for key, value in self.headers if key.lower() == name]
 
     def get(self, name: str) -> str | None:
-        return next(iter(self.all(name)), None)
+        return next(iter(self.get_all(name)), None)
 
 
-Answer = Callable[[Seen, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+Responder = Callable[[ReceivedRequest, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-async def say_ok(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def respond_ok(request: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Reads the body, after 100 where the client waits for that, then 200."""
-    if seen.get("expect"):
+    if request.get("expect"):
         writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    await read_body(seen, reader)
-    writer.write(OK.removesuffix(b"ok") if seen.method == "HEAD" else OK)
+    await read_body(request, reader)
+    writer.write(OK_RESPONSE.removesuffix(b"ok") if request.method == "HEAD" else OK_RESPONSE)
 
 
-def say(raw: bytes) -> Answer:
+def respond_with(raw: bytes) -> Responder:
     """Reads the body, then these bytes."""
 
-    async def answer(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def answer(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_body(seen, reader)
         writer.write(raw)
 
     return answer
 
 
-async def silent(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def never_respond(request: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Takes the request, never answers, notices when it is given up."""
     del writer
-    await read_body(seen, reader)
+    await read_body(request, reader)
     assert not await reader.read(1)
     raise ConnectionError
 
 
-async def read_body(seen: Seen, reader: asyncio.StreamReader) -> None:
-    if (length := seen.get("content-length")) is not None:
-        while len(seen.body) < int(length):
-            data = await reader.read(min(65536, int(length) - len(seen.body)))
+async def read_body(request: ReceivedRequest, reader: asyncio.StreamReader) -> None:
+    if (length := request.get("content-length")) is not None:
+        while len(request.body) < int(length):
+            data = await reader.read(min(65536, int(length) - len(request.body)))
             if not data:
                 raise ConnectionError("the body broke off")
-            seen.body += data
-    elif seen.get("transfer-encoding") == "chunked":
+            request.body += data
+    elif request.get("transfer-encoding") == "chunked":
         while size := int((await reader.readuntil(b"\r\n"))[:-2], 16):
-            seen.body += await reader.readexactly(size)
+            request.body += await reader.readexactly(size)
             assert await reader.readexactly(2) == b"\r\n"
         assert await reader.readexactly(2) == b"\r\n"
-    seen.whole = True
+    request.complete = True
 
 
 @dataclass
-class Upstream:
+class ScriptedUpstream:
     """The service. `answer` may be changed at any time; /livez and /readyz are always 200 and not remembered.
 
     `broken`: what it could not parse, which is a fault of whoever sent it.
     """
 
     port: int = field(default_factory=lambda: free_ports(1)[0])
-    answer: Answer = say_ok
-    requests: list[Seen] = field(default_factory=list)
-    broken: list[str] = field(default_factory=list)
-    connections: int = 0
-    busy: int = 0
+    responder: Responder = respond_ok
+    requests: list[ReceivedRequest] = field(default_factory=list)
+    parse_errors: list[str] = field(default_factory=list)
+    connection_count: int = 0
+    active_requests: int = 0
 
     @property
     def url(self) -> str:
         return f"http://{HOST}:{self.port}"
 
     def reset(self) -> None:
-        self.answer = say_ok
+        self.responder = respond_ok
         self.requests.clear()
-        self.broken.clear()
+        self.parse_errors.clear()
 
     def start(self) -> None:
         self.loop = asyncio.new_event_loop()
@@ -142,11 +142,11 @@ class Upstream:
         self._main = self.loop.create_task(main())
         with contextlib.suppress(asyncio.CancelledError):
             self.loop.run_until_complete(self._main)
-        self.loop.run_until_complete(_cancel_the_rest())
+        self.loop.run_until_complete(_cancel_remaining_tasks())
         self.loop.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
+        self.connection_count += 1
         self._writers.add(writer)
         try:
             while True:
@@ -154,27 +154,27 @@ class Upstream:
                 first, *lines = head[:-4].decode("utf-8", "surrogateescape").split("\r\n")
                 method, target, version = first.split(" ")
                 assert version == "HTTP/1.1"
-                seen = Seen(method, target, [tuple(line.split(": ", 1)) for line in lines])  # type: ignore[misc]
+                seen = ReceivedRequest(method, target, [tuple(line.split(": ", 1)) for line in lines])  # type: ignore[misc]
                 if target in {"/livez", "/readyz"}:
-                    writer.write(OK)
+                    writer.write(OK_RESPONSE)
                     continue
                 self.requests.append(seen)
-                self.busy += 1
+                self.active_requests += 1
                 try:
-                    await self.answer(seen, reader, writer)
+                    await self.responder(seen, reader, writer)
                 finally:
-                    self.busy -= 1
+                    self.active_requests -= 1
                 await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         except (AssertionError, ValueError, asyncio.LimitOverrunError) as error:
-            self.broken.append(repr(error))
+            self.parse_errors.append(repr(error))
         finally:
             self._writers.discard(writer)
             writer.close()
 
 
-async def _cancel_the_rest() -> None:
+async def _cancel_remaining_tasks() -> None:
     left = asyncio.all_tasks() - {asyncio.current_task()}
     for task in left:
         task.cancel()
@@ -182,8 +182,8 @@ async def _cancel_the_rest() -> None:
 
 
 @contextlib.contextmanager
-def upstream() -> Iterator[Upstream]:
-    service = Upstream()
+def run_upstream() -> Iterator[ScriptedUpstream]:
+    service = ScriptedUpstream()
     service.start()
     try:
         yield service
@@ -192,35 +192,39 @@ def upstream() -> Iterator[Upstream]:
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[Upstream]:
+def upstream() -> Iterator[ScriptedUpstream]:
     """One that every test of a module may change; see `Upstream.reset`."""
-    with upstream() as service:
+    with run_upstream() as service:
         yield service
 
 
 @pytest.fixture(scope="module")
-def gateway(service: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def gateway(upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     """A gateway with the settings that it comes with. A module that needs another one has its own."""
-    with launched("gateway", tmp_path_factory.mktemp("gateway"), addresses(service)) as gateway:
+    with run_service("gateway", tmp_path_factory.mktemp("gateway"), upstream_env(upstream)) as gateway:
         yield gateway
         assert "Traceback" not in gateway.log
 
 
 @pytest.fixture(scope="module")
-def hasty(service: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def short_timeout_gateway(
+    upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServiceProcess]:
     """A gateway that waits for nobody longer than a second or so."""
     patience = {
         f"GRIDCAST_{name}_TIMEOUT": "1"
         for name in ("RESPONSE_HEADER", "CLIENT_BODY", "UPSTREAM_IDLE", "SEND", "CONNECT")
     }
     limits = {"GRIDCAST_COMMIT_TIMEOUT": "3", "GRIDCAST_MAX_BODY_SIZE": "1000000"}
-    with launched("gateway", tmp_path_factory.mktemp("hasty"), addresses(service) | patience | limits) as gateway:
+    with run_service(
+        "gateway", tmp_path_factory.mktemp("hasty"), upstream_env(upstream) | patience | limits
+    ) as gateway:
         yield gateway
         assert "Traceback" not in gateway.log
 
 
 @dataclass(frozen=True)
-class Reply:
+class HttpResponse:
     """An answer, read to its end."""
 
     status: int
@@ -232,35 +236,37 @@ class Reply:
         return json.loads(self.body)
 
 
-def ask(port: int, method: str, target: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Reply:
+def send_request(
+    port: int, method: str, target: str, body: Any = None, headers: Mapping[str, str] | None = None
+) -> HttpResponse:
     """One request on a connection of its own. An iterable body without Content-Length is sent in chunks."""
     with contextlib.closing(http.client.HTTPConnection(HOST, port, timeout=10)) as connection:
         chunked = body is not None and not isinstance(body, bytes) and "Content-Length" not in (headers or {})
         connection.request(method, target, body, dict(headers or {}), encode_chunked=chunked)
         answer = connection.getresponse()
-        return Reply(answer.status, answer.headers, answer.read())
+        return HttpResponse(answer.status, answer.headers, answer.read())
 
 
-def addresses(*services: Upstream) -> dict[str, str]:
+def upstream_env(*services: ScriptedUpstream) -> dict[str, str]:
     """The gateway's environment with these as the replicas of every service."""
     urls = ",".join(service.url for service in services)
     return {f"GRIDCAST_{name}_URLS": urls for name in ("UPLOAD", "STREAM", "SOCKET")}
 
 
-def connect(port: int, timeout: float = 10.0) -> socket.socket:
+def open_connection(port: int, timeout: float = 10.0) -> socket.socket:
     client = socket.create_connection((HOST, port), timeout)
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return client
 
 
-def talk(port: int, raw: bytes, timeout: float = 10.0) -> bytes:
+def send_raw(port: int, raw: bytes, timeout: float = 10.0) -> bytes:
     """All that is answered to `raw` until the connection is closed."""
-    with connect(port, timeout) as client:
+    with open_connection(port, timeout) as client:
         client.sendall(raw)
-        return drain(client)
+        return receive_until_closed(client)
 
 
-def drain(client: socket.socket) -> bytes:
+def receive_until_closed(client: socket.socket) -> bytes:
     """All that still comes; a reset ends it too."""
     received = b""
     with contextlib.suppress(ConnectionResetError):
@@ -269,13 +275,13 @@ def drain(client: socket.socket) -> bytes:
     return received
 
 
-def read_to_the_end(client: socket.socket) -> None:
+def receive_until_eof(client: socket.socket) -> None:
     """As `drain`, but a reset is raised."""
     while client.recv(65536):
         pass
 
 
-def logged(gateway: Service, status: int, count: int = 1) -> list[dict[str, Any]]:
+def wait_for_access_log(gateway: ServiceProcess, status: int, count: int = 1) -> list[dict[str, Any]]:
     """The last lines in its log about answers with that status; `time` in seconds since 1970.
 
     They carry the gateway's own clock, which a busy machine delays less than the clock of a client that waits for its turn.
@@ -293,13 +299,13 @@ def logged(gateway: Service, status: int, count: int = 1) -> list[dict[str, Any]
     return [{**line, "time": datetime.fromisoformat(line["time"]).timestamp()} for line in found]
 
 
-def memory(pid: int) -> int:
+def resident_memory(pid: int) -> int:
     """Resident bytes."""
     with open(f"/proc/{pid}/statm", encoding="ascii") as statm:  # noqa: PTH123 - not a file of ours
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def statuses(raw: bytes) -> list[int]:
+def parse_statuses(raw: bytes) -> list[int]:
     """The statuses of the answers in `raw`, judged by Content-Length and by what follows: a HEAD is answered without a body."""
     found = []
     while raw:

@@ -14,30 +14,30 @@ import pytest
 
 from deploy.local.ports import HOST, free_ports
 from deploy.local.processes import PROJECT_ROOT, die_with_parent_command
-from tests.support.processes import showing
+from tests.support.processes import show_log_on_failure
 from tests.support.waiting import eventually
 
-UP_WITHIN = 60.0
-DOWN_WITHIN = 60.0
-OF_THE_RUN = ("PORT", "DATA", "MONGODB_URI", "REDIS_URL")
+START_TIMEOUT = 60.0
+STOP_TIMEOUT = 60.0
+STACK_VARIABLES = ("PORT", "DATA", "MONGODB_URI", "REDIS_URL")
 
 
 class Stack:
     """`python -m deploy.local` on a free port, with what it printed."""
 
     def __init__(
-        self, data: Path, *options: str, env: Mapping[str, str] | None = None, port: int | None = None
+        self, data_dir: Path, *options: str, env: Mapping[str, str] | None = None, port: int | None = None
     ) -> None:
-        self.data = data
+        self.data_dir = data_dir
         self.port = port or free_ports(1)[0]
         self.url = f"http://{HOST}:{self.port}"
-        self.data.parent.mkdir(parents=True, exist_ok=True)
-        self._out = data.with_name(f"{data.name}-{self.port}.out")
-        self._err = data.with_name(f"{data.name}-{self.port}.err")
-        inherited = {k: v for k, v in os.environ.items() if k not in OF_THE_RUN and not k.startswith("GRIDCAST_")}
-        command = [sys.executable, "-m", "deploy.local", "--port", str(self.port), "--data", str(data), *options]
-        with self._out.open("wb") as out, self._err.open("wb") as err:
-            self.runner = subprocess.Popen(
+        self.data_dir.parent.mkdir(parents=True, exist_ok=True)
+        self._stdout_path = data_dir.with_name(f"{data_dir.name}-{self.port}.out")
+        self._stderr_path = data_dir.with_name(f"{data_dir.name}-{self.port}.err")
+        inherited = {k: v for k, v in os.environ.items() if k not in STACK_VARIABLES and not k.startswith("GRIDCAST_")}
+        command = [sys.executable, "-m", "deploy.local", "--port", str(self.port), "--data", str(data_dir), *options]
+        with self._stdout_path.open("wb") as out, self._stderr_path.open("wb") as err:
+            self.process = subprocess.Popen(
                 die_with_parent_command(command),
                 cwd=PROJECT_ROOT,
                 env={**inherited, **(env or {})},
@@ -47,65 +47,65 @@ class Stack:
             )
 
     @property
-    def out(self) -> str:
-        return self._out.read_text("utf-8")
+    def stdout(self) -> str:
+        return self._stdout_path.read_text("utf-8")
 
     @property
-    def err(self) -> str:
-        return self._err.read_text("utf-8")
+    def stderr(self) -> str:
+        return self._stderr_path.read_text("utf-8")
 
     @property
-    def logs(self) -> Path:
-        return self.data / "logs"
+    def log_dir(self) -> Path:
+        return self.data_dir / "logs"
 
     @property
     def pids(self) -> dict[str, int]:
         """The children by name: `mongod redis-server upload-1 stream-1 socket-1 socket-2 gateway`."""
-        return {name: int(pid) for name, pid in re.findall(r"^(\S+) +ready .*?pid (\d+)", self.out, re.MULTILINE)}
+        return {name: int(pid) for name, pid in re.findall(r"^(\S+) +ready .*?pid (\d+)", self.stdout, re.MULTILINE)}
 
     @property
-    def addresses(self) -> dict[str, str]:
+    def urls(self) -> dict[str, str]:
         """Where each child listens, by name."""
-        return dict(re.findall(r"^(\S+) +ready .*pid \d+ +(\S+)$", self.out, re.MULTILINE))
+        return dict(re.findall(r"^(\S+) +ready .*pid \d+ +(\S+)$", self.stdout, re.MULTILINE))
 
-    def wait_until_up(self) -> None:
+    def wait_until_ready(self) -> None:
         def up() -> bool:
-            return self.out.endswith(f"{self.url}\n") or self.runner.poll() is not None
+            return self.stdout.endswith(f"{self.url}\n") or self.process.poll() is not None
 
-        eventually(up, UP_WITHIN, "the stack is up")
-        assert self.runner.poll() is None, f"the runner ended: {self.err}"
+        eventually(up, START_TIMEOUT, "the stack is up")
+        assert self.process.poll() is None, f"the runner ended: {self.stderr}"
 
-    def forget_data(self) -> None:
+    def delete_data(self) -> None:
         """Removes the 300 MB that pytest would keep for three sessions; the logs stay."""
-        shutil.rmtree(self.data / "mongo", ignore_errors=True)
+        shutil.rmtree(self.data_dir / "mongo", ignore_errors=True)
 
-    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+    def terminate(self, signal_number: signal.Signals = signal.SIGTERM) -> int:
         """Sends the signal, if it runs, and gives the exit code."""
-        self.runner.send_signal(number)
-        return self.runner.wait(DOWN_WITHIN)
+        self.process.send_signal(signal_number)
+        return self.process.wait(STOP_TIMEOUT)
 
 
 @contextlib.contextmanager
-def runner(
-    data: Path, *options: str, env: Mapping[str, str] | None = None, port: int | None = None, up: bool = True
+def run_stack(
+    data_dir: Path, *options: str, env: Mapping[str, str] | None = None, port: int | None = None, up: bool = True
 ) -> Iterator[Stack]:
     """A run of the stack; `up=False` does not wait for it."""
-    stack = Stack(data, *options, env=env, port=port)
+    stack = Stack(data_dir, *options, env=env, port=port)
     try:
         if up:
-            stack.wait_until_up()
+            stack.wait_until_ready()
         yield stack
     finally:
-        stack.end()
+        stack.terminate()
 
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The session's stack with two stream and two socket replicas; leave its processes running."""
-    with runner(tmp_path_factory.mktemp("stack") / "data", "--sockets", "2", "--streams", "2") as stack:
+    with run_stack(tmp_path_factory.mktemp("stack") / "data", "--sockets", "2", "--streams", "2") as stack:
         with contextlib.ExitStack() as shown:
             for name in sorted(stack.pids.keys() - {"mongod", "redis-server"}):
-                shown.enter_context(showing(stack.logs / f"{name}.log", f"the stack's {name}"))
+                shown.enter_context(show_log_on_failure(stack.log_dir / f"{name}.log", f"the stack's {name}"))
             yield stack
-        assert stack.end() == 0, stack.err
-        stack.forget_data()
+        assert stack.terminate() == 0, stack.stderr
+        stack.delete_data()

@@ -17,50 +17,50 @@ import pymongo
 import pytest
 from bson import ObjectId
 
-from tests.support.databases import Server
-from tests.support.processes import Service, launched
+from tests.support.databases import ServerProcess
+from tests.support.processes import ServiceProcess, run_service
 
-CHUNK = 255 * 1024
-BATCH = 8 * CHUNK
+CHUNK_SIZE = 255 * 1024
+BATCH_SIZE = 8 * CHUNK_SIZE
 BOUNDARY = b"0123456789abcdef"
-FORM_TYPE = f"multipart/form-data; boundary={BOUNDARY.decode()}"
-TUS = {"tus-resumable": "1.0.0"}
-OFFSET_TYPE = {"content-type": "application/offset+octet-stream"}
+FORM_CONTENT_TYPE = f"multipart/form-data; boundary={BOUNDARY.decode()}"
+TUS_HEADERS = {"tus-resumable": "1.0.0"}
+OFFSET_CONTENT_TYPE = {"content-type": "application/offset+octet-stream"}
 
 
-class Store:
+class MongoInspector:
     """What stands in MongoDB, read behind the service's back."""
 
     def __init__(self, uri: str, name: str) -> None:
         self.client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(uri, tz_aware=True)
         self.db = self.client[name]
 
-    def chunks(self) -> int:
+    def count_chunks(self) -> int:
         return self.db["fs.chunks"].count_documents({})
 
-    def media(self) -> list[dict[str, Any]]:
+    def list_documents(self) -> list[dict[str, Any]]:
         return list(self.db["media"].find())
 
-    def one(self) -> dict[str, Any]:
-        (document,) = self.media()
+    def only_document(self) -> dict[str, Any]:
+        (document,) = self.list_documents()
         return document
 
-    def bytes_of(self, identifier: str) -> bytes:
+    def read_current(self, identifier: str) -> bytes:
         document = self.db["media"].find_one({"_id": ObjectId(identifier)})
         assert document is not None
-        return self.bytes_in(document["current"]["file"])
+        return self.read_file(document["current"]["file"])
 
-    def bytes_in(self, file: ObjectId) -> bytes:
+    def read_file(self, file: ObjectId) -> bytes:
         found = list(self.db["fs.chunks"].find({"files_id": file}).sort("n"))
         assert [chunk["n"] for chunk in found] == list(range(len(found)))
         return b"".join(chunk["data"] for chunk in found)
 
-    def orphans(self) -> list[ObjectId]:
+    def list_orphans(self) -> list[ObjectId]:
         """Files with chunks that no document names, and chunks past the end of their file."""
         named: dict[ObjectId, int | None] = {}
-        for document in self.media():
+        for document in self.list_documents():
             if current := document["current"]:
-                named[current["file"]] = -(-current["length"] // CHUNK)
+                named[current["file"]] = -(-current["length"] // CHUNK_SIZE)
             for other in (*document["uploads"], *document["doomed"]):
                 named.setdefault(other["file"], None)
         grouped = self.db["fs.chunks"].aggregate([{"$group": {"_id": "$files_id", "count": {"$sum": 1}}}])
@@ -68,14 +68,14 @@ class Store:
             g["_id"] for g in grouped if named.get(g["_id"], 0) is not None and g["count"] != named.get(g["_id"], 0)
         ]
 
-    def empty(self) -> None:
+    def clear(self) -> None:
         for name in ("media", "fs.chunks", "fs.files"):
             self.db[name].delete_many({})
 
 
 @contextlib.contextmanager
-def opened(uri: str, name: str) -> Iterator[Store]:
-    store = Store(uri, name)
+def open_inspector(uri: str, name: str) -> Iterator[MongoInspector]:
+    store = MongoInspector(uri, name)
     try:
         yield store
     finally:
@@ -89,7 +89,7 @@ def upload_settings() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def env(
-    request: pytest.FixtureRequest, mongod: Server, redis_server: Server, upload_settings: dict[str, str]
+    request: pytest.FixtureRequest, mongod: ServerProcess, redis_server: ServerProcess, upload_settings: dict[str, str]
 ) -> dict[str, str]:
     return {
         "GRIDCAST_MONGODB_URI": mongod.uri,
@@ -100,19 +100,19 @@ def env(
 
 
 @pytest.fixture(scope="module")
-def upload(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with launched("services.upload", tmp_path_factory.mktemp("upload"), env) as service:
+def upload(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+    with run_service("services.upload", tmp_path_factory.mktemp("upload"), env) as service:
         yield service
 
 
 @pytest.fixture
-def store(env: dict[str, str]) -> Iterator[Store]:
-    with opened(env["GRIDCAST_MONGODB_URI"], env["GRIDCAST_MONGODB_DATABASE"]) as store:
-        store.empty()
+def inspector(env: dict[str, str]) -> Iterator[MongoInspector]:
+    with open_inspector(env["GRIDCAST_MONGODB_URI"], env["GRIDCAST_MONGODB_DATABASE"]) as store:
+        store.clear()
         yield store
 
 
-def part(name: str, content: bytes, filename: str | None = None, kind: str | None = None) -> bytes:
+def form_part(name: str, content: bytes, filename: str | None = None, kind: str | None = None) -> bytes:
     head = f'Content-Disposition: form-data; name="{name}"'
     if filename is not None:
         head += f'; filename="{filename}"'
@@ -121,17 +121,19 @@ def part(name: str, content: bytes, filename: str | None = None, kind: str | Non
     return b"--" + BOUNDARY + b"\r\n" + head.encode("utf-8", "surrogateescape") + b"\r\n\r\n" + content + b"\r\n"
 
 
-def form(*parts: bytes) -> bytes:
+def form_body(*parts: bytes) -> bytes:
     return b"".join(parts) + b"--" + BOUNDARY + b"--\r\n"
 
 
-def post(service: Service, body: bytes, query: str = "", content_type: str = FORM_TYPE) -> httpx.Response:
+def post_form(
+    service: ServiceProcess, body: bytes, query: str = "", content_type: str = FORM_CONTENT_TYPE
+) -> httpx.Response:
     return httpx.post(
         f"{service.url}/file/upload{query}", content=body, headers={"content-type": content_type}, timeout=30
     )
 
 
-def put(service: Service, name: str, body: Any, /, folder: str = "", **headers: str) -> httpx.Response:
+def put_file(service: ServiceProcess, name: str, body: Any, /, folder: str = "", **headers: str) -> httpx.Response:
     fields = {key.replace("_", "-"): value for key, value in headers.items()}
     query = {"filename": name, "folder": folder}
     return httpx.put(f"{service.url}/file/stream", params=query, content=body, headers=fields, timeout=60)
@@ -145,14 +147,14 @@ def etag(data: bytes) -> str:
     return f'"sha256-{hashlib.sha256(data).hexdigest()}"'
 
 
-def metadata(**values: str) -> str:
+def tus_metadata(**values: str) -> str:
     return ",".join(f"{key} {base64.b64encode(value.encode()).decode()}" for key, value in values.items())
 
 
-class Tus:
+class TusUpload:
     """One upload over tus, step by step."""
 
-    def __init__(self, *services: Service) -> None:
+    def __init__(self, *services: ServiceProcess) -> None:
         self.urls = [service.url for service in services]
         self.client = httpx.Client(timeout=30, limits=httpx.Limits(max_keepalive_connections=0))
         self.path = ""
@@ -160,33 +162,33 @@ class Tus:
     def create(
         self, name: str | None = "a.bin", length: int | None = 0, content: bytes | None = None, **more: str
     ) -> httpx.Response:
-        headers = {**TUS, **more}
+        headers = {**TUS_HEADERS, **more}
         if length is not None:
             headers["upload-length"] = str(length)
         if name is not None:
-            headers.setdefault("upload-metadata", metadata(filename=name))
+            headers.setdefault("upload-metadata", tus_metadata(filename=name))
         if content is not None:
-            headers |= OFFSET_TYPE
+            headers |= OFFSET_CONTENT_TYPE
         answer = self.client.post(f"{self.urls[0]}/file/tus", headers=headers, content=content)
         self.path = answer.headers.get("location", "")
         return answer
 
-    def head(self, at: int = 0) -> httpx.Response:
-        return self.client.head(self.urls[at] + self.path, headers=TUS)
+    def head(self, replica: int = 0) -> httpx.Response:
+        return self.client.head(self.urls[replica] + self.path, headers=TUS_HEADERS)
 
-    def offset(self, at: int = 0) -> int:
-        answer = self.head(at)
+    def offset(self, replica: int = 0) -> int:
+        answer = self.head(replica)
         assert answer.status_code == 200, answer.status_code
         return int(answer.headers["upload-offset"])
 
-    def patch(self, offset: int, content: Any, at: int = 0, **more: str) -> httpx.Response:
-        headers = {**TUS, **OFFSET_TYPE, "upload-offset": str(offset), **more}
-        return self.client.patch(self.urls[at] + self.path, headers=headers, content=content)
+    def patch(self, offset: int, content: Any, replica: int = 0, **more: str) -> httpx.Response:
+        headers = {**TUS_HEADERS, **OFFSET_CONTENT_TYPE, "upload-offset": str(offset), **more}
+        return self.client.patch(self.urls[replica] + self.path, headers=headers, content=content)
 
-    def delete(self, at: int = 0) -> httpx.Response:
-        return self.client.delete(self.urls[at] + self.path, headers=TUS)
+    def delete(self, replica: int = 0) -> httpx.Response:
+        return self.client.delete(self.urls[replica] + self.path, headers=TUS_HEADERS)
 
-    def open_patch(self, service: Service, offset: int, length: int) -> socket.socket:
+    def open_patch(self, service: ServiceProcess, offset: int, length: int) -> socket.socket:
         """The head of a PATCH on a connection of its own, whose body the caller sends as he likes."""
         connection = socket.create_connection(("127.0.0.1", service.port), timeout=30)
         head = (
@@ -197,7 +199,7 @@ class Tus:
         return connection
 
 
-def problem(answer: httpx.Response, status: int) -> str:
+def expect_problem(answer: httpx.Response, status: int) -> str:
     """The detail of a refusal, which must have that status."""
     assert answer.status_code == status, f"{answer.status_code} {answer.text}"
     assert answer.headers["content-type"] == "application/problem+json"
@@ -205,7 +207,7 @@ def problem(answer: httpx.Response, status: int) -> str:
     return detail
 
 
-def resident(pid: int) -> int:
+def resident_memory(pid: int) -> int:
     """Bytes of memory that the process has to itself and shares."""
     for line in Path(f"/proc/{pid}/status").read_text("ascii").splitlines():
         if line.startswith("VmRSS:"):
@@ -213,7 +215,7 @@ def resident(pid: int) -> int:
     raise AssertionError("no VmRSS")
 
 
-def unread(port: int, connection: socket.socket) -> int:
+def unread_socket_bytes(port: int, connection: socket.socket) -> int:
     """Bytes sent on this connection to that local port and not read there: they wait in a queue of the kernel."""
     own = connection.getsockname()[1]
     waiting = 0

@@ -8,12 +8,12 @@ from pathlib import Path
 import imageio_ffmpeg
 import pytest
 
-SECONDS = 60
-PICTURES = 25
+DURATION_SECONDS = 60
+FRAMES_PER_SECOND = 25
 
 
 @dataclass(frozen=True)
-class Videos:
+class SampleVideos:
     webm: Path
     """WebM with VP9."""
     mp4: Path
@@ -29,13 +29,13 @@ def ffmpeg() -> str:
 
 
 @pytest.fixture(scope="session")
-def video(ffmpeg: str, tmp_path_factory: pytest.TempPathFactory) -> Videos:
+def sample_videos(ffmpeg: str, tmp_path_factory: pytest.TempPathFactory) -> SampleVideos:
     folder = tmp_path_factory.mktemp("videos")
     webm, mp4 = folder / "minute.webm", folder / "minute.mp4"
     vp9 = ["-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-row-mt", "1", "-b:v", "300k"]
     h264 = ["-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p"]
-    source = f"testsrc=size=320x180:rate={PICTURES}:duration={SECONDS}"
+    source = f"testsrc=size=320x180:rate={FRAMES_PER_SECOND}:duration={DURATION_SECONDS}"
     for codec, target in ((vp9, webm), (h264, mp4)):
         command = [ffmpeg, "-v", "error", "-nostdin", "-f", "lavfi", "-i", source, *codec, "-g", "50", str(target)]
         subprocess.run(command, check=True, timeout=100)
-    return Videos(webm, mp4, SECONDS, ffmpeg)
+    return SampleVideos(webm, mp4, DURATION_SECONDS, ffmpeg)

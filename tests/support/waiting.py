@@ -7,9 +7,9 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def eventually(check: Callable[[], T], within: float = 10.0, saying: str = "") -> T:
+def eventually(check: Callable[[], T], timeout_seconds: float = 10.0, description: str = "") -> T:
     """The first true result of `check`. Fails after `within` seconds, with the last error or result."""
-    deadline = time.monotonic() + within
+    deadline = time.monotonic() + timeout_seconds
     while True:
         problem: Exception | None = None
         try:
@@ -19,5 +19,7 @@ def eventually(check: Callable[[], T], within: float = 10.0, saying: str = "") -
         except Exception as error:  # noqa: BLE001 - whatever a check raises means "not yet"
             seen, problem = repr(error), error
         if time.monotonic() > deadline:
-            raise AssertionError(f"{saying or 'not true'} within {within:g} s; last seen: {seen}") from problem
+            raise AssertionError(
+                f"{description or 'not true'} within {timeout_seconds:g} s; last seen: {seen}"
+            ) from problem
         time.sleep(0.02)

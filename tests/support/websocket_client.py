@@ -16,10 +16,10 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from deploy.local import databases
-from tests.support.databases import Server, running
-from tests.support.processes import Service, launched
+from tests.support.databases import ServerProcess, run_server
+from tests.support.processes import ServiceProcess, run_service
 
-PATIENCE = 10.0
+TIMEOUT = 10.0
 
 
 class HasPort(Protocol):
@@ -28,107 +28,107 @@ class HasPort(Protocol):
     port: int
 
 
-class Client:
+class WebSocketClient:
     """One browser. `events` are the CloudEvents it has seen, `others` its other frames."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection
         self.events: list[dict[str, Any]] = []
-        self.others: list[dict[str, Any]] = []
-        self.after = ""
+        self.other_frames: list[dict[str, Any]] = []
+        self.last_sequence = ""
 
     @classmethod
-    async def open(cls, service: "HasPort", path: str = "/ws", **query: str) -> "Client":
+    async def connect(cls, service: "HasPort", path: str = "/ws", **query: str) -> "WebSocketClient":
         """Connect and read the first frame."""
         target = f"{path}?{urlencode(query)}" if query else path
         address = f"ws://127.0.0.1:{service.port}{target}"
         client = cls(await connect(address, proxy=None, compression=None, ping_interval=None, close_timeout=2))
         try:
-            client.first = await client.frame()
+            client.first_frame = await client.receive_frame()
         except BaseException:
-            client.cut()
+            client.abort()
             raise
-        client.sid = client.first["sid"]
-        client.resume = client.first["resume"]
-        client.after = client.first["sequence"]
+        client.sid = client.first_frame["sid"]
+        client.resume_secret = client.first_frame["resume"]
+        client.last_sequence = client.first_frame["sequence"]
         return client
 
-    first: dict[str, Any]
+    first_frame: dict[str, Any]
     sid: str
-    resume: str
+    resume_secret: str
 
-    async def again(self, service: "HasPort", *, after: bool = True, **query: str) -> "Client":
+    async def reconnect(self, service: "HasPort", *, with_position: bool = True, **query: str) -> "WebSocketClient":
         """The same browser on a new connection. A replica that has not found Redis again yet is asked until it has."""
-        query = {**query, "resume": self.resume, **({"after": self.after} if after else {})}
-        async with asyncio.timeout(PATIENCE):
+        query = {**query, "resume": self.resume_secret, **({"after": self.last_sequence} if with_position else {})}
+        async with asyncio.timeout(TIMEOUT):
             while True:
                 try:
-                    return await Client.open(service, **query)
+                    return await WebSocketClient.connect(service, **query)
                 except InvalidStatus as error:
                     if error.response.status_code != 503:
                         raise
                 await asyncio.sleep(0.1)
 
-    async def frame(self, within: float = PATIENCE) -> dict[str, Any]:
+    async def receive_frame(self, timeout_seconds: float = TIMEOUT) -> dict[str, Any]:
         """The next frame, as JSON."""
-        async with asyncio.timeout(within):
+        async with asyncio.timeout(timeout_seconds):
             text = await self.connection.recv()
         said: dict[str, Any] = json.loads(text)
         if "specversion" in said:
-            self.after = said["sequence"]
+            self.last_sequence = said["sequence"]
             self.events.append(said)
         else:
-            self.others.append(said)
+            self.other_frames.append(said)
         return said
 
-    async def event(self, kind: str = "", within: float = PATIENCE) -> dict[str, Any]:
+    async def receive_event(self, kind: str = "", timeout_seconds: float = TIMEOUT) -> dict[str, Any]:
         """The next event (of that type); other frames are passed over."""
-        async with asyncio.timeout(within):
+        async with asyncio.timeout(timeout_seconds):
             while True:
-                said = await self.frame(within)
+                said = await self.receive_frame(timeout_seconds)
                 if "specversion" in said and (not kind or said["type"] == kind):
                     return said
 
-    async def say(self, said: object) -> None:
-        await self.connection.send(said if isinstance(said, str) else json.dumps(said))
+    async def send(self, message: object) -> None:
+        await self.connection.send(message if isinstance(message, str) else json.dumps(message))
 
-    async def ask(self, said: object) -> dict[str, Any]:
+    async def send_command(self, command: object) -> dict[str, Any]:
         """The answer to a command; events that come first are kept."""
-        await self.say(said)
-        while "specversion" in (answer := await self.frame()):
+        await self.send(command)
+        while "specversion" in (answer := await self.receive_frame()):
             pass
         return answer
 
     async def subscribe(self, topic: str) -> dict[str, Any]:
-        return await self.ask({"type": "subscribe", "topic": topic})
+        return await self.send_command({"type": "subscribe", "topic": topic})
 
-    async def nothing(self) -> None:
+    async def assert_nothing_pending(self) -> None:
         """Fails where anything waits for this client: its next frame must be the answer to its own question."""
-        await self.say("anything")
-        assert await self.frame() == {"pong": True}
+        await self.send("anything")
+        assert await self.receive_frame() == {"pong": True}
 
-    async def closed(self, within: float = PATIENCE) -> int:
+    async def wait_for_close_code(self, timeout_seconds: float = TIMEOUT) -> int:
         """The code with which the server ends the connection."""
-        async with asyncio.timeout(within):
+        async with asyncio.timeout(timeout_seconds):
             while True:
                 try:
-                    await self.frame(within)
+                    await self.receive_frame(timeout_seconds)
                 except ConnectionClosed:
                     return self.connection.close_code or 1006
 
     async def close(self) -> None:
         await self.connection.close()
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         """Away, without a word."""
         self.connection.transport.abort()
 
 
-class Replicas:
+class SocketReplicas:
     """Some replicas of the socket service on one Redis."""
 
     def __init__(
-        self, redis: Server, folder: Path, count: int, env: dict[str, str], stack: contextlib.ExitStack
+        self, redis: ServerProcess, folder: Path, count: int, env: dict[str, str], stack: contextlib.ExitStack
     ) -> None:
         self.redis = redis
         self._folder = folder
@@ -136,63 +136,65 @@ class Replicas:
         self._stack = stack
         self.services = [self.start() for _ in range(count)]
 
-    def start(self, *, ready: bool = True, **env: str) -> Service:
+    def start(self, *, ready: bool = True, **env: str) -> ServiceProcess:
         """One more."""
         every = {**self._env, **env}
-        return self._stack.enter_context(launched("services.socket", self._folder, every, ready=ready))
+        return self._stack.enter_context(run_service("services.socket", self._folder, every, ready=ready))
 
-    def __getitem__(self, index: int) -> Service:
+    def __getitem__(self, index: int) -> ServiceProcess:
         return self.services[index]
 
 
 @contextlib.contextmanager
-def replicas(folder: Path, count: int = 2, **env: str) -> Iterator[Replicas]:
+def run_socket_replicas(folder: Path, count: int = 2, **env: str) -> Iterator[SocketReplicas]:
     with contextlib.ExitStack() as stack:
-        redis = stack.enter_context(running(folder / "redis", databases.redis_server))
-        made = Replicas(redis, folder, count, env, stack)
+        redis = stack.enter_context(run_server(folder / "redis", databases.redis_server))
+        made = SocketReplicas(redis, folder, count, env, stack)
         if count:
-            in_use_for_long(redis)
+            skip_settling_period(redis)
         yield made
 
 
-def in_use_for_long(redis: Server) -> None:
+def skip_settling_period(redis: ServerProcess) -> None:
     """Nobody is expected to tell of sids from before: one that is unknown is unknown at once, and not only after 5 s."""
-    with socket.create_connection(("127.0.0.1", redis.port), timeout=PATIENCE) as connection:
+    with socket.create_connection(("127.0.0.1", redis.port), timeout=TIMEOUT) as connection:
         connection.sendall(b"HSET gridcast:sequence settles 0\r\n")
         assert connection.recv(64) == b":0\r\n"
 
 
 @contextlib.asynccontextmanager
-async def http(service: Service) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=service.url, timeout=PATIENCE) as client:
+async def http_client(service: ServiceProcess) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=service.url, timeout=TIMEOUT) as client:
         yield client
 
 
-async def push(service: Service, target: str, said: dict[str, Any], **query: str | float) -> httpx.Response:
+async def push_message(
+    service: ServiceProcess, target: str, message: dict[str, Any], **query: str | float
+) -> httpx.Response:
     """`target` is a sid, `topic:NAME` or `all`."""
     if target.startswith("topic:"):
         path, query = "/sockets/messages", {"topic": target.removeprefix("topic:"), **query}
     else:
         path = "/sockets/messages" if target == "all" else f"/sockets/{target}/messages"
-    async with http(service) as client:
-        return await client.post(path, json=said, params=query)
+    async with http_client(service) as client:
+        return await client.post(path, json=message, params=query)
 
 
-async def soon(check: Any, within: float = PATIENCE) -> Any:
+async def eventually_async(check: Any, timeout_seconds: float = TIMEOUT) -> Any:
     """The first true result of the coroutine function `check`."""
-    deadline = asyncio.get_running_loop().time() + within
+    deadline = asyncio.get_running_loop().time() + timeout_seconds
     while not (result := await check()):
-        assert asyncio.get_running_loop().time() < deadline, f"not true within {within:g} s"
+        assert asyncio.get_running_loop().time() < deadline, f"not true within {timeout_seconds:g} s"
         await asyncio.sleep(0.02)
     return result
 
 
-def resident(pid: int) -> int:
+def resident_memory(pid: int) -> int:
     """Bytes of memory."""
     return int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) * 4096
 
 
-def stopped_reader(port: int) -> socket.socket:
+def connect_stalled_reader(port: int) -> socket.socket:
     """A connection that reads its first frame and then nothing, with little room in its kernel."""
     made = socket.socket()
     made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

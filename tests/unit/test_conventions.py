@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LINT = Path(sys.executable).with_name("lint-imports")
+LINT_IMPORTS = Path(sys.executable).with_name("lint-imports")
 
 
-def tracked() -> list[Path]:
+def tracked_files() -> list[Path]:
     """What is in the repository, or would be."""
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
@@ -53,7 +53,7 @@ def test_a_broken_import_contract_fails_the_lint(tmp_path: Path, where: str, lin
     path = tmp_path / where
     path.write_text(f"{path.read_text('utf-8')}\n{line}\n", "utf-8")
     run = subprocess.run(
-        [str(LINT), "--no-cache"],
+        [str(LINT_IMPORTS), "--no-cache"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -70,7 +70,7 @@ def test_no_address_of_a_registry_and_no_path_of_a_machine() -> None:
     )
     found = [
         f"{path.relative_to(ROOT)}:{number}"
-        for path in tracked()
+        for path in tracked_files()
         if path != Path(__file__) and path.suffix not in {".png", ".ico", ".woff2"}
         for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), 1)
         if forbidden.search(line)
@@ -79,7 +79,7 @@ def test_no_address_of_a_registry_and_no_path_of_a_machine() -> None:
 
 
 def test_rooms_are_small_and_say_what_they_are_for() -> None:
-    for path in tracked():
+    for path in tracked_files():
         inside = path.relative_to(ROOT)
         if path.suffix == ".py" and inside.parts[0] in {"services", "gateway", "deploy"}:
             text = path.read_text("utf-8")

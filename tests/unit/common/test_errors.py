@@ -8,11 +8,11 @@ from services.common import errors
 from services.common.errors import GridcastError
 
 
-def leaves(kind: type[GridcastError]) -> list[type[GridcastError]]:
-    return [kind, *(leaf for sub in kind.__subclasses__() for leaf in leaves(sub))]
+def error_classes(kind: type[GridcastError]) -> list[type[GridcastError]]:
+    return [kind, *(leaf for sub in kind.__subclasses__() for leaf in error_classes(sub))]
 
 
-@pytest.mark.parametrize("kind", leaves(GridcastError), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", error_classes(GridcastError), ids=lambda kind: kind.__name__)
 def test_statuses_are_http(kind: type[GridcastError]) -> None:
     assert 400 <= kind.status <= 599
     assert kind.title

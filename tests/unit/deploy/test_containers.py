@@ -16,29 +16,29 @@ import yaml
 from deploy.containers import credentials
 
 ROOT = Path(__file__).resolve().parents[3]
-BASE, CLUSTER = ROOT / "docker-compose.yml", ROOT / "deploy/compose.cluster.yml"
+BASE_COMPOSE, CLUSTER_COMPOSE = ROOT / "docker-compose.yml", ROOT / "deploy/compose.cluster.yml"
 DOCKERFILE = ROOT / "deploy/Dockerfile"
-OURS = {"upload", "stream", "socket", "gateway"}
-JOBS = {"credentials", "database", "backup"}
-MONITORING = {"prometheus", "grafana"}
+SERVICES = {"upload", "stream", "socket", "gateway"}
+JOB_SERVICES = {"credentials", "database", "backup"}
+MONITORING_SERVICES = {"prometheus", "grafana"}
 
 Compose = dict[str, Any]
 
 
-def read(path: Path) -> Compose:
+def read_yaml(path: Path) -> Compose:
     return yaml.safe_load(path.read_text("utf-8"))
 
 
-def dockerfile() -> list[str]:
+def dockerfile_instructions() -> list[str]:
     """Its instructions, each on one line."""
     text = re.sub(r"\\\n\s*", "", DOCKERFILE.read_text("utf-8"))
     return [line for line in text.splitlines() if line and not line.startswith("#")]
 
 
-def stages() -> dict[str, tuple[str, list[str]]]:
+def dockerfile_stages() -> dict[str, tuple[str, list[str]]]:
     """The base and the instructions of each stage."""
     found: dict[str, tuple[str, list[str]]] = {}
-    for line in dockerfile():
+    for line in dockerfile_instructions():
         if match := re.fullmatch(r"FROM (\S+) AS (\S+)", line):
             found[match[2]] = (match[1], own := [])
         elif found:
@@ -55,15 +55,15 @@ def test_hadolint_finds_nothing() -> None:
 
 
 def test_the_classic_builder_understands_it() -> None:
-    for line in dockerfile():
+    for line in dockerfile_instructions():
         assert not re.match(r"(RUN|COPY|ADD) --(?!from=)", line), line
         assert "<<" not in line
 
 
-@pytest.mark.parametrize("service", sorted(OURS))
+@pytest.mark.parametrize("service", sorted(SERVICES))
 def test_an_image_has_the_packages_of_its_service_alone(service: str) -> None:
-    base, instructions = stages()[f"build-{service}"]
-    copied = [line.split()[1:] for line in [*stages()["build"][1], *instructions] if line.startswith("COPY")]
+    base, instructions = dockerfile_stages()[f"build-{service}"]
+    copied = [line.split()[1:] for line in [*dockerfile_stages()["build"][1], *instructions] if line.startswith("COPY")]
     sources = {source for *sources, _ in copied for source in sources}
     own = "gateway" if service == "gateway" else f"services/{service}"
     assert base == "build"
@@ -73,7 +73,7 @@ def test_an_image_has_the_packages_of_its_service_alone(service: str) -> None:
 
 def test_what_is_copied_from_the_tree_can_be_read_by_whoever_runs_the_image() -> None:
     """Under a umask of 077 it has its owner's rights alone."""
-    found = stages()
+    found = dockerfile_stages()
     for name, (base, instructions) in found.items():
         from_the_tree = [line for line in instructions if line.startswith("COPY") and "--from=" not in line]
         if from_the_tree and name != "build":
@@ -81,16 +81,16 @@ def test_what_is_copied_from_the_tree_can_be_read_by_whoever_runs_the_image() ->
         assert not from_the_tree or base == "build" or name in {"build", "programs"}, name
 
 
-@pytest.mark.parametrize("service", sorted(OURS))
+@pytest.mark.parametrize("service", sorted(SERVICES))
 def test_an_image_ends_small_and_unprivileged(service: str) -> None:
-    base, instructions = stages()[service]
+    base, instructions = dockerfile_stages()[service]
     assert base == "runtime"
     assert [line for line in instructions if line.startswith("COPY")] == [
         f"COPY --from=build-{service} /opt/venv /opt/venv",
         f"COPY --from=build-{service} /app /app",
     ]
     assert not any(line.startswith(("RUN", "USER")) for line in instructions)
-    common = stages()["runtime"][1]
+    common = dockerfile_stages()["runtime"][1]
     assert "USER 10001:10001" in common
     assert any(re.match(r'HEALTHCHECK .* CMD \["python",', line) for line in common)
     module = "gateway" if service == "gateway" else f"services.{service}"
@@ -100,21 +100,21 @@ def test_an_image_ends_small_and_unprivileged(service: str) -> None:
         assert f"org.opencontainers.image.{name}=" in labels
 
 
-@pytest.mark.parametrize("path", [BASE, CLUSTER], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [BASE_COMPOSE, CLUSTER_COMPOSE], ids=lambda path: path.name)
 def test_the_compose_specification_allows_it(path: Path) -> None:
     text = resources.files("check_jsonschema").joinpath("builtin_schemas/vendor/compose-spec.json").read_text("utf-8")
-    jsonschema.Draft202012Validator(json.loads(text)).validate(read(path))
+    jsonschema.Draft202012Validator(json.loads(text)).validate(read_yaml(path))
 
 
 def test_the_schema_would_notice() -> None:
     text = resources.files("check_jsonschema").joinpath("builtin_schemas/vendor/compose-spec.json").read_text("utf-8")
-    wrong = read(BASE)
+    wrong = read_yaml(BASE_COMPOSE)
     wrong["services"]["gateway"]["depends_on"]["upload"]["condition"] = "service_fine"
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.Draft202012Validator(json.loads(text)).validate(wrong)
 
 
-@pytest.mark.parametrize("files", [[BASE], [BASE, CLUSTER]], ids=["base", "cluster"])
+@pytest.mark.parametrize("files", [[BASE_COMPOSE], [BASE_COMPOSE, CLUSTER_COMPOSE]], ids=["base", "cluster"])
 def test_docker_compose_1_29_accepts_it(files: list[Path], tmp_path: Path) -> None:
     """Its own schema and its own merge of the files; no engine is asked."""
     program = shutil.which("docker-compose")
@@ -122,18 +122,18 @@ def test_docker_compose_1_29_accepts_it(files: list[Path], tmp_path: Path) -> No
         pytest.skip("docker-compose 1.29 is not installed")
     options = [option for file in files for option in ("-f", str(file))]
     accepted = yaml.safe_load(subprocess.check_output([program, *options, "config"], cwd=ROOT, timeout=60))
-    assert accepted["services"].keys() >= OURS
+    assert accepted["services"].keys() >= SERVICES
 
 
-def merged() -> Compose:
+def merged_compose() -> Compose:
     """All services of both files as a container gets them; a mapping is merged one level deep, as Compose does."""
-    services = dict(read(BASE)["services"])
-    for name, more in read(CLUSTER)["services"].items():
+    services = dict(read_yaml(BASE_COMPOSE)["services"])
+    for name, more in read_yaml(CLUSTER_COMPOSE)["services"].items():
         services[name] = {**services.get(name, {}), **more}
     return services
 
 
-@pytest.mark.parametrize("services", [read(BASE)["services"], merged()], ids=["base", "cluster"])
+@pytest.mark.parametrize("services", [read_yaml(BASE_COMPOSE)["services"], merged_compose()], ids=["base", "cluster"])
 def test_every_container_is_locked_down(services: Compose) -> None:
     for name, service in services.items():
         assert service["read_only"] is True, name
@@ -143,49 +143,53 @@ def test_every_container_is_locked_down(services: Compose) -> None:
         assert service["mem_limit"], name
         assert service["pids_limit"], name
         assert service["logging"]["options"]["max-size"], name
-        assert service["restart"] == ("no" if name in JOBS else "unless-stopped"), name
+        assert service["restart"] == ("no" if name in JOB_SERVICES else "unless-stopped"), name
         mounts = [str(volume) for volume in service.get("volumes", []) if str(volume).startswith((".", "/"))]
         assert all(re.fullmatch(r"\./deploy/monitoring/[\w./]+:/etc/[\w./]+:ro", mount) for mount in mounts), name
         assert all((ROOT / mount.partition(":")[0]).exists() for mount in mounts), name
-        if name not in OURS | JOBS:
+        if name not in SERVICES | JOB_SERVICES:
             assert re.fullmatch(r"[1-9][0-9]*:[1-9][0-9]*", service["user"]), name
 
 
 def test_only_the_gateway_is_published_and_only_to_this_machine() -> None:
     """And Grafana, where it is wanted."""
-    published = {name: service["ports"] for name, service in merged().items() if "ports" in service}
+    published = {name: service["ports"] for name, service in merged_compose().items() if "ports" in service}
     assert published == {
         "gateway": ["${BIND:-127.0.0.1}:${PORT:-8000}:8000"],
         "grafana": ["127.0.0.1:${GRAFANA_PORT:-3000}:3000"],
     }
-    networks = read(BASE)["networks"]
+    networks = read_yaml(BASE_COMPOSE)["networks"]
     assert {name for name, network in networks.items() if not (network or {}).get("internal")} == {"edge", "panels"}
-    assert {name for name, service in merged().items() if "edge" in service.get("networks", [])} == {"gateway"}
-    assert {name for name, service in merged().items() if "panels" in service.get("networks", [])} == {"grafana"}
-    assert "data" not in read(BASE)["services"]["gateway"]["networks"]
+    assert {name for name, service in merged_compose().items() if "edge" in service.get("networks", [])} == {"gateway"}
+    assert {name for name, service in merged_compose().items() if "panels" in service.get("networks", [])} == {
+        "grafana"
+    }
+    assert "data" not in read_yaml(BASE_COMPOSE)["services"]["gateway"]["networks"]
 
 
 def test_monitoring_starts_when_it_is_wanted_and_sees_no_data() -> None:
-    services = read(BASE)["services"]
-    assert {name for name, service in services.items() if service.get("profiles") == ["monitoring"]} == MONITORING
-    for name in MONITORING:
+    services = read_yaml(BASE_COMPOSE)["services"]
+    assert {
+        name for name, service in services.items() if service.get("profiles") == ["monitoring"]
+    } == MONITORING_SERVICES
+    for name in MONITORING_SERVICES:
         assert not {"data", "edge"} & set(services[name]["networks"]), name
 
 
 def test_services_scale() -> None:
-    for name in OURS:
-        assert "container_name" not in read(BASE)["services"][name]
-    assert not any("ports" in read(BASE)["services"][name] for name in OURS - {"gateway"})
+    for name in SERVICES:
+        assert "container_name" not in read_yaml(BASE_COMPOSE)["services"][name]
+    assert not any("ports" in read_yaml(BASE_COMPOSE)["services"][name] for name in SERVICES - {"gateway"})
 
 
 def test_an_image_is_built_by_one_service_that_all_its_users_wait_for() -> None:
     """Compose v2 builds all services at once, and two that make the same image get into each other's way."""
-    services = read(BASE)["services"]
+    services = read_yaml(BASE_COMPOSE)["services"]
     builders = [service["image"] for service in services.values() if "build" in service]
     assert len(builders) == len(set(builders))
     assert {image for image in builders if image.startswith("gridcast/")} == set(builders)
     users = {name for name, service in services.items() if service["image"] in builders and "build" not in service}
-    assert users == JOBS - {"credentials"}
+    assert users == JOB_SERVICES - {"credentials"}
     for name in users:
         assert services[name]["pull_policy"] == "never", "nobody else's image of that name"
 
@@ -199,7 +203,7 @@ def test_an_image_is_built_by_one_service_that_all_its_users_wait_for() -> None:
 
 def test_the_uploads_under_way_fit_into_the_memory() -> None:
     """About 8 MiB each, beside the process itself."""
-    upload = read(BASE)["services"]["upload"]
+    upload = read_yaml(BASE_COMPOSE)["services"]["upload"]
     assert upload["mem_limit"] == "1g"
     assert upload["environment"]["GRIDCAST_MAX_CONCURRENT_UPLOADS"] * 8 + 128 <= 1024
 
@@ -207,7 +211,7 @@ def test_the_uploads_under_way_fit_into_the_memory() -> None:
 def test_nobody_sees_the_credentials_of_another() -> None:
     mounts = {
         name: {str(volume).partition(":")[0] for volume in service.get("volumes", [])}
-        for name, service in merged().items()
+        for name, service in merged_compose().items()
     }
     secret = {
         volume for volumes in mounts.values() for volume in volumes if volume.startswith(("vault", "credentials"))
@@ -224,42 +228,42 @@ def test_nobody_sees_the_credentials_of_another() -> None:
 
 
 def test_images_name_no_registry() -> None:
-    images = [service["image"] for service in merged().values()]
-    images += [line.partition("=")[2] for line in dockerfile() if line.startswith("ARG PYTHON=")]
+    images = [service["image"] for service in merged_compose().values()]
+    images += [line.partition("=")[2] for line in dockerfile_instructions() if line.startswith("ARG PYTHON=")]
     for image in images:
         assert not re.search(r"[.:]", image.partition("/")[0]) or "/" not in image, image
         assert ":" in image, f"{image} has no tag"
 
 
 def test_the_example_lists_what_compose_reads() -> None:
-    wanted = set(re.findall(r"\$\{([A-Z_]+)", BASE.read_text("utf-8")))
+    wanted = set(re.findall(r"\$\{([A-Z_]+)", BASE_COMPOSE.read_text("utf-8")))
     listed = set(re.findall(r"^#([A-Z_]+)=", (ROOT / ".env.example").read_text("utf-8"), re.MULTILINE))
     assert listed == wanted
     assert not re.search(r"^[A-Z_]*PASSWORD=.", (ROOT / ".env.example").read_text("utf-8"), re.MULTILINE)
 
 
-KNOWN = {name: f"{number:016d}" for number, name in enumerate((*credentials.PASSWORDS, credentials.REPLICA_SET_KEY))}
+SECRETS = {name: f"{number:016d}" for number, name in enumerate((*credentials.PASSWORDS, credentials.REPLICA_SET_KEY))}
 
 
 def test_addresses_of_one_server_and_of_a_cluster() -> None:
-    one = credentials.container_files(KNOWN, {})
+    one = credentials.container_files(SECRETS, {})
     assert one["/out/upload/mongodb_uri"] == "mongodb://upload:0000000000000001@mongo:27017/gridcast"
     assert one["/out/socket/redis_url"] == "redis://socket:0000000000000005@redis:6379/0"
     cluster = {"MONGO_HOSTS": "a:1,b:2", "MONGO_REPLICA_SET": "rs", "REDIS_SENTINELS": "s:1,t:2"}
-    many = credentials.container_files(KNOWN, cluster)
+    many = credentials.container_files(SECRETS, cluster)
     assert many["/out/stream/mongodb_uri"] == "mongodb://stream:0000000000000002@a:1,b:2/gridcast?replicaSet=rs"
     expected = "redis+sentinel://stream:0000000000000004@s:1,t:2/gridcast/0?sentinel_password=0000000000000007"
     assert many["/out/stream/redis_url"] == expected
 
 
 def test_redis_is_given_no_password_in_plain() -> None:
-    acl = credentials.redis_acl_file(KNOWN)
+    acl = credentials.redis_acl_file(SECRETS)
     assert acl.startswith("user default reset off\n")
-    assert not any(password in acl for password in KNOWN.values())
+    assert not any(password in acl for password in SECRETS.values())
 
 
 def test_the_password_that_mongodb_knows_stays_in_the_vault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    vault, out = volumes(tmp_path, monkeypatch)
+    vault, out = job_volumes(tmp_path, monkeypatch)
     known, wanted = vault / "mongo_root_password", vault / "mongo_root_password.wanted"
     monkeypatch.setenv("MONGO_ROOT_PASSWORD", "the-first-of-all-passwords")
     assert credentials.main() == 0
@@ -276,7 +280,7 @@ def test_the_password_that_mongodb_knows_stays_in_the_vault(tmp_path: Path, monk
     assert (known.read_text(), wanted.exists()) == ("the-first-of-all-passwords", False)
 
 
-def volumes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+def job_volumes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """Folders in the place of the job's volumes, and nothing in its environment."""
     vault, out = folder / "vault", folder / "out"
     for path in (vault, *(out / name for name in ("mongo", "redis", "upload", "stream", "socket"))):
@@ -289,7 +293,7 @@ def volumes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
 
 
 def test_passwords_stay_unless_others_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    volumes(tmp_path, monkeypatch)
+    job_volumes(tmp_path, monkeypatch)
 
     def written() -> dict[str, str]:
         return {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*") if path.is_file()}

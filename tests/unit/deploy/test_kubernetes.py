@@ -16,17 +16,17 @@ from gateway.upstream.discovery import DNS_REFRESH_INTERVAL_SECONDS
 
 ROOT = Path(__file__).resolve().parents[3]
 OVERLAYS = ("local", "production")
-VERSIONS = ("1.27", "1.30", "1.33", "1.35", "1.37")
-OURS = {"upload", "stream", "socket", "gateway"}
-WORLD = "world"
-NAMES_STALE_SECONDS = 30
+KUBERNETES_VERSIONS = ("1.27", "1.30", "1.33", "1.35", "1.37")
+SERVICES = {"upload", "stream", "socket", "gateway"}
+INTERNET = "world"
+DNS_STALE_SECONDS = 30
 """CoreDNS and NodeLocal DNSCache answer from memory for so long."""
 
 Object = dict[str, Any]
 
 
 @functools.cache
-def built(overlay: str) -> tuple[Object, ...]:
+def build_overlay(overlay: str) -> tuple[Object, ...]:
     """What `kubectl apply -k` would send."""
     folder = str(ROOT / "deploy/k8s/overlays" / overlay)
     if kubectl := os.environ.get("KUBECTL") or shutil.which("kubectl"):
@@ -40,44 +40,44 @@ def built(overlay: str) -> tuple[Object, ...]:
     return tuple(yaml.safe_load_all(result.stdout))
 
 
-def of_kind(overlay: str, *kinds: str) -> list[Object]:
-    return [item for item in built(overlay) if item["kind"] in kinds]
+def objects_of_kind(overlay: str, *kinds: str) -> list[Object]:
+    return [item for item in build_overlay(overlay) if item["kind"] in kinds]
 
 
-def by_name(overlay: str, kind: str) -> dict[str, Object]:
-    return {item["metadata"]["name"]: item for item in of_kind(overlay, kind)}
+def objects_by_name(overlay: str, kind: str) -> dict[str, Object]:
+    return {item["metadata"]["name"]: item for item in objects_of_kind(overlay, kind)}
 
 
 def workloads(overlay: str) -> list[Object]:
-    return of_kind(overlay, "Deployment", "StatefulSet")
+    return objects_of_kind(overlay, "Deployment", "StatefulSet")
 
 
-def name_of(workload: Object) -> str:
+def workload_name(workload: Object) -> str:
     return workload["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/name"]
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_object_is_valid(overlay: str, version: str) -> None:
-    objects = built(overlay)
+    objects = build_overlay(overlay)
     assert len(objects) > 20
     for item in objects:
         assert kubernetes_validate.validate(item, version, strict=True) == version
 
 
 def test_the_schemas_are_strict() -> None:
-    deployment = copy.deepcopy(by_name("local", "Deployment")["upload"])
+    deployment = copy.deepcopy(objects_by_name("local", "Deployment")["upload"])
     container = deployment["spec"]["template"]["spec"]["containers"][0]
     container["livenessProbe"]["periodSecond"] = 5
     with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(deployment, VERSIONS[-1], strict=True)
+        kubernetes_validate.validate(deployment, KUBERNETES_VERSIONS[-1], strict=True)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_everything_is_in_one_namespace_that_enforces_restricted(overlay: str) -> None:
-    (namespace,) = of_kind(overlay, "Namespace")
+    (namespace,) = objects_of_kind(overlay, "Namespace")
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
-    named = {item["metadata"].get("namespace") for item in built(overlay) if item["kind"] != "Namespace"}
+    named = {item["metadata"].get("namespace") for item in build_overlay(overlay) if item["kind"] != "Namespace"}
     assert named == {namespace["metadata"]["name"]}
 
 
@@ -113,15 +113,15 @@ def test_images_are_pinned_and_name_no_registry(overlay: str) -> None:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_services_end_gracefully(overlay: str) -> None:
-    for name, deployment in by_name(overlay, "Deployment").items():
-        if name not in OURS:
+    for name, deployment in objects_by_name(overlay, "Deployment").items():
+        if name not in SERVICES:
             continue
         pod = deployment["spec"]["template"]["spec"]
         (container,) = pod["containers"]
         drain = next(int(entry["value"]) for entry in container["env"] if entry["name"] == "GRIDCAST_SHUTDOWN_TIMEOUT")
         command, seconds = container["lifecycle"]["preStop"]["exec"]["command"]
         assert command == "sleep"
-        assert int(seconds) > NAMES_STALE_SECONDS + DNS_REFRESH_INTERVAL_SECONDS
+        assert int(seconds) > DNS_STALE_SECONDS + DNS_REFRESH_INTERVAL_SECONDS
         assert int(seconds) + drain + 10 <= pod["terminationGracePeriodSeconds"]
         assert deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
         assert {spread["topologyKey"] for spread in pod["topologySpreadConstraints"]} == {
@@ -137,7 +137,7 @@ def test_services_end_gracefully(overlay: str) -> None:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_uploads_under_way_fit_into_the_memory(overlay: str) -> None:
     """About 8 MiB each, beside the process itself."""
-    (container,) = by_name(overlay, "Deployment")["upload"]["spec"]["template"]["spec"]["containers"]
+    (container,) = objects_by_name(overlay, "Deployment")["upload"]["spec"]["template"]["spec"]["containers"]
     most = next(int(entry["value"]) for entry in container["env"] if entry["name"] == "GRIDCAST_MAX_CONCURRENT_UPLOADS")
     assert container["resources"]["limits"]["memory"] == "1Gi"
     assert most * 8 + 128 <= 1024
@@ -145,9 +145,9 @@ def test_the_uploads_under_way_fit_into_the_memory(overlay: str) -> None:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_names_refer_to_what_is_there(overlay: str) -> None:
-    pods = {name_of(workload): workload["spec"]["template"] for workload in workloads(overlay)}
-    assert pods.keys() >= OURS
-    services = by_name(overlay, "Service")
+    pods = {workload_name(workload): workload["spec"]["template"] for workload in workloads(overlay)}
+    assert pods.keys() >= SERVICES
+    services = objects_by_name(overlay, "Service")
     assert services.keys() == pods.keys()
     for name, service in services.items():
         assert service["spec"]["selector"] == {"app.kubernetes.io/name": name}
@@ -158,37 +158,39 @@ def test_names_refer_to_what_is_there(overlay: str) -> None:
         gateway = pods["gateway"]["spec"]["containers"][0]["env"]
         (port,) = (port["port"] for port in services[name]["spec"]["ports"])
         assert {"name": f"GRIDCAST_{name.upper()}_URLS", "value": f"http://{name}:{port}"} in gateway
-    for scaler in of_kind(overlay, "HorizontalPodAutoscaler"):
+    for scaler in objects_of_kind(overlay, "HorizontalPodAutoscaler"):
         target = scaler["spec"]["scaleTargetRef"]
-        assert "replicas" not in by_name(overlay, "Deployment")[target["name"]]["spec"], "two would decide the number"
-    assert by_name(overlay, "PodDisruptionBudget").keys() == OURS
-    for budget in of_kind(overlay, "PodDisruptionBudget"):
+        assert "replicas" not in objects_by_name(overlay, "Deployment")[target["name"]]["spec"], (
+            "two would decide the number"
+        )
+    assert objects_by_name(overlay, "PodDisruptionBudget").keys() == SERVICES
+    for budget in objects_of_kind(overlay, "PodDisruptionBudget"):
         assert budget["spec"]["selector"]["matchLabels"] == {"app.kubernetes.io/name": budget["metadata"]["name"]}
 
 
 def test_production_scales_every_service() -> None:
-    assert by_name("production", "HorizontalPodAutoscaler").keys() == OURS
-    assert all(item["spec"]["minReplicas"] >= 2 for item in of_kind("production", "HorizontalPodAutoscaler"))
-    assert [item["kind"] for item in built("production") if item["kind"] in {"Secret", "StatefulSet"}] == []
-    (ingress,) = of_kind("production", "Ingress")
+    assert objects_by_name("production", "HorizontalPodAutoscaler").keys() == SERVICES
+    assert all(item["spec"]["minReplicas"] >= 2 for item in objects_of_kind("production", "HorizontalPodAutoscaler"))
+    assert [item["kind"] for item in build_overlay("production") if item["kind"] in {"Secret", "StatefulSet"}] == []
+    (ingress,) = objects_of_kind("production", "Ingress")
     (path,) = ingress["spec"]["rules"][0]["http"]["paths"]
     assert path["backend"]["service"] == {"name": "gateway", "port": {"name": "http"}}
 
 
 def test_secrets_of_the_local_overlay_hold_what_the_pods_read() -> None:
-    secrets = by_name("local", "Secret")
+    secrets = objects_by_name("local", "Secret")
     for name in ("upload", "stream", "socket"):
-        pod = by_name("local", "Deployment")[name]["spec"]["template"]["spec"]
+        pod = objects_by_name("local", "Deployment")[name]["spec"]["template"]["spec"]
         (volume,) = (volume for volume in pod["volumes"] if "secret" in volume)
         (mount,) = (mount for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == volume["name"])
         read = {entry["value"] for entry in pod["containers"][0]["env"] if entry["name"].endswith("_FILE")}
         assert read == {f"{mount['mountPath']}/{key}" for key in secrets[volume["secret"]["secretName"]]["data"]}
 
 
-def flows(overlay: str) -> set[tuple[str, str, int]]:
+def allowed_flows(overlay: str) -> set[tuple[str, str, int]]:
     """Who may open a connection to whom and to which port: what both sides' policies allow, DNS left out."""
-    names = sorted({name_of(workload) for workload in workloads(overlay)})
-    policies = [spec["spec"] for name, spec in by_name(overlay, "NetworkPolicy").items() if name != "names"]
+    names = sorted({workload_name(workload) for workload in workloads(overlay)})
+    policies = [spec["spec"] for name, spec in objects_by_name(overlay, "NetworkPolicy").items() if name != "names"]
 
     def selects(selector: Object | None, name: str) -> bool:
         if not selector:
@@ -198,7 +200,7 @@ def flows(overlay: str) -> set[tuple[str, str, int]]:
         return labels and all(name in entry["values"] for entry in selector.get("matchExpressions", []))
 
     def allowed(side: str, own: str, other: str) -> set[int]:
-        if own == WORLD:
+        if own == INTERNET:
             return set(range(65536))
         direction, peers = ("Egress", "to") if side == "egress" else ("Ingress", "from")
         mine = [spec for spec in policies if selects(spec["podSelector"], own) and direction in spec["policyTypes"]]
@@ -207,11 +209,11 @@ def flows(overlay: str) -> set[tuple[str, str, int]]:
         for rule in (rule for spec in mine for rule in spec.get(side, [])):
             who = rule.get(peers)
             pods = [peer["podSelector"] for peer in who or [] if "podSelector" in peer]
-            if who is None or any(selects(selector, other) for selector in pods if other != WORLD):
+            if who is None or any(selects(selector, other) for selector in pods if other != INTERNET):
                 ports |= {port["port"] for port in rule["ports"]}
         return ports
 
-    everyone = [*names, WORLD]
+    everyone = [*names, INTERNET]
     return {
         (source, target, port)
         for source in everyone
@@ -223,27 +225,27 @@ def flows(overlay: str) -> set[tuple[str, str, int]]:
 
 def test_only_the_listed_flows_are_open() -> None:
     inside = {
-        (WORLD, "gateway", 8000),
+        (INTERNET, "gateway", 8000),
         *(("gateway", service, 8000) for service in ("upload", "stream", "socket")),
     }
-    assert flows("local") == inside | {
+    assert allowed_flows("local") == inside | {
         ("upload", "mongo", 27017),
         ("stream", "mongo", 27017),
         ("upload", "redis", 6379),
         ("stream", "redis", 6379),
         ("socket", "redis", 6379),
     }
-    assert flows("production") == inside | {
-        ("upload", WORLD, 27017),
-        ("stream", WORLD, 27017),
-        *((service, WORLD, port) for service in ("upload", "stream", "socket") for port in (6379, 26379)),
+    assert allowed_flows("production") == inside | {
+        ("upload", INTERNET, 27017),
+        ("stream", INTERNET, 27017),
+        *((service, INTERNET, port) for service in ("upload", "stream", "socket") for port in (6379, 26379)),
     }
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_names_can_be_looked_up_wherever_the_name_server_stands(overlay: str) -> None:
     """Also in a cache on the node itself, which selectors of pods and namespaces do not match, and at OpenShift's 5353."""
-    policy = by_name(overlay, "NetworkPolicy")["names"]["spec"]
+    policy = objects_by_name(overlay, "NetworkPolicy")["names"]["spec"]
     assert policy["podSelector"] == {}
     (rule,) = policy["egress"]
     assert "to" not in rule
@@ -252,9 +254,9 @@ def test_names_can_be_looked_up_wherever_the_name_server_stands(overlay: str) ->
 
 
 def test_metrics_are_read_from_one_namespace_alone() -> None:
-    (rule,) = by_name("production", "NetworkPolicy")["metrics"]["spec"]["ingress"]
+    (rule,) = objects_by_name("production", "NetworkPolicy")["metrics"]["spec"]["ingress"]
     monitoring = {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}
     assert rule == {"ports": [{"protocol": "TCP", "port": 9000}], "from": [{"namespaceSelector": monitoring}]}
-    for name in OURS:
-        container = by_name("production", "Deployment")[name]["spec"]["template"]["spec"]["containers"][0]
+    for name in SERVICES:
+        container = objects_by_name("production", "Deployment")[name]["spec"]["template"]["spec"]["containers"][0]
         assert {"name": "metrics", "containerPort": 9000} in container["ports"]

@@ -15,20 +15,20 @@ from prometheus_client.metrics import MetricWrapperBase
 from services.common.telemetry import metrics
 from services.common.telemetry.fast_metrics import FastCounter, FastHistogram
 
-FOLDER = Path(__file__).parents[3] / "deploy" / "monitoring"
-DASHBOARD = FOLDER / "grafana" / "dashboards" / "gridcast.json"
+MONITORING_DIR = Path(__file__).parents[3] / "deploy" / "monitoring"
+DASHBOARD = MONITORING_DIR / "grafana" / "dashboards" / "gridcast.json"
 SERVICES = ("gateway", "upload", "stream", "socket")
-SUFFIXES = ("_total", "_bucket", "_count", "_sum", "")
+SAMPLE_SUFFIXES = ("_total", "_bucket", "_count", "_sum", "")
 
 
-def expressions() -> list[str]:
-    rules = yaml.safe_load((FOLDER / "alerts.yml").read_text("utf-8"))
+def promql_expressions() -> list[str]:
+    rules = yaml.safe_load((MONITORING_DIR / "alerts.yml").read_text("utf-8"))
     panels = json.loads(DASHBOARD.read_text("utf-8"))["panels"]
     asked = [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
     return asked + [target["expr"] for panel in panels for target in panel["targets"]]
 
 
-def known() -> dict[str, set[str]]:
+def known_metrics() -> dict[str, set[str]]:
     """Every metric of ours with its labels; Prometheus adds the last four."""
     assert metrics.HTTP_REQUESTS
     found: dict[str, set[str]] = {}
@@ -41,17 +41,17 @@ def known() -> dict[str, set[str]]:
 
 
 def test_every_metric_asked_for_exists() -> None:
-    names = known()
-    for expression in expressions():
+    names = known_metrics()
+    for expression in promql_expressions():
         for name in re.findall(r"\b(gridcast_\w+|process_\w+)", expression):
             assert name in names or any(
-                name == f"{known_name}{suffix}" for known_name in names for suffix in SUFFIXES
+                name == f"{known_name}{suffix}" for known_name in names for suffix in SAMPLE_SUFFIXES
             ), name
 
 
 def test_every_label_asked_for_exists() -> None:
-    names = known()
-    for expression in expressions():
+    names = known_metrics()
+    for expression in promql_expressions():
         labels = {label.strip() for group in re.findall(r"by \(([^)]*)\)", expression) for label in group.split(",")}
         labels |= set(re.findall(r"[{,]\s*(\w+)(?:=~|!=|=)", expression))
         asked = list(re.findall(r"\b(gridcast_\w+)", expression))
@@ -61,7 +61,7 @@ def test_every_label_asked_for_exists() -> None:
 
 def test_every_metric_of_ours_is_looked_at() -> None:
     """What nobody sees need not be counted."""
-    asked = " ".join(expressions())
+    asked = " ".join(promql_expressions())
     ours = [
         kind for kind in vars(metrics).values() if isinstance(kind, (MetricWrapperBase, FastCounter, FastHistogram))
     ]
@@ -74,16 +74,16 @@ def test_every_metric_of_ours_is_looked_at() -> None:
 def test_prometheus_itself_accepts_the_files(tmp_path: Path) -> None:
     if shutil.which("promtool") is None:
         pytest.skip("promtool, the judge, is not installed")
-    config = (FOLDER / "prometheus.yml").read_text("utf-8").replace("/etc/prometheus/", f"{tmp_path}/")
+    config = (MONITORING_DIR / "prometheus.yml").read_text("utf-8").replace("/etc/prometheus/", f"{tmp_path}/")
     (tmp_path / "prometheus.yml").write_text(config, "utf-8")
-    shutil.copy(FOLDER / "alerts.yml", tmp_path / "alerts.yml")
+    shutil.copy(MONITORING_DIR / "alerts.yml", tmp_path / "alerts.yml")
     run = subprocess.run(
         ["promtool", "check", "config", str(tmp_path / "prometheus.yml")], capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-NO_REPLICA = 'gridcast_upstream_errors_total{upstream="stream",status="502",job="gridcast",service="gateway"}'
+NO_REPLICA_QUERY = 'gridcast_upstream_errors_total{upstream="stream",status="502",job="gridcast",service="gateway"}'
 
 
 @pytest.mark.parametrize(
@@ -94,8 +94,10 @@ NO_REPLICA = 'gridcast_upstream_errors_total{upstream="stream",status="502",job=
             {"socket": "1x12 stale"}, [("GridcastServiceAbsent", {"service": "socket"})], id="its name is gone"
         ),
         pytest.param({"socket": "1x12 stale _x3 1x60"}, [], id="it is back at once"),
-        pytest.param({NO_REPLICA: "0x12 1x60"}, [], id="one request failed"),
-        pytest.param({NO_REPLICA: "0x12 0+1x60"}, [("GridcastUpstreamErrors", {"upstream": "stream"})], id="all fail"),
+        pytest.param({NO_REPLICA_QUERY: "0x12 1x60"}, [], id="one request failed"),
+        pytest.param(
+            {NO_REPLICA_QUERY: "0x12 0+1x60"}, [("GridcastUpstreamErrors", {"upstream": "stream"})], id="all fail"
+        ),
     ],
 )
 def test_alerts_fire_when_they_should(
@@ -109,7 +111,7 @@ def test_alerts_fire_when_they_should(
         for name in SERVICES
     ]
     given += [{"series": name, "values": values} for name, values in series.items() if name not in SERVICES]
-    rules = yaml.safe_load((FOLDER / "alerts.yml").read_text("utf-8"))["groups"][0]["rules"]
+    rules = yaml.safe_load((MONITORING_DIR / "alerts.yml").read_text("utf-8"))["groups"][0]["rules"]
     expected = []
     for rule in rules:
         own = [labels for name, labels in firing if name == rule["alert"]]
@@ -121,7 +123,7 @@ def test_alerts_fire_when_they_should(
             alerts.append({"exp_labels": {**rule["labels"], **labels, **more}, "exp_annotations": {"summary": said}})
         expected.append({"eval_time": "6m", "alertname": rule["alert"], "exp_alerts": alerts})
     test = {
-        "rule_files": [str(FOLDER / "alerts.yml")],
+        "rule_files": [str(MONITORING_DIR / "alerts.yml")],
         "evaluation_interval": "10s",
         "tests": [{"interval": "10s", "input_series": given, "alert_rule_test": expected}],
     }

@@ -23,27 +23,27 @@ from services.stream.settings import StreamSettings  # noqa: E402
 from services.upload.settings import UploadSettings  # noqa: E402
 
 PAGE = ROOT / "docs/operations.md"
-CLASSES: dict[str, type[Settings]] = {
+SETTINGS_CLASSES: dict[str, type[Settings]] = {
     "gateway": GatewaySettings,
     "upload": UploadSettings,
     "stream": StreamSettings,
     "socket": SocketSettings,
 }
-TABLE = re.compile(r"(<!-- settings: .*? -->\n)(.*?)(<!-- end of settings -->\n)", re.DOTALL)
+SETTINGS_TABLE = re.compile(r"(<!-- settings: .*? -->\n)(.*?)(<!-- end of settings -->\n)", re.DOTALL)
 
 
-def rows() -> Iterator[tuple[str, str, str, str]]:
+def settings_rows() -> Iterator[tuple[str, str, str, str]]:
     """Variable, whose it is, default, meaning: one row for settings that are the same everywhere."""
     merged: dict[tuple[str, str, str], list[str]] = {}
-    for process, settings in CLASSES.items():
+    for process, settings in SETTINGS_CLASSES.items():
         for name, field in settings.model_fields.items():
-            row = (f"`{ENV_PREFIX}{name.upper()}`", shown(field.default), field.description or "")
+            row = (f"`{ENV_PREFIX}{name.upper()}`", format_default(field.default), field.description or "")
             merged.setdefault(row, []).append(process)
     for (variable, default, meaning), processes in sorted(merged.items(), key=lambda item: -len(item[1])):
-        yield variable, "all" if len(processes) == len(CLASSES) else ", ".join(processes), default, meaning
+        yield variable, "all" if len(processes) == len(SETTINGS_CLASSES) else ", ".join(processes), default, meaning
 
 
-def shown(default: Any) -> str:
+def format_default(default: Any) -> str:
     if isinstance(default, SecretStr):
         default = default.get_secret_value()
     if isinstance(default, tuple):
@@ -53,22 +53,22 @@ def shown(default: Any) -> str:
     return f"`{default}`" if default != "" else ""
 
 
-def table() -> str:
+def format_table() -> str:
     head = ("variable", "process", "default", "meaning")
-    lines = [head, ("---",) * 4, *rows()]
+    lines = [head, ("---",) * 4, *settings_rows()]
     return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
 
 
 def test_the_table_of_settings_is_true() -> None:
-    found = TABLE.search(PAGE.read_text("utf-8"))
+    found = SETTINGS_TABLE.search(PAGE.read_text("utf-8"))
     assert found, "the marks around the table are gone"
-    missing = set(table().splitlines()) - set(found[2].splitlines())
-    surplus = set(found[2].strip().splitlines()) - set(table().splitlines())
+    missing = set(format_table().splitlines()) - set(found[2].splitlines())
+    surplus = set(found[2].strip().splitlines()) - set(format_table().splitlines())
     assert (missing, surplus) == (set(), set()), "run: python tests/unit/deploy/test_operations_docs.py"
 
 
 def test_every_setting_says_what_it_is_for() -> None:
-    assert all(meaning for _, _, _, meaning in rows())
+    assert all(meaning for _, _, _, meaning in settings_rows())
 
 
 def test_metrics_that_are_named_exist() -> None:
@@ -83,9 +83,11 @@ def test_files_that_are_named_exist() -> None:
 
 
 def test_settings_that_are_named_exist() -> None:
-    known = {f"{ENV_PREFIX}{name.upper()}" for settings in CLASSES.values() for name in settings.model_fields}
+    known = {f"{ENV_PREFIX}{name.upper()}" for settings in SETTINGS_CLASSES.values() for name in settings.model_fields}
     assert set(re.findall(rf"\b{ENV_PREFIX}[A-Z_]+[A-Z]", PAGE.read_text("utf-8"))) - known == set()
 
 
 if __name__ == "__main__":
-    PAGE.write_text(TABLE.sub(lambda found: found[1] + table() + found[3], PAGE.read_text("utf-8")), "utf-8")
+    PAGE.write_text(
+        SETTINGS_TABLE.sub(lambda found: found[1] + format_table() + found[3], PAGE.read_text("utf-8")), "utf-8"
+    )

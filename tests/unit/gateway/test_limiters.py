@@ -126,7 +126,7 @@ def test_the_client_behind_a_proxy(peer: str, said: dict[str, str], client: Clie
     assert resolve_client(peer, "http", fields, ()) == Client(peer, "http")
 
 
-def fields(**named: str) -> list[tuple[bytes, bytes]]:
+def make_headers(**named: str) -> list[tuple[bytes, bytes]]:
     return [(name.replace("_", "-").encode(), value.encode()) for name, value in named.items()]
 
 
@@ -151,16 +151,16 @@ def fields(**named: str) -> list[tuple[bytes, bytes]]:
     ],
 )
 def test_what_a_browser_is_told(setting: str, origin: str | None, told: dict[bytes, bytes]) -> None:
-    made = cors.response_headers(fields(origin=origin) if origin else [], OriginPolicy(setting))
+    made = cors.response_headers(make_headers(origin=origin) if origin else [], OriginPolicy(setting))
     assert dict(made) == told
 
 
 def test_a_preflight_is_told_methods_and_the_fields_it_asked_for() -> None:
-    asked = fields(access_control_request_headers="tus-resumable,upload-offset")
+    asked = make_headers(access_control_request_headers="tus-resumable,upload-offset")
     assert dict(cors.preflight_headers(asked, "PATCH, OPTIONS")) == {
         b"access-control-allow-methods": b"PATCH, OPTIONS",
         b"access-control-allow-headers": b"tus-resumable,upload-offset",
         b"access-control-max-age": cors.PREFLIGHT_MAX_AGE,
     }
-    odd = fields(access_control_request_headers="a b, c\td")
+    odd = make_headers(access_control_request_headers="a b, c\td")
     assert b"access-control-allow-headers" not in dict(cors.preflight_headers(odd, "GET"))

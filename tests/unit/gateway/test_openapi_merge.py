@@ -6,10 +6,10 @@ from openapi_spec_validator import validate
 
 from gateway import openapi_merge
 
-OK = {"200": {"description": "ok"}}
+OK_RESPONSES = {"200": {"description": "ok"}}
 
 
-def document(paths: dict[str, Any], schemas: dict[str, Any] | None = None) -> dict[str, Any]:
+def make_document(paths: dict[str, Any], schemas: dict[str, Any] | None = None) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "x", "version": "1"},
@@ -18,7 +18,7 @@ def document(paths: dict[str, Any], schemas: dict[str, Any] | None = None) -> di
     }
 
 
-def get(schema: str | None = None) -> dict[str, Any]:
+def get_operation(schema: str | None = None) -> dict[str, Any]:
     content = (
         {"content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}} if schema else {}
     )
@@ -27,10 +27,10 @@ def get(schema: str | None = None) -> dict[str, Any]:
 
 def test_paths_of_one_name_get_the_methods_of_both() -> None:
     joined = openapi_merge.merge_documents(
-        document({"/": {"get": get()}}),
+        make_document({"/": {"get": get_operation()}}),
         {
-            "upload": (document({"/file": {"put": get()}}), {("PUT", "/file")}),
-            "stream": (document({"/file": {"get": get(), "put": get()}}), {("GET", "/file")}),
+            "upload": (make_document({"/file": {"put": get_operation()}}), {("PUT", "/file")}),
+            "stream": (make_document({"/file": {"get": get_operation(), "put": get_operation()}}), {("GET", "/file")}),
         },
     )
     assert {path: set(item) for path, item in joined["paths"].items()} == {"/": {"get"}, "/file": {"put", "get"}}
@@ -38,13 +38,15 @@ def test_paths_of_one_name_get_the_methods_of_both() -> None:
 
 
 def test_parameters_may_be_named_otherwise() -> None:
-    service = document({"/tus/{upload}": {"patch": get()}, "/tus/{upload}/x": {"get": get()}})
-    joined = openapi_merge.merge_documents(document({}), {"upload": (service, {("PATCH", "/tus/{id}")})})
+    service = make_document({"/tus/{upload}": {"patch": get_operation()}, "/tus/{upload}/x": {"get": get_operation()}})
+    joined = openapi_merge.merge_documents(make_document({}), {"upload": (service, {("PATCH", "/tus/{id}")})})
     assert list(joined["paths"]) == ["/tus/{upload}"]
 
 
 def test_what_is_not_routed_is_not_shown() -> None:
-    joined = openapi_merge.merge_documents(document({}), {"stream": (document({"/metrics": {"get": get()}}), set())})
+    joined = openapi_merge.merge_documents(
+        make_document({}), {"stream": (make_document({"/metrics": {"get": get_operation()}}), set())}
+    )
     assert joined["paths"] == {}
 
 
@@ -55,28 +57,38 @@ def test_equal_schemas_are_shared_and_others_renamed() -> None:
         {"type": "array", "items": {"$ref": "#/components/schemas/Same"}},
     )
     joined = openapi_merge.merge_documents(
-        document({}),
+        make_document({}),
         {
-            "upload": (document({"/a": {"get": get("Thing")}}, {"Same": same, "Thing": one}), {("GET", "/a")}),
-            "stream": (document({"/b": {"get": get("Thing")}}, {"Same": same, "Thing": two}), {("GET", "/b")}),
+            "upload": (
+                make_document({"/a": {"get": get_operation("Thing")}}, {"Same": same, "Thing": one}),
+                {("GET", "/a")},
+            ),
+            "stream": (
+                make_document({"/b": {"get": get_operation("Thing")}}, {"Same": same, "Thing": two}),
+                {("GET", "/b")},
+            ),
         },
     )
     assert joined["components"]["schemas"] == {"Same": same, "Thing": one, "StreamThing": two}
-    assert joined["paths"]["/a"]["get"] == get("Thing")
-    assert joined["paths"]["/b"]["get"] == get("StreamThing")
+    assert joined["paths"]["/a"]["get"] == get_operation("Thing")
+    assert joined["paths"]["/b"]["get"] == get_operation("StreamThing")
     validate(joined)
 
 
 def test_what_the_gateway_answers_itself_stands_beside_what_the_service_does() -> None:
-    service = document({"/a": {"get": get()}})
+    service = make_document({"/a": {"get": get_operation()}})
     answers = {200: {"description": "not this one"}, 502: {"description": "no replica"}}
-    joined = openapi_merge.merge_documents(document({"/": {"get": get()}}), {"x": (service, {("GET", "/a")})}, answers)
-    assert joined["paths"]["/a"]["get"]["responses"] == {**OK, "502": {"description": "no replica"}}
-    assert joined["paths"]["/"]["get"]["responses"] == OK
+    joined = openapi_merge.merge_documents(
+        make_document({"/": {"get": get_operation()}}), {"x": (service, {("GET", "/a")})}, answers
+    )
+    assert joined["paths"]["/a"]["get"]["responses"] == {**OK_RESPONSES, "502": {"description": "no replica"}}
+    assert joined["paths"]["/"]["get"]["responses"] == OK_RESPONSES
     validate(joined)
 
 
 def test_the_documents_are_left_as_they_were() -> None:
-    own = document({"/": {"get": get()}})
-    openapi_merge.merge_documents(own, {"upload": (document({"/": {"put": get()}}, {"A": {}}), {("PUT", "/")})})
-    assert own == document({"/": {"get": get()}})
+    own = make_document({"/": {"get": get_operation()}})
+    openapi_merge.merge_documents(
+        own, {"upload": (make_document({"/": {"put": get_operation()}}, {"A": {}}), {("PUT", "/")})}
+    )
+    assert own == make_document({"/": {"get": get_operation()}})

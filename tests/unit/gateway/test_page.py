@@ -12,7 +12,7 @@ from gateway.static_files import PAGE_DIR
 NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(NODE is None, reason="no Node on this machine")
 
-BROWSER = """
+BROWSER_STUB = """
 const elements = {};
 function made() {
   return {
@@ -47,7 +47,7 @@ def test_why_a_file_was_not_deleted_stays_on_the_page(tmp_path: Path) -> None:
     page = tmp_path / "page"
     shutil.copytree(PAGE_DIR, page)
     (page / "package.json").write_text('{"type": "module"}', "utf-8")
-    (page / "browser.js").write_text(BROWSER, "utf-8")
+    (page / "browser.js").write_text(BROWSER_STUB, "utf-8")
     done = subprocess.run([NODE, "browser.js"], cwd=page, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"shown": "", "failed": "not yours"}

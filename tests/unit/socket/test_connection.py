@@ -16,10 +16,10 @@ HANDSHAKE = (
     b"GET /ws HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: Upgrade\r\n"
     b"sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\nsec-websocket-version: 13\r\n\r\n"
 )
-FIRST, FRAME = encode_text_frame(b"{}"), encode_text_frame(b"frame")
+FIRST_FRAME, TEXT_FRAME = encode_text_frame(b"{}"), encode_text_frame(b"frame")
 
 
-class Transport:
+class FakeTransport:
     """Writes down what it is given. After `write_eof` and at the end of the connection a write is an error."""
 
     def __init__(self) -> None:
@@ -58,35 +58,35 @@ async def app(_scope: object, _receive: object, _send: object) -> None:
     await asyncio.Event().wait()
 
 
-def entering() -> tuple[WebSocketConnection, Transport]:
+def connect_handshaking() -> tuple[WebSocketConnection, FakeTransport]:
     """A client that waits for the answer to its handshake."""
     config = uvicorn.Config(cast("Any", app), ws=WebSocketConnection, log_config=None, ws_per_message_deflate=False)
     config.load()
     connection = WebSocketConnection(config=config, server_state=ServerState(), app_state={})
-    transport = Transport()
+    transport = FakeTransport()
     connection.connection_made(cast("Any", transport))
     connection.data_received(HANDSHAKE)
     return connection, transport
 
 
-def opened() -> tuple[WebSocketConnection, Transport]:
-    connection, transport = entering()
-    connection.accept(None, FIRST)
+def connect_open() -> tuple[WebSocketConnection, FakeTransport]:
+    connection, transport = connect_handshaking()
+    connection.accept(None, FIRST_FRAME)
     transport.written.clear()
     return connection, transport
 
 
 async def test_nothing_before_the_handshake_is_answered() -> None:
-    connection, transport = entering()
-    connection.send_now(FRAME)
-    connection.write(FRAME, "key")
+    connection, transport = connect_handshaking()
+    connection.send_now(TEXT_FRAME)
+    connection.write(TEXT_FRAME, "key")
     assert transport.written == []
-    connection.accept(None, FIRST)
-    assert transport.written[0].endswith(FIRST)
+    connection.accept(None, FIRST_FRAME)
+    assert transport.written[0].endswith(FIRST_FRAME)
 
 
 async def test_straight_to_the_transport_the_queue_and_back() -> None:
-    connection, transport = opened()
+    connection, transport = connect_open()
     assert connection.send_now == transport.write, "no Python between the hub and the transport"
     connection.send_now(b"1")
     connection.pause_writing()
@@ -102,7 +102,7 @@ async def test_straight_to_the_transport_the_queue_and_back() -> None:
 
 
 async def test_a_transport_that_is_full_again_while_the_queue_goes_out() -> None:
-    connection, transport = opened()
+    connection, transport = connect_open()
     connection.pause_writing()
     for text in (b"1", b"2", b"3"):
         connection.send_now(text)
@@ -123,15 +123,15 @@ async def test_a_transport_that_is_full_again_while_the_queue_goes_out() -> None
 
 
 async def test_more_than_may_wait_is_1013() -> None:
-    connection, transport = opened()
+    connection, transport = connect_open()
     connection.pause_writing()
     for _ in range(MAX_QUEUED_FRAMES + 1):
-        connection.send_now(FRAME)
+        connection.send_now(TEXT_FRAME)
     assert connection.sent_close_code == 1013
     assert len(transport.written) == 1
 
 
-ENDS: dict[str, Callable[[WebSocketConnection], object]] = {
+CLOSING_ACTIONS: dict[str, Callable[[WebSocketConnection], object]] = {
     "closed": lambda connection: connection.close(1008, "x"),
     "failed": lambda connection: connection.data_received(b"\x81\x01a"),
     "too many frames": lambda connection: connection.data_received(b"\x89\x80\0\0\0\0" * 2000),
@@ -144,10 +144,10 @@ ENDS: dict[str, Callable[[WebSocketConnection], object]] = {
 
 
 @pytest.mark.parametrize("choked", [False, True])
-@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS.keys())
+@pytest.mark.parametrize("end", CLOSING_ACTIONS.values(), ids=CLOSING_ACTIONS.keys())
 async def test_nothing_after_the_end(end: Callable[[WebSocketConnection], object], *, choked: bool) -> None:
     """Whatever ended it, and whatever its transport says afterwards: a write behind `write_eof` would raise in the hub."""
-    connection, transport = opened()
+    connection, transport = connect_open()
     if choked:
         connection.pause_writing()
         connection.send_now(b"waits")
@@ -155,8 +155,8 @@ async def test_nothing_after_the_end(end: Callable[[WebSocketConnection], object
     transport.written.clear()
     for change in (lambda: None, connection.pause_writing, connection.resume_writing):
         change()
-        connection.send_now(FRAME)
-        connection.write(FRAME)
-        connection.write(FRAME, "key")
+        connection.send_now(TEXT_FRAME)
+        connection.write(TEXT_FRAME)
+        connection.write(TEXT_FRAME, "key")
     assert transport.written == []
     assert len(connection.send_queue) == 0

@@ -19,7 +19,7 @@ from services.socket.hub import (
 from services.socket.send_queue import MAX_QUEUED_BYTES, MAX_QUEUED_FRAMES, SendQueue
 
 
-class Paper:
+class RecordingSink:
     """A Sink that writes down what it is given."""
 
     def __init__(self) -> None:
@@ -35,8 +35,8 @@ class Paper:
         self.closed = (code, reason)
 
 
-def peer(hub: Hub, sid: str, *topics: str, ready: bool = True) -> tuple[SocketClient, Paper]:
-    paper = Paper()
+def make_client(hub: Hub, sid: str, *topics: str, ready: bool = True) -> tuple[SocketClient, RecordingSink]:
+    paper = RecordingSink()
     made = SocketClient(sid, f"secret of {sid}", paper)
     made.topics = dict.fromkeys(topics, 0)
     hub.add(made)
@@ -45,57 +45,57 @@ def peer(hub: Hub, sid: str, *topics: str, ready: bool = True) -> tuple[SocketCl
     return made, paper
 
 
-def message(number: int) -> Publication:
+def make_message(number: int) -> Publication:
     return Publication(number, str(number).encode())
 
 
 def test_one_a_topic_all() -> None:
     hub = Hub()
-    (_, a), (_, b), (_, c) = peer(hub, "a", "x"), peer(hub, "b", "x", "y"), peer(hub, "c")
-    hub.fan_out("sid", "a", message(1))
-    hub.fan_out("topic", "x", message(2))
-    hub.fan_out("topic", "y", message(3))
-    hub.fan_out("all", "", message(4))
-    hub.fan_out("sid", "nobody", message(5))
-    hub.fan_out("topic", "nothing", message(6))
+    (_, a), (_, b), (_, c) = make_client(hub, "a", "x"), make_client(hub, "b", "x", "y"), make_client(hub, "c")
+    hub.fan_out("sid", "a", make_message(1))
+    hub.fan_out("topic", "x", make_message(2))
+    hub.fan_out("topic", "y", make_message(3))
+    hub.fan_out("all", "", make_message(4))
+    hub.fan_out("sid", "nobody", make_message(5))
+    hub.fan_out("topic", "nothing", make_message(6))
     assert (a.frames, b.frames, c.frames) == ([b"1", b"2", b"4"], [b"2", b"3", b"4"], [b"4"])
 
 
 def test_find_disconnect_and_what_is_left() -> None:
     hub = Hub()
-    first, paper = peer(hub, "a", "x")
+    first, paper = make_client(hub, "a", "x")
     assert hub.find("a") is first
     assert hub.remove(first)
     assert not hub.remove(first)
     assert hub.find("a") is None
     assert hub.subscribers == {}
-    hub.fan_out("all", "", message(1))
+    hub.fan_out("all", "", make_message(1))
     assert paper.frames == []
     assert hub.clients == {}
 
 
 def test_who_comes_back_takes_the_place() -> None:
     hub = Hub()
-    old, old_paper = peer(hub, "a", "x")
-    new = SocketClient("a", "another secret", Paper())
+    old, old_paper = make_client(hub, "a", "x")
+    new = SocketClient("a", "another secret", RecordingSink())
     new.topics = {"x": 0}
     assert hub.add(new) is old
     assert not hub.remove(old)
     assert hub.find("a") is new
     new.flush_replay_buffer()
-    hub.fan_out("topic", "x", message(1))
+    hub.fan_out("topic", "x", make_message(1))
     assert old_paper.frames == []
     assert new.position == 1
 
 
 def test_join_and_part() -> None:
     hub = Hub()
-    one, paper = peer(hub, "a")
+    one, paper = make_client(hub, "a")
     hub.subscribe(one, "x", 0)
-    hub.fan_out("topic", "x", message(1))
+    hub.fan_out("topic", "x", make_message(1))
     hub.unsubscribe(one, "x")
     hub.unsubscribe(one, "x")
-    hub.fan_out("topic", "x", message(2))
+    hub.fan_out("topic", "x", make_message(2))
     assert paper.frames == [b"1"]
     assert hub.subscribers == {}
     hub.remove(one)
@@ -105,51 +105,51 @@ def test_join_and_part() -> None:
 
 def test_no_event_twice_and_none_out_of_order() -> None:
     hub = Hub()
-    _, paper = peer(hub, "a")
+    _, paper = make_client(hub, "a")
     for number in (1, 2, 2, 1, 5, 4, 6):
-        hub.fan_out("all", "", message(number))
+        hub.fan_out("all", "", make_message(number))
     assert paper.frames == [b"1", b"2", b"5", b"6"]
 
 
 def test_what_comes_during_a_replay_waits_for_its_end() -> None:
     hub = Hub()
-    one, paper = peer(hub, "a", ready=False)
+    one, paper = make_client(hub, "a", ready=False)
     one.position = 3
     for number in (2, 5, 6, 7):
-        hub.fan_out("all", "", message(number))
+        hub.fan_out("all", "", make_message(number))
     assert paper.frames == []
     assert hub.ready_clients() == []
     for number in (4, 5):
-        one.deliver(message(number))
+        one.deliver(make_message(number))
     one.flush_replay_buffer()
-    hub.fan_out("sid", "a", message(8))
+    hub.fan_out("sid", "a", make_message(8))
     assert paper.frames == [b"4", b"5", b"6", b"7", b"8"]
     assert hub.ready_clients() == [one]
 
 
 def test_a_replay_that_never_ends_is_closed() -> None:
     hub = Hub()
-    one, paper = peer(hub, "a", ready=False)
+    one, paper = make_client(hub, "a", ready=False)
     for number in range(MAX_REPLAY_BUFFER_EVENTS):
-        one.deliver_or_buffer(message(number + 1))
+        one.deliver_or_buffer(make_message(number + 1))
     assert paper.closed is None
-    one.deliver_or_buffer(message(MAX_REPLAY_BUFFER_EVENTS + 1))
+    one.deliver_or_buffer(make_message(MAX_REPLAY_BUFFER_EVENTS + 1))
     assert paper.closed == (1013, "slow consumer")
 
 
 def test_a_replay_holds_so_many_bytes() -> None:
     hub = Hub()
-    one, paper = peer(hub, "a", ready=False)
+    one, paper = make_client(hub, "a", ready=False)
     for number in range(16):
         one.deliver_or_buffer(Publication(number + 1, bytes(MAX_REPLAY_BUFFER_BYTES // 16)))
     assert paper.closed is None
-    one.deliver_or_buffer(message(17))
+    one.deliver_or_buffer(make_message(17))
     assert paper.closed == (1013, "slow consumer")
 
 
 def test_acks_are_awaited_of_who_was_asked() -> None:
     hub = Hub()
-    one, _ = peer(hub, "a")
+    one, _ = make_client(hub, "a")
     for number in range(1, MAX_PENDING_ACKS + 3):
         hub.fan_out("sid", "a", Publication(number, b"", "", "channel", f"id-{number}"))
     assert len(one.pending_acks) == MAX_PENDING_ACKS
@@ -157,7 +157,7 @@ def test_acks_are_awaited_of_who_was_asked() -> None:
     assert one.pending_acks[f"id-{MAX_PENDING_ACKS + 2}"] == "channel"
 
 
-def taken(outbox: SendQueue) -> Iterator[bytes]:
+def drain_queue(outbox: SendQueue) -> Iterator[bytes]:
     while outbox:
         yield outbox.dequeue()
 
@@ -167,7 +167,7 @@ def test_the_outbox_keeps_the_order() -> None:
     for text in (b"a", b"b", b"c"):
         assert outbox.enqueue(text)
     assert outbox.size_bytes == 3
-    assert list(taken(outbox)) == [b"a", b"b", b"c"]
+    assert list(drain_queue(outbox)) == [b"a", b"b", b"c"]
     assert outbox.size_bytes == 0
     with pytest.raises(KeyError):
         outbox.dequeue()
@@ -177,11 +177,11 @@ def test_a_last_value_takes_its_predecessors_place_at_the_end() -> None:
     outbox = SendQueue()
     for text, key in ((b"p1", "p"), (b"a", ""), (b"q1", "q"), (b"p2", "p"), (b"b", ""), (b"p3", "p")):
         assert outbox.enqueue(text, key)
-    assert list(taken(outbox)) == [b"a", b"q1", b"b", b"p3"]
+    assert list(drain_queue(outbox)) == [b"a", b"q1", b"b", b"p3"]
     assert outbox.enqueue(b"p4", "p")
     outbox.clear()
     assert outbox.enqueue(b"p5", "p")
-    assert list(taken(outbox)) == [b"p5"]
+    assert list(drain_queue(outbox)) == [b"p5"]
 
 
 def test_bounds() -> None:
@@ -234,11 +234,11 @@ def test_everyone_gets_all_of_theirs_in_order() -> None:
     """1,000 random deliveries to 20 peers that come, go, join and part, against a list for each."""
     chance = random.Random(7)
     hub = Hub()
-    here: dict[str, tuple[SocketClient, Paper, list[bytes]]] = {}
+    here: dict[str, tuple[SocketClient, RecordingSink, list[bytes]]] = {}
     for number in range(1, 1001):
         sid = f"s{chance.randrange(20)}"
         if sid not in here:
-            made, paper = peer(hub, sid)
+            made, paper = make_client(hub, sid)
             here[sid] = (made, paper, [])
         elif chance.random() < 0.1:
             hub.remove(here.pop(sid)[0])
@@ -253,5 +253,5 @@ def test_everyone_gets_all_of_theirs_in_order() -> None:
         for key, (other, _, expected) in here.items():
             if kind == "all" or (kind == "sid" and key == name) or (kind == "topic" and name in other.topics):
                 expected.append(str(number).encode())
-        hub.fan_out(kind, name, message(number))
+        hub.fan_out(kind, name, make_message(number))
         assert all(paper.frames == expected for _, paper, expected in here.values())

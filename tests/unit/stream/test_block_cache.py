@@ -19,25 +19,25 @@ from services.stream.block_cache import (
     BlockCache,
 )
 
-SIZE = 1000
-ROOM = SIZE + ENTRY_OVERHEAD_BYTES
+BLOCK_SIZE = 1000
+ENTRY_SIZE = BLOCK_SIZE + ENTRY_OVERHEAD_BYTES
 
 pytestmark = pytest.mark.anyio
 
 
-class Store:
+class GatedStore:
     """Blocks whose content says which they are. `gate` holds every query; `missing` are not there."""
 
-    block_size = SIZE
+    block_size = BLOCK_SIZE
 
     def __init__(self) -> None:
         self.queries: list[tuple[str, int, int]] = []
         self.gate = asyncio.Event()
         self.gate.set()
         self.missing: set[int] = set()
-        self.away = False
-        self.under_way = 0
-        self.most = 0
+        self.unavailable = False
+        self.concurrent = 0
+        self.max_concurrent = 0
 
     async def find(self, name: MediaName) -> MediaInfo | None:
         raise AssertionError(name)
@@ -46,88 +46,88 @@ class Store:
 
     async def read_blocks(self, info: MediaInfo, first: int, last: int) -> list[bytes]:
         self.queries.append((info.file_id, first, last))
-        self.under_way += 1
-        self.most = max(self.most, self.under_way)
+        self.concurrent += 1
+        self.max_concurrent = max(self.max_concurrent, self.concurrent)
         try:
             await self.gate.wait()
             await asyncio.sleep(0)
         finally:
-            self.under_way -= 1
-        if self.away:
+            self.concurrent -= 1
+        if self.unavailable:
             raise ServiceUnavailable("away")
         there = []
         for number in range(first, last + 1):
             if number in self.missing:
                 break
-            there.append(block(info.file_id, number))
+            there.append(make_block(info.file_id, number))
         if not there:
             raise CorruptFile(f"chunk {first}")
         return there
 
     @property
-    def fetched(self) -> list[int]:
+    def fetched_blocks(self) -> list[int]:
         return sorted(number for _, first, last in self.queries for number in range(first, last + 1))
 
 
-def block(file: str, number: int) -> bytes:
-    return f"{file}:{number}".encode().ljust(SIZE)
+def make_block(file: str, number: int) -> bytes:
+    return f"{file}:{number}".encode().ljust(BLOCK_SIZE)
 
 
-def info(file: str = "f", blocks: int = 1000) -> MediaInfo:
-    return MediaInfo("m", file, "", "n", blocks * SIZE, "video/webm", "00", datetime.now(UTC))
+def make_info(file: str = "f", blocks: int = 1000) -> MediaInfo:
+    return MediaInfo("m", file, "", "n", blocks * BLOCK_SIZE, "video/webm", "00", datetime.now(UTC))
 
 
-async def read(cache: BlockCache, file: MediaInfo, first: int, last: int, *, pause: float = 0) -> None:
+async def read_blocks(cache: BlockCache, file: MediaInfo, first: int, last: int, *, pause: float = 0) -> None:
     with cache.open_reader(file, first, last) as walk:
         for number in range(first, last + 1):
-            assert await walk.read(number) == block(file.file_id, number)
+            assert await walk.read(number) == make_block(file.file_id, number)
             await asyncio.sleep(pause)
 
 
-async def settled(cache: BlockCache) -> None:
+async def wait_for_tasks(cache: BlockCache) -> None:
     await asyncio.wait_for(asyncio.gather(*cache._tasks), 5)
     await asyncio.sleep(0)
 
 
 async def test_one_fetch_however_many_ask() -> None:
-    store = Store()
-    cache = BlockCache(store, 100 * ROOM)
+    store = GatedStore()
+    cache = BlockCache(store, 100 * ENTRY_SIZE)
     store.gate.clear()
-    readers = [asyncio.create_task(read(cache, info(), 3, 5)) for _ in range(50)]
+    readers = [asyncio.create_task(read_blocks(cache, make_info(), 3, 5)) for _ in range(50)]
     await asyncio.sleep(0.01)
     assert store.queries == [("f", 3, 5)]
     store.gate.set()
     await asyncio.gather(*readers)
     assert store.queries == [("f", 3, 5)]
-    await read(cache, info(), 3, 5)
+    await read_blocks(cache, make_info(), 3, 5)
     assert len(store.queries) == 1
 
 
 async def test_a_probe_moves_one_block() -> None:
-    store = Store()
-    await read(BlockCache(store, 100 * ROOM), info(), 7, 7)
-    assert store.fetched == [7]
+    store = GatedStore()
+    await read_blocks(BlockCache(store, 100 * ENTRY_SIZE), make_info(), 7, 7)
+    assert store.fetched_blocks == [7]
 
 
 async def test_a_reader_who_leaves_does_not_take_the_block_from_others() -> None:
-    store = Store()
-    cache = BlockCache(store, 100 * ROOM)
+    store = GatedStore()
+    cache = BlockCache(store, 100 * ENTRY_SIZE)
     store.gate.clear()
-    first, second = (asyncio.create_task(read(cache, info(), 0, 0)) for _ in range(2))
+    first, second = (asyncio.create_task(read_blocks(cache, make_info(), 0, 0)) for _ in range(2))
     await asyncio.sleep(0)
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
     store.gate.set()
     await second
-    assert store.fetched == [0]
+    assert store.fetched_blocks == [0]
 
 
 async def test_read_in_order_each_block_is_fetched_once_and_batches_grow() -> None:
-    store = Store()
-    cache = BlockCache(store, 1000 * ROOM)
-    await read(cache, info(), 0, 499)
-    assert store.fetched == list(range(500))
+    store = GatedStore()
+    cache = BlockCache(store, 1000 * ENTRY_SIZE)
+    await read_blocks(cache, make_info(), 0, 499)
+    assert store.fetched_blocks == list(range(500))
     lengths = [last - first + 1 for _, first, last in store.queries]
     assert lengths[0] == INITIAL_BATCH_BLOCKS
     assert max(lengths) == MAX_BATCH_BLOCKS
@@ -135,25 +135,25 @@ async def test_read_in_order_each_block_is_fetched_once_and_batches_grow() -> No
 
 
 async def test_who_opens_a_long_file_and_stops_costs_little() -> None:
-    store = Store()
-    cache = BlockCache(store, 1000 * ROOM)
-    with cache.open_reader(info(), 0, 999) as walk:
+    store = GatedStore()
+    cache = BlockCache(store, 1000 * ENTRY_SIZE)
+    with cache.open_reader(make_info(), 0, 999) as walk:
         await walk.read(0)
-        await settled(cache)
-    assert store.fetched == list(range(3 * INITIAL_BATCH_BLOCKS))
+        await wait_for_tasks(cache)
+    assert store.fetched_blocks == list(range(3 * INITIAL_BATCH_BLOCKS))
 
 
 async def test_nothing_past_the_range_is_read() -> None:
-    store = Store()
-    cache = BlockCache(store, 1000 * ROOM)
-    await read(cache, info(), 100, 163)
-    await settled(cache)
-    assert store.fetched == list(range(100, 164))
+    store = GatedStore()
+    cache = BlockCache(store, 1000 * ENTRY_SIZE)
+    await read_blocks(cache, make_info(), 100, 163)
+    await wait_for_tasks(cache)
+    assert store.fetched_blocks == list(range(100, 164))
 
 
 async def test_the_bound_holds_at_every_moment() -> None:
-    store = Store()
-    limit = 40 * ROOM
+    store = GatedStore()
+    limit = 40 * ENTRY_SIZE
     cache = BlockCache(store, limit)
     seen = 0
 
@@ -165,88 +165,88 @@ async def test_the_bound_holds_at_every_moment() -> None:
 
     looking = asyncio.create_task(look())
     rng = random.Random(1)
-    files = [info(f"f{number}") for number in range(5)]
+    files = [make_info(f"f{number}") for number in range(5)]
     spans = [(rng.choice(files), first := rng.randrange(900), first + rng.randrange(60)) for _ in range(60)]
-    await asyncio.gather(*(read(cache, *span) for span in spans))
+    await asyncio.gather(*(read_blocks(cache, *span) for span in spans))
     looking.cancel()
-    await settled(cache)
+    await wait_for_tasks(cache)
     held = sum(len(data) + ENTRY_OVERHEAD_BYTES for data in cache._blocks.values())
     assert cache.size_bytes == held <= limit
     # Queries under way count before their blocks are there, and there is always room for them.
-    assert seen <= limit + 4 * MAX_BATCH_BLOCKS * ROOM
+    assert seen <= limit + 4 * MAX_BATCH_BLOCKS * ENTRY_SIZE
     assert cache._in_flight == {}
     assert not cache._prefetching_readers
 
 
 async def test_no_more_queries_at_once_than_are_good_for_the_store() -> None:
-    store = Store()
-    cache = BlockCache(store, 10_000 * ROOM)
-    await asyncio.gather(*(read(cache, info(f"f{number}"), 0, 40) for number in range(30)))
-    assert store.most <= 4
+    store = GatedStore()
+    cache = BlockCache(store, 10_000 * ENTRY_SIZE)
+    await asyncio.gather(*(read_blocks(cache, make_info(f"f{number}"), 0, 40) for number in range(30)))
+    assert store.max_concurrent <= 4
 
 
 async def test_nobody_waits_for_a_turn_for_longer_than_a_query_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.stream.block_cache.FETCH_TIMEOUT_SECONDS", 0.1)
-    store = Store()
+    store = GatedStore()
     store.gate.clear()
-    cache = BlockCache(store, 100 * ROOM)
+    cache = BlockCache(store, 100 * ENTRY_SIZE)
     async with asyncio.timeout(5):
         heard = await asyncio.gather(
-            *(cache.get_or_fetch(info(f"f{n}"), 0, 0) for n in range(20)), return_exceptions=True
+            *(cache.get_or_fetch(make_info(f"f{n}"), 0, 0) for n in range(20)), return_exceptions=True
         )
     assert {type(one) for one in heard} == {ServiceUnavailable}
     assert MAX_CONCURRENT_FETCHES <= len(store.queries) < 20
     assert cache.size_bytes == 0
     store.gate.set()
-    assert await cache.get_or_fetch(info("f19"), 0, 0) == block("f19", 0)
+    assert await cache.get_or_fetch(make_info("f19"), 0, 0) == make_block("f19", 0)
 
 
 async def test_the_least_recently_used_go_first() -> None:
-    store = Store()
-    cache = BlockCache(store, 4 * ROOM)  # three, and one that a query needs beside its block
+    store = GatedStore()
+    cache = BlockCache(store, 4 * ENTRY_SIZE)  # three, and one that a query needs beside its block
     for number in (0, 1, 2, 0, 3):
-        await read(cache, info(), number, number)
+        await read_blocks(cache, make_info(), number, number)
     assert [number for _, number in cache._blocks] == [2, 0, 3]
 
 
 async def test_many_readers_share_what_may_be_ahead() -> None:
     """Otherwise they would push each other's blocks out before they are read."""
-    store = Store()
-    cache = BlockCache(store, 40 * ROOM)
-    readers = [read(cache, info(f"f{number}"), 0, 99, pause=0.0001) for number in range(20)]
+    store = GatedStore()
+    cache = BlockCache(store, 40 * ENTRY_SIZE)
+    readers = [read_blocks(cache, make_info(f"f{number}"), 0, 99, pause=0.0001) for number in range(20)]
     await asyncio.gather(*readers)
-    assert len(store.fetched) <= 20 * 100 * 1.1
+    assert len(store.fetched_blocks) <= 20 * 100 * 1.1
 
 
 @pytest.mark.parametrize("blocks", [8, 20, 32, 33, 100])
 async def test_readers_of_a_piece_share_it_too(blocks: int) -> None:
     """40 readers of different ranges (8 MiB are 32 blocks) on a cache of 256 MiB, which take their blocks at different speeds."""
-    store = Store()
-    cache = BlockCache(store, 1000 * ROOM)
+    store = GatedStore()
+    cache = BlockCache(store, 1000 * ENTRY_SIZE)
     rng = random.Random(blocks)
     readers = [
-        read(cache, info(f"f{number}"), 0, blocks - 1, pause=0.02 * rng.random())
+        read_blocks(cache, make_info(f"f{number}"), 0, blocks - 1, pause=0.02 * rng.random())
         for number in range(40 * max(1, 32 // blocks))
     ]
     await asyncio.gather(*readers)
     needed = len(readers) * blocks
     # Those who come first do not know yet how many follow.
-    assert len(store.fetched) <= needed * 1.25
+    assert len(store.fetched_blocks) <= needed * 1.25
 
 
 async def test_who_stands_still_takes_nothing_from_those_who_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """500 readers who took a block and stopped."""
-    store = Store()
-    cache = BlockCache(store, 1000 * ROOM)
+    store = GatedStore()
+    cache = BlockCache(store, 1000 * ENTRY_SIZE)
     with contextlib.ExitStack() as stalled:
-        walks = [stalled.enter_context(cache.open_reader(info(f"f{number}"), 0, 999)) for number in range(500)]
+        walks = [stalled.enter_context(cache.open_reader(make_info(f"f{number}"), 0, 999)) for number in range(500)]
         for walk in walks:
             await walk.read(0)
         assert cache.max_blocks_per_fetch() == 1
         monkeypatch.setattr("services.stream.block_cache.READER_IDLE_SECONDS", 0.05)
         await asyncio.sleep(0.06)
         store.queries.clear()
-        await read(cache, info("reader"), 0, 499)
+        await read_blocks(cache, make_info("reader"), 0, 499)
         assert len(store.queries) < 500 / MAX_BATCH_BLOCKS + 5
         await walks[7].read(1)
         assert len(cache._prefetching_readers) == 1, "who goes on has a share again"
@@ -255,44 +255,44 @@ async def test_who_stands_still_takes_nothing_from_those_who_read(monkeypatch: p
 
 async def test_a_block_that_is_not_here_is_one_miss() -> None:
     """Whoever looks first and then goes the long way asked for it once."""
-    store = Store()
-    cache = BlockCache(store, 100 * ROOM)
+    store = GatedStore()
+    cache = BlockCache(store, 100 * ENTRY_SIZE)
     counts = metrics.CACHE_LOOKUPS.counts
     before = dict(counts)
     assert cache.get("f", 0) is None
-    await read(cache, info(), 0, 0)
-    await read(cache, info(), 0, 0)
+    await read_blocks(cache, make_info(), 0, 0)
+    await read_blocks(cache, make_info(), 0, 0)
     assert counts["block", "miss"] - before.get(("block", "miss"), 0) == 1
     assert counts["block", "hit"] - before.get(("block", "hit"), 0) == 1
 
 
 async def test_a_missing_block_is_met_when_its_turn_comes() -> None:
-    store = Store()
-    cache = BlockCache(store, 100 * ROOM)
+    store = GatedStore()
+    cache = BlockCache(store, 100 * ENTRY_SIZE)
     store.missing = {10}
-    with cache.open_reader(info(), 0, 99) as walk:
+    with cache.open_reader(make_info(), 0, 99) as walk:
         for number in range(10):
             await walk.read(number)
         with pytest.raises(CorruptFile, match="chunk 10"):
             await walk.read(10)
-    await settled(cache)
+    await wait_for_tasks(cache)
     assert cache._in_flight == {}
 
 
 async def test_a_fault_is_everybodys_and_is_not_remembered() -> None:
-    store = Store()
-    cache = BlockCache(store, 100 * ROOM)
-    store.away = True
-    results = await asyncio.gather(*(read(cache, info(), 0, 0) for _ in range(5)), return_exceptions=True)
+    store = GatedStore()
+    cache = BlockCache(store, 100 * ENTRY_SIZE)
+    store.unavailable = True
+    results = await asyncio.gather(*(read_blocks(cache, make_info(), 0, 0) for _ in range(5)), return_exceptions=True)
     assert [type(result) for result in results] == [ServiceUnavailable] * 5
     assert len(store.queries) == 1
-    store.away = False
-    await read(cache, info(), 0, 0)
-    assert cache.size_bytes == ROOM
+    store.unavailable = False
+    await read_blocks(cache, make_info(), 0, 0)
+    assert cache.size_bytes == ENTRY_SIZE
 
 
 async def test_files_do_not_mix() -> None:
-    store = Store()
-    cache = BlockCache(store, 1000 * ROOM)
-    await asyncio.gather(*(read(cache, info(f"f{number % 3}"), 0, 50) for number in range(9)))
-    assert len(store.fetched) == 3 * 51
+    store = GatedStore()
+    cache = BlockCache(store, 1000 * ENTRY_SIZE)
+    await asyncio.gather(*(read_blocks(cache, make_info(f"f{number % 3}"), 0, 50) for number in range(9)))
+    assert len(store.fetched_blocks) == 3 * 51

@@ -25,36 +25,36 @@ from services.stream.response_sender import SendTimeoutMonitor
 pytestmark = pytest.mark.anyio
 
 FILE = MediaInfo("m", "1", "", "a", 200_000, "video/webm", "00", datetime(2026, 11, 20, tzinfo=UTC))
-HALF = 0.15
+HALF_DEADLINE = 0.15
 
 
 CONNECTION = {"gridcast": None, "gridcast.flow": SimpleNamespace(write_paused=False)}
 """Of a client that takes what it is sent."""
 
 
-class Store:
+class SlowStore:
     """Files whose blocks are zeros, unless they are in `lost`. Finding and fetching take as long as they are told."""
 
     block_size = 255 * 1024
 
     def __init__(self, *versions: MediaInfo) -> None:
         self.versions = list(versions)
-        self.lost: set[str] = set()
-        self.finding = self.fetching = 0.0
+        self.missing_files: set[str] = set()
+        self.find_seconds = self.fetch_seconds = 0.0
 
     async def find(self, _: MediaName) -> MediaInfo | None:
-        await asyncio.sleep(self.finding)
+        await asyncio.sleep(self.find_seconds)
         return self.versions.pop(0) if len(self.versions) > 1 else self.versions[0]
 
     async def read_blocks(self, info: MediaInfo, first: int, last: int) -> list[bytes]:
-        await asyncio.sleep(self.fetching)
-        if info.file_id in self.lost:
+        await asyncio.sleep(self.fetch_seconds)
+        if info.file_id in self.missing_files:
             raise CorruptFile("lost")
         size = self.block_size
         return [bytes(min(size, info.length - number * size)) for number in range(first, last + 1)]
 
 
-class Case:
+class DownloadCase:
     def __init__(self, store: Any, patience: float = 10) -> None:
         self.patience = SendTimeoutMonitor(patience)
         self.cache = BlockCache(store, 10**7)
@@ -79,33 +79,33 @@ class Case:
         await self.flow(*arguments)
 
     @property
-    def body(self) -> int:
+    def body_length(self) -> int:
         return sum(len(message.get("body", b"")) for message in self.sent)
 
     @contextlib.contextmanager
-    def clock(self) -> Iterator[None]:
+    def run_timeout_monitor(self) -> Iterator[None]:
         clock = asyncio.create_task(self.patience.run())
         yield
         clock.cancel()
 
 
 async def test_a_store_that_is_slow_is_no_client_that_stalls() -> None:
-    store = Store(FILE)
-    store.finding = store.fetching = HALF
-    case = Case(store, 0.08)
-    with case.clock():
+    store = SlowStore(FILE)
+    store.find_seconds = store.fetch_seconds = HALF_DEADLINE
+    case = DownloadCase(store, 0.08)
+    with case.run_timeout_monitor():
         await case.get()
-    assert case.body == FILE.length
+    assert case.body_length == FILE.length
 
 
-@pytest.mark.parametrize(("finding", "fetching"), [(9, 0), (0, 9), (HALF, HALF), (HALF, 9)])
+@pytest.mark.parametrize(("finding", "fetching"), [(9, 0), (0, 9), (HALF_DEADLINE, HALF_DEADLINE), (HALF_DEADLINE, 9)])
 async def test_a_store_that_says_nothing_has_one_time_for_all(
     finding: float, fetching: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.stream.download.FIRST_BYTE_TIMEOUT_SECONDS", 1.6 * HALF)
-    store = Store(FILE)
-    store.finding, store.fetching = finding, fetching
-    case = Case(store)
+    monkeypatch.setattr("services.stream.download.FIRST_BYTE_TIMEOUT_SECONDS", 1.6 * HALF_DEADLINE)
+    store = SlowStore(FILE)
+    store.find_seconds, store.fetch_seconds = finding, fetching
+    case = DownloadCase(store)
     began = time.monotonic()
     with pytest.raises(ServiceUnavailable):
         await case.get()
@@ -116,9 +116,9 @@ async def test_a_store_that_says_nothing_has_one_time_for_all(
 
 @pytest.mark.parametrize(("finding", "fetching"), [(9, 0), (0, 9)])
 async def test_a_shutdown_before_the_head_is_503(finding: float, fetching: float) -> None:
-    store = Store(FILE)
-    store.finding, store.fetching = finding, fetching
-    case = Case(store)
+    store = SlowStore(FILE)
+    store.find_seconds, store.fetch_seconds = finding, fetching
+    case = DownloadCase(store)
     task = asyncio.create_task(case.get())
     await asyncio.sleep(0.05)
     task.cancel()
@@ -128,48 +128,48 @@ async def test_a_shutdown_before_the_head_is_503(finding: float, fetching: float
     await case.cache.aclose()
 
 
-async def _replaced(newer: MediaInfo, **headers: str) -> Case:
+async def _download_replaced(newer: MediaInfo, **headers: str) -> DownloadCase:
     """FILE is remembered, and by the time its blocks are asked for they are gone."""
-    store = Store(FILE, newer)
-    store.lost = {FILE.file_id}
-    case = Case(store)
+    store = SlowStore(FILE, newer)
+    store.missing_files = {FILE.file_id}
+    case = DownloadCase(store)
     await case.flow._metadata_cache.get_or_fetch(MediaName("", "a"))
     await case.get(**headers)
     return case
 
 
-NEWER = replace(FILE, file_id="2", sha256="11")
+NEWER_FILE = replace(FILE, file_id="2", sha256="11")
 
 
 async def test_a_file_replaced_before_its_first_block_is_read() -> None:
-    case = await _replaced(replace(NEWER, length=100_000))
-    assert (case.sent[0]["status"], case.body) == (200, 100_000)
+    case = await _download_replaced(replace(NEWER_FILE, length=100_000))
+    assert (case.sent[0]["status"], case.body_length) == (200, 100_000)
 
 
 async def test_a_newer_file_with_nothing_in_it() -> None:
-    case = await _replaced(replace(NEWER, length=0))
+    case = await _download_replaced(replace(NEWER_FILE, length=0))
     assert [message["type"] for message in case.sent] == ["http.response.start", "http.response.body"]
-    assert (case.sent[0]["status"], case.body) == (200, 0)
+    assert (case.sent[0]["status"], case.body_length) == (200, 0)
 
 
 async def test_a_newer_file_that_the_client_has() -> None:
-    case = await _replaced(NEWER, if_none_match=NEWER.etag)
+    case = await _download_replaced(NEWER_FILE, if_none_match=NEWER_FILE.etag)
     assert [message["type"] for message in case.sent] == ["http.response.start", "http.response.body"]
     assert case.sent[0]["status"] == 304
 
 
 async def test_a_newer_file_that_the_client_does_not_want() -> None:
     with pytest.raises(PreconditionFailed):
-        await _replaced(NEWER, if_match=FILE.etag)
+        await _download_replaced(NEWER_FILE, if_match=FILE.etag)
     with pytest.raises(RangeNotSatisfiable):
-        await _replaced(replace(NEWER, length=5), range="bytes=100-")
+        await _download_replaced(replace(NEWER_FILE, length=5), range="bytes=100-")
 
 
 async def test_files_that_are_lost_one_after_the_other() -> None:
     """The last one is promised and cut: no answer at all would be a fault of ours."""
-    store = Store(FILE, NEWER)
-    store.lost = {FILE.file_id, NEWER.file_id}
-    case = Case(store)
+    store = SlowStore(FILE, NEWER_FILE)
+    store.missing_files = {FILE.file_id, NEWER_FILE.file_id}
+    case = DownloadCase(store)
     counted = metrics.CORRUPT_FILES._value.get()
     await case.get()
     assert [message["type"] for message in case.sent] == ["http.response.start"]

@@ -16,24 +16,24 @@ pytestmark = pytest.mark.anyio
 
 NAME = MediaName("demo", "a.webm")
 FILE = MediaInfo("m", "1", "demo", "a.webm", 5, "video/webm", "00", datetime(2026, 11, 20, tzinfo=UTC))
-NEWER = replace(FILE, file_id="2", sha256="11")
+NEWER_FILE = replace(FILE, file_id="2", sha256="11")
 
 
-class Store:
+class CountingStore:
     block_size = 1
 
     def __init__(self) -> None:
         self.files: dict[MediaName, MediaInfo] = {NAME: FILE}
-        self.asked = 0
+        self.lookups = 0
         self.gate = asyncio.Event()
         self.gate.set()
-        self.away = False
+        self.unavailable = False
 
     async def find(self, name: MediaName) -> MediaInfo | None:
-        self.asked += 1
+        self.lookups += 1
         found = self.files.get(name)
         await self.gate.wait()
-        if self.away:
+        if self.unavailable:
             raise ServiceUnavailable("away")
         return found
 
@@ -43,128 +43,128 @@ class Store:
     async def check(self) -> None: ...
 
 
-class Clock:
+class FakeClock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(monkeypatch)
+def fake_clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    return FakeClock(monkeypatch)
 
 
-def message(name: MediaName = NAME) -> bytes:
+def invalidation_message(name: MediaName = NAME) -> bytes:
     return json.dumps([name.folder, name.filename]).encode()
 
 
-async def test_remembered_for_a_second_and_no_longer(clock: Clock) -> None:
-    store = Store()
+async def test_remembered_for_a_second_and_no_longer(fake_clock: FakeClock) -> None:
+    store = CountingStore()
     catalogue = MetadataCache(store, 10, lambda: True)
     first = await catalogue.get_or_fetch(NAME)
-    clock.now += 0.999
+    fake_clock.now += 0.999
     assert await catalogue.get_or_fetch(NAME) is first
-    assert store.asked == 1
-    clock.now += 0.001
-    store.files[NAME] = NEWER
-    assert (await catalogue.get_or_fetch(NAME)).info is NEWER
-    assert store.asked == 2
+    assert store.lookups == 1
+    fake_clock.now += 0.001
+    store.files[NAME] = NEWER_FILE
+    assert (await catalogue.get_or_fetch(NAME)).info is NEWER_FILE
+    assert store.lookups == 2
 
 
-async def test_the_second_begins_with_the_question(clock: Clock) -> None:
-    store = Store()
+async def test_the_second_begins_with_the_question(fake_clock: FakeClock) -> None:
+    store = CountingStore()
     catalogue = MetadataCache(store, 10, lambda: True)
     store.gate.clear()
     asking = asyncio.create_task(catalogue.get_or_fetch(NAME))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    clock.now += 0.9
+    fake_clock.now += 0.9
     store.gate.set()
     await asking
-    clock.now += 0.2
+    fake_clock.now += 0.2
     await catalogue.get_or_fetch(NAME)
-    assert store.asked == 2
+    assert store.lookups == 2
 
 
 async def test_a_change_is_seen_at_once() -> None:
-    store = Store()
+    store = CountingStore()
     catalogue = MetadataCache(store, 10, lambda: True)
     await catalogue.get_or_fetch(NAME)
-    store.files[NAME] = NEWER
-    catalogue.on_invalidation(b"c", message(MediaName("", "other")))
+    store.files[NAME] = NEWER_FILE
+    catalogue.on_invalidation(b"c", invalidation_message(MediaName("", "other")))
     assert (await catalogue.get_or_fetch(NAME)).info is FILE
-    catalogue.on_invalidation(b"c", message())
-    assert (await catalogue.get_or_fetch(NAME)).info is NEWER
+    catalogue.on_invalidation(b"c", invalidation_message())
+    assert (await catalogue.get_or_fetch(NAME)).info is NEWER_FILE
 
 
 async def test_an_answer_that_a_change_overtook_is_not_remembered() -> None:
-    store = Store()
+    store = CountingStore()
     catalogue = MetadataCache(store, 10, lambda: True)
     store.gate.clear()
     old = asyncio.create_task(catalogue.get_or_fetch(NAME))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    store.files[NAME] = NEWER
-    catalogue.on_invalidation(b"c", message())
+    store.files[NAME] = NEWER_FILE
+    catalogue.on_invalidation(b"c", invalidation_message())
     new = asyncio.create_task(catalogue.get_or_fetch(NAME))
     await asyncio.sleep(0)
     store.gate.set()
     assert (await old).info is FILE
-    assert (await new).info is NEWER, "who asks after the change does not wait for an answer from before"
-    assert (await catalogue.get_or_fetch(NAME)).info is NEWER
+    assert (await new).info is NEWER_FILE, "who asks after the change does not wait for an answer from before"
+    assert (await catalogue.get_or_fetch(NAME)).info is NEWER_FILE
 
 
 async def test_nothing_is_remembered_while_changes_cannot_be_heard() -> None:
-    store = Store()
+    store = CountingStore()
     live = False
     catalogue = MetadataCache(store, 10, lambda: live)
     for _ in range(3):
         await catalogue.get_or_fetch(NAME)
-    assert store.asked == 3
+    assert store.lookups == 3
     live = True
     for _ in range(3):
         await catalogue.get_or_fetch(NAME)
-    assert store.asked == 4
+    assert store.lookups == 4
     live = False
     await catalogue.get_or_fetch(NAME)
     catalogue.clear()
     live = True
     await catalogue.get_or_fetch(NAME)
-    assert store.asked == 6
+    assert store.lookups == 6
 
 
 async def test_fresh_reads_through() -> None:
-    store = Store()
+    store = CountingStore()
     catalogue = MetadataCache(store, 10, lambda: True)
     await catalogue.get_or_fetch(NAME)
-    store.files[NAME] = NEWER
-    assert (await catalogue.get_or_fetch(NAME, bypass_cache=True)).info is NEWER
-    assert (await catalogue.get_or_fetch(NAME)).info is NEWER
-    assert store.asked == 2
+    store.files[NAME] = NEWER_FILE
+    assert (await catalogue.get_or_fetch(NAME, bypass_cache=True)).info is NEWER_FILE
+    assert (await catalogue.get_or_fetch(NAME)).info is NEWER_FILE
+    assert store.lookups == 2
 
 
 async def test_a_miss_is_never_remembered() -> None:
-    store = Store()
+    store = CountingStore()
     catalogue = MetadataCache(store, 10, lambda: True)
     missing = MediaName("", "later")
     for _ in range(3):
         with pytest.raises(NotFound, match="file not found"):
             await catalogue.get_or_fetch(missing)
-    assert store.asked == 3
+    assert store.lookups == 3
     store.files[missing] = FILE
     await catalogue.get_or_fetch(missing)
 
 
 async def test_one_question_however_many_ask() -> None:
-    store = Store()
+    store = CountingStore()
     catalogue = MetadataCache(store, 10, lambda: True)
     found = await asyncio.gather(*(catalogue.get_or_fetch(NAME) for _ in range(50)))
-    assert store.asked == 1
+    assert store.lookups == 1
     assert len({id(file) for file in found}) == 1
 
 
 async def test_who_leaves_does_not_take_the_answer_from_others() -> None:
-    store = Store()
+    store = CountingStore()
     catalogue = MetadataCache(store, 10, lambda: True)
     store.gate.clear()
     first, second = (asyncio.create_task(catalogue.get_or_fetch(NAME)) for _ in range(2))
@@ -175,18 +175,18 @@ async def test_who_leaves_does_not_take_the_answer_from_others() -> None:
 
 
 async def test_a_fault_is_everybodys_and_is_not_remembered() -> None:
-    store = Store()
+    store = CountingStore()
     catalogue = MetadataCache(store, 10, lambda: True)
-    store.away = True
+    store.unavailable = True
     results = await asyncio.gather(*(catalogue.get_or_fetch(NAME) for _ in range(3)), return_exceptions=True)
     assert [type(result) for result in results] == [ServiceUnavailable] * 3
-    store.away = False
+    store.unavailable = False
     await catalogue.get_or_fetch(NAME)
     assert catalogue._in_flight == {}
 
 
 async def test_no_more_than_so_many() -> None:
-    store = Store()
+    store = CountingStore()
     catalogue = MetadataCache(store, 3, lambda: True)
     for number in range(10):
         name = MediaName("", str(number))
@@ -197,40 +197,40 @@ async def test_no_more_than_so_many() -> None:
 
 @pytest.mark.parametrize("payload", [b"", b"x", b"{}", b'["a"]', b"[1, 2, 3]", b"\xff", b"null", b'[["x"], "y"]'])
 async def test_what_is_no_message_means_anything(payload: bytes) -> None:
-    store = Store()
+    store = CountingStore()
     catalogue = MetadataCache(store, 10, lambda: True)
     await catalogue.get_or_fetch(NAME)
     catalogue.on_invalidation(b"c", payload)
     await catalogue.get_or_fetch(NAME)
-    assert store.asked == 2
+    assert store.lookups == 2
 
 
-async def turns() -> None:
+async def run_ready_tasks() -> None:
     """Let every task go as far as it can; no timer, since the clock may stand still."""
     for _ in range(5):
         await asyncio.sleep(0)
 
 
-async def test_a_question_that_takes_long_is_not_everybodys(clock: Clock) -> None:
+async def test_a_question_that_takes_long_is_not_everybodys(fake_clock: FakeClock) -> None:
     """Its answer may be as old as the question."""
-    store = Store()
+    store = CountingStore()
     catalogue = MetadataCache(store, 10, lambda: True)
     store.gate.clear()
     old = asyncio.create_task(catalogue.get_or_fetch(NAME))
-    await turns()
-    store.files[NAME] = NEWER
-    clock.now += 1.0
+    await run_ready_tasks()
+    store.files[NAME] = NEWER_FILE
+    fake_clock.now += 1.0
     new = asyncio.create_task(catalogue.get_or_fetch(NAME))
-    await turns()
+    await run_ready_tasks()
     store.gate.set()
     assert (await old).info is FILE
-    assert (await new).info is NEWER
-    await turns()
+    assert (await new).info is NEWER_FILE
+    await run_ready_tasks()
     assert catalogue._in_flight == {}
 
 
 async def test_a_miss_under_way_is_no_answer_for_who_comes_later() -> None:
-    store = Store()
+    store = CountingStore()
     catalogue = MetadataCache(store, 10, lambda: True)
     later = MediaName("", "later")
     store.gate.clear()

@@ -15,11 +15,11 @@ NOW = datetime(2026, 11, 23, 8, 0, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 
 
-def date(moment: datetime) -> str:
+def http_date(moment: datetime) -> str:
     return format_datetime(moment, usegmt=True)
 
 
-TAGS = {
+TAG_COMPARISONS = {
     ETAG: "strong",
     f"W/{ETAG}": "weak",
     '"x"': "other",
@@ -31,8 +31,8 @@ TAGS = {
 
 @settings(max_examples=1000, deadline=None)
 @given(
-    match=st.none() | st.just("*") | st.lists(st.sampled_from(sorted(TAGS)), min_size=1, max_size=4),
-    none_match=st.none() | st.just("*") | st.lists(st.sampled_from(sorted(TAGS)), min_size=1, max_size=4),
+    match=st.none() | st.just("*") | st.lists(st.sampled_from(sorted(TAG_COMPARISONS)), min_size=1, max_size=4),
+    none_match=st.none() | st.just("*") | st.lists(st.sampled_from(sorted(TAG_COMPARISONS)), min_size=1, max_size=4),
     unmodified=st.none() | st.sampled_from([-1, 0, 1]) | st.just("garbage"),
     modified=st.none() | st.sampled_from([-1, 0, 1]) | st.just("garbage"),
     comma=st.sampled_from([",", ", ", " ,\t", ",,", ", ,"]),
@@ -50,7 +50,7 @@ def test_the_order_of_preconditions(
             headers[name] = tags if isinstance(tags, str) else comma.join(tags)
     for name, shift in (("if-unmodified-since", unmodified), ("if-modified-since", modified)):
         if shift is not None:
-            headers[name] = shift if isinstance(shift, str) else date(MODIFIED + shift * SECOND)
+            headers[name] = shift if isinstance(shift, str) else http_date(MODIFIED + shift * SECOND)
 
     def strongly(tags: str | list[str]) -> bool:
         return tags == "*" or ETAG in tags
@@ -103,10 +103,10 @@ def test_lists_of_entity_tags(header: str, *, strong: bool, weak: bool) -> None:
         ("sha256-aa", False),
         ("*", False),
         ("", False),
-        (date(MODIFIED), False),
+        (http_date(MODIFIED), False),
         (f"{ETAG}, {ETAG}", False),
-        (date(MODIFIED - SECOND), False),
-        (date(MODIFIED + SECOND), False),
+        (http_date(MODIFIED - SECOND), False),
+        (http_date(MODIFIED + SECOND), False),
         ("Sunday", False),
     ],
 )

@@ -12,7 +12,7 @@ from services.stream.ranges import MAX_RANGES, ByteRange, parse_range_header, re
 DIGITS = set("0123456789")
 
 
-def model(header: str, length: int) -> list[int] | str:
+def reference_ranges(header: str, length: int) -> list[int] | str:
     """The positions asked for in the order of their first asking, `ignored` or `unsatisfiable`."""
     if header[:6].lower() != "bytes=":
         return "ignored"
@@ -38,33 +38,33 @@ def model(header: str, length: int) -> list[int] | str:
     return wanted or "unsatisfiable"
 
 
-def ours(header: str, length: int) -> list[ByteRange] | str:
+def parsed_ranges(header: str, length: int) -> list[ByteRange] | str:
     specs = parse_range_header(header)
     if specs is None:
         return "ignored"
     return resolve_ranges(specs, length) or "unsatisfiable"
 
 
-NUMBER = st.one_of(st.integers(0, 40).map(str), st.sampled_from(["", "00", "007", "0" * 30 + "3", str(10**30)]))
-ELEMENT = st.one_of(
-    st.tuples(NUMBER, NUMBER).map("-".join),
+NUMBERS = st.one_of(st.integers(0, 40).map(str), st.sampled_from(["", "00", "007", "0" * 30 + "3", str(10**30)]))
+ELEMENTS = st.one_of(
+    st.tuples(NUMBERS, NUMBERS).map("-".join),
     st.sampled_from(
         ["", " ", "\t", "-", "--5", "5", "1-2-3", "+1-2", "1_0-20", "²-5", "\u0663-\u0665", "0x1-2", "a-b", "1 - 2"]
     ),
 )
-HEADER = st.tuples(
+HEADERS = st.tuples(
     st.sampled_from(["bytes=", "bytes=", "bytes=", "Bytes=", "BYTES=", "bytes", "items=", "bytes =", ""]),
-    st.lists(st.tuples(st.sampled_from(["", " ", "\t "]), ELEMENT).map("".join), max_size=20).map(",".join),
+    st.lists(st.tuples(st.sampled_from(["", " ", "\t "]), ELEMENTS).map("".join), max_size=20).map(",".join),
 ).map("".join)
 
 
 @settings(max_examples=1000, deadline=None)
-@given(HEADER, st.integers(0, 35))
+@given(HEADERS, st.integers(0, 35))
 @example("bytes=0-0,2-2,1-1", 3)
 @example("bytes=4-5,0-1,2-3", 6)
 @example("bytes=-0", 0)
 def test_ranges_are_what_the_model_says(header: str, length: int) -> None:
-    expected, found = model(header, length), ours(header, length)
+    expected, found = reference_ranges(header, length), parsed_ranges(header, length)
     if isinstance(expected, str) or isinstance(found, str):
         assert found == expected
         return
@@ -80,7 +80,7 @@ def test_ranges_are_what_the_model_says(header: str, length: int) -> None:
 @given(st.text(max_size=60), st.integers(0, 100))
 def test_no_text_is_an_error(text: str, length: int) -> None:
     for header in (text, f"bytes={text}"):
-        assert isinstance(ours(header, length), (list, str))
+        assert isinstance(parsed_ranges(header, length), (list, str))
 
 
 @pytest.mark.parametrize(
@@ -121,11 +121,11 @@ def test_no_text_is_an_error(text: str, length: int) -> None:
 )
 def test_the_table(header: str, expected: list[tuple[int, int]] | str) -> None:
     """Cases 37 to 44 of a file of 100 bytes."""
-    found = ours(header, 100)
+    found = parsed_ranges(header, 100)
     assert (found if isinstance(found, str) else [(item.first, item.last) for item in found]) == expected
 
 
-SPACE = " \t" * 8000
+LONG_WHITESPACE = " \t" * 8000
 """As much as a head may hold."""
 
 
@@ -133,7 +133,14 @@ SPACE = " \t" * 8000
     "text",
     [
         *(",".join([element] * 10_000) for element in ("0-", "0-0", "-1", "5-9", "", " ", "x")),
-        *(f"{SPACE}x", f"{SPACE}0-0{SPACE}x", f"0-{SPACE}0", f"{SPACE}-", f"0-0,{SPACE}x", "0" * 16_000 + "x"),
+        *(
+            f"{LONG_WHITESPACE}x",
+            f"{LONG_WHITESPACE}0-0{LONG_WHITESPACE}x",
+            f"0-{LONG_WHITESPACE}0",
+            f"{LONG_WHITESPACE}-",
+            f"0-0,{LONG_WHITESPACE}x",
+            "0" * 16_000 + "x",
+        ),
     ],
     ids=lambda text: text.strip()[:9] or "spaces",
 )
@@ -141,5 +148,5 @@ def test_ten_thousand_ranges_are_cheap(text: str) -> None:
     """Case 44, P9: CPU, not wall time. Far under the 20 ms that the whole request has."""
     header = f"bytes={text}"
     began = time.process_time()
-    assert ours(header, 1 << 30) == "ignored"
+    assert parsed_ranges(header, 1 << 30) == "ignored"
     assert time.process_time() - began < 0.002

@@ -26,8 +26,8 @@ from services.stream.response_plan import (
 
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
 DATA = bytes(range(256)) * 2 + b"--x\r\n\r\nrest"
-VALIDATORS = {"etag", "last-modified", "cache-control"}
-ALWAYS = VALIDATORS | {
+VALIDATOR_HEADERS = {"etag", "last-modified", "cache-control"}
+REQUIRED_HEADERS = VALIDATOR_HEADERS | {
     "content-type",
     "content-length",
     "accept-ranges",
@@ -38,13 +38,13 @@ ALWAYS = VALIDATORS | {
 }
 
 
-def file_of(data: bytes, content_type: str = "video/webm") -> Representation:
+def make_file_headers(data: bytes, content_type: str = "video/webm") -> Representation:
     uploaded = datetime(2026, 11, 20, 12, 0, 0, 999_000, tzinfo=UTC)
     digest = hashlib.sha256(data).hexdigest()
     return build_representation(MediaInfo("1", "2", "demo", "a.webm", len(data), content_type, digest, uploaded))
 
 
-def fields(reply: ResponsePlan) -> dict[str, str]:
+def header_dict(reply: ResponsePlan) -> dict[str, str]:
     every = [*reply.headers, *reply.preencoded_headers.fields]
     found = {name.decode(): value.decode("latin-1") for name, value in every}
     assert len(found) == len(every), "each field once"
@@ -54,20 +54,20 @@ def fields(reply: ResponsePlan) -> dict[str, str]:
     return found
 
 
-def body(reply: ResponsePlan, data: bytes) -> bytes:
+def expected_body(reply: ResponsePlan, data: bytes) -> bytes:
     return b"".join(item if isinstance(item, bytes) else data[item.first : item.last + 1] for item in reply.body_parts)
 
 
-def get(headers: dict[str, str], data: bytes = DATA, method: str = "GET") -> ResponsePlan:
-    return plan_response(method, headers, file_of(data), NOW)
+def plan_get(headers: dict[str, str], data: bytes = DATA, method: str = "GET") -> ResponsePlan:
+    return plan_response(method, headers, make_file_headers(data), NOW)
 
 
 def test_the_whole_file() -> None:
-    reply = get({})
+    reply = plan_get({})
     assert reply.status == 200
-    assert body(reply, DATA) == DATA
-    said = fields(reply)
-    assert said.keys() == ALWAYS
+    assert expected_body(reply, DATA) == DATA
+    said = header_dict(reply)
+    assert said.keys() == REQUIRED_HEADERS
     assert said["content-length"] == str(len(DATA))
     assert said["content-type"] == "video/webm"
     assert said["etag"] == f'"sha256-{hashlib.sha256(DATA).hexdigest()}"'
@@ -79,14 +79,14 @@ def test_the_whole_file() -> None:
 
 
 def test_one_range() -> None:
-    reply = get({"range": "bytes=10-19"})
-    assert (reply.status, body(reply, DATA)) == (206, DATA[10:20])
-    assert fields(reply).keys() == ALWAYS | {"content-range"}
-    assert fields(reply)["content-range"] == f"bytes 10-19/{len(DATA)}"
+    reply = plan_get({"range": "bytes=10-19"})
+    assert (reply.status, expected_body(reply, DATA)) == (206, DATA[10:20])
+    assert header_dict(reply).keys() == REQUIRED_HEADERS | {"content-range"}
+    assert header_dict(reply)["content-range"] == f"bytes 10-19/{len(DATA)}"
 
 
 def test_what_answers_share_is_made_once() -> None:
-    file = file_of(DATA)
+    file = make_file_headers(DATA)
     for ranges in (("", "bytes=0-1", "bytes=2-5"), ("bytes=0-1,9-9", "bytes=1-1,9-9")):
         replies = [plan_response("GET", {"range": stated} if stated else {}, file, NOW) for stated in ranges]
         assert len({id(reply.preencoded_headers) for reply in replies}) == 1
@@ -94,44 +94,44 @@ def test_what_answers_share_is_made_once() -> None:
 
 def test_head_is_get_without_range() -> None:
     for header in ("bytes=10-19", "bytes=5-1", "bytes=99999-"):
-        reply = get({"range": header}, method="HEAD")
-        assert (reply.status, fields(reply), reply.body_parts) == (200, fields(get({})), ())
+        reply = plan_get({"range": header}, method="HEAD")
+        assert (reply.status, header_dict(reply), reply.body_parts) == (200, header_dict(plan_get({})), ())
 
 
 def test_not_modified_and_failed_go_before_ranges() -> None:
     """Cases 46 and 47."""
-    etag = file_of(DATA).info.etag
-    reply = get({"if-none-match": etag, "range": "bytes=0-1"})
-    assert (reply.status, reply.body_parts, fields(reply).keys()) == (304, (), VALIDATORS)
+    etag = make_file_headers(DATA).info.etag
+    reply = plan_get({"if-none-match": etag, "range": "bytes=0-1"})
+    assert (reply.status, reply.body_parts, header_dict(reply).keys()) == (304, (), VALIDATOR_HEADERS)
     with pytest.raises(PreconditionFailed):
-        get({"if-match": '"other"', "range": "bytes=9999999-"})
+        plan_get({"if-match": '"other"', "range": "bytes=9999999-"})
 
 
 def test_a_range_of_another_version_is_the_whole_file() -> None:
-    assert get({"range": "bytes=0-1", "if-range": '"other"'}) == get({})
-    assert get({"range": "bytes=0-1", "if-range": file_of(DATA).info.etag}).status == 206
+    assert plan_get({"range": "bytes=0-1", "if-range": '"other"'}) == plan_get({})
+    assert plan_get({"range": "bytes=0-1", "if-range": make_file_headers(DATA).info.etag}).status == 206
 
 
 @pytest.mark.parametrize("header", ["bytes=0-", "bytes=0-0", "bytes=-0", "bytes=5-"])
 def test_nothing_of_an_empty_file(header: str) -> None:
     """Case 49."""
     with pytest.raises(RangeNotSatisfiable) as refused:
-        get({"range": header}, b"")
+        plan_get({"range": header}, b"")
     assert refused.value.headers == {"content-range": "bytes */0"}
 
 
 def test_the_end_of_an_empty_file_is_all_of_it() -> None:
-    reply = get({"range": "bytes=-5"}, b"")
-    assert (reply.status, reply.body_parts, fields(reply)["content-length"]) == (200, (), "0")
+    reply = plan_get({"range": "bytes=-5"}, b"")
+    assert (reply.status, reply.body_parts, header_dict(reply)["content-length"]) == (200, (), "0")
 
 
 def test_unsatisfiable() -> None:
     with pytest.raises(RangeNotSatisfiable) as refused:
-        get({"range": f"bytes={len(DATA)}-"})
+        plan_get({"range": f"bytes={len(DATA)}-"})
     assert refused.value.headers == {"content-range": f"bytes */{len(DATA)}"}
 
 
-RANGES = st.lists(
+RANGE_LISTS = st.lists(
     st.tuples(st.integers(0, 60), st.integers(0, 8)).map(lambda pair: f"{pair[0] * 9}-{pair[0] * 9 + pair[1]}"),
     min_size=1,
     max_size=16,
@@ -139,17 +139,17 @@ RANGES = st.lists(
 
 
 @settings(max_examples=300, deadline=None)
-@given(RANGES, st.integers(0, len(DATA)))
+@given(RANGE_LISTS, st.integers(0, len(DATA)))
 def test_several_ranges_are_a_message_that_others_can_read(ranges: list[str], length: int) -> None:
     data = DATA[:length]
     try:
-        reply = get({"range": "bytes=" + ", ".join(ranges)}, data)
+        reply = plan_get({"range": "bytes=" + ", ".join(ranges)}, data)
     except RangeNotSatisfiable:
         assert all(int(text.split("-")[0]) >= length for text in ranges)
         return
     assert reply.status == 206
-    said = fields(reply)
-    sent = body(reply, data)
+    said = header_dict(reply)
+    sent = expected_body(reply, data)
     assert said["content-length"] == str(len(sent)), "the length is known beforehand"
     if not said["content-type"].startswith("multipart/byteranges"):
         assert len(reply.body_parts) == 1

@@ -14,30 +14,30 @@ from services.stream.response_sender import ClientDisconnected, ClientStalled, R
 pytestmark = pytest.mark.anyio
 
 
-class Client:
+class FakeAsgiClient:
     """ASGI as uvicorn speaks it: `send` waits while the client is full, and returns without a word once it has gone."""
 
     def __init__(self) -> None:
         self.sent: list[dict[str, Any]] = []
-        self.takes = asyncio.Event()
-        self.takes.set()
-        self.gone = asyncio.Event()
+        self.writable = asyncio.Event()
+        self.writable.set()
+        self.disconnected = asyncio.Event()
 
     async def send(self, message: Any) -> None:
-        await self.takes.wait()
-        if not self.gone.is_set():
+        await self.writable.wait()
+        if not self.disconnected.is_set():
             self.sent.append(message)
 
     async def receive(self) -> dict[str, Any]:
-        await self.gone.wait()
+        await self.disconnected.wait()
         return {"type": "http.disconnect"}
 
-    def leave(self) -> None:
-        self.gone.set()
-        self.takes.set()
+    def disconnect(self) -> None:
+        self.disconnected.set()
+        self.writable.set()
 
 
-async def pour(outlet: ResponseSender, pieces: int) -> int:
+async def send_pieces(outlet: ResponseSender, pieces: int) -> int:
     """Send so many pieces; how many were begun before the end."""
     begun = 0
     outlet.started = True
@@ -51,9 +51,9 @@ async def pour(outlet: ResponseSender, pieces: int) -> int:
 
 
 async def test_everything_arrives_and_nothing_stays() -> None:
-    client, patience = Client(), SendTimeoutMonitor(10)
+    client, patience = FakeAsgiClient(), SendTimeoutMonitor(10)
     before = asyncio.all_tasks()
-    assert await pour(ResponseSender(client.receive, client.send, patience), 30) == 30
+    assert await send_pieces(ResponseSender(client.receive, client.send, patience), 30) == 30
     assert b"".join(message["body"] for message in client.sent) == b"x" * 30
     assert not client.sent[-1].get("more_body", False)
     assert patience._last_progress == {}
@@ -62,33 +62,33 @@ async def test_everything_arrives_and_nothing_stays() -> None:
 
 
 async def test_a_client_that_leaves_is_noticed_within_a_turn() -> None:
-    client, patience = Client(), SendTimeoutMonitor(10)
-    client.leave()
+    client, patience = FakeAsgiClient(), SendTimeoutMonitor(10)
+    client.disconnect()
     with pytest.raises(ClientDisconnected):
-        await pour(ResponseSender(client.receive, client.send, patience), 10_000)
+        await send_pieces(ResponseSender(client.receive, client.send, patience), 10_000)
     assert patience._last_progress == {}
 
 
 async def test_a_paused_client_that_leaves_ends_the_answer() -> None:
-    client, patience = Client(), SendTimeoutMonitor(10)
+    client, patience = FakeAsgiClient(), SendTimeoutMonitor(10)
     outlet = ResponseSender(client.receive, client.send, patience)
-    asyncio.get_running_loop().call_later(0.02, client.takes.clear)
-    asyncio.get_running_loop().call_later(0.1, client.leave)
+    asyncio.get_running_loop().call_later(0.02, client.writable.clear)
+    asyncio.get_running_loop().call_later(0.1, client.disconnect)
     with pytest.raises(ClientDisconnected):
-        await pour(outlet, 10_000_000)
+        await send_pieces(outlet, 10_000_000)
     after = len(client.sent)
     await asyncio.sleep(0.02)
     assert len(client.sent) == after
 
 
 async def test_patience_ends() -> None:
-    client, patience = Client(), SendTimeoutMonitor(0.08)
+    client, patience = FakeAsgiClient(), SendTimeoutMonitor(0.08)
     clock = asyncio.create_task(patience.run())
-    client.takes.clear()
+    client.writable.clear()
     began = asyncio.get_running_loop().time()
 
     async def answer() -> None:
-        await pour(ResponseSender(client.receive, client.send, patience), 5)
+        await send_pieces(ResponseSender(client.receive, client.send, patience), 5)
 
     task = asyncio.create_task(answer())
     with pytest.raises(ClientStalled):
@@ -99,25 +99,25 @@ async def test_patience_ends() -> None:
 
 
 async def test_a_slow_client_is_waited_for() -> None:
-    client, patience = Client(), SendTimeoutMonitor(0.2)
+    client, patience = FakeAsgiClient(), SendTimeoutMonitor(0.2)
     clock = asyncio.create_task(patience.run())
 
     async def take() -> None:
         while True:
-            client.takes.clear()
+            client.writable.clear()
             await asyncio.sleep(0.05)
-            client.takes.set()
+            client.writable.set()
             await asyncio.sleep(0)
 
     taking = asyncio.create_task(take())
-    task = asyncio.create_task(pour(ResponseSender(client.receive, client.send, patience), 10))
+    task = asyncio.create_task(send_pieces(ResponseSender(client.receive, client.send, patience), 10))
     assert await task == 10
     taking.cancel()
     clock.cancel()
 
 
 async def test_the_store_may_take_longer_than_the_client() -> None:
-    client, patience = Client(), SendTimeoutMonitor(0.08)
+    client, patience = FakeAsgiClient(), SendTimeoutMonitor(0.08)
     clock = asyncio.create_task(patience.run())
 
     async def answer() -> None:
@@ -137,8 +137,8 @@ async def test_the_store_may_take_longer_than_the_client() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux is known to say what was taken")
 async def test_who_takes_little_takes_something() -> None:
     """Here the connection never has room again, and only the system knows that a little of it was taken."""
-    client, patience = Client(), SendTimeoutMonitor(0.2)
-    client.takes.clear()
+    client, patience = FakeAsgiClient(), SendTimeoutMonitor(0.2)
+    client.writable.clear()
     clock = asyncio.create_task(patience.run())
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -149,7 +149,7 @@ async def test_who_takes_little_takes_something() -> None:
         transport: Any = SimpleNamespace(get_extra_info=lambda _: ours)
 
         async def answer() -> None:
-            await pour(ResponseSender(client.receive, client.send, patience, transport), 5)
+            await send_pieces(ResponseSender(client.receive, client.send, patience, transport), 5)
 
         task = asyncio.create_task(answer())
         for _ in range(40):
@@ -162,11 +162,11 @@ async def test_who_takes_little_takes_something() -> None:
 
 
 async def test_a_shutdown_is_no_stalled_client() -> None:
-    client, patience = Client(), SendTimeoutMonitor(10)
-    client.takes.clear()
+    client, patience = FakeAsgiClient(), SendTimeoutMonitor(10)
+    client.writable.clear()
 
     async def answer() -> None:
-        await pour(ResponseSender(client.receive, client.send, patience), 5)
+        await send_pieces(ResponseSender(client.receive, client.send, patience), 5)
 
     task = asyncio.create_task(answer())
     await asyncio.sleep(0)

@@ -13,15 +13,15 @@ from services.upload import app as application
 pytestmark = pytest.mark.anyio
 
 
-class Reluctant:
+class FailingStore:
     """Refuses a few times, each time for another reason."""
 
     def __init__(self, *faults: Exception) -> None:
-        self.faults = list(faults)
+        self.errors = list(faults)
 
     async def ensure_schema(self) -> None:
-        if self.faults:
-            raise self.faults.pop(0)
+        if self.errors:
+            raise self.errors.pop(0)
 
 
 async def test_the_store_is_prepared_as_soon_as_it_lets_us(
@@ -31,7 +31,7 @@ async def test_the_store_is_prepared_as_soon_as_it_lets_us(
     monkeypatch.setattr(application, "SCHEMA_RETRY_SECONDS", 0.01)
     app = FastAPI()
     refused = OperationFailure("not authorized on gridcast to execute command { secret }", 13)
-    store: Any = Reluctant(ServiceUnavailable("away"), refused, refused, RuntimeError("the index name is missing"))
+    store: Any = FailingStore(ServiceUnavailable("away"), refused, refused, RuntimeError("the index name is missing"))
     told: list[str | None] = []
     task = asyncio.create_task(application._ensure_schema(app, store))
     while not task.done():

@@ -11,14 +11,14 @@ from services.upload.body import UploadBody
 pytestmark = pytest.mark.anyio
 
 
-async def silent() -> Message:
+async def receive_nothing() -> Message:
     await asyncio.sleep(60)
     raise AssertionError("nothing comes")
 
 
 async def test_a_cut_in_the_turn_in_which_a_wait_ends() -> None:
     """The timer has fired, and the reader has not been woken yet."""
-    body = UploadBody(silent, 0, 0.05)
+    body = UploadBody(receive_nothing, 0, 0.05)
     reading = asyncio.create_task(body.read())
     await asyncio.sleep(0)
     while not (waiting := body._receive_timeout) or not waiting.expired():

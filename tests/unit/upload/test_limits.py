@@ -13,7 +13,7 @@ from services.upload.limits import UploadLimiter
 pytestmark = pytest.mark.anyio
 
 
-class Store:
+class FillingVolume:
     """A volume that others fill as well."""
 
     def __init__(self, free: int) -> None:
@@ -23,7 +23,7 @@ class Store:
         return self.left
 
 
-async def nothing() -> Message:
+async def receive_nothing() -> Message:
     await asyncio.Event().wait()
     raise AssertionError
 
@@ -31,9 +31,9 @@ async def nothing() -> Message:
 async def test_what_is_under_way_is_cut_below_the_floor(monkeypatch: pytest.MonkeyPatch) -> None:
     """A body whose length nobody stated, or others that grew meanwhile: 507 before the volume is full."""
     monkeypatch.setattr("services.upload.limits.DISK_SPACE_POLL_SECONDS", 0.01)
-    store: Any = Store(1000)
+    store: Any = FillingVolume(1000)
     limits = UploadLimiter(max_uploads=1, max_size=10**6, min_free_bytes=100, media_types=())
-    body = UploadBody(nothing, 0, 30.0)
+    body = UploadBody(receive_nothing, 0, 30.0)
     looking = asyncio.create_task(limits.monitor_disk_space(store))
     with limits.acquire_slot(body):
         limits.check_size(None)

@@ -11,7 +11,7 @@ from services.upload.progress import ProgressReporter
 pytestmark = pytest.mark.anyio
 
 
-class Push:
+class CancellingPublisher:
     """Redis as a driver over Python 3.11's `asyncio.wait_for` shows it: a cancellation that comes with the answer is swallowed."""
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ async def test_an_empty_file_has_a_total_too() -> None:
 
 
 async def test_it_ends_although_a_cancellation_is_swallowed() -> None:
-    push: Any = Push()
+    push: Any = CancellingPublisher()
     watchers = ProgressReporter(push)
     watchers.start("A" * 52, "n", 10)
     await push.asked.wait()

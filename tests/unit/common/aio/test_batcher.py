@@ -11,48 +11,48 @@ from services.common.errors import ServiceUnavailable
 pytestmark = pytest.mark.anyio
 
 
-class Asked:
+class RecordingBatch:
     """Answers with ten times what it is asked, once it may."""
 
     def __init__(self) -> None:
         self.calls: list[list[int]] = []
-        self.begun = asyncio.Event()
-        self.may = asyncio.Event()
-        self.fault: Exception | None = None
+        self.started = asyncio.Event()
+        self.release = asyncio.Event()
+        self.error: Exception | None = None
 
     async def __call__(self, questions: Sequence[int]) -> list[int]:
         self.calls.append(list(questions))
-        self.begun.set()
-        await self.may.wait()
-        if self.fault is not None:
-            raise self.fault
+        self.started.set()
+        await self.release.wait()
+        if self.error is not None:
+            raise self.error
         return [10 * question for question in questions]
 
 
 async def test_who_comes_meanwhile_goes_together() -> None:
-    asked = Asked()
+    asked = RecordingBatch()
     together: Batcher[int, int] = Batcher(asked, 3)
     first = asyncio.create_task(together(1))
-    await asked.begun.wait()
+    await asked.started.wait()
     others = [asyncio.create_task(together(number)) for number in (2, 3, 4, 5, 6)]
     await asyncio.sleep(0)
     assert asked.calls == [[1]], "the others wait for the first"
-    asked.may.set()
+    asked.release.set()
     assert await asyncio.gather(first, *others) == [10, 20, 30, 40, 50, 60]
     assert asked.calls == [[1], [2, 3, 4], [5, 6]]
     assert await together(7) == 70
 
 
 async def test_who_gives_up_takes_nobody_along() -> None:
-    asked = Asked()
+    asked = RecordingBatch()
     together: Batcher[int, int] = Batcher(asked, 3)
     first = asyncio.create_task(together(1))
-    await asked.begun.wait()
+    await asked.started.wait()
     second, third = asyncio.create_task(together(2)), asyncio.create_task(together(3))
     await asyncio.sleep(0)
     for one in (first, second):
         one.cancel()
-    asked.may.set()
+    asked.release.set()
     assert await third == 30
     assert first.cancelled()
     assert second.cancelled()
@@ -61,27 +61,27 @@ async def test_who_gives_up_takes_nobody_along() -> None:
 @pytest.mark.parametrize("fault", [ServiceUnavailable("away"), ServiceUnavailable("slow", retry_after=7)])
 async def test_a_fault_is_everyones_who_waits(fault: ServiceUnavailable) -> None:
     """Also theirs who were not asked yet: behind a silent Redis nobody waits twice."""
-    asked = Asked()
-    asked.fault = fault
+    asked = RecordingBatch()
+    asked.error = fault
     together: Batcher[int, int] = Batcher(asked, 1)
     first = asyncio.create_task(together(1))
-    await asked.begun.wait()
+    await asked.started.wait()
     second = asyncio.create_task(together(2))
     await asyncio.sleep(0)
-    asked.may.set()
+    asked.release.set()
     for one in (first, second):
         with pytest.raises(ServiceUnavailable, match=fault.detail):
             await one
     assert asked.calls == [[1]]
-    asked.fault = None
+    asked.error = None
     assert await together(3) == 30
 
 
 async def test_the_end_leaves_nobody_waiting() -> None:
-    asked = Asked()
+    asked = RecordingBatch()
     together: Batcher[int, int] = Batcher(asked, 1)
     waiting = [asyncio.create_task(together(number)) for number in (1, 2)]
-    await asked.begun.wait()
+    await asked.started.wait()
     await together.aclose()
     for one in waiting:
         with pytest.raises(ServiceUnavailable):

@@ -10,22 +10,22 @@ from hypothesis import strategies as st
 from services.common.bus import events
 from services.common.errors import BadRequest, ContentTooLarge
 
-JSON = st.recursive(
+JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=10,
 )
-PLAIN = st.text().filter(lambda text: not any(0xD800 <= ord(char) <= 0xDFFF for char in text))
+PLAIN_TEXT = st.text().filter(lambda text: not any(0xD800 <= ord(char) <= 0xDFFF for char in text))
 
 
-def event(data: Any, topic: str | None = None) -> events.CloudEvent:
+def make_event(data: Any, topic: str | None = None) -> events.CloudEvent:
     return events.CloudEvent("1", "/upload", "file.created", "2026-11-23T08:00:00.000Z", data, topic)
 
 
-@given(JSON)
+@given(JSON_VALUES)
 def test_what_is_encoded_is_decoded(data: Any) -> None:
     try:
-        text = events.encode_event(event(data, "a"))
+        text = events.encode_event(make_event(data, "a"))
     except BadRequest:
         assert any(0xD800 <= ord(char) <= 0xDFFF for char in json.dumps(data, ensure_ascii=False))
         return
@@ -36,7 +36,7 @@ def test_what_is_encoded_is_decoded(data: Any) -> None:
 
 
 def test_a_frame_is_one_line_of_cloudevents() -> None:
-    frame = json.loads(events.with_sequence(events.encode_event(event({"a": "\n"})).encode(), b"6f-7"))
+    frame = json.loads(events.with_sequence(events.encode_event(make_event({"a": "\n"})).encode(), b"6f-7"))
     assert frame == {
         "sequence": "6f-7",
         "specversion": "1.0",
@@ -46,13 +46,13 @@ def test_a_frame_is_one_line_of_cloudevents() -> None:
         "time": "2026-11-23T08:00:00.000Z",
         "data": {"a": "\n"},
     }
-    assert "\n" not in events.encode_event(event({"a": "\n"}))
+    assert "\n" not in events.encode_event(make_event({"a": "\n"}))
 
 
 @pytest.mark.parametrize("data", [float("nan"), float("inf"), object(), {1: {2: {3}}}, "\ud800"])
 def test_what_is_not_json_is_the_callers_fault(data: Any) -> None:
     with pytest.raises(BadRequest):
-        events.encode_event(event(data))
+        events.encode_event(make_event(data))
 
 
 def test_nesting_without_end_is_the_callers_fault() -> None:
@@ -60,15 +60,15 @@ def test_nesting_without_end_is_the_callers_fault() -> None:
     for _ in range(100_000):
         deep = [deep]
     with pytest.raises(BadRequest):
-        events.encode_event(event(deep))
+        events.encode_event(make_event(deep))
 
 
 def test_an_event_has_a_greatest_size() -> None:
-    events.encode_event(event("x" * (events.MAX_EVENT_BYTES - 200)))
+    events.encode_event(make_event("x" * (events.MAX_EVENT_BYTES - 200)))
     with pytest.raises(ContentTooLarge):
-        events.encode_event(event("x" * events.MAX_EVENT_BYTES))
+        events.encode_event(make_event("x" * events.MAX_EVENT_BYTES))
     with pytest.raises(ContentTooLarge):
-        events.encode_event(event("é" * (events.MAX_EVENT_BYTES // 2)))
+        events.encode_event(make_event("é" * (events.MAX_EVENT_BYTES // 2)))
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_sids() -> None:
         assert not events.is_valid_sid(text)
 
 
-@given(PLAIN)
+@given(PLAIN_TEXT)
 def test_reserved_types(text: str) -> None:
     assert events.is_reserved_type(f"file.{text}")
     assert events.is_reserved_type(f"socket.{text}")

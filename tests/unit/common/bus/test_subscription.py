@@ -11,14 +11,14 @@ from services.common.bus.subscription import Subscription
 from services.common.errors import ServiceUnavailable
 
 pytestmark = pytest.mark.anyio
-MESSAGES = 400
+MESSAGE_COUNT = 400
 
 
-class Backlog:
+class BackloggedConnection:
     """A line on which everything is there at once: nothing that is read of it waits."""
 
     def __init__(self) -> None:
-        self.left = MESSAGES
+        self.remaining = MESSAGE_COUNT
         self.subscribed = False
 
     async def connect(self) -> None:
@@ -28,14 +28,14 @@ class Backlog:
         self.subscribed = command[0] == "SUBSCRIBE"
 
     async def read_reply(self, seconds: float = 0.0) -> Any:
-        if self.left > MESSAGES // 2 or not self.subscribed:
-            self.left -= 1  # half of them before the confirmation
+        if self.remaining > MESSAGE_COUNT // 2 or not self.subscribed:
+            self.remaining -= 1  # half of them before the confirmation
             return [b"message", b"news", b"x"]
-        if self.subscribed and self.left == MESSAGES // 2:
-            self.left -= 1
+        if self.subscribed and self.remaining == MESSAGE_COUNT // 2:
+            self.remaining -= 1
             return [b"subscribe", b"news", 1]
-        if self.left >= 0:
-            self.left -= 1
+        if self.remaining >= 0:
+            self.remaining -= 1
             return [b"message", b"news", b"x"]
         await asyncio.sleep(seconds)
         return None
@@ -44,11 +44,11 @@ class Backlog:
         pass
 
 
-class Paper:
+class FakeRedis:
     """A Redis with that line."""
 
     def new_connection(self) -> RedisConnection:
-        return cast("RedisConnection", Backlog())
+        return cast("RedisConnection", BackloggedConnection())
 
 
 async def test_a_backlog_leaves_turns_to_others() -> None:
@@ -60,17 +60,17 @@ async def test_a_backlog_leaves_turns_to_others() -> None:
         heard += 1
         time.sleep(0.001)
 
-    subscription = Subscription(cast("RedisClient", Paper()), ["news"], hear, name="test")
+    subscription = Subscription(cast("RedisClient", FakeRedis()), ["news"], hear, name="test")
     subscription.start()
     longest, then = 0.0, time.monotonic()
-    while heard < MESSAGES:
+    while heard < MESSAGE_COUNT:
         await asyncio.sleep(0)
         longest, then = max(longest, time.monotonic() - then), time.monotonic()
     await subscription.aclose()
     assert longest < 0.15
 
 
-class Reset:
+class ResetConnection:
     """redis-py's connection after a reset, as uvloop has it."""
 
     async def connect(self) -> None:
@@ -81,7 +81,7 @@ class Reset:
 
 
 async def test_a_reset_line_is_a_redis_that_is_away() -> None:
-    line = RedisConnection(Reset())
+    line = RedisConnection(ResetConnection())
     with pytest.raises(ServiceUnavailable):
         await line.connect()
     with pytest.raises(ServiceUnavailable):

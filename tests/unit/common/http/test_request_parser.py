@@ -11,7 +11,7 @@ Field = tuple[bytes, bytes]
 HOST: Field = (b"host", b"a")
 
 
-def judged(*fields: Field, version: str = "1.1", target: bytes = b"/") -> Head:
+def validate(*fields: Field, version: str = "1.1", target: bytes = b"/") -> Head:
     head = Head()
     for name, value in fields:
         head.count(name, value)
@@ -32,20 +32,20 @@ def judged(*fields: Field, version: str = "1.1", target: bytes = b"/") -> Head:
     ],
 )
 def test_what_a_head_says_of_its_body(fields: list[Field], *, has_body: bool, waits: bool) -> None:
-    head = judged(HOST, *fields)
+    head = validate(HOST, *fields)
     assert (head.has_body, head.waits) == (has_body, waits)
 
 
 def test_an_older_client_is_not_told_to_continue() -> None:
     """RFC 9110, 10.1.1: it would take the 100 for the answer."""
-    assert not judged((b"content-length", b"1"), (b"expect", b"100-continue"), version="1.0").waits
+    assert not validate((b"content-length", b"1"), (b"expect", b"100-continue"), version="1.0").waits
 
 
 @pytest.mark.parametrize(
     "host", [b"a", b"a.example:8000", b"A-1_b.c", b"127.0.0.1:1", b"[::1]", b"[::ffff:1.2.3.4]:80"]
 )
 def test_a_host(host: bytes) -> None:
-    judged((b"host", host))
+    validate((b"host", host))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_host(host: bytes) -> None:
 )
 def test_what_is_no_host(host: bytes) -> None:
     with pytest.raises(BadRequest):
-        judged((b"host", host))
+        validate((b"host", host))
 
 
 @pytest.mark.parametrize(
@@ -71,15 +71,15 @@ def test_what_is_no_host(host: bytes) -> None:
 )
 def test_hosts_and_versions(fields: list[Field], version: str, *, ok: bool) -> None:
     if ok:
-        judged(*fields, version=version)
+        validate(*fields, version=version)
     else:
         with pytest.raises(BadRequest):
-            judged(*fields, version=version)
+            validate(*fields, version=version)
 
 
 @pytest.mark.parametrize("target", [b"/", b"/a?b=c&d", b"/%7e~!$&'()*+,;=:@|{}\"<>^`\\"])
 def test_a_target(target: bytes) -> None:
-    judged(HOST, target=target)
+    validate(HOST, target=target)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_target(target: bytes) -> None:
 )
 def test_what_is_no_target(target: bytes) -> None:
     with pytest.raises(BadRequest):
-        judged(HOST, target=target)
+        validate(HOST, target=target)
 
 
 def test_how_many_and_how_large_fields_may_be() -> None:
@@ -103,7 +103,7 @@ def test_how_many_and_how_large_fields_may_be() -> None:
 
 def test_another_expectation() -> None:
     with pytest.raises(ExpectationFailed):
-        judged(HOST, (b"expect", b"200-ok"))
+        validate(HOST, (b"expect", b"200-ok"))
 
 
 @given(
@@ -114,7 +114,7 @@ def test_another_expectation() -> None:
 def test_it_never_fails_in_another_way(fields: list[Field]) -> None:
     status = 200
     try:
-        judged(*fields)
+        validate(*fields)
     except GridcastError as error:
         status = error.status
     assert status < 500

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 DATE = (b"date", b"Tue, 24 Nov 2026 00:00:00 GMT")
 
 
-class Transport(asyncio.Transport):
+class FakeTransport(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.sent = b""
@@ -31,10 +31,10 @@ class Transport(asyncio.Transport):
         self.closed = True
 
 
-class Case:
+class CycleCase:
     def __init__(self, method: str = "GET", version: str = "1.1") -> None:
-        self.transport = Transport()
-        self.ended = 0
+        self.transport = FakeTransport()
+        self.finished_count = 0
         self.cycle = Cycle(
             scope={"method": method, "http_version": version},  # type: ignore[typeddict-item]
             transport=self.transport,
@@ -46,13 +46,15 @@ class Case:
             message_event=asyncio.Event(),
             expect_100_continue=False,
             keep_alive=version != "1.0",
-            on_response=self._end,
+            on_response=self._on_finished,
         )
 
-    def _end(self) -> None:
-        self.ended += 1
+    def _on_finished(self) -> None:
+        self.finished_count += 1
 
-    async def say(self, status: int, headers: list[tuple[bytes, bytes]], *pieces: bytes) -> tuple[bytes, bytes]:
+    async def send_response(
+        self, status: int, headers: list[tuple[bytes, bytes]], *pieces: bytes
+    ) -> tuple[bytes, bytes]:
         """Head and body as they were sent."""
         await self.cycle.send({"type": "http.response.start", "status": status, "headers": headers})
         for number, piece in enumerate(pieces, 1):
@@ -62,23 +64,23 @@ class Case:
 
 
 async def test_a_body_of_known_length() -> None:
-    case = Case()
-    head, body = await case.say(200, [(b"content-length", b"5"), (b"x", b"\ta \xff")], b"ab", b"", b"cde")
+    case = CycleCase()
+    head, body = await case.send_response(200, [(b"content-length", b"5"), (b"x", b"\ta \xff")], b"ab", b"", b"cde")
     assert head == b"HTTP/1.1 200 OK\r\ndate: %s\r\ncontent-length: 5\r\nx: \ta \xff" % DATE[1]
     assert body == b"abcde"
-    assert (case.ended, case.transport.closed) == (1, False)
+    assert (case.finished_count, case.transport.closed) == (1, False)
 
 
 async def test_a_body_of_unknown_length_is_chunked() -> None:
-    case = Case()
-    head, body = await case.say(200, [], b"ab", b"", b"c" * 17, b"")
+    case = CycleCase()
+    head, body = await case.send_response(200, [], b"ab", b"", b"c" * 17, b"")
     assert b"\r\ntransfer-encoding: chunked" in head
     assert body == b"2\r\nab\r\n" + b"11\r\n" + b"c" * 17 + b"\r\n0\r\n\r\n"
 
 
 async def test_a_client_of_http_1_0_sees_the_end_of_the_connection() -> None:
-    case = Case(version="1.0")
-    head, body = await case.say(200, [], b"ab", b"c")
+    case = CycleCase(version="1.0")
+    head, body = await case.send_response(200, [], b"ab", b"c")
     assert b"chunked" not in head
     assert b"\r\nconnection: close" in head
     assert (body, case.transport.closed) == (b"abc", True)
@@ -86,21 +88,21 @@ async def test_a_client_of_http_1_0_sees_the_end_of_the_connection() -> None:
 
 @pytest.mark.parametrize(("status", "headers"), [(204, []), (304, []), (304, [(b"content-length", b"5")])])
 async def test_an_answer_that_has_no_body(status: int, headers: list[tuple[bytes, bytes]]) -> None:
-    case = Case()
-    head, body = await case.say(status, headers, b"")
-    assert (b"chunked" in head, body, case.ended) == (False, b"", 1)
+    case = CycleCase()
+    head, body = await case.send_response(status, headers, b"")
+    assert (b"chunked" in head, body, case.finished_count) == (False, b"", 1)
 
 
 async def test_a_head_has_the_fields_and_no_body() -> None:
-    case = Case("HEAD")
-    head, body = await case.say(200, [(b"content-length", b"5")], b"abcde")
-    assert (b"content-length: 5" in head, body, case.ended) == (True, b"", 1)
+    case = CycleCase("HEAD")
+    head, body = await case.send_response(200, [(b"content-length", b"5")], b"abcde")
+    assert (b"content-length: 5" in head, body, case.finished_count) == (True, b"", 1)
 
 
 @pytest.mark.parametrize("said", [b"close", b"Close", b"x, close"])
 async def test_an_application_may_close(said: bytes) -> None:
-    case = Case()
-    head, _ = await case.say(200, [(b"content-length", b"0"), (b"connection", said)], b"")
+    case = CycleCase()
+    head, _ = await case.send_response(200, [(b"content-length", b"0"), (b"connection", said)], b"")
     assert head.count(b"connection:") == 1
     assert case.transport.closed
 
@@ -112,23 +114,27 @@ async def test_a_start_may_bring_all_of_the_body(
     method: str, version: str, status: int, headers: list[tuple[bytes, bytes]]
 ) -> None:
     """And then it is sent as two messages would be."""
-    one, two = Case(method, version), Case(method, version)
+    one, two = CycleCase(method, version), CycleCase(method, version)
     body = b"abcde" if status == 200 and method == "GET" else b""
     await one.cycle.send({"type": "http.response.start", "status": status, "headers": headers, "body": body})
-    await two.say(status, headers, body)
+    await two.send_response(status, headers, body)
     assert one.transport.sent == two.transport.sent
-    assert (one.ended, one.transport.closed) == (two.ended, two.transport.closed) == (1, version == "1.0")
+    assert (
+        (one.finished_count, one.transport.closed)
+        == (two.finished_count, two.transport.closed)
+        == (1, version == "1.0")
+    )
 
 
 @pytest.mark.parametrize("body", [b"abcd", b"abcdef", b""])
 async def test_a_start_with_a_body_of_another_length_is_an_error(body: bytes) -> None:
     start = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")], "body": body}
     with pytest.raises(RuntimeError, match="than Content-Length"):
-        await Case().cycle.send(start)
+        await CycleCase().cycle.send(start)
 
 
 async def test_fields_that_answers_share() -> None:
-    case = Case()
+    case = CycleCase()
     shared = Shared(((b"etag", b'"a"'), (b"x", b"y")))
     start = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")], "shared": shared}
     await case.cycle.send(start)
@@ -143,30 +149,30 @@ def test_no_value_that_is_shared_becomes_a_field() -> None:
 @pytest.mark.parametrize("value", [b"a\r\nset-cookie: b", b"a\nb", b"a\rb", b"a\0b", b"\x7f", b"\x1b[0m"])
 @pytest.mark.parametrize("part", [0, 1])
 async def test_no_value_becomes_a_field(value: bytes, part: int) -> None:
-    case = Case()
+    case = CycleCase()
     field = (value, b"x") if part == 0 else (b"x", value)
     with pytest.raises(RuntimeError, match="control"):
-        await case.say(200, [field, (b"content-length", b"0")], b"")
+        await case.send_response(200, [field, (b"content-length", b"0")], b"")
     assert case.transport.sent == b""
 
 
 @pytest.mark.parametrize("pieces", [(b"abcdef",), (b"abcd", b"ef"), (b"abcd",), (b"",), (b"ab", b"c")])
 async def test_a_wrong_length_is_an_error(pieces: tuple[bytes, ...]) -> None:
     with pytest.raises(RuntimeError, match="than Content-Length"):
-        await Case().say(200, [(b"content-length", b"5")], *pieces)
+        await CycleCase().send_response(200, [(b"content-length", b"5")], *pieces)
 
 
 async def test_messages_out_of_turn_are_errors() -> None:
-    case = Case()
+    case = CycleCase()
     with pytest.raises(RuntimeError, match="unexpected ASGI message"):
         await case.cycle.send({"type": "http.response.body", "body": b"a"})
-    await case.say(200, [(b"content-length", b"0")], b"")
+    await case.send_response(200, [(b"content-length", b"0")], b"")
     for kind in ("http.response.start", "http.response.body"):
         with pytest.raises(RuntimeError, match="unexpected ASGI message"):
             await case.cycle.send({"type": kind, "status": 200, "headers": [], "body": b""})
 
 
 async def test_one_who_has_gone_is_told_nothing() -> None:
-    case = Case()
+    case = CycleCase()
     case.cycle.disconnected = True
-    assert await case.say(200, [(b"content-length", b"5")], b"abcde") == (b"", b"")
+    assert await case.send_response(200, [(b"content-length", b"5")], b"abcde") == (b"", b"")

@@ -21,7 +21,7 @@ Pipe = tuple[int, int]
 
 
 @pytest.fixture
-def pipe() -> Iterator[Pipe]:
+def os_pipe() -> Iterator[Pipe]:
     reader, writer = os.pipe()
     yield reader, writer
     for descriptor in (reader, writer):
@@ -31,11 +31,11 @@ def pipe() -> Iterator[Pipe]:
             assert descriptor == reader  # a test closed it
 
 
-def lost(count: int) -> str:
+def lost_lines_message(count: int) -> str:
     return f"lost {count}"
 
 
-def there(reader: int) -> bytes:
+def read_available(reader: int) -> bytes:
     """What is there to be read."""
     data = b""
     while select.select([reader], [], [], 0)[0] and (piece := os.read(reader, 1 << 16)):
@@ -43,70 +43,70 @@ def there(reader: int) -> bytes:
     return data
 
 
-def taken(reader: int) -> list[str]:
+def read_available_lines(reader: int) -> list[str]:
     """The same as lines."""
-    return there(reader).decode().splitlines()
+    return read_available(reader).decode().splitlines()
 
 
-SOON = 3 * room.LOG_FLUSH_INTERVAL_SECONDS
+FLUSH_SECONDS = 3 * room.LOG_FLUSH_INTERVAL_SECONDS
 
 
 async def test_lines_of_some_milliseconds_leave_together_and_in_order(
-    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+    os_pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reader, writer = pipe
+    reader, writer = os_pipe
     writes: list[bytes] = []
     real = os.write
     monkeypatch.setattr(os, "write", lambda to, data: writes.append(data) or real(to, data))
-    lines = BufferedLogWriter(writer, lost)
+    lines = BufferedLogWriter(writer, lost_lines_message)
     lines.write_buffered("1")
     await asyncio.sleep(0)
     lines.write_buffered("2")
-    assert taken(reader) == []
-    await asyncio.sleep(SOON)
-    assert taken(reader) == ["1", "2"]
+    assert read_available_lines(reader) == []
+    await asyncio.sleep(FLUSH_SECONDS)
+    assert read_available_lines(reader) == ["1", "2"]
     assert writes == [b"1\n2\n"]
     lines.write_buffered("3")
     lines.write("4")  # now, and not before what is held
-    assert taken(reader) == ["3", "4"]
-    await asyncio.sleep(SOON)
-    assert taken(reader) == []
+    assert read_available_lines(reader) == ["3", "4"]
+    await asyncio.sleep(FLUSH_SECONDS)
+    assert read_available_lines(reader) == []
     lines.write_buffered("5")  # and the next one does not wait for ever
-    await asyncio.sleep(SOON)
-    assert taken(reader) == ["5"]
+    await asyncio.sleep(FLUSH_SECONDS)
+    assert read_available_lines(reader) == ["5"]
 
 
-async def test_what_is_held_at_the_end_is_not_lost(pipe: Pipe) -> None:
-    reader, writer = pipe
-    lines = BufferedLogWriter(writer, lost)
+async def test_what_is_held_at_the_end_is_not_lost(os_pipe: Pipe) -> None:
+    reader, writer = os_pipe
+    lines = BufferedLogWriter(writer, lost_lines_message)
     lines.write_buffered("last")
     lines.flush(room.FINAL_FLUSH_TIMEOUT_SECONDS)
-    assert taken(reader) == ["last"]
+    assert read_available_lines(reader) == ["last"]
 
 
-async def test_much_at_once_is_not_kept(pipe: Pipe) -> None:
-    reader, writer = pipe
-    lines = BufferedLogWriter(writer, lost)
+async def test_much_at_once_is_not_kept(os_pipe: Pipe) -> None:
+    reader, writer = os_pipe
+    lines = BufferedLogWriter(writer, lost_lines_message)
     lines.write_buffered("x" * (room.LOG_BUFFER_CHARACTERS + 1))
     assert (
-        taken(reader) == ["x" * (room.LOG_BUFFER_CHARACTERS + 1)] or lines._unwritten
+        read_available_lines(reader) == ["x" * (room.LOG_BUFFER_CHARACTERS + 1)] or lines._unwritten
     )  # a pipe may be smaller than that
 
 
-async def test_a_reader_who_stops_blocks_nobody_and_what_waits_is_bounded(pipe: Pipe) -> None:
-    reader, writer = pipe
-    lines = BufferedLogWriter(writer, lost)
+async def test_a_reader_who_stops_blocks_nobody_and_what_waits_is_bounded(os_pipe: Pipe) -> None:
+    reader, writer = os_pipe
+    lines = BufferedLogWriter(writer, lost_lines_message)
     line = "x" * 999
     for _ in range(3000):  # three times what may wait
         lines.write_buffered(line)
-    await asyncio.sleep(SOON)
+    await asyncio.sleep(FLUSH_SECONDS)
     assert len(lines._unwritten) <= room.MAX_UNWRITTEN_LOG_BYTES
     assert lines._buffered_characters < room.LOG_BUFFER_CHARACTERS + len(line)
     # He comes back: what waited arrives by itself, and then the number of what did not.
     data = b""
     async with asyncio.timeout(10):
         while not (b"lost" in data and data.endswith(b"\n")):
-            data += there(reader)
+            data += read_available(reader)
             await asyncio.sleep(room.LOG_WRITE_RETRY_SECONDS / 4)
     arrived = data.decode().splitlines()
     whole = [text for text in arrived if text == line]
@@ -116,20 +116,20 @@ async def test_a_reader_who_stops_blocks_nobody_and_what_waits_is_bounded(pipe: 
     assert set(arrived) == {line, said}
 
 
-async def test_a_reader_who_has_gone_is_no_error(pipe: Pipe) -> None:
-    reader, writer = pipe
-    lines = BufferedLogWriter(writer, lost)
+async def test_a_reader_who_has_gone_is_no_error(os_pipe: Pipe) -> None:
+    reader, writer = os_pipe
+    lines = BufferedLogWriter(writer, lost_lines_message)
     os.close(reader)
     lines.write("nobody reads this")
     lines.write_buffered("nor this")
-    await asyncio.sleep(SOON)
+    await asyncio.sleep(FLUSH_SECONDS)
     assert not lines._unwritten
 
 
 async def test_threads_lose_nothing(tmp_path: Path) -> None:
     path = tmp_path / "log"
     with path.open("wb") as file:
-        lines = BufferedLogWriter(file.fileno(), lost)
+        lines = BufferedLogWriter(file.fileno(), lost_lines_message)
         threads = [threading.Thread(target=lambda n=n: [lines.write(f"{n} {i}") for i in range(500)]) for n in range(4)]
         for thread in threads:
             thread.start()
@@ -146,9 +146,9 @@ async def test_threads_lose_nothing(tmp_path: Path) -> None:
         assert [line for line in found if line.split()[0] == who] == [f"{who} {i}" for i in range(500)]
 
 
-async def test_the_last_lines_wait_for_a_reader_but_not_for_ever(pipe: Pipe) -> None:
-    reader, writer = pipe
-    lines = BufferedLogWriter(writer, lost)
+async def test_the_last_lines_wait_for_a_reader_but_not_for_ever(os_pipe: Pipe) -> None:
+    reader, writer = os_pipe
+    lines = BufferedLogWriter(writer, lost_lines_message)
     for _ in range(20):
         lines.write("x" * 9999)  # more than a pipe takes
     began = time.monotonic()
@@ -159,7 +159,7 @@ async def test_the_last_lines_wait_for_a_reader_but_not_for_ever(pipe: Pipe) -> 
     def read() -> None:
         while not over.is_set():
             select.select([reader], [], [], 0.01)
-            there(reader)
+            read_available(reader)
 
     reading = threading.Thread(target=read)
     reading.start()

@@ -12,17 +12,19 @@ from gateway.proxy.request_encoder import encode_request_head
 from services.common.errors import BadGateway, BadRequest
 
 CLIENT = Client("10.1.2.3", "https", "a.example")
-OURS = {b"x-forwarded-for": b"10.1.2.3", b"x-forwarded-proto": b"https", b"x-forwarded-host": b"a.example"} | {
-    b"x-request-id": b"id-1"
-}
-TRACE = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+FORWARDED_HEADERS = {
+    b"x-forwarded-for": b"10.1.2.3",
+    b"x-forwarded-proto": b"https",
+    b"x-forwarded-host": b"a.example",
+} | {b"x-request-id": b"id-1"}
+TRACEPARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
-names = st.from_regex(rb"[a-z0-9_-]{1,20}", fullmatch=True)
-values = st.binary(max_size=30).filter(lambda value: not set(value) & set(b"\r\n\0"))
-fields = st.lists(
+header_names = st.from_regex(rb"[a-z0-9_-]{1,20}", fullmatch=True)
+header_values = st.binary(max_size=30).filter(lambda value: not set(value) & set(b"\r\n\0"))
+header_pairs = st.lists(
     st.tuples(
         st.one_of(
-            names,
+            header_names,
             st.sampled_from(
                 [
                     b"connection",
@@ -35,28 +37,28 @@ fields = st.lists(
                 ]
             ),
         ),
-        st.one_of(values, st.sampled_from([b"x-forwarded-for, x-request-id", b"close", b"X-Forwarded-Proto"])),
+        st.one_of(header_values, st.sampled_from([b"x-forwarded-for, x-request-id", b"close", b"X-Forwarded-Proto"])),
     ),
     max_size=12,
 )
 
 
-def made(pairs: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+def request_headers(pairs: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """The lines for the service, taken apart again."""
     lines = headers.build_request_headers(pairs, CLIENT, "id-1")
     assert lines.endswith(b"\r\n")
     return [(name, value) for name, _, value in (line.partition(b": ") for line in lines[:-2].split(b"\r\n"))]
 
 
-def sent(*pairs: tuple[bytes, bytes]) -> dict[bytes, bytes]:
-    found = made(pairs)
+def request_header_dict(*pairs: tuple[bytes, bytes]) -> dict[bytes, bytes]:
+    found = request_headers(pairs)
     assert len({name for name, _ in found}) == len(found)
     return dict(found)
 
 
 def test_what_is_the_clients_own_passes() -> None:
     own = [(b"accept", b"*/*"), (b"range", b"bytes=0-1"), (b"authorization", b"Bearer x"), (b"user-agent", b"curl")]
-    assert sent(*own) == dict(own) | OURS
+    assert request_header_dict(*own) == dict(own) | FORWARDED_HEADERS
 
 
 @pytest.mark.parametrize(
@@ -79,53 +81,55 @@ def test_what_is_the_clients_own_passes() -> None:
     ],
 )
 def test_what_is_for_one_hop_or_pretends_is_dropped(name: bytes) -> None:
-    assert sent((name, b"1")) == OURS
+    assert request_header_dict((name, b"1")) == FORWARDED_HEADERS
 
 
 def test_what_connection_names_is_dropped_and_ours_is_added_after() -> None:
     named = (b"connection", b"X-Forwarded-For , x-forwarded-proto,X-Own, x-request-id, host")
-    assert sent(named, (b"x-own", b"1"), (b"host", b"a"), (b"x-forwarded-for", b"6")) == OURS | {b"host": b"a"}
+    assert request_header_dict(
+        named, (b"x-own", b"1"), (b"host", b"a"), (b"x-forwarded-for", b"6")
+    ) == FORWARDED_HEADERS | {b"host": b"a"}
 
 
 def test_several_connection_fields_count_together() -> None:
-    assert sent((b"connection", b"a"), (b"connection", b"b"), (b"a", b"1"), (b"b", b"1"), (b"c", b"1")) == OURS | {
-        b"c": b"1"
-    }
+    assert request_header_dict(
+        (b"connection", b"a"), (b"connection", b"b"), (b"a", b"1"), (b"b", b"1"), (b"c", b"1")
+    ) == FORWARDED_HEADERS | {b"c": b"1"}
 
 
 def test_the_length_survives_being_named() -> None:
-    assert sent((b"connection", b"content-length"), (b"content-length", b"5"))[b"content-length"] == b"5"
+    assert request_header_dict((b"connection", b"content-length"), (b"content-length", b"5"))[b"content-length"] == b"5"
 
 
 def test_cookies_are_joined_as_cookies() -> None:
-    assert sent((b"cookie", b"a=1"), (b"cookie", b"b=2"))[b"cookie"] == b"a=1; b=2"
+    assert request_header_dict((b"cookie", b"a=1"), (b"cookie", b"b=2"))[b"cookie"] == b"a=1; b=2"
 
 
 @pytest.mark.parametrize(
     ("trace", "kept"),
     [
-        (TRACE, True),
-        (TRACE.upper(), False),
-        (b"ff" + TRACE[2:], False),
-        (b"00-" + b"0" * 32 + TRACE[35:], False),
-        (TRACE[:36] + b"0" * 16 + TRACE[52:], False),
-        (TRACE + b"-x", False),
+        (TRACEPARENT, True),
+        (TRACEPARENT.upper(), False),
+        (b"ff" + TRACEPARENT[2:], False),
+        (b"00-" + b"0" * 32 + TRACEPARENT[35:], False),
+        (TRACEPARENT[:36] + b"0" * 16 + TRACEPARENT[52:], False),
+        (TRACEPARENT + b"-x", False),
         (b"", False),
     ],
 )
 def test_a_trace_is_kept_when_it_is_well_formed(trace: bytes, *, kept: bool) -> None:
-    found = sent((b"traceparent", trace), (b"tracestate", b"a=b"))
+    found = request_header_dict((b"traceparent", trace), (b"tracestate", b"a=b"))
     assert (found.get(b"traceparent"), found.get(b"tracestate")) == ((trace, b"a=b") if kept else (None, None))
 
 
 def test_two_traces_are_none() -> None:
-    assert b"traceparent" not in dict(made([(b"traceparent", TRACE)] * 2))
+    assert b"traceparent" not in dict(request_headers([(b"traceparent", TRACEPARENT)] * 2))
 
 
 def test_a_value_that_is_not_utf8_is_refused() -> None:
-    assert sent((b"x", "é".encode()))[b"x"] == "é".encode()
+    assert request_header_dict((b"x", "é".encode()))[b"x"] == "é".encode()
     with pytest.raises(BadRequest):
-        sent((b"x", b"\xe9"))
+        request_header_dict((b"x", b"\xe9"))
 
 
 @pytest.mark.parametrize(
@@ -135,13 +139,13 @@ def test_the_clients_request_id(value: bytes, kept: str | None) -> None:
     assert headers.incoming_request_id([(b"x-request-id", value)]) == kept
 
 
-@given(fields)
+@given(header_pairs)
 def test_whatever_comes_ours_stands_once_and_nothing_pretends(pairs: list[tuple[bytes, bytes]]) -> None:
     try:
-        found = made(pairs)
+        found = request_headers(pairs)
     except BadRequest:
         return
-    assert [pair for pair in found if pair[0] in OURS] == list(OURS.items())
+    assert [pair for pair in found if pair[0] in FORWARDED_HEADERS] == list(FORWARDED_HEADERS.items())
     assert not any(b"_" in name or name in {b"connection", b"te", b"transfer-encoding"} for name, _ in found)
     assert all(
         name in {b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"}
@@ -152,7 +156,7 @@ def test_whatever_comes_ours_stands_once_and_nothing_pretends(pairs: list[tuple[
 
 def test_a_line_end_in_a_field_is_never_sent() -> None:
     with pytest.raises(ValueError, match="line break"):
-        made([(b"x", b"a\r\ny: b")])
+        request_headers([(b"x", b"a\r\ny: b")])
 
 
 @pytest.mark.parametrize(

@@ -8,108 +8,108 @@ import pytest
 from gateway.proxy.timeouts import MIN_BODY_PROGRESS_BYTES, Phase, ProxyExchange, ProxyTimeouts
 from services.common.errors import GatewayTimeout, GridcastError, RequestTimeout
 
-PATIENCE = ProxyTimeouts(client_body=30.0, upstream_idle=20.0, send=120.0)
+TIMEOUTS = ProxyTimeouts(client_body=30.0, upstream_idle=20.0, send=120.0)
 
 
-class Task:
+class FakeTask:
     cancelled = 0
 
     def cancel(self) -> None:
         self.cancelled += 1
 
 
-def made(*, complete: bool = False, answer: float = 60.0) -> tuple[ProxyExchange, Task]:
-    task = Task()
+def make_exchange(*, complete: bool = False, answer: float = 60.0) -> tuple[ProxyExchange, FakeTask]:
+    task = FakeTask()
     exchange = ProxyExchange(cast("asyncio.Task[None]", task), 0.0, answer, complete=complete)
     if not complete:
         exchange.phase = Phase.READING_CLIENT
-        assert exchange.timeout_error(0.0, PATIENCE) is None
+        assert exchange.timeout_error(0.0, TIMEOUTS) is None
     return exchange, task
 
 
-def verdict(exchange: ProxyExchange, *times: float) -> type[GridcastError] | None:
+def abort_error_at(exchange: ProxyExchange, *times: float) -> type[GridcastError] | None:
     for now in times:
-        if (error := exchange.timeout_error(now, PATIENCE)) is not None:
+        if (error := exchange.timeout_error(now, TIMEOUTS)) is not None:
             return type(error)
     return None
 
 
 def test_a_body_that_does_not_come() -> None:
-    exchange, _ = made()
-    assert verdict(exchange, 29.0) is None
-    assert verdict(exchange, 31.0) is RequestTimeout
+    exchange, _ = make_exchange()
+    assert abort_error_at(exchange, 29.0) is None
+    assert abort_error_at(exchange, 31.0) is RequestTimeout
 
 
 def test_a_body_of_one_byte_a_second() -> None:
-    exchange, _ = made()
+    exchange, _ = make_exchange()
     for now in range(1, 60):
         exchange.bytes_transferred += 1
         exchange.phase = Phase.WRITING_UPSTREAM if now % 7 == 0 else Phase.READING_CLIENT
-        if verdict(exchange, float(now)):
+        if abort_error_at(exchange, float(now)):
             assert 30 < now < 40
-            assert verdict(exchange, float(now)) is RequestTimeout
+            assert abort_error_at(exchange, float(now)) is RequestTimeout
             return
     pytest.fail("never ended")
 
 
 def test_a_slow_body_that_moves_is_never_ended() -> None:
-    exchange, _ = made()
+    exchange, _ = make_exchange()
     for now in range(0, 7200, 20):
         exchange.bytes_transferred += MIN_BODY_PROGRESS_BYTES
-        assert verdict(exchange, float(now)) is None
+        assert abort_error_at(exchange, float(now)) is None
 
 
 def test_a_client_that_may_not_send_yet_is_not_slow() -> None:
-    exchange = ProxyExchange(cast("asyncio.Task[None]", Task()), 0.0, 60.0, complete=False)
-    assert verdict(exchange, 19.0) is None
+    exchange = ProxyExchange(cast("asyncio.Task[None]", FakeTask()), 0.0, 60.0, complete=False)
+    assert abort_error_at(exchange, 19.0) is None
     exchange.phase = Phase.READING_CLIENT
-    assert verdict(exchange, 19.5, 49.0) is None
-    assert verdict(exchange, 50.0) is RequestTimeout
+    assert abort_error_at(exchange, 19.5, 49.0) is None
+    assert abort_error_at(exchange, 50.0) is RequestTimeout
 
 
 def test_a_service_that_does_not_ask_for_the_body_has_not_the_time_for_storing_it() -> None:
-    exchange = ProxyExchange(cast("asyncio.Task[None]", Task()), 0.0, 900.0, complete=False)
-    assert verdict(exchange, 19.0) is None
-    assert verdict(exchange, 21.0) is GatewayTimeout
+    exchange = ProxyExchange(cast("asyncio.Task[None]", FakeTask()), 0.0, 900.0, complete=False)
+    assert abort_error_at(exchange, 19.0) is None
+    assert abort_error_at(exchange, 21.0) is GatewayTimeout
 
 
 def test_a_service_that_takes_nothing_more() -> None:
-    exchange, _ = made()
+    exchange, _ = make_exchange()
     exchange.bytes_transferred, exchange.phase = 100_000, Phase.WRITING_UPSTREAM
-    assert verdict(exchange, 1.0, 20.0) is None
-    assert verdict(exchange, 22.0) is GatewayTimeout
+    assert abort_error_at(exchange, 1.0, 20.0) is None
+    assert abort_error_at(exchange, 22.0) is GatewayTimeout
 
 
 def test_the_answer_has_its_own_time_after_a_long_body() -> None:
-    exchange, _ = made(answer=60.0)
+    exchange, _ = make_exchange(answer=60.0)
     for now in range(0, 600, 5):
         exchange.bytes_transferred += 1_000_000
-        assert verdict(exchange, float(now)) is None
+        assert abort_error_at(exchange, float(now)) is None
     exchange.request_complete, exchange.phase = True, Phase.AWAITING_HEADERS
-    assert verdict(exchange, 600.0, 655.0) is None
-    assert verdict(exchange, 661.0) is GatewayTimeout
+    assert abort_error_at(exchange, 600.0, 655.0) is None
+    assert abort_error_at(exchange, 661.0) is GatewayTimeout
 
 
 def test_a_service_that_stops_in_its_answer() -> None:
-    exchange, _ = made(complete=True)
+    exchange, _ = make_exchange(complete=True)
     exchange.bytes_transferred, exchange.phase = 1000, Phase.READING_UPSTREAM
-    assert verdict(exchange, 1.0, 20.0) is None
-    assert verdict(exchange, 22.0) is GatewayTimeout
+    assert abort_error_at(exchange, 1.0, 20.0) is None
+    assert abort_error_at(exchange, 22.0) is GatewayTimeout
 
 
 def test_a_reader_that_pauses_has_longer_and_the_service_is_not_blamed_for_it() -> None:
-    exchange, _ = made(complete=True)
+    exchange, _ = make_exchange(complete=True)
     exchange.bytes_transferred, exchange.phase = 1000, Phase.WRITING_CLIENT
-    assert verdict(exchange, 0.0, 119.0) is None
+    assert abort_error_at(exchange, 0.0, 119.0) is None
     exchange.phase = Phase.READING_UPSTREAM
-    assert verdict(exchange, 119.5) is None
+    assert abort_error_at(exchange, 119.5) is None
     exchange.phase = Phase.WRITING_CLIENT
-    assert verdict(exchange, 120.0, 239.0) is None
-    assert verdict(exchange, 241.0) is RequestTimeout
+    assert abort_error_at(exchange, 120.0, 239.0) is None
+    assert abort_error_at(exchange, 241.0) is RequestTimeout
 
 
 def test_it_is_stopped_once() -> None:
-    exchange, task = made()
+    exchange, task = make_exchange()
     first = RequestTimeout("first")
     exchange.abort(first)
     exchange.abort(RequestTimeout("second"))

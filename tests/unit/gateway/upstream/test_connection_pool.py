@@ -10,11 +10,11 @@ from gateway.upstream.upstream_pool import Address
 
 pytestmark = pytest.mark.anyio
 
-HEAD = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
-TWO = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+REQUEST_HEAD = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+OK_RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
-class Server:
+class CountingServer:
     """Answers each request with TWO and counts connections."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Server:
         try:
             while True:
                 await reader.readuntil(b"\r\n\r\n")
-                writer.write(TWO)
+                writer.write(OK_RESPONSE)
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.transport.abort()
 
@@ -45,11 +45,11 @@ class Server:
 async def test_connections_are_kept_used_again_and_closed_when_old(monkeypatch: pytest.MonkeyPatch) -> None:
     client = ConnectionPool(1.0)
     await client.open()
-    async with Server() as server:
+    async with CountingServer() as server:
         address = Address("127.0.0.1", server.port)
 
         async def ask(*, fresh: bool = False) -> None:
-            line = await client.request("GET", address, HEAD, new_connection=fresh)
+            line = await client.request("GET", address, REQUEST_HEAD, new_connection=fresh)
             assert await line.read() == b"ok"
             line.release()
 

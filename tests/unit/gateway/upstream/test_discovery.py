@@ -13,13 +13,13 @@ from gateway.upstream.upstream_pool import Address, UpstreamPool
 
 pytestmark = pytest.mark.anyio
 
-Found = dict[str, list[str] | OSError]
+DnsRecords = dict[str, list[str] | OSError]
 
 
 @pytest.fixture
-def dns(monkeypatch: pytest.MonkeyPatch) -> Found:
+def dns_records(monkeypatch: pytest.MonkeyPatch) -> DnsRecords:
     """What names stand for; changed by the test."""
-    found: Found = {}
+    found: DnsRecords = {}
 
     async def getaddrinfo(_loop: object, host: str, port: int, **_options: object) -> list[Any]:
         said = found.get(host, socket.gaierror("unknown"))
@@ -31,61 +31,61 @@ def dns(monkeypatch: pytest.MonkeyPatch) -> Found:
     return found
 
 
-def hosts(upstream: UpstreamPool) -> list[str]:
+def upstream_hosts(upstream: UpstreamPool) -> list[str]:
     return [replica.address.host for replica in upstream.upstreams]
 
 
-async def test_addresses_stand_for_themselves(dns: Found) -> None:
+async def test_addresses_stand_for_themselves(dns_records: DnsRecords) -> None:
     upstream = UpstreamPool("upload")
     names = DnsDiscovery(upstream, [Address("10.0.0.1", 1), Address("::1", 1)])
     await names.run()
-    assert hosts(upstream) == ["10.0.0.1", "::1"]
-    assert not dns
+    assert upstream_hosts(upstream) == ["10.0.0.1", "::1"]
+    assert not dns_records
 
 
-async def test_a_name_stands_for_all_its_addresses_as_they_change(dns: Found) -> None:
+async def test_a_name_stands_for_all_its_addresses_as_they_change(dns_records: DnsRecords) -> None:
     upstream = UpstreamPool("stream")
     names = DnsDiscovery(upstream, [Address("stream", 8002)])
-    assert hosts(upstream) == []
+    assert upstream_hosts(upstream) == []
     assert upstream.select_least_requests() is None
-    dns["stream"] = ["10.0.0.2", "10.0.0.1"]
+    dns_records["stream"] = ["10.0.0.2", "10.0.0.1"]
     await names.refresh()
-    assert hosts(upstream) == ["10.0.0.1", "10.0.0.2"]
+    assert upstream_hosts(upstream) == ["10.0.0.1", "10.0.0.2"]
     first = upstream.upstreams[0]
     first.active_requests = 7
-    dns["stream"] = ["10.0.0.1", "10.0.0.3"]
+    dns_records["stream"] = ["10.0.0.1", "10.0.0.3"]
     await names.refresh()
-    assert hosts(upstream) == ["10.0.0.1", "10.0.0.3"]
+    assert upstream_hosts(upstream) == ["10.0.0.1", "10.0.0.3"]
     assert upstream.upstreams[0] is first
 
 
-async def test_a_failed_or_empty_lookup_changes_nothing(dns: Found) -> None:
+async def test_a_failed_or_empty_lookup_changes_nothing(dns_records: DnsRecords) -> None:
     upstream = UpstreamPool("stream")
     names = DnsDiscovery(upstream, [Address("stream", 8002)])
-    dns["stream"] = ["10.0.0.1"]
+    dns_records["stream"] = ["10.0.0.1"]
     await names.refresh()
     for answer in (OSError("no resolver"), list[str]()):
-        dns["stream"] = answer
+        dns_records["stream"] = answer
         await names.refresh()
-        assert hosts(upstream) == ["10.0.0.1"]
+        assert upstream_hosts(upstream) == ["10.0.0.1"]
 
 
-async def test_names_and_addresses_together_without_doubles(dns: Found) -> None:
+async def test_names_and_addresses_together_without_doubles(dns_records: DnsRecords) -> None:
     upstream = UpstreamPool("stream")
     names = DnsDiscovery(upstream, [Address("10.0.0.1", 8002), Address("stream", 8002), Address("other", 8002)])
-    dns |= {"stream": ["10.0.0.1", "10.0.0.2"], "other": ["10.0.0.3"]}
+    dns_records |= {"stream": ["10.0.0.1", "10.0.0.2"], "other": ["10.0.0.3"]}
     await names.refresh()
-    assert hosts(upstream) == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
+    assert upstream_hosts(upstream) == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
 
 
-async def test_it_goes_on_looking(dns: Found, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_it_goes_on_looking(dns_records: DnsRecords, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.upstream.discovery.DNS_REFRESH_INTERVAL_SECONDS", 0.01)
     upstream = UpstreamPool("stream")
     following = asyncio.create_task(DnsDiscovery(upstream, [Address("stream", 8002)]).run())
     for number in range(3):
-        dns["stream"] = [f"10.0.0.{number}"]
+        dns_records["stream"] = [f"10.0.0.{number}"]
         async with asyncio.timeout(5):
-            while hosts(upstream) != dns["stream"]:  # noqa: ASYNC110 - the task beside it has no event to wait for
+            while upstream_hosts(upstream) != dns_records["stream"]:  # noqa: ASYNC110 - the task beside it has no event to wait for
                 await asyncio.sleep(0.005)
     following.cancel()
 

@@ -14,65 +14,67 @@ from gateway.upstream.response_parser import (
     ResponseParser,
 )
 
-OK = b"HTTP/1.1 200 OK\r\n"
-CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
-TWO = OK + b"Content-Length: 2\r\n\r\nok"
+OK_LINE = b"HTTP/1.1 200 OK\r\n"
+CHUNKED_HEAD = OK_LINE + b"Transfer-Encoding: chunked\r\n\r\n"
+OK_RESPONSE = OK_LINE + b"Content-Length: 2\r\n\r\nok"
 
 
-def body(answer: ResponseParser) -> bytes:
+def read_body(answer: ResponseParser) -> bytes:
     taken = b""
     while not answer.empty:
         taken += answer.next_chunk()
     return taken
 
 
-def read(
-    raw: bytes, method: str = "GET", cuts: list[int] | None = None, *, closed: bool = False
+def parse(
+    raw: bytes, method: str = "GET", split_at: list[int] | None = None, *, closed: bool = False
 ) -> tuple[ResponseParser, bytes]:
     """The answer in `raw`, fed in pieces that are cut at `cuts`."""
     answer = ResponseParser()
     answer.start_response(method)
-    edges = [0, *sorted({cut % (len(raw) + 1) for cut in cuts or ()}), len(raw)]
+    edges = [0, *sorted({cut % (len(raw) + 1) for cut in split_at or ()}), len(raw)]
     taken = b""
     for start, end in pairwise(edges):
         if start < end:
             answer.receive_data(raw[start:end])
-            taken += body(answer)
+            taken += read_body(answer)
     if closed:
         answer.receive_eof()
     assert answer.buffered == 0
     return answer, taken
 
 
-WHOLE = [
-    ("with a length", TWO, "GET", b"ok", True),
-    ("with an empty body", OK + b"Content-Length: 0\r\n\r\n", "GET", b"", True),
-    ("of a long body", OK + b"Content-Length: 3000\r\n\r\n" + b"abc" * 1000, "GET", b"abc" * 1000, True),
-    ("in chunks", CHUNKED + b"2;a=b\r\nok\r\n1\r\n!\r\n0\r\n\r\n", "GET", b"ok!", True),
-    ("with trailers", CHUNKED + b"2\r\nok\r\n0\r\nX: 1\r\nX: 2\r\n\r\n", "GET", b"ok", True),
-    ("that ends its connection", OK + b"Connection: close\r\nContent-Length: 2\r\n\r\nok", "GET", b"ok", False),
+COMPLETE_RESPONSES = [
+    ("with a length", OK_RESPONSE, "GET", b"ok", True),
+    ("with an empty body", OK_LINE + b"Content-Length: 0\r\n\r\n", "GET", b"", True),
+    ("of a long body", OK_LINE + b"Content-Length: 3000\r\n\r\n" + b"abc" * 1000, "GET", b"abc" * 1000, True),
+    ("in chunks", CHUNKED_HEAD + b"2;a=b\r\nok\r\n1\r\n!\r\n0\r\n\r\n", "GET", b"ok!", True),
+    ("with trailers", CHUNKED_HEAD + b"2\r\nok\r\n0\r\nX: 1\r\nX: 2\r\n\r\n", "GET", b"ok", True),
+    ("that ends its connection", OK_LINE + b"Connection: close\r\nContent-Length: 2\r\n\r\nok", "GET", b"ok", False),
     ("of an older server", b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", "GET", b"ok", False),
     (
         "after others",
-        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n" + TWO,
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n" + OK_RESPONSE,
         "PUT",
         b"ok",
         True,
     ),
-    ("to HEAD, with a length", OK + b"Content-Length: 9000\r\n\r\n", "HEAD", b"", True),
-    ("to HEAD, in chunks", CHUNKED, "HEAD", b"", True),
-    ("to HEAD, with neither", OK + b"\r\n", "HEAD", b"", False),
+    ("to HEAD, with a length", OK_LINE + b"Content-Length: 9000\r\n\r\n", "HEAD", b"", True),
+    ("to HEAD, in chunks", CHUNKED_HEAD, "HEAD", b"", True),
+    ("to HEAD, with neither", OK_LINE + b"\r\n", "HEAD", b"", False),
     ("204", b"HTTP/1.1 204 No Content\r\n\r\n", "DELETE", b"", True),
     ("304 with a length", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n", "GET", b"", True),
 ]
 
 
 @pytest.mark.parametrize(
-    ("raw", "method", "expected", "clean"), [case[1:] for case in WHOLE], ids=[c[0] for c in WHOLE]
+    ("raw", "method", "expected", "clean"),
+    [case[1:] for case in COMPLETE_RESPONSES],
+    ids=[c[0] for c in COMPLETE_RESPONSES],
 )
 @given(cuts=st.lists(st.integers(0, 4000), max_size=20))
 def test_an_answer_cut_anywhere(raw: bytes, method: str, expected: bytes, *, clean: bool, cuts: list[int]) -> None:
-    answer, taken = read(raw, method, cuts)
+    answer, taken = parse(raw, method, cuts)
     assert (answer.headers_complete, answer.message_complete, answer.reusable) == (True, True, clean)
     assert taken == expected
     assert all(name == name.lower() for name, _ in answer.headers)
@@ -80,46 +82,55 @@ def test_an_answer_cut_anywhere(raw: bytes, method: str, expected: bytes, *, cle
 
 
 @pytest.mark.parametrize(
-    ("raw", "method", "expected", "clean"), [case[1:] for case in WHOLE], ids=[c[0] for c in WHOLE]
+    ("raw", "method", "expected", "clean"),
+    [case[1:] for case in COMPLETE_RESPONSES],
+    ids=[c[0] for c in COMPLETE_RESPONSES],
 )
 @given(cuts=st.lists(st.integers(0, 4000), max_size=20))
 def test_what_comes_behind_it_spoils_the_connection_and_not_the_answer(
     raw: bytes, method: str, expected: bytes, *, clean: bool, cuts: list[int]
 ) -> None:
-    answer, taken = read(raw + TWO, method, cuts)
+    answer, taken = parse(raw + OK_RESPONSE, method, cuts)
     assert (answer.message_complete, answer.reusable, taken) == (True, False, expected)
-    assert (answer.status, len(answer.headers)) == (read(raw, method)[0].status, len(read(raw, method)[0].headers))
+    assert (answer.status, len(answer.headers)) == (parse(raw, method)[0].status, len(parse(raw, method)[0].headers))
 
 
-@pytest.mark.parametrize("first", [case for case in WHOLE if case[4]], ids=lambda case: case[0])
+@pytest.mark.parametrize("first", [case for case in COMPLETE_RESPONSES if case[4]], ids=lambda case: case[0])
 def test_the_next_answer_on_the_same_connection(first: tuple[str, bytes, str, bytes, bool]) -> None:
-    answer, _ = read(first[1], first[2])
+    answer, _ = parse(first[1], first[2])
     answer.start_response("GET")
     assert not answer.headers_complete
-    answer.receive_data(CHUNKED + b"3\r\nabc\r\n0\r\n\r\n")
-    assert (body(answer), answer.message_complete, answer.reusable) == (b"abc", True, True)
+    answer.receive_data(CHUNKED_HEAD + b"3\r\nabc\r\n0\r\n\r\n")
+    assert (read_body(answer), answer.message_complete, answer.reusable) == (b"abc", True, True)
 
 
 @given(st.lists(st.binary(max_size=300), max_size=30), st.lists(st.integers(0, 12_000), max_size=30))
 def test_any_body_in_any_chunks(pieces: list[bytes], cuts: list[int]) -> None:
     chunks = b"".join(b"%X\r\n%s\r\n" % (len(piece), piece) for piece in pieces if piece)
-    answer, taken = read(CHUNKED + chunks + b"0\r\n\r\n", cuts=cuts)
+    answer, taken = parse(CHUNKED_HEAD + chunks + b"0\r\n\r\n", split_at=cuts)
     assert taken == b"".join(pieces)
     assert answer.message_complete
 
 
 def test_a_body_without_a_length_ends_with_its_connection() -> None:
-    answer, taken = read(OK + b"\r\nabc")
+    answer, taken = parse(OK_LINE + b"\r\nabc")
     assert (taken, answer.message_complete) == (b"abc", False)
     assert answer.receive_eof()
     assert (answer.message_complete, answer.reusable) == (True, False)
 
 
 @pytest.mark.parametrize(
-    "raw", [b"", OK, OK + b"Content-Length: 2\r\n\r\n", OK + b"Content-Length: 2\r\n\r\no", CHUNKED + b"2\r\nok\r\n"]
+    "raw",
+    [
+        b"",
+        OK_LINE,
+        OK_LINE + b"Content-Length: 2\r\n\r\n",
+        OK_LINE + b"Content-Length: 2\r\n\r\no",
+        CHUNKED_HEAD + b"2\r\nok\r\n",
+    ],
 )
 def test_an_answer_that_breaks_off_is_not_whole(raw: bytes) -> None:
-    answer, _ = read(raw)
+    answer, _ = parse(raw)
     assert not answer.receive_eof()
     assert not answer.message_complete
 
@@ -133,30 +144,30 @@ def test_an_answer_that_breaks_off_is_not_whole(raw: bytes) -> None:
         b"HTTP/0.9 200 OK\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 099 No\r\n\r\n",
         b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",
-        OK + b"Content-Length: -2\r\n\r\n",
-        OK + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\nok",
-        OK + b"Content-Length: 99999999999999999999999\r\n\r\n",
-        OK + b"Bad Name: 1\r\n\r\n",
-        *(OK + b"X: a%cb\r\n\r\n" % control for control in (*range(9), *range(10, 32), 127)),
-        OK + b"X: 1\r\n folded\r\n\r\n",
-        OK + b"X: " + b"a" * MAX_RESPONSE_HEADER_BYTES,
-        OK + b"X: 1\r\n" * (MAX_RESPONSE_HEADERS + 1) + b"\r\n",
-        CHUNKED + b"0x2\r\nok\r\n0\r\n\r\n",
-        CHUNKED + b"0\r\nContent-Length: 2\r\n\r\n",
-        CHUNKED + b"2\r\nokX\r\n0\r\n\r\n",
-        CHUNKED + b"0\r\nX: " + b"a" * (MAX_RESPONSE_HEADER_BYTES + 300_000),
-        CHUNKED + b"0\r\n" + b"X: 1\r\n" * (MAX_RESPONSE_HEADERS + 1) + b"\r\n",
+        OK_LINE + b"Content-Length: -2\r\n\r\n",
+        OK_LINE + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\nok",
+        OK_LINE + b"Content-Length: 99999999999999999999999\r\n\r\n",
+        OK_LINE + b"Bad Name: 1\r\n\r\n",
+        *(OK_LINE + b"X: a%cb\r\n\r\n" % control for control in (*range(9), *range(10, 32), 127)),
+        OK_LINE + b"X: 1\r\n folded\r\n\r\n",
+        OK_LINE + b"X: " + b"a" * MAX_RESPONSE_HEADER_BYTES,
+        OK_LINE + b"X: 1\r\n" * (MAX_RESPONSE_HEADERS + 1) + b"\r\n",
+        CHUNKED_HEAD + b"0x2\r\nok\r\n0\r\n\r\n",
+        CHUNKED_HEAD + b"0\r\nContent-Length: 2\r\n\r\n",
+        CHUNKED_HEAD + b"2\r\nokX\r\n0\r\n\r\n",
+        CHUNKED_HEAD + b"0\r\nX: " + b"a" * (MAX_RESPONSE_HEADER_BYTES + 300_000),
+        CHUNKED_HEAD + b"0\r\n" + b"X: 1\r\n" * (MAX_RESPONSE_HEADERS + 1) + b"\r\n",
     ],
     ids=lambda raw: repr(raw[:70]),
 )
 @pytest.mark.parametrize("size", [200_000, 16_000])
 def test_what_is_no_answer(raw: bytes, size: int) -> None:
     with pytest.raises(RemoteProtocolError):
-        read(raw, cuts=list(range(0, len(raw), size)))
+        parse(raw, split_at=list(range(0, len(raw), size)))
 
 
 def test_a_chunk_whose_extension_never_ends_is_given_up() -> None:
-    answer, _ = read(CHUNKED + b"2;")
+    answer, _ = parse(CHUNKED_HEAD + b"2;")
     for _ in range(MAX_RESPONSE_HEADER_BYTES // 1000):
         answer.receive_data(b"a" * 1000)
     with pytest.raises(RemoteProtocolError):
@@ -164,7 +175,7 @@ def test_a_chunk_whose_extension_never_ends_is_given_up() -> None:
 
 
 def test_any_number_of_interim_answers_leaves_nothing_behind() -> None:
-    answer, _ = read(b"HTTP/1.1 102 Processing\r\nX: 1\r\n\r\n" * 5000, cuts=list(range(0, 200_000, 997)))
+    answer, _ = parse(b"HTTP/1.1 102 Processing\r\nX: 1\r\n\r\n" * 5000, split_at=list(range(0, 200_000, 997)))
     assert (answer.headers_complete, answer.headers, answer.got_100_continue) == (False, [], False)
     answer.receive_data(b"HTTP/1.1 100 Continue\r\n\r\n")
     assert (answer.headers_complete, answer.got_100_continue) == (False, True)
@@ -173,11 +184,11 @@ def test_any_number_of_interim_answers_leaves_nothing_behind() -> None:
 def test_small_pieces_are_handed_out_together_and_large_ones_as_they_came() -> None:
     answer = ResponseParser()
     answer.start_response("GET")
-    answer.receive_data(CHUNKED + b"1\r\na\r\n" * 100)
+    answer.receive_data(CHUNKED_HEAD + b"1\r\na\r\n" * 100)
     assert (answer.buffered, answer.next_chunk()) == (100, b"a" * 100)
     answer = ResponseParser()
     answer.start_response("GET")
-    answer.receive_data(OK + b"Content-Length: 1000000\r\n\r\n")
+    answer.receive_data(OK_LINE + b"Content-Length: 1000000\r\n\r\n")
     pieces = [bytes(MAX_COALESCED_BYTES), bytes(MAX_COALESCED_BYTES)]
     for piece in pieces:
         answer.receive_data(piece)
@@ -185,11 +196,15 @@ def test_small_pieces_are_handed_out_together_and_large_ones_as_they_came() -> N
     assert answer.buffered == MAX_COALESCED_BYTES
 
 
-@given(st.binary(max_size=400), st.sampled_from([b"", OK, CHUNKED, OK + b"Content-Length: 5\r\n\r\n"]), st.data())
+@given(
+    st.binary(max_size=400),
+    st.sampled_from([b"", OK_LINE, CHUNKED_HEAD, OK_LINE + b"Content-Length: 5\r\n\r\n"]),
+    st.data(),
+)
 def test_it_never_fails_in_another_way(raw: bytes, before: bytes, data: st.DataObject) -> None:
     cuts = data.draw(st.lists(st.integers(0, 500), max_size=8))
     try:
-        answer, taken = read(before + raw, data.draw(st.sampled_from(["GET", "HEAD"])), cuts, closed=True)
+        answer, taken = parse(before + raw, data.draw(st.sampled_from(["GET", "HEAD"])), cuts, closed=True)
     except RemoteProtocolError:
         return
     assert answer.headers_complete or not taken

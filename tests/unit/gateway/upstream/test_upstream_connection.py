@@ -11,11 +11,11 @@ from gateway.upstream.upstream_connection import READ_BUFFER_HIGH_WATER, ServerD
 
 pytestmark = pytest.mark.anyio
 
-TWO = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-LONG = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n"
+OK_RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+LONG_RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n"
 
 
-class Wire:
+class FakeTransport:
     """A transport."""
 
     def __init__(self) -> None:
@@ -40,38 +40,38 @@ class Wire:
         self.closed = True
 
 
-class Told:
+class PoolCallbacks:
     """What the pool was told."""
 
     def __init__(self) -> None:
-        self.free: list[UpstreamConnection] = []
-        self.lost: list[UpstreamConnection] = []
+        self.released: list[UpstreamConnection] = []
+        self.closed: list[UpstreamConnection] = []
 
 
-def connected() -> tuple[UpstreamConnection, Wire, Told]:
-    told = Told()
-    line = UpstreamConnection(asyncio.get_running_loop(), told.free.append, told.lost.append)
-    wire = Wire()
+def make_connection() -> tuple[UpstreamConnection, FakeTransport, PoolCallbacks]:
+    told = PoolCallbacks()
+    line = UpstreamConnection(asyncio.get_running_loop(), told.released.append, told.closed.append)
+    wire = FakeTransport()
     line.connection_made(cast("asyncio.BaseTransport", wire))
     return line, wire, told
 
 
-def asking(method: str = "GET", *, whole: bool = True) -> tuple[UpstreamConnection, Wire, Told]:
-    line, wire, told = connected()
+def send_request(method: str = "GET", *, whole: bool = True) -> tuple[UpstreamConnection, FakeTransport, PoolCallbacks]:
+    line, wire, told = make_connection()
     line.send_request(method, b"head", complete=whole)
     return line, wire, told
 
 
 async def test_an_answer_is_awaited_and_the_connection_is_free_again() -> None:
-    line, wire, told = asking()
+    line, wire, told = send_request()
     waiting = asyncio.ensure_future(line.receive_headers())
     await asyncio.sleep(0)
-    line.data_received(TWO)
+    line.data_received(OK_RESPONSE)
     await waiting
     assert (line.response.status, line.response.headers) == (200, [(b"content-length", b"2")])
     assert (await line.read(), line.response_consumed, await line.read()) == (b"ok", True, b"")
     line.release()
-    assert (told.free, told.lost, wire.closed, wire.written) == ([line], [], False, b"head")
+    assert (told.released, told.closed, wire.closed, wire.written) == ([line], [], False, b"head")
 
 
 @pytest.mark.parametrize(
@@ -85,30 +85,30 @@ async def test_an_answer_is_awaited_and_the_connection_is_free_again() -> None:
     ids=["more than an answer", "the request has not left", "closed", "lost"],
 )
 async def test_what_makes_a_connection_unfit_for_another_request(spoil: Any) -> None:
-    line, wire, told = asking()
-    line.data_received(TWO)
+    line, wire, told = send_request()
+    line.data_received(OK_RESPONSE)
     spoil(line)
     assert await line.read() == b"ok", "this answer is whole all the same"
     line.release()
-    assert (told.free, told.lost, wire.closed) == ([], [line], True)
+    assert (told.released, told.closed, wire.closed) == ([], [line], True)
 
 
 async def test_a_request_that_is_given_up_closes_its_connection() -> None:
-    line, wire, told = asking()
-    line.data_received(LONG + b"abc")
+    line, wire, told = send_request()
+    line.data_received(LONG_RESPONSE + b"abc")
     line.release()
-    assert (told.free, told.lost, wire.closed) == ([], [line], True)
+    assert (told.released, told.closed, wire.closed) == ([], [line], True)
 
 
 async def test_an_answer_that_nobody_asked_for_closes_the_connection() -> None:
-    line, wire, told = connected()
-    line.data_received(TWO)
-    assert (wire.closed, told.lost) == (True, [line])
+    line, wire, told = make_connection()
+    line.data_received(OK_RESPONSE)
+    assert (wire.closed, told.closed) == (True, [line])
 
 
 async def test_reading_pauses_while_too_much_waits_and_nothing_is_lost() -> None:
-    line, wire, _ = asking()
-    line.data_received(LONG)
+    line, wire, _ = send_request()
+    line.data_received(LONG_RESPONSE)
     pieces = [bytes([number]) * 50_000 for number in range(10)]
     for piece in pieces:
         if not wire.paused:
@@ -126,7 +126,7 @@ async def test_reading_pauses_while_too_much_waits_and_nothing_is_lost() -> None
 
 
 async def test_sending_waits_while_the_service_takes_nothing() -> None:
-    line, wire, _ = asking("PUT", whole=False)
+    line, wire, _ = send_request("PUT", whole=False)
     assert await line.send_body((b"a",))
     line.pause_writing()
     sending = asyncio.ensure_future(line.send_body((b"3\r\n", b"bcd", b"\r\n")))
@@ -138,7 +138,7 @@ async def test_sending_waits_while_the_service_takes_nothing() -> None:
 
 
 async def test_sending_to_a_connection_that_goes_says_so() -> None:
-    line, _, _ = asking("PUT", whole=False)
+    line, _, _ = send_request("PUT", whole=False)
     line.pause_writing()
     sending = asyncio.ensure_future(line.send_body((b"a",)))
     await asyncio.sleep(0)
@@ -148,10 +148,10 @@ async def test_sending_to_a_connection_that_goes_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "wanted"), [(b"HTTP/1.1 102 A\r\n\r\nHTTP/1.1 100 B\r\n\r\n", True), (TWO, False), (b"", False)]
+    ("raw", "wanted"), [(b"HTTP/1.1 102 A\r\n\r\nHTTP/1.1 100 B\r\n\r\n", True), (OK_RESPONSE, False), (b"", False)]
 )
 async def test_a_body_that_waits_for_permission(raw: bytes, *, wanted: bool) -> None:
-    line, _, _ = asking("PUT", whole=False)
+    line, _, _ = send_request("PUT", whole=False)
     waiting = asyncio.ensure_future(line.wait_for_100_continue())
     await asyncio.sleep(0)
     assert not waiting.done()
@@ -173,7 +173,7 @@ async def test_a_body_that_waits_for_permission(raw: bytes, *, wanted: bool) -> 
 )
 @pytest.mark.parametrize("late", [False, True])
 async def test_no_answer_is_an_error_whoever_waits_when(raw: bytes, error: type[Exception], *, late: bool) -> None:
-    line, _, told = asking()
+    line, _, told = send_request()
     waiting = asyncio.ensure_future(line.receive_headers())
     if not late:
         await asyncio.sleep(0)
@@ -183,12 +183,12 @@ async def test_no_answer_is_an_error_whoever_waits_when(raw: bytes, error: type[
     line.connection_lost(None)
     with pytest.raises(error):
         await waiting
-    assert told.lost == [line]
+    assert told.closed == [line]
 
 
 async def test_a_body_that_breaks_off_is_read_as_far_as_it_came() -> None:
-    line, _, _ = asking()
-    line.data_received(LONG + b"abc")
+    line, _, _ = send_request()
+    line.data_received(LONG_RESPONSE + b"abc")
     line.connection_lost(ConnectionResetError("reset"))
     assert await line.read() == b"abc"
     with pytest.raises(ServerDisconnected):
@@ -197,7 +197,7 @@ async def test_a_body_that_breaks_off_is_read_as_far_as_it_came() -> None:
 
 @pytest.mark.parametrize("ordered", [True, False])
 async def test_a_body_without_a_length_is_whole_where_the_connection_closed_in_order(*, ordered: bool) -> None:
-    line, _, told = asking()
+    line, _, told = send_request()
     line.data_received(b"HTTP/1.1 200 OK\r\n\r\nabc")
     if ordered:
         line.eof_received()
@@ -209,11 +209,11 @@ async def test_a_body_without_a_length_is_whole_where_the_connection_closed_in_o
         with pytest.raises(ServerDisconnected):
             await line.read()
     line.release()
-    assert (told.free, told.lost) == ([], [line])
+    assert (told.released, told.closed) == ([], [line])
 
 
 async def test_who_waits_is_woken_when_the_connection_is_aborted() -> None:
-    line, _, _ = asking()
+    line, _, _ = send_request()
     waiting = asyncio.ensure_future(line.receive_headers())
     await asyncio.sleep(0)
     line.fail(ServerDisconnected("the body broke off"))

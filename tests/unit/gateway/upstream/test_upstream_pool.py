@@ -14,11 +14,11 @@ from gateway.upstream.upstream_pool import (
 )
 
 
-def made(count: int) -> UpstreamPool:
+def make_upstream(count: int) -> UpstreamPool:
     return UpstreamPool("stream", [Address("10.0.0.1", 8000 + number) for number in range(count)])
 
 
-def picked(upstream: UpstreamPool, *tried: Upstream) -> Upstream:
+def select(upstream: UpstreamPool, *tried: Upstream) -> Upstream:
     replica = upstream.select_least_requests(tried)
     assert replica is not None
     return replica
@@ -46,40 +46,40 @@ def test_what_is_no_address(url: str) -> None:
 
 
 def test_equals_take_turns() -> None:
-    upstream = made(3)
-    assert len({picked(upstream) for _ in range(3)}) == 3
+    upstream = make_upstream(3)
+    assert len({select(upstream) for _ in range(3)}) == 3
 
 
 def test_the_fewest_in_flight_is_asked() -> None:
-    upstream = made(3)
+    upstream = make_upstream(3)
     with upstream.upstreams[0], upstream.upstreams[2]:
-        assert {picked(upstream) for _ in range(6)} == {upstream.upstreams[1]}
+        assert {select(upstream) for _ in range(6)} == {upstream.upstreams[1]}
     assert [replica.active_requests for replica in upstream.upstreams] == [0, 0, 0]
 
 
 def test_what_was_tried_is_not_asked_again() -> None:
-    upstream = made(2)
-    first = picked(upstream)
-    second = picked(upstream, first)
+    upstream = make_upstream(2)
+    first = select(upstream)
+    second = select(upstream, first)
     assert second is not first
     assert upstream.select_least_requests((first, second)) is None
 
 
 def test_a_failed_one_is_left_alone_until_it_has_answered_our_own_question() -> None:
-    upstream = made(2)
+    upstream = make_upstream(2)
     bad, good = upstream.upstreams
     upstream.record_failure(bad, 100.0)
     assert not bad.needs_health_check(100.0 + BASE_EJECTION_SECONDS / 2)
     assert bad.needs_health_check(100.0 + BASE_EJECTION_SECONDS)
     with good:
-        assert {picked(upstream) for _ in range(4)} == {good}
+        assert {select(upstream) for _ in range(4)} == {good}
         upstream.end_ejection(bad)
         assert not bad.needs_health_check(200.0)
-        assert {picked(upstream) for _ in range(4)} == {bad}
+        assert {select(upstream) for _ in range(4)} == {bad}
 
 
 def test_who_answers_our_question_and_no_request_is_left_alone_for_longer_each_time() -> None:
-    upstream = made(2)
+    upstream = make_upstream(2)
     bad, _ = upstream.upstreams
     for expected in (BASE_EJECTION_SECONDS, BASE_EJECTION_SECONDS * 2, BASE_EJECTION_SECONDS * 4):
         upstream.record_failure(bad, 0.0)
@@ -91,7 +91,7 @@ def test_who_answers_our_question_and_no_request_is_left_alone_for_longer_each_t
 
 
 def test_ejection_doubles_up_to_a_bound() -> None:
-    upstream = made(1)
+    upstream = make_upstream(1)
     (replica,) = upstream.upstreams
     for expected in (
         BASE_EJECTION_SECONDS,
@@ -105,7 +105,7 @@ def test_ejection_doubles_up_to_a_bound() -> None:
 
 
 def test_a_replica_may_fail_for_weeks() -> None:
-    upstream = made(1)
+    upstream = make_upstream(1)
     (replica,) = upstream.upstreams
     for _ in range(5000):
         upstream.record_failure(replica, 7.0)
@@ -113,16 +113,16 @@ def test_a_replica_may_fail_for_weeks() -> None:
 
 
 def test_when_all_are_ejected_they_are_asked_all_the_same() -> None:
-    upstream = made(2)
+    upstream = make_upstream(2)
     upstream.record_failure(upstream.upstreams[0], 1.0)
     upstream.record_failure(upstream.upstreams[1], 0.0)
-    first = picked(upstream)
+    first = select(upstream)
     assert first is upstream.upstreams[1]
-    assert picked(upstream, first) is upstream.upstreams[0]
+    assert select(upstream, first) is upstream.upstreams[0]
 
 
 def test_what_is_known_of_an_address_that_stays_is_kept() -> None:
-    upstream = made(2)
+    upstream = make_upstream(2)
     upstream.record_failure(upstream.upstreams[1], 0.0)
     stays, new = upstream.upstreams[1].address, Address("10.0.0.9", 8000)
     upstream.update([stays, new])
@@ -132,9 +132,9 @@ def test_what_is_known_of_an_address_that_stays_is_kept() -> None:
 
 @given(st.lists(st.sampled_from(["fail", "work", "return", "wait"]), max_size=60), st.integers(1, 4))
 def test_there_is_always_somebody_to_ask(steps: list[str], count: int) -> None:
-    upstream, now = made(count), 0.0
+    upstream, now = make_upstream(count), 0.0
     for step in steps:
-        replica = picked(upstream)
+        replica = select(upstream)
         with replica:
             if step == "fail":
                 upstream.record_failure(replica, now)

@@ -15,7 +15,7 @@ from gateway.websocket.relay import ConnectionSlot, Tunnel, TunnelLog
 pytestmark = pytest.mark.anyio
 
 
-class Ends:
+class TunnelFixture:
     """What the client and the service hold, and the tunnel between them."""
 
     def __init__(self) -> None:
@@ -27,14 +27,14 @@ class Ends:
         self.replica = Upstream(Address("127.0.0.1", 1))
         self.tunnels = ConnectionLimiter(1, 0)
 
-    async def begin(self) -> None:
+    async def start(self) -> None:
         loop = asyncio.get_running_loop()
         self.near_transport, _ = await loop.create_connection(asyncio.Protocol, sock=self.near)
         self.far_transport, _ = await loop.create_connection(asyncio.Protocol, sock=self.far)
         life = Tunnel(self.replica, ConnectionSlot(self.tunnels, "127.0.0.1"), self.open, TunnelLog("/ws", "x"))
         life.start(self.near_transport, self.far_transport)
 
-    async def fill(self) -> int:
+    async def fill_write_buffer(self) -> int:
         """The service sends until the tunnel takes no more."""
         loop, sent = asyncio.get_running_loop(), 0
         with contextlib.suppress(TimeoutError):
@@ -44,7 +44,7 @@ class Ends:
                 sent += 16384
         return sent
 
-    async def over(self) -> None:
+    async def wait_until_closed(self) -> None:
         """Both connections are closed, and nothing is counted any more."""
         async with asyncio.timeout(5):
             while self.near.fileno() >= 0 or self.far.fileno() >= 0:  # noqa: ASYNC110 - a transport tells only its protocol
@@ -55,9 +55,9 @@ class Ends:
 
 
 @pytest.fixture
-async def ends() -> AsyncIterator[Ends]:
-    made = Ends()
-    await made.begin()
+async def tunnel() -> AsyncIterator[TunnelFixture]:
+    made = TunnelFixture()
+    await made.start()
     yield made
     for end in (made.client, made.service):
         end.close()
@@ -65,35 +65,39 @@ async def ends() -> AsyncIterator[Ends]:
         transport.abort()
 
 
-async def test_a_client_that_stops_reading_loses_its_tunnel(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_stops_reading_loses_its_tunnel(
+    tunnel: TunnelFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Though its service cannot say so: while the client takes nothing, the service is not read."""
     monkeypatch.setattr("gateway.websocket.relay.TUNNEL_SEND_TIMEOUT_SECONDS", 0.5)
-    assert await ends.fill() > 0
-    ends.service.close()
-    await ends.over()
+    assert await tunnel.fill_write_buffer() > 0
+    tunnel.service.close()
+    await tunnel.wait_until_closed()
 
 
 async def test_a_client_that_has_said_its_last_and_does_not_read_goes_with_its_service(
-    ends: Ends, monkeypatch: pytest.MonkeyPatch
+    tunnel: TunnelFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.websocket.relay.FINAL_FLUSH_SECONDS", 0.1)
-    while ends.near_transport.get_write_buffer_size() == 0:
-        ends.service.send(bytes(4096))
+    while tunnel.near_transport.get_write_buffer_size() == 0:
+        tunnel.service.send(bytes(4096))
         await asyncio.sleep(0)
-    ends.client.shutdown(socket.SHUT_WR)
-    while not ends.near_transport.is_closing():  # noqa: ASYNC110 - as above
+    tunnel.client.shutdown(socket.SHUT_WR)
+    while not tunnel.near_transport.is_closing():  # noqa: ASYNC110 - as above
         await asyncio.sleep(0)
-    assert ends.open
-    ends.service.close()
-    await ends.over()
+    assert tunnel.open
+    tunnel.service.close()
+    await tunnel.wait_until_closed()
 
 
-async def test_a_client_that_pauses_and_reads_on_keeps_its_tunnel(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_pauses_and_reads_on_keeps_its_tunnel(
+    tunnel: TunnelFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("gateway.websocket.relay.TUNNEL_SEND_TIMEOUT_SECONDS", 1.0)
     loop = asyncio.get_running_loop()
     for _ in range(8):
-        left = await ends.fill()
+        left = await tunnel.fill_write_buffer()
         async with asyncio.timeout(5):
             while left > 0:
-                left -= len(await loop.sock_recv(ends.client, 65536))
-        assert ends.open
+                left -= len(await loop.sock_recv(tunnel.client, 65536))
+        assert tunnel.open

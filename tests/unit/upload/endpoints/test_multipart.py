@@ -18,18 +18,20 @@ from services.upload.endpoints.multipart import (
     FormParser,
     parse_boundary,
 )
-from tests.support.upload_client import BOUNDARY, form, part
+from tests.support.upload_client import BOUNDARY, form_body, form_part
 
-BODY = form(
-    part("folder", b"x/y"), part("file", b"line\r\n--0123456789abcde\r\n", "a.txt", "text/plain"), part("sid", b"S")
+BODY = form_body(
+    form_part("folder", b"x/y"),
+    form_part("file", b"line\r\n--0123456789abcde\r\n", "a.txt", "text/plain"),
+    form_part("sid", b"S"),
 )
 
 
-def events(body: bytes, cuts: list[int]) -> list[FormEvent]:
+def parse_events(body: bytes, split_at: list[int]) -> list[FormEvent]:
     """What is read when the body is cut there; data that belongs together is joined."""
     reader = FormParser(BOUNDARY)
     found: list[FormEvent] = []
-    edges = [0, *sorted(cuts), len(body)]
+    edges = [0, *sorted(split_at), len(body)]
     for start, end in itertools.pairwise(edges):
         for event in reader.feed(body[start:end]):
             if isinstance(event, FileData) and found and isinstance(found[-1], FileData):
@@ -41,7 +43,7 @@ def events(body: bytes, cuts: list[int]) -> list[FormEvent]:
 
 
 def test_a_form() -> None:
-    assert events(BODY, []) == [
+    assert parse_events(BODY, []) == [
         FormField("folder", "x/y"),
         FileStart("file", "a.txt", "text/plain"),
         FileData(b"line\r\n--0123456789abcde\r\n"),
@@ -53,7 +55,7 @@ def test_a_form() -> None:
 
 @given(st.lists(st.integers(0, len(BODY)), max_size=12))
 def test_however_it_is_cut(cuts: list[int]) -> None:
-    assert events(BODY, cuts) == events(BODY, [])
+    assert parse_events(BODY, cuts) == parse_events(BODY, [])
 
 
 @pytest.mark.parametrize("end", range(len(BODY) - 2))
@@ -80,7 +82,7 @@ def test_no_bytes_break_it(noise: bytes, start: int, end: int) -> None:
 def test_filename_star_is_not_read() -> None:
     """Case 22: RFC 7578, 4.2 forbids it in a form; what stands in `filename` counts."""
     head = b'Content-Disposition: form-data; name="file"; filename="a.txt"; filename*=UTF-8\'\'..%2fevil\r\n\r\n'
-    found = events(b"--" + BOUNDARY + b"\r\n" + head + b"x\r\n--" + BOUNDARY + b"--\r\n", [])
+    found = parse_events(b"--" + BOUNDARY + b"\r\n" + head + b"x\r\n--" + BOUNDARY + b"--\r\n", [])
     assert found[0] == FileStart("file", "a.txt", "")
 
 
@@ -103,7 +105,7 @@ def test_boundaries_that_are_none(content_type: bytes, error: type[GridcastError
 def test_a_long_field_is_refused_before_it_is_whole() -> None:
     """Case 8: what is kept of a text field is bounded."""
     reader = FormParser(BOUNDARY)
-    reader.feed(part("folder", b"")[:-2])
+    reader.feed(form_part("folder", b"")[:-2])
     reader.feed(b"x" * 16 * 1024)
     with pytest.raises(ContentTooLarge):
         reader.feed(b"x" * 1024)
@@ -120,8 +122,8 @@ def test_what_stands_behind_the_parts_is_bounded() -> None:
 
 def test_the_file_itself_is_not_counted_as_what_stands_around_it() -> None:
     reader = FormParser(BOUNDARY)
-    reader.feed(form(part("file", b"", "a"))[: -len(form()) - 2])
+    reader.feed(form_body(form_part("file", b"", "a"))[: -len(form_body()) - 2])
     for _ in range(3 * MAX_FORM_OVERHEAD_BYTES // 60_000):
         reader.feed(b"x" * 60_000)
-    reader.feed(b"\r\n" + form())
+    reader.feed(b"\r\n" + form_body())
     reader.close()

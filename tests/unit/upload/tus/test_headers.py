@@ -15,12 +15,12 @@ from services.upload import digests, preconditions
 from services.upload.tus import headers
 from services.upload.tus.patch import PatchRequest, lost_upload_error
 
-ONE = hashlib.sha256(b"1").hexdigest()
-TWO = hashlib.sha256(b"2").hexdigest()
+FIRST_SHA256 = hashlib.sha256(b"1").hexdigest()
+SECOND_SHA256 = hashlib.sha256(b"2").hexdigest()
 NOW = datetime(2026, 11, 3, 4, 5, 6, tzinfo=UTC)
 
 
-def b64(data: bytes) -> str:
+def base64_text(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
@@ -81,13 +81,20 @@ def test_numbers() -> None:
 def test_checksums() -> None:
     assert headers.parse_checksum(None) == []
     for algorithm in ("sha1", "sha256"):
-        (check,) = headers.parse_checksum(f"{algorithm} {b64(hashlib.new(algorithm, b'ab').digest())}")
+        (check,) = headers.parse_checksum(f"{algorithm} {base64_text(hashlib.new(algorithm, b'ab').digest())}")
         check.update(b"a")
         with pytest.raises(ChecksumMismatch):
             check.verify()
         check.update(b"b")
         check.verify()
-    for wrong in ("md5 AAAA", "sha1", "sha1 AAAA", "sha1  ", f"sha256 {b64(b'x' * 20)}", "SHA1 " + b64(b"x" * 20)):
+    for wrong in (
+        "md5 AAAA",
+        "sha1",
+        "sha1 AAAA",
+        "sha1  ",
+        f"sha256 {base64_text(b'x' * 20)}",
+        "SHA1 " + base64_text(b"x" * 20),
+    ):
         with pytest.raises(BadRequest):
             headers.parse_checksum(wrong)
 
@@ -119,12 +126,20 @@ def test_concatenation() -> None:
         (None, None, Preconditions()),
         ("*", None, Preconditions(must_exist=True)),
         (None, "*", Preconditions(must_not_exist=True)),
-        (f'"sha256-{ONE}"', None, Preconditions(sha256_in=frozenset({ONE}))),
-        (f'"x" , "sha256-{ONE}", W/"sha256-{TWO}"', None, Preconditions(sha256_in=frozenset({ONE}))),
+        (f'"sha256-{FIRST_SHA256}"', None, Preconditions(sha256_in=frozenset({FIRST_SHA256}))),
+        (
+            f'"x" , "sha256-{FIRST_SHA256}", W/"sha256-{SECOND_SHA256}"',
+            None,
+            Preconditions(sha256_in=frozenset({FIRST_SHA256})),
+        ),
         ('"x"', None, Preconditions(sha256_in=frozenset())),
-        (f',, "x", ,"sha256-{ONE}", ,', None, Preconditions(sha256_in=frozenset({ONE}))),
-        (None, f'W/"sha256-{ONE}","sha256-{TWO}"', Preconditions(sha256_not_in=frozenset({ONE, TWO}))),
-        ("*", f'"sha256-{ONE}"', Preconditions(must_exist=True, sha256_not_in=frozenset({ONE}))),
+        (f',, "x", ,"sha256-{FIRST_SHA256}", ,', None, Preconditions(sha256_in=frozenset({FIRST_SHA256}))),
+        (
+            None,
+            f'W/"sha256-{FIRST_SHA256}","sha256-{SECOND_SHA256}"',
+            Preconditions(sha256_not_in=frozenset({FIRST_SHA256, SECOND_SHA256})),
+        ),
+        ("*", f'"sha256-{FIRST_SHA256}"', Preconditions(must_exist=True, sha256_not_in=frozenset({FIRST_SHA256}))),
     ],
 )
 def test_preconditions(if_match: str | None, if_none_match: str | None, expected: Preconditions) -> None:
@@ -153,8 +168,8 @@ def test_a_malformed_precondition_is_not_ignored(text: str) -> None:
 
 
 def test_digest_fields() -> None:
-    good = f"sha-256=:{b64(hashlib.sha256(b'ab').digest())}:"
-    long = f"sha-512=:{b64(hashlib.sha512(b'ab').digest())}:;p=1"
+    good = f"sha-256=:{base64_text(hashlib.sha256(b'ab').digest())}:"
+    long = f"sha-512=:{base64_text(hashlib.sha512(b'ab').digest())}:;p=1"
     for field in ([good], [long], [good, long], [f"{good} , {long}"], [f"md5=:AAAA:, {good}, unixsum=:AA==:"]):
         for check in digests.parse_digest_field("Content-Digest", field):
             check.update(b"ab")
@@ -181,25 +196,25 @@ def test_a_malformed_digest_is_not_ignored(text: str) -> None:
 # Whether bytes fit.
 
 
-def opened(offset: int, length: int | None) -> InProgressUpload:
+def make_upload(offset: int, length: int | None) -> InProgressUpload:
     return InProgressUpload("m", MediaName("", "n"), "f", offset, b"", length, {}, NOW, write_in_progress=False)
 
 
 @pytest.mark.parametrize(
     ("state", "patch", "error"),
     [
-        (opened(5, 10), PatchRequest(5, None, 5, ()), None),
-        (opened(5, 10), PatchRequest(5, None, None, ()), None),
-        (opened(5, 10), PatchRequest(5, 10, 5, ()), None),
-        (opened(5, None), PatchRequest(5, 10, 5, ()), None),
-        (opened(5, None), PatchRequest(5, None, 95, ()), None),
-        (opened(5, 10), PatchRequest(4, None, 1, ()), Conflict),
-        (opened(5, 10), PatchRequest(5, None, 6, ()), ContentTooLarge),
-        (opened(5, None), PatchRequest(5, None, 96, ()), ContentTooLarge),
-        (opened(5, None), PatchRequest(5, 101, 1, ()), ContentTooLarge),
-        (opened(5, None), PatchRequest(5, 7, 3, ()), ContentTooLarge),
-        (opened(5, 10), PatchRequest(5, 11, 1, ()), BadRequest),
-        (opened(5, None), PatchRequest(5, 4, 0, ()), BadRequest),
+        (make_upload(5, 10), PatchRequest(5, None, 5, ()), None),
+        (make_upload(5, 10), PatchRequest(5, None, None, ()), None),
+        (make_upload(5, 10), PatchRequest(5, 10, 5, ()), None),
+        (make_upload(5, None), PatchRequest(5, 10, 5, ()), None),
+        (make_upload(5, None), PatchRequest(5, None, 95, ()), None),
+        (make_upload(5, 10), PatchRequest(4, None, 1, ()), Conflict),
+        (make_upload(5, 10), PatchRequest(5, None, 6, ()), ContentTooLarge),
+        (make_upload(5, None), PatchRequest(5, None, 96, ()), ContentTooLarge),
+        (make_upload(5, None), PatchRequest(5, 101, 1, ()), ContentTooLarge),
+        (make_upload(5, None), PatchRequest(5, 7, 3, ()), ContentTooLarge),
+        (make_upload(5, 10), PatchRequest(5, 11, 1, ()), BadRequest),
+        (make_upload(5, None), PatchRequest(5, 4, 0, ()), BadRequest),
     ],
 )
 def test_bytes_that_fit(state: InProgressUpload, patch: PatchRequest, error: type[GridcastError] | None) -> None:
@@ -213,8 +228,8 @@ def test_bytes_that_fit(state: InProgressUpload, patch: PatchRequest, error: typ
 
 
 def test_the_answer_to_a_request_that_comes_again() -> None:
-    end = FinishedUpload("stored", MediaName("", "n"), 10, ONE, {}, NOW)
-    assert PatchRequest(10, None, 0, ()).replay_result(end).sha256 == ONE
+    end = FinishedUpload("stored", MediaName("", "n"), 10, FIRST_SHA256, {}, NOW)
+    assert PatchRequest(10, None, 0, ()).replay_result(end).sha256 == FIRST_SHA256
     for patch in (PatchRequest(9, None, 1, ()), PatchRequest(10, None, 1, ())):
         with pytest.raises(Conflict) as raised:
             patch.replay_result(end)

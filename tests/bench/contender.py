@@ -1,0 +1,45 @@
+"""Starts a contender that is not ours: a child that ends with us, ready once its port answers."""
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from deploy.local import processes
+from deploy.local.ports import HOST
+from deploy.local.processes import Child, Program
+
+READY_TIMEOUT = 30.0
+
+
+def connection_error(port: int) -> str | None:
+    """Why nobody answers at a port of ours; None when somebody does."""
+    try:
+        socket.create_connection((HOST, port), timeout=1.0).close()
+    except OSError as error:
+        return f"no connection ({error})"
+    return None
+
+
+@contextlib.contextmanager
+def run_contender(
+    name: str, command: Sequence[str], port: int, folder: Path, env: Mapping[str, str] | None = None
+) -> Iterator[int]:
+    """The pid of `command`, given by its full path; its output goes into a file of `folder`."""
+    program = Program(
+        name=name,
+        kind=name,
+        command=tuple(command),
+        url=f"http://{HOST}:{port}",
+        readiness_error=lambda: connection_error(port),
+        environment={**os.environ, **(env or {})},
+    )
+    child = Child(program, folder / f"{name}-{port}.log")
+    try:
+        for _ in processes.wait_until_ready([child], READY_TIMEOUT, time.sleep):
+            pass
+        yield child.pid
+    finally:
+        processes.stop_children([child])

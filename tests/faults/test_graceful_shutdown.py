@@ -1,0 +1,258 @@
+"""P13, a clean stop. At SIGTERM nothing new begins, what is open ends within the drain time or is cut, and the exit code is 0.
+
+A client of an upload sees a finished 201, a 503 or a cut connection, never a 500; no chunk stays that nobody owns.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+
+from tests.support.databases import ServerProcess
+from tests.support.media_library import storage_env
+from tests.support.processes import ServiceProcess, StartService
+from tests.support.scripted_upstream import open_connection, receive_until_closed, send_request
+from tests.support.upload_client import (
+    BATCH_SIZE,
+    CHUNK_SIZE,
+    FORM_CONTENT_TYPE,
+    TUS_HEADERS,
+    MongoInspector,
+    TusUpload,
+    form_body,
+    form_part,
+    open_inspector,
+    tus_metadata,
+)
+from tests.support.waiting import eventually
+from tests.support.websocket_client import WebSocketClient
+
+SHUTDOWN_TIMEOUT = 3.0
+KILL_MARGIN = 2.0
+"""Seconds after the drain time in which the process is gone."""
+SLACK = 1.0
+"""For a machine that does other things meanwhile."""
+
+
+@pytest.fixture
+def env(mongod: ServerProcess, redis_url: str, database_name: str) -> dict[str, str]:
+    more = {
+        "GRIDCAST_SHUTDOWN_TIMEOUT": str(SHUTDOWN_TIMEOUT),
+        "GRIDCAST_GC_INTERVAL": "0",
+        "GRIDCAST_MIN_FREE_SPACE": "0",
+    }
+    return {**storage_env(mongod, redis_url, database_name), **more}
+
+
+@pytest.fixture
+def inspector(mongod: ServerProcess, database_name: str) -> Iterator[MongoInspector]:
+    with open_inspector(mongod.uri, database_name) as store:
+        yield store
+
+
+class TerminatingProcess:
+    """A process that was sent SIGTERM."""
+
+    def __init__(self, service: ServiceProcess) -> None:
+        self.service = service
+        self.began = time.monotonic()
+        service.child.send_signal(signal.SIGTERM)
+
+    def assert_refuses_connections(self) -> None:
+        """Nobody new gets in; probes take that for "not ready"."""
+
+        def refused() -> bool:
+            try:
+                open_connection(self.service.port, 1.0).close()
+            except ConnectionError:
+                return True
+            return False
+
+        eventually(refused, 2.0, "new connections are refused")
+
+    def wait_for_exit(self, timeout_seconds: float = SHUTDOWN_TIMEOUT + KILL_MARGIN + SLACK) -> float:
+        """The seconds that it took, for which there is a limit. A supervisor takes any exit code but 0 for a crash."""
+        assert self.service.child.wait(20.0), "it does not end"
+        took = time.monotonic() - self.began
+        print(f"{self.service.child.program.name}: ended after {took:.1f} s, drain {SHUTDOWN_TIMEOUT:g} s")
+        assert self.service.child.exit_summary().partition(":")[0].endswith(" ended with exit code 0")
+        assert took < timeout_seconds
+        assert "Traceback" not in self.service.log
+        return took
+
+
+def test_who_has_nothing_to_do_ends_at_once(start_service: StartService, env: dict[str, str]) -> None:
+    services = [start_service(module, **env) for module in ("services.upload", "services.stream", "services.socket")]
+    urls = {
+        f"GRIDCAST_{name}_URLS": one.url for name, one in zip(("UPLOAD", "STREAM", "SOCKET"), services, strict=True)
+    }
+    services.append(start_service("gateway", **env, **urls))
+    with contextlib.ExitStack() as kept:
+        for service in services:
+            # A kept connection is no work.
+            client = kept.enter_context(httpx.Client(base_url=service.url))
+            assert client.get("/livez").status_code == 200
+        for stopping in [TerminatingProcess(service) for service in services]:
+            stopping.wait_for_exit(KILL_MARGIN + SLACK)
+
+
+class PartialUpload:
+    """A client in the middle of an upload: a batch and a half of its body is sent."""
+
+    def __init__(self, way: str, name: str, port: int) -> None:
+        self.name = name
+        self.data = os.urandom(2 * BATCH_SIZE + CHUNK_SIZE)
+        self.path = ""
+        body = form_body(form_part("file", self.data, name)) if way == "form" else self.data
+        first = {"form": "POST /file/upload", "put": f"PUT /file/stream?filename={name}"}.get(way, "")
+        fields = f"Content-Type: {FORM_CONTENT_TYPE}\r\n" if way == "form" else ""
+        if way == "patch":
+            wanted = {**TUS_HEADERS, "Upload-Length": str(len(body)), "Upload-Metadata": tus_metadata(filename=name)}
+            self.path = send_request(port, "POST", "/file/tus", headers=wanted).headers["location"]
+            first = f"PATCH {self.path}"
+            fields = "Tus-Resumable: 1.0.0\r\nUpload-Offset: 0\r\nContent-Type: application/offset+octet-stream\r\n"
+        self.connection = open_connection(port, 30.0)
+        head = f"{first} HTTP/1.1\r\nHost: a\r\n{fields}Content-Length: {len(body)}\r\n\r\n"
+        sent = BATCH_SIZE + BATCH_SIZE // 2
+        self.connection.sendall(head.encode() + body[:sent])
+        self.remaining = body[sent:]
+
+    def receive_status(self) -> int:
+        """The status; 0 where the connection was cut."""
+        raw = self.connection.recv(65536)
+        return int(raw.split(b" ")[1]) if raw else 0
+
+    def complete(self) -> int:
+        self.connection.sendall(self.remaining)
+        return self.receive_status()
+
+
+UPLOAD_KINDS = ("form", "put", "patch")
+
+
+@pytest.fixture
+def start_partial_uploads(request: pytest.FixtureRequest) -> Iterator[Callable[[str, int], list[PartialUpload]]]:
+    """A function `senders(kind, port)`: one client for each way of uploading."""
+    with contextlib.ExitStack() as connections:
+
+        def begin(kind: str, port: int) -> list[PartialUpload]:
+            made = [PartialUpload(way, f"{way}-{kind}", port) for way in UPLOAD_KINDS]
+            for one in made:
+                connections.callback(one.connection.close)
+            return made
+
+        yield begin
+
+
+def stored_files(store: MongoInspector) -> dict[str, bytes]:
+    """The visible files by name."""
+    return {
+        one["filename"]: store.read_file(one["current"]["file"]) for one in store.list_documents() if one["current"]
+    }
+
+
+def test_uploads_end_or_are_taken_back(
+    start_service: StartService,
+    env: dict[str, str],
+    inspector: MongoInspector,
+    start_partial_uploads: Callable[[str, int], list[PartialUpload]],
+) -> None:
+    """Three ways of uploading; of each one client that ends in time and one that stalls."""
+    service = start_service("services.upload", **env)
+    quick, stalled = (start_partial_uploads(kind, service.port) for kind in ("quick", "stalled"))
+    eventually(lambda: inspector.count_chunks() >= 6 * 8, 30, "each has stored a batch")
+    with httpx.Client(base_url=service.url) as kept:
+        kept.get("/livez")
+        stopping = TerminatingProcess(service)
+        stopping.assert_refuses_connections()
+        # A connection that carried nothing is closed, or a gateway would send new work over it. Nobody gets another one.
+        for ask_again in (lambda: kept.get("/readyz"), lambda: kept.put("/file/stream?filename=late", content=b"x")):
+            with pytest.raises(httpx.TransportError):
+                ask_again()
+    assert [one.complete() for one in quick] == [201, 201, 204]
+    assert {one.receive_status() for one in stalled} <= {0, 503}
+    for one in stalled:
+        one.connection.close()
+    stopping.wait_for_exit()
+    assert stored_files(inspector) == {one.name: one.data for one in quick}
+    assert inspector.list_orphans() == []
+    # What nobody can go on with is gone, without any janitor.
+    assert [one["filename"] for one in inspector.list_documents() if one["uploads"]] == ["patch-stalled"]
+    tus = TusUpload(start_service("services.upload", **env))
+    tus.path = stalled[2].path
+    with tus.client:
+        offset = tus.offset()
+        assert offset >= BATCH_SIZE
+        assert tus.patch(offset, stalled[2].data[offset:]).status_code == 204
+    assert stored_files(inspector) == {one.name: one.data for one in (*quick, stalled[2])}
+
+
+def test_a_client_that_never_leaves_holds_nobody_up(
+    start_service: StartService,
+    env: dict[str, str],
+    inspector: MongoInspector,
+    start_partial_uploads: Callable[[str, int], list[PartialUpload]],
+) -> None:
+    """It neither sends nor reads nor closes."""
+    service = start_service("services.upload", **env)
+    mute = start_partial_uploads("mute", service.port)
+    eventually(lambda: inspector.count_chunks() >= 3 * 8, 30, "each has stored a batch")
+    TerminatingProcess(service).wait_for_exit()
+    assert {one.receive_status() for one in mute} <= {0, 503}
+
+
+def test_downloads_end_or_are_cut(start_service: StartService, env: dict[str, str]) -> None:
+    upload = start_service("services.upload", **env)
+    stream = start_service("services.stream", **env)
+    data = os.urandom(1024 * 1024) * 48
+    assert httpx.put(f"{upload.url}/file/stream?filename=a.webm", content=data, timeout=60).status_code == 201
+    get = b"GET /file/stream?filename=a.webm HTTP/1.1\r\nHost: a\r\n\r\n"
+    with open_connection(stream.port, 30.0) as quick, open_connection(stream.port, 30.0) as stalled:
+        for client in (quick, stalled):
+            client.sendall(get)
+            assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
+        stopping = TerminatingProcess(stream)
+        stopping.assert_refuses_connections()
+        whole = count_body_bytes(quick, len(data))
+        stopping.wait_for_exit()
+        assert whole == len(data)
+        # Content-Length promised more than comes: no client takes that for the whole file.
+        assert len(receive_until_closed(stalled)) < len(data)
+
+
+def count_body_bytes(client: socket.socket, length: int) -> int:
+    """The bytes that come before a close, up to `length`; the first thousand were read, head included."""
+    received = 1000
+    while data := client.recv(1024 * 1024):
+        received += len(data)
+        if received >= length:
+            return length
+    return received
+
+
+@pytest.mark.anyio
+async def test_sockets_are_told_to_come_back(start_service: StartService, env: dict[str, str]) -> None:
+    """Through the gateway. It is the replica that says 1012; a gateway that stops knows no frames, so its clients see 1006."""
+    services = [start_service("services.socket", **env) for _ in range(2)]
+    urls = ",".join(one.url for one in services)
+    gateway = start_service("gateway", ready=False, **env, GRIDCAST_SOCKET_URLS=urls)
+    eventually(lambda: "running on" in gateway.log, 30)
+    clients = [await WebSocketClient.connect(gateway) for _ in range(6)]
+    stopping = TerminatingProcess(services[0])
+    first = {
+        client: asyncio.create_task(client.wait_for_close_code(SHUTDOWN_TIMEOUT + KILL_MARGIN + SLACK))
+        for client in clients
+    }
+    done, left = await asyncio.wait(first.values(), timeout=SHUTDOWN_TIMEOUT)
+    assert Counter(one.result() for one in done) == {1012: 3}
+    await asyncio.to_thread(stopping.wait_for_exit)
+    ending = TerminatingProcess(gateway)
+    assert Counter(await asyncio.gather(*left)) == {1006: 3}
+    await asyncio.to_thread(ending.wait_for_exit)

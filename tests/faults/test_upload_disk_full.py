@@ -1,0 +1,134 @@
+"""A full disk under MongoDB (case 100): 507 before it is full; where it fills all the same, nothing acknowledged is lost."""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+
+from deploy.local.processes import Program
+from tests.support.databases import ServerProcess, run_server, small_mongod_program
+from tests.support.processes import StartService
+from tests.support.upload_client import BATCH_SIZE, MongoInspector, open_inspector, put_file
+from tests.support.waiting import eventually
+
+MIB = 1024 * 1024
+SIZE = 800
+"""MiB of the disk: a new mongod takes about 300 of them for its journal."""
+DATABASE = "test_full_disk"
+
+
+class TmpfsMount:
+    """A small tmpfs in a mount namespace of its own, which lives as long as the process that made it."""
+
+    def __init__(self, mount: Path) -> None:
+        self.mount = mount
+        mount.mkdir()
+        script = f"mount -t tmpfs -o size={SIZE}m tmpfs {mount} && echo ready && exec sleep 600"
+        self._holder = subprocess.Popen(["unshare", "--mount", "sh", "-c", script], stdout=subprocess.PIPE, text=True)
+        self.made = (self._holder.stdout or contextlib.nullcontext()).readline() == "ready\n"  # type: ignore[union-attr]
+
+    @property
+    def nsenter_command(self) -> tuple[str, ...]:
+        """What stands before a command that shall see the disk."""
+        return (shutil.which("nsenter") or "", f"--mount=/proc/{self._holder.pid}/ns/mnt", "--")
+
+    def run(self, *command: str) -> None:
+        subprocess.run([*self.nsenter_command, *command], check=True, timeout=30)
+
+    def close(self) -> None:
+        self._holder.kill()
+        self._holder.communicate()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[TmpfsMount]:
+    if os.geteuid() != 0 or not shutil.which("unshare") or not shutil.which("nsenter"):
+        pytest.skip("a small disk needs root, unshare and nsenter")
+    disk = TmpfsMount(tmp_path / "disk")
+    try:
+        if not disk.made:
+            pytest.skip("this system allows no mount in a namespace of its own")
+        yield disk
+    finally:
+        disk.close()
+
+
+@pytest.fixture
+def mongod(disk: TmpfsMount, tmp_path: Path) -> Iterator[ServerProcess]:
+    def program(folder: Path, port: int) -> Program:
+        plain = small_mongod_program(folder, port)
+        command = tuple(part.replace(str(folder), f"{disk.mount}/data") for part in plain.command)
+        return replace(plain, command=(*disk.nsenter_command, *command))
+
+    disk.run("mkdir", f"{disk.mount}/data")
+    with run_server(tmp_path / "mongod", program) as server:
+        yield server
+
+
+@pytest.fixture
+def env(mongod: ServerProcess, redis_server: ServerProcess) -> dict[str, str]:
+    return {
+        "GRIDCAST_MONGODB_URI": mongod.uri,
+        "GRIDCAST_MONGODB_DATABASE": DATABASE,
+        "GRIDCAST_REDIS_URL": redis_server.url,
+        "GRIDCAST_LEASE_TTL": "2",
+        "GRIDCAST_TOMBSTONE_TTL": "0",
+        "GRIDCAST_SECOND_PURGE_DELAY": "0",
+        "GRIDCAST_GC_INTERVAL": "0.5",
+    }
+
+
+def assert_acknowledged_files_stored(store: MongoInspector, acknowledged: dict[str, str]) -> None:
+    documents = {document["filename"]: document for document in store.list_documents()}
+    for name, sha256 in acknowledged.items():
+        data = store.read_file(documents[name]["current"]["file"])
+        assert hashlib.sha256(data).hexdigest() == sha256, name
+
+
+@pytest.mark.timeout(180)
+def test_507_before_the_disk_is_full_and_no_loss_when_it_is(
+    start_service: StartService, env: dict[str, str], mongod: ServerProcess, disk: TmpfsMount
+) -> None:
+    acknowledged: dict[str, str] = {}
+
+    def fill(url: str, prefix: str) -> int:
+        """Upload until it is refused; the refusal's status."""
+        for number in range(1000):
+            data = os.urandom(2 * BATCH_SIZE)
+            name = f"{prefix}{number}"
+            try:
+                answer = httpx.put(f"{url}/file/stream?filename={name}", content=data, timeout=30)
+            except httpx.HTTPError:
+                return 0
+            if answer.status_code != 201:
+                return answer.status_code
+            acknowledged[name] = hashlib.sha256(data).hexdigest()
+        raise AssertionError("the disk is never full")
+
+    careful = start_service("services.upload", **env, GRIDCAST_MIN_FREE_SPACE=str(250 * MIB))
+    eventually(lambda: put_file(careful, "first", b"x").is_success)
+    assert fill(careful.url, "careful") == 507
+    assert mongod.log_tail()  # it lives
+    with open_inspector(mongod.uri, DATABASE) as store:
+        assert_acknowledged_files_stored(store, acknowledged)
+    guarded = len(acknowledged)
+    reckless = start_service("services.upload", **env, GRIDCAST_MIN_FREE_SPACE="0")
+    assert fill(reckless.url, "reckless") in {0, 503, 507}
+    # mongod ends itself where its journal cannot be written; somebody gives it room and starts it again.
+    with contextlib.suppress(ProcessLookupError):
+        mongod.kill()
+    disk.run("mount", "-o", f"remount,size={2 * SIZE}m", str(disk.mount))
+    mongod.start()
+    with open_inspector(mongod.uri, DATABASE) as store:
+        assert_acknowledged_files_stored(store, acknowledged)
+        assert httpx.get(f"{reckless.url}/livez").status_code == 200
+        eventually(lambda: put_file(reckless, "again", b"x").is_success, 15)
+        eventually(lambda: store.list_orphans() == [], 20)
+    print(f"{guarded} uploads before the 507, {len(acknowledged)} before the disk was full, none lost")

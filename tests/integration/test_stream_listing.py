@@ -1,0 +1,254 @@
+"""GET /file and GET /file/folders: order, pages, search and bounds; and the service's OpenAPI document."""
+
+import hashlib
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+from bson import ObjectId
+from openapi_spec_validator import validate
+
+from tests.support.databases import ServerProcess
+from tests.support.media_library import MediaServices, run_media_services
+
+FIRST_UPLOADED = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def listing_services(
+    mongod: ServerProcess, redis_server: ServerProcess, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MediaServices]:
+    with run_media_services(tmp_path_factory.mktemp("list"), mongod, redis_server.url, "test_stream_list") as lib:
+        yield lib
+
+
+@pytest.fixture
+def media_services(listing_services: MediaServices) -> MediaServices:
+    listing_services.db["media"].delete_many({})
+    return listing_services
+
+
+def make_document(number: int, filename: str, folder: str = "", *, there: bool = True) -> dict[str, Any]:
+    """A document as the upload service leaves it. Ten files share each millisecond."""
+    current = {
+        "file": ObjectId(),
+        "length": number,
+        "content_type": "video/webm",
+        "sha256": hashlib.sha256(str(number).encode()).hexdigest(),
+        "uploaded_at": FIRST_UPLOADED + timedelta(milliseconds=number // 10),
+    }
+    return {
+        "_id": ObjectId(f"{number:024x}"),
+        "folder": folder,
+        "filename": filename,
+        "current": current if there else None,
+        "uploads": [],
+        "doomed": [],
+        "announce": [],
+    }
+
+
+def list_files(lib: MediaServices, **query: object) -> dict[str, Any]:
+    answer = lib.http_client.get(f"{lib.stream.url}/file", params=query)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["cache-control"] == "no-store"
+    return dict(answer.json())
+
+
+def list_all_pages(lib: MediaServices, **query: object) -> tuple[list[dict[str, Any]], int]:
+    """All pages, and how many there were."""
+    found, pages, after = [], 0, None
+    while True:
+        page = list_files(lib, **query, **({"after": after} if after else {}))
+        assert len(page["files"]) <= int(str(query.get("limit", 50)))
+        found += page["files"]
+        pages += 1
+        after = page["next"]
+        if after is None:
+            return found, pages
+
+
+def filenames(files: list[dict[str, Any]]) -> list[str]:
+    return [file["filename"] for file in files]
+
+
+def test_what_was_uploaded_is_listed_newest_first(media_services: MediaServices) -> None:
+    for number in range(3):
+        media_services.put(f"{number}.webm", bytes(number), "up")
+    (newest, *_), _ = list_all_pages(media_services, folder="up")
+    assert (
+        newest
+        == media_services.http_client.get(
+            f"{media_services.stream.url}/file/info", params={"filename": "2.webm", "folder": "up"}
+        ).json()
+    )
+    assert filenames(list_all_pages(media_services, folder="up")[0]) == ["2.webm", "1.webm", "0.webm"]
+
+
+@pytest.mark.parametrize("limit", [1, 7, 10, 50, 200])
+def test_pages_hold_everything_once(media_services: MediaServices, limit: int) -> None:
+    """Files of one millisecond, nameless uploads and names without a file included."""
+    media_services.db["media"].insert_many([make_document(n, f"{n:03}", "a" if n % 3 else "") for n in range(107)])
+    media_services.db["media"].insert_many([make_document(1000 + n, f"gone-{n}", there=False) for n in range(5)])
+    media_services.db["media"].insert_one(
+        {**make_document(2000, ""), "folder": None, "filename": ObjectId(), "current": None}
+    )
+    expected = [f"{n:03}" for n in reversed(range(107))]
+    found, pages = list_all_pages(media_services, limit=limit)
+    assert filenames(found) == expected
+    assert pages == -(-107 // limit)
+    assert filenames(list_all_pages(media_services, limit=limit, folder="a")[0]) == [
+        name for name in expected if int(name) % 3
+    ]
+    assert filenames(list_all_pages(media_services, limit=limit, folder="")[0]) == [
+        name for name in expected if not int(name) % 3
+    ]
+    assert list_all_pages(media_services, folder="nowhere") == ([], 1)
+
+
+def test_a_change_between_two_pages_shows_nothing_twice(media_services: MediaServices) -> None:
+    media_services.db["media"].insert_many([make_document(n * 10, f"{n:02}") for n in range(20)])
+    first = list_files(media_services, limit=5)
+    assert filenames(first["files"]) == ["19", "18", "17", "16", "15"]
+    media_services.db["media"].insert_one(make_document(500, "new"))
+    media_services.db["media"].update_one(
+        {"filename": "10"}, {"$set": {"current.uploaded_at": FIRST_UPLOADED + timedelta(days=1)}}
+    )
+    media_services.db["media"].delete_many({"filename": {"$in": ["15", "14"]}})
+    second = list_files(media_services, limit=5, after=first["next"])
+    assert filenames(second["files"]) == ["13", "12", "11", "09", "08"]
+
+
+@pytest.mark.parametrize(
+    ("q", "expected"),
+    [
+        ("holi", ["my Holiday.webm", "holiday.webm"]),
+        ("HOLI", ["my Holiday.webm", "holiday.webm"]),
+        (".webm", ["ÄRGER.webm", "my Holiday.webm", "holiday.webm"]),
+        ("ärg", ["ÄRGER.webm"]),
+        ("a\u0308rg", ["ÄRGER.webm"]),
+        (".*", [".*"]),
+        ("(", ["a(b"]),
+        ("^h", []),
+        ("$where", ["$where"]),
+        ("\\", []),
+        ("", ["$where", "a(b", ".*", "ÄRGER.webm", "my Holiday.webm", "holiday.webm"]),
+    ],
+)
+def test_search_is_for_plain_text(media_services: MediaServices, q: str, expected: list[str]) -> None:
+    there = ["holiday.webm", "my Holiday.webm", "ÄRGER.webm", ".*", "a(b", "$where"]
+    media_services.db["media"].insert_many([make_document(n * 10, name) for n, name in enumerate(there)])
+    assert filenames(list_all_pages(media_services, q=q)[0]) == expected
+
+
+def test_a_search_looks_at_a_bounded_number_of_names(media_services: MediaServices) -> None:
+    """And finds what is far behind by going on."""
+    total = 25_000
+    documents = [make_document(n, f"{n}" if n != 3 else "needle", "f") for n in range(total)]
+    media_services.db["media"].insert_many(documents)
+    for query in ({}, {"folder": "f"}):
+        page = list_files(media_services, q="needle", **query)
+        assert page["files"] == []
+        assert page["next"]
+        found, pages = list_all_pages(media_services, q="needle", **query)
+        assert filenames(found) == ["needle"]
+        assert pages == 3
+        assert len(list_all_pages(media_services, q="44", limit=200, **query)[0]) == sum(
+            "44" in str(n) for n in range(total)
+        )
+        assert filenames(list_files(media_services, q="4", limit=3, **query)["files"]) == ["24999", "24998", "24997"]
+
+
+def test_lists_rest_on_indexes(media_services: MediaServices) -> None:
+    """As the database says of the queries that it really ran: nothing is sorted in memory, and keys read are near those shown."""
+    media_services.db["media"].insert_many([make_document(n, f"{n}", f"f{n % 50}") for n in range(5000)])
+    media_services.db.command("profile", 2)
+    try:
+        page = list_files(media_services, limit=20)
+        list_files(media_services, limit=20, after=page["next"])
+        list_files(media_services, limit=20, folder="f7")
+        media_services.http_client.get(f"{media_services.stream.url}/file/folders")
+    finally:
+        media_services.db.command("profile", 0)
+    ran = list(media_services.db["system.profile"].find({"op": "query", "ns": f"{media_services.db.name}.media"}))
+    media_services.db["system.profile"].drop()
+    assert len(ran) >= 4
+    for query in ran:
+        assert "COLLSCAN" not in query["planSummary"]
+        assert not query.get("hasSortStage", False)
+        assert query["keysExamined"] <= 600
+    assert ran[0]["keysExamined"] <= 22
+
+
+def test_folders(media_services: MediaServices) -> None:
+    there = ["", "a", "a/b", "b", "ä", "zz"]
+    media_services.db["media"].insert_many([make_document(n, f"{n}", folder) for n, folder in enumerate(there * 3)])
+    media_services.db["media"].insert_one(make_document(900, "x", "only-begun", there=False))
+    media_services.db["media"].insert_one(
+        {**make_document(901, ""), "folder": None, "filename": ObjectId(), "current": None}
+    )
+    url = f"{media_services.stream.url}/file/folders"
+    expected = ["", "a", "a/b", "b", "zz", "ä"]
+    assert media_services.http_client.get(url).json() == {"folders": expected, "next": None}
+    for limit in (1, 2, 3, 6):
+        found: list[str] = []
+        after: dict[str, str] = {}
+        while True:
+            page = media_services.http_client.get(url, params={"limit": limit, **after}).json()
+            found += page["folders"]
+            if page["next"] is None:
+                break
+            after = {"after": page["next"]}
+        assert found == expected
+
+
+def test_large_folders_are_jumped_over(media_services: MediaServices) -> None:
+    media_services.db["media"].insert_many([make_document(n, f"{n}", f"f{n % 3}") for n in range(3000)])
+    media_services.db["media"].insert_many([make_document(5000 + n, "x", f"g{n:04}") for n in range(700)])
+    url = f"{media_services.stream.url}/file/folders"
+    first = media_services.http_client.get(url, params={"limit": 200}).json()
+    assert first["folders"] == ["f0", "f1", "f2", *(f"g{n:04}" for n in range(197))]
+    second = media_services.http_client.get(url, params={"limit": 200, "after": first["next"]}).json()
+    assert second["folders"] == [f"g{n:04}" for n in range(197, 397)]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "limit=0",
+        "limit=201",
+        "limit=x",
+        "limit=1e2",
+        "after=x",
+        "after=WzFd",
+        "after=bnVsbA",
+        "after=" + "a" * 5000,
+        "q=" + "a" * 101,
+        "folder=/a",
+        "folder=a/../b",
+        "folder=" + "a" * 1100,
+        "folder=a%00",
+    ],
+)
+def test_what_is_no_query(media_services: MediaServices, query: str) -> None:
+    answer = media_services.http_client.get(f"{media_services.stream.url}/file?{query}")
+    assert answer.status_code == 400
+    assert answer.json()["detail"].startswith("Validation Error: ")
+    if query.startswith(("limit", "after")):
+        assert media_services.http_client.get(f"{media_services.stream.url}/file/folders?{query}").status_code == 400
+
+
+def test_the_document_is_valid_and_says_all(listing_services: MediaServices) -> None:
+    document = httpx.get(f"{listing_services.stream.url}/openapi.json").json()
+    validate(document)
+    assert set(document["paths"]["/file/stream"]) == {"get", "head"}
+    assert {"200", "206", "304", "400", "404", "412", "414", "416", "431", "503"} == set(
+        document["paths"]["/file/stream"]["get"]["responses"]
+    )
+    for path in ("/file", "/file/info", "/file/folders"):
+        operation = document["paths"][path]["get"]
+        assert operation["tags"] == ["stream"]
+        name = operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].rsplit("/", 1)[-1]
+        assert document["components"]["schemas"][name]["examples"]

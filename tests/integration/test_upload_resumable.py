@@ -1,0 +1,162 @@
+"""The flow of a resumable upload over a store that goes away, or shows what is not durable yet."""
+
+import asyncio
+import hashlib
+import os
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from datetime import UTC, datetime
+
+import pytest
+
+from services.common.asgi import Message
+from services.common.errors import Conflict, Gone, NotFound, ServiceUnavailable
+from services.common.media import MediaName
+from services.common.store.gridfs.documents import StoreTimings
+from services.common.store.gridfs.mongo import MongoDatabase, open_mongo_database
+from services.common.store.gridfs.upload_store import GridFSUploadStore
+from services.common.store.upload_store import FinishedUpload, InProgressUpload, NewUpload, UploadHandle
+from services.upload.body import UploadBody
+from services.upload.limits import UploadLimiter
+from services.upload.progress import NullProgress
+from services.upload.tus.patch import PatchRequest
+from services.upload.tus.resumable_uploads import ResumableUploads
+from tests.support.databases import ServerProcess
+from tests.support.upload_client import CHUNK_SIZE, MongoInspector, open_inspector
+
+pytestmark = pytest.mark.anyio
+NAME = MediaName("", "n")
+
+
+class UnavailableStore(GridFSUploadStore):
+    """A store that is away when the upload has just begun."""
+
+    async def get_info(self, address: str) -> InProgressUpload | FinishedUpload | None:
+        raise ServiceUnavailable(address)
+
+
+class UndurableStore(GridFSUploadStore):
+    """A store in which somebody has just committed, without being told yet that it is durable: a kill undoes it."""
+
+    async def get_info(self, address: str) -> InProgressUpload | FinishedUpload | None:
+        return FinishedUpload("stored", NAME, 5, "00" * 32, {}, datetime.now(UTC))
+
+
+@pytest.fixture
+def inspector(mongod: ServerProcess, database_name: str) -> Iterator[MongoInspector]:
+    with open_inspector(mongod.uri, database_name) as store:
+        yield store
+
+
+async def empty_body() -> Message:
+    return {"type": "http.request", "body": b""}
+
+
+@pytest.fixture
+async def mongo(mongod: ServerProcess, database_name: str) -> AsyncIterator[MongoDatabase]:
+    mongo = open_mongo_database(mongod.uri, database_name)
+    await GridFSUploadStore(mongo).ensure_schema()
+    yield mongo
+    await mongo.aclose()
+
+
+def make_resumable_uploads(store: GridFSUploadStore) -> ResumableUploads:
+    limits = UploadLimiter(max_uploads=1, max_size=10 * CHUNK_SIZE, min_free_bytes=0, media_types=())
+    return ResumableUploads(store, limits, lambda *_: NullProgress(), 60.0)
+
+
+async def test_a_store_that_is_away_after_the_beginning(mongo: MongoDatabase, inspector: MongoInspector) -> None:
+    before = asyncio.all_tasks()
+    away = make_resumable_uploads(UnavailableStore(mongo, StoreTimings(lease_ttl_ms=300)))
+    with pytest.raises(ServiceUnavailable):
+        await away.create(NAME, 5, {}, UploadBody(empty_body, 0, 30.0), PatchRequest(0, None, 0, ()))
+    deadline = time.monotonic() + 5
+    while inspector.list_documents() or asyncio.all_tasks() != before:
+        assert time.monotonic() < deadline, "it is held, and its lease is renewed for nobody"
+        await asyncio.sleep(0.02)
+
+
+async def test_nobody_is_told_of_a_commit_that_is_not_durable(mongo: MongoDatabase) -> None:
+    """The client would give its bytes up, and after a kill they would be asked for again."""
+    store = UndurableStore(mongo)
+    upload = await store.create_upload(NAME, NewUpload(5, 60))
+    with pytest.raises(Conflict) as told:
+        await make_resumable_uploads(store).patch(
+            upload.upload_id, UploadBody(empty_body, 0, 30.0), PatchRequest(5, None, 0, ())
+        )
+    assert told.value.headers["upload-offset"] == "0"
+    assert await store.acquire(f"{upload.media_id}-{upload.media_id}") is None
+
+
+class InterruptedStore(GridFSUploadStore):
+    """A store that breaks off the first time when stored bytes are read back."""
+
+    interrupted = False
+
+    async def iter_blocks(self, upload: UploadHandle, blocks: int) -> AsyncGenerator[bytes, None]:
+        async for block in super().iter_blocks(upload, blocks):
+            yield block
+            if not self.interrupted:
+                self.interrupted = True
+                raise LookupError("what no layer below translates")
+
+
+class TakenOverStore(GridFSUploadStore):
+    """A store in which another takes the upload over and ends it, just before its bytes are read back."""
+
+    async def iter_blocks(self, upload: UploadHandle, blocks: int) -> AsyncGenerator[bytes, None]:
+        await make_resumable_uploads(GridFSUploadStore(self._mongo)).terminate(upload.upload_id)
+        async for block in super().iter_blocks(upload, blocks):
+            yield block
+
+
+def make_body(data: bytes) -> UploadBody:
+    pieces: list[Message] = [{"type": "http.request", "body": data, "more_body": False}]
+
+    async def receive() -> Message:
+        return pieces.pop()
+
+    return UploadBody(receive, 0, 30.0)
+
+
+async def create_unfinished_upload(mongo: MongoDatabase, data: bytes) -> str:
+    """Two blocks of it are durable, sent to another process."""
+    blocks: Sequence[bytes] = (data[:CHUNK_SIZE], data[CHUNK_SIZE : 2 * CHUNK_SIZE])
+    store = GridFSUploadStore(mongo)
+    upload = await store.create_upload(NAME, NewUpload(len(data), 60))
+    await store.write_blocks(upload, 0, blocks)
+    await store.set_offset(upload, 2 * CHUNK_SIZE, b"", len(data), keep_lease=False)
+    return upload.upload_id
+
+
+async def test_a_hash_of_a_part_is_never_taken_for_the_whole(mongo: MongoDatabase, inspector: MongoInspector) -> None:
+    data = os.urandom(2 * CHUNK_SIZE + 7)
+    address = await create_unfinished_upload(mongo, data)
+    flow = make_resumable_uploads(InterruptedStore(mongo))
+    patch = PatchRequest(2 * CHUNK_SIZE, None, 7, ())
+    with pytest.raises(LookupError):
+        await flow.patch(address, make_body(data[2 * CHUNK_SIZE :]), patch)
+    received = await flow.patch(address, make_body(data[2 * CHUNK_SIZE :]), patch)
+    assert received.sha256 == hashlib.sha256(data).hexdigest() == inspector.only_document()["current"]["sha256"]
+
+
+async def test_an_upload_whose_stored_bytes_are_damaged_ends(mongo: MongoDatabase, inspector: MongoInspector) -> None:
+    data = os.urandom(2 * CHUNK_SIZE + 7)
+    address = await create_unfinished_upload(mongo, data)
+    inspector.db["fs.chunks"].delete_one({"n": 1})
+    flow = make_resumable_uploads(GridFSUploadStore(mongo))
+    with pytest.raises(Gone, match="damaged"):
+        await flow.patch(address, make_body(data[2 * CHUNK_SIZE :]), PatchRequest(2 * CHUNK_SIZE, None, 7, ()))
+    with pytest.raises(NotFound):
+        await flow.get_durable_info(address)
+    assert inspector.count_chunks() == 0
+
+
+async def test_an_upload_that_is_ended_while_it_is_read_back(mongo: MongoDatabase) -> None:
+    """The one who ended it has deleted its chunks; that is no damage."""
+    data = os.urandom(2 * CHUNK_SIZE + 7)
+    address = await create_unfinished_upload(mongo, data)
+    with pytest.raises(Conflict):
+        await make_resumable_uploads(TakenOverStore(mongo)).patch(
+            address, make_body(data[2 * CHUNK_SIZE :]), PatchRequest(2 * CHUNK_SIZE, None, 7, ())
+        )

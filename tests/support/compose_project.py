@@ -1,0 +1,155 @@
+"""One compose project: its commands, its containers, its published address. Knows no test."""
+
+import atexit
+import functools
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.support.waiting import eventually
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPOSE_FILES = {"base": ["docker-compose.yml"], "cluster": ["docker-compose.yml", "deploy/compose.cluster.yml"]}
+IMAGE_TAG = "test"
+
+
+def docker(*arguments: str, timeout: float = 120) -> str:
+    """The standard output of a docker command that succeeds."""
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=timeout, check=False)
+    assert done.returncode == 0, f"docker {' '.join(arguments)}: {done.stderr}"
+    return done.stdout.strip()
+
+
+@functools.cache
+def compose() -> tuple[str, ...]:
+    """`docker compose`, else `docker-compose`."""
+    plugin = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False, timeout=30)
+    if plugin.returncode == 0:
+        return ("docker", "compose")
+    subprocess.run(["docker-compose", "--version"], capture_output=True, check=True, timeout=30)
+    return ("docker-compose",)
+
+
+@functools.cache
+def source_copy() -> Path:
+    """A copy of what is built and run from, with the rights that a clone under a umask of 077 leaves: its owner's alone."""
+    folder = Path(tempfile.mkdtemp(prefix="gridcast-tree-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for part in (".dockerignore", "docker-compose.yml", "deploy", "gateway", "requirements", "services"):
+        if (ROOT / part).is_dir():
+            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / part, folder / part)
+    for path in folder.rglob("*"):
+        path.chmod(path.stat().st_mode & 0o700)
+    return folder
+
+
+class Container:
+    """One container as the engine sees it."""
+
+    def __init__(self, identifier: str) -> None:
+        self.id = identifier
+
+    def inspect(self) -> dict[str, Any]:
+        found: list[dict[str, Any]] = json.loads(docker("inspect", self.id))
+        return found[0]
+
+    @property
+    def service(self) -> str:
+        return self.inspect()["Config"]["Labels"]["com.docker.compose.service"]
+
+    @property
+    def name(self) -> str:
+        return self.inspect()["Name"].strip("/")
+
+    def is_healthy(self) -> bool:
+        """Running, and healthy where it has a health check."""
+        state = self.inspect()["State"]
+        return state["Running"] and state.get("Health", {"Status": "healthy"})["Status"] == "healthy"
+
+    def restart(self) -> float:
+        """SIGTERM, the time of grace that the compose file gives, and a new start. Gives the seconds until it is well again."""
+        began = time.monotonic()
+        docker("restart", "--time", str(self.inspect()["Config"].get("StopTimeout") or 10), self.id)
+        eventually(self.is_healthy, 90.0, f"{self.name} is well again")
+        return time.monotonic() - began
+
+    def log(self) -> str:
+        """What it has written."""
+        done = subprocess.run(["docker", "logs", self.id], capture_output=True, text=True, timeout=60, check=True)
+        return done.stdout + done.stderr
+
+    def exec(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["docker", "exec", self.id, *command], capture_output=True, text=True, timeout=60, check=False
+        )
+
+
+class ComposeProject:
+    """Everything that belongs to one project name."""
+
+    def __init__(self, name: str, files: list[str], port: int) -> None:
+        self.name = name
+        self.url = f"http://127.0.0.1:{port}"
+        self._options = ["-p", name, *(option for file in files for option in ("-f", file))]
+        network = f"172.31.{100 + os.getpid() % 100}"
+        self._environment = {**os.environ, "PORT": str(port), "TAG": IMAGE_TAG, "DATA_NETWORK": network}
+        self._scale: list[str] = []
+
+    @property
+    def urls(self) -> dict[str, str]:
+        """As the local stack's; from outside every replica stands behind the gateway."""
+        return dict.fromkeys(("gateway", "socket-1", "socket-2", "socket-3"), self.url)
+
+    def run(self, *arguments: str, timeout: float = 120, check: bool = True) -> str:
+        """A compose command; what it printed."""
+        done = subprocess.run(
+            [*compose(), *self._options, *arguments],
+            cwd=source_copy(),
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        assert done.returncode == 0 or not check, done.stdout
+        return done.stdout
+
+    def up(self, **scale: int) -> None:
+        """Up, as a user does it, and wait for the gateway's own word."""
+        self._scale = [option for name, count in scale.items() for option in ("--scale", f"{name}={count}")]
+        self.start()
+
+    def start(self) -> None:
+        self.run("up", "-d", "--build", *self._scale, timeout=600)
+        eventually(self.is_ready, 60.0, "the gateway is ready")
+
+    def scale(self, service: str, count: int) -> None:
+        """Another number of replicas, while everything goes on."""
+        self.run("up", "-d", "--no-deps", "--no-recreate", "--scale", f"{service}={count}", service, timeout=300)
+
+    def set_variables(self, **variables: str) -> None:
+        """What `.env` says from now on."""
+        self._environment |= variables
+
+    def is_ready(self) -> bool:
+        return httpx.get(f"{self.url}/readyz").status_code == 200
+
+    def containers(self, *services: str) -> list[Container]:
+        """Those that run, in the order of the names; all of them, or those of some services."""
+        label = f"label=com.docker.compose.project={self.name}"
+        listed = docker(
+            "ps", "--filter", label, "--format", '{{.Names}} {{.ID}} {{.Label "com.docker.compose.service"}}'
+        )
+        rows = [line.split() for line in sorted(listed.splitlines())]
+        return [Container(identifier) for _, identifier, service in rows if not services or service in services]

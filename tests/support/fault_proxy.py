@@ -1,0 +1,132 @@
+"""A TCP proxy with faults: latency, a black hole, a cut, a reset. It stands before a server; any thread may tell it what to do."""
+
+import asyncio
+import contextlib
+import random
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from enum import Enum
+
+READ_SIZE = 64 * 1024
+QUEUE_LENGTH = 64
+
+
+class Fault(Enum):
+    """What happens to bytes."""
+
+    NONE = "none"
+    LATENCY = "latency"
+    BLACK_HOLE = "black hole"
+    """Connections are taken and stay, and nothing gets through."""
+    REFUSE = "refuse"
+    """New connections are reset, like those that are there."""
+
+
+class FaultProxy:
+    """The proxy in a thread of its own. `port` is where it listens."""
+
+    def __init__(self, target_port: int, seed: int) -> None:
+        self.target_port = target_port
+        self.fault = Fault.NONE
+        self.latency = 0.0
+        self.port = 0
+        self._random = random.Random(seed)
+        self._open_writers: set[asyncio.StreamWriter] = set()
+        self._loop = asyncio.new_event_loop()
+        self._listening = threading.Event()
+        self._stop_requested = asyncio.Event()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),), daemon=True)
+        self._thread.start()
+        assert self._listening.wait(5)
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._stop_requested.set)
+        self._thread.join(5)
+        self._loop.close()
+
+    def close_connections(self, *, reset: bool) -> None:
+        """End every connection now, with a FIN or with an RST."""
+        self._loop.call_soon_threadsafe(self._close_connections, reset)
+
+    def _close_connections(self, reset: bool) -> None:  # a callback's argument
+        for writer in self._open_writers:
+            _close_writer(writer, reset=reset)
+
+    async def _serve(self) -> None:
+        server = await asyncio.start_server(self._handle_connection, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        self._listening.set()
+        await self._stop_requested.wait()
+        server.close()
+        self._close_connections(reset=False)
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _handle_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.fault is Fault.REFUSE:
+            _close_writer(writer, reset=True)
+            return
+        try:
+            onward = await asyncio.open_connection("127.0.0.1", self.target_port)
+        except OSError:
+            _close_writer(writer, reset=True)
+            return
+        self._open_writers |= {writer, onward[1]}
+        try:
+            await asyncio.gather(self._forward(reader, onward[1]), self._forward(onward[0], writer))
+        except asyncio.CancelledError:
+            pass  # the end of the proxy
+        finally:
+            self._open_writers -= {writer, onward[1]}
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Read on while earlier pieces wait for their moment: latency is not bandwidth."""
+        pieces: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(QUEUE_LENGTH)
+        sending = asyncio.create_task(self._send(pieces, writer))
+        try:
+            with contextlib.suppress(OSError):
+                while data := await reader.read(READ_SIZE):
+                    late = self.latency * self._random.uniform(0.5, 1.5) if self.fault is Fault.LATENCY else 0.0
+                    await pieces.put((self._loop.time() + late, data))
+            await pieces.put((0.0, b""))
+            await sending
+        finally:
+            sending.cancel()
+            _close_writer(writer, reset=False)
+
+    async def _send(self, pieces: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                due, data = await pieces.get()
+                if not data:
+                    return
+                await asyncio.sleep(due - self._loop.time())
+                while self.fault is Fault.BLACK_HOLE:  # noqa: ASYNC110  # set by another thread
+                    # What was taken in comes out later: a write may reach the server long after its sender gave up.
+                    await asyncio.sleep(0.05)
+                writer.write(data)
+                await writer.drain()
+        while (await pieces.get())[1]:  # the other side is gone; the reader is not held up by that
+            pass
+
+
+def _close_writer(writer: asyncio.StreamWriter, *, reset: bool) -> None:
+    if reset and (connection := writer.get_extra_info("socket")) is not None:
+        with contextlib.suppress(OSError):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+    else:
+        writer.close()
+
+
+@contextlib.contextmanager
+def run_fault_proxy(target_port: int, seed: int = 0) -> Iterator[FaultProxy]:
+    wire = FaultProxy(target_port, seed)
+    try:
+        yield wire
+    finally:
+        wire.close()

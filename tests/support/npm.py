@@ -1,0 +1,34 @@
+"""npm packages for programs of ours: put into a temporary folder when they are needed, at exact versions, never committed."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+INSTALL_TIMEOUT = 180.0
+
+
+class NpmUnavailable(Exception):
+    """Node, npm or a package cannot be had here; the text says why."""
+
+
+def install_packages(target_dir: Path, packages: Mapping[str, str], *programs: Path) -> Path:
+    """A folder with `packages` by name and version, and with copies of `programs`, which find them from there."""
+    for tool in ("node", "npm"):
+        if shutil.which(tool) is None:
+            raise NpmUnavailable(f"{tool} is not installed")
+    target_dir.mkdir(parents=True, exist_ok=True)
+    (target_dir / "package.json").write_text(json.dumps({"private": True, "dependencies": dict(packages)}), "utf-8")
+    command = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--no-package-lock", "--loglevel=error"]
+    try:
+        run = subprocess.run(
+            command, cwd=target_dir, capture_output=True, text=True, timeout=INSTALL_TIMEOUT, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise NpmUnavailable(f"npm did not install {', '.join(packages)} within {INSTALL_TIMEOUT:g} s") from None
+    if run.returncode:
+        raise NpmUnavailable(f"npm cannot install {', '.join(packages)}: {run.stderr.strip()[-300:]}")
+    for program in programs:
+        shutil.copy(program, target_dir)
+    return target_dir
