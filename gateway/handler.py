@@ -18,7 +18,7 @@ PROBE_PATHS = frozenset({"/livez", "/readyz"})
 
 
 class GatewayHandler:
-    """The application behind services.common.web.app_factory.Front."""
+    """The application behind services.common.web.middleware.RequestMiddleware."""
 
     def __init__(self, forward: ReverseProxy, own: ASGIApp, docs: ASGIApp, entrance: AdmissionPolicy) -> None:
         self._reverse_proxy = forward

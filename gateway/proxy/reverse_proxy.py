@@ -21,6 +21,7 @@ from gateway.upstream.upstream_connection import ServerDisconnected, UpstreamCon
 from gateway.upstream.upstream_pool import CONNECT_BUDGET_SECONDS, Upstream, UpstreamPool
 from services.common.asgi import ClientDisconnected, Receive, Scope, Send
 from services.common.errors import BadGateway, ContentTooLarge, GatewayTimeout, GridcastError, ServiceUnavailable
+from services.common.server.connection_info import connection_info
 from services.common.telemetry import json_logging
 
 MAX_JSON_BODY_BYTES_PROXIED = 1024 * 1024
@@ -119,9 +120,12 @@ class ReverseProxy:
         asked = UpstreamRequest(method, asking.raw, body, safe and body is None)
         log: dict[str, object] = {}
         scope["log"] = log
-        self._monitor.add(exchange, scope["extensions"]["gridcast"].is_alone)
+        connection = connection_info(scope)
+        self._monitor.add(exchange, connection.peer_disconnected)
         try:
-            await self._send_with_retries(self._upstreams[route.service], asked, exchange, send, log)
+            await self._send_with_retries(
+                self._upstreams[route.service], asked, exchange, send, log, extended=connection.extended_start
+            )
         except asyncio.CancelledError:
             task.uncancel()
             raise exchange.abort_reason or ServiceUnavailable("the gateway is shutting down") from None
@@ -141,6 +145,8 @@ class ReverseProxy:
         exchange: ProxyExchange,
         send: Send,
         log: dict[str, object],
+        *,
+        extended: bool,
     ) -> None:
         clock = self._loop.time
         began = clock()
@@ -179,7 +185,7 @@ class ReverseProxy:
                 upstream.record_success(replica)
                 log["first_byte"] = round(clock() - began, 6)
                 try:
-                    await _copy_response(line, exchange, send)
+                    await _copy_response(line, exchange, send, extended=extended)
                 finally:
                     line.release()
                 return
@@ -192,15 +198,15 @@ def _is_upstream_fault(error: BaseException, verdict: GridcastError | ClientDisc
     return isinstance(verdict, GatewayTimeout) and isinstance(error, asyncio.CancelledError)
 
 
-async def _copy_response(line: UpstreamConnection, exchange: ProxyExchange, send: Send) -> None:
+async def _copy_response(line: UpstreamConnection, exchange: ProxyExchange, send: Send, *, extended: bool) -> None:
     status = line.response.status
     fields = headers.filter_response_headers(line.response.headers, status)
     if not exchange.request_complete:
         fields.append((b"connection", b"close"))  # answered early: the rest of the body is not wanted
     exchange.phase = Phase.WRITING_CLIENT
     if (
-        line.response.message_complete and line.response.buffered <= SMALL_RESPONSE_BYTES
-    ):  # all of it is here: one message (services.common.server.cycle)
+        extended and line.response.message_complete and line.response.buffered <= SMALL_RESPONSE_BYTES
+    ):  # all of it is here: one message
         data = await line.read()
         exchange.bytes_transferred += len(data)
         await send({"type": "http.response.start", "status": status, "headers": fields, "body": data})

@@ -16,7 +16,7 @@ from gateway.upstream.upstream_pool import Address
 from services.common.errors import ServiceUnavailable
 
 KEEPALIVE_EXPIRY_SECONDS = 30.0
-"""How long an idle connection to a replica is kept: less than the services keep it (serve.KEEP_ALIVE_SECONDS)."""
+"""How long an idle connection to a replica is kept: less than the services keep it (HTTPConnection.keep_alive_timeout)."""
 EXPIRY_CHECK_INTERVAL_SECONDS = 5.0
 """Between two looks for connections that were idle for too long."""
 

@@ -2,13 +2,16 @@
 
 from functools import partial
 
-from services.common.server import run
+from services.common.server.run import run
 from services.upload.app import create_app, create_limiter
 from services.upload.settings import UploadSettings
 
 if __name__ == "__main__":
     settings = UploadSettings()
     limits = create_limiter(settings)
-    run.run(
-        "upload", lambda: create_app(settings, limits), settings, drain=partial(limits.drain, settings.shutdown_timeout)
+    run(
+        "upload",
+        lambda: create_app(settings, limits),
+        settings,
+        shutdown_hook=partial(limits.drain, settings.shutdown_timeout),
     )

@@ -14,7 +14,7 @@ from services.common.store.gridfs.garbage_collector import GridFSGarbageCollecto
 from services.common.store.gridfs.mongo import open_mongo_database
 from services.common.store.gridfs.upload_store import GridFSUploadStore
 from services.common.web.app_factory import create_fastapi_app
-from services.common.web.middleware import Front
+from services.common.web.middleware import RequestMiddleware
 from services.upload.collect_garbage import GarbageCollectionLoop
 from services.upload.endpoints import files, tus
 from services.upload.endpoints.dependencies import UploadContext
@@ -40,7 +40,7 @@ def create_limiter(settings: UploadSettings) -> UploadLimiter:
     )
 
 
-def create_app(settings: UploadSettings | None = None, limiter: UploadLimiter | None = None) -> Front:
+def create_app(settings: UploadSettings | None = None, limiter: UploadLimiter | None = None) -> RequestMiddleware:
     """The service as an ASGI application. Who gives the limits can drain them at the end."""
     settings = settings or UploadSettings()
     limiter = limiter or create_limiter(settings)
@@ -87,7 +87,7 @@ def create_app(settings: UploadSettings | None = None, limiter: UploadLimiter | 
     )
     app.include_router(files.router)
     app.include_router(tus.router)
-    return Front(app)
+    return RequestMiddleware(app)
 
 
 async def _ensure_schema(app: FastAPI, store: GridFSUploadStore) -> None:

@@ -205,7 +205,7 @@ class StalledSink(RecordingSink):
         super().__init__()
         self.stalled, self.release = asyncio.Event(), asyncio.Event()
 
-    async def drained(self) -> None:
+    async def drain(self) -> None:
         self.stalled.set()
         await self.release.wait()
 
@@ -560,7 +560,7 @@ async def test_a_page_of_records_is_read_in_parts(replica: InProcessReplica) -> 
 class ScriptedConnection(StalledSink):
     """As much of a connection as a whole conversation needs."""
 
-    dismissed, query, closed_with = False, b"", 0
+    dismissed, query, sent_close_code = False, b"", 0
 
     def accept(self, _subprotocol: str | None, first: bytes) -> None:
         self.frames.append(first)
@@ -584,7 +584,7 @@ async def test_a_fault_of_ours_ends_one_socket_with_1011(
     async def send(_message: Any) -> None:
         pytest.fail("the handshake was answered")
 
-    scope = {"path": "/ws", "headers": [], "subprotocols": [], "extensions": {"gridcast": wire}}
+    scope = {"path": "/ws", "headers": [], "subprotocols": [], "extensions": {"gridcast.websocket": wire}}
     await sockets(scope, receive, send)
     assert wire.closed == (1011, "internal error")
     assert b'"recovered":false' in wire.frames[0]

@@ -8,13 +8,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from services.common.errors import PreconditionFailed, RangeNotSatisfiable, ServiceUnavailable
 from services.common.media import MediaInfo, MediaName
+from services.common.server.connection_info import EXTENSION, ConnectionInfo
 from services.common.store.media_reader import CorruptFile
 from services.common.telemetry import metrics
 from services.stream.block_cache import BlockCache
@@ -28,7 +28,7 @@ FILE = MediaInfo("m", "1", "", "a", 200_000, "video/webm", "00", datetime(2026, 
 HALF_DEADLINE = 0.15
 
 
-CONNECTION = {"gridcast": None, "gridcast.flow": SimpleNamespace(write_paused=False)}
+CONNECTION = {EXTENSION: ConnectionInfo(extended_start=True)}
 """Of a client that takes what it is sent."""
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from services.common.server import tcp
+from services.common.server.connection_info import ConnectionInfo
 from services.stream.response_sender import ClientDisconnected, ClientStalled, ResponseSender, SendTimeoutMonitor
 
 pytestmark = pytest.mark.anyio
@@ -147,9 +149,10 @@ async def test_who_takes_little_takes_something() -> None:
             while ours.send(b"x" * 1000):
                 pass
         transport: Any = SimpleNamespace(get_extra_info=lambda _: ours)
+        connection = ConnectionInfo(unacknowledged_bytes=lambda: tcp.unacknowledged_bytes(transport))
 
         async def answer() -> None:
-            await send_pieces(ResponseSender(client.receive, client.send, patience, transport), 5)
+            await send_pieces(ResponseSender(client.receive, client.send, patience, connection), 5)
 
         task = asyncio.create_task(answer())
         for _ in range(40):

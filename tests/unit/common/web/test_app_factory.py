@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from services.common.asgi import ClientDisconnected
 from services.common.errors import PROBLEM_MEDIA_TYPE
 from services.common.web.app_factory import MAX_JSON_BODY_BYTES, create_fastapi_app
-from services.common.web.middleware import Front
+from services.common.web.middleware import RequestMiddleware
 
 pytestmark = pytest.mark.anyio
 
@@ -64,7 +64,7 @@ async def test_who_is_cancelled_at_the_end_of_the_drain_says_503(
         return {"type": "http.request"}
 
     scope = {"type": "http", "method": "GET", "path": "/a", "query_string": b"", "headers": []}
-    task = asyncio.create_task(Front(app)(scope, receive, send))
+    task = asyncio.create_task(RequestMiddleware(app)(scope, receive, send))
     async with asyncio.timeout(5):
         await waits.wait()
         task.cancel()
