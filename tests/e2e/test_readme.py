@@ -79,7 +79,7 @@ def test_the_session_under_use(stack: Stack, sample_videos: SampleVideos, tmp_pa
 def test_a_separate_process_pushes(stack: Stack, tmp_path: Path) -> None:
     """To all, heard on two replicas, and to one sid, heard there alone."""
     script = tmp_path / "billing.py"
-    script.write_text(code_block("python", "Push.open"), "utf-8")
+    script.write_text(code_block("python", "Publisher.from_url"), "utf-8")
     addresses = [stack.urls[name].replace("http", "ws", 1) + "/ws" for name in ("socket-1", "socket-2")]
     with connect(addresses[0]) as one, connect(addresses[1]) as other:
         sid = json.loads(one.recv(5))["sid"]

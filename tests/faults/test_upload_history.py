@@ -242,7 +242,7 @@ def choose_seed() -> int:
 ALL_FAULTS = [
     *("kill_mongod", "kill_service", "kill_gateway"),
     *("stop_mongod", "stop_service", "stop_gateway"),
-    *("hinder", "hinder", "cut", "cut"),
+    *("add_latency", "add_latency", "close_connections", "close_connections"),
 ]
 
 

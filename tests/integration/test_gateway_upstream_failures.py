@@ -59,7 +59,7 @@ def test_nobody_there_is_502_within_three_seconds(start_service: StartService) -
     assert time.monotonic() - began < 3
     ready = send_request(gateway.port, "GET", "/readyz")
     assert ready.status == 503
-    assert ready.json["checks"]["stream"] == "none of 1 ready"
+    assert ready.json["checks"]["stream"] == "0 of 1 hosts ready"
     assert send_request(gateway.port, "GET", "/livez").status == 200
     assert list(send_request(gateway.port, "GET", "/openapi.json").json["paths"]) == ["/livez", "/readyz", "/version"]
 

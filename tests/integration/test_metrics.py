@@ -94,7 +94,7 @@ def test_uploads_and_rounds_of_the_janitor_are_counted(start_with_metrics: Start
     eventually(swept, 10, "the replaced version is gone")
     samples = scrape(port)
     uploads = {
-        (labels["way"], labels["outcome"]): count
+        (labels["protocol"], labels["outcome"]): count
         for (name, pairs), count in samples.items()
         if name == "gridcast_upload_requests_total" and (labels := dict(pairs))
     }

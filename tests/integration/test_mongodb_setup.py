@@ -88,8 +88,8 @@ class SecretVault:
 
 
 def run_job(vault: SecretVault, server: ServerProcess, **environment: str) -> subprocess.CompletedProcess[str]:
-    program = f"import sys; sys.path.insert(0, {str(JOB.parent)!r}); import database, pathlib; "
-    program += f"database.VAULT = pathlib.Path({str(vault.folder)!r}); sys.exit(database.main())"
+    program = f"import sys; sys.path.insert(0, {str(JOB.parent)!r}); import mongodb_setup, pathlib; "
+    program += f"mongodb_setup.VAULT = pathlib.Path({str(vault.folder)!r}); sys.exit(mongodb_setup.main())"
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MONGO")}
     return subprocess.run(
         [sys.executable, "-c", program],

@@ -79,7 +79,7 @@ async def test_a_stopped_reader_among_a_thousand(single_replica: SocketReplicas)
             slow = await asyncio.to_thread(connect_stalled_reader, single_replica[0].port)
             (sid,) = await known() - before
             began = time.monotonic()
-            while single_replica[0].log.count('"code": 1013') < turn and time.monotonic() - began < 20:
+            while single_replica[0].log.count('"close_code": 1013') < turn and time.monotonic() - began < 20:
                 for _ in range(4):
                     await push.send(sid, "filler", "x" * 30_000)
                 await crowd.measure_broadcasts(push, 1)

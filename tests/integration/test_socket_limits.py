@@ -76,7 +76,7 @@ async def test_a_stopped_reader_is_closed_and_disturbs_nobody(single_replica: So
         while not closed_after and time.monotonic() - began < 20:
             await pushing.broadcast("news", {"at": time.time(), "filler": filler})
             await asyncio.sleep(0.02)
-            if "websocket closed" in single_replica[0].log and '"code": 1013' in single_replica[0].log:
+            if "websocket closed" in single_replica[0].log and '"close_code": 1013' in single_replica[0].log:
                 closed_after = time.monotonic() - began
         grown = resident_memory(single_replica[0].pid) - before
         await pushing.broadcast("the.end", 1)
@@ -130,7 +130,7 @@ async def test_a_client_that_never_pongs_is_cut(
         return time.monotonic() - began
 
     assert least < await asyncio.to_thread(silent) < most
-    assert '"code": 1011' in made[0].log
+    assert '"close_code": 1011' in made[0].log
 
 
 async def test_topics_have_a_greatest_number(single_replica: SocketReplicas) -> None:
@@ -242,7 +242,7 @@ async def test_few_open_files(tmp_path: Path) -> None:
         finally:
             process.terminate()
             await process.wait()
-    assert "the limit of open files allows 20 sockets" in (tmp_path / "log").read_text("utf-8")
+    assert "RLIMIT_NOFILE allows 20 connections" in (tmp_path / "log").read_text("utf-8")
 
 
 class ServicePort:

@@ -1,4 +1,4 @@
-"""`python -m tests.support.stock_server`: one of our applications under uvicorn as everybody runs it, without our connection classes.
+"""`python -m tests.support.stock_server`: one of our applications under stock uvicorn, without our connection classes.
 
 STOCK_APP names its factory, STOCK_HTTP and STOCK_WS uvicorn's implementations (or a class, by its path).
 """
