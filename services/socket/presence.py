@@ -70,7 +70,7 @@ class PresenceManager:
         client.sink.close(1008, "closed by an operator")
 
     async def refresh(self, clients: Sequence[SocketClient]) -> None:
-        """Refresh the records of these peers, make those that Redis has forgotten, close those that were resumed on another node."""
+        """Refresh the records of these clients, restore those that Redis lost, and close those resumed on another node."""
         asked = {peer.sid: peer for peer in clients}
         try:
             moved, closed = await self._sessions.refresh([_session_record(peer) for peer in clients])
