@@ -3,11 +3,12 @@
 from functools import partial
 
 from services.common.server.run import run
+from services.common.settings import load_settings
 from services.upload.app import create_app, create_limiter
 from services.upload.settings import UploadSettings
 
 if __name__ == "__main__":
-    settings = UploadSettings()
+    settings = load_settings(UploadSettings)
     limits = create_limiter(settings)
     run(
         "upload",

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 
 from services.common.bus.publisher import Publisher
 from services.common.errors import GridcastError
+from services.common.settings import load_settings
 from services.common.store.gridfs.garbage_collector import GridFSGarbageCollector
 from services.common.store.gridfs.mongo import open_mongo_database
 from services.common.store.gridfs.upload_store import GridFSUploadStore
@@ -93,6 +94,6 @@ async def run_standalone(settings: UploadSettings) -> None:
 
 
 if __name__ == "__main__":
-    own = UploadSettings()
+    own = load_settings(UploadSettings)
     json_logging.configure_logging("gc", own.log_level)
     asyncio.run(run_standalone(own))

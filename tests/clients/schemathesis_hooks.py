@@ -3,7 +3,7 @@
 Most of its requests are changed so that they name what is there: a stored file, a live socket, an upload under way at its
 true offset. Otherwise nearly all would be 404, and nothing behind the first look-up would be reached. Which ones, the request
 itself decides, so that a repeated one goes the same way. All statuses are counted and left in the file named by
-GRIDCAST_STATUS_COUNTS_FILE.
+STATUS_COUNTS_FILE.
 """
 
 import atexit
@@ -21,7 +21,7 @@ import requests
 import schemathesis
 from websockets.sync.client import ClientConnection, connect
 
-GATEWAY = os.environ["GRIDCAST_GATEWAY_URL"]
+GATEWAY = os.environ["GATEWAY_URL"]
 FOLDER = "judged"
 TUS = {"Tus-Resumable": "1.0.0"}
 TIMEOUT = 30.0
@@ -188,4 +188,4 @@ def _write_tally() -> None:
     counts: dict[str, dict[int, int]] = {}
     for (label, status), count in _tally.items():
         counts.setdefault(label, {})[status] = count
-    Path(os.environ["GRIDCAST_STATUS_COUNTS_FILE"]).write_text(json.dumps(counts), "utf-8")
+    Path(os.environ["STATUS_COUNTS_FILE"]).write_text(json.dumps(counts), "utf-8")

@@ -57,8 +57,8 @@ def test_schemathesis_finds_no_fault(stack: Stack, tmp_path: Path, examples: int
         **os.environ,
         "PYTHONPATH": str(PROJECT_ROOT),
         "SCHEMATHESIS_HOOKS": "tests.clients.schemathesis_hooks",
-        "GRIDCAST_GATEWAY_URL": stack.url,
-        "GRIDCAST_STATUS_COUNTS_FILE": str(tally),
+        "GATEWAY_URL": stack.url,
+        "STATUS_COUNTS_FILE": str(tally),
     }
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=within, check=False)
     said = f"seed {seed}\n{done.stdout[-8000:]}\n{done.stderr[-2000:]}"

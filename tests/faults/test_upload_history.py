@@ -1,6 +1,6 @@
 """Uploads while everything is killed, stopped and cut: nothing acknowledged is lost, nothing else is seen, nothing is left over.
 
-The seed is printed; GRIDCAST_FAULT_SEED repeats a run's requests and its faults (their moments depend on the machine).
+The seed is printed; FAULT_SEED repeats a run's requests and its faults (their moments depend on the machine).
 """
 
 import contextlib
@@ -236,7 +236,7 @@ def run_history(
 
 
 def choose_seed() -> int:
-    return int(os.environ.get("GRIDCAST_FAULT_SEED") or random.SystemRandom().randrange(2**32))
+    return int(os.environ.get("FAULT_SEED") or random.SystemRandom().randrange(2**32))
 
 
 ALL_FAULTS = [

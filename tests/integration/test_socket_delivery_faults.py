@@ -128,8 +128,8 @@ def has_reached_end(browser: ReconnectingBrowser, count: int) -> bool:
 async def test_no_gap_that_is_not_said(
     tmp_path: Path, browsers: int, count: int, redis_kills: int, replica_kills: int, pause: float
 ) -> None:
-    seed = int(os.environ.get("GRIDCAST_TEST_SEED", random.randrange(2**32)))
-    print(f"GRIDCAST_TEST_SEED={seed}")
+    seed = int(os.environ.get("TEST_SEED", random.randrange(2**32)))
+    print(f"TEST_SEED={seed}")
     chance = random.Random(seed)
     with run_socket_replicas(tmp_path, 3) as made:
         living = list(made.services)
