@@ -26,7 +26,6 @@ from services.common.errors import BadRequest, MethodNotAllowed, NotFound
         ("GET", "/file", STREAM),
         ("GET", "/file/folders", STREAM),
         ("GET", "/file/info", STREAM),
-        ("POST", "/file/link", STREAM),
         ("GET", "/sockets", SOCKET),
         ("GET", "/sockets/ABC", SOCKET),
         ("DELETE", "/sockets/ABC", SOCKET),
