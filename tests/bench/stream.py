@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pymongo
@@ -141,7 +142,7 @@ def measure(folder: Path, hot: int, cold: int, seconds: float, rounds: int) -> l
     with (
         run_server(folder / "mongod", small_mongod_program) as mongod,
         run_server(folder / "redis", databases.redis_server) as redis,
-        pymongo.MongoClient(mongod.uri) as client,
+        pymongo.MongoClient[dict[str, Any]](mongod.uri) as client,
         run_service("services.stream", folder, env := storage_env(mongod, redis.url, DATABASE)) as stream,
         run_tutorial(env, folder) as simple,
         run_nginx(folder / "nginx", paths) as static,
@@ -149,11 +150,11 @@ def measure(folder: Path, hot: int, cold: int, seconds: float, rounds: int) -> l
         with run_service("services.upload", folder, env) as upload:
             library = MediaServices(upload, stream, client[DATABASE])
             identifiers = {name: library.put(name, path) for name, path in paths.items()}
-        file = library.current_file_id(identifiers["cold.webm"])
+        file_id = library.current_file_id(identifiers["cold.webm"])
         contenders = {OURS: (f"{stream.url}/file/stream?filename=", stream.pid), NGINX: static, TUTORIAL: simple}
         return [
             *measure_ranges(contenders, hot, seconds, rounds, folder),
-            measure_downloads(contenders, lambda: driver_rate(mongod.uri, file), rounds),
+            measure_downloads(contenders, lambda: driver_rate(mongod.uri, file_id), rounds),
         ]
 
 

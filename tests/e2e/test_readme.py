@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,8 @@ README = (ROOT / "README.md").read_text("utf-8")
 
 def code_block(language: str, containing: str) -> str:
     """The one fenced block of that language that holds a text."""
-    (found,) = (text for text in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if containing in text)
+    blocks: list[str] = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    (found,) = (text for text in blocks if containing in text)
     return found
 
 
@@ -52,6 +54,10 @@ def test_the_session_under_use(stack: Stack, sample_videos: SampleVideos, tmp_pa
             stdout=output,
             env={**os.environ, "TERM": "dumb", "PYTHONUNBUFFERED": "1"},
         )
+
+    def was_printed(text: str) -> bool:
+        return text in heard.read_text("utf-8")
+
     try:
         told = r'"sid": *"([a-z2-7]+)"'
         sid = eventually(
@@ -68,7 +74,7 @@ def test_the_session_under_use(stack: Stack, sample_videos: SampleVideos, tmp_pa
         assert (tmp_path / "part").read_bytes() == sample_videos.webm.read_bytes()[1000:2000]
         assert (tmp_path / "frame.png").read_bytes().startswith(b"\x89PNG")
         for said in ("file.created", '"hello"', '"hello you"'):
-            eventually(lambda said=said: said in heard.read_text("utf-8"), 10, f"the listener has heard {said}")
+            eventually(partial(was_printed, said), 10, f"the listener has printed {said}")
     finally:
         assert listener.stdin is not None
         listener.stdin.close()

@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Self
 import pytest
 
 from deploy.local.ports import HOST, free_ports
+from tests.support.raw_sockets import accepts_connections
 from tests.support.stack import Stack
 from tests.support.waiting import eventually
 
@@ -142,7 +142,7 @@ class TutorialReader:
         """The reader's own service, until it listens."""
         script = f". ./.state\nexport {command.replace(' ', '; exec ', 1)}"
         self._running.append(subprocess.Popen(["sh", "-euc", script], cwd=self._folder, env=self._env))
-        eventually(lambda: socket.create_connection((HOST, self._service), 1).close() is None, 20, command)
+        eventually(lambda: accepts_connections(self._service), 20, command)
 
     def _listen(self, command: str) -> None:
         self._listener_outputs.append(self._folder / f"heard-{len(self._listener_outputs)}")

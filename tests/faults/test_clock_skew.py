@@ -85,7 +85,7 @@ def test_a_janitor_with_a_wrong_clock_reaps_nothing_that_lives(
 @pytest.mark.anyio
 async def test_a_replica_with_a_wrong_clock_keeps_its_sockets(tmp_path: Path, skewed_clock_env: dict[str, str]) -> None:
     with run_socket_replicas(tmp_path, 1) as made:
-        right, odd = made[0], made.start(**skewed_clock_env)
+        right, odd = made[0], made.start(skewed_clock_env)
         client, other = await WebSocketClient.connect(odd, topics="a"), await WebSocketClient.connect(right, topics="a")
         for number, service in enumerate((right, odd)):
             for target in (client.sid, other.sid, "topic:a", "all"):

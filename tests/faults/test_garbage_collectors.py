@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -67,13 +68,16 @@ def test_killed_in_the_middle(
     create_garbage(start_service("services.upload", **env))
     before = inspector.count_chunks()
     hit = 0
+
+    def has_begun(collector: subprocess.Popen[bytes], chunks_before: int) -> bool:
+        return inspector.count_chunks() < chunks_before or collector.poll() is not None
+
     for number in range(kills):
         began, there = time.monotonic(), inspector.count_chunks()
         running = start_garbage_collector(env)
         # Each lives a little longer into its work than the one before.
-        eventually(lambda there=there, it=running: inspector.count_chunks() < there or it.poll() is not None, 30)
-        until = time.monotonic() + 0.002 * (number % 10)
-        eventually(lambda until=until: time.monotonic() >= until, 5)
+        eventually(partial(has_begun, running, there), 30)
+        time.sleep(0.002 * (number % 10))
         running.send_signal(signal.SIGKILL)
         running.communicate()
         hit += running.returncode == -signal.SIGKILL and inspector.count_chunks() < there

@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import httpx
 import pymongo.errors
@@ -106,6 +107,9 @@ def test_the_primary_steps_down(
                 told[name] = data, 0
                 told[name] = data, put_file(service, name, data, if_none_match="*").status_code
 
+    def has_stored_since(earlier_requests: int) -> bool:
+        return sum(status == 201 for _, status in [*told.values()][earlier_requests:]) > 3
+
     senders = [threading.Thread(target=send, args=(number,), daemon=True) for number in range(3)]
     for sender in senders:
         sender.start()
@@ -121,7 +125,7 @@ def test_the_primary_steps_down(
                 with replica_set.connect_to(primary) as client, contextlib.suppress(pymongo.errors.AutoReconnect):
                     client.admin.command("replSetStepDown", 5, secondaryCatchUpPeriodSecs=4)
                 before = len(told)
-                eventually(lambda before=before: sum(s == 201 for _, s in [*told.values()][before:]) > 3, 60.0)
+                eventually(partial(has_stored_since, before), 60.0)
                 eventually(replica_set.is_healthy, 60.0)
         offset = eventually(lambda: tus.offset() or None, 40.0, "the resumable upload is known")
         assert tus.patch(offset, resumed[offset:]).headers["repr-digest"] == repr_digest(resumed)

@@ -207,16 +207,17 @@ def run_history(
     clients = [UploadClient(number, seed, scenario.urls(), history) for number in range(CLIENT_COUNT)]
     with open_inspector(scenario.mongod.uri, DATABASE) as store:
         reader = ConsistencyReader(store, seed)
-        for thread in (*clients, reader):
+        threads: list[UploadClient | ConsistencyReader] = [*clients, reader]
+        for thread in threads:
             thread.start()
         try:
             while not is_done(history):
                 time.sleep(scenario.rng.uniform(0.1, 1.0))
                 getattr(scenario, next(faults))()
         finally:
-            for thread in (*clients, reader):
+            for thread in threads:
                 thread.stop()
-            for thread in (*clients, reader):
+            for thread in threads:
                 thread.join(60)
         assert [client.error for client in clients if client.error] == []
         collect_garbage_until_done(store, env, 60)

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -204,7 +204,7 @@ def test_a_dump_comes_from_the_primary_whatever_the_address_says() -> None:
 
 
 @pytest.fixture
-def rehearse_cold_copy(dedicated_mongod: ServerProcess, tmp_path: Path) -> Iterator[Callable[[], None]]:
+def rehearse_cold_copy(dedicated_mongod: ServerProcess, tmp_path: Path) -> Callable[[], None]:
     """Stops the server, copies its files, loses them, puts the copy in their place, starts it."""
 
     def rehearse() -> None:

@@ -5,6 +5,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -349,6 +350,9 @@ def test_a_client_that_goes_takes_its_request_with_it(
         while await reader.read(65536):
             pass
 
+    def has_active_requests(service: ScriptedUpstream, count: int) -> bool:
+        return service.active_requests == count
+
     stream_upstream.responder = upload_upstream.responder = wait
     for service, raw in (
         (stream_upstream, b"GET /file/stream HTTP/1.1\r\nHost: a\r\n\r\n"),
@@ -356,9 +360,9 @@ def test_a_client_that_goes_takes_its_request_with_it(
     ):
         with open_connection(gateway.port) as client:
             client.sendall(raw)
-            eventually(lambda service=service: service.active_requests == 1, 5)
+            eventually(partial(has_active_requests, service, 1), 5)
         began = time.monotonic()
-        eventually(lambda service=service: service.active_requests == 0, 5)
+        eventually(partial(has_active_requests, service, 0), 5)
         assert time.monotonic() - began < 1.0
 
 

@@ -20,7 +20,8 @@ from services.common.errors import GridcastError
 from tests.integration.test_gateway_framing import FRAMING_CASES, FramingCase
 from tests.integration.test_gateway_fuzz import mutate_request
 from tests.support.processes import ServiceProcess, run_service
-from tests.support.scripted_upstream import ScriptedUpstream, open_connection, send_raw, upstream_env
+from tests.support.raw_sockets import accepts_connections
+from tests.support.scripted_upstream import ScriptedUpstream, send_raw, upstream_env
 from tests.support.waiting import eventually
 
 NGINX = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
@@ -54,7 +55,7 @@ def nginx(upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) 
     assert NGINX is not None
     process = subprocess.Popen([NGINX, "-e", f"{folder}/error.log", "-c", str(configuration), "-p", str(folder)])
     try:
-        eventually(lambda: open_connection(port).close() is None, 5, "nginx listens")
+        eventually(lambda: accepts_connections(port), 5, "nginx listens")
         yield port
     finally:
         process.terminate()

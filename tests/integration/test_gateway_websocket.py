@@ -13,7 +13,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Close, Frame, Opcode
-from websockets.http11 import Response
+from websockets.http11 import Request, Response
 
 from tests.support.processes import ServiceProcess, run_service
 from tests.support.scripted_upstream import (
@@ -76,12 +76,11 @@ class EchoServer:
             started.set()
             await self.stop.wait()
 
-    async def _health(self, connection: ServerConnection, request: object) -> object:
-        path = request.path  # type: ignore[attr-defined]
-        if path == "/readyz":
-            return connection.respond(200, "ok")  # type: ignore[arg-type]
-        if "refuse" in path:
-            return connection.respond(403, "not you")  # type: ignore[arg-type]
+    async def _health(self, connection: ServerConnection, request: Request) -> Response | None:
+        if request.path == "/readyz":
+            return connection.respond(200, "ok")
+        if "refuse" in request.path:
+            return connection.respond(403, "not you")
         return None
 
 

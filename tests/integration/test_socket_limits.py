@@ -95,13 +95,13 @@ async def test_a_stopped_reader_is_closed_and_disturbs_nobody(single_replica: So
 async def test_a_slow_reader_gets_the_newest_of_the_last_values(single_replica: SocketReplicas) -> None:
     """Far more progress than its queue could hold, while it does not read: it stays, and sees the newest in the end."""
     client = await WebSocketClient.connect(single_replica[0])
-    client.connection.transport.pause_reading()  # type: ignore[attr-defined]
+    client.connection.transport.pause_reading()
     async with Publisher.from_url(single_replica.redis.url, "/x") as pushing:
         filler = "x" * 20_000
         for number in range(600):
             await pushing.send(client.sid, "progress", [number, filler], conflation_key="upload-1")
         await pushing.send(client.sid, "done", 1)
-    client.connection.transport.resume_reading()  # type: ignore[attr-defined]
+    client.connection.transport.resume_reading()
     numbers = []
     while (event := await client.receive_event())["type"] == "progress":
         numbers.append(event["data"][0])

@@ -69,8 +69,8 @@ async def test_one_all_and_a_topic_from_any_replica(two_replicas: SocketReplicas
         await push_message(service, "all", {"type": "to.all", "data": 1})
         assert [(await client.receive_event())["type"] for client in clients] == ["to.all"] * 4
         for client in clients[:3]:
-            answer = await client.subscribe("news:1")
-            assert (answer["type"], answer["topic"]) == ("subscribed", "news:1")
+            confirmed = await client.subscribe("news:1")
+            assert (confirmed["type"], confirmed["topic"]) == ("subscribed", "news:1")
         await push_message(service, "topic:news:1", {"type": "to.topic", "data": 2})
         for client in clients[:3]:
             assert (await client.receive_event())["topic"] == "news:1"

@@ -60,8 +60,8 @@ async def test_redis_is_killed_for_a_while(two_replicas: SocketReplicas) -> None
             assert (await asking.get("/livez")).status_code == 200
             assert (await asking.get("/readyz")).status_code == 503
             assert (await asking.get("/sockets")).status_code == 503
-    answer = await clients[0].subscribe("b")
-    assert answer["type"] == "error"
+    refusal = await clients[0].subscribe("b")
+    assert refusal["type"] == "error"
     for client in clients:
         await client.assert_nothing_pending()
     await asyncio.sleep(5)

@@ -168,7 +168,8 @@ async def test_who_has_resumed_elsewhere_is_found_by_the_next_refresh(replica: I
     await other.aclose()
     await replica.delivery._subscription.barrier()
     replica.hub.add(peer)
-    assert paper.closed is None
+    closed_before_the_refresh = paper.closed
+    assert closed_before_the_refresh is None
     replica.attendance.schedule_recheck(peer)
     await replica.attendance.tick(refresh_all=False)
     assert paper.closed == (1008, "session resumed elsewhere")

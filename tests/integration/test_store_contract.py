@@ -259,6 +259,9 @@ class PausingStore(GridFSUploadStore):
 
     during_pause: Callable[[], Awaitable[None]] | None = None
 
+    def run_in_next_pause(self, action: Callable[[], Awaitable[None]]) -> None:
+        self.during_pause = action
+
     async def renew_lease(self, upload: UploadHandle) -> None:
         await super().renew_lease(upload)
         if (doing := self.during_pause) is not None:
@@ -286,7 +289,7 @@ async def test_who_looked_at_the_fence_too_early_deletes_nothing_of_a_successor(
         await adapters.store.write_blocks(taken[0], 1, blocks[1:])
         await adapters.store.set_offset(taken[0], 3 * CHUNK_SIZE, b"", None, keep_lease=False)
 
-    stopped.during_pause = succeed
+    stopped.run_in_next_pause(succeed)
     with suppress(Conflict):
         match way:
             case "truncate":

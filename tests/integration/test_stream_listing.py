@@ -50,14 +50,14 @@ def make_document(number: int, filename: str, folder: str = "", *, there: bool =
     }
 
 
-def list_files(lib: MediaServices, **query: object) -> dict[str, Any]:
+def list_files(lib: MediaServices, **query: str | int | None) -> dict[str, Any]:
     answer = lib.http_client.get(f"{lib.stream.url}/file", params=query)
     assert answer.status_code == 200, answer.text
     assert answer.headers["cache-control"] == "no-store"
     return dict(answer.json())
 
 
-def list_all_pages(lib: MediaServices, **query: object) -> tuple[list[dict[str, Any]], int]:
+def list_all_pages(lib: MediaServices, **query: str | int | None) -> tuple[list[dict[str, Any]], int]:
     """All pages, and how many there were."""
     found, pages, after = [], 0, None
     while True:

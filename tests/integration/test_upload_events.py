@@ -45,7 +45,7 @@ class EventListener:
         self.redis = redis_py.Redis.from_url(url, protocol=2)
         self.redis.hset(f"gridcast:sid:{CLIENT_SID}", "node", "ear")
         self.redis.set("gridcast:node:ear", "1")
-        self.pubsub = self.redis.pubsub(ignore_subscribe_messages=True)
+        self.pubsub = self.redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
         self.pubsub.subscribe("gridcast:all", "gridcast:node:ear", "gridcast:invalidate")
         self.heard: list[tuple[str, Any]] = []
         self.times: list[float] = []
@@ -120,9 +120,9 @@ def test_progress(upload: ServiceProcess, inspector: MongoInspector, event_liste
         )
     else:
         tus = TusUpload(upload)
-        tus.create(length=len(data), **{"upload-metadata": tus_metadata(filename="p", sid=CLIENT_SID)})
+        tus.create(length=len(data), headers={"upload-metadata": tus_metadata(filename="p", sid=CLIENT_SID)})
         length = {"content-length": str(len(data))}
-        assert tus.patch(0, throttled(data, 60, 1.5), **length).status_code == 204
+        assert tus.patch(0, throttled(data, 60, 1.5), headers=length).status_code == 204
     told = [event["data"] for event in event_listener.events("file.progress")]
     assert {event["filename"] for event in told} == {"p"}
     received = [event["received"] for event in told]
@@ -151,7 +151,7 @@ def test_many_short_requests_are_one_progress(
     """At most ten a second, and never backwards, however the bytes are cut into requests."""
     data, step = os.urandom(60_000), 1000
     tus = TusUpload(upload)
-    tus.create(length=len(data), **{"upload-metadata": tus_metadata(filename="p", sid=CLIENT_SID)})
+    tus.create(length=len(data), headers={"upload-metadata": tus_metadata(filename="p", sid=CLIENT_SID)})
     began = time.monotonic()
     for start in range(0, len(data), step):
         assert tus.patch(start, data[start : start + step]).status_code == 204
@@ -170,7 +170,7 @@ def test_a_creation_that_is_taken_back_has_failed(
         "upload-metadata": tus_metadata(filename="p", sid=CLIENT_SID),
         "upload-checksum": "sha1 AAAAAAAAAAAAAAAAAAAAAAAAAAA=",
     }
-    assert TusUpload(upload).create(length=1, content=b"x", **wrong).status_code == 460
+    assert TusUpload(upload).create(length=1, content=b"x", headers=wrong).status_code == 460
     assert event_listener.events("file.progress")[-1]["data"]["state"] == "failed"
 
 
@@ -187,7 +187,7 @@ def test_reading_back_is_told(
         first, second = start_service("services.upload", **env), start_service("services.upload", **{**env, **away})
         tus = TusUpload(first, second)
         data = os.urandom(50 * CHUNK_SIZE + 5)
-        tus.create(length=len(data), **{"upload-metadata": tus_metadata(filename="p", sid=CLIENT_SID)})
+        tus.create(length=len(data), headers={"upload-metadata": tus_metadata(filename="p", sid=CLIENT_SID)})
         tus.patch(0, data[:-5])
         event_listener.events("file.progress")
         event_listener.heard.clear()

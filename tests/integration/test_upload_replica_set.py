@@ -7,12 +7,13 @@ import random
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import httpx
 import pytest
 from pymongo import ReadPreference
 
-from services.common.store.gridfs.mongo import open_mongo_database
+from services.common.store.gridfs.mongo import MongoDriver, open_mongo_database
 from tests.support.databases import ServerProcess
 from tests.support.processes import ServiceProcess, StartService
 from tests.support.replica_set import ReplicaSet, run_replica_set
@@ -123,16 +124,20 @@ def test_the_primary_is_killed_in_the_middle_of_uploads(
     }
     load = UploadLoad(start_service("services.upload", **env), start_service("services.stream", **env))
     outages = []
+
+    def has_acknowledged(count: int) -> bool:
+        return len(load.acknowledged) > count
+
     with load.running():
         for _ in range(kills):
             before = len(load.acknowledged)
-            eventually(lambda before=before: len(load.acknowledged) > before + 3, 30.0, "uploads go through")
+            eventually(partial(has_acknowledged, before + 3), 30.0, "uploads go through")
             time.sleep(rng.uniform(0, 0.3))
             began = time.monotonic()
             assert len(load.under_way) == UPLOADERS
             killed: ServerProcess = replica_set.kill_primary()
             told = len(load.acknowledged)
-            eventually(lambda told=told: len(load.acknowledged) > told + UPLOADERS, 60.0, "a new primary takes uploads")
+            eventually(partial(has_acknowledged, told + UPLOADERS), 60.0, "a new primary takes uploads")
             outages.append(time.monotonic() - began)
             killed.start()
             eventually(replica_set.is_healthy, 60.0, "the killed member is in step again")
@@ -192,7 +197,7 @@ def _patch_ignoring_errors(tus: TusUpload, offset: int, content: bytes) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("driver", ["motor", "pymongo"])
-async def test_reads_go_to_the_primary_whatever_the_address_says(replica_set: ReplicaSet, driver: str) -> None:
+async def test_reads_go_to_the_primary_whatever_the_address_says(replica_set: ReplicaSet, driver: MongoDriver) -> None:
     mongo = open_mongo_database(f"{replica_set.uri}&readPreference=secondary", DATABASE, driver)
     try:
         assert mongo.collection("media").read_preference == ReadPreference.PRIMARY

@@ -64,16 +64,16 @@ class Container:
 
     @property
     def service(self) -> str:
-        return self.inspect()["Config"]["Labels"]["com.docker.compose.service"]
+        return str(self.inspect()["Config"]["Labels"]["com.docker.compose.service"])
 
     @property
     def name(self) -> str:
-        return self.inspect()["Name"].strip("/")
+        return str(self.inspect()["Name"]).strip("/")
 
     def is_healthy(self) -> bool:
         """Running, and healthy where it has a health check."""
         state = self.inspect()["State"]
-        return state["Running"] and state.get("Health", {"Status": "healthy"})["Status"] == "healthy"
+        return bool(state["Running"]) and state.get("Health", {"Status": "healthy"})["Status"] == "healthy"
 
     def restart(self) -> float:
         """SIGTERM, the time of grace that the compose file gives, and a new start. Gives the seconds until it is well again."""

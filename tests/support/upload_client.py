@@ -8,7 +8,7 @@ import base64
 import contextlib
 import hashlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -160,16 +160,21 @@ class TusUpload:
         self.path = ""
 
     def create(
-        self, name: str | None = "a.bin", length: int | None = 0, content: bytes | None = None, **more: str
+        self,
+        name: str | None = "a.bin",
+        length: int | None = 0,
+        content: bytes | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
-        headers = {**TUS_HEADERS, **more}
+        fields = {**TUS_HEADERS, **(headers or {})}
         if length is not None:
-            headers["upload-length"] = str(length)
+            fields["upload-length"] = str(length)
         if name is not None:
-            headers.setdefault("upload-metadata", tus_metadata(filename=name))
+            fields.setdefault("upload-metadata", tus_metadata(filename=name))
         if content is not None:
-            headers |= OFFSET_CONTENT_TYPE
-        answer = self.client.post(f"{self.urls[0]}/file/tus", headers=headers, content=content)
+            fields |= OFFSET_CONTENT_TYPE
+        answer = self.client.post(f"{self.urls[0]}/file/tus", headers=fields, content=content)
         self.path = answer.headers.get("location", "")
         return answer
 
@@ -181,9 +186,11 @@ class TusUpload:
         assert answer.status_code == 200, answer.status_code
         return int(answer.headers["upload-offset"])
 
-    def patch(self, offset: int, content: Any, replica: int = 0, **more: str) -> httpx.Response:
-        headers = {**TUS_HEADERS, **OFFSET_CONTENT_TYPE, "upload-offset": str(offset), **more}
-        return self.client.patch(self.urls[replica] + self.path, headers=headers, content=content)
+    def patch(
+        self, offset: int, content: Any, replica: int = 0, *, headers: Mapping[str, str] | None = None
+    ) -> httpx.Response:
+        fields = {**TUS_HEADERS, **OFFSET_CONTENT_TYPE, "upload-offset": str(offset), **(headers or {})}
+        return self.client.patch(self.urls[replica] + self.path, headers=fields, content=content)
 
     def delete(self, replica: int = 0) -> httpx.Response:
         return self.client.delete(self.urls[replica] + self.path, headers=TUS_HEADERS)
@@ -221,7 +228,7 @@ def unread_socket_bytes(port: int, connection: socket.socket) -> int:
     waiting = 0
     for line in Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]:
         fields = line.split()
-        ends = tuple(int(address.split(":")[1], 16) for address in fields[1:3])
+        local, remote = (int(address.split(":")[1], 16) for address in fields[1:3])
         sending, receiving = (int(queue, 16) for queue in fields[4].split(":"))
-        waiting += {(port, own): receiving, (own, port): sending}.get(ends, 0)
+        waiting += {(port, own): receiving, (own, port): sending}.get((local, remote), 0)
     return waiting

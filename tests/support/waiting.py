@@ -7,7 +7,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def eventually(check: Callable[[], T], timeout_seconds: float = 10.0, description: str = "") -> T:
+def eventually(check: Callable[[], T | None], timeout_seconds: float = 10.0, description: str = "") -> T:
     """The first true result of `check`. Fails after `within` seconds, with the last error or result."""
     deadline = time.monotonic() + timeout_seconds
     while True:

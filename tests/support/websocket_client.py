@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlencode
@@ -136,9 +136,9 @@ class SocketReplicas:
         self._stack = stack
         self.services = [self.start() for _ in range(count)]
 
-    def start(self, *, ready: bool = True, **env: str) -> ServiceProcess:
-        """One more."""
-        every = {**self._env, **env}
+    def start(self, env: Mapping[str, str] | None = None, *, ready: bool = True) -> ServiceProcess:
+        """Start one more replica, with these variables besides the common ones."""
+        every = {**self._env, **(env or {})}
         return self._stack.enter_context(run_service("services.socket", self._folder, every, ready=ready))
 
     def __getitem__(self, index: int) -> ServiceProcess:

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]  # ships no annotations
 import pytest
 import yaml
 
@@ -26,7 +26,8 @@ Compose = dict[str, Any]
 
 
 def read_yaml(path: Path) -> Compose:
-    return yaml.safe_load(path.read_text("utf-8"))
+    document: Compose = yaml.safe_load(path.read_text("utf-8"))
+    return document
 
 
 def dockerfile_instructions() -> list[str]:

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
+import kubernetes_validate  # type: ignore[import-untyped]  # ships no annotations
 import pytest
 import yaml
 
@@ -53,7 +53,7 @@ def workloads(overlay: str) -> list[Object]:
 
 
 def workload_name(workload: Object) -> str:
-    return workload["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/name"]
+    return str(workload["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/name"])
 
 
 @pytest.mark.parametrize("version", KUBERNETES_VERSIONS)

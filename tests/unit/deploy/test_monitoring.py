@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,11 @@ def test_prometheus_itself_accepts_the_files(tmp_path: Path) -> None:
 NO_REPLICA_QUERY = 'gridcast_upstream_errors_total{upstream="stream",status="502",job="gridcast",service="gateway"}'
 
 
+def fill_in_labels(annotation: str, labels: Mapping[str, str]) -> str:
+    """The text of an annotation in which Prometheus has replaced each `{{ $labels.NAME }}`."""
+    return re.sub(r"{{ \$labels\.(\w+) }}", lambda found: labels[found[1]], annotation)
+
+
 @pytest.mark.parametrize(
     ("series", "firing"),
     [
@@ -118,7 +124,7 @@ def test_alerts_fire_when_they_should(
         annotation = rule["annotations"]["summary"]
         alerts = []
         for labels in own:
-            said = re.sub(r"{{ \$labels\.(\w+) }}", lambda found, labels=labels: labels[found[1]], annotation)
+            said = fill_in_labels(annotation, labels)
             more = {"job": "gridcast"} if "absent" in rule["expr"] else {}
             alerts.append({"exp_labels": {**rule["labels"], **labels, **more}, "exp_annotations": {"summary": said}})
         expected.append({"eval_time": "6m", "alertname": rule["alert"], "exp_alerts": alerts})

@@ -77,7 +77,10 @@ def test_equal_schemas_are_shared_and_others_renamed() -> None:
 
 def test_what_the_gateway_answers_itself_stands_beside_what_the_service_does() -> None:
     service = make_document({"/a": {"get": get_operation()}})
-    answers = {200: {"description": "not this one"}, 502: {"description": "no replica"}}
+    answers: dict[int | str, dict[str, str]] = {
+        200: {"description": "not this one"},
+        502: {"description": "no replica"},
+    }
     joined = openapi_merge.merge_documents(
         make_document({"/": {"get": get_operation()}}), {"x": (service, {("GET", "/a")})}, answers
     )

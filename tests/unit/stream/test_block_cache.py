@@ -9,7 +9,7 @@ import pytest
 
 from services.common.errors import ServiceUnavailable
 from services.common.media import MediaInfo, MediaName
-from services.common.store.media_reader import CorruptFile
+from services.common.store.media_reader import CorruptFile, ListQuery, MediaPage
 from services.common.telemetry import metrics
 from services.stream.block_cache import (
     ENTRY_OVERHEAD_BYTES,
@@ -42,9 +42,16 @@ class GatedStore:
     async def find(self, name: MediaName) -> MediaInfo | None:
         raise AssertionError(name)
 
-    async def check(self) -> None: ...
+    async def list_files(self, list_query: ListQuery) -> MediaPage:
+        raise AssertionError(list_query)
 
-    async def read_blocks(self, info: MediaInfo, first: int, last: int) -> list[bytes]:
+    async def list_folders(self, after: str | None, limit: int) -> list[str]:
+        raise AssertionError(after, limit)
+
+    async def check_health(self) -> None: ...
+
+    async def read_blocks(self, info: MediaInfo, first_block: int, last_block: int) -> list[bytes]:
+        first, last = first_block, last_block
         self.queries.append((info.file_id, first, last))
         self.concurrent += 1
         self.max_concurrent = max(self.max_concurrent, self.concurrent)

@@ -10,6 +10,7 @@ import pytest
 
 from services.common.errors import NotFound, ServiceUnavailable
 from services.common.media import MediaInfo, MediaName
+from services.common.store.media_reader import ListQuery, MediaPage
 from services.stream.metadata_cache import MetadataCache
 
 pytestmark = pytest.mark.anyio
@@ -37,10 +38,16 @@ class CountingStore:
             raise ServiceUnavailable("away")
         return found
 
-    async def read_blocks(self, info: MediaInfo, first: int, last: int) -> list[bytes]:
-        raise AssertionError
+    async def read_blocks(self, info: MediaInfo, first_block: int, last_block: int) -> list[bytes]:
+        raise AssertionError(info, first_block, last_block)
 
-    async def check(self) -> None: ...
+    async def list_files(self, list_query: ListQuery) -> MediaPage:
+        raise AssertionError(list_query)
+
+    async def list_folders(self, after: str | None, limit: int) -> list[str]:
+        raise AssertionError(after, limit)
+
+    async def check_health(self) -> None: ...
 
 
 class FakeClock:

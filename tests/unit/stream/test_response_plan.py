@@ -102,7 +102,7 @@ def test_not_modified_and_failed_go_before_ranges() -> None:
     """Cases 46 and 47."""
     etag = make_file_headers(DATA).info.etag
     reply = plan_get({"if-none-match": etag, "range": "bytes=0-1"})
-    assert (reply.status, reply.body_parts, header_dict(reply).keys()) == (304, (), VALIDATOR_HEADERS)
+    assert (reply.status, reply.body_parts, set(header_dict(reply))) == (304, (), VALIDATOR_HEADERS)
     with pytest.raises(PreconditionFailed):
         plan_get({"if-match": '"other"', "range": "bytes=9999999-"})
 

@@ -57,7 +57,12 @@ async def test_lines_of_some_milliseconds_leave_together_and_in_order(
     reader, writer = os_pipe
     writes: list[bytes] = []
     real = os.write
-    monkeypatch.setattr(os, "write", lambda to, data: writes.append(data) or real(to, data))
+
+    def record_write(descriptor: int, data: bytes) -> int:
+        writes.append(data)
+        return real(descriptor, data)
+
+    monkeypatch.setattr(os, "write", record_write)
     lines = BufferedLogWriter(writer, lost_lines_message)
     lines.write_buffered("1")
     await asyncio.sleep(0)
@@ -130,7 +135,12 @@ async def test_threads_lose_nothing(tmp_path: Path) -> None:
     path = tmp_path / "log"
     with path.open("wb") as file:
         lines = BufferedLogWriter(file.fileno(), lost_lines_message)
-        threads = [threading.Thread(target=lambda n=n: [lines.write(f"{n} {i}") for i in range(500)]) for n in range(4)]
+
+        def write_lines(number: int) -> None:
+            for i in range(500):
+                lines.write(f"{number} {i}")
+
+        threads = [threading.Thread(target=write_lines, args=(number,)) for number in range(4)]
         for thread in threads:
             thread.start()
         for i in range(500):

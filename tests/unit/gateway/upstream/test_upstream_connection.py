@@ -113,7 +113,8 @@ async def test_reading_pauses_while_too_much_waits_and_nothing_is_lost() -> None
     for piece in pieces:
         if not wire.paused:
             line.data_received(piece)
-    assert wire.paused
+    paused_by_the_connection = wire.paused
+    assert paused_by_the_connection
     received = b""
     while wire.paused:
         received += await line.read()

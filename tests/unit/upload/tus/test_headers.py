@@ -159,9 +159,9 @@ def test_the_date_counts_beside_no_if_match() -> None:
 
 @pytest.mark.parametrize("text", ["x", '"x', 'W/x"', '"a" "b"', '*, "a"', '"a",x'])
 def test_a_malformed_precondition_is_not_ignored(text: str) -> None:
-    for pair in ((text, None), (None, text)):
+    for if_match, if_none_match in ((text, None), (None, text)):
         with pytest.raises(BadRequest):
-            preconditions.parse_preconditions(*pair, None, NOW)
+            preconditions.parse_preconditions(if_match, if_none_match, None, NOW)
 
 
 # Digests.
