@@ -26,16 +26,17 @@ from deploy.local import databases
 from deploy.local.ports import HOST, free_ports
 from services.common.store.gridfs.mongo import open_mongo_database
 from tests.bench.contender import run_contender
-from tests.bench.measurements import OURS, Measurement, Target, cpu_seconds, describe_machine, format_table
+from tests.bench.measurements import OURS, Measurement, Target, describe_machine, format_table
 from tests.support.databases import run_server, small_mongod_program
 from tests.support.media_library import MediaServices, storage_env
+from tests.support.process_stats import cpu_seconds
 from tests.support.processes import run_service
+from tests.support.sizes import MIB
 
 DATABASE = "bench_stream"
 NGINX, TUTORIAL, DRIVER = "nginx", "tutorial", "driver"
 TOOLS = ("nginx", "wrk", "curl")
 CONNECTIONS = 16
-MIB = 1024 * 1024
 
 # Tuned as well as we could: sendfile, no Nagle-like waiting (tcp_nopush makes small ranges 70 times slower over loopback), one
 # worker as we have one, an access log as we have one.
@@ -142,7 +143,7 @@ def measure(folder: Path, hot: int, cold: int, seconds: float, rounds: int) -> l
     with (
         run_server(folder / "mongod", small_mongod_program) as mongod,
         run_server(folder / "redis", databases.redis_server) as redis,
-        pymongo.MongoClient[dict[str, Any]](mongod.uri) as client,
+        pymongo.MongoClient[dict[str, Any]](mongod.url) as client,
         run_service("services.stream", folder, env := storage_env(mongod, redis.url, DATABASE)) as stream,
         run_tutorial(env, folder) as simple,
         run_nginx(folder / "nginx", paths) as static,
@@ -154,7 +155,7 @@ def measure(folder: Path, hot: int, cold: int, seconds: float, rounds: int) -> l
         contenders = {OURS: (f"{stream.url}/file/stream?filename=", stream.pid), NGINX: static, TUTORIAL: simple}
         return [
             *measure_ranges(contenders, hot, seconds, rounds, folder),
-            measure_downloads(contenders, lambda: driver_rate(mongod.uri, file_id), rounds),
+            measure_downloads(contenders, lambda: driver_rate(mongod.url, file_id), rounds),
         ]
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.databases import ServerProcess
-from tests.support.media_library import CHUNK_SIZE, MediaServices, run_media_services
+from tests.support.media_library import MediaServices, run_media_services
+from tests.support.sizes import CHUNK_SIZE
 
 SIZE = 20 * 1024 * 1024 + 12345
 

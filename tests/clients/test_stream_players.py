@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.databases import ServerProcess
-from tests.support.media_library import CHUNK_SIZE, MediaServices, run_media_services
+from tests.support.media_library import MediaServices, run_media_services
+from tests.support.sizes import CHUNK_SIZE, MIB
 from tests.support.videos import SampleVideos
 
-MIB = 1024 * 1024
 ACCESS_LOG_BYTES = re.compile(r'"path": "/file/stream", .*"bytes": ([0-9]+)')
 
 

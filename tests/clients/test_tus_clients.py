@@ -61,7 +61,7 @@ def replica_route(
     mongod: ServerProcess, redis_server: ServerProcess, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[UploadRoute]:
     env = {
-        "GRIDCAST_MONGODB_URI": mongod.uri,
+        "GRIDCAST_MONGODB_URI": mongod.url,
         "GRIDCAST_MONGODB_DATABASE": "test_judges",
         "GRIDCAST_REDIS_URL": redis_server.url,
     }

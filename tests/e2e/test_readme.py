@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import connect
 
+from deploy.local.processes import PROJECT_ROOT
 from tests.support.stack import Stack
 from tests.support.videos import SampleVideos
 from tests.support.waiting import eventually
 
-ROOT = Path(__file__).parents[2]
 JSON = "json='content-type:"
-README = (ROOT / "README.md").read_text("utf-8")
+README = (PROJECT_ROOT / "README.md").read_text("utf-8")
 
 
 def code_block(language: str, containing: str) -> str:
@@ -92,8 +92,8 @@ def test_a_separate_process_pushes(stack: Stack, tmp_path: Path) -> None:
         other.recv(5)
         run = subprocess.run(
             [sys.executable, str(script), stack.urls["redis-server"], sid],
-            cwd=ROOT,
-            env={"PYTHONPATH": str(ROOT)},
+            cwd=PROJECT_ROOT,
+            env={"PYTHONPATH": str(PROJECT_ROOT)},
             capture_output=True,
             text=True,
             timeout=30,
@@ -107,8 +107,8 @@ def test_a_separate_process_pushes(stack: Stack, tmp_path: Path) -> None:
 
 def test_the_commands_and_paths_named_are_there() -> None:
     verbs = set(re.findall(r"^    make ([a-z-]+)", README, re.MULTILINE))
-    makefile = (ROOT / "Makefile").read_text("utf-8")
+    makefile = (PROJECT_ROOT / "Makefile").read_text("utf-8")
     assert verbs
     assert all(re.search(rf"^{verb}:", makefile, re.MULTILINE) for verb in verbs)
     for link in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (ROOT / link).exists(), link
+        assert (PROJECT_ROOT / link).exists(), link

@@ -15,12 +15,12 @@ from typing import Self
 import pytest
 
 from deploy.local.ports import HOST, free_ports
+from deploy.local.processes import PROJECT_ROOT
 from tests.support.raw_sockets import accepts_connections
 from tests.support.stack import Stack
 from tests.support.waiting import eventually
 
-ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs"
+DOCS = PROJECT_ROOT / "docs"
 TUTORIAL = (DOCS / "tutorial.md").read_text("utf-8")
 STOP_LISTENER_TEXT = "Stop the listener with Ctrl-C"
 TUTORIAL_STEP = re.compile(
@@ -54,7 +54,7 @@ class TutorialReader:
         self._running: list[subprocess.Popen[bytes]] = []
         self._expected_lines: list[str] = []
         self._listener_outputs: list[Path] = []
-        self._env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        self._env = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT), "PYTHONUNBUFFERED": "1"}
         (folder / ".state").touch()
 
     def __enter__(self) -> Self:
@@ -184,7 +184,7 @@ def test_the_session(stack: Stack, ffmpeg: str, tmp_path: Path) -> None:
 
 
 def test_the_commands_and_places_named_are_there() -> None:
-    makefile = (ROOT / "Makefile").read_text("utf-8")
+    makefile = (PROJECT_ROOT / "Makefile").read_text("utf-8")
     commands = re.findall(r"(?:`|^\$ )make ([^`\n]+)", TUTORIAL, re.MULTILINE)
     assert "run SOCKETS=2 STREAMS=2" in commands
     for verb, *options in (command.split() for command in commands):

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
+from tests.support.process_stats import peak_memory
 from tests.support.stack import Stack
 from tests.support.videos import SampleVideos
 
@@ -144,12 +145,6 @@ def test_bad_input_is_named_through_the_gateway(stack: Stack, folder: str) -> No
     wrong = httpx.patch(f"{stack.url}/file/stream")
     assert wrong.status_code == 405
     assert {"GET", "HEAD"} <= {method.strip() for method in wrong.headers["allow"].split(",")}
-
-
-def peak_memory(pid: int) -> int:
-    """The largest resident memory of a process so far, in bytes."""
-    status = Path(f"/proc/{pid}/status").read_text("ascii")
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 @pytest.mark.long

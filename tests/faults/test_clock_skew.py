@@ -41,7 +41,7 @@ def skewed_clock_env(request: pytest.FixtureRequest) -> dict[str, str]:
 
 @pytest.fixture
 def inspector(mongod: ServerProcess, database_name: str) -> Iterator[MongoInspector]:
-    with open_inspector(mongod.uri, database_name) as store:
+    with open_inspector(mongod.url, database_name) as store:
         yield store
 
 

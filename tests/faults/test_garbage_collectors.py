@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -13,7 +12,8 @@ import pytest
 from tests.support.databases import ServerProcess
 from tests.support.media_library import storage_env
 from tests.support.processes import ServiceProcess, StartService
-from tests.support.upload_client import CHUNK_SIZE, MongoInspector, TusUpload, open_inspector, put_file
+from tests.support.sizes import CHUNK_SIZE
+from tests.support.upload_client import MongoInspector, TusUpload, open_inspector, put_file, start_garbage_collector
 from tests.support.waiting import eventually
 
 FILES = 12
@@ -33,13 +33,8 @@ def env(mongod: ServerProcess, redis_url: str, database_name: str) -> dict[str, 
 
 @pytest.fixture
 def inspector(mongod: ServerProcess, database_name: str) -> Iterator[MongoInspector]:
-    with open_inspector(mongod.uri, database_name) as store:
+    with open_inspector(mongod.url, database_name) as store:
         yield store
-
-
-def start_garbage_collector(env: dict[str, str]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "services.upload.collect_garbage"]
-    return subprocess.Popen(command, env={**os.environ, **env}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
 
 
 def create_garbage(service: ServiceProcess) -> None:

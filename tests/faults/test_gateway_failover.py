@@ -13,7 +13,8 @@ import pytest
 from tests.support.databases import ServerProcess
 from tests.support.media_library import storage_env
 from tests.support.processes import ServiceProcess, StartService
-from tests.support.scripted_upstream import WEBSOCKET_HANDSHAKE, open_connection, send_request
+from tests.support.raw_sockets import WEBSOCKET_HANDSHAKE
+from tests.support.scripted_upstream import open_connection, send_request
 from tests.support.waiting import eventually
 
 FILE = "/file/stream?filename=a.bin"

@@ -18,10 +18,10 @@ import pytest
 from tests.support.databases import ServerProcess
 from tests.support.media_library import storage_env
 from tests.support.processes import ServiceProcess, StartService
-from tests.support.scripted_upstream import open_connection, receive_until_closed, send_request
+from tests.support.raw_sockets import receive_until_closed
+from tests.support.scripted_upstream import open_connection, send_request
+from tests.support.sizes import BATCH_SIZE, CHUNK_SIZE
 from tests.support.upload_client import (
-    BATCH_SIZE,
-    CHUNK_SIZE,
     FORM_CONTENT_TYPE,
     TUS_HEADERS,
     MongoInspector,
@@ -53,7 +53,7 @@ def env(mongod: ServerProcess, redis_url: str, database_name: str) -> dict[str, 
 
 @pytest.fixture
 def inspector(mongod: ServerProcess, database_name: str) -> Iterator[MongoInspector]:
-    with open_inspector(mongod.uri, database_name) as store:
+    with open_inspector(mongod.url, database_name) as store:
         yield store
 
 

@@ -15,15 +15,15 @@ import pytest
 
 from tests.support.databases import ServerProcess
 from tests.support.fault_proxy import Fault, FaultProxy, run_fault_proxy
-from tests.support.media_library import CHUNK_SIZE, storage_env
+from tests.support.media_library import storage_env
 from tests.support.processes import ServiceProcess, StartService
 from tests.support.scripted_upstream import open_connection
+from tests.support.sizes import CHUNK_SIZE, MIB
 from tests.support.upload_client import put_file
-from tests.support.waiting import eventually
-from tests.support.websocket_client import WebSocketClient, eventually_async, push_message
+from tests.support.waiting import eventually, eventually_async
+from tests.support.websocket_client import WebSocketClient, push_message
 
 FAULTS = [Fault.BLACK_HOLE, Fault.REFUSE, Fault.LATENCY]
-MIB = 1024 * 1024
 
 
 def inject_fault(proxy: FaultProxy, fault: Fault) -> None:

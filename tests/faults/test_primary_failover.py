@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import socket
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -13,16 +12,15 @@ import pytest
 
 from tests.support.databases import ServerProcess
 from tests.support.media_library import storage_env
-from tests.support.processes import ServiceProcess, StartService
+from tests.support.processes import StartService
 from tests.support.replica_set import ReplicaSet, run_replica_set
+from tests.support.sizes import BATCH_SIZE, CHUNK_SIZE
 from tests.support.upload_client import (
-    BATCH_SIZE,
-    CHUNK_SIZE,
-    MongoInspector,
     TusUpload,
     open_inspector,
     put_file,
     repr_digest,
+    start_partial_put,
 )
 from tests.support.waiting import eventually
 
@@ -37,27 +35,15 @@ SIZE = 2 * BATCH_SIZE + CHUNK_SIZE + 5
 PHASES = {"begun": 0, "first-block": CHUNK_SIZE + 1, "first-batch": BATCH_SIZE + 1, "last-byte": SIZE - 1}
 
 
-def start_partial_put(service: ServiceProcess, name: str, data: bytes) -> socket.socket:
-    """A PUT of `SIZE` bytes of which only `data` is sent."""
-    connection = socket.create_connection(("127.0.0.1", service.port), timeout=40)
-    head = f"PUT /file/stream?filename={name} HTTP/1.1\r\nHost: a\r\nContent-Length: {SIZE}\r\n\r\n"
-    connection.sendall(head.encode() + data)
-    return connection
-
-
-def has_no_garbage(store: MongoInspector) -> bool:
-    return store.list_orphans() == [] and not any(one["uploads"] or one["doomed"] for one in store.list_documents())
-
-
 def test_mongod_is_killed_at_each_phase(
     start_service: StartService, dedicated_mongod: ServerProcess, redis_url: str
 ) -> None:
     """One kill hits four uploads, each somewhere else. 201: the file is there, whole; else there is none and nothing of it."""
     service = start_service("services.upload", **storage_env(dedicated_mongod, redis_url, DATABASE, **SHORT_INTERVALS))
     data = {phase: os.urandom(SIZE) for phase in PHASES}
-    with open_inspector(dedicated_mongod.uri, DATABASE) as store, contextlib.ExitStack() as connections:
+    with open_inspector(dedicated_mongod.url, DATABASE) as store, contextlib.ExitStack() as connections:
         under_way = {
-            phase: connections.enter_context(start_partial_put(service, phase, data[phase][:sent]))
+            phase: connections.enter_context(start_partial_put(service, phase, SIZE, data[phase][:sent]))
             for phase, sent in PHASES.items()
         }
         eventually(
@@ -73,7 +59,7 @@ def test_mongod_is_killed_at_each_phase(
         print(told)
         assert set(told.values()) <= {b"201", b"503"}
         eventually(lambda: put_file(service, "after", b"x").status_code == 201, 10)
-        eventually(lambda: has_no_garbage(store), 30)
+        eventually(store.has_no_garbage, 30)
         files = {one["filename"]: one["current"] for one in store.list_documents()}
         for phase, status in told.items():
             assert (status == b"201") == (phase in files)
@@ -133,7 +119,7 @@ def test_the_primary_steps_down(
     for sender in senders:
         sender.join(60)
     with open_inspector(replica_set.uri, database) as store:
-        eventually(lambda: has_no_garbage(store), 60.0, "the janitor has swept")
+        eventually(store.has_no_garbage, 60.0, "the janitor has swept")
         files = {one["filename"]: one["current"] for one in store.list_documents()}
         statuses = [status for _, status in told.values()]
         print({status: statuses.count(status) for status in set(statuses)})

@@ -15,10 +15,10 @@ import pytest
 from deploy.local.processes import Program
 from tests.support.databases import ServerProcess, run_server, small_mongod_program
 from tests.support.processes import StartService
-from tests.support.upload_client import BATCH_SIZE, MongoInspector, open_inspector, put_file
+from tests.support.sizes import BATCH_SIZE, MIB
+from tests.support.upload_client import MongoInspector, open_inspector, put_file
 from tests.support.waiting import eventually
 
-MIB = 1024 * 1024
 SIZE = 800
 """MiB of the disk: a new mongod takes about 300 of them for its journal."""
 DATABASE = "test_full_disk"
@@ -75,7 +75,7 @@ def mongod(disk: TmpfsMount, tmp_path: Path) -> Iterator[ServerProcess]:
 @pytest.fixture
 def env(mongod: ServerProcess, redis_server: ServerProcess) -> dict[str, str]:
     return {
-        "GRIDCAST_MONGODB_URI": mongod.uri,
+        "GRIDCAST_MONGODB_URI": mongod.url,
         "GRIDCAST_MONGODB_DATABASE": DATABASE,
         "GRIDCAST_REDIS_URL": redis_server.url,
         "GRIDCAST_LEASE_TTL": "2",
@@ -116,7 +116,7 @@ def test_507_before_the_disk_is_full_and_no_loss_when_it_is(
     eventually(lambda: put_file(careful, "first", b"x").is_success)
     assert fill(careful.url, "careful") == 507
     assert mongod.log_tail()  # it lives
-    with open_inspector(mongod.uri, DATABASE) as store:
+    with open_inspector(mongod.url, DATABASE) as store:
         assert_acknowledged_files_stored(store, acknowledged)
     guarded = len(acknowledged)
     reckless = start_service("services.upload", **env, GRIDCAST_MIN_FREE_SPACE="0")
@@ -126,7 +126,7 @@ def test_507_before_the_disk_is_full_and_no_loss_when_it_is(
         mongod.kill()
     disk.run("mount", "-o", f"remount,size={2 * SIZE}m", str(disk.mount))
     mongod.start()
-    with open_inspector(mongod.uri, DATABASE) as store:
+    with open_inspector(mongod.url, DATABASE) as store:
         assert_acknowledged_files_stored(store, acknowledged)
         assert httpx.get(f"{reckless.url}/livez").status_code == 200
         eventually(lambda: put_file(reckless, "again", b"x").is_success, 15)

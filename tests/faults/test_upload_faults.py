@@ -16,16 +16,16 @@ import pytest
 
 from tests.support.databases import ServerProcess
 from tests.support.fault_proxy import Fault, run_fault_proxy
-from tests.support.processes import ServiceProcess, StartService
+from tests.support.processes import StartService
+from tests.support.sizes import BATCH_SIZE, CHUNK_SIZE
 from tests.support.upload_client import (
-    BATCH_SIZE,
-    CHUNK_SIZE,
     MongoInspector,
     TusUpload,
     expect_problem,
     open_inspector,
     put_file,
     repr_digest,
+    start_partial_put,
 )
 from tests.support.waiting import eventually
 
@@ -35,7 +35,7 @@ DATABASE = "test_stops"
 @pytest.fixture
 def env(dedicated_mongod: ServerProcess, redis_server: ServerProcess) -> dict[str, str]:
     return {
-        "GRIDCAST_MONGODB_URI": dedicated_mongod.uri,
+        "GRIDCAST_MONGODB_URI": dedicated_mongod.url,
         "GRIDCAST_MONGODB_DATABASE": DATABASE,
         "GRIDCAST_REDIS_URL": redis_server.url,
         "GRIDCAST_LEASE_TTL": "2",
@@ -47,22 +47,8 @@ def env(dedicated_mongod: ServerProcess, redis_server: ServerProcess) -> dict[st
 
 @pytest.fixture
 def inspector(dedicated_mongod: ServerProcess) -> Iterator[MongoInspector]:
-    with open_inspector(dedicated_mongod.uri, DATABASE) as store:
+    with open_inspector(dedicated_mongod.url, DATABASE) as store:
         yield store
-
-
-def start_partial_put(service: ServiceProcess, name: str, size: int, sent: bytes) -> socket.socket:
-    """A PUT of which only `sent` has been sent."""
-    connection = socket.create_connection(("127.0.0.1", service.port), timeout=30)
-    connection.sendall(
-        f"PUT /file/stream?filename={name} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode()
-    )
-    connection.sendall(sent)
-    return connection
-
-
-def has_no_garbage(store: MongoInspector) -> bool:
-    return store.list_orphans() == [] and not any(d["uploads"] or d["doomed"] for d in store.list_documents())
 
 
 def send_until_closed(connection: socket.socket, data: bytes) -> None:
@@ -88,7 +74,7 @@ def test_a_writer_that_was_stopped_past_its_lease(
         sender.start()
         stopped.child.send_signal(signal.SIGCONT)
         assert connection.recv(4096).startswith(b"HTTP/1.1 409 ")
-    eventually(lambda: has_no_garbage(inspector), 10)
+    eventually(inspector.has_no_garbage, 10)
     assert inspector.read_file(inspector.only_document()["current"]["file"]) == b"quick"
 
 
@@ -110,7 +96,7 @@ def test_a_stopped_writer_of_a_resumable_upload(
         sender.start()
         stopped.child.send_signal(signal.SIGCONT)
         assert connection.recv(4096).startswith(b"HTTP/1.1 409 ")
-    eventually(lambda: has_no_garbage(inspector), 10)
+    eventually(inspector.has_no_garbage, 10)
     assert inspector.read_file(inspector.only_document()["current"]["file"]) == data
 
 
@@ -168,7 +154,7 @@ def test_silence_of_mongodb(
     assert max(took) < 10
     eventually(lambda: put_file(service, "later", b"x").is_success, 5)
     assert tus.delete().status_code == 204
-    eventually(lambda: has_no_garbage(inspector), 20)
+    eventually(inspector.has_no_garbage, 20)
     assert "Traceback" not in service.log
 
 
@@ -197,7 +183,7 @@ def test_mongod_killed_around_the_commit(
         assert told[name] in {201, 503}
         assert current or told[name] != 201
         assert not current or inspector.read_file(current["file"]) == data
-    eventually(lambda: has_no_garbage(inspector), 15)
+    eventually(inspector.has_no_garbage, 15)
 
 
 @pytest.mark.parametrize("fault", [Fault.BLACK_HOLE, Fault.REFUSE, Fault.LATENCY])
@@ -231,7 +217,7 @@ def test_a_broken_wire_to_mongodb(
         elif not answer.startswith(b"HTTP/1.1 201 "):
             assert answer.startswith(b"HTTP/1.1 503 ")
             eventually(lambda: put_file(service, "after", b"x").is_success, 10)
-        eventually(lambda: has_no_garbage(inspector), 20)
+        eventually(inspector.has_no_garbage, 20)
         assert "Traceback" not in service.log
 
 
@@ -276,4 +262,4 @@ def test_few_descriptors(start_service: StartService, env: dict[str, str], inspe
         for connection in held:
             connection.close()
     eventually(lambda: put_file(service, "n", b"x" * CHUNK_SIZE).is_success, 10)
-    eventually(lambda: has_no_garbage(inspector), 10)
+    eventually(inspector.has_no_garbage, 10)

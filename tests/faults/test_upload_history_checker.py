@@ -13,7 +13,7 @@ from tests.support.upload_history import History, Operation, Outcome, find_viola
 
 @pytest.fixture
 def inspector(mongod: ServerProcess, database_name: str) -> Iterator[MongoInspector]:
-    with open_inspector(mongod.uri, database_name) as store:
+    with open_inspector(mongod.url, database_name) as store:
         yield store
 
 

@@ -46,7 +46,7 @@ def test_mongodb_does_not_know_us(
     service = start_service(
         module,
         ready=False,
-        GRIDCAST_MONGODB_URI=mongod.uri.replace("mongodb://", f"mongodb://{UNKNOWN_CREDENTIALS}"),
+        GRIDCAST_MONGODB_URI=mongod.url.replace("mongodb://", f"mongodb://{UNKNOWN_CREDENTIALS}"),
         GRIDCAST_REDIS_URL=redis_url,
         GRIDCAST_MONGODB_DRIVER=driver,
     )
@@ -66,7 +66,7 @@ def test_redis_does_not_know_us(
 ) -> None:
     """No pushes and no sockets; files come and go as when Redis is unavailable."""
     env = {
-        "GRIDCAST_MONGODB_URI": mongod.uri,
+        "GRIDCAST_MONGODB_URI": mongod.url,
         "GRIDCAST_MONGODB_DATABASE": database_name,
         "GRIDCAST_REDIS_URL": wrong_password_redis_url,
     }

@@ -11,7 +11,8 @@ from gateway.settings import GatewaySettings
 from gateway.websocket.relay import Tunnel
 from gateway.websocket.websocket_tunnel import ClientHandshake
 from tests.support.in_process_server import InProcessServer, serve_in_thread
-from tests.support.scripted_upstream import WEBSOCKET_HANDSHAKE, ReceivedRequest, ScriptedUpstream
+from tests.support.raw_sockets import WEBSOCKET_HANDSHAKE
+from tests.support.scripted_upstream import ReceivedRequest, ScriptedUpstream
 from tests.support.waiting import eventually
 
 PIPELINED_BYTES = 120_000

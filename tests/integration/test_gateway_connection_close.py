@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.processes import ServiceProcess, run_service
-from tests.support.scripted_upstream import open_connection, parse_statuses, receive_until_closed, receive_until_eof
+from tests.support.raw_sockets import receive_until_closed, receive_until_eof
+from tests.support.scripted_upstream import open_connection, parse_statuses
 
 REPETITIONS = 40
 SIZE = 8 * 1024 * 1024

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from tests.support.processes import ServiceProcess
+from tests.support.raw_sockets import receive_until_closed
 from tests.support.scripted_upstream import (
     OK_RESPONSE,
     ReceivedRequest,
@@ -12,7 +13,6 @@ from tests.support.scripted_upstream import (
     open_connection,
     parse_statuses,
     read_body,
-    receive_until_closed,
     respond_with,
     send_raw,
     send_request,

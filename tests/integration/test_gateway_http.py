@@ -10,14 +10,13 @@ from functools import partial
 import pytest
 
 from tests.support.processes import ServiceProcess, run_service
+from tests.support.raw_sockets import receive_until_closed, receive_until_eof
 from tests.support.scripted_upstream import (
     ReceivedRequest,
     ScriptedUpstream,
     open_connection,
     parse_statuses,
     read_body,
-    receive_until_closed,
-    receive_until_eof,
     respond_with,
     run_upstream,
     send_raw,

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.process_stats import resident_memory
 from tests.support.processes import ServiceProcess
+from tests.support.raw_sockets import receive_until_closed, receive_until_eof
 from tests.support.scripted_upstream import (
     GET_AND_CLOSE,
     GET_REQUEST,
@@ -20,9 +22,6 @@ from tests.support.scripted_upstream import (
     open_connection,
     parse_statuses,
     read_body,
-    receive_until_closed,
-    receive_until_eof,
-    resident_memory,
     send_raw,
     send_request,
     wait_for_access_log,

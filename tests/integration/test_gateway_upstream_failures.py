@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 
 from deploy.local.ports import free_ports
+from tests.support.process_stats import resident_memory
 from tests.support.processes import ServiceProcess, StartService
+from tests.support.raw_sockets import WEBSOCKET_HANDSHAKE, receive_until_closed
 from tests.support.scripted_upstream import (
     GET_AND_CLOSE,
     GET_REQUEST,
     OK_RESPONSE,
-    WEBSOCKET_HANDSHAKE,
     ReceivedRequest,
     Responder,
     ScriptedUpstream,
@@ -28,8 +29,6 @@ from tests.support.scripted_upstream import (
     open_connection,
     parse_statuses,
     read_body,
-    receive_until_closed,
-    resident_memory,
     respond_ok,
     respond_with,
     run_upstream,

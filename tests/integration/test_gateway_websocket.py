@@ -15,16 +15,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Close, Frame, Opcode
 from websockets.http11 import Request, Response
 
+from tests.support.process_stats import resident_memory
 from tests.support.processes import ServiceProcess, run_service
-from tests.support.scripted_upstream import (
-    ReceivedRequest,
-    parse_statuses,
-    resident_memory,
-    run_upstream,
-    send_raw,
-    upstream_env,
-)
-from tests.support.waiting import eventually
+from tests.support.scripted_upstream import ReceivedRequest, parse_statuses, run_upstream, send_raw, upstream_env
+from tests.support.waiting import eventually, eventually_async
 
 pytestmark = pytest.mark.anyio
 
@@ -123,12 +117,6 @@ async def connect_client(
         yield connection
 
 
-async def eventually_async(check: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
-        while not check():  # noqa: ASYNC110 - what is waited for happens on another thread or in another process
-            await asyncio.sleep(0.01)
-
-
 @pytest.mark.parametrize("path", ["/", "/ws", "/ws?topics=a,b&meta=%7B%7D", "/?resume=x"])
 async def test_messages_come_back_as_they_were_sent(
     gateway: ServiceProcess, echo_server: EchoServer, path: str
@@ -176,7 +164,7 @@ async def test_the_clients_close_code_arrives(gateway: ServiceProcess, echo_serv
         # By hand: the library has rules of its own about who may send what.
         connection.transport.write(Frame(Opcode.CLOSE, Close(code, reason).serialize()).serialize(mask=True))
         await connection.wait_closed()
-    await eventually_async(lambda: echo_server.ended)
+    await eventually_async(lambda: echo_server.ended, 5)
     assert echo_server.ended == [(code, reason)]
 
 
@@ -200,7 +188,7 @@ async def test_a_close_without_a_code_stays_one(gateway: ServiceProcess, echo_se
         connection.protocol.send_close()
         connection.send_data()
         await connection.wait_closed()
-    await eventually_async(lambda: echo_server.ended)
+    await eventually_async(lambda: echo_server.ended, 5)
     assert echo_server.ended == [(1005, "")]
 
 
@@ -219,7 +207,7 @@ async def test_headers_of_the_handshake_are_rebuilt(gateway: ServiceProcess, ech
 async def test_the_secret_of_the_query_is_not_logged(gateway: ServiceProcess) -> None:
     async with connect_client(gateway, "/ws?resume=geheim"):
         pass
-    await eventually_async(lambda: gateway.log.count('"message": "websocket tunnel"'))
+    await eventually_async(lambda: gateway.log.count('"message": "websocket tunnel"'), 5)
     assert "geheim" not in gateway.log
 
 
@@ -312,7 +300,7 @@ async def test_a_service_that_dies_is_seen_as_1006(gateway: ServiceProcess, echo
 async def test_a_client_that_dies_is_seen_by_the_service(gateway: ServiceProcess, echo_server: EchoServer) -> None:
     async with connect_client(gateway) as connection:
         connection.transport.abort()
-        await eventually_async(lambda: echo_server.ended)
+        await eventually_async(lambda: echo_server.ended, 5)
     assert echo_server.ended[0][0] == 1006
 
 
@@ -324,7 +312,7 @@ async def test_without_a_service_the_upgrade_is_refused(tmp_path_factory: pytest
             for name in ("UPLOAD", "STREAM", "SOCKET")
         }
         with run_service("gateway", tmp_path_factory.mktemp("alone"), env, ready=False) as gateway:
-            await eventually_async(lambda: "running on" in gateway.log)
+            await eventually_async(lambda: "running on" in gateway.log, 5)
             refused = await connect_refused(gateway)
     assert refused.status_code == 502
     assert refused.headers["content-type"] == "application/problem+json"

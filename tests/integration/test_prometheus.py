@@ -35,7 +35,7 @@ def metrics_ports(
     """The port of each service's numbers."""
     ports = dict(zip(SERVICES, free_ports(len(SERVICES)), strict=True))
     stores = {
-        "GRIDCAST_MONGODB_URI": mongod.uri,
+        "GRIDCAST_MONGODB_URI": mongod.url,
         "GRIDCAST_MONGODB_DATABASE": database_name,
         "GRIDCAST_REDIS_URL": redis_url,
     }

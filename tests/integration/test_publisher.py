@@ -18,7 +18,8 @@ from services.common.bus.redis import REDIS_COMMAND_TIMEOUT_SECONDS, RedisClient
 from services.common.bus.subscription import Subscription
 from services.common.errors import BadRequest, ContentTooLarge, ServiceUnavailable
 from tests.support.databases import ServerProcess
-from tests.support.websocket_client import SocketReplicas, WebSocketClient, eventually_async, run_socket_replicas
+from tests.support.waiting import eventually_async
+from tests.support.websocket_client import SocketReplicas, WebSocketClient, run_socket_replicas
 
 pytestmark = pytest.mark.anyio
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "messages.md").read_text("utf-8")

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import hashlib
 import re
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from services.common.bus.redis import RedisClient
 from services.common.errors import ServiceUnavailable
 from tests.support.databases import ServerProcess, run_server
 from tests.support.processes import StartService
+from tests.support.redis_commands import send_redis_commands
 from tests.support.waiting import eventually
 from tests.support.websocket_client import WebSocketClient, push_message
 
@@ -78,15 +78,6 @@ def sentinel_program(master: int) -> ProgramFactory:
         )
 
     return program
-
-
-def send_redis_commands(port: int, *commands: str) -> str:
-    """The raw answer of a server to some commands."""
-    with socket.create_connection((HOST, port), timeout=2.0) as connection:
-        for command in commands:
-            connection.sendall(f"{command}\r\n".encode())
-            answer = connection.recv(65536).decode()
-    return answer
 
 
 def connection_error(port: int) -> str | None:
@@ -148,7 +139,7 @@ async def test_the_master_is_killed(
     upload = start_service(
         "services.upload",
         GRIDCAST_REDIS_URL=sentinel_cluster.url("upload"),
-        GRIDCAST_MONGODB_URI=mongod.uri,
+        GRIDCAST_MONGODB_URI=mongod.url,
         GRIDCAST_MONGODB_DATABASE=database_name,
         GRIDCAST_MIN_FREE_SPACE="0",
     )
@@ -258,7 +249,7 @@ async def test_every_service_does_its_work_with_its_own_user(
     """Upload pushes and tells of changes, stream hears of them, socket delivers; Redis has refused nothing."""
     (port,) = free_ports(1)
     store = {
-        "GRIDCAST_MONGODB_URI": mongod.uri,
+        "GRIDCAST_MONGODB_URI": mongod.url,
         "GRIDCAST_MONGODB_DATABASE": database_name,
         "GRIDCAST_MIN_FREE_SPACE": "0",
     }

@@ -10,14 +10,9 @@ import picows
 import pytest
 
 from services.common.bus.publisher import Publisher
-from tests.bench.measurements import raise_open_file_limit
-from tests.support.websocket_client import (
-    SocketReplicas,
-    connect_stalled_reader,
-    http_client,
-    resident_memory,
-    run_socket_replicas,
-)
+from tests.support.open_file_limit import raise_open_file_limit
+from tests.support.process_stats import resident_memory
+from tests.support.websocket_client import SocketReplicas, connect_stalled_reader, http_client, run_socket_replicas
 from tests.support.websocket_load import SwarmClient, WebSocketSwarm
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long, pytest.mark.timeout(300)]

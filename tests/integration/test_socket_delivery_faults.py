@@ -21,7 +21,8 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from services.common.bus.publisher import Publisher, PublishResult
 from services.common.errors import ServiceUnavailable
 from tests.support.processes import ServiceProcess
-from tests.support.websocket_client import WebSocketClient, eventually_async, run_socket_replicas
+from tests.support.waiting import eventually_async
+from tests.support.websocket_client import WebSocketClient, run_socket_replicas
 
 pytestmark = pytest.mark.anyio
 TARGETS = ("sid", "topic", "all")

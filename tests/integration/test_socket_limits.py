@@ -19,14 +19,14 @@ from deploy.local.ports import free_ports
 from deploy.local.programs import readiness_error
 from services.common.bus.publisher import Publisher
 from services.socket.settings import SocketSettings
+from tests.support.process_stats import resident_memory
+from tests.support.waiting import eventually_async
 from tests.support.websocket_client import (
     SocketReplicas,
     WebSocketClient,
     connect_stalled_reader,
-    eventually_async,
     http_client,
     push_message,
-    resident_memory,
     run_socket_replicas,
 )
 

@@ -9,13 +9,14 @@ import struct
 import time
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.support.process_stats import cpu_seconds, resident_memory
+from tests.support.redis_commands import send_redis_commands
 from tests.support.waiting import eventually
-from tests.support.websocket_client import SocketReplicas, resident_memory, run_socket_replicas
+from tests.support.websocket_client import SocketReplicas, run_socket_replicas
 
 TIMEOUT = 8.0
 WEBSOCKET_KEY = base64.b64encode(b"0123456789abcdef").decode()
@@ -263,11 +264,6 @@ def test_a_flood_of_pings_is_stopped(raw_websocket: RawWebSocket) -> None:
     assert raw_websocket.receive_close_code() == 1008
 
 
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 @pytest.mark.parametrize(
     ("request_bytes", "statuses"),
     [
@@ -367,18 +363,12 @@ def test_redis_is_emptied_while_a_client_returns(single_replica: SocketReplicas)
         client = RawWebSocket(single_replica[0].port, f"/ws?resume={resume}&after={after}", room=4096)
         assert client.first_frame["recovered"] is True
         asking.get(f"/sockets/{sid}").raise_for_status()
-        send_redis_commands(single_replica, b"FLUSHALL", b"CLIENT KILL TYPE pubsub")
+        for command in ("FLUSHALL", "CLIENT KILL TYPE pubsub"):
+            assert send_redis_commands(single_replica.redis.port, command).startswith(("+", ":"))
         eventually(lambda: asking.get("/readyz").status_code != 200)
         eventually(lambda: asking.get("/readyz").status_code == 200)
     assert client.receive_close_code() == 1012
     client.socket.close()
-
-
-def send_redis_commands(one: SocketReplicas, *commands: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", one.redis.port), timeout=TIMEOUT) as connection:
-        for command in commands:
-            connection.sendall(command + b"\r\n")
-            assert connection.recv(64)[:1] in b"+:"
 
 
 def test_a_client_that_vanishes_at_any_byte_of_its_handshake(single_replica: SocketReplicas) -> None:

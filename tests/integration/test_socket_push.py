@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from services.common.bus.publisher import Publisher
+from tests.support.waiting import eventually_async
 from tests.support.websocket_client import (
     SocketReplicas,
     WebSocketClient,
-    eventually_async,
     http_client,
     push_message,
     run_socket_replicas,

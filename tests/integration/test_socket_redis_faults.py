@@ -13,10 +13,10 @@ from websockets.exceptions import InvalidStatus
 from services.common.bus.publisher import Publisher
 from services.common.errors import ServiceUnavailable
 from tests.support.processes import ServiceProcess
+from tests.support.waiting import eventually_async
 from tests.support.websocket_client import (
     SocketReplicas,
     WebSocketClient,
-    eventually_async,
     http_client,
     push_message,
     run_socket_replicas,

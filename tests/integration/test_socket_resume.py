@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from services.common.bus.publisher import Publisher
+from tests.support.waiting import eventually_async
 from tests.support.websocket_client import (
     SocketReplicas,
     WebSocketClient,
-    eventually_async,
     http_client,
     push_message,
     run_socket_replicas,

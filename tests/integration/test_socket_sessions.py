@@ -22,25 +22,10 @@ from services.socket.presence import PresenceManager
 from services.socket.scripts import ACQUIRE_SESSIONS, READ_HISTORY, RESUME_WINDOW_SECONDS
 from services.socket.sessions import SessionStore, hash_secret
 from services.socket.settings import SocketSettings
-from tests.support.websocket_client import eventually_async
+from tests.support.recording_sink import RecordingSink
+from tests.support.waiting import eventually_async
 
 pytestmark = pytest.mark.anyio
-
-
-class RecordingSink:
-    """A Sink that writes down what it is given."""
-
-    def __init__(self) -> None:
-        self.frames: list[bytes] = []
-        self.closed: tuple[int, str] | None = None
-        self.send_now = self.frames.append
-
-    def write(self, frame: bytes, conflation_key: str = "") -> None:
-        del conflation_key
-        self.frames.append(frame)
-
-    def close(self, code: int, reason: str) -> None:
-        self.closed = (code, reason)
 
 
 @dataclass

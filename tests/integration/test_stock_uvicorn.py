@@ -50,7 +50,7 @@ def stock(
     http, websocket = request.param
     folder: Path = tmp_path_factory.mktemp("stock")
     env = {
-        "GRIDCAST_MONGODB_URI": mongod.uri,
+        "GRIDCAST_MONGODB_URI": mongod.url,
         "GRIDCAST_MONGODB_DATABASE": f"test_stock_{http}",
         "GRIDCAST_REDIS_URL": redis_server.url,
         "STOCK_HTTP": http,

@@ -33,7 +33,8 @@ from services.common.store.upload_store import (
     UploadHandle,
 )
 from tests.support.databases import ServerProcess
-from tests.support.upload_client import CHUNK_SIZE, MongoInspector, open_inspector
+from tests.support.sizes import CHUNK_SIZE
+from tests.support.upload_client import MongoInspector, open_inspector
 
 pytestmark = pytest.mark.anyio
 NAME = MediaName("f", "n")
@@ -85,7 +86,7 @@ def sha256_is(data: bytes) -> Preconditions:
 async def adapters(
     request: pytest.FixtureRequest, mongod: ServerProcess, database_name: str
 ) -> AsyncIterator[StoreAdapters]:
-    mongo = open_mongo_database(mongod.uri, database_name, request.param)
+    mongo = open_mongo_database(mongod.url, database_name, request.param)
     both = StoreAdapters(mongo)
     await both.store.ensure_schema()
     yield both
@@ -94,7 +95,7 @@ async def adapters(
 
 @pytest.fixture
 def inspector(mongod: ServerProcess, database_name: str) -> Iterator[MongoInspector]:
-    with open_inspector(mongod.uri, database_name) as store:
+    with open_inspector(mongod.url, database_name) as store:
         yield store
 
 

@@ -17,8 +17,9 @@ from bson import ObjectId
 
 from deploy.local.ports import free_ports
 from tests.support.databases import ServerProcess
-from tests.support.media_library import BOUNDARY_SIZES, CHUNK_SIZE, MediaServices, run_media_services, storage_env
+from tests.support.media_library import BOUNDARY_SIZES, MediaServices, run_media_services, storage_env
 from tests.support.processes import ServiceProcess, StartService
+from tests.support.sizes import CHUNK_SIZE
 from tests.support.waiting import eventually
 
 SIZE = 3 * CHUNK_SIZE + 1000

@@ -17,11 +17,11 @@ import redis
 from bson import ObjectId
 
 from tests.support.databases import ServerProcess
-from tests.support.media_library import CHUNK_SIZE, MediaServices, run_media_services, storage_env
+from tests.support.media_library import MediaServices, run_media_services, storage_env
 from tests.support.processes import ServiceProcess, StartService
+from tests.support.sizes import CHUNK_SIZE, MIB
 from tests.support.waiting import eventually
 
-MIB = 1024 * 1024
 FILE_SIZES = (
     *(0, 1, 2, 3, 255, 4096, 65_537),
     *(CHUNK_SIZE - 1, CHUNK_SIZE, CHUNK_SIZE + 1, 2 * CHUNK_SIZE - 1, 2 * CHUNK_SIZE, 2 * CHUNK_SIZE + 1),

@@ -3,8 +3,6 @@
 import contextlib
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -16,14 +14,16 @@ import redis as redis_py
 from tests.support.databases import ServerProcess
 from tests.support.fault_proxy import Fault, run_fault_proxy
 from tests.support.processes import ServiceProcess, StartService
+from tests.support.sizes import CHUNK_SIZE
 from tests.support.upload_client import (
-    CHUNK_SIZE,
     FORM_CONTENT_TYPE,
     MongoInspector,
     TusUpload,
     form_body,
     form_part,
     put_file,
+    run_garbage_collector,
+    throttled,
     tus_metadata,
 )
 from tests.support.waiting import eventually
@@ -95,11 +95,9 @@ def test_changes_are_told_to_all(
     eventually(lambda: all(document["announce"] == [] for document in inspector.list_documents()))
 
 
-def throttled(data: bytes, pieces: int, seconds: float) -> Iterator[bytes]:
-    step = -(-len(data) // pieces)
-    for start in range(0, len(data), step):
-        yield data[start : start + step]
-        time.sleep(seconds / pieces)
+def in_60_pieces(data: bytes) -> Iterator[bytes]:
+    """`data` over 1.5 s: more pieces than events that a client may get in that time."""
+    return throttled(data, -(-len(data) // 60), 1.5 / 60)
 
 
 @pytest.mark.parametrize("way", ["put", "form", "tus"])
@@ -110,19 +108,18 @@ def test_progress(upload: ServiceProcess, inspector: MongoInspector, event_liste
         query = {"filename": "p", "sid": CLIENT_SID}
         headers = {"content-length": str(len(data))}
         url = f"{upload.url}/file/stream"
-        assert httpx.put(url, params=query, content=throttled(data, 60, 1.5), headers=headers).status_code == 201
+        response = httpx.put(url, params=query, content=in_60_pieces(data), headers=headers)
+        assert response.status_code == 201
     elif way == "form":
         body = form_body(form_part("sid", CLIENT_SID.encode()), form_part("folder", b""), form_part("file", data, "p"))
         url = f"{upload.url}/file/upload"
-        assert (
-            httpx.post(url, content=throttled(body, 60, 1.5), headers={"content-type": FORM_CONTENT_TYPE}).status_code
-            == 201
-        )
+        response = httpx.post(url, content=in_60_pieces(body), headers={"content-type": FORM_CONTENT_TYPE})
+        assert response.status_code == 201
     else:
         tus = TusUpload(upload)
         tus.create(length=len(data), headers={"upload-metadata": tus_metadata(filename="p", sid=CLIENT_SID)})
         length = {"content-length": str(len(data))}
-        assert tus.patch(0, throttled(data, 60, 1.5), headers=length).status_code == 204
+        assert tus.patch(0, in_60_pieces(data), headers=length).status_code == 204
     told = [event["data"] for event in event_listener.events("file.progress")]
     assert {event["filename"] for event in told} == {"p"}
     received = [event["received"] for event in told]
@@ -208,14 +205,6 @@ def test_an_unknown_socket_and_a_redis_that_is_away_slow_nothing(
         )
         assert answer.is_success
         assert time.monotonic() - began < 3
-
-
-def run_garbage_collector(env: dict[str, str]) -> None:
-    """`python -m services.upload.collect_garbage`, once."""
-    command = [sys.executable, "-m", "services.upload.collect_garbage"]
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("GRIDCAST_")}
-    done = subprocess.run(command, env={**inherited, **env}, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
 
 
 def test_what_was_not_told_is_told_later_and_once(

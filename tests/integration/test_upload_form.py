@@ -15,21 +15,12 @@ import httpx
 import pytest
 
 from tests.support.databases import ServerProcess
+from tests.support.process_stats import resident_memory
 from tests.support.processes import ServiceProcess, StartService
-from tests.support.upload_client import (
-    BOUNDARY,
-    CHUNK_SIZE,
-    MongoInspector,
-    form_body,
-    form_part,
-    open_inspector,
-    post_form,
-    resident_memory,
-)
+from tests.support.sizes import CHUNK_SIZE, MIB
+from tests.support.upload_client import BOUNDARY, MongoInspector, form_body, form_part, open_inspector, post_form
 from tests.support.upload_client import FORM_CONTENT_TYPE as TYPE
 from tests.support.waiting import eventually
-
-MIB = 1024 * 1024
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +30,7 @@ def upload_settings() -> dict[str, str]:
 
 @pytest.fixture
 def dedicated_inspector(mongod: ServerProcess, database_name: str) -> Iterator[MongoInspector]:
-    with open_inspector(mongod.uri, database_name) as store:
+    with open_inspector(mongod.url, database_name) as store:
         yield store
 
 
@@ -284,7 +275,7 @@ def test_a_broken_redis_does_not_stop_uploads(
     """The file is stored, and the event stays noted until somebody can push it."""
     service = start_service(
         "services.upload",
-        GRIDCAST_MONGODB_URI=mongod.uri,
+        GRIDCAST_MONGODB_URI=mongod.url,
         GRIDCAST_MONGODB_DATABASE=database_name,
         GRIDCAST_REDIS_URL="redis://127.0.0.1:1/0",
     )
@@ -299,7 +290,7 @@ def test_not_ready_without_the_unique_index(
     """Case 102: duplicates that are already there make the index impossible; the service says so and does not serve as ready."""
     dedicated_inspector.db["media"].insert_many([{"folder": "", "filename": "x"}, {"folder": "", "filename": "x"}])
     service = start_service(
-        "services.upload", ready=False, GRIDCAST_MONGODB_URI=mongod.uri, GRIDCAST_MONGODB_DATABASE=database_name
+        "services.upload", ready=False, GRIDCAST_MONGODB_URI=mongod.url, GRIDCAST_MONGODB_DATABASE=database_name
     )
 
     def told() -> bool:

@@ -15,9 +15,8 @@ import httpx
 import pytest
 
 from tests.support.processes import ServiceProcess, StartService
+from tests.support.sizes import BATCH_SIZE, CHUNK_SIZE
 from tests.support.upload_client import (
-    BATCH_SIZE,
-    CHUNK_SIZE,
     MongoInspector,
     TusUpload,
     etag,

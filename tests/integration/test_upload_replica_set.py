@@ -17,7 +17,7 @@ from services.common.store.gridfs.mongo import MongoDriver, open_mongo_database
 from tests.support.databases import ServerProcess
 from tests.support.processes import ServiceProcess, StartService
 from tests.support.replica_set import ReplicaSet, run_replica_set
-from tests.support.upload_client import TusUpload, open_inspector
+from tests.support.upload_client import TusUpload, open_inspector, throttled
 from tests.support.waiting import eventually
 
 DATABASE = "gridcast"
@@ -59,7 +59,9 @@ class UploadLoad:
                 name = self.under_way[number] = f"{number}-{count}"
                 try:
                     answer = client.put(
-                        "/file/stream", params={"filename": name}, content=throttled(make_content(name))
+                        "/file/stream",
+                        params={"filename": name},
+                        content=throttled(make_content(name), SIZE // 8, 0.02),
                     )
                     done = answer.status_code == 201
                 except httpx.HTTPError:
@@ -86,13 +88,6 @@ class UploadLoad:
 
 def make_content(name: str) -> bytes:
     return random.Random(name).randbytes(SIZE)
-
-
-def throttled(data: bytes) -> Iterator[bytes]:
-    """In pieces, so that a kill falls into the middle."""
-    for start in range(0, len(data), SIZE // 8):
-        yield data[start : start + SIZE // 8]
-        time.sleep(0.02)
 
 
 def sha256_hex(data: bytes | None) -> str:
@@ -192,7 +187,7 @@ def test_a_resumable_upload_outlives_its_primary(
 def _patch_ignoring_errors(tus: TusUpload, offset: int, content: bytes) -> None:
     """Send; what became of it, HEAD tells."""
     with contextlib.suppress(httpx.HTTPError, AssertionError):
-        tus.patch(offset, throttled(content))
+        tus.patch(offset, throttled(content, SIZE // 8, 0.02))
 
 
 @pytest.mark.anyio

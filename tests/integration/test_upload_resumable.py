@@ -22,7 +22,8 @@ from services.upload.progress import NullProgress
 from services.upload.tus.patch import PatchRequest
 from services.upload.tus.resumable_uploads import ResumableUploads
 from tests.support.databases import ServerProcess
-from tests.support.upload_client import CHUNK_SIZE, MongoInspector, open_inspector
+from tests.support.sizes import CHUNK_SIZE
+from tests.support.upload_client import MongoInspector, open_inspector
 
 pytestmark = pytest.mark.anyio
 NAME = MediaName("", "n")
@@ -44,7 +45,7 @@ class UndurableStore(GridFSUploadStore):
 
 @pytest.fixture
 def inspector(mongod: ServerProcess, database_name: str) -> Iterator[MongoInspector]:
-    with open_inspector(mongod.uri, database_name) as store:
+    with open_inspector(mongod.url, database_name) as store:
         yield store
 
 
@@ -54,7 +55,7 @@ async def empty_body() -> Message:
 
 @pytest.fixture
 async def mongo(mongod: ServerProcess, database_name: str) -> AsyncIterator[MongoDatabase]:
-    mongo = open_mongo_database(mongod.uri, database_name)
+    mongo = open_mongo_database(mongod.url, database_name)
     await GridFSUploadStore(mongo).ensure_schema()
     yield mongo
     await mongo.aclose()

@@ -13,10 +13,10 @@ import httpx
 import pytest
 
 from tests.support.databases import ServerProcess
+from tests.support.process_stats import resident_memory
 from tests.support.processes import ServiceProcess, StartService
+from tests.support.sizes import BATCH_SIZE, CHUNK_SIZE, MIB
 from tests.support.upload_client import (
-    BATCH_SIZE,
-    CHUNK_SIZE,
     FORM_CONTENT_TYPE,
     OFFSET_CONTENT_TYPE,
     TUS_HEADERS,
@@ -26,19 +26,16 @@ from tests.support.upload_client import (
     form_part,
     open_inspector,
     repr_digest,
-    resident_memory,
     tus_metadata,
     unread_socket_bytes,
 )
 from tests.support.waiting import eventually
 
-MIB = 1024 * 1024
-
 
 @pytest.fixture
 def env(mongod: ServerProcess, redis_server: ServerProcess, database_name: str) -> dict[str, str]:
     return {
-        "GRIDCAST_MONGODB_URI": mongod.uri,
+        "GRIDCAST_MONGODB_URI": mongod.url,
         "GRIDCAST_MONGODB_DATABASE": database_name,
         "GRIDCAST_REDIS_URL": redis_server.url,
         "GRIDCAST_SECOND_PURGE_DELAY": "0",
@@ -49,7 +46,7 @@ def env(mongod: ServerProcess, redis_server: ServerProcess, database_name: str) 
 
 @pytest.fixture
 def inspector(mongod: ServerProcess, database_name: str) -> Iterator[MongoInspector]:
-    with open_inspector(mongod.uri, database_name) as store:
+    with open_inspector(mongod.url, database_name) as store:
         yield store
 
 

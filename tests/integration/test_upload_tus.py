@@ -4,7 +4,6 @@ import base64
 import hashlib
 import os
 import random
-import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +13,9 @@ import httpx
 import pytest
 
 from tests.support.processes import ServiceProcess, StartService, run_service
+from tests.support.raw_sockets import receive_until_closed
+from tests.support.sizes import BATCH_SIZE, CHUNK_SIZE
 from tests.support.upload_client import (
-    BATCH_SIZE,
-    CHUNK_SIZE,
     OFFSET_CONTENT_TYPE,
     TUS_HEADERS,
     MongoInspector,
@@ -448,17 +447,6 @@ def test_a_refused_concatenation_stops_nobody(
         writing.sendall(b"67890")
         assert writing.recv(65536).startswith(b"HTTP/1.1 204 ")
     assert two_replica_tus_upload.offset() == 10
-
-
-def receive_until_closed(connection: socket.socket) -> bytes:
-    """What comes until the end."""
-    data = b""
-    try:
-        while piece := connection.recv(65536):
-            data += piece
-    except ConnectionError:
-        pass
-    return data
 
 
 @pytest.mark.parametrize("at", [0, 1])

@@ -6,7 +6,6 @@
 import contextlib
 import shutil
 import signal
-import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from deploy.local import databases, processes
 from deploy.local.log_tail import tail
 from deploy.local.ports import free_ports
 from deploy.local.processes import Child, Program
+from tests.support.redis_commands import send_redis_commands
 
 READY_TIMEOUT = 30.0
 
@@ -43,10 +43,8 @@ class ServerProcess:
 
     @property
     def url(self) -> str:
-        """The address as clients want it; `uri` is the same."""
+        """The address as clients take it: mongodb:// or redis://."""
         return self._child.program.url
-
-    uri = url
 
     @property
     def pid(self) -> int:
@@ -137,14 +135,12 @@ def database_name(mongod: ServerProcess) -> Iterator[str]:
     """The name of an empty database on the session's MongoDB, dropped after the test."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     yield name
-    with pymongo.MongoClient[dict[str, object]](mongod.uri) as client:
+    with pymongo.MongoClient[dict[str, object]](mongod.url) as client:
         client.drop_database(name)
 
 
 @pytest.fixture
 def redis_url(redis_server: ServerProcess) -> str:
     """The address of the session's Redis, emptied."""
-    with socket.create_connection(("127.0.0.1", redis_server.port), timeout=5.0) as connection:
-        connection.sendall(b"FLUSHALL\r\n")
-        assert connection.recv(64) == b"+OK\r\n"
+    assert send_redis_commands(redis_server.port, "FLUSHALL") == "+OK\r\n"
     return redis_server.url

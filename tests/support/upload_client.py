@@ -7,7 +7,11 @@ other settings has its own `upload_settings`.
 import base64
 import contextlib
 import hashlib
+import os
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,9 +23,8 @@ from bson import ObjectId
 
 from tests.support.databases import ServerProcess
 from tests.support.processes import ServiceProcess, run_service
+from tests.support.sizes import CHUNK_SIZE
 
-CHUNK_SIZE = 255 * 1024
-BATCH_SIZE = 8 * CHUNK_SIZE
 BOUNDARY = b"0123456789abcdef"
 FORM_CONTENT_TYPE = f"multipart/form-data; boundary={BOUNDARY.decode()}"
 TUS_HEADERS = {"tus-resumable": "1.0.0"}
@@ -68,6 +71,11 @@ class MongoInspector:
             g["_id"] for g in grouped if named.get(g["_id"], 0) is not None and g["count"] != named.get(g["_id"], 0)
         ]
 
+    def has_no_garbage(self) -> bool:
+        """Return whether nothing is left to delete: no orphaned chunks, unfinished uploads or tombstones."""
+        pending = any(document["uploads"] or document["doomed"] for document in self.list_documents())
+        return self.list_orphans() == [] and not pending
+
     def clear(self) -> None:
         for name in ("media", "fs.chunks", "fs.files"):
             self.db[name].delete_many({})
@@ -92,7 +100,7 @@ def env(
     request: pytest.FixtureRequest, mongod: ServerProcess, redis_server: ServerProcess, upload_settings: dict[str, str]
 ) -> dict[str, str]:
     return {
-        "GRIDCAST_MONGODB_URI": mongod.uri,
+        "GRIDCAST_MONGODB_URI": mongod.url,
         "GRIDCAST_MONGODB_DATABASE": request.module.__name__.rpartition(".")[2],
         "GRIDCAST_REDIS_URL": redis_server.url,
         **upload_settings,
@@ -137,6 +145,35 @@ def put_file(service: ServiceProcess, name: str, body: Any, /, folder: str = "",
     fields = {key.replace("_", "-"): value for key, value in headers.items()}
     query = {"filename": name, "folder": folder}
     return httpx.put(f"{service.url}/file/stream", params=query, content=body, headers=fields, timeout=60)
+
+
+def start_partial_put(service: ServiceProcess, name: str, size: int, sent: bytes) -> socket.socket:
+    """Begin a PUT of `size` bytes, of which only `sent` is sent; the caller sends the rest or closes the connection."""
+    connection = socket.create_connection(("127.0.0.1", service.port), timeout=40)
+    head = f"PUT /file/stream?filename={name} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n"
+    connection.sendall(head.encode() + sent)
+    return connection
+
+
+def throttled(data: bytes, piece_size: int, pause_seconds: float) -> Iterator[bytes]:
+    """Yield `data` in pieces with a pause after each, so that a request body lasts as long as a test needs."""
+    for start in range(0, len(data), piece_size):
+        yield data[start : start + piece_size]
+        time.sleep(pause_seconds)
+
+
+def start_garbage_collector(env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start one run of `python -m services.upload.collect_garbage`, which sees only these GRIDCAST_* variables."""
+    command = [sys.executable, "-m", "services.upload.collect_garbage"]
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("GRIDCAST_")}
+    return subprocess.Popen(command, env={**inherited, **env}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+
+
+def run_garbage_collector(env: Mapping[str, str]) -> None:
+    """Run the garbage collector once, and fail with its log where it exits with an error."""
+    with start_garbage_collector(env) as collector:
+        _, log = collector.communicate(timeout=60)
+    assert collector.returncode == 0, log.decode()
 
 
 def repr_digest(data: bytes) -> str:
@@ -212,14 +249,6 @@ def expect_problem(answer: httpx.Response, status: int) -> str:
     assert answer.headers["content-type"] == "application/problem+json"
     detail: str = answer.json()["detail"]
     return detail
-
-
-def resident_memory(pid: int) -> int:
-    """Bytes of memory that the process has to itself and shares."""
-    for line in Path(f"/proc/{pid}/status").read_text("ascii").splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError("no VmRSS")
 
 
 def unread_socket_bytes(port: int, connection: socket.socket) -> int:

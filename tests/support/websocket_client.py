@@ -18,6 +18,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from deploy.local import databases
 from tests.support.databases import ServerProcess, run_server
 from tests.support.processes import ServiceProcess, run_service
+from tests.support.raw_sockets import WEBSOCKET_HANDSHAKE
+from tests.support.redis_commands import send_redis_commands
 
 TIMEOUT = 10.0
 
@@ -157,9 +159,7 @@ def run_socket_replicas(folder: Path, count: int = 2, **env: str) -> Iterator[So
 
 def skip_settling_period(redis: ServerProcess) -> None:
     """Nobody is expected to tell of sids from before: one that is unknown is unknown at once, and not only after 5 s."""
-    with socket.create_connection(("127.0.0.1", redis.port), timeout=TIMEOUT) as connection:
-        connection.sendall(b"HSET gridcast:sequence settles 0\r\n")
-        assert connection.recv(64) == b":0\r\n"
+    assert send_redis_commands(redis.port, "HSET gridcast:sequence settles 0") == ":0\r\n"
 
 
 @contextlib.asynccontextmanager
@@ -180,30 +180,13 @@ async def push_message(
         return await client.post(path, json=message, params=query)
 
 
-async def eventually_async(check: Any, timeout_seconds: float = TIMEOUT) -> Any:
-    """The first true result of the coroutine function `check`."""
-    deadline = asyncio.get_running_loop().time() + timeout_seconds
-    while not (result := await check()):
-        assert asyncio.get_running_loop().time() < deadline, f"not true within {timeout_seconds:g} s"
-        await asyncio.sleep(0.02)
-    return result
-
-
-def resident_memory(pid: int) -> int:
-    """Bytes of memory."""
-    return int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) * 4096
-
-
 def connect_stalled_reader(port: int) -> socket.socket:
     """A connection that reads its first frame and then nothing, with little room in its kernel."""
     made = socket.socket()
     made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     made.settimeout(20)
     made.connect(("127.0.0.1", port))
-    made.sendall(
-        b"GET /ws HTTP/1.1\r\nhost: 127.0.0.1\r\nupgrade: websocket\r\nconnection: Upgrade\r\n"
-        b"sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\nsec-websocket-version: 13\r\n\r\n"
-    )
+    made.sendall(WEBSOCKET_HANDSHAKE)
     got = b""
     while b"recovered" not in got:
         got += made.recv(2048)

@@ -14,10 +14,10 @@ import pytest
 import yaml
 
 from deploy.containers import credentials
+from deploy.local.processes import PROJECT_ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
-BASE_COMPOSE, CLUSTER_COMPOSE = ROOT / "docker-compose.yml", ROOT / "deploy/compose.cluster.yml"
-DOCKERFILE = ROOT / "deploy/Dockerfile"
+BASE_COMPOSE, CLUSTER_COMPOSE = PROJECT_ROOT / "docker-compose.yml", PROJECT_ROOT / "deploy/compose.cluster.yml"
+DOCKERFILE = PROJECT_ROOT / "deploy/Dockerfile"
 SERVICES = {"upload", "stream", "socket", "gateway"}
 JOB_SERVICES = {"credentials", "database", "backup"}
 MONITORING_SERVICES = {"prometheus", "grafana"}
@@ -122,7 +122,7 @@ def test_docker_compose_1_29_accepts_it(files: list[Path], tmp_path: Path) -> No
     if program is None or b"1.29" not in subprocess.check_output([program, "--version"]):
         pytest.skip("docker-compose 1.29 is not installed")
     options = [option for file in files for option in ("-f", str(file))]
-    accepted = yaml.safe_load(subprocess.check_output([program, *options, "config"], cwd=ROOT, timeout=60))
+    accepted = yaml.safe_load(subprocess.check_output([program, *options, "config"], cwd=PROJECT_ROOT, timeout=60))
     assert accepted["services"].keys() >= SERVICES
 
 
@@ -147,7 +147,7 @@ def test_every_container_is_locked_down(services: Compose) -> None:
         assert service["restart"] == ("no" if name in JOB_SERVICES else "unless-stopped"), name
         mounts = [str(volume) for volume in service.get("volumes", []) if str(volume).startswith((".", "/"))]
         assert all(re.fullmatch(r"\./deploy/monitoring/[\w./]+:/etc/[\w./]+:ro", mount) for mount in mounts), name
-        assert all((ROOT / mount.partition(":")[0]).exists() for mount in mounts), name
+        assert all((PROJECT_ROOT / mount.partition(":")[0]).exists() for mount in mounts), name
         if name not in SERVICES | JOB_SERVICES:
             assert re.fullmatch(r"[1-9][0-9]*:[1-9][0-9]*", service["user"]), name
 
@@ -238,9 +238,9 @@ def test_images_name_no_registry() -> None:
 
 def test_the_example_lists_what_compose_reads() -> None:
     wanted = set(re.findall(r"\$\{([A-Z_]+)", BASE_COMPOSE.read_text("utf-8")))
-    listed = set(re.findall(r"^#([A-Z_]+)=", (ROOT / ".env.example").read_text("utf-8"), re.MULTILINE))
+    listed = set(re.findall(r"^#([A-Z_]+)=", (PROJECT_ROOT / ".env.example").read_text("utf-8"), re.MULTILINE))
     assert listed == wanted
-    assert not re.search(r"^[A-Z_]*PASSWORD=.", (ROOT / ".env.example").read_text("utf-8"), re.MULTILINE)
+    assert not re.search(r"^[A-Z_]*PASSWORD=.", (PROJECT_ROOT / ".env.example").read_text("utf-8"), re.MULTILINE)
 
 
 SECRETS = {name: f"{number:016d}" for number, name in enumerate((*credentials.PASSWORDS, credentials.REPLICA_SET_KEY))}

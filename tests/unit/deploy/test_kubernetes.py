@@ -5,16 +5,15 @@ import functools
 import os
 import shutil
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import kubernetes_validate  # type: ignore[import-untyped]  # ships no annotations
 import pytest
 import yaml
 
+from deploy.local.processes import PROJECT_ROOT
 from gateway.upstream.discovery import DNS_REFRESH_INTERVAL_SECONDS
 
-ROOT = Path(__file__).resolve().parents[3]
 OVERLAYS = ("local", "production")
 KUBERNETES_VERSIONS = ("1.27", "1.30", "1.33", "1.35", "1.37")
 SERVICES = {"upload", "stream", "socket", "gateway"}
@@ -28,7 +27,7 @@ Object = dict[str, Any]
 @functools.cache
 def build_overlay(overlay: str) -> tuple[Object, ...]:
     """What `kubectl apply -k` would send."""
-    folder = str(ROOT / "deploy/k8s/overlays" / overlay)
+    folder = str(PROJECT_ROOT / "deploy/k8s/overlays" / overlay)
     if kubectl := os.environ.get("KUBECTL") or shutil.which("kubectl"):
         command = [kubectl, "kustomize", folder]
     elif kustomize := shutil.which("kustomize"):

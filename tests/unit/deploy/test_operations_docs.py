@@ -11,18 +11,19 @@ from typing import Any
 
 from pydantic import SecretStr
 
-ROOT = Path(__file__).resolve().parents[3]
+from deploy.local.processes import PROJECT_ROOT
+
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
+    sys.path.insert(0, str(PROJECT_ROOT))
 
-from gateway.settings import GatewaySettings  # noqa: E402
-from services.common.settings import ENV_PREFIX, Settings  # noqa: E402
-from services.common.telemetry import metrics  # noqa: E402
-from services.socket.settings import SocketSettings  # noqa: E402
-from services.stream.settings import StreamSettings  # noqa: E402
-from services.upload.settings import UploadSettings  # noqa: E402
+from gateway.settings import GatewaySettings
+from services.common.settings import ENV_PREFIX, Settings
+from services.common.telemetry import metrics
+from services.socket.settings import SocketSettings
+from services.stream.settings import StreamSettings
+from services.upload.settings import UploadSettings
 
-PAGE = ROOT / "docs/operations.md"
+PAGE = PROJECT_ROOT / "docs/operations.md"
 SETTINGS_CLASSES: dict[str, type[Settings]] = {
     "gateway": GatewaySettings,
     "upload": UploadSettings,
@@ -79,7 +80,7 @@ def test_metrics_that_are_named_exist() -> None:
 
 def test_files_that_are_named_exist() -> None:
     for name in set(re.findall(r"(?:deploy|tests|docs)/[A-Za-z0-9_./-]+[a-z]", PAGE.read_text("utf-8"))):
-        assert (ROOT / name).exists(), name
+        assert (PROJECT_ROOT / name).exists(), name
 
 
 def test_settings_that_are_named_exist() -> None:

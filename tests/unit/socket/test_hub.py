@@ -17,22 +17,7 @@ from services.socket.hub import (
     SocketClient,
 )
 from services.socket.send_queue import MAX_QUEUED_BYTES, MAX_QUEUED_FRAMES, SendQueue
-
-
-class RecordingSink:
-    """A Sink that writes down what it is given."""
-
-    def __init__(self) -> None:
-        self.frames: list[bytes] = []
-        self.closed: tuple[int, str] | None = None
-        self.send_now = self.frames.append
-
-    def write(self, frame: bytes, conflation_key: str = "") -> None:
-        del conflation_key
-        self.frames.append(frame)
-
-    def close(self, code: int, reason: str) -> None:
-        self.closed = (code, reason)
+from tests.support.recording_sink import RecordingSink
 
 
 def make_client(hub: Hub, sid: str, *topics: str, ready: bool = True) -> tuple[SocketClient, RecordingSink]:
