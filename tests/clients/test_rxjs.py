@@ -171,9 +171,7 @@ async def test_topics_over_one_socket(replica_pair: SocketReplicaPair, rxjs_prog
         assert [said for said in client.output if "opened" in said] == [{"opened": 1}]
 
 
-async def test_a_restart_of_its_replica_is_nothing_to_a_client(
-    replica_pair: SocketReplicaPair, rxjs_program: Path
-) -> None:
+async def test_client_survives_a_restart_of_its_replica(replica_pair: SocketReplicaPair, rxjs_program: Path) -> None:
     """The replica leaves in order (1012, RxJS completes and repeats), then the next one is killed (1006, RxJS retries): the
     same sid, and every event once and in order, whoever pushed it while the client was away. The stream of a topic goes on, and one
     that was begun while there was no connection too.

@@ -35,7 +35,7 @@ def typed_commands() -> list[str]:
     return re.findall(r"^    (.+)$", chapter, re.MULTILINE)
 
 
-def test_the_session_under_use(stack: Stack, sample_videos: SampleVideos, tmp_path: Path) -> None:
+def test_commands_of_the_usage_section_work(stack: Stack, sample_videos: SampleVideos, tmp_path: Path) -> None:
     """Every line in its order, in one shell: only the port, the sid and where the programs are differ."""
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
@@ -105,7 +105,7 @@ def test_a_separate_process_pushes(stack: Stack, tmp_path: Path) -> None:
         assert json.loads(other.recv(5))["type"] == "invoice.paid"
 
 
-def test_the_commands_and_paths_named_are_there() -> None:
+def test_commands_and_paths_named_in_the_readme_exist() -> None:
     verbs = set(re.findall(r"^    make ([a-z-]+)", README, re.MULTILINE))
     makefile = (PROJECT_ROOT / "Makefile").read_text("utf-8")
     assert verbs

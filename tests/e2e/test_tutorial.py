@@ -158,7 +158,7 @@ class TutorialReader:
         return True
 
 
-def test_the_session(stack: Stack, ffmpeg: str, tmp_path: Path) -> None:
+def test_tutorial_session_works_as_written(stack: Stack, ffmpeg: str, tmp_path: Path) -> None:
     """Every block in its order. The stack has the two socket replicas of the last step all the time."""
     pytest.importorskip("tusclient", reason="tuspy is not installed")
     if shutil.which("curl") is None:
@@ -183,7 +183,7 @@ def test_the_session(stack: Stack, ffmpeg: str, tmp_path: Path) -> None:
     assert (tmp_path / "part").read_bytes() == (tmp_path / "v.webm").read_bytes()[1000:2000]
 
 
-def test_the_commands_and_places_named_are_there() -> None:
+def test_commands_and_anchors_named_in_the_tutorial_exist() -> None:
     makefile = (PROJECT_ROOT / "Makefile").read_text("utf-8")
     commands = re.findall(r"(?:`|^\$ )make ([^`\n]+)", TUTORIAL, re.MULTILINE)
     assert "run SOCKETS=2 STREAMS=2" in commands

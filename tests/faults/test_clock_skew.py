@@ -45,7 +45,7 @@ def inspector(mongod: ServerProcess, database_name: str) -> Iterator[MongoInspec
         yield store
 
 
-def test_a_janitor_with_a_wrong_clock_reaps_nothing_that_lives(
+def test_garbage_collector_with_a_skewed_clock_deletes_no_live_data(
     start_service: StartService,
     mongod: ServerProcess,
     redis_url: str,
@@ -83,7 +83,7 @@ def test_a_janitor_with_a_wrong_clock_reaps_nothing_that_lives(
 
 
 @pytest.mark.anyio
-async def test_a_replica_with_a_wrong_clock_keeps_its_sockets(tmp_path: Path, skewed_clock_env: dict[str, str]) -> None:
+async def test_replica_with_a_skewed_clock_keeps_its_sockets(tmp_path: Path, skewed_clock_env: dict[str, str]) -> None:
     with run_socket_replicas(tmp_path, 1) as made:
         right, odd = made[0], made.start(skewed_clock_env)
         client, other = await WebSocketClient.connect(odd, topics="a"), await WebSocketClient.connect(right, topics="a")

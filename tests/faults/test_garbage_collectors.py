@@ -57,7 +57,7 @@ def is_fully_collected(store: MongoInspector) -> bool:
 
 
 @pytest.mark.parametrize("kills", [6, pytest.param(60, marks=[pytest.mark.long, pytest.mark.timeout(900)])])
-def test_killed_in_the_middle(
+def test_garbage_collector_is_killed_while_deleting(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector, kills: int
 ) -> None:
     create_garbage(start_service("services.upload", **env))
@@ -93,7 +93,9 @@ def test_killed_in_the_middle(
     assert inspector.count_chunks() == FILES
 
 
-def test_three_at_once(start_service: StartService, env: dict[str, str], inspector: MongoInspector) -> None:
+def test_three_garbage_collectors_run_concurrently(
+    start_service: StartService, env: dict[str, str], inspector: MongoInspector
+) -> None:
     service = start_service("services.upload", **env)
     create_garbage(service)
 

@@ -73,7 +73,7 @@ def count_answers_of(gateway: ServiceProcess, replica: ServiceProcess) -> int:
     return gateway.log.count(f'"upstream_addr": "{replica.url}"')
 
 
-def test_one_of_two_is_killed_and_returns(
+def test_one_of_two_gateways_is_killed_and_restarted(
     start_service: StartService, env: dict[str, str], request_load: RequestLoad
 ) -> None:
     """No safe request fails, no handshake either, and the killed ones are back within ten seconds of their return."""

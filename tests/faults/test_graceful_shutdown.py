@@ -88,7 +88,7 @@ class TerminatingProcess:
         return took
 
 
-def test_who_has_nothing_to_do_ends_at_once(start_service: StartService, env: dict[str, str]) -> None:
+def test_idle_services_stop_immediately(start_service: StartService, env: dict[str, str]) -> None:
     services = [start_service(module, **env) for module in ("services.upload", "services.stream", "services.socket")]
     urls = {
         f"GRIDCAST_{name}_URLS": one.url for name, one in zip(("UPLOAD", "STREAM", "SOCKET"), services, strict=True)
@@ -158,7 +158,7 @@ def stored_files(store: MongoInspector) -> dict[str, bytes]:
     }
 
 
-def test_uploads_end_or_are_taken_back(
+def test_uploads_finish_or_are_aborted_at_the_shutdown_timeout(
     start_service: StartService,
     env: dict[str, str],
     inspector: MongoInspector,
@@ -194,7 +194,7 @@ def test_uploads_end_or_are_taken_back(
     assert stored_files(inspector) == {one.name: one.data for one in (*quick, stalled[2])}
 
 
-def test_a_client_that_never_leaves_holds_nobody_up(
+def test_idle_client_does_not_delay_the_shutdown(
     start_service: StartService,
     env: dict[str, str],
     inspector: MongoInspector,
@@ -208,7 +208,9 @@ def test_a_client_that_never_leaves_holds_nobody_up(
     assert {one.receive_status() for one in mute} <= {0, 503}
 
 
-def test_downloads_end_or_are_cut(start_service: StartService, env: dict[str, str]) -> None:
+def test_downloads_finish_or_are_aborted_at_the_shutdown_timeout(
+    start_service: StartService, env: dict[str, str]
+) -> None:
     upload = start_service("services.upload", **env)
     stream = start_service("services.stream", **env)
     data = os.urandom(1024 * 1024) * 48
@@ -238,7 +240,7 @@ def count_body_bytes(client: socket.socket, length: int) -> int:
 
 
 @pytest.mark.anyio
-async def test_sockets_are_told_to_come_back(start_service: StartService, env: dict[str, str]) -> None:
+async def test_sockets_are_closed_with_service_restart(start_service: StartService, env: dict[str, str]) -> None:
     """Through the gateway. It is the replica that says 1012; a gateway that stops knows no frames, so its clients see 1006."""
     services = [start_service("services.socket", **env) for _ in range(2)]
     urls = ",".join(one.url for one in services)

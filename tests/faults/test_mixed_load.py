@@ -148,7 +148,9 @@ def dedicated_stack(tmp_path: Path) -> Iterator[Stack]:
         pytest.param(600, 2.0, 128, id="ten minutes", marks=[pytest.mark.long, pytest.mark.timeout(900)]),
     ],
 )
-async def test_nothing_grows(dedicated_stack: Stack, seconds: int, a_minute: float | None, growth: int) -> None:
+async def test_memory_and_descriptors_stay_flat_under_mixed_load(
+    dedicated_stack: Stack, seconds: int, a_minute: float | None, growth: int
+) -> None:
     """`growth`: MiB of a process over the whole time, caches included. `a_minute`: MiB, once they are full."""
     seed = int.from_bytes(os.urandom(4))
     print(f"seed {seed}")

@@ -38,7 +38,7 @@ def get_file(service: ServiceProcess, name: str) -> httpx.Response:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_reading_on_a_bad_wire_to_mongodb(
+def test_reading_survives_mongodb_network_faults(
     start_service: StartService, mongod: ServerProcess, redis_url: str, database_name: str, fault: Fault
 ) -> None:
     """Half a second of latency is no fault. The others are 503 in time; a download under way is whole or cut, never wrong."""
@@ -78,7 +78,7 @@ def test_reading_on_a_bad_wire_to_mongodb(
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_files_on_a_bad_wire_to_redis(
+def test_files_are_served_while_the_redis_network_fails(
     start_service: StartService,
     mongod: ServerProcess,
     redis_server: ServerProcess,
@@ -112,7 +112,7 @@ def test_files_on_a_bad_wire_to_redis(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_sockets_on_a_bad_wire_to_redis(
+async def test_sockets_survive_redis_network_faults(
     start_service: StartService, dedicated_redis: ServerProcess, fault: Fault
 ) -> None:
     """They stay, pushes are refused in time or go through, and afterwards the same connection hears again."""
@@ -144,7 +144,7 @@ def exit_stack() -> Iterator[contextlib.ExitStack]:
         yield crowd
 
 
-def test_reading_with_few_descriptors(
+def test_reading_survives_descriptor_exhaustion(
     start_service: StartService,
     mongod: ServerProcess,
     redis_url: str,

@@ -164,7 +164,7 @@ async def assert_recovered(made: StackClient, since: float, checks: list[SendReq
 
 @pytest.mark.parametrize("silent", [False, True], ids=["killed", "silent"])
 @pytest.mark.parametrize("away", OUTAGE_SECONDS)
-async def test_mongodb_is_away(
+async def test_services_recover_from_a_mongodb_outage(
     dedicated_stack: tuple[Stack, ServerProcess, ServerProcess], away: float, silent: bool
 ) -> None:
     stack, mongod, _ = dedicated_stack
@@ -186,7 +186,7 @@ async def test_mongodb_is_away(
 
 @pytest.mark.parametrize("silent", [False, True], ids=["killed", "silent"])
 @pytest.mark.parametrize("away", OUTAGE_SECONDS)
-async def test_redis_is_away(
+async def test_services_recover_from_a_redis_outage(
     dedicated_stack: tuple[Stack, ServerProcess, ServerProcess], away: float, silent: bool
 ) -> None:
     """Files are written and read as before; sockets stay, and hear of everything again."""

@@ -93,7 +93,7 @@ def assert_acknowledged_files_stored(store: MongoInspector, acknowledged: dict[s
 
 
 @pytest.mark.timeout(180)
-def test_507_before_the_disk_is_full_and_no_loss_when_it_is(
+def test_507_before_the_disk_is_full_and_no_loss_on_a_full_disk(
     start_service: StartService, env: dict[str, str], mongod: ServerProcess, disk: TmpfsMount
 ) -> None:
     acknowledged: dict[str, str] = {}

@@ -57,7 +57,7 @@ def send_until_closed(connection: socket.socket, data: bytes) -> None:
         connection.sendall(data)
 
 
-def test_a_writer_that_was_stopped_past_its_lease(
+def test_writer_paused_past_its_lease_is_fenced_off(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector
 ) -> None:
     """It wakes up to find its upload reaped and the name another's: it neither commits nor deletes, nor leaves a chunk."""
@@ -78,7 +78,7 @@ def test_a_writer_that_was_stopped_past_its_lease(
     assert inspector.read_file(inspector.only_document()["current"]["file"]) == b"quick"
 
 
-def test_a_stopped_writer_of_a_resumable_upload(
+def test_paused_writer_of_a_resumable_upload_is_fenced_off(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector
 ) -> None:
     """Another replica takes over and finishes; the one that wakes up changes nothing."""
@@ -100,7 +100,7 @@ def test_a_stopped_writer_of_a_resumable_upload(
     assert inspector.read_file(inspector.only_document()["current"]["file"]) == data
 
 
-def test_a_killed_service_leaves_nothing(
+def test_killed_service_leaves_no_garbage(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector
 ) -> None:
     """Case 97: within the lease and a minute; here the lease is two seconds."""
@@ -113,7 +113,7 @@ def test_a_killed_service_leaves_nothing(
     eventually(lambda: inspector.count_chunks() == 0 and inspector.list_documents() == [], 15)
 
 
-def test_silence_of_mongodb(
+def test_hanging_mongodb_times_out(
     start_service: StartService, env: dict[str, str], dedicated_mongod: ServerProcess, inspector: MongoInspector
 ) -> None:
     """Case 95: 503 within 10 s for those under way and for new ones; afterwards all is well again within 5 s."""
@@ -187,7 +187,7 @@ def test_mongod_killed_around_the_commit(
 
 
 @pytest.mark.parametrize("fault", [Fault.BLACK_HOLE, Fault.REFUSE, Fault.LATENCY])
-def test_a_broken_wire_to_mongodb(
+def test_upload_survives_mongodb_network_faults(
     start_service: StartService,
     env: dict[str, str],
     dedicated_mongod: ServerProcess,
@@ -222,7 +222,7 @@ def test_a_broken_wire_to_mongodb(
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
-def test_a_wrong_clock_reaps_nothing(
+def test_skewed_clock_deletes_no_live_upload(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector, tmp_path: Path, hours: int
 ) -> None:
     """Case 99: leases and expiries are by MongoDB's clock alone."""
@@ -250,7 +250,9 @@ def test_a_wrong_clock_reaps_nothing(
     assert put_file(wrong, "m", b"x").status_code == 201
 
 
-def test_few_descriptors(start_service: StartService, env: dict[str, str], inspector: MongoInspector) -> None:
+def test_descriptor_exhaustion_is_survived(
+    start_service: StartService, env: dict[str, str], inspector: MongoInspector
+) -> None:
     """Case 101: refused or served, never broken; afterwards all is well."""
     service = start_service("services.upload", **env)
     resource.prlimit(service.pid, resource.RLIMIT_NOFILE, (64, 64))

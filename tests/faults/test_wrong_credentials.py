@@ -40,7 +40,7 @@ def assert_secret_not_leaked(service: ServiceProcess, *answers: httpx.Response) 
 
 @pytest.mark.parametrize("driver", ["motor", "pymongo"])
 @pytest.mark.parametrize("module", ["services.upload", "services.stream"])
-def test_mongodb_does_not_know_us(
+def test_mongodb_rejects_the_credentials(
     start_service: StartService, mongod: ServerProcess, redis_url: str, module: str, driver: str
 ) -> None:
     service = start_service(
@@ -61,7 +61,7 @@ def test_mongodb_does_not_know_us(
     assert_secret_not_leaked(service, ready, put, get)
 
 
-def test_redis_does_not_know_us(
+def test_redis_rejects_the_credentials(
     start_service: StartService, mongod: ServerProcess, database_name: str, wrong_password_redis_url: str
 ) -> None:
     """No pushes and no sockets; files come and go as when Redis is unavailable."""

@@ -141,7 +141,7 @@ def test_dump_wipe_restore(
             assert store.list_orphans() == []
 
 
-def test_a_restore_touches_no_database_that_is_in_use(
+def test_restore_refuses_a_database_with_data(
     mongod: ServerProcess, database_name: str, redis_url: str, start_service: StartService, tmp_path: Path
 ) -> None:
     shelf = StoredFiles(start_service, mongod.url, database_name, redis_url)
@@ -154,7 +154,7 @@ def test_a_restore_touches_no_database_that_is_in_use(
     assert again.returncode == 1, "a dump never writes over another"
 
 
-def test_a_dump_that_was_cut_short_is_refused_before_anything_is_written(
+def test_truncated_dump_is_refused_before_anything_is_written(
     mongod: ServerProcess, database_name: str, redis_url: str, start_service: StartService, tmp_path: Path
 ) -> None:
     shelf = StoredFiles(start_service, mongod.url, database_name, redis_url)
@@ -173,7 +173,7 @@ def test_a_dump_that_was_cut_short_is_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     ("lost", "said"), [(0, "block 0 is missing"), (5, "block 5 is missing"), (11, "2872320 of 3000000 bytes are there")]
 )
-def test_a_file_with_a_lost_block_is_not_dumped_in_silence(
+def test_dump_reports_a_file_with_a_missing_chunk(
     mongod: ServerProcess,
     database_name: str,
     redis_url: str,
@@ -195,7 +195,7 @@ def test_a_file_with_a_lost_block_is_not_dumped_in_silence(
     assert list((tmp_path / "dump").rglob("*.bson")) == []
 
 
-def test_a_dump_comes_from_the_primary_whatever_the_address_says() -> None:
+def test_dump_reads_from_the_primary_despite_the_read_preference() -> None:
     address = "mongodb://127.0.0.1:1/?replicaSet=x&readPreference=secondaryPreferred"
     with pymongo.MongoClient[RawBSONDocument](address, document_class=RawBSONDocument, connect=False) as client:
         collections = backup.open_collections(client, "gridcast")
@@ -217,7 +217,7 @@ def rehearse_cold_copy(dedicated_mongod: ServerProcess, tmp_path: Path) -> Calla
     return rehearse
 
 
-def test_a_copy_of_a_server_at_rest(
+def test_cold_copy_of_a_stopped_server(
     dedicated_mongod: ServerProcess, rehearse_cold_copy: Callable[[], None], redis_url: str, start_service: StartService
 ) -> None:
     shelf = StoredFiles(start_service, dedicated_mongod.url, "gridcast", redis_url)

@@ -97,7 +97,7 @@ def is_routed(request: tuple[str, str, bytes]) -> bool:
         return False
 
 
-def test_mutants_that_both_let_through_are_read_alike(
+def test_mutants_accepted_by_both_are_read_alike(
     gateway: ServiceProcess, nginx: int, upstream: ScriptedUpstream
 ) -> None:
     seed = int(os.environ.get("SEED", "0")) or random.SystemRandom().randrange(1 << 32)

@@ -32,7 +32,7 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("driver", ["motor", "pymongo"])
-async def test_an_index_that_takes_longer_than_an_operation(
+async def test_index_build_may_take_longer_than_an_operation_timeout(
     server: ServerProcess, driver: MongoDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not ready while it is built, not even where it is listed already; ready, without another build, as soon as it stands."""

@@ -61,7 +61,7 @@ def service(tmp_path: Path, sentinel_setup: SentinelSetup) -> Iterator[ServicePr
         yield made
 
 
-async def test_a_failover(sentinel_setup: SentinelSetup, service: ServiceProcess) -> None:
+async def test_push_survives_a_sentinel_failover(sentinel_setup: SentinelSetup, service: ServiceProcess) -> None:
     client = await WebSocketClient.connect(service, topics="a")
     async with Publisher.from_url(sentinel_setup.url, "/test") as push:
         assert (await push.send(client.sid, "t", 1)).status == "sent"

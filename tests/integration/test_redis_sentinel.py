@@ -131,7 +131,7 @@ def sentinel_cluster(tmp_path: Path) -> Iterator[SentinelCluster]:
 
 
 @pytest.mark.anyio
-async def test_the_master_is_killed(
+async def test_services_survive_the_death_of_the_master(
     sentinel_cluster: SentinelCluster, start_service: StartService, mongod: ServerProcess, database_name: str
 ) -> None:
     """Sockets stay open, pushes are refused until the replica leads and then arrive, uploads never stop."""
@@ -231,7 +231,9 @@ def redis_url_for(server: ServerProcess, service: str) -> str:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("service", ["upload", "stream", "socket"])
-async def test_a_service_may_do_no_more_than_its_work(redis_with_acl_users: ServerProcess, service: str) -> None:
+async def test_service_user_has_only_the_permissions_it_needs(
+    redis_with_acl_users: ServerProcess, service: str
+) -> None:
     client = RedisClient.from_url(redis_url_for(redis_with_acl_users, service))
     try:
         await client.ping()
@@ -243,7 +245,7 @@ async def test_a_service_may_do_no_more_than_its_work(redis_with_acl_users: Serv
 
 
 @pytest.mark.anyio
-async def test_every_service_does_its_work_with_its_own_user(
+async def test_every_service_works_with_its_own_user(
     redis_with_acl_users: ServerProcess, start_service: StartService, mongod: ServerProcess, database_name: str
 ) -> None:
     """Upload pushes and tells of changes, stream hears of them, socket delivers; Redis has refused nothing."""
@@ -282,7 +284,7 @@ async def test_every_service_does_its_work_with_its_own_user(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(("scheme", "first"), [("rediss+sentinel", b"\x16\x03"), ("redis+sentinel", b"*")])
-async def test_a_sentinel_is_spoken_to_as_the_url_says(scheme: str, first: bytes) -> None:
+async def test_sentinel_connection_follows_the_url(scheme: str, first: bytes) -> None:
     """The first bytes that it gets: a TLS handshake, or a command."""
     heard = asyncio.get_running_loop().create_future()
 

@@ -49,7 +49,7 @@ class TimedSwarm(WebSocketSwarm):
         return 1000 * taken[int(len(taken) * 0.99)]
 
 
-async def test_a_stopped_reader_among_a_thousand(single_replica: SocketReplicas) -> None:
+async def test_one_stalled_reader_among_a_thousand(single_replica: SocketReplicas) -> None:
     """It gets more than it takes, besides the broadcasts that all get. Rounds without one and with one take turns."""
     crowd = TimedSwarm(f"{single_replica[0].url}/ws")
     await crowd.connect_clients(1000)
@@ -104,7 +104,7 @@ def gc_disabled() -> Iterator[None]:
     gc.enable()
 
 
-async def test_handshakes_beside_5000_idle_sockets(single_replica: SocketReplicas, gc_disabled: None) -> None:
+async def test_handshakes_with_5000_idle_sockets(single_replica: SocketReplicas, gc_disabled: None) -> None:
     crowd = WebSocketSwarm(f"{single_replica[0].url}/ws")
     held = resident_memory(single_replica[0].pid)
     await crowd.connect_clients(5000)

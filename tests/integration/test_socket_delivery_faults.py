@@ -127,7 +127,7 @@ def has_reached_end(browser: ReconnectingBrowser, count: int) -> bool:
         pytest.param(200, 500, 20, 5, 0.02, marks=[pytest.mark.long, pytest.mark.timeout(900)]),
     ],
 )
-async def test_no_gap_that_is_not_said(
+async def test_every_gap_is_reported(
     tmp_path: Path, browsers: int, count: int, redis_kills: int, replica_kills: int, pause: float
 ) -> None:
     seed = int(os.environ.get("GRIDCAST_TEST_SEED", random.randrange(2**32)))

@@ -71,7 +71,7 @@ def count_received_bytes(client: socket.socket) -> tuple[int, bool]:
     return total, False
 
 
-def test_a_reader_who_stops_is_cut_off_and_memory_stays_flat(media_services: MediaServices) -> None:
+def test_stalled_reader_is_disconnected_and_memory_stays_flat(media_services: MediaServices) -> None:
     """Case 53: patience is 3 seconds here."""
     before = resident_memory(media_services.stream.pid)
     began = time.monotonic()
@@ -82,7 +82,7 @@ def test_a_reader_who_stops_is_cut_off_and_memory_stays_flat(media_services: Med
         assert count_received_bytes(client)[0] < BIG_FILE_SIZE
 
 
-def test_who_asks_for_small_ranges_and_takes_none_is_cut_off(media_services: MediaServices) -> None:
+def test_pipelined_ranges_that_are_not_read_are_disconnected(media_services: MediaServices) -> None:
     """Case 53: each is out of memory and fits into the buffer, but not all of those that are asked for one behind the other."""
     fields = {"range": "bytes=0-65535"}
     assert media_services.get("big.webm", fields).status_code == 206
@@ -98,7 +98,7 @@ def test_who_asks_for_small_ranges_and_takes_none_is_cut_off(media_services: Med
     assert total < 151 * 65_536
 
 
-def test_a_slow_reader_is_no_stopped_one(media_services: MediaServices) -> None:
+def test_slow_reader_is_not_a_stalled_one(media_services: MediaServices) -> None:
     """It takes a block in a second, longer than patience altogether, and gets what it asked for."""
     wanted = 8 * MIB
     with contextlib.closing(
@@ -129,7 +129,7 @@ def read_slowly(port: int, seconds: float) -> None:
             time.sleep(0.1)
 
 
-def test_a_listener_who_takes_a_little_all_the_time_is_not_cut_off(media_services: MediaServices) -> None:
+def test_slow_steady_reader_is_not_disconnected(media_services: MediaServices) -> None:
     """There is room again when more than a megabyte was taken, at this speed after 15 s."""
     eventually(lambda: open_connections(media_services.stream) < 40, 10)
     cut = media_services.stream.log.count("send timeout after")
@@ -138,7 +138,7 @@ def test_a_listener_who_takes_a_little_all_the_time_is_not_cut_off(media_service
 
 
 @pytest.mark.long
-def test_nor_behind_the_gateway(
+def test_slow_steady_reader_is_not_disconnected_behind_the_gateway(
     media_services: MediaServices, start_service: StartService, mongod: ServerProcess, redis_url: str
 ) -> None:
     """The service's client is then the gateway, which reads on when its own client has taken something."""
@@ -155,7 +155,7 @@ def test_nor_behind_the_gateway(
     assert "send timeout after" not in stream.log
 
 
-def test_a_reader_who_pauses_and_goes_on_gets_everything(media_services: MediaServices) -> None:
+def test_reader_that_pauses_and_resumes_gets_everything(media_services: MediaServices) -> None:
     """The cache has lost what was read ahead for it by then, and the store has no cursor of it."""
     with contextlib.closing(send_download_request(media_services.stream, "big.webm", "Connection: close")) as client:
         first = client.recv(100_000)
@@ -166,7 +166,7 @@ def test_a_reader_who_pauses_and_goes_on_gets_everything(media_services: MediaSe
     assert len(first) + total > BIG_FILE_SIZE
 
 
-def test_five_hundred_readers_leave_at_once(media_services: MediaServices) -> None:
+def test_five_hundred_readers_disconnect_together(media_services: MediaServices) -> None:
     """Case 54: no cursor, no connection and no memory is theirs any more."""
     eventually(lambda: open_connections(media_services.stream) < 40, 10)
     with ThreadPoolExecutor(32) as pool:
@@ -188,7 +188,7 @@ def test_five_hundred_readers_leave_at_once(media_services: MediaServices) -> No
 @pytest.mark.parametrize(
     ("readers", "mebibytes"), [(30, 128), pytest.param(100, 1024, marks=[pytest.mark.long, pytest.mark.timeout(600)])]
 )
-def test_stopped_readers_hold_a_block_each(
+def test_stalled_readers_hold_one_block_each(
     media_services: MediaServices,
     start_service: StartService,
     mongod: ServerProcess,
@@ -244,7 +244,7 @@ def test_ten_thousand_ranges_are_cheap(media_services: MediaServices, asked: str
     assert each < 0.02
 
 
-def test_a_probe_moves_one_chunk(media_services: MediaServices) -> None:
+def test_probe_reads_one_chunk(media_services: MediaServices) -> None:
     """As the database itself counts what it sent."""
     media_services.put("probe.webm", os.urandom(40 * CHUNK_SIZE))
 
@@ -260,7 +260,7 @@ def test_a_probe_moves_one_chunk(media_services: MediaServices) -> None:
     assert CHUNK_SIZE < sent() - before < CHUNK_SIZE + own * 3 + 64 * 1024
 
 
-def test_redis_comes_and_goes_and_nobody_notices(
+def test_redis_outages_do_not_affect_downloads(
     media_services: MediaServices, start_service: StartService, mongod: ServerProcess, dedicated_redis: ServerProcess
 ) -> None:
     """Ready all the time; while changes cannot be heard of nothing is remembered, so every change is seen at once."""
@@ -282,7 +282,7 @@ def test_redis_comes_and_goes_and_nobody_notices(
     assert len(set(identifiers)) == 2
 
 
-def test_a_silent_mongodb_is_503_in_time_and_comes_back(
+def test_hanging_mongodb_is_503_in_time_and_recovers(
     start_service: StartService, dedicated_mongod: ServerProcess, redis_url: str, tmp_path: Path
 ) -> None:
     """Case 95. Blocks that are in memory help nobody whose file cannot be looked up."""
@@ -301,9 +301,7 @@ def test_a_silent_mongodb_is_503_in_time_and_comes_back(
         eventually(lambda: lib.get("a.webm").status_code == 200, 10)
 
 
-def test_a_mongodb_that_dies_under_a_download_cuts_it(
-    dedicated_mongod: ServerProcess, redis_url: str, tmp_path: Path
-) -> None:
+def test_death_of_mongodb_aborts_the_download(dedicated_mongod: ServerProcess, redis_url: str, tmp_path: Path) -> None:
     """What was promised cannot be sent; and when it is back, everything is."""
     with run_media_services(
         tmp_path, dedicated_mongod, redis_url, "dying", GRIDCAST_BLOCK_CACHE_SIZE=str(CACHE_SIZE)
@@ -321,7 +319,7 @@ def test_a_mongodb_that_dies_under_a_download_cuts_it(
         assert "Traceback" not in lib.stream.log
 
 
-def test_a_mongodb_that_is_started_anew_under_a_paused_reader(
+def test_mongodb_restart_is_survived_by_a_paused_reader(
     dedicated_mongod: ServerProcess, redis_url: str, tmp_path: Path
 ) -> None:
     """It holds no cursor and no connection of its own, so it does not notice."""
@@ -342,7 +340,7 @@ def test_a_mongodb_that_is_started_anew_under_a_paused_reader(
         assert "Traceback" not in lib.stream.log
 
 
-def test_a_download_under_way_is_finished_at_sigterm(
+def test_active_download_finishes_at_sigterm(
     media_services: MediaServices, start_service: StartService, mongod: ServerProcess, redis_url: str
 ) -> None:
     """P13: no new connection, the old one to its end, and an exit with 0."""
@@ -368,7 +366,7 @@ def test_a_download_under_way_is_finished_at_sigterm(
     assert "Traceback" not in service.log
 
 
-def test_a_request_that_waits_for_the_store_at_sigterm_is_503(
+def test_request_waiting_for_the_store_at_sigterm_is_503(
     start_service: StartService, dedicated_mongod: ServerProcess, redis_url: str
 ) -> None:
     """When the time for draining is over; the file is being looked up then."""
@@ -385,7 +383,7 @@ def test_a_request_that_waits_for_the_store_at_sigterm_is_503(
     assert "Traceback" not in service.log
 
 
-def test_a_stopped_download_does_not_hold_the_shutdown(
+def test_stalled_download_does_not_delay_the_shutdown(
     media_services: MediaServices, start_service: StartService, mongod: ServerProcess, redis_url: str
 ) -> None:
     """It is cut when the time for draining is over."""

@@ -77,7 +77,7 @@ def event_listener(redis_url: str, upload: ServiceProcess) -> Iterator[EventList
         yield ear
 
 
-def test_changes_are_told_to_all(
+def test_changes_are_broadcast(
     upload: ServiceProcess, inspector: MongoInspector, event_listener: EventListener
 ) -> None:
     created = put_file(upload, "a.webm", b"one", "f")
@@ -133,16 +133,14 @@ def test_progress(upload: ServiceProcess, inspector: MongoInspector, event_liste
     assert 0.3 < told[-2]["rate"] / (len(data) / 1.5) < 3
 
 
-def test_a_failure_is_told_too(
-    upload: ServiceProcess, inspector: MongoInspector, event_listener: EventListener
-) -> None:
+def test_failure_is_published(upload: ServiceProcess, inspector: MongoInspector, event_listener: EventListener) -> None:
     wrong = {"content-digest": "sha-256=:" + "A" * 43 + "=:"}
     url = f"{upload.url}/file/stream?filename=p&sid={CLIENT_SID}"
     assert httpx.put(url, content=b"x", headers=wrong).status_code == 400
     assert event_listener.events("file.progress")[-1]["data"]["state"] == "failed"
 
 
-def test_many_short_requests_are_one_progress(
+def test_many_short_requests_share_one_progress(
     upload: ServiceProcess, inspector: MongoInspector, event_listener: EventListener
 ) -> None:
     """At most ten a second, and never backwards, however the bytes are cut into requests."""
@@ -160,7 +158,7 @@ def test_many_short_requests_are_one_progress(
     assert (told[-1]["state"], received[-1]) == ("stored", len(data))
 
 
-def test_a_creation_that_is_taken_back_has_failed(
+def test_rolled_back_creation_is_reported_as_failed(
     upload: ServiceProcess, inspector: MongoInspector, event_listener: EventListener
 ) -> None:
     wrong = {
@@ -171,7 +169,7 @@ def test_a_creation_that_is_taken_back_has_failed(
     assert event_listener.events("file.progress")[-1]["data"]["state"] == "failed"
 
 
-def test_reading_back_is_told(
+def test_rehash_progress_is_published(
     start_service: StartService,
     env: dict[str, str],
     mongod: ServerProcess,
@@ -194,7 +192,7 @@ def test_reading_back_is_told(
     assert list(dict.fromkeys(states))[-2:] == ["verifying", "stored"]
 
 
-def test_an_unknown_socket_and_a_redis_that_is_away_slow_nothing(
+def test_unknown_socket_and_unavailable_redis_do_not_delay_uploads(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector, upload: ServiceProcess
 ) -> None:
     away = start_service("services.upload", **{**env, "GRIDCAST_REDIS_URL": "redis://127.0.0.1:1/0"})
@@ -207,7 +205,7 @@ def test_an_unknown_socket_and_a_redis_that_is_away_slow_nothing(
         assert time.monotonic() - began < 3
 
 
-def test_what_was_not_told_is_told_later_and_once(
+def test_unpublished_events_are_published_later_and_once(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector, event_listener: EventListener
 ) -> None:
     """Redis was away, or the service died between commit and push: the note stays, and the janitor pushes it with the same id."""
@@ -227,7 +225,7 @@ def test_what_was_not_told_is_told_later_and_once(
     assert inspector.only_document()["announce"] == []
 
 
-def test_the_janitor_by_itself(upload: ServiceProcess, env: dict[str, str], inspector: MongoInspector) -> None:
+def test_garbage_collector_as_a_command(upload: ServiceProcess, env: dict[str, str], inspector: MongoInspector) -> None:
     """It reaps and sweeps what is due and nothing else; a second one changes nothing."""
     put_file(upload, "kept", b"x")
     put_file(upload, "gone", b"y")

@@ -102,7 +102,7 @@ def replica_set(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kills", [pytest.param(1, id="one"), pytest.param(20, id="twenty", marks=pytest.mark.long)])
-def test_the_primary_is_killed_in_the_middle_of_uploads(
+def test_uploads_survive_the_death_of_the_primary(
     replica_set: ReplicaSet, redis_url: str, start_service: StartService, kills: int
 ) -> None:
     seed = int.from_bytes(os.urandom(4))
@@ -148,7 +148,7 @@ def test_the_primary_is_killed_in_the_middle_of_uploads(
 
 
 @pytest.mark.timeout(300)
-def test_a_resumable_upload_outlives_its_primary(
+def test_resumable_upload_survives_its_primary(
     replica_set: ReplicaSet, redis_url: str, start_service: StartService
 ) -> None:
     """Offsets only grow: what a client was once told is stored is never asked for again, and the file is whole."""
@@ -192,7 +192,9 @@ def _patch_ignoring_errors(tus: TusUpload, offset: int, content: bytes) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("driver", ["motor", "pymongo"])
-async def test_reads_go_to_the_primary_whatever_the_address_says(replica_set: ReplicaSet, driver: MongoDriver) -> None:
+async def test_reads_go_to_the_primary_despite_the_read_preference(
+    replica_set: ReplicaSet, driver: MongoDriver
+) -> None:
     mongo = open_mongo_database(f"{replica_set.uri}&readPreference=secondary", DATABASE, driver)
     try:
         assert mongo.collection("media").read_preference == ReadPreference.PRIMARY

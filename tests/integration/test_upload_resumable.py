@@ -66,7 +66,7 @@ def make_resumable_uploads(store: GridFSUploadStore) -> ResumableUploads:
     return ResumableUploads(store, limits, lambda *_: NullProgress(), 60.0)
 
 
-async def test_a_store_that_is_away_after_the_beginning(mongo: MongoDatabase, inspector: MongoInspector) -> None:
+async def test_store_that_becomes_unavailable_during_an_upload(mongo: MongoDatabase, inspector: MongoInspector) -> None:
     before = asyncio.all_tasks()
     away = make_resumable_uploads(UnavailableStore(mongo, StoreTimings(lease_ttl_ms=300)))
     with pytest.raises(ServiceUnavailable):
@@ -77,7 +77,7 @@ async def test_a_store_that_is_away_after_the_beginning(mongo: MongoDatabase, in
         await asyncio.sleep(0.02)
 
 
-async def test_nobody_is_told_of_a_commit_that_is_not_durable(mongo: MongoDatabase) -> None:
+async def test_non_durable_commit_is_not_acknowledged(mongo: MongoDatabase) -> None:
     """The client would give its bytes up, and after a kill they would be asked for again."""
     store = UndurableStore(mongo)
     upload = await store.create_upload(NAME, NewUpload(5, 60))
@@ -130,7 +130,9 @@ async def create_unfinished_upload(mongo: MongoDatabase, data: bytes) -> str:
     return upload.upload_id
 
 
-async def test_a_hash_of_a_part_is_never_taken_for_the_whole(mongo: MongoDatabase, inspector: MongoInspector) -> None:
+async def test_hash_of_a_prefix_is_never_used_for_the_whole_file(
+    mongo: MongoDatabase, inspector: MongoInspector
+) -> None:
     data = os.urandom(2 * CHUNK_SIZE + 7)
     address = await create_unfinished_upload(mongo, data)
     flow = make_resumable_uploads(InterruptedStore(mongo))
@@ -141,7 +143,7 @@ async def test_a_hash_of_a_part_is_never_taken_for_the_whole(mongo: MongoDatabas
     assert received.sha256 == hashlib.sha256(data).hexdigest() == inspector.only_document()["current"]["sha256"]
 
 
-async def test_an_upload_whose_stored_bytes_are_damaged_ends(mongo: MongoDatabase, inspector: MongoInspector) -> None:
+async def test_upload_with_corrupt_stored_bytes_fails(mongo: MongoDatabase, inspector: MongoInspector) -> None:
     data = os.urandom(2 * CHUNK_SIZE + 7)
     address = await create_unfinished_upload(mongo, data)
     inspector.db["fs.chunks"].delete_one({"n": 1})
@@ -153,7 +155,7 @@ async def test_an_upload_whose_stored_bytes_are_damaged_ends(mongo: MongoDatabas
     assert inspector.count_chunks() == 0
 
 
-async def test_an_upload_that_is_ended_while_it_is_read_back(mongo: MongoDatabase) -> None:
+async def test_upload_terminated_during_its_rehash(mongo: MongoDatabase) -> None:
     """The one who ended it has deleted its chunks; that is no damage."""
     data = os.urandom(2 * CHUNK_SIZE + 7)
     address = await create_unfinished_upload(mongo, data)

@@ -95,14 +95,16 @@ def check_one_winner_each(store: MongoInspector, names: int) -> None:
     assert store.db["fs.files"].count_documents({}) == names
 
 
-def test_racers(start_service: StartService, env: dict[str, str], inspector: MongoInspector) -> None:
+def test_concurrent_uploads_of_one_name_have_one_winner(
+    start_service: StartService, env: dict[str, str], inspector: MongoInspector
+) -> None:
     upload_concurrently([start_service("services.upload", **env) for _ in range(2)], 50, 3)
     check_one_winner_each(inspector, 3)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_fifty_racers_on_each_of_a_hundred_names(
+def test_fifty_concurrent_uploads_of_each_of_a_hundred_names(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector
 ) -> None:
     upload_concurrently([start_service("services.upload", **env) for _ in range(2)], 50, 100)
@@ -152,7 +154,9 @@ def resume_across_replicas(
 
 
 @pytest.mark.parametrize("read", [True, False])
-def test_cuts(start_service: StartService, env: dict[str, str], inspector: MongoInspector, *, read: bool) -> None:
+def test_upload_is_interrupted_at_random_offsets(
+    start_service: StartService, env: dict[str, str], inspector: MongoInspector, *, read: bool
+) -> None:
     resume_across_replicas(
         [start_service("services.upload", **env) for _ in range(2)], inspector, 8 * MIB + 5, 10, read=read
     )
@@ -161,14 +165,14 @@ def test_cuts(start_service: StartService, env: dict[str, str], inspector: Mongo
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("read", [True, False])
-def test_256_mib_cut_at_a_hundred_places(
+def test_256_mib_upload_interrupted_at_a_hundred_offsets(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector, *, read: bool
 ) -> None:
     services = [start_service("services.upload", **env) for _ in range(2)]
     resume_across_replicas(services, inspector, 256 * MIB, 100, read=read)
 
 
-def test_after_a_kill_two_batches_are_asked_for_again(
+def test_at_most_two_batches_are_sent_again_after_a_kill(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector
 ) -> None:
     """Of the bytes that the service had read; here it reads all that was sent before it dies."""
@@ -218,7 +222,7 @@ def memory_growth(service: ServiceProcess, sizes: list[int]) -> int:
     return peak - base
 
 
-def test_memory(start_service: StartService, env: dict[str, str]) -> None:
+def test_memory_of_concurrent_uploads_is_bounded(start_service: StartService, env: dict[str, str]) -> None:
     service = start_service("services.upload", **env)
     assert memory_growth(service, [192 * MIB]) <= 64 * MIB
     assert memory_growth(service, [16 * MIB] * 8) <= 120 * MIB
@@ -226,7 +230,7 @@ def test_memory(start_service: StartService, env: dict[str, str]) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-def test_memory_for_one_of_five_gigabytes_and_for_twenty(
+def test_memory_for_one_5_gb_upload_and_for_twenty_uploads(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector
 ) -> None:
     service = start_service("services.upload", **env)

@@ -55,7 +55,7 @@ def test_hadolint_finds_nothing() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_the_classic_builder_understands_it() -> None:
+def test_classic_builder_accepts_the_dockerfile() -> None:
     for line in dockerfile_instructions():
         assert not re.match(r"(RUN|COPY|ADD) --(?!from=)", line), line
         assert "<<" not in line
@@ -72,7 +72,7 @@ def test_an_image_has_the_packages_of_its_service_alone(service: str) -> None:
     assert any("--require-hashes" in line and "--only-binary :all:" in line for line in instructions)
 
 
-def test_what_is_copied_from_the_tree_can_be_read_by_whoever_runs_the_image() -> None:
+def test_copied_files_are_readable_by_any_container_user() -> None:
     """Under a umask of 077 it has its owner's rights alone."""
     found = dockerfile_stages()
     for name, (base, instructions) in found.items():
@@ -102,12 +102,12 @@ def test_an_image_ends_small_and_unprivileged(service: str) -> None:
 
 
 @pytest.mark.parametrize("path", [BASE_COMPOSE, CLUSTER_COMPOSE], ids=lambda path: path.name)
-def test_the_compose_specification_allows_it(path: Path) -> None:
+def test_compose_files_are_valid_against_the_specification(path: Path) -> None:
     text = resources.files("check_jsonschema").joinpath("builtin_schemas/vendor/compose-spec.json").read_text("utf-8")
     jsonschema.Draft202012Validator(json.loads(text)).validate(read_yaml(path))
 
 
-def test_the_schema_would_notice() -> None:
+def test_schema_rejects_unknown_keys() -> None:
     text = resources.files("check_jsonschema").joinpath("builtin_schemas/vendor/compose-spec.json").read_text("utf-8")
     wrong = read_yaml(BASE_COMPOSE)
     wrong["services"]["gateway"]["depends_on"]["upload"]["condition"] = "service_fine"
@@ -116,7 +116,7 @@ def test_the_schema_would_notice() -> None:
 
 
 @pytest.mark.parametrize("files", [[BASE_COMPOSE], [BASE_COMPOSE, CLUSTER_COMPOSE]], ids=["base", "cluster"])
-def test_docker_compose_1_29_accepts_it(files: list[Path], tmp_path: Path) -> None:
+def test_docker_compose_1_29_accepts_the_file(files: list[Path], tmp_path: Path) -> None:
     """Its own schema and its own merge of the files; no engine is asked."""
     program = shutil.which("docker-compose")
     if program is None or b"1.29" not in subprocess.check_output([program, "--version"]):
@@ -168,7 +168,7 @@ def test_only_the_gateway_is_published_and_only_to_this_machine() -> None:
     assert "data" not in read_yaml(BASE_COMPOSE)["services"]["gateway"]["networks"]
 
 
-def test_monitoring_starts_when_it_is_wanted_and_sees_no_data() -> None:
+def test_monitoring_is_optional_and_mounts_no_data() -> None:
     services = read_yaml(BASE_COMPOSE)["services"]
     assert {
         name for name, service in services.items() if service.get("profiles") == ["monitoring"]
@@ -202,14 +202,14 @@ def test_an_image_is_built_by_one_service_that_all_its_users_wait_for() -> None:
     assert "credentials" in waits_for("database")
 
 
-def test_the_uploads_under_way_fit_into_the_memory() -> None:
+def test_concurrent_uploads_fit_into_the_memory_limit() -> None:
     """About 8 MiB each, beside the process itself."""
     upload = read_yaml(BASE_COMPOSE)["services"]["upload"]
     assert upload["mem_limit"] == "1g"
     assert upload["environment"]["GRIDCAST_MAX_CONCURRENT_UPLOADS"] * 8 + 128 <= 1024
 
 
-def test_nobody_sees_the_credentials_of_another() -> None:
+def test_containers_see_only_their_own_credentials() -> None:
     mounts = {
         name: {str(volume).partition(":")[0] for volume in service.get("volumes", [])}
         for name, service in merged_compose().items()
@@ -257,13 +257,13 @@ def test_addresses_of_one_server_and_of_a_cluster() -> None:
     assert many["/out/stream/redis_url"] == expected
 
 
-def test_redis_is_given_no_password_in_plain() -> None:
+def test_redis_gets_no_plain_text_password() -> None:
     acl = credentials.redis_acl_file(SECRETS)
     assert acl.startswith("user default reset off\n")
     assert not any(password in acl for password in SECRETS.values())
 
 
-def test_the_password_that_mongodb_knows_stays_in_the_vault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mongodb_password_stays_in_the_vault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vault, out = job_volumes(tmp_path, monkeypatch)
     known, wanted = vault / "mongo_root_password", vault / "mongo_root_password.wanted"
     monkeypatch.setenv("MONGO_ROOT_PASSWORD", "the-first-of-all-passwords")
@@ -293,7 +293,7 @@ def job_volumes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Pa
     return vault, out
 
 
-def test_passwords_stay_unless_others_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_passwords_are_kept_unless_new_ones_are_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job_volumes(tmp_path, monkeypatch)
 
     def written() -> dict[str, str]:

@@ -134,7 +134,7 @@ def test_services_end_gracefully(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_uploads_under_way_fit_into_the_memory(overlay: str) -> None:
+def test_concurrent_uploads_fit_into_the_memory_limit(overlay: str) -> None:
     """About 8 MiB each, beside the process itself."""
     (container,) = objects_by_name(overlay, "Deployment")["upload"]["spec"]["template"]["spec"]["containers"]
     most = next(int(entry["value"]) for entry in container["env"] if entry["name"] == "GRIDCAST_MAX_CONCURRENT_UPLOADS")
@@ -143,7 +143,7 @@ def test_the_uploads_under_way_fit_into_the_memory(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_names_refer_to_what_is_there(overlay: str) -> None:
+def test_references_name_existing_objects(overlay: str) -> None:
     pods = {workload_name(workload): workload["spec"]["template"] for workload in workloads(overlay)}
     assert pods.keys() >= SERVICES
     services = objects_by_name(overlay, "Service")
@@ -242,7 +242,7 @@ def test_only_the_listed_flows_are_open() -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_names_can_be_looked_up_wherever_the_name_server_stands(overlay: str) -> None:
+def test_dns_lookups_are_allowed_to_any_name_server(overlay: str) -> None:
     """Also in a cache on the node itself, which selectors of pods and namespaces do not match, and at OpenShift's 5353."""
     policy = objects_by_name(overlay, "NetworkPolicy")["names"]["spec"]
     assert policy["podSelector"] == {}

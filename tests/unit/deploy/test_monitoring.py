@@ -41,7 +41,7 @@ def known_metrics() -> dict[str, set[str]]:
     return found
 
 
-def test_every_metric_asked_for_exists() -> None:
+def test_every_queried_metric_exists() -> None:
     names = known_metrics()
     for expression in promql_expressions():
         for name in re.findall(r"\b(gridcast_\w+|process_\w+)", expression):
@@ -50,7 +50,7 @@ def test_every_metric_asked_for_exists() -> None:
             ), name
 
 
-def test_every_label_asked_for_exists() -> None:
+def test_every_queried_label_exists() -> None:
     names = known_metrics()
     for expression in promql_expressions():
         labels = {label.strip() for group in re.findall(r"by \(([^)]*)\)", expression) for label in group.split(",")}
@@ -60,7 +60,7 @@ def test_every_label_asked_for_exists() -> None:
         assert labels <= allowed, f"{expression}: {labels - allowed}"
 
 
-def test_every_metric_of_ours_is_looked_at() -> None:
+def test_every_exported_metric_is_used() -> None:
     """What nobody sees need not be counted."""
     asked = " ".join(promql_expressions())
     ours = [

@@ -28,7 +28,7 @@ from services.common.http.origins import OriginPolicy
         ("*", None, True, True),
     ],
 )
-def test_whose_pages_may_open_a_websocket(setting: str, origin: str | None, *, cookies: bool, allowed: bool) -> None:
+def test_allowed_websocket_origins(setting: str, origin: str | None, *, cookies: bool, allowed: bool) -> None:
     origins = OriginPolicy(setting)
     if allowed:
         origins.check_websocket_origin(origin, "a.example", has_cookies=cookies)
@@ -37,7 +37,7 @@ def test_whose_pages_may_open_a_websocket(setting: str, origin: str | None, *, c
             origins.check_websocket_origin(origin, "a.example", has_cookies=cookies)
 
 
-def test_a_rate_lets_twice_as_many_at_once_and_then_so_many_a_second() -> None:
+def test_rate_limiter_allows_a_burst_of_twice_the_rate() -> None:
     rate = RateLimiter(8.0)
     for _ in range(16):
         rate.acquire("a", 0.0)
@@ -51,7 +51,7 @@ def test_a_rate_lets_twice_as_many_at_once_and_then_so_many_a_second() -> None:
         rate.acquire("a", 50.5 / 8)
 
 
-def test_a_slow_rate_tells_how_long_to_wait() -> None:
+def test_slow_rate_limiter_reports_retry_after() -> None:
     rate = RateLimiter(0.5)
     rate.acquire("a", 0.0)
     with pytest.raises(TooManyRequests) as refused:
@@ -60,14 +60,14 @@ def test_a_slow_rate_tells_how_long_to_wait() -> None:
     rate.acquire("a", 2.0)
 
 
-def test_a_rate_remembers_a_bounded_number_of_clients() -> None:
+def test_rate_limiter_remembers_a_bounded_number_of_clients() -> None:
     rate = RateLimiter(1.0)
     for number in range(MAX_TRACKED_CLIENTS + 100):
         rate.acquire(str(number), 0.0)
     assert len(rate._buckets) == MAX_TRACKED_CLIENTS
 
 
-def test_tunnels_are_counted_for_all_and_for_each_client() -> None:
+def test_connections_are_limited_in_total_and_per_client() -> None:
     tunnels = ConnectionLimiter(3, 2)
     first, second = ConnectionSlot(tunnels, "a"), ConnectionSlot(tunnels, "a")
     with pytest.raises(TooManyRequests):
@@ -96,7 +96,7 @@ def test_tunnels_are_counted_for_all_and_for_each_client() -> None:
         ("a:b", "a:b", True),
     ],
 )
-def test_what_counts_as_one_client(one: str, other: str, *, same: bool) -> None:
+def test_client_key_groups_addresses(one: str, other: str, *, same: bool) -> None:
     assert (client_key(one) == client_key(other)) is same
 
 
@@ -120,7 +120,7 @@ TRUSTED = parse_networks("10.0.0.0/8, 192.168.1.1, fd00::/8")
         ("10.0.0.1", {"x-forwarded-for": "fe80::1%eth0"}, Client("10.0.0.1", "http")),
     ],
 )
-def test_the_client_behind_a_proxy(peer: str, said: dict[str, str], client: Client) -> None:
+def test_client_address_behind_a_proxy(peer: str, said: dict[str, str], client: Client) -> None:
     fields = [(name.encode(), value.encode()) for name, value in said.items()]
     assert resolve_client(peer, "http", fields, TRUSTED) == client
     assert resolve_client(peer, "http", fields, ()) == Client(peer, "http")
@@ -150,12 +150,12 @@ def make_headers(**named: str) -> list[tuple[bytes, bytes]]:
         ("*", None, {}),
     ],
 )
-def test_what_a_browser_is_told(setting: str, origin: str | None, told: dict[bytes, bytes]) -> None:
+def test_cors_response_headers(setting: str, origin: str | None, told: dict[bytes, bytes]) -> None:
     made = cors.response_headers(make_headers(origin=origin) if origin else [], OriginPolicy(setting))
     assert dict(made) == told
 
 
-def test_a_preflight_is_told_methods_and_the_fields_it_asked_for() -> None:
+def test_preflight_allows_methods_and_the_requested_headers() -> None:
     asked = make_headers(access_control_request_headers="tus-resumable,upload-offset")
     assert dict(cors.preflight_headers(asked, "PATCH, OPTIONS")) == {
         b"access-control-allow-methods": b"PATCH, OPTIONS",

@@ -34,7 +34,7 @@ def make_message(number: int) -> Publication:
     return Publication(number, str(number).encode())
 
 
-def test_one_a_topic_all() -> None:
+def test_delivery_to_one_client_a_topic_and_all() -> None:
     hub = Hub()
     (_, a), (_, b), (_, c) = make_client(hub, "a", "x"), make_client(hub, "b", "x", "y"), make_client(hub, "c")
     hub.fan_out("sid", "a", make_message(1))
@@ -46,7 +46,7 @@ def test_one_a_topic_all() -> None:
     assert (a.frames, b.frames, c.frames) == ([b"1", b"2", b"4"], [b"2", b"3", b"4"], [b"4"])
 
 
-def test_find_disconnect_and_what_is_left() -> None:
+def test_find_disconnect_and_remaining_clients() -> None:
     hub = Hub()
     first, paper = make_client(hub, "a", "x")
     assert hub.find("a") is first
@@ -59,7 +59,7 @@ def test_find_disconnect_and_what_is_left() -> None:
     assert hub.clients == {}
 
 
-def test_who_comes_back_takes_the_place() -> None:
+def test_resumed_client_replaces_its_predecessor() -> None:
     hub = Hub()
     old, old_paper = make_client(hub, "a", "x")
     new = SocketClient("a", "another secret", RecordingSink())
@@ -73,7 +73,7 @@ def test_who_comes_back_takes_the_place() -> None:
     assert new.position == 1
 
 
-def test_join_and_part() -> None:
+def test_subscribe_and_unsubscribe() -> None:
     hub = Hub()
     one, paper = make_client(hub, "a")
     hub.subscribe(one, "x", 0)
@@ -88,7 +88,7 @@ def test_join_and_part() -> None:
     assert hub.subscribers == {}, "who is not here joins nothing"
 
 
-def test_no_event_twice_and_none_out_of_order() -> None:
+def test_no_event_is_repeated_or_out_of_order() -> None:
     hub = Hub()
     _, paper = make_client(hub, "a")
     for number in (1, 2, 2, 1, 5, 4, 6):
@@ -96,7 +96,7 @@ def test_no_event_twice_and_none_out_of_order() -> None:
     assert paper.frames == [b"1", b"2", b"5", b"6"]
 
 
-def test_what_comes_during_a_replay_waits_for_its_end() -> None:
+def test_events_during_a_replay_wait_for_its_end() -> None:
     hub = Hub()
     one, paper = make_client(hub, "a", ready=False)
     one.position = 3
@@ -112,7 +112,7 @@ def test_what_comes_during_a_replay_waits_for_its_end() -> None:
     assert hub.ready_clients() == [one]
 
 
-def test_a_replay_that_never_ends_is_closed() -> None:
+def test_endless_replay_closes_the_client() -> None:
     hub = Hub()
     one, paper = make_client(hub, "a", ready=False)
     for number in range(MAX_REPLAY_BUFFER_EVENTS):
@@ -122,7 +122,7 @@ def test_a_replay_that_never_ends_is_closed() -> None:
     assert paper.closed == (1013, "slow consumer")
 
 
-def test_a_replay_holds_so_many_bytes() -> None:
+def test_replay_buffer_is_bounded_in_bytes() -> None:
     hub = Hub()
     one, paper = make_client(hub, "a", ready=False)
     for number in range(16):
@@ -132,7 +132,7 @@ def test_a_replay_holds_so_many_bytes() -> None:
     assert paper.closed == (1013, "slow consumer")
 
 
-def test_acks_are_awaited_of_who_was_asked() -> None:
+def test_acks_are_awaited_from_the_addressed_clients() -> None:
     hub = Hub()
     one, _ = make_client(hub, "a")
     for number in range(1, MAX_PENDING_ACKS + 3):
@@ -147,7 +147,7 @@ def drain_queue(outbox: SendQueue) -> Iterator[bytes]:
         yield outbox.dequeue()
 
 
-def test_the_outbox_keeps_the_order() -> None:
+def test_send_queue_keeps_the_order() -> None:
     outbox = SendQueue()
     for text in (b"a", b"b", b"c"):
         assert outbox.enqueue(text)
@@ -158,7 +158,7 @@ def test_the_outbox_keeps_the_order() -> None:
         outbox.dequeue()
 
 
-def test_a_last_value_takes_its_predecessors_place_at_the_end() -> None:
+def test_conflated_value_replaces_its_predecessor_at_the_end() -> None:
     outbox = SendQueue()
     for text, key in ((b"p1", "p"), (b"a", ""), (b"q1", "q"), (b"p2", "p"), (b"b", ""), (b"p3", "p")):
         assert outbox.enqueue(text, key)
@@ -169,7 +169,7 @@ def test_a_last_value_takes_its_predecessors_place_at_the_end() -> None:
     assert list(drain_queue(outbox)) == [b"p5"]
 
 
-def test_bounds() -> None:
+def test_send_queue_bounds() -> None:
     outbox = SendQueue()
     assert not outbox.enqueue(b"x" * (MAX_QUEUED_BYTES + 1))
     assert outbox.enqueue(b"x" * MAX_QUEUED_BYTES)
@@ -181,14 +181,14 @@ def test_bounds() -> None:
     assert len(outbox) == MAX_QUEUED_FRAMES
 
 
-def test_last_values_alone_never_fill_it() -> None:
+def test_conflated_values_never_fill_the_queue() -> None:
     outbox = SendQueue()
     assert all(outbox.enqueue(b"x" * 1000, "progress") for _ in range(100_000))
     assert len(outbox) == 1
 
 
 @given(st.lists(st.tuples(st.integers(1, 2000), st.sampled_from(["", "", "p", "q"]), st.booleans()), max_size=400))
-def test_the_outbox_against_a_list(steps: list[tuple[int, str, bool]]) -> None:
+def test_send_queue_matches_a_list_model(steps: list[tuple[int, str, bool]]) -> None:
     outbox = SendQueue()
     model: list[tuple[bytes, str]] = []
     for number, (size, key, take) in enumerate(steps):
@@ -203,7 +203,7 @@ def test_the_outbox_against_a_list(steps: list[tuple[int, str, bool]]) -> None:
         assert outbox.size_bytes == sum(len(one[0]) for one in model)
 
 
-def test_a_bucket() -> None:
+def test_token_bucket_refills_at_its_rate() -> None:
     bucket = TokenBucket(10, 20, now=100.0)
     assert all(bucket.try_acquire(100.0) for _ in range(20))
     assert not bucket.try_acquire(100.0)
@@ -215,7 +215,7 @@ def test_a_bucket() -> None:
     assert bucket.try_acquire(201.0, 10)
 
 
-def test_everyone_gets_all_of_theirs_in_order() -> None:
+def test_each_client_gets_all_of_its_events_in_order() -> None:
     """1,000 random deliveries to 20 peers that come, go, join and part, against a list for each."""
     chance = random.Random(7)
     hub = Hub()

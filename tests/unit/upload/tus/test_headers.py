@@ -36,20 +36,20 @@ def base64_text(data: bytes) -> str:
         (" filename YS53ZWJt , folder w6Q= ", {"filename": "a.webm", "folder": "ä"}),
     ],
 )
-def test_metadata(text: str, values: dict[str, str]) -> None:
+def test_valid_metadata(text: str, values: dict[str, str]) -> None:
     assert headers.parse_metadata(text) == values
 
 
 @pytest.mark.parametrize(
     "text", ["a b c", "a !", "a YQ", "a YQ==,a YQ==", ",", "a YQ==,", "ä YQ==", "a /w==", "x" * 5000]
 )
-def test_metadata_that_is_none(text: str) -> None:
+def test_invalid_metadata(text: str) -> None:
     with pytest.raises(BadRequest):
         headers.parse_metadata(text)
 
 
 @given(st.text(max_size=200))
-def test_no_text_breaks_a_field(text: str) -> None:
+def test_arbitrary_header_text_raises_only_bad_request(text: str) -> None:
     for read in (
         headers.parse_metadata,
         headers.parse_checksum,
@@ -66,12 +66,12 @@ def test_no_text_breaks_a_field(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "-1", "+1", "1_0", " 1", "1 ", "²", "\u0661", "1" * 19, "0x1", "1.0"])
-def test_numbers_that_are_none(text: str) -> None:
+def test_invalid_numbers(text: str) -> None:
     with pytest.raises(BadRequest):
         headers.parse_number("Upload-Offset", text)
 
 
-def test_numbers() -> None:
+def test_valid_numbers() -> None:
     assert headers.parse_number("x", "0") == 0
     assert headers.parse_number("x", "9" * 18) == 10**18 - 1 < 2**63
     assert headers.parse_upload_length("5", None) == 5
@@ -146,7 +146,7 @@ def test_preconditions(if_match: str | None, if_none_match: str | None, expected
     assert preconditions.parse_preconditions(if_match, if_none_match, None, NOW) == expected
 
 
-def test_the_date_counts_beside_no_if_match() -> None:
+def test_if_unmodified_since_applies_without_if_match() -> None:
     """RFC 9110, 13.1.4."""
     date = "Tue, 03 Nov 2026 04:05:06 GMT"
     assert preconditions.parse_preconditions(None, None, date, NOW) == Preconditions(unmodified_since=NOW)
@@ -227,7 +227,7 @@ def test_bytes_that_fit(state: InProgressUpload, patch: PatchRequest, error: typ
         assert raised.value.headers["upload-offset"] == "5"
 
 
-def test_the_answer_to_a_request_that_comes_again() -> None:
+def test_repeated_request_replays_its_result() -> None:
     end = FinishedUpload("stored", MediaName("", "n"), 10, FIRST_SHA256, {}, NOW)
     assert PatchRequest(10, None, 0, ()).replay_result(end).sha256 == FIRST_SHA256
     for patch in (PatchRequest(9, None, 1, ()), PatchRequest(10, None, 1, ())):
