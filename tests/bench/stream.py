@@ -27,8 +27,8 @@ from deploy.local.ports import HOST, free_ports
 from services.common.store.gridfs.mongo import open_mongo_database
 from tests.bench.contender import run_contender
 from tests.bench.measurements import OURS, Measurement, Target, describe_machine, format_table
-from tests.support.databases import run_server, small_mongod_program
-from tests.support.media_library import MediaServices, storage_env
+from tests.support.databases import run_server, small_mongod_program, storage_env
+from tests.support.media_library import MediaServices
 from tests.support.process_stats import cpu_seconds
 from tests.support.processes import run_service
 from tests.support.sizes import MIB

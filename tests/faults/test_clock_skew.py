@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.databases import ServerProcess
-from tests.support.media_library import storage_env
+from tests.support.databases import ServerProcess, storage_env
 from tests.support.processes import StartService
 from tests.support.upload_client import MongoInspector, TusUpload, open_inspector, put_file
 from tests.support.waiting import eventually

@@ -9,8 +9,7 @@ from functools import partial
 
 import pytest
 
-from tests.support.databases import ServerProcess
-from tests.support.media_library import storage_env
+from tests.support.databases import ServerProcess, storage_env
 from tests.support.processes import ServiceProcess, StartService
 from tests.support.sizes import CHUNK_SIZE
 from tests.support.upload_client import MongoInspector, TusUpload, open_inspector, put_file, start_garbage_collector

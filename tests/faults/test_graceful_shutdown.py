@@ -15,8 +15,7 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
-from tests.support.databases import ServerProcess
-from tests.support.media_library import storage_env
+from tests.support.databases import ServerProcess, storage_env
 from tests.support.processes import ServiceProcess, StartService
 from tests.support.raw_sockets import receive_until_closed
 from tests.support.scripted_upstream import open_connection, send_request

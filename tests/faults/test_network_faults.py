@@ -13,9 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.databases import ServerProcess
+from tests.support.databases import ServerProcess, storage_env
 from tests.support.fault_proxy import Fault, FaultProxy, run_fault_proxy
-from tests.support.media_library import storage_env
 from tests.support.processes import ServiceProcess, StartService
 from tests.support.scripted_upstream import open_connection
 from tests.support.sizes import CHUNK_SIZE, MIB

@@ -10,8 +10,7 @@ import httpx
 import pymongo.errors
 import pytest
 
-from tests.support.databases import ServerProcess
-from tests.support.media_library import storage_env
+from tests.support.databases import ServerProcess, storage_env
 from tests.support.processes import StartService
 from tests.support.replica_set import ReplicaSet, run_replica_set
 from tests.support.sizes import BATCH_SIZE, CHUNK_SIZE

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from deploy.local.processes import Program
-from tests.support.databases import ServerProcess, run_server, small_mongod_program
+from tests.support.databases import ServerProcess, run_server, small_mongod_program, storage_env
 from tests.support.processes import StartService
 from tests.support.sizes import BATCH_SIZE, MIB
 from tests.support.upload_client import MongoInspector, open_inspector, put_file
@@ -75,9 +75,7 @@ def mongod(disk: TmpfsMount, tmp_path: Path) -> Iterator[ServerProcess]:
 @pytest.fixture
 def env(mongod: ServerProcess, redis_server: ServerProcess) -> dict[str, str]:
     return {
-        "GRIDCAST_MONGODB_URI": mongod.url,
-        "GRIDCAST_MONGODB_DATABASE": DATABASE,
-        "GRIDCAST_REDIS_URL": redis_server.url,
+        **storage_env(mongod, redis_server.url, DATABASE),
         "GRIDCAST_LEASE_TTL": "2",
         "GRIDCAST_TOMBSTONE_TTL": "0",
         "GRIDCAST_SECOND_PURGE_DELAY": "0",

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.databases import ServerProcess
+from tests.support.databases import ServerProcess, storage_env
 from tests.support.fault_proxy import Fault, run_fault_proxy
 from tests.support.processes import StartService
 from tests.support.sizes import BATCH_SIZE, CHUNK_SIZE
@@ -35,9 +35,7 @@ DATABASE = "test_stops"
 @pytest.fixture
 def env(dedicated_mongod: ServerProcess, redis_server: ServerProcess) -> dict[str, str]:
     return {
-        "GRIDCAST_MONGODB_URI": dedicated_mongod.url,
-        "GRIDCAST_MONGODB_DATABASE": DATABASE,
-        "GRIDCAST_REDIS_URL": redis_server.url,
+        **storage_env(dedicated_mongod, redis_server.url, DATABASE),
         "GRIDCAST_LEASE_TTL": "2",
         "GRIDCAST_TOMBSTONE_TTL": "0",
         "GRIDCAST_SECOND_PURGE_DELAY": "1",

@@ -6,7 +6,7 @@ import time
 import httpx
 import pytest
 
-from tests.support.databases import ServerProcess
+from tests.support.databases import ServerProcess, storage_env
 from tests.support.processes import ServiceProcess, StartService
 from tests.support.waiting import eventually
 
@@ -65,11 +65,7 @@ def test_redis_rejects_the_credentials(
     start_service: StartService, mongod: ServerProcess, database_name: str, wrong_password_redis_url: str
 ) -> None:
     """No pushes and no sockets; files come and go as when Redis is unavailable."""
-    env = {
-        "GRIDCAST_MONGODB_URI": mongod.url,
-        "GRIDCAST_MONGODB_DATABASE": database_name,
-        "GRIDCAST_REDIS_URL": wrong_password_redis_url,
-    }
+    env = storage_env(mongod, wrong_password_redis_url, database_name)
     sockets = start_service("services.socket", ready=False, **env)
     upload, stream = start_service("services.upload", **env), start_service("services.stream", **env)
     eventually(lambda: is_alive(sockets), 20)

@@ -7,8 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.local.ports import free_ports
-from tests.support.databases import ServerProcess
-from tests.support.media_library import storage_env
+from tests.support.databases import ServerProcess, storage_env
 from tests.support.processes import ServiceProcess, StartService
 from tests.support.upload_client import OFFSET_CONTENT_TYPE, TUS_HEADERS, tus_metadata
 from tests.support.waiting import eventually

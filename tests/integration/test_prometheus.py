@@ -15,7 +15,7 @@ import yaml
 
 from deploy.local.ports import HOST, free_ports
 from deploy.local.processes import PROJECT_ROOT
-from tests.support.databases import ServerProcess
+from tests.support.databases import ServerProcess, storage_env
 from tests.support.processes import StartService
 from tests.support.waiting import eventually
 
@@ -34,11 +34,7 @@ def metrics_ports(
 ) -> dict[str, int]:
     """The port of each service's numbers."""
     ports = dict(zip(SERVICES, free_ports(len(SERVICES)), strict=True))
-    stores = {
-        "GRIDCAST_MONGODB_URI": mongod.url,
-        "GRIDCAST_MONGODB_DATABASE": database_name,
-        "GRIDCAST_REDIS_URL": redis_url,
-    }
+    stores = storage_env(mongod, redis_url, database_name)
     urls: dict[str, str] = {}
     for name in ("upload", "stream", "socket"):
         service = start_service(SERVICES[name], GRIDCAST_METRICS_PORT=str(ports[name]), **stores)

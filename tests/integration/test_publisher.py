@@ -5,7 +5,7 @@ import json
 import re
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from services.common.bus.subscription import Subscription
 from services.common.errors import BadRequest, ContentTooLarge, ServiceUnavailable
 from tests.support.databases import ServerProcess
 from tests.support.waiting import eventually_async
-from tests.support.websocket_client import SocketReplicas, WebSocketClient, run_socket_replicas
+from tests.support.websocket_client import SocketReplicas, WebSocketClient
 
 pytestmark = pytest.mark.anyio
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "messages.md").read_text("utf-8")
@@ -289,12 +289,6 @@ def test_redis_urls() -> None:
 
 
 # docs/messages.md
-
-
-@pytest.fixture(scope="module")
-def single_replica(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SocketReplicas]:
-    with run_socket_replicas(tmp_path_factory.mktemp("sockets"), 1) as single:
-        yield single
 
 
 def test_documented_script_matches_the_code() -> None:

@@ -12,16 +12,10 @@ from jsonschema import Draft7Validator
 
 from services.common.bus import events
 from services.socket import commands
-from tests.support.websocket_client import SocketReplicas, WebSocketClient, push_message, run_socket_replicas
+from tests.support.websocket_client import SocketReplicas, WebSocketClient, push_message
 
 pytestmark = pytest.mark.anyio
 DOCUMENT: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "docs" / "asyncapi.yaml").read_text("utf-8"))
-
-
-@pytest.fixture(scope="module")
-def single_replica(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SocketReplicas]:
-    with run_socket_replicas(tmp_path_factory.mktemp("sockets"), 1) as single:
-        yield single
 
 
 def iter_references(part: Any) -> Iterator[str]:

@@ -16,17 +16,11 @@ import pytest
 from tests.support.process_stats import cpu_seconds, resident_memory
 from tests.support.redis_commands import send_redis_commands
 from tests.support.waiting import eventually
-from tests.support.websocket_client import SocketReplicas, run_socket_replicas
+from tests.support.websocket_client import SocketReplicas
 
 TIMEOUT = 8.0
 WEBSOCKET_KEY = base64.b64encode(b"0123456789abcdef").decode()
 TEXT, BINARY, CONT, CLOSE, PING, PONG = 0x1, 0x2, 0x0, 0x8, 0x9, 0xA
-
-
-@pytest.fixture(scope="module")
-def single_replica(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SocketReplicas]:
-    with run_socket_replicas(tmp_path_factory.mktemp("sockets"), 1) as single:
-        yield single
 
 
 def encode_frame(

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,18 +13,11 @@ from tests.support.websocket_client import (
     WebSocketClient,
     http_client,
     push_message,
-    run_socket_replicas,
 )
 
 pytestmark = pytest.mark.anyio
 EVENT = {"type": "chat.said", "data": {"text": "hello"}}
 UNKNOWN_SID = "A" * 51 + "Q"
-
-
-@pytest.fixture(scope="module")
-def two_replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SocketReplicas]:
-    with run_socket_replicas(tmp_path_factory.mktemp("sockets")) as pair:
-        yield pair
 
 
 @pytest.mark.parametrize("path", ["/", "/ws"])

@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,16 +12,9 @@ from tests.support.websocket_client import (
     WebSocketClient,
     http_client,
     push_message,
-    run_socket_replicas,
 )
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(scope="module")
-def two_replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SocketReplicas]:
-    with run_socket_replicas(tmp_path_factory.mktemp("sockets")) as pair:
-        yield pair
 
 
 async def test_missed_events_arrive_in_sequence_order_over_all_targets(two_replicas: SocketReplicas) -> None:

@@ -16,8 +16,8 @@ import pytest
 from bson import ObjectId
 
 from deploy.local.ports import free_ports
-from tests.support.databases import ServerProcess
-from tests.support.media_library import BOUNDARY_SIZES, MediaServices, run_media_services, storage_env
+from tests.support.databases import ServerProcess, storage_env
+from tests.support.media_library import BOUNDARY_SIZES, MediaServices, run_media_services
 from tests.support.processes import ServiceProcess, StartService
 from tests.support.sizes import CHUNK_SIZE
 from tests.support.waiting import eventually

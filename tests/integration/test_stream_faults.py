@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.databases import ServerProcess
-from tests.support.media_library import MediaServices, run_media_services, storage_env
+from tests.support.databases import ServerProcess, storage_env
+from tests.support.media_library import MediaServices, run_media_services
 from tests.support.process_stats import cpu_seconds, resident_memory
 from tests.support.processes import ServiceProcess, StartService
 from tests.support.sizes import CHUNK_SIZE, MIB

@@ -16,8 +16,8 @@ import pytest
 import redis
 from bson import ObjectId
 
-from tests.support.databases import ServerProcess
-from tests.support.media_library import MediaServices, run_media_services, storage_env
+from tests.support.databases import ServerProcess, storage_env
+from tests.support.media_library import MediaServices, run_media_services
 from tests.support.processes import ServiceProcess, StartService
 from tests.support.sizes import CHUNK_SIZE, MIB
 from tests.support.waiting import eventually

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from tests.support.databases import ServerProcess
+from tests.support.databases import ServerProcess, storage_env
 from tests.support.process_stats import resident_memory
 from tests.support.processes import ServiceProcess, StartService
 from tests.support.sizes import BATCH_SIZE, CHUNK_SIZE, MIB
@@ -35,9 +35,7 @@ from tests.support.waiting import eventually
 @pytest.fixture
 def env(mongod: ServerProcess, redis_server: ServerProcess, database_name: str) -> dict[str, str]:
     return {
-        "GRIDCAST_MONGODB_URI": mongod.url,
-        "GRIDCAST_MONGODB_DATABASE": database_name,
-        "GRIDCAST_REDIS_URL": redis_server.url,
+        **storage_env(mongod, redis_server.url, database_name),
         "GRIDCAST_SECOND_PURGE_DELAY": "0",
         "GRIDCAST_GC_INTERVAL": "1",
         "GRIDCAST_LOG_LEVEL": "warning",

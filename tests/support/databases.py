@@ -102,6 +102,16 @@ def run_server(data_dir: Path, program: Callable[[Path, int], Program]) -> Itera
         shutil.rmtree(data_dir / "data", ignore_errors=True)
 
 
+def storage_env(mongod: ServerProcess, redis_url: str, database: str, **more: str) -> dict[str, str]:
+    """The variables with which a service finds MongoDB and Redis, and `more`."""
+    return {
+        "GRIDCAST_MONGODB_URI": mongod.url,
+        "GRIDCAST_MONGODB_DATABASE": database,
+        "GRIDCAST_REDIS_URL": redis_url,
+        **more,
+    }
+
+
 @pytest.fixture(scope="session")
 def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """The session's MongoDB; leave it running."""

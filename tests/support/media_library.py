@@ -10,7 +10,7 @@ import httpx
 import pymongo
 from bson import ObjectId
 
-from tests.support.databases import ServerProcess
+from tests.support.databases import ServerProcess, storage_env
 from tests.support.processes import ServiceProcess, run_service
 from tests.support.sizes import CHUNK_SIZE
 
@@ -76,16 +76,6 @@ class MediaServices:
             self.db["fs.chunks"].delete_one({"files_id": self.current_file_id(identifier), "n": number}).deleted_count
             == 1
         )
-
-
-def storage_env(mongod: ServerProcess, redis_url: str, database: str, **more: str) -> dict[str, str]:
-    """What both services need to know."""
-    return {
-        "GRIDCAST_MONGODB_URI": mongod.url,
-        "GRIDCAST_MONGODB_DATABASE": database,
-        "GRIDCAST_REDIS_URL": redis_url,
-        **more,
-    }
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ import pymongo
 import pytest
 from bson import ObjectId
 
-from tests.support.databases import ServerProcess
+from tests.support.databases import ServerProcess, storage_env
 from tests.support.processes import ServiceProcess, run_service
 from tests.support.sizes import CHUNK_SIZE
 
@@ -99,12 +99,8 @@ def upload_settings() -> dict[str, str]:
 def env(
     request: pytest.FixtureRequest, mongod: ServerProcess, redis_server: ServerProcess, upload_settings: dict[str, str]
 ) -> dict[str, str]:
-    return {
-        "GRIDCAST_MONGODB_URI": mongod.url,
-        "GRIDCAST_MONGODB_DATABASE": request.module.__name__.rpartition(".")[2],
-        "GRIDCAST_REDIS_URL": redis_server.url,
-        **upload_settings,
-    }
+    database = request.module.__name__.rpartition(".")[2]
+    return storage_env(mongod, redis_server.url, database, **upload_settings)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from urllib.parse import urlencode
 
 import httpx
+import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -191,3 +192,17 @@ def connect_stalled_reader(port: int) -> socket.socket:
     while b"recovered" not in got:
         got += made.recv(2048)
     return made
+
+
+@pytest.fixture(scope="module")
+def single_replica(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SocketReplicas]:
+    """One socket replica with its own Redis, for all tests of a module."""
+    with run_socket_replicas(tmp_path_factory.mktemp("sockets"), 1) as replicas:
+        yield replicas
+
+
+@pytest.fixture(scope="module")
+def two_replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SocketReplicas]:
+    """Two socket replicas with one Redis of their own, for all tests of a module."""
+    with run_socket_replicas(tmp_path_factory.mktemp("sockets")) as replicas:
+        yield replicas
