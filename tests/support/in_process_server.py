@@ -27,7 +27,8 @@ class InProcessServer:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         self.port = listener.getsockname()[1]
-        settings = {"http": HTTPConnection, "ws": "none", "lifespan": "off", "timeout_graceful_shutdown": 30} | options
+        defaults = {"http": HTTPConnection, "ws": "none", "lifespan": "off", "timeout_graceful_shutdown": 30}
+        settings: dict[str, Any] = {**defaults, **options}
         self.server = uvicorn.Server(uvicorn.Config(app, loop="uvloop", log_config=None, **settings))
         self.thread = threading.Thread(target=self.server.run, args=([listener],), daemon=True)
         self.thread.start()

@@ -24,7 +24,9 @@ def test_the_place_exists(number: int, row: str) -> None:
             assert path.is_file(), word
             source = path.read_text("utf-8")
         else:
-            assert re.search(rf"^(?:class |(?:async )?def )?{word}\b", source, re.MULTILINE), f"{word} is not defined there"
+            assert re.search(rf"^(?:class |(?:async )?def )?{word}\b", source, re.MULTILINE), (
+                f"{word} is not defined there"
+            )
     assert source, "no path"
 
 
