@@ -17,8 +17,9 @@ if __name__ == "__main__":
     sys.path.insert(0, str(PROJECT_ROOT))
 
 from gateway.settings import GatewaySettings
-from services.common.settings import ENV_PREFIX, Settings
+from services.common.settings import Settings
 from services.common.telemetry import metrics
+from services.common.variables import PREFIX as ENV_PREFIX
 from services.socket.settings import SocketSettings
 from services.stream.settings import StreamSettings
 from services.upload.settings import UploadSettings
