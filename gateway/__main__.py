@@ -4,7 +4,7 @@ import resource
 
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
-from gateway.websocket.websocket_tunnel import ClientHandshake
+from gateway.websocket.handshake import ClientHandshake
 from services.common.server.connection import HTTPConnection
 from services.common.server.run import run
 from services.common.server.timeouts import with_send_timeout

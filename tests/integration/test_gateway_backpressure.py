@@ -8,8 +8,8 @@ import pytest
 
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
+from gateway.websocket.handshake import ClientHandshake
 from gateway.websocket.relay import Tunnel
-from gateway.websocket.websocket_tunnel import ClientHandshake
 from tests.support.in_process_server import InProcessServer, serve_in_thread
 from tests.support.raw_sockets import WEBSOCKET_HANDSHAKE
 from tests.support.scripted_upstream import ReceivedRequest, ScriptedUpstream

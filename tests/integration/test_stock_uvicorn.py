@@ -31,7 +31,7 @@ class Stock:
         self.socket = start("services.socket.app:create_app", websocket)
         self.gateway = start(
             "gateway.app:create_app",
-            "gateway.websocket.websocket_tunnel:ClientHandshake",
+            "gateway.websocket.handshake:ClientHandshake",
             GRIDCAST_UPLOAD_URLS=self.upload.url,
             GRIDCAST_STREAM_URLS=self.stream.url,
             GRIDCAST_SOCKET_URLS=self.socket.url,

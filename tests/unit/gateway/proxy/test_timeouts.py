@@ -20,7 +20,7 @@ class FakeTask:
 
 def make_exchange(*, complete: bool = False, answer: float = 60.0) -> tuple[ProxyExchange, FakeTask]:
     task = FakeTask()
-    exchange = ProxyExchange(cast("asyncio.Task[None]", task), 0.0, answer, complete=complete)
+    exchange = ProxyExchange(cast("asyncio.Task[None]", task), 0.0, answer, request_complete=complete)
     if not complete:
         exchange.phase = Phase.READING_CLIENT
         assert exchange.timeout_error(0.0, TIMEOUTS) is None
@@ -60,7 +60,7 @@ def test_slow_steady_body_is_never_timed_out() -> None:
 
 
 def test_client_awaiting_100_continue_is_not_timed_out() -> None:
-    exchange = ProxyExchange(cast("asyncio.Task[None]", FakeTask()), 0.0, 60.0, complete=False)
+    exchange = ProxyExchange(cast("asyncio.Task[None]", FakeTask()), 0.0, 60.0, request_complete=False)
     assert abort_error_at(exchange, 19.0) is None
     exchange.phase = Phase.READING_CLIENT
     assert abort_error_at(exchange, 19.5, 49.0) is None
@@ -68,7 +68,7 @@ def test_client_awaiting_100_continue_is_not_timed_out() -> None:
 
 
 def test_commit_timeout_needs_a_requested_body() -> None:
-    exchange = ProxyExchange(cast("asyncio.Task[None]", FakeTask()), 0.0, 900.0, complete=False)
+    exchange = ProxyExchange(cast("asyncio.Task[None]", FakeTask()), 0.0, 900.0, request_complete=False)
     assert abort_error_at(exchange, 19.0) is None
     assert abort_error_at(exchange, 21.0) is GatewayTimeout
 
