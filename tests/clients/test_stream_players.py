@@ -16,7 +16,7 @@ from tests.support.media_library import MediaServices, run_media_services
 from tests.support.sizes import CHUNK_SIZE, MIB
 from tests.support.videos import SampleVideos
 
-ACCESS_LOG_BYTES = re.compile(r'"path": "/file/stream", .*"bytes": ([0-9]+)')
+ACCESS_LOG_BYTES = re.compile(r'"path": "/file/stream", .*"bytes_sent": ([0-9]+)')
 
 
 @pytest.fixture(scope="module")
