@@ -19,8 +19,8 @@ from services.socket.handshake import ConnectRequest
 from services.socket.history import History, HistoryQuery
 from services.socket.hub import GAP_PREFIX, Hub, SocketClient
 from services.socket.presence import PresenceManager
-from services.socket.scripts import ACQUIRE_SESSIONS, READ_HISTORY, RESUME_WINDOW_SECONDS
-from services.socket.sessions import SessionStore, hash_secret
+from services.socket.scripts import ACQUIRE_SESSIONS, READ_HISTORY
+from services.socket.sessions import RESUME_WINDOW_SECONDS, SessionStore, hash_secret
 from services.socket.settings import SocketSettings
 from tests.support.recording_sink import RecordingSink
 from tests.support.waiting import eventually_async
