@@ -12,7 +12,7 @@ from services.common.asgi import Receive, Scope, Send
 from services.common.errors import ServiceUnavailable
 from services.common.http.encoding import Ready
 from services.common.media import MediaInfo, MediaName
-from services.common.store.media_reader import CorruptFile
+from services.common.store.errors import CorruptFile
 from services.common.telemetry import metrics
 from services.stream.block_cache import BlockCache
 from services.stream.metadata_cache import MetadataCache

@@ -8,7 +8,10 @@ from services.upload.settings import UploadSettings
 
 if __name__ == "__main__":
     settings = UploadSettings()
-    limits = create_limiter(settings)
+    limiter = create_limiter(settings)
     run.run(
-        "upload", lambda: create_app(settings, limits), settings, drain=partial(limits.drain, settings.shutdown_timeout)
+        "upload",
+        lambda: create_app(settings, limiter),
+        settings,
+        drain=partial(limiter.drain, settings.shutdown_timeout),
     )

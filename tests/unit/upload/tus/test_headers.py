@@ -17,6 +17,7 @@ from services.upload.tus.patch import PatchRequest, lost_upload_error
 
 FIRST_SHA256 = hashlib.sha256(b"1").hexdigest()
 SECOND_SHA256 = hashlib.sha256(b"2").hexdigest()
+FIRST_ETAG, SECOND_ETAG = (f'"sha256-{sha256}"' for sha256 in (FIRST_SHA256, SECOND_SHA256))
 NOW = datetime(2026, 11, 3, 4, 5, 6, tzinfo=UTC)
 
 
@@ -126,20 +127,20 @@ def test_concatenation() -> None:
         (None, None, Preconditions()),
         ("*", None, Preconditions(must_exist=True)),
         (None, "*", Preconditions(must_not_exist=True)),
-        (f'"sha256-{FIRST_SHA256}"', None, Preconditions(sha256_in=frozenset({FIRST_SHA256}))),
+        (f'"sha256-{FIRST_SHA256}"', None, Preconditions(etag_in=frozenset({FIRST_ETAG}))),
         (
             f'"x" , "sha256-{FIRST_SHA256}", W/"sha256-{SECOND_SHA256}"',
             None,
-            Preconditions(sha256_in=frozenset({FIRST_SHA256})),
+            Preconditions(etag_in=frozenset({'"x"', FIRST_ETAG})),
         ),
-        ('"x"', None, Preconditions(sha256_in=frozenset())),
-        (f',, "x", ,"sha256-{FIRST_SHA256}", ,', None, Preconditions(sha256_in=frozenset({FIRST_SHA256}))),
+        ('"x"', None, Preconditions(etag_in=frozenset({'"x"'}))),
+        (f',, "x", ,"sha256-{FIRST_SHA256}", ,', None, Preconditions(etag_in=frozenset({'"x"', FIRST_ETAG}))),
         (
             None,
             f'W/"sha256-{FIRST_SHA256}","sha256-{SECOND_SHA256}"',
-            Preconditions(sha256_not_in=frozenset({FIRST_SHA256, SECOND_SHA256})),
+            Preconditions(etag_not_in=frozenset({FIRST_ETAG, SECOND_ETAG})),
         ),
-        ("*", f'"sha256-{FIRST_SHA256}"', Preconditions(must_exist=True, sha256_not_in=frozenset({FIRST_SHA256}))),
+        ("*", f'"sha256-{FIRST_SHA256}"', Preconditions(must_exist=True, etag_not_in=frozenset({FIRST_ETAG}))),
     ],
 )
 def test_preconditions(if_match: str | None, if_none_match: str | None, expected: Preconditions) -> None:
@@ -197,7 +198,7 @@ def test_a_malformed_digest_is_not_ignored(text: str) -> None:
 
 
 def make_upload(offset: int, length: int | None) -> InProgressUpload:
-    return InProgressUpload("m", MediaName("", "n"), "f", offset, b"", length, {}, NOW, write_in_progress=False)
+    return InProgressUpload(MediaName("", "n"), offset, b"", length, {}, NOW, write_in_progress=False)
 
 
 @pytest.mark.parametrize(
@@ -228,12 +229,13 @@ def test_bytes_that_fit(state: InProgressUpload, patch: PatchRequest, error: typ
 
 
 def test_the_answer_to_a_request_that_comes_again() -> None:
-    end = FinishedUpload("stored", MediaName("", "n"), 10, FIRST_SHA256, {}, NOW)
-    assert PatchRequest(10, None, 0, ()).replay_result(end).sha256 == FIRST_SHA256
+    end = FinishedUpload("stored", MediaName("", "n"), 10, FIRST_ETAG, FIRST_SHA256, {}, NOW)
+    replayed = PatchRequest(10, None, 0, ()).replay_result(end)
+    assert (replayed.etag, replayed.sha256) == (FIRST_ETAG, FIRST_SHA256)
     for patch in (PatchRequest(9, None, 1, ()), PatchRequest(10, None, 1, ())):
         with pytest.raises(Conflict) as raised:
             patch.replay_result(end)
         assert raised.value.headers["upload-offset"] == "10"
-    gone = lost_upload_error(FinishedUpload("lost", MediaName("", "n"), 10, "", {}, NOW))
+    gone = lost_upload_error(MediaName("", "n"))
     assert isinstance(gone, Gone)
     assert gone.detail.startswith("Not Unique: ")
