@@ -95,9 +95,7 @@ async def send(
     if outcome.status in {"unknown", "dropped"}:
         raise NotFound("socket not found")
     receipt = outcome.receipt
-    return PublishResponse(
-        status=outcome.status, id=receipt.id, sequence=receipt.sequence, duplicate=receipt.duplicate
-    )
+    return PublishResponse(status=outcome.status, id=receipt.id, sequence=receipt.sequence, duplicate=receipt.duplicate)
 
 
 @router.get("/sockets", responses=openapi_problems(400, 503))

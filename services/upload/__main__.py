@@ -9,10 +9,10 @@ from services.upload.settings import UploadSettings
 
 if __name__ == "__main__":
     settings = load_settings(UploadSettings)
-    limits = create_limiter(settings)
+    limiter = create_limiter(settings)
     run(
         "upload",
-        lambda: create_app(settings, limits),
+        lambda: create_app(settings, limiter),
         settings,
-        shutdown_hook=partial(limits.drain, settings.shutdown_timeout),
+        shutdown_hook=partial(limiter.drain, settings.shutdown_timeout),
     )

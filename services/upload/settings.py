@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from services.common.settings import MongoSettings, RedisSettings
-from services.common.store.gridfs.documents import StoreTimings
+from services.common.store.timings import StoreTimings
 
 
 class UploadSettings(MongoSettings, RedisSettings):
@@ -37,7 +37,7 @@ class UploadSettings(MongoSettings, RedisSettings):
     def store_timings(self) -> StoreTimings:
         """What the store needs of these."""
         return StoreTimings(
-            lease_ttl_ms=int(self.lease_ttl * 1000),
-            tombstone_ttl_ms=int(self.tombstone_ttl * 1000),
-            second_purge_after_ms=int(self.second_purge_delay * 1000),
+            lease_ttl=self.lease_ttl,
+            tombstone_ttl=self.tombstone_ttl,
+            second_purge_after=self.second_purge_delay,
         )

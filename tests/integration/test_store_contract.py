@@ -1,4 +1,4 @@
-"""What `UploadStore` and `Keeper` promise, on a real mongod, with either driver."""
+"""The contract of `UploadStore`, `MediaReader` and `GarbageCollector`, on a real mongod with either driver."""
 
 import asyncio
 import hashlib
@@ -11,17 +11,25 @@ from typing import Any
 import pytest
 from bson import ObjectId
 
-from services.common.errors import AlreadyExists, Conflict, PreconditionFailed, ServiceUnavailable, TooManyRequests
-from services.common.media import MediaName
+from services.common.errors import (
+    AlreadyExists,
+    BadRequest,
+    Conflict,
+    PreconditionFailed,
+    ServiceUnavailable,
+    TooManyRequests,
+)
+from services.common.media import MediaName, sha256_etag
+from services.common.store.errors import CorruptFile
 from services.common.store.gridfs import commit, document_updates, documents, indexes
 from services.common.store.gridfs.chunks import INSERT_RETRY_SECONDS, ChunkStore
 from services.common.store.gridfs.commit import Committer
-from services.common.store.gridfs.documents import StoreTimings
 from services.common.store.gridfs.garbage_collector import GridFSGarbageCollector
 from services.common.store.gridfs.media_reader import GridFSMediaReader
 from services.common.store.gridfs.mongo import open_mongo_database
 from services.common.store.gridfs.upload_store import GridFSUploadStore
-from services.common.store.media_reader import CorruptFile
+from services.common.store.media_reader import ListQuery, PageKey
+from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import (
     MUST_NOT_EXIST,
     NO_PRECONDITIONS,
@@ -38,7 +46,7 @@ from tests.support.upload_client import MongoInspector, open_inspector
 
 pytestmark = pytest.mark.anyio
 NAME = MediaName("f", "n")
-TIMES = StoreTimings(lease_ttl_ms=400, tombstone_ttl_ms=300, second_purge_after_ms=1200, outbox_retry_after_ms=0)
+TIMINGS = StoreTimings(lease_ttl=0.4, tombstone_ttl=0.3, second_purge_after=1.2, outbox_retry_after=0)
 
 
 class StoreAdapters:
@@ -46,8 +54,8 @@ class StoreAdapters:
 
     def __init__(self, mongo: Any) -> None:
         self.mongo = mongo
-        self.store = GridFSUploadStore(mongo, TIMES)
-        self.keeper = GridFSGarbageCollector(mongo, TIMES)
+        self.store = GridFSUploadStore(mongo, TIMINGS)
+        self.keeper = GridFSGarbageCollector(mongo, TIMINGS)
         self.reader = GridFSMediaReader(mongo)
 
     async def collect_once(self) -> None:
@@ -79,7 +87,7 @@ def finished_upload(data: bytes) -> StoredFile:
 
 
 def sha256_is(data: bytes) -> Preconditions:
-    return Preconditions(sha256_in=frozenset({hashlib.sha256(data).hexdigest()}))
+    return Preconditions(etag_in=frozenset({sha256_etag(hashlib.sha256(data).hexdigest())}))
 
 
 @pytest.fixture(params=["motor", "pymongo"])
@@ -147,7 +155,8 @@ async def test_every_find_and_update_uses_the_shard_key(adapters: StoreAdapters,
         await adapters.store.commit(upload, finished_upload(b"x"))
     await adapters.store.delete(NAME)
     # What is done where an answer was lost.
-    place = documents.document_filter(ObjectId(upload.media_id), upload.name, ObjectId(upload.record_id))
+    key = documents.upload_key(upload)
+    place = documents.document_filter(key.media_id, upload.name, key.record_id)
     await adapters.store._committer._read_durable(place)
     await adapters.mongo.database.command("profile", 0)
     asked = list(inspector.db["system.profile"].find({"command.findAndModify": "media"}))
@@ -182,7 +191,8 @@ async def test_replacement_is_atomic_and_old_chunks_stay_for_the_tombstone_ttl(
     assert new is not None
     assert (old.id, new.length) == (new.id, 6)
     assert await adapters.reader.read_blocks(old, 0, 0) == [b"one"]
-    assert set(inspector.only_document()["current"]) == {"file", "length", "content_type", "sha256", "uploaded_at"}
+    fields = {"file", "length", "content_type", "sha256", "etag", "uploaded_at"}
+    assert set(inspector.only_document()["current"]) == fields
     await adapters.collect_until_done(inspector)
     with pytest.raises(CorruptFile):
         await adapters.reader.read_blocks(old, 0, 0)
@@ -193,7 +203,10 @@ async def test_replacement_is_atomic_and_old_chunks_stay_for_the_tombstone_ttl(
 async def test_preconditions_are_checked_at_the_commit(adapters: StoreAdapters) -> None:
     """Early where it can be, and once more in the commit itself."""
     await adapters.store_file(b"one")
-    for wrong in (sha256_is(b"x"), Preconditions(sha256_not_in=frozenset({hashlib.sha256(b"one").hexdigest()}))):
+    for wrong in (
+        sha256_is(b"x"),
+        Preconditions(etag_not_in=frozenset({sha256_etag(hashlib.sha256(b"one").hexdigest())})),
+    ):
         with pytest.raises(PreconditionFailed):
             await adapters.store.create_upload(NAME, NewUpload(), wrong)
     with pytest.raises(PreconditionFailed):
@@ -204,6 +217,49 @@ async def test_preconditions_are_checked_at_the_commit(adapters: StoreAdapters) 
         await adapters.store.commit(upload, finished_upload(b""), sha256_is(b"one"))
     await adapters.store.abort(upload)
     await adapters.store_file(b"three", expected=sha256_is(b"two"))
+
+
+async def test_a_file_without_a_sha256_has_an_entity_tag_of_its_own(adapters: StoreAdapters) -> None:
+    """It is present, listed, compared by its tag, replaced and deleted like every other."""
+    upload = await adapters.store.create_upload(NAME, NewUpload(ttl=60))
+    await adapters.store.write_blocks(upload, 0, [b"live"])
+    event = await adapters.store.commit(upload, StoredFile(4, "video/mp4", None, '"live-1"'))
+    assert (event.info.sha256, event.info.etag, event.info.to_public_dict()["sha256"]) == (None, '"live-1"', None)
+    finished = await adapters.store.get_durable_info(upload.upload_id)
+    assert isinstance(finished, FinishedUpload)
+    assert (finished.etag, finished.sha256) == ('"live-1"', None)
+    assert await adapters.reader.find(NAME) == event.info
+    assert (await adapters.reader.list_files(ListQuery())).files == [event.info]
+    with pytest.raises(AlreadyExists):
+        await adapters.store.create_upload(NAME, NewUpload())
+    for wrong in (Preconditions(etag_in=frozenset({'"live-2"'})), Preconditions(etag_not_in=frozenset({'"live-1"'}))):
+        with pytest.raises(PreconditionFailed):
+            await adapters.store.delete(NAME, wrong)
+    await adapters.store_file(b"two", expected=Preconditions(must_exist=True, etag_in=frozenset({'"live-1"'})))
+    assert await adapters.store.delete(NAME, sha256_is(b"two")) is not None
+
+
+async def test_a_file_stored_without_an_entity_tag_has_the_one_of_its_sha256(
+    adapters: StoreAdapters, inspector: MongoInspector
+) -> None:
+    await adapters.store_file(b"one")
+    stored = await adapters.reader.find(NAME)
+    inspector.db["media"].update_one({}, {"$unset": {"current.etag": ""}})
+    found = await adapters.reader.find(NAME)
+    assert stored is not None
+    assert found is not None
+    assert found.etag == stored.etag == sha256_etag(hashlib.sha256(b"one").hexdigest())
+    with pytest.raises(PreconditionFailed):
+        await adapters.store.delete(NAME, sha256_is(b"two"))
+    with pytest.raises(PreconditionFailed):
+        await adapters.store.delete(NAME, Preconditions(etag_not_in=frozenset({found.etag})))
+    assert await adapters.store.delete(NAME, sha256_is(b"one")) is not None
+
+
+@pytest.mark.parametrize("page_id", ["", "0" * 23, "$" * 24, "\u0660" * 24, "A" * 24, "0" * 25])
+async def test_a_page_key_that_the_store_has_not_made_is_refused(adapters: StoreAdapters, page_id: str) -> None:
+    with pytest.raises(BadRequest, match="page token"):
+        await adapters.reader.list_files(ListQuery(after=PageKey(datetime(2026, 1, 1, tzinfo=UTC), page_id)))
 
 
 async def test_acquiring_an_upload_fences_off_the_older_writer(
@@ -246,11 +302,11 @@ async def test_late_batch_of_an_older_writer_is_discarded(adapters: StoreAdapter
     taken = await adapters.store.acquire(old.upload_id)
     assert isinstance(taken, tuple)
     blocks = [bytes([number]) * CHUNK_SIZE for number in range(4)]
-    late = [{"files_id": ObjectId(old.file_id), "n": n, "data": b"late"} for n in (1, 2, 7)]
+    late = [{"files_id": documents.upload_key(old).file_id, "n": n, "data": b"late"} for n in (1, 2, 7)]
     inspector.db["fs.chunks"].insert_many(late)
     await adapters.store.write_blocks(taken[0], 0, blocks)
     data = b"".join(blocks)
-    inspector.db["fs.chunks"].insert_one({"files_id": ObjectId(old.file_id), "n": 9, "data": b"late"})
+    inspector.db["fs.chunks"].insert_one({"files_id": documents.upload_key(old).file_id, "n": 9, "data": b"late"})
     assert [block async for block in adapters.store.iter_blocks(taken[0], 4)] == blocks
     await adapters.store.commit(taken[0], finished_upload(data))
     assert inspector.read_file(inspector.only_document()["current"]["file"]) == data
@@ -277,7 +333,7 @@ async def test_stale_fence_check_deletes_no_chunks_of_a_successor(
     adapters: StoreAdapters, inspector: MongoInspector, way: str
 ) -> None:
     """It holds the fence when it looks, is stopped, and wakes up when another has written and shown more."""
-    stopped = PausingStore(adapters.mongo, TIMES)
+    stopped = PausingStore(adapters.mongo, TIMINGS)
     blocks = [bytes([number]) * CHUNK_SIZE for number in range(3)]
     begun = await adapters.store.create_upload(NAME, NewUpload(None, 60))
     taken = await adapters.store.acquire(begun.upload_id)
@@ -302,7 +358,7 @@ async def test_stale_fence_check_deletes_no_chunks_of_a_successor(
             case "commit":
                 await stopped.commit(old, finished_upload(blocks[0]))
     assert stopped.during_pause is None
-    assert inspector.read_file(ObjectId(old.file_id)) == b"".join(blocks)
+    assert inspector.read_file(documents.upload_key(old).file_id) == b"".join(blocks)
     assert inspector.only_document()["current"] is None
 
 
@@ -384,7 +440,7 @@ async def test_dead_writer_is_collected_and_a_live_one_is_not(
         with pytest.raises(Conflict):
             await late
     # It was stopped before its last insert: what comes now is swept by the second due.
-    inspector.db["fs.chunks"].insert_one({"files_id": ObjectId(dead.file_id), "n": 3, "data": b"late"})
+    inspector.db["fs.chunks"].insert_one({"files_id": documents.upload_key(dead).file_id, "n": 3, "data": b"late"})
     await adapters.store.abort(living)
     await adapters.collect_until_done(inspector)
     await adapters.collect_once()
@@ -426,7 +482,7 @@ async def test_second_purge_is_not_skipped_by_the_slower_collector(
     assert version["late"] is False
     # A slower one's last update, as it would come now.
     await adapters.mongo.collection("media").update_one(
-        {}, document_updates.mark_purged(ObjectId(upload.file_id), TIMES)
+        {}, document_updates.mark_purged(documents.upload_key(upload).file_id, TIMINGS)
     )
     assert inspector.only_document()["doomed"] == [version]
 
@@ -469,7 +525,7 @@ class DelayedFirstWrite(Committer):
 
 async def test_late_deletion_is_no_failure(adapters: StoreAdapters) -> None:
     await adapters.store_file(b"one")
-    done = await DelayedFirstWrite(adapters.mongo, TIMES).delete(NAME, NO_PRECONDITIONS)
+    done = await DelayedFirstWrite(adapters.mongo, TIMINGS).delete(NAME, NO_PRECONDITIONS)
     assert done is not None
     assert done.type == "file.deleted"
     assert await adapters.reader.find(NAME) is None
@@ -479,7 +535,7 @@ async def test_late_commit_is_applied_once(adapters: StoreAdapters) -> None:
     """Its sender raises the fence before it tries again: the late one finds nothing, or has been first and is found."""
     upload = await adapters.store.create_upload(NAME, NewUpload())
     await adapters.store.write_blocks(upload, 0, [b"one"])
-    done = await DelayedFirstWrite(adapters.mongo, TIMES).commit(upload, finished_upload(b"one"), MUST_NOT_EXIST)
+    done = await DelayedFirstWrite(adapters.mongo, TIMINGS).commit(upload, finished_upload(b"one"), MUST_NOT_EXIST)
     assert done is not None
     assert done.type == "file.created"
     found = await adapters.reader.find(NAME)
@@ -506,7 +562,7 @@ async def test_outcome_of_an_unanswered_commit_is_resolved(
     monkeypatch.setattr(commit, "ATTEMPT_TIMEOUT_SECONDS", 0.3)
     upload = await adapters.store.create_upload(NAME, NewUpload())
     await adapters.store.write_blocks(upload, 0, [b"one"])
-    done = await LostReply(adapters.mongo, TIMES).commit(upload, finished_upload(b"one"), MUST_NOT_EXIST)
+    done = await LostReply(adapters.mongo, TIMINGS).commit(upload, finished_upload(b"one"), MUST_NOT_EXIST)
     assert done is not None
     assert done.type == "file.created"
 
@@ -547,12 +603,13 @@ async def test_unnamed_upload_gets_its_name_at_the_commit(adapters: StoreAdapter
 
 async def test_the_document_stays_small(adapters: StoreAdapters) -> None:
     uploads = [
-        await adapters.store.create_upload(NAME, NewUpload(None, 60)) for _ in range(documents.MAX_UPLOADS_PER_NAME)
+        await adapters.store.create_upload(NAME, NewUpload(None, 60))
+        for _ in range(document_updates.MAX_UPLOADS_PER_NAME)
     ]
     with pytest.raises(TooManyRequests):
         await adapters.store.create_upload(NAME, NewUpload(None, 60))
     tail = os.urandom(CHUNK_SIZE - 1)
-    fitting = documents.MAX_TAIL_BYTES // len(tail)
+    fitting = document_updates.MAX_TAIL_BYTES // len(tail)
     for upload in uploads[:fitting]:
         await adapters.store.set_offset(upload, len(tail), tail, None, keep_lease=False)
     with pytest.raises(TooManyRequests):
@@ -566,7 +623,7 @@ async def test_too_many_tombstones_reject_another_replacement(
     await adapters.store_file(b"x")
     waiting = [
         {"file": ObjectId(), "due": datetime.now(UTC) + timedelta(hours=1), "late": False}
-    ] * documents.MAX_TOMBSTONES
+    ] * document_updates.MAX_TOMBSTONES
     inspector.db["media"].update_one({}, {"$set": {"doomed": waiting}})
     with pytest.raises(TooManyRequests):
         await adapters.store.create_upload(NAME, NewUpload(), NO_PRECONDITIONS)

@@ -11,16 +11,19 @@ import pytest
 
 from services.common.asgi import Message
 from services.common.errors import Conflict, Gone, NotFound, ServiceUnavailable
-from services.common.media import MediaName
-from services.common.store.gridfs.documents import StoreTimings
+from services.common.media import MediaName, sha256_etag
+from services.common.store.gridfs.documents import upload_key
 from services.common.store.gridfs.mongo import MongoDatabase, open_mongo_database
 from services.common.store.gridfs.upload_store import GridFSUploadStore
+from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import FinishedUpload, InProgressUpload, NewUpload, UploadHandle
 from services.upload.body import UploadBody
-from services.upload.limits import UploadLimiter
+from services.upload.limits import DiskSpaceMonitor
+from services.upload.policy import UploadPolicy
 from services.upload.progress import NullProgress
 from services.upload.tus.patch import PatchRequest
 from services.upload.tus.resumable_uploads import ResumableUploads
+from services.upload.writer.cleanup import CleanupRunner
 from tests.support.databases import ServerProcess
 from tests.support.sizes import CHUNK_SIZE
 from tests.support.upload_client import MongoInspector, open_inspector
@@ -40,7 +43,7 @@ class UndurableStore(GridFSUploadStore):
     """A store in which somebody has just committed, without being told yet that it is durable: a kill undoes it."""
 
     async def get_info(self, address: str) -> InProgressUpload | FinishedUpload | None:
-        return FinishedUpload("stored", NAME, 5, "00" * 32, {}, datetime.now(UTC))
+        return FinishedUpload("stored", NAME, 5, sha256_etag("00" * 32), "00" * 32, {}, datetime.now(UTC))
 
 
 @pytest.fixture
@@ -62,13 +65,15 @@ async def mongo(mongod: ServerProcess, database_name: str) -> AsyncIterator[Mong
 
 
 def make_resumable_uploads(store: GridFSUploadStore) -> ResumableUploads:
-    limits = UploadLimiter(max_uploads=1, max_size=10 * CHUNK_SIZE, min_free_bytes=0, media_types=())
-    return ResumableUploads(store, limits, lambda *_: NullProgress(), 60.0)
+    disk_space = DiskSpaceMonitor(0, lambda _: None)
+    return ResumableUploads(
+        store, UploadPolicy(10 * CHUNK_SIZE), disk_space, lambda *_: NullProgress(), CleanupRunner(), 60.0
+    )
 
 
 async def test_store_that_becomes_unavailable_during_an_upload(mongo: MongoDatabase, inspector: MongoInspector) -> None:
     before = asyncio.all_tasks()
-    away = make_resumable_uploads(UnavailableStore(mongo, StoreTimings(lease_ttl_ms=300)))
+    away = make_resumable_uploads(UnavailableStore(mongo, StoreTimings(lease_ttl=0.3)))
     with pytest.raises(ServiceUnavailable):
         await away.create(NAME, 5, {}, UploadBody(empty_body, 0, 30.0), PatchRequest(0, None, 0, ()))
     deadline = time.monotonic() + 5
@@ -86,7 +91,8 @@ async def test_non_durable_commit_is_not_acknowledged(mongo: MongoDatabase) -> N
             upload.upload_id, UploadBody(empty_body, 0, 30.0), PatchRequest(5, None, 0, ())
         )
     assert told.value.headers["upload-offset"] == "0"
-    assert await store.acquire(f"{upload.media_id}-{upload.media_id}") is None
+    media_id = upload_key(upload).media_id
+    assert await store.acquire(f"{media_id}-{media_id}") is None
 
 
 class InterruptedStore(GridFSUploadStore):

@@ -9,7 +9,8 @@ import pytest
 
 from services.common.errors import ServiceUnavailable
 from services.common.media import MediaInfo, MediaName
-from services.common.store.media_reader import CorruptFile, ListQuery, MediaPage
+from services.common.store.errors import CorruptFile
+from services.common.store.media_reader import ListQuery, MediaPage
 from services.common.telemetry import metrics
 from services.stream.block_cache import (
     ENTRY_OVERHEAD_BYTES,

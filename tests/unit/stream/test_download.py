@@ -15,7 +15,7 @@ import pytest
 from services.common.errors import PreconditionFailed, RangeNotSatisfiable, ServiceUnavailable
 from services.common.media import MediaInfo, MediaName
 from services.common.server.connection_info import EXTENSION, ConnectionInfo
-from services.common.store.media_reader import CorruptFile
+from services.common.store.errors import CorruptFile
 from services.common.telemetry import metrics
 from services.stream.block_cache import BlockCache
 from services.stream.download import FileDownload

@@ -52,9 +52,6 @@ def test_arbitrary_token_raises_only_bad_request(text: str) -> None:
     "place",
     [
         PageKey(datetime(1970, 1, 1, tzinfo=UTC) - timedelta(milliseconds=1), "0" * 24),
-        PageKey(datetime(2026, 1, 1, tzinfo=UTC), "0" * 23),
-        PageKey(datetime(2026, 1, 1, tzinfo=UTC), "$" * 24),
-        PageKey(datetime(2026, 1, 1, tzinfo=UTC), "\u0660" * 24),
     ],
 )
 def test_invalid_page_key_is_rejected(place: PageKey) -> None:

@@ -35,10 +35,10 @@ async def test_store_is_prepared_once_it_is_available(
     told: list[str | None] = []
     task = asyncio.create_task(application._ensure_schema(app, store))
     while not task.done():
-        told.append(app.state.fault if hasattr(app.state, "fault") else None)
+        told.append(app.state.schema_error if hasattr(app.state, "schema_error") else None)
         await asyncio.sleep(0)
     await task
-    assert app.state.fault is None
+    assert app.state.schema_error is None
     assert [fault for fault in dict.fromkeys(told) if fault] == [
         ServiceUnavailable("away").detail,
         "store initialization failed",

@@ -8,7 +8,7 @@ import pytest
 from services.common.asgi import Message
 from services.common.errors import InsufficientStorage
 from services.upload.body import UploadBody
-from services.upload.limits import UploadLimiter
+from services.upload.limits import DiskSpaceMonitor, UploadLimiter
 
 pytestmark = pytest.mark.anyio
 
@@ -32,11 +32,12 @@ async def test_active_uploads_are_aborted_below_the_free_space_minimum(monkeypat
     """A body whose length nobody stated, or others that grew meanwhile: 507 before the volume is full."""
     monkeypatch.setattr("services.upload.limits.DISK_SPACE_POLL_SECONDS", 0.01)
     store: Any = FillingVolume(1000)
-    limits = UploadLimiter(max_uploads=1, max_size=10**6, min_free_bytes=100, media_types=())
+    limiter = UploadLimiter(max_uploads=1)
+    disk_space = DiskSpaceMonitor(100, limiter.abort_all)
     body = UploadBody(receive_nothing, 0, 30.0)
-    looking = asyncio.create_task(limits.monitor_disk_space(store))
-    with limits.acquire_slot(body):
-        limits.check_size(None)
+    looking = asyncio.create_task(disk_space.run(store))
+    with limiter.acquire_slot(body):
+        disk_space.reserve(None)
         reading = asyncio.create_task(body.read())
         done, _ = await asyncio.wait({reading}, timeout=0.1)
         assert not done

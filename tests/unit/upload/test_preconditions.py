@@ -13,6 +13,7 @@ FIRST_SHA256 = hashlib.sha256(b"1").hexdigest()
 
 
 SECOND_SHA256 = hashlib.sha256(b"2").hexdigest()
+FIRST_ETAG, SECOND_ETAG = (f'"sha256-{sha256}"' for sha256 in (FIRST_SHA256, SECOND_SHA256))
 
 
 NOW = datetime(2026, 11, 3, 4, 5, 6, tzinfo=UTC)
@@ -24,20 +25,20 @@ NOW = datetime(2026, 11, 3, 4, 5, 6, tzinfo=UTC)
         (None, None, Preconditions()),
         ("*", None, Preconditions(must_exist=True)),
         (None, "*", Preconditions(must_not_exist=True)),
-        (f'"sha256-{FIRST_SHA256}"', None, Preconditions(sha256_in=frozenset({FIRST_SHA256}))),
+        (f'"sha256-{FIRST_SHA256}"', None, Preconditions(etag_in=frozenset({FIRST_ETAG}))),
         (
             f'"x" , "sha256-{FIRST_SHA256}", W/"sha256-{SECOND_SHA256}"',
             None,
-            Preconditions(sha256_in=frozenset({FIRST_SHA256})),
+            Preconditions(etag_in=frozenset({'"x"', FIRST_ETAG})),
         ),
-        ('"x"', None, Preconditions(sha256_in=frozenset())),
-        (f',, "x", ,"sha256-{FIRST_SHA256}", ,', None, Preconditions(sha256_in=frozenset({FIRST_SHA256}))),
+        ('"x"', None, Preconditions(etag_in=frozenset({'"x"'}))),
+        (f',, "x", ,"sha256-{FIRST_SHA256}", ,', None, Preconditions(etag_in=frozenset({'"x"', FIRST_ETAG}))),
         (
             None,
             f'W/"sha256-{FIRST_SHA256}","sha256-{SECOND_SHA256}"',
-            Preconditions(sha256_not_in=frozenset({FIRST_SHA256, SECOND_SHA256})),
+            Preconditions(etag_not_in=frozenset({FIRST_ETAG, SECOND_ETAG})),
         ),
-        ("*", f'"sha256-{FIRST_SHA256}"', Preconditions(must_exist=True, sha256_not_in=frozenset({FIRST_SHA256}))),
+        ("*", f'"sha256-{FIRST_SHA256}"', Preconditions(must_exist=True, etag_not_in=frozenset({FIRST_ETAG}))),
     ],
 )
 def test_preconditions(if_match: str | None, if_none_match: str | None, expected: Preconditions) -> None:

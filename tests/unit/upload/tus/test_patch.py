@@ -11,13 +11,14 @@ from services.common.store.upload_store import FinishedUpload, InProgressUpload
 from services.upload.tus.patch import PatchRequest, lost_upload_error
 
 FIRST_SHA256 = hashlib.sha256(b"1").hexdigest()
+FIRST_ETAG = f'"sha256-{FIRST_SHA256}"'
 
 
 NOW = datetime(2026, 11, 3, 4, 5, 6, tzinfo=UTC)
 
 
 def make_upload(offset: int, length: int | None) -> InProgressUpload:
-    return InProgressUpload("m", MediaName("", "n"), "f", offset, b"", length, {}, NOW, write_in_progress=False)
+    return InProgressUpload(MediaName("", "n"), offset, b"", length, {}, NOW, write_in_progress=False)
 
 
 @pytest.mark.parametrize(
@@ -48,12 +49,13 @@ def test_bytes_that_fit(state: InProgressUpload, patch: PatchRequest, error: typ
 
 
 def test_repeated_request_replays_its_result() -> None:
-    end = FinishedUpload("stored", MediaName("", "n"), 10, FIRST_SHA256, {}, NOW)
-    assert PatchRequest(10, None, 0, ()).replay_result(end).sha256 == FIRST_SHA256
+    end = FinishedUpload("stored", MediaName("", "n"), 10, FIRST_ETAG, FIRST_SHA256, {}, NOW)
+    replayed = PatchRequest(10, None, 0, ()).replay_result(end)
+    assert (replayed.etag, replayed.sha256) == (FIRST_ETAG, FIRST_SHA256)
     for patch in (PatchRequest(9, None, 1, ()), PatchRequest(10, None, 1, ())):
         with pytest.raises(Conflict) as raised:
             patch.replay_result(end)
         assert raised.value.headers["upload-offset"] == "10"
-    gone = lost_upload_error(FinishedUpload("lost", MediaName("", "n"), 10, "", {}, NOW))
+    gone = lost_upload_error(MediaName("", "n"))
     assert isinstance(gone, Gone)
     assert gone.detail.startswith("Not Unique: ")
