@@ -595,7 +595,7 @@ class SlowChunks(ChunkStore):
         if self.slow:
             self.slow = False
             await asyncio.sleep(INSERT_RETRY_SECONDS + 0.1)
-            raise Conflict("the upload was taken over by another writer")
+            raise Conflict("another writer has acquired this upload")
 
 
 async def test_a_nameless_upload_gets_its_name_at_the_end(adapters: StoreAdapters, inspector: MongoInspector) -> None:
