@@ -506,6 +506,20 @@ async def test_deletion(adapters: StoreAdapters, inspector: MongoInspector) -> N
     assert inspector.count_chunks() == 0
 
 
+async def test_an_empty_document_is_deleted_in_whatever_order_its_events_are_acknowledged(
+    adapters: StoreAdapters, inspector: MongoInspector
+) -> None:
+    await adapters.store_file(b"one")
+    (media_id,) = [str(document["_id"]) for document in inspector.list_documents()]
+    await adapters.store.delete(NAME)
+    created, deleted = await adapters.keeper.list_unpublished(media_id)
+    await adapters.collect_until_done(inspector)
+    await adapters.store.ack_event(deleted)
+    await adapters.store.ack_event(created)
+    await adapters.collect_once()
+    assert inspector.list_documents() == []
+
+
 class DelayedFirstWrite(Committer):
     """The first change is still on its way when its sender gives up, and arrives behind the first look."""
 
@@ -585,7 +599,7 @@ class SlowChunks(ChunkStore):
         if self.slow:
             self.slow = False
             await asyncio.sleep(INSERT_RETRY_SECONDS + 0.1)
-            raise Conflict("the upload was taken over by another writer")
+            raise Conflict("another writer has acquired this upload")
 
 
 async def test_unnamed_upload_gets_its_name_at_the_commit(adapters: StoreAdapters, inspector: MongoInspector) -> None:

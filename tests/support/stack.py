@@ -28,7 +28,12 @@ class Stack:
     """`python -m deploy.local` on a free port, with what it printed."""
 
     def __init__(
-        self, data_dir: Path, *options: str, env: Mapping[str, str] | None = None, port: int | None = None
+        self,
+        data_dir: Path,
+        *options: str,
+        env: Mapping[str, str] | None = None,
+        port: int | None = None,
+        cwd: Path = PROJECT_ROOT,
     ) -> None:
         self.data_dir = data_dir
         self.port = port or free_ports(1)[0]
@@ -41,7 +46,7 @@ class Stack:
         with self._stdout_path.open("wb") as out, self._stderr_path.open("wb") as err:
             self.process = subprocess.Popen(
                 die_with_parent_command(command),
-                cwd=PROJECT_ROOT,
+                cwd=cwd,
                 env={**inherited, **(env or {})},
                 stdout=out,
                 stderr=err,
@@ -89,10 +94,15 @@ class Stack:
 
 @contextlib.contextmanager
 def run_stack(
-    data_dir: Path, *options: str, env: Mapping[str, str] | None = None, port: int | None = None, up: bool = True
+    data_dir: Path,
+    *options: str,
+    env: Mapping[str, str] | None = None,
+    port: int | None = None,
+    up: bool = True,
+    cwd: Path = PROJECT_ROOT,
 ) -> Iterator[Stack]:
-    """A run of the stack; `up=False` does not wait for it."""
-    stack = Stack(data_dir, *options, env=env, port=port)
+    """A run of the stack; `up=False` does not wait for it. `cwd` is the checkout whose code is run."""
+    stack = Stack(data_dir, *options, env=env, port=port, cwd=cwd)
     try:
         if up:
             stack.wait_until_ready()

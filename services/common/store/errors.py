@@ -1,4 +1,4 @@
-"""Errors of a store that are no answer to a client: the caller decides what a client is told."""
+"""Errors of a store without an HTTP status: the caller decides what it answers to the client."""
 
 
 class CorruptFile(Exception):

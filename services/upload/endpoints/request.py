@@ -12,7 +12,7 @@ from services.upload.preconditions import parse_preconditions
 
 FolderParam = Annotated[str, Query(description="the folder; empty is the topmost one")]
 FilenameParam = Annotated[str, Query(description="the file's name")]
-SidParam = Annotated[str | None, Query(max_length=128, description="the socket that is told of the progress")]
+SidParam = Annotated[str | None, Query(max_length=128, description="the id of the socket that receives the progress")]
 
 
 def header_parameter(name: str, description: str) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class UploadLocks:
 
 async def _preempt(holder: _LockHolder | None) -> None:
     if holder is not None:
-        holder.body.abort(Conflict("this upload was taken over"))
+        holder.body.abort(Conflict("another request has acquired this upload"))
         with suppress(TimeoutError):
             async with asyncio.timeout(PREEMPT_TIMEOUT_SECONDS):
                 await holder.released.wait()

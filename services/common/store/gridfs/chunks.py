@@ -55,7 +55,7 @@ class ChunkStore:
                 if clock() > deadline:
                     raise
             except Conflict:
-                # The first time the chunk may be our own, whose answer was lost, however long that took.
+                # The first time, the chunk may be that of this call, whose answer was lost, however long that took.
                 if conflict_seen and clock() > deadline:
                     raise
                 conflict_seen = True
@@ -70,11 +70,11 @@ class ChunkStore:
             try:
                 await self._chunks.insert_many(chunks)
             except DuplicateKeyError as error:
-                raise Conflict("the upload was taken over by another writer") from error
+                raise Conflict("another writer has acquired this upload") from error
             except BulkWriteError as error:
                 codes = {fault.get("code") for fault in (error.details or {}).get("writeErrors", ())}
                 if codes == {_DUPLICATE_KEY_CODE}:
-                    raise Conflict("the upload was taken over by another writer") from error
+                    raise Conflict("another writer has acquired this upload") from error
                 # Also without any code: only the write concern failed, and the outcome is unknown.
                 if all(map(is_transient_code, codes)):
                     raise ServiceUnavailable("the database is unavailable") from error

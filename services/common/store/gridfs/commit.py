@@ -68,7 +68,7 @@ class Committer:
                 return None
             if entry is None and any(finished["id"] == key.record_id for finished in document["ended"]):
                 raise ServiceUnavailable("the outcome of the commit is unknown")
-            raise Conflict("this upload was taken over or has expired")
+            raise Conflict("another writer has acquired this upload, or it has expired")
 
         return await _run_until_resolved(attempt, resolve_outcome)
 
@@ -76,7 +76,7 @@ class Committer:
         """Raise Conflict where a commit has matched nothing because of its fencing token and not of a precondition."""
         async with map_mongo_errors():
             if await self._media.find_one(fenced_filter, {"_id": 1}) is None:
-                raise Conflict("this upload was taken over or has expired")
+                raise Conflict("another writer has acquired this upload, or it has expired")
 
     async def delete(self, name: MediaName, preconditions: Preconditions) -> OutboxEvent | None:
         """Make the current file invisible, None where there is none. Raises PreconditionFailed."""

@@ -41,11 +41,16 @@ def now_plus(delay_ms: Any) -> Document:
 
 
 def with_next_due_at(stages: Pipeline, timings: StoreTimings) -> Pipeline:
-    """Append the stage that sets the time from which the garbage collector has work in the document."""
+    """Append the stage that sets the time from which the garbage collector has work in the document.
+
+    An empty document is due at once. Its last update is followed by its deletion, but events that are acknowledged out of order
+    and a crash in between would leave it forever.
+    """
     retry_after = milliseconds(timings.outbox_retry_after)
     retry_at = {"$min": {"$map": {"input": "$announce", "in": {"$add": ["$$this.at", retry_after]}}}}
     due_times = [{"$min": "$uploads.expires_at"}, {"$min": "$doomed.due"}, {"$min": "$ended.until"}, retry_at]
-    return [*stages, {"$set": {"attention": {"$min": due_times}}}]
+    if_empty = {"$cond": [{"$eq": ["$current", None]}, "$$NOW", None]}
+    return [*stages, {"$set": {"attention": {"$ifNull": [{"$min": due_times}, if_empty]}}}]
 
 
 # Expressions.

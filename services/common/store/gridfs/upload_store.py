@@ -293,4 +293,4 @@ def _precondition_error(name: MediaName | None, preconditions: Preconditions) ->
 
 
 def _raise_lease_lost() -> NoReturn:
-    raise Conflict("this upload was taken over or has expired")
+    raise Conflict("another writer has acquired this upload, or it has expired")
