@@ -15,7 +15,7 @@ READY_TIMEOUT = 30.0
 
 
 def connection_error(port: int) -> str | None:
-    """Why nobody answers at a port of ours; None when somebody does."""
+    """Why no server responds on one of our ports; None when one does."""
     try:
         socket.create_connection((HOST, port), timeout=1.0).close()
     except OSError as error:

@@ -1,6 +1,4 @@
-"""What side-by-side measurements have in common: rounds by contender, medians and ratios against what is wanted, and what
-the kernel says that a process has used. It knows no service.
-"""
+"""Parts of side-by-side measurements: rounds by contender, medians, ratios against their targets, and the machine."""
 
 import os
 import platform
@@ -64,7 +62,7 @@ class Measurement:
 
 
 def format_table(measurements: Sequence[Measurement], contenders: Sequence[str]) -> Iterator[str]:
-    """A line for each measurement: medians of all contenders, our ratio to each of the others, what is wanted."""
+    """A line for each measurement: medians of all contenders, our ratio to each of the others, and the target."""
     width = max(len(figures.name) for figures in measurements)
     others = [who for who in contenders if who != OURS]
     head = "".join(f"{who:>13}" for who in contenders) + "".join(f"{f'/{who}':>13}" for who in others)

@@ -1,9 +1,9 @@
 """Broadcasts side by side in one run: the socket service, socket.io with its Redis adapter, and what a tutorial would write.
 
 `.venv/bin/python -m tests.bench.socket [--sockets N --messages M] [--quick]`. Each is one process; broadcasts are pushed by
-another process through Redis, and the next one is pushed when every client has heard the last. What is compared is the server's
-CPU, which does not depend on how fast the clients are. Rounds take turns (A B C A B C). socket.io comes from npm; where that is
-not to be had, its column stays empty.
+another process through Redis, and the next one is pushed when every client has received the last. The comparison is of the
+server's CPU, which does not depend on how fast the clients are. Rounds alternate (A B C A B C). socket.io comes from npm; where
+it is not available, its column stays empty.
 """
 
 import argparse
@@ -73,7 +73,7 @@ class Contenders:
 
     @contextlib.contextmanager
     def _ours(self) -> Iterator[tuple[str, int]]:
-        # All comes at once here; the limit on handshakes a second is not what is measured.
+        # All clients connect in one burst; the handshake rate limit is not measured.
         env = {"GRIDCAST_REDIS_URL": self._redis_url, "GRIDCAST_HANDSHAKE_RATE": "100000"}
         with run_service("services.socket", self._folder, env) as service:
             yield service.url, service.pid

@@ -186,7 +186,7 @@ def measure_ranges(
 
 
 def measure_downloads(contenders: dict[str, tuple[str, int]], driver: Callable[[], float], rounds: int) -> Measurement:
-    """One sequential download of what is in no memory of ours, against the driver's own find in one process."""
+    """One sequential download of a file that no cache holds, against the driver's own find in one process."""
     figures = Measurement("cold sequential read", "MB/s", [Target(0.8, DRIVER, is_minimum=True)])
     for _ in range(rounds):
         figures.add(OURS, download_rate(f"{contenders[OURS][0]}cold.webm"))

@@ -37,7 +37,7 @@ from tests.support.waiting import eventually
 
 TUS_SERVER, MOTOR, TUTORIAL, DRIVER = "@tus/server", "motor", "tutorial", "driver alone"
 DRIVER_BLOCKS, DRIVER_FLIGHTS = 4, 4
-"""Chunks in one insert, and inserts at once: the fastest of (8, 1), (4, 2), (8, 2) and (4, 4)."""
+"""Chunks per insert, and concurrent inserts: the fastest of (8, 1), (4, 2), (8, 2) and (4, 4)."""
 PACKAGES = {"@tus/server": "2.4.5", "@tus/file-store": "2.1.1"}
 DATABASE = "bench"
 TUS_SERVER_SCRIPT = """
@@ -79,7 +79,7 @@ def upload_as_form(base: str, path: Path, name: str) -> None:
 
 
 def upload_with_driver(client: pymongo.MongoClient[dict[str, object]], path: Path) -> None:
-    """Nothing but journalled inserts of the chunks, several at once."""
+    """Only journalled inserts of the chunks, several concurrently."""
     chunks = client[f"{DATABASE}_driver"].get_collection("fs.chunks", write_concern=WriteConcern(w="majority", j=True))
     chunks.create_index([("files_id", 1), ("n", 1)], unique=True)
     file, count = ObjectId(), -(-path.stat().st_size // CHUNK_SIZE)

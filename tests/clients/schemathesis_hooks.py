@@ -1,8 +1,8 @@
-"""What schemathesis is told of this API, and what it tells back: loaded by its command line, not by pytest.
+"""Hooks for schemathesis, loaded by its command line and not by pytest.
 
-Most of its requests are changed so that they name what is there: a stored file, a live socket, an upload under way at its
-true offset. Otherwise nearly all would be 404, and nothing behind the first look-up would be reached. Which ones, the request
-itself decides, so that a repeated one goes the same way. All statuses are counted and left in the file named by
+Most generated requests are changed so that they name what exists: a stored file, an open socket, an active upload at its true
+offset. Otherwise nearly all would be 404, and nothing behind the first look-up would be reached. A hash of the request decides
+which ones, so that a repeated request is changed the same way. All statuses are counted in the file named by
 STATUS_COUNTS_FILE.
 """
 
@@ -28,7 +28,7 @@ FOLDER = "judged"
 TUS = {"Tus-Resumable": "1.0.0"}
 TIMEOUT = 30.0
 MUTATED_SHARE = 3
-"""One request of so many stays as it was generated."""
+"""One of this many requests stays as it was generated."""
 
 _tally: Counter[tuple[str, int]] = Counter()
 _lock = threading.Lock()

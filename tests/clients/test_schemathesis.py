@@ -1,6 +1,6 @@
-"""schemathesis as a judge: requests made from the joined API document, through the gateway, and every answer held against it.
+"""schemathesis: requests generated from the merged OpenAPI document, through the gateway, and every response checked against it.
 
-The runs are counted: an API that refuses everything would pass all checks. The seed is printed.
+The statuses are counted, because an API that rejects everything would pass all checks. The seed is printed.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What downloads files every day, as judges: curl with all it knows of ranges and conditions, aria2c with 16 connections."""
+"""Download tools as clients: curl with ranges and conditions, aria2c with 16 connections."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Players as judges: ffmpeg and ffprobe seek over HTTP and must show what they show of a local file; mpv and VLC where they are."""
+"""Players as clients: ffmpeg and ffprobe must get the same over HTTP as from a local file; mpv and VLC where they are installed."""
 
 import json
 import random
@@ -96,7 +96,7 @@ def test_mp4_with_trailing_index_starts_without_reading_the_whole_file(
     def sent() -> int:
         return int(media_services.db.client.admin.command("serverStatus")["network"]["bytesOut"])
 
-    time.sleep(0.2)  # the line of an answer that its client has left is written when that is noticed
+    time.sleep(0.2)  # the access log line of an aborted response is written when the disconnect is noticed
     requests, before = len(ACCESS_LOG_BYTES.findall(media_services.stream.log)), sent()
     assert decode_frame(ffmpeg, media_services.url("large.mp4")) == decode_frame(ffmpeg, large_mp4)
     read = sent() - before

@@ -1,4 +1,4 @@
-"""REDbot as judge: what it says of the protocol on the wire, of ranges, validators and caching."""
+"""REDbot checks the protocol as sent: ranges, validators and caching."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Fixtures: the images, and compose projects of our own on free ports, taken away afterwards."""
+"""Fixtures: the images, and compose projects on free ports, removed afterwards."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""The local run: it comes up, keeps its data, fails in one line, and leaves nothing behind."""
+"""The local run: it starts, keeps its data, reports a failure in one line, and leaves no process."""
 
 import os
 import shutil
@@ -48,7 +48,7 @@ def find_marked_processes(env: dict[str, str]) -> list[int]:
 
 
 def wait_for_error_line(stack: Stack) -> str:
-    """Waits for the run's failure and gives its one line."""
+    """Wait until the run has failed and return its one line."""
     assert stack.process.wait(60) == 1
     (line,) = stack.stderr.splitlines()
     assert line.startswith("gridcast: ")

@@ -1,4 +1,4 @@
-"""What the tutorial tells people to type, typed in its order; and what it shows as the answer, compared with the answer."""
+"""The commands of the tutorial, run in order, and their output compared with what it shows."""
 
 import json
 import os
@@ -73,12 +73,12 @@ class TutorialReader:
         return self._listener_outputs[-1].read_text("utf-8")
 
     def save_program(self, program: str) -> None:
-        """A file with the name that its first line says."""
+        """Write a block to the file that its first line names."""
         name = program.partition("\n")[0].removeprefix("# ")
         (self._folder / name).write_text(program, "utf-8")
 
     def run_command(self, command: str, expected: str) -> None:
-        """Type one line, and compare."""
+        """Run one line and compare its output."""
         if command.startswith("make run"):
             self._compare(self._localize(expected).splitlines(), self._stack.stdout)
         elif not command:
@@ -93,7 +93,7 @@ class TutorialReader:
             assert output_pattern(expected).fullmatch(said.strip()), f"{command}\nsays\n{said}\nand not\n{expected}"
 
     def wait_for_listener(self) -> None:
-        """Wait until the listener has said what the tutorial shows."""
+        """Wait until the listener has printed what the tutorial shows."""
         awaited, self._expected_lines = self._expected_lines, []
         if awaited:
             eventually(lambda: self._compare(awaited, self.listener_output), 20, "the listener says what is shown")
@@ -171,7 +171,7 @@ def test_tutorial_session_works_as_written(stack: Stack, ffmpeg: str, tmp_path: 
                 typed = split_steps(piece["block"])
                 for command, shown in typed:
                     desk.run_command(command, shown)
-                # A listener that was just started says the rest once the next block is typed.
+                # A listener that was just started prints the rest once the next block is run.
                 if not typed[0][0] or "listen.py" not in typed[0][0]:
                     desk.wait_for_listener()
             elif piece["inline"]:

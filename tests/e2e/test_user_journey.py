@@ -22,7 +22,7 @@ GIB = 1024**3
 
 
 class Listener:
-    """A WebSocket client that has been told its sid."""
+    """A WebSocket client that has its sid."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection

@@ -1,4 +1,4 @@
-"""Case 99: a process whose clock is an hour wrong, by libfaketime. Leases, expiries and presence are by the servers' clocks."""
+"""Case 99: a process whose clock is wrong by an hour (libfaketime). Leases, expiries and presence use the databases' clocks."""
 
 import ctypes.util
 import subprocess
@@ -20,9 +20,9 @@ FAKETIME_LIBRARY = "libfaketime.so.1"
 
 @pytest.fixture(params=["-1h", "+1h"])
 def skewed_clock_env(request: pytest.FixtureRequest) -> dict[str, str]:
-    """The environment of a process with that clock; its timers run as they should.
+    """Variables of a process with that clock; its timers run normally.
 
-    Without Motor, whose driver has threads: libfaketime 0.9.10 lets `time.sleep` fail there.
+    With PyMongo instead of Motor, whose driver has threads: libfaketime 0.9.10 lets `time.sleep` fail there.
     """
     found = next(
         (path for folder in ("/usr/lib", "/usr/local/lib") for path in Path(folder).rglob(FAKETIME_LIBRARY)), None
@@ -95,7 +95,7 @@ async def test_replica_with_a_skewed_clock_keeps_its_sockets(tmp_path: Path, ske
             said = (await asking.get(f"/sockets/{client.sid}")).json()
             assert said["state"] == "online"
             assert abs(said["since"] - time.time()) < 600
-        # Away for a moment, back at the other replica: nothing has expired.
+        # Disconnected briefly, resumed at the other replica: nothing has expired.
         for browser, service in ((client, right), (other, odd)):
             browser.abort()
             assert (await push_message(right, "topic:a", {"type": "missed"})).status_code == 200

@@ -1,6 +1,7 @@
-"""P13, a clean stop. At SIGTERM nothing new begins, what is open ends within the drain time or is cut, and the exit code is 0.
+"""P13, graceful shutdown. At SIGTERM nothing new starts, active requests finish within the shutdown timeout or are aborted, and the
+exit code is 0.
 
-A client of an upload sees a finished 201, a 503 or a cut connection, never a 500; no chunk stays that nobody owns.
+A client of an upload sees a finished 201, a 503 or an aborted connection, never a 500; no orphaned chunk stays.
 """
 
 import asyncio
@@ -35,7 +36,7 @@ from tests.support.websocket_client import WebSocketClient
 
 SHUTDOWN_TIMEOUT = 3.0
 KILL_MARGIN = 2.0
-"""Seconds after the drain time in which the process is gone."""
+"""Seconds after the shutdown timeout within which the process has exited."""
 SLACK = 1.0
 """For a machine that does other things meanwhile."""
 
@@ -65,7 +66,7 @@ class TerminatingProcess:
         service.child.send_signal(signal.SIGTERM)
 
     def assert_refuses_connections(self) -> None:
-        """Nobody new gets in; probes take that for "not ready"."""
+        """New connections are refused; probes take that for "not ready"."""
 
         def refused() -> bool:
             try:
@@ -124,7 +125,7 @@ class PartialUpload:
         self.remaining = body[sent:]
 
     def receive_status(self) -> int:
-        """The status; 0 where the connection was cut."""
+        """The status; 0 where the connection was aborted."""
         raw = self.connection.recv(65536)
         return int(raw.split(b" ")[1]) if raw else 0
 
@@ -171,7 +172,7 @@ def test_uploads_finish_or_are_aborted_at_the_shutdown_timeout(
         kept.get("/livez")
         stopping = TerminatingProcess(service)
         stopping.assert_refuses_connections()
-        # A connection that carried nothing is closed, or a gateway would send new work over it. Nobody gets another one.
+        # An idle connection is closed, or a gateway would send new requests over it. No new connection is accepted.
         for method, path in (("GET", "/readyz"), ("PUT", "/file/stream?filename=late")):
             with pytest.raises(httpx.TransportError):
                 kept.request(method, path, content=b"x" if method == "PUT" else None)
@@ -182,7 +183,7 @@ def test_uploads_finish_or_are_aborted_at_the_shutdown_timeout(
     stopping.wait_for_exit()
     assert stored_files(inspector) == {one.name: one.data for one in quick}
     assert inspector.list_orphans() == []
-    # What nobody can go on with is gone, without any janitor.
+    # What cannot be resumed is deleted, without any garbage collector.
     assert [one["filename"] for one in inspector.list_documents() if one["uploads"]] == ["patch-stalled"]
     tus = TusUpload(start_service("services.upload", **env))
     tus.path = stalled[2].path
@@ -240,7 +241,7 @@ def count_body_bytes(client: socket.socket, length: int) -> int:
 
 @pytest.mark.anyio
 async def test_sockets_are_closed_with_service_restart(start_service: StartService, env: dict[str, str]) -> None:
-    """Through the gateway. It is the replica that says 1012; a gateway that stops knows no frames, so its clients see 1006."""
+    """Through the gateway. The replica sends 1012; a gateway that stops parses no frames, so its clients see 1006."""
     services = [start_service("services.socket", **env) for _ in range(2)]
     urls = ",".join(one.url for one in services)
     gateway = start_service("gateway", ready=False, **env, GRIDCAST_SOCKET_URLS=urls)

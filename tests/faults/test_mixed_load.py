@@ -1,7 +1,7 @@
-"""Everything at once for a while: uploads, range readers, sockets that are pushed to, all through the gateway.
+"""Mixed load for a while: uploads, range readers, sockets that are pushed to, all through the gateway.
 
-Afterwards no process holds more memory or more descriptors for it. The slopes are printed: of resident memory over the second half
-of the time, when caches are full, by least squares.
+Afterwards no process holds more memory or more descriptors. The slopes are printed: of resident memory over the second half of the
+time, when caches are full, by least squares.
 """
 
 import asyncio
@@ -121,7 +121,7 @@ class MixedLoad:
 
 
 def memory_slope(points: list[tuple[float, int]]) -> float:
-    """Bytes a second of the line through the second half, by least squares."""
+    """Bytes per second: the slope over the second half, by least squares."""
     half = points[len(points) // 2 :]
     middle, mean = sum(at for at, _ in half) / len(half), sum(size for _, size in half) / len(half)
     spread = sum((at - middle) ** 2 for at, _ in half)

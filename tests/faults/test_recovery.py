@@ -1,7 +1,7 @@
-"""P14, back by itself: MongoDB or Redis dies or falls silent under the whole stack, and comes back without anybody's hand.
+"""P14, recovery: MongoDB or Redis is killed or hangs under the whole stack and returns; nothing else is done.
 
-All is asked through the gateway. A server that refuses costs 503 within 3 s, a silent one within 10 s, always with Retry-After;
-sockets stay; within 5 s after the return everything is answered again; nothing leaves a traceback in a log.
+All requests go through the gateway. A server that refuses connections costs 503 within 3 s, a hanging one within 10 s, always with
+Retry-After; sockets stay open; within 5 s after the return every request succeeds again; no log has a traceback.
 """
 
 import asyncio
@@ -70,10 +70,10 @@ class StackClient:
         return (await self.http.get("/readyz")).status_code == 200
 
     async def assert_push_is_received(self) -> None:
-        """Everyone hears a new push, on the connection that was there all the time.
+        """Every client receives a new push on the connection that it has had all the time.
 
-        A Redis that comes back empty takes pushes before each replica listens to it again. Who missed them is told so, and is
-        pushed to once more.
+        A Redis that returns empty accepts pushes before each replica is subscribed again. A client that missed them gets a resync
+        event, and the push is repeated once.
         """
         marker = uuid.uuid4().hex
         await self._push_and_receive(marker)
@@ -132,7 +132,7 @@ async def outage(server: ServerProcess, *, silent: bool) -> AsyncIterator[float]
 
 
 async def assert_all_unavailable(requests: list[SendRequest], timeout_seconds: float) -> None:
-    """Each is 503 with Retry-After in that time, all of them at once and again one after the other."""
+    """Each request is 503 with Retry-After within that time, all concurrently and again one after the other."""
 
     async def one(ask: SendRequest) -> float:
         began = time.monotonic()

@@ -119,7 +119,7 @@ def test_507_before_the_disk_is_full_and_no_loss_on_a_full_disk(
     guarded = len(acknowledged)
     reckless = start_service("services.upload", **env, GRIDCAST_MIN_FREE_SPACE="0")
     assert fill(reckless.url, "reckless") in {0, 503, 507}
-    # mongod ends itself where its journal cannot be written; somebody gives it room and starts it again.
+    # mongod exits where its journal cannot be written; an operator frees space and starts it again.
     with contextlib.suppress(ProcessLookupError):
         mongod.kill()
     disk.run("mount", "-o", f"remount,size={2 * SIZE}m", str(disk.mount))

@@ -58,7 +58,7 @@ def send_until_closed(connection: socket.socket, data: bytes) -> None:
 def test_writer_paused_past_its_lease_is_fenced_off(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector
 ) -> None:
-    """It wakes up to find its upload reaped and the name another's: it neither commits nor deletes, nor leaves a chunk."""
+    """It resumes when its upload was collected and its name reused: it neither commits nor deletes, nor leaves a chunk."""
     stopped = start_service("services.upload", **{**env, "GRIDCAST_GC_INTERVAL": "0"})
     other = start_service("services.upload", **env)
     data = os.urandom(3 * BATCH_SIZE)
@@ -114,7 +114,7 @@ def test_killed_service_leaves_no_garbage(
 def test_hanging_mongodb_times_out(
     start_service: StartService, env: dict[str, str], dedicated_mongod: ServerProcess, inspector: MongoInspector
 ) -> None:
-    """Case 95: 503 within 10 s for those under way and for new ones; afterwards all is well again within 5 s."""
+    """Case 95: 503 within 10 s for active and for new uploads; afterwards all succeed again within 5 s."""
     service = start_service("services.upload", **env)
     tus = TusUpload(service)
     tus.create(length=10)

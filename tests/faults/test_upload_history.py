@@ -1,4 +1,5 @@
-"""Uploads while everything is killed, stopped and cut: nothing acknowledged is lost, nothing else is seen, nothing is left over.
+"""Uploads while everything is killed, paused and disconnected: nothing acknowledged is lost, no file is visible in
+part, no garbage is left.
 
 The seed is printed; FAULT_SEED repeats a run's requests and its faults (their moments depend on the machine).
 """
@@ -33,7 +34,7 @@ SAMPLED_FILES = 50
 
 
 class RestartableService:
-    """A process of ours that can be killed and comes back at its address."""
+    """A service that can be killed and started again on the same port."""
 
     def __init__(self, module: str, folder: Path, env: dict[str, str]) -> None:
         (self.port,) = free_ports(1)
@@ -61,7 +62,7 @@ class RestartableService:
 
 
 class FaultScenario:
-    """mongod, a wire before it, two replicas, a wire before one of them, two gateways: and what can happen to them."""
+    """mongod, a fault proxy before it, two replicas, a fault proxy before one of them, two gateways: and the faults of each."""
 
     def __init__(
         self,
@@ -121,7 +122,7 @@ class FaultScenario:
         wire.fault = self.rng.choice((Fault.LATENCY, Fault.LATENCY, Fault.BLACK_HOLE, Fault.REFUSE))
         time.sleep(self.rng.uniform(0.3, 2))
         if wire.fault is Fault.BLACK_HOLE and self.rng.random() < 0.5:
-            # What was under way arrives after all, when its senders are gone.
+            # Delayed bytes arrive after all, when their senders are gone.
             wire.close_connections(reset=False)
         wire.fault = Fault.NONE
 
@@ -163,7 +164,7 @@ def run_scenario(
 
 
 def collect_garbage_until_done(store: MongoInspector, env: dict[str, str], timeout_seconds: float) -> None:
-    """The janitor by itself until nothing is due any more."""
+    """Run the garbage collector until nothing is due."""
     deadline = time.monotonic() + timeout_seconds
     while True:
         run_garbage_collector(env)

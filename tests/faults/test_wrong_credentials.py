@@ -1,4 +1,4 @@
-"""Case 104: a wrong password for MongoDB or Redis. Not ready, which says why, and no secret in any log or answer."""
+"""Case 104: a wrong password for MongoDB or Redis. Not ready, with the reason, and no secret in any log or response."""
 
 import socket
 import time

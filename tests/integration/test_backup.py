@@ -46,7 +46,7 @@ def back_up_with_job(verb: str, uri: str, database: str, folder: Path) -> None:
 
 
 def back_up_with_mongodump(verb: str, uri: str, database: str, folder: Path) -> None:
-    """`media` first and back last, as docs/operations.md says."""
+    """`media` is dumped first and restored last, as docs/operations.md says."""
     tool = "mongodump" if verb == "dump" else "mongorestore"
     if shutil.which(tool) is None:
         pytest.skip(f"{tool} is not installed")
@@ -205,7 +205,7 @@ def test_dump_reads_from_the_primary_despite_the_read_preference() -> None:
 
 @pytest.fixture
 def rehearse_cold_copy(dedicated_mongod: ServerProcess, tmp_path: Path) -> Callable[[], None]:
-    """Stops the server, copies its files, loses them, puts the copy in their place, starts it."""
+    """Stop the server, copy its files, delete them, restore the copy, start the server."""
 
     def rehearse() -> None:
         dedicated_mongod.terminate()

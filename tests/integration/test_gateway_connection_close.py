@@ -77,7 +77,7 @@ def test_empty_lines_before_a_request_are_ignored(port: int) -> None:
 
 
 def test_body_after_an_early_response_is_not_parsed_as_a_request(port: int) -> None:
-    """An answer that did not wait for its request's body: the body is thrown away, what follows it is answered."""
+    """A response that did not wait for the body of its request: the body is discarded, the next request is served."""
     inner = b"GET /file?inner HTTP/1.1\r\nHost: a\r\n\r\n"
     with open_connection(port) as client:
         client.sendall(b"GET /file HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(inner) + inner)

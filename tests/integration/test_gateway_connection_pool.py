@@ -1,4 +1,4 @@
-"""The gateway's own HTTP client before a service that says what a test wants: which connections are kept, whose answer is whose."""
+"""The gateway's connection pool before a scripted upstream: which connections are reused, and that no responses are mixed up."""
 
 import asyncio
 

@@ -111,7 +111,7 @@ FRAMING_CASES = [
             b"ffffffffffffffffff\r\nabc",
         )
     ),
-    # Line ends and folding.
+    # Line endings and folding.
     FramingCase(
         "bare LF after the request line",
         b"GET /file?case HTTP/1.1\n" + HOST_HEADER + b"\r\n",

@@ -1,4 +1,4 @@
-"""Mutated requests at the gateway: whatever is sent, no 5xx, no traceback, and the service sees nothing that was not said.
+"""Mutated requests to the gateway: for every one, no 5xx, no traceback, and the upstream receives nothing that was not sent.
 
 One seed for a run, printed; the long form sends ten thousand.
 """
@@ -68,7 +68,7 @@ def mutate_request(rng: random.Random) -> bytes:
 
 
 async def send_and_receive(port: int, raw: bytes) -> bytes:
-    """What is said to `raw`, until nothing more is said for a moment."""
+    """What is received after sending `raw`, until nothing more arrives for a moment."""
     received = b""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     with contextlib.suppress(ConnectionError, TimeoutError):

@@ -107,7 +107,7 @@ def test_mutants_accepted_by_both_are_read_alike(
     for _ in range(200):
         # Not what only the gateway answers itself: a preflight, a WebSocket.
         raw = mutate_request(chance).replace(b"websocket", b"nothing").replace(b"Access-Control-", b"X-")
-        # Whatever the mutant is, this ends it: nobody waits for more.
+        # For any mutant, this ends it: neither server waits for more.
         raw += b"\r\n\r\n\x00" + PIPELINED_REQUEST
         ours, theirs = (requests_seen_by_upstream(port, raw, upstream) for port in (gateway.port, nginx))
         # A request without a body that goes nowhere is refused, and those behind it are read all the same.

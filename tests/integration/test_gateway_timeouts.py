@@ -1,4 +1,4 @@
-"""The gateway when somebody is too slow or says too much: clients and services that stall, bodies over the limit."""
+"""Timeouts and size limits of the gateway: clients and services that stall, bodies over the limit."""
 
 import asyncio
 import contextlib

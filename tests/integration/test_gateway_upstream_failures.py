@@ -1,4 +1,4 @@
-"""The gateway when services are away, die, come back or hang, and when it stops itself."""
+"""The gateway when upstreams are unreachable, die, return or hang, and its own shutdown."""
 
 import asyncio
 import contextlib
@@ -156,7 +156,7 @@ def test_closed_keep_alive_connection_does_not_eject_its_replica(start_service: 
 
 @contextlib.contextmanager
 def unresponsive_url() -> Iterator[str]:
-    """The URL of somebody who takes no connection: a SYN is dropped."""
+    """The URL of a port that accepts no connection: a SYN is dropped."""
     with socket.socket() as full, contextlib.ExitStack() as waiting:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -216,7 +216,7 @@ def test_one_of_two_replicas_is_killed_and_restarted_under_load(start_service: S
 
 
 def test_recovered_replica_gets_slow_uploads(start_service: StartService) -> None:
-    """Each is under way for as long as the test: none of them is the trial that the others wait for."""
+    """Each is active for as long as the test: none of them is the health check that the others wait for."""
     head = b"PUT /file/stream?filename=a HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n"
     with run_upstream() as first, run_upstream() as second, contextlib.ExitStack() as uploads:
         gateway = start_service("gateway", **upstream_env(first, second))

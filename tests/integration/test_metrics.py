@@ -77,7 +77,7 @@ def test_uploads_and_garbage_collection_runs_are_counted(start_with_metrics: Sta
     }
     assert set(outcomes.values()) == {0.0}
     with httpx.Client(base_url=service.url) as client:
-        for status in (201, 200):  # the second one replaces the first, whose chunks the janitor deletes
+        for status in (201, 200):  # the second one replaces the first, whose chunks the garbage collector deletes
             assert client.put("/file/stream?filename=a", content=b"12345").status_code == status
         assert client.put("/file/stream?filename=a", content=b"1", headers={"if-match": '"x"'}).status_code == 412
         assert client.post("/file/upload", files={"file": ("b", b"123")}).status_code == 201

@@ -121,7 +121,7 @@ async def test_unknown_sids_are_reported(publisher: Publisher) -> None:
         receipt = await publisher.send(sid, "t", 1)
         assert (receipt.status, receipt.sequence) == ("unknown", None)
     with pytest.raises(ServiceUnavailable):
-        await publisher.send(SID, "t", 1)  # Redis is new: who is there has had no time to say so
+        await publisher.send(SID, "t", 1)  # Redis is new: replicas have not had the time to register their clients
     await publisher.redis.execute("HSET", "gridcast:sequence", "settles", "0")
     assert (await publisher.send(SID, "t", 1)).status == "unknown"
     assert await publisher.redis.execute("HGET", "gridcast:sequence", "number") == b"0", "nothing was pushed"
@@ -327,7 +327,7 @@ async def test_another_client_pushes_with_the_documented_script(single_replica: 
     back.last_sequence = client.first_frame["sequence"]
     again = await back.reconnect(single_replica[0])
     assert [(await again.receive_event())["data"] for _ in range(3)] == ["sid", "topic", "all"]
-    # And its sender hears of the ack.
+    # And its sender gets the ack.
     async with Publisher.from_url(single_replica.redis.url, "/test") as push:
         subscription, messages = await subscribe_and_collect(push, "gridcast:test")
         await again.send({"type": "ack", "id": "1-sid"})

@@ -248,7 +248,7 @@ async def test_service_user_has_only_the_permissions_it_needs(
 async def test_every_service_works_with_its_own_user(
     redis_with_acl_users: ServerProcess, start_service: StartService, mongod: ServerProcess, database_name: str
 ) -> None:
-    """Upload pushes and tells of changes, stream hears of them, socket delivers; Redis has refused nothing."""
+    """Upload publishes events, stream receives invalidations, socket delivers; Redis has denied no command."""
     (port,) = free_ports(1)
     store = {
         "GRIDCAST_MONGODB_URI": mongod.url,

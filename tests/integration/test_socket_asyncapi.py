@@ -43,7 +43,7 @@ def message_validator(name: str) -> Draft7Validator:
 
 
 def matching_messages(message: Any) -> set[str]:
-    """The messages whose schema `said` fits."""
+    """The messages whose schema the frame is valid against."""
     return {name for name in DOCUMENT["components"]["messages"] if message_validator(name).is_valid(message)}
 
 

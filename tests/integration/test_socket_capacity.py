@@ -1,4 +1,4 @@
-"""What the socket service promises with many sockets: P12, a stopped reader harms nobody else, and P15, connections held. Long."""
+"""The socket service with many sockets: P12, a stalled reader does not affect the others, and P15, connections held. Long."""
 
 import asyncio
 import gc
@@ -44,7 +44,7 @@ class TimedSwarm(WebSocketSwarm):
             await self.wait_until_all_received()
 
     def take_p99_ms(self) -> float:
-        """In milliseconds, and begin anew."""
+        """Return the delays in milliseconds and reset them."""
         taken, self.latencies = sorted(self.latencies), []
         return 1000 * taken[int(len(taken) * 0.99)]
 

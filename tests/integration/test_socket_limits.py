@@ -213,7 +213,7 @@ async def test_connection_limit_is_enforced(start_replicas: Callable[..., Socket
 
 
 async def test_descriptor_limit_reduces_max_connections(tmp_path: Path) -> None:
-    """256 files are spared for all else: a limit of 276 leaves room for 20 sockets, and the process lives on."""
+    """256 descriptors are reserved for everything else: a limit of 276 leaves 20 for sockets, and the process keeps running."""
     with run_socket_replicas(tmp_path, 0) as made:
         (port,) = free_ports(1)
         env = {
@@ -305,7 +305,7 @@ async def test_sigterm_closes_every_socket_with_1012(start_replicas: Callable[..
 
 
 async def test_sigterm_during_a_handshake(start_replicas: Callable[..., SocketReplicas]) -> None:
-    """Its claim is on its way to Redis: it is answered, and not reset."""
+    """Its acquire is on its way to Redis: the handshake gets a response and no reset."""
     made = start_replicas(1, GRIDCAST_SHUTDOWN_TIMEOUT="3")
     made.redis.pause()
     entering = asyncio.create_task(WebSocketClient.connect(made[0]))

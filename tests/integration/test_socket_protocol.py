@@ -1,4 +1,4 @@
-"""RFC 6455 in raw bytes: what a client may do wrong, and that the server says so with the right code and lives on."""
+"""RFC 6455 in raw bytes: what a client may do wrong; the server closes with the right code and keeps running."""
 
 import base64
 import contextlib
@@ -26,7 +26,7 @@ TEXT, BINARY, CONT, CLOSE, PING, PONG = 0x1, 0x2, 0x0, 0x8, 0x9, 0xA
 def encode_frame(
     opcode: int, payload: bytes = b"", *, fin: bool = True, rsv: int = 0, masked: bool = True, length: int | None = None
 ) -> bytes:
-    """One frame as a client sends it, with whatever is wrong with it. `length` overrides the said length."""
+    """One frame as a client sends it, with the given faults. `length` overrides the length field."""
     said = len(payload) if length is None else length
     head = bytes([(0x80 if fin else 0) | rsv << 4 | opcode])
     mark = 0x80 if masked else 0
@@ -348,7 +348,7 @@ def test_deeply_nested_json_gets_an_error_reply(raw_websocket: RawWebSocket, tex
 
 
 def test_redis_is_flushed_while_a_client_resumes(single_replica: SocketReplicas) -> None:
-    """It reads its replay slowly, and what it would hear next cannot be known any more: it is sent away, and comes back."""
+    """It reads its replay slowly, and the position of the next event is lost: it is disconnected, and resumes."""
     before = RawWebSocket(single_replica[0].port)
     sid, resume, after = (before.first_frame[name] for name in ("sid", "resume", "sequence"))
     before.socket.close()

@@ -1,4 +1,4 @@
-"""What `UploadStore` and `Keeper` promise, on a real mongod, with either driver."""
+"""The guarantees of `UploadStore` and `GarbageCollector`, on a real mongod, with both drivers."""
 
 import asyncio
 import hashlib
@@ -42,7 +42,7 @@ TIMES = StoreTimings(lease_ttl_ms=400, tombstone_ttl_ms=300, second_purge_after_
 
 
 class StoreAdapters:
-    """A store and its keeper, as two replicas would have them."""
+    """A store and its garbage collector, as two replicas would have them."""
 
     def __init__(self, mongo: Any) -> None:
         self.mongo = mongo
@@ -132,7 +132,7 @@ async def test_the_name_belongs_to_the_first_commit(adapters: StoreAdapters, ins
 
 
 async def test_every_find_and_update_uses_the_shard_key(adapters: StoreAdapters, inspector: MongoInspector) -> None:
-    """A mongos before 7.1 refuses it otherwise, also where `_id` is given. The profiler says what the server was asked."""
+    """A mongos before 7.1 rejects it otherwise, also where `_id` is given. The profiler has the queries as the server got them."""
     await adapters.mongo.database.command("profile", 2)
     for name in (NAME, None):
         upload = await adapters.store.create_upload(name, NewUpload(ttl=60))
@@ -258,7 +258,7 @@ async def test_late_batch_of_an_older_writer_is_discarded(adapters: StoreAdapter
 
 
 class PausingStore(GridFSUploadStore):
-    """A store in a process that is stopped just after it has looked at its fence: `meanwhile` happens before it goes on."""
+    """A store in a process that is paused just after it has checked its fence: `during_pause` runs before it continues."""
 
     during_pause: Callable[[], Awaitable[None]] | None = None
 
@@ -307,7 +307,7 @@ async def test_stale_fence_check_deletes_no_chunks_of_a_successor(
 
 
 async def test_commit_without_the_fence_changes_nothing(adapters: StoreAdapters, inspector: MongoInspector) -> None:
-    """Though it believes that the file is shorter than what a successor has written."""
+    """Although its view of the file is shorter than what a successor has written."""
     begun = await adapters.store.create_upload(NAME, NewUpload(None, 60))
     holds = [await adapters.store.acquire(begun.upload_id) for _ in range(2)]
     old, new = (hold[0] for hold in holds if isinstance(hold, tuple))
@@ -383,7 +383,7 @@ async def test_dead_writer_is_collected_and_a_live_one_is_not(
     for late in (adapters.store.renew_lease(dead), adapters.store.commit(dead, finished_upload(b""))):
         with pytest.raises(Conflict):
             await late
-    # It was stopped before its last insert: what comes now is swept by the second due.
+    # It was paused before its last insert: what arrives now is deleted by the second purge.
     inspector.db["fs.chunks"].insert_one({"files_id": ObjectId(dead.file_id), "n": 3, "data": b"late"})
     await adapters.store.abort(living)
     await adapters.collect_until_done(inspector)
@@ -488,7 +488,7 @@ async def test_late_commit_is_applied_once(adapters: StoreAdapters) -> None:
 
 
 class LostReply(Committer):
-    """Changes arrive, and the first answer is lost: nobody says anything."""
+    """Changes are applied, and the first reply is lost: the caller gets none."""
 
     asked = 0
 
@@ -594,7 +594,7 @@ async def test_unknown_upload_id_is_not_found(adapters: StoreAdapters, address: 
 
 
 async def test_chunks_are_stored_as_they_are(adapters: StoreAdapters, inspector: MongoInspector) -> None:
-    """Media are packed already. Where the collection is there, whoever made it has decided."""
+    """Media are compressed already. Where the collection exists, its creator has decided."""
     (chunks,) = inspector.db.list_collections(filter={"name": "fs.chunks"})
     assert chunks["options"]["storageEngine"] == indexes.UNCOMPRESSED
     inspector.db.drop_collection("fs.chunks")

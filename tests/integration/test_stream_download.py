@@ -105,7 +105,7 @@ def test_invalid_range_is_ignored(media_services: MediaServices, header: str) ->
 
 @pytest.mark.parametrize("digits", [b"\xb2", "\u0665".encode(), b"\xff"])
 def test_non_ascii_digits_are_rejected(media_services: MediaServices, digits: bytes) -> None:
-    """Case 43, as bytes on the wire."""
+    """Case 43, as raw bytes."""
     head = b"GET /file/stream?filename=a.webm HTTP/1.1\r\nHost: x\r\nConnection: close\r\nRange: bytes=" + digits
     answer = send_raw(media_services.stream, head + b"-5\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200 ")
@@ -313,7 +313,7 @@ def test_invalid_queries_are_rejected(media_services: MediaServices, path: str, 
 
 @pytest.mark.parametrize("method", ["POST", "PATCH", "OPTIONS", "TRACE", "PROPFIND", "PUT", "DELETE"])
 def test_other_methods(media_services: MediaServices, method: str) -> None:
-    """Case 56. What writes is the upload service's; the gateway tells them apart."""
+    """Case 56. Methods that write belong to the upload service; the gateway routes them."""
     answer = media_services.http_client.request(method, media_services.url("a.webm"))
     assert answer.status_code == 405
     assert set(answer.headers["allow"].replace(" ", "").split(",")) == {"GET", "HEAD"}

@@ -256,7 +256,7 @@ def test_one_of_many_concurrent_uploads_of_one_name_wins(
 def test_disconnected_client_leaves_no_data(
     upload: ServiceProcess, inspector: MongoInspector, size: int, *, chunked: bool
 ) -> None:
-    """Cases 1 and 2: gone within 5 s, with Content-Length and without."""
+    """Cases 1 and 2: deleted within 5 s, with Content-Length and without."""
     body = form_body(form_part("file", os.urandom(2 * size), "half.bin"))[: size + 200]
     framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % (2 * size)
     head = b"POST /file/upload HTTP/1.1\r\nHost: x\r\nContent-Type: " + TYPE.encode() + b"\r\n" + framing + b"\r\n\r\n"
@@ -272,7 +272,7 @@ def test_disconnected_client_leaves_no_data(
 def test_unavailable_redis_does_not_stop_uploads(
     start_service: StartService, mongod: ServerProcess, database_name: str, dedicated_inspector: MongoInspector
 ) -> None:
-    """The file is stored, and the event stays noted until somebody can push it."""
+    """The file is stored, and the event stays in the outbox until it can be pushed."""
     service = start_service(
         "services.upload",
         GRIDCAST_MONGODB_URI=mongod.url,
@@ -287,7 +287,7 @@ def test_unavailable_redis_does_not_stop_uploads(
 def test_not_ready_without_the_unique_index(
     start_service: StartService, mongod: ServerProcess, database_name: str, dedicated_inspector: MongoInspector
 ) -> None:
-    """Case 102: duplicates that are already there make the index impossible; the service says so and does not serve as ready."""
+    """Case 102: existing duplicates make the unique index impossible; the service reports it and is not ready."""
     dedicated_inspector.db["media"].insert_many([{"folder": "", "filename": "x"}, {"folder": "", "filename": "x"}])
     service = start_service(
         "services.upload", ready=False, GRIDCAST_MONGODB_URI=mongod.url, GRIDCAST_MONGODB_DATABASE=database_name

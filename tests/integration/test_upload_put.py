@@ -119,7 +119,7 @@ def test_repeated_header_lines_are_one_list(upload: ServiceProcess, inspector: M
 
 
 def test_one_of_many_concurrent_conditional_puts_wins(upload: ServiceProcess, inspector: MongoInspector) -> None:
-    """A lost update cannot happen, and the bytes are those of the one who was told 200."""
+    """A lost update cannot happen, and the bytes are those of the client that got 200."""
     put_file(upload, "n", b"0")
     start = threading.Barrier(8)
 
@@ -182,7 +182,7 @@ def send_raw_head(service: ServiceProcess, head: str) -> socket.socket:
 
 
 def test_oversized_upload_is_rejected_before_its_body(upload: ServiceProcess, inspector: MongoInspector) -> None:
-    """Case 11: by Content-Length at once, chunked when it is too much."""
+    """Case 11: by Content-Length immediately, chunked when it exceeds the limit."""
     head = "PUT /file/stream?filename=n HTTP/1.1\nHost: x\nContent-Length: 99999999999\nExpect: 100-continue"
     with send_raw_head(upload, head) as connection:
         answer = connection.recv(4096)

@@ -1,4 +1,4 @@
-"""The flow of a resumable upload over a store that goes away, or shows what is not durable yet."""
+"""A resumable upload over a store that becomes unavailable, or shows what is not durable yet."""
 
 import asyncio
 import hashlib
@@ -30,14 +30,14 @@ NAME = MediaName("", "n")
 
 
 class UnavailableStore(GridFSUploadStore):
-    """A store that is away when the upload has just begun."""
+    """A store that becomes unavailable when the upload has just begun."""
 
     async def get_info(self, address: str) -> InProgressUpload | FinishedUpload | None:
         raise ServiceUnavailable(address)
 
 
 class UndurableStore(GridFSUploadStore):
-    """A store in which somebody has just committed, without being told yet that it is durable: a kill undoes it."""
+    """A store in which a commit was made and is not durable yet: a kill undoes it."""
 
     async def get_info(self, address: str) -> InProgressUpload | FinishedUpload | None:
         return FinishedUpload("stored", NAME, 5, "00" * 32, {}, datetime.now(UTC))
@@ -156,7 +156,7 @@ async def test_upload_with_corrupt_stored_bytes_fails(mongo: MongoDatabase, insp
 
 
 async def test_upload_terminated_during_its_rehash(mongo: MongoDatabase) -> None:
-    """The one who ended it has deleted its chunks; that is no damage."""
+    """The caller that terminated it has deleted its chunks; that is no corruption."""
     data = os.urandom(2 * CHUNK_SIZE + 7)
     address = await create_unfinished_upload(mongo, data)
     with pytest.raises(Conflict):

@@ -109,16 +109,16 @@ def test_fifty_concurrent_uploads_of_each_of_a_hundred_names(
     check_one_winner_each(inspector, 100)
 
 
-# P5: resumed after any cut.
+# P5: resumed after any interruption.
 
 
 def resume_across_replicas(
     services: list[ServiceProcess], store: MongoInspector, size: int, cuts: int, *, read: bool
 ) -> None:
-    """An upload cut at random places, each time going on at another replica; what is asked for again is counted.
+    """An upload interrupted at random offsets, each time resumed at another replica; bytes sent again are counted.
 
-    With `read` a cut comes when the service has read what was sent. Without, a request may still lie unread at one replica while
-    its client has long gone on at the other: then the older one may even cut the newer, and the client sends more again.
+    With `read` the connection ends when the service has read what was sent. Without, a request may still lie unread at one replica
+    while its client has resumed at the other: then the older one may even supersede the newer, and the client sends more again.
     """
     seed = random.randrange(2**32)
     dice = random.Random(seed)
@@ -199,7 +199,7 @@ def test_at_most_two_batches_are_sent_again_after_a_kill(
 
 
 def memory_growth(service: ServiceProcess, sizes: list[int]) -> int:
-    """By how much the service grows at most while files of these sizes come in at once."""
+    """The largest growth of the service's memory while files of these sizes are uploaded concurrently."""
     with httpx.Client(timeout=60) as client:  # warm: every code path and thread has been there
         client.put(f"{service.url}/file/stream?filename=warm", content=bytes(3 * BATCH_SIZE))
     base = peak = resident_memory(service.pid)

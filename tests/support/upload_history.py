@@ -228,7 +228,7 @@ class ConsistencyReader(threading.Thread):
                 )
                 for document in found:
                     self._check_document(document)
-            except Exception:  # noqa: BLE001  # the database is away
+            except Exception:  # noqa: BLE001  # the database is unavailable
                 continue
 
     def _check_document(self, document: dict[str, Any]) -> None:
@@ -284,7 +284,7 @@ def find_violations(history: History, store: MongoInspector) -> list[str]:
 
 
 def _check_created(name: str, operations: list[Operation], stored_sha256: str) -> list[str]:
-    """At most one client was told that the name is his, and it is his."""
+    """At most one client got a success for the name, and the stored file is its."""
     ok = [one for one in operations if one.outcome == "ok"]
     faults = [f"{name}: {len(ok)} clients were told that they won"] if len(ok) > 1 else []
     faults += [f"{name}: lost, {one.kind} was told {one.response}" for one in ok if one.sha256 != stored_sha256]
@@ -302,7 +302,7 @@ def _check_created(name: str, operations: list[Operation], stored_sha256: str) -
 
 
 def _check_overwritten(name: str, operations: list[Operation], stored_sha256: str) -> list[str]:
-    """One client wrote it again and again: what is there is his last word, or a later one whose outcome he does not know."""
+    """One client wrote it repeatedly: its last success is stored, or a later operation with an unknown outcome."""
     possible: set[str] = {""}
     for one in operations:
         if one.outcome == "ok":

@@ -31,7 +31,7 @@ def read_yaml(path: Path) -> Compose:
 
 
 def dockerfile_instructions() -> list[str]:
-    """Its instructions, each on one line."""
+    """The instructions of the Dockerfile, one string each."""
     text = re.sub(r"\\\n\s*", "", DOCKERFILE.read_text("utf-8"))
     return [line for line in text.splitlines() if line and not line.startswith("#")]
 
@@ -184,7 +184,7 @@ def test_services_scale() -> None:
 
 
 def test_an_image_is_built_by_one_service_that_all_its_users_wait_for() -> None:
-    """Compose v2 builds all services at once, and two that make the same image get into each other's way."""
+    """Compose v2 builds all services concurrently, and two that build the same image collide."""
     services = read_yaml(BASE_COMPOSE)["services"]
     builders = [service["image"] for service in services.values() if "build" in service]
     assert len(builders) == len(set(builders))
@@ -282,7 +282,7 @@ def test_mongodb_password_stays_in_the_vault(tmp_path: Path, monkeypatch: pytest
 
 
 def job_volumes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """Folders in the place of the job's volumes, and nothing in its environment."""
+    """Folders used as the job's volumes, and nothing in its environment."""
     vault, out = folder / "vault", folder / "out"
     for path in (vault, *(out / name for name in ("mongo", "redis", "upload", "stream", "socket"))):
         path.mkdir(parents=True)

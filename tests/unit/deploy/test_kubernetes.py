@@ -129,7 +129,7 @@ def test_services_end_gracefully(overlay: str) -> None:
         }
         probes = {kind: container[kind]["httpGet"]["path"] for kind in ("startupProbe", "livenessProbe")}
         assert set(probes.values()) == {"/livez"}
-        # One service that is away must not take the door for the others with it.
+        # One unavailable service must not take the gateway down for the others.
         assert container["readinessProbe"]["httpGet"]["path"] == ("/livez" if name == "gateway" else "/readyz")
 
 
@@ -187,7 +187,7 @@ def test_secrets_of_the_local_overlay_hold_what_the_pods_read() -> None:
 
 
 def allowed_flows(overlay: str) -> set[tuple[str, str, int]]:
-    """Who may open a connection to whom and to which port: what both sides' policies allow, DNS left out."""
+    """Allowed connections as (source, target, port): what the policies of both sides allow, DNS left out."""
     names = sorted({workload_name(workload) for workload in workloads(overlay)})
     policies = [spec["spec"] for name, spec in objects_by_name(overlay, "NetworkPolicy").items() if name != "names"]
 

@@ -1,4 +1,4 @@
-"""The gateway's table: every line of the contract, and that no path has two readings."""
+"""The gateway's routes: every row of the contract, and that no path is ambiguous."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""services.stream.block_cache on a store that counts and can be held: bounds, one fetch for everybody, read-ahead."""
+"""services.stream.block_cache on a store that counts and can be paused: bounds, shared fetches, prefetch."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 
 
 class GatedStore:
-    """Blocks whose content says which they are. `gate` holds every query; `missing` are not there."""
+    """Blocks whose content names them. `gate` holds every query; blocks in `missing` do not exist."""
 
     block_size = BLOCK_SIZE
 
@@ -179,7 +179,7 @@ async def test_size_limit_holds_at_all_times() -> None:
     await wait_for_tasks(cache)
     held = sum(len(data) + ENTRY_OVERHEAD_BYTES for data in cache._blocks.values())
     assert cache.size_bytes == held <= limit
-    # Queries under way count before their blocks are there, and there is always room for them.
+    # Running queries count before their blocks arrive, and are never refused.
     assert seen <= limit + 4 * MAX_BATCH_BLOCKS * ENTRY_SIZE
     assert cache._in_flight == {}
     assert not cache._prefetching_readers
@@ -237,12 +237,12 @@ async def test_readers_of_one_batch_share_it(blocks: int) -> None:
     ]
     await asyncio.gather(*readers)
     needed = len(readers) * blocks
-    # Those who come first do not know yet how many follow.
+    # The first readers do not know yet how many follow.
     assert len(store.fetched_blocks) <= needed * 1.25
 
 
 async def test_idle_reader_does_not_slow_active_readers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """500 readers who took a block and stopped."""
+    """500 readers that read one block and stopped."""
     store = GatedStore()
     cache = BlockCache(store, 1000 * ENTRY_SIZE)
     with contextlib.ExitStack() as stalled:
@@ -261,7 +261,7 @@ async def test_idle_reader_does_not_slow_active_readers(monkeypatch: pytest.Monk
 
 
 async def test_uncached_block_is_one_miss() -> None:
-    """Whoever looks first and then goes the long way asked for it once."""
+    """A reader that tries the cache first and then fetches has requested the block once."""
     store = GatedStore()
     cache = BlockCache(store, 100 * ENTRY_SIZE)
     counts = metrics.CACHE_LOOKUPS.counts

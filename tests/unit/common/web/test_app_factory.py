@@ -23,7 +23,7 @@ async def empty_lifespan(_: FastAPI) -> AsyncIterator[None]:
 
 
 async def test_client_disconnect_is_no_server_error() -> None:
-    """499 in the log and the metrics: nobody is there to read it, and a 500 would wake somebody up."""
+    """499 in the log and the metrics: no client reads the response, and a 500 would page an operator."""
     app = create_fastapi_app("test", "A test.", empty_lifespan, {})
 
     @app.get("/left")

@@ -41,7 +41,7 @@ class FakeTransport:
 
 
 class PoolCallbacks:
-    """What the pool was told."""
+    """The callbacks that the pool received."""
 
     def __init__(self) -> None:
         self.released: list[UpstreamConnection] = []

@@ -47,7 +47,7 @@ class TunnelFixture:
     async def wait_until_closed(self) -> None:
         """Both connections are closed, and nothing is counted any more."""
         async with asyncio.timeout(5):
-            while self.near.fileno() >= 0 or self.far.fileno() >= 0:  # noqa: ASYNC110 - a transport tells only its protocol
+            while self.near.fileno() >= 0 or self.far.fileno() >= 0:  # noqa: ASYNC110 - a transport notifies only its protocol
                 await asyncio.sleep(0.01)
         assert not self.open
         assert self.replica.active_requests == 0
@@ -68,7 +68,7 @@ async def tunnel() -> AsyncIterator[TunnelFixture]:
 async def test_client_that_stops_reading_loses_its_tunnel(
     tunnel: TunnelFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though its service cannot say so: while the client takes nothing, the service is not read."""
+    """The upstream cannot report it: while the client reads nothing, the upstream is not read."""
     monkeypatch.setattr("gateway.websocket.relay.TUNNEL_SEND_TIMEOUT_SECONDS", 0.5)
     assert await tunnel.fill_write_buffer() > 0
     tunnel.service.close()

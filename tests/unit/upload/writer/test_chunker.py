@@ -1,4 +1,4 @@
-"""Bytes in pieces of any size, cut into blocks of one size."""
+"""services.upload.writer.chunker: bytes in pieces of any size, split into blocks of one size."""
 
 import random
 
