@@ -1,4 +1,4 @@
-"""Starts a contender that is not ours: a child that ends with us, ready once its port answers."""
+"""Starts a contender: a child process that exits with this one, ready once its port responds."""
 
 import contextlib
 import os
@@ -27,7 +27,7 @@ def connection_error(port: int) -> str | None:
 def run_contender(
     name: str, command: Sequence[str], port: int, folder: Path, env: Mapping[str, str] | None = None
 ) -> Iterator[int]:
-    """The pid of `command`, given by its full path; its output goes into a file of `folder`."""
+    """The pid of `command`, given by its full path; its output goes to a file in `folder`."""
     program = Program(
         name=name,
         kind=name,

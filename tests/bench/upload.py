@@ -74,7 +74,7 @@ def upload_as_body(base: str, path: Path, name: str) -> None:
 
 
 def upload_as_form(base: str, path: Path, name: str) -> None:
-    """POST, as the tutorial's reader does with curl."""
+    """POST, as the tutorial does with curl."""
     expect_status(curl(f"{base}/file/upload", "-H", "Expect:", "-F", f"file=@{path};filename={name}"), 201)
 
 
@@ -108,7 +108,7 @@ UPLOAD_METHODS: tuple[tuple[str, Upload, str, Target], ...] = (
 
 @contextlib.contextmanager
 def run_contenders(folder: Path, mongodb: str, redis: str) -> Iterator[dict[str, tuple[str, int]]]:
-    """Where each one listens, and its process."""
+    """The URL and the process of each contender."""
     env = {
         "GRIDCAST_MONGODB_URI": mongodb,
         "GRIDCAST_MONGODB_DATABASE": DATABASE,
@@ -152,7 +152,7 @@ def measure(folder: Path, mib: int, rounds: int) -> Iterator[Measurement]:
     ):
 
         def clean(who: str, name: str) -> None:
-            """Remove the file, outside the measurement, so that each begins with the same disk."""
+            """Remove the file, outside the measurement, so that each upload begins with the same disk."""
             if who == OURS:
                 httpx.delete(f"{found[OURS][0]}/file/stream?filename={name}").raise_for_status()
             elif who == TUS_SERVER:
@@ -160,7 +160,7 @@ def measure(folder: Path, mib: int, rounds: int) -> Iterator[Measurement]:
                     stored.unlink()
             else:
                 client.drop_database(f"{DATABASE}_{'driver' if who == DRIVER else who}")
-            # What one contender left to delete or to write out would slow the next one.
+            # What one contender has left to delete or to flush would slow the next one.
             eventually(lambda: client[DATABASE]["fs.chunks"].find_one() is None, 60)
             client.admin.command("fsync")
             os.sync()

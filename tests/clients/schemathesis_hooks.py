@@ -37,7 +37,7 @@ _sockets: list[ClientConnection] = []
 
 @schemathesis.serializer("application/offset+octet-stream")
 def bytes_of_tus(_context: schemathesis.SerializationContext, value: Any) -> Any:
-    """The body as it is, else as text."""
+    """The body unchanged if it is bytes, else as text."""
     return value if isinstance(value, bytes) else str(value).encode("utf-8", "replace")
 
 
@@ -49,7 +49,7 @@ def after_call(_context: schemathesis.HookContext, case: Case, response: schemat
 
 @schemathesis.hook
 def before_call(_context: schemathesis.HookContext, case: Case, _kwargs: dict[str, Any]) -> None:
-    """Name what is there."""
+    """Change the request so that it names something that exists."""
     said = repr((case.operation.label, case.path_parameters, case.query, case.headers, case.body))
     digest = zlib.crc32(said.encode("utf-8", "replace"))
     if digest % MUTATED_SHARE and (change := _PREPARERS.get(case.operation.label)) is not None:
@@ -96,7 +96,7 @@ def _delete(case: Case, digest: str) -> None:
 
 
 def _form(case: Case, digest: str) -> None:
-    """A form without a file's name holds no file, and none is ever generated."""
+    """A form part without a filename is no file, and none is ever generated."""
     case.query = {}
     boundary = f"boundary{digest}"
     content = repr(case.body).encode("utf-8", "replace")

@@ -63,12 +63,12 @@ class RxjsClient:
 
     @property
     def frames(self) -> list[Output]:
-        """Of its one socket after the other."""
+        """Frames of all its connections, in order."""
         return [said["frame"] for said in self.output if "frame" in said and "topic" not in said]
 
     @property
     def first_frames(self) -> list[Output]:
-        """One of each connection."""
+        """The first frame of each connection."""
         return [frame for frame in self.frames if "resume" in frame]
 
     @property
@@ -82,11 +82,11 @@ class RxjsClient:
         return len([said for said in self.output if "again" in said])
 
     def topic_data(self, topic: str) -> list[Any]:
-        """What the stream of one topic carried."""
+        """The data on the stream of one topic."""
         return [said["frame"]["data"] for said in self.output if said.get("topic") == topic]
 
     def event_data(self, kind: str) -> list[Any]:
-        """What the events of one type carried."""
+        """The data of the events of one type."""
         return [frame["data"] for frame in self.frames if frame.get("type") == kind]
 
     async def read_output(self) -> None:
@@ -103,7 +103,7 @@ class RxjsClient:
         return len(self.frames) > count
 
     async def wait_until(self, check: Callable[[], object], what: str) -> None:
-        """Wait until its words make `check` true."""
+        """Wait until `check` is true of its output."""
         try:
             async with asyncio.timeout(TIMEOUT):
                 while not check():  # noqa: ASYNC110 - another process changes it
@@ -114,7 +114,7 @@ class RxjsClient:
 
 @contextlib.asynccontextmanager
 async def run_rxjs_client(program: Path, address: str) -> AsyncIterator[RxjsClient]:
-    """Connected, with its first frame."""
+    """Run the program until it is connected and has its first frame."""
     process = await asyncio.create_subprocess_exec(
         shutil.which("node") or "node",
         str(program),

@@ -159,7 +159,7 @@ def test_curl_waits_for_100_continue(route: UploadRoute, file: Path) -> None:
     assert "< HTTP/1.1 100 Continue" in told
     assert "< HTTP/1.1 201 Created" in told
     assert json.loads(said)["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
-    # Refused by its head: not a byte of the body is sent.
+    # Rejected by its head: no byte of the body is sent.
     told, _ = run_curl(*expecting, "-H", "If-None-Match: *", url)
     assert "< HTTP/1.1 412" in told
     told, _ = run_curl(*expecting, "-H", f"If-Match: {etag(file.read_bytes())}", url)

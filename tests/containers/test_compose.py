@@ -1,4 +1,4 @@
-"""The compose stack for real, from outside: what runs, how it is held, and that restarts and a new start lose nothing."""
+"""The running compose stack from outside: its containers, their privileges, and that restarts lose nothing."""
 
 import contextlib
 import functools
@@ -41,7 +41,7 @@ def test_every_container_is_unprivileged_and_read_only(compose_project: ComposeP
 
 
 def test_the_gateway_finds_every_replica(compose_project: ComposeProject) -> None:
-    """Every replica of stream answers, every replica of socket holds connections."""
+    """Every stream replica gets requests, every socket replica holds connections."""
     httpx.put(f"{compose_project.url}/file/stream?filename=spread", content=b"x").raise_for_status()
 
     def all_were_asked() -> bool:
@@ -150,7 +150,7 @@ def test_rolling_restart_loses_no_data(compose_project: ComposeProject) -> None:
     assert set(log.close_codes) == {CLOSE_SERVICE_RESTART}
     for listener in traffic.listeners:
         assert listener.gap_count == 0
-        # From its first one on: it may have connected after the first push.
+        # From the first event on: it may have connected after the first push.
         heard = [news for news in listener.received_ids if news in set(accepted)]
         assert heard == accepted[accepted.index(heard[0]) :]
         assert accepted.index(heard[0]) < 10

@@ -1,4 +1,4 @@
-"""`make run` as it is typed, in a clean copy of the tree. The environment is this one's, so that nothing is downloaded."""
+"""`make run` in a clean copy of the tree. The environment is this one's, so that nothing is downloaded."""
 
 import os
 import shutil

@@ -23,14 +23,14 @@ README = (PROJECT_ROOT / "README.md").read_text("utf-8")
 
 
 def code_block(language: str, containing: str) -> str:
-    """The one fenced block of that language that holds a text."""
+    """The one fenced block of that language that contains a text."""
     blocks: list[str] = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
     (found,) = (text for text in blocks if containing in text)
     return found
 
 
 def typed_commands() -> list[str]:
-    """The indented lines under "Use", in their order: what a reader types."""
+    """The indented lines under "Use", in order."""
     chapter = README.partition("## Use")[2].partition("###")[0]
     return re.findall(r"^    (.+)$", chapter, re.MULTILINE)
 

@@ -32,19 +32,19 @@ INTERRUPT_SIGNAL = signal.SIGTERM if signal.getsignal(signal.SIGINT) is signal.S
 
 
 def output_pattern(shown: str) -> re.Pattern[str]:
-    """What the tutorial shows, where `...` is anything."""
+    """A pattern for the output in the tutorial, where `...` is anything."""
     return re.compile(".*?".join(re.escape(part) for part in shown.strip().split("...")), re.DOTALL)
 
 
 def split_steps(block: str) -> list[tuple[str, str]]:
-    """Commands with what is shown below them; what stands before the first one has an empty command."""
+    """Commands with the output shown below them; output before the first one has an empty command."""
     before, *typed = re.split(r"^\$ ", block, flags=re.MULTILINE)
     first = [("", before)] if before else []
     return first + [(command, shown) for command, _, shown in (text.partition("\n") for text in typed)]
 
 
 class TutorialReader:
-    """The reader's terminals, in a folder of their own: one to type in, and what runs in the others."""
+    """The terminals of a reader, in a folder of their own: one for commands, and others for programs that keep running."""
 
     def __init__(self, stack: Stack, ffmpeg: str, folder: Path) -> None:
         self._stack = stack
@@ -69,7 +69,7 @@ class TutorialReader:
 
     @property
     def listener_output(self) -> str:
-        """What the listener that was started last has printed."""
+        """The output of the listener that was started last."""
         return self._listener_outputs[-1].read_text("utf-8")
 
     def save_program(self, program: str) -> None:
@@ -107,7 +107,7 @@ class TutorialReader:
         eventually(lambda: '"away"' in self._run(ask), 10, "the sid is away")
 
     def _localize(self, text: str) -> str:
-        """The same with what is other here: ports, programs, and what the reader copies."""
+        """The text with what differs here: ports, programs, and values that a reader copies."""
         text = text.replace(f"{HOST}:8000", f"{HOST}:{self._stack.port}").replace("8100", str(self._service))
         text = text.replace(".venv/bin/python", shlex.quote(sys.executable))
         text = re.sub(r"^ffmpeg", f"{shlex.quote(self._ffmpeg)} -nostdin", text)
@@ -124,7 +124,7 @@ class TutorialReader:
         return found
 
     def _run(self, command: str) -> str:
-        """In a shell that knows the variables of those before."""
+        """Run in a shell that has the variables of the commands before."""
         script = f". ./.state\nset -a\n{command}\nexport -p > .state"
         done = subprocess.run(
             ["sh", "-euc", script],
@@ -139,7 +139,7 @@ class TutorialReader:
         return done.stdout
 
     def _start(self, command: str) -> None:
-        """The reader's own service, until it listens."""
+        """Start the reader's own service and wait until it listens."""
         script = f". ./.state\nexport {command.replace(' ', '; exec ', 1)}"
         self._running.append(subprocess.Popen(["sh", "-euc", script], cwd=self._folder, env=self._env))
         eventually(lambda: accepts_connections(self._service), 20, command)
@@ -159,7 +159,7 @@ class TutorialReader:
 
 
 def test_tutorial_session_works_as_written(stack: Stack, ffmpeg: str, tmp_path: Path) -> None:
-    """Every block in its order. The stack has the two socket replicas of the last step all the time."""
+    """Every block in order. The stack has the two socket replicas of the last step all the time."""
     pytest.importorskip("tusclient", reason="tuspy is not installed")
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")

@@ -67,7 +67,7 @@ def test_garbage_collector_with_a_skewed_clock_deletes_no_live_data(
             eventually(lambda: time.monotonic() > until, 10)
             connection.sendall(b"x" * 10)
             assert connection.recv(4096).startswith(b"HTTP/1.1 204 ")
-        # The wrong one is no worse at writing, nor at taking over.
+        # The skewed one writes as well, and takes over as well.
         assert tus.create("taken", length=20).status_code == 201
         assert tus.patch(0, b"y" * 10).status_code == 204
         assert tus.patch(10, b"y" * 10, replica=1).status_code == 204
@@ -75,7 +75,7 @@ def test_garbage_collector_with_a_skewed_clock_deletes_no_live_data(
     named = {one["filename"]: one for one in inspector.list_documents()}
     assert inspector.read_file(named["slow"]["current"]["file"]) == b"x" * 20
     assert inspector.read_file(named["taken"]["current"]["file"]) == b"y" * 20
-    # What readers may still need has its hour of grace by the database's clock.
+    # Replaced chunks that readers may still need stay for an hour by the database's clock.
     assert [len(one["doomed"]) for one in inspector.list_documents() if one["filename"] == "replaced"] == [1]
     assert inspector.count_chunks() == 5
     assert "Traceback" not in right.log + other.log

@@ -69,7 +69,7 @@ def test_garbage_collector_is_killed_while_deleting(
     for number in range(kills):
         began, there = time.monotonic(), inspector.count_chunks()
         running = start_garbage_collector(env)
-        # Each lives a little longer into its work than the one before.
+        # Each is killed a little later in its work than the one before.
         eventually(partial(has_begun, running, there), 30)
         time.sleep(0.002 * (number % 10))
         running.send_signal(signal.SIGKILL)

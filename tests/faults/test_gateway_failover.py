@@ -68,14 +68,14 @@ def request_load() -> Iterator[RequestLoad]:
 
 
 def count_answers_of(gateway: ServiceProcess, replica: ServiceProcess) -> int:
-    """How many lines of its log name that replica as the one that answered. Tunnels are logged at their end."""
+    """The number of its log lines that name that replica as the upstream. Tunnels are logged at their end."""
     return gateway.log.count(f'"upstream_addr": "{replica.url}"')
 
 
 def test_one_of_two_gateways_is_killed_and_restarted(
     start_service: StartService, env: dict[str, str], request_load: RequestLoad
 ) -> None:
-    """No safe request fails, no handshake either, and the killed ones are back within ten seconds of their return."""
+    """No safe request and no handshake fails, and the killed replicas get requests within ten seconds of their return."""
     upload = start_service("services.upload", ready=False, **env)
     streams = [start_service("services.stream", ready=False, **env) for _ in range(2)]
     sockets = [start_service("services.socket", ready=False, **env) for _ in range(2)]

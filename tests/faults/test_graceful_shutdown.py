@@ -38,7 +38,7 @@ SHUTDOWN_TIMEOUT = 3.0
 KILL_MARGIN = 2.0
 """Seconds after the shutdown timeout within which the process has exited."""
 SLACK = 1.0
-"""For a machine that does other things meanwhile."""
+"""Slack in seconds for a busy machine."""
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def inspector(mongod: ServerProcess, database_name: str) -> Iterator[MongoInspec
 
 
 class TerminatingProcess:
-    """A process that was sent SIGTERM."""
+    """A process that has been sent SIGTERM."""
 
     def __init__(self, service: ServiceProcess) -> None:
         self.service = service
@@ -78,7 +78,7 @@ class TerminatingProcess:
         eventually(refused, 2.0, "new connections are refused")
 
     def wait_for_exit(self, timeout_seconds: float = SHUTDOWN_TIMEOUT + KILL_MARGIN + SLACK) -> float:
-        """The seconds that it took, for which there is a limit. A supervisor takes any exit code but 0 for a crash."""
+        """The seconds until its exit, which have a limit. A supervisor takes any exit code but 0 for a crash."""
         assert self.service.child.wait(20.0), "it does not end"
         took = time.monotonic() - self.began
         print(f"{self.service.child.program.name}: ended after {took:.1f} s, drain {SHUTDOWN_TIMEOUT:g} s")
@@ -96,7 +96,7 @@ def test_idle_services_stop_immediately(start_service: StartService, env: dict[s
     services.append(start_service("gateway", **env, **urls))
     with contextlib.ExitStack() as kept:
         for service in services:
-            # A kept connection is no work.
+            # A keep-alive connection is no active request.
             client = kept.enter_context(httpx.Client(base_url=service.url))
             assert client.get("/livez").status_code == 200
         for stopping in [TerminatingProcess(service) for service in services]:
@@ -104,7 +104,7 @@ def test_idle_services_stop_immediately(start_service: StartService, env: dict[s
 
 
 class PartialUpload:
-    """A client in the middle of an upload: a batch and a half of its body is sent."""
+    """A client during its upload: one and a half batches of its body are sent."""
 
     def __init__(self, way: str, name: str, port: int) -> None:
         self.name = name
@@ -139,7 +139,7 @@ UPLOAD_KINDS = ("form", "put", "patch")
 
 @pytest.fixture
 def start_partial_uploads(request: pytest.FixtureRequest) -> Iterator[Callable[[str, int], list[PartialUpload]]]:
-    """A function `senders(kind, port)`: one client for each way of uploading."""
+    """A function `senders(kind, port)`: one client for each kind of upload."""
     with contextlib.ExitStack() as connections:
 
         def begin(kind: str, port: int) -> list[PartialUpload]:
@@ -164,7 +164,7 @@ def test_uploads_finish_or_are_aborted_at_the_shutdown_timeout(
     inspector: MongoInspector,
     start_partial_uploads: Callable[[str, int], list[PartialUpload]],
 ) -> None:
-    """Three ways of uploading; of each one client that ends in time and one that stalls."""
+    """Three kinds of upload; of each one client that ends in time and one that stalls."""
     service = start_service("services.upload", **env)
     quick, stalled = (start_partial_uploads(kind, service.port) for kind in ("quick", "stalled"))
     eventually(lambda: inspector.count_chunks() >= 6 * 8, 30, "each has stored a batch")
@@ -225,12 +225,12 @@ def test_downloads_finish_or_are_aborted_at_the_shutdown_timeout(
         whole = count_body_bytes(quick, len(data))
         stopping.wait_for_exit()
         assert whole == len(data)
-        # Content-Length promised more than comes: no client takes that for the whole file.
+        # Fewer bytes than Content-Length: no client takes that for the whole file.
         assert len(receive_until_closed(stalled)) < len(data)
 
 
 def count_body_bytes(client: socket.socket, length: int) -> int:
-    """The bytes that come before a close, up to `length`; the first thousand were read, head included."""
+    """The bytes received before a close, up to `length`; the first thousand were read before, head included."""
     received = 1000
     while data := client.recv(1024 * 1024):
         received += len(data)

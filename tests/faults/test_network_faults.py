@@ -43,7 +43,7 @@ def test_reading_survives_mongodb_network_faults(
     """Half a second of latency fails nothing; other faults are 503 in time; an active download is complete or aborted."""
     env = storage_env(mongod, redis_url, database_name, GRIDCAST_GC_INTERVAL="0")
     upload = start_service("services.upload", **env)
-    # More than fits into the buffers between, unless all of it has to come late.
+    # More than fits into the buffers in between, so that some of it has to come late.
     data = os.urandom(MIB) * (4 if fault is Fault.LATENCY else 40)
     assert put_file(upload, "a", data).status_code == 201
     with run_fault_proxy(mongod.port) as wire:
@@ -98,7 +98,7 @@ def test_files_are_served_while_the_redis_network_fails(
             began = time.monotonic()
             assert put_file(upload, "a", content).status_code == 200
             assert time.monotonic() - began < 10
-        # A reader that trusts its memory does so for a second at most.
+        # A reader uses its cached metadata for a second at most.
         plain = f"{stream.url}/file/stream?filename=a"
         eventually(lambda: httpx.get(plain, timeout=20).content == content, 5)
         assert upload.is_ready()

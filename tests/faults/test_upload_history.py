@@ -44,7 +44,7 @@ class RestartableService:
         self.start()
 
     def start(self) -> None:
-        ready = self._module != "gateway"  # which misses the services that this history has no need of
+        ready = self._module != "gateway"  # which misses the services that this history does not need
         again = run_service(self._module, self._folder, self._env, port=self.port, ready=ready)
         self.service = self._running.enter_context(again)
         eventually(lambda: httpx.get(f"{self.service.url}/livez").is_success, 30)
@@ -77,7 +77,7 @@ class FaultScenario:
         self.kills = Counter[str]()
 
     def urls(self) -> list[str]:
-        """Where clients go: half of them straight to a replica."""
+        """URLs for clients: half of them of a replica directly."""
         return [process.service.url for process in (*self.replicas, *self.gateways)]
 
     def kill_mongod(self) -> None:
@@ -110,7 +110,7 @@ class FaultScenario:
         self.mongod.resume()
 
     def stop_service(self) -> None:
-        """Past its lease: others reap what it holds, and it wakes up."""
+        """Pause a replica past its lease: others collect its upload, and it resumes."""
         replica = self.rng.choice(self.replicas)
         replica.send_signal(signal.SIGSTOP)
         time.sleep(self.rng.choice((0.3, LEASE + 2)))
@@ -176,7 +176,7 @@ def collect_garbage_until_done(store: MongoInspector, env: dict[str, str], timeo
 
 
 def find_misread_files(store: MongoInspector, env: dict[str, str], folder: Path, rng: random.Random) -> list[str]:
-    """What a stream service, started now, shows otherwise than it was acknowledged: whole files, and ranges of them."""
+    """Files that a stream service, started now, serves otherwise than acknowledged: whole files, and ranges of them."""
     files = [document for document in store.list_documents() if document["current"]]
     faults = []
     with run_service("services.stream", folder, env) as stream, httpx.Client(base_url=stream.url) as client:
@@ -253,7 +253,7 @@ def test_a_short_history_with_every_fault(
     print(f"seed {seed}")
     with run_scenario(dedicated_mongod, redis_server, tmp_path, seed) as (scene, env):
         deadline = time.monotonic() + 25
-        # Each fault once in an order of this seed, then whatever comes.
+        # Each fault once in an order given by the seed, then random ones.
         faults = chain(random.Random(seed).sample(ALL_FAULTS, len(ALL_FAULTS)), random_faults(scene, ALL_FAULTS))
         run_history(scene, env, tmp_path, seed, lambda _: time.monotonic() > deadline, faults)
 

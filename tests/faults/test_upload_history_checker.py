@@ -1,4 +1,4 @@
-"""The checker itself: each fault that it is there for, made by hand, is found; a sound store is not accused."""
+"""The checker itself: it detects each kind of violation, made by hand, and none in a consistent store."""
 
 import hashlib
 from collections.abc import Callable, Iterator

@@ -1,6 +1,6 @@
-"""Backup and restore, rehearsed: dump while uploads go on, wipe, restore; every file's SHA-256 is what it was.
+"""Backup and restore: dump during uploads, wipe, restore; every file's SHA-256 is unchanged.
 
-Three ways: the job of docker-compose.yml, MongoDB's own tools where they are installed, and a copy of a server at rest.
+Three ways: the job of docker-compose.yml, MongoDB's own tools where they are installed, and a copy of a stopped server.
 """
 
 import hashlib
@@ -62,7 +62,7 @@ def back_up_with_mongodump(verb: str, uri: str, database: str, folder: Path) -> 
 
 
 class StoredFiles:
-    """Files by name, written through the service, and what their bytes were."""
+    """Files by name, written through the service, and their bytes."""
 
     def __init__(self, start: StartService, uri: str, database: str, redis: str) -> None:
         self._start = start

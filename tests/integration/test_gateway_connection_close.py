@@ -1,4 +1,4 @@
-"""How connections end on our own server, straight and through the gateway: what was answered arrives, what broke off shows."""
+"""How connections end on our server, directly and through the gateway: responses arrive, truncation is visible."""
 
 import contextlib
 import socket
@@ -36,7 +36,7 @@ def port(request: pytest.FixtureRequest, minimal_service: ServiceProcess, gatewa
 
 
 def test_early_rejection_arrives_while_the_client_keeps_sending(port: int) -> None:
-    """A server that closes with bytes unread resets the connection, and the reset destroys the answer on its way."""
+    """A server that closes with unread bytes resets the connection, and the reset destroys the response that is being sent."""
     head = b"PUT /file/stream?filename=a HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % SIZE
     for _ in range(REPETITIONS):
         with open_connection(port) as client:

@@ -1,4 +1,4 @@
-"""The gateway's HTTP side before small real services: routing, header fields, bodies, refusals."""
+"""The gateway before scripted upstreams: routing, headers, bodies, rejections."""
 
 import asyncio
 import re

@@ -232,7 +232,7 @@ async def test_an_upgrade_elsewhere_is_404(gateway: ServiceProcess) -> None:
 
 
 async def test_a_slow_client_pauses_the_service(gateway: ServiceProcess, echo_server: EchoServer) -> None:
-    """What the service can send to one that does not read is what the buffers on the way hold, and no more."""
+    """The bytes that a service can send to a client that does not read are those that the buffers in between hold."""
     sent = 0
 
     async def flood(connection: ServerConnection) -> None:

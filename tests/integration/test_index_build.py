@@ -35,7 +35,7 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
 async def test_index_build_may_take_longer_than_an_operation_timeout(
     server: ServerProcess, driver: MongoDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not ready while it is built, not even where it is listed already; ready, without another build, as soon as it stands."""
+    """Not ready during the build, even where the index is listed already; ready, without another build, once it is finished."""
     monkeypatch.setattr(mongo, "OPERATION_TIMEOUT_MS", 1000)
     with pymongo.MongoClient[dict[str, Any]](server.url) as client:
         client.gridcast["fs.chunks"].insert_many([{"files_id": number, "n": 0} for number in range(100)])

@@ -1,4 +1,4 @@
-"""What Prometheus scrapes, from a real service: valid text, the right counts, and few label values."""
+"""The metrics of running services: valid text, right counts, and few label values."""
 
 from collections.abc import Callable
 
@@ -30,7 +30,7 @@ def sample_value(samples: Samples, name: str, **labels: str) -> float:
 def start_with_metrics(
     start_service: StartService, mongod: ServerProcess, redis_url: str, database_name: str
 ) -> StartWithMetrics:
-    """Starts a service on the stores of this test; returns it and the port of its metrics."""
+    """Start a service on the databases of this test; return it and the port of its metrics."""
 
     def start(module: str, **settings: str) -> tuple[ServiceProcess, int]:
         (port,) = free_ports(1)

@@ -1,6 +1,6 @@
-"""The job that brings MongoDB to the state that the services need, on a real mongod that asks for passwords.
+"""The job that prepares MongoDB for the services, on a real mongod with authentication.
 
-It runs as in its container, with a vault that deploy/containers/credentials.py would have left.
+It runs as in its container, with a vault as deploy/containers/credentials.py makes it.
 """
 
 import dataclasses
@@ -133,7 +133,7 @@ def test_root_password_changes_and_the_vault_stays_correct(vault: SecretVault, s
     assert (vault.root_password, vault.pending_root_password) == (SECOND_PASSWORD, None)
     assert accepts_password(server, "root", SECOND_PASSWORD)
     assert not accepts_password(server, "root", FIRST_PASSWORD)
-    # Ended after MongoDB had it and before the vault did.
+    # Interrupted after MongoDB had the password and before the vault did.
     vault.set_pending_root_password(THIRD_PASSWORD)
     with connect_as(server, "root", SECOND_PASSWORD) as client:
         client.admin.command("updateUser", "root", pwd=THIRD_PASSWORD)

@@ -1,4 +1,4 @@
-"""Push straight at a real Redis, and the same from another client that knows only docs/messages.md."""
+"""The publisher on a real Redis, and the same from another client written after docs/messages.md."""
 
 import asyncio
 import json
@@ -84,7 +84,7 @@ async def test_event_id_is_deduplicated_per_target_and_source(publisher: Publish
 
 
 async def test_concurrent_pushes_are_all_delivered(publisher: Publisher) -> None:
-    """Every number is given once, and of ten pushes with one id nine are repeats."""
+    """Every sequence number is used once, and of ten pushes with one id nine are duplicates."""
     receipts = await asyncio.gather(*(publisher.broadcast("t", n, id=f"id-{n % 50}") for n in range(500)))
     fresh = [receipt for receipt in receipts if not receipt.duplicate]
     assert len(fresh) == 50
@@ -257,7 +257,7 @@ async def test_subscription_detects_a_half_open_connection(dedicated_redis: Serv
 async def test_subscribing_to_many_channels_is_no_timeout(
     publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However long it takes to subscribe to all of them, Redis answers all the time."""
+    """However long it takes to subscribe to all of them, Redis keeps replying."""
     monkeypatch.setattr("services.common.bus.subscription.REDIS_COMMAND_TIMEOUT_SECONDS", 0.2)
     subscription, messages = await subscribe_and_collect(
         publisher, *(f"gridcast:topic:{number}" for number in range(20_000))

@@ -163,7 +163,7 @@ async def test_every_gap_is_reported(
                     victim.child.send_signal(signal.SIGKILL)
                     living.append(await asyncio.to_thread(made.start))
             await asyncio.gather(*pushes)
-            # What was acknowledged last is on its way.
+            # What was acknowledged last is still being delivered.
             await eventually_async(lambda: all_browsers(crowd, lambda browser: has_reached_end(browser, count)), 15)
         for task in running:
             task.cancel()

@@ -43,7 +43,7 @@ def encode_frame(
 
 
 class RawWebSocket:
-    """A connection of bare bytes, past its handshake and first frame."""
+    """A raw TCP connection, past its handshake and first frame."""
 
     def __init__(self, port: int, path: str = "/ws", room: int = 0, **changed: str | None) -> None:
         self.socket = socket.socket()
@@ -92,7 +92,7 @@ class RawWebSocket:
             self.socket.sendall(b"".join(frames))
 
     def receive_close_code(self) -> int:
-        """The code of the server's close frame; then the connection really ends."""
+        """The code of the server's close frame, after which the connection must end."""
         while True:
             opcode, payload = self.receive_frame()
             if opcode == CLOSE:
@@ -239,7 +239,7 @@ def test_200_000_one_byte_fragments_are_stopped_early(
 
 @pytest.mark.long
 def test_message_slower_than_30_s_is_rejected(raw_websocket: RawWebSocket) -> None:
-    """Its client is alive and answers pings; a fragment now and then is no message."""
+    """The client is alive and answers pings; but single fragments do not make a message."""
     raw_websocket.send_frames(encode_frame(TEXT, b"a", fin=False), encode_frame(CONT, b"b", fin=False))
     raw_websocket.socket.settimeout(0.5)
     began = time.monotonic()
@@ -317,7 +317,7 @@ def test_compression_is_not_negotiated(single_replica: SocketReplicas) -> None:
 
 
 def test_unnegotiated_compressed_frame_is_rejected(single_replica: SocketReplicas) -> None:
-    """64 MiB in 64 KiB, from a client that offers permessage-deflate and takes the answer for a yes."""
+    """64 MiB in 64 KiB, from a client that offers permessage-deflate and takes the response for an agreement."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     bomb = packer.compress(b"[" * 64 * 1024**2) + packer.flush(zlib.Z_SYNC_FLUSH)
     before = resident_memory(single_replica[0].pid)

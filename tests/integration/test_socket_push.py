@@ -1,4 +1,4 @@
-"""Two replicas on one Redis: pushes from either to sockets on both, receipts, acks, and the HTTP side's refusals."""
+"""Two replicas on one Redis: pushes from either to sockets on both, delivery results, acks, and rejected requests."""
 
 import asyncio
 import json

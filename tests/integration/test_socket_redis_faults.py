@@ -111,7 +111,7 @@ async def test_redis_hangs_for_9_s(two_replicas: SocketReplicas) -> None:
     await asyncio.sleep(9 - (time.monotonic() - began))
     two_replicas.redis.resume()
     await eventually_async(lambda: all_ready(two_replicas), 5)
-    # The caller does not know what became of it and asks again with the same id.
+    # The caller does not know the outcome and repeats the push with the same id.
     answer = await push_message(two_replicas[1], client.sid, {"type": "t", "data": "in the silence", "id": "unsure"})
     assert answer.json()["status"] == "sent"
     await push_message(two_replicas[1], client.sid, {"type": "the.end"})
@@ -152,7 +152,7 @@ async def test_broken_subscription_misses_no_event(two_replicas: SocketReplicas)
 
 
 async def test_missed_events_beyond_the_history_are_a_gap(two_replicas: SocketReplicas) -> None:
-    """A stopped replica reads nothing, Redis cuts its subscription, and more goes through than a history holds."""
+    """A paused replica reads nothing, Redis ends its subscription, and more events pass than a history holds."""
     quiet, busy = (
         await WebSocketClient.connect(two_replicas[0]),
         await WebSocketClient.connect(two_replicas[0], topics="busy"),
@@ -256,7 +256,7 @@ async def test_paused_replica_misses_no_event(two_replicas: SocketReplicas) -> N
 
 
 async def test_restored_redis_snapshot_reuses_no_sequence_numbers(two_replicas: SocketReplicas) -> None:
-    """A Redis that saves: after a restart it has an older memory, and would give numbers a second time."""
+    """A Redis with snapshots: after a restart it has older data, and would use sequence numbers a second time."""
     client, gone = await WebSocketClient.connect(two_replicas[0]), await WebSocketClient.connect(two_replicas[0])
     async with Publisher.from_url(two_replicas.redis.url, "/x") as other:
         await other.broadcast("t", 1)

@@ -71,7 +71,7 @@ async def test_previous_secret_is_invalid_once_the_next_is_acknowledged(two_repl
 
 
 async def test_lost_handshake_response_does_not_lose_the_session(two_replicas: SocketReplicas) -> None:
-    """The replica granted the resume, the network lost the answer: the client knows the old secret only."""
+    """The replica accepted the resume, the network lost the response: the client has the old secret only."""
     client = await WebSocketClient.connect(two_replicas[0])
     await push_message(two_replicas[0], client.sid, {"type": "t", "data": 1})
     client.abort()
@@ -207,7 +207,7 @@ async def is_offline(two: SocketReplicas, sid: str) -> bool:
 
 
 async def test_late_subscription_to_a_busy_topic_is_no_gap(two_replicas: SocketReplicas) -> None:
-    """More than its history holds went through the topic before the client joined it."""
+    """More events than its history holds were published to the topic before the client subscribed."""
     client = await WebSocketClient.connect(two_replicas[0])
     async with Publisher.from_url(two_replicas.redis.url, "/x") as other:
         for number in range(500):
@@ -238,7 +238,7 @@ async def test_conflated_events_are_not_stored_and_are_no_gap(two_replicas: Sock
 
 
 async def test_pushes_continue_while_a_client_resumes(two_replicas: SocketReplicas) -> None:
-    """300 numbered pushes, a new connection after each dozen, alternating replicas: all once, all in order, none flagged."""
+    """300 numbered pushes, a new connection after each dozen, alternating replicas: all once, all in order, no gap reported."""
     client = await WebSocketClient.connect(two_replicas[0])
     seen: list[int] = []
 

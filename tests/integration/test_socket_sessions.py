@@ -30,7 +30,7 @@ pytestmark = pytest.mark.anyio
 
 @dataclass
 class InProcessReplica:
-    """A replica without its server."""
+    """A replica without its HTTP server."""
 
     push: Publisher
     hub: Hub
@@ -39,7 +39,7 @@ class InProcessReplica:
     delivery: RedisBroker
 
     async def add_client(self, sid: str, presented: str = "") -> tuple[SocketClient, RecordingSink]:
-        """A socket that is ready; its secret is named after how often it came."""
+        """Add a client that is ready; its secret contains the number of its connection."""
         paper = RecordingSink()
         peer = SocketClient(sid, f"{presented}+", paper)
         claim = await self.directory.acquire(sid, presented, peer.secret_hash, "", ())
@@ -54,7 +54,7 @@ class InProcessReplica:
         return peer, paper
 
     async def count_script_calls(self) -> int:
-        """Scripts that Redis has run so far."""
+        """The number of scripts that Redis has run."""
         said = await self.push.redis.execute("INFO", "commandstats")
         return sum(said.get(name, {"calls": 0})["calls"] for name in ("cmdstat_eval", "cmdstat_evalsha"))
 
@@ -144,7 +144,7 @@ async def test_client_resuming_here_during_a_refresh_stays_online(replica: InPro
 
 
 async def test_session_resumed_elsewhere_is_found_by_the_next_refresh(replica: InProcessReplica) -> None:
-    """Where the other replica's word came before the socket was held here."""
+    """Where the other replica's message came before the client was added here."""
     sid = new_sid()
     peer, paper = await replica.add_client(sid)
     other = SessionStore(replica.push.redis, "other", 3)
@@ -164,7 +164,7 @@ async def test_session_resumed_elsewhere_is_found_by_the_next_refresh(replica: I
 async def test_client_joining_during_a_redis_flush_is_resynced(
     replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its replay ends after Redis was asked which memory this is, and before anybody here knows the answer."""
+    """Its replay ends after Redis was queried for its epoch, and before this replica has the reply."""
     peer, paper = await replica.add_client(new_sid())
     peer.replay_buffer = []
     ask = replica.directory.register_node
@@ -185,7 +185,7 @@ async def test_client_joining_during_a_redis_flush_is_resynced(
 
 
 class StalledSink(RecordingSink):
-    """A client that reads nothing of its replay until it may."""
+    """A client whose replay is blocked until `release`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -215,7 +215,7 @@ async def test_no_position_is_sent_for_an_unknown_epoch(replica: InProcessReplic
 
 
 async def start_recovering_client(replica: InProcessReplica) -> tuple[SocketClient, StalledSink, asyncio.Task[None]]:
-    """A socket in the middle of a replay of one event."""
+    """A client during a replay of one event."""
     delivery = replica.delivery
     sockets, entrance = make_handler_and_acceptor(replica)
     peer, _ = await replica.add_client(new_sid())
@@ -251,7 +251,7 @@ async def test_redis_is_flushed_during_a_replay(replica: InProcessReplica) -> No
 
 
 async def test_subscription_is_lost_during_a_replay(replica: InProcessReplica) -> None:
-    """Those that are ready are caught up; this one looks again for itself."""
+    """Clients that are ready are caught up; this one reads its history again itself."""
     peer, client, task = await start_recovering_client(replica)
     lives = replica.delivery.generation
     await replica.push.redis.execute("CLIENT", "KILL", "TYPE", "pubsub")
@@ -266,7 +266,7 @@ async def test_subscription_is_lost_during_a_replay(replica: InProcessReplica) -
 
 
 async def test_replica_with_a_stale_subscription_resyncs(replica: InProcessReplica) -> None:
-    """It was frozen: it has noticed no loss, and what it has missed may have ended without a trace."""
+    """The process was paused: it has noticed no loss, and what it has missed may have expired."""
     peer, paper = await replica.add_client(new_sid())
     await replica.push.broadcast("t", 1, conflation_key=True)
     lives = replica.delivery.generation
@@ -282,7 +282,7 @@ async def test_replica_with_a_stale_subscription_resyncs(replica: InProcessRepli
 
 
 async def test_history_read_is_bounded(replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is over the bound is flagged, and nothing of it is given; what came to the others is."""
+    """A history over the limit is a gap, and nothing of it is delivered; the others are."""
     monkeypatch.setattr("services.socket.history.MAX_BYTES_PER_CALL", 30_000)
     monkeypatch.setattr("services.socket.history.MAX_RECOVERY_BYTES", 30_000)
     monkeypatch.setattr("services.socket.history.QUERIES_PER_CALL", 2)
@@ -299,7 +299,7 @@ async def test_history_read_is_bounded(replica: InProcessReplica, monkeypatch: p
 def run_after_first_call(
     monkeypatch: pytest.MonkeyPatch, redis: RedisClient, script: LuaScript, then: Callable[[], Awaitable[object]]
 ) -> None:
-    """Once, when this client's first call of `script` has been answered, and before its next one."""
+    """Run once, after the reply to this client's first call of `script`, and before its next one."""
     run, done = redis.eval, False
 
     async def watched(called: LuaScript, *rest: Any) -> Any:
@@ -314,7 +314,7 @@ def run_after_first_call(
 
 
 def event_data(paper: RecordingSink) -> list[bytes]:
-    """What the events on it carry."""
+    """The data of the events that it got."""
     return [frame[frame.index(b'"data":') + 7 : -1] for frame in paper.frames]
 
 
@@ -357,7 +357,7 @@ async def test_push_between_two_resume_calls_is_not_lost(
     async with Publisher.from_url(redis_url, "/x") as other:
 
         async def between() -> None:
-            """All and the sid have been read, and topics have not."""
+            """`all` and the sid have been read, and topics have not."""
             await other.send(sid, "t", 2)
             for number, topic in enumerate(("a", "b", "c", "a")):
                 await other.publish(topic, "t", 3 + number)
@@ -532,7 +532,7 @@ async def test_undelivered_events_are_not_counted_as_received(
 
 
 async def test_session_page_is_read_in_parts(replica: InProcessReplica) -> None:
-    """A thousand of them with all that they may hold are 20 MB: neither Redis nor this process stops for so much."""
+    """A thousand sessions at their limits are 20 MB: neither Redis nor this process blocks for so much."""
     sids = sorted([new_sid() for _ in range(130)])
     for sid in sids:
         await replica.directory.acquire(sid, "", "secret", "", ("a",))
@@ -544,7 +544,7 @@ async def test_session_page_is_read_in_parts(replica: InProcessReplica) -> None:
 
 
 class ScriptedConnection(StalledSink):
-    """As much of a connection as a whole conversation needs."""
+    """As much of a connection as a handshake and its messages need."""
 
     closed_before_accept, query, sent_close_code = False, b"", 0
 
@@ -555,7 +555,7 @@ class ScriptedConnection(StalledSink):
 async def test_internal_error_closes_one_socket_with_1011(
     replica: InProcessReplica, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No client can bring it about as far as we know, so the fault is made here."""
+    """No client is known to cause it, so the error is injected here."""
     sockets, entrance = make_handler_and_acceptor(replica)
     wire = ScriptedConnection()
     wire.release.set()

@@ -55,7 +55,7 @@ class StoreAdapters:
             await self.keeper.collect(media)
 
     async def collect_until_done(self, inspector: MongoInspector) -> None:
-        """Rounds until nothing is due any more."""
+        """Run the collector until nothing is due."""
         for _ in range(100):
             await self.collect_once()
             if all(not document["doomed"] and not document["uploads"] for document in inspector.list_documents()):
@@ -146,7 +146,7 @@ async def test_every_find_and_update_uses_the_shard_key(adapters: StoreAdapters,
             upload = await adapters.store.assign_name(upload, MediaName("g", "late"))
         await adapters.store.commit(upload, finished_upload(b"x"))
     await adapters.store.delete(NAME)
-    # What is done where an answer was lost.
+    # How a lost reply is resolved.
     place = documents.document_filter(ObjectId(upload.media_id), upload.name, ObjectId(upload.record_id))
     await adapters.store._committer._read_durable(place)
     await adapters.mongo.database.command("profile", 0)
@@ -191,7 +191,7 @@ async def test_replacement_is_atomic_and_old_chunks_stay_for_the_tombstone_ttl(
 
 
 async def test_preconditions_are_checked_at_the_commit(adapters: StoreAdapters) -> None:
-    """Early where it can be, and once more in the commit itself."""
+    """Early where possible, and again in the commit itself."""
     await adapters.store_file(b"one")
     for wrong in (sha256_is(b"x"), Preconditions(sha256_not_in=frozenset({hashlib.sha256(b"one").hexdigest()}))):
         with pytest.raises(PreconditionFailed):
@@ -209,7 +209,7 @@ async def test_preconditions_are_checked_at_the_commit(adapters: StoreAdapters) 
 async def test_acquiring_an_upload_fences_off_the_older_writer(
     adapters: StoreAdapters, inspector: MongoInspector
 ) -> None:
-    """No write, no move, no renewal, no commit and no clean-up by an older hold."""
+    """No write, no change of the offset, no renewal, no commit and no clean-up by a writer that has lost the fence."""
     data = os.urandom(CHUNK_SIZE + 10)
     old = await adapters.store.create_upload(NAME, NewUpload(len(data), 60, {"k": "$v"}))
     await adapters.store.write_blocks(old, 0, [data[:CHUNK_SIZE]])
@@ -241,7 +241,7 @@ async def test_acquiring_an_upload_fences_off_the_older_writer(
 
 
 async def test_late_batch_of_an_older_writer_is_discarded(adapters: StoreAdapters, inspector: MongoInspector) -> None:
-    """It may lie in the way, or past the end: the holder's bytes count."""
+    """Whether it overlaps or lies past the end: the bytes of the fence's holder count."""
     old = await adapters.store.create_upload(NAME, NewUpload(None, 60))
     taken = await adapters.store.acquire(old.upload_id)
     assert isinstance(taken, tuple)
@@ -276,7 +276,7 @@ class PausingStore(GridFSUploadStore):
 async def test_stale_fence_check_deletes_no_chunks_of_a_successor(
     adapters: StoreAdapters, inspector: MongoInspector, way: str
 ) -> None:
-    """It holds the fence when it looks, is stopped, and wakes up when another has written and shown more."""
+    """It holds the fence when it checks, is paused, and resumes when another writer has written and published more."""
     stopped = PausingStore(adapters.mongo, TIMES)
     blocks = [bytes([number]) * CHUNK_SIZE for number in range(3)]
     begun = await adapters.store.create_upload(NAME, NewUpload(None, 60))
@@ -395,7 +395,7 @@ async def test_dead_writer_is_collected_and_a_live_one_is_not(
 async def test_two_concurrent_collectors_with_one_failing_anywhere(
     adapters: StoreAdapters, inspector: MongoInspector
 ) -> None:
-    """The end is the same: nothing left but what is current."""
+    """The result is the same: only current versions are left."""
     for number in range(12):
         name = MediaName("", str(number))
         await adapters.store_file(b"old", name)
@@ -424,7 +424,7 @@ async def test_second_purge_is_not_skipped_by_the_slower_collector(
     await adapters.collect_once()
     (version,) = inspector.only_document()["doomed"]
     assert version["late"] is False
-    # A slower one's last update, as it would come now.
+    # The last update of a slower collector, as it would arrive now.
     await adapters.mongo.collection("media").update_one(
         {}, document_updates.mark_purged(ObjectId(upload.file_id), TIMES)
     )
@@ -451,7 +451,7 @@ async def test_deletion(adapters: StoreAdapters, inspector: MongoInspector) -> N
 
 
 class DelayedFirstWrite(Committer):
-    """The first change is still on its way when its sender gives up, and arrives behind the first look."""
+    """The first change is still in transit when its sender gives up, and arrives after the first check."""
 
     delayed_write: tuple[Any, Any] | None = None
     sent = False
@@ -476,7 +476,7 @@ async def test_late_deletion_is_no_failure(adapters: StoreAdapters) -> None:
 
 
 async def test_late_commit_is_applied_once(adapters: StoreAdapters) -> None:
-    """Its sender raises the fence before it tries again: the late one finds nothing, or has been first and is found."""
+    """Its sender raises the fence before it retries: the late change finds nothing, or was first and is found."""
     upload = await adapters.store.create_upload(NAME, NewUpload())
     await adapters.store.write_blocks(upload, 0, [b"one"])
     done = await DelayedFirstWrite(adapters.mongo, TIMES).commit(upload, finished_upload(b"one"), MUST_NOT_EXIST)
@@ -512,7 +512,7 @@ async def test_outcome_of_an_unanswered_commit_is_resolved(
 
 
 async def test_insert_with_a_lost_reply_is_repeated(adapters: StoreAdapters, inspector: MongoInspector) -> None:
-    """The holder of the fence finds its own chunks, however long ago it began."""
+    """The holder of the fence finds its own chunks, however long ago the upload began."""
     adapters.store._chunk_store = SlowChunks(adapters.mongo)
     upload = await adapters.store.create_upload(NAME, NewUpload())
     await adapters.store.write_blocks(upload, 0, [b"one"])
@@ -520,7 +520,7 @@ async def test_insert_with_a_lost_reply_is_repeated(adapters: StoreAdapters, ins
 
 
 class SlowChunks(ChunkStore):
-    """The first insert takes longer than another one may be tried, and its answer is lost: the driver's second one finds it."""
+    """The first insert takes longer than the retry window, and its reply is lost: the driver's retry finds it."""
 
     slow = True
 

@@ -1,4 +1,4 @@
-"""Clients that stop, leave or are many, and servers that are killed or silent, against a real stream service."""
+"""Clients that stall, disconnect or are many, and databases that are killed or hang, against a running stream service."""
 
 import contextlib
 import os
@@ -46,7 +46,7 @@ def open_connections(service: ServiceProcess) -> int:
 
 
 def send_download_request(service: ServiceProcess, name: str, *fields: str) -> socket.socket:
-    """A client that has sent its request and reads nothing yet; its own buffer is small."""
+    """A client that has sent its request and reads nothing yet; its receive buffer is small."""
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
     client.settimeout(20)
@@ -83,7 +83,7 @@ def test_stalled_reader_is_disconnected_and_memory_stays_flat(media_services: Me
 
 
 def test_pipelined_ranges_that_are_not_read_are_disconnected(media_services: MediaServices) -> None:
-    """Case 53: each is out of memory and fits into the buffer, but not all of those that are asked for one behind the other."""
+    """Case 53: each range is cached and fits into the buffer, but not all of those that are pipelined."""
     fields = {"range": "bytes=0-65535"}
     assert media_services.get("big.webm", fields).status_code == 206
     cut = media_services.stream.log.count("send timeout after")
@@ -141,7 +141,7 @@ def test_slow_steady_reader_is_not_disconnected(media_services: MediaServices) -
 def test_slow_steady_reader_is_not_disconnected_behind_the_gateway(
     media_services: MediaServices, start_service: StartService, mongod: ServerProcess, redis_url: str
 ) -> None:
-    """The service's client is then the gateway, which reads on when its own client has taken something."""
+    """The client of the service is then the gateway, which reads on when its own client has read something."""
     stream = start_service(
         "services.stream",
         GRIDCAST_MONGODB_URI=mongod.url,
@@ -156,7 +156,7 @@ def test_slow_steady_reader_is_not_disconnected_behind_the_gateway(
 
 
 def test_reader_that_pauses_and_resumes_gets_everything(media_services: MediaServices) -> None:
-    """The cache has lost what was read ahead for it by then, and the store has no cursor of it."""
+    """The cache has dropped its prefetched blocks by then, and the store has no cursor for it."""
     with contextlib.closing(send_download_request(media_services.stream, "big.webm", "Connection: close")) as client:
         first = client.recv(100_000)
         with httpx.stream("GET", media_services.url("big.webm")) as other:
@@ -167,7 +167,7 @@ def test_reader_that_pauses_and_resumes_gets_everything(media_services: MediaSer
 
 
 def test_five_hundred_readers_disconnect_together(media_services: MediaServices) -> None:
-    """Case 54: no cursor, no connection and no memory is theirs any more."""
+    """Case 54: no cursor, no connection and no memory of theirs is left."""
     eventually(lambda: open_connections(media_services.stream) < 40, 10)
     with ThreadPoolExecutor(32) as pool:
         clients = list(pool.map(lambda _: send_download_request(media_services.stream, "big.webm"), range(500)))
@@ -245,7 +245,7 @@ def test_ten_thousand_ranges_are_cheap(media_services: MediaServices, asked: str
 
 
 def test_probe_reads_one_chunk(media_services: MediaServices) -> None:
-    """As the database itself counts what it sent."""
+    """By the database's own count of bytes sent."""
     media_services.put("probe.webm", os.urandom(40 * CHUNK_SIZE))
 
     def sent() -> int:
@@ -302,7 +302,7 @@ def test_hanging_mongodb_is_503_in_time_and_recovers(
 
 
 def test_death_of_mongodb_aborts_the_download(dedicated_mongod: ServerProcess, redis_url: str, tmp_path: Path) -> None:
-    """What was promised cannot be sent; and when it is back, everything is."""
+    """The promised bytes cannot be sent; after the restart every file is readable."""
     with run_media_services(
         tmp_path, dedicated_mongod, redis_url, "dying", GRIDCAST_BLOCK_CACHE_SIZE=str(CACHE_SIZE)
     ) as lib:
@@ -322,7 +322,7 @@ def test_death_of_mongodb_aborts_the_download(dedicated_mongod: ServerProcess, r
 def test_mongodb_restart_is_survived_by_a_paused_reader(
     dedicated_mongod: ServerProcess, redis_url: str, tmp_path: Path
 ) -> None:
-    """It holds no cursor and no connection of its own, so it does not notice."""
+    """It holds no cursor and no connection, so it is not affected."""
     with run_media_services(
         tmp_path, dedicated_mongod, redis_url, "paused", GRIDCAST_BLOCK_CACHE_SIZE=str(CACHE_SIZE)
     ) as lib:
@@ -331,7 +331,7 @@ def test_mongodb_restart_is_survived_by_a_paused_reader(
         lib.put("big.webm", tmp_path / "big")
         with contextlib.closing(send_download_request(lib.stream, "big.webm", "Connection: close")) as client:
             got = client.recv(100_000)
-            time.sleep(0.5)  # until nothing is fetched for it any more
+            time.sleep(0.5)  # until nothing is prefetched for it any more
             dedicated_mongod.kill()
             dedicated_mongod.start()
             while piece := client.recv(1 << 20):

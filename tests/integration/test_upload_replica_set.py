@@ -80,7 +80,7 @@ class UploadLoad:
                 time.sleep(0.01)
 
     def read(self, name: str) -> bytes | None:
-        """What is stored; None where there is nothing."""
+        """The stored bytes; None where there are none."""
         answer = httpx.get(f"{self.stream.url}/file/stream", params={"filename": name}, timeout=40)
         assert answer.status_code in {200, 404}, answer.text
         return answer.content if answer.status_code == 200 else None

@@ -78,7 +78,7 @@ async def test_store_that_becomes_unavailable_during_an_upload(mongo: MongoDatab
 
 
 async def test_non_durable_commit_is_not_acknowledged(mongo: MongoDatabase) -> None:
-    """The client would give its bytes up, and after a kill they would be asked for again."""
+    """The client would discard its copy, and after a kill the bytes would be requested again."""
     store = UndurableStore(mongo)
     upload = await store.create_upload(NAME, NewUpload(5, 60))
     with pytest.raises(Conflict) as told:
@@ -90,7 +90,7 @@ async def test_non_durable_commit_is_not_acknowledged(mongo: MongoDatabase) -> N
 
 
 class InterruptedStore(GridFSUploadStore):
-    """A store that breaks off the first time when stored bytes are read back."""
+    """A store that fails the first time stored bytes are rehashed."""
 
     interrupted = False
 
@@ -103,7 +103,7 @@ class InterruptedStore(GridFSUploadStore):
 
 
 class TakenOverStore(GridFSUploadStore):
-    """A store in which another takes the upload over and ends it, just before its bytes are read back."""
+    """A store in which another writer acquires and terminates the upload, just before its bytes are rehashed."""
 
     async def iter_blocks(self, upload: UploadHandle, blocks: int) -> AsyncGenerator[bytes, None]:
         await make_resumable_uploads(GridFSUploadStore(self._mongo)).terminate(upload.upload_id)
@@ -121,7 +121,7 @@ def make_body(data: bytes) -> UploadBody:
 
 
 async def create_unfinished_upload(mongo: MongoDatabase, data: bytes) -> str:
-    """Two blocks of it are durable, sent to another process."""
+    """Two blocks of it are durable; it is resumed in another process."""
     blocks: Sequence[bytes] = (data[:CHUNK_SIZE], data[CHUNK_SIZE : 2 * CHUNK_SIZE])
     store = GridFSUploadStore(mongo)
     upload = await store.create_upload(NAME, NewUpload(len(data), 60))

@@ -1,4 +1,4 @@
-"""tus 1.0.0 on real services: every offset, every extension, and what a client may rely on when something breaks."""
+"""tus 1.0.0 on running services: every offset, every extension, and what a client may rely on when something fails."""
 
 import base64
 import hashlib
@@ -113,7 +113,7 @@ def test_every_size_is_stored_whole(tus_upload: TusUpload, inspector: MongoInspe
 def test_upload_resumes_at_any_offset_on_any_replica(
     two_replica_tus_upload: TusUpload, inspector: MongoInspector
 ) -> None:
-    """Offsets that are no multiple of anything, each PATCH on another replica than the one before."""
+    """Offsets that are no multiple of a chunk, each PATCH on another replica than the one before."""
     dice = random.Random(7)
     data = os.urandom(11 * CHUNK_SIZE + 333)
     assert two_replica_tus_upload.create(length=len(data)).status_code == 201
@@ -144,7 +144,7 @@ def test_wrong_offset_is_409_with_the_current_offset(tus_upload: TusUpload) -> N
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_bytes_past_the_length_are_rejected(tus_upload: TusUpload, inspector: MongoInspector, *, chunked: bool) -> None:
-    """Case 28: 413, and what was there stays."""
+    """Case 28: 413, and the received bytes stay."""
     tus_upload.create(length=1000)
     tus_upload.patch(0, b"x" * 300)
     body = iter([b"y" * 700, b"z"]) if chunked else b"y" * 701
@@ -203,7 +203,7 @@ def test_creation_with_a_wrong_checksum_leaves_no_data(tus_upload: TusUpload, in
 def test_bytes_are_accepted_only_with_a_matching_checksum(
     two_replica_tus_upload: TusUpload, inspector: MongoInspector, algorithm: str, size: int
 ) -> None:
-    """460, and the offset has not moved; then the same bytes with the right one."""
+    """460, and the offset is unchanged; then the same bytes with the right checksum."""
     data = os.urandom(2 * size)
     right = base64.b64encode(hashlib.new(algorithm, data[:size]).digest()).decode()
     two_replica_tus_upload.create(length=2 * size)
@@ -492,7 +492,7 @@ def test_broken_connection_loses_no_received_bytes(
             connection.sendall(data[offset:sent])
             # Until it is read: bytes still in a socket when it breaks are lost.
             eventually(lambda: unread_socket_bytes(upload.port, connection) == 0)
-        # The server below us gives up what it holds, 64 KiB, when the connection breaks.
+        # Our HTTP server discards what it has buffered, up to 64 KiB, when the connection breaks.
         eventually(partial(is_kept, sent), 5)
         offset = two_replica_tus_upload.offset(at)
     assert two_replica_tus_upload.patch(offset, data[offset:], at).headers["repr-digest"] == repr_digest(data)

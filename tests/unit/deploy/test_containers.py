@@ -73,7 +73,7 @@ def test_an_image_has_the_packages_of_its_service_alone(service: str) -> None:
 
 
 def test_copied_files_are_readable_by_any_container_user() -> None:
-    """Under a umask of 077 it has its owner's rights alone."""
+    """Under a umask of 077 it has its owner's permissions alone."""
     found = dockerfile_stages()
     for name, (base, instructions) in found.items():
         from_the_tree = [line for line in instructions if line.startswith("COPY") and "--from=" not in line]
@@ -117,7 +117,7 @@ def test_schema_rejects_unknown_keys() -> None:
 
 @pytest.mark.parametrize("files", [[BASE_COMPOSE], [BASE_COMPOSE, CLUSTER_COMPOSE]], ids=["base", "cluster"])
 def test_docker_compose_1_29_accepts_the_file(files: list[Path], tmp_path: Path) -> None:
-    """Its own schema and its own merge of the files; no engine is asked."""
+    """Compose's own schema and merge of the files; no engine is needed."""
     program = shutil.which("docker-compose")
     if program is None or b"1.29" not in subprocess.check_output([program, "--version"]):
         pytest.skip("docker-compose 1.29 is not installed")
@@ -198,7 +198,7 @@ def test_an_image_is_built_by_one_service_that_all_its_users_wait_for() -> None:
         direct = set(services[name].get("depends_on", {}))
         return direct.union(*(waits_for(other) for other in direct))
 
-    # `backup` is run by hand, when the stack stands.
+    # `backup` is run by hand, when the stack is running.
     assert "credentials" in waits_for("database")
 
 

@@ -1,4 +1,4 @@
-"""The Kubernetes overlays, as kubectl builds them: valid in strict schemas of several versions, safe, consistent, closed."""
+"""The Kubernetes overlays as kubectl builds them: valid against strict schemas of several versions, safe, consistent, closed."""
 
 import copy
 import functools
@@ -19,7 +19,7 @@ KUBERNETES_VERSIONS = ("1.27", "1.30", "1.33", "1.35", "1.37")
 SERVICES = {"upload", "stream", "socket", "gateway"}
 INTERNET = "world"
 DNS_STALE_SECONDS = 30
-"""CoreDNS and NodeLocal DNSCache answer from memory for so long."""
+"""Seconds for which CoreDNS and NodeLocal DNSCache answer from their caches."""
 
 Object = dict[str, Any]
 

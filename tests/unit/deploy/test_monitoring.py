@@ -1,4 +1,4 @@
-"""The dashboard and the alert rules ask only for metrics that exist, with labels that they have."""
+"""The dashboard and the alert rules query only metrics that exist, with labels that they have."""
 
 import json
 import re
@@ -109,7 +109,7 @@ def fill_in_labels(annotation: str, labels: Mapping[str, str]) -> str:
 def test_alerts_fire_when_they_should(
     series: dict[str, str], firing: list[tuple[str, dict[str, str]]], tmp_path: Path
 ) -> None:
-    """Every 10 s a sample; looked at after six minutes."""
+    """A sample every 10 s; evaluated after six minutes."""
     if shutil.which("promtool") is None:
         pytest.skip("promtool, the judge, is not installed")
     given = [

@@ -210,14 +210,14 @@ async def test_waiting_for_a_fetch_slot_has_the_query_timeout(monkeypatch: pytes
 
 async def test_least_recently_used_blocks_are_evicted_first() -> None:
     store = GatedStore()
-    cache = BlockCache(store, 4 * ENTRY_SIZE)  # three, and one that a query needs beside its block
+    cache = BlockCache(store, 4 * ENTRY_SIZE)  # three blocks, and the one that a query needs besides
     for number in (0, 1, 2, 0, 3):
         await read_blocks(cache, make_info(), number, number)
     assert [number for _, number in cache._blocks] == [2, 0, 3]
 
 
 async def test_readers_share_the_prefetch_budget() -> None:
-    """Otherwise they would push each other's blocks out before they are read."""
+    """Otherwise they would evict each other's blocks before they are read."""
     store = GatedStore()
     cache = BlockCache(store, 40 * ENTRY_SIZE)
     readers = [read_blocks(cache, make_info(f"f{number}"), 0, 99, pause=0.0001) for number in range(20)]
@@ -227,7 +227,7 @@ async def test_readers_share_the_prefetch_budget() -> None:
 
 @pytest.mark.parametrize("blocks", [8, 20, 32, 33, 100])
 async def test_readers_of_one_batch_share_it(blocks: int) -> None:
-    """40 readers of different ranges (8 MiB are 32 blocks) on a cache of 256 MiB, which take their blocks at different speeds."""
+    """40 readers of different ranges (8 MiB are 32 blocks) on a cache of 256 MiB, which read their blocks at different speeds."""
     store = GatedStore()
     cache = BlockCache(store, 1000 * ENTRY_SIZE)
     rng = random.Random(blocks)

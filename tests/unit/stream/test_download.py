@@ -27,11 +27,11 @@ HALF_DEADLINE = 0.15
 
 
 CONNECTION = {EXTENSION: ConnectionInfo(extended_start=True)}
-"""Of a client that takes what it is sent."""
+"""The extensions of a connection whose client reads what it is sent."""
 
 
 class SlowStore:
-    """Files whose blocks are zeros, unless they are in `lost`. Looking up and fetching take the given times."""
+    """Files whose blocks are zeros, unless they are in `missing_files`. Looking up and fetching take the given times."""
 
     block_size = 255 * 1024
 

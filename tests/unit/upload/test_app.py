@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 
 
 class FailingStore:
-    """Refuses a few times, each time for another reason."""
+    """Fails a few times, each time with another error."""
 
     def __init__(self, *faults: Exception) -> None:
         self.errors = list(faults)

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 
 
 class FillingVolume:
-    """A volume that others fill as well."""
+    """A volume that is filled by other files as well."""
 
     def __init__(self, free: int) -> None:
         self.left = free

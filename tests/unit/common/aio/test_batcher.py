@@ -12,7 +12,7 @@ pytestmark = pytest.mark.anyio
 
 
 class RecordingBatch:
-    """Answers with ten times what it is asked, once it may."""
+    """Returns ten times each argument, once `release` is set."""
 
     def __init__(self) -> None:
         self.calls: list[list[int]] = []

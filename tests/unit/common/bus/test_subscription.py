@@ -52,7 +52,7 @@ class FakeRedis:
 
 
 async def test_backlog_yields_to_other_tasks() -> None:
-    """400 messages of 1 ms each: pings, timers and other sockets do not wait for their end."""
+    """400 messages of 1 ms each: pings, timers and other sockets run in between."""
     heard = 0
 
     def hear(_channel: bytes, _payload: bytes) -> None:

@@ -36,7 +36,7 @@ def lost_lines_message(count: int) -> str:
 
 
 def read_available(reader: int) -> bytes:
-    """What is there to be read."""
+    """The bytes that can be read now."""
     data = b""
     while select.select([reader], [], [], 0)[0] and (piece := os.read(reader, 1 << 16)):
         data += piece

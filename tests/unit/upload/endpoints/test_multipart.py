@@ -103,7 +103,7 @@ def test_invalid_boundaries(content_type: bytes, error: type[GridcastError]) -> 
 
 
 def test_oversized_field_is_rejected_before_it_is_complete() -> None:
-    """Case 8: what is kept of a text field is bounded."""
+    """Case 8: the bytes kept of a text field are bounded."""
     reader = FormParser(BOUNDARY)
     reader.feed(form_part("folder", b"")[:-2])
     reader.feed(b"x" * 16 * 1024)

@@ -28,7 +28,7 @@ def test_chunks_preserve_every_byte(seed: int) -> None:
 
 
 def test_emitted_chunks_are_not_modified_later() -> None:
-    """The buffer is used again for the next block."""
+    """The buffer is reused for the next block."""
     blocks = Chunker(3)
     blocks.feed(b"abcd")
     (first,) = blocks.pop_blocks(9)
