@@ -286,10 +286,10 @@ def find_violations(history: History, store: MongoInspector) -> list[str]:
 def _check_created(name: str, operations: list[Operation], stored_sha256: str) -> list[str]:
     """At most one client got a success for the name, and the stored file is its."""
     ok = [one for one in operations if one.outcome == "ok"]
-    faults = [f"{name}: {len(ok)} clients were told that they won"] if len(ok) > 1 else []
-    faults += [f"{name}: lost, {one.kind} was told {one.response}" for one in ok if one.sha256 != stored_sha256]
+    faults = [f"{name}: {len(ok)} clients got a success"] if len(ok) > 1 else []
+    faults += [f"{name}: lost, {one.kind} got {one.response}" for one in ok if one.sha256 != stored_sha256]
     faults += [
-        f"{name}: {one.kind} was refused with {one.response} and is there"
+        f"{name}: {one.kind} was rejected with {one.response} and is stored"
         for one in operations
         if one.outcome == "fail"
         and one.sha256 == stored_sha256
@@ -297,7 +297,7 @@ def _check_created(name: str, operations: list[Operation], stored_sha256: str) -
         and not any(o.sha256 == stored_sha256 for o in ok)
     ]
     if stored_sha256 and stored_sha256 not in {one.sha256 for one in operations}:
-        faults.append(f"{name}: nobody sent what is there")
+        faults.append(f"{name}: holds bytes that no client sent")
     return faults
 
 
@@ -314,5 +314,5 @@ def _check_overwritten(name: str, operations: list[Operation], stored_sha256: st
     return (
         []
         if stored_sha256 in possible
-        else [f"{name}: holds {stored_sha256[:8] or 'nothing'}, and that was not the last word"]
+        else [f"{name}: holds {stored_sha256[:8] or 'nothing'}, which is not what was last acknowledged"]
     )
