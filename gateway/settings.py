@@ -1,4 +1,4 @@
-"""Settings of the gateway: where the services stand, its limits, and how long it waits for whom."""
+"""Settings of the gateway: the upstreams of each service, limits and timeouts."""
 
 from typing import Annotated
 
@@ -13,42 +13,59 @@ UpstreamUrls = Annotated[tuple[Address, ...], NoDecode]
 
 
 class GatewaySettings(Settings):
-    """What the gateway adds."""
+    """Settings that the gateway adds."""
 
     upload_urls: UpstreamUrls = Field(
-        (Address("127.0.0.1", 8001),), description="http://host:port of each upload replica"
+        (Address("127.0.0.1", 8001),),
+        description="http://host:port of the upload service, separated by commas; a name stands for all its addresses",
     )
     stream_urls: UpstreamUrls = Field(
-        (Address("127.0.0.1", 8002),), description="http://host:port of each stream replica"
+        (Address("127.0.0.1", 8002),), description="http://host:port of the stream service, likewise"
     )
     socket_urls: UpstreamUrls = Field(
-        (Address("127.0.0.1", 8003),), description="http://host:port of each socket replica"
+        (Address("127.0.0.1", 8003),), description="http://host:port of the socket service, likewise"
     )
 
     allowed_origins: str = Field(
         "",
-        description="origins whose pages may use this API, separated by commas; * for all; the gateway's own always may",
+        description="origins whose pages may use this API, separated by commas; * for all; its own is always allowed",
     )
     trusted_proxies: Annotated[tuple[IPNetwork, ...], NoDecode] = Field(
         (),
-        description="addresses and networks of proxies before the gateway, whose X-Forwarded-* and X-Request-ID are believed",
+        description="addresses and networks, separated by commas, of the proxies whose X-Forwarded-* and X-Request-ID are trusted",
     )
     request_rate_per_client: float = Field(
-        0.0, ge=0, description="requests a second from one client, twice as many at once; 0: no limit"
+        0.0,
+        ge=0,
+        description="requests per second from one client address, with bursts of twice as many; 429 beyond; 0: no limit",
     )
-    max_tunnels: int = Field(20_000, ge=1, description="WebSockets of one gateway")
-    max_tunnels_per_client: int = Field(0, ge=0, description="WebSockets of one client; 0: no limit")
-    max_body_size: int = Field(64 * 1024**3, ge=1, description="bytes of a media body at the most: 413 beyond")
-    connect_timeout: float = Field(0.7, gt=0, le=60, description="for one attempt to reach a replica")
+    max_tunnels: int = Field(20_000, ge=1, description="open WebSocket tunnels of one gateway; 503 beyond")
+    max_tunnels_per_client: int = Field(
+        0, ge=0, description="open WebSocket tunnels of one client address; 429 beyond; 0: no limit"
+    )
+    max_body_size: int = Field(64 * 1024**3, ge=1, description="bytes: largest body of an upload request; 413 beyond")
+    connect_timeout: float = Field(0.7, gt=0, le=60, description="seconds: one attempt to connect to an upstream")
     response_header_timeout: float = Field(
-        35.0, gt=0, description="for the first byte of an answer; a push waits 30 for its ack"
+        35.0,
+        gt=0,
+        description="seconds: wait for the headers of a response; 504 beyond; a push may wait 30 for its ack",
     )
-    commit_timeout: float = Field(900.0, gt=0, description="for the answer after a whole upload: it may be read back")
+    commit_timeout: float = Field(
+        900.0,
+        gt=0,
+        description="seconds: the same after a complete upload: the service may read the file back before it commits",
+    )
     client_body_timeout: float = Field(
-        30.0, gt=0, description="in which a client sends at least 1 KiB of its body: else 408"
+        30.0, gt=0, description="seconds: a client must send at least 1 KiB of its body within this time; else 408"
     )
-    upstream_idle_timeout: float = Field(30.0, gt=0, description="in which a service takes or sends at least one byte")
-    send_timeout: float = Field(120.0, gt=0, description="in which a client takes at least one byte of an answer")
+    upstream_idle_timeout: float = Field(
+        30.0, gt=0, description="seconds: an upstream must accept or send at least one byte within this time; else 504"
+    )
+    send_timeout: float = Field(
+        120.0,
+        gt=0,
+        description="seconds: the connection is closed if nothing could be sent to the client for this long",
+    )
 
     @field_validator("upload_urls", "stream_urls", "socket_urls", mode="before")
     @classmethod

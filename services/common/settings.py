@@ -42,15 +42,22 @@ class SecretFilesSource(PydanticBaseSettingsSource):
 
 
 class Settings(BaseSettings):
-    """What every process has. Refuses an environment in which a `GRIDCAST_*` variable is unknown or was renamed."""
+    """Settings of every process. Refuses an environment in which a `GRIDCAST_*` variable is unknown or was renamed."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore", populate_by_name=True)
 
-    host: str = Field("127.0.0.1", description="address to listen on")
+    host: str = Field("127.0.0.1", description="IP address to listen on")
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")
-    metrics_port: int = Field(0, ge=0, le=65535, description="port of /metrics for Prometheus; 0 opens none")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
-    shutdown_timeout: float = Field(20.0, ge=0, le=600, description="seconds that open requests get at SIGTERM")
+    metrics_port: int = Field(0, ge=0, le=65535, description="port of /metrics for Prometheus; 0: none")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="lowest level that is logged: debug, info, warning or error"
+    )
+    shutdown_timeout: float = Field(
+        20.0,
+        ge=0,
+        le=600,
+        description="seconds: open requests may go on for this long after SIGTERM, then their connections are closed",
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -68,7 +75,7 @@ class Settings(BaseSettings):
 
 
 class RedisSettings(Settings):
-    """For processes that push or deliver."""
+    """Settings of processes that use Redis."""
 
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"),
@@ -78,15 +85,17 @@ class RedisSettings(Settings):
 
 
 class MongoSettings(Settings):
-    """For processes that read or write media."""
+    """Settings of processes that read or write media."""
 
     mongodb_uri: SecretStr = Field(
         SecretStr("mongodb://127.0.0.1:27017"),
         validation_alias=AliasChoices(f"{ENV_PREFIX}MONGODB_URI", "MONGODB_URI"),
-        description="any form of MongoDB connection string",
+        description="connection string of MongoDB, in any of its forms",
     )
-    mongodb_database: str = Field("gridcast", min_length=1, max_length=63, description="database name")
-    mongodb_driver: Literal["motor", "pymongo"] = Field("motor", description="Motor, or PyMongo's own asyncio API")
+    mongodb_database: str = Field("gridcast", min_length=1, max_length=63, description="name of the database")
+    mongodb_driver: Literal["motor", "pymongo"] = Field(
+        "motor", description="client library: motor, or pymongo for PyMongo's own asyncio API"
+    )
 
 
 def load_settings(settings_class: type[SettingsT]) -> SettingsT:

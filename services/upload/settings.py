@@ -10,30 +10,42 @@ class UploadSettings(MongoSettings, RedisSettings):
     """The settings that the upload service adds."""
 
     port: int = Field(8001, ge=1, le=65535, description="port to listen on")
-    max_file_size: int = Field(16 * 1024**3, ge=1, description="bytes of one file at most")
+    max_file_size: int = Field(16 * 1024**3, ge=1, description="bytes: size of one file at most; 413 beyond")
     max_concurrent_uploads: int = Field(
-        200, ge=1, description="uploads that one process receives at the same time; more get 503"
+        200, ge=1, description="upload requests that one process receives at the same time; 503 beyond"
     )
     allowed_media_types: tuple[str, ...] = Field(
-        (), description='JSON list of the media types to accept, as ["video/*"]; empty: all'
+        (), description='JSON list of accepted media types, as ["video/*"]; empty: all; 415 for others'
     )
-    min_upload_rate: int = Field(256, ge=0, description="bytes a second that a client must send; less gets 408")
-    upload_rate_window: float = Field(30.0, gt=0, description="seconds over which the rate is measured")
+    min_upload_rate: int = Field(
+        256, ge=0, description="bytes per second: a client that sends less gets 408; 0: no minimum"
+    )
+    upload_rate_window: float = Field(
+        30.0, gt=0, description="seconds: window over which GRIDCAST_MIN_UPLOAD_RATE is measured"
+    )
     min_free_space: int = Field(
-        2 * 1024**3, ge=0, description="bytes to keep free on the volume of the store; 0: no limit"
+        2 * 1024**3, ge=0, description="bytes: free space to keep on MongoDB's disk; 507 below; 0: not checked"
     )
     unfinished_upload_ttl: float = Field(
-        86400.0, gt=0, description="seconds after its last byte that a tus upload is kept"
+        86400.0, gt=0, description="seconds: an unfinished tus upload is kept for this long after its last byte"
     )
-    lease_ttl: float = Field(30.0, gt=0, description="seconds without a renewal after which a writer's lease ends")
+    lease_ttl: float = Field(
+        30.0,
+        gt=0,
+        description="seconds: an upload whose lease is not renewed for this long has no writer; unless it is a tus upload it is deleted",
+    )
     tombstone_ttl: float = Field(
-        3600.0, ge=0, description="seconds that replaced and deleted files are kept for downloads in progress"
+        3600.0,
+        ge=0,
+        description="seconds: replaced and deleted files are kept for this long, for downloads in progress",
     )
     second_purge_delay: float = Field(
-        600.0, ge=0, description="seconds after which the blocks of a crashed writer are deleted a second time"
+        600.0,
+        ge=0,
+        description="seconds: the chunks of a writer that lost its upload are deleted a second time after this",
     )
     gc_interval: float = Field(
-        10.0, ge=0, description="seconds between two runs of the garbage collector; 0: none in this process"
+        10.0, ge=0, description="seconds: interval between two runs of the garbage collector; 0: none in this process"
     )
 
     def store_timings(self) -> StoreTimings:

@@ -1,10 +1,9 @@
 """docs/operations.md: its table of settings matches the settings classes, and every metric it names exists.
 
-Run as a program it writes the table.
+`python -m tests.unit.deploy.test_operations_docs` writes the table.
 """
 
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,6 @@ from typing import Any
 from pydantic import SecretStr
 
 from deploy.local.processes import PROJECT_ROOT
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(PROJECT_ROOT))
-
 from gateway.settings import GatewaySettings
 from services.common.settings import Settings
 from services.common.telemetry import metrics
@@ -31,10 +26,11 @@ SETTINGS_CLASSES: dict[str, type[Settings]] = {
     "stream": StreamSettings,
     "socket": SocketSettings,
 }
+UNIT = re.compile(r"(?:(bytes|seconds|bytes per second): )?(.*)")
 SETTINGS_TABLE = re.compile(r"(<!-- settings: .*? -->\n)(.*?)(<!-- end of settings -->\n)", re.DOTALL)
 
 
-def settings_rows() -> Iterator[tuple[str, str, str, str]]:
+def settings_rows() -> Iterator[tuple[str, str, str, str, str]]:
     """Variable, services, default, meaning: one row for settings that are the same for all services."""
     merged: dict[tuple[str, str, str], list[str]] = {}
     for process, settings in SETTINGS_CLASSES.items():
@@ -42,7 +38,8 @@ def settings_rows() -> Iterator[tuple[str, str, str, str]]:
             row = (f"`{ENV_PREFIX}{name.upper()}`", format_default(field.default), field.description or "")
             merged.setdefault(row, []).append(process)
     for (variable, default, meaning), processes in sorted(merged.items(), key=lambda item: -len(item[1])):
-        yield variable, "all" if len(processes) == len(SETTINGS_CLASSES) else ", ".join(processes), default, meaning
+        unit, text = UNIT.fullmatch(meaning).groups("")  # type: ignore[union-attr] # matches any line
+        yield variable, "all" if len(processes) == len(SETTINGS_CLASSES) else ", ".join(processes), default, unit, text
 
 
 def format_default(default: Any) -> str:
@@ -56,8 +53,8 @@ def format_default(default: Any) -> str:
 
 
 def format_table() -> str:
-    head = ("variable", "process", "default", "meaning")
-    lines = [head, ("---",) * 4, *settings_rows()]
+    head = ("variable", "process", "default", "unit", "meaning")
+    lines = [head, ("---",) * 5, *settings_rows()]
     return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
 
 
@@ -66,11 +63,11 @@ def test_settings_table_matches_the_code() -> None:
     assert found, "the marks around the table are gone"
     missing = set(format_table().splitlines()) - set(found[2].splitlines())
     surplus = set(found[2].strip().splitlines()) - set(format_table().splitlines())
-    assert (missing, surplus) == (set(), set()), "run: python tests/unit/deploy/test_operations_docs.py"
+    assert (missing, surplus) == (set(), set()), "run: python -m tests.unit.deploy.test_operations_docs"
 
 
 def test_every_setting_has_a_description() -> None:
-    assert all(meaning for _, _, _, meaning in settings_rows())
+    assert all(meaning for *_, meaning in settings_rows())
 
 
 def test_named_metrics_exist() -> None:
