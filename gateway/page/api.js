@@ -1,23 +1,23 @@
-// What this page asks the gateway over HTTP. Addresses are relative: the page works behind any host name and proxy.
+// HTTP requests of the page. URLs are relative, so that the page works behind any host name and proxy.
 
-/** The text of a refusal: `detail` of the problem document, or the status. */
-async function refusal(response) {
+/** An Error with the `detail` of the problem document (RFC 9457), or the status. */
+async function problemError(response) {
   const problem = await response.json().catch(() => ({}));
   return new Error(problem.detail ?? `${response.status} ${response.statusText}`);
 }
 
 async function json(address, options) {
   const response = await fetch(address, options);
-  if (!response.ok) throw await refusal(response);
+  if (!response.ok) throw await problemError(response);
   return response.status === 204 ? null : response.json();
 }
 
-/** Where a file can be read. */
+/** The URL of a file. */
 export function address(file) {
   return `/file/stream?${new URLSearchParams({ filename: file.filename, folder: file.folder })}`;
 }
 
-/** One page of files, newest first, and the cursor of the next page. */
+/** One page of files, newest first, and the page token of the next one. */
 export function list(after) {
   return json(`/file${after ? `?${new URLSearchParams({ after })}` : ""}`);
 }
@@ -27,8 +27,8 @@ export function remove(file) {
 }
 
 /**
- * Upload a form. Resolves with the id; `progress` is told the share that was sent. XMLHttpRequest, because fetch reports no progress
- * of what it sends.
+ * Upload a form. Resolves with the file's id; calls `progress` with the sent fraction of the body, 0 to 1. Uses XMLHttpRequest, because
+ * fetch reports no upload progress.
  */
 export function upload(form, { sid, progress, signal }) {
   return new Promise((resolve, reject) => {
@@ -40,7 +40,7 @@ export function upload(form, { sid, progress, signal }) {
       if (request.status === 201) resolve(request.response);
       else reject(new Error(request.response?.detail ?? `${request.status} ${request.statusText}`));
     };
-    request.onerror = () => reject(new Error("the connection broke off"));
+    request.onerror = () => reject(new Error("the connection was lost"));
     request.onabort = () => reject(new Error("cancelled"));
     signal.addEventListener("abort", () => request.abort());
     request.send(form);

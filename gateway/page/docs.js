@@ -10,13 +10,13 @@ function element(name, ...children) {
   return made;
 }
 
-/** What a schema means, its reference followed. */
+/** The schema that a reference points to, or the schema itself. */
 function resolved(schema) {
   if (!schema?.$ref) return schema ?? {};
   return resolved(schema.$ref.slice(2).split("/").reduce((part, key) => part?.[key], document_));
 }
 
-/** A value to begin with, from a schema. `depth` ends schemas that contain themselves. */
+/** An example value of a schema. `depth` ends schemas that contain themselves. */
 function example(schema, depth = 0) {
   const found = resolved(schema);
   if ("example" in found) return found.example;
@@ -52,7 +52,7 @@ function parameterInput(parameter) {
   return field(parameter.name, input, parameter.required ?? false, parameter.description);
 }
 
-/** The inputs of a body, and a function that gives what is sent. */
+/** The inputs of a request body, and a function that returns the body and its media type. */
 function bodyInputs(content) {
   const [type, { schema } = {}] = Object.entries(content ?? {})[0] ?? [];
   if (!type) return { inputs: [], body: () => ({}) };
@@ -72,7 +72,7 @@ function bodyInputs(content) {
     return [input, field(name, input, resolved(schema).required?.includes(name) ?? false, property.description)];
   });
   const body = () => {
-    // Files go last: a service may refuse for what stands before them.
+    // Files go last, so that a service can reject the request by the fields before it receives them.
     const parts = inputs.map(([input]) => [input.name, input.type === "file" ? input.files[0] : input.value]);
     const form = type === "multipart/form-data" ? new FormData() : new URLSearchParams();
     parts.sort(([, a], [, b]) => (a instanceof File) - (b instanceof File));
@@ -101,12 +101,12 @@ async function send(method, path, parameters, { body, type } = {}) {
   return `${line}\n${fields}\n\n${await start(response)}`;
 }
 
-/** The beginning of an answer's body as text; the rest is not fetched. */
+/** The first SHOWN_BYTES of a response body as text; the rest is not fetched. */
 async function start(response) {
   const textual = /json|text|xml/.test(response.headers.get("content-type") ?? "");
   if (!textual) {
     await response.body?.cancel();
-    return response.body ? "(a body that is no text)" : "";
+    return response.body ? "(not a text)" : "";
   }
   const reader = response.body?.getReader();
   const decoder = new TextDecoder();

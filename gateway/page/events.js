@@ -1,7 +1,7 @@
-// The live events: one WebSocket, opened again for ever, that resumes where it was.
+// Live events over one WebSocket that reconnects without end and resumes its session.
 
-const SHORTEST = 500; // milliseconds until the next try, doubled each time
-const LONGEST = 30_000;
+const BASE_DELAY = 500; // milliseconds until the next attempt, doubled each time
+const MAX_DELAY = 30_000;
 
 export class Events extends EventTarget {
   sid = null;
@@ -18,9 +18,9 @@ export class Events extends EventTarget {
     const socket = new WebSocket(`${scheme}//${location.host}/ws${query.size ? `?${query}` : ""}`);
     socket.onmessage = ({ data }) => this.#receive(JSON.parse(data));
     socket.onclose = ({ code }) => {
-      // The secret works once: if it was not honoured, the next socket starts anew.
+      // The secret works once: if the last attempt with it failed, the next one starts a new session.
       if (this.#tries > 0) this.#resume = null;
-      const wait = Math.random() * Math.min(LONGEST, SHORTEST * 2 ** this.#tries++);
+      const wait = Math.random() * Math.min(MAX_DELAY, BASE_DELAY * 2 ** this.#tries++);
       this.#fire("state", `not connected (${code})`);
       setTimeout(() => this.open(), wait);
     };

@@ -1,4 +1,4 @@
-// The page: joins what api.js and events.js can do to the elements of index.html. Text is set as text, never as HTML.
+// Connects api.js and events.js to the elements of index.html. Text is set as text, never as HTML.
 
 import { address, list, remove, upload } from "./api.js";
 import { Events } from "./events.js";
@@ -29,7 +29,7 @@ async function show(more = false) {
     else at("files").replaceChildren(...rows);
     cursor = page.next ?? null;
     at("more").hidden = cursor === null;
-    at("files-result").textContent = at("files").childElementCount ? "" : "Nothing here yet.";
+    at("files-result").textContent = at("files").childElementCount ? "" : "No files yet.";
   } catch (error) {
     at("files-result").textContent = error.message;
   }
@@ -41,15 +41,15 @@ function row(file) {
   name.append(element("a", file.filename, { href: address(file), download: file.filename }));
   const actions = document.createElement("td");
   if (PLAYABLE.test(file.content_type)) actions.append(element("button", "Play", { onclick: () => play(file) }));
-  actions.append(element("button", "Delete", { onclick: () => forget(file) }));
+  actions.append(element("button", "Delete", { onclick: () => confirmDelete(file) }));
   line.append(name, element("td", file.folder), element("td", size(file.length)), element("td", file.content_type), actions);
   return line;
 }
 
-async function forget(file) {
+async function confirmDelete(file) {
   if (!confirm(`Delete ${file.filename}?`)) return;
   const failure = await remove(file).then(() => null, (error) => error);
-  await show(); // which says what it found, so the failure is told after it
+  await show(); // clears the status line, so the error is shown after it
   if (failure) at("files-result").textContent = failure.message;
 }
 
@@ -57,7 +57,7 @@ function play(file) {
   at("playing").textContent = file.filename;
   at("video").hidden = false;
   at("video").src = address(file);
-  at("video").play().catch(() => {}); // the browser may want a click; the controls are there
+  at("video").play().catch(() => {}); // autoplay may be blocked; the user has the controls
 }
 
 at("more").onclick = () => show(true);
@@ -72,7 +72,7 @@ at("upload").onsubmit = async (submitted) => {
   at("progress").hidden = at("cancel").hidden = false;
   at("upload-result").className = "";
   at("upload-result").textContent = "";
-  // The folder goes before the file, so that a name that is taken is refused before the bytes are sent.
+  // The folder goes before the file, so that a conflicting name is rejected before the bytes are sent.
   const form = new FormData();
   form.set("folder", submitted.target.folder.value);
   form.set("file", submitted.target.file.files[0]);

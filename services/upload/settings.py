@@ -32,7 +32,7 @@ class UploadSettings(MongoSettings, RedisSettings):
     lease_ttl: float = Field(
         30.0,
         gt=0,
-        description="seconds: an upload whose lease is not renewed for this long has no writer; unless it is a tus upload it is deleted",
+        description="seconds: an upload whose lease is not renewed for this long has no writer, and unless it is tus it is deleted",
     )
     tombstone_ttl: float = Field(
         3600.0,
