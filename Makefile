@@ -12,7 +12,7 @@ EXTRAS := upload stream socket gateway
 RUN_OPTIONS := $(if $(PORT),--port "$(PORT)") $(if $(DATA),--data "$(DATA)") $(if $(UPLOADS),--uploads "$(UPLOADS)") \
   $(if $(STREAMS),--streams "$(STREAMS)") $(if $(SOCKETS),--sockets "$(SOCKETS)")
 
-.PHONY: help run test test-long test-containers bench lint lock setup format
+.PHONY: help run test test-long test-containers coverage bench lint lock setup format
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -34,6 +34,12 @@ test-long: lint ## the same with the figures of every promise
 
 test-containers: setup ## the compose stack for real; needs docker
 	$(BIN)/python -m pytest -s -m containers tests/containers
+
+coverage: setup ## the tests of `make test` with the coverage of product code, child processes included
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest -m "not long and not containers" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
 
 bench: setup ## the side-by-side figures
 	@set -e; for one in upload stream socket gateway; do $(BIN)/python -m tests.bench.$$one; done
