@@ -21,10 +21,10 @@ from gateway.upstream.upstream_pool import UpstreamPool
 from services.common.aio.cancellation import cancel_and_wait
 from services.common.http.origins import OriginPolicy
 from services.common.web.app_factory import create_fastapi_app
-from services.common.web.middleware import Front
+from services.common.web.middleware import RequestMiddleware
 
 
-def create_app(settings: GatewaySettings | None = None) -> Front:
+def create_app(settings: GatewaySettings | None = None) -> RequestMiddleware:
     """The gateway as an ASGI application."""
     settings = settings or GatewaySettings()
     wanted = {
@@ -69,4 +69,4 @@ def create_app(settings: GatewaySettings | None = None) -> Front:
         connect_timeout=settings.connect_timeout,
     )
     gateway = GatewayHandler(forward, app, OpenAPIAggregator(client, upstreams, app.openapi), entrance)
-    return Front(gateway, believes=gateway.trusts_request_id)
+    return RequestMiddleware(gateway, trusts_request_id=gateway.trusts_request_id)

@@ -17,6 +17,7 @@ pytest_plugins = [
     "tests.support.upload_client",
     "tests.support.videos",
     "tests.support.scripted_upstream",
+    "tests.support.websocket_client",
 ]
 
 

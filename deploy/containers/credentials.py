@@ -2,8 +2,8 @@
 
 A password comes from the environment, else from the vault, else it is made now. The vault is a volume that only the jobs mount;
 every folder below `/out` is a volume of one kind of container. Running it again changes nothing, unless the environment did.
-It talks to no server: `database.py` tells MongoDB, Redis reads its file when it starts. So another password for MongoDB's root is
-only noted as wanted: the vault holds the one that MongoDB knows, or nobody could log in to change it.
+It talks to no server: `mongodb_setup.py` updates MongoDB, and Redis reads its file when it starts. So a new password for MongoDB's
+root is only noted as wanted: the vault holds the one that MongoDB knows, else no client could log in to change it.
 """
 
 import base64

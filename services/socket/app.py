@@ -11,7 +11,7 @@ from services.common.asgi import Receive, Scope, Send
 from services.common.bus.publisher import Publisher
 from services.common.errors import ServiceUnavailable
 from services.common.web.app_factory import create_fastapi_app
-from services.common.web.middleware import Front
+from services.common.web.middleware import RequestMiddleware
 from services.socket import api
 from services.socket.accept import Acceptor
 from services.socket.acks import AckWaiter
@@ -34,7 +34,7 @@ class SocketApplication:
             "socket", "Keeps connections and pushes to them.", self._lifespan, {"redis": self._check_readiness}
         )
         api_app.include_router(api.router)
-        self._http_app = Front(api_app)
+        self._http_app = RequestMiddleware(api_app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""

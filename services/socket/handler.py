@@ -13,10 +13,10 @@ from services.common.asgi import Message, Receive, Scope, Send
 from services.common.errors import BadRequest, GridcastError, InternalServerError, ServiceUnavailable
 from services.common.telemetry import metrics
 from services.common.web.app_factory import send_problem
-from services.socket import commands, handshake
+from services.socket import asgi_connection, commands, handshake
 from services.socket.accept import AcceptedClient, Acceptor
 from services.socket.broker import RedisBroker
-from services.socket.connection import WebSocketConnection, encode_text_frame
+from services.socket.connection import EXTENSION, SocketConnection, encode_text_frame
 from services.socket.history import HistoryEntry as Replayed
 from services.socket.hub import Hub, SocketClient
 from services.socket.presence import PresenceManager
@@ -52,7 +52,10 @@ class WebSocketHandler:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI, for scopes of type `websocket`."""
-        connection: WebSocketConnection = scope["extensions"]["gridcast"]
+        connection: SocketConnection | None = (scope.get("extensions") or {}).get(EXTENSION)
+        if connection is None:  # another ASGI server
+            await asgi_connection.serve(self, scope, receive, send)
+            return
         await receive()
         try:
             entry = await self._accept(scope, connection)
@@ -87,14 +90,14 @@ class WebSocketHandler:
             fields = {"sid": entry.client.sid, "close_code": code, "duration": round(time.monotonic() - began, 3)}
             _log.info("websocket closed", extra={"fields": fields})
 
-    async def _accept(self, scope: Scope, connection: WebSocketConnection) -> AcceptedClient:
+    async def _accept(self, scope: Scope, connection: SocketConnection) -> AcceptedClient:
         entry = await self._acceptor.accept(scope, connection.query, connection)
         if connection.closed_before_accept:
             self._acceptor.release(entry.client)
             raise ServiceUnavailable("the connection was closed during the handshake", retry_after=1)
         return entry
 
-    async def _replay_missed(self, accepted: AcceptedClient, connection: WebSocketConnection) -> None:
+    async def _replay_missed(self, accepted: AcceptedClient, connection: SocketConnection) -> None:
         """What was missed, at the client's pace, then what came meanwhile."""
         peer, lives = accepted.client, accepted.generation
         await self._send_history(peer, connection, accepted.recovered_entries)
@@ -114,7 +117,7 @@ class WebSocketHandler:
             connection.ping_now()
 
     async def _send_history(
-        self, client: SocketClient, connection: WebSocketConnection, entries: Sequence[Replayed]
+        self, client: SocketClient, connection: SocketConnection, entries: Sequence[Replayed]
     ) -> None:
         for entry in entries:
             try:
@@ -134,7 +137,7 @@ class WebSocketHandler:
 
     # What the client says.
 
-    async def _receive_loop(self, client: SocketClient, connection: WebSocketConnection, receive: Receive) -> int:
+    async def _receive_loop(self, client: SocketClient, connection: SocketConnection, receive: Receive) -> int:
         """Answer until the end. The code with which it came."""
         rate = self._settings.message_rate
         clock = asyncio.get_running_loop().time
@@ -155,7 +158,7 @@ class WebSocketHandler:
             except GridcastError as error:
                 connection.write(_json_frame({"type": "error", "detail": error.detail}))
 
-    async def _dispatch(self, client: SocketClient, connection: WebSocketConnection, command: commands.Command) -> None:
+    async def _dispatch(self, client: SocketClient, connection: SocketConnection, command: commands.Command) -> None:
         match command:
             case commands.Subscribe(topic):
                 since = await self._subscribe(client, topic)

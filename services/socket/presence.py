@@ -10,9 +10,10 @@ from contextlib import suppress
 from services.common.aio.cancellation import cancel_and_wait
 from services.common.errors import ServiceUnavailable
 from services.socket.hub import Hub, SocketClient
-from services.socket.scripts import REFRESH_INTERVAL_SECONDS
 from services.socket.sessions import SessionRecord, SessionStore
 
+REFRESH_INTERVAL_SECONDS = 30
+"""Seconds in which every record of this replica is refreshed once, a thirtieth of them each second."""
 FLUSH_DELAY_SECONDS = 0.05
 """Those who leave, or prove that they have returned, within so long are noted in one call."""
 PRUNE_BATCH_SIZE = 1000
@@ -70,7 +71,7 @@ class PresenceManager:
         client.sink.close(1008, "closed by an operator")
 
     async def refresh(self, clients: Sequence[SocketClient]) -> None:
-        """Refresh the records of these peers, make those that Redis has forgotten, close who has session resumed elsewhere."""
+        """Refresh the records of these clients, restore those that Redis lost, and close those resumed on another node."""
         asked = {peer.sid: peer for peer in clients}
         try:
             moved, closed = await self._sessions.refresh([_session_record(peer) for peer in clients])

@@ -12,11 +12,11 @@ from services.common.asgi import Receive, Scope, Send
 from services.common.bus.publisher import INVALIDATION_CHANNEL
 from services.common.bus.redis import RedisClient
 from services.common.bus.subscription import Subscription
-from services.common.http.encoding import Ready
+from services.common.http.encoding import PreparedResponse
 from services.common.store.factory import open_store
 from services.common.telemetry import metrics
 from services.common.web.app_factory import create_fastapi_app
-from services.common.web.middleware import Front
+from services.common.web.middleware import RequestMiddleware
 from services.stream import api
 from services.stream.block_cache import BlockCache
 from services.stream.download import FileDownload
@@ -26,7 +26,7 @@ from services.stream.response_sender import SendTimeoutMonitor
 from services.stream.settings import StreamSettings
 
 
-def create_app(settings: StreamSettings | None = None) -> Front:
+def create_app(settings: StreamSettings | None = None) -> RequestMiddleware:
     """The service as an ASGI application."""
     settings = settings or StreamSettings()
 
@@ -71,7 +71,7 @@ def create_app(settings: StreamSettings | None = None) -> Front:
     # What is not sent there directly has another method: 405.
     app.router.routes.append(Route("/file/stream", stream, methods=["GET"], include_in_schema=False))
     both = ("GET", "/file/stream"), ("HEAD", "/file/stream")
-    return Front(app, dict.fromkeys(both, stream), prompt=dict.fromkeys(both, stream.fast_path))
+    return RequestMiddleware(app, dict.fromkeys(both, stream), fast_path_handlers=dict.fromkeys(both, stream.fast_path))
 
 
 class _DownloadRoute:
@@ -82,5 +82,5 @@ class _DownloadRoute:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.download(scope, receive, send)
 
-    def fast_path(self, scope: Scope) -> Ready | None:
+    def fast_path(self, scope: Scope) -> PreparedResponse | None:
         return self.download.fast_path(scope)

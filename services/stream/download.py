@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 
 from services.common.asgi import Receive, Scope, Send
 from services.common.errors import ServiceUnavailable
-from services.common.http.encoding import Ready
+from services.common.http.encoding import PreparedResponse
 from services.common.media import MediaInfo, MediaName
+from services.common.server.connection_info import connection_info
 from services.common.store.errors import CorruptFile
 from services.common.telemetry import metrics
 from services.stream.block_cache import BlockCache
@@ -53,7 +54,7 @@ class FileDownload:
         self._block_cache = block_cache
         self._send_timeout = send_timeout
 
-    def fast_path(self, scope: Scope) -> Ready | None:
+    def fast_path(self, scope: Scope) -> PreparedResponse | None:
         """The answer where all of it is in memory and no more than BUFFER. Raises GridcastError."""
         name, headers = parse_media_name(scope["query_string"]), _select_headers(scope["headers"])
         file = None if bypasses_cache(headers.get("cache-control", "")) else self._metadata_cache.get(name)
@@ -61,7 +62,7 @@ class FileDownload:
             return None
         reply = plan_response(scope["method"], headers, file, datetime.now(UTC))
         body = self._from_cache(file.info, reply)
-        return None if body is None else Ready(reply.status, reply.headers, reply.preencoded_headers, body)
+        return None if body is None else PreparedResponse(reply.status, reply.headers, reply.preencoded_headers, body)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or raise GridcastError before the answer has begun."""
@@ -71,7 +72,7 @@ class FileDownload:
             _select_headers(scope["headers"]),
         )
         file = None if bypasses_cache(headers.get("cache-control", "")) else self._metadata_cache.get(name)
-        outlet = ResponseSender(receive, send, self._send_timeout, scope["extensions"]["gridcast"])
+        outlet = ResponseSender(receive, send, self._send_timeout, connection_info(scope))
         try:
             with outlet:
                 await self._respond(outlet, name, method, headers, file)

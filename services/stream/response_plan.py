@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from services.common.errors import PreconditionFailed, RangeNotSatisfiable
 from services.common.http.dates import format_http_date
-from services.common.http.encoding import Field, Shared
+from services.common.http.encoding import Field, PreencodedHeaders
 from services.common.media import MediaInfo
 from services.stream import preconditions, ranges
 from services.stream.preconditions import PreconditionResult
@@ -38,11 +38,11 @@ class Representation:
     info: MediaInfo
     etag: str
     last_modified: datetime
-    validator_headers: Shared
+    validator_headers: PreencodedHeaders
     """All that an answer without content has."""
-    multipart_headers: Shared
+    multipart_headers: PreencodedHeaders
     """The same and what is said of the content, but for its type, which is another where it comes in parts."""
-    content_headers: Shared
+    content_headers: PreencodedHeaders
     """All that an answer with content has in common with others."""
 
 
@@ -54,7 +54,7 @@ class ResponsePlan(NamedTuple):
 
     status: int
     headers: list[Field]
-    preencoded_headers: Shared
+    preencoded_headers: PreencodedHeaders
     body_parts: Sequence[bytes | ByteRange]
 
 
@@ -75,7 +75,9 @@ def build_representation(info: MediaInfo) -> Representation:
         (b"content-security-policy", b"sandbox; default-src 'none'"),
     )
     content = (*parts, (b"content-type", info.content_type.encode("latin-1")))
-    return Representation(info, info.etag, modified, Shared(validators), Shared(parts), Shared(content))
+    return Representation(
+        info, info.etag, modified, PreencodedHeaders(validators), PreencodedHeaders(parts), PreencodedHeaders(content)
+    )
 
 
 def plan_response(

@@ -4,18 +4,12 @@ It knows ASGI as uvicorn speaks it: `send` waits before it writes, not after, an
 """
 
 import asyncio
-import struct
 from types import TracebackType
 from typing import Self
 
 from services.common.asgi import Message, Receive, Send
+from services.common.server.connection_info import UNKNOWN, ConnectionInfo
 from services.stream.response_plan import ResponsePlan
-
-try:
-    import fcntl
-    import termios
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
 
 YIELD_EVERY_CHUNKS = 8
 """Pieces (2 MiB of blocks) after which others get their turn: a client that is fast enough would keep the loop for itself.
@@ -25,14 +19,12 @@ HIGH_WATER_BYTES = 64 * 1024
 """Bytes that the transport takes in any case: uvicorn's high-water mark."""
 
 
-def response_start_message(plan: ResponsePlan) -> Message:
-    """The head of an answer as our server takes it: with the fields that answers share apart (`services.common.server.cycle`)."""
-    return {
-        "type": "http.response.start",
-        "status": plan.status,
-        "headers": plan.headers,
-        "shared": plan.preencoded_headers,
-    }
+def response_start_message(plan: ResponsePlan, *, extended: bool) -> Message:
+    """The head of an answer; `extended`: as our server takes it, with the fields that answers share apart."""
+    message = {"type": "http.response.start", "status": plan.status, "headers": plan.headers}
+    if extended:
+        return {**message, "preencoded": plan.preencoded_headers}
+    return {**message, "headers": [*plan.headers, *plan.preencoded_headers.fields]}
 
 
 class ClientDisconnected(Exception):
@@ -77,6 +69,7 @@ class ResponseSender:
 
     __slots__ = (
         "_chunks_sent",
+        "_connection",
         "_disconnect_task",
         "_receive",
         "_send",
@@ -84,16 +77,11 @@ class ResponseSender:
         "_send_timeout",
         "_stalled",
         "_task",
-        "_transport",
         "started",
     )
 
     def __init__(
-        self,
-        receive: Receive,
-        send: Send,
-        send_timeout: SendTimeoutMonitor,
-        transport: asyncio.BaseTransport | None = None,
+        self, receive: Receive, send: Send, send_timeout: SendTimeoutMonitor, connection: ConnectionInfo = UNKNOWN
     ) -> None:
         task = asyncio.current_task()
         if task is None:
@@ -103,7 +91,7 @@ class ResponseSender:
         self._receive = receive
         self._send_timeout = send_timeout
         self._task = task
-        self._transport = transport
+        self._connection = connection
         self._send_queue_bytes: int | None = None
         self._stalled = False
         self._disconnect_task: asyncio.Task[None] | None = None
@@ -125,7 +113,7 @@ class ResponseSender:
         """Status and fields."""
         self.started = True
         self._send_timeout.record_progress(self)
-        await self._send(response_start_message(plan))
+        await self._send(response_start_message(plan, extended=self._connection.extended_start))
 
     def pause_send_timeout(self) -> None:
         """Whoever answers waits for the store: that is no fault of the client's."""
@@ -153,7 +141,7 @@ class ResponseSender:
 
     def has_progressed(self) -> bool:
         """Whether the client took anything since this was asked before. Where the system does not say, no."""
-        before, self._send_queue_bytes = self._send_queue_bytes, send_queue_bytes(self._transport)
+        before, self._send_queue_bytes = self._send_queue_bytes, self._connection.unacknowledged_bytes()
         return before is not None and before != self._send_queue_bytes
 
     def abort(self) -> None:
@@ -165,15 +153,3 @@ class ResponseSender:
     async def _wait_for_disconnect(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-
-
-def send_queue_bytes(transport: asyncio.BaseTransport | None) -> int | None:
-    """Bytes that the system has of us and the client has not acknowledged; None where the system does not say."""
-    client = None if transport is None else transport.get_extra_info("socket")
-    if client is None or fcntl is None:
-        return None
-    try:
-        (count,) = struct.unpack("i", fcntl.ioctl(client.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))
-    except OSError:
-        return None
-    return int(count)

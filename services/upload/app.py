@@ -14,7 +14,7 @@ from services.common.store.factory import open_store
 from services.common.store.garbage_collection_loop import GarbageCollectionLoop
 from services.common.store.upload_store import SchemaOwner
 from services.common.web.app_factory import create_fastapi_app
-from services.common.web.middleware import Front
+from services.common.web.middleware import RequestMiddleware
 from services.upload.endpoints import delete, form, put, tus
 from services.upload.endpoints.dependencies import UploadContext
 from services.upload.limits import DiskSpaceMonitor, UploadLimiter
@@ -36,7 +36,7 @@ def create_limiter(settings: UploadSettings) -> UploadLimiter:
     return UploadLimiter(settings.max_concurrent_uploads)
 
 
-def create_app(settings: UploadSettings | None = None, limiter: UploadLimiter | None = None) -> Front:
+def create_app(settings: UploadSettings | None = None, limiter: UploadLimiter | None = None) -> RequestMiddleware:
     """The service as an ASGI application. A caller that passes the limiter can drain it at shutdown."""
     settings = settings or UploadSettings()
     limiter = limiter or create_limiter(settings)
@@ -97,7 +97,7 @@ def create_app(settings: UploadSettings | None = None, limiter: UploadLimiter | 
     )
     for endpoint in (form, put, delete, tus):
         app.include_router(endpoint.router)
-    return Front(app)
+    return RequestMiddleware(app)
 
 
 async def _ensure_schema(app: FastAPI, store: SchemaOwner) -> None:

@@ -6,6 +6,7 @@ python -m services.upload.collect_garbage
 import asyncio
 
 from services.common.bus.publisher import Publisher
+from services.common.settings import load_settings
 from services.common.store.factory import open_store
 from services.common.store.garbage_collection_loop import GarbageCollectionLoop
 from services.common.telemetry import json_logging
@@ -29,6 +30,6 @@ async def run_standalone(settings: UploadSettings) -> None:
 
 
 if __name__ == "__main__":
-    settings = UploadSettings()
+    settings = load_settings(UploadSettings)
     json_logging.configure_logging("gc", settings.log_level)
     asyncio.run(run_standalone(settings))

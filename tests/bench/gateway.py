@@ -22,16 +22,9 @@ import uvloop
 
 from deploy.local.ports import HOST, free_ports
 from tests.bench.contender import run_contender
-from tests.bench.measurements import (
-    OURS,
-    Measurement,
-    Target,
-    cpu_seconds,
-    describe_machine,
-    format_table,
-    raise_open_file_limit,
-    resident_kib,
-)
+from tests.bench.measurements import OURS, Measurement, Target, describe_machine, format_table
+from tests.support.open_file_limit import raise_open_file_limit
+from tests.support.process_stats import cpu_seconds, resident_memory
 from tests.support.processes import run_service
 from tests.support.websocket_load import WebSocketSwarm
 
@@ -234,11 +227,11 @@ async def measure_idle(starts: dict[str, Start], options: Options) -> list[Measu
                 await early.disconnect_all()
                 await asyncio.sleep(SETTLE_SECONDS / 2)
                 crowd = WebSocketSwarm(f"{url}/ws")
-                used, held = cpu_seconds(pid), resident_kib(pid)
+                used, held = cpu_seconds(pid), resident_memory(pid)
                 await crowd.connect_clients(options.idle)
                 connect.add(who, 1e6 * (cpu_seconds(pid) - used) / options.idle)
                 await asyncio.sleep(SETTLE_SECONDS)
-                memory.add(who, (resident_kib(pid) - held) / options.idle)
+                memory.add(who, (resident_memory(pid) - held) / 1024 / options.idle)
                 await crowd.disconnect_all()
     return [connect, memory]
 

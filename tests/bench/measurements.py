@@ -5,7 +5,6 @@ the kernel says that a process has used. It knows no service.
 import os
 import platform
 import re
-import resource
 import statistics
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -91,28 +90,3 @@ def describe_machine(*tools: Sequence[str]) -> Iterator[str]:
         found = re.search(r"\d+(?:\.\d+)+", said.stdout + said.stderr)
         versions.append(f"{tool[0]} {found[0] if found else 'unknown'}")
     yield ", ".join(versions)
-
-
-def cpu_seconds(pid: int) -> float:
-    """What a process has used so far, in user and in system mode, all threads together."""
-    fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS_PER_SECOND
-
-
-def resident_kib(pid: int) -> float:
-    """Memory of a process that is in RAM."""
-    status = Path(f"/proc/{pid}/status").read_text("ascii")
-    return float(status.split("VmRSS:")[1].split()[0])
-
-
-def raise_open_file_limit(count: int) -> None:
-    """Let this process, and those it starts from now on, open so many files. RuntimeError where the system forbids it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= count:
-        return
-    try:
-        resource.setrlimit(
-            resource.RLIMIT_NOFILE, (count, hard if hard == resource.RLIM_INFINITY else max(hard, count))
-        )
-    except ValueError:
-        raise RuntimeError(f"{count} open files are needed, and at most {hard} are allowed (ulimit -Hn)") from None

@@ -25,18 +25,11 @@ from services.common.bus.publisher import Publisher
 from services.common.bus.redis import RedisClient
 from tests.bench.baselines.socket_tutorial import CHANNEL
 from tests.bench.contender import run_contender
-from tests.bench.measurements import (
-    OURS,
-    Measurement,
-    Target,
-    cpu_seconds,
-    describe_machine,
-    format_table,
-    raise_open_file_limit,
-    resident_kib,
-)
+from tests.bench.measurements import OURS, Measurement, Target, describe_machine, format_table
 from tests.support.databases import run_server
 from tests.support.npm import NpmUnavailable, install_packages
+from tests.support.open_file_limit import raise_open_file_limit
+from tests.support.process_stats import cpu_seconds, resident_memory
 from tests.support.processes import run_service
 from tests.support.websocket_load import WebSocketSwarm
 
@@ -196,11 +189,11 @@ async def measure_idle(contenders: Contenders, options: Options, redis: RedisCli
                 await early.disconnect_all()
                 await asyncio.sleep(SETTLE_SECONDS / 2)
                 crowd = make_swarm(who, url)
-                used, held = cpu_seconds(pid), resident_kib(pid)
+                used, held = cpu_seconds(pid), resident_memory(pid)
                 await crowd.connect_clients(options.idle)
                 connect.add(who, 1e6 * (cpu_seconds(pid) - used) / options.idle)
                 await asyncio.sleep(SETTLE_SECONDS)
-                memory.add(who, (resident_kib(pid) - held) / options.idle)
+                memory.add(who, (resident_memory(pid) - held) / 1024 / options.idle)
                 await crowd.disconnect_all()
             if crowd.rejected_handshakes:
                 print(

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pymongo
@@ -25,16 +26,17 @@ from deploy.local import databases
 from deploy.local.ports import HOST, free_ports
 from services.common.store.gridfs.mongo import open_mongo_database
 from tests.bench.contender import run_contender
-from tests.bench.measurements import OURS, Measurement, Target, cpu_seconds, describe_machine, format_table
-from tests.support.databases import run_server, small_mongod_program
-from tests.support.media_library import MediaServices, storage_env
+from tests.bench.measurements import OURS, Measurement, Target, describe_machine, format_table
+from tests.support.databases import run_server, small_mongod_program, storage_env
+from tests.support.media_library import MediaServices
+from tests.support.process_stats import cpu_seconds
 from tests.support.processes import run_service
+from tests.support.sizes import MIB
 
 DATABASE = "bench_stream"
 NGINX, TUTORIAL, DRIVER = "nginx", "tutorial", "driver"
 TOOLS = ("nginx", "wrk", "curl")
 CONNECTIONS = 16
-MIB = 1024 * 1024
 
 # Tuned as well as we could: sendfile, no Nagle-like waiting (tcp_nopush makes small ranges 70 times slower over loopback), one
 # worker as we have one, an access log as we have one.
@@ -141,7 +143,7 @@ def measure(folder: Path, hot: int, cold: int, seconds: float, rounds: int) -> l
     with (
         run_server(folder / "mongod", small_mongod_program) as mongod,
         run_server(folder / "redis", databases.redis_server) as redis,
-        pymongo.MongoClient(mongod.uri) as client,
+        pymongo.MongoClient[dict[str, Any]](mongod.url) as client,
         run_service("services.stream", folder, env := storage_env(mongod, redis.url, DATABASE)) as stream,
         run_tutorial(env, folder) as simple,
         run_nginx(folder / "nginx", paths) as static,
@@ -149,11 +151,11 @@ def measure(folder: Path, hot: int, cold: int, seconds: float, rounds: int) -> l
         with run_service("services.upload", folder, env) as upload:
             library = MediaServices(upload, stream, client[DATABASE])
             identifiers = {name: library.put(name, path) for name, path in paths.items()}
-        file = library.current_file_id(identifiers["cold.webm"])
+        file_id = library.current_file_id(identifiers["cold.webm"])
         contenders = {OURS: (f"{stream.url}/file/stream?filename=", stream.pid), NGINX: static, TUTORIAL: simple}
         return [
             *measure_ranges(contenders, hot, seconds, rounds, folder),
-            measure_downloads(contenders, lambda: driver_rate(mongod.uri, file), rounds),
+            measure_downloads(contenders, lambda: driver_rate(mongod.url, file_id), rounds),
         ]
 
 

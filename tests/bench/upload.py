@@ -26,11 +26,13 @@ from pymongo.write_concern import WriteConcern
 from deploy.local import databases
 from deploy.local.ports import HOST, free_ports
 from tests.bench.contender import run_contender
-from tests.bench.measurements import OURS, Measurement, Target, cpu_seconds, describe_machine, format_table
+from tests.bench.measurements import OURS, Measurement, Target, describe_machine, format_table
 from tests.support.databases import run_server, small_mongod_program
 from tests.support.npm import NpmUnavailable, install_packages
+from tests.support.process_stats import cpu_seconds
 from tests.support.processes import run_service
-from tests.support.upload_client import CHUNK_SIZE, OFFSET_CONTENT_TYPE, TUS_HEADERS, tus_metadata
+from tests.support.sizes import CHUNK_SIZE, MIB
+from tests.support.upload_client import OFFSET_CONTENT_TYPE, TUS_HEADERS, tus_metadata
 from tests.support.waiting import eventually
 
 TUS_SERVER, MOTOR, TUTORIAL, DRIVER = "@tus/server", "motor", "tutorial", "driver alone"
@@ -38,7 +40,6 @@ DRIVER_BLOCKS, DRIVER_FLIGHTS = 4, 4
 """Chunks in one insert, and inserts at once: the fastest of (8, 1), (4, 2), (8, 2) and (4, 4)."""
 PACKAGES = {"@tus/server": "2.4.5", "@tus/file-store": "2.1.1"}
 DATABASE = "bench"
-MIB = 1024 * 1024
 TUS_SERVER_SCRIPT = """
 import { Server } from "@tus/server";
 import { FileStore } from "@tus/file-store";
@@ -146,8 +147,8 @@ def measure(folder: Path, mib: int, rounds: int) -> Iterator[Measurement]:
     with (
         run_server(folder / "mongod", small_mongod_program) as mongod,
         run_server(folder / "redis", databases.redis_server) as redis,
-        run_contenders(folder, mongod.uri, redis.url) as found,
-        pymongo.MongoClient[dict[str, object]](mongod.uri) as client,
+        run_contenders(folder, mongod.url, redis.url) as found,
+        pymongo.MongoClient[dict[str, object]](mongod.url) as client,
     ):
 
         def clean(who: str, name: str) -> None:

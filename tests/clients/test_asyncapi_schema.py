@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from jsonschema import Draft7Validator
+from jsonschema import Draft7Validator  # type: ignore[import-untyped]  # ships no annotations
 
 from tests.support.npm import NpmUnavailable, install_packages
 
@@ -30,7 +30,7 @@ def asyncapi_validator(tmp_path_factory: pytest.TempPathFactory) -> Draft7Valida
     return Draft7Validator(json.loads((folder / SCHEMA).read_text("utf-8")))
 
 
-def test_it_fits_the_published_schema(asyncapi_validator: Draft7Validator) -> None:
+def test_document_is_valid_against_the_published_schema(asyncapi_validator: Draft7Validator) -> None:
     assert [f"{fault.json_path}: {fault.message}" for fault in asyncapi_validator.iter_errors(DOCUMENT)] == []
 
 
@@ -50,7 +50,7 @@ MUTATIONS: dict[str, Mutation] = {
 
 
 @pytest.mark.parametrize("spoil", MUTATIONS.values(), ids=MUTATIONS.keys())
-def test_the_judge_sees_faults(asyncapi_validator: Draft7Validator, spoil: Mutation) -> None:
+def test_invalid_documents_are_rejected_by_the_schema(asyncapi_validator: Draft7Validator, spoil: Mutation) -> None:
     """That the document passes says something only if a spoilt one does not."""
     spoilt = copy.deepcopy(DOCUMENT)
     spoil(spoilt)

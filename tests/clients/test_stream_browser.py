@@ -165,7 +165,7 @@ def media_services(
 @pytest.mark.parametrize(
     ("kind", "mime"), [("webm", 'video/webm; codecs="vp8"'), ("mp4", 'video/mp4; codecs="avc1.42c01e"')]
 )
-def test_the_right_picture_after_every_seek(
+def test_browser_shows_the_right_frame_after_every_seek(
     browser: ChromiumBrowser, media_services: MediaServices, kind: str, mime: str
 ) -> None:
     browser.open_url(f"{media_services.stream.url}/livez")  # a page of the same origin, so that the canvas may be read

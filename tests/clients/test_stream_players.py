@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.databases import ServerProcess
-from tests.support.media_library import CHUNK_SIZE, MediaServices, run_media_services
+from tests.support.media_library import MediaServices, run_media_services
+from tests.support.sizes import CHUNK_SIZE, MIB
 from tests.support.videos import SampleVideos
 
-MIB = 1024 * 1024
-ACCESS_LOG_BYTES = re.compile(r'"path": "/file/stream", .*"bytes": ([0-9]+)')
+ACCESS_LOG_BYTES = re.compile(r'"path": "/file/stream", .*"bytes_sent": ([0-9]+)')
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,9 @@ def test_ffmpeg_seeks_to_twenty_random_times(
 
 
 @pytest.mark.parametrize("kind", ["webm", "mp4"])
-def test_ffprobe_says_the_same_of_both(media_services: MediaServices, sample_videos: SampleVideos, kind: str) -> None:
+def test_ffprobe_reports_the_same_for_local_and_remote_files(
+    media_services: MediaServices, sample_videos: SampleVideos, kind: str
+) -> None:
     ffprobe = shutil.which("ffprobe")
     if ffprobe is None:
         pytest.skip("ffprobe is not installed")
@@ -82,7 +84,7 @@ def large_mp4(ffmpeg: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def test_an_mp4_with_its_index_at_the_end_starts_at_once(
+def test_mp4_with_trailing_index_starts_without_reading_the_whole_file(
     media_services: MediaServices, ffmpeg: str, large_mp4: Path
 ) -> None:
     """At most three requests, which cover neither in what is sent nor in what is read what lies between head and index."""
@@ -112,7 +114,7 @@ def test_an_mp4_with_its_index_at_the_end_starts_at_once(
 
 @pytest.mark.parametrize("kind", ["webm", "mp4"])
 @pytest.mark.parametrize("player", ["mpv", "cvlc"])
-def test_players_with_a_window_play_without_one(media_services: MediaServices, player: str, kind: str) -> None:
+def test_players_play_headless(media_services: MediaServices, player: str, kind: str) -> None:
     program = shutil.which(player)
     if program is None:
         pytest.skip(f"{player} is not installed")

@@ -16,12 +16,13 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.support.databases import ServerProcess
+from tests.support.databases import ServerProcess, storage_env
+from tests.support.npm import NpmUnavailable, install_packages
 from tests.support.processes import run_service
 from tests.support.stack import Stack
 from tests.support.upload_client import TUS_HEADERS, etag, repr_digest
 
-PACKAGES = ("tus-js-client@4.3.1",)
+PACKAGES = {"tus-js-client": "4.3.1"}
 SIZE = 5 * 1024 * 1024 + 321
 CHUNK_SIZE = 700_001
 """Bytes of a PATCH: no multiple of anything of ours."""
@@ -60,11 +61,7 @@ class UploadRoute:
 def replica_route(
     mongod: ServerProcess, redis_server: ServerProcess, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[UploadRoute]:
-    env = {
-        "GRIDCAST_MONGODB_URI": mongod.uri,
-        "GRIDCAST_MONGODB_DATABASE": "test_judges",
-        "GRIDCAST_REDIS_URL": redis_server.url,
-    }
+    env = storage_env(mongod, redis_server.url, "test_judges")
     folder = tmp_path_factory.mktemp("judges")
     with run_service("services.upload", folder, env) as first, run_service("services.upload", folder, env) as second:
         yield UploadRoute(first.url, second.url)
@@ -117,15 +114,12 @@ def test_tuspy(route: UploadRoute, file: Path) -> None:
 
 @pytest.fixture(scope="module")
 def node_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    npm = shutil.which("npm")
-    if npm is None or shutil.which("node") is None:
-        pytest.skip("there is no npm or no node")
-    folder = tmp_path_factory.mktemp("node")
-    (folder / "package.json").write_text("{}")
-    command = [npm, "install", "--no-audit", "--no-fund", "--save-exact", *PACKAGES]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
-    if done.returncode:
-        pytest.skip(f"npm cannot install: {done.stderr[-200:]}")
+    """A folder with tus-js-client and the program that uploads with it."""
+    folder: Path = tmp_path_factory.mktemp("node")
+    try:
+        install_packages(folder, PACKAGES)
+    except NpmUnavailable as error:
+        pytest.skip(str(error))
     (folder / "upload.js").write_text(TUS_JS_SCRIPT % CHUNK_SIZE)
     return folder
 

@@ -58,7 +58,7 @@ async def test_defaults_topics_and_liveness(replica_pair: SocketReplicaPair) -> 
 
 
 @pytest.mark.anyio
-async def test_its_own_reconnecting_loop(replica_pair: SocketReplicaPair) -> None:
+async def test_reconnecting_iterator_opens_a_new_session_each_time(replica_pair: SocketReplicaPair) -> None:
     """It connects again by itself after 1012 and after a kill. Its address stays the same, so each time it is a new session."""
     seen: list[tuple[str, int | None]] = []
     async with asyncio.timeout(4 * TIMEOUT):

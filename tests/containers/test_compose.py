@@ -99,7 +99,7 @@ def test_the_stream_service_cannot_write(compose_project: ComposeProject) -> Non
 
 
 @pytest.mark.parametrize("compose_project", ["base"], indirect=True)  # with the cluster nothing is different for these
-def test_replicas_come_and_go_while_all_goes_on(compose_project: ComposeProject) -> None:
+def test_scaling_fails_no_request(compose_project: ComposeProject) -> None:
     """Two more of stream are asked as soon as the gateway has heard of them; when all but one have gone no request fails."""
     traffic = Traffic(compose_project.url, listeners=1)
     with traffic.running() as log:
@@ -122,7 +122,7 @@ def test_replicas_come_and_go_while_all_goes_on(compose_project: ComposeProject)
     assert find_lost_uploads(compose_project.url, log) == []
 
 
-def test_a_rolling_restart_loses_nothing(compose_project: ComposeProject) -> None:
+def test_rolling_restart_loses_no_data(compose_project: ComposeProject) -> None:
     """The replicas of each service one by one, under load: no safe request fails, every acknowledged upload is there, every
     socket of a draining replica is told 1012, comes back, and has heard all news once.
     """
@@ -156,7 +156,7 @@ def test_a_rolling_restart_loses_nothing(compose_project: ComposeProject) -> Non
         assert accepted.index(heard[0]) < 10
 
 
-def test_a_restart_of_each_server_and_of_the_gateway_loses_no_file(compose_project: ComposeProject) -> None:
+def test_restart_of_each_database_and_the_gateway_loses_no_file(compose_project: ComposeProject) -> None:
     """While they are away requests are refused; afterwards everything that was acknowledged is there, and all goes on by itself:
     every listener is back and hears what is pushed.
     """

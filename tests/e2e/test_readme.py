@@ -7,23 +7,25 @@ import shlex
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 from websockets.sync.client import connect
 
+from deploy.local.processes import PROJECT_ROOT
 from tests.support.stack import Stack
 from tests.support.videos import SampleVideos
 from tests.support.waiting import eventually
 
-ROOT = Path(__file__).parents[2]
 JSON = "json='content-type:"
-README = (ROOT / "README.md").read_text("utf-8")
+README = (PROJECT_ROOT / "README.md").read_text("utf-8")
 
 
 def code_block(language: str, containing: str) -> str:
     """The one fenced block of that language that holds a text."""
-    (found,) = (text for text in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if containing in text)
+    blocks: list[str] = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    (found,) = (text for text in blocks if containing in text)
     return found
 
 
@@ -33,7 +35,7 @@ def typed_commands() -> list[str]:
     return re.findall(r"^    (.+)$", chapter, re.MULTILINE)
 
 
-def test_the_session_under_use(stack: Stack, sample_videos: SampleVideos, tmp_path: Path) -> None:
+def test_commands_of_the_usage_section_work(stack: Stack, sample_videos: SampleVideos, tmp_path: Path) -> None:
     """Every line in its order, in one shell: only the port, the sid and where the programs are differ."""
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
@@ -52,6 +54,10 @@ def test_the_session_under_use(stack: Stack, sample_videos: SampleVideos, tmp_pa
             stdout=output,
             env={**os.environ, "TERM": "dumb", "PYTHONUNBUFFERED": "1"},
         )
+
+    def was_printed(text: str) -> bool:
+        return text in heard.read_text("utf-8")
+
     try:
         told = r'"sid": *"([a-z2-7]+)"'
         sid = eventually(
@@ -68,7 +74,7 @@ def test_the_session_under_use(stack: Stack, sample_videos: SampleVideos, tmp_pa
         assert (tmp_path / "part").read_bytes() == sample_videos.webm.read_bytes()[1000:2000]
         assert (tmp_path / "frame.png").read_bytes().startswith(b"\x89PNG")
         for said in ("file.created", '"hello"', '"hello you"'):
-            eventually(lambda said=said: said in heard.read_text("utf-8"), 10, f"the listener has heard {said}")
+            eventually(partial(was_printed, said), 10, f"the listener has printed {said}")
     finally:
         assert listener.stdin is not None
         listener.stdin.close()
@@ -79,15 +85,15 @@ def test_the_session_under_use(stack: Stack, sample_videos: SampleVideos, tmp_pa
 def test_a_separate_process_pushes(stack: Stack, tmp_path: Path) -> None:
     """To all, heard on two replicas, and to one sid, heard there alone."""
     script = tmp_path / "billing.py"
-    script.write_text(code_block("python", "Push.open"), "utf-8")
+    script.write_text(code_block("python", "Publisher.from_url"), "utf-8")
     addresses = [stack.urls[name].replace("http", "ws", 1) + "/ws" for name in ("socket-1", "socket-2")]
     with connect(addresses[0]) as one, connect(addresses[1]) as other:
         sid = json.loads(one.recv(5))["sid"]
         other.recv(5)
         run = subprocess.run(
             [sys.executable, str(script), stack.urls["redis-server"], sid],
-            cwd=ROOT,
-            env={"PYTHONPATH": str(ROOT)},
+            cwd=PROJECT_ROOT,
+            env={"PYTHONPATH": str(PROJECT_ROOT)},
             capture_output=True,
             text=True,
             timeout=30,
@@ -99,10 +105,10 @@ def test_a_separate_process_pushes(stack: Stack, tmp_path: Path) -> None:
         assert json.loads(other.recv(5))["type"] == "invoice.paid"
 
 
-def test_the_commands_and_paths_named_are_there() -> None:
+def test_commands_and_paths_named_in_the_readme_exist() -> None:
     verbs = set(re.findall(r"^    make ([a-z-]+)", README, re.MULTILINE))
-    makefile = (ROOT / "Makefile").read_text("utf-8")
+    makefile = (PROJECT_ROOT / "Makefile").read_text("utf-8")
     assert verbs
     assert all(re.search(rf"^{verb}:", makefile, re.MULTILINE) for verb in verbs)
     for link in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (ROOT / link).exists(), link
+        assert (PROJECT_ROOT / link).exists(), link

@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +15,12 @@ from typing import Self
 import pytest
 
 from deploy.local.ports import HOST, free_ports
+from deploy.local.processes import PROJECT_ROOT
+from tests.support.raw_sockets import accepts_connections
 from tests.support.stack import Stack
 from tests.support.waiting import eventually
 
-ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs"
+DOCS = PROJECT_ROOT / "docs"
 TUTORIAL = (DOCS / "tutorial.md").read_text("utf-8")
 STOP_LISTENER_TEXT = "Stop the listener with Ctrl-C"
 TUTORIAL_STEP = re.compile(
@@ -54,7 +54,7 @@ class TutorialReader:
         self._running: list[subprocess.Popen[bytes]] = []
         self._expected_lines: list[str] = []
         self._listener_outputs: list[Path] = []
-        self._env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        self._env = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT), "PYTHONUNBUFFERED": "1"}
         (folder / ".state").touch()
 
     def __enter__(self) -> Self:
@@ -142,7 +142,7 @@ class TutorialReader:
         """The reader's own service, until it listens."""
         script = f". ./.state\nexport {command.replace(' ', '; exec ', 1)}"
         self._running.append(subprocess.Popen(["sh", "-euc", script], cwd=self._folder, env=self._env))
-        eventually(lambda: socket.create_connection((HOST, self._service), 1).close() is None, 20, command)
+        eventually(lambda: accepts_connections(self._service), 20, command)
 
     def _listen(self, command: str) -> None:
         self._listener_outputs.append(self._folder / f"heard-{len(self._listener_outputs)}")
@@ -158,7 +158,7 @@ class TutorialReader:
         return True
 
 
-def test_the_session(stack: Stack, ffmpeg: str, tmp_path: Path) -> None:
+def test_tutorial_session_works_as_written(stack: Stack, ffmpeg: str, tmp_path: Path) -> None:
     """Every block in its order. The stack has the two socket replicas of the last step all the time."""
     pytest.importorskip("tusclient", reason="tuspy is not installed")
     if shutil.which("curl") is None:
@@ -183,8 +183,8 @@ def test_the_session(stack: Stack, ffmpeg: str, tmp_path: Path) -> None:
     assert (tmp_path / "part").read_bytes() == (tmp_path / "v.webm").read_bytes()[1000:2000]
 
 
-def test_the_commands_and_places_named_are_there() -> None:
-    makefile = (ROOT / "Makefile").read_text("utf-8")
+def test_commands_and_anchors_named_in_the_tutorial_exist() -> None:
+    makefile = (PROJECT_ROOT / "Makefile").read_text("utf-8")
     commands = re.findall(r"(?:`|^\$ )make ([^`\n]+)", TUTORIAL, re.MULTILINE)
     assert "run SOCKETS=2 STREAMS=2" in commands
     for verb, *options in (command.split() for command in commands):

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
+from tests.support.process_stats import peak_memory
 from tests.support.stack import Stack
 from tests.support.videos import SampleVideos
 
@@ -121,7 +122,7 @@ def test_push_by_http_reaches_every_replica(stack: Stack, listeners: list[Listen
         assert json.loads(listener.connection.recv(5)) == {"pong": True}
 
 
-def test_bad_input_is_named_through_the_gateway(stack: Stack, folder: str) -> None:
+def test_invalid_input_is_explained_through_the_gateway(stack: Stack, folder: str) -> None:
     def send(files: Any = None, **options: Any) -> httpx.Response:
         return httpx.post(f"{stack.url}/file/upload", files=files, **options)
 
@@ -146,15 +147,9 @@ def test_bad_input_is_named_through_the_gateway(stack: Stack, folder: str) -> No
     assert {"GET", "HEAD"} <= {method.strip() for method in wrong.headers["allow"].split(",")}
 
 
-def peak_memory(pid: int) -> int:
-    """The largest resident memory of a process so far, in bytes."""
-    status = Path(f"/proc/{pid}/status").read_text("ascii")
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
-
-
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_a_gibibyte_passes_without_staying(stack: Stack, folder: str, tmp_path: Path) -> None:
+def test_one_gibibyte_passes_with_flat_memory(stack: Stack, folder: str, tmp_path: Path) -> None:
     """None of our four processes grows by more than 64 MiB."""
     large = tmp_path / "large.bin"
     subprocess.run(["dd", "if=/dev/urandom", f"of={large}", "bs=1M", "count=1024"], check=True, capture_output=True)

@@ -49,7 +49,7 @@ def test_the_documentation_shows_every_operation(stack: Stack, tmp_path: Path) -
         assert path in document
 
 
-def test_nothing_comes_from_elsewhere(stack: Stack) -> None:
+def test_page_loads_nothing_from_other_origins(stack: Stack) -> None:
     for path in ("/", "/docs"):
         with urllib.request.urlopen(f"{stack.url}{path}") as answer:
             parts = re.findall(r'(?:src|href)="([^"]+)"', answer.read().decode())

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.databases import ServerProcess
-from tests.support.media_library import storage_env
+from tests.support.databases import ServerProcess, storage_env
 from tests.support.processes import StartService
 from tests.support.upload_client import MongoInspector, TusUpload, open_inspector, put_file
 from tests.support.waiting import eventually
@@ -41,11 +40,11 @@ def skewed_clock_env(request: pytest.FixtureRequest) -> dict[str, str]:
 
 @pytest.fixture
 def inspector(mongod: ServerProcess, database_name: str) -> Iterator[MongoInspector]:
-    with open_inspector(mongod.uri, database_name) as store:
+    with open_inspector(mongod.url, database_name) as store:
         yield store
 
 
-def test_a_janitor_with_a_wrong_clock_reaps_nothing_that_lives(
+def test_garbage_collector_with_a_skewed_clock_deletes_no_live_data(
     start_service: StartService,
     mongod: ServerProcess,
     redis_url: str,
@@ -83,9 +82,9 @@ def test_a_janitor_with_a_wrong_clock_reaps_nothing_that_lives(
 
 
 @pytest.mark.anyio
-async def test_a_replica_with_a_wrong_clock_keeps_its_sockets(tmp_path: Path, skewed_clock_env: dict[str, str]) -> None:
+async def test_replica_with_a_skewed_clock_keeps_its_sockets(tmp_path: Path, skewed_clock_env: dict[str, str]) -> None:
     with run_socket_replicas(tmp_path, 1) as made:
-        right, odd = made[0], made.start(**skewed_clock_env)
+        right, odd = made[0], made.start(skewed_clock_env)
         client, other = await WebSocketClient.connect(odd, topics="a"), await WebSocketClient.connect(right, topics="a")
         for number, service in enumerate((right, odd)):
             for target in (client.sid, other.sid, "topic:a", "all"):

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.support.databases import ServerProcess
-from tests.support.media_library import storage_env
+from tests.support.databases import ServerProcess, storage_env
 from tests.support.processes import ServiceProcess, StartService
-from tests.support.scripted_upstream import WEBSOCKET_HANDSHAKE, open_connection, send_request
+from tests.support.raw_sockets import WEBSOCKET_HANDSHAKE
+from tests.support.scripted_upstream import open_connection, send_request
 from tests.support.waiting import eventually
 
 FILE = "/file/stream?filename=a.bin"
@@ -72,7 +72,7 @@ def count_answers_of(gateway: ServiceProcess, replica: ServiceProcess) -> int:
     return gateway.log.count(f'"upstream_addr": "{replica.url}"')
 
 
-def test_one_of_two_is_killed_and_returns(
+def test_one_of_two_gateways_is_killed_and_restarted(
     start_service: StartService, env: dict[str, str], request_load: RequestLoad
 ) -> None:
     """No safe request fails, no handshake either, and the killed ones are back within ten seconds of their return."""

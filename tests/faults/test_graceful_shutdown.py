@@ -15,13 +15,12 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
-from tests.support.databases import ServerProcess
-from tests.support.media_library import storage_env
+from tests.support.databases import ServerProcess, storage_env
 from tests.support.processes import ServiceProcess, StartService
-from tests.support.scripted_upstream import open_connection, receive_until_closed, send_request
+from tests.support.raw_sockets import receive_until_closed
+from tests.support.scripted_upstream import open_connection, send_request
+from tests.support.sizes import BATCH_SIZE, CHUNK_SIZE
 from tests.support.upload_client import (
-    BATCH_SIZE,
-    CHUNK_SIZE,
     FORM_CONTENT_TYPE,
     TUS_HEADERS,
     MongoInspector,
@@ -53,7 +52,7 @@ def env(mongod: ServerProcess, redis_url: str, database_name: str) -> dict[str, 
 
 @pytest.fixture
 def inspector(mongod: ServerProcess, database_name: str) -> Iterator[MongoInspector]:
-    with open_inspector(mongod.uri, database_name) as store:
+    with open_inspector(mongod.url, database_name) as store:
         yield store
 
 
@@ -88,7 +87,7 @@ class TerminatingProcess:
         return took
 
 
-def test_who_has_nothing_to_do_ends_at_once(start_service: StartService, env: dict[str, str]) -> None:
+def test_idle_services_stop_immediately(start_service: StartService, env: dict[str, str]) -> None:
     services = [start_service(module, **env) for module in ("services.upload", "services.stream", "services.socket")]
     urls = {
         f"GRIDCAST_{name}_URLS": one.url for name, one in zip(("UPLOAD", "STREAM", "SOCKET"), services, strict=True)
@@ -158,7 +157,7 @@ def stored_files(store: MongoInspector) -> dict[str, bytes]:
     }
 
 
-def test_uploads_end_or_are_taken_back(
+def test_uploads_finish_or_are_aborted_at_the_shutdown_timeout(
     start_service: StartService,
     env: dict[str, str],
     inspector: MongoInspector,
@@ -173,9 +172,9 @@ def test_uploads_end_or_are_taken_back(
         stopping = TerminatingProcess(service)
         stopping.assert_refuses_connections()
         # A connection that carried nothing is closed, or a gateway would send new work over it. Nobody gets another one.
-        for ask_again in (lambda: kept.get("/readyz"), lambda: kept.put("/file/stream?filename=late", content=b"x")):
+        for method, path in (("GET", "/readyz"), ("PUT", "/file/stream?filename=late")):
             with pytest.raises(httpx.TransportError):
-                ask_again()
+                kept.request(method, path, content=b"x" if method == "PUT" else None)
     assert [one.complete() for one in quick] == [201, 201, 204]
     assert {one.receive_status() for one in stalled} <= {0, 503}
     for one in stalled:
@@ -194,7 +193,7 @@ def test_uploads_end_or_are_taken_back(
     assert stored_files(inspector) == {one.name: one.data for one in (*quick, stalled[2])}
 
 
-def test_a_client_that_never_leaves_holds_nobody_up(
+def test_idle_client_does_not_delay_the_shutdown(
     start_service: StartService,
     env: dict[str, str],
     inspector: MongoInspector,
@@ -208,7 +207,9 @@ def test_a_client_that_never_leaves_holds_nobody_up(
     assert {one.receive_status() for one in mute} <= {0, 503}
 
 
-def test_downloads_end_or_are_cut(start_service: StartService, env: dict[str, str]) -> None:
+def test_downloads_finish_or_are_aborted_at_the_shutdown_timeout(
+    start_service: StartService, env: dict[str, str]
+) -> None:
     upload = start_service("services.upload", **env)
     stream = start_service("services.stream", **env)
     data = os.urandom(1024 * 1024) * 48
@@ -238,7 +239,7 @@ def count_body_bytes(client: socket.socket, length: int) -> int:
 
 
 @pytest.mark.anyio
-async def test_sockets_are_told_to_come_back(start_service: StartService, env: dict[str, str]) -> None:
+async def test_sockets_are_closed_with_service_restart(start_service: StartService, env: dict[str, str]) -> None:
     """Through the gateway. It is the replica that says 1012; a gateway that stops knows no frames, so its clients see 1006."""
     services = [start_service("services.socket", **env) for _ in range(2)]
     urls = ",".join(one.url for one in services)

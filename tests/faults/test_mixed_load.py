@@ -18,23 +18,19 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.process_stats import open_descriptors, resident_memory
 from tests.support.processes import show_log_on_failure
-from tests.support.scripted_upstream import resident_memory
-from tests.support.stack import Stack, run_stack
-from tests.support.websocket_client import WebSocketClient, eventually_async
+from tests.support.sizes import MIB
+from tests.support.stack import SERVICE_NAMES, Stack, run_stack
+from tests.support.waiting import eventually_async
+from tests.support.websocket_client import WebSocketClient
 
 pytestmark = pytest.mark.anyio
 
-SERVICE_NAMES = ("gateway", "upload-1", "stream-1", "stream-2", "socket-1", "socket-2")
-MIB = 1024 * 1024
 SIZES = (0, 1000, 300_000, 1_500_000, 5_000_000)
 UPLOADERS, READERS, SOCKETS = 3, 4, 20
 KEPT_FILES = 12
 """Names that are written over and over, so that the database does not only grow."""
-
-
-def open_descriptors(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 - numbers, no paths
 
 
 @dataclass
@@ -152,7 +148,9 @@ def dedicated_stack(tmp_path: Path) -> Iterator[Stack]:
         pytest.param(600, 2.0, 128, id="ten minutes", marks=[pytest.mark.long, pytest.mark.timeout(900)]),
     ],
 )
-async def test_nothing_grows(dedicated_stack: Stack, seconds: int, a_minute: float | None, growth: int) -> None:
+async def test_memory_and_descriptors_stay_flat_under_mixed_load(
+    dedicated_stack: Stack, seconds: int, a_minute: float | None, growth: int
+) -> None:
     """`growth`: MiB of a process over the whole time, caches included. `a_minute`: MiB, once they are full."""
     seed = int.from_bytes(os.urandom(4))
     print(f"seed {seed}")

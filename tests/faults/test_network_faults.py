@@ -13,17 +13,16 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.databases import ServerProcess
+from tests.support.databases import ServerProcess, storage_env
 from tests.support.fault_proxy import Fault, FaultProxy, run_fault_proxy
-from tests.support.media_library import CHUNK_SIZE, storage_env
 from tests.support.processes import ServiceProcess, StartService
 from tests.support.scripted_upstream import open_connection
+from tests.support.sizes import CHUNK_SIZE, MIB
 from tests.support.upload_client import put_file
-from tests.support.waiting import eventually
-from tests.support.websocket_client import WebSocketClient, eventually_async, push_message
+from tests.support.waiting import eventually, eventually_async
+from tests.support.websocket_client import WebSocketClient, push_message
 
 FAULTS = [Fault.BLACK_HOLE, Fault.REFUSE, Fault.LATENCY]
-MIB = 1024 * 1024
 
 
 def inject_fault(proxy: FaultProxy, fault: Fault) -> None:
@@ -38,7 +37,7 @@ def get_file(service: ServiceProcess, name: str) -> httpx.Response:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_reading_on_a_bad_wire_to_mongodb(
+def test_reading_survives_mongodb_network_faults(
     start_service: StartService, mongod: ServerProcess, redis_url: str, database_name: str, fault: Fault
 ) -> None:
     """Half a second of latency is no fault. The others are 503 in time; a download under way is whole or cut, never wrong."""
@@ -78,7 +77,7 @@ def test_reading_on_a_bad_wire_to_mongodb(
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_files_on_a_bad_wire_to_redis(
+def test_files_are_served_while_the_redis_network_fails(
     start_service: StartService,
     mongod: ServerProcess,
     redis_server: ServerProcess,
@@ -112,7 +111,7 @@ def test_files_on_a_bad_wire_to_redis(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_sockets_on_a_bad_wire_to_redis(
+async def test_sockets_survive_redis_network_faults(
     start_service: StartService, dedicated_redis: ServerProcess, fault: Fault
 ) -> None:
     """They stay, pushes are refused in time or go through, and afterwards the same connection hears again."""
@@ -144,7 +143,7 @@ def exit_stack() -> Iterator[contextlib.ExitStack]:
         yield crowd
 
 
-def test_reading_with_few_descriptors(
+def test_reading_survives_descriptor_exhaustion(
     start_service: StartService,
     mongod: ServerProcess,
     redis_url: str,

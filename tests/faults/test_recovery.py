@@ -16,8 +16,9 @@ import pytest
 from deploy.local import databases
 from tests.support.databases import ServerProcess, run_server, small_mongod_program
 from tests.support.processes import show_log_on_failure
-from tests.support.stack import Stack, run_stack
-from tests.support.websocket_client import WebSocketClient, eventually_async
+from tests.support.stack import SERVICE_NAMES, Stack, run_stack
+from tests.support.waiting import eventually_async
+from tests.support.websocket_client import WebSocketClient
 
 pytestmark = pytest.mark.anyio
 
@@ -25,7 +26,6 @@ OUTAGE_SECONDS = [5.0, pytest.param(60.0, marks=[pytest.mark.long, pytest.mark.t
 REFUSED_DEADLINE, SILENT_DEADLINE, RECOVERY_DEADLINE = 3.0, 10.0, 5.0
 SLACK = 1.5
 """For a machine that does other things meanwhile."""
-SERVICE_NAMES = ("gateway", "upload-1", "stream-1", "stream-2", "socket-1", "socket-2")
 
 
 SendRequest = Callable[[], Awaitable[httpx.Response]]
@@ -97,7 +97,7 @@ def dedicated_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[
     with contextlib.ExitStack() as opened:
         mongod = opened.enter_context(run_server(folder / "mongod", small_mongod_program))
         redis = opened.enter_context(run_server(folder / "redis", databases.redis_server))
-        env = {"MONGODB_URI": mongod.uri, "REDIS_URL": redis.url}
+        env = {"MONGODB_URI": mongod.url, "REDIS_URL": redis.url}
         stack = opened.enter_context(run_stack(folder / "data", "--sockets", "2", "--streams", "2", env=env))
         for name in SERVICE_NAMES:
             opened.enter_context(show_log_on_failure(stack.log_dir / f"{name}.log", name))
@@ -164,7 +164,7 @@ async def assert_recovered(made: StackClient, since: float, checks: list[SendReq
 
 @pytest.mark.parametrize("silent", [False, True], ids=["killed", "silent"])
 @pytest.mark.parametrize("away", OUTAGE_SECONDS)
-async def test_mongodb_is_away(
+async def test_services_recover_from_a_mongodb_outage(
     dedicated_stack: tuple[Stack, ServerProcess, ServerProcess], away: float, silent: bool
 ) -> None:
     stack, mongod, _ = dedicated_stack
@@ -186,7 +186,7 @@ async def test_mongodb_is_away(
 
 @pytest.mark.parametrize("silent", [False, True], ids=["killed", "silent"])
 @pytest.mark.parametrize("away", OUTAGE_SECONDS)
-async def test_redis_is_away(
+async def test_services_recover_from_a_redis_outage(
     dedicated_stack: tuple[Stack, ServerProcess, ServerProcess], away: float, silent: bool
 ) -> None:
     """Files are written and read as before; sockets stay, and hear of everything again."""

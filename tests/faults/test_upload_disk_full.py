@@ -13,12 +13,12 @@ import httpx
 import pytest
 
 from deploy.local.processes import Program
-from tests.support.databases import ServerProcess, run_server, small_mongod_program
+from tests.support.databases import ServerProcess, run_server, small_mongod_program, storage_env
 from tests.support.processes import StartService
-from tests.support.upload_client import BATCH_SIZE, MongoInspector, open_inspector, put_file
+from tests.support.sizes import BATCH_SIZE, MIB
+from tests.support.upload_client import MongoInspector, open_inspector, put_file
 from tests.support.waiting import eventually
 
-MIB = 1024 * 1024
 SIZE = 800
 """MiB of the disk: a new mongod takes about 300 of them for its journal."""
 DATABASE = "test_full_disk"
@@ -75,9 +75,7 @@ def mongod(disk: TmpfsMount, tmp_path: Path) -> Iterator[ServerProcess]:
 @pytest.fixture
 def env(mongod: ServerProcess, redis_server: ServerProcess) -> dict[str, str]:
     return {
-        "GRIDCAST_MONGODB_URI": mongod.uri,
-        "GRIDCAST_MONGODB_DATABASE": DATABASE,
-        "GRIDCAST_REDIS_URL": redis_server.url,
+        **storage_env(mongod, redis_server.url, DATABASE),
         "GRIDCAST_LEASE_TTL": "2",
         "GRIDCAST_TOMBSTONE_TTL": "0",
         "GRIDCAST_SECOND_PURGE_DELAY": "0",
@@ -93,7 +91,7 @@ def assert_acknowledged_files_stored(store: MongoInspector, acknowledged: dict[s
 
 
 @pytest.mark.timeout(180)
-def test_507_before_the_disk_is_full_and_no_loss_when_it_is(
+def test_507_before_the_disk_is_full_and_no_loss_on_a_full_disk(
     start_service: StartService, env: dict[str, str], mongod: ServerProcess, disk: TmpfsMount
 ) -> None:
     acknowledged: dict[str, str] = {}
@@ -116,7 +114,7 @@ def test_507_before_the_disk_is_full_and_no_loss_when_it_is(
     eventually(lambda: put_file(careful, "first", b"x").is_success)
     assert fill(careful.url, "careful") == 507
     assert mongod.log_tail()  # it lives
-    with open_inspector(mongod.uri, DATABASE) as store:
+    with open_inspector(mongod.url, DATABASE) as store:
         assert_acknowledged_files_stored(store, acknowledged)
     guarded = len(acknowledged)
     reckless = start_service("services.upload", **env, GRIDCAST_MIN_FREE_SPACE="0")
@@ -126,7 +124,7 @@ def test_507_before_the_disk_is_full_and_no_loss_when_it_is(
         mongod.kill()
     disk.run("mount", "-o", f"remount,size={2 * SIZE}m", str(disk.mount))
     mongod.start()
-    with open_inspector(mongod.uri, DATABASE) as store:
+    with open_inspector(mongod.url, DATABASE) as store:
         assert_acknowledged_files_stored(store, acknowledged)
         assert httpx.get(f"{reckless.url}/livez").status_code == 200
         eventually(lambda: put_file(reckless, "again", b"x").is_success, 15)

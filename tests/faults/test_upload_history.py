@@ -1,6 +1,6 @@
 """Uploads while everything is killed, stopped and cut: nothing acknowledged is lost, nothing else is seen, nothing is left over.
 
-The seed is printed; GRIDCAST_FAULT_SEED repeats a run's requests and its faults (their moments depend on the machine).
+The seed is printed; FAULT_SEED repeats a run's requests and its faults (their moments depend on the machine).
 """
 
 import contextlib
@@ -8,8 +8,6 @@ import hashlib
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,7 +21,7 @@ from deploy.local.ports import free_ports
 from tests.support.databases import ServerProcess
 from tests.support.fault_proxy import Fault, FaultProxy, run_fault_proxy
 from tests.support.processes import ServiceProcess, run_service
-from tests.support.upload_client import MongoInspector, open_inspector
+from tests.support.upload_client import MongoInspector, open_inspector, run_garbage_collector
 from tests.support.upload_history import ConsistencyReader, History, UploadClient, find_violations
 from tests.support.waiting import eventually
 
@@ -167,9 +165,8 @@ def run_scenario(
 def collect_garbage_until_done(store: MongoInspector, env: dict[str, str], timeout_seconds: float) -> None:
     """The janitor by itself until nothing is due any more."""
     deadline = time.monotonic() + timeout_seconds
-    command = [sys.executable, "-m", "services.upload.collect_garbage"]
     while True:
-        subprocess.run(command, env={**os.environ, **env}, check=True, timeout=60, capture_output=True)
+        run_garbage_collector(env)
         if not any(document["uploads"] or document["doomed"] for document in store.list_documents()):
             return
         left = [document for document in store.list_documents() if document["uploads"] or document["doomed"]]
@@ -205,18 +202,19 @@ def run_history(
 ) -> str:
     history = History()
     clients = [UploadClient(number, seed, scenario.urls(), history) for number in range(CLIENT_COUNT)]
-    with open_inspector(scenario.mongod.uri, DATABASE) as store:
+    with open_inspector(scenario.mongod.url, DATABASE) as store:
         reader = ConsistencyReader(store, seed)
-        for thread in (*clients, reader):
+        threads: list[UploadClient | ConsistencyReader] = [*clients, reader]
+        for thread in threads:
             thread.start()
         try:
             while not is_done(history):
                 time.sleep(scenario.rng.uniform(0.1, 1.0))
                 getattr(scenario, next(faults))()
         finally:
-            for thread in (*clients, reader):
+            for thread in threads:
                 thread.stop()
-            for thread in (*clients, reader):
+            for thread in threads:
                 thread.join(60)
         assert [client.error for client in clients if client.error] == []
         collect_garbage_until_done(store, env, 60)
@@ -236,13 +234,13 @@ def run_history(
 
 
 def choose_seed() -> int:
-    return int(os.environ.get("GRIDCAST_FAULT_SEED") or random.SystemRandom().randrange(2**32))
+    return int(os.environ.get("FAULT_SEED") or random.SystemRandom().randrange(2**32))
 
 
 ALL_FAULTS = [
     *("kill_mongod", "kill_service", "kill_gateway"),
     *("stop_mongod", "stop_service", "stop_gateway"),
-    *("hinder", "hinder", "cut", "cut"),
+    *("add_latency", "add_latency", "close_connections", "close_connections"),
 ]
 
 

@@ -6,7 +6,7 @@ import time
 import httpx
 import pytest
 
-from tests.support.databases import ServerProcess
+from tests.support.databases import ServerProcess, storage_env
 from tests.support.processes import ServiceProcess, StartService
 from tests.support.waiting import eventually
 
@@ -40,13 +40,13 @@ def assert_secret_not_leaked(service: ServiceProcess, *answers: httpx.Response) 
 
 @pytest.mark.parametrize("driver", ["motor", "pymongo"])
 @pytest.mark.parametrize("module", ["services.upload", "services.stream"])
-def test_mongodb_does_not_know_us(
+def test_mongodb_rejects_the_credentials(
     start_service: StartService, mongod: ServerProcess, redis_url: str, module: str, driver: str
 ) -> None:
     service = start_service(
         module,
         ready=False,
-        GRIDCAST_MONGODB_URI=mongod.uri.replace("mongodb://", f"mongodb://{UNKNOWN_CREDENTIALS}"),
+        GRIDCAST_MONGODB_URI=mongod.url.replace("mongodb://", f"mongodb://{UNKNOWN_CREDENTIALS}"),
         GRIDCAST_REDIS_URL=redis_url,
         GRIDCAST_MONGODB_DRIVER=driver,
     )
@@ -61,15 +61,11 @@ def test_mongodb_does_not_know_us(
     assert_secret_not_leaked(service, ready, put, get)
 
 
-def test_redis_does_not_know_us(
+def test_redis_rejects_the_credentials(
     start_service: StartService, mongod: ServerProcess, database_name: str, wrong_password_redis_url: str
 ) -> None:
     """No pushes and no sockets; files come and go as when Redis is unavailable."""
-    env = {
-        "GRIDCAST_MONGODB_URI": mongod.uri,
-        "GRIDCAST_MONGODB_DATABASE": database_name,
-        "GRIDCAST_REDIS_URL": wrong_password_redis_url,
-    }
+    env = storage_env(mongod, wrong_password_redis_url, database_name)
     sockets = start_service("services.socket", ready=False, **env)
     upload, stream = start_service("services.upload", **env), start_service("services.stream", **env)
     eventually(lambda: is_alive(sockets), 20)

@@ -317,7 +317,7 @@ def test_there_are_enough_cases() -> None:
 
 
 @pytest.mark.parametrize("case", FRAMING_CASES, ids=lambda case: case.name)
-def test_a_request_with_two_readings_is_refused_and_ends_the_connection(
+def test_ambiguous_request_is_rejected_and_closes_the_connection(
     gateway: ServiceProcess, upstream: ScriptedUpstream, case: FramingCase
 ) -> None:
     upstream.reset()
@@ -329,7 +329,7 @@ def test_a_request_with_two_readings_is_refused_and_ends_the_connection(
 
 
 @pytest.mark.parametrize("case", FRAMING_CASES, ids=lambda case: case.name)
-def test_its_twin_is_served_and_so_is_what_follows(
+def test_unambiguous_twin_and_the_next_request_are_served(
     gateway: ServiceProcess, upstream: ScriptedUpstream, case: FramingCase
 ) -> None:
     upstream.reset()
@@ -340,7 +340,7 @@ def test_its_twin_is_served_and_so_is_what_follows(
     assert second.target == "/file?behind"
 
 
-def test_a_trailer_is_no_field(gateway: ServiceProcess, upstream: ScriptedUpstream) -> None:
+def test_trailers_do_not_become_headers(gateway: ServiceProcess, upstream: ScriptedUpstream) -> None:
     upstream.reset()
     trailers = b"X-Late: 1\r\nAuthorization: late\r\nX-Request-ID: late\r\nHost: late\r\n"
     send_raw(gateway.port, CHUNKED_HEAD + b"Connection: close\r\n\r\n3\r\nabc\r\n0\r\n" + trailers + b"\r\n")
@@ -350,7 +350,7 @@ def test_a_trailer_is_no_field(gateway: ServiceProcess, upstream: ScriptedUpstre
     assert seen.get_all("x-request-id") != ["late"]
 
 
-def test_an_upgrade_that_is_not_offered_is_ignored_and_the_connection_closed(
+def test_unsupported_upgrade_is_ignored_and_the_connection_closed(
     gateway: ServiceProcess, upstream: ScriptedUpstream
 ) -> None:
     upstream.reset()
@@ -368,7 +368,7 @@ def test_pipelined_requests_are_answered_in_turn(gateway: ServiceProcess, upstre
     assert [seen.target for seen in upstream.requests][:20] == [f"/file?{number}" for number in range(20)]
 
 
-def test_so_many_requests_may_wait_on_one_connection(gateway: ServiceProcess, upstream: ScriptedUpstream) -> None:
+def test_pipelined_requests_are_limited_per_connection(gateway: ServiceProcess, upstream: ScriptedUpstream) -> None:
     """The rest of them is not kept: a few connections would fill the memory."""
     upstream.reset()
     raw = b"".join(b"GET /file?%d HTTP/1.1\r\nHost: a\r\n\r\n" % number for number in range(200))
@@ -379,7 +379,7 @@ def test_so_many_requests_may_wait_on_one_connection(gateway: ServiceProcess, up
     assert len(upstream.requests) == len(answered)
 
 
-def test_a_fault_behind_a_good_request_waits_for_its_turn(gateway: ServiceProcess, upstream: ScriptedUpstream) -> None:
+def test_error_for_a_pipelined_request_is_sent_in_order(gateway: ServiceProcess, upstream: ScriptedUpstream) -> None:
     upstream.reset()
     received = send_raw(
         gateway.port,

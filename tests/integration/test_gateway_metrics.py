@@ -48,7 +48,11 @@ class MetricsClient:
         found = {}
         for (name, labels), value in self._read().items():
             more = value - self._baseline.get((name, labels), 0.0)
-            if more and name.startswith(("gridcast_upstream", "gridcast_refused")) and not name.endswith("_created"):
+            if (
+                more
+                and name.startswith(("gridcast_upstream", "gridcast_requests_rejected"))
+                and not name.endswith("_created")
+            ):
                 found[" ".join([name.removeprefix("gridcast_"), *sorted(value for _, value in labels)])] = more
         return found
 
@@ -83,13 +87,13 @@ def gateway(
     return gateway, MetricsClient(port)
 
 
-def test_what_is_known_of_the_services(gateway: tuple[ServiceProcess, MetricsClient]) -> None:
+def test_upstream_states_are_exported(gateway: tuple[ServiceProcess, MetricsClient]) -> None:
     _, counts = gateway
-    assert [counts.value("upstream_replicas", upstream=name) for name in ("upload", "stream", "socket")] == [1, 2, 1]
+    assert [counts.value("upstream_hosts", upstream=name) for name in ("upload", "stream", "socket")] == [1, 2, 1]
     assert counts.changed_counters() == {}
 
 
-def test_a_replica_that_is_away(
+def test_unreachable_replica_is_counted(
     gateway: tuple[ServiceProcess, MetricsClient], first_upstream: ScriptedUpstream
 ) -> None:
     service, counts = gateway
@@ -100,7 +104,7 @@ def test_a_replica_that_is_away(
     first_upstream.start()
 
 
-def test_a_request_that_is_asked_again(
+def test_retries_are_counted(
     gateway: tuple[ServiceProcess, MetricsClient], first_upstream: ScriptedUpstream, second_upstream: ScriptedUpstream
 ) -> None:
     """Its kept connection ended, which is no fault; then the replica breaks off itself, which is one."""
@@ -119,7 +123,7 @@ def test_a_request_that_is_asked_again(
     assert counts.changed_counters() == {"upstream_retries_total stream": 2, "upstream_ejections_total stream": 1}
 
 
-def test_what_no_replica_answered(
+def test_gateway_errors_are_counted(
     gateway: tuple[ServiceProcess, MetricsClient], first_upstream: ScriptedUpstream, second_upstream: ScriptedUpstream
 ) -> None:
     service, counts = gateway
@@ -137,7 +141,7 @@ def test_what_no_replica_answered(
     }
 
 
-def test_tunnels_and_who_is_refused_one(
+def test_open_and_rejected_tunnels_are_counted(
     gateway: tuple[ServiceProcess, MetricsClient], second_upstream: ScriptedUpstream
 ) -> None:
     async def accept(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -152,14 +156,14 @@ def test_tunnels_and_who_is_refused_one(
         for client in (one, other):
             client.sendall(HANDSHAKE + b"\r\n")
             assert client.recv(65536).startswith(b"HTTP/1.1 101 ")
-        assert counts.value("tunnels") == 2
+        assert counts.value("websocket_tunnels") == 2
         assert parse_statuses(send_raw(service.port, HANDSHAKE + b"\r\n")) == [503]
         assert parse_statuses(send_raw(service.port, HANDSHAKE + b"Origin: http://evil\r\n\r\n")) == [403]
-        assert counts.changed_counters() == {"refused_total websocket": 2}
-    eventually(lambda: counts.value("tunnels") == 0, 5, "they are over")
+        assert counts.changed_counters() == {"requests_rejected_total websocket_handshake": 2}
+    eventually(lambda: counts.value("websocket_tunnels") == 0, 5, "they are over")
 
 
-def test_who_asks_too_often(start_service: StartService, first_upstream: ScriptedUpstream) -> None:
+def test_rate_limited_requests_are_counted(start_service: StartService, first_upstream: ScriptedUpstream) -> None:
     (port,) = free_ports(1)
     gateway = start_service(
         "gateway",
@@ -173,4 +177,4 @@ def test_who_asks_too_often(start_service: StartService, first_upstream: Scripte
     counts = MetricsClient(port)
     answers = [send_request(gateway.port, "GET", "/file").status for _ in range(6)]
     assert answers.count(429) >= 3
-    assert counts.changed_counters() == {"refused_total rate": answers.count(429)}
+    assert counts.changed_counters() == {"requests_rejected_total rate_limit": answers.count(429)}

@@ -20,7 +20,8 @@ from services.common.errors import GridcastError
 from tests.integration.test_gateway_framing import FRAMING_CASES, FramingCase
 from tests.integration.test_gateway_fuzz import mutate_request
 from tests.support.processes import ServiceProcess, run_service
-from tests.support.scripted_upstream import ScriptedUpstream, open_connection, send_raw, upstream_env
+from tests.support.raw_sockets import accepts_connections
+from tests.support.scripted_upstream import ScriptedUpstream, send_raw, upstream_env
 from tests.support.waiting import eventually
 
 NGINX = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
@@ -54,7 +55,7 @@ def nginx(upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) 
     assert NGINX is not None
     process = subprocess.Popen([NGINX, "-e", f"{folder}/error.log", "-c", str(configuration), "-p", str(folder)])
     try:
-        eventually(lambda: open_connection(port).close() is None, 5, "nginx listens")
+        eventually(lambda: accepts_connections(port), 5, "nginx listens")
         yield port
     finally:
         process.terminate()
@@ -96,7 +97,7 @@ def is_routed(request: tuple[str, str, bytes]) -> bool:
         return False
 
 
-def test_mutants_that_both_let_through_are_read_alike(
+def test_mutants_accepted_by_both_are_read_alike(
     gateway: ServiceProcess, nginx: int, upstream: ScriptedUpstream
 ) -> None:
     seed = int(os.environ.get("SEED", "0")) or random.SystemRandom().randrange(1 << 32)

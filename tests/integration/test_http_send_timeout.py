@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from services.common.asgi import Receive, Scope, Send
-from services.common.server.connection import Http
-from services.common.server.transport import Readers, waiting
+from services.common.server.connection import HTTPConnection
+from services.common.server.timeouts import with_send_timeout
 from tests.support.in_process_server import InProcessServer, serve_in_thread
-from tests.support.scripted_upstream import receive_until_closed
+from tests.support.raw_sockets import receive_until_closed
 from tests.support.waiting import eventually
 
 SEND_TIMEOUT = 0.6
@@ -27,7 +27,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @pytest.fixture
-def start_server() -> Iterator[Callable[[type[Readers]], InProcessServer]]:
+def start_server() -> Iterator[Callable[[type[HTTPConnection]], InProcessServer]]:
     with contextlib.ExitStack() as running:
         yield lambda http: running.enter_context(serve_in_thread(app, http=http))
 
@@ -47,8 +47,10 @@ def get_request(size: int, *fields: bytes) -> bytes:
     ],
     ids=["a little left", "much left", "on a kept connection", "with another behind it", "with a fault behind it"],
 )
-def test_who_takes_nothing_is_cut_off(start_server: Callable[[type[Readers]], InProcessServer], ask: bytes) -> None:
-    running = start_server(waiting(Http, SEND_TIMEOUT))
+def test_who_takes_nothing_is_cut_off(
+    start_server: Callable[[type[HTTPConnection]], InProcessServer], ask: bytes
+) -> None:
+    running = start_server(with_send_timeout(HTTPConnection, SEND_TIMEOUT))
     with running.connect(ask) as client:
         began = time.monotonic()
         eventually(running.is_idle, 5, "nothing is left of it")
@@ -56,8 +58,10 @@ def test_who_takes_nothing_is_cut_off(start_server: Callable[[type[Readers]], In
         assert len(receive_until_closed(client)) < 40_000
 
 
-def test_who_takes_a_little_now_and_then_gets_all(start_server: Callable[[type[Readers]], InProcessServer]) -> None:
-    running = start_server(waiting(Http, SEND_TIMEOUT))
+def test_who_takes_a_little_now_and_then_gets_all(
+    start_server: Callable[[type[HTTPConnection]], InProcessServer],
+) -> None:
+    running = start_server(with_send_timeout(HTTPConnection, SEND_TIMEOUT))
     with running.connect(get_request(300_000, b"Connection: close")) as client:
         taken, began = 0, time.monotonic()
         while data := client.recv(16_384):
@@ -68,10 +72,10 @@ def test_who_takes_a_little_now_and_then_gets_all(start_server: Callable[[type[R
 
 
 def test_at_the_end_of_the_process_it_is_not_waited_for(
-    start_server: Callable[[type[Readers]], InProcessServer],
+    start_server: Callable[[type[HTTPConnection]], InProcessServer],
 ) -> None:
-    class Leaving(Http):
-        leaving_seconds = 0.5
+    class Leaving(HTTPConnection):
+        shutdown_send_timeout = 0.5
 
     running = start_server(Leaving)
     with running.connect(get_request(40_000)), running.connect(get_request(40_000, b"Connection: close")):
@@ -83,9 +87,9 @@ def test_at_the_end_of_the_process_it_is_not_waited_for(
 
 
 def test_a_request_with_another_behind_it_hears_that_its_client_has_gone(
-    start_server: Callable[[type[Readers]], InProcessServer],
+    start_server: Callable[[type[HTTPConnection]], InProcessServer],
 ) -> None:
-    running = start_server(Http)
+    running = start_server(HTTPConnection)
     heard = threading.Event()
 
     async def listen(scope: Scope, receive: Receive, send: Send) -> None:

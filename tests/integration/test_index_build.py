@@ -32,15 +32,15 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("driver", ["motor", "pymongo"])
-async def test_an_index_that_takes_longer_than_an_operation(
+async def test_index_build_may_take_longer_than_an_operation_timeout(
     server: ServerProcess, driver: MongoDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not ready while it is built, not even where it is listed already; ready, without another build, as soon as it stands."""
     monkeypatch.setattr(mongo, "OPERATION_TIMEOUT_MS", 1000)
-    with pymongo.MongoClient[dict[str, Any]](server.uri) as client:
+    with pymongo.MongoClient[dict[str, Any]](server.url) as client:
         client.gridcast["fs.chunks"].insert_many([{"files_id": number, "n": 0} for number in range(100)])
         client.admin.command({"configureFailPoint": HANG_FAIL_POINT, "mode": "alwaysOn"})
-        opened = open_mongo_database(server.uri, "gridcast", driver)
+        opened = open_mongo_database(server.url, "gridcast", driver)
         store = GridFSUploadStore(opened)
         for _ in range(3):
             with pytest.raises(ServiceUnavailable):

@@ -33,7 +33,7 @@ def count_stored(inspector: MongoInspector) -> dict[str, int]:
 
 @pytest.fixture
 def database(mongod: ServerProcess, database_name: str) -> Iterator[MongoInspector]:
-    with open_inspector(mongod.uri, database_name) as inspector:
+    with open_inspector(mongod.url, database_name) as inspector:
         yield inspector
 
 
@@ -41,7 +41,7 @@ def test_the_documents_of_the_old_commit(
     start_service: StartService, mongod: ServerProcess, redis_url: str, database: MongoInspector
 ) -> None:
     env = {
-        "GRIDCAST_MONGODB_URI": mongod.uri,
+        "GRIDCAST_MONGODB_URI": mongod.url,
         "GRIDCAST_MONGODB_DATABASE": database.db.name,
         "GRIDCAST_REDIS_URL": redis_url,
         "GRIDCAST_GC_INTERVAL": "0",

@@ -7,8 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.local.ports import free_ports
-from tests.support.databases import ServerProcess
-from tests.support.media_library import storage_env
+from tests.support.databases import ServerProcess, storage_env
 from tests.support.processes import ServiceProcess, StartService
 from tests.support.upload_client import OFFSET_CONTENT_TYPE, TUS_HEADERS, tus_metadata
 from tests.support.waiting import eventually
@@ -70,7 +69,7 @@ def test_the_metrics_are_not_on_the_public_port(stream: tuple[ServiceProcess, in
     assert httpx.get(f"{stream[0].url}/metrics").status_code == 404
 
 
-def test_uploads_and_rounds_of_the_janitor_are_counted(start_with_metrics: StartWithMetrics) -> None:
+def test_uploads_and_garbage_collection_runs_are_counted(start_with_metrics: StartWithMetrics) -> None:
     service, port = start_with_metrics("services.upload", GRIDCAST_GC_INTERVAL="0.1", GRIDCAST_TOMBSTONE_TTL="0")
     outcomes = {
         (way, outcome): sample_value(scrape(port), "gridcast_gc_runs_total", outcome=outcome)
@@ -94,7 +93,7 @@ def test_uploads_and_rounds_of_the_janitor_are_counted(start_with_metrics: Start
     eventually(swept, 10, "the replaced version is gone")
     samples = scrape(port)
     uploads = {
-        (labels["way"], labels["outcome"]): count
+        (labels["protocol"], labels["outcome"]): count
         for (name, pairs), count in samples.items()
         if name == "gridcast_upload_requests_total" and (labels := dict(pairs))
     }
@@ -109,7 +108,7 @@ def test_uploads_and_rounds_of_the_janitor_are_counted(start_with_metrics: Start
     assert sample_value(samples, "gridcast_gc_runs_total", outcome="completed") > 0
 
 
-def test_what_is_heard_of_redis_is_shown(stream: tuple[ServiceProcess, int]) -> None:
+def test_redis_subscription_state_is_exported(stream: tuple[ServiceProcess, int]) -> None:
     port = stream[1]
     eventually(
         lambda: sample_value(scrape(port), "gridcast_redis_subscription_up", subscription="invalidation") == 1,

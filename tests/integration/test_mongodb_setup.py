@@ -88,8 +88,8 @@ class SecretVault:
 
 
 def run_job(vault: SecretVault, server: ServerProcess, **environment: str) -> subprocess.CompletedProcess[str]:
-    program = f"import sys; sys.path.insert(0, {str(JOB.parent)!r}); import database, pathlib; "
-    program += f"database.VAULT = pathlib.Path({str(vault.folder)!r}); sys.exit(database.main())"
+    program = f"import sys; sys.path.insert(0, {str(JOB.parent)!r}); import mongodb_setup, pathlib; "
+    program += f"mongodb_setup.VAULT = pathlib.Path({str(vault.folder)!r}); sys.exit(mongodb_setup.main())"
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MONGO")}
     return subprocess.run(
         [sys.executable, "-c", program],
@@ -115,7 +115,7 @@ def vault(tmp_path: Path) -> SecretVault:
     return SecretVault(tmp_path / "vault")
 
 
-def test_users_have_their_passwords_and_rights(vault: SecretVault, server: ServerProcess) -> None:
+def test_users_have_their_passwords_and_roles(vault: SecretVault, server: ServerProcess) -> None:
     for _ in range(2):
         done = run_job(vault, server)
         assert done.returncode == 0, done.stderr
@@ -126,9 +126,7 @@ def test_users_have_their_passwords_and_rights(vault: SecretVault, server: Serve
     assert not accepts_password(server, "stream", "stream-password-0", "gridcast")
 
 
-def test_root_gets_another_password_and_the_vault_never_holds_a_wrong_one(
-    vault: SecretVault, server: ServerProcess
-) -> None:
+def test_root_password_changes_and_the_vault_stays_correct(vault: SecretVault, server: ServerProcess) -> None:
     vault.set_pending_root_password(SECOND_PASSWORD)
     done = run_job(vault, server)
     assert done.returncode == 0, done.stderr
@@ -143,7 +141,7 @@ def test_root_gets_another_password_and_the_vault_never_holds_a_wrong_one(
     assert (vault.root_password, vault.pending_root_password) == (THIRD_PASSWORD, None)
 
 
-def test_a_vault_that_does_not_belong_to_the_data(tmp_path: Path, server: ServerProcess) -> None:
+def test_password_vault_of_another_database_is_refused(tmp_path: Path, server: ServerProcess) -> None:
     """It says so at once; the right password mends it."""
     other = SecretVault(tmp_path / "other", root=SECOND_PASSWORD)
     done = run_job(other, server)
@@ -156,7 +154,7 @@ def test_a_vault_that_does_not_belong_to_the_data(tmp_path: Path, server: Server
     assert other.root_password == FIRST_PASSWORD
 
 
-def test_one_server_becomes_a_set_and_a_member_of_a_set_is_not_taken_for_one_server(
+def test_standalone_server_becomes_a_replica_set_and_a_member_is_not_converted(
     tmp_path: Path, vault: SecretVault, server: ServerProcess
 ) -> None:
     """By itself it would take writes that the set never hears of."""

@@ -15,7 +15,7 @@ import yaml
 
 from deploy.local.ports import HOST, free_ports
 from deploy.local.processes import PROJECT_ROOT
-from tests.support.databases import ServerProcess
+from tests.support.databases import ServerProcess, storage_env
 from tests.support.processes import StartService
 from tests.support.waiting import eventually
 
@@ -34,11 +34,7 @@ def metrics_ports(
 ) -> dict[str, int]:
     """The port of each service's numbers."""
     ports = dict(zip(SERVICES, free_ports(len(SERVICES)), strict=True))
-    stores = {
-        "GRIDCAST_MONGODB_URI": mongod.uri,
-        "GRIDCAST_MONGODB_DATABASE": database_name,
-        "GRIDCAST_REDIS_URL": redis_url,
-    }
+    stores = storage_env(mongod, redis_url, database_name)
     urls: dict[str, str] = {}
     for name in ("upload", "stream", "socket"):
         service = start_service(SERVICES[name], GRIDCAST_METRICS_PORT=str(ports[name]), **stores)
@@ -89,7 +85,7 @@ def query_data(client: httpx.Client, path: str, **query: str) -> Any:
     return answer.json()["data"]
 
 
-def test_all_services_are_scraped_and_all_that_is_looked_at_is_there(prometheus: httpx.Client) -> None:
+def test_all_services_are_scraped_and_every_queried_metric_exists(prometheus: httpx.Client) -> None:
     def up() -> bool:
         found = query_data(prometheus, "/query", query='up{job="gridcast"} == 1')["result"]
         return {one["metric"]["service"] for one in found} == set(SERVICES)
@@ -117,7 +113,7 @@ def test_all_services_are_scraped_and_all_that_is_looked_at_is_there(prometheus:
         time.sleep(0.5)
 
 
-def test_a_service_that_has_no_address_any_more_is_missed(prometheus: httpx.Client, tmp_path: Path) -> None:
+def test_service_without_an_address_fires_an_alert(prometheus: httpx.Client, tmp_path: Path) -> None:
     path = tmp_path / "prometheus.yml"
     config = yaml.safe_load(path.read_text("utf-8"))
     (job,) = config["scrape_configs"]

@@ -5,7 +5,7 @@ import json
 import re
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from services.common.bus.redis import REDIS_COMMAND_TIMEOUT_SECONDS, RedisClient
 from services.common.bus.subscription import Subscription
 from services.common.errors import BadRequest, ContentTooLarge, ServiceUnavailable
 from tests.support.databases import ServerProcess
-from tests.support.websocket_client import SocketReplicas, WebSocketClient, eventually_async, run_socket_replicas
+from tests.support.waiting import eventually_async
+from tests.support.websocket_client import SocketReplicas, WebSocketClient
 
 pytestmark = pytest.mark.anyio
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "messages.md").read_text("utf-8")
@@ -44,7 +45,7 @@ async def subscribe_and_collect(push: Publisher, *channels: str) -> tuple[Subscr
     return subscription, messages
 
 
-async def test_one_push_is_a_number_a_history_and_a_wake_up(publisher: Publisher) -> None:
+async def test_push_writes_sequence_history_and_wake_up(publisher: Publisher) -> None:
     subscription, messages = await subscribe_and_collect(publisher, "gridcast:all", "gridcast:topic:a")
     first = await publisher.broadcast("t", {"n": 1}, id="one")
     second = await publisher.publish("a", "t", {"n": 2})
@@ -67,7 +68,7 @@ async def test_one_push_is_a_number_a_history_and_a_wake_up(publisher: Publisher
     assert 200 < await publisher.redis.execute("TTL", f"gridcast:history:{epoch}:all:") <= 240
 
 
-async def test_an_id_is_pushed_once_for_each_target_and_source(publisher: Publisher, redis_url: str) -> None:
+async def test_event_id_is_deduplicated_per_target_and_source(publisher: Publisher, redis_url: str) -> None:
     subscription, messages = await subscribe_and_collect(publisher, "gridcast:all", "gridcast:topic:a")
     first = await publisher.broadcast("t", 1, id="x")
     again = await publisher.broadcast("t", 1, id="x")
@@ -82,7 +83,7 @@ async def test_an_id_is_pushed_once_for_each_target_and_source(publisher: Publis
     assert len(messages) == 6
 
 
-async def test_at_once_from_many(publisher: Publisher) -> None:
+async def test_concurrent_pushes_are_all_delivered(publisher: Publisher) -> None:
     """Every number is given once, and of ten pushes with one id nine are repeats."""
     receipts = await asyncio.gather(*(publisher.broadcast("t", n, id=f"id-{n % 50}") for n in range(500)))
     fresh = [receipt for receipt in receipts if not receipt.duplicate]
@@ -90,7 +91,7 @@ async def test_at_once_from_many(publisher: Publisher) -> None:
     assert sorted(int(str(receipt.sequence).partition("-")[2]) for receipt in fresh) == list(range(1, 51))
 
 
-async def test_last_values_are_numbered_and_not_kept(publisher: Publisher) -> None:
+async def test_conflated_events_are_numbered_and_not_stored(publisher: Publisher) -> None:
     subscription, messages = await subscribe_and_collect(publisher, "gridcast:all")
     await publisher.broadcast("t", 1)
     receipt = await publisher.broadcast("file.progress", {"received": 5}, conflation_key="upload-1")
@@ -109,13 +110,13 @@ async def test_last_values_are_numbered_and_not_kept(publisher: Publisher) -> No
     assert [(number, entry[b"previous"]) for number, entry in entries] == [(b"1-0", b"0"), (b"4-0", b"1")]
 
 
-async def test_a_history_has_a_greatest_length(publisher: Publisher) -> None:
+async def test_history_length_is_bounded(publisher: Publisher) -> None:
     receipts = [await publisher.publish("a", "t", "x" * 100) for _ in range(1000)]
     epoch = str(receipts[-1].sequence).partition("-")[0]
     assert 256 <= await publisher.redis.execute("XLEN", f"gridcast:history:{epoch}:topic:a") <= 400
 
 
-async def test_unknown_sids(publisher: Publisher) -> None:
+async def test_unknown_sids_are_reported(publisher: Publisher) -> None:
     for sid in ("", "x", "gridcast:*", "a" * 52):
         receipt = await publisher.send(sid, "t", 1)
         assert (receipt.status, receipt.sequence) == ("unknown", None)
@@ -136,7 +137,9 @@ async def test_unknown_sids(publisher: Publisher) -> None:
         ("t", "x" * 70_000, ContentTooLarge),
     ],
 )
-async def test_what_is_refused_before_redis(publisher: Publisher, kind: str, said: Any, error: type[Exception]) -> None:
+async def test_invalid_events_are_rejected_before_redis(
+    publisher: Publisher, kind: str, said: Any, error: type[Exception]
+) -> None:
     for attempt in (
         publisher.broadcast(kind, said),
         publisher.publish("a", kind, said),
@@ -154,7 +157,7 @@ async def test_what_is_refused_before_redis(publisher: Publisher, kind: str, sai
     assert await publisher.redis.execute("EXISTS", "gridcast:sequence") == 0
 
 
-async def test_invalidation(publisher: Publisher) -> None:
+async def test_invalidation_is_published(publisher: Publisher) -> None:
     subscription, messages = await subscribe_and_collect(publisher, INVALIDATION_CHANNEL)
     await publisher.publish_invalidation("dämö/a", 'v".webm')
     await subscription.barrier()
@@ -162,7 +165,7 @@ async def test_invalidation(publisher: Publisher) -> None:
     assert [json.loads(message) for message in messages] == [["dämö/a", 'v".webm']]
 
 
-async def test_a_refused_redis_fails_at_once_and_a_silent_one_soon(dedicated_redis: ServerProcess) -> None:
+async def test_refused_connection_fails_immediately_and_a_hanging_one_times_out(dedicated_redis: ServerProcess) -> None:
     async with Publisher.from_url(dedicated_redis.url, "/test") as push:
         await push.ping()
         dedicated_redis.pause()
@@ -184,7 +187,7 @@ async def test_a_refused_redis_fails_at_once_and_a_silent_one_soon(dedicated_red
         assert (await push.broadcast("t", 1)).status == "sent", "the first push after the return goes through"
 
 
-async def test_a_redis_that_accepts_and_never_answers() -> None:
+async def test_redis_that_accepts_and_never_replies_times_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as hole:
         async with Publisher.from_url(f"redis://127.0.0.1:{hole.getsockname()[1]}", "/test") as push:
             began = time.monotonic()
@@ -193,7 +196,7 @@ async def test_a_redis_that_accepts_and_never_answers() -> None:
             assert time.monotonic() - began < REDIS_COMMAND_TIMEOUT_SECONDS + 0.5
 
 
-async def test_a_redis_with_no_memory_left_or_a_wrong_password(dedicated_redis: ServerProcess) -> None:
+async def test_redis_out_of_memory_or_wrong_password_is_an_error(dedicated_redis: ServerProcess) -> None:
     async with Publisher.from_url(dedicated_redis.url, "/test") as push:
         await push.redis.execute("CONFIG", "SET", "maxmemory", "1")
         with pytest.raises(ServiceUnavailable):
@@ -209,7 +212,7 @@ async def test_a_redis_with_no_memory_left_or_a_wrong_password(dedicated_redis: 
         assert (await push.broadcast("t", 1)).status == "sent"
 
 
-async def test_the_subscription_notices_a_half_open_connection(dedicated_redis: ServerProcess) -> None:
+async def test_subscription_detects_a_half_open_connection(dedicated_redis: ServerProcess) -> None:
     said: list[str] = []
     redis = RedisClient.from_url(dedicated_redis.url)
 
@@ -251,7 +254,9 @@ async def test_the_subscription_notices_a_half_open_connection(dedicated_redis: 
     await redis.aclose()
 
 
-async def test_many_channels_are_no_silence(publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_subscribing_to_many_channels_is_no_timeout(
+    publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """However long it takes to subscribe to all of them, Redis answers all the time."""
     monkeypatch.setattr("services.common.bus.subscription.REDIS_COMMAND_TIMEOUT_SECONDS", 0.2)
     subscription, messages = await subscribe_and_collect(
@@ -264,7 +269,7 @@ async def test_many_channels_are_no_silence(publisher: Publisher, monkeypatch: p
     assert [message.split(b"\t")[2] for message in messages] == [b"0", b"9999", b"19999"]
 
 
-def test_urls() -> None:
+def test_redis_urls() -> None:
     for url in (
         "http://localhost",
         "localhost:6379",
@@ -286,13 +291,7 @@ def test_urls() -> None:
 # docs/messages.md
 
 
-@pytest.fixture(scope="module")
-def single_replica(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SocketReplicas]:
-    with run_socket_replicas(tmp_path_factory.mktemp("sockets"), 1) as single:
-        yield single
-
-
-def test_the_documented_script_is_the_one_that_runs() -> None:
+def test_documented_script_matches_the_code() -> None:
     assert PUBLISH_EVENT.source == SCRIPT
 
 
@@ -338,7 +337,7 @@ async def test_another_client_pushes_with_the_documented_script(single_replica: 
     await again.close()
 
 
-async def test_the_documented_keys_are_the_ones_that_stand_in_redis(single_replica: SocketReplicas) -> None:
+async def test_documented_keys_match_redis(single_replica: SocketReplicas) -> None:
     named = re.findall(r"^\| `(gridcast:[^`]+)` \|", DOCUMENT, re.MULTILINE)
     patterns = [re.compile(re.sub(r"<[^>]+>", ".*", name)) for name in named]
     client = await WebSocketClient.connect(single_replica[0], topics="a")

@@ -10,14 +10,9 @@ import picows
 import pytest
 
 from services.common.bus.publisher import Publisher
-from tests.bench.measurements import raise_open_file_limit
-from tests.support.websocket_client import (
-    SocketReplicas,
-    connect_stalled_reader,
-    http_client,
-    resident_memory,
-    run_socket_replicas,
-)
+from tests.support.open_file_limit import raise_open_file_limit
+from tests.support.process_stats import resident_memory
+from tests.support.websocket_client import SocketReplicas, connect_stalled_reader, http_client, run_socket_replicas
 from tests.support.websocket_load import SwarmClient, WebSocketSwarm
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long, pytest.mark.timeout(300)]
@@ -54,7 +49,7 @@ class TimedSwarm(WebSocketSwarm):
         return 1000 * taken[int(len(taken) * 0.99)]
 
 
-async def test_a_stopped_reader_among_a_thousand(single_replica: SocketReplicas) -> None:
+async def test_one_stalled_reader_among_a_thousand(single_replica: SocketReplicas) -> None:
     """It gets more than it takes, besides the broadcasts that all get. Rounds without one and with one take turns."""
     crowd = TimedSwarm(f"{single_replica[0].url}/ws")
     await crowd.connect_clients(1000)
@@ -79,7 +74,7 @@ async def test_a_stopped_reader_among_a_thousand(single_replica: SocketReplicas)
             slow = await asyncio.to_thread(connect_stalled_reader, single_replica[0].port)
             (sid,) = await known() - before
             began = time.monotonic()
-            while single_replica[0].log.count('"code": 1013') < turn and time.monotonic() - began < 20:
+            while single_replica[0].log.count('"close_code": 1013') < turn and time.monotonic() - began < 20:
                 for _ in range(4):
                     await push.send(sid, "filler", "x" * 30_000)
                 await crowd.measure_broadcasts(push, 1)
@@ -109,7 +104,7 @@ def gc_disabled() -> Iterator[None]:
     gc.enable()
 
 
-async def test_handshakes_beside_5000_idle_sockets(single_replica: SocketReplicas, gc_disabled: None) -> None:
+async def test_handshakes_with_5000_idle_sockets(single_replica: SocketReplicas, gc_disabled: None) -> None:
     crowd = WebSocketSwarm(f"{single_replica[0].url}/ws")
     held = resident_memory(single_replica[0].pid)
     await crowd.connect_clients(5000)

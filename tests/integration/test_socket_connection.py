@@ -11,10 +11,10 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from services.common.server.connection import Http
-from services.socket import inbound_limits
-from services.socket.connection import WebSocketConnection, encode_text_frame
-from tests.support.websocket_client import eventually_async
+from services.common.server.connection import HTTPConnection
+from services.common.server.websocket.cycle import WebSocketState
+from services.socket.connection import EXTENSION, SocketConnection, encode_text_frame
+from tests.support.waiting import eventually_async
 
 pytestmark = pytest.mark.anyio
 HANDSHAKE = (
@@ -34,7 +34,7 @@ class InProcessSocketServer:
     """Accepts, once it may, and then only hears. `told` is what the application was told."""
 
     def __init__(self) -> None:
-        self.connections: list[WebSocketConnection] = []
+        self.connections: list[SocketConnection] = []
         self.received_events: list[dict[str, Any]] = []
         self.accept_allowed = asyncio.Event()
         self.accept_allowed.set()
@@ -43,7 +43,7 @@ class InProcessSocketServer:
         self.port = 0
 
     async def app(self, scope: dict[str, Any], receive: Any, _send: Any) -> None:
-        connection: WebSocketConnection = scope["extensions"]["gridcast"]
+        connection: SocketConnection = scope["extensions"][EXTENSION]
         self.connections.append(connection)
         await receive()
         await self.accept_allowed.wait()
@@ -63,11 +63,11 @@ class InProcessSocketServer:
         await asyncio.get_running_loop().sock_connect(made, ("127.0.0.1", self.port))
         return made
 
-    async def open_connection(self, *, receive_buffer: int = 0) -> tuple[socket.socket, WebSocketConnection]:
+    async def open_connection(self, *, receive_buffer: int = 0) -> tuple[socket.socket, SocketConnection]:
         """Past its handshake."""
         client = await self.connect(receive_buffer=receive_buffer)
         await asyncio.get_running_loop().sock_sendall(client, HANDSHAKE)
-        await eventually_async(lambda: is_true(self.connections and self.connections[-1].handshake_complete))
+        await eventually_async(lambda: is_true(self.connections and self.connections[-1].state is WebSocketState.OPEN))
         return client, self.connections[-1]
 
 
@@ -87,21 +87,20 @@ async def receive_until_closed(client: socket.socket) -> bytes:
 
 @pytest.fixture
 async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[InProcessSocketServer]:
-    monkeypatch.setattr(inbound_limits, "CLOSE_HANDSHAKE_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(SocketConnection, "close_timeout", 0.3)
     made = InProcessSocketServer()
     config = uvicorn.Config(
         made.app,
         interface="asgi3",
-        http=Http,
-        ws=WebSocketConnection,
+        http=HTTPConnection,
+        ws=SocketConnection,
         log_config=None,
         ws_per_message_deflate=False,
-        ws_max_size=65536,
     )
     config.load()
     loop = asyncio.get_running_loop()
     listening = await loop.create_server(
-        lambda: Http(config=config, server_state=made.state, app_state={}), "127.0.0.1", 0
+        lambda: HTTPConnection(config=config, server_state=made.state, app_state={}), "127.0.0.1", 0
     )
     made.port = listening.sockets[0].getsockname()[1]
     yield made
@@ -123,7 +122,7 @@ async def test_half_a_close_ends_a_connection_that_is_not_read(server: InProcess
     client.shutdown(socket.SHUT_WR)
     await eventually_async(lambda: is_true(server.ended), 2)
     assert server.received_events == [{"type": "websocket.disconnect", "code": 1006}]
-    await eventually_async(lambda: is_true(connection.disconnected), 2)
+    await eventually_async(lambda: is_true(connection.state is WebSocketState.CLOSED), 2)
     assert not server.state.connections
     client.close()
 

@@ -19,14 +19,14 @@ from deploy.local.ports import free_ports
 from deploy.local.programs import readiness_error
 from services.common.bus.publisher import Publisher
 from services.socket.settings import SocketSettings
+from tests.support.process_stats import resident_memory
+from tests.support.waiting import eventually_async
 from tests.support.websocket_client import (
     SocketReplicas,
     WebSocketClient,
     connect_stalled_reader,
-    eventually_async,
     http_client,
     push_message,
-    resident_memory,
     run_socket_replicas,
 )
 
@@ -51,7 +51,7 @@ def start_replicas(tmp_path: Path) -> Iterator[Callable[..., SocketReplicas]]:
         yield lambda count=1, **env: stack.enter_context(run_socket_replicas(tmp_path, count, **env))
 
 
-async def test_a_stopped_reader_is_closed_and_disturbs_nobody(single_replica: SocketReplicas) -> None:
+async def test_stalled_reader_is_closed_without_affecting_others(single_replica: SocketReplicas) -> None:
     others = [await WebSocketClient.connect(single_replica[0]) for _ in range(50)]
     async with Publisher.from_url(single_replica.redis.url, "/x") as pushing:
         for number in range(20):
@@ -76,7 +76,7 @@ async def test_a_stopped_reader_is_closed_and_disturbs_nobody(single_replica: So
         while not closed_after and time.monotonic() - began < 20:
             await pushing.broadcast("news", {"at": time.time(), "filler": filler})
             await asyncio.sleep(0.02)
-            if "websocket closed" in single_replica[0].log and '"code": 1013' in single_replica[0].log:
+            if "websocket closed" in single_replica[0].log and '"close_code": 1013' in single_replica[0].log:
                 closed_after = time.monotonic() - began
         grown = resident_memory(single_replica[0].pid) - before
         await pushing.broadcast("the.end", 1)
@@ -92,16 +92,16 @@ async def test_a_stopped_reader_is_closed_and_disturbs_nobody(single_replica: So
         await other.close()
 
 
-async def test_a_slow_reader_gets_the_newest_of_the_last_values(single_replica: SocketReplicas) -> None:
+async def test_slow_reader_gets_the_latest_conflated_value(single_replica: SocketReplicas) -> None:
     """Far more progress than its queue could hold, while it does not read: it stays, and sees the newest in the end."""
     client = await WebSocketClient.connect(single_replica[0])
-    client.connection.transport.pause_reading()  # type: ignore[attr-defined]
+    client.connection.transport.pause_reading()
     async with Publisher.from_url(single_replica.redis.url, "/x") as pushing:
         filler = "x" * 20_000
         for number in range(600):
             await pushing.send(client.sid, "progress", [number, filler], conflation_key="upload-1")
         await pushing.send(client.sid, "done", 1)
-    client.connection.transport.resume_reading()  # type: ignore[attr-defined]
+    client.connection.transport.resume_reading()
     numbers = []
     while (event := await client.receive_event())["type"] == "progress":
         numbers.append(event["data"][0])
@@ -116,7 +116,7 @@ async def test_a_slow_reader_gets_the_newest_of_the_last_values(single_replica: 
     ("ping", "least", "most"),
     [("1.6", 2.5, 5.0), pytest.param("20", 30.0, 40.0, marks=[pytest.mark.long])],
 )
-async def test_a_client_that_never_pongs_is_cut(
+async def test_client_that_never_pongs_is_disconnected(
     start_replicas: Callable[..., SocketReplicas], ping: str, least: float, most: float
 ) -> None:
     made = start_replicas(1, GRIDCAST_PING_INTERVAL=ping)
@@ -130,10 +130,10 @@ async def test_a_client_that_never_pongs_is_cut(
         return time.monotonic() - began
 
     assert least < await asyncio.to_thread(silent) < most
-    assert '"code": 1011' in made[0].log
+    assert '"close_code": 1011' in made[0].log
 
 
-async def test_topics_have_a_greatest_number(single_replica: SocketReplicas) -> None:
+async def test_topics_per_connection_are_limited(single_replica: SocketReplicas) -> None:
     client = await WebSocketClient.connect(single_replica[0], topics="a,b,c")
     for topic in ("d", "e", "d"):
         assert (await client.subscribe(topic))["type"] == "subscribed"
@@ -196,7 +196,7 @@ async def test_an_allowed_origin(single_replica: SocketReplicas) -> None:
     assert json.loads(refused.value.response.body)["status"] == 403
 
 
-async def test_one_more_than_it_can_hold(start_replicas: Callable[..., SocketReplicas]) -> None:
+async def test_connection_limit_is_enforced(start_replicas: Callable[..., SocketReplicas]) -> None:
     made = start_replicas(GRIDCAST_MAX_CONNECTIONS="5")
     clients = [await WebSocketClient.connect(made[0]) for _ in range(5)]
     for _ in range(3):
@@ -212,7 +212,7 @@ async def test_one_more_than_it_can_hold(start_replicas: Callable[..., SocketRep
         await client.close()
 
 
-async def test_few_open_files(tmp_path: Path) -> None:
+async def test_descriptor_limit_reduces_max_connections(tmp_path: Path) -> None:
     """256 files are spared for all else: a limit of 276 leaves room for 20 sockets, and the process lives on."""
     with run_socket_replicas(tmp_path, 0) as made:
         (port,) = free_ports(1)
@@ -242,7 +242,7 @@ async def test_few_open_files(tmp_path: Path) -> None:
         finally:
             process.terminate()
             await process.wait()
-    assert "the limit of open files allows 20 sockets" in (tmp_path / "log").read_text("utf-8")
+    assert "RLIMIT_NOFILE allows 20 connections" in (tmp_path / "log").read_text("utf-8")
 
 
 class ServicePort:
@@ -259,7 +259,7 @@ async def can_connect(service: ServicePort) -> bool:
     return False
 
 
-async def test_a_storm_of_handshakes_is_spread(start_replicas: Callable[..., SocketReplicas]) -> None:
+async def test_handshake_burst_is_rate_limited(start_replicas: Callable[..., SocketReplicas]) -> None:
     made = start_replicas(GRIDCAST_HANDSHAKE_RATE="20")
     before = await WebSocketClient.connect(made[0])
 
@@ -281,7 +281,7 @@ async def test_a_storm_of_handshakes_is_spread(start_replicas: Callable[..., Soc
 
 
 @pytest.mark.parametrize("count", [1, 400, pytest.param(2000, marks=[pytest.mark.long])])
-async def test_sigterm_says_1012_to_everyone(start_replicas: Callable[..., SocketReplicas], count: int) -> None:
+async def test_sigterm_closes_every_socket_with_1012(start_replicas: Callable[..., SocketReplicas], count: int) -> None:
     made = start_replicas(2, GRIDCAST_SHUTDOWN_TIMEOUT="3")
     clients = [await WebSocketClient.connect(made[0]) for _ in range(count)]
     began = time.monotonic()
@@ -304,7 +304,7 @@ async def test_sigterm_says_1012_to_everyone(start_replicas: Callable[..., Socke
         await back.close()
 
 
-async def test_sigterm_while_a_socket_enters(start_replicas: Callable[..., SocketReplicas]) -> None:
+async def test_sigterm_during_a_handshake(start_replicas: Callable[..., SocketReplicas]) -> None:
     """Its claim is on its way to Redis: it is answered, and not reset."""
     made = start_replicas(1, GRIDCAST_SHUTDOWN_TIMEOUT="3")
     made.redis.pause()

@@ -19,28 +19,13 @@ from services.socket.handshake import ConnectRequest
 from services.socket.history import History, HistoryQuery
 from services.socket.hub import GAP_PREFIX, Hub, SocketClient
 from services.socket.presence import PresenceManager
-from services.socket.scripts import ACQUIRE_SESSIONS, READ_HISTORY, RESUME_WINDOW_SECONDS
-from services.socket.sessions import SessionStore, hash_secret
+from services.socket.scripts import ACQUIRE_SESSIONS, READ_HISTORY
+from services.socket.sessions import RESUME_WINDOW_SECONDS, SessionStore, hash_secret
 from services.socket.settings import SocketSettings
-from tests.support.websocket_client import eventually_async
+from tests.support.recording_sink import RecordingSink
+from tests.support.waiting import eventually_async
 
 pytestmark = pytest.mark.anyio
-
-
-class RecordingSink:
-    """A Sink that writes down what it is given."""
-
-    def __init__(self) -> None:
-        self.frames: list[bytes] = []
-        self.closed: tuple[int, str] | None = None
-        self.send_now = self.frames.append
-
-    def write(self, frame: bytes, conflation_key: str = "") -> None:
-        del conflation_key
-        self.frames.append(frame)
-
-    def close(self, code: int, reason: str) -> None:
-        self.closed = (code, reason)
 
 
 @dataclass
@@ -96,7 +81,7 @@ async def now(value: Any) -> Any:
     return value
 
 
-async def test_a_storm_of_claims_is_a_few_calls_and_each_gets_its_own_answer(replica: InProcessReplica) -> None:
+async def test_concurrent_acquires_are_batched_and_get_their_own_replies(replica: InProcessReplica) -> None:
     claim = replica.directory.acquire
     known, other = new_sid(), new_sid()
     await claim(known, "", "first", '{"n":1}', ("a",))
@@ -129,7 +114,7 @@ async def test_a_storm_of_claims_is_a_few_calls_and_each_gets_its_own_answer(rep
     assert await replica.count_listed_sids() == 202
 
 
-async def test_the_list_of_all_forgets_whose_record_has_ended(replica: InProcessReplica) -> None:
+async def test_expired_sessions_leave_the_session_list(replica: InProcessReplica) -> None:
     sids = sorted([new_sid() for _ in range(25)])
     for sid in sids:
         await replica.directory.acquire(sid, "", "secret", "", ())
@@ -142,7 +127,7 @@ async def test_the_list_of_all_forgets_whose_record_has_ended(replica: InProcess
     assert await replica.count_listed_sids() == 12
 
 
-async def test_who_resumes_here_while_records_are_refreshed_stays(replica: InProcessReplica) -> None:
+async def test_client_resuming_here_during_a_refresh_stays_online(replica: InProcessReplica) -> None:
     """The refresh that is under way knows the connection before: its sid has moved, and not away from here."""
     sid = new_sid()
     before, _ = await replica.add_client(sid)
@@ -158,7 +143,7 @@ async def test_who_resumes_here_while_records_are_refreshed_stays(replica: InPro
     assert (replica.hub.find(sid), paper.closed) == (peer, None)
 
 
-async def test_who_has_resumed_elsewhere_is_found_by_the_next_refresh(replica: InProcessReplica) -> None:
+async def test_session_resumed_elsewhere_is_found_by_the_next_refresh(replica: InProcessReplica) -> None:
     """Where the other replica's word came before the socket was held here."""
     sid = new_sid()
     peer, paper = await replica.add_client(sid)
@@ -168,14 +153,15 @@ async def test_who_has_resumed_elsewhere_is_found_by_the_next_refresh(replica: I
     await other.aclose()
     await replica.delivery._subscription.barrier()
     replica.hub.add(peer)
-    assert paper.closed is None
+    closed_before_the_refresh = paper.closed
+    assert closed_before_the_refresh is None
     replica.attendance.schedule_recheck(peer)
     await replica.attendance.tick(refresh_all=False)
-    assert paper.closed == (1008, "session session resumed elsewhere")
+    assert paper.closed == (1008, "session resumed elsewhere")
     assert replica.hub.find(sid) is None
 
 
-async def test_who_becomes_ready_while_redis_begins_anew_is_told(
+async def test_client_joining_during_a_redis_flush_is_resynced(
     replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its replay ends after Redis was asked which memory this is, and before anybody here knows the answer."""
@@ -205,7 +191,7 @@ class StalledSink(RecordingSink):
         super().__init__()
         self.stalled, self.release = asyncio.Event(), asyncio.Event()
 
-    async def drained(self) -> None:
+    async def drain(self) -> None:
         self.stalled.set()
         await self.release.wait()
 
@@ -217,7 +203,7 @@ def make_handler_and_acceptor(replica: InProcessReplica) -> tuple[WebSocketHandl
     return WebSocketHandler(*parts, delivery, replica.attendance, entrance), entrance
 
 
-async def test_no_place_is_told_in_a_memory_that_is_not_known_yet(replica: InProcessReplica) -> None:
+async def test_no_position_is_sent_for_an_unknown_epoch(replica: InProcessReplica) -> None:
     """Redis was emptied a moment ago: "since" would name a place in no sequence."""
     sockets, _ = make_handler_and_acceptor(replica)
     peer, _ = await replica.add_client(new_sid())
@@ -250,7 +236,7 @@ async def start_recovering_client(replica: InProcessReplica) -> tuple[SocketClie
     return peer, client, task
 
 
-async def test_redis_begins_anew_in_the_middle_of_a_replay(replica: InProcessReplica) -> None:
+async def test_redis_is_flushed_during_a_replay(replica: InProcessReplica) -> None:
     """What the socket would hear next cannot be known: it is sent away, and comes back."""
     peer, client, task = await start_recovering_client(replica)
     before = replica.delivery.epoch
@@ -258,13 +244,13 @@ async def test_redis_begins_anew_in_the_middle_of_a_replay(replica: InProcessRep
     await replica.push.redis.execute("CLIENT", "KILL", "TYPE", "pubsub")
     await eventually_async(lambda: now(replica.delivery.live and replica.delivery.epoch != before))
     client.release.set()
-    with pytest.raises(ServiceUnavailable, match="anew"):
+    with pytest.raises(ServiceUnavailable, match="lost its data"):
         await task
     assert replica.hub.ready_clients() == []
     assert peer.replay_buffer is not None
 
 
-async def test_a_subscription_is_lost_in_the_middle_of_a_replay(replica: InProcessReplica) -> None:
+async def test_subscription_is_lost_during_a_replay(replica: InProcessReplica) -> None:
     """Those that are ready are caught up; this one looks again for itself."""
     peer, client, task = await start_recovering_client(replica)
     lives = replica.delivery.generation
@@ -279,7 +265,7 @@ async def test_a_subscription_is_lost_in_the_middle_of_a_replay(replica: InProce
     assert replica.hub.ready_clients() == [peer]
 
 
-async def test_a_replica_that_has_not_heard_for_long_says_so(replica: InProcessReplica) -> None:
+async def test_replica_with_a_stale_subscription_resyncs(replica: InProcessReplica) -> None:
     """It was frozen: it has noticed no loss, and what it has missed may have ended without a trace."""
     peer, paper = await replica.add_client(new_sid())
     await replica.push.broadcast("t", 1, conflation_key=True)
@@ -295,7 +281,7 @@ async def test_a_replica_that_has_not_heard_for_long_says_so(replica: InProcessR
     assert peer.confirmed_position == f"{GAP_PREFIX}{replica.delivery.epoch}-1", "until it has answered a ping"
 
 
-async def test_a_reading_of_histories_is_bounded(replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_history_read_is_bounded(replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is over the bound is flagged, and nothing of it is given; what came to the others is."""
     monkeypatch.setattr("services.socket.history.MAX_BYTES_PER_CALL", 30_000)
     monkeypatch.setattr("services.socket.history.MAX_RECOVERY_BYTES", 30_000)
@@ -332,7 +318,7 @@ def event_data(paper: RecordingSink) -> list[bytes]:
     return [frame[frame.index(b'"data":') + 7 : -1] for frame in paper.frames]
 
 
-async def test_a_push_between_two_calls_of_a_reading_loses_nothing(
+async def test_push_between_two_history_reads_is_not_lost(
     replica: InProcessReplica, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """150 sockets are caught up in two calls. A push to all between them is too late for the first; one to a sid of the second
@@ -358,7 +344,7 @@ async def test_a_push_between_two_calls_of_a_reading_loses_nothing(
         assert event_data(paper) == ([b"1", b"2", b"3", b"4", b"5"] if number in {0, 149} else [b"1", b"2", b"3", b"5"])
 
 
-async def test_a_push_between_two_calls_of_a_resume_loses_nothing(
+async def test_push_between_two_resume_calls_is_not_lost(
     replica: InProcessReplica, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.socket.history.QUERIES_PER_CALL", 2)
@@ -391,7 +377,7 @@ async def test_a_push_between_two_calls_of_a_resume_loses_nothing(
     assert event_data(client) == [b"%d" % number for number in range(1, 8)]
 
 
-async def test_who_becomes_ready_while_others_are_caught_up_gets_nothing_of_theirs(
+async def test_client_joining_during_a_catch_up_gets_no_foreign_events(
     replica: InProcessReplica, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """He has looked for himself, a moment before the others were looked for: what came between is still to come to him."""
@@ -422,7 +408,7 @@ async def test_who_becomes_ready_while_others_are_caught_up_gets_nothing_of_thei
     assert [event_data(one) for _, one in others] == [[b"1", b"2", b"4"]] * 2
 
 
-async def test_a_topic_that_is_joined_during_a_beat_is_heard(
+async def test_topic_joined_during_a_heartbeat_is_received(
     replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The beat gives up what nobody wants any more, and the second of it is wanted again while the first is given up."""
@@ -451,7 +437,7 @@ async def test_a_topic_that_is_joined_during_a_beat_is_heard(
     assert event_data(paper) == [b"1"]
 
 
-async def test_beats_come_one_after_the_other(replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_heartbeats_do_not_overlap(replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one of the clock, and the one of who has heard that Redis was emptied."""
     inside, most = 0, 0
 
@@ -472,7 +458,7 @@ async def is_offline(replica: InProcessReplica, sid: str) -> bool:
     return presence is not None and not presence.online
 
 
-async def test_who_leaves_while_records_are_refreshed_is_away(
+async def test_client_leaving_during_a_refresh_is_offline(
     replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The refresh that is under way still has it, and puts its record back to online after its leave was noted."""
@@ -489,7 +475,7 @@ async def test_who_leaves_while_records_are_refreshed_is_away(
     await eventually_async(lambda: is_offline(replica, peer.sid), 2)
 
 
-async def test_a_claim_whose_answer_was_lost_leaves_nobody_online(
+async def test_acquire_with_a_lost_reply_leaves_no_session_online(
     replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sid was given to a socket that never enters. Its client comes back with the secret that it has, to where it was."""
@@ -513,7 +499,7 @@ async def test_a_claim_whose_answer_was_lost_leaves_nobody_online(
     assert [missed.offset for missed in entry.recovered_entries] == [1]
 
 
-async def test_a_new_replica_does_not_deny_the_sids_of_others(replica: InProcessReplica) -> None:
+async def test_new_replica_does_not_report_foreign_sids_unknown(replica: InProcessReplica) -> None:
     """Redis was emptied, and the first to find it is a replica that has just started: the others have yet to say who is there."""
     await replica.delivery.aclose()
     await replica.push.redis.execute("FLUSHALL")
@@ -528,7 +514,7 @@ async def test_a_new_replica_does_not_deny_the_sids_of_others(replica: InProcess
     await fresh.aclose()
 
 
-async def test_what_could_not_be_handed_over_is_not_taken_for_heard(
+async def test_undelivered_events_are_not_counted_as_received(
     replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fault in the middle of a delivery: the subscription is opened anew, and what comes next is what was missed."""
@@ -545,7 +531,7 @@ async def test_what_could_not_be_handed_over_is_not_taken_for_heard(
     assert event_data(paper) == [b"1"]
 
 
-async def test_a_page_of_records_is_read_in_parts(replica: InProcessReplica) -> None:
+async def test_session_page_is_read_in_parts(replica: InProcessReplica) -> None:
     """A thousand of them with all that they may hold are 20 MB: neither Redis nor this process stops for so much."""
     sids = sorted([new_sid() for _ in range(130)])
     for sid in sids:
@@ -560,13 +546,13 @@ async def test_a_page_of_records_is_read_in_parts(replica: InProcessReplica) -> 
 class ScriptedConnection(StalledSink):
     """As much of a connection as a whole conversation needs."""
 
-    dismissed, query, closed_with = False, b"", 0
+    closed_before_accept, query, sent_close_code = False, b"", 0
 
     def accept(self, _subprotocol: str | None, first: bytes) -> None:
         self.frames.append(first)
 
 
-async def test_a_fault_of_ours_ends_one_socket_with_1011(
+async def test_internal_error_closes_one_socket_with_1011(
     replica: InProcessReplica, caplog: pytest.LogCaptureFixture
 ) -> None:
     """No client can bring it about as far as we know, so the fault is made here."""
@@ -584,7 +570,7 @@ async def test_a_fault_of_ours_ends_one_socket_with_1011(
     async def send(_message: Any) -> None:
         pytest.fail("the handshake was answered")
 
-    scope = {"path": "/ws", "headers": [], "subprotocols": [], "extensions": {"gridcast": wire}}
+    scope = {"path": "/ws", "headers": [], "subprotocols": [], "extensions": {"gridcast.websocket": wire}}
     await sockets(scope, receive, send)
     assert wire.closed == (1011, "internal error")
     assert b'"recovered":false' in wire.frames[0]

@@ -41,7 +41,8 @@ from services.common.store.upload_store import (
     UploadHandle,
 )
 from tests.support.databases import ServerProcess
-from tests.support.upload_client import CHUNK_SIZE, MongoInspector, open_inspector
+from tests.support.sizes import CHUNK_SIZE
+from tests.support.upload_client import MongoInspector, open_inspector
 
 pytestmark = pytest.mark.anyio
 NAME = MediaName("f", "n")
@@ -93,7 +94,7 @@ def sha256_is(data: bytes) -> Preconditions:
 async def adapters(
     request: pytest.FixtureRequest, mongod: ServerProcess, database_name: str
 ) -> AsyncIterator[StoreAdapters]:
-    mongo = open_mongo_database(mongod.uri, database_name, request.param)
+    mongo = open_mongo_database(mongod.url, database_name, request.param)
     both = StoreAdapters(mongo)
     await both.store.ensure_schema()
     yield both
@@ -102,11 +103,11 @@ async def adapters(
 
 @pytest.fixture
 def inspector(mongod: ServerProcess, database_name: str) -> Iterator[MongoInspector]:
-    with open_inspector(mongod.uri, database_name) as store:
+    with open_inspector(mongod.url, database_name) as store:
         yield store
 
 
-async def test_a_file_is_seen_after_its_commit_and_not_before(adapters: StoreAdapters) -> None:
+async def test_file_is_visible_only_after_its_commit(adapters: StoreAdapters) -> None:
     data = os.urandom(CHUNK_SIZE + 5)
     upload = await adapters.store.create_upload(NAME, NewUpload())
     await adapters.store.write_blocks(upload, 0, [data[:CHUNK_SIZE]])
@@ -120,7 +121,7 @@ async def test_a_file_is_seen_after_its_commit_and_not_before(adapters: StoreAda
     assert b"".join(await adapters.reader.read_blocks(info, 0, 1)) == data
 
 
-async def test_prepare_may_be_done_twice(adapters: StoreAdapters) -> None:
+async def test_prepare_is_idempotent(adapters: StoreAdapters) -> None:
     await adapters.store.ensure_schema()
     await adapters.store.check_health()
     free = await adapters.store.get_free_bytes()
@@ -138,7 +139,7 @@ async def test_the_name_belongs_to_the_first_commit(adapters: StoreAdapters, ins
     assert inspector.only_document()["uploads"] == []
 
 
-async def test_what_finds_and_changes_names_the_shard_key(adapters: StoreAdapters, inspector: MongoInspector) -> None:
+async def test_every_find_and_update_uses_the_shard_key(adapters: StoreAdapters, inspector: MongoInspector) -> None:
     """A mongos before 7.1 refuses it otherwise, also where `_id` is given. The profiler says what the server was asked."""
     await adapters.mongo.database.command("profile", 2)
     for name in (NAME, None):
@@ -163,7 +164,7 @@ async def test_what_finds_and_changes_names_the_shard_key(adapters: StoreAdapter
     assert [one for one in asked if not {"folder", "filename"} <= one["command"]["query"].keys()] == []
 
 
-async def test_of_many_racers_one_wins(adapters: StoreAdapters, inspector: MongoInspector) -> None:
+async def test_one_of_many_concurrent_commits_wins(adapters: StoreAdapters, inspector: MongoInspector) -> None:
     async def race(number: int) -> str:
         try:
             await adapters.store_file(bytes([number]) * 9, expected=MUST_NOT_EXIST)
@@ -176,7 +177,7 @@ async def test_of_many_racers_one_wins(adapters: StoreAdapters, inspector: Mongo
     assert len(inspector.list_documents()) == 1
 
 
-async def test_replacing_is_one_step_and_the_old_bytes_stay_for_a_while(
+async def test_replacement_is_atomic_and_old_chunks_stay_for_the_tombstone_ttl(
     adapters: StoreAdapters, inspector: MongoInspector
 ) -> None:
     await adapters.store_file(b"one")
@@ -199,7 +200,7 @@ async def test_replacing_is_one_step_and_the_old_bytes_stay_for_a_while(
     assert inspector.db["fs.files"].count_documents({}) == 1
 
 
-async def test_what_is_expected_is_looked_at_when_it_counts(adapters: StoreAdapters) -> None:
+async def test_preconditions_are_checked_at_the_commit(adapters: StoreAdapters) -> None:
     """Early where it can be, and once more in the commit itself."""
     await adapters.store_file(b"one")
     for wrong in (
@@ -261,7 +262,9 @@ async def test_a_page_key_that_the_store_has_not_made_is_refused(adapters: Store
         await adapters.reader.list_files(ListQuery(after=PageKey(datetime(2026, 1, 1, tzinfo=UTC), page_id)))
 
 
-async def test_who_takes_over_shuts_the_older_one_out(adapters: StoreAdapters, inspector: MongoInspector) -> None:
+async def test_acquiring_an_upload_fences_off_the_older_writer(
+    adapters: StoreAdapters, inspector: MongoInspector
+) -> None:
     """No write, no move, no renewal, no commit and no clean-up by an older hold."""
     data = os.urandom(CHUNK_SIZE + 10)
     old = await adapters.store.create_upload(NAME, NewUpload(len(data), 60, {"k": "$v"}))
@@ -293,7 +296,7 @@ async def test_who_takes_over_shuts_the_older_one_out(adapters: StoreAdapters, i
     assert inspector.read_file(inspector.only_document()["current"]["file"]) == data
 
 
-async def test_a_late_batch_of_an_older_writer_gives_way(adapters: StoreAdapters, inspector: MongoInspector) -> None:
+async def test_late_batch_of_an_older_writer_is_discarded(adapters: StoreAdapters, inspector: MongoInspector) -> None:
     """It may lie in the way, or past the end: the holder's bytes count."""
     old = await adapters.store.create_upload(NAME, NewUpload(None, 60))
     taken = await adapters.store.acquire(old.upload_id)
@@ -315,6 +318,9 @@ class PausingStore(GridFSUploadStore):
 
     during_pause: Callable[[], Awaitable[None]] | None = None
 
+    def run_in_next_pause(self, action: Callable[[], Awaitable[None]]) -> None:
+        self.during_pause = action
+
     async def renew_lease(self, upload: UploadHandle) -> None:
         await super().renew_lease(upload)
         if (doing := self.during_pause) is not None:
@@ -323,7 +329,7 @@ class PausingStore(GridFSUploadStore):
 
 
 @pytest.mark.parametrize("way", ["truncate", "append", "commit"])
-async def test_who_looked_at_the_fence_too_early_deletes_nothing_of_a_successor(
+async def test_stale_fence_check_deletes_no_chunks_of_a_successor(
     adapters: StoreAdapters, inspector: MongoInspector, way: str
 ) -> None:
     """It holds the fence when it looks, is stopped, and wakes up when another has written and shown more."""
@@ -342,7 +348,7 @@ async def test_who_looked_at_the_fence_too_early_deletes_nothing_of_a_successor(
         await adapters.store.write_blocks(taken[0], 1, blocks[1:])
         await adapters.store.set_offset(taken[0], 3 * CHUNK_SIZE, b"", None, keep_lease=False)
 
-    stopped.during_pause = succeed
+    stopped.run_in_next_pause(succeed)
     with suppress(Conflict):
         match way:
             case "truncate":
@@ -356,7 +362,7 @@ async def test_who_looked_at_the_fence_too_early_deletes_nothing_of_a_successor(
     assert inspector.only_document()["current"] is None
 
 
-async def test_a_commit_without_the_fence_changes_nothing(adapters: StoreAdapters, inspector: MongoInspector) -> None:
+async def test_commit_without_the_fence_changes_nothing(adapters: StoreAdapters, inspector: MongoInspector) -> None:
     """Though it believes that the file is shorter than what a successor has written."""
     begun = await adapters.store.create_upload(NAME, NewUpload(None, 60))
     holds = [await adapters.store.acquire(begun.upload_id) for _ in range(2)]
@@ -368,7 +374,7 @@ async def test_a_commit_without_the_fence_changes_nothing(adapters: StoreAdapter
     assert inspector.db["fs.files"].count_documents({}) == 0
 
 
-async def test_what_became_of_an_upload_is_remembered(adapters: StoreAdapters, inspector: MongoInspector) -> None:
+async def test_outcome_of_an_upload_is_remembered(adapters: StoreAdapters, inspector: MongoInspector) -> None:
     upload = await adapters.store.create_upload(NAME, NewUpload(0, 0.6))
     rival = await adapters.store.create_upload(NAME, NewUpload(0, 0.6))
     assert isinstance(await adapters.store.get_durable_info(upload.upload_id), InProgressUpload)
@@ -383,7 +389,7 @@ async def test_what_became_of_an_upload_is_remembered(adapters: StoreAdapters, i
     assert inspector.only_document()["ended"] == []
 
 
-async def test_expiry_is_by_the_last_byte_and_not_by_a_renewal(
+async def test_expiry_counts_from_the_last_byte_not_from_a_renewal(
     adapters: StoreAdapters, inspector: MongoInspector
 ) -> None:
     """A lease of 0.4 s that is renewed 0.5 s before the expiry does not move it."""
@@ -404,7 +410,7 @@ async def test_expiry_is_by_the_last_byte_and_not_by_a_renewal(
     assert inspector.list_documents() == []
 
 
-async def test_a_dead_writer_holds_no_bytes_that_are_worth_waiting_for(adapters: StoreAdapters) -> None:
+async def test_durable_info_does_not_wait_for_a_dead_writer(adapters: StoreAdapters) -> None:
     upload = await adapters.store.create_upload(NAME, NewUpload(9, 60))
     await adapters.store.set_offset(upload, 1, b"x", 9, keep_lease=True)
     seen = await adapters.store.get_info(upload.upload_id)
@@ -417,7 +423,7 @@ async def test_a_dead_writer_holds_no_bytes_that_are_worth_waiting_for(adapters:
     assert isinstance(seen, InProgressUpload)
 
 
-async def test_a_dead_writer_is_reaped_and_a_living_one_is_not(
+async def test_dead_writer_is_collected_and_a_live_one_is_not(
     adapters: StoreAdapters, inspector: MongoInspector
 ) -> None:
     dead = await adapters.store.create_upload(MediaName("", "dead"), NewUpload())
@@ -442,7 +448,7 @@ async def test_a_dead_writer_is_reaped_and_a_living_one_is_not(
     assert inspector.list_documents() == []
 
 
-async def test_two_keepers_at_once_and_one_that_stops_anywhere(
+async def test_two_concurrent_collectors_with_one_failing_anywhere(
     adapters: StoreAdapters, inspector: MongoInspector
 ) -> None:
     """The end is the same: nothing left but what is current."""
@@ -466,7 +472,7 @@ async def test_two_keepers_at_once_and_one_that_stops_anywhere(
     assert all(document["current"]["length"] == 3 for document in inspector.list_documents())
 
 
-async def test_the_second_sweep_is_not_forgotten_by_the_slower_keeper(
+async def test_second_purge_is_not_skipped_by_the_slower_collector(
     adapters: StoreAdapters, inspector: MongoInspector
 ) -> None:
     upload = await adapters.store.create_upload(NAME, NewUpload())
@@ -481,7 +487,7 @@ async def test_the_second_sweep_is_not_forgotten_by_the_slower_keeper(
     assert inspector.only_document()["doomed"] == [version]
 
 
-async def test_deleting(adapters: StoreAdapters, inspector: MongoInspector) -> None:
+async def test_deletion(adapters: StoreAdapters, inspector: MongoInspector) -> None:
     assert await adapters.store.delete(NAME) is None
     await adapters.store_file(b"one")
     with pytest.raises(PreconditionFailed):
@@ -531,7 +537,7 @@ class DelayedFirstWrite(Committer):
         return found
 
 
-async def test_a_deletion_that_arrives_late_is_no_refusal(adapters: StoreAdapters) -> None:
+async def test_late_deletion_is_no_failure(adapters: StoreAdapters) -> None:
     await adapters.store_file(b"one")
     done = await DelayedFirstWrite(adapters.mongo, TIMINGS).delete(NAME, NO_PRECONDITIONS)
     assert done is not None
@@ -539,7 +545,7 @@ async def test_a_deletion_that_arrives_late_is_no_refusal(adapters: StoreAdapter
     assert await adapters.reader.find(NAME) is None
 
 
-async def test_a_commit_that_arrives_late_is_made_once(adapters: StoreAdapters) -> None:
+async def test_late_commit_is_applied_once(adapters: StoreAdapters) -> None:
     """Its sender raises the fence before it tries again: the late one finds nothing, or has been first and is found."""
     upload = await adapters.store.create_upload(NAME, NewUpload())
     await adapters.store.write_blocks(upload, 0, [b"one"])
@@ -564,7 +570,7 @@ class LostReply(Committer):
         return found
 
 
-async def test_a_commit_that_nobody_answers_is_asked_after(
+async def test_outcome_of_an_unanswered_commit_is_resolved(
     adapters: StoreAdapters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(commit, "ATTEMPT_TIMEOUT_SECONDS", 0.3)
@@ -575,9 +581,7 @@ async def test_a_commit_that_nobody_answers_is_asked_after(
     assert done.type == "file.created"
 
 
-async def test_an_insert_whose_answer_was_lost_late_is_repeated(
-    adapters: StoreAdapters, inspector: MongoInspector
-) -> None:
+async def test_insert_with_a_lost_reply_is_repeated(adapters: StoreAdapters, inspector: MongoInspector) -> None:
     """The holder of the fence finds its own chunks, however long ago it began."""
     adapters.store._chunk_store = SlowChunks(adapters.mongo)
     upload = await adapters.store.create_upload(NAME, NewUpload())
@@ -598,7 +602,7 @@ class SlowChunks(ChunkStore):
             raise Conflict("another writer has acquired this upload")
 
 
-async def test_a_nameless_upload_gets_its_name_at_the_end(adapters: StoreAdapters, inspector: MongoInspector) -> None:
+async def test_unnamed_upload_gets_its_name_at_the_commit(adapters: StoreAdapters, inspector: MongoInspector) -> None:
     upload = await adapters.store.create_upload(None, NewUpload())
     await adapters.store.write_blocks(upload, 0, [b"abc"])
     named = await adapters.store.assign_name(upload, NAME)
@@ -627,7 +631,9 @@ async def test_the_document_stays_small(adapters: StoreAdapters) -> None:
     await adapters.store.set_offset(uploads[0], len(tail), tail[::-1], None, keep_lease=False)
 
 
-async def test_a_name_that_is_replaced_too_often(adapters: StoreAdapters, inspector: MongoInspector) -> None:
+async def test_too_many_tombstones_reject_another_replacement(
+    adapters: StoreAdapters, inspector: MongoInspector
+) -> None:
     await adapters.store_file(b"x")
     waiting = [
         {"file": ObjectId(), "due": datetime.now(UTC) + timedelta(hours=1), "late": False}
@@ -638,7 +644,7 @@ async def test_a_name_that_is_replaced_too_often(adapters: StoreAdapters, inspec
     assert (await adapters.reader.find(NAME)) is not None
 
 
-async def test_strays_are_a_day_old_and_nobody_s(adapters: StoreAdapters, inspector: MongoInspector) -> None:
+async def test_orphans_are_a_day_old_and_unreferenced(adapters: StoreAdapters, inspector: MongoInspector) -> None:
     old = datetime.now(UTC) - timedelta(hours=25)
     stray, foreign = ObjectId.from_datetime(old), ObjectId.from_datetime(old + timedelta(seconds=1))
     young = ObjectId()
@@ -652,7 +658,7 @@ async def test_strays_are_a_day_old_and_nobody_s(adapters: StoreAdapters, inspec
 
 
 @pytest.mark.parametrize("address", ["", "-", "x-y", "a" * 24, "{}-{}", "a" * 24 + "-"])
-async def test_an_address_that_is_nobody_s(adapters: StoreAdapters, address: str) -> None:
+async def test_unknown_upload_id_is_not_found(adapters: StoreAdapters, address: str) -> None:
     assert await adapters.store.get_durable_info(address) is None
     assert await adapters.store.acquire(address) is None
     assert adapters.store.upload_age(address) is None

@@ -7,16 +7,17 @@ import random
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import httpx
 import pytest
 from pymongo import ReadPreference
 
-from services.common.store.gridfs.mongo import open_mongo_database
+from services.common.store.gridfs.mongo import MongoDriver, open_mongo_database
 from tests.support.databases import ServerProcess
 from tests.support.processes import ServiceProcess, StartService
 from tests.support.replica_set import ReplicaSet, run_replica_set
-from tests.support.upload_client import TusUpload, open_inspector
+from tests.support.upload_client import TusUpload, open_inspector, throttled
 from tests.support.waiting import eventually
 
 DATABASE = "gridcast"
@@ -58,7 +59,9 @@ class UploadLoad:
                 name = self.under_way[number] = f"{number}-{count}"
                 try:
                     answer = client.put(
-                        "/file/stream", params={"filename": name}, content=throttled(make_content(name))
+                        "/file/stream",
+                        params={"filename": name},
+                        content=throttled(make_content(name), SIZE // 8, 0.02),
                     )
                     done = answer.status_code == 201
                 except httpx.HTTPError:
@@ -87,13 +90,6 @@ def make_content(name: str) -> bytes:
     return random.Random(name).randbytes(SIZE)
 
 
-def throttled(data: bytes) -> Iterator[bytes]:
-    """In pieces, so that a kill falls into the middle."""
-    for start in range(0, len(data), SIZE // 8):
-        yield data[start : start + SIZE // 8]
-        time.sleep(0.02)
-
-
 def sha256_hex(data: bytes | None) -> str:
     return hashlib.sha256(data or b"").hexdigest()
 
@@ -106,7 +102,7 @@ def replica_set(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kills", [pytest.param(1, id="one"), pytest.param(20, id="twenty", marks=pytest.mark.long)])
-def test_the_primary_is_killed_in_the_middle_of_uploads(
+def test_uploads_survive_the_death_of_the_primary(
     replica_set: ReplicaSet, redis_url: str, start_service: StartService, kills: int
 ) -> None:
     seed = int.from_bytes(os.urandom(4))
@@ -123,16 +119,20 @@ def test_the_primary_is_killed_in_the_middle_of_uploads(
     }
     load = UploadLoad(start_service("services.upload", **env), start_service("services.stream", **env))
     outages = []
+
+    def has_acknowledged(count: int) -> bool:
+        return len(load.acknowledged) > count
+
     with load.running():
         for _ in range(kills):
             before = len(load.acknowledged)
-            eventually(lambda before=before: len(load.acknowledged) > before + 3, 30.0, "uploads go through")
+            eventually(partial(has_acknowledged, before + 3), 30.0, "uploads go through")
             time.sleep(rng.uniform(0, 0.3))
             began = time.monotonic()
             assert len(load.under_way) == UPLOADERS
             killed: ServerProcess = replica_set.kill_primary()
             told = len(load.acknowledged)
-            eventually(lambda told=told: len(load.acknowledged) > told + UPLOADERS, 60.0, "a new primary takes uploads")
+            eventually(partial(has_acknowledged, told + UPLOADERS), 60.0, "a new primary takes uploads")
             outages.append(time.monotonic() - began)
             killed.start()
             eventually(replica_set.is_healthy, 60.0, "the killed member is in step again")
@@ -148,7 +148,7 @@ def test_the_primary_is_killed_in_the_middle_of_uploads(
 
 
 @pytest.mark.timeout(300)
-def test_a_resumable_upload_outlives_its_primary(
+def test_resumable_upload_survives_its_primary(
     replica_set: ReplicaSet, redis_url: str, start_service: StartService
 ) -> None:
     """Offsets only grow: what a client was once told is stored is never asked for again, and the file is whole."""
@@ -187,12 +187,14 @@ def test_a_resumable_upload_outlives_its_primary(
 def _patch_ignoring_errors(tus: TusUpload, offset: int, content: bytes) -> None:
     """Send; what became of it, HEAD tells."""
     with contextlib.suppress(httpx.HTTPError, AssertionError):
-        tus.patch(offset, throttled(content))
+        tus.patch(offset, throttled(content, SIZE // 8, 0.02))
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("driver", ["motor", "pymongo"])
-async def test_reads_go_to_the_primary_whatever_the_address_says(replica_set: ReplicaSet, driver: str) -> None:
+async def test_reads_go_to_the_primary_despite_the_read_preference(
+    replica_set: ReplicaSet, driver: MongoDriver
+) -> None:
     mongo = open_mongo_database(f"{replica_set.uri}&readPreference=secondary", DATABASE, driver)
     try:
         assert mongo.collection("media").read_preference == ReadPreference.PRIMARY

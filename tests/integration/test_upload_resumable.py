@@ -25,7 +25,8 @@ from services.upload.tus.patch import PatchRequest
 from services.upload.tus.resumable_uploads import ResumableUploads
 from services.upload.writer.cleanup import CleanupRunner
 from tests.support.databases import ServerProcess
-from tests.support.upload_client import CHUNK_SIZE, MongoInspector, open_inspector
+from tests.support.sizes import CHUNK_SIZE
+from tests.support.upload_client import MongoInspector, open_inspector
 
 pytestmark = pytest.mark.anyio
 NAME = MediaName("", "n")
@@ -47,7 +48,7 @@ class UndurableStore(GridFSUploadStore):
 
 @pytest.fixture
 def inspector(mongod: ServerProcess, database_name: str) -> Iterator[MongoInspector]:
-    with open_inspector(mongod.uri, database_name) as store:
+    with open_inspector(mongod.url, database_name) as store:
         yield store
 
 
@@ -57,7 +58,7 @@ async def empty_body() -> Message:
 
 @pytest.fixture
 async def mongo(mongod: ServerProcess, database_name: str) -> AsyncIterator[MongoDatabase]:
-    mongo = open_mongo_database(mongod.uri, database_name)
+    mongo = open_mongo_database(mongod.url, database_name)
     await GridFSUploadStore(mongo).ensure_schema()
     yield mongo
     await mongo.aclose()
@@ -70,7 +71,7 @@ def make_resumable_uploads(store: GridFSUploadStore) -> ResumableUploads:
     )
 
 
-async def test_a_store_that_is_away_after_the_beginning(mongo: MongoDatabase, inspector: MongoInspector) -> None:
+async def test_store_that_becomes_unavailable_during_an_upload(mongo: MongoDatabase, inspector: MongoInspector) -> None:
     before = asyncio.all_tasks()
     away = make_resumable_uploads(UnavailableStore(mongo, StoreTimings(lease_ttl=0.3)))
     with pytest.raises(ServiceUnavailable):
@@ -81,7 +82,7 @@ async def test_a_store_that_is_away_after_the_beginning(mongo: MongoDatabase, in
         await asyncio.sleep(0.02)
 
 
-async def test_nobody_is_told_of_a_commit_that_is_not_durable(mongo: MongoDatabase) -> None:
+async def test_non_durable_commit_is_not_acknowledged(mongo: MongoDatabase) -> None:
     """The client would give its bytes up, and after a kill they would be asked for again."""
     store = UndurableStore(mongo)
     upload = await store.create_upload(NAME, NewUpload(5, 60))
@@ -135,7 +136,9 @@ async def create_unfinished_upload(mongo: MongoDatabase, data: bytes) -> str:
     return upload.upload_id
 
 
-async def test_a_hash_of_a_part_is_never_taken_for_the_whole(mongo: MongoDatabase, inspector: MongoInspector) -> None:
+async def test_hash_of_a_prefix_is_never_used_for_the_whole_file(
+    mongo: MongoDatabase, inspector: MongoInspector
+) -> None:
     data = os.urandom(2 * CHUNK_SIZE + 7)
     address = await create_unfinished_upload(mongo, data)
     flow = make_resumable_uploads(InterruptedStore(mongo))
@@ -146,7 +149,7 @@ async def test_a_hash_of_a_part_is_never_taken_for_the_whole(mongo: MongoDatabas
     assert received.sha256 == hashlib.sha256(data).hexdigest() == inspector.only_document()["current"]["sha256"]
 
 
-async def test_an_upload_whose_stored_bytes_are_damaged_ends(mongo: MongoDatabase, inspector: MongoInspector) -> None:
+async def test_upload_with_corrupt_stored_bytes_fails(mongo: MongoDatabase, inspector: MongoInspector) -> None:
     data = os.urandom(2 * CHUNK_SIZE + 7)
     address = await create_unfinished_upload(mongo, data)
     inspector.db["fs.chunks"].delete_one({"n": 1})
@@ -158,7 +161,7 @@ async def test_an_upload_whose_stored_bytes_are_damaged_ends(mongo: MongoDatabas
     assert inspector.count_chunks() == 0
 
 
-async def test_an_upload_that_is_ended_while_it_is_read_back(mongo: MongoDatabase) -> None:
+async def test_upload_terminated_during_its_rehash(mongo: MongoDatabase) -> None:
     """The one who ended it has deleted its chunks; that is no damage."""
     data = os.urandom(2 * CHUNK_SIZE + 7)
     address = await create_unfinished_upload(mongo, data)

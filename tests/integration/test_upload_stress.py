@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from tests.support.databases import ServerProcess
+from tests.support.databases import ServerProcess, storage_env
+from tests.support.process_stats import resident_memory
 from tests.support.processes import ServiceProcess, StartService
+from tests.support.sizes import BATCH_SIZE, CHUNK_SIZE, MIB
 from tests.support.upload_client import (
-    BATCH_SIZE,
-    CHUNK_SIZE,
     FORM_CONTENT_TYPE,
     OFFSET_CONTENT_TYPE,
     TUS_HEADERS,
@@ -26,21 +26,16 @@ from tests.support.upload_client import (
     form_part,
     open_inspector,
     repr_digest,
-    resident_memory,
     tus_metadata,
     unread_socket_bytes,
 )
 from tests.support.waiting import eventually
 
-MIB = 1024 * 1024
-
 
 @pytest.fixture
 def env(mongod: ServerProcess, redis_server: ServerProcess, database_name: str) -> dict[str, str]:
     return {
-        "GRIDCAST_MONGODB_URI": mongod.uri,
-        "GRIDCAST_MONGODB_DATABASE": database_name,
-        "GRIDCAST_REDIS_URL": redis_server.url,
+        **storage_env(mongod, redis_server.url, database_name),
         "GRIDCAST_SECOND_PURGE_DELAY": "0",
         "GRIDCAST_GC_INTERVAL": "1",
         "GRIDCAST_LOG_LEVEL": "warning",
@@ -49,7 +44,7 @@ def env(mongod: ServerProcess, redis_server: ServerProcess, database_name: str) 
 
 @pytest.fixture
 def inspector(mongod: ServerProcess, database_name: str) -> Iterator[MongoInspector]:
-    with open_inspector(mongod.uri, database_name) as store:
+    with open_inspector(mongod.url, database_name) as store:
         yield store
 
 
@@ -98,14 +93,16 @@ def check_one_winner_each(store: MongoInspector, names: int) -> None:
     assert store.db["fs.files"].count_documents({}) == names
 
 
-def test_racers(start_service: StartService, env: dict[str, str], inspector: MongoInspector) -> None:
+def test_concurrent_uploads_of_one_name_have_one_winner(
+    start_service: StartService, env: dict[str, str], inspector: MongoInspector
+) -> None:
     upload_concurrently([start_service("services.upload", **env) for _ in range(2)], 50, 3)
     check_one_winner_each(inspector, 3)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_fifty_racers_on_each_of_a_hundred_names(
+def test_fifty_concurrent_uploads_of_each_of_a_hundred_names(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector
 ) -> None:
     upload_concurrently([start_service("services.upload", **env) for _ in range(2)], 50, 100)
@@ -155,7 +152,9 @@ def resume_across_replicas(
 
 
 @pytest.mark.parametrize("read", [True, False])
-def test_cuts(start_service: StartService, env: dict[str, str], inspector: MongoInspector, *, read: bool) -> None:
+def test_upload_is_interrupted_at_random_offsets(
+    start_service: StartService, env: dict[str, str], inspector: MongoInspector, *, read: bool
+) -> None:
     resume_across_replicas(
         [start_service("services.upload", **env) for _ in range(2)], inspector, 8 * MIB + 5, 10, read=read
     )
@@ -164,14 +163,14 @@ def test_cuts(start_service: StartService, env: dict[str, str], inspector: Mongo
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("read", [True, False])
-def test_256_mib_cut_at_a_hundred_places(
+def test_256_mib_upload_interrupted_at_a_hundred_offsets(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector, *, read: bool
 ) -> None:
     services = [start_service("services.upload", **env) for _ in range(2)]
     resume_across_replicas(services, inspector, 256 * MIB, 100, read=read)
 
 
-def test_after_a_kill_two_batches_are_asked_for_again(
+def test_at_most_two_batches_are_sent_again_after_a_kill(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector
 ) -> None:
     """Of the bytes that the service had read; here it reads all that was sent before it dies."""
@@ -221,7 +220,7 @@ def memory_growth(service: ServiceProcess, sizes: list[int]) -> int:
     return peak - base
 
 
-def test_memory(start_service: StartService, env: dict[str, str]) -> None:
+def test_memory_of_concurrent_uploads_is_bounded(start_service: StartService, env: dict[str, str]) -> None:
     service = start_service("services.upload", **env)
     assert memory_growth(service, [192 * MIB]) <= 64 * MIB
     assert memory_growth(service, [16 * MIB] * 8) <= 120 * MIB
@@ -229,7 +228,7 @@ def test_memory(start_service: StartService, env: dict[str, str]) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-def test_memory_for_one_of_five_gigabytes_and_for_twenty(
+def test_memory_for_one_5_gb_upload_and_for_twenty_uploads(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector
 ) -> None:
     service = start_service("services.upload", **env)

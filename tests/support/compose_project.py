@@ -13,9 +13,9 @@ from typing import Any
 
 import httpx
 
+from deploy.local.processes import PROJECT_ROOT
 from tests.support.waiting import eventually
 
-ROOT = Path(__file__).resolve().parents[2]
 COMPOSE_FILES = {"base": ["docker-compose.yml"], "cluster": ["docker-compose.yml", "deploy/compose.cluster.yml"]}
 IMAGE_TAG = "test"
 
@@ -43,10 +43,10 @@ def source_copy() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="gridcast-tree-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for part in (".dockerignore", "docker-compose.yml", "deploy", "gateway", "requirements", "services"):
-        if (ROOT / part).is_dir():
-            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        if (PROJECT_ROOT / part).is_dir():
+            shutil.copytree(PROJECT_ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         else:
-            shutil.copy(ROOT / part, folder / part)
+            shutil.copy(PROJECT_ROOT / part, folder / part)
     for path in folder.rglob("*"):
         path.chmod(path.stat().st_mode & 0o700)
     return folder
@@ -64,16 +64,16 @@ class Container:
 
     @property
     def service(self) -> str:
-        return self.inspect()["Config"]["Labels"]["com.docker.compose.service"]
+        return str(self.inspect()["Config"]["Labels"]["com.docker.compose.service"])
 
     @property
     def name(self) -> str:
-        return self.inspect()["Name"].strip("/")
+        return str(self.inspect()["Name"]).strip("/")
 
     def is_healthy(self) -> bool:
         """Running, and healthy where it has a health check."""
         state = self.inspect()["State"]
-        return state["Running"] and state.get("Health", {"Status": "healthy"})["Status"] == "healthy"
+        return bool(state["Running"]) and state.get("Health", {"Status": "healthy"})["Status"] == "healthy"
 
     def restart(self) -> float:
         """SIGTERM, the time of grace that the compose file gives, and a new start. Gives the seconds until it is well again."""

@@ -6,7 +6,6 @@
 import contextlib
 import shutil
 import signal
-import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from deploy.local import databases, processes
 from deploy.local.log_tail import tail
 from deploy.local.ports import free_ports
 from deploy.local.processes import Child, Program
+from tests.support.redis_commands import send_redis_commands
 
 READY_TIMEOUT = 30.0
 
@@ -43,10 +43,8 @@ class ServerProcess:
 
     @property
     def url(self) -> str:
-        """The address as clients want it; `uri` is the same."""
+        """The address as clients take it: mongodb:// or redis://."""
         return self._child.program.url
-
-    uri = url
 
     @property
     def pid(self) -> int:
@@ -104,6 +102,16 @@ def run_server(data_dir: Path, program: Callable[[Path, int], Program]) -> Itera
         shutil.rmtree(data_dir / "data", ignore_errors=True)
 
 
+def storage_env(mongod: ServerProcess, redis_url: str, database: str, **more: str) -> dict[str, str]:
+    """The variables with which a service finds MongoDB and Redis, and `more`."""
+    return {
+        "GRIDCAST_MONGODB_URI": mongod.url,
+        "GRIDCAST_MONGODB_DATABASE": database,
+        "GRIDCAST_REDIS_URL": redis_url,
+        **more,
+    }
+
+
 @pytest.fixture(scope="session")
 def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """The session's MongoDB; leave it running."""
@@ -137,14 +145,12 @@ def database_name(mongod: ServerProcess) -> Iterator[str]:
     """The name of an empty database on the session's MongoDB, dropped after the test."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     yield name
-    with pymongo.MongoClient[dict[str, object]](mongod.uri) as client:
+    with pymongo.MongoClient[dict[str, object]](mongod.url) as client:
         client.drop_database(name)
 
 
 @pytest.fixture
 def redis_url(redis_server: ServerProcess) -> str:
     """The address of the session's Redis, emptied."""
-    with socket.create_connection(("127.0.0.1", redis_server.port), timeout=5.0) as connection:
-        connection.sendall(b"FLUSHALL\r\n")
-        assert connection.recv(64) == b"+OK\r\n"
+    assert send_redis_commands(redis_server.port, "FLUSHALL") == "+OK\r\n"
     return redis_server.url

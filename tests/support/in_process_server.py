@@ -12,7 +12,7 @@ from typing import Any
 import uvicorn
 
 from services.common.asgi import ASGIApp
-from services.common.server.connection import Http
+from services.common.server.connection import HTTPConnection
 from tests.support.waiting import eventually
 
 SOCKET_BUFFER_SIZE = 8 * 1024
@@ -27,7 +27,8 @@ class InProcessServer:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         self.port = listener.getsockname()[1]
-        settings = {"http": Http, "ws": "none", "lifespan": "off", "timeout_graceful_shutdown": 30} | options
+        defaults = {"http": HTTPConnection, "ws": "none", "lifespan": "off", "timeout_graceful_shutdown": 30}
+        settings: dict[str, Any] = {**defaults, **options}
         self.server = uvicorn.Server(uvicorn.Config(app, loop="uvloop", log_config=None, **settings))
         self.thread = threading.Thread(target=self.server.run, args=([listener],), daemon=True)
         self.thread.start()

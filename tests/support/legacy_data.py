@@ -26,7 +26,8 @@ from bson.json_util import JSONOptions
 
 from deploy.local.ports import free_ports
 from tests.support.databases import run_server, small_mongod_program
-from tests.support.upload_client import CHUNK_SIZE, TusUpload, tus_metadata
+from tests.support.sizes import CHUNK_SIZE
+from tests.support.upload_client import TusUpload, tus_metadata
 from tests.support.waiting import eventually
 
 LEGACY_COMMIT = "58a3874"
@@ -63,7 +64,7 @@ def write_legacy_media(url: str) -> dict[str, str]:
     def tus(key: str, filename: str, length: int, content: bytes, **headers: str) -> None:
         upload = _tus_upload(url)
         metadata = tus_metadata(filename=filename, folder="old", filetype="video/webm")
-        response = upload.create(None, length, content, **{"upload-metadata": metadata, **headers})
+        response = upload.create(None, length, content, headers={"upload-metadata": metadata, **headers})
         assert response.status_code == 201, response.text
         paths[key] = upload.path
 
@@ -110,7 +111,7 @@ def verify_legacy_media(upload_url: str, stream_url: str, paths: Mapping[str, st
         None,
         None,
         None,
-        **{
+        headers={
             "upload-concat": f"final;{paths['part']}",
             "upload-metadata": tus_metadata(filename="joined.webm", folder="old"),
         },
@@ -186,7 +187,7 @@ def main(checkout: Path) -> None:
         url = f"http://127.0.0.1:{port}"
         env = {
             "GRIDCAST_PORT": str(port),
-            "GRIDCAST_MONGODB_URI": mongod.uri,
+            "GRIDCAST_MONGODB_URI": mongod.url,
             "GRIDCAST_REDIS_URL": "redis://127.0.0.1:1/0",
             "GRIDCAST_JANITOR_EVERY": "0",
             "GRIDCAST_GRACE": "1",
@@ -202,7 +203,7 @@ def main(checkout: Path) -> None:
         finally:
             service.terminate()
             service.wait(30)
-        with pymongo.MongoClient[dict[str, Any]](mongod.uri, tz_aware=True) as client:
+        with pymongo.MongoClient[dict[str, Any]](mongod.url, tz_aware=True) as client:
             documents = {name: list(client["gridcast"][name].find().sort("_id")) for name in COLLECTIONS}
         data = {
             "commit": LEGACY_COMMIT,

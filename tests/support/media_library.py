@@ -10,10 +10,10 @@ import httpx
 import pymongo
 from bson import ObjectId
 
-from tests.support.databases import ServerProcess
+from tests.support.databases import ServerProcess, storage_env
 from tests.support.processes import ServiceProcess, run_service
+from tests.support.sizes import CHUNK_SIZE
 
-CHUNK_SIZE = 255 * 1024
 BOUNDARY_SIZES = (
     0,
     1,
@@ -78,16 +78,6 @@ class MediaServices:
         )
 
 
-def storage_env(mongod: ServerProcess, redis_url: str, database: str, **more: str) -> dict[str, str]:
-    """What both services need to know."""
-    return {
-        "GRIDCAST_MONGODB_URI": mongod.uri,
-        "GRIDCAST_MONGODB_DATABASE": database,
-        "GRIDCAST_REDIS_URL": redis_url,
-        **more,
-    }
-
-
 @contextlib.contextmanager
 def run_media_services(
     folder: Path, mongod: ServerProcess, redis_url: str, database: str, **env: str
@@ -95,7 +85,7 @@ def run_media_services(
     """Both services; `env` is the stream service's own. The database is dropped afterwards."""
     common = storage_env(mongod, redis_url, database)
     with (
-        pymongo.MongoClient[dict[str, Any]](mongod.uri) as client,
+        pymongo.MongoClient[dict[str, Any]](mongod.url) as client,
         run_service("services.upload", folder, common) as upload,
         run_service("services.stream", folder, {**common, **env}) as stream,
     ):

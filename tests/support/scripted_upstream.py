@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import http.client
 import json
-import os
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -20,15 +19,12 @@ import pytest
 
 from deploy.local.ports import HOST, free_ports
 from tests.support.processes import ServiceProcess, run_service
+from tests.support.raw_sockets import receive_until_closed
 from tests.support.waiting import eventually
 
 OK_RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 GET_REQUEST = b"GET /file HTTP/1.1\r\nHost: a\r\n\r\n"
 GET_AND_CLOSE = b"GET /file HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-WEBSOCKET_HANDSHAKE = (
-    b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-)
 
 
 @dataclass
@@ -266,21 +262,6 @@ def send_raw(port: int, raw: bytes, timeout: float = 10.0) -> bytes:
         return receive_until_closed(client)
 
 
-def receive_until_closed(client: socket.socket) -> bytes:
-    """All that still comes; a reset ends it too."""
-    received = b""
-    with contextlib.suppress(ConnectionResetError):
-        while data := client.recv(65536):
-            received += data
-    return received
-
-
-def receive_until_eof(client: socket.socket) -> None:
-    """As `drain`, but a reset is raised."""
-    while client.recv(65536):
-        pass
-
-
 def wait_for_access_log(gateway: ServiceProcess, status: int, count: int = 1) -> list[dict[str, Any]]:
     """The last lines in its log about answers with that status; `time` in seconds since 1970.
 
@@ -297,12 +278,6 @@ def wait_for_access_log(gateway: ServiceProcess, status: int, count: int = 1) ->
 
     found = eventually(lines, 5, f"{count} lines with {status}")
     return [{**line, "time": datetime.fromisoformat(line["time"]).timestamp()} for line in found]
-
-
-def resident_memory(pid: int) -> int:
-    """Resident bytes."""
-    with open(f"/proc/{pid}/statm", encoding="ascii") as statm:  # noqa: PTH123 - not a file of ours
-        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def parse_statuses(raw: bytes) -> list[int]:

@@ -4,7 +4,7 @@ import asyncio
 
 from services.common.asgi import Receive, Scope, Send
 from services.common.errors import Conflict
-from services.common.server import run
+from services.common.server.run import run
 from services.common.settings import Settings
 from services.common.web.app_factory import send_problem
 
@@ -28,4 +28,4 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 if __name__ == "__main__":
-    run.run("small", lambda: app, Settings())
+    run("small", lambda: app, Settings())

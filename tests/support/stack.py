@@ -19,6 +19,8 @@ from tests.support.waiting import eventually
 
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 60.0
+SERVICE_NAMES = ("gateway", "upload-1", "stream-1", "stream-2", "socket-1", "socket-2")
+"""The service processes of a stack with its default settings."""
 STACK_VARIABLES = ("PORT", "DATA", "MONGODB_URI", "REDIS_URL")
 
 

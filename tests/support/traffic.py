@@ -170,11 +170,12 @@ class Traffic:
         with httpx.Client(base_url=self._url, timeout=10) as client:
             while not self._stop.is_set():
                 count += 1
-                news = {"type": "news", "data": count, "id": f"news-{id(self.log):x}-{count}"}
+                event_id = f"news-{id(self.log):x}-{count}"
+                news = {"type": "news", "data": count, "id": event_id}
                 while not self._stop.is_set():
                     with contextlib.suppress(httpx.HTTPError):
                         if client.post("/sockets/messages", params={"topic": TOPIC}, json=news).is_success:
-                            self.log.pushed_ids.append(news["id"])
+                            self.log.pushed_ids.append(event_id)
                             break
                     time.sleep(0.2)
                 time.sleep(0.05)

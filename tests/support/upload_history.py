@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import httpx
 
+from tests.support.sizes import CHUNK_SIZE
 from tests.support.upload_client import (
-    CHUNK_SIZE,
     FORM_CONTENT_TYPE,
     OFFSET_CONTENT_TYPE,
     TUS_HEADERS,

@@ -6,18 +6,21 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
 import httpx
+import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from deploy.local import databases
 from tests.support.databases import ServerProcess, run_server
 from tests.support.processes import ServiceProcess, run_service
+from tests.support.raw_sockets import WEBSOCKET_HANDSHAKE
+from tests.support.redis_commands import send_redis_commands
 
 TIMEOUT = 10.0
 
@@ -136,9 +139,9 @@ class SocketReplicas:
         self._stack = stack
         self.services = [self.start() for _ in range(count)]
 
-    def start(self, *, ready: bool = True, **env: str) -> ServiceProcess:
-        """One more."""
-        every = {**self._env, **env}
+    def start(self, env: Mapping[str, str] | None = None, *, ready: bool = True) -> ServiceProcess:
+        """Start one more replica, with these variables besides the common ones."""
+        every = {**self._env, **(env or {})}
         return self._stack.enter_context(run_service("services.socket", self._folder, every, ready=ready))
 
     def __getitem__(self, index: int) -> ServiceProcess:
@@ -157,9 +160,7 @@ def run_socket_replicas(folder: Path, count: int = 2, **env: str) -> Iterator[So
 
 def skip_settling_period(redis: ServerProcess) -> None:
     """Nobody is expected to tell of sids from before: one that is unknown is unknown at once, and not only after 5 s."""
-    with socket.create_connection(("127.0.0.1", redis.port), timeout=TIMEOUT) as connection:
-        connection.sendall(b"HSET gridcast:sequence settles 0\r\n")
-        assert connection.recv(64) == b":0\r\n"
+    assert send_redis_commands(redis.port, "HSET gridcast:sequence settles 0") == ":0\r\n"
 
 
 @contextlib.asynccontextmanager
@@ -180,31 +181,28 @@ async def push_message(
         return await client.post(path, json=message, params=query)
 
 
-async def eventually_async(check: Any, timeout_seconds: float = TIMEOUT) -> Any:
-    """The first true result of the coroutine function `check`."""
-    deadline = asyncio.get_running_loop().time() + timeout_seconds
-    while not (result := await check()):
-        assert asyncio.get_running_loop().time() < deadline, f"not true within {timeout_seconds:g} s"
-        await asyncio.sleep(0.02)
-    return result
-
-
-def resident_memory(pid: int) -> int:
-    """Bytes of memory."""
-    return int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) * 4096
-
-
 def connect_stalled_reader(port: int) -> socket.socket:
     """A connection that reads its first frame and then nothing, with little room in its kernel."""
     made = socket.socket()
     made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     made.settimeout(20)
     made.connect(("127.0.0.1", port))
-    made.sendall(
-        b"GET /ws HTTP/1.1\r\nhost: 127.0.0.1\r\nupgrade: websocket\r\nconnection: Upgrade\r\n"
-        b"sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\nsec-websocket-version: 13\r\n\r\n"
-    )
+    made.sendall(WEBSOCKET_HANDSHAKE)
     got = b""
     while b"recovered" not in got:
         got += made.recv(2048)
     return made
+
+
+@pytest.fixture(scope="module")
+def single_replica(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SocketReplicas]:
+    """One socket replica with its own Redis, for all tests of a module."""
+    with run_socket_replicas(tmp_path_factory.mktemp("sockets"), 1) as replicas:
+        yield replicas
+
+
+@pytest.fixture(scope="module")
+def two_replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SocketReplicas]:
+    """Two socket replicas with one Redis of their own, for all tests of a module."""
+    with run_socket_replicas(tmp_path_factory.mktemp("sockets")) as replicas:
+        yield replicas

@@ -14,7 +14,7 @@ HANDSHAKE_ATTEMPTS = 5
 TIMEOUT = 60.0
 
 
-class SwarmClient(picows.WSListener):  # type: ignore[misc]
+class SwarmClient(picows.WSListener):
     """One client. A crowd that speaks engine.io is greeted twice and asked for a pong by text."""
 
     def __init__(self, crowd: "WebSocketSwarm") -> None:

@@ -82,7 +82,7 @@ class PublishResult:
     """
 
     status: PublishStatus
-    event_id: str
+    id: str
     sequence: str | None
     duplicate: bool = False
 

@@ -1,49 +1,83 @@
-"""The head of an answer as it is sent, and an answer that is there as a whole. Pure: it knows no connection and no route."""
+"""Encodes HTTP/1.1 responses: status line, header fields, fields encoded in advance, whole error responses."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import NamedTuple
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
-
-# What may stand in a head beside line ends (RFC 9110, 5.5): a value with a line end in it would be a field of somebody else's.
-_FIELD_BYTES = bytes({0x09, *range(0x20, 0x100)} - {0x7F})
+from services.common.errors import GridcastError, encode_problem, problem_headers
 
 Field = tuple[bytes, bytes]
 
 
-def lines(fields: Iterable[Field]) -> bytes:
-    """Fields as they are sent. RuntimeError where one would end its line."""
-    made = [b"%s: %s\r\n" % field for field in fields]
-    joined = b"".join(made)
-    if joined.translate(None, _FIELD_BYTES) != b"\r\n" * len(made):
+def _status_line(status: int) -> bytes:
+    try:
+        phrase = HTTPStatus(status).phrase
+    except ValueError:
+        phrase = ""
+    return f"HTTP/1.1 {status} {phrase}\r\n".encode("ascii")
+
+
+STATUS_LINES = {status: _status_line(status) for status in range(100, 600)}
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+"""The interim response that asks for a request's body (RFC 9110, 15.2.1)."""
+
+LAST_CHUNK = b"0\r\n\r\n"
+"""Ends a chunked body that has no trailers (RFC 9112, 7.1)."""
+
+# Bytes allowed in a field line beside its line end (RFC 9110, 5.5). A value with a line end would inject a field of its own.
+_FIELD_BYTES = bytes({0x09, *range(0x20, 0x100)} - {0x7F})
+
+
+def encode_headers(headers: Iterable[Field]) -> bytes:
+    """Encode field lines. Raises RuntimeError for a name or value with a control character.
+
+    The check is one pass over the joined lines: an expression for each name and each value took 12 us for twelve fields.
+    """
+    lines = [b"%s: %s\r\n" % header for header in headers]
+    encoded = b"".join(lines)
+    if encoded.translate(None, _FIELD_BYTES) != b"\r\n" * len(lines):
         raise RuntimeError("a control character in a header field")
-    return joined
+    return encoded
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
-    """Fields that many answers have in common, neither length nor connection among them: made and looked at once."""
+class PreencodedHeaders:
+    """Header fields that many responses share, checked and encoded once. Neither Content-Length nor Connection is among them."""
 
     fields: tuple[Field, ...]
-    lines: bytes = field(init=False)
+    encoded: bytes = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "lines", lines(self.fields))
+        object.__setattr__(self, "encoded", encode_headers(self.fields))
 
 
-NONE = Shared(())
+NO_HEADERS = PreencodedHeaders(())
 
 
-class Ready(NamedTuple):
-    """An answer for which nobody has to be waited for. Its length is among `headers`, unless its status has no content."""
+class PreparedResponse(NamedTuple):
+    """A whole response, available without waiting. `headers` has its Content-Length, unless the status has no content."""
 
     status: int
     headers: list[Field]
-    shared: Shared
+    preencoded: PreencodedHeaders
     body: bytes | memoryview
 
 
-def head(status: int, fields: Iterable[Field], shared: Shared) -> bytes:
-    """Status line, fields whose names are in lower case, and the empty line."""
-    return b"".join((STATUS_LINE[status], lines(fields), shared.lines, b"\r\n"))
+def encode_response_head(status: int, headers: Iterable[Field], preencoded: PreencodedHeaders = NO_HEADERS) -> bytes:
+    """Encode status line, fields (names in lower case) and the empty line. Raises RuntimeError as `encode_headers`."""
+    return b"".join((STATUS_LINES[status], encode_headers(headers), preencoded.encoded, b"\r\n"))
+
+
+def encode_chunk(data: bytes | memoryview, *, last: bool) -> bytes:
+    """Encode a part of a chunked body (RFC 9112, 7.1). Empty where there is neither data nor an end."""
+    end = LAST_CHUNK if last else b""
+    return b"".join((b"%x\r\n" % len(data), data, b"\r\n", end)) if len(data) else end
+
+
+def encode_error_response(error: GridcastError, headers: Iterable[Field]) -> bytes:
+    """Encode a problem response that closes its connection, for a request that reaches no application."""
+    body = encode_problem(error)
+    fields = (*headers, *problem_headers(error, body), (b"connection", b"close"))
+    return encode_response_head(error.status, fields) + body

@@ -1,254 +1,388 @@
-"""uvicorn's HTTP/1.1 protocol with our limits, for every service and the gateway. It knows no route and no service.
+"""The HTTP/1.1 connection of every service and of the gateway.
 
-What it adds to the rules of `heads`: a head has ten seconds; trailers are not taken for fields; a refusal waits for its turn behind
-answers that are still due; an upgrade does not swallow a body. And three ways of ending a connection: an answer sent before its
-request was read is followed by reading on for a moment, so that a reset does not destroy it; an answer that breaks off is reset, so
-that nobody takes it for a whole one; all else is closed as usual. A client that takes nothing of what it asked for is cut off.
+It has three ways of ending. A response sent before its request was read is followed by a lingering close: reading on for a
+moment, so that a reset does not destroy the response. A response that breaks off is reset, so that nobody takes it for a whole
+one. All else is closed when everything is sent.
 """
 
 import asyncio
 import logging
-from typing import ClassVar, Never, cast
+from collections import deque
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import Any, ClassVar, cast
 
-import httptools
+from services.common.asgi import Scope
+from services.common.errors import BadRequest, GridcastError, RequestTimeout, TooManyRequests
+from services.common.http.encoding import PreparedResponse, encode_error_response, encode_response_head
+from services.common.http.request_parser import EndOfMessage, RequestHead, RequestParser
+from services.common.server import tcp
+from services.common.server.connection_info import EXTENSION, ConnectionInfo
+from services.common.server.contract import ServerConfig, ServerState
+from services.common.server.cycle import RequestCycle
+from services.common.server.scope import http_scope
+from services.common.server.timeouts import KeepAliveTimer, SendTimeout, Timeout
+from services.common.server.transport import CoalescingTransport
+from services.common.server.websocket.upgrade import switch_to_websocket
 
-from services.common.errors import (
-    BadRequest,
-    GridcastError,
-    HeadersTooLarge,
-    RequestTimeout,
-    TooManyRequests,
-    URITooLong,
-)
-from services.common.http.request_parser import JUDGED, MAX_FIELD_BYTES, MAX_TARGET, Head
-from services.common.server.cycle import AT_ONCE
-from services.common.server.transport import Taking, Wire, refusal, reset
-from services.common.server.websocket import Upgrades
+MAX_PIPELINED = 32
+"""Requests that may wait behind the one being answered: 429 beyond."""
 
-MAX_WAITING = 32
-"""Requests that may wait behind the one being answered: 429 beyond. One read brings 256 KiB, and the ten thousand small requests in
-it took 9 MiB.
+FAST_PATH_PER_READ = 8
+"""Responses without a task, out of one read: 256 KiB hold ten thousand small requests, and other connections wait for their
+turn.
 """
 
 _access = logging.getLogger("gridcast.access")
 
 
-class Http(Upgrades):
-    """One client connection."""
+class ConnectionState(Enum):
+    """What a connection does with what comes in, and whether it still sends."""
 
-    head_seconds: ClassVar[float] = 10.0
-    """What a client has for sending a head: from the connection on, or from its first byte on a kept connection."""
-    linger_seconds: ClassVar[float] = 3.0
-    """How long the rest of a request is read and thrown away after an early answer."""
+    ACTIVE = auto()
+    """Requests are read and answered. A new connection begins here: it owes us its first head."""
+    IDLE = auto()
+    """Everything is answered; the keep-alive timer runs."""
+    DISCARDING = auto()
+    """What comes in is dropped; responses that are due are still sent, and perhaps an error behind them."""
+    LINGERING = auto()
+    """Our FIN is sent; what comes in is dropped, for `linger_timeout` at the longest."""
+    CLOSING = auto()
+    """Closed as soon as everything is sent."""
+    UPGRADED = auto()
+    """The transport belongs to the WebSocket protocol."""
 
-    _raw: asyncio.Transport
-    _head: Head
-    _refusal: GridcastError | None = None
-    _deferred: GridcastError | None = None
-    _timer: asyncio.TimerHandle | None = None
-    _in_head = False
-    _in_body = False
-    _deaf = False
-    _ending = False
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """A client connected: it has `head_seconds` for its first head."""
-        self._raw = transport
-        self._wire = Wire(transport, self, self.loop)
-        self.taking = Taking(transport, self.loop)
-        super().connection_made(cast("asyncio.Transport", self._wire))
-        self.at_once = getattr(self.app, "at_once", None)
-        self._arm()
+# Python 3.11 needs 46 ns for a member of an enum, and a request asks seven times.
+_ACTIVE, _IDLE = ConnectionState.ACTIVE, ConnectionState.IDLE
+_ENDED = frozenset({ConnectionState.LINGERING, ConnectionState.CLOSING, ConnectionState.UPGRADED})
+
+
+class HTTPConnection(asyncio.Protocol):
+    """One client connection: a request parser, a transport, timeouts, and a cycle for each request.
+
+    Of uvicorn's HTTP side it uses eight names, typed in `contract`, and each of them in
+    tests/unit/common/server/test_uvicorn_contract.py:
+
+    1. the constructor (`config`, `server_state`, `app_state`, `_loop`)
+    2. `config.loaded_app`
+    3. `config.ws_protocol_class`
+    4. `server_state.connections`
+    5. `server_state.tasks`
+    6. `server_state.default_headers`
+    7. `server_state.total_requests`
+    8. `shutdown`
+    """
+
+    header_timeout: ClassVar[float] = 10.0
+    """Seconds for sending a head: from the connection on, or from its first byte on a kept connection."""
+    keep_alive_timeout: ClassVar[float] = 75.0
+    """Seconds between two requests. Longer than the gateway keeps an idle connection: it is the gateway that closes it, and so
+    it never loses a request to a close.
+    """
+    linger_timeout: ClassVar[float] = 3.0
+    """Seconds for which the rest of a request is read and dropped after an early response."""
+    send_timeout: ClassVar[float] = 3600.0
+    """Seconds in which a client must take something of what waits for it. A service's client is the gateway, which may hold
+    back for as long as its own slow client needs for some megabytes; the gateway's own is shorter, see `with_send_timeout`.
+    """
+    shutdown_send_timeout: ClassVar[float] = 5.0
+    """The same at the end of the process, for what was answered before: others need not wait for it."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._config = config
+        self._server_state = server_state
+        self._app_state = app_state
+        self._loop = loop = _loop or asyncio.get_running_loop()
+        self._app = config.loaded_app
+        self._fast_path: Callable[[Scope], PreparedResponse | None] | None = getattr(self._app, "fast_path", None)
+        self._fast_path_left = FAST_PATH_PER_READ
+        self._state = _ACTIVE
+        self._parser = RequestParser()
+        self._active: RequestCycle | None = None  # the last one that was started; its response may be complete
+        self._receiving: RequestCycle | None = None  # the one whose body is still coming in
+        self._queue: deque[RequestCycle] = deque()  # pipelined behind the active one
+        self._deferred_error: GridcastError | None = None
+        self._header_timer = Timeout(loop, self._on_header_timeout)
+        self._keep_alive_timer = KeepAliveTimer(loop, self.keep_alive_timeout, self._on_keep_alive_timeout)
+        self._raw: asyncio.Transport
+        self._transport: CoalescingTransport
+        self._send_timer: SendTimeout
+        self._linger_timer: Timeout
+        self._info: ConnectionInfo
+        self._scope: Scope
+
+    # What the event loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin: the client has `header_timeout` for its first head."""
+        self._server_state.connections.add(self)
+        self._raw = raw = cast("asyncio.Transport", transport)
+        self._transport = wrapped = CoalescingTransport(raw, self._loop)
+        self._send_timer = SendTimeout(self._loop, raw.abort, raw.get_write_buffer_size)
+        self._linger_timer = Timeout(self._loop, raw.abort)
+        self._info = ConnectionInfo(
+            extended_start=True,
+            peer_disconnected=wrapped.peer_disconnected,
+            unacknowledged_bytes=wrapped.unacknowledged_bytes,
+        )
+        self._scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "server": tcp.local_address(transport),
+            "client": tcp.peer_address(transport),
+            "scheme": "https" if transport.get_extra_info("sslcontext") else "http",
+            "root_path": "",
+        }
+        tcp.limit_unsent(transport)
+        self._header_timer.start(self.header_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone."""
-        self._ending = True
-        self._disarm()
-        self.taking.stop()
-        super().connection_lost(exc)
+        """End: no timer outlives the connection, and the application hears that the client has gone."""
+        del exc
+        self._state = ConnectionState.CLOSING
+        self._server_state.connections.discard(self)
+        if self._active is not None and not self._active.response_complete:
+            self._active.disconnect()
+        self._transport.resume_writing()
+        self._release()
+
+    def pause_writing(self) -> None:
+        """Stop sending: more waits for the client than the write buffer should hold."""
+        self._transport.pause_writing()
+        self._send_timer.start(self.send_timeout)
+
+    def resume_writing(self) -> None:
+        """Send again: the client has taken most of what waited."""
+        self._transport.resume_writing()
+        if not self._transport.is_closing():
+            self._send_timer.stop()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of heads and bodies, cut anywhere."""
-        if self._deaf:
+        """Parse what came, and act on it in its order."""
+        if self._state is _IDLE:
+            self._state = _ACTIVE
+        elif self._state is not _ACTIVE:
             return
-        self.resting = False
-        self.at_once_left = AT_ONCE
-        try:
-            barren = self.feed(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._upgrade(upgrade.args[0])
-            return
-        except httptools.HttpParserError:
-            self._refuse(self._refusal or BadRequest("malformed HTTP/1.1 request"))
-            return
-        if barren > MAX_TARGET + MAX_FIELD_BYTES:
-            self._refuse(HeadersTooLarge("the header fields are too large"))
-        elif self._in_head or (not self.resting and not self._busy()):
+        self._fast_path_left = FAST_PATH_PER_READ
+        parser = self._parser
+        for event in parser.feed(data):
+            if isinstance(event, RequestHead):
+                self._on_head(event)
+            elif isinstance(event, GridcastError):
+                self._refuse(event)
+            else:
+                self._on_body(event)
+            if (state := self._state) is not _ACTIVE and state is not _IDLE:
+                return
+        if parser.in_head or (self._state is _ACTIVE and not self._is_busy()):
             # A head, line ends between requests, or the rest of a body nobody wanted: not for ever.
-            self._arm()
+            self._header_timer.start(self.header_timeout)
 
-    # What httptools calls. An error raised here comes out of feed_data as HttpParserError.
+    # What the server calls.
 
-    def on_message_begin(self) -> None:
-        """The first byte of a request."""
-        self.url = b""
-        self.headers = []
-        if len(self.pipeline) >= MAX_WAITING:
-            self._fail(TooManyRequests("too many pipelined requests on one connection"))
-        self._head = Head()
-        self._in_head = True
+    def shutdown(self) -> None:
+        """Close the connection, behind the response to the last request where one is due."""
+        last = self._queue[-1] if self._queue else self._active
+        if last is None or last.response_complete:
+            self.close()
+        else:
+            last.keep_alive = False
+        if self._transport.is_closing():
+            self._send_timer.start(self.shutdown_send_timeout)
 
-    def on_url(self, url: bytes) -> None:
-        """A piece of the target."""
-        super().on_url(url)
-        if len(self.url) > MAX_TARGET:
-            self._fail(URITooLong(f"the request target is longer than {MAX_TARGET} bytes"))
+    # Requests.
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """One field of the head, or a trailer: that is counted and dropped (RFC 9110, 6.5.1 forbids to merge it unseen)."""
-        try:
-            self._head.count(name, value)
-            if self._in_head:
-                name = name.lower()
-                if name in JUDGED:
-                    self._head.field(name, value)
-                self.headers.append((name, value))
-        except GridcastError as error:
-            self._fail(error)
+    def _is_busy(self) -> bool:
+        """Whether a response is due."""
+        return self._active is not None and (not self._active.response_complete or bool(self._queue))
 
-    def on_headers_complete(self) -> None:
-        """The head is whole: judge it, then let the application answer."""
-        self._disarm()
-        version, upgrading = self.parser.get_http_version(), self.parser.should_upgrade()
-        try:
-            self._head.judge(version, self.url)
-        except GridcastError as error:
-            self._fail(error)
-        if upgrading:
-            self._judge_upgrade(version)
-        self.expect_100_continue = self._head.waits
-        self._in_head = False
-        self.expect_body(self._head.length)
-        if not upgrading:
-            self.begin(version)
-            self._in_body = True
-        elif not self._should_upgrade():
-            self.at_once_left = 0  # it is the last answer, and httptools leaves us to end it
-            self.begin(version)
-            self.cycle.keep_alive = False
-
-    def on_message_complete(self) -> None:
-        """The body is whole."""
-        self._in_body = False
-        if self.cycle is not None:  # else it was answered at once
-            super().on_message_complete()
-
-    def _judge_upgrade(self, version: str) -> None:
-        """Where an upgrade is asked for, httptools ends the request at its head: a body would be read as the next one."""
-        method = self.parser.get_method()
-        if method == b"CONNECT" or self._head.has_body:
-            self._fail(BadRequest("CONNECT and the upgrade of a request with a body are not supported"))
-        if self._should_upgrade() and (method != b"GET" or version != "1.1" or self._busy()):
-            self._fail(BadRequest("a WebSocket handshake must be a GET over HTTP/1.1 without pending requests"))
-
-    def _upgrade(self, rest: bytes) -> None:
-        """Hand the connection over to the WebSocket protocol, with what already came behind the head."""
-        if not self._should_upgrade():
-            self._deaf = True  # an upgrade we do not offer: the request is answered, then the connection is closed
+    def _on_head(self, head: RequestHead) -> None:
+        """Start a request, or queue it behind the active one."""
+        self._header_timer.stop()
+        busy = self._is_busy()
+        if len(self._queue) >= MAX_PIPELINED:
+            self._refuse(TooManyRequests("too many pipelined requests on one connection"))
             return
-        self._disarm()
-        self.hand_over(self._raw, rest)
+        scope = http_scope(self._scope, head, self._app_state.copy(), {EXTENSION: self._info})
+        if head.upgrade:
+            self._on_upgrade(head, scope, busy=busy)
+            return
+        if (
+            self._fast_path is not None
+            and not busy
+            and head.keep_alive
+            and head.content_length == 0
+            and self._fast_path_left
+            and not head.expect_continue
+            and not self._transport.write_paused  # nothing else would bound what waits for this client
+            and (response := self._fast_path(scope)) is not None
+        ):
+            self._send_prepared(response)
+            return
+        self._start_request(head, scope, keep_alive=head.keep_alive, busy=busy)
 
-    # Refusing.
+    def _start_request(self, head: RequestHead, scope: Scope, *, keep_alive: bool, busy: bool) -> None:
+        if self._state is _IDLE:  # a response of the fast path came out of the same read
+            self._state = _ACTIVE
+        has_body = head.content_length != 0
+        cycle = RequestCycle(
+            scope,
+            self._transport,
+            self,
+            self._server_state.default_headers,
+            keep_alive=keep_alive,
+            expect_continue=head.expect_continue,
+            has_body=has_body,
+        )
+        self._receiving = cycle if has_body else None
+        if busy:
+            self._transport.pause_reading()
+            self._queue.append(cycle)
+        else:
+            self._run(cycle)
 
-    def _fail(self, error: GridcastError) -> Never:
-        self._refusal = error
-        raise error
+    def _send_prepared(self, response: PreparedResponse) -> None:
+        """Send a response of the fast path: no task, no coroutine, no event."""
+        self._fast_path_left -= 1
+        status, headers, preencoded, body = response
+        head = encode_response_head(status, [*self._server_state.default_headers, *headers], preencoded)
+        self._transport.write_response(head, body)
+        self._server_state.total_requests += 1
+        self._state = _IDLE
+        self._keep_alive_timer.start()
 
-    def _busy(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
+    def _run(self, cycle: RequestCycle) -> None:
+        self._active = cycle
+        tasks = self._server_state.tasks
+        task = self._loop.create_task(cycle.run(self._app))
+        task.add_done_callback(tasks.discard)
+        tasks.add(task)
+
+    def _on_body(self, event: bytes | EndOfMessage) -> None:
+        """Hand a piece of a body over, or its end; drop it where the response is complete."""
+        cycle = self._receiving
+        if isinstance(event, EndOfMessage):
+            self._receiving = None
+        if cycle is None or cycle.response_complete:
+            return
+        if isinstance(event, bytes):
+            cycle.body.feed(event)
+        else:
+            cycle.body.finish()
+
+    def response_complete(self) -> None:
+        """Go on behind a complete response: with the next request, or with an error that waited for its turn."""
+        self._server_state.total_requests += 1
+        if self._transport.is_closing():
+            return
+        self._transport.resume_reading()
+        if self._queue:
+            self._run(self._queue.popleft())
+        elif self._deferred_error is not None:
+            self._send_error(self._deferred_error)
+        elif self._state is _ACTIVE:
+            self._state = _IDLE
+            self._keep_alive_timer.start()
+
+    # Upgrades.
+
+    def _on_upgrade(self, head: RequestHead, scope: Scope, *, busy: bool) -> None:
+        """Switch to the WebSocket protocol. An upgrade that is not offered is ignored: its request is answered, then closed."""
+        protocol_class = self._config.ws_protocol_class
+        if protocol_class is None or not head.asks_for_websocket():
+            self._start_request(head, scope, keep_alive=False, busy=busy)
+            self._state = ConnectionState.DISCARDING
+            return
+        if head.method != "GET" or head.version != "1.1" or busy:
+            self._refuse(BadRequest("a WebSocket handshake must be a GET over HTTP/1.1 without pending requests"))
+            return
+        self._state = ConnectionState.UPGRADED
+        self._server_state.connections.discard(self)
+        self._transport.flush()
+        protocol = protocol_class(config=self._config, server_state=self._server_state, app_state=self._app_state)
+        switch_to_websocket(
+            self._raw, protocol, head, self._parser.trailing_data, write_paused=self._transport.write_paused
+        )
+        self._release()
+
+    # Errors.
 
     def _refuse(self, error: GridcastError) -> None:
-        """Answer `error` and end the connection; after the answers to requests that came before, if any are due."""
-        self._deaf = True
-        self._disarm()
-        cycle = self.cycle
-        due = self._busy()
-        if self._in_body:
-            if self._running is not cycle:
-                self.pipeline.popleft()
-            elif cycle.response_started:
-                self.end()
+        """Answer `error` and close; behind the responses to requests that came before, if any are due."""
+        self._state = ConnectionState.DISCARDING
+        self._header_timer.stop()
+        active, receiving = self._active, self._receiving
+        due = self._is_busy()
+        if receiving is not None and active is not None:  # the fault is in this request's body
+            if receiving is not active:
+                self._queue.pop()
+            elif active.response_started:
+                self.close()
                 return
             else:
-                cycle.disconnected = True
-                cycle.message_event.set()
+                active.disconnect()
                 due = False
         if due:
-            self._deferred = error
+            self._deferred_error = error
         else:
-            self._answer(error)
+            self._send_error(error)
 
-    def _answer(self, error: GridcastError) -> None:
-        self._wire.write(refusal(error, self.server_state.default_headers))
+    def _send_error(self, error: GridcastError) -> None:
+        self._transport.write(encode_error_response(error, self._server_state.default_headers))
         _access.info("request rejected", extra={"fields": {"status": error.status, "detail": error.detail}})
         self._linger()
 
-    def on_response_complete(self) -> None:
-        """An answer was sent: the next pipelined request may run, or a refusal that waited for its turn is sent."""
-        super().on_response_complete()
-        running, deferred = self._running, self._deferred
-        if deferred is not None and running is not None and running.response_complete and not self._ending:
-            self.resting = False
-            self._answer(deferred)
+    def _on_header_timeout(self) -> None:
+        if self._is_busy():
+            # We do not read while a response is due, so it is not the client who is slow.
+            self._header_timer.start(self.header_timeout)
+        elif self._parser.in_head:
+            self._refuse(RequestTimeout(f"no complete head within {self.header_timeout:g} seconds"))
+        else:
+            self.close()
+
+    def _on_keep_alive_timeout(self) -> None:
+        if self._state is _IDLE:
+            self.close()
 
     # Ending.
 
-    def is_ending(self) -> bool:
-        """Whether nothing more can be sent."""
-        return self._ending or self._raw.is_closing()
-
-    def end(self) -> None:
-        """Close, in the way the state of the request asks for (see the top of this file)."""
-        running = self._running
-        if self._ending:
+    def close(self) -> None:
+        """Close, in the way the state of the response asks for (see the top of this file)."""
+        if self._state in _ENDED:
             return  # what is in the write buffer is still sent
-        if running is not None and running.response_started and not running.response_complete:
-            self._ending = self._deaf = True
-            self._wire.flush()
-            reset(self._raw)
-        elif self._in_body and running is self.cycle:
+        active = self._active
+        if active is not None and active.response_started and not active.response_complete:
+            self._state = ConnectionState.CLOSING
+            self._transport.reset()
+        elif self._receiving is not None and self._receiving is active:
             self._linger()
         else:
-            self._ending = self._deaf = True
-            self._wire.flush()
-            self._raw.close()
-            self.taking.wait(self.reader_seconds)  # for closing means to wait until all is taken
+            self._state = ConnectionState.CLOSING
+            self._transport.close()
+            self._send_timer.start(self.send_timeout)  # closing waits until everything is taken
 
     def _linger(self) -> None:
-        self._ending = self._deaf = True
-        self._disarm()
+        """Send a FIN, and read on for `linger_timeout` (RFC 9112, 9.6): closing on unread bytes would reset the connection."""
+        self._state = ConnectionState.LINGERING
+        self._header_timer.stop()
         if self._raw.is_closing():
             return
-        self.flow.resume_reading()
-        self._wire.flush()
-        self._raw.write_eof()
-        self._timer = self.loop.call_later(self.linger_seconds, self._raw.abort)
+        self._transport.half_close()
+        self._linger_timer.start(self.linger_timeout)
 
-    def _arm(self) -> None:
-        if self._timer is None and not self._ending:
-            self._timer = self.loop.call_later(self.head_seconds, self._too_slow)
-
-    def _disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _too_slow(self) -> None:
-        self._timer = None
-        if self._busy():
-            self._arm()  # we do not read while an answer is due, so it is not the client who is slow
-        elif self._in_head:
-            self._refuse(RequestTimeout(f"no complete request head within {self.head_seconds:g} seconds"))
-        else:
-            self.end()
+    def _release(self) -> None:
+        """Stop all timers, and drop what refers back to this object: a WebSocket lives for days, and garbage waits long."""
+        for timer in (self._header_timer, self._keep_alive_timer, self._send_timer, self._linger_timer):
+            timer.stop()
+        self._parser.close()
+        self._active = self._receiving = None
+        self._queue.clear()
+        del self._header_timer, self._keep_alive_timer

@@ -1,191 +1,260 @@
-"""One request and its answer on a connection, from a parsed head to the last byte: the part that ASGI sees.
-
-uvicorn's own does the same for more: it looks at each field of an answer with two expressions and for three names, 12 us where
-there are twelve fields. This looks once at the whole head, and only once at the fields that many answers share. It knows no route
-and no rule of a request's head.
-"""
+"""One request and its response, as ASGI sees them: from a parsed head to the last byte."""
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, cast
-from urllib.parse import unquote
+import logging
+from typing import Any, Protocol
 
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from services.common.asgi import ASGIApp, Message, Scope
+from services.common.http.encoding import (
+    CONTINUE,
+    NO_HEADERS,
+    Field,
+    PreencodedHeaders,
+    encode_chunk,
+    encode_response_head,
+)
+from services.common.server.transport import CoalescingTransport
 
-from services.common.http import encoding
-from services.common.http.encoding import Ready, Shared
-from services.common.server.transport import Readers, Wire
+BODY_HIGH_WATER = 64 * 1024
+"""Bytes of a request's body that wait for the application; beyond, the connection is not read."""
 
-AT_ONCE = 8
-"""Answers without a task, out of one read: 256 KiB hold ten thousand small requests, and others wait for their turn."""
+_log = logging.getLogger("gridcast.server")
 
 
-class Cycle(RequestResponseCycle):
-    """uvicorn's, which receives, with an answer that costs less."""
+class CycleOwner(Protocol):
+    """Decides how a connection goes on when a response ends."""
 
-    until_close = False
-    """The end of the connection is that of the answer: an HTTP/1.0 client knows no chunks (RFC 9112, 6.1)."""
+    def close(self) -> None:
+        """Close the connection, in the way the state of the response asks for."""
 
-    async def send(self, message: Any) -> None:
-        """ASGI's send: waits before it writes, not after, and says nothing when the client has gone.
+    def response_complete(self) -> None:
+        """Go on with the next request."""
 
-        What ASGI does not have: a start may bring `shared`, and `body`, which is all of it, where two messages would cost more.
+
+class RequestBodyReader:
+    """Buffers a request's body on its way to the application. A piece that finds the buffer empty is handed over without a copy.
+
+    `complete`: its end has arrived, though bytes may still wait here.
+    """
+
+    __slots__ = ("_buffer", "_changed", "_transport", "complete")
+
+    def __init__(self, transport: CoalescingTransport, *, complete: bool) -> None:
+        self._transport = transport
+        self._buffer: bytes | bytearray = b""
+        self._changed = asyncio.Event()
+        self.complete = complete
+        if complete:
+            self._changed.set()
+
+    def feed(self, data: bytes) -> None:
+        """Append a piece; pause reading above BODY_HIGH_WATER."""
+        buffer = self._buffer
+        if not buffer:
+            self._buffer = data
+        elif isinstance(buffer, bytearray):
+            buffer += data
+        else:
+            self._buffer = bytearray().join((buffer, data))
+        if len(self._buffer) > BODY_HIGH_WATER:
+            self._transport.pause_reading()
+        self._changed.set()
+
+    def finish(self) -> None:
+        """Note the end of the body."""
+        self.complete = True
+        self._changed.set()
+
+    def wake(self) -> None:
+        """Let `wait` return though nothing came."""
+        self._changed.set()
+
+    async def wait(self) -> None:
+        """Read on, and wait for a piece, for the end or for `wake`."""
+        self._transport.resume_reading()
+        await self._changed.wait()
+        self._changed.clear()
+
+    def take(self) -> bytes:
+        """Return what has arrived."""
+        data, self._buffer = bytes(self._buffer), b""
+        return data
+
+
+class RequestCycle:
+    """Runs the application for one request, and encodes what it sends.
+
+    uvicorn's looks at each field of a response with two expressions and for three names, 12 us where there are twelve fields.
+    This looks once at the whole head, and only once at fields that many responses share.
+
+    `close_delimited`: the end of the connection is that of the body, as an HTTP/1.0 client knows no chunks (RFC 9112, 6.3).
+    """
+
+    __slots__ = (
+        "_awaiting_continue",
+        "_body_left",
+        "_chunked",
+        "_default_headers",
+        "_owner",
+        "_transport",
+        "body",
+        "close_delimited",
+        "disconnected",
+        "keep_alive",
+        "response_complete",
+        "response_started",
+        "scope",
+    )
+
+    def __init__(
+        self,
+        scope: Scope,
+        transport: CoalescingTransport,
+        owner: CycleOwner,
+        default_headers: list[Field],
+        *,
+        keep_alive: bool,
+        expect_continue: bool,
+        has_body: bool,
+    ) -> None:
+        self.scope = scope
+        self._transport = transport
+        self._owner = owner
+        self._default_headers = default_headers
+        self.keep_alive = keep_alive
+        self.body = RequestBodyReader(transport, complete=not has_body)
+        self._awaiting_continue = expect_continue
+        self._body_left = 0
+        self._chunked = False
+        self.close_delimited = False
+        self.disconnected = False
+        self.response_started = False
+        self.response_complete = False
+
+    async def run(self, app: ASGIApp) -> None:
+        """Run the application. A response that it does not begin is a 500; one that it does not end is aborted."""
+        try:
+            await app(self.scope, self.receive, self.send)
+        except BaseException as error:  # noqa: BLE001  # whatever it is, the client gets an end
+            _log.error("Exception in ASGI application\n", exc_info=error)
+            if self.response_started:
+                self._owner.close()
+            else:
+                await self._send_internal_error()
+        else:
+            if self.response_complete or self.disconnected:
+                return
+            if self.response_started:
+                _log.error("ASGI callable returned without completing response.")
+                self._owner.close()
+            else:
+                _log.error("ASGI callable returned without starting response.")
+                await self._send_internal_error()
+
+    def disconnect(self) -> None:
+        """Note that the client has gone, or is told something else: the application hears of it, and nothing more is sent."""
+        self.disconnected = True
+        self.body.wake()
+
+    # ASGI's receive.
+
+    async def receive(self) -> Message:
+        """Return a piece of the body, or http.disconnect once the response is complete or the client has gone."""
+        if self._awaiting_continue and not self._transport.is_closing():
+            self._transport.write(CONTINUE)
+            self._awaiting_continue = False
+        if not self.disconnected and not self.response_complete:
+            await self.body.wait()
+        if self.disconnected or self.response_complete:
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": self.body.take(), "more_body": not self.body.complete}
+
+    # ASGI's send.
+
+    async def send(self, message: Message) -> None:
+        """Encode and write. Waits before it writes, not after; returns without a word once the client has gone.
+
+        An `http.response.start` may have two members that ASGI does not know: see `connection_info.ConnectionInfo`. Raises
+        RuntimeError for a message out of its turn, a body of another length than its head says, or a control character in a
+        field.
         """
-        if self.flow.write_paused and not self.disconnected:
-            await self.flow.drain()
+        if self._transport.write_paused and not self.disconnected:
+            await self._transport.drain()
         if self.disconnected:
             return
         kind = message["type"]
         if kind == "http.response.body" and self.response_started and not self.response_complete:
-            self._body(message.get("body", b""), more=message.get("more_body", False))
+            self._send_body(message.get("body", b""), more=message.get("more_body", False))
         elif kind == "http.response.start" and not self.response_started:
-            head = self._head(message["status"], message.get("headers", ()), message.get("shared", encoding.NONE))
+            preencoded = message.get("preencoded", NO_HEADERS)
+            head = self._start_response(message["status"], message.get("headers", ()), preencoded)
             if (body := message.get("body")) is None:
-                self.transport.write(head)
+                self._transport.write(head)
             else:
-                self._whole(head, body)
+                self._send_whole(head, body)
         else:
             raise RuntimeError(f"unexpected ASGI message {kind}")
 
-    def _head(self, status: int, headers: Any, shared: Shared) -> bytes:
+    def _start_response(self, status: int, headers: Any, preencoded: PreencodedHeaders) -> bytes:
+        """Return the encoded head; decide how the body's end is marked (RFC 9112, 6.3) and whether the connection persists."""
         self.response_started = True
-        self.waiting_for_100_continue = False
-        fields = [*self.default_headers, *headers]
-        stated = dict(fields)
-        if (length := stated.get(b"content-length")) is not None:
-            self.expected_content_length = int(length) if status != 304 else 0  # it may say what a 200 would have
+        self._awaiting_continue = False
+        fields = [*self._default_headers, *headers]
+        by_name = dict(fields)
+        if (length := by_name.get(b"content-length")) is not None:
+            self._body_left = int(length) if status != 304 else 0  # a 304 may say what a 200 would have
         elif self.scope["method"] != "HEAD" and status not in {204, 304}:
             if self.scope["http_version"] == "1.0":
-                self.until_close = True  # uvicorn keeps no HTTP/1.0 connection
+                self.close_delimited = True  # no HTTP/1.0 connection is kept
             else:
-                self.chunked_encoding = True
+                self._chunked = True
                 fields.append((b"transfer-encoding", b"chunked"))
-        if (connection := stated.get(b"connection")) is None:
+        if (connection := by_name.get(b"connection")) is None:
             if not self.keep_alive:
                 fields.append((b"connection", b"close"))
         elif b"close" in connection.lower():
             self.keep_alive = False
-        return encoding.head(status, fields, shared)
+        return encode_response_head(status, fields, preencoded)
 
-    def _whole(self, head: bytes, body: Any) -> None:
-        if self.scope["method"] != "HEAD" and not self.chunked_encoding and self.expected_content_length == len(body):
-            self.expected_content_length = 0
-            cast("Wire", self.transport).send(head, body)
+    def _send_whole(self, head: bytes, body: Any) -> None:
+        if self.scope["method"] != "HEAD" and not self._chunked and self._body_left == len(body):
+            self._body_left = 0
+            self._transport.write_response(head, body)
             self._complete()
         else:
-            self.transport.write(head)
-            self._body(body, more=False)
+            self._transport.write(head)
+            self._send_body(body, more=False)
 
-    def _body(self, data: Any, *, more: bool) -> None:
-        size = len(data)
+    def _send_body(self, data: Any, *, more: bool) -> None:
         if self.scope["method"] == "HEAD":
-            self.expected_content_length = 0
-        elif self.chunked_encoding:
-            end = b"" if more else b"0\r\n\r\n"
-            if size or end:
-                self.transport.write(b"".join((b"%x\r\n" % size, data, b"\r\n", end)) if size else end)
-        elif size:
-            if not self.until_close:
-                self.expected_content_length -= size
-                if self.expected_content_length < 0:
+            self._body_left = 0
+        elif self._chunked:
+            if chunk := encode_chunk(data, last=not more):
+                self._transport.write(chunk)
+        elif size := len(data):
+            if not self.close_delimited:
+                self._body_left -= size
+                if self._body_left < 0:
                     raise RuntimeError("response body longer than Content-Length")
-            self.transport.write(data)
+            self._transport.write(data)
         if not more:
-            if self.expected_content_length:
+            if self._body_left:
                 raise RuntimeError("response body shorter than Content-Length")
             self._complete()
 
     def _complete(self) -> None:
         self.response_complete = True
-        self.message_event.set()
+        self.body.wake()
         if not self.keep_alive:
-            self.transport.close()
-        self.on_response()
+            self._owner.close()
+        self._owner.response_complete()
 
-
-class Cycles(Readers):
-    """The part of a connection that makes one of each request."""
-
-    _running: RequestResponseCycle | None = None
-    _wire: Wire
-    _left: int | None = None
-    """Bytes of the body that are still to come; None where it is chunked."""
-    at_once: Callable[[Any], Ready | None] | None = None
-    """The application's, where it has one (`services.common.web.middleware`): an answer without a task, a coroutine or an event."""
-    at_once_left = AT_ONCE
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone: uvicorn tells the last of the requests on it, which may be another than the one that runs."""
-        if (running := self._running) is not None and not running.response_complete:
-            running.disconnected = True
-            running.message_event.set()
-        super().connection_lost(exc)
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._running = cycle
-        super()._start_asgi_task(cycle, app)
-
-    def begin(self, version: str) -> None:
-        """A head is whole: its request goes to the application, or behind the one that runs."""
-        path, _, query = self.url.partition(b"?")
-        text = path.decode("ascii")
-        scope: Any = {
-            "type": "http",
-            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
-            "http_version": version,
-            "server": self.server,
-            "client": self.client,
-            "scheme": self.scheme,
-            "method": self.parser.get_method().decode("ascii"),
-            "root_path": "",
-            "path": unquote(text) if "%" in text else text,
-            "raw_path": path,
-            "query_string": query,
-            "headers": self.headers,
-            "state": self.app_state.copy(),
-            # For whoever asks how much the client took, whether it takes anything now, or whether it has gone.
-            "extensions": {"gridcast": self.transport, "gridcast.flow": self.flow},
-        }
-        running = self.cycle
-        keep_alive = version != "1.0" and self.parser.should_keep_alive()
-        busy = running is not None and not running.response_complete
-        if keep_alive and not busy and self._answer_at_once(scope):
-            return
-        self.cycle = Cycle(
-            scope=scope,
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=self.expect_100_continue,
-            keep_alive=keep_alive,
-            on_response=self.on_response_complete,
-        )
-        if busy:
-            self.flow.pause_reading()
-            self.pipeline.appendleft((self.cycle, self.app))
-        else:
-            self._start_asgi_task(self.cycle, self.app)
-
-    def _answer_at_once(self, scope: Any) -> bool:
-        """Only where no body follows, and the client has taken what it was sent before: nothing else bounds what waits for it."""
-        ask = self.at_once
-        if (
-            ask is None
-            or self.at_once_left == 0
-            or self._left != 0
-            or self.expect_100_continue
-            or self.flow.write_paused
-        ):
-            return False
-        if (ready := ask(scope)) is None:
-            return False
-        self.at_once_left -= 1
-        fields = [*self.server_state.default_headers, *ready.headers]
-        self._wire.send(encoding.head(ready.status, fields, ready.shared), ready.body)
-        self.server_state.total_requests += 1
-        self.rest()
-        return True
+    async def _send_internal_error(self) -> None:
+        """Answer in place of the application, which `RequestMiddleware` does before in all of ours."""
+        headers = [
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"content-length", b"21"),
+            (b"connection", b"close"),
+        ]
+        await self.send({"type": "http.response.start", "status": 500, "headers": headers})
+        await self.send({"type": "http.response.body", "body": b"Internal Server Error"})

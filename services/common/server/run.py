@@ -1,4 +1,4 @@
-"""Runs uvicorn with our limits: the one place that names the server. It knows no route."""
+"""Runs an application under `uvicorn.Server` with our connections and limits: the one file that names uvicorn."""
 
 import asyncio
 import gc
@@ -11,41 +11,39 @@ from typing import Any
 import uvicorn
 
 from services.common.asgi import ASGIApp
-from services.common.server.connection import Http
+from services.common.server.connection import HTTPConnection
 from services.common.settings import Settings
 from services.common.telemetry import json_logging, metrics
 
-KEEP_ALIVE_SECONDS = 75
-"""Longer than the gateway keeps an idle connection: it is the gateway that closes it and never loses a request to a close."""
 BACKLOG = 2048
-MAX_FRAME = 64 * 1024
-"""Bytes of one incoming WebSocket message; more is closed with 1009."""
+"""Connections that the kernel holds until they are accepted."""
 
-GARBAGE = (50_000, 20, 50)
-"""Thresholds of the garbage collector. With Python's own (700, 10, 10) a connect cost about a fifth more CPU."""
+GC_THRESHOLDS = (50_000, 20, 50)
+"""Thresholds of the garbage collector. With Python's own (700, 10, 10) a WebSocket's connect cost about a fifth more CPU."""
 
-Drain = Callable[[], Awaitable[None]]
+ShutdownHook = Callable[[], Awaitable[None]]
+"""Awaited at SIGTERM, when no connection is accepted any more: the application takes leave of its clients."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server with one more step: at SIGTERM it stops listening, awaits `drain`, then goes on as uvicorn does."""
+    """uvicorn's server with a shutdown hook: at SIGTERM it stops listening, awaits the hook, then goes on as uvicorn does."""
 
-    def __init__(self, config: uvicorn.Config, drain: Drain | None) -> None:
+    def __init__(self, config: uvicorn.Config, shutdown_hook: ShutdownHook | None) -> None:
         super().__init__(config)
-        self._drain = drain
+        self._shutdown_hook = shutdown_hook
 
     async def shutdown(self, sockets: Any = None) -> None:
-        """Refuse new connections, let the application take leave of its own, then close what is left."""
-        if self._drain is not None:
+        """Refuse new connections, await the hook, then close what is left."""
+        if self._shutdown_hook is not None:
             for server in self.servers:
                 server.close()
-            # As uvicorn does behind the drain: who keeps an idle connection to us would send its next request here.
+            # As uvicorn does behind the hook: who keeps an idle connection to us would send its next request here.
             for connection in list(self.server_state.connections):
-                if isinstance(connection, Http):
+                if isinstance(connection, HTTPConnection):
                     connection.shutdown()
             began = time.monotonic()
-            await self._drain()
-            # One time for both: what is left after it are answers that nobody takes.
+            await self._shutdown_hook()
+            # One time for both: what is left after it are responses that nobody takes.
             left = (self.config.timeout_graceful_shutdown or 0) - (time.monotonic() - began)
             self.config.timeout_graceful_shutdown = max(1, int(left))
         await super().shutdown(sockets)
@@ -56,12 +54,15 @@ def run(
     create_app: Callable[[], ASGIApp],
     settings: Settings,
     *,
-    http: type[asyncio.Protocol] | str = Http,
-    ws: type[asyncio.Protocol] | str = "none",
-    drain: Drain | None = None,
+    http: type[asyncio.Protocol] = HTTPConnection,
+    websocket: type[asyncio.Protocol] | None = None,
+    shutdown_hook: ShutdownHook | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT. Exits with 3 where start-up fails."""
-    gc.set_threshold(*GARBAGE)
+    """Serve until SIGTERM or SIGINT. Exits with 3 where start-up fails.
+
+    `websocket` is the class of the protocol to which WebSocket handshakes are handed over; without it none are offered.
+    """
+    gc.set_threshold(*GC_THRESHOLDS)
     json_logging.configure_logging(name, settings.log_level)
     if settings.metrics_port:
         metrics.start_metrics_server(settings.host, settings.metrics_port)
@@ -72,19 +73,16 @@ def run(
         port=settings.port,
         loop="uvloop",
         http=http,
-        ws=ws,
-        ws_max_size=MAX_FRAME,
-        ws_per_message_deflate=False,
+        ws=websocket or "none",
         lifespan="on",
         log_config=None,
         access_log=False,
         proxy_headers=False,
         server_header=False,
         backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=max(1, int(settings.shutdown_timeout)),
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn takes the signal, ends cleanly, and raises it once more: to whoever started us that is a clean end, not a death.
         signal.signal(number, lambda *_: sys.exit(0))
-    Server(config, drain).run()
+    Server(config, shutdown_hook).run()

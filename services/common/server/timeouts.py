@@ -1,62 +1,135 @@
-"""How long a connection may rest between two requests. It knows no rule of a request.
+"""Timeouts of a connection. Each object owns one timer, knows no protocol, and tells its owner by a callback.
 
-uvicorn sets a timer behind each answer and cancels it at the next request: 3 us for each of them. Here a timer that runs goes on
-running, and looks at its end how long there was really nothing to do.
+A timeout that is armed and disarmed with every request would cost 3 us each time; these are made so that a request that goes well
+costs an assignment.
 """
 
 import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+T = TypeVar("T")
 
 
-class Idle(HttpToolsProtocol):
-    """The part of a connection that closes it when nothing comes for `timeout_keep_alive` seconds."""
+class Timeout:
+    """Calls `on_timeout` once, unless it is stopped before: header timeout and lingering close."""
 
-    resting = False
-    """Nothing is due: no head has begun, no answer is under way."""
-    _since = 0.0
-    _clock: asyncio.TimerHandle | None = None
+    __slots__ = ("_loop", "_on_timeout", "_timer")
 
-    def rest(self) -> None:
-        """The last answer was sent, and no request waits."""
-        self.resting = True
-        self._since = self.loop.time()
-        if self._clock is None:
-            self._clock = self.loop.call_later(self.timeout_keep_alive, self._look)
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_timeout: Callable[[], None]) -> None:
+        self._loop = loop
+        self._on_timeout = on_timeout
+        self._timer: asyncio.TimerHandle | None = None
 
-    def stop_clock(self) -> None:
-        """The connection is gone, or another protocol's."""
-        self.resting = False
-        if self._clock is not None:
-            self._clock.cancel()
-            self._clock = None
+    def start(self, seconds: float) -> None:
+        """Start it; one that runs goes on."""
+        if self._timer is None:
+            self._timer = self._loop.call_later(seconds, self._expire)
 
-    def _unset_keepalive_if_required(self) -> None:
-        """Something came: this is uvicorn's name for it."""
-        self.resting = False
+    @property
+    def running(self) -> bool:
+        """Whether it was started, and has neither expired nor been stopped."""
+        return self._timer is not None
 
-    def _look(self) -> None:
-        self._clock = None
-        if not self.resting:
-            return  # the next rest starts it again
-        left = self._since + self.timeout_keep_alive - self.loop.time()
+    def stop(self) -> None:
+        """Stop it, if it runs."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _expire(self) -> None:
+        self._timer = None
+        self._on_timeout()
+
+
+class KeepAliveTimer:
+    """Calls `on_timeout` when `seconds` have gone since the last `start` (RFC 9112, 9.8).
+
+    uvicorn starts a timer after each response and cancels it at the next request: 3 us for each of them. Here a timer that runs
+    goes on running, and checks when it expires how long ago the last start was. So `on_timeout` may find that the connection is
+    not idle any more: then there is nothing to do, since the next `start` runs a new timer.
+    """
+
+    __slots__ = ("_idle_since", "_loop", "_on_timeout", "_seconds", "_timer")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, on_timeout: Callable[[], None]) -> None:
+        self._loop = loop
+        self._seconds = seconds
+        self._on_timeout = on_timeout
+        self._idle_since = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Note that the connection is idle from now on."""
+        self._idle_since = self._loop.time()
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._seconds, self._check)
+
+    def stop(self) -> None:
+        """Stop the timer: the connection is gone, or another protocol's."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _check(self) -> None:
+        self._timer = None
+        left = self._idle_since + self._seconds - self._loop.time()
         if left > 0:
-            self._clock = self.loop.call_later(left, self._look)
+            self._timer = self._loop.call_later(left, self._check)
         else:
-            self.timeout_keep_alive_handler()
+            self._on_timeout()
 
-    def on_response_complete(self) -> None:
-        """An answer was sent: the next request that waits may run."""
-        self.server_state.total_requests += 1
-        if self.transport.is_closing():
+
+class SendTimeout:
+    """Calls `on_timeout` when a peer takes nothing of what waits for it. One that takes little stays: as nginx's
+    `send_timeout`, this is the time between two successful writes and not that of the whole response.
+
+    `pending` returns the bytes that wait. Each time the interval ends they must have become fewer, else the peer has timed out; the
+    kernel takes bytes out of a buffer in big steps, so a slow client is seen to move only now and then. Without `pending` the
+    timeout is a deadline: the owner must call `stop` within the interval, say when its transport calls `resume_writing`.
+
+    `on_timeout` is the hook: an HTTP connection aborts its transport, a WebSocket sends a close frame, a tunnel closes both its
+    ends, a response under way cancels its task.
+    """
+
+    __slots__ = ("_before", "_loop", "_on_timeout", "_pending", "_timer")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        on_timeout: Callable[[], None],
+        pending: Callable[[], int] | None = None,
+    ) -> None:
+        self._loop = loop
+        self._on_timeout = on_timeout
+        self._pending = pending
+        self._before = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, seconds: float) -> None:
+        """Start it anew, with intervals of `seconds`. Nothing to do where nothing waits."""
+        self.stop()
+        if self._pending is not None and not (pending := self._pending()):
             return
-        self.flow.resume_reading()
-        if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
-        else:
-            self.rest()
+        if self._pending is not None:
+            self._before = pending
+        self._timer = self._loop.call_later(seconds, self._check, seconds)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """No timer outlives the connection."""
-        self.stop_clock()
-        super().connection_lost(exc)
+    def stop(self) -> None:
+        """Stop it: the peer has taken what waited, or has gone."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _check(self, seconds: float) -> None:
+        self._timer = None
+        if self._pending is not None and self._pending() < self._before:
+            self.start(seconds)
+        else:
+            self._on_timeout()
+
+
+def with_send_timeout(protocol: type[T], seconds: float) -> type[T]:
+    """Return a subclass of a connection class, to be given to uvicorn, whose `send_timeout` is `seconds`."""
+    members: dict[str, Any] = {"__slots__": (), "send_timeout": seconds}
+    return type(protocol.__name__, (protocol,), members)

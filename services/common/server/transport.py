@@ -1,198 +1,141 @@
-"""What a cycle is given in place of the bare connection, and how long its reader is waited for. It knows no rule of a head."""
+"""The transport of an HTTP connection: coalesces small writes, and knows the flow control of both directions."""
 
 import asyncio
-import socket
-import struct
-from typing import ClassVar, Protocol
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+from services.common.server import tcp
 
-from services.common.errors import GridcastError, encode_problem, problem_headers
-from services.common.server.timeouts import Idle
-
-SHORT = 16 * 1024
+SMALL_WRITE = 16 * 1024
 """Bytes that are joined with what they are sent with: cheaper than to send them apart."""
 
-UNSENT = 128 * 1024
-_NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 
-_ENDED = frozenset({7, 8})
-"""TCP_CLOSE behind a reset, TCP_CLOSE_WAIT behind an end (Linux, netinet/tcp.h)."""
+class CoalescingTransport:
+    """Wraps an asyncio transport. A short write waits for the next one, at the longest until the end of this turn of the event
+    loop.
 
-
-class Closer(Protocol):
-    """Who decides how a connection is closed."""
-
-    def end(self) -> None:
-        """Close it, as the state of its request asks for."""
-
-    def is_ending(self) -> bool:
-        """Whether nothing more can be sent."""
-
-    def is_alone(self) -> bool:
-        """Whether the client has gone."""
-
-
-class Wire:
-    """A transport whose `close` is another's decision, and which sends a head together with the body behind it.
-
-    What is short waits for what comes next, at the longest until the end of this turn of the event loop. A write is a system call,
-    and a small answer would take two.
+    A write is a system call, and a small response would take two. `write_paused`: the client has not taken enough of what was
+    written.
     """
 
     __slots__ = (
-        "_held",
+        "_half_closed",
         "_loop",
+        "_pending",
         "_raw",
-        "close",
-        "get_extra_info",
-        "is_alone",
-        "is_closing",
-        "pause_reading",
-        "resume_reading",
+        "_read_paused",
+        "_writable",
+        "write_paused",
     )
 
-    def __init__(self, transport: asyncio.Transport, closer: Closer, loop: asyncio.AbstractEventLoop) -> None:
-        self._raw = transport
+    def __init__(self, raw: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._raw = raw
         self._loop = loop
-        self._held: bytes | memoryview = b""
-        self.get_extra_info = transport.get_extra_info
-        self.pause_reading = transport.pause_reading
-        self.resume_reading = transport.resume_reading
-        self.close = closer.end
-        self.is_closing = closer.is_ending
-        self.is_alone = closer.is_alone
+        self._pending: bytes | memoryview = b""
+        self._half_closed = self._read_paused = self.write_paused = False
+        self._writable: asyncio.Event | None = None
+
+    # Writing.
 
     def write(self, data: bytes | memoryview) -> None:
         """Send, or hold for a moment."""
-        held = self._held
-        if not held and len(data) <= SHORT:
-            self._held = data
+        pending = self._pending
+        if not pending and len(data) <= SMALL_WRITE:
+            self._pending = data
             self._loop.call_soon(self.flush)
-        elif not held:
+        elif not pending:
             self._raw.write(data)
         else:
-            self._held = b""
-            if len(data) <= SHORT:
-                self._raw.write(b"".join((held, data)))
+            self._pending = b""
+            if len(data) <= SMALL_WRITE:
+                self._raw.write(b"".join((pending, data)))
             else:
-                self._raw.writelines((held, data))
+                self._raw.writelines((pending, data))
 
-    def send(self, head: bytes, body: bytes | memoryview) -> None:
-        """A whole answer, behind what is held."""
-        if self._held:
+    def write_response(self, head: bytes, body: bytes | memoryview) -> None:
+        """Send a whole response, behind what is held."""
+        if self._pending:
             self.flush()
-        if len(body) <= SHORT:
+        if len(body) <= SMALL_WRITE:
             self._raw.write(b"".join((head, body)))
         else:
             self._raw.writelines((head, body))
 
     def flush(self) -> None:
-        """Send what is held. Whoever closes the connection in order calls this first."""
-        held, self._held = self._held, b""
-        if held and not self._raw.is_closing():
-            self._raw.write(held)
+        """Send what is held."""
+        pending, self._pending = self._pending, b""
+        if pending and not self._raw.is_closing():
+            self._raw.write(pending)
 
+    def unsent_bytes(self) -> int:
+        """Return the bytes that the kernel has not taken."""
+        return self._raw.get_write_buffer_size()
 
-class Taking:
-    """Whether a client takes what waits for it in a connection's buffer. One that takes nothing is cut off.
+    # Flow control.
 
-    The system takes bytes out of the buffer in big steps, so a slow client is seen to move only now and then. Where it can be told
-    to, it holds no more than UNSENT bytes that are not under way: else a third of its own buffer, 1.3 MB, had to be taken before it
-    asked for more, and that is 80 s of a radio station.
-    """
+    def pause_reading(self) -> None:
+        """Stop reading; nothing where it is stopped."""
+        if not self._read_paused:
+            self._read_paused = True
+            self._raw.pause_reading()
 
-    __slots__ = ("_left", "_loop", "_raw", "_timer")
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        connection = transport.get_extra_info("socket")
-        if connection is not None and _NOTSENT_LOWAT is not None:
-            connection.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, UNSENT)
-        self._raw = transport
-        self._loop = loop
-        self._left = 0
-        self._timer: asyncio.TimerHandle | None = None
-
-    def wait(self, seconds: float) -> None:
-        """Where something waits for it, it has so long for taking some of it, and then again."""
-        self.stop()
-        if left := self._raw.get_write_buffer_size():
-            self._left = left
-            self._timer = self._loop.call_later(seconds, self._look, seconds)
-
-    def stop(self) -> None:
-        """It is not waited for, or has gone."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _look(self, seconds: float) -> None:
-        if self._raw.get_write_buffer_size() < self._left:
-            self.wait(seconds)
-        else:
-            self._timer = None
-            self._raw.abort()
-
-
-class Readers(Idle):
-    """The part of a connection that waits for its client to read."""
-
-    reader_seconds: ClassVar[float] = 3600.0
-    """What a client has for taking something of what waits for it. A service's client is the gateway, which may hold back for as
-    long as its own slow client needs for some megabytes; the gateway itself waits for less, see `waiting`.
-    """
-    leaving_seconds: ClassVar[float] = 5.0
-    """The same at the end of the process, for what was answered before: others need not wait for it."""
-
-    taking: Taking
+    def resume_reading(self) -> None:
+        """Read again; nothing where it is being read."""
+        if self._read_paused:
+            self._read_paused = False
+            self._raw.resume_reading()
 
     def pause_writing(self) -> None:
-        """More waits for the client than the connection should hold."""
-        super().pause_writing()
-        self.taking.wait(self.reader_seconds)
+        """Note that the write buffer is above its high-water mark."""
+        self.write_paused = True
+        if self._writable is not None:
+            self._writable.clear()
 
     def resume_writing(self) -> None:
-        """It has taken most of that."""
-        super().resume_writing()
-        if not self.transport.is_closing():
-            self.taking.stop()
+        """Note that the write buffer is below its low-water mark, or that the connection is lost: `drain` returns."""
+        self.write_paused = False
+        if self._writable is not None:
+            self._writable.set()
 
-    def shutdown(self) -> None:
-        """The process ends: close, or do it behind the answer that is due."""
-        super().shutdown()
-        if self.transport.is_closing():
-            self.taking.wait(self.leaving_seconds)
+    async def drain(self) -> None:
+        """Wait while writing is paused."""
+        if self.write_paused:
+            if self._writable is None:
+                self._writable = asyncio.Event()
+            await self._writable.wait()
 
-    def is_alone(self) -> bool:
-        """Whether the client has gone; that it says so may stand behind bytes that are not read yet."""
-        return self.transport.is_closing() or (self.flow.read_paused and has_ended(self.transport))
+    # Closing.
 
+    def is_closing(self) -> bool:
+        """Whether nothing more can be sent."""
+        return self._half_closed or self._raw.is_closing()
 
-def waiting(http: type[Readers], seconds: float) -> type[Readers]:
-    """The class to give to uvicorn: it waits so long for a client that takes nothing."""
-    return type(http.__name__, (http,), {"reader_seconds": seconds})
+    def close(self) -> None:
+        """Close when all that was written is sent."""
+        self.flush()
+        self._raw.close()
 
+    def half_close(self) -> None:
+        """Send a FIN behind what was written, and go on reading."""
+        self._half_closed = True
+        if not self._raw.is_closing():
+            self.resume_reading()
+            self.flush()
+            self._raw.write_eof()
 
-def refusal(error: GridcastError, fields: list[tuple[bytes, bytes]]) -> bytes:
-    """An answer with `error` that ends its connection, outside of any application."""
-    body = encode_problem(error)
-    lines = [b"%s: %s\r\n" % field for field in (*fields, *problem_headers(error, body), (b"connection", b"close"))]
-    return b"".join([STATUS_LINE[error.status], *lines, b"\r\n", body])
+    def reset(self) -> None:
+        """Abort the connection with a RST."""
+        self.flush()
+        tcp.reset(self._raw)
 
+    def abort(self) -> None:
+        """Close without sending what waits."""
+        self._raw.abort()
 
-def has_ended(transport: asyncio.Transport) -> bool:
-    """Whether the other side has closed a connection that is not being read, and so does not notice it."""
-    if (client := transport.get_extra_info("socket")) is None or not hasattr(socket, "TCP_INFO"):
-        return False
-    try:
-        state: int = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-    except OSError:
-        return False
-    return state in _ENDED
+    # What an application may ask (`services.common.server.connection_info`).
 
+    def peer_disconnected(self) -> bool:
+        """Whether the client has gone; its FIN may be behind bytes that are not read yet."""
+        return self.is_closing() or (self._read_paused and tcp.peer_sent_fin(self._raw))
 
-def reset(transport: asyncio.Transport) -> None:
-    """Break a connection off so that the other side sees a reset and not an end."""
-    if (client := transport.get_extra_info("socket")) is not None:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    transport.abort()
+    def unacknowledged_bytes(self) -> int | None:
+        """Return the bytes that the client has not acknowledged; None where that is unknown."""
+        return tcp.unacknowledged_bytes(self._raw)

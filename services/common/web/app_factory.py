@@ -1,6 +1,6 @@
-"""Builds a service's FastAPI application: error rendering, health, a true OpenAPI document. And the words of ASGI that all share.
+"""Builds a service's FastAPI application: error rendering, health, a true OpenAPI document.
 
-It knows nothing of media, MongoDB or Redis; what stands before the application is `services.common.web.middleware`.
+What every request passes before it is `services.common.web.middleware`.
 """
 
 import asyncio

@@ -1,7 +1,4 @@
-"""The outermost layer of every process: request id, direct routes, access log, metrics, and last word on errors.
-
-It may send a request straight to a plain ASGI callable where a router would cost more than the answer. It knows no route.
-"""
+"""The outermost ASGI layer of every process: request id, bypass routes, access log, metrics, and the last word on errors."""
 
 import asyncio
 import logging
@@ -12,61 +9,67 @@ from collections.abc import Callable, Mapping
 
 from services.common.asgi import CLIENT_CLOSED_REQUEST, ASGIApp, ClientDisconnected, Message, Receive, Scope, Send
 from services.common.errors import GridcastError, InternalServerError, ServiceUnavailable
-from services.common.http.encoding import Ready
+from services.common.http.encoding import PreparedResponse
 from services.common.telemetry import json_logging, metrics
 from services.common.web.app_factory import send_problem
 
-Prompt = Callable[[Scope], Ready | None]
+FastPathHandler = Callable[[Scope], PreparedResponse | None]
+"""Returns the response to a request where nothing has to be waited for, else None."""
 
 QUIET = frozenset({"/livez", "/readyz"})
 """Asked every few seconds: not worth a line in the log."""
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}\Z")
-_chance = random.Random()  # noqa: S311  # an id is no secret; asking the system for it is a call for each request
+_random = random.Random()  # noqa: S311  # an id is no secret; asking the system for it is a call for each request
 _log = logging.getLogger("gridcast.web")
 
 
-class Front:
-    """An ASGI application around another.
+class RequestMiddleware:
+    """Wraps an ASGI application.
 
-    `direct` maps (method, path) to a plain ASGI callable, `prompt` to a function of the scope that answers at once or says None.
+    An exception before the response began becomes a problem; after it began the connection is reset, because half a response that
+    looks whole is worse than none. Whoever answers may set `scope["route"]` (an object with `path`, as FastAPI does, or a
+    string) and add fields to the access log in `scope["log"]`.
 
-    An exception before the answer began becomes a problem; after it began the connection is cut, because a half answer that looks
-    whole is worse than none. Whoever answers may set `scope["route"]` (an object with `path`, as FastAPI does, or a string) and add
-    fields to the access log in `scope["log"]`.
-
-    `believes` says whose X-Request-ID is taken over. Without it everybody's is: a service's client is the gateway, which sets it.
+    Arguments:
+        app: the application that gets what no bypass route takes.
+        bypass_routes: plain ASGI callables by (method, path), for requests where a router would cost more than the response.
+        trusts_request_id: whether the X-Request-ID of a request is taken over. By default it is: a service's client is the gateway,
+            which sets it.
+        fast_path_handlers: functions by (method, path) that answer without a task where everything is in memory.
     """
 
     def __init__(
         self,
         app: ASGIApp,
-        direct: Mapping[tuple[str, str], ASGIApp] | None = None,
-        believes: Callable[[Scope], bool] = lambda _scope: True,
-        prompt: Mapping[tuple[str, str], Prompt] | None = None,
+        bypass_routes: Mapping[tuple[str, str], ASGIApp] | None = None,
+        trusts_request_id: Callable[[Scope], bool] = lambda _scope: True,
+        fast_path_handlers: Mapping[tuple[str, str], FastPathHandler] | None = None,
     ) -> None:
         self.app = app
-        self.direct = dict(direct or {})
-        self.prompt = dict(prompt or {})
-        self._believes = believes
+        self.bypass_routes = dict(bypass_routes or {})
+        self.fast_path_handlers = dict(fast_path_handlers or {})
+        self._trusts_request_id = trusts_request_id
 
-    def at_once(self, scope: Scope) -> Ready | None:
-        """An answer for which nobody has to be waited for, or None: then the request goes the way of all others."""
-        prompt = self.prompt.get((scope["method"], scope["path"]))
-        if prompt is None:
+    def fast_path(self, scope: Scope) -> PreparedResponse | None:
+        """Return a response for which nothing has to be waited for; None sends the request through `__call__`.
+
+        Asked by our server alone. An exception is no response: the request meets it again in `__call__`, where it is answered.
+        """
+        handler = self.fast_path_handlers.get((scope["method"], scope["path"]))
+        if handler is None:
             return None
         began = time.perf_counter()
         try:
-            ready = prompt(scope)
-        except Exception:  # noqa: BLE001  # it is raised again there, and answered
+            response = handler(scope)
+        except Exception:  # noqa: BLE001  # see above
             return None
-        if ready is not None:
-            identifier = _identifier(scope, self._believes)
-            ready.headers.append((b"x-request-id", identifier.encode("ascii")))
+        if response is not None:
+            request_id = _request_id(scope, self._trusts_request_id)
+            response.headers.append((b"x-request-id", request_id.encode("ascii")))
             scope["route"] = scope["path"]
-            sent = len(ready.body)
-            _note(scope, identifier, ready.status, sent, 0, time.perf_counter() - began)
-        return ready
+            _record(scope, request_id, response.status, len(response.body), 0, time.perf_counter() - began)
+        return response
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -74,50 +77,50 @@ class Front:
             await self.app(scope, receive, send)
             return
         began = time.perf_counter()
-        identifier = _identifier(scope, self._believes)
-        token = json_logging.request_id_var.set(identifier)
-        answer = _Answer(send, identifier)
+        request_id = _request_id(scope, self._trusts_request_id)
+        token = json_logging.request_id_var.set(request_id)
+        response = _ResponseSender(send, request_id)
         received = 0
 
-        async def counted() -> Message:
+        async def counting_receive() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
             return message
 
-        direct = self.direct.get((scope["method"], scope["path"]))
-        if direct is not None:
+        bypass = self.bypass_routes.get((scope["method"], scope["path"]))
+        if bypass is not None:
             scope["route"] = scope["path"]
         metrics.http_requests_in_flight += 1
         try:
-            await (direct or self.app)(scope, counted, answer.send)
+            await (bypass or self.app)(scope, counting_receive, response.send)
         except ClientDisconnected:
-            answer.status = answer.status or CLIENT_CLOSED_REQUEST
+            response.status = response.status or CLIENT_CLOSED_REQUEST
         except (GridcastError, asyncio.CancelledError) as error:
-            # Cancelled by uvicorn, when the time for draining is over: raised on, it would be logged as a fault.
+            # Cancelled by the server when the time for shutting down is over: raised on, it would be logged as a fault.
             fault = error if isinstance(error, GridcastError) else ServiceUnavailable("the service is shutting down")
-            if answer.status:
+            if response.status:
                 _log.warning("response aborted: %s", fault.detail)
             else:
-                await send_problem(answer.send, fault, close_connection=fault.status == 400 or _has_body(scope))
+                await send_problem(response.send, fault, close_connection=fault.status == 400 or _has_body(scope))
         except Exception:  # noqa: BLE001  # the last resort of every request
             _log.exception("unhandled exception")
-            if not answer.status:
-                await send_problem(answer.send, InternalServerError(), close_connection=True)
+            if not response.status:
+                await send_problem(response.send, InternalServerError(), close_connection=True)
         finally:
             metrics.http_requests_in_flight -= 1
-            _note(scope, identifier, answer.status, answer.sent, received, time.perf_counter() - began)
+            _record(scope, request_id, response.status, response.sent, received, time.perf_counter() - began)
             json_logging.request_id_var.reset(token)
 
 
-class _Answer:
-    """Sends an answer on, with the request's id, and counts it."""
+class _ResponseSender:
+    """Sends a response with the request's id, and counts its bytes."""
 
-    __slots__ = ("_identifier", "_send", "sent", "status")
+    __slots__ = ("_request_id", "_send", "sent", "status")
 
-    def __init__(self, send: Send, identifier: str) -> None:
+    def __init__(self, send: Send, request_id: str) -> None:
         self._send = send
-        self._identifier = identifier.encode("ascii")
+        self._request_id = request_id.encode("ascii")
         self.status = 0
         self.sent = 0
 
@@ -125,18 +128,18 @@ class _Answer:
         """ASGI's send."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._identifier)]
+            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._request_id)]
         self.sent += len(message.get("body", b""))
         await self._send(message)
 
 
-def _note(scope: Scope, identifier: str, status: int, sent: int, received: int, seconds: float) -> None:
-    """Count a request and write its line."""
+def _record(scope: Scope, request_id: str, status: int, sent: int, received: int, seconds: float) -> None:
+    """Count a request and write its line to the access log."""
     route, method, path = scope.get("route", "other"), scope["method"], scope["path"]
     template = str(getattr(route, "path", route))
     metrics.record_http_request(method, template, status, seconds, received, sent)
     if (lines := json_logging.access_log) is not None and path not in QUIET:
-        lines.write(identifier, method, path, status, sent, received, seconds, scope.get("log"))
+        lines.write(request_id, method, path, status, sent, received, seconds, scope.get("log"))
 
 
 def _has_body(scope: Scope) -> bool:
@@ -144,8 +147,8 @@ def _has_body(scope: Scope) -> bool:
     return any(name in {b"content-length", b"transfer-encoding"} for name, _ in scope["headers"])
 
 
-def _identifier(scope: Scope, believes: Callable[[Scope], bool]) -> str:
+def _request_id(scope: Scope, trusts_request_id: Callable[[Scope], bool]) -> str:
     for name, value in scope["headers"]:
-        if name == b"x-request-id" and _REQUEST_ID.match(value) and believes(scope):
+        if name == b"x-request-id" and _REQUEST_ID.match(value) and trusts_request_id(scope):
             return str(value, "ascii")
-    return f"{_chance.getrandbits(64):016x}"
+    return f"{_random.getrandbits(64):016x}"

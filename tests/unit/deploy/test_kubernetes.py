@@ -5,16 +5,15 @@ import functools
 import os
 import shutil
 import subprocess
-from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
+import kubernetes_validate  # type: ignore[import-untyped]  # ships no annotations
 import pytest
 import yaml
 
+from deploy.local.processes import PROJECT_ROOT
 from gateway.upstream.discovery import DNS_REFRESH_INTERVAL_SECONDS
 
-ROOT = Path(__file__).resolve().parents[3]
 OVERLAYS = ("local", "production")
 KUBERNETES_VERSIONS = ("1.27", "1.30", "1.33", "1.35", "1.37")
 SERVICES = {"upload", "stream", "socket", "gateway"}
@@ -28,7 +27,7 @@ Object = dict[str, Any]
 @functools.cache
 def build_overlay(overlay: str) -> tuple[Object, ...]:
     """What `kubectl apply -k` would send."""
-    folder = str(ROOT / "deploy/k8s/overlays" / overlay)
+    folder = str(PROJECT_ROOT / "deploy/k8s/overlays" / overlay)
     if kubectl := os.environ.get("KUBECTL") or shutil.which("kubectl"):
         command = [kubectl, "kustomize", folder]
     elif kustomize := shutil.which("kustomize"):
@@ -53,7 +52,7 @@ def workloads(overlay: str) -> list[Object]:
 
 
 def workload_name(workload: Object) -> str:
-    return workload["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/name"]
+    return str(workload["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/name"])
 
 
 @pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
@@ -135,7 +134,7 @@ def test_services_end_gracefully(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_uploads_under_way_fit_into_the_memory(overlay: str) -> None:
+def test_concurrent_uploads_fit_into_the_memory_limit(overlay: str) -> None:
     """About 8 MiB each, beside the process itself."""
     (container,) = objects_by_name(overlay, "Deployment")["upload"]["spec"]["template"]["spec"]["containers"]
     most = next(int(entry["value"]) for entry in container["env"] if entry["name"] == "GRIDCAST_MAX_CONCURRENT_UPLOADS")
@@ -144,7 +143,7 @@ def test_the_uploads_under_way_fit_into_the_memory(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_names_refer_to_what_is_there(overlay: str) -> None:
+def test_references_name_existing_objects(overlay: str) -> None:
     pods = {workload_name(workload): workload["spec"]["template"] for workload in workloads(overlay)}
     assert pods.keys() >= SERVICES
     services = objects_by_name(overlay, "Service")
@@ -243,7 +242,7 @@ def test_only_the_listed_flows_are_open() -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_names_can_be_looked_up_wherever_the_name_server_stands(overlay: str) -> None:
+def test_dns_lookups_are_allowed_to_any_name_server(overlay: str) -> None:
     """Also in a cache on the node itself, which selectors of pods and namespaces do not match, and at OpenShift's 5353."""
     policy = objects_by_name(overlay, "NetworkPolicy")["names"]["spec"]
     assert policy["podSelector"] == {}

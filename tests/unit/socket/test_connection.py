@@ -8,7 +8,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from services.socket.connection import WebSocketConnection, encode_text_frame
+from services.socket.connection import SocketConnection, encode_text_frame
 from services.socket.send_queue import MAX_QUEUED_FRAMES
 
 pytestmark = pytest.mark.anyio
@@ -58,18 +58,18 @@ async def app(_scope: object, _receive: object, _send: object) -> None:
     await asyncio.Event().wait()
 
 
-def connect_handshaking() -> tuple[WebSocketConnection, FakeTransport]:
+def connect_handshaking() -> tuple[SocketConnection, FakeTransport]:
     """A client that waits for the answer to its handshake."""
-    config = uvicorn.Config(cast("Any", app), ws=WebSocketConnection, log_config=None, ws_per_message_deflate=False)
+    config = uvicorn.Config(cast("Any", app), ws=SocketConnection, log_config=None, ws_per_message_deflate=False)
     config.load()
-    connection = WebSocketConnection(config=config, server_state=ServerState(), app_state={})
+    connection = SocketConnection(config=config, server_state=ServerState(), app_state={})
     transport = FakeTransport()
     connection.connection_made(cast("Any", transport))
     connection.data_received(HANDSHAKE)
     return connection, transport
 
 
-def connect_open() -> tuple[WebSocketConnection, FakeTransport]:
+def connect_open() -> tuple[SocketConnection, FakeTransport]:
     connection, transport = connect_handshaking()
     connection.accept(None, FIRST_FRAME)
     transport.written.clear()
@@ -131,7 +131,7 @@ async def test_more_than_may_wait_is_1013() -> None:
     assert len(transport.written) == 1
 
 
-CLOSING_ACTIONS: dict[str, Callable[[WebSocketConnection], object]] = {
+CLOSING_ACTIONS: dict[str, Callable[[SocketConnection], object]] = {
     "closed": lambda connection: connection.close(1008, "x"),
     "failed": lambda connection: connection.data_received(b"\x81\x01a"),
     "too many frames": lambda connection: connection.data_received(b"\x89\x80\0\0\0\0" * 2000),
@@ -145,7 +145,7 @@ CLOSING_ACTIONS: dict[str, Callable[[WebSocketConnection], object]] = {
 
 @pytest.mark.parametrize("choked", [False, True])
 @pytest.mark.parametrize("end", CLOSING_ACTIONS.values(), ids=CLOSING_ACTIONS.keys())
-async def test_nothing_after_the_end(end: Callable[[WebSocketConnection], object], *, choked: bool) -> None:
+async def test_nothing_after_the_end(end: Callable[[SocketConnection], object], *, choked: bool) -> None:
     """Whatever ended it, and whatever its transport says afterwards: a write behind `write_eof` would raise in the hub."""
     connection, transport = connect_open()
     if choked:
@@ -153,7 +153,8 @@ async def test_nothing_after_the_end(end: Callable[[WebSocketConnection], object
         connection.send_now(b"waits")
     end(connection)
     transport.written.clear()
-    for change in (lambda: None, connection.pause_writing, connection.resume_writing):
+    changes: tuple[Callable[[], object], ...] = (lambda: None, connection.pause_writing, connection.resume_writing)
+    for change in changes:
         change()
         connection.send_now(TEXT_FRAME)
         connection.write(TEXT_FRAME)

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from services.common.server import tcp
+from services.common.server.connection_info import ConnectionInfo
 from services.stream.response_sender import ClientDisconnected, ClientStalled, ResponseSender, SendTimeoutMonitor
 
 pytestmark = pytest.mark.anyio
@@ -50,7 +52,7 @@ async def send_pieces(outlet: ResponseSender, pieces: int) -> int:
     return begun
 
 
-async def test_everything_arrives_and_nothing_stays() -> None:
+async def test_all_bytes_arrive_and_none_stay_buffered() -> None:
     client, patience = FakeAsgiClient(), SendTimeoutMonitor(10)
     before = asyncio.all_tasks()
     assert await send_pieces(ResponseSender(client.receive, client.send, patience), 30) == 30
@@ -61,7 +63,7 @@ async def test_everything_arrives_and_nothing_stays() -> None:
     assert asyncio.all_tasks() == before
 
 
-async def test_a_client_that_leaves_is_noticed_within_a_turn() -> None:
+async def test_client_disconnect_is_noticed_within_one_loop_iteration() -> None:
     client, patience = FakeAsgiClient(), SendTimeoutMonitor(10)
     client.disconnect()
     with pytest.raises(ClientDisconnected):
@@ -69,7 +71,7 @@ async def test_a_client_that_leaves_is_noticed_within_a_turn() -> None:
     assert patience._last_progress == {}
 
 
-async def test_a_paused_client_that_leaves_ends_the_answer() -> None:
+async def test_disconnect_of_a_paused_client_ends_the_response() -> None:
     client, patience = FakeAsgiClient(), SendTimeoutMonitor(10)
     outlet = ResponseSender(client.receive, client.send, patience)
     asyncio.get_running_loop().call_later(0.02, client.writable.clear)
@@ -81,7 +83,7 @@ async def test_a_paused_client_that_leaves_ends_the_answer() -> None:
     assert len(client.sent) == after
 
 
-async def test_patience_ends() -> None:
+async def test_stalled_client_is_disconnected_after_the_send_timeout() -> None:
     client, patience = FakeAsgiClient(), SendTimeoutMonitor(0.08)
     clock = asyncio.create_task(patience.run())
     client.writable.clear()
@@ -98,7 +100,7 @@ async def test_patience_ends() -> None:
     clock.cancel()
 
 
-async def test_a_slow_client_is_waited_for() -> None:
+async def test_slow_client_is_not_disconnected() -> None:
     client, patience = FakeAsgiClient(), SendTimeoutMonitor(0.2)
     clock = asyncio.create_task(patience.run())
 
@@ -116,7 +118,7 @@ async def test_a_slow_client_is_waited_for() -> None:
     clock.cancel()
 
 
-async def test_the_store_may_take_longer_than_the_client() -> None:
+async def test_send_timeout_does_not_cover_the_store() -> None:
     client, patience = FakeAsgiClient(), SendTimeoutMonitor(0.08)
     clock = asyncio.create_task(patience.run())
 
@@ -135,7 +137,7 @@ async def test_the_store_may_take_longer_than_the_client() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux is known to say what was taken")
-async def test_who_takes_little_takes_something() -> None:
+async def test_slow_progress_restarts_the_send_timeout() -> None:
     """Here the connection never has room again, and only the system knows that a little of it was taken."""
     client, patience = FakeAsgiClient(), SendTimeoutMonitor(0.2)
     client.writable.clear()
@@ -147,9 +149,10 @@ async def test_who_takes_little_takes_something() -> None:
             while ours.send(b"x" * 1000):
                 pass
         transport: Any = SimpleNamespace(get_extra_info=lambda _: ours)
+        connection = ConnectionInfo(unacknowledged_bytes=lambda: tcp.unacknowledged_bytes(transport))
 
         async def answer() -> None:
-            await send_pieces(ResponseSender(client.receive, client.send, patience, transport), 5)
+            await send_pieces(ResponseSender(client.receive, client.send, patience, connection), 5)
 
         task = asyncio.create_task(answer())
         for _ in range(40):
@@ -161,7 +164,7 @@ async def test_who_takes_little_takes_something() -> None:
     clock.cancel()
 
 
-async def test_a_shutdown_is_no_stalled_client() -> None:
+async def test_shutdown_is_not_reported_as_a_stalled_client() -> None:
     client, patience = FakeAsgiClient(), SendTimeoutMonitor(10)
     client.writable.clear()
 

@@ -24,7 +24,7 @@ class FailingStore:
             raise self.errors.pop(0)
 
 
-async def test_the_store_is_prepared_as_soon_as_it_lets_us(
+async def test_store_is_prepared_once_it_is_available(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A right that is granted later needs no restart; what the server said of us is no client's business."""

@@ -28,7 +28,7 @@ async def receive_nothing() -> Message:
     raise AssertionError
 
 
-async def test_what_is_under_way_is_cut_below_the_floor(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_active_uploads_are_aborted_below_the_free_space_minimum(monkeypatch: pytest.MonkeyPatch) -> None:
     """A body whose length nobody stated, or others that grew meanwhile: 507 before the volume is full."""
     monkeypatch.setattr("services.upload.limits.DISK_SPACE_POLL_SECONDS", 0.01)
     store: Any = FillingVolume(1000)

@@ -28,7 +28,7 @@ class CancellingPublisher:
         return PublishResult("sent", "1", None)
 
 
-async def test_an_empty_file_has_a_total_too() -> None:
+async def test_empty_file_has_a_total() -> None:
     """Its length is known at the end alone, and is 0."""
     told: list[dict[str, Any]] = []
     ended = asyncio.Event()
@@ -49,7 +49,7 @@ async def test_an_empty_file_has_a_total_too() -> None:
     assert (told[-1]["received"], told[-1]["total"]) == (0, 0)
 
 
-async def test_it_ends_although_a_cancellation_is_swallowed() -> None:
+async def test_reporter_ends_although_a_cancellation_is_swallowed() -> None:
     push: Any = CancellingPublisher()
     watchers = ProgressReporter(push)
     watchers.start("A" * 52, "n", 10)

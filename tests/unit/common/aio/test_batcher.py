@@ -29,7 +29,7 @@ class RecordingBatch:
         return [10 * question for question in questions]
 
 
-async def test_who_comes_meanwhile_goes_together() -> None:
+async def test_calls_made_during_a_batch_form_the_next_batch() -> None:
     asked = RecordingBatch()
     together: Batcher[int, int] = Batcher(asked, 3)
     first = asyncio.create_task(together(1))
@@ -43,7 +43,7 @@ async def test_who_comes_meanwhile_goes_together() -> None:
     assert await together(7) == 70
 
 
-async def test_who_gives_up_takes_nobody_along() -> None:
+async def test_cancelled_caller_does_not_cancel_the_others() -> None:
     asked = RecordingBatch()
     together: Batcher[int, int] = Batcher(asked, 3)
     first = asyncio.create_task(together(1))
@@ -59,7 +59,7 @@ async def test_who_gives_up_takes_nobody_along() -> None:
 
 
 @pytest.mark.parametrize("fault", [ServiceUnavailable("away"), ServiceUnavailable("slow", retry_after=7)])
-async def test_a_fault_is_everyones_who_waits(fault: ServiceUnavailable) -> None:
+async def test_error_is_raised_to_all_waiters(fault: ServiceUnavailable) -> None:
     """Also theirs who were not asked yet: behind a silent Redis nobody waits twice."""
     asked = RecordingBatch()
     asked.error = fault
@@ -77,7 +77,7 @@ async def test_a_fault_is_everyones_who_waits(fault: ServiceUnavailable) -> None
     assert await together(3) == 30
 
 
-async def test_the_end_leaves_nobody_waiting() -> None:
+async def test_close_leaves_no_waiter_pending() -> None:
     asked = RecordingBatch()
     together: Batcher[int, int] = Batcher(asked, 1)
     waiting = [asyncio.create_task(together(number)) for number in (1, 2)]

@@ -51,7 +51,7 @@ class FakeRedis:
         return cast("RedisConnection", BackloggedConnection())
 
 
-async def test_a_backlog_leaves_turns_to_others() -> None:
+async def test_backlog_yields_to_other_tasks() -> None:
     """400 messages of 1 ms each: pings, timers and other sockets do not wait for their end."""
     heard = 0
 
@@ -80,7 +80,7 @@ class ResetConnection:
         raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
 
 
-async def test_a_reset_line_is_a_redis_that_is_away() -> None:
+async def test_connection_reset_is_redis_unavailable() -> None:
     line = RedisConnection(ResetConnection())
     with pytest.raises(ServiceUnavailable):
         await line.connect()

@@ -1,120 +1,146 @@
-"""What the head of a request may be (services.common.http.request_parser), as calls in and errors out."""
+"""services.common.http.request_parser: bytes in, cut anywhere; heads, bodies and errors out."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common.errors import BadRequest, ExpectationFailed, GridcastError, HeadersTooLarge
-from services.common.http.request_parser import MAX_FIELD_BYTES, MAX_FIELDS, Head
+from services.common.errors import GridcastError
+from services.common.http.request_parser import (
+    END_OF_MESSAGE,
+    MAX_FIELD_BYTES,
+    MAX_REQUESTS_PER_READ,
+    MAX_TARGET,
+    EndOfMessage,
+    Event,
+    RequestHead,
+    RequestParser,
+)
 
-Field = tuple[bytes, bytes]
-HOST: Field = (b"host", b"a")
+GET = b"GET /a?b=c HTTP/1.1\r\nHost: x\r\nX-Y: z\r\n\r\n"
+PUT = b"PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n0123456789"
+CHUNKED = (
+    b"PUT /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nT: u\r\n\r\n"
+)
 
 
-def validate(*fields: Field, version: str = "1.1", target: bytes = b"/") -> Head:
-    head = Head()
-    for name, value in fields:
-        head.count(name, value)
-        head.field(name, value)
-    head.judge(version, target)
-    return head
+def told(*pieces: bytes) -> list[object]:
+    """What comes out: (method, target) of heads, bodies joined, ends, statuses of errors."""
+    parser = RequestParser()
+    events: list[Event] = []
+    for piece in pieces:
+        events += parser.feed(piece)
+    out: list[object] = []
+    for event in events:
+        if isinstance(event, RequestHead):
+            out.append((event.method, event.target))
+        elif isinstance(event, bytes) and out and isinstance(out[-1], bytes):
+            out[-1] += event
+        elif isinstance(event, GridcastError):
+            out.append(event.status)
+        else:
+            out.append(event)
+    return out
+
+
+def head(request: bytes) -> RequestHead:
+    (event, *_) = RequestParser().feed(request)
+    assert isinstance(event, RequestHead)
+    return event
+
+
+def test_a_head() -> None:
+    parsed = head(GET)
+    assert parsed.headers == [(b"host", b"x"), (b"x-y", b"z")]
+    assert (parsed.version, parsed.content_length, parsed.keep_alive, parsed.upgrade) == ("1.1", 0, True, False)
+    assert not head(GET.replace(b"X-Y: z", b"Connection: close")).keep_alive
+    assert not head(GET.replace(b"1.1", b"1.0")).keep_alive
+    assert head(PUT).content_length == 10
+    assert head(CHUNKED).content_length is None
+
+
+@given(st.lists(st.integers(1, 60), max_size=12))
+def test_pieces_say_what_the_whole_says(sizes: list[int]) -> None:
+    whole = GET + PUT + CHUNKED + GET + PUT
+    pieces, at = [], 0
+    for size in sizes:
+        pieces.append(whole[at : at + size])
+        at += size
+    wanted = [
+        ("GET", b"/a?b=c"),
+        *(("PUT", b"/a"), b"0123456789", END_OF_MESSAGE),
+        *(("PUT", b"/a"), b"abcde", END_OF_MESSAGE),
+        ("GET", b"/a?b=c"),
+        *(("PUT", b"/a"), b"0123456789", END_OF_MESSAGE),
+    ]
+    assert told(*pieces, whole[at:]) == wanted
+
+
+def test_a_known_length_is_not_copied() -> None:
+    parser = RequestParser()
+    parser.feed(PUT[:-6])
+    piece = b"45678"
+    (event,) = parser.feed(piece)
+    assert event is piece
+    last, end, behind = parser.feed(b"9" + GET)
+    assert (last, type(end)) == (b"9", EndOfMessage)
+    assert isinstance(behind, RequestHead)
 
 
 @pytest.mark.parametrize(
-    ("fields", "has_body", "waits"),
+    ("request_", "status"),
     [
-        ([], False, False),
-        ([(b"content-length", b"0")], False, False),
-        ([(b"content-length", b"000")], False, False),
-        ([(b"content-length", b"10")], True, False),
-        ([(b"transfer-encoding", b"Chunked")], True, False),
-        ([(b"content-length", b"1"), (b"expect", b"100-Continue")], True, True),
+        (b"nonsense\r\n\r\n", 400),
+        (GET.replace(b"Host: x\r\n", b""), 400),
+        (GET.replace(b"/a?b=c", b"/" + b"a" * MAX_TARGET), 414),
+        (GET.replace(b"z", b"z" * MAX_FIELD_BYTES), 431),
+        (GET.replace(b"X-Y", b"Expect"), 417),
+        (b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        (PUT.replace(b"Host: x", b"Host: x\r\nConnection: upgrade\r\nUpgrade: websocket"), 400),
     ],
 )
-def test_what_a_head_says_of_its_body(fields: list[Field], *, has_body: bool, waits: bool) -> None:
-    head = validate(HOST, *fields)
-    assert (head.has_body, head.waits) == (has_body, waits)
+def test_an_error_is_the_last_event(request_: bytes, status: int) -> None:
+    assert told(GET + request_ + GET) == [("GET", b"/a?b=c"), status]
 
 
-def test_an_older_client_is_not_told_to_continue() -> None:
-    """RFC 9110, 10.1.1: it would take the 100 for the answer."""
-    assert not validate((b"content-length", b"1"), (b"expect", b"100-continue"), version="1.0").waits
+def test_what_comes_to_nothing_has_a_limit() -> None:
+    parser = RequestParser()
+    piece = b"a" * 4096
+    parser.feed(b"GET / HTTP/1.1\r\nHost: x\r\n")
+    for _ in range(11):
+        events = parser.feed(piece)
+    assert [event.status for event in events if isinstance(event, GridcastError)] == [431]
 
 
-@pytest.mark.parametrize(
-    "host", [b"a", b"a.example:8000", b"A-1_b.c", b"127.0.0.1:1", b"[::1]", b"[::ffff:1.2.3.4]:80"]
-)
-def test_a_host(host: bytes) -> None:
-    validate((b"host", host))
-
-
-@pytest.mark.parametrize(
-    "host", [b"", b"a:", b"a:b", b"a/b", b"a@b", b"a b", b"a,b", b"[]", b"[::1", b"::1", b"a\n", b"\xe9"]
-)
-def test_what_is_no_host(host: bytes) -> None:
-    with pytest.raises(BadRequest):
-        validate((b"host", host))
+def test_one_read_brings_a_limited_number_of_requests() -> None:
+    parser = RequestParser()
+    assert len(parser.feed(GET * MAX_REQUESTS_PER_READ)) == MAX_REQUESTS_PER_READ
+    events = parser.feed(GET * (MAX_REQUESTS_PER_READ + 2))
+    assert len(events) == MAX_REQUESTS_PER_READ + 1
+    assert isinstance(events[-1], GridcastError)
+    assert events[-1].status == 429
 
 
 @pytest.mark.parametrize(
-    ("fields", "version", "ok"),
+    ("upgrade", "websocket"),
     [
-        ([HOST], "1.1", True),
-        ([], "1.1", False),
-        ([HOST, HOST], "1.1", False),
-        ([], "1.0", True),
-        ([HOST, HOST], "1.0", False),
-        ([(b"transfer-encoding", b"chunked")], "1.0", False),
-        ([HOST], "0.9", False),
-        ([HOST], "2.0", False),
+        (b"Connection: Upgrade\r\nUpgrade: WebSocket", True),
+        (b"Connection: keep-alive, upgrade\r\nUpgrade: websocket", True),
+        (b"Connection: upgrade\r\nUpgrade: h2c", False),
     ],
 )
-def test_hosts_and_versions(fields: list[Field], version: str, *, ok: bool) -> None:
-    if ok:
-        validate(*fields, version=version)
-    else:
-        with pytest.raises(BadRequest):
-            validate(*fields, version=version)
+def test_an_upgrade_leaves_what_is_behind_it(upgrade: bytes, *, websocket: bool) -> None:
+    parser = RequestParser()
+    (event,) = parser.feed(GET.replace(b"X-Y: z", upgrade) + b"behind")
+    assert isinstance(event, RequestHead)
+    assert event.upgrade
+    assert event.asks_for_websocket() is websocket
+    assert parser.trailing_data == b"behind"
 
 
-@pytest.mark.parametrize("target", [b"/", b"/a?b=c&d", b"/%7e~!$&'()*+,;=:@|{}\"<>^`\\"])
-def test_a_target(target: bytes) -> None:
-    validate(HOST, target=target)
-
-
-@pytest.mark.parametrize(
-    "target", [b"", b"*", b"a", b"http://a/", b"/a#b", b"/a b", b"/\xc3\xa9", b"/a\n", b"/\x7f", b"?a"]
-)
-def test_what_is_no_target(target: bytes) -> None:
-    with pytest.raises(BadRequest):
-        validate(HOST, target=target)
-
-
-def test_how_many_and_how_large_fields_may_be() -> None:
-    head = Head()
-    for _ in range(MAX_FIELDS):
-        head.count(b"a", b"b")
-    with pytest.raises(HeadersTooLarge):
-        head.count(b"a", b"b")
-    Head().count(b"a", b"b" * (MAX_FIELD_BYTES - 5))
-    with pytest.raises(HeadersTooLarge):
-        Head().count(b"a", b"b" * (MAX_FIELD_BYTES - 4))
-
-
-def test_another_expectation() -> None:
-    with pytest.raises(ExpectationFailed):
-        validate(HOST, (b"expect", b"200-ok"))
-
-
-@given(
-    st.lists(
-        st.tuples(st.sampled_from([b"host", b"transfer-encoding", b"content-length", b"x"]), st.binary(max_size=12))
-    )
-)
-def test_it_never_fails_in_another_way(fields: list[Field]) -> None:
-    status = 200
-    try:
-        validate(*fields)
-    except GridcastError as error:
-        status = error.status
-    assert status < 500
+def test_in_head() -> None:
+    parser = RequestParser()
+    states = [parser.in_head]
+    for piece in (GET[:5], GET[5:]):
+        parser.feed(piece)
+        states.append(parser.in_head)
+    assert states == [False, True, False]

@@ -1,55 +1,52 @@
-"""services.common.server.cycle: what an application says, and what of it goes to the connection."""
+"""services.common.server.cycle: what an application sends, and what of it goes to the connection."""
 
-import asyncio
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from uvicorn.protocols.http.flow_control import FlowControl
 
-from services.common.http.encoding import Shared
-from services.common.server.cycle import Cycle
+from services.common.http.encoding import PreencodedHeaders
+from services.common.server.cycle import RequestCycle
+from services.common.server.transport import CoalescingTransport
 
 pytestmark = pytest.mark.anyio
 
 DATE = (b"date", b"Tue, 24 Nov 2026 00:00:00 GMT")
 
 
-class FakeTransport(asyncio.Transport):
+class FakeTransport:
+    """As much of a CoalescingTransport as a cycle needs."""
+
+    write_paused = False
+
     def __init__(self) -> None:
-        super().__init__()
         self.sent = b""
         self.closed = False
 
     def write(self, data: Any) -> None:
         self.sent += bytes(data)
 
-    def send(self, head: bytes, body: bytes) -> None:
-        """As the wire has it."""
+    def write_response(self, head: bytes, body: bytes) -> None:
         self.sent += head + body
-
-    def close(self) -> None:
-        self.closed = True
 
 
 class CycleCase:
     def __init__(self, method: str = "GET", version: str = "1.1") -> None:
         self.transport = FakeTransport()
         self.finished_count = 0
-        self.cycle = Cycle(
-            scope={"method": method, "http_version": version},  # type: ignore[typeddict-item]
-            transport=self.transport,
-            flow=FlowControl(self.transport),
-            logger=None,  # type: ignore[arg-type]
-            access_logger=None,  # type: ignore[arg-type]
-            access_log=False,
-            default_headers=[DATE],
-            message_event=asyncio.Event(),
-            expect_100_continue=False,
+        self.cycle = RequestCycle(
+            {"method": method, "http_version": version},
+            cast("CoalescingTransport", self.transport),
+            self,
+            [DATE],
             keep_alive=version != "1.0",
-            on_response=self._on_finished,
+            expect_continue=False,
+            has_body=False,
         )
 
-    def _on_finished(self) -> None:
+    def close(self) -> None:
+        self.transport.closed = True
+
+    def response_complete(self) -> None:
         self.finished_count += 1
 
     async def send_response(
@@ -135,15 +132,15 @@ async def test_a_start_with_a_body_of_another_length_is_an_error(body: bytes) ->
 
 async def test_fields_that_answers_share() -> None:
     case = CycleCase()
-    shared = Shared(((b"etag", b'"a"'), (b"x", b"y")))
-    start = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")], "shared": shared}
+    shared = PreencodedHeaders(((b"etag", b'"a"'), (b"x", b"y")))
+    start = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")], "preencoded": shared}
     await case.cycle.send(start)
     assert case.transport.sent.endswith(b'\r\ncontent-length: 0\r\netag: "a"\r\nx: y\r\n\r\n')
 
 
 def test_no_value_that_is_shared_becomes_a_field() -> None:
     with pytest.raises(RuntimeError, match="control"):
-        Shared(((b"x", b"a\r\nb: c"),))
+        PreencodedHeaders(((b"x", b"a\r\nb: c"),))
 
 
 @pytest.mark.parametrize("value", [b"a\r\nset-cookie: b", b"a\nb", b"a\rb", b"a\0b", b"\x7f", b"\x1b[0m"])

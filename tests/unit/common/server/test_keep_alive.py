@@ -1,6 +1,4 @@
-"""services.common.server.timeouts, and answers at once, on real connections: when one that is kept is closed, and in what
-order it answers.
-"""
+"""The keep-alive timer and the fast path on real connections: when an idle one is closed, and in what order it answers."""
 
 import asyncio
 import contextlib
@@ -8,16 +6,16 @@ import gc
 import time
 import weakref
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import uvicorn
-from uvicorn.server import ServerState
+import uvicorn.server
 
-from services.common.http.encoding import NONE, Ready
-from services.common.server.connection import Http
-from services.common.server.cycle import AT_ONCE
-from services.common.web.middleware import Front
+from services.common.http.encoding import NO_HEADERS, PreparedResponse
+from services.common.server.connection import FAST_PATH_PER_READ, HTTPConnection
+from services.common.server.contract import ServerConfig, ServerState
+from services.common.web.middleware import RequestMiddleware
 
 pytestmark = pytest.mark.anyio
 
@@ -32,7 +30,7 @@ class ServerCase:
         self.gate = asyncio.Event()
         self.gate.set()
         self.tasks = 0
-        self.connections: list[weakref.ref[Http]] = []
+        self.connections: list[weakref.ref[HTTPConnection]] = []
         self.port = 0
 
     async def app(self, scope: Any, _receive: Any, send: Any) -> None:
@@ -44,24 +42,29 @@ class ServerCase:
         await send({"type": "http.response.body", "body": body})
 
     @staticmethod
-    def prompt(scope: Any) -> Ready | None:
+    def prompt(scope: Any) -> PreparedResponse | None:
         body = scope["query_string"]
         if body == b"fault":
             raise ValueError
-        return None if body == b"no" else Ready(200, [(b"content-length", b"%d" % len(body))], NONE, body)
+        return (
+            None if body == b"no" else PreparedResponse(200, [(b"content-length", b"%d" % len(body))], NO_HEADERS, body)
+        )
 
     @contextlib.asynccontextmanager
     async def run_server(self) -> AsyncIterator["ServerCase"]:
         prompt = {("GET", "/at-once"): self.prompt}
-        front = Front(self.app, prompt=prompt)
+        front = RequestMiddleware(self.app, fast_path_handlers=prompt)
         config = uvicorn.Config(
-            front, http=Http, ws="none", lifespan="off", log_config=None, proxy_headers=False, timeout_keep_alive=1
+            front, http=HTTPConnection, ws="none", lifespan="off", log_config=None, proxy_headers=False
         )
         config.load()
-        config.timeout_keep_alive = self.patience  # type: ignore[assignment]  # an int by its annotation alone
+        state = cast("ServerState", uvicorn.server.ServerState())
 
-        def connection() -> Http:
-            made = Http(config=config, server_state=ServerState(), app_state={})
+        class Connection(HTTPConnection):
+            keep_alive_timeout = self.patience
+
+        def connection() -> HTTPConnection:
+            made = Connection(cast("ServerConfig", config), state, {})
             self.connections.append(weakref.ref(made))
             return made
 
@@ -123,6 +126,17 @@ async def test_it_is_not_closed_while_an_answer_is_under_way() -> None:
         assert await seconds_until_closed(reader) > 0.5 * KEEP_ALIVE_TIMEOUT
 
 
+async def test_it_is_not_closed_while_a_response_behind_a_fast_one_is_under_way() -> None:
+    """Both requests come in one read: the first makes the connection idle for a moment."""
+    async with ServerCase().run_server() as case, case.connect_client() as (reader, writer):
+        case.gate.clear()
+        writer.write(get_request("/at-once?a") + get_request("/task?slow"))
+        assert await receive_body(reader) == b"a"
+        await asyncio.sleep(2 * KEEP_ALIVE_TIMEOUT)  # more than it may be idle
+        case.gate.set()
+        assert await receive_body(reader) == b"slow"
+
+
 async def test_no_clock_keeps_a_connection_that_has_gone() -> None:
     async with ServerCase(patience=3600).run_server() as case:
         async with case.connect_client() as (reader, writer):
@@ -137,7 +151,7 @@ async def test_no_clock_keeps_a_connection_that_has_gone() -> None:
 async def test_answers_stand_in_the_order_of_their_requests() -> None:
     """More in one read than are answered at once, with others between them, and while one of those takes its time."""
     paths = ["at-once", "task", "at-once", "at-once"]
-    bodies = [b"%d" % number for number in range(3 * AT_ONCE)]
+    bodies = [b"%d" % number for number in range(3 * FAST_PATH_PER_READ)]
     async with ServerCase().run_server() as case, case.connect_client() as (reader, writer):
         case.gate.clear()
         writer.write(b"".join(get_request(f"/{paths[n % 4]}?{n}") for n in range(len(bodies))))
@@ -148,8 +162,10 @@ async def test_answers_stand_in_the_order_of_their_requests() -> None:
 
 async def test_one_read_is_not_answered_at_once_without_end() -> None:
     async with ServerCase().run_server() as case, case.connect_client() as (reader, writer):
-        writer.write(b"".join(get_request(f"/at-once?{n}") for n in range(AT_ONCE + 2)))
-        assert [await receive_body(reader) for _ in range(AT_ONCE + 2)] == [b"%d" % n for n in range(AT_ONCE + 2)]
+        writer.write(b"".join(get_request(f"/at-once?{n}") for n in range(FAST_PATH_PER_READ + 2)))
+        assert [await receive_body(reader) for _ in range(FAST_PATH_PER_READ + 2)] == [
+            b"%d" % n for n in range(FAST_PATH_PER_READ + 2)
+        ]
         assert case.tasks == 2
 
 

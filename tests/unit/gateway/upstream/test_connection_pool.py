@@ -42,7 +42,7 @@ class CountingServer:
             writer.transport.abort()
 
 
-async def test_connections_are_kept_used_again_and_closed_when_old(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connections_are_reused_and_closed_when_expired(monkeypatch: pytest.MonkeyPatch) -> None:
     client = ConnectionPool(1.0)
     await client.open()
     async with CountingServer() as server:

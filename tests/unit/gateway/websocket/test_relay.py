@@ -65,7 +65,7 @@ async def tunnel() -> AsyncIterator[TunnelFixture]:
         transport.abort()
 
 
-async def test_a_client_that_stops_reading_loses_its_tunnel(
+async def test_client_that_stops_reading_loses_its_tunnel(
     tunnel: TunnelFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though its service cannot say so: while the client takes nothing, the service is not read."""
@@ -75,7 +75,7 @@ async def test_a_client_that_stops_reading_loses_its_tunnel(
     await tunnel.wait_until_closed()
 
 
-async def test_a_client_that_has_said_its_last_and_does_not_read_goes_with_its_service(
+async def test_half_closed_client_that_does_not_read_ends_with_its_upstream(
     tunnel: TunnelFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.websocket.relay.FINAL_FLUSH_SECONDS", 0.1)
@@ -90,7 +90,7 @@ async def test_a_client_that_has_said_its_last_and_does_not_read_goes_with_its_s
     await tunnel.wait_until_closed()
 
 
-async def test_a_client_that_pauses_and_reads_on_keeps_its_tunnel(
+async def test_client_that_pauses_and_resumes_keeps_its_tunnel(
     tunnel: TunnelFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.websocket.relay.TUNNEL_SEND_TIMEOUT_SECONDS", 1.0)

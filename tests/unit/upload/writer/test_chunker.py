@@ -8,7 +8,7 @@ from services.upload.writer.chunker import Chunker
 
 
 @pytest.mark.parametrize("seed", range(50))
-def test_no_byte_is_lost_or_moved(seed: int) -> None:
+def test_chunks_preserve_every_byte(seed: int) -> None:
     dice = random.Random(seed)
     size = dice.randint(1, 9)
     blocks, data, taken = Chunker(size), b"", b""
@@ -27,7 +27,7 @@ def test_no_byte_is_lost_or_moved(seed: int) -> None:
     assert not blocks
 
 
-def test_what_was_taken_stays_as_it_was() -> None:
+def test_emitted_chunks_are_not_modified_later() -> None:
     """The buffer is used again for the next block."""
     blocks = Chunker(3)
     blocks.feed(b"abcd")

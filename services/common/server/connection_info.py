@@ -1,0 +1,50 @@
+"""What our server offers an application beyond ASGI, as one typed value in the scope.
+
+Another ASGI server has no such value: then `connection_info` returns one that knows nothing, and whoever asks goes the longer way.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from services.common.asgi import Scope
+
+EXTENSION = "gridcast.connection"
+"""Key in the scope's `extensions`."""
+
+
+def _unknown() -> None:
+    return None
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionInfo:
+    """A connection as the application may ask for it.
+
+    `extended_start`: an `http.response.start` message may bring two members more: `preencoded`
+    (`services.common.http.encoding.PreencodedHeaders`), fields that many responses share, and `body`, all of the body, where two
+    messages would cost more.
+
+    `peer_disconnected`: whether the client has gone, without taking the request's body as ASGI's `receive` would.
+
+    `unacknowledged_bytes`: what the kernel holds and the client has not acknowledged; None where that is unknown. It shows that a
+    slow client reads: Linux says that there is room again only when a third of a send buffer was taken, more than a megabyte, and
+    whoever listens to 128 kbit/s was taken for one who had stopped.
+    """
+
+    extended_start: bool = False
+    peer_disconnected: Callable[[], bool] = _never
+    unacknowledged_bytes: Callable[[], int | None] = _unknown
+
+
+UNKNOWN = ConnectionInfo()
+"""The connection under another ASGI server."""
+
+
+def connection_info(scope: Scope) -> ConnectionInfo:
+    """Return what the server says of the connection of this scope."""
+    info = (scope.get("extensions") or {}).get(EXTENSION)
+    return info if isinstance(info, ConnectionInfo) else UNKNOWN

@@ -1,0 +1,73 @@
+"""TCP as the server sees it: addresses, socket options and what the kernel knows of a connection.
+
+Linux answers all of these. Where a platform does not, the functions say None or False, and nothing depends on more.
+"""
+
+import asyncio
+import socket
+import struct
+
+try:
+    import fcntl
+    import termios
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
+MAX_UNSENT = 128 * 1024
+"""Bytes that the kernel takes without sending them. By default it took a third of its own buffer, 1.3 MB, before it asked for
+more, and that is 80 s of a radio station: who reads slowly looked like one who does not read.
+"""
+_NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+
+_ENDED = frozenset({7, 8})
+"""TCP_CLOSE behind a reset, TCP_CLOSE_WAIT behind a FIN (Linux, netinet/tcp.h)."""
+
+
+def limit_unsent(transport: asyncio.BaseTransport) -> None:
+    """Let the kernel hold no more than MAX_UNSENT bytes that it has not sent (TCP_NOTSENT_LOWAT)."""
+    if _NOTSENT_LOWAT is not None and (client := transport.get_extra_info("socket")) is not None:
+        client.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, MAX_UNSENT)
+
+
+def peer_sent_fin(transport: asyncio.BaseTransport) -> bool:
+    """Return whether the peer has closed or reset a connection. Needed where it is not being read, and so does not notice it."""
+    if (client := transport.get_extra_info("socket")) is None or not hasattr(socket, "TCP_INFO"):
+        return False
+    try:
+        state: int = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+    except OSError:
+        return False
+    return state in _ENDED
+
+
+def unacknowledged_bytes(transport: asyncio.BaseTransport) -> int | None:
+    """Return the bytes in the kernel's send buffer that the peer has not acknowledged (TIOCOUTQ); None where it cannot be known."""
+    client = transport.get_extra_info("socket")
+    if client is None or fcntl is None:
+        return None
+    try:
+        (count,) = struct.unpack("i", fcntl.ioctl(client.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))
+    except OSError:
+        return None
+    return int(count)
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """Abort a connection with a RST, so that the peer does not take what it has for the whole (SO_LINGER of zero seconds)."""
+    if (client := transport.get_extra_info("socket")) is not None:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
+
+
+def peer_address(transport: asyncio.BaseTransport) -> tuple[str, int] | None:
+    """Return host and port of the client; None where it has none (a Unix socket) or has gone."""
+    address = transport.get_extra_info("peername")
+    return (str(address[0]), int(address[1])) if isinstance(address, tuple) else None
+
+
+def local_address(transport: asyncio.BaseTransport) -> tuple[str, int | None] | None:
+    """Return host and port at which the client was accepted, or a Unix socket's path and None."""
+    address = transport.get_extra_info("sockname")
+    if isinstance(address, tuple):
+        return str(address[0]), int(address[1])
+    return (address, None) if isinstance(address, str) else None

@@ -1,0 +1,1 @@
+"""WebSocket connections (RFC 6455) on the HTTP server."""

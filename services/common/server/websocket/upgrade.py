@@ -1,0 +1,25 @@
+"""The hand-over of a connection from HTTP to a WebSocket protocol (RFC 6455, 4.2)."""
+
+import asyncio
+from typing import Any
+
+from services.common.http.request_parser import RequestHead
+
+
+def switch_to_websocket(
+    transport: asyncio.Transport, protocol: Any, head: RequestHead, trailing_data: bytes, *, write_paused: bool
+) -> None:
+    """Hand a connection over to `protocol`, with the head of the handshake and the bytes that came behind it.
+
+    `protocol` is an asyncio.Protocol that begins with the request as its first data; uvicorn hands over in the same way, so that a
+    class made for it works under both. `write_paused`: the client has not taken what was answered before; a transport says so only
+    once.
+    """
+    lines = [b"%s: %s\r\n" % header for header in head.headers]
+    protocol.connection_made(transport)
+    if write_paused:
+        protocol.pause_writing()
+    protocol.data_received(b"".join([b"GET ", head.target, b" HTTP/1.1\r\n", *lines, b"\r\n"]))
+    transport.set_protocol(protocol)
+    if trailing_data:
+        protocol.data_received(trailing_data)

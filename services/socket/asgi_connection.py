@@ -1,0 +1,132 @@
+"""A WebSocket of this replica under another ASGI server than ours: each frame of the hub is sent as a message of its own.
+
+Slower than `frames.Connection`, and without pings of ours: a client that resumes proves nothing until it says where it stands.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from services.common.aio.cancellation import cancel_and_wait
+from services.common.asgi import ASGIApp, Message, Receive, Scope, Send
+from services.common.server.timeouts import SendTimeout
+from services.common.telemetry import metrics
+from services.socket.connection import EXTENSION, SocketConnection
+from services.socket.send_queue import SendQueue
+
+
+def payload(frame: bytes) -> str:
+    """Return the text of a frame that `frames.text_frame` has made (RFC 6455, 5.2)."""
+    header = {126: 4, 127: 10}.get(frame[1], 2)
+    return frame[header:].decode()
+
+
+class ASGIConnection:
+    """The hub's Sink and the handler's connection over ASGI messages. A task of its own sends, one message after the other."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+        self.query: bytes = scope["query_string"]
+        self.send_now: Callable[[bytes], None] = lambda _frame: None
+        self.closed_before_accept = False
+        self.sent_close_code = 0
+        self.on_ping: Callable[[], None] | None = None
+        self.on_pong: Callable[[], None] | None = None
+        self._send = send
+        self._send_queue = SendQueue()
+        self._accept: Message | None = None
+        self._close: Message | None = None
+        self._changed = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._send_timeout = SendTimeout(loop, self._close_slow_consumer)
+        self._sender = loop.create_task(self._run())
+
+    def accept(self, subprotocol: str | None, first: bytes) -> None:
+        """Answer the handshake and send the first frame."""
+        self._accept = {"type": "websocket.accept", "subprotocol": subprotocol}
+        self.send_now = self.write
+        self.send_now(first)
+
+    def write(self, frame: bytes, conflation_key: str = "") -> None:
+        """Queue a whole frame; close with 1013 where too much waits."""
+        if self._accept is None or self._close is not None:
+            return
+        if not self._send_queue.enqueue(frame, conflation_key):
+            self._close_slow_consumer()
+            return
+        self._empty.clear()
+        self._changed.set()
+
+    def close(self, code: int, reason: str) -> None:
+        """Send a close frame and nothing after it; before `accept`, mark the handshake as refused."""
+        if self._accept is None:
+            self.closed_before_accept = True
+        elif self._close is None:
+            self.sent_close_code = code
+            self._close = {"type": "websocket.close", "code": code, "reason": reason}
+            self._send_queue.clear()
+            self._changed.set()
+
+    async def drain(self) -> None:
+        """Return once everything is with the server."""
+        await self._empty.wait()
+
+    def ping_now(self) -> None:
+        """ASGI has no pings."""
+
+    async def aclose(self) -> None:
+        """Send what waits of a close frame, and end the task."""
+        if self._close is not None:
+            await asyncio.wait([self._sender], timeout=SocketConnection.close_timeout)
+        await cancel_and_wait(self._sender)
+        self._send_timeout.stop()
+
+    def _close_slow_consumer(self) -> None:
+        metrics.WEBSOCKET_FRAMES_DROPPED.inc(len(self._send_queue) + 1 if self._close is None else 0)
+        self.close(1013, "slow consumer")
+
+    async def _run(self) -> None:
+        accepted = False
+        try:
+            while True:
+                self._empty.set()
+                await self._changed.wait()
+                self._changed.clear()
+                if not accepted and self._accept is not None:
+                    accepted = True
+                    await self._send(self._accept)
+                while self._send_queue:
+                    self._send_timeout.start(SocketConnection.send_timeout)
+                    await self._send({"type": "websocket.send", "text": payload(self._send_queue.dequeue())})
+                    self._send_timeout.stop()
+                if self._close is not None:
+                    await self._send(self._close)
+                    return
+        except OSError:
+            pass  # the client has gone; `receive` says so
+        finally:
+            self._close = self._close or {}
+            self._send_queue.clear()
+            self._empty.set()
+
+
+async def serve(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Run `app` with such a connection in the scope."""
+    extensions = scope.setdefault("extensions", {})
+    connection = extensions[EXTENSION] = ASGIConnection(scope, send)
+    refusing: Send = send if "websocket.http.response" in extensions else _closing(send)
+    try:
+        await app(scope, receive, refusing)
+    finally:
+        await connection.aclose()
+
+
+def _closing(send: Send) -> Send:
+    """Return a `send` for a server that cannot answer a handshake with a response: it closes, which is a 403."""
+
+    def sending(message: Message) -> Awaitable[None]:
+        if message["type"] == "websocket.http.response.body":
+            return send({"type": "websocket.close", "code": 1008})
+        return asyncio.sleep(0)
+
+    return sending
