@@ -72,7 +72,7 @@ def missing_tools() -> list[str]:
 
 
 def ranges_per_second(url: str, size: int, length: int, seconds: float, folder: Path) -> float:
-    """Requests a second that wrk counts for random ranges of `length` bytes."""
+    """Requests per second that wrk counts for random ranges of `length` bytes."""
     script = folder / f"ranges-{length}.lua"
     script.write_text(WRK_SCRIPT.format(size=size, length=length, seed=random.randrange(1 << 30)))
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", "-s", str(script), url]
@@ -91,7 +91,7 @@ def download_rate(url: str) -> float:
 
 
 def driver_rate(uri: str, file: object) -> float:
-    """MB/s of the driver's own find over the chunks of a file, in this process and with nothing sent to anyone."""
+    """MB/s of the driver's own find over the chunks of a file, in this process, without sending them."""
 
     async def read() -> float:
         mongo = open_mongo_database(uri, DATABASE)
@@ -108,7 +108,7 @@ def driver_rate(uri: str, file: object) -> float:
 
 @contextlib.contextmanager
 def run_nginx(folder: Path, files: dict[str, Path]) -> Iterator[tuple[str, int]]:
-    """A server of static files, which these are: its address and the process that works."""
+    """Nginx on local files: its address and the pid of its worker."""
     (folder / "files").mkdir(parents=True)
     for name, path in files.items():
         (folder / "files" / name).symlink_to(path)
@@ -125,7 +125,7 @@ def run_nginx(folder: Path, files: dict[str, Path]) -> Iterator[tuple[str, int]]
 
 @contextlib.contextmanager
 def run_tutorial(env: dict[str, str], folder: Path) -> Iterator[tuple[str, int]]:
-    """The baseline under uvicorn, as quiet as it gets."""
+    """The baseline under uvicorn, with its log off."""
     (port,) = free_ports(1)
     app = "tests.bench.baselines.stream_tutorial:app"
     command = [sys.executable, "-m", "uvicorn", app, "--port", str(port), "--no-access-log"]
@@ -134,7 +134,7 @@ def run_tutorial(env: dict[str, str], folder: Path) -> Iterator[tuple[str, int]]
 
 
 def measure(folder: Path, hot: int, cold: int, seconds: float, rounds: int) -> list[Measurement]:
-    """All figures. The cold file is larger than the cache, so that reading it in order never finds a block there."""
+    """Run all measurements. The cold file is larger than the cache, so that reading it in order never finds a cached block."""
     paths = {"hot.webm": folder / "hot.webm", "cold.webm": folder / "cold.webm"}
     for path, size in zip(paths.values(), (hot, cold), strict=True):
         with path.open("wb") as file:
@@ -162,7 +162,7 @@ def measure(folder: Path, hot: int, cold: int, seconds: float, rounds: int) -> l
 def measure_ranges(
     contenders: dict[str, tuple[str, int]], size: int, seconds: float, rounds: int, folder: Path
 ) -> Iterator[Measurement]:
-    """Hot ranges of two lengths, as requests a second and as what a request costs the server."""
+    """Hot ranges of two lengths, as requests per second and as the server's CPU per request."""
     lengths = (("1 MiB", MIB, 1.0), ("64 KiB", 64 * 1024, 0.35))
     rates = {
         name: Measurement(f"hot {name} ranges", "req/s", [Target(least, NGINX, is_minimum=True)])
@@ -186,7 +186,7 @@ def measure_ranges(
 
 
 def measure_downloads(contenders: dict[str, tuple[str, int]], driver: Callable[[], float], rounds: int) -> Measurement:
-    """One sequential download of what is in no memory of ours, against the driver's own find in one process."""
+    """One sequential download of a file that no cache holds, against the driver's own find in one process."""
     figures = Measurement("cold sequential read", "MB/s", [Target(0.8, DRIVER, is_minimum=True)])
     for _ in range(rounds):
         figures.add(OURS, download_rate(f"{contenders[OURS][0]}cold.webm"))

@@ -37,7 +37,7 @@ from tests.support.waiting import eventually
 
 TUS_SERVER, MOTOR, TUTORIAL, DRIVER = "@tus/server", "motor", "tutorial", "driver alone"
 DRIVER_BLOCKS, DRIVER_FLIGHTS = 4, 4
-"""Chunks in one insert, and inserts at once: the fastest of (8, 1), (4, 2), (8, 2) and (4, 4)."""
+"""Chunks per insert, and concurrent inserts: the fastest of (8, 1), (4, 2), (8, 2) and (4, 4)."""
 PACKAGES = {"@tus/server": "2.4.5", "@tus/file-store": "2.1.1"}
 DATABASE = "bench"
 TUS_SERVER_SCRIPT = """
@@ -74,12 +74,12 @@ def upload_as_body(base: str, path: Path, name: str) -> None:
 
 
 def upload_as_form(base: str, path: Path, name: str) -> None:
-    """POST, as the tutorial's reader does with curl."""
+    """POST, as the tutorial does with curl."""
     expect_status(curl(f"{base}/file/upload", "-H", "Expect:", "-F", f"file=@{path};filename={name}"), 201)
 
 
 def upload_with_driver(client: pymongo.MongoClient[dict[str, object]], path: Path) -> None:
-    """Nothing but journalled inserts of the chunks, several at once."""
+    """Only journalled inserts of the chunks, several concurrently."""
     chunks = client[f"{DATABASE}_driver"].get_collection("fs.chunks", write_concern=WriteConcern(w="majority", j=True))
     chunks.create_index([("files_id", 1), ("n", 1)], unique=True)
     file, count = ObjectId(), -(-path.stat().st_size // CHUNK_SIZE)
@@ -108,7 +108,7 @@ UPLOAD_METHODS: tuple[tuple[str, Upload, str, Target], ...] = (
 
 @contextlib.contextmanager
 def run_contenders(folder: Path, mongodb: str, redis: str) -> Iterator[dict[str, tuple[str, int]]]:
-    """Where each one listens, and its process."""
+    """The URL and the process of each contender."""
     env = {
         "GRIDCAST_MONGODB_URI": mongodb,
         "GRIDCAST_MONGODB_DATABASE": DATABASE,
@@ -152,7 +152,7 @@ def measure(folder: Path, mib: int, rounds: int) -> Iterator[Measurement]:
     ):
 
         def clean(who: str, name: str) -> None:
-            """Remove the file, outside the measurement, so that each begins with the same disk."""
+            """Remove the file, outside the measurement, so that each upload begins with the same disk."""
             if who == OURS:
                 httpx.delete(f"{found[OURS][0]}/file/stream?filename={name}").raise_for_status()
             elif who == TUS_SERVER:
@@ -160,7 +160,7 @@ def measure(folder: Path, mib: int, rounds: int) -> Iterator[Measurement]:
                     stored.unlink()
             else:
                 client.drop_database(f"{DATABASE}_{'driver' if who == DRIVER else who}")
-            # What one contender left to delete or to write out would slow the next one.
+            # What one contender has left to delete or to flush would slow the next one.
             eventually(lambda: client[DATABASE]["fs.chunks"].find_one() is None, 60)
             client.admin.command("fsync")
             os.sync()

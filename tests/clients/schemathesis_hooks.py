@@ -1,8 +1,8 @@
-"""What schemathesis is told of this API, and what it tells back: loaded by its command line, not by pytest.
+"""Hooks for schemathesis, loaded by its command line and not by pytest.
 
-Most of its requests are changed so that they name what is there: a stored file, a live socket, an upload under way at its
-true offset. Otherwise nearly all would be 404, and nothing behind the first look-up would be reached. Which ones, the request
-itself decides, so that a repeated one goes the same way. All statuses are counted and left in the file named by
+Most generated requests are changed so that they name what exists: a stored file, an open socket, an active upload at its true
+offset. Otherwise nearly all would be 404, and nothing behind the first look-up would be reached. A hash of the request decides
+which ones, so that a repeated request is changed the same way. All statuses are counted in the file named by
 STATUS_COUNTS_FILE.
 """
 
@@ -28,7 +28,7 @@ FOLDER = "judged"
 TUS = {"Tus-Resumable": "1.0.0"}
 TIMEOUT = 30.0
 MUTATED_SHARE = 3
-"""One request of so many stays as it was generated."""
+"""One of this many requests stays as it was generated."""
 
 _tally: Counter[tuple[str, int]] = Counter()
 _lock = threading.Lock()
@@ -37,7 +37,7 @@ _sockets: list[ClientConnection] = []
 
 @schemathesis.serializer("application/offset+octet-stream")
 def bytes_of_tus(_context: schemathesis.SerializationContext, value: Any) -> Any:
-    """The body as it is, else as text."""
+    """The body unchanged if it is bytes, else as text."""
     return value if isinstance(value, bytes) else str(value).encode("utf-8", "replace")
 
 
@@ -49,7 +49,7 @@ def after_call(_context: schemathesis.HookContext, case: Case, response: schemat
 
 @schemathesis.hook
 def before_call(_context: schemathesis.HookContext, case: Case, _kwargs: dict[str, Any]) -> None:
-    """Name what is there."""
+    """Change the request so that it names something that exists."""
     said = repr((case.operation.label, case.path_parameters, case.query, case.headers, case.body))
     digest = zlib.crc32(said.encode("utf-8", "replace"))
     if digest % MUTATED_SHARE and (change := _PREPARERS.get(case.operation.label)) is not None:
@@ -96,7 +96,7 @@ def _delete(case: Case, digest: str) -> None:
 
 
 def _form(case: Case, digest: str) -> None:
-    """A form without a file's name holds no file, and none is ever generated."""
+    """A form part without a filename is no file, and none is ever generated."""
     case.query = {}
     boundary = f"boundary{digest}"
     content = repr(case.body).encode("utf-8", "replace")

@@ -1,7 +1,7 @@
-"""docs/asyncapi.yaml, judged by the schema that the AsyncAPI project publishes for 3.0.0.
+"""docs/asyncapi.yaml against the schema that the AsyncAPI project publishes for 3.0.0.
 
-The schema comes from npm; where it is not to be had, these tests are skipped and say so. What the document says of our socket is
-held against a real one in test_socket_asyncapi.py.
+The schema comes from npm; where it is not available, these tests are skipped and say so. test_socket_asyncapi.py compares the
+document with a running service.
 """
 
 import copy
@@ -51,7 +51,7 @@ MUTATIONS: dict[str, Mutation] = {
 
 @pytest.mark.parametrize("spoil", MUTATIONS.values(), ids=MUTATIONS.keys())
 def test_invalid_documents_are_rejected_by_the_schema(asyncapi_validator: Draft7Validator, spoil: Mutation) -> None:
-    """That the document passes says something only if a spoilt one does not."""
+    """A control: the schema must reject an invalid document."""
     spoilt = copy.deepcopy(DOCUMENT)
     spoil(spoilt)
     assert not asyncapi_validator.is_valid(spoilt)

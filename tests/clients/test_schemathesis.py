@@ -1,6 +1,6 @@
-"""schemathesis as a judge: requests made from the joined API document, through the gateway, and every answer held against it.
+"""schemathesis: requests generated from the merged OpenAPI document, through the gateway, and every response checked against it.
 
-The runs are counted: an API that refuses everything would pass all checks. The seed is printed.
+The statuses are counted, because an API that rejects everything would pass all checks. The seed is printed.
 """
 
 import json
@@ -80,7 +80,7 @@ def test_schemathesis_finds_no_failure(stack: Stack, tmp_path: Path, examples: i
 
 
 def test_document_describes_every_route(stack: Stack) -> None:
-    """It is valid, every operation is called by a run, and no answer is documented as "whatever else"."""
+    """It is valid, a run calls every operation, and no response is documented as `default`."""
     document = httpx.get(f"{stack.url}/openapi.json", timeout=30).json()
     validate(document)
     for path, item in document["paths"].items():

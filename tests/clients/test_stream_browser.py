@@ -1,4 +1,4 @@
-"""A `<video>` element in Chromium seeks, and a canvas reads back which picture it shows: each carries its number as a barcode."""
+"""A `<video>` element in Chromium seeks, and a canvas reads back which frame it shows: each carries its number as a barcode."""
 
 import contextlib
 import random
@@ -81,7 +81,7 @@ const read = () => {
 
 
 def barcode(number: int) -> int:
-    """A picture's number, and the complement of its lowest bits, so that no other picture and no black one looks like it."""
+    """A frame's number, and the complement of its lowest bits, so that no other frame and no black one looks like it."""
     return number | (~number & 0xF) << 12
 
 
@@ -113,7 +113,7 @@ class ChromiumBrowser:
         self._call("POST", f"{self._session}/url", {"url": url})
 
     def run_script(self, script: str, *arguments: object) -> Any:
-        """What the script hands to its last argument, a function."""
+        """Run a script and return what it passes to its last argument, a callback."""
         return self._call("POST", f"{self._session}/execute/async", {"script": script, "args": arguments})
 
     def close(self) -> None:

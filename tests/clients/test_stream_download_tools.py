@@ -1,4 +1,4 @@
-"""What downloads files every day, as judges: curl with all it knows of ranges and conditions, aria2c with 16 connections."""
+"""Download tools as clients: curl with ranges and conditions, aria2c with 16 connections."""
 
 import hashlib
 import os
@@ -41,7 +41,7 @@ def find_tool(name: str) -> str:
 
 
 def run_curl(*arguments: str | Path, code: int = 0) -> bytes:
-    """Standard output of curl, which must end with `code`."""
+    """Standard output of curl, which must exit with `code`."""
     command = [find_tool("curl"), "-sS", "--max-time", "60", *map(str, arguments)]
     done = subprocess.run(command, check=False, capture_output=True, timeout=90)
     assert done.returncode == code, done.stderr
@@ -120,7 +120,7 @@ def test_curl_saves_under_the_content_disposition_filename(media_services: Media
 
 
 def test_curl_fails_on_a_corrupt_file(media_services: MediaServices, data: bytes, tmp_path: Path) -> None:
-    """Not a clean end: curl ends with 18 (a part was received) or 56 (the connection was reset)."""
+    """Not a clean end: curl exits with 18 (a part was received) or 56 (the connection was reset)."""
     media_services.delete_chunk(media_services.put("broken.webm", data), 40)
     command = [find_tool("curl"), "-sS", "-o", str(tmp_path / "broken"), media_services.url("broken.webm")]
     done = subprocess.run(command, check=False, capture_output=True, timeout=60)

@@ -1,4 +1,4 @@
-"""Players as judges: ffmpeg and ffprobe seek over HTTP and must show what they show of a local file; mpv and VLC where they are."""
+"""Players as clients: ffmpeg and ffprobe must get the same over HTTP as from a local file; mpv and VLC where they are installed."""
 
 import json
 import random
@@ -33,7 +33,7 @@ def media_services(
 
 
 def decode_frame(ffmpeg: str, source: str | Path, second: float | None = None) -> bytes:
-    """The picture at a time, or the first that comes, as raw grey pixels."""
+    """The frame at a time, or the first one, as raw grey pixels."""
     seek = [] if second is None else ["-ss", f"{second:.3f}"]
     command = [ffmpeg, "-v", "error", "-nostdin", *seek, "-i", str(source)]
     command += ["-frames:v", "1", "-pix_fmt", "gray", "-f", "rawvideo", "-"]
@@ -74,7 +74,7 @@ def test_ffprobe_reports_the_same_for_local_and_remote_files(
 
 @pytest.fixture(scope="module")
 def large_mp4(ffmpeg: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Some 100 MiB with the index at the end: noise, of which nothing can be left out."""
+    """About 100 MiB of incompressible noise with the index at the end."""
     target = tmp_path_factory.mktemp("large") / "large.mp4"
     source = "testsrc=size=640x360:rate=25:duration=12,noise=alls=100:allf=t"
     codec = ["-c:v", "libx264", "-preset", "ultrafast", "-qp", "4", "-pix_fmt", "yuv420p", "-g", "50"]
@@ -87,7 +87,7 @@ def large_mp4(ffmpeg: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_mp4_with_trailing_index_starts_without_reading_the_whole_file(
     media_services: MediaServices, ffmpeg: str, large_mp4: Path
 ) -> None:
-    """At most three requests, which cover neither in what is sent nor in what is read what lies between head and index."""
+    """At most three requests, which neither send nor read what lies between head and index."""
     size = large_mp4.stat().st_size
     assert size > 60 * MIB
     assert large_mp4.read_bytes().rindex(b"moov") > size // 2
@@ -96,7 +96,7 @@ def test_mp4_with_trailing_index_starts_without_reading_the_whole_file(
     def sent() -> int:
         return int(media_services.db.client.admin.command("serverStatus")["network"]["bytesOut"])
 
-    time.sleep(0.2)  # the line of an answer that its client has left is written when that is noticed
+    time.sleep(0.2)  # the access log line of an aborted response is written when the disconnect is noticed
     requests, before = len(ACCESS_LOG_BYTES.findall(media_services.stream.log)), sent()
     assert decode_frame(ffmpeg, media_services.url("large.mp4")) == decode_frame(ffmpeg, large_mp4)
     read = sent() - before

@@ -1,6 +1,6 @@
-"""Judges from outside: clients that others wrote upload, are interrupted, and go on; straight, and through the gateway.
+"""Independent upload clients (tuspy, tus-js-client, curl) upload, are interrupted, and resume; directly and through the gateway.
 
-Node packages come into a temporary folder, in exact versions, when these tests run; without npm they are skipped and say so.
+Node packages are installed into a temporary folder at exact versions; without npm these tests are skipped and say so.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from tests.support.upload_client import TUS_HEADERS, etag, repr_digest
 PACKAGES = {"tus-js-client": "4.3.1"}
 SIZE = 5 * 1024 * 1024 + 321
 CHUNK_SIZE = 700_001
-"""Bytes of a PATCH: no multiple of anything of ours."""
+"""Bytes of a PATCH: no multiple of a chunk or batch."""
 
 TUS_JS_SCRIPT = """
 const fs = require('fs');
@@ -51,7 +51,7 @@ upload.start();
 
 @dataclass(frozen=True)
 class UploadRoute:
-    """Where an upload begins and where it goes on."""
+    """The URLs where an upload starts and where it resumes."""
 
     start_url: str
     resume_url: str
@@ -159,7 +159,7 @@ def test_curl_waits_for_100_continue(route: UploadRoute, file: Path) -> None:
     assert "< HTTP/1.1 100 Continue" in told
     assert "< HTTP/1.1 201 Created" in told
     assert json.loads(said)["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
-    # Refused by its head: not a byte of the body is sent.
+    # Rejected by its head: no byte of the body is sent.
     told, _ = run_curl(*expecting, "-H", "If-None-Match: *", url)
     assert "< HTTP/1.1 412" in told
     told, _ = run_curl(*expecting, "-H", f"If-Match: {etag(file.read_bytes())}", url)
@@ -167,7 +167,7 @@ def test_curl_waits_for_100_continue(route: UploadRoute, file: Path) -> None:
 
 
 def test_curl_sends_a_form(route: UploadRoute, file: Path) -> None:
-    """As the tutorial's reader does: curl says application/octet-stream for a .webm, and the name says what it is."""
+    """As in the tutorial: curl sends application/octet-stream for a .webm, and the type is derived from the name."""
     told, said = run_curl("-F", f"file=@{file}", "-F", "folder=form", f"{route.start_url}/file/upload")
     assert "< HTTP/1.1 201 Created" in told
     assert len(json.loads(said)) == 24

@@ -1,4 +1,4 @@
-"""The images: nothing in them that a service does not need."""
+"""The images hold nothing that a service does not need."""
 
 import json
 import subprocess

@@ -17,5 +17,5 @@ pytestmark = [pytest.mark.containers, pytest.mark.timeout(900)]
 
 @pytest.fixture(scope="session")
 def stack(compose_project: ComposeProject) -> ComposeProject:
-    """Takes the place of the local stack."""
+    """Replaces the local stack."""
     return compose_project

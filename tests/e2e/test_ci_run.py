@@ -1,6 +1,6 @@
-"""What .ci/run does when something fails: tests get a second chance, by themselves; nothing else does.
+"""What .ci/run does when a step fails: failed tests are run a second time, by themselves; nothing else is.
 
-In a folder where make and Python are stand-ins that end as they are told, and where nothing is installed.
+In a folder where make and Python are stubs with a given exit code, and where nothing is installed.
 """
 
 import os

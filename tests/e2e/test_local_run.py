@@ -1,4 +1,4 @@
-"""The local run: it comes up, keeps its data, fails in one line, and leaves nothing behind."""
+"""The local run: it starts, keeps its data, reports a failure in one line, and leaves no process."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ RUN_MARKER_VARIABLE = "TEST_RUN_MARK"
 
 @pytest.fixture
 def run_marker_env(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """A variable that every process of a run inherits, by which all of them are found. None may be left."""
+    """A variable that every process of a run inherits, to find all of them by. None may be left."""
     env = {RUN_MARKER_VARIABLE: str(tmp_path)}
     yield env
     shutil.rmtree(tmp_path / "data" / "mongo", ignore_errors=True)
@@ -33,7 +33,7 @@ def run_marker_env(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 def find_marked_processes(env: dict[str, str]) -> list[int]:
-    """The processes of a run; redis-server, which writes over its environment, by the folder that it works in."""
+    """The processes of a run; redis-server, which overwrites its environment, by its working directory."""
     folder = env[RUN_MARKER_VARIABLE]
     found = []
     for process in Path("/proc").glob("[0-9]*"):
@@ -48,7 +48,7 @@ def find_marked_processes(env: dict[str, str]) -> list[int]:
 
 
 def wait_for_error_line(stack: Stack) -> str:
-    """Waits for the run's failure and gives its one line."""
+    """Wait until the run has failed and return its one line."""
     assert stack.process.wait(60) == 1
     (line,) = stack.stderr.splitlines()
     assert line.startswith("gridcast: ")
@@ -57,7 +57,7 @@ def wait_for_error_line(stack: Stack) -> str:
 
 @pytest.fixture
 def program_dir(tmp_path: Path) -> Path:
-    """A folder of programs to stand before or instead of the PATH."""
+    """A folder of programs to put before or instead of the PATH."""
     folder = tmp_path / "programs"
     folder.mkdir()
     return folder

@@ -1,4 +1,4 @@
-"""`make run` as it is typed, in a clean copy of the tree. The environment is this one's, so that nothing is downloaded."""
+"""`make run` in a clean copy of the tree. The environment is this one's, so that nothing is downloaded."""
 
 import os
 import shutil
@@ -36,7 +36,7 @@ def source_copy(tmp_path: Path) -> Path:
 
 
 def test_port_and_data(source_copy: Path, tmp_path: Path) -> None:
-    """It answers where PORT says, keeps its data where DATA says, and Ctrl-C ends all of it."""
+    """It listens on PORT, keeps its data in DATA, and Ctrl-C ends all of it."""
     (port,) = free_ports(1)
     data = tmp_path / "elsewhere"
     env = {

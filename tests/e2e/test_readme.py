@@ -1,4 +1,4 @@
-"""What the README tells people to type, typed."""
+"""The commands of the README, run as they stand."""
 
 import json
 import os
@@ -23,20 +23,20 @@ README = (PROJECT_ROOT / "README.md").read_text("utf-8")
 
 
 def code_block(language: str, containing: str) -> str:
-    """The one fenced block of that language that holds a text."""
+    """The one fenced block of that language that contains a text."""
     blocks: list[str] = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
     (found,) = (text for text in blocks if containing in text)
     return found
 
 
 def typed_commands() -> list[str]:
-    """The indented lines under "Use", in their order: what a reader types."""
+    """The indented lines under "Use", in order."""
     chapter = README.partition("## Use")[2].partition("###")[0]
     return re.findall(r"^    (.+)$", chapter, re.MULTILINE)
 
 
 def test_commands_of_the_usage_section_work(stack: Stack, sample_videos: SampleVideos, tmp_path: Path) -> None:
-    """Every line in its order, in one shell: only the port, the sid and where the programs are differ."""
+    """Every line in order in one shell; only the port, the sid and the paths of programs differ."""
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
     listen, *typed = typed_commands()
@@ -83,7 +83,7 @@ def test_commands_of_the_usage_section_work(stack: Stack, sample_videos: SampleV
 
 
 def test_a_separate_process_pushes(stack: Stack, tmp_path: Path) -> None:
-    """To all, heard on two replicas, and to one sid, heard there alone."""
+    """A push to all reaches both replicas, one to a sid reaches that client alone."""
     script = tmp_path / "billing.py"
     script.write_text(code_block("python", "Publisher.from_url"), "utf-8")
     addresses = [stack.urls[name].replace("http", "ws", 1) + "/ws" for name in ("socket-1", "socket-2")]

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this ma
 
 
 def render_page(stack: Stack, path: str, profile: Path) -> tuple[str, str]:
-    """The document as the scripts have left it after a few seconds, and what the browser had to say about it."""
+    """The DOM as the scripts have left it after a few seconds, and the messages of the browser."""
     assert CHROMIUM is not None
     command = [
         CHROMIUM,

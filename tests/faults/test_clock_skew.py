@@ -1,4 +1,4 @@
-"""Case 99: a process whose clock is an hour wrong, by libfaketime. Leases, expiries and presence are by the servers' clocks."""
+"""Case 99: a process whose clock is wrong by an hour (libfaketime). Leases, expiries and presence use the databases' clocks."""
 
 import ctypes.util
 import subprocess
@@ -20,9 +20,9 @@ FAKETIME_LIBRARY = "libfaketime.so.1"
 
 @pytest.fixture(params=["-1h", "+1h"])
 def skewed_clock_env(request: pytest.FixtureRequest) -> dict[str, str]:
-    """The environment of a process with that clock; its timers run as they should.
+    """Variables of a process with that clock; its timers run normally.
 
-    Without Motor, whose driver has threads: libfaketime 0.9.10 lets `time.sleep` fail there.
+    With PyMongo instead of Motor, whose driver has threads: libfaketime 0.9.10 lets `time.sleep` fail there.
     """
     found = next(
         (path for folder in ("/usr/lib", "/usr/local/lib") for path in Path(folder).rglob(FAKETIME_LIBRARY)), None
@@ -67,7 +67,7 @@ def test_garbage_collector_with_a_skewed_clock_deletes_no_live_data(
             eventually(lambda: time.monotonic() > until, 10)
             connection.sendall(b"x" * 10)
             assert connection.recv(4096).startswith(b"HTTP/1.1 204 ")
-        # The wrong one is no worse at writing, nor at taking over.
+        # The skewed one writes as well, and takes over as well.
         assert tus.create("taken", length=20).status_code == 201
         assert tus.patch(0, b"y" * 10).status_code == 204
         assert tus.patch(10, b"y" * 10, replica=1).status_code == 204
@@ -75,7 +75,7 @@ def test_garbage_collector_with_a_skewed_clock_deletes_no_live_data(
     named = {one["filename"]: one for one in inspector.list_documents()}
     assert inspector.read_file(named["slow"]["current"]["file"]) == b"x" * 20
     assert inspector.read_file(named["taken"]["current"]["file"]) == b"y" * 20
-    # What readers may still need has its hour of grace by the database's clock.
+    # Replaced chunks that readers may still need stay for an hour by the database's clock.
     assert [len(one["doomed"]) for one in inspector.list_documents() if one["filename"] == "replaced"] == [1]
     assert inspector.count_chunks() == 5
     assert "Traceback" not in right.log + other.log
@@ -95,7 +95,7 @@ async def test_replica_with_a_skewed_clock_keeps_its_sockets(tmp_path: Path, ske
             said = (await asking.get(f"/sockets/{client.sid}")).json()
             assert said["state"] == "online"
             assert abs(said["since"] - time.time()) < 600
-        # Away for a moment, back at the other replica: nothing has expired.
+        # Disconnected briefly, resumed at the other replica: nothing has expired.
         for browser, service in ((client, right), (other, odd)):
             browser.abort()
             assert (await push_message(right, "topic:a", {"type": "missed"})).status_code == 200

@@ -1,4 +1,4 @@
-"""Case 98: a janitor that is killed in the middle, and several at once, come to the same end as one that is left in peace."""
+"""Case 98: killed and concurrent garbage collectors reach the same result as a single one."""
 
 import os
 import signal
@@ -37,7 +37,7 @@ def inspector(mongod: ServerProcess, database_name: str) -> Iterator[MongoInspec
 
 
 def create_garbage(service: ServiceProcess) -> None:
-    """Replaced files, deleted ones, and uploads that nobody goes on with: all of it due within a second."""
+    """Replaced files, deleted ones, and abandoned uploads: all of it due within a second."""
     data = os.urandom(BLOCKS * CHUNK_SIZE)
     for number in range(FILES):
         assert put_file(service, f"replaced-{number}", data).status_code == 201
@@ -69,7 +69,7 @@ def test_garbage_collector_is_killed_while_deleting(
     for number in range(kills):
         began, there = time.monotonic(), inspector.count_chunks()
         running = start_garbage_collector(env)
-        # Each lives a little longer into its work than the one before.
+        # Each is killed a little later in its work than the one before.
         eventually(partial(has_begun, running, there), 30)
         time.sleep(0.002 * (number % 10))
         running.send_signal(signal.SIGKILL)

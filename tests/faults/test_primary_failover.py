@@ -1,4 +1,4 @@
-"""Case 94, mongod killed at each phase of an upload, and case 103, a primary that steps down in the middle of uploads."""
+"""Case 94, mongod killed at each phase of an upload, and case 103, a primary that steps down during uploads."""
 
 import contextlib
 import os
@@ -37,7 +37,7 @@ PHASES = {"begun": 0, "first-block": CHUNK_SIZE + 1, "first-batch": BATCH_SIZE +
 def test_mongod_is_killed_at_each_phase(
     start_service: StartService, dedicated_mongod: ServerProcess, redis_url: str
 ) -> None:
-    """One kill hits four uploads, each somewhere else. 201: the file is there, whole; else there is none and nothing of it."""
+    """One kill hits four uploads in different phases. 201: the file is stored whole; else nothing of it is stored."""
     service = start_service("services.upload", **storage_env(dedicated_mongod, redis_url, DATABASE, **SHORT_INTERVALS))
     data = {phase: os.urandom(SIZE) for phase in PHASES}
     with open_inspector(dedicated_mongod.url, DATABASE) as store, contextlib.ExitStack() as connections:
@@ -77,7 +77,7 @@ def replica_set(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet
 def test_the_primary_steps_down(
     start_service: StartService, replica_set: ReplicaSet, redis_url: str, times: int
 ) -> None:
-    """Connections stay and writes are refused, unlike after a kill. Nothing acknowledged is lost, nothing else is seen."""
+    """Connections stay and writes are rejected, unlike after a kill. Nothing acknowledged is lost, nothing else is visible."""
     database = f"{DATABASE}_{times}"
     env = {**SHORT_INTERVALS, "GRIDCAST_MONGODB_URI": replica_set.uri, "GRIDCAST_MONGODB_DATABASE": database}
     service = start_service("services.upload", **env, GRIDCAST_REDIS_URL=redis_url, GRIDCAST_MIN_FREE_SPACE="0")

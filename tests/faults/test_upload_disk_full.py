@@ -1,4 +1,4 @@
-"""A full disk under MongoDB (case 100): 507 before it is full; where it fills all the same, nothing acknowledged is lost."""
+"""A full disk under MongoDB (case 100): 507 before it is full; where it fills nevertheless, nothing acknowledged is lost."""
 
 import contextlib
 import hashlib
@@ -25,7 +25,7 @@ DATABASE = "test_full_disk"
 
 
 class TmpfsMount:
-    """A small tmpfs in a mount namespace of its own, which lives as long as the process that made it."""
+    """A small tmpfs in a mount namespace of its own, which exists as long as the process that made it."""
 
     def __init__(self, mount: Path) -> None:
         self.mount = mount
@@ -36,7 +36,7 @@ class TmpfsMount:
 
     @property
     def nsenter_command(self) -> tuple[str, ...]:
-        """What stands before a command that shall see the disk."""
+        """The prefix of a command that shall see the disk."""
         return (shutil.which("nsenter") or "", f"--mount=/proc/{self._holder.pid}/ns/mnt", "--")
 
     def run(self, *command: str) -> None:
@@ -97,7 +97,7 @@ def test_507_before_the_disk_is_full_and_no_loss_on_a_full_disk(
     acknowledged: dict[str, str] = {}
 
     def fill(url: str, prefix: str) -> int:
-        """Upload until it is refused; the refusal's status."""
+        """Upload until an upload is rejected; return its status."""
         for number in range(1000):
             data = os.urandom(2 * BATCH_SIZE)
             name = f"{prefix}{number}"
@@ -113,13 +113,13 @@ def test_507_before_the_disk_is_full_and_no_loss_on_a_full_disk(
     careful = start_service("services.upload", **env, GRIDCAST_MIN_FREE_SPACE=str(250 * MIB))
     eventually(lambda: put_file(careful, "first", b"x").is_success)
     assert fill(careful.url, "careful") == 507
-    assert mongod.log_tail()  # it lives
+    assert mongod.log_tail()  # it is running
     with open_inspector(mongod.url, DATABASE) as store:
         assert_acknowledged_files_stored(store, acknowledged)
     guarded = len(acknowledged)
     reckless = start_service("services.upload", **env, GRIDCAST_MIN_FREE_SPACE="0")
     assert fill(reckless.url, "reckless") in {0, 503, 507}
-    # mongod ends itself where its journal cannot be written; somebody gives it room and starts it again.
+    # mongod exits where its journal cannot be written; an operator frees space and starts it again.
     with contextlib.suppress(ProcessLookupError):
         mongod.kill()
     disk.run("mount", "-o", f"remount,size={2 * SIZE}m", str(disk.mount))

@@ -1,4 +1,4 @@
-"""One fault at a time, each with the answer that was promised: silence, a stop, a kill at every phase, wrong clocks."""
+"""One fault at a time, each with its specified response: a hanging database, a pause, a kill at every phase, skewed clocks."""
 
 import contextlib
 import os
@@ -50,7 +50,7 @@ def inspector(dedicated_mongod: ServerProcess) -> Iterator[MongoInspector]:
 
 
 def send_until_closed(connection: socket.socket, data: bytes) -> None:
-    """The other side refuses and closes somewhere on the way."""
+    """Send, although the other side may reject the request and close meanwhile."""
     with contextlib.suppress(OSError):
         connection.sendall(data)
 
@@ -58,7 +58,7 @@ def send_until_closed(connection: socket.socket, data: bytes) -> None:
 def test_writer_paused_past_its_lease_is_fenced_off(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector
 ) -> None:
-    """It wakes up to find its upload reaped and the name another's: it neither commits nor deletes, nor leaves a chunk."""
+    """It resumes when its upload was collected and its name reused: it neither commits nor deletes, nor leaves a chunk."""
     stopped = start_service("services.upload", **{**env, "GRIDCAST_GC_INTERVAL": "0"})
     other = start_service("services.upload", **env)
     data = os.urandom(3 * BATCH_SIZE)
@@ -67,7 +67,7 @@ def test_writer_paused_past_its_lease_is_fenced_off(
         stopped.child.send_signal(signal.SIGSTOP)
         assert put_file(other, "n", b"quick").status_code == 201
         eventually(lambda: inspector.count_chunks() == 1 and inspector.only_document()["uploads"] == [], 10)
-        # What comes now is in its socket when it wakes up.
+        # The rest of its body is in its socket when it resumes.
         sender = threading.Thread(target=send_until_closed, args=(connection, data[BATCH_SIZE + 5 :]), daemon=True)
         sender.start()
         stopped.child.send_signal(signal.SIGCONT)
@@ -79,7 +79,7 @@ def test_writer_paused_past_its_lease_is_fenced_off(
 def test_paused_writer_of_a_resumable_upload_is_fenced_off(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector
 ) -> None:
-    """Another replica takes over and finishes; the one that wakes up changes nothing."""
+    """Another replica takes over and finishes; the one that resumes changes nothing."""
     stopped, other = (start_service("services.upload", **env) for _ in range(2))
     data = os.urandom(3 * BATCH_SIZE)
     tus = TusUpload(stopped, other)
@@ -114,7 +114,7 @@ def test_killed_service_leaves_no_garbage(
 def test_hanging_mongodb_times_out(
     start_service: StartService, env: dict[str, str], dedicated_mongod: ServerProcess, inspector: MongoInspector
 ) -> None:
-    """Case 95: 503 within 10 s for those under way and for new ones; afterwards all is well again within 5 s."""
+    """Case 95: 503 within 10 s for active and for new uploads; afterwards all succeed again within 5 s."""
     service = start_service("services.upload", **env)
     tus = TusUpload(service)
     tus.create(length=10)
@@ -192,7 +192,7 @@ def test_upload_survives_mongodb_network_faults(
     inspector: MongoInspector,
     fault: Fault,
 ) -> None:
-    """Case 96. Half a second of latency is no fault; the others are 503, and what arrives late changes nothing."""
+    """Case 96. Half a second of latency is no failure; the others are 503, and what arrives late changes nothing."""
     with run_fault_proxy(dedicated_mongod.port) as wire:
         service = start_service(
             "services.upload",
@@ -223,7 +223,7 @@ def test_upload_survives_mongodb_network_faults(
 def test_skewed_clock_deletes_no_live_upload(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector, tmp_path: Path, hours: int
 ) -> None:
-    """Case 99: leases and expiries are by MongoDB's clock alone."""
+    """Case 99: leases and expiries use MongoDB's clock alone."""
     (tmp_path / "clock").mkdir()
     (tmp_path / "clock" / "sitecustomize.py").write_text(
         f"import time, datetime\nreal = time.time\ntime.time = lambda: real() + {hours * 3600}\n"
@@ -251,7 +251,7 @@ def test_skewed_clock_deletes_no_live_upload(
 def test_descriptor_exhaustion_is_survived(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector
 ) -> None:
-    """Case 101: refused or served, never broken; afterwards all is well."""
+    """Case 101: rejected or served, never aborted; afterwards all succeed."""
     service = start_service("services.upload", **env)
     resource.prlimit(service.pid, resource.RLIMIT_NOFILE, (64, 64))
     held: list[socket.socket] = []

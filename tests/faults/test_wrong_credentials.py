@@ -1,4 +1,4 @@
-"""Case 104: a wrong password for MongoDB or Redis. Not ready, which says why, and no secret in any log or answer."""
+"""Case 104: a wrong password for MongoDB or Redis. Not ready, with the reason, and no secret in any log or response."""
 
 import socket
 import time
@@ -13,12 +13,12 @@ from tests.support.waiting import eventually
 SECRET = "x7-hidden-word"
 UNKNOWN_CREDENTIALS = f"gridcast:{SECRET}@"
 LOG_SETTLE_SECONDS = 3.0
-"""Seconds in which a service has tried again more than once."""
+"""Seconds in which a service has retried more than once."""
 
 
 @pytest.fixture
 def wrong_password_redis_url(dedicated_redis: ServerProcess) -> str:
-    """A Redis with another password than its clients have."""
+    """A Redis whose password differs from that of its clients."""
     with socket.create_connection(("127.0.0.1", dedicated_redis.port), timeout=5.0) as connection:
         connection.sendall(b"CONFIG SET requirepass another\r\n")
         assert connection.recv(64) == b"+OK\r\n"
@@ -64,7 +64,7 @@ def test_mongodb_rejects_the_credentials(
 def test_redis_rejects_the_credentials(
     start_service: StartService, mongod: ServerProcess, database_name: str, wrong_password_redis_url: str
 ) -> None:
-    """No pushes and no sockets; files come and go as when Redis is unavailable."""
+    """No pushes and no sockets; files are written and read as when Redis is unavailable."""
     env = storage_env(mongod, wrong_password_redis_url, database_name)
     sockets = start_service("services.socket", ready=False, **env)
     upload, stream = start_service("services.upload", **env), start_service("services.stream", **env)

@@ -1,6 +1,6 @@
-"""Backup and restore, rehearsed: dump while uploads go on, wipe, restore; every file's SHA-256 is what it was.
+"""Backup and restore: dump during uploads, wipe, restore; every file's SHA-256 is unchanged.
 
-Three ways: the job of docker-compose.yml, MongoDB's own tools where they are installed, and a copy of a server at rest.
+Three ways: the job of docker-compose.yml, MongoDB's own tools where they are installed, and a copy of a stopped server.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ def back_up_with_job(verb: str, uri: str, database: str, folder: Path) -> None:
 
 
 def back_up_with_mongodump(verb: str, uri: str, database: str, folder: Path) -> None:
-    """`media` first and back last, as docs/operations.md says."""
+    """`media` is dumped first and restored last, as docs/operations.md says."""
     tool = "mongodump" if verb == "dump" else "mongorestore"
     if shutil.which(tool) is None:
         pytest.skip(f"{tool} is not installed")
@@ -62,7 +62,7 @@ def back_up_with_mongodump(verb: str, uri: str, database: str, folder: Path) -> 
 
 
 class StoredFiles:
-    """Files by name, written through the service, and what their bytes were."""
+    """Files by name, written through the service, and their bytes."""
 
     def __init__(self, start: StartService, uri: str, database: str, redis: str) -> None:
         self._start = start
@@ -205,7 +205,7 @@ def test_dump_reads_from_the_primary_despite_the_read_preference() -> None:
 
 @pytest.fixture
 def rehearse_cold_copy(dedicated_mongod: ServerProcess, tmp_path: Path) -> Callable[[], None]:
-    """Stops the server, copies its files, loses them, puts the copy in their place, starts it."""
+    """Stop the server, copy its files, delete them, restore the copy, start the server."""
 
     def rehearse() -> None:
         dedicated_mongod.terminate()

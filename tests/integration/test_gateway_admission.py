@@ -1,4 +1,4 @@
-"""The gateway's door: origins, CORS, rates, and how many tunnels."""
+"""Admission at the gateway: origins, CORS, rate limits, and the number of tunnels."""
 
 import asyncio
 from collections.abc import Callable

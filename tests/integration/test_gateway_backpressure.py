@@ -1,4 +1,4 @@
-"""A tunnel on a connection whose client has not taken an answer from before: what the service sends does not heap up."""
+"""A tunnel on a connection whose client has not read an earlier response: what the service sends does not accumulate."""
 
 import asyncio
 import time
@@ -16,7 +16,7 @@ from tests.support.scripted_upstream import ReceivedRequest, ScriptedUpstream
 from tests.support.waiting import eventually
 
 PIPELINED_BYTES = 120_000
-"""Bytes of an answer that stands in the gateway's buffer as a whole: the first half of it is below the mark, the second above."""
+"""Bytes of a response that fits the gateway's buffer: its first half is below the high-water mark, the second above."""
 UPSTREAM_BYTES = 64 * 1024 * 1024
 
 

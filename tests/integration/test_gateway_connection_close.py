@@ -1,4 +1,4 @@
-"""How connections end on our own server, straight and through the gateway: what was answered arrives, what broke off shows."""
+"""How connections end on our server, directly and through the gateway: responses arrive, truncation is visible."""
 
 import contextlib
 import socket
@@ -36,7 +36,7 @@ def port(request: pytest.FixtureRequest, minimal_service: ServiceProcess, gatewa
 
 
 def test_early_rejection_arrives_while_the_client_keeps_sending(port: int) -> None:
-    """A server that closes with bytes unread resets the connection, and the reset destroys the answer on its way."""
+    """A server that closes with unread bytes resets the connection, and the reset destroys the response that is being sent."""
     head = b"PUT /file/stream?filename=a HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % SIZE
     for _ in range(REPETITIONS):
         with open_connection(port) as client:
@@ -77,7 +77,7 @@ def test_empty_lines_before_a_request_are_ignored(port: int) -> None:
 
 
 def test_body_after_an_early_response_is_not_parsed_as_a_request(port: int) -> None:
-    """An answer that did not wait for its request's body: the body is thrown away, what follows it is answered."""
+    """A response that did not wait for the body of its request: the body is discarded, the next request is served."""
     inner = b"GET /file?inner HTTP/1.1\r\nHost: a\r\n\r\n"
     with open_connection(port) as client:
         client.sendall(b"GET /file HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(inner) + inner)

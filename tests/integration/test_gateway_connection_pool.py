@@ -1,4 +1,4 @@
-"""The gateway's own HTTP client before a service that says what a test wants: which connections are kept, whose answer is whose."""
+"""The gateway's connection pool before a scripted upstream: which connections are reused, and that no responses are mixed up."""
 
 import asyncio
 
@@ -26,7 +26,7 @@ UNSOLICITED_RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nstranger"
 
 @pytest.fixture
 def gateway(gateway: ServiceProcess, upstream: ScriptedUpstream) -> ServiceProcess:
-    """With one kept connection to the service, and no other."""
+    """A gateway with exactly one idle connection to the upstream."""
     upstream.responder = respond_with(OK_AND_CLOSE)
     for _ in range(5):
         assert send_request(gateway.port, "GET", "/file").status == 200
@@ -37,7 +37,7 @@ def gateway(gateway: ServiceProcess, upstream: ScriptedUpstream) -> ServiceProce
 
 
 def count_new_connections(gateway: ServiceProcess, service: ScriptedUpstream, times: int = 5) -> int:
-    """How many more of them the service sees after some requests."""
+    """The number of connections that the upstream gets for some requests."""
     before = service.connection_count
     for _ in range(times):
         assert send_request(gateway.port, "GET", "/file").body == b"ok"
@@ -163,7 +163,7 @@ def test_concurrent_requests_use_separate_connections(gateway: ServiceProcess, u
 def test_restarted_upstream_is_used_without_a_failed_request(
     gateway: ServiceProcess, upstream: ScriptedUpstream
 ) -> None:
-    """All kept connections have ended meanwhile."""
+    """All idle connections have ended meanwhile."""
     assert count_new_connections(gateway, upstream) == 0
     upstream.stop()
     upstream.start()
@@ -199,7 +199,7 @@ def test_bodies_of_any_size_pass_in_both_directions(
 
 
 def test_request_after_an_upload_on_one_connection(gateway: ServiceProcess, upstream: ScriptedUpstream) -> None:
-    """The parser is passed by for the upload's body: what stands behind it must be seen for what it is."""
+    """The parser is bypassed for the body of an upload: bytes after it must still be parsed."""
     put = (
         b"PUT /file/stream HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n"
         + b"GET / HTTP/1.1\r\n\r\n" * 16_666

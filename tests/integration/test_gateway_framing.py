@@ -1,7 +1,7 @@
-"""Where does a request end? Raw bytes at the gateway, each case with a well-formed twin that must pass.
+"""Where a request ends: raw bytes to the gateway, each case with a well-formed twin that must pass.
 
-A case is refused and nothing of it reaches the service; behind it stands a second request, which must not be answered: after a
-request that two parsers may read differently the connection is at its end. The twin is answered, and so is what stands behind it.
+A case is rejected and nothing of it reaches the service; a second request after it must not be answered: after a request that two
+parsers may read differently the connection is closed. The twin is answered, and so is the request after it.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ ONE_CHUNK = b"\r\n3\r\nabc\r\n0\r\n\r\n"
 
 @dataclass(frozen=True)
 class FramingCase:
-    """Bytes that are refused with `status`, and the twin that is served and gives the service `body`."""
+    """Bytes that are rejected with `status`, and the twin that is served and gives the service `body`."""
 
     name: str
     raw: bytes
@@ -111,7 +111,7 @@ FRAMING_CASES = [
             b"ffffffffffffffffff\r\nabc",
         )
     ),
-    # Line ends and folding.
+    # Line endings and folding.
     FramingCase(
         "bare LF after the request line",
         b"GET /file?case HTTP/1.1\n" + HOST_HEADER + b"\r\n",
@@ -324,7 +324,7 @@ def test_ambiguous_request_is_rejected_and_closes_the_connection(
     received = send_raw(gateway.port, case.raw + PIPELINED_REQUEST)
     assert [status for status in parse_statuses(received) if status != 100] == [case.status]
     assert b"application/problem+json" in received
-    # A body may be refused after its head was sent on; then the service must not have taken it for a whole request.
+    # A body may be rejected after its head was forwarded; then the service must not have parsed a complete request.
     assert not [seen for seen in upstream.requests if seen.complete or "behind" in seen.target]
 
 
@@ -369,7 +369,7 @@ def test_pipelined_requests_are_answered_in_turn(gateway: ServiceProcess, upstre
 
 
 def test_pipelined_requests_are_limited_per_connection(gateway: ServiceProcess, upstream: ScriptedUpstream) -> None:
-    """The rest of them is not kept: a few connections would fill the memory."""
+    """The others are not read: a few connections would fill the memory."""
     upstream.reset()
     raw = b"".join(b"GET /file?%d HTTP/1.1\r\nHost: a\r\n\r\n" % number for number in range(200))
     *answered, refused = parse_statuses(send_raw(gateway.port, raw))

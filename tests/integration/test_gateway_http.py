@@ -1,4 +1,4 @@
-"""The gateway's HTTP side before small real services: routing, header fields, bodies, refusals."""
+"""The gateway before scripted upstreams: routing, headers, bodies, rejections."""
 
 import asyncio
 import re
@@ -190,7 +190,7 @@ def test_empty_body_stays_empty(gateway: ServiceProcess, upload_upstream: Script
 
 
 def test_response_is_streamed(gateway: ServiceProcess, stream_upstream: ScriptedUpstream) -> None:
-    """The second half is sent after the first was taken; who held that back would wait for ever."""
+    """The second half is sent after the first was received: a gateway that buffered would wait for ever."""
     heard = threading.Event()
 
     async def slowly(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""What the gateway counts of its own decisions, as Prometheus scrapes it."""
+"""The gateway's own metrics, as Prometheus scrapes them."""
 
 import asyncio
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ class MetricsClient:
         return self._read().get((f"gridcast_{name}", frozenset(labels.items())), 0.0)
 
     def changed_counters(self) -> dict[str, float]:
-        """The gateway's own counters that are not what they were, by name and labels."""
+        """The gateway's own counters that have changed, by name and labels."""
         found = {}
         for (name, labels), value in self._read().items():
             more = value - self._baseline.get((name, labels), 0.0)
@@ -107,7 +107,7 @@ def test_unreachable_replica_is_counted(
 def test_retries_are_counted(
     gateway: tuple[ServiceProcess, MetricsClient], first_upstream: ScriptedUpstream, second_upstream: ScriptedUpstream
 ) -> None:
-    """Its kept connection ended, which is no fault; then the replica breaks off itself, which is one."""
+    """Its idle connection ended, which is no failure; then the replica aborts a response, which is one."""
     service, counts = gateway
 
     async def hang_up(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

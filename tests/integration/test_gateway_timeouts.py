@@ -1,4 +1,4 @@
-"""The gateway when somebody is too slow or says too much: clients and services that stall, bodies over the limit."""
+"""Timeouts and size limits of the gateway: clients and services that stall, bodies over the limit."""
 
 import asyncio
 import contextlib
@@ -110,7 +110,7 @@ def test_upstream_that_stops_reading_is_504(gateway: ServiceProcess, upstream: S
         sending.start()
         received = receive_until_closed(client)
         sending.join()
-    # What the kernel's buffers hold counts as taken, so it may as well have been the answer that did not come.
+    # Bytes in the kernel's buffers count as received, so either timeout may have expired.
     assert parse_statuses(received) in ([504], [408])
 
 
@@ -152,7 +152,7 @@ def test_client_that_reads_nothing_is_disconnected(gateway: ServiceProcess, upst
 
 
 def test_stalled_readers_leave_no_resources(gateway: ServiceProcess, upstream: ScriptedUpstream) -> None:
-    """Of many sizes: some end in the system's buffers, some in the gateway's own, and there the next request waits behind them."""
+    """Of many sizes: some end in the kernel's buffers, some in the gateway's, where the next request waits behind them."""
 
     async def much(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         del reader
@@ -196,7 +196,7 @@ def test_a_plain_body_has_a_small_limit(gateway: ServiceProcess, upstream: Scrip
 
 
 def test_slow_headers_are_timed_out_while_others_are_served(gateway: ServiceProcess) -> None:
-    """500 of them; their clock is the server's own ten seconds, so this test takes that long."""
+    """500 of them; their timeout is the server's ten seconds, so this test takes that long."""
     opened = time.time()
     slow = [open_connection(gateway.port, 20) for _ in range(500)]
     took: list[float] = []

@@ -1,4 +1,4 @@
-"""The gateway when services are away, die, come back or hang, and when it stops itself."""
+"""The gateway when upstreams are unreachable, die, return or hang, and its own shutdown."""
 
 import asyncio
 import contextlib
@@ -69,7 +69,7 @@ def test_no_listening_replica_is_502_within_three_seconds(start_service: StartSe
 def test_stale_connection_is_replaced(
     gateway: ServiceProcess, upstream: ScriptedUpstream, method: str, body: bytes | None, status: int, times: int
 ) -> None:
-    """A service that closes a kept connection as the next request arrives: asked again where nothing can happen twice."""
+    """An upstream that closes an idle connection as the next request arrives: retried where the request is safe to repeat."""
 
     async def once(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(upstream.requests) == 2:
@@ -88,7 +88,7 @@ def test_stale_connection_is_replaced(
 
 
 def test_safe_request_is_retried_after_a_late_disconnect(start_service: StartService) -> None:
-    """The other one is asked: what counts against the time for connecting is connecting."""
+    """The other one gets the request: only connecting counts against the connect timeout."""
 
     async def die(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(2)
@@ -108,7 +108,7 @@ def test_safe_request_is_retried_after_a_late_disconnect(start_service: StartSer
 async def reset_connection(
     request: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
-    """Takes the request, then resets the connection."""
+    """Reads the request, then resets the connection."""
     del request, reader
     writer.transport.abort()
 
@@ -116,7 +116,7 @@ async def reset_connection(
 async def respond_without_http(
     request: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
-    """Answers in no HTTP."""
+    """Responds with bytes that are no HTTP."""
     del request, reader
     writer.write(b"220 ready\r\n\r\n")
     await writer.drain()
@@ -127,7 +127,7 @@ async def respond_without_http(
 def test_replica_that_accepts_and_never_responds_is_ejected(
     start_service: StartService, broken: Responder, raw: bytes
 ) -> None:
-    """It is put aside: without work, it would have the fewest requests in flight, and get the next one."""
+    """It is ejected: otherwise it would have the fewest requests in flight, and get the next one."""
     with run_upstream() as bad, run_upstream() as good:
         gateway = start_service("gateway", **upstream_env(bad, good))
         bad.responder = broken
@@ -156,7 +156,7 @@ def test_closed_keep_alive_connection_does_not_eject_its_replica(start_service: 
 
 @contextlib.contextmanager
 def unresponsive_url() -> Iterator[str]:
-    """The URL of somebody who takes no connection: a SYN is dropped."""
+    """The URL of a port that accepts no connection: a SYN is dropped."""
     with socket.socket() as full, contextlib.ExitStack() as waiting:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -216,7 +216,7 @@ def test_one_of_two_replicas_is_killed_and_restarted_under_load(start_service: S
 
 
 def test_recovered_replica_gets_slow_uploads(start_service: StartService) -> None:
-    """Each is under way for as long as the test: none of them is the trial that the others wait for."""
+    """Each is active for as long as the test: none of them is the health check that the others wait for."""
     head = b"PUT /file/stream?filename=a HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n"
     with run_upstream() as first, run_upstream() as second, contextlib.ExitStack() as uploads:
         gateway = start_service("gateway", **upstream_env(first, second))
@@ -234,7 +234,7 @@ def test_recovered_replica_gets_slow_uploads(start_service: StartService) -> Non
 
 
 def test_hanging_replica_stays_ejected(start_service: StartService) -> None:
-    """Its connections are accepted by the system: it has to answer."""
+    """The kernel accepts its connections: only a response proves that it works."""
     with run_upstream() as well, socket.socket() as hung:
         hung.bind(("127.0.0.1", 0))
         hung.listen(100)
@@ -311,7 +311,7 @@ def test_hanging_replica_gets_no_more_than_its_share(start_service: StartService
     "how", ["while the service takes nothing", "by a reset", "before a 100", "behind another request"]
 )
 def test_client_disconnect_stops_the_retries(start_service: StartService, how: str) -> None:
-    """Within a second, whatever the gateway waits for."""
+    """Within a second, in every phase of the exchange."""
 
     async def stuck(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         del seen, reader
@@ -363,7 +363,7 @@ def test_descriptor_exhaustion_ejects_no_replica(start_service: StartService) ->
         gateway = start_service("gateway", **upstream_env(service))
         service.responder = never_respond
         *busy, waiting, upgrading = [clients.enter_context(open_connection(gateway.port)) for _ in range(12)]
-        for client in busy:  # which takes all kept connections
+        for client in busy:  # which closes all idle connections
             client.sendall(GET_REQUEST)
         eventually(lambda: service.active_requests == len(busy), 5)
         service.responder = respond_ok

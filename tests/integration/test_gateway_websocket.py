@@ -1,4 +1,4 @@
-"""The gateway's tunnel before a real WebSocket server: what is said on one side is what is heard on the other."""
+"""The gateway's tunnel before a real WebSocket server: messages and close codes of one side arrive at the other."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ CLOSE_CODES = [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013,
 
 
 class EchoServer:
-    """A WebSocket service on a thread of its own: it echoes, or does what `handler` says, and notes how sockets ended."""
+    """A WebSocket service in a thread of its own: it echoes or runs `handler`, and records how its sockets ended."""
 
     def __init__(self) -> None:
         self.handler: Callable[[ServerConnection], Awaitable[None]] | None = None
@@ -159,7 +159,7 @@ async def test_compression_is_negotiated_end_to_end(gateway: ServiceProcess) -> 
 async def test_the_clients_close_code_arrives(gateway: ServiceProcess, echo_server: EchoServer, code: int) -> None:
     reason = "wärum" * 20
     async with connect_client(gateway) as connection:
-        # By hand: the library has rules of its own about who may send what.
+        # In raw bytes: the library refuses to send some of these.
         connection.transport.write(Frame(Opcode.CLOSE, Close(code, reason).serialize()).serialize(mask=True))
         await connection.wait_closed()
     await eventually_async(lambda: echo_server.ended, 5)
@@ -232,7 +232,7 @@ async def test_an_upgrade_elsewhere_is_404(gateway: ServiceProcess) -> None:
 
 
 async def test_a_slow_client_pauses_the_service(gateway: ServiceProcess, echo_server: EchoServer) -> None:
-    """What the service can send to one that does not read is what the buffers on the way hold, and no more."""
+    """The bytes that a service can send to a client that does not read are those that the buffers in between hold."""
     sent = 0
 
     async def flood(connection: ServerConnection) -> None:

@@ -1,4 +1,4 @@
-"""What Prometheus scrapes, from a real service: valid text, the right counts, and few label values."""
+"""The metrics of running services: valid text, right counts, and few label values."""
 
 from collections.abc import Callable
 
@@ -30,7 +30,7 @@ def sample_value(samples: Samples, name: str, **labels: str) -> float:
 def start_with_metrics(
     start_service: StartService, mongod: ServerProcess, redis_url: str, database_name: str
 ) -> StartWithMetrics:
-    """Starts a service on the stores of this test; returns it and the port of its metrics."""
+    """Start a service on the databases of this test; return it and the port of its metrics."""
 
     def start(module: str, **settings: str) -> tuple[ServiceProcess, int]:
         (port,) = free_ports(1)
@@ -77,7 +77,7 @@ def test_uploads_and_garbage_collection_runs_are_counted(start_with_metrics: Sta
     }
     assert set(outcomes.values()) == {0.0}
     with httpx.Client(base_url=service.url) as client:
-        for status in (201, 200):  # the second one replaces the first, whose chunks the janitor deletes
+        for status in (201, 200):  # the second one replaces the first, whose chunks the garbage collector deletes
             assert client.put("/file/stream?filename=a", content=b"12345").status_code == status
         assert client.put("/file/stream?filename=a", content=b"1", headers={"if-match": '"x"'}).status_code == 412
         assert client.post("/file/upload", files={"file": ("b", b"123")}).status_code == 201

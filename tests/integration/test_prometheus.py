@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes all four services with the configuration that is shipped; what dashboard and rules name is there."""
+"""A real Prometheus scrapes all four services with the shipped configuration; every metric that dashboard and rules name exists."""
 
 import json
 import re
@@ -22,7 +22,7 @@ from tests.support.waiting import eventually
 MONITORING_DIR = PROJECT_ROOT / "deploy/monitoring"
 SERVICES = {"gateway": "gateway", "upload": "services.upload", "stream": "services.stream", "socket": "services.socket"}
 TIMEOUT = 15
-"""Seconds that a rule waits here: Prometheus takes five to hear of its targets, and until then all are missing."""
+"""Seconds that a rule waits here: Prometheus takes five to discover its targets, and until then all are missing."""
 PROMETHEUS = shutil.which("prometheus")
 
 pytestmark = pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not installed")
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not in
 def metrics_ports(
     start_service: StartService, mongod: ServerProcess, redis_url: str, database_name: str
 ) -> dict[str, int]:
-    """The port of each service's numbers."""
+    """The port of each service's metrics."""
     ports = dict(zip(SERVICES, free_ports(len(SERVICES)), strict=True))
     stores = storage_env(mongod, redis_url, database_name)
     urls: dict[str, str] = {}
@@ -46,7 +46,7 @@ def metrics_ports(
 
 @pytest.fixture
 def prometheus(metrics_ports: dict[str, int], tmp_path: Path) -> Iterator[httpx.Client]:
-    """With the shipped configuration, but for the addresses, which no name server here knows, and the pace: rules wait seconds."""
+    """With the shipped configuration except addresses, which no name server here resolves, and intervals of seconds."""
     config = yaml.safe_load((MONITORING_DIR / "prometheus.yml").read_text("utf-8"))
     (job,) = config["scrape_configs"]
     (lookup,) = job.pop("dns_sd_configs")

@@ -1,4 +1,4 @@
-"""Push straight at a real Redis, and the same from another client that knows only docs/messages.md."""
+"""The publisher on a real Redis, and the same from another client written after docs/messages.md."""
 
 import asyncio
 import json
@@ -84,7 +84,7 @@ async def test_event_id_is_deduplicated_per_target_and_source(publisher: Publish
 
 
 async def test_concurrent_pushes_are_all_delivered(publisher: Publisher) -> None:
-    """Every number is given once, and of ten pushes with one id nine are repeats."""
+    """Every sequence number is used once, and of ten pushes with one id nine are duplicates."""
     receipts = await asyncio.gather(*(publisher.broadcast("t", n, id=f"id-{n % 50}") for n in range(500)))
     fresh = [receipt for receipt in receipts if not receipt.duplicate]
     assert len(fresh) == 50
@@ -121,7 +121,7 @@ async def test_unknown_sids_are_reported(publisher: Publisher) -> None:
         receipt = await publisher.send(sid, "t", 1)
         assert (receipt.status, receipt.sequence) == ("unknown", None)
     with pytest.raises(ServiceUnavailable):
-        await publisher.send(SID, "t", 1)  # Redis is new: who is there has had no time to say so
+        await publisher.send(SID, "t", 1)  # Redis is new: replicas have not had the time to register their clients
     await publisher.redis.execute("HSET", "gridcast:sequence", "settles", "0")
     assert (await publisher.send(SID, "t", 1)).status == "unknown"
     assert await publisher.redis.execute("HGET", "gridcast:sequence", "number") == b"0", "nothing was pushed"
@@ -257,7 +257,7 @@ async def test_subscription_detects_a_half_open_connection(dedicated_redis: Serv
 async def test_subscribing_to_many_channels_is_no_timeout(
     publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However long it takes to subscribe to all of them, Redis answers all the time."""
+    """However long it takes to subscribe to all of them, Redis keeps replying."""
     monkeypatch.setattr("services.common.bus.subscription.REDIS_COMMAND_TIMEOUT_SECONDS", 0.2)
     subscription, messages = await subscribe_and_collect(
         publisher, *(f"gridcast:topic:{number}" for number in range(20_000))
@@ -327,7 +327,7 @@ async def test_another_client_pushes_with_the_documented_script(single_replica: 
     back.last_sequence = client.first_frame["sequence"]
     again = await back.reconnect(single_replica[0])
     assert [(await again.receive_event())["data"] for _ in range(3)] == ["sid", "topic", "all"]
-    # And its sender hears of the ack.
+    # And its sender gets the ack.
     async with Publisher.from_url(single_replica.redis.url, "/test") as push:
         subscription, messages = await subscribe_and_collect(push, "gridcast:test")
         await again.send({"type": "ack", "id": "1-sid"})

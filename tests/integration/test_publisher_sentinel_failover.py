@@ -1,4 +1,4 @@
-"""Redis behind Sentinel: a failover is a new epoch, and everyone goes on at the new master by himself."""
+"""Redis behind Sentinel: a failover starts a new epoch, and services and publishers reconnect to the new master."""
 
 import contextlib
 import subprocess

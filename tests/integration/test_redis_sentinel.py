@@ -1,6 +1,6 @@
-"""Redis behind three real Sentinels: the master is killed, and services go on with its replica by themselves.
+"""Redis behind three real Sentinels: the master is killed, and services continue with its replica without intervention.
 
-Users, rights and configuration are those that deploy/containers/credentials.py makes for the containers.
+Users, permissions and configuration are those that deploy/containers/credentials.py makes for the containers.
 """
 
 import asyncio
@@ -32,11 +32,11 @@ SECRETS = {
 }
 ProgramFactory = Callable[[Path, int], Program]
 DOWN_AFTER_MS = 1000
-"""A third of what the containers wait, so that tests wait less."""
+"""A third of the containers' timeout, so that tests wait less."""
 
 
 def write_config(folder: Path, template: str, **changes: str) -> Path:
-    """A configuration file, with lines replaced that speak of a container's file system."""
+    """A configuration file, with the lines replaced that name paths of a container."""
     folder.mkdir(parents=True, exist_ok=True)
     for directive, value in {"dir": str(folder), **changes}.items():
         template = re.sub(rf"^{directive} .*$", f"{directive} {value}", template, flags=re.MULTILINE)
@@ -81,7 +81,7 @@ def sentinel_program(master: int) -> ProgramFactory:
 
 
 def connection_error(port: int) -> str | None:
-    """Why it does not answer; that it wants a password is an answer."""
+    """Why it does not reply; an error about a missing password is a reply."""
     try:
         answer = send_redis_commands(port, "PING")
     except OSError as error:
@@ -134,7 +134,7 @@ def sentinel_cluster(tmp_path: Path) -> Iterator[SentinelCluster]:
 async def test_services_survive_the_death_of_the_master(
     sentinel_cluster: SentinelCluster, start_service: StartService, mongod: ServerProcess, database_name: str
 ) -> None:
-    """Sockets stay open, pushes are refused until the replica leads and then arrive, uploads never stop."""
+    """Sockets stay open, pushes are rejected until the replica is master and then arrive, uploads never stop."""
     sockets = start_service("services.socket", GRIDCAST_REDIS_URL=sentinel_cluster.url("socket"))
     upload = start_service(
         "services.upload",
@@ -171,7 +171,7 @@ async def test_services_survive_the_death_of_the_master(
             await browser.receive_frame(timeout_seconds=0.5)
         assert time.monotonic() - began < 40
     heard = [event["data"] for event in browser.events if event["type"] == "after"]
-    # What was accepted before the replica had found the new master may be missing, but never without a word.
+    # What was accepted before the replica had found the new master may be missing, but a gap is always reported.
     assert heard == accepted or any(event["type"] == "socket.resync" for event in browser.events)
     print(f"\nmaster killed: a new one after {elected:.1f} s, a push accepted after {first:.1f} s")
     eventually(sockets.is_ready, 10.0, "the socket service is ready")
@@ -248,7 +248,7 @@ async def test_service_user_has_only_the_permissions_it_needs(
 async def test_every_service_works_with_its_own_user(
     redis_with_acl_users: ServerProcess, start_service: StartService, mongod: ServerProcess, database_name: str
 ) -> None:
-    """Upload pushes and tells of changes, stream hears of them, socket delivers; Redis has refused nothing."""
+    """Upload publishes events, stream receives invalidations, socket delivers; Redis has denied no command."""
     (port,) = free_ports(1)
     store = {
         "GRIDCAST_MONGODB_URI": mongod.url,
@@ -285,7 +285,7 @@ async def test_every_service_works_with_its_own_user(
 @pytest.mark.anyio
 @pytest.mark.parametrize(("scheme", "first"), [("rediss+sentinel", b"\x16\x03"), ("redis+sentinel", b"*")])
 async def test_sentinel_connection_follows_the_url(scheme: str, first: bytes) -> None:
-    """The first bytes that it gets: a TLS handshake, or a command."""
+    """The first bytes that it receives: a TLS handshake, or a command."""
     heard = asyncio.get_running_loop().create_future()
 
     async def sentinel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

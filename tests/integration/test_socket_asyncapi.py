@@ -1,4 +1,4 @@
-"""docs/asyncapi.yaml: well formed, and true of what a real socket sends and takes."""
+"""docs/asyncapi.yaml: well formed, and in agreement with what a running service sends and accepts."""
 
 import json
 from collections.abc import Iterator
@@ -37,13 +37,13 @@ def resolve_reference(reference: str) -> Any:
 
 
 def message_validator(name: str) -> Draft7Validator:
-    """For the payload of one message, with the document's own schemas to refer to. AsyncAPI 3: JSON Schema, draft 7."""
+    """A validator for the payload of one message, with the document's schemas for references. AsyncAPI 3: JSON Schema, draft 7."""
     schema = {**DOCUMENT["components"]["messages"][name]["payload"], "components": DOCUMENT["components"]}
     return Draft7Validator(schema)
 
 
 def matching_messages(message: Any) -> set[str]:
-    """The messages whose schema `said` fits."""
+    """The messages whose schema the frame is valid against."""
     return {name for name in DOCUMENT["components"]["messages"] if message_validator(name).is_valid(message)}
 
 

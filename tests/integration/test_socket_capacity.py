@@ -1,4 +1,4 @@
-"""What the socket service promises with many sockets: P12, a stopped reader harms nobody else, and P15, connections held. Long."""
+"""The socket service with many sockets: P12, a stalled reader does not affect the others, and P15, connections held. Long."""
 
 import asyncio
 import gc
@@ -26,7 +26,7 @@ def single_replica(tmp_path: Path) -> Iterator[SocketReplicas]:
 
 
 class TimedSwarm(WebSocketSwarm):
-    """Notes how long each broadcast took to each member."""
+    """Records how long each broadcast took to each client."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -44,13 +44,13 @@ class TimedSwarm(WebSocketSwarm):
             await self.wait_until_all_received()
 
     def take_p99_ms(self) -> float:
-        """In milliseconds, and begin anew."""
+        """Return the delays in milliseconds and reset them."""
         taken, self.latencies = sorted(self.latencies), []
         return 1000 * taken[int(len(taken) * 0.99)]
 
 
 async def test_one_stalled_reader_among_a_thousand(single_replica: SocketReplicas) -> None:
-    """It gets more than it takes, besides the broadcasts that all get. Rounds without one and with one take turns."""
+    """It is sent more than it reads, besides the broadcasts that all get. Rounds without it and with it alternate."""
     crowd = TimedSwarm(f"{single_replica[0].url}/ws")
     await crowd.connect_clients(1000)
     without: list[float] = []
@@ -97,7 +97,7 @@ async def test_one_stalled_reader_among_a_thousand(single_replica: SocketReplica
 
 @pytest.fixture
 def gc_disabled() -> Iterator[None]:
-    """This process collects no garbage meanwhile: with all that pytest has loaded that takes longer than what is measured."""
+    """Garbage collection is off meanwhile: with all that pytest has loaded it takes longer than what is measured."""
     gc.collect()
     gc.disable()
     yield

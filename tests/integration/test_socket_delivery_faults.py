@@ -1,8 +1,8 @@
-"""Numbered pushes to many sids, to a topic and to all while replicas and Redis are killed, and a checker that reads what every
-browser saw.
+"""Numbered pushes to many sids, to a topic and to all while replicas and Redis are killed, and a checker over what every client
+received.
 
-The promise: an acknowledged push is seen by its client, once and in order, or the client was told at that very place that
-something may be missing.
+The guarantee: an acknowledged push reaches its client once and in order, or the client was told at that position that events may be
+missing.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ SeenEvent = tuple[str, int]
 
 @dataclass
 class ReconnectingBrowser:
-    """A client that comes back for ever. `log`: target and number of each event it saw, and None where it was told of a gap."""
+    """A client that always reconnects. `log`: target and number of each event it received, and None where a gap was reported."""
 
     running_services: list[ServiceProcess]
     rng: random.Random
@@ -78,12 +78,12 @@ class ReconnectingBrowser:
             await asyncio.sleep(0)
 
     def events_of(self, target: str) -> list[int | None]:
-        """What came by one target, and where it was told of a gap."""
+        """The numbers received for one target, and None where a gap was reported."""
         return [one and one[1] for one in self.log if one is None or one[0] == target]
 
 
 async def push_numbers(push: Callable[[int], Awaitable[PublishResult]], count: int, pause: float) -> None:
-    """Each number until it is acknowledged; who does not know what became of a push repeats it with its id."""
+    """Push each number until it is acknowledged; a push with an unknown outcome is repeated with its id."""
     for number in range(count):
         while True:
             with contextlib.suppress(ServiceUnavailable):
@@ -98,7 +98,7 @@ async def all_browsers(browsers: list[ReconnectingBrowser], condition: Callable[
 
 
 def count_gaps(log: list[int | None], count: int) -> int:
-    """Raise where a number is missing and nothing was said. How often something was."""
+    """Raise AssertionError where a number is missing without a reported gap. Returns the number of reported gaps."""
     expected = 0
     flagged = False
     for seen in log:
@@ -163,7 +163,7 @@ async def test_every_gap_is_reported(
                     victim.child.send_signal(signal.SIGKILL)
                     living.append(await asyncio.to_thread(made.start))
             await asyncio.gather(*pushes)
-            # What was acknowledged last is on its way.
+            # What was acknowledged last is still being delivered.
             await eventually_async(lambda: all_browsers(crowd, lambda browser: has_reached_end(browser, count)), 15)
         for task in running:
             task.cancel()

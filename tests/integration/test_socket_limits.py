@@ -1,4 +1,4 @@
-"""Bounds: slow readers, silent clients, limits of number and rate, and the farewell at SIGTERM."""
+"""Limits: slow readers, clients that never reply, limits of number and rate, and the close at SIGTERM."""
 
 import asyncio
 import contextlib
@@ -46,7 +46,7 @@ def single_replica(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SocketR
 
 @pytest.fixture
 def start_replicas(tmp_path: Path) -> Iterator[Callable[..., SocketReplicas]]:
-    """Replicas of this test's own, with settings of its own."""
+    """Replicas for this test alone, with its own settings."""
     with contextlib.ExitStack() as stack:
         yield lambda count=1, **env: stack.enter_context(run_socket_replicas(tmp_path, count, **env))
 
@@ -93,7 +93,7 @@ async def test_stalled_reader_is_closed_without_affecting_others(single_replica:
 
 
 async def test_slow_reader_gets_the_latest_conflated_value(single_replica: SocketReplicas) -> None:
-    """Far more progress than its queue could hold, while it does not read: it stays, and sees the newest in the end."""
+    """Far more progress events than its queue holds, while it does not read: it stays connected and gets the newest in the end."""
     client = await WebSocketClient.connect(single_replica[0])
     client.connection.transport.pause_reading()
     async with Publisher.from_url(single_replica.redis.url, "/x") as pushing:
@@ -151,7 +151,7 @@ async def test_topics_per_connection_are_limited(single_replica: SocketReplicas)
 
 
 async def test_ten_thousand_topics(single_replica: SocketReplicas) -> None:
-    """As fast as they go out: it gets what it may have, and is closed for its haste."""
+    """Sent as fast as possible: it gets replies up to the limit, and is closed for its rate."""
     client = await WebSocketClient.connect(single_replica[0])
     closing = asyncio.create_task(client.wait_for_close_code())
     with contextlib.suppress(ConnectionClosed):
@@ -213,7 +213,7 @@ async def test_connection_limit_is_enforced(start_replicas: Callable[..., Socket
 
 
 async def test_descriptor_limit_reduces_max_connections(tmp_path: Path) -> None:
-    """256 files are spared for all else: a limit of 276 leaves room for 20 sockets, and the process lives on."""
+    """256 descriptors are reserved for everything else: a limit of 276 leaves 20 for sockets, and the process keeps running."""
     with run_socket_replicas(tmp_path, 0) as made:
         (port,) = free_ports(1)
         env = {
@@ -305,7 +305,7 @@ async def test_sigterm_closes_every_socket_with_1012(start_replicas: Callable[..
 
 
 async def test_sigterm_during_a_handshake(start_replicas: Callable[..., SocketReplicas]) -> None:
-    """Its claim is on its way to Redis: it is answered, and not reset."""
+    """Its acquire is on its way to Redis: the handshake gets a response and no reset."""
     made = start_replicas(1, GRIDCAST_SHUTDOWN_TIMEOUT="3")
     made.redis.pause()
     entering = asyncio.create_task(WebSocketClient.connect(made[0]))
@@ -321,7 +321,7 @@ async def test_sigterm_during_a_handshake(start_replicas: Callable[..., SocketRe
 
 @pytest.mark.parametrize("ping", ["0", "60.5", "nan"])
 def test_pings_come_at_least_once_a_minute(ping: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A loss may be noticed only after two of them, and what was missed meanwhile is kept for four minutes."""
+    """A loss may be noticed only after two of them, and events are kept for four minutes."""
     monkeypatch.setenv("GRIDCAST_PING_INTERVAL", ping)
     with pytest.raises(ValidationError):
         SocketSettings()
@@ -360,7 +360,7 @@ async def test_presence_over_all_replicas(start_replicas: Callable[..., SocketRe
         return await states() == {"online": 6, "away": 1}
 
     await eventually_async(one_is_away, 3)
-    # A replica that dies takes its sids along within 20 s.
+    # The sids of a dead replica are offline within 20 s.
     made[0].child.send_signal(signal.SIGKILL)
     began = time.monotonic()
 

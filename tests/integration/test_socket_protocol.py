@@ -1,4 +1,4 @@
-"""RFC 6455 in raw bytes: what a client may do wrong, and that the server says so with the right code and lives on."""
+"""RFC 6455 in raw bytes: what a client may do wrong; the server closes with the right code and keeps running."""
 
 import base64
 import contextlib
@@ -26,7 +26,7 @@ TEXT, BINARY, CONT, CLOSE, PING, PONG = 0x1, 0x2, 0x0, 0x8, 0x9, 0xA
 def encode_frame(
     opcode: int, payload: bytes = b"", *, fin: bool = True, rsv: int = 0, masked: bool = True, length: int | None = None
 ) -> bytes:
-    """One frame as a client sends it, with whatever is wrong with it. `length` overrides the said length."""
+    """One frame as a client sends it, with the given faults. `length` overrides the length field."""
     said = len(payload) if length is None else length
     head = bytes([(0x80 if fin else 0) | rsv << 4 | opcode])
     mark = 0x80 if masked else 0
@@ -43,7 +43,7 @@ def encode_frame(
 
 
 class RawWebSocket:
-    """A connection of bare bytes, past its handshake and first frame."""
+    """A raw TCP connection, past its handshake and first frame."""
 
     def __init__(self, port: int, path: str = "/ws", room: int = 0, **changed: str | None) -> None:
         self.socket = socket.socket()
@@ -92,7 +92,7 @@ class RawWebSocket:
             self.socket.sendall(b"".join(frames))
 
     def receive_close_code(self) -> int:
-        """The code of the server's close frame; then the connection really ends."""
+        """The code of the server's close frame, after which the connection must end."""
         while True:
             opcode, payload = self.receive_frame()
             if opcode == CLOSE:
@@ -239,7 +239,7 @@ def test_200_000_one_byte_fragments_are_stopped_early(
 
 @pytest.mark.long
 def test_message_slower_than_30_s_is_rejected(raw_websocket: RawWebSocket) -> None:
-    """Its client is alive and answers pings; a fragment now and then is no message."""
+    """The client is alive and answers pings; but single fragments do not make a message."""
     raw_websocket.send_frames(encode_frame(TEXT, b"a", fin=False), encode_frame(CONT, b"b", fin=False))
     raw_websocket.socket.settimeout(0.5)
     began = time.monotonic()
@@ -317,7 +317,7 @@ def test_compression_is_not_negotiated(single_replica: SocketReplicas) -> None:
 
 
 def test_unnegotiated_compressed_frame_is_rejected(single_replica: SocketReplicas) -> None:
-    """64 MiB in 64 KiB, from a client that offers permessage-deflate and takes the answer for a yes."""
+    """64 MiB in 64 KiB, from a client that offers permessage-deflate and takes the response for an agreement."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     bomb = packer.compress(b"[" * 64 * 1024**2) + packer.flush(zlib.Z_SYNC_FLUSH)
     before = resident_memory(single_replica[0].pid)
@@ -348,7 +348,7 @@ def test_deeply_nested_json_gets_an_error_reply(raw_websocket: RawWebSocket, tex
 
 
 def test_redis_is_flushed_while_a_client_resumes(single_replica: SocketReplicas) -> None:
-    """It reads its replay slowly, and what it would hear next cannot be known any more: it is sent away, and comes back."""
+    """It reads its replay slowly, and the position of the next event is lost: it is disconnected, and resumes."""
     before = RawWebSocket(single_replica[0].port)
     sid, resume, after = (before.first_frame[name] for name in ("sid", "resume", "sequence"))
     before.socket.close()

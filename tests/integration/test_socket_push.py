@@ -1,4 +1,4 @@
-"""Two replicas on one Redis: pushes from either to sockets on both, receipts, acks, and the HTTP side's refusals."""
+"""Two replicas on one Redis: pushes from either to sockets on both, delivery results, acks, and rejected requests."""
 
 import asyncio
 import json
@@ -240,7 +240,7 @@ async def test_waits_have_a_limit(two_replicas: SocketReplicas) -> None:
 
 
 async def test_invalid_event_never_reaches_a_client(two_replicas: SocketReplicas) -> None:
-    """RxJS fails on a frame that is not JSON, whoever put it into Redis."""
+    """RxJS fails on a frame that is not JSON, whichever program wrote it into Redis."""
     client = await WebSocketClient.connect(two_replicas[0])
     async with Publisher.from_url(two_replicas.redis.url, "/x") as other:
         for payload in (

@@ -1,4 +1,4 @@
-"""Replay: who comes back keeps the sid and gets what was missed, once and in order, or is told that he cannot."""
+"""Resume: a client that reconnects keeps its sid and gets the events it missed, once and in order, or a report that it cannot."""
 
 import asyncio
 import signal
@@ -71,7 +71,7 @@ async def test_previous_secret_is_invalid_once_the_next_is_acknowledged(two_repl
 
 
 async def test_lost_handshake_response_does_not_lose_the_session(two_replicas: SocketReplicas) -> None:
-    """The replica granted the resume, the network lost the answer: the client knows the old secret only."""
+    """The replica accepted the resume, the network lost the response: the client has the old secret only."""
     client = await WebSocketClient.connect(two_replicas[0])
     await push_message(two_replicas[0], client.sid, {"type": "t", "data": 1})
     client.abort()
@@ -84,7 +84,7 @@ async def test_lost_handshake_response_does_not_lose_the_session(two_replicas: S
 
 
 async def reconnect_and_vanish(two: SocketReplicas, client: WebSocketClient) -> None:
-    """Come back as this client, and vanish without having read the first frame."""
+    """Resume as this client, and disconnect before the first frame is read."""
     reader, writer = await asyncio.open_connection("127.0.0.1", two[1].port)
     writer.write(
         f"GET /ws?resume={client.resume_secret}&after={client.last_sequence} HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\n"
@@ -109,7 +109,7 @@ async def test_guessed_or_foreign_sid_has_no_effect(two_replicas: SocketReplicas
 
 
 async def test_concurrent_resumes_leave_one_connection(two_replicas: SocketReplicas) -> None:
-    """Impatient tabs: one secret, both replicas. All but the last are closed, and that one misses nothing."""
+    """Tabs that resume concurrently: one secret, both replicas. All but the last are closed, and that one misses nothing."""
     for turn in range(5):
         client = await WebSocketClient.connect(two_replicas[0])
         client.abort()
@@ -118,7 +118,7 @@ async def test_concurrent_resumes_leave_one_connection(two_replicas: SocketRepli
             WebSocketClient.connect(two_replicas[number % 2], resume=client.resume_secret, after=client.last_sequence)
             for number in range(8)
         ]
-        # Who is overtaken before its handshake is answered gets no answer.
+        # A handshake that another one supersedes gets no response.
         answers = await asyncio.gather(*wishes, return_exceptions=True)
         backs = [answer for answer in answers if isinstance(answer, WebSocketClient)]
         assert {back.sid for back in backs} == {client.sid}
@@ -183,7 +183,7 @@ async def test_events_beyond_the_history_are_reported_as_a_gap(two_replicas: Soc
 
 
 async def test_gap_is_repeated_until_it_is_received(two_replicas: SocketReplicas) -> None:
-    """The first frame that told of it was lost on the way, and meanwhile what proved it has ended."""
+    """The first frame that reported it was lost, and meanwhile the history that proved the gap has expired."""
     client = await WebSocketClient.connect(two_replicas[0])
     client.abort()
     async with Publisher.from_url(two_replicas.redis.url, "/x") as other:
@@ -207,7 +207,7 @@ async def is_offline(two: SocketReplicas, sid: str) -> bool:
 
 
 async def test_late_subscription_to_a_busy_topic_is_no_gap(two_replicas: SocketReplicas) -> None:
-    """More than its history holds went through the topic before the client joined it."""
+    """More events than its history holds were published to the topic before the client subscribed."""
     client = await WebSocketClient.connect(two_replicas[0])
     async with Publisher.from_url(two_replicas.redis.url, "/x") as other:
         for number in range(500):
@@ -238,7 +238,7 @@ async def test_conflated_events_are_not_stored_and_are_no_gap(two_replicas: Sock
 
 
 async def test_pushes_continue_while_a_client_resumes(two_replicas: SocketReplicas) -> None:
-    """300 numbered pushes, a new connection after each dozen, alternating replicas: all once, all in order, none flagged."""
+    """300 numbered pushes, a new connection after each dozen, alternating replicas: all once, all in order, no gap reported."""
     client = await WebSocketClient.connect(two_replicas[0])
     seen: list[int] = []
 
@@ -308,7 +308,7 @@ async def test_operator_disconnect_is_permanent(two_replicas: SocketReplicas) ->
     assert back.sid != client.sid
     assert back.first_frame["recovered"] is False
     await back.close()
-    # One that is away cannot come back either.
+    # A session that is offline cannot be resumed either.
     await eventually_async(lambda: delete_session(two_replicas, back.sid))
     other = await back.reconnect(two_replicas[0])
     assert other.sid != back.sid

@@ -1,4 +1,4 @@
-"""The parts of the socket service that share Redis, put together in this process: claims, sweeps, and what comes in between."""
+"""The parts of the socket service that share Redis, composed in this process: acquiring sessions, refreshes, and interleavings."""
 
 import asyncio
 from collections import Counter
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.anyio
 
 @dataclass
 class InProcessReplica:
-    """A replica without its server."""
+    """A replica without its HTTP server."""
 
     push: Publisher
     hub: Hub
@@ -39,7 +39,7 @@ class InProcessReplica:
     delivery: RedisBroker
 
     async def add_client(self, sid: str, presented: str = "") -> tuple[SocketClient, RecordingSink]:
-        """A socket that is ready; its secret is named after how often it came."""
+        """Add a client that is ready; its secret contains the number of its connection."""
         paper = RecordingSink()
         peer = SocketClient(sid, f"{presented}+", paper)
         claim = await self.directory.acquire(sid, presented, peer.secret_hash, "", ())
@@ -54,7 +54,7 @@ class InProcessReplica:
         return peer, paper
 
     async def count_script_calls(self) -> int:
-        """Scripts that Redis has run so far."""
+        """The number of scripts that Redis has run."""
         said = await self.push.redis.execute("INFO", "commandstats")
         return sum(said.get(name, {"calls": 0})["calls"] for name in ("cmdstat_eval", "cmdstat_evalsha"))
 
@@ -128,7 +128,7 @@ async def test_expired_sessions_leave_the_session_list(replica: InProcessReplica
 
 
 async def test_client_resuming_here_during_a_refresh_stays_online(replica: InProcessReplica) -> None:
-    """The refresh that is under way knows the connection before: its sid has moved, and not away from here."""
+    """The running refresh has the previous connection: its sid has moved, and is still on this replica."""
     sid = new_sid()
     before, _ = await replica.add_client(sid)
     claim = await replica.directory.acquire(sid, before.secret_hash, "new", "", ())
@@ -144,11 +144,11 @@ async def test_client_resuming_here_during_a_refresh_stays_online(replica: InPro
 
 
 async def test_session_resumed_elsewhere_is_found_by_the_next_refresh(replica: InProcessReplica) -> None:
-    """Where the other replica's word came before the socket was held here."""
+    """Where the other replica's message came before the client was added here."""
     sid = new_sid()
     peer, paper = await replica.add_client(sid)
     other = SessionStore(replica.push.redis, "other", 3)
-    replica.hub.remove(peer)  # so that the word itself finds nobody
+    replica.hub.remove(peer)  # so that the control message finds no client
     assert await other.acquire(sid, peer.secret_hash, "new", "", ()) is not None
     await other.aclose()
     await replica.delivery._subscription.barrier()
@@ -164,7 +164,7 @@ async def test_session_resumed_elsewhere_is_found_by_the_next_refresh(replica: I
 async def test_client_joining_during_a_redis_flush_is_resynced(
     replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its replay ends after Redis was asked which memory this is, and before anybody here knows the answer."""
+    """Its replay ends after Redis was queried for its epoch, and before this replica has the reply."""
     peer, paper = await replica.add_client(new_sid())
     peer.replay_buffer = []
     ask = replica.directory.register_node
@@ -185,7 +185,7 @@ async def test_client_joining_during_a_redis_flush_is_resynced(
 
 
 class StalledSink(RecordingSink):
-    """A client that reads nothing of its replay until it may."""
+    """A client whose replay is blocked until `release`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -204,7 +204,7 @@ def make_handler_and_acceptor(replica: InProcessReplica) -> tuple[WebSocketHandl
 
 
 async def test_no_position_is_sent_for_an_unknown_epoch(replica: InProcessReplica) -> None:
-    """Redis was emptied a moment ago: "since" would name a place in no sequence."""
+    """Redis was flushed a moment ago: `since` would name a position in no sequence."""
     sockets, _ = make_handler_and_acceptor(replica)
     peer, _ = await replica.add_client(new_sid())
     assert await sockets._subscribe(peer, "a") == f"{replica.delivery.epoch}-0"
@@ -215,7 +215,7 @@ async def test_no_position_is_sent_for_an_unknown_epoch(replica: InProcessReplic
 
 
 async def start_recovering_client(replica: InProcessReplica) -> tuple[SocketClient, StalledSink, asyncio.Task[None]]:
-    """A socket in the middle of a replay of one event."""
+    """A client during a replay of one event."""
     delivery = replica.delivery
     sockets, entrance = make_handler_and_acceptor(replica)
     peer, _ = await replica.add_client(new_sid())
@@ -237,7 +237,7 @@ async def start_recovering_client(replica: InProcessReplica) -> tuple[SocketClie
 
 
 async def test_redis_is_flushed_during_a_replay(replica: InProcessReplica) -> None:
-    """What the socket would hear next cannot be known: it is sent away, and comes back."""
+    """The position of the next event is lost: the socket is disconnected, and resumes."""
     peer, client, task = await start_recovering_client(replica)
     before = replica.delivery.epoch
     await replica.push.redis.execute("FLUSHALL")
@@ -251,7 +251,7 @@ async def test_redis_is_flushed_during_a_replay(replica: InProcessReplica) -> No
 
 
 async def test_subscription_is_lost_during_a_replay(replica: InProcessReplica) -> None:
-    """Those that are ready are caught up; this one looks again for itself."""
+    """Clients that are ready are caught up; this one reads its history again itself."""
     peer, client, task = await start_recovering_client(replica)
     lives = replica.delivery.generation
     await replica.push.redis.execute("CLIENT", "KILL", "TYPE", "pubsub")
@@ -266,7 +266,7 @@ async def test_subscription_is_lost_during_a_replay(replica: InProcessReplica) -
 
 
 async def test_replica_with_a_stale_subscription_resyncs(replica: InProcessReplica) -> None:
-    """It was frozen: it has noticed no loss, and what it has missed may have ended without a trace."""
+    """The process was paused: it has noticed no loss, and what it has missed may have expired."""
     peer, paper = await replica.add_client(new_sid())
     await replica.push.broadcast("t", 1, conflation_key=True)
     lives = replica.delivery.generation
@@ -282,7 +282,7 @@ async def test_replica_with_a_stale_subscription_resyncs(replica: InProcessRepli
 
 
 async def test_history_read_is_bounded(replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is over the bound is flagged, and nothing of it is given; what came to the others is."""
+    """A history over the limit is a gap, and nothing of it is delivered; the others are."""
     monkeypatch.setattr("services.socket.history.MAX_BYTES_PER_CALL", 30_000)
     monkeypatch.setattr("services.socket.history.MAX_RECOVERY_BYTES", 30_000)
     monkeypatch.setattr("services.socket.history.QUERIES_PER_CALL", 2)
@@ -299,7 +299,7 @@ async def test_history_read_is_bounded(replica: InProcessReplica, monkeypatch: p
 def run_after_first_call(
     monkeypatch: pytest.MonkeyPatch, redis: RedisClient, script: LuaScript, then: Callable[[], Awaitable[object]]
 ) -> None:
-    """Once, when this client's first call of `script` has been answered, and before its next one."""
+    """Run once, after the reply to this client's first call of `script`, and before its next one."""
     run, done = redis.eval, False
 
     async def watched(called: LuaScript, *rest: Any) -> Any:
@@ -314,7 +314,7 @@ def run_after_first_call(
 
 
 def event_data(paper: RecordingSink) -> list[bytes]:
-    """What the events on it carry."""
+    """The data of the events that it got."""
     return [frame[frame.index(b'"data":') + 7 : -1] for frame in paper.frames]
 
 
@@ -357,7 +357,7 @@ async def test_push_between_two_resume_calls_is_not_lost(
     async with Publisher.from_url(redis_url, "/x") as other:
 
         async def between() -> None:
-            """All and the sid have been read, and topics have not."""
+            """`all` and the sid have been read, and topics have not."""
             await other.send(sid, "t", 2)
             for number, topic in enumerate(("a", "b", "c", "a")):
                 await other.publish(topic, "t", 3 + number)
@@ -380,7 +380,7 @@ async def test_push_between_two_resume_calls_is_not_lost(
 async def test_client_joining_during_a_catch_up_gets_no_foreign_events(
     replica: InProcessReplica, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """He has looked for himself, a moment before the others were looked for: what came between is still to come to him."""
+    """The client read its history a moment before the others: what was published between is still delivered."""
     others = [await replica.add_client(new_sid()) for _ in range(2)]
     peer, paper = await replica.add_client(new_sid())
     peer.replay_buffer = []
@@ -389,7 +389,7 @@ async def test_client_joining_during_a_catch_up_gets_no_foreign_events(
     after = History.read_after
 
     async def reading(self: History, epoch: str, targets: Any) -> Any:
-        """What he does while these are read."""
+        """What the client does while these are read."""
         own = await after(self, epoch, [HistoryQuery("all", "", 0), HistoryQuery("sid", peer.sid, 0)])
         await other.send(peer.sid, "t", 3)
         await other.broadcast("t", 4)
@@ -411,7 +411,7 @@ async def test_client_joining_during_a_catch_up_gets_no_foreign_events(
 async def test_topic_joined_during_a_heartbeat_is_received(
     replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The beat gives up what nobody wants any more, and the second of it is wanted again while the first is given up."""
+    """The heartbeat unsubscribes unused topics, and the second of them is subscribed again while the first is unsubscribed."""
     delivery = replica.delivery
     for topic in ("a", "b"):
         await delivery.subscribe_topic(topic)
@@ -438,7 +438,7 @@ async def test_topic_joined_during_a_heartbeat_is_received(
 
 
 async def test_heartbeats_do_not_overlap(replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one of the clock, and the one of who has heard that Redis was emptied."""
+    """The periodic heartbeat, and the one after a detected flush."""
     inside, most = 0, 0
 
     async def round_(*, refresh_all: bool) -> None:
@@ -461,7 +461,7 @@ async def is_offline(replica: InProcessReplica, sid: str) -> bool:
 async def test_client_leaving_during_a_refresh_is_offline(
     replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The refresh that is under way still has it, and puts its record back to online after its leave was noted."""
+    """The running refresh still has it, and sets its record back to online after its disconnect was recorded."""
     peer, _ = await replica.add_client(new_sid())
     refresh = replica.directory.refresh
 
@@ -478,7 +478,7 @@ async def test_client_leaving_during_a_refresh_is_offline(
 async def test_acquire_with_a_lost_reply_leaves_no_session_online(
     replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The sid was given to a socket that never enters. Its client comes back with the secret that it has, to where it was."""
+    """The sid was given to a socket that never connects. Its client resumes with the secret that it has, at its former replica."""
     _, entrance = make_handler_and_acceptor(replica)
     sid = new_sid()
     claim = await replica.directory.acquire(sid, "", hash_secret("secret"), "", ("a",))
@@ -500,7 +500,7 @@ async def test_acquire_with_a_lost_reply_leaves_no_session_online(
 
 
 async def test_new_replica_does_not_report_foreign_sids_unknown(replica: InProcessReplica) -> None:
-    """Redis was emptied, and the first to find it is a replica that has just started: the others have yet to say who is there."""
+    """Redis was flushed; the first to detect it is a new replica, before the others have registered again."""
     await replica.delivery.aclose()
     await replica.push.redis.execute("FLUSHALL")
     fresh = SessionStore(replica.push.redis, "fresh", 3)
@@ -517,7 +517,7 @@ async def test_new_replica_does_not_report_foreign_sids_unknown(replica: InProce
 async def test_undelivered_events_are_not_counted_as_received(
     replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A fault in the middle of a delivery: the subscription is opened anew, and what comes next is what was missed."""
+    """An error during a delivery: the subscription is opened again, and the missed event is delivered first."""
     _, paper = await replica.add_client(new_sid())
     deliver = replica.hub.fan_out
 
@@ -532,7 +532,7 @@ async def test_undelivered_events_are_not_counted_as_received(
 
 
 async def test_session_page_is_read_in_parts(replica: InProcessReplica) -> None:
-    """A thousand of them with all that they may hold are 20 MB: neither Redis nor this process stops for so much."""
+    """A thousand sessions at their limits are 20 MB: neither Redis nor this process blocks for so much."""
     sids = sorted([new_sid() for _ in range(130)])
     for sid in sids:
         await replica.directory.acquire(sid, "", "secret", "", ("a",))
@@ -544,7 +544,7 @@ async def test_session_page_is_read_in_parts(replica: InProcessReplica) -> None:
 
 
 class ScriptedConnection(StalledSink):
-    """As much of a connection as a whole conversation needs."""
+    """As much of a connection as a handshake and its messages need."""
 
     closed_before_accept, query, sent_close_code = False, b"", 0
 
@@ -555,7 +555,7 @@ class ScriptedConnection(StalledSink):
 async def test_internal_error_closes_one_socket_with_1011(
     replica: InProcessReplica, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No client can bring it about as far as we know, so the fault is made here."""
+    """No client is known to cause it, so the error is injected here."""
     sockets, entrance = make_handler_and_acceptor(replica)
     wire = ScriptedConnection()
     wire.release.set()

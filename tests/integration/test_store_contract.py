@@ -50,7 +50,7 @@ TIMINGS = StoreTimings(lease_ttl=0.4, tombstone_ttl=0.3, second_purge_after=1.2,
 
 
 class StoreAdapters:
-    """A store and its keeper, as two replicas would have them."""
+    """A store and its garbage collector, as two replicas would have them."""
 
     def __init__(self, mongo: Any) -> None:
         self.mongo = mongo
@@ -63,7 +63,7 @@ class StoreAdapters:
             await self.keeper.collect(media)
 
     async def collect_until_done(self, inspector: MongoInspector) -> None:
-        """Rounds until nothing is due any more."""
+        """Run the collector until nothing is due."""
         for _ in range(100):
             await self.collect_once()
             if all(not document["doomed"] and not document["uploads"] for document in inspector.list_documents()):
@@ -140,7 +140,7 @@ async def test_the_name_belongs_to_the_first_commit(adapters: StoreAdapters, ins
 
 
 async def test_every_find_and_update_uses_the_shard_key(adapters: StoreAdapters, inspector: MongoInspector) -> None:
-    """A mongos before 7.1 refuses it otherwise, also where `_id` is given. The profiler says what the server was asked."""
+    """A mongos before 7.1 rejects it otherwise, also where `_id` is given. The profiler has the queries as the server got them."""
     await adapters.mongo.database.command("profile", 2)
     for name in (NAME, None):
         upload = await adapters.store.create_upload(name, NewUpload(ttl=60))
@@ -201,7 +201,7 @@ async def test_replacement_is_atomic_and_old_chunks_stay_for_the_tombstone_ttl(
 
 
 async def test_preconditions_are_checked_at_the_commit(adapters: StoreAdapters) -> None:
-    """Early where it can be, and once more in the commit itself."""
+    """Early where possible, and again in the commit itself."""
     await adapters.store_file(b"one")
     for wrong in (
         sha256_is(b"x"),
@@ -265,7 +265,7 @@ async def test_a_page_key_that_the_store_has_not_made_is_refused(adapters: Store
 async def test_acquiring_an_upload_fences_off_the_older_writer(
     adapters: StoreAdapters, inspector: MongoInspector
 ) -> None:
-    """No write, no move, no renewal, no commit and no clean-up by an older hold."""
+    """No write, no change of the offset, no renewal, no commit and no clean-up by a writer that has lost the fence."""
     data = os.urandom(CHUNK_SIZE + 10)
     old = await adapters.store.create_upload(NAME, NewUpload(len(data), 60, {"k": "$v"}))
     await adapters.store.write_blocks(old, 0, [data[:CHUNK_SIZE]])
@@ -297,7 +297,7 @@ async def test_acquiring_an_upload_fences_off_the_older_writer(
 
 
 async def test_late_batch_of_an_older_writer_is_discarded(adapters: StoreAdapters, inspector: MongoInspector) -> None:
-    """It may lie in the way, or past the end: the holder's bytes count."""
+    """Whether it overlaps or lies past the end: the bytes of the fence's holder count."""
     old = await adapters.store.create_upload(NAME, NewUpload(None, 60))
     taken = await adapters.store.acquire(old.upload_id)
     assert isinstance(taken, tuple)
@@ -314,7 +314,7 @@ async def test_late_batch_of_an_older_writer_is_discarded(adapters: StoreAdapter
 
 
 class PausingStore(GridFSUploadStore):
-    """A store in a process that is stopped just after it has looked at its fence: `meanwhile` happens before it goes on."""
+    """A store in a process that is paused just after it has checked its fence: `during_pause` runs before it continues."""
 
     during_pause: Callable[[], Awaitable[None]] | None = None
 
@@ -363,7 +363,7 @@ async def test_stale_fence_check_deletes_no_chunks_of_a_successor(
 
 
 async def test_commit_without_the_fence_changes_nothing(adapters: StoreAdapters, inspector: MongoInspector) -> None:
-    """Though it believes that the file is shorter than what a successor has written."""
+    """Although its view of the file is shorter than what a successor has written."""
     begun = await adapters.store.create_upload(NAME, NewUpload(None, 60))
     holds = [await adapters.store.acquire(begun.upload_id) for _ in range(2)]
     old, new = (hold[0] for hold in holds if isinstance(hold, tuple))
@@ -451,7 +451,7 @@ async def test_dead_writer_is_collected_and_a_live_one_is_not(
 async def test_two_concurrent_collectors_with_one_failing_anywhere(
     adapters: StoreAdapters, inspector: MongoInspector
 ) -> None:
-    """The end is the same: nothing left but what is current."""
+    """The result is the same: only current versions are left."""
     for number in range(12):
         name = MediaName("", str(number))
         await adapters.store_file(b"old", name)
@@ -480,7 +480,7 @@ async def test_second_purge_is_not_skipped_by_the_slower_collector(
     await adapters.collect_once()
     (version,) = inspector.only_document()["doomed"]
     assert version["late"] is False
-    # A slower one's last update, as it would come now.
+    # The last update of a slower collector, as it would arrive now.
     await adapters.mongo.collection("media").update_one(
         {}, document_updates.mark_purged(documents.upload_key(upload).file_id, TIMINGS)
     )
@@ -521,7 +521,7 @@ async def test_an_empty_document_is_deleted_in_whatever_order_its_events_are_ack
 
 
 class DelayedFirstWrite(Committer):
-    """The first change is still on its way when its sender gives up, and arrives behind the first look."""
+    """The first change is still in transit when its sender gives up, and arrives after the first check."""
 
     delayed_write: tuple[Any, Any] | None = None
     sent = False
@@ -546,7 +546,7 @@ async def test_late_deletion_is_no_failure(adapters: StoreAdapters) -> None:
 
 
 async def test_late_commit_is_applied_once(adapters: StoreAdapters) -> None:
-    """Its sender raises the fence before it tries again: the late one finds nothing, or has been first and is found."""
+    """Its sender raises the fence before it retries: the late change finds nothing, or was first and is found."""
     upload = await adapters.store.create_upload(NAME, NewUpload())
     await adapters.store.write_blocks(upload, 0, [b"one"])
     done = await DelayedFirstWrite(adapters.mongo, TIMINGS).commit(upload, finished_upload(b"one"), MUST_NOT_EXIST)
@@ -558,7 +558,7 @@ async def test_late_commit_is_applied_once(adapters: StoreAdapters) -> None:
 
 
 class LostReply(Committer):
-    """Changes arrive, and the first answer is lost: nobody says anything."""
+    """Changes are applied, and the first reply is lost: the caller gets none."""
 
     asked = 0
 
@@ -582,7 +582,7 @@ async def test_outcome_of_an_unanswered_commit_is_resolved(
 
 
 async def test_insert_with_a_lost_reply_is_repeated(adapters: StoreAdapters, inspector: MongoInspector) -> None:
-    """The holder of the fence finds its own chunks, however long ago it began."""
+    """The holder of the fence finds its own chunks, however long ago the upload began."""
     adapters.store._chunk_store = SlowChunks(adapters.mongo)
     upload = await adapters.store.create_upload(NAME, NewUpload())
     await adapters.store.write_blocks(upload, 0, [b"one"])
@@ -590,7 +590,7 @@ async def test_insert_with_a_lost_reply_is_repeated(adapters: StoreAdapters, ins
 
 
 class SlowChunks(ChunkStore):
-    """The first insert takes longer than another one may be tried, and its answer is lost: the driver's second one finds it."""
+    """The first insert takes longer than the retry window, and its reply is lost: the driver's retry finds it."""
 
     slow = True
 
@@ -665,7 +665,7 @@ async def test_unknown_upload_id_is_not_found(adapters: StoreAdapters, address: 
 
 
 async def test_chunks_are_stored_as_they_are(adapters: StoreAdapters, inspector: MongoInspector) -> None:
-    """Media are packed already. Where the collection is there, whoever made it has decided."""
+    """Media are compressed already. Where the collection exists, its creator has decided."""
     (chunks,) = inspector.db.list_collections(filter={"name": "fs.chunks"})
     assert chunks["options"]["storageEngine"] == indexes.UNCOMPRESSED
     inspector.db.drop_collection("fs.chunks")

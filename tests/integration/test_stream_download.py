@@ -1,4 +1,4 @@
-"""GET and HEAD /file/stream and GET /file/info on a real service and a real MongoDB: what is sent, and what is refused."""
+"""GET and HEAD /file/stream and GET /file/info on a running service and MongoDB: responses and rejections."""
 
 import contextlib
 import hashlib
@@ -38,7 +38,7 @@ def media_services(
 
 
 def send_raw(service: ServiceProcess, request: bytes, *, until_closed: bool = True) -> bytes:
-    """What the service answers to exactly these bytes."""
+    """The response to exactly these bytes."""
     with contextlib.closing(socket.create_connection(("127.0.0.1", service.port), 10)) as client:
         client.sendall(request)
         answer = b""
@@ -85,7 +85,7 @@ def test_whole_file_with_all_its_headers(media_services: MediaServices) -> None:
     ],
 )
 def test_a_range_is_exact(media_services: MediaServices, header: str, first: int, end: int) -> None:
-    """Case 37 and its kin."""
+    """Case 37 and similar ones."""
     answer = media_services.get("a.webm", {"range": header})
     assert answer.status_code == 206
     assert answer.content == DATA[first:end]
@@ -105,7 +105,7 @@ def test_invalid_range_is_ignored(media_services: MediaServices, header: str) ->
 
 @pytest.mark.parametrize("digits", [b"\xb2", "\u0665".encode(), b"\xff"])
 def test_non_ascii_digits_are_rejected(media_services: MediaServices, digits: bytes) -> None:
-    """Case 43, as bytes on the wire."""
+    """Case 43, as raw bytes."""
     head = b"GET /file/stream?filename=a.webm HTTP/1.1\r\nHost: x\r\nConnection: close\r\nRange: bytes=" + digits
     answer = send_raw(media_services.stream, head + b"-5\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200 ")
@@ -212,7 +212,7 @@ def test_last_modified_as_a_validator(media_services: MediaServices) -> None:
 
 
 def test_versions_of_one_second_are_never_mixed(media_services: MediaServices) -> None:
-    """They have the same date, so a date does not say which of them the client has the beginning of."""
+    """They have the same date, so a date does not tell of which one the client has the beginning."""
     url = f"{media_services.upload.url}/file/stream"
     for _ in range(20):
         media_services.http_client.put(url, params={"filename": "second.bin"}, content=b"old" * 10)
@@ -304,7 +304,7 @@ def test_unknown_and_invalid_names(
     ],
 )
 def test_invalid_queries_are_rejected(media_services: MediaServices, path: str, query: str) -> None:
-    """By the same rule for all: otherwise one route would describe another file than the one that is sent."""
+    """The same rule for all routes: otherwise one would describe another file than the one that is sent."""
     assert media_services.stream.is_ready()
     answer = media_services.http_client.get(f"{media_services.stream.url}/{path}?{query}")
     assert answer.status_code == 400
@@ -313,14 +313,14 @@ def test_invalid_queries_are_rejected(media_services: MediaServices, path: str, 
 
 @pytest.mark.parametrize("method", ["POST", "PATCH", "OPTIONS", "TRACE", "PROPFIND", "PUT", "DELETE"])
 def test_other_methods(media_services: MediaServices, method: str) -> None:
-    """Case 56. What writes is the upload service's; the gateway tells them apart."""
+    """Case 56. Methods that write belong to the upload service; the gateway routes them."""
     answer = media_services.http_client.request(method, media_services.url("a.webm"))
     assert answer.status_code == 405
     assert set(answer.headers["allow"].replace(" ", "").split(",")) == {"GET", "HEAD"}
 
 
 def test_unknown_method(media_services: MediaServices) -> None:
-    """Case 56: the HTTP parser refuses it before there is a request, so that no resource can say what it allows."""
+    """Case 56: the HTTP parser rejects it before there is a request, so that no Allow can be sent."""
     assert send_raw(media_services.stream, b"FOO /file/stream?filename=a.webm HTTP/1.1\r\nHost: x\r\n\r\n").startswith(
         b"HTTP/1.1 400 "
     )
@@ -340,7 +340,7 @@ def test_filename_is_one_well_formed_content_disposition(media_services: MediaSe
 
 @pytest.mark.parametrize("number", [0, 1, 9, 11])
 def test_missing_chunk_aborts_the_connection(media_services: MediaServices, number: int) -> None:
-    """Case 52: nothing after it is sent, and it does not look like an end."""
+    """Case 52: nothing after it is sent, and the response does not look complete."""
     data = os.urandom(12 * CHUNK_SIZE)
     name = f"broken-{number}.bin"
     media_services.delete_chunk(media_services.put(name, data), number)
@@ -385,7 +385,7 @@ def test_chunk_of_a_wrong_size_aborts_the_connection(media_services: MediaServic
 
 
 def read_until_cut(lib: MediaServices, name: str) -> tuple[int, bytes, bool]:
-    """Status, the bytes that came, and whether they looked like all of them."""
+    """Status, the bytes received, and whether the response looked complete."""
     got = b""
     with httpx.stream("GET", lib.url(name)) as answer:
         try:
@@ -419,7 +419,7 @@ def test_reading_works_without_redis(
 def test_both_mongodb_drivers_read_the_same(
     media_services: MediaServices, start_service: StartService, mongod: ServerProcess, redis_url: str
 ) -> None:
-    """PyMongo's own asyncio API instead of Motor: every kind of question that the reader asks."""
+    """PyMongo's own asyncio API instead of Motor: every kind of query that the reader makes."""
     env = storage_env(mongod, redis_url, "test_stream_read", GRIDCAST_MONGODB_DRIVER="pymongo")
     service = start_service("services.stream", **env)
     assert service.is_ready()

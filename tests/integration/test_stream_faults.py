@@ -1,4 +1,4 @@
-"""Clients that stop, leave or are many, and servers that are killed or silent, against a real stream service."""
+"""Clients that stall, disconnect or are many, and databases that are killed or hang, against a running stream service."""
 
 import contextlib
 import os
@@ -27,7 +27,7 @@ BIG_FILE_SIZE = 64 * MIB
 def media_services(
     mongod: ServerProcess, redis_server: ServerProcess, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[MediaServices]:
-    """A small cache and little patience."""
+    """A small cache and a short send timeout."""
     bounds = {"GRIDCAST_BLOCK_CACHE_SIZE": str(CACHE_SIZE), "GRIDCAST_SEND_TIMEOUT": "3"}
     folder = tmp_path_factory.mktemp("faults")
     with run_media_services(folder, mongod, redis_server.url, "test_stream_faults", **bounds) as lib:
@@ -46,7 +46,7 @@ def open_connections(service: ServiceProcess) -> int:
 
 
 def send_download_request(service: ServiceProcess, name: str, *fields: str) -> socket.socket:
-    """A client that has sent its request and reads nothing yet; its own buffer is small."""
+    """A client that has sent its request and reads nothing yet; its receive buffer is small."""
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
     client.settimeout(20)
@@ -72,7 +72,7 @@ def count_received_bytes(client: socket.socket) -> tuple[int, bool]:
 
 
 def test_stalled_reader_is_disconnected_and_memory_stays_flat(media_services: MediaServices) -> None:
-    """Case 53: patience is 3 seconds here."""
+    """Case 53: the send timeout is 3 s here."""
     before = resident_memory(media_services.stream.pid)
     began = time.monotonic()
     with contextlib.closing(send_download_request(media_services.stream, "big.webm")) as client:
@@ -83,7 +83,7 @@ def test_stalled_reader_is_disconnected_and_memory_stays_flat(media_services: Me
 
 
 def test_pipelined_ranges_that_are_not_read_are_disconnected(media_services: MediaServices) -> None:
-    """Case 53: each is out of memory and fits into the buffer, but not all of those that are asked for one behind the other."""
+    """Case 53: each range is cached and fits into the buffer, but not all of those that are pipelined."""
     fields = {"range": "bytes=0-65535"}
     assert media_services.get("big.webm", fields).status_code == 206
     cut = media_services.stream.log.count("send timeout after")
@@ -99,7 +99,7 @@ def test_pipelined_ranges_that_are_not_read_are_disconnected(media_services: Med
 
 
 def test_slow_reader_is_not_a_stalled_one(media_services: MediaServices) -> None:
-    """It takes a block in a second, longer than patience altogether, and gets what it asked for."""
+    """It reads one block per second, longer than the send timeout altogether, and gets what it requested."""
     wanted = 8 * MIB
     with contextlib.closing(
         send_download_request(media_services.stream, "big.webm", f"Range: bytes=0-{wanted - 1}", "Connection: close")
@@ -113,10 +113,10 @@ def test_slow_reader_is_not_a_stalled_one(media_services: MediaServices) -> None
 
 
 def read_slowly(port: int, seconds: float) -> None:
-    """A client takes 80 kB a second.
+    """A client reads 80 kB per second.
 
-    Not less: over loopback, whose segments have 64 KiB, the system hears of what was taken once in 130 KB. The buffer is not left
-    to the system, which may make it so big that a sixteenth of it, of which it says nothing before, is more than 3 s of this.
+    Not less: over loopback, whose segments have 64 KiB, the kernel learns of what was read once in 130 KB. The buffer is set
+    because the kernel may make it so large that a sixteenth of it, below which it reports nothing, is more than 3 s at this rate.
     """
     with contextlib.closing(socket.socket()) as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 256 * 1024)
@@ -130,7 +130,7 @@ def read_slowly(port: int, seconds: float) -> None:
 
 
 def test_slow_steady_reader_is_not_disconnected(media_services: MediaServices) -> None:
-    """There is room again when more than a megabyte was taken, at this speed after 15 s."""
+    """The socket is writable again after more than a megabyte was read, at this rate after 15 s."""
     eventually(lambda: open_connections(media_services.stream) < 40, 10)
     cut = media_services.stream.log.count("send timeout after")
     read_slowly(media_services.stream.port, 10)
@@ -141,7 +141,7 @@ def test_slow_steady_reader_is_not_disconnected(media_services: MediaServices) -
 def test_slow_steady_reader_is_not_disconnected_behind_the_gateway(
     media_services: MediaServices, start_service: StartService, mongod: ServerProcess, redis_url: str
 ) -> None:
-    """The service's client is then the gateway, which reads on when its own client has taken something."""
+    """The client of the service is then the gateway, which reads on when its own client has read something."""
     stream = start_service(
         "services.stream",
         GRIDCAST_MONGODB_URI=mongod.url,
@@ -156,7 +156,7 @@ def test_slow_steady_reader_is_not_disconnected_behind_the_gateway(
 
 
 def test_reader_that_pauses_and_resumes_gets_everything(media_services: MediaServices) -> None:
-    """The cache has lost what was read ahead for it by then, and the store has no cursor of it."""
+    """The cache has dropped its prefetched blocks by then, and the store has no cursor for it."""
     with contextlib.closing(send_download_request(media_services.stream, "big.webm", "Connection: close")) as client:
         first = client.recv(100_000)
         with httpx.stream("GET", media_services.url("big.webm")) as other:
@@ -167,7 +167,7 @@ def test_reader_that_pauses_and_resumes_gets_everything(media_services: MediaSer
 
 
 def test_five_hundred_readers_disconnect_together(media_services: MediaServices) -> None:
-    """Case 54: no cursor, no connection and no memory is theirs any more."""
+    """Case 54: no cursor, no connection and no memory of theirs is left."""
     eventually(lambda: open_connections(media_services.stream) < 40, 10)
     with ThreadPoolExecutor(32) as pool:
         clients = list(pool.map(lambda _: send_download_request(media_services.stream, "big.webm"), range(500)))
@@ -197,7 +197,7 @@ def test_stalled_readers_hold_one_block_each(
     readers: int,
     mebibytes: int,
 ) -> None:
-    """P6: however many stop, the service grows by no more than the cache's bound + 48 MiB. Each is at another place."""
+    """P6: however many stall, the service grows by no more than the cache size + 48 MiB. Each reads at another offset."""
     path = tmp_path / "file"
     with path.open("wb") as file:
         for _ in range(mebibytes):
@@ -245,7 +245,7 @@ def test_ten_thousand_ranges_are_cheap(media_services: MediaServices, asked: str
 
 
 def test_probe_reads_one_chunk(media_services: MediaServices) -> None:
-    """As the database itself counts what it sent."""
+    """By the database's own count of bytes sent."""
     media_services.put("probe.webm", os.urandom(40 * CHUNK_SIZE))
 
     def sent() -> int:
@@ -263,7 +263,7 @@ def test_probe_reads_one_chunk(media_services: MediaServices) -> None:
 def test_redis_outages_do_not_affect_downloads(
     media_services: MediaServices, start_service: StartService, mongod: ServerProcess, dedicated_redis: ServerProcess
 ) -> None:
-    """Ready all the time; while changes cannot be heard of nothing is remembered, so every change is seen at once."""
+    """Ready all the time; while no invalidation can arrive nothing is cached, so every change is visible immediately."""
     service = start_service("services.stream", **storage_env(mongod, dedicated_redis.url, "test_stream_faults"))
     identifiers = [media_services.put(f"redis-{number}.txt", str(number).encode()) for number in range(2)]
     url = media_services.url("redis-0.txt", service=service)
@@ -285,7 +285,7 @@ def test_redis_outages_do_not_affect_downloads(
 def test_hanging_mongodb_is_503_in_time_and_recovers(
     start_service: StartService, dedicated_mongod: ServerProcess, redis_url: str, tmp_path: Path
 ) -> None:
-    """Case 95. Blocks that are in memory help nobody whose file cannot be looked up."""
+    """Case 95. Cached blocks do not help where the file cannot be looked up."""
     del start_service
     with run_media_services(tmp_path, dedicated_mongod, redis_url, "silent") as lib:
         lib.put("a.webm", b"x" * 1000)
@@ -302,7 +302,7 @@ def test_hanging_mongodb_is_503_in_time_and_recovers(
 
 
 def test_death_of_mongodb_aborts_the_download(dedicated_mongod: ServerProcess, redis_url: str, tmp_path: Path) -> None:
-    """What was promised cannot be sent; and when it is back, everything is."""
+    """The promised bytes cannot be sent; after the restart every file is readable."""
     with run_media_services(
         tmp_path, dedicated_mongod, redis_url, "dying", GRIDCAST_BLOCK_CACHE_SIZE=str(CACHE_SIZE)
     ) as lib:
@@ -322,7 +322,7 @@ def test_death_of_mongodb_aborts_the_download(dedicated_mongod: ServerProcess, r
 def test_mongodb_restart_is_survived_by_a_paused_reader(
     dedicated_mongod: ServerProcess, redis_url: str, tmp_path: Path
 ) -> None:
-    """It holds no cursor and no connection of its own, so it does not notice."""
+    """It holds no cursor and no connection, so it is not affected."""
     with run_media_services(
         tmp_path, dedicated_mongod, redis_url, "paused", GRIDCAST_BLOCK_CACHE_SIZE=str(CACHE_SIZE)
     ) as lib:
@@ -331,7 +331,7 @@ def test_mongodb_restart_is_survived_by_a_paused_reader(
         lib.put("big.webm", tmp_path / "big")
         with contextlib.closing(send_download_request(lib.stream, "big.webm", "Connection: close")) as client:
             got = client.recv(100_000)
-            time.sleep(0.5)  # until nothing is fetched for it any more
+            time.sleep(0.5)  # until nothing is prefetched for it any more
             dedicated_mongod.kill()
             dedicated_mongod.start()
             while piece := client.recv(1 << 20):
@@ -386,7 +386,7 @@ def test_request_waiting_for_the_store_at_sigterm_is_503(
 def test_stalled_download_does_not_delay_the_shutdown(
     media_services: MediaServices, start_service: StartService, mongod: ServerProcess, redis_url: str
 ) -> None:
-    """It is cut when the time for draining is over."""
+    """It is aborted at the shutdown timeout."""
     service = start_service(
         "services.stream", **storage_env(mongod, redis_url, "test_stream_faults", GRIDCAST_SHUTDOWN_TIMEOUT="1")
     )

@@ -145,7 +145,7 @@ def delete_file(lib: MediaServices, name: str) -> httpx.Response:
 
 
 def test_replacement_never_mixes_with_an_active_download(media_services: MediaServices) -> None:
-    """Case 51: who began with the old version ends with it, and who comes after gets the new one."""
+    """Case 51: a reader that began with the old version ends with it, and later readers get the new one."""
     old, new = b"o" * (64 * MIB), b"n" * (64 * MIB)
     assert put_file(media_services, "swap.bin", old).status_code == 201
     etag = media_services.get("swap.bin", method="HEAD").headers["etag"]
@@ -191,7 +191,7 @@ def test_chunks_deleted_during_a_download_abort_it(media_services: MediaServices
 
 
 def test_deleted_chunks_of_a_cached_version_do_not_fail_new_readers(media_services: MediaServices) -> None:
-    """What is remembered for a second may name a version whose chunks have been deleted: then the store is asked again."""
+    """Metadata cached for a second may name a version whose chunks have been deleted: then the store is queried again."""
     identifier = media_services.put("moved.bin", b"old" * 1000)
     file = media_services.current_file_id(identifier)
     other = media_services.db["media"].find_one({"filename": "moved.bin"})
@@ -270,7 +270,7 @@ def test_no_replica_serves_a_replaced_file(
 def test_lost_invalidation_delays_a_change_by_one_second(
     media_services: MediaServices, replicas: tuple[ServiceProcess, ServiceProcess], redis_server: ServerProcess
 ) -> None:
-    """A change that nobody published is seen within a second all the same; one that is published, at once."""
+    """An unpublished change is visible within a second; a published one immediately."""
     identifier, other = media_services.put("quiet.txt", b"1"), media_services.put("quiet-2.txt", b"2")
     url = media_services.url("quiet.txt", service=replicas[0])
     with contextlib.closing(redis.Redis.from_url(redis_server.url)) as client:

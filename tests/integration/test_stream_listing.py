@@ -144,7 +144,7 @@ def test_search_is_for_plain_text(media_services: MediaServices, q: str, expecte
 
 
 def test_search_examines_a_bounded_number_of_names(media_services: MediaServices) -> None:
-    """And finds what is far behind by going on."""
+    """And finds distant matches over several pages."""
     total = 25_000
     documents = [make_document(n, f"{n}" if n != 3 else "needle", "f") for n in range(total)]
     media_services.db["media"].insert_many(documents)
@@ -162,7 +162,7 @@ def test_search_examines_a_bounded_number_of_names(media_services: MediaServices
 
 
 def test_listings_use_indexes(media_services: MediaServices) -> None:
-    """As the database says of the queries that it really ran: nothing is sorted in memory, and keys read are near those shown."""
+    """By the profiler's record of the queries: nothing is sorted in memory, and few more keys are examined than returned."""
     media_services.db["media"].insert_many([make_document(n, f"{n}", f"f{n % 50}") for n in range(5000)])
     media_services.db.command("profile", 2)
     try:

@@ -1,4 +1,4 @@
-"""What the world hears of an upload: progress to one socket, changes to all, also when somebody died in between."""
+"""Events of an upload: progress to one socket, changes to all, also when the service dies between commit and publication."""
 
 import contextlib
 import json
@@ -39,7 +39,7 @@ def upload_settings() -> dict[str, str]:
 
 
 class EventListener:
-    """Hears what a socket replica would hear, and makes SID look like a socket of its own."""
+    """Subscribes as a socket replica does, and registers CLIENT_SID as a socket of its own."""
 
     def __init__(self, url: str) -> None:
         self.redis = redis_py.Redis.from_url(url, protocol=2)
@@ -51,7 +51,7 @@ class EventListener:
         self.times: list[float] = []
 
     def collect(self, quiet_seconds: float = 0.3) -> list[tuple[str, Any]]:
-        """All that was said, until it is quiet for so long."""
+        """Everything received until nothing arrives for `quiet_seconds`."""
         quiet_at = time.monotonic() + quiet_seconds
         while (left := quiet_at - time.monotonic()) > 0:
             if (message := self.pubsub.get_message(timeout=left)) is None:
@@ -89,7 +89,7 @@ def test_changes_are_broadcast(
     assert {event["data"]["id"] for event in said} == {created.json()["id"]}
     assert [event["data"]["length"] for event in said] == [3, 4, 4]
     assert all((event["source"], event["specversion"]) == ("/upload", "1.0") for event in said)
-    # The cache is told before the world, so that nobody who hears of a file reads the old one.
+    # The cache is invalidated before the broadcast, so that no client that gets the event reads the old file.
     assert [channel for channel, _ in heard] == ["gridcast:invalidate", "gridcast:all"] * 3
     assert heard[0][1] == ["f", "a.webm"]
     eventually(lambda: all(document["announce"] == [] for document in inspector.list_documents()))
@@ -143,7 +143,7 @@ def test_failure_is_published(upload: ServiceProcess, inspector: MongoInspector,
 def test_many_short_requests_share_one_progress(
     upload: ServiceProcess, inspector: MongoInspector, event_listener: EventListener
 ) -> None:
-    """At most ten a second, and never backwards, however the bytes are cut into requests."""
+    """At most ten per second, and never backwards, however the bytes are split into requests."""
     data, step = os.urandom(60_000), 1000
     tus = TusUpload(upload)
     tus.create(length=len(data), headers={"upload-metadata": tus_metadata(filename="p", sid=CLIENT_SID)})
@@ -176,7 +176,7 @@ def test_rehash_progress_is_published(
     inspector: MongoInspector,
     event_listener: EventListener,
 ) -> None:
-    """A process that took an upload over says that it verifies, where that takes long enough to be told."""
+    """A process that took over an upload reports that it rehashes, where that takes long enough to be reported."""
     with run_fault_proxy(mongod.port) as wire:
         away = {"GRIDCAST_MONGODB_URI": f"mongodb://127.0.0.1:{wire.port}"}
         first, second = start_service("services.upload", **env), start_service("services.upload", **{**env, **away})
@@ -208,7 +208,7 @@ def test_unknown_socket_and_unavailable_redis_do_not_delay_uploads(
 def test_unpublished_events_are_published_later_and_once(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector, event_listener: EventListener
 ) -> None:
-    """Redis was away, or the service died between commit and push: the note stays, and the janitor pushes it with the same id."""
+    """Redis was unavailable, or the service died before the push: the event stays, and the collector pushes it with its id."""
     away = start_service("services.upload", **{**env, "GRIDCAST_REDIS_URL": "redis://127.0.0.1:1/0"})
     assert put_file(away, "n", b"x").status_code == 201
     (note,) = inspector.only_document()["announce"]
@@ -226,7 +226,7 @@ def test_unpublished_events_are_published_later_and_once(
 
 
 def test_garbage_collector_as_a_command(upload: ServiceProcess, env: dict[str, str], inspector: MongoInspector) -> None:
-    """It reaps and sweeps what is due and nothing else; a second one changes nothing."""
+    """It collects what is due and nothing else; a second run changes nothing."""
     put_file(upload, "kept", b"x")
     put_file(upload, "gone", b"y")
     httpx.delete(f"{upload.url}/file/stream?filename=gone")

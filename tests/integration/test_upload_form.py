@@ -38,7 +38,7 @@ def dedicated_inspector(mongod: ServerProcess, database_name: str) -> Iterator[M
     "size", [0, 1, CHUNK_SIZE - 1, CHUNK_SIZE, CHUNK_SIZE + 1, 8 * CHUNK_SIZE, 8 * CHUNK_SIZE + 1, 20 * CHUNK_SIZE + 7]
 )
 def test_every_size_is_stored_whole(upload: ServiceProcess, inspector: MongoInspector, size: int) -> None:
-    """Cases 13 and 14: nothing, one byte, and either side of every edge of chunk and batch."""
+    """Cases 13 and 14: nothing, one byte, and both sides of every chunk and batch boundary."""
     data = os.urandom(size)
     answer = post_form(upload, form_body(form_part("file", data, "a.webm"), form_part("folder", b"demo")))
     assert answer.status_code == 201, answer.text
@@ -153,7 +153,7 @@ def test_invalid_form_is_explained_and_leaves_no_data(
 def test_a_text_field_of_a_gibibyte(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector, *, chunked: bool
 ) -> None:
-    """Case 8: refused as soon as it has become too long, and memory stays as it was. The file before it is taken back."""
+    """Case 8: rejected as soon as it is too long, and memory stays flat. The file before it is rolled back."""
     service = start_service("services.upload", **{**env, "GRIDCAST_MAX_FILE_SIZE": str(16 * 1024 * MIB)})
     assert post_form(service, form_body(FILE_PART, form_part("folder", b"warm"))).status_code == 201
     before = resident_memory(service.pid)
@@ -180,7 +180,7 @@ MONGODB_OPERATOR = '{"$ne": 1}'
 
 
 def test_mongodb_operators_are_no_names_and_no_ids(upload: ServiceProcess, inspector: MongoInspector) -> None:
-    """Case 33: as JSON it is refused, anywhere else it is plain text. Nothing that is there is found by it."""
+    """Case 33: as JSON it is rejected, anywhere else it is plain text. It finds no existing file."""
     assert post_form(upload, form_body(form_part("file", b"x", "n"), form_part("folder", b"f"))).status_code == 201
     for path in ("/file/upload", "/file/upload?folder=f"):
         sent = httpx.post(upload.url + path, json={"file": {"$ne": 1}, "folder": {"$ne": 1}})
@@ -193,7 +193,7 @@ def test_mongodb_operators_are_no_names_and_no_ids(upload: ServiceProcess, inspe
     (document,) = inspector.list_documents()
     assert (document["folder"], document["filename"]) == ("f", "n")
     assert inspector.read_file(document["current"]["file"]) == b"x"
-    # A body of that kind is a file like any other, and such a name too.
+    # A body of that kind is a normal file, and such a name a normal name.
     stored = httpx.put(f"{upload.url}/file/stream", params=operator, json={"_id": {"$ne": 1}})
     assert stored.status_code == 201
     assert stored.json()["filename"] == MONGODB_OPERATOR
@@ -216,7 +216,7 @@ def test_special_names_are_stored_as_plain_text(upload: ServiceProcess, inspecto
 
 
 def test_second_file_of_a_name_is_rejected(upload: ServiceProcess, inspector: MongoInspector) -> None:
-    """409 with the tutorial's words; NFC and NFD are one name (case 19)."""
+    """409 with the tutorial's text; NFC and NFD are one name (case 19)."""
     assert post_form(upload, form_body(form_part("file", b"one", "\u00e9.txt"))).status_code == 201
     for body in (
         form_body(form_part("file", b"two", "e\u0301.txt")),
@@ -256,7 +256,7 @@ def test_one_of_many_concurrent_uploads_of_one_name_wins(
 def test_disconnected_client_leaves_no_data(
     upload: ServiceProcess, inspector: MongoInspector, size: int, *, chunked: bool
 ) -> None:
-    """Cases 1 and 2: gone within 5 s, with Content-Length and without."""
+    """Cases 1 and 2: deleted within 5 s, with Content-Length and without."""
     body = form_body(form_part("file", os.urandom(2 * size), "half.bin"))[: size + 200]
     framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % (2 * size)
     head = b"POST /file/upload HTTP/1.1\r\nHost: x\r\nContent-Type: " + TYPE.encode() + b"\r\n" + framing + b"\r\n\r\n"
@@ -272,7 +272,7 @@ def test_disconnected_client_leaves_no_data(
 def test_unavailable_redis_does_not_stop_uploads(
     start_service: StartService, mongod: ServerProcess, database_name: str, dedicated_inspector: MongoInspector
 ) -> None:
-    """The file is stored, and the event stays noted until somebody can push it."""
+    """The file is stored, and the event stays in the outbox until it can be pushed."""
     service = start_service(
         "services.upload",
         GRIDCAST_MONGODB_URI=mongod.url,
@@ -287,7 +287,7 @@ def test_unavailable_redis_does_not_stop_uploads(
 def test_not_ready_without_the_unique_index(
     start_service: StartService, mongod: ServerProcess, database_name: str, dedicated_inspector: MongoInspector
 ) -> None:
-    """Case 102: duplicates that are already there make the index impossible; the service says so and does not serve as ready."""
+    """Case 102: existing duplicates make the unique index impossible; the service reports it and is not ready."""
     dedicated_inspector.db["media"].insert_many([{"folder": "", "filename": "x"}, {"folder": "", "filename": "x"}])
     service = start_service(
         "services.upload", ready=False, GRIDCAST_MONGODB_URI=mongod.url, GRIDCAST_MONGODB_DATABASE=database_name

@@ -1,4 +1,4 @@
-"""PUT and DELETE /file/stream on a real service: one step for every reader, preconditions, digests, limits."""
+"""PUT and DELETE /file/stream on a running service: atomic for every reader, preconditions, digests, limits."""
 
 import base64
 import hashlib
@@ -88,7 +88,7 @@ def test_preconditions(upload: ServiceProcess, inspector: MongoInspector) -> Non
 
 
 def test_a_date_as_a_precondition(upload: ServiceProcess, inspector: MongoInspector) -> None:
-    """RFC 9110, 13.1.4: a client that has no tag must not overwrite what it has not seen."""
+    """RFC 9110, 13.1.4: a client without an entity tag must not overwrite a version that it has not seen."""
     assert put_file(upload, "n", b"1", if_unmodified_since="Fri, 01 Jan 2010 00:00:00 GMT").status_code == 201
     stored = inspector.only_document()["current"]["uploaded_at"].astimezone(UTC).replace(microsecond=0)
     seen = format_datetime(stored, usegmt=True)
@@ -119,7 +119,7 @@ def test_repeated_header_lines_are_one_list(upload: ServiceProcess, inspector: M
 
 
 def test_one_of_many_concurrent_conditional_puts_wins(upload: ServiceProcess, inspector: MongoInspector) -> None:
-    """A lost update cannot happen, and the bytes are those of the one who was told 200."""
+    """A lost update cannot happen, and the bytes are those of the client that got 200."""
     put_file(upload, "n", b"0")
     start = threading.Barrier(8)
 
@@ -137,7 +137,7 @@ def test_one_of_many_concurrent_conditional_puts_wins(upload: ServiceProcess, in
 
 
 def test_digests(upload: ServiceProcess, inspector: MongoInspector) -> None:
-    """Cases 24 and 25: a wrong digest leaves nothing, an untrusted one proves nothing."""
+    """Cases 24 and 25: a wrong digest leaves nothing, an unsupported algorithm is ignored."""
     data = os.urandom(CHUNK_SIZE + 1)
     sha512 = f"sha-512=:{base64.b64encode(hashlib.sha512(data).digest()).decode()}:"
     for field in ("content_digest", "repr_digest"):
@@ -182,7 +182,7 @@ def send_raw_head(service: ServiceProcess, head: str) -> socket.socket:
 
 
 def test_oversized_upload_is_rejected_before_its_body(upload: ServiceProcess, inspector: MongoInspector) -> None:
-    """Case 11: by Content-Length at once, chunked when it is too much."""
+    """Case 11: by Content-Length immediately, chunked when it exceeds the limit."""
     head = "PUT /file/stream?filename=n HTTP/1.1\nHost: x\nContent-Length: 99999999999\nExpect: 100-continue"
     with send_raw_head(upload, head) as connection:
         answer = connection.recv(4096)
@@ -213,7 +213,7 @@ def test_invalid_content_length(upload: ServiceProcess, length: str) -> None:
 
 
 def test_dangerous_media_types_are_stored_unchanged(upload: ServiceProcess, inspector: MongoInspector) -> None:
-    """Cases 35 and 36: nothing is unpacked or looked into; how it is served is the stream service's."""
+    """Cases 35 and 36: nothing is unpacked or inspected; how it is served is up to the stream service."""
     bomb = b"PK\x03\x04" + os.urandom(100)
     for name, data, kind in (("42.zip", bomb, "application/zip"), ("x.svg", b"<svg><script/></svg>", "image/svg+xml")):
         answer = put_file(upload, name, data)
@@ -221,13 +221,13 @@ def test_dangerous_media_types_are_stored_unchanged(upload: ServiceProcess, insp
         assert inspector.read_current(answer.json()["id"]) == data
 
 
-# Limits, each with a service that has it.
+# Limits, each with a service that has it set.
 
 
 def test_upload_below_the_minimum_rate_is_408(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector
 ) -> None:
-    """Case 32: 408, and nothing stays; a resumable upload keeps what came."""
+    """Case 32: 408, and nothing is left; a resumable upload keeps the received bytes."""
     service = start_service(
         "services.upload", **{**env, "GRIDCAST_MIN_UPLOAD_RATE": "100", "GRIDCAST_UPLOAD_RATE_WINDOW": "1"}
     )

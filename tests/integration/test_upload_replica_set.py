@@ -1,4 +1,4 @@
-"""Uploads into a real replica set whose primary is killed in their middle: what was acknowledged stays, nothing is half visible."""
+"""Uploads into a real replica set whose primary is killed meanwhile: what was acknowledged stays, no file is visible in part."""
 
 import contextlib
 import hashlib
@@ -26,7 +26,7 @@ UPLOADERS = 4
 
 
 class UploadLoad:
-    """Uploads under names of their own, each content made from its name, and a reader that looks at names under way."""
+    """Uploads with unique names, each content derived from its name, and a reader that requests the names of active uploads."""
 
     def __init__(self, upload: ServiceProcess, stream: ServiceProcess) -> None:
         self.upload = upload
@@ -80,7 +80,7 @@ class UploadLoad:
                 time.sleep(0.01)
 
     def read(self, name: str) -> bytes | None:
-        """What is stored; None where there is nothing."""
+        """The stored bytes; None where there are none."""
         answer = httpx.get(f"{self.stream.url}/file/stream", params={"filename": name}, timeout=40)
         assert answer.status_code in {200, 404}, answer.text
         return answer.content if answer.status_code == 200 else None
@@ -151,7 +151,7 @@ def test_uploads_survive_the_death_of_the_primary(
 def test_resumable_upload_survives_its_primary(
     replica_set: ReplicaSet, redis_url: str, start_service: StartService
 ) -> None:
-    """Offsets only grow: what a client was once told is stored is never asked for again, and the file is whole."""
+    """Offsets only grow: bytes that were reported as stored are never requested again, and the file is whole."""
     env = {
         "GRIDCAST_MONGODB_URI": replica_set.uri,
         "GRIDCAST_MONGODB_DATABASE": f"{DATABASE}_tus",
@@ -185,7 +185,7 @@ def test_resumable_upload_survives_its_primary(
 
 
 def _patch_ignoring_errors(tus: TusUpload, offset: int, content: bytes) -> None:
-    """Send; what became of it, HEAD tells."""
+    """Send; HEAD shows what became of it."""
     with contextlib.suppress(httpx.HTTPError, AssertionError):
         tus.patch(offset, throttled(content, SIZE // 8, 0.02))
 

@@ -1,4 +1,4 @@
-"""The flow of a resumable upload over a store that goes away, or shows what is not durable yet."""
+"""A resumable upload over a store that becomes unavailable, or shows what is not durable yet."""
 
 import asyncio
 import hashlib
@@ -33,14 +33,14 @@ NAME = MediaName("", "n")
 
 
 class UnavailableStore(GridFSUploadStore):
-    """A store that is away when the upload has just begun."""
+    """A store that becomes unavailable when the upload has just begun."""
 
     async def get_info(self, address: str) -> InProgressUpload | FinishedUpload | None:
         raise ServiceUnavailable(address)
 
 
 class UndurableStore(GridFSUploadStore):
-    """A store in which somebody has just committed, without being told yet that it is durable: a kill undoes it."""
+    """A store in which a commit was made and is not durable yet: a kill undoes it."""
 
     async def get_info(self, address: str) -> InProgressUpload | FinishedUpload | None:
         return FinishedUpload("stored", NAME, 5, sha256_etag("00" * 32), "00" * 32, {}, datetime.now(UTC))
@@ -83,7 +83,7 @@ async def test_store_that_becomes_unavailable_during_an_upload(mongo: MongoDatab
 
 
 async def test_non_durable_commit_is_not_acknowledged(mongo: MongoDatabase) -> None:
-    """The client would give its bytes up, and after a kill they would be asked for again."""
+    """The client would discard its copy, and after a kill the bytes would be requested again."""
     store = UndurableStore(mongo)
     upload = await store.create_upload(NAME, NewUpload(5, 60))
     with pytest.raises(Conflict) as told:
@@ -96,7 +96,7 @@ async def test_non_durable_commit_is_not_acknowledged(mongo: MongoDatabase) -> N
 
 
 class InterruptedStore(GridFSUploadStore):
-    """A store that breaks off the first time when stored bytes are read back."""
+    """A store that fails the first time stored bytes are rehashed."""
 
     interrupted = False
 
@@ -109,7 +109,7 @@ class InterruptedStore(GridFSUploadStore):
 
 
 class TakenOverStore(GridFSUploadStore):
-    """A store in which another takes the upload over and ends it, just before its bytes are read back."""
+    """A store in which another writer acquires and terminates the upload, just before its bytes are rehashed."""
 
     async def iter_blocks(self, upload: UploadHandle, blocks: int) -> AsyncGenerator[bytes, None]:
         await make_resumable_uploads(GridFSUploadStore(self._mongo)).terminate(upload.upload_id)
@@ -127,7 +127,7 @@ def make_body(data: bytes) -> UploadBody:
 
 
 async def create_unfinished_upload(mongo: MongoDatabase, data: bytes) -> str:
-    """Two blocks of it are durable, sent to another process."""
+    """Two blocks of it are durable; it is resumed in another process."""
     blocks: Sequence[bytes] = (data[:CHUNK_SIZE], data[CHUNK_SIZE : 2 * CHUNK_SIZE])
     store = GridFSUploadStore(mongo)
     upload = await store.create_upload(NAME, NewUpload(len(data), 60))
@@ -162,7 +162,7 @@ async def test_upload_with_corrupt_stored_bytes_fails(mongo: MongoDatabase, insp
 
 
 async def test_upload_terminated_during_its_rehash(mongo: MongoDatabase) -> None:
-    """The one who ended it has deleted its chunks; that is no damage."""
+    """The caller that terminated it has deleted its chunks; that is no corruption."""
     data = os.urandom(2 * CHUNK_SIZE + 7)
     address = await create_unfinished_upload(mongo, data)
     with pytest.raises(Conflict):

@@ -1,4 +1,4 @@
-"""Promises with figures: racers, cuts, memory. Each has a short form; `-m long` runs the figure that is promised."""
+"""Concurrency, interruptions and memory with figures. Each has a short form; `-m long` runs the full figures."""
 
 import contextlib
 import os
@@ -52,7 +52,7 @@ def inspector(mongod: ServerProcess, database_name: str) -> Iterator[MongoInspec
 
 
 def upload_concurrently(services: list[ServiceProcess], workers: int, names: int) -> None:
-    """Forms, PUTs and tus creations that carry everything, on all replicas, all of one name at the same time."""
+    """Forms, PUTs and tus creations with upload, on all replicas, all of one name concurrently."""
     limits = httpx.Limits(max_connections=workers)
     with httpx.Client(timeout=60, limits=limits) as client, ThreadPoolExecutor(workers) as pool:
 
@@ -109,16 +109,16 @@ def test_fifty_concurrent_uploads_of_each_of_a_hundred_names(
     check_one_winner_each(inspector, 100)
 
 
-# P5: resumed after any cut.
+# P5: resumed after any interruption.
 
 
 def resume_across_replicas(
     services: list[ServiceProcess], store: MongoInspector, size: int, cuts: int, *, read: bool
 ) -> None:
-    """An upload cut at random places, each time going on at another replica; what is asked for again is counted.
+    """An upload interrupted at random offsets, each time resumed at another replica; bytes sent again are counted.
 
-    With `read` a cut comes when the service has read what was sent. Without, a request may still lie unread at one replica while
-    its client has long gone on at the other: then the older one may even cut the newer, and the client sends more again.
+    With `read` the connection ends when the service has read what was sent. Without, a request may still lie unread at one replica
+    while its client has resumed at the other: then the older one may even supersede the newer, and the client sends more again.
     """
     seed = random.randrange(2**32)
     dice = random.Random(seed)
@@ -134,7 +134,7 @@ def resume_across_replicas(
             while read and unread_socket_bytes(services[at].port, connection):
                 time.sleep(0.001)
         at = 1 - at
-        # The first answer counts: a client does not ask twice.
+        # The first response counts: a client does not repeat the request.
         durable = tus.offset(at)
         assert durable >= offset
         offset, again = durable, max(again, sent - durable)
@@ -173,7 +173,7 @@ def test_256_mib_upload_interrupted_at_a_hundred_offsets(
 def test_at_most_two_batches_are_sent_again_after_a_kill(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector
 ) -> None:
-    """Of the bytes that the service had read; here it reads all that was sent before it dies."""
+    """Of the bytes that the service had read; here it reads all that was sent before it is killed."""
     other = start_service("services.upload", **env)
     data = os.urandom(6 * BATCH_SIZE)
     tus = TusUpload(other)
@@ -190,7 +190,7 @@ def test_at_most_two_batches_are_sent_again_after_a_kill(
             assert killed.child.wait(5)
         durable = tus.offset()
         print(f"killed after {read} bytes: {read - durable} are sent again")
-        assert read - durable <= 2 * BATCH_SIZE + 4 * 65536  # the last is what the server below us holds
+        assert read - durable <= 2 * BATCH_SIZE + 4 * 65536  # the last term is what our HTTP server buffers
         offset = durable
     assert tus.patch(offset, data[offset:] + b"!").headers["repr-digest"] == repr_digest(data + b"!")
 
@@ -199,8 +199,8 @@ def test_at_most_two_batches_are_sent_again_after_a_kill(
 
 
 def memory_growth(service: ServiceProcess, sizes: list[int]) -> int:
-    """By how much the service grows at most while files of these sizes come in at once."""
-    with httpx.Client(timeout=60) as client:  # warm: every code path and thread has been there
+    """The largest growth of the service's memory while files of these sizes are uploaded concurrently."""
+    with httpx.Client(timeout=60) as client:  # warm up: every code path and thread has been used
         client.put(f"{service.url}/file/stream?filename=warm", content=bytes(3 * BATCH_SIZE))
     base = peak = resident_memory(service.pid)
     block = os.urandom(MIB)

@@ -1,4 +1,4 @@
-"""tus 1.0.0 on real services: every offset, every extension, and what a client may rely on when something breaks."""
+"""tus 1.0.0 on running services: every offset, every extension, and what a client may rely on when something fails."""
 
 import base64
 import hashlib
@@ -104,7 +104,7 @@ def test_every_size_is_stored_whole(tus_upload: TusUpload, inspector: MongoInspe
     seen = tus_upload.head()
     assert (seen.headers["upload-offset"], seen.headers["upload-length"]) == (str(size), str(size))
     assert seen.headers["cache-control"] == "no-store"
-    # Whoever did not get the last answer asks again, and hears the same.
+    # A client that missed the last response repeats the request and gets the same.
     again = tus_upload.patch(size, b"")
     assert (again.status_code, again.headers["upload-offset"]) == (204, str(size))
     assert again.headers["repr-digest"] == repr_digest(data)
@@ -113,7 +113,7 @@ def test_every_size_is_stored_whole(tus_upload: TusUpload, inspector: MongoInspe
 def test_upload_resumes_at_any_offset_on_any_replica(
     two_replica_tus_upload: TusUpload, inspector: MongoInspector
 ) -> None:
-    """Offsets that are no multiple of anything, each PATCH on another replica than the one before."""
+    """Offsets that are no multiple of a chunk, each PATCH on another replica than the one before."""
     dice = random.Random(7)
     data = os.urandom(11 * CHUNK_SIZE + 333)
     assert two_replica_tus_upload.create(length=len(data)).status_code == 201
@@ -144,7 +144,7 @@ def test_wrong_offset_is_409_with_the_current_offset(tus_upload: TusUpload) -> N
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_bytes_past_the_length_are_rejected(tus_upload: TusUpload, inspector: MongoInspector, *, chunked: bool) -> None:
-    """Case 28: 413, and what was there stays."""
+    """Case 28: 413, and the received bytes stay."""
     tus_upload.create(length=1000)
     tus_upload.patch(0, b"x" * 300)
     body = iter([b"y" * 700, b"z"]) if chunked else b"y" * 701
@@ -187,7 +187,7 @@ def test_creation_with_upload(tus_upload: TusUpload, inspector: MongoInspector) 
 
 
 def test_creation_with_a_wrong_checksum_leaves_no_data(tus_upload: TusUpload, inspector: MongoInspector) -> None:
-    """Its address was told to nobody."""
+    """Its upload URL was given to no client."""
     wrong = base64.b64encode(bytes(20)).decode()
     expect_problem(
         tus_upload.create(
@@ -203,7 +203,7 @@ def test_creation_with_a_wrong_checksum_leaves_no_data(tus_upload: TusUpload, in
 def test_bytes_are_accepted_only_with_a_matching_checksum(
     two_replica_tus_upload: TusUpload, inspector: MongoInspector, algorithm: str, size: int
 ) -> None:
-    """460, and the offset has not moved; then the same bytes with the right one."""
+    """460, and the offset is unchanged; then the same bytes with the right checksum."""
     data = os.urandom(2 * size)
     right = base64.b64encode(hashlib.new(algorithm, data[:size]).digest()).decode()
     two_replica_tus_upload.create(length=2 * size)
@@ -284,7 +284,7 @@ def test_finished_upload_is_not_terminated(tus_upload: TusUpload, inspector: Mon
 
 
 def test_expiration(start_service: StartService, env: dict[str, str], inspector: MongoInspector) -> None:
-    """Case 30: 410 after the expiry, reaped or not; the janitor leaves nothing."""
+    """Case 30: 410 after the expiry, collected or not; the garbage collector leaves nothing."""
     service = start_service(
         "services.upload", **{**env, "GRIDCAST_UNFINISHED_UPLOAD_TTL": "1.5", "GRIDCAST_GC_INTERVAL": "0.3"}
     )
@@ -385,7 +385,7 @@ def test_method_override_header(tus_upload: TusUpload, upload: ServiceProcess) -
 
 
 def test_concatenation(two_replica_tus_upload: TusUpload, upload: ServiceProcess, inspector: MongoInspector) -> None:
-    """Parts that end anywhere, written on two replicas, become one file; the parts are gone."""
+    """Parts of any size, written on two replicas, become one file; the parts are deleted."""
     sizes = [10, CHUNK_SIZE, 0, BATCH_SIZE + 77, 3 * CHUNK_SIZE - 1]
     parts = [os.urandom(size) for size in sizes]
     paths = []
@@ -438,7 +438,7 @@ def test_unfinished_partial_upload_cannot_be_concatenated(
 def test_rejected_concatenation_does_not_affect_active_uploads(
     two_replica_tus_upload: TusUpload, upload: ServiceProcess, name: str | None, partial: dict[str, str], status: int
 ) -> None:
-    """What is no part, or not a whole one, stays with whoever writes it."""
+    """Partial uploads that cannot be concatenated stay with their writer."""
     two_replica_tus_upload.create(name, length=10, headers=partial)
     with two_replica_tus_upload.open_patch(upload, 0, 10) as writing:
         writing.sendall(b"12345")
@@ -455,7 +455,7 @@ def test_rejected_concatenation_does_not_affect_active_uploads(
 def test_stalled_patch_is_superseded_without_data_loss(
     two_replica_tus_upload: TusUpload, upload: ServiceProcess, at: int, inspector: MongoInspector
 ) -> None:
-    """Cases 27 and 29: HEAD within 5 s shows every byte the service has read; a newer PATCH goes on, the older one is cut."""
+    """Cases 27 and 29: HEAD within 5 s shows every byte the service has read; a newer PATCH continues, the older one is aborted."""
     data = os.urandom(3 * CHUNK_SIZE)
     two_replica_tus_upload.create(length=len(data))
     sent = CHUNK_SIZE + 1000
@@ -490,16 +490,16 @@ def test_broken_connection_loses_no_received_bytes(
     for sent in (10, CHUNK_SIZE + 1, BATCH_SIZE + 5, 2 * BATCH_SIZE):
         with two_replica_tus_upload.open_patch(upload, offset, len(data) - offset) as connection:
             connection.sendall(data[offset:sent])
-            # Until it is read: what is still in a socket when it breaks is nobody's.
+            # Until it is read: bytes still in a socket when it breaks are lost.
             eventually(lambda: unread_socket_bytes(upload.port, connection) == 0)
-        # The server below us gives up what it holds, 64 KiB, when the connection breaks.
+        # Our HTTP server discards what it has buffered, up to 64 KiB, when the connection breaks.
         eventually(partial(is_kept, sent), 5)
         offset = two_replica_tus_upload.offset(at)
     assert two_replica_tus_upload.patch(offset, data[offset:], at).headers["repr-digest"] == repr_digest(data)
 
 
 def test_concurrent_patches_make_one_file(two_replica_tus_upload: TusUpload, inspector: MongoInspector) -> None:
-    """Case 27: whoever comes last goes on; the other one is told 409; no byte is mixed."""
+    """Case 27: the newest PATCH continues; the other one gets 409; no bytes are mixed."""
     data = os.urandom(4 * BATCH_SIZE)
     two_replica_tus_upload.create(length=len(data))
     for _ in range(20):
@@ -522,7 +522,7 @@ def test_concurrent_patches_make_one_file(two_replica_tus_upload: TusUpload, ins
 def test_service_shutdown_loses_no_received_bytes(
     start_service: StartService, env: dict[str, str], upload: ServiceProcess, inspector: MongoInspector
 ) -> None:
-    """SIGTERM while a PATCH is open: what was read is durable, and another replica goes on."""
+    """SIGTERM while a PATCH is open: what was read is durable, and another replica continues."""
     service = start_service("services.upload", **{**env, "GRIDCAST_SHUTDOWN_TIMEOUT": "1"})
     data = os.urandom(CHUNK_SIZE + 500)
     tus = TusUpload(service, upload)

@@ -1,7 +1,7 @@
-"""What tests of the upload service share: what stands in MongoDB, requests as bytes, and a tus client that does as it is told.
+"""For tests of the upload service: its database read directly, requests as bytes, and a tus client that sends single requests.
 
-Fixtures: `upload`, a service for all tests of a module, and `store`, its database, emptied before each test. A module that needs
-other settings has its own `upload_settings`.
+Fixtures: `upload`, a service for all tests of a module; `env`, its variables; `inspector`, its database, emptied before each
+test. A module that needs other settings defines its own `upload_settings`.
 """
 
 import base64
@@ -32,7 +32,7 @@ OFFSET_CONTENT_TYPE = {"content-type": "application/offset+octet-stream"}
 
 
 class MongoInspector:
-    """What stands in MongoDB, read behind the service's back."""
+    """The documents and chunks in MongoDB, read directly."""
 
     def __init__(self, uri: str, name: str) -> None:
         self.client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(uri, tz_aware=True)
@@ -45,21 +45,24 @@ class MongoInspector:
         return list(self.db["media"].find())
 
     def only_document(self) -> dict[str, Any]:
+        """The document of the only file; fails where there is another number of them."""
         (document,) = self.list_documents()
         return document
 
     def read_current(self, identifier: str) -> bytes:
+        """The bytes of the current version of a file, by its id."""
         document = self.db["media"].find_one({"_id": ObjectId(identifier)})
         assert document is not None
         return self.read_file(document["current"]["file"])
 
     def read_file(self, file: ObjectId) -> bytes:
+        """The bytes of one version, by its GridFS file id; fails where a chunk is missing."""
         found = list(self.db["fs.chunks"].find({"files_id": file}).sort("n"))
         assert [chunk["n"] for chunk in found] == list(range(len(found)))
         return b"".join(chunk["data"] for chunk in found)
 
     def list_orphans(self) -> list[ObjectId]:
-        """Files with chunks that no document names, and chunks past the end of their file."""
+        """Ids of files with chunks that no document references, or with chunks past their end."""
         named: dict[ObjectId, int | None] = {}
         for document in self.list_documents():
             if current := document["current"]:
@@ -77,6 +80,7 @@ class MongoInspector:
         return self.list_orphans() == [] and not pending
 
     def clear(self) -> None:
+        """Delete every file."""
         for name in ("media", "fs.chunks", "fs.files"):
             self.db[name].delete_many({})
 
@@ -92,6 +96,7 @@ def open_inspector(uri: str, name: str) -> Iterator[MongoInspector]:
 
 @pytest.fixture(scope="module")
 def upload_settings() -> dict[str, str]:
+    """Variables of `upload` besides the addresses of its databases; redefined by modules that need some."""
     return {}
 
 
@@ -117,6 +122,7 @@ def inspector(env: dict[str, str]) -> Iterator[MongoInspector]:
 
 
 def form_part(name: str, content: bytes, filename: str | None = None, kind: str | None = None) -> bytes:
+    """One part of a multipart/form-data body; `kind` is its Content-Type."""
     head = f'Content-Disposition: form-data; name="{name}"'
     if filename is not None:
         head += f'; filename="{filename}"'
@@ -126,6 +132,7 @@ def form_part(name: str, content: bytes, filename: str | None = None, kind: str 
 
 
 def form_body(*parts: bytes) -> bytes:
+    """A multipart/form-data body of these parts, to be sent with FORM_CONTENT_TYPE."""
     return b"".join(parts) + b"--" + BOUNDARY + b"--\r\n"
 
 
@@ -173,19 +180,22 @@ def run_garbage_collector(env: Mapping[str, str]) -> None:
 
 
 def repr_digest(data: bytes) -> str:
+    """The value of Repr-Digest (RFC 9530) for `data`."""
     return f"sha-256=:{base64.b64encode(hashlib.sha256(data).digest()).decode()}:"
 
 
 def etag(data: bytes) -> str:
+    """The entity tag of a file with these bytes."""
     return f'"sha256-{hashlib.sha256(data).hexdigest()}"'
 
 
 def tus_metadata(**values: str) -> str:
+    """The value of Upload-Metadata."""
     return ",".join(f"{key} {base64.b64encode(value.encode()).decode()}" for key, value in values.items())
 
 
 class TusUpload:
-    """One upload over tus, step by step."""
+    """One tus upload, one request per method. `replica` is an index into the services it was made with."""
 
     def __init__(self, *services: ServiceProcess) -> None:
         self.urls = [service.url for service in services]
@@ -229,7 +239,7 @@ class TusUpload:
         return self.client.delete(self.urls[replica] + self.path, headers=TUS_HEADERS)
 
     def open_patch(self, service: ServiceProcess, offset: int, length: int) -> socket.socket:
-        """The head of a PATCH on a connection of its own, whose body the caller sends as he likes."""
+        """Send the head of a PATCH on a connection of its own; the caller sends the body."""
         connection = socket.create_connection(("127.0.0.1", service.port), timeout=30)
         head = (
             f"PATCH {self.path} HTTP/1.1\r\nHost: x\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: {offset}\r\n"
@@ -240,7 +250,7 @@ class TusUpload:
 
 
 def expect_problem(answer: httpx.Response, status: int) -> str:
-    """The detail of a refusal, which must have that status."""
+    """Assert that the response is a problem document with that status, and return its detail."""
     assert answer.status_code == status, f"{answer.status_code} {answer.text}"
     assert answer.headers["content-type"] == "application/problem+json"
     detail: str = answer.json()["detail"]
@@ -248,7 +258,7 @@ def expect_problem(answer: httpx.Response, status: int) -> str:
 
 
 def unread_socket_bytes(port: int, connection: socket.socket) -> int:
-    """Bytes sent on this connection to that local port and not read there: they wait in a queue of the kernel."""
+    """The number of bytes sent on this connection to a loopback port that the other end has not read yet."""
     own = connection.getsockname()[1]
     waiting = 0
     for line in Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]:

@@ -33,7 +33,7 @@ def eventually(check: Callable[[], T | None], timeout_seconds: float = 10.0, des
 async def eventually_async(check: Callable[[], object], timeout_seconds: float = 10.0) -> None:
     """Call `check`, a function or a coroutine function, every 20 ms until its result is true.
 
-    Raises AssertionError after `timeout_seconds`, and at once what `check` raises.
+    Raises AssertionError after `timeout_seconds`. An exception of `check` is raised immediately.
     """
     deadline = asyncio.get_running_loop().time() + timeout_seconds
     while True:

@@ -1,6 +1,6 @@
-"""Motor's own bucket stream behind FastAPI: the body goes piece by piece into `open_upload_stream`, journalled as ours is.
+"""Motor's own bucket stream behind FastAPI: the body goes piece by piece into `open_upload_stream`, journalled as in our service.
 
-Written for comparison only. Nothing is hashed, no name is unique, and what is interrupted stays.
+Written for comparison only. Nothing is hashed, no name is unique, and interrupted uploads are left.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Every error has a status of its own, a safe body, and headers that fit into an answer."""
+"""services.common.errors: every error has a status of its own, a safe body, and headers that fit into a response."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Names and their rules."""
+"""services.common.media: file and folder names and their rules."""
 
 import unicodedata
 

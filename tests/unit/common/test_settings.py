@@ -1,4 +1,4 @@
-"""Settings come from arguments, the environment, and files, in this order; secrets are not shown."""
+"""services.common.settings: values from arguments, the environment and files, in this order; secrets are not shown."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def test_secret_setting_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 
 def test_list_setting_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """In the form that it has in the environment: JSON here, commas in the gateway's addresses."""
+    """In the format of the environment: JSON here, commas for the gateway's addresses."""
     types, addresses = tmp_path / "types", tmp_path / "addresses"
     monkeypatch.setenv("GRIDCAST_ALLOWED_MEDIA_TYPES_FILE", str(types))
     monkeypatch.setenv("GRIDCAST_UPLOAD_URLS_FILE", str(addresses))

@@ -31,7 +31,7 @@ def read_yaml(path: Path) -> Compose:
 
 
 def dockerfile_instructions() -> list[str]:
-    """Its instructions, each on one line."""
+    """The instructions of the Dockerfile, one string each."""
     text = re.sub(r"\\\n\s*", "", DOCKERFILE.read_text("utf-8"))
     return [line for line in text.splitlines() if line and not line.startswith("#")]
 
@@ -73,7 +73,7 @@ def test_an_image_has_the_packages_of_its_service_alone(service: str) -> None:
 
 
 def test_copied_files_are_readable_by_any_container_user() -> None:
-    """Under a umask of 077 it has its owner's rights alone."""
+    """Under a umask of 077 it has its owner's permissions alone."""
     found = dockerfile_stages()
     for name, (base, instructions) in found.items():
         from_the_tree = [line for line in instructions if line.startswith("COPY") and "--from=" not in line]
@@ -117,7 +117,7 @@ def test_schema_rejects_unknown_keys() -> None:
 
 @pytest.mark.parametrize("files", [[BASE_COMPOSE], [BASE_COMPOSE, CLUSTER_COMPOSE]], ids=["base", "cluster"])
 def test_docker_compose_1_29_accepts_the_file(files: list[Path], tmp_path: Path) -> None:
-    """Its own schema and its own merge of the files; no engine is asked."""
+    """Compose's own schema and merge of the files; no engine is needed."""
     program = shutil.which("docker-compose")
     if program is None or b"1.29" not in subprocess.check_output([program, "--version"]):
         pytest.skip("docker-compose 1.29 is not installed")
@@ -184,7 +184,7 @@ def test_services_scale() -> None:
 
 
 def test_an_image_is_built_by_one_service_that_all_its_users_wait_for() -> None:
-    """Compose v2 builds all services at once, and two that make the same image get into each other's way."""
+    """Compose v2 builds all services concurrently, and two that build the same image collide."""
     services = read_yaml(BASE_COMPOSE)["services"]
     builders = [service["image"] for service in services.values() if "build" in service]
     assert len(builders) == len(set(builders))
@@ -198,7 +198,7 @@ def test_an_image_is_built_by_one_service_that_all_its_users_wait_for() -> None:
         direct = set(services[name].get("depends_on", {}))
         return direct.union(*(waits_for(other) for other in direct))
 
-    # `backup` is run by hand, when the stack stands.
+    # `backup` is run by hand, when the stack is running.
     assert "credentials" in waits_for("database")
 
 
@@ -282,7 +282,7 @@ def test_mongodb_password_stays_in_the_vault(tmp_path: Path, monkeypatch: pytest
 
 
 def job_volumes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """Folders in the place of the job's volumes, and nothing in its environment."""
+    """Folders used as the job's volumes, and nothing in its environment."""
     vault, out = folder / "vault", folder / "out"
     for path in (vault, *(out / name for name in ("mongo", "redis", "upload", "stream", "socket"))):
         path.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The Kubernetes overlays, as kubectl builds them: valid in strict schemas of several versions, safe, consistent, closed."""
+"""The Kubernetes overlays as kubectl builds them: valid against strict schemas of several versions, safe, consistent, closed."""
 
 import copy
 import functools
@@ -19,7 +19,7 @@ KUBERNETES_VERSIONS = ("1.27", "1.30", "1.33", "1.35", "1.37")
 SERVICES = {"upload", "stream", "socket", "gateway"}
 INTERNET = "world"
 DNS_STALE_SECONDS = 30
-"""CoreDNS and NodeLocal DNSCache answer from memory for so long."""
+"""Seconds for which CoreDNS and NodeLocal DNSCache answer from their caches."""
 
 Object = dict[str, Any]
 
@@ -129,7 +129,7 @@ def test_services_end_gracefully(overlay: str) -> None:
         }
         probes = {kind: container[kind]["httpGet"]["path"] for kind in ("startupProbe", "livenessProbe")}
         assert set(probes.values()) == {"/livez"}
-        # One service that is away must not take the door for the others with it.
+        # One unavailable service must not take the gateway down for the others.
         assert container["readinessProbe"]["httpGet"]["path"] == ("/livez" if name == "gateway" else "/readyz")
 
 
@@ -187,7 +187,7 @@ def test_secrets_of_the_local_overlay_hold_what_the_pods_read() -> None:
 
 
 def allowed_flows(overlay: str) -> set[tuple[str, str, int]]:
-    """Who may open a connection to whom and to which port: what both sides' policies allow, DNS left out."""
+    """Allowed connections as (source, target, port): what the policies of both sides allow, DNS left out."""
     names = sorted({workload_name(workload) for workload in workloads(overlay)})
     policies = [spec["spec"] for name, spec in objects_by_name(overlay, "NetworkPolicy").items() if name != "names"]
 

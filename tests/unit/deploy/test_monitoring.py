@@ -1,4 +1,4 @@
-"""The dashboard and the alert rules ask only for metrics that exist, with labels that they have."""
+"""The dashboard and the alert rules query only metrics that exist, with labels that they have."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def promql_expressions() -> list[str]:
 
 
 def known_metrics() -> dict[str, set[str]]:
-    """Every metric of ours with its labels; Prometheus adds the last four."""
+    """Every metric that the services export with its labels; Prometheus adds the last four."""
     assert metrics.HTTP_REQUESTS
     found: dict[str, set[str]] = {}
     for name, collector in REGISTRY._names_to_collectors.items():
@@ -61,7 +61,7 @@ def test_every_queried_label_exists() -> None:
 
 
 def test_every_exported_metric_is_used() -> None:
-    """What nobody sees need not be counted."""
+    """A metric that no panel or alert shows need not be counted."""
     asked = " ".join(promql_expressions())
     ours = [
         kind for kind in vars(metrics).values() if isinstance(kind, (MetricWrapperBase, FastCounter, FastHistogram))
@@ -109,7 +109,7 @@ def fill_in_labels(annotation: str, labels: Mapping[str, str]) -> str:
 def test_alerts_fire_when_they_should(
     series: dict[str, str], firing: list[tuple[str, dict[str, str]]], tmp_path: Path
 ) -> None:
-    """Every 10 s a sample; looked at after six minutes."""
+    """A sample every 10 s; evaluated after six minutes."""
     if shutil.which("promtool") is None:
         pytest.skip("promtool, the judge, is not installed")
     given = [

@@ -1,4 +1,4 @@
-"""docs/operations.md: its table of settings says what the settings classes say, and it names no metric that is not there.
+"""docs/operations.md: its table of settings matches the settings classes, and every metric it names exists.
 
 Run as a program it writes the table.
 """
@@ -35,7 +35,7 @@ SETTINGS_TABLE = re.compile(r"(<!-- settings: .*? -->\n)(.*?)(<!-- end of settin
 
 
 def settings_rows() -> Iterator[tuple[str, str, str, str]]:
-    """Variable, whose it is, default, meaning: one row for settings that are the same everywhere."""
+    """Variable, services, default, meaning: one row for settings that are the same for all services."""
     merged: dict[tuple[str, str, str], list[str]] = {}
     for process, settings in SETTINGS_CLASSES.items():
         for name, field in settings.model_fields.items():

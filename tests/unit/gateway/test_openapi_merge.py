@@ -1,4 +1,4 @@
-"""Joining API documents."""
+"""gateway.openapi_merge: merging the documents of the services."""
 
 from typing import Any
 

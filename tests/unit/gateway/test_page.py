@@ -1,4 +1,4 @@
-"""The script of the web page, in Node with the little of a browser that it needs."""
+"""The script of the web page, in Node with stubs of the browser APIs that it uses."""
 
 import json
 import shutil

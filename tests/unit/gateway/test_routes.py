@@ -1,4 +1,4 @@
-"""The gateway's table: every line of the contract, and that no path has two readings."""
+"""The gateway's routes: every row of the contract, and that no path is ambiguous."""
 
 import pytest
 from hypothesis import given
@@ -96,7 +96,7 @@ def test_ambiguous_path_is_rejected(path: str) -> None:
 
 @given(st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=60).map("/".__add__))
 def test_routes_match_without_decoding(path: str) -> None:
-    """Any path either names one resource as it stands, or is refused: never after decoding, collapsing or cutting."""
+    """Any path either names one resource literally, or is rejected: never after decoding, collapsing or truncating."""
     try:
         found = routes.methods_of(path)
     except (BadRequest, NotFound):

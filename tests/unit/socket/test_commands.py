@@ -1,4 +1,4 @@
-"""What a client says, in its handshake and afterwards."""
+"""services.socket.commands and handshake: what a client sends when it connects, and afterwards."""
 
 import json
 

@@ -136,7 +136,7 @@ def test_acks_are_awaited_from_the_addressed_clients() -> None:
 
 
 def test_each_client_gets_all_of_its_events_in_order() -> None:
-    """1,000 random deliveries to 20 peers that come, go, join and part, against a list for each."""
+    """1,000 random deliveries to 20 clients that connect, disconnect, subscribe and unsubscribe, against a list for each."""
     chance = random.Random(7)
     hub = Hub()
     here: dict[str, tuple[SocketClient, RecordingSink, list[bytes]]] = {}

@@ -1,4 +1,4 @@
-"""services.stream.block_cache on a store that counts and can be held: bounds, one fetch for everybody, read-ahead."""
+"""services.stream.block_cache on a store that counts and can be paused: bounds, shared fetches, prefetch."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.anyio
 
 
 class GatedStore:
-    """Blocks whose content says which they are. `gate` holds every query; `missing` are not there."""
+    """Blocks whose content names them. `gate` holds every query; blocks in `missing` do not exist."""
 
     block_size = BLOCK_SIZE
 
@@ -180,7 +180,7 @@ async def test_size_limit_holds_at_all_times() -> None:
     await wait_for_tasks(cache)
     held = sum(len(data) + ENTRY_OVERHEAD_BYTES for data in cache._blocks.values())
     assert cache.size_bytes == held <= limit
-    # Queries under way count before their blocks are there, and there is always room for them.
+    # Running queries count before their blocks arrive, and are never refused.
     assert seen <= limit + 4 * MAX_BATCH_BLOCKS * ENTRY_SIZE
     assert cache._in_flight == {}
     assert not cache._prefetching_readers
@@ -211,14 +211,14 @@ async def test_waiting_for_a_fetch_slot_has_the_query_timeout(monkeypatch: pytes
 
 async def test_least_recently_used_blocks_are_evicted_first() -> None:
     store = GatedStore()
-    cache = BlockCache(store, 4 * ENTRY_SIZE)  # three, and one that a query needs beside its block
+    cache = BlockCache(store, 4 * ENTRY_SIZE)  # three blocks, and the one that a query needs besides
     for number in (0, 1, 2, 0, 3):
         await read_blocks(cache, make_info(), number, number)
     assert [number for _, number in cache._blocks] == [2, 0, 3]
 
 
 async def test_readers_share_the_prefetch_budget() -> None:
-    """Otherwise they would push each other's blocks out before they are read."""
+    """Otherwise they would evict each other's blocks before they are read."""
     store = GatedStore()
     cache = BlockCache(store, 40 * ENTRY_SIZE)
     readers = [read_blocks(cache, make_info(f"f{number}"), 0, 99, pause=0.0001) for number in range(20)]
@@ -228,7 +228,7 @@ async def test_readers_share_the_prefetch_budget() -> None:
 
 @pytest.mark.parametrize("blocks", [8, 20, 32, 33, 100])
 async def test_readers_of_one_batch_share_it(blocks: int) -> None:
-    """40 readers of different ranges (8 MiB are 32 blocks) on a cache of 256 MiB, which take their blocks at different speeds."""
+    """40 readers of different ranges (8 MiB are 32 blocks) on a cache of 256 MiB, which read their blocks at different speeds."""
     store = GatedStore()
     cache = BlockCache(store, 1000 * ENTRY_SIZE)
     rng = random.Random(blocks)
@@ -238,12 +238,12 @@ async def test_readers_of_one_batch_share_it(blocks: int) -> None:
     ]
     await asyncio.gather(*readers)
     needed = len(readers) * blocks
-    # Those who come first do not know yet how many follow.
+    # The first readers do not know yet how many follow.
     assert len(store.fetched_blocks) <= needed * 1.25
 
 
 async def test_idle_reader_does_not_slow_active_readers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """500 readers who took a block and stopped."""
+    """500 readers that read one block and stopped."""
     store = GatedStore()
     cache = BlockCache(store, 1000 * ENTRY_SIZE)
     with contextlib.ExitStack() as stalled:
@@ -262,7 +262,7 @@ async def test_idle_reader_does_not_slow_active_readers(monkeypatch: pytest.Monk
 
 
 async def test_uncached_block_is_one_miss() -> None:
-    """Whoever looks first and then goes the long way asked for it once."""
+    """A reader that tries the cache first and then fetches has requested the block once."""
     store = GatedStore()
     cache = BlockCache(store, 100 * ENTRY_SIZE)
     counts = metrics.CACHE_LOOKUPS.counts

@@ -1,6 +1,4 @@
-"""services.stream.download where the store keeps everybody waiting, and where the file is replaced before its first block is
-read.
-"""
+"""services.stream.download where the store is slow, and where the file is replaced before its first block is read."""
 
 import asyncio
 import contextlib
@@ -29,11 +27,11 @@ HALF_DEADLINE = 0.15
 
 
 CONNECTION = {EXTENSION: ConnectionInfo(extended_start=True)}
-"""Of a client that takes what it is sent."""
+"""The extensions of a connection whose client reads what it is sent."""
 
 
 class SlowStore:
-    """Files whose blocks are zeros, unless they are in `lost`. Finding and fetching take as long as they are told."""
+    """Files whose blocks are zeros, unless they are in `missing_files`. Looking up and fetching take the given times."""
 
     block_size = 255 * 1024
 
@@ -129,7 +127,7 @@ async def test_shutdown_before_the_response_head_is_503(finding: float, fetching
 
 
 async def _download_replaced(newer: MediaInfo, **headers: str) -> DownloadCase:
-    """FILE is remembered, and by the time its blocks are asked for they are gone."""
+    """FILE is cached, and by the time its blocks are fetched they are deleted."""
     store = SlowStore(FILE, newer)
     store.missing_files = {FILE.file_id}
     case = DownloadCase(store)
@@ -166,7 +164,7 @@ async def test_newer_file_fails_the_precondition() -> None:
 
 
 async def test_repeatedly_deleted_files() -> None:
-    """The last one is promised and cut: no answer at all would be a fault of ours."""
+    """The last one is promised and aborted: without any response it would be an internal error."""
     store = SlowStore(FILE, NEWER_FILE)
     store.missing_files = {FILE.file_id, NEWER_FILE.file_id}
     case = DownloadCase(store)

@@ -1,4 +1,4 @@
-"""services.stream.metadata_cache: how long something is remembered, and what is never remembered."""
+"""services.stream.metadata_cache: how long an entry is valid, and what is never cached."""
 
 import asyncio
 import json
@@ -213,13 +213,13 @@ async def test_malformed_invalidation_clears_the_cache(payload: bytes) -> None:
 
 
 async def run_ready_tasks() -> None:
-    """Let every task go as far as it can; no timer, since the clock may stand still."""
+    """Let every task run as far as it can; no timer, since the clock is fake."""
     for _ in range(5):
         await asyncio.sleep(0)
 
 
 async def test_slow_lookup_is_not_shared_for_long(fake_clock: FakeClock) -> None:
-    """Its answer may be as old as the question."""
+    """Its result may be as old as the start of the lookup."""
     store = CountingStore()
     catalogue = MetadataCache(store, 10, lambda: True)
     store.gate.clear()

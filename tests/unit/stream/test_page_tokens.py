@@ -1,4 +1,4 @@
-"""services.stream.page_tokens: what goes out comes back, and nothing else gets in."""
+"""services.stream.page_tokens: tokens round-trip, and nothing else is accepted."""
 
 import contextlib
 from datetime import UTC, datetime, timedelta

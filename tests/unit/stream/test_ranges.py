@@ -13,7 +13,7 @@ DIGITS = set("0123456789")
 
 
 def reference_ranges(header: str, length: int) -> list[int] | str:
-    """The positions asked for in the order of their first asking, `ignored` or `unsatisfiable`."""
+    """The byte positions in the order in which they are first requested, `ignored` or `unsatisfiable`."""
     if header[:6].lower() != "bytes=":
         return "ignored"
     elements = [element.strip(" \t") for element in header[6:].split(",")]
@@ -126,7 +126,7 @@ def test_range_table(header: str, expected: list[tuple[int, int]] | str) -> None
 
 
 LONG_WHITESPACE = " \t" * 8000
-"""As much as a head may hold."""
+"""As long as a header may be."""
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-"""services.stream.response_plan: each status with its fields, and several ranges as a mail parser of the standard library
-reads them.
+"""services.stream.response_plan: each status with its headers, and several ranges as the standard library's mail parser reads
+them.
 """
 
 import hashlib

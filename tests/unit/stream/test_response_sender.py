@@ -1,4 +1,4 @@
-"""services.stream.response_sender against a client that takes what it is given, takes nothing, or leaves."""
+"""services.stream.response_sender with a client that reads everything, reads nothing, or disconnects."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 
 class FakeAsgiClient:
-    """ASGI as uvicorn speaks it: `send` waits while the client is full, and returns without a word once it has gone."""
+    """ASGI as uvicorn implements it: `send` waits while the buffer is full, and returns silently after a disconnect."""
 
     def __init__(self) -> None:
         self.sent: list[dict[str, Any]] = []
@@ -40,7 +40,7 @@ class FakeAsgiClient:
 
 
 async def send_pieces(outlet: ResponseSender, pieces: int) -> int:
-    """Send so many pieces; how many were begun before the end."""
+    """Send that many pieces; returns how many were begun before the end."""
     begun = 0
     outlet.started = True
     with outlet:
@@ -138,7 +138,7 @@ async def test_send_timeout_does_not_cover_the_store() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux is known to say what was taken")
 async def test_slow_progress_restarts_the_send_timeout() -> None:
-    """Here the connection never has room again, and only the system knows that a little of it was taken."""
+    """The connection never becomes writable here, and only the kernel knows that some bytes were read."""
     client, patience = FakeAsgiClient(), SendTimeoutMonitor(0.2)
     client.writable.clear()
     clock = asyncio.create_task(patience.run())
@@ -159,7 +159,7 @@ async def test_slow_progress_restarts_the_send_timeout() -> None:
             await asyncio.sleep(0.02)
             theirs.recv(1000)
         assert not task.done()
-        with pytest.raises(ClientStalled):  # and now it takes nothing
+        with pytest.raises(ClientStalled):  # and from here it reads nothing
             await asyncio.wait_for(task, 5)
     clock.cancel()
 

@@ -1,4 +1,4 @@
-"""services.upload.app: whatever the store says at first, it is asked again."""
+"""services.upload.app: preparing the store is repeated until it succeeds."""
 
 import asyncio
 from typing import Any
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 
 
 class FailingStore:
-    """Refuses a few times, each time for another reason."""
+    """Fails a few times, each time with another error."""
 
     def __init__(self, *faults: Exception) -> None:
         self.errors = list(faults)
@@ -27,7 +27,7 @@ class FailingStore:
 async def test_store_is_prepared_once_it_is_available(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A right that is granted later needs no restart; what the server said of us is no client's business."""
+    """A permission that is granted later needs no restart; the database's error message is not shown to clients."""
     monkeypatch.setattr(application, "SCHEMA_RETRY_SECONDS", 0.01)
     app = FastAPI()
     refused = OperationFailure("not authorized on gridcast to execute command { secret }", 13)

@@ -1,4 +1,4 @@
-"""services.upload.body: a cut is heard at any moment."""
+"""services.upload.body: an abort is noticed at any moment."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Which media type a file gets."""
+"""services.upload.content_types: which media type a file gets."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""services.upload.limits: the floor under the free space holds for what is under way too."""
+"""services.upload.limits: the minimum of free space applies to active uploads too."""
 
 import asyncio
 from typing import Any
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 
 
 class FillingVolume:
-    """A volume that others fill as well."""
+    """A volume that is filled by other files as well."""
 
     def __init__(self, free: int) -> None:
         self.left = free
@@ -29,7 +29,7 @@ async def receive_nothing() -> Message:
 
 
 async def test_active_uploads_are_aborted_below_the_free_space_minimum(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A body whose length nobody stated, or others that grew meanwhile: 507 before the volume is full."""
+    """A body without a stated length, or other files that grew meanwhile: 507 before the volume is full."""
     monkeypatch.setattr("services.upload.limits.DISK_SPACE_POLL_SECONDS", 0.01)
     store: Any = FillingVolume(1000)
     limiter = UploadLimiter(max_uploads=1)

@@ -1,4 +1,4 @@
-"""services.upload.progress: it ends when the service does."""
+"""services.upload.progress: the reporter ends when the service does."""
 
 import asyncio
 from typing import Any
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.anyio
 
 
 class CancellingPublisher:
-    """Redis as a driver over Python 3.11's `asyncio.wait_for` shows it: a cancellation that comes with the answer is swallowed."""
+    """Redis as a driver over Python 3.11's `asyncio.wait_for` shows it: a cancellation that comes with the reply is swallowed."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
@@ -29,7 +29,7 @@ class CancellingPublisher:
 
 
 async def test_empty_file_has_a_total() -> None:
-    """Its length is known at the end alone, and is 0."""
+    """Its length is known only at the end, and is 0."""
     told: list[dict[str, Any]] = []
     ended = asyncio.Event()
 

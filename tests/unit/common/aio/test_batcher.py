@@ -1,4 +1,4 @@
-"""Calls that go together: who waits for whom, and what a fault does to those who wait."""
+"""services.common.aio.batcher: which calls form a batch, and what an error does to their callers."""
 
 import asyncio
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.anyio
 
 
 class RecordingBatch:
-    """Answers with ten times what it is asked, once it may."""
+    """Returns ten times each argument, once `release` is set."""
 
     def __init__(self) -> None:
         self.calls: list[list[int]] = []
@@ -60,7 +60,7 @@ async def test_cancelled_caller_does_not_cancel_the_others() -> None:
 
 @pytest.mark.parametrize("fault", [ServiceUnavailable("away"), ServiceUnavailable("slow", retry_after=7)])
 async def test_error_is_raised_to_all_waiters(fault: ServiceUnavailable) -> None:
-    """Also theirs who were not asked yet: behind a silent Redis nobody waits twice."""
+    """Also calls that are still queued: while Redis hangs no caller waits for two timeouts."""
     asked = RecordingBatch()
     asked.error = fault
     together: Batcher[int, int] = Batcher(asked, 1)

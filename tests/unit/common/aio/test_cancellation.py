@@ -1,4 +1,4 @@
-"""A task ends although it swallows cancellations."""
+"""services.common.aio.cancellation: a task ends although it swallows cancellations."""
 
 import asyncio
 

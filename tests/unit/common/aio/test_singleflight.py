@@ -1,4 +1,4 @@
-"""Many who want the same at the same time (services.common.aio.singleflight)."""
+"""services.common.aio.singleflight: concurrent callers share one call."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""The envelope: what goes in comes out, and what is against the rules is refused."""
+"""services.common.bus.events: CloudEvents round-trip, and invalid ones are rejected."""
 
 import json
 from typing import Any

@@ -1,5 +1,5 @@
-"""services.common.telemetry.json_logging in a process of its own, as a service has it: both ways of a line look the same and
-keep their order.
+"""services.common.telemetry.json_logging in a process of its own, as a service has it: lines of both paths have one format and keep
+their order.
 """
 
 import json

@@ -1,5 +1,5 @@
-"""services.common.telemetry.log_writer on real pipes: order, one write for some milliseconds, and a reader who stops, comes
-back or goes.
+"""services.common.telemetry.log_writer on real pipes: order, one write for some milliseconds, and a reader that stalls, resumes or
+closes the pipe.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ def lost_lines_message(count: int) -> str:
 
 
 def read_available(reader: int) -> bytes:
-    """What is there to be read."""
+    """The bytes that can be read now."""
     data = b""
     while select.select([reader], [], [], 0)[0] and (piece := os.read(reader, 1 << 16)):
         data += piece
@@ -107,7 +107,7 @@ async def test_stalled_pipe_reader_blocks_no_caller_and_the_buffer_is_bounded(os
     await asyncio.sleep(FLUSH_SECONDS)
     assert len(lines._unwritten) <= room.MAX_UNWRITTEN_LOG_BYTES
     assert lines._buffered_characters < room.LOG_BUFFER_CHARACTERS + len(line)
-    # He comes back: what waited arrives by itself, and then the number of what did not.
+    # The reader resumes: buffered lines arrive, and then the number of lost ones.
     data = b""
     async with asyncio.timeout(10):
         while not (b"lost" in data and data.endswith(b"\n")):

@@ -1,4 +1,4 @@
-"""services.common.web.app_factory: what an application built by it makes of a fault."""
+"""services.common.web.app_factory: how an application turns errors into responses."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -23,7 +23,7 @@ async def empty_lifespan(_: FastAPI) -> AsyncIterator[None]:
 
 
 async def test_client_disconnect_is_no_server_error() -> None:
-    """499 in the log and the metrics: nobody is there to read it, and a 500 would wake somebody up."""
+    """499 in the log and the metrics: no client reads the response, and a 500 would page an operator."""
     app = create_fastapi_app("test", "A test.", empty_lifespan, {})
 
     @app.get("/left")
@@ -47,7 +47,7 @@ async def test_client_disconnect_is_no_server_error() -> None:
 async def test_request_cancelled_at_the_shutdown_timeout_is_503(
     *, begun: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Or breaks off, where the answer has begun. Neither is a fault with a traceback."""
+    """Or an aborted response where it has begun. Neither is logged with a traceback."""
     waits = asyncio.Event()
     sent: list[Any] = []
 

@@ -43,7 +43,7 @@ header_pairs = st.lists(
 
 
 def request_headers(pairs: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """The lines for the service, taken apart again."""
+    """The header lines for the upstream, parsed again."""
     lines = headers.build_request_headers(pairs, CLIENT, "id-1")
     assert lines.endswith(b"\r\n")
     return [(name, value) for name, _, value in (line.partition(b": ") for line in lines[:-2].split(b"\r\n"))]

@@ -1,4 +1,4 @@
-"""Who is too slow: an exchange is moved through time by hand."""
+"""gateway.proxy.timeouts: which phase of an exchange times out, with a clock that the test advances."""
 
 import asyncio
 from typing import cast

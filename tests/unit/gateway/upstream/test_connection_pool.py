@@ -1,4 +1,4 @@
-"""The gateway's connections to replicas (gateway.upstream.connection_pool), before a small server: which are used again."""
+"""gateway.upstream.connection_pool: which connections are reused, with a small server."""
 
 import asyncio
 from typing import Self, cast
@@ -15,7 +15,7 @@ OK_RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 class CountingServer:
-    """Answers each request with TWO and counts connections."""
+    """Sends OK_RESPONSE to each request and counts connections."""
 
     def __init__(self) -> None:
         self.connections = 0

@@ -1,4 +1,4 @@
-"""Services given by name: what a lookup finds becomes replicas, and what it does not find changes nothing."""
+"""gateway.upstream.discovery: resolved addresses become upstreams, and a failed lookup changes nothing."""
 
 import asyncio
 import socket
@@ -18,7 +18,7 @@ DnsRecords = dict[str, list[str] | OSError]
 
 @pytest.fixture
 def dns_records(monkeypatch: pytest.MonkeyPatch) -> DnsRecords:
-    """What names stand for; changed by the test."""
+    """A resolver with addresses by hostname; changed by the test."""
     found: DnsRecords = {}
 
     async def getaddrinfo(_loop: object, host: str, port: int, **_options: object) -> list[Any]:
@@ -92,7 +92,7 @@ async def test_lookups_continue_after_an_error(dns_records: DnsRecords, monkeypa
 
 @pytest.mark.parametrize("silent", [False, True])
 async def test_gateway_is_ready_after_the_first_lookup(monkeypatch: pytest.MonkeyPatch, *, silent: bool) -> None:
-    """Else the first ones would find no replica. A resolver that is silent holds the start up for FIRST_SECONDS only."""
+    """Else the first requests would find no upstream. A hanging resolver delays the start for FIRST_SECONDS only."""
     monkeypatch.setattr("gateway.upstream.discovery.INITIAL_DNS_TIMEOUT_SECONDS", 0.05 if silent else 10.0)
     asked, known, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
     told, said = iter(["lifespan.startup", "lifespan.shutdown"]), asyncio.Queue[Any]()

@@ -1,4 +1,4 @@
-"""How the gateway reads an answer (gateway.upstream.response_parser): bytes in, cut anywhere; status, fields and body out."""
+"""gateway.upstream.response_parser: bytes in, split anywhere; status, headers and body out."""
 
 from itertools import pairwise
 
@@ -29,7 +29,7 @@ def read_body(answer: ResponseParser) -> bytes:
 def parse(
     raw: bytes, method: str = "GET", split_at: list[int] | None = None, *, closed: bool = False
 ) -> tuple[ResponseParser, bytes]:
-    """The answer in `raw`, fed in pieces that are cut at `cuts`."""
+    """The response in `raw`, fed in pieces that are split at `cuts`."""
     answer = ResponseParser()
     answer.start_response(method)
     edges = [0, *sorted({cut % (len(raw) + 1) for cut in split_at or ()}), len(raw)]

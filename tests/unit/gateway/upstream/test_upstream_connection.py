@@ -1,4 +1,4 @@
-"""One connection to a replica (gateway.upstream.upstream_connection), on a transport that only takes notes."""
+"""gateway.upstream.upstream_connection: one connection to an upstream, on a recording transport."""
 
 import asyncio
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ LONG_RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n"
 
 
 class FakeTransport:
-    """A transport."""
+    """A transport that records what is written."""
 
     def __init__(self) -> None:
         self.written = b""
@@ -41,7 +41,7 @@ class FakeTransport:
 
 
 class PoolCallbacks:
-    """What the pool was told."""
+    """The callbacks that the pool received."""
 
     def __init__(self) -> None:
         self.released: list[UpstreamConnection] = []

@@ -1,4 +1,4 @@
-"""Which replica is asked: shares, ejection, the one trial, addresses that change."""
+"""gateway.upstream.upstream_pool: selection, ejection, the health check that ends it, changing addresses."""
 
 import pytest
 from hypothesis import given

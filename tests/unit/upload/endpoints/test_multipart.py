@@ -1,4 +1,4 @@
-"""The form reader: the same events however the body is cut, and no body that breaks it."""
+"""services.upload.endpoints.multipart: the same events however the body is split, and no body that breaks the parser."""
 
 import itertools
 
@@ -28,7 +28,7 @@ BODY = form_body(
 
 
 def parse_events(body: bytes, split_at: list[int]) -> list[FormEvent]:
-    """What is read when the body is cut there; data that belongs together is joined."""
+    """The events of a body that is split there; adjacent data is joined."""
     reader = FormParser(BOUNDARY)
     found: list[FormEvent] = []
     edges = [0, *sorted(split_at), len(body)]
@@ -60,7 +60,7 @@ def test_form_split_at_any_byte(cuts: list[int]) -> None:
 
 @pytest.mark.parametrize("end", range(len(BODY) - 2))
 def test_truncated_body_is_never_complete(end: int) -> None:
-    """The parser itself says nothing (case 3)."""
+    """The parser itself reports nothing (case 3)."""
     reader = FormParser(BOUNDARY)
     reader.feed(BODY[:end])
     with pytest.raises(BadRequest, match="closing boundary"):
@@ -80,7 +80,7 @@ def test_arbitrary_bytes_raise_only_bad_request(noise: bytes, start: int, end: i
 
 
 def test_filename_star_is_ignored() -> None:
-    """Case 22: RFC 7578, 4.2 forbids it in a form; what stands in `filename` counts."""
+    """Case 22: RFC 7578, 4.2 forbids it in a form; the value of `filename` counts."""
     head = b'Content-Disposition: form-data; name="file"; filename="a.txt"; filename*=UTF-8\'\'..%2fevil\r\n\r\n'
     found = parse_events(b"--" + BOUNDARY + b"\r\n" + head + b"x\r\n--" + BOUNDARY + b"--\r\n", [])
     assert found[0] == FileStart("file", "a.txt", "")
@@ -103,7 +103,7 @@ def test_invalid_boundaries(content_type: bytes, error: type[GridcastError]) -> 
 
 
 def test_oversized_field_is_rejected_before_it_is_complete() -> None:
-    """Case 8: what is kept of a text field is bounded."""
+    """Case 8: the bytes kept of a text field are bounded."""
     reader = FormParser(BOUNDARY)
     reader.feed(form_part("folder", b"")[:-2])
     reader.feed(b"x" * 16 * 1024)

@@ -1,4 +1,4 @@
-"""Bytes in pieces of any size, cut into blocks of one size."""
+"""services.upload.writer.chunker: bytes in pieces of any size, split into blocks of one size."""
 
 import random
 
@@ -28,7 +28,7 @@ def test_chunks_preserve_every_byte(seed: int) -> None:
 
 
 def test_emitted_chunks_are_not_modified_later() -> None:
-    """The buffer is used again for the next block."""
+    """The buffer is reused for the next block."""
     blocks = Chunker(3)
     blocks.feed(b"abcd")
     (first,) = blocks.pop_blocks(9)

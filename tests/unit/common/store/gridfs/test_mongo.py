@@ -1,5 +1,5 @@
-"""services.common.store.gridfs.mongo: which faults of a driver mean that MongoDB is away. The rest are ours, and stay what
-they are.
+"""services.common.store.gridfs.mongo: which driver errors mean that MongoDB is unavailable. The others are our own and are not
+translated.
 """
 
 import asyncio
