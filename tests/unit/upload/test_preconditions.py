@@ -9,13 +9,7 @@ from services.common.errors import BadRequest
 from services.common.store.upload_store import Preconditions
 from services.upload import preconditions
 
-FIRST_SHA256 = hashlib.sha256(b"1").hexdigest()
-
-
-SECOND_SHA256 = hashlib.sha256(b"2").hexdigest()
-FIRST_ETAG, SECOND_ETAG = (f'"sha256-{sha256}"' for sha256 in (FIRST_SHA256, SECOND_SHA256))
-
-
+FIRST_ETAG, SECOND_ETAG = (f'"sha256-{hashlib.sha256(data).hexdigest()}"' for data in (b"1", b"2"))
 NOW = datetime(2026, 11, 3, 4, 5, 6, tzinfo=UTC)
 
 
@@ -25,20 +19,13 @@ NOW = datetime(2026, 11, 3, 4, 5, 6, tzinfo=UTC)
         (None, None, Preconditions()),
         ("*", None, Preconditions(must_exist=True)),
         (None, "*", Preconditions(must_not_exist=True)),
-        (f'"sha256-{FIRST_SHA256}"', None, Preconditions(etag_in=frozenset({FIRST_ETAG}))),
-        (
-            f'"x" , "sha256-{FIRST_SHA256}", W/"sha256-{SECOND_SHA256}"',
-            None,
-            Preconditions(etag_in=frozenset({'"x"', FIRST_ETAG})),
-        ),
+        (FIRST_ETAG, None, Preconditions(etag_in=frozenset({FIRST_ETAG}))),
+        (f'"x" , {FIRST_ETAG}, W/{SECOND_ETAG}', None, Preconditions(etag_in=frozenset({'"x"', FIRST_ETAG}))),
         ('"x"', None, Preconditions(etag_in=frozenset({'"x"'}))),
-        (f',, "x", ,"sha256-{FIRST_SHA256}", ,', None, Preconditions(etag_in=frozenset({'"x"', FIRST_ETAG}))),
-        (
-            None,
-            f'W/"sha256-{FIRST_SHA256}","sha256-{SECOND_SHA256}"',
-            Preconditions(etag_not_in=frozenset({FIRST_ETAG, SECOND_ETAG})),
-        ),
-        ("*", f'"sha256-{FIRST_SHA256}"', Preconditions(must_exist=True, etag_not_in=frozenset({FIRST_ETAG}))),
+        (f"W/{FIRST_ETAG}", None, Preconditions(etag_in=frozenset())),
+        (f',, "x", ,{FIRST_ETAG}, ,', None, Preconditions(etag_in=frozenset({'"x"', FIRST_ETAG}))),
+        (None, f"W/{FIRST_ETAG},{SECOND_ETAG}", Preconditions(etag_not_in=frozenset({FIRST_ETAG, SECOND_ETAG}))),
+        ("*", FIRST_ETAG, Preconditions(must_exist=True, etag_not_in=frozenset({FIRST_ETAG}))),
     ],
 )
 def test_preconditions(if_match: str | None, if_none_match: str | None, expected: Preconditions) -> None:

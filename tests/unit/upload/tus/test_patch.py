@@ -12,8 +12,6 @@ from services.upload.tus.patch import PatchRequest, lost_upload_error
 
 FIRST_SHA256 = hashlib.sha256(b"1").hexdigest()
 FIRST_ETAG = f'"sha256-{FIRST_SHA256}"'
-
-
 NOW = datetime(2026, 11, 3, 4, 5, 6, tzinfo=UTC)
 
 
