@@ -39,8 +39,8 @@ MUTATIONS: dict[str, Mutation] = {
     "another version": lambda document: document.update(asyncapi="2.6.0"),
     "a member that nobody knows": lambda document: document.update(paths={}),
     "a server without a host": lambda document: document["servers"]["local"].pop("host"),
-    "an action of version 2": lambda document: document["operations"]["hear"].update(action="publish"),
-    "an operation without a channel": lambda document: document["operations"]["say"].pop("channel"),
+    "an action of version 2": lambda document: document["operations"]["serverMessages"].update(action="publish"),
+    "an operation without a channel": lambda document: document["operations"]["clientCommands"].pop("channel"),
     "a message that is a text": lambda document: document["channels"]["socket"]["messages"].update(first="First"),
     "a binding with a wrong method": lambda document: document["channels"]["socket"]["bindings"]["ws"].update(
         method="PUT"

@@ -111,7 +111,7 @@ async def test_every_server_frame_is_in_the_document(single_replica: SocketRepli
 )
 def test_documented_commands_match_the_parser(said: dict[str, Any], name: str | None) -> None:
     understood = not isinstance(commands.parse_command(json.dumps(said)), commands.InvalidCommand)
-    receive = {message["$ref"].rpartition("/")[2] for message in DOCUMENT["operations"]["say"]["messages"]}
+    receive = {message["$ref"].rpartition("/")[2] for message in DOCUMENT["operations"]["clientCommands"]["messages"]}
     fits = {one for one in matching_messages(said) if one.lower() in receive}
     assert fits == ({name} if name else set())
     assert understood == (name is not None)
