@@ -1,47 +1,47 @@
-# The verbs of this repository; `make help` lists them. Needs Python 3.11 or newer and a package index, nothing else.
+# Commands of this repository; `make help` lists them. Requires Python 3.11 or newer and a package index.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Most tests wait for a server, not for a core. Files go in the order of their names, which has the slow ones first: by number of tests
-# (xdist's own order) two of three workers had nothing to do in the last minutes.
+# Most tests wait for a server, not for a core. Files run in the order of their names, which has the slow ones first: ordered by number of
+# tests (xdist's default), two of three workers were idle in the last minutes.
 WORKERS ?= 4
 EXTRAS := upload stream socket gateway
 
-# What the local run is told; each may be left out.
+# Options of the local run; all are optional.
 RUN_OPTIONS := $(if $(PORT),--port "$(PORT)") $(if $(DATA),--data "$(DATA)") $(if $(UPLOADS),--uploads "$(UPLOADS)") \
   $(if $(STREAMS),--streams "$(STREAMS)") $(if $(SOCKETS),--sockets "$(SOCKETS)")
 
 .PHONY: help run test test-long test-containers coverage bench lint lock setup format
 .DEFAULT_GOAL := help
 
-help: ## show this list
+help: ## list all commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/local.stamp ## start the whole stack on this machine; PORT= DATA= UPLOADS= STREAMS= SOCKETS=
 	@exec $(BIN)/python -m deploy.local $(RUN_OPTIONS)
 
 ifeq ($(strip $(T)$(K)),)
-test: lint ## everything that needs no container engine; T=PATH and K=EXPR run a part of it without the lint
+test: lint ## lint, then all tests that need no container engine; T=PATH K=EXPR: only these, without lint
 	$(BIN)/python -m pytest -m "not long and not containers" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 else
 test: setup
-	$(BIN)/python -m pytest -m "not containers" $(if $(K),-k "$(K)") $(T)
+	$(BIN)/python -m pytest -m "not long and not containers" $(if $(findstring .py,$(T)),,-n $(WORKERS) --dist loadfile) $(if $(K),-k "$(K)") $(T)
 endif
 
-test-long: lint ## the same with the figures of every promise
+test-long: lint ## the same, with the full figures of every guarantee
 	$(BIN)/python -m pytest -s -m "not containers"
 
-test-containers: setup ## the compose stack for real; needs docker
+test-containers: setup ## test the compose stack; needs docker
 	$(BIN)/python -m pytest -s -m containers tests/containers
 
-coverage: setup ## the tests of `make test` with the coverage of product code, child processes included
+coverage: setup ## run the tests and print the coverage of product code
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m coverage run -m pytest -m "not long and not containers" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
-bench: setup ## the side-by-side figures
+bench: setup ## print the benchmarks, side by side with other servers
 	@set -e; for one in upload stream socket gateway; do $(BIN)/python -m tests.bench.$$one; done
 
 lint: setup ## ruff, mypy, import-linter
@@ -50,11 +50,11 @@ lint: setup ## ruff, mypy, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: setup ## put the code into shape
+format: setup ## format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-setup: $(VENV)/dev.stamp ## make .venv with everything that tests need
+setup: $(VENV)/dev.stamp ## create .venv with everything that tests need
 
 # Where uv is not in .venv it comes into an environment that is thrown away.
 lock: $(VENV)/made.stamp ## compile requirements/*.txt from pyproject.toml

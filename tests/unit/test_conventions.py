@@ -1,15 +1,78 @@
 """The rules of the house, and that the tools which hold them really do."""
 
+import ast
 import re
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 LINT_IMPORTS = Path(sys.executable).with_name("lint-imports")
+PRODUCT_DIRS = ("services", "gateway", "deploy", "clients")
+OLD_NAME_EXEMPTIONS = {
+    "CHANGELOG.md",
+    "docs/adr/0016-one-language.md",
+    "services/common/variables.py",  # gives the new name of a renamed variable
+    "tests/integration/test_legacy_data.py",  # starts the services of an old commit
+    "tests/support/legacy_data.py",
+    "tests/unit/banned_names.txt",
+    "tests/unit/common/test_variables.py",
+    "tests/unit/test_conventions.py",
+}
+"""Files that quote names from before ADR 16 on purpose."""
+
+# Phrases from before ADR 16: each says in private words what the field has a term for, or hides who does what.
+BANNED_PHRASES = (
+    r"whoever",
+    r"nobody",
+    r"somebody",
+    r"anybody",
+    r"everybody",
+    r"knows? (?:no|not|neither|nothing|none|only)",  # an import contract says it
+    r"stands? in for",
+    r"stands? (?:between|behind|before|here|there)",
+    r"stands? in",
+    r"taken over",
+    r"takes? over from",
+    r"takes nothing",
+    r"believe[sd]?",
+    r"at the longest",
+    r"so many",
+    r"(?:is|are|was|were|be) told",
+    r"say(?:s|ing)? goodbye",
+    r"left alone",
+    r"put aside",
+    r"(?:at )?the door",
+    r"front door",
+    r"one of ours",
+    r"a question of (?:our|its) own",
+    r"better than a refusal",
+    r"is for the (?:commit|caller) to say",
+    r"who is new",
+    r"of no use",
+    r"how long one may",
+    r"what waits for it",
+    r"in which an? (?:client|service) takes",
+    r"answers that no",
+    r"lives? on",
+    r"janitor",
+    r"litter",
+    r"leash",
+    r"last ?words",
+    r"obituary",
+    r"patience",
+    r"trials",
+    r"strays?",
+    r"swept",
+    r"sweep(?:s|er)?",
+    r"goes the way of",
+    r"the world of",
+)
 
 
 def tracked_files() -> list[Path]:
@@ -89,3 +152,165 @@ def test_rooms_are_small_and_say_what_they_are_for() -> None:
             assert text.startswith(('"""', 'r"""', "#!")), f"{inside} has no docstring"
             assert text.count("\n") <= 400, f"{inside} is a room too large"
             assert inside.stem not in {"utils", "helpers", "manager", "base"}, inside
+
+
+def product_sources() -> list[Path]:
+    """The Python files of product code."""
+    return [path for path in tracked_files() if path.suffix == ".py" and relative(path).split("/")[0] in PRODUCT_DIRS]
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def read_banned_names() -> dict[str, list[str]]:
+    """The lines of banned_names.txt by the heading above them."""
+    sections: dict[str, list[str]] = {}
+    for line in (ROOT / "tests/unit/banned_names.txt").read_text("utf-8").splitlines():
+        if line.startswith("["):
+            section = sections.setdefault(line.strip("[]"), [])
+        elif line and not line.startswith("#"):
+            section.append(line)
+    return sections
+
+
+BANNED_NAMES = read_banned_names()
+
+
+def assigned_names(node: ast.stmt) -> Iterator[str]:
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return (name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name))
+
+
+def defined_names(source: str) -> set[str]:
+    """Qualified names that a module defines: functions, classes, constants; methods, fields and attributes of its classes."""
+    names: set[str] = set()
+    for node in ast.parse(source).body:
+        names.update(assigned_names(node))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            members = {name for statement in node.body for name in assigned_names(statement)}
+            members |= {item.name for item in node.body if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef)}
+            members |= {
+                item.attr
+                for item in ast.walk(node)
+                if isinstance(item, ast.Attribute)
+                and isinstance(item.ctx, ast.Store)
+                and isinstance(item.value, ast.Name)
+                and item.value.id == "self"
+            }
+            names |= {f"{node.name}.{member}" for member in members}
+    return names
+
+
+def find_words(pattern: re.Pattern[str], paths: list[Path]) -> list[str]:
+    """Each match as `file:line: text`."""
+    return [
+        f"{relative(path)}:{number}: {match[0]}"
+        for path in paths
+        for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), 1)
+        for match in pattern.finditer(line)
+    ]
+
+
+def test_old_definitions_are_gone() -> None:
+    """Methods and attributes count as well. Each line of the list names the file where the thing lives now."""
+    cache: dict[str, set[str]] = {}
+    found = []
+    for line in BANNED_NAMES["definitions"]:
+        name, definition = line.split()
+        if (ROOT / name).is_file():
+            if name not in cache:
+                cache[name] = defined_names((ROOT / name).read_text("utf-8"))
+            if definition in cache[name]:
+                found.append(line)
+    assert found == []
+
+
+def test_old_modules_are_gone() -> None:
+    """Neither the file, nor its path in a document, nor an import of it. A package may have the name that a module had."""
+    assert [name for name in BANNED_NAMES["modules"] if (ROOT / name).exists()] == []
+    texts = [
+        path
+        for path in tracked_files()
+        if path.suffix in {".py", ".md", ".toml", ".yml", ".yaml"} and relative(path) not in OLD_NAME_EXEMPTIONS
+    ]
+    dotted = [
+        name.removesuffix(".py").replace("/", ".")
+        for name in BANNED_NAMES["modules"]
+        if not (ROOT / name.removesuffix(".py")).is_dir()
+    ]
+    pattern = re.compile(
+        r"(?<![\w/.])(?:" + "|".join(re.escape(name) for name in [*BANNED_NAMES["modules"], *dotted]) + r")(?![\w/])"
+    )
+    found = find_words(pattern, texts)
+    assert not found, "\n".join(found)
+
+
+def test_old_class_names_are_gone() -> None:
+    banned = set(BANNED_NAMES["classes"])
+    found = [
+        f"{relative(path)}: class {node.name}"
+        for path in product_sources()
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ClassDef) and node.name in banned
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("kind", ["settings", "metrics"])
+def test_old_settings_and_metrics_are_gone(kind: str) -> None:
+    pattern = re.compile(r"\b(?:" + "|".join(BANNED_NAMES[kind]) + r")(?:_(?:FILE|bucket|sum|count))?\b")
+    found = find_words(pattern, [path for path in tracked_files() if relative(path) not in OLD_NAME_EXEMPTIONS])
+    assert not found, "\n".join(found)
+
+
+def test_old_labels_are_gone() -> None:
+    tree = ast.parse((ROOT / "services/common/telemetry/metrics.py").read_text("utf-8"))
+    labels = {
+        f"{call.args[0].value!s} {label.value!s}"
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call) and len(call.args) > 2 and isinstance(call.args[0], ast.Constant)
+        for label in (call.args[2].elts if isinstance(call.args[2], ast.List) else [])
+        if isinstance(label, ast.Constant)
+    }
+    assert labels, "the metrics are declared in another way"
+    assert sorted(labels & set(BANNED_NAMES["labels"])) == []
+
+
+def test_old_log_fields_are_gone() -> None:
+    found = []
+    for line in BANNED_NAMES["log fields"]:
+        name, field = line.split()
+        assert (ROOT / name).is_file(), f"{name} has moved: correct banned_names.txt"
+        if re.search(rf'"{field}"(?::|\] *=)', (ROOT / name).read_text("utf-8")):
+            found.append(line)
+    assert found == []
+
+
+def test_sentences_are_plain_english() -> None:
+    """Product code, documents and configuration; not tests."""
+    pattern = re.compile(rf"\b(?:{'|'.join(BANNED_PHRASES)})\b".replace(" ", r"\s+"), re.IGNORECASE)
+    skipped = ("tests/", "requirements/", "clients/js/", "clients/angular")
+    paths = [
+        path
+        for path in tracked_files()
+        if path.suffix not in {".png", ".ico", ".woff2", ".json", ".lock"}
+        and relative(path) not in OLD_NAME_EXEMPTIONS
+        and not relative(path).startswith(skipped)
+    ]
+    found = find_words(pattern, paths)
+    assert not found, f"{len(found)} places\n" + "\n".join(found)
+
+
+def test_classes_and_constants_are_defined_once() -> None:
+    """A class or an ALL_CAPS constant of product code has one file. Type variables of one letter may repeat."""
+    places: dict[str, set[str]] = defaultdict(set)
+    for path in product_sources():
+        for node in ast.parse(path.read_text("utf-8")).body:
+            names = [node.name] if isinstance(node, ast.ClassDef) else [n for n in assigned_names(node) if n.isupper()]
+            for name in names:
+                places[name].add(relative(path))
+    repeated = {name: sorted(files) for name, files in places.items() if len(files) > 1 and len(name) > 1}
+    assert repeated == {}
