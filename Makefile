@@ -26,7 +26,7 @@ test: lint ## lint, then all tests that need no container engine; T=PATH K=EXPR:
 	$(BIN)/python -m pytest -m "not long and not containers" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 else
 test: setup
-	$(BIN)/python -m pytest -m "not long and not containers" $(if $(findstring .py,$(T)),,-n $(WORKERS) --dist loadfile) $(if $(K),-k "$(K)") $(T)
+	$(BIN)/python -m pytest $(if $(findstring .py,$(T)),-m "not containers",-m "not long and not containers" -n $(WORKERS) --dist loadfile) $(if $(K),-k "$(K)") $(T)
 endif
 
 test-long: lint ## the same, with the full figures of every guarantee
