@@ -17,7 +17,7 @@ from services.common.errors import BadRequest, GridcastError, RequestTimeout, To
 from services.common.http.encoding import PreparedResponse, encode_error_response, encode_response_head
 from services.common.http.request_parser import EndOfMessage, RequestHead, RequestParser
 from services.common.server import tcp
-from services.common.server.connection_info import EXTENSION, ConnectionInfo
+from services.common.server.connection_info import CONNECTION_INFO_EXTENSION, ConnectionInfo
 from services.common.server.contract import ServerConfig, ServerState
 from services.common.server.cycle import RequestCycle
 from services.common.server.scope import http_scope
@@ -210,7 +210,7 @@ class HTTPConnection(asyncio.Protocol):
         if len(self._queue) >= MAX_PIPELINED:
             self._refuse(TooManyRequests("too many pipelined requests on one connection"))
             return
-        scope = http_scope(self._scope, head, self._app_state.copy(), {EXTENSION: self._info})
+        scope = http_scope(self._scope, head, self._app_state.copy(), {CONNECTION_INFO_EXTENSION: self._info})
         if head.upgrade:
             self._on_upgrade(head, scope, busy=busy)
             return

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from services.common.asgi import Scope
 
-EXTENSION = "gridcast.connection"
+CONNECTION_INFO_EXTENSION = "gridcast.connection"
 """Key in the scope's `extensions`."""
 
 
@@ -46,5 +46,5 @@ UNKNOWN = ConnectionInfo()
 
 def connection_info(scope: Scope) -> ConnectionInfo:
     """Return what the server says of the connection of this scope."""
-    info = (scope.get("extensions") or {}).get(EXTENSION)
+    info = (scope.get("extensions") or {}).get(CONNECTION_INFO_EXTENSION)
     return info if isinstance(info, ConnectionInfo) else UNKNOWN

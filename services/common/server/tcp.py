@@ -19,7 +19,7 @@ more, and that is 80 s of a radio station: who reads slowly looked like one who 
 """
 _NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 
-_ENDED = frozenset({7, 8})
+_CLOSED_STATES = frozenset({7, 8})
 """TCP_CLOSE behind a reset, TCP_CLOSE_WAIT behind a FIN (Linux, netinet/tcp.h)."""
 
 
@@ -37,7 +37,7 @@ def peer_sent_fin(transport: asyncio.BaseTransport) -> bool:
         state: int = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
     except OSError:
         return False
-    return state in _ENDED
+    return state in _CLOSED_STATES
 
 
 def unacknowledged_bytes(transport: asyncio.BaseTransport) -> int | None:

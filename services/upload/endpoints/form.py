@@ -39,7 +39,7 @@ router = APIRouter(tags=["upload"])
 
 FORM_FIELDS = ("folder", "sid")
 
-_OPENAPI: dict[str, Any] = {
+_FORM_OPENAPI: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
@@ -65,7 +65,7 @@ _OPENAPI: dict[str, Any] = {
     response_model=str,
     response_description="the id of the stored file",
     responses=openapi_problems(400, 408, 409, 413, 415, 429, 503, 507),
-    openapi_extra=_OPENAPI,
+    openapi_extra=_FORM_OPENAPI,
     max_body_size=sys.maxsize,
 )
 async def upload_form(

@@ -15,7 +15,7 @@ from services.common.errors import BadRequest, ContentTooLarge, UnsupportedMedia
 MAX_BOUNDARY_BYTES = 70
 """RFC 2046, 5.1.1."""
 MAX_FORM_PARTS = 64
-MAX_FIELD_BYTES = 16 * 1024
+MAX_FORM_FIELD_BYTES = 16 * 1024
 """Bytes of one text field. The longest valid one is a folder of 1,024; a longer folder gets an error that says so."""
 MAX_FORM_OVERHEAD_BYTES = 1024 * 1024
 """Bytes of a form beside the file: boundaries, headers, fields, preamble and epilogue."""
@@ -155,8 +155,8 @@ class FormParser:
             self._events.append(FileData(data[start:end]))
             return
         self._field_value += data[start:end]
-        if len(self._field_value) > MAX_FIELD_BYTES:
-            raise ContentTooLarge(f"the field {self._field_name!r} is longer than {MAX_FIELD_BYTES} bytes")
+        if len(self._field_value) > MAX_FORM_FIELD_BYTES:
+            raise ContentTooLarge(f"the field {self._field_name!r} is longer than {MAX_FORM_FIELD_BYTES} bytes")
 
     def _on_part_end(self) -> None:
         if self._field_name is None:

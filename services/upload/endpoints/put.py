@@ -34,7 +34,7 @@ from services.upload.writer.upload_writer import UploadWriter
 
 router = APIRouter(tags=["upload"])
 
-_OPENAPI: dict[str, Any] = {
+_PUT_OPENAPI: dict[str, Any] = {
     "requestBody": {"required": True, "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}},
     "parameters": [
         IF_MATCH_PARAMETER,
@@ -53,7 +53,7 @@ _OPENAPI: dict[str, Any] = {
         201: {"description": "the file was created; its description"},
         **openapi_problems(400, 408, 409, 412, 413, 415, 429, 503, 507),
     },
-    openapi_extra=_OPENAPI,
+    openapi_extra=_PUT_OPENAPI,
     max_body_size=sys.maxsize,
 )
 async def put_file(

@@ -12,7 +12,7 @@ import pytest
 
 from services.common.errors import PreconditionFailed, RangeNotSatisfiable, ServiceUnavailable
 from services.common.media import MediaInfo, MediaName
-from services.common.server.connection_info import EXTENSION, ConnectionInfo
+from services.common.server.connection_info import CONNECTION_INFO_EXTENSION, ConnectionInfo
 from services.common.store.errors import CorruptFile
 from services.common.telemetry import metrics
 from services.stream.block_cache import BlockCache
@@ -26,7 +26,7 @@ FILE = MediaInfo("m", "1", "", "a", 200_000, "video/webm", "00", datetime(2026, 
 HALF_DEADLINE = 0.15
 
 
-CONNECTION = {EXTENSION: ConnectionInfo(extended_start=True)}
+CONNECTION = {CONNECTION_INFO_EXTENSION: ConnectionInfo(extended_start=True)}
 """The extensions of a connection whose client reads what it is sent."""
 
 

@@ -31,11 +31,11 @@ class WebSocketState(Enum):
     """The connection is lost."""
 
 
-class ClientDisconnected(OSError):
+class WebSocketClosed(OSError):
     """The application sends to a client that has gone, or behind a close frame (ASGI wants an OSError)."""
 
 
-class CycleOwner(Protocol):
+class WebSocketCycleOwner(Protocol):
     """The connection that does what the application asks for."""
 
     state: WebSocketState
@@ -70,7 +70,7 @@ class WebSocketCycle:
 
     __slots__ = ("_handshake", "_owner", "_queue")
 
-    def __init__(self, owner: CycleOwner, handshake: Handshake) -> None:
+    def __init__(self, owner: WebSocketCycleOwner, handshake: Handshake) -> None:
         self._owner = owner
         self._handshake = handshake
         self._queue: asyncio.Queue[Message] = asyncio.Queue()
@@ -95,7 +95,7 @@ class WebSocketCycle:
         owner = self._owner
         try:
             await app(scope, self.receive, self.send)
-        except ClientDisconnected:
+        except WebSocketClosed:
             pass
         except BaseException:  # whatever it is, the client gets an end
             LOGGER.exception("Exception in ASGI application\n")
@@ -114,7 +114,7 @@ class WebSocketCycle:
         return message
 
     async def send(self, message: Message) -> None:
-        """ASGI's send. Raises ClientDisconnected, and RuntimeError for a message out of its turn."""
+        """ASGI's send. Raises WebSocketClosed, and RuntimeError for a message out of its turn."""
         owner = self._owner
         await owner.drain()
         kind = message["type"]
@@ -128,7 +128,7 @@ class WebSocketCycle:
                 self.put_disconnect(1006)
                 owner.refuse(response)
         elif owner.state is not WebSocketState.OPEN:
-            raise ClientDisconnected(f"{kind} behind the end of the connection")
+            raise WebSocketClosed(f"{kind} behind the end of the connection")
         elif kind == "websocket.send":
             owner.send_message(message)
         elif kind == "websocket.close":

@@ -15,7 +15,7 @@ from websockets.frames import Frame, Opcode
 from services.common.server.connection import HTTPConnection
 from services.common.server.contract import ServerConfig, ServerState
 from services.common.server.websocket.connection import WebSocketConnection
-from services.common.server.websocket.cycle import ClientDisconnected
+from services.common.server.websocket.cycle import WebSocketClosed
 from services.common.server.websocket.messages import MessageAssembler, MessageError
 from services.socket.asgi_connection import payload
 from services.socket.connection import encode_text_frame
@@ -66,7 +66,7 @@ class Application:
         self.told.append(message)
         try:
             await send({"type": "websocket.send", "text": "late"})
-        except ClientDisconnected as error:
+        except WebSocketClosed as error:
             self.failed.append(error)
 
 
