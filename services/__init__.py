@@ -1,1 +1,1 @@
-"""The services. None imports another; what two of them need stands in `services.common`."""
+"""The services. None imports another; what two of them need is in `services.common`."""

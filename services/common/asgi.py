@@ -10,7 +10,7 @@ Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 CLIENT_CLOSED_REQUEST = 499
-"""nginx's status for a client that disconnected before it was answered; it stands in logs and metrics only."""
+"""nginx's status for a client that disconnected before it was answered; used in logs and metrics only."""
 
 
 class ClientDisconnected(Exception):

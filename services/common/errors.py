@@ -1,30 +1,30 @@
-"""One tree of errors, each with the HTTP status it becomes and a text that is safe to show.
+"""The errors of all services, each with its HTTP status and a text that is safe to show.
 
     GridcastError
-     +- BadRequest             400  what the client sent does not follow the rules
+     +- BadRequest             400  the request is invalid
      +- Forbidden              403
      +- NotFound               404
      +- MethodNotAllowed       405
-     +- TooSlow                408
+     +- RequestTimeout         408
      +- Conflict               409
-     |   +- NotUnique               the name is taken
+     |   +- AlreadyExists           the name is taken
      +- Gone                   410
      +- PreconditionFailed     412
-     +- TooLarge               413
-     +- TargetTooLong          414
+     +- ContentTooLarge        413
+     +- URITooLong             414
      +- UnsupportedMediaType   415
      +- RangeNotSatisfiable    416
      +- ExpectationFailed      417
-     +- TooMany                429
-     +- FieldsTooLarge         431
+     +- TooManyRequests        429
+     +- HeadersTooLarge        431
      +- ChecksumMismatch       460  (tus)
-     +- Internal               500  our fault
+     +- InternalServerError    500  our fault
      +- BadGateway             502
-     +- Unavailable            503  + Retry-After
+     +- ServiceUnavailable     503  + Retry-After
      +- GatewayTimeout         504
-     +- NoSpace                507
+     +- InsufficientStorage    507
 
-Stores and drivers raise these at their border; `services.common.web.app_factory` and the gateway render them.
+Adapters of stores and drivers raise these; `services.common.web` and the gateway render them as responses.
 """
 
 import json
@@ -35,7 +35,7 @@ PROBLEM_MEDIA_TYPE = "application/problem+json"
 
 
 class GridcastError(Exception):
-    """A fault with a status. `detail` is shown to the client as it stands, so it holds no secret and no address."""
+    """An error with an HTTP status. The client sees `detail` unchanged, so it must contain no secret and no address."""
 
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Internal Server Error"
@@ -48,7 +48,7 @@ class GridcastError(Exception):
 
 
 class BadRequest(GridcastError):
-    """400. The detail begins with the tutorial's words."""
+    """400. The detail begins with "Validation Error: ", as in the tutorial."""
 
     status = 400
     title = "Bad Request"
@@ -175,7 +175,7 @@ class HeadersTooLarge(GridcastError):
 
 
 class InternalServerError(GridcastError):
-    """500. The log says what happened; the client is told nothing of it."""
+    """500. The log has the cause; the response does not show it."""
 
     def __init__(self) -> None:
         super().__init__("internal server error")
@@ -213,18 +213,18 @@ class InsufficientStorage(GridcastError):
 
 
 def encode_problem(error: GridcastError) -> bytes:
-    """The body of an error answer: RFC 9457 members, `detail` being the one FastAPI's clients read."""
+    """Return the body of an error response: the members of RFC 9457, of which clients of FastAPI read `detail`."""
     members = {"type": "about:blank", "title": error.title, "status": error.status, "detail": error.detail}
     return json.dumps(members, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def problem_headers(error: GridcastError, body: bytes) -> list[tuple[bytes, bytes]]:
-    """The header fields that go with `problem`, raw and in lower case."""
-    own = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in error.headers.items()]
+    """Return the header fields of an error response, raw and in lower case."""
+    extra = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in error.headers.items()]
     return [
         (b"content-type", PROBLEM_MEDIA_TYPE.encode("ascii")),
         (b"content-length", str(len(body)).encode("ascii")),
         (b"cache-control", b"no-store"),
         (b"x-content-type-options", b"nosniff"),
-        *own,
+        *extra,
     ]

@@ -1,4 +1,4 @@
-"""Settings that every service has. Environment variables `GRIDCAST_*`; a secret may stand in a file named by `GRIDCAST_*_FILE`.
+"""Settings that every service has. Environment variables `GRIDCAST_*`; a secret may be in a file that `GRIDCAST_*_FILE` names.
 
 Each service's `settings.py` adds its own. Nothing is read at import: `create_app` builds its settings.
 """
@@ -22,13 +22,13 @@ class SecretFilesSource(PydanticBaseSettingsSource):
     """Reads `GRIDCAST_NAME_FILE`: the path of a file that holds the value (container secrets)."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """The stripped content of the named file, or None."""
+        """Return the stripped content of the named file, or None."""
         del field
         path = os.environ.get(f"{ENV_PREFIX}{field_name.upper()}_FILE")
         return (Path(path).read_text("utf-8").strip() if path else None), field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        """All values that stand in files, lists in the form that they have in the environment. Raises SettingsError."""
+        """Return all values from files; lists have the same form as in the environment. Raises SettingsError."""
         found: dict[str, Any] = {}
         for name, field in self.settings_cls.model_fields.items():
             text, _, is_complex = self.get_field_value(field, name)
@@ -68,7 +68,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, then the environment, then files."""
+        """Return the sources: arguments, then the environment, then files."""
         del dotenv_settings, file_secret_settings
         check_names(os.environ)
         return init_settings, env_settings, SecretFilesSource(settings_cls)

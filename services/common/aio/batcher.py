@@ -1,6 +1,6 @@
-"""Calls that come while one is under way wait for its end and then go as one: a storm of them costs a few round trips.
+"""Batches calls: those made while one is in flight are sent together as the next one, so that many calls cost a few round trips.
 
-It knows what is asked and answered as little as whom it asks. Alone, a call waits for nobody.
+A single call is not delayed.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ ResultT = TypeVar("ResultT")
 
 
 class Batcher(Generic[ItemT, ResultT]):
-    """`ask` answers several questions in their order, at most `most` in one call."""
+    """Batches items for `run_batch`, which returns results in the order of its items, at most `max_batch_size` in one call."""
 
     def __init__(
         self, run_batch: Callable[[Sequence[ItemT]], Awaitable[Sequence[ResultT]]], max_batch_size: int
@@ -26,35 +26,35 @@ class Batcher(Generic[ItemT, ResultT]):
         self._task: asyncio.Task[None] | None = None
 
     async def __call__(self, item: ItemT) -> ResultT:
-        """The answer. Unavailable where `ask` raises that, also for who only waited for their turn behind it."""
-        answered: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
-        self._pending.append((item, answered))
+        """Return the result for `item`. A ServiceUnavailable of `run_batch` is raised for the waiting items as well."""
+        result: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
+        self._pending.append((item, result))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run_pending())
-        return await answered
+        return await result
 
     async def aclose(self) -> None:
-        """Ask no more."""
+        """Cancel the call in flight."""
         await cancel_and_wait(self._task)
 
     async def _run_pending(self) -> None:
-        asked: list[tuple[ItemT, asyncio.Future[ResultT]]] = []
+        batch: list[tuple[ItemT, asyncio.Future[ResultT]]] = []
         try:
             while self._pending:
-                asked, self._pending = self._pending[: self._max_batch_size], self._pending[self._max_batch_size :]
-                answers = await self._run_batch([question for question, _ in asked])
-                for (_, answered), answer in zip(asked, answers, strict=True):
-                    if not answered.done():
-                        answered.set_result(answer)
+                batch, self._pending = self._pending[: self._max_batch_size], self._pending[self._max_batch_size :]
+                results = await self._run_batch([item for item, _ in batch])
+                for (_, future), result in zip(batch, results, strict=True):
+                    if not future.done():
+                        future.set_result(result)
         except ServiceUnavailable as error:
-            # Whoever waits behind a Redis that does not answer would wait as long again.
-            self._fail_pending(asked, error.detail)
+            # The waiting items would wait for another timeout of a Redis that does not respond.
+            self._fail_pending(batch, error.detail)
         except BaseException:
-            self._fail_pending(asked, "the batched call failed")
+            self._fail_pending(batch, "the batched call failed")
             raise
 
     def _fail_pending(self, in_flight: Sequence[tuple[ItemT, asyncio.Future[ResultT]]], detail: str) -> None:
         waiting, self._pending = [*in_flight, *self._pending], []
-        for _, answered in waiting:
-            if not answered.done():
-                answered.set_exception(ServiceUnavailable(detail))
+        for _, future in waiting:
+            if not future.done():
+                future.set_exception(ServiceUnavailable(detail))

@@ -1,4 +1,4 @@
-"""Ends tasks for certain."""
+"""Cancels tasks and waits until they have ended."""
 
 import asyncio
 from typing import Any
@@ -7,10 +7,10 @@ RECANCEL_INTERVAL_SECONDS = 0.5
 
 
 async def cancel_and_wait(*tasks: asyncio.Task[Any] | None) -> None:
-    """Cancel the tasks until they are done.
+    """Cancel the tasks, repeatedly until they are done.
 
-    Once is not enough: `asyncio.wait_for` of Python 3.11, which drivers use, swallows a cancellation that comes at the
-    moment in which what it waits for is done. What the tasks raise is theirs.
+    One cancellation is not enough: `asyncio.wait_for` of Python 3.11, which drivers use, swallows a cancellation that arrives
+    at the moment in which the awaited call completes. Exceptions of the tasks are not raised here.
     """
     running = {task for task in tasks if task is not None and not task.done()}
     while running:

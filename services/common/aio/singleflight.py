@@ -1,4 +1,4 @@
-"""One piece of work for all who want its result at the same time. It knows not what the work is."""
+"""Single-flight: concurrent callers share one execution of a function (as Go's singleflight)."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,14 +8,14 @@ T = TypeVar("T")
 
 
 class SingleFlight(Generic[T]):
-    """Who calls while the work is under way waits for that. Who gives up waiting does not end it for the others."""
+    """Callers that come while the function runs wait for that run. A cancelled caller does not cancel it for the others."""
 
     def __init__(self, function: Callable[[], Awaitable[T]]) -> None:
         self._function = function
         self._task: asyncio.Task[T] | None = None
 
     async def __call__(self) -> T:
-        """The result. Raises what the work raises."""
+        """Return the result of the function, or raise its exception."""
         if self._task is None:
             self._task = asyncio.create_task(self._run())
         return await asyncio.shield(self._task)

@@ -1,11 +1,11 @@
-"""HTTP's dates (RFC 9110, 5.6.7), in English on every machine. Pure; it knows no field and asks no clock."""
+"""Formats and parses HTTP dates (RFC 9110, 5.6.7), independently of the locale."""
 
 import re
 from datetime import UTC, datetime
 
 _DAY_NAMES = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTH_NAMES = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-# The preferred form, RFC 850's and asctime's. The day of the week must be one, not the right one.
+# The preferred form, RFC 850's and asctime's. The day of the week must be a valid name, not the right one.
 _IMF_FIXDATE = re.compile(
     r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT\Z"
 )
@@ -18,13 +18,13 @@ _ASCTIME = re.compile(
 
 
 def format_http_date(value: datetime) -> str:
-    """IMF-fixdate of a moment in UTC."""
+    """Return the IMF-fixdate of a time in UTC."""
     day, month = _DAY_NAMES[value.weekday()], _MONTH_NAMES[value.month - 1]
     return f"{day}, {value.day:02} {month} {value.year:04} {value:%H:%M:%S} GMT"
 
 
 def parse_http_date(text: str, now: datetime) -> datetime | None:
-    """A date in any of HTTP's three forms, None for anything else. `now` says which century a year of two digits is in."""
+    """Parse a date in any of HTTP's three forms; None for anything else. `now` decides the century of a two-digit year."""
     text = text.strip(" \t")
     if match := _IMF_FIXDATE.match(text):
         day, month, year, *clock = match.groups()
@@ -38,7 +38,7 @@ def parse_http_date(text: str, now: datetime) -> datetime | None:
     if month not in _MONTH_NAMES:
         return None
     hour, minute, second = (int(part) for part in clock)
-    try:  # a leap second is the last one before it: datetime has no 60
+    try:  # a leap second becomes the second before it: datetime has no 60
         return datetime(
             int(year), _MONTH_NAMES.index(month) + 1, int(day), hour, minute, second - second // 60, tzinfo=UTC
         )
@@ -47,6 +47,6 @@ def parse_http_date(text: str, now: datetime) -> datetime | None:
 
 
 def _expand_two_digit_year(two_digit_year: int, current_year: int) -> int:
-    """More than 50 years ahead is the past."""
+    """A year that appears to be more than 50 years in the future is in the past (RFC 9110, 5.6.7)."""
     year = current_year - current_year % 100 + two_digit_year
     return year - 100 if year > current_year + 50 else year

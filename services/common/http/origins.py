@@ -1,6 +1,6 @@
-"""Whose pages may open a WebSocket or read an answer. Pure; the gateway asks at the door, and the socket service once more.
+"""Which origins' pages may open a WebSocket or read a response. The gateway checks it first, and the socket service again.
 
-No CORS rule covers WebSockets: a browser connects from any page and sends our cookies along (RFC 6455, 10.2).
+CORS does not cover WebSockets: a browser connects from any page and sends the cookies of our origin (RFC 6455, 10.2).
 """
 
 from urllib.parse import urlsplit
@@ -9,20 +9,20 @@ from services.common.errors import Forbidden
 
 
 class OriginPolicy:
-    """The origins whose pages may connect and read answers, beside our own."""
+    """The origins whose pages may connect and read responses, beside the server's own."""
 
     def __init__(self, allowed_origins: str) -> None:
-        """Origins separated by commas; `*` for all."""
+        """Parse origins separated by commas; `*` allows all."""
         self.allowed_origins = frozenset(one.strip().lower() for one in allowed_origins.split(",") if one.strip())
 
     def allows(self, origin: str) -> bool:
-        """Whether pages of another origin were let in by setting."""
+        """Return whether the settings allow pages of `origin`."""
         return "*" in self.allowed_origins or origin.lower() in self.allowed_origins
 
     def check_websocket_origin(self, origin: str | None, host: str | None, *, has_cookies: bool) -> None:
-        """Raise Forbidden where a page may not open a WebSocket. `host` is what the browser asked for.
+        """Raise Forbidden if a page may not open a WebSocket. `host` is the request's Host.
 
-        A client without an origin is no browser and may connect, unless it sends cookies.
+        A client without an Origin is not a browser and may connect, unless it sends cookies.
         """
         if origin is None:
             if has_cookies and "*" not in self.allowed_origins:

@@ -1,7 +1,7 @@
-"""Counting what happens at every request, for Prometheus. One thread counts, that of the event loop, so nothing is locked.
+"""Prometheus counters and histograms for the hot path. Only the thread of the event loop counts, so there are no locks.
 
-The library's counters and histograms take a lock and check their arguments each time: 7 us for what a small answer counts, where
-these take 1. Whoever scrapes reads from another thread, and sees each number as it was a moment ago.
+The library's own ones take a lock and check their arguments each time: 7 us for the counts of a small response, where these take 1.
+A scrape reads from another thread and may see each number a moment late.
 """
 
 from bisect import bisect_left
@@ -51,7 +51,7 @@ class FastHistogram(Collector):
         REGISTRY.register(self)
 
     def observe(self, label_values: LabelValues, seconds: float) -> None:
-        """Something took so long."""
+        """Count one duration."""
         counts = self._bucket_counts.get(label_values)
         if counts is None:
             counts = self._bucket_counts[label_values] = [0] * len(self._bucket_labels)

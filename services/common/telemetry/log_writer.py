@@ -1,7 +1,7 @@
-"""Lines on their way to a descriptor: those of some milliseconds in one write, in order, and not too many waiting.
+"""Writes log lines to a file descriptor: lines of a few milliseconds in one write, in order, in a bounded buffer.
 
-Whoever reads stderr may stop reading, as a log collector that hangs. Then lines wait, and when too many do, those that come later
-are counted and lost: a service that stands still for its log would be worse. It knows no format.
+The reader of stderr may stop reading, for example a log collector that hangs. Then lines are buffered, and beyond the limit dropped
+and counted: a service that blocks on its log would be worse.
 """
 
 import asyncio
@@ -14,22 +14,22 @@ import time
 from collections.abc import Callable
 
 MAX_UNWRITTEN_LOG_BYTES = 1024 * 1024
-"""Bytes that may wait for a reader."""
+"""Bytes that are buffered at most while the reader does not read."""
 LOG_BUFFER_CHARACTERS = 64 * 1024
-"""Bytes that are written at once when they are there."""
+"""Characters of buffered lines that are written immediately, without waiting for the interval."""
 LOG_FLUSH_INTERVAL_SECONDS = 0.008
-"""The longest that a line is held. A turn of a busy event loop has one or two lines, and a write costs more than a line."""
+"""How long a line is buffered at most. An iteration of a busy event loop logs one or two lines; a write costs more than a line."""
 LOG_WRITE_RETRY_SECONDS = 0.1
-"""Until the next look at a reader who had no room."""
+"""Interval of further attempts while the pipe is full."""
 FINAL_FLUSH_TIMEOUT_SECONDS = 1.0
-"""How long the last lines of a process wait for room."""
+"""How long the last lines of a process wait for a full pipe."""
 
 
 class BufferedLogWriter:
-    """Any thread may call `say`; `hold` is for the thread of the event loop."""
+    """Any thread may call `write`; `write_buffered` must be called in the thread of the event loop."""
 
     def __init__(self, fd: int, format_dropped: Callable[[int], str]) -> None:
-        """`lost` makes the line that says how many are missing."""
+        """`format_dropped` makes the line that reports the number of dropped lines."""
         self._fd = fd
         self._format_dropped = format_dropped
         self._lock = threading.Lock()
@@ -40,11 +40,11 @@ class BufferedLogWriter:
         self._dropped_lines = 0
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
-        # A file takes everything at once. A pipe that has room takes PIPE_BUF bytes without blocking, and perhaps no more.
+        # A file accepts everything. A pipe that is writable accepts PIPE_BUF bytes without blocking, and perhaps no more.
         self._max_write_bytes = MAX_UNWRITTEN_LOG_BYTES if stat.S_ISREG(os.fstat(fd).st_mode) else select.PIPE_BUF
 
     def write_buffered(self, line: str) -> None:
-        """Write a line soon. A process that ends in order calls `flush`; one that is killed loses what is held."""
+        """Write a line soon. A process that shuts down calls `flush`; a killed one loses its buffered lines."""
         self._buffer.append(line)
         self._buffered_characters += len(line)
         if self._buffered_characters > LOG_BUFFER_CHARACTERS:
@@ -54,14 +54,14 @@ class BufferedLogWriter:
             asyncio.get_running_loop().call_later(LOG_FLUSH_INTERVAL_SECONDS, self._scheduled_flush)
 
     def write(self, line: str) -> None:
-        """Write a line now, behind those that are held."""
+        """Write a line now, after the buffered ones."""
         self._buffer.append(line)
         self.flush()
 
     def flush(self, timeout_seconds: float = 0.0) -> None:
-        """Write what there is room for, and wait so long for more of it."""
+        """Write as much as the descriptor accepts, and wait up to `timeout_seconds` for the rest."""
         with self._lock:
-            # Others may append meanwhile: only what is taken out is written.
+            # Other threads may append meanwhile: only these lines are removed and written.
             count = len(self._buffer)
             lines, self._buffered_characters = self._buffer[:count], 0
             del self._buffer[:count]
@@ -74,7 +74,7 @@ class BufferedLogWriter:
                     self._dropped_lines += len(lines)
                 else:
                     self._unwritten += data
-            # A reader who is gone for good: what was for him is nobody's.
+            # OSError: the reader has closed the pipe, so the lines are discarded.
             with contextlib.suppress(OSError):
                 until = time.monotonic() + timeout_seconds
                 while self._unwritten and self._poll.poll(max(0.0, until - time.monotonic()) * 1000):

@@ -1,7 +1,7 @@
-"""The catalogue of what operators see as numbers (Prometheus), and the port they are read from.
+"""All Prometheus metrics of all processes, and the server of /metrics.
 
-Every metric of every process stands here, so that a dashboard has one place to look. Labels have few values: a route's template,
-never a path; a status. Counting costs a microsecond, so it is always on; the port is opened where it is set.
+They are declared in one file, so that a dashboard's author has one place to look. Labels have few values: the template of a route,
+never a path; a status. Counting costs a microsecond, so it is always on; the port is only opened if it is set.
 """
 
 import threading
@@ -12,7 +12,7 @@ from prometheus_client import Counter, Gauge, start_http_server
 from services.common.telemetry.fast_metrics import FastCounter, FastHistogram
 
 DURATION_BUCKETS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
-"""From a range out of memory to the upload of a film."""
+"""From a range in memory to the upload of a film."""
 
 HTTP_REQUESTS = FastCounter(
     "gridcast_http_requests_total", "HTTP requests by method, route and status", ["method", "route", "status"]
@@ -85,7 +85,7 @@ _KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 def record_http_request(
     method: str, route: str, status: int, duration_seconds: float, bytes_received: int, bytes_sent: int
 ) -> None:
-    """One HTTP request was answered. What a client invents as a method is one value."""
+    """Count one HTTP request. All unknown methods share the label value `other`."""
     if method not in _KNOWN_METHODS:
         method = "other"
     HTTP_REQUESTS.counts[method, route, status] += 1
@@ -97,5 +97,5 @@ def record_http_request(
 
 
 def start_metrics_server(host: str, port: int) -> tuple[WSGIServer, threading.Thread]:
-    """Serve /metrics in a thread of its own, so that a busy event loop can still be looked at. Raises OSError."""
+    """Serve /metrics in a thread of its own, so that it works while the event loop is busy. Raises OSError if the port is taken."""
     return start_http_server(port, addr=host)

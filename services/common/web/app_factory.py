@@ -1,6 +1,6 @@
-"""Builds a service's FastAPI application: error rendering, health, a true OpenAPI document.
+"""Builds the FastAPI application of a service: error responses, health routes, the OpenAPI document.
 
-What every request passes before it is `services.common.web.middleware`.
+`services.common.web.middleware` is the layer in front of it.
 """
 
 import asyncio
@@ -37,14 +37,14 @@ READINESS_CHECK_TIMEOUT_SECONDS = 2.0
 MAX_JSON_BODY_BYTES = 256 * 1024
 """Bytes of a JSON body. Media bodies do not pass through FastAPI's parsing and have limits of their own."""
 COMMON_ERROR_STATUSES = (400, 414, 431)
-"""Answered by the server itself to whatever is not well-formed or too long, before any route is known."""
+"""The HTTP server sends these for malformed and oversized requests, before a route is known."""
 
 
 _log = logging.getLogger("gridcast.web")
 
 
 class ProblemDetails(BaseModel):
-    """An error answer (RFC 9457, application/problem+json)."""
+    """An error response (RFC 9457, application/problem+json)."""
 
     type: str = "about:blank"
     title: str
@@ -53,7 +53,7 @@ class ProblemDetails(BaseModel):
 
 
 def openapi_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """FastAPI's `responses=` for a route's error answers."""
+    """Return FastAPI's `responses=` for the error statuses of a route."""
     schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
     return {
         status: {"description": "problem details", "content": {"application/problem+json": schema}}
@@ -62,7 +62,7 @@ def openapi_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 async def send_problem(send: Send, error: GridcastError, *, close_connection: bool = False) -> None:
-    """Answer with `error`. `close` ends the connection: the rest of a refused body is not worth reading."""
+    """Send an error response. `close_connection` closes the connection, so that the rest of a rejected body is not read."""
     body = encode_problem(error)
     headers = problem_headers(error, body)
     if close_connection:
@@ -72,7 +72,7 @@ async def send_problem(send: Send, error: GridcastError, *, close_connection: bo
 
 
 def problem_response(error: GridcastError) -> Response:
-    """The same answer for code that runs inside FastAPI."""
+    """Return the same response for code that runs inside FastAPI."""
     body = encode_problem(error)
     response = Response(body, error.status)
     response.raw_headers[:] = problem_headers(error, body)
@@ -80,7 +80,7 @@ def problem_response(error: GridcastError) -> Response:
 
 
 async def iter_request_body(receive: Receive) -> AsyncIterator[bytes]:
-    """A request's body as it arrives. Raises Disconnected where the client went away before its end."""
+    """Yield the body of a request as it arrives. Raises ClientDisconnected if the client disconnects before its end."""
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -98,9 +98,9 @@ def create_fastapi_app(
     readiness_checks: Mapping[str, ReadinessCheck],
     extend_openapi_paths: Callable[[dict[str, Any]], None] | None = None,
 ) -> FastAPI:
-    """A FastAPI application with our errors and health routes.
+    """Return a FastAPI application with our error responses and health routes.
 
-    `checks` are named and awaited by /readyz; `document` adds the paths of direct routes to the OpenAPI document.
+    `readiness_checks` are awaited by /readyz, which shows their names; `extend_openapi_paths` adds the paths of bypass routes.
     """
     app = _ServiceFastAPI(
         title=title,
@@ -121,7 +121,7 @@ def create_fastapi_app(
 
     @app.get("/livez", tags=["health"])
     async def livez() -> dict[str, str]:
-        """Whether the process runs; asks nobody else."""
+        """Whether the process runs; checks no dependency."""
         return {"status": "ok"}
 
     @app.get("/readyz", tags=["health"], responses={503: {"description": "a check failed"}})
@@ -148,10 +148,10 @@ def create_fastapi_app(
 
 
 class _ServiceFastAPI(FastAPI):
-    """FastAPI whose refusal of a body by its stated length is a problem: it has that in plain text, past all error handlers."""
+    """FastAPI with a problem document for an oversized Content-Length; FastAPI sends plain text, bypassing all error handlers."""
 
     def build_middleware_stack(self) -> ASGIApp:
-        """What FastAPI builds, with a look at what it answers."""
+        """Build FastAPI's stack, and replace that one response."""
         stack = super().build_middleware_stack()
 
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -182,7 +182,7 @@ async def _run_readiness_check(check: ReadinessCheck) -> str:
         return "timeout"
     except GridcastError as error:
         return error.detail
-    except Exception:  # noqa: BLE001  # a check that breaks is a check that failed
+    except Exception:  # noqa: BLE001  # a check that raises has failed
         _log.exception("readiness check failed")
         return "failed"
     return "ok"
@@ -193,7 +193,7 @@ async def _handle_error(_request: Request, error: Exception) -> Response:
 
 
 async def _handle_client_disconnected(_request: Request, _error: Exception) -> Response:
-    """For the log and the metrics alone: without it the framework would make a 500 of it."""
+    """Return a status for the log and the metrics only: without it the framework would count a 500."""
     return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
@@ -222,7 +222,7 @@ async def _handle_http_exception(_request: Request, error: Exception) -> Respons
 
 
 def _build_openapi(app: FastAPI, extend_paths: Callable[[dict[str, Any]], None] | None) -> dict[str, Any]:
-    """FastAPI's document without its 422, which this API never answers, and with the schema of a problem."""
+    """Return FastAPI's document without 422, which this API never sends, and with the schema of a problem."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
