@@ -1,6 +1,6 @@
 """All Prometheus metrics of all processes, and the server of /metrics.
 
-They are declared in one file, so that a dashboard's author has one place to look. Labels have few values: the template of a route,
+They are declared in one file, so that there is one place to look. Labels have few values: the template of a route,
 never a path; a status. Counting costs a microsecond, so it is always on; the port is only opened if it is set.
 """
 

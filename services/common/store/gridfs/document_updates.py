@@ -1,6 +1,6 @@
 """Updates of the `media` document, each an aggregation pipeline or an expression in one. Pure.
 
-Times are MongoDB's `$$NOW`, so that the clocks of two processes are never compared. Values chosen by a client are inside `$literal`:
+Times are MongoDB's `$$NOW`, so that the clocks of two processes are never compared. Values from clients are inside `$literal`:
 a string that begins with `$` would be read as a field path. The stored names are explained in `documents`.
 """
 
