@@ -152,5 +152,5 @@ class ProgressReporter:
         return progress
 
     async def aclose(self) -> None:
-        """Cancel what is in progress: its last values are of no use to a socket whose upload is aborted."""
+        """Cancel all progress: a socket whose upload is aborted does not need the last values."""
         await cancel_and_wait(*(task for _, task in self._active.values()))

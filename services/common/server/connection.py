@@ -1,8 +1,8 @@
 """The HTTP/1.1 connection of every service and of the gateway.
 
-It has three ways of ending. A response sent before its request was read is followed by a lingering close: reading on for a
-moment, so that a reset does not destroy the response. A response that breaks off is reset, so that nobody takes it for a whole
-one. All else is closed when everything is sent.
+A connection ends in one of three ways. A response sent before its request was read is followed by a lingering close: reading
+continues for a moment, so that a reset does not destroy the response. An aborted response ends with a reset, so that the client does
+not take it for a complete one. Otherwise the connection is closed when everything is sent.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ class ConnectionState(Enum):
     DISCARDING = auto()
     """What comes in is dropped; responses that are due are still sent, and perhaps an error behind them."""
     LINGERING = auto()
-    """Our FIN is sent; what comes in is dropped, for `linger_timeout` at the longest."""
+    """Our FIN is sent; what comes in is dropped, for at most `linger_timeout`."""
     CLOSING = auto()
     """Closed as soon as everything is sent."""
     UPGRADED = auto()
@@ -83,11 +83,11 @@ class HTTPConnection(asyncio.Protocol):
     linger_timeout: ClassVar[float] = 3.0
     """Seconds for which the rest of a request is read and dropped after an early response."""
     send_timeout: ClassVar[float] = 3600.0
-    """Seconds in which a client must take something of what waits for it. A service's client is the gateway, which may hold
-    back for as long as its own slow client needs for some megabytes; the gateway's own is shorter, see `with_send_timeout`.
+    """Seconds within which the write buffer must shrink. A service's client is the gateway, which pauses for as long as its own
+    slow client needs for a few megabytes; the gateway's timeout is shorter, see `with_send_timeout`.
     """
     shutdown_send_timeout: ClassVar[float] = 5.0
-    """The same at the end of the process, for what was answered before: others need not wait for it."""
+    """The same at shutdown, for responses that are already complete."""
 
     def __init__(
         self,
@@ -182,7 +182,7 @@ class HTTPConnection(asyncio.Protocol):
             if (state := self._state) is not _ACTIVE and state is not _IDLE:
                 return
         if parser.in_head or (self._state is _ACTIVE and not self._is_busy()):
-            # A head, line ends between requests, or the rest of a body nobody wanted: not for ever.
+            # A head, line ends between requests, or the rest of an unwanted body: only for a limited time.
             self._header_timer.start(self.header_timeout)
 
     # What the server calls.

@@ -1,6 +1,6 @@
 """What our server offers an application beyond ASGI, as one typed value in the scope.
 
-Another ASGI server has no such value: then `connection_info` returns one that knows nothing, and whoever asks goes the longer way.
+Another ASGI server has no such value: then `connection_info` returns UNKNOWN, and applications use plain ASGI.
 """
 
 from collections.abc import Callable
@@ -31,8 +31,8 @@ class ConnectionInfo:
     `peer_disconnected`: whether the client has gone, without taking the request's body as ASGI's `receive` would.
 
     `unacknowledged_bytes`: what the kernel holds and the client has not acknowledged; None where that is unknown. It shows that a
-    slow client reads: Linux says that there is room again only when a third of a send buffer was taken, more than a megabyte, and
-    whoever listens to 128 kbit/s was taken for one who had stopped.
+    slow client reads: Linux reports a socket as writable only when a third of its send buffer is free, more than a megabyte, and
+    a client that plays 128 kbit/s was taken for a stalled one.
     """
 
     extended_start: bool = False

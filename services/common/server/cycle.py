@@ -87,7 +87,7 @@ class RequestCycle:
     uvicorn's looks at each field of a response with two expressions and for three names, 12 us where there are twelve fields.
     This looks once at the whole head, and only once at fields that many responses share.
 
-    `close_delimited`: the end of the connection is that of the body, as an HTTP/1.0 client knows no chunks (RFC 9112, 6.3).
+    `close_delimited`: the body ends with the connection, because HTTP/1.0 has no chunked coding (RFC 9112, 6.3).
     """
 
     __slots__ = (
@@ -152,7 +152,7 @@ class RequestCycle:
                 await self._send_internal_error()
 
     def disconnect(self) -> None:
-        """Note that the client has gone, or is told something else: the application hears of it, and nothing more is sent."""
+        """Mark the client as disconnected, or as answered by the server itself: `receive` reports it, and nothing more is sent."""
         self.disconnected = True
         self.body.wake()
 

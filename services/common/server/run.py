@@ -37,13 +37,13 @@ class Server(uvicorn.Server):
         if self._shutdown_hook is not None:
             for server in self.servers:
                 server.close()
-            # As uvicorn does behind the hook: who keeps an idle connection to us would send its next request here.
+            # As uvicorn does after the hook: a client with an idle connection would send its next request on it.
             for connection in list(self.server_state.connections):
                 if isinstance(connection, HTTPConnection):
                     connection.shutdown()
             began = time.monotonic()
             await self._shutdown_hook()
-            # One time for both: what is left after it are responses that nobody takes.
+            # One timeout for both: after it only responses are left whose clients do not read.
             left = (self.config.timeout_graceful_shutdown or 0) - (time.monotonic() - began)
             self.config.timeout_graceful_shutdown = max(1, int(left))
         await super().shutdown(sockets)
@@ -83,6 +83,6 @@ def run(
         timeout_graceful_shutdown=max(1, int(settings.shutdown_timeout)),
     )
     for number in (signal.SIGTERM, signal.SIGINT):
-        # uvicorn takes the signal, ends cleanly, and raises it once more: to whoever started us that is a clean end, not a death.
+        # uvicorn handles the signal, shuts down, and raises it again: exit with 0, because for the parent this is a clean end.
         signal.signal(number, lambda *_: sys.exit(0))
     Server(config, shutdown_hook).run()

@@ -1,4 +1,4 @@
-"""Timeouts of a connection. Each object owns one timer, knows no protocol, and tells its owner by a callback.
+"""Timeouts of a connection. Each object owns one timer and calls its owner back; it is independent of the protocol.
 
 A timeout that is armed and disarmed with every request would cost 3 us each time; these are made so that a request that goes well
 costs an assignment.
@@ -81,11 +81,11 @@ class KeepAliveTimer:
 
 
 class SendTimeout:
-    """Calls `on_timeout` when a peer takes nothing of what waits for it. One that takes little stays: as nginx's
-    `send_timeout`, this is the time between two successful writes and not that of the whole response.
+    """Calls `on_timeout` when the write buffer does not shrink for the interval. A slow client that makes progress is kept: like
+    nginx's `send_timeout`, this limits the time between two successful writes and not that of the whole response.
 
-    `pending` returns the bytes that wait. Each time the interval ends they must have become fewer, else the peer has timed out; the
-    kernel takes bytes out of a buffer in big steps, so a slow client is seen to move only now and then. Without `pending` the
+    `pending` returns the number of buffered bytes. At the end of each interval it must be smaller, otherwise the peer has timed out; the
+    kernel takes bytes from the buffer in large steps, so the progress of a slow client is only visible now and then. Without `pending` the
     timeout is a deadline: the owner must call `stop` within the interval, say when its transport calls `resume_writing`.
 
     `on_timeout` is the hook: an HTTP connection aborts its transport, a WebSocket sends a close frame, a tunnel closes both its

@@ -9,8 +9,8 @@ SMALL_WRITE = 16 * 1024
 
 
 class CoalescingTransport:
-    """Wraps an asyncio transport. A short write waits for the next one, at the longest until the end of this turn of the event
-    loop.
+    """Wraps an asyncio transport. A short write is delayed until the next one, at most until the end of this iteration of the
+    event loop.
 
     A write is a system call, and a small response would take two. `write_paused`: the client has not taken enough of what was
     written.

@@ -381,7 +381,7 @@ class WebSocketConnection(asyncio.Protocol):
         self.transport.close()
 
     def refuse_with_internal_error(self) -> None:
-        """Answer the handshake with 500, where nobody has begun to answer it."""
+        """Answer the handshake with 500, unless a response has begun."""
         cycle = self._cycle
         if cycle is not None and self.state is WebSocketState.CONNECTING and not cycle.handshake.refusing:
             self.refuse(self.protocol.reject(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal Server Error"))
