@@ -1,8 +1,8 @@
 """The HTTP/1.1 connection of every service and of the gateway.
 
 A connection ends in one of three ways. A response sent before its request was read is followed by a lingering close: reading
-continues for a moment, so that a reset does not destroy the response. An aborted response ends with a reset, so that the client does
-not take it for a complete one. Otherwise the connection is closed when everything is sent.
+continues for a moment, so that a reset does not destroy the response. An aborted response ends with a reset, so that the
+client does not take it for a complete one. Otherwise the connection is closed when everything is sent.
 """
 
 import asyncio

@@ -84,9 +84,10 @@ class SendTimeout:
     """Calls `on_timeout` when the write buffer does not shrink for the interval. A slow client that makes progress is kept: like
     nginx's `send_timeout`, this limits the time between two successful writes and not that of the whole response.
 
-    `pending` returns the number of buffered bytes. At the end of each interval it must be smaller, otherwise the peer has timed out; the
-    kernel takes bytes from the buffer in large steps, so the progress of a slow client is only visible now and then. Without `pending` the
-    timeout is a deadline: the owner must call `stop` within the interval, say when its transport calls `resume_writing`.
+    `pending` returns the number of buffered bytes. At the end of each interval it must be smaller, otherwise the peer has timed out.
+    The kernel takes bytes from the buffer in large steps, so the progress of a slow client is only visible now and then. Without
+    `pending` the timeout is a deadline: the owner must call `stop` within the interval, for example when its transport calls
+    `resume_writing`.
 
     `on_timeout` is the hook: an HTTP connection aborts its transport, a WebSocket sends a close frame, a tunnel closes both its
     ends, a response under way cancels its task.
