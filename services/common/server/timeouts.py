@@ -84,7 +84,7 @@ class SendTimeout:
     """Calls `on_timeout` when the write buffer does not shrink for the interval. A slow client that makes progress is kept: like
     nginx's `send_timeout`, this limits the time between two successful writes and not that of the whole response.
 
-    `pending` returns the number of buffered bytes. At the end of each interval it must be smaller, otherwise the peer has timed out.
+    `pending` returns the number of buffered bytes. At the end of each interval it must be smaller, or the peer has timed out.
     The kernel takes bytes from the buffer in large steps, so the progress of a slow client is only visible now and then. Without
     `pending` the timeout is a deadline: the owner must call `stop` within the interval, for example when its transport calls
     `resume_writing`.
