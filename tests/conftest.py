@@ -8,7 +8,14 @@ videos     video, ffmpeg
 upstreams  service, gateway, hasty
 """
 
+import os
+from pathlib import Path
+
 import pytest
+
+# Processes that tests start import the client of this tree, as pytest does by `pythonpath`.
+CLIENT_SOURCE = str(Path(__file__).parents[1] / "clients/python/src")
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [CLIENT_SOURCE, os.environ.get("PYTHONPATH")]))
 
 pytest_plugins = [
     "tests.support.databases",

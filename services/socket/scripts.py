@@ -5,7 +5,7 @@ sorted set of all; `gridcast:sid:<sid>` {node, resume, previous, position, since
 A record lives ONLINE seconds past its last refresh or, once its socket is gone, AWAY seconds: that is the resume window.
 """
 
-from services.common.bus.redis import LuaScript
+from gridcast._bus.lua_script import LuaScript
 
 NODE_TTL_SECONDS = 15
 """A replica that has not renewed its key for so long is dead; P11 wants its sids gone within 20 s."""

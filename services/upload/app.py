@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from services.common.aio.cancellation import cancel_and_wait
-from services.common.bus.publisher import Publisher
+from services.common.bus.publisher import EventPublisher
 from services.common.errors import GridcastError, ServiceUnavailable
 from services.common.store.gridfs.garbage_collector import GridFSGarbageCollector
 from services.common.store.gridfs.mongo import open_mongo_database
@@ -52,7 +52,7 @@ def create_app(settings: UploadSettings | None = None, limiter: UploadLimiter | 
         )
         store = GridFSUploadStore(mongo, settings.store_timings())
         app.state.store = store
-        async with Publisher.from_url(settings.redis_url.get_secret_value(), "/upload") as push:
+        async with EventPublisher.from_url(settings.redis_url.get_secret_value(), "/upload") as push:
             announcer = OutboxPublisher(store, push)
             watchers = ProgressReporter(push)
             resumer = ResumableUploads(store, limiter, watchers.start, settings.unfinished_upload_ttl)

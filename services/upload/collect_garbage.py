@@ -10,7 +10,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 
-from services.common.bus.publisher import Publisher
+from services.common.bus.publisher import EventPublisher
 from services.common.errors import GridcastError
 from services.common.store.gridfs.garbage_collector import GridFSGarbageCollector
 from services.common.store.gridfs.mongo import open_mongo_database
@@ -80,7 +80,7 @@ async def run_standalone(settings: UploadSettings) -> None:
         settings.mongodb_uri.get_secret_value(), settings.mongodb_database, settings.mongodb_driver
     )
     try:
-        async with Publisher.from_url(settings.redis_url.get_secret_value(), "/upload") as push:
+        async with EventPublisher.from_url(settings.redis_url.get_secret_value(), "/upload") as push:
             store = GridFSUploadStore(mongo, settings.store_timings())
             await store.ensure_schema()
             announcer = OutboxPublisher(store, push)

@@ -6,7 +6,7 @@ The order makes it safe: a crash before the push leaves the note, and the event 
 import asyncio
 import logging
 
-from services.common.bus.publisher import Publisher
+from services.common.bus.publisher import EventPublisher
 from services.common.errors import GridcastError
 from services.common.store.upload_store import OutboxEvent, UploadStore
 
@@ -19,7 +19,7 @@ _log = logging.getLogger("gridcast.upload")
 class OutboxPublisher:
     """Pushes what was committed."""
 
-    def __init__(self, store: UploadStore, publisher: Publisher) -> None:
+    def __init__(self, store: UploadStore, publisher: EventPublisher) -> None:
         self._store = store
         self._publisher = publisher
         self._pending_acks: set[asyncio.Task[None]] = set()

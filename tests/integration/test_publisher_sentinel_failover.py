@@ -11,7 +11,7 @@ import pytest
 
 from deploy.local import binaries
 from deploy.local.ports import free_ports
-from services.common.bus.publisher import Publisher
+from gridcast.publish import Publisher
 from tests.support.processes import ServiceProcess, run_service
 from tests.support.waiting import eventually
 from tests.support.websocket_client import WebSocketClient, eventually_async

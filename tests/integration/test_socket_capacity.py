@@ -9,7 +9,7 @@ from pathlib import Path
 import picows
 import pytest
 
-from services.common.bus.publisher import Publisher
+from gridcast.publish import Publisher
 from tests.bench.measurements import raise_open_file_limit
 from tests.support.websocket_client import (
     SocketReplicas,

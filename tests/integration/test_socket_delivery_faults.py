@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-from services.common.bus.publisher import Publisher, PublishResult
+from gridcast.publish import PublishResult
+from services.common.bus.publisher import EventPublisher
 from services.common.errors import ServiceUnavailable
 from tests.support.processes import ServiceProcess
 from tests.support.websocket_client import WebSocketClient, eventually_async, run_socket_replicas
@@ -136,7 +137,7 @@ async def test_no_gap_that_is_not_said(
         crowd = [ReconnectingBrowser(living, random.Random(chance.random())) for _ in range(browsers)]
         running = [asyncio.create_task(browser.run()) for browser in crowd]
         await eventually_async(lambda: all_browsers(crowd, lambda browser: bool(browser.sid)))
-        async with Publisher.from_url(made.redis.url, "/test") as push:
+        async with EventPublisher.from_url(made.redis.url, "/test") as push:
             ways: list[Callable[[int], Awaitable[PublishResult]]] = [
                 lambda number: push.publish("a", "t", ["topic", number], id=f"a-{number}"),
                 lambda number: push.broadcast("t", ["all", number], id=f"all-{number}"),

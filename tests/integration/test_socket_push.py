@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.common.bus.publisher import Publisher
+from services.common.bus.publisher import EventPublisher
 from tests.support.websocket_client import (
     SocketReplicas,
     WebSocketClient,
@@ -96,7 +96,7 @@ async def test_topics_in_the_address(two_replicas: SocketReplicas) -> None:
 
 async def test_a_separate_process_pushes_with_a_few_lines(two_replicas: SocketReplicas) -> None:
     one, other = await WebSocketClient.connect(two_replicas[0]), await WebSocketClient.connect(two_replicas[1])
-    async with Publisher.from_url(two_replicas.redis.url, "/billing") as billing:
+    async with EventPublisher.from_url(two_replicas.redis.url, "/billing") as billing:
         assert (await billing.send(one.sid, "invoice.paid", {"n": 1})).status == "sent"
         await billing.broadcast("shop.open", None)
     assert [(await one.receive_event())["type"] for _ in range(2)] == ["invoice.paid", "shop.open"]
@@ -189,7 +189,7 @@ async def test_queued_while_away(two_replicas: SocketReplicas) -> None:
     await client.close()
     await eventually_async(lambda: is_offline(two_replicas, client.sid))
     assert (await push_message(two_replicas[1], client.sid, EVENT)).json()["status"] == "queued"
-    async with Publisher.from_url(two_replicas.redis.url, "/x") as other:
+    async with EventPublisher.from_url(two_replicas.redis.url, "/x") as other:
         assert (await other.send(client.sid, "a", 1, conflation_key=True)).status == "dropped"
         assert (await other.send(client.sid, "a", 1)).status == "queued"
 
@@ -250,7 +250,7 @@ async def test_waits_have_a_limit(two_replicas: SocketReplicas) -> None:
 async def test_what_is_no_event_never_reaches_a_client(two_replicas: SocketReplicas) -> None:
     """RxJS fails on a frame that is not JSON, whoever put it into Redis."""
     client = await WebSocketClient.connect(two_replicas[0])
-    async with Publisher.from_url(two_replicas.redis.url, "/x") as other:
+    async with EventPublisher.from_url(two_replicas.redis.url, "/x") as other:
         for payload in (
             "",
             "x",

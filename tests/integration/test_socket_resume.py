@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.common.bus.publisher import Publisher
+from services.common.bus.publisher import EventPublisher
 from tests.support.websocket_client import (
     SocketReplicas,
     WebSocketClient,
@@ -174,7 +174,7 @@ async def test_a_place_that_is_none_is_not_recovered(two_replicas: SocketReplica
 async def test_more_than_is_kept_is_said(two_replicas: SocketReplicas) -> None:
     client = await WebSocketClient.connect(two_replicas[0])
     client.abort()
-    async with Publisher.from_url(two_replicas.redis.url, "/x") as other:
+    async with EventPublisher.from_url(two_replicas.redis.url, "/x") as other:
         for number in range(700):
             await other.send(client.sid, "t", number)
     back = await client.reconnect(two_replicas[1])
@@ -194,7 +194,7 @@ async def test_a_gap_is_told_until_it_was_read(two_replicas: SocketReplicas) -> 
     """The first frame that told of it was lost on the way, and meanwhile what proved it has ended."""
     client = await WebSocketClient.connect(two_replicas[0])
     client.abort()
-    async with Publisher.from_url(two_replicas.redis.url, "/x") as other:
+    async with EventPublisher.from_url(two_replicas.redis.url, "/x") as other:
         for number in range(700):
             await other.send(client.sid, "t", number)
         await reconnect_and_vanish(two_replicas, client)
@@ -217,7 +217,7 @@ async def is_offline(two: SocketReplicas, sid: str) -> bool:
 async def test_a_busy_topic_that_was_joined_late_is_no_gap(two_replicas: SocketReplicas) -> None:
     """More than its history holds went through the topic before the client joined it."""
     client = await WebSocketClient.connect(two_replicas[0])
-    async with Publisher.from_url(two_replicas.redis.url, "/x") as other:
+    async with EventPublisher.from_url(two_replicas.redis.url, "/x") as other:
         for number in range(500):
             await other.publish("busy", "t", number)
         await client.subscribe("busy")
@@ -232,7 +232,7 @@ async def test_a_busy_topic_that_was_joined_late_is_no_gap(two_replicas: SocketR
 
 async def test_last_values_are_not_kept_and_are_no_gap(two_replicas: SocketReplicas) -> None:
     client = await WebSocketClient.connect(two_replicas[0])
-    async with Publisher.from_url(two_replicas.redis.url, "/x") as other:
+    async with EventPublisher.from_url(two_replicas.redis.url, "/x") as other:
         await other.send(client.sid, "progress", 1, conflation_key=True)
         assert (await client.receive_event())["data"] == 1
         client.abort()
@@ -251,7 +251,7 @@ async def test_pushes_go_on_while_a_client_returns(two_replicas: SocketReplicas)
     seen: list[int] = []
 
     async def pushing() -> None:
-        async with Publisher.from_url(two_replicas.redis.url, "/x") as other:
+        async with EventPublisher.from_url(two_replicas.redis.url, "/x") as other:
             for number in range(300):
                 await other.send(client.sid, "t", number)
                 await asyncio.sleep(0.001)
