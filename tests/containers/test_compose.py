@@ -63,13 +63,13 @@ def test_redis_refuses_what_the_services_do_not_need(compose_project: ComposePro
     assert "NOAUTH" in redis.exec("redis-cli", "ping").stdout
     ask = (
         "import asyncio, pathlib, sys\n"
-        "from services.common.bus.redis import Redis\n"
+        "from services.common.bus.redis import RedisClient\n"
         "async def main():\n"
-        "    redis = Redis.open(pathlib.Path('/run/gridcast/redis_url').read_text())\n"
+        "    redis = RedisClient.from_url(pathlib.Path('/run/gridcast/redis_url').read_text())\n"
         "    await redis.ping()\n"
         "    for command in ('FLUSHALL', 'CONFIG GET *', 'KEYS *', 'GET other', 'SHUTDOWN'):\n"
         "        try:\n"
-        "            await redis.call(*command.split())\n"
+        "            await redis.execute(*command.split())\n"
         "        except Exception:\n"
         "            continue\n"
         "        sys.exit(command)\n"
