@@ -18,6 +18,7 @@ CLIENT_SOURCE = str(Path(__file__).parents[1] / "clients/python/src")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [CLIENT_SOURCE, os.environ.get("PYTHONPATH")]))
 
 pytest_plugins = [
+    "tests.support.client_package",
     "tests.support.databases",
     "tests.support.processes",
     "tests.support.stack",

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import connect
 
+from tests.support.client_package import ClientEnvironment
 from tests.support.stack import Stack
 from tests.support.videos import SampleVideos
 from tests.support.waiting import eventually
@@ -76,23 +77,15 @@ def test_the_session_under_use(stack: Stack, sample_videos: SampleVideos, tmp_pa
         listener.wait(10)
 
 
-def test_a_separate_process_pushes(stack: Stack, tmp_path: Path) -> None:
-    """To all, heard on two replicas, and to one sid, heard there alone."""
+def test_a_separate_process_pushes(stack: Stack, client_environment: ClientEnvironment, tmp_path: Path) -> None:
+    """The snippet, where only the wheel is installed: to all, received on two replicas, and to one sid, received there alone."""
     script = tmp_path / "billing.py"
     script.write_text(code_block("python", "Publisher.from_url"), "utf-8")
     addresses = [stack.urls[name].replace("http", "ws", 1) + "/ws" for name in ("socket-1", "socket-2")]
     with connect(addresses[0]) as one, connect(addresses[1]) as other:
         sid = json.loads(one.recv(5))["sid"]
         other.recv(5)
-        run = subprocess.run(
-            [sys.executable, str(script), stack.urls["redis-server"], sid],
-            cwd=ROOT,
-            env={"PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
+        run = client_environment.run(str(script), stack.urls["redis-server"], sid, folder=tmp_path)
         assert run.returncode == 0, run.stderr
         assert "sent" in run.stdout
         assert [json.loads(one.recv(5))["type"] for _ in range(2)] == ["invoice.paid", "invoice.yours"]

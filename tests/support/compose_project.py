@@ -42,7 +42,15 @@ def source_copy() -> Path:
     """A copy of what is built and run from, with the rights that a clone under a umask of 077 leaves: its owner's alone."""
     folder = Path(tempfile.mkdtemp(prefix="gridcast-tree-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    for part in (".dockerignore", "docker-compose.yml", "clients/python", "deploy", "gateway", "requirements", "services"):
+    for part in (
+        ".dockerignore",
+        "docker-compose.yml",
+        "clients/python",
+        "deploy",
+        "gateway",
+        "requirements",
+        "services",
+    ):
         if (ROOT / part).is_dir():
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         else:

@@ -90,7 +90,9 @@ def test_what_is_copied_from_the_tree_can_be_read_by_whoever_runs_the_image() ->
         from_the_tree = [line for line in instructions if line.startswith("COPY") and "--from=" not in line]
         if from_the_tree and name != "build":
             assert re.search(r"chmod -R a\+rX /", instructions[-1]), name
-        assert not from_the_tree or base in {"build", "build-with-client"} or name in {"build", "client", "scripts"}, name
+        assert not from_the_tree or base in {"build", "build-with-client"} or name in {"build", "client", "scripts"}, (
+            name
+        )
 
 
 @pytest.mark.parametrize("service", sorted(SERVICES))
