@@ -121,7 +121,7 @@ def test_a_second_interrupt_kills_what_hangs(tmp_path: Path, run_marker_env: dic
         stack.process.send_signal(signal.SIGINT)
         eventually(lambda: "socket        stopped" in stack.stdout)
         assert stack.terminate(signal.SIGINT) == 1
-        assert "had to be killed: stream-1" in wait_for_error_line(stack)
+        assert "killed after the stop timeout: stream-1" in wait_for_error_line(stack)
         assert find_marked_processes(run_marker_env) == []
 
 
@@ -198,7 +198,7 @@ def test_a_mongodb_that_is_not_there(tmp_path: Path, run_marker_env: dict[str, s
     env = {**run_marker_env, "MONGODB_URI": f"mongodb://me:hidden@{HOST}:{port}/"}
     with run_stack(tmp_path / "data", env=env, up=False) as stack:
         line = wait_for_error_line(stack)
-        assert "the MongoDB of MONGODB_URI does not answer" in line
+        assert "the MongoDB of MONGODB_URI does not respond" in line
         assert "hidden" not in line
 
 

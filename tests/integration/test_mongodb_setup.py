@@ -169,7 +169,7 @@ def test_one_server_becomes_a_set_and_a_member_of_a_set_is_not_taken_for_one_ser
     server.start()
     formed = run_job(vault, server, MONGO_REPLICA_SET="gridcast")
     assert formed.returncode == 0, formed.stderr
-    assert "formed the replica set gridcast" in formed.stdout
+    assert "initiated the replica set gridcast" in formed.stdout
     with connect_as(server, "upload", "upload-password-0", "gridcast") as client:
         assert client.gridcast.media.count_documents({}) == 1
     server.kill()
