@@ -1,14 +1,14 @@
-# The verbs of this repository; `make help` lists them. Needs Python 3.11 or newer and a package index, nothing else.
+# The targets of this repository; `make help` lists them. They need Python 3.11 or newer and a package index, nothing else.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Most tests wait for a server, not for a core. Files go in the order of their names, which has the slow ones first: by number of tests
-# (xdist's own order) two of three workers had nothing to do in the last minutes.
+# More workers than cores: most tests wait for a server. Files run in alphabetical order, which has the slow ones first: in xdist's own
+# order, by number of tests, two of three workers were idle in the last minutes.
 WORKERS ?= 4
 EXTRAS := upload stream socket gateway
 
-# What the local run is told; each may be left out.
+# Options of the local run; all are optional.
 RUN_OPTIONS := $(if $(PORT),--port "$(PORT)") $(if $(DATA),--data "$(DATA)") $(if $(UPLOADS),--uploads "$(UPLOADS)") \
   $(if $(STREAMS),--streams "$(STREAMS)") $(if $(SOCKETS),--sockets "$(SOCKETS)")
 

@@ -64,8 +64,7 @@ def open_collections(client: MongoClient[RawBSONDocument], name: str) -> dict[st
 
 
 def dump(collections: dict[str, RawCollection], dump_dir: Path) -> Iterator[tuple[int, str]]:
-    """Write each collection to a file; rename the files once all are written. Yields counts. Raises ValueError for missing chunks.
-    """
+    """Write a file for each collection; rename them once all are written. Yields counts. Raises ValueError for missing chunks."""
     dump_dir.mkdir(parents=True)
     files: FileLengths = {}
     for name in COLLECTIONS:

@@ -134,7 +134,7 @@ def redis_acl_file(values: Mapping[str, str]) -> str:
 
 
 def redis_conf(values: Mapping[str, str]) -> str:
-    """The configuration of Redis: no persistence, because no data must survive a restart; when full it rejects writes, never evicts."""
+    """The configuration of Redis: no persistence, as no data must survive a restart; a full Redis rejects writes and never evicts."""
     return f"""\
 aclfile /run/gridcast/users.acl
 protected-mode no
@@ -150,7 +150,7 @@ masterauth {values["REDIS_REPLICA_PASSWORD"]}
 
 
 def sentinel_conf(values: Mapping[str, str], environment: Mapping[str, str]) -> str:
-    """The initial configuration of a Sentinel. It has addresses, no host names: a Sentinel does not monitor while it resolves a name."""
+    """The initial configuration of a Sentinel, with addresses only: a Sentinel does not monitor while it resolves a host name."""
     master = environment.get("REDIS_MASTER", "127.0.0.1")
     return f"""\
 port 26379

@@ -99,8 +99,8 @@ def find_root_password(hosts: list[str]) -> str:
 
 
 def require_standalone_data(root_client: RootClient) -> None:
-    """Raise SetupError if the data belong to a replica set: writes to a member that runs alone are in no oplog, so the other members
-    would never replicate them.
+    """Raise SetupError if the data belong to a replica set: a member that runs alone writes no oplog, so the other members would
+    never replicate its writes.
     """
     if found := root_client.local["system.replset"].find_one():
         raise SetupError(

@@ -40,7 +40,7 @@ def open_data_dir(root: Path, pause: Callable[[float], object]) -> Iterator[Data
         (root / "logs").mkdir(parents=True, exist_ok=True)
         lock = os.open(root / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise StackError(f"cannot use the data directory {root}: {error.strerror}") from error
+        raise StackError(f"the data directory {root} cannot be used: {error.strerror}") from error
     try:
         _acquire_lock(lock, root, pause)
         for log in (root / "logs").glob("*.log"):

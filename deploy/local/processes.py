@@ -118,7 +118,7 @@ def wait_until_ready(children: Sequence[Child], timeout: float, pause: Callable[
 
 
 def stop_children(children: Sequence[Child], force: Callable[[], bool] = lambda: False) -> list[str]:
-    """Send SIGTERM to all, and SIGKILL after the longest stop timeout or once `force()` is true. Returns the names of those killed."""
+    """Send SIGTERM to all, and SIGKILL after the longest stop timeout or once `force()` is true. Returns the killed names."""
     for child in children:
         child.send_signal(signal.SIGTERM)
     deadline = time.monotonic() + max((child.program.stop_timeout for child in children), default=0.0)

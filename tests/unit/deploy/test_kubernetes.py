@@ -190,7 +190,9 @@ def test_secrets_of_the_local_overlay_hold_what_the_pods_read() -> None:
 def allowed_flows(overlay: str) -> set[tuple[str, str, int]]:
     """Who may open a connection to whom and to which port: what both sides' policies allow, DNS left out."""
     names = sorted({workload_name(workload) for workload in workloads(overlay)})
-    policies = [spec["spec"] for name, spec in objects_by_name(overlay, "NetworkPolicy").items() if name != "names"]
+    policies = [
+        spec["spec"] for name, spec in objects_by_name(overlay, "NetworkPolicy").items() if name != "dns-egress"
+    ]
 
     def selects(selector: Object | None, name: str) -> bool:
         if not selector:
@@ -245,7 +247,7 @@ def test_only_the_listed_flows_are_open() -> None:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_names_can_be_looked_up_wherever_the_name_server_stands(overlay: str) -> None:
     """Also in a cache on the node itself, which selectors of pods and namespaces do not match, and at OpenShift's 5353."""
-    policy = objects_by_name(overlay, "NetworkPolicy")["names"]["spec"]
+    policy = objects_by_name(overlay, "NetworkPolicy")["dns-egress"]["spec"]
     assert policy["podSelector"] == {}
     (rule,) = policy["egress"]
     assert "to" not in rule
