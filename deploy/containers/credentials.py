@@ -134,7 +134,7 @@ def redis_acl_file(values: Mapping[str, str]) -> str:
 
 
 def redis_conf(values: Mapping[str, str]) -> str:
-    """The configuration of Redis: no persistence, as no data must survive a restart; a full Redis rejects writes and never evicts."""
+    """Redis without persistence, as no data must survive a restart. A full Redis rejects writes instead of evicting keys."""
     return f"""\
 aclfile /run/gridcast/users.acl
 protected-mode no
