@@ -21,8 +21,13 @@ help: ## show this list
 run: $(VENV)/local.stamp ## start the whole stack on this machine; PORT= DATA= UPLOADS= STREAMS= SOCKETS=
 	@exec $(BIN)/python -m deploy.local $(RUN_OPTIONS)
 
-test: lint ## everything that needs no container engine
+ifeq ($(strip $(T)$(K)),)
+test: lint ## everything that needs no container engine; T=PATH and K=EXPR run a part of it without the lint
 	$(BIN)/python -m pytest -m "not long and not containers" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+else
+test: setup
+	$(BIN)/python -m pytest -m "not containers" $(if $(K),-k "$(K)") $(T)
+endif
 
 test-long: lint ## the same with the figures of every promise
 	$(BIN)/python -m pytest -s -m "not containers"

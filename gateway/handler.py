@@ -20,11 +20,13 @@ PROBE_PATHS = frozenset({"/livez", "/readyz"})
 class GatewayHandler:
     """The application behind services.common.web.middleware.RequestMiddleware."""
 
-    def __init__(self, forward: ReverseProxy, own: ASGIApp, docs: ASGIApp, entrance: AdmissionPolicy) -> None:
-        self._reverse_proxy = forward
-        self._own_app = own
-        self._openapi = docs
-        self._admission = entrance
+    def __init__(
+        self, reverse_proxy: ReverseProxy, local_app: ASGIApp, openapi: ASGIApp, admission: AdmissionPolicy
+    ) -> None:
+        self._reverse_proxy = reverse_proxy
+        self._local_app = local_app
+        self._openapi = openapi
+        self._admission = admission
 
     def trusts_request_id(self, scope: Scope) -> bool:
         """Whether an X-Request-ID is the word of a trusted proxy. A client's own would let it write into others' traces."""
@@ -34,12 +36,14 @@ class GatewayHandler:
         """ASGI. Not a coroutine around another: each costs every request."""
         if scope["type"] == "lifespan":
             scope["state"][STATE_KEY] = self._admission
-            return self._own_app(scope, receive, send)
+            return self._local_app(scope, receive, send)
         if added := cors.response_headers(scope["headers"], self._admission.origins):
             return self._handle_with_headers(added, scope, receive, send)
         return self._handle(scope, receive, send)
 
-    async def _handle_with_headers(self, added: cors.CORSHeaders, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _handle_with_headers(
+        self, extra_headers: cors.CORSHeaders, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         """With these fields, whoever answers."""
         begun = False
 
@@ -47,7 +51,7 @@ class GatewayHandler:
             nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
-                message["headers"] = [*message["headers"], *added]
+                message["headers"] = [*message["headers"], *extra_headers]
             await send(message)
 
         try:
@@ -86,7 +90,7 @@ class GatewayHandler:
         elif path == "/openapi.json":
             await self._openapi(scope, receive, send)
         else:
-            await self._own_app(scope, receive, send)
+            await self._local_app(scope, receive, send)
 
     async def _handle_options(self, scope: Scope, allow: str, send: Send, *, preflight: bool) -> None:
         """A CORS preflight, or an OPTIONS of a resource whose service does not know it."""

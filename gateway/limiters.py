@@ -39,10 +39,10 @@ class RateLimiter:
 class ConnectionLimiter:
     """Open WebSockets, all and by client."""
 
-    def __init__(self, most: int, most_per_client: int) -> None:
+    def __init__(self, max_connections: int, max_per_client: int) -> None:
         """`most_per_client` may be 0: no limit."""
-        self._max_connections = most
-        self._max_per_client = most_per_client
+        self._max_connections = max_connections
+        self._max_per_client = max_per_client
         self._count = 0
         self._by_client: dict[str, int] = {}
 

@@ -23,23 +23,23 @@ class OpenAPIAggregator:
 
     def __init__(
         self,
-        client: ConnectionPool,
-        upstreams: Mapping[str, UpstreamPool],
-        own: Callable[[], openapi_merge.OpenAPIDocument],
+        connection_pool: ConnectionPool,
+        pools: Mapping[str, UpstreamPool],
+        gateway_document: Callable[[], openapi_merge.OpenAPIDocument],
     ) -> None:
-        self._client = client
-        self._upstreams = upstreams
-        self._own_document = own
+        self._connection_pool = connection_pool
+        self._pools = pools
+        self._gateway_document = gateway_document
         self._documents: dict[str, openapi_merge.OpenAPIDocument] = {}
         self._cached_body = b""
         self._fresh_until = 0.0
-        self._build = SingleFlight(self._aggregate)
+        self._refresh = SingleFlight(self._aggregate)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         del scope, receive
         if asyncio.get_running_loop().time() >= self._fresh_until:
-            await self._build()
+            await self._refresh()
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(self._cached_body)),
@@ -50,25 +50,25 @@ class OpenAPIAggregator:
         await send({"type": "http.response.body", "body": self._cached_body})
 
     async def _aggregate(self) -> None:
-        await asyncio.gather(*(self._fetch_document(upstream) for upstream in self._upstreams.values()))
+        await asyncio.gather(*(self._fetch_document(upstream) for upstream in self._pools.values()))
         described = {name: (known, routes.routed_operations(name)) for name, known in self._documents.items()}
         self._cached_body = json.dumps(
-            openapi_merge.merge_documents(self._own_document(), described, GATEWAY_ERROR_RESPONSES)
+            openapi_merge.merge_documents(self._gateway_document(), described, GATEWAY_ERROR_RESPONSES)
         ).encode("ascii")
         self._fresh_until = (
             asyncio.get_running_loop().time() + DOCUMENT_TTL_SECONDS
-            if len(self._documents) == len(self._upstreams)
+            if len(self._documents) == len(self._pools)
             else 0.0
         )
 
-    async def _fetch_document(self, upstream: UpstreamPool) -> None:
-        replica = upstream.select_least_requests()
+    async def _fetch_document(self, pool: UpstreamPool) -> None:
+        replica = pool.select_least_requests()
         if replica is None:
             return
         try:
             with replica:
-                status, body = await fetch_small(self._client, replica, "/openapi.json")
+                status, body = await fetch_small(self._connection_pool, replica, "/openapi.json")
             if status == 200:
-                self._documents[upstream.name] = json.loads(body)
+                self._documents[pool.name] = json.loads(body)
         except (ServiceUnavailable, ValueError):
             return

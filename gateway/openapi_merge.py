@@ -15,17 +15,19 @@ _SCHEMA_REF = "#/components/schemas/"
 
 
 def merge_documents(
-    own: OpenAPIDocument,
+    gateway_document: OpenAPIDocument,
     documents: Mapping[str, tuple[OpenAPIDocument, Collection[tuple[str, str]]]],
-    answers: Mapping[int | str, Mapping[str, Any]] | None = None,
+    error_responses: Mapping[int | str, Mapping[str, Any]] | None = None,
 ) -> OpenAPIDocument:
     """`own` with each service's paths, as far as its (method, template) pairs are routed.
 
     `answers` by status are what the gateway itself may say in a service's place; what the service documents stays.
     """
-    ours = {str(status): answer for status, answer in (answers or {}).items()}
-    paths: dict[str, Any] = {path: dict(item) for path, item in own.get("paths", {}).items()}
-    components: dict[str, dict[str, Any]] = {kind: dict(of) for kind, of in own.get("components", {}).items()}
+    ours = {str(status): answer for status, answer in (error_responses or {}).items()}
+    paths: dict[str, Any] = {path: dict(item) for path, item in gateway_document.get("paths", {}).items()}
+    components: dict[str, dict[str, Any]] = {
+        kind: dict(of) for kind, of in gateway_document.get("components", {}).items()
+    }
     for service, (document, routed) in documents.items():
         schemas = components.setdefault("schemas", {})
         theirs = document.get("components", {}).get("schemas", {})
@@ -45,7 +47,7 @@ def merge_documents(
                 if (method.upper(), _path_shape(path)) in shapes:
                     responses = dict(sorted({**ours, **operation["responses"]}.items()))
                     paths.setdefault(path, {})[method] = {**operation, "responses": responses}
-    return {**own, "paths": dict(sorted(paths.items())), "components": components}
+    return {**gateway_document, "paths": dict(sorted(paths.items())), "components": components}
 
 
 def _path_shape(template: str) -> str:
@@ -53,17 +55,17 @@ def _path_shape(template: str) -> str:
     return _PARAMETER.sub("{}", template)
 
 
-def _rename_schema_refs(value: Any, names: Mapping[str, str]) -> Any:
+def _rename_schema_refs(value: Any, new_names: Mapping[str, str]) -> Any:
     """`value` with every reference to a renamed schema changed."""
-    if not names:
+    if not new_names:
         return value
     if isinstance(value, dict):
         return {
-            key: _SCHEMA_REF + names[part.removeprefix(_SCHEMA_REF)]
-            if key == "$ref" and isinstance(part, str) and part.removeprefix(_SCHEMA_REF) in names
-            else _rename_schema_refs(part, names)
+            key: _SCHEMA_REF + new_names[part.removeprefix(_SCHEMA_REF)]
+            if key == "$ref" and isinstance(part, str) and part.removeprefix(_SCHEMA_REF) in new_names
+            else _rename_schema_refs(part, new_names)
             for key, part in value.items()
         }
     if isinstance(value, list):
-        return [_rename_schema_refs(part, names) for part in value]
+        return [_rename_schema_refs(part, new_names) for part in value]
     return value

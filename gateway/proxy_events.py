@@ -8,29 +8,29 @@ from services.common.telemetry import metrics
 _log = logging.getLogger("gridcast.gateway")
 
 
-def upstream_ejected(upstream: UpstreamPool, replica: Upstream, reason: object) -> None:
+def upstream_ejected(pool: UpstreamPool, upstream: Upstream, reason: object) -> None:
     """A replica is left alone for a while."""
-    metrics.UPSTREAM_EJECTIONS.labels(upstream.name).inc()
+    metrics.UPSTREAM_EJECTIONS.labels(pool.name).inc()
     fields = {
-        "upstream": upstream.name,
-        "upstream_addr": replica.origin,
+        "upstream": pool.name,
+        "upstream_addr": upstream.origin,
         "reason": str(reason),
-        "consecutive_failures": replica.consecutive_failures,
+        "consecutive_failures": upstream.consecutive_failures,
     }
     _log.warning("upstream ejected", extra={"fields": fields})
 
 
-def upstream_recovered(upstream: UpstreamPool, replica: Upstream) -> None:
+def upstream_recovered(pool: UpstreamPool, upstream: Upstream) -> None:
     """A replica that was left alone answers again."""
-    _log.info("upstream recovered", extra={"fields": {"upstream": upstream.name, "upstream_addr": replica.origin}})
+    _log.info("upstream recovered", extra={"fields": {"upstream": pool.name, "upstream_addr": upstream.origin}})
 
 
-def retry_counted(upstream: UpstreamPool) -> None:
+def upstream_retried(pool: UpstreamPool) -> None:
     """A safe request or a handshake was broken off before an answer, so it may be sent again. Where no replica is left it is not.
 
     A replica that could not be reached was sent nothing: the next one is asked, and that is no retry.
     """
-    metrics.UPSTREAM_RETRIES.labels(upstream.name).inc()
+    metrics.UPSTREAM_RETRIES.labels(pool.name).inc()
 
 
 def upstream_error(service: str, status: int) -> None:
@@ -43,8 +43,8 @@ def request_rejected(reason: str) -> None:
     metrics.REQUESTS_REJECTED.labels(reason).inc()
 
 
-def upstreams_changed(upstream: UpstreamPool) -> None:
+def upstreams_changed(pool: UpstreamPool) -> None:
     """A service's replicas are known, or have changed."""
-    metrics.UPSTREAM_HOSTS.labels(upstream.name).set(len(upstream.upstreams))
-    fields = {"upstream": upstream.name, "upstream_addrs": [replica.origin for replica in upstream.upstreams]}
+    metrics.UPSTREAM_HOSTS.labels(pool.name).set(len(pool.upstreams))
+    fields = {"upstream": pool.name, "upstream_addrs": [replica.origin for replica in pool.upstreams]}
     _log.info("upstream hosts changed", extra={"fields": fields})

@@ -31,7 +31,6 @@ _TABLE: dict[str, dict[str, str]] = {
     "/file": {"GET": STREAM},
     "/file/folders": {"GET": STREAM},
     "/file/info": {"GET": STREAM},
-    "/file/link": {"POST": STREAM},
     "/file/stream": {"GET": STREAM, "HEAD": STREAM, "PUT": UPLOAD, "DELETE": UPLOAD},
     "/file/upload": {"POST": UPLOAD},
     "/file/tus": {"OPTIONS": UPLOAD, "POST": UPLOAD},

@@ -1,1 +1,1 @@
-"""Tests, and what they share. A package with a file of its own: a dependency of a judge installs one of the same name."""
+"""Tests and what they share. The file makes this a regular package: a dependency of schemathesis installs one named `tests` too."""

@@ -1,11 +1,36 @@
-"""The fixtures that every test may ask for; each comes from the room that is named after it.
+"""The fixtures that every test may request, and the modules of tests/support that hold what tests share.
 
-servers    mongod, redis_server, own_mongod, own_redis, database, redis_url
-launch     start_service
-stack      stack
-uploads    upload, upload_settings, env, store
-videos     video, ffmpeg
-upstreams  service, gateway, hasty
+Modules with fixtures (loaded here as plugins):
+
+databases          mongod, redis_server (session), dedicated_mongod, dedicated_redis, database_name, redis_url
+processes          start_service; shows the log of every running service with a failed test
+stack              stack (session): `python -m deploy.local` with two stream and two socket replicas
+upload_client      upload, upload_settings, env (module), inspector; requests and a tus client for the upload service
+scripted_upstream  upstream, gateway, short_timeout_gateway (module); HTTP requests to the gateway
+websocket_client   single_replica, two_replicas (module); a WebSocket client that resumes
+videos             ffmpeg, sample_videos (session)
+
+Modules to import from:
+
+compose_project      a compose project with its containers
+fault_proxy          a TCP proxy that delays, holds back or cuts traffic
+in_process_server    our HTTP server in a thread of the test
+media_library        an upload and a stream service on one database
+npm                  npm packages in a temporary folder
+open_file_limit      the descriptor limit of the test process
+process_stats        memory, CPU time and descriptors of a process
+raw_sockets          exact bytes over TCP
+recording_sink       a client connection without a socket
+redis_commands       inline commands to Redis and Sentinel
+replica_set          three mongod as a replica set
+sizes                MIB, CHUNK_SIZE, BATCH_SIZE
+small_service        a minimal ASGI application on our server, as a process
+socket_replica_pair  a gateway before two socket replicas
+stock_server         one of our applications under stock uvicorn, as a process
+traffic              uploads, reads and pushes in the background, with a log of their results
+upload_history       uploads under faults, and a check of the store against their results
+waiting              eventually, eventually_async
+websocket_load       many WebSocket clients in one process
 """
 
 import os
@@ -25,10 +50,11 @@ pytest_plugins = [
     "tests.support.upload_client",
     "tests.support.videos",
     "tests.support.scripted_upstream",
+    "tests.support.websocket_client",
 ]
 
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
-    """The event loop that services run on."""
+    """Run asynchronous tests on asyncio, as the services run."""
     return "asyncio"

@@ -14,10 +14,15 @@ from deploy.local.errors import StackError, StopRequested
 from deploy.local.ports import check_port_is_free
 from deploy.local.signals import SignalWaiter
 from deploy.local.stack import Stack, StackOptions, print_status
+from services.common.variables import UnknownVariableError, check_names
 
 
 def main() -> int:
     arguments = _parse_arguments()
+    try:
+        check_names(os.environ)
+    except UnknownVariableError as error:
+        return _print_error(str(error))
     options = StackOptions(
         port=arguments.port,
         upload_replicas=arguments.uploads,

@@ -33,7 +33,9 @@ _REMOVED_FROM_REQUEST = _HOP_BY_HOP | {b"forwarded", b"x-real-ip", b"x-request-i
 _MERGED_IN_REQUEST = frozenset(
     {b"connection", b"host", b"content-length", b"expect", b"cookie", b"traceparent", b"tracestate"}
 )
-_FORWARDED_LINES = b"x-forwarded-for: %s\r\nx-forwarded-proto: %s\r\nx-forwarded-host: %s\r\nx-request-id: %s\r\n"
+_FORWARDED_HEADERS_FORMAT = (
+    b"x-forwarded-for: %s\r\nx-forwarded-proto: %s\r\nx-forwarded-host: %s\r\nx-request-id: %s\r\n"
+)
 _REMOVED_FROM_RESPONSE = _HOP_BY_HOP | {
     b"content-length",
     b"date",
@@ -75,21 +77,23 @@ def build_request_headers(fields: HeaderIterable, client: Client, request_id: st
         host if client.host is None else client.host.encode("ascii"),
         request_id.encode("ascii"),
     )
-    made = b"".join(lines) + _FORWARDED_LINES % ours
+    made = b"".join(lines) + _FORWARDED_HEADERS_FORMAT % ours
     if made.count(b"\n") != len(lines) + len(ours):
         raise ValueError("line break in a header field")
     return made
 
 
-def _merge_headers(said: Mapping[bytes, list[bytes]], named: Collection[bytes]) -> list[tuple[bytes, bytes]]:
+def _merge_headers(
+    values: Mapping[bytes, list[bytes]], connection_options: Collection[bytes]
+) -> list[tuple[bytes, bytes]]:
     """What is made of several fields, or kept only where it is well-formed, or whoever wants it removed."""
-    made = [(name, said[name][0]) for name in (b"content-length", b"expect") if name in said]
-    if (cookies := said.get(b"cookie")) is not None and b"cookie" not in named:
+    made = [(name, values[name][0]) for name in (b"content-length", b"expect") if name in values]
+    if (cookies := values.get(b"cookie")) is not None and b"cookie" not in connection_options:
         # The one list that is not joined by commas (RFC 9113, 8.2.3).
         made.append((b"cookie", _require_utf8(b"; ".join(cookies))))
-    if (traces := said.get(b"traceparent")) is not None and len(traces) == 1 and _TRACEPARENT.match(traces[0]):
+    if (traces := values.get(b"traceparent")) is not None and len(traces) == 1 and _TRACEPARENT.match(traces[0]):
         made.append((b"traceparent", traces[0]))
-        made += ((b"tracestate", _require_utf8(state)) for state in said.get(b"tracestate", ()))
+        made += ((b"tracestate", _require_utf8(state)) for state in values.get(b"tracestate", ()))
     return made
 
 

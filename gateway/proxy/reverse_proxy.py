@@ -12,7 +12,7 @@ from gateway import proxy_events
 from gateway.forwarded import Client
 from gateway.proxy import headers
 from gateway.proxy.request_encoder import EncodedHead, encode_request_head
-from gateway.proxy.timeouts import SENDING_BODY, Phase, ProgressMonitor, ProxyExchange, ProxyTimeouts
+from gateway.proxy.timeouts import BODY_PHASES, Phase, ProgressMonitor, ProxyExchange, ProxyTimeouts
 from gateway.routes import Route
 from gateway.settings import GatewaySettings
 from gateway.upstream.connection_pool import ConnectError, ConnectionPool, NoResponseError
@@ -24,7 +24,7 @@ from services.common.errors import BadGateway, ContentTooLarge, GatewayTimeout, 
 from services.common.server.connection_info import connection_info
 from services.common.telemetry import json_logging
 
-MAX_JSON_BODY_BYTES_PROXIED = 1024 * 1024
+MAX_NON_MEDIA_BODY_BYTES = 1024 * 1024
 """Bytes of a body that is no media."""
 SMALL_RESPONSE_BYTES = 16 * 1024
 """Bytes of an answer that are one piece, however they came."""
@@ -58,13 +58,13 @@ class ClientRequestBody:
                 exchange.phase = Phase.WRITING_UPSTREAM
                 return data
         exchange.request_complete = True
-        if exchange.phase in SENDING_BODY:  # else the answer came early
+        if exchange.phase in BODY_PHASES:  # else the answer came early
             exchange.phase = Phase.AWAITING_HEADERS
         return b""
 
-    def _abort(self, verdict: GridcastError | ClientDisconnected) -> Never:
-        self._exchange.abort(verdict)
-        raise verdict
+    def _abort(self, reason: GridcastError | ClientDisconnected) -> Never:
+        self._exchange.abort(reason)
+        raise reason
 
 
 @dataclass(slots=True)
@@ -72,7 +72,7 @@ class UpstreamRequest:
     """A request on its way. `again`: it may be asked a second time, because nothing can happen twice; `fresh`: it is being."""
 
     method: str
-    encoded_head: bytes
+    head: bytes
     body: ClientRequestBody | None
     retryable: bool
     new_connection: bool = False
@@ -82,11 +82,11 @@ class ReverseProxy:
     """Answers requests from the services."""
 
     def __init__(
-        self, settings: GatewaySettings, client: ConnectionPool, upstreams: Mapping[str, UpstreamPool]
+        self, settings: GatewaySettings, connection_pool: ConnectionPool, upstream_pools: Mapping[str, UpstreamPool]
     ) -> None:
         self._settings = settings
-        self._pool = client
-        self._upstreams = upstreams
+        self._connection_pool = connection_pool
+        self._upstream_pools = upstream_pools
         self._loop: asyncio.AbstractEventLoop
         self._monitor = ProgressMonitor(
             ProxyTimeouts(settings.client_body_timeout, settings.upstream_idle_timeout, settings.send_timeout)
@@ -107,7 +107,7 @@ class ReverseProxy:
             target = b"%s?%s" % (target, query)
         asking = encode_request_head(method, target, scope["headers"], client, json_logging.request_id_var.get())
         length = asking.content_length
-        limit = self._settings.max_body_size if route.is_media else MAX_JSON_BODY_BYTES_PROXIED
+        limit = self._settings.max_body_size if route.is_media else MAX_NON_MEDIA_BODY_BYTES
         if length is not None and length > limit:
             raise ContentTooLarge(f"the request body is longer than {limit} bytes")
         safe = method in SAFE_METHODS
@@ -115,7 +115,7 @@ class ReverseProxy:
             self._settings.commit_timeout if route.is_media and not safe else self._settings.response_header_timeout
         )
         task = cast("asyncio.Task[None]", asyncio.current_task(self._loop))
-        exchange = ProxyExchange(task, self._loop.time(), patience, complete=length == 0)
+        exchange = ProxyExchange(task, self._loop.time(), patience, request_complete=length == 0)
         body = None if length == 0 else ClientRequestBody(asking, receive, exchange, limit)
         asked = UpstreamRequest(method, asking.raw, body, safe and body is None)
         log: dict[str, object] = {}
@@ -124,7 +124,7 @@ class ReverseProxy:
         self._monitor.add(exchange, connection.peer_disconnected)
         try:
             await self._send_with_retries(
-                self._upstreams[route.service], asked, exchange, send, log, extended=connection.extended_start
+                self._upstream_pools[route.service], asked, exchange, send, log, extended=connection.extended_start
             )
         except asyncio.CancelledError:
             task.uncancel()
@@ -140,8 +140,8 @@ class ReverseProxy:
 
     async def _send_with_retries(
         self,
-        upstream: UpstreamPool,
-        asked: UpstreamRequest,
+        upstream_pool: UpstreamPool,
+        request: UpstreamRequest,
         exchange: ProxyExchange,
         send: Send,
         log: dict[str, object],
@@ -153,36 +153,36 @@ class ReverseProxy:
         connecting = 0.0
         tried: list[Upstream] = []
         while True:
-            replica = upstream.select_least_requests(tried)
+            replica = upstream_pool.select_least_requests(tried)
             if replica is None or connecting > CONNECT_BUDGET_SECONDS:
-                raise BadGateway(f"the {upstream.name} service is unreachable")
+                raise BadGateway(f"the {upstream_pool.name} service is unreachable")
             log["upstream_addr"] = replica.origin
             asked_at = clock()
             with replica:
                 try:
-                    line = await self._pool.request(
-                        asked.method,
+                    line = await self._connection_pool.request(
+                        request.method,
                         replica.address,
-                        asked.encoded_head,
-                        asked.body,
-                        new_connection=asked.new_connection,
+                        request.head,
+                        request.body,
+                        new_connection=request.new_connection,
                     )
                 except (ConnectError, ServerDisconnected, RemoteProtocolError, asyncio.CancelledError) as error:
                     if _is_upstream_fault(error, exchange.abort_reason):
-                        upstream.record_failure(replica, clock())
-                        proxy_events.upstream_ejected(upstream, replica, exchange.abort_reason or error)
+                        upstream_pool.record_failure(replica, clock())
+                        proxy_events.upstream_ejected(upstream_pool, replica, exchange.abort_reason or error)
                     if isinstance(error, ConnectError):
                         connecting += clock() - asked_at
-                    elif isinstance(error, ServerDisconnected) and asked.retryable and exchange.abort_reason is None:
+                    elif isinstance(error, ServerDisconnected) and request.retryable and exchange.abort_reason is None:
                         # It closed a kept connection while we wrote to it, or died.
-                        asked.retryable, asked.new_connection = False, True
-                        proxy_events.retry_counted(upstream)
+                        request.retryable, request.new_connection = False, True
+                        proxy_events.upstream_retried(upstream_pool)
                     else:
                         raise
-                    if isinstance(error, ConnectError) or len(upstream.upstreams) > 1:
+                    if isinstance(error, ConnectError) or len(upstream_pool.upstreams) > 1:
                         tried.append(replica)
                     continue
-                upstream.record_success(replica)
+                upstream_pool.record_success(replica)
                 log["first_byte"] = round(clock() - began, 6)
                 try:
                     await _copy_response(line, exchange, send, extended=extended)
@@ -191,23 +191,25 @@ class ReverseProxy:
                 return
 
 
-def _is_upstream_fault(error: BaseException, verdict: GridcastError | ClientDisconnected | None) -> bool:
+def _is_upstream_fault(error: BaseException, abort_reason: GridcastError | ClientDisconnected | None) -> bool:
     """Whether it is the replica's. A kept connection that has ended is nobody's."""
-    if verdict is None:
+    if abort_reason is None:
         return isinstance(error, ConnectError | NoResponseError | RemoteProtocolError)
-    return isinstance(verdict, GatewayTimeout) and isinstance(error, asyncio.CancelledError)
+    return isinstance(abort_reason, GatewayTimeout) and isinstance(error, asyncio.CancelledError)
 
 
-async def _copy_response(line: UpstreamConnection, exchange: ProxyExchange, send: Send, *, extended: bool) -> None:
-    status = line.response.status
-    fields = headers.filter_response_headers(line.response.headers, status)
+async def _copy_response(
+    connection: UpstreamConnection, exchange: ProxyExchange, send: Send, *, extended: bool
+) -> None:
+    status = connection.response.status
+    fields = headers.filter_response_headers(connection.response.headers, status)
     if not exchange.request_complete:
         fields.append((b"connection", b"close"))  # answered early: the rest of the body is not wanted
     exchange.phase = Phase.WRITING_CLIENT
     if (
-        extended and line.response.message_complete and line.response.buffered <= SMALL_RESPONSE_BYTES
+        extended and connection.response.message_complete and connection.response.buffered <= SMALL_RESPONSE_BYTES
     ):  # all of it is here: one message
-        data = await line.read()
+        data = await connection.read()
         exchange.bytes_transferred += len(data)
         await send({"type": "http.response.start", "status": status, "headers": fields, "body": data})
         return
@@ -215,8 +217,8 @@ async def _copy_response(line: UpstreamConnection, exchange: ProxyExchange, send
     more = True
     while more:
         exchange.phase = Phase.READING_UPSTREAM
-        data = await line.read()
-        more = not line.response_consumed
+        data = await connection.read()
+        more = not connection.response_consumed
         exchange.phase = Phase.WRITING_CLIENT
         exchange.bytes_transferred += len(data)
         await send({"type": "http.response.body", "body": data, "more_body": more})

@@ -27,7 +27,7 @@ class Phase(Enum):
     WRITING_CLIENT = auto()  # the client, with taking the answer
 
 
-SENDING_BODY = frozenset({Phase.READING_CLIENT, Phase.WRITING_UPSTREAM})
+BODY_PHASES = frozenset({Phase.READING_CLIENT, Phase.WRITING_UPSTREAM})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,57 +54,59 @@ class ProxyExchange:
         "response_header_timeout",
     )
 
-    def __init__(self, task: asyncio.Task[None], now: float, answer: float, *, complete: bool) -> None:
+    def __init__(
+        self, task: asyncio.Task[None], now: float, response_header_timeout: float, *, request_complete: bool
+    ) -> None:
         self._task = task
         self._progress_at = now
         self._seen_bytes = 0
         self._seen_phase = self.phase = Phase.AWAITING_HEADERS
-        self.response_header_timeout = answer
-        self.request_complete = complete
+        self.response_header_timeout = response_header_timeout
+        self.request_complete = request_complete
         self.bytes_transferred = 0
         self.abort_reason: GridcastError | ClientDisconnected | None = None
 
-    def timeout_error(self, now: float, patience: ProxyTimeouts) -> GridcastError | None:
+    def timeout_error(self, now: float, timeouts: ProxyTimeouts) -> GridcastError | None:
         """What to tell the client when somebody took too long; None as long as there is progress."""
         moved = self.bytes_transferred - self._seen_bytes
-        sending = self.phase in SENDING_BODY
+        sending = self.phase in BODY_PHASES
         # SENDER and TAKER take turns with every piece: only bytes are progress there.
-        turned = self.phase is not self._seen_phase and not (sending and self._seen_phase in SENDING_BODY)
+        turned = self.phase is not self._seen_phase and not (sending and self._seen_phase in BODY_PHASES)
         if turned or moved >= (MIN_BODY_PROGRESS_BYTES if sending else 1):
             self._seen_bytes, self._progress_at = self.bytes_transferred, now
         self._seen_phase = self.phase
         waited = now - self._progress_at
         match self.phase:
-            case Phase.READING_CLIENT if waited > patience.client_body:
+            case Phase.READING_CLIENT if waited > timeouts.client_body:
                 return RequestTimeout("timeout while reading the request body")
-            case Phase.WRITING_UPSTREAM if waited > max(patience.upstream_idle, patience.client_body if moved else 0.0):
+            case Phase.WRITING_UPSTREAM if waited > max(timeouts.upstream_idle, timeouts.client_body if moved else 0.0):
                 return (
                     RequestTimeout("timeout while reading the request body")
                     if moved
                     else GatewayTimeout("timeout while sending the request to the service")
                 )
             case Phase.AWAITING_HEADERS if waited > (
-                self.response_header_timeout if self.request_complete else patience.upstream_idle
+                self.response_header_timeout if self.request_complete else timeouts.upstream_idle
             ):
                 return GatewayTimeout("timeout while waiting for the response of the service")
-            case Phase.READING_UPSTREAM if waited > patience.upstream_idle:
+            case Phase.READING_UPSTREAM if waited > timeouts.upstream_idle:
                 return GatewayTimeout("timeout while reading the response of the service")
-            case Phase.WRITING_CLIENT if waited > patience.send:
+            case Phase.WRITING_CLIENT if waited > timeouts.send:
                 return RequestTimeout("timeout while sending the response")
         return None
 
-    def abort(self, verdict: GridcastError | ClientDisconnected) -> None:
+    def abort(self, reason: GridcastError | ClientDisconnected) -> None:
         """End it: whatever its task awaits is cancelled, and `verdict` says why."""
         if self.abort_reason is None:
-            self.abort_reason = verdict
+            self.abort_reason = reason
             self._task.cancel()
 
 
 class ProgressMonitor:
     """All exchanges of this process."""
 
-    def __init__(self, patience: ProxyTimeouts) -> None:
-        self._timeouts = patience
+    def __init__(self, timeouts: ProxyTimeouts) -> None:
+        self._timeouts = timeouts
         self._exchanges: dict[ProxyExchange, Callable[[], bool]] = {}
 
     def add(self, exchange: ProxyExchange, peer_disconnected: Callable[[], bool]) -> None:

@@ -49,8 +49,8 @@ class RequestBody(Protocol):
 class ConnectionPool:
     """All connections of this process to services."""
 
-    def __init__(self, connect_seconds: float) -> None:
-        self._connect_timeout = connect_seconds
+    def __init__(self, connect_timeout: float) -> None:
+        self._connect_timeout = connect_timeout
         self._idle: defaultdict[Address, dict[UpstreamConnection, float]] = defaultdict(dict)
         self._connections: set[UpstreamConnection] = set()
         self._loop: asyncio.AbstractEventLoop
@@ -88,7 +88,7 @@ class ConnectionPool:
         line.send_request(method, head, complete=body is None)
         if body is not None:
             line.body_task = self._loop.create_task(_send_body(line, body))
-            line.body_task.add_done_callback(partial(_body_sent, line))
+            line.body_task.add_done_callback(partial(_fail_if_body_aborted, line))
         try:
             await line.receive_headers()
         except BaseException as error:
@@ -116,13 +116,13 @@ class ConnectionPool:
         self._connections.add(line)
         return line
 
-    def _return_to_idle(self, address: Address, line: UpstreamConnection) -> None:
-        self._idle[address][line] = self._loop.time()
+    def _return_to_idle(self, address: Address, connection: UpstreamConnection) -> None:
+        self._idle[address][connection] = self._loop.time()
 
-    def _discard(self, address: Address, line: UpstreamConnection) -> None:
-        self._connections.discard(line)
+    def _discard(self, address: Address, connection: UpstreamConnection) -> None:
+        self._connections.discard(connection)
         if (idle := self._idle.get(address)) is not None:
-            idle.pop(line, None)
+            idle.pop(connection, None)
 
     def _close_expired(self) -> None:
         """Close what was idle for too long. The connection used last is used next, so the others get old."""
@@ -135,19 +135,19 @@ class ConnectionPool:
         self._expiry_timer = self._loop.call_later(EXPIRY_CHECK_INTERVAL_SECONDS, self._close_expired)
 
 
-async def _send_body(line: UpstreamConnection, body: RequestBody) -> None:
+async def _send_body(connection: UpstreamConnection, body: RequestBody) -> None:
     chunked = body.head.content_length is None
-    if body.head.expect_continue and not await line.wait_for_100_continue():
+    if body.head.expect_continue and not await connection.wait_for_100_continue():
         return
     while data := await body.read():
-        if not await line.send_body((b"%x\r\n" % len(data), data, b"\r\n") if chunked else (data,)):
+        if not await connection.send_body((b"%x\r\n" % len(data), data, b"\r\n") if chunked else (data,)):
             return
-    if chunked and not await line.send_body((b"0\r\n\r\n",)):
+    if chunked and not await connection.send_body((b"0\r\n\r\n",)):
         return
-    line.request_sent = True
+    connection.request_sent = True
 
 
-def _body_sent(line: UpstreamConnection, sending: asyncio.Task[None]) -> None:
+def _fail_if_body_aborted(connection: UpstreamConnection, task: asyncio.Task[None]) -> None:
     """The body broke off: what was sent of it shall not look whole, and nobody answers."""
-    if not sending.cancelled() and (error := sending.exception()) is not None:
-        line.fail(ServerDisconnected(f"request body aborted: {error!r}"))
+    if not task.cancelled() and (error := task.exception()) is not None:
+        connection.fail(ServerDisconnected(f"request body aborted: {error!r}"))

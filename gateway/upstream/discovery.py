@@ -33,15 +33,15 @@ def is_ip_literal(address: Address) -> bool:
 class DnsDiscovery:
     """Keeps the replicas of one service in step with what its names stand for."""
 
-    def __init__(self, upstream: UpstreamPool, addresses: Iterable[Address]) -> None:
-        self._upstream = upstream
+    def __init__(self, pool: UpstreamPool, addresses: Iterable[Address]) -> None:
+        self._pool = pool
         self._configured = tuple(addresses)
         self._resolved: dict[Address, tuple[Address, ...]] = {
             one: (one,) for one in self._configured if is_ip_literal(one)
         }
         self._hostnames = tuple(one for one in self._configured if one not in self._resolved)
-        upstream.update(self._all_addresses())
-        proxy_events.upstreams_changed(upstream)
+        pool.update(self._all_addresses())
+        proxy_events.upstreams_changed(pool)
 
     async def resolve_initial(self) -> None:
         """Look up before requests are taken; a resolver that is silent keeps nobody waiting for long."""
@@ -68,8 +68,8 @@ class DnsDiscovery:
         addresses = tuple(sorted({Address(str(entry[4][0]), name.port) for entry in found}))
         if addresses and addresses != self._resolved.get(name):
             self._resolved[name] = addresses
-            self._upstream.update(self._all_addresses())
-            proxy_events.upstreams_changed(self._upstream)
+            self._pool.update(self._all_addresses())
+            proxy_events.upstreams_changed(self._pool)
 
     def _all_addresses(self) -> list[Address]:
         return list(dict.fromkeys(one for name in self._configured for one in self._resolved.get(name, ())))

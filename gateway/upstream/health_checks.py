@@ -21,10 +21,10 @@ CHECK_INTERVAL_SECONDS = 0.25
 class ActiveHealthChecks:
     """All questions that are under way."""
 
-    def __init__(self, client: ConnectionPool, upstreams: Mapping[str, UpstreamPool]) -> None:
-        self._client = client
-        self._upstreams = tuple(upstreams.values())
-        self._checks: dict[Upstream, asyncio.Task[None]] = {}
+    def __init__(self, connection_pool: ConnectionPool, pools: Mapping[str, UpstreamPool]) -> None:
+        self._connection_pool = connection_pool
+        self._pools = tuple(pools.values())
+        self._running_checks: dict[Upstream, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
         """Look after all replicas until cancelled."""
@@ -33,21 +33,21 @@ class ActiveHealthChecks:
             while True:
                 await asyncio.sleep(CHECK_INTERVAL_SECONDS)
                 now = loop.time()
-                for upstream in self._upstreams:
+                for upstream in self._pools:
                     for replica in upstream.upstreams:
-                        if replica.needs_health_check(now) and replica not in self._checks:
-                            self._checks[replica] = asyncio.create_task(self._check_upstream(upstream, replica))
+                        if replica.needs_health_check(now) and replica not in self._running_checks:
+                            self._running_checks[replica] = asyncio.create_task(self._check_upstream(upstream, replica))
         finally:
-            await cancel_and_wait(*self._checks.values())
+            await cancel_and_wait(*self._running_checks.values())
 
-    async def _check_upstream(self, upstream: UpstreamPool, replica: Upstream) -> None:
+    async def _check_upstream(self, pool: UpstreamPool, upstream: Upstream) -> None:
         try:
-            await fetch_small(self._client, replica, "/livez", new_connection=True)
+            await fetch_small(self._connection_pool, upstream, "/livez", new_connection=True)
         except ServiceUnavailable:
-            if replica.ejected:  # else it has answered a request meanwhile
-                upstream.record_failure(replica, asyncio.get_running_loop().time())
+            if upstream.ejected:  # else it has answered a request meanwhile
+                pool.record_failure(upstream, asyncio.get_running_loop().time())
         else:
-            upstream.end_ejection(replica)
-            proxy_events.upstream_recovered(upstream, replica)
+            pool.end_ejection(upstream)
+            proxy_events.upstream_recovered(pool, upstream)
         finally:
-            del self._checks[replica]
+            del self._running_checks[upstream]

@@ -16,20 +16,20 @@ from services.common.errors import ServiceUnavailable
 from services.common.web.app_factory import ReadinessCheck
 
 READINESS_TTL_SECONDS = 1.0
-FETCH_TIMEOUT_SECONDS = 1.5
+UPSTREAM_FETCH_TIMEOUT_SECONDS = 1.5
 """Shorter than web.CHECK_SECONDS, so that what is known is told."""
 MAX_FETCHED_BYTES = 4 * 1024 * 1024
 
 
 async def fetch_small(
-    client: ConnectionPool, replica: Upstream, path: str, *, new_connection: bool = False
+    connection_pool: ConnectionPool, upstream: Upstream, path: str, *, new_connection: bool = False
 ) -> tuple[int, bytes]:
     """Status and body of a GET, `fresh` over a new connection. Raises Unavailable."""
-    host = replica.origin.removeprefix("http://")
+    host = upstream.origin.removeprefix("http://")
     head = f"GET {path} HTTP/1.1\r\nhost: {host}\r\naccept: application/json\r\n\r\n".encode("ascii")
     try:
-        async with asyncio.timeout(FETCH_TIMEOUT_SECONDS):
-            line = await client.request("GET", replica.address, head, new_connection=new_connection)
+        async with asyncio.timeout(UPSTREAM_FETCH_TIMEOUT_SECONDS):
+            line = await connection_pool.request("GET", upstream.address, head, new_connection=new_connection)
             try:
                 body = b""
                 while data := await line.read():
@@ -47,14 +47,14 @@ async def fetch_small(
 class UpstreamReadiness:
     """What /readyz says about the services."""
 
-    def __init__(self, client: ConnectionPool, upstreams: Mapping[str, UpstreamPool]) -> None:
-        self._client = client
-        self._upstreams = upstreams
+    def __init__(self, connection_pool: ConnectionPool, pools: Mapping[str, UpstreamPool]) -> None:
+        self._connection_pool = connection_pool
+        self._pools = pools
         self._cached_counts: dict[str, tuple[float, int]] = {}
 
     def readiness_check(self, name: str) -> ReadinessCheck:
         """A check of the service `name`."""
-        upstream = self._upstreams[name]
+        upstream = self._pools[name]
 
         async def count() -> int:
             ready = sum(await asyncio.gather(*(self._is_ready(replica) for replica in upstream.upstreams)))
@@ -72,9 +72,9 @@ class UpstreamReadiness:
 
         return check
 
-    async def _is_ready(self, replica: Upstream) -> bool:
+    async def _is_ready(self, upstream: Upstream) -> bool:
         try:
-            status, _ = await fetch_small(self._client, replica, "/readyz")
+            status, _ = await fetch_small(self._connection_pool, upstream, "/readyz")
         except ServiceUnavailable:
             return False
         return status == 200

@@ -100,12 +100,12 @@ class ResponseParser:
         self.reusable = False
         return self.message_complete
 
-    def _receive_sized_body(self, data: bytes, left: int) -> None:
+    def _receive_sized_body(self, data: bytes, remaining: int) -> None:
         """A body whose length is known passes the parser by, which would copy it."""
-        if len(data) > left:
-            data = data[:left]
+        if len(data) > remaining:
+            data = data[:remaining]
             self.reusable = False
-        self._remaining = left - len(data)
+        self._remaining = remaining - len(data)
         self.message_complete = self._remaining == 0
         self._chunks.append(data)
         self.buffered += len(data)

@@ -23,15 +23,15 @@ class UpstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_active",
-        "_continue_received",
+        "_continue_waiter",
+        "_drain_waiter",
         "_failure",
         "_loop",
         "_on_closed",
         "_on_idle",
         "_reading_paused",
-        "_response_data",
+        "_response_waiter",
         "_transport",
-        "_writable",
         "_write_paused",
         "body_task",
         "closed",
@@ -42,21 +42,21 @@ class UpstreamConnection(asyncio.Protocol):
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        free: Callable[["UpstreamConnection"], None],
-        lost: Callable[["UpstreamConnection"], None],
+        on_idle: Callable[["UpstreamConnection"], None],
+        on_closed: Callable[["UpstreamConnection"], None],
     ) -> None:
         """`free` is told when it may carry another request, `lost` when it never will."""
         self._loop = loop
-        self._on_idle = free
-        self._on_closed = lost
+        self._on_idle = on_idle
+        self._on_closed = on_closed
         self._transport: asyncio.Transport
         self.response = ResponseParser()
         """Its status and its fields may be looked at after `head`."""
         self._active = self._reading_paused = self._write_paused = False
         self._failure: Exception | None = None
-        self._response_data: asyncio.Future[None] | None = None
-        self._continue_received: asyncio.Future[None] | None = None
-        self._writable: asyncio.Future[None] | None = None
+        self._response_waiter: asyncio.Future[None] | None = None
+        self._continue_waiter: asyncio.Future[None] | None = None
+        self._drain_waiter: asyncio.Future[None] | None = None
         self.closed = False
         self.request_sent = True
         """Whether the request has left as a whole."""
@@ -75,17 +75,17 @@ class UpstreamConnection(asyncio.Protocol):
     async def wait_for_100_continue(self) -> bool:
         """Wait until the service asks for the body with a 100; false where it has answered without."""
         while not (self.response.got_100_continue or self.response.headers_complete or self.closed):
-            self._continue_received = self._loop.create_future()
-            await self._continue_received
+            self._continue_waiter = self._loop.create_future()
+            await self._continue_waiter
         return not (self.response.headers_complete or self.closed)
 
-    async def send_body(self, pieces: tuple[bytes, ...]) -> bool:
+    async def send_body(self, chunks: tuple[bytes, ...]) -> bool:
         """Send a part of the body, uncopied, and wait until the service takes more; false where it never will."""
         if not self.closed:
-            self._transport.writelines(pieces)
+            self._transport.writelines(chunks)
         while self._write_paused and not self.closed:
-            self._writable = self._loop.create_future()
-            await self._writable
+            self._drain_waiter = self._loop.create_future()
+            await self._drain_waiter
         return not self.closed
 
     # The answer.
@@ -118,7 +118,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Done when more of the answer has come, or will not. Raises why, where that is known."""
         if self._failure is not None:
             raise self._failure
-        self._response_data = heard = self._loop.create_future()
+        self._response_waiter = heard = self._loop.create_future()
         return heard
 
     # The end.
@@ -149,7 +149,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._wake_waiters()
 
     def _wake_waiters(self) -> None:
-        for waiter in (self._response_data, self._continue_received, self._writable):
+        for waiter in (self._response_waiter, self._continue_waiter, self._drain_waiter):
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
 
@@ -173,9 +173,9 @@ class UpstreamConnection(asyncio.Protocol):
         if answer.buffered > READ_BUFFER_HIGH_WATER and not self._reading_paused:
             self._reading_paused = True
             self._transport.pause_reading()
-        if (heard := self._response_data) is not None and not heard.done():
+        if (heard := self._response_waiter) is not None and not heard.done():
             heard.set_result(None)
-        if (permitted := self._continue_received) is not None and not permitted.done():
+        if (permitted := self._continue_waiter) is not None and not permitted.done():
             permitted.set_result(None)
 
     def eof_received(self) -> None:
@@ -203,5 +203,5 @@ class UpstreamConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """It takes more."""
         self._write_paused = False
-        if (drained := self._writable) is not None and not drained.done():
+        if (drained := self._drain_waiter) is not None and not drained.done():
             drained.set_result(None)

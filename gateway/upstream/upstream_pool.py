@@ -21,7 +21,7 @@ three seconds.
 MAX_BACKOFF_EXPONENT = 3
 """From SHORTEST to LONGEST. A replica may fail for weeks, and 2.0 to the power of 1,024 is no float."""
 
-_HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45}")
+_HOST_NAME = re.compile(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45}")
 
 
 class Address(NamedTuple):
@@ -40,7 +40,7 @@ def parse_address(url: str) -> Address:
     """An `http://host[:port]`. Raises ValueError."""
     parts = urlsplit(url)
     bare = not (parts.username or parts.password or parts.query or parts.fragment) and parts.path in {"", "/"}
-    if parts.scheme != "http" or not bare or not _HOST.fullmatch(parts.hostname or ""):
+    if parts.scheme != "http" or not bare or not _HOST_NAME.fullmatch(parts.hostname or ""):
         raise ValueError(f"not an address of the form http://host:port: {url!r}")
     return Address(parts.hostname or "", parts.port or 80)
 
@@ -76,7 +76,7 @@ class UpstreamPool:
     def __init__(self, name: str, addresses: Iterable[Address] = ()) -> None:
         self.name = name
         self.upstreams = [Upstream(address) for address in addresses]
-        self._round_robin = 0
+        self._round_robin_index = 0
 
     def select_least_requests(self, tried: Collection[Upstream] = ()) -> Upstream | None:
         """The replica with the fewest requests in flight, in turn among equals; None when all were tried."""
@@ -86,31 +86,31 @@ class UpstreamPool:
         ready = [replica for replica in left if not replica.ejected]
         if not ready:
             return min(left, key=lambda replica: replica.ejected_until)
-        self._round_robin += 1
-        first = self._round_robin % len(ready)
+        self._round_robin_index += 1
+        first = self._round_robin_index % len(ready)
         chosen = ready[first]
         for replica in ready[first + 1 :] + ready[:first] if chosen.active_requests else ():
             if replica.active_requests < chosen.active_requests:
                 chosen = replica
         return chosen
 
-    def record_failure(self, replica: Upstream, now: float) -> None:
+    def record_failure(self, upstream: Upstream, now: float) -> None:
         """It could not be reached, or did not answer in time."""
-        replica.consecutive_failures += 1
-        replica.ejected = True
-        replica.ejected_until = now + min(
-            BASE_EJECTION_SECONDS * 2.0 ** min(replica.consecutive_failures - 1, MAX_BACKOFF_EXPONENT),
+        upstream.consecutive_failures += 1
+        upstream.ejected = True
+        upstream.ejected_until = now + min(
+            BASE_EJECTION_SECONDS * 2.0 ** min(upstream.consecutive_failures - 1, MAX_BACKOFF_EXPONENT),
             MAX_EJECTION_SECONDS,
         )
 
-    def record_success(self, replica: Upstream) -> None:
+    def record_success(self, upstream: Upstream) -> None:
         """It answered a request."""
-        replica.consecutive_failures = 0
-        replica.ejected = False
+        upstream.consecutive_failures = 0
+        upstream.ejected = False
 
-    def end_ejection(self, replica: Upstream) -> None:
+    def end_ejection(self, upstream: Upstream) -> None:
         """It answered our own question. Where it fails the next request all the same, it is left alone for longer than before."""
-        replica.ejected = False
+        upstream.ejected = False
 
     def update(self, addresses: Collection[Address]) -> None:
         """The name of the service now stands for these addresses; what is known of those that stay is kept."""

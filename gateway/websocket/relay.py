@@ -57,10 +57,10 @@ class ConnectionSlot:
 
     __slots__ = ("_address", "_limiter")
 
-    def __init__(self, tunnels: ConnectionLimiter, address: str) -> None:
+    def __init__(self, limiter: ConnectionLimiter, address: str) -> None:
         """Raises Unavailable or TooMany where there is none left."""
-        tunnels.acquire(address)
-        self._limiter: ConnectionLimiter | None = tunnels
+        limiter.acquire(address)
+        self._limiter: ConnectionLimiter | None = limiter
         self._address = address
 
     def release(self) -> None:
@@ -75,24 +75,26 @@ class Tunnel:
 
     __slots__ = ("_client_transport", "_connections", "_slot", "_upstream", "_upstream_transport", "log")
 
-    def __init__(self, replica: Upstream, place: ConnectionSlot, connections: set[Any], tally: TunnelLog) -> None:
-        self._upstream = replica
-        self._slot = place
+    def __init__(self, upstream: Upstream, slot: ConnectionSlot, connections: set[Any], log: TunnelLog) -> None:
+        self._upstream = upstream
+        self._slot = slot
         self._connections = connections
-        self.log = tally
+        self.log = log
         self._client_transport: asyncio.Transport
         self._upstream_transport: asyncio.Transport
 
-    def start(self, near: asyncio.Transport, far: asyncio.Transport, *, write_paused: bool = False) -> None:
+    def start(
+        self, client_transport: asyncio.Transport, upstream_transport: asyncio.Transport, *, write_paused: bool = False
+    ) -> None:
         """Open the tunnel between two connections. `choked`: the near one has paused its writer before, and says so only once."""
-        self._client_transport = near
-        self._upstream_transport = far
+        self._client_transport = client_transport
+        self._upstream_transport = upstream_transport
         self._upstream.active_requests += 1
         metrics.WEBSOCKET_TUNNELS.inc()
         self._connections.add(self)
-        client = RelayDirection(far, self)
-        near.set_protocol(client)
-        far.set_protocol(RelayDirection(near, self))
+        client = RelayDirection(upstream_transport, self)
+        client_transport.set_protocol(client)
+        upstream_transport.set_protocol(RelayDirection(client_transport, self))
         if write_paused:
             client.pause_writing()
 
@@ -121,13 +123,13 @@ class Tunnel:
 class RelayDirection(asyncio.Protocol):
     """What arrives on one connection goes out on the other."""
 
-    __slots__ = ("_log", "_peer", "_send_timeout", "_tunnel")
+    __slots__ = ("_log", "_peer", "_send_timer", "_tunnel")
 
-    def __init__(self, other: asyncio.Transport, life: Tunnel) -> None:
-        self._peer = other
-        self._tunnel = life
-        self._log = life.log
-        self._send_timeout: asyncio.TimerHandle | None = None
+    def __init__(self, peer: asyncio.Transport, tunnel: Tunnel) -> None:
+        self._peer = peer
+        self._tunnel = tunnel
+        self._log = tunnel.log
+        self._send_timer: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
         """Bytes, of whatever."""
@@ -136,13 +138,13 @@ class RelayDirection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """This side takes no more: the other is not read."""
-        self._send_timeout = asyncio.get_running_loop().call_later(TUNNEL_SEND_TIMEOUT_SECONDS, self._tunnel.abort)
+        self._send_timer = asyncio.get_running_loop().call_later(TUNNEL_SEND_TIMEOUT_SECONDS, self._tunnel.abort)
         if not self._peer.is_closing():
             self._peer.pause_reading()
 
     def resume_writing(self) -> None:
         """This side takes again."""
-        self._cancel_send_timeout()
+        self._cancel_send_timer()
         if not self._peer.is_closing():
             self._peer.resume_reading()
 
@@ -150,13 +152,13 @@ class RelayDirection(asyncio.Protocol):
         """This side has gone: the other gets what still waits, and then its end."""
         del exc
         self._tunnel.side_closed()
-        self._cancel_send_timeout()
+        self._cancel_send_timer()
         # Also where the other is closing already: a client that has said its last, and does not read, would keep its connection.
         self._peer.close()
         if self._peer.get_write_buffer_size():
             asyncio.get_running_loop().call_later(FINAL_FLUSH_SECONDS, self._peer.abort)
 
-    def _cancel_send_timeout(self) -> None:
-        if self._send_timeout is not None:
-            self._send_timeout.cancel()
-            self._send_timeout = None
+    def _cancel_send_timer(self) -> None:
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+            self._send_timer = None

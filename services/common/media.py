@@ -1,4 +1,4 @@
-"""Media as values: names and their rules, and what is known of a stored file. No I/O; it knows no store and no HTTP."""
+"""Media as values: file names with their rules, and the metadata of a stored file. Pure."""
 
 import unicodedata
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 from services.common.errors import BadRequest
 
 MAX_SEGMENT_BYTES = 255
-"""Bytes of UTF-8 in one segment: what common file systems take."""
+"""Bytes of UTF-8 in one path segment: the limit of common file systems."""
 MAX_FOLDER_BYTES = 1024
 """Bytes of UTF-8 in a folder."""
 
@@ -22,18 +22,25 @@ _FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 @dataclass(frozen=True, slots=True)
 class MediaName:
-    """Where a file stands: unique over the whole store. Make one with `media_name`, which holds the rules."""
+    """A file's folder and filename, unique in the whole store. Create one with `validate_media_name`, which holds the rules."""
 
     folder: str
     filename: str
 
 
+def sha256_etag(sha256: str) -> str:
+    """A strong entity tag with its quotes, made from a SHA-256 in lower-case hex (RFC 9110, 8.8.3): equal only for equal bytes."""
+    return f'"sha256-{sha256}"'
+
+
 @dataclass(frozen=True, slots=True)
 class MediaInfo:
-    """One stored file.
+    """Metadata of one stored file.
 
-    `id` stays when the file is replaced, `file` names the stored bytes and changes with them. `length` in bytes, `sha256` in
-    lower-case hex, `uploaded_at` in UTC.
+    `id` stays when the file is replaced; `file_id` identifies the stored bytes and changes with them. `length` in bytes,
+    `sha256` in lower-case hex or None where the store has none, `uploaded_at` in UTC. `stored_etag` is the entity tag as the
+    store keeps it, with its quotes; None for a file that was stored without one: its tag is derived from `sha256`. One of the
+    two is always present.
     """
 
     id: str
@@ -42,16 +49,21 @@ class MediaInfo:
     filename: str
     length: int
     content_type: str
-    sha256: str
+    sha256: str | None
     uploaded_at: datetime
+    stored_etag: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.stored_etag is None and self.sha256 is None:
+            raise ValueError(f"file {self.file_id} has neither an entity tag nor a SHA-256")
 
     @property
     def etag(self) -> str:
-        """A strong entity tag with its quotes (RFC 9110, 8.8.3): equal only for equal bytes."""
-        return f'"sha256-{self.sha256}"'
+        """The strong entity tag with its quotes (RFC 9110, 8.8.3)."""
+        return self.stored_etag or sha256_etag(self.sha256 or "")
 
     def to_public_dict(self) -> dict[str, Any]:
-        """The members that clients see."""
+        """The members that clients receive as JSON. `sha256` may be null."""
         return {
             "id": self.id,
             "folder": self.folder,
@@ -65,12 +77,12 @@ class MediaInfo:
 
 
 def validate_media_name(folder: str, filename: str) -> MediaName:
-    """A checked name in NFC. Raises BadRequest that names the fault."""
+    """Return the name in NFC. Raises BadRequest, whose detail says what is wrong."""
     return MediaName(validate_folder(folder), validate_segment(filename, "filename"))
 
 
 def validate_folder(folder: str) -> str:
-    """Empty, or segments joined by `/` without a leading or trailing one, in NFC. Raises BadRequest."""
+    """Return a folder in NFC: empty, or segments joined by `/` without a leading or trailing slash. Raises BadRequest."""
     if not folder:
         return ""
     checked = "/".join(validate_segment(segment, "folder") for segment in folder.split("/"))
@@ -80,10 +92,10 @@ def validate_folder(folder: str) -> str:
 
 
 def validate_segment(segment: str, field_name: str) -> str:
-    """One path segment in NFC: 1 to 255 bytes, nothing invisible, nothing that leads elsewhere. Raises BadRequest."""
+    """Return one path segment in NFC: 1 to 255 bytes, no invisible characters, no path traversal. Raises BadRequest."""
     if not segment:
         raise BadRequest(f"{field_name} is empty" if field_name == "filename" else f"{field_name} has an empty segment")
-    if len(segment) > MAX_SEGMENT_BYTES:  # before normalising, which is not free
+    if len(segment) > MAX_SEGMENT_BYTES:  # before normalising, which costs time
         raise BadRequest(f"{field_name} is longer than {MAX_SEGMENT_BYTES} bytes")
     if segment in {".", ".."}:
         raise BadRequest(f"{field_name} may not be . or ..")

@@ -4,14 +4,18 @@ Each service's `settings.py` adds its own. Nothing is read at import: `create_ap
 """
 
 import os
+import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import AliasChoices, Field, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
-ENV_PREFIX = "GRIDCAST_"
+from services.common.variables import PREFIX as ENV_PREFIX
+from services.common.variables import UnknownVariableError, check_names
+
+SettingsT = TypeVar("SettingsT", bound="Settings")
 
 
 class SecretFilesSource(PydanticBaseSettingsSource):
@@ -38,7 +42,7 @@ class SecretFilesSource(PydanticBaseSettingsSource):
 
 
 class Settings(BaseSettings):
-    """What every process has."""
+    """What every process has. Refuses an environment in which a `GRIDCAST_*` variable is unknown or was renamed."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore", populate_by_name=True)
 
@@ -59,6 +63,7 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, then the environment, then files."""
         del dotenv_settings, file_secret_settings
+        check_names(os.environ)
         return init_settings, env_settings, SecretFilesSource(settings_cls)
 
 
@@ -82,3 +87,11 @@ class MongoSettings(Settings):
     )
     mongodb_database: str = Field("gridcast", min_length=1, max_length=63, description="database name")
     mongodb_driver: Literal["motor", "pymongo"] = Field("motor", description="Motor, or PyMongo's own asyncio API")
+
+
+def load_settings(settings_class: type[SettingsT]) -> SettingsT:
+    """Return the settings of this process; exit with 1 and a sentence on stderr where a variable is unknown or was renamed."""
+    try:
+        return settings_class()
+    except UnknownVariableError as error:
+        sys.exit(f"gridcast: {error}")

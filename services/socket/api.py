@@ -76,7 +76,7 @@ async def publish(
         receipt = await push.broadcast(message.type, message.data, id=message.id)
     else:
         receipt = await push.publish(topic, message.type, message.data, id=message.id)
-    return PublishResponse(status="sent", id=receipt.event_id, sequence=receipt.sequence, duplicate=receipt.duplicate)
+    return PublishResponse(status="sent", id=receipt.id, sequence=receipt.sequence, duplicate=receipt.duplicate)
 
 
 @router.post("/sockets/{sid}/messages", responses=openapi_problems(400, 404, 413, 503))
@@ -95,9 +95,7 @@ async def send(
     if outcome.status in {"unknown", "dropped"}:
         raise NotFound("socket not found")
     receipt = outcome.receipt
-    return PublishResponse(
-        status=outcome.status, id=receipt.event_id, sequence=receipt.sequence, duplicate=receipt.duplicate
-    )
+    return PublishResponse(status=outcome.status, id=receipt.id, sequence=receipt.sequence, duplicate=receipt.duplicate)
 
 
 @router.get("/sockets", responses=openapi_problems(400, 503))

@@ -25,8 +25,7 @@ from services.socket.connection import encode_text_frame
 from services.socket.history import History, HistoryEntry, HistoryQuery
 from services.socket.hub import Hub, Publication, SocketClient
 from services.socket.presence import PresenceManager
-from services.socket.scripts import RESUME_WINDOW_SECONDS
-from services.socket.sessions import SessionStore
+from services.socket.sessions import RESUME_WINDOW_SECONDS, SessionStore
 
 HEARTBEAT_SECONDS = 1.0
 

@@ -10,9 +10,10 @@ from contextlib import suppress
 from services.common.aio.cancellation import cancel_and_wait
 from services.common.errors import ServiceUnavailable
 from services.socket.hub import Hub, SocketClient
-from services.socket.scripts import REFRESH_INTERVAL_SECONDS
 from services.socket.sessions import SessionRecord, SessionStore
 
+REFRESH_INTERVAL_SECONDS = 30
+"""Seconds in which every record of this replica is refreshed once, a thirtieth of them each second."""
 FLUSH_DELAY_SECONDS = 0.05
 """Those who leave, or prove that they have returned, within so long are noted in one call."""
 PRUNE_BATCH_SIZE = 1000

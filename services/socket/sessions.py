@@ -1,6 +1,7 @@
-"""Who is connected, shared by all replicas over Redis: claims a sid, keeps its record, lists and removes records.
+"""The sessions of all replicas in Redis: acquires, refreshes, lists and deletes them.
 
-It knows Redis and no socket. Every method raises Unavailable while Redis is away.
+Every method of SessionStore raises ServiceUnavailable while Redis is unavailable. A record expires `RECORD_TTL_SECONDS` after its
+last refresh or, once its connection has ended, after the resume window.
 """
 
 import hashlib
@@ -17,18 +18,33 @@ from services.common.bus.redis import RedisClient
 from services.common.errors import BadRequest
 from services.socket import scripts
 
+NODE_TTL_SECONDS = 15
+"""A replica whose heartbeat has been missing for this long is dead; its sids must not be `online` for more than 20 s."""
+SETTLING_SECONDS = 5
+"""Seconds after a loss of Redis's data in which an unknown sid is answered with `settling`. The push script has the same figure."""
+RESUME_WINDOW_SECONDS = 120
+"""A session can be resumed for this long after its connection has ended. Histories are kept twice as long, so that a loss which is
+noticed only after two missed pings (40 s) is covered.
+"""
+RECORD_TTL_SECONDS = 150
+"""Lifetime of a connected session's record. It is refreshed every 30 s, so that the sids of a killed replica can be resumed for at
+least the resume window.
+"""
+CLOSED_MARK_TTL_SECONDS = 600
+"""Lifetime of the mark of a closed session: longer than a replica can be cut off from Redis without being restarted."""
 RECORDS_PER_CALL = 200
-"""Records in one call: some 1 ms of Redis."""
+"""Records in one call: about 1 ms of Redis."""
 READS_PER_CALL = 50
-"""Records that are read in one call: with 100 topics and all of `meta` each has 20 KB."""
+"""Records read in one call: with 100 topics and the largest `meta` a record has 20 KB."""
 ACQUIRES_PER_CALL = 64
-"""Claims in one call, each with up to 100 topics: at most some ms of Redis."""
+"""Sessions acquired in one call, each with up to 100 topics: at most a few ms of Redis."""
 
 
 @dataclass(frozen=True, slots=True)
 class AcquiredSession:
-    """What a socket was given. `number` is the sequence's at that moment; `noted` is where its last connection stood, in the words
-    of `Peer.proved`.
+    """A session that a connection has acquired. `epoch` and `offset` are the stream's at that moment.
+
+    `stored_position` is how far the client had got with its last connection, in the format of `SocketClient.confirmed_position`.
     """
 
     epoch: str
@@ -41,7 +57,7 @@ class AcquiredSession:
 
 @dataclass(frozen=True, slots=True)
 class SessionRecord:
-    """What the directory keeps of a connection that is here."""
+    """What Redis keeps of a session that is connected here."""
 
     sid: str
     secret_hash: str
@@ -53,7 +69,7 @@ class SessionRecord:
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """One sid as everyone may see it. `replica` is empty while it is away; `left` is when it went."""
+    """The public state of one sid. `node` is empty while it is away; times are Unix times in seconds."""
 
     sid: str
     online: bool
@@ -65,12 +81,12 @@ class Presence:
 
 
 def hash_secret(secret: str) -> str:
-    """What the directory keeps of a secret: who reads Redis cannot take a session over."""
+    """The SHA-256 of a resume secret. Redis keeps only this, so that a reader of Redis cannot resume a session."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
 class SessionStore:
-    """The records, as this replica (`node`) sees and keeps them."""
+    """The sessions in Redis, as the replica `node` reads and writes them."""
 
     def __init__(self, redis: RedisClient, node: str, max_topics: int) -> None:
         self._redis = redis
@@ -80,117 +96,137 @@ class SessionStore:
         self._acquire_batcher = Batcher(self._acquire_batch, ACQUIRES_PER_CALL)
 
     async def aclose(self) -> None:
-        """Let nobody in any more."""
+        """Stop acquiring sessions."""
         await self._acquire_batcher.aclose()
 
     async def register_node(self, run_id: str) -> tuple[StreamPosition, int]:
-        """After (re)connecting to the Redis process `server`: the place that holds now, and Redis's clock."""
-        now, number, clock = await self._redis.eval(scripts.REGISTER_NODE, (SEQUENCE_KEY, self._node_key), (run_id,))
-        return StreamPosition(now.decode(), int(number)), int(clock)
+        """Register this replica after it has connected to the Redis process `run_id`.
+
+        Returns the stream's position and Redis's Unix time in seconds.
+        """
+        epoch, number, clock = await self._redis.eval(
+            scripts.REGISTER_NODE, (SEQUENCE_KEY, self._node_key), (run_id, NODE_TTL_SECONDS, SETTLING_SECONDS)
+        )
+        return StreamPosition(epoch.decode(), int(number)), int(clock)
 
     async def heartbeat(self) -> tuple[StreamPosition, int, bool]:
-        """Renew this replica's life: the place that holds now, Redis's clock, and whether the replica was not taken for dead."""
-        epoch, number, clock, known = await self._redis.eval(scripts.HEARTBEAT, (SEQUENCE_KEY, self._node_key))
+        """Renew the key of this replica.
+
+        Returns the stream's position, Redis's Unix time in seconds, and False if the key had expired.
+        """
+        epoch, number, clock, known = await self._redis.eval(
+            scripts.HEARTBEAT, (SEQUENCE_KEY, self._node_key), (NODE_TTL_SECONDS,)
+        )
         return StreamPosition(epoch.decode(), int(number)), int(clock), bool(known)
 
     async def acquire(
         self, sid: str, presented_hash: str, new_hash: str, meta: str, topics: Sequence[str]
     ) -> AcquiredSession | None:
-        """Take `sid` with the secret of its last connection, or a new one without. None where the secret opens nothing."""
-        epoch, number, now, answer = await self._acquire_batcher(
+        """Resume `sid` with the secret of its last connection, or create it if `presented_hash` is empty.
+
+        Returns None if the secret is not valid. Raises BadRequest for too many topics. Batches calls made while one is in flight.
+        """
+        epoch, number, now, reply = await self._acquire_batcher(
             (sid, presented_hash, new_hash, meta, len(topics), *topics)
         )
-        match answer:
+        match reply:
             case 0:
                 return None
             case 1:
                 raise BadRequest(f"too many topics: at most {self._max_topics} per connection")
-            case [noted, kept, *rest]:
-                pairs = {topic.decode(): int(start) for topic, start in zip(rest[::2], rest[1::2], strict=True)}
-                return AcquiredSession(epoch.decode(), int(number), noted.decode(), kept.decode(), int(now), pairs)
-        raise TypeError(f"unexpected reply of the acquire_session script: {answer!r}")
+            case [position, stored_meta, *rest]:
+                pairs = {topic.decode(): int(since) for topic, since in zip(rest[::2], rest[1::2], strict=True)}
+                return AcquiredSession(
+                    epoch.decode(), int(number), position.decode(), stored_meta.decode(), int(now), pairs
+                )
+        raise TypeError(f"unexpected reply of the acquire_sessions script: {reply!r}")
 
     async def _acquire_batch(
         self, requests: Sequence[Sequence[RedisArgument]]
     ) -> list[tuple[bytes, bytes, bytes, Any]]:
-        args = [part for one in requests for part in one]
-        answer = await self._redis.eval(
-            scripts.ACQUIRE_SESSIONS, (SEQUENCE_KEY, SESSIONS_KEY), (self.node, self._max_topics, *args)
+        args = [arg for request in requests for arg in request]
+        epoch, number, now, replies = await self._redis.eval(
+            scripts.ACQUIRE_SESSIONS,
+            (SEQUENCE_KEY, SESSIONS_KEY),
+            (self.node, self._max_topics, RECORD_TTL_SECONDS, *args),
         )
-        epoch, number, now, answers = answer
-        return [(epoch, number, now, one) for one in answers]
+        return [(epoch, number, now, reply) for reply in replies]
 
     async def confirm_secrets(self, confirmations: Sequence[tuple[str, str]]) -> None:
-        """These clients have proved that they hold their new secrets (sid, secret)."""
+        """Revoke the previous secrets of these sessions (sid, hash of the new secret): their clients hold the new ones."""
         for start in range(0, len(confirmations), RECORDS_PER_CALL):
-            await self._redis.eval(
-                scripts.CONFIRM_SECRETS,
-                (),
-                [part for one in confirmations[start : start + RECORDS_PER_CALL] for part in one],
-            )
+            batch = confirmations[start : start + RECORDS_PER_CALL]
+            await self._redis.eval(scripts.CONFIRM_SECRETS, (), [arg for confirmation in batch for arg in confirmation])
 
     async def set_topic(self, sid: str, secret_hash: str, topic: str, *, subscribed: bool) -> tuple[str, int]:
-        """Note that a sid joins or parts; epoch and number at that moment."""
+        """Store that a session subscribes to or unsubscribes from a topic. Returns the stream's epoch and number."""
         args = (secret_hash, topic, "1" if subscribed else "0")
         epoch, number = await self._redis.eval(scripts.SET_TOPIC, (SEQUENCE_KEY, session_key(sid)), args)
         return epoch.decode(), int(number)
 
     async def refresh(self, records: Sequence[SessionRecord]) -> tuple[list[str], list[str]]:
-        """Keep the records of connections that are here, make those that Redis forgot. The sids that have moved away, and those
-        that were closed for good.
+        """Refresh the records of sessions that are connected here, and restore those that Redis has lost.
+
+        Returns the sids that another connection has resumed, and the sids that an operator has closed.
         """
         moved: list[str] = []
         closed: list[str] = []
         for start in range(0, len(records), RECORDS_PER_CALL):
             batch = records[start : start + RECORDS_PER_CALL]
-            args = [part for seat in batch for part in (seat.sid, seat.secret_hash, seat.position)]
-            missing, gone = await self._redis.eval(scripts.REFRESH_SESSIONS, (), (self.node, *args))
-            moved += [sid.decode() for sid in gone]
-            forgotten = {sid.decode() for sid in missing}
-            if forgotten:
-                lines = [_encode_record(seat) for seat in batch if seat.sid in forgotten]
-                refused = await self._redis.eval(scripts.RESTORE_SESSIONS, (SESSIONS_KEY,), (self.node, *lines))
-                closed += [sid.decode() for sid in refused]
+            args = [arg for record in batch for arg in (record.sid, record.secret_hash, record.position)]
+            missing_sids, moved_sids = await self._redis.eval(
+                scripts.REFRESH_SESSIONS, (), (self.node, RECORD_TTL_SECONDS, *args)
+            )
+            moved += [sid.decode() for sid in moved_sids]
+            missing = {sid.decode() for sid in missing_sids}
+            if missing:
+                encoded = [_encode_record(record) for record in batch if record.sid in missing]
+                closed_sids = await self._redis.eval(
+                    scripts.RESTORE_SESSIONS, (SESSIONS_KEY,), (self.node, RECORD_TTL_SECONDS, *encoded)
+                )
+                closed += [sid.decode() for sid in closed_sids]
         return moved, closed
 
     async def mark_away(self, disconnects: Sequence[tuple[str, str, str]]) -> None:
-        """These connections (sid, secret, position) are gone. Their sids stay for the resume window."""
+        """Mark sessions (sid, secret hash, position) as away: they can be resumed until the resume window ends.
+
+        An empty position leaves the stored one.
+        """
         for start in range(0, len(disconnects), RECORDS_PER_CALL):
-            await self._redis.eval(
-                scripts.MARK_AWAY, (), [part for one in disconnects[start : start + RECORDS_PER_CALL] for part in one]
-            )
+            args = [arg for disconnect in disconnects[start : start + RECORDS_PER_CALL] for arg in disconnect]
+            await self._redis.eval(scripts.MARK_AWAY, (), (RESUME_WINDOW_SECONDS, *args))
 
     async def delete(self, sid: str) -> bool:
-        """Forget a sid and have its socket closed. False where there is none."""
-        return bool(
-            await self._redis.eval(scripts.DELETE_SESSION, (SEQUENCE_KEY, session_key(sid), SESSIONS_KEY), (sid,))
-        )
+        """Delete a session for good and have its connection closed. Returns False if there is none."""
+        keys = (SEQUENCE_KEY, session_key(sid), SESSIONS_KEY)
+        return bool(await self._redis.eval(scripts.DELETE_SESSION, keys, (sid, CLOSED_MARK_TTL_SECONDS)))
 
     async def find(self, sid: str) -> Presence | None:
-        """One record."""
+        """The presence of one sid, or None if there is none."""
         return next(iter(await self._get_many([sid])), None)
 
     async def list_page(self, after: str, limit: int) -> tuple[list[Presence], str | None]:
-        """Records in the order of their sids, and the sid after which the next page begins."""
+        """Up to `limit` presences in the order of their sids, and the sid after which the next page starts."""
         start = f"({after}" if after else "-"
-        sids = await self._redis.execute("ZRANGE", SESSIONS_KEY, start, "+", "BYLEX", "LIMIT", 0, limit)
-        names = [sid.decode() for sid in sids]
-        return await self._get_many(names), names[-1] if len(names) == limit else None
+        reply = await self._redis.execute("ZRANGE", SESSIONS_KEY, start, "+", "BYLEX", "LIMIT", 0, limit)
+        sids = [sid.decode() for sid in reply]
+        return await self._get_many(sids), sids[-1] if len(sids) == limit else None
 
     async def prune_expired(self, after: str, limit: int) -> str:
-        """Take who has ended from the list of all, looking at so many sids past `after`. Where the next sweep goes on."""
-        following = await self._redis.eval(scripts.PRUNE_SESSIONS, (SESSIONS_KEY,), (after, limit))
-        return str(following.decode())
+        """Remove expired sids from the list of all, examining `limit` of them past `after`. Returns where the next call starts."""
+        cursor = await self._redis.eval(scripts.PRUNE_SESSIONS, (SESSIONS_KEY,), (after, limit))
+        return str(cursor.decode())
 
     async def publish_ack(self, channel: str, sid: str, event_id: str) -> None:
-        """Tell who waits on `channel` that the client has handled an event."""
+        """Publish a client's ack of an event on the channel of the replica that waits for it."""
         await self._redis.execute("PUBLISH", channel, json.dumps({"type": "ack", "sid": sid, "id": event_id}))
 
     async def _get_many(self, sids: Iterable[str]) -> list[Presence]:
-        wanted = list(sids)
+        requested = list(sids)
         found: list[Presence] = []
-        for start in range(0, len(wanted), READS_PER_CALL):
-            rows = await self._redis.eval(scripts.GET_SESSIONS, (SESSIONS_KEY,), wanted[start : start + READS_PER_CALL])
+        for start in range(0, len(requested), READS_PER_CALL):
+            batch = requested[start : start + READS_PER_CALL]
+            rows = await self._redis.eval(scripts.GET_SESSIONS, (SESSIONS_KEY,), batch)
             found += [_parse_presence(*row) for row in rows]
         return found
 

@@ -1,9 +1,10 @@
 """Starts the stream service: `python -m services.stream`."""
 
 from services.common.server.run import run
+from services.common.settings import load_settings
 from services.stream.app import create_app
 from services.stream.settings import StreamSettings
 
 if __name__ == "__main__":
-    settings = StreamSettings()
+    settings = load_settings(StreamSettings)
     run("stream", lambda: create_app(settings), settings)

@@ -82,7 +82,7 @@ class FileInfo(BaseModel):
     filename: str
     length: int = Field(description="bytes")
     content_type: str
-    sha256: str = Field(description="lower-case hex")
+    sha256: str | None = Field(description="lower-case hex, null where the store has none")
     etag: str = Field(description="strong entity tag with its quotes")
     uploaded_at: str = Field(description="ISO 8601, UTC")
 

@@ -13,8 +13,7 @@ from services.common.asgi import Receive, Scope, Send
 from services.common.bus.redis import RedisClient
 from services.common.bus.subscription import Subscription
 from services.common.http.encoding import PreparedResponse
-from services.common.store.gridfs.media_reader import GridFSMediaReader
-from services.common.store.gridfs.mongo import open_mongo_database
+from services.common.store.factory import open_store
 from services.common.telemetry import metrics
 from services.common.web.app_factory import create_fastapi_app
 from services.common.web.middleware import RequestMiddleware
@@ -33,11 +32,9 @@ def create_app(settings: StreamSettings | None = None) -> RequestMiddleware:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        mongo = open_mongo_database(
-            settings.mongodb_uri.get_secret_value(), settings.mongodb_database, settings.mongodb_driver
-        )
+        store = open_store(settings)
         redis = RedisClient.from_url(settings.redis_url.get_secret_value())
-        reader = GridFSMediaReader(mongo)
+        reader = store.reader
         catalogue = MetadataCache(reader, settings.metadata_cache_entries, lambda: changes.subscribed)
         changes = Subscription(
             redis,
@@ -61,7 +58,7 @@ def create_app(settings: StreamSettings | None = None) -> RequestMiddleware:
             await changes.aclose()
             await redis.aclose()
             await cache.aclose()
-            await mongo.aclose()
+            await store.aclose()
 
     async def check() -> None:
         await app.state.reader.check_health()

@@ -13,7 +13,7 @@ from services.common.errors import ServiceUnavailable
 from services.common.http.encoding import PreparedResponse
 from services.common.media import MediaInfo, MediaName
 from services.common.server.connection_info import connection_info
-from services.common.store.media_reader import CorruptFile
+from services.common.store.errors import CorruptFile
 from services.common.telemetry import metrics
 from services.stream.block_cache import BlockCache
 from services.stream.metadata_cache import MetadataCache

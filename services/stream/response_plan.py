@@ -4,6 +4,7 @@ Everything is decided before the first byte is sent, so that nothing has to be t
 """
 
 import base64
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -60,7 +61,6 @@ class ResponsePlan(NamedTuple):
 def build_representation(info: MediaInfo) -> Representation:
     """Everything about the answers that depends on the file alone."""
     modified = info.uploaded_at.replace(microsecond=0)
-    digest = base64.b64encode(bytes.fromhex(info.sha256)).decode("ascii")
     validators = (
         (b"etag", info.etag.encode("ascii")),
         (b"last-modified", format_http_date(modified).encode("ascii")),
@@ -70,7 +70,7 @@ def build_representation(info: MediaInfo) -> Representation:
         *validators,
         (b"accept-ranges", b"bytes"),
         (b"content-disposition", content_disposition(info.filename, info.content_type).encode("ascii")),
-        (b"repr-digest", f"sha-256=:{digest}:".encode("ascii")),
+        *_repr_digest_header(info.sha256),
         (b"x-content-type-options", b"nosniff"),
         (b"content-security-policy", b"sandbox; default-src 'none'"),
     )
@@ -121,7 +121,7 @@ def _requested_ranges(
 def _plan_multipart(representation: Representation, ranges: list[ByteRange]) -> ResponsePlan:
     """multipart/byteranges (RFC 9110, 14.6), its length known beforehand."""
     info = representation.info
-    boundary = info.sha256  # nobody can make a file that holds its own SHA-256
+    boundary = info.sha256 or secrets.token_hex(32)  # no file can be made that contains its own SHA-256
     body: list[bytes | ByteRange] = []
     for number, part in enumerate(ranges):
         head = "" if number == 0 else "\r\n"
@@ -131,6 +131,13 @@ def _plan_multipart(representation: Representation, ranges: list[ByteRange]) -> 
     length = sum(len(item) if isinstance(item, bytes) else item.length for item in body)
     kind = (b"content-type", f"multipart/byteranges; boundary={boundary}".encode("ascii"))
     return ResponsePlan(206, [kind, _content_length_header(length)], representation.multipart_headers, body)
+
+
+def _repr_digest_header(sha256: str | None) -> tuple[Field, ...]:
+    """Repr-Digest (RFC 9530, 3), where the store has a SHA-256 of the file."""
+    if sha256 is None:
+        return ()
+    return ((b"repr-digest", f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode('ascii')}:".encode("ascii")),)
 
 
 def _content_length_header(length: int) -> Field:

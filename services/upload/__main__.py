@@ -3,15 +3,16 @@
 from functools import partial
 
 from services.common.server.run import run
+from services.common.settings import load_settings
 from services.upload.app import create_app, create_limiter
 from services.upload.settings import UploadSettings
 
 if __name__ == "__main__":
-    settings = UploadSettings()
-    limits = create_limiter(settings)
+    settings = load_settings(UploadSettings)
+    limiter = create_limiter(settings)
     run(
         "upload",
-        lambda: create_app(settings, limits),
+        lambda: create_app(settings, limiter),
         settings,
-        shutdown_hook=partial(limits.drain, settings.shutdown_timeout),
+        shutdown_hook=partial(limiter.drain, settings.shutdown_timeout),
     )

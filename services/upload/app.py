@@ -1,4 +1,4 @@
-"""Composition root of the upload service: settings in, ASGI application out. Clients are opened in the lifespan."""
+"""Composition root of the upload service: builds the ASGI application from settings. Clients are opened in the lifespan."""
 
 import asyncio
 import logging
@@ -10,101 +10,112 @@ from fastapi import FastAPI
 from services.common.aio.cancellation import cancel_and_wait
 from services.common.bus.publisher import EventPublisher
 from services.common.errors import GridcastError, ServiceUnavailable
-from services.common.store.gridfs.garbage_collector import GridFSGarbageCollector
-from services.common.store.gridfs.mongo import open_mongo_database
-from services.common.store.gridfs.upload_store import GridFSUploadStore
+from services.common.store.factory import open_store
+from services.common.store.garbage_collection_loop import GarbageCollectionLoop
+from services.common.store.upload_store import SchemaOwner
 from services.common.web.app_factory import create_fastapi_app
 from services.common.web.middleware import RequestMiddleware
-from services.upload.collect_garbage import GarbageCollectionLoop
-from services.upload.endpoints import files, tus
+from services.upload.endpoints import delete, form, put, tus
 from services.upload.endpoints.dependencies import UploadContext
-from services.upload.limits import UploadLimiter
+from services.upload.limits import DiskSpaceMonitor, UploadLimiter
 from services.upload.outbox import OutboxPublisher
+from services.upload.policy import UploadPolicy
 from services.upload.progress import ProgressReporter
 from services.upload.settings import UploadSettings
 from services.upload.tus.resumable_uploads import ResumableUploads
+from services.upload.writer.cleanup import CleanupRunner
 
 SCHEMA_RETRY_SECONDS = 1.0
-"""Seconds between two tries to make the indexes while MongoDB is away."""
+"""Between two attempts to create the indexes while MongoDB is unavailable."""
 
 _log = logging.getLogger("gridcast.upload")
 
 
 def create_limiter(settings: UploadSettings) -> UploadLimiter:
-    """The limits that the settings ask for."""
-    return UploadLimiter(
-        max_uploads=settings.max_concurrent_uploads,
-        max_size=settings.max_file_size,
-        min_free_bytes=settings.min_free_space,
-        media_types=settings.allowed_media_types,
-    )
+    """The limiter that the settings ask for."""
+    return UploadLimiter(settings.max_concurrent_uploads)
 
 
 def create_app(settings: UploadSettings | None = None, limiter: UploadLimiter | None = None) -> RequestMiddleware:
-    """The service as an ASGI application. Who gives the limits can drain them at the end."""
+    """The service as an ASGI application. A caller that passes the limiter can drain it at shutdown."""
     settings = settings or UploadSettings()
     limiter = limiter or create_limiter(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        mongo = open_mongo_database(
-            settings.mongodb_uri.get_secret_value(), settings.mongodb_database, settings.mongodb_driver
-        )
-        store = GridFSUploadStore(mongo, settings.store_timings())
-        app.state.store = store
-        async with EventPublisher.from_url(settings.redis_url.get_secret_value(), "/upload") as push:
-            announcer = OutboxPublisher(store, push)
-            watchers = ProgressReporter(push)
-            resumer = ResumableUploads(store, limiter, watchers.start, settings.unfinished_upload_ttl)
-            app.state.services = UploadContext(settings, store, limiter, announcer, watchers.start, resumer)
+        store = open_store(settings, settings.store_timings())
+        app.state.store = store.uploads
+        async with EventPublisher.from_url(settings.redis_url.get_secret_value(), "/upload") as publisher:
+            policy = UploadPolicy(settings.max_file_size, settings.allowed_media_types)
+            disk_space = DiskSpaceMonitor(settings.min_free_space, limiter.abort_all)
+            outbox = OutboxPublisher(store.uploads, publisher)
+            progress_reporter = ProgressReporter(publisher)
+            cleanup = CleanupRunner()
+            app.state.upload_context = UploadContext(
+                settings=settings,
+                store=store.uploads,
+                policy=policy,
+                limiter=limiter,
+                disk_space=disk_space,
+                outbox=outbox,
+                start_progress=progress_reporter.start,
+                cleanup=cleanup,
+                resumable_uploads=ResumableUploads(
+                    store.uploads,
+                    policy,
+                    disk_space,
+                    progress_reporter.start,
+                    cleanup,
+                    settings.unfinished_upload_ttl,
+                ),
+            )
             tasks = [
-                asyncio.create_task(_ensure_schema(app, store)),
-                asyncio.create_task(limiter.monitor_disk_space(store)),
+                asyncio.create_task(_ensure_schema(app, store.uploads)),
+                asyncio.create_task(disk_space.run(store.uploads)),
             ]
             if settings.gc_interval:
-                janitor = GarbageCollectionLoop(
-                    GridFSGarbageCollector(mongo, settings.store_timings()), announcer.publish
-                )
-                tasks.append(asyncio.create_task(janitor.run(settings.gc_interval)))
+                gc_loop = GarbageCollectionLoop(store.garbage, outbox.publish)
+                tasks.append(asyncio.create_task(gc_loop.run(settings.gc_interval)))
             try:
                 yield
             finally:
                 await cancel_and_wait(*tasks)
-                await watchers.aclose()
-                await announcer.aclose()
-                await mongo.aclose()
+                await progress_reporter.aclose()
+                await outbox.aclose()
+                await store.aclose()
 
     async def check_accepting() -> None:
         limiter.check_accepting()
 
     async def check_store() -> None:
-        if fault := getattr(app.state, "fault", None):
-            raise ServiceUnavailable(fault)
+        if error := getattr(app.state, "schema_error", None):
+            raise ServiceUnavailable(error)
         await app.state.store.check_health()
 
     app = create_fastapi_app(
         "upload", "Writes files into the store.", lifespan, {"mongodb": check_store, "process": check_accepting}
     )
-    app.include_router(files.router)
-    app.include_router(tus.router)
+    for endpoint in (form, put, delete, tus):
+        app.include_router(endpoint.router)
     return RequestMiddleware(app)
 
 
-async def _ensure_schema(app: FastAPI, store: GridFSUploadStore) -> None:
-    """Make the indexes as soon as MongoDB is there. Until they are, the service is not ready."""
-    app.state.fault, told = None, ""
+async def _ensure_schema(app: FastAPI, store: SchemaOwner) -> None:
+    """Create the indexes as soon as MongoDB is available. Until then the service is not ready."""
+    app.state.schema_error, last_logged = None, ""
     while True:
         try:
             await store.ensure_schema()
         except GridcastError as error:
-            app.state.fault = error.detail
-        except Exception as error:  # noqa: BLE001  # a right that is missing, say: who grants it need not restart us
-            ours = isinstance(error, RuntimeError)  # the others may name what is none of a client's business
-            app.state.fault = str(error) if ours else "store initialization failed"
-            if str(error) != told:
-                told = str(error)
-                _log.error("store initialization failed: %s", error)  # the text says all
+            app.state.schema_error = error.detail
+        except Exception as error:  # noqa: BLE001  # a missing right, for example: granting it must not need a restart
+            # A RuntimeError is the store's own; the text of others may name what a client must not see.
+            is_public = isinstance(error, RuntimeError)
+            app.state.schema_error = str(error) if is_public else "store initialization failed"
+            if str(error) != last_logged:
+                last_logged = str(error)
+                _log.error("store initialization failed: %s", error)  # the message is complete without a traceback
         else:
-            app.state.fault = None
+            app.state.schema_error = None
             return
         await asyncio.sleep(SCHEMA_RETRY_SECONDS)

@@ -1,4 +1,4 @@
-"""A request's body as it arrives, with a least rate, and a way to cut it from elsewhere. It knows ASGI and nothing of files."""
+"""Reads a request's body from ASGI: enforces a minimum rate, and can be aborted from another task."""
 
 import asyncio
 import time
@@ -10,7 +10,11 @@ from services.common.errors import GridcastError, RequestTimeout
 
 
 class UploadBody:
-    """The bytes of one request. Only the time spent waiting for the client counts for the rate, never that of a slow store."""
+    """The bytes of one request.
+
+    Fewer than `min_rate` bytes a second in `rate_window` seconds are a timeout. Only the time spent waiting for the client counts,
+    not that of a slow store.
+    """
 
     def __init__(self, receive: Receive, min_rate: int, rate_window: float) -> None:
         self.at_eof = False
@@ -26,31 +30,33 @@ class UploadBody:
         """Make `read` raise `error`, now if it is waiting."""
         self._abort_error = error
         if self._receive_timeout is not None:
-            with suppress(RuntimeError):  # its time has run out in this very turn: `read` wakes up anyway
+            with suppress(
+                RuntimeError
+            ):  # the timeout has expired in this iteration of the loop: `read` wakes up anyway
                 self._receive_timeout.reschedule(asyncio.get_running_loop().time())
 
     async def read(self, idle_timeout: float | None = None) -> bytes | None:
-        """The next bytes, None at the end; b"" where none came for `idle` seconds.
+        """Return the next bytes, None at the end, b"" where none arrived for `idle_timeout` seconds.
 
-        Raises TooSlow below the least rate, Disconnected where the client went away.
+        Raises RequestTimeout below the minimum rate, ClientDisconnected, and the error of `abort`.
         """
         if self.at_eof:
             return None
         while True:
             if self._abort_error is not None:
                 raise self._abort_error
-            left = self._rate_window - self._seconds_waited
-            began = time.monotonic()
+            remaining = self._rate_window - self._seconds_waited
+            started_at = time.monotonic()
             try:
                 async with asyncio.timeout(
-                    left if idle_timeout is None else min(left, idle_timeout)
+                    remaining if idle_timeout is None else min(remaining, idle_timeout)
                 ) as self._receive_timeout:
                     message = await self._receive()
             except TimeoutError:
                 message = None
             finally:
                 self._receive_timeout = None
-            self._seconds_waited += time.monotonic() - began
+            self._seconds_waited += time.monotonic() - started_at
             if message is None:
                 self._check_rate()
                 if idle_timeout is not None and self._abort_error is None:
@@ -69,7 +75,7 @@ class UploadBody:
                 return None
 
     def _check_rate(self) -> None:
-        """At the end of a window: were there enough bytes in it?"""
+        """Check the rate at the end of a window and begin the next one."""
         if self._seconds_waited >= self._rate_window:
             if self._bytes_received < self._min_rate * self._rate_window:
                 raise RequestTimeout(f"fewer than {self._min_rate} bytes a second for {self._rate_window:g} seconds")

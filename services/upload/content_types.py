@@ -1,4 +1,4 @@
-"""Which media type a file gets. Pure; a table of our own, so that every machine answers alike."""
+"""Chooses the media type of a file. Pure; with a table of its own, so that the result is the same on every machine."""
 
 import re
 
@@ -7,7 +7,7 @@ from services.common.errors import BadRequest
 DEFAULT_CONTENT_TYPE = "application/octet-stream"
 MAX_CONTENT_TYPE_LENGTH = 255
 
-# RFC 9110, 8.3.1: type "/" subtype and parameters, as visible ASCII: it is sent back in a header field.
+# RFC 9110, 8.3.1: type "/" subtype and parameters, in visible ASCII because it is sent in a header field.
 _MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:[ \t]*;[\x20-\x7e\t]*)?\Z")
 
 _TYPES_BY_EXTENSION = {
@@ -60,15 +60,16 @@ _TYPES_BY_EXTENSION = {
 
 
 def resolve_content_type(declared: str, filename: str) -> str:
-    """The client's type, unless it is missing or says nothing: then the name's. Raises BadRequest where it is not a media type.
+    """Return the declared type; where it is missing or application/octet-stream, the one of the filename's extension.
 
-    curl sends application/octet-stream for a .webm. Parameters with a comma are dropped.
+    curl declares application/octet-stream for a .webm. Parameters are dropped where they contain a comma. Raises BadRequest where
+    the declared type is not a media type.
     """
     declared = declared.strip()
     if declared and (len(declared) > MAX_CONTENT_TYPE_LENGTH or not _MEDIA_TYPE.match(declared)):
         raise BadRequest("the Content-Type of the part is not a valid media type")
     if "," in declared:
-        # Browsers take what stands behind a comma for another type, and show that. MediaRecorder says video/webm;codecs=vp8,opus.
+        # Browsers take the part after a comma for another type, and use that. MediaRecorder declares video/webm;codecs=vp8,opus.
         declared = declared.partition(";")[0].rstrip()
     if declared and declared.partition(";")[0].strip().lower() != DEFAULT_CONTENT_TYPE:
         return declared

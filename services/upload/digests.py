@@ -1,4 +1,4 @@
-"""Digest fields (RFC 9530): what a client says of its bytes, and whether it is true. Pure: texts and bytes in, a verdict out."""
+"""Parses and verifies digest fields (RFC 9530). Pure."""
 
 import base64
 import binascii
@@ -9,14 +9,14 @@ from typing import Any
 
 from services.common.errors import BadRequest, GridcastError
 
-# RFC 8941: a dictionary member whose value is a byte sequence; parameters may follow and mean nothing here.
+# RFC 8941: a dictionary member whose value is a byte sequence; parameters may follow and are ignored.
 _DICTIONARY_MEMBER = re.compile(r"[ \t]*([a-z*][a-z0-9_.*-]*)=:([A-Za-z0-9+/=]*):(?:;[^,]*)?[ \t]*\Z")
 _ACTIVE_ALGORITHMS = {"sha-256": "sha256", "sha-512": "sha512"}
-"""The algorithms that RFC 9530, 5 calls active. The others prove nothing and are passed over."""
+"""The algorithms that RFC 9530, 5 calls active. Others are insecure and ignored."""
 
 
 class DigestVerifier:
-    """One digest that must come out."""
+    """Hashes bytes and compares the digest with the expected one; `mismatch_error` is raised where they differ."""
 
     def __init__(self, algorithm: str, expected: bytes, mismatch_error: GridcastError) -> None:
         self.algorithm = algorithm
@@ -25,23 +25,23 @@ class DigestVerifier:
         self._hash: Any = hashlib.new(algorithm, usedforsecurity=False)
 
     def update(self, data: bytes) -> None:
-        """The next bytes."""
+        """Add bytes."""
         self._hash.update(data)
 
     def verify(self) -> None:
-        """Raise the error this check was made with, unless the bytes had the digest."""
+        """Raise the mismatch error unless the bytes have the expected digest."""
         self.verify_digest(self._hash.digest())
 
     def verify_digest(self, digest: bytes) -> None:
-        """The same for a digest that somebody else made."""
+        """As `verify`, for a digest that was computed elsewhere."""
         if digest != self.expected:
             raise self._mismatch_error
 
 
 def parse_digest_field(field_name: str, values: Iterable[str]) -> list[DigestVerifier]:
-    """The digests in a field that are to be checked. Raises BadRequest for a malformed one: its sender relies on it."""
+    """Return verifiers for the digests in the lines of a field. Raises BadRequest for a malformed one: its sender relies on it."""
     members = [member for value in values for member in value.split(",") if member.strip(" \t")]
-    found: dict[str, DigestVerifier] = {}  # of two of one name the last counts (RFC 8941, 3.2)
+    found: dict[str, DigestVerifier] = {}  # of two members with one key the last counts (RFC 8941, 3.2)
     for member in members:
         match = _DICTIONARY_MEMBER.match(member)
         if match is None:
@@ -58,7 +58,7 @@ def parse_digest_field(field_name: str, values: Iterable[str]) -> list[DigestVer
 
 
 def decode_base64(text: str) -> bytes | None:
-    """The bytes behind base64, None where it is not."""
+    """Decode base64; None where the text is malformed."""
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
@@ -66,5 +66,5 @@ def decode_base64(text: str) -> bytes | None:
 
 
 def format_repr_digest(sha256: str) -> str:
-    """The value of `Repr-Digest` for a sha256 in hex."""
+    """Return the value of `Repr-Digest` for a SHA-256 in hex."""
     return f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode('ascii')}:"

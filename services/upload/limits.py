@@ -1,57 +1,53 @@
-"""What is refused although it is well-formed: too many at once, no space, a media type that is not wanted. It knows no HTTP."""
+"""Limits of one process: how many uploads it receives at the same time, and how full the store's volume may become."""
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from fnmatch import fnmatchcase
+from typing import Protocol
 
-from services.common.errors import (
-    ContentTooLarge,
-    GridcastError,
-    InsufficientStorage,
-    ServiceUnavailable,
-    UnsupportedMediaType,
-)
-from services.common.store.upload_store import UploadStore
+from services.common.errors import GridcastError, InsufficientStorage, ServiceUnavailable
+from services.common.store.upload_store import FreeSpaceReader
 from services.common.telemetry import metrics
-from services.upload.body import UploadBody
 
 DISK_SPACE_POLL_SECONDS = 1.0
-"""Between two looks at the free space: bytes whose number nobody stated must fit under the floor meanwhile."""
+"""Between two queries of the free space. The bytes of uploads without a stated length must fit below the minimum meanwhile."""
 BUSY_RETRY_AFTER_SECONDS = 5
 ABORT_TIMEOUT_SECONDS = 1.0
-"""How long a cut upload may take to leave; the server takes about a second more. While MongoDB was silent a stop ended 2.4 s after
-the drain time with PyMongo's own driver, and 8.3 s after it with Motor."""
+"""How long an aborted upload may take to end; the server takes about a second more. While the database did not respond, a process
+ended 2.4 s after the shutdown timeout with PyMongo's own driver, and 8.3 s after it with Motor."""
 
 _log = logging.getLogger("gridcast.upload")
 
 
 class ShuttingDown(ServiceUnavailable):
-    """503 because this process ends, while the store is well."""
+    """503 because this process ends, while the store is available."""
 
     def __init__(self) -> None:
         super().__init__("the service is shutting down")
 
 
-class UploadLimiter:
-    """The limits of one process."""
+class Abortable(Protocol):
+    """A request body that can be aborted from another task."""
 
-    def __init__(self, *, max_uploads: int, max_size: int, min_free_bytes: int, media_types: Sequence[str]) -> None:
-        self.max_size = max_size
+    def abort(self, error: GridcastError) -> None:
+        """Make the reader raise `error`."""
+
+
+class UploadLimiter:
+    """Counts the upload requests in progress, refuses those above the limit, and drains them at shutdown."""
+
+    def __init__(self, max_uploads: int) -> None:
         self._max_uploads = max_uploads
-        self._active_bodies: set[UploadBody] = set()
+        self._active_bodies: set[Abortable] = set()
         metrics.UPLOAD_REQUESTS_IN_FLIGHT.set_function(lambda: len(self._active_bodies))
         self._shutting_down = False
         self._no_active_uploads = asyncio.Event()
         self._no_active_uploads.set()
-        self._min_free_bytes = min_free_bytes
-        self._free_bytes: int | None = None
-        self._media_types = [pattern.lower() for pattern in media_types]
 
     @contextmanager
-    def acquire_slot(self, body: UploadBody) -> Iterator[None]:
-        """One of the uploads under way. Raises Unavailable where there are as many as this process takes, or at its end."""
+    def acquire_slot(self, body: Abortable) -> Iterator[None]:
+        """Hold one of the `max_uploads` slots. Raises ServiceUnavailable where none is free, ShuttingDown during shutdown."""
         self.check_accepting()
         if len(self._active_bodies) >= self._max_uploads:
             raise ServiceUnavailable("too many concurrent uploads", BUSY_RETRY_AFTER_SECONDS)
@@ -65,16 +61,20 @@ class UploadLimiter:
                 self._no_active_uploads.set()
 
     def check_accepting(self) -> None:
-        """Raises Stopping at the end of the process."""
+        """Raises ShuttingDown during shutdown."""
         if self._shutting_down:
             raise ShuttingDown
 
+    def abort_all(self, error: GridcastError) -> None:
+        """Abort every upload in progress with `error`."""
+        for body in self._active_bodies:
+            body.abort(error)
+
     async def drain(self, timeout_seconds: float) -> None:
-        """Take no more uploads, give those under way so long, then cut them: what can be resumed is made durable and left."""
+        """Refuse new uploads, wait for those in progress, then abort them: what can be resumed is made durable and kept."""
         self._shutting_down = True
         await self._wait_until_drained(timeout_seconds)
-        for body in self._active_bodies:
-            body.abort(ShuttingDown())
+        self.abort_all(ShuttingDown())
         await self._wait_until_drained(ABORT_TIMEOUT_SECONDS)
 
     async def _wait_until_drained(self, timeout_seconds: float) -> None:
@@ -82,33 +82,37 @@ class UploadLimiter:
             async with asyncio.timeout(timeout_seconds):
                 await self._no_active_uploads.wait()
 
-    def check_size(self, length: int | None) -> None:
-        """Raises TooLarge, and NoSpace where the bytes to come would leave less than the floor."""
-        if length is not None and length > self.max_size:
-            raise ContentTooLarge(f"the file is larger than {self.max_size} bytes")
+
+class DiskSpaceMonitor:
+    """Keeps `min_free_bytes` free on the store's volume: refuses uploads that do not fit, and aborts all below the minimum.
+
+    With 0 it does nothing. `abort_all` is called with the error to abort the uploads in progress with.
+    """
+
+    def __init__(self, min_free_bytes: int, abort_all: Callable[[GridcastError], object]) -> None:
+        self._min_free_bytes = min_free_bytes
+        self._abort_all = abort_all
+        self._free_bytes: int | None = None
+
+    def reserve(self, length: int | None) -> None:
+        """Reserve the bytes of an upload until the next query, so that concurrent uploads are not promised the same space.
+
+        None is a length that is not known yet. Raises InsufficientStorage where less than the minimum would stay free.
+        """
         if self._min_free_bytes and self._free_bytes is not None:
             if self._free_bytes - (length or 0) < self._min_free_bytes:
                 raise InsufficientStorage("insufficient disk space for this file")
-            # Until the next look: many at once must not be promised the same space.
             self._free_bytes -= length or 0
 
-    def check_media_type(self, content_type: str) -> str:
-        """`content_type`. Raises UnsupportedMediaType where it is not one of those that are wanted."""
-        kind = content_type.partition(";")[0].strip().lower()
-        if self._media_types and not any(fnmatchcase(kind, pattern) for pattern in self._media_types):
-            raise UnsupportedMediaType(f"media type {kind} is not allowed")
-        return content_type
-
-    async def monitor_disk_space(self, store: UploadStore) -> None:
-        """Look at the free space until cancelled; below the floor nothing more is received, whatever was foreseen of it."""
+    async def run(self, store: FreeSpaceReader) -> None:
+        """Query the free space until cancelled. Below the minimum nothing more is received, whatever was reserved of it."""
         while self._min_free_bytes:
             try:
                 self._free_bytes = await store.get_free_bytes()
             except GridcastError as error:
                 _log.debug("free disk space unknown: %s", error)
-            except Exception as error:  # noqa: BLE001  # the next look may be allowed
+            except Exception as error:  # noqa: BLE001  # the next query may succeed, for example after a right was granted
                 _log.warning("free disk space unknown: %s", error)
             if self._free_bytes is not None and self._free_bytes < self._min_free_bytes:
-                for body in self._active_bodies:
-                    body.abort(InsufficientStorage("insufficient disk space for this file"))
+                self._abort_all(InsufficientStorage("insufficient disk space for this file"))
             await asyncio.sleep(DISK_SPACE_POLL_SECONDS)

@@ -1,6 +1,6 @@
-"""Tells the world of a change: pushes an event that the store has noted, then lets the store forget it. It knows no HTTP.
+"""Publishes the events of the store's outbox, and acknowledges them to the store afterwards.
 
-The order makes it safe: a crash before the push leaves the note, and the event goes out later with the same id.
+This order is safe: a crash before the publication leaves the event in the outbox, and it is published later with the same id.
 """
 
 import asyncio
@@ -8,24 +8,24 @@ import logging
 
 from services.common.bus.publisher import EventPublisher
 from services.common.errors import GridcastError
-from services.common.store.upload_store import OutboxEvent, UploadStore
+from services.common.store.upload_store import EventAcknowledger, OutboxEvent
 
 PUBLISH_TIMEOUT_SECONDS = 2.0
-"""How long an answer waits for Redis. What does not get through is pushed later."""
+"""How long a response waits for Redis. An event that is not published in this time is published later."""
 
 _log = logging.getLogger("gridcast.upload")
 
 
 class OutboxPublisher:
-    """Pushes what was committed."""
+    """Publishes committed changes."""
 
-    def __init__(self, store: UploadStore, publisher: EventPublisher) -> None:
+    def __init__(self, store: EventAcknowledger, publisher: EventPublisher) -> None:
         self._store = store
         self._publisher = publisher
         self._pending_acks: set[asyncio.Task[None]] = set()
 
     async def publish(self, event: OutboxEvent) -> bool:
-        """Drop cached metadata everywhere, then tell every socket. Never raises for a Redis that is away: the file is stored."""
+        """Invalidate cached metadata, then broadcast the event. False where Redis is unavailable: the change is stored anyway."""
         info = event.info
         try:
             async with asyncio.timeout(PUBLISH_TIMEOUT_SECONDS):
@@ -34,14 +34,14 @@ class OutboxPublisher:
         except (GridcastError, TimeoutError) as error:
             _log.warning("event %s of %s not published, will be retried: %s", event.type, info.id, error)
             return False
-        # Nobody waits for this: an event that is pushed twice has the same id.
+        # Not awaited: an event that is published twice has the same id.
         task = asyncio.create_task(self._ack(event))
         self._pending_acks.add(task)
         task.add_done_callback(self._pending_acks.discard)
         return True
 
     async def aclose(self) -> None:
-        """Wait for what is under way."""
+        """Wait for the acknowledgements in progress."""
         if self._pending_acks:
             await asyncio.wait(self._pending_acks, timeout=PUBLISH_TIMEOUT_SECONDS)
 

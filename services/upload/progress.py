@@ -1,6 +1,6 @@
-"""Tells one socket how its upload goes: `file.progress`, at most ten a second, the last value wins. It knows no HTTP and no store.
+"""Publishes the progress of uploads to a socket: `file.progress`, at most ten a second, where the latest value replaces older ones.
 
-The upload only leaves a number here and goes on; whether Redis is quick, slow or away makes no difference to it.
+The upload only sets a number and continues: whether Redis is fast, slow or unavailable makes no difference to it.
 """
 
 import asyncio
@@ -16,33 +16,46 @@ from services.common.errors import GridcastError
 ProgressState = Literal["receiving", "verifying", "stored", "failed"]
 REPORT_INTERVAL_SECONDS = 0.1
 UNKNOWN_SOCKET_INTERVAL_SECONDS = 2.0
-"""Between two tries where nobody knows the socket."""
+"""Between two attempts while no socket with that id is connected."""
 
 
-class NullProgress:
-    """Where no socket was named."""
+class Progress(Protocol):
+    """The progress of one upload."""
 
     def set_received(self, count: int, total: int | None = None) -> None:
-        """So many bytes of the file have come so far."""
+        """Set how many bytes of the file were received, and its length where it became known."""
 
     def set_state(self, state: ProgressState) -> None:
-        """What happens to them. `stored` and `failed` are the last."""
+        """Set the state. `stored` and `failed` are final."""
 
     def close(self) -> None:
-        """Nothing more is known for now: the upload goes on in another request, or never."""
+        """End without a final state: the upload continues in another request, or never."""
 
 
 class StartProgress(Protocol):
-    """Gives the progress for a sid, of a file name with so many bytes where that is known.
+    """Starts the progress of an upload for a socket id, with the file name and its length in bytes where that is known.
 
-    `upload` names one that may come in several requests: they go on with one progress.
+    `upload_id` identifies an upload that may take several requests: they share one progress.
     """
 
-    def __call__(self, sid: str | None, filename: str, total: int | None, upload_id: str = "") -> NullProgress: ...
+    def __call__(self, sid: str | None, filename: str, total: int | None, upload_id: str = "") -> Progress: ...
 
 
-class UploadProgress(NullProgress):
-    """The progress of one upload, for one socket."""
+class NullProgress:
+    """The progress of an upload for which no socket was given."""
+
+    def set_received(self, count: int, total: int | None = None) -> None:
+        """Do nothing."""
+
+    def set_state(self, state: ProgressState) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class UploadProgress:
+    """The progress of one upload, published to one socket."""
 
     def __init__(self, publisher: EventPublisher, sid: str, filename: str, conflation_key: str) -> None:
         self._filename = filename
@@ -56,20 +69,20 @@ class UploadProgress(NullProgress):
         self._changed = asyncio.Event()
 
     def start_request(self, total: int | None) -> None:
-        """A request begins, the first one or another."""
+        """Begin a request, the first one or another of the same upload."""
         self._total = self._total if total is None else total
         self._state = "receiving"
         self._finished.clear()
         self._changed.set()
 
     def set_received(self, count: int, total: int | None = None) -> None:
-        """Leave the number."""
+        """Set the number; it is published later."""
         self._bytes_received = count
         self._total = self._total if total is None else total
         self._changed.set()
 
     def set_state(self, state: ProgressState) -> None:
-        """Leave the state."""
+        """Set the state; it is published later."""
         if not self._finished.is_set():
             self._state = state
             self._changed.set()
@@ -77,25 +90,25 @@ class UploadProgress(NullProgress):
                 self._finished.set()
 
     def close(self) -> None:
-        """Push what is left."""
+        """Let `run` publish the last values and end."""
         self._finished.set()
         self._changed.set()
 
     async def run(self) -> None:
-        """Push until the end, and a moment longer: another request may go on, and is not told of more often for that."""
+        """Publish until the end, and an interval longer: a further request continues here and publishes no more often."""
         before, at, rate = 0, time.monotonic(), 0.0
         while not self._finished.is_set() or self._changed.is_set():
             await self._changed.wait()
             self._changed.clear()
             received, now = self._bytes_received, time.monotonic()
-            # Half the weight on what came since the last one: steady, and within a second of a change.
+            # Half the weight is on the bytes since the last message: steady, and within a second of a change.
             latest = (received - before) / (now - at) if now > at and before else 0.0
             rate = (rate + latest) / 2 if rate else latest
             before, at = received, now
             await self._wait_interval(await self._publish(received, round(rate)))
 
     async def _publish(self, bytes_received: int, rate: int) -> float:
-        """Push; how long to wait before the next one."""
+        """Publish a message; returns the seconds to wait before the next one."""
         data = {
             "filename": self._filename,
             "received": bytes_received,
@@ -104,13 +117,13 @@ class UploadProgress(NullProgress):
             "state": self._state,
         }
         try:
-            receipt = await self._publisher.send(self._sid, "file.progress", data, conflation_key=self._conflation_key)
+            result = await self._publisher.send(self._sid, "file.progress", data, conflation_key=self._conflation_key)
         except GridcastError:
             return UNKNOWN_SOCKET_INTERVAL_SECONDS
-        return UNKNOWN_SOCKET_INTERVAL_SECONDS if receipt.status == "unknown" else REPORT_INTERVAL_SECONDS
+        return UNKNOWN_SOCKET_INTERVAL_SECONDS if result.status == "unknown" else REPORT_INTERVAL_SECONDS
 
     async def _wait_interval(self, seconds: float) -> None:
-        """Wait, though no longer than INTERVAL where the request has ended."""
+        """Wait, but no longer than REPORT_INTERVAL_SECONDS once the request has ended."""
         await asyncio.sleep(REPORT_INTERVAL_SECONDS)
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds - REPORT_INTERVAL_SECONDS):
@@ -118,14 +131,14 @@ class UploadProgress(NullProgress):
 
 
 class ProgressReporter:
-    """Makes the progress of every upload, and ends what still runs."""
+    """Starts the progress of every upload, and cancels those in progress at shutdown."""
 
     def __init__(self, publisher: EventPublisher) -> None:
         self._publisher = publisher
         self._active: dict[tuple[str, str], tuple[UploadProgress, asyncio.Task[None]]] = {}
 
-    def start(self, sid: str | None, filename: str, total: int | None, upload_id: str = "") -> NullProgress:
-        """A Watch."""
+    def start(self, sid: str | None, filename: str, total: int | None, upload_id: str = "") -> Progress:
+        """Start or continue a progress: a `StartProgress`."""
         if not sid:
             return NullProgress()
         key = (sid, upload_id or uuid4().hex)
@@ -139,5 +152,5 @@ class ProgressReporter:
         return progress
 
     async def aclose(self) -> None:
-        """End what is under way: its last values are of no use to a socket whose upload is cut."""
+        """Cancel what is in progress: its last values are of no use to a socket whose upload is aborted."""
         await cancel_and_wait(*(task for _, task in self._active.values()))

@@ -1,4 +1,4 @@
-"""Starts a contender that is not ours: a child that ends with us, ready once its port answers."""
+"""Starts a contender: a child process that exits with this one, ready once its port responds."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ READY_TIMEOUT = 30.0
 
 
 def connection_error(port: int) -> str | None:
-    """Why nobody answers at a port of ours; None when somebody does."""
+    """Why no server responds on one of our ports; None when one does."""
     try:
         socket.create_connection((HOST, port), timeout=1.0).close()
     except OSError as error:
@@ -27,7 +27,7 @@ def connection_error(port: int) -> str | None:
 def run_contender(
     name: str, command: Sequence[str], port: int, folder: Path, env: Mapping[str, str] | None = None
 ) -> Iterator[int]:
-    """The pid of `command`, given by its full path; its output goes into a file of `folder`."""
+    """The pid of `command`, given by its full path; its output goes to a file in `folder`."""
     program = Program(
         name=name,
         kind=name,

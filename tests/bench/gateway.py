@@ -22,16 +22,9 @@ import uvloop
 
 from deploy.local.ports import HOST, free_ports
 from tests.bench.contender import run_contender
-from tests.bench.measurements import (
-    OURS,
-    Measurement,
-    Target,
-    cpu_seconds,
-    describe_machine,
-    format_table,
-    raise_open_file_limit,
-    resident_kib,
-)
+from tests.bench.measurements import OURS, Measurement, Target, describe_machine, format_table
+from tests.support.open_file_limit import raise_open_file_limit
+from tests.support.process_stats import cpu_seconds, resident_memory
 from tests.support.processes import run_service
 from tests.support.websocket_load import WebSocketSwarm
 
@@ -44,11 +37,11 @@ NGINX_BUFFER_DIRECTIVES = (
 TOOLS = ("nginx", "wrk", "curl")
 CONNECTIONS = 16
 WARM_UP = 200
-"""Tunnels that come and go before idle ones are counted."""
+"""Tunnels that are opened and closed before idle ones are measured."""
 SETTLE_SECONDS = 2.0
 SMALL_TARGET = "/file/info?folder=demo&filename=video.webm"
 
-# One process as we have one, an access log as we have one. Nothing is collected before it is passed on, and connections to the
+# One process as ours, an access log as ours. Nothing is buffered before it is passed on, and connections to the
 # upstream are kept. tcp_nopush stays off: over loopback it waits for acknowledgements.
 NGINX_CONF = """
 daemon off; master_process off;
@@ -136,7 +129,7 @@ class Gateways:
 
 
 def uvicorn_command(application: str, port: int) -> list[str]:
-    """As quiet as it gets."""
+    """With its log off."""
     options = ["--port", str(port), "--no-access-log", "--log-level", "warning", "--backlog", "2048"]
     return [sys.executable, "-m", "uvicorn", application, *options]
 
@@ -146,7 +139,7 @@ def missing_tools() -> list[str]:
 
 
 def requests_per_second(url: str, seconds: float) -> tuple[int, float]:
-    """How many small answers wrk got, and how many that is in a second."""
+    """The number of small responses that wrk got, and their rate per second."""
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", "--timeout", "10s", f"{url}{SMALL_TARGET}"]
     said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 30).stdout
     count, rate = re.search(r"(\d+) requests in", said), re.search(r"Requests/sec:\s+([\d.]+)", said)
@@ -156,7 +149,7 @@ def requests_per_second(url: str, seconds: float) -> tuple[int, float]:
 
 
 def curl(which: str, *arguments: str) -> float:
-    """MB/s of one transfer; `which` is the direction in curl's words."""
+    """MB/s of one transfer; `which` is the direction as curl names it."""
     command = ["curl", "-sS", "-f", "-o", "/dev/null", "-w", f"%{{speed_{which}}}", *arguments]
     return float(subprocess.run(command, check=True, capture_output=True, text=True, timeout=600).stdout) / 1e6
 
@@ -182,7 +175,7 @@ def measure_http(gateways: dict[str, tuple[str, int]], options: Options, folder:
             used.append(cpu_seconds(pid))
             upload = curl("upload", "-T", str(file), f"{url}/file/stream?filename=video.webm")
             used.append(cpu_seconds(pid))
-            if number:  # the first time round warms up
+            if number:  # the first round warms up
                 small.add(who, rate)
                 small_cpu.add(who, 1e6 * (used[1] - used[0]) / count)
                 down.add(who, download)
@@ -193,7 +186,7 @@ def measure_http(gateways: dict[str, tuple[str, int]], options: Options, folder:
 
 
 async def measure_tunnels(gateways: dict[str, tuple[str, int]], options: Options, upstream: int) -> list[Measurement]:
-    """Messages one at a time for each socket: pushed by the service, and sent and sent back."""
+    """One message at a time for each socket: pushed by the service, and echoed."""
     pushed = Measurement("CPU per pushed message", "us", (Target(1.5, NGINX),))
     echoed = Measurement("CPU per message, both ways", "us", (Target(1.5, NGINX),))
     crowds: dict[str, WebSocketSwarm] = {}
@@ -223,7 +216,7 @@ async def measure_tunnels(gateways: dict[str, tuple[str, int]], options: Options
 
 
 async def measure_idle(starts: dict[str, Start], options: Options) -> list[Measurement]:
-    """A fresh process in each round, so that memory is what these tunnels need and nothing else."""
+    """A new process in each round, so that its memory is that of these tunnels alone."""
     connect = Measurement("CPU per tunnel opened", "us")
     memory = Measurement(f"memory per tunnel, {options.idle} idle", "KiB", (Target(8),))
     for _ in range(options.rounds):
@@ -234,17 +227,17 @@ async def measure_idle(starts: dict[str, Start], options: Options) -> list[Measu
                 await early.disconnect_all()
                 await asyncio.sleep(SETTLE_SECONDS / 2)
                 crowd = WebSocketSwarm(f"{url}/ws")
-                used, held = cpu_seconds(pid), resident_kib(pid)
+                used, held = cpu_seconds(pid), resident_memory(pid)
                 await crowd.connect_clients(options.idle)
                 connect.add(who, 1e6 * (cpu_seconds(pid) - used) / options.idle)
                 await asyncio.sleep(SETTLE_SECONDS)
-                memory.add(who, (resident_kib(pid) - held) / options.idle)
+                memory.add(who, (resident_memory(pid) - held) / 1024 / options.idle)
                 await crowd.disconnect_all()
     return [connect, memory]
 
 
 def measure(options: Options) -> list[Measurement]:
-    """All figures."""
+    """Run all measurements."""
     raise_open_file_limit(2 * options.idle + 4 * options.sockets + 2048)
     (port,) = free_ports(1)
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:

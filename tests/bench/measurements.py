@@ -1,11 +1,8 @@
-"""What side-by-side measurements have in common: rounds by contender, medians and ratios against what is wanted, and what
-the kernel says that a process has used. It knows no service.
-"""
+"""Parts of side-by-side measurements: rounds by contender, medians, ratios against their targets, and the machine."""
 
 import os
 import platform
 import re
-import resource
 import statistics
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -19,7 +16,7 @@ CLOCK_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Target:
-    """What is wanted: our figure, divided by that of `to` if there is one, is at most (or at least) `figure`."""
+    """A target: our figure, divided by that of `to` if there is one, is at most (or at least) `figure`."""
 
     limit: float
     relative_to: str = ""
@@ -36,7 +33,7 @@ class Target:
 
 @dataclass
 class Measurement:
-    """Rounds of one measurement by contender, and the bounds that our median shall keep."""
+    """Rounds of one measurement by contender, and the targets for our median."""
 
     name: str
     unit: str
@@ -50,11 +47,11 @@ class Measurement:
         return statistics.median(self.rounds[contender])
 
     def ratio(self, contender: str) -> float:
-        """Ours to theirs; of `""`, ours itself."""
+        """The ratio of our median to theirs; for `""`, our median."""
         return self.median(OURS) / self.median(contender) if contender else self.median(OURS)
 
     def evaluate(self) -> Iterator[tuple[Target, float, bool]]:
-        """Each bound, the figure it is for, and whether that keeps it."""
+        """Each target, our figure for it, and whether the figure meets it."""
         for bound in self.targets:
             figure = self.ratio(bound.relative_to)
             yield bound, figure, bound.is_met(figure)
@@ -65,7 +62,7 @@ class Measurement:
 
 
 def format_table(measurements: Sequence[Measurement], contenders: Sequence[str]) -> Iterator[str]:
-    """A line for each measurement: medians of all contenders, our ratio to each of the others, what is wanted."""
+    """A line for each measurement: medians of all contenders, our ratio to each of the others, and the target."""
     width = max(len(figures.name) for figures in measurements)
     others = [who for who in contenders if who != OURS]
     head = "".join(f"{who:>13}" for who in contenders) + "".join(f"{f'/{who}':>13}" for who in others)
@@ -80,7 +77,7 @@ def format_table(measurements: Sequence[Measurement], contenders: Sequence[str])
 
 
 def describe_machine(*tools: Sequence[str]) -> Iterator[str]:
-    """What the figures were made on. `tools` are commands that print a version."""
+    """Describe the machine. `tools` are commands that print a version."""
     cpus = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     model = next((line.partition(":")[2].strip() for line in cpus if line.startswith("model name")), "unknown CPU")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
@@ -91,28 +88,3 @@ def describe_machine(*tools: Sequence[str]) -> Iterator[str]:
         found = re.search(r"\d+(?:\.\d+)+", said.stdout + said.stderr)
         versions.append(f"{tool[0]} {found[0] if found else 'unknown'}")
     yield ", ".join(versions)
-
-
-def cpu_seconds(pid: int) -> float:
-    """What a process has used so far, in user and in system mode, all threads together."""
-    fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS_PER_SECOND
-
-
-def resident_kib(pid: int) -> float:
-    """Memory of a process that is in RAM."""
-    status = Path(f"/proc/{pid}/status").read_text("ascii")
-    return float(status.split("VmRSS:")[1].split()[0])
-
-
-def raise_open_file_limit(count: int) -> None:
-    """Let this process, and those it starts from now on, open so many files. RuntimeError where the system forbids it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= count:
-        return
-    try:
-        resource.setrlimit(
-            resource.RLIMIT_NOFILE, (count, hard if hard == resource.RLIM_INFINITY else max(hard, count))
-        )
-    except ValueError:
-        raise RuntimeError(f"{count} open files are needed, and at most {hard} are allowed (ulimit -Hn)") from None

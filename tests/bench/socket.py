@@ -1,9 +1,9 @@
 """Broadcasts side by side in one run: the socket service, socket.io with its Redis adapter, and what a tutorial would write.
 
 `.venv/bin/python -m tests.bench.socket [--sockets N --messages M] [--quick]`. Each is one process; broadcasts are pushed by
-another process through Redis, and the next one is pushed when every client has heard the last. What is compared is the server's
-CPU, which does not depend on how fast the clients are. Rounds take turns (A B C A B C). socket.io comes from npm; where that is
-not to be had, its column stays empty.
+another process through Redis, and the next one is pushed when every client has received the last. The comparison is of the
+server's CPU, which does not depend on how fast the clients are. Rounds alternate (A B C A B C). socket.io comes from npm; where
+it is not available, its column stays empty.
 """
 
 import argparse
@@ -25,18 +25,11 @@ from services.common.bus.publisher import EventPublisher
 from services.common.bus.redis import RedisClient
 from tests.bench.baselines.socket_tutorial import CHANNEL
 from tests.bench.contender import run_contender
-from tests.bench.measurements import (
-    OURS,
-    Measurement,
-    Target,
-    cpu_seconds,
-    describe_machine,
-    format_table,
-    raise_open_file_limit,
-    resident_kib,
-)
+from tests.bench.measurements import OURS, Measurement, Target, describe_machine, format_table
 from tests.support.databases import run_server
 from tests.support.npm import NpmUnavailable, install_packages
+from tests.support.open_file_limit import raise_open_file_limit
+from tests.support.process_stats import cpu_seconds, resident_memory
 from tests.support.processes import run_service
 from tests.support.websocket_load import WebSocketSwarm
 
@@ -49,7 +42,7 @@ PACKAGES = {
 }
 SOCKETIO, TUTORIAL = "socket.io", "tutorial"
 WARM_UP = 200
-"""Sockets that come and go before idle ones are counted."""
+"""Sockets that are opened and closed before idle ones are measured."""
 SETTLE_SECONDS = 2.0
 DATA = {"text": "a broadcast of the size of a chat line, neither the shortest nor a long one", "number": 12345}
 
@@ -80,7 +73,7 @@ class Contenders:
 
     @contextlib.contextmanager
     def _ours(self) -> Iterator[tuple[str, int]]:
-        # All comes at once here; the limit on handshakes a second is not what is measured.
+        # All clients connect in one burst; the handshake rate limit is not measured.
         env = {"GRIDCAST_REDIS_URL": self._redis_url, "GRIDCAST_HANDSHAKE_RATE": "100000"}
         with run_service("services.socket", self._folder, env) as service:
             yield service.url, service.pid
@@ -159,7 +152,7 @@ def make_swarm(who: str, url: str) -> WebSocketSwarm:
 
 
 async def measure_broadcasts(contenders: Contenders, options: Options) -> Measurement:
-    """All servers hold their sockets all the time; one after the other gets its messages."""
+    """All servers hold their sockets all the time; they get their messages in turn."""
     figures = Measurement("CPU per delivered broadcast", "us", (Target(0.85, SOCKETIO), Target(0.5, TUTORIAL)))
     with contextlib.ExitStack() as stack:
         pids: dict[str, int] = {}
@@ -176,7 +169,7 @@ async def measure_broadcasts(contenders: Contenders, options: Options) -> Measur
                         await shouts[who]()
                         await crowd.wait_until_all_received()
                     used = cpu_seconds(pids[who]) - before
-                    if number:  # the first time round warms up
+                    if number:  # the first round warms up
                         figures.add(who, 1e6 * used / (options.messages * len(crowd)))
         for crowd in crowds.values():
             await crowd.disconnect_all()
@@ -184,7 +177,7 @@ async def measure_broadcasts(contenders: Contenders, options: Options) -> Measur
 
 
 async def measure_idle(contenders: Contenders, options: Options, redis: RedisClient) -> list[Measurement]:
-    """A fresh process in each round, so that memory is what these sockets need and nothing else."""
+    """A new process in each round, so that its memory is that of these sockets alone."""
     memory = Measurement(f"memory per socket, {options.idle} idle", "KiB", (Target(30),))
     connect = Measurement("CPU per connect", "us", (Target(1.3, TUTORIAL),))
     for _ in range(options.rounds):
@@ -196,11 +189,11 @@ async def measure_idle(contenders: Contenders, options: Options, redis: RedisCli
                 await early.disconnect_all()
                 await asyncio.sleep(SETTLE_SECONDS / 2)
                 crowd = make_swarm(who, url)
-                used, held = cpu_seconds(pid), resident_kib(pid)
+                used, held = cpu_seconds(pid), resident_memory(pid)
                 await crowd.connect_clients(options.idle)
                 connect.add(who, 1e6 * (cpu_seconds(pid) - used) / options.idle)
                 await asyncio.sleep(SETTLE_SECONDS)
-                memory.add(who, (resident_kib(pid) - held) / options.idle)
+                memory.add(who, (resident_memory(pid) - held) / 1024 / options.idle)
                 await crowd.disconnect_all()
             if crowd.rejected_handshakes:
                 print(
@@ -218,7 +211,7 @@ async def _measure(contenders: Contenders, options: Options, redis_url: str) -> 
 
 
 def measure(options: Options) -> list[Measurement]:
-    """All figures."""
+    """Run all measurements."""
     raise_open_file_limit(2 * options.idle + 4 * options.sockets + 256)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

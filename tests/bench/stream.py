@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pymongo
@@ -25,16 +26,17 @@ from deploy.local import databases
 from deploy.local.ports import HOST, free_ports
 from services.common.store.gridfs.mongo import open_mongo_database
 from tests.bench.contender import run_contender
-from tests.bench.measurements import OURS, Measurement, Target, cpu_seconds, describe_machine, format_table
-from tests.support.databases import run_server, small_mongod_program
-from tests.support.media_library import MediaServices, storage_env
+from tests.bench.measurements import OURS, Measurement, Target, describe_machine, format_table
+from tests.support.databases import run_server, small_mongod_program, storage_env
+from tests.support.media_library import MediaServices
+from tests.support.process_stats import cpu_seconds
 from tests.support.processes import run_service
+from tests.support.sizes import MIB
 
 DATABASE = "bench_stream"
 NGINX, TUTORIAL, DRIVER = "nginx", "tutorial", "driver"
 TOOLS = ("nginx", "wrk", "curl")
 CONNECTIONS = 16
-MIB = 1024 * 1024
 
 # Tuned as well as we could: sendfile, no Nagle-like waiting (tcp_nopush makes small ranges 70 times slower over loopback), one
 # worker as we have one, an access log as we have one.
@@ -70,7 +72,7 @@ def missing_tools() -> list[str]:
 
 
 def ranges_per_second(url: str, size: int, length: int, seconds: float, folder: Path) -> float:
-    """Requests a second that wrk counts for random ranges of `length` bytes."""
+    """Requests per second that wrk counts for random ranges of `length` bytes."""
     script = folder / f"ranges-{length}.lua"
     script.write_text(WRK_SCRIPT.format(size=size, length=length, seed=random.randrange(1 << 30)))
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", "-s", str(script), url]
@@ -89,7 +91,7 @@ def download_rate(url: str) -> float:
 
 
 def driver_rate(uri: str, file: object) -> float:
-    """MB/s of the driver's own find over the chunks of a file, in this process and with nothing sent to anyone."""
+    """MB/s of the driver's own find over the chunks of a file, in this process, without sending them."""
 
     async def read() -> float:
         mongo = open_mongo_database(uri, DATABASE)
@@ -106,7 +108,7 @@ def driver_rate(uri: str, file: object) -> float:
 
 @contextlib.contextmanager
 def run_nginx(folder: Path, files: dict[str, Path]) -> Iterator[tuple[str, int]]:
-    """A server of static files, which these are: its address and the process that works."""
+    """Nginx on local files: its address and the pid of its worker."""
     (folder / "files").mkdir(parents=True)
     for name, path in files.items():
         (folder / "files" / name).symlink_to(path)
@@ -123,7 +125,7 @@ def run_nginx(folder: Path, files: dict[str, Path]) -> Iterator[tuple[str, int]]
 
 @contextlib.contextmanager
 def run_tutorial(env: dict[str, str], folder: Path) -> Iterator[tuple[str, int]]:
-    """The baseline under uvicorn, as quiet as it gets."""
+    """The baseline under uvicorn, with its log off."""
     (port,) = free_ports(1)
     app = "tests.bench.baselines.stream_tutorial:app"
     command = [sys.executable, "-m", "uvicorn", app, "--port", str(port), "--no-access-log"]
@@ -132,7 +134,7 @@ def run_tutorial(env: dict[str, str], folder: Path) -> Iterator[tuple[str, int]]
 
 
 def measure(folder: Path, hot: int, cold: int, seconds: float, rounds: int) -> list[Measurement]:
-    """All figures. The cold file is larger than the cache, so that reading it in order never finds a block there."""
+    """Run all measurements. The cold file is larger than the cache, so that reading it in order never finds a cached block."""
     paths = {"hot.webm": folder / "hot.webm", "cold.webm": folder / "cold.webm"}
     for path, size in zip(paths.values(), (hot, cold), strict=True):
         with path.open("wb") as file:
@@ -141,7 +143,7 @@ def measure(folder: Path, hot: int, cold: int, seconds: float, rounds: int) -> l
     with (
         run_server(folder / "mongod", small_mongod_program) as mongod,
         run_server(folder / "redis", databases.redis_server) as redis,
-        pymongo.MongoClient(mongod.uri) as client,
+        pymongo.MongoClient[dict[str, Any]](mongod.url) as client,
         run_service("services.stream", folder, env := storage_env(mongod, redis.url, DATABASE)) as stream,
         run_tutorial(env, folder) as simple,
         run_nginx(folder / "nginx", paths) as static,
@@ -149,18 +151,18 @@ def measure(folder: Path, hot: int, cold: int, seconds: float, rounds: int) -> l
         with run_service("services.upload", folder, env) as upload:
             library = MediaServices(upload, stream, client[DATABASE])
             identifiers = {name: library.put(name, path) for name, path in paths.items()}
-        file = library.current_file_id(identifiers["cold.webm"])
+        file_id = library.current_file_id(identifiers["cold.webm"])
         contenders = {OURS: (f"{stream.url}/file/stream?filename=", stream.pid), NGINX: static, TUTORIAL: simple}
         return [
             *measure_ranges(contenders, hot, seconds, rounds, folder),
-            measure_downloads(contenders, lambda: driver_rate(mongod.uri, file), rounds),
+            measure_downloads(contenders, lambda: driver_rate(mongod.url, file_id), rounds),
         ]
 
 
 def measure_ranges(
     contenders: dict[str, tuple[str, int]], size: int, seconds: float, rounds: int, folder: Path
 ) -> Iterator[Measurement]:
-    """Hot ranges of two lengths, as requests a second and as what a request costs the server."""
+    """Hot ranges of two lengths, as requests per second and as the server's CPU per request."""
     lengths = (("1 MiB", MIB, 1.0), ("64 KiB", 64 * 1024, 0.35))
     rates = {
         name: Measurement(f"hot {name} ranges", "req/s", [Target(least, NGINX, is_minimum=True)])
@@ -184,7 +186,7 @@ def measure_ranges(
 
 
 def measure_downloads(contenders: dict[str, tuple[str, int]], driver: Callable[[], float], rounds: int) -> Measurement:
-    """One sequential download of what is in no memory of ours, against the driver's own find in one process."""
+    """One sequential download of a file that no cache holds, against the driver's own find in one process."""
     figures = Measurement("cold sequential read", "MB/s", [Target(0.8, DRIVER, is_minimum=True)])
     for _ in range(rounds):
         figures.add(OURS, download_rate(f"{contenders[OURS][0]}cold.webm"))

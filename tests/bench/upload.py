@@ -26,19 +26,20 @@ from pymongo.write_concern import WriteConcern
 from deploy.local import databases
 from deploy.local.ports import HOST, free_ports
 from tests.bench.contender import run_contender
-from tests.bench.measurements import OURS, Measurement, Target, cpu_seconds, describe_machine, format_table
+from tests.bench.measurements import OURS, Measurement, Target, describe_machine, format_table
 from tests.support.databases import run_server, small_mongod_program
 from tests.support.npm import NpmUnavailable, install_packages
+from tests.support.process_stats import cpu_seconds
 from tests.support.processes import run_service
-from tests.support.upload_client import CHUNK_SIZE, OFFSET_CONTENT_TYPE, TUS_HEADERS, tus_metadata
+from tests.support.sizes import CHUNK_SIZE, MIB
+from tests.support.upload_client import OFFSET_CONTENT_TYPE, TUS_HEADERS, tus_metadata
 from tests.support.waiting import eventually
 
 TUS_SERVER, MOTOR, TUTORIAL, DRIVER = "@tus/server", "motor", "tutorial", "driver alone"
 DRIVER_BLOCKS, DRIVER_FLIGHTS = 4, 4
-"""Chunks in one insert, and inserts at once: the fastest of (8, 1), (4, 2), (8, 2) and (4, 4)."""
+"""Chunks per insert, and concurrent inserts: the fastest of (8, 1), (4, 2), (8, 2) and (4, 4)."""
 PACKAGES = {"@tus/server": "2.4.5", "@tus/file-store": "2.1.1"}
 DATABASE = "bench"
-MIB = 1024 * 1024
 TUS_SERVER_SCRIPT = """
 import { Server } from "@tus/server";
 import { FileStore } from "@tus/file-store";
@@ -73,12 +74,12 @@ def upload_as_body(base: str, path: Path, name: str) -> None:
 
 
 def upload_as_form(base: str, path: Path, name: str) -> None:
-    """POST, as the tutorial's reader does with curl."""
+    """POST, as the tutorial does with curl."""
     expect_status(curl(f"{base}/file/upload", "-H", "Expect:", "-F", f"file=@{path};filename={name}"), 201)
 
 
 def upload_with_driver(client: pymongo.MongoClient[dict[str, object]], path: Path) -> None:
-    """Nothing but journalled inserts of the chunks, several at once."""
+    """Only journalled inserts of the chunks, several concurrently."""
     chunks = client[f"{DATABASE}_driver"].get_collection("fs.chunks", write_concern=WriteConcern(w="majority", j=True))
     chunks.create_index([("files_id", 1), ("n", 1)], unique=True)
     file, count = ObjectId(), -(-path.stat().st_size // CHUNK_SIZE)
@@ -107,7 +108,7 @@ UPLOAD_METHODS: tuple[tuple[str, Upload, str, Target], ...] = (
 
 @contextlib.contextmanager
 def run_contenders(folder: Path, mongodb: str, redis: str) -> Iterator[dict[str, tuple[str, int]]]:
-    """Where each one listens, and its process."""
+    """The URL and the process of each contender."""
     env = {
         "GRIDCAST_MONGODB_URI": mongodb,
         "GRIDCAST_MONGODB_DATABASE": DATABASE,
@@ -146,12 +147,12 @@ def measure(folder: Path, mib: int, rounds: int) -> Iterator[Measurement]:
     with (
         run_server(folder / "mongod", small_mongod_program) as mongod,
         run_server(folder / "redis", databases.redis_server) as redis,
-        run_contenders(folder, mongod.uri, redis.url) as found,
-        pymongo.MongoClient[dict[str, object]](mongod.uri) as client,
+        run_contenders(folder, mongod.url, redis.url) as found,
+        pymongo.MongoClient[dict[str, object]](mongod.url) as client,
     ):
 
         def clean(who: str, name: str) -> None:
-            """Remove the file, outside the measurement, so that each begins with the same disk."""
+            """Remove the file, outside the measurement, so that each upload begins with the same disk."""
             if who == OURS:
                 httpx.delete(f"{found[OURS][0]}/file/stream?filename={name}").raise_for_status()
             elif who == TUS_SERVER:
@@ -159,7 +160,7 @@ def measure(folder: Path, mib: int, rounds: int) -> Iterator[Measurement]:
                     stored.unlink()
             else:
                 client.drop_database(f"{DATABASE}_{'driver' if who == DRIVER else who}")
-            # What one contender left to delete or to write out would slow the next one.
+            # What one contender has left to delete or to flush would slow the next one.
             eventually(lambda: client[DATABASE]["fs.chunks"].find_one() is None, 60)
             client.admin.command("fsync")
             os.sync()

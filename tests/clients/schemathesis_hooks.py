@@ -1,9 +1,9 @@
-"""What schemathesis is told of this API, and what it tells back: loaded by its command line, not by pytest.
+"""Hooks for schemathesis, loaded by its command line and not by pytest.
 
-Most of its requests are changed so that they name what is there: a stored file, a live socket, an upload under way at its
-true offset. Otherwise nearly all would be 404, and nothing behind the first look-up would be reached. Which ones, the request
-itself decides, so that a repeated one goes the same way. All statuses are counted and left in the file named by
-GRIDCAST_STATUS_COUNTS_FILE.
+Most generated requests are changed so that they name what exists: a stored file, an open socket, an active upload at its true
+offset. Otherwise nearly all would be 404, and nothing behind the first look-up would be reached. A hash of the request decides
+which ones, so that a repeated request is changed the same way. All statuses are counted in the file named by
+STATUS_COUNTS_FILE.
 """
 
 import atexit
@@ -21,12 +21,14 @@ import requests
 import schemathesis
 from websockets.sync.client import ClientConnection, connect
 
-GATEWAY = os.environ["GRIDCAST_GATEWAY_URL"]
+Case = schemathesis.Case[Any]
+
+GATEWAY = os.environ["GATEWAY_URL"]
 FOLDER = "judged"
 TUS = {"Tus-Resumable": "1.0.0"}
 TIMEOUT = 30.0
 MUTATED_SHARE = 3
-"""One request of so many stays as it was generated."""
+"""One of this many requests stays as it was generated."""
 
 _tally: Counter[tuple[str, int]] = Counter()
 _lock = threading.Lock()
@@ -35,30 +37,30 @@ _sockets: list[ClientConnection] = []
 
 @schemathesis.serializer("application/offset+octet-stream")
 def bytes_of_tus(_context: schemathesis.SerializationContext, value: Any) -> Any:
-    """The body as it is, else as text."""
+    """The body unchanged if it is bytes, else as text."""
     return value if isinstance(value, bytes) else str(value).encode("utf-8", "replace")
 
 
 @schemathesis.hook
-def after_call(_context: schemathesis.HookContext, case: schemathesis.Case, response: schemathesis.Response) -> None:
+def after_call(_context: schemathesis.HookContext, case: Case, response: schemathesis.Response) -> None:
     with _lock:
         _tally[case.operation.label, response.status_code] += 1
 
 
 @schemathesis.hook
-def before_call(_context: schemathesis.HookContext, case: schemathesis.Case, _kwargs: dict[str, Any]) -> None:
-    """Name what is there."""
+def before_call(_context: schemathesis.HookContext, case: Case, _kwargs: dict[str, Any]) -> None:
+    """Change the request so that it names something that exists."""
     said = repr((case.operation.label, case.path_parameters, case.query, case.headers, case.body))
     digest = zlib.crc32(said.encode("utf-8", "replace"))
     if digest % MUTATED_SHARE and (change := _PREPARERS.get(case.operation.label)) is not None:
         change(case, f"{digest:08x}")
 
 
-def _query(case: schemathesis.Case, **values: Any) -> None:
+def _query(case: Case, **values: Any) -> None:
     case.query = {**(case.query or {}), **values}
 
 
-def _headers(case: schemathesis.Case, **values: str | None) -> None:
+def _headers(case: Case, **values: str | None) -> None:
     for name, value in values.items():
         if value is None:
             case.headers.pop(name.replace("_", "-"), None)
@@ -66,14 +68,14 @@ def _headers(case: schemathesis.Case, **values: str | None) -> None:
             case.headers[name.replace("_", "-")] = value
 
 
-def _list(case: schemathesis.Case, _digest: str) -> None:
+def _list(case: Case, _digest: str) -> None:
     _query(case, limit=7)
     case.query.pop("after", None)
     if "folder" in case.query:
         _query(case, folder=FOLDER)
 
 
-def _read(case: schemathesis.Case, digest: str) -> None:
+def _read(case: Case, digest: str) -> None:
     """The generated conditions and ranges stay in every second of these requests."""
     _ensure_stored("read.webm")
     _query(case, filename="read.webm", folder=FOLDER)
@@ -81,20 +83,20 @@ def _read(case: schemathesis.Case, digest: str) -> None:
         _headers(case, If_Match=None, If_None_Match=None, If_Unmodified_Since=None)
 
 
-def _write(case: schemathesis.Case, digest: str) -> None:
+def _write(case: Case, digest: str) -> None:
     _query(case, filename=f"{digest}.bin", folder=FOLDER)
     case.query.pop("sid", None)
     _headers(case, If_Match=None, Content_Digest=None, Repr_Digest=None, If_None_Match=None)
 
 
-def _delete(case: schemathesis.Case, digest: str) -> None:
+def _delete(case: Case, digest: str) -> None:
     _ensure_stored(f"{digest}.bin")
     _query(case, filename=f"{digest}.bin", folder=FOLDER)
     _headers(case, If_Match=None)
 
 
-def _form(case: schemathesis.Case, digest: str) -> None:
-    """A form without a file's name holds no file, and none is ever generated."""
+def _form(case: Case, digest: str) -> None:
+    """A form part without a filename is no file, and none is ever generated."""
     case.query = {}
     boundary = f"boundary{digest}"
     content = repr(case.body).encode("utf-8", "replace")
@@ -103,27 +105,27 @@ def _form(case: schemathesis.Case, digest: str) -> None:
     _headers(case, Content_Type=f"multipart/form-data; boundary={boundary}")
 
 
-def _create(case: schemathesis.Case, _digest: str) -> None:
+def _create(case: Case, _digest: str) -> None:
     name = base64.b64encode(os.urandom(8).hex().encode()).decode()
     _headers(case, upload_length=None, upload_defer_length="1", upload_metadata=f"filename {name}", **_NO_CHECKSUM)
     _headers(case, Tus_Resumable="1.0.0", upload_concat=None)
 
 
-def _tus(case: schemathesis.Case, _digest: str) -> None:
+def _tus(case: Case, _digest: str) -> None:
     case.path_parameters = {**(case.path_parameters or {}), "upload": _unfinished_upload()}
     _headers(case, Tus_Resumable="1.0.0")
 
 
-def _patch(case: schemathesis.Case, digest: str) -> None:
+def _patch(case: Case, digest: str) -> None:
     _tus(case, digest)
     _headers(case, upload_offset="0", upload_length=None, **_NO_CHECKSUM)
 
 
-def _socket(case: schemathesis.Case, _digest: str) -> None:
+def _socket(case: Case, _digest: str) -> None:
     case.path_parameters = {**(case.path_parameters or {}), "sid": _connected_sid()}
 
 
-def _push(case: schemathesis.Case, digest: str) -> None:
+def _push(case: Case, digest: str) -> None:
     if "sid" in (case.path_parameters or {}):
         _socket(case, digest)
     case.query = {}
@@ -132,7 +134,7 @@ def _push(case: schemathesis.Case, digest: str) -> None:
 
 
 _NO_CHECKSUM: dict[str, str | None] = {"upload_checksum": None}
-_PREPARERS: dict[str, Callable[[schemathesis.Case, str], None]] = {
+_PREPARERS: dict[str, Callable[[Case, str], None]] = {
     "GET /file": _list,
     "GET /file/folders": _list,
     "GET /file/info": _read,
@@ -188,4 +190,4 @@ def _write_tally() -> None:
     counts: dict[str, dict[int, int]] = {}
     for (label, status), count in _tally.items():
         counts.setdefault(label, {})[status] = count
-    Path(os.environ["GRIDCAST_STATUS_COUNTS_FILE"]).write_text(json.dumps(counts), "utf-8")
+    Path(os.environ["STATUS_COUNTS_FILE"]).write_text(json.dumps(counts), "utf-8")

@@ -1,7 +1,7 @@
-"""docs/asyncapi.yaml, judged by the schema that the AsyncAPI project publishes for 3.0.0.
+"""docs/asyncapi.yaml against the schema that the AsyncAPI project publishes for 3.0.0.
 
-The schema comes from npm; where it is not to be had, these tests are skipped and say so. What the document says of our socket is
-held against a real one in test_socket_asyncapi.py.
+The schema comes from npm; where it is not available, these tests are skipped and say so. test_socket_asyncapi.py compares the
+document with a running service.
 """
 
 import copy
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from jsonschema import Draft7Validator
+from jsonschema import Draft7Validator  # type: ignore[import-untyped]  # ships no annotations
 
 from tests.support.npm import NpmUnavailable, install_packages
 
@@ -30,7 +30,7 @@ def asyncapi_validator(tmp_path_factory: pytest.TempPathFactory) -> Draft7Valida
     return Draft7Validator(json.loads((folder / SCHEMA).read_text("utf-8")))
 
 
-def test_it_fits_the_published_schema(asyncapi_validator: Draft7Validator) -> None:
+def test_document_is_valid_against_the_published_schema(asyncapi_validator: Draft7Validator) -> None:
     assert [f"{fault.json_path}: {fault.message}" for fault in asyncapi_validator.iter_errors(DOCUMENT)] == []
 
 
@@ -50,8 +50,8 @@ MUTATIONS: dict[str, Mutation] = {
 
 
 @pytest.mark.parametrize("spoil", MUTATIONS.values(), ids=MUTATIONS.keys())
-def test_the_judge_sees_faults(asyncapi_validator: Draft7Validator, spoil: Mutation) -> None:
-    """That the document passes says something only if a spoilt one does not."""
+def test_invalid_documents_are_rejected_by_the_schema(asyncapi_validator: Draft7Validator, spoil: Mutation) -> None:
+    """A control: the schema must reject an invalid document."""
     spoilt = copy.deepcopy(DOCUMENT)
     spoil(spoilt)
     assert not asyncapi_validator.is_valid(spoilt)

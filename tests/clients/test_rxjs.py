@@ -1,7 +1,7 @@
-"""RxJS on Node as the judge of the socket service, through the gateway, with the recipe that docs/messages.md gives: the tutorial's
-ping, topics, and a restart of replicas.
+"""RxJS on Node as a client of the socket service, through the gateway, with the recipe of docs/messages.md: the tutorial's ping,
+topics, and a restart of replicas.
 
-Node and its packages come from the machine and from npm; where they are not to be had, these tests are skipped and say so.
+Node and its packages come from the machine and from npm; where they are not available, these tests are skipped and say so.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +49,13 @@ def rxjs_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def replica_pair(rxjs_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SocketReplicaPair]:
-    """After `program`: nothing is started where the judge is missing."""
+    """Requested after `program`, so that nothing is started where Node is missing."""
     with run_socket_replica_pair(tmp_path_factory.mktemp("pair")) as started:
         yield started
 
 
 class RxjsClient:
-    """A running client, and all that it has said."""
+    """A running client and everything it has printed."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -62,12 +63,12 @@ class RxjsClient:
 
     @property
     def frames(self) -> list[Output]:
-        """Of its one socket after the other."""
+        """Frames of all its connections, in order."""
         return [said["frame"] for said in self.output if "frame" in said and "topic" not in said]
 
     @property
     def first_frames(self) -> list[Output]:
-        """One of each connection."""
+        """The first frame of each connection."""
         return [frame for frame in self.frames if "resume" in frame]
 
     @property
@@ -81,15 +82,15 @@ class RxjsClient:
         return len([said for said in self.output if "again" in said])
 
     def topic_data(self, topic: str) -> list[Any]:
-        """What the stream of one topic carried."""
+        """The data on the stream of one topic."""
         return [said["frame"]["data"] for said in self.output if said.get("topic") == topic]
 
     def event_data(self, kind: str) -> list[Any]:
-        """What the events of one type carried."""
+        """The data of the events of one type."""
         return [frame["data"] for frame in self.frames if frame.get("type") == kind]
 
     async def read_output(self) -> None:
-        """Keep what it says."""
+        """Collect its output."""
         assert self._process.stdout is not None
         async for line in self._process.stdout:
             self.output.append(json.loads(line))
@@ -98,11 +99,14 @@ class RxjsClient:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(command).encode() + b"\n")
 
+    def has_more_frames_than(self, count: int) -> bool:
+        return len(self.frames) > count
+
     async def wait_until(self, check: Callable[[], object], what: str) -> None:
-        """Wait until its words make `check` true."""
+        """Wait until `check` is true of its output."""
         try:
             async with asyncio.timeout(TIMEOUT):
-                while not check():  # noqa: ASYNC110 - another process says it
+                while not check():  # noqa: ASYNC110 - another process changes it
                     await asyncio.sleep(0.01)
         except TimeoutError:
             pytest.fail(f"not within {TIMEOUT:g} s: {what}; the last that was said: {self.output[-6:]}")
@@ -110,7 +114,7 @@ class RxjsClient:
 
 @contextlib.asynccontextmanager
 async def run_rxjs_client(program: Path, address: str) -> AsyncIterator[RxjsClient]:
-    """Connected, with its first frame."""
+    """Run the program until it is connected and has its first frame."""
     process = await asyncio.create_subprocess_exec(
         shutil.which("node") or "node",
         str(program),
@@ -136,22 +140,20 @@ async def test_ping_as_in_the_tutorial(replica_pair: SocketReplicaPair, rxjs_pro
         for said in ("ping", {"message": "ping"}, {"type": "ping"}):
             before = len(client.frames)
             client.send_command(next=said)
-            await client.wait_until(lambda count=before: len(client.frames) > count, f"an answer to {said!r}")  # type: ignore[misc]
+            await client.wait_until(partial(client.has_more_frames_than, before), f"an answer to {said!r}")
             assert client.frames[-1] == {"pong": True}
         assert client.close_codes == []
 
 
 async def test_topics_over_one_socket(replica_pair: SocketReplicaPair, rxjs_program: Path) -> None:
-    """Two streams over one socket: each hears its own topic, and after its end nothing more."""
+    """Two streams over one socket: each gets its own topic, and nothing more after its end."""
     async with (
         run_rxjs_client(rxjs_program, replica_pair.websocket_url) as client,
         Publisher.from_url(replica_pair.redis_url, "/news") as push,
     ):
         for topic in ("sport", "weather"):
             client.send_command(listen=topic)
-            await client.wait_until(
-                lambda wanted=topic: _is_confirmed(client, "subscribed", wanted), f"{topic} is subscribed to"
-            )  # type: ignore[misc]
+            await client.wait_until(partial(_is_confirmed, client, "subscribed", topic), f"{topic} is subscribed to")
         for number in range(3):
             await push.publish("sport", "news.said", number)
             await push.publish("weather", "news.said", 10 + number)
@@ -169,12 +171,10 @@ async def test_topics_over_one_socket(replica_pair: SocketReplicaPair, rxjs_prog
         assert [said for said in client.output if "opened" in said] == [{"opened": 1}]
 
 
-async def test_a_restart_of_its_replica_is_nothing_to_a_client(
-    replica_pair: SocketReplicaPair, rxjs_program: Path
-) -> None:
-    """The replica leaves in order (1012, RxJS completes and repeats), then the next one is killed (1006, RxJS retries): the
-    same sid, and every event once and in order, whoever pushed it while the client was away. The stream of a topic goes on, and one
-    that was begun while there was no connection too.
+async def test_client_survives_a_restart_of_its_replica(replica_pair: SocketReplicaPair, rxjs_program: Path) -> None:
+    """One replica shuts down (1012, RxJS completes and repeats), then the other is killed (1006, RxJS retries): the same sid, and
+    every event once and in order, also those pushed while the client was offline. The stream of a topic continues, and so does one
+    that was started without a connection.
     """
     async with (
         run_rxjs_client(rxjs_program, replica_pair.websocket_url) as client,

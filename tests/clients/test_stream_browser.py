@@ -1,4 +1,4 @@
-"""A `<video>` element in Chromium seeks, and a canvas reads back which picture it shows: each carries its number as a barcode."""
+"""A `<video>` element in Chromium seeks, and a canvas reads back which frame it shows: each carries its number as a barcode."""
 
 import contextlib
 import random
@@ -81,7 +81,7 @@ const read = () => {
 
 
 def barcode(number: int) -> int:
-    """A picture's number, and the complement of its lowest bits, so that no other picture and no black one looks like it."""
+    """A frame's number, and the complement of its lowest bits, so that no other frame and no black one looks like it."""
     return number | (~number & 0xF) << 12
 
 
@@ -113,7 +113,7 @@ class ChromiumBrowser:
         self._call("POST", f"{self._session}/url", {"url": url})
 
     def run_script(self, script: str, *arguments: object) -> Any:
-        """What the script hands to its last argument, a function."""
+        """Run a script and return what it passes to its last argument, a callback."""
         return self._call("POST", f"{self._session}/execute/async", {"script": script, "args": arguments})
 
     def close(self) -> None:
@@ -165,7 +165,7 @@ def media_services(
 @pytest.mark.parametrize(
     ("kind", "mime"), [("webm", 'video/webm; codecs="vp8"'), ("mp4", 'video/mp4; codecs="avc1.42c01e"')]
 )
-def test_the_right_picture_after_every_seek(
+def test_browser_shows_the_right_frame_after_every_seek(
     browser: ChromiumBrowser, media_services: MediaServices, kind: str, mime: str
 ) -> None:
     browser.open_url(f"{media_services.stream.url}/livez")  # a page of the same origin, so that the canvas may be read

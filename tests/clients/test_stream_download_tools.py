@@ -1,4 +1,4 @@
-"""What downloads files every day, as judges: curl with all it knows of ranges and conditions, aria2c with 16 connections."""
+"""Download tools as clients: curl with ranges and conditions, aria2c with 16 connections."""
 
 import hashlib
 import os
@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.databases import ServerProcess
-from tests.support.media_library import CHUNK_SIZE, MediaServices, run_media_services
+from tests.support.media_library import MediaServices, run_media_services
+from tests.support.sizes import CHUNK_SIZE
 
 SIZE = 20 * 1024 * 1024 + 12345
 
@@ -40,7 +41,7 @@ def find_tool(name: str) -> str:
 
 
 def run_curl(*arguments: str | Path, code: int = 0) -> bytes:
-    """Standard output of curl, which must end with `code`."""
+    """Standard output of curl, which must exit with `code`."""
     command = [find_tool("curl"), "-sS", "--max-time", "60", *map(str, arguments)]
     done = subprocess.run(command, check=False, capture_output=True, timeout=90)
     assert done.returncode == code, done.stderr
@@ -55,19 +56,23 @@ def test_curl_ranges(media_services: MediaServices, data: bytes, asked: str, fir
     assert run_curl("-f", "-r", asked, media_services.url("a.webm")) == data[first:end]
 
 
-def test_curl_past_the_end(media_services: MediaServices) -> None:
+def test_curl_range_past_the_end(media_services: MediaServices) -> None:
     assert run_curl("-o", "/dev/null", "-w", "%{http_code}", "-r", f"{SIZE}-", media_services.url("a.webm")) == b"416"
 
 
 @pytest.mark.parametrize("there", [1, CHUNK_SIZE, SIZE // 2, SIZE - 1])
-def test_curl_goes_on_where_it_was_cut(media_services: MediaServices, data: bytes, tmp_path: Path, there: int) -> None:
+def test_curl_resumes_an_interrupted_download(
+    media_services: MediaServices, data: bytes, tmp_path: Path, there: int
+) -> None:
     target = tmp_path / "a.webm"
     target.write_bytes(data[:there])
     run_curl("-f", "-C", "-", "-o", target, media_services.url("a.webm"))
     assert target.read_bytes() == data
 
 
-def test_curl_finds_a_finished_file_finished(media_services: MediaServices, data: bytes, tmp_path: Path) -> None:
+def test_curl_resume_of_a_complete_file_downloads_nothing(
+    media_services: MediaServices, data: bytes, tmp_path: Path
+) -> None:
     target = tmp_path / "a.webm"
     target.write_bytes(data)
     assert run_curl("-C", "-", "-o", target, "-w", "%{http_code}", media_services.url("a.webm")) == b"416"
@@ -106,7 +111,7 @@ def test_curl_asks_for_several_ranges(media_services: MediaServices, data: bytes
         assert data[first:end] in answer
 
 
-def test_curl_saves_under_the_name_it_is_told(media_services: MediaServices, tmp_path: Path) -> None:
+def test_curl_saves_under_the_content_disposition_filename(media_services: MediaServices, tmp_path: Path) -> None:
     media_services.put("späß; x.bin", b"named", content_type="application/x-thing")
     command = [find_tool("curl"), "-sS", "-f", "-J", "-O", media_services.url("späß; x.bin")]
     subprocess.run(command, check=True, cwd=tmp_path, timeout=60)
@@ -114,8 +119,8 @@ def test_curl_saves_under_the_name_it_is_told(media_services: MediaServices, tmp
     assert saved.read_bytes() == b"named"
 
 
-def test_curl_notices_a_broken_file(media_services: MediaServices, data: bytes, tmp_path: Path) -> None:
-    """Not a clean end: curl ends with 18 (a part was received) or 56 (the connection was reset)."""
+def test_curl_fails_on_a_corrupt_file(media_services: MediaServices, data: bytes, tmp_path: Path) -> None:
+    """Not a clean end: curl exits with 18 (a part was received) or 56 (the connection was reset)."""
     media_services.delete_chunk(media_services.put("broken.webm", data), 40)
     command = [find_tool("curl"), "-sS", "-o", str(tmp_path / "broken"), media_services.url("broken.webm")]
     done = subprocess.run(command, check=False, capture_output=True, timeout=60)

@@ -1,4 +1,4 @@
-"""Players as judges: ffmpeg and ffprobe seek over HTTP and must show what they show of a local file; mpv and VLC where they are."""
+"""Players as clients: ffmpeg and ffprobe must get the same over HTTP as from a local file; mpv and VLC where they are installed."""
 
 import json
 import random
@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.databases import ServerProcess
-from tests.support.media_library import CHUNK_SIZE, MediaServices, run_media_services
+from tests.support.media_library import MediaServices, run_media_services
+from tests.support.sizes import CHUNK_SIZE, MIB
 from tests.support.videos import SampleVideos
 
-MIB = 1024 * 1024
-ACCESS_LOG_BYTES = re.compile(r'"path": "/file/stream", .*"bytes": ([0-9]+)')
+ACCESS_LOG_BYTES = re.compile(r'"path": "/file/stream", .*"bytes_sent": ([0-9]+)')
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def media_services(
 
 
 def decode_frame(ffmpeg: str, source: str | Path, second: float | None = None) -> bytes:
-    """The picture at a time, or the first that comes, as raw grey pixels."""
+    """The frame at a time, or the first one, as raw grey pixels."""
     seek = [] if second is None else ["-ss", f"{second:.3f}"]
     command = [ffmpeg, "-v", "error", "-nostdin", *seek, "-i", str(source)]
     command += ["-frames:v", "1", "-pix_fmt", "gray", "-f", "rawvideo", "-"]
@@ -55,7 +55,9 @@ def test_ffmpeg_seeks_to_twenty_random_times(
 
 
 @pytest.mark.parametrize("kind", ["webm", "mp4"])
-def test_ffprobe_says_the_same_of_both(media_services: MediaServices, sample_videos: SampleVideos, kind: str) -> None:
+def test_ffprobe_reports_the_same_for_local_and_remote_files(
+    media_services: MediaServices, sample_videos: SampleVideos, kind: str
+) -> None:
     ffprobe = shutil.which("ffprobe")
     if ffprobe is None:
         pytest.skip("ffprobe is not installed")
@@ -72,7 +74,7 @@ def test_ffprobe_says_the_same_of_both(media_services: MediaServices, sample_vid
 
 @pytest.fixture(scope="module")
 def large_mp4(ffmpeg: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Some 100 MiB with the index at the end: noise, of which nothing can be left out."""
+    """About 100 MiB of incompressible noise with the index at the end."""
     target = tmp_path_factory.mktemp("large") / "large.mp4"
     source = "testsrc=size=640x360:rate=25:duration=12,noise=alls=100:allf=t"
     codec = ["-c:v", "libx264", "-preset", "ultrafast", "-qp", "4", "-pix_fmt", "yuv420p", "-g", "50"]
@@ -82,10 +84,10 @@ def large_mp4(ffmpeg: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def test_an_mp4_with_its_index_at_the_end_starts_at_once(
+def test_mp4_with_trailing_index_starts_without_reading_the_whole_file(
     media_services: MediaServices, ffmpeg: str, large_mp4: Path
 ) -> None:
-    """At most three requests, which cover neither in what is sent nor in what is read what lies between head and index."""
+    """At most three requests, which neither send nor read what lies between head and index."""
     size = large_mp4.stat().st_size
     assert size > 60 * MIB
     assert large_mp4.read_bytes().rindex(b"moov") > size // 2
@@ -94,7 +96,7 @@ def test_an_mp4_with_its_index_at_the_end_starts_at_once(
     def sent() -> int:
         return int(media_services.db.client.admin.command("serverStatus")["network"]["bytesOut"])
 
-    time.sleep(0.2)  # the line of an answer that its client has left is written when that is noticed
+    time.sleep(0.2)  # the access log line of an aborted response is written when the disconnect is noticed
     requests, before = len(ACCESS_LOG_BYTES.findall(media_services.stream.log)), sent()
     assert decode_frame(ffmpeg, media_services.url("large.mp4")) == decode_frame(ffmpeg, large_mp4)
     read = sent() - before
@@ -112,7 +114,7 @@ def test_an_mp4_with_its_index_at_the_end_starts_at_once(
 
 @pytest.mark.parametrize("kind", ["webm", "mp4"])
 @pytest.mark.parametrize("player", ["mpv", "cvlc"])
-def test_players_with_a_window_play_without_one(media_services: MediaServices, player: str, kind: str) -> None:
+def test_players_play_headless(media_services: MediaServices, player: str, kind: str) -> None:
     program = shutil.which(player)
     if program is None:
         pytest.skip(f"{player} is not installed")

@@ -1,4 +1,4 @@
-"""REDbot as judge: what it says of the protocol on the wire, of ranges, validators and caching."""
+"""REDbot checks the protocol as sent: ranges, validators and caching."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ from tests.support.media_library import MediaServices, run_media_services
 from tests.support.videos import SampleVideos
 
 IGNORED_NOTES = {"CONTENT_TYPE_MISMATCH", "STATUS_BAD_REQUEST"}
-"""It guesses types from the first bytes and does not know the WebM that ffmpeg writes; and a 400 is what we meant."""
+"""REDbot does not recognise the first bytes of the WebM that ffmpeg writes; the other note is about an intended 400."""
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def media_services(
 
 
 def redbot_notes(url: str) -> dict[str, str]:
-    """What REDbot notes, with its level: GOOD, INFO, WARN or BAD."""
+    """REDbot's notes with their level: GOOD, INFO, WARN or BAD."""
     program = Path(sys.executable).with_name("redbot")
     if not program.exists():
         pytest.skip("redbot is not installed")

@@ -1,6 +1,6 @@
-"""Judges from outside: clients that others wrote upload, are interrupted, and go on; straight, and through the gateway.
+"""Independent upload clients (tuspy, tus-js-client, curl) upload, are interrupted, and resume; directly and through the gateway.
 
-Node packages come into a temporary folder, in exact versions, when these tests run; without npm they are skipped and say so.
+Node packages are installed into a temporary folder at exact versions; without npm these tests are skipped and say so.
 """
 
 import hashlib
@@ -16,15 +16,16 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.support.databases import ServerProcess
+from tests.support.databases import ServerProcess, storage_env
+from tests.support.npm import NpmUnavailable, install_packages
 from tests.support.processes import run_service
 from tests.support.stack import Stack
 from tests.support.upload_client import TUS_HEADERS, etag, repr_digest
 
-PACKAGES = ("tus-js-client@4.3.1",)
+PACKAGES = {"tus-js-client": "4.3.1"}
 SIZE = 5 * 1024 * 1024 + 321
 CHUNK_SIZE = 700_001
-"""Bytes of a PATCH: no multiple of anything of ours."""
+"""Bytes of a PATCH: no multiple of a chunk or batch."""
 
 TUS_JS_SCRIPT = """
 const fs = require('fs');
@@ -50,7 +51,7 @@ upload.start();
 
 @dataclass(frozen=True)
 class UploadRoute:
-    """Where an upload begins and where it goes on."""
+    """The URLs where an upload starts and where it resumes."""
 
     start_url: str
     resume_url: str
@@ -60,11 +61,7 @@ class UploadRoute:
 def replica_route(
     mongod: ServerProcess, redis_server: ServerProcess, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[UploadRoute]:
-    env = {
-        "GRIDCAST_MONGODB_URI": mongod.uri,
-        "GRIDCAST_MONGODB_DATABASE": "test_judges",
-        "GRIDCAST_REDIS_URL": redis_server.url,
-    }
+    env = storage_env(mongod, redis_server.url, "test_judges")
     folder = tmp_path_factory.mktemp("judges")
     with run_service("services.upload", folder, env) as first, run_service("services.upload", folder, env) as second:
         yield UploadRoute(first.url, second.url)
@@ -117,15 +114,12 @@ def test_tuspy(route: UploadRoute, file: Path) -> None:
 
 @pytest.fixture(scope="module")
 def node_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    npm = shutil.which("npm")
-    if npm is None or shutil.which("node") is None:
-        pytest.skip("there is no npm or no node")
-    folder = tmp_path_factory.mktemp("node")
-    (folder / "package.json").write_text("{}")
-    command = [npm, "install", "--no-audit", "--no-fund", "--save-exact", *PACKAGES]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
-    if done.returncode:
-        pytest.skip(f"npm cannot install: {done.stderr[-200:]}")
+    """A folder with tus-js-client and the program that uploads with it."""
+    folder: Path = tmp_path_factory.mktemp("node")
+    try:
+        install_packages(folder, PACKAGES)
+    except NpmUnavailable as error:
+        pytest.skip(str(error))
     (folder / "upload.js").write_text(TUS_JS_SCRIPT % CHUNK_SIZE)
     return folder
 
@@ -165,7 +159,7 @@ def test_curl_waits_for_100_continue(route: UploadRoute, file: Path) -> None:
     assert "< HTTP/1.1 100 Continue" in told
     assert "< HTTP/1.1 201 Created" in told
     assert json.loads(said)["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
-    # Refused by its head: not a byte of the body is sent.
+    # Rejected by its head: no byte of the body is sent.
     told, _ = run_curl(*expecting, "-H", "If-None-Match: *", url)
     assert "< HTTP/1.1 412" in told
     told, _ = run_curl(*expecting, "-H", f"If-Match: {etag(file.read_bytes())}", url)
@@ -173,7 +167,7 @@ def test_curl_waits_for_100_continue(route: UploadRoute, file: Path) -> None:
 
 
 def test_curl_sends_a_form(route: UploadRoute, file: Path) -> None:
-    """As the tutorial's reader does: curl says application/octet-stream for a .webm, and the name says what it is."""
+    """As in the tutorial: curl sends application/octet-stream for a .webm, and the type is derived from the name."""
     told, said = run_curl("-F", f"file=@{file}", "-F", "folder=form", f"{route.start_url}/file/upload")
     assert "< HTTP/1.1 201 Created" in told
     assert len(json.loads(said)) == 24

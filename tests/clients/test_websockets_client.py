@@ -1,5 +1,5 @@
-"""The `websockets` library's client as users take it, with its own defaults, through the gateway: the tutorial's ping, liveness,
-topics, and its endless `async for` over connections while replicas come and go.
+"""The client of the `websockets` library with its defaults, through the gateway: the tutorial's ping, liveness, topics, and its
+endless `async for` over connections while replicas are stopped and started.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ def test_ping_without_an_event_loop(replica_pair: SocketReplicaPair) -> None:
 
 @pytest.mark.anyio
 async def test_defaults_topics_and_liveness(replica_pair: SocketReplicaPair) -> None:
-    """It offers compression, which is declined, and the subprotocol, which is taken."""
+    """It offers compression, which is declined, and the subprotocol, which is accepted."""
     address = f"{replica_pair.websocket_url}?{urlencode({'topics': 'sport', 'meta': json.dumps({'name': 'Ada'})})}"
     async with connect(address, subprotocols=["cloudevents.json"]) as connection:  # type: ignore[list-item]
         await _receive_json(connection)
@@ -58,8 +58,8 @@ async def test_defaults_topics_and_liveness(replica_pair: SocketReplicaPair) -> 
 
 
 @pytest.mark.anyio
-async def test_its_own_reconnecting_loop(replica_pair: SocketReplicaPair) -> None:
-    """It connects again by itself after 1012 and after a kill. Its address stays the same, so each time it is a new session."""
+async def test_reconnecting_iterator_opens_a_new_session_each_time(replica_pair: SocketReplicaPair) -> None:
+    """It reconnects after 1012 and after a kill. Its URL stays the same, so each connection is a new session."""
     seen: list[tuple[str, int | None]] = []
     async with asyncio.timeout(4 * TIMEOUT):
         async for connection in connect(replica_pair.websocket_url):

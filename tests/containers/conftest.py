@@ -1,4 +1,4 @@
-"""Fixtures: the images, and compose projects of our own on free ports, taken away afterwards."""
+"""Fixtures: the images, and compose projects on free ports, removed afterwards."""
 
 import contextlib
 import os
@@ -49,6 +49,6 @@ def run_project(kind: str) -> Iterator[ComposeProject]:
 
 @pytest.fixture(scope="session", params=["base", "cluster"])
 def compose_project(request: pytest.FixtureRequest, images: dict[str, str]) -> Iterator[ComposeProject]:
-    """The stack of docker-compose.yml, then the one with the cluster override, scaled and ready. Each comes up once."""
+    """The stack of docker-compose.yml, then the one with the cluster override, scaled and ready. Each is started once."""
     with run_project(request.param) as project:
         yield project

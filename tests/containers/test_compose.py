@@ -1,4 +1,4 @@
-"""The compose stack for real, from outside: what runs, how it is held, and that restarts and a new start lose nothing."""
+"""The running compose stack from outside: its containers, their privileges, and that restarts lose nothing."""
 
 import contextlib
 import functools
@@ -41,7 +41,7 @@ def test_every_container_is_unprivileged_and_read_only(compose_project: ComposeP
 
 
 def test_the_gateway_finds_every_replica(compose_project: ComposeProject) -> None:
-    """Every replica of stream answers, every replica of socket holds connections."""
+    """Every stream replica gets requests, every socket replica holds connections."""
     httpx.put(f"{compose_project.url}/file/stream?filename=spread", content=b"x").raise_for_status()
 
     def all_were_asked() -> bool:
@@ -99,8 +99,8 @@ def test_the_stream_service_cannot_write(compose_project: ComposeProject) -> Non
 
 
 @pytest.mark.parametrize("compose_project", ["base"], indirect=True)  # with the cluster nothing is different for these
-def test_replicas_come_and_go_while_all_goes_on(compose_project: ComposeProject) -> None:
-    """Two more of stream are asked as soon as the gateway has heard of them; when all but one have gone no request fails."""
+def test_scaling_fails_no_request(compose_project: ComposeProject) -> None:
+    """Two more stream replicas get requests once the gateway has resolved them; when all but one are stopped, no request fails."""
     traffic = Traffic(compose_project.url, listeners=1)
     with traffic.running() as log:
         eventually(lambda: log.read_statuses[200] > 20, 30.0, "load")
@@ -122,9 +122,9 @@ def test_replicas_come_and_go_while_all_goes_on(compose_project: ComposeProject)
     assert find_lost_uploads(compose_project.url, log) == []
 
 
-def test_a_rolling_restart_loses_nothing(compose_project: ComposeProject) -> None:
-    """The replicas of each service one by one, under load: no safe request fails, every acknowledged upload is there, every
-    socket of a draining replica is told 1012, comes back, and has heard all news once.
+def test_rolling_restart_loses_no_data(compose_project: ComposeProject) -> None:
+    """Restart the replicas of each service one by one under load: no safe request fails, every acknowledged upload is stored, every
+    socket of a stopping replica is closed with 1012, resumes, and has received all events once.
     """
     traffic = Traffic(compose_project.url)
     with traffic.running() as log:
@@ -150,15 +150,15 @@ def test_a_rolling_restart_loses_nothing(compose_project: ComposeProject) -> Non
     assert set(log.close_codes) == {CLOSE_SERVICE_RESTART}
     for listener in traffic.listeners:
         assert listener.gap_count == 0
-        # From its first one on: it may have connected after the first push.
+        # From the first event on: it may have connected after the first push.
         heard = [news for news in listener.received_ids if news in set(accepted)]
         assert heard == accepted[accepted.index(heard[0]) :]
         assert accepted.index(heard[0]) < 10
 
 
-def test_a_restart_of_each_server_and_of_the_gateway_loses_no_file(compose_project: ComposeProject) -> None:
-    """While they are away requests are refused; afterwards everything that was acknowledged is there, and all goes on by itself:
-    every listener is back and hears what is pushed.
+def test_restart_of_each_database_and_the_gateway_loses_no_file(compose_project: ComposeProject) -> None:
+    """During the restart requests fail; afterwards every acknowledged upload is stored, and all recovers without intervention:
+    every listener resumes and receives what is pushed.
     """
     traffic = Traffic(compose_project.url, listeners=2)
     services = {container.service for container in compose_project.containers()} - set(REPLICATED)
@@ -179,7 +179,7 @@ def test_a_restart_of_each_server_and_of_the_gateway_loses_no_file(compose_proje
 
 
 def all_listeners_received_since(traffic: Traffic, count: int) -> bool:
-    """Whether each listener heard something that was pushed after the first so many."""
+    """Return whether each listener received an event that was pushed after the first `count`."""
     later = set(traffic.log.pushed_ids[count:])
     return all(later.intersection(one.received_ids) for one in traffic.listeners)
 
@@ -198,7 +198,7 @@ def test_down_and_up_keeps_the_data(compose_project: ComposeProject) -> None:
 
 
 def test_dump_and_restore_with_the_job(compose_project: ComposeProject) -> None:
-    """`backup` as docs/operations.md tells it."""
+    """`backup` as docs/operations.md describes it."""
     data = b"again" * 100_000
     httpx.put(f"{compose_project.url}/file/stream?filename=again", content=data).raise_for_status()
     said = compose_project.run("run", "--rm", "backup", "dump", "/backup/first")

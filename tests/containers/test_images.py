@@ -1,4 +1,4 @@
-"""The images: nothing in them that a service does not need."""
+"""The images hold nothing that a service does not need."""
 
 import json
 import subprocess
@@ -43,7 +43,7 @@ def test_sizes(images: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_neither_pip_nor_compiler_nor_the_drivers_of_others(images: dict[str, str], service: str) -> None:
+def test_image_has_no_pip_no_compiler_and_no_foreign_drivers(images: dict[str, str], service: str) -> None:
     done = run_image(images[service], "python", "-c", INSPECT_SCRIPT)
     assert done.returncode == 0, done.stderr
     drivers = {

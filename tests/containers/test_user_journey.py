@@ -5,8 +5,8 @@ import pytest
 from tests.e2e.test_user_journey import (  # noqa: F401  # collected here, against the other stack
     folder,
     listeners,
-    test_bad_input_is_named_through_the_gateway,
     test_ffprobe_reads_over_http,
+    test_invalid_input_is_explained_through_the_gateway,
     test_push_by_http_reaches_every_replica,
     test_upload_play_and_push,
 )
@@ -17,5 +17,5 @@ pytestmark = [pytest.mark.containers, pytest.mark.timeout(900)]
 
 @pytest.fixture(scope="session")
 def stack(compose_project: ComposeProject) -> ComposeProject:
-    """Takes the place of the local stack."""
+    """Replaces the local stack."""
     return compose_project

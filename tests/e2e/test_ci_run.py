@@ -1,6 +1,6 @@
-"""What .ci/run does when something fails: tests get a second chance, by themselves; nothing else does.
+"""What .ci/run does when a step fails: failed tests are run a second time, by themselves; nothing else is.
 
-In a folder where make and Python are stand-ins that end as they are told, and where nothing is installed.
+In a folder where make and Python are stubs with a given exit code, and where nothing is installed.
 """
 
 import os
@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from deploy.local.processes import PROJECT_ROOT
+
 MAKEFILE = """\
 test: lint
 \t@echo tests >>calls; exit $(TESTS)
@@ -41,7 +42,7 @@ def test_only_failed_tests_are_run_again(
     tmp_path: Path, lint: int, tests: int, again: int, code: int, calls: list[str]
 ) -> None:
     write_program(tmp_path / ".ci/run", "")
-    shutil.copy(ROOT / ".ci/run", tmp_path / ".ci/run")
+    shutil.copy(PROJECT_ROOT / ".ci/run", tmp_path / ".ci/run")
     (tmp_path / "Makefile").write_text(MAKEFILE, "utf-8")
     write_program(tmp_path / ".venv/bin/python", f"echo again >>calls; exit {again}")
     for name in ("apt-get", "docker"):

@@ -26,7 +26,7 @@ def documented_endpoints() -> set[tuple[str, str]]:
     return found
 
 
-def test_the_words_and_the_document_agree(stack: Stack) -> None:
+def test_http_api_docs_match_the_openapi_document(stack: Stack) -> None:
     paths = httpx.get(f"{stack.url}/openapi.json").json()["paths"]
     documented = {(method, path) for path, item in paths.items() for method in item} - GATEWAY_ENDPOINTS
     assert documented_endpoints() == documented

@@ -1,4 +1,4 @@
-"""The local run: it comes up, keeps its data, fails in one line, and leaves nothing behind."""
+"""The local run: it starts, keeps its data, reports a failure in one line, and leaves no process."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ RUN_MARKER_VARIABLE = "TEST_RUN_MARK"
 
 @pytest.fixture
 def run_marker_env(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """A variable that every process of a run inherits, by which all of them are found. None may be left."""
+    """A variable that every process of a run inherits, to find all of them by. None may be left."""
     env = {RUN_MARKER_VARIABLE: str(tmp_path)}
     yield env
     shutil.rmtree(tmp_path / "data" / "mongo", ignore_errors=True)
@@ -33,7 +33,7 @@ def run_marker_env(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 def find_marked_processes(env: dict[str, str]) -> list[int]:
-    """The processes of a run; redis-server, which writes over its environment, by the folder that it works in."""
+    """The processes of a run; redis-server, which overwrites its environment, by its working directory."""
     folder = env[RUN_MARKER_VARIABLE]
     found = []
     for process in Path("/proc").glob("[0-9]*"):
@@ -48,7 +48,7 @@ def find_marked_processes(env: dict[str, str]) -> list[int]:
 
 
 def wait_for_error_line(stack: Stack) -> str:
-    """Waits for the run's failure and gives its one line."""
+    """Wait until the run has failed and return its one line."""
     assert stack.process.wait(60) == 1
     (line,) = stack.stderr.splitlines()
     assert line.startswith("gridcast: ")
@@ -57,7 +57,7 @@ def wait_for_error_line(stack: Stack) -> str:
 
 @pytest.fixture
 def program_dir(tmp_path: Path) -> Path:
-    """A folder of programs to stand before or instead of the PATH."""
+    """A folder of programs to put before or instead of the PATH."""
     folder = tmp_path / "programs"
     folder.mkdir()
     return folder
@@ -83,7 +83,7 @@ def test_data_survive_a_restart(tmp_path: Path, run_marker_env: dict[str, str]) 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_stops_everything_in_reverse_order(
+def test_signal_stops_children_in_reverse_order(
     tmp_path: Path, run_marker_env: dict[str, str], number: signal.Signals
 ) -> None:
     with run_stack(
@@ -97,7 +97,7 @@ def test_a_signal_stops_everything_in_reverse_order(
         assert stack.stderr == ""
 
 
-def test_a_killed_runner_leaves_no_child_and_no_lock(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
+def test_killed_runner_leaves_no_child_and_no_lock(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
     data = tmp_path / "data"
     with run_stack(data, env=run_marker_env) as stack:
         assert len(stack.pids) == 6
@@ -108,14 +108,14 @@ def test_a_killed_runner_leaves_no_child_and_no_lock(tmp_path: Path, run_marker_
             assert again.terminate() == 0
 
 
-def test_a_signal_during_the_start_stops_what_was_started(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
+def test_signal_during_start_stops_the_started_children(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
     with run_stack(tmp_path / "data", env=run_marker_env, up=False) as stack:
         eventually(lambda: "mongod" in stack.pids)
         assert stack.terminate(signal.SIGINT) == 0
         assert find_marked_processes(run_marker_env) == []
 
 
-def test_a_second_interrupt_kills_what_hangs(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
+def test_second_interrupt_kills_hanging_children(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
     with run_stack(tmp_path / "data", env=run_marker_env) as stack:
         os.kill(stack.pids["stream-1"], signal.SIGSTOP)
         stack.process.send_signal(signal.SIGINT)
@@ -126,14 +126,14 @@ def test_a_second_interrupt_kills_what_hangs(tmp_path: Path, run_marker_env: dic
 
 
 @pytest.mark.parametrize("name", ["mongod", "redis-server", "stream-1", "gateway"])
-def test_a_child_that_dies_ends_the_run(tmp_path: Path, run_marker_env: dict[str, str], name: str) -> None:
+def test_exit_of_a_child_ends_the_run(tmp_path: Path, run_marker_env: dict[str, str], name: str) -> None:
     with run_stack(tmp_path / "data", env=run_marker_env) as stack:
         os.kill(stack.pids[name], signal.SIGKILL)
         assert f"{name} was ended by SIGKILL" in wait_for_error_line(stack)
         assert find_marked_processes(run_marker_env) == []
 
 
-def test_a_taken_port_is_said_before_anything_starts(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
+def test_occupied_port_is_reported_before_anything_starts(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
     (port,) = free_ports(1)
     with (
         closing(socket.create_server((HOST, port))),
@@ -143,21 +143,21 @@ def test_a_taken_port_is_said_before_anything_starts(tmp_path: Path, run_marker_
         assert stack.stdout == ""
 
 
-def test_two_runs_on_one_data_folder(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
+def test_second_run_on_one_data_dir_is_refused(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
     data = tmp_path / "data"
     with run_stack(data, env=run_marker_env) as first, run_stack(data, env=run_marker_env, up=False) as second:
         assert f"{data} is in use by another run" in wait_for_error_line(second)
         assert httpx.get(f"{first.url}/readyz").status_code == 200
 
 
-def test_a_data_folder_that_cannot_be_made(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
+def test_uncreatable_data_dir_is_reported(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
     data = tmp_path / "data"
     data.write_text("in the way")
     with run_stack(data, env=run_marker_env, up=False) as stack:
         assert "cannot be used" in wait_for_error_line(stack)
 
 
-def test_a_missing_program(tmp_path: Path, run_marker_env: dict[str, str], program_dir: Path) -> None:
+def test_missing_program_is_reported(tmp_path: Path, run_marker_env: dict[str, str], program_dir: Path) -> None:
     nothing = tmp_path / "nothing"
     nothing.mkdir()
     # The wheels' programs are found by their distributions' names: none is found where this stands first.
@@ -172,7 +172,9 @@ def test_a_missing_program(tmp_path: Path, run_marker_env: dict[str, str], progr
         assert "mongod not found: install MongoDB" in wait_for_error_line(stack)
 
 
-def test_a_program_with_a_missing_library(tmp_path: Path, run_marker_env: dict[str, str], program_dir: Path) -> None:
+def test_program_with_a_missing_library_is_reported(
+    tmp_path: Path, run_marker_env: dict[str, str], program_dir: Path
+) -> None:
     write_script(
         program_dir / "mongod", 'echo "mongod: error while loading shared libraries: libcurl.so.4" >&2; exit 127'
     )
@@ -184,7 +186,7 @@ def test_a_program_with_a_missing_library(tmp_path: Path, run_marker_env: dict[s
         assert find_marked_processes(run_marker_env) == []
 
 
-def test_a_server_that_refuses_to_start(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
+def test_database_that_fails_to_start_is_reported(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
     data = tmp_path / "data"
     data.mkdir()
     (data / "mongo").mkdir()
@@ -193,7 +195,7 @@ def test_a_server_that_refuses_to_start(tmp_path: Path, run_marker_env: dict[str
         assert "mongod ended with exit code" in wait_for_error_line(stack)
 
 
-def test_a_mongodb_that_is_not_there(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
+def test_unreachable_mongodb_is_reported(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
     (port,) = free_ports(1)
     env = {**run_marker_env, "MONGODB_URI": f"mongodb://me:hidden@{HOST}:{port}/"}
     with run_stack(tmp_path / "data", env=env, up=False) as stack:
@@ -202,13 +204,13 @@ def test_a_mongodb_that_is_not_there(tmp_path: Path, run_marker_env: dict[str, s
         assert "hidden" not in line
 
 
-def test_a_service_that_cannot_start(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
+def test_service_that_fails_to_start_is_reported(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
     with run_stack(tmp_path / "data", env={**run_marker_env, "GRIDCAST_LOG_LEVEL": "chatty"}, up=False) as stack:
         assert "-1 ended with exit code 1" in wait_for_error_line(stack)
         assert find_marked_processes(run_marker_env) == []
 
 
-def test_wrong_arguments(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
+def test_invalid_arguments_are_refused(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
     with run_stack(tmp_path / "data", "--sockets", "0", env=run_marker_env, up=False) as stack:
         assert stack.process.wait(30) == 2
         assert "'0' is not a number from 1 to 16" in stack.stderr

@@ -1,4 +1,4 @@
-"""`make run` as it is typed, in a clean copy of the tree. The environment is this one's, so that nothing is downloaded."""
+"""`make run` in a clean copy of the tree. The environment is this one's, so that nothing is downloaded."""
 
 import os
 import shutil
@@ -10,33 +10,33 @@ import httpx
 import pytest
 
 from deploy.local.ports import HOST, free_ports
+from deploy.local.processes import PROJECT_ROOT
 from tests.support.stack import STACK_VARIABLES
 from tests.support.waiting import eventually
 
-ROOT = Path(__file__).parents[2]
 SOURCE_PATHS = ("Makefile", "pyproject.toml", "requirements", "services", "gateway", "deploy", "clients/python")
 
 
 @pytest.fixture
 def source_copy(tmp_path: Path) -> Path:
-    if shutil.which("make") is None or not (ROOT / ".venv/local.stamp").exists():
+    if shutil.which("make") is None or not (PROJECT_ROOT / ".venv/local.stamp").exists():
         pytest.skip("make, or an environment made by it, is not there")
     folder = tmp_path / "copy"
     folder.mkdir()
     for part in SOURCE_PATHS:
-        if (ROOT / part).is_dir():
-            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        if (PROJECT_ROOT / part).is_dir():
+            shutil.copytree(PROJECT_ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         else:
-            shutil.copy2(ROOT / part, folder / part)
+            shutil.copy2(PROJECT_ROOT / part, folder / part)
     # Older than the environment, whenever they were checked out.
     for prerequisite in (*(folder / "requirements").iterdir(), folder / "clients/python/pyproject.toml"):
         os.utime(prerequisite, (0, 0))
-    (folder / ".venv").symlink_to((ROOT / ".venv").resolve())
+    (folder / ".venv").symlink_to((PROJECT_ROOT / ".venv").resolve())
     return folder
 
 
 def test_port_and_data(source_copy: Path, tmp_path: Path) -> None:
-    """It answers where PORT says, keeps its data where DATA says, and Ctrl-C ends all of it."""
+    """It listens on PORT, keeps its data in DATA, and Ctrl-C ends all of it."""
     (port,) = free_ports(1)
     data = tmp_path / "elsewhere"
     env = {

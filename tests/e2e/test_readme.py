@@ -1,4 +1,4 @@
-"""What the README tells people to type, typed."""
+"""The commands of the README, run as they stand."""
 
 import json
 import os
@@ -7,35 +7,37 @@ import shlex
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 from websockets.sync.client import connect
 
+from deploy.local.processes import PROJECT_ROOT
 from tests.support.client_package import ClientEnvironment
 from tests.support.stack import Stack
 from tests.support.videos import SampleVideos
 from tests.support.waiting import eventually
 
-ROOT = Path(__file__).parents[2]
 JSON = "json='content-type:"
-README = (ROOT / "README.md").read_text("utf-8")
+README = (PROJECT_ROOT / "README.md").read_text("utf-8")
 
 
 def code_block(language: str, containing: str) -> str:
-    """The one fenced block of that language that holds a text."""
-    (found,) = (text for text in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if containing in text)
+    """The one fenced block of that language that contains a text."""
+    blocks: list[str] = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    (found,) = (text for text in blocks if containing in text)
     return found
 
 
 def typed_commands() -> list[str]:
-    """The indented lines under "Use", in their order: what a reader types."""
+    """The indented lines under "Use", in order."""
     chapter = README.partition("## Use")[2].partition("###")[0]
     return re.findall(r"^    (.+)$", chapter, re.MULTILINE)
 
 
-def test_the_session_under_use(stack: Stack, sample_videos: SampleVideos, tmp_path: Path) -> None:
-    """Every line in its order, in one shell: only the port, the sid and where the programs are differ."""
+def test_commands_of_the_usage_section_work(stack: Stack, sample_videos: SampleVideos, tmp_path: Path) -> None:
+    """Every line in order in one shell; only the port, the sid and the paths of programs differ."""
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
     listen, *typed = typed_commands()
@@ -53,6 +55,10 @@ def test_the_session_under_use(stack: Stack, sample_videos: SampleVideos, tmp_pa
             stdout=output,
             env={**os.environ, "TERM": "dumb", "PYTHONUNBUFFERED": "1"},
         )
+
+    def was_printed(text: str) -> bool:
+        return text in heard.read_text("utf-8")
+
     try:
         told = r'"sid": *"([a-z2-7]+)"'
         sid = eventually(
@@ -69,7 +75,7 @@ def test_the_session_under_use(stack: Stack, sample_videos: SampleVideos, tmp_pa
         assert (tmp_path / "part").read_bytes() == sample_videos.webm.read_bytes()[1000:2000]
         assert (tmp_path / "frame.png").read_bytes().startswith(b"\x89PNG")
         for said in ("file.created", '"hello"', '"hello you"'):
-            eventually(lambda said=said: said in heard.read_text("utf-8"), 10, f"the listener has heard {said}")
+            eventually(partial(was_printed, said), 10, f"the listener has printed {said}")
     finally:
         assert listener.stdin is not None
         listener.stdin.close()
@@ -78,7 +84,7 @@ def test_the_session_under_use(stack: Stack, sample_videos: SampleVideos, tmp_pa
 
 
 def test_a_separate_process_pushes(stack: Stack, client_environment: ClientEnvironment, tmp_path: Path) -> None:
-    """The snippet, where only the wheel is installed: to all, received on two replicas, and to one sid, received there alone."""
+    """The snippet with nothing installed but the wheel: a push to all reaches both replicas, one to a sid that client alone."""
     script = tmp_path / "billing.py"
     script.write_text(code_block("python", "Publisher.from_url"), "utf-8")
     addresses = [stack.urls[name].replace("http", "ws", 1) + "/ws" for name in ("socket-1", "socket-2")]
@@ -92,10 +98,10 @@ def test_a_separate_process_pushes(stack: Stack, client_environment: ClientEnvir
         assert json.loads(other.recv(5))["type"] == "invoice.paid"
 
 
-def test_the_commands_and_paths_named_are_there() -> None:
+def test_commands_and_paths_named_in_the_readme_exist() -> None:
     verbs = set(re.findall(r"^    make ([a-z-]+)", README, re.MULTILINE))
-    makefile = (ROOT / "Makefile").read_text("utf-8")
+    makefile = (PROJECT_ROOT / "Makefile").read_text("utf-8")
     assert verbs
     assert all(re.search(rf"^{verb}:", makefile, re.MULTILINE) for verb in verbs)
     for link in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (ROOT / link).exists(), link
+        assert (PROJECT_ROOT / link).exists(), link

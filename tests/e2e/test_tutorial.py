@@ -1,4 +1,4 @@
-"""What the tutorial tells people to type, typed in its order; and what it shows as the answer, compared with the answer."""
+"""The commands of the tutorial, run in order, and their output compared with what it shows."""
 
 import json
 import os
@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +15,12 @@ from typing import Self
 import pytest
 
 from deploy.local.ports import HOST, free_ports
+from deploy.local.processes import PROJECT_ROOT
+from tests.support.raw_sockets import accepts_connections
 from tests.support.stack import Stack
 from tests.support.waiting import eventually
 
-ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs"
+DOCS = PROJECT_ROOT / "docs"
 TUTORIAL = (DOCS / "tutorial.md").read_text("utf-8")
 STOP_LISTENER_TEXT = "Stop the listener with Ctrl-C"
 TUTORIAL_STEP = re.compile(
@@ -32,19 +32,19 @@ INTERRUPT_SIGNAL = signal.SIGTERM if signal.getsignal(signal.SIGINT) is signal.S
 
 
 def output_pattern(shown: str) -> re.Pattern[str]:
-    """What the tutorial shows, where `...` is anything."""
+    """A pattern for the output in the tutorial, where `...` is anything."""
     return re.compile(".*?".join(re.escape(part) for part in shown.strip().split("...")), re.DOTALL)
 
 
 def split_steps(block: str) -> list[tuple[str, str]]:
-    """Commands with what is shown below them; what stands before the first one has an empty command."""
+    """Commands with the output shown below them; output before the first one has an empty command."""
     before, *typed = re.split(r"^\$ ", block, flags=re.MULTILINE)
     first = [("", before)] if before else []
     return first + [(command, shown) for command, _, shown in (text.partition("\n") for text in typed)]
 
 
 class TutorialReader:
-    """The reader's terminals, in a folder of their own: one to type in, and what runs in the others."""
+    """The terminals of a reader, in a folder of their own: one for commands, and others for programs that keep running."""
 
     def __init__(self, stack: Stack, ffmpeg: str, folder: Path) -> None:
         self._stack = stack
@@ -54,7 +54,7 @@ class TutorialReader:
         self._running: list[subprocess.Popen[bytes]] = []
         self._expected_lines: list[str] = []
         self._listener_outputs: list[Path] = []
-        self._env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        self._env = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT), "PYTHONUNBUFFERED": "1"}
         (folder / ".state").touch()
 
     def __enter__(self) -> Self:
@@ -69,16 +69,16 @@ class TutorialReader:
 
     @property
     def listener_output(self) -> str:
-        """What the listener that was started last has printed."""
+        """The output of the listener that was started last."""
         return self._listener_outputs[-1].read_text("utf-8")
 
     def save_program(self, program: str) -> None:
-        """A file with the name that its first line says."""
+        """Write a block to the file that its first line names."""
         name = program.partition("\n")[0].removeprefix("# ")
         (self._folder / name).write_text(program, "utf-8")
 
     def run_command(self, command: str, expected: str) -> None:
-        """Type one line, and compare."""
+        """Run one line and compare its output."""
         if command.startswith("make run"):
             self._compare(self._localize(expected).splitlines(), self._stack.stdout)
         elif not command:
@@ -93,7 +93,7 @@ class TutorialReader:
             assert output_pattern(expected).fullmatch(said.strip()), f"{command}\nsays\n{said}\nand not\n{expected}"
 
     def wait_for_listener(self) -> None:
-        """Wait until the listener has said what the tutorial shows."""
+        """Wait until the listener has printed what the tutorial shows."""
         awaited, self._expected_lines = self._expected_lines, []
         if awaited:
             eventually(lambda: self._compare(awaited, self.listener_output), 20, "the listener says what is shown")
@@ -107,7 +107,7 @@ class TutorialReader:
         eventually(lambda: '"away"' in self._run(ask), 10, "the sid is away")
 
     def _localize(self, text: str) -> str:
-        """The same with what is other here: ports, programs, and what the reader copies."""
+        """The text with what differs here: ports, programs, and values that a reader copies."""
         text = text.replace(f"{HOST}:8000", f"{HOST}:{self._stack.port}").replace("8100", str(self._service))
         text = text.replace(".venv/bin/python", shlex.quote(sys.executable))
         text = re.sub(r"^ffmpeg", f"{shlex.quote(self._ffmpeg)} -nostdin", text)
@@ -124,7 +124,7 @@ class TutorialReader:
         return found
 
     def _run(self, command: str) -> str:
-        """In a shell that knows the variables of those before."""
+        """Run in a shell that has the variables of the commands before."""
         script = f". ./.state\nset -a\n{command}\nexport -p > .state"
         done = subprocess.run(
             ["sh", "-euc", script],
@@ -139,10 +139,10 @@ class TutorialReader:
         return done.stdout
 
     def _start(self, command: str) -> None:
-        """The reader's own service, until it listens."""
+        """Start the reader's own service and wait until it listens."""
         script = f". ./.state\nexport {command.replace(' ', '; exec ', 1)}"
         self._running.append(subprocess.Popen(["sh", "-euc", script], cwd=self._folder, env=self._env))
-        eventually(lambda: socket.create_connection((HOST, self._service), 1).close() is None, 20, command)
+        eventually(lambda: accepts_connections(self._service), 20, command)
 
     def _listen(self, command: str) -> None:
         self._listener_outputs.append(self._folder / f"heard-{len(self._listener_outputs)}")
@@ -158,8 +158,8 @@ class TutorialReader:
         return True
 
 
-def test_the_session(stack: Stack, ffmpeg: str, tmp_path: Path) -> None:
-    """Every block in its order. The stack has the two socket replicas of the last step all the time."""
+def test_tutorial_session_works_as_written(stack: Stack, ffmpeg: str, tmp_path: Path) -> None:
+    """Every block in order. The stack has the two socket replicas of the last step all the time."""
     pytest.importorskip("tusclient", reason="tuspy is not installed")
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
@@ -171,7 +171,7 @@ def test_the_session(stack: Stack, ffmpeg: str, tmp_path: Path) -> None:
                 typed = split_steps(piece["block"])
                 for command, shown in typed:
                     desk.run_command(command, shown)
-                # A listener that was just started says the rest once the next block is typed.
+                # A listener that was just started prints the rest once the next block is run.
                 if not typed[0][0] or "listen.py" not in typed[0][0]:
                     desk.wait_for_listener()
             elif piece["inline"]:
@@ -183,8 +183,8 @@ def test_the_session(stack: Stack, ffmpeg: str, tmp_path: Path) -> None:
     assert (tmp_path / "part").read_bytes() == (tmp_path / "v.webm").read_bytes()[1000:2000]
 
 
-def test_the_commands_and_places_named_are_there() -> None:
-    makefile = (ROOT / "Makefile").read_text("utf-8")
+def test_commands_and_anchors_named_in_the_tutorial_exist() -> None:
+    makefile = (PROJECT_ROOT / "Makefile").read_text("utf-8")
     commands = re.findall(r"(?:`|^\$ )make ([^`\n]+)", TUTORIAL, re.MULTILINE)
     assert "run SOCKETS=2 STREAMS=2" in commands
     for verb, *options in (command.split() for command in commands):

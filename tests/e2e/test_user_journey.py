@@ -1,4 +1,4 @@
-"""The main job through the gateway, with the whole stack running: upload, seek, push. Judged by curl and ffmpeg."""
+"""The user journey through the gateway with the whole stack running: upload, seek, push. Checked with curl and ffmpeg."""
 
 import contextlib
 import json
@@ -14,6 +14,7 @@ import httpx
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
+from tests.support.process_stats import peak_memory
 from tests.support.stack import Stack
 from tests.support.videos import SampleVideos
 
@@ -21,7 +22,7 @@ GIB = 1024**3
 
 
 class Listener:
-    """A WebSocket client that has been told its sid."""
+    """A WebSocket client that has its sid."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection
@@ -38,7 +39,7 @@ class Listener:
 
 @pytest.fixture
 def listeners(stack: Stack) -> Iterator[list[Listener]]:
-    """One client straight at each socket replica, and one through the gateway."""
+    """One client connected to each socket replica directly, and one through the gateway."""
     addresses = [stack.urls["socket-1"], stack.urls["socket-2"], stack.url]
     with contextlib.ExitStack() as open_:
         connections = [open_.enter_context(connect(address.replace("http", "ws", 1) + "/ws")) for address in addresses]
@@ -121,7 +122,7 @@ def test_push_by_http_reaches_every_replica(stack: Stack, listeners: list[Listen
         assert json.loads(listener.connection.recv(5)) == {"pong": True}
 
 
-def test_bad_input_is_named_through_the_gateway(stack: Stack, folder: str) -> None:
+def test_invalid_input_is_explained_through_the_gateway(stack: Stack, folder: str) -> None:
     def send(files: Any = None, **options: Any) -> httpx.Response:
         return httpx.post(f"{stack.url}/file/upload", files=files, **options)
 
@@ -146,16 +147,10 @@ def test_bad_input_is_named_through_the_gateway(stack: Stack, folder: str) -> No
     assert {"GET", "HEAD"} <= {method.strip() for method in wrong.headers["allow"].split(",")}
 
 
-def peak_memory(pid: int) -> int:
-    """The largest resident memory of a process so far, in bytes."""
-    status = Path(f"/proc/{pid}/status").read_text("ascii")
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
-
-
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_a_gibibyte_passes_without_staying(stack: Stack, folder: str, tmp_path: Path) -> None:
-    """None of our four processes grows by more than 64 MiB."""
+def test_one_gibibyte_passes_with_flat_memory(stack: Stack, folder: str, tmp_path: Path) -> None:
+    """None of the four service processes grows by more than 64 MiB."""
     large = tmp_path / "large.bin"
     subprocess.run(["dd", "if=/dev/urandom", f"of={large}", "bs=1M", "count=1024"], check=True, capture_output=True)
     small = httpx.post(f"{stack.url}/file/upload?folder={folder}", files={"file": ("warm", b"x" * 5_000_000)})

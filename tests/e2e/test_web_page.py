@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this ma
 
 
 def render_page(stack: Stack, path: str, profile: Path) -> tuple[str, str]:
-    """The document as the scripts have left it after a few seconds, and what the browser had to say about it."""
+    """The DOM as the scripts have left it after a few seconds, and the messages of the browser."""
     assert CHROMIUM is not None
     command = [
         CHROMIUM,
@@ -49,7 +49,7 @@ def test_the_documentation_shows_every_operation(stack: Stack, tmp_path: Path) -
         assert path in document
 
 
-def test_nothing_comes_from_elsewhere(stack: Stack) -> None:
+def test_page_loads_nothing_from_other_origins(stack: Stack) -> None:
     for path in ("/", "/docs"):
         with urllib.request.urlopen(f"{stack.url}{path}") as answer:
             parts = re.findall(r'(?:src|href)="([^"]+)"', answer.read().decode())

@@ -1,4 +1,4 @@
-"""Case 99: a process whose clock is an hour wrong, by libfaketime. Leases, expiries and presence are by the servers' clocks."""
+"""Case 99: a process whose clock is wrong by an hour (libfaketime). Leases, expiries and presence use the databases' clocks."""
 
 import ctypes.util
 import subprocess
@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.databases import ServerProcess
-from tests.support.media_library import storage_env
+from tests.support.databases import ServerProcess, storage_env
 from tests.support.processes import StartService
 from tests.support.upload_client import MongoInspector, TusUpload, open_inspector, put_file
 from tests.support.waiting import eventually
@@ -21,9 +20,9 @@ FAKETIME_LIBRARY = "libfaketime.so.1"
 
 @pytest.fixture(params=["-1h", "+1h"])
 def skewed_clock_env(request: pytest.FixtureRequest) -> dict[str, str]:
-    """The environment of a process with that clock; its timers run as they should.
+    """Variables of a process with that clock; its timers run normally.
 
-    Without Motor, whose driver has threads: libfaketime 0.9.10 lets `time.sleep` fail there.
+    With PyMongo instead of Motor, whose driver has threads: libfaketime 0.9.10 lets `time.sleep` fail there.
     """
     found = next(
         (path for folder in ("/usr/lib", "/usr/local/lib") for path in Path(folder).rglob(FAKETIME_LIBRARY)), None
@@ -41,11 +40,11 @@ def skewed_clock_env(request: pytest.FixtureRequest) -> dict[str, str]:
 
 @pytest.fixture
 def inspector(mongod: ServerProcess, database_name: str) -> Iterator[MongoInspector]:
-    with open_inspector(mongod.uri, database_name) as store:
+    with open_inspector(mongod.url, database_name) as store:
         yield store
 
 
-def test_a_janitor_with_a_wrong_clock_reaps_nothing_that_lives(
+def test_garbage_collector_with_a_skewed_clock_deletes_no_live_data(
     start_service: StartService,
     mongod: ServerProcess,
     redis_url: str,
@@ -68,7 +67,7 @@ def test_a_janitor_with_a_wrong_clock_reaps_nothing_that_lives(
             eventually(lambda: time.monotonic() > until, 10)
             connection.sendall(b"x" * 10)
             assert connection.recv(4096).startswith(b"HTTP/1.1 204 ")
-        # The wrong one is no worse at writing, nor at taking over.
+        # The skewed one writes as well, and takes over as well.
         assert tus.create("taken", length=20).status_code == 201
         assert tus.patch(0, b"y" * 10).status_code == 204
         assert tus.patch(10, b"y" * 10, replica=1).status_code == 204
@@ -76,16 +75,16 @@ def test_a_janitor_with_a_wrong_clock_reaps_nothing_that_lives(
     named = {one["filename"]: one for one in inspector.list_documents()}
     assert inspector.read_file(named["slow"]["current"]["file"]) == b"x" * 20
     assert inspector.read_file(named["taken"]["current"]["file"]) == b"y" * 20
-    # What readers may still need has its hour of grace by the database's clock.
+    # Replaced chunks that readers may still need stay for an hour by the database's clock.
     assert [len(one["doomed"]) for one in inspector.list_documents() if one["filename"] == "replaced"] == [1]
     assert inspector.count_chunks() == 5
     assert "Traceback" not in right.log + other.log
 
 
 @pytest.mark.anyio
-async def test_a_replica_with_a_wrong_clock_keeps_its_sockets(tmp_path: Path, skewed_clock_env: dict[str, str]) -> None:
+async def test_replica_with_a_skewed_clock_keeps_its_sockets(tmp_path: Path, skewed_clock_env: dict[str, str]) -> None:
     with run_socket_replicas(tmp_path, 1) as made:
-        right, odd = made[0], made.start(**skewed_clock_env)
+        right, odd = made[0], made.start(skewed_clock_env)
         client, other = await WebSocketClient.connect(odd, topics="a"), await WebSocketClient.connect(right, topics="a")
         for number, service in enumerate((right, odd)):
             for target in (client.sid, other.sid, "topic:a", "all"):
@@ -96,7 +95,7 @@ async def test_a_replica_with_a_wrong_clock_keeps_its_sockets(tmp_path: Path, sk
             said = (await asking.get(f"/sockets/{client.sid}")).json()
             assert said["state"] == "online"
             assert abs(said["since"] - time.time()) < 600
-        # Away for a moment, back at the other replica: nothing has expired.
+        # Disconnected briefly, resumed at the other replica: nothing has expired.
         for browser, service in ((client, right), (other, odd)):
             browser.abort()
             assert (await push_message(right, "topic:a", {"type": "missed"})).status_code == 200

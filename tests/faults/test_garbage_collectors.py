@@ -1,18 +1,18 @@
-"""Case 98: a janitor that is killed in the middle, and several at once, come to the same end as one that is left in peace."""
+"""Case 98: killed and concurrent garbage collectors reach the same result as a single one."""
 
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
-from tests.support.databases import ServerProcess
-from tests.support.media_library import storage_env
+from tests.support.databases import ServerProcess, storage_env
 from tests.support.processes import ServiceProcess, StartService
-from tests.support.upload_client import CHUNK_SIZE, MongoInspector, TusUpload, open_inspector, put_file
+from tests.support.sizes import CHUNK_SIZE
+from tests.support.upload_client import MongoInspector, TusUpload, open_inspector, put_file, start_garbage_collector
 from tests.support.waiting import eventually
 
 FILES = 12
@@ -32,17 +32,12 @@ def env(mongod: ServerProcess, redis_url: str, database_name: str) -> dict[str, 
 
 @pytest.fixture
 def inspector(mongod: ServerProcess, database_name: str) -> Iterator[MongoInspector]:
-    with open_inspector(mongod.uri, database_name) as store:
+    with open_inspector(mongod.url, database_name) as store:
         yield store
 
 
-def start_garbage_collector(env: dict[str, str]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "services.upload.collect_garbage"]
-    return subprocess.Popen(command, env={**os.environ, **env}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-
-
 def create_garbage(service: ServiceProcess) -> None:
-    """Replaced files, deleted ones, and uploads that nobody goes on with: all of it due within a second."""
+    """Replaced files, deleted ones, and abandoned uploads: all of it due within a second."""
     data = os.urandom(BLOCKS * CHUNK_SIZE)
     for number in range(FILES):
         assert put_file(service, f"replaced-{number}", data).status_code == 201
@@ -61,19 +56,22 @@ def is_fully_collected(store: MongoInspector) -> bool:
 
 
 @pytest.mark.parametrize("kills", [6, pytest.param(60, marks=[pytest.mark.long, pytest.mark.timeout(900)])])
-def test_killed_in_the_middle(
+def test_garbage_collector_is_killed_while_deleting(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector, kills: int
 ) -> None:
     create_garbage(start_service("services.upload", **env))
     before = inspector.count_chunks()
     hit = 0
+
+    def has_begun(collector: subprocess.Popen[bytes], chunks_before: int) -> bool:
+        return inspector.count_chunks() < chunks_before or collector.poll() is not None
+
     for number in range(kills):
         began, there = time.monotonic(), inspector.count_chunks()
         running = start_garbage_collector(env)
-        # Each lives a little longer into its work than the one before.
-        eventually(lambda there=there, it=running: inspector.count_chunks() < there or it.poll() is not None, 30)
-        until = time.monotonic() + 0.002 * (number % 10)
-        eventually(lambda until=until: time.monotonic() >= until, 5)
+        # Each is killed a little later in its work than the one before.
+        eventually(partial(has_begun, running, there), 30)
+        time.sleep(0.002 * (number % 10))
         running.send_signal(signal.SIGKILL)
         running.communicate()
         hit += running.returncode == -signal.SIGKILL and inspector.count_chunks() < there
@@ -94,7 +92,9 @@ def test_killed_in_the_middle(
     assert inspector.count_chunks() == FILES
 
 
-def test_three_at_once(start_service: StartService, env: dict[str, str], inspector: MongoInspector) -> None:
+def test_three_garbage_collectors_run_concurrently(
+    start_service: StartService, env: dict[str, str], inspector: MongoInspector
+) -> None:
     service = start_service("services.upload", **env)
     create_garbage(service)
 

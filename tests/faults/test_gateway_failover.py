@@ -1,4 +1,4 @@
-"""Real services behind a real gateway, one replica of each killed or stopped under load: who asks does not notice."""
+"""Real services behind a real gateway, one replica of each killed or stopped under load: clients see no failure."""
 
 import contextlib
 import os
@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.support.databases import ServerProcess
-from tests.support.media_library import storage_env
+from tests.support.databases import ServerProcess, storage_env
 from tests.support.processes import ServiceProcess, StartService
-from tests.support.scripted_upstream import WEBSOCKET_HANDSHAKE, open_connection, send_request
+from tests.support.raw_sockets import WEBSOCKET_HANDSHAKE
+from tests.support.scripted_upstream import open_connection, send_request
 from tests.support.waiting import eventually
 
 FILE = "/file/stream?filename=a.bin"
 BODY = bytes(range(256)) * 40
-"""So small that an answer is never cut in the middle."""
+"""So small that a response is sent whole or not at all."""
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def replica_urls_env(**services: list[ServiceProcess]) -> dict[str, str]:
 
 
 class RequestLoad:
-    """Users who ask again and again. `failed`: what was not answered as it should be."""
+    """Clients that send requests in a loop. `failed`: responses that were not as expected."""
 
     def __init__(self) -> None:
         self.served: Counter[str] = Counter()
@@ -68,14 +68,14 @@ def request_load() -> Iterator[RequestLoad]:
 
 
 def count_answers_of(gateway: ServiceProcess, replica: ServiceProcess) -> int:
-    """How many lines of its log name that replica as the one that answered. Tunnels are logged at their end."""
+    """The number of its log lines that name that replica as the upstream. Tunnels are logged at their end."""
     return gateway.log.count(f'"upstream_addr": "{replica.url}"')
 
 
-def test_one_of_two_is_killed_and_returns(
+def test_one_of_two_gateways_is_killed_and_restarted(
     start_service: StartService, env: dict[str, str], request_load: RequestLoad
 ) -> None:
-    """No safe request fails, no handshake either, and the killed ones are back within ten seconds of their return."""
+    """No safe request and no handshake fails, and the killed replicas get requests within ten seconds of their return."""
     upload = start_service("services.upload", ready=False, **env)
     streams = [start_service("services.stream", ready=False, **env) for _ in range(2)]
     sockets = [start_service("services.socket", ready=False, **env) for _ in range(2)]
@@ -118,7 +118,7 @@ def test_one_of_two_is_killed_and_returns(
 def test_an_upload_replica_that_is_stopping_gets_no_request(
     start_service: StartService, env: dict[str, str], request_load: RequestLoad
 ) -> None:
-    """It finishes the upload that it has. The gateway's other connections to it are closed, so nobody hears that it stops."""
+    """It finishes its active upload. The gateway's other connections to it are closed, so no request reaches it while it stops."""
     uploads = [start_service("services.upload", GRIDCAST_SHUTDOWN_TIMEOUT="15", **env) for _ in range(2)]
     gateway = start_service("gateway", ready=False, **replica_urls_env(upload=uploads))
     eventually(lambda: "running on" in gateway.log, 10)

@@ -1,6 +1,7 @@
-"""P13, a clean stop. At SIGTERM nothing new begins, what is open ends within the drain time or is cut, and the exit code is 0.
+"""P13, graceful shutdown. At SIGTERM nothing new starts, active requests finish within the shutdown timeout or are aborted, and the
+exit code is 0.
 
-A client of an upload sees a finished 201, a 503 or a cut connection, never a 500; no chunk stays that nobody owns.
+A client of an upload sees a finished 201, a 503 or an aborted connection, never a 500; no orphaned chunk stays.
 """
 
 import asyncio
@@ -15,13 +16,12 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
-from tests.support.databases import ServerProcess
-from tests.support.media_library import storage_env
+from tests.support.databases import ServerProcess, storage_env
 from tests.support.processes import ServiceProcess, StartService
-from tests.support.scripted_upstream import open_connection, receive_until_closed, send_request
+from tests.support.raw_sockets import receive_until_closed
+from tests.support.scripted_upstream import open_connection, send_request
+from tests.support.sizes import BATCH_SIZE, CHUNK_SIZE
 from tests.support.upload_client import (
-    BATCH_SIZE,
-    CHUNK_SIZE,
     FORM_CONTENT_TYPE,
     TUS_HEADERS,
     MongoInspector,
@@ -36,9 +36,9 @@ from tests.support.websocket_client import WebSocketClient
 
 SHUTDOWN_TIMEOUT = 3.0
 KILL_MARGIN = 2.0
-"""Seconds after the drain time in which the process is gone."""
+"""Seconds after the shutdown timeout within which the process has exited."""
 SLACK = 1.0
-"""For a machine that does other things meanwhile."""
+"""Slack in seconds for a busy machine."""
 
 
 @pytest.fixture
@@ -53,12 +53,12 @@ def env(mongod: ServerProcess, redis_url: str, database_name: str) -> dict[str, 
 
 @pytest.fixture
 def inspector(mongod: ServerProcess, database_name: str) -> Iterator[MongoInspector]:
-    with open_inspector(mongod.uri, database_name) as store:
+    with open_inspector(mongod.url, database_name) as store:
         yield store
 
 
 class TerminatingProcess:
-    """A process that was sent SIGTERM."""
+    """A process that has been sent SIGTERM."""
 
     def __init__(self, service: ServiceProcess) -> None:
         self.service = service
@@ -66,7 +66,7 @@ class TerminatingProcess:
         service.child.send_signal(signal.SIGTERM)
 
     def assert_refuses_connections(self) -> None:
-        """Nobody new gets in; probes take that for "not ready"."""
+        """New connections are refused; probes take that for "not ready"."""
 
         def refused() -> bool:
             try:
@@ -78,7 +78,7 @@ class TerminatingProcess:
         eventually(refused, 2.0, "new connections are refused")
 
     def wait_for_exit(self, timeout_seconds: float = SHUTDOWN_TIMEOUT + KILL_MARGIN + SLACK) -> float:
-        """The seconds that it took, for which there is a limit. A supervisor takes any exit code but 0 for a crash."""
+        """The seconds until its exit, which have a limit. A supervisor takes any exit code but 0 for a crash."""
         assert self.service.child.wait(20.0), "it does not end"
         took = time.monotonic() - self.began
         print(f"{self.service.child.program.name}: ended after {took:.1f} s, drain {SHUTDOWN_TIMEOUT:g} s")
@@ -88,7 +88,7 @@ class TerminatingProcess:
         return took
 
 
-def test_who_has_nothing_to_do_ends_at_once(start_service: StartService, env: dict[str, str]) -> None:
+def test_idle_services_stop_immediately(start_service: StartService, env: dict[str, str]) -> None:
     services = [start_service(module, **env) for module in ("services.upload", "services.stream", "services.socket")]
     urls = {
         f"GRIDCAST_{name}_URLS": one.url for name, one in zip(("UPLOAD", "STREAM", "SOCKET"), services, strict=True)
@@ -96,7 +96,7 @@ def test_who_has_nothing_to_do_ends_at_once(start_service: StartService, env: di
     services.append(start_service("gateway", **env, **urls))
     with contextlib.ExitStack() as kept:
         for service in services:
-            # A kept connection is no work.
+            # A keep-alive connection is no active request.
             client = kept.enter_context(httpx.Client(base_url=service.url))
             assert client.get("/livez").status_code == 200
         for stopping in [TerminatingProcess(service) for service in services]:
@@ -104,7 +104,7 @@ def test_who_has_nothing_to_do_ends_at_once(start_service: StartService, env: di
 
 
 class PartialUpload:
-    """A client in the middle of an upload: a batch and a half of its body is sent."""
+    """A client during its upload: one and a half batches of its body are sent."""
 
     def __init__(self, way: str, name: str, port: int) -> None:
         self.name = name
@@ -125,7 +125,7 @@ class PartialUpload:
         self.remaining = body[sent:]
 
     def receive_status(self) -> int:
-        """The status; 0 where the connection was cut."""
+        """The status; 0 where the connection was aborted."""
         raw = self.connection.recv(65536)
         return int(raw.split(b" ")[1]) if raw else 0
 
@@ -139,7 +139,7 @@ UPLOAD_KINDS = ("form", "put", "patch")
 
 @pytest.fixture
 def start_partial_uploads(request: pytest.FixtureRequest) -> Iterator[Callable[[str, int], list[PartialUpload]]]:
-    """A function `senders(kind, port)`: one client for each way of uploading."""
+    """A function `senders(kind, port)`: one client for each kind of upload."""
     with contextlib.ExitStack() as connections:
 
         def begin(kind: str, port: int) -> list[PartialUpload]:
@@ -158,13 +158,13 @@ def stored_files(store: MongoInspector) -> dict[str, bytes]:
     }
 
 
-def test_uploads_end_or_are_taken_back(
+def test_uploads_finish_or_are_aborted_at_the_shutdown_timeout(
     start_service: StartService,
     env: dict[str, str],
     inspector: MongoInspector,
     start_partial_uploads: Callable[[str, int], list[PartialUpload]],
 ) -> None:
-    """Three ways of uploading; of each one client that ends in time and one that stalls."""
+    """Three kinds of upload; of each one client that ends in time and one that stalls."""
     service = start_service("services.upload", **env)
     quick, stalled = (start_partial_uploads(kind, service.port) for kind in ("quick", "stalled"))
     eventually(lambda: inspector.count_chunks() >= 6 * 8, 30, "each has stored a batch")
@@ -172,10 +172,10 @@ def test_uploads_end_or_are_taken_back(
         kept.get("/livez")
         stopping = TerminatingProcess(service)
         stopping.assert_refuses_connections()
-        # A connection that carried nothing is closed, or a gateway would send new work over it. Nobody gets another one.
-        for ask_again in (lambda: kept.get("/readyz"), lambda: kept.put("/file/stream?filename=late", content=b"x")):
+        # An idle connection is closed, or a gateway would send new requests over it. No new connection is accepted.
+        for method, path in (("GET", "/readyz"), ("PUT", "/file/stream?filename=late")):
             with pytest.raises(httpx.TransportError):
-                ask_again()
+                kept.request(method, path, content=b"x" if method == "PUT" else None)
     assert [one.complete() for one in quick] == [201, 201, 204]
     assert {one.receive_status() for one in stalled} <= {0, 503}
     for one in stalled:
@@ -183,7 +183,7 @@ def test_uploads_end_or_are_taken_back(
     stopping.wait_for_exit()
     assert stored_files(inspector) == {one.name: one.data for one in quick}
     assert inspector.list_orphans() == []
-    # What nobody can go on with is gone, without any janitor.
+    # What cannot be resumed is deleted, without any garbage collector.
     assert [one["filename"] for one in inspector.list_documents() if one["uploads"]] == ["patch-stalled"]
     tus = TusUpload(start_service("services.upload", **env))
     tus.path = stalled[2].path
@@ -194,7 +194,7 @@ def test_uploads_end_or_are_taken_back(
     assert stored_files(inspector) == {one.name: one.data for one in (*quick, stalled[2])}
 
 
-def test_a_client_that_never_leaves_holds_nobody_up(
+def test_idle_client_does_not_delay_the_shutdown(
     start_service: StartService,
     env: dict[str, str],
     inspector: MongoInspector,
@@ -208,7 +208,9 @@ def test_a_client_that_never_leaves_holds_nobody_up(
     assert {one.receive_status() for one in mute} <= {0, 503}
 
 
-def test_downloads_end_or_are_cut(start_service: StartService, env: dict[str, str]) -> None:
+def test_downloads_finish_or_are_aborted_at_the_shutdown_timeout(
+    start_service: StartService, env: dict[str, str]
+) -> None:
     upload = start_service("services.upload", **env)
     stream = start_service("services.stream", **env)
     data = os.urandom(1024 * 1024) * 48
@@ -223,12 +225,12 @@ def test_downloads_end_or_are_cut(start_service: StartService, env: dict[str, st
         whole = count_body_bytes(quick, len(data))
         stopping.wait_for_exit()
         assert whole == len(data)
-        # Content-Length promised more than comes: no client takes that for the whole file.
+        # Fewer bytes than Content-Length: no client takes that for the whole file.
         assert len(receive_until_closed(stalled)) < len(data)
 
 
 def count_body_bytes(client: socket.socket, length: int) -> int:
-    """The bytes that come before a close, up to `length`; the first thousand were read, head included."""
+    """The bytes received before a close, up to `length`; the first thousand were read before, head included."""
     received = 1000
     while data := client.recv(1024 * 1024):
         received += len(data)
@@ -238,8 +240,8 @@ def count_body_bytes(client: socket.socket, length: int) -> int:
 
 
 @pytest.mark.anyio
-async def test_sockets_are_told_to_come_back(start_service: StartService, env: dict[str, str]) -> None:
-    """Through the gateway. It is the replica that says 1012; a gateway that stops knows no frames, so its clients see 1006."""
+async def test_sockets_are_closed_with_service_restart(start_service: StartService, env: dict[str, str]) -> None:
+    """Through the gateway. The replica sends 1012; a gateway that stops parses no frames, so its clients see 1006."""
     services = [start_service("services.socket", **env) for _ in range(2)]
     urls = ",".join(one.url for one in services)
     gateway = start_service("gateway", ready=False, **env, GRIDCAST_SOCKET_URLS=urls)

@@ -1,7 +1,7 @@
-"""Everything at once for a while: uploads, range readers, sockets that are pushed to, all through the gateway.
+"""Mixed load for a while: uploads, range readers, sockets that are pushed to, all through the gateway.
 
-Afterwards no process holds more memory or more descriptors for it. The slopes are printed: of resident memory over the second half
-of the time, when caches are full, by least squares.
+Afterwards no process holds more memory or more descriptors. The slopes are printed: of resident memory over the second half of the
+time, when caches are full, by least squares.
 """
 
 import asyncio
@@ -18,28 +18,24 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.process_stats import open_descriptors, resident_memory
 from tests.support.processes import show_log_on_failure
-from tests.support.scripted_upstream import resident_memory
-from tests.support.stack import Stack, run_stack
-from tests.support.websocket_client import WebSocketClient, eventually_async
+from tests.support.sizes import MIB
+from tests.support.stack import SERVICE_NAMES, Stack, run_stack
+from tests.support.waiting import eventually_async
+from tests.support.websocket_client import WebSocketClient
 
 pytestmark = pytest.mark.anyio
 
-SERVICE_NAMES = ("gateway", "upload-1", "stream-1", "stream-2", "socket-1", "socket-2")
-MIB = 1024 * 1024
 SIZES = (0, 1000, 300_000, 1_500_000, 5_000_000)
 UPLOADERS, READERS, SOCKETS = 3, 4, 20
 KEPT_FILES = 12
-"""Names that are written over and over, so that the database does not only grow."""
-
-
-def open_descriptors(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 - numbers, no paths
+"""Names that are overwritten repeatedly, so that the database does not only grow."""
 
 
 @dataclass
 class MixedLoad:
-    """What is done, and what became of it."""
+    """Counts of operations and of their results."""
 
     stack: Stack
     deadline: float
@@ -86,7 +82,7 @@ class MixedLoad:
                 await asyncio.sleep(0.05)
 
     async def listen(self) -> None:
-        """Most stay; each leaves now and then and is back with another connection."""
+        """Most sockets stay; each disconnects now and then and opens another connection."""
         client = await WebSocketClient.connect(self.stack, topics="load")
         while self.is_running():
             stay = time.monotonic() + self.rng.uniform(2, 20)
@@ -103,7 +99,7 @@ class MixedLoad:
         await client.close()
 
     async def run(self) -> dict[str, list[tuple[float, int]]]:
-        """All of them, and the memory of each process every second."""
+        """Run all clients, and record the memory of each process every second."""
         seen: dict[str, list[tuple[float, int]]] = {name: [] for name in SERVICE_NAMES}
 
         async def look() -> None:
@@ -125,7 +121,7 @@ class MixedLoad:
 
 
 def memory_slope(points: list[tuple[float, int]]) -> float:
-    """Bytes a second of the line through the second half, by least squares."""
+    """Bytes per second: the slope over the second half, by least squares."""
     half = points[len(points) // 2 :]
     middle, mean = sum(at for at, _ in half) / len(half), sum(size for _, size in half) / len(half)
     spread = sum((at - middle) ** 2 for at, _ in half)
@@ -134,7 +130,7 @@ def memory_slope(points: list[tuple[float, int]]) -> float:
 
 @pytest.fixture
 def dedicated_stack(tmp_path: Path) -> Iterator[Stack]:
-    """Small caches, so that they are full soon; readers' grace of a second, so that what is replaced goes."""
+    """Small caches, so that they are full soon; a tombstone TTL of a second, so that replaced chunks are deleted."""
     env = {"GRIDCAST_BLOCK_CACHE_SIZE": str(32 * MIB), "GRIDCAST_TOMBSTONE_TTL": "1", "GRIDCAST_GC_INTERVAL": "2"}
     with contextlib.ExitStack() as shown:
         stack = shown.enter_context(run_stack(tmp_path / "data", "--sockets", "2", "--streams", "2", env=env))
@@ -152,7 +148,9 @@ def dedicated_stack(tmp_path: Path) -> Iterator[Stack]:
         pytest.param(600, 2.0, 128, id="ten minutes", marks=[pytest.mark.long, pytest.mark.timeout(900)]),
     ],
 )
-async def test_nothing_grows(dedicated_stack: Stack, seconds: int, a_minute: float | None, growth: int) -> None:
+async def test_memory_and_descriptors_stay_flat_under_mixed_load(
+    dedicated_stack: Stack, seconds: int, a_minute: float | None, growth: int
+) -> None:
     """`growth`: MiB of a process over the whole time, caches included. `a_minute`: MiB, once they are full."""
     seed = int.from_bytes(os.urandom(4))
     print(f"seed {seed}")
@@ -165,7 +163,7 @@ async def test_nothing_grows(dedicated_stack: Stack, seconds: int, a_minute: flo
     assert min(load.counts[kind] for kind in ("uploads", "reads", "pushes", "heard", "returns")) > 0
 
     async def few() -> bool:
-        # A kept connection to a service, a pool of the drivers: no more than a handful.
+        # A keep-alive connection to a service, a pool of the drivers: no more than a handful.
         return all(open_descriptors(pid) <= before[name][1] + 40 for name, pid in pids.items())
 
     await eventually_async(few, 60)

@@ -1,6 +1,6 @@
-"""Case 96 where a wire to Redis or to MongoDB is bad and the process at its end is well; case 101 for reading.
+"""Case 96, network faults between a service and a running Redis or MongoDB, and case 101 for reading.
 
-Uploads on a bad wire to MongoDB stand in test_upload_stops.
+Uploads with network faults to MongoDB are in test_upload_faults.
 """
 
 import contextlib
@@ -13,17 +13,16 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.databases import ServerProcess
+from tests.support.databases import ServerProcess, storage_env
 from tests.support.fault_proxy import Fault, FaultProxy, run_fault_proxy
-from tests.support.media_library import CHUNK_SIZE, storage_env
 from tests.support.processes import ServiceProcess, StartService
 from tests.support.scripted_upstream import open_connection
+from tests.support.sizes import CHUNK_SIZE, MIB
 from tests.support.upload_client import put_file
-from tests.support.waiting import eventually
-from tests.support.websocket_client import WebSocketClient, eventually_async, push_message
+from tests.support.waiting import eventually, eventually_async
+from tests.support.websocket_client import WebSocketClient, push_message
 
 FAULTS = [Fault.BLACK_HOLE, Fault.REFUSE, Fault.LATENCY]
-MIB = 1024 * 1024
 
 
 def inject_fault(proxy: FaultProxy, fault: Fault) -> None:
@@ -38,13 +37,13 @@ def get_file(service: ServiceProcess, name: str) -> httpx.Response:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_reading_on_a_bad_wire_to_mongodb(
+def test_reading_survives_mongodb_network_faults(
     start_service: StartService, mongod: ServerProcess, redis_url: str, database_name: str, fault: Fault
 ) -> None:
-    """Half a second of latency is no fault. The others are 503 in time; a download under way is whole or cut, never wrong."""
+    """Half a second of latency fails nothing; other faults are 503 in time; an active download is complete or aborted."""
     env = storage_env(mongod, redis_url, database_name, GRIDCAST_GC_INTERVAL="0")
     upload = start_service("services.upload", **env)
-    # More than fits into the buffers between, unless all of it has to come late.
+    # More than fits into the buffers in between, so that some of it has to come late.
     data = os.urandom(MIB) * (4 if fault is Fault.LATENCY else 40)
     assert put_file(upload, "a", data).status_code == 201
     with run_fault_proxy(mongod.port) as wire:
@@ -78,7 +77,7 @@ def test_reading_on_a_bad_wire_to_mongodb(
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_files_on_a_bad_wire_to_redis(
+def test_files_are_served_while_the_redis_network_fails(
     start_service: StartService,
     mongod: ServerProcess,
     redis_server: ServerProcess,
@@ -86,7 +85,7 @@ def test_files_on_a_bad_wire_to_redis(
     database_name: str,
     fault: Fault,
 ) -> None:
-    """Written and read as before, and ready: what cannot be told is told later, what cannot be heard is not remembered."""
+    """Written and read as before, and ready: events are published later, and nothing is cached without invalidations."""
     del redis_url
     with run_fault_proxy(redis_server.port) as wire:
         env = storage_env(mongod, f"redis://127.0.0.1:{wire.port}/0", database_name, GRIDCAST_GC_INTERVAL="0.3")
@@ -99,7 +98,7 @@ def test_files_on_a_bad_wire_to_redis(
             began = time.monotonic()
             assert put_file(upload, "a", content).status_code == 200
             assert time.monotonic() - began < 10
-        # A reader that trusts its memory does so for a second at most.
+        # A reader uses its cached metadata for a second at most.
         plain = f"{stream.url}/file/stream?filename=a"
         eventually(lambda: httpx.get(plain, timeout=20).content == content, 5)
         assert upload.is_ready()
@@ -112,10 +111,10 @@ def test_files_on_a_bad_wire_to_redis(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_sockets_on_a_bad_wire_to_redis(
+async def test_sockets_survive_redis_network_faults(
     start_service: StartService, dedicated_redis: ServerProcess, fault: Fault
 ) -> None:
-    """They stay, pushes are refused in time or go through, and afterwards the same connection hears again."""
+    """They stay open, pushes are rejected in time or succeed, and afterwards the same connection receives events again."""
     async with contextlib.AsyncExitStack() as opened:
         wire = opened.enter_context(run_fault_proxy(dedicated_redis.port))
         service = start_service("services.socket", GRIDCAST_REDIS_URL=f"redis://127.0.0.1:{wire.port}/0")
@@ -144,7 +143,7 @@ def exit_stack() -> Iterator[contextlib.ExitStack]:
         yield crowd
 
 
-def test_reading_with_few_descriptors(
+def test_reading_survives_descriptor_exhaustion(
     start_service: StartService,
     mongod: ServerProcess,
     redis_url: str,
@@ -152,7 +151,7 @@ def test_reading_with_few_descriptors(
     exit_stack: contextlib.ExitStack,
     tmp_path: Path,
 ) -> None:
-    """Case 101: 64 descriptors and 100 connections. Who gets in is served; afterwards all is well."""
+    """Case 101: 64 descriptors and 100 connections. Accepted connections are served; afterwards all connections are."""
     del tmp_path
     env = storage_env(mongod, redis_url, database_name)
     upload, stream = start_service("services.upload", **env), start_service("services.stream", **env)

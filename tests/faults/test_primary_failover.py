@@ -1,27 +1,25 @@
-"""Case 94, mongod killed at each phase of an upload, and case 103, a primary that steps down in the middle of uploads."""
+"""Case 94, mongod killed at each phase of an upload, and case 103, a primary that steps down during uploads."""
 
 import contextlib
 import os
-import socket
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import httpx
 import pymongo.errors
 import pytest
 
-from tests.support.databases import ServerProcess
-from tests.support.media_library import storage_env
-from tests.support.processes import ServiceProcess, StartService
+from tests.support.databases import ServerProcess, storage_env
+from tests.support.processes import StartService
 from tests.support.replica_set import ReplicaSet, run_replica_set
+from tests.support.sizes import BATCH_SIZE, CHUNK_SIZE
 from tests.support.upload_client import (
-    BATCH_SIZE,
-    CHUNK_SIZE,
-    MongoInspector,
     TusUpload,
     open_inspector,
     put_file,
     repr_digest,
+    start_partial_put,
 )
 from tests.support.waiting import eventually
 
@@ -36,27 +34,15 @@ SIZE = 2 * BATCH_SIZE + CHUNK_SIZE + 5
 PHASES = {"begun": 0, "first-block": CHUNK_SIZE + 1, "first-batch": BATCH_SIZE + 1, "last-byte": SIZE - 1}
 
 
-def start_partial_put(service: ServiceProcess, name: str, data: bytes) -> socket.socket:
-    """A PUT of `SIZE` bytes of which only `data` is sent."""
-    connection = socket.create_connection(("127.0.0.1", service.port), timeout=40)
-    head = f"PUT /file/stream?filename={name} HTTP/1.1\r\nHost: a\r\nContent-Length: {SIZE}\r\n\r\n"
-    connection.sendall(head.encode() + data)
-    return connection
-
-
-def has_no_garbage(store: MongoInspector) -> bool:
-    return store.list_orphans() == [] and not any(one["uploads"] or one["doomed"] for one in store.list_documents())
-
-
 def test_mongod_is_killed_at_each_phase(
     start_service: StartService, dedicated_mongod: ServerProcess, redis_url: str
 ) -> None:
-    """One kill hits four uploads, each somewhere else. 201: the file is there, whole; else there is none and nothing of it."""
+    """One kill hits four uploads in different phases. 201: the file is stored whole; else nothing of it is stored."""
     service = start_service("services.upload", **storage_env(dedicated_mongod, redis_url, DATABASE, **SHORT_INTERVALS))
     data = {phase: os.urandom(SIZE) for phase in PHASES}
-    with open_inspector(dedicated_mongod.uri, DATABASE) as store, contextlib.ExitStack() as connections:
+    with open_inspector(dedicated_mongod.url, DATABASE) as store, contextlib.ExitStack() as connections:
         under_way = {
-            phase: connections.enter_context(start_partial_put(service, phase, data[phase][:sent]))
+            phase: connections.enter_context(start_partial_put(service, phase, SIZE, data[phase][:sent]))
             for phase, sent in PHASES.items()
         }
         eventually(
@@ -72,7 +58,7 @@ def test_mongod_is_killed_at_each_phase(
         print(told)
         assert set(told.values()) <= {b"201", b"503"}
         eventually(lambda: put_file(service, "after", b"x").status_code == 201, 10)
-        eventually(lambda: has_no_garbage(store), 30)
+        eventually(store.has_no_garbage, 30)
         files = {one["filename"]: one["current"] for one in store.list_documents()}
         for phase, status in told.items():
             assert (status == b"201") == (phase in files)
@@ -91,7 +77,7 @@ def replica_set(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet
 def test_the_primary_steps_down(
     start_service: StartService, replica_set: ReplicaSet, redis_url: str, times: int
 ) -> None:
-    """Connections stay and writes are refused, unlike after a kill. Nothing acknowledged is lost, nothing else is seen."""
+    """Connections stay and writes are rejected, unlike after a kill. Nothing acknowledged is lost, nothing else is visible."""
     database = f"{DATABASE}_{times}"
     env = {**SHORT_INTERVALS, "GRIDCAST_MONGODB_URI": replica_set.uri, "GRIDCAST_MONGODB_DATABASE": database}
     service = start_service("services.upload", **env, GRIDCAST_REDIS_URL=redis_url, GRIDCAST_MIN_FREE_SPACE="0")
@@ -105,6 +91,9 @@ def test_the_primary_steps_down(
             with contextlib.suppress(httpx.HTTPError):
                 told[name] = data, 0
                 told[name] = data, put_file(service, name, data, if_none_match="*").status_code
+
+    def has_stored_since(earlier_requests: int) -> bool:
+        return sum(status == 201 for _, status in [*told.values()][earlier_requests:]) > 3
 
     senders = [threading.Thread(target=send, args=(number,), daemon=True) for number in range(3)]
     for sender in senders:
@@ -121,7 +110,7 @@ def test_the_primary_steps_down(
                 with replica_set.connect_to(primary) as client, contextlib.suppress(pymongo.errors.AutoReconnect):
                     client.admin.command("replSetStepDown", 5, secondaryCatchUpPeriodSecs=4)
                 before = len(told)
-                eventually(lambda before=before: sum(s == 201 for _, s in [*told.values()][before:]) > 3, 60.0)
+                eventually(partial(has_stored_since, before), 60.0)
                 eventually(replica_set.is_healthy, 60.0)
         offset = eventually(lambda: tus.offset() or None, 40.0, "the resumable upload is known")
         assert tus.patch(offset, resumed[offset:]).headers["repr-digest"] == repr_digest(resumed)
@@ -129,7 +118,7 @@ def test_the_primary_steps_down(
     for sender in senders:
         sender.join(60)
     with open_inspector(replica_set.uri, database) as store:
-        eventually(lambda: has_no_garbage(store), 60.0, "the janitor has swept")
+        eventually(store.has_no_garbage, 60.0, "the janitor has swept")
         files = {one["filename"]: one["current"] for one in store.list_documents()}
         statuses = [status for _, status in told.values()]
         print({status: statuses.count(status) for status in set(statuses)})

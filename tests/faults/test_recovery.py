@@ -1,7 +1,7 @@
-"""P14, back by itself: MongoDB or Redis dies or falls silent under the whole stack, and comes back without anybody's hand.
+"""P14, recovery: MongoDB or Redis is killed or hangs under the whole stack and returns; nothing else is done.
 
-All is asked through the gateway. A server that refuses costs 503 within 3 s, a silent one within 10 s, always with Retry-After;
-sockets stay; within 5 s after the return everything is answered again; nothing leaves a traceback in a log.
+All requests go through the gateway. A server that refuses connections costs 503 within 3 s, a hanging one within 10 s, always with
+Retry-After; sockets stay open; within 5 s after the return every request succeeds again; no log has a traceback.
 """
 
 import asyncio
@@ -16,16 +16,16 @@ import pytest
 from deploy.local import databases
 from tests.support.databases import ServerProcess, run_server, small_mongod_program
 from tests.support.processes import show_log_on_failure
-from tests.support.stack import Stack, run_stack
-from tests.support.websocket_client import WebSocketClient, eventually_async
+from tests.support.stack import SERVICE_NAMES, Stack, run_stack
+from tests.support.waiting import eventually_async
+from tests.support.websocket_client import WebSocketClient
 
 pytestmark = pytest.mark.anyio
 
 OUTAGE_SECONDS = [5.0, pytest.param(60.0, marks=[pytest.mark.long, pytest.mark.timeout(300)])]
 REFUSED_DEADLINE, SILENT_DEADLINE, RECOVERY_DEADLINE = 3.0, 10.0, 5.0
 SLACK = 1.5
-"""For a machine that does other things meanwhile."""
-SERVICE_NAMES = ("gateway", "upload-1", "stream-1", "stream-2", "socket-1", "socket-2")
+"""Slack in seconds for a busy machine."""
 
 
 SendRequest = Callable[[], Awaitable[httpx.Response]]
@@ -44,7 +44,7 @@ class StackClient:
         return await self.http.put("/file/stream", params={"filename": name}, content=self.data)
 
     async def get(self, name: str = "a.bin") -> httpx.Response:
-        # A client that wants no remembered description: the database has to be asked.
+        # A client that wants no cached metadata: the database has to be queried.
         return await self.http.get("/file/stream", params={"filename": name}, headers={"Cache-Control": "no-cache"})
 
     async def list(self) -> httpx.Response:
@@ -70,10 +70,10 @@ class StackClient:
         return (await self.http.get("/readyz")).status_code == 200
 
     async def assert_push_is_received(self) -> None:
-        """Everyone hears a new push, on the connection that was there all the time.
+        """Every client receives a new push on the connection that it has had all the time.
 
-        A Redis that comes back empty takes pushes before each replica listens to it again. Who missed them is told so, and is
-        pushed to once more.
+        A Redis that returns empty accepts pushes before each replica is subscribed again. A client that missed them gets a resync
+        event, and the push is repeated once.
         """
         marker = uuid.uuid4().hex
         await self._push_and_receive(marker)
@@ -92,12 +92,12 @@ class StackClient:
 
 @pytest.fixture(scope="module")
 def dedicated_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, ServerProcess, ServerProcess]]:
-    """A stack on servers of its own; every test leaves it as it was."""
+    """A stack with its own databases; every test leaves it as it was."""
     folder = tmp_path_factory.mktemp("away")
     with contextlib.ExitStack() as opened:
         mongod = opened.enter_context(run_server(folder / "mongod", small_mongod_program))
         redis = opened.enter_context(run_server(folder / "redis", databases.redis_server))
-        env = {"MONGODB_URI": mongod.uri, "REDIS_URL": redis.url}
+        env = {"MONGODB_URI": mongod.url, "REDIS_URL": redis.url}
         stack = opened.enter_context(run_stack(folder / "data", "--sockets", "2", "--streams", "2", env=env))
         for name in SERVICE_NAMES:
             opened.enter_context(show_log_on_failure(stack.log_dir / f"{name}.log", name))
@@ -117,7 +117,7 @@ async def connect_clients(stack: Stack) -> AsyncIterator[StackClient]:
 
 @contextlib.asynccontextmanager
 async def outage(server: ServerProcess, *, silent: bool) -> AsyncIterator[float]:
-    """Without that server; gives the moment at which it went."""
+    """Stop that database for the block; yields the time at which it stopped."""
     if silent:
         server.pause()
     else:
@@ -128,11 +128,11 @@ async def outage(server: ServerProcess, *, silent: bool) -> AsyncIterator[float]
         if silent:
             server.resume()
         else:
-            server.start()  # in the main thread: a child dies with the thread that started it
+            server.start()  # in the main thread: a child exits with the thread that started it
 
 
 async def assert_all_unavailable(requests: list[SendRequest], timeout_seconds: float) -> None:
-    """Each is 503 with Retry-After in that time, all of them at once and again one after the other."""
+    """Each request is 503 with Retry-After within that time, all concurrently and again one after the other."""
 
     async def one(ask: SendRequest) -> float:
         began = time.monotonic()
@@ -150,7 +150,7 @@ async def assert_all_unavailable(requests: list[SendRequest], timeout_seconds: f
 
 
 async def assert_recovered(made: StackClient, since: float, checks: list[SendRequest]) -> None:
-    """Within 5 s everything is well. They all are asked again and again, as users do."""
+    """Within 5 s every request succeeds. They are repeated, as users do."""
 
     async def well() -> bool:
         answers = [await check() for check in checks]
@@ -164,7 +164,7 @@ async def assert_recovered(made: StackClient, since: float, checks: list[SendReq
 
 @pytest.mark.parametrize("silent", [False, True], ids=["killed", "silent"])
 @pytest.mark.parametrize("away", OUTAGE_SECONDS)
-async def test_mongodb_is_away(
+async def test_services_recover_from_a_mongodb_outage(
     dedicated_stack: tuple[Stack, ServerProcess, ServerProcess], away: float, silent: bool
 ) -> None:
     stack, mongod, _ = dedicated_stack
@@ -186,10 +186,10 @@ async def test_mongodb_is_away(
 
 @pytest.mark.parametrize("silent", [False, True], ids=["killed", "silent"])
 @pytest.mark.parametrize("away", OUTAGE_SECONDS)
-async def test_redis_is_away(
+async def test_services_recover_from_a_redis_outage(
     dedicated_stack: tuple[Stack, ServerProcess, ServerProcess], away: float, silent: bool
 ) -> None:
-    """Files are written and read as before; sockets stay, and hear of everything again."""
+    """Files are written and read as before; sockets stay open and receive events again."""
     stack, _, redis = dedicated_stack
     async with connect_clients(stack) as made:
         async with outage(redis, silent=silent) as began:

@@ -1,4 +1,4 @@
-"""A full disk under MongoDB (case 100): 507 before it is full; where it fills all the same, nothing acknowledged is lost."""
+"""A full disk under MongoDB (case 100): 507 before it is full; where it fills nevertheless, nothing acknowledged is lost."""
 
 import contextlib
 import hashlib
@@ -13,19 +13,19 @@ import httpx
 import pytest
 
 from deploy.local.processes import Program
-from tests.support.databases import ServerProcess, run_server, small_mongod_program
+from tests.support.databases import ServerProcess, run_server, small_mongod_program, storage_env
 from tests.support.processes import StartService
-from tests.support.upload_client import BATCH_SIZE, MongoInspector, open_inspector, put_file
+from tests.support.sizes import BATCH_SIZE, MIB
+from tests.support.upload_client import MongoInspector, open_inspector, put_file
 from tests.support.waiting import eventually
 
-MIB = 1024 * 1024
 SIZE = 800
 """MiB of the disk: a new mongod takes about 300 of them for its journal."""
 DATABASE = "test_full_disk"
 
 
 class TmpfsMount:
-    """A small tmpfs in a mount namespace of its own, which lives as long as the process that made it."""
+    """A small tmpfs in a mount namespace of its own, which exists as long as the process that made it."""
 
     def __init__(self, mount: Path) -> None:
         self.mount = mount
@@ -36,7 +36,7 @@ class TmpfsMount:
 
     @property
     def nsenter_command(self) -> tuple[str, ...]:
-        """What stands before a command that shall see the disk."""
+        """The prefix of a command that shall see the disk."""
         return (shutil.which("nsenter") or "", f"--mount=/proc/{self._holder.pid}/ns/mnt", "--")
 
     def run(self, *command: str) -> None:
@@ -75,9 +75,7 @@ def mongod(disk: TmpfsMount, tmp_path: Path) -> Iterator[ServerProcess]:
 @pytest.fixture
 def env(mongod: ServerProcess, redis_server: ServerProcess) -> dict[str, str]:
     return {
-        "GRIDCAST_MONGODB_URI": mongod.uri,
-        "GRIDCAST_MONGODB_DATABASE": DATABASE,
-        "GRIDCAST_REDIS_URL": redis_server.url,
+        **storage_env(mongod, redis_server.url, DATABASE),
         "GRIDCAST_LEASE_TTL": "2",
         "GRIDCAST_TOMBSTONE_TTL": "0",
         "GRIDCAST_SECOND_PURGE_DELAY": "0",
@@ -93,13 +91,13 @@ def assert_acknowledged_files_stored(store: MongoInspector, acknowledged: dict[s
 
 
 @pytest.mark.timeout(180)
-def test_507_before_the_disk_is_full_and_no_loss_when_it_is(
+def test_507_before_the_disk_is_full_and_no_loss_on_a_full_disk(
     start_service: StartService, env: dict[str, str], mongod: ServerProcess, disk: TmpfsMount
 ) -> None:
     acknowledged: dict[str, str] = {}
 
     def fill(url: str, prefix: str) -> int:
-        """Upload until it is refused; the refusal's status."""
+        """Upload until an upload is rejected; return its status."""
         for number in range(1000):
             data = os.urandom(2 * BATCH_SIZE)
             name = f"{prefix}{number}"
@@ -115,18 +113,18 @@ def test_507_before_the_disk_is_full_and_no_loss_when_it_is(
     careful = start_service("services.upload", **env, GRIDCAST_MIN_FREE_SPACE=str(250 * MIB))
     eventually(lambda: put_file(careful, "first", b"x").is_success)
     assert fill(careful.url, "careful") == 507
-    assert mongod.log_tail()  # it lives
-    with open_inspector(mongod.uri, DATABASE) as store:
+    assert mongod.log_tail()  # it is running
+    with open_inspector(mongod.url, DATABASE) as store:
         assert_acknowledged_files_stored(store, acknowledged)
     guarded = len(acknowledged)
     reckless = start_service("services.upload", **env, GRIDCAST_MIN_FREE_SPACE="0")
     assert fill(reckless.url, "reckless") in {0, 503, 507}
-    # mongod ends itself where its journal cannot be written; somebody gives it room and starts it again.
+    # mongod exits where its journal cannot be written; an operator frees space and starts it again.
     with contextlib.suppress(ProcessLookupError):
         mongod.kill()
     disk.run("mount", "-o", f"remount,size={2 * SIZE}m", str(disk.mount))
     mongod.start()
-    with open_inspector(mongod.uri, DATABASE) as store:
+    with open_inspector(mongod.url, DATABASE) as store:
         assert_acknowledged_files_stored(store, acknowledged)
         assert httpx.get(f"{reckless.url}/livez").status_code == 200
         eventually(lambda: put_file(reckless, "again", b"x").is_success, 15)

@@ -1,4 +1,4 @@
-"""One fault at a time, each with the answer that was promised: silence, a stop, a kill at every phase, wrong clocks."""
+"""One fault at a time, each with its specified response: a hanging database, a pause, a kill at every phase, skewed clocks."""
 
 import contextlib
 import os
@@ -14,18 +14,18 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.databases import ServerProcess
+from tests.support.databases import ServerProcess, storage_env
 from tests.support.fault_proxy import Fault, run_fault_proxy
-from tests.support.processes import ServiceProcess, StartService
+from tests.support.processes import StartService
+from tests.support.sizes import BATCH_SIZE, CHUNK_SIZE
 from tests.support.upload_client import (
-    BATCH_SIZE,
-    CHUNK_SIZE,
     MongoInspector,
     TusUpload,
     expect_problem,
     open_inspector,
     put_file,
     repr_digest,
+    start_partial_put,
 )
 from tests.support.waiting import eventually
 
@@ -35,9 +35,7 @@ DATABASE = "test_stops"
 @pytest.fixture
 def env(dedicated_mongod: ServerProcess, redis_server: ServerProcess) -> dict[str, str]:
     return {
-        "GRIDCAST_MONGODB_URI": dedicated_mongod.uri,
-        "GRIDCAST_MONGODB_DATABASE": DATABASE,
-        "GRIDCAST_REDIS_URL": redis_server.url,
+        **storage_env(dedicated_mongod, redis_server.url, DATABASE),
         "GRIDCAST_LEASE_TTL": "2",
         "GRIDCAST_TOMBSTONE_TTL": "0",
         "GRIDCAST_SECOND_PURGE_DELAY": "1",
@@ -47,34 +45,20 @@ def env(dedicated_mongod: ServerProcess, redis_server: ServerProcess) -> dict[st
 
 @pytest.fixture
 def inspector(dedicated_mongod: ServerProcess) -> Iterator[MongoInspector]:
-    with open_inspector(dedicated_mongod.uri, DATABASE) as store:
+    with open_inspector(dedicated_mongod.url, DATABASE) as store:
         yield store
 
 
-def start_partial_put(service: ServiceProcess, name: str, size: int, sent: bytes) -> socket.socket:
-    """A PUT of which only `sent` has been sent."""
-    connection = socket.create_connection(("127.0.0.1", service.port), timeout=30)
-    connection.sendall(
-        f"PUT /file/stream?filename={name} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode()
-    )
-    connection.sendall(sent)
-    return connection
-
-
-def has_no_garbage(store: MongoInspector) -> bool:
-    return store.list_orphans() == [] and not any(d["uploads"] or d["doomed"] for d in store.list_documents())
-
-
 def send_until_closed(connection: socket.socket, data: bytes) -> None:
-    """The other side refuses and closes somewhere on the way."""
+    """Send, although the other side may reject the request and close meanwhile."""
     with contextlib.suppress(OSError):
         connection.sendall(data)
 
 
-def test_a_writer_that_was_stopped_past_its_lease(
+def test_writer_paused_past_its_lease_is_fenced_off(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector
 ) -> None:
-    """It wakes up to find its upload reaped and the name another's: it neither commits nor deletes, nor leaves a chunk."""
+    """It resumes when its upload was collected and its name reused: it neither commits nor deletes, nor leaves a chunk."""
     stopped = start_service("services.upload", **{**env, "GRIDCAST_GC_INTERVAL": "0"})
     other = start_service("services.upload", **env)
     data = os.urandom(3 * BATCH_SIZE)
@@ -83,19 +67,19 @@ def test_a_writer_that_was_stopped_past_its_lease(
         stopped.child.send_signal(signal.SIGSTOP)
         assert put_file(other, "n", b"quick").status_code == 201
         eventually(lambda: inspector.count_chunks() == 1 and inspector.only_document()["uploads"] == [], 10)
-        # What comes now is in its socket when it wakes up.
+        # The rest of its body is in its socket when it resumes.
         sender = threading.Thread(target=send_until_closed, args=(connection, data[BATCH_SIZE + 5 :]), daemon=True)
         sender.start()
         stopped.child.send_signal(signal.SIGCONT)
         assert connection.recv(4096).startswith(b"HTTP/1.1 409 ")
-    eventually(lambda: has_no_garbage(inspector), 10)
+    eventually(inspector.has_no_garbage, 10)
     assert inspector.read_file(inspector.only_document()["current"]["file"]) == b"quick"
 
 
-def test_a_stopped_writer_of_a_resumable_upload(
+def test_paused_writer_of_a_resumable_upload_is_fenced_off(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector
 ) -> None:
-    """Another replica takes over and finishes; the one that wakes up changes nothing."""
+    """Another replica takes over and finishes; the one that resumes changes nothing."""
     stopped, other = (start_service("services.upload", **env) for _ in range(2))
     data = os.urandom(3 * BATCH_SIZE)
     tus = TusUpload(stopped, other)
@@ -110,11 +94,11 @@ def test_a_stopped_writer_of_a_resumable_upload(
         sender.start()
         stopped.child.send_signal(signal.SIGCONT)
         assert connection.recv(4096).startswith(b"HTTP/1.1 409 ")
-    eventually(lambda: has_no_garbage(inspector), 10)
+    eventually(inspector.has_no_garbage, 10)
     assert inspector.read_file(inspector.only_document()["current"]["file"]) == data
 
 
-def test_a_killed_service_leaves_nothing(
+def test_killed_service_leaves_no_garbage(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector
 ) -> None:
     """Case 97: within the lease and a minute; here the lease is two seconds."""
@@ -127,10 +111,10 @@ def test_a_killed_service_leaves_nothing(
     eventually(lambda: inspector.count_chunks() == 0 and inspector.list_documents() == [], 15)
 
 
-def test_silence_of_mongodb(
+def test_hanging_mongodb_times_out(
     start_service: StartService, env: dict[str, str], dedicated_mongod: ServerProcess, inspector: MongoInspector
 ) -> None:
-    """Case 95: 503 within 10 s for those under way and for new ones; afterwards all is well again within 5 s."""
+    """Case 95: 503 within 10 s for active and for new uploads; afterwards all succeed again within 5 s."""
     service = start_service("services.upload", **env)
     tus = TusUpload(service)
     tus.create(length=10)
@@ -168,7 +152,7 @@ def test_silence_of_mongodb(
     assert max(took) < 10
     eventually(lambda: put_file(service, "later", b"x").is_success, 5)
     assert tus.delete().status_code == 204
-    eventually(lambda: has_no_garbage(inspector), 20)
+    eventually(inspector.has_no_garbage, 20)
     assert "Traceback" not in service.log
 
 
@@ -197,18 +181,18 @@ def test_mongod_killed_around_the_commit(
         assert told[name] in {201, 503}
         assert current or told[name] != 201
         assert not current or inspector.read_file(current["file"]) == data
-    eventually(lambda: has_no_garbage(inspector), 15)
+    eventually(inspector.has_no_garbage, 15)
 
 
 @pytest.mark.parametrize("fault", [Fault.BLACK_HOLE, Fault.REFUSE, Fault.LATENCY])
-def test_a_broken_wire_to_mongodb(
+def test_upload_survives_mongodb_network_faults(
     start_service: StartService,
     env: dict[str, str],
     dedicated_mongod: ServerProcess,
     inspector: MongoInspector,
     fault: Fault,
 ) -> None:
-    """Case 96. Half a second of latency is no fault; the others are 503, and what arrives late changes nothing."""
+    """Case 96. Half a second of latency is no failure; the others are 503, and what arrives late changes nothing."""
     with run_fault_proxy(dedicated_mongod.port) as wire:
         service = start_service(
             "services.upload",
@@ -231,15 +215,15 @@ def test_a_broken_wire_to_mongodb(
         elif not answer.startswith(b"HTTP/1.1 201 "):
             assert answer.startswith(b"HTTP/1.1 503 ")
             eventually(lambda: put_file(service, "after", b"x").is_success, 10)
-        eventually(lambda: has_no_garbage(inspector), 20)
+        eventually(inspector.has_no_garbage, 20)
         assert "Traceback" not in service.log
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
-def test_a_wrong_clock_reaps_nothing(
+def test_skewed_clock_deletes_no_live_upload(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector, tmp_path: Path, hours: int
 ) -> None:
-    """Case 99: leases and expiries are by MongoDB's clock alone."""
+    """Case 99: leases and expiries use MongoDB's clock alone."""
     (tmp_path / "clock").mkdir()
     (tmp_path / "clock" / "sitecustomize.py").write_text(
         f"import time, datetime\nreal = time.time\ntime.time = lambda: real() + {hours * 3600}\n"
@@ -264,8 +248,10 @@ def test_a_wrong_clock_reaps_nothing(
     assert put_file(wrong, "m", b"x").status_code == 201
 
 
-def test_few_descriptors(start_service: StartService, env: dict[str, str], inspector: MongoInspector) -> None:
-    """Case 101: refused or served, never broken; afterwards all is well."""
+def test_descriptor_exhaustion_is_survived(
+    start_service: StartService, env: dict[str, str], inspector: MongoInspector
+) -> None:
+    """Case 101: rejected or served, never aborted; afterwards all succeed."""
     service = start_service("services.upload", **env)
     resource.prlimit(service.pid, resource.RLIMIT_NOFILE, (64, 64))
     held: list[socket.socket] = []
@@ -276,4 +262,4 @@ def test_few_descriptors(start_service: StartService, env: dict[str, str], inspe
         for connection in held:
             connection.close()
     eventually(lambda: put_file(service, "n", b"x" * CHUNK_SIZE).is_success, 10)
-    eventually(lambda: has_no_garbage(inspector), 10)
+    eventually(inspector.has_no_garbage, 10)

@@ -1,6 +1,7 @@
-"""Uploads while everything is killed, stopped and cut: nothing acknowledged is lost, nothing else is seen, nothing is left over.
+"""Uploads while everything is killed, paused and disconnected: nothing acknowledged is lost, no file is visible in
+part, no garbage is left.
 
-The seed is printed; GRIDCAST_FAULT_SEED repeats a run's requests and its faults (their moments depend on the machine).
+The seed is printed; FAULT_SEED repeats a run's requests and its faults (their moments depend on the machine).
 """
 
 import contextlib
@@ -8,8 +9,6 @@ import hashlib
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ from deploy.local.ports import free_ports
 from tests.support.databases import ServerProcess
 from tests.support.fault_proxy import Fault, FaultProxy, run_fault_proxy
 from tests.support.processes import ServiceProcess, run_service
-from tests.support.upload_client import MongoInspector, open_inspector
+from tests.support.upload_client import MongoInspector, open_inspector, run_garbage_collector
 from tests.support.upload_history import ConsistencyReader, History, UploadClient, find_violations
 from tests.support.waiting import eventually
 
@@ -35,7 +34,7 @@ SAMPLED_FILES = 50
 
 
 class RestartableService:
-    """A process of ours that can be killed and comes back at its address."""
+    """A service that can be killed and started again on the same port."""
 
     def __init__(self, module: str, folder: Path, env: dict[str, str]) -> None:
         (self.port,) = free_ports(1)
@@ -45,7 +44,7 @@ class RestartableService:
         self.start()
 
     def start(self) -> None:
-        ready = self._module != "gateway"  # which misses the services that this history has no need of
+        ready = self._module != "gateway"  # which misses the services that this history does not need
         again = run_service(self._module, self._folder, self._env, port=self.port, ready=ready)
         self.service = self._running.enter_context(again)
         eventually(lambda: httpx.get(f"{self.service.url}/livez").is_success, 30)
@@ -63,7 +62,7 @@ class RestartableService:
 
 
 class FaultScenario:
-    """mongod, a wire before it, two replicas, a wire before one of them, two gateways: and what can happen to them."""
+    """mongod, a fault proxy before it, two replicas, a fault proxy before one of them, two gateways: and the faults of each."""
 
     def __init__(
         self,
@@ -78,7 +77,7 @@ class FaultScenario:
         self.kills = Counter[str]()
 
     def urls(self) -> list[str]:
-        """Where clients go: half of them straight to a replica."""
+        """URLs for clients: half of them of a replica directly."""
         return [process.service.url for process in (*self.replicas, *self.gateways)]
 
     def kill_mongod(self) -> None:
@@ -111,7 +110,7 @@ class FaultScenario:
         self.mongod.resume()
 
     def stop_service(self) -> None:
-        """Past its lease: others reap what it holds, and it wakes up."""
+        """Pause a replica past its lease: others collect its upload, and it resumes."""
         replica = self.rng.choice(self.replicas)
         replica.send_signal(signal.SIGSTOP)
         time.sleep(self.rng.choice((0.3, LEASE + 2)))
@@ -123,7 +122,7 @@ class FaultScenario:
         wire.fault = self.rng.choice((Fault.LATENCY, Fault.LATENCY, Fault.BLACK_HOLE, Fault.REFUSE))
         time.sleep(self.rng.uniform(0.3, 2))
         if wire.fault is Fault.BLACK_HOLE and self.rng.random() < 0.5:
-            # What was under way arrives after all, when its senders are gone.
+            # Delayed bytes arrive after all, when their senders are gone.
             wire.close_connections(reset=False)
         wire.fault = Fault.NONE
 
@@ -165,11 +164,10 @@ def run_scenario(
 
 
 def collect_garbage_until_done(store: MongoInspector, env: dict[str, str], timeout_seconds: float) -> None:
-    """The janitor by itself until nothing is due any more."""
+    """Run the garbage collector until nothing is due."""
     deadline = time.monotonic() + timeout_seconds
-    command = [sys.executable, "-m", "services.upload.collect_garbage"]
     while True:
-        subprocess.run(command, env={**os.environ, **env}, check=True, timeout=60, capture_output=True)
+        run_garbage_collector(env)
         if not any(document["uploads"] or document["doomed"] for document in store.list_documents()):
             return
         left = [document for document in store.list_documents() if document["uploads"] or document["doomed"]]
@@ -178,7 +176,7 @@ def collect_garbage_until_done(store: MongoInspector, env: dict[str, str], timeo
 
 
 def find_misread_files(store: MongoInspector, env: dict[str, str], folder: Path, rng: random.Random) -> list[str]:
-    """What a stream service, started now, shows otherwise than it was acknowledged: whole files, and ranges of them."""
+    """Files that a stream service, started now, serves otherwise than acknowledged: whole files, and ranges of them."""
     files = [document for document in store.list_documents() if document["current"]]
     faults = []
     with run_service("services.stream", folder, env) as stream, httpx.Client(base_url=stream.url) as client:
@@ -205,18 +203,19 @@ def run_history(
 ) -> str:
     history = History()
     clients = [UploadClient(number, seed, scenario.urls(), history) for number in range(CLIENT_COUNT)]
-    with open_inspector(scenario.mongod.uri, DATABASE) as store:
+    with open_inspector(scenario.mongod.url, DATABASE) as store:
         reader = ConsistencyReader(store, seed)
-        for thread in (*clients, reader):
+        threads: list[UploadClient | ConsistencyReader] = [*clients, reader]
+        for thread in threads:
             thread.start()
         try:
             while not is_done(history):
                 time.sleep(scenario.rng.uniform(0.1, 1.0))
                 getattr(scenario, next(faults))()
         finally:
-            for thread in (*clients, reader):
+            for thread in threads:
                 thread.stop()
-            for thread in (*clients, reader):
+            for thread in threads:
                 thread.join(60)
         assert [client.error for client in clients if client.error] == []
         collect_garbage_until_done(store, env, 60)
@@ -236,7 +235,7 @@ def run_history(
 
 
 def choose_seed() -> int:
-    return int(os.environ.get("GRIDCAST_FAULT_SEED") or random.SystemRandom().randrange(2**32))
+    return int(os.environ.get("FAULT_SEED") or random.SystemRandom().randrange(2**32))
 
 
 ALL_FAULTS = [
@@ -254,7 +253,7 @@ def test_a_short_history_with_every_fault(
     print(f"seed {seed}")
     with run_scenario(dedicated_mongod, redis_server, tmp_path, seed) as (scene, env):
         deadline = time.monotonic() + 25
-        # Each fault once in an order of this seed, then whatever comes.
+        # Each fault once in an order given by the seed, then random ones.
         faults = chain(random.Random(seed).sample(ALL_FAULTS, len(ALL_FAULTS)), random_faults(scene, ALL_FAULTS))
         run_history(scene, env, tmp_path, seed, lambda _: time.monotonic() > deadline, faults)
 

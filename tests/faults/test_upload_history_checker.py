@@ -1,4 +1,4 @@
-"""The checker itself: each fault that it is there for, made by hand, is found; a sound store is not accused."""
+"""The checker itself: it detects each kind of violation, made by hand, and none in a consistent store."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from tests.support.upload_history import History, Operation, Outcome, find_viola
 
 @pytest.fixture
 def inspector(mongod: ServerProcess, database_name: str) -> Iterator[MongoInspector]:
-    with open_inspector(mongod.uri, database_name) as store:
+    with open_inspector(mongod.url, database_name) as store:
         yield store
 
 
@@ -41,7 +41,7 @@ def make_history(*operations: Operation) -> History:
     return found
 
 
-def test_a_sound_store_is_not_accused(inspector: MongoInspector) -> None:
+def test_consistent_store_has_no_violations(inspector: MongoInspector) -> None:
     insert_file(inspector, "0-1", b"a")
     insert_file(inspector, "own-0", b"second")
     told = make_history(
@@ -88,7 +88,7 @@ FAULTS: list[tuple[str, Callable[[MongoInspector, ObjectId], object], list[Opera
 
 
 @pytest.mark.parametrize(("fault", "more", "word"), [case[1:] for case in FAULTS], ids=[case[0] for case in FAULTS])
-def test_every_fault_is_found(
+def test_every_violation_is_detected(
     inspector: MongoInspector, fault: Callable[[MongoInspector, ObjectId], object], more: list[Operation], word: str
 ) -> None:
     file = insert_file(inspector, "0-1", b"a")
@@ -98,21 +98,23 @@ def test_every_fault_is_found(
     assert word in "; ".join(find_violations(told, inspector))
 
 
-def test_a_refused_file_that_is_there_is_found(inspector: MongoInspector) -> None:
+def test_stored_file_of_a_rejected_upload_is_detected(inspector: MongoInspector) -> None:
     insert_file(inspector, "0-1", b"a")
-    assert "is there" in "; ".join(
+    assert "is stored" in "; ".join(
         find_violations(make_history(make_operation("0-1", b"a", "fail", response="409")), inspector)
     )
-    assert "nobody sent" in "; ".join(find_violations(make_history(make_operation("0-1", b"b", "unknown")), inspector))
+    assert "no client sent" in "; ".join(
+        find_violations(make_history(make_operation("0-1", b"b", "unknown")), inspector)
+    )
 
 
-def test_a_word_that_was_not_the_last_is_found(inspector: MongoInspector) -> None:
+def test_stale_content_is_detected(inspector: MongoInspector) -> None:
     insert_file(inspector, "own-0", b"first")
     first, second = (
         make_operation("own-0", b"first", "ok", "replace"),
         make_operation("own-0", b"second", "ok", "replace"),
     )
-    assert "last word" in "; ".join(find_violations(make_history(first, second), inspector))
+    assert "last acknowledged" in "; ".join(find_violations(make_history(first, second), inspector))
     deleted = make_operation("own-0", b"", "ok", "delete")
-    assert "last word" in "; ".join(find_violations(make_history(first, deleted), inspector))
+    assert "last acknowledged" in "; ".join(find_violations(make_history(first, deleted), inspector))
     assert find_violations(make_history(first, make_operation("own-0", b"", "unknown", "delete")), inspector) == []

@@ -1,4 +1,4 @@
-"""Case 104: a wrong password for MongoDB or Redis. Not ready, which says why, and no secret in any log or answer."""
+"""Case 104: a wrong password for MongoDB or Redis. Not ready, with the reason, and no secret in any log or response."""
 
 import socket
 import time
@@ -6,19 +6,19 @@ import time
 import httpx
 import pytest
 
-from tests.support.databases import ServerProcess
+from tests.support.databases import ServerProcess, storage_env
 from tests.support.processes import ServiceProcess, StartService
 from tests.support.waiting import eventually
 
 SECRET = "x7-hidden-word"
 UNKNOWN_CREDENTIALS = f"gridcast:{SECRET}@"
 LOG_SETTLE_SECONDS = 3.0
-"""Seconds in which a service has tried again more than once."""
+"""Seconds in which a service has retried more than once."""
 
 
 @pytest.fixture
 def wrong_password_redis_url(dedicated_redis: ServerProcess) -> str:
-    """A Redis with another password than its clients have."""
+    """A Redis whose password differs from that of its clients."""
     with socket.create_connection(("127.0.0.1", dedicated_redis.port), timeout=5.0) as connection:
         connection.sendall(b"CONFIG SET requirepass another\r\n")
         assert connection.recv(64) == b"+OK\r\n"
@@ -40,13 +40,13 @@ def assert_secret_not_leaked(service: ServiceProcess, *answers: httpx.Response) 
 
 @pytest.mark.parametrize("driver", ["motor", "pymongo"])
 @pytest.mark.parametrize("module", ["services.upload", "services.stream"])
-def test_mongodb_does_not_know_us(
+def test_mongodb_rejects_the_credentials(
     start_service: StartService, mongod: ServerProcess, redis_url: str, module: str, driver: str
 ) -> None:
     service = start_service(
         module,
         ready=False,
-        GRIDCAST_MONGODB_URI=mongod.uri.replace("mongodb://", f"mongodb://{UNKNOWN_CREDENTIALS}"),
+        GRIDCAST_MONGODB_URI=mongod.url.replace("mongodb://", f"mongodb://{UNKNOWN_CREDENTIALS}"),
         GRIDCAST_REDIS_URL=redis_url,
         GRIDCAST_MONGODB_DRIVER=driver,
     )
@@ -61,15 +61,11 @@ def test_mongodb_does_not_know_us(
     assert_secret_not_leaked(service, ready, put, get)
 
 
-def test_redis_does_not_know_us(
+def test_redis_rejects_the_credentials(
     start_service: StartService, mongod: ServerProcess, database_name: str, wrong_password_redis_url: str
 ) -> None:
-    """No pushes and no sockets; files come and go as when Redis is unavailable."""
-    env = {
-        "GRIDCAST_MONGODB_URI": mongod.uri,
-        "GRIDCAST_MONGODB_DATABASE": database_name,
-        "GRIDCAST_REDIS_URL": wrong_password_redis_url,
-    }
+    """No pushes and no sockets; files are written and read as when Redis is unavailable."""
+    env = storage_env(mongod, wrong_password_redis_url, database_name)
     sockets = start_service("services.socket", ready=False, **env)
     upload, stream = start_service("services.upload", **env), start_service("services.stream", **env)
     eventually(lambda: is_alive(sockets), 20)

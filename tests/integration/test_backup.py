@@ -1,6 +1,6 @@
-"""Backup and restore, rehearsed: dump while uploads go on, wipe, restore; every file's SHA-256 is what it was.
+"""Backup and restore: dump during uploads, wipe, restore; every file's SHA-256 is unchanged.
 
-Three ways: the job of docker-compose.yml, MongoDB's own tools where they are installed, and a copy of a server at rest.
+Three ways: the job of docker-compose.yml, MongoDB's own tools where they are installed, and a copy of a stopped server.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -19,12 +19,12 @@ import pytest
 from bson.raw_bson import RawBSONDocument
 
 from deploy.containers import backup
+from deploy.local.processes import PROJECT_ROOT
 from tests.support.databases import ServerProcess
 from tests.support.processes import ServiceProcess, StartService
 from tests.support.upload_client import open_inspector
 
-ROOT = Path(__file__).resolve().parents[2]
-JOB = ROOT / "deploy/containers/backup.py"
+JOB = PROJECT_ROOT / "deploy/containers/backup.py"
 COLLECTIONS = ("media", "fs.files", "fs.chunks")
 
 
@@ -46,7 +46,7 @@ def back_up_with_job(verb: str, uri: str, database: str, folder: Path) -> None:
 
 
 def back_up_with_mongodump(verb: str, uri: str, database: str, folder: Path) -> None:
-    """`media` first and back last, as docs/operations.md says."""
+    """`media` is dumped first and restored last, as docs/operations.md says."""
     tool = "mongodump" if verb == "dump" else "mongorestore"
     if shutil.which(tool) is None:
         pytest.skip(f"{tool} is not installed")
@@ -62,7 +62,7 @@ def back_up_with_mongodump(verb: str, uri: str, database: str, folder: Path) -> 
 
 
 class StoredFiles:
-    """Files by name, written through the service, and what their bytes were."""
+    """Files by name, written through the service, and their bytes."""
 
     def __init__(self, start: StartService, uri: str, database: str, redis: str) -> None:
         self._start = start
@@ -105,7 +105,7 @@ def test_dump_wipe_restore(
     start_service: StartService,
     tmp_path: Path,
 ) -> None:
-    shelf = StoredFiles(start_service, mongod.uri, database_name, redis_url)
+    shelf = StoredFiles(start_service, mongod.url, database_name, redis_url)
     for number, size in enumerate([0, 1, 261_119, 261_120, 261_121, 3_000_000, 10_000_000]):
         shelf.put(f"file-{number}", size)
     before = dict(shelf.sha256_by_name)
@@ -120,15 +120,15 @@ def test_dump_wipe_restore(
     thread = threading.Thread(target=busy)
     thread.start()
     try:
-        tool("dump", mongod.uri, database_name, tmp_path / "dump")
+        tool("dump", mongod.url, database_name, tmp_path / "dump")
     finally:
         stop.set()
         thread.join(60)
     shelf.stop_services()
 
-    with open_inspector(mongod.uri, database_name) as store:
+    with open_inspector(mongod.url, database_name) as store:
         store.client.drop_database(database_name)
-        tool("restore", mongod.uri, database_name, tmp_path / "dump")
+        tool("restore", mongod.url, database_name, tmp_path / "dump")
         shelf.start_services()
         assert {name: shelf.read(name) for name in before} == before
         meanwhile = [name for name in shelf.sha256_by_name if name not in before]
@@ -141,30 +141,30 @@ def test_dump_wipe_restore(
             assert store.list_orphans() == []
 
 
-def test_a_restore_touches_no_database_that_is_in_use(
+def test_restore_refuses_a_database_with_data(
     mongod: ServerProcess, database_name: str, redis_url: str, start_service: StartService, tmp_path: Path
 ) -> None:
-    shelf = StoredFiles(start_service, mongod.uri, database_name, redis_url)
+    shelf = StoredFiles(start_service, mongod.url, database_name, redis_url)
     shelf.put("one", 1000)
-    back_up_with_job("dump", mongod.uri, database_name, tmp_path / "dump")
-    refused = run_job("restore", mongod.uri, database_name, tmp_path / "dump")
+    back_up_with_job("dump", mongod.url, database_name, tmp_path / "dump")
+    refused = run_job("restore", mongod.url, database_name, tmp_path / "dump")
     assert (refused.returncode, shelf.read("one")) == (1, shelf.sha256_by_name["one"])
     assert "is not empty" in refused.stderr
-    again = run_job("dump", mongod.uri, database_name, tmp_path / "dump")
+    again = run_job("dump", mongod.url, database_name, tmp_path / "dump")
     assert again.returncode == 1, "a dump never writes over another"
 
 
-def test_a_dump_that_was_cut_short_is_refused_before_anything_is_written(
+def test_truncated_dump_is_refused_before_anything_is_written(
     mongod: ServerProcess, database_name: str, redis_url: str, start_service: StartService, tmp_path: Path
 ) -> None:
-    shelf = StoredFiles(start_service, mongod.uri, database_name, redis_url)
+    shelf = StoredFiles(start_service, mongod.url, database_name, redis_url)
     shelf.put("one", 1000)
-    back_up_with_job("dump", mongod.uri, database_name, tmp_path / "dump")
+    back_up_with_job("dump", mongod.url, database_name, tmp_path / "dump")
     shelf.stop_services()
     (tmp_path / "dump" / database_name / "fs.chunks.bson").unlink()
-    with open_inspector(mongod.uri, database_name) as store:
+    with open_inspector(mongod.url, database_name) as store:
         store.client.drop_database(database_name)
-        refused = run_job("restore", mongod.uri, database_name, tmp_path / "dump")
+        refused = run_job("restore", mongod.url, database_name, tmp_path / "dump")
         assert refused.returncode == 1
         assert "fs.chunks.bson is missing" in refused.stderr
         assert store.client[database_name].list_collection_names() == []
@@ -173,7 +173,7 @@ def test_a_dump_that_was_cut_short_is_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     ("lost", "said"), [(0, "chunk 0 is missing"), (5, "chunk 5 is missing"), (11, "found 2872320 of 3000000 bytes")]
 )
-def test_a_file_with_a_lost_block_is_not_dumped_in_silence(
+def test_dump_reports_a_file_with_a_missing_chunk(
     mongod: ServerProcess,
     database_name: str,
     redis_url: str,
@@ -182,20 +182,20 @@ def test_a_file_with_a_lost_block_is_not_dumped_in_silence(
     lost: int,
     said: str,
 ) -> None:
-    shelf = StoredFiles(start_service, mongod.uri, database_name, redis_url)
+    shelf = StoredFiles(start_service, mongod.url, database_name, redis_url)
     shelf.put("one", 3_000_000)
     shelf.stop_services()
-    with open_inspector(mongod.uri, database_name) as store:
+    with open_inspector(mongod.url, database_name) as store:
         assert store.count_chunks() == 12
         file = store.only_document()["current"]["file"]
         store.db["fs.chunks"].delete_one({"files_id": file, "n": lost})
-    done = run_job("dump", mongod.uri, database_name, tmp_path / "dump")
+    done = run_job("dump", mongod.url, database_name, tmp_path / "dump")
     assert done.returncode == 1
     assert f"file {file}: {said}" in done.stderr
     assert list((tmp_path / "dump").rglob("*.bson")) == []
 
 
-def test_a_dump_comes_from_the_primary_whatever_the_address_says() -> None:
+def test_dump_reads_from_the_primary_despite_the_read_preference() -> None:
     address = "mongodb://127.0.0.1:1/?replicaSet=x&readPreference=secondaryPreferred"
     with pymongo.MongoClient[RawBSONDocument](address, document_class=RawBSONDocument, connect=False) as client:
         collections = backup.open_collections(client, "gridcast")
@@ -204,8 +204,8 @@ def test_a_dump_comes_from_the_primary_whatever_the_address_says() -> None:
 
 
 @pytest.fixture
-def rehearse_cold_copy(dedicated_mongod: ServerProcess, tmp_path: Path) -> Iterator[Callable[[], None]]:
-    """Stops the server, copies its files, loses them, puts the copy in their place, starts it."""
+def rehearse_cold_copy(dedicated_mongod: ServerProcess, tmp_path: Path) -> Callable[[], None]:
+    """Stop the server, copy its files, delete them, restore the copy, start the server."""
 
     def rehearse() -> None:
         dedicated_mongod.terminate()
@@ -217,13 +217,13 @@ def rehearse_cold_copy(dedicated_mongod: ServerProcess, tmp_path: Path) -> Itera
     return rehearse
 
 
-def test_a_copy_of_a_server_at_rest(
+def test_cold_copy_of_a_stopped_server(
     dedicated_mongod: ServerProcess, rehearse_cold_copy: Callable[[], None], redis_url: str, start_service: StartService
 ) -> None:
-    shelf = StoredFiles(start_service, dedicated_mongod.uri, "gridcast", redis_url)
+    shelf = StoredFiles(start_service, dedicated_mongod.url, "gridcast", redis_url)
     for number, size in enumerate([0, 261_121, 3_000_000]):
         shelf.put(f"file-{number}", size)
     rehearse_cold_copy()
-    with pymongo.MongoClient[dict[str, object]](dedicated_mongod.uri) as client:
+    with pymongo.MongoClient[dict[str, object]](dedicated_mongod.url) as client:
         client.admin.command("ping")
     assert {name: shelf.read(name) for name in shelf.sha256_by_name} == shelf.sha256_by_name

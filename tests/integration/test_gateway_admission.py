@@ -1,4 +1,4 @@
-"""The gateway's door: origins, CORS, rates, and how many tunnels."""
+"""Admission at the gateway: origins, CORS, rate limits, and the number of tunnels."""
 
 import asyncio
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def test_origins_cors_and_rates(start_service: StartService) -> None:
         assert from_("2.0.0.2", path="/livez")("status") == "200"
 
 
-def test_a_trusted_proxy_names_the_request(start_service: StartService) -> None:
+def test_request_id_of_a_trusted_proxy_is_kept(start_service: StartService) -> None:
     with run_upstream() as service:
         service.responder = respond_with(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
         gateway = start_service("gateway", **upstream_env(service), GRIDCAST_TRUSTED_PROXIES="127.0.0.1")
@@ -65,7 +65,7 @@ def test_a_trusted_proxy_names_the_request(start_service: StartService) -> None:
         eventually(lambda: gateway.log.count('"request_id": "abc-1"') >= 2, 5)
 
 
-def test_too_many_tunnels_and_a_foreign_page_are_refused_at_the_door(start_service: StartService) -> None:
+def test_connection_limit_and_foreign_origins_are_enforced_before_the_upstream(start_service: StartService) -> None:
     handshake = (
         b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"

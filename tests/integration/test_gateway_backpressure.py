@@ -1,4 +1,4 @@
-"""A tunnel on a connection whose client has not taken an answer from before: what the service sends does not heap up."""
+"""A tunnel on a connection whose client has not read an earlier response: what the service sends does not accumulate."""
 
 import asyncio
 import time
@@ -8,14 +8,15 @@ import pytest
 
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
+from gateway.websocket.handshake import ClientHandshake
 from gateway.websocket.relay import Tunnel
-from gateway.websocket.websocket_tunnel import ClientHandshake
 from tests.support.in_process_server import InProcessServer, serve_in_thread
-from tests.support.scripted_upstream import WEBSOCKET_HANDSHAKE, ReceivedRequest, ScriptedUpstream
+from tests.support.raw_sockets import WEBSOCKET_HANDSHAKE
+from tests.support.scripted_upstream import ReceivedRequest, ScriptedUpstream
 from tests.support.waiting import eventually
 
 PIPELINED_BYTES = 120_000
-"""Bytes of an answer that stands in the gateway's buffer as a whole: the first half of it is below the mark, the second above."""
+"""Bytes of a response that fits the gateway's buffer: its first half is below the high-water mark, the second above."""
 UPSTREAM_BYTES = 64 * 1024 * 1024
 
 
@@ -46,7 +47,7 @@ def find_tunnel(gateway: InProcessServer) -> Tunnel | None:
     return next((one for one in list(gateway.state.connections) if isinstance(one, Tunnel)), None)
 
 
-def test_who_does_not_read_loses_its_tunnel(
+def test_client_that_does_not_read_loses_its_tunnel(
     gateway: InProcessServer, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.websocket.relay.TUNNEL_SEND_TIMEOUT_SECONDS", 1.5)
@@ -63,7 +64,7 @@ def test_who_does_not_read_loses_its_tunnel(
         eventually(lambda: gateway.is_idle() and upstream.active_requests == 0, 5, "nothing is left of it")
 
 
-def test_who_reads_on_gets_it_all(gateway: InProcessServer) -> None:
+def test_client_that_resumes_reading_receives_everything(gateway: InProcessServer) -> None:
     with gateway.connect(b"GET /file HTTP/1.1\r\nHost: a\r\n\r\n") as client:
         eventually(lambda: gateway.state.total_requests == 1, 5)
         client.sendall(WEBSOCKET_HANDSHAKE)

@@ -1,4 +1,4 @@
-"""How connections end on our own server, straight and through the gateway: what was answered arrives, what broke off shows."""
+"""How connections end on our server, directly and through the gateway: responses arrive, truncation is visible."""
 
 import contextlib
 import socket
@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.processes import ServiceProcess, run_service
-from tests.support.scripted_upstream import open_connection, parse_statuses, receive_until_closed, receive_until_eof
+from tests.support.raw_sockets import receive_until_closed, receive_until_eof
+from tests.support.scripted_upstream import open_connection, parse_statuses
 
 REPETITIONS = 40
 SIZE = 8 * 1024 * 1024
@@ -34,8 +35,8 @@ def port(request: pytest.FixtureRequest, minimal_service: ServiceProcess, gatewa
     return minimal_service.port if request.param == "straight" else gateway.port
 
 
-def test_an_early_refusal_always_arrives_though_the_client_goes_on_sending(port: int) -> None:
-    """A server that closes with bytes unread resets the connection, and the reset destroys the answer on its way."""
+def test_early_rejection_arrives_while_the_client_keeps_sending(port: int) -> None:
+    """A server that closes with unread bytes resets the connection, and the reset destroys the response that is being sent."""
     head = b"PUT /file/stream?filename=a HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % SIZE
     for _ in range(REPETITIONS):
         with open_connection(port) as client:
@@ -52,7 +53,7 @@ def send_ignoring_errors(client: socket.socket, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("version", [b"1.1", b"1.0"])
-def test_an_answer_that_breaks_off_is_a_reset(port: int, version: bytes) -> None:
+def test_truncated_response_resets_the_connection(port: int, version: bytes) -> None:
     with open_connection(port) as client:
         client.sendall(b"GET /file?half HTTP/" + version + b"\r\nHost: a\r\n\r\n")
         assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
@@ -60,7 +61,7 @@ def test_an_answer_that_breaks_off_is_a_reset(port: int, version: bytes) -> None
             receive_until_eof(client)
 
 
-def test_a_kept_connection_is_kept(port: int) -> None:
+def test_keep_alive_connection_stays_open(port: int) -> None:
     with open_connection(port) as client:
         for _ in range(50):
             client.sendall(b"GET /file HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -69,14 +70,14 @@ def test_a_kept_connection_is_kept(port: int) -> None:
                 received += client.recv(65536)
 
 
-def test_line_ends_before_a_request_are_nothing(port: int) -> None:
+def test_empty_lines_before_a_request_are_ignored(port: int) -> None:
     with open_connection(port) as client:
         client.sendall(b"\r\n\r\nGET /file HTTP/1.1\r\nHost: a\r\n\r\n")
         assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_body_behind_an_answer_does_not_become_a_request(port: int) -> None:
-    """An answer that did not wait for its request's body: the body is thrown away, what follows it is answered."""
+def test_body_after_an_early_response_is_not_parsed_as_a_request(port: int) -> None:
+    """A response that did not wait for the body of its request: the body is discarded, the next request is served."""
     inner = b"GET /file?inner HTTP/1.1\r\nHost: a\r\n\r\n"
     with open_connection(port) as client:
         client.sendall(b"GET /file HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(inner) + inner)

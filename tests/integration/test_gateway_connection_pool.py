@@ -1,10 +1,11 @@
-"""The gateway's own HTTP client before a service that says what a test wants: which connections are kept, whose answer is whose."""
+"""The gateway's connection pool before a scripted upstream: which connections are reused, and that no responses are mixed up."""
 
 import asyncio
 
 import pytest
 
 from tests.support.processes import ServiceProcess
+from tests.support.raw_sockets import receive_until_closed
 from tests.support.scripted_upstream import (
     OK_RESPONSE,
     ReceivedRequest,
@@ -12,7 +13,6 @@ from tests.support.scripted_upstream import (
     open_connection,
     parse_statuses,
     read_body,
-    receive_until_closed,
     respond_with,
     send_raw,
     send_request,
@@ -26,7 +26,7 @@ UNSOLICITED_RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nstranger"
 
 @pytest.fixture
 def gateway(gateway: ServiceProcess, upstream: ScriptedUpstream) -> ServiceProcess:
-    """With one kept connection to the service, and no other."""
+    """A gateway with exactly one idle connection to the upstream."""
     upstream.responder = respond_with(OK_AND_CLOSE)
     for _ in range(5):
         assert send_request(gateway.port, "GET", "/file").status == 200
@@ -37,7 +37,7 @@ def gateway(gateway: ServiceProcess, upstream: ScriptedUpstream) -> ServiceProce
 
 
 def count_new_connections(gateway: ServiceProcess, service: ScriptedUpstream, times: int = 5) -> int:
-    """How many more of them the service sees after some requests."""
+    """The number of connections that the upstream gets for some requests."""
     before = service.connection_count
     for _ in range(times):
         assert send_request(gateway.port, "GET", "/file").body == b"ok"
@@ -57,7 +57,7 @@ def count_new_connections(gateway: ServiceProcess, service: ScriptedUpstream, ti
     ],
     ids=["length", "chunks and a trailer", "after interim ones", "to HEAD", "204", "304", "to an upload"],
 )
-def test_the_connection_is_kept_behind_an_answer(
+def test_upstream_connection_is_reused_after_a_response(
     gateway: ServiceProcess, upstream: ScriptedUpstream, method: str, raw: bytes
 ) -> None:
     upstream.responder = respond_with(raw)
@@ -81,14 +81,14 @@ def test_the_connection_is_kept_behind_an_answer(
     ],
     ids=["it says so", "HTTP/1.0", "another answer behind it", "noise behind it"],
 )
-def test_it_is_not_where_the_next_answer_might_not_be_the_next_requests(
+def test_connection_is_not_reused_after_an_ambiguous_response(
     gateway: ServiceProcess, upstream: ScriptedUpstream, raw: bytes
 ) -> None:
     upstream.responder = respond_with(raw)
     assert count_new_connections(gateway, upstream) == 4
 
 
-def test_an_answer_to_nothing_on_an_idle_connection_is_nobodys(
+def test_unsolicited_response_on_an_idle_connection_is_discarded(
     gateway: ServiceProcess, upstream: ScriptedUpstream
 ) -> None:
     async def more_later(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -105,7 +105,7 @@ def test_an_answer_to_nothing_on_an_idle_connection_is_nobodys(
     assert count_new_connections(gateway, upstream) == 1
 
 
-def test_an_answer_without_a_length_ends_with_its_connection(
+def test_response_without_a_length_ends_with_its_connection(
     gateway: ServiceProcess, upstream: ScriptedUpstream
 ) -> None:
     async def until_close(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -119,7 +119,7 @@ def test_an_answer_without_a_length_ends_with_its_connection(
 
 
 @pytest.mark.parametrize("early", [True, False])
-def test_a_body_that_was_not_sent_whole_costs_the_connection(
+def test_incompletely_sent_body_closes_the_upstream_connection(
     gateway: ServiceProcess, upstream: ScriptedUpstream, *, early: bool
 ) -> None:
     async def refuse(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -144,9 +144,7 @@ def test_a_body_that_was_not_sent_whole_costs_the_connection(
     assert count_new_connections(gateway, upstream) == (1 if early else 0)
 
 
-def test_two_users_at_once_have_two_connections_and_each_its_own_answer(
-    gateway: ServiceProcess, upstream: ScriptedUpstream
-) -> None:
+def test_concurrent_requests_use_separate_connections(gateway: ServiceProcess, upstream: ScriptedUpstream) -> None:
     async def echo(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.05 if "slow" in seen.target else 0.0)
         said = seen.target.encode()
@@ -162,10 +160,10 @@ def test_two_users_at_once_have_two_connections_and_each_its_own_answer(
         client.close()
 
 
-def test_a_service_that_came_back_is_asked_without_a_failure(
+def test_restarted_upstream_is_used_without_a_failed_request(
     gateway: ServiceProcess, upstream: ScriptedUpstream
 ) -> None:
-    """All kept connections have ended meanwhile."""
+    """All idle connections have ended meanwhile."""
     assert count_new_connections(gateway, upstream) == 0
     upstream.stop()
     upstream.start()
@@ -175,7 +173,7 @@ def test_a_service_that_came_back_is_asked_without_a_failure(
 
 @pytest.mark.parametrize("size", [1, 65_536, 3_000_001])
 @pytest.mark.parametrize("chunked", [True, False])
-def test_bodies_of_any_size_both_ways(
+def test_bodies_of_any_size_pass_in_both_directions(
     gateway: ServiceProcess, upstream: ScriptedUpstream, size: int, *, chunked: bool
 ) -> None:
     sent = bytes(range(256)) * (size // 256) + bytes(size % 256)
@@ -200,8 +198,8 @@ def test_bodies_of_any_size_both_ways(
     assert count_new_connections(gateway, upstream) == 0
 
 
-def test_a_request_behind_an_upload_on_the_same_connection(gateway: ServiceProcess, upstream: ScriptedUpstream) -> None:
-    """The parser is passed by for the upload's body: what stands behind it must be seen for what it is."""
+def test_request_after_an_upload_on_one_connection(gateway: ServiceProcess, upstream: ScriptedUpstream) -> None:
+    """The parser is bypassed for the body of an upload: bytes after it must still be parsed."""
     put = (
         b"PUT /file/stream HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n"
         + b"GET / HTTP/1.1\r\n\r\n" * 16_666

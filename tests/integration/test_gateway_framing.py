@@ -1,7 +1,7 @@
-"""Where does a request end? Raw bytes at the gateway, each case with a well-formed twin that must pass.
+"""Where a request ends: raw bytes to the gateway, each case with a well-formed twin that must pass.
 
-A case is refused and nothing of it reaches the service; behind it stands a second request, which must not be answered: after a
-request that two parsers may read differently the connection is at its end. The twin is answered, and so is what stands behind it.
+A case is rejected and nothing of it reaches the service; a second request after it must not be answered: after a request that two
+parsers may read differently the connection is closed. The twin is answered, and so is the request after it.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ ONE_CHUNK = b"\r\n3\r\nabc\r\n0\r\n\r\n"
 
 @dataclass(frozen=True)
 class FramingCase:
-    """Bytes that are refused with `status`, and the twin that is served and gives the service `body`."""
+    """Bytes that are rejected with `status`, and the twin that is served and gives the service `body`."""
 
     name: str
     raw: bytes
@@ -111,7 +111,7 @@ FRAMING_CASES = [
             b"ffffffffffffffffff\r\nabc",
         )
     ),
-    # Line ends and folding.
+    # Line endings and folding.
     FramingCase(
         "bare LF after the request line",
         b"GET /file?case HTTP/1.1\n" + HOST_HEADER + b"\r\n",
@@ -317,19 +317,19 @@ def test_there_are_enough_cases() -> None:
 
 
 @pytest.mark.parametrize("case", FRAMING_CASES, ids=lambda case: case.name)
-def test_a_request_with_two_readings_is_refused_and_ends_the_connection(
+def test_ambiguous_request_is_rejected_and_closes_the_connection(
     gateway: ServiceProcess, upstream: ScriptedUpstream, case: FramingCase
 ) -> None:
     upstream.reset()
     received = send_raw(gateway.port, case.raw + PIPELINED_REQUEST)
     assert [status for status in parse_statuses(received) if status != 100] == [case.status]
     assert b"application/problem+json" in received
-    # A body may be refused after its head was sent on; then the service must not have taken it for a whole request.
+    # A body may be rejected after its head was forwarded; then the service must not have parsed a complete request.
     assert not [seen for seen in upstream.requests if seen.complete or "behind" in seen.target]
 
 
 @pytest.mark.parametrize("case", FRAMING_CASES, ids=lambda case: case.name)
-def test_its_twin_is_served_and_so_is_what_follows(
+def test_unambiguous_twin_and_the_next_request_are_served(
     gateway: ServiceProcess, upstream: ScriptedUpstream, case: FramingCase
 ) -> None:
     upstream.reset()
@@ -340,7 +340,7 @@ def test_its_twin_is_served_and_so_is_what_follows(
     assert second.target == "/file?behind"
 
 
-def test_a_trailer_is_no_field(gateway: ServiceProcess, upstream: ScriptedUpstream) -> None:
+def test_trailers_do_not_become_headers(gateway: ServiceProcess, upstream: ScriptedUpstream) -> None:
     upstream.reset()
     trailers = b"X-Late: 1\r\nAuthorization: late\r\nX-Request-ID: late\r\nHost: late\r\n"
     send_raw(gateway.port, CHUNKED_HEAD + b"Connection: close\r\n\r\n3\r\nabc\r\n0\r\n" + trailers + b"\r\n")
@@ -350,7 +350,7 @@ def test_a_trailer_is_no_field(gateway: ServiceProcess, upstream: ScriptedUpstre
     assert seen.get_all("x-request-id") != ["late"]
 
 
-def test_an_upgrade_that_is_not_offered_is_ignored_and_the_connection_closed(
+def test_unsupported_upgrade_is_ignored_and_the_connection_closed(
     gateway: ServiceProcess, upstream: ScriptedUpstream
 ) -> None:
     upstream.reset()
@@ -368,8 +368,8 @@ def test_pipelined_requests_are_answered_in_turn(gateway: ServiceProcess, upstre
     assert [seen.target for seen in upstream.requests][:20] == [f"/file?{number}" for number in range(20)]
 
 
-def test_so_many_requests_may_wait_on_one_connection(gateway: ServiceProcess, upstream: ScriptedUpstream) -> None:
-    """The rest of them is not kept: a few connections would fill the memory."""
+def test_pipelined_requests_are_limited_per_connection(gateway: ServiceProcess, upstream: ScriptedUpstream) -> None:
+    """The others are not read: a few connections would fill the memory."""
     upstream.reset()
     raw = b"".join(b"GET /file?%d HTTP/1.1\r\nHost: a\r\n\r\n" % number for number in range(200))
     *answered, refused = parse_statuses(send_raw(gateway.port, raw))
@@ -379,7 +379,7 @@ def test_so_many_requests_may_wait_on_one_connection(gateway: ServiceProcess, up
     assert len(upstream.requests) == len(answered)
 
 
-def test_a_fault_behind_a_good_request_waits_for_its_turn(gateway: ServiceProcess, upstream: ScriptedUpstream) -> None:
+def test_error_for_a_pipelined_request_is_sent_in_order(gateway: ServiceProcess, upstream: ScriptedUpstream) -> None:
     upstream.reset()
     received = send_raw(
         gateway.port,

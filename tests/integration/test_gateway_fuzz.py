@@ -1,4 +1,4 @@
-"""Mutated requests at the gateway: whatever is sent, no 5xx, no traceback, and the service sees nothing that was not said.
+"""Mutated requests to the gateway: for every one, no 5xx, no traceback, and the upstream receives nothing that was not sent.
 
 One seed for a run, printed; the long form sends ten thousand.
 """
@@ -49,7 +49,7 @@ MUTATION_BYTES = [
 
 
 def mutate_request(rng: random.Random) -> bytes:
-    """One or two requests with a few bytes changed, taken out, doubled or put in."""
+    """One or two requests with a few bytes changed, removed, doubled or inserted."""
     raw = bytearray(b"".join(rng.choices(SEED_REQUESTS, k=rng.choice((1, 1, 2)))))
     for _ in range(rng.randint(1, 4)):
         at = rng.randrange(len(raw))
@@ -68,7 +68,7 @@ def mutate_request(rng: random.Random) -> bytes:
 
 
 async def send_and_receive(port: int, raw: bytes) -> bytes:
-    """What is said to `raw`, until nothing more is said for a moment."""
+    """What is received after sending `raw`, until nothing more arrives for a moment."""
     received = b""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     with contextlib.suppress(ConnectionError, TimeoutError):
@@ -107,7 +107,7 @@ async def _fuzz(gateway: ServiceProcess, service: ScriptedUpstream, count: int) 
         assert request.get_all("x-forwarded-for") == ["127.0.0.1"], (seed, request)
         assert not any("_" in name for name, _ in request.headers)
     assert not service.parse_errors, (seed, service.parse_errors)
-    # Most of them must get as far as the service, or they show nothing; so must refusals be many.
+    # Most of them must reach the service, or they show nothing; many must be rejected, too.
     assert told[200] > count // 10
     assert told[400] > count // 10
     assert "Traceback" not in gateway.log

@@ -1,22 +1,22 @@
-"""The gateway's HTTP side before small real services: routing, header fields, bodies, refusals."""
+"""The gateway before scripted upstreams: routing, headers, bodies, rejections."""
 
 import asyncio
 import re
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from tests.support.processes import ServiceProcess, run_service
+from tests.support.raw_sockets import receive_until_closed, receive_until_eof
 from tests.support.scripted_upstream import (
     ReceivedRequest,
     ScriptedUpstream,
     open_connection,
     parse_statuses,
     read_body,
-    receive_until_closed,
-    receive_until_eof,
     respond_with,
     run_upstream,
     send_raw,
@@ -72,7 +72,7 @@ def upload_upstream(upstreams: dict[str, ScriptedUpstream]) -> ScriptedUpstream:
         ("POST", "/sockets/ABC/messages?wait=1", "socket"),
     ],
 )
-def test_each_request_goes_to_its_service_as_it_came(
+def test_each_request_reaches_its_service_unchanged(
     gateway: ServiceProcess, upstreams: dict[str, ScriptedUpstream], method: str, target: str, service: str
 ) -> None:
     answer = send_request(gateway.port, method, target)
@@ -102,7 +102,7 @@ def test_an_unknown_path_is_404_and_a_wrong_method_405_with_allow_over_all_servi
     assert answer.json["status"] == 405
 
 
-def test_a_preflight_is_not_the_services_business(gateway: ServiceProcess, upload_upstream: ScriptedUpstream) -> None:
+def test_preflight_is_not_forwarded_upstream(gateway: ServiceProcess, upload_upstream: ScriptedUpstream) -> None:
     answer = send_request(
         gateway.port, "OPTIONS", "/file/tus", headers={"Access-Control-Request-Method": "POST", "Origin": "http://a"}
     )
@@ -110,7 +110,7 @@ def test_a_preflight_is_not_the_services_business(gateway: ServiceProcess, uploa
     assert not upload_upstream.requests
 
 
-def test_what_the_service_is_told_about_the_client(gateway: ServiceProcess, stream_upstream: ScriptedUpstream) -> None:
+def test_forwarded_headers_describe_the_client(gateway: ServiceProcess, stream_upstream: ScriptedUpstream) -> None:
     headers = {
         "Host": "media.example:8000",
         "Connection": "x-forwarded-for, X-Private",
@@ -134,9 +134,7 @@ def test_what_the_service_is_told_about_the_client(gateway: ServiceProcess, stre
     ]
 
 
-def test_a_client_of_http_1_0_need_not_say_whom_it_asks(
-    gateway: ServiceProcess, stream_upstream: ScriptedUpstream
-) -> None:
+def test_http_1_0_request_needs_no_host(gateway: ServiceProcess, stream_upstream: ScriptedUpstream) -> None:
     assert parse_statuses(send_raw(gateway.port, b"GET /file HTTP/1.0\r\n\r\n")) == [200]
     (seen,) = stream_upstream.requests
     assert seen.get_all("host") == seen.get_all("x-forwarded-host") == [f"127.0.0.1:{gateway.port}"]
@@ -148,7 +146,7 @@ def test_underscored_spellings_are_dropped(gateway: ServiceProcess, stream_upstr
     assert not any("_" in name for name, _ in stream_upstream.requests[0].headers)
 
 
-def test_what_the_client_is_told_by_the_service(gateway: ServiceProcess, stream_upstream: ScriptedUpstream) -> None:
+def test_response_headers_reach_the_client(gateway: ServiceProcess, stream_upstream: ScriptedUpstream) -> None:
     stream_upstream.responder = respond_with(
         b'HTTP/1.1 206 Partial Content\r\nContent-Length: 2\r\nETag: "a"\r\nX-Own: 1\r\nConnection: x-own\r\n'
         b"Location: http://10.0.0.7:8002/file/stream?x=1\r\nServer: secret\r\nDate: never\r\nKeep-Alive: timeout=5\r\n"
@@ -168,7 +166,9 @@ def test_what_the_client_is_told_by_the_service(gateway: ServiceProcess, stream_
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_arrives_whole(gateway: ServiceProcess, upload_upstream: ScriptedUpstream, *, chunked: bool) -> None:
+def test_request_body_arrives_complete(
+    gateway: ServiceProcess, upload_upstream: ScriptedUpstream, *, chunked: bool
+) -> None:
     body = bytes(range(256)) * 4096
     pieces = (body[at : at + 70_000] for at in range(0, len(body), 70_000))
     headers = {} if chunked else {"Content-Length": str(len(body))}
@@ -181,7 +181,7 @@ def test_a_body_arrives_whole(gateway: ServiceProcess, upload_upstream: Scripted
     )
 
 
-def test_an_empty_body_stays_one(gateway: ServiceProcess, upload_upstream: ScriptedUpstream) -> None:
+def test_empty_body_stays_empty(gateway: ServiceProcess, upload_upstream: ScriptedUpstream) -> None:
     assert (
         send_request(gateway.port, "POST", "/file/tus", headers={"Content-Length": "0", "Upload-Length": "5"}).status
         == 200
@@ -189,8 +189,8 @@ def test_an_empty_body_stays_one(gateway: ServiceProcess, upload_upstream: Scrip
     assert upload_upstream.requests[0].get("content-length") == "0"
 
 
-def test_an_answer_streams(gateway: ServiceProcess, stream_upstream: ScriptedUpstream) -> None:
-    """The second half is sent after the first was taken; who held that back would wait for ever."""
+def test_response_is_streamed(gateway: ServiceProcess, stream_upstream: ScriptedUpstream) -> None:
+    """The second half is sent after the first was received: a gateway that buffered would wait for ever."""
     heard = threading.Event()
 
     async def slowly(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -210,7 +210,7 @@ def test_an_answer_streams(gateway: ServiceProcess, stream_upstream: ScriptedUps
 
 
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
-def test_an_answer_without_a_length_is_chunked_for_those_who_know_chunks(
+def test_response_without_a_length_is_chunked_for_http_1_1_clients(
     gateway: ServiceProcess, stream_upstream: ScriptedUpstream, version: bytes
 ) -> None:
     stream_upstream.responder = respond_with(
@@ -225,7 +225,7 @@ def test_an_answer_without_a_length_is_chunked_for_those_who_know_chunks(
 @pytest.mark.parametrize(
     ("status", "line"), [(204, b"204 No Content"), (304, b"304 Not Modified\r\nContent-Length: 9")]
 )
-def test_answers_without_a_body(
+def test_responses_without_a_body(
     gateway: ServiceProcess, stream_upstream: ScriptedUpstream, status: int, line: bytes
 ) -> None:
     stream_upstream.responder = respond_with(b"HTTP/1.1 " + line + b"\r\n\r\n")
@@ -240,7 +240,7 @@ def test_head_keeps_the_length(gateway: ServiceProcess, stream_upstream: Scripte
     assert answer.headers["content-length"] == "12345"
 
 
-def test_a_redirect_is_not_followed(gateway: ServiceProcess, stream_upstream: ScriptedUpstream) -> None:
+def test_redirect_is_passed_through(gateway: ServiceProcess, stream_upstream: ScriptedUpstream) -> None:
     stream_upstream.responder = respond_with(
         b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/x\r\nContent-Length: 0\r\n\r\n"
     )
@@ -261,7 +261,7 @@ def test_a_redirect_is_not_followed(gateway: ServiceProcess, stream_upstream: Sc
     ],
     ids=["cl+te", "two cl", "gzip te", "1 MiB field", "5000 fields", "no http", "silence"],
 )
-def test_an_answer_that_is_none_becomes_502(
+def test_invalid_upstream_response_becomes_502(
     gateway: ServiceProcess, stream_upstream: ScriptedUpstream, raw: bytes
 ) -> None:
     async def answer(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -277,7 +277,7 @@ def test_an_answer_that_is_none_becomes_502(
 
 
 @pytest.mark.parametrize("head", [b"Content-Length: 100000", b"Transfer-Encoding: chunked"], ids=["length", "chunked"])
-def test_an_answer_that_breaks_off_resets_the_client(
+def test_truncated_upstream_response_resets_the_client(
     gateway: ServiceProcess, stream_upstream: ScriptedUpstream, head: bytes
 ) -> None:
     async def half(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -294,7 +294,7 @@ def test_an_answer_that_breaks_off_resets_the_client(
             receive_until_eof(client)
 
 
-def test_an_early_refusal_is_relayed_and_the_rest_not_read(
+def test_early_rejection_is_relayed_and_the_rest_of_the_body_not_read(
     gateway: ServiceProcess, upload_upstream: ScriptedUpstream
 ) -> None:
     async def refuse(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -312,7 +312,7 @@ def test_an_early_refusal_is_relayed_and_the_rest_not_read(
 
 
 @pytest.mark.parametrize("refused", [True, False])
-def test_expect_continue_is_the_services_decision(
+def test_expect_continue_is_decided_by_the_service(
     gateway: ServiceProcess, upload_upstream: ScriptedUpstream, *, refused: bool
 ) -> None:
     async def decide(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -341,13 +341,16 @@ def test_expect_continue_is_the_services_decision(
             assert upload_upstream.requests[0].body == b"hello"
 
 
-def test_a_client_that_goes_takes_its_request_with_it(
+def test_client_disconnect_cancels_the_upstream_request(
     gateway: ServiceProcess, stream_upstream: ScriptedUpstream, upload_upstream: ScriptedUpstream
 ) -> None:
     async def wait(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         del seen, writer
         while await reader.read(65536):
             pass
+
+    def has_active_requests(service: ScriptedUpstream, count: int) -> bool:
+        return service.active_requests == count
 
     stream_upstream.responder = upload_upstream.responder = wait
     for service, raw in (
@@ -356,13 +359,13 @@ def test_a_client_that_goes_takes_its_request_with_it(
     ):
         with open_connection(gateway.port) as client:
             client.sendall(raw)
-            eventually(lambda service=service: service.active_requests == 1, 5)
+            eventually(partial(has_active_requests, service, 1), 5)
         began = time.monotonic()
-        eventually(lambda service=service: service.active_requests == 0, 5)
+        eventually(partial(has_active_requests, service, 0), 5)
         assert time.monotonic() - began < 1.0
 
 
-def test_the_gateways_own_answers(gateway: ServiceProcess) -> None:
+def test_responses_of_the_gateway_itself(gateway: ServiceProcess) -> None:
     assert send_request(gateway.port, "GET", "/livez").status == 200
     ready = send_request(gateway.port, "GET", "/readyz")
     assert ready.json["checks"] == {"upload": "ok", "stream": "ok", "socket": "ok"}

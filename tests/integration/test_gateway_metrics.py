@@ -1,4 +1,4 @@
-"""What the gateway counts of its own decisions, as Prometheus scrapes it."""
+"""The gateway's own metrics, as Prometheus scrapes them."""
 
 import asyncio
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ class MetricsClient:
         return self._read().get((f"gridcast_{name}", frozenset(labels.items())), 0.0)
 
     def changed_counters(self) -> dict[str, float]:
-        """The gateway's own counters that are not what they were, by name and labels."""
+        """The gateway's own counters that have changed, by name and labels."""
         found = {}
         for (name, labels), value in self._read().items():
             more = value - self._baseline.get((name, labels), 0.0)
@@ -87,13 +87,13 @@ def gateway(
     return gateway, MetricsClient(port)
 
 
-def test_what_is_known_of_the_services(gateway: tuple[ServiceProcess, MetricsClient]) -> None:
+def test_upstream_states_are_exported(gateway: tuple[ServiceProcess, MetricsClient]) -> None:
     _, counts = gateway
     assert [counts.value("upstream_hosts", upstream=name) for name in ("upload", "stream", "socket")] == [1, 2, 1]
     assert counts.changed_counters() == {}
 
 
-def test_a_replica_that_is_away(
+def test_unreachable_replica_is_counted(
     gateway: tuple[ServiceProcess, MetricsClient], first_upstream: ScriptedUpstream
 ) -> None:
     service, counts = gateway
@@ -104,10 +104,10 @@ def test_a_replica_that_is_away(
     first_upstream.start()
 
 
-def test_a_request_that_is_asked_again(
+def test_retries_are_counted(
     gateway: tuple[ServiceProcess, MetricsClient], first_upstream: ScriptedUpstream, second_upstream: ScriptedUpstream
 ) -> None:
-    """Its kept connection ended, which is no fault; then the replica breaks off itself, which is one."""
+    """Its idle connection ended, which is no failure; then the replica aborts a response, which is one."""
     service, counts = gateway
 
     async def hang_up(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -123,7 +123,7 @@ def test_a_request_that_is_asked_again(
     assert counts.changed_counters() == {"upstream_retries_total stream": 2, "upstream_ejections_total stream": 1}
 
 
-def test_what_no_replica_answered(
+def test_gateway_errors_are_counted(
     gateway: tuple[ServiceProcess, MetricsClient], first_upstream: ScriptedUpstream, second_upstream: ScriptedUpstream
 ) -> None:
     service, counts = gateway
@@ -141,7 +141,7 @@ def test_what_no_replica_answered(
     }
 
 
-def test_tunnels_and_who_is_refused_one(
+def test_open_and_rejected_tunnels_are_counted(
     gateway: tuple[ServiceProcess, MetricsClient], second_upstream: ScriptedUpstream
 ) -> None:
     async def accept(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -163,7 +163,7 @@ def test_tunnels_and_who_is_refused_one(
     eventually(lambda: counts.value("websocket_tunnels") == 0, 5, "they are over")
 
 
-def test_who_asks_too_often(start_service: StartService, first_upstream: ScriptedUpstream) -> None:
+def test_rate_limited_requests_are_counted(start_service: StartService, first_upstream: ScriptedUpstream) -> None:
     (port,) = free_ports(1)
     gateway = start_service(
         "gateway",

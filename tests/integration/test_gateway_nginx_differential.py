@@ -1,6 +1,7 @@
-"""nginx as an oracle: asked the same before the same service, it and the gateway must read a request in the same way.
+"""nginx as an oracle: with the same bytes and the same upstream, it and the gateway must read a request in the same way.
 
-They may differ in what they refuse. What both let through, the service must have seen alike: method, target, body, and how many.
+They may differ in what they reject. Of what both forward, the upstream must have received the same: methods, targets, bodies and
+their number.
 """
 
 import contextlib
@@ -20,7 +21,8 @@ from services.common.errors import GridcastError
 from tests.integration.test_gateway_framing import FRAMING_CASES, FramingCase
 from tests.integration.test_gateway_fuzz import mutate_request
 from tests.support.processes import ServiceProcess, run_service
-from tests.support.scripted_upstream import ScriptedUpstream, open_connection, send_raw, upstream_env
+from tests.support.raw_sockets import accepts_connections
+from tests.support.scripted_upstream import ScriptedUpstream, send_raw, upstream_env
 from tests.support.waiting import eventually
 
 NGINX = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
@@ -54,7 +56,7 @@ def nginx(upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) 
     assert NGINX is not None
     process = subprocess.Popen([NGINX, "-e", f"{folder}/error.log", "-c", str(configuration), "-p", str(folder)])
     try:
-        eventually(lambda: open_connection(port).close() is None, 5, "nginx listens")
+        eventually(lambda: accepts_connections(port), 5, "nginx listens")
         yield port
     finally:
         process.terminate()
@@ -69,7 +71,7 @@ def gateway(upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory
 
 
 def requests_seen_by_upstream(port: int, raw: bytes, service: ScriptedUpstream) -> list[tuple[str, str, bytes]]:
-    """What the service saw whole; an empty query is none."""
+    """The complete requests that the upstream received; an empty query counts as none."""
     service.reset()
     with contextlib.suppress(ConnectionResetError, BrokenPipeError, TimeoutError):
         send_raw(port, raw, 5)
@@ -88,7 +90,7 @@ def test_the_twins_are_read_alike(
 
 
 def is_routed(request: tuple[str, str, bytes]) -> bool:
-    """Whether the gateway has somewhere to send it."""
+    """Return whether the gateway has a route for it."""
     method, target, body = request
     try:
         return bool(body) or match_route(method, unquote(target.partition("?")[0])).service != "gateway"
@@ -96,7 +98,7 @@ def is_routed(request: tuple[str, str, bytes]) -> bool:
         return False
 
 
-def test_mutants_that_both_let_through_are_read_alike(
+def test_mutants_accepted_by_both_are_read_alike(
     gateway: ServiceProcess, nginx: int, upstream: ScriptedUpstream
 ) -> None:
     seed = int(os.environ.get("SEED", "0")) or random.SystemRandom().randrange(1 << 32)
@@ -104,12 +106,12 @@ def test_mutants_that_both_let_through_are_read_alike(
     chance = random.Random(seed)
     compared = 0
     for _ in range(200):
-        # Not what only the gateway answers itself: a preflight, a WebSocket.
+        # Without requests that the gateway answers itself: a preflight, a WebSocket.
         raw = mutate_request(chance).replace(b"websocket", b"nothing").replace(b"Access-Control-", b"X-")
-        # Whatever the mutant is, this ends it: nobody waits for more.
+        # For any mutant, this ends it: neither server waits for more.
         raw += b"\r\n\r\n\x00" + PIPELINED_REQUEST
         ours, theirs = (requests_seen_by_upstream(port, raw, upstream) for port in (gateway.port, nginx))
-        # A request without a body that goes nowhere is refused, and those behind it are read all the same.
+        # A request without a body and without a route is rejected, and those after it are read nevertheless.
         theirs = [seen for seen in theirs if is_routed(seen)]
         both = min(len(ours), len(theirs))
         assert ours[:both] == theirs[:both], (seed, raw, ours, theirs)

@@ -1,4 +1,4 @@
-"""The gateway when somebody is too slow or says too much: clients and services that stall, bodies over the limit."""
+"""Timeouts and size limits of the gateway: clients and services that stall, bodies over the limit."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.process_stats import resident_memory
 from tests.support.processes import ServiceProcess
+from tests.support.raw_sockets import receive_until_closed, receive_until_eof
 from tests.support.scripted_upstream import (
     GET_AND_CLOSE,
     GET_REQUEST,
@@ -20,9 +22,6 @@ from tests.support.scripted_upstream import (
     open_connection,
     parse_statuses,
     read_body,
-    receive_until_closed,
-    receive_until_eof,
-    resident_memory,
     send_raw,
     send_request,
     wait_for_access_log,
@@ -36,7 +35,7 @@ def gateway(short_timeout_gateway: ServiceProcess, upstream: ScriptedUpstream) -
     return short_timeout_gateway
 
 
-def test_a_service_that_does_not_answer_is_504(gateway: ServiceProcess, upstream: ScriptedUpstream) -> None:
+def test_upstream_that_sends_no_response_is_504(gateway: ServiceProcess, upstream: ScriptedUpstream) -> None:
     upstream.responder = never_respond
     answer = send_request(gateway.port, "GET", "/file")
     assert answer.status == 504
@@ -45,7 +44,7 @@ def test_a_service_that_does_not_answer_is_504(gateway: ServiceProcess, upstream
     eventually(lambda: upstream.active_requests == 0, 2, "its connection is closed")
 
 
-def test_a_service_that_only_ever_says_wait_is_504(gateway: ServiceProcess, upstream: ScriptedUpstream) -> None:
+def test_upstream_that_sends_only_interim_responses_is_504(gateway: ServiceProcess, upstream: ScriptedUpstream) -> None:
     async def storm(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         del reader
         while seen.method == "GET":
@@ -63,7 +62,7 @@ def test_a_service_that_only_ever_says_wait_is_504(gateway: ServiceProcess, upst
     assert resident_memory(gateway.pid) - before < 8 * 1024 * 1024
 
 
-def test_after_an_upload_the_wait_is_longer(gateway: ServiceProcess, upstream: ScriptedUpstream) -> None:
+def test_response_header_timeout_is_longer_after_an_upload(gateway: ServiceProcess, upstream: ScriptedUpstream) -> None:
     async def verify(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_body(seen, reader)
         await asyncio.sleep(2)
@@ -73,14 +72,14 @@ def test_after_an_upload_the_wait_is_longer(gateway: ServiceProcess, upstream: S
     assert send_request(gateway.port, "PUT", "/file/stream?filename=a", b"x").status == 200
 
 
-def test_a_body_that_does_not_come_is_408(gateway: ServiceProcess, upstream: ScriptedUpstream) -> None:
+def test_missing_body_is_408(gateway: ServiceProcess, upstream: ScriptedUpstream) -> None:
     received = send_raw(gateway.port, b"PUT /file/stream HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc")
     assert parse_statuses(received) == [408]
     assert 1.0 <= wait_for_access_log(gateway, 408)[0]["duration"] < 2.0
     assert not upstream.requests[0].complete
 
 
-def test_a_body_of_a_few_bytes_now_and_then_is_408_and_a_slow_one_that_moves_is_not(
+def test_stalling_body_is_408_and_a_slow_steady_body_is_not(
     gateway: ServiceProcess, upstream: ScriptedUpstream
 ) -> None:
     for piece, expected in ((b"a" * 10, 408), (b"a" * 1500, 200)):
@@ -97,7 +96,7 @@ def test_a_body_of_a_few_bytes_now_and_then_is_408_and_a_slow_one_that_moves_is_
     assert upstream.requests[1].complete
 
 
-def test_a_service_that_takes_no_more_is_504(gateway: ServiceProcess, upstream: ScriptedUpstream) -> None:
+def test_upstream_that_stops_reading_is_504(gateway: ServiceProcess, upstream: ScriptedUpstream) -> None:
     async def stuck(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         del seen, reader
         writer.transport.pause_reading()  # type: ignore[attr-defined]
@@ -111,7 +110,7 @@ def test_a_service_that_takes_no_more_is_504(gateway: ServiceProcess, upstream: 
         sending.start()
         received = receive_until_closed(client)
         sending.join()
-    # What the kernel's buffers hold counts as taken, so it may as well have been the answer that did not come.
+    # Bytes in the kernel's buffers count as received, so either timeout may have expired.
     assert parse_statuses(received) in ([504], [408])
 
 
@@ -120,7 +119,7 @@ def send_chunk(client: socket.socket, size: int) -> None:
         client.sendall(b"%x\r\n" % size + b"a" * size + b"\r\n")
 
 
-def test_a_service_that_stops_in_its_answer_resets_the_client(
+def test_upstream_that_stalls_in_its_response_resets_the_client(
     gateway: ServiceProcess, upstream: ScriptedUpstream
 ) -> None:
     async def half(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -137,7 +136,7 @@ def test_a_service_that_stops_in_its_answer_resets_the_client(
     assert 1.0 <= line["duration"] < 2.0
 
 
-def test_a_reader_that_takes_nothing_is_ended(gateway: ServiceProcess, upstream: ScriptedUpstream) -> None:
+def test_client_that_reads_nothing_is_disconnected(gateway: ServiceProcess, upstream: ScriptedUpstream) -> None:
     async def flood(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         del seen, reader
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
@@ -152,8 +151,8 @@ def test_a_reader_that_takes_nothing_is_ended(gateway: ServiceProcess, upstream:
         eventually(lambda: upstream.active_requests == 0, 5, "the service is freed")
 
 
-def test_nothing_is_left_of_readers_that_take_nothing(gateway: ServiceProcess, upstream: ScriptedUpstream) -> None:
-    """Of many sizes: some end in the system's buffers, some in the gateway's own, and there the next request waits behind them."""
+def test_stalled_readers_leave_no_resources(gateway: ServiceProcess, upstream: ScriptedUpstream) -> None:
+    """Of many sizes: some end in the kernel's buffers, some in the gateway's, where the next request waits behind them."""
 
     async def much(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         del reader
@@ -196,8 +195,8 @@ def test_a_plain_body_has_a_small_limit(gateway: ServiceProcess, upstream: Scrip
     assert [seen for seen in upstream.requests if seen.target == "/sockets/messages"] == []
 
 
-def test_many_heads_of_one_byte_a_second_are_ended_and_others_served(gateway: ServiceProcess) -> None:
-    """500 of them; their clock is the server's own ten seconds, so this test takes that long."""
+def test_slow_headers_are_timed_out_while_others_are_served(gateway: ServiceProcess) -> None:
+    """500 of them; their timeout is the server's ten seconds, so this test takes that long."""
     opened = time.time()
     slow = [open_connection(gateway.port, 20) for _ in range(500)]
     took: list[float] = []

@@ -1,4 +1,4 @@
-"""The gateway when services are away, die, come back or hang, and when it stops itself."""
+"""The gateway when upstreams are unreachable, die, return or hang, and its own shutdown."""
 
 import asyncio
 import contextlib
@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 
 from deploy.local.ports import free_ports
+from tests.support.process_stats import resident_memory
 from tests.support.processes import ServiceProcess, StartService
+from tests.support.raw_sockets import WEBSOCKET_HANDSHAKE, receive_until_closed
 from tests.support.scripted_upstream import (
     GET_AND_CLOSE,
     GET_REQUEST,
     OK_RESPONSE,
-    WEBSOCKET_HANDSHAKE,
     ReceivedRequest,
     Responder,
     ScriptedUpstream,
@@ -28,8 +29,6 @@ from tests.support.scripted_upstream import (
     open_connection,
     parse_statuses,
     read_body,
-    receive_until_closed,
-    resident_memory,
     respond_ok,
     respond_with,
     run_upstream,
@@ -49,7 +48,7 @@ def gateway(short_timeout_gateway: ServiceProcess, upstream: ScriptedUpstream) -
     return short_timeout_gateway
 
 
-def test_nobody_there_is_502_within_three_seconds(start_service: StartService) -> None:
+def test_no_listening_replica_is_502_within_three_seconds(start_service: StartService) -> None:
     (port,) = free_ports(1)
     gateway = start_service("gateway", ready=False, GRIDCAST_STREAM_URLS=f"http://127.0.0.1:{port}")
     eventually(lambda: "running on" in gateway.log, 10)
@@ -67,10 +66,10 @@ def test_nobody_there_is_502_within_three_seconds(start_service: StartService) -
 @pytest.mark.parametrize(
     ("method", "body", "status", "times"), [("GET", None, 200, 2), ("DELETE", None, 502, 1), ("PUT", b"x", 502, 1)]
 )
-def test_a_connection_that_went_stale(
+def test_stale_connection_is_replaced(
     gateway: ServiceProcess, upstream: ScriptedUpstream, method: str, body: bytes | None, status: int, times: int
 ) -> None:
-    """A service that closes a kept connection as the next request arrives: asked again where nothing can happen twice."""
+    """An upstream that closes an idle connection as the next request arrives: retried where the request is safe to repeat."""
 
     async def once(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(upstream.requests) == 2:
@@ -88,8 +87,8 @@ def test_a_connection_that_went_stale(
     assert len([seen for seen in upstream.requests if seen.method == method and "filename" in seen.target]) == times
 
 
-def test_a_replica_that_dies_late_over_a_safe_request(start_service: StartService) -> None:
-    """The other one is asked: what counts against the time for connecting is connecting."""
+def test_safe_request_is_retried_after_a_late_disconnect(start_service: StartService) -> None:
+    """The other one gets the request: only connecting counts against the connect timeout."""
 
     async def die(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(2)
@@ -109,7 +108,7 @@ def test_a_replica_that_dies_late_over_a_safe_request(start_service: StartServic
 async def reset_connection(
     request: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
-    """Takes the request, then resets the connection."""
+    """Reads the request, then resets the connection."""
     del request, reader
     writer.transport.abort()
 
@@ -117,7 +116,7 @@ async def reset_connection(
 async def respond_without_http(
     request: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
-    """Answers in no HTTP."""
+    """Responds with bytes that are no HTTP."""
     del request, reader
     writer.write(b"220 ready\r\n\r\n")
     await writer.drain()
@@ -125,10 +124,10 @@ async def respond_without_http(
 
 @pytest.mark.parametrize("broken", [reset_connection, respond_without_http])
 @pytest.mark.parametrize("raw", [GET_AND_CLOSE, PUT_REQUEST, WEBSOCKET_HANDSHAKE], ids=["GET", "PUT", "WebSocket"])
-def test_a_replica_that_takes_connections_and_answers_nothing(
+def test_replica_that_accepts_and_never_responds_is_ejected(
     start_service: StartService, broken: Responder, raw: bytes
 ) -> None:
-    """It is put aside: without work, it would have the fewest requests in flight, and get the next one."""
+    """It is ejected: otherwise it would have the fewest requests in flight, and get the next one."""
     with run_upstream() as bad, run_upstream() as good:
         gateway = start_service("gateway", **upstream_env(bad, good))
         bad.responder = broken
@@ -140,7 +139,7 @@ def test_a_replica_that_takes_connections_and_answers_nothing(
         assert '"upstream ejected"' in gateway.log
 
 
-def test_a_kept_connection_that_has_ended_is_no_fault_of_its_replica(start_service: StartService) -> None:
+def test_closed_keep_alive_connection_does_not_eject_its_replica(start_service: StartService) -> None:
     async def once(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(service.requests) % 2 == 0:
             writer.transport.abort()
@@ -157,7 +156,7 @@ def test_a_kept_connection_that_has_ended_is_no_fault_of_its_replica(start_servi
 
 @contextlib.contextmanager
 def unresponsive_url() -> Iterator[str]:
-    """The URL of somebody who takes no connection: a SYN is dropped."""
+    """The URL of a port that accepts no connection: a SYN is dropped."""
     with socket.socket() as full, contextlib.ExitStack() as waiting:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -169,7 +168,7 @@ def unresponsive_url() -> Iterator[str]:
         yield f"http://127.0.0.1:{full.getsockname()[1]}"
 
 
-def test_many_that_accept_no_connection_are_502_within_three_seconds(start_service: StartService) -> None:
+def test_unconnectable_replicas_are_502_within_three_seconds(start_service: StartService) -> None:
     """For a WebSocket as well."""
     with contextlib.ExitStack() as holes:
         urls = ",".join(holes.enter_context(unresponsive_url()) for _ in range(8))
@@ -181,7 +180,7 @@ def test_many_that_accept_no_connection_are_502_within_three_seconds(start_servi
             assert time.monotonic() - began < 3
 
 
-def test_one_of_two_replicas_dies_under_load_and_comes_back(start_service: StartService) -> None:
+def test_one_of_two_replicas_is_killed_and_restarted_under_load(start_service: StartService) -> None:
     with run_upstream() as first, run_upstream() as second:
         gateway = start_service("gateway", **upstream_env(first, second))
         stop = threading.Event()
@@ -216,8 +215,8 @@ def test_one_of_two_replicas_dies_under_load_and_comes_back(start_service: Start
         assert gateway.log.count('"upstream ejected"') >= 1
 
 
-def test_a_replica_is_back_for_uploads_that_take_their_time(start_service: StartService) -> None:
-    """Each is under way for as long as the test: none of them is the trial that the others wait for."""
+def test_recovered_replica_gets_slow_uploads(start_service: StartService) -> None:
+    """Each is active for as long as the test: none of them is the health check that the others wait for."""
     head = b"PUT /file/stream?filename=a HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n"
     with run_upstream() as first, run_upstream() as second, contextlib.ExitStack() as uploads:
         gateway = start_service("gateway", **upstream_env(first, second))
@@ -234,8 +233,8 @@ def test_a_replica_is_back_for_uploads_that_take_their_time(start_service: Start
         assert first.active_requests == 4
 
 
-def test_a_replica_that_hangs_is_not_taken_for_one_that_is_back(start_service: StartService) -> None:
-    """Its connections are accepted by the system: it has to answer."""
+def test_hanging_replica_stays_ejected(start_service: StartService) -> None:
+    """The kernel accepts its connections: only a response proves that it works."""
     with run_upstream() as well, socket.socket() as hung:
         hung.bind(("127.0.0.1", 0))
         hung.listen(100)
@@ -252,7 +251,7 @@ def test_a_replica_that_hangs_is_not_taken_for_one_that_is_back(start_service: S
             time.sleep(0.05)
 
 
-def test_websockets_are_opened_while_a_replica_dies_and_comes_back(start_service: StartService) -> None:
+def test_websockets_open_while_a_replica_is_killed_and_restarted(start_service: StartService) -> None:
     async def accept(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
         await never_respond(seen, reader, writer)
@@ -290,7 +289,7 @@ def is_closed(client: socket.socket) -> bool:
         return False
 
 
-def test_a_replica_that_hangs_gets_no_more_than_its_share(start_service: StartService) -> None:
+def test_hanging_replica_gets_no_more_than_its_share(start_service: StartService) -> None:
     with run_upstream() as hanging, run_upstream() as well:
         gateway = start_service("gateway", **upstream_env(hanging, well))
         hanging.responder = never_respond
@@ -311,8 +310,8 @@ def test_a_replica_that_hangs_gets_no_more_than_its_share(start_service: StartSe
 @pytest.mark.parametrize(
     "how", ["while the service takes nothing", "by a reset", "before a 100", "behind another request"]
 )
-def test_a_client_that_goes_away_is_not_worked_for(start_service: StartService, how: str) -> None:
-    """Within a second, whatever the gateway waits for."""
+def test_client_disconnect_stops_the_retries(start_service: StartService, how: str) -> None:
+    """Within a second, in every phase of the exchange."""
 
     async def stuck(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         del seen, reader
@@ -344,7 +343,7 @@ def test_a_client_that_goes_away_is_not_worked_for(start_service: StartService, 
         assert line["time"] - gone < 1
 
 
-def test_without_descriptors_it_refuses_and_recovers(start_service: StartService) -> None:
+def test_descriptor_exhaustion_rejects_requests_and_recovers(start_service: StartService) -> None:
     """Case 101: 64 descriptors and 200 connections."""
     with run_upstream() as service, contextlib.ExitStack() as crowd:
         gateway = start_service("gateway", **upstream_env(service))
@@ -359,12 +358,12 @@ def test_without_descriptors_it_refuses_and_recovers(start_service: StartService
         eventually(lambda: send_request(gateway.port, "GET", "/file").status == 200, 10, "it serves again")
 
 
-def test_without_descriptors_no_replica_is_to_blame(start_service: StartService) -> None:
+def test_descriptor_exhaustion_ejects_no_replica(start_service: StartService) -> None:
     with run_upstream() as service, contextlib.ExitStack() as clients:
         gateway = start_service("gateway", **upstream_env(service))
         service.responder = never_respond
         *busy, waiting, upgrading = [clients.enter_context(open_connection(gateway.port)) for _ in range(12)]
-        for client in busy:  # which takes all kept connections
+        for client in busy:  # which closes all idle connections
             client.sendall(GET_REQUEST)
         eventually(lambda: service.active_requests == len(busy), 5)
         service.responder = respond_ok
@@ -381,7 +380,7 @@ def test_without_descriptors_no_replica_is_to_blame(start_service: StartService)
         assert '"upstream ejected"' not in gateway.log
 
 
-def test_many_who_ask_for_the_document_at_once_ask_each_service_once(start_service: StartService) -> None:
+def test_concurrent_document_requests_fetch_each_service_once(start_service: StartService) -> None:
     async def slowly(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         del seen, reader
         await asyncio.sleep(0.5)
@@ -426,7 +425,7 @@ def test_at_sigterm_open_requests_are_finished_and_new_connections_refused(start
         assert "Traceback" not in gateway.log
 
 
-def test_at_the_end_of_the_drain_what_is_open_is_cut_and_says_so(start_service: StartService) -> None:
+def test_open_requests_are_aborted_and_logged_at_the_shutdown_timeout(start_service: StartService) -> None:
     with run_upstream() as service:
         service.responder = never_respond
         gateway = start_service("gateway", GRIDCAST_SHUTDOWN_TIMEOUT="1", **upstream_env(service))
@@ -441,7 +440,7 @@ def test_at_the_end_of_the_drain_what_is_open_is_cut_and_says_so(start_service: 
 
 
 @pytest.mark.long
-def test_gigabytes_leave_memory_as_it_was(start_service: StartService) -> None:
+def test_memory_stays_flat_over_gigabytes(start_service: StartService) -> None:
     """5 GiB up and 5 GiB down: at most 32 MiB more (P16)."""
     size = 5 * 1024**3
 

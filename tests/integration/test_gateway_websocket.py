@@ -1,4 +1,4 @@
-"""The gateway's tunnel before a real WebSocket server: what is said on one side is what is heard on the other."""
+"""The gateway's tunnel before a real WebSocket server: messages and close codes of one side arrive at the other."""
 
 import asyncio
 import contextlib
@@ -13,18 +13,12 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Close, Frame, Opcode
-from websockets.http11 import Response
+from websockets.http11 import Request, Response
 
+from tests.support.process_stats import resident_memory
 from tests.support.processes import ServiceProcess, run_service
-from tests.support.scripted_upstream import (
-    ReceivedRequest,
-    parse_statuses,
-    resident_memory,
-    run_upstream,
-    send_raw,
-    upstream_env,
-)
-from tests.support.waiting import eventually
+from tests.support.scripted_upstream import ReceivedRequest, parse_statuses, run_upstream, send_raw, upstream_env
+from tests.support.waiting import eventually, eventually_async
 
 pytestmark = pytest.mark.anyio
 
@@ -32,7 +26,7 @@ CLOSE_CODES = [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013,
 
 
 class EchoServer:
-    """A WebSocket service on a thread of its own: it echoes, or does what `handler` says, and notes how sockets ended."""
+    """A WebSocket service in a thread of its own: it echoes or runs `handler`, and records how its sockets ended."""
 
     def __init__(self) -> None:
         self.handler: Callable[[ServerConnection], Awaitable[None]] | None = None
@@ -76,12 +70,11 @@ class EchoServer:
             started.set()
             await self.stop.wait()
 
-    async def _health(self, connection: ServerConnection, request: object) -> object:
-        path = request.path  # type: ignore[attr-defined]
-        if path == "/readyz":
-            return connection.respond(200, "ok")  # type: ignore[arg-type]
-        if "refuse" in path:
-            return connection.respond(403, "not you")  # type: ignore[arg-type]
+    async def _health(self, connection: ServerConnection, request: Request) -> Response | None:
+        if request.path == "/readyz":
+            return connection.respond(200, "ok")
+        if "refuse" in request.path:
+            return connection.respond(403, "not you")
         return None
 
 
@@ -124,16 +117,8 @@ async def connect_client(
         yield connection
 
 
-async def eventually_async(check: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
-        while not check():  # noqa: ASYNC110 - what is waited for happens on another thread or in another process
-            await asyncio.sleep(0.01)
-
-
 @pytest.mark.parametrize("path", ["/", "/ws", "/ws?topics=a,b&meta=%7B%7D", "/?resume=x"])
-async def test_messages_come_back_as_they_were_sent(
-    gateway: ServiceProcess, echo_server: EchoServer, path: str
-) -> None:
+async def test_messages_are_echoed_unchanged(gateway: ServiceProcess, echo_server: EchoServer, path: str) -> None:
     async with connect_client(gateway, path) as connection:
         for message in ("héllo", b"\x00\xff", "", "x" * 70_000):
             await connection.send(message)
@@ -149,7 +134,7 @@ async def test_fragments_pings_and_pongs_pass(gateway: ServiceProcess) -> None:
             await asyncio.wait_for(await connection.ping(payload), 5)
 
 
-async def test_a_big_message_and_many_small_ones(gateway: ServiceProcess) -> None:
+async def test_large_message_and_many_small_ones_pass(gateway: ServiceProcess) -> None:
     async with connect_client(gateway) as connection:
         big = os.urandom(16 * 1024 * 1024)
         await connection.send(big)
@@ -165,7 +150,7 @@ async def test_a_big_message_and_many_small_ones(gateway: ServiceProcess) -> Non
         await sending
 
 
-async def test_the_compression_is_between_the_two_ends(gateway: ServiceProcess) -> None:
+async def test_compression_is_negotiated_end_to_end(gateway: ServiceProcess) -> None:
     async with connect_client(gateway, compression="deflate") as connection:
         assert not connection.protocol.extensions, "the service offers none"
 
@@ -174,10 +159,10 @@ async def test_the_compression_is_between_the_two_ends(gateway: ServiceProcess) 
 async def test_the_clients_close_code_arrives(gateway: ServiceProcess, echo_server: EchoServer, code: int) -> None:
     reason = "wärum" * 20
     async with connect_client(gateway) as connection:
-        # By hand: the library has rules of its own about who may send what.
+        # In raw bytes: the library refuses to send some of these.
         connection.transport.write(Frame(Opcode.CLOSE, Close(code, reason).serialize()).serialize(mask=True))
         await connection.wait_closed()
-    await eventually_async(lambda: echo_server.ended)
+    await eventually_async(lambda: echo_server.ended, 5)
     assert echo_server.ended == [(code, reason)]
 
 
@@ -196,16 +181,16 @@ async def test_the_services_close_code_arrives(gateway: ServiceProcess, echo_ser
     assert (connection.close_code, connection.close_reason) == (code, "because")
 
 
-async def test_a_close_without_a_code_stays_one(gateway: ServiceProcess, echo_server: EchoServer) -> None:
+async def test_close_without_a_code_has_none_at_the_other_end(gateway: ServiceProcess, echo_server: EchoServer) -> None:
     async with connect_client(gateway) as connection:
         connection.protocol.send_close()
         connection.send_data()
         await connection.wait_closed()
-    await eventually_async(lambda: echo_server.ended)
+    await eventually_async(lambda: echo_server.ended, 5)
     assert echo_server.ended == [(1005, "")]
 
 
-async def test_headers_of_the_handshake_are_rebuilt(gateway: ServiceProcess, echo_server: EchoServer) -> None:
+async def test_handshake_headers_are_rebuilt(gateway: ServiceProcess, echo_server: EchoServer) -> None:
     headers = {"X-Forwarded-For": "6.6.6.6", "X-Request-ID": "ws-1", "Origin": f"http://127.0.0.1:{gateway.port}"}
     async with connect_client(gateway, subprotocols=["cloudevents.json"], additional_headers=headers):
         pass
@@ -217,20 +202,20 @@ async def test_headers_of_the_handshake_are_rebuilt(gateway: ServiceProcess, ech
     assert f'"request_id": "{head["x-request-id"]}"' in gateway.log
 
 
-async def test_the_secret_of_the_query_is_not_logged(gateway: ServiceProcess) -> None:
+async def test_query_secret_is_not_logged(gateway: ServiceProcess) -> None:
     async with connect_client(gateway, "/ws?resume=geheim"):
         pass
-    await eventually_async(lambda: gateway.log.count('"message": "websocket tunnel"'))
+    await eventually_async(lambda: gateway.log.count('"message": "websocket tunnel"'), 5)
     assert "geheim" not in gateway.log
 
 
-async def test_a_refusal_of_the_service_arrives(gateway: ServiceProcess) -> None:
+async def test_handshake_rejection_of_the_service_reaches_the_client(gateway: ServiceProcess) -> None:
     refused = await connect_refused(gateway, "/ws?refuse")
     assert refused.status_code == 403
     assert refused.body == b"not you"
 
 
-async def test_nothing_behind_a_refused_handshake_reaches_the_service(gateway: ServiceProcess) -> None:
+async def test_bytes_after_a_rejected_handshake_do_not_reach_the_service(gateway: ServiceProcess) -> None:
     handshake = (
         b"GET /ws?refuse HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
@@ -247,7 +232,7 @@ async def test_an_upgrade_elsewhere_is_404(gateway: ServiceProcess) -> None:
 
 
 async def test_a_slow_client_pauses_the_service(gateway: ServiceProcess, echo_server: EchoServer) -> None:
-    """What the service can send to one that does not read is what the buffers on the way hold, and no more."""
+    """The bytes that a service can send to a client that does not read are those that the buffers in between hold."""
     sent = 0
 
     async def flood(connection: ServerConnection) -> None:
@@ -297,7 +282,7 @@ async def test_a_slow_service_pauses_the_client(gateway: ServiceProcess, echo_se
             await connection.send("more")
 
 
-async def test_a_service_that_dies_is_seen_as_1006(gateway: ServiceProcess, echo_server: EchoServer) -> None:
+async def test_upstream_abort_is_1006_at_the_client(gateway: ServiceProcess, echo_server: EchoServer) -> None:
     async def die(connection: ServerConnection) -> None:
         await connection.recv()
         connection.transport.abort()
@@ -310,14 +295,14 @@ async def test_a_service_that_dies_is_seen_as_1006(gateway: ServiceProcess, echo
     assert connection.close_code == 1006
 
 
-async def test_a_client_that_dies_is_seen_by_the_service(gateway: ServiceProcess, echo_server: EchoServer) -> None:
+async def test_client_abort_reaches_the_service(gateway: ServiceProcess, echo_server: EchoServer) -> None:
     async with connect_client(gateway) as connection:
         connection.transport.abort()
-        await eventually_async(lambda: echo_server.ended)
+        await eventually_async(lambda: echo_server.ended, 5)
     assert echo_server.ended[0][0] == 1006
 
 
-async def test_without_a_service_the_upgrade_is_refused(tmp_path_factory: pytest.TempPathFactory) -> None:
+async def test_upgrade_without_an_upstream_is_rejected(tmp_path_factory: pytest.TempPathFactory) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         env = {
@@ -325,13 +310,13 @@ async def test_without_a_service_the_upgrade_is_refused(tmp_path_factory: pytest
             for name in ("UPLOAD", "STREAM", "SOCKET")
         }
         with run_service("gateway", tmp_path_factory.mktemp("alone"), env, ready=False) as gateway:
-            await eventually_async(lambda: "running on" in gateway.log)
+            await eventually_async(lambda: "running on" in gateway.log, 5)
             refused = await connect_refused(gateway)
     assert refused.status_code == 502
     assert refused.headers["content-type"] == "application/problem+json"
 
 
-async def test_a_service_that_is_silent_in_the_handshake_does_not_hold_the_client(
+async def test_handshake_times_out_when_the_service_does_not_respond(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     async def hang_up(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

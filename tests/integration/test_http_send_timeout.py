@@ -12,7 +12,7 @@ from services.common.asgi import Receive, Scope, Send
 from services.common.server.connection import HTTPConnection
 from services.common.server.timeouts import with_send_timeout
 from tests.support.in_process_server import InProcessServer, serve_in_thread
-from tests.support.scripted_upstream import receive_until_closed
+from tests.support.raw_sockets import receive_until_closed
 from tests.support.waiting import eventually
 
 SEND_TIMEOUT = 0.6

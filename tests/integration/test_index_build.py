@@ -1,4 +1,4 @@
-"""Indexes over a large restored dump take longer than one operation may: MongoDB goes on building, and the store waits for it."""
+"""Index builds over a large restored dump outlast an operation timeout: MongoDB continues to build, and the store waits for it."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ HANG_FAIL_POINT = "hangAfterStartingIndexBuild"
 
 
 def mongod_with_test_commands(folder: Path, port: int) -> Program:
-    """A mongod whose index builds can be held."""
+    """A mongod whose index builds can be paused."""
     usual = small_mongod_program(folder, port)
     return dataclasses.replace(usual, command=(*usual.command, "--setParameter=enableTestCommands=1"))
 
@@ -32,15 +32,15 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("driver", ["motor", "pymongo"])
-async def test_an_index_that_takes_longer_than_an_operation(
+async def test_index_build_may_take_longer_than_an_operation_timeout(
     server: ServerProcess, driver: MongoDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not ready while it is built, not even where it is listed already; ready, without another build, as soon as it stands."""
+    """Not ready during the build, even where the index is listed already; ready, without another build, once it is finished."""
     monkeypatch.setattr(mongo, "OPERATION_TIMEOUT_MS", 1000)
-    with pymongo.MongoClient[dict[str, Any]](server.uri) as client:
+    with pymongo.MongoClient[dict[str, Any]](server.url) as client:
         client.gridcast["fs.chunks"].insert_many([{"files_id": number, "n": 0} for number in range(100)])
         client.admin.command({"configureFailPoint": HANG_FAIL_POINT, "mode": "alwaysOn"})
-        opened = open_mongo_database(server.uri, "gridcast", driver)
+        opened = open_mongo_database(server.url, "gridcast", driver)
         store = GridFSUploadStore(opened)
         for _ in range(3):
             with pytest.raises(ServiceUnavailable):
@@ -52,5 +52,5 @@ async def test_an_index_that_takes_longer_than_an_operation(
         await store.ensure_schema()
         await store.check_health()
         await opened.aclose()
-    # Those of empty collections are not said to start.
+    # The log has no start of a build for empty collections.
     assert server.log_path.read_text("utf-8").count('"Index build: starting"') == 1

@@ -1,4 +1,4 @@
-"""What Prometheus scrapes, from a real service: valid text, the right counts, and few label values."""
+"""The metrics of running services: valid text, right counts, and few label values."""
 
 from collections.abc import Callable
 
@@ -7,8 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.local.ports import free_ports
-from tests.support.databases import ServerProcess
-from tests.support.media_library import storage_env
+from tests.support.databases import ServerProcess, storage_env
 from tests.support.processes import ServiceProcess, StartService
 from tests.support.upload_client import OFFSET_CONTENT_TYPE, TUS_HEADERS, tus_metadata
 from tests.support.waiting import eventually
@@ -31,7 +30,7 @@ def sample_value(samples: Samples, name: str, **labels: str) -> float:
 def start_with_metrics(
     start_service: StartService, mongod: ServerProcess, redis_url: str, database_name: str
 ) -> StartWithMetrics:
-    """Starts a service on the stores of this test; returns it and the port of its metrics."""
+    """Start a service on the databases of this test; return it and the port of its metrics."""
 
     def start(module: str, **settings: str) -> tuple[ServiceProcess, int]:
         (port,) = free_ports(1)
@@ -70,7 +69,7 @@ def test_the_metrics_are_not_on_the_public_port(stream: tuple[ServiceProcess, in
     assert httpx.get(f"{stream[0].url}/metrics").status_code == 404
 
 
-def test_uploads_and_rounds_of_the_janitor_are_counted(start_with_metrics: StartWithMetrics) -> None:
+def test_uploads_and_garbage_collection_runs_are_counted(start_with_metrics: StartWithMetrics) -> None:
     service, port = start_with_metrics("services.upload", GRIDCAST_GC_INTERVAL="0.1", GRIDCAST_TOMBSTONE_TTL="0")
     outcomes = {
         (way, outcome): sample_value(scrape(port), "gridcast_gc_runs_total", outcome=outcome)
@@ -78,7 +77,7 @@ def test_uploads_and_rounds_of_the_janitor_are_counted(start_with_metrics: Start
     }
     assert set(outcomes.values()) == {0.0}
     with httpx.Client(base_url=service.url) as client:
-        for status in (201, 200):  # the second one replaces the first, whose chunks the janitor deletes
+        for status in (201, 200):  # the second one replaces the first, whose chunks the garbage collector deletes
             assert client.put("/file/stream?filename=a", content=b"12345").status_code == status
         assert client.put("/file/stream?filename=a", content=b"1", headers={"if-match": '"x"'}).status_code == 412
         assert client.post("/file/upload", files={"file": ("b", b"123")}).status_code == 201
@@ -109,7 +108,7 @@ def test_uploads_and_rounds_of_the_janitor_are_counted(start_with_metrics: Start
     assert sample_value(samples, "gridcast_gc_runs_total", outcome="completed") > 0
 
 
-def test_what_is_heard_of_redis_is_shown(stream: tuple[ServiceProcess, int]) -> None:
+def test_redis_subscription_state_is_exported(stream: tuple[ServiceProcess, int]) -> None:
     port = stream[1]
     eventually(
         lambda: sample_value(scrape(port), "gridcast_redis_subscription_up", subscription="invalidation") == 1,

@@ -1,6 +1,6 @@
-"""The job that brings MongoDB to the state that the services need, on a real mongod that asks for passwords.
+"""The job that prepares MongoDB for the services, on a real mongod with authentication.
 
-It runs as in its container, with a vault that deploy/containers/credentials.py would have left.
+It runs as in its container, with a vault as deploy/containers/credentials.py makes it.
 """
 
 import dataclasses
@@ -65,7 +65,7 @@ def accepts_password(server: ServerProcess, user: str, password: str, source: st
 
 
 class SecretVault:
-    """The folder in the place of the job's volume."""
+    """A folder used as the job's volume."""
 
     def __init__(self, folder: Path, **secrets: str) -> None:
         self.folder = folder
@@ -115,7 +115,7 @@ def vault(tmp_path: Path) -> SecretVault:
     return SecretVault(tmp_path / "vault")
 
 
-def test_users_have_their_passwords_and_rights(vault: SecretVault, server: ServerProcess) -> None:
+def test_users_have_their_passwords_and_roles(vault: SecretVault, server: ServerProcess) -> None:
     for _ in range(2):
         done = run_job(vault, server)
         assert done.returncode == 0, done.stderr
@@ -126,16 +126,14 @@ def test_users_have_their_passwords_and_rights(vault: SecretVault, server: Serve
     assert not accepts_password(server, "stream", "stream-password-0", "gridcast")
 
 
-def test_root_gets_another_password_and_the_vault_never_holds_a_wrong_one(
-    vault: SecretVault, server: ServerProcess
-) -> None:
+def test_root_password_changes_and_the_vault_stays_correct(vault: SecretVault, server: ServerProcess) -> None:
     vault.set_pending_root_password(SECOND_PASSWORD)
     done = run_job(vault, server)
     assert done.returncode == 0, done.stderr
     assert (vault.root_password, vault.pending_root_password) == (SECOND_PASSWORD, None)
     assert accepts_password(server, "root", SECOND_PASSWORD)
     assert not accepts_password(server, "root", FIRST_PASSWORD)
-    # Ended after MongoDB had it and before the vault did.
+    # Interrupted after MongoDB had the password and before the vault did.
     vault.set_pending_root_password(THIRD_PASSWORD)
     with connect_as(server, "root", SECOND_PASSWORD) as client:
         client.admin.command("updateUser", "root", pwd=THIRD_PASSWORD)
@@ -143,8 +141,8 @@ def test_root_gets_another_password_and_the_vault_never_holds_a_wrong_one(
     assert (vault.root_password, vault.pending_root_password) == (THIRD_PASSWORD, None)
 
 
-def test_a_vault_that_does_not_belong_to_the_data(tmp_path: Path, server: ServerProcess) -> None:
-    """It says so at once; the right password mends it."""
+def test_password_vault_of_another_database_is_refused(tmp_path: Path, server: ServerProcess) -> None:
+    """The error is reported immediately; with the right password it succeeds."""
     other = SecretVault(tmp_path / "other", root=SECOND_PASSWORD)
     done = run_job(other, server)
     assert done.returncode == 1
@@ -156,10 +154,10 @@ def test_a_vault_that_does_not_belong_to_the_data(tmp_path: Path, server: Server
     assert other.root_password == FIRST_PASSWORD
 
 
-def test_one_server_becomes_a_set_and_a_member_of_a_set_is_not_taken_for_one_server(
+def test_standalone_server_becomes_a_replica_set_and_a_member_is_not_converted(
     tmp_path: Path, vault: SecretVault, server: ServerProcess
 ) -> None:
-    """By itself it would take writes that the set never hears of."""
+    """As a standalone server it would accept writes that never reach the replica set."""
     assert run_job(vault, server).returncode == 0
     with connect_as(server, "upload", "upload-password-0", "gridcast") as client:
         client.gridcast.media.insert_one({"_id": 1})

@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes all four services with the configuration that is shipped; what dashboard and rules name is there."""
+"""A real Prometheus scrapes all four services with the shipped configuration; every metric that dashboard and rules name exists."""
 
 import json
 import re
@@ -15,14 +15,14 @@ import yaml
 
 from deploy.local.ports import HOST, free_ports
 from deploy.local.processes import PROJECT_ROOT
-from tests.support.databases import ServerProcess
+from tests.support.databases import ServerProcess, storage_env
 from tests.support.processes import StartService
 from tests.support.waiting import eventually
 
 MONITORING_DIR = PROJECT_ROOT / "deploy/monitoring"
 SERVICES = {"gateway": "gateway", "upload": "services.upload", "stream": "services.stream", "socket": "services.socket"}
 TIMEOUT = 15
-"""Seconds that a rule waits here: Prometheus takes five to hear of its targets, and until then all are missing."""
+"""Seconds that a rule waits here: Prometheus takes five to discover its targets, and until then all are missing."""
 PROMETHEUS = shutil.which("prometheus")
 
 pytestmark = pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not installed")
@@ -32,13 +32,9 @@ pytestmark = pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not in
 def metrics_ports(
     start_service: StartService, mongod: ServerProcess, redis_url: str, database_name: str
 ) -> dict[str, int]:
-    """The port of each service's numbers."""
+    """The port of each service's metrics."""
     ports = dict(zip(SERVICES, free_ports(len(SERVICES)), strict=True))
-    stores = {
-        "GRIDCAST_MONGODB_URI": mongod.uri,
-        "GRIDCAST_MONGODB_DATABASE": database_name,
-        "GRIDCAST_REDIS_URL": redis_url,
-    }
+    stores = storage_env(mongod, redis_url, database_name)
     urls: dict[str, str] = {}
     for name in ("upload", "stream", "socket"):
         service = start_service(SERVICES[name], GRIDCAST_METRICS_PORT=str(ports[name]), **stores)
@@ -50,7 +46,7 @@ def metrics_ports(
 
 @pytest.fixture
 def prometheus(metrics_ports: dict[str, int], tmp_path: Path) -> Iterator[httpx.Client]:
-    """With the shipped configuration, but for the addresses, which no name server here knows, and the pace: rules wait seconds."""
+    """With the shipped configuration except addresses, which no name server here resolves, and intervals of seconds."""
     config = yaml.safe_load((MONITORING_DIR / "prometheus.yml").read_text("utf-8"))
     (job,) = config["scrape_configs"]
     (lookup,) = job.pop("dns_sd_configs")
@@ -89,7 +85,7 @@ def query_data(client: httpx.Client, path: str, **query: str) -> Any:
     return answer.json()["data"]
 
 
-def test_all_services_are_scraped_and_all_that_is_looked_at_is_there(prometheus: httpx.Client) -> None:
+def test_all_services_are_scraped_and_every_queried_metric_exists(prometheus: httpx.Client) -> None:
     def up() -> bool:
         found = query_data(prometheus, "/query", query='up{job="gridcast"} == 1')["result"]
         return {one["metric"]["service"] for one in found} == set(SERVICES)
@@ -117,7 +113,7 @@ def test_all_services_are_scraped_and_all_that_is_looked_at_is_there(prometheus:
         time.sleep(0.5)
 
 
-def test_a_service_that_has_no_address_any_more_is_missed(prometheus: httpx.Client, tmp_path: Path) -> None:
+def test_service_without_an_address_fires_an_alert(prometheus: httpx.Client, tmp_path: Path) -> None:
     path = tmp_path / "prometheus.yml"
     config = yaml.safe_load(path.read_text("utf-8"))
     (job,) = config["scrape_configs"]

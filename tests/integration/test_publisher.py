@@ -1,11 +1,11 @@
-"""Push straight at a real Redis, and the same from another client that knows only docs/messages.md."""
+"""The publisher on a real Redis, and the same from another client written after docs/messages.md."""
 
 import asyncio
 import json
 import re
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from services.common.bus.redis import RedisClient
 from services.common.bus.subscription import Subscription
 from services.common.errors import BadRequest, ContentTooLarge, ServiceUnavailable
 from tests.support.databases import ServerProcess
-from tests.support.websocket_client import SocketReplicas, WebSocketClient, eventually_async, run_socket_replicas
+from tests.support.waiting import eventually_async
+from tests.support.websocket_client import SocketReplicas, WebSocketClient
 
 pytestmark = pytest.mark.anyio
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "messages.md").read_text("utf-8")
@@ -49,7 +50,7 @@ async def subscribe_and_collect(push: EventPublisher, *channels: str) -> tuple[S
     return subscription, messages
 
 
-async def test_one_push_is_a_number_a_history_and_a_wake_up(publisher: EventPublisher) -> None:
+async def test_push_writes_sequence_history_and_wake_up(publisher: EventPublisher) -> None:
     subscription, messages = await subscribe_and_collect(publisher, "gridcast:all", "gridcast:topic:a")
     first = await publisher.broadcast("t", {"n": 1}, id="one")
     second = await publisher.publish("a", "t", {"n": 2})
@@ -72,36 +73,7 @@ async def test_one_push_is_a_number_a_history_and_a_wake_up(publisher: EventPubl
     assert 200 < await publisher.redis.execute("TTL", f"gridcast:history:{epoch}:all:") <= 240
 
 
-async def test_the_wake_up_of_the_script_is_parsed(publisher: EventPublisher) -> None:
-    subscription, messages = await subscribe_and_collect(publisher, "gridcast:topic:a")
-    result = await publisher.publish("a", "t", 1, conflation_key="k")
-    await subscription.barrier()
-    await subscription.aclose()
-    parsed = Wakeup.parse(messages[0])
-    assert (str(parsed.position), *parsed[1:5]) == (result.sequence, "topic", "a", "/test t k", "")
-    assert events.decode_event(parsed.event).id == result.event_id
-
-
-async def test_the_client_alone(redis_url: str) -> None:
-    """Outside of the services: its own errors, and no need of anything but Redis."""
-    async with Publisher.from_url(redis_url, "/test") as publisher:
-        await publisher.ping()
-        assert (await publisher.broadcast("t", 1)).status == "sent"
-        assert (await publisher.send("x", "t", 1)).status == "unknown"
-        with pytest.raises(SessionsNotReady):
-            await publisher.send(SID, "t", 1)
-        with pytest.raises(InvalidEvent):
-            await publisher.publish("a b", "t", 1)
-        with pytest.raises(EventTooLarge):
-            await publisher.broadcast("t", "x" * 70_000)
-    (port,) = free_ports(1)
-    async with Publisher.from_url(f"redis://{HOST}:{port}", "/test") as publisher:
-        with pytest.raises(RedisUnavailable) as refused:
-            await publisher.broadcast("t", 1)
-        assert HOST not in str(refused.value)
-
-
-async def test_an_id_is_pushed_once_for_each_target_and_source(publisher: EventPublisher, redis_url: str) -> None:
+async def test_event_id_is_deduplicated_per_target_and_source(publisher: EventPublisher, redis_url: str) -> None:
     subscription, messages = await subscribe_and_collect(publisher, "gridcast:all", "gridcast:topic:a")
     first = await publisher.broadcast("t", 1, id="x")
     again = await publisher.broadcast("t", 1, id="x")
@@ -116,15 +88,15 @@ async def test_an_id_is_pushed_once_for_each_target_and_source(publisher: EventP
     assert len(messages) == 6
 
 
-async def test_at_once_from_many(publisher: EventPublisher) -> None:
-    """Every number is given once, and of ten pushes with one id nine are repeats."""
+async def test_concurrent_pushes_are_all_delivered(publisher: EventPublisher) -> None:
+    """Every sequence number is used once, and of ten pushes with one id nine are duplicates."""
     receipts = await asyncio.gather(*(publisher.broadcast("t", n, id=f"id-{n % 50}") for n in range(500)))
     fresh = [receipt for receipt in receipts if not receipt.duplicate]
     assert len(fresh) == 50
     assert sorted(int(str(receipt.sequence).partition("-")[2]) for receipt in fresh) == list(range(1, 51))
 
 
-async def test_last_values_are_numbered_and_not_kept(publisher: EventPublisher) -> None:
+async def test_conflated_events_are_numbered_and_not_stored(publisher: EventPublisher) -> None:
     subscription, messages = await subscribe_and_collect(publisher, "gridcast:all")
     await publisher.broadcast("t", 1)
     receipt = await publisher.broadcast("file.progress", {"received": 5}, conflation_key="upload-1")
@@ -143,18 +115,18 @@ async def test_last_values_are_numbered_and_not_kept(publisher: EventPublisher) 
     assert [(number, entry[b"previous"]) for number, entry in entries] == [(b"1-0", b"0"), (b"4-0", b"1")]
 
 
-async def test_a_history_has_a_greatest_length(publisher: EventPublisher) -> None:
+async def test_history_length_is_bounded(publisher: EventPublisher) -> None:
     receipts = [await publisher.publish("a", "t", "x" * 100) for _ in range(1000)]
     epoch = str(receipts[-1].sequence).partition("-")[0]
     assert 256 <= await publisher.redis.execute("XLEN", f"gridcast:history:{epoch}:topic:a") <= 400
 
 
-async def test_unknown_sids(publisher: EventPublisher) -> None:
+async def test_unknown_sids_are_reported(publisher: EventPublisher) -> None:
     for sid in ("", "x", "gridcast:*", "a" * 52):
         receipt = await publisher.send(sid, "t", 1)
         assert (receipt.status, receipt.sequence) == ("unknown", None)
     with pytest.raises(ServiceUnavailable):
-        await publisher.send(SID, "t", 1)  # Redis is new: who is there has had no time to say so
+        await publisher.send(SID, "t", 1)  # Redis is new: replicas have not had the time to register their clients
     await publisher.redis.execute("HSET", "gridcast:sequence", "settles", "0")
     assert (await publisher.send(SID, "t", 1)).status == "unknown"
     assert await publisher.redis.execute("HGET", "gridcast:sequence", "number") == b"0", "nothing was pushed"
@@ -170,7 +142,7 @@ async def test_unknown_sids(publisher: EventPublisher) -> None:
         ("t", "x" * 70_000, ContentTooLarge),
     ],
 )
-async def test_what_is_refused_before_redis(
+async def test_invalid_events_are_rejected_before_redis(
     publisher: EventPublisher, kind: str, said: Any, error: type[Exception]
 ) -> None:
     for attempt in (
@@ -190,7 +162,36 @@ async def test_what_is_refused_before_redis(
     assert await publisher.redis.execute("EXISTS", "gridcast:sequence") == 0
 
 
-async def test_invalidation(publisher: EventPublisher) -> None:
+async def test_the_wake_up_of_the_script_is_parsed(publisher: EventPublisher) -> None:
+    subscription, messages = await subscribe_and_collect(publisher, "gridcast:topic:a")
+    result = await publisher.publish("a", "t", 1, conflation_key="k")
+    await subscription.barrier()
+    await subscription.aclose()
+    parsed = Wakeup.parse(messages[0])
+    assert (str(parsed.position), *parsed[1:5]) == (result.sequence, "topic", "a", "/test t k", "")
+    assert events.decode_event(parsed.event).id == result.id
+
+
+async def test_the_client_raises_its_own_errors(redis_url: str) -> None:
+    """gridcast.publish without the services."""
+    async with Publisher.from_url(redis_url, "/test") as client:
+        await client.ping()
+        assert (await client.broadcast("t", 1)).status == "sent"
+        assert (await client.send("x", "t", 1)).status == "unknown"
+        with pytest.raises(SessionsNotReady):
+            await client.send(SID, "t", 1)
+        with pytest.raises(InvalidEvent):
+            await client.publish("a b", "t", 1)
+        with pytest.raises(EventTooLarge):
+            await client.broadcast("t", "x" * 70_000)
+    (port,) = free_ports(1)
+    async with Publisher.from_url(f"redis://{HOST}:{port}", "/test") as client:
+        with pytest.raises(RedisUnavailable) as refused:
+            await client.broadcast("t", 1)
+        assert HOST not in str(refused.value)
+
+
+async def test_invalidation_is_published(publisher: EventPublisher) -> None:
     subscription, messages = await subscribe_and_collect(publisher, INVALIDATION_CHANNEL)
     await publisher.publish_invalidation("dämö/a", 'v".webm')
     await subscription.barrier()
@@ -198,7 +199,7 @@ async def test_invalidation(publisher: EventPublisher) -> None:
     assert [json.loads(message) for message in messages] == [["dämö/a", 'v".webm']]
 
 
-async def test_a_refused_redis_fails_at_once_and_a_silent_one_soon(dedicated_redis: ServerProcess) -> None:
+async def test_refused_connection_fails_immediately_and_a_hanging_one_times_out(dedicated_redis: ServerProcess) -> None:
     async with EventPublisher.from_url(dedicated_redis.url, "/test") as push:
         await push.ping()
         dedicated_redis.pause()
@@ -220,7 +221,7 @@ async def test_a_refused_redis_fails_at_once_and_a_silent_one_soon(dedicated_red
         assert (await push.broadcast("t", 1)).status == "sent", "the first push after the return goes through"
 
 
-async def test_a_redis_that_accepts_and_never_answers() -> None:
+async def test_redis_that_accepts_and_never_replies_times_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as hole:
         async with EventPublisher.from_url(f"redis://127.0.0.1:{hole.getsockname()[1]}", "/test") as push:
             began = time.monotonic()
@@ -229,7 +230,7 @@ async def test_a_redis_that_accepts_and_never_answers() -> None:
             assert time.monotonic() - began < REDIS_COMMAND_TIMEOUT_SECONDS + 0.5
 
 
-async def test_a_redis_with_no_memory_left_or_a_wrong_password(dedicated_redis: ServerProcess) -> None:
+async def test_redis_out_of_memory_or_wrong_password_is_an_error(dedicated_redis: ServerProcess) -> None:
     async with EventPublisher.from_url(dedicated_redis.url, "/test") as push:
         await push.redis.execute("CONFIG", "SET", "maxmemory", "1")
         with pytest.raises(ServiceUnavailable):
@@ -245,7 +246,7 @@ async def test_a_redis_with_no_memory_left_or_a_wrong_password(dedicated_redis: 
         assert (await push.broadcast("t", 1)).status == "sent"
 
 
-async def test_the_subscription_notices_a_half_open_connection(dedicated_redis: ServerProcess) -> None:
+async def test_subscription_detects_a_half_open_connection(dedicated_redis: ServerProcess) -> None:
     said: list[str] = []
     redis = RedisClient.from_url(dedicated_redis.url)
 
@@ -287,8 +288,10 @@ async def test_the_subscription_notices_a_half_open_connection(dedicated_redis: 
     await redis.aclose()
 
 
-async def test_many_channels_are_no_silence(publisher: EventPublisher, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long it takes to subscribe to all of them, Redis answers all the time."""
+async def test_subscribing_to_many_channels_is_no_timeout(
+    publisher: EventPublisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it takes to subscribe to all of them, Redis keeps replying."""
     monkeypatch.setattr("services.common.bus.subscription.REDIS_COMMAND_TIMEOUT_SECONDS", 0.2)
     subscription, messages = await subscribe_and_collect(
         publisher, *(f"gridcast:topic:{number}" for number in range(20_000))
@@ -300,7 +303,7 @@ async def test_many_channels_are_no_silence(publisher: EventPublisher, monkeypat
     assert [message.split(b"\t")[2] for message in messages] == [b"0", b"9999", b"19999"]
 
 
-def test_urls() -> None:
+def test_redis_urls() -> None:
     for url in (
         "http://localhost",
         "localhost:6379",
@@ -322,13 +325,7 @@ def test_urls() -> None:
 # docs/messages.md
 
 
-@pytest.fixture(scope="module")
-def single_replica(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SocketReplicas]:
-    with run_socket_replicas(tmp_path_factory.mktemp("sockets"), 1) as single:
-        yield single
-
-
-def test_the_documented_script_is_the_one_that_runs() -> None:
+def test_documented_script_matches_the_code() -> None:
     assert PUBLISH_EVENT.source == SCRIPT
 
 
@@ -364,7 +361,7 @@ async def test_another_client_pushes_with_the_documented_script(single_replica: 
     back.last_sequence = client.first_frame["sequence"]
     again = await back.reconnect(single_replica[0])
     assert [(await again.receive_event())["data"] for _ in range(3)] == ["sid", "topic", "all"]
-    # And its sender hears of the ack.
+    # And its sender gets the ack.
     async with EventPublisher.from_url(single_replica.redis.url, "/test") as push:
         subscription, messages = await subscribe_and_collect(push, "gridcast:test")
         await again.send({"type": "ack", "id": "1-sid"})
@@ -374,7 +371,7 @@ async def test_another_client_pushes_with_the_documented_script(single_replica: 
     await again.close()
 
 
-async def test_the_documented_keys_are_the_ones_that_stand_in_redis(single_replica: SocketReplicas) -> None:
+async def test_documented_keys_match_redis(single_replica: SocketReplicas) -> None:
     named = re.findall(r"^\| `(gridcast:[^`]+)` \|", DOCUMENT, re.MULTILINE)
     patterns = [re.compile(re.sub(r"<[^>]+>", ".*", name)) for name in named]
     client = await WebSocketClient.connect(single_replica[0], topics="a")

@@ -1,7 +1,6 @@
-"""Redis behind Sentinel: a failover is a new epoch, and everyone goes on at the new master by himself."""
+"""Redis behind Sentinel: a failover starts a new epoch, and services and publishers reconnect to the new master."""
 
 import contextlib
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,8 +12,9 @@ from deploy.local import binaries
 from deploy.local.ports import free_ports
 from gridcast.publish import Publisher
 from tests.support.processes import ServiceProcess, run_service
-from tests.support.waiting import eventually
-from tests.support.websocket_client import WebSocketClient, eventually_async
+from tests.support.redis_commands import send_redis_commands
+from tests.support.waiting import eventually, eventually_async
+from tests.support.websocket_client import WebSocketClient
 
 pytestmark = pytest.mark.anyio
 
@@ -27,9 +27,9 @@ class SentinelSetup:
         self._stack = stack
         self.master, self.replica, self.watcher = free_ports(3)
         self.processes = {self.master: self._run(self.master)}
-        eventually(lambda: b"+PONG" in send_redis_command(self.master, "PING"))
+        eventually(lambda: "+PONG" in send_redis_commands(self.master, "PING"))
         self._run(self.replica, "--replicaof", "127.0.0.1", str(self.master))
-        eventually(lambda: b"state=online" in send_redis_command(self.master, "INFO replication"), 20)
+        eventually(lambda: "state=online" in send_redis_commands(self.master, "INFO replication"), 20)
         config = folder / "sentinel.conf"
         config.write_text(
             f"port {self.watcher}\nsentinel monitor media 127.0.0.1 {self.master} 1\n"
@@ -37,7 +37,7 @@ class SentinelSetup:
             "utf-8",
         )
         self._run(self.watcher, config=str(config))
-        eventually(lambda: b"slaves=1" in send_redis_command(self.watcher, "INFO sentinel"), 20)
+        eventually(lambda: "slaves=1" in send_redis_commands(self.watcher, "INFO sentinel"), 20)
         self.url = f"redis+sentinel://127.0.0.1:{self.watcher}/media/0"
 
     def _run(self, port: int, *options: str, config: str = "") -> subprocess.Popen[bytes]:
@@ -47,12 +47,6 @@ class SentinelSetup:
         self._stack.callback(process.wait)
         self._stack.callback(process.kill)
         return process
-
-
-def send_redis_command(port: int, command: str) -> bytes:
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-        connection.sendall(f"{command}\r\n".encode())
-        return connection.recv(65536)
 
 
 @pytest.fixture
@@ -67,7 +61,7 @@ def service(tmp_path: Path, sentinel_setup: SentinelSetup) -> Iterator[ServicePr
         yield made
 
 
-async def test_a_failover(sentinel_setup: SentinelSetup, service: ServiceProcess) -> None:
+async def test_push_survives_a_sentinel_failover(sentinel_setup: SentinelSetup, service: ServiceProcess) -> None:
     client = await WebSocketClient.connect(service, topics="a")
     async with Publisher.from_url(sentinel_setup.url, "/test") as push:
         assert (await push.send(client.sid, "t", 1)).status == "sent"

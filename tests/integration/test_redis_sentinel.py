@@ -1,6 +1,6 @@
-"""Redis behind three real Sentinels: the master is killed, and services go on with its replica by themselves.
+"""Redis behind three real Sentinels: the master is killed, and services continue with its replica without intervention.
 
-Users, rights and configuration are those that deploy/containers/credentials.py makes for the containers.
+Users, permissions and configuration are those that deploy/containers/credentials.py makes for the containers.
 """
 
 import asyncio
@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import hashlib
 import re
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from services.common.bus.redis import RedisClient
 from services.common.errors import ServiceUnavailable
 from tests.support.databases import ServerProcess, run_server
 from tests.support.processes import StartService
+from tests.support.redis_commands import send_redis_commands
 from tests.support.waiting import eventually
 from tests.support.websocket_client import WebSocketClient, push_message
 
@@ -32,11 +32,11 @@ SECRETS = {
 }
 ProgramFactory = Callable[[Path, int], Program]
 DOWN_AFTER_MS = 1000
-"""A third of what the containers wait, so that tests wait less."""
+"""A third of the containers' timeout, so that tests wait less."""
 
 
 def write_config(folder: Path, template: str, **changes: str) -> Path:
-    """A configuration file, with lines replaced that speak of a container's file system."""
+    """A configuration file, with the lines replaced that name paths of a container."""
     folder.mkdir(parents=True, exist_ok=True)
     for directive, value in {"dir": str(folder), **changes}.items():
         template = re.sub(rf"^{directive} .*$", f"{directive} {value}", template, flags=re.MULTILINE)
@@ -80,17 +80,8 @@ def sentinel_program(master: int) -> ProgramFactory:
     return program
 
 
-def send_redis_commands(port: int, *commands: str) -> str:
-    """The raw answer of a server to some commands."""
-    with socket.create_connection((HOST, port), timeout=2.0) as connection:
-        for command in commands:
-            connection.sendall(f"{command}\r\n".encode())
-            answer = connection.recv(65536).decode()
-    return answer
-
-
 def connection_error(port: int) -> str | None:
-    """Why it does not answer; that it wants a password is an answer."""
+    """Why it does not reply; an error about a missing password is a reply."""
     try:
         answer = send_redis_commands(port, "PING")
     except OSError as error:
@@ -140,15 +131,15 @@ def sentinel_cluster(tmp_path: Path) -> Iterator[SentinelCluster]:
 
 
 @pytest.mark.anyio
-async def test_the_master_is_killed(
+async def test_services_survive_the_death_of_the_master(
     sentinel_cluster: SentinelCluster, start_service: StartService, mongod: ServerProcess, database_name: str
 ) -> None:
-    """Sockets stay open, pushes are refused until the replica leads and then arrive, uploads never stop."""
+    """Sockets stay open, pushes are rejected until the replica is master and then arrive, uploads never stop."""
     sockets = start_service("services.socket", GRIDCAST_REDIS_URL=sentinel_cluster.url("socket"))
     upload = start_service(
         "services.upload",
         GRIDCAST_REDIS_URL=sentinel_cluster.url("upload"),
-        GRIDCAST_MONGODB_URI=mongod.uri,
+        GRIDCAST_MONGODB_URI=mongod.url,
         GRIDCAST_MONGODB_DATABASE=database_name,
         GRIDCAST_MIN_FREE_SPACE="0",
     )
@@ -180,7 +171,7 @@ async def test_the_master_is_killed(
             await browser.receive_frame(timeout_seconds=0.5)
         assert time.monotonic() - began < 40
     heard = [event["data"] for event in browser.events if event["type"] == "after"]
-    # What was accepted before the replica had found the new master may be missing, but never without a word.
+    # What was accepted before the replica had found the new master may be missing, but a gap is always reported.
     assert heard == accepted or any(event["type"] == "socket.resync" for event in browser.events)
     print(f"\nmaster killed: a new one after {elected:.1f} s, a push accepted after {first:.1f} s")
     eventually(sockets.is_ready, 10.0, "the socket service is ready")
@@ -240,7 +231,9 @@ def redis_url_for(server: ServerProcess, service: str) -> str:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("service", ["upload", "stream", "socket"])
-async def test_a_service_may_do_no_more_than_its_work(redis_with_acl_users: ServerProcess, service: str) -> None:
+async def test_service_user_has_only_the_permissions_it_needs(
+    redis_with_acl_users: ServerProcess, service: str
+) -> None:
     client = RedisClient.from_url(redis_url_for(redis_with_acl_users, service))
     try:
         await client.ping()
@@ -252,13 +245,13 @@ async def test_a_service_may_do_no_more_than_its_work(redis_with_acl_users: Serv
 
 
 @pytest.mark.anyio
-async def test_every_service_does_its_work_with_its_own_user(
+async def test_every_service_works_with_its_own_user(
     redis_with_acl_users: ServerProcess, start_service: StartService, mongod: ServerProcess, database_name: str
 ) -> None:
-    """Upload pushes and tells of changes, stream hears of them, socket delivers; Redis has refused nothing."""
+    """Upload publishes events, stream receives invalidations, socket delivers; Redis has denied no command."""
     (port,) = free_ports(1)
     store = {
-        "GRIDCAST_MONGODB_URI": mongod.uri,
+        "GRIDCAST_MONGODB_URI": mongod.url,
         "GRIDCAST_MONGODB_DATABASE": database_name,
         "GRIDCAST_MIN_FREE_SPACE": "0",
     }
@@ -291,8 +284,8 @@ async def test_every_service_does_its_work_with_its_own_user(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(("scheme", "first"), [("rediss+sentinel", b"\x16\x03"), ("redis+sentinel", b"*")])
-async def test_a_sentinel_is_spoken_to_as_the_url_says(scheme: str, first: bytes) -> None:
-    """The first bytes that it gets: a TLS handshake, or a command."""
+async def test_sentinel_connection_follows_the_url(scheme: str, first: bytes) -> None:
+    """The first bytes that it receives: a TLS handshake, or a command."""
     heard = asyncio.get_running_loop().create_future()
 
     async def sentinel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

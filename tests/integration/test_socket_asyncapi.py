@@ -1,27 +1,21 @@
-"""docs/asyncapi.yaml: well formed, and true of what a real socket sends and takes."""
+"""docs/asyncapi.yaml: well formed, and in agreement with what a running service sends and accepts."""
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]  # ships no annotations
 import pytest
 import yaml
 from jsonschema import Draft7Validator
 
 from gridcast._bus import events
 from services.socket import commands
-from tests.support.websocket_client import SocketReplicas, WebSocketClient, push_message, run_socket_replicas
+from tests.support.websocket_client import SocketReplicas, WebSocketClient, push_message
 
 pytestmark = pytest.mark.anyio
 DOCUMENT: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "docs" / "asyncapi.yaml").read_text("utf-8"))
-
-
-@pytest.fixture(scope="module")
-def single_replica(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SocketReplicas]:
-    with run_socket_replicas(tmp_path_factory.mktemp("sockets"), 1) as single:
-        yield single
 
 
 def iter_references(part: Any) -> Iterator[str]:
@@ -43,17 +37,17 @@ def resolve_reference(reference: str) -> Any:
 
 
 def message_validator(name: str) -> Draft7Validator:
-    """For the payload of one message, with the document's own schemas to refer to. AsyncAPI 3: JSON Schema, draft 7."""
+    """A validator for the payload of one message, with the document's schemas for references. AsyncAPI 3: JSON Schema, draft 7."""
     schema = {**DOCUMENT["components"]["messages"][name]["payload"], "components": DOCUMENT["components"]}
     return Draft7Validator(schema)
 
 
 def matching_messages(message: Any) -> set[str]:
-    """The messages whose schema `said` fits."""
+    """The messages whose schema the frame is valid against."""
     return {name for name in DOCUMENT["components"]["messages"] if message_validator(name).is_valid(message)}
 
 
-def test_it_is_asyncapi_3() -> None:
+def test_document_is_asyncapi_3() -> None:
     assert DOCUMENT["asyncapi"].startswith("3.0.")
     assert set(DOCUMENT) <= {
         "asyncapi",
@@ -86,7 +80,7 @@ def test_it_is_asyncapi_3() -> None:
         Draft7Validator.check_schema(schema)
 
 
-async def test_every_frame_of_the_server_is_in_it(single_replica: SocketReplicas) -> None:
+async def test_every_server_frame_is_in_the_document(single_replica: SocketReplicas) -> None:
     client = await WebSocketClient.connect(single_replica[0])
     assert matching_messages(client.first_frame) == {"First"}
     assert matching_messages(await client.send_command("ping")) == {"Pong"}
@@ -115,7 +109,7 @@ async def test_every_frame_of_the_server_is_in_it(single_replica: SocketReplicas
         ({"type": "publish"}, None),
     ],
 )
-def test_the_commands_are_those_that_are_understood(said: dict[str, Any], name: str | None) -> None:
+def test_documented_commands_match_the_parser(said: dict[str, Any], name: str | None) -> None:
     understood = not isinstance(commands.parse_command(json.dumps(said)), commands.InvalidCommand)
     receive = {message["$ref"].rpartition("/")[2] for message in DOCUMENT["operations"]["say"]["messages"]}
     fits = {one for one in matching_messages(said) if one.lower() in receive}
@@ -127,11 +121,11 @@ def test_the_commands_are_those_that_are_understood(said: dict[str, Any], name: 
     ("name", "rule"),
     [("Sid", events._SID_PATTERN), ("Topic", events._TOPIC_PATTERN), ("Sequence", events._POSITION_PATTERN)],
 )
-def test_the_patterns_are_the_codes(name: str, rule: Any) -> None:
+def test_documented_patterns_match_the_code(name: str, rule: Any) -> None:
     pattern = DOCUMENT["components"]["schemas"][name]["pattern"]
     assert pattern.strip("^$").replace("(", "").replace(")", "") == rule.pattern.replace("(", "").replace(")", "")
 
 
-def test_a_wrong_frame_does_not_fit() -> None:
+def test_invalid_frame_fails_the_schema() -> None:
     with pytest.raises(jsonschema.ValidationError):
         message_validator("First").validate({"sid": "x", "resume": "y", "sequence": "z", "recovered": False})

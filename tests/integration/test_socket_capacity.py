@@ -1,4 +1,4 @@
-"""What the socket service promises with many sockets: P12, a stopped reader harms nobody else, and P15, connections held. Long."""
+"""The socket service with many sockets: P12, a stalled reader does not affect the others, and P15, connections held. Long."""
 
 import asyncio
 import gc
@@ -10,14 +10,9 @@ import picows
 import pytest
 
 from gridcast.publish import Publisher
-from tests.bench.measurements import raise_open_file_limit
-from tests.support.websocket_client import (
-    SocketReplicas,
-    connect_stalled_reader,
-    http_client,
-    resident_memory,
-    run_socket_replicas,
-)
+from tests.support.open_file_limit import raise_open_file_limit
+from tests.support.process_stats import resident_memory
+from tests.support.websocket_client import SocketReplicas, connect_stalled_reader, http_client, run_socket_replicas
 from tests.support.websocket_load import SwarmClient, WebSocketSwarm
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long, pytest.mark.timeout(300)]
@@ -31,7 +26,7 @@ def single_replica(tmp_path: Path) -> Iterator[SocketReplicas]:
 
 
 class TimedSwarm(WebSocketSwarm):
-    """Notes how long each broadcast took to each member."""
+    """Records how long each broadcast took to each client."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -49,13 +44,13 @@ class TimedSwarm(WebSocketSwarm):
             await self.wait_until_all_received()
 
     def take_p99_ms(self) -> float:
-        """In milliseconds, and begin anew."""
+        """Return the delays in milliseconds and reset them."""
         taken, self.latencies = sorted(self.latencies), []
         return 1000 * taken[int(len(taken) * 0.99)]
 
 
-async def test_a_stopped_reader_among_a_thousand(single_replica: SocketReplicas) -> None:
-    """It gets more than it takes, besides the broadcasts that all get. Rounds without one and with one take turns."""
+async def test_one_stalled_reader_among_a_thousand(single_replica: SocketReplicas) -> None:
+    """It is sent more than it reads, besides the broadcasts that all get. Rounds without it and with it alternate."""
     crowd = TimedSwarm(f"{single_replica[0].url}/ws")
     await crowd.connect_clients(1000)
     without: list[float] = []
@@ -102,14 +97,14 @@ async def test_a_stopped_reader_among_a_thousand(single_replica: SocketReplicas)
 
 @pytest.fixture
 def gc_disabled() -> Iterator[None]:
-    """This process collects no garbage meanwhile: with all that pytest has loaded that takes longer than what is measured."""
+    """Garbage collection is off meanwhile: with all that pytest has loaded it takes longer than what is measured."""
     gc.collect()
     gc.disable()
     yield
     gc.enable()
 
 
-async def test_handshakes_beside_5000_idle_sockets(single_replica: SocketReplicas, gc_disabled: None) -> None:
+async def test_handshakes_with_5000_idle_sockets(single_replica: SocketReplicas, gc_disabled: None) -> None:
     crowd = WebSocketSwarm(f"{single_replica[0].url}/ws")
     held = resident_memory(single_replica[0].pid)
     await crowd.connect_clients(5000)

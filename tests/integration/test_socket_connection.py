@@ -14,7 +14,7 @@ from uvicorn.server import ServerState
 from services.common.server.connection import HTTPConnection
 from services.common.server.websocket.cycle import WebSocketState
 from services.socket.connection import EXTENSION, SocketConnection, encode_text_frame
-from tests.support.websocket_client import eventually_async
+from tests.support.waiting import eventually_async
 
 pytestmark = pytest.mark.anyio
 HANDSHAKE = (

@@ -1,4 +1,4 @@
-"""Bounds: slow readers, silent clients, limits of number and rate, and the farewell at SIGTERM."""
+"""Limits: slow readers, clients that never reply, limits of number and rate, and the close at SIGTERM."""
 
 import asyncio
 import contextlib
@@ -19,14 +19,14 @@ from deploy.local.ports import free_ports
 from deploy.local.programs import readiness_error
 from gridcast.publish import Publisher
 from services.socket.settings import SocketSettings
+from tests.support.process_stats import resident_memory
+from tests.support.waiting import eventually_async
 from tests.support.websocket_client import (
     SocketReplicas,
     WebSocketClient,
     connect_stalled_reader,
-    eventually_async,
     http_client,
     push_message,
-    resident_memory,
     run_socket_replicas,
 )
 
@@ -46,12 +46,12 @@ def single_replica(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SocketR
 
 @pytest.fixture
 def start_replicas(tmp_path: Path) -> Iterator[Callable[..., SocketReplicas]]:
-    """Replicas of this test's own, with settings of its own."""
+    """Replicas for this test alone, with its own settings."""
     with contextlib.ExitStack() as stack:
         yield lambda count=1, **env: stack.enter_context(run_socket_replicas(tmp_path, count, **env))
 
 
-async def test_a_stopped_reader_is_closed_and_disturbs_nobody(single_replica: SocketReplicas) -> None:
+async def test_stalled_reader_is_closed_without_affecting_others(single_replica: SocketReplicas) -> None:
     others = [await WebSocketClient.connect(single_replica[0]) for _ in range(50)]
     async with Publisher.from_url(single_replica.redis.url, "/x") as pushing:
         for number in range(20):
@@ -92,16 +92,16 @@ async def test_a_stopped_reader_is_closed_and_disturbs_nobody(single_replica: So
         await other.close()
 
 
-async def test_a_slow_reader_gets_the_newest_of_the_last_values(single_replica: SocketReplicas) -> None:
-    """Far more progress than its queue could hold, while it does not read: it stays, and sees the newest in the end."""
+async def test_slow_reader_gets_the_latest_conflated_value(single_replica: SocketReplicas) -> None:
+    """Far more progress events than its queue holds, while it does not read: it stays connected and gets the newest in the end."""
     client = await WebSocketClient.connect(single_replica[0])
-    client.connection.transport.pause_reading()  # type: ignore[attr-defined]
+    client.connection.transport.pause_reading()
     async with Publisher.from_url(single_replica.redis.url, "/x") as pushing:
         filler = "x" * 20_000
         for number in range(600):
             await pushing.send(client.sid, "progress", [number, filler], conflation_key="upload-1")
         await pushing.send(client.sid, "done", 1)
-    client.connection.transport.resume_reading()  # type: ignore[attr-defined]
+    client.connection.transport.resume_reading()
     numbers = []
     while (event := await client.receive_event())["type"] == "progress":
         numbers.append(event["data"][0])
@@ -116,7 +116,7 @@ async def test_a_slow_reader_gets_the_newest_of_the_last_values(single_replica: 
     ("ping", "least", "most"),
     [("1.6", 2.5, 5.0), pytest.param("20", 30.0, 40.0, marks=[pytest.mark.long])],
 )
-async def test_a_client_that_never_pongs_is_cut(
+async def test_client_that_never_pongs_is_disconnected(
     start_replicas: Callable[..., SocketReplicas], ping: str, least: float, most: float
 ) -> None:
     made = start_replicas(1, GRIDCAST_PING_INTERVAL=ping)
@@ -133,7 +133,7 @@ async def test_a_client_that_never_pongs_is_cut(
     assert '"close_code": 1011' in made[0].log
 
 
-async def test_topics_have_a_greatest_number(single_replica: SocketReplicas) -> None:
+async def test_topics_per_connection_are_limited(single_replica: SocketReplicas) -> None:
     client = await WebSocketClient.connect(single_replica[0], topics="a,b,c")
     for topic in ("d", "e", "d"):
         assert (await client.subscribe(topic))["type"] == "subscribed"
@@ -151,7 +151,7 @@ async def test_topics_have_a_greatest_number(single_replica: SocketReplicas) -> 
 
 
 async def test_ten_thousand_topics(single_replica: SocketReplicas) -> None:
-    """As fast as they go out: it gets what it may have, and is closed for its haste."""
+    """Sent as fast as possible: it gets replies up to the limit, and is closed for its rate."""
     client = await WebSocketClient.connect(single_replica[0])
     closing = asyncio.create_task(client.wait_for_close_code())
     with contextlib.suppress(ConnectionClosed):
@@ -196,7 +196,7 @@ async def test_an_allowed_origin(single_replica: SocketReplicas) -> None:
     assert json.loads(refused.value.response.body)["status"] == 403
 
 
-async def test_one_more_than_it_can_hold(start_replicas: Callable[..., SocketReplicas]) -> None:
+async def test_connection_limit_is_enforced(start_replicas: Callable[..., SocketReplicas]) -> None:
     made = start_replicas(GRIDCAST_MAX_CONNECTIONS="5")
     clients = [await WebSocketClient.connect(made[0]) for _ in range(5)]
     for _ in range(3):
@@ -212,8 +212,8 @@ async def test_one_more_than_it_can_hold(start_replicas: Callable[..., SocketRep
         await client.close()
 
 
-async def test_few_open_files(tmp_path: Path) -> None:
-    """256 files are spared for all else: a limit of 276 leaves room for 20 sockets, and the process lives on."""
+async def test_descriptor_limit_reduces_max_connections(tmp_path: Path) -> None:
+    """256 descriptors are reserved for everything else: a limit of 276 leaves 20 for sockets, and the process keeps running."""
     with run_socket_replicas(tmp_path, 0) as made:
         (port,) = free_ports(1)
         env = {
@@ -259,7 +259,7 @@ async def can_connect(service: ServicePort) -> bool:
     return False
 
 
-async def test_a_storm_of_handshakes_is_spread(start_replicas: Callable[..., SocketReplicas]) -> None:
+async def test_handshake_burst_is_rate_limited(start_replicas: Callable[..., SocketReplicas]) -> None:
     made = start_replicas(GRIDCAST_HANDSHAKE_RATE="20")
     before = await WebSocketClient.connect(made[0])
 
@@ -281,7 +281,7 @@ async def test_a_storm_of_handshakes_is_spread(start_replicas: Callable[..., Soc
 
 
 @pytest.mark.parametrize("count", [1, 400, pytest.param(2000, marks=[pytest.mark.long])])
-async def test_sigterm_says_1012_to_everyone(start_replicas: Callable[..., SocketReplicas], count: int) -> None:
+async def test_sigterm_closes_every_socket_with_1012(start_replicas: Callable[..., SocketReplicas], count: int) -> None:
     made = start_replicas(2, GRIDCAST_SHUTDOWN_TIMEOUT="3")
     clients = [await WebSocketClient.connect(made[0]) for _ in range(count)]
     began = time.monotonic()
@@ -304,8 +304,8 @@ async def test_sigterm_says_1012_to_everyone(start_replicas: Callable[..., Socke
         await back.close()
 
 
-async def test_sigterm_while_a_socket_enters(start_replicas: Callable[..., SocketReplicas]) -> None:
-    """Its claim is on its way to Redis: it is answered, and not reset."""
+async def test_sigterm_during_a_handshake(start_replicas: Callable[..., SocketReplicas]) -> None:
+    """Its acquire is on its way to Redis: the handshake gets a response and no reset."""
     made = start_replicas(1, GRIDCAST_SHUTDOWN_TIMEOUT="3")
     made.redis.pause()
     entering = asyncio.create_task(WebSocketClient.connect(made[0]))
@@ -321,7 +321,7 @@ async def test_sigterm_while_a_socket_enters(start_replicas: Callable[..., Socke
 
 @pytest.mark.parametrize("ping", ["0", "60.5", "nan"])
 def test_pings_come_at_least_once_a_minute(ping: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A loss may be noticed only after two of them, and what was missed meanwhile is kept for four minutes."""
+    """A loss may be noticed only after two of them, and events are kept for four minutes."""
     monkeypatch.setenv("GRIDCAST_PING_INTERVAL", ping)
     with pytest.raises(ValidationError):
         SocketSettings()
@@ -360,7 +360,7 @@ async def test_presence_over_all_replicas(start_replicas: Callable[..., SocketRe
         return await states() == {"online": 6, "away": 1}
 
     await eventually_async(one_is_away, 3)
-    # A replica that dies takes its sids along within 20 s.
+    # The sids of a dead replica are offline within 20 s.
     made[0].child.send_signal(signal.SIGKILL)
     began = time.monotonic()
 

@@ -1,4 +1,4 @@
-"""RFC 6455 in raw bytes: what a client may do wrong, and that the server says so with the right code and lives on."""
+"""RFC 6455 in raw bytes: what a client may do wrong; the server closes with the right code and keeps running."""
 
 import base64
 import contextlib
@@ -9,29 +9,24 @@ import struct
 import time
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.support.process_stats import cpu_seconds, resident_memory
+from tests.support.redis_commands import send_redis_commands
 from tests.support.waiting import eventually
-from tests.support.websocket_client import SocketReplicas, resident_memory, run_socket_replicas
+from tests.support.websocket_client import SocketReplicas
 
 TIMEOUT = 8.0
 WEBSOCKET_KEY = base64.b64encode(b"0123456789abcdef").decode()
 TEXT, BINARY, CONT, CLOSE, PING, PONG = 0x1, 0x2, 0x0, 0x8, 0x9, 0xA
 
 
-@pytest.fixture(scope="module")
-def single_replica(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SocketReplicas]:
-    with run_socket_replicas(tmp_path_factory.mktemp("sockets"), 1) as single:
-        yield single
-
-
 def encode_frame(
     opcode: int, payload: bytes = b"", *, fin: bool = True, rsv: int = 0, masked: bool = True, length: int | None = None
 ) -> bytes:
-    """One frame as a client sends it, with whatever is wrong with it. `length` overrides the said length."""
+    """One frame as a client sends it, with the given faults. `length` overrides the length field."""
     said = len(payload) if length is None else length
     head = bytes([(0x80 if fin else 0) | rsv << 4 | opcode])
     mark = 0x80 if masked else 0
@@ -48,7 +43,7 @@ def encode_frame(
 
 
 class RawWebSocket:
-    """A connection of bare bytes, past its handshake and first frame."""
+    """A raw TCP connection, past its handshake and first frame."""
 
     def __init__(self, port: int, path: str = "/ws", room: int = 0, **changed: str | None) -> None:
         self.socket = socket.socket()
@@ -97,7 +92,7 @@ class RawWebSocket:
             self.socket.sendall(b"".join(frames))
 
     def receive_close_code(self) -> int:
-        """The code of the server's close frame; then the connection really ends."""
+        """The code of the server's close frame, after which the connection must end."""
         while True:
             opcode, payload = self.receive_frame()
             if opcode == CLOSE:
@@ -189,7 +184,7 @@ VIOLATIONS = {
 
 
 @pytest.mark.parametrize(("frames", "code"), VIOLATIONS.values(), ids=VIOLATIONS.keys())
-def test_violations(raw_websocket: RawWebSocket, frames: list[bytes], code: int) -> None:
+def test_protocol_violations_close_with_their_code(raw_websocket: RawWebSocket, frames: list[bytes], code: int) -> None:
     raw_websocket.send_frames(*frames)
     assert raw_websocket.receive_close_code() == code
 
@@ -209,14 +204,14 @@ def test_violations(raw_websocket: RawWebSocket, frames: list[bytes], code: int)
         [encode_frame(PONG, b"nobody asked")],
     ],
 )
-def test_what_is_allowed(raw_websocket: RawWebSocket, frames: list[bytes]) -> None:
+def test_valid_frames_are_accepted(raw_websocket: RawWebSocket, frames: list[bytes]) -> None:
     raw_websocket.send_frames(*frames, encode_frame(TEXT, b"?"))
     assert raw_websocket.receive_text() == PONG_REPLY
     raw_websocket.send_frames(encode_frame(CLOSE, struct.pack("!H", 1000)))
     assert raw_websocket.receive_close_code() == 1000
 
 
-def test_one_byte_at_a_time(raw_websocket: RawWebSocket) -> None:
+def test_handshake_and_frames_arrive_one_byte_at_a_time(raw_websocket: RawWebSocket) -> None:
     raw_websocket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for byte in encode_frame(TEXT, b"ping") + encode_frame(PING, b"x"):
         raw_websocket.send_frames(bytes([byte]))
@@ -243,8 +238,8 @@ def test_200_000_one_byte_fragments_are_stopped_early(
 
 
 @pytest.mark.long
-def test_a_message_that_takes_more_than_30_s(raw_websocket: RawWebSocket) -> None:
-    """Its client is alive and answers pings; a fragment now and then is no message."""
+def test_message_slower_than_30_s_is_rejected(raw_websocket: RawWebSocket) -> None:
+    """The client is alive and answers pings; but single fragments do not make a message."""
     raw_websocket.send_frames(encode_frame(TEXT, b"a", fin=False), encode_frame(CONT, b"b", fin=False))
     raw_websocket.socket.settimeout(0.5)
     began = time.monotonic()
@@ -258,14 +253,9 @@ def test_a_message_that_takes_more_than_30_s(raw_websocket: RawWebSocket) -> Non
     assert raw_websocket.receive_close_code() == 1008
 
 
-def test_a_flood_of_pings_is_stopped(raw_websocket: RawWebSocket) -> None:
+def test_ping_flood_is_stopped(raw_websocket: RawWebSocket) -> None:
     raw_websocket.send_frames(encode_frame(PING) * 5000)
     assert raw_websocket.receive_close_code() == 1008
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.mark.parametrize(
@@ -300,7 +290,9 @@ def cpu_seconds(pid: int) -> float:
         (handshake_request("/ws?meta=" + "[" * 500 + "]" * 500), {400}),
     ],
 )
-def test_handshakes_that_are_refused(single_replica: SocketReplicas, request_bytes: bytes, statuses: set[int]) -> None:
+def test_invalid_handshakes_are_rejected(
+    single_replica: SocketReplicas, request_bytes: bytes, statuses: set[int]
+) -> None:
     with socket.create_connection(("127.0.0.1", single_replica[0].port), timeout=TIMEOUT) as connection:
         connection.sendall(request_bytes)
         status = int(connection.recv(65536).split(b" ", 2)[1])
@@ -309,13 +301,13 @@ def test_handshakes_that_are_refused(single_replica: SocketReplicas, request_byt
 
 
 @pytest.mark.parametrize("origin", ["http://127.0.0.1", "https://127.0.0.1"])
-def test_our_own_page_may_connect(single_replica: SocketReplicas, origin: str) -> None:
+def test_same_origin_page_may_connect(single_replica: SocketReplicas, origin: str) -> None:
     with socket.create_connection(("127.0.0.1", single_replica[0].port), timeout=TIMEOUT) as connection:
         connection.sendall(handshake_request(origin=origin, cookie="a=b"))
         assert connection.recv(12) == b"HTTP/1.1 101"
 
 
-def test_no_compression_is_agreed_on(single_replica: SocketReplicas) -> None:
+def test_compression_is_not_negotiated(single_replica: SocketReplicas) -> None:
     with socket.create_connection(("127.0.0.1", single_replica[0].port), timeout=TIMEOUT) as connection:
         connection.sendall(handshake_request(sec_websocket_extensions="permessage-deflate; client_max_window_bits"))
         answer = connection.recv(65536).partition(b"\r\n\r\n")[0].lower()
@@ -324,8 +316,8 @@ def test_no_compression_is_agreed_on(single_replica: SocketReplicas) -> None:
     assert b"\r\nserver:" not in answer
 
 
-def test_a_bomb_of_a_compression_nobody_agreed_on_is_refused(single_replica: SocketReplicas) -> None:
-    """64 MiB in 64 KiB, from a client that offers permessage-deflate and takes the answer for a yes."""
+def test_unnegotiated_compressed_frame_is_rejected(single_replica: SocketReplicas) -> None:
+    """64 MiB in 64 KiB, from a client that offers permessage-deflate and takes the response for an agreement."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     bomb = packer.compress(b"[" * 64 * 1024**2) + packer.flush(zlib.Z_SYNC_FLUSH)
     before = resident_memory(single_replica[0].pid)
@@ -347,7 +339,7 @@ def test_a_bomb_of_a_compression_nobody_agreed_on_is_refused(single_replica: Soc
     ],
     ids=["lists", "objects", "in a topic", "in an id", "without an end"],
 )
-def test_a_nesting_of_ten_thousand_levels_is_answered(raw_websocket: RawWebSocket, text: bytes) -> None:
+def test_deeply_nested_json_gets_an_error_reply(raw_websocket: RawWebSocket, text: bytes) -> None:
     raw_websocket.send_frames(encode_frame(TEXT, text))
     answer = raw_websocket.receive_text()
     assert answer == PONG_REPLY or answer.startswith(b'{"type":"error"')
@@ -355,8 +347,8 @@ def test_a_nesting_of_ten_thousand_levels_is_answered(raw_websocket: RawWebSocke
     assert raw_websocket.receive_text() == PONG_REPLY
 
 
-def test_redis_is_emptied_while_a_client_returns(single_replica: SocketReplicas) -> None:
-    """It reads its replay slowly, and what it would hear next cannot be known any more: it is sent away, and comes back."""
+def test_redis_is_flushed_while_a_client_resumes(single_replica: SocketReplicas) -> None:
+    """It reads its replay slowly, and the position of the next event is lost: it is disconnected, and resumes."""
     before = RawWebSocket(single_replica[0].port)
     sid, resume, after = (before.first_frame[name] for name in ("sid", "resume", "sequence"))
     before.socket.close()
@@ -367,21 +359,15 @@ def test_redis_is_emptied_while_a_client_returns(single_replica: SocketReplicas)
         client = RawWebSocket(single_replica[0].port, f"/ws?resume={resume}&after={after}", room=4096)
         assert client.first_frame["recovered"] is True
         asking.get(f"/sockets/{sid}").raise_for_status()
-        send_redis_commands(single_replica, b"FLUSHALL", b"CLIENT KILL TYPE pubsub")
+        for command in ("FLUSHALL", "CLIENT KILL TYPE pubsub"):
+            assert send_redis_commands(single_replica.redis.port, command).startswith(("+", ":"))
         eventually(lambda: asking.get("/readyz").status_code != 200)
         eventually(lambda: asking.get("/readyz").status_code == 200)
     assert client.receive_close_code() == 1012
     client.socket.close()
 
 
-def send_redis_commands(one: SocketReplicas, *commands: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", one.redis.port), timeout=TIMEOUT) as connection:
-        for command in commands:
-            connection.sendall(command + b"\r\n")
-            assert connection.recv(64)[:1] in b"+:"
-
-
-def test_a_client_that_vanishes_at_any_byte_of_its_handshake(single_replica: SocketReplicas) -> None:
+def test_client_abort_at_any_byte_of_the_handshake(single_replica: SocketReplicas) -> None:
     whole = handshake_request()
     for end in range(1, len(whole) + 1, 7):
         with socket.create_connection(("127.0.0.1", single_replica[0].port), timeout=TIMEOUT) as connection:

@@ -1,31 +1,23 @@
-"""Two replicas on one Redis: pushes from either to sockets on both, receipts, acks, and the HTTP side's refusals."""
+"""Two replicas on one Redis: pushes from either to sockets on both, delivery results, acks, and rejected requests."""
 
 import asyncio
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from services.common.bus.publisher import EventPublisher
+from tests.support.waiting import eventually_async
 from tests.support.websocket_client import (
     SocketReplicas,
     WebSocketClient,
-    eventually_async,
     http_client,
     push_message,
-    run_socket_replicas,
 )
 
 pytestmark = pytest.mark.anyio
 EVENT = {"type": "chat.said", "data": {"text": "hello"}}
 UNKNOWN_SID = "A" * 51 + "Q"
-
-
-@pytest.fixture(scope="module")
-def two_replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SocketReplicas]:
-    with run_socket_replicas(tmp_path_factory.mktemp("sockets")) as pair:
-        yield pair
 
 
 @pytest.mark.parametrize("path", ["/", "/ws"])
@@ -69,8 +61,8 @@ async def test_one_all_and_a_topic_from_any_replica(two_replicas: SocketReplicas
         await push_message(service, "all", {"type": "to.all", "data": 1})
         assert [(await client.receive_event())["type"] for client in clients] == ["to.all"] * 4
         for client in clients[:3]:
-            answer = await client.subscribe("news:1")
-            assert (answer["type"], answer["topic"]) == ("subscribed", "news:1")
+            confirmed = await client.subscribe("news:1")
+            assert (confirmed["type"], confirmed["topic"]) == ("subscribed", "news:1")
         await push_message(service, "topic:news:1", {"type": "to.topic", "data": 2})
         for client in clients[:3]:
             assert (await client.receive_event())["topic"] == "news:1"
@@ -85,7 +77,7 @@ async def test_one_all_and_a_topic_from_any_replica(two_replicas: SocketReplicas
         await client.close()
 
 
-async def test_topics_in_the_address(two_replicas: SocketReplicas) -> None:
+async def test_topics_in_the_query(two_replicas: SocketReplicas) -> None:
     client = await WebSocketClient.connect(two_replicas[0], topics="a,b/c")
     for topic in ("a", "b/c", "d"):
         await push_message(two_replicas[1], f"topic:{topic}", {"type": "t", "data": topic})
@@ -109,7 +101,7 @@ async def test_a_separate_process_pushes_with_a_few_lines(two_replicas: SocketRe
     "meta",
     ['{"name":"Ann","a":[1,2.5,null,true]}', '"\\ud83d\\ude00 \\u0000"', "[" * 32 + "]" * 32, "1" * 900, '{"":{}}'],
 )
-async def test_what_a_client_says_of_itself_is_seen_by_others(two_replicas: SocketReplicas, meta: str) -> None:
+async def test_client_metadata_is_visible_to_others(two_replicas: SocketReplicas, meta: str) -> None:
     client = await WebSocketClient.connect(two_replicas[0], meta=meta)
     async with http_client(two_replicas[1]) as asking:
         assert (await asking.get(f"/sockets/{client.sid}")).json()["meta"] == json.loads(meta)
@@ -132,7 +124,7 @@ async def test_the_same_id_is_pushed_once(two_replicas: SocketReplicas) -> None:
     await other.close()
 
 
-async def test_delivered_with_the_clients_ack(two_replicas: SocketReplicas) -> None:
+async def test_push_is_delivered_when_the_client_acks(two_replicas: SocketReplicas) -> None:
     for service in two_replicas.services:
         client = await WebSocketClient.connect(two_replicas[0])
         sending = asyncio.create_task(push_message(service, client.sid, EVENT, wait=5))
@@ -144,7 +136,7 @@ async def test_delivered_with_the_clients_ack(two_replicas: SocketReplicas) -> N
         await client.close()
 
 
-async def test_who_asks_again_waits_on_when_the_first_has_given_up(two_replicas: SocketReplicas) -> None:
+async def test_repeated_push_keeps_waiting_after_the_first_caller_disconnects(two_replicas: SocketReplicas) -> None:
     client = await WebSocketClient.connect(two_replicas[0])
     said = {**EVENT, "id": "impatient"}
     first = asyncio.create_task(push_message(two_replicas[1], client.sid, said, wait=1))
@@ -158,7 +150,7 @@ async def test_who_asks_again_waits_on_when_the_first_has_given_up(two_replicas:
     await client.close()
 
 
-async def test_no_ack_is_no_delivery(two_replicas: SocketReplicas) -> None:
+async def test_push_without_an_ack_is_not_delivered(two_replicas: SocketReplicas) -> None:
     client = await WebSocketClient.connect(two_replicas[0])
     sending = asyncio.create_task(push_message(two_replicas[1], client.sid, EVENT, wait=0.3))
     await client.send({"type": "ack", "id": "of-something-else"})
@@ -167,7 +159,7 @@ async def test_no_ack_is_no_delivery(two_replicas: SocketReplicas) -> None:
     await client.close()
 
 
-async def test_an_ack_after_a_return_to_another_replica(two_replicas: SocketReplicas) -> None:
+async def test_ack_after_a_resume_on_another_replica(two_replicas: SocketReplicas) -> None:
     client = await WebSocketClient.connect(two_replicas[0])
     client.abort()
     await eventually_async(lambda: is_offline(two_replicas, client.sid))
@@ -184,7 +176,7 @@ async def is_offline(two: SocketReplicas, sid: str) -> bool:
         return bool((await client.get(f"/sockets/{sid}")).json()["state"] == "away")
 
 
-async def test_queued_while_away(two_replicas: SocketReplicas) -> None:
+async def test_push_to_an_offline_client_is_queued(two_replicas: SocketReplicas) -> None:
     client = await WebSocketClient.connect(two_replicas[0])
     await client.close()
     await eventually_async(lambda: is_offline(two_replicas, client.sid))
@@ -195,7 +187,7 @@ async def test_queued_while_away(two_replicas: SocketReplicas) -> None:
 
 
 @pytest.mark.parametrize("sid", [UNKNOWN_SID, "x", "a" * 52, "..%2f", "%00", "sid:*"])
-async def test_unknown_sids(two_replicas: SocketReplicas, sid: str) -> None:
+async def test_unknown_sids_are_reported(two_replicas: SocketReplicas, sid: str) -> None:
     answer = await push_message(two_replicas[0], sid, EVENT)
     assert answer.status_code == 404
     async with http_client(two_replicas[0]) as client:
@@ -222,7 +214,7 @@ async def test_unknown_sids(two_replicas: SocketReplicas, sid: str) -> None:
         ({"type": "a", "data": "x" * 65536}, {}, 413),
     ],
 )
-async def test_pushes_that_are_refused(
+async def test_invalid_pushes_are_rejected(
     two_replicas: SocketReplicas, said: dict[str, Any], query: dict[str, str], status: int
 ) -> None:
     async with http_client(two_replicas[0]) as client:
@@ -231,12 +223,12 @@ async def test_pushes_that_are_refused(
         assert answer.headers["content-type"] == "application/problem+json"
 
 
-async def test_a_body_past_all_limits(two_replicas: SocketReplicas) -> None:
+async def test_oversized_push_body_is_rejected(two_replicas: SocketReplicas) -> None:
     assert (await push_message(two_replicas[0], "all", {"type": "a", "data": "x" * 300_000})).status_code == 413
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b"1", b'{"type":"a","data":"\\ud800"}', b"[" * 100_000])
-async def test_bodies_that_are_no_message(two_replicas: SocketReplicas, body: bytes) -> None:
+async def test_invalid_push_bodies_are_rejected(two_replicas: SocketReplicas, body: bytes) -> None:
     async with http_client(two_replicas[0]) as client:
         answer = await client.post("/sockets/messages", content=body, headers={"content-type": "application/json"})
         assert answer.status_code == 400, answer.text
@@ -247,8 +239,8 @@ async def test_waits_have_a_limit(two_replicas: SocketReplicas) -> None:
         assert (await push_message(two_replicas[0], UNKNOWN_SID, EVENT, wait=wait)).status_code == 400
 
 
-async def test_what_is_no_event_never_reaches_a_client(two_replicas: SocketReplicas) -> None:
-    """RxJS fails on a frame that is not JSON, whoever put it into Redis."""
+async def test_invalid_event_never_reaches_a_client(two_replicas: SocketReplicas) -> None:
+    """RxJS fails on a frame that is not JSON, whichever program wrote it into Redis."""
     client = await WebSocketClient.connect(two_replicas[0])
     async with EventPublisher.from_url(two_replicas.redis.url, "/x") as other:
         for payload in (
@@ -272,7 +264,7 @@ async def test_what_is_no_event_never_reaches_a_client(two_replicas: SocketRepli
     await client.close()
 
 
-async def test_commands_that_are_refused(two_replicas: SocketReplicas) -> None:
+async def test_invalid_commands_get_an_error(two_replicas: SocketReplicas) -> None:
     client = await WebSocketClient.connect(two_replicas[0])
     for said in (
         {"type": "publish", "topic": "a"},
@@ -304,7 +296,7 @@ async def test_the_document_of_the_http_side(two_replicas: SocketReplicas) -> No
     assert set(document["paths"]) >= {"/sockets", "/sockets/{sid}", "/sockets/messages", "/sockets/{sid}/messages"}
 
 
-async def test_no_secret_in_the_log(two_replicas: SocketReplicas) -> None:
+async def test_resume_secret_is_not_logged(two_replicas: SocketReplicas) -> None:
     client = await WebSocketClient.connect(two_replicas[0])
     secret = client.resume_secret.partition(".")[2]
     await client.close()

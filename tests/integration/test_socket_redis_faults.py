@@ -1,4 +1,4 @@
-"""Redis dies, is silent, forgets, cuts the subscription: sockets stay open, and whatever may have been missed is said."""
+"""Redis is killed, hangs, is flushed, ends the subscription: sockets stay open, and every possible gap is reported."""
 
 import asyncio
 import signal
@@ -13,10 +13,10 @@ from websockets.exceptions import InvalidStatus
 from services.common.bus.publisher import EventPublisher
 from services.common.errors import ServiceUnavailable
 from tests.support.processes import ServiceProcess
+from tests.support.waiting import eventually_async
 from tests.support.websocket_client import (
     SocketReplicas,
     WebSocketClient,
-    eventually_async,
     http_client,
     push_message,
     run_socket_replicas,
@@ -40,7 +40,7 @@ async def all_ready(two: SocketReplicas) -> bool:
     return True
 
 
-async def test_redis_is_killed_for_a_while(two_replicas: SocketReplicas) -> None:
+async def test_redis_is_killed_and_restarted(two_replicas: SocketReplicas) -> None:
     clients = [
         await WebSocketClient.connect(two_replicas[0], topics="a"),
         await WebSocketClient.connect(two_replicas[1]),
@@ -60,8 +60,8 @@ async def test_redis_is_killed_for_a_while(two_replicas: SocketReplicas) -> None
             assert (await asking.get("/livez")).status_code == 200
             assert (await asking.get("/readyz")).status_code == 503
             assert (await asking.get("/sockets")).status_code == 503
-    answer = await clients[0].subscribe("b")
-    assert answer["type"] == "error"
+    refusal = await clients[0].subscribe("b")
+    assert refusal["type"] == "error"
     for client in clients:
         await client.assert_nothing_pending()
     await asyncio.sleep(5)
@@ -71,7 +71,7 @@ async def test_redis_is_killed_for_a_while(two_replicas: SocketReplicas) -> None
         resync = await client.receive_event()
         assert (resync["type"], resync["source"]) == ("socket.resync", "/socket")
     assert time.monotonic() - back < 5
-    # The directory has been made anew by those who hold the connections.
+    # The replicas that hold the connections have restored the session records.
     for client in clients:
         assert (await push_message(two_replicas[0], client.sid, EVENT)).json()["status"] == "sent"
         assert (await client.receive_event())["data"] == 1
@@ -84,7 +84,7 @@ async def test_redis_is_killed_for_a_while(two_replicas: SocketReplicas) -> None
     await clients[1].close()
 
 
-async def test_who_was_away_while_redis_forgot_is_told(two_replicas: SocketReplicas) -> None:
+async def test_client_offline_during_a_redis_flush_gets_a_gap(two_replicas: SocketReplicas) -> None:
     client = await WebSocketClient.connect(two_replicas[0])
     client.abort()
     await asyncio.sleep(0.3)
@@ -97,7 +97,7 @@ async def test_who_was_away_while_redis_forgot_is_told(two_replicas: SocketRepli
     await back.close()
 
 
-async def test_redis_is_silent_for_9_s(two_replicas: SocketReplicas) -> None:
+async def test_redis_hangs_for_9_s(two_replicas: SocketReplicas) -> None:
     client = await WebSocketClient.connect(two_replicas[0])
     ids = [
         (await push_message(two_replicas[1], client.sid, {"type": "t", "data": number})).json()["id"]
@@ -111,7 +111,7 @@ async def test_redis_is_silent_for_9_s(two_replicas: SocketReplicas) -> None:
     await asyncio.sleep(9 - (time.monotonic() - began))
     two_replicas.redis.resume()
     await eventually_async(lambda: all_ready(two_replicas), 5)
-    # The caller does not know what became of it and asks again with the same id.
+    # The caller does not know the outcome and repeats the push with the same id.
     answer = await push_message(two_replicas[1], client.sid, {"type": "t", "data": "in the silence", "id": "unsure"})
     assert answer.json()["status"] == "sent"
     await push_message(two_replicas[1], client.sid, {"type": "the.end"})
@@ -122,7 +122,7 @@ async def test_redis_is_silent_for_9_s(two_replicas: SocketReplicas) -> None:
     await client.close()
 
 
-async def test_the_subscription_is_cut_and_nothing_is_missed(two_replicas: SocketReplicas) -> None:
+async def test_broken_subscription_misses_no_event(two_replicas: SocketReplicas) -> None:
     client = await WebSocketClient.connect(two_replicas[0], topics="a")
     seen: list[int] = []
 
@@ -151,8 +151,8 @@ async def test_the_subscription_is_cut_and_nothing_is_missed(two_replicas: Socke
     await client.close()
 
 
-async def test_more_is_missed_than_is_kept(two_replicas: SocketReplicas) -> None:
-    """A stopped replica reads nothing, Redis cuts its subscription, and more goes through than a history holds."""
+async def test_missed_events_beyond_the_history_are_a_gap(two_replicas: SocketReplicas) -> None:
+    """A paused replica reads nothing, Redis ends its subscription, and more events pass than a history holds."""
     quiet, busy = (
         await WebSocketClient.connect(two_replicas[0]),
         await WebSocketClient.connect(two_replicas[0], topics="busy"),
@@ -173,8 +173,8 @@ async def test_more_is_missed_than_is_kept(two_replicas: SocketReplicas) -> None
     await busy.close()
 
 
-async def test_a_subscriber_over_its_buffer_is_told(two_replicas: SocketReplicas) -> None:
-    """Redis cuts who lets 32 MB lie unread (its default for pub/sub), and the history of all is larger than one reading."""
+async def test_subscriber_over_its_output_buffer_recovers(two_replicas: SocketReplicas) -> None:
+    """Redis ends a subscription with 32 MB of unread output (the default), and the history of all exceeds one read."""
     client = await WebSocketClient.connect(two_replicas[0])
     two_replicas[0].child.send_signal(signal.SIGSTOP)
     filler = "x" * 60_000
@@ -194,8 +194,8 @@ async def test_a_subscriber_over_its_buffer_is_told(two_replicas: SocketReplicas
     await client.close()
 
 
-async def test_closed_by_an_operator_while_its_replica_hears_nothing(two_replicas: SocketReplicas) -> None:
-    """The replica comes back, finds no record, and must not take the sid for one that Redis has forgotten."""
+async def test_operator_disconnect_while_the_replica_is_unsubscribed(two_replicas: SocketReplicas) -> None:
+    """The replica resumes, finds no record, and must not take the sid for one that a flush has removed."""
     client = await WebSocketClient.connect(two_replicas[0])
     two_replicas[0].child.send_signal(signal.SIGSTOP)
     async with EventPublisher.from_url(two_replicas.redis.url, "/x") as other, http_client(two_replicas[1]) as asking:
@@ -209,7 +209,7 @@ async def test_closed_by_an_operator_while_its_replica_hears_nothing(two_replica
     await back.close()
 
 
-async def test_redis_is_emptied_under_us(two_replicas: SocketReplicas) -> None:
+async def test_redis_is_flushed_while_clients_are_connected(two_replicas: SocketReplicas) -> None:
     client = await WebSocketClient.connect(two_replicas[0], topics="a", meta='{"n":1}')
     before = client.last_sequence.partition("-")[0]
     async with EventPublisher.from_url(two_replicas.redis.url, "/x") as other:
@@ -228,8 +228,8 @@ async def test_redis_is_emptied_under_us(two_replicas: SocketReplicas) -> None:
     await client.close()
 
 
-async def test_a_replica_that_was_stopped_misses_nothing(two_replicas: SocketReplicas) -> None:
-    """Longer than its life in the directory: its sids were away meanwhile, and are back without a new connection."""
+async def test_paused_replica_misses_no_event(two_replicas: SocketReplicas) -> None:
+    """Longer than its node record lives: its sids were offline meanwhile, and are online again without a new connection."""
     client, other_client = (
         await WebSocketClient.connect(two_replicas[0]),
         await WebSocketClient.connect(two_replicas[1]),
@@ -255,8 +255,8 @@ async def test_a_replica_that_was_stopped_misses_nothing(two_replicas: SocketRep
         await one.close()
 
 
-async def test_a_snapshot_brings_back_no_numbers(two_replicas: SocketReplicas) -> None:
-    """A Redis that saves: after a restart it has an older memory, and would give numbers a second time."""
+async def test_restored_redis_snapshot_reuses_no_sequence_numbers(two_replicas: SocketReplicas) -> None:
+    """A Redis with snapshots: after a restart it has older data, and would use sequence numbers a second time."""
     client, gone = await WebSocketClient.connect(two_replicas[0]), await WebSocketClient.connect(two_replicas[0])
     async with EventPublisher.from_url(two_replicas.redis.url, "/x") as other:
         await other.broadcast("t", 1)
@@ -279,7 +279,7 @@ async def test_a_snapshot_brings_back_no_numbers(two_replicas: SocketReplicas) -
         await one.close()
 
 
-async def test_it_starts_without_redis_and_is_ready_when_redis_is(tmp_path: Path) -> None:
+async def test_service_starts_without_redis_and_becomes_ready_with_it(tmp_path: Path) -> None:
     with run_socket_replicas(tmp_path, 0) as made:
         made.redis.kill()
         service = made.start(ready=False)
@@ -297,7 +297,7 @@ async def test_it_starts_without_redis_and_is_ready_when_redis_is(tmp_path: Path
         assert time.monotonic() - began < 5
         client = await WebSocketClient.connect(service)
         await client.assert_nothing_pending()
-        # Nobody can tell this start from one on a memory that was lost: of a sid that it does not know it says so only later.
+        # This start cannot be told from one after a flush: an unknown sid is reported as unknown only after the settling period.
         nobody = "A" * 51 + "Q"
         assert (await push_message(service, client.sid, EVENT)).json()["status"] == "sent"
         assert (await push_message(service, nobody, EVENT)).status_code == 503

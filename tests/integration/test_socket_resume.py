@@ -1,31 +1,23 @@
-"""Replay: who comes back keeps the sid and gets what was missed, once and in order, or is told that he cannot."""
+"""Resume: a client that reconnects keeps its sid and gets the events it missed, once and in order, or a report that it cannot."""
 
 import asyncio
 import signal
-from collections.abc import Iterator
 
 import pytest
 
 from services.common.bus.publisher import EventPublisher
+from tests.support.waiting import eventually_async
 from tests.support.websocket_client import (
     SocketReplicas,
     WebSocketClient,
-    eventually_async,
     http_client,
     push_message,
-    run_socket_replicas,
 )
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(scope="module")
-def two_replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SocketReplicas]:
-    with run_socket_replicas(tmp_path_factory.mktemp("sockets")) as pair:
-        yield pair
-
-
-async def test_what_was_missed_comes_by_number_over_all_targets(two_replicas: SocketReplicas) -> None:
+async def test_missed_events_arrive_in_sequence_order_over_all_targets(two_replicas: SocketReplicas) -> None:
     client = await WebSocketClient.connect(two_replicas[0], topics="a")
     await client.subscribe("b")
     await push_message(two_replicas[0], client.sid, {"type": "t", "data": 0})
@@ -45,7 +37,7 @@ async def test_what_was_missed_comes_by_number_over_all_targets(two_replicas: So
     await back.close()
 
 
-async def test_without_a_place_nothing_is_missed(two_replicas: SocketReplicas) -> None:
+async def test_resume_without_a_position_repeats_all_unacknowledged_events(two_replicas: SocketReplicas) -> None:
     client = await WebSocketClient.connect(two_replicas[0])
     for number in range(5):
         await push_message(two_replicas[0], client.sid, {"type": "t", "data": number})
@@ -59,7 +51,7 @@ async def test_without_a_place_nothing_is_missed(two_replicas: SocketReplicas) -
     await back.close()
 
 
-async def test_a_secret_works_once_the_client_has_the_next(two_replicas: SocketReplicas) -> None:
+async def test_previous_secret_is_invalid_once_the_next_is_acknowledged(two_replicas: SocketReplicas) -> None:
     client = await WebSocketClient.connect(two_replicas[0])
     back = await client.reconnect(two_replicas[1])
     assert back.sid == client.sid
@@ -78,8 +70,8 @@ async def test_a_secret_works_once_the_client_has_the_next(two_replicas: SocketR
     await back.close()
 
 
-async def test_a_lost_answer_does_not_lose_the_session(two_replicas: SocketReplicas) -> None:
-    """The replica granted the resume, the network lost the answer: the client knows the old secret only."""
+async def test_lost_handshake_response_does_not_lose_the_session(two_replicas: SocketReplicas) -> None:
+    """The replica accepted the resume, the network lost the response: the client has the old secret only."""
     client = await WebSocketClient.connect(two_replicas[0])
     await push_message(two_replicas[0], client.sid, {"type": "t", "data": 1})
     client.abort()
@@ -92,7 +84,7 @@ async def test_a_lost_answer_does_not_lose_the_session(two_replicas: SocketRepli
 
 
 async def reconnect_and_vanish(two: SocketReplicas, client: WebSocketClient) -> None:
-    """Come back as this client, and vanish without having read the first frame."""
+    """Resume as this client, and disconnect before the first frame is read."""
     reader, writer = await asyncio.open_connection("127.0.0.1", two[1].port)
     writer.write(
         f"GET /ws?resume={client.resume_secret}&after={client.last_sequence} HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\n"
@@ -103,7 +95,7 @@ async def reconnect_and_vanish(two: SocketReplicas, client: WebSocketClient) -> 
 
 
 @pytest.mark.parametrize("resume", ["", "x", "{sid}", "{sid}.", "{sid}.wrong", "{other}"])
-async def test_guessing_and_using_anothers_sid_has_no_effect(two_replicas: SocketReplicas, resume: str) -> None:
+async def test_guessed_or_foreign_sid_has_no_effect(two_replicas: SocketReplicas, resume: str) -> None:
     victim, other = await WebSocketClient.connect(two_replicas[0]), await WebSocketClient.connect(two_replicas[0])
     wrong = resume.format(sid=victim.sid, other=f"{victim.sid}.{other.resume_secret.partition('.')[2]}")
     thief = await WebSocketClient.connect(two_replicas[1], resume=wrong, after=victim.last_sequence)
@@ -116,8 +108,8 @@ async def test_guessing_and_using_anothers_sid_has_no_effect(two_replicas: Socke
         await client.close()
 
 
-async def test_who_resumes_many_times_at_once_has_one_connection(two_replicas: SocketReplicas) -> None:
-    """Impatient tabs: one secret, both replicas. All but the last are closed, and that one misses nothing."""
+async def test_concurrent_resumes_leave_one_connection(two_replicas: SocketReplicas) -> None:
+    """Tabs that resume concurrently: one secret, both replicas. All but the last are closed, and that one misses nothing."""
     for turn in range(5):
         client = await WebSocketClient.connect(two_replicas[0])
         client.abort()
@@ -126,7 +118,7 @@ async def test_who_resumes_many_times_at_once_has_one_connection(two_replicas: S
             WebSocketClient.connect(two_replicas[number % 2], resume=client.resume_secret, after=client.last_sequence)
             for number in range(8)
         ]
-        # Who is overtaken before its handshake is answered gets no answer.
+        # A handshake that another one supersedes gets no response.
         answers = await asyncio.gather(*wishes, return_exceptions=True)
         backs = [answer for answer in answers if isinstance(answer, WebSocketClient)]
         assert {back.sid for back in backs} == {client.sid}
@@ -146,7 +138,7 @@ async def test_who_resumes_many_times_at_once_has_one_connection(two_replicas: S
         await ends[last]
 
 
-async def test_who_resumes_elsewhere_closes_the_connection_before(two_replicas: SocketReplicas) -> None:
+async def test_resuming_elsewhere_closes_the_previous_connection(two_replicas: SocketReplicas) -> None:
     for here in two_replicas.services:
         client = await WebSocketClient.connect(two_replicas[0])
         back = await client.reconnect(here)
@@ -159,7 +151,7 @@ async def test_who_resumes_elsewhere_closes_the_connection_before(two_replicas: 
 
 
 @pytest.mark.parametrize("after", ["0-0", "abc", "6f-", "9" * 400, "-1", "{epoch}-999999999", "{epoch}--1"])
-async def test_a_place_that_is_none_is_not_recovered(two_replicas: SocketReplicas, after: str) -> None:
+async def test_invalid_position_is_not_recovered(two_replicas: SocketReplicas, after: str) -> None:
     client = await WebSocketClient.connect(two_replicas[0])
     client.abort()
     epoch = client.last_sequence.partition("-")[0]
@@ -171,7 +163,7 @@ async def test_a_place_that_is_none_is_not_recovered(two_replicas: SocketReplica
     await back.close()
 
 
-async def test_more_than_is_kept_is_said(two_replicas: SocketReplicas) -> None:
+async def test_events_beyond_the_history_are_reported_as_a_gap(two_replicas: SocketReplicas) -> None:
     client = await WebSocketClient.connect(two_replicas[0])
     client.abort()
     async with EventPublisher.from_url(two_replicas.redis.url, "/x") as other:
@@ -190,8 +182,8 @@ async def test_more_than_is_kept_is_said(two_replicas: SocketReplicas) -> None:
     await again.close()
 
 
-async def test_a_gap_is_told_until_it_was_read(two_replicas: SocketReplicas) -> None:
-    """The first frame that told of it was lost on the way, and meanwhile what proved it has ended."""
+async def test_gap_is_repeated_until_it_is_received(two_replicas: SocketReplicas) -> None:
+    """The first frame that reported it was lost, and meanwhile the history that proved the gap has expired."""
     client = await WebSocketClient.connect(two_replicas[0])
     client.abort()
     async with EventPublisher.from_url(two_replicas.redis.url, "/x") as other:
@@ -214,8 +206,8 @@ async def is_offline(two: SocketReplicas, sid: str) -> bool:
         return bool((await asking.get(f"/sockets/{sid}")).json()["state"] == "away")
 
 
-async def test_a_busy_topic_that_was_joined_late_is_no_gap(two_replicas: SocketReplicas) -> None:
-    """More than its history holds went through the topic before the client joined it."""
+async def test_late_subscription_to_a_busy_topic_is_no_gap(two_replicas: SocketReplicas) -> None:
+    """More events than its history holds were published to the topic before the client subscribed."""
     client = await WebSocketClient.connect(two_replicas[0])
     async with EventPublisher.from_url(two_replicas.redis.url, "/x") as other:
         for number in range(500):
@@ -230,7 +222,7 @@ async def test_a_busy_topic_that_was_joined_late_is_no_gap(two_replicas: SocketR
     await back.close()
 
 
-async def test_last_values_are_not_kept_and_are_no_gap(two_replicas: SocketReplicas) -> None:
+async def test_conflated_events_are_not_stored_and_are_no_gap(two_replicas: SocketReplicas) -> None:
     client = await WebSocketClient.connect(two_replicas[0])
     async with EventPublisher.from_url(two_replicas.redis.url, "/x") as other:
         await other.send(client.sid, "progress", 1, conflation_key=True)
@@ -245,8 +237,8 @@ async def test_last_values_are_not_kept_and_are_no_gap(two_replicas: SocketRepli
     await back.close()
 
 
-async def test_pushes_go_on_while_a_client_returns(two_replicas: SocketReplicas) -> None:
-    """300 numbered pushes, a new connection after each dozen, alternating replicas: all once, all in order, none flagged."""
+async def test_pushes_continue_while_a_client_resumes(two_replicas: SocketReplicas) -> None:
+    """300 numbered pushes, a new connection after each dozen, alternating replicas: all once, all in order, no gap reported."""
     client = await WebSocketClient.connect(two_replicas[0])
     seen: list[int] = []
 
@@ -273,7 +265,7 @@ async def test_pushes_go_on_while_a_client_returns(two_replicas: SocketReplicas)
     await client.close()
 
 
-async def test_a_killed_replicas_clients_miss_nothing(two_replicas: SocketReplicas) -> None:
+async def test_clients_of_a_killed_replica_miss_no_event(two_replicas: SocketReplicas) -> None:
     victim = two_replicas.start()
     clients = [await WebSocketClient.connect(victim, topics="t") for _ in range(5)]
     victim.child.send_signal(signal.SIGKILL)
@@ -291,7 +283,7 @@ async def test_a_killed_replicas_clients_miss_nothing(two_replicas: SocketReplic
         await back.close()
 
 
-async def test_topics_and_meta_stay(two_replicas: SocketReplicas) -> None:
+async def test_topics_and_metadata_survive_a_resume(two_replicas: SocketReplicas) -> None:
     client = await WebSocketClient.connect(two_replicas[0], topics="a,b", meta='{"name":"ann"}')
     await client.send_command({"type": "unsubscribe", "topic": "b"})
     client.abort()
@@ -305,7 +297,7 @@ async def test_topics_and_meta_stay(two_replicas: SocketReplicas) -> None:
     await back.close()
 
 
-async def test_closed_by_an_operator_is_for_good(two_replicas: SocketReplicas) -> None:
+async def test_operator_disconnect_is_permanent(two_replicas: SocketReplicas) -> None:
     client = await WebSocketClient.connect(two_replicas[0])
     async with http_client(two_replicas[1]) as asking:
         assert (await asking.delete(f"/sockets/{client.sid}")).status_code == 204
@@ -316,7 +308,7 @@ async def test_closed_by_an_operator_is_for_good(two_replicas: SocketReplicas) -
     assert back.sid != client.sid
     assert back.first_frame["recovered"] is False
     await back.close()
-    # One that is away cannot come back either.
+    # A session that is offline cannot be resumed either.
     await eventually_async(lambda: delete_session(two_replicas, back.sid))
     other = await back.reconnect(two_replicas[0])
     assert other.sid != back.sid

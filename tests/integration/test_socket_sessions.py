@@ -1,4 +1,4 @@
-"""The parts of the socket service that share Redis, put together in this process: claims, sweeps, and what comes in between."""
+"""The parts of the socket service that share Redis, composed in this process: acquiring sessions, refreshes, and interleavings."""
 
 import asyncio
 from collections import Counter
@@ -21,33 +21,18 @@ from services.socket.handshake import ConnectRequest
 from services.socket.history import History, HistoryQuery
 from services.socket.hub import GAP_PREFIX, Hub, SocketClient
 from services.socket.presence import PresenceManager
-from services.socket.scripts import ACQUIRE_SESSIONS, READ_HISTORY, RESUME_WINDOW_SECONDS
-from services.socket.sessions import SessionStore, hash_secret
+from services.socket.scripts import ACQUIRE_SESSIONS, READ_HISTORY
+from services.socket.sessions import RESUME_WINDOW_SECONDS, SessionStore, hash_secret
 from services.socket.settings import SocketSettings
-from tests.support.websocket_client import eventually_async
+from tests.support.recording_sink import RecordingSink
+from tests.support.waiting import eventually_async
 
 pytestmark = pytest.mark.anyio
 
 
-class RecordingSink:
-    """A Sink that writes down what it is given."""
-
-    def __init__(self) -> None:
-        self.frames: list[bytes] = []
-        self.closed: tuple[int, str] | None = None
-        self.send_now = self.frames.append
-
-    def write(self, frame: bytes, conflation_key: str = "") -> None:
-        del conflation_key
-        self.frames.append(frame)
-
-    def close(self, code: int, reason: str) -> None:
-        self.closed = (code, reason)
-
-
 @dataclass
 class InProcessReplica:
-    """A replica without its server."""
+    """A replica without its HTTP server."""
 
     push: EventPublisher
     hub: Hub
@@ -56,7 +41,7 @@ class InProcessReplica:
     delivery: RedisBroker
 
     async def add_client(self, sid: str, presented: str = "") -> tuple[SocketClient, RecordingSink]:
-        """A socket that is ready; its secret is named after how often it came."""
+        """Add a client that is ready; its secret contains the number of its connection."""
         paper = RecordingSink()
         peer = SocketClient(sid, f"{presented}+", paper)
         claim = await self.directory.acquire(sid, presented, peer.secret_hash, "", ())
@@ -71,7 +56,7 @@ class InProcessReplica:
         return peer, paper
 
     async def count_script_calls(self) -> int:
-        """Scripts that Redis has run so far."""
+        """The number of scripts that Redis has run."""
         said = await self.push.redis.execute("INFO", "commandstats")
         return sum(said.get(name, {"calls": 0})["calls"] for name in ("cmdstat_eval", "cmdstat_evalsha"))
 
@@ -98,7 +83,7 @@ async def now(value: Any) -> Any:
     return value
 
 
-async def test_a_storm_of_claims_is_a_few_calls_and_each_gets_its_own_answer(replica: InProcessReplica) -> None:
+async def test_concurrent_acquires_are_batched_and_get_their_own_replies(replica: InProcessReplica) -> None:
     claim = replica.directory.acquire
     known, other = new_sid(), new_sid()
     await claim(known, "", "first", '{"n":1}', ("a",))
@@ -131,7 +116,7 @@ async def test_a_storm_of_claims_is_a_few_calls_and_each_gets_its_own_answer(rep
     assert await replica.count_listed_sids() == 202
 
 
-async def test_the_list_of_all_forgets_whose_record_has_ended(replica: InProcessReplica) -> None:
+async def test_expired_sessions_leave_the_session_list(replica: InProcessReplica) -> None:
     sids = sorted([new_sid() for _ in range(25)])
     for sid in sids:
         await replica.directory.acquire(sid, "", "secret", "", ())
@@ -144,8 +129,8 @@ async def test_the_list_of_all_forgets_whose_record_has_ended(replica: InProcess
     assert await replica.count_listed_sids() == 12
 
 
-async def test_who_resumes_here_while_records_are_refreshed_stays(replica: InProcessReplica) -> None:
-    """The refresh that is under way knows the connection before: its sid has moved, and not away from here."""
+async def test_client_resuming_here_during_a_refresh_stays_online(replica: InProcessReplica) -> None:
+    """The running refresh has the previous connection: its sid has moved, and is still on this replica."""
     sid = new_sid()
     before, _ = await replica.add_client(sid)
     claim = await replica.directory.acquire(sid, before.secret_hash, "new", "", ())
@@ -160,27 +145,28 @@ async def test_who_resumes_here_while_records_are_refreshed_stays(replica: InPro
     assert (replica.hub.find(sid), paper.closed) == (peer, None)
 
 
-async def test_who_has_resumed_elsewhere_is_found_by_the_next_refresh(replica: InProcessReplica) -> None:
-    """Where the other replica's word came before the socket was held here."""
+async def test_session_resumed_elsewhere_is_found_by_the_next_refresh(replica: InProcessReplica) -> None:
+    """Where the other replica's message came before the client was added here."""
     sid = new_sid()
     peer, paper = await replica.add_client(sid)
     other = SessionStore(replica.push.redis, "other", 3)
-    replica.hub.remove(peer)  # so that the word itself finds nobody
+    replica.hub.remove(peer)  # so that the control message finds no client
     assert await other.acquire(sid, peer.secret_hash, "new", "", ()) is not None
     await other.aclose()
     await replica.delivery._subscription.barrier()
     replica.hub.add(peer)
-    assert paper.closed is None
+    closed_before_the_refresh = paper.closed
+    assert closed_before_the_refresh is None
     replica.attendance.schedule_recheck(peer)
     await replica.attendance.tick(refresh_all=False)
     assert paper.closed == (1008, "session resumed elsewhere")
     assert replica.hub.find(sid) is None
 
 
-async def test_who_becomes_ready_while_redis_begins_anew_is_told(
+async def test_client_joining_during_a_redis_flush_is_resynced(
     replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its replay ends after Redis was asked which memory this is, and before anybody here knows the answer."""
+    """Its replay ends after Redis was queried for its epoch, and before this replica has the reply."""
     peer, paper = await replica.add_client(new_sid())
     peer.replay_buffer = []
     ask = replica.directory.register_node
@@ -201,7 +187,7 @@ async def test_who_becomes_ready_while_redis_begins_anew_is_told(
 
 
 class StalledSink(RecordingSink):
-    """A client that reads nothing of its replay until it may."""
+    """A client whose replay is blocked until `release`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -219,8 +205,8 @@ def make_handler_and_acceptor(replica: InProcessReplica) -> tuple[WebSocketHandl
     return WebSocketHandler(*parts, delivery, replica.attendance, entrance), entrance
 
 
-async def test_no_place_is_told_in_a_memory_that_is_not_known_yet(replica: InProcessReplica) -> None:
-    """Redis was emptied a moment ago: "since" would name a place in no sequence."""
+async def test_no_position_is_sent_for_an_unknown_epoch(replica: InProcessReplica) -> None:
+    """Redis was flushed a moment ago: `since` would name a position in no sequence."""
     sockets, _ = make_handler_and_acceptor(replica)
     peer, _ = await replica.add_client(new_sid())
     assert await sockets._subscribe(peer, "a") == f"{replica.delivery.epoch}-0"
@@ -231,7 +217,7 @@ async def test_no_place_is_told_in_a_memory_that_is_not_known_yet(replica: InPro
 
 
 async def start_recovering_client(replica: InProcessReplica) -> tuple[SocketClient, StalledSink, asyncio.Task[None]]:
-    """A socket in the middle of a replay of one event."""
+    """A client during a replay of one event."""
     delivery = replica.delivery
     sockets, entrance = make_handler_and_acceptor(replica)
     peer, _ = await replica.add_client(new_sid())
@@ -252,8 +238,8 @@ async def start_recovering_client(replica: InProcessReplica) -> tuple[SocketClie
     return peer, client, task
 
 
-async def test_redis_begins_anew_in_the_middle_of_a_replay(replica: InProcessReplica) -> None:
-    """What the socket would hear next cannot be known: it is sent away, and comes back."""
+async def test_redis_is_flushed_during_a_replay(replica: InProcessReplica) -> None:
+    """The position of the next event is lost: the socket is disconnected, and resumes."""
     peer, client, task = await start_recovering_client(replica)
     before = replica.delivery.epoch
     await replica.push.redis.execute("FLUSHALL")
@@ -266,8 +252,8 @@ async def test_redis_begins_anew_in_the_middle_of_a_replay(replica: InProcessRep
     assert peer.replay_buffer is not None
 
 
-async def test_a_subscription_is_lost_in_the_middle_of_a_replay(replica: InProcessReplica) -> None:
-    """Those that are ready are caught up; this one looks again for itself."""
+async def test_subscription_is_lost_during_a_replay(replica: InProcessReplica) -> None:
+    """Clients that are ready are caught up; this one reads its history again itself."""
     peer, client, task = await start_recovering_client(replica)
     lives = replica.delivery.generation
     await replica.push.redis.execute("CLIENT", "KILL", "TYPE", "pubsub")
@@ -281,8 +267,8 @@ async def test_a_subscription_is_lost_in_the_middle_of_a_replay(replica: InProce
     assert replica.hub.ready_clients() == [peer]
 
 
-async def test_a_replica_that_has_not_heard_for_long_says_so(replica: InProcessReplica) -> None:
-    """It was frozen: it has noticed no loss, and what it has missed may have ended without a trace."""
+async def test_replica_with_a_stale_subscription_resyncs(replica: InProcessReplica) -> None:
+    """The process was paused: it has noticed no loss, and what it has missed may have expired."""
     peer, paper = await replica.add_client(new_sid())
     await replica.push.broadcast("t", 1, conflation_key=True)
     lives = replica.delivery.generation
@@ -297,8 +283,8 @@ async def test_a_replica_that_has_not_heard_for_long_says_so(replica: InProcessR
     assert peer.confirmed_position == f"{GAP_PREFIX}{replica.delivery.epoch}-1", "until it has answered a ping"
 
 
-async def test_a_reading_of_histories_is_bounded(replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is over the bound is flagged, and nothing of it is given; what came to the others is."""
+async def test_history_read_is_bounded(replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A history over the limit is a gap, and nothing of it is delivered; the others are."""
     monkeypatch.setattr("services.socket.history.MAX_BYTES_PER_CALL", 30_000)
     monkeypatch.setattr("services.socket.history.MAX_RECOVERY_BYTES", 30_000)
     monkeypatch.setattr("services.socket.history.QUERIES_PER_CALL", 2)
@@ -315,7 +301,7 @@ async def test_a_reading_of_histories_is_bounded(replica: InProcessReplica, monk
 def run_after_first_call(
     monkeypatch: pytest.MonkeyPatch, redis: RedisClient, script: LuaScript, then: Callable[[], Awaitable[object]]
 ) -> None:
-    """Once, when this client's first call of `script` has been answered, and before its next one."""
+    """Run once, after the reply to this client's first call of `script`, and before its next one."""
     run, done = redis.eval, False
 
     async def watched(called: LuaScript, *rest: Any) -> Any:
@@ -330,11 +316,11 @@ def run_after_first_call(
 
 
 def event_data(paper: RecordingSink) -> list[bytes]:
-    """What the events on it carry."""
+    """The data of the events that it got."""
     return [frame[frame.index(b'"data":') + 7 : -1] for frame in paper.frames]
 
 
-async def test_a_push_between_two_calls_of_a_reading_loses_nothing(
+async def test_push_between_two_history_reads_is_not_lost(
     replica: InProcessReplica, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """150 sockets are caught up in two calls. A push to all between them is too late for the first; one to a sid of the second
@@ -360,7 +346,7 @@ async def test_a_push_between_two_calls_of_a_reading_loses_nothing(
         assert event_data(paper) == ([b"1", b"2", b"3", b"4", b"5"] if number in {0, 149} else [b"1", b"2", b"3", b"5"])
 
 
-async def test_a_push_between_two_calls_of_a_resume_loses_nothing(
+async def test_push_between_two_resume_calls_is_not_lost(
     replica: InProcessReplica, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.socket.history.QUERIES_PER_CALL", 2)
@@ -373,7 +359,7 @@ async def test_a_push_between_two_calls_of_a_resume_loses_nothing(
     async with EventPublisher.from_url(redis_url, "/x") as other:
 
         async def between() -> None:
-            """All and the sid have been read, and topics have not."""
+            """`all` and the sid have been read, and topics have not."""
             await other.send(sid, "t", 2)
             for number, topic in enumerate(("a", "b", "c", "a")):
                 await other.publish(topic, "t", 3 + number)
@@ -393,10 +379,10 @@ async def test_a_push_between_two_calls_of_a_resume_loses_nothing(
     assert event_data(client) == [b"%d" % number for number in range(1, 8)]
 
 
-async def test_who_becomes_ready_while_others_are_caught_up_gets_nothing_of_theirs(
+async def test_client_joining_during_a_catch_up_gets_no_foreign_events(
     replica: InProcessReplica, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """He has looked for himself, a moment before the others were looked for: what came between is still to come to him."""
+    """The client read its history a moment before the others: what was published between is still delivered."""
     others = [await replica.add_client(new_sid()) for _ in range(2)]
     peer, paper = await replica.add_client(new_sid())
     peer.replay_buffer = []
@@ -405,7 +391,7 @@ async def test_who_becomes_ready_while_others_are_caught_up_gets_nothing_of_thei
     after = History.read_after
 
     async def reading(self: History, epoch: str, targets: Any) -> Any:
-        """What he does while these are read."""
+        """What the client does while these are read."""
         own = await after(self, epoch, [HistoryQuery("all", "", 0), HistoryQuery("sid", peer.sid, 0)])
         await other.send(peer.sid, "t", 3)
         await other.broadcast("t", 4)
@@ -424,10 +410,10 @@ async def test_who_becomes_ready_while_others_are_caught_up_gets_nothing_of_thei
     assert [event_data(one) for _, one in others] == [[b"1", b"2", b"4"]] * 2
 
 
-async def test_a_topic_that_is_joined_during_a_beat_is_heard(
+async def test_topic_joined_during_a_heartbeat_is_received(
     replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The beat gives up what nobody wants any more, and the second of it is wanted again while the first is given up."""
+    """The heartbeat unsubscribes unused topics, and the second of them is subscribed again while the first is unsubscribed."""
     delivery = replica.delivery
     for topic in ("a", "b"):
         await delivery.subscribe_topic(topic)
@@ -453,8 +439,8 @@ async def test_a_topic_that_is_joined_during_a_beat_is_heard(
     assert event_data(paper) == [b"1"]
 
 
-async def test_beats_come_one_after_the_other(replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one of the clock, and the one of who has heard that Redis was emptied."""
+async def test_heartbeats_do_not_overlap(replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The periodic heartbeat, and the one after a detected flush."""
     inside, most = 0, 0
 
     async def round_(*, refresh_all: bool) -> None:
@@ -474,10 +460,10 @@ async def is_offline(replica: InProcessReplica, sid: str) -> bool:
     return presence is not None and not presence.online
 
 
-async def test_who_leaves_while_records_are_refreshed_is_away(
+async def test_client_leaving_during_a_refresh_is_offline(
     replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The refresh that is under way still has it, and puts its record back to online after its leave was noted."""
+    """The running refresh still has it, and sets its record back to online after its disconnect was recorded."""
     peer, _ = await replica.add_client(new_sid())
     refresh = replica.directory.refresh
 
@@ -491,10 +477,10 @@ async def test_who_leaves_while_records_are_refreshed_is_away(
     await eventually_async(lambda: is_offline(replica, peer.sid), 2)
 
 
-async def test_a_claim_whose_answer_was_lost_leaves_nobody_online(
+async def test_acquire_with_a_lost_reply_leaves_no_session_online(
     replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The sid was given to a socket that never enters. Its client comes back with the secret that it has, to where it was."""
+    """The sid was given to a socket that never connects. Its client resumes with the secret that it has, at its former replica."""
     _, entrance = make_handler_and_acceptor(replica)
     sid = new_sid()
     claim = await replica.directory.acquire(sid, "", hash_secret("secret"), "", ("a",))
@@ -515,8 +501,8 @@ async def test_a_claim_whose_answer_was_lost_leaves_nobody_online(
     assert [missed.offset for missed in entry.recovered_entries] == [1]
 
 
-async def test_a_new_replica_does_not_deny_the_sids_of_others(replica: InProcessReplica) -> None:
-    """Redis was emptied, and the first to find it is a replica that has just started: the others have yet to say who is there."""
+async def test_new_replica_does_not_report_foreign_sids_unknown(replica: InProcessReplica) -> None:
+    """Redis was flushed; the first to detect it is a new replica, before the others have registered again."""
     await replica.delivery.aclose()
     await replica.push.redis.execute("FLUSHALL")
     fresh = SessionStore(replica.push.redis, "fresh", 3)
@@ -530,10 +516,10 @@ async def test_a_new_replica_does_not_deny_the_sids_of_others(replica: InProcess
     await fresh.aclose()
 
 
-async def test_what_could_not_be_handed_over_is_not_taken_for_heard(
+async def test_undelivered_events_are_not_counted_as_received(
     replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A fault in the middle of a delivery: the subscription is opened anew, and what comes next is what was missed."""
+    """An error during a delivery: the subscription is opened again, and the missed event is delivered first."""
     _, paper = await replica.add_client(new_sid())
     deliver = replica.hub.fan_out
 
@@ -547,8 +533,8 @@ async def test_what_could_not_be_handed_over_is_not_taken_for_heard(
     assert event_data(paper) == [b"1"]
 
 
-async def test_a_page_of_records_is_read_in_parts(replica: InProcessReplica) -> None:
-    """A thousand of them with all that they may hold are 20 MB: neither Redis nor this process stops for so much."""
+async def test_session_page_is_read_in_parts(replica: InProcessReplica) -> None:
+    """A thousand sessions at their limits are 20 MB: neither Redis nor this process blocks for so much."""
     sids = sorted([new_sid() for _ in range(130)])
     for sid in sids:
         await replica.directory.acquire(sid, "", "secret", "", ("a",))
@@ -560,7 +546,7 @@ async def test_a_page_of_records_is_read_in_parts(replica: InProcessReplica) -> 
 
 
 class ScriptedConnection(StalledSink):
-    """As much of a connection as a whole conversation needs."""
+    """As much of a connection as a handshake and its messages need."""
 
     closed_before_accept, query, sent_close_code = False, b"", 0
 
@@ -568,10 +554,10 @@ class ScriptedConnection(StalledSink):
         self.frames.append(first)
 
 
-async def test_a_fault_of_ours_ends_one_socket_with_1011(
+async def test_internal_error_closes_one_socket_with_1011(
     replica: InProcessReplica, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No client can bring it about as far as we know, so the fault is made here."""
+    """No client is known to cause it, so the error is injected here."""
     sockets, entrance = make_handler_and_acceptor(replica)
     wire = ScriptedConnection()
     wire.release.set()

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ class Stock:
         self.socket = start("services.socket.app:create_app", websocket)
         self.gateway = start(
             "gateway.app:create_app",
-            "gateway.websocket.websocket_tunnel:ClientHandshake",
+            "gateway.websocket.handshake:ClientHandshake",
             GRIDCAST_UPLOAD_URLS=self.upload.url,
             GRIDCAST_STREAM_URLS=self.stream.url,
             GRIDCAST_SOCKET_URLS=self.socket.url,
@@ -50,7 +50,7 @@ def stock(
     http, websocket = request.param
     folder: Path = tmp_path_factory.mktemp("stock")
     env = {
-        "GRIDCAST_MONGODB_URI": mongod.uri,
+        "GRIDCAST_MONGODB_URI": mongod.url,
         "GRIDCAST_MONGODB_DATABASE": f"test_stock_{http}",
         "GRIDCAST_REDIS_URL": redis_server.url,
         "STOCK_HTTP": http,
@@ -64,7 +64,7 @@ def stock(
         yield Stock(start, websocket)
 
 
-def put(base: str, data: bytes = DATA, **headers: str) -> httpx.Response:
+def put(base: str, data: bytes = DATA, headers: Mapping[str, str] | None = None) -> httpx.Response:
     return httpx.put(f"{base}/file/stream", params=NAME, content=data, headers=headers)
 
 
@@ -111,7 +111,7 @@ def test_a_chunked_body_and_a_form(stock: Stock) -> None:
 
 
 def test_faults_are_problems(stock: Stock) -> None:
-    assert put(stock.gateway.url, **{"if-none-match": "*"}).status_code in {201, 412}
+    assert put(stock.gateway.url, headers={"if-none-match": "*"}).status_code in {201, 412}
     for base in (stock.gateway.url, stock.stream.url):
         missing = httpx.get(f"{base}/file/stream", params={"filename": "nothing"})
         assert (missing.status_code, missing.json()["status"]) == (404, 404)

@@ -1,4 +1,4 @@
-"""What `UploadStore` and `Keeper` promise, on a real mongod, with either driver."""
+"""The contract of `UploadStore`, `MediaReader` and `GarbageCollector`, on a real mongod with either driver."""
 
 import asyncio
 import hashlib
@@ -11,17 +11,25 @@ from typing import Any
 import pytest
 from bson import ObjectId
 
-from services.common.errors import AlreadyExists, Conflict, PreconditionFailed, ServiceUnavailable, TooManyRequests
-from services.common.media import MediaName
+from services.common.errors import (
+    AlreadyExists,
+    BadRequest,
+    Conflict,
+    PreconditionFailed,
+    ServiceUnavailable,
+    TooManyRequests,
+)
+from services.common.media import MediaName, sha256_etag
+from services.common.store.errors import CorruptFile
 from services.common.store.gridfs import commit, document_updates, documents, indexes
 from services.common.store.gridfs.chunks import INSERT_RETRY_SECONDS, ChunkStore
 from services.common.store.gridfs.commit import Committer
-from services.common.store.gridfs.documents import StoreTimings
 from services.common.store.gridfs.garbage_collector import GridFSGarbageCollector
 from services.common.store.gridfs.media_reader import GridFSMediaReader
 from services.common.store.gridfs.mongo import open_mongo_database
 from services.common.store.gridfs.upload_store import GridFSUploadStore
-from services.common.store.media_reader import CorruptFile
+from services.common.store.media_reader import ListQuery, PageKey
+from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import (
     MUST_NOT_EXIST,
     NO_PRECONDITIONS,
@@ -33,20 +41,21 @@ from services.common.store.upload_store import (
     UploadHandle,
 )
 from tests.support.databases import ServerProcess
-from tests.support.upload_client import CHUNK_SIZE, MongoInspector, open_inspector
+from tests.support.sizes import CHUNK_SIZE
+from tests.support.upload_client import MongoInspector, open_inspector
 
 pytestmark = pytest.mark.anyio
 NAME = MediaName("f", "n")
-TIMES = StoreTimings(lease_ttl_ms=400, tombstone_ttl_ms=300, second_purge_after_ms=1200, outbox_retry_after_ms=0)
+TIMINGS = StoreTimings(lease_ttl=0.4, tombstone_ttl=0.3, second_purge_after=1.2, outbox_retry_after=0)
 
 
 class StoreAdapters:
-    """A store and its keeper, as two replicas would have them."""
+    """A store and its garbage collector, as two replicas would have them."""
 
     def __init__(self, mongo: Any) -> None:
         self.mongo = mongo
-        self.store = GridFSUploadStore(mongo, TIMES)
-        self.keeper = GridFSGarbageCollector(mongo, TIMES)
+        self.store = GridFSUploadStore(mongo, TIMINGS)
+        self.keeper = GridFSGarbageCollector(mongo, TIMINGS)
         self.reader = GridFSMediaReader(mongo)
 
     async def collect_once(self) -> None:
@@ -54,7 +63,7 @@ class StoreAdapters:
             await self.keeper.collect(media)
 
     async def collect_until_done(self, inspector: MongoInspector) -> None:
-        """Rounds until nothing is due any more."""
+        """Run the collector until nothing is due."""
         for _ in range(100):
             await self.collect_once()
             if all(not document["doomed"] and not document["uploads"] for document in inspector.list_documents()):
@@ -78,14 +87,14 @@ def finished_upload(data: bytes) -> StoredFile:
 
 
 def sha256_is(data: bytes) -> Preconditions:
-    return Preconditions(sha256_in=frozenset({hashlib.sha256(data).hexdigest()}))
+    return Preconditions(etag_in=frozenset({sha256_etag(hashlib.sha256(data).hexdigest())}))
 
 
 @pytest.fixture(params=["motor", "pymongo"])
 async def adapters(
     request: pytest.FixtureRequest, mongod: ServerProcess, database_name: str
 ) -> AsyncIterator[StoreAdapters]:
-    mongo = open_mongo_database(mongod.uri, database_name, request.param)
+    mongo = open_mongo_database(mongod.url, database_name, request.param)
     both = StoreAdapters(mongo)
     await both.store.ensure_schema()
     yield both
@@ -94,11 +103,11 @@ async def adapters(
 
 @pytest.fixture
 def inspector(mongod: ServerProcess, database_name: str) -> Iterator[MongoInspector]:
-    with open_inspector(mongod.uri, database_name) as store:
+    with open_inspector(mongod.url, database_name) as store:
         yield store
 
 
-async def test_a_file_is_seen_after_its_commit_and_not_before(adapters: StoreAdapters) -> None:
+async def test_file_is_visible_only_after_its_commit(adapters: StoreAdapters) -> None:
     data = os.urandom(CHUNK_SIZE + 5)
     upload = await adapters.store.create_upload(NAME, NewUpload())
     await adapters.store.write_blocks(upload, 0, [data[:CHUNK_SIZE]])
@@ -112,7 +121,7 @@ async def test_a_file_is_seen_after_its_commit_and_not_before(adapters: StoreAda
     assert b"".join(await adapters.reader.read_blocks(info, 0, 1)) == data
 
 
-async def test_prepare_may_be_done_twice(adapters: StoreAdapters) -> None:
+async def test_prepare_is_idempotent(adapters: StoreAdapters) -> None:
     await adapters.store.ensure_schema()
     await adapters.store.check_health()
     free = await adapters.store.get_free_bytes()
@@ -130,8 +139,8 @@ async def test_the_name_belongs_to_the_first_commit(adapters: StoreAdapters, ins
     assert inspector.only_document()["uploads"] == []
 
 
-async def test_what_finds_and_changes_names_the_shard_key(adapters: StoreAdapters, inspector: MongoInspector) -> None:
-    """A mongos before 7.1 refuses it otherwise, also where `_id` is given. The profiler says what the server was asked."""
+async def test_every_find_and_update_uses_the_shard_key(adapters: StoreAdapters, inspector: MongoInspector) -> None:
+    """A mongos before 7.1 rejects it otherwise, also where `_id` is given. The profiler has the queries as the server got them."""
     await adapters.mongo.database.command("profile", 2)
     for name in (NAME, None):
         upload = await adapters.store.create_upload(name, NewUpload(ttl=60))
@@ -146,7 +155,8 @@ async def test_what_finds_and_changes_names_the_shard_key(adapters: StoreAdapter
         await adapters.store.commit(upload, finished_upload(b"x"))
     await adapters.store.delete(NAME)
     # What is done where an answer was lost.
-    place = documents.document_filter(ObjectId(upload.media_id), upload.name, ObjectId(upload.record_id))
+    key = documents.upload_key(upload)
+    place = documents.document_filter(key.media_id, upload.name, key.record_id)
     await adapters.store._committer._read_durable(place)
     await adapters.mongo.database.command("profile", 0)
     asked = list(inspector.db["system.profile"].find({"command.findAndModify": "media"}))
@@ -154,7 +164,7 @@ async def test_what_finds_and_changes_names_the_shard_key(adapters: StoreAdapter
     assert [one for one in asked if not {"folder", "filename"} <= one["command"]["query"].keys()] == []
 
 
-async def test_of_many_racers_one_wins(adapters: StoreAdapters, inspector: MongoInspector) -> None:
+async def test_one_of_many_concurrent_commits_wins(adapters: StoreAdapters, inspector: MongoInspector) -> None:
     async def race(number: int) -> str:
         try:
             await adapters.store_file(bytes([number]) * 9, expected=MUST_NOT_EXIST)
@@ -167,7 +177,7 @@ async def test_of_many_racers_one_wins(adapters: StoreAdapters, inspector: Mongo
     assert len(inspector.list_documents()) == 1
 
 
-async def test_replacing_is_one_step_and_the_old_bytes_stay_for_a_while(
+async def test_replacement_is_atomic_and_old_chunks_stay_for_the_tombstone_ttl(
     adapters: StoreAdapters, inspector: MongoInspector
 ) -> None:
     await adapters.store_file(b"one")
@@ -181,7 +191,8 @@ async def test_replacing_is_one_step_and_the_old_bytes_stay_for_a_while(
     assert new is not None
     assert (old.id, new.length) == (new.id, 6)
     assert await adapters.reader.read_blocks(old, 0, 0) == [b"one"]
-    assert set(inspector.only_document()["current"]) == {"file", "length", "content_type", "sha256", "uploaded_at"}
+    fields = {"file", "length", "content_type", "sha256", "etag", "uploaded_at"}
+    assert set(inspector.only_document()["current"]) == fields
     await adapters.collect_until_done(inspector)
     with pytest.raises(CorruptFile):
         await adapters.reader.read_blocks(old, 0, 0)
@@ -189,10 +200,13 @@ async def test_replacing_is_one_step_and_the_old_bytes_stay_for_a_while(
     assert inspector.db["fs.files"].count_documents({}) == 1
 
 
-async def test_what_is_expected_is_looked_at_when_it_counts(adapters: StoreAdapters) -> None:
-    """Early where it can be, and once more in the commit itself."""
+async def test_preconditions_are_checked_at_the_commit(adapters: StoreAdapters) -> None:
+    """Early where possible, and again in the commit itself."""
     await adapters.store_file(b"one")
-    for wrong in (sha256_is(b"x"), Preconditions(sha256_not_in=frozenset({hashlib.sha256(b"one").hexdigest()}))):
+    for wrong in (
+        sha256_is(b"x"),
+        Preconditions(etag_not_in=frozenset({sha256_etag(hashlib.sha256(b"one").hexdigest())})),
+    ):
         with pytest.raises(PreconditionFailed):
             await adapters.store.create_upload(NAME, NewUpload(), wrong)
     with pytest.raises(PreconditionFailed):
@@ -205,8 +219,53 @@ async def test_what_is_expected_is_looked_at_when_it_counts(adapters: StoreAdapt
     await adapters.store_file(b"three", expected=sha256_is(b"two"))
 
 
-async def test_who_takes_over_shuts_the_older_one_out(adapters: StoreAdapters, inspector: MongoInspector) -> None:
-    """No write, no move, no renewal, no commit and no clean-up by an older hold."""
+async def test_a_file_without_a_sha256_has_an_entity_tag_of_its_own(adapters: StoreAdapters) -> None:
+    """It is present, listed, compared by its tag, replaced and deleted like every other."""
+    upload = await adapters.store.create_upload(NAME, NewUpload(ttl=60))
+    await adapters.store.write_blocks(upload, 0, [b"live"])
+    event = await adapters.store.commit(upload, StoredFile(4, "video/mp4", None, '"live-1"'))
+    assert (event.info.sha256, event.info.etag, event.info.to_public_dict()["sha256"]) == (None, '"live-1"', None)
+    finished = await adapters.store.get_durable_info(upload.upload_id)
+    assert isinstance(finished, FinishedUpload)
+    assert (finished.etag, finished.sha256) == ('"live-1"', None)
+    assert await adapters.reader.find(NAME) == event.info
+    assert (await adapters.reader.list_files(ListQuery())).files == [event.info]
+    with pytest.raises(AlreadyExists):
+        await adapters.store.create_upload(NAME, NewUpload())
+    for wrong in (Preconditions(etag_in=frozenset({'"live-2"'})), Preconditions(etag_not_in=frozenset({'"live-1"'}))):
+        with pytest.raises(PreconditionFailed):
+            await adapters.store.delete(NAME, wrong)
+    await adapters.store_file(b"two", expected=Preconditions(must_exist=True, etag_in=frozenset({'"live-1"'})))
+    assert await adapters.store.delete(NAME, sha256_is(b"two")) is not None
+
+
+async def test_a_file_stored_without_an_entity_tag_has_the_one_of_its_sha256(
+    adapters: StoreAdapters, inspector: MongoInspector
+) -> None:
+    await adapters.store_file(b"one")
+    stored = await adapters.reader.find(NAME)
+    inspector.db["media"].update_one({}, {"$unset": {"current.etag": ""}})
+    found = await adapters.reader.find(NAME)
+    assert stored is not None
+    assert found is not None
+    assert found.etag == stored.etag == sha256_etag(hashlib.sha256(b"one").hexdigest())
+    with pytest.raises(PreconditionFailed):
+        await adapters.store.delete(NAME, sha256_is(b"two"))
+    with pytest.raises(PreconditionFailed):
+        await adapters.store.delete(NAME, Preconditions(etag_not_in=frozenset({found.etag})))
+    assert await adapters.store.delete(NAME, sha256_is(b"one")) is not None
+
+
+@pytest.mark.parametrize("page_id", ["", "0" * 23, "$" * 24, "\u0660" * 24, "A" * 24, "0" * 25])
+async def test_a_page_key_that_the_store_has_not_made_is_refused(adapters: StoreAdapters, page_id: str) -> None:
+    with pytest.raises(BadRequest, match="page token"):
+        await adapters.reader.list_files(ListQuery(after=PageKey(datetime(2026, 1, 1, tzinfo=UTC), page_id)))
+
+
+async def test_acquiring_an_upload_fences_off_the_older_writer(
+    adapters: StoreAdapters, inspector: MongoInspector
+) -> None:
+    """No write, no change of the offset, no renewal, no commit and no clean-up by a writer that has lost the fence."""
     data = os.urandom(CHUNK_SIZE + 10)
     old = await adapters.store.create_upload(NAME, NewUpload(len(data), 60, {"k": "$v"}))
     await adapters.store.write_blocks(old, 0, [data[:CHUNK_SIZE]])
@@ -237,17 +296,17 @@ async def test_who_takes_over_shuts_the_older_one_out(adapters: StoreAdapters, i
     assert inspector.read_file(inspector.only_document()["current"]["file"]) == data
 
 
-async def test_a_late_batch_of_an_older_writer_gives_way(adapters: StoreAdapters, inspector: MongoInspector) -> None:
-    """It may lie in the way, or past the end: the holder's bytes count."""
+async def test_late_batch_of_an_older_writer_is_discarded(adapters: StoreAdapters, inspector: MongoInspector) -> None:
+    """Whether it overlaps or lies past the end: the bytes of the fence's holder count."""
     old = await adapters.store.create_upload(NAME, NewUpload(None, 60))
     taken = await adapters.store.acquire(old.upload_id)
     assert isinstance(taken, tuple)
     blocks = [bytes([number]) * CHUNK_SIZE for number in range(4)]
-    late = [{"files_id": ObjectId(old.file_id), "n": n, "data": b"late"} for n in (1, 2, 7)]
+    late = [{"files_id": documents.upload_key(old).file_id, "n": n, "data": b"late"} for n in (1, 2, 7)]
     inspector.db["fs.chunks"].insert_many(late)
     await adapters.store.write_blocks(taken[0], 0, blocks)
     data = b"".join(blocks)
-    inspector.db["fs.chunks"].insert_one({"files_id": ObjectId(old.file_id), "n": 9, "data": b"late"})
+    inspector.db["fs.chunks"].insert_one({"files_id": documents.upload_key(old).file_id, "n": 9, "data": b"late"})
     assert [block async for block in adapters.store.iter_blocks(taken[0], 4)] == blocks
     await adapters.store.commit(taken[0], finished_upload(data))
     assert inspector.read_file(inspector.only_document()["current"]["file"]) == data
@@ -255,9 +314,12 @@ async def test_a_late_batch_of_an_older_writer_gives_way(adapters: StoreAdapters
 
 
 class PausingStore(GridFSUploadStore):
-    """A store in a process that is stopped just after it has looked at its fence: `meanwhile` happens before it goes on."""
+    """A store in a process that is paused just after it has checked its fence: `during_pause` runs before it continues."""
 
     during_pause: Callable[[], Awaitable[None]] | None = None
+
+    def run_in_next_pause(self, action: Callable[[], Awaitable[None]]) -> None:
+        self.during_pause = action
 
     async def renew_lease(self, upload: UploadHandle) -> None:
         await super().renew_lease(upload)
@@ -267,11 +329,11 @@ class PausingStore(GridFSUploadStore):
 
 
 @pytest.mark.parametrize("way", ["truncate", "append", "commit"])
-async def test_who_looked_at_the_fence_too_early_deletes_nothing_of_a_successor(
+async def test_stale_fence_check_deletes_no_chunks_of_a_successor(
     adapters: StoreAdapters, inspector: MongoInspector, way: str
 ) -> None:
     """It holds the fence when it looks, is stopped, and wakes up when another has written and shown more."""
-    stopped = PausingStore(adapters.mongo, TIMES)
+    stopped = PausingStore(adapters.mongo, TIMINGS)
     blocks = [bytes([number]) * CHUNK_SIZE for number in range(3)]
     begun = await adapters.store.create_upload(NAME, NewUpload(None, 60))
     taken = await adapters.store.acquire(begun.upload_id)
@@ -286,7 +348,7 @@ async def test_who_looked_at_the_fence_too_early_deletes_nothing_of_a_successor(
         await adapters.store.write_blocks(taken[0], 1, blocks[1:])
         await adapters.store.set_offset(taken[0], 3 * CHUNK_SIZE, b"", None, keep_lease=False)
 
-    stopped.during_pause = succeed
+    stopped.run_in_next_pause(succeed)
     with suppress(Conflict):
         match way:
             case "truncate":
@@ -296,12 +358,12 @@ async def test_who_looked_at_the_fence_too_early_deletes_nothing_of_a_successor(
             case "commit":
                 await stopped.commit(old, finished_upload(blocks[0]))
     assert stopped.during_pause is None
-    assert inspector.read_file(ObjectId(old.file_id)) == b"".join(blocks)
+    assert inspector.read_file(documents.upload_key(old).file_id) == b"".join(blocks)
     assert inspector.only_document()["current"] is None
 
 
-async def test_a_commit_without_the_fence_changes_nothing(adapters: StoreAdapters, inspector: MongoInspector) -> None:
-    """Though it believes that the file is shorter than what a successor has written."""
+async def test_commit_without_the_fence_changes_nothing(adapters: StoreAdapters, inspector: MongoInspector) -> None:
+    """Although its view of the file is shorter than what a successor has written."""
     begun = await adapters.store.create_upload(NAME, NewUpload(None, 60))
     holds = [await adapters.store.acquire(begun.upload_id) for _ in range(2)]
     old, new = (hold[0] for hold in holds if isinstance(hold, tuple))
@@ -312,7 +374,7 @@ async def test_a_commit_without_the_fence_changes_nothing(adapters: StoreAdapter
     assert inspector.db["fs.files"].count_documents({}) == 0
 
 
-async def test_what_became_of_an_upload_is_remembered(adapters: StoreAdapters, inspector: MongoInspector) -> None:
+async def test_outcome_of_an_upload_is_remembered(adapters: StoreAdapters, inspector: MongoInspector) -> None:
     upload = await adapters.store.create_upload(NAME, NewUpload(0, 0.6))
     rival = await adapters.store.create_upload(NAME, NewUpload(0, 0.6))
     assert isinstance(await adapters.store.get_durable_info(upload.upload_id), InProgressUpload)
@@ -327,7 +389,7 @@ async def test_what_became_of_an_upload_is_remembered(adapters: StoreAdapters, i
     assert inspector.only_document()["ended"] == []
 
 
-async def test_expiry_is_by_the_last_byte_and_not_by_a_renewal(
+async def test_expiry_counts_from_the_last_byte_not_from_a_renewal(
     adapters: StoreAdapters, inspector: MongoInspector
 ) -> None:
     """A lease of 0.4 s that is renewed 0.5 s before the expiry does not move it."""
@@ -348,7 +410,7 @@ async def test_expiry_is_by_the_last_byte_and_not_by_a_renewal(
     assert inspector.list_documents() == []
 
 
-async def test_a_dead_writer_holds_no_bytes_that_are_worth_waiting_for(adapters: StoreAdapters) -> None:
+async def test_durable_info_does_not_wait_for_a_dead_writer(adapters: StoreAdapters) -> None:
     upload = await adapters.store.create_upload(NAME, NewUpload(9, 60))
     await adapters.store.set_offset(upload, 1, b"x", 9, keep_lease=True)
     seen = await adapters.store.get_info(upload.upload_id)
@@ -361,7 +423,7 @@ async def test_a_dead_writer_holds_no_bytes_that_are_worth_waiting_for(adapters:
     assert isinstance(seen, InProgressUpload)
 
 
-async def test_a_dead_writer_is_reaped_and_a_living_one_is_not(
+async def test_dead_writer_is_collected_and_a_live_one_is_not(
     adapters: StoreAdapters, inspector: MongoInspector
 ) -> None:
     dead = await adapters.store.create_upload(MediaName("", "dead"), NewUpload())
@@ -378,7 +440,7 @@ async def test_a_dead_writer_is_reaped_and_a_living_one_is_not(
         with pytest.raises(Conflict):
             await late
     # It was stopped before its last insert: what comes now is swept by the second due.
-    inspector.db["fs.chunks"].insert_one({"files_id": ObjectId(dead.file_id), "n": 3, "data": b"late"})
+    inspector.db["fs.chunks"].insert_one({"files_id": documents.upload_key(dead).file_id, "n": 3, "data": b"late"})
     await adapters.store.abort(living)
     await adapters.collect_until_done(inspector)
     await adapters.collect_once()
@@ -386,10 +448,10 @@ async def test_a_dead_writer_is_reaped_and_a_living_one_is_not(
     assert inspector.list_documents() == []
 
 
-async def test_two_keepers_at_once_and_one_that_stops_anywhere(
+async def test_two_concurrent_collectors_with_one_failing_anywhere(
     adapters: StoreAdapters, inspector: MongoInspector
 ) -> None:
-    """The end is the same: nothing left but what is current."""
+    """The result is the same: only current versions are left."""
     for number in range(12):
         name = MediaName("", str(number))
         await adapters.store_file(b"old", name)
@@ -410,7 +472,7 @@ async def test_two_keepers_at_once_and_one_that_stops_anywhere(
     assert all(document["current"]["length"] == 3 for document in inspector.list_documents())
 
 
-async def test_the_second_sweep_is_not_forgotten_by_the_slower_keeper(
+async def test_second_purge_is_not_skipped_by_the_slower_collector(
     adapters: StoreAdapters, inspector: MongoInspector
 ) -> None:
     upload = await adapters.store.create_upload(NAME, NewUpload())
@@ -418,14 +480,14 @@ async def test_the_second_sweep_is_not_forgotten_by_the_slower_keeper(
     await adapters.collect_once()
     (version,) = inspector.only_document()["doomed"]
     assert version["late"] is False
-    # A slower one's last update, as it would come now.
+    # The last update of a slower collector, as it would arrive now.
     await adapters.mongo.collection("media").update_one(
-        {}, document_updates.mark_purged(ObjectId(upload.file_id), TIMES)
+        {}, document_updates.mark_purged(documents.upload_key(upload).file_id, TIMINGS)
     )
     assert inspector.only_document()["doomed"] == [version]
 
 
-async def test_deleting(adapters: StoreAdapters, inspector: MongoInspector) -> None:
+async def test_deletion(adapters: StoreAdapters, inspector: MongoInspector) -> None:
     assert await adapters.store.delete(NAME) is None
     await adapters.store_file(b"one")
     with pytest.raises(PreconditionFailed):
@@ -444,8 +506,22 @@ async def test_deleting(adapters: StoreAdapters, inspector: MongoInspector) -> N
     assert inspector.count_chunks() == 0
 
 
+async def test_an_empty_document_is_deleted_in_whatever_order_its_events_are_acknowledged(
+    adapters: StoreAdapters, inspector: MongoInspector
+) -> None:
+    await adapters.store_file(b"one")
+    (media_id,) = [str(document["_id"]) for document in inspector.list_documents()]
+    await adapters.store.delete(NAME)
+    created, deleted = await adapters.keeper.list_unpublished(media_id)
+    await adapters.collect_until_done(inspector)
+    await adapters.store.ack_event(deleted)
+    await adapters.store.ack_event(created)
+    await adapters.collect_once()
+    assert inspector.list_documents() == []
+
+
 class DelayedFirstWrite(Committer):
-    """The first change is still on its way when its sender gives up, and arrives behind the first look."""
+    """The first change is still in transit when its sender gives up, and arrives after the first check."""
 
     delayed_write: tuple[Any, Any] | None = None
     sent = False
@@ -461,19 +537,19 @@ class DelayedFirstWrite(Committer):
         return found
 
 
-async def test_a_deletion_that_arrives_late_is_no_refusal(adapters: StoreAdapters) -> None:
+async def test_late_deletion_is_no_failure(adapters: StoreAdapters) -> None:
     await adapters.store_file(b"one")
-    done = await DelayedFirstWrite(adapters.mongo, TIMES).delete(NAME, NO_PRECONDITIONS)
+    done = await DelayedFirstWrite(adapters.mongo, TIMINGS).delete(NAME, NO_PRECONDITIONS)
     assert done is not None
     assert done.type == "file.deleted"
     assert await adapters.reader.find(NAME) is None
 
 
-async def test_a_commit_that_arrives_late_is_made_once(adapters: StoreAdapters) -> None:
-    """Its sender raises the fence before it tries again: the late one finds nothing, or has been first and is found."""
+async def test_late_commit_is_applied_once(adapters: StoreAdapters) -> None:
+    """Its sender raises the fence before it retries: the late change finds nothing, or was first and is found."""
     upload = await adapters.store.create_upload(NAME, NewUpload())
     await adapters.store.write_blocks(upload, 0, [b"one"])
-    done = await DelayedFirstWrite(adapters.mongo, TIMES).commit(upload, finished_upload(b"one"), MUST_NOT_EXIST)
+    done = await DelayedFirstWrite(adapters.mongo, TIMINGS).commit(upload, finished_upload(b"one"), MUST_NOT_EXIST)
     assert done is not None
     assert done.type == "file.created"
     found = await adapters.reader.find(NAME)
@@ -482,7 +558,7 @@ async def test_a_commit_that_arrives_late_is_made_once(adapters: StoreAdapters) 
 
 
 class LostReply(Committer):
-    """Changes arrive, and the first answer is lost: nobody says anything."""
+    """Changes are applied, and the first reply is lost: the caller gets none."""
 
     asked = 0
 
@@ -494,21 +570,19 @@ class LostReply(Committer):
         return found
 
 
-async def test_a_commit_that_nobody_answers_is_asked_after(
+async def test_outcome_of_an_unanswered_commit_is_resolved(
     adapters: StoreAdapters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(commit, "ATTEMPT_TIMEOUT_SECONDS", 0.3)
     upload = await adapters.store.create_upload(NAME, NewUpload())
     await adapters.store.write_blocks(upload, 0, [b"one"])
-    done = await LostReply(adapters.mongo, TIMES).commit(upload, finished_upload(b"one"), MUST_NOT_EXIST)
+    done = await LostReply(adapters.mongo, TIMINGS).commit(upload, finished_upload(b"one"), MUST_NOT_EXIST)
     assert done is not None
     assert done.type == "file.created"
 
 
-async def test_an_insert_whose_answer_was_lost_late_is_repeated(
-    adapters: StoreAdapters, inspector: MongoInspector
-) -> None:
-    """The holder of the fence finds its own chunks, however long ago it began."""
+async def test_insert_with_a_lost_reply_is_repeated(adapters: StoreAdapters, inspector: MongoInspector) -> None:
+    """The holder of the fence finds its own chunks, however long ago the upload began."""
     adapters.store._chunk_store = SlowChunks(adapters.mongo)
     upload = await adapters.store.create_upload(NAME, NewUpload())
     await adapters.store.write_blocks(upload, 0, [b"one"])
@@ -516,7 +590,7 @@ async def test_an_insert_whose_answer_was_lost_late_is_repeated(
 
 
 class SlowChunks(ChunkStore):
-    """The first insert takes longer than another one may be tried, and its answer is lost: the driver's second one finds it."""
+    """The first insert takes longer than the retry window, and its reply is lost: the driver's retry finds it."""
 
     slow = True
 
@@ -525,10 +599,10 @@ class SlowChunks(ChunkStore):
         if self.slow:
             self.slow = False
             await asyncio.sleep(INSERT_RETRY_SECONDS + 0.1)
-            raise Conflict("the upload was taken over by another writer")
+            raise Conflict("another writer has acquired this upload")
 
 
-async def test_a_nameless_upload_gets_its_name_at_the_end(adapters: StoreAdapters, inspector: MongoInspector) -> None:
+async def test_unnamed_upload_gets_its_name_at_the_commit(adapters: StoreAdapters, inspector: MongoInspector) -> None:
     upload = await adapters.store.create_upload(None, NewUpload())
     await adapters.store.write_blocks(upload, 0, [b"abc"])
     named = await adapters.store.assign_name(upload, NAME)
@@ -543,12 +617,13 @@ async def test_a_nameless_upload_gets_its_name_at_the_end(adapters: StoreAdapter
 
 async def test_the_document_stays_small(adapters: StoreAdapters) -> None:
     uploads = [
-        await adapters.store.create_upload(NAME, NewUpload(None, 60)) for _ in range(documents.MAX_UPLOADS_PER_NAME)
+        await adapters.store.create_upload(NAME, NewUpload(None, 60))
+        for _ in range(document_updates.MAX_UPLOADS_PER_NAME)
     ]
     with pytest.raises(TooManyRequests):
         await adapters.store.create_upload(NAME, NewUpload(None, 60))
     tail = os.urandom(CHUNK_SIZE - 1)
-    fitting = documents.MAX_TAIL_BYTES // len(tail)
+    fitting = document_updates.MAX_TAIL_BYTES // len(tail)
     for upload in uploads[:fitting]:
         await adapters.store.set_offset(upload, len(tail), tail, None, keep_lease=False)
     with pytest.raises(TooManyRequests):
@@ -556,18 +631,20 @@ async def test_the_document_stays_small(adapters: StoreAdapters) -> None:
     await adapters.store.set_offset(uploads[0], len(tail), tail[::-1], None, keep_lease=False)
 
 
-async def test_a_name_that_is_replaced_too_often(adapters: StoreAdapters, inspector: MongoInspector) -> None:
+async def test_too_many_tombstones_reject_another_replacement(
+    adapters: StoreAdapters, inspector: MongoInspector
+) -> None:
     await adapters.store_file(b"x")
     waiting = [
         {"file": ObjectId(), "due": datetime.now(UTC) + timedelta(hours=1), "late": False}
-    ] * documents.MAX_TOMBSTONES
+    ] * document_updates.MAX_TOMBSTONES
     inspector.db["media"].update_one({}, {"$set": {"doomed": waiting}})
     with pytest.raises(TooManyRequests):
         await adapters.store.create_upload(NAME, NewUpload(), NO_PRECONDITIONS)
     assert (await adapters.reader.find(NAME)) is not None
 
 
-async def test_strays_are_a_day_old_and_nobody_s(adapters: StoreAdapters, inspector: MongoInspector) -> None:
+async def test_orphans_are_a_day_old_and_unreferenced(adapters: StoreAdapters, inspector: MongoInspector) -> None:
     old = datetime.now(UTC) - timedelta(hours=25)
     stray, foreign = ObjectId.from_datetime(old), ObjectId.from_datetime(old + timedelta(seconds=1))
     young = ObjectId()
@@ -581,14 +658,14 @@ async def test_strays_are_a_day_old_and_nobody_s(adapters: StoreAdapters, inspec
 
 
 @pytest.mark.parametrize("address", ["", "-", "x-y", "a" * 24, "{}-{}", "a" * 24 + "-"])
-async def test_an_address_that_is_nobody_s(adapters: StoreAdapters, address: str) -> None:
+async def test_unknown_upload_id_is_not_found(adapters: StoreAdapters, address: str) -> None:
     assert await adapters.store.get_durable_info(address) is None
     assert await adapters.store.acquire(address) is None
     assert adapters.store.upload_age(address) is None
 
 
 async def test_chunks_are_stored_as_they_are(adapters: StoreAdapters, inspector: MongoInspector) -> None:
-    """Media are packed already. Where the collection is there, whoever made it has decided."""
+    """Media are compressed already. Where the collection exists, its creator has decided."""
     (chunks,) = inspector.db.list_collections(filter={"name": "fs.chunks"})
     assert chunks["options"]["storageEngine"] == indexes.UNCOMPRESSED
     inspector.db.drop_collection("fs.chunks")

@@ -1,4 +1,4 @@
-"""GET and HEAD /file/stream and GET /file/info on a real service and a real MongoDB: what is sent, and what is refused."""
+"""GET and HEAD /file/stream and GET /file/info on a running service and MongoDB: responses and rejections."""
 
 import contextlib
 import hashlib
@@ -8,7 +8,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator
-from email import message_from_bytes
+from email import message_from_bytes, policy
 from http.client import HTTPConnection
 
 import httpx
@@ -16,9 +16,10 @@ import pytest
 from bson import ObjectId
 
 from deploy.local.ports import free_ports
-from tests.support.databases import ServerProcess
-from tests.support.media_library import BOUNDARY_SIZES, CHUNK_SIZE, MediaServices, run_media_services, storage_env
+from tests.support.databases import ServerProcess, storage_env
+from tests.support.media_library import BOUNDARY_SIZES, MediaServices, run_media_services
 from tests.support.processes import ServiceProcess, StartService
+from tests.support.sizes import CHUNK_SIZE
 from tests.support.waiting import eventually
 
 SIZE = 3 * CHUNK_SIZE + 1000
@@ -37,7 +38,7 @@ def media_services(
 
 
 def send_raw(service: ServiceProcess, request: bytes, *, until_closed: bool = True) -> bytes:
-    """What the service answers to exactly these bytes."""
+    """The response to exactly these bytes."""
     with contextlib.closing(socket.create_connection(("127.0.0.1", service.port), 10)) as client:
         client.sendall(request)
         answer = b""
@@ -48,7 +49,7 @@ def send_raw(service: ServiceProcess, request: bytes, *, until_closed: bool = Tr
         return answer
 
 
-def test_the_whole_file_with_all_that_is_known_of_it(media_services: MediaServices) -> None:
+def test_whole_file_with_all_its_headers(media_services: MediaServices) -> None:
     answer = media_services.get("a.webm")
     assert answer.status_code == 200
     assert answer.content == DATA
@@ -84,7 +85,7 @@ def test_the_whole_file_with_all_that_is_known_of_it(media_services: MediaServic
     ],
 )
 def test_a_range_is_exact(media_services: MediaServices, header: str, first: int, end: int) -> None:
-    """Case 37 and its kin."""
+    """Case 37 and similar ones."""
     answer = media_services.get("a.webm", {"range": header})
     assert answer.status_code == 206
     assert answer.content == DATA[first:end]
@@ -97,14 +98,14 @@ def test_a_range_is_exact(media_services: MediaServices, header: str, first: int
     "header",
     ["bytes=9-5", "bytes=abc", "bytes=", "bytes=--5", "items=0-5", "bytes=1_0-20", "bytes=+0-5", "0-5", "bytes"],
 )
-def test_what_is_no_range_is_ignored(media_services: MediaServices, header: str) -> None:
+def test_invalid_range_is_ignored(media_services: MediaServices, header: str) -> None:
     """Cases 38, 39 and 43."""
     assert media_services.get("a.webm", {"range": header}).status_code == 200
 
 
 @pytest.mark.parametrize("digits", [b"\xb2", "\u0665".encode(), b"\xff"])
-def test_digits_of_other_scripts_are_none(media_services: MediaServices, digits: bytes) -> None:
-    """Case 43, as bytes on the wire."""
+def test_non_ascii_digits_are_rejected(media_services: MediaServices, digits: bytes) -> None:
+    """Case 43, as raw bytes."""
     head = b"GET /file/stream?filename=a.webm HTTP/1.1\r\nHost: x\r\nConnection: close\r\nRange: bytes=" + digits
     answer = send_raw(media_services.stream, head + b"-5\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200 ")
@@ -112,7 +113,7 @@ def test_digits_of_other_scripts_are_none(media_services: MediaServices, digits:
 
 
 @pytest.mark.parametrize("header", [f"bytes={SIZE}-", "bytes=-0", f"bytes={10**30}-", f"bytes={10**18}-{10**18}"])
-def test_past_the_end_is_416(media_services: MediaServices, header: str) -> None:
+def test_range_past_the_end_is_416(media_services: MediaServices, header: str) -> None:
     """Cases 40, 41 and 42."""
     answer = media_services.get("a.webm", {"range": header})
     assert answer.status_code == 416
@@ -143,11 +144,11 @@ def test_several_ranges(media_services: MediaServices) -> None:
     assert "content-range" not in answer.headers
     assert answer.headers["content-length"] == str(len(answer.content))
     head = f"Content-Type: {answer.headers['content-type']}\r\n\r\n"
-    message = message_from_bytes(head.encode() + answer.content)
+    message = message_from_bytes(head.encode() + answer.content, policy=policy.default)
     for part, (first, end) in zip(
-        message.get_payload(), [(0, 10), (CHUNK_SIZE - 5, CHUNK_SIZE + 5), (SIZE - 10, SIZE)], strict=True
+        message.iter_parts(), [(0, 10), (CHUNK_SIZE - 5, CHUNK_SIZE + 5), (SIZE - 10, SIZE)], strict=True
     ):
-        assert part["content-range"] == f"bytes {first}-{end - 1}/{SIZE}"  # type: ignore[index]
+        assert part["content-range"] == f"bytes {first}-{end - 1}/{SIZE}"
         assert DATA[first:end] in answer.content
 
 
@@ -204,14 +205,14 @@ def test_preconditions(media_services: MediaServices, headers: dict[str, str], s
             assert answer.headers["cache-control"] == "no-cache"
 
 
-def test_the_date_as_a_validator(media_services: MediaServices) -> None:
+def test_last_modified_as_a_validator(media_services: MediaServices) -> None:
     modified = media_services.get("a.webm", method="HEAD").headers["last-modified"]
     assert media_services.get("a.webm", {"if-modified-since": modified}).status_code == 304
     assert media_services.get("a.webm", {"if-unmodified-since": modified}).status_code == 200
 
 
-def test_two_files_of_one_second_are_never_joined(media_services: MediaServices) -> None:
-    """They have the same date, so a date does not say which of them the client has the beginning of."""
+def test_versions_of_one_second_are_never_mixed(media_services: MediaServices) -> None:
+    """They have the same date, so a date does not tell of which one the client has the beginning."""
     url = f"{media_services.upload.url}/file/stream"
     for _ in range(20):
         media_services.http_client.put(url, params={"filename": "second.bin"}, content=b"old" * 10)
@@ -228,7 +229,7 @@ def test_two_files_of_one_second_are_never_joined(media_services: MediaServices)
 
 
 @pytest.mark.parametrize("size", BOUNDARY_SIZES)
-def test_every_edge_of_chunk_and_batch(media_services: MediaServices, size: int) -> None:
+def test_every_chunk_and_batch_boundary(media_services: MediaServices, size: int) -> None:
     data = os.urandom(size)
     name = f"edge-{size}.bin"
     media_services.put(name, data, content_type="application/x-edge")
@@ -238,7 +239,7 @@ def test_every_edge_of_chunk_and_batch(media_services: MediaServices, size: int)
         assert media_services.get(name, {"range": f"bytes=-{first + 1}"}).content == data[-first - 1 :]
 
 
-def test_info(media_services: MediaServices) -> None:
+def test_file_info(media_services: MediaServices) -> None:
     identifier = media_services.put("info.webm", b"12345", "a/b")
     answer = media_services.http_client.get(
         f"{media_services.stream.url}/file/info", params={"filename": "info.webm", "folder": "a/b"}
@@ -281,7 +282,9 @@ def test_info(media_services: MediaServices) -> None:
         ("filename=$where", 404, "file not found"),
     ],
 )
-def test_names_that_name_nothing(media_services: MediaServices, path: str, query: str, status: int, words: str) -> None:
+def test_unknown_and_invalid_names(
+    media_services: MediaServices, path: str, query: str, status: int, words: str
+) -> None:
     answer = media_services.http_client.get(f"{media_services.stream.url}/file/{path}?{query}")
     assert answer.status_code == status
     assert answer.json()["detail"].startswith(words)
@@ -300,8 +303,8 @@ def test_names_that_name_nothing(media_services: MediaServices, path: str, query
         "f&" * 40,
     ],
 )
-def test_queries_that_are_none(media_services: MediaServices, path: str, query: str) -> None:
-    """By the same rule for all: otherwise one route would describe another file than the one that is sent."""
+def test_invalid_queries_are_rejected(media_services: MediaServices, path: str, query: str) -> None:
+    """The same rule for all routes: otherwise one would describe another file than the one that is sent."""
     assert media_services.stream.is_ready()
     answer = media_services.http_client.get(f"{media_services.stream.url}/{path}?{query}")
     assert answer.status_code == 400
@@ -310,21 +313,21 @@ def test_queries_that_are_none(media_services: MediaServices, path: str, query: 
 
 @pytest.mark.parametrize("method", ["POST", "PATCH", "OPTIONS", "TRACE", "PROPFIND", "PUT", "DELETE"])
 def test_other_methods(media_services: MediaServices, method: str) -> None:
-    """Case 56. What writes is the upload service's; the gateway tells them apart."""
+    """Case 56. Methods that write belong to the upload service; the gateway routes them."""
     answer = media_services.http_client.request(method, media_services.url("a.webm"))
     assert answer.status_code == 405
     assert set(answer.headers["allow"].replace(" ", "").split(",")) == {"GET", "HEAD"}
 
 
-def test_a_method_that_no_standard_knows(media_services: MediaServices) -> None:
-    """Case 56: the HTTP parser refuses it before there is a request, so that no resource can say what it allows."""
+def test_unknown_method(media_services: MediaServices) -> None:
+    """Case 56: the HTTP parser rejects it before there is a request, so that no Allow can be sent."""
     assert send_raw(media_services.stream, b"FOO /file/stream?filename=a.webm HTTP/1.1\r\nHost: x\r\n\r\n").startswith(
         b"HTTP/1.1 400 "
     )
 
 
 @pytest.mark.parametrize("name", ['q"uote;.webm', "%41.webm", "späß €.webm", "a'b.webm"])
-def test_a_name_comes_back_in_one_well_formed_field(media_services: MediaServices, name: str) -> None:
+def test_filename_is_one_well_formed_content_disposition(media_services: MediaServices, name: str) -> None:
     """Case 55. CR and LF never get into a name."""
     identifier = media_services.put("plain.webm", b"x")
     media_services.db["media"].update_one({"_id": ObjectId(identifier)}, {"$set": {"filename": name}})
@@ -336,8 +339,8 @@ def test_a_name_comes_back_in_one_well_formed_field(media_services: MediaService
 
 
 @pytest.mark.parametrize("number", [0, 1, 9, 11])
-def test_a_missing_chunk_breaks_the_connection(media_services: MediaServices, number: int) -> None:
-    """Case 52: nothing after it is sent, and it does not look like an end."""
+def test_missing_chunk_aborts_the_connection(media_services: MediaServices, number: int) -> None:
+    """Case 52: nothing after it is sent, and the response does not look complete."""
     data = os.urandom(12 * CHUNK_SIZE)
     name = f"broken-{number}.bin"
     media_services.delete_chunk(media_services.put(name, data), number)
@@ -351,7 +354,7 @@ def test_a_missing_chunk_breaks_the_connection(media_services: MediaServices, nu
     assert number == 11 or media_services.get(name, rest).content == data[(number + 1) * CHUNK_SIZE :]
 
 
-def test_broken_files_are_counted(
+def test_corrupt_files_are_counted(
     media_services: MediaServices, start_service: StartService, mongod: ServerProcess, redis_url: str
 ) -> None:
     (port,) = free_ports(1)
@@ -372,7 +375,7 @@ def test_broken_files_are_counted(
         assert counted() == times
 
 
-def test_a_chunk_of_a_wrong_size_breaks_the_connection(media_services: MediaServices) -> None:
+def test_chunk_of_a_wrong_size_aborts_the_connection(media_services: MediaServices) -> None:
     identifier = media_services.put("short.bin", os.urandom(2 * CHUNK_SIZE))
     where = {"files_id": media_services.current_file_id(identifier), "n": 1}
     media_services.db["fs.chunks"].update_one(where, {"$set": {"data": b"short"}})
@@ -382,7 +385,7 @@ def test_a_chunk_of_a_wrong_size_breaks_the_connection(media_services: MediaServ
 
 
 def read_until_cut(lib: MediaServices, name: str) -> tuple[int, bytes, bool]:
-    """Status, the bytes that came, and whether they looked like all of them."""
+    """Status, the bytes received, and whether the response looked complete."""
     got = b""
     with httpx.stream("GET", lib.url(name)) as answer:
         try:
@@ -393,7 +396,7 @@ def read_until_cut(lib: MediaServices, name: str) -> tuple[int, bytes, bool]:
         return answer.status_code, got, True
 
 
-def test_without_mongodb_the_answer_comes_within_three_seconds(start_service: StartService, redis_url: str) -> None:
+def test_unavailable_mongodb_is_reported_within_three_seconds(start_service: StartService, redis_url: str) -> None:
     service = start_service(
         "services.stream", ready=False, GRIDCAST_MONGODB_URI="mongodb://127.0.0.1:1", GRIDCAST_REDIS_URL=redis_url
     )
@@ -404,7 +407,7 @@ def test_without_mongodb_the_answer_comes_within_three_seconds(start_service: St
     assert answer.elapsed.total_seconds() < 3
 
 
-def test_without_redis_everything_is_read(
+def test_reading_works_without_redis(
     media_services: MediaServices, start_service: StartService, mongod: ServerProcess
 ) -> None:
     env = storage_env(mongod, "redis://127.0.0.1:1/0", "test_stream_read")
@@ -413,10 +416,10 @@ def test_without_redis_everything_is_read(
     assert httpx.get(media_services.url("a.webm", service=service)).content == DATA
 
 
-def test_the_other_driver_reads_the_same(
+def test_both_mongodb_drivers_read_the_same(
     media_services: MediaServices, start_service: StartService, mongod: ServerProcess, redis_url: str
 ) -> None:
-    """PyMongo's own asyncio API instead of Motor: every kind of question that the reader asks."""
+    """PyMongo's own asyncio API instead of Motor: every kind of query that the reader makes."""
     env = storage_env(mongod, redis_url, "test_stream_read", GRIDCAST_MONGODB_DRIVER="pymongo")
     service = start_service("services.stream", **env)
     assert service.is_ready()
@@ -432,7 +435,7 @@ def test_the_other_driver_reads_the_same(
         assert answers[0].json() == answers[1].json()
 
 
-def test_a_refusal_does_not_cost_the_connection(media_services: MediaServices) -> None:
+def test_error_response_keeps_the_connection(media_services: MediaServices) -> None:
     """Unless a body came with the request: the rest of it is not worth reading."""
     with contextlib.closing(HTTPConnection("127.0.0.1", media_services.stream.port, timeout=10)) as connection:
         for fields in ({}, {"range": "bytes=99999999999-"}, {"if-match": '"other"'}, {}):

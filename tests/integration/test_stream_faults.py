@@ -1,8 +1,7 @@
-"""Clients that stop, leave or are many, and servers that are killed or silent, against a real stream service."""
+"""Clients that stall, disconnect or are many, and databases that are killed or hang, against a running stream service."""
 
 import contextlib
 import os
-import re
 import signal
 import socket
 import time
@@ -13,12 +12,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.databases import ServerProcess
-from tests.support.media_library import CHUNK_SIZE, MediaServices, run_media_services, storage_env
+from tests.support.databases import ServerProcess, storage_env
+from tests.support.media_library import MediaServices, run_media_services
+from tests.support.process_stats import cpu_seconds, resident_memory
 from tests.support.processes import ServiceProcess, StartService
+from tests.support.sizes import CHUNK_SIZE, MIB
 from tests.support.waiting import eventually
 
-MIB = 1024 * 1024
 CACHE_SIZE = 16 * MIB
 BIG_FILE_SIZE = 64 * MIB
 
@@ -27,25 +27,13 @@ BIG_FILE_SIZE = 64 * MIB
 def media_services(
     mongod: ServerProcess, redis_server: ServerProcess, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[MediaServices]:
-    """A small cache and little patience."""
+    """A small cache and a short send timeout."""
     bounds = {"GRIDCAST_BLOCK_CACHE_SIZE": str(CACHE_SIZE), "GRIDCAST_SEND_TIMEOUT": "3"}
     folder = tmp_path_factory.mktemp("faults")
     with run_media_services(folder, mongod, redis_server.url, "test_stream_faults", **bounds) as lib:
         (folder / "big").write_bytes(os.urandom(MIB) * (BIG_FILE_SIZE // MIB))
         lib.put("big.webm", folder / "big")
         yield lib
-
-
-def resident_memory(pid: int) -> int:
-    """Bytes of memory that a process really has."""
-    found = re.search(r"^VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    assert found
-    return int(found[1]) * 1024
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def open_connections(service: ServiceProcess) -> int:
@@ -57,8 +45,8 @@ def open_connections(service: ServiceProcess) -> int:
     return found
 
 
-def send_request(service: ServiceProcess, name: str, *fields: str) -> socket.socket:
-    """A client that has sent its request and reads nothing yet; its own buffer is small."""
+def send_download_request(service: ServiceProcess, name: str, *fields: str) -> socket.socket:
+    """A client that has sent its request and reads nothing yet; its receive buffer is small."""
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
     client.settimeout(20)
@@ -72,8 +60,8 @@ def send_request(service: ServiceProcess, name: str, *fields: str) -> socket.soc
     return client
 
 
-def receive_until_closed(client: socket.socket) -> tuple[int, bool]:
-    """Read to the end: how many bytes came, and whether the connection was reset."""
+def count_received_bytes(client: socket.socket) -> tuple[int, bool]:
+    """Read to the end; return the number of bytes, and whether a reset ended them."""
     total = 0
     try:
         while piece := client.recv(1 << 20):
@@ -83,52 +71,52 @@ def receive_until_closed(client: socket.socket) -> tuple[int, bool]:
     return total, False
 
 
-def test_a_reader_who_stops_is_cut_off_and_memory_stays_flat(media_services: MediaServices) -> None:
-    """Case 53: patience is 3 seconds here."""
+def test_stalled_reader_is_disconnected_and_memory_stays_flat(media_services: MediaServices) -> None:
+    """Case 53: the send timeout is 3 s here."""
     before = resident_memory(media_services.stream.pid)
     began = time.monotonic()
-    with contextlib.closing(send_request(media_services.stream, "big.webm")) as client:
+    with contextlib.closing(send_download_request(media_services.stream, "big.webm")) as client:
         eventually(lambda: "send timeout after 3 s" in media_services.stream.log, 8)
         assert time.monotonic() - began > 2.9
         assert resident_memory(media_services.stream.pid) - before < CACHE_SIZE + 24 * MIB
-        assert receive_until_closed(client)[0] < BIG_FILE_SIZE
+        assert count_received_bytes(client)[0] < BIG_FILE_SIZE
 
 
-def test_who_asks_for_small_ranges_and_takes_none_is_cut_off(media_services: MediaServices) -> None:
-    """Case 53: each is out of memory and fits into the buffer, but not all of those that are asked for one behind the other."""
+def test_pipelined_ranges_that_are_not_read_are_disconnected(media_services: MediaServices) -> None:
+    """Case 53: each range is cached and fits into the buffer, but not all of those that are pipelined."""
     fields = {"range": "bytes=0-65535"}
     assert media_services.get("big.webm", fields).status_code == 206
     cut = media_services.stream.log.count("send timeout after")
-    with contextlib.closing(send_request(media_services.stream, "big.webm", "Range: bytes=0-65535")) as client:
+    with contextlib.closing(send_download_request(media_services.stream, "big.webm", "Range: bytes=0-65535")) as client:
         request = b"GET /file/stream?filename=big.webm HTTP/1.1\r\nHost: x\r\nRange: bytes=0-65535\r\n\r\n"
         for _ in range(6):
             client.sendall(request * 25)
             time.sleep(0.1)
         eventually(lambda: media_services.stream.log.count("send timeout after") > cut, 8)
-        total, reset = receive_until_closed(client)
+        total, reset = count_received_bytes(client)
     assert reset
     assert total < 151 * 65_536
 
 
-def test_a_slow_reader_is_no_stopped_one(media_services: MediaServices) -> None:
-    """It takes a block in a second, longer than patience altogether, and gets what it asked for."""
+def test_slow_reader_is_not_a_stalled_one(media_services: MediaServices) -> None:
+    """It reads one block per second, longer than the send timeout altogether, and gets what it requested."""
     wanted = 8 * MIB
     with contextlib.closing(
-        send_request(media_services.stream, "big.webm", f"Range: bytes=0-{wanted - 1}", "Connection: close")
+        send_download_request(media_services.stream, "big.webm", f"Range: bytes=0-{wanted - 1}", "Connection: close")
     ) as client:
         total, deadline = 0, time.monotonic() + 5
         while time.monotonic() < deadline:
             total += len(client.recv(300_000))
             time.sleep(0.2)
-        total += receive_until_closed(client)[0]
+        total += count_received_bytes(client)[0]
     assert total > wanted
 
 
 def read_slowly(port: int, seconds: float) -> None:
-    """A client takes 80 kB a second.
+    """A client reads 80 kB per second.
 
-    Not less: over loopback, whose segments have 64 KiB, the system hears of what was taken once in 130 KB. The buffer is not left
-    to the system, which may make it so big that a sixteenth of it, of which it says nothing before, is more than 3 s of this.
+    Not less: over loopback, whose segments have 64 KiB, the kernel learns of what was read once in 130 KB. The buffer is set
+    because the kernel may make it so large that a sixteenth of it, below which it reports nothing, is more than 3 s at this rate.
     """
     with contextlib.closing(socket.socket()) as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 256 * 1024)
@@ -141,8 +129,8 @@ def read_slowly(port: int, seconds: float) -> None:
             time.sleep(0.1)
 
 
-def test_a_listener_who_takes_a_little_all_the_time_is_not_cut_off(media_services: MediaServices) -> None:
-    """There is room again when more than a megabyte was taken, at this speed after 15 s."""
+def test_slow_steady_reader_is_not_disconnected(media_services: MediaServices) -> None:
+    """The socket is writable again after more than a megabyte was read, at this rate after 15 s."""
     eventually(lambda: open_connections(media_services.stream) < 40, 10)
     cut = media_services.stream.log.count("send timeout after")
     read_slowly(media_services.stream.port, 10)
@@ -150,13 +138,13 @@ def test_a_listener_who_takes_a_little_all_the_time_is_not_cut_off(media_service
 
 
 @pytest.mark.long
-def test_nor_behind_the_gateway(
+def test_slow_steady_reader_is_not_disconnected_behind_the_gateway(
     media_services: MediaServices, start_service: StartService, mongod: ServerProcess, redis_url: str
 ) -> None:
-    """The service's client is then the gateway, which reads on when its own client has taken something."""
+    """The client of the service is then the gateway, which reads on when its own client has read something."""
     stream = start_service(
         "services.stream",
-        GRIDCAST_MONGODB_URI=mongod.uri,
+        GRIDCAST_MONGODB_URI=mongod.url,
         GRIDCAST_MONGODB_DATABASE="test_stream_faults",
         GRIDCAST_REDIS_URL=redis_url,
         GRIDCAST_SEND_TIMEOUT="6",
@@ -167,22 +155,22 @@ def test_nor_behind_the_gateway(
     assert "send timeout after" not in stream.log
 
 
-def test_a_reader_who_pauses_and_goes_on_gets_everything(media_services: MediaServices) -> None:
-    """The cache has lost what was read ahead for it by then, and the store has no cursor of it."""
-    with contextlib.closing(send_request(media_services.stream, "big.webm", "Connection: close")) as client:
+def test_reader_that_pauses_and_resumes_gets_everything(media_services: MediaServices) -> None:
+    """The cache has dropped its prefetched blocks by then, and the store has no cursor for it."""
+    with contextlib.closing(send_download_request(media_services.stream, "big.webm", "Connection: close")) as client:
         first = client.recv(100_000)
         with httpx.stream("GET", media_services.url("big.webm")) as other:
             assert sum(map(len, other.iter_raw())) == BIG_FILE_SIZE
-        total, reset = receive_until_closed(client)
+        total, reset = count_received_bytes(client)
     assert not reset
     assert len(first) + total > BIG_FILE_SIZE
 
 
-def test_five_hundred_readers_leave_at_once(media_services: MediaServices) -> None:
-    """Case 54: no cursor, no connection and no memory is theirs any more."""
+def test_five_hundred_readers_disconnect_together(media_services: MediaServices) -> None:
+    """Case 54: no cursor, no connection and no memory of theirs is left."""
     eventually(lambda: open_connections(media_services.stream) < 40, 10)
     with ThreadPoolExecutor(32) as pool:
-        clients = list(pool.map(lambda _: send_request(media_services.stream, "big.webm"), range(500)))
+        clients = list(pool.map(lambda _: send_download_request(media_services.stream, "big.webm"), range(500)))
         heads = list(pool.map(lambda client: client.recv(12), clients))
     assert heads == [b"HTTP/1.1 200"] * 500
     for client in clients:
@@ -200,7 +188,7 @@ def test_five_hundred_readers_leave_at_once(media_services: MediaServices) -> No
 @pytest.mark.parametrize(
     ("readers", "mebibytes"), [(30, 128), pytest.param(100, 1024, marks=[pytest.mark.long, pytest.mark.timeout(600)])]
 )
-def test_stopped_readers_hold_a_block_each(
+def test_stalled_readers_hold_one_block_each(
     media_services: MediaServices,
     start_service: StartService,
     mongod: ServerProcess,
@@ -209,7 +197,7 @@ def test_stopped_readers_hold_a_block_each(
     readers: int,
     mebibytes: int,
 ) -> None:
-    """P6: however many stop, the service grows by no more than the cache's bound + 48 MiB. Each is at another place."""
+    """P6: however many stall, the service grows by no more than the cache size + 48 MiB. Each reads at another offset."""
     path = tmp_path / "file"
     with path.open("wb") as file:
         for _ in range(mebibytes):
@@ -225,7 +213,7 @@ def test_stopped_readers_hold_a_block_each(
     with contextlib.ExitStack() as open_clients:
         for number in range(readers):
             first = number * mebibytes * MIB // readers
-            client = send_request(service, name, f"Range: bytes={first}-")
+            client = send_download_request(service, name, f"Range: bytes={first}-")
             open_clients.enter_context(contextlib.closing(client))
             client.recv(4096)
             most = max(most, resident_memory(service.pid))
@@ -256,8 +244,8 @@ def test_ten_thousand_ranges_are_cheap(media_services: MediaServices, asked: str
     assert each < 0.02
 
 
-def test_a_probe_moves_one_chunk(media_services: MediaServices) -> None:
-    """As the database itself counts what it sent."""
+def test_probe_reads_one_chunk(media_services: MediaServices) -> None:
+    """By the database's own count of bytes sent."""
     media_services.put("probe.webm", os.urandom(40 * CHUNK_SIZE))
 
     def sent() -> int:
@@ -272,10 +260,10 @@ def test_a_probe_moves_one_chunk(media_services: MediaServices) -> None:
     assert CHUNK_SIZE < sent() - before < CHUNK_SIZE + own * 3 + 64 * 1024
 
 
-def test_redis_comes_and_goes_and_nobody_notices(
+def test_redis_outages_do_not_affect_downloads(
     media_services: MediaServices, start_service: StartService, mongod: ServerProcess, dedicated_redis: ServerProcess
 ) -> None:
-    """Ready all the time; while changes cannot be heard of nothing is remembered, so every change is seen at once."""
+    """Ready all the time; while no invalidation can arrive nothing is cached, so every change is visible immediately."""
     service = start_service("services.stream", **storage_env(mongod, dedicated_redis.url, "test_stream_faults"))
     identifiers = [media_services.put(f"redis-{number}.txt", str(number).encode()) for number in range(2)]
     url = media_services.url("redis-0.txt", service=service)
@@ -294,10 +282,10 @@ def test_redis_comes_and_goes_and_nobody_notices(
     assert len(set(identifiers)) == 2
 
 
-def test_a_silent_mongodb_is_503_in_time_and_comes_back(
+def test_hanging_mongodb_is_503_in_time_and_recovers(
     start_service: StartService, dedicated_mongod: ServerProcess, redis_url: str, tmp_path: Path
 ) -> None:
-    """Case 95. Blocks that are in memory help nobody whose file cannot be looked up."""
+    """Case 95. Cached blocks do not help where the file cannot be looked up."""
     del start_service
     with run_media_services(tmp_path, dedicated_mongod, redis_url, "silent") as lib:
         lib.put("a.webm", b"x" * 1000)
@@ -313,19 +301,17 @@ def test_a_silent_mongodb_is_503_in_time_and_comes_back(
         eventually(lambda: lib.get("a.webm").status_code == 200, 10)
 
 
-def test_a_mongodb_that_dies_under_a_download_cuts_it(
-    dedicated_mongod: ServerProcess, redis_url: str, tmp_path: Path
-) -> None:
-    """What was promised cannot be sent; and when it is back, everything is."""
+def test_death_of_mongodb_aborts_the_download(dedicated_mongod: ServerProcess, redis_url: str, tmp_path: Path) -> None:
+    """The promised bytes cannot be sent; after the restart every file is readable."""
     with run_media_services(
         tmp_path, dedicated_mongod, redis_url, "dying", GRIDCAST_BLOCK_CACHE_SIZE=str(CACHE_SIZE)
     ) as lib:
         (tmp_path / "big").write_bytes(os.urandom(MIB) * 64)
         lib.put("big.webm", tmp_path / "big")
-        with contextlib.closing(send_request(lib.stream, "big.webm")) as client:
+        with contextlib.closing(send_download_request(lib.stream, "big.webm")) as client:
             client.recv(100_000)
             dedicated_mongod.kill()
-            total, reset = receive_until_closed(client)
+            total, reset = count_received_bytes(client)
         assert total < 64 * MIB
         assert reset
         dedicated_mongod.start()
@@ -333,19 +319,19 @@ def test_a_mongodb_that_dies_under_a_download_cuts_it(
         assert "Traceback" not in lib.stream.log
 
 
-def test_a_mongodb_that_is_started_anew_under_a_paused_reader(
+def test_mongodb_restart_is_survived_by_a_paused_reader(
     dedicated_mongod: ServerProcess, redis_url: str, tmp_path: Path
 ) -> None:
-    """It holds no cursor and no connection of its own, so it does not notice."""
+    """It holds no cursor and no connection, so it is not affected."""
     with run_media_services(
         tmp_path, dedicated_mongod, redis_url, "paused", GRIDCAST_BLOCK_CACHE_SIZE=str(CACHE_SIZE)
     ) as lib:
         data = os.urandom(MIB) * 64
         (tmp_path / "big").write_bytes(data)
         lib.put("big.webm", tmp_path / "big")
-        with contextlib.closing(send_request(lib.stream, "big.webm", "Connection: close")) as client:
+        with contextlib.closing(send_download_request(lib.stream, "big.webm", "Connection: close")) as client:
             got = client.recv(100_000)
-            time.sleep(0.5)  # until nothing is fetched for it any more
+            time.sleep(0.5)  # until nothing is prefetched for it any more
             dedicated_mongod.kill()
             dedicated_mongod.start()
             while piece := client.recv(1 << 20):
@@ -354,13 +340,13 @@ def test_a_mongodb_that_is_started_anew_under_a_paused_reader(
         assert "Traceback" not in lib.stream.log
 
 
-def test_a_download_under_way_is_finished_at_sigterm(
+def test_active_download_finishes_at_sigterm(
     media_services: MediaServices, start_service: StartService, mongod: ServerProcess, redis_url: str
 ) -> None:
     """P13: no new connection, the old one to its end, and an exit with 0."""
     env = storage_env(mongod, redis_url, "test_stream_faults", GRIDCAST_SHUTDOWN_TIMEOUT="20")
     service = start_service("services.stream", **env)
-    with contextlib.closing(send_request(service, "big.webm", "Connection: close")) as client:
+    with contextlib.closing(send_download_request(service, "big.webm", "Connection: close")) as client:
         first = client.recv(100_000)
         service.child.send_signal(signal.SIGTERM)
 
@@ -372,7 +358,7 @@ def test_a_download_under_way_is_finished_at_sigterm(
             return False
 
         eventually(refused, 5)
-        total, reset = receive_until_closed(client)
+        total, reset = count_received_bytes(client)
     assert not reset
     assert len(first) + total > BIG_FILE_SIZE
     assert service.child.wait(10)
@@ -380,7 +366,7 @@ def test_a_download_under_way_is_finished_at_sigterm(
     assert "Traceback" not in service.log
 
 
-def test_a_request_that_waits_for_the_store_at_sigterm_is_503(
+def test_request_waiting_for_the_store_at_sigterm_is_503(
     start_service: StartService, dedicated_mongod: ServerProcess, redis_url: str
 ) -> None:
     """When the time for draining is over; the file is being looked up then."""
@@ -388,7 +374,7 @@ def test_a_request_that_waits_for_the_store_at_sigterm_is_503(
         "services.stream", **storage_env(dedicated_mongod, redis_url, "waiting", GRIDCAST_SHUTDOWN_TIMEOUT="1")
     )
     dedicated_mongod.pause()
-    with contextlib.closing(send_request(service, "a.webm")) as client:
+    with contextlib.closing(send_download_request(service, "a.webm")) as client:
         time.sleep(0.3)
         service.child.send_signal(signal.SIGTERM)
         assert client.recv(4096).startswith(b"HTTP/1.1 503 ")
@@ -397,16 +383,16 @@ def test_a_request_that_waits_for_the_store_at_sigterm_is_503(
     assert "Traceback" not in service.log
 
 
-def test_a_stopped_download_does_not_hold_the_shutdown(
+def test_stalled_download_does_not_delay_the_shutdown(
     media_services: MediaServices, start_service: StartService, mongod: ServerProcess, redis_url: str
 ) -> None:
-    """It is cut when the time for draining is over."""
+    """It is aborted at the shutdown timeout."""
     service = start_service(
         "services.stream", **storage_env(mongod, redis_url, "test_stream_faults", GRIDCAST_SHUTDOWN_TIMEOUT="1")
     )
-    with contextlib.closing(send_request(service, "big.webm")) as client:
+    with contextlib.closing(send_download_request(service, "big.webm")) as client:
         client.recv(100)
         service.child.send_signal(signal.SIGTERM)
         assert service.child.wait(8)
-        assert receive_until_closed(client)[0] < BIG_FILE_SIZE
+        assert count_received_bytes(client)[0] < BIG_FILE_SIZE
     assert "Traceback" not in service.log

@@ -16,12 +16,12 @@ import pytest
 import redis
 from bson import ObjectId
 
-from tests.support.databases import ServerProcess
-from tests.support.media_library import CHUNK_SIZE, MediaServices, run_media_services, storage_env
+from tests.support.databases import ServerProcess, storage_env
+from tests.support.media_library import MediaServices, run_media_services
 from tests.support.processes import ServiceProcess, StartService
+from tests.support.sizes import CHUNK_SIZE, MIB
 from tests.support.waiting import eventually
 
-MIB = 1024 * 1024
 FILE_SIZES = (
     *(0, 1, 2, 3, 255, 4096, 65_537),
     *(CHUNK_SIZE - 1, CHUNK_SIZE, CHUNK_SIZE + 1, 2 * CHUNK_SIZE - 1, 2 * CHUNK_SIZE, 2 * CHUNK_SIZE + 1),
@@ -89,7 +89,7 @@ def random_range(rng: random.Random, size: int) -> tuple[str, list[tuple[int, in
     ("largest", "rounds"),
     [(0, 600), pytest.param(LARGEST_SIZE, 10_000, marks=[pytest.mark.long, pytest.mark.timeout(900)])],
 )
-def test_random_ranges_are_equal_to_a_local_file(
+def test_random_ranges_equal_a_local_file(
     media_services: MediaServices, tmp_path: Path, largest: int, rounds: int
 ) -> None:
     """P8. The seed is printed with a failure."""
@@ -144,8 +144,8 @@ def delete_file(lib: MediaServices, name: str) -> httpx.Response:
     return lib.http_client.delete(f"{lib.upload.url}/file/stream", params={"filename": name})
 
 
-def test_a_replacement_never_mixes_with_what_is_being_read(media_services: MediaServices) -> None:
-    """Case 51: who began with the old version ends with it, and who comes after gets the new one."""
+def test_replacement_never_mixes_with_an_active_download(media_services: MediaServices) -> None:
+    """Case 51: a reader that began with the old version ends with it, and later readers get the new one."""
     old, new = b"o" * (64 * MIB), b"n" * (64 * MIB)
     assert put_file(media_services, "swap.bin", old).status_code == 201
     etag = media_services.get("swap.bin", method="HEAD").headers["etag"]
@@ -159,7 +159,7 @@ def test_a_replacement_never_mixes_with_what_is_being_read(media_services: Media
     assert media_services.get("swap.bin", {"range": "bytes=5-9", "if-range": etag}).status_code == 200
 
 
-def test_a_deleted_file_is_read_to_its_end_by_who_began(media_services: MediaServices) -> None:
+def test_deleted_file_is_read_to_its_end_by_active_readers(media_services: MediaServices) -> None:
     data = os.urandom(MIB) * 40
     assert put_file(media_services, "gone.bin", data).status_code == 201
     with httpx.stream("GET", media_services.url("gone.bin")) as answer:
@@ -170,7 +170,7 @@ def test_a_deleted_file_is_read_to_its_end_by_who_began(media_services: MediaSer
         assert first + b"".join(pieces) == data
 
 
-def test_old_chunks_that_are_deleted_in_the_middle_break_the_download(media_services: MediaServices) -> None:
+def test_chunks_deleted_during_a_download_abort_it(media_services: MediaServices) -> None:
     """Case 51 when the grace is over: what came is the beginning of the old version, and does not look like all of it."""
     old, new = os.urandom(MIB) * 64, os.urandom(MIB) * 64
     assert put_file(media_services, "grace.bin", old).status_code == 201
@@ -190,13 +190,11 @@ def test_old_chunks_that_are_deleted_in_the_middle_break_the_download(media_serv
     assert media_services.get("grace.bin").content == new
 
 
-def test_old_blocks_that_are_gone_already_do_not_break_new_readers(media_services: MediaServices) -> None:
-    """What is remembered for a second may name a version whose chunks have been deleted: then the store is asked again."""
+def test_deleted_chunks_of_a_cached_version_do_not_fail_new_readers(media_services: MediaServices) -> None:
+    """Metadata cached for a second may name a version whose chunks have been deleted: then the store is queried again."""
     identifier = media_services.put("moved.bin", b"old" * 1000)
     file = media_services.current_file_id(identifier)
-    other = media_services.db["media"].find_one(
-        {"_id": media_services.db["media"].find_one({"filename": "moved.bin"})["_id"]}
-    )  # type: ignore[index]
+    other = media_services.db["media"].find_one({"filename": "moved.bin"})
     assert other is not None
     newer_id = media_services.put("newer.bin", b"new" * 1000)
     assert media_services.get("moved.bin", method="HEAD").status_code == 200  # remembered, and no block read
@@ -218,7 +216,7 @@ def replicas(
 
 
 @pytest.mark.parametrize("rounds", [15, pytest.param(300, marks=[pytest.mark.long, pytest.mark.timeout(300)])])
-def test_no_replica_serves_what_was_replaced(
+def test_no_replica_serves_a_replaced_file(
     media_services: MediaServices, replicas: tuple[ServiceProcess, ServiceProcess], rounds: int
 ) -> None:
     """Read-after-write: not for longer than a second, and not at all with no-cache. Readers keep both memories warm."""
@@ -269,10 +267,10 @@ def test_no_replica_serves_what_was_replaced(
     )
 
 
-def test_a_lost_invalidation_costs_a_second(
+def test_lost_invalidation_delays_a_change_by_one_second(
     media_services: MediaServices, replicas: tuple[ServiceProcess, ServiceProcess], redis_server: ServerProcess
 ) -> None:
-    """A change that nobody published is seen within a second all the same; one that is published, at once."""
+    """An unpublished change is visible within a second; a published one immediately."""
     identifier, other = media_services.put("quiet.txt", b"1"), media_services.put("quiet-2.txt", b"2")
     url = media_services.url("quiet.txt", service=replicas[0])
     with contextlib.closing(redis.Redis.from_url(redis_server.url)) as client:

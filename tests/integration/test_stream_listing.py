@@ -50,14 +50,14 @@ def make_document(number: int, filename: str, folder: str = "", *, there: bool =
     }
 
 
-def list_files(lib: MediaServices, **query: object) -> dict[str, Any]:
+def list_files(lib: MediaServices, **query: str | int | None) -> dict[str, Any]:
     answer = lib.http_client.get(f"{lib.stream.url}/file", params=query)
     assert answer.status_code == 200, answer.text
     assert answer.headers["cache-control"] == "no-store"
     return dict(answer.json())
 
 
-def list_all_pages(lib: MediaServices, **query: object) -> tuple[list[dict[str, Any]], int]:
+def list_all_pages(lib: MediaServices, **query: str | int | None) -> tuple[list[dict[str, Any]], int]:
     """All pages, and how many there were."""
     found, pages, after = [], 0, None
     while True:
@@ -74,7 +74,7 @@ def filenames(files: list[dict[str, Any]]) -> list[str]:
     return [file["filename"] for file in files]
 
 
-def test_what_was_uploaded_is_listed_newest_first(media_services: MediaServices) -> None:
+def test_uploads_are_listed_newest_first(media_services: MediaServices) -> None:
     for number in range(3):
         media_services.put(f"{number}.webm", bytes(number), "up")
     (newest, *_), _ = list_all_pages(media_services, folder="up")
@@ -88,7 +88,7 @@ def test_what_was_uploaded_is_listed_newest_first(media_services: MediaServices)
 
 
 @pytest.mark.parametrize("limit", [1, 7, 10, 50, 200])
-def test_pages_hold_everything_once(media_services: MediaServices, limit: int) -> None:
+def test_pages_hold_every_file_once(media_services: MediaServices, limit: int) -> None:
     """Files of one millisecond, nameless uploads and names without a file included."""
     media_services.db["media"].insert_many([make_document(n, f"{n:03}", "a" if n % 3 else "") for n in range(107)])
     media_services.db["media"].insert_many([make_document(1000 + n, f"gone-{n}", there=False) for n in range(5)])
@@ -108,7 +108,7 @@ def test_pages_hold_everything_once(media_services: MediaServices, limit: int) -
     assert list_all_pages(media_services, folder="nowhere") == ([], 1)
 
 
-def test_a_change_between_two_pages_shows_nothing_twice(media_services: MediaServices) -> None:
+def test_change_between_two_pages_repeats_no_file(media_services: MediaServices) -> None:
     media_services.db["media"].insert_many([make_document(n * 10, f"{n:02}") for n in range(20)])
     first = list_files(media_services, limit=5)
     assert filenames(first["files"]) == ["19", "18", "17", "16", "15"]
@@ -143,8 +143,8 @@ def test_search_is_for_plain_text(media_services: MediaServices, q: str, expecte
     assert filenames(list_all_pages(media_services, q=q)[0]) == expected
 
 
-def test_a_search_looks_at_a_bounded_number_of_names(media_services: MediaServices) -> None:
-    """And finds what is far behind by going on."""
+def test_search_examines_a_bounded_number_of_names(media_services: MediaServices) -> None:
+    """And finds distant matches over several pages."""
     total = 25_000
     documents = [make_document(n, f"{n}" if n != 3 else "needle", "f") for n in range(total)]
     media_services.db["media"].insert_many(documents)
@@ -161,8 +161,8 @@ def test_a_search_looks_at_a_bounded_number_of_names(media_services: MediaServic
         assert filenames(list_files(media_services, q="4", limit=3, **query)["files"]) == ["24999", "24998", "24997"]
 
 
-def test_lists_rest_on_indexes(media_services: MediaServices) -> None:
-    """As the database says of the queries that it really ran: nothing is sorted in memory, and keys read are near those shown."""
+def test_listings_use_indexes(media_services: MediaServices) -> None:
+    """By the profiler's record of the queries: nothing is sorted in memory, and few more keys are examined than returned."""
     media_services.db["media"].insert_many([make_document(n, f"{n}", f"f{n % 50}") for n in range(5000)])
     media_services.db.command("profile", 2)
     try:
@@ -204,7 +204,7 @@ def test_folders(media_services: MediaServices) -> None:
         assert found == expected
 
 
-def test_large_folders_are_jumped_over(media_services: MediaServices) -> None:
+def test_large_folders_are_skipped_by_index(media_services: MediaServices) -> None:
     media_services.db["media"].insert_many([make_document(n, f"{n}", f"f{n % 3}") for n in range(3000)])
     media_services.db["media"].insert_many([make_document(5000 + n, "x", f"g{n:04}") for n in range(700)])
     url = f"{media_services.stream.url}/file/folders"
@@ -232,7 +232,7 @@ def test_large_folders_are_jumped_over(media_services: MediaServices) -> None:
         "folder=a%00",
     ],
 )
-def test_what_is_no_query(media_services: MediaServices, query: str) -> None:
+def test_invalid_queries(media_services: MediaServices, query: str) -> None:
     answer = media_services.http_client.get(f"{media_services.stream.url}/file?{query}")
     assert answer.status_code == 400
     assert answer.json()["detail"].startswith("Validation Error: ")
@@ -240,7 +240,7 @@ def test_what_is_no_query(media_services: MediaServices, query: str) -> None:
         assert media_services.http_client.get(f"{media_services.stream.url}/file/folders?{query}").status_code == 400
 
 
-def test_the_document_is_valid_and_says_all(listing_services: MediaServices) -> None:
+def test_openapi_document_is_valid_and_complete(listing_services: MediaServices) -> None:
     document = httpx.get(f"{listing_services.stream.url}/openapi.json").json()
     validate(document)
     assert set(document["paths"]["/file/stream"]) == {"get", "head"}

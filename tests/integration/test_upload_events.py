@@ -1,10 +1,8 @@
-"""What the world hears of an upload: progress to one socket, changes to all, also when somebody died in between."""
+"""Events of an upload: progress to one socket, changes to all, also when the service dies between commit and publication."""
 
 import contextlib
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -16,14 +14,16 @@ import redis as redis_py
 from tests.support.databases import ServerProcess
 from tests.support.fault_proxy import Fault, run_fault_proxy
 from tests.support.processes import ServiceProcess, StartService
+from tests.support.sizes import CHUNK_SIZE
 from tests.support.upload_client import (
-    CHUNK_SIZE,
     FORM_CONTENT_TYPE,
     MongoInspector,
     TusUpload,
     form_body,
     form_part,
     put_file,
+    run_garbage_collector,
+    throttled,
     tus_metadata,
 )
 from tests.support.waiting import eventually
@@ -39,19 +39,19 @@ def upload_settings() -> dict[str, str]:
 
 
 class EventListener:
-    """Hears what a socket replica would hear, and makes SID look like a socket of its own."""
+    """Subscribes as a socket replica does, and registers CLIENT_SID as a socket of its own."""
 
     def __init__(self, url: str) -> None:
         self.redis = redis_py.Redis.from_url(url, protocol=2)
         self.redis.hset(f"gridcast:sid:{CLIENT_SID}", "node", "ear")
         self.redis.set("gridcast:node:ear", "1")
-        self.pubsub = self.redis.pubsub(ignore_subscribe_messages=True)
+        self.pubsub = self.redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
         self.pubsub.subscribe("gridcast:all", "gridcast:node:ear", "gridcast:invalidate")
         self.heard: list[tuple[str, Any]] = []
         self.times: list[float] = []
 
     def collect(self, quiet_seconds: float = 0.3) -> list[tuple[str, Any]]:
-        """All that was said, until it is quiet for so long."""
+        """Everything received until nothing arrives for `quiet_seconds`."""
         quiet_at = time.monotonic() + quiet_seconds
         while (left := quiet_at - time.monotonic()) > 0:
             if (message := self.pubsub.get_message(timeout=left)) is None:
@@ -77,7 +77,7 @@ def event_listener(redis_url: str, upload: ServiceProcess) -> Iterator[EventList
         yield ear
 
 
-def test_changes_are_told_to_all(
+def test_changes_are_broadcast(
     upload: ServiceProcess, inspector: MongoInspector, event_listener: EventListener
 ) -> None:
     created = put_file(upload, "a.webm", b"one", "f")
@@ -89,17 +89,15 @@ def test_changes_are_told_to_all(
     assert {event["data"]["id"] for event in said} == {created.json()["id"]}
     assert [event["data"]["length"] for event in said] == [3, 4, 4]
     assert all((event["source"], event["specversion"]) == ("/upload", "1.0") for event in said)
-    # The cache is told before the world, so that nobody who hears of a file reads the old one.
+    # The cache is invalidated before the broadcast, so that no client that gets the event reads the old file.
     assert [channel for channel, _ in heard] == ["gridcast:invalidate", "gridcast:all"] * 3
     assert heard[0][1] == ["f", "a.webm"]
     eventually(lambda: all(document["announce"] == [] for document in inspector.list_documents()))
 
 
-def throttled(data: bytes, pieces: int, seconds: float) -> Iterator[bytes]:
-    step = -(-len(data) // pieces)
-    for start in range(0, len(data), step):
-        yield data[start : start + step]
-        time.sleep(seconds / pieces)
+def in_60_pieces(data: bytes) -> Iterator[bytes]:
+    """`data` over 1.5 s: more pieces than events that a client may get in that time."""
+    return throttled(data, -(-len(data) // 60), 1.5 / 60)
 
 
 @pytest.mark.parametrize("way", ["put", "form", "tus"])
@@ -110,19 +108,18 @@ def test_progress(upload: ServiceProcess, inspector: MongoInspector, event_liste
         query = {"filename": "p", "sid": CLIENT_SID}
         headers = {"content-length": str(len(data))}
         url = f"{upload.url}/file/stream"
-        assert httpx.put(url, params=query, content=throttled(data, 60, 1.5), headers=headers).status_code == 201
+        response = httpx.put(url, params=query, content=in_60_pieces(data), headers=headers)
+        assert response.status_code == 201
     elif way == "form":
         body = form_body(form_part("sid", CLIENT_SID.encode()), form_part("folder", b""), form_part("file", data, "p"))
         url = f"{upload.url}/file/upload"
-        assert (
-            httpx.post(url, content=throttled(body, 60, 1.5), headers={"content-type": FORM_CONTENT_TYPE}).status_code
-            == 201
-        )
+        response = httpx.post(url, content=in_60_pieces(body), headers={"content-type": FORM_CONTENT_TYPE})
+        assert response.status_code == 201
     else:
         tus = TusUpload(upload)
-        tus.create(length=len(data), **{"upload-metadata": tus_metadata(filename="p", sid=CLIENT_SID)})
+        tus.create(length=len(data), headers={"upload-metadata": tus_metadata(filename="p", sid=CLIENT_SID)})
         length = {"content-length": str(len(data))}
-        assert tus.patch(0, throttled(data, 60, 1.5), **length).status_code == 204
+        assert tus.patch(0, in_60_pieces(data), headers=length).status_code == 204
     told = [event["data"] for event in event_listener.events("file.progress")]
     assert {event["filename"] for event in told} == {"p"}
     received = [event["received"] for event in told]
@@ -136,22 +133,20 @@ def test_progress(upload: ServiceProcess, inspector: MongoInspector, event_liste
     assert 0.3 < told[-2]["rate"] / (len(data) / 1.5) < 3
 
 
-def test_a_failure_is_told_too(
-    upload: ServiceProcess, inspector: MongoInspector, event_listener: EventListener
-) -> None:
+def test_failure_is_published(upload: ServiceProcess, inspector: MongoInspector, event_listener: EventListener) -> None:
     wrong = {"content-digest": "sha-256=:" + "A" * 43 + "=:"}
     url = f"{upload.url}/file/stream?filename=p&sid={CLIENT_SID}"
     assert httpx.put(url, content=b"x", headers=wrong).status_code == 400
     assert event_listener.events("file.progress")[-1]["data"]["state"] == "failed"
 
 
-def test_many_short_requests_are_one_progress(
+def test_many_short_requests_share_one_progress(
     upload: ServiceProcess, inspector: MongoInspector, event_listener: EventListener
 ) -> None:
-    """At most ten a second, and never backwards, however the bytes are cut into requests."""
+    """At most ten per second, and never backwards, however the bytes are split into requests."""
     data, step = os.urandom(60_000), 1000
     tus = TusUpload(upload)
-    tus.create(length=len(data), **{"upload-metadata": tus_metadata(filename="p", sid=CLIENT_SID)})
+    tus.create(length=len(data), headers={"upload-metadata": tus_metadata(filename="p", sid=CLIENT_SID)})
     began = time.monotonic()
     for start in range(0, len(data), step):
         assert tus.patch(start, data[start : start + step]).status_code == 204
@@ -163,31 +158,31 @@ def test_many_short_requests_are_one_progress(
     assert (told[-1]["state"], received[-1]) == ("stored", len(data))
 
 
-def test_a_creation_that_is_taken_back_has_failed(
+def test_rolled_back_creation_is_reported_as_failed(
     upload: ServiceProcess, inspector: MongoInspector, event_listener: EventListener
 ) -> None:
     wrong = {
         "upload-metadata": tus_metadata(filename="p", sid=CLIENT_SID),
         "upload-checksum": "sha1 AAAAAAAAAAAAAAAAAAAAAAAAAAA=",
     }
-    assert TusUpload(upload).create(length=1, content=b"x", **wrong).status_code == 460
+    assert TusUpload(upload).create(length=1, content=b"x", headers=wrong).status_code == 460
     assert event_listener.events("file.progress")[-1]["data"]["state"] == "failed"
 
 
-def test_reading_back_is_told(
+def test_rehash_progress_is_published(
     start_service: StartService,
     env: dict[str, str],
     mongod: ServerProcess,
     inspector: MongoInspector,
     event_listener: EventListener,
 ) -> None:
-    """A process that took an upload over says that it verifies, where that takes long enough to be told."""
+    """A process that took over an upload reports that it rehashes, where that takes long enough to be reported."""
     with run_fault_proxy(mongod.port) as wire:
         away = {"GRIDCAST_MONGODB_URI": f"mongodb://127.0.0.1:{wire.port}"}
         first, second = start_service("services.upload", **env), start_service("services.upload", **{**env, **away})
         tus = TusUpload(first, second)
         data = os.urandom(50 * CHUNK_SIZE + 5)
-        tus.create(length=len(data), **{"upload-metadata": tus_metadata(filename="p", sid=CLIENT_SID)})
+        tus.create(length=len(data), headers={"upload-metadata": tus_metadata(filename="p", sid=CLIENT_SID)})
         tus.patch(0, data[:-5])
         event_listener.events("file.progress")
         event_listener.heard.clear()
@@ -197,7 +192,7 @@ def test_reading_back_is_told(
     assert list(dict.fromkeys(states))[-2:] == ["verifying", "stored"]
 
 
-def test_an_unknown_socket_and_a_redis_that_is_away_slow_nothing(
+def test_unknown_socket_and_unavailable_redis_do_not_delay_uploads(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector, upload: ServiceProcess
 ) -> None:
     away = start_service("services.upload", **{**env, "GRIDCAST_REDIS_URL": "redis://127.0.0.1:1/0"})
@@ -210,18 +205,10 @@ def test_an_unknown_socket_and_a_redis_that_is_away_slow_nothing(
         assert time.monotonic() - began < 3
 
 
-def run_garbage_collector(env: dict[str, str]) -> None:
-    """`python -m services.upload.collect_garbage`, once."""
-    command = [sys.executable, "-m", "services.upload.collect_garbage"]
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("GRIDCAST_")}
-    done = subprocess.run(command, env={**inherited, **env}, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-def test_what_was_not_told_is_told_later_and_once(
+def test_unpublished_events_are_published_later_and_once(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector, event_listener: EventListener
 ) -> None:
-    """Redis was away, or the service died between commit and push: the note stays, and the janitor pushes it with the same id."""
+    """Redis was unavailable, or the service died before the push: the event stays, and the collector pushes it with its id."""
     away = start_service("services.upload", **{**env, "GRIDCAST_REDIS_URL": "redis://127.0.0.1:1/0"})
     assert put_file(away, "n", b"x").status_code == 201
     (note,) = inspector.only_document()["announce"]
@@ -238,8 +225,8 @@ def test_what_was_not_told_is_told_later_and_once(
     assert inspector.only_document()["announce"] == []
 
 
-def test_the_janitor_by_itself(upload: ServiceProcess, env: dict[str, str], inspector: MongoInspector) -> None:
-    """It reaps and sweeps what is due and nothing else; a second one changes nothing."""
+def test_garbage_collector_as_a_command(upload: ServiceProcess, env: dict[str, str], inspector: MongoInspector) -> None:
+    """It collects what is due and nothing else; a second run changes nothing."""
     put_file(upload, "kept", b"x")
     put_file(upload, "gone", b"y")
     httpx.delete(f"{upload.url}/file/stream?filename=gone")

@@ -15,21 +15,12 @@ import httpx
 import pytest
 
 from tests.support.databases import ServerProcess
+from tests.support.process_stats import resident_memory
 from tests.support.processes import ServiceProcess, StartService
-from tests.support.upload_client import (
-    BOUNDARY,
-    CHUNK_SIZE,
-    MongoInspector,
-    form_body,
-    form_part,
-    open_inspector,
-    post_form,
-    resident_memory,
-)
+from tests.support.sizes import CHUNK_SIZE, MIB
+from tests.support.upload_client import BOUNDARY, MongoInspector, form_body, form_part, open_inspector, post_form
 from tests.support.upload_client import FORM_CONTENT_TYPE as TYPE
 from tests.support.waiting import eventually
-
-MIB = 1024 * 1024
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +30,7 @@ def upload_settings() -> dict[str, str]:
 
 @pytest.fixture
 def dedicated_inspector(mongod: ServerProcess, database_name: str) -> Iterator[MongoInspector]:
-    with open_inspector(mongod.uri, database_name) as store:
+    with open_inspector(mongod.url, database_name) as store:
         yield store
 
 
@@ -47,7 +38,7 @@ def dedicated_inspector(mongod: ServerProcess, database_name: str) -> Iterator[M
     "size", [0, 1, CHUNK_SIZE - 1, CHUNK_SIZE, CHUNK_SIZE + 1, 8 * CHUNK_SIZE, 8 * CHUNK_SIZE + 1, 20 * CHUNK_SIZE + 7]
 )
 def test_every_size_is_stored_whole(upload: ServiceProcess, inspector: MongoInspector, size: int) -> None:
-    """Cases 13 and 14: nothing, one byte, and either side of every edge of chunk and batch."""
+    """Cases 13 and 14: nothing, one byte, and both sides of every chunk and batch boundary."""
     data = os.urandom(size)
     answer = post_form(upload, form_body(form_part("file", data, "a.webm"), form_part("folder", b"demo")))
     assert answer.status_code == 201, answer.text
@@ -77,7 +68,7 @@ def test_every_size_is_stored_whole(upload: ServiceProcess, inspector: MongoInsp
         ((form_part("file", b"x", "n"), form_part("folder", "e\u0301".encode())), "?folder=e%CC%81"),
     ],
 )
-def test_fields_stand_where_the_user_put_them(
+def test_form_fields_may_come_in_any_order(
     upload: ServiceProcess, inspector: MongoInspector, parts: tuple[bytes, ...], query: str
 ) -> None:
     assert post_form(upload, form_body(*parts), query).status_code == 201
@@ -143,7 +134,7 @@ REJECTED_FORMS: list[tuple[str, bytes, str, int, str]] = [
 @pytest.mark.parametrize(
     ("body", "kind", "status", "word"), [c[1:] for c in REJECTED_FORMS], ids=[c[0] for c in REJECTED_FORMS]
 )
-def test_what_breaks_the_rules_is_named_and_leaves_nothing(
+def test_invalid_form_is_explained_and_leaves_no_data(
     upload: ServiceProcess, inspector: MongoInspector, body: bytes, kind: str, status: int, word: str
 ) -> None:
     answer = post_form(upload, body, content_type=kind)
@@ -162,7 +153,7 @@ def test_what_breaks_the_rules_is_named_and_leaves_nothing(
 def test_a_text_field_of_a_gibibyte(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector, *, chunked: bool
 ) -> None:
-    """Case 8: refused as soon as it has become too long, and memory stays as it was. The file before it is taken back."""
+    """Case 8: rejected as soon as it is too long, and memory stays flat. The file before it is rolled back."""
     service = start_service("services.upload", **{**env, "GRIDCAST_MAX_FILE_SIZE": str(16 * 1024 * MIB)})
     assert post_form(service, form_body(FILE_PART, form_part("folder", b"warm"))).status_code == 201
     before = resident_memory(service.pid)
@@ -188,8 +179,8 @@ def test_a_text_field_of_a_gibibyte(
 MONGODB_OPERATOR = '{"$ne": 1}'
 
 
-def test_an_operator_is_no_name_and_no_id(upload: ServiceProcess, inspector: MongoInspector) -> None:
-    """Case 33: as JSON it is refused, anywhere else it is plain text. Nothing that is there is found by it."""
+def test_mongodb_operators_are_no_names_and_no_ids(upload: ServiceProcess, inspector: MongoInspector) -> None:
+    """Case 33: as JSON it is rejected, anywhere else it is plain text. It finds no existing file."""
     assert post_form(upload, form_body(form_part("file", b"x", "n"), form_part("folder", b"f"))).status_code == 201
     for path in ("/file/upload", "/file/upload?folder=f"):
         sent = httpx.post(upload.url + path, json={"file": {"$ne": 1}, "folder": {"$ne": 1}})
@@ -202,7 +193,7 @@ def test_an_operator_is_no_name_and_no_id(upload: ServiceProcess, inspector: Mon
     (document,) = inspector.list_documents()
     assert (document["folder"], document["filename"]) == ("f", "n")
     assert inspector.read_file(document["current"]["file"]) == b"x"
-    # A body of that kind is a file like any other, and such a name too.
+    # A body of that kind is a normal file, and such a name a normal name.
     stored = httpx.put(f"{upload.url}/file/stream", params=operator, json={"_id": {"$ne": 1}})
     assert stored.status_code == 201
     assert stored.json()["filename"] == MONGODB_OPERATOR
@@ -210,9 +201,7 @@ def test_an_operator_is_no_name_and_no_id(upload: ServiceProcess, inspector: Mon
 
 
 @pytest.mark.parametrize("folder", ["$where", "a.b", "__proto__", "$$NOW", "{}", "a b", "日本"])
-def test_names_that_mean_something_to_others_are_plain_text(
-    upload: ServiceProcess, inspector: MongoInspector, folder: str
-) -> None:
+def test_special_names_are_stored_as_plain_text(upload: ServiceProcess, inspector: MongoInspector, folder: str) -> None:
     """Case 34: no operator and no field path, here or in the content type."""
     name = "$current.sha256"
     assert (
@@ -226,8 +215,8 @@ def test_names_that_mean_something_to_others_are_plain_text(
     assert document["current"]["content_type"] == "$x/$$NOW"
 
 
-def test_the_second_file_of_a_name_is_refused(upload: ServiceProcess, inspector: MongoInspector) -> None:
-    """409 with the tutorial's words; NFC and NFD are one name (case 19)."""
+def test_second_file_of_a_name_is_rejected(upload: ServiceProcess, inspector: MongoInspector) -> None:
+    """409 with the tutorial's text; NFC and NFD are one name (case 19)."""
     assert post_form(upload, form_body(form_part("file", b"one", "\u00e9.txt"))).status_code == 201
     for body in (
         form_body(form_part("file", b"two", "e\u0301.txt")),
@@ -243,7 +232,9 @@ def test_the_second_file_of_a_name_is_refused(upload: ServiceProcess, inspector:
 
 
 @pytest.mark.parametrize("size", [10, 9 * CHUNK_SIZE])
-def test_of_racers_for_one_name_one_wins(upload: ServiceProcess, inspector: MongoInspector, size: int) -> None:
+def test_one_of_many_concurrent_uploads_of_one_name_wins(
+    upload: ServiceProcess, inspector: MongoInspector, size: int
+) -> None:
     """Case 15: one 201, the rest 409, and no chunk of the losers."""
     start = threading.Barrier(12)
 
@@ -262,10 +253,10 @@ def test_of_racers_for_one_name_one_wins(upload: ServiceProcess, inspector: Mong
 
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("size", [10, 9 * CHUNK_SIZE])
-def test_a_client_that_goes_half_way_leaves_nothing(
+def test_disconnected_client_leaves_no_data(
     upload: ServiceProcess, inspector: MongoInspector, size: int, *, chunked: bool
 ) -> None:
-    """Cases 1 and 2: gone within 5 s, with Content-Length and without."""
+    """Cases 1 and 2: deleted within 5 s, with Content-Length and without."""
     body = form_body(form_part("file", os.urandom(2 * size), "half.bin"))[: size + 200]
     framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % (2 * size)
     head = b"POST /file/upload HTTP/1.1\r\nHost: x\r\nContent-Type: " + TYPE.encode() + b"\r\n" + framing + b"\r\n\r\n"
@@ -278,13 +269,13 @@ def test_a_client_that_goes_half_way_leaves_nothing(
     assert "Traceback" not in upload.log
 
 
-def test_a_broken_redis_does_not_stop_uploads(
+def test_unavailable_redis_does_not_stop_uploads(
     start_service: StartService, mongod: ServerProcess, database_name: str, dedicated_inspector: MongoInspector
 ) -> None:
-    """The file is stored, and the event stays noted until somebody can push it."""
+    """The file is stored, and the event stays in the outbox until it can be pushed."""
     service = start_service(
         "services.upload",
-        GRIDCAST_MONGODB_URI=mongod.uri,
+        GRIDCAST_MONGODB_URI=mongod.url,
         GRIDCAST_MONGODB_DATABASE=database_name,
         GRIDCAST_REDIS_URL="redis://127.0.0.1:1/0",
     )
@@ -296,10 +287,10 @@ def test_a_broken_redis_does_not_stop_uploads(
 def test_not_ready_without_the_unique_index(
     start_service: StartService, mongod: ServerProcess, database_name: str, dedicated_inspector: MongoInspector
 ) -> None:
-    """Case 102: duplicates that are already there make the index impossible; the service says so and does not serve as ready."""
+    """Case 102: existing duplicates make the unique index impossible; the service reports it and is not ready."""
     dedicated_inspector.db["media"].insert_many([{"folder": "", "filename": "x"}, {"folder": "", "filename": "x"}])
     service = start_service(
-        "services.upload", ready=False, GRIDCAST_MONGODB_URI=mongod.uri, GRIDCAST_MONGODB_DATABASE=database_name
+        "services.upload", ready=False, GRIDCAST_MONGODB_URI=mongod.url, GRIDCAST_MONGODB_DATABASE=database_name
     )
 
     def told() -> bool:
@@ -309,7 +300,7 @@ def test_not_ready_without_the_unique_index(
     eventually(told, 15)
 
 
-def test_without_mongodb_the_answer_comes_within_three_seconds(start_service: StartService, redis_url: str) -> None:
+def test_unavailable_mongodb_is_reported_within_three_seconds(start_service: StartService, redis_url: str) -> None:
     service = start_service(
         "services.upload", ready=False, GRIDCAST_MONGODB_URI="mongodb://127.0.0.1:1", GRIDCAST_REDIS_URL=redis_url
     )

@@ -1,4 +1,4 @@
-"""PUT and DELETE /file/stream on a real service: one step for every reader, preconditions, digests, limits."""
+"""PUT and DELETE /file/stream on a running service: atomic for every reader, preconditions, digests, limits."""
 
 import base64
 import hashlib
@@ -15,9 +15,8 @@ import httpx
 import pytest
 
 from tests.support.processes import ServiceProcess, StartService
+from tests.support.sizes import BATCH_SIZE, CHUNK_SIZE
 from tests.support.upload_client import (
-    BATCH_SIZE,
-    CHUNK_SIZE,
     MongoInspector,
     TusUpload,
     etag,
@@ -89,7 +88,7 @@ def test_preconditions(upload: ServiceProcess, inspector: MongoInspector) -> Non
 
 
 def test_a_date_as_a_precondition(upload: ServiceProcess, inspector: MongoInspector) -> None:
-    """RFC 9110, 13.1.4: a client that has no tag must not overwrite what it has not seen."""
+    """RFC 9110, 13.1.4: a client without an entity tag must not overwrite a version that it has not seen."""
     assert put_file(upload, "n", b"1", if_unmodified_since="Fri, 01 Jan 2010 00:00:00 GMT").status_code == 201
     stored = inspector.only_document()["current"]["uploaded_at"].astimezone(UTC).replace(microsecond=0)
     seen = format_datetime(stored, usegmt=True)
@@ -107,7 +106,7 @@ def test_a_date_as_a_precondition(upload: ServiceProcess, inspector: MongoInspec
     assert delete_file(upload, "n", if_unmodified_since=seen).status_code == 204
 
 
-def test_the_lines_of_a_field_are_one_list(upload: ServiceProcess, inspector: MongoInspector) -> None:
+def test_repeated_header_lines_are_one_list(upload: ServiceProcess, inspector: MongoInspector) -> None:
     """RFC 9110, 5.3: the second line counts as the first does."""
     url = f"{upload.url}/file/stream?filename=n"
     assert httpx.put(url, content=b"1").status_code == 201
@@ -119,8 +118,8 @@ def test_the_lines_of_a_field_are_one_list(upload: ServiceProcess, inspector: Mo
     )
 
 
-def test_of_racers_with_one_precondition_one_wins(upload: ServiceProcess, inspector: MongoInspector) -> None:
-    """A lost update cannot happen, and the bytes are those of the one who was told 200."""
+def test_one_of_many_concurrent_conditional_puts_wins(upload: ServiceProcess, inspector: MongoInspector) -> None:
+    """A lost update cannot happen, and the bytes are those of the client that got 200."""
     put_file(upload, "n", b"0")
     start = threading.Barrier(8)
 
@@ -138,7 +137,7 @@ def test_of_racers_with_one_precondition_one_wins(upload: ServiceProcess, inspec
 
 
 def test_digests(upload: ServiceProcess, inspector: MongoInspector) -> None:
-    """Cases 24 and 25: a wrong digest leaves nothing, an untrusted one proves nothing."""
+    """Cases 24 and 25: a wrong digest leaves nothing, an unsupported algorithm is ignored."""
     data = os.urandom(CHUNK_SIZE + 1)
     sha512 = f"sha-512=:{base64.b64encode(hashlib.sha512(data).digest()).decode()}:"
     for field in ("content_digest", "repr_digest"):
@@ -158,7 +157,7 @@ def test_digests(upload: ServiceProcess, inspector: MongoInspector) -> None:
     ("headers", "status"),
     [({"content_range": "bytes 0-1/5"}, 400), ({"content_encoding": "gzip"}, 415), ({"content_type": "x"}, 400)],
 )
-def test_what_a_put_does_not_take(
+def test_unsupported_put_requests(
     upload: ServiceProcess, inspector: MongoInspector, headers: dict[str, str], status: int
 ) -> None:
     expect_problem(put_file(upload, "n", b"x", **headers), status)
@@ -182,8 +181,8 @@ def send_raw_head(service: ServiceProcess, head: str) -> socket.socket:
     return connection
 
 
-def test_too_large_is_refused_before_the_body(upload: ServiceProcess, inspector: MongoInspector) -> None:
-    """Case 11: by Content-Length at once, chunked when it is too much."""
+def test_oversized_upload_is_rejected_before_its_body(upload: ServiceProcess, inspector: MongoInspector) -> None:
+    """Case 11: by Content-Length immediately, chunked when it exceeds the limit."""
     head = "PUT /file/stream?filename=n HTTP/1.1\nHost: x\nContent-Length: 99999999999\nExpect: 100-continue"
     with send_raw_head(upload, head) as connection:
         answer = connection.recv(4096)
@@ -193,7 +192,7 @@ def test_too_large_is_refused_before_the_body(upload: ServiceProcess, inspector:
     eventually(lambda: inspector.count_chunks() == 0 and inspector.list_documents() == [], 5)
 
 
-def test_100_continue_comes_only_when_the_body_is_wanted(upload: ServiceProcess, inspector: MongoInspector) -> None:
+def test_100_continue_is_sent_only_when_the_body_is_read(upload: ServiceProcess, inspector: MongoInspector) -> None:
     put_file(upload, "n", b"x")
     wanted = "PUT /file/stream?filename=n HTTP/1.1\nHost: x\nContent-Length: 3\nExpect: 100-continue"
     with send_raw_head(upload, wanted + "\nIf-None-Match: *") as connection:
@@ -205,7 +204,7 @@ def test_100_continue_comes_only_when_the_body_is_wanted(upload: ServiceProcess,
 
 
 @pytest.mark.parametrize("length", ["-1", "+5", "5, 6", "5 6", "0x5", ""])
-def test_a_length_that_is_no_number(upload: ServiceProcess, length: str) -> None:
+def test_invalid_content_length(upload: ServiceProcess, length: str) -> None:
     """Case 10."""
     with send_raw_head(
         upload, f"PUT /file/stream?filename=n HTTP/1.1\nHost: x\nContent-Length: {length}"
@@ -213,8 +212,8 @@ def test_a_length_that_is_no_number(upload: ServiceProcess, length: str) -> None
         assert connection.recv(4096).startswith(b"HTTP/1.1 400 ")
 
 
-def test_what_is_dangerous_to_open_is_stored_as_it_is(upload: ServiceProcess, inspector: MongoInspector) -> None:
-    """Cases 35 and 36: nothing is unpacked or looked into; how it is served is the stream service's."""
+def test_dangerous_media_types_are_stored_unchanged(upload: ServiceProcess, inspector: MongoInspector) -> None:
+    """Cases 35 and 36: nothing is unpacked or inspected; how it is served is up to the stream service."""
     bomb = b"PK\x03\x04" + os.urandom(100)
     for name, data, kind in (("42.zip", bomb, "application/zip"), ("x.svg", b"<svg><script/></svg>", "image/svg+xml")):
         answer = put_file(upload, name, data)
@@ -222,11 +221,13 @@ def test_what_is_dangerous_to_open_is_stored_as_it_is(upload: ServiceProcess, in
         assert inspector.read_current(answer.json()["id"]) == data
 
 
-# Limits, each with a service that has it.
+# Limits, each with a service that has it set.
 
 
-def test_a_client_that_is_too_slow(start_service: StartService, env: dict[str, str], inspector: MongoInspector) -> None:
-    """Case 32: 408, and nothing stays; a resumable upload keeps what came."""
+def test_upload_below_the_minimum_rate_is_408(
+    start_service: StartService, env: dict[str, str], inspector: MongoInspector
+) -> None:
+    """Case 32: 408, and nothing is left; a resumable upload keeps the received bytes."""
     service = start_service(
         "services.upload", **{**env, "GRIDCAST_MIN_UPLOAD_RATE": "100", "GRIDCAST_UPLOAD_RATE_WINDOW": "1"}
     )
@@ -252,7 +253,7 @@ def test_a_client_that_is_too_slow(start_service: StartService, env: dict[str, s
     assert 0 < tus.offset() < 100
 
 
-def test_as_many_at_once_as_it_takes(
+def test_concurrent_uploads_are_limited(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector
 ) -> None:
     service = start_service("services.upload", **{**env, "GRIDCAST_MAX_CONCURRENT_UPLOADS": "2"})
@@ -279,7 +280,7 @@ def test_media_types(start_service: StartService, env: dict[str, str], inspector
     assert len(inspector.list_documents()) == 2
 
 
-def test_the_floor_under_the_free_space(
+def test_free_space_minimum_is_enforced(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector
 ) -> None:
     put_before = inspector.db["media"]

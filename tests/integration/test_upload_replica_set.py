@@ -1,4 +1,4 @@
-"""Uploads into a real replica set whose primary is killed in their middle: what was acknowledged stays, nothing is half visible."""
+"""Uploads into a real replica set whose primary is killed meanwhile: what was acknowledged stays, no file is visible in part."""
 
 import contextlib
 import hashlib
@@ -7,16 +7,17 @@ import random
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import httpx
 import pytest
 from pymongo import ReadPreference
 
-from services.common.store.gridfs.mongo import open_mongo_database
+from services.common.store.gridfs.mongo import MongoDriver, open_mongo_database
 from tests.support.databases import ServerProcess
 from tests.support.processes import ServiceProcess, StartService
 from tests.support.replica_set import ReplicaSet, run_replica_set
-from tests.support.upload_client import TusUpload, open_inspector
+from tests.support.upload_client import TusUpload, open_inspector, throttled
 from tests.support.waiting import eventually
 
 DATABASE = "gridcast"
@@ -25,7 +26,7 @@ UPLOADERS = 4
 
 
 class UploadLoad:
-    """Uploads under names of their own, each content made from its name, and a reader that looks at names under way."""
+    """Uploads with unique names, each content derived from its name, and a reader that requests the names of active uploads."""
 
     def __init__(self, upload: ServiceProcess, stream: ServiceProcess) -> None:
         self.upload = upload
@@ -58,7 +59,9 @@ class UploadLoad:
                 name = self.under_way[number] = f"{number}-{count}"
                 try:
                     answer = client.put(
-                        "/file/stream", params={"filename": name}, content=throttled(make_content(name))
+                        "/file/stream",
+                        params={"filename": name},
+                        content=throttled(make_content(name), SIZE // 8, 0.02),
                     )
                     done = answer.status_code == 201
                 except httpx.HTTPError:
@@ -77,7 +80,7 @@ class UploadLoad:
                 time.sleep(0.01)
 
     def read(self, name: str) -> bytes | None:
-        """What is stored; None where there is nothing."""
+        """The stored bytes; None where there are none."""
         answer = httpx.get(f"{self.stream.url}/file/stream", params={"filename": name}, timeout=40)
         assert answer.status_code in {200, 404}, answer.text
         return answer.content if answer.status_code == 200 else None
@@ -85,13 +88,6 @@ class UploadLoad:
 
 def make_content(name: str) -> bytes:
     return random.Random(name).randbytes(SIZE)
-
-
-def throttled(data: bytes) -> Iterator[bytes]:
-    """In pieces, so that a kill falls into the middle."""
-    for start in range(0, len(data), SIZE // 8):
-        yield data[start : start + SIZE // 8]
-        time.sleep(0.02)
 
 
 def sha256_hex(data: bytes | None) -> str:
@@ -106,7 +102,7 @@ def replica_set(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kills", [pytest.param(1, id="one"), pytest.param(20, id="twenty", marks=pytest.mark.long)])
-def test_the_primary_is_killed_in_the_middle_of_uploads(
+def test_uploads_survive_the_death_of_the_primary(
     replica_set: ReplicaSet, redis_url: str, start_service: StartService, kills: int
 ) -> None:
     seed = int.from_bytes(os.urandom(4))
@@ -123,16 +119,20 @@ def test_the_primary_is_killed_in_the_middle_of_uploads(
     }
     load = UploadLoad(start_service("services.upload", **env), start_service("services.stream", **env))
     outages = []
+
+    def has_acknowledged(count: int) -> bool:
+        return len(load.acknowledged) > count
+
     with load.running():
         for _ in range(kills):
             before = len(load.acknowledged)
-            eventually(lambda before=before: len(load.acknowledged) > before + 3, 30.0, "uploads go through")
+            eventually(partial(has_acknowledged, before + 3), 30.0, "uploads go through")
             time.sleep(rng.uniform(0, 0.3))
             began = time.monotonic()
             assert len(load.under_way) == UPLOADERS
             killed: ServerProcess = replica_set.kill_primary()
             told = len(load.acknowledged)
-            eventually(lambda told=told: len(load.acknowledged) > told + UPLOADERS, 60.0, "a new primary takes uploads")
+            eventually(partial(has_acknowledged, told + UPLOADERS), 60.0, "a new primary takes uploads")
             outages.append(time.monotonic() - began)
             killed.start()
             eventually(replica_set.is_healthy, 60.0, "the killed member is in step again")
@@ -148,10 +148,10 @@ def test_the_primary_is_killed_in_the_middle_of_uploads(
 
 
 @pytest.mark.timeout(300)
-def test_a_resumable_upload_outlives_its_primary(
+def test_resumable_upload_survives_its_primary(
     replica_set: ReplicaSet, redis_url: str, start_service: StartService
 ) -> None:
-    """Offsets only grow: what a client was once told is stored is never asked for again, and the file is whole."""
+    """Offsets only grow: bytes that were reported as stored are never requested again, and the file is whole."""
     env = {
         "GRIDCAST_MONGODB_URI": replica_set.uri,
         "GRIDCAST_MONGODB_DATABASE": f"{DATABASE}_tus",
@@ -185,14 +185,16 @@ def test_a_resumable_upload_outlives_its_primary(
 
 
 def _patch_ignoring_errors(tus: TusUpload, offset: int, content: bytes) -> None:
-    """Send; what became of it, HEAD tells."""
+    """Send; HEAD shows what became of it."""
     with contextlib.suppress(httpx.HTTPError, AssertionError):
-        tus.patch(offset, throttled(content))
+        tus.patch(offset, throttled(content, SIZE // 8, 0.02))
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("driver", ["motor", "pymongo"])
-async def test_reads_go_to_the_primary_whatever_the_address_says(replica_set: ReplicaSet, driver: str) -> None:
+async def test_reads_go_to_the_primary_despite_the_read_preference(
+    replica_set: ReplicaSet, driver: MongoDriver
+) -> None:
     mongo = open_mongo_database(f"{replica_set.uri}&readPreference=secondary", DATABASE, driver)
     try:
         assert mongo.collection("media").read_preference == ReadPreference.PRIMARY

@@ -1,4 +1,4 @@
-"""The flow of a resumable upload over a store that goes away, or shows what is not durable yet."""
+"""A resumable upload over a store that becomes unavailable, or shows what is not durable yet."""
 
 import asyncio
 import hashlib
@@ -11,40 +11,44 @@ import pytest
 
 from services.common.asgi import Message
 from services.common.errors import Conflict, Gone, NotFound, ServiceUnavailable
-from services.common.media import MediaName
-from services.common.store.gridfs.documents import StoreTimings
+from services.common.media import MediaName, sha256_etag
+from services.common.store.gridfs.documents import upload_key
 from services.common.store.gridfs.mongo import MongoDatabase, open_mongo_database
 from services.common.store.gridfs.upload_store import GridFSUploadStore
+from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import FinishedUpload, InProgressUpload, NewUpload, UploadHandle
 from services.upload.body import UploadBody
-from services.upload.limits import UploadLimiter
+from services.upload.limits import DiskSpaceMonitor
+from services.upload.policy import UploadPolicy
 from services.upload.progress import NullProgress
 from services.upload.tus.patch import PatchRequest
 from services.upload.tus.resumable_uploads import ResumableUploads
+from services.upload.writer.cleanup import CleanupRunner
 from tests.support.databases import ServerProcess
-from tests.support.upload_client import CHUNK_SIZE, MongoInspector, open_inspector
+from tests.support.sizes import CHUNK_SIZE
+from tests.support.upload_client import MongoInspector, open_inspector
 
 pytestmark = pytest.mark.anyio
 NAME = MediaName("", "n")
 
 
 class UnavailableStore(GridFSUploadStore):
-    """A store that is away when the upload has just begun."""
+    """A store that becomes unavailable when the upload has just begun."""
 
     async def get_info(self, address: str) -> InProgressUpload | FinishedUpload | None:
         raise ServiceUnavailable(address)
 
 
 class UndurableStore(GridFSUploadStore):
-    """A store in which somebody has just committed, without being told yet that it is durable: a kill undoes it."""
+    """A store in which a commit was made and is not durable yet: a kill undoes it."""
 
     async def get_info(self, address: str) -> InProgressUpload | FinishedUpload | None:
-        return FinishedUpload("stored", NAME, 5, "00" * 32, {}, datetime.now(UTC))
+        return FinishedUpload("stored", NAME, 5, sha256_etag("00" * 32), "00" * 32, {}, datetime.now(UTC))
 
 
 @pytest.fixture
 def inspector(mongod: ServerProcess, database_name: str) -> Iterator[MongoInspector]:
-    with open_inspector(mongod.uri, database_name) as store:
+    with open_inspector(mongod.url, database_name) as store:
         yield store
 
 
@@ -54,20 +58,22 @@ async def empty_body() -> Message:
 
 @pytest.fixture
 async def mongo(mongod: ServerProcess, database_name: str) -> AsyncIterator[MongoDatabase]:
-    mongo = open_mongo_database(mongod.uri, database_name)
+    mongo = open_mongo_database(mongod.url, database_name)
     await GridFSUploadStore(mongo).ensure_schema()
     yield mongo
     await mongo.aclose()
 
 
 def make_resumable_uploads(store: GridFSUploadStore) -> ResumableUploads:
-    limits = UploadLimiter(max_uploads=1, max_size=10 * CHUNK_SIZE, min_free_bytes=0, media_types=())
-    return ResumableUploads(store, limits, lambda *_: NullProgress(), 60.0)
+    disk_space = DiskSpaceMonitor(0, lambda _: None)
+    return ResumableUploads(
+        store, UploadPolicy(10 * CHUNK_SIZE), disk_space, lambda *_: NullProgress(), CleanupRunner(), 60.0
+    )
 
 
-async def test_a_store_that_is_away_after_the_beginning(mongo: MongoDatabase, inspector: MongoInspector) -> None:
+async def test_store_that_becomes_unavailable_during_an_upload(mongo: MongoDatabase, inspector: MongoInspector) -> None:
     before = asyncio.all_tasks()
-    away = make_resumable_uploads(UnavailableStore(mongo, StoreTimings(lease_ttl_ms=300)))
+    away = make_resumable_uploads(UnavailableStore(mongo, StoreTimings(lease_ttl=0.3)))
     with pytest.raises(ServiceUnavailable):
         await away.create(NAME, 5, {}, UploadBody(empty_body, 0, 30.0), PatchRequest(0, None, 0, ()))
     deadline = time.monotonic() + 5
@@ -76,8 +82,8 @@ async def test_a_store_that_is_away_after_the_beginning(mongo: MongoDatabase, in
         await asyncio.sleep(0.02)
 
 
-async def test_nobody_is_told_of_a_commit_that_is_not_durable(mongo: MongoDatabase) -> None:
-    """The client would give its bytes up, and after a kill they would be asked for again."""
+async def test_non_durable_commit_is_not_acknowledged(mongo: MongoDatabase) -> None:
+    """The client would discard its copy, and after a kill the bytes would be requested again."""
     store = UndurableStore(mongo)
     upload = await store.create_upload(NAME, NewUpload(5, 60))
     with pytest.raises(Conflict) as told:
@@ -85,11 +91,12 @@ async def test_nobody_is_told_of_a_commit_that_is_not_durable(mongo: MongoDataba
             upload.upload_id, UploadBody(empty_body, 0, 30.0), PatchRequest(5, None, 0, ())
         )
     assert told.value.headers["upload-offset"] == "0"
-    assert await store.acquire(f"{upload.media_id}-{upload.media_id}") is None
+    media_id = upload_key(upload).media_id
+    assert await store.acquire(f"{media_id}-{media_id}") is None
 
 
 class InterruptedStore(GridFSUploadStore):
-    """A store that breaks off the first time when stored bytes are read back."""
+    """A store that fails the first time stored bytes are rehashed."""
 
     interrupted = False
 
@@ -102,7 +109,7 @@ class InterruptedStore(GridFSUploadStore):
 
 
 class TakenOverStore(GridFSUploadStore):
-    """A store in which another takes the upload over and ends it, just before its bytes are read back."""
+    """A store in which another writer acquires and terminates the upload, just before its bytes are rehashed."""
 
     async def iter_blocks(self, upload: UploadHandle, blocks: int) -> AsyncGenerator[bytes, None]:
         await make_resumable_uploads(GridFSUploadStore(self._mongo)).terminate(upload.upload_id)
@@ -120,7 +127,7 @@ def make_body(data: bytes) -> UploadBody:
 
 
 async def create_unfinished_upload(mongo: MongoDatabase, data: bytes) -> str:
-    """Two blocks of it are durable, sent to another process."""
+    """Two blocks of it are durable; it is resumed in another process."""
     blocks: Sequence[bytes] = (data[:CHUNK_SIZE], data[CHUNK_SIZE : 2 * CHUNK_SIZE])
     store = GridFSUploadStore(mongo)
     upload = await store.create_upload(NAME, NewUpload(len(data), 60))
@@ -129,7 +136,9 @@ async def create_unfinished_upload(mongo: MongoDatabase, data: bytes) -> str:
     return upload.upload_id
 
 
-async def test_a_hash_of_a_part_is_never_taken_for_the_whole(mongo: MongoDatabase, inspector: MongoInspector) -> None:
+async def test_hash_of_a_prefix_is_never_used_for_the_whole_file(
+    mongo: MongoDatabase, inspector: MongoInspector
+) -> None:
     data = os.urandom(2 * CHUNK_SIZE + 7)
     address = await create_unfinished_upload(mongo, data)
     flow = make_resumable_uploads(InterruptedStore(mongo))
@@ -140,7 +149,7 @@ async def test_a_hash_of_a_part_is_never_taken_for_the_whole(mongo: MongoDatabas
     assert received.sha256 == hashlib.sha256(data).hexdigest() == inspector.only_document()["current"]["sha256"]
 
 
-async def test_an_upload_whose_stored_bytes_are_damaged_ends(mongo: MongoDatabase, inspector: MongoInspector) -> None:
+async def test_upload_with_corrupt_stored_bytes_fails(mongo: MongoDatabase, inspector: MongoInspector) -> None:
     data = os.urandom(2 * CHUNK_SIZE + 7)
     address = await create_unfinished_upload(mongo, data)
     inspector.db["fs.chunks"].delete_one({"n": 1})
@@ -152,8 +161,8 @@ async def test_an_upload_whose_stored_bytes_are_damaged_ends(mongo: MongoDatabas
     assert inspector.count_chunks() == 0
 
 
-async def test_an_upload_that_is_ended_while_it_is_read_back(mongo: MongoDatabase) -> None:
-    """The one who ended it has deleted its chunks; that is no damage."""
+async def test_upload_terminated_during_its_rehash(mongo: MongoDatabase) -> None:
+    """The caller that terminated it has deleted its chunks; that is no corruption."""
     data = os.urandom(2 * CHUNK_SIZE + 7)
     address = await create_unfinished_upload(mongo, data)
     with pytest.raises(Conflict):

@@ -1,4 +1,4 @@
-"""Promises with figures: racers, cuts, memory. Each has a short form; `-m long` runs the figure that is promised."""
+"""Concurrency, interruptions and memory with figures. Each has a short form; `-m long` runs the full figures."""
 
 import contextlib
 import os
@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from tests.support.databases import ServerProcess
+from tests.support.databases import ServerProcess, storage_env
+from tests.support.process_stats import resident_memory
 from tests.support.processes import ServiceProcess, StartService
+from tests.support.sizes import BATCH_SIZE, CHUNK_SIZE, MIB
 from tests.support.upload_client import (
-    BATCH_SIZE,
-    CHUNK_SIZE,
     FORM_CONTENT_TYPE,
     OFFSET_CONTENT_TYPE,
     TUS_HEADERS,
@@ -26,21 +26,16 @@ from tests.support.upload_client import (
     form_part,
     open_inspector,
     repr_digest,
-    resident_memory,
     tus_metadata,
     unread_socket_bytes,
 )
 from tests.support.waiting import eventually
 
-MIB = 1024 * 1024
-
 
 @pytest.fixture
 def env(mongod: ServerProcess, redis_server: ServerProcess, database_name: str) -> dict[str, str]:
     return {
-        "GRIDCAST_MONGODB_URI": mongod.uri,
-        "GRIDCAST_MONGODB_DATABASE": database_name,
-        "GRIDCAST_REDIS_URL": redis_server.url,
+        **storage_env(mongod, redis_server.url, database_name),
         "GRIDCAST_SECOND_PURGE_DELAY": "0",
         "GRIDCAST_GC_INTERVAL": "1",
         "GRIDCAST_LOG_LEVEL": "warning",
@@ -49,7 +44,7 @@ def env(mongod: ServerProcess, redis_server: ServerProcess, database_name: str) 
 
 @pytest.fixture
 def inspector(mongod: ServerProcess, database_name: str) -> Iterator[MongoInspector]:
-    with open_inspector(mongod.uri, database_name) as store:
+    with open_inspector(mongod.url, database_name) as store:
         yield store
 
 
@@ -57,7 +52,7 @@ def inspector(mongod: ServerProcess, database_name: str) -> Iterator[MongoInspec
 
 
 def upload_concurrently(services: list[ServiceProcess], workers: int, names: int) -> None:
-    """Forms, PUTs and tus creations that carry everything, on all replicas, all of one name at the same time."""
+    """Forms, PUTs and tus creations with upload, on all replicas, all of one name concurrently."""
     limits = httpx.Limits(max_connections=workers)
     with httpx.Client(timeout=60, limits=limits) as client, ThreadPoolExecutor(workers) as pool:
 
@@ -98,30 +93,32 @@ def check_one_winner_each(store: MongoInspector, names: int) -> None:
     assert store.db["fs.files"].count_documents({}) == names
 
 
-def test_racers(start_service: StartService, env: dict[str, str], inspector: MongoInspector) -> None:
+def test_concurrent_uploads_of_one_name_have_one_winner(
+    start_service: StartService, env: dict[str, str], inspector: MongoInspector
+) -> None:
     upload_concurrently([start_service("services.upload", **env) for _ in range(2)], 50, 3)
     check_one_winner_each(inspector, 3)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_fifty_racers_on_each_of_a_hundred_names(
+def test_fifty_concurrent_uploads_of_each_of_a_hundred_names(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector
 ) -> None:
     upload_concurrently([start_service("services.upload", **env) for _ in range(2)], 50, 100)
     check_one_winner_each(inspector, 100)
 
 
-# P5: resumed after any cut.
+# P5: resumed after any interruption.
 
 
 def resume_across_replicas(
     services: list[ServiceProcess], store: MongoInspector, size: int, cuts: int, *, read: bool
 ) -> None:
-    """An upload cut at random places, each time going on at another replica; what is asked for again is counted.
+    """An upload interrupted at random offsets, each time resumed at another replica; bytes sent again are counted.
 
-    With `read` a cut comes when the service has read what was sent. Without, a request may still lie unread at one replica while
-    its client has long gone on at the other: then the older one may even cut the newer, and the client sends more again.
+    With `read` the connection ends when the service has read what was sent. Without, a request may still lie unread at one replica
+    while its client has resumed at the other: then the older one may even supersede the newer, and the client sends more again.
     """
     seed = random.randrange(2**32)
     dice = random.Random(seed)
@@ -137,7 +134,7 @@ def resume_across_replicas(
             while read and unread_socket_bytes(services[at].port, connection):
                 time.sleep(0.001)
         at = 1 - at
-        # The first answer counts: a client does not ask twice.
+        # The first response counts: a client does not repeat the request.
         durable = tus.offset(at)
         assert durable >= offset
         offset, again = durable, max(again, sent - durable)
@@ -155,7 +152,9 @@ def resume_across_replicas(
 
 
 @pytest.mark.parametrize("read", [True, False])
-def test_cuts(start_service: StartService, env: dict[str, str], inspector: MongoInspector, *, read: bool) -> None:
+def test_upload_is_interrupted_at_random_offsets(
+    start_service: StartService, env: dict[str, str], inspector: MongoInspector, *, read: bool
+) -> None:
     resume_across_replicas(
         [start_service("services.upload", **env) for _ in range(2)], inspector, 8 * MIB + 5, 10, read=read
     )
@@ -164,17 +163,17 @@ def test_cuts(start_service: StartService, env: dict[str, str], inspector: Mongo
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("read", [True, False])
-def test_256_mib_cut_at_a_hundred_places(
+def test_256_mib_upload_interrupted_at_a_hundred_offsets(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector, *, read: bool
 ) -> None:
     services = [start_service("services.upload", **env) for _ in range(2)]
     resume_across_replicas(services, inspector, 256 * MIB, 100, read=read)
 
 
-def test_after_a_kill_two_batches_are_asked_for_again(
+def test_at_most_two_batches_are_sent_again_after_a_kill(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector
 ) -> None:
-    """Of the bytes that the service had read; here it reads all that was sent before it dies."""
+    """Of the bytes that the service had read; here it reads all that was sent before it is killed."""
     other = start_service("services.upload", **env)
     data = os.urandom(6 * BATCH_SIZE)
     tus = TusUpload(other)
@@ -191,7 +190,7 @@ def test_after_a_kill_two_batches_are_asked_for_again(
             assert killed.child.wait(5)
         durable = tus.offset()
         print(f"killed after {read} bytes: {read - durable} are sent again")
-        assert read - durable <= 2 * BATCH_SIZE + 4 * 65536  # the last is what the server below us holds
+        assert read - durable <= 2 * BATCH_SIZE + 4 * 65536  # the last term is what our HTTP server buffers
         offset = durable
     assert tus.patch(offset, data[offset:] + b"!").headers["repr-digest"] == repr_digest(data + b"!")
 
@@ -200,8 +199,8 @@ def test_after_a_kill_two_batches_are_asked_for_again(
 
 
 def memory_growth(service: ServiceProcess, sizes: list[int]) -> int:
-    """By how much the service grows at most while files of these sizes come in at once."""
-    with httpx.Client(timeout=60) as client:  # warm: every code path and thread has been there
+    """The largest growth of the service's memory while files of these sizes are uploaded concurrently."""
+    with httpx.Client(timeout=60) as client:  # warm up: every code path and thread has been used
         client.put(f"{service.url}/file/stream?filename=warm", content=bytes(3 * BATCH_SIZE))
     base = peak = resident_memory(service.pid)
     block = os.urandom(MIB)
@@ -221,7 +220,7 @@ def memory_growth(service: ServiceProcess, sizes: list[int]) -> int:
     return peak - base
 
 
-def test_memory(start_service: StartService, env: dict[str, str]) -> None:
+def test_memory_of_concurrent_uploads_is_bounded(start_service: StartService, env: dict[str, str]) -> None:
     service = start_service("services.upload", **env)
     assert memory_growth(service, [192 * MIB]) <= 64 * MIB
     assert memory_growth(service, [16 * MIB] * 8) <= 120 * MIB
@@ -229,7 +228,7 @@ def test_memory(start_service: StartService, env: dict[str, str]) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-def test_memory_for_one_of_five_gigabytes_and_for_twenty(
+def test_memory_for_one_5_gb_upload_and_for_twenty_uploads(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector
 ) -> None:
     service = start_service("services.upload", **env)

@@ -1,21 +1,21 @@
-"""tus 1.0.0 on real services: every offset, every extension, and what a client may rely on when something breaks."""
+"""tus 1.0.0 on running services: every offset, every extension, and what a client may rely on when something fails."""
 
 import base64
 import hashlib
 import os
 import random
-import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import httpx
 import pytest
 
 from tests.support.processes import ServiceProcess, StartService, run_service
+from tests.support.raw_sockets import receive_until_closed
+from tests.support.sizes import BATCH_SIZE, CHUNK_SIZE
 from tests.support.upload_client import (
-    BATCH_SIZE,
-    CHUNK_SIZE,
     OFFSET_CONTENT_TYPE,
     TUS_HEADERS,
     MongoInspector,
@@ -61,7 +61,7 @@ def two_replica_tus_upload(
     return TusUpload(upload, second_replica)
 
 
-def test_what_the_server_can_do(upload: ServiceProcess) -> None:
+def test_server_capabilities(upload: ServiceProcess) -> None:
     answer = httpx.options(f"{upload.url}/file/tus")
     assert answer.status_code == 204
     assert answer.headers["tus-version"] == "1.0.0"
@@ -83,7 +83,9 @@ def test_what_the_server_can_do(upload: ServiceProcess) -> None:
 )
 def test_every_size_is_stored_whole(tus_upload: TusUpload, inspector: MongoInspector, size: int) -> None:
     data = os.urandom(size)
-    created = tus_upload.create(length=size, **{"upload-metadata": tus_metadata(filename="a.webm", folder="demo/x")})
+    created = tus_upload.create(
+        length=size, headers={"upload-metadata": tus_metadata(filename="a.webm", folder="demo/x")}
+    )
     assert created.status_code == 201
     assert created.headers["location"].startswith("/file/tus/")
     last = created
@@ -102,14 +104,16 @@ def test_every_size_is_stored_whole(tus_upload: TusUpload, inspector: MongoInspe
     seen = tus_upload.head()
     assert (seen.headers["upload-offset"], seen.headers["upload-length"]) == (str(size), str(size))
     assert seen.headers["cache-control"] == "no-store"
-    # Whoever did not get the last answer asks again, and hears the same.
+    # A client that missed the last response repeats the request and gets the same.
     again = tus_upload.patch(size, b"")
     assert (again.status_code, again.headers["upload-offset"]) == (204, str(size))
     assert again.headers["repr-digest"] == repr_digest(data)
 
 
-def test_any_offset_on_any_replica(two_replica_tus_upload: TusUpload, inspector: MongoInspector) -> None:
-    """Offsets that are no multiple of anything, each PATCH on another replica than the one before."""
+def test_upload_resumes_at_any_offset_on_any_replica(
+    two_replica_tus_upload: TusUpload, inspector: MongoInspector
+) -> None:
+    """Offsets that are no multiple of a chunk, each PATCH on another replica than the one before."""
     dice = random.Random(7)
     data = os.urandom(11 * CHUNK_SIZE + 333)
     assert two_replica_tus_upload.create(length=len(data)).status_code == 201
@@ -126,7 +130,7 @@ def test_any_offset_on_any_replica(two_replica_tus_upload: TusUpload, inspector:
     assert inspector.list_orphans() == []
 
 
-def test_the_wrong_offset_is_told_the_right_one(tus_upload: TusUpload) -> None:
+def test_wrong_offset_is_409_with_the_current_offset(tus_upload: TusUpload) -> None:
     """Case 26."""
     tus_upload.create(length=1000)
     tus_upload.patch(0, b"x" * 300)
@@ -139,8 +143,8 @@ def test_the_wrong_offset_is_told_the_right_one(tus_upload: TusUpload) -> None:
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_past_the_end_is_refused(tus_upload: TusUpload, inspector: MongoInspector, *, chunked: bool) -> None:
-    """Case 28: 413, and what was there stays."""
+def test_bytes_past_the_length_are_rejected(tus_upload: TusUpload, inspector: MongoInspector, *, chunked: bool) -> None:
+    """Case 28: 413, and the received bytes stay."""
     tus_upload.create(length=1000)
     tus_upload.patch(0, b"x" * 300)
     body = iter([b"y" * 700, b"z"]) if chunked else b"y" * 701
@@ -152,27 +156,27 @@ def test_past_the_end_is_refused(tus_upload: TusUpload, inspector: MongoInspecto
     assert tus_upload.patch(offset, data[offset:]).headers["repr-digest"] == repr_digest(data)
 
 
-def test_the_length_may_come_later(two_replica_tus_upload: TusUpload, inspector: MongoInspector) -> None:
+def test_deferred_length(two_replica_tus_upload: TusUpload, inspector: MongoInspector) -> None:
     data = os.urandom(CHUNK_SIZE + 5)
-    assert two_replica_tus_upload.create(length=None, **{"upload-defer-length": "1"}).status_code == 201
+    assert two_replica_tus_upload.create(length=None, headers={"upload-defer-length": "1"}).status_code == 201
     seen = two_replica_tus_upload.head()
     assert seen.headers["upload-defer-length"] == "1"
     assert "upload-length" not in seen.headers
     two_replica_tus_upload.patch(0, data[:100])
     two_replica_tus_upload.patch(100, data[100:], replica=1)
     assert inspector.only_document()["current"] is None
-    expect_problem(two_replica_tus_upload.patch(len(data), b"", **{"upload-length": "7"}), 400)
-    done = two_replica_tus_upload.patch(len(data), b"", **{"upload-length": str(len(data))})
+    expect_problem(two_replica_tus_upload.patch(len(data), b"", headers={"upload-length": "7"}), 400)
+    done = two_replica_tus_upload.patch(len(data), b"", headers={"upload-length": str(len(data))})
     assert (done.status_code, done.headers["repr-digest"]) == (204, repr_digest(data))
 
 
-def test_a_length_does_not_change(tus_upload: TusUpload) -> None:
+def test_upload_length_is_immutable(tus_upload: TusUpload) -> None:
     tus_upload.create(length=10)
-    expect_problem(tus_upload.patch(0, b"x", **{"upload-length": "11"}), 400)
-    assert tus_upload.patch(0, b"x", **{"upload-length": "10"}).status_code == 204
+    expect_problem(tus_upload.patch(0, b"x", headers={"upload-length": "11"}), 400)
+    assert tus_upload.patch(0, b"x", headers={"upload-length": "10"}).status_code == 204
 
 
-def test_the_first_bytes_may_come_with_the_creation(tus_upload: TusUpload, inspector: MongoInspector) -> None:
+def test_creation_with_upload(tus_upload: TusUpload, inspector: MongoInspector) -> None:
     created = tus_upload.create(length=6, content=b"abc")
     assert (created.status_code, created.headers["upload-offset"]) == (201, "3")
     assert tus_upload.patch(3, b"def").headers["repr-digest"] == repr_digest(b"abcdef")
@@ -182,60 +186,61 @@ def test_the_first_bytes_may_come_with_the_creation(tus_upload: TusUpload, inspe
     assert tus_upload.offset() == 3
 
 
-def test_a_creation_whose_first_bytes_are_wrong_leaves_nothing(
-    tus_upload: TusUpload, inspector: MongoInspector
-) -> None:
-    """Its address was told to nobody."""
+def test_creation_with_a_wrong_checksum_leaves_no_data(tus_upload: TusUpload, inspector: MongoInspector) -> None:
+    """Its upload URL was given to no client."""
     wrong = base64.b64encode(bytes(20)).decode()
     expect_problem(
-        tus_upload.create(length=CHUNK_SIZE + 5, content=b"x" * CHUNK_SIZE, **{"upload-checksum": f"sha1 {wrong}"}), 460
+        tus_upload.create(
+            length=CHUNK_SIZE + 5, content=b"x" * CHUNK_SIZE, headers={"upload-checksum": f"sha1 {wrong}"}
+        ),
+        460,
     )
     eventually(lambda: inspector.list_documents() == [] and inspector.count_chunks() == 0, 5)
 
 
 @pytest.mark.parametrize("size", [10, CHUNK_SIZE + 3, BATCH_SIZE + CHUNK_SIZE + 3])
 @pytest.mark.parametrize("algorithm", ["sha1", "sha256"])
-def test_bytes_with_a_checksum_count_when_it_is_right(
+def test_bytes_are_accepted_only_with_a_matching_checksum(
     two_replica_tus_upload: TusUpload, inspector: MongoInspector, algorithm: str, size: int
 ) -> None:
-    """460, and the offset has not moved; then the same bytes with the right one."""
+    """460, and the offset is unchanged; then the same bytes with the right checksum."""
     data = os.urandom(2 * size)
     right = base64.b64encode(hashlib.new(algorithm, data[:size]).digest()).decode()
     two_replica_tus_upload.create(length=2 * size)
     wrong = two_replica_tus_upload.patch(
-        0, bytes([data[0] ^ 1]) + data[1:size], **{"upload-checksum": f"{algorithm} {right}"}
+        0, bytes([data[0] ^ 1]) + data[1:size], headers={"upload-checksum": f"{algorithm} {right}"}
     )
     expect_problem(wrong, 460)
     assert two_replica_tus_upload.offset() == 0
     assert inspector.count_chunks() == 0
-    good = two_replica_tus_upload.patch(0, data[:size], **{"upload-checksum": f"{algorithm} {right}"})
+    good = two_replica_tus_upload.patch(0, data[:size], headers={"upload-checksum": f"{algorithm} {right}"})
     assert (good.status_code, good.headers["upload-offset"]) == (204, str(size))
     last = base64.b64encode(hashlib.new(algorithm, data[size:]).digest()).decode()
     assert expect_problem(
         two_replica_tus_upload.patch(
-            size, data[size:-1] + bytes([data[-1] ^ 1]), 1, **{"upload-checksum": f"{algorithm} {last}"}
+            size, data[size:-1] + bytes([data[-1] ^ 1]), 1, headers={"upload-checksum": f"{algorithm} {last}"}
         ),
         460,
     )
     assert two_replica_tus_upload.offset() == size
-    done = two_replica_tus_upload.patch(size, data[size:], 1, **{"upload-checksum": f"{algorithm} {last}"})
+    done = two_replica_tus_upload.patch(size, data[size:], 1, headers={"upload-checksum": f"{algorithm} {last}"})
     assert done.headers["repr-digest"] == repr_digest(data)
     assert inspector.read_file(inspector.only_document()["current"]["file"]) == data
 
 
 def test_a_digest_field_is_checked_as_well(tus_upload: TusUpload) -> None:
     tus_upload.create(length=10)
-    expect_problem(tus_upload.patch(0, b"hello", **{"content-digest": repr_digest(b"other")}), 400)
+    expect_problem(tus_upload.patch(0, b"hello", headers={"content-digest": repr_digest(b"other")}), 400)
     assert tus_upload.offset() == 0
-    assert tus_upload.patch(0, b"hello", **{"content-digest": repr_digest(b"hello")}).status_code == 204
+    assert tus_upload.patch(0, b"hello", headers={"content-digest": repr_digest(b"hello")}).status_code == 204
 
 
-def test_a_name_that_is_taken_is_refused_at_creation(tus_upload: TusUpload, upload: ServiceProcess) -> None:
+def test_existing_name_is_rejected_at_creation(tus_upload: TusUpload, upload: ServiceProcess) -> None:
     put_file(upload, "a.bin", b"there")
     assert expect_problem(tus_upload.create(length=10), 409).startswith("Not Unique: ")
 
 
-def test_a_name_that_is_lost_is_gone(
+def test_upload_that_lost_its_name_is_410(
     two_replica_tus_upload: TusUpload, upload: ServiceProcess, inspector: MongoInspector
 ) -> None:
     """410 to the last PATCH and to every HEAD after it, on every replica; nothing of it is left."""
@@ -260,7 +265,7 @@ def test_termination(two_replica_tus_upload: TusUpload, inspector: MongoInspecto
     assert inspector.count_chunks() == 0
 
 
-def test_giving_up_cuts_who_still_sends(
+def test_termination_disconnects_the_active_sender(
     tus_upload: TusUpload, upload: ServiceProcess, inspector: MongoInspector
 ) -> None:
     tus_upload.create(length=10 * CHUNK_SIZE)
@@ -272,14 +277,14 @@ def test_giving_up_cuts_who_still_sends(
     assert (inspector.only_document()["uploads"], inspector.count_chunks()) == ([], 0)
 
 
-def test_what_has_ended_is_not_given_up(tus_upload: TusUpload, inspector: MongoInspector) -> None:
+def test_finished_upload_is_not_terminated(tus_upload: TusUpload, inspector: MongoInspector) -> None:
     tus_upload.create(length=3, content=b"abc")
     expect_problem(tus_upload.delete(), 410)
     assert inspector.only_document()["current"]["length"] == 3
 
 
 def test_expiration(start_service: StartService, env: dict[str, str], inspector: MongoInspector) -> None:
-    """Case 30: 410 after the expiry, reaped or not; the janitor leaves nothing."""
+    """Case 30: 410 after the expiry, collected or not; the garbage collector leaves nothing."""
     service = start_service(
         "services.upload", **{**env, "GRIDCAST_UNFINISHED_UPLOAD_TTL": "1.5", "GRIDCAST_GC_INTERVAL": "0.3"}
     )
@@ -295,7 +300,7 @@ def test_expiration(start_service: StartService, env: dict[str, str], inspector:
 
 
 @pytest.mark.parametrize("path", [UNKNOWN_UPLOAD_ID, "x", "5f0000000000000000000000", "%7B%22$ne%22:1%7D", "a" * 200])
-def test_nobody_s_address(upload: ServiceProcess, path: str) -> None:
+def test_unknown_upload_is_not_found(upload: ServiceProcess, path: str) -> None:
     """Case 33: an id is never a query. One that looks old enough may have expired."""
     for method in ("HEAD", "PATCH", "DELETE"):
         headers = {**TUS_HEADERS, **OFFSET_CONTENT_TYPE, "upload-offset": "0"}
@@ -338,7 +343,7 @@ REJECTED_CREATIONS: list[tuple[str, dict[str, str], int]] = [
 @pytest.mark.parametrize(
     ("headers", "status"), [case[1:] for case in REJECTED_CREATIONS], ids=[case[0] for case in REJECTED_CREATIONS]
 )
-def test_a_creation_that_breaks_the_rules(
+def test_invalid_creations_are_rejected(
     upload: ServiceProcess, inspector: MongoInspector, headers: dict[str, str], status: int
 ) -> None:
     answer = httpx.post(f"{upload.url}/file/tus", headers={**TUS_HEADERS, **headers})
@@ -347,7 +352,7 @@ def test_a_creation_that_breaks_the_rules(
     assert inspector.list_documents() == []
 
 
-def test_a_patch_that_breaks_the_rules(tus_upload: TusUpload, upload: ServiceProcess) -> None:
+def test_invalid_patches_are_rejected(tus_upload: TusUpload, upload: ServiceProcess) -> None:
     tus_upload.create(length=10)
     url = upload.url + tus_upload.path
     patch = {**TUS_HEADERS, **OFFSET_CONTENT_TYPE, "upload-offset": "0"}
@@ -368,7 +373,7 @@ def test_a_patch_that_breaks_the_rules(tus_upload: TusUpload, upload: ServicePro
     assert tus_upload.offset() == 0
 
 
-def test_methods_in_a_header(tus_upload: TusUpload, upload: ServiceProcess) -> None:
+def test_method_override_header(tus_upload: TusUpload, upload: ServiceProcess) -> None:
     """Tus 1.0.0, X-HTTP-Method-Override."""
     tus_upload.create(length=3)
     url = upload.url + tus_upload.path
@@ -380,12 +385,15 @@ def test_methods_in_a_header(tus_upload: TusUpload, upload: ServiceProcess) -> N
 
 
 def test_concatenation(two_replica_tus_upload: TusUpload, upload: ServiceProcess, inspector: MongoInspector) -> None:
-    """Parts that end anywhere, written on two replicas, become one file; the parts are gone."""
+    """Parts of any size, written on two replicas, become one file; the parts are deleted."""
     sizes = [10, CHUNK_SIZE, 0, BATCH_SIZE + 77, 3 * CHUNK_SIZE - 1]
     parts = [os.urandom(size) for size in sizes]
     paths = []
     for number, data in enumerate(parts):
-        assert two_replica_tus_upload.create(None, length=len(data), **{"upload-concat": "partial"}).status_code == 201
+        assert (
+            two_replica_tus_upload.create(None, length=len(data), headers={"upload-concat": "partial"}).status_code
+            == 201
+        )
         paths.append(two_replica_tus_upload.path)
         if data:
             half = len(data) // 2
@@ -395,7 +403,7 @@ def test_concatenation(two_replica_tus_upload: TusUpload, upload: ServiceProcess
         assert seen.headers["upload-concat"] == "partial"
         assert seen.headers["upload-offset"] == str(len(data))
     concat = "final;" + " ".join([paths[0], upload.url + paths[1], *paths[2:]])
-    done = two_replica_tus_upload.create("whole.bin", length=None, **{"upload-concat": concat})
+    done = two_replica_tus_upload.create("whole.bin", length=None, headers={"upload-concat": concat})
     assert done.status_code == 201, done.text
     whole = b"".join(parts)
     assert done.headers["repr-digest"] == repr_digest(whole)
@@ -408,8 +416,10 @@ def test_concatenation(two_replica_tus_upload: TusUpload, upload: ServiceProcess
     assert inspector.list_orphans() == []
 
 
-def test_an_unfinished_part_is_no_part(two_replica_tus_upload: TusUpload, inspector: MongoInspector) -> None:
-    two_replica_tus_upload.create(None, length=10, **{"upload-concat": "partial"})
+def test_unfinished_partial_upload_cannot_be_concatenated(
+    two_replica_tus_upload: TusUpload, inspector: MongoInspector
+) -> None:
+    two_replica_tus_upload.create(None, length=10, headers={"upload-concat": "partial"})
     part = two_replica_tus_upload.path
     two_replica_tus_upload.patch(0, b"12345")
     concat = {"upload-concat": f"final;{part}", "upload-metadata": tus_metadata(filename="a")}
@@ -425,11 +435,11 @@ def test_an_unfinished_part_is_no_part(two_replica_tus_upload: TusUpload, inspec
 
 
 @pytest.mark.parametrize(("name", "partial", "status"), [("a.bin", {}, 400), (None, {"upload-concat": "partial"}, 409)])
-def test_a_refused_concatenation_stops_nobody(
+def test_rejected_concatenation_does_not_affect_active_uploads(
     two_replica_tus_upload: TusUpload, upload: ServiceProcess, name: str | None, partial: dict[str, str], status: int
 ) -> None:
-    """What is no part, or not a whole one, stays with whoever writes it."""
-    two_replica_tus_upload.create(name, length=10, **partial)
+    """Partial uploads that cannot be concatenated stay with their writer."""
+    two_replica_tus_upload.create(name, length=10, headers=partial)
     with two_replica_tus_upload.open_patch(upload, 0, 10) as writing:
         writing.sendall(b"12345")
         eventually(lambda: two_replica_tus_upload.offset() == 5)
@@ -441,22 +451,11 @@ def test_a_refused_concatenation_stops_nobody(
     assert two_replica_tus_upload.offset() == 10
 
 
-def receive_until_closed(connection: socket.socket) -> bytes:
-    """What comes until the end."""
-    data = b""
-    try:
-        while piece := connection.recv(65536):
-            data += piece
-    except ConnectionError:
-        pass
-    return data
-
-
 @pytest.mark.parametrize("at", [0, 1])
-def test_a_stalled_patch_hides_nothing_and_gives_way(
+def test_stalled_patch_is_superseded_without_data_loss(
     two_replica_tus_upload: TusUpload, upload: ServiceProcess, at: int, inspector: MongoInspector
 ) -> None:
-    """Cases 27 and 29: HEAD within 5 s shows every byte the service has read; a newer PATCH goes on, the older one is cut."""
+    """Cases 27 and 29: HEAD within 5 s shows every byte the service has read; a newer PATCH continues, the older one is aborted."""
     data = os.urandom(3 * CHUNK_SIZE)
     two_replica_tus_upload.create(length=len(data))
     sent = CHUNK_SIZE + 1000
@@ -478,25 +477,29 @@ def test_a_stalled_patch_hides_nothing_and_gives_way(
 
 
 @pytest.mark.parametrize("at", [0, 1])
-def test_a_cut_connection_loses_nothing_that_was_read(
+def test_broken_connection_loses_no_received_bytes(
     two_replica_tus_upload: TusUpload, upload: ServiceProcess, inspector: MongoInspector, at: int
 ) -> None:
     data = os.urandom(2 * BATCH_SIZE + 99)
     two_replica_tus_upload.create(length=len(data))
     offset = 0
+
+    def is_kept(sent: int) -> bool:
+        return sent - 65536 <= two_replica_tus_upload.offset(at) <= sent
+
     for sent in (10, CHUNK_SIZE + 1, BATCH_SIZE + 5, 2 * BATCH_SIZE):
         with two_replica_tus_upload.open_patch(upload, offset, len(data) - offset) as connection:
             connection.sendall(data[offset:sent])
-            # Until it is read: what is still in a socket when it breaks is nobody's.
+            # Until it is read: bytes still in a socket when it breaks are lost.
             eventually(lambda: unread_socket_bytes(upload.port, connection) == 0)
-        # The server below us gives up what it holds, 64 KiB, when the connection breaks.
-        eventually(lambda sent=sent: sent - 65536 <= two_replica_tus_upload.offset(at) <= sent, 5)
+        # Our HTTP server discards what it has buffered, up to 64 KiB, when the connection breaks.
+        eventually(partial(is_kept, sent), 5)
         offset = two_replica_tus_upload.offset(at)
     assert two_replica_tus_upload.patch(offset, data[offset:], at).headers["repr-digest"] == repr_digest(data)
 
 
-def test_two_patches_at_once_make_one_file(two_replica_tus_upload: TusUpload, inspector: MongoInspector) -> None:
-    """Case 27: whoever comes last goes on; the other one is told 409; no byte is mixed."""
+def test_concurrent_patches_make_one_file(two_replica_tus_upload: TusUpload, inspector: MongoInspector) -> None:
+    """Case 27: the newest PATCH continues; the other one gets 409; no bytes are mixed."""
     data = os.urandom(4 * BATCH_SIZE)
     two_replica_tus_upload.create(length=len(data))
     for _ in range(20):
@@ -516,10 +519,10 @@ def test_two_patches_at_once_make_one_file(two_replica_tus_upload: TusUpload, in
     assert inspector.list_orphans() == []
 
 
-def test_at_the_end_of_the_service_nothing_is_lost(
+def test_service_shutdown_loses_no_received_bytes(
     start_service: StartService, env: dict[str, str], upload: ServiceProcess, inspector: MongoInspector
 ) -> None:
-    """SIGTERM while a PATCH is open: what was read is durable, and another replica goes on."""
+    """SIGTERM while a PATCH is open: what was read is durable, and another replica continues."""
     service = start_service("services.upload", **{**env, "GRIDCAST_SHUTDOWN_TIMEOUT": "1"})
     data = os.urandom(CHUNK_SIZE + 500)
     tus = TusUpload(service, upload)

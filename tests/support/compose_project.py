@@ -1,4 +1,4 @@
-"""One compose project: its commands, its containers, its published address. Knows no test."""
+"""A compose project with its commands, containers and published address, for tests of the images and compose files."""
 
 import atexit
 import functools
@@ -13,15 +13,15 @@ from typing import Any
 
 import httpx
 
+from deploy.local.processes import PROJECT_ROOT
 from tests.support.waiting import eventually
 
-ROOT = Path(__file__).resolve().parents[2]
 COMPOSE_FILES = {"base": ["docker-compose.yml"], "cluster": ["docker-compose.yml", "deploy/compose.cluster.yml"]}
 IMAGE_TAG = "test"
 
 
 def docker(*arguments: str, timeout: float = 120) -> str:
-    """The standard output of a docker command that succeeds."""
+    """Run a docker command and return its standard output. Raises AssertionError where it fails."""
     done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=timeout, check=False)
     assert done.returncode == 0, f"docker {' '.join(arguments)}: {done.stderr}"
     return done.stdout.strip()
@@ -29,7 +29,7 @@ def docker(*arguments: str, timeout: float = 120) -> str:
 
 @functools.cache
 def compose() -> tuple[str, ...]:
-    """`docker compose`, else `docker-compose`."""
+    """The command: `docker compose`, else `docker-compose`."""
     plugin = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False, timeout=30)
     if plugin.returncode == 0:
         return ("docker", "compose")
@@ -37,31 +37,34 @@ def compose() -> tuple[str, ...]:
     return ("docker-compose",)
 
 
+BUILD_CONTEXT = (
+    ".dockerignore",
+    "clients/python",
+    "deploy",
+    "docker-compose.yml",
+    "gateway",
+    "requirements",
+    "services",
+)
+
+
 @functools.cache
 def source_copy() -> Path:
-    """A copy of what is built and run from, with the rights that a clone under a umask of 077 leaves: its owner's alone."""
+    """A copy of the build context with the permissions of a clone under a umask of 077, readable by its owner alone."""
     folder = Path(tempfile.mkdtemp(prefix="gridcast-tree-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    for part in (
-        ".dockerignore",
-        "docker-compose.yml",
-        "clients/python",
-        "deploy",
-        "gateway",
-        "requirements",
-        "services",
-    ):
-        if (ROOT / part).is_dir():
-            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for part in BUILD_CONTEXT:
+        if (PROJECT_ROOT / part).is_dir():
+            shutil.copytree(PROJECT_ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         else:
-            shutil.copy(ROOT / part, folder / part)
+            shutil.copy(PROJECT_ROOT / part, folder / part)
     for path in folder.rglob("*"):
         path.chmod(path.stat().st_mode & 0o700)
     return folder
 
 
 class Container:
-    """One container as the engine sees it."""
+    """A container, inspected through the engine."""
 
     def __init__(self, identifier: str) -> None:
         self.id = identifier
@@ -72,26 +75,26 @@ class Container:
 
     @property
     def service(self) -> str:
-        return self.inspect()["Config"]["Labels"]["com.docker.compose.service"]
+        return str(self.inspect()["Config"]["Labels"]["com.docker.compose.service"])
 
     @property
     def name(self) -> str:
-        return self.inspect()["Name"].strip("/")
+        return str(self.inspect()["Name"]).strip("/")
 
     def is_healthy(self) -> bool:
-        """Running, and healthy where it has a health check."""
+        """Return whether it runs, and is healthy where it has a health check."""
         state = self.inspect()["State"]
-        return state["Running"] and state.get("Health", {"Status": "healthy"})["Status"] == "healthy"
+        return bool(state["Running"]) and state.get("Health", {"Status": "healthy"})["Status"] == "healthy"
 
     def restart(self) -> float:
-        """SIGTERM, the time of grace that the compose file gives, and a new start. Gives the seconds until it is well again."""
+        """Restart with the stop timeout of the compose file and return the seconds until it is healthy."""
         began = time.monotonic()
         docker("restart", "--time", str(self.inspect()["Config"].get("StopTimeout") or 10), self.id)
-        eventually(self.is_healthy, 90.0, f"{self.name} is well again")
+        eventually(self.is_healthy, 90.0, f"{self.name} is healthy again")
         return time.monotonic() - began
 
     def log(self) -> str:
-        """What it has written."""
+        """Its output so far, standard output and standard error."""
         done = subprocess.run(["docker", "logs", self.id], capture_output=True, text=True, timeout=60, check=True)
         return done.stdout + done.stderr
 
@@ -102,7 +105,7 @@ class Container:
 
 
 class ComposeProject:
-    """Everything that belongs to one project name."""
+    """The containers of one project name. `files` are its compose files, `port` is published on loopback."""
 
     def __init__(self, name: str, files: list[str], port: int) -> None:
         self.name = name
@@ -114,11 +117,11 @@ class ComposeProject:
 
     @property
     def urls(self) -> dict[str, str]:
-        """As the local stack's; from outside every replica stands behind the gateway."""
+        """URLs by name, as `Stack.urls`; from outside all of them are the gateway."""
         return dict.fromkeys(("gateway", "socket-1", "socket-2", "socket-3"), self.url)
 
     def run(self, *arguments: str, timeout: float = 120, check: bool = True) -> str:
-        """A compose command; what it printed."""
+        """Run a compose command and return its output. With `check`, raises AssertionError where it fails."""
         done = subprocess.run(
             [*compose(), *self._options, *arguments],
             cwd=source_copy(),
@@ -134,7 +137,7 @@ class ComposeProject:
         return done.stdout
 
     def up(self, **scale: int) -> None:
-        """Up, as a user does it, and wait for the gateway's own word."""
+        """Start the project, with numbers of replicas by service, and wait until the gateway is ready."""
         self._scale = [option for name, count in scale.items() for option in ("--scale", f"{name}={count}")]
         self.start()
 
@@ -143,18 +146,18 @@ class ComposeProject:
         eventually(self.is_ready, 60.0, "the gateway is ready")
 
     def scale(self, service: str, count: int) -> None:
-        """Another number of replicas, while everything goes on."""
+        """Change the number of replicas of a running service."""
         self.run("up", "-d", "--no-deps", "--no-recreate", "--scale", f"{service}={count}", service, timeout=300)
 
     def set_variables(self, **variables: str) -> None:
-        """What `.env` says from now on."""
+        """Set variables for the commands from now on, as `.env` does."""
         self._environment |= variables
 
     def is_ready(self) -> bool:
         return httpx.get(f"{self.url}/readyz").status_code == 200
 
     def containers(self, *services: str) -> list[Container]:
-        """Those that run, in the order of the names; all of them, or those of some services."""
+        """The running containers, of these services or of all, sorted by name."""
         label = f"label=com.docker.compose.project={self.name}"
         listed = docker(
             "ps", "--filter", label, "--format", '{{.Names}} {{.ID}} {{.Label "com.docker.compose.service"}}'

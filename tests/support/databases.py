@@ -1,12 +1,12 @@
 """Fixtures: a real mongod and a real redis-server on free ports, with data in a temporary folder.
 
-`mongod` and `redis_server` are shared by the session: who breaks one uses `own_mongod` or `own_redis` instead.
+`mongod` and `redis_server` are shared by the session: a test that kills or pauses a server requests `dedicated_mongod` or
+`dedicated_redis` instead. `run_server` starts further ones.
 """
 
 import contextlib
 import shutil
 import signal
-import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -19,12 +19,13 @@ from deploy.local import databases, processes
 from deploy.local.log_tail import tail
 from deploy.local.ports import free_ports
 from deploy.local.processes import Child, Program
+from tests.support.redis_commands import send_redis_commands
 
 READY_TIMEOUT = 30.0
 
 
 def _thread_state(task: Path) -> str:
-    """How a thread is, as Linux says it in a letter; T for stopped, and for one that has ended meanwhile."""
+    """The state letter of a thread in /proc (T: stopped); T also for a thread that has ended meanwhile."""
     try:
         return (task / "stat").read_text("ascii").rpartition(") ")[2][:1]
     except OSError:
@@ -32,7 +33,7 @@ def _thread_state(task: Path) -> str:
 
 
 class ServerProcess:
-    """A server that can be killed, stopped and started again on the same data and the same port."""
+    """A database server that can be killed, paused and started again on the same data and the same port."""
 
     def __init__(self, data_dir: Path, program: Callable[[Path, int], Program]) -> None:
         self.data_dir = data_dir
@@ -43,28 +44,26 @@ class ServerProcess:
 
     @property
     def url(self) -> str:
-        """The address as clients want it; `uri` is the same."""
+        """The address as clients take it: mongodb:// or redis://."""
         return self._child.program.url
-
-    uri = url
 
     @property
     def pid(self) -> int:
         return self._child.pid
 
     def start(self) -> None:
-        """Starts it again and waits until it answers."""
+        """Start it, again on the same data, and wait until it answers."""
         self._child = Child(self._program(self.data_dir / "data", self.port), self.log_path)
         for _ in processes.wait_until_ready([self._child], READY_TIMEOUT, time.sleep):
             pass
 
     def kill(self) -> None:
-        """SIGKILL, and wait for the end."""
+        """Send SIGKILL and wait for the exit."""
         self._child.send_signal(signal.SIGKILL)
         assert self._child.wait(10.0)
 
     def pause(self) -> None:
-        """SIGSTOP: it stays, and is silent when this returns: a thread may answer once more before the signal has reached it."""
+        """Send SIGSTOP and wait until every thread is stopped: before that, one may still answer."""
         self._child.send_signal(signal.SIGSTOP)
         tasks = Path(f"/proc/{self._child.pid}/task")
         deadline = time.monotonic() + 5
@@ -76,11 +75,11 @@ class ServerProcess:
             time.sleep(0.005)
 
     def resume(self) -> None:
-        """SIGCONT: it goes on where it was stopped."""
+        """Send SIGCONT after `pause`."""
         self._child.send_signal(signal.SIGCONT)
 
     def terminate(self) -> None:
-        """SIGTERM, and wait for the end."""
+        """Send SIGTERM and wait for the exit."""
         self.resume()
         processes.stop_children([self._child])
 
@@ -89,11 +88,13 @@ class ServerProcess:
 
 
 def small_mongod_program(folder: Path, port: int) -> Program:
+    """A mongod with a cache of 0.5 GB."""
     return databases.mongod(folder, port, cache_gb=0.5)
 
 
 @contextlib.contextmanager
 def run_server(data_dir: Path, program: Callable[[Path, int], Program]) -> Iterator[ServerProcess]:
+    """Run a server in `data_dir` and stop it at the end. `program` makes its command from a data folder and a port."""
     data_dir.mkdir(parents=True, exist_ok=True)
     server = ServerProcess(data_dir, program)
     try:
@@ -104,30 +105,40 @@ def run_server(data_dir: Path, program: Callable[[Path, int], Program]) -> Itera
         shutil.rmtree(data_dir / "data", ignore_errors=True)
 
 
+def storage_env(mongod: ServerProcess, redis_url: str, database: str, **more: str) -> dict[str, str]:
+    """The variables with which a service finds MongoDB and Redis, and `more`."""
+    return {
+        "GRIDCAST_MONGODB_URI": mongod.url,
+        "GRIDCAST_MONGODB_DATABASE": database,
+        "GRIDCAST_REDIS_URL": redis_url,
+        **more,
+    }
+
+
 @pytest.fixture(scope="session")
 def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """The session's MongoDB; leave it running."""
+    """The MongoDB that the session shares. Do not stop it."""
     with run_server(tmp_path_factory.mktemp("mongod"), small_mongod_program) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """The session's Redis; leave it running."""
+    """The Redis that the session shares. Do not stop it."""
     with run_server(tmp_path_factory.mktemp("redis"), databases.redis_server) as server:
         yield server
 
 
 @pytest.fixture
 def dedicated_mongod(tmp_path: Path) -> Iterator[ServerProcess]:
-    """A MongoDB for this test alone, to be killed and stopped at will."""
+    """A MongoDB for this test alone, which it may kill and pause."""
     with run_server(tmp_path / "mongod", small_mongod_program) as server:
         yield server
 
 
 @pytest.fixture
 def dedicated_redis(tmp_path: Path) -> Iterator[ServerProcess]:
-    """A Redis for this test alone, to be killed and stopped at will."""
+    """A Redis for this test alone, which it may kill and pause."""
     with run_server(tmp_path / "redis", databases.redis_server) as server:
         yield server
 
@@ -137,14 +148,12 @@ def database_name(mongod: ServerProcess) -> Iterator[str]:
     """The name of an empty database on the session's MongoDB, dropped after the test."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     yield name
-    with pymongo.MongoClient[dict[str, object]](mongod.uri) as client:
+    with pymongo.MongoClient[dict[str, object]](mongod.url) as client:
         client.drop_database(name)
 
 
 @pytest.fixture
 def redis_url(redis_server: ServerProcess) -> str:
-    """The address of the session's Redis, emptied."""
-    with socket.create_connection(("127.0.0.1", redis_server.port), timeout=5.0) as connection:
-        connection.sendall(b"FLUSHALL\r\n")
-        assert connection.recv(64) == b"+OK\r\n"
+    """The URL of the shared Redis, flushed before the test."""
+    assert send_redis_commands(redis_server.port, "FLUSHALL") == "+OK\r\n"
     return redis_server.url

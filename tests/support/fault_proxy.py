@@ -1,4 +1,7 @@
-"""A TCP proxy with faults: latency, a black hole, a cut, a reset. It stands before a server; any thread may tell it what to do."""
+"""A TCP proxy before a server that adds latency, holds back bytes, refuses or ends connections: `run_fault_proxy`.
+
+A test sets `fault` and `latency` from any thread.
+"""
 
 import asyncio
 import contextlib
@@ -14,18 +17,18 @@ QUEUE_LENGTH = 64
 
 
 class Fault(Enum):
-    """What happens to bytes."""
+    """What the proxy does."""
 
     NONE = "none"
     LATENCY = "latency"
     BLACK_HOLE = "black hole"
-    """Connections are taken and stay, and nothing gets through."""
+    """Connections are accepted and kept, and no byte passes."""
     REFUSE = "refuse"
-    """New connections are reset, like those that are there."""
+    """New connections are reset."""
 
 
 class FaultProxy:
-    """The proxy in a thread of its own. `port` is where it listens."""
+    """The proxy, in a thread of its own, listening on `port`. `seed` decides how latency varies."""
 
     def __init__(self, target_port: int, seed: int) -> None:
         self.target_port = target_port
@@ -47,7 +50,7 @@ class FaultProxy:
         self._loop.close()
 
     def close_connections(self, *, reset: bool) -> None:
-        """End every connection now, with a FIN or with an RST."""
+        """End every connection now, with a RST or with a FIN."""
         self._loop.call_soon_threadsafe(self._close_connections, reset)
 
     def _close_connections(self, reset: bool) -> None:  # a callback's argument
@@ -84,7 +87,7 @@ class FaultProxy:
             self._open_writers -= {writer, onward[1]}
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Read on while earlier pieces wait for their moment: latency is not bandwidth."""
+        """Keep reading while earlier pieces are delayed: latency does not reduce bandwidth."""
         pieces: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(QUEUE_LENGTH)
         sending = asyncio.create_task(self._send(pieces, writer))
         try:
@@ -106,11 +109,11 @@ class FaultProxy:
                     return
                 await asyncio.sleep(due - self._loop.time())
                 while self.fault is Fault.BLACK_HOLE:  # noqa: ASYNC110  # set by another thread
-                    # What was taken in comes out later: a write may reach the server long after its sender gave up.
+                    # What was read is sent later: a write may reach the server long after its sender has given up.
                     await asyncio.sleep(0.05)
                 writer.write(data)
                 await writer.drain()
-        while (await pieces.get())[1]:  # the other side is gone; the reader is not held up by that
+        while (await pieces.get())[1]:  # drained after the other side is gone, so that the reader is not blocked
             pass
 
 

@@ -1,6 +1,6 @@
-"""Our server in a thread of the test, so that its limits can be set and its connections looked at. Its sockets are real.
+"""Our HTTP server in a thread of the test, so that a test can set its limits and inspect its connections: `serve_in_thread`.
 
-The kernel's buffers are small: what a client does not take waits in the server.
+Sockets are real, with kernel buffers of 8 KiB: what a client does not read waits in the server.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ SOCKET_BUFFER_SIZE = 8 * 1024
 
 
 class InProcessServer:
-    """A running server."""
+    """A running server on a loopback port. `options` go to uvicorn.Config."""
 
     def __init__(self, app: ASGIApp, **options: Any) -> None:
         listener = socket.socket()
@@ -27,7 +27,8 @@ class InProcessServer:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         self.port = listener.getsockname()[1]
-        settings = {"http": HTTPConnection, "ws": "none", "lifespan": "off", "timeout_graceful_shutdown": 30} | options
+        defaults = {"http": HTTPConnection, "ws": "none", "lifespan": "off", "timeout_graceful_shutdown": 30}
+        settings: dict[str, Any] = {**defaults, **options}
         self.server = uvicorn.Server(uvicorn.Config(app, loop="uvloop", log_config=None, **settings))
         self.thread = threading.Thread(target=self.server.run, args=([listener],), daemon=True)
         self.thread.start()
@@ -38,7 +39,7 @@ class InProcessServer:
         return self.server.server_state
 
     def connect(self, request: bytes) -> socket.socket:
-        """A client that has sent this, and that the server has noticed."""
+        """Connect, send `request` and wait until the server has accepted the connection."""
         client = socket.socket()
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_SIZE)
         client.settimeout(10)

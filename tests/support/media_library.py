@@ -1,4 +1,4 @@
-"""A stream service with an upload service beside it, on one database: what the tests of reading put their files into."""
+"""An upload and a stream service on one database, for tests that read what they have uploaded: `run_media_services`."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -10,10 +10,10 @@ import httpx
 import pymongo
 from bson import ObjectId
 
-from tests.support.databases import ServerProcess
+from tests.support.databases import ServerProcess, storage_env
 from tests.support.processes import ServiceProcess, run_service
+from tests.support.sizes import CHUNK_SIZE
 
-CHUNK_SIZE = 255 * 1024
 BOUNDARY_SIZES = (
     0,
     1,
@@ -28,11 +28,11 @@ BOUNDARY_SIZES = (
     8 * CHUNK_SIZE,
     9 * CHUNK_SIZE + 7,
 )
-"""Lengths on either side of every edge of chunk and batch."""
+"""File lengths in bytes on both sides of every chunk and batch boundary."""
 
 
 class MediaServices:
-    """Files written by the one service, read by the other; `db` is for looking behind both."""
+    """The two services, a client for the stream service, and `db`, their database."""
 
     def __init__(
         self, upload: ServiceProcess, stream: ServiceProcess, db: pymongo.database.Database[dict[str, Any]]
@@ -43,7 +43,7 @@ class MediaServices:
         self.http_client = httpx.Client(timeout=30)
 
     def put(self, filename: str, data: bytes | Path, folder: str = "", content_type: str = "video/webm") -> str:
-        """Upload a new file; its id."""
+        """Upload a new file and return its id."""
         with contextlib.ExitStack() as open_files:
             content = open_files.enter_context(data.open("rb")) if isinstance(data, Path) else data
             answer = httpx.post(
@@ -56,46 +56,36 @@ class MediaServices:
         return str(answer.json())
 
     def url(self, filename: str, folder: str = "", service: ServiceProcess | None = None) -> str:
-        """Where the file is read."""
+        """The URL of the file at the stream service, or at another one."""
         query = urlencode({"filename": filename, "folder": folder})
         return f"{(service or self.stream).url}/file/stream?{query}"
 
     def get(self, filename: str, headers: Mapping[str, str] | None = None, method: str = "GET") -> httpx.Response:
-        """Ask for the file, exactly with these header fields."""
+        """Request the file with exactly these headers."""
         return self.http_client.request(method, self.url(filename), headers={**(headers or {})})
 
     def current_file_id(self, identifier: str) -> ObjectId:
-        """The stored bytes of a file."""
+        """The GridFS file id of the current version."""
         document = self.db["media"].find_one({"_id": ObjectId(identifier)})
         assert document is not None
         return ObjectId(document["current"]["file"])
 
     def delete_chunk(self, identifier: str, number: int) -> None:
-        """Delete one chunk by hand."""
+        """Delete one chunk of the current version in MongoDB."""
         assert (
             self.db["fs.chunks"].delete_one({"files_id": self.current_file_id(identifier), "n": number}).deleted_count
             == 1
         )
 
 
-def storage_env(mongod: ServerProcess, redis_url: str, database: str, **more: str) -> dict[str, str]:
-    """What both services need to know."""
-    return {
-        "GRIDCAST_MONGODB_URI": mongod.uri,
-        "GRIDCAST_MONGODB_DATABASE": database,
-        "GRIDCAST_REDIS_URL": redis_url,
-        **more,
-    }
-
-
 @contextlib.contextmanager
 def run_media_services(
     folder: Path, mongod: ServerProcess, redis_url: str, database: str, **env: str
 ) -> Iterator[MediaServices]:
-    """Both services; `env` is the stream service's own. The database is dropped afterwards."""
+    """Run both services and drop the database at the end. `env` goes to the stream service only."""
     common = storage_env(mongod, redis_url, database)
     with (
-        pymongo.MongoClient[dict[str, Any]](mongod.uri) as client,
+        pymongo.MongoClient[dict[str, Any]](mongod.url) as client,
         run_service("services.upload", folder, common) as upload,
         run_service("services.stream", folder, {**common, **env}) as stream,
     ):

@@ -1,4 +1,4 @@
-"""npm packages for programs of ours: put into a temporary folder when they are needed, at exact versions, never committed."""
+"""npm packages at exact versions for JavaScript clients in tests and benchmarks, installed into a temporary folder."""
 
 import json
 import shutil
@@ -10,11 +10,14 @@ INSTALL_TIMEOUT = 180.0
 
 
 class NpmUnavailable(Exception):
-    """Node, npm or a package cannot be had here; the text says why."""
+    """Node, npm or a package is not available; the message says which. Tests skip with it."""
 
 
 def install_packages(target_dir: Path, packages: Mapping[str, str], *programs: Path) -> Path:
-    """A folder with `packages` by name and version, and with copies of `programs`, which find them from there."""
+    """Install `packages` (name to version) into `target_dir`, copy `programs` beside them, and return the folder.
+
+    Raises NpmUnavailable.
+    """
     for tool in ("node", "npm"):
         if shutil.which(tool) is None:
             raise NpmUnavailable(f"{tool} is not installed")

@@ -1,6 +1,7 @@
-"""Fixtures: one of our processes on a free port, started as in production by its module's name.
+"""Runs services as processes on free ports, started by module name as in production.
 
-The log of what still runs is shown with a failed test.
+Fixture `start_service` for one test, context manager `run_service` for fixtures of a wider scope. The end of the log of every
+service that still runs is shown with a failed test.
 """
 
 import contextlib
@@ -23,11 +24,11 @@ READY_TIMEOUT = 30.0
 LOG_TAIL_BYTES = 4000
 
 _logs_to_show: dict[Path, str] = {}
-"""The log files to show, and whose they are."""
+"""The log files to show with a failed test, and the names to show them under."""
 
 
 class ServiceProcess:
-    """A running process of ours."""
+    """A running service: its port, URL, process id and log."""
 
     def __init__(self, child: Child, port: int) -> None:
         self.child = child
@@ -40,14 +41,14 @@ class ServiceProcess:
 
     @property
     def log(self) -> str:
-        """All that it has written so far."""
+        """Everything it has logged so far."""
         return self.child.log_path.read_text("utf-8", "replace")
 
     def is_ready(self) -> bool:
         return readiness_error(self.port) is None
 
     def terminate(self) -> None:
-        """SIGTERM, and SIGKILL when it does not end in time."""
+        """Send SIGTERM, and SIGKILL if it does not exit in time."""
         processes.stop_children([self.child])
 
 
@@ -56,7 +57,7 @@ StartService = Callable[..., ServiceProcess]
 
 @contextlib.contextmanager
 def show_log_on_failure(log: Path, name: str) -> Iterator[None]:
-    """Has the log shown with a test that fails meanwhile."""
+    """Show the end of this log with every test that fails inside the block."""
     _logs_to_show[log] = name
     try:
         yield
@@ -68,7 +69,10 @@ def show_log_on_failure(log: Path, name: str) -> Iterator[None]:
 def run_service(
     module: str, log_dir: Path, env: Mapping[str, str], *, port: int | None = None, ready: bool = True
 ) -> Iterator[ServiceProcess]:
-    """`python -m MODULE` with `env` on top of a clean environment; `ready=False` does not wait for it."""
+    """Run `python -m MODULE` with `env` and without the GRIDCAST_* variables of the test process.
+
+    `ready=False` yields before /readyz answers 200. The log goes to a file in `log_dir`.
+    """
     port = port or free_ports(1)[0]
     log = log_dir / f"{module}-{port}.log"
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("GRIDCAST_")}
@@ -99,7 +103,7 @@ def run_service(
 
 @pytest.fixture
 def start_service(tmp_path: Path) -> Iterator[StartService]:
-    """A function `start(module, port=None, ready=True, **env) -> Service`; all are stopped after the test."""
+    """A function `start(module, port=None, ready=True, **env) -> ServiceProcess`. All services stop after the test."""
     with contextlib.ExitStack() as running:
 
         def start(module: str, *, port: int | None = None, ready: bool = True, **env: str) -> ServiceProcess:

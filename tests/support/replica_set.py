@@ -1,4 +1,4 @@
-"""A real replica set: three mongod processes of the fixtures' binary, whose primary can be found and killed."""
+"""A MongoDB replica set of three mongod processes, whose primary can be found and killed: `run_replica_set`."""
 
 import contextlib
 import dataclasses
@@ -22,7 +22,7 @@ Client = pymongo.MongoClient[dict[str, Any]]
 
 
 def member_program(folder: Path, port: int) -> Program:
-    """One mongod that waits to be made a member."""
+    """A mongod that waits for replSetInitiate."""
     alone = databases.mongod(folder, port, cache_gb=0.25)
     uri = f"{alone.url}/?directConnection=true"
     return dataclasses.replace(
@@ -33,7 +33,7 @@ def member_program(folder: Path, port: int) -> Program:
 
 
 class ReplicaSet:
-    """Three members on loopback."""
+    """Three members on loopback. `uri` names all of them."""
 
     def __init__(self, members: list[ServerProcess]) -> None:
         self.members = members
@@ -50,7 +50,7 @@ class ReplicaSet:
 
     @staticmethod
     def connect_to(server: ServerProcess) -> Client:
-        """This member and no other."""
+        """A client of this member alone."""
         return pymongo.MongoClient(
             f"{server.url}/?directConnection=true", serverSelectionTimeoutMS=1000, socketTimeoutMS=2000
         )
@@ -67,15 +67,15 @@ class ReplicaSet:
         return "secondary" if said.get("secondary") else "away"
 
     def find_primary(self) -> ServerProcess | None:
-        """The member that takes writes."""
+        """The member that accepts writes, None during an election."""
         return next((server for server in self.members if self.member_state(server) == "primary"), None)
 
     def is_healthy(self) -> bool:
-        """Whether all are there and one leads."""
+        """Return whether there are one primary and two secondaries."""
         return sorted(self.member_state(server) for server in self.members) == ["primary", "secondary", "secondary"]
 
     def kill_primary(self) -> ServerProcess:
-        """SIGKILL; the others elect a new one."""
+        """Send SIGKILL to the primary and return it; the others elect a new one."""
         primary = eventually(self.find_primary, 30.0, "there is a primary")
         primary.kill()
         return primary
@@ -83,9 +83,10 @@ class ReplicaSet:
 
 @contextlib.contextmanager
 def run_replica_set(folder: Path) -> Iterator[ReplicaSet]:
+    """Run the three members and kill them at the end."""
     with contextlib.ExitStack() as stack:
         processes = [stack.enter_context(run_server(folder / f"member-{n}", member_program)) for n in range(3)]
         yield ReplicaSet(processes)
-        # Asked to stop, a member waits 15 s for others to take over.
+        # At SIGTERM a member waits 15 s for another to become primary.
         for server in processes:
             server.kill()

@@ -1,14 +1,14 @@
-"""A service that does what a test says, byte for byte, and remembers what it was sent. For tests of the gateway.
+"""An upstream for tests of the gateway: it sends the bytes that a test scripts, and records the requests it receives.
 
-It parses requests by itself and strictly: what it saw is compared with what the gateway was sent. Fixtures: one such service, a
-gateway before it, and one that soon loses patience.
+It has its own strict request parser, so that what it received can be compared with what the gateway was sent. Fixtures:
+`upstream`, `gateway` before it, and `short_timeout_gateway`, whose timeouts are 1 s. For clients: `send_request`,
+`open_connection`, `send_raw`, `parse_statuses`.
 """
 
 import asyncio
 import contextlib
 import http.client
 import json
-import os
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -20,20 +20,17 @@ import pytest
 
 from deploy.local.ports import HOST, free_ports
 from tests.support.processes import ServiceProcess, run_service
+from tests.support.raw_sockets import receive_until_closed
 from tests.support.waiting import eventually
 
 OK_RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 GET_REQUEST = b"GET /file HTTP/1.1\r\nHost: a\r\n\r\n"
 GET_AND_CLOSE = b"GET /file HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-WEBSOCKET_HANDSHAKE = (
-    b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-)
 
 
 @dataclass
 class ReceivedRequest:
-    """One request as it arrived."""
+    """A request as it arrived; `complete` once its body is read. Header names are compared in lower case."""
 
     method: str
     target: str
@@ -42,17 +39,20 @@ class ReceivedRequest:
     complete: bool = False
 
     def get_all(self, name: str) -> list[str]:
+        """All values of a header, named in lower case."""
         return [value for key, value in self.headers if key.lower() == name]
 
     def get(self, name: str) -> str | None:
+        """The first value of a header."""
         return next(iter(self.get_all(name)), None)
 
 
 Responder = Callable[[ReceivedRequest, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+"""Reads the body if it wants to, and writes the response."""
 
 
 async def respond_ok(request: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Reads the body, after 100 where the client waits for that, then 200."""
+    """Send 100 where the request expects it, read the body, send 200."""
     if request.get("expect"):
         writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     await read_body(request, reader)
@@ -60,17 +60,17 @@ async def respond_ok(request: ReceivedRequest, reader: asyncio.StreamReader, wri
 
 
 def respond_with(raw: bytes) -> Responder:
-    """Reads the body, then these bytes."""
+    """A responder that reads the body and sends these bytes."""
 
-    async def answer(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_body(seen, reader)
+    async def respond(request: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_body(request, reader)
         writer.write(raw)
 
-    return answer
+    return respond
 
 
 async def never_respond(request: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Takes the request, never answers, notices when it is given up."""
+    """Read the request, send nothing, and end when the gateway closes the connection."""
     del writer
     await read_body(request, reader)
     assert not await reader.read(1)
@@ -78,6 +78,7 @@ async def never_respond(request: ReceivedRequest, reader: asyncio.StreamReader, 
 
 
 async def read_body(request: ReceivedRequest, reader: asyncio.StreamReader) -> None:
+    """Read the body into `request`. Raises ConnectionError where it breaks off."""
     if (length := request.get("content-length")) is not None:
         while len(request.body) < int(length):
             data = await reader.read(min(65536, int(length) - len(request.body)))
@@ -94,9 +95,9 @@ async def read_body(request: ReceivedRequest, reader: asyncio.StreamReader) -> N
 
 @dataclass
 class ScriptedUpstream:
-    """The service. `answer` may be changed at any time; /livez and /readyz are always 200 and not remembered.
+    """The upstream. `responder` may be changed at any time; /livez and /readyz are always 200 and not recorded.
 
-    `broken`: what it could not parse, which is a fault of whoever sent it.
+    `parse_errors`: requests that are not well-formed HTTP/1.1, which the gateway must never send.
     """
 
     port: int = field(default_factory=lambda: free_ports(1)[0])
@@ -111,6 +112,7 @@ class ScriptedUpstream:
         return f"http://{HOST}:{self.port}"
 
     def reset(self) -> None:
+        """Restore the default responder and forget recorded requests and errors."""
         self.responder = respond_ok
         self.requests.clear()
         self.parse_errors.clear()
@@ -123,7 +125,7 @@ class ScriptedUpstream:
         assert started.wait(5)
 
     def stop(self) -> None:
-        """Every connection is cut and the port is closed."""
+        """Abort every connection and close the port."""
         self.loop.call_soon_threadsafe(self._main.cancel)
         self._thread.join(5)
 
@@ -154,14 +156,15 @@ class ScriptedUpstream:
                 first, *lines = head[:-4].decode("utf-8", "surrogateescape").split("\r\n")
                 method, target, version = first.split(" ")
                 assert version == "HTTP/1.1"
-                seen = ReceivedRequest(method, target, [tuple(line.split(": ", 1)) for line in lines])  # type: ignore[misc]
+                fields = [line.split(": ", 1) for line in lines]
+                request = ReceivedRequest(method, target, [(name, value) for name, value in fields])
                 if target in {"/livez", "/readyz"}:
                     writer.write(OK_RESPONSE)
                     continue
-                self.requests.append(seen)
+                self.requests.append(request)
                 self.active_requests += 1
                 try:
-                    await self.responder(seen, reader, writer)
+                    await self.responder(request, reader, writer)
                 finally:
                     self.active_requests -= 1
                 await writer.drain()
@@ -183,6 +186,7 @@ async def _cancel_remaining_tasks() -> None:
 
 @contextlib.contextmanager
 def run_upstream() -> Iterator[ScriptedUpstream]:
+    """Run an upstream in a thread and stop it at the end."""
     service = ScriptedUpstream()
     service.start()
     try:
@@ -193,14 +197,14 @@ def run_upstream() -> Iterator[ScriptedUpstream]:
 
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[ScriptedUpstream]:
-    """One that every test of a module may change; see `Upstream.reset`."""
+    """An upstream that the tests of a module share; see `ScriptedUpstream.reset`."""
     with run_upstream() as service:
         yield service
 
 
 @pytest.fixture(scope="module")
 def gateway(upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    """A gateway with the settings that it comes with. A module that needs another one has its own."""
+    """A gateway with default settings before `upstream`. Fails where it has logged a traceback."""
     with run_service("gateway", tmp_path_factory.mktemp("gateway"), upstream_env(upstream)) as gateway:
         yield gateway
         assert "Traceback" not in gateway.log
@@ -210,14 +214,14 @@ def gateway(upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory
 def short_timeout_gateway(
     upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServiceProcess]:
-    """A gateway that waits for nobody longer than a second or so."""
-    patience = {
+    """A gateway whose timeouts are 1 s (3 s for a commit) and whose plain bodies end at 1 MB."""
+    timeouts = {
         f"GRIDCAST_{name}_TIMEOUT": "1"
         for name in ("RESPONSE_HEADER", "CLIENT_BODY", "UPSTREAM_IDLE", "SEND", "CONNECT")
     }
     limits = {"GRIDCAST_COMMIT_TIMEOUT": "3", "GRIDCAST_MAX_BODY_SIZE": "1000000"}
     with run_service(
-        "gateway", tmp_path_factory.mktemp("hasty"), upstream_env(upstream) | patience | limits
+        "gateway", tmp_path_factory.mktemp("hasty"), upstream_env(upstream) | timeouts | limits
     ) as gateway:
         yield gateway
         assert "Traceback" not in gateway.log
@@ -225,7 +229,7 @@ def short_timeout_gateway(
 
 @dataclass(frozen=True)
 class HttpResponse:
-    """An answer, read to its end."""
+    """A response, read to its end."""
 
     status: int
     headers: http.client.HTTPMessage
@@ -239,52 +243,38 @@ class HttpResponse:
 def send_request(
     port: int, method: str, target: str, body: Any = None, headers: Mapping[str, str] | None = None
 ) -> HttpResponse:
-    """One request on a connection of its own. An iterable body without Content-Length is sent in chunks."""
+    """Send one request on a connection of its own. An iterable body without Content-Length is sent chunked."""
     with contextlib.closing(http.client.HTTPConnection(HOST, port, timeout=10)) as connection:
         chunked = body is not None and not isinstance(body, bytes) and "Content-Length" not in (headers or {})
         connection.request(method, target, body, dict(headers or {}), encode_chunked=chunked)
-        answer = connection.getresponse()
-        return HttpResponse(answer.status, answer.headers, answer.read())
+        response = connection.getresponse()
+        return HttpResponse(response.status, response.headers, response.read())
 
 
 def upstream_env(*services: ScriptedUpstream) -> dict[str, str]:
-    """The gateway's environment with these as the replicas of every service."""
+    """The gateway's variables with these upstreams as the replicas of every service."""
     urls = ",".join(service.url for service in services)
     return {f"GRIDCAST_{name}_URLS": urls for name in ("UPLOAD", "STREAM", "SOCKET")}
 
 
 def open_connection(port: int, timeout: float = 10.0) -> socket.socket:
+    """Connect to a loopback port, with Nagle's algorithm off."""
     client = socket.create_connection((HOST, port), timeout)
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return client
 
 
 def send_raw(port: int, raw: bytes, timeout: float = 10.0) -> bytes:
-    """All that is answered to `raw` until the connection is closed."""
+    """Send `raw` and return everything received until the connection is closed."""
     with open_connection(port, timeout) as client:
         client.sendall(raw)
         return receive_until_closed(client)
 
 
-def receive_until_closed(client: socket.socket) -> bytes:
-    """All that still comes; a reset ends it too."""
-    received = b""
-    with contextlib.suppress(ConnectionResetError):
-        while data := client.recv(65536):
-            received += data
-    return received
-
-
-def receive_until_eof(client: socket.socket) -> None:
-    """As `drain`, but a reset is raised."""
-    while client.recv(65536):
-        pass
-
-
 def wait_for_access_log(gateway: ServiceProcess, status: int, count: int = 1) -> list[dict[str, Any]]:
-    """The last lines in its log about answers with that status; `time` in seconds since 1970.
+    """Wait for `count` access log lines with that status and return the last ones; `time` in seconds since 1970.
 
-    They carry the gateway's own clock, which a busy machine delays less than the clock of a client that waits for its turn.
+    They carry the gateway's clock, which a busy machine delays less than that of a client that waits to be scheduled.
     """
 
     def lines() -> list[dict[str, Any]] | None:
@@ -299,18 +289,12 @@ def wait_for_access_log(gateway: ServiceProcess, status: int, count: int = 1) ->
     return [{**line, "time": datetime.fromisoformat(line["time"]).timestamp()} for line in found]
 
 
-def resident_memory(pid: int) -> int:
-    """Resident bytes."""
-    with open(f"/proc/{pid}/statm", encoding="ascii") as statm:  # noqa: PTH123 - not a file of ours
-        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 def parse_statuses(raw: bytes) -> list[int]:
-    """The statuses of the answers in `raw`, judged by Content-Length and by what follows: a HEAD is answered without a body."""
+    """The statuses of the responses in `raw`, split by Content-Length, or without a body (HEAD) where the next one follows."""
     found = []
     while raw:
         head, separator, rest = raw.partition(b"\r\n\r\n")
-        assert separator, f"no complete answer in {raw!r}"
+        assert separator, f"no complete response in {raw!r}"
         lines = head.split(b"\r\n")
         found.append(int(lines[0].split(b" ")[1]))
         lengths = [int(line.split(b":")[1]) for line in lines[1:] if line.lower().startswith(b"content-length:")]

@@ -1,4 +1,4 @@
-"""`python -m tests.support.small_service`: the least service on our own server, for tests of how connections are ended."""
+"""`python -m tests.support.small_service`: a minimal ASGI application on our server, for tests of how connections end."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ from services.common.web.app_factory import send_problem
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """PUT is refused after its first bytes, /half breaks off, all else is `ok`."""
+    """Reply 409 to a PUT after its first bytes, 1,000 of 100,000 bytes to `?half`, and `ok` to everything else."""
     if scope["type"] == "lifespan":
         while (message := await receive())["type"] != "lifespan.shutdown":
             await send({"type": f"{message['type']}.complete"})

@@ -1,4 +1,7 @@
-"""Fixtures: the whole stack, run as a user runs it, and the runner for tests of the runner itself."""
+"""Runs the whole stack with `python -m deploy.local`, as a user does.
+
+Fixture `stack` for tests of the product, context manager `run_stack` for tests of the runner itself.
+"""
 
 import contextlib
 import os
@@ -19,14 +22,25 @@ from tests.support.waiting import eventually
 
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 60.0
+SERVICE_NAMES = ("gateway", "upload-1", "stream-1", "stream-2", "socket-1", "socket-2")
+"""The service processes of a stack with its default settings."""
 STACK_VARIABLES = ("PORT", "DATA", "MONGODB_URI", "REDIS_URL")
+"""Variables of the caller that would change the run."""
 
 
 class Stack:
-    """`python -m deploy.local` on a free port, with what it printed."""
+    """A run of `python -m deploy.local` on a free port, with its output.
+
+    `options` are command-line options, `env` is added to an environment without the STACK_VARIABLES.
+    """
 
     def __init__(
-        self, data_dir: Path, *options: str, env: Mapping[str, str] | None = None, port: int | None = None
+        self,
+        data_dir: Path,
+        *options: str,
+        env: Mapping[str, str] | None = None,
+        port: int | None = None,
+        cwd: Path = PROJECT_ROOT,
     ) -> None:
         self.data_dir = data_dir
         self.port = port or free_ports(1)[0]
@@ -39,7 +53,7 @@ class Stack:
         with self._stdout_path.open("wb") as out, self._stderr_path.open("wb") as err:
             self.process = subprocess.Popen(
                 die_with_parent_command(command),
-                cwd=PROJECT_ROOT,
+                cwd=cwd,
                 env={**inherited, **(env or {})},
                 stdout=out,
                 stderr=err,
@@ -60,15 +74,17 @@ class Stack:
 
     @property
     def pids(self) -> dict[str, int]:
-        """The children by name: `mongod redis-server upload-1 stream-1 socket-1 socket-2 gateway`."""
+        """Process ids by name: `mongod redis-server upload-1 stream-1 socket-1 socket-2 gateway`."""
         return {name: int(pid) for name, pid in re.findall(r"^(\S+) +ready .*?pid (\d+)", self.stdout, re.MULTILINE)}
 
     @property
     def urls(self) -> dict[str, str]:
-        """Where each child listens, by name."""
+        """URLs by name."""
         return dict(re.findall(r"^(\S+) +ready .*pid \d+ +(\S+)$", self.stdout, re.MULTILINE))
 
     def wait_until_ready(self) -> None:
+        """Wait until the runner has printed the address. Raises AssertionError where it exits before."""
+
         def up() -> bool:
             return self.stdout.endswith(f"{self.url}\n") or self.process.poll() is not None
 
@@ -76,21 +92,26 @@ class Stack:
         assert self.process.poll() is None, f"the runner ended: {self.stderr}"
 
     def delete_data(self) -> None:
-        """Removes the 300 MB that pytest would keep for three sessions; the logs stay."""
+        """Delete the 300 MB of MongoDB data that pytest would keep for three sessions; the logs stay."""
         shutil.rmtree(self.data_dir / "mongo", ignore_errors=True)
 
     def terminate(self, signal_number: signal.Signals = signal.SIGTERM) -> int:
-        """Sends the signal, if it runs, and gives the exit code."""
+        """Send the signal and return the exit code."""
         self.process.send_signal(signal_number)
         return self.process.wait(STOP_TIMEOUT)
 
 
 @contextlib.contextmanager
 def run_stack(
-    data_dir: Path, *options: str, env: Mapping[str, str] | None = None, port: int | None = None, up: bool = True
+    data_dir: Path,
+    *options: str,
+    env: Mapping[str, str] | None = None,
+    port: int | None = None,
+    up: bool = True,
+    cwd: Path = PROJECT_ROOT,
 ) -> Iterator[Stack]:
-    """A run of the stack; `up=False` does not wait for it."""
-    stack = Stack(data_dir, *options, env=env, port=port)
+    """A run of the stack; `up=False` does not wait for it. `cwd` is the checkout whose code is run."""
+    stack = Stack(data_dir, *options, env=env, port=port, cwd=cwd)
     try:
         if up:
             stack.wait_until_ready()
@@ -101,7 +122,7 @@ def run_stack(
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The session's stack with two stream and two socket replicas; leave its processes running."""
+    """The stack that the session shares, with two stream and two socket replicas. Do not stop its processes."""
     with run_stack(tmp_path_factory.mktemp("stack") / "data", "--sockets", "2", "--streams", "2") as stack:
         with contextlib.ExitStack() as shown:
             for name in sorted(stack.pids.keys() - {"mongod", "redis-server"}):

@@ -1,6 +1,6 @@
-"""Clients that upload, read and listen at once while something happens to the stack, and a log of what they were told.
+"""Background load that uploads, reads, pushes and listens while a test restarts parts of the stack, and a log of its results.
 
-An upload counts as acknowledged once its 2xx was read to the end. Names are never used twice, so a name's content is known.
+An upload counts as acknowledged once its 2xx was read to the end. No name is used twice, so its content is known.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ CLOSE_SERVICE_RESTART = 1012
 
 @dataclass
 class TrafficLog:
-    """What all clients saw. Each member is only ever appended to."""
+    """The results of all clients. Every field only grows."""
 
     acknowledged: dict[str, str] = field(default_factory=dict)
     """SHA-256 by name."""
@@ -36,21 +36,21 @@ class TrafficLog:
     corrupt_reads: list[str] = field(default_factory=list)
     """Answers with other bytes than were stored."""
     close_codes: Counter[int] = field(default_factory=Counter)
-    """How connections of listeners ended."""
+    """Close codes of the listeners' connections."""
     pushed_ids: list[str] = field(default_factory=list)
     """Ids of events that were accepted."""
 
     def counts(self) -> tuple[int, int, int]:
-        """How many reads, uploads and pushes have succeeded."""
+        """The numbers of successful reads, uploads and pushes."""
         return self.read_statuses[200], len(self.acknowledged), len(self.pushed_ids)
 
     def progressed_since(self, earlier: tuple[int, int, int]) -> bool:
-        """Whether several more of each have succeeded since."""
+        """Return whether more than three of each have succeeded since."""
         return all(now > then + 3 for now, then in zip(self.counts(), earlier, strict=True))
 
 
 class ReconnectingListener:
-    """One browser: comes back with its resume secret and its place whenever it loses its connection."""
+    """A client that resumes with its secret and position whenever its connection ends."""
 
     def __init__(self, url: str, log: TrafficLog) -> None:
         self._url = url.replace("http", "ws", 1) + "/ws"
@@ -58,7 +58,7 @@ class ReconnectingListener:
         self._resume_secret = self._last_sequence = ""
         self.received_ids: list[str] = []
         self.gap_count = 0
-        """How often it was told that something may have been missed."""
+        """How often the server reported a possible gap."""
 
     def run(self, stop: threading.Event) -> None:
         while not stop.is_set():
@@ -72,7 +72,7 @@ class ReconnectingListener:
             query |= {"resume": self._resume_secret, "after": self._last_sequence}
         try:
             connection = connect(f"{self._url}?{urlencode(query)}", proxy=None, compression=None, open_timeout=5)
-        except Exception as error:  # noqa: BLE001  # a refusal of whatever kind is tried again
+        except Exception as error:  # noqa: BLE001  # any rejection is tried again
             if "401" in str(error) or "410" in str(error):
                 self._resume_secret = ""
             return
@@ -101,7 +101,7 @@ class ReconnectingListener:
 
 
 class Traffic:
-    """Load until it is stopped."""
+    """The load: threads that run inside `running()`."""
 
     def __init__(self, url: str, *, uploaders: int = 3, readers: int = 3, listeners: int = 6) -> None:
         self.log = TrafficLog()
@@ -114,6 +114,7 @@ class Traffic:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[TrafficLog]:
+        """Run the load inside the block; yields its log."""
         for thread in self._threads:
             thread.start()
         try:
@@ -165,23 +166,24 @@ class Traffic:
                     self.log.corrupt_reads.append(name)
 
     def _push(self, _number: int) -> None:
-        """News for the topic, each again under its id until it is accepted."""
+        """Push events to the topic, repeating each with the same id until it is accepted."""
         count = 0
         with httpx.Client(base_url=self._url, timeout=10) as client:
             while not self._stop.is_set():
                 count += 1
-                news = {"type": "news", "data": count, "id": f"news-{id(self.log):x}-{count}"}
+                event_id = f"news-{id(self.log):x}-{count}"
+                news = {"type": "news", "data": count, "id": event_id}
                 while not self._stop.is_set():
                     with contextlib.suppress(httpx.HTTPError):
                         if client.post("/sockets/messages", params={"topic": TOPIC}, json=news).is_success:
-                            self.log.pushed_ids.append(news["id"])
+                            self.log.pushed_ids.append(event_id)
                             break
                     time.sleep(0.2)
                 time.sleep(0.05)
 
 
 def find_lost_uploads(url: str, log: TrafficLog) -> list[str]:
-    """Acknowledged uploads that cannot be read back as they were."""
+    """Acknowledged uploads whose content cannot be read back unchanged."""
     lost = []
     with httpx.Client(base_url=url, timeout=60) as client:
         for name, expected in log.acknowledged.items():

@@ -1,14 +1,18 @@
-"""What tests of the upload service share: what stands in MongoDB, requests as bytes, and a tus client that does as it is told.
+"""For tests of the upload service: its database read directly, requests as bytes, and a tus client that sends single requests.
 
-Fixtures: `upload`, a service for all tests of a module, and `store`, its database, emptied before each test. A module that needs
-other settings has its own `upload_settings`.
+Fixtures: `upload`, a service for all tests of a module; `env`, its variables; `inspector`, its database, emptied before each
+test. A module that needs other settings defines its own `upload_settings`.
 """
 
 import base64
 import contextlib
 import hashlib
+import os
 import socket
-from collections.abc import Iterator
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +21,10 @@ import pymongo
 import pytest
 from bson import ObjectId
 
-from tests.support.databases import ServerProcess
+from tests.support.databases import ServerProcess, storage_env
 from tests.support.processes import ServiceProcess, run_service
+from tests.support.sizes import CHUNK_SIZE
 
-CHUNK_SIZE = 255 * 1024
-BATCH_SIZE = 8 * CHUNK_SIZE
 BOUNDARY = b"0123456789abcdef"
 FORM_CONTENT_TYPE = f"multipart/form-data; boundary={BOUNDARY.decode()}"
 TUS_HEADERS = {"tus-resumable": "1.0.0"}
@@ -29,7 +32,7 @@ OFFSET_CONTENT_TYPE = {"content-type": "application/offset+octet-stream"}
 
 
 class MongoInspector:
-    """What stands in MongoDB, read behind the service's back."""
+    """The documents and chunks in MongoDB, read directly."""
 
     def __init__(self, uri: str, name: str) -> None:
         self.client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(uri, tz_aware=True)
@@ -42,21 +45,24 @@ class MongoInspector:
         return list(self.db["media"].find())
 
     def only_document(self) -> dict[str, Any]:
+        """The document of the only file; fails where there is another number of them."""
         (document,) = self.list_documents()
         return document
 
     def read_current(self, identifier: str) -> bytes:
+        """The bytes of the current version of a file, by its id."""
         document = self.db["media"].find_one({"_id": ObjectId(identifier)})
         assert document is not None
         return self.read_file(document["current"]["file"])
 
     def read_file(self, file: ObjectId) -> bytes:
+        """The bytes of one version, by its GridFS file id; fails where a chunk is missing."""
         found = list(self.db["fs.chunks"].find({"files_id": file}).sort("n"))
         assert [chunk["n"] for chunk in found] == list(range(len(found)))
         return b"".join(chunk["data"] for chunk in found)
 
     def list_orphans(self) -> list[ObjectId]:
-        """Files with chunks that no document names, and chunks past the end of their file."""
+        """Ids of files with chunks that no document references, or with chunks past their end."""
         named: dict[ObjectId, int | None] = {}
         for document in self.list_documents():
             if current := document["current"]:
@@ -68,7 +74,13 @@ class MongoInspector:
             g["_id"] for g in grouped if named.get(g["_id"], 0) is not None and g["count"] != named.get(g["_id"], 0)
         ]
 
+    def has_no_garbage(self) -> bool:
+        """Return whether nothing is left to delete: no orphaned chunks, unfinished uploads or tombstones."""
+        pending = any(document["uploads"] or document["doomed"] for document in self.list_documents())
+        return self.list_orphans() == [] and not pending
+
     def clear(self) -> None:
+        """Delete every file."""
         for name in ("media", "fs.chunks", "fs.files"):
             self.db[name].delete_many({})
 
@@ -84,6 +96,7 @@ def open_inspector(uri: str, name: str) -> Iterator[MongoInspector]:
 
 @pytest.fixture(scope="module")
 def upload_settings() -> dict[str, str]:
+    """Variables of `upload` besides the addresses of its databases; redefined by modules that need some."""
     return {}
 
 
@@ -91,12 +104,8 @@ def upload_settings() -> dict[str, str]:
 def env(
     request: pytest.FixtureRequest, mongod: ServerProcess, redis_server: ServerProcess, upload_settings: dict[str, str]
 ) -> dict[str, str]:
-    return {
-        "GRIDCAST_MONGODB_URI": mongod.uri,
-        "GRIDCAST_MONGODB_DATABASE": request.module.__name__.rpartition(".")[2],
-        "GRIDCAST_REDIS_URL": redis_server.url,
-        **upload_settings,
-    }
+    database = request.module.__name__.rpartition(".")[2]
+    return storage_env(mongod, redis_server.url, database, **upload_settings)
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +122,7 @@ def inspector(env: dict[str, str]) -> Iterator[MongoInspector]:
 
 
 def form_part(name: str, content: bytes, filename: str | None = None, kind: str | None = None) -> bytes:
+    """One part of a multipart/form-data body; `kind` is its Content-Type."""
     head = f'Content-Disposition: form-data; name="{name}"'
     if filename is not None:
         head += f'; filename="{filename}"'
@@ -122,6 +132,7 @@ def form_part(name: str, content: bytes, filename: str | None = None, kind: str 
 
 
 def form_body(*parts: bytes) -> bytes:
+    """A multipart/form-data body of these parts, to be sent with FORM_CONTENT_TYPE."""
     return b"".join(parts) + b"--" + BOUNDARY + b"--\r\n"
 
 
@@ -139,20 +150,52 @@ def put_file(service: ServiceProcess, name: str, body: Any, /, folder: str = "",
     return httpx.put(f"{service.url}/file/stream", params=query, content=body, headers=fields, timeout=60)
 
 
+def start_partial_put(service: ServiceProcess, name: str, size: int, sent: bytes) -> socket.socket:
+    """Begin a PUT of `size` bytes, of which only `sent` is sent; the caller sends the rest or closes the connection."""
+    connection = socket.create_connection(("127.0.0.1", service.port), timeout=40)
+    head = f"PUT /file/stream?filename={name} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n"
+    connection.sendall(head.encode() + sent)
+    return connection
+
+
+def throttled(data: bytes, piece_size: int, pause_seconds: float) -> Iterator[bytes]:
+    """Yield `data` in pieces with a pause after each, so that a request body lasts as long as a test needs."""
+    for start in range(0, len(data), piece_size):
+        yield data[start : start + piece_size]
+        time.sleep(pause_seconds)
+
+
+def start_garbage_collector(env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start one run of `python -m services.upload.collect_garbage`, which sees only these GRIDCAST_* variables."""
+    command = [sys.executable, "-m", "services.upload.collect_garbage"]
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("GRIDCAST_")}
+    return subprocess.Popen(command, env={**inherited, **env}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+
+
+def run_garbage_collector(env: Mapping[str, str]) -> None:
+    """Run the garbage collector once, and fail with its log where it exits with an error."""
+    with start_garbage_collector(env) as collector:
+        _, log = collector.communicate(timeout=60)
+    assert collector.returncode == 0, log.decode()
+
+
 def repr_digest(data: bytes) -> str:
+    """The value of Repr-Digest (RFC 9530) for `data`."""
     return f"sha-256=:{base64.b64encode(hashlib.sha256(data).digest()).decode()}:"
 
 
 def etag(data: bytes) -> str:
+    """The entity tag of a file with these bytes."""
     return f'"sha256-{hashlib.sha256(data).hexdigest()}"'
 
 
 def tus_metadata(**values: str) -> str:
+    """The value of Upload-Metadata."""
     return ",".join(f"{key} {base64.b64encode(value.encode()).decode()}" for key, value in values.items())
 
 
 class TusUpload:
-    """One upload over tus, step by step."""
+    """One tus upload, one request per method. `replica` is an index into the services it was made with."""
 
     def __init__(self, *services: ServiceProcess) -> None:
         self.urls = [service.url for service in services]
@@ -160,16 +203,21 @@ class TusUpload:
         self.path = ""
 
     def create(
-        self, name: str | None = "a.bin", length: int | None = 0, content: bytes | None = None, **more: str
+        self,
+        name: str | None = "a.bin",
+        length: int | None = 0,
+        content: bytes | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
-        headers = {**TUS_HEADERS, **more}
+        fields = {**TUS_HEADERS, **(headers or {})}
         if length is not None:
-            headers["upload-length"] = str(length)
+            fields["upload-length"] = str(length)
         if name is not None:
-            headers.setdefault("upload-metadata", tus_metadata(filename=name))
+            fields.setdefault("upload-metadata", tus_metadata(filename=name))
         if content is not None:
-            headers |= OFFSET_CONTENT_TYPE
-        answer = self.client.post(f"{self.urls[0]}/file/tus", headers=headers, content=content)
+            fields |= OFFSET_CONTENT_TYPE
+        answer = self.client.post(f"{self.urls[0]}/file/tus", headers=fields, content=content)
         self.path = answer.headers.get("location", "")
         return answer
 
@@ -181,15 +229,17 @@ class TusUpload:
         assert answer.status_code == 200, answer.status_code
         return int(answer.headers["upload-offset"])
 
-    def patch(self, offset: int, content: Any, replica: int = 0, **more: str) -> httpx.Response:
-        headers = {**TUS_HEADERS, **OFFSET_CONTENT_TYPE, "upload-offset": str(offset), **more}
-        return self.client.patch(self.urls[replica] + self.path, headers=headers, content=content)
+    def patch(
+        self, offset: int, content: Any, replica: int = 0, *, headers: Mapping[str, str] | None = None
+    ) -> httpx.Response:
+        fields = {**TUS_HEADERS, **OFFSET_CONTENT_TYPE, "upload-offset": str(offset), **(headers or {})}
+        return self.client.patch(self.urls[replica] + self.path, headers=fields, content=content)
 
     def delete(self, replica: int = 0) -> httpx.Response:
         return self.client.delete(self.urls[replica] + self.path, headers=TUS_HEADERS)
 
     def open_patch(self, service: ServiceProcess, offset: int, length: int) -> socket.socket:
-        """The head of a PATCH on a connection of its own, whose body the caller sends as he likes."""
+        """Send the head of a PATCH on a connection of its own; the caller sends the body."""
         connection = socket.create_connection(("127.0.0.1", service.port), timeout=30)
         head = (
             f"PATCH {self.path} HTTP/1.1\r\nHost: x\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: {offset}\r\n"
@@ -200,28 +250,20 @@ class TusUpload:
 
 
 def expect_problem(answer: httpx.Response, status: int) -> str:
-    """The detail of a refusal, which must have that status."""
+    """Assert that the response is a problem document with that status, and return its detail."""
     assert answer.status_code == status, f"{answer.status_code} {answer.text}"
     assert answer.headers["content-type"] == "application/problem+json"
     detail: str = answer.json()["detail"]
     return detail
 
 
-def resident_memory(pid: int) -> int:
-    """Bytes of memory that the process has to itself and shares."""
-    for line in Path(f"/proc/{pid}/status").read_text("ascii").splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError("no VmRSS")
-
-
 def unread_socket_bytes(port: int, connection: socket.socket) -> int:
-    """Bytes sent on this connection to that local port and not read there: they wait in a queue of the kernel."""
+    """The number of bytes sent on this connection to a loopback port that the other end has not read yet."""
     own = connection.getsockname()[1]
     waiting = 0
     for line in Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]:
         fields = line.split()
-        ends = tuple(int(address.split(":")[1], 16) for address in fields[1:3])
+        local, remote = (int(address.split(":")[1], 16) for address in fields[1:3])
         sending, receiving = (int(queue, 16) for queue in fields[4].split(":"))
-        waiting += {(port, own): receiving, (own, port): sending}.get(ends, 0)
+        waiting += {(port, own): receiving, (own, port): sending}.get((local, remote), 0)
     return waiting

@@ -1,8 +1,8 @@
-"""What clients did and what they were told, and whether the store agrees with it. One seed makes one history of requests.
+"""Uploads by concurrent clients, recorded with their outcomes, and a check of the store against them. One seed makes one history.
 
-An operation is written down before it is sent. `ok`: a 2xx was read to its end, or a look showed the whole length. `fail`: a
-definite refusal. `unknown`: everything else. Afterwards every `ok` must be there, whole; every `fail` must not be there; every
-`unknown` wholly or not at all; and nothing may be left over.
+An operation is recorded before it is sent. `ok`: a 2xx was read to its end, or HEAD showed the whole length. `fail`: a definite
+rejection. `unknown`: everything else. Afterwards every `ok` must be stored whole, no `fail` may be stored, every `unknown` must be
+stored whole or not at all, and no garbage may be left.
 """
 
 import hashlib
@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import httpx
 
+from tests.support.sizes import CHUNK_SIZE
 from tests.support.upload_client import (
-    CHUNK_SIZE,
     FORM_CONTENT_TYPE,
     OFFSET_CONTENT_TYPE,
     TUS_HEADERS,
@@ -34,7 +34,7 @@ OPERATION_KINDS = ("create", "create", "form", "tus", "tus", "tus", "parts", "gi
 
 @dataclass
 class Operation:
-    """One try to change what stands under a name. `sha256` is empty for a delete."""
+    """One attempt to change the file of a name. `sha256` is empty for a delete."""
 
     name: str
     kind: str
@@ -46,7 +46,7 @@ class Operation:
 
 @dataclass
 class History:
-    """All operations, by name in the order in which they were begun."""
+    """All operations by name, in the order in which they were started."""
 
     by_name: dict[str, list[Operation]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -66,7 +66,7 @@ class History:
 
 
 class UploadClient(threading.Thread):
-    """Uploads until told to stop. A numbered name is created, by one client or two at once; `own-` is written over and over."""
+    """Uploads until `stop`. Numbered names are created, by one client or by two concurrently; `own-` names are overwritten."""
 
     def __init__(self, number: int, seed: int, urls: list[str], history: History) -> None:
         super().__init__(daemon=True, name=f"client {number}")
@@ -86,7 +86,7 @@ class UploadClient(threading.Thread):
             with httpx.Client(timeout=CLIENT_TIMEOUT, limits=httpx.Limits(max_keepalive_connections=2)) as client:
                 while not self._stop_requested.is_set():
                     self._run_operation(client)
-        except BaseException as error:  # noqa: BLE001  # told by the test
+        except BaseException as error:  # noqa: BLE001  # reported by the test
             self.error = error
 
     def _run_operation(self, client: httpx.Client) -> None:
@@ -94,7 +94,7 @@ class UploadClient(threading.Thread):
         data = dice.randbytes(dice.choice(SIZES))
         way = dice.choice(OPERATION_KINDS)
         self._operation_count += 1
-        # Two neighbours share their names: at most one of them may win.
+        # Two clients share their names: at most one of them may succeed.
         name = f"own-{self.number}" if way in {"replace", "delete"} else f"{self.number // 2}-{self._operation_count}"
         operation = self._history.record_start(
             Operation(name, way, "" if way == "delete" else hashlib.sha256(data).hexdigest(), len(data))
@@ -125,7 +125,7 @@ class UploadClient(threading.Thread):
         return client.put(target, params=query, content=data, headers={"if-none-match": "*"} if way == "create" else {})
 
     def _upload_with_tus(self, client: httpx.Client, name: str, data: bytes) -> tuple[Outcome, str]:
-        """Create, send in pieces, ask and go on after each fault, on any replica; for as long as a patient user would."""
+        """Create, send in pieces, and resume after each fault on any replica, for at most CLIENT_TIMEOUT."""
         dice = self._random
         head = {"upload-length": str(len(data)), "upload-metadata": tus_metadata(filename=name, folder="h")}
         created = self._create(client, head, data[: dice.choice((0, 0, 1, CHUNK_SIZE, len(data)))])
@@ -149,7 +149,7 @@ class UploadClient(threading.Thread):
                 self._stop_requested.wait(0.2)
                 continue
             if seen.status_code in {404, 410}:
-                # It expired, or was lost after an answer that did not arrive.
+                # It expired, or was lost after a response that did not arrive.
                 return "unknown", f"look {seen.status_code}"
             if seen.status_code != 200:
                 self._stop_requested.wait(0.2)
@@ -164,14 +164,14 @@ class UploadClient(threading.Thread):
         return client.post(f"{self._random.choice(self._urls)}/file/tus", headers=fields, content=first)
 
     def _patch(self, client: httpx.Client, url: str, offset: int, data: bytes) -> httpx.Response:
-        """Some say what the bytes must be: these count all or not at all."""
+        """Send a PATCH, three of ten with a checksum: their bytes are accepted all or not at all."""
         fields = {**TUS_HEADERS, **OFFSET_CONTENT_TYPE, "upload-offset": str(offset)}
         if self._random.random() < 0.3:
             fields["upload-checksum"] = f"sha256 {b64encode(hashlib.sha256(data).digest()).decode()}"
         return client.patch(url, headers=fields, content=data)
 
     def _upload_concatenated(self, client: httpx.Client, name: str, data: bytes) -> tuple[Outcome, str]:
-        """Two parts, then the file of both. What goes wrong with a part leaves no file."""
+        """Upload two parts, then concatenate them. A failure of a part leaves no file."""
         places, middle = [], len(data) // 3
         for piece in (data[:middle], data[middle:]):
             part = self._create(client, {"upload-concat": "partial", "upload-length": str(len(piece))})
@@ -190,7 +190,7 @@ class UploadClient(threading.Thread):
         return outcome_of(answer.status_code), str(answer.status_code)
 
     def _abandon_upload(self, client: httpx.Client, name: str, data: bytes) -> tuple[Outcome, str]:
-        """One byte is never sent."""
+        """Send all but the last byte, then terminate the upload."""
         head = {"upload-length": str(len(data) + 1), "upload-metadata": tus_metadata(filename=name, folder="h")}
         created = self._create(client, head, data)
         if created.status_code == 201:
@@ -205,7 +205,7 @@ def outcome_of(status: int) -> Outcome:
 
 
 class ConsistencyReader(threading.Thread):
-    """Looks at one visible file every 10 ms: it must be whole, at every moment."""
+    """Reads one visible file every 10 ms and records a violation where it is not whole."""
 
     def __init__(self, store: MongoInspector, seed: int) -> None:
         super().__init__(daemon=True, name="reader")
@@ -228,7 +228,7 @@ class ConsistencyReader(threading.Thread):
                 )
                 for document in found:
                     self._check_document(document)
-            except Exception:  # noqa: BLE001  # the database is away
+            except Exception:  # noqa: BLE001  # the database is unavailable
                 continue
 
     def _check_document(self, document: dict[str, Any]) -> None:
@@ -284,12 +284,12 @@ def find_violations(history: History, store: MongoInspector) -> list[str]:
 
 
 def _check_created(name: str, operations: list[Operation], stored_sha256: str) -> list[str]:
-    """At most one client was told that the name is his, and it is his."""
+    """At most one client got a success for the name, and the stored file is its."""
     ok = [one for one in operations if one.outcome == "ok"]
-    faults = [f"{name}: {len(ok)} clients were told that they won"] if len(ok) > 1 else []
-    faults += [f"{name}: lost, {one.kind} was told {one.response}" for one in ok if one.sha256 != stored_sha256]
+    faults = [f"{name}: {len(ok)} clients got a success"] if len(ok) > 1 else []
+    faults += [f"{name}: lost, {one.kind} got {one.response}" for one in ok if one.sha256 != stored_sha256]
     faults += [
-        f"{name}: {one.kind} was refused with {one.response} and is there"
+        f"{name}: {one.kind} was rejected with {one.response} and is stored"
         for one in operations
         if one.outcome == "fail"
         and one.sha256 == stored_sha256
@@ -297,12 +297,12 @@ def _check_created(name: str, operations: list[Operation], stored_sha256: str) -
         and not any(o.sha256 == stored_sha256 for o in ok)
     ]
     if stored_sha256 and stored_sha256 not in {one.sha256 for one in operations}:
-        faults.append(f"{name}: nobody sent what is there")
+        faults.append(f"{name}: holds bytes that no client sent")
     return faults
 
 
 def _check_overwritten(name: str, operations: list[Operation], stored_sha256: str) -> list[str]:
-    """One client wrote it again and again: what is there is his last word, or a later one whose outcome he does not know."""
+    """One client wrote it repeatedly: its last success is stored, or a later operation with an unknown outcome."""
     possible: set[str] = {""}
     for one in operations:
         if one.outcome == "ok":
@@ -314,5 +314,5 @@ def _check_overwritten(name: str, operations: list[Operation], stored_sha256: st
     return (
         []
         if stored_sha256 in possible
-        else [f"{name}: holds {stored_sha256[:8] or 'nothing'}, and that was not the last word"]
+        else [f"{name}: holds {stored_sha256[:8] or 'nothing'}, which is not what was last acknowledged"]
     )

@@ -1,4 +1,4 @@
-"""Fixtures: real videos of a minute with a key frame every two seconds, made by ffmpeg once for the session."""
+"""Fixtures: real videos of one minute with a key frame every two seconds, encoded by ffmpeg once per session."""
 
 import shutil
 import subprocess
@@ -14,22 +14,25 @@ FRAMES_PER_SECOND = 25
 
 @dataclass(frozen=True)
 class SampleVideos:
+    """Paths of the videos, their length in seconds, and the ffmpeg that made them."""
+
     webm: Path
     """WebM with VP9."""
     mp4: Path
-    """MP4 with H.264; its index is at the end, so that a player must ask for ranges to begin."""
+    """MP4 with H.264 and its index at the end, so that a player needs ranges to start."""
     seconds: int
     ffmpeg: str
 
 
 @pytest.fixture(scope="session")
 def ffmpeg() -> str:
-    """The system's ffmpeg, else the one in a wheel."""
+    """Path of the system's ffmpeg, else of the one in the imageio-ffmpeg wheel."""
     return shutil.which("ffmpeg") or imageio_ffmpeg.get_ffmpeg_exe()
 
 
 @pytest.fixture(scope="session")
 def sample_videos(ffmpeg: str, tmp_path_factory: pytest.TempPathFactory) -> SampleVideos:
+    """Encode both videos."""
     folder = tmp_path_factory.mktemp("videos")
     webm, mp4 = folder / "minute.webm", folder / "minute.mp4"
     vp9 = ["-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-row-mt", "1", "-b:v", "300k"]

@@ -1,5 +1,7 @@
-"""Waiting for something to become true, with a deadline: what tests use instead of a fixed sleep."""
+"""Waits for a condition with a deadline, instead of a fixed sleep: `eventually` in threads, `eventually_async` in an event loop."""
 
+import asyncio
+import inspect
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -7,8 +9,11 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def eventually(check: Callable[[], T], timeout_seconds: float = 10.0, description: str = "") -> T:
-    """The first true result of `check`. Fails after `within` seconds, with the last error or result."""
+def eventually(check: Callable[[], T | None], timeout_seconds: float = 10.0, description: str = "") -> T:
+    """Call `check` every 20 ms and return its first true result; an exception counts as "not yet".
+
+    Raises AssertionError after `timeout_seconds`, with `description` and the last result or error.
+    """
     deadline = time.monotonic() + timeout_seconds
     while True:
         problem: Exception | None = None
@@ -23,3 +28,19 @@ def eventually(check: Callable[[], T], timeout_seconds: float = 10.0, descriptio
                 f"{description or 'not true'} within {timeout_seconds:g} s; last seen: {seen}"
             ) from problem
         time.sleep(0.02)
+
+
+async def eventually_async(check: Callable[[], object], timeout_seconds: float = 10.0) -> None:
+    """Call `check`, a function or a coroutine function, every 20 ms until its result is true.
+
+    Raises AssertionError after `timeout_seconds`. An exception of `check` is raised immediately.
+    """
+    deadline = asyncio.get_running_loop().time() + timeout_seconds
+    while True:
+        result = check()
+        if inspect.isawaitable(result):
+            result = await result
+        if result:
+            return
+        assert asyncio.get_running_loop().time() < deadline, f"not true within {timeout_seconds:g} s"
+        await asyncio.sleep(0.02)

@@ -1,35 +1,39 @@
-"""Socket replicas on a Redis of their own, and a WebSocket client that keeps what a browser would keep: its secret, its place
-in the sequence, the events it has seen.
+"""Socket replicas on a Redis of their own, and a WebSocket client that keeps its resume secret, position and events.
+
+Fixtures: `single_replica` and `two_replicas`, for all tests of a module. `run_socket_replicas` runs others.
 """
 
 import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
 import httpx
+import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from deploy.local import databases
 from tests.support.databases import ServerProcess, run_server
 from tests.support.processes import ServiceProcess, run_service
+from tests.support.raw_sockets import WEBSOCKET_HANDSHAKE
+from tests.support.redis_commands import send_redis_commands
 
 TIMEOUT = 10.0
 
 
 class HasPort(Protocol):
-    """What a client has to know of a service."""
+    """Anything that listens on a loopback port."""
 
     port: int
 
 
 class WebSocketClient:
-    """One browser. `events` are the CloudEvents it has seen, `others` its other frames."""
+    """A client. `events` are the CloudEvents it has received, `other_frames` everything else."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection
@@ -39,7 +43,7 @@ class WebSocketClient:
 
     @classmethod
     async def connect(cls, service: "HasPort", path: str = "/ws", **query: str) -> "WebSocketClient":
-        """Connect and read the first frame."""
+        """Connect and receive the first frame. Raises InvalidStatus where the handshake is rejected."""
         target = f"{path}?{urlencode(query)}" if query else path
         address = f"ws://127.0.0.1:{service.port}{target}"
         client = cls(await connect(address, proxy=None, compression=None, ping_interval=None, close_timeout=2))
@@ -58,7 +62,7 @@ class WebSocketClient:
     resume_secret: str
 
     async def reconnect(self, service: "HasPort", *, with_position: bool = True, **query: str) -> "WebSocketClient":
-        """The same browser on a new connection. A replica that has not found Redis again yet is asked until it has."""
+        """Resume on a new connection; repeat while the replica rejects it with 503 because Redis is unavailable."""
         query = {**query, "resume": self.resume_secret, **({"after": self.last_sequence} if with_position else {})}
         async with asyncio.timeout(TIMEOUT):
             while True:
@@ -70,45 +74,45 @@ class WebSocketClient:
                 await asyncio.sleep(0.1)
 
     async def receive_frame(self, timeout_seconds: float = TIMEOUT) -> dict[str, Any]:
-        """The next frame, as JSON."""
+        """Receive the next frame and parse it as JSON."""
         async with asyncio.timeout(timeout_seconds):
             text = await self.connection.recv()
-        said: dict[str, Any] = json.loads(text)
-        if "specversion" in said:
-            self.last_sequence = said["sequence"]
-            self.events.append(said)
+        frame: dict[str, Any] = json.loads(text)
+        if "specversion" in frame:
+            self.last_sequence = frame["sequence"]
+            self.events.append(frame)
         else:
-            self.other_frames.append(said)
-        return said
+            self.other_frames.append(frame)
+        return frame
 
     async def receive_event(self, kind: str = "", timeout_seconds: float = TIMEOUT) -> dict[str, Any]:
-        """The next event (of that type); other frames are passed over."""
+        """Receive the next event, of that type if one is given; skip all other frames."""
         async with asyncio.timeout(timeout_seconds):
             while True:
-                said = await self.receive_frame(timeout_seconds)
-                if "specversion" in said and (not kind or said["type"] == kind):
-                    return said
+                frame = await self.receive_frame(timeout_seconds)
+                if "specversion" in frame and (not kind or frame["type"] == kind):
+                    return frame
 
     async def send(self, message: object) -> None:
         await self.connection.send(message if isinstance(message, str) else json.dumps(message))
 
     async def send_command(self, command: object) -> dict[str, Any]:
-        """The answer to a command; events that come first are kept."""
+        """Send a command and return the reply; events that arrive before it are kept."""
         await self.send(command)
-        while "specversion" in (answer := await self.receive_frame()):
+        while "specversion" in (reply := await self.receive_frame()):
             pass
-        return answer
+        return reply
 
     async def subscribe(self, topic: str) -> dict[str, Any]:
         return await self.send_command({"type": "subscribe", "topic": topic})
 
     async def assert_nothing_pending(self) -> None:
-        """Fails where anything waits for this client: its next frame must be the answer to its own question."""
+        """Assert that no frame is pending: the next one must be the reply to a ping that is sent now."""
         await self.send("anything")
         assert await self.receive_frame() == {"pong": True}
 
     async def wait_for_close_code(self, timeout_seconds: float = TIMEOUT) -> int:
-        """The code with which the server ends the connection."""
+        """Receive until the server closes the connection and return the close code, 1006 where there is none."""
         async with asyncio.timeout(timeout_seconds):
             while True:
                 try:
@@ -120,12 +124,12 @@ class WebSocketClient:
         await self.connection.close()
 
     def abort(self) -> None:
-        """Away, without a word."""
+        """Abort the TCP connection without a close frame."""
         self.connection.transport.abort()
 
 
 class SocketReplicas:
-    """Some replicas of the socket service on one Redis."""
+    """Replicas of the socket service on one Redis, by index. `env` are variables for all of them."""
 
     def __init__(
         self, redis: ServerProcess, folder: Path, count: int, env: dict[str, str], stack: contextlib.ExitStack
@@ -136,9 +140,9 @@ class SocketReplicas:
         self._stack = stack
         self.services = [self.start() for _ in range(count)]
 
-    def start(self, *, ready: bool = True, **env: str) -> ServiceProcess:
-        """One more."""
-        every = {**self._env, **env}
+    def start(self, env: Mapping[str, str] | None = None, *, ready: bool = True) -> ServiceProcess:
+        """Start one more replica, with these variables besides the common ones."""
+        every = {**self._env, **(env or {})}
         return self._stack.enter_context(run_service("services.socket", self._folder, every, ready=ready))
 
     def __getitem__(self, index: int) -> ServiceProcess:
@@ -147,6 +151,7 @@ class SocketReplicas:
 
 @contextlib.contextmanager
 def run_socket_replicas(folder: Path, count: int = 2, **env: str) -> Iterator[SocketReplicas]:
+    """Run a Redis and `count` replicas, with these variables for every replica, and stop them at the end."""
     with contextlib.ExitStack() as stack:
         redis = stack.enter_context(run_server(folder / "redis", databases.redis_server))
         made = SocketReplicas(redis, folder, count, env, stack)
@@ -156,10 +161,8 @@ def run_socket_replicas(folder: Path, count: int = 2, **env: str) -> Iterator[So
 
 
 def skip_settling_period(redis: ServerProcess) -> None:
-    """Nobody is expected to tell of sids from before: one that is unknown is unknown at once, and not only after 5 s."""
-    with socket.create_connection(("127.0.0.1", redis.port), timeout=TIMEOUT) as connection:
-        connection.sendall(b"HSET gridcast:sequence settles 0\r\n")
-        assert connection.recv(64) == b":0\r\n"
+    """End the first 5 s of a new Redis, in which a replica does not report an unknown sid as unknown yet."""
+    assert send_redis_commands(redis.port, "HSET gridcast:sequence settles 0") == ":0\r\n"
 
 
 @contextlib.asynccontextmanager
@@ -171,7 +174,7 @@ async def http_client(service: ServiceProcess) -> AsyncIterator[httpx.AsyncClien
 async def push_message(
     service: ServiceProcess, target: str, message: dict[str, Any], **query: str | float
 ) -> httpx.Response:
-    """`target` is a sid, `topic:NAME` or `all`."""
+    """Push over HTTP. `target` is a sid, `topic:NAME` or `all`."""
     if target.startswith("topic:"):
         path, query = "/sockets/messages", {"topic": target.removeprefix("topic:"), **query}
     else:
@@ -180,31 +183,28 @@ async def push_message(
         return await client.post(path, json=message, params=query)
 
 
-async def eventually_async(check: Any, timeout_seconds: float = TIMEOUT) -> Any:
-    """The first true result of the coroutine function `check`."""
-    deadline = asyncio.get_running_loop().time() + timeout_seconds
-    while not (result := await check()):
-        assert asyncio.get_running_loop().time() < deadline, f"not true within {timeout_seconds:g} s"
-        await asyncio.sleep(0.02)
-    return result
-
-
-def resident_memory(pid: int) -> int:
-    """Bytes of memory."""
-    return int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) * 4096
-
-
 def connect_stalled_reader(port: int) -> socket.socket:
-    """A connection that reads its first frame and then nothing, with little room in its kernel."""
+    """Connect with a receive buffer of 4 KiB, receive the first frame, and read nothing more."""
     made = socket.socket()
     made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     made.settimeout(20)
     made.connect(("127.0.0.1", port))
-    made.sendall(
-        b"GET /ws HTTP/1.1\r\nhost: 127.0.0.1\r\nupgrade: websocket\r\nconnection: Upgrade\r\n"
-        b"sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\nsec-websocket-version: 13\r\n\r\n"
-    )
+    made.sendall(WEBSOCKET_HANDSHAKE)
     got = b""
     while b"recovered" not in got:
         got += made.recv(2048)
     return made
+
+
+@pytest.fixture(scope="module")
+def single_replica(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SocketReplicas]:
+    """One socket replica with its own Redis, for all tests of a module."""
+    with run_socket_replicas(tmp_path_factory.mktemp("sockets"), 1) as replicas:
+        yield replicas
+
+
+@pytest.fixture(scope="module")
+def two_replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SocketReplicas]:
+    """Two socket replicas with one Redis of their own, for all tests of a module."""
+    with run_socket_replicas(tmp_path_factory.mktemp("sockets")) as replicas:
+        yield replicas

@@ -1,6 +1,6 @@
-"""Many WebSocket clients in one process, cheaper than any server: picows, counting frames.
+"""Many WebSocket clients in one process that count messages, cheap enough to load any server (picows).
 
-They speak plain JSON frames, or engine.io's as far as a silent socket.io client must. They know no server.
+They speak plain JSON frames, or as much of engine.io as a socket.io client that sends nothing needs.
 """
 
 import asyncio
@@ -8,23 +8,23 @@ import asyncio
 import picows
 
 CONCURRENT_HANDSHAKES = 32
-"""Handshakes under way at once."""
+"""Concurrent handshakes."""
 HANDSHAKE_ATTEMPTS = 5
-"""Of one client: a server that others starve may refuse a handshake with 503."""
+"""Attempts of one client: a loaded server may reject a handshake with 503."""
 TIMEOUT = 60.0
 
 
-class SwarmClient(picows.WSListener):  # type: ignore[misc]
-    """One client. A crowd that speaks engine.io is greeted twice and asked for a pong by text."""
+class SwarmClient(picows.WSListener):
+    """One client. An engine.io server sends two greetings, and its pings are text messages."""
 
-    def __init__(self, crowd: "WebSocketSwarm") -> None:
+    def __init__(self, swarm: "WebSocketSwarm") -> None:
         super().__init__()
-        self._swarm = crowd
-        self._engine_io = crowd.engine_io
+        self._swarm = swarm
+        self._engine_io = swarm.engine_io
         self._connected = False
 
     def on_ws_frame(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
-        """A ping is answered by picows."""
+        """Count messages; picows answers pings."""
         if frame.msg_type != picows.WSMsgType.TEXT:
             return
         if self._engine_io:
@@ -44,12 +44,12 @@ class SwarmClient(picows.WSListener):  # type: ignore[misc]
             self._swarm.on_connected(transport)
 
     def on_ws_disconnected(self, transport: picows.WSTransport) -> None:
-        """Nobody may leave before the end."""
+        """Report the lost connection: none may end before `disconnect_all`."""
         self._swarm.on_disconnected()
 
 
 class WebSocketSwarm:
-    """Clients of one address, an http:// or ws:// one. `engine`: they are socket.io's clients."""
+    """Clients of one http:// or ws:// address; with `engine_io`, socket.io clients."""
 
     def __init__(self, url: str, *, engine_io: bool = False) -> None:
         self.url = url.replace("http", "ws", 1)
@@ -66,24 +66,24 @@ class WebSocketSwarm:
         return len(self._transports)
 
     def on_connected(self, transport: picows.WSTransport) -> None:
-        """One is in."""
+        """A client is connected and has its first frame."""
         self._transports.append(transport)
         self._client_connected.set()
 
     def on_message(self) -> None:
-        """One message has reached one client."""
+        """A message has reached a client."""
         self.received += 1
         if self.received >= self._expected:
             self._all_received.set()
 
     def on_disconnected(self) -> None:
-        """One is out."""
+        """A connection has ended."""
         self.disconnected += 1
         self._all_received.set()
         self._client_connected.set()
 
     async def connect_clients(self, count: int) -> None:
-        """So many more, each with its first frame."""
+        """Connect `count` more clients and wait for the first frame of each."""
         turns = asyncio.Semaphore(CONCURRENT_HANDSHAKES)
 
         async def enter() -> None:
@@ -113,7 +113,7 @@ class WebSocketSwarm:
                 await self._client_connected.wait()
 
     async def wait_until_all_received(self, messages: int = 1) -> None:
-        """Return once every member has heard so many messages more than at the end of the call before."""
+        """Return once every client has received `messages` more messages than at the end of the previous call."""
         self._expected += messages * len(self)
         async with asyncio.timeout(TIMEOUT):
             while self.received < self._expected:
@@ -122,12 +122,12 @@ class WebSocketSwarm:
                 await self._all_received.wait()
 
     def send_from_all(self, text: bytes) -> None:
-        """Every member says this once."""
+        """Send a text message from every client."""
         for member in self._transports:
             member.send(picows.WSMsgType.TEXT, text)
 
     async def disconnect_all(self) -> None:
-        """All leave."""
+        """Close all connections and reset the counts."""
         members, self._transports = self._transports, []
         for member in members:
             member.disconnect(graceful=False)

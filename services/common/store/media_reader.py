@@ -1,6 +1,7 @@
-"""What a store must offer to the service that reads. The service that writes sees none of this.
+"""The reading side of the store's port: find, read and list committed files.
 
-The guarantees stand here; each implementation is proven against them by the same tests.
+The guarantees are written here; every implementation is tested against them by the same contract tests. A consumer asks for the
+smallest protocol that serves it; `MediaReader` is all of them.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,10 @@ from services.common.media import MediaInfo, MediaName
 
 @dataclass(frozen=True, slots=True)
 class PageKey:
-    """A file's place among all files: the newest is first, and the id decides within a millisecond."""
+    """The position of a file in the list of all files: newest first, and by `id` among files of the same millisecond.
+
+    `id` is text of the store's own making. The store parses it, because it comes back from clients.
+    """
 
     uploaded_at: datetime
     id: str
@@ -20,7 +24,10 @@ class PageKey:
 
 @dataclass(frozen=True, slots=True)
 class ListQuery:
-    """Which files a list shows: those of one folder (None: of all), whose filename contains `text` in any case, behind `after`."""
+    """Filters and bounds of a list.
+
+    `folder` is one folder, or None for all. `filename_contains` is compared without regard to case. The page begins after `after`.
+    """
 
     folder: str | None = None
     filename_contains: str = ""
@@ -30,35 +37,51 @@ class ListQuery:
 
 @dataclass(frozen=True, slots=True)
 class MediaPage:
-    """Files, and the place to go on from, None at the end. A page may hold fewer than wanted, even none, and not be the last."""
+    """One page of files, and the key to continue with, None at the end.
+
+    A page may hold fewer files than the limit, or none at all, and still not be the last one.
+    """
 
     files: list[MediaInfo]
     next_key: PageKey | None
 
 
-class MediaReader(Protocol):
-    """Reads what was committed, never anything else. Every call may raise Unavailable."""
-
-    block_size: int
+class MediaFinder(Protocol):
+    """Finds files by name. Raises ServiceUnavailable."""
 
     async def find(self, name: MediaName) -> MediaInfo | None:
-        """The current file of that name."""
+        """Return the current file of that name. Only committed files are found."""
+
+
+class BlockReader(Protocol):
+    """Reads the bytes of files. Raises ServiceUnavailable."""
+
+    block_size: int
+    """Bytes of every block but the last one of a file."""
 
     async def read_blocks(self, info: MediaInfo, first_block: int, last_block: int) -> list[bytes]:
-        """Blocks `first` to `last` of one file, each whole, in order; fewer where a later one is not to be had.
+        """Return blocks `first_block` to `last_block` of one file, each whole, in order.
 
-        Raises BrokenFile where `first` is missing or misshapen.
+        Fewer are returned where a later block is missing or has a wrong length. Raises CorruptFile where that is `first_block`.
         """
 
+
+class MediaLister(Protocol):
+    """Lists files and folders. Raises ServiceUnavailable."""
+
     async def list_files(self, list_query: ListQuery) -> MediaPage:
-        """Files, newest first. Every call looks at a bounded number of names, however few of them match."""
+        """Return a page of committed files, newest first.
+
+        One call examines a bounded number of names, however few of them match. Raises BadRequest where `after` is no key that this
+        store has made.
+        """
 
     async def list_folders(self, after: str | None, limit: int) -> list[str]:
-        """Folders that hold a file, in the order of their UTF-8, behind `after`; the empty one is the first."""
+        """Return folders that hold a file, ordered by their UTF-8 bytes, beginning after `after`. The empty folder is the first."""
+
+
+class MediaReader(MediaFinder, BlockReader, MediaLister, Protocol):
+    """All that the service that reads needs."""
 
     async def check_health(self) -> None:
-        """Whether the store answers. Raises GridcastError."""
-
-
-class CorruptFile(Exception):
-    """Stored bytes are not what their description says."""
+        """Check that the store responds. Raises GridcastError."""

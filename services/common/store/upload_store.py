@@ -1,6 +1,7 @@
-"""What a store must offer to the service that writes: `UploadStore`, and `Keeper` for its janitor. Readers: `reading.py`.
+"""The writing side of the store's port: create an upload, write its blocks, commit it or terminate it.
 
-The guarantees stand here; each implementation is proven against them by the same tests. Nothing here knows MongoDB or SQL.
+The guarantees are written here; every implementation is tested against them by the same contract tests. A consumer asks for the
+smallest protocol that serves it; `UploadStore` is all of them. `media_reader` and `garbage_collector` are the other sides.
 """
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -8,31 +9,28 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
 
-from services.common.media import MediaInfo, MediaName
+from services.common.media import MediaInfo, MediaName, sha256_etag
 
 
 @dataclass(frozen=True, slots=True)
 class UploadHandle:
-    """A writer's hold on an unfinished upload: opaque to callers, and worthless once its fence has been raised by another."""
+    """A writer's handle of an unfinished upload, void as soon as another writer has acquired the upload.
 
-    record_id: str
-    media_id: str
-    file_id: str
-    fencing_token: int
+    `upload_id` finds the upload again from any process. `store_key` is opaque: only the store that made it reads it.
+    """
+
+    upload_id: str
     name: MediaName | None
-
-    @property
-    def upload_id(self) -> str:
-        """What finds the upload again, from any process."""
-        return f"{self.media_id}-{self.record_id}"
+    fencing_token: int
+    store_key: str
 
 
 @dataclass(frozen=True, slots=True)
 class NewUpload:
-    """What is known of an upload when it begins.
+    """What is known of an upload when it is created.
 
-    `seconds` is how long it may lie without a byte before it is litter, None for as long as its writer renews the lease; `facts`
-    are the caller's own notes, given back unread.
+    `length` in bytes. `ttl` is how many seconds after its last byte the upload expires, None for as long as its writer renews the
+    lease. `metadata` is the caller's own and returned unchanged.
     """
 
     length: int | None = None
@@ -42,14 +40,13 @@ class NewUpload:
 
 @dataclass(frozen=True, slots=True)
 class InProgressUpload:
-    """An upload that is not finished. `offset` counts the durable bytes; those behind the last whole block are `tail`.
+    """The state of an unfinished upload.
 
-    `writing` says that somebody holds more bytes than are durable yet.
+    `offset` counts the durable bytes, of which those after the last whole block are in `tail`: always empty where a store can
+    append single bytes (block size 1). `write_in_progress` says that a writer holds more bytes than are durable yet.
     """
 
-    media_id: str
     name: MediaName | None
-    file_id: str
     offset: int
     tail: bytes
     length: int | None
@@ -60,30 +57,39 @@ class InProgressUpload:
 
 @dataclass(frozen=True, slots=True)
 class FinishedUpload:
-    """What became of an upload: `stored`, or `lost` to another file of its name.
+    """The outcome of an upload: `stored`, or `lost` because another file has taken its name.
 
-    Remembered until `expires_at` where the upload had a lifetime of its own.
+    Kept until `expires_at` where the upload had a TTL of its own. `etag` and `sha256` are those of the stored file, None where the
+    upload was lost; `sha256` also where the store has none.
     """
 
     outcome: Literal["stored", "lost"]
     name: MediaName | None
     length: int
-    sha256: str
+    etag: str | None
+    sha256: str | None
     metadata: Mapping[str, str]
     expires_at: datetime
 
 
+UploadState = InProgressUpload | FinishedUpload | None
+"""None where no such upload is known or it has expired."""
+
+
 @dataclass(frozen=True, slots=True)
 class Preconditions:
-    """What must stand under the name for a change to happen (RFC 9110, 13.1). The empty one accepts anything."""
+    """What must be true of the name's current file for a change to happen (RFC 9110, 13.1). The default accepts everything.
+
+    `must_not_exist` and `must_exist` ask whether there is a current file. Entity tags are compared with `MediaInfo.etag`, quotes
+    included; where there is no file, `etag_in` fails and `etag_not_in` holds. `unmodified_since` in whole seconds, as clients
+    know it.
+    """
 
     must_not_exist: bool = False
     must_exist: bool = False
-    sha256_in: frozenset[str] | None = None
-    sha256_not_in: frozenset[str] = frozenset()
-    """Both: sha256 in lower-case hex."""
+    etag_in: frozenset[str] | None = None
+    etag_not_in: frozenset[str] = frozenset()
     unmodified_since: datetime | None = None
-    """In whole seconds, as clients know it."""
 
 
 NO_PRECONDITIONS = Preconditions()
@@ -92,18 +98,31 @@ MUST_NOT_EXIST = Preconditions(must_not_exist=True)
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """What was stored, as its writer counted and hashed it. `length` in bytes, `sha256` in lower-case hex."""
+    """A file as its writer counted and hashed it: `length` in bytes, `sha256` in lower-case hex.
+
+    A file without a SHA-256 has an entity tag of the writer's choice, with its quotes; otherwise the tag is derived from `sha256`.
+    """
 
     length: int
     content_type: str
-    sha256: str
+    sha256: str | None
+    own_etag: str | None = None
+
+    @property
+    def etag(self) -> str:
+        """The entity tag that is stored with the file. Raises ValueError where there is nothing to make it of."""
+        if self.own_etag is not None:
+            return self.own_etag
+        if self.sha256 is None:
+            raise ValueError("a file without a SHA-256 needs an entity tag")
+        return sha256_etag(self.sha256)
 
 
 @dataclass(frozen=True, slots=True)
 class OutboxEvent:
-    """An event that must still be pushed: noted in the same update as the change itself, so that a crash cannot lose it.
+    """An event that is still to be published: stored in the same update as the change itself, so that a crash cannot lose it.
 
-    `info` is the file that was made current, or the one that was deleted.
+    `info` is the file that became current, or the one that was deleted.
     """
 
     id: str
@@ -111,56 +130,72 @@ class OutboxEvent:
     info: MediaInfo
 
 
-class UploadStore(Protocol):
-    """Writes. A file is visible after `commit` returned and never before; every call may raise Unavailable.
+class UploadCreator(Protocol):
+    """Creates uploads. Raises ServiceUnavailable.
 
-    Whoever calls with a hold whose fence another has raised gets Conflict and has changed nothing.
+    A store may limit how many unfinished uploads and replaced versions of one name it keeps: TooManyRequests.
     """
-
-    block_size: int
-    """Bytes of every block but the last."""
-    lease_ttl: float
-    """Seconds for which a hold lasts without `renew`."""
-
-    async def ensure_schema(self) -> None:
-        """Make what the store needs (indexes, tables). Idempotent. Raises Unavailable, or RuntimeError where it cannot be had."""
-
-    async def check_health(self) -> None:
-        """Whether the store answers and is prepared. Raises GridcastError."""
-
-    async def get_free_bytes(self) -> int | None:
-        """Bytes that still fit in, None where nobody can say."""
 
     async def create_upload(
         self, name: MediaName | None, new_upload: NewUpload, preconditions: Preconditions = MUST_NOT_EXIST
     ) -> UploadHandle:
-        """Start an upload and hold its lease. Without a name it is invisible under any; `rename` gives it one.
+        """Create an upload and acquire its lease. Without a name it is not visible under any; `assign_name` gives it one.
 
-        Raises NotUnique or PreconditionFailed where `expected` does not hold, TooMany beyond 64 unfinished uploads of one name.
+        Raises AlreadyExists or PreconditionFailed where the preconditions do not hold.
         """
 
     async def assign_name(
         self, upload: UploadHandle, name: MediaName, preconditions: Preconditions = MUST_NOT_EXIST
     ) -> UploadHandle:
-        """Give a nameless upload its name. Raises as `begin`."""
+        """Give a nameless upload its name; the new handle replaces the old one. Raises as `create_upload`, and Conflict."""
+
+
+class UploadStateReader(Protocol):
+    """Reads the state of uploads. Raises ServiceUnavailable."""
+
+    async def get_info(self, upload_id: str) -> UploadState:
+        """Return the state at this moment. It may be ahead of what is durable."""
+
+    async def get_durable_info(self, upload_id: str) -> UploadState:
+        """Return the durable state: what this has returned once stays true after every crash."""
 
     def upload_age(self, upload_id: str) -> float | None:
-        """Seconds since that upload began, None where the address can be nobody's."""
+        """Seconds since an upload with that id was created, told from the id alone; None where the id is not of this store's form.
 
-    async def get_info(self, upload_id: str) -> InProgressUpload | FinishedUpload | None:
-        """What is said of an upload just now. It may be ahead of what is durable."""
+        Tells an upload that expired and was deleted (410) from one that never existed (404).
+        """
 
-    async def get_durable_info(self, upload_id: str) -> InProgressUpload | FinishedUpload | None:
-        """What is durable of an upload: what this has shown once stays true after every crash."""
+
+class LeaseRenewer(Protocol):
+    """Renews leases. Raises ServiceUnavailable, and Conflict where another writer has acquired the upload."""
+
+    lease_ttl: float
+    """Seconds that a lease lasts without `renew_lease`."""
+
+    async def renew_lease(self, upload: UploadHandle) -> None:
+        """Extend the lease by `lease_ttl` from now on."""
+
+
+class BlockWriter(LeaseRenewer, Protocol):
+    """Writes the blocks and the offset of uploads. A call with a void handle raises Conflict and has changed nothing.
+
+    Raises ServiceUnavailable.
+    """
+
+    block_size: int
+    """Bytes of every block but the last one of a file; 1 where a store can append single bytes."""
 
     async def acquire(self, upload_id: str) -> tuple[UploadHandle, InProgressUpload] | FinishedUpload | None:
-        """Take an upload over from whoever writes it. From here on the older hold is worth nothing."""
+        """Take an unfinished upload over: every older handle is void from here on."""
 
     async def write_blocks(self, upload: UploadHandle, first_block: int, blocks: Sequence[bytes]) -> None:
-        """Store blocks number `first` and up, durably; what stood there is gone. Only the last one of a file may be short."""
+        """Store blocks from number `first_block` on, durably, in place of what was stored there.
+
+        Only the last block of a file may be shorter than `block_size`.
+        """
 
     async def truncate_blocks(self, upload: UploadHandle, first_block: int) -> None:
-        """Remove blocks number `first` and up."""
+        """Delete the blocks from number `first_block` on."""
 
     async def set_offset(
         self,
@@ -172,54 +207,85 @@ class UploadStore(Protocol):
         keep_lease: bool,
         extend_expiry: bool = True,
     ) -> datetime:
-        """Make `offset` what `look` and `take` show; `moved` where bytes came. Returns when the upload expires.
+        """Set the durable `offset` that others read; `extend_expiry` where bytes were added. Returns when the upload expires.
 
-        While `writing`, a crash may take the last moves back, unless `look` or `take` has shown them.
-        Raises TooMany where the tails of all uploads of this name are more than the store can hold.
+        With `keep_lease` the writer goes on: a crash may undo the latest such calls, unless `get_durable_info` or `acquire` has
+        returned their result. Without it the lease is released. Raises TooManyRequests where the store limits what the tails of one
+        name take together.
         """
 
-    async def renew_lease(self, upload: UploadHandle) -> None:
-        """Prolong the lease."""
-
     def iter_blocks(self, upload: UploadHandle, block_count: int) -> AsyncGenerator[bytes, None]:
-        """The first `blocks` blocks, as they are stored. Raises BrokenFile where one is missing or misshapen."""
+        """Yield the first `block_count` blocks. Raises CorruptFile where one is missing or has a wrong length."""
+
+
+class UploadCommitter(Protocol):
+    """Makes uploads visible."""
 
     async def commit(
         self, upload: UploadHandle, stored_file: StoredFile, preconditions: Preconditions = MUST_NOT_EXIST
     ) -> OutboxEvent:
-        """Make the file visible in one step. An unknown outcome is read back before this returns or raises.
+        """Make the file current in one step; it is visible after this has returned and never before.
 
-        Raises NotUnique or PreconditionFailed where `expected` does not hold, Unavailable where the outcome cannot be learnt.
+        An unknown outcome is resolved before this returns or raises. Raises AlreadyExists or PreconditionFailed where the
+        preconditions do not hold, Conflict where the handle is void, ServiceUnavailable where the outcome stays unknown.
         """
+
+
+class UploadTerminator(Protocol):
+    """Terminates unfinished uploads. Raises ServiceUnavailable."""
 
     async def abort(self, upload: UploadHandle, *, name_taken: bool = False, second_purge: bool = False) -> None:
-        """Remove an unfinished upload and its blocks. Not to be called while an `append` of it is under way. Idempotent.
+        """Delete an unfinished upload and its blocks. Idempotent; not to be called while a `write_blocks` of it is in progress.
 
-        `lost` remembers that another file took the name. `late` says that the outcome of a write is unknown: the blocks are removed
-        once more when no write can come any more.
+        `name_taken` keeps the outcome `lost`. `second_purge` says that a write with an unknown outcome may still arrive: a store in
+        which that can happen deletes the blocks again later, others ignore it.
         """
+
+
+class FileDeleter(Protocol):
+    """Deletes committed files."""
 
     async def delete(self, name: MediaName, preconditions: Preconditions = NO_PRECONDITIONS) -> OutboxEvent | None:
-        """Make the file of that name invisible; None where there is none. Raises PreconditionFailed."""
+        """Make the current file of that name invisible; None where there is none.
 
-    async def ack_event(self, event: OutboxEvent) -> None:
-        """Forget an event that has been pushed. Idempotent."""
-
-
-class GarbageCollector(Protocol):
-    """Takes away what nobody wants any more. Any number of them may work at once, and each may be killed anywhere."""
-
-    def list_due(self) -> AsyncGenerator[str, None]:
-        """What needs attention, by an opaque name."""
-
-    async def collect(self, media_id: str) -> int:
-        """Reap uploads that have expired, delete versions whose time has come, forget what is past.
-
-        How many versions and rests of uploads were deleted.
+        Raises PreconditionFailed, and ServiceUnavailable where the outcome stays unknown.
         """
 
-    async def list_unpublished(self, media_id: str) -> Sequence[OutboxEvent]:
-        """Events that were noted a while ago and not pushed yet."""
 
-    async def delete_orphans(self) -> int:
-        """Delete a day-old part of what belongs to nothing; how many files that were. It looks at a part of the store each time."""
+class EventAcknowledger(Protocol):
+    """Removes published events from the outbox. Raises ServiceUnavailable."""
+
+    async def ack_event(self, event: OutboxEvent) -> None:
+        """Remove an event that has been published. Idempotent."""
+
+
+class FreeSpaceReader(Protocol):
+    """Reports the free space. Raises GridcastError."""
+
+    async def get_free_bytes(self) -> int | None:
+        """Return how many bytes can still be stored, None where the store cannot tell."""
+
+
+class SchemaOwner(Protocol):
+    """Creates what the store needs: indexes, tables, folders."""
+
+    async def ensure_schema(self) -> None:
+        """Create what is missing. Idempotent. Raises ServiceUnavailable, or RuntimeError where the store is not usable."""
+
+    async def check_health(self) -> None:
+        """Check that the store responds and that its schema is complete. Raises GridcastError."""
+
+
+class UploadStore(
+    UploadCreator,
+    UploadStateReader,
+    BlockWriter,
+    UploadCommitter,
+    UploadTerminator,
+    FileDeleter,
+    EventAcknowledger,
+    FreeSpaceReader,
+    SchemaOwner,
+    Protocol,
+):
+    """All that the service that writes needs."""

@@ -1,27 +1,104 @@
-"""The flow of one form upload: events of the body in, a stored file out. It knows no HTTP and no driver.
+"""POST /file/upload: one file sent as a form (RFC 7578).
 
-Fields may stand before or after the file, as curl sends them in its user's order. So a file whose name is not known yet is received
-without one and gets it at the end.
+Fields may come before or after the file, in the order in which the user of curl has written them. So a file whose folder is not
+known yet is received without a name and gets it at the end.
 """
 
+import sys
 from collections.abc import AsyncIterable, Callable
 from dataclasses import dataclass, field
+from typing import Annotated, Any
 
-from services.common.errors import BadRequest
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse
+
+from services.common.errors import BadRequest, ContentTooLarge
 from services.common.media import MediaName, validate_folder, validate_media_name, validate_segment
 from services.common.store.upload_store import OutboxEvent
+from services.common.web.app_factory import openapi_problems
 from services.upload.content_types import resolve_content_type
-from services.upload.endpoints.multipart import FileData, FileEnd, FileStart, FormEnd, FormEvent, FormField, FormParser
-from services.upload.progress import NullProgress, StartProgress
-from services.upload.writer.cleanup import cleanup_after
+from services.upload.endpoints.dependencies import request_body, upload_context
+from services.upload.endpoints.multipart import (
+    MAX_FORM_OVERHEAD_BYTES,
+    FileData,
+    FileEnd,
+    FileStart,
+    FormEnd,
+    FormEvent,
+    FormField,
+    FormParser,
+    parse_boundary,
+)
+from services.upload.endpoints.request import SidParam, parse_content_length
+from services.upload.endpoints.response import stream_location, validator_headers
+from services.upload.progress import NullProgress, Progress, StartProgress
+from services.upload.writer.cleanup import CleanupRunner
 from services.upload.writer.upload_writer import UploadWriter
 
+router = APIRouter(tags=["upload"])
+
 FORM_FIELDS = ("folder", "sid")
+
+_OPENAPI: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        "folder": {"type": "string", "maxLength": 1024},
+                        "sid": {"type": "string", "maxLength": 128},
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+@router.post(
+    "/file/upload",
+    status_code=201,
+    response_model=str,
+    response_description="the id of the stored file",
+    responses=openapi_problems(400, 408, 409, 413, 415, 429, 503, 507),
+    openapi_extra=_OPENAPI,
+    max_body_size=sys.maxsize,
+)
+async def upload_form(
+    request: Request,
+    folder: Annotated[str | None, Query(description="allows a name that is taken to be refused early")] = None,
+    sid: SidParam = None,
+) -> JSONResponse:
+    """Store one file sent as a form (RFC 7578): `file`, optional `folder` and `sid`. Answers with its id."""
+    context = upload_context(request)
+    with request_body(request, "form") as body:
+        parser = FormParser(parse_boundary(request.headers.get("content-type", "").encode("latin-1")))
+        length = parse_content_length(request)
+        max_size = context.policy.max_size
+        if length is not None and length > max_size + MAX_FORM_OVERHEAD_BYTES:
+            raise ContentTooLarge(f"the file is larger than {max_size} bytes")
+        context.check_size(None if length is None else max(0, length - MAX_FORM_OVERHEAD_BYTES))
+        query_fields = {"folder": None if folder is None else validate_folder(folder), "sid": sid}
+        fields = {name: value for name, value in query_fields.items() if value is not None}
+        form = FormUpload(fields, context.start_progress, context.policy.check_media_type)
+        event = await receive_form(body, parser, form, context.create_writer(body), context.cleanup)
+    await context.outbox.publish(event)
+    info = event.info
+    headers = {
+        "location": stream_location(info),
+        "cache-control": "no-store",
+        **validator_headers(info.etag, info.sha256),
+    }
+    return JSONResponse(info.id, 201, headers)
 
 
 @dataclass(slots=True)
 class FormUpload:
-    """What is known of an upload so far. `fields` begins with what the query says; `accept` refuses a media type."""
+    """The form as read so far. `fields` begins with the query parameters; `check_media_type` raises for a type that is refused."""
 
     fields: dict[str, str]
     start_progress: StartProgress
@@ -29,57 +106,57 @@ class FormUpload:
     filename: str | None = None
     content_type: str = ""
     seen_fields: set[str] = field(default_factory=set)
-    progress: NullProgress = field(default_factory=NullProgress)
+    progress: Progress = field(default_factory=NullProgress)
 
     def target_name(self) -> MediaName:
-        """The checked name. Raises BadRequest."""
+        """Return the validated name. Raises BadRequest."""
         if self.filename is None:
             raise BadRequest("the field 'file' is missing")
         return validate_media_name(self.fields.get("folder", ""), self.filename)
 
     def add_field(self, name: str, value: str) -> None:
-        """Take a text field. Raises BadRequest for one that is unknown, given twice or other than in the query."""
+        """Add a text field. Raises BadRequest where it is unknown, given twice or different from the query parameter."""
         if name == "file":
             raise BadRequest("the field 'file' has no filename: send it as a file")
         if name not in FORM_FIELDS:
             raise BadRequest(f"unknown field {name!r}")
         if name == "folder":
-            value = validate_folder(value)  # as the query's: two spellings are one folder
+            value = validate_folder(value)  # as in the query: two spellings are one folder
         if name in self.seen_fields or self.fields.get(name, value) != value:
             raise BadRequest(f"duplicate field {name!r}")
         self.seen_fields.add(name)
         self.fields[name] = value
 
     def start_file(self, event: FileStart) -> None:
-        """Take the file part's headers. Raises BadRequest, and UnsupportedMediaType."""
+        """Handle the headers of the file part. Raises BadRequest and UnsupportedMediaType."""
         if event.field != "file":
             raise BadRequest(f"unknown file field {event.field!r}")
         if self.filename is not None:
             raise BadRequest("duplicate field 'file'")
         self.filename = validate_segment(event.filename, "filename")
         self.content_type = self.check_media_type(resolve_content_type(event.content_type, self.filename))
-        # The length of a part is not stated anywhere: the whole is unknown until its end.
+        # A part does not state its length: the total is unknown until its end.
         self.progress = self.start_progress(self.fields.get("sid"), self.filename, None)
 
 
 async def receive_form(
-    body: AsyncIterable[bytes], parser: FormParser, form: FormUpload, writer: UploadWriter
+    body: AsyncIterable[bytes], parser: FormParser, form: FormUpload, writer: UploadWriter, cleanup: CleanupRunner
 ) -> OutboxEvent:
-    """Store the file of a form. Whatever interrupts it, an unfinished upload is taken back before this returns."""
+    """Store the file of a form. Where it is interrupted, the unfinished upload is aborted before this returns."""
     try:
         async for piece in body:
             for event in parser.feed(piece):
                 await _handle_event(event, form, writer)
             form.progress.set_received(writer.bytes_received)
         parser.close()
-        announcement = await writer.commit(form.target_name(), form.content_type)
+        stored = await writer.commit(form.target_name(), form.content_type)
     except BaseException as error:
         form.progress.set_state("failed")
-        await cleanup_after(error, writer.abort())
+        await cleanup.run_after(error, writer.abort())
         raise
     form.progress.set_received(writer.bytes_received, writer.bytes_received)
     form.progress.set_state("stored")
-    return announcement
+    return stored
 
 
 async def _handle_event(event: FormEvent, form: FormUpload, writer: UploadWriter) -> None:

@@ -1,8 +1,8 @@
-"""Reads a multipart/form-data body (RFC 7578): bytes in, events out. No I/O; it knows neither the store nor the request.
+"""Parses a multipart/form-data body (RFC 7578): bytes in, events out. Pure.
 
-python-multipart's push parser does the splitting. Its callbacks only collect events here; the caller stores what they say between
-two writes, so memory stays at one piece of the body. What the parser lets pass is refused here: a body without its closing
-boundary, too many parts, too long a field.
+python-multipart's push parser does the splitting. Its callbacks only collect events; the caller handles them between two writes, so
+no more than one piece of the body is in memory. What that parser accepts is refused here: a body without its closing boundary, too
+many parts, too long a field.
 """
 
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ MAX_BOUNDARY_BYTES = 70
 """RFC 2046, 5.1.1."""
 MAX_FORM_PARTS = 64
 MAX_FIELD_BYTES = 16 * 1024
-"""Bytes of one text field: the longest that means anything is a folder of 1,024. What is a little longer is told what is wrong."""
+"""Bytes of one text field. The longest valid one is a folder of 1,024; a longer folder gets an error that says so."""
 MAX_FORM_OVERHEAD_BYTES = 1024 * 1024
-"""Bytes that the boundaries, headers and fields of a form may take beside the file, and what stands before and behind them."""
+"""Bytes of a form beside the file: boundaries, headers, fields, preamble and epilogue."""
 MAX_PART_HEADERS = 8
 MAX_PART_HEADER_BYTES = 4 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class FileStart:
-    """A part with a file name. `content_type` as the client stated it, perhaps empty."""
+    """The headers of a part with a file name. `content_type` as declared, empty where it is not."""
 
     field: str
     filename: str
@@ -46,7 +46,7 @@ class FileEnd:
 
 @dataclass(frozen=True, slots=True)
 class FormField:
-    """A whole text field."""
+    """A complete text field."""
 
     name: str
     value: str
@@ -54,16 +54,16 @@ class FormField:
 
 @dataclass(frozen=True, slots=True)
 class FormEnd:
-    """The closing boundary was seen."""
+    """The closing boundary."""
 
 
 FormEvent = FileStart | FileData | FileEnd | FormField | FormEnd
 
 
 def parse_boundary(content_type: bytes) -> bytes:
-    """The boundary in a request's Content-Type. Raises UnsupportedMediaType or BadRequest."""
-    kind, options = parse_options_header(content_type)
-    if kind != b"multipart/form-data":
+    """Return the boundary in a request's Content-Type. Raises UnsupportedMediaType or BadRequest."""
+    media_type, options = parse_options_header(content_type)
+    if media_type != b"multipart/form-data":
         raise UnsupportedMediaType("Content-Type must be multipart/form-data")
     boundary = options.get(b"boundary", b"")
     if not 1 <= len(boundary) <= MAX_BOUNDARY_BYTES:
@@ -72,7 +72,7 @@ def parse_boundary(content_type: bytes) -> bytes:
 
 
 class FormParser:
-    """Give it the body with `feed` and say with `close` that it has ended. Both raise GridcastError for what breaks the rules."""
+    """Push parser: `feed` takes the body, `close` its end. Both raise BadRequest or ContentTooLarge."""
 
     def __init__(self, boundary: bytes) -> None:
         self._multipart = MultipartParser(
@@ -100,7 +100,7 @@ class FormParser:
         self._complete = False
 
     def feed(self, data: bytes) -> list[FormEvent]:
-        """What these bytes complete, in order."""
+        """Return the events that these bytes complete, in order."""
         self._events = []
         self._overhead_bytes += len(data)
         try:
@@ -112,7 +112,7 @@ class FormParser:
         return self._events
 
     def close(self) -> None:
-        """The request has ended. The parser itself is silent about a body that was cut short."""
+        """Raise BadRequest where the body was truncated, which python-multipart does not report."""
         if not self._complete:
             raise BadRequest("the multipart body ends before its closing boundary")
 
@@ -143,8 +143,8 @@ class FormParser:
         name = _decode_utf8(options[b"name"], "field name")
         if b"filename" in options:
             self._field_name = None
-            stated = _decode_utf8(self._part_headers.get(b"content-type", b""), "content type")
-            self._events.append(FileStart(name, _decode_utf8(options[b"filename"], "filename"), stated))
+            declared = _decode_utf8(self._part_headers.get(b"content-type", b""), "content type")
+            self._events.append(FileStart(name, _decode_utf8(options[b"filename"], "filename"), declared))
         else:
             self._field_name = name
             self._field_value = bytearray()

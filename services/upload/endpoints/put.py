@@ -1,19 +1,101 @@
-"""The flow of one upload whose body is the file itself: created, or put in the place of another, in one step. It knows no HTTP."""
+"""PUT /file/stream: the body is the file itself, created or replaced in one step."""
 
+import sys
 from collections.abc import AsyncIterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from services.common.media import MediaName
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+
+from services.common.errors import AlreadyExists, BadRequest, PreconditionFailed, UnsupportedMediaType
+from services.common.media import MediaName, validate_media_name
 from services.common.store.upload_store import NewUpload, OutboxEvent, Preconditions
+from services.common.web.app_factory import openapi_problems
+from services.upload.content_types import resolve_content_type
 from services.upload.digests import DigestVerifier
-from services.upload.progress import NullProgress
-from services.upload.writer.cleanup import cleanup_after
+from services.upload.endpoints.dependencies import request_body, upload_context
+from services.upload.endpoints.request import (
+    IF_MATCH_PARAMETER,
+    IF_UNMODIFIED_SINCE_PARAMETER,
+    FilenameParam,
+    FolderParam,
+    SidParam,
+    combined_header,
+    digest_verifiers,
+    header_parameter,
+    parse_content_length,
+    request_preconditions,
+)
+from services.upload.endpoints.response import stream_location, validator_headers
+from services.upload.progress import Progress
+from services.upload.writer.cleanup import CleanupRunner
 from services.upload.writer.upload_writer import UploadWriter
+
+router = APIRouter(tags=["upload"])
+
+_OPENAPI: dict[str, Any] = {
+    "requestBody": {"required": True, "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}},
+    "parameters": [
+        IF_MATCH_PARAMETER,
+        IF_UNMODIFIED_SINCE_PARAMETER,
+        header_parameter("If-None-Match", "* where the file must be new"),
+        header_parameter("Content-Digest", "RFC 9530: sha-256 or sha-512, checked"),
+        header_parameter("Repr-Digest", "RFC 9530: sha-256 or sha-512, checked"),
+    ],
+}
+
+
+@router.put(
+    "/file/stream",
+    response_description="the file was replaced; its description",
+    responses={
+        201: {"description": "the file was created; its description"},
+        **openapi_problems(400, 408, 409, 412, 413, 415, 429, 503, 507),
+    },
+    openapi_extra=_OPENAPI,
+    max_body_size=sys.maxsize,
+)
+async def put_file(
+    request: Request, filename: FilenameParam, folder: FolderParam = "", sid: SidParam = None
+) -> JSONResponse:
+    """Store the body as the file of that name in one step: readers see the old file or the new one, each complete."""
+    context = upload_context(request)
+    headers = request.headers
+    with request_body(request, "put") as body:
+        name = validate_media_name(folder, filename)
+        # RFC 9110, 14.5: a partial PUT that is taken for a complete one would destroy the file.
+        if "content-range" in headers:
+            raise BadRequest("Content-Range is not supported in PUT")
+        if (combined_header(request, "content-encoding") or "identity").strip().lower() != "identity":
+            raise UnsupportedMediaType("Content-Encoding is not supported", {"accept-encoding": "identity"})
+        length = parse_content_length(request)
+        context.check_size(length)
+        content_type = resolve_content_type(headers.get("content-type", ""), name.filename)
+        put_request = PutRequest(
+            name,
+            context.policy.check_media_type(content_type),
+            length,
+            request_preconditions(request),
+            digest_verifiers(request),
+        )
+        progress = context.start_progress(sid, name.filename, length)
+        try:
+            event = await receive_put(body, put_request, context.create_writer(body), progress, context.cleanup)
+        except AlreadyExists as error:
+            raise PreconditionFailed("the file already exists", error.headers) from error
+    await context.outbox.publish(event)
+    info = event.info
+    created = event.type == "file.created"
+    # No Content-Location: it would say that this description is the file (RFC 9110, 8.7).
+    location = {"location": stream_location(info)} if created else {}
+    response_headers = {**location, "cache-control": "no-store", **validator_headers(info.etag, info.sha256)}
+    return JSONResponse(info.to_public_dict(), 201 if created else 200, response_headers)
 
 
 @dataclass(frozen=True, slots=True)
 class PutRequest:
-    """What the request's head says. `length` where it is known."""
+    """What the request's head says. `length` in bytes, None where it is not known."""
 
     name: MediaName
     content_type: str
@@ -23,31 +105,36 @@ class PutRequest:
 
 
 async def receive_put(
-    body: AsyncIterable[bytes], request: PutRequest, writer: UploadWriter, progress: NullProgress
+    body: AsyncIterable[bytes],
+    put_request: PutRequest,
+    writer: UploadWriter,
+    progress: Progress,
+    cleanup: CleanupRunner,
 ) -> OutboxEvent:
-    """Store the body. Whatever interrupts it, an unfinished upload is taken back before this returns."""
-    # The file's own sha256 is made anyway; the others need a hash of their own.
-    own = [check for check in request.verifiers if check.algorithm == "sha256"]
-    others = [check for check in request.verifiers if check.algorithm != "sha256"]
+    """Store the body. Where it is interrupted, the unfinished upload is aborted before this returns."""
+    # The file's SHA-256 is computed anyway; other algorithms need a hash of their own.
+    sha256_verifiers = [verifier for verifier in put_request.verifiers if verifier.algorithm == "sha256"]
+    other_verifiers = [verifier for verifier in put_request.verifiers if verifier.algorithm != "sha256"]
 
     def verify_digests(sha256: str) -> None:
-        for check in own:
-            check.verify_digest(bytes.fromhex(sha256))
-        for check in others:
-            check.verify()
+        for verifier in sha256_verifiers:
+            verifier.verify_digest(bytes.fromhex(sha256))
+        for verifier in other_verifiers:
+            verifier.verify()
 
+    name, preconditions = put_request.name, put_request.preconditions
     try:
-        await writer.create(request.name, NewUpload(request.length), request.preconditions)
+        await writer.create(name, NewUpload(put_request.length), preconditions)
         async for piece in body:
-            for check in others:
-                check.update(piece)
+            for verifier in other_verifiers:
+                verifier.update(piece)
             await writer.write(piece)
             progress.set_received(writer.bytes_received)
-        announcement = await writer.commit(request.name, request.content_type, request.preconditions, verify_digests)
+        event = await writer.commit(name, put_request.content_type, preconditions, verify_digests)
     except BaseException as error:
         progress.set_state("failed")
-        await cleanup_after(error, writer.abort())
+        await cleanup.run_after(error, writer.abort())
         raise
     progress.set_received(writer.bytes_received, writer.bytes_received)
     progress.set_state("stored")
-    return announcement
+    return event

@@ -1,13 +1,14 @@
-"""The flow that puts the parts of a file together (tus, concatenation): read, hash, store as one file, give the parts up.
+"""Joins partial uploads into one file (tus 1.0.0, concatenation): read, hash, store as one file, then delete the parts.
 
-The parts are uploads without a name that nobody else sees. Their blocks are copied, because a part need not end at a block's edge.
+Partial uploads have no name and are not visible as files. Their blocks are copied, because a part need not end at a block boundary.
 """
 
 import logging
+from dataclasses import dataclass
 
 from services.common.errors import BadRequest, Conflict, GridcastError
 from services.common.media import MediaName
-from services.common.store.media_reader import CorruptFile
+from services.common.store.errors import CorruptFile
 from services.common.store.upload_store import (
     FinishedUpload,
     InProgressUpload,
@@ -16,57 +17,100 @@ from services.common.store.upload_store import (
     UploadHandle,
     UploadStore,
 )
-from services.upload.limits import UploadLimiter
-from services.upload.progress import NullProgress
-from services.upload.writer.cleanup import cleanup_after
+from services.upload.limits import DiskSpaceMonitor
+from services.upload.policy import UploadPolicy
+from services.upload.progress import Progress
+from services.upload.writer.cleanup import CleanupRunner
+from services.upload.writer.lease import release_upload
 from services.upload.writer.upload_writer import UploadWriter
 
 _log = logging.getLogger("gridcast.upload")
 
 
-async def concatenate(
-    store: UploadStore,
-    limiter: UploadLimiter,
-    part_ids: tuple[str, ...],
-    target: tuple[MediaName, str, NewUpload],
-    progress: NullProgress,
-) -> tuple[str, OutboxEvent]:
-    """Store the parts as one file. Returns the address of the upload that did it. Raises BadRequest for what is no part."""
-    name, kind, plan = target
-    taken: list[tuple[UploadHandle, InProgressUpload]] = []
-    receiver: UploadWriter | None = None
-    try:
-        for part in part_ids:
-            taken += [await _acquire_part(store, part)]
-        length = sum(state.offset for _, state in taken)
-        limiter.check_size(length)
-        receiver = UploadWriter(store, limiter.max_size)
-        upload = await receiver.create(name, NewUpload(length, plan.ttl, plan.metadata))
-        for held, state in taken:
-            await _copy_part(store, held, state, receiver, progress)
-        announcement = await receiver.commit(name, kind)
-    except BaseException as error:
-        progress.set_state("failed")
-        if receiver is not None:
-            await cleanup_after(error, receiver.abort())
-        for held, state in taken:
-            await cleanup_after(error, _release_part(store, held, state))
-        raise
-    progress.set_state("stored")
-    for held, _ in taken:
-        await _delete_part(store, held)
-    return upload.upload_id, announcement
+@dataclass(frozen=True, slots=True)
+class ConcatTarget:
+    """The file that the parts become. `ttl` in seconds and `metadata` are those of the final upload."""
+
+    name: MediaName
+    content_type: str
+    ttl: float
+    metadata: dict[str, str]
 
 
-async def _acquire_part(store: UploadStore, upload_id: str) -> tuple[UploadHandle, InProgressUpload]:
-    _require_complete_part(
-        upload_id, await store.get_info(upload_id)
-    )  # a request that is refused takes nothing away from whoever writes
-    found = await store.acquire(upload_id)
-    if not isinstance(found, tuple):
-        raise BadRequest(f"{upload_id} is not a partial upload")
-    _require_complete_part(upload_id, found[1])  # what was seen first need not have been durable
-    return found
+class Concatenator:
+    """Joins partial uploads of one store."""
+
+    def __init__(
+        self, store: UploadStore, policy: UploadPolicy, disk_space: DiskSpaceMonitor, cleanup: CleanupRunner
+    ) -> None:
+        self._store = store
+        self._policy = policy
+        self._disk_space = disk_space
+        self._cleanup = cleanup
+
+    async def concatenate(
+        self, part_ids: tuple[str, ...], target: ConcatTarget, progress: Progress
+    ) -> tuple[str, OutboxEvent]:
+        """Store the parts as one file. Returns the id of the final upload and the event to publish.
+
+        Raises BadRequest for an id that is not a partial upload, Conflict for one that is not complete.
+        """
+        parts: list[tuple[UploadHandle, InProgressUpload]] = []
+        writer: UploadWriter | None = None
+        try:
+            for part_id in part_ids:
+                parts.append(await self._acquire_part(part_id))  # noqa: PERF401  # those acquired are released on an error
+            length = sum(state.offset for _, state in parts)
+            self._policy.check_length(length)
+            self._disk_space.reserve(length)
+            writer = UploadWriter(self._store, self._policy.max_size)
+            upload = await writer.create(target.name, NewUpload(length, target.ttl, target.metadata))
+            for part, state in parts:
+                await self._copy_part(part, state, writer, progress)
+            event = await writer.commit(target.name, target.content_type)
+        except BaseException as error:
+            progress.set_state("failed")
+            if writer is not None:
+                await self._cleanup.run_after(error, writer.abort())
+            for part, state in parts:
+                await self._cleanup.run_after(error, self._release_part(part, state))
+            raise
+        progress.set_state("stored")
+        for part, _ in parts:
+            await self._delete_part(part)
+        return upload.upload_id, event
+
+    async def _acquire_part(self, upload_id: str) -> tuple[UploadHandle, InProgressUpload]:
+        # Checked before it is acquired: a request that is refused must not interrupt another writer.
+        _require_complete_part(upload_id, await self._store.get_info(upload_id))
+        acquired = await self._store.acquire(upload_id)
+        if not isinstance(acquired, tuple):
+            raise BadRequest(f"{upload_id} is not a partial upload")
+        _require_complete_part(upload_id, acquired[1])  # the first state need not have been durable
+        return acquired
+
+    async def _copy_part(
+        self, part: UploadHandle, state: InProgressUpload, writer: UploadWriter, progress: Progress
+    ) -> None:
+        try:
+            async for block in self._store.iter_blocks(part, state.offset // self._store.block_size):
+                await writer.write(block)
+                progress.set_received(writer.bytes_received)
+        except CorruptFile as error:
+            raise Conflict(f"the partial upload {part.upload_id} is gone") from error
+        await writer.write(state.tail)
+
+    async def _release_part(self, part: UploadHandle, state: InProgressUpload) -> None:
+        try:
+            await release_upload(self._store, part, state)
+        except GridcastError as error:
+            _log.warning("partial upload stays locked until its lease expires: %s", error)
+
+    async def _delete_part(self, part: UploadHandle) -> None:
+        try:
+            await self._store.abort(part)
+        except GridcastError as error:
+            _log.warning("partial upload left to the garbage collector: %s", error)
 
 
 def _require_complete_part(upload_id: str, state: InProgressUpload | FinishedUpload | None) -> None:
@@ -74,29 +118,3 @@ def _require_complete_part(upload_id: str, state: InProgressUpload | FinishedUpl
         raise BadRequest(f"{upload_id} is not a partial upload")
     if state.offset != state.length:
         raise Conflict(f"the partial upload {upload_id} is not complete")
-
-
-async def _copy_part(
-    store: UploadStore, upload: UploadHandle, state: InProgressUpload, writer: UploadWriter, progress: NullProgress
-) -> None:
-    try:
-        async for block in store.iter_blocks(upload, state.offset // store.block_size):
-            await writer.write(block)
-            progress.set_received(writer.bytes_received)
-    except CorruptFile as error:
-        raise Conflict(f"the partial upload {upload.upload_id} is gone") from error
-    await writer.write(state.tail)
-
-
-async def _release_part(store: UploadStore, upload: UploadHandle, state: InProgressUpload) -> None:
-    try:
-        await store.set_offset(upload, state.offset, state.tail, state.length, keep_lease=False, extend_expiry=False)
-    except GridcastError as error:
-        _log.warning("partial upload stays locked until its lease expires: %s", error)
-
-
-async def _delete_part(store: UploadStore, upload: UploadHandle) -> None:
-    try:
-        await store.abort(upload)
-    except GridcastError as error:
-        _log.warning("partial upload left to the garbage collector: %s", error)

@@ -1,4 +1,4 @@
-"""The header fields of tus 1.0.0. Pure: texts in, values out, BadRequest for what is malformed."""
+"""Parses the header fields of tus 1.0.0. Pure. Raises BadRequest for malformed values."""
 
 import re
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ CHECKSUM_ALGORITHMS = "sha1,sha256"
 TUS_CONTENT_TYPE = "application/offset+octet-stream"
 TUS_PATH = "/file/tus/"
 MAX_METADATA_BYTES = 4096
-"""Bytes of Upload-Metadata: it is kept in the document of the file's name, for up to 64 uploads."""
+"""Bytes of Upload-Metadata: the store keeps it with every unfinished upload, up to 64 of one name."""
 MAX_CONCAT_PARTS = 256
 
 _NUMBER = re.compile(r"[0-9]{1,18}\Z")
@@ -23,20 +23,20 @@ _DIGEST_SIZES = {"sha1": 20, "sha256": 32}
 
 @dataclass(frozen=True, slots=True)
 class UploadConcat:
-    """Upload-Concat: a part to be put together later, or the addresses of the parts."""
+    """Upload-Concat: a partial upload, or with `part_ids` the final upload that joins them."""
 
     part_ids: tuple[str, ...] = ()
 
 
 def parse_number(name: str, text: str) -> int:
-    """A non-negative integer of at most 18 digits, which fits into MongoDB's 64 bits."""
+    """Parse a non-negative integer of at most 18 digits, which fits into 64 bits."""
     if not _NUMBER.match(text):
         raise BadRequest(f"{name} is not a number of bytes")
     return int(text)
 
 
 def parse_upload_length(upload_length: str | None, defer: str | None) -> int | None:
-    """The length at creation; None where it comes later."""
+    """Return the length stated at creation, None where it is deferred."""
     if upload_length is not None and defer is None:
         return parse_number("Upload-Length", upload_length)
     if upload_length is None and defer == "1":
@@ -45,7 +45,7 @@ def parse_upload_length(upload_length: str | None, defer: str | None) -> int | N
 
 
 def parse_metadata(text: str) -> dict[str, str]:
-    """Upload-Metadata: pairs of a key and a value in base64, both UTF-8 here. A key without a value has an empty one."""
+    """Parse Upload-Metadata: pairs of a key and a value in base64 of UTF-8. A key without a value has an empty one."""
     if len(text) > MAX_METADATA_BYTES:
         raise BadRequest(f"Upload-Metadata is longer than {MAX_METADATA_BYTES} bytes")
     values: dict[str, str] = {}
@@ -64,7 +64,7 @@ def parse_metadata(text: str) -> dict[str, str]:
 
 
 def parse_checksum(text: str | None) -> list[DigestVerifier]:
-    """Upload-Checksum."""
+    """Parse Upload-Checksum; no verifier where there is none."""
     if text is None:
         return []
     algorithm, _, value = text.strip().partition(" ")
@@ -83,7 +83,7 @@ def parse_checksum(text: str | None) -> list[DigestVerifier]:
 
 
 def parse_concat(text: str | None) -> UploadConcat | None:
-    """Upload-Concat; None where the upload is a file of its own."""
+    """Parse Upload-Concat; None where the upload is a file of its own."""
     if text is None:
         return None
     if text.strip() == "partial":
@@ -93,5 +93,5 @@ def parse_concat(text: str | None) -> UploadConcat | None:
     if kind.strip() != "final" or not parts or any(not _UPLOAD_ID.match(part) for part in parts):
         raise BadRequest("malformed Upload-Concat: expected partial, or final with the URLs of partial uploads")
     if len(parts) > MAX_CONCAT_PARTS or len(set(parts)) != len(parts):
-        raise BadRequest(f"a final upload has up to {MAX_CONCAT_PARTS} parts, each of them once")
+        raise BadRequest(f"a final upload has up to {MAX_CONCAT_PARTS} different parts")
     return UploadConcat(parts)

@@ -1,6 +1,6 @@
-"""The flow of a resumable upload: begin, look, receive some bytes, end. It knows no HTTP and no driver.
+"""Resumable uploads: create, read the offset, receive bytes, terminate.
 
-What a client may rely on: the offset it is shown is durable, and the whole length is shown only when the file is stored.
+A client may rely on this: the offset that it reads is durable, and it equals the length only when the file is stored.
 """
 
 import asyncio
@@ -24,30 +24,44 @@ from services.common.telemetry import metrics
 from services.upload.body import UploadBody
 from services.upload.content_types import resolve_content_type
 from services.upload.digests import DigestVerifier
-from services.upload.limits import UploadLimiter
-from services.upload.progress import NullProgress, StartProgress
+from services.upload.limits import DiskSpaceMonitor
+from services.upload.policy import UploadPolicy
+from services.upload.progress import NullProgress, Progress, StartProgress
 from services.upload.tus.patch import PatchRequest, PatchResult, lost_upload_error
-from services.upload.writer.cleanup import cleanup_after, is_store_unavailable, run_shielded
+from services.upload.writer.cleanup import CleanupRunner, is_store_unavailable, run_shielded
+from services.upload.writer.lease import release_upload
 from services.upload.writer.locks import UploadLocks
+from services.upload.writer.rehash import HashStateCache
 from services.upload.writer.upload_writer import UploadWriter
 
 CHECKPOINT_INTERVAL_SECONDS = 1.0
-"""Bytes of a slow client are made durable after so long, though their batch is not full."""
+"""The bytes of a slow client are made durable after this time, though their batch is not full."""
 DURABLE_WAIT_SECONDS = 3.5
-"""How long a look waits for bytes that were read and are not durable yet."""
+"""How long a query of the offset waits for bytes that were received and are not durable yet."""
 
 _log = logging.getLogger("gridcast.upload")
 
 
 class ResumableUploads:
-    """Resumable uploads of one process."""
+    """The resumable uploads that one process receives. `ttl` is how many seconds an upload is kept after its last byte."""
 
-    def __init__(self, store: UploadStore, limiter: UploadLimiter, start_progress: StartProgress, ttl: float) -> None:
+    def __init__(
+        self,
+        store: UploadStore,
+        policy: UploadPolicy,
+        disk_space: DiskSpaceMonitor,
+        start_progress: StartProgress,
+        cleanup: CleanupRunner,
+        ttl: float,
+    ) -> None:
         self._store = store
-        self._limiter = limiter
+        self._policy = policy
+        self._disk_space = disk_space
         self._start_progress = start_progress
+        self._cleanup = cleanup
         self._ttl = ttl
         self._locks = UploadLocks()
+        self._hash_states = HashStateCache()
 
     async def create(
         self,
@@ -57,24 +71,33 @@ class ResumableUploads:
         body: UploadBody,
         request: PatchRequest,
     ) -> tuple[str, PatchResult]:
-        """Begin an upload and take what comes with it. Returns its address. Without a name it is a part of another."""
-        self._limiter.check_size(length)
-        receiver = UploadWriter(self._store, self._limiter.max_size if length is None else length, body.abort)
-        upload = await receiver.create(name, NewUpload(length, self._ttl, metadata))
-        receiver.unpublished_offset = None if name is None else length
+        """Create an upload and receive the bytes of the request. Returns its id. Without a name it is a partial upload."""
+        self._policy.check_length(length)
+        self._disk_space.reserve(length)
+        writer = self._create_writer(length, body)
+        upload = await writer.create(
+            name,
+            NewUpload(length, self._ttl, metadata),
+            unpublished_offset=None if name is None else length,
+        )
         try:
             state = await self._get_in_progress(upload.upload_id)
             async with self._locks.exclusive(upload.upload_id, body):
-                received = await self._receive_body(receiver, upload, state, body, request)
+                result = await self._receive_body(writer, upload, state, body, request)
         except BaseException as error:
-            # Its address was told to nobody: it can never be gone on with.
+            # The client has not received the id, so the upload can never be resumed.
             filename = "" if name is None else name.filename
             self._start_progress(metadata.get("sid"), filename, None, upload.upload_id).set_state("failed")
-            await cleanup_after(error, receiver.abort())
-            if isinstance(error, Gone):  # lost at the end of one request that was both creation and upload
+            await self._cleanup.run_after(error, writer.abort())
+            if isinstance(
+                error, Gone
+            ):  # the name was taken meanwhile: a conflict, for a request that creates the upload
                 raise Conflict(error.detail, error.headers) from error
             raise
-        return upload.upload_id, received
+        return upload.upload_id, result
+
+    def _create_writer(self, length: int | None, body: UploadBody) -> UploadWriter:
+        return UploadWriter(self._store, self._policy.max_size if length is None else length, body.abort)
 
     async def _get_in_progress(self, upload_id: str) -> InProgressUpload:
         state = await self._store.get_info(upload_id)
@@ -83,69 +106,71 @@ class ResumableUploads:
         return state
 
     async def get_durable_info(self, upload_id: str) -> InProgressUpload | FinishedUpload:
-        """What is durable. Waits a moment while somebody holds more than that."""
+        """Return the durable state. Waits a moment while a writer holds more bytes than are durable."""
         deadline = time.monotonic() + DURABLE_WAIT_SECONDS
-        found = await self._store.get_info(upload_id)
-        while isinstance(found, InProgressUpload) and found.write_in_progress and time.monotonic() < deadline:
+        state = await self._store.get_info(upload_id)
+        while isinstance(state, InProgressUpload) and state.write_in_progress and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
-            found = await self._store.get_info(upload_id)
+            state = await self._store.get_info(upload_id)
         return self._require_found(upload_id, await self._store.get_durable_info(upload_id))
 
     async def patch(self, upload_id: str, body: UploadBody, request: PatchRequest) -> PatchResult:
-        """Take bytes from `patch.offset` on. Whoever writes this upload elsewhere is cut off."""
+        """Receive bytes from `request.offset` on. Any other writer of this upload is stopped."""
         found = await self._store.get_info(upload_id)
         if found is not None and found.metadata.get("concat", "").startswith("final"):
             raise Forbidden("a final upload cannot be appended to")
         found = self._require_found(upload_id, found)
         if isinstance(found, FinishedUpload) or found.offset != request.offset:
-            # This will be the answer: what was seen need not be durable, and a commit that another has just made may be undone.
+            # This state is answered, so it must be durable: the commit of another process may still be undone by a crash.
             found = self._require_found(upload_id, await self._store.get_durable_info(upload_id))
         if isinstance(found, FinishedUpload):
             return request.replay_result(found)
-        request.validate(found, self._limiter.max_size)
-        self._limiter.check_size(request.content_length)
+        request.validate(found, self._policy.max_size)
+        self._policy.check_length(request.content_length)
+        self._disk_space.reserve(request.content_length)
         async with self._locks.exclusive(upload_id, body):
-            began = time.monotonic()
-            taken = await self._store.acquire(upload_id)
-            if not isinstance(taken, tuple):
-                return request.replay_result(self._require_found(upload_id, taken))
-            upload, state = taken
+            requested_at = time.monotonic()
+            acquired = await self._store.acquire(upload_id)
+            if not isinstance(acquired, tuple):
+                return request.replay_result(self._require_found(upload_id, acquired))
+            upload, state = acquired
             metrics.UPLOAD_TAKEOVERS.inc(found.write_in_progress)
             length = state.length if request.length is None else request.length
-            receiver = UploadWriter(self._store, self._limiter.max_size if length is None else length, body.abort)
-            hashed = self._locks.pop_hash_state(upload_id, state.offset // self._store.block_size)
-            receiver.resume(upload, state, hashed, began)
-            receiver.length = length
-            receiver.unpublished_offset = None if state.name is None else length
+            writer = self._create_writer(length, body)
+            writer.resume(
+                upload,
+                state,
+                self._hash_states.pop(upload_id, state.offset // self._store.block_size),
+                requested_at,
+                length=length,
+                unpublished_offset=None if state.name is None else length,
+            )
             try:
-                request.validate(state, self._limiter.max_size)
+                request.validate(state, self._policy.max_size)
             except GridcastError:
-                await run_shielded(self._checkpoint_and_suspend(receiver))
+                await run_shielded(self._checkpoint_and_suspend(writer))
                 raise
-            return await self._receive_body(receiver, upload, state, body, request)
+            return await self._receive_body(writer, upload, state, body, request)
 
     async def terminate(self, upload_id: str) -> None:
-        """Take an unfinished upload back."""
+        """Delete an unfinished upload. Raises Gone where it has finished or expired, NotFound."""
         await self._locks.preempt(upload_id)
-        taken = await self._store.acquire(upload_id)
-        if isinstance(
-            self._require_found(upload_id, taken if taken is None or isinstance(taken, FinishedUpload) else taken[1]),
-            FinishedUpload,
-        ):
+        acquired = await self._store.acquire(upload_id)
+        if not isinstance(acquired, tuple):
+            self._require_found(upload_id, acquired)
             raise Gone("this upload has ended")
-        if isinstance(taken, tuple):
-            # Another process may be in the middle of an insert.
-            await self._store.abort(taken[0], second_purge=True)
+        # Another process may be in the middle of an insert.
+        await self._store.abort(acquired[0], second_purge=True)
 
     def _require_found(
         self, upload_id: str, state: InProgressUpload | FinishedUpload | None
     ) -> InProgressUpload | FinishedUpload:
-        """`found`. Raises Gone for what has expired or was lost, NotFound for what never was."""
+        """Return the state. Raises Gone where the upload has expired or was lost, NotFound where it never existed."""
         if state is None:
             age = self._store.upload_age(upload_id)
             raise Gone("this upload has expired") if age and age > self._ttl else NotFound("upload not found")
         if isinstance(state, FinishedUpload) and state.outcome == "lost":
-            raise lost_upload_error(state)
+            raise lost_upload_error(state.name)
         return state
 
     async def _receive_body(
@@ -157,71 +182,73 @@ class ResumableUploads:
         request: PatchRequest,
     ) -> PatchResult:
         filename = state.name.filename if state.name else ""
-        silent = body.at_eof and writer.bytes_received != writer.length
-        progress = (
+        is_empty = body.at_eof and writer.bytes_received != writer.length
+        progress: Progress = (
             NullProgress()
-            if silent
+            if is_empty
             else self._start_progress(state.metadata.get("sid"), filename, writer.length, upload.upload_id)
         )
         progress.set_received(writer.bytes_received, writer.length)
-        before = writer.hash_state
+        blocks_before, _ = writer.hash_state
         try:
             await self._write_body(writer, body, request.verifiers, progress)
             if state.name is not None and writer.bytes_received == writer.length:
-                received = await self._commit(writer, state.name, state, progress)
+                result = await self._commit(writer, state.name, state, progress)
             else:
-                expires = await writer.checkpoint(keep_lease=False)
-                received = PatchResult(writer.bytes_received, expires)
+                expires_at = await writer.checkpoint(keep_lease=False)
+                result = PatchResult(writer.bytes_received, expires_at)
         except BaseException as error:
             if isinstance(error, Gone):
                 progress.set_state("failed")
             progress.close()
-            await cleanup_after(error, self._handle_interruption(writer, state, request, error, before))
+            await self._cleanup.run_after(
+                error, self._handle_interruption(writer, state, request, error, blocks_before)
+            )
             raise
         await writer.suspend()
-        if received.event is None:
-            self._locks.put_hash_state(upload.upload_id, writer.hash_state)
-        if received.event is not None:
+        if result.event is None:
+            self._hash_states.put(upload.upload_id, *writer.hash_state)
+        else:
             progress.set_state("stored")
         progress.close()
-        return received
+        return result
 
     async def _write_body(
-        self, writer: UploadWriter, body: UploadBody, verifiers: Sequence[DigestVerifier], progress: NullProgress
+        self, writer: UploadWriter, body: UploadBody, verifiers: Sequence[DigestVerifier], progress: Progress
     ) -> None:
-        """To the end of the body. Bytes with a checksum become durable when it was right, the others as they come."""
+        """Write the body to its end. Bytes with a checksum become durable once it was verified, others as they arrive."""
         writer.checkpoint_batches = not verifiers
-        held = True
+        lease_kept = True
         while (
             piece := await body.read(CHECKPOINT_INTERVAL_SECONDS if writer.checkpoint_batches else None)
         ) is not None:
             if piece:
-                for check in verifiers:
-                    check.update(piece)
+                for verifier in verifiers:
+                    verifier.update(piece)
                 await writer.write(piece)
                 progress.set_received(writer.bytes_received, writer.length)
-                held = True
-            old = time.monotonic() - writer.checkpointed_at >= CHECKPOINT_INTERVAL_SECONDS
-            if writer.checkpoint_batches and ((writer.uncheckpointed_bytes and old) or (held and not piece)):
+                lease_kept = True
+            overdue = time.monotonic() - writer.checkpointed_at >= CHECKPOINT_INTERVAL_SECONDS
+            if writer.checkpoint_batches and ((writer.uncheckpointed_bytes and overdue) or (lease_kept and not piece)):
                 await writer.checkpoint(keep_lease=bool(piece))
-                held = bool(piece)
-        for check in verifiers:
-            check.verify()
+                lease_kept = bool(piece)
+        for verifier in verifiers:
+            verifier.verify()
 
     async def _commit(
-        self, writer: UploadWriter, name: MediaName, state: InProgressUpload, progress: NullProgress
+        self, writer: UploadWriter, name: MediaName, state: InProgressUpload, progress: Progress
     ) -> PatchResult:
-        kind = resolve_content_type(state.metadata.get("filetype", ""), name.filename)
+        content_type = resolve_content_type(state.metadata.get("filetype", ""), name.filename)
         try:
-            stored = await writer.commit(name, kind, on_rehash=lambda: progress.set_state("verifying"))
+            event = await writer.commit(name, content_type, on_rehash=lambda: progress.set_state("verifying"))
         except AlreadyExists as error:
             await run_shielded(writer.abort(name_taken=True))
-            raise Gone(error.detail) from error
-        except Gone:  # its bytes are damaged: whoever asks again would be told so for ever
+            raise lost_upload_error(name) from error
+        except Gone:  # its stored bytes are damaged, and every further request would find that again
             await run_shielded(writer.abort())
             raise
         progress.set_received(writer.bytes_received)
-        return PatchResult(writer.bytes_received, None, stored, stored.info.sha256)
+        return PatchResult(writer.bytes_received, None, event, event.info.etag, event.info.sha256)
 
     async def _handle_interruption(
         self,
@@ -229,27 +256,23 @@ class ResumableUploads:
         state: InProgressUpload,
         request: PatchRequest,
         error: BaseException,
-        hash_state_before: tuple[int, object],
+        blocks_before: int,
     ) -> None:
-        """Keep what may be kept. Never raises: what is not saved here is asked for again."""
+        """Make durable what may be kept. Never raises: the client sends again what is not saved here."""
         with suppress(GridcastError):
             if isinstance(error, (Gone, Conflict)) or is_store_unavailable(error):
                 await writer.suspend()
             elif request.verifiers:
-                await writer.truncate(hash_state_before[0])
-                upload = writer.upload
-                if upload is not None:
-                    await self._store.set_offset(
-                        upload, state.offset, state.tail, state.length, keep_lease=False, extend_expiry=False
-                    )
+                await writer.truncate(blocks_before)
+                if writer.upload is not None:
+                    await release_upload(self._store, writer.upload, state)
             else:
                 await self._checkpoint_and_suspend(writer)
 
     async def _checkpoint_and_suspend(self, writer: UploadWriter) -> None:
-        """Save and leave."""
         try:
             await writer.checkpoint(keep_lease=False)
         finally:
             await writer.suspend()
         if writer.upload is not None:
-            self._locks.put_hash_state(writer.upload.upload_id, writer.hash_state)
+            self._hash_states.put(writer.upload.upload_id, *writer.hash_state)

@@ -1,4 +1,4 @@
-"""Takes back what was begun, whatever interrupts it: a cancelled request, a store that is away. It knows no bytes and no HTTP."""
+"""Cleanup after an interrupted upload: a cancelled request, an unavailable store."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -7,11 +7,9 @@ from typing import Any
 from services.common.errors import ServiceUnavailable
 from services.upload.limits import ShuttingDown
 
-_background_tasks: set[asyncio.Task[None]] = set()
-
 
 async def run_shielded(cleanup: Coroutine[Any, Any, None]) -> None:
-    """Await `doing` even while being cancelled again: the chunks of nobody must not stay."""
+    """Await `cleanup` even while being cancelled again: no blocks must be left behind."""
     task = asyncio.create_task(cleanup)
     while not task.done():
         try:
@@ -21,15 +19,21 @@ async def run_shielded(cleanup: Coroutine[Any, Any, None]) -> None:
 
 
 def is_store_unavailable(error: BaseException) -> bool:
-    """Whether `error` says that the store is away, while this process goes on."""
+    """Whether `error` says that the store is unavailable, and not that this process is shutting down."""
     return isinstance(error, ServiceUnavailable) and not isinstance(error, ShuttingDown)
 
 
-async def cleanup_after(error: BaseException, cleanup: Coroutine[Any, Any, None]) -> None:
-    """Clean up after `error`; where the store is away, behind the answer's back, which must not wait for it twice."""
-    if is_store_unavailable(error):
-        task = asyncio.create_task(cleanup)
-        _background_tasks.add(task)
-        task.add_done_callback(_background_tasks.discard)
-    else:
-        await run_shielded(cleanup)
+class CleanupRunner:
+    """Runs cleanups, in the background where an answer must not wait for them. Holds the background tasks of one application."""
+
+    def __init__(self) -> None:
+        self._background_tasks: set[asyncio.Task[None]] = set()
+
+    async def run_after(self, error: BaseException, cleanup: Coroutine[Any, Any, None]) -> None:
+        """Run `cleanup` after `error`: in the background where the store is unavailable, since the answer waited for it already."""
+        if is_store_unavailable(error):
+            task = asyncio.create_task(cleanup)
+            self._background_tasks.add(task)
+            task.add_done_callback(self._background_tasks.discard)
+        else:
+            await run_shielded(cleanup)

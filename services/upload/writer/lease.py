@@ -1,4 +1,4 @@
-"""A writer's lease on its upload: renewed while it works, and looked at before it writes. It knows the store's port, no bytes."""
+"""A writer's lease on its upload: renewed while the writer works, and checked before each write."""
 
 import asyncio
 import time
@@ -6,17 +6,17 @@ from collections.abc import Callable
 
 from services.common.aio.cancellation import cancel_and_wait
 from services.common.errors import Conflict, ServiceUnavailable
-from services.common.store.upload_store import UploadHandle, UploadStore
+from services.common.store.upload_store import BlockWriter, InProgressUpload, LeaseRenewer, UploadHandle
 
 RENEWALS_PER_TTL = 3
-"""The lease is renewed so many times while it lasts: two may fail before it ends."""
+"""The lease is renewed this many times while it lasts: two renewals may fail before it ends."""
 
 
 class Lease:
-    """The hold on one upload, from a moment of the monotonic clock on. `lost` is told when another has it."""
+    """The lease on one upload, requested at a time of the monotonic clock. `on_lost` is called when another writer acquires it."""
 
     def __init__(
-        self, store: UploadStore, upload: UploadHandle, requested_at: float, on_lost: Callable[[Conflict], object]
+        self, store: LeaseRenewer, upload: UploadHandle, requested_at: float, on_lost: Callable[[Conflict], object]
     ) -> None:
         self.upload = upload
         self._store = store
@@ -26,14 +26,14 @@ class Lease:
         self._renewal_task = asyncio.create_task(self._renew_loop())
 
     def mark_renewed(self, requested_at: float) -> None:
-        """The store has just prolonged it, by a call that was made at `since`."""
+        """Note that a call to the store made at `requested_at` has renewed the lease."""
         self._valid_until = requested_at + self._store.lease_ttl * 2 / 3
 
     async def ensure_held(self) -> None:
-        """Raise Conflict where the hold is lost. To be called before each write.
+        """Raise Conflict where the lease is lost. To be called before each write.
 
-        Where the lease may have run out it is renewed first: a process that was stopped wakes up here, and is told. By this
-        machine's monotonic clock and not the loop's, which stands still within one turn.
+        Where the lease may have ended it is renewed first: a process that was paused finds out here. Measured by the machine's
+        monotonic clock and not by the loop's, which stands still within one iteration.
         """
         if self._lost_error is not None:
             raise self._lost_error
@@ -41,13 +41,13 @@ class Lease:
             await self._renew_now()
 
     async def stop_renewing(self) -> None:
-        """Renew no more."""
+        """End the renewals."""
         await cancel_and_wait(self._renewal_task)
 
     async def _renew_now(self) -> None:
-        began = time.monotonic()
+        requested_at = time.monotonic()
         await self._store.renew_lease(self.upload)
-        self.mark_renewed(began)
+        self.mark_renewed(requested_at)
 
     async def _renew_loop(self) -> None:
         while True:
@@ -60,3 +60,8 @@ class Lease:
                 self._lost_error = error
                 self._on_lost(error)
                 return
+
+
+async def release_upload(store: BlockWriter, upload: UploadHandle, state: InProgressUpload) -> None:
+    """Release the lease of an upload that was acquired in that state and is left unchanged; it expires as before."""
+    await store.set_offset(upload, state.offset, state.tail, state.length, keep_lease=False, extend_expiry=False)

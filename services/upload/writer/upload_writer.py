@@ -1,7 +1,7 @@
-"""The way of bytes into the store: cut into blocks, hashed, stored batch by batch, committed or taken back. It knows no HTTP.
+"""Writes one upload into the store: cut into blocks, hashed, stored in batches, committed or aborted.
 
-One batch is in flight while the next one fills: the client is read no faster than the store writes, and an upload holds two batches
-at the most. A cancelled call never stops a write half-way: whoever gives up calls `discard` or `rest`, which wait for the last one.
+One batch is in flight while the next one fills: the client is read no faster than the store writes, and an upload holds at most two
+batches in memory. A cancelled call never stops a write half-way: the caller then calls `abort` or `suspend`, which wait for it.
 """
 
 import asyncio
@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any
 
 from services.common.errors import ContentTooLarge, GridcastError
 from services.common.media import MediaName
@@ -28,23 +27,24 @@ from services.common.telemetry import metrics
 from services.upload.writer.checkpoints import OffsetCheckpoint
 from services.upload.writer.chunker import Chunker
 from services.upload.writer.lease import Lease
-from services.upload.writer.rehash import rehash_blocks
+from services.upload.writer.rehash import HashState, rehash_blocks
 
 BATCH_BLOCKS = 8
-"""Blocks in one insert: 2 MiB, where larger ones were no faster and smaller ones were slower."""
+"""Blocks of one insert: 2 MiB. Larger batches were no faster, smaller ones were slower."""
 MAX_UNCHECKPOINTED_BYTES = 256 * 1024
-"""So much is taken while an older batch is not marked yet: no more than two batches are ever asked for again."""
+"""Bytes received while the checkpoint of an older batch is pending: a client never has to send more than two batches again."""
 CLEANUP_TIMEOUT_SECONDS = 10.0
-"""What cannot be taken back in this time is left to the janitor."""
+"""What cannot be removed within this time is left to the garbage collector."""
 
 _log = logging.getLogger("gridcast.upload")
 
 
 class UploadWriter:
-    """One upload from its first byte to commit or discard. For one caller at a time.
+    """One upload from its first byte to `commit`, `abort` or `suspend`. Must not be called concurrently.
 
-    `broken` is told at once of what a later call would raise: the client may have stopped sending, and nobody would hear of it.
-    With `marks` the durable offset follows every batch, so that another process can go on from it.
+    `max_size` in bytes. `on_error` is called at once with an error that a later call would raise: the client may have stopped
+    sending, and the error would not be noticed. With `checkpoint_batches` the durable offset follows every batch, so that another
+    process can resume from it.
     """
 
     def __init__(
@@ -54,26 +54,22 @@ class UploadWriter:
         self.bytes_received = 0
         self.checkpoint_batches = False
         self.length: int | None = None
-        self.unpublished_offset: int | None = None
-        """An offset that is never shown: who sees the whole length takes the file for stored, and that is for the commit to say."""
+        self._unpublished_offset: int | None = None
         self._store = store
         self._max_size = max_size
         self._on_error = on_error
         self._chunker = Chunker(store.block_size)
         self._blocks_sent = 0
-        self._hash: Any = hashlib.sha256()
+        self._hash: HashState | None = hashlib.sha256()
         self._in_flight: asyncio.Task[None] | None = None
         self._offset_checkpoint: OffsetCheckpoint | None = None
         self._lease: Lease | None = None
 
     @property
     def uncheckpointed_bytes(self) -> int:
-        """Bytes behind the durable offset."""
-        return (
-            self.bytes_received - self._offset_checkpoint.durable_offset
-            if self._offset_checkpoint
-            else self.bytes_received
-        )
+        """Bytes received beyond the durable offset."""
+        durable = self._offset_checkpoint.durable_offset if self._offset_checkpoint else 0
+        return self.bytes_received - durable
 
     @property
     def checkpointed_at(self) -> float:
@@ -81,54 +77,74 @@ class UploadWriter:
         return self._offset_checkpoint.written_at if self._offset_checkpoint else 0.0
 
     @property
-    def hash_state(self) -> tuple[int, Any]:
-        """So many whole blocks are stored, and this is their hash, or None where another process wrote some of them."""
+    def hash_state(self) -> tuple[int, HashState | None]:
+        """The number of complete blocks sent to the store and their hash, None where another process wrote some of them."""
         return self._blocks_sent, self._hash.copy() if self._hash else None
 
     async def create(
-        self, name: MediaName | None, new_upload: NewUpload | None = None, preconditions: Preconditions = MUST_NOT_EXIST
+        self,
+        name: MediaName | None,
+        new_upload: NewUpload | None = None,
+        preconditions: Preconditions = MUST_NOT_EXIST,
+        unpublished_offset: int | None = None,
     ) -> UploadHandle:
-        """Take the name now, so that one that is taken is refused before the body is read. Raises as `UploadStore.begin`."""
-        began = time.monotonic()
+        """Create the upload now, so that a name that is taken is refused before the body is read. Raises as the store's call.
+
+        `unpublished_offset` is never checkpointed: a client that reads the whole length takes the file for stored, which only the
+        commit may say.
+        """
+        requested_at = time.monotonic()
         new_upload = new_upload or NewUpload()
         upload = await self._store.create_upload(name, new_upload, preconditions)
         self.length = new_upload.length
-        self._start_lease(upload, began)
+        self._unpublished_offset = unpublished_offset
+        self._start_lease(upload, requested_at)
         return upload
 
-    def resume(self, upload: UploadHandle, state: InProgressUpload, hash_state: Any, acquired_at: float) -> None:
-        """Go on with an upload that was taken over at the monotonic time `taken`."""
+    def resume(
+        self,
+        upload: UploadHandle,
+        state: InProgressUpload,
+        hash_state: HashState | None,
+        acquired_at: float,
+        *,
+        length: int | None,
+        unpublished_offset: int | None,
+    ) -> None:
+        """Continue an upload that was acquired at `acquired_at` of the monotonic clock.
+
+        `hash_state` covers its complete blocks, None where they must be read again. `length` is what is known of it now.
+        `unpublished_offset` as in `create`.
+        """
         self._blocks_sent = state.offset // self._store.block_size
         self._chunker.feed(state.tail)
         self.bytes_received = state.offset
-        self.length = state.length
+        self.length = length
+        self._unpublished_offset = unpublished_offset
         self._hash = hash_state if self._blocks_sent else hashlib.sha256()
         self._start_lease(upload, acquired_at)
 
     async def write(self, data: bytes) -> None:
-        """Take the next bytes; waits while the store is behind. Raises TooLarge, or what the store raised for an earlier batch."""
+        """Add bytes; waits while the store is behind. Raises ContentTooLarge, or what the store raised for an earlier batch."""
         if self.bytes_received + len(data) > self._max_size:
             raise ContentTooLarge(f"the file is larger than {self._max_size} bytes")
         self.bytes_received += len(data)
         self._chunker.feed(data)
-        if (
-            self._offset_checkpoint
-            and self._offset_checkpoint.pending
-            and len(self._chunker) > MAX_UNCHECKPOINTED_BYTES
-        ):
-            await asyncio.wait({self._offset_checkpoint.pending})
+        pending = self._offset_checkpoint.pending if self._offset_checkpoint else None
+        if pending and len(self._chunker) > MAX_UNCHECKPOINTED_BYTES:
+            await asyncio.wait({pending})
         while len(self._chunker.complete_blocks) >= BATCH_BLOCKS:
             await self._send_batch()
 
     async def checkpoint(self, *, keep_lease: bool) -> datetime | None:
-        """Make every byte durable that was received, unless the file is complete: then only `finish` does. Returns the expiry.
+        """Make all received bytes durable, and return when the upload expires.
 
-        `writing` keeps the lease.
+        Does not set the offset where that is the unpublished one, and returns None then. `keep_lease` says that more bytes follow.
         """
         while self._chunker.complete_blocks:
             await self._send_batch()
         await self._wait_in_flight()
-        if self._offset_checkpoint is None or self.bytes_received == self.unpublished_offset:
+        if self._offset_checkpoint is None or self.bytes_received == self._unpublished_offset:
             return None
         return await self._offset_checkpoint.write(
             self.bytes_received, self._chunker.tail, self.length, keep_lease=keep_lease
@@ -142,64 +158,66 @@ class UploadWriter:
         verify_sha256: Callable[[str], object] = lambda _: None,
         on_rehash: Callable[[], object] = lambda: None,
     ) -> OutboxEvent:
-        """Store what is left and make the file visible under `name`. Raises as `UploadStore.rename` and `commit`.
+        """Store the remaining bytes and make the file visible under `name`. Raises as `assign_name` and `commit` of the store.
 
-        `agree` is given the sha256 and raises where it is not the one that was stated; `verifying` says that stored bytes are read.
+        `verify_sha256` is called with the digest in hex and raises where it is not the expected one. `on_rehash` is called before
+        stored bytes are read again.
         """
         if self.upload is None:
             await self.create(name, preconditions=preconditions)
         upload = self._require_upload()
-        if self._hash is None:
+        hash_state = self._hash
+        if hash_state is None:
             on_rehash()
             await self._wait_in_flight()
-            self._hash = await rehash_blocks(self._store, upload, self._blocks_sent)
+            hash_state = self._hash = await rehash_blocks(self._store, upload, self._blocks_sent)
         if self._chunker:
             self.checkpoint_batches = False
             await self._send_batch(final=True)
         await self._wait_in_flight()
         if self._offset_checkpoint is not None:
             await self._offset_checkpoint.wait()
-        written = StoredFile(self.bytes_received, content_type, self._hash.hexdigest())
-        verify_sha256(written.sha256)
+        sha256 = hash_state.hexdigest()
+        verify_sha256(sha256)
         if upload.name is None:
             await self._stop_lease()
-            began = time.monotonic()
+            requested_at = time.monotonic()
             upload = await self._store.assign_name(upload, name, preconditions)
-            self._start_lease(upload, began)
+            self._start_lease(upload, requested_at)
         if self._lease is not None:
             await self._lease.ensure_held()
-        announcement = await self._store.commit(upload, written, preconditions)
+        event = await self._store.commit(upload, StoredFile(self.bytes_received, content_type, sha256), preconditions)
         await self._stop_lease()
-        return announcement
+        return event
 
     async def suspend(self) -> None:
-        """Stop without taking anything back: another may go on. What was received and is not saved is forgotten."""
+        """Stop and keep the upload: another writer may resume it. Bytes that were received and not checkpointed are lost."""
         await self._stop_lease()
-        marking = self._offset_checkpoint.pending if self._offset_checkpoint else None
-        for task in (self._in_flight, marking):
+        pending = self._offset_checkpoint.pending if self._offset_checkpoint else None
+        for task in (self._in_flight, pending):
             if task is not None:
                 await asyncio.wait({task})
-                _ = task.cancelled() or task.exception()  # seen: asyncio need not report it
+                _ = task.cancelled() or task.exception()  # retrieved, so that asyncio does not report it
 
     async def truncate(self, first_block: int) -> None:
-        """Remove block number `block` and what follows: it must not become part of the file."""
+        """Stop, and delete the blocks from number `first_block` on: they must not become part of the file."""
         await self.suspend()
         await self._store.truncate_blocks(self._require_upload(), first_block)
 
     async def abort(self, *, name_taken: bool = False) -> None:
-        """Take everything back. Never raises: what fails here, the janitor finishes."""
+        """Delete the upload with its blocks. Never raises: what fails here is left to the garbage collector."""
         try:
             async with asyncio.timeout(CLEANUP_TIMEOUT_SECONDS):
                 await self.suspend()
                 if self.upload is not None:
-                    flight = self._in_flight
-                    late = flight is not None and (flight.cancelled() or flight.exception() is not None)
-                    await self._store.abort(self.upload, name_taken=name_taken, second_purge=late)
+                    last = self._in_flight
+                    outcome_unknown = last is not None and (last.cancelled() or last.exception() is not None)
+                    await self._store.abort(self.upload, name_taken=name_taken, second_purge=outcome_unknown)
         except (GridcastError, TimeoutError) as error:
             _log.warning("unfinished upload left to the garbage collector: %s", error)
 
     async def _send_batch(self, *, final: bool = False) -> None:
-        """Send the next batch off, or with `last` all that is left. Who is cancelled here still holds it, or has sent it."""
+        """Send the next batch, with `final` all that is left. A cancellation here loses no block: it is still held, or sent."""
         await self._wait_in_flight()
         if self.upload is None:
             await self.create(None)
@@ -228,7 +246,7 @@ class UploadWriter:
         if (
             self.checkpoint_batches
             and self._offset_checkpoint
-            and offset != self.unpublished_offset
+            and offset != self._unpublished_offset
             and offset > self._offset_checkpoint.durable_offset
         ):
             await self._offset_checkpoint.schedule(offset, self.length)
@@ -239,7 +257,7 @@ class UploadWriter:
                 self._hash.update(block)
 
     async def _wait_in_flight(self) -> None:
-        """Wait for the batch in flight; being cancelled here leaves it in flight."""
+        """Wait for the batch in flight; a cancellation here leaves it in flight."""
         if self._in_flight is not None:
             await asyncio.wait({self._in_flight})
             self._in_flight.result()

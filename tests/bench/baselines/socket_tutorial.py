@@ -1,6 +1,6 @@
 """How a tutorial pushes to browsers with FastAPI: a dict of sids, and a loop that awaits each socket in turn.
 
-Written for comparison only. What is published to the Redis channel `broadcast` goes to everyone.
+Written for comparison only. What is published to the Redis channel `broadcast` goes to every socket.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ class ConnectionManager:
 
     async def broadcast(self, text: str) -> None:
         for websocket in list(self.connections.values()):
-            # One that has gone is taken out by its own task.
+            # A closed socket is removed by its own task.
             with contextlib.suppress(RuntimeError, WebSocketDisconnect):
                 await websocket.send_text(text)
 

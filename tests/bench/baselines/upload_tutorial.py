@@ -1,4 +1,4 @@
-"""How a tutorial takes an upload into GridFS with FastAPI: the framework spools the form, then the driver stores it in a thread.
+"""How a tutorial stores an upload in GridFS with FastAPI: the framework spools the form, then the driver stores it in a thread.
 
 Written for comparison only.
 """

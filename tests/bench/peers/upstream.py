@@ -1,7 +1,7 @@
-"""The service behind gateways that are compared: one raw ASGI application on uvicorn that costs as little as it can.
+"""The service behind gateways that are compared: one raw ASGI application on uvicorn with as little work as possible.
 
-GET /file/info, a small answer; GET /file/stream?filename=BYTES, a large one; PUT /file/stream, a body read and thrown away;
-/ws, which sends back what it is sent, and whose sockets of `?meta=GROUP` hear each POST /sockets/messages?topic=GROUP.
+GET /file/info, a small response; GET /file/stream?filename=BYTES, a large one; PUT /file/stream, a body read and discarded;
+/ws, which echoes, and whose sockets with `?meta=GROUP` receive each POST /sockets/messages?topic=GROUP.
 """
 
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""The envelope: what goes in comes out, and what is against the rules is refused."""
+"""gridcast._bus.events: CloudEvents round-trip, and invalid ones are rejected."""
 
 import json
 from typing import Any
@@ -23,7 +23,7 @@ def make_event(data: Any, topic: str | None = None) -> events.CloudEvent:
 
 
 @given(JSON_VALUES)
-def test_what_is_encoded_is_decoded(data: Any) -> None:
+def test_encoded_events_decode_unchanged(data: Any) -> None:
     try:
         text = events.encode_event(make_event(data, "a"))
     except InvalidEvent:
@@ -35,7 +35,7 @@ def test_what_is_encoded_is_decoded(data: Any) -> None:
     )
 
 
-def test_a_frame_is_one_line_of_cloudevents() -> None:
+def test_frame_is_one_line_of_cloudevents_json() -> None:
     frame = json.loads(events.with_sequence(events.encode_event(make_event({"a": "\n"})).encode(), b"6f-7"))
     assert frame == {
         "sequence": "6f-7",
@@ -50,12 +50,12 @@ def test_a_frame_is_one_line_of_cloudevents() -> None:
 
 
 @pytest.mark.parametrize("data", [float("nan"), float("inf"), object(), {1: {2: {3}}}, "\ud800"])
-def test_what_is_not_json_is_the_callers_fault(data: Any) -> None:
+def test_unserializable_data_is_a_bad_request(data: Any) -> None:
     with pytest.raises(InvalidEvent):
         events.encode_event(make_event(data))
 
 
-def test_nesting_without_end_is_the_callers_fault() -> None:
+def test_unbounded_nesting_is_a_bad_request() -> None:
     deep: list[Any] = []
     for _ in range(100_000):
         deep = [deep]
@@ -63,7 +63,7 @@ def test_nesting_without_end_is_the_callers_fault() -> None:
         events.encode_event(make_event(deep))
 
 
-def test_an_event_has_a_greatest_size() -> None:
+def test_event_size_is_limited() -> None:
     events.encode_event(make_event("x" * (events.MAX_EVENT_BYTES - 200)))
     with pytest.raises(EventTooLarge):
         events.encode_event(make_event("x" * events.MAX_EVENT_BYTES))
@@ -85,43 +85,43 @@ def test_an_event_has_a_greatest_size() -> None:
         "[" * 100_000,
     ],
 )
-def test_what_is_no_event_is_refused(text: str) -> None:
+def test_invalid_event_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         events.decode_event(text)
 
 
 @pytest.mark.parametrize("topic", ["a", "files:demo/2024", "%C3%A9", "a.b-c_d~e@f+g=h", "x" * 200])
-def test_topics(topic: str) -> None:
+def test_valid_topics(topic: str) -> None:
     assert events.validate_topic(topic) == topic
 
 
 @pytest.mark.parametrize(
     "topic", ["", "x" * 201, "a b", "a,b", "*", "a.*", "a?", "é", "a\n", "a\t", "a\x00", '"', "\\", "#"]
 )
-def test_no_topics(topic: str) -> None:
+def test_invalid_topics(topic: str) -> None:
     with pytest.raises(InvalidEvent):
         events.validate_topic(topic)
 
 
 @pytest.mark.parametrize("name", ["file.created", "a", "A-1_b.c"])
-def test_types(name: str) -> None:
+def test_valid_types(name: str) -> None:
     assert events.validate_event_type(name) == name
 
 
 @pytest.mark.parametrize("name", ["", ".a", "a b", "a\n", "é", "a" * 129, "a\t"])
-def test_no_types(name: str) -> None:
+def test_invalid_types(name: str) -> None:
     with pytest.raises(InvalidEvent):
         events.validate_event_type(name)
 
 
 @pytest.mark.parametrize("name", ["", " ", "a b", "a\n", "é", "a" * 129])
-def test_no_ids(name: str) -> None:
+def test_invalid_ids(name: str) -> None:
     with pytest.raises(InvalidEvent):
         events.validate_event_id(name)
 
 
 @pytest.mark.parametrize("source", ["", "upload", "/up load", "/é", "/", "/a\n"])
-def test_a_source_is_set_by_code(source: str) -> None:
+def test_source_is_set_by_the_caller(source: str) -> None:
     with pytest.raises(ValueError, match="not an event source"):
         events.validate_source(source)
 
@@ -144,7 +144,7 @@ def test_a_source_is_set_by_code(source: str) -> None:
         ("6f-" + "9" * 17, None),
     ],
 )
-def test_places_in_the_sequence(text: str, place: events.StreamPosition | None) -> None:
+def test_stream_positions(text: str, place: events.StreamPosition | None) -> None:
     assert events.StreamPosition.try_parse(text) == place
     if place is None:
         with pytest.raises(ValueError, match="not a stream position"):
@@ -153,7 +153,7 @@ def test_places_in_the_sequence(text: str, place: events.StreamPosition | None) 
         assert str(place) == text
 
 
-def test_sids() -> None:
+def test_valid_sids() -> None:
     assert events.is_valid_sid("A" * 51 + "Q")
     for text in ("", "A" * 51, "A" * 53, "a" * 52, "A" * 51 + "1", "A" * 51 + "\n", "A" * 52 + "\n"):
         assert not events.is_valid_sid(text)

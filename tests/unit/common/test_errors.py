@@ -1,4 +1,4 @@
-"""Every error has a status of its own, a safe body, and headers that fit into an answer."""
+"""services.common.errors: every error has a status of its own, a safe body, and headers that fit into a response."""
 
 import json
 
@@ -18,7 +18,7 @@ def test_statuses_are_http(kind: type[GridcastError]) -> None:
     assert kind.title
 
 
-def test_the_body_is_a_problem() -> None:
+def test_body_is_a_problem_document() -> None:
     error = errors.AlreadyExists("a", 'b"c')
     assert json.loads(errors.encode_problem(error)) == {
         "type": "about:blank",
@@ -28,11 +28,11 @@ def test_the_body_is_a_problem() -> None:
     }
 
 
-def test_a_lone_surrogate_does_not_break_the_answer() -> None:
+def test_lone_surrogate_does_not_break_the_problem_body() -> None:
     assert b"udcff" in errors.encode_problem(errors.BadRequest("bad \udcff"))
 
 
-def test_the_headers_say_what_the_error_knows() -> None:
+def test_headers_carry_the_data_of_the_error() -> None:
     error = errors.RangeNotSatisfiable(7)
     headers = dict(errors.problem_headers(error, b"12345"))
     assert headers[b"content-range"] == b"bytes */7"

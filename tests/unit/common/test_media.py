@@ -1,4 +1,4 @@
-"""Names and their rules."""
+"""services.common.media: file and folder names and their rules."""
 
 import unicodedata
 
@@ -13,7 +13,7 @@ from services.common.media import MAX_FOLDER_BYTES, validate_folder, validate_me
 @pytest.mark.parametrize(
     "name", ["a", "a.webm", "...", "..a", " ", "a b", "日本語.mp4", "$where", "__proto__", "é" * 127, "%2e%2e"]
 )
-def test_good_names(name: str) -> None:
+def test_valid_names(name: str) -> None:
     assert validate_media_name("", name).filename == unicodedata.normalize("NFC", name)
 
 
@@ -42,29 +42,29 @@ def test_good_names(name: str) -> None:
         "a\u2028b",
     ],
 )
-def test_bad_names(name: str) -> None:
+def test_invalid_names(name: str) -> None:
     with pytest.raises(BadRequest):
         validate_segment(name, "filename")
 
 
-def test_two_spellings_are_one_name() -> None:
+def test_unicode_forms_of_one_name_are_equal() -> None:
     """Case 19."""
     assert validate_media_name("e\u0301", "e\u0301") == validate_media_name("\u00e9", "\u00e9")
 
 
 @pytest.mark.parametrize("folder", ["", "a", "a/b/c", "a b/ä", ".a/..b"])
-def test_good_folders(folder: str) -> None:
+def test_valid_folders(folder: str) -> None:
     assert validate_folder(folder) == folder
 
 
 @pytest.mark.parametrize("folder", ["/", "/a", "a/", "a//b", "a/../b", ".", "a\\b", "a/" * 600 + "a", "x" * 10_000])
-def test_bad_folders(folder: str) -> None:
+def test_invalid_folders(folder: str) -> None:
     with pytest.raises(BadRequest):
         validate_folder(folder)
 
 
 @given(st.text(max_size=300))
-def test_what_is_accepted_is_safe(text: str) -> None:
+def test_accepted_names_are_safe(text: str) -> None:
     try:
         name = validate_segment(text, "filename")
     except BadRequest:

@@ -1,4 +1,4 @@
-"""Settings come from arguments, the environment, and files, in this order; secrets are not shown."""
+"""services.common.settings: values from arguments, the environment and files, in this order; secrets are not shown."""
 
 from pathlib import Path
 
@@ -11,13 +11,13 @@ from services.common.settings import MongoSettings
 from services.upload.settings import UploadSettings
 
 
-def test_defaults_need_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_defaults_need_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MONGODB_URI", "GRIDCAST_MONGODB_URI", "GRIDCAST_PORT"):
         monkeypatch.delenv(name, raising=False)
     assert MongoSettings().mongodb_uri.get_secret_value() == "mongodb://127.0.0.1:27017"
 
 
-def test_the_prefixed_name_and_the_common_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prefixed_and_common_variable_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MONGODB_URI", "mongodb://common")
     assert MongoSettings().mongodb_uri.get_secret_value() == "mongodb://common"
     monkeypatch.setenv("GRIDCAST_MONGODB_URI", "mongodb://prefixed")
@@ -25,7 +25,7 @@ def test_the_prefixed_name_and_the_common_name(monkeypatch: pytest.MonkeyPatch) 
     assert MongoSettings(mongodb_uri="mongodb://argument").mongodb_uri.get_secret_value() == "mongodb://argument"
 
 
-def test_a_secret_may_stand_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_secret_setting_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("MONGODB_URI", raising=False)
     secret = tmp_path / "uri"
     secret.write_text("mongodb://user:hush@host\n", "utf-8")
@@ -35,8 +35,8 @@ def test_a_secret_may_stand_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert "hush" not in repr(settings)
 
 
-def test_a_list_may_stand_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """In the form that it has in the environment: JSON here, commas in the gateway's addresses."""
+def test_list_setting_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In the format of the environment: JSON here, commas for the gateway's addresses."""
     types, addresses = tmp_path / "types", tmp_path / "addresses"
     monkeypatch.setenv("GRIDCAST_ALLOWED_MEDIA_TYPES_FILE", str(types))
     monkeypatch.setenv("GRIDCAST_UPLOAD_URLS_FILE", str(addresses))
@@ -52,7 +52,7 @@ def test_a_list_may_stand_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 @pytest.mark.parametrize(
     ("name", "value"), [("PORT", "0"), ("PORT", "x"), ("LOG_LEVEL", "loud"), ("SHUTDOWN_TIMEOUT", "-1")]
 )
-def test_a_wrong_value_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_invalid_value_is_rejected(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"GRIDCAST_{name}", value)
     with pytest.raises(ValidationError, match=name.lower()):
         MongoSettings()

@@ -9,15 +9,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]  # ships no annotations
 import pytest
 import yaml
 
 from deploy.containers import credentials
+from deploy.local.processes import PROJECT_ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
-BASE_COMPOSE, CLUSTER_COMPOSE = ROOT / "docker-compose.yml", ROOT / "deploy/compose.cluster.yml"
-DOCKERFILE = ROOT / "deploy/Dockerfile"
+BASE_COMPOSE, CLUSTER_COMPOSE = PROJECT_ROOT / "docker-compose.yml", PROJECT_ROOT / "deploy/compose.cluster.yml"
+DOCKERFILE = PROJECT_ROOT / "deploy/Dockerfile"
 SERVICES = {"upload", "stream", "socket", "gateway"}
 JOB_SERVICES = {"credentials", "database", "backup"}
 MONITORING_SERVICES = {"prometheus", "grafana"}
@@ -26,11 +26,12 @@ Compose = dict[str, Any]
 
 
 def read_yaml(path: Path) -> Compose:
-    return yaml.safe_load(path.read_text("utf-8"))
+    document: Compose = yaml.safe_load(path.read_text("utf-8"))
+    return document
 
 
 def dockerfile_instructions() -> list[str]:
-    """Its instructions, each on one line."""
+    """The instructions of the Dockerfile, one string each."""
     text = re.sub(r"\\\n\s*", "", DOCKERFILE.read_text("utf-8"))
     return [line for line in text.splitlines() if line and not line.startswith("#")]
 
@@ -54,7 +55,7 @@ def test_hadolint_finds_nothing() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_the_classic_builder_understands_it() -> None:
+def test_classic_builder_accepts_the_dockerfile() -> None:
     for line in dockerfile_instructions():
         assert not re.match(r"(RUN|COPY|ADD) --(?!from=)", line), line
         assert "<<" not in line
@@ -71,7 +72,7 @@ def test_an_image_has_the_packages_of_its_service_alone(service: str) -> None:
     assert any("--require-hashes" in line and "--only-binary :all:" in line for line in instructions)
 
 
-def test_the_client_is_built_and_installed_without_a_download_that_is_not_locked() -> None:
+def test_the_client_is_built_from_locked_requirements() -> None:
     found = dockerfile_stages()
     built = "\n".join(found["client"][1])
     assert "COPY requirements/build.txt" in built
@@ -83,8 +84,8 @@ def test_the_client_is_built_and_installed_without_a_download_that_is_not_locked
     assert re.search(r"pip --python \S+ install .*--no-deps --no-index", installed)
 
 
-def test_what_is_copied_from_the_tree_can_be_read_by_whoever_runs_the_image() -> None:
-    """Under a umask of 077 it has its owner's rights alone."""
+def test_copied_files_are_readable_by_any_container_user() -> None:
+    """Under a umask of 077 it has its owner's permissions alone."""
     found = dockerfile_stages()
     for name, (base, instructions) in found.items():
         from_the_tree = [line for line in instructions if line.startswith("COPY") and "--from=" not in line]
@@ -115,12 +116,12 @@ def test_an_image_ends_small_and_unprivileged(service: str) -> None:
 
 
 @pytest.mark.parametrize("path", [BASE_COMPOSE, CLUSTER_COMPOSE], ids=lambda path: path.name)
-def test_the_compose_specification_allows_it(path: Path) -> None:
+def test_compose_files_are_valid_against_the_specification(path: Path) -> None:
     text = resources.files("check_jsonschema").joinpath("builtin_schemas/vendor/compose-spec.json").read_text("utf-8")
     jsonschema.Draft202012Validator(json.loads(text)).validate(read_yaml(path))
 
 
-def test_the_schema_would_notice() -> None:
+def test_schema_rejects_unknown_keys() -> None:
     text = resources.files("check_jsonschema").joinpath("builtin_schemas/vendor/compose-spec.json").read_text("utf-8")
     wrong = read_yaml(BASE_COMPOSE)
     wrong["services"]["gateway"]["depends_on"]["upload"]["condition"] = "service_fine"
@@ -129,13 +130,13 @@ def test_the_schema_would_notice() -> None:
 
 
 @pytest.mark.parametrize("files", [[BASE_COMPOSE], [BASE_COMPOSE, CLUSTER_COMPOSE]], ids=["base", "cluster"])
-def test_docker_compose_1_29_accepts_it(files: list[Path], tmp_path: Path) -> None:
-    """Its own schema and its own merge of the files; no engine is asked."""
+def test_docker_compose_1_29_accepts_the_file(files: list[Path], tmp_path: Path) -> None:
+    """Compose's own schema and merge of the files; no engine is needed."""
     program = shutil.which("docker-compose")
     if program is None or b"1.29" not in subprocess.check_output([program, "--version"]):
         pytest.skip("docker-compose 1.29 is not installed")
     options = [option for file in files for option in ("-f", str(file))]
-    accepted = yaml.safe_load(subprocess.check_output([program, *options, "config"], cwd=ROOT, timeout=60))
+    accepted = yaml.safe_load(subprocess.check_output([program, *options, "config"], cwd=PROJECT_ROOT, timeout=60))
     assert accepted["services"].keys() >= SERVICES
 
 
@@ -160,7 +161,7 @@ def test_every_container_is_locked_down(services: Compose) -> None:
         assert service["restart"] == ("no" if name in JOB_SERVICES else "unless-stopped"), name
         mounts = [str(volume) for volume in service.get("volumes", []) if str(volume).startswith((".", "/"))]
         assert all(re.fullmatch(r"\./deploy/monitoring/[\w./]+:/etc/[\w./]+:ro", mount) for mount in mounts), name
-        assert all((ROOT / mount.partition(":")[0]).exists() for mount in mounts), name
+        assert all((PROJECT_ROOT / mount.partition(":")[0]).exists() for mount in mounts), name
         if name not in SERVICES | JOB_SERVICES:
             assert re.fullmatch(r"[1-9][0-9]*:[1-9][0-9]*", service["user"]), name
 
@@ -181,7 +182,7 @@ def test_only_the_gateway_is_published_and_only_to_this_machine() -> None:
     assert "data" not in read_yaml(BASE_COMPOSE)["services"]["gateway"]["networks"]
 
 
-def test_monitoring_starts_when_it_is_wanted_and_sees_no_data() -> None:
+def test_monitoring_is_optional_and_mounts_no_data() -> None:
     services = read_yaml(BASE_COMPOSE)["services"]
     assert {
         name for name, service in services.items() if service.get("profiles") == ["monitoring"]
@@ -197,7 +198,7 @@ def test_services_scale() -> None:
 
 
 def test_an_image_is_built_by_one_service_that_all_its_users_wait_for() -> None:
-    """Compose v2 builds all services at once, and two that make the same image get into each other's way."""
+    """Compose v2 builds all services concurrently, and two that build the same image collide."""
     services = read_yaml(BASE_COMPOSE)["services"]
     builders = [service["image"] for service in services.values() if "build" in service]
     assert len(builders) == len(set(builders))
@@ -211,18 +212,18 @@ def test_an_image_is_built_by_one_service_that_all_its_users_wait_for() -> None:
         direct = set(services[name].get("depends_on", {}))
         return direct.union(*(waits_for(other) for other in direct))
 
-    # `backup` is run by hand, when the stack stands.
+    # `backup` is run by hand, when the stack is running.
     assert "credentials" in waits_for("database")
 
 
-def test_the_uploads_under_way_fit_into_the_memory() -> None:
+def test_concurrent_uploads_fit_into_the_memory_limit() -> None:
     """About 8 MiB each, beside the process itself."""
     upload = read_yaml(BASE_COMPOSE)["services"]["upload"]
     assert upload["mem_limit"] == "1g"
     assert upload["environment"]["GRIDCAST_MAX_CONCURRENT_UPLOADS"] * 8 + 128 <= 1024
 
 
-def test_nobody_sees_the_credentials_of_another() -> None:
+def test_containers_see_only_their_own_credentials() -> None:
     mounts = {
         name: {str(volume).partition(":")[0] for volume in service.get("volumes", [])}
         for name, service in merged_compose().items()
@@ -251,9 +252,9 @@ def test_images_name_no_registry() -> None:
 
 def test_the_example_lists_what_compose_reads() -> None:
     wanted = set(re.findall(r"\$\{([A-Z_]+)", BASE_COMPOSE.read_text("utf-8")))
-    listed = set(re.findall(r"^#([A-Z_]+)=", (ROOT / ".env.example").read_text("utf-8"), re.MULTILINE))
+    listed = set(re.findall(r"^#([A-Z_]+)=", (PROJECT_ROOT / ".env.example").read_text("utf-8"), re.MULTILINE))
     assert listed == wanted
-    assert not re.search(r"^[A-Z_]*PASSWORD=.", (ROOT / ".env.example").read_text("utf-8"), re.MULTILINE)
+    assert not re.search(r"^[A-Z_]*PASSWORD=.", (PROJECT_ROOT / ".env.example").read_text("utf-8"), re.MULTILINE)
 
 
 SECRETS = {name: f"{number:016d}" for number, name in enumerate((*credentials.PASSWORDS, credentials.REPLICA_SET_KEY))}
@@ -270,13 +271,13 @@ def test_addresses_of_one_server_and_of_a_cluster() -> None:
     assert many["/out/stream/redis_url"] == expected
 
 
-def test_redis_is_given_no_password_in_plain() -> None:
+def test_redis_gets_no_plain_text_password() -> None:
     acl = credentials.redis_acl_file(SECRETS)
     assert acl.startswith("user default reset off\n")
     assert not any(password in acl for password in SECRETS.values())
 
 
-def test_the_password_that_mongodb_knows_stays_in_the_vault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mongodb_password_stays_in_the_vault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vault, out = job_volumes(tmp_path, monkeypatch)
     known, wanted = vault / "mongo_root_password", vault / "mongo_root_password.wanted"
     monkeypatch.setenv("MONGO_ROOT_PASSWORD", "the-first-of-all-passwords")
@@ -295,7 +296,7 @@ def test_the_password_that_mongodb_knows_stays_in_the_vault(tmp_path: Path, monk
 
 
 def job_volumes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """Folders in the place of the job's volumes, and nothing in its environment."""
+    """Folders used as the job's volumes, and nothing in its environment."""
     vault, out = folder / "vault", folder / "out"
     for path in (vault, *(out / name for name in ("mongo", "redis", "upload", "stream", "socket"))):
         path.mkdir(parents=True)
@@ -306,7 +307,7 @@ def job_volumes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Pa
     return vault, out
 
 
-def test_passwords_stay_unless_others_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_passwords_are_kept_unless_new_ones_are_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job_volumes(tmp_path, monkeypatch)
 
     def written() -> dict[str, str]:

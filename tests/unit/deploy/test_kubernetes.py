@@ -1,26 +1,25 @@
-"""The Kubernetes overlays, as kubectl builds them: valid in strict schemas of several versions, safe, consistent, closed."""
+"""The Kubernetes overlays as kubectl builds them: valid against strict schemas of several versions, safe, consistent, closed."""
 
 import copy
 import functools
 import os
 import shutil
 import subprocess
-from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
+import kubernetes_validate  # type: ignore[import-untyped]  # ships no annotations
 import pytest
 import yaml
 
+from deploy.local.processes import PROJECT_ROOT
 from gateway.upstream.discovery import DNS_REFRESH_INTERVAL_SECONDS
 
-ROOT = Path(__file__).resolve().parents[3]
 OVERLAYS = ("local", "production")
 KUBERNETES_VERSIONS = ("1.27", "1.30", "1.33", "1.35", "1.37")
 SERVICES = {"upload", "stream", "socket", "gateway"}
 INTERNET = "world"
 DNS_STALE_SECONDS = 30
-"""CoreDNS and NodeLocal DNSCache answer from memory for so long."""
+"""Seconds for which CoreDNS and NodeLocal DNSCache answer from their caches."""
 
 Object = dict[str, Any]
 
@@ -28,7 +27,7 @@ Object = dict[str, Any]
 @functools.cache
 def build_overlay(overlay: str) -> tuple[Object, ...]:
     """What `kubectl apply -k` would send."""
-    folder = str(ROOT / "deploy/k8s/overlays" / overlay)
+    folder = str(PROJECT_ROOT / "deploy/k8s/overlays" / overlay)
     if kubectl := os.environ.get("KUBECTL") or shutil.which("kubectl"):
         command = [kubectl, "kustomize", folder]
     elif kustomize := shutil.which("kustomize"):
@@ -53,7 +52,7 @@ def workloads(overlay: str) -> list[Object]:
 
 
 def workload_name(workload: Object) -> str:
-    return workload["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/name"]
+    return str(workload["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/name"])
 
 
 @pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
@@ -130,12 +129,12 @@ def test_services_end_gracefully(overlay: str) -> None:
         }
         probes = {kind: container[kind]["httpGet"]["path"] for kind in ("startupProbe", "livenessProbe")}
         assert set(probes.values()) == {"/livez"}
-        # One service that is away must not take the door for the others with it.
+        # One unavailable service must not take the gateway down for the others.
         assert container["readinessProbe"]["httpGet"]["path"] == ("/livez" if name == "gateway" else "/readyz")
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_uploads_under_way_fit_into_the_memory(overlay: str) -> None:
+def test_concurrent_uploads_fit_into_the_memory_limit(overlay: str) -> None:
     """About 8 MiB each, beside the process itself."""
     (container,) = objects_by_name(overlay, "Deployment")["upload"]["spec"]["template"]["spec"]["containers"]
     most = next(int(entry["value"]) for entry in container["env"] if entry["name"] == "GRIDCAST_MAX_CONCURRENT_UPLOADS")
@@ -144,7 +143,7 @@ def test_the_uploads_under_way_fit_into_the_memory(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_names_refer_to_what_is_there(overlay: str) -> None:
+def test_references_name_existing_objects(overlay: str) -> None:
     pods = {workload_name(workload): workload["spec"]["template"] for workload in workloads(overlay)}
     assert pods.keys() >= SERVICES
     services = objects_by_name(overlay, "Service")
@@ -188,7 +187,7 @@ def test_secrets_of_the_local_overlay_hold_what_the_pods_read() -> None:
 
 
 def allowed_flows(overlay: str) -> set[tuple[str, str, int]]:
-    """Who may open a connection to whom and to which port: what both sides' policies allow, DNS left out."""
+    """Allowed connections as (source, target, port): what the policies of both sides allow, DNS left out."""
     names = sorted({workload_name(workload) for workload in workloads(overlay)})
     policies = [
         spec["spec"] for name, spec in objects_by_name(overlay, "NetworkPolicy").items() if name != "dns-egress"
@@ -245,7 +244,7 @@ def test_only_the_listed_flows_are_open() -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_names_can_be_looked_up_wherever_the_name_server_stands(overlay: str) -> None:
+def test_dns_lookups_are_allowed_to_any_name_server(overlay: str) -> None:
     """Also in a cache on the node itself, which selectors of pods and namespaces do not match, and at OpenShift's 5353."""
     policy = objects_by_name(overlay, "NetworkPolicy")["dns-egress"]["spec"]
     assert policy["podSelector"] == {}

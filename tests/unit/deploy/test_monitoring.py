@@ -1,9 +1,10 @@
-"""The dashboard and the alert rules ask only for metrics that exist, with labels that they have."""
+"""The dashboard and the alert rules query only metrics that exist, with labels that they have."""
 
 import json
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def promql_expressions() -> list[str]:
 
 
 def known_metrics() -> dict[str, set[str]]:
-    """Every metric of ours with its labels; Prometheus adds the last four."""
+    """Every metric that the services export with its labels; Prometheus adds the last four."""
     assert metrics.HTTP_REQUESTS
     found: dict[str, set[str]] = {}
     for name, collector in REGISTRY._names_to_collectors.items():
@@ -40,7 +41,7 @@ def known_metrics() -> dict[str, set[str]]:
     return found
 
 
-def test_every_metric_asked_for_exists() -> None:
+def test_every_queried_metric_exists() -> None:
     names = known_metrics()
     for expression in promql_expressions():
         for name in re.findall(r"\b(gridcast_\w+|process_\w+)", expression):
@@ -49,7 +50,7 @@ def test_every_metric_asked_for_exists() -> None:
             ), name
 
 
-def test_every_label_asked_for_exists() -> None:
+def test_every_queried_label_exists() -> None:
     names = known_metrics()
     for expression in promql_expressions():
         labels = {label.strip() for group in re.findall(r"by \(([^)]*)\)", expression) for label in group.split(",")}
@@ -59,8 +60,8 @@ def test_every_label_asked_for_exists() -> None:
         assert labels <= allowed, f"{expression}: {labels - allowed}"
 
 
-def test_every_metric_of_ours_is_looked_at() -> None:
-    """What nobody sees need not be counted."""
+def test_every_exported_metric_is_used() -> None:
+    """A metric that no panel or alert shows need not be counted."""
     asked = " ".join(promql_expressions())
     ours = [
         kind for kind in vars(metrics).values() if isinstance(kind, (MetricWrapperBase, FastCounter, FastHistogram))
@@ -86,6 +87,11 @@ def test_prometheus_itself_accepts_the_files(tmp_path: Path) -> None:
 NO_REPLICA_QUERY = 'gridcast_upstream_errors_total{upstream="stream",status="502",job="gridcast",service="gateway"}'
 
 
+def fill_in_labels(annotation: str, labels: Mapping[str, str]) -> str:
+    """The text of an annotation in which Prometheus has replaced each `{{ $labels.NAME }}`."""
+    return re.sub(r"{{ \$labels\.(\w+) }}", lambda found: labels[found[1]], annotation)
+
+
 @pytest.mark.parametrize(
     ("series", "firing"),
     [
@@ -103,7 +109,7 @@ NO_REPLICA_QUERY = 'gridcast_upstream_errors_total{upstream="stream",status="502
 def test_alerts_fire_when_they_should(
     series: dict[str, str], firing: list[tuple[str, dict[str, str]]], tmp_path: Path
 ) -> None:
-    """Every 10 s a sample; looked at after six minutes."""
+    """A sample every 10 s; evaluated after six minutes."""
     if shutil.which("promtool") is None:
         pytest.skip("promtool, the judge, is not installed")
     given = [
@@ -118,7 +124,7 @@ def test_alerts_fire_when_they_should(
         annotation = rule["annotations"]["summary"]
         alerts = []
         for labels in own:
-            said = re.sub(r"{{ \$labels\.(\w+) }}", lambda found, labels=labels: labels[found[1]], annotation)
+            said = fill_in_labels(annotation, labels)
             more = {"job": "gridcast"} if "absent" in rule["expr"] else {}
             alerts.append({"exp_labels": {**rule["labels"], **labels, **more}, "exp_annotations": {"summary": said}})
         expected.append({"eval_time": "6m", "alertname": rule["alert"], "exp_alerts": alerts})

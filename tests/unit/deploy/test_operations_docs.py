@@ -1,4 +1,4 @@
-"""docs/operations.md: its table of settings says what the settings classes say, and it names no metric that is not there.
+"""docs/operations.md: its table of settings matches the settings classes, and every metric it names exists.
 
 Run as a program it writes the table.
 """
@@ -11,18 +11,20 @@ from typing import Any
 
 from pydantic import SecretStr
 
-ROOT = Path(__file__).resolve().parents[3]
+from deploy.local.processes import PROJECT_ROOT
+
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
+    sys.path.insert(0, str(PROJECT_ROOT))
 
-from gateway.settings import GatewaySettings  # noqa: E402
-from services.common.settings import ENV_PREFIX, Settings  # noqa: E402
-from services.common.telemetry import metrics  # noqa: E402
-from services.socket.settings import SocketSettings  # noqa: E402
-from services.stream.settings import StreamSettings  # noqa: E402
-from services.upload.settings import UploadSettings  # noqa: E402
+from gateway.settings import GatewaySettings
+from services.common.settings import Settings
+from services.common.telemetry import metrics
+from services.common.variables import PREFIX as ENV_PREFIX
+from services.socket.settings import SocketSettings
+from services.stream.settings import StreamSettings
+from services.upload.settings import UploadSettings
 
-PAGE = ROOT / "docs/operations.md"
+PAGE = PROJECT_ROOT / "docs/operations.md"
 SETTINGS_CLASSES: dict[str, type[Settings]] = {
     "gateway": GatewaySettings,
     "upload": UploadSettings,
@@ -33,7 +35,7 @@ SETTINGS_TABLE = re.compile(r"(<!-- settings: .*? -->\n)(.*?)(<!-- end of settin
 
 
 def settings_rows() -> Iterator[tuple[str, str, str, str]]:
-    """Variable, whose it is, default, meaning: one row for settings that are the same everywhere."""
+    """Variable, services, default, meaning: one row for settings that are the same for all services."""
     merged: dict[tuple[str, str, str], list[str]] = {}
     for process, settings in SETTINGS_CLASSES.items():
         for name, field in settings.model_fields.items():
@@ -59,7 +61,7 @@ def format_table() -> str:
     return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
 
 
-def test_the_table_of_settings_is_true() -> None:
+def test_settings_table_matches_the_code() -> None:
     found = SETTINGS_TABLE.search(PAGE.read_text("utf-8"))
     assert found, "the marks around the table are gone"
     missing = set(format_table().splitlines()) - set(found[2].splitlines())
@@ -67,22 +69,22 @@ def test_the_table_of_settings_is_true() -> None:
     assert (missing, surplus) == (set(), set()), "run: python tests/unit/deploy/test_operations_docs.py"
 
 
-def test_every_setting_says_what_it_is_for() -> None:
+def test_every_setting_has_a_description() -> None:
     assert all(meaning for _, _, _, meaning in settings_rows())
 
 
-def test_metrics_that_are_named_exist() -> None:
+def test_named_metrics_exist() -> None:
     known = set(re.findall(r'"(gridcast_[a-z_]+)"', Path(metrics.__file__).read_text("utf-8")))
     named = set(re.findall(r"`(gridcast_[a-z_]+)", PAGE.read_text("utf-8")))
     assert named - known == set()
 
 
-def test_files_that_are_named_exist() -> None:
+def test_named_files_exist() -> None:
     for name in set(re.findall(r"(?:deploy|tests|docs)/[A-Za-z0-9_./-]+[a-z]", PAGE.read_text("utf-8"))):
-        assert (ROOT / name).exists(), name
+        assert (PROJECT_ROOT / name).exists(), name
 
 
-def test_settings_that_are_named_exist() -> None:
+def test_named_settings_exist() -> None:
     known = {f"{ENV_PREFIX}{name.upper()}" for settings in SETTINGS_CLASSES.values() for name in settings.model_fields}
     assert set(re.findall(rf"\b{ENV_PREFIX}[A-Z_]+[A-Z]", PAGE.read_text("utf-8"))) - known == set()
 

@@ -1,4 +1,4 @@
-"""Joining API documents."""
+"""gateway.openapi_merge: merging the documents of the services."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def get_operation(schema: str | None = None) -> dict[str, Any]:
     return {"responses": {"200": {"description": "ok", **content}}}
 
 
-def test_paths_of_one_name_get_the_methods_of_both() -> None:
+def test_equal_paths_get_the_methods_of_both_services() -> None:
     joined = openapi_merge.merge_documents(
         make_document({"/": {"get": get_operation()}}),
         {
@@ -37,13 +37,13 @@ def test_paths_of_one_name_get_the_methods_of_both() -> None:
     validate(joined)
 
 
-def test_parameters_may_be_named_otherwise() -> None:
+def test_path_parameters_may_have_other_names() -> None:
     service = make_document({"/tus/{upload}": {"patch": get_operation()}, "/tus/{upload}/x": {"get": get_operation()}})
     joined = openapi_merge.merge_documents(make_document({}), {"upload": (service, {("PATCH", "/tus/{id}")})})
     assert list(joined["paths"]) == ["/tus/{upload}"]
 
 
-def test_what_is_not_routed_is_not_shown() -> None:
+def test_unrouted_operations_are_left_out() -> None:
     joined = openapi_merge.merge_documents(
         make_document({}), {"stream": (make_document({"/metrics": {"get": get_operation()}}), set())}
     )
@@ -75,9 +75,12 @@ def test_equal_schemas_are_shared_and_others_renamed() -> None:
     validate(joined)
 
 
-def test_what_the_gateway_answers_itself_stands_beside_what_the_service_does() -> None:
+def test_gateway_responses_are_added_to_the_responses_of_the_service() -> None:
     service = make_document({"/a": {"get": get_operation()}})
-    answers = {200: {"description": "not this one"}, 502: {"description": "no replica"}}
+    answers: dict[int | str, dict[str, str]] = {
+        200: {"description": "not this one"},
+        502: {"description": "no replica"},
+    }
     joined = openapi_merge.merge_documents(
         make_document({"/": {"get": get_operation()}}), {"x": (service, {("GET", "/a")})}, answers
     )
@@ -86,7 +89,7 @@ def test_what_the_gateway_answers_itself_stands_beside_what_the_service_does() -
     validate(joined)
 
 
-def test_the_documents_are_left_as_they_were() -> None:
+def test_source_documents_are_not_modified() -> None:
     own = make_document({"/": {"get": get_operation()}})
     openapi_merge.merge_documents(
         own, {"upload": (make_document({"/": {"put": get_operation()}}, {"A": {}}), {("PUT", "/")})}

@@ -1,4 +1,4 @@
-"""The script of the web page, in Node with the little of a browser that it needs."""
+"""The script of the web page, in Node with stubs of the browser APIs that it uses."""
 
 import json
 import shutil
@@ -42,7 +42,7 @@ console.log(JSON.stringify({ ...found, failed: elements["files-result"].textCont
 """
 
 
-def test_why_a_file_was_not_deleted_stays_on_the_page(tmp_path: Path) -> None:
+def test_deletion_error_stays_on_the_page(tmp_path: Path) -> None:
     assert NODE is not None
     page = tmp_path / "page"
     shutil.copytree(PAGE_DIR, page)

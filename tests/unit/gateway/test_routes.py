@@ -1,4 +1,4 @@
-"""The gateway's table: every line of the contract, and that no path has two readings."""
+"""The gateway's routes: every row of the contract, and that no path is ambiguous."""
 
 import pytest
 from hypothesis import given
@@ -26,7 +26,6 @@ from services.common.errors import BadRequest, MethodNotAllowed, NotFound
         ("GET", "/file", STREAM),
         ("GET", "/file/folders", STREAM),
         ("GET", "/file/info", STREAM),
-        ("POST", "/file/link", STREAM),
         ("GET", "/sockets", SOCKET),
         ("GET", "/sockets/ABC", SOCKET),
         ("DELETE", "/sockets/ABC", SOCKET),
@@ -41,7 +40,7 @@ from services.common.errors import BadRequest, MethodNotAllowed, NotFound
         ("GET", "/page/index.js", GATEWAY),
     ],
 )
-def test_the_contract(method: str, path: str, service: str) -> None:
+def test_public_routes_match_the_contract(method: str, path: str, service: str) -> None:
     assert routes.match_route(method, path).service == service
 
 
@@ -55,7 +54,7 @@ def test_the_contract(method: str, path: str, service: str) -> None:
         ("TRACE", "/", "GET, HEAD, OPTIONS"),
     ],
 )
-def test_a_wrong_method_is_told_the_right_ones(method: str, path: str, allow: str) -> None:
+def test_method_not_allowed_lists_the_allowed_methods(method: str, path: str, allow: str) -> None:
     with pytest.raises(MethodNotAllowed) as refused:
         routes.match_route(method, path)
     assert refused.value.headers["allow"] == allow
@@ -90,14 +89,14 @@ def test_an_unknown_path(path: str) -> None:
         "/sockets/a;b/messages",
     ],
 )
-def test_a_path_with_two_readings(path: str) -> None:
+def test_ambiguous_path_is_rejected(path: str) -> None:
     with pytest.raises(BadRequest):
         routes.match_route("GET", path)
 
 
 @given(st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=60).map("/".__add__))
-def test_what_is_matched_needs_no_decoding(path: str) -> None:
-    """Any path either names one resource as it stands, or is refused: never after decoding, collapsing or cutting."""
+def test_routes_match_without_decoding(path: str) -> None:
+    """Any path either names one resource literally, or is rejected: never after decoding, collapsing or truncating."""
     try:
         found = routes.methods_of(path)
     except (BadRequest, NotFound):
@@ -108,7 +107,7 @@ def test_what_is_matched_needs_no_decoding(path: str) -> None:
     assert not {".", ".."} & set(path.split("/"))
 
 
-def test_each_service_shows_its_own_operations_only() -> None:
+def test_each_service_documents_only_its_own_operations() -> None:
     assert ("GET", "/file/stream") in routes.routed_operations(STREAM)
     assert ("PUT", "/file/stream") in routes.routed_operations(UPLOAD)
     assert not routes.routed_operations(STREAM) & routes.routed_operations(UPLOAD)

@@ -1,4 +1,4 @@
-"""What a client says, in its handshake and afterwards."""
+"""services.socket.commands and handshake: what a client sends when it connects, and afterwards."""
 
 import json
 
@@ -36,7 +36,7 @@ SID = "A" * 51 + "Q"
         (None, Ping()),
     ],
 )
-def test_commands_and_what_is_none(text: str | None, command: commands.Command) -> None:
+def test_valid_commands_and_plain_messages(text: str | None, command: commands.Command) -> None:
     assert commands.parse_command(text) == command
 
 
@@ -58,18 +58,18 @@ def test_commands_and_what_is_none(text: str | None, command: commands.Command) 
         {"type": "ack", "id": ""},
     ],
 )
-def test_wrong_commands_say_why(said: dict[str, object]) -> None:
+def test_invalid_commands_are_explained(said: dict[str, object]) -> None:
     wrong = commands.parse_command(json.dumps(said))
     assert isinstance(wrong, InvalidCommand)
     assert wrong.detail
 
 
 @given(st.text() | st.none())
-def test_nothing_that_a_client_says_raises(text: str | None) -> None:
+def test_no_client_message_raises(text: str | None) -> None:
     commands.parse_command(text)
 
 
-def test_a_wish() -> None:
+def test_connect_request() -> None:
     wish = handshake.parse_connect_request(
         f"topics=a,b,,a&topics=c&meta=%7B%22n%22:1%7D&resume={SID}.xyz&after=6f-7".encode(), 10
     )
@@ -78,7 +78,7 @@ def test_a_wish() -> None:
 
 
 @pytest.mark.parametrize("resume", [b"x", b"x.y", SID.encode(), SID.encode() + b".", b"." + SID.encode()])
-def test_what_cannot_be_a_secret_asks_for_a_new_sid(resume: bytes) -> None:
+def test_invalid_secret_asks_for_a_new_sid(resume: bytes) -> None:
     wish = handshake.parse_connect_request(b"resume=" + resume, 10)
     assert (wish.sid, wish.secret) == ("", "")
 
@@ -101,7 +101,7 @@ def test_what_cannot_be_a_secret_asks_for_a_new_sid(resume: bytes) -> None:
         b"\xff",
     ],
 )
-def test_wishes_that_cannot_be_granted(query: bytes) -> None:
+def test_invalid_connect_requests_are_rejected(query: bytes) -> None:
     with pytest.raises(BadRequest):
         handshake.parse_connect_request(query, 10)
 
@@ -130,7 +130,7 @@ def test_wishes_that_cannot_be_granted(query: bytes) -> None:
         ({"host": "a.example", "origin": "http://["}, "", False),
     ],
 )
-def test_origins(headers: dict[str, str], allowed: str, may: bool) -> None:
+def test_allowed_origins(headers: dict[str, str], allowed: str, may: bool) -> None:
     origins = OriginPolicy(allowed)
     if may:
         handshake.check_origin(headers, origins)
@@ -140,7 +140,7 @@ def test_origins(headers: dict[str, str], allowed: str, may: bool) -> None:
 
 
 @given(st.binary(max_size=200))
-def test_no_query_raises_anything_else(query: bytes) -> None:
+def test_arbitrary_query_raises_only_bad_request(query: bytes) -> None:
     try:
         handshake.parse_connect_request(query, 5)
     except BadRequest as error:

@@ -153,7 +153,8 @@ async def test_nothing_after_the_end(end: Callable[[SocketConnection], object], 
         connection.send_now(b"waits")
     end(connection)
     transport.written.clear()
-    for change in (lambda: None, connection.pause_writing, connection.resume_writing):
+    changes: tuple[Callable[[], object], ...] = (lambda: None, connection.pause_writing, connection.resume_writing)
+    for change in changes:
         change()
         connection.send_now(TEXT_FRAME)
         connection.write(TEXT_FRAME)

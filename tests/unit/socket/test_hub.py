@@ -1,13 +1,7 @@
-"""The hub, the outbox and the bucket: who gets what, in which order, and how much may wait."""
+"""services.socket.hub: fan-out to clients, topics and all, replay before live events, acks, and their bounds."""
 
 import random
-from collections.abc import Iterator
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
-from services.common.aio.token_bucket import TokenBucket
 from services.socket.hub import (
     MAX_PENDING_ACKS,
     MAX_REPLAY_BUFFER_BYTES,
@@ -16,23 +10,7 @@ from services.socket.hub import (
     Publication,
     SocketClient,
 )
-from services.socket.send_queue import MAX_QUEUED_BYTES, MAX_QUEUED_FRAMES, SendQueue
-
-
-class RecordingSink:
-    """A Sink that writes down what it is given."""
-
-    def __init__(self) -> None:
-        self.frames: list[bytes] = []
-        self.closed: tuple[int, str] | None = None
-        self.send_now = self.frames.append
-
-    def write(self, frame: bytes, conflation_key: str = "") -> None:
-        del conflation_key
-        self.frames.append(frame)
-
-    def close(self, code: int, reason: str) -> None:
-        self.closed = (code, reason)
+from tests.support.recording_sink import RecordingSink
 
 
 def make_client(hub: Hub, sid: str, *topics: str, ready: bool = True) -> tuple[SocketClient, RecordingSink]:
@@ -49,7 +27,7 @@ def make_message(number: int) -> Publication:
     return Publication(number, str(number).encode())
 
 
-def test_one_a_topic_all() -> None:
+def test_delivery_to_one_client_a_topic_and_all() -> None:
     hub = Hub()
     (_, a), (_, b), (_, c) = make_client(hub, "a", "x"), make_client(hub, "b", "x", "y"), make_client(hub, "c")
     hub.fan_out("sid", "a", make_message(1))
@@ -61,7 +39,7 @@ def test_one_a_topic_all() -> None:
     assert (a.frames, b.frames, c.frames) == ([b"1", b"2", b"4"], [b"2", b"3", b"4"], [b"4"])
 
 
-def test_find_disconnect_and_what_is_left() -> None:
+def test_find_disconnect_and_remaining_clients() -> None:
     hub = Hub()
     first, paper = make_client(hub, "a", "x")
     assert hub.find("a") is first
@@ -74,7 +52,7 @@ def test_find_disconnect_and_what_is_left() -> None:
     assert hub.clients == {}
 
 
-def test_who_comes_back_takes_the_place() -> None:
+def test_resumed_client_replaces_its_predecessor() -> None:
     hub = Hub()
     old, old_paper = make_client(hub, "a", "x")
     new = SocketClient("a", "another secret", RecordingSink())
@@ -88,7 +66,7 @@ def test_who_comes_back_takes_the_place() -> None:
     assert new.position == 1
 
 
-def test_join_and_part() -> None:
+def test_subscribe_and_unsubscribe() -> None:
     hub = Hub()
     one, paper = make_client(hub, "a")
     hub.subscribe(one, "x", 0)
@@ -103,7 +81,7 @@ def test_join_and_part() -> None:
     assert hub.subscribers == {}, "who is not here joins nothing"
 
 
-def test_no_event_twice_and_none_out_of_order() -> None:
+def test_no_event_is_repeated_or_out_of_order() -> None:
     hub = Hub()
     _, paper = make_client(hub, "a")
     for number in (1, 2, 2, 1, 5, 4, 6):
@@ -111,7 +89,7 @@ def test_no_event_twice_and_none_out_of_order() -> None:
     assert paper.frames == [b"1", b"2", b"5", b"6"]
 
 
-def test_what_comes_during_a_replay_waits_for_its_end() -> None:
+def test_events_during_a_replay_wait_for_its_end() -> None:
     hub = Hub()
     one, paper = make_client(hub, "a", ready=False)
     one.position = 3
@@ -127,7 +105,7 @@ def test_what_comes_during_a_replay_waits_for_its_end() -> None:
     assert hub.ready_clients() == [one]
 
 
-def test_a_replay_that_never_ends_is_closed() -> None:
+def test_endless_replay_closes_the_client() -> None:
     hub = Hub()
     one, paper = make_client(hub, "a", ready=False)
     for number in range(MAX_REPLAY_BUFFER_EVENTS):
@@ -137,7 +115,7 @@ def test_a_replay_that_never_ends_is_closed() -> None:
     assert paper.closed == (1013, "slow consumer")
 
 
-def test_a_replay_holds_so_many_bytes() -> None:
+def test_replay_buffer_is_bounded_in_bytes() -> None:
     hub = Hub()
     one, paper = make_client(hub, "a", ready=False)
     for number in range(16):
@@ -147,7 +125,7 @@ def test_a_replay_holds_so_many_bytes() -> None:
     assert paper.closed == (1013, "slow consumer")
 
 
-def test_acks_are_awaited_of_who_was_asked() -> None:
+def test_acks_are_awaited_from_the_addressed_clients() -> None:
     hub = Hub()
     one, _ = make_client(hub, "a")
     for number in range(1, MAX_PENDING_ACKS + 3):
@@ -157,81 +135,8 @@ def test_acks_are_awaited_of_who_was_asked() -> None:
     assert one.pending_acks[f"id-{MAX_PENDING_ACKS + 2}"] == "channel"
 
 
-def drain_queue(outbox: SendQueue) -> Iterator[bytes]:
-    while outbox:
-        yield outbox.dequeue()
-
-
-def test_the_outbox_keeps_the_order() -> None:
-    outbox = SendQueue()
-    for text in (b"a", b"b", b"c"):
-        assert outbox.enqueue(text)
-    assert outbox.size_bytes == 3
-    assert list(drain_queue(outbox)) == [b"a", b"b", b"c"]
-    assert outbox.size_bytes == 0
-    with pytest.raises(KeyError):
-        outbox.dequeue()
-
-
-def test_a_last_value_takes_its_predecessors_place_at_the_end() -> None:
-    outbox = SendQueue()
-    for text, key in ((b"p1", "p"), (b"a", ""), (b"q1", "q"), (b"p2", "p"), (b"b", ""), (b"p3", "p")):
-        assert outbox.enqueue(text, key)
-    assert list(drain_queue(outbox)) == [b"a", b"q1", b"b", b"p3"]
-    assert outbox.enqueue(b"p4", "p")
-    outbox.clear()
-    assert outbox.enqueue(b"p5", "p")
-    assert list(drain_queue(outbox)) == [b"p5"]
-
-
-def test_bounds() -> None:
-    outbox = SendQueue()
-    assert not outbox.enqueue(b"x" * (MAX_QUEUED_BYTES + 1))
-    assert outbox.enqueue(b"x" * MAX_QUEUED_BYTES)
-    assert not outbox.enqueue(b"x")
-    assert outbox.size_bytes == MAX_QUEUED_BYTES
-    outbox.clear()
-    assert all(outbox.enqueue(b"x") for _ in range(MAX_QUEUED_FRAMES))
-    assert not outbox.enqueue(b"x")
-    assert len(outbox) == MAX_QUEUED_FRAMES
-
-
-def test_last_values_alone_never_fill_it() -> None:
-    outbox = SendQueue()
-    assert all(outbox.enqueue(b"x" * 1000, "progress") for _ in range(100_000))
-    assert len(outbox) == 1
-
-
-@given(st.lists(st.tuples(st.integers(1, 2000), st.sampled_from(["", "", "p", "q"]), st.booleans()), max_size=400))
-def test_the_outbox_against_a_list(steps: list[tuple[int, str, bool]]) -> None:
-    outbox = SendQueue()
-    model: list[tuple[bytes, str]] = []
-    for number, (size, key, take) in enumerate(steps):
-        if take and model:
-            assert outbox.dequeue() == model.pop(0)[0]
-        frame = bytes([number % 256]) * size
-        kept = [one for one in model if not key or one[1] != key]
-        accepted = len(kept) < MAX_QUEUED_FRAMES and sum(len(one[0]) for one in kept) + size <= MAX_QUEUED_BYTES
-        assert outbox.enqueue(frame, key) == accepted
-        model = [*kept, (frame, key)] if accepted else kept
-        assert len(outbox) == len(model)
-        assert outbox.size_bytes == sum(len(one[0]) for one in model)
-
-
-def test_a_bucket() -> None:
-    bucket = TokenBucket(10, 20, now=100.0)
-    assert all(bucket.try_acquire(100.0) for _ in range(20))
-    assert not bucket.try_acquire(100.0)
-    assert bucket.try_acquire(100.125)
-    assert not bucket.try_acquire(100.125)
-    assert bucket.try_acquire(200.0, 20)
-    assert not bucket.try_acquire(200.0)
-    assert not bucket.try_acquire(201.0, 11)
-    assert bucket.try_acquire(201.0, 10)
-
-
-def test_everyone_gets_all_of_theirs_in_order() -> None:
-    """1,000 random deliveries to 20 peers that come, go, join and part, against a list for each."""
+def test_each_client_gets_all_of_its_events_in_order() -> None:
+    """1,000 random deliveries to 20 clients that connect, disconnect, subscribe and unsubscribe, against a list for each."""
     chance = random.Random(7)
     hub = Hub()
     here: dict[str, tuple[SocketClient, RecordingSink, list[bytes]]] = {}

@@ -1,4 +1,4 @@
-"""services.stream.block_cache on a store that counts and can be held: bounds, one fetch for everybody, read-ahead."""
+"""services.stream.block_cache on a store that counts and can be paused: bounds, shared fetches, prefetch."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,8 @@ import pytest
 
 from services.common.errors import ServiceUnavailable
 from services.common.media import MediaInfo, MediaName
-from services.common.store.media_reader import CorruptFile
+from services.common.store.errors import CorruptFile
+from services.common.store.media_reader import ListQuery, MediaPage
 from services.common.telemetry import metrics
 from services.stream.block_cache import (
     ENTRY_OVERHEAD_BYTES,
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.anyio
 
 
 class GatedStore:
-    """Blocks whose content says which they are. `gate` holds every query; `missing` are not there."""
+    """Blocks whose content names them. `gate` holds every query; blocks in `missing` do not exist."""
 
     block_size = BLOCK_SIZE
 
@@ -42,9 +43,16 @@ class GatedStore:
     async def find(self, name: MediaName) -> MediaInfo | None:
         raise AssertionError(name)
 
-    async def check(self) -> None: ...
+    async def list_files(self, list_query: ListQuery) -> MediaPage:
+        raise AssertionError(list_query)
 
-    async def read_blocks(self, info: MediaInfo, first: int, last: int) -> list[bytes]:
+    async def list_folders(self, after: str | None, limit: int) -> list[str]:
+        raise AssertionError(after, limit)
+
+    async def check_health(self) -> None: ...
+
+    async def read_blocks(self, info: MediaInfo, first_block: int, last_block: int) -> list[bytes]:
+        first, last = first_block, last_block
         self.queries.append((info.file_id, first, last))
         self.concurrent += 1
         self.max_concurrent = max(self.max_concurrent, self.concurrent)
@@ -89,7 +97,7 @@ async def wait_for_tasks(cache: BlockCache) -> None:
     await asyncio.sleep(0)
 
 
-async def test_one_fetch_however_many_ask() -> None:
+async def test_concurrent_readers_share_one_fetch() -> None:
     store = GatedStore()
     cache = BlockCache(store, 100 * ENTRY_SIZE)
     store.gate.clear()
@@ -103,13 +111,13 @@ async def test_one_fetch_however_many_ask() -> None:
     assert len(store.queries) == 1
 
 
-async def test_a_probe_moves_one_block() -> None:
+async def test_probe_reads_one_block() -> None:
     store = GatedStore()
     await read_blocks(BlockCache(store, 100 * ENTRY_SIZE), make_info(), 7, 7)
     assert store.fetched_blocks == [7]
 
 
-async def test_a_reader_who_leaves_does_not_take_the_block_from_others() -> None:
+async def test_cancelled_reader_does_not_cancel_a_shared_fetch() -> None:
     store = GatedStore()
     cache = BlockCache(store, 100 * ENTRY_SIZE)
     store.gate.clear()
@@ -134,7 +142,7 @@ async def test_read_in_order_each_block_is_fetched_once_and_batches_grow() -> No
     assert len(lengths) < 500 / MAX_BATCH_BLOCKS + 5
 
 
-async def test_who_opens_a_long_file_and_stops_costs_little() -> None:
+async def test_reader_that_stops_early_costs_few_blocks() -> None:
     store = GatedStore()
     cache = BlockCache(store, 1000 * ENTRY_SIZE)
     with cache.open_reader(make_info(), 0, 999) as walk:
@@ -143,7 +151,7 @@ async def test_who_opens_a_long_file_and_stops_costs_little() -> None:
     assert store.fetched_blocks == list(range(3 * INITIAL_BATCH_BLOCKS))
 
 
-async def test_nothing_past_the_range_is_read() -> None:
+async def test_no_block_past_the_range_is_read() -> None:
     store = GatedStore()
     cache = BlockCache(store, 1000 * ENTRY_SIZE)
     await read_blocks(cache, make_info(), 100, 163)
@@ -151,7 +159,7 @@ async def test_nothing_past_the_range_is_read() -> None:
     assert store.fetched_blocks == list(range(100, 164))
 
 
-async def test_the_bound_holds_at_every_moment() -> None:
+async def test_size_limit_holds_at_all_times() -> None:
     store = GatedStore()
     limit = 40 * ENTRY_SIZE
     cache = BlockCache(store, limit)
@@ -172,20 +180,20 @@ async def test_the_bound_holds_at_every_moment() -> None:
     await wait_for_tasks(cache)
     held = sum(len(data) + ENTRY_OVERHEAD_BYTES for data in cache._blocks.values())
     assert cache.size_bytes == held <= limit
-    # Queries under way count before their blocks are there, and there is always room for them.
+    # Running queries count before their blocks arrive, and are never refused.
     assert seen <= limit + 4 * MAX_BATCH_BLOCKS * ENTRY_SIZE
     assert cache._in_flight == {}
     assert not cache._prefetching_readers
 
 
-async def test_no_more_queries_at_once_than_are_good_for_the_store() -> None:
+async def test_concurrent_fetches_are_limited() -> None:
     store = GatedStore()
     cache = BlockCache(store, 10_000 * ENTRY_SIZE)
     await asyncio.gather(*(read_blocks(cache, make_info(f"f{number}"), 0, 40) for number in range(30)))
     assert store.max_concurrent <= 4
 
 
-async def test_nobody_waits_for_a_turn_for_longer_than_a_query_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_waiting_for_a_fetch_slot_has_the_query_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.stream.block_cache.FETCH_TIMEOUT_SECONDS", 0.1)
     store = GatedStore()
     store.gate.clear()
@@ -201,16 +209,16 @@ async def test_nobody_waits_for_a_turn_for_longer_than_a_query_may_take(monkeypa
     assert await cache.get_or_fetch(make_info("f19"), 0, 0) == make_block("f19", 0)
 
 
-async def test_the_least_recently_used_go_first() -> None:
+async def test_least_recently_used_blocks_are_evicted_first() -> None:
     store = GatedStore()
-    cache = BlockCache(store, 4 * ENTRY_SIZE)  # three, and one that a query needs beside its block
+    cache = BlockCache(store, 4 * ENTRY_SIZE)  # three blocks, and the one that a query needs besides
     for number in (0, 1, 2, 0, 3):
         await read_blocks(cache, make_info(), number, number)
     assert [number for _, number in cache._blocks] == [2, 0, 3]
 
 
-async def test_many_readers_share_what_may_be_ahead() -> None:
-    """Otherwise they would push each other's blocks out before they are read."""
+async def test_readers_share_the_prefetch_budget() -> None:
+    """Otherwise they would evict each other's blocks before they are read."""
     store = GatedStore()
     cache = BlockCache(store, 40 * ENTRY_SIZE)
     readers = [read_blocks(cache, make_info(f"f{number}"), 0, 99, pause=0.0001) for number in range(20)]
@@ -219,8 +227,8 @@ async def test_many_readers_share_what_may_be_ahead() -> None:
 
 
 @pytest.mark.parametrize("blocks", [8, 20, 32, 33, 100])
-async def test_readers_of_a_piece_share_it_too(blocks: int) -> None:
-    """40 readers of different ranges (8 MiB are 32 blocks) on a cache of 256 MiB, which take their blocks at different speeds."""
+async def test_readers_of_one_batch_share_it(blocks: int) -> None:
+    """40 readers of different ranges (8 MiB are 32 blocks) on a cache of 256 MiB, which read their blocks at different speeds."""
     store = GatedStore()
     cache = BlockCache(store, 1000 * ENTRY_SIZE)
     rng = random.Random(blocks)
@@ -230,12 +238,12 @@ async def test_readers_of_a_piece_share_it_too(blocks: int) -> None:
     ]
     await asyncio.gather(*readers)
     needed = len(readers) * blocks
-    # Those who come first do not know yet how many follow.
+    # The first readers do not know yet how many follow.
     assert len(store.fetched_blocks) <= needed * 1.25
 
 
-async def test_who_stands_still_takes_nothing_from_those_who_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """500 readers who took a block and stopped."""
+async def test_idle_reader_does_not_slow_active_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """500 readers that read one block and stopped."""
     store = GatedStore()
     cache = BlockCache(store, 1000 * ENTRY_SIZE)
     with contextlib.ExitStack() as stalled:
@@ -253,8 +261,8 @@ async def test_who_stands_still_takes_nothing_from_those_who_read(monkeypatch: p
     assert not cache._prefetching_readers
 
 
-async def test_a_block_that_is_not_here_is_one_miss() -> None:
-    """Whoever looks first and then goes the long way asked for it once."""
+async def test_uncached_block_is_one_miss() -> None:
+    """A reader that tries the cache first and then fetches has requested the block once."""
     store = GatedStore()
     cache = BlockCache(store, 100 * ENTRY_SIZE)
     counts = metrics.CACHE_LOOKUPS.counts
@@ -266,7 +274,7 @@ async def test_a_block_that_is_not_here_is_one_miss() -> None:
     assert counts["block", "hit"] - before.get(("block", "hit"), 0) == 1
 
 
-async def test_a_missing_block_is_met_when_its_turn_comes() -> None:
+async def test_missing_block_is_reported_when_it_is_read() -> None:
     store = GatedStore()
     cache = BlockCache(store, 100 * ENTRY_SIZE)
     store.missing = {10}
@@ -279,7 +287,7 @@ async def test_a_missing_block_is_met_when_its_turn_comes() -> None:
     assert cache._in_flight == {}
 
 
-async def test_a_fault_is_everybodys_and_is_not_remembered() -> None:
+async def test_error_is_raised_to_all_waiters_and_not_cached() -> None:
     store = GatedStore()
     cache = BlockCache(store, 100 * ENTRY_SIZE)
     store.unavailable = True

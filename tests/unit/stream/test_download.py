@@ -1,6 +1,4 @@
-"""services.stream.download where the store keeps everybody waiting, and where the file is replaced before its first block is
-read.
-"""
+"""services.stream.download where the store is slow, and where the file is replaced before its first block is read."""
 
 import asyncio
 import contextlib
@@ -15,7 +13,7 @@ import pytest
 from services.common.errors import PreconditionFailed, RangeNotSatisfiable, ServiceUnavailable
 from services.common.media import MediaInfo, MediaName
 from services.common.server.connection_info import EXTENSION, ConnectionInfo
-from services.common.store.media_reader import CorruptFile
+from services.common.store.errors import CorruptFile
 from services.common.telemetry import metrics
 from services.stream.block_cache import BlockCache
 from services.stream.download import FileDownload
@@ -29,11 +27,11 @@ HALF_DEADLINE = 0.15
 
 
 CONNECTION = {EXTENSION: ConnectionInfo(extended_start=True)}
-"""Of a client that takes what it is sent."""
+"""The extensions of a connection whose client reads what it is sent."""
 
 
 class SlowStore:
-    """Files whose blocks are zeros, unless they are in `lost`. Finding and fetching take as long as they are told."""
+    """Files whose blocks are zeros, unless they are in `missing_files`. Looking up and fetching take the given times."""
 
     block_size = 255 * 1024
 
@@ -89,7 +87,7 @@ class DownloadCase:
         clock.cancel()
 
 
-async def test_a_store_that_is_slow_is_no_client_that_stalls() -> None:
+async def test_slow_store_is_no_stalled_client() -> None:
     store = SlowStore(FILE)
     store.find_seconds = store.fetch_seconds = HALF_DEADLINE
     case = DownloadCase(store, 0.08)
@@ -99,7 +97,7 @@ async def test_a_store_that_is_slow_is_no_client_that_stalls() -> None:
 
 
 @pytest.mark.parametrize(("finding", "fetching"), [(9, 0), (0, 9), (HALF_DEADLINE, HALF_DEADLINE), (HALF_DEADLINE, 9)])
-async def test_a_store_that_says_nothing_has_one_time_for_all(
+async def test_hanging_store_has_one_timeout_for_all_retries(
     finding: float, fetching: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.stream.download.FIRST_BYTE_TIMEOUT_SECONDS", 1.6 * HALF_DEADLINE)
@@ -115,7 +113,7 @@ async def test_a_store_that_says_nothing_has_one_time_for_all(
 
 
 @pytest.mark.parametrize(("finding", "fetching"), [(9, 0), (0, 9)])
-async def test_a_shutdown_before_the_head_is_503(finding: float, fetching: float) -> None:
+async def test_shutdown_before_the_response_head_is_503(finding: float, fetching: float) -> None:
     store = SlowStore(FILE)
     store.find_seconds, store.fetch_seconds = finding, fetching
     case = DownloadCase(store)
@@ -129,7 +127,7 @@ async def test_a_shutdown_before_the_head_is_503(finding: float, fetching: float
 
 
 async def _download_replaced(newer: MediaInfo, **headers: str) -> DownloadCase:
-    """FILE is remembered, and by the time its blocks are asked for they are gone."""
+    """FILE is cached, and by the time its blocks are fetched they are deleted."""
     store = SlowStore(FILE, newer)
     store.missing_files = {FILE.file_id}
     case = DownloadCase(store)
@@ -146,27 +144,27 @@ async def test_a_file_replaced_before_its_first_block_is_read() -> None:
     assert (case.sent[0]["status"], case.body_length) == (200, 100_000)
 
 
-async def test_a_newer_file_with_nothing_in_it() -> None:
+async def test_newer_file_is_empty() -> None:
     case = await _download_replaced(replace(NEWER_FILE, length=0))
     assert [message["type"] for message in case.sent] == ["http.response.start", "http.response.body"]
     assert (case.sent[0]["status"], case.body_length) == (200, 0)
 
 
-async def test_a_newer_file_that_the_client_has() -> None:
+async def test_newer_file_is_not_modified() -> None:
     case = await _download_replaced(NEWER_FILE, if_none_match=NEWER_FILE.etag)
     assert [message["type"] for message in case.sent] == ["http.response.start", "http.response.body"]
     assert case.sent[0]["status"] == 304
 
 
-async def test_a_newer_file_that_the_client_does_not_want() -> None:
+async def test_newer_file_fails_the_precondition() -> None:
     with pytest.raises(PreconditionFailed):
         await _download_replaced(NEWER_FILE, if_match=FILE.etag)
     with pytest.raises(RangeNotSatisfiable):
         await _download_replaced(replace(NEWER_FILE, length=5), range="bytes=100-")
 
 
-async def test_files_that_are_lost_one_after_the_other() -> None:
-    """The last one is promised and cut: no answer at all would be a fault of ours."""
+async def test_repeatedly_deleted_files() -> None:
+    """The last one is promised and aborted: without any response it would be an internal error."""
     store = SlowStore(FILE, NEWER_FILE)
     store.missing_files = {FILE.file_id, NEWER_FILE.file_id}
     case = DownloadCase(store)

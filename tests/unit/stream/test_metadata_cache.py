@@ -1,4 +1,4 @@
-"""services.stream.metadata_cache: how long something is remembered, and what is never remembered."""
+"""services.stream.metadata_cache: how long an entry is valid, and what is never cached."""
 
 import asyncio
 import json
@@ -10,6 +10,7 @@ import pytest
 
 from services.common.errors import NotFound, ServiceUnavailable
 from services.common.media import MediaInfo, MediaName
+from services.common.store.media_reader import ListQuery, MediaPage
 from services.stream.metadata_cache import MetadataCache
 
 pytestmark = pytest.mark.anyio
@@ -37,10 +38,16 @@ class CountingStore:
             raise ServiceUnavailable("away")
         return found
 
-    async def read_blocks(self, info: MediaInfo, first: int, last: int) -> list[bytes]:
-        raise AssertionError
+    async def read_blocks(self, info: MediaInfo, first_block: int, last_block: int) -> list[bytes]:
+        raise AssertionError(info, first_block, last_block)
 
-    async def check(self) -> None: ...
+    async def list_files(self, list_query: ListQuery) -> MediaPage:
+        raise AssertionError(list_query)
+
+    async def list_folders(self, after: str | None, limit: int) -> list[str]:
+        raise AssertionError(after, limit)
+
+    async def check_health(self) -> None: ...
 
 
 class FakeClock:
@@ -58,7 +65,7 @@ def invalidation_message(name: MediaName = NAME) -> bytes:
     return json.dumps([name.folder, name.filename]).encode()
 
 
-async def test_remembered_for_a_second_and_no_longer(fake_clock: FakeClock) -> None:
+async def test_entry_expires_after_one_second(fake_clock: FakeClock) -> None:
     store = CountingStore()
     catalogue = MetadataCache(store, 10, lambda: True)
     first = await catalogue.get_or_fetch(NAME)
@@ -71,7 +78,7 @@ async def test_remembered_for_a_second_and_no_longer(fake_clock: FakeClock) -> N
     assert store.lookups == 2
 
 
-async def test_the_second_begins_with_the_question(fake_clock: FakeClock) -> None:
+async def test_entry_age_counts_from_the_start_of_the_lookup(fake_clock: FakeClock) -> None:
     store = CountingStore()
     catalogue = MetadataCache(store, 10, lambda: True)
     store.gate.clear()
@@ -86,7 +93,7 @@ async def test_the_second_begins_with_the_question(fake_clock: FakeClock) -> Non
     assert store.lookups == 2
 
 
-async def test_a_change_is_seen_at_once() -> None:
+async def test_change_is_visible_immediately() -> None:
     store = CountingStore()
     catalogue = MetadataCache(store, 10, lambda: True)
     await catalogue.get_or_fetch(NAME)
@@ -97,7 +104,7 @@ async def test_a_change_is_seen_at_once() -> None:
     assert (await catalogue.get_or_fetch(NAME)).info is NEWER_FILE
 
 
-async def test_an_answer_that_a_change_overtook_is_not_remembered() -> None:
+async def test_lookup_overtaken_by_an_invalidation_is_not_cached() -> None:
     store = CountingStore()
     catalogue = MetadataCache(store, 10, lambda: True)
     store.gate.clear()
@@ -114,7 +121,7 @@ async def test_an_answer_that_a_change_overtook_is_not_remembered() -> None:
     assert (await catalogue.get_or_fetch(NAME)).info is NEWER_FILE
 
 
-async def test_nothing_is_remembered_while_changes_cannot_be_heard() -> None:
+async def test_nothing_is_cached_without_a_subscription() -> None:
     store = CountingStore()
     live = False
     catalogue = MetadataCache(store, 10, lambda: live)
@@ -133,7 +140,7 @@ async def test_nothing_is_remembered_while_changes_cannot_be_heard() -> None:
     assert store.lookups == 6
 
 
-async def test_fresh_reads_through() -> None:
+async def test_fresh_lookup_bypasses_the_cache() -> None:
     store = CountingStore()
     catalogue = MetadataCache(store, 10, lambda: True)
     await catalogue.get_or_fetch(NAME)
@@ -143,7 +150,7 @@ async def test_fresh_reads_through() -> None:
     assert store.lookups == 2
 
 
-async def test_a_miss_is_never_remembered() -> None:
+async def test_missing_file_is_never_cached() -> None:
     store = CountingStore()
     catalogue = MetadataCache(store, 10, lambda: True)
     missing = MediaName("", "later")
@@ -155,7 +162,7 @@ async def test_a_miss_is_never_remembered() -> None:
     await catalogue.get_or_fetch(missing)
 
 
-async def test_one_question_however_many_ask() -> None:
+async def test_concurrent_callers_share_one_lookup() -> None:
     store = CountingStore()
     catalogue = MetadataCache(store, 10, lambda: True)
     found = await asyncio.gather(*(catalogue.get_or_fetch(NAME) for _ in range(50)))
@@ -163,7 +170,7 @@ async def test_one_question_however_many_ask() -> None:
     assert len({id(file) for file in found}) == 1
 
 
-async def test_who_leaves_does_not_take_the_answer_from_others() -> None:
+async def test_cancelled_caller_does_not_cancel_a_shared_lookup() -> None:
     store = CountingStore()
     catalogue = MetadataCache(store, 10, lambda: True)
     store.gate.clear()
@@ -174,7 +181,7 @@ async def test_who_leaves_does_not_take_the_answer_from_others() -> None:
     assert (await second).info is FILE
 
 
-async def test_a_fault_is_everybodys_and_is_not_remembered() -> None:
+async def test_error_is_raised_to_all_waiters_and_not_cached() -> None:
     store = CountingStore()
     catalogue = MetadataCache(store, 10, lambda: True)
     store.unavailable = True
@@ -185,7 +192,7 @@ async def test_a_fault_is_everybodys_and_is_not_remembered() -> None:
     assert catalogue._in_flight == {}
 
 
-async def test_no_more_than_so_many() -> None:
+async def test_entries_are_limited() -> None:
     store = CountingStore()
     catalogue = MetadataCache(store, 3, lambda: True)
     for number in range(10):
@@ -196,7 +203,7 @@ async def test_no_more_than_so_many() -> None:
 
 
 @pytest.mark.parametrize("payload", [b"", b"x", b"{}", b'["a"]', b"[1, 2, 3]", b"\xff", b"null", b'[["x"], "y"]'])
-async def test_what_is_no_message_means_anything(payload: bytes) -> None:
+async def test_malformed_invalidation_clears_the_cache(payload: bytes) -> None:
     store = CountingStore()
     catalogue = MetadataCache(store, 10, lambda: True)
     await catalogue.get_or_fetch(NAME)
@@ -206,13 +213,13 @@ async def test_what_is_no_message_means_anything(payload: bytes) -> None:
 
 
 async def run_ready_tasks() -> None:
-    """Let every task go as far as it can; no timer, since the clock may stand still."""
+    """Let every task run as far as it can; no timer, since the clock is fake."""
     for _ in range(5):
         await asyncio.sleep(0)
 
 
-async def test_a_question_that_takes_long_is_not_everybodys(fake_clock: FakeClock) -> None:
-    """Its answer may be as old as the question."""
+async def test_slow_lookup_is_not_shared_for_long(fake_clock: FakeClock) -> None:
+    """Its result may be as old as the start of the lookup."""
     store = CountingStore()
     catalogue = MetadataCache(store, 10, lambda: True)
     store.gate.clear()
@@ -229,7 +236,7 @@ async def test_a_question_that_takes_long_is_not_everybodys(fake_clock: FakeCloc
     assert catalogue._in_flight == {}
 
 
-async def test_a_miss_under_way_is_no_answer_for_who_comes_later() -> None:
+async def test_pending_miss_is_not_shared_with_later_callers() -> None:
     store = CountingStore()
     catalogue = MetadataCache(store, 10, lambda: True)
     later = MediaName("", "later")

@@ -13,7 +13,7 @@ DIGITS = set("0123456789")
 
 
 def reference_ranges(header: str, length: int) -> list[int] | str:
-    """The positions asked for in the order of their first asking, `ignored` or `unsatisfiable`."""
+    """The byte positions in the order in which they are first requested, `ignored` or `unsatisfiable`."""
     if header[:6].lower() != "bytes=":
         return "ignored"
     elements = [element.strip(" \t") for element in header[6:].split(",")]
@@ -63,7 +63,7 @@ HEADERS = st.tuples(
 @example("bytes=0-0,2-2,1-1", 3)
 @example("bytes=4-5,0-1,2-3", 6)
 @example("bytes=-0", 0)
-def test_ranges_are_what_the_model_says(header: str, length: int) -> None:
+def test_parsed_ranges_match_the_model(header: str, length: int) -> None:
     expected, found = reference_ranges(header, length), parsed_ranges(header, length)
     if isinstance(expected, str) or isinstance(found, str):
         assert found == expected
@@ -78,7 +78,7 @@ def test_ranges_are_what_the_model_says(header: str, length: int) -> None:
 
 @settings(max_examples=500, deadline=None)
 @given(st.text(max_size=60), st.integers(0, 100))
-def test_no_text_is_an_error(text: str, length: int) -> None:
+def test_arbitrary_text_raises_nothing(text: str, length: int) -> None:
     for header in (text, f"bytes={text}"):
         assert isinstance(parsed_ranges(header, length), (list, str))
 
@@ -119,14 +119,14 @@ def test_no_text_is_an_error(text: str, length: int) -> None:
         ("bytes=" + ",".join(f"{n * 5}-{n * 5}" for n in range(17)), "ignored"),
     ],
 )
-def test_the_table(header: str, expected: list[tuple[int, int]] | str) -> None:
+def test_range_table(header: str, expected: list[tuple[int, int]] | str) -> None:
     """Cases 37 to 44 of a file of 100 bytes."""
     found = parsed_ranges(header, 100)
     assert (found if isinstance(found, str) else [(item.first, item.last) for item in found]) == expected
 
 
 LONG_WHITESPACE = " \t" * 8000
-"""As much as a head may hold."""
+"""As long as a header may be."""
 
 
 @pytest.mark.parametrize(

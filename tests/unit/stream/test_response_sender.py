@@ -1,4 +1,4 @@
-"""services.stream.response_sender against a client that takes what it is given, takes nothing, or leaves."""
+"""services.stream.response_sender with a client that reads everything, reads nothing, or disconnects."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 
 class FakeAsgiClient:
-    """ASGI as uvicorn speaks it: `send` waits while the client is full, and returns without a word once it has gone."""
+    """ASGI as uvicorn implements it: `send` waits while the buffer is full, and returns silently after a disconnect."""
 
     def __init__(self) -> None:
         self.sent: list[dict[str, Any]] = []
@@ -40,7 +40,7 @@ class FakeAsgiClient:
 
 
 async def send_pieces(outlet: ResponseSender, pieces: int) -> int:
-    """Send so many pieces; how many were begun before the end."""
+    """Send that many pieces; returns how many were begun before the end."""
     begun = 0
     outlet.started = True
     with outlet:
@@ -52,7 +52,7 @@ async def send_pieces(outlet: ResponseSender, pieces: int) -> int:
     return begun
 
 
-async def test_everything_arrives_and_nothing_stays() -> None:
+async def test_all_bytes_arrive_and_none_stay_buffered() -> None:
     client, patience = FakeAsgiClient(), SendTimeoutMonitor(10)
     before = asyncio.all_tasks()
     assert await send_pieces(ResponseSender(client.receive, client.send, patience), 30) == 30
@@ -63,7 +63,7 @@ async def test_everything_arrives_and_nothing_stays() -> None:
     assert asyncio.all_tasks() == before
 
 
-async def test_a_client_that_leaves_is_noticed_within_a_turn() -> None:
+async def test_client_disconnect_is_noticed_within_one_loop_iteration() -> None:
     client, patience = FakeAsgiClient(), SendTimeoutMonitor(10)
     client.disconnect()
     with pytest.raises(ClientDisconnected):
@@ -71,7 +71,7 @@ async def test_a_client_that_leaves_is_noticed_within_a_turn() -> None:
     assert patience._last_progress == {}
 
 
-async def test_a_paused_client_that_leaves_ends_the_answer() -> None:
+async def test_disconnect_of_a_paused_client_ends_the_response() -> None:
     client, patience = FakeAsgiClient(), SendTimeoutMonitor(10)
     outlet = ResponseSender(client.receive, client.send, patience)
     asyncio.get_running_loop().call_later(0.02, client.writable.clear)
@@ -83,7 +83,7 @@ async def test_a_paused_client_that_leaves_ends_the_answer() -> None:
     assert len(client.sent) == after
 
 
-async def test_patience_ends() -> None:
+async def test_stalled_client_is_disconnected_after_the_send_timeout() -> None:
     client, patience = FakeAsgiClient(), SendTimeoutMonitor(0.08)
     clock = asyncio.create_task(patience.run())
     client.writable.clear()
@@ -100,7 +100,7 @@ async def test_patience_ends() -> None:
     clock.cancel()
 
 
-async def test_a_slow_client_is_waited_for() -> None:
+async def test_slow_client_is_not_disconnected() -> None:
     client, patience = FakeAsgiClient(), SendTimeoutMonitor(0.2)
     clock = asyncio.create_task(patience.run())
 
@@ -118,7 +118,7 @@ async def test_a_slow_client_is_waited_for() -> None:
     clock.cancel()
 
 
-async def test_the_store_may_take_longer_than_the_client() -> None:
+async def test_send_timeout_does_not_cover_the_store() -> None:
     client, patience = FakeAsgiClient(), SendTimeoutMonitor(0.08)
     clock = asyncio.create_task(patience.run())
 
@@ -137,8 +137,8 @@ async def test_the_store_may_take_longer_than_the_client() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux is known to say what was taken")
-async def test_who_takes_little_takes_something() -> None:
-    """Here the connection never has room again, and only the system knows that a little of it was taken."""
+async def test_slow_progress_restarts_the_send_timeout() -> None:
+    """The connection never becomes writable here, and only the kernel knows that some bytes were read."""
     client, patience = FakeAsgiClient(), SendTimeoutMonitor(0.2)
     client.writable.clear()
     clock = asyncio.create_task(patience.run())
@@ -159,12 +159,12 @@ async def test_who_takes_little_takes_something() -> None:
             await asyncio.sleep(0.02)
             theirs.recv(1000)
         assert not task.done()
-        with pytest.raises(ClientStalled):  # and now it takes nothing
+        with pytest.raises(ClientStalled):  # and from here it reads nothing
             await asyncio.wait_for(task, 5)
     clock.cancel()
 
 
-async def test_a_shutdown_is_no_stalled_client() -> None:
+async def test_shutdown_is_not_reported_as_a_stalled_client() -> None:
     client, patience = FakeAsgiClient(), SendTimeoutMonitor(10)
     client.writable.clear()
 

@@ -1,4 +1,4 @@
-"""services.upload.app: whatever the store says at first, it is asked again."""
+"""services.upload.app: preparing the store is repeated until it succeeds."""
 
 import asyncio
 from typing import Any
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 
 
 class FailingStore:
-    """Refuses a few times, each time for another reason."""
+    """Fails a few times, each time with another error."""
 
     def __init__(self, *faults: Exception) -> None:
         self.errors = list(faults)
@@ -24,10 +24,10 @@ class FailingStore:
             raise self.errors.pop(0)
 
 
-async def test_the_store_is_prepared_as_soon_as_it_lets_us(
+async def test_store_is_prepared_once_it_is_available(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A right that is granted later needs no restart; what the server said of us is no client's business."""
+    """A permission that is granted later needs no restart; the database's error message is not shown to clients."""
     monkeypatch.setattr(application, "SCHEMA_RETRY_SECONDS", 0.01)
     app = FastAPI()
     refused = OperationFailure("not authorized on gridcast to execute command { secret }", 13)
@@ -35,10 +35,10 @@ async def test_the_store_is_prepared_as_soon_as_it_lets_us(
     told: list[str | None] = []
     task = asyncio.create_task(application._ensure_schema(app, store))
     while not task.done():
-        told.append(app.state.fault if hasattr(app.state, "fault") else None)
+        told.append(app.state.schema_error if hasattr(app.state, "schema_error") else None)
         await asyncio.sleep(0)
     await task
-    assert app.state.fault is None
+    assert app.state.schema_error is None
     assert [fault for fault in dict.fromkeys(told) if fault] == [
         ServiceUnavailable("away").detail,
         "store initialization failed",

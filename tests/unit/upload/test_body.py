@@ -1,4 +1,4 @@
-"""services.upload.body: a cut is heard at any moment."""
+"""services.upload.body: an abort is noticed at any moment."""
 
 import asyncio
 
@@ -16,7 +16,7 @@ async def receive_nothing() -> Message:
     raise AssertionError("nothing comes")
 
 
-async def test_a_cut_in_the_turn_in_which_a_wait_ends() -> None:
+async def test_abort_in_the_loop_iteration_in_which_a_wait_ends() -> None:
     """The timer has fired, and the reader has not been woken yet."""
     body = UploadBody(receive_nothing, 0, 0.05)
     reading = asyncio.create_task(body.read())

@@ -1,4 +1,4 @@
-"""Which media type a file gets."""
+"""services.upload.content_types: which media type a file gets."""
 
 import pytest
 
@@ -26,7 +26,7 @@ from services.upload.content_types import resolve_content_type
         ("application/octet-stream;,text/html", "a.mp4", "video/mp4"),
     ],
 )
-def test_the_type(stated: str, name: str, found: str) -> None:
+def test_detected_content_type(stated: str, name: str, found: str) -> None:
     assert resolve_content_type(stated, name) == found
 
 
@@ -46,6 +46,6 @@ def test_the_type(stated: str, name: str, found: str) -> None:
         ",",
     ],
 )
-def test_what_is_no_media_type(stated: str) -> None:
+def test_invalid_media_types(stated: str) -> None:
     with pytest.raises(BadRequest):
         resolve_content_type(stated, "a")

@@ -1,4 +1,4 @@
-"""services.upload.limits: the floor under the free space holds for what is under way too."""
+"""services.upload.limits: the minimum of free space applies to active uploads too."""
 
 import asyncio
 from typing import Any
@@ -8,13 +8,13 @@ import pytest
 from services.common.asgi import Message
 from services.common.errors import InsufficientStorage
 from services.upload.body import UploadBody
-from services.upload.limits import UploadLimiter
+from services.upload.limits import DiskSpaceMonitor, UploadLimiter
 
 pytestmark = pytest.mark.anyio
 
 
 class FillingVolume:
-    """A volume that others fill as well."""
+    """A volume that is filled by other files as well."""
 
     def __init__(self, free: int) -> None:
         self.left = free
@@ -28,15 +28,16 @@ async def receive_nothing() -> Message:
     raise AssertionError
 
 
-async def test_what_is_under_way_is_cut_below_the_floor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A body whose length nobody stated, or others that grew meanwhile: 507 before the volume is full."""
+async def test_active_uploads_are_aborted_below_the_free_space_minimum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body without a stated length, or other files that grew meanwhile: 507 before the volume is full."""
     monkeypatch.setattr("services.upload.limits.DISK_SPACE_POLL_SECONDS", 0.01)
     store: Any = FillingVolume(1000)
-    limits = UploadLimiter(max_uploads=1, max_size=10**6, min_free_bytes=100, media_types=())
+    limiter = UploadLimiter(max_uploads=1)
+    disk_space = DiskSpaceMonitor(100, limiter.abort_all)
     body = UploadBody(receive_nothing, 0, 30.0)
-    looking = asyncio.create_task(limits.monitor_disk_space(store))
-    with limits.acquire_slot(body):
-        limits.check_size(None)
+    looking = asyncio.create_task(disk_space.run(store))
+    with limiter.acquire_slot(body):
+        disk_space.reserve(None)
         reading = asyncio.create_task(body.read())
         done, _ = await asyncio.wait({reading}, timeout=0.1)
         assert not done

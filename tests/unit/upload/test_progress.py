@@ -1,4 +1,4 @@
-"""services.upload.progress: it ends when the service does."""
+"""services.upload.progress: the reporter ends when the service does."""
 
 import asyncio
 from typing import Any
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.anyio
 
 
 class CancellingPublisher:
-    """Redis as a driver over Python 3.11's `asyncio.wait_for` shows it: a cancellation that comes with the answer is swallowed."""
+    """Redis as a driver over Python 3.11's `asyncio.wait_for` shows it: a cancellation that comes with the reply is swallowed."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
@@ -28,8 +28,8 @@ class CancellingPublisher:
         return PublishResult("sent", "1", None)
 
 
-async def test_an_empty_file_has_a_total_too() -> None:
-    """Its length is known at the end alone, and is 0."""
+async def test_empty_file_has_a_total() -> None:
+    """Its length is known only at the end, and is 0."""
     told: list[dict[str, Any]] = []
     ended = asyncio.Event()
 
@@ -49,7 +49,7 @@ async def test_an_empty_file_has_a_total_too() -> None:
     assert (told[-1]["received"], told[-1]["total"]) == (0, 0)
 
 
-async def test_it_ends_although_a_cancellation_is_swallowed() -> None:
+async def test_reporter_ends_although_a_cancellation_is_swallowed() -> None:
     push: Any = CancellingPublisher()
     watchers = ProgressReporter(push)
     watchers.start("A" * 52, "n", 10)

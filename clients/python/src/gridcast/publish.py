@@ -46,7 +46,7 @@ class PublishResult:
     """
 
     status: PublishStatus
-    event_id: str
+    id: str
     sequence: str | None
     duplicate: bool = False
 

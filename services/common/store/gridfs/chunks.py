@@ -1,6 +1,6 @@
-"""Chunks of the GridFS layout: written by insert only, removed from a number on, read back in order.
+"""Chunks in the GridFS layout: inserted and never updated, truncated from a number on, read in order.
 
-It knows the collections and nothing of `media`: who may delete is said by the `held` that the caller gives.
+Whether the caller may still write is decided by the `check_lease` that it passes.
 """
 
 import asyncio
@@ -11,16 +11,17 @@ from bson import ObjectId
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from services.common.errors import Conflict, ServiceUnavailable
-from services.common.store.gridfs.media_reader import BLOCK_SIZE
+from services.common.store.errors import CorruptFile
 from services.common.store.gridfs.mongo import MongoDatabase, is_transient_code, map_mongo_errors
-from services.common.store.media_reader import CorruptFile
 
+BLOCK_SIZE = 255 * 1024
+"""Bytes of a chunk: GridFS's default, so that every other tool can read the files."""
 INSERT_RETRY_SECONDS = 2.0
-"""Seconds after the first failure in which an insert is tried again: a driver that waited for its time limit is not asked twice."""
+"""How long after its start a failed insert is repeated: one that the driver has waited for until its time limit is not."""
 DELETE_BATCH_CHUNKS = 512
-"""Chunks deleted by one command (128 MiB), so that none outlives its time limit."""
+"""Chunks deleted by one command (128 MiB), so that no command exceeds its time limit."""
 READ_BATCH_CHUNKS = 16
-"""Chunks fetched by one query (4 MiB) while a file is read back."""
+"""Chunks fetched by one query (4 MiB) when an unfinished upload is hashed again."""
 _DUPLICATE_KEY_CODE = 11000
 
 
@@ -34,17 +35,17 @@ class ChunkStore:
     async def insert(
         self, file_id: ObjectId, first_chunk: int, blocks: Sequence[bytes], check_lease: Callable[[], Awaitable[object]]
     ) -> None:
-        """Insert chunks `first` and up; again while `held` does not raise Conflict.
+        """Insert chunks from number `first_chunk` on; repeated after a lost answer, while `check_lease` does not raise Conflict.
 
-        A chunk that is there already was left by an older writer, or by this one where an answer was lost. Then what stands from
-        `first` on is deleted as by `truncate`, and the insert is done again. An insert is ordered, so a late one of somebody else
-        stops at the first chunk that is there.
+        A chunk that exists already was left by an older writer, or by this one where an answer was lost. Then the chunks from
+        `first_chunk` on are deleted as by `truncate`, and the insert is repeated. Inserts are ordered, so a late one of another
+        writer stops at the first chunk that exists.
         """
         clock = asyncio.get_running_loop().time
         deadline = clock() + INSERT_RETRY_SECONDS
-        known = False
+        conflict_seen = False
         while True:
-            # The driver adds an _id to each document it is given: a second try needs documents of its own.
+            # The driver adds an _id to each document: a second attempt needs new documents.
             chunks = [
                 {"files_id": file_id, "n": number, "data": block} for number, block in enumerate(blocks, first_chunk)
             ]
@@ -54,10 +55,10 @@ class ChunkStore:
                 if clock() > deadline:
                     raise
             except Conflict:
-                # Seen for the first time it may be our own, whose answer was lost, however long that took.
-                if known and clock() > deadline:
+                # The first time, the chunk may be that of this call, whose answer was lost, however long that took.
+                if conflict_seen and clock() > deadline:
                     raise
-                known = True
+                conflict_seen = True
             else:
                 return
             await asyncio.sleep(0.1)
@@ -69,40 +70,40 @@ class ChunkStore:
             try:
                 await self._chunks.insert_many(chunks)
             except DuplicateKeyError as error:
-                raise Conflict("the upload was taken over by another writer") from error
+                raise Conflict("another writer has acquired this upload") from error
             except BulkWriteError as error:
                 codes = {fault.get("code") for fault in (error.details or {}).get("writeErrors", ())}
                 if codes == {_DUPLICATE_KEY_CODE}:
-                    raise Conflict("the upload was taken over by another writer") from error
-                if all(
-                    map(is_transient_code, codes)
-                ):  # or none: only the write concern failed, and the outcome is unknown
+                    raise Conflict("another writer has acquired this upload") from error
+                # Also without any code: only the write concern failed, and the outcome is unknown.
+                if all(map(is_transient_code, codes)):
                     raise ServiceUnavailable("the database is unavailable") from error
                 raise
 
     async def truncate(self, file_id: ObjectId, first_chunk: int, check_lease: Callable[[], Awaitable[object]]) -> None:
-        """Delete chunks `first` and up, the last ones first: what is left is always the beginning of the file.
+        """Delete chunks from number `first_chunk` on, the last ones first: what remains is always the beginning of the file.
 
-        `held` raises Conflict unless the caller still holds the fence. It is asked between the look and the deletion, and only
-        what was seen is deleted: whoever raises the fence after that keeps every chunk of his own, however late this one wakes up.
+        `check_lease` raises Conflict where the lease is lost. It is called between the query and the deletion, and only what the
+        query has returned is deleted: a writer that acquires the upload after that keeps all its chunks, however late this call
+        continues.
         """
         query = {"files_id": file_id, "n": {"$gte": first_chunk}}
         while True:
             async with map_mongo_errors():
-                seen = (
+                found = (
                     await self._chunks.find(query, {"_id": 1})
                     .sort("n", -1)
                     .limit(DELETE_BATCH_CHUNKS)
                     .to_list(DELETE_BATCH_CHUNKS)
                 )
-            if not seen:
+            if not found:
                 return
             await check_lease()
             async with map_mongo_errors():
-                await self._chunks.delete_many({"files_id": file_id, "_id": {"$in": [chunk["_id"] for chunk in seen]}})
+                await self._chunks.delete_many({"files_id": file_id, "_id": {"$in": [chunk["_id"] for chunk in found]}})
 
     async def delete(self, file_id: ObjectId) -> None:
-        """Delete a file that nobody writes: its description for other tools, then its chunks, the last ones first."""
+        """Delete a file that has no writer: its `fs.files` entry, then its chunks, the last ones first."""
         async with map_mongo_errors():
             await self._files.delete_one({"_id": file_id})
         while True:
@@ -113,12 +114,12 @@ class ChunkStore:
                 await self._chunks.delete_many({"files_id": file_id, "n": {"$gt": last[0]["n"] - DELETE_BATCH_CHUNKS}})
 
     async def write_files_entry(self, file_id: ObjectId, files_entry: dict[str, Any]) -> None:
-        """Write the `fs.files` entry by which mongofiles and other drivers find the file; readers of ours never look there."""
+        """Write the `fs.files` entry by which mongofiles and other drivers find the file. `GridFSMediaReader` does not use it."""
         async with map_mongo_errors():
             await self._files.replace_one({"_id": file_id}, {**files_entry, "chunkSize": BLOCK_SIZE}, upsert=True)
 
     async def iter_chunks(self, file_id: ObjectId, chunk_count: int) -> AsyncGenerator[bytes, None]:
-        """The first `blocks` chunks, each of full size."""
+        """Yield the first `chunk_count` chunks. Raises CorruptFile where one is missing or not of full size."""
         for start in range(0, chunk_count, READ_BATCH_CHUNKS):
             end = min(start + READ_BATCH_CHUNKS, chunk_count)
             query = {"files_id": file_id, "n": {"$gte": start, "$lt": end}}

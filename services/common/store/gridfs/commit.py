@@ -1,7 +1,7 @@
-"""Commit and delete: the changes whose outcome must be known. An answer that was lost is read back before anything is said.
+"""Commit and delete: the changes whose outcome must be known. Where an answer was lost, the outcome is read back first.
 
-What is read may not be in the journal yet, and would be gone after a kill. So every look is a journalled write to the same
-document: when that is acknowledged, all that it saw is durable too.
+What a plain read returns may not be in the journal yet, and would be undone by a kill. So the outcome is read by a journaled
+write to the same document: once that is acknowledged, all that it returned is durable too.
 """
 
 import asyncio
@@ -14,19 +14,20 @@ from pymongo import ReturnDocument
 from services.common.errors import Conflict, PreconditionFailed, ServiceUnavailable
 from services.common.media import MediaName
 from services.common.store.gridfs import document_updates, documents
-from services.common.store.gridfs.documents import Document, StoreTimings
+from services.common.store.gridfs.documents import Document, upload_key
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
+from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import OutboxEvent, Preconditions, StoredFile, UploadHandle
 
 RESOLVE_TIMEOUT_SECONDS = 6.0
-"""How long a change whose outcome is unknown is asked after before the answer is 503."""
+"""How long an unknown outcome is resolved before the answer is 503."""
 ATTEMPT_TIMEOUT_SECONDS = 4.0
-"""One try, shorter than any other step: a change that nobody answered must be asked after before the client hears 503."""
+"""Time limit of one attempt, shorter than that of other operations, so that the outcome is resolved before the client gets 503."""
 T = TypeVar("T")
 
 
 class Committer:
-    """What readers notice."""
+    """Makes files current and deletes them."""
 
     def __init__(self, mongo: MongoDatabase, timings: StoreTimings) -> None:
         self._media = mongo.collection("media")
@@ -35,79 +36,79 @@ class Committer:
     async def commit(
         self, upload: UploadHandle, stored_file: StoredFile, preconditions: Preconditions
     ) -> OutboxEvent | None:
-        """Make the file current; None where `current` is not as expected. Raises Conflict where the fence was lost."""
-        media, identifier, name = ObjectId(upload.media_id), ObjectId(upload.record_id), upload.name
-        event, holder = ObjectId(), ObjectId()
-        fence = upload.fencing_token
+        """Make the file current; None where a precondition fails. Raises Conflict where the handle is void."""
+        key, name = upload_key(upload), upload.name
+        event_id, holder_id = ObjectId(), ObjectId()
+        fencing_token = upload.fencing_token
         condition, update = document_updates.commit_upload(
-            identifier, ObjectId(upload.file_id), stored_file, event, self._timings, preconditions
+            key.record_id, key.file_id, stored_file, event_id, self._timings, preconditions
         )
-        raising = documents.increment_fencing_token(identifier, holder, self._timings)
+        fencing_update = document_updates.increment_fencing_token(key.record_id, holder_id, self._timings)
 
         async def attempt() -> OutboxEvent | None:
-            held = documents.fenced_filter(media, name, identifier, fence)
-            document = await self._find_and_update({**held, **condition}, update)
+            fenced_filter = documents.fenced_filter(key, name, fencing_token)
+            document = await self._find_and_update({**fenced_filter, **condition}, update)
             if document is None:
-                await self._check_fencing_token(held)
+                await self._check_fencing_token(fenced_filter)
                 return None
-            return _find_event(document, event)
+            return _find_event(document, event_id)
 
         async def resolve_outcome() -> OutboxEvent | None:
-            """Raise the fence, so that the commit cannot come any more; where that fails, look why."""
-            nonlocal fence
-            if await self._find_and_update(documents.fenced_filter(media, name, identifier, fence), raising):
-                fence += 1
+            """Increment the fencing token, so that the commit can no longer arrive; where that fails, find out why."""
+            nonlocal fencing_token
+            if await self._find_and_update(documents.fenced_filter(key, name, fencing_token), fencing_update):
+                fencing_token += 1
                 return None
-            document = await self._read_durable(documents.document_filter(media, name, identifier))
-            if (found := _find_event(document, event)) is not None:
-                return found
-            entry = documents.find_upload(document, identifier)
-            if entry is not None and entry["holder"] == holder:
-                fence = entry["fence"]
+            document = await self._read_durable(documents.document_filter(key.media_id, name, key.record_id))
+            if (event := _find_event(document, event_id)) is not None:
+                return event
+            entry = documents.find_upload(document, key.record_id)
+            if entry is not None and entry["holder"] == holder_id:
+                fencing_token = entry["fence"]
                 return None
-            if entry is None and any(end["id"] == identifier for end in document["ended"]):
+            if entry is None and any(finished["id"] == key.record_id for finished in document["ended"]):
                 raise ServiceUnavailable("the outcome of the commit is unknown")
-            raise Conflict("this upload was taken over or has expired")
+            raise Conflict("another writer has acquired this upload, or it has expired")
 
         return await _run_until_resolved(attempt, resolve_outcome)
 
     async def _check_fencing_token(self, fenced_filter: Document) -> None:
-        """Raises Conflict where a commit matched nothing because of its fence, not of what stands under the name."""
+        """Raise Conflict where a commit has matched nothing because of its fencing token and not of a precondition."""
         async with map_mongo_errors():
             if await self._media.find_one(fenced_filter, {"_id": 1}) is None:
-                raise Conflict("this upload was taken over or has expired")
+                raise Conflict("another writer has acquired this upload, or it has expired")
 
     async def delete(self, name: MediaName, preconditions: Preconditions) -> OutboxEvent | None:
         """Make the current file invisible, None where there is none. Raises PreconditionFailed."""
-        event = ObjectId()
-        key = documents.name_filter(name, event)
-        update = document_updates.delete_current(event, self._timings)
+        event_id = ObjectId()
+        name_filter = documents.name_filter(name, event_id)
+        update = document_updates.delete_current(event_id, self._timings)
         async with map_mongo_errors():
-            before = await self._media.find_one(key, {"current": 1})
+            before = await self._media.find_one(name_filter, {"current": 1})
         if before is None or before["current"] is None:
             return None
-        place = {"_id": before["_id"], **key}
-        # The version that was seen, so that a second try cannot delete one that came after it.
-        pinned = {
-            **place,
+        document_filter = {"_id": before["_id"], **name_filter}
+        # Only the version that was found, so that a second attempt cannot delete one that came after it.
+        version_filter = {
+            **document_filter,
             "current.file": before["current"]["file"],
-            "$expr": documents.preconditions_hold(preconditions),
+            "$expr": document_updates.preconditions_hold(preconditions),
         }
 
         async def attempt() -> OutboxEvent | None:
-            document = await self._find_and_update(pinned, update)
-            return _find_event(document, event) if document else None
+            document = await self._find_and_update(version_filter, update)
+            return _find_event(document, event_id) if document else None
 
         async def resolve_outcome() -> OutboxEvent | None:
-            return _find_event(await self._read_durable(place), event)
+            return _find_event(await self._read_durable(document_filter), event_id)
 
-        # Where nothing matched, the first try may have arrived after it was asked after.
-        done = await _run_until_resolved(attempt, resolve_outcome) or await resolve_outcome()
-        if done is None:
+        # Where nothing matched, the first attempt may have arrived after its outcome was read.
+        event = await _run_until_resolved(attempt, resolve_outcome) or await resolve_outcome()
+        if event is None:
             raise PreconditionFailed("the file was changed concurrently or does not match the precondition")
-        return done
+        return event
 
-    async def _find_and_update(self, query: Document, update: documents.Pipeline) -> Document | None:
+    async def _find_and_update(self, query: Document, update: document_updates.Pipeline) -> Document | None:
         async with map_mongo_errors():
             found: Document | None = await self._media.find_one_and_update(
                 query, update, return_document=ReturnDocument.AFTER
@@ -115,36 +116,39 @@ class Committer:
             return found
 
     async def _read_durable(self, query: Document) -> Document:
-        """The document as it durably is."""
+        """Return the durable document; an empty one where there is none."""
         document = await self._find_and_update(query, documents.TOUCH_UPDATE)
         return document or {"current": None, "uploads": [], "ended": [], "doomed": [], "announce": []}
 
 
 def _find_event(document: Document, event_id: ObjectId) -> OutboxEvent | None:
-    """The event, where the document says that it happened."""
-    for note in document["announce"]:
-        if note["id"] == event_id:
-            return OutboxEvent(str(event_id), note["type"], documents.decode_media_info(document, note["of"]))
+    """The event in the document's outbox: it is there where the change was made."""
+    for entry in document["announce"]:
+        if entry["id"] == event_id:
+            return OutboxEvent(str(event_id), entry["type"], documents.decode_media_info(document, entry["of"]))
     return None
 
 
 async def _run_until_resolved(
     attempt: Callable[[], Awaitable[T | None]], resolve_outcome: Callable[[], Awaitable[T | None]]
 ) -> T | None:
-    """The result of `once`; where it got no answer, that of `learn`, and where there is none yet `once` again."""
+    """Return the result of `attempt`.
+
+    Where it got no answer, `resolve_outcome` is called, and where that finds that nothing was done, `attempt` again.
+    """
     clock = asyncio.get_running_loop().time
     deadline = clock() + RESOLVE_TIMEOUT_SECONDS
-    doing: Callable[[], Awaitable[T | None]] = attempt
+    step: Callable[[], Awaitable[T | None]] = attempt
     while True:
         try:
             async with asyncio.timeout(ATTEMPT_TIMEOUT_SECONDS):
-                result = await doing()
+                result = await step()
         except (ServiceUnavailable, TimeoutError) as error:
             if clock() > deadline:
                 raise ServiceUnavailable("the outcome of the write is unknown") from error
-            doing = resolve_outcome
+            step = resolve_outcome
             await asyncio.sleep(0.2)
             continue
-        if doing is attempt or result is not None:
+        if step is attempt or result is not None:
             return result
-        doing = attempt
+        step = attempt

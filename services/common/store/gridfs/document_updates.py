@@ -1,21 +1,189 @@
-"""How an upload or a version ends in the `media` document: commit, abort, delete, reap, sweep. Pure, and the same rules as in
-`documents`: one update for one change, MongoDB's clock, `$literal` around what a client chose.
+"""Updates of the `media` document, each an aggregation pipeline or an expression in one. Pure.
+
+Times are MongoDB's `$$NOW`, so that the clocks of two processes are never compared. Values that a client chose stand in `$literal`:
+a string that begins with `$` would be read as a field path. The stored names are explained in `documents`.
 """
 
+from datetime import timedelta
 from typing import Any
 
-from bson import ObjectId
+from bson import Binary, ObjectId
 
-from services.common.store.gridfs.documents import (
-    MAX_RETAINED_ENTRIES,
-    Document,
-    Pipeline,
-    StoreTimings,
-    now_plus,
-    preconditions_hold,
-    with_next_due_at,
-)
-from services.common.store.upload_store import Preconditions, StoredFile
+from services.common.store.gridfs.documents import Document
+from services.common.store.timings import StoreTimings
+from services.common.store.upload_store import NewUpload, Preconditions, StoredFile
+
+Pipeline = list[Document]
+
+MAX_UPLOADS_PER_NAME = 64
+"""Unfinished uploads of one name: keeps the document far below MongoDB's limit of 16 MiB."""
+MAX_TOMBSTONES = 10_000
+"""Versions of one name that wait for deletion. Beyond it new uploads of the name are refused."""
+MAX_TAIL_BYTES = 8 * 1024 * 1024
+"""Bytes of all tails in one document."""
+MAX_OUTBOX_EVENTS = 64
+"""Unpublished events of one name: the newest are kept."""
+MAX_FINISHED_UPLOADS = 64
+"""Outcomes of uploads of one name that are kept: the newest."""
+
+
+# Times.
+
+
+def milliseconds(seconds: float) -> int:
+    """The unit of date arithmetic in MongoDB."""
+    return int(seconds * 1000)
+
+
+def now_plus(delay_ms: Any) -> Document:
+    """MongoDB's time plus a delay in milliseconds, given as a number or an expression."""
+    return {"$add": ["$$NOW", delay_ms]}
+
+
+def with_next_due_at(stages: Pipeline, timings: StoreTimings) -> Pipeline:
+    """Append the stage that sets the time from which the garbage collector has work in the document.
+
+    An empty document is due at once. Its last update is followed by its deletion, but events that are acknowledged out of order
+    and a crash in between would leave it forever.
+    """
+    retry_after = milliseconds(timings.outbox_retry_after)
+    retry_at = {"$min": {"$map": {"input": "$announce", "in": {"$add": ["$$this.at", retry_after]}}}}
+    due_times = [{"$min": "$uploads.expires_at"}, {"$min": "$doomed.due"}, {"$min": "$ended.until"}, retry_at]
+    if_empty = {"$cond": [{"$eq": ["$current", None]}, "$$NOW", None]}
+    return [*stages, {"$set": {"attention": {"$ifNull": [{"$min": due_times}, if_empty]}}}]
+
+
+# Expressions.
+
+
+def preconditions_hold(preconditions: Preconditions) -> Document:
+    """An expression: whether the preconditions hold for `current`."""
+    current = {"$ifNull": ["$current", None]}
+    # Null where there is no current version, which no entity tag equals.
+    etag = {"$ifNull": ["$current.etag", {"$concat": ['"sha256-', "$current.sha256", '"']}]}
+    tests: list[Document] = []
+    if preconditions.must_not_exist:
+        tests.append({"$eq": [current, None]})
+    if preconditions.must_exist:
+        tests.append({"$ne": [current, None]})
+    if preconditions.etag_in is not None:
+        tests.append({"$in": [etag, {"$literal": sorted(preconditions.etag_in)}]})
+    if preconditions.etag_not_in:
+        tests.append({"$not": [{"$in": [etag, {"$literal": sorted(preconditions.etag_not_in)}]}]})
+    if preconditions.unmodified_since is not None:  # null, where there is no file, sorts before every date
+        modified = {"$ifNull": ["$current.uploaded_at", None]}
+        tests.append({"$lte": [modified, preconditions.unmodified_since + timedelta(milliseconds=999)]})
+    return {"$and": tests}
+
+
+def upload_not_expired(record_id: ObjectId) -> Document:
+    """An expression: whether the upload is there and has not expired."""
+    test = {"$and": [{"$eq": ["$$this.id", record_id]}, {"$gt": ["$$this.expires_at", "$$NOW"]}]}
+    return {"$anyElementTrue": [{"$map": {"input": "$uploads", "in": test}}]}
+
+
+def tails_fit(record_id: ObjectId, tail: bytes) -> Document:
+    """An expression: whether the tails of the other uploads leave room for this one."""
+    others = {"$filter": {"input": "$uploads", "cond": {"$ne": ["$$this.id", record_id]}}}
+    sizes = {"$map": {"input": others, "in": {"$binarySize": "$$this.tail"}}}
+    return {"$lte": [{"$sum": sizes}, MAX_TAIL_BYTES - len(tail)]}
+
+
+# Updates of unfinished uploads.
+
+
+def add_upload(
+    record_id: ObjectId,
+    file_id: ObjectId,
+    holder_id: ObjectId,
+    new_upload: NewUpload,
+    preconditions: Preconditions,
+    timings: StoreTimings,
+) -> Pipeline:
+    """Add an upload, unless a precondition fails or a limit is reached: the caller looks for it in the result."""
+    uploads = {"$ifNull": ["$uploads", []]}
+    lease_ttl = milliseconds(timings.lease_ttl)
+    lifetime = None if new_upload.ttl is None else milliseconds(new_upload.ttl)
+    entry = {
+        "id": record_id,
+        "file": file_id,
+        "fence": 1,
+        "holder": holder_id,
+        "lease_until": now_plus(lease_ttl) if lifetime is None else None,
+        "expires_at": now_plus(lifetime or lease_ttl),
+        "lifetime": lifetime,
+        "offset": 0,
+        "tail": Binary(b""),
+        "length": new_upload.length,
+        "facts": {"$literal": dict(new_upload.metadata)},
+    }
+    within_limits = [
+        {"$lt": [{"$size": uploads}, MAX_UPLOADS_PER_NAME]},
+        {"$lt": [{"$size": {"$ifNull": ["$doomed", []]}}, MAX_TOMBSTONES]},
+    ]
+    allowed = {"$and": [preconditions_hold(preconditions), *within_limits]}
+    empty_lists = {list_: {"$ifNull": [f"${list_}", []]} for list_ in ("ended", "doomed", "announce")}
+    uploads_after = {"$cond": [allowed, {"$concatArrays": [uploads, [entry]]}, uploads]}
+    return with_next_due_at(
+        [{"$set": {"current": {"$ifNull": ["$current", None]}, "uploads": uploads_after, **empty_lists}}], timings
+    )
+
+
+def set_upload_fields(record_id: ObjectId, fields: Document, timings: StoreTimings) -> Pipeline:
+    """Set fields of one upload."""
+    entry = {"$cond": [{"$eq": ["$$this.id", record_id]}, {"$mergeObjects": ["$$this", fields]}, "$$this"]}
+    return with_next_due_at([{"$set": {"uploads": {"$map": {"input": "$uploads", "in": entry}}}}], timings)
+
+
+def renew_lease(record_id: ObjectId, timings: StoreTimings) -> Pipeline:
+    """Extend the lease from now on, where one is held. The upload does not expire before its lease ends."""
+    until = now_plus(milliseconds(timings.lease_ttl))
+    lease = {"$cond": [{"$eq": ["$$this.lease_until", None]}, None, until]}
+    return set_upload_fields(
+        record_id, {"lease_until": lease, "expires_at": {"$max": ["$$this.expires_at", until]}}, timings
+    )
+
+
+def increment_fencing_token(record_id: ObjectId, holder_id: ObjectId, timings: StoreTimings) -> Pipeline:
+    """Acquire the upload, so that every older handle is void. `holder_id` proves later who has made this update."""
+    until = now_plus(milliseconds(timings.lease_ttl))
+    expires = {"$max": ["$$this.expires_at", until]}
+    fence = {"$add": ["$$this.fence", 1]}
+    return set_upload_fields(
+        record_id, {"fence": fence, "holder": holder_id, "lease_until": until, "expires_at": expires}, timings
+    )
+
+
+def set_offset(
+    record_id: ObjectId,
+    offset: int,
+    tail: bytes,
+    length: int | None,
+    timings: StoreTimings,
+    *,
+    keep_lease: bool,
+    extend_expiry: bool,
+) -> Pipeline:
+    """Set the durable offset with its tail, and renew or release the lease."""
+    lease_ttl = milliseconds(timings.lease_ttl)
+    fields: Document = {
+        "offset": offset,
+        "tail": Binary(tail),
+        "length": length,
+        "lease_until": now_plus(lease_ttl) if keep_lease else None,
+    }
+    if extend_expiry:
+        fields["expires_at"] = now_plus({"$ifNull": ["$$this.lifetime", lease_ttl]})
+    return set_upload_fields(record_id, fields, timings)
+
+
+def remove_upload(record_id: ObjectId, timings: StoreTimings) -> Pipeline:
+    """Remove an upload that continues in another document; its blocks stay."""
+    remaining = {"$filter": {"input": "$uploads", "cond": {"$ne": ["$$this.id", record_id]}}}
+    return with_next_due_at([{"$set": {"uploads": remaining}}], timings)
+
+
+# Updates that end an upload or a version.
 
 
 def commit_upload(
@@ -26,19 +194,28 @@ def commit_upload(
     timings: StoreTimings,
     preconditions: Preconditions,
 ) -> tuple[Document, Pipeline]:
-    """Make the file current, end the upload, doom the old version, note the event: one step for every reader."""
+    """Make the file current, finish the upload, add a tombstone for the old version and an event: one step for every reader.
+
+    Returns the condition to add to the filter, and the update.
+    """
     current = {
         "file": file_id,
         "length": {"$literal": stored_file.length},
         "content_type": {"$literal": stored_file.content_type},
         "sha256": {"$literal": stored_file.sha256},
+        "etag": {"$literal": stored_file.etag},
         "uploaded_at": "$$NOW",
     }
-    kind = {"$cond": [{"$eq": ["$current", None]}, "file.created", "file.replaced"]}
-    old = {"$cond": [{"$eq": ["$current", None]}, [], [tombstone("$current.file", timings.tombstone_ttl_ms)]]}
+    event_type = {"$cond": [{"$eq": ["$current", None]}, "file.created", "file.replaced"]}
+    tombstones = {"$cond": [{"$eq": ["$current", None]}, [], [_tombstone_of_current(timings)]]}
     stages: Pipeline = [
-        # The old version is needed by the second stage, and a $set of an object would merge into one that is there.
-        {"$set": {"doomed": {"$concatArrays": ["$doomed", old]}, **append_event(event_id, kind, current)}},
+        # The second stage overwrites the old version, and a $set of an object would merge into one that is there.
+        {
+            "$set": {
+                "doomed": {"$concatArrays": ["$doomed", tombstones]},
+                **append_event(event_id, event_type, current),
+            }
+        },
         {"$set": {"current": None}},
         {"$set": {"current": current, **finish_upload(record_id, "stored", stored_file)}},
     ]
@@ -46,70 +223,84 @@ def commit_upload(
 
 
 def delete_current(event_id: ObjectId, timings: StoreTimings) -> Pipeline:
-    """Make the current file invisible and doom it."""
-    gone = {"$concatArrays": ["$doomed", [tombstone("$current.file", timings.tombstone_ttl_ms)]]}
+    """Make the current file invisible, add a tombstone for it and an event."""
+    tombstones = {"$concatArrays": ["$doomed", [_tombstone_of_current(timings)]]}
     return with_next_due_at(
-        [{"$set": {"doomed": gone, **append_event(event_id, "file.deleted", "$current")}}, {"$set": {"current": None}}],
+        [
+            {"$set": {"doomed": tombstones, **append_event(event_id, "file.deleted", "$current")}},
+            {"$set": {"current": None}},
+        ],
         timings,
     )
 
 
 def append_event(event_id: ObjectId, event_type: Any, version: Any) -> Document:
-    """The list of events with one more."""
-    note = {"id": event_id, "type": event_type, "of": version, "at": "$$NOW"}
-    return {"announce": {"$slice": [{"$concatArrays": ["$announce", [note]]}, -MAX_RETAINED_ENTRIES]}}
+    """The field that holds the outbox, with one more event."""
+    event = {"id": event_id, "type": event_type, "of": version, "at": "$$NOW"}
+    return {"announce": {"$slice": [{"$concatArrays": ["$announce", [event]]}, -MAX_OUTBOX_EVENTS]}}
+
+
+def remove_event(event_id: ObjectId, timings: StoreTimings) -> Pipeline:
+    """Remove an event from the outbox."""
+    remaining = {"$filter": {"input": "$announce", "cond": {"$ne": ["$$this.id", event_id]}}}
+    return with_next_due_at([{"$set": {"announce": remaining}}], timings)
 
 
 def tombstone(file_id: Any, delay_ms: int, *, second_purge: bool = False) -> Document:
-    """A version to delete; with `late` twice."""
+    """A version to delete after a delay in milliseconds; with `second_purge` its blocks are deleted twice."""
     return {"file": file_id, "due": now_plus(delay_ms), "late": second_purge}
 
 
+def _tombstone_of_current(timings: StoreTimings) -> Document:
+    return tombstone("$current.file", milliseconds(timings.tombstone_ttl))
+
+
 def finish_upload(record_id: ObjectId, outcome: str, stored_file: StoredFile | None) -> Document:
-    """The upload leaves `uploads`; with a lifetime of its own it is remembered in `ended`. What is past there is forgotten."""
-    asked_for = {"$and": [{"$eq": ["$$this.id", record_id]}, {"$ne": ["$$this.lifetime", None]}]}
-    this = {"$filter": {"input": "$uploads", "cond": asked_for}}
-    end = {
+    """The fields that hold unfinished and finished uploads, with one moved from the first to the second.
+
+    Only an upload with a TTL of its own is kept as finished. Finished uploads whose time has passed are dropped.
+    """
+    has_ttl = {"$and": [{"$eq": ["$$this.id", record_id]}, {"$ne": ["$$this.lifetime", None]}]}
+    ending = {"$filter": {"input": "$uploads", "cond": has_ttl}}
+    entry = {
         "id": "$$this.id",
         "outcome": outcome,
         "length": {"$literal": stored_file.length} if stored_file else "$$this.offset",
-        "sha256": stored_file.sha256 if stored_file else "",
+        "sha256": {"$literal": stored_file.sha256} if stored_file else "",
+        "etag": {"$literal": stored_file.etag} if stored_file else None,
         "facts": "$$this.facts",
         "until": now_plus("$$this.lifetime"),
     }
-    known = {"$filter": {"input": "$ended", "cond": {"$gt": ["$$this.until", "$$NOW"]}}}
-    added = {"$map": {"input": this, "in": end}}
+    kept = {"$filter": {"input": "$ended", "cond": {"$gt": ["$$this.until", "$$NOW"]}}}
+    added = {"$map": {"input": ending, "in": entry}}
     return {
         "uploads": {"$filter": {"input": "$uploads", "cond": {"$ne": ["$$this.id", record_id]}}},
-        "ended": {"$slice": [{"$concatArrays": [known, added]}, -MAX_RETAINED_ENTRIES]},
+        "ended": {"$slice": [{"$concatArrays": [kept, added]}, -MAX_FINISHED_UPLOADS]},
     }
 
 
 def abort_upload(
     record_id: ObjectId, file_id: ObjectId, timings: StoreTimings, *, name_taken: bool, second_purge: bool
 ) -> Pipeline:
-    """End an upload without a file; its blocks are doomed at once."""
-    left = {"$filter": {"input": "$uploads", "cond": {"$ne": ["$$this.id", record_id]}}}
-    uploads: Document = finish_upload(record_id, "lost", None) if name_taken else {"uploads": left}
-    added = {"$concatArrays": ["$doomed", [tombstone(file_id, 0, second_purge=second_purge)]]}
-    return with_next_due_at([{"$set": {**uploads, "doomed": added}}], timings)
-
-
-def remove_upload(record_id: ObjectId, timings: StoreTimings) -> Pipeline:
-    """The upload goes on in another document; its blocks stay."""
-    left = {"$filter": {"input": "$uploads", "cond": {"$ne": ["$$this.id", record_id]}}}
-    return with_next_due_at([{"$set": {"uploads": left}}], timings)
+    """End an upload without a file; its blocks are due for deletion at once."""
+    remaining = {"$filter": {"input": "$uploads", "cond": {"$ne": ["$$this.id", record_id]}}}
+    uploads: Document = finish_upload(record_id, "lost", None) if name_taken else {"uploads": remaining}
+    tombstones = {"$concatArrays": ["$doomed", [tombstone(file_id, 0, second_purge=second_purge)]]}
+    return with_next_due_at([{"$set": {**uploads, "doomed": tombstones}}], timings)
 
 
 def expire_uploads(timings: StoreTimings) -> Pipeline:
-    """Doom every upload that has expired, forget every end that is past. Writers that come back find their fence gone."""
+    """Add tombstones for all expired uploads and drop finished uploads whose time has passed.
+
+    A writer that comes back finds its handle void.
+    """
     expired = {"$filter": {"input": "$uploads", "cond": {"$lte": ["$$this.expires_at", "$$NOW"]}}}
-    litter = {"$map": {"input": expired, "in": tombstone("$$this.file", 0, second_purge=True)}}
+    tombstones = {"$map": {"input": expired, "in": tombstone("$$this.file", 0, second_purge=True)}}
     return with_next_due_at(
         [
             {
                 "$set": {
-                    "doomed": {"$concatArrays": ["$doomed", litter]},
+                    "doomed": {"$concatArrays": ["$doomed", tombstones]},
                     "uploads": {"$filter": {"input": "$uploads", "cond": {"$gt": ["$$this.expires_at", "$$NOW"]}}},
                     "ended": {"$filter": {"input": "$ended", "cond": {"$gt": ["$$this.until", "$$NOW"]}}},
                 }
@@ -120,23 +311,13 @@ def expire_uploads(timings: StoreTimings) -> Pipeline:
 
 
 def mark_purged(file_id: ObjectId, timings: StoreTimings) -> Pipeline:
-    """The blocks of a doomed version are deleted: forget it, or where a late write may come, sweep it again later.
+    """Remove the tombstone of a version whose blocks are deleted, or postpone it where they are to be deleted a second time.
 
-    Only where it was due: of two janitors, the second must not forget what the first has put off.
+    Only where it was due: of two collectors the second must not remove what the first has postponed.
     """
-    this = {"$and": [{"$eq": ["$$this.file", file_id]}, {"$lte": ["$$this.due", "$$NOW"]}]}
-    again = {
-        "$map": {
-            "input": "$doomed",
-            "in": {"$cond": [this, tombstone(file_id, timings.second_purge_after_ms), "$$this"]},
-        }
-    }
-    past = {"$filter": {"input": "$doomed", "cond": {"$not": [this]}}}
-    late = {"$anyElementTrue": [{"$map": {"input": "$doomed", "in": {"$and": [this, "$$this.late"]}}}]}
-    return with_next_due_at([{"$set": {"doomed": {"$cond": [late, again, past]}}}], timings)
-
-
-def remove_event(event_id: ObjectId, timings: StoreTimings) -> Pipeline:
-    """Forget an event."""
-    left = {"$filter": {"input": "$announce", "cond": {"$ne": ["$$this.id", event_id]}}}
-    return with_next_due_at([{"$set": {"announce": left}}], timings)
+    due = {"$and": [{"$eq": ["$$this.file", file_id]}, {"$lte": ["$$this.due", "$$NOW"]}]}
+    later = tombstone(file_id, milliseconds(timings.second_purge_after))
+    postponed = {"$map": {"input": "$doomed", "in": {"$cond": [due, later, "$$this"]}}}
+    removed = {"$filter": {"input": "$doomed", "cond": {"$not": [due]}}}
+    second_purge = {"$anyElementTrue": [{"$map": {"input": "$doomed", "in": {"$and": [due, "$$this.late"]}}}]}
+    return with_next_due_at([{"$set": {"doomed": {"$cond": [second_purge, postponed, removed]}}}], timings)

@@ -1,6 +1,4 @@
-"""The collection of chunks, and the indexes that the store rests on. Without the unique ones nothing else holds, so they are made
-and then looked at.
-"""
+"""The collection of chunks, and the indexes. The store relies on the unique ones, so they are verified after they were created."""
 
 import logging
 from dataclasses import dataclass, field
@@ -18,7 +16,7 @@ _INDEX_CONFLICT_CODES = frozenset({85, 86, 11000})
 
 @dataclass(frozen=True, slots=True)
 class IndexSpec:
-    """One index as it must be."""
+    """The definition of one index."""
 
     name: str
     keys: tuple[str, ...]
@@ -29,38 +27,38 @@ class IndexSpec:
 INDEXES: dict[str, tuple[IndexSpec, ...]] = {
     "media": (
         IndexSpec("name", ("folder", "filename"), unique=True),
-        # For lists: a filename that does not match is passed over in the index.
+        # For lists: a filename that does not match is skipped within the index.
         IndexSpec("newest", ("current.uploaded_at", "_id", "filename")),
         IndexSpec("newest_in_folder", ("folder", "current.uploaded_at", "_id", "filename")),
         IndexSpec(
             "attention", ("attention", "_id"), options={"partialFilterExpression": {"attention": {"$type": "date"}}}
         ),
     ),
-    # GridFS's own two, with the names that drivers give them.
+    # The two indexes of GridFS, with the names that drivers give them.
     "fs.chunks": (IndexSpec("files_id_1_n_1", ("files_id", "n"), unique=True),),
     "fs.files": (IndexSpec("filename_1_uploadDate_1", ("filename", "uploadDate")),),
 }
 
 
 UNCOMPRESSED = {"wiredTiger": {"configString": "block_compressor=none"}}
-"""Media are packed already, and trying to pack them once more took mongod a fifth of its time for an upload."""
+"""Media are compressed already, and trying to compress them again took mongod a fifth of its time for an upload."""
 
 
 async def ensure_indexes(mongo: MongoDatabase) -> None:
-    """Make what is missing. Raises RuntimeError where an index cannot be had."""
+    """Create what is missing. Raises RuntimeError where an index cannot be built, ServiceUnavailable."""
     async with map_mongo_errors():
         await _create_chunks_collection(mongo)
-        for collection, wanted in INDEXES.items():
-            for index in wanted:
-                await _create_index(mongo, collection, index)
-            there = await mongo.list_indexes(collection)
-            for index in wanted:
-                if index.name not in there or bool(there[index.name].get("unique")) != index.unique:
-                    raise RuntimeError(f"{collection}: the index {index.name} is missing or not unique")
+        for collection, specs in INDEXES.items():
+            for spec in specs:
+                await _create_index(mongo, collection, spec)
+            existing = await mongo.list_indexes(collection)
+            for spec in specs:
+                if spec.name not in existing or bool(existing[spec.name].get("unique")) != spec.unique:
+                    raise RuntimeError(f"{collection}: the index {spec.name} is missing or not unique")
 
 
 async def _create_chunks_collection(mongo: MongoDatabase) -> None:
-    """As they should be stored, where they are not there yet and the server lets us say so: some managed ones do not."""
+    """Create the collection uncompressed where it does not exist and the server allows that: some managed ones do not."""
     try:
         await mongo.database.create_collection("fs.chunks", storageEngine=UNCOMPRESSED, check_exists=False)
     except OperationFailure as error:

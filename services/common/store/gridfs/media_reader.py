@@ -1,7 +1,7 @@
-"""Reads media out of MongoDB: `current` of the `media` document, then chunks by number. It writes nothing and knows no HTTP.
+"""Reads media out of MongoDB: `current` of the `media` document, then chunks by number. Read-only.
 
-`fs.files` is never read: it is there for other tools. No cursor outlives the call that opened it, so that a reader who pauses for
-an hour holds none; the driver repeats a query once whose connection was lost.
+`fs.files` is never read: it is there for other tools. No cursor outlives the call that opened it, so that a download that is paused
+for an hour holds none; the driver repeats a query once after a lost connection.
 """
 
 import re
@@ -9,27 +9,28 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bson import ObjectId
+from bson.errors import InvalidId
 
+from services.common.errors import BadRequest
 from services.common.media import MediaInfo, MediaName
+from services.common.store.errors import CorruptFile
 from services.common.store.gridfs import documents
+from services.common.store.gridfs.chunks import BLOCK_SIZE
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
-from services.common.store.media_reader import CorruptFile, ListQuery, MediaPage, PageKey
+from services.common.store.media_reader import ListQuery, MediaPage, PageKey
 
-BLOCK_SIZE = 255 * 1024
-"""Bytes of a chunk: GridFS's default, so that every other tool can read what stands here."""
 SEARCH_SCAN_LIMIT = 10_000
-"""Names that one page of a search looks at: some 10 ms of the database."""
+"""Names that one page of a search examines: about 10 ms of the database's time."""
 FOLDER_SCAN_BATCH = 256
-"""Names that are read at once in search of folders."""
+"""Names read by one query when folders are listed."""
 
 _MIN_DATE = datetime(1970, 1, 1, tzinfo=UTC)
-"""No file is older; and what is no date at all, because there is no file, is not in order with it."""
-_MEDIA_PROJECTION = {"folder": 1, "filename": 1, "current": 1}
+"""No file is older. A document without a current file has no date, which does not compare with one and so is left out."""
 _NEWEST_FIRST = [("current.uploaded_at", -1), ("_id", -1)]
 
 
 class GridFSMediaReader:
-    """A `MediaReader` over the GridFS layout."""
+    """A `MediaReader` in the GridFS layout."""
 
     block_size = BLOCK_SIZE
 
@@ -39,17 +40,19 @@ class GridFSMediaReader:
         self._chunks = mongo.collection("fs.chunks")
 
     async def check_health(self) -> None:
-        """Whether a primary answers."""
+        """Check that a primary responds."""
         await self._mongo.ping()
 
     async def find(self, name: MediaName) -> MediaInfo | None:
-        """The current file of that name, read from the primary."""
+        """Read the current file of that name from the primary."""
         async with map_mongo_errors():
-            document = await self._media.find_one({"folder": name.folder, "filename": name.filename}, _MEDIA_PROJECTION)
+            document = await self._media.find_one(
+                {"folder": name.folder, "filename": name.filename}, documents.MEDIA_PROJECTION
+            )
         return documents.decode_media_info(document) if document and document.get("current") else None
 
     async def read_blocks(self, info: MediaInfo, first_block: int, last_block: int) -> list[bytes]:
-        """Blocks in one query, each checked for its number and its length."""
+        """Fetch blocks in one query and check the number and length of each."""
         query = {"files_id": ObjectId(info.file_id), "n": {"$gte": first_block, "$lte": last_block}}
         async with map_mongo_errors():
             cursor = (
@@ -65,45 +68,45 @@ class GridFSMediaReader:
                 break
             blocks.append(block)
         if not blocks:
-            there = bool(rows) and rows[0]["n"] == first_block
+            exists = bool(rows) and rows[0]["n"] == first_block
             raise CorruptFile(
-                f"file {info.file_id}: chunk {first_block} {'has a wrong length' if there else 'is missing'}"
+                f"file {info.file_id}: chunk {first_block} {'has a wrong length' if exists else 'is missing'}"
             )
         return blocks
 
     async def list_files(self, list_query: ListQuery) -> MediaPage:
-        """A look at the index from a place on; a search ends EXAMINED names further at the latest."""
-        when: dict[str, Any] = {"$gte": _MIN_DATE}
-        outside: list[dict[str, Any]] = []
-        query: dict[str, Any] = {"current.uploaded_at": when}
+        """Read the index from a key on; a search ends after at most SEARCH_SCAN_LIMIT names."""
+        dates: dict[str, Any] = {"$gte": _MIN_DATE}
+        excluded: list[dict[str, Any]] = []
+        query: dict[str, Any] = {"current.uploaded_at": dates}
         if list_query.folder is not None:
             query["folder"] = list_query.folder
         if (after := list_query.after) is not None:
-            when["$lte"] = after.uploaded_at
-            outside.append({"current.uploaded_at": after.uploaded_at, "_id": {"$gte": ObjectId(after.id)}})
-            query["$nor"] = outside
+            dates["$lte"] = after.uploaded_at
+            excluded.append({"current.uploaded_at": after.uploaded_at, "_id": {"$gte": _parse_page_key_id(after.id)}})
+            query["$nor"] = excluded
         end = await self._find_scan_end(query) if list_query.filename_contains else None
         if end is not None:
-            when["$gte"] = end.uploaded_at
-            outside.append({"current.uploaded_at": end.uploaded_at, "_id": {"$lt": ObjectId(end.id)}})
-            query["$nor"] = outside
+            dates["$gte"] = end.uploaded_at
+            excluded.append({"current.uploaded_at": end.uploaded_at, "_id": {"$lt": ObjectId(end.id)}})
+            query["$nor"] = excluded
         if list_query.filename_contains:
             query["filename"] = {"$regex": re.escape(list_query.filename_contains), "$options": "i"}
         async with map_mongo_errors():
             found = (
-                await self._media.find(query, _MEDIA_PROJECTION)
+                await self._media.find(query, documents.MEDIA_PROJECTION)
                 .sort(_NEWEST_FIRST)
                 .limit(list_query.limit + 1)
                 .to_list(list_query.limit + 1)
             )
-        shown = found[: list_query.limit]
+        page = found[: list_query.limit]
         return MediaPage(
-            [documents.decode_media_info(document) for document in shown],
-            _page_key(shown[-1]) if len(found) > len(shown) else end,
+            [documents.decode_media_info(document) for document in page],
+            _page_key(page[-1]) if len(found) > len(page) else end,
         )
 
     async def _find_scan_end(self, query: dict[str, Any]) -> PageKey | None:
-        """The last place that a search looks at, None where it comes to the end of the list."""
+        """Return the last key that a search examines, None where the list ends before it."""
         async with map_mongo_errors():
             rows = (
                 await self._media.find(query, {"current.uploaded_at": 1})
@@ -115,12 +118,12 @@ class GridFSMediaReader:
         return _page_key(rows[0]) if rows else None
 
     async def list_folders(self, after: str | None, limit: int) -> list[str]:
-        """Reads names in the order of folders, and jumps over a folder that fills what is read at once."""
+        """Read names ordered by folder, and skip the rest of a folder that fills a whole batch."""
         found: list[str] = []
         fields = {"folder": 1, "_id": 0}
         while len(found) < limit:
-            behind = {"$gt": after} if after is not None else {"$gte": ""}  # neither matches null, which is no folder
-            query = {"folder": behind, "current.uploaded_at": {"$gte": _MIN_DATE}}
+            folders = {"$gt": after} if after is not None else {"$gte": ""}  # neither matches null, which is no folder
+            query = {"folder": folders, "current.uploaded_at": {"$gte": _MIN_DATE}}
             async with map_mongo_errors():
                 rows = (
                     await self._media.find(query, fields)
@@ -137,3 +140,14 @@ class GridFSMediaReader:
 
 def _page_key(document: dict[str, Any]) -> PageKey:
     return PageKey(document["current"]["uploaded_at"], str(document["_id"]))
+
+
+def _parse_page_key_id(text: str) -> ObjectId:
+    """Raises BadRequest for text that `_page_key` has not made."""
+    try:
+        found = ObjectId(text)
+    except InvalidId:
+        raise BadRequest("invalid page token 'after'") from None
+    if str(found) != text:  # upper-case digits
+        raise BadRequest("invalid page token 'after'")
+    return found

@@ -1,7 +1,7 @@
-"""Opens MongoDB. The one file that names Motor, and the only one that knows where Motor and PyMongo's asyncio API differ.
+"""Opens MongoDB. The only file that imports Motor, and the only one with the differences between Motor and PyMongo's asyncio API.
 
-Motor is past its end of life (May 2026); `driver="pymongo"` takes its place without another line changed. Everything else uses
-only collection calls that both share.
+Motor is past its end of life (May 2026); `driver="pymongo"` replaces it without another line changed. All other files use only
+collection calls that both share.
 """
 
 import asyncio
@@ -28,24 +28,24 @@ from services.common.errors import ServiceUnavailable
 
 MongoDriver = Literal["motor", "pymongo"]
 MongoCollection = Any
-"""A collection of either driver: Motor has no types that a checker could use."""
+"""A collection of either driver: Motor has no types for a type checker."""
 
 SERVER_SELECTION_TIMEOUT_MS = 2500
-"""No server found for so long: refused (the promise is 3 s)."""
+"""How long the driver looks for a server before a call fails (3 s are promised)."""
 OPERATION_TIMEOUT_MS = 8000
-"""One step with its retries (the promise is that nothing stays silent for 10 s). Not `timeoutMS`, which would also replace the
+"""One operation with its retries (every request is promised an answer within 10 s). Not `timeoutMS`, which would also replace the
 shorter time for finding a server: with it a refused connection was reported after 8.5 s."""
 
 MAJORITY_JOURNALED = WriteConcern(w="majority", j=True)
-"""Acknowledged means journalled, and on a replica set by its majority. A standalone server is a majority of one. With j off, 22 of
+"""Acknowledged means journaled, and on a replica set by its majority. A standalone server is a majority of one. With j off, 22 of
 1,333 acknowledged inserts were gone after three SIGKILLs of a standalone mongod; with it none of 1,520 after four."""
 
-# Server codes that say "come back later": shutdown, stepping down, no primary; a time limit, a cursor or a lock that was lost.
-# 20: a standalone server that was killed is for a moment taken for one that has retryable writes, and refuses them.
+# Server codes of a temporary fault: shutdown, stepping down, no primary; an exceeded time limit, a lost cursor or lock.
+# 20: after a kill the driver takes a standalone server for a moment for one with retryable writes, which it refuses.
 _TRANSIENT_CODES = frozenset(
     {20, 24, 43, 50, 64, 91, 112, 175, 189, 237, 262, 10107, 11600, 11601, 11602, 13435, 13436}
 )
-# What a mongos says of a shard that is away; the answer to a read carries no label.
+# Codes of a mongos for an unavailable shard; the answer to a read carries no error label.
 _SHARD_UNAVAILABLE_CODES = frozenset({6, 7, 89, 133, 134, 9001})
 
 
@@ -54,25 +54,25 @@ class MongoDatabase:
 
     def __init__(self, client: Any, database: str) -> None:
         self.client = client
-        # Of the connection string's read preference nothing is taken: a secondary may not know yet what was acknowledged, and an
-        # upload that asks what became of its commit would be told a lie.
+        # Overrides the read preference of the connection string: a secondary may be behind what was acknowledged, and a commit
+        # whose outcome is resolved there would be taken for lost.
         self.database = client.get_database(
             database, write_concern=MAJORITY_JOURNALED, read_preference=ReadPreference.PRIMARY
         )
 
     def collection(self, name: str) -> MongoCollection:
-        """A collection that writes durably."""
+        """A collection with the write concern MAJORITY_JOURNALED."""
         return self.database[name]
 
     async def list_indexes(self, name: str) -> dict[str, dict[str, Any]]:
-        """The indexes of a collection by name; Motor gives a cursor here, PyMongo an awaitable one."""
+        """Return the indexes of a collection by name. Motor returns a cursor, PyMongo an awaitable cursor."""
         cursor = self.collection(name).list_indexes()
         if inspect.isawaitable(cursor):
             cursor = await cursor
         return {index["name"]: dict(index) async for index in cursor}
 
     async def ping(self) -> None:
-        """Whether a primary answers. Raises Unavailable."""
+        """Check that a primary responds. Raises ServiceUnavailable."""
         async with map_mongo_errors():
             await self.client.admin.command("ping")
 
@@ -84,9 +84,9 @@ class MongoDatabase:
 
 
 def open_mongo_database(uri: str, database: str, driver: MongoDriver = "motor") -> MongoDatabase:
-    """A client for any form of the connection string; connects with the first call. Call it in a running event loop.
+    """Open a client for any form of connection string; it connects with the first call. Must be called in a running event loop.
 
-    Raises ConfigurationError where the string is wrong.
+    Raises ConfigurationError where the string is invalid.
     """
     options: dict[str, Any] = {
         "serverSelectionTimeoutMS": SERVER_SELECTION_TIMEOUT_MS,
@@ -97,21 +97,21 @@ def open_mongo_database(uri: str, database: str, driver: MongoDriver = "motor") 
     }
     if driver == "pymongo":
         return MongoDatabase(AsyncMongoClient(uri, **options), database)
-    from motor.motor_asyncio import AsyncIOMotorClient  # noqa: PLC0415  # not needed with the other driver
+    from motor.motor_asyncio import AsyncIOMotorClient  # noqa: PLC0415  # not loaded with the other driver
 
     return MongoDatabase(AsyncIOMotorClient(uri, io_loop=asyncio.get_running_loop(), **options), database)
 
 
 def is_transient_code(code: int | None) -> bool:
-    """Whether the server says that it may be well again in a moment."""
+    """Whether the fault is temporary: the same call may succeed a moment later."""
     return code in _TRANSIENT_CODES or code in _SHARD_UNAVAILABLE_CODES
 
 
 @asynccontextmanager
 async def map_mongo_errors() -> AsyncIterator[None]:
-    """Turns "MongoDB is away" of either driver into Unavailable, and silence too, after 8 s: what was asked for may still happen.
+    """Map the errors by which either driver says that MongoDB is unavailable, and 8 s without an answer, to ServiceUnavailable.
 
-    Every other error of a driver is a fault of ours and stays.
+    The operation may still be executed. Every other error of a driver is a defect of this code and passes unchanged.
     """
     try:
         async with asyncio.timeout(OPERATION_TIMEOUT_MS / 1000):
@@ -129,7 +129,7 @@ async def map_mongo_errors() -> AsyncIterator[None]:
             raise ServiceUnavailable("the database is unavailable") from error
         raise
     except RuntimeError as error:
-        # PyMongo's own lock, whose waiter was cancelled by a time limit: "Lock is not acquired", "cannot wait on un-acquired lock".
+        # PyMongo's lock after its waiter was cancelled by a time limit: "Lock is not acquired", "cannot wait on un-acquired lock".
         if "acquired" not in str(error):
             raise
         raise ServiceUnavailable("the database does not respond") from error

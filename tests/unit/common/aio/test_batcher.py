@@ -1,4 +1,4 @@
-"""Calls that go together: who waits for whom, and what a fault does to those who wait."""
+"""services.common.aio.batcher: which calls form a batch, and what an error does to their callers."""
 
 import asyncio
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.anyio
 
 
 class RecordingBatch:
-    """Answers with ten times what it is asked, once it may."""
+    """Returns ten times each argument, once `release` is set."""
 
     def __init__(self) -> None:
         self.calls: list[list[int]] = []
@@ -29,7 +29,7 @@ class RecordingBatch:
         return [10 * question for question in questions]
 
 
-async def test_who_comes_meanwhile_goes_together() -> None:
+async def test_calls_made_during_a_batch_form_the_next_batch() -> None:
     asked = RecordingBatch()
     together: Batcher[int, int] = Batcher(asked, 3)
     first = asyncio.create_task(together(1))
@@ -43,7 +43,7 @@ async def test_who_comes_meanwhile_goes_together() -> None:
     assert await together(7) == 70
 
 
-async def test_who_gives_up_takes_nobody_along() -> None:
+async def test_cancelled_caller_does_not_cancel_the_others() -> None:
     asked = RecordingBatch()
     together: Batcher[int, int] = Batcher(asked, 3)
     first = asyncio.create_task(together(1))
@@ -59,8 +59,8 @@ async def test_who_gives_up_takes_nobody_along() -> None:
 
 
 @pytest.mark.parametrize("fault", [ServiceUnavailable("away"), ServiceUnavailable("slow", retry_after=7)])
-async def test_a_fault_is_everyones_who_waits(fault: ServiceUnavailable) -> None:
-    """Also theirs who were not asked yet: behind a silent Redis nobody waits twice."""
+async def test_error_is_raised_to_all_waiters(fault: ServiceUnavailable) -> None:
+    """Also calls that are still queued: while Redis hangs no caller waits for two timeouts."""
     asked = RecordingBatch()
     asked.error = fault
     together: Batcher[int, int] = Batcher(asked, 1)
@@ -77,7 +77,7 @@ async def test_a_fault_is_everyones_who_waits(fault: ServiceUnavailable) -> None
     assert await together(3) == 30
 
 
-async def test_the_end_leaves_nobody_waiting() -> None:
+async def test_close_leaves_no_waiter_pending() -> None:
     asked = RecordingBatch()
     together: Batcher[int, int] = Batcher(asked, 1)
     waiting = [asyncio.create_task(together(number)) for number in (1, 2)]

@@ -1,4 +1,4 @@
-"""A task ends although it swallows cancellations."""
+"""services.common.aio.cancellation: a task ends although it swallows cancellations."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from services.common.aio.cancellation import cancel_and_wait
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_task_that_swallows_cancellations_ends() -> None:
+async def test_task_that_swallows_cancellation_is_ended() -> None:
     swallowed = 0
 
     async def stubborn() -> None:
@@ -33,6 +33,6 @@ async def test_a_task_that_swallows_cancellations_ends() -> None:
     assert isinstance(tasks[1].exception() if tasks[1] else None, ValueError)
 
 
-async def test_nothing_to_end() -> None:
+async def test_cancelling_no_task() -> None:
     await cancel_and_wait()
     await cancel_and_wait(None)

@@ -1,4 +1,4 @@
-"""Many who want the same at the same time (services.common.aio.singleflight)."""
+"""services.common.aio.singleflight: concurrent callers share one call."""
 
 import asyncio
 
@@ -22,7 +22,7 @@ class CountedWork:
         return self.completed
 
 
-async def test_it_is_done_once_for_all_who_wait_and_again_for_who_comes_later() -> None:
+async def test_concurrent_callers_share_one_call_and_later_callers_start_another() -> None:
     work = CountedWork()
     once = SingleFlight(work)
     waiting = [asyncio.create_task(once()) for _ in range(5)]
@@ -35,7 +35,7 @@ async def test_it_is_done_once_for_all_who_wait_and_again_for_who_comes_later() 
     assert await once() == 4
 
 
-async def test_who_gives_up_does_not_end_it_for_the_others() -> None:
+async def test_cancelled_caller_does_not_cancel_the_shared_call() -> None:
     work = CountedWork()
     once = SingleFlight(work)
     first, second = asyncio.create_task(once()), asyncio.create_task(once())

@@ -1,4 +1,4 @@
-"""A subscription on a connection of paper: it shares the event loop, and no fault of its line is anything but Unavailable."""
+"""A subscription on a fake connection: it yields to the event loop, and every connection error is ServiceUnavailable."""
 
 import asyncio
 import time
@@ -16,7 +16,7 @@ MESSAGE_COUNT = 400
 
 
 class BackloggedConnection:
-    """A line on which everything is there at once: nothing that is read of it waits."""
+    """A connection whose data is all available: no read of it waits."""
 
     def __init__(self) -> None:
         self.remaining = MESSAGE_COUNT
@@ -46,14 +46,14 @@ class BackloggedConnection:
 
 
 class FakeRedis:
-    """A Redis with that line."""
+    """A Redis client with that connection."""
 
     def new_connection(self) -> RedisConnection:
         return cast("RedisConnection", BackloggedConnection())
 
 
-async def test_a_backlog_leaves_turns_to_others() -> None:
-    """400 messages of 1 ms each: pings, timers and other sockets do not wait for their end."""
+async def test_backlog_yields_to_other_tasks() -> None:
+    """400 messages of 1 ms each: pings, timers and other sockets run in between."""
     heard = 0
 
     def hear(_channel: bytes, _payload: bytes) -> None:
@@ -81,7 +81,7 @@ class ResetConnection:
         raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
 
 
-async def test_a_reset_line_is_a_redis_that_is_away() -> None:
+async def test_connection_reset_is_redis_unavailable() -> None:
     line = RedisConnection(ResetConnection())
     with pytest.raises(RedisUnavailable):
         await line.connect()

@@ -1,4 +1,4 @@
-"""services.common.http.dates: the three forms that HTTP reads, and the one that it writes."""
+"""services.common.http.dates: the three formats that HTTP accepts, and the one that is written."""
 
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -38,7 +38,7 @@ NOW = datetime(2026, 11, 23, 8, 0, 0, tzinfo=UTC)
     ],
 )
 def test_dates(text: str, expected: datetime | None) -> None:
-    """Case 50: what is no date of HTTP's three forms is no date."""
+    """Case 50: other formats are no date."""
     assert parse_http_date(text, NOW) == expected
 
 

@@ -139,8 +139,8 @@ def test_an_upgrade_leaves_what_is_behind_it(upgrade: bytes, *, websocket: bool)
 
 def test_in_head() -> None:
     parser = RequestParser()
-    assert not parser.in_head
-    parser.feed(GET[:5])
-    assert parser.in_head
-    parser.feed(GET[5:])
-    assert not parser.in_head
+    states = [parser.in_head]
+    for piece in (GET[:5], GET[5:]):
+        parser.feed(piece)
+        states.append(parser.in_head)
+    assert states == [False, True, False]

@@ -31,7 +31,8 @@ async def test_a_timeout_expires_once() -> None:
     timeout = Timeout(owner.loop, owner.call)
     timeout.start(TICK)
     timeout.start(100)  # goes on as it runs
-    assert timeout.running
+    running_before_it_expires = timeout.running
+    assert running_before_it_expires
     await after(4)
     assert len(owner.called) == 1
     assert not timeout.running

@@ -1,5 +1,5 @@
-"""services.common.telemetry.json_logging in a process of its own, as a service has it: both ways of a line look the same and
-keep their order.
+"""services.common.telemetry.json_logging in a process of its own, as a service has it: lines of both paths have one format and keep
+their order.
 """
 
 import json
@@ -39,7 +39,7 @@ def run_and_read_log(level: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in run.stderr.splitlines()]
 
 
-def test_lines_are_json_in_order_and_the_last_one_is_not_lost() -> None:
+def test_lines_are_json_in_order_and_the_last_one_is_written() -> None:
     before = datetime.now(UTC)
     one, two, three, four, five = run_and_read_log("info")
     assert {key: one[key] for key in one if key != "time"} == {
@@ -67,5 +67,5 @@ def test_lines_are_json_in_order_and_the_last_one_is_not_lost() -> None:
     assert [list(entry)[:5] for entry in (one, two)] == [["time", "level", "service", "logger", "message"]] * 2
 
 
-def test_no_line_of_a_request_where_only_warnings_are_wanted() -> None:
+def test_access_log_is_silent_at_warning_level() -> None:
     assert [entry["message"] for entry in run_and_read_log("warning")] == ["two", "four"]

@@ -1,5 +1,5 @@
-"""services.common.telemetry.log_writer on real pipes: order, one write for some milliseconds, and a reader who stops, comes
-back or goes.
+"""services.common.telemetry.log_writer on real pipes: order, one write for some milliseconds, and a reader that stalls, resumes or
+closes the pipe.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ def lost_lines_message(count: int) -> str:
 
 
 def read_available(reader: int) -> bytes:
-    """What is there to be read."""
+    """The bytes that can be read now."""
     data = b""
     while select.select([reader], [], [], 0)[0] and (piece := os.read(reader, 1 << 16)):
         data += piece
@@ -51,13 +51,18 @@ def read_available_lines(reader: int) -> list[str]:
 FLUSH_SECONDS = 3 * room.LOG_FLUSH_INTERVAL_SECONDS
 
 
-async def test_lines_of_some_milliseconds_leave_together_and_in_order(
+async def test_lines_of_a_few_milliseconds_are_written_together_in_order(
     os_pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader, writer = os_pipe
     writes: list[bytes] = []
     real = os.write
-    monkeypatch.setattr(os, "write", lambda to, data: writes.append(data) or real(to, data))
+
+    def record_write(descriptor: int, data: bytes) -> int:
+        writes.append(data)
+        return real(descriptor, data)
+
+    monkeypatch.setattr(os, "write", record_write)
     lines = BufferedLogWriter(writer, lost_lines_message)
     lines.write_buffered("1")
     await asyncio.sleep(0)
@@ -76,7 +81,7 @@ async def test_lines_of_some_milliseconds_leave_together_and_in_order(
     assert read_available_lines(reader) == ["5"]
 
 
-async def test_what_is_held_at_the_end_is_not_lost(os_pipe: Pipe) -> None:
+async def test_buffered_lines_are_written_at_close(os_pipe: Pipe) -> None:
     reader, writer = os_pipe
     lines = BufferedLogWriter(writer, lost_lines_message)
     lines.write_buffered("last")
@@ -84,7 +89,7 @@ async def test_what_is_held_at_the_end_is_not_lost(os_pipe: Pipe) -> None:
     assert read_available_lines(reader) == ["last"]
 
 
-async def test_much_at_once_is_not_kept(os_pipe: Pipe) -> None:
+async def test_large_burst_is_written_immediately(os_pipe: Pipe) -> None:
     reader, writer = os_pipe
     lines = BufferedLogWriter(writer, lost_lines_message)
     lines.write_buffered("x" * (room.LOG_BUFFER_CHARACTERS + 1))
@@ -93,7 +98,7 @@ async def test_much_at_once_is_not_kept(os_pipe: Pipe) -> None:
     )  # a pipe may be smaller than that
 
 
-async def test_a_reader_who_stops_blocks_nobody_and_what_waits_is_bounded(os_pipe: Pipe) -> None:
+async def test_stalled_pipe_reader_blocks_no_caller_and_the_buffer_is_bounded(os_pipe: Pipe) -> None:
     reader, writer = os_pipe
     lines = BufferedLogWriter(writer, lost_lines_message)
     line = "x" * 999
@@ -102,7 +107,7 @@ async def test_a_reader_who_stops_blocks_nobody_and_what_waits_is_bounded(os_pip
     await asyncio.sleep(FLUSH_SECONDS)
     assert len(lines._unwritten) <= room.MAX_UNWRITTEN_LOG_BYTES
     assert lines._buffered_characters < room.LOG_BUFFER_CHARACTERS + len(line)
-    # He comes back: what waited arrives by itself, and then the number of what did not.
+    # The reader resumes: buffered lines arrive, and then the number of lost ones.
     data = b""
     async with asyncio.timeout(10):
         while not (b"lost" in data and data.endswith(b"\n")):
@@ -116,7 +121,7 @@ async def test_a_reader_who_stops_blocks_nobody_and_what_waits_is_bounded(os_pip
     assert set(arrived) == {line, said}
 
 
-async def test_a_reader_who_has_gone_is_no_error(os_pipe: Pipe) -> None:
+async def test_closed_pipe_reader_is_no_error(os_pipe: Pipe) -> None:
     reader, writer = os_pipe
     lines = BufferedLogWriter(writer, lost_lines_message)
     os.close(reader)
@@ -130,7 +135,12 @@ async def test_threads_lose_nothing(tmp_path: Path) -> None:
     path = tmp_path / "log"
     with path.open("wb") as file:
         lines = BufferedLogWriter(file.fileno(), lost_lines_message)
-        threads = [threading.Thread(target=lambda n=n: [lines.write(f"{n} {i}") for i in range(500)]) for n in range(4)]
+
+        def write_lines(number: int) -> None:
+            for i in range(500):
+                lines.write(f"{number} {i}")
+
+        threads = [threading.Thread(target=write_lines, args=(number,)) for number in range(4)]
         for thread in threads:
             thread.start()
         for i in range(500):
@@ -146,7 +156,7 @@ async def test_threads_lose_nothing(tmp_path: Path) -> None:
         assert [line for line in found if line.split()[0] == who] == [f"{who} {i}" for i in range(500)]
 
 
-async def test_the_last_lines_wait_for_a_reader_but_not_for_ever(os_pipe: Pipe) -> None:
+async def test_final_flush_waits_for_the_reader_with_a_timeout(os_pipe: Pipe) -> None:
     reader, writer = os_pipe
     lines = BufferedLogWriter(writer, lost_lines_message)
     for _ in range(20):

@@ -1,4 +1,4 @@
-"""services.common.web.app_factory: what an application built by it makes of a fault."""
+"""services.common.web.app_factory: how an application turns errors into responses."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -22,8 +22,8 @@ async def empty_lifespan(_: FastAPI) -> AsyncIterator[None]:
     yield
 
 
-async def test_a_client_that_leaves_is_no_fault_of_ours() -> None:
-    """499 in the log and the metrics: nobody is there to read it, and a 500 would wake somebody up."""
+async def test_client_disconnect_is_no_server_error() -> None:
+    """499 in the log and the metrics: no client reads the response, and a 500 would page an operator."""
     app = create_fastapi_app("test", "A test.", empty_lifespan, {})
 
     @app.get("/left")
@@ -44,10 +44,10 @@ async def test_a_client_that_leaves_is_no_fault_of_ours() -> None:
 
 
 @pytest.mark.parametrize("begun", [False, True])
-async def test_who_is_cancelled_at_the_end_of_the_drain_says_503(
+async def test_request_cancelled_at_the_shutdown_timeout_is_503(
     *, begun: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Or breaks off, where the answer has begun. Neither is a fault with a traceback."""
+    """Or an aborted response where it has begun. Neither is logged with a traceback."""
     waits = asyncio.Event()
     sent: list[Any] = []
 
@@ -90,7 +90,7 @@ def json_body(size: int) -> bytes:
     return b'{"text":"%s"}' % (b"x" * (size - len(b'{"text":""}')))
 
 
-async def test_a_body_within_the_limit_is_taken(client: httpx.AsyncClient) -> None:
+async def test_body_within_the_limit_is_accepted(client: httpx.AsyncClient) -> None:
     answer = await client.post("/json", content=json_body(MAX_JSON_BODY_BYTES))
     assert (answer.status_code, answer.json()) == (200, MAX_JSON_BODY_BYTES - 11)
 
@@ -114,7 +114,7 @@ async def test_a_body_over_the_limit_is_a_problem(client: httpx.AsyncClient, *, 
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nowhere", 404), ("GET", "/json", 405)])
-async def test_other_refusals_are_problems_as_before(
+async def test_framework_errors_are_problem_documents(
     client: httpx.AsyncClient, method: str, path: str, status: int
 ) -> None:
     answer = await client.request(method, path)

@@ -1,4 +1,4 @@
-"""Header fields through the gateway, as pairs in and pairs out."""
+"""gateway.proxy.headers: what the gateway drops, keeps and adds, in requests and in responses."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from gateway.forwarded import Client
 from gateway.proxy import headers
-from gateway.proxy.request_encoder import encode_request_head
 from services.common.errors import BadGateway, BadRequest
 
 CLIENT = Client("10.1.2.3", "https", "a.example")
@@ -44,7 +43,7 @@ header_pairs = st.lists(
 
 
 def request_headers(pairs: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """The lines for the service, taken apart again."""
+    """The header lines for the upstream, parsed again."""
     lines = headers.build_request_headers(pairs, CLIENT, "id-1")
     assert lines.endswith(b"\r\n")
     return [(name, value) for name, _, value in (line.partition(b": ") for line in lines[:-2].split(b"\r\n"))]
@@ -56,7 +55,7 @@ def request_header_dict(*pairs: tuple[bytes, bytes]) -> dict[bytes, bytes]:
     return dict(found)
 
 
-def test_what_is_the_clients_own_passes() -> None:
+def test_end_to_end_headers_pass() -> None:
     own = [(b"accept", b"*/*"), (b"range", b"bytes=0-1"), (b"authorization", b"Bearer x"), (b"user-agent", b"curl")]
     assert request_header_dict(*own) == dict(own) | FORWARDED_HEADERS
 
@@ -80,11 +79,11 @@ def test_what_is_the_clients_own_passes() -> None:
         b"a_b",
     ],
 )
-def test_what_is_for_one_hop_or_pretends_is_dropped(name: bytes) -> None:
+def test_hop_by_hop_and_spoofed_headers_are_dropped(name: bytes) -> None:
     assert request_header_dict((name, b"1")) == FORWARDED_HEADERS
 
 
-def test_what_connection_names_is_dropped_and_ours_is_added_after() -> None:
+def test_headers_named_by_connection_are_dropped_before_ours_are_added() -> None:
     named = (b"connection", b"X-Forwarded-For , x-forwarded-proto,X-Own, x-request-id, host")
     assert request_header_dict(
         named, (b"x-own", b"1"), (b"host", b"a"), (b"x-forwarded-for", b"6")
@@ -97,11 +96,11 @@ def test_several_connection_fields_count_together() -> None:
     ) == FORWARDED_HEADERS | {b"c": b"1"}
 
 
-def test_the_length_survives_being_named() -> None:
+def test_content_length_survives_being_named_by_connection() -> None:
     assert request_header_dict((b"connection", b"content-length"), (b"content-length", b"5"))[b"content-length"] == b"5"
 
 
-def test_cookies_are_joined_as_cookies() -> None:
+def test_cookie_lines_are_joined_with_semicolons() -> None:
     assert request_header_dict((b"cookie", b"a=1"), (b"cookie", b"b=2"))[b"cookie"] == b"a=1; b=2"
 
 
@@ -117,12 +116,12 @@ def test_cookies_are_joined_as_cookies() -> None:
         (b"", False),
     ],
 )
-def test_a_trace_is_kept_when_it_is_well_formed(trace: bytes, *, kept: bool) -> None:
+def test_well_formed_traceparent_is_kept(trace: bytes, *, kept: bool) -> None:
     found = request_header_dict((b"traceparent", trace), (b"tracestate", b"a=b"))
     assert (found.get(b"traceparent"), found.get(b"tracestate")) == ((trace, b"a=b") if kept else (None, None))
 
 
-def test_two_traces_are_none() -> None:
+def test_duplicate_traceparent_is_dropped() -> None:
     assert b"traceparent" not in dict(request_headers([(b"traceparent", TRACEPARENT)] * 2))
 
 
@@ -135,12 +134,12 @@ def test_a_value_that_is_not_utf8_is_refused() -> None:
 @pytest.mark.parametrize(
     ("value", "kept"), [(b"a-1._Z", "a-1._Z"), (b"", None), (b"a b", None), (b"a" * 65, None), (b"a\n", None)]
 )
-def test_the_clients_request_id(value: bytes, kept: str | None) -> None:
+def test_client_request_id(value: bytes, kept: str | None) -> None:
     assert headers.incoming_request_id([(b"x-request-id", value)]) == kept
 
 
 @given(header_pairs)
-def test_whatever_comes_ours_stands_once_and_nothing_pretends(pairs: list[tuple[bytes, bytes]]) -> None:
+def test_forwarded_headers_are_set_once_and_cannot_be_spoofed(pairs: list[tuple[bytes, bytes]]) -> None:
     try:
         found = request_headers(pairs)
     except BadRequest:
@@ -154,36 +153,12 @@ def test_whatever_comes_ours_stands_once_and_nothing_pretends(pairs: list[tuple[
     )
 
 
-def test_a_line_end_in_a_field_is_never_sent() -> None:
+def test_header_with_a_line_break_is_never_sent() -> None:
     with pytest.raises(ValueError, match="line break"):
         request_headers([(b"x", b"a\r\ny: b")])
 
 
-@pytest.mark.parametrize(
-    ("method", "pairs", "length", "framing"),
-    [
-        ("GET", [], 0, []),
-        ("DELETE", [], 0, []),
-        ("POST", [], 0, [b"content-length: 0"]),
-        ("PUT", [(b"content-length", b"5")], 5, [b"content-length: 5"]),
-        ("GET", [(b"content-length", b"5")], 5, [b"content-length: 5"]),
-        ("PUT", [(b"transfer-encoding", b"chunked")], None, [b"transfer-encoding: chunked"]),
-    ],
-)
-@pytest.mark.parametrize("waits", [False, True])
-def test_a_head_says_what_body_follows(
-    method: str, pairs: list[tuple[bytes, bytes]], length: int | None, framing: list[bytes], *, waits: bool
-) -> None:
-    expects = [(b"connection", b"expect, content-length"), (b"expect", b"100-continue")] if waits else []
-    made = encode_request_head(method, b"/a?b", [*pairs, *expects], CLIENT, "id-1")
-    assert (made.content_length, made.expect_continue) == (length, waits)
-    first, *lines = made.raw.removesuffix(b"\r\n\r\n").split(b"\r\n")
-    assert first == b"%s /a?b HTTP/1.1" % method.encode()
-    assert [line for line in lines if line.startswith((b"content-length", b"transfer-encoding"))] == framing
-    assert (b"expect: 100-continue" in lines) is waits
-
-
-def test_an_answer_keeps_what_is_its_own_and_its_order() -> None:
+def test_response_keeps_its_end_to_end_headers_in_order() -> None:
     own = [(b"content-type", b"video/webm"), (b"etag", b'"a"'), (b"set-cookie", b"a"), (b"set-cookie", b"b")]
     made = headers.filter_response_headers(
         [*own, (b"content-length", b"5"), (b"server", b"x"), (b"date", b"x"), (b"x-request-id", b"x")], 200
@@ -191,7 +166,7 @@ def test_an_answer_keeps_what_is_its_own_and_its_order() -> None:
     assert made == [*own, (b"content-length", b"5")]
 
 
-def test_what_an_answers_connection_names_is_dropped() -> None:
+def test_headers_named_by_the_response_connection_are_dropped() -> None:
     assert headers.filter_response_headers([(b"connection", b"X-Own, close"), (b"x-own", b"1"), (b"a", b"1")], 200) == [
         (b"a", b"1")
     ]
@@ -208,13 +183,13 @@ def test_what_an_answers_connection_names_is_dropped() -> None:
         [(b"transfer-encoding", b"chunked"), (b"transfer-encoding", b"chunked")],
     ],
 )
-def test_an_answer_that_is_not_well_formed(pairs: list[tuple[bytes, bytes]]) -> None:
+def test_malformed_response_headers_are_rejected(pairs: list[tuple[bytes, bytes]]) -> None:
     with pytest.raises(BadGateway):
         headers.filter_response_headers(pairs, 200)
 
 
 @pytest.mark.parametrize("status", [204, 304])
-def test_an_answer_without_body_has_no_length(status: int) -> None:
+def test_response_without_a_body_has_no_length(status: int) -> None:
     assert headers.filter_response_headers([(b"content-length", b"7")], status) == []
 
 
@@ -229,5 +204,5 @@ def test_an_answer_without_body_has_no_length(status: int) -> None:
         (b"http://inside?a", b"/?a"),
     ],
 )
-def test_a_location_is_relative(location: bytes, relative: bytes) -> None:
+def test_location_is_made_relative(location: bytes, relative: bytes) -> None:
     assert headers.filter_response_headers([(b"location", location)], 201) == [(b"location", relative)]

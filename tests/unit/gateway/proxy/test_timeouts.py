@@ -1,4 +1,4 @@
-"""Who is too slow: an exchange is moved through time by hand."""
+"""gateway.proxy.timeouts: which phase of an exchange times out, with a clock that the test advances."""
 
 import asyncio
 from typing import cast
@@ -20,7 +20,7 @@ class FakeTask:
 
 def make_exchange(*, complete: bool = False, answer: float = 60.0) -> tuple[ProxyExchange, FakeTask]:
     task = FakeTask()
-    exchange = ProxyExchange(cast("asyncio.Task[None]", task), 0.0, answer, complete=complete)
+    exchange = ProxyExchange(cast("asyncio.Task[None]", task), 0.0, answer, request_complete=complete)
     if not complete:
         exchange.phase = Phase.READING_CLIENT
         assert exchange.timeout_error(0.0, TIMEOUTS) is None
@@ -34,13 +34,13 @@ def abort_error_at(exchange: ProxyExchange, *times: float) -> type[GridcastError
     return None
 
 
-def test_a_body_that_does_not_come() -> None:
+def test_missing_body_is_timed_out() -> None:
     exchange, _ = make_exchange()
     assert abort_error_at(exchange, 29.0) is None
     assert abort_error_at(exchange, 31.0) is RequestTimeout
 
 
-def test_a_body_of_one_byte_a_second() -> None:
+def test_body_of_one_byte_per_second_is_timed_out() -> None:
     exchange, _ = make_exchange()
     for now in range(1, 60):
         exchange.bytes_transferred += 1
@@ -52,35 +52,35 @@ def test_a_body_of_one_byte_a_second() -> None:
     pytest.fail("never ended")
 
 
-def test_a_slow_body_that_moves_is_never_ended() -> None:
+def test_slow_steady_body_is_never_timed_out() -> None:
     exchange, _ = make_exchange()
     for now in range(0, 7200, 20):
         exchange.bytes_transferred += MIN_BODY_PROGRESS_BYTES
         assert abort_error_at(exchange, float(now)) is None
 
 
-def test_a_client_that_may_not_send_yet_is_not_slow() -> None:
-    exchange = ProxyExchange(cast("asyncio.Task[None]", FakeTask()), 0.0, 60.0, complete=False)
+def test_client_awaiting_100_continue_is_not_timed_out() -> None:
+    exchange = ProxyExchange(cast("asyncio.Task[None]", FakeTask()), 0.0, 60.0, request_complete=False)
     assert abort_error_at(exchange, 19.0) is None
     exchange.phase = Phase.READING_CLIENT
     assert abort_error_at(exchange, 19.5, 49.0) is None
     assert abort_error_at(exchange, 50.0) is RequestTimeout
 
 
-def test_a_service_that_does_not_ask_for_the_body_has_not_the_time_for_storing_it() -> None:
-    exchange = ProxyExchange(cast("asyncio.Task[None]", FakeTask()), 0.0, 900.0, complete=False)
+def test_commit_timeout_needs_a_requested_body() -> None:
+    exchange = ProxyExchange(cast("asyncio.Task[None]", FakeTask()), 0.0, 900.0, request_complete=False)
     assert abort_error_at(exchange, 19.0) is None
     assert abort_error_at(exchange, 21.0) is GatewayTimeout
 
 
-def test_a_service_that_takes_nothing_more() -> None:
+def test_upstream_that_stops_reading_is_timed_out() -> None:
     exchange, _ = make_exchange()
     exchange.bytes_transferred, exchange.phase = 100_000, Phase.WRITING_UPSTREAM
     assert abort_error_at(exchange, 1.0, 20.0) is None
     assert abort_error_at(exchange, 22.0) is GatewayTimeout
 
 
-def test_the_answer_has_its_own_time_after_a_long_body() -> None:
+def test_response_header_timeout_starts_after_a_long_body() -> None:
     exchange, _ = make_exchange(answer=60.0)
     for now in range(0, 600, 5):
         exchange.bytes_transferred += 1_000_000
@@ -90,14 +90,14 @@ def test_the_answer_has_its_own_time_after_a_long_body() -> None:
     assert abort_error_at(exchange, 661.0) is GatewayTimeout
 
 
-def test_a_service_that_stops_in_its_answer() -> None:
+def test_upstream_that_stalls_in_its_response_is_timed_out() -> None:
     exchange, _ = make_exchange(complete=True)
     exchange.bytes_transferred, exchange.phase = 1000, Phase.READING_UPSTREAM
     assert abort_error_at(exchange, 1.0, 20.0) is None
     assert abort_error_at(exchange, 22.0) is GatewayTimeout
 
 
-def test_a_reader_that_pauses_has_longer_and_the_service_is_not_blamed_for_it() -> None:
+def test_paused_reader_has_its_own_timeout_and_the_upstream_is_not_blamed() -> None:
     exchange, _ = make_exchange(complete=True)
     exchange.bytes_transferred, exchange.phase = 1000, Phase.WRITING_CLIENT
     assert abort_error_at(exchange, 0.0, 119.0) is None
@@ -108,7 +108,7 @@ def test_a_reader_that_pauses_has_longer_and_the_service_is_not_blamed_for_it() 
     assert abort_error_at(exchange, 241.0) is RequestTimeout
 
 
-def test_it_is_stopped_once() -> None:
+def test_monitor_aborts_once() -> None:
     exchange, task = make_exchange()
     first = RequestTimeout("first")
     exchange.abort(first)

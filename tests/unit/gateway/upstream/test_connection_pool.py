@@ -1,4 +1,4 @@
-"""The gateway's connections to replicas (gateway.upstream.connection_pool), before a small server: which are used again."""
+"""gateway.upstream.connection_pool: which connections are reused, with a small server."""
 
 import asyncio
 from typing import Self, cast
@@ -15,7 +15,7 @@ OK_RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 class CountingServer:
-    """Answers each request with TWO and counts connections."""
+    """Sends OK_RESPONSE to each request and counts connections."""
 
     def __init__(self) -> None:
         self.connections = 0
@@ -42,7 +42,7 @@ class CountingServer:
             writer.transport.abort()
 
 
-async def test_connections_are_kept_used_again_and_closed_when_old(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connections_are_reused_and_closed_when_expired(monkeypatch: pytest.MonkeyPatch) -> None:
     client = ConnectionPool(1.0)
     await client.open()
     async with CountingServer() as server:

@@ -1,4 +1,4 @@
-"""Services given by name: what a lookup finds becomes replicas, and what it does not find changes nothing."""
+"""gateway.upstream.discovery: resolved addresses become upstreams, and a failed lookup changes nothing."""
 
 import asyncio
 import socket
@@ -18,7 +18,7 @@ DnsRecords = dict[str, list[str] | OSError]
 
 @pytest.fixture
 def dns_records(monkeypatch: pytest.MonkeyPatch) -> DnsRecords:
-    """What names stand for; changed by the test."""
+    """A resolver with addresses by hostname; changed by the test."""
     found: DnsRecords = {}
 
     async def getaddrinfo(_loop: object, host: str, port: int, **_options: object) -> list[Any]:
@@ -35,7 +35,7 @@ def upstream_hosts(upstream: UpstreamPool) -> list[str]:
     return [replica.address.host for replica in upstream.upstreams]
 
 
-async def test_addresses_stand_for_themselves(dns_records: DnsRecords) -> None:
+async def test_ip_addresses_are_not_resolved(dns_records: DnsRecords) -> None:
     upstream = UpstreamPool("upload")
     names = DnsDiscovery(upstream, [Address("10.0.0.1", 1), Address("::1", 1)])
     await names.run()
@@ -43,7 +43,7 @@ async def test_addresses_stand_for_themselves(dns_records: DnsRecords) -> None:
     assert not dns_records
 
 
-async def test_a_name_stands_for_all_its_addresses_as_they_change(dns_records: DnsRecords) -> None:
+async def test_hostname_resolves_to_all_its_current_addresses(dns_records: DnsRecords) -> None:
     upstream = UpstreamPool("stream")
     names = DnsDiscovery(upstream, [Address("stream", 8002)])
     assert upstream_hosts(upstream) == []
@@ -70,7 +70,7 @@ async def test_a_failed_or_empty_lookup_changes_nothing(dns_records: DnsRecords)
         assert upstream_hosts(upstream) == ["10.0.0.1"]
 
 
-async def test_names_and_addresses_together_without_doubles(dns_records: DnsRecords) -> None:
+async def test_hostnames_and_addresses_are_deduplicated(dns_records: DnsRecords) -> None:
     upstream = UpstreamPool("stream")
     names = DnsDiscovery(upstream, [Address("10.0.0.1", 8002), Address("stream", 8002), Address("other", 8002)])
     dns_records |= {"stream": ["10.0.0.1", "10.0.0.2"], "other": ["10.0.0.3"]}
@@ -78,7 +78,7 @@ async def test_names_and_addresses_together_without_doubles(dns_records: DnsReco
     assert upstream_hosts(upstream) == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
 
 
-async def test_it_goes_on_looking(dns_records: DnsRecords, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_lookups_continue_after_an_error(dns_records: DnsRecords, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.upstream.discovery.DNS_REFRESH_INTERVAL_SECONDS", 0.01)
     upstream = UpstreamPool("stream")
     following = asyncio.create_task(DnsDiscovery(upstream, [Address("stream", 8002)]).run())
@@ -91,8 +91,8 @@ async def test_it_goes_on_looking(dns_records: DnsRecords, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("silent", [False, True])
-async def test_requests_are_taken_once_the_names_are_known(monkeypatch: pytest.MonkeyPatch, *, silent: bool) -> None:
-    """Else the first ones would find no replica. A resolver that is silent holds the start up for FIRST_SECONDS only."""
+async def test_gateway_is_ready_after_the_first_lookup(monkeypatch: pytest.MonkeyPatch, *, silent: bool) -> None:
+    """Else the first requests would find no upstream. A hanging resolver delays the start for FIRST_SECONDS only."""
     monkeypatch.setattr("gateway.upstream.discovery.INITIAL_DNS_TIMEOUT_SECONDS", 0.05 if silent else 10.0)
     asked, known, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
     told, said = iter(["lifespan.startup", "lifespan.shutdown"]), asyncio.Queue[Any]()

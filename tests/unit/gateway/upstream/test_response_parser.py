@@ -1,4 +1,4 @@
-"""How the gateway reads an answer (gateway.upstream.response_parser): bytes in, cut anywhere; status, fields and body out."""
+"""gateway.upstream.response_parser: bytes in, split anywhere; status, headers and body out."""
 
 from itertools import pairwise
 
@@ -29,7 +29,7 @@ def read_body(answer: ResponseParser) -> bytes:
 def parse(
     raw: bytes, method: str = "GET", split_at: list[int] | None = None, *, closed: bool = False
 ) -> tuple[ResponseParser, bytes]:
-    """The answer in `raw`, fed in pieces that are cut at `cuts`."""
+    """The response in `raw`, fed in pieces that are split at `cuts`."""
     answer = ResponseParser()
     answer.start_response(method)
     edges = [0, *sorted({cut % (len(raw) + 1) for cut in split_at or ()}), len(raw)]
@@ -73,7 +73,7 @@ COMPLETE_RESPONSES = [
     ids=[c[0] for c in COMPLETE_RESPONSES],
 )
 @given(cuts=st.lists(st.integers(0, 4000), max_size=20))
-def test_an_answer_cut_anywhere(raw: bytes, method: str, expected: bytes, *, clean: bool, cuts: list[int]) -> None:
+def test_response_split_at_any_byte(raw: bytes, method: str, expected: bytes, *, clean: bool, cuts: list[int]) -> None:
     answer, taken = parse(raw, method, cuts)
     assert (answer.headers_complete, answer.message_complete, answer.reusable) == (True, True, clean)
     assert taken == expected
@@ -87,7 +87,7 @@ def test_an_answer_cut_anywhere(raw: bytes, method: str, expected: bytes, *, cle
     ids=[c[0] for c in COMPLETE_RESPONSES],
 )
 @given(cuts=st.lists(st.integers(0, 4000), max_size=20))
-def test_what_comes_behind_it_spoils_the_connection_and_not_the_answer(
+def test_surplus_bytes_make_the_connection_unusable_and_not_the_response(
     raw: bytes, method: str, expected: bytes, *, clean: bool, cuts: list[int]
 ) -> None:
     answer, taken = parse(raw + OK_RESPONSE, method, cuts)
@@ -96,7 +96,7 @@ def test_what_comes_behind_it_spoils_the_connection_and_not_the_answer(
 
 
 @pytest.mark.parametrize("first", [case for case in COMPLETE_RESPONSES if case[4]], ids=lambda case: case[0])
-def test_the_next_answer_on_the_same_connection(first: tuple[str, bytes, str, bytes, bool]) -> None:
+def test_next_response_on_the_same_connection(first: tuple[str, bytes, str, bytes, bool]) -> None:
     answer, _ = parse(first[1], first[2])
     answer.start_response("GET")
     assert not answer.headers_complete
@@ -105,7 +105,7 @@ def test_the_next_answer_on_the_same_connection(first: tuple[str, bytes, str, by
 
 
 @given(st.lists(st.binary(max_size=300), max_size=30), st.lists(st.integers(0, 12_000), max_size=30))
-def test_any_body_in_any_chunks(pieces: list[bytes], cuts: list[int]) -> None:
+def test_any_body_in_any_chunking(pieces: list[bytes], cuts: list[int]) -> None:
     chunks = b"".join(b"%X\r\n%s\r\n" % (len(piece), piece) for piece in pieces if piece)
     answer, taken = parse(CHUNKED_HEAD + chunks + b"0\r\n\r\n", split_at=cuts)
     assert taken == b"".join(pieces)
@@ -129,7 +129,7 @@ def test_a_body_without_a_length_ends_with_its_connection() -> None:
         CHUNKED_HEAD + b"2\r\nok\r\n",
     ],
 )
-def test_an_answer_that_breaks_off_is_not_whole(raw: bytes) -> None:
+def test_truncated_response_is_incomplete(raw: bytes) -> None:
     answer, _ = parse(raw)
     assert not answer.receive_eof()
     assert not answer.message_complete
@@ -161,12 +161,12 @@ def test_an_answer_that_breaks_off_is_not_whole(raw: bytes) -> None:
     ids=lambda raw: repr(raw[:70]),
 )
 @pytest.mark.parametrize("size", [200_000, 16_000])
-def test_what_is_no_answer(raw: bytes, size: int) -> None:
+def test_invalid_responses_are_rejected(raw: bytes, size: int) -> None:
     with pytest.raises(RemoteProtocolError):
         parse(raw, split_at=list(range(0, len(raw), size)))
 
 
-def test_a_chunk_whose_extension_never_ends_is_given_up() -> None:
+def test_endless_chunk_extension_is_rejected() -> None:
     answer, _ = parse(CHUNKED_HEAD + b"2;")
     for _ in range(MAX_RESPONSE_HEADER_BYTES // 1000):
         answer.receive_data(b"a" * 1000)
@@ -174,14 +174,14 @@ def test_a_chunk_whose_extension_never_ends_is_given_up() -> None:
         answer.receive_data(b"a" * 1000)
 
 
-def test_any_number_of_interim_answers_leaves_nothing_behind() -> None:
+def test_interim_responses_leave_no_state() -> None:
     answer, _ = parse(b"HTTP/1.1 102 Processing\r\nX: 1\r\n\r\n" * 5000, split_at=list(range(0, 200_000, 997)))
     assert (answer.headers_complete, answer.headers, answer.got_100_continue) == (False, [], False)
     answer.receive_data(b"HTTP/1.1 100 Continue\r\n\r\n")
     assert (answer.headers_complete, answer.got_100_continue) == (False, True)
 
 
-def test_small_pieces_are_handed_out_together_and_large_ones_as_they_came() -> None:
+def test_small_pieces_are_joined_and_large_ones_passed_unchanged() -> None:
     answer = ResponseParser()
     answer.start_response("GET")
     answer.receive_data(CHUNKED_HEAD + b"1\r\na\r\n" * 100)
@@ -201,7 +201,7 @@ def test_small_pieces_are_handed_out_together_and_large_ones_as_they_came() -> N
     st.sampled_from([b"", OK_LINE, CHUNKED_HEAD, OK_LINE + b"Content-Length: 5\r\n\r\n"]),
     st.data(),
 )
-def test_it_never_fails_in_another_way(raw: bytes, before: bytes, data: st.DataObject) -> None:
+def test_arbitrary_input_raises_only_the_documented_error(raw: bytes, before: bytes, data: st.DataObject) -> None:
     cuts = data.draw(st.lists(st.integers(0, 500), max_size=8))
     try:
         answer, taken = parse(before + raw, data.draw(st.sampled_from(["GET", "HEAD"])), cuts, closed=True)

@@ -1,4 +1,4 @@
-"""One connection to a replica (gateway.upstream.upstream_connection), on a transport that only takes notes."""
+"""gateway.upstream.upstream_connection: one connection to an upstream, on a recording transport."""
 
 import asyncio
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ LONG_RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n"
 
 
 class FakeTransport:
-    """A transport."""
+    """A transport that records what is written."""
 
     def __init__(self) -> None:
         self.written = b""
@@ -41,7 +41,7 @@ class FakeTransport:
 
 
 class PoolCallbacks:
-    """What the pool was told."""
+    """The callbacks that the pool received."""
 
     def __init__(self) -> None:
         self.released: list[UpstreamConnection] = []
@@ -62,7 +62,7 @@ def send_request(method: str = "GET", *, whole: bool = True) -> tuple[UpstreamCo
     return line, wire, told
 
 
-async def test_an_answer_is_awaited_and_the_connection_is_free_again() -> None:
+async def test_connection_is_released_after_the_response() -> None:
     line, wire, told = send_request()
     waiting = asyncio.ensure_future(line.receive_headers())
     await asyncio.sleep(0)
@@ -84,7 +84,7 @@ async def test_an_answer_is_awaited_and_the_connection_is_free_again() -> None:
     ],
     ids=["more than an answer", "the request has not left", "closed", "lost"],
 )
-async def test_what_makes_a_connection_unfit_for_another_request(spoil: Any) -> None:
+async def test_responses_after_which_a_connection_is_not_reused(spoil: Any) -> None:
     line, wire, told = send_request()
     line.data_received(OK_RESPONSE)
     spoil(line)
@@ -93,27 +93,28 @@ async def test_what_makes_a_connection_unfit_for_another_request(spoil: Any) -> 
     assert (told.released, told.closed, wire.closed) == ([], [line], True)
 
 
-async def test_a_request_that_is_given_up_closes_its_connection() -> None:
+async def test_abandoned_request_closes_its_connection() -> None:
     line, wire, told = send_request()
     line.data_received(LONG_RESPONSE + b"abc")
     line.release()
     assert (told.released, told.closed, wire.closed) == ([], [line], True)
 
 
-async def test_an_answer_that_nobody_asked_for_closes_the_connection() -> None:
+async def test_unsolicited_response_closes_the_connection() -> None:
     line, wire, told = make_connection()
     line.data_received(OK_RESPONSE)
     assert (wire.closed, told.closed) == (True, [line])
 
 
-async def test_reading_pauses_while_too_much_waits_and_nothing_is_lost() -> None:
+async def test_reading_pauses_at_the_high_water_mark_without_loss() -> None:
     line, wire, _ = send_request()
     line.data_received(LONG_RESPONSE)
     pieces = [bytes([number]) * 50_000 for number in range(10)]
     for piece in pieces:
         if not wire.paused:
             line.data_received(piece)
-    assert wire.paused
+    paused_by_the_connection = wire.paused
+    assert paused_by_the_connection
     received = b""
     while wire.paused:
         received += await line.read()
@@ -125,7 +126,7 @@ async def test_reading_pauses_while_too_much_waits_and_nothing_is_lost() -> None
     assert received == b"".join(pieces)
 
 
-async def test_sending_waits_while_the_service_takes_nothing() -> None:
+async def test_sending_waits_while_the_upstream_does_not_read() -> None:
     line, wire, _ = send_request("PUT", whole=False)
     assert await line.send_body((b"a",))
     line.pause_writing()
@@ -137,7 +138,7 @@ async def test_sending_waits_while_the_service_takes_nothing() -> None:
     assert wire.written == b"heada3\r\nbcd\r\n"
 
 
-async def test_sending_to_a_connection_that_goes_says_so() -> None:
+async def test_sending_on_a_closed_connection_raises() -> None:
     line, _, _ = send_request("PUT", whole=False)
     line.pause_writing()
     sending = asyncio.ensure_future(line.send_body((b"a",)))
@@ -150,7 +151,7 @@ async def test_sending_to_a_connection_that_goes_says_so() -> None:
 @pytest.mark.parametrize(
     ("raw", "wanted"), [(b"HTTP/1.1 102 A\r\n\r\nHTTP/1.1 100 B\r\n\r\n", True), (OK_RESPONSE, False), (b"", False)]
 )
-async def test_a_body_that_waits_for_permission(raw: bytes, *, wanted: bool) -> None:
+async def test_body_waits_for_100_continue(raw: bytes, *, wanted: bool) -> None:
     line, _, _ = send_request("PUT", whole=False)
     waiting = asyncio.ensure_future(line.wait_for_100_continue())
     await asyncio.sleep(0)
@@ -172,7 +173,7 @@ async def test_a_body_that_waits_for_permission(raw: bytes, *, wanted: bool) -> 
     ],
 )
 @pytest.mark.parametrize("late", [False, True])
-async def test_no_answer_is_an_error_whoever_waits_when(raw: bytes, error: type[Exception], *, late: bool) -> None:
+async def test_missing_response_is_an_error_for_every_waiter(raw: bytes, error: type[Exception], *, late: bool) -> None:
     line, _, told = send_request()
     waiting = asyncio.ensure_future(line.receive_headers())
     if not late:
@@ -186,7 +187,7 @@ async def test_no_answer_is_an_error_whoever_waits_when(raw: bytes, error: type[
     assert told.closed == [line]
 
 
-async def test_a_body_that_breaks_off_is_read_as_far_as_it_came() -> None:
+async def test_truncated_body_is_read_as_far_as_it_arrived() -> None:
     line, _, _ = send_request()
     line.data_received(LONG_RESPONSE + b"abc")
     line.connection_lost(ConnectionResetError("reset"))
@@ -196,7 +197,7 @@ async def test_a_body_that_breaks_off_is_read_as_far_as_it_came() -> None:
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-async def test_a_body_without_a_length_is_whole_where_the_connection_closed_in_order(*, ordered: bool) -> None:
+async def test_close_delimited_body_is_complete_after_a_clean_close(*, ordered: bool) -> None:
     line, _, told = send_request()
     line.data_received(b"HTTP/1.1 200 OK\r\n\r\nabc")
     if ordered:
@@ -212,7 +213,7 @@ async def test_a_body_without_a_length_is_whole_where_the_connection_closed_in_o
     assert (told.released, told.closed) == ([], [line])
 
 
-async def test_who_waits_is_woken_when_the_connection_is_aborted() -> None:
+async def test_abort_wakes_every_waiter() -> None:
     line, _, _ = send_request()
     waiting = asyncio.ensure_future(line.receive_headers())
     await asyncio.sleep(0)

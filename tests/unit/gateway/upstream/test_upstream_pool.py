@@ -1,4 +1,4 @@
-"""Which replica is asked: shares, ejection, the one trial, addresses that change."""
+"""gateway.upstream.upstream_pool: selection, ejection, the health check that ends it, changing addresses."""
 
 import pytest
 from hypothesis import given
@@ -40,24 +40,24 @@ def test_addresses(url: str, address: tuple[str, int]) -> None:
 @pytest.mark.parametrize(
     "url", ["", "a:80", "https://a", "http://", "http://a/b", "http://u:p@a", "http://a?b", "http://a:x", "ftp://a"]
 )
-def test_what_is_no_address(url: str) -> None:
+def test_invalid_addresses(url: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_address(url)
 
 
-def test_equals_take_turns() -> None:
+def test_equal_upstreams_rotate() -> None:
     upstream = make_upstream(3)
     assert len({select(upstream) for _ in range(3)}) == 3
 
 
-def test_the_fewest_in_flight_is_asked() -> None:
+def test_upstream_with_the_fewest_requests_is_selected() -> None:
     upstream = make_upstream(3)
     with upstream.upstreams[0], upstream.upstreams[2]:
         assert {select(upstream) for _ in range(6)} == {upstream.upstreams[1]}
     assert [replica.active_requests for replica in upstream.upstreams] == [0, 0, 0]
 
 
-def test_what_was_tried_is_not_asked_again() -> None:
+def test_tried_upstream_is_not_selected_again() -> None:
     upstream = make_upstream(2)
     first = select(upstream)
     second = select(upstream, first)
@@ -65,7 +65,7 @@ def test_what_was_tried_is_not_asked_again() -> None:
     assert upstream.select_least_requests((first, second)) is None
 
 
-def test_a_failed_one_is_left_alone_until_it_has_answered_our_own_question() -> None:
+def test_failed_upstream_is_ejected_until_a_health_check_succeeds() -> None:
     upstream = make_upstream(2)
     bad, good = upstream.upstreams
     upstream.record_failure(bad, 100.0)
@@ -78,7 +78,7 @@ def test_a_failed_one_is_left_alone_until_it_has_answered_our_own_question() -> 
         assert {select(upstream) for _ in range(4)} == {bad}
 
 
-def test_who_answers_our_question_and_no_request_is_left_alone_for_longer_each_time() -> None:
+def test_upstream_that_passes_only_health_checks_is_ejected_for_longer_each_time() -> None:
     upstream = make_upstream(2)
     bad, _ = upstream.upstreams
     for expected in (BASE_EJECTION_SECONDS, BASE_EJECTION_SECONDS * 2, BASE_EJECTION_SECONDS * 4):
@@ -104,7 +104,7 @@ def test_ejection_doubles_up_to_a_bound() -> None:
         assert replica.ejected_until == expected
 
 
-def test_a_replica_may_fail_for_weeks() -> None:
+def test_ejection_time_does_not_overflow() -> None:
     upstream = make_upstream(1)
     (replica,) = upstream.upstreams
     for _ in range(5000):
@@ -112,7 +112,7 @@ def test_a_replica_may_fail_for_weeks() -> None:
     assert replica.ejected_until == 7.0 + MAX_EJECTION_SECONDS
 
 
-def test_when_all_are_ejected_they_are_asked_all_the_same() -> None:
+def test_panic_mode_selects_ejected_upstreams() -> None:
     upstream = make_upstream(2)
     upstream.record_failure(upstream.upstreams[0], 1.0)
     upstream.record_failure(upstream.upstreams[1], 0.0)
@@ -121,7 +121,7 @@ def test_when_all_are_ejected_they_are_asked_all_the_same() -> None:
     assert select(upstream, first) is upstream.upstreams[0]
 
 
-def test_what_is_known_of_an_address_that_stays_is_kept() -> None:
+def test_state_of_a_remaining_address_is_kept() -> None:
     upstream = make_upstream(2)
     upstream.record_failure(upstream.upstreams[1], 0.0)
     stays, new = upstream.upstreams[1].address, Address("10.0.0.9", 8000)
@@ -131,7 +131,7 @@ def test_what_is_known_of_an_address_that_stays_is_kept() -> None:
 
 
 @given(st.lists(st.sampled_from(["fail", "work", "return", "wait"]), max_size=60), st.integers(1, 4))
-def test_there_is_always_somebody_to_ask(steps: list[str], count: int) -> None:
+def test_an_upstream_is_always_selected(steps: list[str], count: int) -> None:
     upstream, now = make_upstream(count), 0.0
     for step in steps:
         replica = select(upstream)

@@ -1,4 +1,4 @@
-"""The open tunnel between two real connections: it ends where one of its ends does, and where one of them stalls."""
+"""gateway.websocket.relay: a tunnel between two real connections ends where one of its ends does, and where one of them stalls."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 
 class TunnelFixture:
-    """What the client and the service hold, and the tunnel between them."""
+    """The sockets of client and upstream, and the tunnel between them."""
 
     def __init__(self) -> None:
         self.client, self.near = socket.socketpair()
@@ -35,7 +35,7 @@ class TunnelFixture:
         life.start(self.near_transport, self.far_transport)
 
     async def fill_write_buffer(self) -> int:
-        """The service sends until the tunnel takes no more."""
+        """The upstream sends until the tunnel reads no more."""
         loop, sent = asyncio.get_running_loop(), 0
         with contextlib.suppress(TimeoutError):
             while True:
@@ -45,9 +45,9 @@ class TunnelFixture:
         return sent
 
     async def wait_until_closed(self) -> None:
-        """Both connections are closed, and nothing is counted any more."""
+        """Both connections are closed, and no slot is counted any more."""
         async with asyncio.timeout(5):
-            while self.near.fileno() >= 0 or self.far.fileno() >= 0:  # noqa: ASYNC110 - a transport tells only its protocol
+            while self.near.fileno() >= 0 or self.far.fileno() >= 0:  # noqa: ASYNC110 - a transport notifies only its protocol
                 await asyncio.sleep(0.01)
         assert not self.open
         assert self.replica.active_requests == 0
@@ -65,17 +65,17 @@ async def tunnel() -> AsyncIterator[TunnelFixture]:
         transport.abort()
 
 
-async def test_a_client_that_stops_reading_loses_its_tunnel(
+async def test_client_that_stops_reading_loses_its_tunnel(
     tunnel: TunnelFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though its service cannot say so: while the client takes nothing, the service is not read."""
+    """The upstream cannot report it: while the client reads nothing, the upstream is not read."""
     monkeypatch.setattr("gateway.websocket.relay.TUNNEL_SEND_TIMEOUT_SECONDS", 0.5)
     assert await tunnel.fill_write_buffer() > 0
     tunnel.service.close()
     await tunnel.wait_until_closed()
 
 
-async def test_a_client_that_has_said_its_last_and_does_not_read_goes_with_its_service(
+async def test_half_closed_client_that_does_not_read_ends_with_its_upstream(
     tunnel: TunnelFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.websocket.relay.FINAL_FLUSH_SECONDS", 0.1)
@@ -90,7 +90,7 @@ async def test_a_client_that_has_said_its_last_and_does_not_read_goes_with_its_s
     await tunnel.wait_until_closed()
 
 
-async def test_a_client_that_pauses_and_reads_on_keeps_its_tunnel(
+async def test_client_that_pauses_and_resumes_keeps_its_tunnel(
     tunnel: TunnelFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.websocket.relay.TUNNEL_SEND_TIMEOUT_SECONDS", 1.0)

@@ -1,4 +1,4 @@
-"""The form reader: the same events however the body is cut, and no body that breaks it."""
+"""services.upload.endpoints.multipart: the same events however the body is split, and no body that breaks the parser."""
 
 import itertools
 
@@ -28,7 +28,7 @@ BODY = form_body(
 
 
 def parse_events(body: bytes, split_at: list[int]) -> list[FormEvent]:
-    """What is read when the body is cut there; data that belongs together is joined."""
+    """The events of a body that is split there; adjacent data is joined."""
     reader = FormParser(BOUNDARY)
     found: list[FormEvent] = []
     edges = [0, *sorted(split_at), len(body)]
@@ -42,7 +42,7 @@ def parse_events(body: bytes, split_at: list[int]) -> list[FormEvent]:
     return found
 
 
-def test_a_form() -> None:
+def test_simple_form() -> None:
     assert parse_events(BODY, []) == [
         FormField("folder", "x/y"),
         FileStart("file", "a.txt", "text/plain"),
@@ -54,13 +54,13 @@ def test_a_form() -> None:
 
 
 @given(st.lists(st.integers(0, len(BODY)), max_size=12))
-def test_however_it_is_cut(cuts: list[int]) -> None:
+def test_form_split_at_any_byte(cuts: list[int]) -> None:
     assert parse_events(BODY, cuts) == parse_events(BODY, [])
 
 
 @pytest.mark.parametrize("end", range(len(BODY) - 2))
-def test_a_body_that_ends_early_is_never_whole(end: int) -> None:
-    """The parser itself says nothing (case 3)."""
+def test_truncated_body_is_never_complete(end: int) -> None:
+    """The parser itself reports nothing (case 3)."""
     reader = FormParser(BOUNDARY)
     reader.feed(BODY[:end])
     with pytest.raises(BadRequest, match="closing boundary"):
@@ -69,7 +69,7 @@ def test_a_body_that_ends_early_is_never_whole(end: int) -> None:
 
 @settings(max_examples=300)
 @given(st.binary(max_size=300), st.integers(0, len(BODY)), st.integers(0, len(BODY)))
-def test_no_bytes_break_it(noise: bytes, start: int, end: int) -> None:
+def test_arbitrary_bytes_raise_only_bad_request(noise: bytes, start: int, end: int) -> None:
     for body in (noise, BODY[:start] + noise + BODY[end:]):
         reader = FormParser(BOUNDARY)
         try:
@@ -79,8 +79,8 @@ def test_no_bytes_break_it(noise: bytes, start: int, end: int) -> None:
             assert 400 <= error.status < 500  # noqa: PT017  # either is fine, nothing else is
 
 
-def test_filename_star_is_not_read() -> None:
-    """Case 22: RFC 7578, 4.2 forbids it in a form; what stands in `filename` counts."""
+def test_filename_star_is_ignored() -> None:
+    """Case 22: RFC 7578, 4.2 forbids it in a form; the value of `filename` counts."""
     head = b'Content-Disposition: form-data; name="file"; filename="a.txt"; filename*=UTF-8\'\'..%2fevil\r\n\r\n'
     found = parse_events(b"--" + BOUNDARY + b"\r\n" + head + b"x\r\n--" + BOUNDARY + b"--\r\n", [])
     assert found[0] == FileStart("file", "a.txt", "")
@@ -97,13 +97,13 @@ def test_filename_star_is_not_read() -> None:
         (b"multipart/form-data; boundary=" + b"x" * 71, BadRequest),
     ],
 )
-def test_boundaries_that_are_none(content_type: bytes, error: type[GridcastError]) -> None:
+def test_invalid_boundaries(content_type: bytes, error: type[GridcastError]) -> None:
     with pytest.raises(error):
         parse_boundary(content_type)
 
 
-def test_a_long_field_is_refused_before_it_is_whole() -> None:
-    """Case 8: what is kept of a text field is bounded."""
+def test_oversized_field_is_rejected_before_it_is_complete() -> None:
+    """Case 8: the bytes kept of a text field are bounded."""
     reader = FormParser(BOUNDARY)
     reader.feed(form_part("folder", b"")[:-2])
     reader.feed(b"x" * 16 * 1024)
@@ -111,7 +111,7 @@ def test_a_long_field_is_refused_before_it_is_whole() -> None:
         reader.feed(b"x" * 1024)
 
 
-def test_what_stands_behind_the_parts_is_bounded() -> None:
+def test_epilogue_is_bounded() -> None:
     reader = FormParser(BOUNDARY)
     reader.feed(BODY)
     for _ in range(MAX_FORM_OVERHEAD_BYTES // 60_000):
@@ -120,7 +120,7 @@ def test_what_stands_behind_the_parts_is_bounded() -> None:
         reader.feed(b"x" * 60_000)
 
 
-def test_the_file_itself_is_not_counted_as_what_stands_around_it() -> None:
+def test_file_content_does_not_count_towards_the_form_overhead() -> None:
     reader = FormParser(BOUNDARY)
     reader.feed(form_body(form_part("file", b"", "a"))[: -len(form_body()) - 2])
     for _ in range(3 * MAX_FORM_OVERHEAD_BYTES // 60_000):

@@ -1,4 +1,4 @@
-"""Bytes in pieces of any size, cut into blocks of one size."""
+"""services.upload.writer.chunker: bytes in pieces of any size, split into blocks of one size."""
 
 import random
 
@@ -8,7 +8,7 @@ from services.upload.writer.chunker import Chunker
 
 
 @pytest.mark.parametrize("seed", range(50))
-def test_no_byte_is_lost_or_moved(seed: int) -> None:
+def test_chunks_preserve_every_byte(seed: int) -> None:
     dice = random.Random(seed)
     size = dice.randint(1, 9)
     blocks, data, taken = Chunker(size), b"", b""
@@ -27,8 +27,8 @@ def test_no_byte_is_lost_or_moved(seed: int) -> None:
     assert not blocks
 
 
-def test_what_was_taken_stays_as_it_was() -> None:
-    """The buffer is used again for the next block."""
+def test_emitted_chunks_are_not_modified_later() -> None:
+    """The buffer is reused for the next block."""
     blocks = Chunker(3)
     blocks.feed(b"abcd")
     (first,) = blocks.pop_blocks(9)

@@ -1,5 +1,5 @@
-"""services.common.store.gridfs.mongo: which faults of a driver mean that MongoDB is away. The rest are ours, and stay what
-they are.
+"""services.common.store.gridfs.mongo: which driver errors mean that MongoDB is unavailable. The others are our own and are not
+translated.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ OTHER_ERRORS = [
 
 
 @pytest.mark.parametrize("error", UNAVAILABLE_ERRORS, ids=str)
-async def test_away(error: Exception) -> None:
+async def test_unavailable_mongodb_errors_are_translated(error: Exception) -> None:
     with pytest.raises(ServiceUnavailable) as told:
         async with map_mongo_errors():
             raise error
@@ -55,14 +55,14 @@ async def test_away(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("error", OTHER_ERRORS, ids=str)
-async def test_ours(error: Exception) -> None:
+async def test_errors_of_our_own_are_not_translated(error: Exception) -> None:
     with pytest.raises(type(error)) as told:
         async with map_mongo_errors():
             raise error
     assert told.value is error
 
 
-async def test_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_mongodb_timeout_is_translated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mongo, "OPERATION_TIMEOUT_MS", 20)
     with pytest.raises(ServiceUnavailable):
         async with map_mongo_errors():

@@ -65,10 +65,10 @@ class UpstreamHandshake(asyncio.Protocol):
         if self._expected_bytes is not None and len(self.received) >= self._expected_bytes:
             self._complete.set()
 
-    async def wait_for_bytes(self, wanted: int) -> None:
+    async def wait_for_bytes(self, count: int) -> None:
         """Wait for so many bytes, head included, or for the end."""
-        self._expected_bytes = wanted
-        if len(self.received) < wanted:
+        self._expected_bytes = count
+        if len(self.received) < count:
             await self._complete.wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -167,7 +167,7 @@ class ClientHandshake(asyncio.Protocol):
             said.get(b"origin"), client.host or said.get(b"host"), has_cookies=b"cookie" in said
         )
 
-    async def _connect_upstream(self, request: bytes, place: ConnectionSlot, tally: TunnelLog) -> None:
+    async def _connect_upstream(self, request: bytes, slot: ConnectionSlot, log: TunnelLog) -> None:
         upstream = self._admission.socket_upstreams
         loop = asyncio.get_running_loop()
         connecting = 0.0
@@ -175,7 +175,7 @@ class ClientHandshake(asyncio.Protocol):
         while connecting <= CONNECT_BUDGET_SECONDS and (replica := upstream.select_least_requests(tried)) is not None:
             tried.append(replica)
             began = loop.time()
-            tally.upstream_addr = replica.origin
+            log.upstream_addr = replica.origin
             with replica:
                 try:
                     async with asyncio.timeout(self._admission.connect_timeout):
@@ -192,15 +192,15 @@ class ClientHandshake(asyncio.Protocol):
                         head = await far.head
                     upstream.record_success(replica)
                     if head.startswith(b"HTTP/1.1 101 "):
-                        self._start_tunnel(transport, far, Tunnel(replica, place, self._connections, tally))
+                        self._start_tunnel(transport, far, Tunnel(replica, slot, self._connections, log))
                     else:
-                        await self._relay_refusal(far, head, tally)
+                        await self._relay_refusal(far, head, log)
                         transport.close()
-                        place.release()
+                        slot.release()
                 except ConnectionError as error:
                     upstream.record_failure(replica, loop.time())
                     proxy_events.upstream_ejected(upstream, replica, error)
-                    proxy_events.retry_counted(upstream)
+                    proxy_events.upstream_retried(upstream)
                     continue  # it died with our handshake: nothing has happened that may not happen again
                 except (TimeoutError, BadGateway) as error:
                     transport.abort()
@@ -219,39 +219,41 @@ class ClientHandshake(asyncio.Protocol):
                 return
         raise BadGateway("the socket service is unreachable")
 
-    def _start_tunnel(self, far_transport: asyncio.Transport, far: UpstreamHandshake, life: Tunnel) -> None:
+    def _start_tunnel(
+        self, upstream_transport: asyncio.Transport, upstream_handshake: UpstreamHandshake, tunnel: Tunnel
+    ) -> None:
         """From here on two pipes do everything; this object is not needed any more."""
         self._connections.discard(self)
-        life.start(self._transport, far_transport, write_paused=self._write_paused)
-        self._transport.write(bytes(far.received))
+        tunnel.start(self._transport, upstream_transport, write_paused=self._write_paused)
+        self._transport.write(bytes(upstream_handshake.received))
         self._transport.resume_reading()
         if self._early_data:
-            far_transport.write(self._early_data)
+            upstream_transport.write(self._early_data)
 
-    async def _relay_refusal(self, far: UpstreamHandshake, head: bytes, tally: TunnelLog) -> None:
+    async def _relay_refusal(self, upstream_handshake: UpstreamHandshake, head: bytes, log: TunnelLog) -> None:
         """What the service says instead, as it is; the client's connection ends with it."""
         match = _CONTENT_LENGTH_LINE.search(head)
         wanted = len(head) + int(match[1]) if match else None
         with suppress(TimeoutError):
             async with asyncio.timeout(REFUSAL_TIMEOUT_SECONDS):
-                await far.wait_for_bytes(MAX_HANDSHAKE_BYTES if wanted is None else wanted)
-        self._transport.write(bytes(far.received))
-        self._lingering_close(int(head[9:12]), tally)
+                await upstream_handshake.wait_for_bytes(MAX_HANDSHAKE_BYTES if wanted is None else wanted)
+        self._transport.write(bytes(upstream_handshake.received))
+        self._lingering_close(int(head[9:12]), log)
 
-    def _reject(self, error: GridcastError, tally: TunnelLog) -> None:
+    def _reject(self, error: GridcastError, log: TunnelLog) -> None:
         body = encode_problem(error)
         fields = [
             *problem_headers(error, body),
-            (b"x-request-id", tally.request_id.encode("ascii")),
+            (b"x-request-id", log.request_id.encode("ascii")),
             (b"connection", b"close"),
         ]
         status = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n".encode("ascii")
         self._transport.write(b"".join([status, *(b"%s: %s\r\n" % field for field in fields), b"\r\n", body]))
-        self._lingering_close(error.status, tally)
+        self._lingering_close(error.status, log)
 
-    def _lingering_close(self, status: int, tally: TunnelLog) -> None:
+    def _lingering_close(self, status: int, log: TunnelLog) -> None:
         """Read on for a moment and throw it away: closing with bytes unread would reset what was just written."""
-        tally.write(status)
+        log.write(status)
         self._closed = True
         if not self._transport.is_closing():
             self._transport.resume_reading()

@@ -1,0 +1,5 @@
+"""Errors of a store without an HTTP status: the caller decides what it answers to the client."""
+
+
+class CorruptFile(Exception):
+    """Stored blocks of a file are missing or differ from its metadata in length or number."""

@@ -1,0 +1,55 @@
+"""Parses what upload endpoints need of a request's header fields, and documents them in OpenAPI."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import Query, Request
+
+from services.common.errors import BadRequest
+from services.common.store.upload_store import Preconditions
+from services.upload.digests import DigestVerifier, parse_digest_field
+from services.upload.preconditions import parse_preconditions
+
+FolderParam = Annotated[str, Query(description="the folder; empty is the topmost one")]
+FilenameParam = Annotated[str, Query(description="the file's name")]
+SidParam = Annotated[str | None, Query(max_length=128, description="the id of the socket that receives the progress")]
+
+
+def header_parameter(name: str, description: str) -> dict[str, Any]:
+    """The OpenAPI description of a request header field."""
+    return {"name": name, "in": "header", "schema": {"type": "string"}, "description": description}
+
+
+IF_MATCH_PARAMETER = header_parameter("If-Match", "entity tags, one of which the file must have, or *")
+IF_UNMODIFIED_SINCE_PARAMETER = header_parameter(
+    "If-Unmodified-Since", "the file must not be newer; not looked at beside If-Match"
+)
+
+
+def parse_content_length(request: Request) -> int | None:
+    """Return Content-Length in bytes, None for a chunked body. The HTTP parser has refused malformed values already."""
+    value = request.headers.get("content-length")
+    if value is None:
+        return None if "transfer-encoding" in request.headers else 0
+    if not (value.isascii() and value.isdigit()):
+        raise BadRequest("Content-Length is not a number")
+    return int(value)
+
+
+def combined_header(request: Request, name: str) -> str | None:
+    """Return the lines of a field joined into one list (RFC 9110, 5.3), None where there is none."""
+    lines = request.headers.getlist(name)
+    return ", ".join(lines) if lines else None
+
+
+def request_preconditions(request: Request) -> Preconditions:
+    """Parse If-Match, If-None-Match and If-Unmodified-Since. Raises BadRequest."""
+    if_match, if_none_match = combined_header(request, "if-match"), combined_header(request, "if-none-match")
+    if_unmodified_since = combined_header(request, "if-unmodified-since")
+    return parse_preconditions(if_match, if_none_match, if_unmodified_since, datetime.now(UTC))
+
+
+def digest_verifiers(request: Request) -> list[DigestVerifier]:
+    """Parse Content-Digest and Repr-Digest. They mean the same here, because no content coding is accepted (RFC 9530, 3)."""
+    fields = (("Content-Digest", "content-digest"), ("Repr-Digest", "repr-digest"))
+    return [verifier for name, key in fields for verifier in parse_digest_field(name, request.headers.getlist(key))]
