@@ -56,22 +56,31 @@ format: setup ## format the code and fix what ruff can fix
 
 setup: $(VENV)/dev.stamp ## create .venv with everything that tests need
 
-# Where uv is not in .venv it comes into an environment that is thrown away.
+# Where uv is not in .venv it is installed into a temporary environment. dev.txt is compiled first and constrains the others, so that
+# all of them agree on every version.
 lock: $(VENV)/made.stamp ## compile requirements/*.txt from pyproject.toml
 	@set -e; uv=$(BIN)/uv; trap 'rm -rf .venv-lock' EXIT; \
 	if [ ! -x $$uv ]; then $(PYTHON) -m venv .venv-lock; .venv-lock/bin/pip install uv; uv=.venv-lock/bin/uv; fi; \
 	compile() { "$$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate "$$@"; }; \
-	for extra in $(EXTRAS); do compile --extra $$extra pyproject.toml -o requirements/$$extra.txt; done; \
-	compile --all-extras pyproject.toml -o requirements/local.txt; \
-	compile --all-extras --group dev pyproject.toml -o requirements/dev.txt
+	compile --all-extras --group dev pyproject.toml -o requirements/dev.txt; \
+	compile --group build -c requirements/dev.txt -o requirements/build.txt; \
+	compile --all-extras --group build -c requirements/dev.txt pyproject.toml -o requirements/local.txt; \
+	for extra in $(EXTRAS); do compile --extra $$extra -c requirements/dev.txt pyproject.toml -o requirements/$$extra.txt; done
 
-# dev.txt is local.txt and more, so an environment for tests is one for the run as well.
-$(VENV)/local.stamp: requirements/local.txt | $(VENV)/made.stamp
-	$(BIN)/python -m pip --disable-pip-version-check install --require-hashes -r $<
+# The client comes second and without dependencies: a local package has no hash that pip could require. hatchling, which builds it, is
+# among the locked requirements, so the second step downloads nothing.
+PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install
+INSTALL_CLIENT := $(PIP_INSTALL) --no-deps --no-build-isolation --editable clients/python
+
+# dev.txt contains local.txt, so an environment for tests also serves `make run`.
+$(VENV)/local.stamp: requirements/local.txt clients/python/pyproject.toml | $(VENV)/made.stamp
+	$(PIP_INSTALL) --require-hashes -r $<
+	$(INSTALL_CLIENT)
 	@touch $@
 
-$(VENV)/dev.stamp: requirements/dev.txt requirements/local.txt | $(VENV)/made.stamp
-	$(BIN)/python -m pip --disable-pip-version-check install --require-hashes -r $<
+$(VENV)/dev.stamp: requirements/dev.txt requirements/local.txt clients/python/pyproject.toml | $(VENV)/made.stamp
+	$(PIP_INSTALL) --require-hashes -r $<
+	$(INSTALL_CLIENT)
 	@touch $@ $(VENV)/local.stamp
 
 $(VENV)/made.stamp:

@@ -33,9 +33,17 @@ waiting              eventually, eventually_async
 websocket_load       many WebSocket clients in one process
 """
 
+import os
+from pathlib import Path
+
 import pytest
 
+# Processes that tests start import the client of this tree, as pytest does by `pythonpath`.
+CLIENT_SOURCE = str(Path(__file__).parents[1] / "clients/python/src")
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [CLIENT_SOURCE, os.environ.get("PYTHONPATH")]))
+
 pytest_plugins = [
+    "tests.support.client_package",
     "tests.support.databases",
     "tests.support.processes",
     "tests.support.stack",

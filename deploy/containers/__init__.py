@@ -1,4 +1,4 @@
-"""What runs inside containers beside the services: the health check and the jobs of docker-compose.yml.
+"""The programs in containers that are not services: the health check and the jobs of docker-compose.yml.
 
-Each file is a program of its own; none knows a service, and none is imported by one.
+Each file is copied into an image alone and imports no other file of this repository.
 """

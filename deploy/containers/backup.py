@@ -1,11 +1,11 @@
-"""Dumps the media database into a folder and restores it, while uploads and readers go on: `backup.py dump|restore FOLDER`.
+"""Dumps the media database into a directory while the services run, and restores it: `backup.py dump|restore DIRECTORY`.
 
-What makes an online dump whole is its order. `media` comes first: every file that it names was stored in full before it was named,
-and chunks that are replaced or deleted afterwards stay for the readers' grace. So the dump of chunks must begin and end within
-that grace, or be made where nobody deletes: it counts what it gets of each file and fails where that is not all. A restore goes the
-other way round: nothing is named before it is there.
-The files are those of MongoDB's own tools (`DATABASE/COLLECTION.bson`), so mongorestore reads them too.
-The address comes from GRIDCAST_MONGODB_URI or the file that GRIDCAST_MONGODB_URI_FILE names. It knows the collections, no service.
+The order makes an online dump complete. `media` is dumped first: every file that it references was stored completely before, and
+chunks that are replaced or deleted afterwards stay for the tombstone TTL. So the dump of chunks must begin and end within that TTL,
+or run while nothing is deleted: it counts the chunks and bytes of each file and fails where some are missing. A restore runs in the
+reverse order, so that no document references a file that is not there yet.
+The files are those of MongoDB's own tools (`DATABASE/COLLECTION.bson`), so mongorestore reads them as well.
+The URI comes from GRIDCAST_MONGODB_URI or from the file that GRIDCAST_MONGODB_URI_FILE names.
 """
 
 import argparse
@@ -24,47 +24,47 @@ from pymongo.write_concern import WriteConcern
 COLLECTIONS = ("media", "fs.files", "fs.chunks")
 """In the order of a dump."""
 BATCH_BYTES = 8 * 1024 * 1024
+"""Approximate size of one insert of a restore."""
 DEFAULT_DATABASE = "gridcast"
 
 RawCollection = Collection[RawBSONDocument]
 FileLengths = dict[Any, int | None]
-"""Files by id; what is unfinished has no length yet."""
+"""Lengths in bytes by file id; None for an unfinished upload."""
 
 
 def main() -> int:
-    """The command line."""
+    """Run the command line. Returns 1 after an error, which is printed on stderr."""
     parser = argparse.ArgumentParser(prog="backup.py", description="Dumps or restores the media database.")
-    parser.add_argument("verb", choices=("dump", "restore"))
-    parser.add_argument("folder", type=Path, help="must be empty or new for a dump")
+    parser.add_argument("command", choices=("dump", "restore"))
+    parser.add_argument("directory", type=Path, help="a dump creates it")
     options = parser.parse_args()
     name = os.environ.get("GRIDCAST_MONGODB_DATABASE", DEFAULT_DATABASE)
     try:
         with MongoClient[RawBSONDocument](read_mongodb_uri(), document_class=RawBSONDocument) as client:
-            work = dump if options.verb == "dump" else restore
-            folder = options.folder / name
-            for count, collection in work(open_collections(client, name), folder):
-                print(f"{options.verb}: {collection}: {count} documents", flush=True)
+            run = dump if options.command == "dump" else restore
+            for count, collection in run(open_collections(client, name), options.directory / name):
+                print(f"{options.command}: {collection}: {count} documents", flush=True)
     except (PyMongoError, OSError, ValueError) as error:
-        print(f"{options.verb}: {error}", file=sys.stderr)
+        print(f"{options.command}: {error}", file=sys.stderr)
         return 1
     return 0
 
 
 def read_mongodb_uri() -> str:
-    """Where MongoDB is."""
+    """Read the URI from the environment or from the file that it names."""
     path = os.environ.get("GRIDCAST_MONGODB_URI_FILE")
     return Path(path).read_text("utf-8").strip() if path else os.environ["GRIDCAST_MONGODB_URI"]
 
 
 def open_collections(client: MongoClient[RawBSONDocument], name: str) -> dict[str, RawCollection]:
-    """The collections. Whatever the address says, they are the primary's: a secondary may not have what `media` names."""
+    """The collections, read from the primary whatever the URI says: a secondary may lack files that `media` references."""
     durable = WriteConcern(w="majority", j=True)
     database = client.get_database(name, write_concern=durable, read_preference=ReadPreference.PRIMARY)
     return {collection: database[collection] for collection in COLLECTIONS}
 
 
 def dump(collections: dict[str, RawCollection], dump_dir: Path) -> Iterator[tuple[int, str]]:
-    """Write each collection to its file; the names appear when all is written. Yields counts. Raises ValueError for lost blocks."""
+    """Write a file for each collection; rename them once all are written. Yields counts. Raises ValueError for missing chunks."""
     dump_dir.mkdir(parents=True)
     files: FileLengths = {}
     for name in COLLECTIONS:
@@ -81,7 +81,7 @@ def dump(collections: dict[str, RawCollection], dump_dir: Path) -> Iterator[tupl
 
 
 def select_documents(collection: RawCollection, file_lengths: FileLengths) -> Iterator[RawBSONDocument]:
-    """What belongs into the dump. `media` fills `files`; of the rest comes only what those files consist of, file by file."""
+    """The documents to dump: all of `media`, which fills `file_lengths`, then the documents of those files, file by file."""
     if collection.name == "media":
         for document in collection.find():
             file_lengths.update(referenced_files(document))
@@ -97,30 +97,30 @@ def select_documents(collection: RawCollection, file_lengths: FileLengths) -> It
 
 
 def referenced_files(document: RawBSONDocument) -> FileLengths:
-    """The files of one `media` document: the one that readers see, and unfinished ones that may go on after a restore."""
+    """The files of one `media` document: the current one, and unfinished uploads, which can resume after a restore."""
     current = document["current"]
     unfinished: FileLengths = {entry["file"]: None for entry in document["uploads"]}
     return {**unfinished, current["file"]: current["length"]} if current else unfinished
 
 
 def verify_chunks(chunks: Iterable[RawBSONDocument], file_id: Any, length: int | None) -> Iterator[RawBSONDocument]:
-    """The blocks as they come. Raises ValueError at the end where one of a finished file was missing."""
+    """Pass the chunks on. Raises ValueError where a finished file lacks a chunk or bytes."""
     count = size = 0
-    for block in chunks:
-        if length is not None and block["n"] != count:
-            raise ValueError(f"file {file_id}: block {count} is missing")
+    for chunk in chunks:
+        if length is not None and chunk["n"] != count:
+            raise ValueError(f"file {file_id}: chunk {count} is missing")
         count += 1
-        size += len(block["data"])
-        yield block
+        size += len(chunk["data"])
+        yield chunk
     if length is not None and size != length:
-        raise ValueError(f"file {file_id}: {size} of {length} bytes are there, in {count} blocks")
+        raise ValueError(f"file {file_id}: found {size} of {length} bytes, in {count} chunks")
 
 
 def restore(collections: dict[str, RawCollection], dump_dir: Path) -> Iterator[tuple[int, str]]:
-    """Insert everything. Raises ValueError, before anything is written, unless the collections are empty and the dump is whole."""
+    """Insert all documents. Raises ValueError, before the first write, if a collection is not empty or the dump is incomplete."""
     for name in COLLECTIONS:
         if not (dump_dir / f"{name}.bson").is_file():
-            raise ValueError(f"{dump_dir} is not a whole dump: {name}.bson is missing")
+            raise ValueError(f"{dump_dir} is not a complete dump: {name}.bson is missing")
         if collections[name].find_one(projection=["_id"]) is not None:
             raise ValueError(f"{name} is not empty: restore into an empty database")
     for name in reversed(COLLECTIONS):
@@ -132,7 +132,7 @@ def restore(collections: dict[str, RawCollection], dump_dir: Path) -> Iterator[t
 
 
 def read_batches(path: Path) -> Iterator[list[RawBSONDocument]]:
-    """The documents of a dump, about BATCH bytes at a time."""
+    """The documents of a dumped collection, about BATCH_BYTES at a time. Raises ValueError for a truncated file."""
     batch: list[RawBSONDocument] = []
     size = 0
     with path.open("rb") as file:

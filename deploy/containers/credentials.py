@@ -1,9 +1,9 @@
-"""Makes the passwords of one compose project and writes to each container what it may know: a job that runs before all others.
+"""Generates the passwords of a compose project and writes each container's credentials: a job that runs before all others.
 
-A password comes from the environment, else from the vault, else it is made now. The vault is a volume that only the jobs mount;
-every folder below `/out` is a volume of one kind of container. Running it again changes nothing, unless the environment did.
-It talks to no server: `mongodb_setup.py` updates MongoDB, and Redis reads its file when it starts. So a new password for MongoDB's
-root is only noted as wanted: the vault holds the one that MongoDB knows, else no client could log in to change it.
+A password comes from the environment, else from the vault, else it is generated. The vault is a volume that only the jobs mount;
+each directory below `/out` is a volume of one kind of container. The job is idempotent unless the environment changes.
+It connects to no server: `mongodb_setup.py` sets the passwords in MongoDB, and Redis reads its file at start. So a new password of
+MongoDB's root is stored as pending: the vault keeps the one that MongoDB accepts, which is needed to change it.
 """
 
 import base64
@@ -31,23 +31,23 @@ PASSWORDS = (
     "REDIS_SENTINEL_PASSWORD",
 )
 REPLICA_SET_KEY = "MONGO_KEY"
-"""What the members of a replica set know each other by: base64, 6 to 1,024 characters."""
+"""The key by which the members of a replica set authenticate to each other: base64, 6 to 1,024 characters."""
 
 _PASSWORD_PATTERN = re.compile(r"[A-Za-z0-9._~-]{16,128}")
 _KEY_PATTERN = re.compile(r"[A-Za-z0-9+/=]{6,1024}")
 
-# Keys and channels of ours and nothing else; no FLUSH*, KEYS or CONFIG; scripts, because a push is one.
-# Connection: not only PING and SELECT, since the client says its name and version where the server is new enough to be told.
+# Gridcast's keys and channels only; no FLUSH*, KEYS or CONFIG; EVAL, because a push is a script.
+# All of @connection and not only PING and SELECT: redis-py sends its name and version to servers that support it.
 SOCKET_ACL = (
     "~gridcast:* &gridcast:* -@all +@read +@write +@pubsub +@connection +@transaction +eval +evalsha +time -@dangerous"
-    " +info"  # a server that has another run id has another memory
+    " +info"  # another run id means that Redis has lost its memory
 )
-# A push, which is a script, and what that script does.
+# A push, which is a script, and the commands of that script.
 UPLOAD_ACL = (
     "~gridcast:* &gridcast:* -@all +@connection -@dangerous +eval +evalsha +publish +time"
     " +get +set +exists +expire +hget +hmget +hset +hincrby +xadd +xrevrange"
 )
-# It hears of changes, and neither knows a key nor says anything.
+# Subscribes to invalidations; no keys, no publishing.
 STREAM_ACL = "&gridcast:invalidate -@all +@connection -@dangerous +subscribe +unsubscribe"
 REPLICA_ACL = "-@all +psync +replconf +ping"
 SENTINEL_ACL = (
@@ -57,34 +57,34 @@ SENTINEL_ACL = (
 
 
 def main() -> int:
-    """Write every file. Exits with 1 where a given value cannot be used."""
+    """Write every file. Returns 1 if a value of the environment is invalid."""
     try:
-        known = {name: _load_or_generate(name, _PASSWORD_PATTERN, lambda: secrets.token_hex(24)) for name in PASSWORDS}
-        known[REPLICA_SET_KEY] = _load_or_generate(
+        values = {name: _load_or_generate(name, _PASSWORD_PATTERN, lambda: secrets.token_hex(24)) for name in PASSWORDS}
+        values[REPLICA_SET_KEY] = _load_or_generate(
             REPLICA_SET_KEY, _KEY_PATTERN, lambda: base64.b64encode(secrets.token_bytes(96)).decode()
         )
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
-    wanted, remembered = VAULT / f"{ROOT_PASSWORD.lower()}.wanted", _read_vault(ROOT_PASSWORD)
+    pending, current = VAULT / f"{ROOT_PASSWORD.lower()}.wanted", _read_vault(ROOT_PASSWORD)
     if os.environ.get(ROOT_PASSWORD):
-        wanted.unlink(missing_ok=True)
-    if remembered is not None and remembered != known[ROOT_PASSWORD]:
-        _write_atomically(wanted, known[ROOT_PASSWORD])
-        known[ROOT_PASSWORD] = remembered
-    for name, text in {**vault_files(known), **container_files(known, os.environ)}.items():
+        pending.unlink(missing_ok=True)
+    if current is not None and current != values[ROOT_PASSWORD]:
+        _write_atomically(pending, values[ROOT_PASSWORD])
+        values[ROOT_PASSWORD] = current
+    for name, text in {**vault_files(values), **container_files(values, os.environ)}.items():
         _write_atomically(Path(name), text)
-    print(f"{len(known)} credentials are in place")
+    print(f"{len(values)} credentials are in place")
     return 0
 
 
 def vault_files(values: Mapping[str, str]) -> dict[str, str]:
-    """What is remembered."""
+    """The files of the vault by path."""
     return {f"{VAULT}/{name.lower()}": value for name, value in values.items()}
 
 
 def container_files(values: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
-    """The files of the containers by path."""
+    """The files of the containers' volumes by path."""
     files = {
         f"{CONTAINERS_DIR}/mongo/root_password": values["MONGO_ROOT_PASSWORD"],
         f"{CONTAINERS_DIR}/mongo/key": values[REPLICA_SET_KEY],
@@ -100,7 +100,7 @@ def container_files(values: Mapping[str, str], environment: Mapping[str, str]) -
 
 
 def mongodb_uri(service: str, values: Mapping[str, str], environment: Mapping[str, str]) -> str:
-    """How a service reaches MongoDB."""
+    """The MongoDB URI of a service."""
     password = quote(values[f"MONGO_{service.upper()}_PASSWORD"], safe="")
     replica_set = environment.get("MONGO_REPLICA_SET")
     options = f"?replicaSet={replica_set}" if replica_set else ""
@@ -108,18 +108,18 @@ def mongodb_uri(service: str, values: Mapping[str, str], environment: Mapping[st
 
 
 def redis_url(service: str, values: Mapping[str, str], environment: Mapping[str, str]) -> str:
-    """How a service reaches Redis: through Sentinel where there is one."""
+    """The Redis URL of a service, through Sentinel if REDIS_SENTINELS is set."""
     password = quote(values[f"REDIS_{service.upper()}_PASSWORD"], safe="")
     sentinels = environment.get("REDIS_SENTINELS")
     if not sentinels:
         return f"redis://{service}:{password}@redis:6379/0"
-    own = quote(values["REDIS_SENTINEL_PASSWORD"], safe="")
-    return f"redis+sentinel://{service}:{password}@{sentinels}/gridcast/0?sentinel_password={own}"
+    sentinel_password = quote(values["REDIS_SENTINEL_PASSWORD"], safe="")
+    return f"redis+sentinel://{service}:{password}@{sentinels}/gridcast/0?sentinel_password={sentinel_password}"
 
 
 def redis_acl_file(values: Mapping[str, str]) -> str:
-    """Redis's users. Only hashes: who reads the file cannot log in with it."""
-    rights = {
+    """The ACL file of Redis. It has hashes only, which do not suffice to log in."""
+    rules = {
         "upload": UPLOAD_ACL,
         "stream": STREAM_ACL,
         "socket": SOCKET_ACL,
@@ -127,14 +127,14 @@ def redis_acl_file(values: Mapping[str, str]) -> str:
         "sentinel": SENTINEL_ACL,
     }
     lines = ["user default reset off"]
-    for user, may in rights.items():
+    for user, rule in rules.items():
         digest = hashlib.sha256(values[f"REDIS_{user.upper()}_PASSWORD"].encode()).hexdigest()
-        lines.append(f"user {user} reset resetchannels on #{digest} {may}")
+        lines.append(f"user {user} reset resetchannels on #{digest} {rule}")
     return "\n".join(lines) + "\n"
 
 
 def redis_conf(values: Mapping[str, str]) -> str:
-    """Redis as we need it: nothing on disk, for it holds nothing that must survive; full means refused, never forgotten."""
+    """Redis without persistence, as no data must survive a restart. A full Redis rejects writes instead of evicting keys."""
     return f"""\
 aclfile /run/gridcast/users.acl
 protected-mode no
@@ -150,7 +150,7 @@ masterauth {values["REDIS_REPLICA_PASSWORD"]}
 
 
 def sentinel_conf(values: Mapping[str, str], environment: Mapping[str, str]) -> str:
-    """What a Sentinel starts from. It looks up no name: while it did, it would watch nobody."""
+    """The initial configuration of a Sentinel, with addresses only: a Sentinel does not monitor while it resolves a host name."""
     master = environment.get("REDIS_MASTER", "127.0.0.1")
     return f"""\
 port 26379
@@ -182,10 +182,10 @@ def _read_vault(name: str) -> str | None:
 
 
 def _write_atomically(path: Path, text: str) -> None:
-    """In one step: a job that is stopped in the middle leaves no half of a password."""
+    """Replace a file in one step: a job that is interrupted leaves no partial password."""
     fresh = path.with_name(f".{path.name}")
     fresh.write_text(text, "ascii")
-    # The readers run as other users. Who may mount the volume is who may read.
+    # The readers run as other users. Access is limited by which container mounts the volume.
     fresh.chmod(0o444)
     fresh.replace(path)
 

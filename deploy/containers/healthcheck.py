@@ -1,6 +1,6 @@
-"""The containers' health check: whether this process says that it is ready. Exits with 0 or 1; knows no service.
+"""The health check of the containers: exits with 0 if /readyz of this container responds with 200, else with 1.
 
-Plain sockets, since it is started every few seconds: an HTTP client would take five times as long to import.
+It uses plain sockets, because it is started every few seconds: the import of an HTTP client would take five times as long.
 """
 
 import os
@@ -8,10 +8,11 @@ import socket
 import sys
 
 TIMEOUT = 3.0
+"""Seconds to connect, and for each read."""
 
 
 def main() -> int:
-    """Ask /readyz."""
+    """Request /readyz and print its body."""
     host = os.environ.get("GRIDCAST_HOST", "127.0.0.1")
     port = int(os.environ.get("GRIDCAST_PORT", "8000"))
     address = "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104  # only compared with
@@ -19,13 +20,13 @@ def main() -> int:
         with socket.create_connection((address, port), TIMEOUT) as connection:
             connection.settimeout(TIMEOUT)
             connection.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            answer = b""
+            response = b""
             while part := connection.recv(4096):
-                answer += part
+                response += part
     except OSError as error:
-        print(f"no answer: {error}")
+        print(f"no response: {error}")
         return 1
-    head, _, body = answer.partition(b"\r\n\r\n")
+    head, _, body = response.partition(b"\r\n\r\n")
     print(body.decode("utf-8", "replace"))
     return 0 if head.startswith(b"HTTP/1.1 200 ") else 1
 

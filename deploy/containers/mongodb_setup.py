@@ -1,8 +1,7 @@
-"""Brings MongoDB to the state that the services need: a job that runs once it listens, at every start.
+"""Sets up MongoDB for the services: a job that runs at every start, once MongoDB listens.
 
-It forms the replica set where one is wanted, gives root the password that is wanted, then makes each service's user or gives it
-today's. Running it again changes nothing. It knows the passwords from the vault and MongoDB by its driver; indexes are the upload
-service's.
+It initiates the replica set if one is configured, sets a pending password of root, then creates each service's user or updates its
+password and role. It is idempotent. The passwords come from the vault; the upload service creates the indexes.
 """
 
 import os
@@ -19,8 +18,9 @@ ROOT_PASSWORD_FILE = "mongo_root_password"  # noqa: S105  # the name of a file
 PENDING_ROOT_PASSWORD_FILE = f"{ROOT_PASSWORD_FILE}.wanted"
 DATABASE = "gridcast"
 ROLES = {"upload": "readWrite", "stream": "read"}
-"""The least that each service can work with."""
+"""The weakest role that each service works with."""
 SETUP_TIMEOUT = 120.0
+"""Seconds in which errors of MongoDB are retried."""
 MAJORITY_WRITE = {"w": "majority", "wtimeout": 15000}
 AUTHENTICATION_FAILED = 18
 NOT_YET_INITIALIZED = 94
@@ -30,11 +30,11 @@ RootClient = MongoClient[dict[str, Any]]
 
 
 class SetupError(Exception):
-    """It is of no use to try again; says why and what to do."""
+    """An error that a retry does not solve. The text says why and what to do."""
 
 
 def main() -> int:
-    """Form the set, make the users. Exits with 1 where MongoDB does not answer in time or refuses."""
+    """Run the setup. Returns 1 if MongoDB does not respond in time or rejects a command."""
     hosts = os.environ.get("MONGO_HOSTS", "mongo:27017").split(",")
     replica_set = os.environ.get("MONGO_REPLICA_SET") or None
     deadline = time.monotonic() + SETUP_TIMEOUT
@@ -50,26 +50,26 @@ def main() -> int:
                 return 1
             time.sleep(1.0)
         else:
-            print(f"MongoDB knows the users {', '.join(ROLES)}")
+            print(f"MongoDB users are up to date: {', '.join(ROLES)}")
             return 0
 
 
 def setup(hosts: list[str], replica_set: str | None) -> None:
-    """All of it, once."""
+    """Run every step once. Raises SetupError and PyMongoError."""
     password = find_root_password(hosts[:1])
     if replica_set:
-        with connect_as_root(hosts[:1], None, password) as first:
-            initiate_replica_set(first, replica_set, hosts)
-    with connect_as_root(hosts, replica_set, password) as whole:
+        with connect_as_root(hosts[:1], None, password) as root_client:
+            initiate_replica_set(root_client, replica_set, hosts)
+    with connect_as_root(hosts, replica_set, password) as root_client:
         if replica_set is None:
-            require_standalone_data(whole)
-        update_root_password(whole, password)
+            require_standalone_data(root_client)
+        update_root_password(root_client, password)
         for service, role in ROLES.items():
-            create_or_update_user(whole, service, role)
+            create_or_update_user(root_client, service, role)
 
 
 def connect_as_root(hosts: list[str], replica_set: str | None, password: str) -> RootClient:
-    """As root: the set, or the one server."""
+    """A client that is authenticated as root, of the replica set or of one server."""
     return MongoClient(
         hosts,
         replicaSet=replica_set,
@@ -82,7 +82,7 @@ def connect_as_root(hosts: list[str], replica_set: str | None, password: str) ->
 
 
 def find_root_password(hosts: list[str]) -> str:
-    """Root's password that MongoDB takes: the remembered one, or the wanted one where this job ended before it could note it."""
+    """The password of root that MongoDB accepts: the current one, or the pending one if an earlier run ended after it was set."""
     for password in filter(None, (read_secret(ROOT_PASSWORD_FILE), read_pending_root_password())):
         with connect_as_root(hosts, None, password) as root:
             try:
@@ -93,13 +93,15 @@ def find_root_password(hosts: list[str]) -> str:
             else:
                 return password
     raise SetupError(
-        "the data were made with another password of root than the one in the volume vault; write that one into .env as "
-        "MONGO_ROOT_PASSWORD, or bring back the vault that belongs to them"
+        "the data were created with another password of root than the one in the volume vault; set that password as "
+        "MONGO_ROOT_PASSWORD in .env, or restore the vault that belongs to the data"
     )
 
 
 def require_standalone_data(root_client: RootClient) -> None:
-    """Writes that a member of a set takes by itself would be in no oplog: the others would never hear of them."""
+    """Raise SetupError if the data belong to a replica set: a member that runs alone writes no oplog, so the other members would
+    never replicate its writes.
+    """
     if found := root_client.local["system.replset"].find_one():
         raise SetupError(
             f"the data belong to the replica set {found['_id']}; start it with deploy/compose.cluster.yml as before, or see "
@@ -108,17 +110,17 @@ def require_standalone_data(root_client: RootClient) -> None:
 
 
 def update_root_password(root_client: RootClient, current_password: str) -> None:
-    """Give root the password that is wanted, then remember it: in this order, so that the remembered one is always true."""
+    """Set the pending password of root, then store it as the current one. In this order the current one is always valid."""
     if (new := read_pending_root_password()) is None:
         return
     if new != current_password:
         root_client.admin.command("updateUser", "root", pwd=new, writeConcern=MAJORITY_WRITE)
-        print("root has a new password")
+        print("root password changed")
     (VAULT / PENDING_ROOT_PASSWORD_FILE).replace(VAULT / ROOT_PASSWORD_FILE)
 
 
 def initiate_replica_set(root_client: RootClient, replica_set: str, hosts: list[str]) -> None:
-    """Make a replica set of `hosts`, unless it is one. What the first holds is kept; the others must be empty."""
+    """Initiate a replica set of `hosts` unless there is one. The data of the first host are kept; the others must be empty."""
     try:
         root_client.admin.command("replSetGetStatus")
     except OperationFailure as error:
@@ -126,11 +128,11 @@ def initiate_replica_set(root_client: RootClient, replica_set: str, hosts: list[
             raise
         members = [{"_id": number, "host": host} for number, host in enumerate(hosts)]
         root_client.admin.command("replSetInitiate", {"_id": replica_set, "members": members})
-        print(f"formed the replica set {replica_set} of {', '.join(hosts)}")
+        print(f"initiated the replica set {replica_set} of {', '.join(hosts)}")
 
 
 def create_or_update_user(root_client: RootClient, service: str, role: str) -> None:
-    """Make the user of `service`, or see to its password and rights."""
+    """Create the user of `service`, or update its password and role."""
     fields: dict[str, Any] = {
         "pwd": read_secret(f"mongo_{service}_password"),
         "roles": [{"role": role, "db": DATABASE}],
@@ -145,12 +147,12 @@ def create_or_update_user(root_client: RootClient, service: str, role: str) -> N
 
 
 def read_secret(name: str) -> str:
-    """A password of the vault."""
+    """Read a file of the vault."""
     return (VAULT / name).read_text("ascii")
 
 
 def read_pending_root_password() -> str | None:
-    """The password that root shall have, where it is another one."""
+    """The new password of root that is not set yet, if there is one."""
     return read_secret(PENDING_ROOT_PASSWORD_FILE) if (VAULT / PENDING_ROOT_PASSWORD_FILE).exists() else None
 
 

@@ -1,6 +1,6 @@
-"""Takes pip, and what could bring it back, out of the Python that runs this. A step of the image build.
+"""Removes pip, and whatever could install it again, from the Python that runs this program. A step of the image build.
 
-Works for an interpreter of python.org's layout and for Debian's.
+Supports the directory layouts of python.org and of Debian.
 """
 
 import shutil
@@ -27,11 +27,11 @@ PACKAGE_PATTERNS = (
 
 
 def main() -> None:
-    """Remove."""
-    doomed = [path for folder in PACKAGE_DIRS for name in PACKAGE_PATTERNS for path in folder.glob(name)]
-    doomed += [path for folder in (SCRIPTS, Path("/usr/bin")) for path in folder.glob("pip*")]
-    doomed += [STDLIB / "ensurepip", Path("/usr/share/python-wheels")]
-    for path in doomed:
+    """Delete the packages, their scripts and ensurepip."""
+    paths = [path for folder in PACKAGE_DIRS for name in PACKAGE_PATTERNS for path in folder.glob(name)]
+    paths += [path for folder in (SCRIPTS, Path("/usr/bin")) for path in folder.glob("pip*")]
+    paths += [STDLIB / "ensurepip", Path("/usr/share/python-wheels")]
+    for path in paths:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:

@@ -1,5 +1,5 @@
-"""The whole stack as child processes of one runner, for a machine without a container engine.
+"""Runs the whole stack as child processes of one supervisor, for a machine without a container engine.
 
-One way through: `__main__` (what was asked) -> `stack` (start, watch, stop) -> `processes` (one child) -> `leash`.
-What is started is said in `servers` and `replicas`. Knows the services by their module names and variables only.
+Control flows one way: `__main__` (options) -> `stack` (start, supervise, stop) -> `processes` (one child) -> `die_with_parent`.
+`databases` and `programs` define what is started. The services are named by their modules and environment variables only.
 """

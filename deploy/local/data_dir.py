@@ -1,4 +1,4 @@
-"""The data folder: what is in it, and that only one run uses it. Knows nothing of what runs."""
+"""The data directory of the local run: its layout, and a lock that lets only one run use it."""
 
 import contextlib
 import fcntl
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from deploy.local.errors import StackError
 
-# A run that was killed has left the folder when its mongod is gone too, which takes a moment.
+# Seconds. After a run was killed its mongod holds the lock until it has ended as well.
 LOCK_TIMEOUT = 3.0
 
 
@@ -18,7 +18,7 @@ LOCK_TIMEOUT = 3.0
 class DataDir:
     root: Path
     lock_fd: int
-    """The descriptor that keeps others out. Who writes data holds it as long as it lives."""
+    """The locked descriptor. mongod inherits it, so that the lock lasts until no process writes data."""
 
     @property
     def mongo(self) -> Path:
@@ -35,12 +35,12 @@ class DataDir:
 
 @contextlib.contextmanager
 def open_data_dir(root: Path, pause: Callable[[float], object]) -> Iterator[DataDir]:
-    """The folder, made if need be, with the logs of the last run emptied."""
+    """Lock the directory, create it if it does not exist, and delete the logs of the last run. Raises StackError."""
     try:
         (root / "logs").mkdir(parents=True, exist_ok=True)
         lock = os.open(root / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise StackError(f"the data folder {root} cannot be used: {error.strerror}") from error
+        raise StackError(f"the data directory {root} cannot be used: {error.strerror}") from error
     try:
         _acquire_lock(lock, root, pause)
         for log in (root / "logs").glob("*.log"):
@@ -58,7 +58,7 @@ def _acquire_lock(lock_fd: int, root: Path, pause: Callable[[float], object]) ->
         except BlockingIOError:
             if time.monotonic() > deadline:
                 raise StackError(
-                    f"the data folder {root} is in use by another run; choose another one with DATA="
+                    f"the data directory {root} is in use by another run; choose another one with DATA="
                 ) from None
             pause(0.1)
         else:

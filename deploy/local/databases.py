@@ -1,7 +1,4 @@
-"""How mongod and redis-server are started, and when they answer. Knows nothing of our services.
-
-The tests' fixtures start their servers from here too.
-"""
+"""Command lines and readiness checks of mongod and redis-server. The tests' fixtures use them as well."""
 
 import re
 import socket
@@ -16,7 +13,7 @@ from deploy.local.processes import Program
 
 
 def mongod(data_dir: Path, port: int, *, cache_gb: float = 1.0, inherited_fds: tuple[int, ...] = ()) -> Program:
-    """A standalone server: a replica set of one would write each chunk twice."""
+    """A standalone server: a replica set of one member would write each chunk twice."""
     data_dir.mkdir(parents=True, exist_ok=True)
     uri = mongodb_uri(port)
     command = [
@@ -25,12 +22,12 @@ def mongod(data_dir: Path, port: int, *, cache_gb: float = 1.0, inherited_fds: t
         f"--bind_ip={HOST}",
         f"--port={port}",
         f"--wiredTigerCacheSizeGB={cache_gb:g}",
-        # Not zlib: old servers give away memory to clients that lie about the unpacked length.
+        # Not zlib: old servers leak memory contents to clients that declare a wrong uncompressed length.
         "--networkMessageCompressors=snappy,zstd",
-        # A socket file in the common temporary folder would outlive a killed server.
+        # A socket file in the shared temporary directory would outlive a killed server.
         "--nounixsocket",
         "--quiet",
-        # Up to 200 MB of measurements that nobody here would read.
+        # Saves up to 200 MB of diagnostic data, which the local run does not use.
         "--setParameter=diagnosticDataCollectionEnabled=false",
     ]
     return Program(
@@ -40,14 +37,14 @@ def mongod(data_dir: Path, port: int, *, cache_gb: float = 1.0, inherited_fds: t
         url=uri,
         readiness_error=lambda: _connect_error(port) or mongodb_error(uri, timeout=2.0),
         inherited_fds=inherited_fds,
-        # It writes a checkpoint of what is in the cache.
+        # mongod writes a checkpoint of its cache before it ends.
         stop_timeout=60.0,
         install_hint="the bundled mongod needs OpenSSL 3 and libcurl 4, packages libssl3 and libcurl4",
     )
 
 
 def redis_server(data_dir: Path, port: int) -> Program:
-    """Without persistence: Redis holds nothing that must survive it."""
+    """Without persistence: Redis holds no data that must survive a restart."""
     data_dir.mkdir(parents=True, exist_ok=True)
     command = [
         str(binaries.find_redis_server()),
@@ -76,7 +73,7 @@ def redis_url(port: int) -> str:
 
 
 def mongodb_error(uri: str, timeout: float) -> str | None:
-    """Why the MongoDB behind the URI does not answer; None when it does."""
+    """The reason why the MongoDB at `uri` does not respond within `timeout` seconds; None if it does."""
     try:
         with pymongo.MongoClient[dict[str, object]](uri, serverSelectionTimeoutMS=int(timeout * 1000)) as client:
             client.admin.command("ping")
@@ -86,7 +83,7 @@ def mongodb_error(uri: str, timeout: float) -> str | None:
 
 
 def _connect_error(port: int) -> str | None:
-    # A driver would wait for the server instead of telling at once that it is not there yet.
+    # The driver would wait for the server instead of reporting at once that it does not listen yet.
     try:
         socket.create_connection((HOST, port), timeout=1.0).close()
     except OSError as error:
@@ -98,7 +95,7 @@ def _redis_error(port: int) -> str | None:
     try:
         with socket.create_connection((HOST, port), timeout=1.0) as connection:
             connection.sendall(b"PING\r\n")
-            answer = connection.recv(64)
+            reply = connection.recv(64)
     except OSError as error:
         return f"no connection ({error})"
-    return None if answer.startswith(b"+PONG") else f"it answers {answer!r}"
+    return None if reply.startswith(b"+PONG") else f"unexpected reply {reply!r}"

@@ -1,8 +1,8 @@
-"""Becomes another program that cannot outlive the process that started it.
+"""Executes another program that the kernel kills when the parent process dies.
 
-Run as a file: `python -I -S leash.py PARENT PROGRAM ARGUMENT...`. A step of its own, and no hook between fork and exec,
-because such hooks are not safe in a process with threads. Knows nothing of what it starts; imports nothing of ours.
-Only Linux can tie a process to its parent; elsewhere the program is started all the same.
+Run as a file: `python -I -S die_with_parent.py PARENT_PID PROGRAM ARGUMENT...`. It is a separate process and not a hook between
+fork and exec (`preexec_fn`), because such hooks are not safe in a process with threads. It imports only the standard library.
+Linux alone can signal the death of a parent (PR_SET_PDEATHSIG); elsewhere the program is executed without it.
 """
 
 import ctypes
@@ -18,11 +18,11 @@ def main() -> None:
     parent, *command = sys.argv[1:]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
-        # A parent that died before the call above sends nothing any more.
+        # A parent that died before the call above sends no signal.
         if os.getppid() != int(parent):
             sys.exit(EXIT_EXEC_FAILED)
     try:
-        os.execv(command[0], command)  # noqa: S606 - that no shell stands between is the point
+        os.execv(command[0], command)  # noqa: S606  # no shell: the signal must reach the program itself
     except OSError as error:
         sys.stderr.write(f"cannot start {command[0]}: {error.strerror}\n")
         sys.exit(EXIT_EXEC_FAILED)

@@ -1,9 +1,9 @@
-"""The errors of the local run. Each becomes one line on stderr; knows nothing of what failed."""
+"""The errors of the local run. `__main__` prints each as one line on stderr."""
 
 
 class StackError(Exception):
-    """The stack cannot run; the text is one line that says which part and why."""
+    """The stack cannot run. The text is one line that names the part and the reason."""
 
 
 class StopRequested(Exception):
-    """Somebody asked for the end, by Ctrl-C or by signal."""
+    """A stop was requested by Ctrl-C, SIGTERM or SIGHUP."""

@@ -1,4 +1,4 @@
-"""What a child's log says about its end, as one short line. Reads log files; knows no process.
+"""Extracts the reason why a child ended from its log, as one short line.
 
 mongod writes JSON lines with `s` and `msg`, our services JSON lines with `level` and `message`; redis-server, the
 dynamic linker and Python write plain text.
@@ -16,13 +16,13 @@ MAX_MESSAGE_LENGTH = 300
 _ERROR_LINE = re.compile(
     r'"s":"[EF]"|"level": ?"(error|critical)"|\berror\b|\bfatal\b|Error\b|Exception\b|Errno', re.IGNORECASE
 )
-# The server's word after the traceback that says why.
+# uvicorn writes this after the traceback, which has the reason.
 _STARTUP_FAILED = "Application startup failed"
 _NON_ERROR_LINE = re.compile(r'"s":"[IWD]\d?"|"level": ?"(debug|info|warning)"', re.IGNORECASE)
 
 
 def last_error_line(log_path: Path) -> str:
-    """The last line that looks like an error, else the last line; empty when there is nothing."""
+    """The last line that reports an error, else the last line; empty for an empty log."""
     lines = [line for line in tail(log_path).splitlines() if line.strip()]
     for line in reversed(lines):
         if _ERROR_LINE.search(line) and not _NON_ERROR_LINE.search(line) and _STARTUP_FAILED not in line:
@@ -50,12 +50,12 @@ def _format_line(line: str) -> str:
 
 
 def _message(entry: dict[str, Any]) -> str:
-    said = _last_line(entry.get("msg") or entry.get("message"))
+    message = _last_line(entry.get("msg") or entry.get("message"))
     details = entry.get("attr")
     reason = _last_line(details.get("error") if isinstance(details, dict) else entry.get("exception"))
-    return f"{said}: {reason}" if said and reason else said
+    return f"{message}: {reason}" if message and reason else message
 
 
 def _last_line(text: object) -> str:
-    """The last line: a traceback's is the error."""
+    """The last line: that of a traceback names the error."""
     return str(text or "").strip().rpartition("\n")[2]

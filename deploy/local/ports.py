@@ -1,4 +1,4 @@
-"""Free TCP ports of the loopback address. Knows nothing of who will listen on them."""
+"""Finds free TCP ports of the loopback address."""
 
 import contextlib
 import errno
@@ -9,13 +9,13 @@ from deploy.local.errors import StackError
 
 HOST = "127.0.0.1"
 
-# Below the range from which systems take the ports of outgoing connections: there, a port found free could be some
-# client's a moment later, or a client that knocks at it could be connected to itself.
+# Below the ephemeral port range. In that range a free port can become the local port of a client a moment later, and a client that
+# connects to an unused port can be connected to itself.
 MIN_PORT, MAX_PORT = 20_000, 32_000
 
 
 def free_ports(count: int) -> list[int]:
-    """So many different ports that nobody listens on now."""
+    """`count` different ports on which no process listens now. Raises StackError if there are not enough."""
     with contextlib.ExitStack() as held:
         found: list[int] = []
         port = MIN_PORT + secrets.randbelow(MAX_PORT - MIN_PORT)
@@ -30,6 +30,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def check_port_is_free(port: int) -> None:
+    """Raise StackError unless a server can listen on `port`."""
     if not 1 <= port <= 65535:
         raise StackError(f"port {port} is no port number; choose one from 1 to 65535 with PORT=")
     try:
@@ -42,7 +43,7 @@ def check_port_is_free(port: int) -> None:
 def _listen(port: int) -> socket.socket:
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
-        # As the servers do it: the remains of closed connections do not make a port taken.
+        # As the servers do: connections in TIME_WAIT do not occupy the port.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((HOST, port))
         listener.listen()

@@ -1,8 +1,8 @@
-"""One child process: how it is started, when it is ready, how it ends. Knows no service and no server.
+"""Starts child processes, waits until they are ready, and stops them.
 
-A child has a session of its own, so that Ctrl-C at the terminal reaches the runner only and the order of the stop is
-the runner's; the leash kills it when the runner dies without a word. Children must be started from the main thread:
-Linux takes the end of the starting thread for the end of the parent.
+Each child runs in its own session: Ctrl-C at the terminal reaches the supervisor only, which stops the children in its own order.
+`die_with_parent` kills the children of a supervisor that was killed. Children must be started from the main thread: for Linux the
+parent has died when the thread that started the child ends.
 """
 
 import os
@@ -20,29 +20,30 @@ from deploy.local.log_tail import last_error_line
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 POLL_INTERVAL = 0.05
+"""Seconds between checks of readiness or of the end of a child."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """What to start, and how to see whether it answers."""
+    """A program to start, with its readiness check."""
 
     name: str
     kind: str
     command: tuple[str, ...]
     url: str
     readiness_error: Callable[[], str | None]
-    """Why it does not answer yet; None when it does."""
+    """The reason why it is not ready; None if it is."""
     environment: Mapping[str, str] | None = None
     inherited_fds: tuple[int, ...] = ()
-    """Descriptors that stay open as long as the program lives."""
+    """Descriptors that stay open until the program ends."""
     stop_timeout: float = 15.0
-    """Seconds that it gets to stop by itself."""
+    """Seconds between SIGTERM and SIGKILL."""
     install_hint: str = ""
-    """What to install when the system cannot load it."""
+    """What to install if the dynamic linker cannot load it."""
 
 
 class Child:
-    """A program that has been started. Its output is appended to `log`."""
+    """A started program. Its output is appended to `log_path`."""
 
     def __init__(self, program: Program, log_path: Path) -> None:
         self.program = program
@@ -71,7 +72,7 @@ class Child:
         self._process.send_signal(signum)
 
     def wait(self, timeout: float) -> bool:
-        """Whether it has ended within the time."""
+        """Wait for the end. False if the child still runs after `timeout` seconds."""
         try:
             self._process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -79,10 +80,10 @@ class Child:
         return True
 
     def exit_summary(self) -> str:
-        """How it ended and what it said last, in one line."""
+        """The exit code or signal and the last error of the log, in one line."""
         code = self._process.returncode
-        said = last_error_line(self.log_path)
-        reason = f": {said}" if said else ""
+        last_error = last_error_line(self.log_path)
+        reason = f": {last_error}" if last_error else ""
         if code == die_with_parent.EXIT_EXEC_FAILED:
             hint = self.program.install_hint
             return f"{self.program.name} cannot be started{reason}{f' ({hint})' if hint else ''}"
@@ -91,32 +92,33 @@ class Child:
 
 
 def die_with_parent_command(command: Sequence[str]) -> list[str]:
+    """The command line that runs `command` by way of die_with_parent."""
     return [sys.executable, "-I", "-S", die_with_parent.__file__, str(os.getpid()), *command]
 
 
 def wait_until_ready(children: Sequence[Child], timeout: float, pause: Callable[[float], object]) -> Iterator[Child]:
-    """The children in the order in which they begin to answer.
+    """Yield the children in the order in which they become ready.
 
-    Raises Failure when one ends or does not answer in time. `pause` waits between two looks and may raise.
+    Raises StackError when one ends or is not ready within `timeout` seconds. `pause` waits between two checks and may raise.
     """
     deadline = time.monotonic() + timeout
     waiting = list(children)
     while waiting:
         for child in tuple(waiting):
-            obstacle = child.program.readiness_error()
+            error = child.program.readiness_error()
             if not child.running:
                 raise StackError(child.exit_summary())
-            if obstacle is None:
+            if error is None:
                 waiting.remove(child)
                 yield child
             elif time.monotonic() > deadline:
-                raise StackError(f"{child.program.name} is not ready after {timeout:g} s: {obstacle}")
+                raise StackError(f"{child.program.name} is not ready after {timeout:g} s: {error}")
         if waiting:
             pause(POLL_INTERVAL)
 
 
 def stop_children(children: Sequence[Child], force: Callable[[], bool] = lambda: False) -> list[str]:
-    """Ends the children together: SIGTERM, a time of grace, SIGKILL. Gives the names of those that had to be killed."""
+    """Send SIGTERM to all, and SIGKILL after the longest stop timeout or once `force()` is true. Returns the killed names."""
     for child in children:
         child.send_signal(signal.SIGTERM)
     deadline = time.monotonic() + max((child.program.stop_timeout for child in children), default=0.0)

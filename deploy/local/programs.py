@@ -1,7 +1,4 @@
-"""How our own processes are started: the environment that each one gets, and when it is ready.
-
-Knows the names of the modules and of the variables, and imports none of them.
-"""
+"""Command lines, environments and readiness checks of the gateway and the services, which are named, not imported."""
 
 import http.client
 import json
@@ -13,10 +10,10 @@ from http import HTTPStatus
 from deploy.local.ports import HOST
 from deploy.local.processes import Program
 
-# These speak of the stack as a whole. A child that read them would take the gateway's port for its own.
+# Variables of the stack as a whole. A child that inherited PORT would listen on the gateway's port.
 STACK_VARIABLES = ("PORT", "DATA", "MONGODB_URI", "REDIS_URL", "GRIDCAST_MONGODB_URI", "GRIDCAST_REDIS_URL")
 
-# Seconds for open requests at the end, unless the environment says otherwise: at a terminal somebody waits for it.
+# Seconds for open requests at shutdown, unless the environment sets another value. Short, because a user waits at the terminal.
 SHUTDOWN_TIMEOUT = "5"
 
 
@@ -41,17 +38,19 @@ def gateway(port: int, services: Sequence[Program]) -> Program:
 
 
 def readiness_error(port: int) -> str | None:
-    """Why the process at this port is not ready, in the words of its own /readyz; None when it is."""
+    """The reason why the process at this port is not ready, from its /readyz; None if it is ready."""
     connection = http.client.HTTPConnection(HOST, port, timeout=3.0)
     try:
         connection.request("GET", "/readyz")
         response = connection.getresponse()
         body = response.read(4096)
     except (OSError, http.client.HTTPException) as error:
-        return f"no answer ({error})"
+        return f"no response ({error})"
     finally:
         connection.close()
-    return None if response.status == HTTPStatus.OK else _failed_checks(body) or f"/readyz answers {response.status}"
+    return (
+        None if response.status == HTTPStatus.OK else _failed_checks(body) or f"/readyz responds with {response.status}"
+    )
 
 
 def _failed_checks(body: bytes) -> str:
@@ -68,14 +67,14 @@ def _service(kind: str, index: int, port: int, settings: Mapping[str, str]) -> P
 
 def _program(name: str, kind: str, module: str, port: int, settings: Mapping[str, str]) -> Program:
     inherited = {key: value for key, value in os.environ.items() if key not in STACK_VARIABLES}
-    usual = {"GRIDCAST_SHUTDOWN_TIMEOUT": SHUTDOWN_TIMEOUT, "PYTHONUNBUFFERED": "1"}
-    own = {"GRIDCAST_HOST": HOST, "GRIDCAST_PORT": str(port)}
+    defaults = {"GRIDCAST_SHUTDOWN_TIMEOUT": SHUTDOWN_TIMEOUT, "PYTHONUNBUFFERED": "1"}
+    fixed = {"GRIDCAST_HOST": HOST, "GRIDCAST_PORT": str(port)}
     return Program(
         name=name,
         kind=kind,
         command=(sys.executable, "-m", module),
         url=f"http://{HOST}:{port}",
         readiness_error=lambda: readiness_error(port),
-        environment={**usual, **inherited, **own, **settings},
+        environment={**defaults, **inherited, **fixed, **settings},
         stop_timeout=30.0,
     )

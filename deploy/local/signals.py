@@ -1,6 +1,6 @@
-"""Ctrl-C, termination and the death of a child as something that can be waited for. Knows no child.
+"""Waits for Ctrl-C, termination signals and the end of a child.
 
-A handler that raised could do so between the start of a child and the note of it; these only count.
+The handlers only count: one that raised could do so between the start of a child and its registration.
 """
 
 import select
@@ -15,7 +15,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class SignalWaiter:
-    """Takes the signals of this process over, for the rest of its life."""
+    """Handles the stop signals of this process. After the block they are ignored: the exit code is decided."""
 
     def __init__(self) -> None:
         self._stop_count = 0
@@ -27,10 +27,10 @@ class SignalWaiter:
     def __enter__(self) -> Self:
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         for number in STOP_SIGNALS:
-            # nohup: who starts us so wants us to outlive the terminal.
+            # Started by nohup: SIGHUP stays ignored, so that the run outlives the terminal.
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._on_signal)
-        # A signal without a handler wakes nobody.
+        # Without a handler SIGCHLD does not write to the wakeup descriptor.
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         return self
 
@@ -39,13 +39,12 @@ class SignalWaiter:
     ) -> None:
         signal.set_wakeup_fd(-1)
         for number in STOP_SIGNALS:
-            # What is left to do is to exit, with the code that has been decided.
             signal.signal(number, signal.SIG_IGN)
         self._reader.close()
         self._writer.close()
 
     def pause(self, seconds: float | None = None) -> None:
-        """Waits for the time, a child's end or a signal. Raises Stopped once the end was asked for."""
+        """Wait for `seconds`, the end of a child or a signal. Raises StopRequested after a stop signal."""
         if not self._stop_count:
             readable, _, _ = select.select([self._reader], [], [], seconds)
             if readable:
@@ -55,7 +54,7 @@ class SignalWaiter:
 
     @property
     def force(self) -> bool:
-        """Ctrl-C was pressed again. Only it counts: make and timeout pass one SIGTERM on twice."""
+        """Whether Ctrl-C was pressed twice. SIGTERM is not counted: make and timeout forward one SIGTERM twice."""
         return self._interrupt_count > 1
 
     def _on_signal(self, signum: int, _frame: FrameType | None) -> None:

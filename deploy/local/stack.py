@@ -1,7 +1,4 @@
-"""The stack: what is started in which order, watched, and stopped in reverse.
-
-Knows no signal number, no exit code and no environment.
-"""
+"""Starts the stack in order, supervises it, and stops it in reverse order."""
 
 import contextlib
 import time
@@ -18,11 +15,12 @@ from deploy.local.processes import Child, Program, stop_children, wait_until_rea
 from deploy.local.signals import SignalWaiter
 
 READY_TIMEOUT = 30.0
+"""Seconds until every child of one step must be ready."""
 
 
 @dataclass(frozen=True)
 class StackOptions:
-    """What one run shall start. An address that is given is used instead of a server of our own."""
+    """What one run starts. With a URL, that server is used and none is started."""
 
     port: int
     upload_replicas: int = 1
@@ -41,7 +39,7 @@ class Stack:
         self._children: list[Child] = []
 
     def start(self, options: StackOptions) -> str:
-        """Starts all of it and gives the address. Raises Failure or Stopped, with the children so far still running."""
+        """Start everything and return the gateway's URL. After StackError and StopRequested the started children still run."""
         mongodb_uri, redis_url = self._start_databases(options)
         counts = {
             "upload": options.upload_replicas,
@@ -59,7 +57,7 @@ class Stack:
         return gateway.url
 
     def supervise(self) -> None:
-        """Returns never: raises Failure when a child has ended, Stopped when the end is asked for."""
+        """Never returns: raises StackError when a child has ended, StopRequested after a stop signal."""
         while True:
             for child in self._children:
                 if not child.running:
@@ -67,7 +65,7 @@ class Stack:
             self._signals.pause()
 
     def stop(self) -> list[str]:
-        """Stops kind by kind, the last started first; kills at once where somebody is impatient. Gives the killed."""
+        """Stop kind by kind, the last started first; a second Ctrl-C kills the rest at once. Returns the names of the killed."""
         killed: list[str] = []
         for kind, group in groupby(reversed(self._children), key=lambda child: child.program.kind):
             killed += stop_children(list(group), force=lambda: self._signals.force)
@@ -78,27 +76,26 @@ class Stack:
         if options.mongodb_uri is not None:
             reason = databases.mongodb_error(options.mongodb_uri, timeout=5.0)
             if reason is not None:
-                raise StackError(f"the MongoDB of MONGODB_URI does not answer: {reason}")
+                raise StackError(f"the MongoDB of MONGODB_URI does not respond: {reason}")
         mongo_port, redis_port = free_ports(2)
-        folder = self._data_dir
-        own: list[Program] = []
+        data_dir = self._data_dir
+        servers: list[Program] = []
         if options.mongodb_uri is None:
-            own.append(databases.mongod(folder.mongo, mongo_port, inherited_fds=(folder.lock_fd,)))
+            servers.append(databases.mongod(data_dir.mongo, mongo_port, inherited_fds=(data_dir.lock_fd,)))
         if options.redis_url is None:
-            own.append(databases.redis_server(folder.redis, redis_port))
-        self._start_and_wait(own)
-        return options.mongodb_uri or databases.mongodb_uri(mongo_port), options.redis_url or databases.redis_url(
-            redis_port
-        )
+            servers.append(databases.redis_server(data_dir.redis, redis_port))
+        self._start_and_wait(servers)
+        mongodb_uri = options.mongodb_uri or databases.mongodb_uri(mongo_port)
+        return mongodb_uri, options.redis_url or databases.redis_url(redis_port)
 
     def _start_and_wait(self, programs: Sequence[Program]) -> None:
-        began = time.monotonic()
+        started_at = time.monotonic()
         for program in programs:
             self._children.append(Child(program, self._log_path(program)))
-        fresh = self._children[-len(programs) :] if programs else []
-        for child in wait_until_ready(fresh, READY_TIMEOUT, self._signals.pause):
-            took = time.monotonic() - began
-            print_status(f"{child.program.name:<13} ready in {took:4.1f} s  pid {child.pid:<8} {child.program.url}")
+        started = self._children[-len(programs) :] if programs else []
+        for child in wait_until_ready(started, READY_TIMEOUT, self._signals.pause):
+            seconds = time.monotonic() - started_at
+            print_status(f"{child.program.name:<13} ready in {seconds:4.1f} s  pid {child.pid:<8} {child.program.url}")
 
     def _log_path(self, program: Program) -> Path:
         return self._data_dir.logs / f"{program.name}.log"
@@ -115,6 +112,6 @@ def _service_program(kind: str, index: int, port: int, mongodb_uri: str, redis_u
 
 
 def print_status(text: str) -> None:
-    # A terminal that has gone must not keep the children from being stopped.
+    # An error of a closed terminal must not prevent the children from being stopped.
     with contextlib.suppress(OSError):
         print(text, flush=True)

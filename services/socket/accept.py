@@ -8,10 +8,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gridcast._bus.events import StreamPosition
 from services.common.aio.descriptor_limit import raise_descriptor_limit
 from services.common.aio.token_bucket import TokenBucket
 from services.common.asgi import Scope
-from services.common.bus.events import StreamPosition
 from services.common.errors import NotFound, ServiceUnavailable
 from services.common.http.origins import OriginPolicy
 from services.socket import handshake

@@ -4,7 +4,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from services.common.bus.publisher import Publisher, PublishResult
+from gridcast.publish import PublishResult
+from services.common.bus.publisher import EventPublisher
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,7 @@ class SendOutcome:
 class AckWaiter:
     """Acks that are waited for on this replica. `channel` is where other replicas tell of them."""
 
-    def __init__(self, publisher: Publisher, ack_channel: str) -> None:
+    def __init__(self, publisher: EventPublisher, ack_channel: str) -> None:
         self._publisher = publisher
         self._ack_channel = ack_channel
         self._waiters: dict[tuple[str, str], list[asyncio.Future[None]]] = {}

@@ -6,8 +6,8 @@ from uuid import uuid4
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.common.bus import events
-from services.common.bus.publisher import Publisher
+from gridcast._bus import events
+from services.common.bus.publisher import EventPublisher
 from services.common.errors import BadRequest, NotFound
 from services.common.web.app_factory import openapi_problems
 from services.socket.acks import AckWaiter
@@ -70,7 +70,7 @@ async def publish(
     ] = None,
 ) -> PublishResponse:
     """Push an event to a topic or to every socket."""
-    push: Publisher = request.app.state.push
+    push: EventPublisher = request.app.state.push
     _reject_reserved_type(message)
     if topic is None:
         receipt = await push.broadcast(message.type, message.data, id=message.id)

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from services.common.asgi import Receive, Scope, Send
-from services.common.bus.publisher import Publisher
+from services.common.bus.publisher import EventPublisher
 from services.common.errors import ServiceUnavailable
 from services.common.web.app_factory import create_fastapi_app
 from services.common.web.middleware import RequestMiddleware
@@ -48,7 +48,7 @@ class SocketApplication:
         # The whole of what uvicorn says of a socket is in our own line, without the query.
         logging.getLogger("gridcast.websocket").setLevel(logging.CRITICAL)
         hub = Hub()
-        async with Publisher.from_url(self.settings.redis_url.get_secret_value(), "/socket") as push:
+        async with EventPublisher.from_url(self.settings.redis_url.get_secret_value(), "/socket") as push:
             directory = SessionStore(push.redis, secrets.token_hex(8), self.settings.max_topics_per_connection)
             history = History(push.redis)
             attendance = PresenceManager(hub, directory)

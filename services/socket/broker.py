@@ -13,8 +13,10 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
+from gridcast._bus import events
+from gridcast._bus.keys import ALL_CHANNEL, node_channel, topic_channel
+from gridcast._bus.wakeup import Wakeup
 from services.common.aio.cancellation import cancel_and_wait
-from services.common.bus import events
 from services.common.bus.redis import RedisClient
 from services.common.bus.subscription import Subscription
 from services.common.errors import ServiceUnavailable
@@ -40,10 +42,10 @@ class RedisBroker:
         self._sessions = sessions
         self._history = history
         self._presence = presence
-        self.node_channel = f"gridcast:node:{sessions.node}"
+        self.node_channel = node_channel(sessions.node)
         self._subscription = Subscription(
             redis,
-            ["gridcast:all", self.node_channel],
+            [ALL_CHANNEL, self.node_channel],
             self._on_message,
             name="events",
             on_subscribed=self._on_subscription_live,
@@ -78,7 +80,7 @@ class RedisBroker:
         """Return once this replica hears `topic`. It does so while the hub knows someone who wants it."""
         waiting = self._topic_subscriptions.get(topic)
         if waiting is None:
-            waiting = asyncio.ensure_future(self._subscription.subscribe(f"gridcast:topic:{topic}"))
+            waiting = asyncio.ensure_future(self._subscription.subscribe(topic_channel(topic)))
             self._topic_subscriptions[topic] = waiting
             waiting.add_done_callback(lambda done: self._discard_failed_subscription(topic, done))
         await asyncio.shield(waiting)
@@ -94,17 +96,17 @@ class RedisBroker:
             if payload.startswith(b"{"):
                 self._on_control(json.loads(payload))
                 return
-            head, _, event = payload.partition(b"\n")
-            sequence, kind, name, key, reply = head.decode().split("\t")
-            position = events.StreamPosition.from_string(sequence)
-            if position.epoch != self.epoch:
+            wakeup = Wakeup.parse(payload)
+            if wakeup.position.epoch != self.epoch:
                 self._heartbeat_now()
                 return
-            message = self._build_publication(position.offset, event, key, reply)
+            message = self._build_publication(
+                wakeup.position.offset, wakeup.event, wakeup.conflation_key, wakeup.ack_channel
+            )
         except (ValueError, RecursionError):
             _log.warning("malformed message on a Redis channel: %r", payload[:80])
             return
-        metrics.WEBSOCKET_FRAMES_SENT.inc(self._hub.fan_out(kind, name, message))
+        metrics.WEBSOCKET_FRAMES_SENT.inc(self._hub.fan_out(wakeup.kind, wakeup.name, message))
         self._processed_offset = max(self._processed_offset, message.offset)
 
     def _build_publication(self, offset: int, event: bytes, conflation_key: str, ack_channel: str) -> Publication:
@@ -246,4 +248,4 @@ class RedisBroker:
                 and self._topic_subscriptions.get(topic) is waiting
             ):
                 del self._topic_subscriptions[topic]
-                await self._subscription.unsubscribe(f"gridcast:topic:{topic}")
+                await self._subscription.unsubscribe(topic_channel(topic))

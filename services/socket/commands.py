@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 
-from services.common.bus import events
+from gridcast._bus import events
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs
 
-from services.common.bus import events
+from gridcast._bus import events
+from services.common.bus.errors import translated_bus_errors
 from services.common.errors import BadRequest
 from services.common.http.origins import OriginPolicy
 
@@ -35,8 +36,9 @@ def parse_connect_request(query: bytes, max_topics: int) -> ConnectRequest:
     topics = tuple(dict.fromkeys(topic for topic in ",".join(fields.get("topics", [])).split(",") if topic))
     if len(topics) > max_topics:
         raise BadRequest(f"too many topics: at most {max_topics} per connection")
-    for topic in topics:
-        events.validate_topic(topic)
+    with translated_bus_errors():
+        for topic in topics:
+            events.validate_topic(topic)
     sid, _, secret = fields.get("resume", [""])[-1].partition(".")
     known = events.is_valid_sid(sid) and bool(secret)
     return ConnectRequest(

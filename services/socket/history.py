@@ -6,7 +6,7 @@ It knows Redis and the layout of a history; it does not know who asks.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.common.bus.publisher import SEQUENCE_KEY
+from gridcast._bus.keys import SEQUENCE_KEY
 from services.common.bus.redis import RedisClient
 from services.socket.scripts import READ_HISTORY
 

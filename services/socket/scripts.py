@@ -6,13 +6,11 @@ position, since, left, meta, t:<topic>}, where `resume` and `previous` are hashe
 session that an operator has closed. Each file documents its KEYS, its ARGV and its reply.
 """
 
-from importlib.resources import files
-
-from services.common.bus.redis import LuaScript
+from gridcast._bus.lua_script import LuaScript
 
 
 def _load(name: str) -> LuaScript:
-    return LuaScript(files("services.socket").joinpath("lua", f"{name}.lua").read_text("utf-8"))
+    return LuaScript.load("services.socket", name)
 
 
 REGISTER_NODE = _load("register_node")

@@ -10,14 +10,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gridcast._bus.events import StreamPosition
+from gridcast._bus.keys import SEQUENCE_KEY, SESSIONS_KEY, node_key, session_key
+from gridcast._bus.redis import RedisArgument
 from services.common.aio.batcher import Batcher
-from services.common.bus.events import StreamPosition
-from services.common.bus.publisher import SEQUENCE_KEY
-from services.common.bus.redis import RedisArgument, RedisClient
+from services.common.bus.redis import RedisClient
 from services.common.errors import BadRequest
 from services.socket import scripts
 
-SESSIONS_KEY = "gridcast:sids"
 NODE_TTL_SECONDS = 15
 """A replica whose heartbeat has been missing for this long is dead; its sids must not be `online` for more than 20 s."""
 SETTLING_SECONDS = 5
@@ -85,11 +85,6 @@ def hash_secret(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def session_key(sid: str) -> str:
-    """The key of a session's record."""
-    return f"gridcast:sid:{sid}"
-
-
 class SessionStore:
     """The sessions in Redis, as the replica `node` reads and writes them."""
 
@@ -97,7 +92,7 @@ class SessionStore:
         self._redis = redis
         self._max_topics = max_topics
         self.node = node
-        self._node_key = f"gridcast:node:{node}"
+        self._node_key = node_key(node)
         self._acquire_batcher = Batcher(self._acquire_batch, ACQUIRES_PER_CALL)
 
     async def aclose(self) -> None:

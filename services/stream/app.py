@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.routing import Route
 
+from gridcast._bus.keys import INVALIDATION_CHANNEL
 from services.common.aio.cancellation import cancel_and_wait
 from services.common.asgi import Receive, Scope, Send
-from services.common.bus.publisher import INVALIDATION_CHANNEL
 from services.common.bus.redis import RedisClient
 from services.common.bus.subscription import Subscription
 from services.common.http.encoding import PreparedResponse

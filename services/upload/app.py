@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from services.common.aio.cancellation import cancel_and_wait
-from services.common.bus.publisher import Publisher
+from services.common.bus.publisher import EventPublisher
 from services.common.errors import GridcastError, ServiceUnavailable
 from services.common.store.factory import open_store
 from services.common.store.garbage_collection_loop import GarbageCollectionLoop
@@ -45,7 +45,7 @@ def create_app(settings: UploadSettings | None = None, limiter: UploadLimiter | 
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         store = open_store(settings, settings.store_timings())
         app.state.store = store.uploads
-        async with Publisher.from_url(settings.redis_url.get_secret_value(), "/upload") as publisher:
+        async with EventPublisher.from_url(settings.redis_url.get_secret_value(), "/upload") as publisher:
             policy = UploadPolicy(settings.max_file_size, settings.allowed_media_types)
             disk_space = DiskSpaceMonitor(settings.min_free_space, limiter.abort_all)
             outbox = OutboxPublisher(store.uploads, publisher)

@@ -5,7 +5,7 @@ python -m services.upload.collect_garbage
 
 import asyncio
 
-from services.common.bus.publisher import Publisher
+from services.common.bus.publisher import EventPublisher
 from services.common.settings import load_settings
 from services.common.store.factory import open_store
 from services.common.store.garbage_collection_loop import GarbageCollectionLoop
@@ -18,7 +18,7 @@ async def run_standalone(settings: UploadSettings) -> None:
     """Collect everything that is due, and search for orphans once."""
     store = open_store(settings, settings.store_timings())
     try:
-        async with Publisher.from_url(settings.redis_url.get_secret_value(), "/upload") as publisher:
+        async with EventPublisher.from_url(settings.redis_url.get_secret_value(), "/upload") as publisher:
             await store.uploads.ensure_schema()
             outbox = OutboxPublisher(store.uploads, publisher)
             loop = GarbageCollectionLoop(store.garbage, outbox.publish)

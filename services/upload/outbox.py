@@ -6,7 +6,7 @@ This order is safe: a crash before the publication leaves the event in the outbo
 import asyncio
 import logging
 
-from services.common.bus.publisher import Publisher
+from services.common.bus.publisher import EventPublisher
 from services.common.errors import GridcastError
 from services.common.store.upload_store import EventAcknowledger, OutboxEvent
 
@@ -19,7 +19,7 @@ _log = logging.getLogger("gridcast.upload")
 class OutboxPublisher:
     """Publishes committed changes."""
 
-    def __init__(self, store: EventAcknowledger, publisher: Publisher) -> None:
+    def __init__(self, store: EventAcknowledger, publisher: EventPublisher) -> None:
         self._store = store
         self._publisher = publisher
         self._pending_acks: set[asyncio.Task[None]] = set()

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 from uuid import uuid4
 
 from services.common.aio.cancellation import cancel_and_wait
-from services.common.bus.publisher import Publisher
+from services.common.bus.publisher import EventPublisher
 from services.common.errors import GridcastError
 
 ProgressState = Literal["receiving", "verifying", "stored", "failed"]
@@ -57,7 +57,7 @@ class NullProgress:
 class UploadProgress:
     """The progress of one upload, published to one socket."""
 
-    def __init__(self, publisher: Publisher, sid: str, filename: str, conflation_key: str) -> None:
+    def __init__(self, publisher: EventPublisher, sid: str, filename: str, conflation_key: str) -> None:
         self._filename = filename
         self._publisher = publisher
         self._sid = sid
@@ -133,7 +133,7 @@ class UploadProgress:
 class ProgressReporter:
     """Starts the progress of every upload, and cancels those in progress at shutdown."""
 
-    def __init__(self, publisher: Publisher) -> None:
+    def __init__(self, publisher: EventPublisher) -> None:
         self._publisher = publisher
         self._active: dict[tuple[str, str], tuple[UploadProgress, asyncio.Task[None]]] = {}
 

@@ -21,7 +21,7 @@ import uvloop
 
 from deploy.local import databases
 from deploy.local.ports import free_ports
-from services.common.bus.publisher import Publisher
+from services.common.bus.publisher import EventPublisher
 from services.common.bus.redis import RedisClient
 from tests.bench.baselines.socket_tutorial import CHANNEL
 from tests.bench.contender import run_contender
@@ -108,7 +108,7 @@ class Contenders:
     @contextlib.asynccontextmanager
     async def broadcasters(self) -> AsyncIterator[dict[str, Broadcast]]:
         """For each contender a function that pushes one broadcast."""
-        async with Publisher.from_url(self._redis_url, "/bench") as push, contextlib.AsyncExitStack() as stack:
+        async with EventPublisher.from_url(self._redis_url, "/bench") as push, contextlib.AsyncExitStack() as stack:
             text = json.dumps({"type": "bench.tick", "data": DATA})
             found: dict[str, Broadcast] = {
                 OURS: lambda: push.broadcast("bench.tick", DATA),

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from services.common.bus.publisher import Publisher
+from gridcast.publish import Publisher
 from tests.support.npm import NpmUnavailable, install_packages
 from tests.support.socket_replica_pair import SocketReplicaPair, run_socket_replica_pair
 

@@ -13,7 +13,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect as connect_in_sync
 
-from services.common.bus.publisher import Publisher
+from gridcast.publish import Publisher
 from tests.support.socket_replica_pair import SocketReplicaPair, run_socket_replica_pair
 
 TIMEOUT = 10.0

@@ -121,7 +121,7 @@ def test_second_interrupt_kills_hanging_children(tmp_path: Path, run_marker_env:
         stack.process.send_signal(signal.SIGINT)
         eventually(lambda: "socket        stopped" in stack.stdout)
         assert stack.terminate(signal.SIGINT) == 1
-        assert "had to be killed: stream-1" in wait_for_error_line(stack)
+        assert "killed after the stop timeout: stream-1" in wait_for_error_line(stack)
         assert find_marked_processes(run_marker_env) == []
 
 
@@ -200,7 +200,7 @@ def test_unreachable_mongodb_is_reported(tmp_path: Path, run_marker_env: dict[st
     env = {**run_marker_env, "MONGODB_URI": f"mongodb://me:hidden@{HOST}:{port}/"}
     with run_stack(tmp_path / "data", env=env, up=False) as stack:
         line = wait_for_error_line(stack)
-        assert "the MongoDB of MONGODB_URI does not answer" in line
+        assert "the MongoDB of MONGODB_URI does not respond" in line
         assert "hidden" not in line
 
 

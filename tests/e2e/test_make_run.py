@@ -14,7 +14,7 @@ from deploy.local.processes import PROJECT_ROOT
 from tests.support.stack import STACK_VARIABLES
 from tests.support.waiting import eventually
 
-SOURCE_PATHS = ("Makefile", "pyproject.toml", "requirements", "services", "gateway", "deploy")
+SOURCE_PATHS = ("Makefile", "pyproject.toml", "requirements", "services", "gateway", "deploy", "clients/python")
 
 
 @pytest.fixture
@@ -29,8 +29,8 @@ def source_copy(tmp_path: Path) -> Path:
         else:
             shutil.copy2(PROJECT_ROOT / part, folder / part)
     # Older than the environment, whenever they were checked out.
-    for lock in (folder / "requirements").iterdir():
-        os.utime(lock, (0, 0))
+    for prerequisite in (*(folder / "requirements").iterdir(), folder / "clients/python/pyproject.toml"):
+        os.utime(prerequisite, (0, 0))
     (folder / ".venv").symlink_to((PROJECT_ROOT / ".venv").resolve())
     return folder
 

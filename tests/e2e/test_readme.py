@@ -14,6 +14,7 @@ import pytest
 from websockets.sync.client import connect
 
 from deploy.local.processes import PROJECT_ROOT
+from tests.support.client_package import ClientEnvironment
 from tests.support.stack import Stack
 from tests.support.videos import SampleVideos
 from tests.support.waiting import eventually
@@ -82,23 +83,15 @@ def test_commands_of_the_usage_section_work(stack: Stack, sample_videos: SampleV
         listener.wait(10)
 
 
-def test_a_separate_process_pushes(stack: Stack, tmp_path: Path) -> None:
-    """A push to all reaches both replicas, one to a sid reaches that client alone."""
+def test_a_separate_process_pushes(stack: Stack, client_environment: ClientEnvironment, tmp_path: Path) -> None:
+    """The snippet with nothing installed but the wheel: a push to all reaches both replicas, one to a sid that client alone."""
     script = tmp_path / "billing.py"
     script.write_text(code_block("python", "Publisher.from_url"), "utf-8")
     addresses = [stack.urls[name].replace("http", "ws", 1) + "/ws" for name in ("socket-1", "socket-2")]
     with connect(addresses[0]) as one, connect(addresses[1]) as other:
         sid = json.loads(one.recv(5))["sid"]
         other.recv(5)
-        run = subprocess.run(
-            [sys.executable, str(script), stack.urls["redis-server"], sid],
-            cwd=PROJECT_ROOT,
-            env={"PYTHONPATH": str(PROJECT_ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
+        run = client_environment.run(str(script), stack.urls["redis-server"], sid, folder=tmp_path)
         assert run.returncode == 0, run.stderr
         assert "sent" in run.stdout
         assert [json.loads(one.recv(5))["type"] for _ in range(2)] == ["invoice.paid", "invoice.yours"]

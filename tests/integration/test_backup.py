@@ -171,7 +171,7 @@ def test_truncated_dump_is_refused_before_anything_is_written(
 
 
 @pytest.mark.parametrize(
-    ("lost", "said"), [(0, "block 0 is missing"), (5, "block 5 is missing"), (11, "2872320 of 3000000 bytes are there")]
+    ("lost", "said"), [(0, "chunk 0 is missing"), (5, "chunk 5 is missing"), (11, "found 2872320 of 3000000 bytes")]
 )
 def test_dump_reports_a_file_with_a_missing_chunk(
     mongod: ServerProcess,

@@ -167,7 +167,7 @@ def test_standalone_server_becomes_a_replica_set_and_a_member_is_not_converted(
     server.start()
     formed = run_job(vault, server, MONGO_REPLICA_SET="gridcast")
     assert formed.returncode == 0, formed.stderr
-    assert "formed the replica set gridcast" in formed.stdout
+    assert "initiated the replica set gridcast" in formed.stdout
     with connect_as(server, "upload", "upload-password-0", "gridcast") as client:
         assert client.gridcast.media.count_documents({}) == 1
     server.kill()

@@ -12,9 +12,14 @@ from typing import Any
 import pytest
 import redis as another_client
 
-from services.common.bus import events
-from services.common.bus.publisher import INVALIDATION_CHANNEL, PUBLISH_EVENT, Publisher
-from services.common.bus.redis import REDIS_COMMAND_TIMEOUT_SECONDS, RedisClient
+from deploy.local.ports import HOST, free_ports
+from gridcast._bus import events
+from gridcast._bus.keys import INVALIDATION_CHANNEL
+from gridcast._bus.redis import REDIS_COMMAND_TIMEOUT_SECONDS
+from gridcast._bus.wakeup import PUBLISH_EVENT, Wakeup
+from gridcast.publish import EventTooLarge, InvalidEvent, Publisher, RedisUnavailable, SessionsNotReady
+from services.common.bus.publisher import EventPublisher
+from services.common.bus.redis import RedisClient
 from services.common.bus.subscription import Subscription
 from services.common.errors import BadRequest, ContentTooLarge, ServiceUnavailable
 from tests.support.databases import ServerProcess
@@ -28,8 +33,8 @@ SID = "B" * 51 + "Q"
 
 
 @pytest.fixture
-async def publisher(redis_url: str) -> AsyncIterator[Publisher]:
-    async with Publisher.from_url(redis_url, "/test") as made:
+async def publisher(redis_url: str) -> AsyncIterator[EventPublisher]:
+    async with EventPublisher.from_url(redis_url, "/test") as made:
         yield made
 
 
@@ -37,7 +42,7 @@ async def is_true(condition: Callable[[], bool]) -> bool:
     return condition()
 
 
-async def subscribe_and_collect(push: Publisher, *channels: str) -> tuple[Subscription, list[bytes]]:
+async def subscribe_and_collect(push: EventPublisher, *channels: str) -> tuple[Subscription, list[bytes]]:
     messages: list[bytes] = []
     subscription = Subscription(push.redis, channels, lambda _channel, payload: messages.append(payload), name="test")
     subscription.start()
@@ -45,7 +50,7 @@ async def subscribe_and_collect(push: Publisher, *channels: str) -> tuple[Subscr
     return subscription, messages
 
 
-async def test_push_writes_sequence_history_and_wake_up(publisher: Publisher) -> None:
+async def test_push_writes_sequence_history_and_wake_up(publisher: EventPublisher) -> None:
     subscription, messages = await subscribe_and_collect(publisher, "gridcast:all", "gridcast:topic:a")
     first = await publisher.broadcast("t", {"n": 1}, id="one")
     second = await publisher.publish("a", "t", {"n": 2})
@@ -68,13 +73,13 @@ async def test_push_writes_sequence_history_and_wake_up(publisher: Publisher) ->
     assert 200 < await publisher.redis.execute("TTL", f"gridcast:history:{epoch}:all:") <= 240
 
 
-async def test_event_id_is_deduplicated_per_target_and_source(publisher: Publisher, redis_url: str) -> None:
+async def test_event_id_is_deduplicated_per_target_and_source(publisher: EventPublisher, redis_url: str) -> None:
     subscription, messages = await subscribe_and_collect(publisher, "gridcast:all", "gridcast:topic:a")
     first = await publisher.broadcast("t", 1, id="x")
     again = await publisher.broadcast("t", 1, id="x")
     assert (first.duplicate, again.duplicate, again.sequence) == (False, True, first.sequence)
     assert not (await publisher.publish("a", "t", 1, id="x")).duplicate
-    async with Publisher.from_url(redis_url, "/other") as other:
+    async with EventPublisher.from_url(redis_url, "/other") as other:
         assert not (await other.broadcast("t", 1, id="x")).duplicate
     for number in range(3):
         assert not (await publisher.broadcast("t", number, id="progress", conflation_key=True)).duplicate
@@ -83,7 +88,7 @@ async def test_event_id_is_deduplicated_per_target_and_source(publisher: Publish
     assert len(messages) == 6
 
 
-async def test_concurrent_pushes_are_all_delivered(publisher: Publisher) -> None:
+async def test_concurrent_pushes_are_all_delivered(publisher: EventPublisher) -> None:
     """Every sequence number is used once, and of ten pushes with one id nine are duplicates."""
     receipts = await asyncio.gather(*(publisher.broadcast("t", n, id=f"id-{n % 50}") for n in range(500)))
     fresh = [receipt for receipt in receipts if not receipt.duplicate]
@@ -91,7 +96,7 @@ async def test_concurrent_pushes_are_all_delivered(publisher: Publisher) -> None
     assert sorted(int(str(receipt.sequence).partition("-")[2]) for receipt in fresh) == list(range(1, 51))
 
 
-async def test_conflated_events_are_numbered_and_not_stored(publisher: Publisher) -> None:
+async def test_conflated_events_are_numbered_and_not_stored(publisher: EventPublisher) -> None:
     subscription, messages = await subscribe_and_collect(publisher, "gridcast:all")
     await publisher.broadcast("t", 1)
     receipt = await publisher.broadcast("file.progress", {"received": 5}, conflation_key="upload-1")
@@ -110,13 +115,13 @@ async def test_conflated_events_are_numbered_and_not_stored(publisher: Publisher
     assert [(number, entry[b"previous"]) for number, entry in entries] == [(b"1-0", b"0"), (b"4-0", b"1")]
 
 
-async def test_history_length_is_bounded(publisher: Publisher) -> None:
+async def test_history_length_is_bounded(publisher: EventPublisher) -> None:
     receipts = [await publisher.publish("a", "t", "x" * 100) for _ in range(1000)]
     epoch = str(receipts[-1].sequence).partition("-")[0]
     assert 256 <= await publisher.redis.execute("XLEN", f"gridcast:history:{epoch}:topic:a") <= 400
 
 
-async def test_unknown_sids_are_reported(publisher: Publisher) -> None:
+async def test_unknown_sids_are_reported(publisher: EventPublisher) -> None:
     for sid in ("", "x", "gridcast:*", "a" * 52):
         receipt = await publisher.send(sid, "t", 1)
         assert (receipt.status, receipt.sequence) == ("unknown", None)
@@ -138,7 +143,7 @@ async def test_unknown_sids_are_reported(publisher: Publisher) -> None:
     ],
 )
 async def test_invalid_events_are_rejected_before_redis(
-    publisher: Publisher, kind: str, said: Any, error: type[Exception]
+    publisher: EventPublisher, kind: str, said: Any, error: type[Exception]
 ) -> None:
     for attempt in (
         publisher.broadcast(kind, said),
@@ -157,7 +162,36 @@ async def test_invalid_events_are_rejected_before_redis(
     assert await publisher.redis.execute("EXISTS", "gridcast:sequence") == 0
 
 
-async def test_invalidation_is_published(publisher: Publisher) -> None:
+async def test_the_wake_up_of_the_script_is_parsed(publisher: EventPublisher) -> None:
+    subscription, messages = await subscribe_and_collect(publisher, "gridcast:topic:a")
+    result = await publisher.publish("a", "t", 1, conflation_key="k")
+    await subscription.barrier()
+    await subscription.aclose()
+    parsed = Wakeup.parse(messages[0])
+    assert (str(parsed.position), *parsed[1:5]) == (result.sequence, "topic", "a", "/test t k", "")
+    assert events.decode_event(parsed.event).id == result.id
+
+
+async def test_the_client_raises_its_own_errors(redis_url: str) -> None:
+    """gridcast.publish without the services."""
+    async with Publisher.from_url(redis_url, "/test") as client:
+        await client.ping()
+        assert (await client.broadcast("t", 1)).status == "sent"
+        assert (await client.send("x", "t", 1)).status == "unknown"
+        with pytest.raises(SessionsNotReady):
+            await client.send(SID, "t", 1)
+        with pytest.raises(InvalidEvent):
+            await client.publish("a b", "t", 1)
+        with pytest.raises(EventTooLarge):
+            await client.broadcast("t", "x" * 70_000)
+    (port,) = free_ports(1)
+    async with Publisher.from_url(f"redis://{HOST}:{port}", "/test") as client:
+        with pytest.raises(RedisUnavailable) as refused:
+            await client.broadcast("t", 1)
+        assert HOST not in str(refused.value)
+
+
+async def test_invalidation_is_published(publisher: EventPublisher) -> None:
     subscription, messages = await subscribe_and_collect(publisher, INVALIDATION_CHANNEL)
     await publisher.publish_invalidation("dämö/a", 'v".webm')
     await subscription.barrier()
@@ -166,7 +200,7 @@ async def test_invalidation_is_published(publisher: Publisher) -> None:
 
 
 async def test_refused_connection_fails_immediately_and_a_hanging_one_times_out(dedicated_redis: ServerProcess) -> None:
-    async with Publisher.from_url(dedicated_redis.url, "/test") as push:
+    async with EventPublisher.from_url(dedicated_redis.url, "/test") as push:
         await push.ping()
         dedicated_redis.pause()
         began = time.monotonic()
@@ -189,7 +223,7 @@ async def test_refused_connection_fails_immediately_and_a_hanging_one_times_out(
 
 async def test_redis_that_accepts_and_never_replies_times_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as hole:
-        async with Publisher.from_url(f"redis://127.0.0.1:{hole.getsockname()[1]}", "/test") as push:
+        async with EventPublisher.from_url(f"redis://127.0.0.1:{hole.getsockname()[1]}", "/test") as push:
             began = time.monotonic()
             with pytest.raises(ServiceUnavailable):
                 await push.ping()
@@ -197,18 +231,18 @@ async def test_redis_that_accepts_and_never_replies_times_out() -> None:
 
 
 async def test_redis_out_of_memory_or_wrong_password_is_an_error(dedicated_redis: ServerProcess) -> None:
-    async with Publisher.from_url(dedicated_redis.url, "/test") as push:
+    async with EventPublisher.from_url(dedicated_redis.url, "/test") as push:
         await push.redis.execute("CONFIG", "SET", "maxmemory", "1")
         with pytest.raises(ServiceUnavailable):
             await push.broadcast("t", 1)
         await push.redis.execute("CONFIG", "SET", "maxmemory", "0")
         assert (await push.broadcast("t", 1)).status == "sent"
         await push.redis.execute("CONFIG", "SET", "requirepass", "secret")
-    async with Publisher.from_url(dedicated_redis.url, "/test") as push:
+    async with EventPublisher.from_url(dedicated_redis.url, "/test") as push:
         with pytest.raises(ServiceUnavailable) as refused:
             await push.broadcast("t", 1)
         assert "secret" not in str(refused.value)
-    async with Publisher.from_url(dedicated_redis.url.replace("redis://", "redis://:secret@"), "/test") as push:
+    async with EventPublisher.from_url(dedicated_redis.url.replace("redis://", "redis://:secret@"), "/test") as push:
         assert (await push.broadcast("t", 1)).status == "sent"
 
 
@@ -255,7 +289,7 @@ async def test_subscription_detects_a_half_open_connection(dedicated_redis: Serv
 
 
 async def test_subscribing_to_many_channels_is_no_timeout(
-    publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+    publisher: EventPublisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However long it takes to subscribe to all of them, Redis keeps replying."""
     monkeypatch.setattr("services.common.bus.subscription.REDIS_COMMAND_TIMEOUT_SECONDS", 0.2)
@@ -328,7 +362,7 @@ async def test_another_client_pushes_with_the_documented_script(single_replica: 
     again = await back.reconnect(single_replica[0])
     assert [(await again.receive_event())["data"] for _ in range(3)] == ["sid", "topic", "all"]
     # And its sender gets the ack.
-    async with Publisher.from_url(single_replica.redis.url, "/test") as push:
+    async with EventPublisher.from_url(single_replica.redis.url, "/test") as push:
         subscription, messages = await subscribe_and_collect(push, "gridcast:test")
         await again.send({"type": "ack", "id": "1-sid"})
         await eventually_async(lambda: is_true(lambda: bool(messages)))
@@ -341,7 +375,7 @@ async def test_documented_keys_match_redis(single_replica: SocketReplicas) -> No
     named = re.findall(r"^\| `(gridcast:[^`]+)` \|", DOCUMENT, re.MULTILINE)
     patterns = [re.compile(re.sub(r"<[^>]+>", ".*", name)) for name in named]
     client = await WebSocketClient.connect(single_replica[0], topics="a")
-    async with Publisher.from_url(single_replica.redis.url, "/test") as push:
+    async with EventPublisher.from_url(single_replica.redis.url, "/test") as push:
         await push.publish("a", "t", 1)
         await push.send(client.sid, "t", 1)
         keys = [key.decode() for key in await push.redis.execute("KEYS", "*")]

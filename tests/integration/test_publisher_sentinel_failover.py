@@ -10,7 +10,7 @@ import pytest
 
 from deploy.local import binaries
 from deploy.local.ports import free_ports
-from services.common.bus.publisher import Publisher
+from gridcast.publish import Publisher
 from tests.support.processes import ServiceProcess, run_service
 from tests.support.redis_commands import send_redis_commands
 from tests.support.waiting import eventually, eventually_async

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from jsonschema import Draft7Validator
 
-from services.common.bus import events
+from gridcast._bus import events
 from services.socket import commands
 from tests.support.websocket_client import SocketReplicas, WebSocketClient, push_message
 

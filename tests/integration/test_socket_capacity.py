@@ -9,7 +9,7 @@ from pathlib import Path
 import picows
 import pytest
 
-from services.common.bus.publisher import Publisher
+from gridcast.publish import Publisher
 from tests.support.open_file_limit import raise_open_file_limit
 from tests.support.process_stats import resident_memory
 from tests.support.websocket_client import SocketReplicas, connect_stalled_reader, http_client, run_socket_replicas

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-from services.common.bus.publisher import Publisher, PublishResult
+from gridcast.publish import PublishResult
+from services.common.bus.publisher import EventPublisher
 from services.common.errors import ServiceUnavailable
 from tests.support.processes import ServiceProcess
 from tests.support.waiting import eventually_async
@@ -138,7 +139,7 @@ async def test_every_gap_is_reported(
         crowd = [ReconnectingBrowser(living, random.Random(chance.random())) for _ in range(browsers)]
         running = [asyncio.create_task(browser.run()) for browser in crowd]
         await eventually_async(lambda: all_browsers(crowd, lambda browser: bool(browser.sid)))
-        async with Publisher.from_url(made.redis.url, "/test") as push:
+        async with EventPublisher.from_url(made.redis.url, "/test") as push:
 
             async def send_to_one(sid: str, name: int, number: int) -> PublishResult:
                 return await push.send(sid, "t", ["sid", number], id=f"{name}-{number}")

@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from deploy.local.ports import free_ports
 from deploy.local.programs import readiness_error
-from services.common.bus.publisher import Publisher
+from gridcast.publish import Publisher
 from services.socket.settings import SocketSettings
 from tests.support.process_stats import resident_memory
 from tests.support.waiting import eventually_async

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.common.bus.publisher import Publisher
+from services.common.bus.publisher import EventPublisher
 from tests.support.waiting import eventually_async
 from tests.support.websocket_client import (
     SocketReplicas,
@@ -88,7 +88,7 @@ async def test_topics_in_the_query(two_replicas: SocketReplicas) -> None:
 
 async def test_a_separate_process_pushes_with_a_few_lines(two_replicas: SocketReplicas) -> None:
     one, other = await WebSocketClient.connect(two_replicas[0]), await WebSocketClient.connect(two_replicas[1])
-    async with Publisher.from_url(two_replicas.redis.url, "/billing") as billing:
+    async with EventPublisher.from_url(two_replicas.redis.url, "/billing") as billing:
         assert (await billing.send(one.sid, "invoice.paid", {"n": 1})).status == "sent"
         await billing.broadcast("shop.open", None)
     assert [(await one.receive_event())["type"] for _ in range(2)] == ["invoice.paid", "shop.open"]
@@ -181,7 +181,7 @@ async def test_push_to_an_offline_client_is_queued(two_replicas: SocketReplicas)
     await client.close()
     await eventually_async(lambda: is_offline(two_replicas, client.sid))
     assert (await push_message(two_replicas[1], client.sid, EVENT)).json()["status"] == "queued"
-    async with Publisher.from_url(two_replicas.redis.url, "/x") as other:
+    async with EventPublisher.from_url(two_replicas.redis.url, "/x") as other:
         assert (await other.send(client.sid, "a", 1, conflation_key=True)).status == "dropped"
         assert (await other.send(client.sid, "a", 1)).status == "queued"
 
@@ -242,7 +242,7 @@ async def test_waits_have_a_limit(two_replicas: SocketReplicas) -> None:
 async def test_invalid_event_never_reaches_a_client(two_replicas: SocketReplicas) -> None:
     """RxJS fails on a frame that is not JSON, whichever program wrote it into Redis."""
     client = await WebSocketClient.connect(two_replicas[0])
-    async with Publisher.from_url(two_replicas.redis.url, "/x") as other:
+    async with EventPublisher.from_url(two_replicas.redis.url, "/x") as other:
         for payload in (
             "",
             "x",

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from services.common.bus.publisher import Publisher
+from services.common.bus.publisher import EventPublisher
 from services.common.errors import ServiceUnavailable
 from tests.support.processes import ServiceProcess
 from tests.support.waiting import eventually_async
@@ -133,7 +133,7 @@ async def test_broken_subscription_misses_no_event(two_replicas: SocketReplicas)
             seen.append(event["data"])
 
     task = asyncio.create_task(reading())
-    async with Publisher.from_url(two_replicas.redis.url, "/x") as other:
+    async with EventPublisher.from_url(two_replicas.redis.url, "/x") as other:
         for number in range(400):
             if number % 3 == 0:
                 await other.send(client.sid, "t", number)
@@ -158,7 +158,7 @@ async def test_missed_events_beyond_the_history_are_a_gap(two_replicas: SocketRe
         await WebSocketClient.connect(two_replicas[0], topics="busy"),
     )
     two_replicas[0].child.send_signal(signal.SIGSTOP)
-    async with Publisher.from_url(two_replicas.redis.url, "/x") as other:
+    async with EventPublisher.from_url(two_replicas.redis.url, "/x") as other:
         await other.redis.execute("CLIENT", "KILL", "TYPE", "pubsub")
         for number in range(600):
             await other.publish("busy", "t", number)
@@ -178,7 +178,7 @@ async def test_subscriber_over_its_output_buffer_recovers(two_replicas: SocketRe
     client = await WebSocketClient.connect(two_replicas[0])
     two_replicas[0].child.send_signal(signal.SIGSTOP)
     filler = "x" * 60_000
-    async with Publisher.from_url(two_replicas.redis.url, "/x") as other:
+    async with EventPublisher.from_url(two_replicas.redis.url, "/x") as other:
         for number in range(800):
             await other.broadcast("t", [number, filler])
         two_replicas[0].child.send_signal(signal.SIGCONT)
@@ -198,7 +198,7 @@ async def test_operator_disconnect_while_the_replica_is_unsubscribed(two_replica
     """The replica resumes, finds no record, and must not take the sid for one that a flush has removed."""
     client = await WebSocketClient.connect(two_replicas[0])
     two_replicas[0].child.send_signal(signal.SIGSTOP)
-    async with Publisher.from_url(two_replicas.redis.url, "/x") as other, http_client(two_replicas[1]) as asking:
+    async with EventPublisher.from_url(two_replicas.redis.url, "/x") as other, http_client(two_replicas[1]) as asking:
         await other.redis.execute("CLIENT", "KILL", "TYPE", "pubsub")
         assert (await asking.delete(f"/sockets/{client.sid}")).status_code == 204
         two_replicas[0].child.send_signal(signal.SIGCONT)
@@ -212,7 +212,7 @@ async def test_operator_disconnect_while_the_replica_is_unsubscribed(two_replica
 async def test_redis_is_flushed_while_clients_are_connected(two_replicas: SocketReplicas) -> None:
     client = await WebSocketClient.connect(two_replicas[0], topics="a", meta='{"n":1}')
     before = client.last_sequence.partition("-")[0]
-    async with Publisher.from_url(two_replicas.redis.url, "/x") as other:
+    async with EventPublisher.from_url(two_replicas.redis.url, "/x") as other:
         await other.redis.execute("FLUSHALL")
         with pytest.raises(ServiceUnavailable):
             await other.send(client.sid, "t", "too early: who is there is not known yet")
@@ -240,7 +240,7 @@ async def test_paused_replica_misses_no_event(two_replicas: SocketReplicas) -> N
         async with http_client(two_replicas[1]) as asking:
             return bool((await asking.get(f"/sockets/{client.sid}")).json()["state"] == wanted)
 
-    async with Publisher.from_url(two_replicas.redis.url, "/x") as other:
+    async with EventPublisher.from_url(two_replicas.redis.url, "/x") as other:
         assert (await other.send(client.sid, "t", 0)).status == "sent"
         await eventually_async(lambda: state("away"), 20)
         for number in (1, 3, 5):
@@ -258,7 +258,7 @@ async def test_paused_replica_misses_no_event(two_replicas: SocketReplicas) -> N
 async def test_restored_redis_snapshot_reuses_no_sequence_numbers(two_replicas: SocketReplicas) -> None:
     """A Redis with snapshots: after a restart it has older data, and would use sequence numbers a second time."""
     client, gone = await WebSocketClient.connect(two_replicas[0]), await WebSocketClient.connect(two_replicas[0])
-    async with Publisher.from_url(two_replicas.redis.url, "/x") as other:
+    async with EventPublisher.from_url(two_replicas.redis.url, "/x") as other:
         await other.broadcast("t", 1)
         await other.redis.execute("CONFIG", "SET", "save", "3600 1")
         await other.redis.execute("SAVE")

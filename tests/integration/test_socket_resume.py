@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from services.common.bus.publisher import Publisher
+from services.common.bus.publisher import EventPublisher
 from tests.support.waiting import eventually_async
 from tests.support.websocket_client import (
     SocketReplicas,
@@ -166,7 +166,7 @@ async def test_invalid_position_is_not_recovered(two_replicas: SocketReplicas, a
 async def test_events_beyond_the_history_are_reported_as_a_gap(two_replicas: SocketReplicas) -> None:
     client = await WebSocketClient.connect(two_replicas[0])
     client.abort()
-    async with Publisher.from_url(two_replicas.redis.url, "/x") as other:
+    async with EventPublisher.from_url(two_replicas.redis.url, "/x") as other:
         for number in range(700):
             await other.send(client.sid, "t", number)
     back = await client.reconnect(two_replicas[1])
@@ -186,7 +186,7 @@ async def test_gap_is_repeated_until_it_is_received(two_replicas: SocketReplicas
     """The first frame that reported it was lost, and meanwhile the history that proved the gap has expired."""
     client = await WebSocketClient.connect(two_replicas[0])
     client.abort()
-    async with Publisher.from_url(two_replicas.redis.url, "/x") as other:
+    async with EventPublisher.from_url(two_replicas.redis.url, "/x") as other:
         for number in range(700):
             await other.send(client.sid, "t", number)
         await reconnect_and_vanish(two_replicas, client)
@@ -209,7 +209,7 @@ async def is_offline(two: SocketReplicas, sid: str) -> bool:
 async def test_late_subscription_to_a_busy_topic_is_no_gap(two_replicas: SocketReplicas) -> None:
     """More events than its history holds were published to the topic before the client subscribed."""
     client = await WebSocketClient.connect(two_replicas[0])
-    async with Publisher.from_url(two_replicas.redis.url, "/x") as other:
+    async with EventPublisher.from_url(two_replicas.redis.url, "/x") as other:
         for number in range(500):
             await other.publish("busy", "t", number)
         await client.subscribe("busy")
@@ -224,7 +224,7 @@ async def test_late_subscription_to_a_busy_topic_is_no_gap(two_replicas: SocketR
 
 async def test_conflated_events_are_not_stored_and_are_no_gap(two_replicas: SocketReplicas) -> None:
     client = await WebSocketClient.connect(two_replicas[0])
-    async with Publisher.from_url(two_replicas.redis.url, "/x") as other:
+    async with EventPublisher.from_url(two_replicas.redis.url, "/x") as other:
         await other.send(client.sid, "progress", 1, conflation_key=True)
         assert (await client.receive_event())["data"] == 1
         client.abort()
@@ -243,7 +243,7 @@ async def test_pushes_continue_while_a_client_resumes(two_replicas: SocketReplic
     seen: list[int] = []
 
     async def pushing() -> None:
-        async with Publisher.from_url(two_replicas.redis.url, "/x") as other:
+        async with EventPublisher.from_url(two_replicas.redis.url, "/x") as other:
             for number in range(300):
                 await other.send(client.sid, "t", number)
                 await asyncio.sleep(0.001)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from services.common.bus.redis import LuaScript, RedisClient
+from gridcast._bus.lua_script import LuaScript
+from services.common.bus.redis import RedisClient
 from services.socket import scripts
 
 pytestmark = pytest.mark.anyio

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from services.common.bus.events import StreamPosition
-from services.common.bus.publisher import SEQUENCE_KEY, Publisher
-from services.common.bus.redis import LuaScript, RedisClient
+from gridcast._bus.events import StreamPosition
+from gridcast._bus.keys import SEQUENCE_KEY
+from gridcast._bus.lua_script import LuaScript
+from services.common.bus.publisher import EventPublisher
+from services.common.bus.redis import RedisClient
 from services.common.errors import BadRequest, ServiceUnavailable
 from services.socket.accept import AcceptedClient, Acceptor, new_sid
 from services.socket.broker import RedisBroker
@@ -32,7 +34,7 @@ pytestmark = pytest.mark.anyio
 class InProcessReplica:
     """A replica without its HTTP server."""
 
-    push: Publisher
+    push: EventPublisher
     hub: Hub
     directory: SessionStore
     attendance: PresenceManager
@@ -65,7 +67,7 @@ class InProcessReplica:
 @pytest.fixture
 async def replica(redis_url: str) -> AsyncIterator[InProcessReplica]:
     hub = Hub()
-    async with Publisher.from_url(redis_url, "/socket") as push:
+    async with EventPublisher.from_url(redis_url, "/socket") as push:
         directory = SessionStore(push.redis, "node", 3)
         attendance = PresenceManager(hub, directory)
         delivery = RedisBroker(push.redis, hub, directory, History(push.redis), attendance)
@@ -328,7 +330,7 @@ async def test_push_between_two_history_reads_is_not_lost(
     await replica.push.broadcast("t", 1)
     await eventually_async(lambda: now(all(paper.frames for _, paper in crowd)))
 
-    async with Publisher.from_url(redis_url, "/x") as other:
+    async with EventPublisher.from_url(redis_url, "/x") as other:
 
         async def between() -> None:
             await other.broadcast("t", 3)
@@ -354,7 +356,7 @@ async def test_push_between_two_resume_calls_is_not_lost(
     assert claim is not None
     await replica.push.broadcast("t", 1)
 
-    async with Publisher.from_url(redis_url, "/x") as other:
+    async with EventPublisher.from_url(redis_url, "/x") as other:
 
         async def between() -> None:
             """`all` and the sid have been read, and topics have not."""
@@ -399,7 +401,7 @@ async def test_client_joining_during_a_catch_up_gets_no_foreign_events(
         peer.flush_replay_buffer()
         return found
 
-    async with Publisher.from_url(redis_url, "/x") as other:
+    async with EventPublisher.from_url(redis_url, "/x") as other:
         monkeypatch.setattr(History, "read_after", reading)
         await other.redis.execute("CLIENT", "KILL", "TYPE", "pubsub")
         await other.broadcast("t", 2)

@@ -37,12 +37,23 @@ def compose() -> tuple[str, ...]:
     return ("docker-compose",)
 
 
+BUILD_CONTEXT = (
+    ".dockerignore",
+    "clients/python",
+    "deploy",
+    "docker-compose.yml",
+    "gateway",
+    "requirements",
+    "services",
+)
+
+
 @functools.cache
 def source_copy() -> Path:
     """A copy of the build context with the permissions of a clone under a umask of 077, readable by its owner alone."""
     folder = Path(tempfile.mkdtemp(prefix="gridcast-tree-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    for part in (".dockerignore", "docker-compose.yml", "deploy", "gateway", "requirements", "services"):
+    for part in BUILD_CONTEXT:
         if (PROJECT_ROOT / part).is_dir():
             shutil.copytree(PROJECT_ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         else:

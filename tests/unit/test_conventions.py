@@ -1,6 +1,7 @@
 """The rules of the house, and that the tools which hold them really do."""
 
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -106,11 +107,16 @@ def tracked_files() -> list[Path]:
         ("services/common/http/encoding.py", "import services.common.server.transport"),
         ("services/common/server/connection.py", "import uvicorn"),
         ("services/upload/writer/upload_writer.py", "import aiohttp"),
+        ("services/common/bus/redis.py", "import redis"),
+        ("clients/python/src/gridcast/publish.py", "import services.common.errors"),
+        ("clients/python/src/gridcast/publish.py", "import redis"),
+        ("clients/python/src/gridcast/_bus/events.py", "import time"),
+        ("gateway/app.py", "import gridcast.publish"),
     ],
 )
 def test_a_broken_import_contract_fails_the_lint(tmp_path: Path, where: str, line: str) -> None:
     """Each on a copy of the code into which that one line was put."""
-    for part in ("services", "gateway", "deploy", "pyproject.toml"):
+    for part in ("services", "gateway", "deploy", "clients/python/src", "pyproject.toml"):
         source = ROOT / part
         if source.is_dir():
             shutil.copytree(source, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
@@ -124,7 +130,7 @@ def test_a_broken_import_contract_fails_the_lint(tmp_path: Path, where: str, lin
         capture_output=True,
         text=True,
         check=False,
-        env={"PYTHONPATH": str(tmp_path)},
+        env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{tmp_path / 'clients/python/src'}"},
     )
     assert run.returncode != 0
     assert "BROKEN" in run.stdout
@@ -147,7 +153,7 @@ def test_no_address_of_a_registry_and_no_path_of_a_machine() -> None:
 def test_rooms_are_small_and_say_what_they_are_for() -> None:
     for path in tracked_files():
         inside = path.relative_to(ROOT)
-        if path.suffix == ".py" and inside.parts[0] in {"services", "gateway", "deploy"}:
+        if path.suffix == ".py" and inside.parts[0] in {"services", "gateway", "deploy", "clients"}:
             text = path.read_text("utf-8")
             assert text.startswith(('"""', 'r"""', "#!")), f"{inside} has no docstring"
             assert text.count("\n") <= 400, f"{inside} is a room too large"

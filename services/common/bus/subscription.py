@@ -1,7 +1,4 @@
-"""Channels of Redis, heard for ever: opened anew after every fault, and the owner is told what may have been missed.
-
-It knows a connection and its four replies; it knows no channel of ours and nothing of what the messages mean.
-"""
+"""A Redis subscription that reconnects after every failure and reports when messages may have been missed."""
 
 import asyncio
 import logging
@@ -11,31 +8,34 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from gridcast._bus.redis import REDIS_COMMAND_TIMEOUT_SECONDS, RedisConnection
+from gridcast.errors import RedisUnavailable
 from services.common.aio.cancellation import cancel_and_wait
-from services.common.bus.redis import REDIS_COMMAND_TIMEOUT_SECONDS, RedisClient, RedisConnection
+from services.common.bus.errors import translate_bus_error
+from services.common.bus.redis import RedisClient
 from services.common.errors import ServiceUnavailable
 from services.common.telemetry import metrics
 
 SUBSCRIPTION_PING_INTERVAL_SECONDS = 1.0
 MAX_UNANSWERED_PINGS = 3
-"""A subscription that has heard nothing for so many pings is half open, and is opened anew."""
+"""A connection without any reply for this many pings is half open; the subscription reconnects."""
 MAX_CHANNELS_PER_SUBSCRIBE = 1000
-"""Channels of one command, which has its own time limit: 20,000 took 0.5 s on a quiet machine, and a replica may hear more."""
+"""Channels in one SUBSCRIBE, which has its own time limit: 20,000 took 0.5 s on an idle machine, and a replica may have more."""
 DISPATCH_TIME_SLICE_SECONDS = 0.02
-"""A backlog is handed over without a pause for so long: reading what is there already gives no turn to anybody else."""
+"""Seconds for which a backlog is dispatched before other tasks run: reading buffered replies never yields to the event loop."""
 RECONNECT_BACKOFF_SECONDS = (0.05, 1.0)
-"""Seconds between attempts to subscribe: doubled from the first to the second, up to half of it taken off by chance."""
+"""Seconds between attempts to subscribe: the first value, doubled up to the second, less a random part of up to one half."""
 
 _log = logging.getLogger("gridcast.pubsub")
 
 
 class Subscription:
-    """Channels heard over one connection. One connection, so messages come in the order in which Redis published them.
+    """Channels over one connection, so that messages arrive in the order in which Redis published them.
 
-    `on_live(server)` is awaited each time the channels are confirmed, before the first message is handed over and
-    before `live` is true; where it raises Unavailable all starts again. `server` is the run id of the Redis process:
-    another one means another memory. Between `on_lost()` and the next `on_live` messages may have been missed.
-    `heard` names the subscription in the metrics.
+    `on_subscribed(run_id)` is awaited each time all channels are confirmed, before the first message is dispatched and before
+    `subscribed` is true; if it raises ServiceUnavailable, the subscription reconnects. `run_id` identifies the Redis process:
+    a different one has a different memory. Between `on_disconnected()` and the next `on_subscribed` messages may have been missed.
+    `name` is the label of the subscription in the metrics.
     """
 
     def __init__(
@@ -64,17 +64,17 @@ class Subscription:
         self.subscribed = False
 
     def start(self) -> None:
-        """Begin; returns before anything is subscribed."""
+        """Start connecting in the background. Returns before anything is subscribed."""
         self._task = asyncio.create_task(self._reconnect_loop())
 
     async def aclose(self) -> None:
-        """Stop hearing. `on_lost` is not called."""
+        """Disconnect. `on_disconnected` is not called."""
         self.subscribed = False
         await cancel_and_wait(self._task)
         self._fail_pending()
 
     async def subscribe(self, channel: str) -> None:
-        """Return once Redis has confirmed that `channel` is heard; Unavailable while the subscription is not live."""
+        """Return once Redis has confirmed `channel`. Raises ServiceUnavailable while `subscribed` is false."""
         self._channels.add(channel)
         try:
             await self._send_and_wait(self._pending_subscribes[channel.encode()], "SUBSCRIBE", channel)
@@ -83,46 +83,46 @@ class Subscription:
             raise
 
     async def unsubscribe(self, channel: str) -> None:
-        """Hear no more of `channel`."""
+        """Unsubscribe from `channel`, without waiting for the confirmation."""
         self._channels.discard(channel)
         if self.subscribed and self._connection is not None:
-            with suppress(ServiceUnavailable):
+            with suppress(RedisUnavailable):
                 await self._connection.send("UNSUBSCRIBE", channel)
 
     async def barrier(self) -> None:
-        """Return once all that was published on our channels before this call has been handed over."""
+        """Return once every message that was published on the channels before this call has been dispatched."""
         await self._send_and_wait(self._pending_barriers, "PING", "flush")
 
     async def reconnect(self) -> None:
-        """Open the connection anew, because its owner knows that something was missed."""
+        """Reconnect, because the owner has found that messages were missed."""
         self._reconnect_requested = True
         if self.subscribed and self._connection is not None:
-            with suppress(ServiceUnavailable):
+            with suppress(RedisUnavailable):
                 await self._connection.send("PING", "renew")
 
     async def _send_and_wait(self, pending: deque[asyncio.Future[None]], *command: str) -> None:
         if not self.subscribed or self._connection is None:
             raise ServiceUnavailable("Redis is unavailable")
-        answered = asyncio.get_running_loop().create_future()
-        pending.append(answered)
+        confirmed = asyncio.get_running_loop().create_future()
+        pending.append(confirmed)
         try:
             await self._connection.send(*command)
-        except ServiceUnavailable:
-            answered.cancel()
-            raise
-        await answered
+        except RedisUnavailable as error:
+            confirmed.cancel()
+            raise translate_bus_error(error) from None
+        await confirmed
 
     async def _reconnect_loop(self) -> None:
         pause = RECONNECT_BACKOFF_SECONDS[0]
-        said = False
+        logged = False
         while True:
             try:
                 await self._connect_and_receive()
-            except ServiceUnavailable as error:
-                if self.subscribed or not said:
-                    _log.warning("Redis subscription lost: %s", error.detail)
-                said = True
-            except Exception:  # noqa: BLE001  # it goes on listening, whatever its owner does
+            except (RedisUnavailable, ServiceUnavailable) as error:
+                if self.subscribed or not logged:
+                    _log.warning("Redis subscription lost: %s", error)
+                logged = True
+            except Exception:  # noqa: BLE001  # the subscription outlives any error of its callbacks
                 _log.exception("unhandled exception in a subscription callback")
             if self.subscribed:
                 pause = RECONNECT_BACKOFF_SECONDS[0]
@@ -131,43 +131,43 @@ class Subscription:
                 if self._on_disconnected is not None:
                     self._on_disconnected()
             self._fail_pending()
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # spreads load, guards nothing
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # jitter, not a secret
             pause = min(pause * 2, RECONNECT_BACKOFF_SECONDS[1])
 
     async def _connect_and_receive(self) -> None:
-        line = self._connection = self._redis.new_connection()
+        connection = self._connection = self._redis.new_connection()
         self._reconnect_requested = False
         try:
-            await line.connect()
-            server = await self._get_run_id(line) if self._on_subscribed is not None else ""
-            early = await self._subscribe_all(line)
+            await connection.connect()
+            run_id = await self._get_run_id(connection) if self._on_subscribed is not None else ""
+            early = await self._subscribe_all(connection)
             if self._on_subscribed is not None:
-                await self._on_subscribed(server)
+                await self._on_subscribed(run_id)
             self.subscribed = True
             self._up_gauge.set(1)
             self._reconnects_counter.inc(self._has_subscribed_before)
             self._has_subscribed_before = 1
             clock = asyncio.get_running_loop().time
-            turn = clock()
-            silent = 0
+            slice_started_at = clock()
+            unanswered_pings = 0
             for reply in early:
                 self._dispatch(reply)
-                turn = await _yield_if_slice_used(turn, clock)
-            while silent < MAX_UNANSWERED_PINGS and not self._reconnect_requested:
-                reply = await line.read_reply(SUBSCRIPTION_PING_INTERVAL_SECONDS)
+                slice_started_at = await _yield_if_slice_used(slice_started_at, clock)
+            while unanswered_pings < MAX_UNANSWERED_PINGS and not self._reconnect_requested:
+                reply = await connection.read_reply(SUBSCRIPTION_PING_INTERVAL_SECONDS)
                 if reply is None:
-                    silent += 1
-                    await line.send("PING", "alive")
+                    unanswered_pings += 1
+                    await connection.send("PING", "alive")
                 else:
-                    silent = 0
+                    unanswered_pings = 0
                     self._dispatch(reply)
-                turn = await _yield_if_slice_used(turn, clock)
-            raise ServiceUnavailable("reconnect requested" if self._reconnect_requested else "Redis does not respond")
+                slice_started_at = await _yield_if_slice_used(slice_started_at, clock)
+            raise RedisUnavailable("reconnect requested" if self._reconnect_requested else "Redis does not respond")
         finally:
-            await line.close()
+            await connection.close()
 
     async def _get_run_id(self, connection: RedisConnection) -> str:
-        """Which process of Redis this is. Asked for only by who needs it: INFO is a right that not every user has."""
+        """The run id of the Redis process. Read only for `on_subscribed`: not every Redis user may run INFO."""
         try:
             async with asyncio.timeout(REDIS_COMMAND_TIMEOUT_SECONDS):
                 await connection.send("INFO", "server")
@@ -175,19 +175,21 @@ class Subscription:
         except TimeoutError:
             text = None
         if text is None:
-            raise ServiceUnavailable("Redis does not respond")
+            raise RedisUnavailable("Redis does not respond")
         return text.partition(b"run_id:")[2].split(b"\r\n", 1)[0].decode()
 
     async def _subscribe_all(self, connection: RedisConnection) -> list[Any]:
-        """Subscribe to all channels. The messages that came before the last confirmation."""
+        """Subscribe to all channels. Returns the messages that arrived before the last confirmation."""
         early: list[Any] = []
         try:
-            wanted = sorted(self._channels)
-            for start in range(0, len(wanted), MAX_CHANNELS_PER_SUBSCRIBE):
+            channels = sorted(self._channels)
+            for start in range(0, len(channels), MAX_CHANNELS_PER_SUBSCRIBE):
                 async with asyncio.timeout(REDIS_COMMAND_TIMEOUT_SECONDS):
-                    early += await self._subscribe_batch(connection, wanted[start : start + MAX_CHANNELS_PER_SUBSCRIBE])
+                    early += await self._subscribe_batch(
+                        connection, channels[start : start + MAX_CHANNELS_PER_SUBSCRIBE]
+                    )
         except TimeoutError:
-            raise ServiceUnavailable("Redis does not respond") from None
+            raise RedisUnavailable("Redis does not respond") from None
         return early
 
     async def _subscribe_batch(self, connection: RedisConnection, channels: Sequence[str]) -> list[Any]:
@@ -214,16 +216,18 @@ class Subscription:
                 _resolve_oldest(self._pending_barriers)
 
     def _fail_pending(self) -> None:
-        waiting = [*self._pending_barriers, *(one for several in self._pending_subscribes.values() for one in several)]
+        pending = [*self._pending_barriers]
+        for subscribes in self._pending_subscribes.values():
+            pending += subscribes
         self._pending_barriers.clear()
         self._pending_subscribes.clear()
-        for future in waiting:
+        for future in pending:
             if not future.done():
                 future.set_exception(ServiceUnavailable("Redis is unavailable"))
 
 
 async def _yield_if_slice_used(slice_started_at: float, clock: Callable[[], float]) -> float:
-    """Give others their turn where this one, begun at `turn`, is long enough. When the turn began that runs now."""
+    """Let other tasks run if the time slice is used up. Returns when the current slice started."""
     if clock() - slice_started_at < DISPATCH_TIME_SLICE_SECONDS:
         return slice_started_at
     await asyncio.sleep(0)

@@ -67,9 +67,21 @@ def test_an_image_has_the_packages_of_its_service_alone(service: str) -> None:
     copied = [line.split()[1:] for line in [*dockerfile_stages()["build"][1], *instructions] if line.startswith("COPY")]
     sources = {source for *sources, _ in copied for source in sources}
     own = "gateway" if service == "gateway" else f"services/{service}"
-    assert base == "build"
+    assert base == ("build" if service == "gateway" else "build-with-client")
     assert sources == {"services/__init__.py", "services/common", own, f"requirements/{service}.txt"}
     assert any("--require-hashes" in line and "--only-binary :all:" in line for line in instructions)
+
+
+def test_the_client_is_built_from_locked_requirements() -> None:
+    found = dockerfile_stages()
+    built = "\n".join(found["client"][1])
+    assert "COPY requirements/build.txt" in built
+    assert "--only-binary :all: --require-hashes -r /tmp/build.txt" in built
+    assert re.search(r"pip wheel .*--no-deps --no-build-isolation", built)
+    assert found["build-with-client"][0] == "build"
+    copied, installed = found["build-with-client"][1]
+    assert copied.startswith("COPY --from=client /wheels ")
+    assert re.search(r"pip --python \S+ install .*--no-deps --no-index", installed)
 
 
 def test_copied_files_are_readable_by_any_container_user() -> None:
@@ -79,7 +91,9 @@ def test_copied_files_are_readable_by_any_container_user() -> None:
         from_the_tree = [line for line in instructions if line.startswith("COPY") and "--from=" not in line]
         if from_the_tree and name != "build":
             assert re.search(r"chmod -R a\+rX /", instructions[-1]), name
-        assert not from_the_tree or base == "build" or name in {"build", "programs"}, name
+        assert not from_the_tree or base in {"build", "build-with-client"} or name in {"build", "client", "scripts"}, (
+            name
+        )
 
 
 @pytest.mark.parametrize("service", sorted(SERVICES))

@@ -189,7 +189,9 @@ def test_secrets_of_the_local_overlay_hold_what_the_pods_read() -> None:
 def allowed_flows(overlay: str) -> set[tuple[str, str, int]]:
     """Allowed connections as (source, target, port): what the policies of both sides allow, DNS left out."""
     names = sorted({workload_name(workload) for workload in workloads(overlay)})
-    policies = [spec["spec"] for name, spec in objects_by_name(overlay, "NetworkPolicy").items() if name != "names"]
+    policies = [
+        spec["spec"] for name, spec in objects_by_name(overlay, "NetworkPolicy").items() if name != "dns-egress"
+    ]
 
     def selects(selector: Object | None, name: str) -> bool:
         if not selector:
@@ -244,7 +246,7 @@ def test_only_the_listed_flows_are_open() -> None:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_dns_lookups_are_allowed_to_any_name_server(overlay: str) -> None:
     """Also in a cache on the node itself, which selectors of pods and namespaces do not match, and at OpenShift's 5353."""
-    policy = objects_by_name(overlay, "NetworkPolicy")["names"]["spec"]
+    policy = objects_by_name(overlay, "NetworkPolicy")["dns-egress"]["spec"]
     assert policy["podSelector"] == {}
     (rule,) = policy["egress"]
     assert "to" not in rule

@@ -2,7 +2,7 @@
 
 from importlib.resources import files
 
-from services.common.bus.redis import LuaScript
+from gridcast._bus.lua_script import LuaScript
 from services.socket import scripts
 
 SCRIPTS = {name: value for name, value in vars(scripts).items() if isinstance(value, LuaScript)}

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from services.common.bus.publisher import PublishResult
+from gridcast.publish import PublishResult
 from services.upload.progress import ProgressReporter
 
 pytestmark = pytest.mark.anyio

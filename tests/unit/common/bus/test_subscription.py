@@ -6,9 +6,10 @@ from typing import Any, cast
 
 import pytest
 
-from services.common.bus.redis import RedisClient, RedisConnection
+from gridcast._bus.redis import RedisConnection
+from gridcast.errors import RedisUnavailable
+from services.common.bus.redis import RedisClient
 from services.common.bus.subscription import Subscription
-from services.common.errors import ServiceUnavailable
 
 pytestmark = pytest.mark.anyio
 MESSAGE_COUNT = 400
@@ -82,7 +83,7 @@ class ResetConnection:
 
 async def test_connection_reset_is_redis_unavailable() -> None:
     line = RedisConnection(ResetConnection())
-    with pytest.raises(ServiceUnavailable):
+    with pytest.raises(RedisUnavailable):
         await line.connect()
-    with pytest.raises(ServiceUnavailable):
+    with pytest.raises(RedisUnavailable):
         await line.send("PING")

@@ -1,6 +1,6 @@
 """The event envelope: CloudEvents 1.0 attributes in one JSON object, and the rules for the names in it.
 
-Values in, text out. It knows neither Redis nor sockets nor a clock: who sends an event hands its id and time over.
+Pure: the sender passes the id and the time.
 """
 
 import json
@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from services.common.errors import BadRequest, ContentTooLarge
+from gridcast.errors import EventTooLarge, InvalidEvent
 
 MAX_EVENT_BYTES = 64 * 1024
-"""Bytes of one encoded event. A media service sends references, never content."""
+"""Size of one encoded event. A media service sends references, never content."""
 MAX_TOPIC_LENGTH = 200
 MAX_EVENT_ID_LENGTH = 128
 
@@ -23,12 +23,12 @@ _SID_PATTERN = re.compile(r"[A-Z2-7]{52}", re.ASCII)
 _SOURCE_PATTERN = re.compile(r"/[A-Za-z0-9._~/-]{1,127}", re.ASCII)
 _POSITION_PATTERN = re.compile(r"([0-9a-f]{1,24})-(0|[1-9][0-9]{0,15})", re.ASCII)
 RESERVED_TYPE_PREFIXES = ("file.", "socket.")
-"""Types with these beginnings are said by the services alone."""
+"""Only Gridcast's services publish types with these prefixes."""
 
 
 @dataclass(frozen=True, slots=True)
 class CloudEvent:
-    """One event. `source` names who says it, `(source, id)` is its identity (CloudEvents 1.0, 3.1.1)."""
+    """One event. `source` names its sender; `(source, id)` is its identity (CloudEvents 1.0, 3.1.1)."""
 
     id: str
     source: str
@@ -41,7 +41,7 @@ class CloudEvent:
 
 @dataclass(frozen=True, slots=True, order=True)
 class StreamPosition:
-    """A place in the one global sequence. Places of different epochs cannot be compared."""
+    """A position in the one global sequence of events. Offsets of different epochs cannot be compared."""
 
     epoch: str
     offset: int
@@ -51,17 +51,17 @@ class StreamPosition:
 
     @classmethod
     def try_parse(cls, text: str) -> "StreamPosition | None":
-        """The place that `text` names, or None where it names none."""
+        """Parse `EPOCH-OFFSET`; None for any other text."""
         found = _POSITION_PATTERN.fullmatch(text)
         return cls(found[1], int(found[2])) if found else None
 
     @classmethod
     def from_string(cls, text: str) -> "StreamPosition":
-        """The place that `text` names. ValueError where it names none."""
-        place = cls.try_parse(text)
-        if place is None:
+        """Parse `EPOCH-OFFSET`. Raises ValueError for any other text."""
+        position = cls.try_parse(text)
+        if position is None:
             raise ValueError(f"not a stream position: {text!r}")
-        return place
+        return position
 
 
 def is_valid_sid(text: str) -> bool:
@@ -70,54 +70,54 @@ def is_valid_sid(text: str) -> bool:
 
 
 def is_valid_topic(text: str) -> bool:
-    """Whether `text` may name a topic. There are no wildcards; anything but ASCII is percent-encoded by its owner."""
+    """Whether `text` is a valid topic. There are no wildcards; the caller percent-encodes anything but ASCII."""
     return _TOPIC_PATTERN.fullmatch(text) is not None
 
 
 def is_valid_event_id(text: str) -> bool:
-    """Whether `text` may be an event's id."""
+    """Whether `text` is a valid event id."""
     return _EVENT_ID_PATTERN.fullmatch(text) is not None
 
 
 def validate_event_type(text: str) -> str:
-    """`text`, or BadRequest where it is no event type."""
+    """Return `text`. Raises InvalidEvent unless it is a valid event type."""
     if _TYPE_PATTERN.fullmatch(text) is None:
-        raise BadRequest("an event type is 1 to 128 ASCII letters, digits, dots, hyphens and underscores")
+        raise InvalidEvent("an event type is 1 to 128 ASCII letters, digits, dots, hyphens and underscores")
     return text
 
 
 def validate_topic(text: str) -> str:
-    """`text`, or BadRequest where it names no topic."""
+    """Return `text`. Raises InvalidEvent unless it is a valid topic."""
     if not is_valid_topic(text):
-        raise BadRequest(
+        raise InvalidEvent(
             f"a topic is 1 to {MAX_TOPIC_LENGTH} ASCII letters, digits and characters of . _ ~ : / @ % + = -"
         )
     return text
 
 
 def validate_event_id(text: str) -> str:
-    """`text`, or BadRequest where it cannot be an id."""
+    """Return `text`. Raises InvalidEvent unless it is a valid event id."""
     if not is_valid_event_id(text):
-        raise BadRequest(f"an event id is 1 to {MAX_EVENT_ID_LENGTH} visible ASCII characters")
+        raise InvalidEvent(f"an event id is 1 to {MAX_EVENT_ID_LENGTH} visible ASCII characters")
     return text
 
 
 def validate_source(text: str) -> str:
-    """`text`, or ValueError: a source is set by code, never by a client."""
+    """Return `text`. Raises ValueError unless it is a valid source: code sets it, never a client."""
     if _SOURCE_PATTERN.fullmatch(text) is None:
         raise ValueError(f"not an event source: {text!r}")
     return text
 
 
 def is_reserved_type(event_type: str) -> bool:
-    """Whether only the services may say this type."""
+    """Whether only Gridcast's services publish this type."""
     return event_type.startswith(RESERVED_TYPE_PREFIXES)
 
 
 def encode_event(event: CloudEvent) -> str:
-    """One JSON object on one line, without `sequence`, which Redis gives.
+    """Encode an event as one JSON object on one line, without `sequence`, which Redis assigns.
 
-    Raises BadRequest where `data` cannot be JSON and TooLarge past MAX_EVENT.
+    Raises InvalidEvent where `data` is not JSON serializable, and EventTooLarge above MAX_EVENT_BYTES.
     """
     members: dict[str, Any] = {
         "specversion": "1.0",
@@ -133,19 +133,19 @@ def encode_event(event: CloudEvent) -> str:
         text = json.dumps(members, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         size = len(text.encode())
     except (TypeError, ValueError, RecursionError):
-        raise BadRequest("the data is not JSON serializable") from None
+        raise InvalidEvent("the data is not JSON serializable") from None
     if size > MAX_EVENT_BYTES:
-        raise ContentTooLarge(f"an event is at most {MAX_EVENT_BYTES} bytes")
+        raise EventTooLarge(f"an event is at most {MAX_EVENT_BYTES} bytes")
     return text
 
 
 def with_sequence(encoded_event: bytes, sequence: bytes) -> bytes:
-    """What the client receives: the encoded event with its `sequence` in front."""
+    """What a client receives: the encoded event with its `sequence` as the first member."""
     return b'{"sequence":"' + sequence + b'",' + encoded_event[1:]
 
 
 def decode_event(text: str | bytes) -> CloudEvent:
-    """The event in a frame. ValueError where it is none."""
+    """Decode the event in a frame. Raises ValueError for anything else."""
     try:
         members = json.loads(text)
     except RecursionError:

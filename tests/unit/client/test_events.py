@@ -1,4 +1,4 @@
-"""services.common.bus.events: CloudEvents round-trip, and invalid ones are rejected."""
+"""gridcast._bus.events: CloudEvents round-trip, and invalid ones are rejected."""
 
 import json
 from typing import Any
@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common.bus import events
-from services.common.errors import BadRequest, ContentTooLarge
+from gridcast._bus import events
+from gridcast.errors import EventTooLarge, InvalidEvent
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -26,7 +26,7 @@ def make_event(data: Any, topic: str | None = None) -> events.CloudEvent:
 def test_encoded_events_decode_unchanged(data: Any) -> None:
     try:
         text = events.encode_event(make_event(data, "a"))
-    except BadRequest:
+    except InvalidEvent:
         assert any(0xD800 <= ord(char) <= 0xDFFF for char in json.dumps(data, ensure_ascii=False))
         return
     frame = events.with_sequence(text.encode(), b"6f-7")
@@ -51,7 +51,7 @@ def test_frame_is_one_line_of_cloudevents_json() -> None:
 
 @pytest.mark.parametrize("data", [float("nan"), float("inf"), object(), {1: {2: {3}}}, "\ud800"])
 def test_unserializable_data_is_a_bad_request(data: Any) -> None:
-    with pytest.raises(BadRequest):
+    with pytest.raises(InvalidEvent):
         events.encode_event(make_event(data))
 
 
@@ -59,15 +59,15 @@ def test_unbounded_nesting_is_a_bad_request() -> None:
     deep: list[Any] = []
     for _ in range(100_000):
         deep = [deep]
-    with pytest.raises(BadRequest):
+    with pytest.raises(InvalidEvent):
         events.encode_event(make_event(deep))
 
 
 def test_event_size_is_limited() -> None:
     events.encode_event(make_event("x" * (events.MAX_EVENT_BYTES - 200)))
-    with pytest.raises(ContentTooLarge):
+    with pytest.raises(EventTooLarge):
         events.encode_event(make_event("x" * events.MAX_EVENT_BYTES))
-    with pytest.raises(ContentTooLarge):
+    with pytest.raises(EventTooLarge):
         events.encode_event(make_event("é" * (events.MAX_EVENT_BYTES // 2)))
 
 
@@ -99,7 +99,7 @@ def test_valid_topics(topic: str) -> None:
     "topic", ["", "x" * 201, "a b", "a,b", "*", "a.*", "a?", "é", "a\n", "a\t", "a\x00", '"', "\\", "#"]
 )
 def test_invalid_topics(topic: str) -> None:
-    with pytest.raises(BadRequest):
+    with pytest.raises(InvalidEvent):
         events.validate_topic(topic)
 
 
@@ -110,13 +110,13 @@ def test_valid_types(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", ".a", "a b", "a\n", "é", "a" * 129, "a\t"])
 def test_invalid_types(name: str) -> None:
-    with pytest.raises(BadRequest):
+    with pytest.raises(InvalidEvent):
         events.validate_event_type(name)
 
 
 @pytest.mark.parametrize("name", ["", " ", "a b", "a\n", "é", "a" * 129])
 def test_invalid_ids(name: str) -> None:
-    with pytest.raises(BadRequest):
+    with pytest.raises(InvalidEvent):
         events.validate_event_id(name)
 
 

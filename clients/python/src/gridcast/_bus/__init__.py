@@ -1,0 +1,3 @@
+"""The push protocol over Redis: envelope, keys, script and connection. Internal: shared by the client and Gridcast's services,
+changed without notice.
+"""
