@@ -7,7 +7,8 @@ those of many who ask at the same time.
 import asyncio
 from collections.abc import Mapping
 
-from gateway.upstream.connection_pool import ConnectError, ConnectionPool
+from gateway.upstream.connect import ConnectError
+from gateway.upstream.connection_pool import ConnectionPool
 from gateway.upstream.response_parser import RemoteProtocolError
 from gateway.upstream.upstream_connection import ServerDisconnected
 from gateway.upstream.upstream_pool import Upstream, UpstreamPool

@@ -14,10 +14,6 @@ from urllib.parse import urlsplit
 BASE_EJECTION_SECONDS = 0.5
 MAX_EJECTION_SECONDS = 4.0
 """Seconds of ejection. A replica that is back is asked whether it is within LONGEST."""
-CONNECT_BUDGET_SECONDS = 1.5
-"""Of one request, spent on replicas that cannot be reached: after this no further one is tried, so that the refusal comes within
-three seconds.
-"""
 MAX_BACKOFF_EXPONENT = 3
 """From SHORTEST to LONGEST. A replica may fail for weeks, and 2.0 to the power of 1,024 is no float."""
 
