@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 
+from services.common.http.headers import Header
+
 IPNetwork = IPv4Network | IPv6Network
 
 _HOST_AND_PORT = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
@@ -26,9 +28,7 @@ def parse_networks(text: str) -> tuple[IPNetwork, ...]:
     return tuple(ip_network(one.strip()) for one in text.split(",") if one.strip())
 
 
-def resolve_client(
-    peer: str, scheme: str, fields: Iterable[tuple[bytes, bytes]], trusted: Sequence[IPNetwork]
-) -> Client:
+def resolve_client(peer: str, scheme: str, fields: Iterable[Header], trusted: Sequence[IPNetwork]) -> Client:
     """The client behind a connection from `peer`.
 
     A trusted proxy appends the address it saw to X-Forwarded-For, so the last one that is no trusted proxy is the client; what

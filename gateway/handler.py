@@ -12,6 +12,7 @@ from gateway.forwarded import is_trusted_proxy, resolve_client
 from gateway.proxy.reverse_proxy import ReverseProxy
 from services.common.asgi import ASGIApp, Message, Receive, Scope, Send
 from services.common.errors import BadGateway, GatewayTimeout, GridcastError, ServiceUnavailable, TooManyRequests
+from services.common.http.headers import Header, find_header
 from services.common.web.app_factory import send_problem
 
 PROBE_PATHS = frozenset({"/livez", "/readyz"})
@@ -42,7 +43,7 @@ class GatewayHandler:
         return self._handle(scope, receive, send)
 
     async def _handle_with_headers(
-        self, extra_headers: cors.CORSHeaders, scope: Scope, receive: Receive, send: Send
+        self, extra_headers: list[Header], scope: Scope, receive: Receive, send: Send
     ) -> None:
         """With these fields, whoever answers."""
         begun = False
@@ -73,7 +74,7 @@ class GatewayHandler:
                 raise
         if scope["method"] == "OPTIONS":
             known = routes.methods_of(path)
-            preflight = cors.find_header(scope["headers"], b"access-control-request-method") is not None
+            preflight = find_header(scope["headers"], b"access-control-request-method") is not None
             if preflight or "OPTIONS" not in known:
                 await self._handle_options(scope, routes.allow_header(known), send, preflight=preflight)
                 return
@@ -107,7 +108,7 @@ def _peer_address(scope: Scope) -> str:
 
 def _add_missing_host(scope: Scope) -> None:
     """A client of HTTP/1.0 need not say whom it asks. The service is asked in HTTP/1.1: for the address at which we were."""
-    if cors.find_header(scope["headers"], b"host") is None:
+    if find_header(scope["headers"], b"host") is None:
         host, port = scope["server"] or ("localhost", None)
         name = f"[{host}]" if ":" in host else host
         scope["headers"].append((b"host", (f"{name}:{port}" if port else "localhost").encode("ascii")))

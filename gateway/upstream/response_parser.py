@@ -10,14 +10,14 @@ from typing import cast
 
 import httptools
 
+from services.common.http.headers import Header
+
 MAX_RESPONSE_HEADERS = 128
 """Fields of an answer; and of its trailers."""
 MAX_RESPONSE_HEADER_BYTES = 64 * 1024
 """Bytes that may come without completing a head or adding to a body. One read from a connection may go past it once."""
 MAX_COALESCED_BYTES = 32 * 1024
 """Pieces that come to no more than this together are handed out as one: sending one costs more than copying it."""
-
-ResponseHeaders = list[tuple[bytes, bytes]]
 
 
 class RemoteProtocolError(Exception):
@@ -63,7 +63,7 @@ class ResponseParser:
         self._bytes_without_progress = self._trailer_count = 0
         self._chunks.clear()
         self.status = 0
-        self.headers: ResponseHeaders = []
+        self.headers: list[Header] = []
         self.buffered = 0
         self.headers_complete = self.message_complete = self.got_100_continue = False
         self.reusable = True

@@ -17,13 +17,14 @@ from typing import Any, NamedTuple, cast
 from gateway import proxy_events, routes
 from gateway.admission import STATE_KEY, AdmissionPolicy
 from gateway.forwarded import Client, is_trusted_proxy, resolve_client
-from gateway.proxy import headers
+from gateway.proxy.headers import build_request_headers
 from gateway.upstream.connect import ConnectError, open_connection
 from gateway.upstream.retries import Failure, Retry, send_with_retries
 from gateway.upstream.upstream_pool import Upstream
 from gateway.websocket.relay import ConnectionSlot, Tunnel, TunnelLog
 from services.common.errors import BadGateway, GatewayTimeout, GridcastError, InternalServerError, NotFound
 from services.common.http.encoding import encode_error_response
+from services.common.http.headers import Header, incoming_request_id
 from services.common.server.contract import ServerConfig, ServerState
 from services.common.telemetry import json_logging
 
@@ -196,12 +197,12 @@ class ClientHandshake(asyncio.Protocol):
         address = self._transport.get_extra_info("peername")
         peer = address[0] if address else "unknown"
         admission = self._admission
-        request_id = headers.incoming_request_id(fields) if is_trusted_proxy(peer, admission.trusted_proxies) else None
+        request_id = incoming_request_id(fields) if is_trusted_proxy(peer, admission.trusted_proxies) else None
         log = TunnelLog(target.partition(b"?")[0].decode("ascii"), request_id or secrets.token_hex(8))
         json_logging.request_id_var.set(log.request_id)
         try:
             client = resolve_client(peer, "http", fields, admission.trusted_proxies)
-            encoded = headers.build_request_headers(fields, client, log.request_id)
+            encoded = build_request_headers(fields, client, log.request_id)
             request = b"GET %s HTTP/1.1\r\n%sconnection: Upgrade\r\nupgrade: websocket\r\n\r\n" % (target, encoded)
             self._admit(log.path, fields, client)
             slot = ConnectionSlot(admission.connection_limiter, client.address)
@@ -224,7 +225,7 @@ class ClientHandshake(asyncio.Protocol):
             _log.exception("unhandled exception")
             self._reject(InternalServerError(), log)
 
-    def _admit(self, path: str, fields: Iterable[tuple[bytes, bytes]], client: Client) -> None:
+    def _admit(self, path: str, fields: Iterable[Header], client: Client) -> None:
         """Raise NotFound, TooManyRequests or Forbidden where the client may not open a WebSocket."""
         admission = self._admission
         if path not in routes.WEBSOCKET_PATHS:
