@@ -1,1 +1,1 @@
-"""The one front: it routes, and knows nothing of media, MongoDB or Redis."""
+"""The gateway: a reverse proxy for the services' HTTP requests and WebSockets, and the web page."""
