@@ -10,6 +10,7 @@ from typing import Any
 
 from gateway.limiters import ConnectionLimiter
 from gateway.upstream.upstream_pool import Upstream
+from services.common.server.timeouts import SendTimeout
 from services.common.telemetry import json_logging, metrics
 
 FINAL_FLUSH_SECONDS = 5.0
@@ -123,13 +124,13 @@ class Tunnel:
 class RelayDirection(asyncio.Protocol):
     """The protocol of one connection of a tunnel: writes what it receives to the other connection, its peer."""
 
-    __slots__ = ("_log", "_peer", "_send_timer", "_tunnel")
+    __slots__ = ("_log", "_peer", "_send_timeout", "_tunnel")
 
     def __init__(self, peer: asyncio.Transport, tunnel: Tunnel) -> None:
         self._peer = peer
         self._tunnel = tunnel
         self._log = tunnel.log
-        self._send_timer: asyncio.TimerHandle | None = None
+        self._send_timeout = SendTimeout(asyncio.get_running_loop(), tunnel.abort)
 
     def data_received(self, data: bytes) -> None:
         """Relay received bytes."""
@@ -138,13 +139,13 @@ class RelayDirection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Pause reading from the peer: the write buffer of this side is full."""
-        self._send_timer = asyncio.get_running_loop().call_later(TUNNEL_SEND_TIMEOUT_SECONDS, self._tunnel.abort)
+        self._send_timeout.start(TUNNEL_SEND_TIMEOUT_SECONDS)
         if not self._peer.is_closing():
             self._peer.pause_reading()
 
     def resume_writing(self) -> None:
         """Resume reading from the peer."""
-        self._cancel_send_timer()
+        self._send_timeout.stop()
         if not self._peer.is_closing():
             self._peer.resume_reading()
 
@@ -152,13 +153,8 @@ class RelayDirection(asyncio.Protocol):
         """Close the peer when its write buffer is sent, at the latest after FINAL_FLUSH_SECONDS."""
         del exc
         self._tunnel.side_closed()
-        self._cancel_send_timer()
+        self._send_timeout.stop()
         # Even if the peer is closing already: a client that has sent its FIN and does not read would keep its connection.
         self._peer.close()
         if self._peer.get_write_buffer_size():
             asyncio.get_running_loop().call_later(FINAL_FLUSH_SECONDS, self._peer.abort)
-
-    def _cancel_send_timer(self) -> None:
-        if self._send_timer is not None:
-            self._send_timer.cancel()
-            self._send_timer = None
