@@ -1,1 +1,1 @@
-"""The gateway: a reverse proxy for HTTP and WebSocket. It imports no driver."""
+"""The gateway: a reverse proxy for the services' HTTP requests and WebSockets, and the web page."""

@@ -1,4 +1,4 @@
-"""The rules of the door in one value: HTTP requests and tunnels, which come in by different ways, share it."""
+"""The admission policy, which HTTP requests and WebSocket handshakes share."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,17 @@ from services.common.http.origins import OriginPolicy
 
 @dataclass(frozen=True, slots=True)
 class AdmissionPolicy:
-    """What is decided before a request goes anywhere. Tunnels reach it through the lifespan's state, under STATE."""
+    """What is checked before a request or a handshake goes to a service. Handshakes find it in the lifespan's state."""
 
     socket_upstreams: UpstreamPool
     origins: OriginPolicy
     rate_limiter: RateLimiter | None
+    """None: no limit."""
     connection_limiter: ConnectionLimiter
     trusted_proxies: tuple[IPNetwork, ...]
     connect_timeout: float
+    """Seconds for one attempt to connect to an upstream."""
 
 
 STATE_KEY = "gateway.admission"
+"""Key of the policy in the state of the lifespan."""

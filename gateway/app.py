@@ -1,4 +1,4 @@
-"""Composition root of the gateway: settings in, ASGI application out. Clients are opened in the lifespan."""
+"""Composition root of the gateway: builds the ASGI application from settings. Connections are opened in the lifespan."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -25,48 +25,49 @@ from services.common.web.middleware import RequestMiddleware
 
 
 def create_app(settings: GatewaySettings | None = None) -> RequestMiddleware:
-    """The gateway as an ASGI application."""
+    """Build the gateway as an ASGI application. `settings`: read from the environment where None."""
     settings = settings or GatewaySettings()
-    wanted = {
+    addresses = {
         routes.UPLOAD: settings.upload_urls,
         routes.STREAM: settings.stream_urls,
         routes.SOCKET: settings.socket_urls,
     }
-    upstreams = {name: UpstreamPool(name) for name in wanted}
-    names = [DnsDiscovery(upstreams[name], addresses) for name, addresses in wanted.items()]
-    client = ConnectionPool(settings.connect_timeout)
-    forward = ReverseProxy(settings, client, upstreams)
-    health = UpstreamReadiness(client, upstreams)
-    trials = ActiveHealthChecks(client, upstreams)
+    upstream_pools = {name: UpstreamPool(name) for name in addresses}
+    discoveries = [DnsDiscovery(pool, addresses[name]) for name, pool in upstream_pools.items()]
+    connection_pool = ConnectionPool(settings.connect_timeout)
+    reverse_proxy = ReverseProxy(settings, connection_pool, upstream_pools)
+    readiness = UpstreamReadiness(connection_pool, upstream_pools)
+    health_checks = ActiveHealthChecks(connection_pool, upstream_pools)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        await client.open()
-        forward.bind_to_running_loop()
-        await asyncio.gather(*(one.resolve_initial() for one in names))
+        await connection_pool.open()
+        reverse_proxy.bind_to_running_loop()
+        await asyncio.gather(*(discovery.resolve_initial() for discovery in discoveries))
         tasks = [
-            asyncio.create_task(forward.run_monitor()),
-            asyncio.create_task(trials.run()),
-            *(asyncio.create_task(one.run()) for one in names),
+            asyncio.create_task(reverse_proxy.run_monitor()),
+            asyncio.create_task(health_checks.run()),
+            *(asyncio.create_task(discovery.run()) for discovery in discoveries),
         ]
         try:
             yield
         finally:
             await cancel_and_wait(*tasks)
-            await client.aclose()
+            await connection_pool.aclose()
 
-    checks = {name: health.readiness_check(name) for name in upstreams}
+    checks = {name: readiness.readiness_check(name) for name in upstream_pools}
     app = create_fastapi_app(
-        "gateway", "The one front: HTTP, WebSockets, web page, joined API document.", lifespan, checks
+        "gateway", "Reverse proxy for HTTP and WebSockets, web page, API document of all services.", lifespan, checks
     )
     static_files.add_static_routes(app)
-    entrance = AdmissionPolicy(
-        socket_upstreams=upstreams[routes.SOCKET],
+    admission = AdmissionPolicy(
+        socket_upstreams=upstream_pools[routes.SOCKET],
         origins=OriginPolicy(settings.allowed_origins),
         rate_limiter=RateLimiter(settings.request_rate_per_client) if settings.request_rate_per_client else None,
         connection_limiter=ConnectionLimiter(settings.max_tunnels, settings.max_tunnels_per_client),
         trusted_proxies=settings.trusted_proxies,
         connect_timeout=settings.connect_timeout,
     )
-    gateway = GatewayHandler(forward, app, OpenAPIAggregator(client, upstreams, app.openapi), entrance)
-    return RequestMiddleware(gateway, trusts_request_id=gateway.trusts_request_id)
+    openapi = OpenAPIAggregator(connection_pool, upstream_pools, app.openapi)
+    handler = GatewayHandler(reverse_proxy, app, openapi, admission)
+    return RequestMiddleware(handler, trusts_request_id=handler.trusts_request_id)

@@ -1,13 +1,13 @@
-"""What a browser is told about pages of other origins (Fetch, CORS protocol). Pure.
+"""CORS: the response headers for pages of other origins, and those of preflight responses (Fetch, "CORS protocol").
 
-Cookies are never allowed across origins: this API authenticates by the Authorization field, which a page has to send itself.
+Credentials are never allowed across origins: this API authenticates by the Authorization header, which a page sets itself, not by
+cookies.
 """
 
 import re
 
+from services.common.http.headers import Header, find_header
 from services.common.http.origins import OriginPolicy
-
-CORSHeaders = list[tuple[bytes, bytes]]
 
 EXPOSED_HEADERS = (
     b"Accept-Ranges, Content-Disposition, Content-Range, ETag, Location, Repr-Digest, Retry-After, X-Request-ID, "
@@ -15,21 +15,16 @@ EXPOSED_HEADERS = (
     b"Upload-Offset, Upload-Length, Upload-Expires, Upload-Concat, Upload-Defer-Length, Upload-Metadata"
 )
 PREFLIGHT_MAX_AGE = b"600"
-"""How long a browser may remember a preflight."""
+"""Seconds for which a browser may cache a preflight response."""
 
 _HEADER_NAME_LIST = re.compile(rb"[A-Za-z0-9-]{1,64}(?: *, *[A-Za-z0-9-]{1,64}){0,31}\Z")
 
 
-def find_header(fields: CORSHeaders, header_name: bytes) -> bytes | None:
-    """The first field of that name."""
-    return next((value for name, value in fields if name == header_name), None)
-
-
-def response_headers(fields: CORSHeaders, origins: OriginPolicy) -> CORSHeaders:
-    """What is added to the answer of a request with these fields: nothing where no setting lets its origin in."""
+def response_headers(request_headers: list[Header], origins: OriginPolicy) -> list[Header]:
+    """Return the headers to add to the response of a request: no Access-Control-* where its origin is not allowed."""
     if not origins.allowed_origins:
         return []
-    origin = find_header(fields, b"origin")
+    origin = find_header(request_headers, b"origin")
     if origin is None or not origins.allows(origin.decode("latin-1")):
         return [] if "*" in origins.allowed_origins else [(b"vary", b"Origin")]
     if "*" in origins.allowed_origins:
@@ -41,10 +36,13 @@ def response_headers(fields: CORSHeaders, origins: OriginPolicy) -> CORSHeaders:
     ]
 
 
-def preflight_headers(fields: CORSHeaders, allow: str) -> CORSHeaders:
-    """What is added, beside that, to the answer of a preflight: the resource's methods and the fields asked for."""
-    asked = find_header(fields, b"access-control-request-headers")
+def preflight_headers(request_headers: list[Header], allow: str) -> list[Header]:
+    """Return the further headers of a preflight response. `allow`: the methods of the resource, separated by commas.
+
+    All requested header names are allowed, unless their list is malformed or has more than 32 names.
+    """
+    names = find_header(request_headers, b"access-control-request-headers")
     added = [(b"access-control-allow-methods", allow.encode("ascii")), (b"access-control-max-age", PREFLIGHT_MAX_AGE)]
-    if asked is not None and _HEADER_NAME_LIST.match(asked):
-        added.append((b"access-control-allow-headers", asked))
+    if names is not None and _HEADER_NAME_LIST.match(names):
+        added.append((b"access-control-allow-headers", names))
     return added

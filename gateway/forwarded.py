@@ -1,6 +1,6 @@
-"""Who asks: address, scheme and host of a client, from its connection, or from the proxy before us when that one is trusted.
+"""Resolves a client's address, scheme and host: from its connection, or from the X-Forwarded-* headers of a trusted proxy.
 
-Pure. Without trusted proxies nothing that a client says about itself is believed.
+Without trusted proxies these headers are ignored, because a client may set them to anything.
 """
 
 import re
@@ -8,57 +8,58 @@ from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 
+from services.common.http.headers import Header
+
 IPNetwork = IPv4Network | IPv6Network
 
 _HOST_AND_PORT = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 
 
 class Client(NamedTuple):
-    """What services are told of a client. `host`: what it asked a trusted proxy for, where that differs from its Host field."""
+    """A client, as the upstream sees it in X-Forwarded-*."""
 
     address: str
     scheme: str = "http"
     host: str | None = None
+    """The host that a trusted proxy reports (X-Forwarded-Host); None: the Host header."""
 
 
 def parse_networks(text: str) -> tuple[IPNetwork, ...]:
-    """Addresses and networks separated by commas. Raises ValueError."""
-    return tuple(ip_network(one.strip()) for one in text.split(",") if one.strip())
+    """Parse addresses and networks, separated by commas. Raises ValueError."""
+    return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
 
 
-def resolve_client(
-    peer: str, scheme: str, fields: Iterable[tuple[bytes, bytes]], trusted: Sequence[IPNetwork]
-) -> Client:
-    """The client behind a connection from `peer`.
+def resolve_client(peer: str, scheme: str, fields: Iterable[Header], trusted: Sequence[IPNetwork]) -> Client:
+    """Return the client behind a connection from the address `peer`.
 
-    A trusted proxy appends the address it saw to X-Forwarded-For, so the last one that is no trusted proxy is the client; what
-    stands before it the client may have written itself.
+    A trusted proxy appends the address it saw to X-Forwarded-For. So the client is the last address that is not a trusted proxy;
+    the client may have written those before it.
     """
     if not is_trusted_proxy(peer, trusted):
         return Client(peer, scheme)
-    said: dict[bytes, list[str]] = {b"x-forwarded-for": [], b"x-forwarded-proto": [], b"x-forwarded-host": []}
+    values: dict[bytes, list[str]] = {b"x-forwarded-for": [], b"x-forwarded-proto": [], b"x-forwarded-host": []}
     for name, value in fields:
-        if name in said:
-            said[name] += (part.strip() for part in value.decode("latin-1").split(","))
+        if name in values:
+            values[name] += (part.strip() for part in value.decode("latin-1").split(","))
     address = peer
-    for hop in reversed(said[b"x-forwarded-for"]):
+    for hop in reversed(values[b"x-forwarded-for"]):
         if not _is_address(hop):
             break
         address = hop
         if not _in_networks(hop, trusted):
             break
-    proto = said[b"x-forwarded-proto"][-1:]
-    hosts = [one for one in said[b"x-forwarded-host"][-1:] if _HOST_AND_PORT.fullmatch(one)]
+    proto = values[b"x-forwarded-proto"][-1:]
+    hosts = [host for host in values[b"x-forwarded-host"][-1:] if _HOST_AND_PORT.fullmatch(host)]
     return Client(address, proto[0] if proto and proto[0] in {"http", "https"} else scheme, hosts[0] if hosts else None)
 
 
 def is_trusted_proxy(peer: str, trusted: Sequence[IPNetwork]) -> bool:
-    """Whether what a connection from `peer` says of its client is believed."""
+    """Whether X-Forwarded-* and X-Request-ID are trusted on a connection from the address `peer`."""
     return bool(trusted) and _in_networks(peer, trusted)
 
 
 def _is_address(text: str) -> bool:
-    if "%" in text:  # a zone is known to its own machine only, and Python takes any characters for one
+    if "%" in text:  # a zone has a meaning on its own machine only, and Python accepts any characters in it
         return False
     try:
         ip_address(text)

@@ -1,6 +1,6 @@
-"""Decides about each HTTP request: may it come in, who answers, what a browser is told. It moves no bytes.
+"""Handles HTTP requests: rate limit, CORS, route; then the reverse proxy or a page of the gateway responds.
 
-Plain ASGI: a framework's routing would cost more than the way through.
+Plain ASGI: the routing of a framework would cost more than the rest of the way through the gateway.
 """
 
 import asyncio
@@ -12,28 +12,31 @@ from gateway.forwarded import is_trusted_proxy, resolve_client
 from gateway.proxy.reverse_proxy import ReverseProxy
 from services.common.asgi import ASGIApp, Message, Receive, Scope, Send
 from services.common.errors import BadGateway, GatewayTimeout, GridcastError, ServiceUnavailable, TooManyRequests
+from services.common.http.headers import Header, find_header
 from services.common.web.app_factory import send_problem
 
 PROBE_PATHS = frozenset({"/livez", "/readyz"})
+"""Paths that no rate limit applies to."""
 
 
 class GatewayHandler:
-    """The application behind services.common.web.middleware.RequestMiddleware."""
+    """The ASGI application that `RequestMiddleware` wraps."""
 
     def __init__(
         self, reverse_proxy: ReverseProxy, local_app: ASGIApp, openapi: ASGIApp, admission: AdmissionPolicy
     ) -> None:
+        """`local_app` serves the gateway's own routes, `openapi` /openapi.json."""
         self._reverse_proxy = reverse_proxy
         self._local_app = local_app
         self._openapi = openapi
         self._admission = admission
 
     def trusts_request_id(self, scope: Scope) -> bool:
-        """Whether an X-Request-ID is the word of a trusted proxy. A client's own would let it write into others' traces."""
+        """Whether the X-Request-ID comes from a trusted proxy. A client could write into the traces of others with its own."""
         return is_trusted_proxy(_peer_address(scope), self._admission.trusted_proxies)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """ASGI. Not a coroutine around another: each costs every request."""
+        """ASGI. Returns a coroutine instead of awaiting it: each one more would cost every request."""
         if scope["type"] == "lifespan":
             scope["state"][STATE_KEY] = self._admission
             return self._local_app(scope, receive, send)
@@ -42,40 +45,40 @@ class GatewayHandler:
         return self._handle(scope, receive, send)
 
     async def _handle_with_headers(
-        self, extra_headers: cors.CORSHeaders, scope: Scope, receive: Receive, send: Send
+        self, extra_headers: list[Header], scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """With these fields, whoever answers."""
-        begun = False
+        """Handle a request, and add `extra_headers` to its response, a problem included."""
+        started = False
 
-        async def adding(message: Message) -> None:
-            nonlocal begun
+        async def send_with_headers(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
-                begun = True
+                started = True
                 message["headers"] = [*message["headers"], *extra_headers]
             await send(message)
 
         try:
-            await self._handle(scope, receive, adding)
+            await self._handle(scope, receive, send_with_headers)
         except GridcastError as error:
-            if begun:
+            if started:
                 raise
-            await send_problem(adding, error, close_connection=True)
+            await send_problem(send_with_headers, error, close_connection=True)
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = str(scope["raw_path"], "ascii")
-        entrance = self._admission
-        client = resolve_client(_peer_address(scope), scope["scheme"], scope["headers"], entrance.trusted_proxies)
-        if entrance.rate_limiter is not None and path not in PROBE_PATHS:
+        admission = self._admission
+        client = resolve_client(_peer_address(scope), scope["scheme"], scope["headers"], admission.trusted_proxies)
+        if admission.rate_limiter is not None and path not in PROBE_PATHS:
             try:
-                entrance.rate_limiter.acquire(client.address, asyncio.get_running_loop().time())
+                admission.rate_limiter.acquire(client.address, asyncio.get_running_loop().time())
             except TooManyRequests:
                 proxy_events.request_rejected("rate_limit")
                 raise
         if scope["method"] == "OPTIONS":
-            known = routes.methods_of(path)
-            preflight = cors.find_header(scope["headers"], b"access-control-request-method") is not None
-            if preflight or "OPTIONS" not in known:
-                await self._handle_options(scope, routes.allow_header(known), send, preflight=preflight)
+            methods = routes.methods_of(path)
+            preflight = find_header(scope["headers"], b"access-control-request-method") is not None
+            if preflight or "OPTIONS" not in methods:
+                await self._handle_options(scope, routes.allow_header(methods), send, preflight=preflight)
                 return
         route = routes.match_route(scope["method"], path)
         scope["route"] = route.template
@@ -93,7 +96,7 @@ class GatewayHandler:
             await self._local_app(scope, receive, send)
 
     async def _handle_options(self, scope: Scope, allow: str, send: Send, *, preflight: bool) -> None:
-        """A CORS preflight, or an OPTIONS of a resource whose service does not know it."""
+        """Respond to a CORS preflight, or to OPTIONS that the service does not support. `allow`: the methods of the resource."""
         headers = [(b"allow", allow.encode("ascii"))]
         if preflight and cors.response_headers(scope["headers"], self._admission.origins):
             headers += cors.preflight_headers(scope["headers"], allow)
@@ -106,8 +109,8 @@ def _peer_address(scope: Scope) -> str:
 
 
 def _add_missing_host(scope: Scope) -> None:
-    """A client of HTTP/1.0 need not say whom it asks. The service is asked in HTTP/1.1: for the address at which we were."""
-    if cors.find_header(scope["headers"], b"host") is None:
+    """Add a Host header where an HTTP/1.0 client sent none: HTTP/1.1 requires it (RFC 9112, 3.2). It is the gateway's address."""
+    if find_header(scope["headers"], b"host") is None:
         host, port = scope["server"] or ("localhost", None)
         name = f"[{host}]" if ":" in host else host
         scope["headers"].append((b"host", (f"{name}:{port}" if port else "localhost").encode("ascii")))

@@ -1,64 +1,66 @@
-"""Who may come in: pages of which origins, how many tunnels, how many requests of one client.
+"""Limits per client: the rate of requests, the number of open WebSocket tunnels.
 
-Pure: the caller tells the time. Counts are this process's own; with N gateways a client gets N times as much.
+The caller passes the time. Counts are those of one gateway process: with N gateways a client gets N times as much.
 """
 
 from collections import OrderedDict
 from ipaddress import IPv6Address, ip_address
 from math import ceil
 
+from services.common.aio.token_bucket import TokenBucket
 from services.common.errors import ServiceUnavailable, TooManyRequests
 
 MAX_TRACKED_CLIENTS = 10_000
-"""Clients whose rate is kept; the one not seen for longest is forgotten, which gives it a full allowance again."""
+"""Clients with a token bucket. Beyond it the one not seen for longest is dropped, and so starts with a full bucket again."""
 
 
 class RateLimiter:
-    """So many requests a second from one client, and twice as many at once. None of a client's requests waits: it is refused."""
+    """Token buckets by client. A request beyond the rate is refused, never delayed."""
 
     def __init__(self, per_second: float) -> None:
+        """`per_second`: requests of one client on average; its burst is twice as many, and at least one."""
         self._per_second = per_second
         self._burst = max(1.0, 2.0 * per_second)
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
     def acquire(self, address: str, now: float) -> None:
-        """Count one request. Raises TooMany with the seconds until the next one is answered."""
+        """Count one request at `now` (seconds). Raises TooManyRequests; its `Retry-After` is when the next one is allowed."""
         key = client_key(address)
-        left, at = self._buckets.pop(key, (self._burst, now))
-        left = min(self._burst, left + (now - at) * self._per_second)
-        if taken := left >= 1.0:
-            left -= 1.0
-        self._buckets[key] = (left, now)
-        if len(self._buckets) > MAX_TRACKED_CLIENTS:
-            self._buckets.popitem(last=False)
-        if not taken:
-            wait = ceil((1.0 - left) / self._per_second)
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = self._buckets[key] = TokenBucket(self._per_second, self._burst, now)
+            if len(self._buckets) > MAX_TRACKED_CLIENTS:
+                self._buckets.popitem(last=False)
+        else:
+            self._buckets.move_to_end(key)
+        if not bucket.try_acquire(now):
+            wait = ceil(bucket.seconds_until())
             raise TooManyRequests("request rate limit exceeded", {"retry-after": str(wait)})
 
 
 class ConnectionLimiter:
-    """Open WebSockets, all and by client."""
+    """Counts open tunnels, in all and by client."""
 
     def __init__(self, max_connections: int, max_per_client: int) -> None:
-        """`most_per_client` may be 0: no limit."""
+        """`max_per_client` of 0: no limit."""
         self._max_connections = max_connections
         self._max_per_client = max_per_client
         self._count = 0
         self._by_client: dict[str, int] = {}
 
     def acquire(self, address: str) -> None:
-        """Count one more. Raises Unavailable or TooMany; those that are open stay."""
+        """Count one more. Raises ServiceUnavailable at the limit of the gateway, TooManyRequests at that of the client."""
         if self._count >= self._max_connections:
             raise ServiceUnavailable("too many WebSocket connections", retry_after=5)
         key = client_key(address)
-        mine = self._by_client.get(key, 0)
-        if self._max_per_client and mine >= self._max_per_client:
+        count = self._by_client.get(key, 0)
+        if self._max_per_client and count >= self._max_per_client:
             raise TooManyRequests("too many WebSocket connections from this address", {"retry-after": "5"})
         self._count += 1
-        self._by_client[key] = mine + 1
+        self._by_client[key] = count + 1
 
     def release(self, address: str) -> None:
-        """One that entered is over."""
+        """Count one less: a tunnel that was acquired for `address` is closed."""
         key = client_key(address)
         self._count -= 1
         if self._by_client[key] > 1:
@@ -68,7 +70,7 @@ class ConnectionLimiter:
 
 
 def client_key(address: str) -> str:
-    """What counts as one client: an IPv4 address, or the /64 that one IPv6 subscriber has at least."""
+    """Return what counts as one client: an IPv4 address, or an IPv6 /64, the smallest network that one subscriber gets."""
     if ":" not in address:
         return address
     try:

@@ -1,4 +1,4 @@
-"""/openapi.json: the services' own documents, fetched and joined. A service that does not answer is shown as it last was."""
+"""Serves /openapi.json: the documents of all services, fetched and merged. If a service does not respond, its last one is used."""
 
 import asyncio
 import json
@@ -14,12 +14,13 @@ from services.common.errors import ServiceUnavailable
 from services.common.web.app_factory import openapi_problems
 
 DOCUMENT_TTL_SECONDS = 5.0
+"""Seconds for which the merged document is served without fetching again."""
 GATEWAY_ERROR_RESPONSES = openapi_problems(408, 413, 417, 429, 502, 503, 504)
-"""What the gateway may answer in a service's place; 400, 414 and 431 stand in every document."""
+"""Problems that the gateway itself may respond with on a service's routes; 400, 414 and 431 are in every service's document."""
 
 
 class OpenAPIAggregator:
-    """A plain ASGI application that answers with the joined document."""
+    """A plain ASGI application that responds with the merged document."""
 
     def __init__(
         self,
@@ -27,6 +28,7 @@ class OpenAPIAggregator:
         pools: Mapping[str, UpstreamPool],
         gateway_document: Callable[[], openapi_merge.OpenAPIDocument],
     ) -> None:
+        """`pools` by service; `gateway_document` returns the document of the gateway's own routes."""
         self._connection_pool = connection_pool
         self._pools = pools
         self._gateway_document = gateway_document
@@ -50,10 +52,10 @@ class OpenAPIAggregator:
         await send({"type": "http.response.body", "body": self._cached_body})
 
     async def _aggregate(self) -> None:
-        await asyncio.gather(*(self._fetch_document(upstream) for upstream in self._pools.values()))
-        described = {name: (known, routes.routed_operations(name)) for name, known in self._documents.items()}
+        await asyncio.gather(*(self._fetch_document(pool) for pool in self._pools.values()))
+        documents = {name: (document, routes.routed_operations(name)) for name, document in self._documents.items()}
         self._cached_body = json.dumps(
-            openapi_merge.merge_documents(self._gateway_document(), described, GATEWAY_ERROR_RESPONSES)
+            openapi_merge.merge_documents(self._gateway_document(), documents, GATEWAY_ERROR_RESPONSES)
         ).encode("ascii")
         self._fresh_until = (
             asyncio.get_running_loop().time() + DOCUMENT_TTL_SECONDS
@@ -62,12 +64,12 @@ class OpenAPIAggregator:
         )
 
     async def _fetch_document(self, pool: UpstreamPool) -> None:
-        replica = pool.select_least_requests()
-        if replica is None:
+        upstream = pool.select_least_requests()
+        if upstream is None:
             return
         try:
-            with replica:
-                status, body = await fetch_small(self._connection_pool, replica, "/openapi.json")
+            with upstream:
+                status, body = await fetch_small(self._connection_pool, upstream, "/openapi.json")
             if status == 200:
                 self._documents[pool.name] = json.loads(body)
         except (ServiceUnavailable, ValueError):

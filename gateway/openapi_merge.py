@@ -1,7 +1,7 @@
-"""Joins the services' OpenAPI documents into one that shows what the gateway lets through.
+"""Merges the services' OpenAPI documents into one that describes the operations that the gateway routes.
 
-Pure: documents in, document out. A path that two services share (/file/stream) gets the methods of both. Schemas of one name but
-different content are renamed after their service.
+A path that two services share (/file/stream) gets the methods of both. Schemas of the same name and different content are prefixed
+with the name of their service.
 """
 
 import re
@@ -19,44 +19,48 @@ def merge_documents(
     documents: Mapping[str, tuple[OpenAPIDocument, Collection[tuple[str, str]]]],
     error_responses: Mapping[int | str, Mapping[str, Any]] | None = None,
 ) -> OpenAPIDocument:
-    """`own` with each service's paths, as far as its (method, template) pairs are routed.
+    """Return the merged document.
 
-    `answers` by status are what the gateway itself may say in a service's place; what the service documents stays.
+    Arguments:
+        gateway_document: the document of the gateway's own routes.
+        documents: by service, its document and the (method, template) pairs that are routed; other operations are left out.
+        error_responses: by status, responses that the gateway itself may send on a service's route. Those that the service
+            documents take precedence.
     """
-    ours = {str(status): answer for status, answer in (error_responses or {}).items()}
+    gateway_responses = {str(status): response for status, response in (error_responses or {}).items()}
     paths: dict[str, Any] = {path: dict(item) for path, item in gateway_document.get("paths", {}).items()}
     components: dict[str, dict[str, Any]] = {
-        kind: dict(of) for kind, of in gateway_document.get("components", {}).items()
+        kind: dict(named) for kind, named in gateway_document.get("components", {}).items()
     }
     for service, (document, routed) in documents.items():
         schemas = components.setdefault("schemas", {})
-        theirs = document.get("components", {}).get("schemas", {})
-        names = {
+        service_schemas = document.get("components", {}).get("schemas", {})
+        new_names = {
             name: f"{service.capitalize()}{name}"
-            for name, schema in theirs.items()
+            for name, schema in service_schemas.items()
             if name in schemas and schemas[name] != schema
         }
-        joined = _rename_schema_refs(document, names)
-        for kind, of in joined.get("components", {}).items():
-            known = components.setdefault(kind, {})
-            for name, component in of.items():
-                known.setdefault(names.get(name, name) if kind == "schemas" else name, component)
+        renamed = _rename_schema_refs(document, new_names)
+        for kind, named in renamed.get("components", {}).items():
+            merged = components.setdefault(kind, {})
+            for name, component in named.items():
+                merged.setdefault(new_names.get(name, name) if kind == "schemas" else name, component)
         shapes = {(method, _path_shape(template)) for method, template in routed}
-        for path, item in joined.get("paths", {}).items():
+        for path, item in renamed.get("paths", {}).items():
             for method, operation in item.items():
                 if (method.upper(), _path_shape(path)) in shapes:
-                    responses = dict(sorted({**ours, **operation["responses"]}.items()))
+                    responses = dict(sorted({**gateway_responses, **operation["responses"]}.items()))
                     paths.setdefault(path, {})[method] = {**operation, "responses": responses}
     return {**gateway_document, "paths": dict(sorted(paths.items())), "components": components}
 
 
 def _path_shape(template: str) -> str:
-    """A path without the names of its parameters: those are the service's own affair."""
+    """Return a path without the names of its parameters, which may differ between the route table and the service."""
     return _PARAMETER.sub("{}", template)
 
 
 def _rename_schema_refs(value: Any, new_names: Mapping[str, str]) -> Any:
-    """`value` with every reference to a renamed schema changed."""
+    """Return `value` with each reference to a renamed schema changed."""
     if not new_names:
         return value
     if isinstance(value, dict):

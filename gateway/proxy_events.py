@@ -1,4 +1,4 @@
-"""What operators see of the gateway's decisions, in the log and in the metrics. It decides nothing."""
+"""Writes the gateway's decisions to the log and to the metrics."""
 
 import logging
 
@@ -9,7 +9,7 @@ _log = logging.getLogger("gridcast.gateway")
 
 
 def upstream_ejected(pool: UpstreamPool, upstream: Upstream, reason: object) -> None:
-    """A replica is left alone for a while."""
+    """An upstream was ejected."""
     metrics.UPSTREAM_EJECTIONS.labels(pool.name).inc()
     fields = {
         "upstream": pool.name,
@@ -21,30 +21,30 @@ def upstream_ejected(pool: UpstreamPool, upstream: Upstream, reason: object) -> 
 
 
 def upstream_recovered(pool: UpstreamPool, upstream: Upstream) -> None:
-    """A replica that was left alone answers again."""
+    """A health check has ended an ejection."""
     _log.info("upstream recovered", extra={"fields": {"upstream": pool.name, "upstream_addr": upstream.origin}})
 
 
 def upstream_retried(pool: UpstreamPool) -> None:
-    """A safe request or a handshake was broken off before an answer, so it may be sent again. Where no replica is left it is not.
+    """A safe request or a handshake may be retried: its connection closed before a response. Counted even if no upstream is left.
 
-    A replica that could not be reached was sent nothing: the next one is asked, and that is no retry.
+    A failed connect is not counted: nothing was sent, so the next upstream gets the request for the first time.
     """
     metrics.UPSTREAM_RETRIES.labels(pool.name).inc()
 
 
 def upstream_error(service: str, status: int) -> None:
-    """No replica answered; the client gets this status."""
+    """The gateway responded with this status, 502, 503 or 504, in place of an upstream."""
     metrics.UPSTREAM_ERRORS.labels(service, status).inc()
 
 
 def request_rejected(reason: str) -> None:
-    """Somebody was turned away at the door."""
+    """A request or a handshake was rejected before it went to a service."""
     metrics.REQUESTS_REJECTED.labels(reason).inc()
 
 
 def upstreams_changed(pool: UpstreamPool) -> None:
-    """A service's replicas are known, or have changed."""
+    """The upstreams of a service were resolved for the first time, or have changed."""
     metrics.UPSTREAM_HOSTS.labels(pool.name).set(len(pool.upstreams))
-    fields = {"upstream": pool.name, "upstream_addrs": [replica.origin for replica in pool.upstreams]}
+    fields = {"upstream": pool.name, "upstream_addrs": [upstream.origin for upstream in pool.upstreams]}
     _log.info("upstream hosts changed", extra={"fields": fields})

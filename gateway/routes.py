@@ -1,6 +1,6 @@
-"""Which service answers a request: one table over all services, and the paths that no two parsers may read differently.
+"""The route table: which service handles a method and a path. Rejects paths that two parsers could interpret differently.
 
-Pure: method and raw path in, a route or an error out. The string that is matched is the string that is sent on, undecoded.
+The raw path is matched and forwarded undecoded.
 """
 
 import re
@@ -13,11 +13,12 @@ UPLOAD, STREAM, SOCKET, GATEWAY = "upload", "stream", "socket", "gateway"
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a request goes. `template` names it in metrics; `media` tells a body without a small limit and a long answer."""
+    """The destination of a request. `template` is its label in metrics."""
 
     service: str
     template: str
     is_media: bool = False
+    """Its requests carry media: `max_body_size` and `commit_timeout` apply."""
 
 
 _TABLE: dict[str, dict[str, str]] = {
@@ -34,7 +35,7 @@ _TABLE: dict[str, dict[str, str]] = {
     "/file/stream": {"GET": STREAM, "HEAD": STREAM, "PUT": UPLOAD, "DELETE": UPLOAD},
     "/file/upload": {"POST": UPLOAD},
     "/file/tus": {"OPTIONS": UPLOAD, "POST": UPLOAD},
-    # POST with X-HTTP-Method-Override stands for PATCH or DELETE (tus 1.0.0, "Headers").
+    # POST with X-HTTP-Method-Override means PATCH or DELETE (tus 1.0.0, "Headers").
     "/file/tus/{id}": {"OPTIONS": UPLOAD, "HEAD": UPLOAD, "PATCH": UPLOAD, "POST": UPLOAD, "DELETE": UPLOAD},
     "/sockets": {"GET": SOCKET},
     "/sockets/messages": {"POST": SOCKET},
@@ -66,28 +67,28 @@ _EXACT, _PATTERNS = _compile()
 
 
 def reject_ambiguous(path: str) -> None:
-    """Raise BadRequest where another parser might see another path: what would be decoded, collapsed or cut off."""
+    """Raise BadRequest for a path that another parser might decode, normalise or truncate, and so take for another one."""
     if _AMBIGUOUS.search(path):
         raise BadRequest("the path is ambiguous")
 
 
 def methods_of(path: str) -> dict[str, Route]:
-    """All methods of the resource at `path`, over all services. Raises BadRequest or NotFound."""
-    if (found := _EXACT.get(path)) is not None:
-        return found
+    """Return the routes of the resource at `path` by method, over all services. Raises BadRequest or NotFound."""
+    if (routes := _EXACT.get(path)) is not None:
+        return routes
     reject_ambiguous(path)
     segments = path.split("/")
     for pattern, routes in _PATTERNS.items():
         if len(pattern) == len(segments) and all(
-            want == have or (want.startswith("{") and _SEGMENT.match(have))
-            for want, have in zip(pattern, segments, strict=True)
+            expected == segment or (expected.startswith("{") and _SEGMENT.match(segment))
+            for expected, segment in zip(pattern, segments, strict=True)
         ):
             return routes
     raise NotFound("resource not found")
 
 
 def match_route(method: str, path: str) -> Route:
-    """The route of a request. Raises BadRequest, NotFound, or MethodNotAllowed with `Allow` over all services."""
+    """Return the route of a request. Raises BadRequest, NotFound, or MethodNotAllowed with `Allow` over all services."""
     routes = methods_of(path)
     if (route := routes.get(method)) is not None:
         return route
@@ -95,10 +96,10 @@ def match_route(method: str, path: str) -> Route:
 
 
 def allow_header(routes: dict[str, Route]) -> str:
-    """The value of `Allow`. OPTIONS is always answered: by the service that claims it, else by the gateway."""
+    """Return the value of `Allow`. OPTIONS is always allowed: by the service where it has a route, otherwise by the gateway."""
     return ", ".join(sorted({*routes, "OPTIONS"}))
 
 
 def routed_operations(service: str) -> set[tuple[str, str]]:
-    """The (method, template) pairs of `service`: what the joined API document may show of its own one."""
+    """Return the (method, template) pairs that are routed to `service`."""
     return {(m, template) for template, services in _TABLE.items() for m, name in services.items() if name == service}

@@ -1,4 +1,4 @@
-"""The gateway's own pages: the web page and the API documentation."""
+"""Serves the web page and the API documentation."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ _SECURITY_HEADERS = {
 
 
 def add_static_routes(app: FastAPI) -> None:
-    """Serve the files of page/, read once. They are ours: nothing comes from elsewhere, and the policy says so."""
+    """Add routes for the files of page/, which are read once. The Content-Security-Policy allows no other origin."""
     files = {path.name: path.read_bytes() for path in PAGE_DIR.iterdir() if path.suffix in _CONTENT_TYPES}
 
     def file(name: str) -> Response:

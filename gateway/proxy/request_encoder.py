@@ -1,36 +1,40 @@
-"""The head of a request as a service gets it, and what it says of the body. Pure: what was parsed in, bytes out."""
+"""Encodes the head of a request for an upstream: request line, header fields, framing."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from gateway.forwarded import Client
-from gateway.proxy import headers
+from gateway.proxy.headers import build_request_headers
+from services.common.http.headers import Header
 
 _METHODS_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
-"""Methods that say so when there is no body (RFC 9110, 8.6)."""
+"""Methods that send `Content-Length: 0` where there is no body (RFC 9110, 8.6)."""
 
 
 class EncodedHead(NamedTuple):
-    """`length` of the body in bytes, None where it comes in chunks; `waits`: it is sent when the service asks for it with a 100."""
+    """A head, and how its body is framed."""
 
     raw: bytes
     content_length: int | None
+    """Bytes of the body; None: it is sent in chunks (RFC 9112, 7.1)."""
     expect_continue: bool
+    """Send the body after a 100 (RFC 9110, 10.1.1)."""
 
 
 def encode_request_head(
-    method: str, target: bytes, fields: headers.HeaderIterable, client: Client, request_id: str
+    method: str, target: bytes, fields: Iterable[Header], client: Client, request_id: str
 ) -> EncodedHead:
-    """The head to send. Raises BadRequest."""
+    """Encode a head. `fields`: those of the client's request, validated. Raises BadRequest as `build_request_headers`."""
     length: int | None = 0
     framing = b"content-length: 0\r\n" if method in _METHODS_WITH_BODY else b""
-    waits = False
+    expect_continue = False
     for name, value in fields:
         if name == b"content-length":
-            length, framing = int(value), b""  # it stands among the fields
+            length, framing = int(value), b""  # build_request_headers keeps the field
         elif name == b"transfer-encoding":
             length, framing = None, b"transfer-encoding: chunked\r\n"
         elif name == b"expect":
-            waits = True
-    lines = headers.build_request_headers(fields, client, request_id)
+            expect_continue = True
+    lines = build_request_headers(fields, client, request_id)
     raw = b"%s %s HTTP/1.1\r\n%s%s\r\n" % (method.encode("ascii"), target, lines, framing)
-    return EncodedHead(raw, length, waits)
+    return EncodedHead(raw, length, expect_continue)

@@ -1,48 +1,51 @@
-"""The way of one HTTP request: choose a replica, send it on, pass the answer back. Streams both ways.
+"""Proxies one HTTP request: encodes it for the upstream, sends it through the proxy loop, streams the response to the client.
 
-It decides what is tried again and what a failure is called. It knows neither the HTTP client behind `proxy` nor the routes.
+Bodies stream in both directions. This module decides which requests may be retried and which error the client gets.
 """
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Mapping
 from typing import Never, cast
 
-from gateway import proxy_events
 from gateway.forwarded import Client
 from gateway.proxy import headers
 from gateway.proxy.request_encoder import EncodedHead, encode_request_head
 from gateway.proxy.timeouts import BODY_PHASES, Phase, ProgressMonitor, ProxyExchange, ProxyTimeouts
 from gateway.routes import Route
 from gateway.settings import GatewaySettings
-from gateway.upstream.connection_pool import ConnectError, ConnectionPool, NoResponseError
+from gateway.upstream.connect import ConnectError
+from gateway.upstream.connection_pool import ConnectionPool, NoResponseError
 from gateway.upstream.response_parser import RemoteProtocolError
+from gateway.upstream.retries import Failure, Retry, send_with_retries
 from gateway.upstream.upstream_connection import ServerDisconnected, UpstreamConnection
-from gateway.upstream.upstream_pool import CONNECT_BUDGET_SECONDS, Upstream, UpstreamPool
+from gateway.upstream.upstream_pool import Upstream, UpstreamPool
 from services.common.asgi import ClientDisconnected, Receive, Scope, Send
 from services.common.errors import BadGateway, ContentTooLarge, GatewayTimeout, GridcastError, ServiceUnavailable
 from services.common.server.connection_info import connection_info
 from services.common.telemetry import json_logging
 
 MAX_NON_MEDIA_BODY_BYTES = 1024 * 1024
-"""Bytes of a body that is no media."""
+"""Largest request body on a route that takes no media: 413 beyond."""
 SMALL_RESPONSE_BYTES = 16 * 1024
-"""Bytes of an answer that are one piece, however they came."""
+"""Largest response body that is sent in one message together with the headers, if it was received completely."""
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods without side effects (RFC 9110, 9.2.1) that the gateway routes."""
 
 
 class ClientRequestBody:
-    """A request's body as it comes from the client. The service pulls it, so a slow service slows the client down."""
+    """The request body of a client, pulled by the upstream connection: a slow upstream slows the client down."""
 
     def __init__(self, head: EncodedHead, receive: Receive, exchange: ProxyExchange, limit: int) -> None:
-        self.head = head
+        """`limit` in bytes."""
+        self.content_length = head.content_length
+        self.expect_continue = head.expect_continue
         self._receive = receive
         self._exchange = exchange
         self._limit = limit
         self._more_body = True
 
     async def read(self) -> bytes:
-        """The next piece; none at the end."""
+        """Return the next chunk; empty at the end. Raises ContentTooLarge, or ClientDisconnected."""
         exchange = self._exchange
         while self._more_body:
             exchange.phase = Phase.READING_CLIENT
@@ -58,7 +61,7 @@ class ClientRequestBody:
                 exchange.phase = Phase.WRITING_UPSTREAM
                 return data
         exchange.request_complete = True
-        if exchange.phase in BODY_PHASES:  # else the answer came early
+        if exchange.phase in BODY_PHASES:  # otherwise the response came before the end of the body
             exchange.phase = Phase.AWAITING_HEADERS
         return b""
 
@@ -67,23 +70,112 @@ class ClientRequestBody:
         raise reason
 
 
-@dataclass(slots=True)
 class UpstreamRequest:
-    """A request on its way. `again`: it may be asked a second time, because nothing can happen twice; `fresh`: it is being."""
+    """An HTTP request in the proxy loop (`gateway.upstream.retries.ProxiedRequest`).
 
-    method: str
-    head: bytes
-    body: ClientRequestBody | None
-    retryable: bool
-    new_connection: bool = False
+    Arguments:
+        head: the encoded head.
+        body: None where the request has none.
+        retryable: it may be sent once more after a broken connection: a safe method, and no body that is partly consumed.
+        log: fields for the access log.
+        extended_start: `http.response.start` may carry the whole body (`ConnectionInfo`).
+    """
+
+    __slots__ = (
+        "_body",
+        "_clock",
+        "_connection_pool",
+        "_exchange",
+        "_extended_start",
+        "_head",
+        "_log",
+        "_method",
+        "_new_connection",
+        "_retryable",
+        "_send",
+        "_started_at",
+    )
+
+    def __init__(
+        self,
+        connection_pool: ConnectionPool,
+        loop: asyncio.AbstractEventLoop,
+        method: str,
+        head: bytes,
+        body: ClientRequestBody | None,
+        exchange: ProxyExchange,
+        send: Send,
+        log: dict[str, object],
+        *,
+        retryable: bool,
+        extended_start: bool,
+    ) -> None:
+        self._connection_pool = connection_pool
+        self._clock = loop.time
+        self._started_at = loop.time()
+        self._method = method
+        self._head = head
+        self._body = body
+        self._exchange = exchange
+        self._send = send
+        self._log = log
+        self._retryable = retryable
+        self._new_connection = False
+        self._extended_start = extended_start
+
+    def send(self, upstream: Upstream) -> Awaitable[UpstreamConnection]:
+        """Send the request over a pooled connection. A plain function: another coroutine would cost every request."""
+        self._log["upstream_addr"] = upstream.origin
+        return self._connection_pool.request(
+            self._method, upstream.address, self._head, self._body, new_connection=self._new_connection
+        )
+
+    def classify(self, error: BaseException) -> Failure:
+        """Retry what was not sent, and what is retryable once: a reused connection was closed meanwhile, or the upstream died."""
+        aborted = self._exchange.abort_reason
+        reason = (aborted or error) if _is_upstream_fault(error, aborted) else None
+        if isinstance(error, ConnectError):
+            return Failure(reason, Retry.NEXT_UPSTREAM)
+        if isinstance(error, ServerDisconnected) and self._retryable and aborted is None:
+            self._retryable, self._new_connection = False, True
+            return Failure(reason, Retry.ANY_UPSTREAM)
+        return Failure(reason, Retry.NEVER)
+
+    async def relay(self, connection: UpstreamConnection) -> None:
+        """Copy the response to the client, and release the connection."""
+        self._log["first_byte"] = round(self._clock() - self._started_at, 6)
+        exchange, send, response = self._exchange, self._send, connection.response
+        try:
+            status = response.status
+            fields = headers.filter_response_headers(response.headers, status)
+            if not exchange.request_complete:
+                fields.append((b"connection", b"close"))  # an early response: the rest of the request body is not read
+            exchange.phase = Phase.WRITING_CLIENT
+            if self._extended_start and response.message_complete and response.buffered <= SMALL_RESPONSE_BYTES:
+                data = await connection.read()
+                exchange.bytes_transferred += len(data)
+                await send({"type": "http.response.start", "status": status, "headers": fields, "body": data})
+                return
+            await send({"type": "http.response.start", "status": status, "headers": fields})
+            more = True
+            while more:
+                exchange.phase = Phase.READING_UPSTREAM
+                data = await connection.read()
+                more = not connection.response_consumed
+                exchange.phase = Phase.WRITING_CLIENT
+                exchange.bytes_transferred += len(data)
+                await send({"type": "http.response.body", "body": data, "more_body": more})
+        finally:
+            connection.release()
 
 
 class ReverseProxy:
-    """Answers requests from the services."""
+    """Sends requests to the services and returns their responses."""
 
     def __init__(
         self, settings: GatewaySettings, connection_pool: ConnectionPool, upstream_pools: Mapping[str, UpstreamPool]
     ) -> None:
+        """`upstream_pools` by the name of the service."""
         self._settings = settings
         self._connection_pool = connection_pool
         self._upstream_pools = upstream_pools
@@ -93,39 +185,48 @@ class ReverseProxy:
         )
 
     async def run_monitor(self) -> None:
-        """Ends what stalls; runs as long as the process does."""
+        """Run the progress monitor until cancelled."""
         await self._monitor.run()
 
     def bind_to_running_loop(self) -> None:
-        """Needs a running event loop. It is kept: Python 3.11 asks the system for the process id each time it is looked up."""
+        """Keep the running event loop. Python 3.11 asks the system for the process id at each look-up."""
         self._loop = asyncio.get_running_loop()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, route: Route, client: Client) -> None:
-        """Answer from `route`'s service. Raises GridcastError; once the answer has begun that means: cut it."""
+        """Respond from `route`'s service. Raises GridcastError; after the response has started the connection must be aborted."""
         method, target, query = scope["method"], scope["raw_path"], scope["query_string"]
         if query:
             target = b"%s?%s" % (target, query)
-        asking = encode_request_head(method, target, scope["headers"], client, json_logging.request_id_var.get())
-        length = asking.content_length
+        head = encode_request_head(method, target, scope["headers"], client, json_logging.request_id_var.get())
+        length = head.content_length
         limit = self._settings.max_body_size if route.is_media else MAX_NON_MEDIA_BODY_BYTES
         if length is not None and length > limit:
             raise ContentTooLarge(f"the request body is longer than {limit} bytes")
         safe = method in SAFE_METHODS
-        patience = (
+        header_timeout = (
             self._settings.commit_timeout if route.is_media and not safe else self._settings.response_header_timeout
         )
         task = cast("asyncio.Task[None]", asyncio.current_task(self._loop))
-        exchange = ProxyExchange(task, self._loop.time(), patience, request_complete=length == 0)
-        body = None if length == 0 else ClientRequestBody(asking, receive, exchange, limit)
-        asked = UpstreamRequest(method, asking.raw, body, safe and body is None)
+        exchange = ProxyExchange(task, self._loop.time(), header_timeout, request_complete=length == 0)
+        body = None if length == 0 else ClientRequestBody(head, receive, exchange, limit)
         log: dict[str, object] = {}
         scope["log"] = log
         connection = connection_info(scope)
+        request = UpstreamRequest(
+            self._connection_pool,
+            self._loop,
+            method,
+            head.raw,
+            body,
+            exchange,
+            send,
+            log,
+            retryable=safe and body is None,
+            extended_start=connection.extended_start,
+        )
         self._monitor.add(exchange, connection.peer_disconnected)
         try:
-            await self._send_with_retries(
-                self._upstream_pools[route.service], asked, exchange, send, log, extended=connection.extended_start
-            )
+            await send_with_retries(self._upstream_pools[route.service], request, self._loop.time)
         except asyncio.CancelledError:
             task.uncancel()
             raise exchange.abort_reason or ServiceUnavailable("the gateway is shutting down") from None
@@ -138,87 +239,9 @@ class ReverseProxy:
         finally:
             self._monitor.remove(exchange)
 
-    async def _send_with_retries(
-        self,
-        upstream_pool: UpstreamPool,
-        request: UpstreamRequest,
-        exchange: ProxyExchange,
-        send: Send,
-        log: dict[str, object],
-        *,
-        extended: bool,
-    ) -> None:
-        clock = self._loop.time
-        began = clock()
-        connecting = 0.0
-        tried: list[Upstream] = []
-        while True:
-            replica = upstream_pool.select_least_requests(tried)
-            if replica is None or connecting > CONNECT_BUDGET_SECONDS:
-                raise BadGateway(f"the {upstream_pool.name} service is unreachable")
-            log["upstream_addr"] = replica.origin
-            asked_at = clock()
-            with replica:
-                try:
-                    line = await self._connection_pool.request(
-                        request.method,
-                        replica.address,
-                        request.head,
-                        request.body,
-                        new_connection=request.new_connection,
-                    )
-                except (ConnectError, ServerDisconnected, RemoteProtocolError, asyncio.CancelledError) as error:
-                    if _is_upstream_fault(error, exchange.abort_reason):
-                        upstream_pool.record_failure(replica, clock())
-                        proxy_events.upstream_ejected(upstream_pool, replica, exchange.abort_reason or error)
-                    if isinstance(error, ConnectError):
-                        connecting += clock() - asked_at
-                    elif isinstance(error, ServerDisconnected) and request.retryable and exchange.abort_reason is None:
-                        # It closed a kept connection while we wrote to it, or died.
-                        request.retryable, request.new_connection = False, True
-                        proxy_events.upstream_retried(upstream_pool)
-                    else:
-                        raise
-                    if isinstance(error, ConnectError) or len(upstream_pool.upstreams) > 1:
-                        tried.append(replica)
-                    continue
-                upstream_pool.record_success(replica)
-                log["first_byte"] = round(clock() - began, 6)
-                try:
-                    await _copy_response(line, exchange, send, extended=extended)
-                finally:
-                    line.release()
-                return
-
 
 def _is_upstream_fault(error: BaseException, abort_reason: GridcastError | ClientDisconnected | None) -> bool:
-    """Whether it is the replica's. A kept connection that has ended is nobody's."""
+    """Whether the upstream is to be ejected. Not for a reused connection that was closed: that may be a keep-alive timeout."""
     if abort_reason is None:
         return isinstance(error, ConnectError | NoResponseError | RemoteProtocolError)
     return isinstance(abort_reason, GatewayTimeout) and isinstance(error, asyncio.CancelledError)
-
-
-async def _copy_response(
-    connection: UpstreamConnection, exchange: ProxyExchange, send: Send, *, extended: bool
-) -> None:
-    status = connection.response.status
-    fields = headers.filter_response_headers(connection.response.headers, status)
-    if not exchange.request_complete:
-        fields.append((b"connection", b"close"))  # answered early: the rest of the body is not wanted
-    exchange.phase = Phase.WRITING_CLIENT
-    if (
-        extended and connection.response.message_complete and connection.response.buffered <= SMALL_RESPONSE_BYTES
-    ):  # all of it is here: one message
-        data = await connection.read()
-        exchange.bytes_transferred += len(data)
-        await send({"type": "http.response.start", "status": status, "headers": fields, "body": data})
-        return
-    await send({"type": "http.response.start", "status": status, "headers": fields})
-    more = True
-    while more:
-        exchange.phase = Phase.READING_UPSTREAM
-        data = await connection.read()
-        more = not connection.response_consumed
-        exchange.phase = Phase.WRITING_CLIENT
-        exchange.bytes_transferred += len(data)
-        await send({"type": "http.response.body", "body": data, "more_body": more})

@@ -1,7 +1,7 @@
-"""Who is waited for in an exchange, and for how long: a stalled one is ended, a slow but moving one never is.
+"""Timeouts of proxied requests: aborts an exchange that makes no progress. One that is slow but progresses is never aborted.
 
-One task looks at all exchanges four times a second, which costs a request nothing (a timer of its own would be set and taken back
-for each). It also sees when a client goes away while it waits. It knows no HTTP client and no route.
+One task checks all exchanges four times per second. That costs a request nothing, while a timer of its own would be started and
+cancelled for each. The task also notices that a client has disconnected while its request waits.
 """
 
 import asyncio
@@ -13,18 +13,24 @@ from services.common.asgi import ClientDisconnected
 from services.common.errors import GatewayTimeout, GridcastError, RequestTimeout
 
 MONITOR_INTERVAL_SECONDS = 0.25
+"""Seconds between two checks of all exchanges."""
 MIN_BODY_PROGRESS_BYTES = 1024
-"""Bytes of a request's body that count as progress. One byte now and then does not: that is how a connection is held for ever."""
+"""Bytes of a request body that count as progress. With single bytes a client could hold a connection for ever (slow POST)."""
 
 
 class Phase(Enum):
-    """Who has to do something next."""
+    """What an exchange waits for."""
 
-    READING_CLIENT = auto()  # the client, with its body
-    WRITING_UPSTREAM = auto()  # the service, with taking the body
-    AWAITING_HEADERS = auto()  # the service, with the head of its answer
-    READING_UPSTREAM = auto()  # the service, with the rest of its answer
-    WRITING_CLIENT = auto()  # the client, with taking the answer
+    READING_CLIENT = auto()
+    """For the client to send more of the request body."""
+    WRITING_UPSTREAM = auto()
+    """For the upstream to accept more of the request body."""
+    AWAITING_HEADERS = auto()
+    """For the upstream to send the headers of the response."""
+    READING_UPSTREAM = auto()
+    """For the upstream to send more of the response body."""
+    WRITING_CLIENT = auto()
+    """For the client to accept more of the response."""
 
 
 BODY_PHASES = frozenset({Phase.READING_CLIENT, Phase.WRITING_UPSTREAM})
@@ -32,15 +38,18 @@ BODY_PHASES = frozenset({Phase.READING_CLIENT, Phase.WRITING_UPSTREAM})
 
 @dataclass(frozen=True, slots=True)
 class ProxyTimeouts:
-    """Seconds without progress."""
+    """Seconds without progress after which an exchange is aborted."""
 
     client_body: float
+    """The client sends less than MIN_BODY_PROGRESS_BYTES of the request body."""
     upstream_idle: float
+    """The upstream accepts nothing of the request body, or sends nothing of the response body."""
     send: float
+    """The client accepts nothing of the response."""
 
 
 class ProxyExchange:
-    """One request and its answer. Whoever moves bytes says whom it waits for and how many went through."""
+    """One request and its response. The code that copies bytes sets `phase` and counts `bytes_transferred`."""
 
     __slots__ = (
         "_progress_at",
@@ -57,6 +66,7 @@ class ProxyExchange:
     def __init__(
         self, task: asyncio.Task[None], now: float, response_header_timeout: float, *, request_complete: bool
     ) -> None:
+        """`task` is cancelled by `abort`. `response_header_timeout` in seconds. `request_complete`: there is no body to send."""
         self._task = task
         self._progress_at = now
         self._seen_bytes = 0
@@ -67,22 +77,24 @@ class ProxyExchange:
         self.abort_reason: GridcastError | ClientDisconnected | None = None
 
     def timeout_error(self, now: float, timeouts: ProxyTimeouts) -> GridcastError | None:
-        """What to tell the client when somebody took too long; None as long as there is progress."""
-        moved = self.bytes_transferred - self._seen_bytes
+        """Return the error of the timeout that has expired; None as long as there is progress. Called at intervals."""
+        progress = self.bytes_transferred - self._seen_bytes
         sending = self.phase in BODY_PHASES
-        # SENDER and TAKER take turns with every piece: only bytes are progress there.
-        turned = self.phase is not self._seen_phase and not (sending and self._seen_phase in BODY_PHASES)
-        if turned or moved >= (MIN_BODY_PROGRESS_BYTES if sending else 1):
+        # While a body is sent the two phases alternate with every chunk: only bytes are progress there.
+        phase_changed = self.phase is not self._seen_phase and not (sending and self._seen_phase in BODY_PHASES)
+        if phase_changed or progress >= (MIN_BODY_PROGRESS_BYTES if sending else 1):
             self._seen_bytes, self._progress_at = self.bytes_transferred, now
         self._seen_phase = self.phase
         waited = now - self._progress_at
         match self.phase:
             case Phase.READING_CLIENT if waited > timeouts.client_body:
                 return RequestTimeout("timeout while reading the request body")
-            case Phase.WRITING_UPSTREAM if waited > max(timeouts.upstream_idle, timeouts.client_body if moved else 0.0):
+            case Phase.WRITING_UPSTREAM if waited > max(
+                timeouts.upstream_idle, timeouts.client_body if progress else 0.0
+            ):
                 return (
                     RequestTimeout("timeout while reading the request body")
-                    if moved
+                    if progress
                     else GatewayTimeout("timeout while sending the request to the service")
                 )
             case Phase.AWAITING_HEADERS if waited > (
@@ -96,35 +108,35 @@ class ProxyExchange:
         return None
 
     def abort(self, reason: GridcastError | ClientDisconnected) -> None:
-        """End it: whatever its task awaits is cancelled, and `verdict` says why."""
+        """Cancel the task. `reason` is the error for the client; the first one counts."""
         if self.abort_reason is None:
             self.abort_reason = reason
             self._task.cancel()
 
 
 class ProgressMonitor:
-    """All exchanges of this process."""
+    """Watches all exchanges of this process."""
 
     def __init__(self, timeouts: ProxyTimeouts) -> None:
         self._timeouts = timeouts
         self._exchanges: dict[ProxyExchange, Callable[[], bool]] = {}
 
     def add(self, exchange: ProxyExchange, peer_disconnected: Callable[[], bool]) -> None:
-        """Watch over `exchange`. `is_alone`: whether its client has gone; asked, for who asks ASGI would be given the body."""
+        """Watch `exchange`. `peer_disconnected`: whether its client has gone; ASGI's `receive` would consume the request body."""
         self._exchanges[exchange] = peer_disconnected
 
     def remove(self, exchange: ProxyExchange) -> None:
-        """It is over."""
+        """Stop watching `exchange`: it has ended."""
         del self._exchanges[exchange]
 
     async def run(self) -> None:
-        """Look after all of them until cancelled."""
+        """Check all exchanges at intervals until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(MONITOR_INTERVAL_SECONDS)
             now = loop.time()
-            for exchange, is_alone in list(self._exchanges.items()):
+            for exchange, peer_disconnected in list(self._exchanges.items()):
                 if (error := exchange.timeout_error(now, self._timeouts)) is not None:
                     exchange.abort(error)
-                elif is_alone():
+                elif peer_disconnected():
                     exchange.abort(ClientDisconnected())

@@ -1,6 +1,6 @@
-"""Services that are given by name: looked up again and again, so that replicas come and go without a restart.
+"""DNS discovery: resolves the host names of a service at intervals, so that upstreams are added and removed without a restart.
 
-A compose service or a headless Kubernetes Service has one name for all its replicas. Where a lookup fails, what was known stays.
+A compose service or a headless Kubernetes Service has one name for all its replicas. If a lookup fails, the last addresses stay.
 """
 
 import asyncio
@@ -14,15 +14,15 @@ from gateway import proxy_events
 from gateway.upstream.upstream_pool import Address, UpstreamPool
 
 DNS_REFRESH_INTERVAL_SECONDS = 2.0
-"""Between two lookups: a replica that is new gets requests after that, one that is gone is ejected long before."""
+"""Seconds between two lookups: the time until a new upstream gets requests. One that has gone is ejected long before."""
 INITIAL_DNS_TIMEOUT_SECONDS = 2.0
-"""For the first lookup, before requests are taken."""
+"""Seconds for the first lookup, before requests are accepted."""
 
 _log = logging.getLogger("gridcast.gateway")
 
 
 def is_ip_literal(address: Address) -> bool:
-    """Whether it stands for itself."""
+    """Whether the host is an IP address, which needs no lookup."""
     try:
         ip_address(address.host)
     except ValueError:
@@ -31,32 +31,32 @@ def is_ip_literal(address: Address) -> bool:
 
 
 class DnsDiscovery:
-    """Keeps the replicas of one service in step with what its names stand for."""
+    """Updates the upstreams of one service with what its host names resolve to."""
 
     def __init__(self, pool: UpstreamPool, addresses: Iterable[Address]) -> None:
         self._pool = pool
         self._configured = tuple(addresses)
         self._resolved: dict[Address, tuple[Address, ...]] = {
-            one: (one,) for one in self._configured if is_ip_literal(one)
+            address: (address,) for address in self._configured if is_ip_literal(address)
         }
-        self._hostnames = tuple(one for one in self._configured if one not in self._resolved)
+        self._hostnames = tuple(address for address in self._configured if address not in self._resolved)
         pool.update(self._all_addresses())
         proxy_events.upstreams_changed(pool)
 
     async def resolve_initial(self) -> None:
-        """Look up before requests are taken; a resolver that is silent keeps nobody waiting for long."""
+        """Resolve before requests are accepted, for at most INITIAL_DNS_TIMEOUT_SECONDS."""
         with suppress(TimeoutError):
             async with asyncio.timeout(INITIAL_DNS_TIMEOUT_SECONDS):
                 await self.refresh()
 
     async def run(self) -> None:
-        """Look up for ever; returns at once where there is no name."""
+        """Resolve at intervals until cancelled. Returns at once if all addresses are IP addresses."""
         while self._hostnames:
             await self.refresh()
             await asyncio.sleep(DNS_REFRESH_INTERVAL_SECONDS)
 
     async def refresh(self) -> None:
-        """Look all names up once."""
+        """Resolve all host names once."""
         await asyncio.gather(*(self._resolve(name) for name in self._hostnames))
 
     async def _resolve(self, name: Address) -> None:
@@ -72,4 +72,5 @@ class DnsDiscovery:
             proxy_events.upstreams_changed(self._pool)
 
     def _all_addresses(self) -> list[Address]:
-        return list(dict.fromkeys(one for name in self._configured for one in self._resolved.get(name, ())))
+        """Return the resolved addresses in the order of the settings, without duplicates."""
+        return list(dict.fromkeys(address for name in self._configured for address in self._resolved.get(name, ())))

@@ -1,7 +1,7 @@
-"""Asks replicas that were put aside whether they are back, so that no request of a client has to find out.
+"""Active health checks of ejected upstreams, so that no client's request has to find out whether they work again.
 
-It asks for /livez over a new connection: a replica that hangs, or stops listening because it ends, does not answer that. It decides
-nothing else: when a replica is due, and for how long it is left alone, is for `upstreams` to say.
+A check is a GET of /livez over a new connection: an upstream that hangs, or has closed its listening socket because it stops, does
+not respond to that. `UpstreamPool` decides when an upstream is checked and for how long it is ejected.
 """
 
 import asyncio
@@ -15,11 +15,13 @@ from services.common.aio.cancellation import cancel_and_wait
 from services.common.errors import ServiceUnavailable
 
 CHECK_INTERVAL_SECONDS = 0.25
-"""Between two looks. With LONGEST and the time for an answer it makes less than six seconds from a return to the next request."""
+"""Seconds between two looks for upstreams to check. With MAX_EJECTION_SECONDS and the timeout of a check, an upstream that works
+again gets requests within six seconds.
+"""
 
 
 class ActiveHealthChecks:
-    """All questions that are under way."""
+    """Runs the health checks; each upstream has at most one at a time."""
 
     def __init__(self, connection_pool: ConnectionPool, pools: Mapping[str, UpstreamPool]) -> None:
         self._connection_pool = connection_pool
@@ -27,16 +29,16 @@ class ActiveHealthChecks:
         self._running_checks: dict[Upstream, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
-        """Look after all replicas until cancelled."""
+        """Check ejected upstreams until cancelled."""
         loop = asyncio.get_running_loop()
         try:
             while True:
                 await asyncio.sleep(CHECK_INTERVAL_SECONDS)
                 now = loop.time()
-                for upstream in self._pools:
-                    for replica in upstream.upstreams:
-                        if replica.needs_health_check(now) and replica not in self._running_checks:
-                            self._running_checks[replica] = asyncio.create_task(self._check_upstream(upstream, replica))
+                for pool in self._pools:
+                    for upstream in pool.upstreams:
+                        if upstream.needs_health_check(now) and upstream not in self._running_checks:
+                            self._running_checks[upstream] = asyncio.create_task(self._check_upstream(pool, upstream))
         finally:
             await cancel_and_wait(*self._running_checks.values())
 
@@ -44,7 +46,7 @@ class ActiveHealthChecks:
         try:
             await fetch_small(self._connection_pool, upstream, "/livez", new_connection=True)
         except ServiceUnavailable:
-            if upstream.ejected:  # else it has answered a request meanwhile
+            if upstream.ejected:  # otherwise it has responded to a request meanwhile
                 pool.record_failure(upstream, asyncio.get_running_loop().time())
         else:
             pool.end_ejection(upstream)

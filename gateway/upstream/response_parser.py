@@ -1,8 +1,8 @@
-"""Reading an answer of a service: bytes in, cut anywhere; a status, fields and pieces of a body out. Pure.
+"""A sans-I/O parser of HTTP/1.1 responses: takes bytes, split anywhere; returns status, headers and chunks of the body.
 
-The one file of the gateway that names the HTTP parser. httptools judges the grammar. This adds what it leaves open: an answer to
-HEAD has no body, interim answers are skipped, trailers are dropped, a head has limits, and an answer without a length ends with its
-connection, but only where that closes in order (RFC 9112, 6.3). It knows no connection: who feeds it sets a bound to what waits.
+The one file of the gateway that names httptools, which checks the grammar. This adds what httptools leaves open: a response to HEAD
+has no body, interim responses are skipped, trailers are dropped, heads have limits, and a response without a length ends with its
+connection, but only if that is closed by a FIN (RFC 9112, 6.3). The caller bounds what is buffered.
 """
 
 from collections import deque
@@ -10,25 +10,30 @@ from typing import cast
 
 import httptools
 
-MAX_RESPONSE_HEADERS = 128
-"""Fields of an answer; and of its trailers."""
-MAX_RESPONSE_HEADER_BYTES = 64 * 1024
-"""Bytes that may come without completing a head or adding to a body. One read from a connection may go past it once."""
-MAX_COALESCED_BYTES = 32 * 1024
-"""Pieces that come to no more than this together are handed out as one: sending one costs more than copying it."""
+from services.common.http.headers import Header
 
-ResponseHeaders = list[tuple[bytes, bytes]]
+MAX_RESPONSE_HEADERS = 128
+"""Largest number of header fields of a response, and of its trailers."""
+MAX_RESPONSE_HEADER_BYTES = 64 * 1024
+"""Largest number of bytes that neither complete a head nor add to a body. A single read may exceed it once."""
+MAX_COALESCED_BYTES = 32 * 1024
+"""Bytes of buffered chunks up to which they are joined into one: sending a chunk costs more than copying it."""
 
 
 class RemoteProtocolError(Exception):
-    """What came is not an HTTP/1.1 answer within limits."""
+    """The upstream sent something else than an HTTP/1.1 response within the limits."""
 
 
 class ResponseParser:
-    """The answers on one connection, one after the other: `begin` for each request, then `feed`.
+    """Parses the responses on one connection, one after the other: `start_response` for each request, then `receive_data`.
 
-    `ready`: status and fields are there. `over`: so is the whole body, though pieces of it may still have to be taken. `clean`: the
-    connection stands where the next answer would begin. `continued`: the service asked for the request's body with a 100.
+    Attributes:
+        status, headers: valid when `headers_complete`.
+        headers_complete: the head of the final response was parsed.
+        message_complete: the whole response was parsed; chunks of its body may still be buffered.
+        buffered: bytes of the body that `next_chunk` has not returned.
+        reusable: the connection may carry another request after this response.
+        got_100_continue: the upstream asked for the request body (RFC 9110, 15.2.1).
     """
 
     __slots__ = (
@@ -56,36 +61,36 @@ class ResponseParser:
         self.start_response("")
 
     def start_response(self, method: str) -> None:
-        """The next answer is to a request with this method."""
+        """Expect the response to a request with this method."""
         self._method = method
         self._remaining: int | None = None
         self._is_chunked = self._in_interim_response = self._progressed = False
         self._bytes_without_progress = self._trailer_count = 0
         self._chunks.clear()
         self.status = 0
-        self.headers: ResponseHeaders = []
+        self.headers: list[Header] = []
         self.buffered = 0
         self.headers_complete = self.message_complete = self.got_100_continue = False
         self.reusable = True
 
     @property
     def empty(self) -> bool:
-        """Whether no piece waits to be taken."""
+        """Whether no chunk is buffered."""
         return not self._chunks
 
     def next_chunk(self) -> bytes:
-        """The next piece of the body; there must be one."""
-        pieces = self._chunks
-        if len(pieces) > 1 and self.buffered <= MAX_COALESCED_BYTES:
-            data = b"".join(pieces)
-            pieces.clear()
+        """Return the next chunk of the body. There must be one (`empty`)."""
+        chunks = self._chunks
+        if len(chunks) > 1 and self.buffered <= MAX_COALESCED_BYTES:
+            data = b"".join(chunks)
+            chunks.clear()
         else:
-            data = pieces.popleft()
+            data = chunks.popleft()
         self.buffered -= len(data)
         return data
 
     def receive_data(self, data: bytes) -> None:
-        """What the service sent. Raises Unreadable; what comes behind the end is no error, but `clean` no more."""
+        """Parse received bytes. Raises RemoteProtocolError. Bytes after the end of the response only make it not `reusable`."""
         if self.message_complete:
             self.reusable = False
         elif self.headers_complete and self._remaining is not None:
@@ -94,14 +99,14 @@ class ResponseParser:
             self._feed_parser(data)
 
     def receive_eof(self) -> bool:
-        """The service closed the connection in order. Whether the answer is whole."""
+        """Handle a FIN. Returns whether the response is complete."""
         if self.headers_complete and self._remaining is None and not self._is_chunked:
             self.message_complete = True
         self.reusable = False
         return self.message_complete
 
     def _receive_sized_body(self, data: bytes, remaining: int) -> None:
-        """A body whose length is known passes the parser by, which would copy it."""
+        """Take a part of a body with a known length. It bypasses httptools, which would copy it."""
         if len(data) > remaining:
             data = data[:remaining]
             self.reusable = False
@@ -122,9 +127,9 @@ class ResponseParser:
             if self.message_complete:
                 self.reusable = False
                 return
-            why = error.__context__
+            cause = error.__context__
             raise (
-                why if isinstance(why, RemoteProtocolError) else RemoteProtocolError(f"not HTTP/1.1: {error}")
+                cause if isinstance(cause, RemoteProtocolError) else RemoteProtocolError(f"not HTTP/1.1: {error}")
             ) from None
         if self.message_complete:
             return
@@ -135,17 +140,17 @@ class ResponseParser:
             if self._bytes_without_progress > MAX_RESPONSE_HEADER_BYTES:
                 raise RemoteProtocolError("header fields too large")
         if self.headers_complete and self._remaining is not None:
-            self._parser = None  # it stands in the middle of a body
+            self._parser = None  # its state is in the middle of a body
 
-    # What httptools calls. An error raised here comes out of feed_data as HttpParserError.
+    # What httptools calls. It raises HttpParserError from feed_data for an error raised here.
 
     def on_message_begin(self) -> None:
-        """The first byte of an answer, interim or final."""
+        """Start a response, interim or final."""
         if self.message_complete:
             raise RemoteProtocolError("unsolicited response")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One field of the head, or a trailer, which is counted and dropped (RFC 9110, 6.5.1 forbids to merge it unseen)."""
+        """Take a header field; count and drop a trailer, which must not be merged into the head unseen (RFC 9110, 6.5.1)."""
         if not self.headers_complete:
             self.headers.append((name.lower(), value))
             return
@@ -154,7 +159,7 @@ class ResponseParser:
             raise RemoteProtocolError("too many trailers")
 
     def on_headers_complete(self) -> None:
-        """The head of an answer is whole."""
+        """Finish a head: skip an interim response, or determine the length of the body."""
         parser = cast("httptools.HttpResponseParser", self._parser)
         status = parser.get_status_code()
         if status < 200:
@@ -179,10 +184,10 @@ class ResponseParser:
         if self._method == "HEAD":
             self.message_complete = True
             if self._is_chunked or self._remaining != 0:
-                self._parser = None  # it would take the next answer for the body of this one
+                self._parser = None  # it would parse the next response as the body of this one
 
     def on_body(self, body: bytes) -> None:
-        """A piece of a body."""
+        """Buffer a chunk of the body."""
         if self.message_complete:
             self.reusable = False
             return
@@ -193,7 +198,7 @@ class ResponseParser:
         self.buffered += len(body)
 
     def on_message_complete(self) -> None:
-        """An answer is whole."""
+        """Finish a response, interim or final."""
         if self._in_interim_response:
             self._in_interim_response = False
         else:

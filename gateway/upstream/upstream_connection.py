@@ -1,28 +1,50 @@
-"""One connection to a replica: a request goes out, its answer comes in. It knows no replica, no pool and no retry.
+"""One HTTP/1.1 connection to an upstream: sends a request, receives its response.
 
-Both ways are bounded: reading pauses while HIGH bytes wait for the client, and `drain` waits while the service takes no more.
+Flow control bounds both directions: reading pauses while READ_BUFFER_HIGH_WATER bytes wait for the client, and `send_body` waits
+while the upstream accepts no more.
 """
 
 import asyncio
 from collections.abc import Callable
+from enum import Enum, auto
 from typing import cast
 
 from gateway.upstream.response_parser import RemoteProtocolError, ResponseParser
 
 READ_BUFFER_HIGH_WATER = 256 * 1024
-"""Bytes of an answer that wait here for the client to take them; then the service is not read until all but LOW are taken."""
+"""Bytes of a response, received and not yet read, above which reading from the upstream pauses."""
 READ_BUFFER_LOW_WATER = 64 * 1024
+"""Bytes of a response, received and not yet read, at which reading resumes."""
 
 
 class ServerDisconnected(Exception):
-    """The connection broke: before an answer, or in the middle of it."""
+    """The connection closed before or during a response."""
+
+
+class ConnectionState(Enum):
+    """What a connection carries at the moment."""
+
+    NEW = auto()
+    """Nothing yet: no request was sent."""
+    ACTIVE = auto()
+    """A request whose response is not released."""
+    IDLE = auto()
+    """Nothing: the last request was completed, and the connection may be reused."""
+    CLOSED = auto()
+    """Nothing any more. What was received before can still be read."""
+
+
+# Module names: Python 3.11 needs 46 ns for a member of an enum.
+_ACTIVE, _IDLE, _CLOSED = ConnectionState.ACTIVE, ConnectionState.IDLE, ConnectionState.CLOSED
 
 
 class UpstreamConnection(asyncio.Protocol):
-    """A connection with at most one request on it at a time. Whoever awaits an answer gets Gone or Unreadable where none comes."""
+    """A connection that carries one request at a time.
+
+    Waiting for a response raises ServerDisconnected or RemoteProtocolError where none arrives.
+    """
 
     __slots__ = (
-        "_active",
         "_continue_waiter",
         "_drain_waiter",
         "_failure",
@@ -31,10 +53,10 @@ class UpstreamConnection(asyncio.Protocol):
         "_on_idle",
         "_reading_paused",
         "_response_waiter",
+        "_state",
         "_transport",
         "_write_paused",
         "body_task",
-        "closed",
         "request_sent",
         "response",
     )
@@ -45,163 +67,166 @@ class UpstreamConnection(asyncio.Protocol):
         on_idle: Callable[["UpstreamConnection"], None],
         on_closed: Callable[["UpstreamConnection"], None],
     ) -> None:
-        """`free` is told when it may carry another request, `lost` when it never will."""
+        """`on_idle` is called when the connection may carry another request, `on_closed` once when it never will."""
         self._loop = loop
         self._on_idle = on_idle
         self._on_closed = on_closed
         self._transport: asyncio.Transport
+        self._state = ConnectionState.NEW
         self.response = ResponseParser()
-        """Its status and its fields may be looked at after `head`."""
-        self._active = self._reading_paused = self._write_paused = False
+        """Its status and headers are valid after `receive_headers`."""
+        self._reading_paused = self._write_paused = False
         self._failure: Exception | None = None
         self._response_waiter: asyncio.Future[None] | None = None
         self._continue_waiter: asyncio.Future[None] | None = None
         self._drain_waiter: asyncio.Future[None] | None = None
-        self.closed = False
         self.request_sent = True
-        """Whether the request has left as a whole."""
+        """Whether the whole request was sent."""
         self.body_task: asyncio.Task[None] | None = None
-        """Who sends the body; ends with the request."""
+        """Sends the body; cancelled when the request is released."""
 
     # The request.
 
     def send_request(self, method: str, head: bytes, *, complete: bool) -> None:
-        """Send the head of a request; `whole`: that is all of it."""
+        """Send the head of a request. `complete`: no body follows."""
         self.response.start_response(method)
-        self._active = True
+        self._state = _ACTIVE
         self.request_sent = complete
         self._transport.write(head)
 
     async def wait_for_100_continue(self) -> bool:
-        """Wait until the service asks for the body with a 100; false where it has answered without."""
-        while not (self.response.got_100_continue or self.response.headers_complete or self.closed):
+        """Wait for a 100 (RFC 9110, 10.1.1). Returns False where the final response or the end of the connection came first."""
+        while not (self.response.got_100_continue or self.response.headers_complete or self._state is _CLOSED):
             self._continue_waiter = self._loop.create_future()
             await self._continue_waiter
-        return not (self.response.headers_complete or self.closed)
+        return not (self.response.headers_complete or self._state is _CLOSED)
 
     async def send_body(self, chunks: tuple[bytes, ...]) -> bool:
-        """Send a part of the body, uncopied, and wait until the service takes more; false where it never will."""
-        if not self.closed:
+        """Send a part of the body without copying it, and wait until the upstream accepts more.
+
+        Returns False where the connection is closed.
+        """
+        if self._state is not _CLOSED:
             self._transport.writelines(chunks)
-        while self._write_paused and not self.closed:
+        while self._write_paused and self._state is not _CLOSED:
             self._drain_waiter = self._loop.create_future()
             await self._drain_waiter
-        return not self.closed
+        return self._state is not _CLOSED
 
-    # The answer.
+    # The response.
 
     async def receive_headers(self) -> None:
-        """Wait for the status and the fields of the answer."""
+        """Wait for the status and the headers of the response."""
         while not self.response.headers_complete:
             await self._wait_for_data()
 
     async def read(self) -> bytes:
-        """Wait for the next piece of the body; none at its end."""
-        answer = self.response
-        while answer.empty:
-            if answer.message_complete:
+        """Return the next chunk of the body; empty at its end."""
+        response = self.response
+        while response.empty:
+            if response.message_complete:
                 return b""
             await self._wait_for_data()
-        data = answer.next_chunk()
-        if self._reading_paused and answer.buffered <= READ_BUFFER_LOW_WATER:
+        data = response.next_chunk()
+        if self._reading_paused and response.buffered <= READ_BUFFER_LOW_WATER:
             self._reading_paused = False
-            if not self.closed:
+            if self._state is not _CLOSED:
                 self._transport.resume_reading()
         return data
 
     @property
     def response_consumed(self) -> bool:
-        """Whether all of the answer was read."""
+        """Whether the whole response was read."""
         return self.response.message_complete and self.response.empty
 
     def _wait_for_data(self) -> asyncio.Future[None]:
-        """Done when more of the answer has come, or will not. Raises why, where that is known."""
+        """Return a future that is done when more was received or the connection closed. Raises the failure where there is one."""
         if self._failure is not None:
             raise self._failure
-        self._response_waiter = heard = self._loop.create_future()
-        return heard
+        self._response_waiter = waiter = self._loop.create_future()
+        return waiter
 
     # The end.
 
     def release(self) -> None:
-        """The request is over, or given up: then the connection is closed."""
-        self._active = False
-        if (sending := self.body_task) is not None:
+        """End the request. The connection becomes idle if its response was read completely; otherwise it is closed."""
+        if (task := self.body_task) is not None:
             self.body_task = None
-            sending.cancel()
-        if self.response_consumed and self.response.reusable and self.request_sent and not self.closed:
+            task.cancel()
+        if self._state is _ACTIVE and self.response_consumed and self.response.reusable and self.request_sent:
+            self._state = _IDLE
             self._on_idle(self)
         else:
             self.abort()
 
     def fail(self, error: Exception) -> None:
-        """There will be no answer, or no more of one that has begun."""
+        """Close the connection; waiting for the response raises `error`."""
         if self._failure is None:
             self._failure = error
         self.abort()
 
     def abort(self) -> None:
-        """Close at once: what was not sent never will be."""
-        if not self.closed:
-            self.closed = True
-            self._on_closed(self)
+        """Close the connection at once, and discard what is not sent."""
+        self._set_closed()
         self._transport.abort()
         self._wake_waiters()
+
+    def _set_closed(self) -> None:
+        if self._state is not _CLOSED:
+            self._state = _CLOSED
+            self._on_closed(self)
 
     def _wake_waiters(self) -> None:
         for waiter in (self._response_waiter, self._continue_waiter, self._drain_waiter):
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
 
-    # What the connection calls.
+    # What the event loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Connected."""
+        """Keep the transport."""
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of an answer, cut anywhere."""
-        if not self._active:
-            self.abort()  # an answer to nothing: what comes next would be taken for another request's
+        """Parse received bytes, which may be split anywhere."""
+        if self._state is not _ACTIVE:
+            self.abort()  # an unsolicited response: it would be taken for the response to the next request
             return
-        answer = self.response
+        response = self.response
         try:
-            answer.receive_data(data)
+            response.receive_data(data)
         except RemoteProtocolError as error:
             self.fail(error)
             return
-        if answer.buffered > READ_BUFFER_HIGH_WATER and not self._reading_paused:
+        if response.buffered > READ_BUFFER_HIGH_WATER and not self._reading_paused:
             self._reading_paused = True
             self._transport.pause_reading()
-        if (heard := self._response_waiter) is not None and not heard.done():
-            heard.set_result(None)
-        if (permitted := self._continue_waiter) is not None and not permitted.done():
-            permitted.set_result(None)
+        if (waiter := self._response_waiter) is not None and not waiter.done():
+            waiter.set_result(None)
+        if (waiter := self._continue_waiter) is not None and not waiter.done():
+            waiter.set_result(None)
 
     def eof_received(self) -> None:
-        """The service closes in order: that ends an answer without a length, and breaks any other off."""
-        if self._active and not self.response.message_complete and not self.response.receive_eof():
+        """Handle the upstream's FIN: it completes a response that is delimited by it, and breaks off any other (RFC 9112, 6.3)."""
+        if self._state is _ACTIVE and not self.response.message_complete and not self.response.receive_eof():
             self.fail(ServerDisconnected("the upstream closed the connection"))
-        elif not self.closed:
-            self.closed = True
-            self._on_closed(self)
+        else:
+            self._set_closed()
             self._wake_waiters()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone; what came before can still be read."""
+        """Wake all waiters. What was received before can still be read."""
         if self._failure is None:
             self._failure = ServerDisconnected(str(exc) if exc else "the connection is closed")
-        if not self.closed:
-            self.closed = True
-            self._on_closed(self)
+        self._set_closed()
         self._wake_waiters()
 
     def pause_writing(self) -> None:
-        """The service takes no more for now."""
+        """Make `send_body` wait: the write buffer is full."""
         self._write_paused = True
 
     def resume_writing(self) -> None:
-        """It takes more."""
+        """Let `send_body` go on: the upstream has accepted most of the write buffer."""
         self._write_paused = False
-        if (drained := self._drain_waiter) is not None and not drained.done():
-            drained.set_result(None)
+        if (waiter := self._drain_waiter) is not None and not waiter.done():
+            waiter.set_result(None)

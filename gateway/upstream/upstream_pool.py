@@ -1,9 +1,13 @@
-"""The replicas of one service: which is asked next, which is left alone for a while, and how it comes back.
+"""Load balancing and outlier detection over the upstreams of one service. The caller passes the time and reports results.
 
-No I/O and no clock: the caller tells the time and what happened. A replica that could not be reached is ejected for half a
-second, then twice as long each time, up to `LONGEST`. After that it is due for a question of our own (`trials`), and back when it
-answers that: a client's request would be a trial that takes as long as its upload. When all are ejected they are asked all the
-same: a guess is better than a refusal.
+Load balancing: the upstream with the fewest active requests, round robin among equals.
+
+Ejection: the first failure ejects an upstream, for BASE_EJECTION_SECONDS; each further failure in a row doubles the time, up to
+MAX_EJECTION_SECONDS. A failure is a failed connect, no response, an invalid one or a timeout; a 5xx response is none. When the time
+has passed, an active health check ends the ejection (`health_checks`), not a client's request: that would be a test that takes as
+long as its upload.
+
+Panic mode: if all upstreams are ejected, the one whose ejection ends first gets the request, because it may work and a 502 cannot.
 """
 
 import re
@@ -12,32 +16,29 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 BASE_EJECTION_SECONDS = 0.5
+"""Seconds of the first ejection."""
 MAX_EJECTION_SECONDS = 4.0
-"""Seconds of ejection. A replica that is back is asked whether it is within LONGEST."""
-CONNECT_BUDGET_SECONDS = 1.5
-"""Of one request, spent on replicas that cannot be reached: after this no further one is tried, so that the refusal comes within
-three seconds.
-"""
+"""Seconds of the longest ejection, and so the longest time until an upstream that works again is checked."""
 MAX_BACKOFF_EXPONENT = 3
-"""From SHORTEST to LONGEST. A replica may fail for weeks, and 2.0 to the power of 1,024 is no float."""
+"""Doublings from the first to the longest ejection. Bounded: an upstream may fail for weeks, and 2.0 ** 1024 overflows a float."""
 
 _HOST_NAME = re.compile(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45}")
 
 
 class Address(NamedTuple):
-    """Where a replica listens, or the name under which all replicas of a service are found."""
+    """Where an upstream listens: an IP address, or a host name that stands for all upstreams of a service."""
 
     host: str
     port: int
 
     @property
     def origin(self) -> str:
-        """As the beginning of a URL."""
+        """The address as a URL without a path."""
         return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
 
 
 def parse_address(url: str) -> Address:
-    """An `http://host[:port]`. Raises ValueError."""
+    """Parse `http://host[:port]`. Raises ValueError."""
     parts = urlsplit(url)
     bare = not (parts.username or parts.password or parts.query or parts.fragment) and parts.path in {"", "/"}
     if parts.scheme != "http" or not bare or not _HOST_NAME.fullmatch(parts.hostname or ""):
@@ -46,7 +47,7 @@ def parse_address(url: str) -> Address:
 
 
 class Upstream:
-    """One process of a service, and what is known of it."""
+    """One host of a service: its active requests and its health."""
 
     __slots__ = ("active_requests", "address", "consecutive_failures", "ejected", "ejected_until", "origin")
 
@@ -59,19 +60,19 @@ class Upstream:
         self.ejected = False
 
     def __enter__(self) -> None:
-        """A request is in flight inside this block."""
+        """Count a request as active for the length of the block."""
         self.active_requests += 1
 
     def __exit__(self, *_error: object) -> None:
         self.active_requests -= 1
 
     def needs_health_check(self, now: float) -> bool:
-        """Whether it should be asked if it is back."""
+        """Whether it is ejected and the time of its ejection has passed."""
         return self.ejected and now >= self.ejected_until
 
 
 class UpstreamPool:
-    """All replicas of one service."""
+    """The upstreams of one service."""
 
     def __init__(self, name: str, addresses: Iterable[Address] = ()) -> None:
         self.name = name
@@ -79,23 +80,23 @@ class UpstreamPool:
         self._round_robin_index = 0
 
     def select_least_requests(self, tried: Collection[Upstream] = ()) -> Upstream | None:
-        """The replica with the fewest requests in flight, in turn among equals; None when all were tried."""
-        left = [replica for replica in self.upstreams if replica not in tried] if tried else self.upstreams
-        if not left:
+        """Return the upstream with the fewest active requests that is not in `tried`; None where all are."""
+        candidates = [upstream for upstream in self.upstreams if upstream not in tried] if tried else self.upstreams
+        if not candidates:
             return None
-        ready = [replica for replica in left if not replica.ejected]
-        if not ready:
-            return min(left, key=lambda replica: replica.ejected_until)
+        healthy = [upstream for upstream in candidates if not upstream.ejected]
+        if not healthy:
+            return min(candidates, key=lambda upstream: upstream.ejected_until)
         self._round_robin_index += 1
-        first = self._round_robin_index % len(ready)
-        chosen = ready[first]
-        for replica in ready[first + 1 :] + ready[:first] if chosen.active_requests else ():
-            if replica.active_requests < chosen.active_requests:
-                chosen = replica
-        return chosen
+        first = self._round_robin_index % len(healthy)
+        selected = healthy[first]
+        for upstream in healthy[first + 1 :] + healthy[:first] if selected.active_requests else ():
+            if upstream.active_requests < selected.active_requests:
+                selected = upstream
+        return selected
 
     def record_failure(self, upstream: Upstream, now: float) -> None:
-        """It could not be reached, or did not answer in time."""
+        """Eject `upstream` at `now` (seconds)."""
         upstream.consecutive_failures += 1
         upstream.ejected = True
         upstream.ejected_until = now + min(
@@ -104,15 +105,15 @@ class UpstreamPool:
         )
 
     def record_success(self, upstream: Upstream) -> None:
-        """It answered a request."""
+        """End the ejection of `upstream`, and forget its failures: it has responded to a request."""
         upstream.consecutive_failures = 0
         upstream.ejected = False
 
     def end_ejection(self, upstream: Upstream) -> None:
-        """It answered our own question. Where it fails the next request all the same, it is left alone for longer than before."""
+        """End the ejection of `upstream`: it has passed a health check. Its failures still count if the next request fails."""
         upstream.ejected = False
 
     def update(self, addresses: Collection[Address]) -> None:
-        """The name of the service now stands for these addresses; what is known of those that stay is kept."""
-        known = {replica.address: replica for replica in self.upstreams}
+        """Replace the upstreams by those at `addresses`. An upstream that stays keeps its active requests and its health."""
+        known = {upstream.address: upstream for upstream in self.upstreams}
         self.upstreams = [known.get(address) or Upstream(address) for address in addresses]

@@ -1,42 +1,39 @@
-"""WebSockets: a byte tunnel to a socket replica. Given to uvicorn as `ws=`, so it gets the upgrade request and the connection.
+"""WebSocket handshakes (RFC 6455, 4): admits the client's, sends it to an upstream, opens the tunnel after a 101.
 
-The handshake goes to the service with rebuilt header fields; once that has answered 101, bytes go both ways and no frame is ever
-parsed: pings, close codes and compression are between the two ends. Whoever is slow pauses the other. Before a 101 nothing of the
-client's goes further than its handshake: what it sends after a refusal would be a request that no rule has seen.
+The server hands a connection over with the upgrade request as its first data (`run(websocket=ClientHandshake)`). The upstream gets
+rebuilt header fields. After a 101 bytes are relayed in both directions and no frame is parsed: pings, close codes and compression
+are between the two ends, and a slow end pauses the other. Until then only the handshake is forwarded: bytes that follow a refused
+one would be a request that was never validated.
 """
 
 import asyncio
 import logging
 import re
 import secrets
+from collections.abc import Iterable
 from contextlib import suppress
-from http import HTTPStatus
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from gateway import proxy_events, routes
 from gateway.admission import STATE_KEY, AdmissionPolicy
 from gateway.forwarded import Client, is_trusted_proxy, resolve_client
-from gateway.proxy import headers
-from gateway.upstream.connection_pool import raise_if_out_of_resources
-from gateway.upstream.upstream_pool import CONNECT_BUDGET_SECONDS, Upstream
+from gateway.proxy.headers import build_request_headers
+from gateway.upstream.connect import ConnectError, open_connection
+from gateway.upstream.retries import Failure, Retry, send_with_retries
+from gateway.upstream.upstream_pool import Upstream
 from gateway.websocket.relay import ConnectionSlot, Tunnel, TunnelLog
-from services.common.errors import (
-    BadGateway,
-    GatewayTimeout,
-    GridcastError,
-    InternalServerError,
-    NotFound,
-    encode_problem,
-    problem_headers,
-)
+from services.common.errors import BadGateway, GatewayTimeout, GridcastError, InternalServerError, NotFound
+from services.common.http.encoding import encode_error_response
+from services.common.http.headers import Header, incoming_request_id
+from services.common.server.contract import ServerConfig, ServerState
 from services.common.telemetry import json_logging
 
 HANDSHAKE_TIMEOUT_SECONDS = 5.0
-"""For the service's answer to a handshake."""
+"""Seconds for the upstream's response to a handshake."""
 REFUSAL_TIMEOUT_SECONDS = 5.0
-"""For what a service says instead of 101, and for the client to take it."""
+"""Seconds for the body of a refusal (a response other than 101), and again for the client to read it."""
 MAX_HANDSHAKE_BYTES = 16 * 1024
-"""Bytes of the service's handshake answer."""
+"""Largest head of the upstream's response, and largest refusal without a Content-Length, in bytes."""
 
 _log = logging.getLogger("gridcast.gateway")
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-5][0-9]{2}[ \r]")
@@ -44,16 +41,18 @@ _CONTENT_LENGTH_LINE = re.compile(rb"\r\ncontent-length: *([0-9]{1,7})\r\n", re.
 
 
 class UpstreamHandshake(asyncio.Protocol):
-    """The service's side until its answer's head is there."""
+    """The connection to the upstream, until the tunnel is open or the refusal is relayed."""
 
     def __init__(self) -> None:
         self.head: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        """The head of the response. Raises BadGateway where it is not valid, ConnectionError where there is none."""
         self.received = bytearray()
+        """All bytes of the response, head included."""
         self._complete = asyncio.Event()
         self._expected_bytes: int | None = None
 
     def data_received(self, data: bytes) -> None:
-        """A part of the head, or what follows."""
+        """Collect the head and what follows it."""
         self.received += data
         end = self.received.find(b"\r\n\r\n") + 4
         if end > 3 and not self.head.done() and _STATUS_LINE.match(self.received):
@@ -66,40 +65,105 @@ class UpstreamHandshake(asyncio.Protocol):
             self._complete.set()
 
     async def wait_for_bytes(self, count: int) -> None:
-        """Wait for so many bytes, head included, or for the end."""
+        """Wait until `count` bytes were received, head included, or the upstream has closed the connection."""
         self._expected_bytes = count
         if len(self.received) < count:
             await self._complete.wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It went away."""
+        """End all waiting."""
         del exc
         self._complete.set()
         if not self.head.done():
             self.head.set_exception(ConnectionError("the socket service closed the connection"))
 
 
-class ClientHandshake(asyncio.Protocol):
-    """The client's side until the tunnel is open."""
+class UpstreamResponse(NamedTuple):
+    """An upstream's response to a handshake."""
 
-    def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any]) -> None:
+    upstream: Upstream
+    transport: asyncio.Transport
+    handshake: UpstreamHandshake
+    head: bytes
+
+
+class HandshakeRequest:
+    """A handshake in the proxy loop (`gateway.upstream.retries.ProxiedRequest`)."""
+
+    def __init__(
+        self, client: "ClientHandshake", encoded: bytes, connect_timeout: float, slot: ConnectionSlot, log: TunnelLog
+    ) -> None:
+        """`encoded`: the upgrade request for the upstream. `connect_timeout` in seconds. `slot`: held as long as the tunnel."""
+        self._client = client
+        self._slot = slot
+        self._encoded = encoded
+        self._connect_timeout = connect_timeout
+        self._log = log
+
+    async def send(self, upstream: Upstream) -> UpstreamResponse:
+        """Connect, send the handshake, and wait for the head of the response.
+
+        Raises ConnectError; ConnectionError where the upstream closes the connection; GatewayTimeout; BadGateway.
+        """
+        self._log.upstream_addr = upstream.origin
+        transport, handshake = await open_connection(
+            asyncio.get_running_loop(), UpstreamHandshake, upstream.address, self._connect_timeout
+        )
+        try:
+            transport.write(self._encoded)
+            async with asyncio.timeout(HANDSHAKE_TIMEOUT_SECONDS):
+                head = await handshake.head
+        except TimeoutError:
+            transport.abort()
+            raise GatewayTimeout("timeout while waiting for the response of the socket service") from None
+        except BaseException:
+            transport.abort()
+            raise
+        return UpstreamResponse(upstream, transport, handshake, head)
+
+    def classify(self, error: BaseException) -> Failure:
+        """Retry after a broken connection: a handshake has no effect that must not happen twice."""
+        if isinstance(error, ConnectError | ConnectionError):
+            return Failure(error, Retry.NEXT_UPSTREAM)
+        if isinstance(error, GatewayTimeout | BadGateway):
+            return Failure(error, Retry.NEVER)
+        return Failure(None, Retry.NEVER)
+
+    async def relay(self, response: UpstreamResponse) -> None:
+        """Open the tunnel after a 101; otherwise relay the refusal."""
+        try:
+            if response.head.startswith(b"HTTP/1.1 101 "):
+                self._client.start_tunnel(response, self._slot, self._log)
+            else:
+                await self._client.relay_refusal(response, self._log)
+                response.transport.close()
+                self._slot.release()
+        except BaseException:
+            response.transport.abort()
+            raise
+
+
+class ClientHandshake(asyncio.Protocol):
+    """The connection of the client, until the tunnel is open or the handshake is refused."""
+
+    def __init__(self, config: ServerConfig, server_state: ServerState, app_state: dict[str, Any]) -> None:
         del config
-        self._connections: set[Any] = server_state.connections
+        self._connections = server_state.connections
         self._admission: AdmissionPolicy = app_state[STATE_KEY]
         self._transport: asyncio.Transport
         self._early_data = b""
         self._write_paused = False
-        self._closed = False
+        self._refused = False
         self._handshake_task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The connection, handed over by the HTTP protocol."""
+        """Take the connection over from the HTTP protocol."""
         self._transport = cast("asyncio.Transport", transport)
         self._connections.add(self)
 
     def data_received(self, data: bytes) -> None:
-        """The handshake in one piece, as the HTTP protocol has judged it; then perhaps the first frames."""
-        if self._closed:
+        """Start with the handshake, which the HTTP protocol has validated and passes in one piece. Keep the frames behind it."""
+        if self._refused:
             return
         if self._handshake_task is not None:
             self._early_data += data
@@ -108,22 +172,22 @@ class ClientHandshake(asyncio.Protocol):
         self._handshake_task = asyncio.get_running_loop().create_task(self._handle_handshake(data))
 
     def pause_writing(self) -> None:
-        """The client has not taken what was answered on this connection before."""
+        """Note that the write buffer is full: the client has not read the responses to earlier requests."""
         self._write_paused = True
 
     def resume_writing(self) -> None:
-        """It has."""
+        """Note that the write buffer has room again."""
         self._write_paused = False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client went away before the tunnel was open."""
+        """Cancel the handshake: the client has gone before the tunnel was open."""
         del exc
         self._connections.discard(self)
         if self._handshake_task is not None:
             self._handshake_task.cancel()
 
     def shutdown(self) -> None:
-        """The gateway stops."""
+        """Close the connection: the gateway stops."""
         self._transport.close()
 
     async def _handle_handshake(self, handshake: bytes) -> None:
@@ -132,130 +196,84 @@ class ClientHandshake(asyncio.Protocol):
         fields = [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
         address = self._transport.get_extra_info("peername")
         peer = address[0] if address else "unknown"
-        said = headers.incoming_request_id(fields) if is_trusted_proxy(peer, self._admission.trusted_proxies) else None
-        tally = TunnelLog(target.partition(b"?")[0].decode("ascii"), said or secrets.token_hex(8))
-        json_logging.request_id_var.set(tally.request_id)
+        admission = self._admission
+        request_id = incoming_request_id(fields) if is_trusted_proxy(peer, admission.trusted_proxies) else None
+        log = TunnelLog(target.partition(b"?")[0].decode("ascii"), request_id or secrets.token_hex(8))
+        json_logging.request_id_var.set(log.request_id)
         try:
-            client = resolve_client(peer, "http", fields, self._admission.trusted_proxies)
-            made = headers.build_request_headers(fields, client, tally.request_id)
-            request = b"GET %s HTTP/1.1\r\n%sconnection: Upgrade\r\nupgrade: websocket\r\n\r\n" % (target, made)
-            self._admit(tally.path, fields, client)
-            place = ConnectionSlot(self._admission.connection_limiter, client.address)
+            client = resolve_client(peer, "http", fields, admission.trusted_proxies)
+            encoded = build_request_headers(fields, client, log.request_id)
+            request = b"GET %s HTTP/1.1\r\n%sconnection: Upgrade\r\nupgrade: websocket\r\n\r\n" % (target, encoded)
+            self._admit(log.path, fields, client)
+            slot = ConnectionSlot(admission.connection_limiter, client.address)
             try:
-                await self._connect_upstream(request, place, tally)
+                await send_with_retries(
+                    admission.socket_upstreams,
+                    HandshakeRequest(self, request, admission.connect_timeout, slot, log),
+                    asyncio.get_running_loop().time,
+                )
             except BaseException:
-                place.release()
+                slot.release()
                 raise
         except GridcastError as error:
             if isinstance(error, BadGateway | GatewayTimeout):
                 proxy_events.upstream_error(routes.SOCKET, error.status)
             else:
                 proxy_events.request_rejected("websocket_handshake")
-            self._reject(error, tally)
-        except Exception:  # noqa: BLE001  # the last resort of every tunnel
+            self._reject(error, log)
+        except Exception:  # noqa: BLE001  # no handshake may end without a response
             _log.exception("unhandled exception")
-            self._reject(InternalServerError(), tally)
+            self._reject(InternalServerError(), log)
 
-    def _admit(self, path: str, fields: list[tuple[bytes, bytes]], client: Client) -> None:
-        entrance = self._admission
+    def _admit(self, path: str, fields: Iterable[Header], client: Client) -> None:
+        """Raise NotFound, TooManyRequests or Forbidden where the client may not open a WebSocket."""
+        admission = self._admission
         if path not in routes.WEBSOCKET_PATHS:
             raise NotFound("no WebSocket endpoint here")
-        if entrance.rate_limiter is not None:
-            entrance.rate_limiter.acquire(client.address, asyncio.get_running_loop().time())
-        said = {name: value.decode("latin-1") for name, value in fields}
-        entrance.origins.check_websocket_origin(
-            said.get(b"origin"), client.host or said.get(b"host"), has_cookies=b"cookie" in said
+        if admission.rate_limiter is not None:
+            admission.rate_limiter.acquire(client.address, asyncio.get_running_loop().time())
+        values = {name: value.decode("latin-1") for name, value in fields}
+        admission.origins.check_websocket_origin(
+            values.get(b"origin"), client.host or values.get(b"host"), has_cookies=b"cookie" in values
         )
 
-    async def _connect_upstream(self, request: bytes, slot: ConnectionSlot, log: TunnelLog) -> None:
-        upstream = self._admission.socket_upstreams
-        loop = asyncio.get_running_loop()
-        connecting = 0.0
-        tried: list[Upstream] = []
-        while connecting <= CONNECT_BUDGET_SECONDS and (replica := upstream.select_least_requests(tried)) is not None:
-            tried.append(replica)
-            began = loop.time()
-            log.upstream_addr = replica.origin
-            with replica:
-                try:
-                    async with asyncio.timeout(self._admission.connect_timeout):
-                        transport, far = await loop.create_connection(UpstreamHandshake, *replica.address)
-                except (OSError, TimeoutError) as error:
-                    raise_if_out_of_resources(error)
-                    connecting += loop.time() - began
-                    upstream.record_failure(replica, loop.time())
-                    proxy_events.upstream_ejected(upstream, replica, error)
-                    continue
-                try:
-                    transport.write(request)
-                    async with asyncio.timeout(HANDSHAKE_TIMEOUT_SECONDS):
-                        head = await far.head
-                    upstream.record_success(replica)
-                    if head.startswith(b"HTTP/1.1 101 "):
-                        self._start_tunnel(transport, far, Tunnel(replica, slot, self._connections, log))
-                    else:
-                        await self._relay_refusal(far, head, log)
-                        transport.close()
-                        slot.release()
-                except ConnectionError as error:
-                    upstream.record_failure(replica, loop.time())
-                    proxy_events.upstream_ejected(upstream, replica, error)
-                    proxy_events.upstream_retried(upstream)
-                    continue  # it died with our handshake: nothing has happened that may not happen again
-                except (TimeoutError, BadGateway) as error:
-                    transport.abort()
-                    upstream.record_failure(replica, loop.time())
-                    silent = isinstance(error, TimeoutError)
-                    fault = (
-                        GatewayTimeout("timeout while waiting for the response of the socket service")
-                        if silent
-                        else error
-                    )
-                    proxy_events.upstream_ejected(upstream, replica, fault)
-                    raise fault from None
-                except BaseException:
-                    transport.abort()
-                    raise
-                return
-        raise BadGateway("the socket service is unreachable")
-
-    def _start_tunnel(
-        self, upstream_transport: asyncio.Transport, upstream_handshake: UpstreamHandshake, tunnel: Tunnel
-    ) -> None:
-        """From here on two pipes do everything; this object is not needed any more."""
+    def start_tunnel(self, response: UpstreamResponse, slot: ConnectionSlot, log: TunnelLog) -> None:
+        """Relay the 101, and hand both connections over to a tunnel: this object is not needed any more."""
+        tunnel = Tunnel(response.upstream, slot, self._connections, log)
         self._connections.discard(self)
-        tunnel.start(self._transport, upstream_transport, write_paused=self._write_paused)
-        self._transport.write(bytes(upstream_handshake.received))
+        tunnel.start(self._transport, response.transport, write_paused=self._write_paused)
+        self._transport.write(bytes(response.handshake.received))
         self._transport.resume_reading()
         if self._early_data:
-            upstream_transport.write(self._early_data)
+            response.transport.write(self._early_data)
 
-    async def _relay_refusal(self, upstream_handshake: UpstreamHandshake, head: bytes, log: TunnelLog) -> None:
-        """What the service says instead, as it is; the client's connection ends with it."""
+    async def relay_refusal(self, response: UpstreamResponse, log: TunnelLog) -> None:
+        """Relay a response other than 101 unchanged, and close the client's connection."""
+        head, handshake = response.head, response.handshake
         match = _CONTENT_LENGTH_LINE.search(head)
-        wanted = len(head) + int(match[1]) if match else None
+        count = len(head) + int(match[1]) if match else MAX_HANDSHAKE_BYTES
         with suppress(TimeoutError):
             async with asyncio.timeout(REFUSAL_TIMEOUT_SECONDS):
-                await upstream_handshake.wait_for_bytes(MAX_HANDSHAKE_BYTES if wanted is None else wanted)
-        self._transport.write(bytes(upstream_handshake.received))
-        self._lingering_close(int(head[9:12]), log)
+                await handshake.wait_for_bytes(count)
+        self._transport.write(bytes(handshake.received))
+        self._close(int(head[9:12]), log)
 
     def _reject(self, error: GridcastError, log: TunnelLog) -> None:
-        body = encode_problem(error)
-        fields = [
-            *problem_headers(error, body),
-            (b"x-request-id", log.request_id.encode("ascii")),
-            (b"connection", b"close"),
-        ]
-        status = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n".encode("ascii")
-        self._transport.write(b"".join([status, *(b"%s: %s\r\n" % field for field in fields), b"\r\n", body]))
-        self._lingering_close(error.status, log)
+        self._transport.write(encode_error_response(error, [(b"x-request-id", log.request_id.encode("ascii"))]))
+        self._close(error.status, log)
 
-    def _lingering_close(self, status: int, log: TunnelLog) -> None:
-        """Read on for a moment and throw it away: closing with bytes unread would reset what was just written."""
+    def _close(self, status: int, log: TunnelLog) -> None:
         log.write(status)
-        self._closed = True
-        if not self._transport.is_closing():
-            self._transport.resume_reading()
-            self._transport.write_eof()
-            asyncio.get_running_loop().call_later(REFUSAL_TIMEOUT_SECONDS, self._transport.abort)
+        self._refused = True
+        lingering_close(self._transport, REFUSAL_TIMEOUT_SECONDS)
+
+
+def lingering_close(transport: asyncio.Transport, timeout: float) -> None:
+    """Send a FIN behind what was written, and read on for `timeout` seconds (RFC 9112, 9.6).
+
+    Closing with unread bytes would reset the connection, and the client would lose the response. The protocol drops what it reads.
+    """
+    if not transport.is_closing():
+        transport.resume_reading()
+        transport.write_eof()
+        asyncio.get_running_loop().call_later(timeout, transport.abort)

@@ -1,6 +1,6 @@
-"""The open tunnel: two pipes that write what one side sends to the other. No frame is parsed, no byte is kept.
+"""An open WebSocket tunnel: relays bytes between the client's and the upstream's connection, without parsing frames.
 
-What waits is what the write buffers of the two connections hold: 64 KiB each, then the other side is not read any more.
+Only the write buffers of the two connections hold bytes. Beyond 64 KiB in one of them, reading from the other side pauses.
 """
 
 import asyncio
@@ -10,22 +10,23 @@ from typing import Any
 
 from gateway.limiters import ConnectionLimiter
 from gateway.upstream.upstream_pool import Upstream
+from services.common.server.timeouts import SendTimeout
 from services.common.telemetry import json_logging, metrics
 
 FINAL_FLUSH_SECONDS = 5.0
-"""For bytes that still wait for one side when the other has gone."""
+"""Seconds for sending the bytes in one write buffer after the other side has closed."""
+
+TUNNEL_SEND_TIMEOUT_SECONDS = 15.0
+"""Seconds for which the write buffer of a side may stay full. The other side is not read meanwhile, so neither its close frame nor
+its FIN is seen: without a limit a client that stops reading would keep its tunnel for ever. The socket service closes such a
+connection after 12 s.
+"""
 
 _access_log = logging.getLogger("gridcast.access")
 
 
-TUNNEL_SEND_TIMEOUT_SECONDS = 15.0
-"""For a side that takes no more. The other is not read meanwhile, so neither its goodbye nor its end is seen: without a limit a
-client that stops reading would keep its tunnel for ever. The socket service gives such a client 12 s.
-"""
-
-
 class TunnelLog:
-    """What the access log says of one tunnel. Its query is not logged: it may hold the secret that resumes a session."""
+    """The access log entry of one tunnel. The query is not logged: it may contain the secret that resumes a session."""
 
     __slots__ = ("bytes_transferred", "path", "request_id", "started_at", "upstream_addr")
 
@@ -37,7 +38,7 @@ class TunnelLog:
         self.upstream_addr = ""
 
     def write(self, status: int) -> None:
-        """One line, when it is over."""
+        """Write the entry, when the tunnel is closed or the handshake refused."""
         if _access_log.isEnabledFor(logging.INFO):
             token = json_logging.request_id_var.set(self.request_id)
             fields = {
@@ -53,25 +54,25 @@ class TunnelLog:
 
 
 class ConnectionSlot:
-    """One of the tunnels that may be open."""
+    """A place among the open tunnels that `ConnectionLimiter` allows."""
 
     __slots__ = ("_address", "_limiter")
 
     def __init__(self, limiter: ConnectionLimiter, address: str) -> None:
-        """Raises Unavailable or TooMany where there is none left."""
+        """Acquire it. Raises ServiceUnavailable or TooManyRequests where none is free."""
         limiter.acquire(address)
         self._limiter: ConnectionLimiter | None = limiter
         self._address = address
 
     def release(self) -> None:
-        """Free it; once."""
+        """Release it. Further calls have no effect."""
         if self._limiter is not None:
             self._limiter.release(self._address)
             self._limiter = None
 
 
 class Tunnel:
-    """What the two pipes of a tunnel share: it counts as a request in flight, and is told when the gateway stops."""
+    """What both directions of a tunnel share. It counts as an active request of its upstream, and as a connection of the server."""
 
     __slots__ = ("_client_transport", "_connections", "_slot", "_upstream", "_upstream_transport", "log")
 
@@ -86,32 +87,32 @@ class Tunnel:
     def start(
         self, client_transport: asyncio.Transport, upstream_transport: asyncio.Transport, *, write_paused: bool = False
     ) -> None:
-        """Open the tunnel between two connections. `choked`: the near one has paused its writer before, and says so only once."""
+        """Open the tunnel. `write_paused`: the client's transport has called `pause_writing` before, which it does only once."""
         self._client_transport = client_transport
         self._upstream_transport = upstream_transport
         self._upstream.active_requests += 1
         metrics.WEBSOCKET_TUNNELS.inc()
         self._connections.add(self)
-        client = RelayDirection(upstream_transport, self)
-        client_transport.set_protocol(client)
+        client_protocol = RelayDirection(upstream_transport, self)
+        client_transport.set_protocol(client_protocol)
         upstream_transport.set_protocol(RelayDirection(client_transport, self))
         if write_paused:
-            client.pause_writing()
+            client_protocol.pause_writing()
 
     def shutdown(self) -> None:
-        """The gateway stops: both ends see their connection close."""
+        """Close both connections: the gateway stops."""
         self._client_transport.close()
         self._upstream_transport.close()
         if self._client_transport.get_write_buffer_size() or self._upstream_transport.get_write_buffer_size():
             asyncio.get_running_loop().call_later(FINAL_FLUSH_SECONDS, self.abort)
 
     def abort(self) -> None:
-        """One side has stalled."""
+        """Abort both connections: one side has timed out."""
         self._client_transport.abort()
         self._upstream_transport.abort()
 
     def side_closed(self) -> None:
-        """One side has gone; called for each."""
+        """Release what the tunnel holds, and log it. Called once for each side; the second call has no effect."""
         if self in self._connections:
             self._connections.discard(self)
             self._upstream.active_requests -= 1
@@ -121,44 +122,39 @@ class Tunnel:
 
 
 class RelayDirection(asyncio.Protocol):
-    """What arrives on one connection goes out on the other."""
+    """The protocol of one connection of a tunnel: writes what it receives to the other connection, its peer."""
 
-    __slots__ = ("_log", "_peer", "_send_timer", "_tunnel")
+    __slots__ = ("_log", "_peer", "_send_timeout", "_tunnel")
 
     def __init__(self, peer: asyncio.Transport, tunnel: Tunnel) -> None:
         self._peer = peer
         self._tunnel = tunnel
         self._log = tunnel.log
-        self._send_timer: asyncio.TimerHandle | None = None
+        self._send_timeout = SendTimeout(asyncio.get_running_loop(), tunnel.abort)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes, of whatever."""
+        """Relay received bytes."""
         self._log.bytes_transferred += len(data)
         self._peer.write(data)
 
     def pause_writing(self) -> None:
-        """This side takes no more: the other is not read."""
-        self._send_timer = asyncio.get_running_loop().call_later(TUNNEL_SEND_TIMEOUT_SECONDS, self._tunnel.abort)
+        """Pause reading from the peer: the write buffer of this side is full."""
+        self._send_timeout.start(TUNNEL_SEND_TIMEOUT_SECONDS)
         if not self._peer.is_closing():
             self._peer.pause_reading()
 
     def resume_writing(self) -> None:
-        """This side takes again."""
-        self._cancel_send_timer()
+        """Resume reading from the peer."""
+        self._send_timeout.stop()
         if not self._peer.is_closing():
             self._peer.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """This side has gone: the other gets what still waits, and then its end."""
+        """Close the peer when its write buffer is sent, at the latest after FINAL_FLUSH_SECONDS."""
         del exc
         self._tunnel.side_closed()
-        self._cancel_send_timer()
-        # Also where the other is closing already: a client that has said its last, and does not read, would keep its connection.
+        self._send_timeout.stop()
+        # Even if the peer is closing already: a client that has sent its FIN and does not read would keep its connection.
         self._peer.close()
         if self._peer.get_write_buffer_size():
             asyncio.get_running_loop().call_later(FINAL_FLUSH_SECONDS, self._peer.abort)
-
-    def _cancel_send_timer(self) -> None:
-        if self._send_timer is not None:
-            self._send_timer.cancel()
-            self._send_timer = None

@@ -22,17 +22,17 @@ def test_origins_cors_and_rates(start_service: StartService) -> None:
         service.responder = respond_with(
             b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nAccess-Control-Allow-Origin: http://theirs\r\n\r\nok"
         )
-        door = {
+        limits = {
             "GRIDCAST_ALLOWED_ORIGINS": "http://b.example",
             "GRIDCAST_REQUEST_RATE_PER_CLIENT": "5",
             "GRIDCAST_TRUSTED_PROXIES": "127.0.0.0/8",
         }
-        gateway = start_service("gateway", **upstream_env(service), **door)
+        gateway = start_service("gateway", **upstream_env(service), **limits)
 
         def from_(client: str, method: str = "GET", path: str = "/file", **fields: str) -> Callable[[str], str | None]:
             headers = {name.replace("_", "-"): value for name, value in fields.items()} | {"X-Forwarded-For": client}
-            answer = send_request(gateway.port, method, path, headers=headers)
-            return lambda name: str(answer.status) if name == "status" else answer.headers.get(name)
+            response = send_request(gateway.port, method, path, headers=headers)
+            return lambda name: str(response.status) if name == "status" else response.headers.get(name)
 
         theirs = from_("1.0.0.1", Origin="http://b.example")
         assert theirs("access-control-allow-origin") == "http://b.example"
@@ -40,8 +40,11 @@ def test_origins_cors_and_rates(start_service: StartService) -> None:
         assert from_("1.0.0.1", Origin="http://evil")("access-control-allow-origin") is None
         refused = from_("1.0.0.1", path="/nothing", Origin="http://b.example")
         assert (refused("status"), refused("access-control-allow-origin")) == ("404", "http://b.example")
-        asked = {"Access_Control_Request_Method": "PATCH", "Access_Control_Request_Headers": "upload-offset"}
-        preflight = from_("1.0.0.1", "OPTIONS", "/file/tus/x", Origin="http://b.example", **asked)
+        preflight_request = {
+            "Access_Control_Request_Method": "PATCH",
+            "Access_Control_Request_Headers": "upload-offset",
+        }
+        preflight = from_("1.0.0.1", "OPTIONS", "/file/tus/x", Origin="http://b.example", **preflight_request)
         assert preflight("status") == "204"
         assert preflight("access-control-allow-headers") == "upload-offset"
         assert "PATCH" in (preflight("access-control-allow-methods") or "")
@@ -57,8 +60,8 @@ def test_request_id_of_a_trusted_proxy_is_kept(start_service: StartService) -> N
         service.responder = respond_with(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
         gateway = start_service("gateway", **upstream_env(service), GRIDCAST_TRUSTED_PROXIES="127.0.0.1")
         named = {"X-Request-ID": "abc-1", "X-Forwarded-For": "1.0.0.1"}
-        answer = send_request(gateway.port, "GET", "/file", headers=named)
-        assert answer.headers.get_all("x-request-id") == ["abc-1"]
+        response = send_request(gateway.port, "GET", "/file", headers=named)
+        assert response.headers.get_all("x-request-id") == ["abc-1"]
         upgrade = {"Connection": "Upgrade", "Upgrade": "websocket"}
         assert send_request(gateway.port, "GET", "/ws", headers=named | upgrade).status == 403
         assert [seen.get_all("x-request-id") for seen in service.requests] == [["abc-1"], ["abc-1"]]

@@ -22,7 +22,7 @@ UPSTREAM_BYTES = 64 * 1024 * 1024
 
 @pytest.fixture
 def gateway(upstream: ScriptedUpstream) -> Iterator[InProcessServer]:
-    async def answer(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def respond(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if not seen.get("upgrade"):
             writer.write(
                 b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % PIPELINED_BYTES + bytes(PIPELINED_BYTES // 2)
@@ -37,7 +37,7 @@ def gateway(upstream: ScriptedUpstream) -> Iterator[InProcessServer]:
         await reader.read()
 
     upstream.reset()
-    upstream.responder = answer
+    upstream.responder = respond
     urls = {f"{name}_urls": upstream.url for name in ("upload", "stream", "socket")}
     with serve_in_thread(create_app(GatewaySettings(**urls)), ws=ClientHandshake, lifespan="on") as running:  # type: ignore[arg-type]
         yield running
@@ -52,7 +52,7 @@ def test_client_that_does_not_read_loses_its_tunnel(
 ) -> None:
     monkeypatch.setattr("gateway.websocket.relay.TUNNEL_SEND_TIMEOUT_SECONDS", 1.5)
     with gateway.connect(b"GET /file HTTP/1.1\r\nHost: a\r\n\r\n") as client:
-        eventually(lambda: gateway.state.total_requests == 1, 5, "the answer is in the buffer")
+        eventually(lambda: gateway.state.total_requests == 1, 5, "the response is in the buffer")
         client.sendall(WEBSOCKET_HANDSHAKE)
         eventually(lambda: find_tunnel(gateway), 5)
         most = 0

@@ -63,9 +63,9 @@ def test_upstream_connection_is_reused_after_a_response(
     upstream.responder = respond_with(raw)
     before = upstream.connection_count
     for _ in range(5):
-        answer = send_request(gateway.port, method, "/file/stream", b"a" * 100_000 if method == "PUT" else None)
-        assert answer.status == int(raw.rsplit(b"HTTP/1.1 ", 1)[1][:3])
-        assert not {"x", "link"} & {name.lower() for name in answer.headers}
+        response = send_request(gateway.port, method, "/file/stream", b"a" * 100_000 if method == "PUT" else None)
+        assert response.status == int(raw.rsplit(b"HTTP/1.1 ", 1)[1][:3])
+        assert not {"x", "link"} & {name.lower() for name in response.headers}
     assert upstream.connection_count == before
     upstream.responder = respond_with(OK_RESPONSE)
     assert count_new_connections(gateway, upstream) == 0
@@ -79,7 +79,7 @@ def test_upstream_connection_is_reused_after_a_response(
         OK_RESPONSE + UNSOLICITED_RESPONSE,
         OK_RESPONSE + b"noise",
     ],
-    ids=["it says so", "HTTP/1.0", "another answer behind it", "noise behind it"],
+    ids=["Connection: close", "HTTP/1.0", "another response behind it", "noise behind it"],
 )
 def test_connection_is_not_reused_after_an_ambiguous_response(
     gateway: ServiceProcess, upstream: ScriptedUpstream, raw: bytes
@@ -114,8 +114,8 @@ def test_response_without_a_length_ends_with_its_connection(
         writer.close()
 
     upstream.responder = until_close
-    answer = send_request(gateway.port, "GET", "/file/stream")
-    assert (answer.headers["transfer-encoding"], len(answer.body)) == ("chunked", 300_000)
+    response = send_request(gateway.port, "GET", "/file/stream")
+    assert (response.headers["transfer-encoding"], len(response.body)) == ("chunked", 300_000)
 
 
 @pytest.mark.parametrize("early", [True, False])
@@ -147,8 +147,8 @@ def test_incompletely_sent_body_closes_the_upstream_connection(
 def test_concurrent_requests_use_separate_connections(gateway: ServiceProcess, upstream: ScriptedUpstream) -> None:
     async def echo(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.05 if "slow" in seen.target else 0.0)
-        said = seen.target.encode()
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(said), said))
+        target = seen.target.encode()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(target), target))
 
     upstream.responder = echo
     targets = [b"/file?%s%d" % (b"slow" if number % 3 else b"", number) for number in range(30)]
@@ -167,7 +167,7 @@ def test_restarted_upstream_is_used_without_a_failed_request(
     assert count_new_connections(gateway, upstream) == 0
     upstream.stop()
     upstream.start()
-    eventually(lambda: send_request(gateway.port, "GET", "/file").status == 200, 5, "it is asked again")
+    eventually(lambda: send_request(gateway.port, "GET", "/file").status == 200, 5, "it gets requests again")
     assert send_request(gateway.port, "PUT", "/file/stream", b"a").status == 200
 
 
@@ -192,8 +192,8 @@ def test_bodies_of_any_size_pass_in_both_directions(
 
     upstream.responder = give_back
     pieces = (sent[at : at + 100_000] for at in range(0, size, 100_000))
-    answer = send_request(gateway.port, "PUT", "/file/stream", pieces if chunked else sent)
-    assert answer.body == sent
+    response = send_request(gateway.port, "PUT", "/file/stream", pieces if chunked else sent)
+    assert response.body == sent
     upstream.responder = respond_with(OK_RESPONSE)
     assert count_new_connections(gateway, upstream) == 0
 

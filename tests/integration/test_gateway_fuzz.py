@@ -85,20 +85,20 @@ async def _fuzz(gateway: ServiceProcess, service: ScriptedUpstream, count: int) 
     chance = random.Random(seed)
     raws = [mutate_request(chance) for _ in range(count)]
     service.reset()
-    told: Counter[int] = Counter()
+    counts: Counter[int] = Counter()
 
     async def send(some: Iterator[bytes]) -> None:
         for raw in some:
             received = await send_and_receive(gateway.port, raw)
             statuses_ = parse_statuses(received.replace(CONTINUE_RESPONSE, b"")) if received else []
             assert all(status < 500 for status in statuses_), (seed, raw, received)
-            told.update(statuses_)
+            counts.update(statuses_)
 
     each = iter(raws)
     async with asyncio.TaskGroup() as users:
         for _ in range(32):
             users.create_task(send(each))
-    print(dict(told), len(service.requests), "seen by the service")
+    print(dict(counts), len(service.requests), "seen by the service")
     everything = b"\n\n".join(raws)
     for request in service.requests:
         assert request.target.encode() in everything, (seed, request)
@@ -108,8 +108,8 @@ async def _fuzz(gateway: ServiceProcess, service: ScriptedUpstream, count: int) 
         assert not any("_" in name for name, _ in request.headers)
     assert not service.parse_errors, (seed, service.parse_errors)
     # Most of them must reach the service, or they show nothing; many must be rejected, too.
-    assert told[200] > count // 10
-    assert told[400] > count // 10
+    assert counts[200] > count // 10
+    assert counts[400] > count // 10
     assert "Traceback" not in gateway.log
 
 

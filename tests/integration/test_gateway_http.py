@@ -75,9 +75,9 @@ def upload_upstream(upstreams: dict[str, ScriptedUpstream]) -> ScriptedUpstream:
 def test_each_request_reaches_its_service_unchanged(
     gateway: ServiceProcess, upstreams: dict[str, ScriptedUpstream], method: str, target: str, service: str
 ) -> None:
-    answer = send_request(gateway.port, method, target)
-    assert answer.status == 200
-    assert answer.body == (b"" if method == "HEAD" else b"ok")
+    response = send_request(gateway.port, method, target)
+    assert response.status == 200
+    assert response.body == (b"" if method == "HEAD" else b"ok")
     (seen,) = upstreams[service].requests
     assert (seen.method, seen.target) == (method, target)
     assert not any(other.requests for name, other in upstreams.items() if name != service)
@@ -93,20 +93,20 @@ def test_the_target_is_sent_on_byte_for_byte(
 
 
 def test_an_unknown_path_is_404_and_a_wrong_method_405_with_allow_over_all_services(gateway: ServiceProcess) -> None:
-    answer = send_request(gateway.port, "GET", "/nothing")
-    assert answer.status == 404
-    assert answer.headers["content-type"] == "application/problem+json"
-    answer = send_request(gateway.port, "POST", "/file/stream")
-    assert answer.status == 405
-    assert answer.headers["allow"] == "DELETE, GET, HEAD, OPTIONS, PUT"
-    assert answer.json["status"] == 405
+    response = send_request(gateway.port, "GET", "/nothing")
+    assert response.status == 404
+    assert response.headers["content-type"] == "application/problem+json"
+    response = send_request(gateway.port, "POST", "/file/stream")
+    assert response.status == 405
+    assert response.headers["allow"] == "DELETE, GET, HEAD, OPTIONS, PUT"
+    assert response.json["status"] == 405
 
 
 def test_preflight_is_not_forwarded_upstream(gateway: ServiceProcess, upload_upstream: ScriptedUpstream) -> None:
-    answer = send_request(
+    response = send_request(
         gateway.port, "OPTIONS", "/file/tus", headers={"Access-Control-Request-Method": "POST", "Origin": "http://a"}
     )
-    assert answer.status == 204
+    assert response.status == 204
     assert not upload_upstream.requests
 
 
@@ -127,7 +127,7 @@ def test_forwarded_headers_describe_the_client(gateway: ServiceProcess, stream_u
     assert seen.get_all("x-forwarded-proto") == ["http"]
     assert seen.get_all("x-forwarded-host") == seen.get_all("host") == ["media.example:8000"]
     (identifier,) = seen.get_all("x-request-id")
-    assert re.fullmatch("[0-9a-f]{16}", identifier), "the client's own is not believed"
+    assert re.fullmatch("[0-9a-f]{16}", identifier), "a client's request id is not trusted"
     assert seen.get_all("range") == ["bytes=0-1"]
     assert not [
         name for name, _ in seen.headers if name.lower() in {"x-private", "forwarded", "connection", "user-agent"}
@@ -152,17 +152,17 @@ def test_response_headers_reach_the_client(gateway: ServiceProcess, stream_upstr
         b"Location: http://10.0.0.7:8002/file/stream?x=1\r\nServer: secret\r\nDate: never\r\nKeep-Alive: timeout=5\r\n"
         b"Content-Encoding: gzip\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n\r\nok"
     )
-    answer = send_request(gateway.port, "GET", "/file/stream", headers={"X-Request-ID": "abc-2"})
-    assert answer.status == 206
-    assert answer.body == b"ok"
-    assert answer.headers["etag"] == '"a"'
-    assert answer.headers["location"] == "/file/stream?x=1"
-    assert answer.headers["content-encoding"] == "gzip"
-    assert answer.headers.get_all("set-cookie") == ["a=1", "b=2"]
-    assert answer.headers.get_all("x-request-id") == stream_upstream.requests[0].get_all("x-request-id") != ["abc-2"]
-    assert len(answer.headers.get_all("date") or []) == 1
-    assert "never" not in answer.headers["date"]
-    assert not {"x-own", "server", "keep-alive"} & {name.lower() for name in answer.headers}
+    response = send_request(gateway.port, "GET", "/file/stream", headers={"X-Request-ID": "abc-2"})
+    assert response.status == 206
+    assert response.body == b"ok"
+    assert response.headers["etag"] == '"a"'
+    assert response.headers["location"] == "/file/stream?x=1"
+    assert response.headers["content-encoding"] == "gzip"
+    assert response.headers.get_all("set-cookie") == ["a=1", "b=2"]
+    assert response.headers.get_all("x-request-id") == stream_upstream.requests[0].get_all("x-request-id") != ["abc-2"]
+    assert len(response.headers.get_all("date") or []) == 1
+    assert "never" not in response.headers["date"]
+    assert not {"x-own", "server", "keep-alive"} & {name.lower() for name in response.headers}
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -191,12 +191,12 @@ def test_empty_body_stays_empty(gateway: ServiceProcess, upload_upstream: Script
 
 def test_response_is_streamed(gateway: ServiceProcess, stream_upstream: ScriptedUpstream) -> None:
     """The second half is sent after the first was received: a gateway that buffered would wait for ever."""
-    heard = threading.Event()
+    first_half_received = threading.Event()
 
     async def slowly(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         del seen, reader
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
-        await asyncio.to_thread(heard.wait, 10)
+        await asyncio.to_thread(first_half_received.wait, 10)
         writer.write(b"1\r\nb\r\n0\r\n\r\n")
 
     stream_upstream.responder = slowly
@@ -205,7 +205,7 @@ def test_response_is_streamed(gateway: ServiceProcess, stream_upstream: Scripted
         received = b""
         while not received.endswith(b"1\r\na\r\n"):
             received += client.recv(65536)
-        heard.set()
+        first_half_received.set()
         assert receive_until_closed(client).endswith(b"1\r\nb\r\n0\r\n\r\n")
 
 
@@ -229,23 +229,23 @@ def test_responses_without_a_body(
     gateway: ServiceProcess, stream_upstream: ScriptedUpstream, status: int, line: bytes
 ) -> None:
     stream_upstream.responder = respond_with(b"HTTP/1.1 " + line + b"\r\n\r\n")
-    answer = send_request(gateway.port, "GET", "/file/stream")
-    assert answer.status == status
-    assert answer.body == b""
+    response = send_request(gateway.port, "GET", "/file/stream")
+    assert response.status == status
+    assert response.body == b""
 
 
 def test_head_keeps_the_length(gateway: ServiceProcess, stream_upstream: ScriptedUpstream) -> None:
     stream_upstream.responder = respond_with(b"HTTP/1.1 200 OK\r\nContent-Length: 12345\r\n\r\n")
-    answer = send_request(gateway.port, "HEAD", "/file/stream")
-    assert answer.headers["content-length"] == "12345"
+    response = send_request(gateway.port, "HEAD", "/file/stream")
+    assert response.headers["content-length"] == "12345"
 
 
 def test_redirect_is_passed_through(gateway: ServiceProcess, stream_upstream: ScriptedUpstream) -> None:
     stream_upstream.responder = respond_with(
         b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/x\r\nContent-Length: 0\r\n\r\n"
     )
-    answer = send_request(gateway.port, "GET", "/file/stream")
-    assert (answer.status, answer.headers["location"]) == (302, "/x")
+    response = send_request(gateway.port, "GET", "/file/stream")
+    assert (response.status, response.headers["location"]) == (302, "/x")
 
 
 @pytest.mark.parametrize(
@@ -264,13 +264,13 @@ def test_redirect_is_passed_through(gateway: ServiceProcess, stream_upstream: Sc
 def test_invalid_upstream_response_becomes_502(
     gateway: ServiceProcess, stream_upstream: ScriptedUpstream, raw: bytes
 ) -> None:
-    async def answer(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def respond(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         del seen, reader
         writer.write(raw)
         await writer.drain()
         writer.close()
 
-    stream_upstream.responder = answer
+    stream_upstream.responder = respond
     answer_ = send_request(gateway.port, "GET", "/file/stream")
     assert answer_.status == 502
     assert answer_.json["title"] == "Bad Gateway"

@@ -107,7 +107,7 @@ def test_unreachable_replica_is_counted(
 def test_retries_are_counted(
     gateway: tuple[ServiceProcess, MetricsClient], first_upstream: ScriptedUpstream, second_upstream: ScriptedUpstream
 ) -> None:
-    """Its idle connection ended, which is no failure; then the replica aborts a response, which is one."""
+    """Its idle connection ended, which is no failure; then the upstream aborts a response, which is one."""
     service, counts = gateway
 
     async def hang_up(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -132,7 +132,7 @@ def test_gateway_errors_are_counted(
     second_upstream.responder = respond_with(b"220 ready\r\n\r\n")
     assert send_request(service.port, "PUT", "/file/stream?filename=a", b"a").status == 502
     second_upstream.responder = respond_with(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
-    assert send_request(service.port, "PUT", "/file/stream?filename=a", b"a").status == 503, "that was answered"
+    assert send_request(service.port, "PUT", "/file/stream?filename=a", b"a").status == 503, "that was a response"
     assert counts.changed_counters() == {
         "upstream_errors_total 504 socket": 1,
         "upstream_ejections_total socket": 1,
@@ -175,6 +175,6 @@ def test_rate_limited_requests_are_counted(start_service: StartService, first_up
     eventually(lambda: "running on" in gateway.log, 10)
     first_upstream.responder = respond_with(OK_RESPONSE)
     counts = MetricsClient(port)
-    answers = [send_request(gateway.port, "GET", "/file").status for _ in range(6)]
-    assert answers.count(429) >= 3
-    assert counts.changed_counters() == {"requests_rejected_total rate_limit": answers.count(429)}
+    statuses = [send_request(gateway.port, "GET", "/file").status for _ in range(6)]
+    assert statuses.count(429) >= 3
+    assert counts.changed_counters() == {"requests_rejected_total rate_limit": statuses.count(429)}

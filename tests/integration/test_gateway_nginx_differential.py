@@ -65,8 +65,8 @@ def nginx(upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def gateway(upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    patience = {"GRIDCAST_CLIENT_BODY_TIMEOUT": "1"}
-    with run_service("gateway", tmp_path_factory.mktemp("gateway"), upstream_env(upstream) | patience) as gateway:
+    timeouts = {"GRIDCAST_CLIENT_BODY_TIMEOUT": "1"}
+    with run_service("gateway", tmp_path_factory.mktemp("gateway"), upstream_env(upstream) | timeouts) as gateway:
         yield gateway
 
 
@@ -106,7 +106,7 @@ def test_mutants_accepted_by_both_are_read_alike(
     chance = random.Random(seed)
     compared = 0
     for _ in range(200):
-        # Without requests that the gateway answers itself: a preflight, a WebSocket.
+        # Without requests that the gateway responds to itself: a preflight, a WebSocket.
         raw = mutate_request(chance).replace(b"websocket", b"nothing").replace(b"Access-Control-", b"X-")
         # For any mutant, this ends it: neither server waits for more.
         raw += b"\r\n\r\n\x00" + PIPELINED_REQUEST

@@ -37,9 +37,9 @@ def gateway(short_timeout_gateway: ServiceProcess, upstream: ScriptedUpstream) -
 
 def test_upstream_that_sends_no_response_is_504(gateway: ServiceProcess, upstream: ScriptedUpstream) -> None:
     upstream.responder = never_respond
-    answer = send_request(gateway.port, "GET", "/file")
-    assert answer.status == 504
-    assert answer.json["detail"] == "timeout while waiting for the response of the service"
+    response = send_request(gateway.port, "GET", "/file")
+    assert response.status == 504
+    assert response.json["detail"] == "timeout while waiting for the response of the service"
     assert 1.0 <= wait_for_access_log(gateway, 504)[0]["duration"] < 2.0
     eventually(lambda: upstream.active_requests == 0, 2, "its connection is closed")
 

@@ -103,6 +103,8 @@ def tracked_files() -> list[Path]:
         ("gateway/settings.py", "import deploy.containers.healthcheck"),
         ("services/common/errors.py", "import gateway.upstream.response_parser"),
         ("gateway/upstream/connection_pool.py", "import httpx"),
+        ("gateway/upstream/connect.py", "import gateway.proxy.headers"),
+        ("gateway/limiters.py", "import services.common.aio.singleflight"),
         ("services/common/http/encoding.py", "import asyncio"),
         ("services/common/http/encoding.py", "import services.common.server.transport"),
         ("services/common/server/connection.py", "import uvicorn"),

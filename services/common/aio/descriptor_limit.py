@@ -1,16 +1,20 @@
-"""How many sockets the process may hold: raises its limit of open files as far as it is allowed to. It knows nothing else."""
+"""Raises the limit of open files of this process (RLIMIT_NOFILE), which bounds its sockets. The usual soft limit is 1,024."""
 
 import logging
 import resource
 
 RESERVED_DESCRIPTORS = 256
-"""Open files that are no sockets of clients: Redis, HTTP, logs, and handshakes that are about to be refused."""
+"""Open files that are not sockets of clients: Redis, HTTP, logs, and handshakes that are about to be refused."""
 
 _log = logging.getLogger("gridcast.socket")
 
 
 def raise_descriptor_limit(max_connections: int) -> int:
-    """`wanted`, or fewer where the system allows no more. A process without files left cannot even refuse."""
+    """Raise the soft limit as far as `max_connections` and RESERVED_DESCRIPTORS need.
+
+    Returns `max_connections`, or fewer where the hard limit allows no more: a process without free descriptors cannot even refuse a
+    connection.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = max_connections + RESERVED_DESCRIPTORS
     if soft != resource.RLIM_INFINITY and soft < needed:
@@ -21,3 +25,9 @@ def raise_descriptor_limit(max_connections: int) -> int:
     room = max(1, soft - RESERVED_DESCRIPTORS)
     _log.warning("RLIMIT_NOFILE allows %d connections instead of %d", room, max_connections)
     return room
+
+
+def raise_descriptor_limit_to_maximum() -> None:
+    """Raise the soft limit to the hard limit."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

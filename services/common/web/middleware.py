@@ -3,13 +3,13 @@
 import asyncio
 import logging
 import random
-import re
 import time
 from collections.abc import Callable, Mapping
 
 from services.common.asgi import CLIENT_CLOSED_REQUEST, ASGIApp, ClientDisconnected, Message, Receive, Scope, Send
 from services.common.errors import GridcastError, InternalServerError, ServiceUnavailable
 from services.common.http.encoding import PreparedResponse
+from services.common.http.headers import incoming_request_id
 from services.common.telemetry import json_logging, metrics
 from services.common.web.app_factory import send_problem
 
@@ -19,7 +19,6 @@ FastPathHandler = Callable[[Scope], PreparedResponse | None]
 QUIET = frozenset({"/livez", "/readyz"})
 """Asked every few seconds: not worth a line in the log."""
 
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}\Z")
 _random = random.Random()  # noqa: S311  # an id is no secret; asking the system for it is a call for each request
 _log = logging.getLogger("gridcast.web")
 
@@ -148,7 +147,7 @@ def _has_body(scope: Scope) -> bool:
 
 
 def _request_id(scope: Scope, trusts_request_id: Callable[[Scope], bool]) -> str:
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and _REQUEST_ID.match(value) and trusts_request_id(scope):
-            return str(value, "ascii")
+    request_id = incoming_request_id(scope["headers"])
+    if request_id is not None and trusts_request_id(scope):
+        return request_id
     return f"{_random.getrandbits(64):016x}"

@@ -11,7 +11,7 @@ def make_headers(**named: str) -> list[tuple[bytes, bytes]]:
 
 
 @pytest.mark.parametrize(
-    ("setting", "origin", "told"),
+    ("setting", "origin", "expected"),
     [
         ("", "http://b.example", {}),
         ("http://b.example", None, {b"vary": b"Origin"}),
@@ -30,14 +30,14 @@ def make_headers(**named: str) -> list[tuple[bytes, bytes]]:
         ("*", None, {}),
     ],
 )
-def test_cors_response_headers(setting: str, origin: str | None, told: dict[bytes, bytes]) -> None:
-    made = cors.response_headers(make_headers(origin=origin) if origin else [], OriginPolicy(setting))
-    assert dict(made) == told
+def test_cors_response_headers(setting: str, origin: str | None, expected: dict[bytes, bytes]) -> None:
+    headers = cors.response_headers(make_headers(origin=origin) if origin else [], OriginPolicy(setting))
+    assert dict(headers) == expected
 
 
 def test_preflight_allows_methods_and_the_requested_headers() -> None:
-    asked = make_headers(access_control_request_headers="tus-resumable,upload-offset")
-    assert dict(cors.preflight_headers(asked, "PATCH, OPTIONS")) == {
+    request_headers = make_headers(access_control_request_headers="tus-resumable,upload-offset")
+    assert dict(cors.preflight_headers(request_headers, "PATCH, OPTIONS")) == {
         b"access-control-allow-methods": b"PATCH, OPTIONS",
         b"access-control-allow-headers": b"tus-resumable,upload-offset",
         b"access-control-max-age": cors.PREFLIGHT_MAX_AGE,

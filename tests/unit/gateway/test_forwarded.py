@@ -8,7 +8,7 @@ TRUSTED = parse_networks("10.0.0.0/8, 192.168.1.1, fd00::/8")
 
 
 @pytest.mark.parametrize(
-    ("peer", "said", "client"),
+    ("peer", "headers", "client"),
     [
         ("1.2.3.4", {"x-forwarded-for": "6.6.6.6", "x-forwarded-proto": "https"}, Client("1.2.3.4", "http")),
         ("10.0.0.1", {}, Client("10.0.0.1", "http")),
@@ -24,7 +24,7 @@ TRUSTED = parse_networks("10.0.0.0/8, 192.168.1.1, fd00::/8")
         ("10.0.0.1", {"x-forwarded-for": "fe80::1%eth0"}, Client("10.0.0.1", "http")),
     ],
 )
-def test_client_address_behind_a_proxy(peer: str, said: dict[str, str], client: Client) -> None:
-    fields = [(name.encode(), value.encode()) for name, value in said.items()]
+def test_client_address_behind_a_proxy(peer: str, headers: dict[str, str], client: Client) -> None:
+    fields = [(name.encode(), value.encode()) for name, value in headers.items()]
     assert resolve_client(peer, "http", fields, TRUSTED) == client
     assert resolve_client(peer, "http", fields, ()) == Client(peer, "http")

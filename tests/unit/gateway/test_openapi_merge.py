@@ -26,28 +26,28 @@ def get_operation(schema: str | None = None) -> dict[str, Any]:
 
 
 def test_equal_paths_get_the_methods_of_both_services() -> None:
-    joined = openapi_merge.merge_documents(
+    merged = openapi_merge.merge_documents(
         make_document({"/": {"get": get_operation()}}),
         {
             "upload": (make_document({"/file": {"put": get_operation()}}), {("PUT", "/file")}),
             "stream": (make_document({"/file": {"get": get_operation(), "put": get_operation()}}), {("GET", "/file")}),
         },
     )
-    assert {path: set(item) for path, item in joined["paths"].items()} == {"/": {"get"}, "/file": {"put", "get"}}
-    validate(joined)
+    assert {path: set(item) for path, item in merged["paths"].items()} == {"/": {"get"}, "/file": {"put", "get"}}
+    validate(merged)
 
 
 def test_path_parameters_may_have_other_names() -> None:
     service = make_document({"/tus/{upload}": {"patch": get_operation()}, "/tus/{upload}/x": {"get": get_operation()}})
-    joined = openapi_merge.merge_documents(make_document({}), {"upload": (service, {("PATCH", "/tus/{id}")})})
-    assert list(joined["paths"]) == ["/tus/{upload}"]
+    merged = openapi_merge.merge_documents(make_document({}), {"upload": (service, {("PATCH", "/tus/{id}")})})
+    assert list(merged["paths"]) == ["/tus/{upload}"]
 
 
 def test_unrouted_operations_are_left_out() -> None:
-    joined = openapi_merge.merge_documents(
+    merged = openapi_merge.merge_documents(
         make_document({}), {"stream": (make_document({"/metrics": {"get": get_operation()}}), set())}
     )
-    assert joined["paths"] == {}
+    assert merged["paths"] == {}
 
 
 def test_equal_schemas_are_shared_and_others_renamed() -> None:
@@ -56,7 +56,7 @@ def test_equal_schemas_are_shared_and_others_renamed() -> None:
         {"type": "integer"},
         {"type": "array", "items": {"$ref": "#/components/schemas/Same"}},
     )
-    joined = openapi_merge.merge_documents(
+    merged = openapi_merge.merge_documents(
         make_document({}),
         {
             "upload": (
@@ -69,29 +69,29 @@ def test_equal_schemas_are_shared_and_others_renamed() -> None:
             ),
         },
     )
-    assert joined["components"]["schemas"] == {"Same": same, "Thing": one, "StreamThing": two}
-    assert joined["paths"]["/a"]["get"] == get_operation("Thing")
-    assert joined["paths"]["/b"]["get"] == get_operation("StreamThing")
-    validate(joined)
+    assert merged["components"]["schemas"] == {"Same": same, "Thing": one, "StreamThing": two}
+    assert merged["paths"]["/a"]["get"] == get_operation("Thing")
+    assert merged["paths"]["/b"]["get"] == get_operation("StreamThing")
+    validate(merged)
 
 
 def test_gateway_responses_are_added_to_the_responses_of_the_service() -> None:
     service = make_document({"/a": {"get": get_operation()}})
-    answers: dict[int | str, dict[str, str]] = {
+    error_responses: dict[int | str, dict[str, str]] = {
         200: {"description": "not this one"},
-        502: {"description": "no replica"},
+        502: {"description": "no upstream"},
     }
-    joined = openapi_merge.merge_documents(
-        make_document({"/": {"get": get_operation()}}), {"x": (service, {("GET", "/a")})}, answers
+    merged = openapi_merge.merge_documents(
+        make_document({"/": {"get": get_operation()}}), {"x": (service, {("GET", "/a")})}, error_responses
     )
-    assert joined["paths"]["/a"]["get"]["responses"] == {**OK_RESPONSES, "502": {"description": "no replica"}}
-    assert joined["paths"]["/"]["get"]["responses"] == OK_RESPONSES
-    validate(joined)
+    assert merged["paths"]["/a"]["get"]["responses"] == {**OK_RESPONSES, "502": {"description": "no upstream"}}
+    assert merged["paths"]["/"]["get"]["responses"] == OK_RESPONSES
+    validate(merged)
 
 
 def test_source_documents_are_not_modified() -> None:
-    own = make_document({"/": {"get": get_operation()}})
+    gateway_document = make_document({"/": {"get": get_operation()}})
     openapi_merge.merge_documents(
-        own, {"upload": (make_document({"/": {"put": get_operation()}}, {"A": {}}), {("PUT", "/")})}
+        gateway_document, {"upload": (make_document({"/": {"put": get_operation()}}, {"A": {}}), {("PUT", "/")})}
     )
-    assert own == make_document({"/": {"get": get_operation()}})
+    assert gateway_document == make_document({"/": {"get": get_operation()}})

@@ -131,13 +131,6 @@ def test_a_value_that_is_not_utf8_is_refused() -> None:
         request_header_dict((b"x", b"\xe9"))
 
 
-@pytest.mark.parametrize(
-    ("value", "kept"), [(b"a-1._Z", "a-1._Z"), (b"", None), (b"a b", None), (b"a" * 65, None), (b"a\n", None)]
-)
-def test_client_request_id(value: bytes, kept: str | None) -> None:
-    assert headers.incoming_request_id([(b"x-request-id", value)]) == kept
-
-
 @given(header_pairs)
 def test_forwarded_headers_are_set_once_and_cannot_be_spoofed(pairs: list[tuple[bytes, bytes]]) -> None:
     try:

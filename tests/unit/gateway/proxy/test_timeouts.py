@@ -18,9 +18,9 @@ class FakeTask:
         self.cancelled += 1
 
 
-def make_exchange(*, complete: bool = False, answer: float = 60.0) -> tuple[ProxyExchange, FakeTask]:
+def make_exchange(*, complete: bool = False, response_header_timeout: float = 60.0) -> tuple[ProxyExchange, FakeTask]:
     task = FakeTask()
-    exchange = ProxyExchange(cast("asyncio.Task[None]", task), 0.0, answer, request_complete=complete)
+    exchange = ProxyExchange(cast("asyncio.Task[None]", task), 0.0, response_header_timeout, request_complete=complete)
     if not complete:
         exchange.phase = Phase.READING_CLIENT
         assert exchange.timeout_error(0.0, TIMEOUTS) is None
@@ -81,7 +81,7 @@ def test_upstream_that_stops_reading_is_timed_out() -> None:
 
 
 def test_response_header_timeout_starts_after_a_long_body() -> None:
-    exchange, _ = make_exchange(answer=60.0)
+    exchange, _ = make_exchange(response_header_timeout=60.0)
     for now in range(0, 600, 5):
         exchange.bytes_transferred += 1_000_000
         assert abort_error_at(exchange, float(now)) is None

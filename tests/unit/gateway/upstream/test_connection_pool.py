@@ -43,28 +43,28 @@ class CountingServer:
 
 
 async def test_connections_are_reused_and_closed_when_expired(monkeypatch: pytest.MonkeyPatch) -> None:
-    client = ConnectionPool(1.0)
-    await client.open()
+    pool = ConnectionPool(1.0)
+    await pool.open()
     async with CountingServer() as server:
         address = Address("127.0.0.1", server.port)
 
-        async def ask(*, fresh: bool = False) -> None:
-            line = await client.request("GET", address, REQUEST_HEAD, new_connection=fresh)
-            assert await line.read() == b"ok"
-            line.release()
+        async def fetch(*, new_connection: bool = False) -> None:
+            connection = await pool.request("GET", address, REQUEST_HEAD, new_connection=new_connection)
+            assert await connection.read() == b"ok"
+            connection.release()
 
-        await ask()
-        await ask()
+        await fetch()
+        await fetch()
         assert server.connections == 1
-        await ask(fresh=True)
+        await fetch(new_connection=True)
         assert server.connections == 2
         loop = asyncio.get_running_loop()
         now = loop.time()
         monkeypatch.setattr(loop, "time", lambda: now + KEEPALIVE_EXPIRY_SECONDS + 1)
-        client._close_expired()
+        pool._close_expired()
         monkeypatch.undo()
-        await ask()
+        await fetch()
         assert server.connections == 3
-        await client.aclose()
-        assert not client._connections
-        assert not any(client._idle.values())
+        await pool.aclose()
+        assert not pool._connections
+        assert not any(pool._idle.values())

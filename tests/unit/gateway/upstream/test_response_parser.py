@@ -19,29 +19,29 @@ CHUNKED_HEAD = OK_LINE + b"Transfer-Encoding: chunked\r\n\r\n"
 OK_RESPONSE = OK_LINE + b"Content-Length: 2\r\n\r\nok"
 
 
-def read_body(answer: ResponseParser) -> bytes:
-    taken = b""
-    while not answer.empty:
-        taken += answer.next_chunk()
-    return taken
+def read_body(parser: ResponseParser) -> bytes:
+    body = b""
+    while not parser.empty:
+        body += parser.next_chunk()
+    return body
 
 
 def parse(
     raw: bytes, method: str = "GET", split_at: list[int] | None = None, *, closed: bool = False
 ) -> tuple[ResponseParser, bytes]:
     """The response in `raw`, fed in pieces that are split at `cuts`."""
-    answer = ResponseParser()
-    answer.start_response(method)
+    parser = ResponseParser()
+    parser.start_response(method)
     edges = [0, *sorted({cut % (len(raw) + 1) for cut in split_at or ()}), len(raw)]
-    taken = b""
+    body = b""
     for start, end in pairwise(edges):
         if start < end:
-            answer.receive_data(raw[start:end])
-            taken += read_body(answer)
+            parser.receive_data(raw[start:end])
+            body += read_body(parser)
     if closed:
-        answer.receive_eof()
-    assert answer.buffered == 0
-    return answer, taken
+        parser.receive_eof()
+    assert parser.buffered == 0
+    return parser, body
 
 
 COMPLETE_RESPONSES = [
@@ -74,11 +74,11 @@ COMPLETE_RESPONSES = [
 )
 @given(cuts=st.lists(st.integers(0, 4000), max_size=20))
 def test_response_split_at_any_byte(raw: bytes, method: str, expected: bytes, *, clean: bool, cuts: list[int]) -> None:
-    answer, taken = parse(raw, method, cuts)
-    assert (answer.headers_complete, answer.message_complete, answer.reusable) == (True, True, clean)
-    assert taken == expected
-    assert all(name == name.lower() for name, _ in answer.headers)
-    assert not any(name in {b"x", b"link"} for name, _ in answer.headers), "neither trailers nor interim fields"
+    parser, body = parse(raw, method, cuts)
+    assert (parser.headers_complete, parser.message_complete, parser.reusable) == (True, True, clean)
+    assert body == expected
+    assert all(name == name.lower() for name, _ in parser.headers)
+    assert not any(name in {b"x", b"link"} for name, _ in parser.headers), "neither trailers nor interim fields"
 
 
 @pytest.mark.parametrize(
@@ -90,33 +90,33 @@ def test_response_split_at_any_byte(raw: bytes, method: str, expected: bytes, *,
 def test_surplus_bytes_make_the_connection_unusable_and_not_the_response(
     raw: bytes, method: str, expected: bytes, *, clean: bool, cuts: list[int]
 ) -> None:
-    answer, taken = parse(raw + OK_RESPONSE, method, cuts)
-    assert (answer.message_complete, answer.reusable, taken) == (True, False, expected)
-    assert (answer.status, len(answer.headers)) == (parse(raw, method)[0].status, len(parse(raw, method)[0].headers))
+    parser, body = parse(raw + OK_RESPONSE, method, cuts)
+    assert (parser.message_complete, parser.reusable, body) == (True, False, expected)
+    assert (parser.status, len(parser.headers)) == (parse(raw, method)[0].status, len(parse(raw, method)[0].headers))
 
 
 @pytest.mark.parametrize("first", [case for case in COMPLETE_RESPONSES if case[4]], ids=lambda case: case[0])
 def test_next_response_on_the_same_connection(first: tuple[str, bytes, str, bytes, bool]) -> None:
-    answer, _ = parse(first[1], first[2])
-    answer.start_response("GET")
-    assert not answer.headers_complete
-    answer.receive_data(CHUNKED_HEAD + b"3\r\nabc\r\n0\r\n\r\n")
-    assert (read_body(answer), answer.message_complete, answer.reusable) == (b"abc", True, True)
+    parser, _ = parse(first[1], first[2])
+    parser.start_response("GET")
+    assert not parser.headers_complete
+    parser.receive_data(CHUNKED_HEAD + b"3\r\nabc\r\n0\r\n\r\n")
+    assert (read_body(parser), parser.message_complete, parser.reusable) == (b"abc", True, True)
 
 
 @given(st.lists(st.binary(max_size=300), max_size=30), st.lists(st.integers(0, 12_000), max_size=30))
 def test_any_body_in_any_chunking(pieces: list[bytes], cuts: list[int]) -> None:
     chunks = b"".join(b"%X\r\n%s\r\n" % (len(piece), piece) for piece in pieces if piece)
-    answer, taken = parse(CHUNKED_HEAD + chunks + b"0\r\n\r\n", split_at=cuts)
-    assert taken == b"".join(pieces)
-    assert answer.message_complete
+    parser, body = parse(CHUNKED_HEAD + chunks + b"0\r\n\r\n", split_at=cuts)
+    assert body == b"".join(pieces)
+    assert parser.message_complete
 
 
 def test_a_body_without_a_length_ends_with_its_connection() -> None:
-    answer, taken = parse(OK_LINE + b"\r\nabc")
-    assert (taken, answer.message_complete) == (b"abc", False)
-    assert answer.receive_eof()
-    assert (answer.message_complete, answer.reusable) == (True, False)
+    parser, body = parse(OK_LINE + b"\r\nabc")
+    assert (body, parser.message_complete) == (b"abc", False)
+    assert parser.receive_eof()
+    assert (parser.message_complete, parser.reusable) == (True, False)
 
 
 @pytest.mark.parametrize(
@@ -130,9 +130,9 @@ def test_a_body_without_a_length_ends_with_its_connection() -> None:
     ],
 )
 def test_truncated_response_is_incomplete(raw: bytes) -> None:
-    answer, _ = parse(raw)
-    assert not answer.receive_eof()
-    assert not answer.message_complete
+    parser, _ = parse(raw)
+    assert not parser.receive_eof()
+    assert not parser.message_complete
 
 
 @pytest.mark.parametrize(
@@ -167,33 +167,33 @@ def test_invalid_responses_are_rejected(raw: bytes, size: int) -> None:
 
 
 def test_endless_chunk_extension_is_rejected() -> None:
-    answer, _ = parse(CHUNKED_HEAD + b"2;")
+    parser, _ = parse(CHUNKED_HEAD + b"2;")
     for _ in range(MAX_RESPONSE_HEADER_BYTES // 1000):
-        answer.receive_data(b"a" * 1000)
+        parser.receive_data(b"a" * 1000)
     with pytest.raises(RemoteProtocolError):
-        answer.receive_data(b"a" * 1000)
+        parser.receive_data(b"a" * 1000)
 
 
 def test_interim_responses_leave_no_state() -> None:
-    answer, _ = parse(b"HTTP/1.1 102 Processing\r\nX: 1\r\n\r\n" * 5000, split_at=list(range(0, 200_000, 997)))
-    assert (answer.headers_complete, answer.headers, answer.got_100_continue) == (False, [], False)
-    answer.receive_data(b"HTTP/1.1 100 Continue\r\n\r\n")
-    assert (answer.headers_complete, answer.got_100_continue) == (False, True)
+    parser, _ = parse(b"HTTP/1.1 102 Processing\r\nX: 1\r\n\r\n" * 5000, split_at=list(range(0, 200_000, 997)))
+    assert (parser.headers_complete, parser.headers, parser.got_100_continue) == (False, [], False)
+    parser.receive_data(b"HTTP/1.1 100 Continue\r\n\r\n")
+    assert (parser.headers_complete, parser.got_100_continue) == (False, True)
 
 
 def test_small_pieces_are_joined_and_large_ones_passed_unchanged() -> None:
-    answer = ResponseParser()
-    answer.start_response("GET")
-    answer.receive_data(CHUNKED_HEAD + b"1\r\na\r\n" * 100)
-    assert (answer.buffered, answer.next_chunk()) == (100, b"a" * 100)
-    answer = ResponseParser()
-    answer.start_response("GET")
-    answer.receive_data(OK_LINE + b"Content-Length: 1000000\r\n\r\n")
+    parser = ResponseParser()
+    parser.start_response("GET")
+    parser.receive_data(CHUNKED_HEAD + b"1\r\na\r\n" * 100)
+    assert (parser.buffered, parser.next_chunk()) == (100, b"a" * 100)
+    parser = ResponseParser()
+    parser.start_response("GET")
+    parser.receive_data(OK_LINE + b"Content-Length: 1000000\r\n\r\n")
     pieces = [bytes(MAX_COALESCED_BYTES), bytes(MAX_COALESCED_BYTES)]
     for piece in pieces:
-        answer.receive_data(piece)
-    assert answer.next_chunk() is pieces[0], "not even copied"
-    assert answer.buffered == MAX_COALESCED_BYTES
+        parser.receive_data(piece)
+    assert parser.next_chunk() is pieces[0], "not even copied"
+    assert parser.buffered == MAX_COALESCED_BYTES
 
 
 @given(
@@ -204,7 +204,7 @@ def test_small_pieces_are_joined_and_large_ones_passed_unchanged() -> None:
 def test_arbitrary_input_raises_only_the_documented_error(raw: bytes, before: bytes, data: st.DataObject) -> None:
     cuts = data.draw(st.lists(st.integers(0, 500), max_size=8))
     try:
-        answer, taken = parse(before + raw, data.draw(st.sampled_from(["GET", "HEAD"])), cuts, closed=True)
+        parser, body = parse(before + raw, data.draw(st.sampled_from(["GET", "HEAD"])), cuts, closed=True)
     except RemoteProtocolError:
         return
-    assert answer.headers_complete or not taken
+    assert parser.headers_complete or not body

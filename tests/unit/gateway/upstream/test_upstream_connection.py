@@ -26,8 +26,8 @@ class FakeTransport:
         assert not self.closed
         self.written += data
 
-    def writelines(self, pieces: Iterable[bytes]) -> None:
-        self.write(b"".join(pieces))
+    def writelines(self, chunks: Iterable[bytes]) -> None:
+        self.write(b"".join(chunks))
 
     def pause_reading(self) -> None:
         self.paused = True
@@ -49,117 +49,124 @@ class PoolCallbacks:
 
 
 def make_connection() -> tuple[UpstreamConnection, FakeTransport, PoolCallbacks]:
-    told = PoolCallbacks()
-    line = UpstreamConnection(asyncio.get_running_loop(), told.released.append, told.closed.append)
-    wire = FakeTransport()
-    line.connection_made(cast("asyncio.BaseTransport", wire))
-    return line, wire, told
+    callbacks = PoolCallbacks()
+    connection = UpstreamConnection(asyncio.get_running_loop(), callbacks.released.append, callbacks.closed.append)
+    transport = FakeTransport()
+    connection.connection_made(cast("asyncio.BaseTransport", transport))
+    return connection, transport, callbacks
 
 
-def send_request(method: str = "GET", *, whole: bool = True) -> tuple[UpstreamConnection, FakeTransport, PoolCallbacks]:
-    line, wire, told = make_connection()
-    line.send_request(method, b"head", complete=whole)
-    return line, wire, told
+def send_request(
+    method: str = "GET", *, complete: bool = True
+) -> tuple[UpstreamConnection, FakeTransport, PoolCallbacks]:
+    connection, transport, callbacks = make_connection()
+    connection.send_request(method, b"head", complete=complete)
+    return connection, transport, callbacks
 
 
 async def test_connection_is_released_after_the_response() -> None:
-    line, wire, told = send_request()
-    waiting = asyncio.ensure_future(line.receive_headers())
+    connection, transport, callbacks = send_request()
+    waiting = asyncio.ensure_future(connection.receive_headers())
     await asyncio.sleep(0)
-    line.data_received(OK_RESPONSE)
+    connection.data_received(OK_RESPONSE)
     await waiting
-    assert (line.response.status, line.response.headers) == (200, [(b"content-length", b"2")])
-    assert (await line.read(), line.response_consumed, await line.read()) == (b"ok", True, b"")
-    line.release()
-    assert (told.released, told.closed, wire.closed, wire.written) == ([line], [], False, b"head")
+    assert (connection.response.status, connection.response.headers) == (200, [(b"content-length", b"2")])
+    assert (await connection.read(), connection.response_consumed, await connection.read()) == (b"ok", True, b"")
+    connection.release()
+    assert (callbacks.released, callbacks.closed, transport.closed, transport.written) == (
+        [connection],
+        [],
+        False,
+        b"head",
+    )
 
 
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda line: line.data_received(b"H"),
-        lambda line: setattr(line, "request_sent", False),
-        lambda line: line.eof_received(),
-        lambda line: line.connection_lost(None),
+        lambda connection: connection.data_received(b"H"),
+        lambda connection: setattr(connection, "request_sent", False),
+        lambda connection: connection.eof_received(),
+        lambda connection: connection.connection_lost(None),
     ],
-    ids=["more than an answer", "the request has not left", "closed", "lost"],
+    ids=["more than a response", "the request is not sent", "closed", "lost"],
 )
 async def test_responses_after_which_a_connection_is_not_reused(spoil: Any) -> None:
-    line, wire, told = send_request()
-    line.data_received(OK_RESPONSE)
-    spoil(line)
-    assert await line.read() == b"ok", "this answer is whole all the same"
-    line.release()
-    assert (told.released, told.closed, wire.closed) == ([], [line], True)
+    connection, transport, callbacks = send_request()
+    connection.data_received(OK_RESPONSE)
+    spoil(connection)
+    assert await connection.read() == b"ok", "this response is complete all the same"
+    connection.release()
+    assert (callbacks.released, callbacks.closed, transport.closed) == ([], [connection], True)
 
 
 async def test_abandoned_request_closes_its_connection() -> None:
-    line, wire, told = send_request()
-    line.data_received(LONG_RESPONSE + b"abc")
-    line.release()
-    assert (told.released, told.closed, wire.closed) == ([], [line], True)
+    connection, transport, callbacks = send_request()
+    connection.data_received(LONG_RESPONSE + b"abc")
+    connection.release()
+    assert (callbacks.released, callbacks.closed, transport.closed) == ([], [connection], True)
 
 
 async def test_unsolicited_response_closes_the_connection() -> None:
-    line, wire, told = make_connection()
-    line.data_received(OK_RESPONSE)
-    assert (wire.closed, told.closed) == (True, [line])
+    connection, transport, callbacks = make_connection()
+    connection.data_received(OK_RESPONSE)
+    assert (transport.closed, callbacks.closed) == (True, [connection])
 
 
 async def test_reading_pauses_at_the_high_water_mark_without_loss() -> None:
-    line, wire, _ = send_request()
-    line.data_received(LONG_RESPONSE)
-    pieces = [bytes([number]) * 50_000 for number in range(10)]
-    for piece in pieces:
-        if not wire.paused:
-            line.data_received(piece)
-    paused_by_the_connection = wire.paused
+    connection, transport, _ = send_request()
+    connection.data_received(LONG_RESPONSE)
+    chunks = [bytes([number]) * 50_000 for number in range(10)]
+    for chunk in chunks:
+        if not transport.paused:
+            connection.data_received(chunk)
+    paused_by_the_connection = transport.paused
     assert paused_by_the_connection
     received = b""
-    while wire.paused:
-        received += await line.read()
+    while transport.paused:
+        received += await connection.read()
     assert 0 < len(received) <= READ_BUFFER_HIGH_WATER + 50_000
-    for piece in pieces[6:]:
-        line.data_received(piece)
+    for chunk in chunks[6:]:
+        connection.data_received(chunk)
     while len(received) < 500_000:
-        received += await line.read()
-    assert received == b"".join(pieces)
+        received += await connection.read()
+    assert received == b"".join(chunks)
 
 
 async def test_sending_waits_while_the_upstream_does_not_read() -> None:
-    line, wire, _ = send_request("PUT", whole=False)
-    assert await line.send_body((b"a",))
-    line.pause_writing()
-    sending = asyncio.ensure_future(line.send_body((b"3\r\n", b"bcd", b"\r\n")))
+    connection, transport, _ = send_request("PUT", complete=False)
+    assert await connection.send_body((b"a",))
+    connection.pause_writing()
+    sending = asyncio.ensure_future(connection.send_body((b"3\r\n", b"bcd", b"\r\n")))
     await asyncio.sleep(0.01)
     assert not sending.done()
-    line.resume_writing()
+    connection.resume_writing()
     assert await sending
-    assert wire.written == b"heada3\r\nbcd\r\n"
+    assert transport.written == b"heada3\r\nbcd\r\n"
 
 
 async def test_sending_on_a_closed_connection_raises() -> None:
-    line, _, _ = send_request("PUT", whole=False)
-    line.pause_writing()
-    sending = asyncio.ensure_future(line.send_body((b"a",)))
+    connection, _, _ = send_request("PUT", complete=False)
+    connection.pause_writing()
+    sending = asyncio.ensure_future(connection.send_body((b"a",)))
     await asyncio.sleep(0)
-    line.connection_lost(ConnectionResetError())
+    connection.connection_lost(ConnectionResetError())
     assert not await sending
-    assert not await line.send_body((b"b",))
+    assert not await connection.send_body((b"b",))
 
 
 @pytest.mark.parametrize(
     ("raw", "wanted"), [(b"HTTP/1.1 102 A\r\n\r\nHTTP/1.1 100 B\r\n\r\n", True), (OK_RESPONSE, False), (b"", False)]
 )
 async def test_body_waits_for_100_continue(raw: bytes, *, wanted: bool) -> None:
-    line, _, _ = send_request("PUT", whole=False)
-    waiting = asyncio.ensure_future(line.wait_for_100_continue())
+    connection, _, _ = send_request("PUT", complete=False)
+    waiting = asyncio.ensure_future(connection.wait_for_100_continue())
     await asyncio.sleep(0)
     assert not waiting.done()
     if raw:
-        line.data_received(raw)
+        connection.data_received(raw)
     else:
-        line.connection_lost(None)
+        connection.connection_lost(None)
     assert await waiting is wanted
 
 
@@ -174,49 +181,49 @@ async def test_body_waits_for_100_continue(raw: bytes, *, wanted: bool) -> None:
 )
 @pytest.mark.parametrize("late", [False, True])
 async def test_missing_response_is_an_error_for_every_waiter(raw: bytes, error: type[Exception], *, late: bool) -> None:
-    line, _, told = send_request()
-    waiting = asyncio.ensure_future(line.receive_headers())
+    connection, _, callbacks = send_request()
+    waiting = asyncio.ensure_future(connection.receive_headers())
     if not late:
         await asyncio.sleep(0)
     if raw:
-        line.data_received(raw)
-    line.eof_received()
-    line.connection_lost(None)
+        connection.data_received(raw)
+    connection.eof_received()
+    connection.connection_lost(None)
     with pytest.raises(error):
         await waiting
-    assert told.closed == [line]
+    assert callbacks.closed == [connection]
 
 
 async def test_truncated_body_is_read_as_far_as_it_arrived() -> None:
-    line, _, _ = send_request()
-    line.data_received(LONG_RESPONSE + b"abc")
-    line.connection_lost(ConnectionResetError("reset"))
-    assert await line.read() == b"abc"
+    connection, _, _ = send_request()
+    connection.data_received(LONG_RESPONSE + b"abc")
+    connection.connection_lost(ConnectionResetError("reset"))
+    assert await connection.read() == b"abc"
     with pytest.raises(ServerDisconnected):
-        await line.read()
+        await connection.read()
 
 
 @pytest.mark.parametrize("ordered", [True, False])
 async def test_close_delimited_body_is_complete_after_a_clean_close(*, ordered: bool) -> None:
-    line, _, told = send_request()
-    line.data_received(b"HTTP/1.1 200 OK\r\n\r\nabc")
+    connection, _, callbacks = send_request()
+    connection.data_received(b"HTTP/1.1 200 OK\r\n\r\nabc")
     if ordered:
-        line.eof_received()
-    line.connection_lost(None if ordered else ConnectionResetError())
-    assert await line.read() == b"abc"
+        connection.eof_received()
+    connection.connection_lost(None if ordered else ConnectionResetError())
+    assert await connection.read() == b"abc"
     if ordered:
-        assert (await line.read(), line.response_consumed) == (b"", True)
+        assert (await connection.read(), connection.response_consumed) == (b"", True)
     else:
         with pytest.raises(ServerDisconnected):
-            await line.read()
-    line.release()
-    assert (told.released, told.closed) == ([], [line])
+            await connection.read()
+    connection.release()
+    assert (callbacks.released, callbacks.closed) == ([], [connection])
 
 
 async def test_abort_wakes_every_waiter() -> None:
-    line, _, _ = send_request()
-    waiting = asyncio.ensure_future(line.receive_headers())
+    connection, _, _ = send_request()
+    waiting = asyncio.ensure_future(connection.receive_headers())
     await asyncio.sleep(0)
-    line.fail(ServerDisconnected("the body broke off"))
+    connection.fail(ServerDisconnected("the body broke off"))
     with pytest.raises(ServerDisconnected, match="the body"):
         await waiting

@@ -14,14 +14,14 @@ from gateway.upstream.upstream_pool import (
 )
 
 
-def make_upstream(count: int) -> UpstreamPool:
+def make_pool(count: int) -> UpstreamPool:
     return UpstreamPool("stream", [Address("10.0.0.1", 8000 + number) for number in range(count)])
 
 
-def select(upstream: UpstreamPool, *tried: Upstream) -> Upstream:
-    replica = upstream.select_least_requests(tried)
-    assert replica is not None
-    return replica
+def select(pool: UpstreamPool, *tried: Upstream) -> Upstream:
+    upstream = pool.select_least_requests(tried)
+    assert upstream is not None
+    return upstream
 
 
 @pytest.mark.parametrize(
@@ -46,53 +46,53 @@ def test_invalid_addresses(url: str) -> None:
 
 
 def test_equal_upstreams_rotate() -> None:
-    upstream = make_upstream(3)
-    assert len({select(upstream) for _ in range(3)}) == 3
+    pool = make_pool(3)
+    assert len({select(pool) for _ in range(3)}) == 3
 
 
 def test_upstream_with_the_fewest_requests_is_selected() -> None:
-    upstream = make_upstream(3)
-    with upstream.upstreams[0], upstream.upstreams[2]:
-        assert {select(upstream) for _ in range(6)} == {upstream.upstreams[1]}
-    assert [replica.active_requests for replica in upstream.upstreams] == [0, 0, 0]
+    pool = make_pool(3)
+    with pool.upstreams[0], pool.upstreams[2]:
+        assert {select(pool) for _ in range(6)} == {pool.upstreams[1]}
+    assert [upstream.active_requests for upstream in pool.upstreams] == [0, 0, 0]
 
 
 def test_tried_upstream_is_not_selected_again() -> None:
-    upstream = make_upstream(2)
-    first = select(upstream)
-    second = select(upstream, first)
+    pool = make_pool(2)
+    first = select(pool)
+    second = select(pool, first)
     assert second is not first
-    assert upstream.select_least_requests((first, second)) is None
+    assert pool.select_least_requests((first, second)) is None
 
 
 def test_failed_upstream_is_ejected_until_a_health_check_succeeds() -> None:
-    upstream = make_upstream(2)
-    bad, good = upstream.upstreams
-    upstream.record_failure(bad, 100.0)
+    pool = make_pool(2)
+    bad, good = pool.upstreams
+    pool.record_failure(bad, 100.0)
     assert not bad.needs_health_check(100.0 + BASE_EJECTION_SECONDS / 2)
     assert bad.needs_health_check(100.0 + BASE_EJECTION_SECONDS)
     with good:
-        assert {select(upstream) for _ in range(4)} == {good}
-        upstream.end_ejection(bad)
+        assert {select(pool) for _ in range(4)} == {good}
+        pool.end_ejection(bad)
         assert not bad.needs_health_check(200.0)
-        assert {select(upstream) for _ in range(4)} == {bad}
+        assert {select(pool) for _ in range(4)} == {bad}
 
 
 def test_upstream_that_passes_only_health_checks_is_ejected_for_longer_each_time() -> None:
-    upstream = make_upstream(2)
-    bad, _ = upstream.upstreams
+    pool = make_pool(2)
+    bad, _ = pool.upstreams
     for expected in (BASE_EJECTION_SECONDS, BASE_EJECTION_SECONDS * 2, BASE_EJECTION_SECONDS * 4):
-        upstream.record_failure(bad, 0.0)
+        pool.record_failure(bad, 0.0)
         assert bad.ejected_until == expected
-        upstream.end_ejection(bad)
-    upstream.record_success(bad)
-    upstream.record_failure(bad, 0.0)
+        pool.end_ejection(bad)
+    pool.record_success(bad)
+    pool.record_failure(bad, 0.0)
     assert bad.ejected_until == BASE_EJECTION_SECONDS
 
 
 def test_ejection_doubles_up_to_a_bound() -> None:
-    upstream = make_upstream(1)
-    (replica,) = upstream.upstreams
+    pool = make_pool(1)
+    (upstream,) = pool.upstreams
     for expected in (
         BASE_EJECTION_SECONDS,
         BASE_EJECTION_SECONDS * 2,
@@ -100,51 +100,51 @@ def test_ejection_doubles_up_to_a_bound() -> None:
         MAX_EJECTION_SECONDS,
         MAX_EJECTION_SECONDS,
     ):
-        upstream.record_failure(replica, 0.0)
-        assert replica.ejected_until == expected
+        pool.record_failure(upstream, 0.0)
+        assert upstream.ejected_until == expected
 
 
 def test_ejection_time_does_not_overflow() -> None:
-    upstream = make_upstream(1)
-    (replica,) = upstream.upstreams
+    pool = make_pool(1)
+    (upstream,) = pool.upstreams
     for _ in range(5000):
-        upstream.record_failure(replica, 7.0)
-    assert replica.ejected_until == 7.0 + MAX_EJECTION_SECONDS
+        pool.record_failure(upstream, 7.0)
+    assert upstream.ejected_until == 7.0 + MAX_EJECTION_SECONDS
 
 
 def test_panic_mode_selects_ejected_upstreams() -> None:
-    upstream = make_upstream(2)
-    upstream.record_failure(upstream.upstreams[0], 1.0)
-    upstream.record_failure(upstream.upstreams[1], 0.0)
-    first = select(upstream)
-    assert first is upstream.upstreams[1]
-    assert select(upstream, first) is upstream.upstreams[0]
+    pool = make_pool(2)
+    pool.record_failure(pool.upstreams[0], 1.0)
+    pool.record_failure(pool.upstreams[1], 0.0)
+    first = select(pool)
+    assert first is pool.upstreams[1]
+    assert select(pool, first) is pool.upstreams[0]
 
 
 def test_state_of_a_remaining_address_is_kept() -> None:
-    upstream = make_upstream(2)
-    upstream.record_failure(upstream.upstreams[1], 0.0)
-    stays, new = upstream.upstreams[1].address, Address("10.0.0.9", 8000)
-    upstream.update([stays, new])
-    assert [replica.address for replica in upstream.upstreams] == [stays, new]
-    assert [replica.consecutive_failures for replica in upstream.upstreams] == [1, 0]
+    pool = make_pool(2)
+    pool.record_failure(pool.upstreams[1], 0.0)
+    stays, new = pool.upstreams[1].address, Address("10.0.0.9", 8000)
+    pool.update([stays, new])
+    assert [upstream.address for upstream in pool.upstreams] == [stays, new]
+    assert [upstream.consecutive_failures for upstream in pool.upstreams] == [1, 0]
 
 
 @given(st.lists(st.sampled_from(["fail", "work", "return", "wait"]), max_size=60), st.integers(1, 4))
 def test_an_upstream_is_always_selected(steps: list[str], count: int) -> None:
-    upstream, now = make_upstream(count), 0.0
+    pool, now = make_pool(count), 0.0
     for step in steps:
-        replica = select(upstream)
-        with replica:
+        upstream = select(pool)
+        with upstream:
             if step == "fail":
-                upstream.record_failure(replica, now)
+                pool.record_failure(upstream, now)
             elif step == "work":
-                upstream.record_success(replica)
+                pool.record_success(upstream)
             elif step == "return":
-                upstream.end_ejection(replica)
+                pool.end_ejection(upstream)
             else:
                 now += 0.7
-    assert all(replica.active_requests == 0 for replica in upstream.upstreams)
+    assert all(upstream.active_requests == 0 for upstream in pool.upstreams)
     assert all(
-        replica.needs_health_check(now + MAX_EJECTION_SECONDS) is replica.ejected for replica in upstream.upstreams
+        upstream.needs_health_check(now + MAX_EJECTION_SECONDS) is upstream.ejected for upstream in pool.upstreams
     )

@@ -19,20 +19,20 @@ class TunnelFixture:
     """The sockets of client and upstream, and the tunnel between them."""
 
     def __init__(self) -> None:
-        self.client, self.near = socket.socketpair()
-        self.service, self.far = socket.socketpair()
-        for end in (self.client, self.near, self.service, self.far):
+        self.client, self.client_side = socket.socketpair()
+        self.upstream_end, self.upstream_side = socket.socketpair()
+        for end in (self.client, self.client_side, self.upstream_end, self.upstream_side):
             end.setblocking(False)
         self.open: set[Any] = set()
-        self.replica = Upstream(Address("127.0.0.1", 1))
-        self.tunnels = ConnectionLimiter(1, 0)
+        self.upstream = Upstream(Address("127.0.0.1", 1))
+        self.limiter = ConnectionLimiter(1, 0)
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
-        self.near_transport, _ = await loop.create_connection(asyncio.Protocol, sock=self.near)
-        self.far_transport, _ = await loop.create_connection(asyncio.Protocol, sock=self.far)
-        life = Tunnel(self.replica, ConnectionSlot(self.tunnels, "127.0.0.1"), self.open, TunnelLog("/ws", "x"))
-        life.start(self.near_transport, self.far_transport)
+        self.client_transport, _ = await loop.create_connection(asyncio.Protocol, sock=self.client_side)
+        self.upstream_transport, _ = await loop.create_connection(asyncio.Protocol, sock=self.upstream_side)
+        tunnel = Tunnel(self.upstream, ConnectionSlot(self.limiter, "127.0.0.1"), self.open, TunnelLog("/ws", "x"))
+        tunnel.start(self.client_transport, self.upstream_transport)
 
     async def fill_write_buffer(self) -> int:
         """The upstream sends until the tunnel reads no more."""
@@ -40,18 +40,18 @@ class TunnelFixture:
         with contextlib.suppress(TimeoutError):
             while True:
                 async with asyncio.timeout(0.2):
-                    await loop.sock_sendall(self.service, bytes(16384))
+                    await loop.sock_sendall(self.upstream_end, bytes(16384))
                 sent += 16384
         return sent
 
     async def wait_until_closed(self) -> None:
         """Both connections are closed, and no slot is counted any more."""
         async with asyncio.timeout(5):
-            while self.near.fileno() >= 0 or self.far.fileno() >= 0:  # noqa: ASYNC110 - a transport notifies only its protocol
+            while self.client_side.fileno() >= 0 or self.upstream_side.fileno() >= 0:  # noqa: ASYNC110 - a transport notifies only its protocol
                 await asyncio.sleep(0.01)
         assert not self.open
-        assert self.replica.active_requests == 0
-        self.tunnels.acquire("127.0.0.1")
+        assert self.upstream.active_requests == 0
+        self.limiter.acquire("127.0.0.1")
 
 
 @pytest.fixture
@@ -59,9 +59,9 @@ async def tunnel() -> AsyncIterator[TunnelFixture]:
     made = TunnelFixture()
     await made.start()
     yield made
-    for end in (made.client, made.service):
+    for end in (made.client, made.upstream_end):
         end.close()
-    for transport in (made.near_transport, made.far_transport):
+    for transport in (made.client_transport, made.upstream_transport):
         transport.abort()
 
 
@@ -71,7 +71,7 @@ async def test_client_that_stops_reading_loses_its_tunnel(
     """The upstream cannot report it: while the client reads nothing, the upstream is not read."""
     monkeypatch.setattr("gateway.websocket.relay.TUNNEL_SEND_TIMEOUT_SECONDS", 0.5)
     assert await tunnel.fill_write_buffer() > 0
-    tunnel.service.close()
+    tunnel.upstream_end.close()
     await tunnel.wait_until_closed()
 
 
@@ -79,14 +79,14 @@ async def test_half_closed_client_that_does_not_read_ends_with_its_upstream(
     tunnel: TunnelFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.websocket.relay.FINAL_FLUSH_SECONDS", 0.1)
-    while tunnel.near_transport.get_write_buffer_size() == 0:
-        tunnel.service.send(bytes(4096))
+    while tunnel.client_transport.get_write_buffer_size() == 0:
+        tunnel.upstream_end.send(bytes(4096))
         await asyncio.sleep(0)
     tunnel.client.shutdown(socket.SHUT_WR)
-    while not tunnel.near_transport.is_closing():  # noqa: ASYNC110 - as above
+    while not tunnel.client_transport.is_closing():  # noqa: ASYNC110 - as above
         await asyncio.sleep(0)
     assert tunnel.open
-    tunnel.service.close()
+    tunnel.upstream_end.close()
     await tunnel.wait_until_closed()
 
 
