@@ -16,6 +16,7 @@ from services.common.errors import NotFound, ServiceUnavailable
 from services.common.http.origins import OriginPolicy
 from services.socket import handshake
 from services.socket.broker import RedisBroker
+from services.socket.disconnect import RESUMED_ELSEWHERE
 from services.socket.handshake import ConnectRequest
 from services.socket.history import History, HistoryQuery, Recovery
 from services.socket.history import HistoryEntry as Replayed
@@ -162,7 +163,7 @@ class Acceptor:
         self._presence.schedule_recheck(peer)
         before = self._hub.add(peer)
         if before is not None:
-            before.sink.close(1008, "session resumed elsewhere")
+            before.disconnect(RESUMED_ELSEWHERE)
         lives = self._broker.generation
         after = _resume_position(claim, request.after_position)
         peer.position = claim.offset if after is None else after.offset

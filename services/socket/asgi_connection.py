@@ -11,6 +11,7 @@ from services.common.asgi import ASGIApp, Message, Receive, Scope, Send
 from services.common.server.timeouts import SendTimeout
 from services.common.telemetry import metrics
 from services.socket.connection import EXTENSION, SocketConnection
+from services.socket.disconnect import SLOW_CONSUMER
 from services.socket.send_queue import SendQueue
 
 
@@ -83,7 +84,7 @@ class ASGIConnection:
 
     def _close_slow_consumer(self) -> None:
         metrics.WEBSOCKET_FRAMES_DROPPED.inc(len(self._send_queue) + 1 if self._close is None else 0)
-        self.close(1013, "slow consumer")
+        self.close(SLOW_CONSUMER.code, SLOW_CONSUMER.reason)
 
     async def _run(self) -> None:
         accepted = False
@@ -126,7 +127,7 @@ def _closing(send: Send) -> Send:
 
     def sending(message: Message) -> Awaitable[None]:
         if message["type"] == "websocket.http.response.body":
-            return send({"type": "websocket.close", "code": 1008})
+            return send({"type": "websocket.close"})
         return asyncio.sleep(0)
 
     return sending

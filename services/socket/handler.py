@@ -17,6 +17,7 @@ from services.socket import asgi_connection, commands, handshake
 from services.socket.accept import AcceptedClient, Acceptor
 from services.socket.broker import RedisBroker
 from services.socket.connection import EXTENSION, SocketConnection, encode_text_frame
+from services.socket.disconnect import ABNORMAL_CLOSURE, INTERNAL_ERROR, NO_STATUS, SERVICE_RESTART, TOO_MANY_MESSAGES
 from services.socket.history import HistoryEntry as Replayed
 from services.socket.hub import Hub, SocketClient
 from services.socket.presence import PresenceManager
@@ -69,25 +70,25 @@ class WebSocketHandler:
             return
         metrics.WEBSOCKET_CONNECTIONS.inc()
         began = time.monotonic()
-        code = 1006
+        close_code = ABNORMAL_CLOSURE.code
         try:
             offered = handshake.SUBPROTOCOL in scope["subprotocols"]
             connection.accept(handshake.SUBPROTOCOL if offered else None, _welcome_frame(entry))
             await self._replay_missed(entry, connection)
-            code = await self._receive_loop(entry.client, connection, receive)
+            close_code = await self._receive_loop(entry.client, connection, receive)
         except ServiceUnavailable:
-            code = 1012
-            connection.close(code, "service restart")
+            close_code = SERVICE_RESTART.code
+            entry.client.disconnect(SERVICE_RESTART)
         except Exception:  # noqa: BLE001  # as above
             _log.exception("unhandled exception")
-            code = 1011
-            connection.close(code, "internal error")
+            close_code = INTERNAL_ERROR.code
+            entry.client.disconnect(INTERNAL_ERROR)
         finally:
             self._acceptor.release(entry.client)
             metrics.WEBSOCKET_CONNECTIONS.dec()
             if connection.sent_close_code:
                 metrics.WEBSOCKET_SERVER_DISCONNECTS.labels(str(connection.sent_close_code)).inc()
-            fields = {"sid": entry.client.sid, "close_code": code, "duration": round(time.monotonic() - began, 3)}
+            fields = {"sid": entry.client.sid, "close_code": close_code, "duration": round(time.monotonic() - began, 3)}
             _log.info("websocket closed", extra={"fields": fields})
 
     async def _accept(self, scope: Scope, connection: SocketConnection) -> AcceptedClient:
@@ -145,9 +146,9 @@ class WebSocketHandler:
         while True:
             message = await receive()
             if message["type"] == "websocket.disconnect":
-                return int(message.get("code") or 1005)
+                return int(message.get("code") or NO_STATUS.code)
             if not allowance.try_acquire(clock()):
-                connection.close(1008, "message rate limit exceeded")
+                client.disconnect(TOO_MANY_MESSAGES)
                 continue
             command = commands.parse_command(message.get("text"))
             if isinstance(command, commands.Ping):
@@ -208,12 +209,12 @@ class WebSocketHandler:
         step = max(5, -(-len(peers) // steps))
         for start in range(0, len(peers), step):
             for peer in peers[start : start + step]:
-                peer.sink.close(1012, "service restart")
+                peer.disconnect(SERVICE_RESTART)
             await asyncio.sleep(DRAIN_STEP_SECONDS)
         while self._acceptor.pending_handshakes and time.monotonic() < deadline:  # noqa: ASYNC110  # they wait for Redis
             await asyncio.sleep(DRAIN_STEP_SECONDS)
         for peer in self._hub.clients.values():
-            peer.sink.close(1012, "service restart")
+            peer.disconnect(SERVICE_RESTART)
 
 
 def _welcome_frame(accepted: AcceptedClient) -> bytes:

@@ -6,6 +6,8 @@ Pure: it writes to a Sink it is given and knows neither Redis nor a transport no
 from collections.abc import Callable, Collection
 from typing import Protocol
 
+from services.socket.disconnect import SLOW_CONSUMER, Disconnect
+
 MAX_REPLAY_BUFFER_EVENTS = 256
 MAX_REPLAY_BUFFER_BYTES = 1024 * 1024
 """What may wait for a socket's replay to end, as in the outbox afterwards."""
@@ -95,7 +97,11 @@ class SocketClient:
         if len(self.replay_buffer) < MAX_REPLAY_BUFFER_EVENTS and self._replay_buffer_bytes <= MAX_REPLAY_BUFFER_BYTES:
             self.replay_buffer.append(publication)
         else:
-            self.sink.close(1013, "slow consumer")
+            self.disconnect(SLOW_CONSUMER)
+
+    def disconnect(self, disconnect: Disconnect) -> None:
+        """Close the connection with the code and the reason of `disconnect`."""
+        self.sink.close(disconnect.code, disconnect.reason)
 
     def record_gap(self, end_position: str) -> None:
         """A gap that ends at the place `gap` is told to the client now, which may never read it."""

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from services.common.aio.cancellation import cancel_and_wait
 from services.common.errors import ServiceUnavailable
+from services.socket.disconnect import CLOSED_BY_OPERATOR, RESUMED_ELSEWHERE
 from services.socket.hub import Hub, SocketClient
 from services.socket.sessions import SessionRecord, SessionStore
 
@@ -63,12 +64,12 @@ class PresenceManager:
     def close_superseded(self, client: SocketClient) -> None:
         """The sid has gone to another connection: this one is nobody's."""
         self._hub.remove(client)
-        client.sink.close(1008, "session resumed elsewhere")
+        client.disconnect(RESUMED_ELSEWHERE)
 
     def kick(self, client: SocketClient) -> None:
         """An operator has closed this sid for good."""
         self._hub.remove(client)
-        client.sink.close(1008, "closed by an operator")
+        client.disconnect(CLOSED_BY_OPERATOR)
 
     async def refresh(self, clients: Sequence[SocketClient]) -> None:
         """Refresh the records of these clients, restore those that Redis lost, and close those resumed on another node."""
