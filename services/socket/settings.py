@@ -6,19 +6,21 @@ from services.common.settings import RedisSettings
 
 
 class SocketSettings(RedisSettings):
-    """What the socket service adds."""
+    """The variables of the socket service."""
 
     port: int = Field(8003, ge=1, le=65535, description="port to listen on")
     allowed_origins: str = Field(
         "",
-        description="origins whose pages may connect, separated by commas; * for all; the service's own host always may",
+        description="origins whose pages may connect, separated by commas; * for all; the service's own host may always",
     )
-    max_connections: int = Field(20_000, ge=1, description="connections of one replica")
-    max_topics_per_connection: int = Field(100, ge=0, description="topics that one socket may hear")
+    max_connections: int = Field(20_000, ge=1, description="WebSocket connections of one replica at most")
+    max_topics_per_connection: int = Field(100, ge=0, description="topics to which one connection may subscribe")
     handshake_rate: float = Field(
-        500.0, gt=0, description="handshakes a second, twice as many at once; more are refused with 503"
+        500.0, gt=0, description="handshakes per second; bursts of twice as many; more are refused with 503"
     )
-    message_rate: float = Field(50.0, gt=0, description="messages a second from one socket, twice as many at once")
+    message_rate: float = Field(
+        50.0, gt=0, description="messages per second from one connection; bursts of twice as many"
+    )
     ping_interval: float = Field(
-        20.0, gt=0, le=60, description="seconds between pings; a client has three quarters of them to answer"
+        20.0, gt=0, le=60, description="seconds between pings; a client has three quarters of this to answer"
     )
