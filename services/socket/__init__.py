@@ -1,1 +1,1 @@
-"""Keeps connections. Their sids are shared over Redis, so any service pushes to any browser, on whichever replica it is."""
+"""Holds the WebSocket connections of browsers and delivers events to them. Sessions are shared over Redis among all replicas."""

@@ -1,5 +1,6 @@
-"""How a socket gets in: admission, a new sid or the old one, and what it has missed. It accepts nothing and sends nothing:
-the caller does, once it holds an Entry.
+"""Accepts clients: checks a handshake, acquires a session, and recovers the events that a resumed client has missed.
+
+It sends nothing: the caller answers the handshake once it has an AcceptedClient.
 """
 
 import base64
@@ -9,16 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gridcast._bus.events import StreamPosition
-from services.common.aio.descriptor_limit import raise_descriptor_limit
 from services.common.aio.token_bucket import TokenBucket
 from services.common.asgi import Scope
 from services.common.errors import NotFound, ServiceUnavailable
 from services.common.http.origins import OriginPolicy
 from services.socket import handshake
 from services.socket.broker import RedisBroker
+from services.socket.disconnect import RESUMED_ELSEWHERE
 from services.socket.handshake import ConnectRequest
-from services.socket.history import History, HistoryQuery, Recovery
-from services.socket.history import HistoryEntry as Replayed
+from services.socket.history import History, HistoryEntry, HistoryQuery, Recovery
 from services.socket.hub import GAP_PREFIX, Hub, Sink, SocketClient
 from services.socket.presence import PresenceManager
 from services.socket.sessions import AcquiredSession, SessionStore, hash_secret
@@ -29,25 +29,29 @@ WEBSOCKET_PATHS = frozenset({"/", "/ws"})
 
 @dataclass(frozen=True, slots=True)
 class AcceptedClient:
-    """A socket that may enter. It is in the hub, where it holds what comes. `lives` and `epoch`: the state of Redis in
-    which its history was read.
+    """A client whose handshake can be accepted. It is in the hub, where its events are buffered.
+
+    `secret` is its new resume secret. `epoch` and `generation` are those of the broker when its history was read.
     """
 
     client: SocketClient
     secret: str
     recovered: bool
-    recovered_entries: Sequence[Replayed]
+    recovered_entries: Sequence[HistoryEntry]
     epoch: str
     generation: int
 
 
 def new_sid() -> str:
-    """32 random bytes in base32: never given twice, and nobody guesses one."""
+    """A new sid: 32 random bytes in base32 without padding, so that it is unique and cannot be guessed."""
     return base64.b32encode(secrets.token_bytes(32)).decode().rstrip("=")
 
 
 def _resume_position(session: AcquiredSession, requested: str) -> StreamPosition | None:
-    """Where a client that returns stands, or None where that cannot be known or is nothing to go on from."""
+    """The position from which a resumed client is recovered, or None if events may be lost.
+
+    `requested` is the client's `after`; without it the stored position counts.
+    """
     after = StreamPosition.try_parse(requested or session.stored_position)
     gap = (
         StreamPosition.try_parse(session.stored_position.removeprefix(GAP_PREFIX))
@@ -56,12 +60,15 @@ def _resume_position(session: AcquiredSession, requested: str) -> StreamPosition
     )
     if after is None or after.epoch != session.epoch or after.offset > session.offset:
         return None
-    # It was told of a gap that ends there, and stands before it: it has not heard that.
+    # A gap that ends later was announced to the client, and the frame did not reach it.
     return None if gap is not None and gap.epoch == after.epoch and after.offset < gap.offset else after
 
 
 class Acceptor:
-    """The door of one replica. `entering` counts who is in it."""
+    """Accepts the clients of one replica, at most `max_clients` at a time. While `draining` is True it refuses all.
+
+    `pending_handshakes` counts the handshakes in progress.
+    """
 
     def __init__(
         self,
@@ -71,6 +78,7 @@ class Acceptor:
         history: History,
         broker: RedisBroker,
         presence: PresenceManager,
+        max_clients: int,
     ) -> None:
         self._settings = settings
         self._hub = hub
@@ -80,23 +88,23 @@ class Acceptor:
         self._presence = presence
         self._origins = OriginPolicy(settings.allowed_origins)
         self._handshake_limiter = TokenBucket(settings.handshake_rate, 2 * settings.handshake_rate, time.monotonic())
-        self._max_clients = raise_descriptor_limit(settings.max_connections)
+        self._max_clients = max_clients
         self._client_count = 0
         self.pending_handshakes = 0
         self.draining = False
 
     async def accept(self, scope: Scope, query: bytes, sink: Sink) -> AcceptedClient:
-        """Let a socket in, or raise what its handshake is answered with."""
+        """Accept a client, or raise the GridcastError that answers its handshake."""
         self._check_admission(scope)
-        wish = handshake.parse_connect_request(query, self._settings.max_topics_per_connection)
+        request = handshake.parse_connect_request(query, self._settings.max_topics_per_connection)
         self._client_count += 1
         self.pending_handshakes += 1
         try:
-            if wish.sid:
-                entry = await self._resume_session(wish, sink)
-                if entry is not None:
-                    return entry
-            return await self._create_session(wish, sink)
+            if request.sid:
+                resumed = await self._resume_session(request, sink)
+                if resumed is not None:
+                    return resumed
+            return await self._create_session(request, sink)
         except BaseException:
             self._client_count -= 1
             raise
@@ -104,7 +112,7 @@ class Acceptor:
             self.pending_handshakes -= 1
 
     def release(self, client: SocketClient) -> None:
-        """A socket that had entered is gone."""
+        """Remove an accepted client whose connection has ended."""
         self._client_count -= 1
         self._presence.mark_away(client)
 
@@ -123,76 +131,83 @@ class Acceptor:
 
     async def _create_session(self, request: ConnectRequest, sink: Sink) -> AcceptedClient:
         secret = secrets.token_urlsafe(24)
-        peer = SocketClient(new_sid(), hash_secret(secret), sink, request.meta)
-        peer.topics = dict.fromkeys(request.topics, 0)
-        # In the hub before it is in the directory: nothing can be pushed to it that it does not hold.
-        self._hub.add(peer)
-        lives = self._broker.generation
+        client = SocketClient(new_sid(), hash_secret(secret), sink, request.meta)
+        client.topics = dict.fromkeys(request.topics, 0)
+        # In the hub before it is in Redis: no event can be pushed to it that it does not buffer.
+        self._hub.add(client)
+        generation = self._broker.generation
         try:
             for topic in request.topics:
                 await self._broker.subscribe_topic(topic)
-            claim = self._require_current_epoch(
-                await self._sessions.acquire(peer.sid, "", peer.secret_hash, request.meta, request.topics)
+            session = self._require_current_epoch(
+                await self._sessions.acquire(client.sid, "", client.secret_hash, request.meta, request.topics)
             )
         except BaseException:
-            self._presence.mark_away(peer)
+            self._presence.mark_away(client)
             raise
-        peer.connected_at = claim.connected_at
-        peer.topics.update(claim.topics)
-        peer.position = claim.offset
-        peer.confirmed_position = f"{claim.epoch}-{claim.offset}"
-        return AcceptedClient(peer, secret, recovered=False, recovered_entries=(), epoch=claim.epoch, generation=lives)
+        client.connected_at = session.connected_at
+        client.topics.update(session.topics)
+        client.position = session.offset
+        client.confirmed_position = f"{session.epoch}-{session.offset}"
+        return AcceptedClient(
+            client, secret, recovered=False, recovered_entries=(), epoch=session.epoch, generation=generation
+        )
 
     async def _resume_session(self, request: ConnectRequest, sink: Sink) -> AcceptedClient | None:
-        """The sid again, with what was missed. None where the secret opens nothing (any more)."""
+        """Resume the requested session and recover its missed events. Returns None if the secret is not valid."""
         secret = secrets.token_urlsafe(24)
-        mine = hash_secret(secret)
+        secret_hash = hash_secret(secret)
         try:
-            claim = await self._sessions.acquire(
-                request.sid, hash_secret(request.secret), mine, request.meta, request.topics
+            session = await self._sessions.acquire(
+                request.sid, hash_secret(request.secret), secret_hash, request.meta, request.topics
             )
         except BaseException:
-            self._presence.abandon_session(request.sid, mine)
+            self._presence.abandon_session(request.sid, secret_hash)
             raise
-        if claim is None:
+        if session is None:
             return None
-        peer = SocketClient(request.sid, mine, sink, claim.meta, claim.connected_at)
-        peer.topics = dict(claim.topics)
-        peer.secret_confirmed = False
-        self._presence.schedule_recheck(peer)
-        before = self._hub.add(peer)
-        if before is not None:
-            before.sink.close(1008, "session resumed elsewhere")
-        lives = self._broker.generation
-        after = _resume_position(claim, request.after_position)
-        peer.position = claim.offset if after is None else after.offset
-        peer.confirmed_position = claim.stored_position
+        client = SocketClient(request.sid, secret_hash, sink, session.meta, session.connected_at)
+        client.topics = dict(session.topics)
+        client.secret_confirmed = False
+        self._presence.schedule_recheck(client)
+        previous = self._hub.add(client)
+        if previous is not None:
+            previous.disconnect(RESUMED_ELSEWHERE)
+        generation = self._broker.generation
+        after = _resume_position(session, request.after_position)
+        client.position = session.offset if after is None else after.offset
+        client.confirmed_position = session.stored_position
         try:
-            self._require_current_epoch(claim)
-            for topic in claim.topics:
+            self._require_current_epoch(session)
+            for topic in session.topics:
                 await self._broker.subscribe_topic(topic)
-            missed = await self.recover(peer)
+            recovery = await self.recover(client)
         except BaseException:
-            self._presence.mark_away(peer)
+            self._presence.mark_away(client)
             raise
-        recovered = after is not None and not missed.incomplete
+        recovered = after is not None and not recovery.incomplete
         if recovered:
-            peer.confirmed_position = str(after)
+            client.confirmed_position = str(after)
         else:
-            peer.record_gap(f"{claim.epoch}-{claim.offset}")
+            client.record_gap(f"{session.epoch}-{session.offset}")
         return AcceptedClient(
-            peer, secret, recovered=recovered, recovered_entries=missed.entries, epoch=claim.epoch, generation=lives
+            client,
+            secret,
+            recovered=recovered,
+            recovered_entries=recovery.entries,
+            epoch=session.epoch,
+            generation=generation,
         )
 
     def _require_current_epoch(self, session: AcquiredSession | None) -> AcquiredSession:
-        """The claim, if it was made in the memory of Redis that events arrive from."""
+        """Return the session, or raise ServiceUnavailable if it is not of the epoch from which events arrive."""
         if session is None or session.epoch != self._broker.epoch or not self._broker.live:
             raise ServiceUnavailable("Redis is unavailable")
         return session
 
     async def recover(self, client: SocketClient) -> Recovery:
-        """What came for a peer after its position."""
-        number = client.position
-        targets = [HistoryQuery("all", "", number), HistoryQuery("sid", client.sid, number)]
-        targets += [HistoryQuery("topic", topic, max(number, since)) for topic, since in client.topics.items()]
-        return await self._history.read_after(self._broker.epoch, targets)
+        """Read the events that came for a client after its position. Raises ServiceUnavailable while Redis is unavailable."""
+        offset = client.position
+        queries = [HistoryQuery("all", "", offset), HistoryQuery("sid", client.sid, offset)]
+        queries += [HistoryQuery("topic", topic, max(offset, since)) for topic, since in client.topics.items()]
+        return await self._history.read_after(self._broker.epoch, queries)

@@ -1,4 +1,4 @@
-"""Pushes on behalf of HTTP clients, and waits for the ack where one is wanted. It knows the push and no route."""
+"""Publishes events to one client, and waits for its ack where the sender asks for one."""
 
 import asyncio
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from services.common.bus.publisher import EventPublisher
 
 @dataclass(frozen=True, slots=True)
 class SendOutcome:
-    """A receipt; `delivered` once the client has said that it has handled the event."""
+    """The result of a send. `status` is `delivered` once the client has acknowledged the event, otherwise the publish status."""
 
     status: Literal["delivered", "sent", "queued", "dropped", "unknown"]
-    receipt: PublishResult
+    result: PublishResult
 
 
 class AckWaiter:
-    """Acks that are waited for on this replica. `channel` is where other replicas tell of them."""
+    """Pending acks of this replica's senders. Replicas that receive an ack publish it on `ack_channel`."""
 
     def __init__(self, publisher: EventPublisher, ack_channel: str) -> None:
         self._publisher = publisher
@@ -25,32 +25,32 @@ class AckWaiter:
         self._waiters: dict[tuple[str, str], list[asyncio.Future[None]]] = {}
 
     def on_ack(self, sid: str, event_id: str) -> None:
-        """A client has acknowledged an event."""
-        for answered in self._waiters.get((sid, event_id), ()):
-            if not answered.done():
-                answered.set_result(None)
+        """Complete the senders that wait for a client's ack of this event."""
+        for waiter in self._waiters.get((sid, event_id), ()):
+            if not waiter.done():
+                waiter.set_result(None)
 
     async def send_and_wait(
         self, sid: str, event_type: str, data: Any, event_id: str, timeout_seconds: float
     ) -> SendOutcome:
-        """Push to one socket and wait up to `wait` seconds for its ack."""
+        """Publish to one client and wait up to `timeout_seconds` for its ack; 0 does not wait."""
         if not timeout_seconds:
-            receipt = await self._publisher.send(sid, event_type, data, id=event_id)
-            return SendOutcome(receipt.status, receipt)
-        place = (sid, event_id)
-        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        # Who repeats a push may wait beside the one who asked first.
-        self._waiters.setdefault(place, []).append(answered)
+            result = await self._publisher.send(sid, event_type, data, id=event_id)
+            return SendOutcome(result.status, result)
+        key = (sid, event_id)
+        acked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # A sender that repeats a push may wait at the same time as its first attempt.
+        self._waiters.setdefault(key, []).append(acked)
         try:
-            receipt = await self._publisher.send(sid, event_type, data, id=event_id, ack_channel=self._ack_channel)
-            if receipt.status == "unknown":
-                return SendOutcome("unknown", receipt)
+            result = await self._publisher.send(sid, event_type, data, id=event_id, ack_channel=self._ack_channel)
+            if result.status == "unknown":
+                return SendOutcome("unknown", result)
             async with asyncio.timeout(timeout_seconds):
-                await answered
-            return SendOutcome("delivered", receipt)
+                await acked
+            return SendOutcome("delivered", result)
         except TimeoutError:
-            return SendOutcome(receipt.status, receipt)
+            return SendOutcome(result.status, result)
         finally:
-            self._waiters[place].remove(answered)
-            if not self._waiters[place]:
-                del self._waiters[place]
+            self._waiters[key].remove(acked)
+            if not self._waiters[key]:
+                del self._waiters[key]

@@ -1,4 +1,4 @@
-"""The HTTP side: push to sockets, see who is connected, close one. An edge: it checks, hands on, and gives the answer."""
+"""HTTP routes: publish events to sockets, list and read the presence of sids, close a socket."""
 
 from typing import Annotated, Any, Literal
 from uuid import uuid4
@@ -19,46 +19,46 @@ MAX_ACK_WAIT_SECONDS = 30.0
 
 
 class PublishRequest(BaseModel):
-    """What is pushed. The server adds source, time and sequence."""
+    """The event to publish. The server adds source, time and sequence."""
 
     model_config = ConfigDict(extra="forbid")
 
-    type: str = Field(
-        description="what has happened: letters, digits, dots, hyphens, underscores", examples=["chat.said"]
-    )
+    type: str = Field(description="event type: letters, digits, dots, hyphens, underscores", examples=["chat.said"])
     data: Any = Field(None, description="any JSON")
-    id: str | None = Field(None, description="the same id is pushed to the same target once in four minutes")
+    id: str | None = Field(
+        None, description="an event with the same id is pushed to the same target only once in four minutes"
+    )
 
 
 class PublishResponse(BaseModel):
-    """What became of a push."""
+    """The result of a push."""
 
     status: Literal["delivered", "sent", "queued"] = Field(
-        description="sent: the replica that holds the socket was told; queued: the socket is away and may return; "
-        "delivered: the client has acknowledged it"
+        description="sent: published to the replica that has the socket; queued: the socket is away and may resume; "
+        "delivered: the client has acknowledged the event"
     )
-    id: str = Field(description="the event's id")
-    sequence: str | None = Field(description="its place in the sequence")
-    duplicate: bool = Field(description="whether this id had been pushed before; then nothing was pushed now")
+    id: str = Field(description="id of the event")
+    sequence: str | None = Field(description="position of the event in the stream")
+    duplicate: bool = Field(description="True if this id had been pushed before; then nothing was pushed now")
 
 
 class SocketInfo(BaseModel):
-    """One sid."""
+    """The presence of one sid."""
 
     sid: str
     state: Literal["online", "away"] = Field(description="away: disconnected, may still resume")
-    replica: str = Field(description="the replica that holds the connection; empty while away")
+    replica: str = Field(description="replica that has the connection; empty while away")
     since: int = Field(description="Unix time of the connection")
-    left: int | None = Field(description="Unix time of the disconnection, where it was seen")
+    left: int | None = Field(description="Unix time of the disconnection, if a replica has seen it")
     topics: list[str]
-    meta: Any = Field(description="what the client said of itself")
+    meta: Any = Field(description="JSON that the client has passed as `meta`")
 
 
 class SocketPage(BaseModel):
-    """Some sids in their order."""
+    """One page of sids, in ascending order."""
 
     sockets: list[SocketInfo]
-    next: str | None = Field(description="pass it as `after` for the next page")
+    next: str | None = Field(description="value of `after` for the next page; null on the last page")
 
 
 @router.post("/sockets/messages", responses=openapi_problems(400, 413, 503))
@@ -66,17 +66,17 @@ async def publish(
     request: Request,
     message: PublishRequest,
     topic: Annotated[
-        str | None, Query(description="push to who has subscribed to this; without it, to everyone")
+        str | None, Query(description="topic whose subscribers get the event; without it, every socket gets it")
     ] = None,
 ) -> PublishResponse:
     """Push an event to a topic or to every socket."""
-    push: EventPublisher = request.app.state.push
+    publisher: EventPublisher = request.app.state.publisher
     _reject_reserved_type(message)
     if topic is None:
-        receipt = await push.broadcast(message.type, message.data, id=message.id)
+        result = await publisher.broadcast(message.type, message.data, id=message.id)
     else:
-        receipt = await push.publish(topic, message.type, message.data, id=message.id)
-    return PublishResponse(status="sent", id=receipt.id, sequence=receipt.sequence, duplicate=receipt.duplicate)
+        result = await publisher.publish(topic, message.type, message.data, id=message.id)
+    return PublishResponse(status="sent", id=result.id, sequence=result.sequence, duplicate=result.duplicate)
 
 
 @router.post("/sockets/{sid}/messages", responses=openapi_problems(400, 404, 413, 503))
@@ -89,34 +89,34 @@ async def send(
     ] = 0.0,
 ) -> PublishResponse:
     """Push an event to one socket."""
-    receipts: AckWaiter = request.app.state.receipts
+    ack_waiter: AckWaiter = request.app.state.ack_waiter
     _reject_reserved_type(message)
-    outcome = await receipts.send_and_wait(sid, message.type, message.data, message.id or str(uuid4()), wait)
+    outcome = await ack_waiter.send_and_wait(sid, message.type, message.data, message.id or str(uuid4()), wait)
     if outcome.status in {"unknown", "dropped"}:
         raise NotFound("socket not found")
-    receipt = outcome.receipt
-    return PublishResponse(status=outcome.status, id=receipt.id, sequence=receipt.sequence, duplicate=receipt.duplicate)
+    result = outcome.result
+    return PublishResponse(status=outcome.status, id=result.id, sequence=result.sequence, duplicate=result.duplicate)
 
 
 @router.get("/sockets", responses=openapi_problems(400, 503))
 async def sockets(
     request: Request,
-    after: Annotated[str, Query(description="`next` of the page before")] = "",
+    after: Annotated[str, Query(description="`next` of the previous page")] = "",
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> SocketPage:
-    """Who is connected or may still return, on all replicas."""
+    """List the sids of all replicas that are connected or may still resume."""
     if after and not events.is_valid_sid(after):
         raise BadRequest("invalid page token 'after'")
-    directory: SessionStore = request.app.state.directory
-    found, following = await directory.list_page(after, limit)
-    return SocketPage(sockets=[_socket_info(presence) for presence in found], next=following)
+    sessions: SessionStore = request.app.state.sessions
+    found, next_after = await sessions.list_page(after, limit)
+    return SocketPage(sockets=[_socket_info(presence) for presence in found], next=next_after)
 
 
 @router.get("/sockets/{sid}", responses=openapi_problems(404, 503))
 async def socket(request: Request, sid: str) -> SocketInfo:
-    """One sid."""
-    directory: SessionStore = request.app.state.directory
-    presence = await directory.find(sid) if events.is_valid_sid(sid) else None
+    """Get the presence of one sid."""
+    sessions: SessionStore = request.app.state.sessions
+    presence = await sessions.find(sid) if events.is_valid_sid(sid) else None
     if presence is None:
         raise NotFound("socket not found")
     return _socket_info(presence)
@@ -124,16 +124,16 @@ async def socket(request: Request, sid: str) -> SocketInfo:
 
 @router.delete("/sockets/{sid}", status_code=204, response_class=Response, responses=openapi_problems(404, 503))
 async def close(request: Request, sid: str) -> None:
-    """Close a socket with 1008 and forget its sid: it cannot resume."""
-    directory: SessionStore = request.app.state.directory
-    if not events.is_valid_sid(sid) or not await directory.delete(sid):
+    """Close a socket with 1008 and delete its session, so that it cannot resume."""
+    sessions: SessionStore = request.app.state.sessions
+    if not events.is_valid_sid(sid) or not await sessions.delete(sid):
         raise NotFound("socket not found")
 
 
 def _reject_reserved_type(message: PublishRequest) -> None:
     if events.is_reserved_type(message.type):
         raise BadRequest(
-            f"types that begin with {' or '.join(events.RESERVED_TYPE_PREFIXES)} are said by the services alone"
+            f"types that begin with {' or '.join(events.RESERVED_TYPE_PREFIXES)} are reserved for the services"
         )
 
 

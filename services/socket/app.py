@@ -4,9 +4,11 @@ import logging
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from fastapi import FastAPI
 
+from services.common.aio.descriptor_limit import raise_descriptor_limit
 from services.common.asgi import Receive, Scope, Send
 from services.common.bus.publisher import EventPublisher
 from services.common.errors import ServiceUnavailable
@@ -24,12 +26,21 @@ from services.socket.sessions import SessionStore
 from services.socket.settings import SocketSettings
 
 
+@dataclass(frozen=True, slots=True)
+class _WebSocketService:
+    """What runs between the start and the end of the lifespan."""
+
+    broker: RedisBroker
+    acceptor: Acceptor
+    handler: WebSocketHandler
+
+
 class SocketApplication:
-    """HTTP goes to the API, WebSockets straight to `Sockets`: a framework's route would cost more than the handshake."""
+    """Sends HTTP to the API, and WebSockets to the handler without a framework, whose routing costs more than a handshake."""
 
     def __init__(self, settings: SocketSettings) -> None:
         self.settings = settings
-        self.websocket_handler: WebSocketHandler | None = None
+        self._websockets: _WebSocketService | None = None
         api_app = create_fastapi_app(
             "socket", "Keeps connections and pushes to them.", self._lifespan, {"redis": self._check_readiness}
         )
@@ -38,51 +49,53 @@ class SocketApplication:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["type"] == "websocket" and self.websocket_handler is not None:
-            await self.websocket_handler(scope, receive, send)
+        if scope["type"] == "websocket" and self._websockets is not None:
+            await self._websockets.handler(scope, receive, send)
         else:
             await self._http_app(scope, receive, send)
 
     @asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        # The whole of what uvicorn says of a socket is in our own line, without the query.
+        # The handler logs each connection itself, without the query, which holds the resume secret.
         logging.getLogger("gridcast.websocket").setLevel(logging.CRITICAL)
+        settings = self.settings
+        max_clients = raise_descriptor_limit(settings.max_connections)
         hub = Hub()
-        async with EventPublisher.from_url(self.settings.redis_url.get_secret_value(), "/socket") as push:
-            directory = SessionStore(push.redis, secrets.token_hex(8), self.settings.max_topics_per_connection)
-            history = History(push.redis)
-            attendance = PresenceManager(hub, directory)
-            delivery = RedisBroker(push.redis, hub, directory, history, attendance)
-            receipts = AckWaiter(push, delivery.node_channel)
-            delivery.on_ack = receipts.on_ack
-            app.state.push = push
-            app.state.directory = directory
-            app.state.receipts = receipts
-            self._broker = delivery
-            self._acceptor = Acceptor(self.settings, hub, directory, history, delivery, attendance)
-            self.websocket_handler = WebSocketHandler(
-                self.settings, hub, directory, delivery, attendance, self._acceptor
-            )
-            delivery.start()
+        async with EventPublisher.from_url(settings.redis_url.get_secret_value(), "/socket") as publisher:
+            redis = publisher.redis
+            sessions = SessionStore(redis, secrets.token_hex(8), settings.max_topics_per_connection)
+            history = History(redis)
+            presence = PresenceManager(hub, sessions)
+            broker = RedisBroker(redis, hub, sessions, history, presence)
+            ack_waiter = AckWaiter(publisher, broker.node_channel)
+            broker.on_ack = ack_waiter.on_ack
+            acceptor = Acceptor(settings, hub, sessions, history, broker, presence, max_clients)
+            handler = WebSocketHandler(settings, hub, sessions, broker, presence, acceptor)
+            app.state.publisher = publisher
+            app.state.sessions = sessions
+            app.state.ack_waiter = ack_waiter
+            self._websockets = _WebSocketService(broker, acceptor, handler)
+            broker.start()
             try:
                 yield
             finally:
-                await delivery.aclose()
-                await directory.aclose()
-                await attendance.aclose()
+                await broker.aclose()
+                await sessions.aclose()
+                await presence.aclose()
 
     async def _check_readiness(self) -> None:
-        if self._acceptor.draining:
+        websockets = self._websockets
+        if websockets is None or websockets.acceptor.draining:
             raise ServiceUnavailable("the service is shutting down")
-        if not self._broker.live:
+        if not websockets.broker.live:
             raise ServiceUnavailable("Redis is unavailable")
 
     async def drain(self) -> None:
-        """Take leave of every socket; awaited by the server at SIGTERM."""
-        if self.websocket_handler is not None:
-            await self.websocket_handler.drain(self.settings.shutdown_timeout)
+        """Close every WebSocket; awaited by the server at SIGTERM."""
+        if self._websockets is not None:
+            await self._websockets.handler.drain(self.settings.shutdown_timeout)
 
 
 def create_app(settings: SocketSettings | None = None) -> SocketApplication:
-    """The service as an ASGI application, to be served with `frames.Connection` as its WebSocket class."""
+    """The service as an ASGI application, to be served with `connection.connection_class` for its WebSockets."""
     return SocketApplication(settings or SocketSettings())

@@ -1,6 +1,7 @@
-"""A WebSocket of this replica under another ASGI server than ours: each frame of the hub is sent as a message of its own.
+"""A WebSocket of this replica under another ASGI server than services.common.server: each frame is sent as an ASGI message.
 
-Slower than `frames.Connection`, and without pings of ours: a client that resumes proves nothing until it says where it stands.
+Slower than `connection.SocketConnection`, and without keep-alive pings: a client's position is never confirmed, so a client that
+resumes must pass `after`.
 """
 
 import asyncio
@@ -11,17 +12,18 @@ from services.common.asgi import ASGIApp, Message, Receive, Scope, Send
 from services.common.server.timeouts import SendTimeout
 from services.common.telemetry import metrics
 from services.socket.connection import EXTENSION, SocketConnection
+from services.socket.disconnect import SLOW_CONSUMER
 from services.socket.send_queue import SendQueue
 
 
 def payload(frame: bytes) -> str:
-    """Return the text of a frame that `frames.text_frame` has made (RFC 6455, 5.2)."""
+    """Return the text of a frame that `connection.encode_text_frame` has made (RFC 6455, section 5.2)."""
     header = {126: 4, 127: 10}.get(frame[1], 2)
     return frame[header:].decode()
 
 
 class ASGIConnection:
-    """The hub's Sink and the handler's connection over ASGI messages. A task of its own sends, one message after the other."""
+    """The hub's Sink and the handler's connection over ASGI messages, which one task sends in their order."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
         loop = asyncio.get_running_loop()
@@ -41,14 +43,14 @@ class ASGIConnection:
         self._send_timeout = SendTimeout(loop, self._close_slow_consumer)
         self._sender = loop.create_task(self._run())
 
-    def accept(self, subprotocol: str | None, first: bytes) -> None:
+    def accept(self, subprotocol: str | None, first_frame: bytes) -> None:
         """Answer the handshake and send the first frame."""
         self._accept = {"type": "websocket.accept", "subprotocol": subprotocol}
         self.send_now = self.write
-        self.send_now(first)
+        self.send_now(first_frame)
 
     def write(self, frame: bytes, conflation_key: str = "") -> None:
-        """Queue a whole frame; close with 1013 where too much waits."""
+        """Queue a complete frame. Closes with 1013 if the queue is full."""
         if self._accept is None or self._close is not None:
             return
         if not self._send_queue.enqueue(frame, conflation_key):
@@ -58,7 +60,7 @@ class ASGIConnection:
         self._changed.set()
 
     def close(self, code: int, reason: str) -> None:
-        """Send a close frame and nothing after it; before `accept`, mark the handshake as refused."""
+        """Send a close frame and nothing after it. Before `accept`, mark the handshake as refused."""
         if self._accept is None:
             self.closed_before_accept = True
         elif self._close is None:
@@ -68,14 +70,14 @@ class ASGIConnection:
             self._changed.set()
 
     async def drain(self) -> None:
-        """Return once everything is with the server."""
+        """Return once the server has taken all frames."""
         await self._empty.wait()
 
     def ping_now(self) -> None:
-        """ASGI has no pings."""
+        """Do nothing: ASGI has no pings."""
 
     async def aclose(self) -> None:
-        """Send what waits of a close frame, and end the task."""
+        """Send a pending close frame, and end the task."""
         if self._close is not None:
             await asyncio.wait([self._sender], timeout=SocketConnection.close_timeout)
         await cancel_and_wait(self._sender)
@@ -83,7 +85,7 @@ class ASGIConnection:
 
     def _close_slow_consumer(self) -> None:
         metrics.WEBSOCKET_FRAMES_DROPPED.inc(len(self._send_queue) + 1 if self._close is None else 0)
-        self.close(1013, "slow consumer")
+        self.close(SLOW_CONSUMER.code, SLOW_CONSUMER.reason)
 
     async def _run(self) -> None:
         accepted = False
@@ -103,7 +105,7 @@ class ASGIConnection:
                     await self._send(self._close)
                     return
         except OSError:
-            pass  # the client has gone; `receive` says so
+            pass  # the client has disconnected; `receive` returns that
         finally:
             self._close = self._close or {}
             self._send_queue.clear()
@@ -111,22 +113,22 @@ class ASGIConnection:
 
 
 async def serve(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """Run `app` with such a connection in the scope."""
+    """Run `app` with an ASGIConnection in the scope."""
     extensions = scope.setdefault("extensions", {})
     connection = extensions[EXTENSION] = ASGIConnection(scope, send)
-    refusing: Send = send if "websocket.http.response" in extensions else _closing(send)
+    rejecting: Send = send if "websocket.http.response" in extensions else _close_instead_of_response(send)
     try:
-        await app(scope, receive, refusing)
+        await app(scope, receive, rejecting)
     finally:
         await connection.aclose()
 
 
-def _closing(send: Send) -> Send:
-    """Return a `send` for a server that cannot answer a handshake with a response: it closes, which is a 403."""
+def _close_instead_of_response(send: Send) -> Send:
+    """A `send` for a server without the `websocket.http.response` extension: it rejects a handshake by closing, which is a 403."""
 
-    def sending(message: Message) -> Awaitable[None]:
+    def send_or_close(message: Message) -> Awaitable[None]:
         if message["type"] == "websocket.http.response.body":
-            return send({"type": "websocket.close", "code": 1008})
+            return send({"type": "websocket.close"})
         return asyncio.sleep(0)
 
-    return sending
+    return send_or_close

@@ -1,7 +1,6 @@
-"""From Redis to the sockets of this replica: hears its channels, and catches up after every fault.
+"""Delivers events from Redis to the clients of this replica: subscribes to its channels, and recovers after every fault of Redis.
 
-It knows the hub, the directory and the histories, and no transport. What it promises: a socket gets every event for it in
-the order of the sequence, or a `socket.resync`.
+A client receives every event for it in the order of the sequence, or a `socket.resync`.
 """
 
 import asyncio
@@ -28,12 +27,16 @@ from services.socket.presence import PresenceManager
 from services.socket.sessions import RESUME_WINDOW_SECONDS, SessionStore
 
 HEARTBEAT_SECONDS = 1.0
+"""Seconds between heartbeats."""
 
 _log = logging.getLogger("gridcast.broker")
 
 
 class RedisBroker:
-    """One for each replica. `epoch` is empty until Redis has been reached; `lives` counts how often that was."""
+    """One for each replica. `epoch` is empty before the first contact with Redis; `generation` counts the subscriptions since then.
+
+    `on_ack(sid, event_id)` is called for each ack that another replica publishes for a sender of this one.
+    """
 
     def __init__(
         self, redis: RedisClient, hub: Hub, sessions: SessionStore, history: History, presence: PresenceManager
@@ -63,33 +66,36 @@ class RedisBroker:
 
     @property
     def live(self) -> bool:
-        """Whether events arrive. While it is False, new sockets and subscriptions are refused."""
+        """Whether events arrive. While this is False, handshakes and subscriptions are refused."""
         return self._subscription.subscribed
 
     def start(self) -> None:
-        """Begin to hear and to beat."""
+        """Start the subscription and the heartbeat."""
         self._subscription.start()
         self._heartbeat_task = asyncio.create_task(self._heartbeat_loop())
 
     async def aclose(self) -> None:
-        """Hear no more."""
+        """Stop the heartbeat and the subscription."""
         await cancel_and_wait(self._heartbeat_task, self._extra_heartbeat_task)
         await self._subscription.aclose()
 
     async def subscribe_topic(self, topic: str) -> None:
-        """Return once this replica hears `topic`. It does so while the hub knows someone who wants it."""
-        waiting = self._topic_subscriptions.get(topic)
-        if waiting is None:
-            waiting = asyncio.ensure_future(self._subscription.subscribe(topic_channel(topic)))
-            self._topic_subscriptions[topic] = waiting
-            waiting.add_done_callback(lambda done: self._discard_failed_subscription(topic, done))
-        await asyncio.shield(waiting)
+        """Return once this replica is subscribed to `topic`, which it remains while the hub has a subscriber.
+
+        Raises ServiceUnavailable while Redis is unavailable.
+        """
+        subscription = self._topic_subscriptions.get(topic)
+        if subscription is None:
+            subscription = asyncio.ensure_future(self._subscription.subscribe(topic_channel(topic)))
+            self._topic_subscriptions[topic] = subscription
+            subscription.add_done_callback(lambda done: self._discard_failed_subscription(topic, done))
+        await asyncio.shield(subscription)
 
     def _discard_failed_subscription(self, topic: str, done: asyncio.Future[None]) -> None:
         if (done.cancelled() or done.exception() is not None) and self._topic_subscriptions.get(topic) is done:
             del self._topic_subscriptions[topic]
 
-    # What Redis says.
+    # Messages.
 
     def _on_message(self, _channel: bytes, payload: bytes) -> None:
         try:
@@ -100,17 +106,17 @@ class RedisBroker:
             if wakeup.position.epoch != self.epoch:
                 self._heartbeat_now()
                 return
-            message = self._build_publication(
+            publication = self._build_publication(
                 wakeup.position.offset, wakeup.event, wakeup.conflation_key, wakeup.ack_channel
             )
         except (ValueError, RecursionError):
             _log.warning("malformed message on a Redis channel: %r", payload[:80])
             return
-        metrics.WEBSOCKET_FRAMES_SENT.inc(self._hub.fan_out(wakeup.kind, wakeup.name, message))
-        self._processed_offset = max(self._processed_offset, message.offset)
+        metrics.WEBSOCKET_FRAMES_SENT.inc(self._hub.fan_out(wakeup.kind, wakeup.name, publication))
+        self._processed_offset = max(self._processed_offset, publication.offset)
 
     def _build_publication(self, offset: int, event: bytes, conflation_key: str, ack_channel: str) -> Publication:
-        """ValueError where the event is none: every text frame is JSON, whatever someone has put into Redis."""
+        """Encode the frame of an event. Raises ValueError for anything else, because every text frame must be JSON."""
         decoded = events.decode_event(event.decode())
         frame = encode_text_frame(events.with_sequence(event, f"{self.epoch}-{offset}".encode()))
         return Publication(offset, frame, conflation_key, ack_channel, decoded.id)
@@ -118,84 +124,87 @@ class RedisBroker:
     def _on_control(self, control: dict[str, Any]) -> None:
         sid, event_id = control.get("sid"), control.get("id", "")
         if not isinstance(sid, str) or not isinstance(event_id, str):
-            raise ValueError("malformed message")  # noqa: TRY004  # one kind of fault for all that others may publish
-        peer = self._hub.find(sid)
+            raise ValueError("malformed message")  # noqa: TRY004  # one error for everything that may stand in a payload
+        client = self._hub.find(sid)
         match control.get("type"):
             case "ack":
                 self.on_ack(sid, event_id)
-            case "close" if peer is not None:
-                self._presence.kick(peer)
-            case "moved" if peer is not None and peer.secret_hash != control.get("secret"):
-                self._presence.close_superseded(peer)
+            case "close" if client is not None:
+                self._presence.kick(client)
+            case "moved" if client is not None and client.secret_hash != control.get("secret"):
+                self._presence.close_superseded(client)
 
-    # Faults.
+    # Recovery after a fault of Redis.
 
     async def _on_subscription_live(self, run_id: str) -> None:
-        known = self.epoch
-        place, clock = await self._sessions.register_node(run_id)
-        # One moment: who is ready now is caught up below, who is not finds other `lives` at the end of his replay and looks again.
+        known_epoch = self.epoch
+        position, clock = await self._sessions.register_node(run_id)
+        # No await up to `ready`: a client that is ready now is recovered below, and one that is not finds another generation at the
+        # end of its replay and reads its history again.
         self.generation += 1
-        self.epoch, number = place.epoch, place.offset
-        self._reconnect_offset = number
-        there = self._hub.ready_clients()
-        why = ""
-        if known and known != self.epoch:
-            why = "Redis has lost its data"
-        elif known and clock - self._last_contact_at > RESUME_WINDOW_SECONDS:
-            # By Redis's clock, by which events expire, and since something was last heard for certain: a replica that was frozen
-            # has noticed no loss.
-            why = "Redis was unreachable for longer than the history is kept"
+        self.epoch, offset = position.epoch, position.offset
+        self._reconnect_offset = offset
+        ready = self._hub.ready_clients()
+        loss = ""
+        if known_epoch and known_epoch != self.epoch:
+            loss = "Redis has lost its data"
+        elif known_epoch and clock - self._last_contact_at > RESUME_WINDOW_SECONDS:
+            # By Redis's clock, which expires histories, and since the last confirmed contact: a replica that was frozen has noticed
+            # no loss.
+            loss = "Redis was unreachable for longer than the history is kept"
         try:
-            if why:
-                self._reset_positions(there, number)
-            await self._presence.refresh(there)
-            if known and not why:
-                await self._recover_clients(there, number)
+            if loss:
+                self._reset_positions(ready, offset)
+            await self._presence.refresh(ready)
+            if known_epoch and not loss:
+                await self._recover_clients(ready, offset)
         except ServiceUnavailable:
-            self.epoch = known
+            self.epoch = known_epoch
             raise
-        # Only now, when it can be pushed to again, is a client told to look at what it has.
-        for peer in there if why else ():
-            self.send_resync(peer, why)
-        self._processed_offset = number if why else max(number, self._processed_offset)
+        # Only now can events be pushed to the clients again, so only now are they told to read their state.
+        for client in ready if loss else ():
+            self.send_resync(client, loss)
+        self._processed_offset = offset if loss else max(offset, self._processed_offset)
         self._last_contact_at = clock
 
     def _reset_positions(self, clients: Sequence[SocketClient], offset: int) -> None:
-        """Nothing before `number` can be known: these peers count from there."""
-        for peer in clients:
-            peer.position = offset
-            peer.topics.update(dict.fromkeys(peer.topics, offset))
-            peer.record_gap(f"{self.epoch}-{offset}")
+        """Set the position of these clients to `offset`: what came before cannot be known."""
+        for client in clients:
+            client.position = offset
+            client.topics.update(dict.fromkeys(client.topics, offset))
+            client.record_gap(f"{self.epoch}-{offset}")
 
     async def _recover_clients(self, clients: Sequence[SocketClient], offset: int) -> None:
-        """Hand over what was missed, to those who were ready when it was asked for. Who becomes ready meanwhile has looked for
-        himself, and an entry from here may be newer than what he is still to hear.
+        """Deliver missed events to `clients`, those that were ready before their histories were read.
+
+        A client that becomes ready meanwhile has read its own history, and an event from here may be newer than one that it has yet
+        to receive.
         """
-        seen = self._processed_offset
-        if offset == seen:
+        processed = self._processed_offset
+        if offset == processed:
             return
-        targets = [HistoryQuery("all", "", seen)]
-        targets += [HistoryQuery("topic", topic, seen) for topic in self._hub.subscribers]
-        targets += [HistoryQuery("sid", peer.sid, seen) for peer in clients]
-        missed = await self._history.read_after(self.epoch, targets)
-        meant = set(clients)
-        for target in missed.incomplete:
-            for peer in self._hub.recipients(target.kind, target.name):
-                if peer in meant:
-                    self.send_resync(peer, "events were lost")
-        for entry in missed.entries:
+        queries = [HistoryQuery("all", "", processed)]
+        queries += [HistoryQuery("topic", topic, processed) for topic in self._hub.subscribers]
+        queries += [HistoryQuery("sid", client.sid, processed) for client in clients]
+        recovery = await self._history.read_after(self.epoch, queries)
+        ready = set(clients)
+        for query in recovery.incomplete:
+            for client in self._hub.recipients(query.kind, query.name):
+                if client in ready:
+                    self.send_resync(client, "events were lost")
+        for entry in recovery.entries:
             with suppress(ValueError):
-                message = self.publication_from_history(entry)
-                for peer in self._hub.recipients(entry.kind, entry.name):
-                    if peer in meant:
-                        peer.deliver_or_buffer(message)
+                publication = self.publication_from_history(entry)
+                for client in self._hub.recipients(entry.kind, entry.name):
+                    if client in ready:
+                        client.deliver_or_buffer(publication)
 
     def publication_from_history(self, entry: HistoryEntry) -> Publication:
-        """A history's entry as it is delivered. ValueError where it is no event."""
+        """The publication of a history's entry. Raises ValueError if the entry is not an event."""
         return self._build_publication(entry.offset, entry.event, "", entry.ack_channel)
 
     def send_resync(self, client: SocketClient, reason: str) -> None:
-        """Tell a client that something may have been missed before this replica found Redis again."""
+        """Send `socket.resync`: events up to the reconnection to Redis may have been missed."""
         client.record_gap(f"{self.epoch}-{self._reconnect_offset}")
         event = events.CloudEvent(
             id=str(uuid4()),
@@ -207,7 +216,7 @@ class RedisBroker:
         sequence = f"{self.epoch}-{client.position}".encode()
         client.sink.write(encode_text_frame(events.with_sequence(events.encode_event(event).encode(), sequence)))
 
-    # The beat.
+    # Heartbeat.
 
     async def _heartbeat_loop(self) -> None:
         while True:
@@ -216,7 +225,7 @@ class RedisBroker:
                 await self._try_heartbeat()
 
     def _heartbeat_now(self) -> None:
-        """Redis seems to have been emptied under us: do not wait for the next beat to find out."""
+        """Run a heartbeat ahead of time, because Redis seems to have lost its data."""
         if self._extra_heartbeat_task is None or self._extra_heartbeat_task.done():
             self._extra_heartbeat_task = asyncio.create_task(self._try_heartbeat())
 
@@ -226,26 +235,26 @@ class RedisBroker:
                 await self._heartbeat()
         except ServiceUnavailable as error:
             _log.info("heartbeat missed: %s", error.detail)
-        except Exception:  # noqa: BLE001  # the next one comes all the same
+        except Exception:  # noqa: BLE001  # the next heartbeat runs nevertheless
             _log.exception("unhandled exception in the heartbeat")
 
     async def _heartbeat(self) -> None:
-        place, clock, known = await self._sessions.heartbeat()
-        if place.epoch != self.epoch:
+        position, clock, known = await self._sessions.heartbeat()
+        if position.epoch != self.epoch:
             await self._subscription.reconnect()
             return
-        # What was published before the number was read has been heard once the flush returns.
+        # Events up to this position have been dispatched once the barrier returns.
         await self._subscription.barrier()
-        if place.epoch == self.epoch:
-            self._processed_offset = max(self._processed_offset, place.offset)
+        if position.epoch == self.epoch:
+            self._processed_offset = max(self._processed_offset, position.offset)
             self._last_contact_at = clock
         await self._presence.tick(refresh_all=not known)
-        for topic, waiting in list(self._topic_subscriptions.items()):
-            # Looked at one by one: a topic may be joined again while another is given up.
+        for topic, subscription in list(self._topic_subscriptions.items()):
+            # Checked one by one: a topic may get a subscriber again while another is unsubscribed.
             if (
                 topic not in self._hub.subscribers
-                and waiting.done()
-                and self._topic_subscriptions.get(topic) is waiting
+                and subscription.done()
+                and self._topic_subscriptions.get(topic) is subscription
             ):
                 del self._topic_subscriptions[topic]
                 await self._subscription.unsubscribe(topic_channel(topic))

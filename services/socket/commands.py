@@ -1,4 +1,4 @@
-"""What a client may say: reads one message into a command. Pure: it knows neither a connection nor who is subscribed."""
+"""The commands of a client: parses one message into a command."""
 
 import json
 from dataclasses import dataclass
@@ -8,33 +8,33 @@ from gridcast._bus import events
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """Answered like everything that is no command."""
+    """Answered with a pong, as any message that is not a command."""
 
 
 @dataclass(frozen=True, slots=True)
 class Subscribe:
-    """Begin to hear a topic."""
+    """Subscribe to a topic."""
 
     topic: str
 
 
 @dataclass(frozen=True, slots=True)
 class Unsubscribe:
-    """Hear no more of a topic."""
+    """Unsubscribe from a topic."""
 
     topic: str
 
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """The event with this id has been handled."""
+    """Confirm that the event with this id has been handled."""
 
     event_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class InvalidCommand:
-    """A command that cannot be followed, and why."""
+    """A command that breaks a rule; `detail` names the rule."""
 
     detail: str
 
@@ -43,29 +43,32 @@ Command = Ping | Subscribe | Unsubscribe | Ack | InvalidCommand
 
 
 def parse_command(text: str | None) -> Command:
-    """The command in a text frame. What is none (RxJS's `"ping"`, plain text, a binary frame) is a Ping, as ever."""
+    """Parse the command in a text frame; None stands for a binary frame.
+
+    Any other message (RxJS's `"ping"`, plain text, a binary frame) is a Ping.
+    """
     if text is None:
         return Ping()
     try:
-        said = json.loads(text)
+        message = json.loads(text)
     except (ValueError, RecursionError):
         return Ping()
-    if not isinstance(said, dict) or not isinstance(said.get("type"), str):
+    if not isinstance(message, dict) or not isinstance(message.get("type"), str):
         return Ping()
-    match said["type"]:
+    match message["type"]:
         case "ping":
             return Ping()
         case "subscribe" | "unsubscribe" as kind:
-            topic = said.get("topic")
+            topic = message.get("topic")
             if not isinstance(topic, str) or not events.is_valid_topic(topic):
                 return InvalidCommand(
                     f"{kind} needs a topic of 1 to {events.MAX_TOPIC_LENGTH} permitted ASCII characters"
                 )
             return Subscribe(topic) if kind == "subscribe" else Unsubscribe(topic)
         case "ack":
-            identifier = said.get("id")
-            if not isinstance(identifier, str) or not events.is_valid_event_id(identifier):
+            event_id = message.get("id")
+            if not isinstance(event_id, str) or not events.is_valid_event_id(event_id):
                 return InvalidCommand("ack needs the id of an event")
-            return Ack(identifier)
+            return Ack(event_id)
         case _:
             return InvalidCommand("unknown type: expected ping, subscribe, unsubscribe or ack")

@@ -1,6 +1,4 @@
-"""A WebSocket from its first frame to its end: replay, commands, farewell. It writes through peers and asks the directory;
-it knows no key of Redis.
-"""
+"""One WebSocket from its welcome frame to its close frame: replays missed events, follows commands, drains at shutdown."""
 
 import asyncio
 import json
@@ -17,7 +15,8 @@ from services.socket import asgi_connection, commands, handshake
 from services.socket.accept import AcceptedClient, Acceptor
 from services.socket.broker import RedisBroker
 from services.socket.connection import EXTENSION, SocketConnection, encode_text_frame
-from services.socket.history import HistoryEntry as Replayed
+from services.socket.disconnect import ABNORMAL_CLOSURE, INTERNAL_ERROR, NO_STATUS, SERVICE_RESTART, TOO_MANY_MESSAGES
+from services.socket.history import HistoryEntry
 from services.socket.hub import Hub, SocketClient
 from services.socket.presence import PresenceManager
 from services.socket.sessions import SessionStore
@@ -25,8 +24,9 @@ from services.socket.settings import SocketSettings
 
 PONG_FRAME = encode_text_frame(b'{"pong":true}')
 DRAIN_SPREAD_FRACTION = 0.8
-"""Of the drain time; the rest is for the farewells themselves."""
+"""Part of the shutdown timeout over which close frames are spread; the rest is for the closing handshakes."""
 DRAIN_STEP_SECONDS = 0.05
+"""Seconds between two groups of close frames."""
 
 _log = logging.getLogger("gridcast.socket")
 
@@ -53,79 +53,80 @@ class WebSocketHandler:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI, for scopes of type `websocket`."""
         connection: SocketConnection | None = (scope.get("extensions") or {}).get(EXTENSION)
-        if connection is None:  # another ASGI server
+        if connection is None:  # another ASGI server than services.common.server
             await asgi_connection.serve(self, scope, receive, send)
             return
         await receive()
         try:
-            entry = await self._accept(scope, connection)
+            accepted = await self._accept(scope, connection)
         except GridcastError as error:
             metrics.REQUESTS_REJECTED.labels(str(error.status)).inc()
             await _reject_handshake(send, error)
             return
-        except Exception:  # noqa: BLE001  # whatever it is, the client gets an answer and the log the rest
+        except Exception:  # noqa: BLE001  # any fault is answered and logged
             _log.exception("unhandled exception")
             await _reject_handshake(send, InternalServerError())
             return
         metrics.WEBSOCKET_CONNECTIONS.inc()
-        began = time.monotonic()
-        code = 1006
+        accepted_at = time.monotonic()
+        close_code = ABNORMAL_CLOSURE.code
         try:
             offered = handshake.SUBPROTOCOL in scope["subprotocols"]
-            connection.accept(handshake.SUBPROTOCOL if offered else None, _welcome_frame(entry))
-            await self._replay_missed(entry, connection)
-            code = await self._receive_loop(entry.client, connection, receive)
+            connection.accept(handshake.SUBPROTOCOL if offered else None, _welcome_frame(accepted))
+            await self._replay_missed(accepted, connection)
+            close_code = await self._receive_loop(accepted.client, connection, receive)
         except ServiceUnavailable:
-            code = 1012
-            connection.close(code, "service restart")
+            close_code = SERVICE_RESTART.code
+            accepted.client.disconnect(SERVICE_RESTART)
         except Exception:  # noqa: BLE001  # as above
             _log.exception("unhandled exception")
-            code = 1011
-            connection.close(code, "internal error")
+            close_code = INTERNAL_ERROR.code
+            accepted.client.disconnect(INTERNAL_ERROR)
         finally:
-            self._acceptor.release(entry.client)
+            self._acceptor.release(accepted.client)
             metrics.WEBSOCKET_CONNECTIONS.dec()
             if connection.sent_close_code:
                 metrics.WEBSOCKET_SERVER_DISCONNECTS.labels(str(connection.sent_close_code)).inc()
-            fields = {"sid": entry.client.sid, "close_code": code, "duration": round(time.monotonic() - began, 3)}
+            duration_seconds = round(time.monotonic() - accepted_at, 3)
+            fields = {"sid": accepted.client.sid, "close_code": close_code, "duration": duration_seconds}
             _log.info("websocket closed", extra={"fields": fields})
 
     async def _accept(self, scope: Scope, connection: SocketConnection) -> AcceptedClient:
-        entry = await self._acceptor.accept(scope, connection.query, connection)
+        accepted = await self._acceptor.accept(scope, connection.query, connection)
         if connection.closed_before_accept:
-            self._acceptor.release(entry.client)
+            self._acceptor.release(accepted.client)
             raise ServiceUnavailable("the connection was closed during the handshake", retry_after=1)
-        return entry
+        return accepted
 
     async def _replay_missed(self, accepted: AcceptedClient, connection: SocketConnection) -> None:
-        """What was missed, at the client's pace, then what came meanwhile."""
-        peer, lives = accepted.client, accepted.generation
-        await self._send_history(peer, connection, accepted.recovered_entries)
-        # Redis came back while this socket was entering: those that were there have been caught up, this one was not.
-        while lives != self._broker.generation:
-            lives = self._broker.generation
+        """Send the missed events as fast as the client reads them, then those that were buffered meanwhile."""
+        client, generation = accepted.client, accepted.generation
+        await self._send_history(client, connection, accepted.recovered_entries)
+        # The broker reconnected to Redis during the replay: it has recovered the clients that were ready, but not this one.
+        while generation != self._broker.generation:
+            generation = self._broker.generation
             if self._broker.epoch != accepted.epoch:
                 raise ServiceUnavailable("Redis has lost its data")
-            missed = await self._acceptor.recover(peer)
-            if missed.incomplete:
-                self._broker.send_resync(peer, "events were lost")
-            await self._send_history(peer, connection, missed.entries)
-        peer.flush_replay_buffer()
-        connection.on_ping = lambda: self._on_ping(peer)
-        connection.on_pong = lambda: self._on_pong(peer)
-        if not peer.secret_confirmed:
+            recovery = await self._acceptor.recover(client)
+            if recovery.incomplete:
+                self._broker.send_resync(client, "events were lost")
+            await self._send_history(client, connection, recovery.entries)
+        client.flush_replay_buffer()
+        connection.on_ping = lambda: self._on_ping(client)
+        connection.on_pong = lambda: self._on_pong(client)
+        if not client.secret_confirmed:
             connection.ping_now()
 
     async def _send_history(
-        self, client: SocketClient, connection: SocketConnection, entries: Sequence[Replayed]
+        self, client: SocketClient, connection: SocketConnection, entries: Sequence[HistoryEntry]
     ) -> None:
         for entry in entries:
             try:
-                message = self._broker.publication_from_history(entry)
+                publication = self._broker.publication_from_history(entry)
             except ValueError:
                 continue
             await connection.drain()
-            client.deliver(message)
+            client.deliver(publication)
 
     def _on_ping(self, client: SocketClient) -> None:
         client.pinged_position = f"{self._broker.epoch}-{client.position}"
@@ -135,19 +136,19 @@ class WebSocketHandler:
         if not client.secret_confirmed:
             self._presence.confirm_secret(client)
 
-    # What the client says.
+    # Commands.
 
     async def _receive_loop(self, client: SocketClient, connection: SocketConnection, receive: Receive) -> int:
-        """Answer until the end. The code with which it came."""
+        """Follow the client's commands until the connection ends. Returns the close code."""
         rate = self._settings.message_rate
         clock = asyncio.get_running_loop().time
-        allowance = TokenBucket(rate, 2 * rate, clock())
+        message_limiter = TokenBucket(rate, 2 * rate, clock())
         while True:
             message = await receive()
             if message["type"] == "websocket.disconnect":
-                return int(message.get("code") or 1005)
-            if not allowance.try_acquire(clock()):
-                connection.close(1008, "message rate limit exceeded")
+                return int(message.get("code") or NO_STATUS.code)
+            if not message_limiter.try_acquire(clock()):
+                client.disconnect(TOO_MANY_MESSAGES)
                 continue
             command = commands.parse_command(message.get("text"))
             if isinstance(command, commands.Ping):
@@ -167,53 +168,58 @@ class WebSocketHandler:
                 self._hub.unsubscribe(client, topic)
                 await self._sessions.set_topic(client.sid, client.secret_hash, topic, subscribed=False)
                 connection.write(_json_frame({"type": "unsubscribed", "topic": topic}))
-            case commands.Ack(identifier):
-                channel = client.pending_acks.get(identifier)
+            case commands.Ack(event_id):
+                channel = client.pending_acks.get(event_id)
                 if channel is not None:
-                    await self._sessions.publish_ack(channel, client.sid, identifier)
-                    client.pending_acks.pop(identifier, None)
+                    await self._sessions.publish_ack(channel, client.sid, event_id)
+                    client.pending_acks.pop(event_id, None)
             case commands.InvalidCommand(detail):
                 raise BadRequest(detail)
 
     async def _subscribe(self, client: SocketClient, topic: str) -> str:
-        """In the hub first, so that nothing is missed between Redis's confirmation and the place that is told.
+        """Subscribe a client to a topic. Returns the position from which it misses none of the topic's events.
 
-        That place is no `sequence`: earlier events for this socket may still be on their way.
+        The position is not a `sequence` that the client may resume from: earlier events for it may still be on their way. The hub
+        comes first, so that no event is missed between Redis's confirmation and that position.
         """
-        known = client.topics.get(topic)
-        if known is not None:
-            return f"{self._broker.epoch}-{known}"
+        since = client.topics.get(topic)
+        if since is not None:
+            return f"{self._broker.epoch}-{since}"
         if len(client.topics) >= self._settings.max_topics_per_connection:
-            raise BadRequest(f"a socket hears at most {self._settings.max_topics_per_connection} topics")
+            raise BadRequest(f"too many topics: at most {self._settings.max_topics_per_connection} per connection")
         self._hub.subscribe(client, topic, client.position)
         try:
             await self._broker.subscribe_topic(topic)
-            epoch, number = await self._sessions.set_topic(client.sid, client.secret_hash, topic, subscribed=True)
+            epoch, offset = await self._sessions.set_topic(client.sid, client.secret_hash, topic, subscribed=True)
             if epoch != self._broker.epoch:
                 raise ServiceUnavailable("Redis has lost its data")
         except GridcastError:
             self._hub.unsubscribe(client, topic)
             raise
-        client.topics[topic] = number
-        return f"{epoch}-{number}"
+        client.topics[topic] = offset
+        return f"{epoch}-{offset}"
 
-    # Farewell.
+    # Shutdown.
 
     async def drain(self, timeout_seconds: float) -> None:
-        """Say 1012 to every socket, a few at a time, so that the other replicas are not stormed; who is entering is refused."""
+        """Close every connection with 1012 and refuse new handshakes.
+
+        Close frames are spread over DRAIN_SPREAD_FRACTION of `timeout_seconds`, so that not all clients connect to the other
+        replicas at once.
+        """
         deadline = time.monotonic() + timeout_seconds
         self._acceptor.draining = True
-        peers = list(self._hub.clients.values())
+        clients = list(self._hub.clients.values())
         steps = max(1, int(DRAIN_SPREAD_FRACTION * timeout_seconds / DRAIN_STEP_SECONDS))
-        step = max(5, -(-len(peers) // steps))
-        for start in range(0, len(peers), step):
-            for peer in peers[start : start + step]:
-                peer.sink.close(1012, "service restart")
+        group_size = max(5, -(-len(clients) // steps))
+        for start in range(0, len(clients), group_size):
+            for client in clients[start : start + group_size]:
+                client.disconnect(SERVICE_RESTART)
             await asyncio.sleep(DRAIN_STEP_SECONDS)
-        while self._acceptor.pending_handshakes and time.monotonic() < deadline:  # noqa: ASYNC110  # they wait for Redis
+        while self._acceptor.pending_handshakes and time.monotonic() < deadline:  # noqa: ASYNC110  # handshakes wait for Redis, not for an event of ours
             await asyncio.sleep(DRAIN_STEP_SECONDS)
-        for peer in self._hub.clients.values():
-            peer.sink.close(1012, "service restart")
+        for client in self._hub.clients.values():
+            client.disconnect(SERVICE_RESTART)
 
 
 def _welcome_frame(accepted: AcceptedClient) -> bytes:

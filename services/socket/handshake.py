@@ -1,16 +1,17 @@
-"""What a handshake asks for, and whether its page may ask: reads the request. Pure: it knows neither Redis nor a transport."""
+"""Parses the query of a WebSocket handshake, and checks its Origin (RFC 6455, section 4.2.1)."""
 
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qsl
 
 from gridcast._bus import events
 from services.common.bus.errors import translated_bus_errors
 from services.common.errors import BadRequest
 from services.common.http.origins import OriginPolicy
 
+MAX_QUERY_PARAMETERS = 16
 MAX_META_BYTES = 1024
 MAX_META_DEPTH = 32
 SUBPROTOCOL = "cloudevents.json"
@@ -18,7 +19,11 @@ SUBPROTOCOL = "cloudevents.json"
 
 @dataclass(frozen=True, slots=True)
 class ConnectRequest:
-    """What a client asks for when it connects. `resume` is a sid and a secret; both are empty for a new socket."""
+    """What a client requests when it connects.
+
+    `sid` and `secret` are those of the session to resume; both are empty for a new one. `after_position` is the last sequence that
+    the client has read, or empty. `meta` is JSON text, or empty.
+    """
 
     sid: str
     secret: str
@@ -28,26 +33,38 @@ class ConnectRequest:
 
 
 def parse_connect_request(query: bytes, max_topics: int) -> ConnectRequest:
-    """The wish in a query string. BadRequest where it cannot be granted."""
-    try:
-        fields = parse_qs(query.decode("ascii"), keep_blank_values=True, max_num_fields=16, errors="strict")
-    except ValueError:
-        raise BadRequest("malformed query string") from None
-    topics = tuple(dict.fromkeys(topic for topic in ",".join(fields.get("topics", [])).split(",") if topic))
+    """Parse `topics`, `resume`, `after` and `meta`. Raises BadRequest.
+
+    `topics` may be repeated; of any other repeated parameter the last value counts. A malformed `resume` asks for a new session.
+    """
+    pairs = _parse_query_pairs(query)
+    values = dict(pairs)
+    topic_lists = [value for name, value in pairs if name == "topics"]
+    topics = tuple(dict.fromkeys(topic for topic in ",".join(topic_lists).split(",") if topic))
     if len(topics) > max_topics:
         raise BadRequest(f"too many topics: at most {max_topics} per connection")
     with translated_bus_errors():
         for topic in topics:
             events.validate_topic(topic)
-    sid, _, secret = fields.get("resume", [""])[-1].partition(".")
-    known = events.is_valid_sid(sid) and bool(secret)
+    sid, _, secret = values.get("resume", "").partition(".")
+    resumes = events.is_valid_sid(sid) and bool(secret)
     return ConnectRequest(
-        sid=sid if known else "",
-        secret=secret if known else "",
-        after_position=fields.get("after", [""])[-1],
+        sid=sid if resumes else "",
+        secret=secret if resumes else "",
+        after_position=values.get("after", ""),
         topics=topics,
-        meta=_parse_meta(fields.get("meta", [""])[-1]),
+        meta=_parse_meta(values.get("meta", "")),
     )
+
+
+def _parse_query_pairs(query: bytes) -> list[tuple[str, str]]:
+    """The parameters in their order, percent-decoded as UTF-8. Raises BadRequest, also for more than MAX_QUERY_PARAMETERS."""
+    try:
+        return parse_qsl(
+            query.decode("ascii"), keep_blank_values=True, max_num_fields=MAX_QUERY_PARAMETERS, errors="strict"
+        )
+    except ValueError:
+        raise BadRequest("malformed query string") from None
 
 
 def _parse_meta(text: str) -> str:
@@ -56,30 +73,30 @@ def _parse_meta(text: str) -> str:
     if len(text.encode()) > MAX_META_BYTES:
         raise BadRequest(f"meta is at most {MAX_META_BYTES} bytes")
     try:
-        said = json.loads(text)
-        # What others shall see must be JSON again: Python reads NaN, 1e999 and halves of a surrogate pair, and cannot send them on.
-        json.dumps(said, ensure_ascii=False, allow_nan=False).encode()
+        value = json.loads(text)
+        # Presence returns it as JSON, but Python also parses NaN, 1e999 and lone surrogates, which it cannot encode again.
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):
         raise BadRequest("meta is not JSON") from None
-    if _exceeds_depth(said, MAX_META_DEPTH):
+    if _exceeds_depth(value, MAX_META_DEPTH):
         raise BadRequest(f"meta is nested more than {MAX_META_DEPTH} deep")
     return text
 
 
 def _exceeds_depth(value: Any, levels: int) -> bool:
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return bool(inner) and (levels == 0 or any(_exceeds_depth(one, levels - 1) for one in inner))
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return bool(children) and (levels == 0 or any(_exceeds_depth(child, levels - 1) for child in children))
 
 
 def headers_by_name(raw_headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Header fields by lower-case name; of a repeated one the last."""
+    """The header fields by lower-case name. Of a repeated field the last value counts."""
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in raw_headers}
 
 
 def check_origin(headers: Mapping[str, str], origins: OriginPolicy) -> None:
-    """Raise Forbidden for a page of an origin that is neither ours nor allowed.
+    """Raise Forbidden for a page whose origin is neither the service's own nor allowed.
 
-    The gateway overwrites X-Forwarded-Host, and a page cannot set it at all.
+    X-Forwarded-Host can be trusted here: the gateway overwrites it, and no page can set it.
     """
     host = headers.get("x-forwarded-host") or headers.get("host")
     origins.check_websocket_origin(headers.get("origin"), host, has_cookies="cookie" in headers)

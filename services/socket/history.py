@@ -1,7 +1,4 @@
-"""What sockets have missed: reads the histories of several targets and merges them by number.
-
-It knows Redis and the layout of a history; it does not know who asks.
-"""
+"""Recovery of missed events: reads the histories of several targets from Redis and merges them by offset."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,16 +8,16 @@ from services.common.bus.redis import RedisClient
 from services.socket.scripts import READ_HISTORY
 
 MAX_BYTES_PER_CALL = 2 * 1024 * 1024
-"""Of one call. What is longer counts as lost, and the client is told."""
+"""Event bytes in one call. A longer history counts as lost, and its clients are sent a resync."""
 MAX_RECOVERY_BYTES = 64 * 1024 * 1024
-"""Of one reading, which for a replica that catches up with all its sockets takes many calls."""
+"""Event bytes in one recovery, which takes many calls when a replica recovers all its clients."""
 QUERIES_PER_CALL = 100
-"""Targets in one call."""
+"""Histories in one call."""
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryQuery:
-    """A history, and the number after which it is wanted. `kind` is sid, topic or all; `name` is empty for all."""
+    """A history and the offset after which to read it. `kind` is sid, topic or all; `name` is empty for all."""
 
     kind: str
     name: str
@@ -29,7 +26,7 @@ class HistoryQuery:
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """One event that was pushed to a target."""
+    """One event of a target's history."""
 
     offset: int
     kind: str
@@ -40,41 +37,42 @@ class HistoryEntry:
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """The entries of all targets in the order of the sequence, and the targets of which something is lost."""
+    """The entries of all histories in the order of their offsets, and the queries whose history has lost events."""
 
     entries: list[HistoryEntry]
     incomplete: list[HistoryQuery]
 
 
 class History:
-    """The histories of one epoch after another; those of an epoch that is over cannot be read."""
+    """The histories of the current epoch. Those of an earlier epoch cannot be read."""
 
     def __init__(self, redis: RedisClient) -> None:
         self._redis = redis
 
     async def read_after(self, epoch: str, queries: Sequence[HistoryQuery]) -> Recovery:
-        """Everything that came to `targets` after their numbers, up to one moment: that of the first call. What was pushed later
-        is not given, even where a later call sees it: whoever listened before he asked hears all of it, and to him who was
-        given a part, the rest would be older than what he has. Raises Unavailable while Redis is away.
+        """Read the events after each query's offset, up to the last event at the time of the first call to Redis.
+
+        Later events are left out even where a later call sees them: a caller that subscribed first receives all of them, and if it
+        had been given some of them here, it would drop the rest as not newer. Raises ServiceUnavailable while Redis is unavailable.
         """
         entries: list[HistoryEntry] = []
-        lost: list[HistoryQuery] = []
-        room = MAX_RECOVERY_BYTES
-        last: int | str = ""
+        incomplete: list[HistoryQuery] = []
+        bytes_left = MAX_RECOVERY_BYTES
+        last_offset: int | str = ""
         for start in range(0, len(queries), QUERIES_PER_CALL):
             batch = queries[start : start + QUERIES_PER_CALL]
-            args = [part for target in batch for part in (target.kind, target.name, target.after_offset)]
-            number, answer = await self._redis.eval(
-                READ_HISTORY, (SEQUENCE_KEY,), (epoch, min(room, MAX_BYTES_PER_CALL), last, *args)
+            args = [arg for query in batch for arg in (query.kind, query.name, query.after_offset)]
+            reply_last, histories = await self._redis.eval(
+                READ_HISTORY, (SEQUENCE_KEY,), (epoch, min(bytes_left, MAX_BYTES_PER_CALL), last_offset, *args)
             )
-            last = int(number)
-            for target, (gap, found) in zip(batch, answer, strict=True):
-                if gap:
-                    lost.append(target)
+            last_offset = int(reply_last)
+            for query, (lost, found) in zip(batch, histories, strict=True):
+                if lost:
+                    incomplete.append(query)
                 entries += [
-                    HistoryEntry(int(number), target.kind, target.name, reply.decode(), event)
-                    for number, reply, event in found
+                    HistoryEntry(int(offset), query.kind, query.name, ack_channel.decode(), event)
+                    for offset, ack_channel, event in found
                 ]
-                room -= sum(len(event) for _, _, event in found)
+                bytes_left -= sum(len(event) for _, _, event in found)
         entries.sort(key=lambda entry: entry.offset)
-        return Recovery(entries, lost)
+        return Recovery(entries, incomplete)

@@ -1,38 +1,37 @@
-"""The connections of this replica: connect, disconnect, send to one, to a topic, to all, find by sid.
-
-Pure: it writes to a Sink it is given and knows neither Redis nor a transport nor a clock.
-"""
+"""The connections of this replica, by sid and by topic: adds, removes, finds them, and fans events out to them."""
 
 from collections.abc import Callable, Collection
 from typing import Protocol
 
+from services.socket.disconnect import SLOW_CONSUMER, Disconnect
+
 MAX_REPLAY_BUFFER_EVENTS = 256
 MAX_REPLAY_BUFFER_BYTES = 1024 * 1024
-"""What may wait for a socket's replay to end, as in the outbox afterwards."""
+"""Events that wait for a client's replay to end: the limits of the send queue, which holds them afterwards."""
 GAP_PREFIX = "!"
-"""Before a noted place: see `Peer.proved`."""
+"""Prefix of a stored position: see `SocketClient.confirmed_position`."""
 MAX_PENDING_ACKS = 256
-"""Acks that are still expected of one socket; the oldest is forgotten first."""
+"""Events of one client whose acks are pending; the oldest is dropped first."""
 
 
 class Sink(Protocol):
-    """Where a connection's frames go. Nothing here blocks or raises; after `close` frames are dropped.
+    """The sending side of a connection. No method blocks or raises; frames after `close` are dropped.
 
-    `put` does with a whole frame what `write` does without a key: for the one caller that writes to all. Another function may stand
-    there at any time, as the state of the connection changes: it is looked up for each frame and never kept.
+    `send_now` sends a complete frame as `write` without a key does, for the fan-out. The connection replaces it when its state
+    changes: look it up for each frame and never store it.
     """
 
     send_now: Callable[[bytes], None]
 
     def write(self, frame: bytes, conflation_key: str = "") -> None:
-        """Send a whole frame, or keep it until the client has read; `key` as in Outbox."""
+        """Send a complete frame, or queue it while the client reads too slowly; `conflation_key` as in SendQueue."""
 
     def close(self, code: int, reason: str) -> None:
-        """Say goodbye with `code`, and cut the connection if the client does not take that."""
+        """Send a close frame, and abort the connection if the client does not answer it."""
 
 
 class Publication:
-    """One event on its way to sockets: its number in the sequence and its frame, built once for all of them."""
+    """One event as it is sent to clients: its offset in the stream and its frame, encoded once for all of them."""
 
     __slots__ = ("ack_channel", "conflation_key", "event_id", "frame", "offset")
 
@@ -47,12 +46,12 @@ class Publication:
 
 
 class SocketClient:
-    """One connection. `position` is the number of the last event handed to its sink; lower ones are never handed over.
+    """One connection. `position` is the offset of the last event written to its sink; an event that is not newer is dropped.
 
-    `held` is a list while the socket is not ready for live events (its replay runs), and None afterwards. `proved` is the
-    place in the sequence up to which the client has certainly read: the one before a ping that it has answered. With GAP in front
-    it is the end of a gap that the client was told of, as long as no later ping proves that it has read that.
-    `confirmed` is False until a client that resumed has proved that it holds its new secret.
+    `replay_buffer` is a list while the client's history is replayed, and None afterwards. `confirmed_position` is the position up
+    to which the client has certainly read: the one before a ping that it has answered. With GAP_PREFIX it is the end of a gap that
+    a frame has announced to the client, until an answered ping proves that the client has read that frame.
+    `secret_confirmed` is False until a client that resumed has proved that it holds its new secret.
     """
 
     __slots__ = (
@@ -87,7 +86,7 @@ class SocketClient:
         self.pending_acks: dict[str, str] = {}
 
     def deliver_or_buffer(self, publication: Publication) -> None:
-        """Hand an event over, or hold it while the replay runs."""
+        """Send an event, or buffer it during the replay. Disconnects a client whose buffer is full."""
         if self.replay_buffer is None:
             self.deliver(publication)
             return
@@ -95,15 +94,19 @@ class SocketClient:
         if len(self.replay_buffer) < MAX_REPLAY_BUFFER_EVENTS and self._replay_buffer_bytes <= MAX_REPLAY_BUFFER_BYTES:
             self.replay_buffer.append(publication)
         else:
-            self.sink.close(1013, "slow consumer")
+            self.disconnect(SLOW_CONSUMER)
+
+    def disconnect(self, disconnect: Disconnect) -> None:
+        """Close the connection with the code and the reason of `disconnect`."""
+        self.sink.close(disconnect.code, disconnect.reason)
 
     def record_gap(self, end_position: str) -> None:
-        """A gap that ends at the place `gap` is told to the client now, which may never read it."""
+        """Record that a gap up to `end_position` is being announced to the client, which may never read it."""
         self.confirmed_position = f"{GAP_PREFIX}{end_position}"
         self.pinged_position = ""
 
     def deliver(self, publication: Publication) -> None:
-        """Hand an event over now, unless it is not newer than the last one."""
+        """Send an event now, if it is newer than the last one."""
         if publication.offset > self.position:
             self.position = publication.offset
             if publication.ack_channel:
@@ -111,10 +114,10 @@ class SocketClient:
             self.sink.write(publication.frame, publication.conflation_key)
 
     def flush_replay_buffer(self) -> None:
-        """The replay is over: hand over what was held, and from now on everything at once."""
-        held, self.replay_buffer = self.replay_buffer or [], None
-        for message in held:
-            self.deliver_or_buffer(message)
+        """End the replay: send the buffered events. Later events are sent at once."""
+        buffered, self.replay_buffer = self.replay_buffer or [], None
+        for publication in buffered:
+            self.deliver_or_buffer(publication)
 
     def _expect_ack(self, publication: Publication) -> None:
         if len(self.pending_acks) >= MAX_PENDING_ACKS:
@@ -123,24 +126,24 @@ class SocketClient:
 
 
 class Hub:
-    """All peers of this replica. A broadcast costs one pass over them and builds nothing."""
+    """All clients of this replica. A broadcast costs one pass over them and builds nothing."""
 
     def __init__(self) -> None:
         self.clients: dict[str, SocketClient] = {}
         self.subscribers: dict[str, dict[str, SocketClient]] = {}
 
     def add(self, client: SocketClient) -> SocketClient | None:
-        """Add a peer. The one that had its sid before, if any, is out of the hub and to be closed by the caller."""
-        before = self.clients.get(client.sid)
-        if before is not None:
-            self.remove(before)
+        """Add a client. Returns the one that had its sid, if any: it is removed, and the caller disconnects it."""
+        previous = self.clients.get(client.sid)
+        if previous is not None:
+            self.remove(previous)
         self.clients[client.sid] = client
         for topic in client.topics:
             self.subscribers.setdefault(topic, {})[client.sid] = client
-        return before
+        return previous
 
     def remove(self, client: SocketClient) -> bool:
-        """Take a peer out. False where its place has been taken by another."""
+        """Remove a client. Returns False if another one has its sid."""
         if self.clients.get(client.sid) is not client:
             return False
         del self.clients[client.sid]
@@ -149,52 +152,52 @@ class Hub:
         return True
 
     def ready_clients(self) -> list[SocketClient]:
-        """The peers whose replay is over."""
-        return [peer for peer in self.clients.values() if peer.replay_buffer is None]
+        """The clients whose replay has ended."""
+        return [client for client in self.clients.values() if client.replay_buffer is None]
 
     def find(self, sid: str) -> SocketClient | None:
-        """The peer with this sid, if it is here."""
+        """The client with this sid, or None."""
         return self.clients.get(sid)
 
     def subscribe(self, client: SocketClient, topic: str, since_offset: int) -> None:
-        """Let a peer hear a topic. `since`: the number from which on it must miss nothing."""
+        """Subscribe a client to a topic. It must miss no event after `since_offset`."""
         client.topics[topic] = since_offset
         if self.clients.get(client.sid) is client:
             self.subscribers.setdefault(topic, {})[client.sid] = client
 
     def unsubscribe(self, client: SocketClient, topic: str) -> None:
-        """Let a peer hear a topic no more."""
+        """Unsubscribe a client from a topic."""
         if client.topics.pop(topic, None) is not None:
             self._remove_subscriber(client, topic)
 
     def _remove_subscriber(self, client: SocketClient, topic: str) -> None:
-        members = self.subscribers.get(topic, {})
-        if members.get(client.sid) is client:
-            del members[client.sid]
-        if not members:
+        subscribers = self.subscribers.get(topic, {})
+        if subscribers.get(client.sid) is client:
+            del subscribers[client.sid]
+        if not subscribers:
             self.subscribers.pop(topic, None)
 
     def recipients(self, kind: str, name: str) -> Collection[SocketClient]:
-        """Whom a target means: `sid` and a sid, `topic` and a topic, or `all`."""
+        """The clients of a target: `sid` with a sid, `topic` with a topic, or `all`."""
         if kind == "all":
             return self.clients.values()
         if kind == "topic":
             return self.subscribers.get(name, {}).values()
-        peer = self.clients.get(name)
-        return () if peer is None else (peer,)
+        client = self.clients.get(name)
+        return () if client is None else (client,)
 
     def fan_out(self, kind: str, name: str, publication: Publication) -> int:
-        """Hand one event to everyone it is for; to how many. No peer waits for another."""
-        audience = self.recipients(kind, name)
-        number, frame = publication.offset, publication.frame
+        """Send one event to every client of a target. Returns their number. No client waits for another."""
+        recipients = self.recipients(kind, name)
+        offset, frame = publication.offset, publication.frame
         if publication.ack_channel or publication.conflation_key:
-            for peer in audience:
-                peer.deliver_or_buffer(publication)
+            for client in recipients:
+                client.deliver_or_buffer(publication)
         else:
-            for peer in audience:
-                if peer.replay_buffer is not None:
-                    peer.deliver_or_buffer(publication)
-                elif number > peer.position:
-                    peer.position = number
-                    peer.sink.send_now(frame)
-        return len(audience)
+            for client in recipients:
+                if client.replay_buffer is not None:
+                    client.deliver_or_buffer(publication)
+                elif offset > client.position:
+                    client.position = offset
+                    client.sink.send_now(frame)
+        return len(recipients)

@@ -1,6 +1,5 @@
-"""Keeps the directory true about the sockets that are here: refreshes their records, notes who leaves, sweeps what has ended.
-
-It knows the hub and the directory. What Redis cannot be told while it is away is told when it is back.
+"""Keeps the session records in Redis up to date for the clients of this replica: refreshes them, marks clients as away, and prunes
+expired sids. What cannot be written while Redis is unavailable is written when it is back.
 """
 
 import asyncio
@@ -9,21 +8,22 @@ from contextlib import suppress
 
 from services.common.aio.cancellation import cancel_and_wait
 from services.common.errors import ServiceUnavailable
+from services.socket.disconnect import CLOSED_BY_OPERATOR, RESUMED_ELSEWHERE
 from services.socket.hub import Hub, SocketClient
 from services.socket.sessions import SessionRecord, SessionStore
 
 REFRESH_INTERVAL_SECONDS = 30
 """Seconds in which every record of this replica is refreshed once, a thirtieth of them each second."""
 FLUSH_DELAY_SECONDS = 0.05
-"""Those who leave, or prove that they have returned, within so long are noted in one call."""
+"""Disconnects and confirmed secrets within this time are written in one call."""
 PRUNE_BATCH_SIZE = 1000
-"""Sids looked at in each round, so that those whose record has ended leave the list of all. Twice as many as may enter meanwhile,
-or the list would grow for as long as clients come and go at that rate. Some 0.5 ms of Redis.
+"""Sids that each tick, once a second, examines to remove expired ones from the list of all. Twice the handshakes that may arrive in
+that time (`handshake_rate`), or the list would grow while clients connect and leave at that rate. About 0.5 ms of Redis.
 """
 
 
 class PresenceManager:
-    """One for each replica."""
+    """The presence of this replica's clients. One for each replica."""
 
     def __init__(self, hub: Hub, sessions: SessionStore) -> None:
         self._hub = hub
@@ -36,12 +36,12 @@ class PresenceManager:
         self._refresh_slot = 0
 
     def mark_away(self, client: SocketClient) -> None:
-        """A connection has ended: its sid is away from now on."""
+        """Remove a client whose connection has ended, and mark its session as away."""
         if self._hub.remove(client):
             self._queue_away(client.sid, client.secret_hash, client.confirmed_position)
 
     def abandon_session(self, sid: str, secret_hash: str) -> None:
-        """A sid was claimed with this secret, and nobody knows whether it was granted: who should have it does not enter."""
+        """Mark a session as away whose acquisition had no reply: it may have succeeded, but its client is refused."""
         self._queue_away(sid, secret_hash, "")
 
     def _queue_away(self, sid: str, secret_hash: str, position: str) -> None:
@@ -49,56 +49,64 @@ class PresenceManager:
         self._pending_away.append((sid, secret_hash, position))
 
     def confirm_secret(self, client: SocketClient) -> None:
-        """The client holds its new secret; the one before may open nothing any more."""
+        """Record that the client holds its new secret, and revoke the previous one."""
         client.secret_confirmed = True
         self._schedule_flush()
         self._pending_confirmations.append((client.sid, client.secret_hash))
 
     def schedule_recheck(self, client: SocketClient) -> None:
-        """A sid was claimed for this peer, and may have been claimed by another replica before this one held it: then the word of
-        that found nobody here. The next round asks.
+        """Refresh this client's session at the next tick.
+
+        Another replica may have acquired it between this replica's acquisition and the client's entry into the hub; its message
+        then found no client here.
         """
         self._recheck_clients.append(client)
 
     def close_superseded(self, client: SocketClient) -> None:
-        """The sid has gone to another connection: this one is nobody's."""
+        """Disconnect a client whose session another connection has resumed."""
         self._hub.remove(client)
-        client.sink.close(1008, "session resumed elsewhere")
+        client.disconnect(RESUMED_ELSEWHERE)
 
     def kick(self, client: SocketClient) -> None:
-        """An operator has closed this sid for good."""
+        """Disconnect a client whose session an operator has closed for good."""
         self._hub.remove(client)
-        client.sink.close(1008, "closed by an operator")
+        client.disconnect(CLOSED_BY_OPERATOR)
 
     async def refresh(self, clients: Sequence[SocketClient]) -> None:
         """Refresh the records of these clients, restore those that Redis lost, and close those resumed on another node."""
-        asked = {peer.sid: peer for peer in clients}
+        refreshed = {client.sid: client for client in clients}
         try:
-            moved, closed = await self._sessions.refresh([_session_record(peer) for peer in clients])
+            moved, closed = await self._sessions.refresh([_session_record(client) for client in clients])
         finally:
-            # Whose leave was noted meanwhile may be online again by this refresh. It changes nothing for a resumed session.
-            for peer in clients:
-                if self._hub.find(peer.sid) is not peer:
-                    self._queue_away(peer.sid, peer.secret_hash, peer.confirmed_position)
+            # This refresh may have marked a client as online that has left meanwhile. A resumed session has another secret and is
+            # not affected.
+            for client in clients:
+                if self._hub.find(client.sid) is not client:
+                    self._queue_away(client.sid, client.secret_hash, client.confirmed_position)
         for sid in moved:
-            # Who has resumed on this very replica meanwhile is another peer.
-            if self._hub.find(sid) is asked[sid]:
-                self.close_superseded(asked[sid])
+            # If the session was resumed on this replica meanwhile, the hub has another client.
+            if self._hub.find(sid) is refreshed[sid]:
+                self.close_superseded(refreshed[sid])
         for sid in closed:
-            self.kick(asked[sid])
+            self.kick(refreshed[sid])
 
     async def tick(self, *, refresh_all: bool) -> None:
-        """What is due each second: a part of all records, or all of them where this replica was taken for dead."""
+        """Do the work of each second: flush, refresh and prune.
+
+        `refresh_all` refreshes all records instead of a thirtieth of them; it is set when this replica's key had expired.
+        """
         await self._flush()
         ready = self._hub.ready_clients()
         self._refresh_slot = (self._refresh_slot + 1) % REFRESH_INTERVAL_SECONDS
-        returned, self._recheck_clients = self._recheck_clients, []
-        here = [peer for peer in returned if self._hub.find(peer.sid) is peer]
-        await self.refresh(ready if refresh_all else [*ready[self._refresh_slot :: REFRESH_INTERVAL_SECONDS], *here])
+        due, self._recheck_clients = self._recheck_clients, []
+        rechecks = [client for client in due if self._hub.find(client.sid) is client]
+        await self.refresh(
+            ready if refresh_all else [*ready[self._refresh_slot :: REFRESH_INTERVAL_SECONDS], *rechecks]
+        )
         self._prune_cursor = await self._sessions.prune_expired(self._prune_cursor, PRUNE_BATCH_SIZE)
 
     async def aclose(self) -> None:
-        """Note who has left."""
+        """Write the pending disconnects and confirmations."""
         await cancel_and_wait(*self._tasks)
         with suppress(ServiceUnavailable):
             await self._flush()
@@ -115,15 +123,15 @@ class PresenceManager:
             await self._flush()
 
     async def _flush(self) -> None:
-        """Tell Redis who has left and who has proved its secret; keep what it could not be told for the next time."""
-        left, self._pending_away = self._pending_away, []
-        proved, self._pending_confirmations = self._pending_confirmations, []
+        """Write pending disconnects and confirmations. What Redis does not take is kept for the next flush."""
+        disconnects, self._pending_away = self._pending_away, []
+        confirmations, self._pending_confirmations = self._pending_confirmations, []
         try:
-            await self._sessions.confirm_secrets(proved)
-            await self._sessions.mark_away(left)
+            await self._sessions.confirm_secrets(confirmations)
+            await self._sessions.mark_away(disconnects)
         except ServiceUnavailable:
-            self._pending_away += left
-            self._pending_confirmations += proved
+            self._pending_away += disconnects
+            self._pending_confirmations += confirmations
             raise
 
 

@@ -1,17 +1,14 @@
-"""What waits for a client that reads more slowly than events come: a queue bounded by bytes and by count.
-
-Pure: it holds frames and says when there are too many; closing the socket is its owner's part.
-"""
+"""The send queue of a client that reads more slowly than events arrive, bounded in frames and in bytes."""
 
 MAX_QUEUED_BYTES = 1024 * 1024
 MAX_QUEUED_FRAMES = 256
 
 
 class SendQueue:
-    """Frames in the order in which they were offered.
+    """Frames in the order in which they were queued. The owner disconnects a client whose queue is full.
 
-    A frame with a key takes the place of a waiting one with that key. It goes to the end of the queue: events leave in
-    the order of their numbers, so that the last number a client saw says what it has missed.
+    A frame with a conflation key replaces a queued one with that key. It goes to the end of the queue: events leave in the order of
+    their offsets, so that the last sequence a client has read says what it has missed.
     """
 
     __slots__ = ("_bytes", "_frames", "_index_by_key", "_next_index")
@@ -27,13 +24,13 @@ class SendQueue:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes that wait."""
+        """Bytes in the queue."""
         return self._bytes
 
     def enqueue(self, frame: bytes, conflation_key: str = "") -> bool:
-        """Queue `frame`. False where that is more than a client may leave unread; then nothing was queued."""
-        if conflation_key and (place := self._index_by_key.pop(conflation_key, None)) is not None:
-            self._bytes -= len(self._frames.pop(place)[0])
+        """Queue `frame`. Returns False if the queue is full; then nothing was queued."""
+        if conflation_key and (index := self._index_by_key.pop(conflation_key, None)) is not None:
+            self._bytes -= len(self._frames.pop(index)[0])
         if len(self._frames) >= MAX_QUEUED_FRAMES or self._bytes + len(frame) > MAX_QUEUED_BYTES:
             return False
         self._frames[self._next_index] = (frame, conflation_key)
@@ -44,16 +41,16 @@ class SendQueue:
         return True
 
     def dequeue(self) -> bytes:
-        """The frame that has waited longest. KeyError where none waits."""
-        place = next(iter(self._frames), -1)
-        frame, key = self._frames.pop(place)
+        """Remove and return the oldest frame. Raises KeyError if the queue is empty."""
+        index = next(iter(self._frames), -1)
+        frame, key = self._frames.pop(index)
         if key:
             del self._index_by_key[key]
         self._bytes -= len(frame)
         return frame
 
     def clear(self) -> None:
-        """Forget all that waits."""
+        """Remove all frames."""
         self._frames.clear()
         self._index_by_key.clear()
         self._bytes = 0

@@ -201,7 +201,7 @@ class StalledSink(RecordingSink):
 def make_handler_and_acceptor(replica: InProcessReplica) -> tuple[WebSocketHandler, Acceptor]:
     delivery, history = replica.delivery, replica.delivery._history
     parts = (SocketSettings(), replica.hub, replica.directory)
-    entrance = Acceptor(*parts, history, delivery, replica.attendance)
+    entrance = Acceptor(*parts, history, delivery, replica.attendance, 20_000)
     return WebSocketHandler(*parts, delivery, replica.attendance, entrance), entrance
 
 

@@ -100,6 +100,8 @@ def tracked_files() -> list[Path]:
         ("services/stream/ranges.py", "import asyncio"),
         ("services/upload/endpoints/put.py", "import gateway.routes"),
         ("services/socket/app.py", "import deploy.local.ports"),
+        ("services/socket/hub.py", "import services.common.telemetry.metrics"),
+        ("services/socket/sessions.py", "import services.socket.connection"),
         ("gateway/settings.py", "import deploy.containers.healthcheck"),
         ("services/common/errors.py", "import gateway.upstream.response_parser"),
         ("gateway/upstream/connection_pool.py", "import httpx"),
