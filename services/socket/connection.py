@@ -1,7 +1,8 @@
-"""One WebSocket of this replica: a frame encoded once is written to many of them, and a client that does not read is closed.
+"""One WebSocket of this replica: writes frames that are encoded once for all clients, and closes a client that does not read.
 
-The server parses, answers pings and speaks ASGI for what comes in. Going out, `Connection` is the hub's Sink and writes ready
-frames to the transport: half the CPU of a message through ASGI for each delivery, and three quarters of that are the kernel's.
+The server below it parses, answers pings and passes incoming messages on through ASGI. Outgoing frames do not pass through ASGI:
+`SocketConnection` is the hub's Sink and writes them to the transport. That takes half the CPU of an ASGI message for each delivery,
+and three quarters of the rest are the kernel's.
 """
 
 from collections.abc import Callable
@@ -16,51 +17,52 @@ from services.common.server.timeouts import SendTimeout
 from services.common.server.websocket.connection import WebSocketConnection
 from services.common.server.websocket.cycle import WebSocketState
 from services.common.telemetry import metrics
+from services.socket.disconnect import SLOW_CONSUMER
 from services.socket.send_queue import SendQueue
 
 EXTENSION = "gridcast.websocket"
 """Key of the connection in the scope's `extensions`."""
 FRAME_RATE = 200.0
 FRAME_BURST = 1000.0
-"""Frames of any kind that a client may send. 200,000 fragments of one byte cost the parser 2 s of CPU."""
+"""Frames of any kind per second that a client may send, and at once. 200,000 fragments of one byte cost the parser 2 s of CPU."""
 
 
 def _drop_frame(_frame: bytes) -> None:
-    """What is put into a connection that is not open."""
+    """Drop a frame for a connection that is not open."""
 
 
 def encode_text_frame(payload: bytes) -> bytes:
-    """A whole unmasked text frame (RFC 6455, 5.2)."""
+    """A complete unmasked text frame (RFC 6455, section 5.2)."""
     return Frame(Opcode.TEXT, payload).serialize(mask=False)
 
 
 class SocketConnection(WebSocketConnection):
-    """What the server makes for each upgrade. The ASGI scope carries it as `extensions[EXTENSION]`.
+    """The connection that the server creates for each upgrade. The ASGI scope has it as `extensions[EXTENSION]`.
 
-    `put` is what the state of the connection makes of a frame: the transport's own `write` while it is open, the queue while the
-    client reads too slowly, and nothing otherwise. So a broadcast asks nobody for a state, and no Python runs between the hub and
-    the transport.
+    `send_now` depends on the state of the connection: the transport's `write` while it is open, the send queue while the client
+    reads too slowly, and a function that drops the frame otherwise. So a broadcast checks no state, and no Python runs between the
+    hub and the transport.
     """
 
-    __slots__ = ("_allowance", "_send_timeout_timer", "closed_before_accept", "query", "send_now", "send_queue")
+    __slots__ = ("_frame_limiter", "_send_timeout_timer", "closed_before_accept", "query", "send_now", "send_queue")
 
     send_now: Callable[[bytes], None]
     send_timeout: ClassVar[float] = 8.0
-    """A client that has not emptied its share of the kernel's buffer and ours for so long is too slow."""
+    """Seconds; a client for which writing stays paused this long is a slow consumer."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._allowance = TokenBucket(FRAME_RATE, FRAME_BURST, self.loop.time())
+        self._frame_limiter = TokenBucket(FRAME_RATE, FRAME_BURST, self.loop.time())
         self._send_timeout_timer = SendTimeout(self.loop, self._close_slow_consumer)
         self.send_queue = SendQueue()
         self.send_now = _drop_frame
         self.closed_before_accept = False
         self.query = b""
 
-    # What the server asks and tells.
+    # Hooks of the server.
 
     def build_scope(self, request: Request) -> Scope:
-        """Put the connection into the scope, and the query, which may hold a secret, where no log finds it."""
+        """Add the connection to the scope, and move the query, which may contain the resume secret, out of the reach of logs."""
         scope = super().build_scope(request)
         self.query = scope["query_string"]
         scope["query_string"] = b""
@@ -68,39 +70,40 @@ class SocketConnection(WebSocketConnection):
         return scope
 
     def allow_frames(self, count: int) -> bool:
-        """Whether the client may send so many frames more."""
-        return self._allowance.try_acquire(self.loop.time(), count)
+        """Whether the client may send `count` frames now."""
+        return self._frame_limiter.try_acquire(self.loop.time(), count)
 
     def on_open(self) -> None:
-        """Frames go out from now on."""
+        """Send frames from now on."""
         self.send_now = self._queue_frame if self.write_paused else self.transport.write
 
     def stop_sending(self) -> None:
-        """No frame goes out from now on, and none waits."""
+        """Send no more frames, and drop the queued ones."""
         self.send_now = _drop_frame
         self.send_queue.clear()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """No timer outlives the connection."""
+        """Stop the send timeout with the connection."""
         self._send_timeout_timer.stop()
         super().connection_lost(exc)
 
     # The Sink.
 
     def write(self, frame: bytes, conflation_key: str = "") -> None:
-        """Send a whole frame, or queue it while the client reads too slowly; close with 1013 where too much waits."""
+        """Send a complete frame, or queue it while the client reads too slowly. Closes with 1013 if the queue is full."""
         if conflation_key and self.write_paused and self.state is WebSocketState.OPEN:
             self._queue_frame(frame, conflation_key)
         else:
             self.send_now(frame)
 
-    def _queue_frame(self, frame: bytes, key: str = "") -> None:
-        if not self.send_queue.enqueue(frame, key):
+    def _queue_frame(self, frame: bytes, conflation_key: str = "") -> None:
+        if not self.send_queue.enqueue(frame, conflation_key):
             self._close_slow_consumer()
 
     def close(self, code: int, reason: str) -> None:
-        """Send a close frame; cut the connection after `close_timeout` if the client does not answer it. Before `accept` there
-        is no such frame: `dismissed` says that the handshake is to be refused.
+        """Send a close frame, and abort the connection if the client does not answer within `close_timeout` seconds.
+
+        There are no frames before `accept`: then `closed_before_accept` tells the handler to refuse the handshake.
         """
         if self.state is WebSocketState.CONNECTING and not self.transport.is_closing():
             self.closed_before_accept = True
@@ -109,19 +112,19 @@ class SocketConnection(WebSocketConnection):
 
     def _close_slow_consumer(self) -> None:
         metrics.WEBSOCKET_FRAMES_DROPPED.inc(len(self.send_queue) + 1 if self.state is WebSocketState.OPEN else 0)
-        self.close(1013, "slow consumer")
+        self.close(SLOW_CONSUMER.code, SLOW_CONSUMER.reason)
 
     # Flow control.
 
     def pause_writing(self) -> None:
-        """The transport holds 64 KiB that the kernel does not take."""
+        """Queue frames from now on: the transport holds 64 KiB that the kernel does not take."""
         super().pause_writing()
         if self.state is WebSocketState.OPEN:
             self.send_now = self._queue_frame
         self._send_timeout_timer.start(self.send_timeout)
 
     def resume_writing(self) -> None:
-        """The transport has room again."""
+        """Send the queued frames, then write to the transport again."""
         self._send_timeout_timer.stop()
         self.write_paused = False
         while self.send_queue and not self.write_paused:
@@ -133,5 +136,5 @@ class SocketConnection(WebSocketConnection):
 
 
 def connection_class(ping_interval_seconds: float) -> type[SocketConnection]:
-    """The class to give to the server: a connection that pings every so many seconds."""
+    """The WebSocket class for the server: a SocketConnection that sends a ping every `ping_interval_seconds`."""
     return type("Connection", (SocketConnection,), {"__slots__": (), "ping_interval": ping_interval_seconds})

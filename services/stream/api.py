@@ -115,10 +115,10 @@ async def file_info(
 ) -> dict[str, Any]:
     """What is known of one file."""
     response.headers["cache-control"] = "no-store"
-    catalogue: MetadataCache = request.app.state.catalogue
+    metadata_cache: MetadataCache = request.app.state.metadata_cache
     fresh = bypasses_cache(request.headers.get("cache-control", ""))
     return (
-        await catalogue.get_or_fetch(validate_media_name(folder, filename), bypass_cache=fresh)
+        await metadata_cache.get_or_fetch(validate_media_name(folder, filename), bypass_cache=fresh)
     ).info.to_public_dict()
 
 

@@ -27,7 +27,7 @@ from services.stream.settings import StreamSettings
 
 
 def create_app(settings: StreamSettings | None = None) -> RequestMiddleware:
-    """The service as an ASGI application."""
+    """Return the service as an ASGI application."""
     settings = settings or StreamSettings()
 
     @asynccontextmanager
@@ -35,27 +35,27 @@ def create_app(settings: StreamSettings | None = None) -> RequestMiddleware:
         store = open_store(settings)
         redis = RedisClient.from_url(settings.redis_url.get_secret_value())
         reader = store.reader
-        catalogue = MetadataCache(reader, settings.metadata_cache_entries, lambda: changes.subscribed)
-        changes = Subscription(
+        metadata_cache = MetadataCache(reader, settings.metadata_cache_entries, lambda: invalidations.subscribed)
+        invalidations = Subscription(
             redis,
             [INVALIDATION_CHANNEL],
-            catalogue.on_invalidation,
+            metadata_cache.on_invalidation,
             name="invalidation",
-            on_disconnected=catalogue.clear,
+            on_disconnected=metadata_cache.clear,
         )
         cache = BlockCache(reader, settings.block_cache_size)
         metrics.BLOCK_CACHE_BYTES.set_function(lambda: cache.size_bytes)
         app.state.reader = reader
-        app.state.catalogue = catalogue
-        patience = SendTimeoutMonitor(settings.send_timeout)
-        stream.download = FileDownload(catalogue, cache, patience)
-        clock = asyncio.create_task(patience.run())
-        changes.start()  # Redis may be away: then nothing is remembered, and all else goes on
+        app.state.metadata_cache = metadata_cache
+        send_timeout = SendTimeoutMonitor(settings.send_timeout)
+        stream.download = FileDownload(metadata_cache, cache, send_timeout)
+        monitor = asyncio.create_task(send_timeout.run())
+        invalidations.start()  # without Redis no metadata is cached, and downloads go on
         try:
             yield
         finally:
-            await cancel_and_wait(clock)
-            await changes.aclose()
+            await cancel_and_wait(monitor)
+            await invalidations.aclose()
             await redis.aclose()
             await cache.aclose()
             await store.aclose()
@@ -68,14 +68,14 @@ def create_app(settings: StreamSettings | None = None) -> RequestMiddleware:
     )
     app.include_router(api.router)
     stream = _DownloadRoute()
-    # What is not sent there directly has another method: 405.
+    # The middleware calls the handler directly; what reaches this route has another method: 405.
     app.router.routes.append(Route("/file/stream", stream, methods=["GET"], include_in_schema=False))
     both = ("GET", "/file/stream"), ("HEAD", "/file/stream")
     return RequestMiddleware(app, dict.fromkeys(both, stream), fast_path_handlers=dict.fromkeys(both, stream.fast_path))
 
 
 class _DownloadRoute:
-    """The flow that the lifespan makes."""
+    """Calls the download handler, which exists from the lifespan on."""
 
     download: FileDownload
 

@@ -1,6 +1,6 @@
-"""Blocks of files in memory: bounded in bytes, fetched once however many readers ask, and ahead of readers who go on and on.
+"""Caches blocks of files in memory, with single-flight fetches and read-ahead for sequential readers.
 
-A block never changes once it is written, so nothing here is ever invalidated. It knows a `MediaReader` and no HTTP.
+The cache is bounded in bytes. A block never changes once it is written, so blocks are never invalidated.
 """
 
 import asyncio
@@ -15,37 +15,40 @@ from services.common.store.media_reader import MediaReader
 from services.common.telemetry import metrics
 
 MAX_CONCURRENT_FETCHES = 4
-"""Queries under way at once. Motor has ten threads on two cores, and looking up names must not wait behind blocks."""
+"""Concurrent queries for blocks. Motor has ten threads on two cores, and metadata lookups must not wait behind blocks."""
 MAX_BATCH_BLOCKS = 32
-"""Blocks fetched by one query at the most (8 MiB), where the memory is sixteen times that. Read in order, 16 were 7 % slower,
-and 60, or a second batch ahead, no faster."""
+"""Maximum blocks of one query (8 MiB), if the cache is sixteen times as large. Sequential reads were 7 % slower with 16, and no
+faster with 60 or with a second batch ahead.
+"""
 FETCH_TIMEOUT_SECONDS = 9.0
-"""For a turn and the query together: nothing stays silent for 10 s, however many wait for a store that does not answer."""
+"""For waiting for a slot and the query together, so that every request is answered within 10 s while the store does not respond."""
 INITIAL_BATCH_BLOCKS = 2
-"""Blocks of the first query of a long read, doubled with each one: many a player opens a file, looks at its head and leaves."""
+"""Blocks of the first query of a long read, doubled with each query: many players read the head of a file and disconnect."""
 PREFETCH_THRESHOLD_BLOCKS = 4
-"""Blocks that a reader may ask for at once without a share of the room: what a seek moves."""
+"""Blocks that a reader may read at once without a share of the read-ahead memory: what a seek needs."""
 READER_IDLE_SECONDS = 5.0
-"""A reader who took nothing for so long has no share until it goes on: a crowd that stands still would slow down those who read."""
+"""A reader that has not read for this long loses its share of the read-ahead memory until it reads again: many paused readers would
+slow down the active ones.
+"""
 
 ENTRY_OVERHEAD_BYTES = 512
-"""Bytes that an entry costs beside its block: a million files of one byte are not a megabyte."""
+"""Memory of an entry besides its block, in bytes: a million files of one byte take more than a megabyte."""
 
 _BlockKey = tuple[str, int]
-_READS = metrics.CACHE_LOOKUPS.counts
+_LOOKUPS = metrics.CACHE_LOOKUPS.counts
 _BLOCK_HIT, _BLOCK_MISS = ("block", "hit"), ("block", "miss")
 
 
 @dataclass(frozen=True, slots=True)
 class _InFlightFetch:
-    """A query under way for blocks `first` and up; its result may be shorter than asked for."""
+    """A query in flight for blocks from `first` on; its result may be shorter than requested."""
 
     first: int
     future: "asyncio.Future[list[bytes]]"
 
 
 class BlockCache:
-    """The least recently used blocks go first. What is being fetched counts as if it were here already."""
+    """An LRU cache of blocks. Blocks that are being fetched count as cached."""
 
     def __init__(self, reader: MediaReader, max_bytes: int) -> None:
         self.block_size = reader.block_size
@@ -57,56 +60,56 @@ class BlockCache:
         self._tasks: set[asyncio.Task[None]] = set()
         self._fetch_slots = asyncio.Semaphore(MAX_CONCURRENT_FETCHES)
         self._prefetching_readers: OrderedDict[SequentialReader, float] = OrderedDict()
-        """Readers who have a share, and when they took a block: who waits for longest is the first."""
+        """Readers with a share of the read-ahead memory and the time of their last read, the longest idle first."""
 
     @property
     def size_bytes(self) -> int:
-        """Bytes held and being fetched."""
+        """Bytes cached and being fetched."""
         return self._size_bytes
 
     def open_reader(self, info: MediaInfo, first: int, last: int) -> "SequentialReader":
-        """A reader of blocks `first` to `last`, in that order."""
+        """Return a reader of blocks `first` to `last`, in that order."""
         return SequentialReader(self, info, first, last)
 
     async def aclose(self) -> None:
-        """Give up what is under way, then forget everything."""
+        """Cancel the queries in flight and drop all blocks."""
         await cancel_and_wait(*self._tasks)
         self._blocks.clear()
 
     def get(self, file_id: str, index: int) -> bytes | None:
-        """A block that is here. `load` counts that it is not."""
+        """Return a cached block, or None; `get_or_fetch` counts the miss."""
         block = self._blocks.get((file_id, index))
         if block is None:
             return None
-        _READS[_BLOCK_HIT] += 1
+        _LOOKUPS[_BLOCK_HIT] += 1
         self._blocks.move_to_end((file_id, index))
         return block
 
     def contains(self, file_id: str, index: int) -> bool:
-        """Whether a block is here, without asking for it."""
+        """Return whether a block is cached, without counting a lookup."""
         return (file_id, index) in self._blocks
 
     async def get_or_fetch(self, info: MediaInfo, first: int, last: int) -> bytes:
-        """Block `first`, from a query that may bring those up to `last` too. Raises BrokenFile and Unavailable."""
-        _READS[_BLOCK_MISS] += 1
+        """Return block `first`, from a query that may fetch blocks up to `last` too. Raises CorruptFile and ServiceUnavailable."""
+        _LOOKUPS[_BLOCK_MISS] += 1
         while True:
-            flight = self._in_flight.get((info.file_id, first)) or self._start_fetch(info, first, last)
-            # The query is everybody's: a reader who leaves does not end it.
-            blocks = await asyncio.shield(flight.future)
-            if first - flight.first < len(blocks):
-                return blocks[first - flight.first]
-            # The file ends early for that query. Ask for this block alone: either it is there, or it is broken here.
+            fetch = self._in_flight.get((info.file_id, first)) or self._start_fetch(info, first, last)
+            # Single-flight: a reader that disconnects does not cancel the query of the others.
+            blocks = await asyncio.shield(fetch.future)
+            if first - fetch.first < len(blocks):
+                return blocks[first - fetch.first]
+            # The query found fewer blocks. Fetch this block alone: it exists, or the file is corrupt here.
             last = first
 
     def prefetch(self, info: MediaInfo, first: int, last: int) -> None:
-        """Begin to fetch what is likely to be asked for soon, unless those who wait already keep the store busy."""
+        """Start to fetch blocks that are likely to be read soon, unless all fetch slots are in use."""
         while first <= last and self._is_cached_or_in_flight(info.file_id, first):
             first += 1
         if first <= last and not self._fetch_slots.locked():
             self._start_fetch(info, first, last)
 
     def max_blocks_per_fetch(self) -> int:
-        """How many blocks one query may bring for a reader, who may be two ahead: all together they have half of the room."""
+        """Return the maximum blocks of one query: a reader may be two queries ahead, and all readers share half of the cache."""
         return max(
             1,
             min(
@@ -117,7 +120,7 @@ class BlockCache:
         )
 
     def touch_reader(self, reader: "SequentialReader") -> None:
-        """It takes a block. Those who paused meanwhile lose their share."""
+        """Record that a reader reads a block. Idle readers lose their share."""
         now = asyncio.get_running_loop().time()
         self._prefetching_readers[reader] = now
         self._prefetching_readers.move_to_end(reader)
@@ -125,7 +128,7 @@ class BlockCache:
             self._prefetching_readers.popitem(last=False)
 
     def remove_reader(self, reader: "SequentialReader") -> None:
-        """It is over."""
+        """Forget a reader that has finished."""
         self._prefetching_readers.pop(reader, None)
 
     def _is_cached_or_in_flight(self, file_id: str, index: int) -> bool:
@@ -135,19 +138,19 @@ class BlockCache:
         end = first + 1
         while end <= last and not self._is_cached_or_in_flight(info.file_id, end):
             end += 1
-        flight = _InFlightFetch(first, asyncio.get_running_loop().create_future())
+        fetch = _InFlightFetch(first, asyncio.get_running_loop().create_future())
         for number in range(first, end):
-            self._in_flight[info.file_id, number] = flight
-        task = asyncio.create_task(self._run_fetch(info, flight, end - 1))
+            self._in_flight[info.file_id, number] = fetch
+        task = asyncio.create_task(self._run_fetch(info, fetch, end - 1))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return flight
+        return fetch
 
     async def _run_fetch(self, info: MediaInfo, fetch: _InFlightFetch, last: int) -> None:
-        # Twice: what the store sends lies beside the blocks that are made of it.
+        # Twice, because the reply of the store and the blocks made of it are in memory together.
         reserved = 2 * (last - fetch.first + 1) * (self.block_size + ENTRY_OVERHEAD_BYTES)
         blocks: list[bytes] = []
-        fault: Exception | None = None
+        error_to_raise: Exception | None = None
         try:
             async with asyncio.timeout(FETCH_TIMEOUT_SECONDS), self._fetch_slots:
                 self._reserve(reserved)
@@ -156,15 +159,15 @@ class BlockCache:
                 finally:
                     self._size_bytes -= reserved
         except TimeoutError:
-            fault = ServiceUnavailable("the store is overloaded")
-        except Exception as error:  # noqa: BLE001  # it is raised again for everyone who waits
-            fault = error
+            error_to_raise = ServiceUnavailable("the store is overloaded")
+        except Exception as error:  # noqa: BLE001  # it is raised again for all callers
+            error_to_raise = error
         finally:
             for number in range(fetch.first, last + 1):
                 del self._in_flight[info.file_id, number]
-        if fault is not None:
-            fetch.future.set_exception(fault)
-            fetch.future.exception()  # there may be nobody
+        if error_to_raise is not None:
+            fetch.future.set_exception(error_to_raise)
+            fetch.future.exception()  # all callers may have been cancelled; else asyncio logs the exception
             return
         fetch.future.set_result(blocks)
         for number, block in enumerate(blocks, fetch.first):
@@ -173,14 +176,14 @@ class BlockCache:
                 self._blocks[info.file_id, number] = block
 
     def _reserve(self, size: int) -> None:
-        """Make room."""
+        """Evict blocks until `size` more bytes fit."""
         self._size_bytes += size
         while self._size_bytes > self._max_bytes and self._blocks:
             self._size_bytes -= len(self._blocks.popitem(last=False)[1]) + ENTRY_OVERHEAD_BYTES
 
 
 class SequentialReader:
-    """One reader's way through consecutive blocks. It holds no block: one that was fetched ahead and has gone is fetched again."""
+    """Reads consecutive blocks with read-ahead. It holds no block: one that was evicted before it was read is fetched again."""
 
     def __init__(self, cache: BlockCache, info: MediaInfo, first: int, last: int) -> None:
         self._cache = cache
@@ -189,7 +192,7 @@ class SequentialReader:
         self._prefetches = last - first >= PREFETCH_THRESHOLD_BLOCKS
         self._batch_size = INITIAL_BATCH_BLOCKS if last - first >= MAX_BATCH_BLOCKS else MAX_BATCH_BLOCKS
         self._requested_through = first - 1
-        """The last block that was asked for, by this reader or ahead of it."""
+        """The last block that was requested, read-ahead included."""
 
     def __enter__(self) -> Self:
         return self
@@ -198,7 +201,7 @@ class SequentialReader:
         self._cache.remove_reader(self)
 
     async def read(self, index: int) -> bytes:
-        """Block `number`. Raises BrokenFile and Unavailable."""
+        """Return a block. Raises CorruptFile and ServiceUnavailable."""
         if self._prefetches:
             self._cache.touch_reader(self)
         block = self._cache.get(self._info.file_id, index)

@@ -1,14 +1,14 @@
-"""The flow of a read: find the file, plan the answer, send the blocks. Plain ASGI, because a router would cost more than the bytes.
+"""Downloads: finds the file, plans the response, sends the blocks. Plain ASGI, because a router would cost more than the bytes.
 
-The file is pinned when the answer begins: a replace in the middle changes nothing for it. A block that is missing cuts the
-connection, since the length has been promised.
+The version of the file is fixed when the response begins; replacing the file does not change it. A missing block resets the
+connection, because the length has been sent already.
 """
 
 import asyncio
 import logging
 from datetime import UTC, datetime
 
-from services.common.asgi import Receive, Scope, Send
+from services.common.asgi import ClientDisconnected, Receive, Scope, Send
 from services.common.errors import ServiceUnavailable
 from services.common.http.encoding import PreparedResponse
 from services.common.media import MediaInfo, MediaName
@@ -22,17 +22,16 @@ from services.stream.query import parse_media_name
 from services.stream.response_plan import Representation, ResponsePlan, plan_response
 from services.stream.response_sender import (
     HIGH_WATER_BYTES,
-    ClientDisconnected,
     ClientStalled,
     ResponseSender,
     SendTimeoutMonitor,
 )
 
 FIRST_BYTE_TIMEOUT_SECONDS = 9.0
-"""For finding a file and its first block together: nothing stays silent for 10 s."""
+"""For finding a file and its first block together, so that every request is answered within 10 s."""
 
 _log = logging.getLogger("gridcast.stream")
-# The fields that decide an answer; the others are not worth decoding.
+# The headers that decide a response; the others are not decoded.
 _RELEVANT_HEADERS = {
     b"range": "range",
     b"if-range": "if-range",
@@ -55,7 +54,7 @@ class FileDownload:
         self._send_timeout = send_timeout
 
     def fast_path(self, scope: Scope) -> PreparedResponse | None:
-        """The answer where all of it is in memory and no more than BUFFER. Raises GridcastError."""
+        """Return the response if all of it is in memory and at most HIGH_WATER_BYTES long, else None. Raises GridcastError."""
         name, headers = parse_media_name(scope["query_string"]), _select_headers(scope["headers"])
         file = None if bypasses_cache(headers.get("cache-control", "")) else self._metadata_cache.get(name)
         if file is None:
@@ -65,26 +64,26 @@ class FileDownload:
         return None if body is None else PreparedResponse(reply.status, reply.headers, reply.preencoded_headers, body)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or raise GridcastError before the answer has begun."""
+        """Send the response. Raises GridcastError only before the response has started."""
         name, method, headers = (
             parse_media_name(scope["query_string"]),
             scope["method"],
             _select_headers(scope["headers"]),
         )
         file = None if bypasses_cache(headers.get("cache-control", "")) else self._metadata_cache.get(name)
-        outlet = ResponseSender(receive, send, self._send_timeout, connection_info(scope))
+        sender = ResponseSender(receive, send, self._send_timeout, connection_info(scope))
         try:
-            with outlet:
-                await self._respond(outlet, name, method, headers, file)
+            with sender:
+                await self._respond(sender, name, method, headers, file)
         except CorruptFile as error:
             metrics.CORRUPT_FILES.inc()
             _log.error("response aborted: %s", error)  # the text says all
         except ClientStalled:
             _log.info("response aborted: send timeout after %g s", self._send_timeout.timeout_seconds)
         except ClientDisconnected:
-            pass  # nobody is left to be told
-        except asyncio.CancelledError:  # uvicorn, when the time for draining is over
-            if not outlet.started:
+            pass  # no client is left to answer
+        except asyncio.CancelledError:  # by the server, when the shutdown timeout is over
+            if not sender.started:
                 raise ServiceUnavailable("the service is shutting down") from None
             _log.warning("response aborted: the service is shutting down")
 
@@ -96,7 +95,7 @@ class FileDownload:
         headers: dict[str, str],
         representation: Representation | None,
     ) -> None:
-        """With what has to be waited for: one time for all of it, until the head is sent."""
+        """Look the file up and send the response, with one timeout for everything until the head is sent."""
         try:
             async with asyncio.timeout(FIRST_BYTE_TIMEOUT_SECONDS) as silence:
                 if representation is None:
@@ -110,7 +109,7 @@ class FileDownload:
                     except CorruptFile:
                         if sender.started:
                             raise
-                        # What was remembered may have been replaced since, and its blocks deleted. If not, they are missing.
+                        # The cached version may have been replaced and its blocks deleted. If it is current, blocks are missing.
                         newer = await self._metadata_cache.get_or_fetch(name, bypass_cache=True)
                         if newer.info.file_id == representation.info.file_id:
                             await sender.send_head(reply)
@@ -122,7 +121,7 @@ class FileDownload:
             raise ServiceUnavailable("the store does not respond") from error
 
     def _from_cache(self, info: MediaInfo, plan: ResponsePlan) -> bytes | memoryview | None:
-        """A body for which nobody has to be waited for: nothing, or what fits into the buffer out of blocks that are here."""
+        """Return a body that needs no waiting: an empty one, or at most HIGH_WATER_BYTES out of cached blocks; else None."""
         if not plan.body_parts:
             return b""
         part = plan.body_parts[0]
@@ -138,23 +137,23 @@ class FileDownload:
         if not split:
             return memoryview(block)[begin:end]
         rest = self._block_cache.get(info.file_id, number + 1) or b""
-        # A copy of 64 KiB costs less than sending two pieces.
+        # Copying 64 KiB costs less than two writes.
         return b"".join((memoryview(block)[begin:], memoryview(rest)[: end - self._block_cache.block_size]))
 
     async def _send_response(
         self, sender: ResponseSender, info: MediaInfo, plan: ResponsePlan, first_byte_timeout: asyncio.Timeout
     ) -> None:
-        """The head goes with the first block: until then a store that is away can still become a 503."""
+        """Send the head together with the first block: until then an unavailable store can still be answered with 503."""
         size, literal = self._block_cache.block_size, b""
         for item in plan.body_parts:
             if isinstance(item, bytes):
                 literal = item
                 continue
             first, last = item.first // size, item.last // size
-            with self._block_cache.open_reader(info, first, last) as walk:
+            with self._block_cache.open_reader(info, first, last) as reader:
                 for number in range(first, last + 1):
                     sender.pause_send_timeout()
-                    block = await walk.read(number)
+                    block = await reader.read(number)
                     if not sender.started:
                         first_byte_timeout.reschedule(None)
                         await sender.send_head(plan)
@@ -168,13 +167,13 @@ class FileDownload:
                     await sender.send_chunk(piece)
                     del piece
                     await sender.drain()
-        if not sender.started:  # a body of nothing
+        if not sender.started:  # an empty body
             await sender.send_head(plan)
         await sender.send_last_chunk(literal)
 
 
 def _select_headers(raw_headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Header fields by name; several of one name are one list (RFC 9110, 5.3)."""
+    """Return the relevant headers by name; several of one name are joined to one list (RFC 9110, 5.3)."""
     fields: dict[str, str] = {}
     for name, value in raw_headers:
         if (key := _RELEVANT_HEADERS.get(name)) is not None:

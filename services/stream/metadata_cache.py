@@ -1,6 +1,6 @@
-"""What is known of files by name: looked up in the store, and remembered for a second while nobody says that it changed.
+"""Caches the metadata of files by name, for one second or until an invalidation arrives.
 
-Never remembered: that there is no such file, and anything at all while changes cannot be heard of.
+Not cached: that a file does not exist, and anything at all while the invalidation subscription is down.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from services.stream.response_plan import Representation, build_representation
 
 METADATA_TTL_SECONDS = 1.0
 
-_READS = metrics.CACHE_LOOKUPS.counts
+_LOOKUPS = metrics.CACHE_LOOKUPS.counts
 _METADATA_HIT, _METADATA_MISS = ("metadata", "hit"), ("metadata", "miss")
 
 
@@ -36,7 +36,7 @@ class _InFlightLookup:
 
 
 class MetadataCache:
-    """Files by name. `is_live` says whether `changed` is told of every change as it happens."""
+    """Metadata by name. `invalidations_live` returns whether `on_invalidation` is called for every change as it happens."""
 
     def __init__(self, reader: MediaReader, max_entries: int, invalidations_live: Callable[[], bool]) -> None:
         self._reader = reader
@@ -47,44 +47,44 @@ class MetadataCache:
         self._invalidation_count = 0
 
     def get(self, name: MediaName) -> Representation | None:
-        """What is remembered of that name: `find` without waiting."""
+        """Return the cached metadata of a name, or None."""
         entry = self._entries.get(name)
         if entry is None or time.monotonic() >= entry.expires_at or not self._invalidations_live():
             return None
-        _READS[_METADATA_HIT] += 1
+        _LOOKUPS[_METADATA_HIT] += 1
         return entry.representation
 
     async def get_or_fetch(self, name: MediaName, *, bypass_cache: bool = False) -> Representation:
-        """The current file of that name; `fresh` asks the store whatever is remembered. Raises NotFound and Unavailable."""
+        """Return the metadata of a name; `bypass_cache` reads it from the store. Raises NotFound and ServiceUnavailable."""
         if bypass_cache or not self._invalidations_live():
             return await self._fetch(name)
         if (file := self.get(name)) is not None:
             return file
-        _READS[_METADATA_MISS] += 1
+        _LOOKUPS[_METADATA_MISS] += 1
         now = time.monotonic()
-        # A question under way answers for others too, as long as its answer is no older than a remembered one may be.
-        question = self._in_flight.get(name)
-        if question is not None and now < question.joinable_until:
-            with suppress(NotFound):  # a miss is good for nobody but the one who asked
-                return await asyncio.shield(question.task)
+        # Single-flight: a lookup in flight also answers later callers, as long as its result is no older than a cached one may be.
+        lookup = self._in_flight.get(name)
+        if lookup is not None and now < lookup.joinable_until:
+            with suppress(NotFound):  # a miss is valid for the caller that started the lookup only
+                return await asyncio.shield(lookup.task)
             return await self._fetch(name)
-        question = self._in_flight[name] = _InFlightLookup(
+        lookup = self._in_flight[name] = _InFlightLookup(
             asyncio.create_task(self._fetch(name)), now + METADATA_TTL_SECONDS
         )
-        question.task.add_done_callback(lambda _: self._on_lookup_done(name, question))
-        return await asyncio.shield(question.task)
+        lookup.task.add_done_callback(lambda _: self._on_lookup_done(name, lookup))
+        return await asyncio.shield(lookup.task)
 
     def _on_lookup_done(self, name: MediaName, lookup: _InFlightLookup) -> None:
         if self._in_flight.get(name) is lookup:
             del self._in_flight[name]
         if not lookup.task.cancelled():
-            lookup.task.exception()  # there may be nobody left who waits for it
+            lookup.task.exception()  # all callers may have been cancelled; else asyncio logs the exception
 
     async def _fetch(self, name: MediaName) -> Representation:
         began, changes = (
             time.monotonic(),
             self._invalidation_count,
-        )  # before the question: the answer may be as old as that
+        )  # before the lookup: its result may be as old as that
         info = await self._reader.find(name)
         before = self._entries.pop(name, None)
         if info is None:
@@ -101,7 +101,10 @@ class MetadataCache:
         return file
 
     def on_invalidation(self, _channel: bytes, payload: bytes) -> None:
-        """What a writer published: a JSON list of folder and filename. An answer under way is not remembered either."""
+        """Drop the metadata of a changed file; a lookup in flight is not cached.
+
+        `payload` is a JSON list of folder and filename; anything else drops all metadata.
+        """
         self._invalidation_count += 1
         try:
             folder, filename = json.loads(payload)
@@ -112,7 +115,7 @@ class MetadataCache:
             self.clear()
 
     def clear(self) -> None:
-        """Changes may have been missed."""
+        """Drop everything, because invalidations may have been lost."""
         self._invalidation_count += 1
         self._in_flight.clear()
         self._entries.clear()

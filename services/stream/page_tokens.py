@@ -1,4 +1,4 @@
-"""Cursors of lists as clients see them: opaque text. Pure; it knows no store."""
+"""Encodes and decodes page tokens: the cursors of listings, opaque to clients."""
 
 import base64
 import binascii
@@ -10,14 +10,14 @@ from services.common.media import validate_folder
 from services.common.store.media_reader import PageKey
 
 MAX_PAGE_TOKEN_LENGTH = 4096
-"""Characters: a folder of 1,024 bytes with every one of them escaped."""
+"""In characters: a folder of 1,024 bytes, each of them escaped."""
 
 _UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
 
 def encode_file_token(page_key: PageKey) -> str:
-    """The cursor behind a file. Milliseconds are what the store keeps."""
+    """Return the token of the page after a file. The store keeps milliseconds."""
     return _encode([(page_key.uploaded_at - _UNIX_EPOCH) // _MILLISECOND, page_key.id])
 
 

@@ -1,4 +1,4 @@
-"""Conditional requests (RFC 9110, 13). Pure: header texts and the file's validators in, a verdict out."""
+"""Evaluates conditional requests (RFC 9110, 13) and If-Range."""
 
 import re
 from collections.abc import Mapping
@@ -7,13 +7,13 @@ from enum import Enum
 
 from services.common.http.dates import parse_http_date
 
-# Empty list elements are passed over (RFC 9110, 5.6.1.2); a comma inside the quotes belongs to the tag.
+# Empty list elements are skipped (RFC 9110, 5.6.1.2); a comma inside the quotes belongs to the tag.
 _ETAG_LIST_ITEM = re.compile(r'[ \t,]*(W/)?("[\x21\x23-\x7e\x80-\xff]*")[ \t]*(?:,|\Z)')
 _CACHE_BYPASS = re.compile(r"(?:\A|,)[ \t]*(?:no-cache|no-store|max-age=0+)[ \t]*(?:,|\Z)", re.ASCII | re.IGNORECASE)
 
 
 class PreconditionResult(Enum):
-    """What the preconditions say."""
+    """The status that the preconditions lead to."""
 
     PROCEED = 200
     NOT_MODIFIED = 304
@@ -23,7 +23,15 @@ class PreconditionResult(Enum):
 def evaluate_preconditions(
     headers: Mapping[str, str], etag: str, last_modified: datetime, now: datetime
 ) -> PreconditionResult:
-    """The preconditions of a GET or HEAD in the order of RFC 9110, 13.2.2. `etag` strong, `modified` in whole seconds of UTC."""
+    """Evaluate the preconditions of a GET or HEAD in the order of RFC 9110, 13.2.2.
+
+    Args:
+        headers: the request's headers, names in lower case.
+        etag: the strong entity tag of the file.
+        last_modified: in whole seconds of UTC.
+        now: the time, for dates with two-digit years.
+
+    """
     if (wanted := headers.get("if-match")) is not None:
         if not _etag_list_matches(wanted, etag, weak=False):
             return PreconditionResult.FAILED
@@ -45,17 +53,17 @@ def evaluate_preconditions(
 
 
 def if_range_matches(headers: Mapping[str, str], etag: str) -> bool:
-    """Whether If-Range lets the Range count (RFC 9110, 13.1.5): only by a strong validator that is exactly the current one.
+    """Return whether Range applies in spite of If-Range (RFC 9110, 13.1.5): only with the current strong entity tag.
 
-    A date never is one: two versions may have come within its second, and nobody knows which of them the client has (8.8.2.2). Who
-    keeps to 13.1.5 sends none, since every answer has an entity tag.
+    A date never matches: two versions may have been stored within its second (8.8.2.2). A conforming client sends no date, because
+    every response has an entity tag.
     """
     validator = headers.get("if-range")
     return validator is None or validator.strip(" \t") == etag
 
 
 def bypasses_cache(cache_control: str) -> bool:
-    """Whether a request's Cache-Control (RFC 9111, 5.2.1) refuses an answer from memory."""
+    """Return whether a request's Cache-Control (RFC 9111, 5.2.1) excludes a cached response."""
     return bool(cache_control) and _CACHE_BYPASS.search(cache_control) is not None
 
 

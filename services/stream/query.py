@@ -1,6 +1,6 @@
-"""What stands in a query string, by one rule for all routes of the service. Pure; it knows no route.
+"""Parses query strings, by one rule for all routes of the service.
 
-Two values of one name, or bytes that are no UTF-8, are read in different ways by different programs: here they are refused.
+Different programs read two values of one name, or bytes that are not UTF-8, in different ways: here both are rejected.
 """
 
 from functools import lru_cache
@@ -9,15 +9,13 @@ from urllib.parse import parse_qsl
 from services.common.errors import BadRequest
 from services.common.media import MediaName, validate_media_name
 
-MAX_QUERY_PARAMETERS = 16
+MAX_PARAMETERS = 16
 
 
 def parse_query(query: bytes) -> dict[str, str]:
-    """Each parameter with its value. Raises BadRequest."""
+    """Return the parameters and their values. Raises BadRequest."""
     try:
-        pairs = parse_qsl(
-            query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_QUERY_PARAMETERS
-        )
+        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_PARAMETERS)
     except (UnicodeDecodeError, ValueError) as error:
         raise BadRequest("the query string is not percent-encoded UTF-8") from error
     values = dict(pairs)

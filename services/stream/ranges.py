@@ -1,16 +1,16 @@
-r"""Byte ranges (RFC 9110, 14.1 and 14.2). Pure: a header's text and a length in, ranges out. It knows no file and no answer.
+r"""Byte ranges (RFC 9110, 14.1 and 14.2). A header and a length in, ranges out.
 
-Traps that are avoided here: `\d`, `str.isdigit` and `int` take digits of other scripts, signs and underscores; a number of thirty
-digits overflows BSON; ten thousand overlapping ranges make a small file a large answer.
+Pitfalls: `\d`, `str.isdigit` and `int` accept digits of other scripts, signs and underscores; a number of thirty digits overflows
+BSON; ten thousand overlapping ranges turn a small file into a large response.
 """
 
 import re
 from typing import NamedTuple
 
 MAX_RANGES = 16
-"""A header with more of them is ignored: the whole file is a cheaper answer than many small parts."""
+"""A header with more ranges is ignored: sending the whole file is cheaper than many small parts."""
 MAX_DIGITS = 19
-"""Longer numbers are past the end of any file; they are read as the largest of this length."""
+"""Longer numbers are past the end of any file and are parsed as the largest number of this length."""
 
 _SINGLE_RANGE = re.compile(r"bytes=([0-9]{1,19})-([0-9]{1,19})", re.ASCII)
 _RANGE_SPEC = re.compile(r"([0-9]+)-([0-9]*)|-([0-9]+)", re.ASCII)

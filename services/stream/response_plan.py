@@ -1,6 +1,6 @@
-"""Plans the answer to a read: status, header fields, and which bytes of the file in what order. Pure; it reads no file.
+"""Plans the response to a GET or HEAD: status, headers, and which bytes of the file in which order.
 
-Everything is decided before the first byte is sent, so that nothing has to be taken back.
+Everything is decided before the first byte is sent.
 """
 
 import base64
@@ -19,7 +19,7 @@ from services.stream import preconditions, ranges
 from services.stream.preconditions import PreconditionResult
 from services.stream.ranges import ByteRange
 
-# Types that a browser may show in place, one by one. Never HTML, SVG, XML or PDF: they can carry scripts of whoever uploaded them.
+# Types that a browser may display inline. Never HTML, SVG, XML or PDF: they can contain scripts of the uploader.
 _INLINE_TYPES = frozenset(
     {
         *("video/mp4", "video/webm", "video/ogg", "video/quicktime", "video/matroska"),
@@ -33,23 +33,23 @@ _ASCII_FILENAME_CHARS = frozenset("!#$&+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVW
 
 @dataclass(frozen=True, slots=True)
 class Representation:
-    """A file with the header fields that all its answers share: made once, used for every request."""
+    """A file with the headers that all responses about it share, encoded once."""
 
     info: MediaInfo
     etag: str
     last_modified: datetime
     validator_headers: PreencodedHeaders
-    """All that an answer without content has."""
+    """The headers of a response without content."""
     multipart_headers: PreencodedHeaders
-    """The same and what is said of the content, but for its type, which is another where it comes in parts."""
+    """The same and the headers of the content except its type, which differs in a multipart response."""
     content_headers: PreencodedHeaders
-    """All that an answer with content has in common with others."""
+    """The headers of a response with content."""
 
 
 class ResponsePlan(NamedTuple):
-    """An answer. `shared` are the fields that all answers about the file have, `headers` its own.
+    """A response: `headers` are its own, `preencoded_headers` those that it shares with others about the file.
 
-    `body` are literal bytes and ranges of the file; that of a HEAD is empty.
+    `body_parts` are literal bytes and ranges of the file; a HEAD has none.
     """
 
     status: int
@@ -59,7 +59,7 @@ class ResponsePlan(NamedTuple):
 
 
 def build_representation(info: MediaInfo) -> Representation:
-    """Everything about the answers that depends on the file alone."""
+    """Encode the headers that depend on the file alone."""
     modified = info.uploaded_at.replace(microsecond=0)
     validators = (
         (b"etag", info.etag.encode("ascii")),
@@ -83,7 +83,13 @@ def build_representation(info: MediaInfo) -> Representation:
 def plan_response(
     method: str, headers: Mapping[str, str], representation: Representation, now: datetime
 ) -> ResponsePlan:
-    """The answer to a GET or HEAD. `headers` with names in lower case. Raises PreconditionFailed and RangeNotSatisfiable."""
+    """Plan the response to a GET or HEAD with these headers, names in lower case.
+
+    Raises:
+        PreconditionFailed: for If-Match and If-Unmodified-Since (RFC 9110, 13).
+        RangeNotSatisfiable: where no range overlaps the file (RFC 9110, 14.4).
+
+    """
     info = representation.info
     match preconditions.evaluate_preconditions(headers, representation.etag, representation.last_modified, now):
         case PreconditionResult.FAILED:
@@ -106,7 +112,7 @@ def plan_response(
 def _requested_ranges(
     method: str, headers: Mapping[str, str], representation: Representation
 ) -> list[ByteRange] | None:
-    """The ranges to send, None for the whole file. HEAD ignores Range (RFC 9110, 14.2)."""
+    """Return the ranges to send, None for the whole file. HEAD ignores Range (RFC 9110, 14.2)."""
     stated = headers.get("range")
     if stated is None or method != "GET" or not preconditions.if_range_matches(headers, representation.etag):
         return None
@@ -114,12 +120,12 @@ def _requested_ranges(
     if specs is None:
         return None
     if representation.info.length == 0 and any(spec.suffix_length for spec in specs):
-        return None  # the last bytes of nothing are all of it, which no 206 can say
+        return None  # a suffix of an empty file is the whole file, which 206 cannot express
     return ranges.resolve_ranges(specs, representation.info.length)
 
 
 def _plan_multipart(representation: Representation, ranges: list[ByteRange]) -> ResponsePlan:
-    """multipart/byteranges (RFC 9110, 14.6), its length known beforehand."""
+    """Plan a multipart/byteranges response (RFC 9110, 14.6), whose length is known in advance."""
     info = representation.info
     boundary = info.sha256 or secrets.token_hex(32)  # no file can be made that contains its own SHA-256
     body: list[bytes | ByteRange] = []
@@ -134,7 +140,7 @@ def _plan_multipart(representation: Representation, ranges: list[ByteRange]) -> 
 
 
 def _repr_digest_header(sha256: str | None) -> tuple[Field, ...]:
-    """Repr-Digest (RFC 9530, 3), where the store has a SHA-256 of the file."""
+    """Return Repr-Digest (RFC 9530, 3) if the store has a SHA-256 of the file."""
     if sha256 is None:
         return ()
     return ((b"repr-digest", f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode('ascii')}:".encode("ascii")),)
@@ -149,9 +155,9 @@ def _content_range_value(byte_range: ByteRange, length: int) -> bytes:
 
 
 def content_disposition(filename: str, content_type: str) -> str:
-    """Content-Disposition with the name in ASCII and, where that is not all of it, in UTF-8 (RFC 6266, RFC 8187)."""
+    """Return Content-Disposition with the filename in ASCII and, if that differs, in UTF-8 too (RFC 6266, RFC 8187)."""
     kind = content_type.partition(";")[0].strip().lower()
-    # What stands behind a comma is another type to browsers.
+    # Browsers read what follows a comma as another type.
     how = "inline" if kind in _INLINE_TYPES and "," not in content_type else "attachment"
     plain = "".join(character if character in _ASCII_FILENAME_CHARS else "_" for character in filename)
     if plain == filename:

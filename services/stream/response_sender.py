@@ -1,42 +1,46 @@
-"""The client's end of an answer: one block at a time, not for longer than our patience, and not once nobody listens.
+"""Sends a response block by block, and ends it when the client is too slow or has disconnected.
 
-It knows ASGI as uvicorn speaks it: `send` waits before it writes, not after, and says nothing when the client has gone.
+`send` of our server and of uvicorn waits before it writes, not after, and does not report a disconnected client: so `drain` follows
+each block, and a long response watches `receive` for `http.disconnect`.
 """
 
 import asyncio
 from types import TracebackType
 from typing import Self
 
-from services.common.asgi import Message, Receive, Send
+from services.common.asgi import ClientDisconnected, Message, Receive, Send
 from services.common.server.connection_info import UNKNOWN, ConnectionInfo
 from services.stream.response_plan import ResponsePlan
 
 YIELD_EVERY_CHUNKS = 8
-"""Pieces (2 MiB of blocks) after which others get their turn: a client that is fast enough would keep the loop for itself.
-From then on it is watched whether the client is there: what a shorter answer could waste costs less than watching."""
+"""Chunks (2 MiB of blocks) after which the event loop runs other tasks: a fast client would keep it for itself. From then on the
+response also watches for a disconnect; what a shorter response could waste costs less than watching.
+"""
 
 HIGH_WATER_BYTES = 64 * 1024
-"""Bytes that the transport takes in any case: uvicorn's high-water mark."""
+"""Bytes that the transport accepts at once: the high-water mark of its write buffer."""
 
 
 def response_start_message(plan: ResponsePlan, *, extended: bool) -> Message:
-    """The head of an answer; `extended`: as our server takes it, with the fields that answers share apart."""
+    """Return the ASGI message that starts the response.
+
+    With `extended`, as our server accepts it, the headers that all responses about a file share stay encoded as they are.
+    """
     message = {"type": "http.response.start", "status": plan.status, "headers": plan.headers}
     if extended:
         return {**message, "preencoded": plan.preencoded_headers}
     return {**message, "headers": [*plan.headers, *plan.preencoded_headers.fields]}
 
 
-class ClientDisconnected(Exception):
-    """The client has closed the connection."""
-
-
 class ClientStalled(Exception):
-    """The client took nothing for too long."""
+    """Nothing could be written to the client within the send timeout."""
 
 
 class SendTimeoutMonitor:
-    """Ends the answers of clients who took nothing for `seconds`. One clock for all: a timer for each answer cost 5 of 40 us."""
+    """Aborts responses whose client has not accepted a byte for `timeout_seconds`.
+
+    One task checks all responses: a timer for each cost 5 of the 40 us of a response.
+    """
 
     def __init__(self, timeout_seconds: float) -> None:
         self.timeout_seconds = timeout_seconds
@@ -44,28 +48,28 @@ class SendTimeoutMonitor:
         self._tick = 0
 
     async def run(self) -> None:
-        """Look at everyone four times in every span of patience, for ever."""
+        """Check all responses four times per timeout, until cancelled."""
         while True:
             await asyncio.sleep(self.timeout_seconds / 4)
             self._tick += 1
-            for outlet, mark in self._last_progress.items():
-                # Linux has room again when a third of its buffer was taken, more than a megabyte: minutes for somebody who listens.
-                if mark < self._tick and outlet.has_progressed():
-                    self._last_progress[outlet] = self._tick
-                elif self._tick - mark > 4:
-                    outlet.abort()
+            for sender, progress_tick in self._last_progress.items():
+                # Linux reports room again when a third of the send buffer is free, more than a megabyte: minutes for an audio player.
+                if progress_tick < self._tick and sender.has_progressed():
+                    self._last_progress[sender] = self._tick
+                elif self._tick - progress_tick > 4:
+                    sender.abort()
 
     def record_progress(self, sender: "ResponseSender") -> None:
-        """The client took something, or is given something."""
+        """Restart the timeout: the client accepted bytes, or is about to be sent some."""
         self._last_progress[sender] = self._tick
 
     def pause(self, sender: "ResponseSender") -> None:
-        """It is the store that is waited for."""
+        """Stop the timeout while the response waits for the store."""
         self._last_progress.pop(sender, None)
 
 
 class ResponseSender:
-    """Where an answer goes. `with` it, Stalled and Gone say what became of the client."""
+    """Sends one response. Use it as a context manager, which raises ClientStalled where the send timeout aborted the response."""
 
     __slots__ = (
         "_chunks_sent",
@@ -110,22 +114,22 @@ class ResponseSender:
             raise ClientStalled from error
 
     async def send_head(self, plan: ResponsePlan) -> None:
-        """Status and fields."""
+        """Send the status and the headers."""
         self.started = True
         self._send_timeout.record_progress(self)
         await self._send(response_start_message(plan, extended=self._connection.extended_start))
 
     def pause_send_timeout(self) -> None:
-        """Whoever answers waits for the store: that is no fault of the client's."""
+        """Stop the send timeout while the response waits for the store."""
         self._send_timeout.pause(self)
 
     async def send_chunk(self, data: bytes | memoryview) -> None:
-        """A part of the body. A memoryview spares a copy: uvicorn hands what it gets to the transport."""
+        """Send a part of the body. A memoryview saves a copy, because the server passes it to the transport as it is."""
         self._send_timeout.record_progress(self)
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def drain(self) -> None:
-        """Return when what was sent is on its way, so that the next block need not be held meanwhile. Raises Gone."""
+        """Wait until the write buffer has room, so that no further block is held meanwhile. Raises ClientDisconnected."""
         await self._send({"type": "http.response.body", "body": b"", "more_body": True})
         self._chunks_sent += 1
         if self._chunks_sent % YIELD_EVERY_CHUNKS == 0:
@@ -136,16 +140,16 @@ class ResponseSender:
             raise ClientDisconnected
 
     async def send_last_chunk(self, data: bytes) -> None:
-        """The last part of the body. Leaving without this makes the server cut the connection."""
+        """Send the last part of the body. A response that ends without it makes the server reset the connection."""
         await self._send({"type": "http.response.body", "body": data})
 
     def has_progressed(self) -> bool:
-        """Whether the client took anything since this was asked before. Where the system does not say, no."""
+        """Return whether the client has acknowledged bytes since the last call; False where the system does not report it."""
         before, self._send_queue_bytes = self._send_queue_bytes, self._connection.unacknowledged_bytes()
         return before is not None and before != self._send_queue_bytes
 
     def abort(self) -> None:
-        """End it: the client is stalled."""
+        """Cancel the response: its send timeout has expired."""
         if not self._stalled:
             self._stalled = True
             self._task.cancel()

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from services.common.asgi import ClientDisconnected
 from services.common.server import tcp
 from services.common.server.connection_info import ConnectionInfo
-from services.stream.response_sender import ClientDisconnected, ClientStalled, ResponseSender, SendTimeoutMonitor
+from services.stream.response_sender import ClientStalled, ResponseSender, SendTimeoutMonitor
 
 pytestmark = pytest.mark.anyio
 
