@@ -16,7 +16,7 @@ from gateway.settings import GatewaySettings
 from gateway.upstream.connect import ConnectError
 from gateway.upstream.connection_pool import ConnectionPool, NoResponseError
 from gateway.upstream.response_parser import RemoteProtocolError
-from gateway.upstream.retries import Failure, Retry, send_with_retries
+from gateway.upstream.retries import AttemptFailure, Retry, send_with_retries
 from gateway.upstream.upstream_connection import ServerDisconnected, UpstreamConnection
 from gateway.upstream.upstream_pool import Upstream, UpstreamPool
 from services.common.asgi import ClientDisconnected, Receive, Scope, Send
@@ -130,16 +130,16 @@ class UpstreamRequest:
             self._method, upstream.address, self._head, self._body, new_connection=self._new_connection
         )
 
-    def classify(self, error: BaseException) -> Failure:
+    def classify(self, error: BaseException) -> AttemptFailure:
         """Retry what was not sent, and what is retryable once: a reused connection was closed meanwhile, or the upstream died."""
         aborted = self._exchange.abort_reason
         reason = (aborted or error) if _is_upstream_fault(error, aborted) else None
         if isinstance(error, ConnectError):
-            return Failure(reason, Retry.NEXT_UPSTREAM)
+            return AttemptFailure(reason, Retry.NEXT_UPSTREAM)
         if isinstance(error, ServerDisconnected) and self._retryable and aborted is None:
             self._retryable, self._new_connection = False, True
-            return Failure(reason, Retry.ANY_UPSTREAM)
-        return Failure(reason, Retry.NEVER)
+            return AttemptFailure(reason, Retry.ANY_UPSTREAM)
+        return AttemptFailure(reason, Retry.NEVER)
 
     async def relay(self, connection: UpstreamConnection) -> None:
         """Copy the response to the client, and release the connection."""

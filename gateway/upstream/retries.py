@@ -31,7 +31,7 @@ class Retry(Enum):
     """To the same upstream where the service has no other; else as NEXT_UPSTREAM."""
 
 
-class Failure(NamedTuple):
+class AttemptFailure(NamedTuple):
     """What follows from an error of `ProxiedRequest.send`."""
 
     ejection_reason: BaseException | None
@@ -45,7 +45,7 @@ class ProxiedRequest(Protocol[ResponseT]):
     def send(self, upstream: Upstream) -> Awaitable[ResponseT]:
         """Connect, send the request and wait for the head of the response. An error leaves no connection open."""
 
-    def classify(self, error: BaseException) -> Failure:
+    def classify(self, error: BaseException) -> AttemptFailure:
         """Decide what follows from an error of `send`."""
 
     def relay(self, response: ResponseT) -> Awaitable[None]:

@@ -21,7 +21,7 @@ class ServerDisconnected(Exception):
     """The connection closed before or during a response."""
 
 
-class ConnectionState(Enum):
+class UpstreamConnectionState(Enum):
     """What a connection carries at the moment."""
 
     NEW = auto()
@@ -35,7 +35,7 @@ class ConnectionState(Enum):
 
 
 # Module names: Python 3.11 needs 46 ns for a member of an enum.
-_ACTIVE, _IDLE, _CLOSED = ConnectionState.ACTIVE, ConnectionState.IDLE, ConnectionState.CLOSED
+_ACTIVE, _IDLE, _CLOSED = UpstreamConnectionState.ACTIVE, UpstreamConnectionState.IDLE, UpstreamConnectionState.CLOSED
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -72,7 +72,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._on_idle = on_idle
         self._on_closed = on_closed
         self._transport: asyncio.Transport
-        self._state = ConnectionState.NEW
+        self._state = UpstreamConnectionState.NEW
         self.response = ResponseParser()
         """Its status and headers are valid after `receive_headers`."""
         self._reading_paused = self._write_paused = False

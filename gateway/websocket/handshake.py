@@ -19,7 +19,7 @@ from gateway.admission import STATE_KEY, AdmissionPolicy
 from gateway.forwarded import Client, is_trusted_proxy, resolve_client
 from gateway.proxy.headers import build_request_headers
 from gateway.upstream.connect import ConnectError, open_connection
-from gateway.upstream.retries import Failure, Retry, send_with_retries
+from gateway.upstream.retries import AttemptFailure, Retry, send_with_retries
 from gateway.upstream.upstream_pool import Upstream
 from gateway.websocket.relay import ConnectionSlot, Tunnel, TunnelLog
 from services.common.errors import BadGateway, GatewayTimeout, GridcastError, InternalServerError, NotFound
@@ -121,13 +121,13 @@ class HandshakeRequest:
             raise
         return UpstreamResponse(upstream, transport, handshake, head)
 
-    def classify(self, error: BaseException) -> Failure:
+    def classify(self, error: BaseException) -> AttemptFailure:
         """Retry after a broken connection: a handshake has no effect that must not happen twice."""
         if isinstance(error, ConnectError | ConnectionError):
-            return Failure(error, Retry.NEXT_UPSTREAM)
+            return AttemptFailure(error, Retry.NEXT_UPSTREAM)
         if isinstance(error, GatewayTimeout | BadGateway):
-            return Failure(error, Retry.NEVER)
-        return Failure(None, Retry.NEVER)
+            return AttemptFailure(error, Retry.NEVER)
+        return AttemptFailure(None, Retry.NEVER)
 
     async def relay(self, response: UpstreamResponse) -> None:
         """Open the tunnel after a 101; otherwise relay the refusal."""

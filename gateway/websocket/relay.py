@@ -124,13 +124,13 @@ class Tunnel:
 class RelayDirection(asyncio.Protocol):
     """The protocol of one connection of a tunnel: writes what it receives to the other connection, its peer."""
 
-    __slots__ = ("_log", "_peer", "_send_timeout", "_tunnel")
+    __slots__ = ("_log", "_peer", "_send_timer", "_tunnel")
 
     def __init__(self, peer: asyncio.Transport, tunnel: Tunnel) -> None:
         self._peer = peer
         self._tunnel = tunnel
         self._log = tunnel.log
-        self._send_timeout = SendTimeout(asyncio.get_running_loop(), tunnel.abort)
+        self._send_timer = SendTimeout(asyncio.get_running_loop(), tunnel.abort)
 
     def data_received(self, data: bytes) -> None:
         """Relay received bytes."""
@@ -139,13 +139,13 @@ class RelayDirection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Pause reading from the peer: the write buffer of this side is full."""
-        self._send_timeout.start(TUNNEL_SEND_TIMEOUT_SECONDS)
+        self._send_timer.start(TUNNEL_SEND_TIMEOUT_SECONDS)
         if not self._peer.is_closing():
             self._peer.pause_reading()
 
     def resume_writing(self) -> None:
         """Resume reading from the peer."""
-        self._send_timeout.stop()
+        self._send_timer.stop()
         if not self._peer.is_closing():
             self._peer.resume_reading()
 
@@ -153,7 +153,7 @@ class RelayDirection(asyncio.Protocol):
         """Close the peer when its write buffer is sent, at the latest after FINAL_FLUSH_SECONDS."""
         del exc
         self._tunnel.side_closed()
-        self._send_timeout.stop()
+        self._send_timer.stop()
         # Even if the peer is closing already: a client that has sent its FIN and does not read would keep its connection.
         self._peer.close()
         if self._peer.get_write_buffer_size():

@@ -124,7 +124,7 @@ class RedisBroker:
     def _on_control(self, control: dict[str, Any]) -> None:
         sid, event_id = control.get("sid"), control.get("id", "")
         if not isinstance(sid, str) or not isinstance(event_id, str):
-            raise ValueError("malformed message")  # noqa: TRY004  # one error for everything that may stand in a payload
+            raise ValueError("malformed message")  # noqa: TRY004  # one error for every malformed payload
         client = self._hub.find(sid)
         match control.get("type"):
             case "ack":

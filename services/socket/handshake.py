@@ -4,14 +4,13 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl
 
 from gridcast._bus import events
 from services.common.bus.errors import translated_bus_errors
 from services.common.errors import BadRequest
 from services.common.http.origins import OriginPolicy
+from services.common.http.query import parse_query_pairs
 
-MAX_QUERY_PARAMETERS = 16
 MAX_META_BYTES = 1024
 MAX_META_DEPTH = 32
 SUBPROTOCOL = "cloudevents.json"
@@ -37,7 +36,7 @@ def parse_connect_request(query: bytes, max_topics: int) -> ConnectRequest:
 
     `topics` may be repeated; of any other repeated parameter the last value counts. A malformed `resume` asks for a new session.
     """
-    pairs = _parse_query_pairs(query)
+    pairs = parse_query_pairs(query)
     values = dict(pairs)
     topic_lists = [value for name, value in pairs if name == "topics"]
     topics = tuple(dict.fromkeys(topic for topic in ",".join(topic_lists).split(",") if topic))
@@ -55,16 +54,6 @@ def parse_connect_request(query: bytes, max_topics: int) -> ConnectRequest:
         topics=topics,
         meta=_parse_meta(values.get("meta", "")),
     )
-
-
-def _parse_query_pairs(query: bytes) -> list[tuple[str, str]]:
-    """The parameters in their order, percent-decoded as UTF-8. Raises BadRequest, also for more than MAX_QUERY_PARAMETERS."""
-    try:
-        return parse_qsl(
-            query.decode("ascii"), keep_blank_values=True, max_num_fields=MAX_QUERY_PARAMETERS, errors="strict"
-        )
-    except ValueError:
-        raise BadRequest("malformed query string") from None
 
 
 def _parse_meta(text: str) -> str:

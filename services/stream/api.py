@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from services.common.errors import BadRequest
+from services.common.http.query import parse_query
 from services.common.media import MAX_FOLDER_BYTES, MAX_SEGMENT_BYTES, validate_folder, validate_media_name
 from services.common.store.media_reader import ListQuery, MediaReader
 from services.common.web.app_factory import openapi_problems
@@ -20,7 +21,6 @@ from services.stream.page_tokens import (
     encode_folder_token,
 )
 from services.stream.preconditions import bypasses_cache
-from services.stream.query import parse_query
 
 
 def _reject_ambiguous_query(request: Request) -> None:

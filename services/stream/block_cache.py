@@ -35,7 +35,7 @@ ENTRY_OVERHEAD_BYTES = 512
 """Memory of an entry besides its block, in bytes: a million files of one byte take more than a megabyte."""
 
 _BlockKey = tuple[str, int]
-_LOOKUPS = metrics.CACHE_LOOKUPS.counts
+_BLOCK_LOOKUPS = metrics.CACHE_LOOKUPS.counts
 _BLOCK_HIT, _BLOCK_MISS = ("block", "hit"), ("block", "miss")
 
 
@@ -81,7 +81,7 @@ class BlockCache:
         block = self._blocks.get((file_id, index))
         if block is None:
             return None
-        _LOOKUPS[_BLOCK_HIT] += 1
+        _BLOCK_LOOKUPS[_BLOCK_HIT] += 1
         self._blocks.move_to_end((file_id, index))
         return block
 
@@ -91,7 +91,7 @@ class BlockCache:
 
     async def get_or_fetch(self, info: MediaInfo, first: int, last: int) -> bytes:
         """Return block `first`, from a query that may fetch blocks up to `last` too. Raises CorruptFile and ServiceUnavailable."""
-        _LOOKUPS[_BLOCK_MISS] += 1
+        _BLOCK_LOOKUPS[_BLOCK_MISS] += 1
         while True:
             fetch = self._in_flight.get((info.file_id, first)) or self._start_fetch(info, first, last)
             # Single-flight: a reader that disconnects does not cancel the query of the others.

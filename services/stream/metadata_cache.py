@@ -19,7 +19,7 @@ from services.stream.response_plan import Representation, build_representation
 
 METADATA_TTL_SECONDS = 1.0
 
-_LOOKUPS = metrics.CACHE_LOOKUPS.counts
+_METADATA_LOOKUPS = metrics.CACHE_LOOKUPS.counts
 _METADATA_HIT, _METADATA_MISS = ("metadata", "hit"), ("metadata", "miss")
 
 
@@ -51,7 +51,7 @@ class MetadataCache:
         entry = self._entries.get(name)
         if entry is None or time.monotonic() >= entry.expires_at or not self._invalidations_live():
             return None
-        _LOOKUPS[_METADATA_HIT] += 1
+        _METADATA_LOOKUPS[_METADATA_HIT] += 1
         return entry.representation
 
     async def get_or_fetch(self, name: MediaName, *, bypass_cache: bool = False) -> Representation:
@@ -60,7 +60,7 @@ class MetadataCache:
             return await self._fetch(name)
         if (file := self.get(name)) is not None:
             return file
-        _LOOKUPS[_METADATA_MISS] += 1
+        _METADATA_LOOKUPS[_METADATA_MISS] += 1
         now = time.monotonic()
         # Single-flight: a lookup in flight also answers later callers, as long as its result is no older than a cached one may be.
         lookup = self._in_flight.get(name)

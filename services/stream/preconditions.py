@@ -6,9 +6,8 @@ from datetime import datetime
 from enum import Enum
 
 from services.common.http.dates import parse_http_date
+from services.common.http.etags import is_wildcard, iter_etags
 
-# Empty list elements are skipped (RFC 9110, 5.6.1.2); a comma inside the quotes belongs to the tag.
-_ETAG_LIST_ITEM = re.compile(r'[ \t,]*(W/)?("[\x21\x23-\x7e\x80-\xff]*")[ \t]*(?:,|\Z)')
 _CACHE_BYPASS = re.compile(r"(?:\A|,)[ \t]*(?:no-cache|no-store|max-age=0+)[ \t]*(?:,|\Z)", re.ASCII | re.IGNORECASE)
 
 
@@ -68,15 +67,10 @@ def bypasses_cache(cache_control: str) -> bool:
 
 
 def _etag_list_matches(header: str, etag: str, *, weak: bool) -> bool:
-    """Whether a list of entity tags (or `*`) holds ours. What follows a malformed element does not count."""
-    if header.strip(" \t") == "*":
+    """Return whether a list of entity tags, or `*`, matches. What follows a malformed element is ignored."""
+    if is_wildcard(header):
         return True
-    position = 0
-    while position < len(header):
-        match = _ETAG_LIST_ITEM.match(header, position)
-        if match is None:
-            return False
-        if match[2] == etag and (weak or not match[1]):
-            return True
-        position = match.end()
-    return False
+    try:
+        return any(tag.opaque_tag == etag and (weak or not tag.weak) for tag in iter_etags(header))
+    except ValueError:
+        return False

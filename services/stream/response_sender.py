@@ -53,7 +53,7 @@ class SendTimeoutMonitor:
             await asyncio.sleep(self.timeout_seconds / 4)
             self._tick += 1
             for sender, progress_tick in self._last_progress.items():
-                # Linux reports room again when a third of the send buffer is free, more than a megabyte: minutes for an audio player.
+                # Linux reports room only when a third of the send buffer is free, more than a megabyte: minutes of audio.
                 if progress_tick < self._tick and sender.has_progressed():
                     self._last_progress[sender] = self._tick
                 elif self._tick - progress_tick > 4:

@@ -1,13 +1,11 @@
 """Parses the preconditions of a change (RFC 9110, 13) into `Preconditions`. Pure."""
 
-import re
 from datetime import datetime
 
 from services.common.errors import BadRequest
 from services.common.http.dates import parse_http_date
+from services.common.http.etags import is_wildcard, iter_etags
 from services.common.store.upload_store import Preconditions
-
-_ENTITY_TAG = re.compile(r'[ \t,]*(W/)?("[\x21\x23-\x7e\x80-\xff]*")[ \t]*(?:,|\Z)')
 
 
 def parse_preconditions(
@@ -17,7 +15,8 @@ def parse_preconditions(
 
     If-Unmodified-Since is ignored beside If-Match and where it is not a date (13.1.4).
     """
-    match_any, none_match_any = _is_wildcard(if_match), _is_wildcard(if_none_match)
+    match_any = if_match is not None and is_wildcard(if_match)
+    none_match_any = if_none_match is not None and is_wildcard(if_none_match)
     # A weak tag never matches in If-Match, whose comparison is strong (13.1.1); in If-None-Match it does (13.1.2).
     etag_in = None if if_match is None or match_any else _parse_etags("If-Match", if_match, weak=False)
     etag_not_in: frozenset[str] = frozenset()
@@ -29,20 +28,9 @@ def parse_preconditions(
     return Preconditions(none_match_any, match_any, etag_in, etag_not_in, unmodified_since)
 
 
-def _is_wildcard(value: str | None) -> bool:
-    return value is not None and value.strip(" \t") == "*"
-
-
 def _parse_etags(field_name: str, value: str, *, weak: bool) -> frozenset[str]:
     """Return the opaque tags of a list with their quotes; those of weak tags only with `weak`."""
-    found: set[str] = set()
-    position = 0
-    value = value.rstrip(" \t,")  # empty elements are ignored (5.6.1.2); the pattern skips those before a tag
-    while position < len(value):
-        match = _ENTITY_TAG.match(value, position)
-        if match is None:
-            raise BadRequest(f"{field_name} is not a list of entity tags")
-        position = match.end()
-        if weak or not match[1]:
-            found.add(match[2])
-    return frozenset(found)
+    try:
+        return frozenset(tag.opaque_tag for tag in iter_etags(value) if weak or not tag.weak)
+    except ValueError:
+        raise BadRequest(f"{field_name} is not a list of entity tags") from None

@@ -54,7 +54,7 @@ class ConnectionState(Enum):
 
 
 # Python 3.11 needs 46 ns for a member of an enum, and a request asks seven times.
-_ACTIVE, _IDLE = ConnectionState.ACTIVE, ConnectionState.IDLE
+_STATE_ACTIVE, _STATE_IDLE = ConnectionState.ACTIVE, ConnectionState.IDLE
 _ENDED = frozenset({ConnectionState.LINGERING, ConnectionState.CLOSING, ConnectionState.UPGRADED})
 
 
@@ -103,7 +103,7 @@ class HTTPConnection(asyncio.Protocol):
         self._app = config.loaded_app
         self._fast_path: Callable[[Scope], PreparedResponse | None] | None = getattr(self._app, "fast_path", None)
         self._fast_path_left = FAST_PATH_PER_READ
-        self._state = _ACTIVE
+        self._state = _STATE_ACTIVE
         self._parser = RequestParser()
         self._active: RequestCycle | None = None  # the last one that was started; its response may be complete
         self._receiving: RequestCycle | None = None  # the one whose body is still coming in
@@ -166,9 +166,9 @@ class HTTPConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, and act on it in its order."""
-        if self._state is _IDLE:
-            self._state = _ACTIVE
-        elif self._state is not _ACTIVE:
+        if self._state is _STATE_IDLE:
+            self._state = _STATE_ACTIVE
+        elif self._state is not _STATE_ACTIVE:
             return
         self._fast_path_left = FAST_PATH_PER_READ
         parser = self._parser
@@ -179,9 +179,9 @@ class HTTPConnection(asyncio.Protocol):
                 self._refuse(event)
             else:
                 self._on_body(event)
-            if (state := self._state) is not _ACTIVE and state is not _IDLE:
+            if (state := self._state) is not _STATE_ACTIVE and state is not _STATE_IDLE:
                 return
-        if parser.in_head or (self._state is _ACTIVE and not self._is_busy()):
+        if parser.in_head or (self._state is _STATE_ACTIVE and not self._is_busy()):
             # A head, line ends between requests, or the rest of an unwanted body: only for a limited time.
             self._header_timer.start(self.header_timeout)
 
@@ -229,8 +229,8 @@ class HTTPConnection(asyncio.Protocol):
         self._start_request(head, scope, keep_alive=head.keep_alive, busy=busy)
 
     def _start_request(self, head: RequestHead, scope: Scope, *, keep_alive: bool, busy: bool) -> None:
-        if self._state is _IDLE:  # a response of the fast path came out of the same read
-            self._state = _ACTIVE
+        if self._state is _STATE_IDLE:  # a response of the fast path came out of the same read
+            self._state = _STATE_ACTIVE
         has_body = head.content_length != 0
         cycle = RequestCycle(
             scope,
@@ -255,7 +255,7 @@ class HTTPConnection(asyncio.Protocol):
         head = encode_response_head(status, [*self._server_state.default_headers, *headers], preencoded)
         self._transport.write_response(head, body)
         self._server_state.total_requests += 1
-        self._state = _IDLE
+        self._state = _STATE_IDLE
         self._keep_alive_timer.start()
 
     def _run(self, cycle: RequestCycle) -> None:
@@ -287,8 +287,8 @@ class HTTPConnection(asyncio.Protocol):
             self._run(self._queue.popleft())
         elif self._deferred_error is not None:
             self._send_error(self._deferred_error)
-        elif self._state is _ACTIVE:
-            self._state = _IDLE
+        elif self._state is _STATE_ACTIVE:
+            self._state = _STATE_IDLE
             self._keep_alive_timer.start()
 
     # Upgrades.
@@ -349,7 +349,7 @@ class HTTPConnection(asyncio.Protocol):
             self.close()
 
     def _on_keep_alive_timeout(self) -> None:
-        if self._state is _IDLE:
+        if self._state is _STATE_IDLE:
             self.close()
 
     # Ending.

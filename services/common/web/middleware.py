@@ -27,13 +27,13 @@ class RequestMiddleware:
     """Wraps an ASGI application.
 
     An exception before the response began becomes a problem; after it began the connection is reset, because half a response that
-    looks whole is worse than none. Whoever answers may set `scope["route"]` (an object with `path`, as FastAPI does, or a
+    looks whole is worse than none. A handler may set `scope["route"]` (an object with `path`, as FastAPI does, or a
     string) and add fields to the access log in `scope["log"]`.
 
     Arguments:
         app: the application that gets what no bypass route takes.
         bypass_routes: plain ASGI callables by (method, path), for requests where a router would cost more than the response.
-        trusts_request_id: whether the X-Request-ID of a request is taken over. By default it is: a service's client is the gateway,
+        trusts_request_id: whether the X-Request-ID of a request is kept. By default it is: a service's client is the gateway,
             which sets it.
         fast_path_handlers: functions by (method, path) that answer without a task where everything is in memory.
     """

@@ -3,7 +3,7 @@
 -- ARGV: run id of the Redis process, seconds that the node's key lives, seconds for which sessions may be missing after a loss
 -- Returns epoch, number, Unix time.
 -- A run id other than the stored one means other data (a restart from a snapshot, a failover): numbers may be issued twice.
--- A first start cannot be told from a loss of all data. Sessions of other replicas may be missing in both, so they get time to
+-- A first start looks the same as a loss of all data. Sessions of other replicas may be missing in both, so they get time to
 -- restore them: until `settles` the push script answers `settling` instead of `unknown`. It starts an epoch by the same rule.
 local run_id, node_ttl, settling_seconds = ARGV[1], ARGV[2], ARGV[3]
 local time = redis.call('TIME')

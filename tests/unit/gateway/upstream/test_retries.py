@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.upstream.connect import ConnectError
-from gateway.upstream.retries import CONNECT_BUDGET_SECONDS, Failure, Retry, send_with_retries
+from gateway.upstream.retries import CONNECT_BUDGET_SECONDS, AttemptFailure, Retry, send_with_retries
 from gateway.upstream.upstream_pool import Address, Upstream, UpstreamPool
 from services.common.errors import BadGateway
 
@@ -13,13 +13,13 @@ pytestmark = pytest.mark.anyio
 class ScriptedRequest:
     """A request whose attempts end as scripted, each after `seconds`."""
 
-    def __init__(self, *failures: tuple[BaseException, Failure] | None, seconds: float = 0.0) -> None:
+    def __init__(self, *failures: tuple[BaseException, AttemptFailure] | None, seconds: float = 0.0) -> None:
         self.now = 0.0
         self.sent_to: list[Upstream] = []
         self.active_while_relayed = 0
         self._failures = list(failures)
         self._seconds = seconds
-        self._failure: tuple[BaseException, Failure] | None = None
+        self._failure: tuple[BaseException, AttemptFailure] | None = None
 
     async def send(self, upstream: Upstream) -> Upstream:
         self.sent_to.append(upstream)
@@ -29,7 +29,7 @@ class ScriptedRequest:
             raise self._failure[0]
         return upstream
 
-    def classify(self, error: BaseException) -> Failure:
+    def classify(self, error: BaseException) -> AttemptFailure:
         assert self._failure is not None
         assert error is self._failure[0]
         return self._failure[1]
@@ -46,7 +46,7 @@ def make_pool(size: int) -> UpstreamPool:
 
 
 UNREACHABLE = ConnectError("refused")
-CONNECT_FAILURE = (UNREACHABLE, Failure(UNREACHABLE, Retry.NEXT_UPSTREAM))
+CONNECT_FAILURE = (UNREACHABLE, AttemptFailure(UNREACHABLE, Retry.NEXT_UPSTREAM))
 
 
 async def test_the_next_upstream_responds_and_the_failed_one_is_ejected() -> None:
@@ -76,7 +76,9 @@ async def test_the_connect_budget_ends_the_loop() -> None:
 async def test_time_of_a_broken_connection_is_not_charged_to_the_connect_budget() -> None:
     error = ConnectionError("closed")
     pool = make_pool(9)
-    request = ScriptedRequest(*[(error, Failure(error, Retry.NEXT_UPSTREAM))] * 4, seconds=CONNECT_BUDGET_SECONDS)
+    request = ScriptedRequest(
+        *[(error, AttemptFailure(error, Retry.NEXT_UPSTREAM))] * 4, seconds=CONNECT_BUDGET_SECONDS
+    )
     await send_with_retries(pool, request, request.clock)
     assert len(request.sent_to) == 5
 
@@ -93,7 +95,7 @@ async def test_time_of_a_broken_connection_is_not_charged_to_the_connect_budget(
 async def test_a_retry_takes_another_upstream_where_there_is_one(
     retry: Retry, size: int, attempts: int, *, same: bool
 ) -> None:
-    pool, request = make_pool(size), ScriptedRequest((ConnectionError(), Failure(None, retry)))
+    pool, request = make_pool(size), ScriptedRequest((ConnectionError(), AttemptFailure(None, retry)))
     if attempts == 1:
         with pytest.raises(BadGateway):
             await send_with_retries(pool, request, request.clock)
@@ -107,7 +109,7 @@ async def test_a_retry_takes_another_upstream_where_there_is_one(
 @pytest.mark.parametrize("fault", [True, False])
 async def test_an_error_that_is_not_retried_is_raised_unchanged(*, fault: bool) -> None:
     error = ValueError("x")
-    pool, request = make_pool(2), ScriptedRequest((error, Failure(error if fault else None, Retry.NEVER)))
+    pool, request = make_pool(2), ScriptedRequest((error, AttemptFailure(error if fault else None, Retry.NEVER)))
     with pytest.raises(ValueError, match="x"):
         await send_with_retries(pool, request, request.clock)
     assert len(request.sent_to) == 1
