@@ -1,5 +1,6 @@
 """Media as values: file names with their rules, and the metadata of a stored file. Pure."""
 
+import json
 import unicodedata
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +13,8 @@ MAX_SEGMENT_BYTES = 255
 """Bytes of UTF-8 in one path segment: the limit of common file systems."""
 MAX_FOLDER_BYTES = 1024
 """Bytes of UTF-8 in a folder."""
+NO_METADATA = "{}"
+"""The metadata of a file for which none was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class MediaInfo:
     `id` stays when the file is replaced; `file_id` identifies the stored bytes and changes with them. `length` in bytes,
     `sha256` in lower-case hex or None where the store has none, `uploaded_at` in UTC. `stored_etag` is the entity tag as the
     store keeps it, with its quotes; None for a file that was stored without one: its tag is derived from `sha256`. One of the
-    two is always present.
+    two is always present. `metadata_json` is what its uploader says of it, one JSON object as text.
     """
 
     id: str
@@ -46,6 +49,7 @@ class MediaInfo:
     sha256: str | None
     uploaded_at: datetime
     stored_etag: str | None = None
+    metadata_json: str = NO_METADATA
 
     def __post_init__(self) -> None:
         if self.stored_etag is None and self.sha256 is None:
@@ -67,6 +71,7 @@ class MediaInfo:
             "sha256": self.sha256,
             "etag": self.etag,
             "uploaded_at": self.uploaded_at.isoformat(timespec="milliseconds"),
+            "metadata": json.loads(self.metadata_json),
         }
 
 

@@ -94,7 +94,10 @@ async def tus_create(
     upload_concat: HeaderText = None,
     upload_checksum: HeaderText = None,
 ) -> Response:
-    """Create an upload: metadata `filename`, optional `filetype`, `folder` and `sid`. The request may carry the first bytes."""
+    """Create an upload: metadata `filename`, optional `filetype`, `folder` and `sid`. The request may carry the first bytes.
+
+    All other keys become the file's metadata.
+    """
     with _require_tus_version(request), request_body(request, "tus") as body:
         context = upload_context(request)
         concat = tus_headers.parse_concat(upload_concat)
@@ -111,6 +114,7 @@ async def tus_create(
         if concat is None:
             name = validate_media_name(metadata.get("folder", ""), metadata.get("filename", ""))
             context.policy.check_media_type(resolve_content_type(metadata.get("filetype", ""), name.filename))
+            tus_headers.encode_metadata_of_file(metadata)
         length = tus_headers.parse_upload_length(upload_length, upload_defer_length)
         content_length = parse_content_length(request)
         if content_length != 0:
@@ -129,7 +133,8 @@ async def _create_final(
 ) -> Response:
     name = validate_media_name(metadata.get("folder", ""), metadata.get("filename", ""))
     content_type = context.policy.check_media_type(resolve_content_type(metadata.get("filetype", ""), name.filename))
-    target = ConcatTarget(name, content_type, context.settings.unfinished_upload_ttl, stored_metadata)
+    metadata_json = tus_headers.encode_metadata_of_file(metadata)
+    target = ConcatTarget(name, content_type, context.settings.unfinished_upload_ttl, stored_metadata, metadata_json)
     progress = context.start_progress(metadata.get("sid"), name.filename, None)
     concatenator = Concatenator(context.store, context.policy, context.disk_space, context.cleanup)
     upload_id, event = await concatenator.concatenate(concat.part_ids, target, progress)
