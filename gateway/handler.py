@@ -13,7 +13,7 @@ from gateway.proxy.reverse_proxy import ReverseProxy
 from services.common.asgi import ASGIApp, Message, Receive, Scope, Send
 from services.common.errors import BadGateway, GatewayTimeout, GridcastError, ServiceUnavailable, TooManyRequests
 from services.common.http.headers import Header, find_header
-from services.common.web.app_factory import send_problem
+from services.common.web.problems import send_problem
 
 PROBE_PATHS = frozenset({"/livez", "/readyz"})
 """Paths that no rate limit applies to."""

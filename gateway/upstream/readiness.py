@@ -14,7 +14,7 @@ from gateway.upstream.upstream_connection import ServerDisconnected
 from gateway.upstream.upstream_pool import Upstream, UpstreamPool
 from services.common.aio.singleflight import SingleFlight
 from services.common.errors import ServiceUnavailable
-from services.common.web.app_factory import ReadinessCheck
+from services.common.web.health import ReadinessCheck
 
 READINESS_TTL_SECONDS = 1.0
 """Seconds for which a result is cached."""

@@ -11,7 +11,7 @@ from services.common.errors import BadRequest
 from services.common.http.query import parse_query
 from services.common.media import MAX_FOLDER_BYTES, MAX_SEGMENT_BYTES, validate_folder, validate_media_name
 from services.common.store.media_reader import ListQuery, MediaReader
-from services.common.web.app_factory import openapi_problems
+from services.common.web.openapi import openapi_problems
 from services.stream.metadata_cache import MetadataCache
 from services.stream.page_tokens import (
     MAX_PAGE_TOKEN_LENGTH,

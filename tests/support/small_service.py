@@ -6,7 +6,7 @@ from services.common.asgi import Receive, Scope, Send
 from services.common.errors import Conflict
 from services.common.server.run import run
 from services.common.settings import Settings
-from services.common.web.app_factory import send_problem
+from services.common.web.problems import send_problem
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:

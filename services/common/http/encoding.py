@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import NamedTuple
 
-from services.common.errors import GridcastError, encode_problem, problem_headers
+from services.common.errors import GridcastError
+from services.common.http.problem import encode_problem, problem_headers
 
 Field = tuple[bytes, bytes]
 

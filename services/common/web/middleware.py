@@ -11,7 +11,7 @@ from services.common.errors import GridcastError, InternalServerError, ServiceUn
 from services.common.http.encoding import PreparedResponse
 from services.common.http.headers import incoming_request_id
 from services.common.telemetry import json_logging, metrics
-from services.common.web.app_factory import send_problem
+from services.common.web.problems import send_problem
 
 FastPathHandler = Callable[[Scope], PreparedResponse | None]
 """Returns the response to a request where nothing has to be waited for, else None."""
