@@ -128,11 +128,22 @@ class UpstreamConnection(asyncio.Protocol):
                 return b""
             await self._wait_for_data()
         data = response.next_chunk()
-        if self._reading_paused and response.buffered <= READ_BUFFER_LOW_WATER:
+        if self._reading_paused:
+            self.resume_reading()
+        return data
+
+    def pause_reading(self) -> None:
+        """Read nothing more from the upstream until `read` has returned most of what is buffered: the client takes no more."""
+        if not self._reading_paused and self._state is _ACTIVE and not self.response.message_complete:
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read again: the client takes more."""
+        if self._reading_paused and self.response.buffered <= READ_BUFFER_LOW_WATER:
             self._reading_paused = False
             if self._state is not _CLOSED:
                 self._transport.resume_reading()
-        return data
 
     @property
     def response_consumed(self) -> bool:

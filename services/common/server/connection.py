@@ -130,6 +130,7 @@ class HTTPConnection(asyncio.Protocol):
         self._info = ConnectionInfo(
             extended_start=True,
             peer_disconnected=wrapped.peer_disconnected,
+            write_paused=wrapped.is_write_paused,
             unacknowledged_bytes=wrapped.unacknowledged_bytes,
         )
         self._scope = {

@@ -136,6 +136,10 @@ class CoalescingTransport:
         """Whether the client has gone; its FIN may be behind bytes that are not read yet."""
         return self.is_closing() or (self._read_paused and tcp.peer_sent_fin(self._raw))
 
+    def is_write_paused(self) -> bool:
+        """Whether the write buffer is above its high-water mark."""
+        return self.write_paused
+
     def unacknowledged_bytes(self) -> int | None:
         """Return the bytes that the client has not acknowledged; None where that is unknown."""
         return tcp.unacknowledged_bytes(self._raw)
