@@ -8,7 +8,7 @@ has passed, an active health check ends the ejection (`health_checks`), not a cl
 long as its upload.
 
 Unresponsive: an upstream with active requests is checked as well. If two checks in a row get no response in time, the process
-stands still (a frozen container, a host that is gone): it is ejected, and what waits for it is retried elsewhere or ended. A
+stands still (a frozen container, a host that is gone): it is ejected, and the requests that wait are retried elsewhere or ended. A
 refused connection is not counted: a service that shuts down refuses new connections while it completes its requests.
 
 Panic mode: if all upstreams are ejected, the one whose ejection ends first gets the request, because it may work and a 502 cannot.
