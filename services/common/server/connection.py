@@ -20,6 +20,7 @@ from services.common.server import tcp
 from services.common.server.connection_info import CONNECTION_INFO_EXTENSION, ConnectionInfo
 from services.common.server.contract import ServerConfig, ServerState
 from services.common.server.cycle import RequestCycle
+from services.common.server.parse_turns import BYTES_PER_TURN, ParseTurns
 from services.common.server.scope import http_scope
 from services.common.server.timeouts import KeepAliveTimer, SendTimeout, Timeout
 from services.common.server.transport import CoalescingTransport
@@ -28,10 +29,6 @@ from services.common.server.websocket.upgrade import switch_to_websocket
 MAX_PIPELINED = 32
 """Requests that may wait behind the one being answered: 429 beyond."""
 
-BYTES_PER_TURN = 16 * 1024
-"""Bytes that are parsed at once, unless they are of a body whose length is known. Forty uploads in chunks of one byte made others
-wait 2.5 s where a whole read was parsed at once, 0.3 s like this.
-"""
 FAST_PATH_PER_READ = 8
 """Responses without a task, out of one read: 256 KiB hold ten thousand small requests, and other connections wait for their
 turn.
@@ -112,13 +109,13 @@ class HTTPConnection(asyncio.Protocol):
         self._parser = RequestParser()
         self._active: RequestCycle | None = None  # the last one that was started; its response may be complete
         self._receiving: RequestCycle | None = None  # the one whose body is still coming in
-        self._backlog: memoryview | None = None  # read, and not parsed yet
         self._queue: deque[RequestCycle] = deque()  # pipelined behind the active one
         self._deferred_error: GridcastError | None = None
         self._header_timer = Timeout(loop, self._on_header_timeout)
         self._keep_alive_timer = KeepAliveTimer(loop, self.keep_alive_timeout, self._on_keep_alive_timeout)
         self._raw: asyncio.Transport
         self._transport: CoalescingTransport
+        self._turns: ParseTurns
         self._send_timer: SendTimeout
         self._linger_timer: Timeout
         self._info: ConnectionInfo
@@ -131,6 +128,7 @@ class HTTPConnection(asyncio.Protocol):
         self._server_state.connections.add(self)
         self._raw = raw = cast("asyncio.Transport", transport)
         self._transport = wrapped = CoalescingTransport(raw, self._loop)
+        self._turns = ParseTurns(self._loop, wrapped, self._parser, self._parse)
         self._send_timer = SendTimeout(self._loop, raw.abort, raw.get_write_buffer_size)
         self._linger_timer = Timeout(self._loop, raw.abort)
         self._info = ConnectionInfo(
@@ -181,25 +179,11 @@ class HTTPConnection(asyncio.Protocol):
         if len(data) <= BYTES_PER_TURN or self._parser.reads_raw_body:
             self._parse(data)
         else:
-            self._backlog = memoryview(data)
-            self._transport.hold_reading()
-            self._parse_backlog()
-
-    def _parse_backlog(self) -> None:
-        """Parse a part of a long read, and the rest in the next turns of the event loop: it may be many chunks or requests."""
-        if (backlog := self._backlog) and self._state in _PARSING:
-            self._backlog = backlog[BYTES_PER_TURN:]
-            self._parse(bytes(backlog[:BYTES_PER_TURN]))
-            if self._backlog and self._parser.reads_raw_body:
-                rest, self._backlog = bytes(self._backlog), None
-                self._parse(rest)
-        if self._backlog and self._state in _PARSING:
-            self._loop.call_soon(self._parse_backlog)
-        elif self._state is not ConnectionState.UPGRADED:
-            self._backlog = None
-            self._transport.release_reading()
+            self._turns.start(data)
 
     def _parse(self, data: bytes) -> None:
+        if self._state not in _PARSING:
+            return
         parser = self._parser
         for event in parser.feed(data):
             if isinstance(event, RequestHead):
@@ -336,10 +320,8 @@ class HTTPConnection(asyncio.Protocol):
         self._server_state.connections.discard(self)
         self._transport.flush()
         protocol = protocol_class(config=self._config, server_state=self._server_state, app_state=self._app_state)
-        early_data = self._parser.trailing_data + bytes(self._backlog or b"")
-        if self._backlog:
-            self._transport.release_reading()
-        switch_to_websocket(self._raw, protocol, head, early_data, write_paused=self._transport.write_paused)
+        early = self._parser.trailing_data + self._turns.take_rest()
+        switch_to_websocket(self._raw, protocol, head, early, write_paused=self._transport.write_paused)
         self._release()
 
     # Errors.
@@ -403,16 +385,16 @@ class HTTPConnection(asyncio.Protocol):
         """Send a FIN, and read on for `linger_timeout` (RFC 9112, 9.6): closing on unread bytes would reset the connection."""
         self._state = ConnectionState.LINGERING
         self._header_timer.stop()
-        if self._raw.is_closing():
-            return
-        self._transport.half_close()
-        self._linger_timer.start(self.linger_timeout)
+        if not self._raw.is_closing():
+            self._transport.half_close()
+            self._linger_timer.start(self.linger_timeout)
 
     def _release(self) -> None:
         """Stop all timers, and drop what refers back to this object: a WebSocket lives for days, and garbage waits long."""
         for timer in (self._header_timer, self._keep_alive_timer, self._send_timer, self._linger_timer):
             timer.stop()
         self._parser.close()
-        self._active = self._receiving = self._backlog = None
+        self._turns.take_rest()
+        self._active = self._receiving = None
         self._queue.clear()
-        del self._header_timer, self._keep_alive_timer
+        del self._header_timer, self._keep_alive_timer, self._turns

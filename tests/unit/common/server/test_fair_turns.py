@@ -1,4 +1,4 @@
-"""HTTPConnection: one long read is parsed in turns, so that chunks of one byte do not hold the event loop."""
+"""services.common.server.parse_turns: one long read is parsed in turns, so that chunks of one byte do not hold the event loop."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
 from services.common.http.request_parser import EndOfMessage, RequestHead, RequestParser
-from services.common.server.connection import BYTES_PER_TURN, HTTPConnection
+from services.common.server.connection import HTTPConnection
+from services.common.server.parse_turns import BYTES_PER_TURN
 
 pytestmark = pytest.mark.anyio
 
@@ -100,8 +101,8 @@ async def test_other_callbacks_run_between_the_turns_and_nothing_is_read_meanwhi
     async def app(scope: Any, receive: Any, send: Any) -> None:
         nonlocal received
         del scope, send
-        while True:
-            received += len((await receive()).get("body", b""))
+        while (message := await receive())["type"] == "http.request":
+            received += len(message["body"])
 
     config = uvicorn.Config(app, lifespan="off", ws="none", log_config=None)
     config.load()
