@@ -197,15 +197,20 @@ class UpstreamRequest:
                 exchange.bytes_transferred += len(data)
                 await send({"type": "http.response.body", "body": data, "more_body": more})
                 if more and self._write_paused():
-                    # A paused client would hold what is read meanwhile, up to half a megabyte more for each.
-                    connection.pause_reading()
-                    data = b""
-                    await send({"type": "http.response.body", "body": b"", "more_body": True})
-                    if self._peer_disconnected():
-                        raise ClientDisconnected
-                    connection.resume_reading()
+                    await self._drain()
         finally:
             connection.release()
+
+    async def _drain(self) -> None:
+        """Wait until the client takes more. Raises ClientDisconnected."""
+        read_buffer = self._connection_pool.read_buffer
+        read_buffer.client_stalled()
+        try:
+            await self._send({"type": "http.response.body", "body": b"", "more_body": True})
+        finally:
+            read_buffer.client_resumed()
+        if self._peer_disconnected():
+            raise ClientDisconnected
 
 
 class ReverseProxy:
