@@ -122,10 +122,10 @@ class HandshakeRequest:
         return UpstreamResponse(upstream, transport, handshake, head)
 
     def classify(self, error: BaseException) -> AttemptFailure:
-        """Retry after a broken connection: a handshake has no effect that must not happen twice."""
-        if isinstance(error, ConnectError | ConnectionError):
+        """Retry after a broken connection or a timeout: a handshake has no effect that must not happen twice."""
+        if isinstance(error, ConnectError | ConnectionError | GatewayTimeout):
             return AttemptFailure(error, Retry.NEXT_UPSTREAM)
-        if isinstance(error, GatewayTimeout | BadGateway):
+        if isinstance(error, BadGateway):
             return AttemptFailure(error, Retry.NEVER)
         return AttemptFailure(None, Retry.NEVER)
 

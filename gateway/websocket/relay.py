@@ -91,6 +91,7 @@ class Tunnel:
         self._client_transport = client_transport
         self._upstream_transport = upstream_transport
         self._upstream.active_requests += 1
+        self._upstream.tunnels.add(self)
         metrics.WEBSOCKET_TUNNELS.inc()
         self._connections.add(self)
         client_protocol = RelayDirection(upstream_transport, self)
@@ -100,7 +101,7 @@ class Tunnel:
             client_protocol.pause_writing()
 
     def shutdown(self) -> None:
-        """Close both connections: the gateway stops."""
+        """Close both connections: the gateway stops, or the upstream is frozen. The client sees the end without a close code."""
         self._client_transport.close()
         self._upstream_transport.close()
         if self._client_transport.get_write_buffer_size() or self._upstream_transport.get_write_buffer_size():
@@ -116,6 +117,7 @@ class Tunnel:
         if self in self._connections:
             self._connections.discard(self)
             self._upstream.active_requests -= 1
+            self._upstream.tunnels.discard(self)
             metrics.WEBSOCKET_TUNNELS.dec()
             self._slot.release()
             self.log.write(101)

@@ -11,6 +11,7 @@ from typing import Any
 import uvicorn
 
 from services.common.asgi import ASGIApp
+from services.common.server.allocator import configure_allocator
 from services.common.server.connection import HTTPConnection
 from services.common.settings import Settings
 from services.common.telemetry import json_logging, metrics
@@ -63,6 +64,7 @@ def run(
     `websocket` is the class of the protocol to which WebSocket handshakes are handed over; without it none are offered.
     """
     gc.set_threshold(*GC_THRESHOLDS)
+    configure_allocator()
     json_logging.configure_logging(name, settings.log_level)
     if settings.metrics_port:
         metrics.start_metrics_server(settings.host, settings.metrics_port)
