@@ -20,11 +20,12 @@ from gateway.upstream.readiness import UpstreamReadiness
 from gateway.upstream.upstream_pool import UpstreamPool
 from services.common.aio.cancellation import cancel_and_wait
 from services.common.http.origins import OriginPolicy
+from services.common.telemetry.request_telemetry import RequestTelemetry
 from services.common.web.app_factory import create_fastapi_app
 from services.common.web.middleware import RequestMiddleware
 
 
-def create_app(settings: GatewaySettings | None = None) -> RequestMiddleware:
+def create_app(settings: GatewaySettings | None = None, telemetry: RequestTelemetry | None = None) -> RequestMiddleware:
     """Build the gateway as an ASGI application. `settings`: read from the environment where None."""
     settings = settings or GatewaySettings()
     addresses = {
@@ -70,4 +71,4 @@ def create_app(settings: GatewaySettings | None = None) -> RequestMiddleware:
     )
     openapi = OpenAPIAggregator(connection_pool, upstream_pools, app.openapi)
     handler = GatewayHandler(reverse_proxy, app, openapi, admission)
-    return RequestMiddleware(handler, trusts_request_id=handler.trusts_request_id)
+    return RequestMiddleware(handler, trusts_request_id=handler.trusts_request_id, telemetry=telemetry)

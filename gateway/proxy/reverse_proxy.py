@@ -29,7 +29,7 @@ from gateway.upstream.upstream_pool import FROZEN_AFTER_SECONDS, Upstream, Upstr
 from services.common.asgi import ClientDisconnected, Receive, Scope, Send
 from services.common.errors import BadGateway, ContentTooLarge, GatewayTimeout, GridcastError, ServiceUnavailable
 from services.common.server.connection_info import ConnectionInfo, connection_info
-from services.common.telemetry import json_logging
+from services.common.telemetry.request_id import request_id_var
 
 MAX_NON_MEDIA_BODY_BYTES = 1024 * 1024
 """Largest request body on a route that takes no media: 413 beyond."""
@@ -241,7 +241,7 @@ class ReverseProxy:
         method, target, query = scope["method"], scope["raw_path"], scope["query_string"]
         if query:
             target = b"%s?%s" % (target, query)
-        head = encode_request_head(method, target, scope["headers"], client, json_logging.request_id_var.get())
+        head = encode_request_head(method, target, scope["headers"], client, request_id_var.get())
         length = head.content_length
         limit = self._settings.max_body_size if route.is_media else MAX_NON_MEDIA_BODY_BYTES
         if length is not None and length > limit:

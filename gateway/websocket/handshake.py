@@ -26,7 +26,7 @@ from services.common.errors import BadGateway, GatewayTimeout, GridcastError, In
 from services.common.http.encoding import encode_error_response
 from services.common.http.headers import Header, incoming_request_id
 from services.common.server.contract import ServerConfig, ServerState
-from services.common.telemetry import json_logging
+from services.common.telemetry.request_id import request_id_var
 
 HANDSHAKE_TIMEOUT_SECONDS = 5.0
 """Seconds for the upstream's response to a handshake."""
@@ -199,7 +199,7 @@ class ClientHandshake(asyncio.Protocol):
         admission = self._admission
         request_id = incoming_request_id(fields) if is_trusted_proxy(peer, admission.trusted_proxies) else None
         log = TunnelLog(target.partition(b"?")[0].decode("ascii"), request_id or secrets.token_hex(8))
-        json_logging.request_id_var.set(log.request_id)
+        request_id_var.set(log.request_id)
         try:
             client = resolve_client(peer, "http", fields, admission.trusted_proxies)
             encoded = build_request_headers(fields, client, log.request_id)

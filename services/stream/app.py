@@ -15,6 +15,7 @@ from services.common.bus.subscription import Subscription
 from services.common.http.encoding import PreparedResponse
 from services.common.store.factory import open_store
 from services.common.telemetry import metrics
+from services.common.telemetry.request_telemetry import RequestTelemetry
 from services.common.web.app_factory import create_fastapi_app
 from services.common.web.middleware import RequestMiddleware
 from services.stream import api
@@ -26,7 +27,7 @@ from services.stream.response_sender import SendTimeoutMonitor
 from services.stream.settings import StreamSettings
 
 
-def create_app(settings: StreamSettings | None = None) -> RequestMiddleware:
+def create_app(settings: StreamSettings | None = None, telemetry: RequestTelemetry | None = None) -> RequestMiddleware:
     """Return the service as an ASGI application."""
     settings = settings or StreamSettings()
 
@@ -71,7 +72,12 @@ def create_app(settings: StreamSettings | None = None) -> RequestMiddleware:
     # The middleware calls the handler directly; what reaches this route has another method: 405.
     app.router.routes.append(Route("/file/stream", stream, methods=["GET"], include_in_schema=False))
     both = ("GET", "/file/stream"), ("HEAD", "/file/stream")
-    return RequestMiddleware(app, dict.fromkeys(both, stream), fast_path_handlers=dict.fromkeys(both, stream.fast_path))
+    return RequestMiddleware(
+        app,
+        dict.fromkeys(both, stream),
+        fast_path_handlers=dict.fromkeys(both, stream.fast_path),
+        telemetry=telemetry,
+    )
 
 
 class _DownloadRoute:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Callable, Mapping
 
@@ -10,16 +9,13 @@ from services.common.asgi import CLIENT_CLOSED_REQUEST, ASGIApp, ClientDisconnec
 from services.common.errors import GridcastError, InternalServerError, ServiceUnavailable
 from services.common.http.encoding import PreparedResponse
 from services.common.http.headers import incoming_request_id
-from services.common.telemetry import json_logging, metrics
+from services.common.telemetry.request_id import new_request_id, request_id_var
+from services.common.telemetry.request_telemetry import RequestTelemetry
 from services.common.web.problems import send_problem
 
 FastPathHandler = Callable[[Scope], PreparedResponse | None]
 """Returns the response to a request where nothing has to be waited for, else None."""
 
-QUIET = frozenset({"/livez", "/readyz"})
-"""Asked every few seconds: not worth a line in the log."""
-
-_random = random.Random()  # noqa: S311  # an id is no secret; asking the system for it is a call for each request
 _log = logging.getLogger("gridcast.web")
 
 
@@ -35,6 +31,7 @@ class RequestMiddleware:
         bypass_routes: plain ASGI callables by (method, path), for requests where a router would cost more than the response.
         trusts_request_id: whether the X-Request-ID of a request is kept. By default it is: a service's client is the gateway,
             which sets it.
+        telemetry: records the requests; by default without an access log.
         fast_path_handlers: functions by (method, path) that answer without a task where everything is in memory.
     """
 
@@ -44,11 +41,13 @@ class RequestMiddleware:
         bypass_routes: Mapping[tuple[str, str], ASGIApp] | None = None,
         trusts_request_id: Callable[[Scope], bool] = lambda _scope: True,
         fast_path_handlers: Mapping[tuple[str, str], FastPathHandler] | None = None,
+        telemetry: RequestTelemetry | None = None,
     ) -> None:
         self.app = app
         self.bypass_routes = dict(bypass_routes or {})
         self.fast_path_handlers = dict(fast_path_handlers or {})
         self._trusts_request_id = trusts_request_id
+        self._telemetry = telemetry or RequestTelemetry()
 
     def fast_path(self, scope: Scope) -> PreparedResponse | None:
         """Return a response for which nothing has to be waited for; None sends the request through `__call__`.
@@ -67,7 +66,7 @@ class RequestMiddleware:
             request_id = _request_id(scope, self._trusts_request_id)
             response.headers.append((b"x-request-id", request_id.encode("ascii")))
             scope["route"] = scope["path"]
-            _record(scope, request_id, response.status, len(response.body), 0, time.perf_counter() - began)
+            self._record(scope, request_id, response.status, len(response.body), 0, time.perf_counter() - began)
         return response
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,7 +76,7 @@ class RequestMiddleware:
             return
         began = time.perf_counter()
         request_id = _request_id(scope, self._trusts_request_id)
-        token = json_logging.request_id_var.set(request_id)
+        token = request_id_var.set(request_id)
         response = _ResponseSender(send, request_id)
         received = 0
 
@@ -90,7 +89,7 @@ class RequestMiddleware:
         bypass = self.bypass_routes.get((scope["method"], scope["path"]))
         if bypass is not None:
             scope["route"] = scope["path"]
-        metrics.http_requests_in_flight += 1
+        self._telemetry.in_flight += 1
         try:
             await (bypass or self.app)(scope, counting_receive, response.send)
         except ClientDisconnected:
@@ -107,9 +106,24 @@ class RequestMiddleware:
             if not response.status:
                 await send_problem(response.send, InternalServerError(), close_connection=True)
         finally:
-            metrics.http_requests_in_flight -= 1
-            _record(scope, request_id, response.status, response.sent, received, time.perf_counter() - began)
-            json_logging.request_id_var.reset(token)
+            self._telemetry.in_flight -= 1
+            self._record(scope, request_id, response.status, response.sent, received, time.perf_counter() - began)
+            request_id_var.reset(token)
+
+    def _record(self, scope: Scope, request_id: str, status: int, sent: int, received: int, seconds: float) -> None:
+        route = scope.get("route", "other")
+        template = str(getattr(route, "path", route))
+        self._telemetry.record(
+            request_id,
+            scope["method"],
+            scope["path"],
+            template,
+            status,
+            sent,
+            received,
+            seconds,
+            scope.get("log"),
+        )
 
 
 class _ResponseSender:
@@ -132,15 +146,6 @@ class _ResponseSender:
         await self._send(message)
 
 
-def _record(scope: Scope, request_id: str, status: int, sent: int, received: int, seconds: float) -> None:
-    """Count a request and write its line to the access log."""
-    route, method, path = scope.get("route", "other"), scope["method"], scope["path"]
-    template = str(getattr(route, "path", route))
-    metrics.record_http_request(method, template, status, seconds, received, sent)
-    if (lines := json_logging.access_log) is not None and path not in QUIET:
-        lines.write(request_id, method, path, status, sent, received, seconds, scope.get("log"))
-
-
 def _has_body(scope: Scope) -> bool:
     """Whether something may be left unread, which is not worth reading."""
     return any(name in {b"content-length", b"transfer-encoding"} for name, _ in scope["headers"])
@@ -150,4 +155,4 @@ def _request_id(scope: Scope, trusts_request_id: Callable[[Scope], bool]) -> str
     request_id = incoming_request_id(scope["headers"])
     if request_id is not None and trusts_request_id(scope):
         return request_id
-    return f"{_random.getrandbits(64):016x}"
+    return new_request_id()
