@@ -11,6 +11,7 @@ from typing import Any
 import uvicorn
 
 from services.common.asgi import ASGIApp
+from services.common.http.hosts import HostPolicy
 from services.common.server.connection import HTTPConnection
 from services.common.settings import Settings
 from services.common.telemetry import json_logging, metrics
@@ -65,7 +66,8 @@ def run(
     gc.set_threshold(*GC_THRESHOLDS)
     json_logging.configure_logging(name, settings.log_level)
     if settings.metrics_port:
-        metrics.start_metrics_server(settings.host, settings.metrics_port)
+        hosts = HostPolicy(settings.allowed_hosts)
+        metrics.start_metrics_server(settings.host, settings.metrics_port, hosts.allows)
     config = uvicorn.Config(
         create_app,
         factory=True,

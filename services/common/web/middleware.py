@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from services.common.asgi import CLIENT_CLOSED_REQUEST, ASGIApp, ClientDisconnected, Message, Receive, Scope, Send
 from services.common.errors import GridcastError, InternalServerError, ServiceUnavailable
 from services.common.http.encoding import PreparedResponse
-from services.common.http.headers import incoming_request_id
+from services.common.http.headers import Header, incoming_request_id
 from services.common.telemetry import json_logging, metrics
 from services.common.web.app_factory import send_problem
+from services.common.web.browser_protection import SAME_ORIGIN_ONLY
 
 FastPathHandler = Callable[[Scope], PreparedResponse | None]
 """Returns the response to a request where nothing has to be waited for, else None."""
@@ -36,6 +37,8 @@ class RequestMiddleware:
         trusts_request_id: whether the X-Request-ID of a request is kept. By default it is: a service's client is the gateway,
             which sets it.
         fast_path_handlers: functions by (method, path) that answer without a task where everything is in memory.
+        check_request: raises the GridcastError with which a request is refused before anything else is done with it.
+        response_headers: returns fields that are added to the response of a request, a problem included.
     """
 
     def __init__(
@@ -44,11 +47,15 @@ class RequestMiddleware:
         bypass_routes: Mapping[tuple[str, str], ASGIApp] | None = None,
         trusts_request_id: Callable[[Scope], bool] = lambda _scope: True,
         fast_path_handlers: Mapping[tuple[str, str], FastPathHandler] | None = None,
+        check_request: Callable[[Scope], None] = lambda _scope: None,
+        response_headers: Callable[[Scope], list[Header]] = lambda _scope: SAME_ORIGIN_ONLY,
     ) -> None:
         self.app = app
         self.bypass_routes = dict(bypass_routes or {})
         self.fast_path_handlers = dict(fast_path_handlers or {})
         self._trusts_request_id = trusts_request_id
+        self._check_request = check_request
+        self._response_headers = response_headers
 
     def fast_path(self, scope: Scope) -> PreparedResponse | None:
         """Return a response for which nothing has to be waited for; None sends the request through `__call__`.
@@ -60,12 +67,14 @@ class RequestMiddleware:
             return None
         began = time.perf_counter()
         try:
+            self._check_request(scope)
             response = handler(scope)
         except Exception:  # noqa: BLE001  # see above
             return None
         if response is not None:
             request_id = _request_id(scope, self._trusts_request_id)
             response.headers.append((b"x-request-id", request_id.encode("ascii")))
+            response.headers.extend(self._response_headers(scope))
             scope["route"] = scope["path"]
             _record(scope, request_id, response.status, len(response.body), 0, time.perf_counter() - began)
         return response
@@ -78,7 +87,7 @@ class RequestMiddleware:
         began = time.perf_counter()
         request_id = _request_id(scope, self._trusts_request_id)
         token = json_logging.request_id_var.set(request_id)
-        response = _ResponseSender(send, request_id)
+        response = _ResponseSender(send, request_id, self._response_headers(scope))
         received = 0
 
         async def counting_receive() -> Message:
@@ -92,6 +101,7 @@ class RequestMiddleware:
             scope["route"] = scope["path"]
         metrics.http_requests_in_flight += 1
         try:
+            self._check_request(scope)
             await (bypass or self.app)(scope, counting_receive, response.send)
         except ClientDisconnected:
             response.status = response.status or CLIENT_CLOSED_REQUEST
@@ -113,13 +123,13 @@ class RequestMiddleware:
 
 
 class _ResponseSender:
-    """Sends a response with the request's id, and counts its bytes."""
+    """Sends a response with the request's id and further headers, and counts its bytes."""
 
-    __slots__ = ("_request_id", "_send", "sent", "status")
+    __slots__ = ("_headers", "_send", "sent", "status")
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    def __init__(self, send: Send, request_id: str, headers: list[Header]) -> None:
         self._send = send
-        self._request_id = request_id.encode("ascii")
+        self._headers = (*headers, (b"x-request-id", request_id.encode("ascii")))
         self.status = 0
         self.sent = 0
 
@@ -127,7 +137,7 @@ class _ResponseSender:
         """ASGI's send."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._request_id)]
+            message["headers"] = [*message.get("headers", ()), *self._headers]
         self.sent += len(message.get("body", b""))
         await self._send(message)
 
