@@ -28,11 +28,7 @@ _HOP_BY_HOP = frozenset(
         b"http2-settings",
     }
 )
-_REMOVED_FROM_REQUEST = _HOP_BY_HOP | {
-    *(b"forwarded", b"x-real-ip", b"x-request-id", b"x-original-url", b"x-rewrite-url"),
-    # Judged here: a service would judge them by its own settings.
-    *(b"origin", b"sec-fetch-site"),
-}
+_REMOVED_FROM_REQUEST = _HOP_BY_HOP | {b"forwarded", b"x-real-ip", b"x-request-id", b"x-original-url", b"x-rewrite-url"}
 _MERGED_IN_REQUEST = frozenset(
     {b"connection", b"host", b"content-length", b"expect", b"cookie", b"traceparent", b"tracestate"}
 )

@@ -3,7 +3,7 @@
 A page of any origin can post a form, and its request needs no preflight (Fetch, "CORS-safelisted method"). CORS does not cover
 WebSockets either (RFC 6455, 10.2). But a browser says where such a request comes from, and no page can change that: `Origin`
 (RFC 6454, 7), and to HTTPS and loopback addresses `Sec-Fetch-Site` (Fetch Metadata). The gateway judges both and removes them
-from what it forwards; the services judge them where they are reached directly.
+from requests that it forwards; the services judge them where they are reached directly, the socket service in each handshake.
 """
 
 import re

@@ -12,7 +12,7 @@ SAME_ORIGIN_ONLY: list[Header] = [(b"cross-origin-resource-policy", b"same-origi
 class BrowserProtection:
     """Judges the Host of every request to a service, and where a request that changes state comes from.
 
-    Requests of the gateway have neither Origin nor Sec-Fetch-Site: it has judged them.
+    What the gateway forwards of such requests has neither Origin nor Sec-Fetch-Site: it has judged them.
     """
 
     def __init__(self, hosts: HostPolicy, origins: OriginPolicy) -> None:
