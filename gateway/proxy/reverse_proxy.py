@@ -28,6 +28,7 @@ from gateway.upstream.upstream_connection import ServerDisconnected, UpstreamCon
 from gateway.upstream.upstream_pool import FROZEN_AFTER_SECONDS, Upstream, UpstreamPool
 from services.common.asgi import ClientDisconnected, Receive, Scope, Send
 from services.common.errors import BadGateway, ContentTooLarge, GatewayTimeout, GridcastError, ServiceUnavailable
+from services.common.http.origins import SAFE_METHODS
 from services.common.server.connection_info import ConnectionInfo, connection_info
 from services.common.telemetry.request_id import request_id_var
 
@@ -35,8 +36,6 @@ MAX_NON_MEDIA_BODY_BYTES = 1024 * 1024
 """Largest request body on a route that takes no media: 413 beyond."""
 SMALL_RESPONSE_BYTES = 16 * 1024
 """Largest response body that is sent in one message together with the headers, if it was received completely."""
-SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-"""Methods without side effects (RFC 9110, 9.2.1) that the gateway routes."""
 
 
 class ClientRequestBody:

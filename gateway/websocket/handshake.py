@@ -226,16 +226,14 @@ class ClientHandshake(asyncio.Protocol):
             self._reject(InternalServerError(), log)
 
     def _admit(self, path: str, fields: Iterable[Header], client: Client) -> None:
-        """Raise NotFound, TooManyRequests or Forbidden where the client may not open a WebSocket."""
+        """Raise MisdirectedRequest, NotFound, TooManyRequests or Forbidden where the client may not open a WebSocket."""
         admission = self._admission
+        admission.hosts.check(fields)
         if path not in routes.WEBSOCKET_PATHS:
             raise NotFound("no WebSocket endpoint here")
         if admission.rate_limiter is not None:
             admission.rate_limiter.acquire(client.address, asyncio.get_running_loop().time())
-        values = {name: value.decode("latin-1") for name, value in fields}
-        admission.origins.check_websocket_origin(
-            values.get(b"origin"), client.host or values.get(b"host"), has_cookies=b"cookie" in values
-        )
+        admission.origins.check_request(fields, client.host, https=client.scheme == "https")
 
     def start_tunnel(self, response: UpstreamResponse, slot: ConnectionSlot, log: TunnelLog) -> None:
         """Relay the 101, and hand both connections over to a tunnel: this object is not needed any more."""

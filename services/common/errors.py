@@ -15,6 +15,7 @@
      +- UnsupportedMediaType   415
      +- RangeNotSatisfiable    416
      +- ExpectationFailed      417
+     +- MisdirectedRequest     421  Host names another server
      +- TooManyRequests        429
      +- HeadersTooLarge        431
      +- ChecksumMismatch       460  (tus)
@@ -155,6 +156,13 @@ class ChecksumMismatch(GridcastError):
 
     status = 460
     title = "Checksum Mismatch"
+
+
+class MisdirectedRequest(GridcastError):
+    """421 (RFC 9110, 15.5.20): the Host is not one that this server answers to."""
+
+    status = 421
+    title = "Misdirected Request"
 
 
 class TooManyRequests(GridcastError):

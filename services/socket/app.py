@@ -12,8 +12,11 @@ from services.common.aio.descriptor_limit import raise_descriptor_limit
 from services.common.asgi import Receive, Scope, Send
 from services.common.bus.publisher import EventPublisher
 from services.common.errors import ServiceUnavailable
+from services.common.http.hosts import HostPolicy
+from services.common.http.origins import OriginPolicy
 from services.common.telemetry.request_telemetry import RequestTelemetry
 from services.common.web.app_factory import create_fastapi_app
+from services.common.web.browser_protection import BrowserProtection
 from services.common.web.middleware import RequestMiddleware
 from services.socket import api
 from services.socket.accept import Acceptor
@@ -46,7 +49,11 @@ class SocketApplication:
             "socket", "Keeps connections and pushes to them.", self._lifespan, {"redis": self._check_readiness}
         )
         api_app.include_router(api.router)
-        self._http_app = RequestMiddleware(api_app, telemetry=telemetry)
+        self._hosts = HostPolicy(settings.allowed_hosts)
+        self._origins = OriginPolicy(settings.allowed_origins)
+        self._http_app = RequestMiddleware(
+            api_app, check_request=BrowserProtection(self._hosts, self._origins), telemetry=telemetry
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -70,7 +77,9 @@ class SocketApplication:
             broker = RedisBroker(redis, hub, sessions, history, presence)
             ack_waiter = AckWaiter(publisher, broker.node_channel)
             broker.on_ack = ack_waiter.on_ack
-            acceptor = Acceptor(settings, hub, sessions, history, broker, presence, max_clients)
+            acceptor = Acceptor(
+                settings, self._hosts, self._origins, hub, sessions, history, broker, presence, max_clients
+            )
             handler = WebSocketHandler(settings, hub, sessions, broker, presence, acceptor)
             app.state.publisher = publisher
             app.state.sessions = sessions

@@ -13,10 +13,13 @@ from services.common.asgi import Receive, Scope, Send
 from services.common.bus.redis import RedisClient
 from services.common.bus.subscription import Subscription
 from services.common.http.encoding import PreparedResponse
+from services.common.http.hosts import HostPolicy
+from services.common.http.origins import OriginPolicy
 from services.common.store.factory import open_store
 from services.common.telemetry import metrics
 from services.common.telemetry.request_telemetry import RequestTelemetry
 from services.common.web.app_factory import create_fastapi_app
+from services.common.web.browser_protection import BrowserProtection
 from services.common.web.middleware import RequestMiddleware
 from services.stream import api
 from services.stream.block_cache import BlockCache
@@ -77,6 +80,7 @@ def create_app(settings: StreamSettings | None = None, telemetry: RequestTelemet
         dict.fromkeys(both, stream),
         fast_path_handlers=dict.fromkeys(both, stream.fast_path),
         telemetry=telemetry,
+        check_request=BrowserProtection(HostPolicy(settings.allowed_hosts), OriginPolicy("")),
     )
 
 

@@ -10,11 +10,14 @@ from fastapi import FastAPI
 from services.common.aio.cancellation import cancel_and_wait
 from services.common.bus.publisher import EventPublisher
 from services.common.errors import GridcastError, ServiceUnavailable
+from services.common.http.hosts import HostPolicy
+from services.common.http.origins import OriginPolicy
 from services.common.store.factory import open_store
 from services.common.store.garbage_collection_loop import GarbageCollectionLoop
 from services.common.store.upload_store import SchemaOwner
 from services.common.telemetry.request_telemetry import RequestTelemetry
 from services.common.web.app_factory import create_fastapi_app
+from services.common.web.browser_protection import BrowserProtection
 from services.common.web.middleware import RequestMiddleware
 from services.upload.endpoints import delete, form, put, tus
 from services.upload.endpoints.dependencies import UploadContext
@@ -102,7 +105,8 @@ def create_app(
     )
     for endpoint in (form, put, delete, tus):
         app.include_router(endpoint.router)
-    return RequestMiddleware(app, telemetry=telemetry)
+    protection = BrowserProtection(HostPolicy(settings.allowed_hosts), OriginPolicy(""))
+    return RequestMiddleware(app, check_request=protection, telemetry=telemetry)
 
 
 async def _ensure_schema(app: FastAPI, store: SchemaOwner) -> None:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from services.common.http.hosts import HostPolicy
 from services.common.settings import Settings
 from services.common.telemetry import metrics
 from services.common.telemetry.access_log import ACCESS_LOGGER, AccessLog
@@ -50,7 +51,8 @@ def start_telemetry(service: str, settings: Settings) -> RequestTelemetry:
     """Configure the logs and metrics of this process. Raises OSError if the metrics port is taken."""
     writer = configure_logging(service, settings.log_level)
     if settings.metrics_port:
-        metrics.start_metrics_server(settings.host, settings.metrics_port)
+        hosts = HostPolicy(settings.allowed_hosts)
+        metrics.start_metrics_server(settings.host, settings.metrics_port, hosts.allows)
     enabled = logging.getLogger(ACCESS_LOGGER).isEnabledFor(logging.INFO)
     telemetry = RequestTelemetry(AccessLog(service, writer) if enabled else None)
     metrics.HTTP_REQUESTS_IN_FLIGHT.set_function(lambda: telemetry.in_flight)

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from services.common.asgi import CLIENT_CLOSED_REQUEST, ASGIApp, ClientDisconnected, Message, Receive, Scope, Send
 from services.common.errors import GridcastError, InternalServerError, ServiceUnavailable
 from services.common.http.encoding import PreparedResponse
-from services.common.http.headers import incoming_request_id
+from services.common.http.headers import Header, incoming_request_id
 from services.common.telemetry.request_id import new_request_id, request_id_var
 from services.common.telemetry.request_telemetry import RequestTelemetry
+from services.common.web.browser_protection import SAME_ORIGIN_ONLY
 from services.common.web.problems import send_problem
 
 FastPathHandler = Callable[[Scope], PreparedResponse | None]
@@ -33,6 +34,8 @@ class RequestMiddleware:
             which sets it.
         telemetry: records the requests; by default without an access log.
         fast_path_handlers: functions by (method, path) that answer without a task where everything is in memory.
+        check_request: raises the GridcastError with which a request is refused before anything else is done with it.
+        response_headers: returns fields that are added to the response of a request, a problem included.
     """
 
     def __init__(
@@ -42,12 +45,16 @@ class RequestMiddleware:
         trusts_request_id: Callable[[Scope], bool] = lambda _scope: True,
         fast_path_handlers: Mapping[tuple[str, str], FastPathHandler] | None = None,
         telemetry: RequestTelemetry | None = None,
+        check_request: Callable[[Scope], None] = lambda _scope: None,
+        response_headers: Callable[[Scope], list[Header]] = lambda _scope: SAME_ORIGIN_ONLY,
     ) -> None:
         self.app = app
         self.bypass_routes = dict(bypass_routes or {})
         self.fast_path_handlers = dict(fast_path_handlers or {})
         self._trusts_request_id = trusts_request_id
         self._telemetry = telemetry or RequestTelemetry()
+        self._check_request = check_request
+        self._response_headers = response_headers
 
     def fast_path(self, scope: Scope) -> PreparedResponse | None:
         """Return a response for which nothing has to be waited for; None sends the request through `__call__`.
@@ -59,12 +66,14 @@ class RequestMiddleware:
             return None
         began = time.perf_counter()
         try:
+            self._check_request(scope)
             response = handler(scope)
         except Exception:  # noqa: BLE001  # see above
             return None
         if response is not None:
             request_id = _request_id(scope, self._trusts_request_id)
             response.headers.append((b"x-request-id", request_id.encode("ascii")))
+            response.headers.extend(self._response_headers(scope))
             scope["route"] = scope["path"]
             self._record(scope, request_id, response.status, len(response.body), 0, time.perf_counter() - began)
         return response
@@ -77,7 +86,7 @@ class RequestMiddleware:
         began = time.perf_counter()
         request_id = _request_id(scope, self._trusts_request_id)
         token = request_id_var.set(request_id)
-        response = _ResponseSender(send, request_id)
+        response = _ResponseSender(send, request_id, self._response_headers(scope))
         received = 0
 
         async def counting_receive() -> Message:
@@ -91,6 +100,7 @@ class RequestMiddleware:
             scope["route"] = scope["path"]
         self._telemetry.in_flight += 1
         try:
+            self._check_request(scope)
             await (bypass or self.app)(scope, counting_receive, response.send)
         except ClientDisconnected:
             response.status = response.status or CLIENT_CLOSED_REQUEST
@@ -127,13 +137,13 @@ class RequestMiddleware:
 
 
 class _ResponseSender:
-    """Sends a response with the request's id, and counts its bytes."""
+    """Sends a response with the request's id and further headers, and counts its bytes."""
 
-    __slots__ = ("_request_id", "_send", "sent", "status")
+    __slots__ = ("_headers", "_send", "sent", "status")
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    def __init__(self, send: Send, request_id: str, headers: list[Header]) -> None:
         self._send = send
-        self._request_id = request_id.encode("ascii")
+        self._headers = (*headers, (b"x-request-id", request_id.encode("ascii")))
         self.status = 0
         self.sent = 0
 
@@ -141,7 +151,7 @@ class _ResponseSender:
         """ASGI's send."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._request_id)]
+            message["headers"] = [*message.get("headers", ()), *self._headers]
         self.sent += len(message.get("body", b""))
         await self._send(message)
 
