@@ -1,6 +1,5 @@
 """The stream service's documented routes: lists and descriptions. The bytes go by `services.stream.download`, past any router."""
 
-import unicodedata
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -9,7 +8,13 @@ from pydantic.config import JsonDict
 
 from services.common.errors import BadRequest
 from services.common.http.query import parse_query
-from services.common.media import MAX_FOLDER_BYTES, MAX_SEGMENT_BYTES, validate_folder, validate_media_name
+from services.common.media import (
+    MAX_FOLDER_BYTES,
+    MAX_SEGMENT_BYTES,
+    normalize_text,
+    validate_folder,
+    validate_media_name,
+)
 from services.common.store.media_reader import ListQuery, MediaReader
 from services.common.web.openapi import openapi_problems
 from services.stream.metadata_cache import MetadataCache
@@ -138,7 +143,7 @@ async def files(
     reader: MediaReader = request.app.state.reader
     wanted = ListQuery(
         folder=None if folder is None else validate_folder(folder),
-        filename_contains=unicodedata.normalize("NFC", q),
+        filename_contains=normalize_text(q),
         after=None if after is None else decode_file_token(after),
         limit=limit,
     )

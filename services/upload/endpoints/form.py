@@ -20,6 +20,7 @@ from services.upload.content_types import resolve_content_type
 from services.upload.endpoints.dependencies import request_body, upload_context
 from services.upload.endpoints.multipart import (
     MAX_FORM_OVERHEAD_BYTES,
+    EmptyFileInput,
     FileData,
     FileEnd,
     FileStart,
@@ -76,7 +77,9 @@ async def upload_form(
     """Store one file sent as a form (RFC 7578): `file`, optional `folder` and `sid`. Answers with its id."""
     context = upload_context(request)
     with request_body(request, "form") as body:
-        parser = FormParser(parse_boundary(request.headers.get("content-type", "").encode("latin-1")))
+        by_aiohttp = "aiohttp/" in request.headers.get("user-agent", "")
+        boundary = parse_boundary(request.headers.get("content-type", "").encode("latin-1"))
+        parser = FormParser(boundary, percent_encoded_filenames=by_aiohttp)
         length = parse_content_length(request)
         max_size = context.policy.max_size
         if length is not None and length > max_size + MAX_FORM_OVERHEAD_BYTES:
@@ -111,7 +114,7 @@ class FormUpload:
     def target_name(self) -> MediaName:
         """Return the validated name. Raises BadRequest."""
         if self.filename is None:
-            raise BadRequest("the field 'file' is missing")
+            raise BadRequest("the field 'file' is missing, or no file was chosen in it")
         return validate_media_name(self.fields.get("folder", ""), self.filename)
 
     def add_field(self, name: str, value: str) -> None:
@@ -169,5 +172,5 @@ async def _handle_event(event: FormEvent, form: FormUpload, writer: UploadWriter
                 await writer.create(form.target_name())
         case FormField(name, value):
             form.add_field(name, value)
-        case FileEnd() | FormEnd():
+        case EmptyFileInput() | FileEnd() | FormEnd():
             pass
