@@ -11,7 +11,7 @@ from gateway.upstream.upstream_pool import UpstreamPool
 from services.common.aio.singleflight import SingleFlight
 from services.common.asgi import Receive, Scope, Send
 from services.common.errors import ServiceUnavailable
-from services.common.web.app_factory import openapi_problems
+from services.common.web.openapi import openapi_problems
 
 DOCUMENT_TTL_SECONDS = 5.0
 """Seconds for which the merged document is served without fetching again."""

@@ -43,7 +43,7 @@ def mongod(data_dir: Path, port: int, *, cache_gb: float = 1.0, inherited_fds: t
     )
 
 
-def redis_server(data_dir: Path, port: int) -> Program:
+def redis_server(data_dir: Path, port: int, *, inherited_fds: tuple[int, ...] = ()) -> Program:
     """Without persistence: Redis holds no data that must survive a restart."""
     data_dir.mkdir(parents=True, exist_ok=True)
     command = [
@@ -61,6 +61,7 @@ def redis_server(data_dir: Path, port: int) -> Program:
         command=tuple(command),
         url=redis_url(port),
         readiness_error=lambda: _redis_error(port),
+        inherited_fds=inherited_fds,
     )
 
 

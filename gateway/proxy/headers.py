@@ -43,6 +43,8 @@ _REMOVED_FROM_RESPONSE = _HOP_BY_HOP | {
     b"x-request-id",
     b"alt-svc",
 }
+_CROSS_ORIGIN_HEADERS = (b"access-control-", b"cross-origin-resource-policy")
+"""What other origins may do is for the gateway to say (`gateway.cors`)."""
 _LOCATION_HEADERS = frozenset({b"location", b"content-location"})
 
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}\Z")
@@ -110,7 +112,7 @@ def filter_response_headers(fields: Iterable[Header], status: int) -> list[Heade
             removed.append(field)
         elif name in _LOCATION_HEADERS:
             kept.append((name, make_location_relative(field[1])))
-        elif not name.startswith(b"access-control-"):
+        elif not name.startswith(_CROSS_ORIGIN_HEADERS):
             kept.append(field)
     if connection_options := _connection_options([value for name, value in removed if name == b"connection"]):
         kept = [field for field in kept if field[0] not in connection_options]

@@ -6,9 +6,13 @@ from typing import NamedTuple
 from gateway.forwarded import Client
 from gateway.proxy.headers import build_request_headers
 from services.common.http.headers import Header
+from services.common.http.origins import SAFE_METHODS
 
 _METHODS_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 """Methods that send `Content-Length: 0` where there is no body (RFC 9110, 8.6)."""
+
+_JUDGED_HEADERS = frozenset({b"origin", b"sec-fetch-site"})
+"""What the gateway has judged. A service would judge it again, by settings that allow no other origin."""
 
 
 class EncodedHead(NamedTuple):
@@ -35,6 +39,8 @@ def encode_request_head(
             length, framing = None, b"transfer-encoding: chunked\r\n"
         elif name == b"expect":
             expect_continue = True
+    if method not in SAFE_METHODS:
+        fields = [field for field in fields if field[0] not in _JUDGED_HEADERS]
     lines = build_request_headers(fields, client, request_id)
     raw = b"%s %s HTTP/1.1\r\n%s%s\r\n" % (method.encode("ascii"), target, lines, framing)
     return EncodedHead(raw, length, expect_continue)

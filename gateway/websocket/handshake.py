@@ -26,7 +26,7 @@ from services.common.errors import BadGateway, GatewayTimeout, GridcastError, In
 from services.common.http.encoding import encode_error_response
 from services.common.http.headers import Header, incoming_request_id
 from services.common.server.contract import ServerConfig, ServerState
-from services.common.telemetry import json_logging
+from services.common.telemetry.request_id import request_id_var
 
 HANDSHAKE_TIMEOUT_SECONDS = 5.0
 """Seconds for the upstream's response to a handshake."""
@@ -122,10 +122,10 @@ class HandshakeRequest:
         return UpstreamResponse(upstream, transport, handshake, head)
 
     def classify(self, error: BaseException) -> AttemptFailure:
-        """Retry after a broken connection: a handshake has no effect that must not happen twice."""
-        if isinstance(error, ConnectError | ConnectionError):
+        """Retry after a broken connection or a timeout: a handshake has no effect that must not happen twice."""
+        if isinstance(error, ConnectError | ConnectionError | GatewayTimeout):
             return AttemptFailure(error, Retry.NEXT_UPSTREAM)
-        if isinstance(error, GatewayTimeout | BadGateway):
+        if isinstance(error, BadGateway):
             return AttemptFailure(error, Retry.NEVER)
         return AttemptFailure(None, Retry.NEVER)
 
@@ -199,7 +199,7 @@ class ClientHandshake(asyncio.Protocol):
         admission = self._admission
         request_id = incoming_request_id(fields) if is_trusted_proxy(peer, admission.trusted_proxies) else None
         log = TunnelLog(target.partition(b"?")[0].decode("ascii"), request_id or secrets.token_hex(8))
-        json_logging.request_id_var.set(log.request_id)
+        request_id_var.set(log.request_id)
         try:
             client = resolve_client(peer, "http", fields, admission.trusted_proxies)
             encoded = build_request_headers(fields, client, log.request_id)
@@ -226,16 +226,14 @@ class ClientHandshake(asyncio.Protocol):
             self._reject(InternalServerError(), log)
 
     def _admit(self, path: str, fields: Iterable[Header], client: Client) -> None:
-        """Raise NotFound, TooManyRequests or Forbidden where the client may not open a WebSocket."""
+        """Raise MisdirectedRequest, NotFound, TooManyRequests or Forbidden where the client may not open a WebSocket."""
         admission = self._admission
+        admission.hosts.check(fields)
         if path not in routes.WEBSOCKET_PATHS:
             raise NotFound("no WebSocket endpoint here")
         if admission.rate_limiter is not None:
             admission.rate_limiter.acquire(client.address, asyncio.get_running_loop().time())
-        values = {name: value.decode("latin-1") for name, value in fields}
-        admission.origins.check_websocket_origin(
-            values.get(b"origin"), client.host or values.get(b"host"), has_cookies=b"cookie" in values
-        )
+        admission.origins.check_request(fields, client.host, https=client.scheme == "https")
 
     def start_tunnel(self, response: UpstreamResponse, slot: ConnectionSlot, log: TunnelLog) -> None:
         """Relay the 101, and hand both connections over to a tunnel: this object is not needed any more."""

@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import AliasChoices, Field, SecretStr
+from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from services.common.http.hosts import DEFAULT_ALLOWED_HOSTS, parse_allowed_hosts
 from services.common.variables import PREFIX as ENV_PREFIX
 from services.common.variables import UnknownVariableError, check_names
 
@@ -48,6 +49,11 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="IP address to listen on")
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")
+    allowed_hosts: str = Field(
+        DEFAULT_ALLOWED_HOSTS,
+        description="names that Host may have, separated by commas, beside localhost and IP addresses; `*.a.example` for all below "
+        "a.example; `*` for all, where a proxy checks them; 421 for others",
+    )
     metrics_port: int = Field(0, ge=0, le=65535, description="port of /metrics for Prometheus; 0: none")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="lowest level that is logged: debug, info, warning or error"
@@ -58,6 +64,12 @@ class Settings(BaseSettings):
         le=600,
         description="seconds: open requests may go on for this long after SIGTERM, then their connections are closed",
     )
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_allowed_hosts(cls, value: str) -> str:
+        parse_allowed_hosts(value)
+        return value
 
     @classmethod
     def settings_customise_sources(

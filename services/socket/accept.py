@@ -13,6 +13,7 @@ from gridcast._bus.events import StreamPosition
 from services.common.aio.token_bucket import TokenBucket
 from services.common.asgi import Scope
 from services.common.errors import NotFound, ServiceUnavailable
+from services.common.http.hosts import HostPolicy
 from services.common.http.origins import OriginPolicy
 from services.socket import handshake
 from services.socket.broker import RedisBroker
@@ -73,6 +74,8 @@ class Acceptor:
     def __init__(
         self,
         settings: SocketSettings,
+        hosts: HostPolicy,
+        origins: OriginPolicy,
         hub: Hub,
         sessions: SessionStore,
         history: History,
@@ -86,7 +89,8 @@ class Acceptor:
         self._history = history
         self._broker = broker
         self._presence = presence
-        self._origins = OriginPolicy(settings.allowed_origins)
+        self._hosts = hosts
+        self._origins = origins
         self._handshake_limiter = TokenBucket(settings.handshake_rate, 2 * settings.handshake_rate, time.monotonic())
         self._max_clients = max_clients
         self._client_count = 0
@@ -119,7 +123,8 @@ class Acceptor:
     def _check_admission(self, scope: Scope) -> None:
         if scope["path"] not in WEBSOCKET_PATHS:
             raise NotFound("no WebSocket endpoint here: use / or /ws")
-        handshake.check_origin(handshake.headers_by_name(scope["headers"]), self._origins)
+        self._hosts.check(scope["headers"])
+        handshake.check_origin(scope["headers"], self._origins)
         if self.draining:
             raise ServiceUnavailable("the service is shutting down", retry_after=1)
         if self._client_count >= self._max_clients:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from gridcast._bus import events
 from services.common.bus.publisher import EventPublisher
 from services.common.errors import BadRequest, NotFound
-from services.common.web.app_factory import openapi_problems
+from services.common.web.openapi import openapi_problems
 from services.socket.acks import AckWaiter
 from services.socket.sessions import Presence, SessionStore
 

@@ -10,7 +10,7 @@ from services.common.aio.token_bucket import TokenBucket
 from services.common.asgi import Message, Receive, Scope, Send
 from services.common.errors import BadRequest, GridcastError, InternalServerError, ServiceUnavailable
 from services.common.telemetry import metrics
-from services.common.web.app_factory import send_problem
+from services.common.web.problems import send_problem
 from services.socket import asgi_connection, commands, handshake
 from services.socket.accept import AcceptedClient, Acceptor
 from services.socket.broker import RedisBroker

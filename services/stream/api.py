@@ -16,7 +16,7 @@ from services.common.media import (
     validate_media_name,
 )
 from services.common.store.media_reader import ListQuery, MediaReader
-from services.common.web.app_factory import openapi_problems
+from services.common.web.openapi import openapi_problems
 from services.stream.metadata_cache import MetadataCache
 from services.stream.page_tokens import (
     MAX_PAGE_TOKEN_LENGTH,

@@ -3,7 +3,6 @@
 Not cached: that a file does not exist, and anything at all while the invalidation subscription is down.
 """
 
-import asyncio
 import json
 import sys
 import time
@@ -12,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from services.common.aio.singleflight import SingleFlight
 from services.common.errors import NotFound
 from services.common.media import MediaName
 from services.common.store.media_reader import MediaReader
@@ -34,7 +34,7 @@ class _CachedMetadata:
 
 @dataclass(frozen=True, slots=True)
 class _InFlightLookup:
-    task: asyncio.Task[Representation]
+    fetch: SingleFlight[Representation]
     joinable_until: float
 
 
@@ -70,19 +70,18 @@ class MetadataCache:
         lookup = self._in_flight.get(name)
         if lookup is not None and now < lookup.joinable_until:
             with suppress(NotFound):  # a miss is valid for the caller that started the lookup only
-                return await asyncio.shield(lookup.task)
+                return await lookup.fetch()
             return await self._fetch(name)
-        lookup = self._in_flight[name] = _InFlightLookup(
-            asyncio.create_task(self._fetch(name)), now + METADATA_TTL_SECONDS
-        )
-        lookup.task.add_done_callback(lambda _: self._on_lookup_done(name, lookup))
-        return await asyncio.shield(lookup.task)
 
-    def _on_lookup_done(self, name: MediaName, lookup: _InFlightLookup) -> None:
-        if self._in_flight.get(name) is lookup:
-            del self._in_flight[name]
-        if not lookup.task.cancelled():
-            lookup.task.exception()  # all callers may have been cancelled; else asyncio logs the exception
+        async def fetch() -> Representation:
+            try:
+                return await self._fetch(name)
+            finally:
+                if self._in_flight.get(name) is started:
+                    del self._in_flight[name]
+
+        started = self._in_flight[name] = _InFlightLookup(SingleFlight(fetch), now + METADATA_TTL_SECONDS)
+        return await started.fetch()
 
     async def _fetch(self, name: MediaName) -> Representation:
         began, changes = (

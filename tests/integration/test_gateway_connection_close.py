@@ -37,7 +37,7 @@ def port(request: pytest.FixtureRequest, minimal_service: ServiceProcess, gatewa
 
 def test_early_rejection_arrives_while_the_client_keeps_sending(port: int) -> None:
     """A server that closes with unread bytes resets the connection, and the reset destroys the response that is being sent."""
-    head = b"PUT /file/stream?filename=a HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % SIZE
+    head = b"PUT /file/stream?filename=a HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % SIZE
     for _ in range(REPETITIONS):
         with open_connection(port) as client:
             sending = threading.Thread(target=send_ignoring_errors, args=(client, head + b"a" * SIZE))
@@ -55,7 +55,7 @@ def send_ignoring_errors(client: socket.socket, data: bytes) -> None:
 @pytest.mark.parametrize("version", [b"1.1", b"1.0"])
 def test_truncated_response_resets_the_connection(port: int, version: bytes) -> None:
     with open_connection(port) as client:
-        client.sendall(b"GET /file?half HTTP/" + version + b"\r\nHost: a\r\n\r\n")
+        client.sendall(b"GET /file?half HTTP/" + version + b"\r\nHost: localhost\r\n\r\n")
         assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
         with pytest.raises(ConnectionResetError):
             receive_until_eof(client)
@@ -64,7 +64,7 @@ def test_truncated_response_resets_the_connection(port: int, version: bytes) -> 
 def test_keep_alive_connection_stays_open(port: int) -> None:
     with open_connection(port) as client:
         for _ in range(50):
-            client.sendall(b"GET /file HTTP/1.1\r\nHost: a\r\n\r\n")
+            client.sendall(b"GET /file HTTP/1.1\r\nHost: localhost\r\n\r\n")
             received = b""
             while not received.endswith(b"ok"):
                 received += client.recv(65536)
@@ -72,14 +72,14 @@ def test_keep_alive_connection_stays_open(port: int) -> None:
 
 def test_empty_lines_before_a_request_are_ignored(port: int) -> None:
     with open_connection(port) as client:
-        client.sendall(b"\r\n\r\nGET /file HTTP/1.1\r\nHost: a\r\n\r\n")
+        client.sendall(b"\r\n\r\nGET /file HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
 def test_body_after_an_early_response_is_not_parsed_as_a_request(port: int) -> None:
     """A response that did not wait for the body of its request: the body is discarded, the next request is served."""
-    inner = b"GET /file?inner HTTP/1.1\r\nHost: a\r\n\r\n"
+    inner = b"GET /file?inner HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with open_connection(port) as client:
-        client.sendall(b"GET /file HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(inner) + inner)
-        client.sendall(b"GET /file HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        client.sendall(b"GET /file HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(inner) + inner)
+        client.sendall(b"GET /file HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         assert parse_statuses(receive_until_closed(client)) == [200, 200]

@@ -36,6 +36,7 @@ def gateway_process(
     upstreams: dict[str, ScriptedUpstream], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServiceProcess]:
     env = {f"GRIDCAST_{name.upper()}_URLS": service.url for name, service in upstreams.items()}
+    env["GRIDCAST_ALLOWED_HOSTS"] = "*"
     with run_service("gateway", tmp_path_factory.mktemp("gateway"), env) as gateway:
         yield gateway
 

@@ -39,7 +39,9 @@ from tests.support.scripted_upstream import (
 )
 from tests.support.waiting import eventually
 
-PUT_REQUEST = b"PUT /file/stream?filename=a HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 1\r\n\r\na"
+PUT_REQUEST = (
+    b"PUT /file/stream?filename=a HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 1\r\n\r\na"
+)
 
 
 @pytest.fixture
@@ -217,7 +219,7 @@ def test_one_of_two_replicas_is_killed_and_restarted_under_load(start_service: S
 
 def test_recovered_replica_gets_slow_uploads(start_service: StartService) -> None:
     """Each is active for as long as the test: none of them is the health check that the others wait for."""
-    head = b"PUT /file/stream?filename=a HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n"
+    head = b"PUT /file/stream?filename=a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n"
     with run_upstream() as first, run_upstream() as second, contextlib.ExitStack() as uploads:
         gateway = start_service("gateway", **upstream_env(first, second))
         first.stop()
@@ -319,7 +321,7 @@ def test_client_disconnect_stops_the_retries(start_service: StartService, how: s
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         await asyncio.sleep(20)
 
-    put = b"PUT /file/stream?filename=a HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n"
+    put = b"PUT /file/stream?filename=a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000000\r\n"
     with run_upstream() as service:
         service.responder = stuck
         gateway = start_service("gateway", **upstream_env(service))
@@ -464,7 +466,7 @@ def test_memory_stays_flat_over_gigabytes(start_service: StartService) -> None:
         before = resident_memory(gateway.pid)
         most = before
         with open_connection(gateway.port, 60) as client:
-            client.sendall(b"PUT /file/stream HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size)
+            client.sendall(b"PUT /file/stream HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % size)
             data = os.urandom(1 << 20)
             for at in range(size >> 20):
                 client.sendall(data)

@@ -164,7 +164,13 @@ def test_a_text_field_of_a_gibibyte(
     before = resident_memory(service.pid)
     first = form_part("file", os.urandom(CHUNK_SIZE), "n") + form_part("folder", b"").removesuffix(b"\r\n")
     framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % (1024 * MIB)
-    head = b"POST /file/upload HTTP/1.1\r\nHost: x\r\nContent-Type: " + TYPE.encode() + b"\r\n" + framing + b"\r\n\r\n"
+    head = (
+        b"POST /file/upload HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
+        + TYPE.encode()
+        + b"\r\n"
+        + framing
+        + b"\r\n\r\n"
+    )
     with socket.create_connection(("127.0.0.1", service.port), timeout=10) as client:
         client.sendall(head)
         piece, sent, most = first, 0, 0
@@ -264,7 +270,13 @@ def test_disconnected_client_leaves_no_data(
     """Cases 1 and 2: deleted within 5 s, with Content-Length and without."""
     body = form_body(form_part("file", os.urandom(2 * size), "half.bin"))[: size + 200]
     framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % (2 * size)
-    head = b"POST /file/upload HTTP/1.1\r\nHost: x\r\nContent-Type: " + TYPE.encode() + b"\r\n" + framing + b"\r\n\r\n"
+    head = (
+        b"POST /file/upload HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
+        + TYPE.encode()
+        + b"\r\n"
+        + framing
+        + b"\r\n\r\n"
+    )
     payload = b"%x\r\n%b\r\n" % (len(body), body) if chunked else body
     with contextlib.closing(socket.create_connection(("127.0.0.1", upload.port))) as client:
         client.sendall(head + payload)

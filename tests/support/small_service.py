@@ -6,7 +6,8 @@ from services.common.asgi import Receive, Scope, Send
 from services.common.errors import Conflict
 from services.common.server.run import run
 from services.common.settings import Settings
-from services.common.web.app_factory import send_problem
+from services.common.telemetry.request_telemetry import start_telemetry
+from services.common.web.problems import send_problem
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -28,4 +29,6 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 if __name__ == "__main__":
-    run("small", lambda: app, Settings())
+    settings = Settings()
+    start_telemetry("small", settings)
+    run(lambda: app, settings)

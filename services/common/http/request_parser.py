@@ -150,6 +150,7 @@ class RequestParser:
 
     __slots__ = (
         "_body_left",
+        "_body_pieces",
         "_bytes_without_progress",
         "_error",
         "_events",
@@ -174,6 +175,7 @@ class RequestParser:
         self._headers: list[tuple[bytes, bytes]] = []
         self._requests = 0
         self._body_left: int | None = 0  # None: chunked
+        self._body_pieces: list[bytes] = []
         self._has_body = self._raw_body = self._progress = False
         self._bytes_without_progress = 0
         self.in_head = False
@@ -194,9 +196,11 @@ class RequestParser:
             self.trailing_data = data[upgrade.args[0] :]
             return events
         except httptools.HttpParserError:
+            self._emit_body()
             events.append(self._error or BadRequest("malformed HTTP/1.1 request"))
             return events
         self._raw_body = bool(self._body_left)
+        self._emit_body()
         # httptools holds a field, a trailer or a chunk's extension until it is complete, and sets no limit.
         if self._progress:
             self._bytes_without_progress = 0
@@ -220,12 +224,24 @@ class RequestParser:
         """Take the rest of a body; return what is behind it."""
         if len(data) < left:
             self.on_body(data)
+            self._emit_body()
             return b""
         self.on_body(data[:left])
         self._raw_body = False
         self._parser = self._new_parser()  # the present one is in the middle of this body
         self.on_message_complete()
         return data[left:]
+
+    def _emit_body(self) -> None:
+        """Emit the pieces of the body that came in one read as one: a client may send a chunk for each byte."""
+        if pieces := self._body_pieces:
+            self._events.append(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            pieces.clear()
+
+    @property
+    def reads_raw_body(self) -> bool:
+        """Whether what comes next is a part of a body whose length is known: it is passed on as it is."""
+        return self._raw_body
 
     def _fail(self, error: GridcastError) -> Never:
         self._error = error
@@ -292,14 +308,15 @@ class RequestParser:
         self._events.append(head)
 
     def on_body(self, data: bytes) -> None:
-        """Emit a piece of the body."""
+        """Take a piece of the body."""
         self._progress = True
         if self._body_left is not None:
             self._body_left -= len(data)
-        self._events.append(data)
+        self._body_pieces.append(data)
 
     def on_message_complete(self) -> None:
         """Emit the end of the body, where there is one."""
+        self._emit_body()
         if self._has_body:
             self._has_body = False
             self._events.append(END_OF_MESSAGE)

@@ -20,6 +20,7 @@ from services.common.server import tcp
 from services.common.server.connection_info import CONNECTION_INFO_EXTENSION, ConnectionInfo
 from services.common.server.contract import ServerConfig, ServerState
 from services.common.server.cycle import RequestCycle
+from services.common.server.parse_turns import BYTES_PER_TURN, ParseTurns
 from services.common.server.scope import http_scope
 from services.common.server.timeouts import KeepAliveTimer, SendTimeout, Timeout
 from services.common.server.transport import CoalescingTransport
@@ -55,6 +56,7 @@ class ConnectionState(Enum):
 
 # Python 3.11 needs 46 ns for a member of an enum, and a request asks seven times.
 _STATE_ACTIVE, _STATE_IDLE = ConnectionState.ACTIVE, ConnectionState.IDLE
+_PARSING = frozenset({ConnectionState.ACTIVE, ConnectionState.IDLE})
 _ENDED = frozenset({ConnectionState.LINGERING, ConnectionState.CLOSING, ConnectionState.UPGRADED})
 
 
@@ -113,6 +115,7 @@ class HTTPConnection(asyncio.Protocol):
         self._keep_alive_timer = KeepAliveTimer(loop, self.keep_alive_timeout, self._on_keep_alive_timeout)
         self._raw: asyncio.Transport
         self._transport: CoalescingTransport
+        self._turns: ParseTurns
         self._send_timer: SendTimeout
         self._linger_timer: Timeout
         self._info: ConnectionInfo
@@ -125,11 +128,13 @@ class HTTPConnection(asyncio.Protocol):
         self._server_state.connections.add(self)
         self._raw = raw = cast("asyncio.Transport", transport)
         self._transport = wrapped = CoalescingTransport(raw, self._loop)
+        self._turns = ParseTurns(self._loop, wrapped, self._parser, self._parse)
         self._send_timer = SendTimeout(self._loop, raw.abort, raw.get_write_buffer_size)
         self._linger_timer = Timeout(self._loop, raw.abort)
         self._info = ConnectionInfo(
             extended_start=True,
             peer_disconnected=wrapped.peer_disconnected,
+            write_paused=wrapped.is_write_paused,
             unacknowledged_bytes=wrapped.unacknowledged_bytes,
         )
         self._scope = {
@@ -171,6 +176,14 @@ class HTTPConnection(asyncio.Protocol):
         elif self._state is not _STATE_ACTIVE:
             return
         self._fast_path_left = FAST_PATH_PER_READ
+        if len(data) <= BYTES_PER_TURN or self._parser.reads_raw_body:
+            self._parse(data)
+        else:
+            self._turns.start(data)
+
+    def _parse(self, data: bytes) -> None:
+        if self._state not in _PARSING:
+            return
         parser = self._parser
         for event in parser.feed(data):
             if isinstance(event, RequestHead):
@@ -307,9 +320,8 @@ class HTTPConnection(asyncio.Protocol):
         self._server_state.connections.discard(self)
         self._transport.flush()
         protocol = protocol_class(config=self._config, server_state=self._server_state, app_state=self._app_state)
-        switch_to_websocket(
-            self._raw, protocol, head, self._parser.trailing_data, write_paused=self._transport.write_paused
-        )
+        early = self._parser.trailing_data + self._turns.take_rest()
+        switch_to_websocket(self._raw, protocol, head, early, write_paused=self._transport.write_paused)
         self._release()
 
     # Errors.
@@ -373,16 +385,16 @@ class HTTPConnection(asyncio.Protocol):
         """Send a FIN, and read on for `linger_timeout` (RFC 9112, 9.6): closing on unread bytes would reset the connection."""
         self._state = ConnectionState.LINGERING
         self._header_timer.stop()
-        if self._raw.is_closing():
-            return
-        self._transport.half_close()
-        self._linger_timer.start(self.linger_timeout)
+        if not self._raw.is_closing():
+            self._transport.half_close()
+            self._linger_timer.start(self.linger_timeout)
 
     def _release(self) -> None:
         """Stop all timers, and drop what refers back to this object: a WebSocket lives for days, and garbage waits long."""
         for timer in (self._header_timer, self._keep_alive_timer, self._send_timer, self._linger_timer):
             timer.stop()
         self._parser.close()
+        self._turns.take_rest()
         self._active = self._receiving = None
         self._queue.clear()
-        del self._header_timer, self._keep_alive_timer
+        del self._header_timer, self._keep_alive_timer, self._turns

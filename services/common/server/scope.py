@@ -38,7 +38,9 @@ def websocket_scope(request: Request, **connection: Any) -> Scope:
         "path": unquote(raw_path),
         "raw_path": raw_path.encode("ascii"),
         "query_string": query.encode("ascii"),
-        "headers": [(name.encode("ascii"), value.encode("latin-1")) for name, value in request.headers.raw_items()],
+        "headers": [
+            (name.lower().encode("ascii"), value.encode("latin-1")) for name, value in request.headers.raw_items()
+        ],
         "subprotocols": [token.strip() for header in subprotocols for token in header.split(",")],
         "extensions": {"websocket.http.response": {}},
         **connection,

@@ -18,6 +18,7 @@ class CoalescingTransport:
 
     __slots__ = (
         "_half_closed",
+        "_held",
         "_loop",
         "_pending",
         "_raw",
@@ -30,7 +31,7 @@ class CoalescingTransport:
         self._raw = raw
         self._loop = loop
         self._pending: bytes | memoryview = b""
-        self._half_closed = self._read_paused = self.write_paused = False
+        self._half_closed = self._held = self._read_paused = self.write_paused = False
         self._writable: asyncio.Event | None = None
 
     # Writing.
@@ -75,12 +76,26 @@ class CoalescingTransport:
         """Stop reading; nothing where it is stopped."""
         if not self._read_paused:
             self._read_paused = True
-            self._raw.pause_reading()
+            if not self._held:
+                self._raw.pause_reading()
 
     def resume_reading(self) -> None:
-        """Read again; nothing where it is being read."""
+        """Read again; nothing where it is being read, or as long as it is held."""
         if self._read_paused:
             self._read_paused = False
+            if not self._held:
+                self._raw.resume_reading()
+
+    def hold_reading(self) -> None:
+        """Stop reading until `release_reading`, whatever `resume_reading` says: what was read is not parsed yet."""
+        self._held = True
+        if not self._read_paused:
+            self._raw.pause_reading()
+
+    def release_reading(self) -> None:
+        """Read again, unless `pause_reading` was called."""
+        self._held = False
+        if not self._read_paused and not self._raw.is_closing():
             self._raw.resume_reading()
 
     def pause_writing(self) -> None:
@@ -117,6 +132,8 @@ class CoalescingTransport:
         """Send a FIN behind what was written, and go on reading."""
         self._half_closed = True
         if not self._raw.is_closing():
+            if self._held:
+                self.release_reading()
             self.resume_reading()
             self.flush()
             self._raw.write_eof()
@@ -135,6 +152,10 @@ class CoalescingTransport:
     def peer_disconnected(self) -> bool:
         """Whether the client has gone; its FIN may be behind bytes that are not read yet."""
         return self.is_closing() or (self._read_paused and tcp.peer_sent_fin(self._raw))
+
+    def is_write_paused(self) -> bool:
+        """Whether the write buffer is above its high-water mark."""
+        return self.write_paused
 
     def unacknowledged_bytes(self) -> int | None:
         """Return the bytes that the client has not acknowledged; None where that is unknown."""

@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse
 from services.common.errors import BadRequest, ContentTooLarge
 from services.common.media import NO_METADATA, MediaName, validate_folder, validate_media_name, validate_segment
 from services.common.store.upload_store import OutboxEvent
-from services.common.web.app_factory import openapi_problems
+from services.common.web.openapi import openapi_problems
 from services.upload.content_types import resolve_content_type
 from services.upload.endpoints.dependencies import request_body, upload_context
 from services.upload.endpoints.multipart import (

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from services.common.errors import AlreadyExists, BadRequest, PreconditionFailed, UnsupportedMediaType
 from services.common.media import MediaName, validate_media_name
 from services.common.store.upload_store import NewUpload, OutboxEvent, Preconditions
-from services.common.web.app_factory import openapi_problems
+from services.common.web.openapi import openapi_problems
 from services.upload.content_types import resolve_content_type
 from services.upload.digests import DigestVerifier
 from services.upload.endpoints.dependencies import request_body, upload_context
