@@ -107,7 +107,7 @@ async def tus_create(
         if concat is not None:
             stored_metadata["concat"] = (upload_concat or "").strip()
         if concat is not None and concat.part_ids:
-            if upload_length is not None or parse_content_length(request) != 0:
+            if upload_length is not None or parse_content_length(request) or not await body.is_empty():
                 raise BadRequest("a final upload must have neither Upload-Length nor a body")
             return await _create_final(context, concat, metadata, stored_metadata)
         name = None
@@ -117,8 +117,8 @@ async def tus_create(
             tus_headers.encode_metadata_of_file(metadata)
         length = tus_headers.parse_upload_length(upload_length, upload_defer_length)
         content_length = parse_content_length(request)
-        if content_length != 0:
-            _check_content_type(request)
+        if not _is_tus_content_type(request) and (content_length or not await body.is_empty()):
+            raise _unsupported_content_type()
         verifiers = [*tus_headers.parse_checksum(upload_checksum), *digest_verifiers(request)]
         if length is not None and content_length is not None and content_length > length:
             raise BadRequest("the body is longer than Upload-Length")
@@ -184,7 +184,8 @@ async def tus_patch(
     """Append bytes from the offset on. A newer request replaces an older one, which is aborted."""
     with _require_tus_version(request), request_body(request, "tus") as body:
         context = upload_context(request)
-        _check_content_type(request)
+        if not _is_tus_content_type(request):
+            raise _unsupported_content_type()
         if upload_offset is None:
             raise BadRequest("Upload-Offset is missing")
         patch = PatchRequest(
@@ -226,9 +227,12 @@ async def tus_method_override(request: Request, upload: str) -> Response:
     return await handler()
 
 
-def _check_content_type(request: Request) -> None:
-    if request.headers.get("content-type", "").strip().lower() != tus_headers.TUS_CONTENT_TYPE:
-        raise UnsupportedMediaType(f"the bytes are sent as {tus_headers.TUS_CONTENT_TYPE}")
+def _is_tus_content_type(request: Request) -> bool:
+    return request.headers.get("content-type", "").strip().lower() == tus_headers.TUS_CONTENT_TYPE
+
+
+def _unsupported_content_type() -> UnsupportedMediaType:
+    return UnsupportedMediaType(f"the bytes are sent as {tus_headers.TUS_CONTENT_TYPE}")
 
 
 async def _patch_response(
