@@ -71,4 +71,9 @@ def create_app(settings: GatewaySettings | None = None, telemetry: RequestTeleme
     )
     openapi = OpenAPIAggregator(connection_pool, upstream_pools, app.openapi)
     handler = GatewayHandler(reverse_proxy, app, openapi, admission)
-    return RequestMiddleware(handler, trusts_request_id=handler.trusts_request_id, telemetry=telemetry)
+    return RequestMiddleware(
+        handler,
+        trusts_request_id=handler.trusts_request_id,
+        telemetry=telemetry,
+        client_address=handler.client_address,
+    )

@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 
 from gateway import cors, proxy_events, routes
 from gateway.admission import STATE_KEY, AdmissionPolicy
-from gateway.forwarded import is_trusted_proxy, resolve_client
+from gateway.forwarded import Client, is_trusted_proxy, resolve_client
 from gateway.proxy.reverse_proxy import ReverseProxy
 from services.common.asgi import ASGIApp, Message, Receive, Scope, Send
 from services.common.errors import BadGateway, GatewayTimeout, GridcastError, ServiceUnavailable, TooManyRequests
@@ -34,6 +34,14 @@ class GatewayHandler:
     def trusts_request_id(self, scope: Scope) -> bool:
         """Whether the X-Request-ID comes from a trusted proxy. A client could write into the traces of others with its own."""
         return is_trusted_proxy(_peer_address(scope), self._admission.trusted_proxies)
+
+    def client_address(self, scope: Scope) -> str:
+        """Return the client's address, behind trusted proxies."""
+        return self._client(scope).address
+
+    def _client(self, scope: Scope) -> Client:
+        trusted = self._admission.trusted_proxies
+        return resolve_client(_peer_address(scope), scope["scheme"], scope["headers"], trusted)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """ASGI. Returns a coroutine instead of awaiting it: each one more would cost every request."""
@@ -67,7 +75,7 @@ class GatewayHandler:
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = str(scope["raw_path"], "ascii")
         admission = self._admission
-        client = resolve_client(_peer_address(scope), scope["scheme"], scope["headers"], admission.trusted_proxies)
+        client = self._client(scope)
         if admission.rate_limiter is not None and path not in PROBE_PATHS:
             try:
                 admission.rate_limiter.acquire(client.address, asyncio.get_running_loop().time())

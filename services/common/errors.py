@@ -15,6 +15,7 @@
      +- UnsupportedMediaType   415
      +- RangeNotSatisfiable    416
      +- ExpectationFailed      417
+     +- UpgradeRequired        426
      +- TooManyRequests        429
      +- HeadersTooLarge        431
      +- ChecksumMismatch       460  (tus)
@@ -160,6 +161,20 @@ class ChecksumMismatch(GridcastError):
     title = "Checksum Mismatch"
 
 
+class UpgradeRequired(GridcastError):
+    """426 for a handshake with a version of the WebSocket protocol that is not supported (RFC 6455, 4.2.2 and 4.4)."""
+
+    status = 426
+    title = "Upgrade Required"
+
+    def __init__(self, version: str) -> None:
+        """`version`: the supported one."""
+        super().__init__(
+            f"unsupported WebSocket version: only {version} is supported",
+            {"upgrade": "websocket", "connection": "upgrade, close", "sec-websocket-version": version},
+        )
+
+
 class TooManyRequests(GridcastError):
     """429."""
 
@@ -215,7 +230,15 @@ class InsufficientStorage(GridcastError):
 def encode_problem(error: GridcastError) -> bytes:
     """Return the body of an error response: the members of RFC 9457, of which clients of FastAPI read `detail`."""
     members = {"type": "about:blank", "title": error.title, "status": error.status, "detail": error.detail}
-    return json.dumps(members, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    return json.dumps(members, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def decode_problem_detail(body: bytes) -> str | None:
+    """Return the `detail` of an error response; None where the body is not a problem."""
+    try:
+        return str(json.loads(body)["detail"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def problem_headers(error: GridcastError, body: bytes) -> list[tuple[bytes, bytes]]:

@@ -61,7 +61,7 @@ class SocketPage(BaseModel):
     next: str | None = Field(description="value of `after` for the next page; null on the last page")
 
 
-@router.post("/sockets/messages", responses=openapi_problems(400, 413, 503))
+@router.post("/sockets/messages", responses=openapi_problems(400, 413, 415, 503))
 async def publish(
     request: Request,
     message: PublishRequest,
@@ -79,7 +79,7 @@ async def publish(
     return PublishResponse(status="sent", id=result.id, sequence=result.sequence, duplicate=result.duplicate)
 
 
-@router.post("/sockets/{sid}/messages", responses=openapi_problems(400, 404, 413, 503))
+@router.post("/sockets/{sid}/messages", responses=openapi_problems(400, 404, 413, 415, 503))
 async def send(
     request: Request,
     sid: str,

@@ -79,5 +79,7 @@ def encode_chunk(data: bytes | memoryview, *, last: bool) -> bytes:
 def encode_error_response(error: GridcastError, headers: Iterable[Field]) -> bytes:
     """Encode a problem response that closes its connection, for a request that reaches no application."""
     body = encode_problem(error)
-    fields = (*headers, *problem_headers(error, body), (b"connection", b"close"))
+    fields = [*headers, *problem_headers(error, body)]
+    if "connection" not in error.headers:
+        fields.append((b"connection", b"close"))
     return encode_response_head(error.status, fields) + body

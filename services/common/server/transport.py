@@ -13,7 +13,7 @@ class CoalescingTransport:
     event loop.
 
     A write is a system call, and a small response would take two. `write_paused`: the client has not taken enough of what was
-    written.
+    written. `read_paused`: nothing is read at the moment.
     """
 
     __slots__ = (
@@ -21,8 +21,8 @@ class CoalescingTransport:
         "_loop",
         "_pending",
         "_raw",
-        "_read_paused",
         "_writable",
+        "read_paused",
         "write_paused",
     )
 
@@ -30,7 +30,7 @@ class CoalescingTransport:
         self._raw = raw
         self._loop = loop
         self._pending: bytes | memoryview = b""
-        self._half_closed = self._read_paused = self.write_paused = False
+        self._half_closed = self.read_paused = self.write_paused = False
         self._writable: asyncio.Event | None = None
 
     # Writing.
@@ -73,14 +73,14 @@ class CoalescingTransport:
 
     def pause_reading(self) -> None:
         """Stop reading; nothing where it is stopped."""
-        if not self._read_paused:
-            self._read_paused = True
+        if not self.read_paused:
+            self.read_paused = True
             self._raw.pause_reading()
 
     def resume_reading(self) -> None:
         """Read again; nothing where it is being read."""
-        if self._read_paused:
-            self._read_paused = False
+        if self.read_paused:
+            self.read_paused = False
             self._raw.resume_reading()
 
     def pause_writing(self) -> None:
@@ -131,10 +131,6 @@ class CoalescingTransport:
         self._raw.abort()
 
     # What an application may ask (`services.common.server.connection_info`).
-
-    def peer_disconnected(self) -> bool:
-        """Whether the client has gone; its FIN may be behind bytes that are not read yet."""
-        return self.is_closing() or (self._read_paused and tcp.peer_sent_fin(self._raw))
 
     def unacknowledged_bytes(self) -> int | None:
         """Return the bytes that the client has not acknowledged; None where that is unknown."""
