@@ -79,4 +79,5 @@ def create_app(settings: GatewaySettings | None = None, telemetry: RequestTeleme
         check_request=handler.check_request,
         response_headers=handler.response_headers,
         telemetry=telemetry,
+        client_address=handler.client_address,
     )

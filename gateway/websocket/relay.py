@@ -29,17 +29,19 @@ _access_log = logging.getLogger("gridcast.access")
 class TunnelLog:
     """The access log entry of one tunnel. The query is not logged: it may contain the secret that resumes a session."""
 
-    __slots__ = ("bytes_transferred", "path", "request_id", "started_at", "upstream_addr")
+    __slots__ = ("bytes_transferred", "client", "path", "request_id", "started_at", "upstream_addr")
 
-    def __init__(self, path: str, request_id: str) -> None:
+    def __init__(self, path: str, request_id: str, client: str) -> None:
+        """`client`: its address."""
+        self.client = client
         self.path = path
         self.request_id = request_id
         self.started_at = time.perf_counter()
         self.bytes_transferred = 0
         self.upstream_addr = ""
 
-    def write(self, status: int) -> None:
-        """Write the entry, when the tunnel is closed or the handshake refused."""
+    def write(self, status: int, reason: str | None = None) -> None:
+        """Write the entry, when the tunnel is closed or the handshake refused. `reason`: that of the refusal."""
         if _access_log.isEnabledFor(logging.INFO):
             token = request_id_var.set(self.request_id)
             fields = {
@@ -49,7 +51,10 @@ class TunnelLog:
                 "bytes_transferred": self.bytes_transferred,
                 "duration": round(time.perf_counter() - self.started_at, 6),
                 "upstream_addr": self.upstream_addr,
+                "client": self.client,
             }
+            if reason is not None:
+                fields["reason"] = reason
             _access_log.info("websocket tunnel", extra={"fields": fields})
             request_id_var.reset(token)
 

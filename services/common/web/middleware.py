@@ -4,11 +4,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 
 from services.common.asgi import CLIENT_CLOSED_REQUEST, ASGIApp, ClientDisconnected, Message, Receive, Scope, Send
 from services.common.errors import GridcastError, InternalServerError, ServiceUnavailable
 from services.common.http.encoding import PreparedResponse
-from services.common.http.headers import Header, incoming_request_id
+from services.common.http.headers import Header, forwarded_client, incoming_request_id
+from services.common.http.problem import decode_problem_detail
 from services.common.telemetry.request_id import new_request_id, request_id_var
 from services.common.telemetry.request_telemetry import RequestTelemetry
 from services.common.web.browser_protection import SAME_ORIGIN_ONLY
@@ -17,7 +19,16 @@ from services.common.web.problems import send_problem
 FastPathHandler = Callable[[Scope], PreparedResponse | None]
 """Returns the response to a request where nothing has to be waited for, else None."""
 
+MAX_PROBLEM_BYTES = 4096
+"""Bytes of an error response that are kept for the access log, about: a problem is shorter."""
+
+_STATUSES = frozenset(HTTPStatus)
 _log = logging.getLogger("gridcast.web")
+
+
+def client_behind_gateway(scope: Scope) -> str:
+    """Return the address of a service's client: the gateway says it."""
+    return forwarded_client(scope["headers"], scope["client"][0] if scope["client"] else "unknown")
 
 
 class RequestMiddleware:
@@ -33,6 +44,7 @@ class RequestMiddleware:
         trusts_request_id: whether the X-Request-ID of a request is kept. By default it is: a service's client is the gateway,
             which sets it.
         telemetry: records the requests; by default without an access log.
+        client_address: the client's address, for the log lines of refusals. By default what the gateway says.
         fast_path_handlers: functions by (method, path) that answer without a task where everything is in memory.
         check_request: raises the GridcastError with which a request is refused before anything else is done with it.
         response_headers: returns fields that are added to the response of a request, a problem included.
@@ -47,6 +59,7 @@ class RequestMiddleware:
         telemetry: RequestTelemetry | None = None,
         check_request: Callable[[Scope], None] = lambda _scope: None,
         response_headers: Callable[[Scope], list[Header]] = lambda _scope: SAME_ORIGIN_ONLY,
+        client_address: Callable[[Scope], str] = client_behind_gateway,
     ) -> None:
         self.app = app
         self.bypass_routes = dict(bypass_routes or {})
@@ -55,6 +68,7 @@ class RequestMiddleware:
         self._telemetry = telemetry or RequestTelemetry()
         self._check_request = check_request
         self._response_headers = response_headers
+        self._client_address = client_address
 
     def fast_path(self, scope: Scope) -> PreparedResponse | None:
         """Return a response for which nothing has to be waited for; None sends the request through `__call__`.
@@ -85,6 +99,7 @@ class RequestMiddleware:
             return
         began = time.perf_counter()
         request_id = _request_id(scope, self._trusts_request_id)
+        scope["request_id"] = request_id
         token = request_id_var.set(request_id)
         response = _ResponseSender(send, request_id, self._response_headers(scope))
         received = 0
@@ -117,8 +132,17 @@ class RequestMiddleware:
                 await send_problem(response.send, InternalServerError(), close_connection=True)
         finally:
             self._telemetry.in_flight -= 1
+            if response.status >= 400:
+                self._add_refusal_fields(scope, response)
             self._record(scope, request_id, response.status, response.sent, received, time.perf_counter() - began)
             request_id_var.reset(token)
+
+    def _add_refusal_fields(self, scope: Scope, response: "_ResponseSender") -> None:
+        """Add what the access log has of a refusal only: the client's address and the reason."""
+        log = scope.setdefault("log", {})
+        log["client"] = self._client_address(scope)
+        if reason := response.reason():
+            log["reason"] = reason
 
     def _record(self, scope: Scope, request_id: str, status: int, sent: int, received: int, seconds: float) -> None:
         route = scope.get("route", "other")
@@ -139,11 +163,12 @@ class RequestMiddleware:
 class _ResponseSender:
     """Sends a response with the request's id and further headers, and counts its bytes."""
 
-    __slots__ = ("_headers", "_send", "sent", "status")
+    __slots__ = ("_headers", "_problem", "_send", "sent", "status")
 
     def __init__(self, send: Send, request_id: str, headers: list[Header]) -> None:
         self._send = send
         self._headers = (*headers, (b"x-request-id", request_id.encode("ascii")))
+        self._problem = b""
         self.status = 0
         self.sent = 0
 
@@ -152,8 +177,19 @@ class _ResponseSender:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message["headers"] = [*message.get("headers", ()), *self._headers]
-        self.sent += len(message.get("body", b""))
+        body = message.get("body", b"")
+        self.sent += len(body)
+        if self.status >= 400 and len(self._problem) < MAX_PROBLEM_BYTES:
+            self._problem += body
         await self._send(message)
+
+    def reason(self) -> str:
+        """Return the detail of a problem that was sent; otherwise what the status says."""
+        if self.status == CLIENT_CLOSED_REQUEST:
+            return "the client has disconnected"
+        if (detail := decode_problem_detail(self._problem)) is not None:
+            return detail
+        return HTTPStatus(self.status).phrase if self.status in _STATUSES else ""
 
 
 def _has_body(scope: Scope) -> bool:

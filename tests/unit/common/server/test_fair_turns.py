@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
-from services.common.http.request_parser import EndOfMessage, RequestHead, RequestParser
+from services.common.http.request_head import RequestHead
+from services.common.http.request_parser import EndOfMessage, RequestParser
 from services.common.server.connection import HTTPConnection
 from services.common.server.parse_turns import BYTES_PER_TURN
 
