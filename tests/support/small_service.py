@@ -2,16 +2,16 @@
 
 import asyncio
 
-from services.common.asgi import Receive, Scope, Send
+from services.common.asgi import ClientDisconnected, Receive, Scope, Send
 from services.common.errors import Conflict
 from services.common.server.run import run
 from services.common.settings import Settings
 from services.common.telemetry.request_telemetry import start_telemetry
-from services.common.web.app_factory import send_problem
+from services.common.web.app_factory import iter_request_body, send_problem
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Reply 409 to a PUT after its first bytes, 1,000 of 100,000 bytes to `?half`, and `ok` to everything else."""
+    """Reply 409 to a PUT after its first bytes, 1,000 of 100,000 bytes to `?half`, and `ok` to everything else, to `?slow` late."""
     if scope["type"] == "lifespan":
         while (message := await receive())["type"] != "lifespan.shutdown":
             await send({"type": f"{message['type']}.complete"})
@@ -24,6 +24,14 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.body", "body": b"a" * 1000, "more_body": True})
         await asyncio.sleep(0.2)
     else:
+        if scope["method"] == "POST":
+            try:
+                async for _ in iter_request_body(receive):
+                    pass
+            except ClientDisconnected:
+                return
+        if scope["query_string"] == b"slow":
+            await asyncio.sleep(0.5)
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"ok"})
 
