@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from services.common.aio.token_bucket import TokenBucket
 from services.common.asgi import Message, Receive, Scope, Send
 from services.common.errors import BadRequest, GridcastError, InternalServerError, ServiceUnavailable
-from services.common.http.headers import forwarded_client
 from services.common.telemetry import metrics
 from services.common.telemetry.refusals import log_refusal
 from services.common.telemetry.request_id import request_id_var
+from services.common.web.middleware import client_behind_gateway
 from services.common.web.problems import send_problem
 from services.socket import asgi_connection, commands, handshake
 from services.socket.accept import AcceptedClient, Acceptor
@@ -244,7 +244,7 @@ def _json_frame(members: dict[str, object]) -> bytes:
 
 async def _reject_handshake(scope: Scope, send: Send, error: GridcastError) -> None:
     """Answer the handshake as an HTTP request (the `websocket.http.response` extension of ASGI)."""
-    client = forwarded_client(scope["headers"], scope["client"][0] if scope["client"] else "unknown")
+    client = client_behind_gateway(scope)
     log_refusal("websocket handshake rejected", error, request_id_var.get(), client, scope["path"])
 
     async def as_handshake(message: Message) -> None:

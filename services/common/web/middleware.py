@@ -28,7 +28,8 @@ _log = logging.getLogger("gridcast.web")
 
 def client_behind_gateway(scope: Scope) -> str:
     """Return the address of a service's client: the gateway says it."""
-    return forwarded_client(scope["headers"], scope["client"][0] if scope["client"] else "unknown")
+    peer = scope.get("client")
+    return forwarded_client(scope["headers"], peer[0] if peer else "unknown")
 
 
 class RequestMiddleware:
