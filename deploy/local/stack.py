@@ -76,6 +76,8 @@ class Stack:
 
     def _start_databases(self, options: StackOptions) -> tuple[str, str]:
         binaries.find_all(binaries.executables_to_start(options.mongodb_uri, options.redis_url))
+        if options.redis_url is not None and (reason := databases.redis_url_error(options.redis_url)) is not None:
+            raise StackError(f"REDIS_URL: {reason}")
         if options.mongodb_uri is not None:
             reason = databases.mongodb_error(options.mongodb_uri, timeout=5.0)
             if reason is not None:

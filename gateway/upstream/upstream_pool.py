@@ -46,12 +46,15 @@ class Address(NamedTuple):
 
 
 def parse_address(url: str) -> Address:
-    """Parse `http://host[:port]`. Raises ValueError."""
-    parts = urlsplit(url)
-    bare = not (parts.username or parts.password or parts.query or parts.fragment) and parts.path in {"", "/"}
-    if parts.scheme != "http" or not bare or not _HOST_NAME.fullmatch(parts.hostname or ""):
-        raise ValueError(f"not an address of the form http://host:port: {url!r}")
-    return Address(parts.hostname or "", parts.port or 80)
+    """Parse `http://host[:port]`. Raises ValueError, which does not quote the URL: it may contain a password."""
+    try:
+        parts = urlsplit(url)
+        bare = not (parts.username or parts.password or parts.query or parts.fragment) and parts.path in {"", "/"}
+        if parts.scheme == "http" and bare and _HOST_NAME.fullmatch(parts.hostname or ""):
+            return Address(parts.hostname or "", parts.port or 80)
+    except ValueError:
+        pass
+    raise ValueError("not an address of the form http://host:port, without user name and password")
 
 
 class Closable(Protocol):
