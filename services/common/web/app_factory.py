@@ -27,6 +27,7 @@ from services.common.errors import (
     encode_problem,
     problem_headers,
 )
+from services.common.http.origins import SAFE_METHODS
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 ReadinessCheck = Callable[[], Awaitable[object]]
@@ -36,8 +37,8 @@ READINESS_CHECK_TIMEOUT_SECONDS = 2.0
 """A readiness check that takes longer has failed."""
 MAX_JSON_BODY_BYTES = 256 * 1024
 """Bytes of a JSON body. Media bodies do not pass through FastAPI's parsing and have limits of their own."""
-COMMON_ERROR_STATUSES = (400, 414, 431)
-"""The HTTP server sends these for malformed and oversized requests, before a route is known."""
+COMMON_ERROR_STATUSES = (400, 414, 421, 431)
+"""Sent before a route is known: for malformed and oversized requests, and for a Host that is not allowed."""
 
 
 _log = logging.getLogger("gridcast.web")
@@ -232,10 +233,12 @@ def _build_openapi(app: FastAPI, extend_paths: Callable[[dict[str, Any]], None] 
         if extend_paths is not None:
             extend_paths(document["paths"])
         for item in document["paths"].values():
-            for operation in item.values():
+            for method, operation in item.items():
                 responses = operation["responses"]
                 responses.pop("422", None)
-                for status, answer in openapi_problems(*COMMON_ERROR_STATUSES).items():
+                # 403: the page that sent a request which changes state is of another origin.
+                statuses = COMMON_ERROR_STATUSES if method.upper() in SAFE_METHODS else (403, *COMMON_ERROR_STATUSES)
+                for status, answer in openapi_problems(*statuses).items():
                     responses.setdefault(str(status), answer)
         app.openapi_schema = document
     return app.openapi_schema
