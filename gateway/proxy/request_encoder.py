@@ -12,7 +12,7 @@ _METHODS_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 """Methods that send `Content-Length: 0` where there is no body (RFC 9110, 8.6)."""
 
 _JUDGED_HEADERS = frozenset({b"origin", b"sec-fetch-site"})
-"""What the gateway has judged. A service would judge it again, by settings that allow no other origin."""
+"""What the gateway has judged. A service would judge it by its own settings, which have no allowed origins."""
 
 
 class EncodedHead(NamedTuple):

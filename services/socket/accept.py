@@ -74,8 +74,6 @@ class Acceptor:
     def __init__(
         self,
         settings: SocketSettings,
-        hosts: HostPolicy,
-        origins: OriginPolicy,
         hub: Hub,
         sessions: SessionStore,
         history: History,
@@ -89,8 +87,8 @@ class Acceptor:
         self._history = history
         self._broker = broker
         self._presence = presence
-        self._hosts = hosts
-        self._origins = origins
+        self._hosts = HostPolicy(settings.allowed_hosts)
+        self._origins = OriginPolicy(settings.allowed_origins)
         self._handshake_limiter = TokenBucket(settings.handshake_rate, 2 * settings.handshake_rate, time.monotonic())
         self._max_clients = max_clients
         self._client_count = 0

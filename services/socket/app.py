@@ -49,11 +49,8 @@ class SocketApplication:
             "socket", "Keeps connections and pushes to them.", self._lifespan, {"redis": self._check_readiness}
         )
         api_app.include_router(api.router)
-        self._hosts = HostPolicy(settings.allowed_hosts)
-        self._origins = OriginPolicy(settings.allowed_origins)
-        self._http_app = RequestMiddleware(
-            api_app, check_request=BrowserProtection(self._hosts, self._origins), telemetry=telemetry
-        )
+        protection = BrowserProtection(HostPolicy(settings.allowed_hosts), OriginPolicy(settings.allowed_origins))
+        self._http_app = RequestMiddleware(api_app, check_request=protection, telemetry=telemetry)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -77,9 +74,7 @@ class SocketApplication:
             broker = RedisBroker(redis, hub, sessions, history, presence)
             ack_waiter = AckWaiter(publisher, broker.node_channel)
             broker.on_ack = ack_waiter.on_ack
-            acceptor = Acceptor(
-                settings, self._hosts, self._origins, hub, sessions, history, broker, presence, max_clients
-            )
+            acceptor = Acceptor(settings, hub, sessions, history, broker, presence, max_clients)
             handler = WebSocketHandler(settings, hub, sessions, broker, presence, acceptor)
             app.state.publisher = publisher
             app.state.sessions = sessions

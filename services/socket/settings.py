@@ -12,7 +12,7 @@ class SocketSettings(RedisSettings):
     port: int = Field(8003, ge=1, le=65535, description="port to listen on")
     allowed_origins: str = Field(
         "",
-        description="origins whose pages may connect, separated by commas; * for all; the service's own host is always allowed",
+        description="origins whose pages may connect, separated by commas; * for all; the service's own is always allowed",
     )
     max_connections: int = Field(20_000, ge=1, description="open WebSocket connections of one replica; 503 beyond")
     max_topics_per_connection: int = Field(100, ge=0, description="topics to which one connection may subscribe")

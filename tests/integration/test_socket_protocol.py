@@ -273,7 +273,9 @@ def test_ping_flood_is_stopped(raw_websocket: RawWebSocket) -> None:
         (handshake_request("/sockets"), {404}),
         (handshake_request(origin="http://evil.example"), {403}),
         (handshake_request(origin="null"), {403}),
-        (handshake_request(cookie="a=b"), {403}),
+        (handshake_request(cookie="a=b", origin="http://evil.example"), {403}),
+        (handshake_request(sec_fetch_site="cross-site"), {403}),
+        (handshake_request(host="attacker.example", origin="http://attacker.example"), {421}),
         (handshake_request("/ws?topics=*"), {400}),
         (handshake_request("/ws?topics=" + ",".join(f"t{n}" for n in range(101))), {400}),
         (handshake_request("/ws?topics=" + "x" * 4000), {400}),
@@ -304,6 +306,13 @@ def test_invalid_handshakes_are_rejected(
 def test_same_origin_page_may_connect(single_replica: SocketReplicas, origin: str) -> None:
     with socket.create_connection(("127.0.0.1", single_replica[0].port), timeout=TIMEOUT) as connection:
         connection.sendall(handshake_request(origin=origin, cookie="a=b"))
+        assert connection.recv(12) == b"HTTP/1.1 101"
+
+
+def test_cookies_of_a_native_app_are_no_reason_to_refuse_it(single_replica: SocketReplicas) -> None:
+    """Those of a balancer, for example: no page can leave Origin out."""
+    with socket.create_connection(("127.0.0.1", single_replica[0].port), timeout=TIMEOUT) as connection:
+        connection.sendall(handshake_request(cookie="AWSALB=abc"))
         assert connection.recv(12) == b"HTTP/1.1 101"
 
 

@@ -7,19 +7,18 @@ browser. It can read and write, and neither Origin nor Sec-Fetch-Site shows it. 
 
 import re
 from collections.abc import Iterable
-from functools import lru_cache
 from ipaddress import ip_address
 
 from services.common.errors import MisdirectedRequest
-from services.common.http.headers import Header, find_header
+from services.common.http.headers import Header
 
 DEFAULT_ALLOWED_HOSTS = "localhost,*.localhost"
 """The loopback names: `localhost` and what is below it never leave the machine (RFC 6761, 6.3)."""
 
 _HOST_PORT = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{0,5})?\Z")
 _ALLOWED_HOST = re.compile(r"\*|(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]{2,45}\]")
-_CACHED_HOSTS = 256
-"""Judgements that are remembered: an entry for each Host that clients send, and a bound for those who vary it."""
+_REMEMBERED_HOSTS = 256
+"""Accepted values that are remembered: few in practice, and the bound is for clients that vary them."""
 
 
 class HostPolicy:
@@ -31,21 +30,29 @@ class HostPolicy:
         self.allows_all = "*" in entries
         self._names = frozenset(entry for entry in entries if not entry.startswith("*"))
         self._suffixes = tuple(entry[1:] for entry in entries if entry.startswith("*."))
-        self._allows = lru_cache(_CACHED_HOSTS)(self._judge)
+        self._accepted: set[bytes] = set()
 
     def check(self, headers: Iterable[Header]) -> None:
         """Raise MisdirectedRequest where Host names another host (RFC 9110, 7.4). HTTP/1.0 may leave it out."""
         if self.allows_all:
             return
-        host = find_header(headers, b"host")
-        if host is not None and not self._allows(host):
-            raise MisdirectedRequest(
-                "this host name is not allowed in Host: GRIDCAST_ALLOWED_HOSTS lists those that are"
-            )
+        for name, value in headers:
+            if name == b"host":
+                if value not in self._accepted and not self._accepts(value):
+                    raise MisdirectedRequest(
+                        "this host name is not allowed in Host: GRIDCAST_ALLOWED_HOSTS lists those that are"
+                    )
+                return
 
     def allows(self, host: str) -> bool:
         """Return whether a request may name `host`, a host with or without a port."""
-        return self.allows_all or self._allows(host.encode("latin-1", "replace"))
+        return self.allows_all or self._accepts(host.encode("latin-1", "replace"))
+
+    def _accepts(self, host: bytes) -> bool:
+        accepted = self._judge(host)
+        if accepted and len(self._accepted) < _REMEMBERED_HOSTS:
+            self._accepted.add(host)
+        return accepted
 
     def _judge(self, host: bytes) -> bool:
         if (match := _HOST_PORT.match(host.decode("latin-1"))) is None:

@@ -87,8 +87,7 @@ class RequestMiddleware:
             return None
         if response is not None:
             request_id = _request_id(scope, self._trusts_request_id)
-            response.headers.append((b"x-request-id", request_id.encode("ascii")))
-            response.headers.extend(self._response_headers(scope))
+            response.headers.extend(((b"x-request-id", request_id.encode("ascii")), *self._response_headers(scope)))
             scope["route"] = scope["path"]
             self._record(scope, request_id, response.status, len(response.body), 0, time.perf_counter() - began)
         return response

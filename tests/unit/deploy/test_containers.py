@@ -15,6 +15,7 @@ import yaml
 
 from deploy.containers import credentials
 from deploy.local.processes import PROJECT_ROOT
+from services.common.http.hosts import HostPolicy
 
 BASE_COMPOSE, CLUSTER_COMPOSE = PROJECT_ROOT / "docker-compose.yml", PROJECT_ROOT / "deploy/compose.cluster.yml"
 DOCKERFILE = PROJECT_ROOT / "deploy/Dockerfile"
@@ -195,6 +196,17 @@ def test_services_scale() -> None:
     for name in SERVICES:
         assert "container_name" not in read_yaml(BASE_COMPOSE)["services"][name]
     assert not any("ports" in read_yaml(BASE_COMPOSE)["services"][name] for name in SERVICES - {"gateway"})
+
+
+@pytest.mark.parametrize("public", ["localhost", "media.example", "*"])
+def test_every_service_answers_to_its_own_names_and_the_public_ones(public: str) -> None:
+    for name in SERVICES:
+        setting = read_yaml(BASE_COMPOSE)["services"][name]["environment"]["GRIDCAST_ALLOWED_HOSTS"]
+        hosts = HostPolicy(setting.replace("${GRIDCAST_ALLOWED_HOSTS:-localhost}", public))
+        assert all(hosts.allows(f"{service}:8000") for service in SERVICES)
+        assert hosts.allows("127.0.0.1:8000")
+        assert hosts.allows(public.replace("*", "any.example"))
+        assert hosts.allows("attacker.example") == (public == "*")
 
 
 def test_an_image_is_built_by_one_service_that_all_its_users_wait_for() -> None:

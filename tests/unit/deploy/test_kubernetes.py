@@ -13,6 +13,7 @@ import yaml
 
 from deploy.local.processes import PROJECT_ROOT
 from gateway.upstream.discovery import DNS_REFRESH_INTERVAL_SECONDS
+from services.common.http.hosts import HostPolicy
 
 OVERLAYS = ("local", "production")
 KUBERNETES_VERSIONS = ("1.27", "1.30", "1.33", "1.35", "1.37")
@@ -165,6 +166,25 @@ def test_references_name_existing_objects(overlay: str) -> None:
     assert objects_by_name(overlay, "PodDisruptionBudget").keys() == SERVICES
     for budget in objects_of_kind(overlay, "PodDisruptionBudget"):
         assert budget["spec"]["selector"]["matchLabels"] == {"app.kubernetes.io/name": budget["metadata"]["name"]}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_service_answers_to_its_own_names(overlay: str) -> None:
+    """To those of Services and to pods' addresses, which the kubelet's probes have in Host; to no other."""
+    namespace = objects_of_kind(overlay, "Namespace")[0]["metadata"]["name"]
+    config = objects_by_name(overlay, "ConfigMap")["gridcast-hosts"]
+    hosts = HostPolicy(config["data"]["allowed_hosts"])
+    reference = {"configMapKeyRef": {"name": "gridcast-hosts", "key": "allowed_hosts"}}
+    for name in SERVICES:
+        (container,) = objects_by_name(overlay, "Deployment")[name]["spec"]["template"]["spec"]["containers"]
+        assert {"name": "GRIDCAST_ALLOWED_HOSTS", "valueFrom": reference} in container["env"]
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            assert "host" not in container[probe]["httpGet"], "the kubelet puts the pod's address into Host"
+        for suffix in ("", f".{namespace}", f".{namespace}.svc", f".{namespace}.svc.cluster.local"):
+            assert hosts.allows(f"{name}{suffix}:8000")
+    assert hosts.allows("10.244.0.7:8000")
+    assert hosts.allows("localhost:8000")
+    assert not hosts.allows("attacker.example")
 
 
 def test_production_scales_every_service() -> None:
