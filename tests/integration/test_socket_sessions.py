@@ -14,8 +14,6 @@ from gridcast._bus.lua_script import LuaScript
 from services.common.bus.publisher import EventPublisher
 from services.common.bus.redis import RedisClient
 from services.common.errors import BadRequest, ServiceUnavailable
-from services.common.http.hosts import HostPolicy
-from services.common.http.origins import OriginPolicy
 from services.socket.accept import AcceptedClient, Acceptor, new_sid
 from services.socket.broker import RedisBroker
 from services.socket.handler import WebSocketHandler
@@ -202,11 +200,9 @@ class StalledSink(RecordingSink):
 
 def make_handler_and_acceptor(replica: InProcessReplica) -> tuple[WebSocketHandler, Acceptor]:
     delivery, history = replica.delivery, replica.delivery._history
-    settings = SocketSettings()
-    policies = HostPolicy(settings.allowed_hosts), OriginPolicy(settings.allowed_origins)
-    parts = (replica.hub, replica.directory)
-    entrance = Acceptor(settings, *policies, *parts, history, delivery, replica.attendance, 20_000)
-    return WebSocketHandler(settings, *parts, delivery, replica.attendance, entrance), entrance
+    parts = (SocketSettings(), replica.hub, replica.directory)
+    entrance = Acceptor(*parts, history, delivery, replica.attendance, 20_000)
+    return WebSocketHandler(*parts, delivery, replica.attendance, entrance), entrance
 
 
 async def test_no_position_is_sent_for_an_unknown_epoch(replica: InProcessReplica) -> None:
