@@ -40,7 +40,8 @@ class MediaInfo:
     `id` stays when the file is replaced; `file_id` identifies the stored bytes and changes with them. `length` in bytes,
     `sha256` in lower-case hex or None where the store has none, `uploaded_at` in UTC. `stored_etag` is the entity tag as the
     store keeps it, with its quotes; None for a file that was stored without one: its tag is derived from `sha256`. One of the
-    two is always present.
+    two is always present. `revision` counts the changes of the name: of two descriptions of one name the one with the greater
+    revision is the newer. It never falls, and begins anew neither with a replacement nor with a deletion.
     """
 
     id: str
@@ -52,6 +53,7 @@ class MediaInfo:
     sha256: str | None
     uploaded_at: datetime
     stored_etag: str | None = None
+    revision: int = 0
 
     def __post_init__(self) -> None:
         if self.stored_etag is None and self.sha256 is None:
@@ -73,6 +75,7 @@ class MediaInfo:
             "sha256": self.sha256,
             "etag": self.etag,
             "uploaded_at": self.uploaded_at.isoformat(timespec="milliseconds"),
+            "revision": self.revision,
         }
 
 

@@ -69,6 +69,7 @@ _FILE_EXAMPLE: JsonDict = {
     "sha256": "30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58",
     "etag": '"sha256-30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58"',
     "uploaded_at": "2026-11-23T08:30:00.125+00:00",
+    "revision": 1,
 }
 
 
@@ -85,6 +86,7 @@ class FileInfo(BaseModel):
     sha256: str | None = Field(description="lower-case hex, null where the store has none")
     etag: str = Field(description="strong entity tag with its quotes")
     uploaded_at: str = Field(description="ISO 8601, UTC")
+    revision: int = Field(description="counts the changes of this name and never falls: the greater one is the newer")
 
 
 class FilePage(BaseModel):

@@ -256,6 +256,7 @@ def test_file_info(media_services: MediaServices) -> None:
         "content_type": "video/webm",
         "sha256": digest,
         "etag": f'"sha256-{digest}"',
+        "revision": 1,
     }
 
 
