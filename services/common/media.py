@@ -38,6 +38,8 @@ class MediaInfo:
     `sha256` in lower-case hex or None where the store has none, `uploaded_at` in UTC. `stored_etag` is the entity tag as the
     store keeps it, with its quotes; None for a file that was stored without one: its tag is derived from `sha256`. One of the
     two is always present. `metadata_json` is what its uploader says of it, one JSON object as text.
+    `revision` counts the changes of the name: of two descriptions of one name the one with the greater revision is the newer. It
+    never falls, and begins anew neither with a replacement nor with a deletion.
     """
 
     id: str
@@ -50,6 +52,7 @@ class MediaInfo:
     uploaded_at: datetime
     stored_etag: str | None = None
     metadata_json: str = NO_METADATA
+    revision: int = 0
 
     def __post_init__(self) -> None:
         if self.stored_etag is None and self.sha256 is None:
@@ -72,6 +75,7 @@ class MediaInfo:
             "etag": self.etag,
             "uploaded_at": self.uploaded_at.isoformat(timespec="milliseconds"),
             "metadata": json.loads(self.metadata_json),
+            "revision": self.revision,
         }
 
 

@@ -75,6 +75,7 @@ _FILE_EXAMPLE: JsonDict = {
     "etag": '"sha256-30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58"',
     "uploaded_at": "2026-11-23T08:30:00.125+00:00",
     "metadata": {"title": "Our holiday"},
+    "revision": 1,
 }
 
 
@@ -92,6 +93,7 @@ class FileInfo(BaseModel):
     etag: str = Field(description="strong entity tag with its quotes")
     uploaded_at: str = Field(description="ISO 8601, UTC")
     metadata: dict[str, Any] = Field(description="what its uploader says of it: fields of the form, keys of tus")
+    revision: int = Field(description="counts the changes of this name and never falls: the greater one is the newer")
 
 
 class FilePage(BaseModel):

@@ -261,6 +261,7 @@ def test_file_info(media_services: MediaServices) -> None:
         "sha256": digest,
         "etag": f'"sha256-{digest}"',
         "metadata": {},
+        "revision": 1,
     }
 
 

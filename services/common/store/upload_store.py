@@ -124,12 +124,17 @@ class StoredFile:
 class OutboxEvent:
     """An event that is still to be published: stored in the same update as the change itself, so that a crash cannot lose it.
 
-    `info` is the file that became current, or the one that was deleted.
+    `info` is the file that became current, or the one that was deleted; its `revision` is the one that this change has made.
+    `earlier` are the events of older changes of the name that were unpublished at `read_at`, a time of the monotonic clock: they
+    are published before this one, in their order. An event of the type `socket.resync` replaces older events that the store has
+    no room for; its `info` is that of the last of them.
     """
 
     id: str
     type: str
     info: MediaInfo
+    read_at: float
+    earlier: tuple["OutboxEvent", ...] = ()
 
 
 class UploadCreator(Protocol):
@@ -226,7 +231,7 @@ class UploadCommitter(Protocol):
     async def commit(
         self, upload: UploadHandle, stored_file: StoredFile, preconditions: Preconditions = MUST_NOT_EXIST
     ) -> OutboxEvent:
-        """Make the file current in one step; it is visible after this has returned and never before.
+        """Make the file current in one step, with the next revision; it is visible after this has returned and never before.
 
         An unknown outcome is resolved before this returns or raises. Raises AlreadyExists or PreconditionFailed where the
         preconditions do not hold, Conflict where the handle is void, ServiceUnavailable where the outcome stays unknown.
@@ -258,7 +263,7 @@ class EventAcknowledger(Protocol):
     """Removes published events from the outbox. Raises ServiceUnavailable."""
 
     async def ack_event(self, event: OutboxEvent) -> None:
-        """Remove an event that has been published. Idempotent."""
+        """Remove an event that has been published after all earlier ones, so that none of them is published again. Idempotent."""
 
 
 class FreeSpaceReader(Protocol):
