@@ -15,6 +15,7 @@ from services.common.bus.subscription import Subscription
 from services.common.http.encoding import PreparedResponse
 from services.common.http.hosts import HostPolicy
 from services.common.http.origins import OriginPolicy
+from services.common.media_path import PATH_TEMPLATE
 from services.common.store.factory import open_store
 from services.common.telemetry import metrics
 from services.common.telemetry.request_telemetry import RequestTelemetry
@@ -73,8 +74,9 @@ def create_app(settings: StreamSettings | None = None, telemetry: RequestTelemet
     app.include_router(api.router)
     stream = _DownloadRoute()
     # The middleware calls the handler directly; what reaches this route has another method: 405.
-    app.router.routes.append(Route("/file/stream", stream, methods=["GET"], include_in_schema=False))
-    both = ("GET", "/file/stream"), ("HEAD", "/file/stream")
+    for path in ("/file/stream", "/files/{path:path}"):
+        app.router.routes.append(Route(path, stream, methods=["GET"], include_in_schema=False))
+    both = [(method, path) for method in ("GET", "HEAD") for path in ("/file/stream", PATH_TEMPLATE)]
     return RequestMiddleware(
         app,
         dict.fromkeys(both, stream),

@@ -5,17 +5,20 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
+from typing import TypeVar
 
 from services.common.asgi import CLIENT_CLOSED_REQUEST, ASGIApp, ClientDisconnected, Message, Receive, Scope, Send
 from services.common.errors import GridcastError, InternalServerError, ServiceUnavailable
 from services.common.http.encoding import PreparedResponse
 from services.common.http.headers import Header, forwarded_client, incoming_request_id
 from services.common.http.problem import decode_problem_detail
+from services.common.media_path import PATH_PREFIX, PATH_TEMPLATE
 from services.common.telemetry.request_id import new_request_id, request_id_var
 from services.common.telemetry.request_telemetry import RequestTelemetry
 from services.common.web.browser_protection import SAME_ORIGIN_ONLY
 from services.common.web.problems import send_problem
 
+HandlerT = TypeVar("HandlerT")
 FastPathHandler = Callable[[Scope], PreparedResponse | None]
 """Returns the response to a request where nothing has to be waited for, else None."""
 
@@ -41,7 +44,8 @@ class RequestMiddleware:
 
     Arguments:
         app: the application that gets what no bypass route takes.
-        bypass_routes: plain ASGI callables by (method, path), for requests where a router would cost more than the response.
+        bypass_routes: plain ASGI callables by (method, path), for requests where a router would cost more than the response. The
+            path is PATH_TEMPLATE for all path addresses of files; likewise in `fast_path_handlers`.
         trusts_request_id: whether the X-Request-ID of a request is kept. By default it is: a service's client is the gateway,
             which sets it.
         telemetry: records the requests; by default without an access log.
@@ -76,7 +80,7 @@ class RequestMiddleware:
 
         Asked by our server alone. An exception is no response: the request meets it again in `__call__`, where it is answered.
         """
-        handler = self.fast_path_handlers.get((scope["method"], scope["path"]))
+        route, handler = self._find(self.fast_path_handlers, scope)
         if handler is None:
             return None
         began = time.perf_counter()
@@ -88,9 +92,17 @@ class RequestMiddleware:
         if response is not None:
             request_id = _request_id(scope, self._trusts_request_id)
             response.headers.extend(((b"x-request-id", request_id.encode("ascii")), *self._response_headers(scope)))
-            scope["route"] = scope["path"]
+            scope["route"] = route
             self._record(scope, request_id, response.status, len(response.body), 0, time.perf_counter() - began)
         return response
+
+    def _find(self, table: Mapping[tuple[str, str], HandlerT], scope: Scope) -> tuple[str, HandlerT | None]:
+        """Return the route's template and its handler, None where the table has none."""
+        path = scope["path"]
+        if (handler := table.get((scope["method"], path))) is None and path.startswith(PATH_PREFIX):
+            path = PATH_TEMPLATE
+            handler = table.get((scope["method"], path))
+        return path, handler
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -110,9 +122,9 @@ class RequestMiddleware:
             received += len(message.get("body", b""))
             return message
 
-        bypass = self.bypass_routes.get((scope["method"], scope["path"]))
+        route, bypass = self._find(self.bypass_routes, scope)
         if bypass is not None:
-            scope["route"] = scope["path"]
+            scope["route"] = route
         self._telemetry.in_flight += 1
         try:
             self._check_request(scope)
