@@ -21,11 +21,12 @@ from gateway.upstream.upstream_pool import UpstreamPool
 from services.common.aio.cancellation import cancel_and_wait
 from services.common.http.hosts import HostPolicy
 from services.common.http.origins import OriginPolicy
+from services.common.telemetry.request_telemetry import RequestTelemetry
 from services.common.web.app_factory import create_fastapi_app
 from services.common.web.middleware import RequestMiddleware
 
 
-def create_app(settings: GatewaySettings | None = None) -> RequestMiddleware:
+def create_app(settings: GatewaySettings | None = None, telemetry: RequestTelemetry | None = None) -> RequestMiddleware:
     """Build the gateway as an ASGI application. `settings`: read from the environment where None."""
     settings = settings or GatewaySettings()
     addresses = {
@@ -77,4 +78,6 @@ def create_app(settings: GatewaySettings | None = None) -> RequestMiddleware:
         trusts_request_id=handler.trusts_request_id,
         check_request=handler.check_request,
         response_headers=handler.response_headers,
+        telemetry=telemetry,
+        client_address=handler.client_address,
     )

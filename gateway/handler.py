@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 
 from gateway import cors, proxy_events, routes
 from gateway.admission import STATE_KEY, AdmissionPolicy
-from gateway.forwarded import is_trusted_proxy, resolve_client
+from gateway.forwarded import Client, is_trusted_proxy, resolve_client
 from gateway.proxy.reverse_proxy import ReverseProxy
 from services.common.asgi import ASGIApp, Receive, Scope, Send
 from services.common.errors import (
@@ -48,7 +48,7 @@ class GatewayHandler:
         try:
             admission.hosts.check(headers)
             if scope["method"] not in SAFE_METHODS:
-                client = resolve_client(_peer_address(scope), scope["scheme"], headers, admission.trusted_proxies)
+                client = self._client(scope)
                 admission.origins.check_request(headers, client.host, https=client.scheme == "https")
         except (MisdirectedRequest, Forbidden) as error:
             proxy_events.request_rejected("host" if isinstance(error, MisdirectedRequest) else "origin")
@@ -57,6 +57,14 @@ class GatewayHandler:
     def response_headers(self, scope: Scope) -> list[Header]:
         """Return the headers that say which other pages may use the response."""
         return cors.response_headers(scope["headers"], self._admission.origins)
+
+    def client_address(self, scope: Scope) -> str:
+        """Return the client's address, behind trusted proxies."""
+        return self._client(scope).address
+
+    def _client(self, scope: Scope) -> Client:
+        trusted = self._admission.trusted_proxies
+        return resolve_client(_peer_address(scope), scope["scheme"], scope["headers"], trusted)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """ASGI. Returns a coroutine instead of awaiting it: each one more would cost every request."""
@@ -68,7 +76,7 @@ class GatewayHandler:
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = str(scope["raw_path"], "ascii")
         admission = self._admission
-        client = resolve_client(_peer_address(scope), scope["scheme"], scope["headers"], admission.trusted_proxies)
+        client = self._client(scope)
         if admission.rate_limiter is not None and path not in PROBE_PATHS:
             try:
                 admission.rate_limiter.acquire(client.address, asyncio.get_running_loop().time())

@@ -11,7 +11,7 @@ from gateway.upstream.upstream_pool import UpstreamPool
 from services.common.aio.singleflight import SingleFlight
 from services.common.asgi import Receive, Scope, Send
 from services.common.errors import ServiceUnavailable
-from services.common.web.app_factory import openapi_problems
+from services.common.web.openapi import openapi_problems
 
 DOCUMENT_TTL_SECONDS = 5.0
 """Seconds for which the merged document is served without fetching again."""
@@ -54,9 +54,8 @@ class OpenAPIAggregator:
     async def _aggregate(self) -> None:
         await asyncio.gather(*(self._fetch_document(pool) for pool in self._pools.values()))
         documents = {name: (document, routes.routed_operations(name)) for name, document in self._documents.items()}
-        self._cached_body = json.dumps(
-            openapi_merge.merge_documents(self._gateway_document(), documents, GATEWAY_ERROR_RESPONSES)
-        ).encode("ascii")
+        merged = openapi_merge.merge_documents(self._gateway_document(), documents, GATEWAY_ERROR_RESPONSES)
+        self._cached_body = json.dumps(merged).encode("ascii") + b"\n"
         self._fresh_until = (
             asyncio.get_running_loop().time() + DOCUMENT_TTL_SECONDS
             if len(self._documents) == len(self._pools)

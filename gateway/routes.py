@@ -56,6 +56,8 @@ def _compile() -> tuple[dict[str, dict[str, Route]], dict[tuple[str, ...], dict[
         routes = {
             method: Route(service, template, template in _MEDIA_TEMPLATES) for method, service in services.items()
         }
+        if "GET" in routes:  # RFC 9110, 9.1
+            routes.setdefault("HEAD", routes["GET"])
         if "{" in template:
             patterns[tuple(template.split("/"))] = routes
         else:

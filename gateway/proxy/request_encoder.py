@@ -28,7 +28,7 @@ class EncodedHead(NamedTuple):
 def encode_request_head(
     method: str, target: bytes, fields: Iterable[Header], client: Client, request_id: str
 ) -> EncodedHead:
-    """Encode a head. `fields`: those of the client's request, validated. Raises BadRequest as `build_request_headers`."""
+    """Encode a head. `fields`: those of the client's request, validated."""
     length: int | None = 0
     framing = b"content-length: 0\r\n" if method in _METHODS_WITH_BODY else b""
     expect_continue = False

@@ -16,6 +16,7 @@
      +- RangeNotSatisfiable    416
      +- ExpectationFailed      417
      +- MisdirectedRequest     421  Host names another server
+     +- UpgradeRequired        426
      +- TooManyRequests        429
      +- HeadersTooLarge        431
      +- ChecksumMismatch       460  (tus)
@@ -25,14 +26,11 @@
      +- GatewayTimeout         504
      +- InsufficientStorage    507
 
-Adapters of stores and drivers raise these; `services.common.web` and the gateway render them as responses.
+Adapters of stores and drivers raise these; `services.common.http.problem` encodes them as responses.
 """
 
-import json
 from collections.abc import Mapping
 from typing import ClassVar
-
-PROBLEM_MEDIA_TYPE = "application/problem+json"
 
 
 class GridcastError(Exception):
@@ -168,6 +166,20 @@ class MisdirectedRequest(GridcastError):
     title = "Misdirected Request"
 
 
+class UpgradeRequired(GridcastError):
+    """426 for a handshake with a version of the WebSocket protocol that is not supported (RFC 6455, 4.2.2 and 4.4)."""
+
+    status = 426
+    title = "Upgrade Required"
+
+    def __init__(self, version: str) -> None:
+        """`version`: the supported one."""
+        super().__init__(
+            f"unsupported WebSocket version: only {version} is supported",
+            {"upgrade": "websocket", "connection": "upgrade, close", "sec-websocket-version": version},
+        )
+
+
 class TooManyRequests(GridcastError):
     """429."""
 
@@ -218,21 +230,3 @@ class InsufficientStorage(GridcastError):
 
     status = 507
     title = "Insufficient Storage"
-
-
-def encode_problem(error: GridcastError) -> bytes:
-    """Return the body of an error response: the members of RFC 9457, of which clients of FastAPI read `detail`."""
-    members = {"type": "about:blank", "title": error.title, "status": error.status, "detail": error.detail}
-    return json.dumps(members, ensure_ascii=False).encode("utf-8", "backslashreplace")
-
-
-def problem_headers(error: GridcastError, body: bytes) -> list[tuple[bytes, bytes]]:
-    """Return the header fields of an error response, raw and in lower case."""
-    extra = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in error.headers.items()]
-    return [
-        (b"content-type", PROBLEM_MEDIA_TYPE.encode("ascii")),
-        (b"content-length", str(len(body)).encode("ascii")),
-        (b"cache-control", b"no-store"),
-        (b"x-content-type-options", b"nosniff"),
-        *extra,
-    ]

@@ -1,7 +1,8 @@
 """Settings of the socket service."""
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from services.common.bus.redis import validate_redis_url
 from services.common.settings import RedisSettings
 
 
@@ -29,3 +30,5 @@ class SocketSettings(RedisSettings):
         le=60,
         description="seconds: interval between pings; a client has three quarters of it to answer, else 1011",
     )
+
+    _validate_redis_url = field_validator("redis_url")(validate_redis_url)

@@ -17,6 +17,7 @@ from services.common.http.hosts import HostPolicy
 from services.common.http.origins import OriginPolicy
 from services.common.store.factory import open_store
 from services.common.telemetry import metrics
+from services.common.telemetry.request_telemetry import RequestTelemetry
 from services.common.web.app_factory import create_fastapi_app
 from services.common.web.browser_protection import BrowserProtection
 from services.common.web.middleware import RequestMiddleware
@@ -29,7 +30,7 @@ from services.stream.response_sender import SendTimeoutMonitor
 from services.stream.settings import StreamSettings
 
 
-def create_app(settings: StreamSettings | None = None) -> RequestMiddleware:
+def create_app(settings: StreamSettings | None = None, telemetry: RequestTelemetry | None = None) -> RequestMiddleware:
     """Return the service as an ASGI application."""
     settings = settings or StreamSettings()
 
@@ -78,6 +79,7 @@ def create_app(settings: StreamSettings | None = None) -> RequestMiddleware:
         app,
         dict.fromkeys(both, stream),
         fast_path_handlers=dict.fromkeys(both, stream.fast_path),
+        telemetry=telemetry,
         check_request=BrowserProtection(HostPolicy(settings.allowed_hosts), OriginPolicy("")),
     )
 

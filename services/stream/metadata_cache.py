@@ -3,14 +3,15 @@
 Not cached: that a file does not exist, and anything at all while the invalidation subscription is down.
 """
 
-import asyncio
 import json
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from services.common.aio.singleflight import SingleFlight
 from services.common.errors import NotFound
 from services.common.media import MediaName
 from services.common.store.media_reader import MediaReader
@@ -18,6 +19,8 @@ from services.common.telemetry import metrics
 from services.stream.response_plan import Representation, build_representation
 
 METADATA_TTL_SECONDS = 1.0
+MAX_CACHED_TEXT_BYTES = 8 * 1024 * 1024
+"""Memory for what uploaders say of their files, up to 16 KiB of each."""
 
 _METADATA_LOOKUPS = metrics.CACHE_LOOKUPS.counts
 _METADATA_HIT, _METADATA_MISS = ("metadata", "hit"), ("metadata", "miss")
@@ -31,7 +34,7 @@ class _CachedMetadata:
 
 @dataclass(frozen=True, slots=True)
 class _InFlightLookup:
-    task: asyncio.Task[Representation]
+    fetch: SingleFlight[Representation]
     joinable_until: float
 
 
@@ -43,6 +46,7 @@ class MetadataCache:
         self._max_entries = max_entries
         self._invalidations_live = invalidations_live
         self._entries: OrderedDict[MediaName, _CachedMetadata] = OrderedDict()
+        self._text_bytes = 0
         self._in_flight: dict[MediaName, _InFlightLookup] = {}
         self._invalidation_count = 0
 
@@ -66,19 +70,18 @@ class MetadataCache:
         lookup = self._in_flight.get(name)
         if lookup is not None and now < lookup.joinable_until:
             with suppress(NotFound):  # a miss is valid for the caller that started the lookup only
-                return await asyncio.shield(lookup.task)
+                return await lookup.fetch()
             return await self._fetch(name)
-        lookup = self._in_flight[name] = _InFlightLookup(
-            asyncio.create_task(self._fetch(name)), now + METADATA_TTL_SECONDS
-        )
-        lookup.task.add_done_callback(lambda _: self._on_lookup_done(name, lookup))
-        return await asyncio.shield(lookup.task)
 
-    def _on_lookup_done(self, name: MediaName, lookup: _InFlightLookup) -> None:
-        if self._in_flight.get(name) is lookup:
-            del self._in_flight[name]
-        if not lookup.task.cancelled():
-            lookup.task.exception()  # all callers may have been cancelled; else asyncio logs the exception
+        async def fetch() -> Representation:
+            try:
+                return await self._fetch(name)
+            finally:
+                if self._in_flight.get(name) is started:
+                    del self._in_flight[name]
+
+        started = self._in_flight[name] = _InFlightLookup(SingleFlight(fetch), now + METADATA_TTL_SECONDS)
+        return await started.fetch()
 
     async def _fetch(self, name: MediaName) -> Representation:
         began, changes = (
@@ -86,7 +89,7 @@ class MetadataCache:
             self._invalidation_count,
         )  # before the lookup: its result may be as old as that
         info = await self._reader.find(name)
-        before = self._entries.pop(name, None)
+        before = self._remove(name)
         if info is None:
             raise NotFound("file not found")
         file = (
@@ -95,10 +98,22 @@ class MetadataCache:
             else build_representation(info)
         )
         if self._invalidations_live() and changes == self._invalidation_count:
-            self._entries[name] = _CachedMetadata(file, began + METADATA_TTL_SECONDS)
-            if len(self._entries) > self._max_entries:
-                self._entries.popitem(last=False)
+            self._add(name, _CachedMetadata(file, began + METADATA_TTL_SECONDS))
         return file
+
+    def _add(self, name: MediaName, entry: _CachedMetadata) -> None:
+        """Add an entry, and drop the oldest ones beyond the limits."""
+        self._remove(name)
+        self._entries[name] = entry
+        self._text_bytes += _text_size(entry)
+        while len(self._entries) > self._max_entries or self._text_bytes > MAX_CACHED_TEXT_BYTES:
+            self._remove(next(iter(self._entries)))
+
+    def _remove(self, name: MediaName) -> _CachedMetadata | None:
+        entry = self._entries.pop(name, None)
+        if entry is not None:
+            self._text_bytes -= _text_size(entry)
+        return entry
 
     def on_invalidation(self, _channel: bytes, payload: bytes) -> None:
         """Drop the metadata of a changed file; a lookup in flight is not cached.
@@ -110,7 +125,7 @@ class MetadataCache:
             folder, filename = json.loads(payload)
             name = MediaName(folder, filename)
             self._in_flight.pop(name, None)
-            self._entries.pop(name, None)
+            self._remove(name)
         except (ValueError, TypeError):
             self.clear()
 
@@ -119,3 +134,9 @@ class MetadataCache:
         self._invalidation_count += 1
         self._in_flight.clear()
         self._entries.clear()
+        self._text_bytes = 0
+
+
+def _text_size(entry: _CachedMetadata) -> int:
+    """Bytes of memory of the metadata that an uploader has sent."""
+    return sys.getsizeof(entry.representation.info.metadata_json)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from services.common.media import MAX_FOLDER_BYTES, MAX_SEGMENT_BYTES
-from services.common.web.app_factory import openapi_problems
+from services.common.web.openapi import openapi_problems
 
 _STRING_SCHEMA = {"type": "string"}
 _QUERY_PARAMETERS: list[dict[str, Any]] = [

@@ -1,10 +1,18 @@
 """Publishes the events of the store's outbox, and acknowledges them to the store afterwards.
 
 This order is safe: a crash before the publication leaves the event in the outbox, and it is published later with the same id.
+
+The events of one name are published in the order of its changes, by whichever process: before an event those are published that
+the outbox had before it. Two processes that do so at the same time publish the same events in the same order, and Redis removes the
+second of each for four minutes, by its id. So nothing is published that was read too long ago.
 """
 
 import asyncio
 import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
 from services.common.bus.publisher import EventPublisher
 from services.common.errors import GridcastError
@@ -12,8 +20,21 @@ from services.common.store.upload_store import EventAcknowledger, OutboxEvent
 
 PUBLISH_TIMEOUT_SECONDS = 2.0
 """How long a response waits for Redis. An event that is not published in this time is published later."""
+MAX_READ_AGE_SECONDS = 60.0
+"""How old the reading of an outbox may be: well below the time in which Redis removes duplicates. A process that was paused longer
+leaves its events to the garbage collector."""
 
 _log = logging.getLogger("gridcast.upload")
+
+
+@dataclass(slots=True)
+class _Turn:
+    """The publications of one name in this process, while there are any."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    waiting: int = 0
+    revision: int = 0
+    """The last revision that was published."""
 
 
 class OutboxPublisher:
@@ -22,23 +43,58 @@ class OutboxPublisher:
     def __init__(self, store: EventAcknowledger, publisher: EventPublisher) -> None:
         self._store = store
         self._publisher = publisher
+        self._turns: dict[str, _Turn] = {}
         self._pending_acks: set[asyncio.Task[None]] = set()
 
     async def publish(self, event: OutboxEvent) -> bool:
-        """Invalidate cached metadata, then broadcast the event. False where Redis is unavailable: the change is stored anyway."""
-        info = event.info
+        """Invalidate cached metadata, then broadcast the event after all earlier ones of its name.
+
+        False where Redis is unavailable: the change is stored anyway.
+        """
+        published: list[OutboxEvent] = []
         try:
-            async with asyncio.timeout(PUBLISH_TIMEOUT_SECONDS):
-                await self._publisher.publish_invalidation(info.folder, info.filename)
-                await self._publisher.broadcast(event.type, info.to_public_dict(), id=event.id)
+            async with asyncio.timeout(PUBLISH_TIMEOUT_SECONDS), self._turn(event.info.id) as turn:
+                await self._publisher.publish_invalidation(event.info.folder, event.info.filename)
+                for following in (*event.earlier, event):
+                    if not following.info.revision or following.info.revision > turn.revision:
+                        await self._broadcast(following, event.read_at)
+                        turn.revision = following.info.revision
+                    published.append(following)
         except (GridcastError, TimeoutError) as error:
-            _log.warning("event %s of %s not published, will be retried: %s", event.type, info.id, error)
+            _log.warning(
+                "event %s of %s not published, will be retried: %s",
+                event.type,
+                event.info.id,
+                str(error) or "no answer",
+            )
             return False
-        # Not awaited: an event that is published twice has the same id.
-        task = asyncio.create_task(self._ack(event))
-        self._pending_acks.add(task)
-        task.add_done_callback(self._pending_acks.discard)
+        finally:
+            if published:
+                # Not awaited: an event that is published twice has the same id.
+                task = asyncio.create_task(self._ack(published[-1]))
+                self._pending_acks.add(task)
+                task.add_done_callback(self._pending_acks.discard)
         return True
+
+    @asynccontextmanager
+    async def _turn(self, media_id: str) -> AsyncIterator[_Turn]:
+        """Publish the events of one name one after another; those that another request has published meanwhile are known."""
+        turn = self._turns.setdefault(media_id, _Turn())
+        turn.waiting += 1
+        try:
+            async with turn.lock:
+                yield turn
+        finally:
+            turn.waiting -= 1
+            if not turn.waiting:
+                del self._turns[media_id]
+
+    async def _broadcast(self, event: OutboxEvent, read_at: float) -> None:
+        if time.monotonic() - read_at > MAX_READ_AGE_SECONDS:
+            raise TimeoutError("read too long ago")
+        resync = event.type == "socket.resync"
+        data = {"reason": "events were lost"} if resync else event.info.to_public_dict()
+        await self._publisher.broadcast(event.type, data, id=event.id)
 
     async def aclose(self) -> None:
         """Wait for the acknowledgements in progress."""

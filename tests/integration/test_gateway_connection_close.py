@@ -83,3 +83,37 @@ def test_body_after_an_early_response_is_not_parsed_as_a_request(port: int) -> N
         client.sendall(b"GET /file HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(inner) + inner)
         client.sendall(b"GET /file HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         assert parse_statuses(receive_until_closed(client)) == [200, 200]
+
+
+GET_REQUEST = b"GET /file?slow HTTP/1.1\r\nHost: a\r\n\r\n"
+POST_LINE = b"POST /file/upload?slow HTTP/1.1\r\nHost: a\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "statuses"),
+    [
+        (GET_REQUEST, [200]),
+        (GET_REQUEST.replace(b"?slow", b""), [200]),
+        (GET_REQUEST.replace(b"1.1", b"1.0"), [200]),
+        (GET_REQUEST * 3, [200] * 3),
+        (POST_LINE + b"Content-Length: 3\r\n\r\nabc", [200]),
+        (POST_LINE + b"Content-Length: 200000\r\n\r\n" + b"a" * 200_000, [200]),
+        (POST_LINE + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", [200]),
+        (GET_REQUEST + b"nonsense\r\n\r\n", [200, 400]),
+        (GET_REQUEST + b"GET /fi", [200]),
+        (GET_REQUEST + POST_LINE + b"Content-Length: 3\r\n\r\nab", [200]),
+        (b"GET /fi", []),
+        (POST_LINE + b"Content-Length: 3\r\n\r\nab", []),
+        (POST_LINE + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", []),
+        (b"", []),
+    ],
+)
+def test_half_closed_client_gets_the_responses_to_its_complete_requests(
+    port: int, sent: bytes, statuses: list[int]
+) -> None:
+    with open_connection(port) as client:
+        client.sendall(sent)
+        client.shutdown(socket.SHUT_WR)
+        client.settimeout(5)
+        received = receive_until_closed(client)
+    assert (parse_statuses(received) if received else []) == statuses

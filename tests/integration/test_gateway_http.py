@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 
 from tests.support.processes import ServiceProcess, run_service
-from tests.support.raw_sockets import receive_until_closed, receive_until_eof
+from tests.support.raw_sockets import close_with_reset, receive_until_closed, receive_until_eof
 from tests.support.scripted_upstream import (
     ReceivedRequest,
     ScriptedUpstream,
@@ -354,13 +354,18 @@ def test_client_disconnect_cancels_the_upstream_request(
         return service.active_requests == count
 
     stream_upstream.responder = upload_upstream.responder = wait
-    for service, raw in (
-        (stream_upstream, b"GET /file/stream HTTP/1.1\r\nHost: a\r\n\r\n"),
-        (upload_upstream, b"PUT /file/stream?filename=a HTTP/1.1\r\nHost: a\r\nContent-Length: 50\r\n\r\nabc"),
+    put = b"PUT /file/stream?filename=a HTTP/1.1\r\nHost: a\r\nContent-Length: 50\r\n\r\nabc"
+    for service, raw, reset in (
+        # Behind a complete request a FIN may be half of a close.
+        (stream_upstream, b"GET /file/stream HTTP/1.1\r\nHost: a\r\n\r\n", True),
+        (upload_upstream, put, True),
+        (upload_upstream, put, False),
     ):
         with open_connection(gateway.port) as client:
             client.sendall(raw)
             eventually(partial(has_active_requests, service, 1), 5)
+            if reset:
+                close_with_reset(client)
         began = time.monotonic()
         eventually(partial(has_active_requests, service, 0), 5)
         assert time.monotonic() - began < 1.0

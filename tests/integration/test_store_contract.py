@@ -5,6 +5,7 @@ import hashlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -36,6 +37,7 @@ from services.common.store.upload_store import (
     FinishedUpload,
     InProgressUpload,
     NewUpload,
+    OutboxEvent,
     Preconditions,
     StoredFile,
     UploadHandle,
@@ -119,6 +121,23 @@ async def test_file_is_visible_only_after_its_commit(adapters: StoreAdapters) ->
     assert info == announcement.info
     assert info is not None
     assert b"".join(await adapters.reader.read_blocks(info, 0, 1)) == data
+
+
+async def test_metadata_belongs_to_the_version(adapters: StoreAdapters) -> None:
+    """It is stored as text: its keys may be operators or field paths of the database."""
+    text = '{"$set":{"a.b":[1,null]},"$$NOW":"","":"\\u0000"}'
+    for metadata_json, event_type in ((text, "file.created"), ("{}", "file.replaced"), ('{"a":"b"}', "file.replaced")):
+        upload = await adapters.store.create_upload(NAME, NewUpload(), NO_PRECONDITIONS)
+        stored = replace(finished_upload(b""), metadata_json=metadata_json)
+        event = await adapters.store.commit(upload, stored, NO_PRECONDITIONS)
+        assert (event.type, event.info.metadata_json) == (event_type, metadata_json)
+        assert await adapters.reader.find(NAME) == event.info
+        assert (await adapters.reader.list_files(ListQuery())).files == [event.info]
+    deleted = await adapters.store.delete(NAME)
+    assert deleted is not None
+    assert deleted.info.metadata_json == '{"a":"b"}'
+    unpublished = await adapters.keeper.list_unpublished(deleted.info.id)
+    assert [event.info.metadata_json for event in unpublished] == [text, "{}", '{"a":"b"}', '{"a":"b"}']
 
 
 async def test_prepare_is_idempotent(adapters: StoreAdapters) -> None:
@@ -518,6 +537,136 @@ async def test_an_empty_document_is_deleted_in_whatever_order_its_events_are_ack
     await adapters.store.ack_event(created)
     await adapters.collect_once()
     assert inspector.list_documents() == []
+
+
+async def read_outbox(adapters: StoreAdapters, inspector: MongoInspector) -> list[OutboxEvent]:
+    return list(await adapters.keeper.list_unpublished(str(inspector.only_document()["_id"])))
+
+
+async def test_the_revision_counts_the_changes_of_a_name(adapters: StoreAdapters, inspector: MongoInspector) -> None:
+    for number, data in enumerate((b"one", b"two", b"three"), 1):
+        await adapters.store_file(data)
+        found = await adapters.reader.find(NAME)
+        assert found is not None
+        assert found.revision == number
+    with pytest.raises(PreconditionFailed):
+        await adapters.store_file(b"four", expected=sha256_is(b"x"))
+    deleted = await adapters.store.delete(NAME)
+    assert deleted is not None
+    assert deleted.info.revision == 4
+    await adapters.store_file(b"five")
+    (listed,) = (await adapters.reader.list_files(ListQuery())).files
+    assert listed.revision == 5
+    revisions = [event.info.revision for event in await read_outbox(adapters, inspector)]
+    assert revisions == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("way", ["acknowledged last", "collected", "aborted last"])
+async def test_the_revision_never_falls_after_its_document_was_deleted(
+    adapters: StoreAdapters, inspector: MongoInspector, way: str
+) -> None:
+    for _ in range(3):
+        await adapters.store_file(b"x")
+    rival = await adapters.store.create_upload(NAME, NewUpload(ttl=60), NO_PRECONDITIONS)
+    deleted = await adapters.store.delete(NAME)
+    assert deleted is not None
+    if way == "aborted last":
+        await adapters.store.ack_event(deleted)
+        async with asyncio.timeout(10):
+            while inspector.only_document()["doomed"] or inspector.only_document()["announce"]:
+                await adapters.collect_once()
+                await asyncio.sleep(0.05)
+        await adapters.store.abort(rival)
+    else:
+        await adapters.store.abort(rival)
+        if way == "collected":
+            await adapters.store.ack_event(deleted)
+        await adapters.collect_until_done(inspector)
+        await adapters.store.ack_event(deleted)
+        await adapters.collect_once()
+    assert inspector.list_documents() == []
+    await adapters.store_file(b"again")
+    found = await adapters.reader.find(NAME)
+    assert found is not None
+    assert found.revision == deleted.info.revision + 1 == 5
+    await adapters.store_file(b"other", MediaName("f", "other"))
+    other = await adapters.reader.find(MediaName("f", "other"))
+    assert other is not None
+    assert other.revision == 1, "a name of another bucket begins at 0"
+
+
+async def test_documents_without_a_revision_begin_at_0(adapters: StoreAdapters, inspector: MongoInspector) -> None:
+    await adapters.store_file(b"one")
+    inspector.db["media"].update_one({}, {"$unset": {"revision": "", "announce.0.revision": ""}})
+    found = await adapters.reader.find(NAME)
+    assert found is not None
+    assert found.revision == 0
+    deleted = await adapters.store.delete(NAME)
+    assert deleted is not None
+    assert [event.info.revision for event in (*deleted.earlier, deleted)] == [0, 1]
+    await adapters.store.ack_event(deleted)
+    assert await read_outbox(adapters, inspector) == []
+
+
+async def test_an_event_brings_the_unpublished_ones_before_it(
+    adapters: StoreAdapters, inspector: MongoInspector
+) -> None:
+    """An acknowledgement covers them. They stay until they are old: their own writers may still look for them."""
+    await adapters.store_file(b"one")
+    await adapters.store_file(b"two")
+    deleted = await adapters.store.delete(NAME)
+    assert deleted is not None
+    assert [event.type for event in deleted.earlier] == ["file.created", "file.replaced"]
+    created, replaced = deleted.earlier
+    await adapters.store.ack_event(replaced)
+    assert [event.id for event in await read_outbox(adapters, inspector)] == [deleted.id]
+    again = documents.decode_committed_event(inspector.only_document(), ObjectId(created.id), 0.0)
+    assert again is not None
+    await adapters.store_file(b"three")
+    newest = (await read_outbox(adapters, inspector))[-1]
+    found = documents.decode_committed_event(inspector.only_document(), ObjectId(newest.id), 0.0)
+    assert found is not None
+    assert [event.id for event in found.earlier] == [deleted.id]
+    await adapters.store.ack_event(created)
+    await adapters.collect_once()
+    assert [str(entry["id"]) for entry in inspector.only_document()["announce"]] == [deleted.id, newest.id]
+
+
+async def test_old_events_are_listed_with_those_before_them(adapters: StoreAdapters, inspector: MongoInspector) -> None:
+    """The database's clock may be set back between two changes."""
+    for _ in range(3):
+        await adapters.store_file(b"x")
+    times = [datetime.now(UTC) + timedelta(hours=hours) for hours in (1, -1, 1)]
+    for number, at in enumerate(times):
+        inspector.db["media"].update_one({}, {"$set": {f"announce.{number}.at": at}})
+    assert [event.info.revision for event in await read_outbox(adapters, inspector)] == [1, 2]
+
+
+async def test_a_full_outbox_says_what_it_leaves_out(adapters: StoreAdapters, inspector: MongoInspector) -> None:
+    """The oldest events become one `socket.resync`, which keeps its id when it grows."""
+    limit = document_updates.MAX_OUTBOX_EVENTS
+    for _ in range(limit):
+        await adapters.store_file(b"")
+    assert [event.type for event in await read_outbox(adapters, inspector)] == ["file.created"] + ["file.replaced"] * (
+        limit - 1
+    )
+    ids = set()
+    for more in (1, 2, 3):
+        await adapters.store_file(b"")
+        resync, *others = await read_outbox(adapters, inspector)
+        assert (resync.type, resync.info.revision) == ("socket.resync", more + 1)
+        assert [event.info.revision for event in others] == list(range(more + 2, limit + more + 1))
+        ids.add(resync.id)
+    assert len(ids) == 1
+    await adapters.store.ack_event(resync)
+    await adapters.store_file(b"")
+    assert [event.type for event in await read_outbox(adapters, inspector)] == ["file.replaced"] * limit
+    # Published ones make room first.
+    await adapters.store.ack_event((await read_outbox(adapters, inspector))[9])
+    for _ in range(10):
+        await adapters.store_file(b"")
+    assert [event.type for event in await read_outbox(adapters, inspector)] == ["file.replaced"] * limit
+    assert len(inspector.only_document()["announce"]) == limit
 
 
 class DelayedFirstWrite(Committer):

@@ -260,6 +260,8 @@ def test_file_info(media_services: MediaServices) -> None:
         "content_type": "video/webm",
         "sha256": digest,
         "etag": f'"sha256-{digest}"',
+        "metadata": {},
+        "revision": 1,
     }
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -93,6 +94,29 @@ def test_changes_are_broadcast(
     assert [channel for channel, _ in heard] == ["gridcast:invalidate", "gridcast:all"] * 3
     assert heard[0][1] == ["f", "a.webm"]
     eventually(lambda: all(document["announce"] == [] for document in inspector.list_documents()))
+
+
+def test_events_carry_the_metadata_of_the_version(
+    upload: ServiceProcess, inspector: MongoInspector, event_listener: EventListener
+) -> None:
+    parts = (
+        form_part("title", "Été".encode()),
+        form_part("file", b"one", "m.webm"),
+        form_part("relativePath", b"null"),
+    )
+    assert (
+        httpx.post(
+            f"{upload.url}/file/upload", content=form_body(*parts), headers={"content-type": FORM_CONTENT_TYPE}
+        ).status_code
+        == 201
+    )
+    assert put_file(upload, "m.webm", b"two!").json()["metadata"] == {}
+    httpx.delete(f"{upload.url}/file/stream?filename=m.webm")
+    tus = TusUpload(upload)
+    assert tus.create(length=0, headers={"upload-metadata": tus_metadata(filename="m.webm", a="1")}).status_code == 201
+    said = [event for channel, event in event_listener.collect() if channel == "gridcast:all"]
+    assert [event["type"] for event in said] == ["file.created", "file.replaced", "file.deleted", "file.created"]
+    assert [event["data"]["metadata"] for event in said] == [{"title": "Été"}, {}, {}, {"a": "1"}]
 
 
 def in_60_pieces(data: bytes) -> Iterator[bytes]:
@@ -223,6 +247,84 @@ def test_unpublished_events_are_published_later_and_once(
     assert event["id"] == str(note["id"])
     assert event["data"]["filename"] == "n"
     assert inspector.only_document()["announce"] == []
+
+
+@pytest.fixture
+def away(start_service: StartService, env: dict[str, str]) -> ServiceProcess:
+    """A replica that does not reach Redis."""
+    return start_service("services.upload", **{**env, "GRIDCAST_REDIS_URL": "redis://127.0.0.1:1/0"})
+
+
+@pytest.mark.parametrize("last", ["delete", "put", "tus"])
+def test_an_unpublished_event_is_published_before_the_next_one_of_its_name(
+    upload: ServiceProcess, away: ServiceProcess, inspector: MongoInspector, event_listener: EventListener, last: str
+) -> None:
+    """Whoever publishes: no event says later that an older state is the present one."""
+    put_file(away, "n", b"x")
+    put_file(away, "other", b"not of this name")
+    if last != "put":
+        put_file(away, "n", b"yy")
+    if last == "tus":
+        httpx.delete(f"{away.url}/file/stream?filename=n")
+        assert TusUpload(upload).create("n", length=3, content=b"zzz").status_code == 201
+        types = ["file.created", "file.replaced", "file.deleted", "file.created"]
+    elif last == "put":
+        put_file(upload, "n", b"zzz")
+        types = ["file.created", "file.replaced"]
+    else:
+        httpx.delete(f"{upload.url}/file/stream?filename=n")
+        types = ["file.created", "file.replaced", "file.deleted"]
+    said = [event for channel, event in event_listener.collect() if channel == "gridcast:all"]
+    assert [event["type"] for event in said] == types
+    assert [event["data"]["revision"] for event in said] == list(range(1, len(types) + 1))
+
+    def is_told() -> bool:
+        document = inspector.db["media"].find_one({"filename": "n"})
+        return document is not None and all(entry.get("told") for entry in document["announce"])
+
+    eventually(is_told)
+
+
+@pytest.mark.parametrize("writers", [2, 8])
+def test_concurrent_changes_are_published_in_the_order_of_their_commits(
+    start_service: StartService,
+    env: dict[str, str],
+    upload: ServiceProcess,
+    inspector: MongoInspector,
+    event_listener: EventListener,
+    writers: int,
+) -> None:
+    """On two replicas. The last event of each round describes the file that is there."""
+    replicas = (upload, start_service("services.upload", **{**env, "GRIDCAST_MONGODB_DRIVER": "pymongo"}))
+    for number in range(8):
+        name = f"race {number}"
+        with ThreadPoolExecutor(writers) as pool:
+            calls = [pool.submit(put_file, replicas[at % 2], name, b"v%d" % at) for at in range(writers)]
+            answers = [call.result() for call in calls]
+        revisions = [answer.json()["revision"] for answer in answers]
+        assert sorted(revisions) == list(range(1, writers + 1))
+        said = [event["data"] for _, event in event_listener.collect() if isinstance(event, dict)]
+        told = [data for data in said if data["filename"] == name]
+        assert [data["revision"] for data in told] == list(range(1, writers + 1))
+        document = inspector.db["media"].find_one({"filename": name})
+        assert document is not None
+        assert (told[-1]["sha256"], told[-1]["revision"]) == (document["current"]["sha256"], document["revision"])
+
+
+def test_more_changes_than_the_outbox_holds_are_reported(
+    upload: ServiceProcess, away: ServiceProcess, inspector: MongoInspector, event_listener: EventListener
+) -> None:
+    """Each is told, or `socket.resync` stands in its place, before the newer ones."""
+    with ThreadPoolExecutor(8) as pool:
+        for answer in pool.map(lambda number: put_file(away, "n", b"%d" % number), range(80)):
+            assert answer.is_success
+    last = put_file(upload, "n", b"last").json()
+    said = [event for channel, event in event_listener.collect() if channel == "gridcast:all"]
+    assert (said[0]["type"], said[0]["data"]) == ("socket.resync", {"reason": "events were lost"})
+    revisions = [event["data"]["revision"] for event in said[1:]]
+    assert revisions == list(range(81 - len(revisions) + 1, 82))
+    assert len(revisions) == 63
+    assert said[-1]["data"] == last
 
 
 def test_garbage_collector_as_a_command(upload: ServiceProcess, env: dict[str, str], inspector: MongoInspector) -> None:

@@ -18,6 +18,7 @@ class SingleFlight(Generic[T]):
         """Return the result of the function, or raise its exception."""
         if self._task is None:
             self._task = asyncio.create_task(self._run())
+            self._task.add_done_callback(_retrieve_exception)
         return await asyncio.shield(self._task)
 
     async def _run(self) -> T:
@@ -25,3 +26,9 @@ class SingleFlight(Generic[T]):
             return await self._function()
         finally:
             self._task = None
+
+
+def _retrieve_exception(task: asyncio.Task[T]) -> None:
+    """Where all callers were cancelled, no other code asks for the exception, and asyncio would log it as never retrieved."""
+    if not task.cancelled():
+        task.exception()

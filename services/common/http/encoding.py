@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import NamedTuple
 
-from services.common.errors import GridcastError, encode_problem, problem_headers
+from services.common.errors import GridcastError
+from services.common.http.problem import encode_problem, problem_headers
 
 Field = tuple[bytes, bytes]
 
@@ -80,5 +81,7 @@ def encode_error_response(error: GridcastError, headers: Iterable[Field]) -> byt
     """Encode a problem response that closes its connection, for a request that reaches no application."""
     body = encode_problem(error)
     same_origin = (b"cross-origin-resource-policy", b"same-origin")
-    fields = (*headers, *problem_headers(error, body), same_origin, (b"connection", b"close"))
+    fields = [*headers, *problem_headers(error, body), same_origin]
+    if "connection" not in error.headers:
+        fields.append((b"connection", b"close"))
     return encode_response_head(error.status, fields) + body

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
 
-from services.common.media import MediaInfo, MediaName, sha256_etag
+from services.common.media import NO_METADATA, MediaInfo, MediaName, sha256_etag
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +101,14 @@ class StoredFile:
     """A file as its writer counted and hashed it: `length` in bytes, `sha256` in lower-case hex.
 
     A file without a SHA-256 has an entity tag of the writer's choice, with its quotes; otherwise the tag is derived from `sha256`.
+    `metadata_json` is kept with this version of the file and returned unchanged.
     """
 
     length: int
     content_type: str
     sha256: str | None
     own_etag: str | None = None
+    metadata_json: str = NO_METADATA
 
     @property
     def etag(self) -> str:
@@ -122,12 +124,17 @@ class StoredFile:
 class OutboxEvent:
     """An event that is still to be published: stored in the same update as the change itself, so that a crash cannot lose it.
 
-    `info` is the file that became current, or the one that was deleted.
+    `info` is the file that became current, or the one that was deleted; its `revision` is the one that this change has made.
+    `earlier` are the events of older changes of the name that were unpublished at `read_at`, a time of the monotonic clock: they
+    are published before this one, in their order. An event of the type `socket.resync` replaces older events that the store has
+    no room for; its `info` is that of the last of them.
     """
 
     id: str
     type: str
     info: MediaInfo
+    read_at: float
+    earlier: tuple["OutboxEvent", ...] = ()
 
 
 class UploadCreator(Protocol):
@@ -224,7 +231,7 @@ class UploadCommitter(Protocol):
     async def commit(
         self, upload: UploadHandle, stored_file: StoredFile, preconditions: Preconditions = MUST_NOT_EXIST
     ) -> OutboxEvent:
-        """Make the file current in one step; it is visible after this has returned and never before.
+        """Make the file current in one step, with the next revision; it is visible after this has returned and never before.
 
         An unknown outcome is resolved before this returns or raises. Raises AlreadyExists or PreconditionFailed where the
         preconditions do not hold, Conflict where the handle is void, ServiceUnavailable where the outcome stays unknown.
@@ -256,7 +263,7 @@ class EventAcknowledger(Protocol):
     """Removes published events from the outbox. Raises ServiceUnavailable."""
 
     async def ack_event(self, event: OutboxEvent) -> None:
-        """Remove an event that has been published. Idempotent."""
+        """Remove an event that has been published after all earlier ones, so that none of them is published again. Idempotent."""
 
 
 class FreeSpaceReader(Protocol):

@@ -77,10 +77,6 @@ REQUESTS_REJECTED = Counter(
     "gridcast_requests_rejected_total", "Requests and WebSocket handshakes rejected by a limit or a rule", ["reason"]
 )
 
-http_requests_in_flight = 0
-"""Value of HTTP_REQUESTS_IN_FLIGHT; counted by the request middleware."""
-HTTP_REQUESTS_IN_FLIGHT.set_function(lambda: http_requests_in_flight)
-
 _KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request, Response
 
 from services.common.errors import NotFound
 from services.common.media import validate_media_name
-from services.common.web.app_factory import openapi_problems
+from services.common.web.openapi import openapi_problems
 from services.upload.endpoints.dependencies import upload_context
 from services.upload.endpoints.request import (
     IF_MATCH_PARAMETER,

@@ -8,10 +8,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from services.common.errors import AlreadyExists, BadRequest, PreconditionFailed, UnsupportedMediaType
+from services.common.errors import AlreadyExists, BadRequest, PreconditionFailed
 from services.common.media import MediaName, validate_media_name
 from services.common.store.upload_store import NewUpload, OutboxEvent, Preconditions
-from services.common.web.app_factory import openapi_problems
+from services.common.web.openapi import openapi_problems
 from services.upload.content_types import resolve_content_type
 from services.upload.digests import DigestVerifier
 from services.upload.endpoints.dependencies import request_body, upload_context
@@ -21,7 +21,6 @@ from services.upload.endpoints.request import (
     FilenameParam,
     FolderParam,
     SidParam,
-    combined_header,
     digest_verifiers,
     header_parameter,
     parse_content_length,
@@ -67,8 +66,6 @@ async def put_file(
         # RFC 9110, 14.5: a partial PUT that is taken for a complete one would destroy the file.
         if "content-range" in headers:
             raise BadRequest("Content-Range is not supported in PUT")
-        if (combined_header(request, "content-encoding") or "identity").strip().lower() != "identity":
-            raise UnsupportedMediaType("Content-Encoding is not supported", {"accept-encoding": "identity"})
         length = parse_content_length(request)
         context.check_size(length)
         content_type = resolve_content_type(headers.get("content-type", ""), name.filename)

@@ -5,6 +5,7 @@ write to the same document: once that is acknowledged, all that it returned is d
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -34,24 +35,28 @@ class Committer:
         self._timings = timings
 
     async def commit(
-        self, upload: UploadHandle, stored_file: StoredFile, preconditions: Preconditions
+        self, upload: UploadHandle, stored_file: StoredFile, preconditions: Preconditions, revision_floor: int = 0
     ) -> OutboxEvent | None:
-        """Make the file current; None where a precondition fails. Raises Conflict where the handle is void."""
+        """Make the file current; None where a precondition fails. Raises Conflict where the handle is void.
+
+        `revision_floor` is that of the name, read when its document was there already.
+        """
         key, name = upload_key(upload), upload.name
         event_id, holder_id = ObjectId(), ObjectId()
         fencing_token = upload.fencing_token
         condition, update = document_updates.commit_upload(
-            key.record_id, key.file_id, stored_file, event_id, self._timings, preconditions
+            key.record_id, key.file_id, stored_file, event_id, revision_floor, self._timings, preconditions
         )
         fencing_update = document_updates.increment_fencing_token(key.record_id, holder_id, self._timings)
 
         async def attempt() -> OutboxEvent | None:
+            read_at = time.monotonic()
             fenced_filter = documents.fenced_filter(key, name, fencing_token)
             document = await self._find_and_update({**fenced_filter, **condition}, update)
             if document is None:
                 await self._check_fencing_token(fenced_filter)
                 return None
-            return _find_event(document, event_id)
+            return documents.decode_committed_event(document, event_id, read_at)
 
         async def resolve_outcome() -> OutboxEvent | None:
             """Increment the fencing token, so that the commit can no longer arrive; where that fails, find out why."""
@@ -59,8 +64,9 @@ class Committer:
             if await self._find_and_update(documents.fenced_filter(key, name, fencing_token), fencing_update):
                 fencing_token += 1
                 return None
+            read_at = time.monotonic()
             document = await self._read_durable(documents.document_filter(key.media_id, name, key.record_id))
-            if (event := _find_event(document, event_id)) is not None:
+            if (event := documents.decode_committed_event(document, event_id, read_at)) is not None:
                 return event
             entry = documents.find_upload(document, key.record_id)
             if entry is not None and entry["holder"] == holder_id:
@@ -78,11 +84,13 @@ class Committer:
             if await self._media.find_one(fenced_filter, {"_id": 1}) is None:
                 raise Conflict("another writer has acquired this upload, or it has expired")
 
-    async def delete(self, name: MediaName, preconditions: Preconditions) -> OutboxEvent | None:
+    async def delete(
+        self, name: MediaName, preconditions: Preconditions, revision_floor: int = 0
+    ) -> OutboxEvent | None:
         """Make the current file invisible, None where there is none. Raises PreconditionFailed."""
         event_id = ObjectId()
         name_filter = documents.name_filter(name, event_id)
-        update = document_updates.delete_current(event_id, self._timings)
+        update = document_updates.delete_current(event_id, revision_floor, self._timings)
         async with map_mongo_errors():
             before = await self._media.find_one(name_filter, {"current": 1})
         if before is None or before["current"] is None:
@@ -96,11 +104,13 @@ class Committer:
         }
 
         async def attempt() -> OutboxEvent | None:
+            read_at = time.monotonic()
             document = await self._find_and_update(version_filter, update)
-            return _find_event(document, event_id) if document else None
+            return documents.decode_committed_event(document, event_id, read_at) if document else None
 
         async def resolve_outcome() -> OutboxEvent | None:
-            return _find_event(await self._read_durable(document_filter), event_id)
+            read_at = time.monotonic()
+            return documents.decode_committed_event(await self._read_durable(document_filter), event_id, read_at)
 
         # Where nothing matched, the first attempt may have arrived after its outcome was read.
         event = await _run_until_resolved(attempt, resolve_outcome) or await resolve_outcome()
@@ -119,14 +129,6 @@ class Committer:
         """Return the durable document; an empty one where there is none."""
         document = await self._find_and_update(query, documents.TOUCH_UPDATE)
         return document or {"current": None, "uploads": [], "ended": [], "doomed": [], "announce": []}
-
-
-def _find_event(document: Document, event_id: ObjectId) -> OutboxEvent | None:
-    """The event in the document's outbox: it is there where the change was made."""
-    for entry in document["announce"]:
-        if entry["id"] == event_id:
-            return OutboxEvent(str(event_id), entry["type"], documents.decode_media_info(document, entry["of"]))
-    return None
 
 
 async def _run_until_resolved(

@@ -9,6 +9,7 @@ from typing import Any
 
 from bson import Binary, ObjectId
 
+from services.common.media import NO_METADATA
 from services.common.store.gridfs.documents import Document
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import NewUpload, Preconditions, StoredFile
@@ -22,7 +23,7 @@ MAX_TOMBSTONES = 10_000
 MAX_TAIL_BYTES = 8 * 1024 * 1024
 """Bytes of all tails in one document."""
 MAX_OUTBOX_EVENTS = 64
-"""Unpublished events of one name: the newest are kept."""
+"""Unpublished events of one name. Beyond it the oldest become one `socket.resync`: clients then ask for the state."""
 MAX_FINISHED_UPLOADS = 64
 """Outcomes of uploads of one name that are kept: the newest."""
 
@@ -191,12 +192,13 @@ def commit_upload(
     file_id: ObjectId,
     stored_file: StoredFile,
     event_id: ObjectId,
+    revision_floor: int,
     timings: StoreTimings,
     preconditions: Preconditions,
 ) -> tuple[Document, Pipeline]:
     """Make the file current, finish the upload, add a tombstone for the old version and an event: one step for every reader.
 
-    Returns the condition to add to the filter, and the update.
+    `revision_floor` is what `RevisionFloors.get` has returned. Returns the condition to add to the filter, and the update.
     """
     current = {
         "file": file_id,
@@ -205,6 +207,7 @@ def commit_upload(
         "sha256": {"$literal": stored_file.sha256},
         "etag": {"$literal": stored_file.etag},
         "uploaded_at": "$$NOW",
+        **_metadata_field(stored_file),
     }
     event_type = {"$cond": [{"$eq": ["$current", None]}, "file.created", "file.replaced"]}
     tombstones = {"$cond": [{"$eq": ["$current", None]}, [], [_tombstone_of_current(timings)]]}
@@ -213,7 +216,7 @@ def commit_upload(
         {
             "$set": {
                 "doomed": {"$concatArrays": ["$doomed", tombstones]},
-                **append_event(event_id, event_type, current),
+                **append_event(event_id, event_type, current, revision_floor),
             }
         },
         {"$set": {"current": None}},
@@ -222,28 +225,75 @@ def commit_upload(
     return {"$expr": preconditions_hold(preconditions)}, with_next_due_at(stages, timings)
 
 
-def delete_current(event_id: ObjectId, timings: StoreTimings) -> Pipeline:
+def _metadata_field(stored_file: StoredFile) -> Document:
+    """The field with the metadata of a version; none where there is no metadata."""
+    return {} if stored_file.metadata_json == NO_METADATA else {"metadata": {"$literal": stored_file.metadata_json}}
+
+
+def delete_current(event_id: ObjectId, revision_floor: int, timings: StoreTimings) -> Pipeline:
     """Make the current file invisible, add a tombstone for it and an event."""
     tombstones = {"$concatArrays": ["$doomed", [_tombstone_of_current(timings)]]}
     return with_next_due_at(
         [
-            {"$set": {"doomed": tombstones, **append_event(event_id, "file.deleted", "$current")}},
+            {"$set": {"doomed": tombstones, **append_event(event_id, "file.deleted", "$current", revision_floor)}},
             {"$set": {"current": None}},
         ],
         timings,
     )
 
 
-def append_event(event_id: ObjectId, event_type: Any, version: Any) -> Document:
-    """The field that holds the outbox, with one more event."""
-    event = {"id": event_id, "type": event_type, "of": version, "at": "$$NOW"}
-    return {"announce": {"$slice": [{"$concatArrays": ["$announce", [event]]}, -MAX_OUTBOX_EVENTS]}}
+def append_event(event_id: ObjectId, event_type: Any, version: Any, revision_floor: int) -> Document:
+    """The fields that count the change and hold the outbox, with one more event."""
+    revision = {"$add": [{"$max": [{"$ifNull": ["$revision", 0]}, revision_floor]}, 1]}
+    event = {"id": event_id, "type": event_type, "of": version, "at": "$$NOW", "revision": revision}
+    return {"revision": revision, "announce": _bounded_outbox({"$concatArrays": ["$announce", [event]]}, ObjectId())}
+
+
+def _bounded_outbox(events: Document, resync_id: ObjectId) -> Document:
+    """The events; where they are too many, the unpublished ones, of which the oldest become one resync.
+
+    A resync that is there grows, and keeps its id: writers that publish it at the same time publish it once.
+    """
+    first, last = (
+        {"$arrayElemAt": ["$$unpublished", index]}
+        for index in (0, {"$subtract": [{"$size": "$$unpublished"}, MAX_OUTBOX_EVENTS]})
+    )
+    resync = {
+        "id": {"$cond": [{"$eq": ["$$first.type", "socket.resync"]}, "$$first.id", resync_id]},
+        "type": "socket.resync",
+        "of": "$$last.of",
+        "at": "$$first.at",
+        "revision": "$$last.revision",
+    }
+    newest = {"$slice": ["$$unpublished", 1 - MAX_OUTBOX_EVENTS]}
+    merged = {"$let": {"vars": {"first": first, "last": last}, "in": {"$concatArrays": [[resync], newest]}}}
+    fits = {"$lte": [{"$size": "$$unpublished"}, MAX_OUTBOX_EVENTS]}
+    unpublished = {"$filter": {"input": "$$events", "cond": {"$ne": ["$$this.told", True]}}}
+    bounded = {"$let": {"vars": {"unpublished": unpublished}, "in": {"$cond": [fits, "$$unpublished", merged]}}}
+    all_fit = {"$lte": [{"$size": "$$events"}, MAX_OUTBOX_EVENTS]}
+    return {"$let": {"vars": {"events": events}, "in": {"$cond": [all_fit, "$$events", bounded]}}}
 
 
 def remove_event(event_id: ObjectId, timings: StoreTimings) -> Pipeline:
-    """Remove an event from the outbox."""
-    remaining = {"$filter": {"input": "$announce", "cond": {"$ne": ["$$this.id", event_id]}}}
-    return with_next_due_at([{"$set": {"announce": remaining}}], timings)
+    """Remove an event from the outbox and mark the earlier ones as published.
+
+    These stay for their own writers, which find out by them that their commits were made.
+    """
+    position = {"$indexOfArray": ["$announce.id", event_id]}
+    others = {
+        "$filter": {
+            "input": {"$range": [0, {"$size": "$announce"}]},
+            "as": "index",
+            "cond": {"$ne": ["$$index", "$$position"]},
+        }
+    }
+    event = {"$arrayElemAt": ["$announce", "$$index"]}
+    told = {"$mergeObjects": [event, {"told": True}]}
+    marked = {"$cond": [{"$lt": ["$$index", "$$position"]}, told, event]}
+    remaining = {"$map": {"input": others, "as": "index", "in": marked}}
+    return with_next_due_at(
+        [{"$set": {"announce": {"$let": {"vars": {"position": position}, "in": remaining}}}}], timings
+    )
 
 
 def tombstone(file_id: Any, delay_ms: int, *, second_purge: bool = False) -> Document:
@@ -290,10 +340,12 @@ def abort_upload(
 
 
 def expire_uploads(timings: StoreTimings) -> Pipeline:
-    """Add tombstones for all expired uploads and drop finished uploads whose time has passed.
+    """Add tombstones for all expired uploads; drop finished uploads and published events whose time has passed.
 
     A writer that comes back finds its handle void.
     """
+    retry_at = {"$add": ["$$this.at", milliseconds(timings.outbox_retry_after)]}
+    told = {"$and": [{"$eq": ["$$this.told", True]}, {"$lte": [retry_at, "$$NOW"]}]}
     expired = {"$filter": {"input": "$uploads", "cond": {"$lte": ["$$this.expires_at", "$$NOW"]}}}
     tombstones = {"$map": {"input": expired, "in": tombstone("$$this.file", 0, second_purge=True)}}
     return with_next_due_at(
@@ -303,6 +355,7 @@ def expire_uploads(timings: StoreTimings) -> Pipeline:
                     "doomed": {"$concatArrays": ["$doomed", tombstones]},
                     "uploads": {"$filter": {"input": "$uploads", "cond": {"$gt": ["$$this.expires_at", "$$NOW"]}}},
                     "ended": {"$filter": {"input": "$ended", "cond": {"$gt": ["$$this.until", "$$NOW"]}}},
+                    "announce": {"$filter": {"input": "$announce", "cond": {"$not": [told]}}},
                 }
             }
         ],

@@ -4,25 +4,35 @@ One document holds the whole truth about one file name; every change of it is on
 
     folder, filename   the name; (null, record id) for an upload without a name
     current            the version that readers see, or null: file (id of its bytes), length, content_type, sha256, etag,
-                       uploaded_at
+                       uploaded_at, metadata (a JSON object as text, because its keys may be any text)
     uploads            unfinished uploads: id (record id), file, fence (fencing token), holder (who raised it last), lease_until,
                        expires_at, lifetime (TTL in ms or null), offset, tail, length, facts (metadata)
     ended              finished uploads: id, outcome (stored, lost), length, sha256, etag, facts, until
     doomed             tombstones, versions to delete: file, due, late (purge a second time)
-    announce           the outbox, events to publish: id, type, of (the version), at
+    revision           how many changes of the name were committed; see `revisions`
+    announce           the outbox, events to publish, in the order of their commits: id, type, of (the version), at, revision, told
+                       (another writer has published it)
     attention          next_due_at, the time from which the garbage collector has work here
     asked_at           set by `TOUCH_UPDATE` only
 
-`etag` is missing in what was written before it was stored: it is derived from `sha256` then.
+`etag` is missing in what was written before it was stored: it is derived from `sha256` then. A missing `revision` is 0. A version
+without `metadata` has none.
 """
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from bson import ObjectId
 from bson.errors import InvalidId
 
-from services.common.media import MediaInfo, MediaName, sha256_etag
-from services.common.store.upload_store import FinishedUpload, InProgressUpload, UploadHandle, UploadState
+from services.common.media import NO_METADATA, MediaInfo, MediaName, sha256_etag
+from services.common.store.upload_store import (
+    FinishedUpload,
+    InProgressUpload,
+    OutboxEvent,
+    UploadHandle,
+    UploadState,
+)
 
 Document = dict[str, Any]
 
@@ -32,7 +42,7 @@ NAME_PROJECTION = {"folder": 1, "filename": 1}
 """The projection whose result is a filter with the shard key, as `document_filter` makes it."""
 UPLOAD_PROJECTION = {**dict.fromkeys(("folder", "filename", "uploads", "ended"), 1), "now": "$$NOW"}
 """The projection that `decode_upload` reads."""
-MEDIA_PROJECTION = {"folder": 1, "filename": 1, "current": 1}
+MEDIA_PROJECTION = {"folder": 1, "filename": 1, "current": 1, "revision": 1}
 """The projection that `decode_media_info` reads."""
 
 
@@ -94,9 +104,12 @@ def decode_name(document: Document) -> MediaName | None:
     return None if document["folder"] is None else MediaName(document["folder"], document["filename"])
 
 
-def decode_media_info(document: Document, version: Document | None = None) -> MediaInfo:
-    """The current file of a document that has one, or the file that `version` describes."""
-    current = document["current"] if version is None else version
+def decode_media_info(document: Document) -> MediaInfo:
+    """The current file of a document that has one."""
+    return _decode_version(document, document["current"], document.get("revision", 0))
+
+
+def _decode_version(document: Document, current: Document, revision: int) -> MediaInfo:
     return MediaInfo(
         id=str(document["_id"]),
         file_id=str(current["file"]),
@@ -107,7 +120,26 @@ def decode_media_info(document: Document, version: Document | None = None) -> Me
         sha256=current["sha256"],
         uploaded_at=current["uploaded_at"],
         stored_etag=current.get("etag"),
+        metadata_json=current.get("metadata", NO_METADATA),
+        revision=revision,
     )
+
+
+def decode_outbox_event(document: Document, entry: Document, read_at: float) -> OutboxEvent:
+    """One event of the outbox, with the revision that its change has made."""
+    info = _decode_version(document, entry["of"], entry.get("revision", 0))
+    return OutboxEvent(str(entry["id"]), entry["type"], info, read_at)
+
+
+def decode_committed_event(document: Document, event_id: ObjectId, read_at: float) -> OutboxEvent | None:
+    """The event with that id and the unpublished ones before it, None where the outbox does not have it."""
+    earlier: list[OutboxEvent] = []
+    for entry in document["announce"]:
+        if entry["id"] == event_id:
+            return replace(decode_outbox_event(document, entry, read_at), earlier=tuple(earlier))
+        if not entry.get("told"):
+            earlier.append(decode_outbox_event(document, entry, read_at))
+    return None
 
 
 def find_upload(document: Document, record_id: ObjectId) -> Document | None:

@@ -4,6 +4,7 @@ So any number of collectors may run at the same time, and what one leaves undone
 """
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Sequence
 from datetime import timedelta
 from typing import Any
@@ -13,6 +14,7 @@ from bson import ObjectId
 from services.common.store.gridfs import document_updates, documents
 from services.common.store.gridfs.chunks import ChunkStore
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
+from services.common.store.gridfs.revisions import RevisionFloors
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import OutboxEvent
 
@@ -34,6 +36,7 @@ class GridFSGarbageCollector:
         self._chunks_collection = mongo.collection("fs.chunks")
         self._files = mongo.collection("fs.files")
         self._chunk_store = ChunkStore(mongo)
+        self._floors = RevisionFloors(mongo)
         self._orphan_scan_after: ObjectId | None = None
 
     async def list_due(self) -> AsyncGenerator[str, None]:
@@ -69,23 +72,21 @@ class GridFSGarbageCollector:
             await self._chunk_store.delete(file_id)
             async with map_mongo_errors():
                 await self._media.update_one(key, document_updates.mark_purged(file_id, self._timings))
-        async with map_mongo_errors():
-            await self._media.delete_one(documents.empty_document_filter(ObjectId(media_id)))
+        await self._floors.delete_if_empty(ObjectId(media_id))
         return len(due)
 
     async def list_unpublished(self, media_id: str) -> Sequence[OutboxEvent]:
-        """Return the events that are older than any attempt of the writer itself."""
+        """Return the events that are older than any attempt of the writer itself, and those before them."""
+        read_at = time.monotonic()
         async with map_mongo_errors():
             fields = {"folder": 1, "filename": 1, "announce": 1, "now": "$$NOW"}
             document = await self._media.find_one({"_id": ObjectId(media_id)}, fields)
         if document is None:
             return ()
         retry_after = timedelta(seconds=self._timings.outbox_retry_after)
-        return [
-            OutboxEvent(str(entry["id"]), entry["type"], documents.decode_media_info(document, entry["of"]))
-            for entry in document["announce"]
-            if entry["at"] + retry_after <= document["now"]
-        ]
+        outbox = [entry for entry in document["announce"] if not entry.get("told")]
+        old = [number for number, entry in enumerate(outbox, 1) if entry["at"] + retry_after <= document["now"]]
+        return [documents.decode_outbox_event(document, entry, read_at) for entry in outbox[: old[-1] if old else 0]]
 
     async def delete_orphans(self) -> int:
         """Skip from file to file in the index of the chunks, and delete the files that no document references."""

@@ -27,6 +27,7 @@ from services.common.store.gridfs.chunks import BLOCK_SIZE, ChunkStore
 from services.common.store.gridfs.commit import Committer
 from services.common.store.gridfs.documents import Document, UploadKey, make_handle, parse_upload_id, upload_key
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
+from services.common.store.gridfs.revisions import RevisionFloors
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import (
     MUST_NOT_EXIST,
@@ -60,6 +61,7 @@ class GridFSUploadStore:
         self._media_unjournaled = self._media.with_options(write_concern=WriteConcern(w=1, j=False))
         self._chunk_store = ChunkStore(mongo)
         self._committer = Committer(mongo, self.timings)
+        self._floors = RevisionFloors(mongo)
         self._schema_ready = False
 
     async def ensure_schema(self) -> None:
@@ -106,8 +108,7 @@ class GridFSUploadStore:
         if len(document["doomed"]) >= document_updates.MAX_TOMBSTONES:
             raise TooManyRequests("too many replaced versions of this name await deletion")
         if document["current"] is None:  # then the upsert may have created the document, with nothing in it
-            async with map_mongo_errors():
-                await self._media.delete_one(documents.empty_document_filter(document["_id"]))
+            await self._floors.delete_if_empty(document["_id"])
         raise _precondition_error(name, preconditions)
 
     async def _upsert(self, query: Document, update: document_updates.Pipeline) -> Document:
@@ -134,7 +135,7 @@ class GridFSUploadStore:
             if not removed.matched_count:
                 await self._media.update_one(_fenced_filter(named), removal)
                 _raise_lease_lost()
-            await self._media.delete_one(documents.empty_document_filter(key.media_id))
+        await self._floors.delete_if_empty(key.media_id)
         return named
 
     def upload_age(self, upload_id: str) -> float | None:
@@ -237,8 +238,12 @@ class GridFSUploadStore:
         """Write the `fs.files` entry for other tools, then make the file current."""
         if upload.fencing_token > 1:  # the last insert of an older writer may have gone past the end
             await self.truncate_blocks(upload, -(-stored_file.length // BLOCK_SIZE))
-        await self._chunk_store.write_files_entry(upload_key(upload).file_id, _fs_files_document(upload, stored_file))
-        event = await self._committer.commit(upload, stored_file, preconditions)
+        files_entry = _fs_files_document(upload, stored_file)
+        revision_floor, _ = await asyncio.gather(
+            self._floors.get(upload.name),
+            self._chunk_store.write_files_entry(upload_key(upload).file_id, files_entry),
+        )
+        event = await self._committer.commit(upload, stored_file, preconditions, revision_floor)
         if event is None:
             raise _precondition_error(upload.name, preconditions)
         return event
@@ -255,21 +260,21 @@ class GridFSUploadStore:
             await self._chunk_store.delete(file_id)
             async with map_mongo_errors():
                 await self._media.update_one({"_id": media_id}, document_updates.mark_purged(file_id, self.timings))
-                await self._media.delete_one(documents.empty_document_filter(media_id))
+            await self._floors.delete_if_empty(media_id)
 
     async def delete(self, name: MediaName, preconditions: Preconditions = NO_PRECONDITIONS) -> OutboxEvent | None:
         """Replace the current version by a tombstone."""
-        return await self._committer.delete(name, preconditions)
+        return await self._committer.delete(name, preconditions, await self._floors.get(name))
 
     async def ack_event(self, event: OutboxEvent) -> None:
-        """Remove the event from the document."""
+        """Remove the event from the document, and mark those before it."""
         media_id = ObjectId(event.info.id)
         async with map_mongo_errors():
             await self._media.update_one(
                 {"_id": media_id}, document_updates.remove_event(ObjectId(event.id), self.timings)
             )
-            if event.type == "file.deleted":
-                await self._media.delete_one(documents.empty_document_filter(media_id))
+        if event.type == "file.deleted":
+            await self._floors.delete_if_empty(media_id)
 
 
 def _fenced_filter(upload: UploadHandle) -> Document:

@@ -1,6 +1,7 @@
 """services.common.aio.singleflight: concurrent callers share one call."""
 
 import asyncio
+import gc
 
 import pytest
 
@@ -44,3 +45,21 @@ async def test_cancelled_caller_does_not_cancel_the_shared_call() -> None:
     await asyncio.sleep(0)
     work.may_finish.set()
     assert await second == 1
+
+
+async def test_exception_that_no_caller_waits_for_is_not_reported_by_asyncio() -> None:
+    work = CountedWork()
+    work.completed = 2
+    reported = list[str]()
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: reported.append(context["message"]))
+    caller = asyncio.create_task(SingleFlight(work)())
+    await asyncio.sleep(0)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    work.may_finish.set()
+    for _ in range(5):  # turns of the loop: the call goes on, ends, and its task is collected
+        await asyncio.sleep(0)
+    assert work.completed == 3
+    gc.collect()
+    assert not reported

@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 from services.common.asgi import ClientDisconnected
-from services.common.errors import PROBLEM_MEDIA_TYPE
+from services.common.http.problem import PROBLEM_MEDIA_TYPE
 from services.common.web.app_factory import MAX_JSON_BODY_BYTES, create_fastapi_app
 from services.common.web.middleware import RequestMiddleware
 

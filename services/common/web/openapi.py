@@ -1,0 +1,51 @@
+"""Builds the OpenAPI document of a service: FastAPI's, with our error responses."""
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel, Field
+
+from services.common.http.origins import SAFE_METHODS
+from services.common.http.problem import PROBLEM_MEDIA_TYPE
+
+COMMON_ERROR_STATUSES = (400, 414, 421, 431)
+"""Sent before a route is known: for malformed and oversized requests, and for a Host that is not allowed."""
+
+
+class ProblemDetails(BaseModel):
+    """An error response (RFC 9457, application/problem+json)."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str = Field(description="what was wrong; safe to show")
+
+
+def openapi_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return FastAPI's `responses=` for the error statuses of a route."""
+    schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    return {status: {"description": "problem details", "content": {PROBLEM_MEDIA_TYPE: schema}} for status in statuses}
+
+
+def build_openapi(app: FastAPI, extend_paths: Callable[[dict[str, Any]], None] | None) -> dict[str, Any]:
+    """Return FastAPI's document without 422, which this API never sends, and with the schema of a problem."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        for name in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(name, None)
+        schemas["Problem"] = ProblemDetails.model_json_schema()
+        if extend_paths is not None:
+            extend_paths(document["paths"])
+        for item in document["paths"].values():
+            for method, operation in item.items():
+                responses = operation["responses"]
+                responses.pop("422", None)
+                # 403: the page that sent a request which changes state is of another origin.
+                statuses = COMMON_ERROR_STATUSES if method.upper() in SAFE_METHODS else (403, *COMMON_ERROR_STATUSES)
+                for status, answer in openapi_problems(*statuses).items():
+                    responses.setdefault(str(status), answer)
+        app.openapi_schema = document
+    return app.openapi_schema
