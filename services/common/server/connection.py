@@ -361,7 +361,7 @@ class HTTPConnection(asyncio.Protocol):
                 self.close()
                 return
             else:
-                request_id = active.scope.get("request_id")
+                request_id = active.scope.setdefault("request_id", new_request_id())
                 active.disconnect()
                 due = False
         if due:

@@ -110,7 +110,8 @@ class RequestMiddleware:
             await self.app(scope, receive, send)
             return
         began = time.perf_counter()
-        request_id = _request_id(scope, self._trusts_request_id)
+        # The server has given it an id where it has refused the body before this task began.
+        request_id = scope.get("request_id") or _request_id(scope, self._trusts_request_id)
         scope["request_id"] = request_id
         token = request_id_var.set(request_id)
         response = _ResponseSender(send, request_id, self._response_headers(scope))
