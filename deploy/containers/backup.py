@@ -23,8 +23,10 @@ from pymongo.collection import Collection
 from pymongo.errors import PyMongoError
 from pymongo.write_concern import WriteConcern
 
-COLLECTIONS = ("media", "fs.files", "fs.chunks")
+COLLECTIONS = ("media", "fs.files", "fs.chunks", "revisions")
 """In the order of a dump."""
+NEWER_COLLECTIONS = frozenset({"revisions"})
+"""Missing in dumps of earlier versions."""
 BATCH_BYTES = 8 * 1024 * 1024
 """Approximate size of one insert of a restore."""
 DEFAULT_DATABASE = "gridcast"
@@ -115,9 +117,11 @@ def select_documents(collection: RawCollection, file_lengths: FileLengths) -> It
             yield from verify_chunks(
                 collection.find({"files_id": identifier}, batch_size=32).sort("n", 1), identifier, length
             )
-    else:
+    elif collection.name == "fs.files":
         for identifier in file_lengths:
             yield from collection.find({"_id": identifier})
+    else:
+        yield from collection.find()
 
 
 def referenced_files(document: RawBSONDocument) -> FileLengths:
@@ -142,12 +146,13 @@ def verify_chunks(chunks: Iterable[RawBSONDocument], file_id: Any, length: int |
 
 def restore(collections: dict[str, RawCollection], dump_dir: Path) -> Iterator[tuple[int, str]]:
     """Insert all documents. Raises ValueError, before the first write, if a collection is not empty or the dump is incomplete."""
+    missing = {name for name in COLLECTIONS if not (dump_dir / f"{name}.bson").is_file()}
     for name in COLLECTIONS:
-        if not (dump_dir / f"{name}.bson").is_file():
+        if name in missing - NEWER_COLLECTIONS:
             raise ValueError(f"{dump_dir} is not a complete dump: {name}.bson is missing")
         if collections[name].find_one(projection=["_id"]) is not None:
             raise ValueError(f"{name} is not empty: restore into an empty database")
-    for name in reversed(COLLECTIONS):
+    for name in reversed([name for name in COLLECTIONS if name not in missing]):
         count = 0
         for batch in read_batches(dump_dir / f"{name}.bson"):
             collections[name].insert_many(batch)

@@ -25,7 +25,7 @@ from tests.support.processes import ServiceProcess, StartService
 from tests.support.upload_client import open_inspector
 
 JOB = PROJECT_ROOT / "deploy/containers/backup.py"
-COLLECTIONS = ("media", "fs.files", "fs.chunks")
+COLLECTIONS = ("media", "fs.files", "fs.chunks", "revisions")
 
 
 def run_job(verb: str, uri: str, database: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -139,6 +139,32 @@ def test_dump_wipe_restore(
         assert shelf.read("file-1") == shelf.sha256_by_name["file-1"] != before["file-1"]
         if tool is back_up_with_job:
             assert store.list_orphans() == []
+
+
+@pytest.mark.parametrize("old_dump", [False, True])
+def test_revisions_are_restored(
+    mongod: ServerProcess,
+    database_name: str,
+    redis_url: str,
+    start_service: StartService,
+    tmp_path: Path,
+    *,
+    old_dump: bool,
+) -> None:
+    """A dump of an earlier version has no such collection."""
+    shelf = StoredFiles(start_service, mongod.url, database_name, redis_url)
+    shelf.put("one", 1000)
+    floors = [{"_id": number, "floor": 7} for number in range(3)]
+    with open_inspector(mongod.url, database_name) as store:
+        store.db["revisions"].insert_many(floors)
+        back_up_with_job("dump", mongod.url, database_name, tmp_path / "dump")
+        shelf.stop_services()
+        store.client.drop_database(database_name)
+        if old_dump:
+            (tmp_path / "dump" / database_name / "revisions.bson").unlink()
+        back_up_with_job("restore", mongod.url, database_name, tmp_path / "dump")
+        assert list(store.db["revisions"].find().sort("_id")) == ([] if old_dump else floors)
+        assert store.only_document()["revision"] == 1
 
 
 def test_restore_refuses_a_database_with_data(

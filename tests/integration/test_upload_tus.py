@@ -4,6 +4,7 @@ import base64
 import hashlib
 import os
 import random
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -156,6 +157,66 @@ def test_bytes_past_the_length_are_rejected(tus_upload: TusUpload, inspector: Mo
     assert tus_upload.patch(offset, data[offset:]).headers["repr-digest"] == repr_digest(data)
 
 
+@pytest.mark.parametrize(
+    ("size", "sent", "status"),
+    [
+        (10, b"a\r\n0123456789\r\n5\r\nabcde\r\n0\r\n\r\n", b"413"),
+        (10, b"a\r\n0123456789\r\nx\r\n", b"400"),
+        (10, b"a\r\n0123456789\r\n", b""),
+        (CHUNK_SIZE, b"%x\r\n%s\r\n1\r\nx\r\n0\r\n\r\n" % (CHUNK_SIZE, b"y" * CHUNK_SIZE), b"413"),
+    ],
+    ids=["more than its length", "malformed chunk", "ends without its last chunk", "more than one block"],
+)
+def test_an_interrupted_patch_releases_its_upload(
+    two_replica_tus_upload: TusUpload,
+    upload: ServiceProcess,
+    inspector: MongoInspector,
+    size: int,
+    sent: bytes,
+    status: bytes,
+) -> None:
+    """All bytes of the upload have come, and it is not stored: HEAD does not wait for the end of the lease."""
+    two_replica_tus_upload.create(length=size)
+    head = (
+        f"PATCH {two_replica_tus_upload.path} HTTP/1.1\r\nHost: x\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: 0\r\n"
+        "Content-Type: application/offset+octet-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", upload.port), timeout=10) as connection:
+        connection.sendall(head.encode())
+        time.sleep(0.2)
+        connection.sendall(sent)
+        if status:
+            assert connection.recv(4096)[9:12] == status
+        else:
+            eventually(lambda: unread_socket_bytes(upload.port, connection) == 0)
+    eventually(lambda: inspector.only_document()["uploads"][0]["lease_until"] is None, 3)
+    began = time.monotonic()
+    offset = two_replica_tus_upload.offset(1)
+    assert time.monotonic() - began < 2
+    assert offset < size
+    assert two_replica_tus_upload.patch(offset, b"y" * (size - offset), 1).status_code == 204
+    assert inspector.only_document()["current"]["length"] == size
+
+
+def test_rejected_requests_release_what_they_have_acquired(
+    two_replica_tus_upload: TusUpload, inspector: MongoInspector
+) -> None:
+    tus = two_replica_tus_upload
+    tus.create(length=10, content=b"012")
+    wrong = {"upload-checksum": "sha1 " + base64.b64encode(hashlib.sha1(b"").digest()).decode()}
+    for refused in (
+        tus.patch(3, b"3456789", headers=wrong),
+        tus.patch(3, iter([b"3456789", b"x"])),
+        tus.patch(3, b"3", headers={"upload-length": "11"}),
+    ):
+        assert refused.status_code in {400, 413, 460}
+        assert inspector.only_document()["uploads"][0]["lease_until"] is None
+        began = time.monotonic()
+        assert tus.offset(1) == 3
+        assert time.monotonic() - began < 2
+    assert tus.patch(3, b"3456789").headers["repr-digest"] == repr_digest(b"0123456789")
+
+
 def test_deferred_length(two_replica_tus_upload: TusUpload, inspector: MongoInspector) -> None:
     data = os.urandom(CHUNK_SIZE + 5)
     assert two_replica_tus_upload.create(length=None, headers={"upload-defer-length": "1"}).status_code == 201
@@ -281,6 +342,57 @@ def test_finished_upload_is_not_terminated(tus_upload: TusUpload, inspector: Mon
     tus_upload.create(length=3, content=b"abc")
     expect_problem(tus_upload.delete(), 410)
     assert inspector.only_document()["current"]["length"] == 3
+
+
+@pytest.mark.parametrize("change", ["deleted", "replaced", "replaced by the same bytes", "created anew"])
+def test_an_upload_whose_file_is_not_there_is_gone(
+    two_replica_tus_upload: TusUpload, upload: ServiceProcess, inspector: MongoInspector, change: str
+) -> None:
+    """A client that reads "complete" discards its copy."""
+    tus = two_replica_tus_upload
+    assert tus.create(length=5, content=b"first").status_code == 201
+    assert tus.offset(1) == 5
+    query = {"filename": "a.bin"}
+    if change.startswith("replaced"):
+        put_file(upload, "a.bin", b"first" if change.endswith("bytes") else b"other")
+    else:
+        assert httpx.delete(f"{upload.url}/file/stream", params=query).status_code == 204
+    if change == "created anew":
+        again = TusUpload(upload)
+        assert again.create(length=5, content=b"first").status_code == 201
+        assert again.offset() == 5
+        assert again.head().headers["upload-metadata"] == tus_metadata(filename="a.bin")
+    for replica in (0, 1):
+        assert tus.head(replica).status_code == 410
+        expect_problem(tus.patch(5, b"", replica), 410)
+        expect_problem(tus.patch(0, b"first", replica), 410)
+        expect_problem(tus.delete(replica), 410)
+
+
+def test_a_final_upload_whose_file_is_not_there_is_gone(
+    tus_upload: TusUpload, upload: ServiceProcess, inspector: MongoInspector
+) -> None:
+    tus_upload.create(None, length=3, content=b"abc", headers={"upload-concat": "partial"})
+    concat = {"upload-concat": f"final;{tus_upload.path}", "upload-metadata": tus_metadata(filename="whole")}
+    assert tus_upload.create(None, length=None, headers=concat).status_code == 201
+    assert tus_upload.offset() == 3
+    expect_problem(tus_upload.patch(3, b""), 403)
+    assert httpx.delete(f"{upload.url}/file/stream?filename=whole").status_code == 204
+    assert tus_upload.head().status_code == 410
+    expect_problem(tus_upload.patch(3, b""), 410)
+
+
+def test_a_finished_upload_without_a_file_id_is_compared_by_its_bytes(
+    tus_upload: TusUpload, upload: ServiceProcess, inspector: MongoInspector
+) -> None:
+    """As earlier versions have stored it."""
+    tus_upload.create(length=3, content=b"abc")
+    inspector.db["media"].update_one({}, {"$unset": {"ended.0.file": ""}})
+    assert tus_upload.offset() == 3
+    put_file(upload, "a.bin", b"abc")
+    assert tus_upload.offset() == 3
+    put_file(upload, "a.bin", b"other")
+    assert tus_upload.head().status_code == 410
 
 
 def test_expiration(start_service: StartService, env: dict[str, str], inspector: MongoInspector) -> None:

@@ -57,13 +57,14 @@ class InProgressUpload:
 
 @dataclass(frozen=True, slots=True)
 class FinishedUpload:
-    """The outcome of an upload: `stored`, or `lost` because another file has taken its name.
+    """The outcome of an upload: `stored`, or `lost` because another file has taken its name, or `removed` where its file was
+    stored and is no longer the current one: it was deleted or replaced.
 
     Kept until `expires_at` where the upload had a TTL of its own. `etag` and `sha256` are those of the stored file, None where the
-    upload was lost; `sha256` also where the store has none.
+    upload was lost; `sha256` also where the store has none. Only a stored upload need have its `metadata`.
     """
 
-    outcome: Literal["stored", "lost"]
+    outcome: Literal["stored", "lost", "removed"]
     name: MediaName | None
     length: int
     etag: str | None
@@ -174,13 +175,19 @@ class UploadStateReader(Protocol):
 
 
 class LeaseRenewer(Protocol):
-    """Renews leases. Raises ServiceUnavailable, and Conflict where another writer has acquired the upload."""
+    """Renews and releases leases. Raises ServiceUnavailable."""
 
     lease_ttl: float
     """Seconds that a lease lasts without `renew_lease`."""
 
     async def renew_lease(self, upload: UploadHandle) -> None:
-        """Extend the lease by `lease_ttl` from now on."""
+        """Extend the lease by `lease_ttl` from now on. Raises Conflict where another writer has acquired the upload."""
+
+    async def release_lease(self, upload: UploadHandle) -> None:
+        """Release the lease and leave the upload as it is: its writer holds no bytes that will become durable.
+
+        Has no effect where another writer has acquired the upload.
+        """
 
 
 class BlockWriter(LeaseRenewer, Protocol):

@@ -21,7 +21,6 @@ from services.upload.limits import DiskSpaceMonitor
 from services.upload.policy import UploadPolicy
 from services.upload.progress import Progress
 from services.upload.writer.cleanup import CleanupRunner
-from services.upload.writer.lease import release_upload
 from services.upload.writer.upload_writer import UploadWriter
 
 _log = logging.getLogger("gridcast.upload")
@@ -77,8 +76,8 @@ class Concatenator:
             progress.set_state("failed")
             if writer is not None:
                 await self._cleanup.run_after(error, writer.abort())
-            for part, state in parts:
-                await self._cleanup.run_after(error, self._release_part(part, state))
+            for part, _ in parts:
+                await self._cleanup.run_after(error, self._release_part(part))
             raise
         progress.set_state("stored")
         for part, _ in parts:
@@ -91,7 +90,11 @@ class Concatenator:
         acquired = await self._store.acquire(upload_id)
         if not isinstance(acquired, tuple):
             raise BadRequest(f"{upload_id} is not a partial upload")
-        _require_complete_part(upload_id, acquired[1])  # the first state need not have been durable
+        try:
+            _require_complete_part(upload_id, acquired[1])  # the first state need not have been durable
+        except GridcastError as error:
+            await self._cleanup.run_after(error, self._release_part(acquired[0]))
+            raise
         return acquired
 
     async def _copy_part(
@@ -105,9 +108,9 @@ class Concatenator:
             raise Conflict(f"the partial upload {part.upload_id} is gone") from error
         await writer.write(state.tail)
 
-    async def _release_part(self, part: UploadHandle, state: InProgressUpload) -> None:
+    async def _release_part(self, part: UploadHandle) -> None:
         try:
-            await release_upload(self._store, part, state)
+            await self._store.release_lease(part)
         except GridcastError as error:
             _log.warning("partial upload stays locked until its lease expires: %s", error)
 

@@ -30,7 +30,6 @@ from services.upload.progress import NullProgress, Progress, StartProgress
 from services.upload.tus.headers import encode_metadata_of_file, parse_metadata
 from services.upload.tus.patch import PatchRequest, PatchResult, lost_upload_error
 from services.upload.writer.cleanup import CleanupRunner, is_store_unavailable, run_shielded
-from services.upload.writer.lease import release_upload
 from services.upload.writer.locks import UploadLocks
 from services.upload.writer.rehash import HashStateCache
 from services.upload.writer.upload_writer import UploadWriter
@@ -118,12 +117,12 @@ class ResumableUploads:
     async def patch(self, upload_id: str, body: UploadBody, request: PatchRequest) -> PatchResult:
         """Receive bytes from `request.offset` on. Any other writer of this upload is stopped."""
         found = await self._store.get_info(upload_id)
-        if found is not None and found.metadata.get("concat", "").startswith("final"):
-            raise Forbidden("a final upload cannot be appended to")
-        found = self._require_found(upload_id, found)
-        if isinstance(found, FinishedUpload) or found.offset != request.offset:
+        if not isinstance(found, InProgressUpload) or found.offset != request.offset:
             # This state is answered, so it must be durable: the commit of another process may still be undone by a crash.
-            found = self._require_found(upload_id, await self._store.get_durable_info(upload_id))
+            found = await self._store.get_durable_info(upload_id)
+        found = self._require_found(upload_id, found)
+        if found.metadata.get("concat", "").startswith("final"):
+            raise Forbidden("a final upload cannot be appended to")
         if isinstance(found, FinishedUpload):
             return request.replay_result(found)
         request.validate(found, self._policy.max_size)
@@ -149,7 +148,7 @@ class ResumableUploads:
             try:
                 request.validate(state, self._policy.max_size)
             except GridcastError:
-                await run_shielded(self._checkpoint_and_suspend(writer))
+                await run_shielded(self._release(writer))
                 raise
             return await self._receive_body(writer, upload, state, body, request)
 
@@ -166,12 +165,17 @@ class ResumableUploads:
     def _require_found(
         self, upload_id: str, state: InProgressUpload | FinishedUpload | None
     ) -> InProgressUpload | FinishedUpload:
-        """Return the state. Raises Gone where the upload has expired or was lost, NotFound where it never existed."""
+        """Return the state.
+
+        Raises Gone where the upload has expired or was lost, or its file is no longer there, NotFound where it never existed.
+        """
         if state is None:
             age = self._store.upload_age(upload_id)
             raise Gone("this upload has expired") if age and age > self._ttl else NotFound("upload not found")
         if isinstance(state, FinishedUpload) and state.outcome == "lost":
             raise lost_upload_error(state.name)
+        if isinstance(state, FinishedUpload) and state.outcome == "removed":
+            raise Gone("the file of this upload was deleted or replaced")
         return state
 
     async def _receive_body(
@@ -202,9 +206,7 @@ class ResumableUploads:
             if isinstance(error, Gone):
                 progress.set_state("failed")
             progress.close()
-            await self._cleanup.run_after(
-                error, self._handle_interruption(writer, state, request, error, blocks_before)
-            )
+            await self._cleanup.run_after(error, self._handle_interruption(writer, request, error, blocks_before))
             raise
         await writer.suspend()
         if result.event is None:
@@ -259,7 +261,6 @@ class ResumableUploads:
     async def _handle_interruption(
         self,
         writer: UploadWriter,
-        state: InProgressUpload,
         request: PatchRequest,
         error: BaseException,
         blocks_before: int,
@@ -271,7 +272,7 @@ class ResumableUploads:
             elif request.verifiers:
                 await writer.truncate(blocks_before)
                 if writer.upload is not None:
-                    await release_upload(self._store, writer.upload, state)
+                    await self._store.release_lease(writer.upload)
             else:
                 await self._checkpoint_and_suspend(writer)
 
@@ -281,4 +282,12 @@ class ResumableUploads:
         finally:
             await writer.suspend()
         if writer.upload is not None:
+            self._hash_states.put(writer.upload.upload_id, *writer.hash_state)
+
+    async def _release(self, writer: UploadWriter) -> None:
+        """Let go of an upload to which nothing was added. Never raises: the lease ends by itself."""
+        await writer.suspend()
+        if writer.upload is not None:
+            with suppress(GridcastError):
+                await self._store.release_lease(writer.upload)
             self._hash_states.put(writer.upload.upload_id, *writer.hash_state)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from services.common.aio.cancellation import cancel_and_wait
 from services.common.errors import Conflict, ServiceUnavailable
-from services.common.store.upload_store import BlockWriter, InProgressUpload, LeaseRenewer, UploadHandle
+from services.common.store.upload_store import LeaseRenewer, UploadHandle
 
 RENEWALS_PER_TTL = 3
 """The lease is renewed this many times while it lasts: two renewals may fail before it ends."""
@@ -60,8 +60,3 @@ class Lease:
                 self._lost_error = error
                 self._on_lost(error)
                 return
-
-
-async def release_upload(store: BlockWriter, upload: UploadHandle, state: InProgressUpload) -> None:
-    """Release the lease of an upload that was acquired in that state and is left unchanged; it expires as before."""
-    await store.set_offset(upload, state.offset, state.tail, state.length, keep_lease=False, extend_expiry=False)

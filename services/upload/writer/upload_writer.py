@@ -64,6 +64,7 @@ class UploadWriter:
         self._in_flight: asyncio.Task[None] | None = None
         self._offset_checkpoint: OffsetCheckpoint | None = None
         self._lease: Lease | None = None
+        self._lease_released = False
 
     @property
     def uncheckpointed_bytes(self) -> int:
@@ -139,12 +140,19 @@ class UploadWriter:
     async def checkpoint(self, *, keep_lease: bool) -> datetime | None:
         """Make all received bytes durable, and return when the upload expires.
 
-        Does not set the offset where that is the unpublished one, and returns None then. `keep_lease` says that more bytes follow.
+        Does not set the offset where that is the unpublished one, and returns None then. `keep_lease` says that more bytes follow;
+        without it the lease is released.
         """
         while self._chunker.complete_blocks:
             await self._send_batch()
         await self._wait_in_flight()
-        if self._offset_checkpoint is None or self.bytes_received == self._unpublished_offset:
+        if self._offset_checkpoint is None:
+            return None
+        if self.bytes_received == self._unpublished_offset:
+            await self._offset_checkpoint.wait()
+            if not keep_lease and not self._lease_released:
+                await self._store.release_lease(self._require_upload())
+                self._lease_released = True
             return None
         return await self._offset_checkpoint.write(
             self.bytes_received, self._chunker.tail, self.length, keep_lease=keep_lease
@@ -273,6 +281,7 @@ class UploadWriter:
     def _start_lease(self, upload: UploadHandle, requested_at: float) -> None:
         self.upload = upload
         self._lease = Lease(self._store, upload, requested_at, self._on_error)
+        self._lease_released = False
         self._offset_checkpoint = OffsetCheckpoint(self._store, self._lease, self.bytes_received)
 
     async def _stop_lease(self) -> None:

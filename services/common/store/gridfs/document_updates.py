@@ -308,20 +308,24 @@ def _tombstone_of_current(timings: StoreTimings) -> Document:
 def finish_upload(record_id: ObjectId, outcome: str, stored_file: StoredFile | None) -> Document:
     """The fields that hold unfinished and finished uploads, with one moved from the first to the second.
 
-    Only an upload with a TTL of its own is kept as finished. Finished uploads whose time has passed are dropped.
+    Only an upload with a TTL of its own is kept as finished. Finished uploads whose time has passed are dropped. The metadata of
+    one whose file is not there is not kept: nothing is answered from it.
     """
     has_ttl = {"$and": [{"$eq": ["$$this.id", record_id]}, {"$ne": ["$$this.lifetime", None]}]}
     ending = {"$filter": {"input": "$uploads", "cond": has_ttl}}
     entry = {
         "id": "$$this.id",
+        "file": "$$this.file",
         "outcome": outcome,
         "length": {"$literal": stored_file.length} if stored_file else "$$this.offset",
         "sha256": {"$literal": stored_file.sha256} if stored_file else "",
         "etag": {"$literal": stored_file.etag} if stored_file else None,
-        "facts": "$$this.facts",
+        "facts": "$$this.facts" if outcome == "stored" else {},
         "until": now_plus("$$this.lifetime"),
     }
-    kept = {"$filter": {"input": "$ended", "cond": {"$gt": ["$$this.until", "$$NOW"]}}}
+    kept: Document = {"$filter": {"input": "$ended", "cond": {"$gt": ["$$this.until", "$$NOW"]}}}
+    if outcome == "stored":  # then the files of all others were replaced
+        kept = {"$map": {"input": kept, "in": {"$mergeObjects": ["$$this", {"facts": {}}]}}}
     added = {"$map": {"input": ending, "in": entry}}
     return {
         "uploads": {"$filter": {"input": "$uploads", "cond": {"$ne": ["$$this.id", record_id]}}},

@@ -7,7 +7,7 @@ One document holds the whole truth about one file name; every change of it is on
                        uploaded_at, metadata (a JSON object as text, because its keys may be any text)
     uploads            unfinished uploads: id (record id), file, fence (fencing token), holder (who raised it last), lease_until,
                        expires_at, lifetime (TTL in ms or null), offset, tail, length, facts (metadata)
-    ended              finished uploads: id, outcome (stored, lost), length, sha256, etag, facts, until
+    ended              finished uploads: id, file, outcome (stored, lost), length, sha256, etag, facts, until
     doomed             tombstones, versions to delete: file, due, late (purge a second time)
     revision           how many changes of the name were committed; see `revisions`
     announce           the outbox, events to publish, in the order of their commits: id, type, of (the version), at, revision, told
@@ -40,7 +40,10 @@ TOUCH_UPDATE: list[Document] = [{"$set": {"asked_at": "$$NOW"}}]
 """An update without a meaning of its own, made for being journaled."""
 NAME_PROJECTION = {"folder": 1, "filename": 1}
 """The projection whose result is a filter with the shard key, as `document_filter` makes it."""
-UPLOAD_PROJECTION = {**dict.fromkeys(("folder", "filename", "uploads", "ended"), 1), "now": "$$NOW"}
+UPLOAD_PROJECTION = {
+    **dict.fromkeys(("folder", "filename", "uploads", "ended", "current.file", "current.sha256"), 1),
+    "now": "$$NOW",
+}
 """The projection that `decode_upload` reads."""
 MEDIA_PROJECTION = {"folder": 1, "filename": 1, "current": 1, "revision": 1}
 """The projection that `decode_media_info` reads."""
@@ -175,8 +178,11 @@ def decode_upload(document: Document, record_id: ObjectId) -> UploadState:
 
 def _decode_finished(document: Document, entry: Document) -> FinishedUpload:
     sha256 = entry["sha256"] or None  # stored as "" where the upload was lost
+    outcome = entry["outcome"]
+    if outcome == "stored" and not _is_current(document.get("current"), entry):
+        outcome = "removed"
     return FinishedUpload(
-        outcome=entry["outcome"],
+        outcome=outcome,
         name=decode_name(document),
         length=entry["length"],
         etag=entry.get("etag") or (sha256 and sha256_etag(sha256)),
@@ -184,3 +190,12 @@ def _decode_finished(document: Document, entry: Document) -> FinishedUpload:
         metadata=entry["facts"],
         expires_at=entry["until"],
     )
+
+
+def _is_current(current: Document | None, finished: Document) -> bool:
+    """Whether the file of a finished upload is there. What was written before its id was stored is compared by its bytes."""
+    if current is None:
+        return False
+    if "file" in finished:
+        return bool(current["file"] == finished["file"])
+    return bool(current["sha256"] == finished["sha256"])

@@ -228,6 +228,12 @@ class GridFSUploadStore:
         if not result.matched_count:
             _raise_lease_lost()
 
+    async def release_lease(self, upload: UploadHandle) -> None:
+        """Set the lease to null."""
+        update = document_updates.set_upload_fields(upload_key(upload).record_id, {"lease_until": None}, self.timings)
+        async with map_mongo_errors():
+            await self._media.update_one(_fenced_filter(upload), update)
+
     def iter_blocks(self, upload: UploadHandle, block_count: int) -> AsyncGenerator[bytes, None]:
         """Yield the first chunks."""
         return self._chunk_store.iter_chunks(upload_key(upload).file_id, block_count)
