@@ -149,6 +149,7 @@ class Acceptor:
             self._presence.mark_away(client)
             raise
         client.connected_at = session.connected_at
+        client.claim = session.claim
         client.topics.update(session.topics)
         client.position = session.offset
         client.confirmed_position = f"{session.epoch}-{session.offset}"
@@ -171,7 +172,11 @@ class Acceptor:
             return None
         client = SocketClient(request.sid, secret_hash, sink, session.meta, session.connected_at)
         client.topics = dict(session.topics)
+        client.claim = session.claim
         client.secret_confirmed = False
+        current = self._hub.find(client.sid)
+        if current is not None and current.claim > client.claim:
+            raise ServiceUnavailable("the session was resumed by another connection", retry_after=1)
         self._presence.schedule_recheck(client)
         previous = self._hub.add(client)
         if previous is not None:
