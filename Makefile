@@ -10,16 +10,24 @@ EXTRAS := upload stream socket gateway
 
 # Options of the local run; all are optional.
 RUN_OPTIONS := $(if $(PORT),--port "$(PORT)") $(if $(DATA),--data "$(DATA)") $(if $(UPLOADS),--uploads "$(UPLOADS)") \
-  $(if $(STREAMS),--streams "$(STREAMS)") $(if $(SOCKETS),--sockets "$(SOCKETS)")
+  $(if $(STREAMS),--streams "$(STREAMS)") $(if $(SOCKETS),--sockets "$(SOCKETS)") $(if $(filter-out 0,$(RELOAD)),--reload)
 
-.PHONY: help run test test-long test-containers coverage bench lint lock setup format
+CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+  { echo "Python 3.11 or newer is needed, and $(PYTHON) is not; name one with PYTHON=" >&2; exit 1; }
+
+.PHONY: help run servers test test-long test-containers coverage bench lint lock setup format
 .DEFAULT_GOAL := help
 
 help: ## list all commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: $(VENV)/local.stamp ## start the whole stack on this machine; PORT= DATA= UPLOADS= STREAMS= SOCKETS=
+run: servers $(VENV)/local.stamp ## start the whole stack on this machine; PORT= DATA= UPLOADS= STREAMS= SOCKETS= RELOAD=1
 	@exec $(BIN)/python -m deploy.local $(RUN_OPTIONS)
+
+# Names missing server programs before anything is installed. The prerequisites of `run` are made in their order, save with -j.
+servers:
+	@if [ -x $(BIN)/python ]; then exec $(BIN)/python -m deploy.local.preflight; fi; \
+	  $(CHECK_PYTHON); exec $(PYTHON) -m deploy.local.preflight
 
 ifeq ($(strip $(T)$(K)),)
 test: lint ## lint, then all tests that need no container engine; T=PATH K=EXPR: only these, without lint
@@ -84,8 +92,7 @@ $(VENV)/dev.stamp: requirements/dev.txt requirements/local.txt clients/python/py
 	@touch $@ $(VENV)/local.stamp
 
 $(VENV)/made.stamp:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
-	  { echo "Python 3.11 or newer is needed, and $(PYTHON) is not; name one with PYTHON=" >&2; exit 1; }
+	@$(CHECK_PYTHON)
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "$(PYTHON) cannot make virtual environments; install its venv module (package python3-venv)" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)

@@ -4,18 +4,19 @@ from gateway.app import create_app
 from gateway.settings import GatewaySettings
 from gateway.websocket.handshake import ClientHandshake
 from services.common.aio.descriptor_limit import raise_descriptor_limit_to_maximum
-from services.common.server.connection import HTTPConnection
+from services.common.server.connection import EdgeConnection
 from services.common.server.run import run
 from services.common.server.timeouts import with_send_timeout
 from services.common.settings import load_settings
+from services.common.telemetry.request_telemetry import start_telemetry
 
 if __name__ == "__main__":
     settings = load_settings(GatewaySettings)
     raise_descriptor_limit_to_maximum()  # a tunnel needs two descriptors
+    telemetry = start_telemetry("gateway", settings)
     run(
-        "gateway",
-        lambda: create_app(settings),
+        lambda: create_app(settings, telemetry),
         settings,
-        http=with_send_timeout(HTTPConnection, settings.send_timeout),
+        http=with_send_timeout(EdgeConnection, settings.send_timeout),
         websocket=ClientHandshake,
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from gateway.forwarded import IPNetwork
 from gateway.limiters import ConnectionLimiter, RateLimiter
 from gateway.upstream.upstream_pool import UpstreamPool
+from services.common.http.hosts import HostPolicy
 from services.common.http.origins import OriginPolicy
 
 
@@ -13,6 +14,7 @@ class AdmissionPolicy:
     """What is checked before a request or a handshake goes to a service. Handshakes find it in the lifespan's state."""
 
     socket_upstreams: UpstreamPool
+    hosts: HostPolicy
     origins: OriginPolicy
     rate_limiter: RateLimiter | None
     """None: no limit."""

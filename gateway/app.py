@@ -19,12 +19,14 @@ from gateway.upstream.health_checks import ActiveHealthChecks
 from gateway.upstream.readiness import UpstreamReadiness
 from gateway.upstream.upstream_pool import UpstreamPool
 from services.common.aio.cancellation import cancel_and_wait
+from services.common.http.hosts import HostPolicy
 from services.common.http.origins import OriginPolicy
+from services.common.telemetry.request_telemetry import RequestTelemetry
 from services.common.web.app_factory import create_fastapi_app
 from services.common.web.middleware import RequestMiddleware
 
 
-def create_app(settings: GatewaySettings | None = None) -> RequestMiddleware:
+def create_app(settings: GatewaySettings | None = None, telemetry: RequestTelemetry | None = None) -> RequestMiddleware:
     """Build the gateway as an ASGI application. `settings`: read from the environment where None."""
     settings = settings or GatewaySettings()
     addresses = {
@@ -62,6 +64,7 @@ def create_app(settings: GatewaySettings | None = None) -> RequestMiddleware:
     static_files.add_static_routes(app)
     admission = AdmissionPolicy(
         socket_upstreams=upstream_pools[routes.SOCKET],
+        hosts=HostPolicy(settings.allowed_hosts),
         origins=OriginPolicy(settings.allowed_origins),
         rate_limiter=RateLimiter(settings.request_rate_per_client) if settings.request_rate_per_client else None,
         connection_limiter=ConnectionLimiter(settings.max_tunnels, settings.max_tunnels_per_client),
@@ -70,4 +73,11 @@ def create_app(settings: GatewaySettings | None = None) -> RequestMiddleware:
     )
     openapi = OpenAPIAggregator(connection_pool, upstream_pools, app.openapi)
     handler = GatewayHandler(reverse_proxy, app, openapi, admission)
-    return RequestMiddleware(handler, trusts_request_id=handler.trusts_request_id)
+    return RequestMiddleware(
+        handler,
+        trusts_request_id=handler.trusts_request_id,
+        check_request=handler.check_request,
+        response_headers=handler.response_headers,
+        telemetry=telemetry,
+        client_address=handler.client_address,
+    )

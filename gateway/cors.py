@@ -1,4 +1,7 @@
-"""CORS: the response headers for pages of other origins, and those of preflight responses (Fetch, "CORS protocol").
+"""CORS and Cross-Origin-Resource-Policy: the response headers for pages of other origins, and those of preflight responses (Fetch).
+
+CORS lets a page read a response with `fetch`. Cross-Origin-Resource-Policy is about what a page embeds without asking for CORS, as
+an image or a script: only the server's own pages may, and those of allowed origins.
 
 Credentials are never allowed across origins: this API authenticates by the Authorization header, which a page sets itself, not by
 cookies.
@@ -8,6 +11,7 @@ import re
 
 from services.common.http.headers import Header, find_header
 from services.common.http.origins import OriginPolicy
+from services.common.web.browser_protection import SAME_ORIGIN_ONLY
 
 EXPOSED_HEADERS = (
     b"Accept-Ranges, Content-Disposition, Content-Range, ETag, Location, Repr-Digest, Retry-After, X-Request-ID, "
@@ -17,23 +21,45 @@ EXPOSED_HEADERS = (
 PREFLIGHT_MAX_AGE = b"600"
 """Seconds for which a browser may cache a preflight response."""
 
+_ANY_ORIGIN: Header = (b"cross-origin-resource-policy", b"cross-origin")
 _HEADER_NAME_LIST = re.compile(rb"[A-Za-z0-9-]{1,64}(?: *, *[A-Za-z0-9-]{1,64}){0,31}\Z")
 
 
 def response_headers(request_headers: list[Header], origins: OriginPolicy) -> list[Header]:
-    """Return the headers to add to the response of a request: no Access-Control-* where its origin is not allowed."""
-    if not origins.allowed_origins:
-        return []
+    """Return the headers to add to the response of a request: no Access-Control-* where its origin is not allowed.
+
+    A request for an image or a script has no Origin, but the origin of its page in Referer, which a page can leave out and not
+    change. Responses with `no-cache` need no `Vary: Referer`: the 304 that lets a cache use them again has the policy anew.
+    """
+    if origins.allows_none:
+        return SAME_ORIGIN_ONLY
     origin = find_header(request_headers, b"origin")
-    if origin is None or not origins.allows(origin.decode("latin-1")):
-        return [] if "*" in origins.allowed_origins else [(b"vary", b"Origin")]
-    if "*" in origins.allowed_origins:
-        return [(b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", EXPOSED_HEADERS)]
+    if origins.allows_all:
+        if origin is None:
+            return [_ANY_ORIGIN]
+        return [
+            (b"access-control-allow-origin", b"*"),
+            (b"access-control-expose-headers", EXPOSED_HEADERS),
+            _ANY_ORIGIN,
+        ]
+    if origin is None:
+        referrer = find_header(request_headers, b"referer")
+        embeds = referrer is not None and origins.allows_referrer(referrer.decode("latin-1"))
+        return [(b"vary", b"Origin"), *([_ANY_ORIGIN] if embeds else SAME_ORIGIN_ONLY)]
+    if not origins.allows(origin.decode("latin-1")):
+        return [(b"vary", b"Origin"), *SAME_ORIGIN_ONLY]
     return [
         (b"access-control-allow-origin", origin),
         (b"access-control-expose-headers", EXPOSED_HEADERS),
         (b"vary", b"Origin"),
+        _ANY_ORIGIN,
     ]
+
+
+def has_cors_headers(request_headers: list[Header], origins: OriginPolicy) -> bool:
+    """Return whether the response of a request has Access-Control-*: it comes from a page of an allowed origin."""
+    origin = find_header(request_headers, b"origin")
+    return origin is not None and origins.allows(origin.decode("latin-1"))
 
 
 def preflight_headers(request_headers: list[Header], allow: str) -> list[Header]:

@@ -25,8 +25,15 @@ class Client(NamedTuple):
 
 
 def parse_networks(text: str) -> tuple[IPNetwork, ...]:
-    """Parse addresses and networks, separated by commas. Raises ValueError."""
-    return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
+    """Parse addresses and networks, separated by commas. Raises ValueError, which names the place and does not quote the text."""
+    networks = []
+    for number, part in enumerate(text.split(","), 1):
+        if part.strip():
+            try:
+                networks.append(ip_network(part.strip()))
+            except ValueError:
+                raise ValueError(f"entry {number} is no IP address and no network without host bits") from None
+    return tuple(networks)
 
 
 def resolve_client(peer: str, scheme: str, fields: Iterable[Header], trusted: Sequence[IPNetwork]) -> Client:

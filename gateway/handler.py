@@ -1,4 +1,4 @@
-"""Handles HTTP requests: rate limit, CORS, route; then the reverse proxy or a page of the gateway responds.
+"""Handles HTTP requests: hosts, origins, rate limit, CORS, route; then the reverse proxy or a page of the gateway responds.
 
 Plain ASGI: the routing of a framework would cost more than the rest of the way through the gateway.
 """
@@ -8,12 +8,19 @@ from collections.abc import Awaitable
 
 from gateway import cors, proxy_events, routes
 from gateway.admission import STATE_KEY, AdmissionPolicy
-from gateway.forwarded import is_trusted_proxy, resolve_client
+from gateway.forwarded import Client, is_trusted_proxy, resolve_client
 from gateway.proxy.reverse_proxy import ReverseProxy
-from services.common.asgi import ASGIApp, Message, Receive, Scope, Send
-from services.common.errors import BadGateway, GatewayTimeout, GridcastError, ServiceUnavailable, TooManyRequests
+from services.common.asgi import ASGIApp, Receive, Scope, Send
+from services.common.errors import (
+    BadGateway,
+    Forbidden,
+    GatewayTimeout,
+    MisdirectedRequest,
+    ServiceUnavailable,
+    TooManyRequests,
+)
 from services.common.http.headers import Header, find_header
-from services.common.web.problems import send_problem
+from services.common.http.origins import SAFE_METHODS
 
 PROBE_PATHS = frozenset({"/livez", "/readyz"})
 """Paths that no rate limit applies to."""
@@ -35,39 +42,41 @@ class GatewayHandler:
         """Whether the X-Request-ID comes from a trusted proxy. A client could write into the traces of others with its own."""
         return is_trusted_proxy(_peer_address(scope), self._admission.trusted_proxies)
 
+    def check_request(self, scope: Scope) -> None:
+        """Raise MisdirectedRequest for a foreign Host, and Forbidden where a page of a foreign origin would change state."""
+        headers, admission = scope["headers"], self._admission
+        try:
+            admission.hosts.check(headers)
+            if scope["method"] not in SAFE_METHODS:
+                client = self._client(scope)
+                admission.origins.check_request(headers, client.host, https=client.scheme == "https")
+        except (MisdirectedRequest, Forbidden) as error:
+            proxy_events.request_rejected("host" if isinstance(error, MisdirectedRequest) else "origin")
+            raise
+
+    def response_headers(self, scope: Scope) -> list[Header]:
+        """Return the headers that say which other pages may use the response."""
+        return cors.response_headers(scope["headers"], self._admission.origins)
+
+    def client_address(self, scope: Scope) -> str:
+        """Return the client's address, behind trusted proxies."""
+        return self._client(scope).address
+
+    def _client(self, scope: Scope) -> Client:
+        trusted = self._admission.trusted_proxies
+        return resolve_client(_peer_address(scope), scope["scheme"], scope["headers"], trusted)
+
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """ASGI. Returns a coroutine instead of awaiting it: each one more would cost every request."""
         if scope["type"] == "lifespan":
             scope["state"][STATE_KEY] = self._admission
             return self._local_app(scope, receive, send)
-        if added := cors.response_headers(scope["headers"], self._admission.origins):
-            return self._handle_with_headers(added, scope, receive, send)
         return self._handle(scope, receive, send)
-
-    async def _handle_with_headers(
-        self, extra_headers: list[Header], scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        """Handle a request, and add `extra_headers` to its response, a problem included."""
-        started = False
-
-        async def send_with_headers(message: Message) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                message["headers"] = [*message["headers"], *extra_headers]
-            await send(message)
-
-        try:
-            await self._handle(scope, receive, send_with_headers)
-        except GridcastError as error:
-            if started:
-                raise
-            await send_problem(send_with_headers, error, close_connection=True)
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = str(scope["raw_path"], "ascii")
         admission = self._admission
-        client = resolve_client(_peer_address(scope), scope["scheme"], scope["headers"], admission.trusted_proxies)
+        client = self._client(scope)
         if admission.rate_limiter is not None and path not in PROBE_PATHS:
             try:
                 admission.rate_limiter.acquire(client.address, asyncio.get_running_loop().time())
@@ -98,7 +107,7 @@ class GatewayHandler:
     async def _handle_options(self, scope: Scope, allow: str, send: Send, *, preflight: bool) -> None:
         """Respond to a CORS preflight, or to OPTIONS that the service does not support. `allow`: the methods of the resource."""
         headers = [(b"allow", allow.encode("ascii"))]
-        if preflight and cors.response_headers(scope["headers"], self._admission.origins):
+        if preflight and cors.has_cors_headers(scope["headers"], self._admission.origins):
             headers += cors.preflight_headers(scope["headers"], allow)
         await send({"type": "http.response.start", "status": 204, "headers": headers})
         await send({"type": "http.response.body", "body": b""})

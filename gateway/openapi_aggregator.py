@@ -54,9 +54,8 @@ class OpenAPIAggregator:
     async def _aggregate(self) -> None:
         await asyncio.gather(*(self._fetch_document(pool) for pool in self._pools.values()))
         documents = {name: (document, routes.routed_operations(name)) for name, document in self._documents.items()}
-        self._cached_body = json.dumps(
-            openapi_merge.merge_documents(self._gateway_document(), documents, GATEWAY_ERROR_RESPONSES)
-        ).encode("ascii")
+        merged = openapi_merge.merge_documents(self._gateway_document(), documents, GATEWAY_ERROR_RESPONSES)
+        self._cached_body = json.dumps(merged).encode("ascii") + b"\n"
         self._fresh_until = (
             asyncio.get_running_loop().time() + DOCUMENT_TTL_SECONDS
             if len(self._documents) == len(self._pools)

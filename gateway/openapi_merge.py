@@ -10,7 +10,7 @@ from typing import Any
 
 OpenAPIDocument = dict[str, Any]
 
-_PARAMETER = re.compile(r"\{[^}]*\}")
+_PATH_PARAMETER = re.compile(r"\{[^}]*\}")
 _SCHEMA_REF = "#/components/schemas/"
 
 
@@ -56,7 +56,7 @@ def merge_documents(
 
 def _path_shape(template: str) -> str:
     """Return a path without the names of its parameters, which may differ between the route table and the service."""
-    return _PARAMETER.sub("{}", template)
+    return _PATH_PARAMETER.sub("{}", template)
 
 
 def _rename_schema_refs(value: Any, new_names: Mapping[str, str]) -> Any:

@@ -1,12 +1,13 @@
 """The route table: which service handles a method and a path. Rejects paths that two parsers could interpret differently.
 
-The raw path is matched and forwarded undecoded.
+The raw path is matched and forwarded undecoded. Below /files/ it is the address of a file (`services.common.media_path`).
 """
 
 import re
 from dataclasses import dataclass
 
 from services.common.errors import BadRequest, MethodNotAllowed, NotFound
+from services.common.media_path import PATH_PREFIX, PATH_TEMPLATE, parse_media_path
 
 UPLOAD, STREAM, SOCKET, GATEWAY = "upload", "stream", "socket", "gateway"
 
@@ -34,6 +35,7 @@ _TABLE: dict[str, dict[str, str]] = {
     "/file/info": {"GET": STREAM},
     "/file/stream": {"GET": STREAM, "HEAD": STREAM, "PUT": UPLOAD, "DELETE": UPLOAD},
     "/file/upload": {"POST": UPLOAD},
+    PATH_TEMPLATE: {"GET": STREAM, "HEAD": STREAM, "PUT": UPLOAD, "DELETE": UPLOAD},
     "/file/tus": {"OPTIONS": UPLOAD, "POST": UPLOAD},
     # POST with X-HTTP-Method-Override means PATCH or DELETE (tus 1.0.0, "Headers").
     "/file/tus/{id}": {"OPTIONS": UPLOAD, "HEAD": UPLOAD, "PATCH": UPLOAD, "POST": UPLOAD, "DELETE": UPLOAD},
@@ -42,7 +44,7 @@ _TABLE: dict[str, dict[str, str]] = {
     "/sockets/{sid}": {"GET": SOCKET, "DELETE": SOCKET},
     "/sockets/{sid}/messages": {"POST": SOCKET},
 }
-_MEDIA_TEMPLATES = frozenset({"/file/stream", "/file/upload", "/file/tus", "/file/tus/{id}"})
+_MEDIA_TEMPLATES = frozenset({"/file/stream", PATH_TEMPLATE, "/file/upload", "/file/tus", "/file/tus/{id}"})
 WEBSOCKET_PATHS = frozenset({"/", "/ws"})
 
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
@@ -56,6 +58,8 @@ def _compile() -> tuple[dict[str, dict[str, Route]], dict[tuple[str, ...], dict[
         routes = {
             method: Route(service, template, template in _MEDIA_TEMPLATES) for method, service in services.items()
         }
+        if "GET" in routes:  # RFC 9110, 9.1
+            routes.setdefault("HEAD", routes["GET"])
         if "{" in template:
             patterns[tuple(template.split("/"))] = routes
         else:
@@ -64,6 +68,7 @@ def _compile() -> tuple[dict[str, dict[str, Route]], dict[tuple[str, ...], dict[
 
 
 _EXACT, _PATTERNS = _compile()
+_FILE_ROUTES = _PATTERNS.pop(tuple(PATH_TEMPLATE.split("/")))
 
 
 def reject_ambiguous(path: str) -> None:
@@ -76,6 +81,9 @@ def methods_of(path: str) -> dict[str, Route]:
     """Return the routes of the resource at `path` by method, over all services. Raises BadRequest or NotFound."""
     if (routes := _EXACT.get(path)) is not None:
         return routes
+    if path.startswith(PATH_PREFIX):
+        parse_media_path(path)  # by the parser of the services, so that they read it alike
+        return _FILE_ROUTES
     reject_ambiguous(path)
     segments = path.split("/")
     for pattern, routes in _PATTERNS.items():

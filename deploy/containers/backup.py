@@ -10,7 +10,9 @@ The URI comes from GRIDCAST_MONGODB_URI or from the file that GRIDCAST_MONGODB_U
 
 import argparse
 import os
+import re
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,7 +44,7 @@ def main() -> int:
     options = parser.parse_args()
     name = os.environ.get("GRIDCAST_MONGODB_DATABASE", DEFAULT_DATABASE)
     try:
-        with MongoClient[RawBSONDocument](read_mongodb_uri(), document_class=RawBSONDocument) as client:
+        with open_client(read_mongodb_uri()) as client:
             run = dump if options.command == "dump" else restore
             for count, collection in run(open_collections(client, name), options.directory / name):
                 print(f"{options.command}: {collection}: {count} documents", flush=True)
@@ -55,7 +57,29 @@ def main() -> int:
 def read_mongodb_uri() -> str:
     """Read the URI from the environment or from the file that it names."""
     path = os.environ.get("GRIDCAST_MONGODB_URI_FILE")
-    return Path(path).read_text("utf-8").strip() if path else os.environ["GRIDCAST_MONGODB_URI"]
+    if not path:
+        return os.environ["GRIDCAST_MONGODB_URI"]
+    try:
+        return Path(path).read_text("utf-8").strip()
+    except OSError as error:
+        # Without the path: it may be the URI itself, written into the wrong variable.
+        raise ValueError(f"GRIDCAST_MONGODB_URI_FILE names a file that cannot be read: {error.strerror}") from None
+
+
+def open_client(uri: str) -> MongoClient[RawBSONDocument]:
+    """A client. Raises ValueError for an invalid URI, without its text: errors and warnings of the driver quote parts of it."""
+    # An unencoded / or ? in a password ends the authority: the driver would look the rest up as a host, and name it.
+    if any("@" in rest for rest in re.split(r"[/?]", uri.partition("://")[2], maxsplit=1)[1:]):
+        raise ValueError(
+            "the connection string of MongoDB is invalid: / ? @ in a user name or password are percent-encoded"
+        )
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            return MongoClient[RawBSONDocument](uri, document_class=RawBSONDocument)
+        except (PyMongoError, ValueError, TypeError, OSError):
+            raise ValueError(
+                "the connection string of MongoDB has an invalid value, or names a file or a host that cannot be found"
+            ) from None
 
 
 def open_collections(client: MongoClient[RawBSONDocument], name: str) -> dict[str, RawCollection]:

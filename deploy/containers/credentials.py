@@ -29,6 +29,8 @@ PASSWORDS = (
     "REDIS_SOCKET_PASSWORD",
     "REDIS_REPLICA_PASSWORD",
     "REDIS_SENTINEL_PASSWORD",
+    "REDIS_SENTINEL_CLIENT_PASSWORD",
+    "REDIS_PUBLISHER_PASSWORD",
 )
 REPLICA_SET_KEY = "MONGO_KEY"
 """The key by which the members of a replica set authenticate to each other: base64, 6 to 1,024 characters."""
@@ -43,13 +45,24 @@ SOCKET_ACL = (
     " +info"  # another run id means that Redis has lost its memory
 )
 # A push, which is a script, and the commands of that script.
-UPLOAD_ACL = (
-    "~gridcast:* &gridcast:* -@all +@connection -@dangerous +eval +evalsha +publish +time"
+_PUSH_COMMANDS = (
+    "-@all +@connection -@dangerous +eval +evalsha +publish +time"
     " +get +set +exists +expire +hget +hmget +hset +hincrby +xadd +xrevrange"
+)
+UPLOAD_ACL = f"~gridcast:* &gridcast:* {_PUSH_COMMANDS}"
+# A service of one's own: the keys and channels of a push. It changes no session and invalidates no file.
+PUBLISHER_ACL = (
+    "~gridcast:sequence ~gridcast:history:* ~gridcast:once:* %R~gridcast:sid:* %R~gridcast:node:*"
+    f" &gridcast:all &gridcast:topic:* &gridcast:node:* {_PUSH_COMMANDS}"
 )
 # Subscribes to invalidations; no keys, no publishing.
 STREAM_ACL = "&gridcast:invalidate -@all +@connection -@dangerous +subscribe +unsubscribe"
 REPLICA_ACL = "-@all +psync +replconf +ping"
+# At the Sentinels themselves, for everyone who has a Redis URL: the address of the master and its changes, and nothing else.
+SENTINEL_CLIENT_ACL = (
+    "&+switch-master -@all +@connection -@dangerous +subscribe +unsubscribe +sentinel|masters +sentinel|master"
+    " +sentinel|replicas +sentinel|slaves +sentinel|sentinels +sentinel|get-master-addr-by-name"
+)
 SENTINEL_ACL = (
     "&* -@all +multi +exec +slaveof +ping +subscribe +publish +info +role +config|rewrite"
     " +client|setname +client|kill +script|kill"
@@ -92,7 +105,7 @@ def container_files(values: Mapping[str, str], environment: Mapping[str, str]) -
         f"{CONTAINERS_DIR}/redis/redis.conf": redis_conf(values),
         f"{CONTAINERS_DIR}/redis/sentinel.conf": sentinel_conf(values, environment),
     }
-    for service in ("upload", "stream", "socket"):
+    for service in ("upload", "stream", "socket", "publisher"):
         files[f"{CONTAINERS_DIR}/{service}/redis_url"] = redis_url(service, values, environment)
     for service in ("upload", "stream"):
         files[f"{CONTAINERS_DIR}/{service}/mongodb_uri"] = mongodb_uri(service, values, environment)
@@ -113,7 +126,7 @@ def redis_url(service: str, values: Mapping[str, str], environment: Mapping[str,
     sentinels = environment.get("REDIS_SENTINELS")
     if not sentinels:
         return f"redis://{service}:{password}@redis:6379/0"
-    sentinel_password = quote(values["REDIS_SENTINEL_PASSWORD"], safe="")
+    sentinel_password = quote(values["REDIS_SENTINEL_CLIENT_PASSWORD"], safe="")
     return f"redis+sentinel://{service}:{password}@{sentinels}/gridcast/0?sentinel_password={sentinel_password}"
 
 
@@ -123,14 +136,18 @@ def redis_acl_file(values: Mapping[str, str]) -> str:
         "upload": UPLOAD_ACL,
         "stream": STREAM_ACL,
         "socket": SOCKET_ACL,
+        "publisher": PUBLISHER_ACL,
         "replica": REPLICA_ACL,
         "sentinel": SENTINEL_ACL,
     }
     lines = ["user default reset off"]
     for user, rule in rules.items():
-        digest = hashlib.sha256(values[f"REDIS_{user.upper()}_PASSWORD"].encode()).hexdigest()
-        lines.append(f"user {user} reset resetchannels on #{digest} {rule}")
+        lines.append(_acl_line(user, values[f"REDIS_{user.upper()}_PASSWORD"], rule))
     return "\n".join(lines) + "\n"
+
+
+def _acl_line(user: str, password: str, rule: str) -> str:
+    return f"user {user} reset resetchannels on #{hashlib.sha256(password.encode()).hexdigest()} {rule}"
 
 
 def redis_conf(values: Mapping[str, str]) -> str:
@@ -150,13 +167,18 @@ masterauth {values["REDIS_REPLICA_PASSWORD"]}
 
 
 def sentinel_conf(values: Mapping[str, str], environment: Mapping[str, str]) -> str:
-    """The initial configuration of a Sentinel, with addresses only: a Sentinel does not monitor while it resolves a host name."""
+    """The initial configuration of a Sentinel, with addresses only: a Sentinel does not monitor while it resolves a host name.
+
+    Clients of the Sentinels have another password than the Sentinels: those may change the role of a server, here and in Redis.
+    """
     master = environment.get("REDIS_MASTER", "127.0.0.1")
     return f"""\
 port 26379
 dir /data
 protected-mode no
-requirepass {values["REDIS_SENTINEL_PASSWORD"]}
+{_acl_line("default", values["REDIS_SENTINEL_CLIENT_PASSWORD"], SENTINEL_CLIENT_ACL)}
+{_acl_line("sentinel", values["REDIS_SENTINEL_PASSWORD"], "allchannels +@all")}
+sentinel sentinel-user sentinel
 sentinel sentinel-pass {values["REDIS_SENTINEL_PASSWORD"]}
 sentinel monitor gridcast {master} 6379 2
 sentinel auth-user gridcast sentinel

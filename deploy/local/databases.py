@@ -2,6 +2,7 @@
 
 import re
 import socket
+import warnings
 from pathlib import Path
 
 import pymongo
@@ -10,6 +11,8 @@ import pymongo.errors
 from deploy.local import binaries
 from deploy.local.ports import HOST
 from deploy.local.processes import Program
+from gridcast._bus.redis_url import check_redis_url
+from services.common.mongodb_uri import check_mongodb_uri
 
 
 def mongod(data_dir: Path, port: int, *, cache_gb: float = 1.0, inherited_fds: tuple[int, ...] = ()) -> Program:
@@ -43,7 +46,7 @@ def mongod(data_dir: Path, port: int, *, cache_gb: float = 1.0, inherited_fds: t
     )
 
 
-def redis_server(data_dir: Path, port: int) -> Program:
+def redis_server(data_dir: Path, port: int, *, inherited_fds: tuple[int, ...] = ()) -> Program:
     """Without persistence: Redis holds no data that must survive a restart."""
     data_dir.mkdir(parents=True, exist_ok=True)
     command = [
@@ -61,6 +64,7 @@ def redis_server(data_dir: Path, port: int) -> Program:
         command=tuple(command),
         url=redis_url(port),
         readiness_error=lambda: _redis_error(port),
+        inherited_fds=inherited_fds,
     )
 
 
@@ -73,12 +77,31 @@ def redis_url(port: int) -> str:
 
 
 def mongodb_error(uri: str, timeout: float) -> str | None:
-    """The reason why the MongoDB at `uri` does not respond within `timeout` seconds; None if it does."""
+    """The reason why the MongoDB at `uri` does not respond within `timeout` seconds, without a part of `uri`; None if it does."""
     try:
-        with pymongo.MongoClient[dict[str, object]](uri, serverSelectionTimeoutMS=int(timeout * 1000)) as client:
+        check_mongodb_uri(uri)
+    except ValueError as error:
+        return str(error)
+    # Errors and warnings of the driver quote names of databases and values of options.
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            client = pymongo.MongoClient[dict[str, object]](uri, serverSelectionTimeoutMS=int(timeout * 1000))
+        except (pymongo.errors.PyMongoError, ValueError, TypeError, OSError):
+            return "the connection string has an invalid value, or names a file or a host that cannot be found"
+    try:
+        with client:
             client.admin.command("ping")
     except (pymongo.errors.PyMongoError, ValueError) as error:
         return re.split(r" \(configured timeouts|, Timeout:|\n", str(error))[0]
+    return None
+
+
+def redis_url_error(url: str) -> str | None:
+    """The fault of a Redis URL, without a part of it; None for a valid one."""
+    try:
+        check_redis_url(url)
+    except ValueError as error:
+        return str(error)
     return None
 
 

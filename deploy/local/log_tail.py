@@ -21,20 +21,21 @@ _STARTUP_FAILED = "Application startup failed"
 _NON_ERROR_LINE = re.compile(r'"s":"[IWD]\d?"|"level": ?"(debug|info|warning)"', re.IGNORECASE)
 
 
-def last_error_line(log_path: Path) -> str:
-    """The last line that reports an error, else the last line; empty for an empty log."""
-    lines = [line for line in tail(log_path).splitlines() if line.strip()]
+def last_error_line(log_path: Path, offset: int = 0, *, or_last: bool = True) -> str:
+    """The last line after `offset` bytes that reports an error, else the last line if `or_last`; empty if there is none."""
+    lines = [line for line in tail(log_path, offset=offset).splitlines() if line.strip()]
     for line in reversed(lines):
         if _ERROR_LINE.search(line) and not _NON_ERROR_LINE.search(line) and _STARTUP_FAILED not in line:
             return _format_line(line)
-    return _format_line(lines[-1]) if lines else ""
+    return _format_line(lines[-1]) if lines and or_last else ""
 
 
-def tail(log_path: Path, size: int = TAIL_BYTES) -> str:
+def tail(log_path: Path, size: int = TAIL_BYTES, offset: int = 0) -> str:
+    """At most the last `size` bytes of a log, and nothing before `offset`."""
     try:
         with log_path.open("rb") as file:
             end = file.seek(0, os.SEEK_END)
-            file.seek(max(0, end - size))
+            file.seek(max(offset, end - size))
             return file.read().decode("utf-8", "replace")
     except OSError:
         return ""

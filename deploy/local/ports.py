@@ -29,6 +29,15 @@ def free_ports(count: int) -> list[int]:
     raise StackError(f"no {count} free ports between {MIN_PORT} and {MAX_PORT}")
 
 
+def is_free(port: int) -> bool:
+    """Return whether a server can listen on `port`."""
+    try:
+        _listen(port).close()
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
 def check_port_is_free(port: int) -> None:
     """Raise StackError unless a server can listen on `port`."""
     if not 1 <= port <= 65535:

@@ -43,22 +43,35 @@ class Program:
 
 
 class Child:
-    """A started program. Its output is appended to `log_path`."""
+    """A started program. Its output is appended to `log_path`. Raises StackError where the log cannot be written."""
 
     def __init__(self, program: Program, log_path: Path) -> None:
         self.program = program
         self.log_path = log_path
-        with log_path.open("ab") as output:
-            self._process = subprocess.Popen(
-                die_with_parent_command(program.command),
-                env=program.environment,
+        self._log_offset, self._process = self._start()
+
+    def restart(self) -> None:
+        """Start the program again after it has ended."""
+        self._log_offset, self._process = self._start()
+
+    def _start(self) -> tuple[int, "subprocess.Popen[bytes]"]:
+        try:
+            output = self.log_path.open("ab")
+        except OSError as error:
+            raise StackError(f"the log {self.log_path} cannot be written: {error.strerror}") from error
+        with output:
+            offset = output.tell()
+            process = subprocess.Popen(
+                die_with_parent_command(self.program.command),
+                env=self.program.environment,
                 cwd=PROJECT_ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                pass_fds=program.inherited_fds,
+                pass_fds=self.program.inherited_fds,
                 start_new_session=True,
             )
+        return offset, process
 
     @property
     def pid(self) -> int:
@@ -79,10 +92,15 @@ class Child:
             return False
         return True
 
+    def ready_line(self, seconds: float) -> str:
+        """The line for the user once it is ready, `seconds` after its start."""
+        return f"{self.program.name:<13} ready in {seconds:4.1f} s  pid {self.pid:<8} {self.program.url}"
+
     def exit_summary(self) -> str:
         """The exit code or signal and the last error of the log, in one line."""
         code = self._process.returncode
-        last_error = last_error_line(self.log_path)
+        # What a program that a signal ended had logged last is rarely the reason.
+        last_error = last_error_line(self.log_path, self._log_offset, or_last=code >= 0)
         reason = f": {last_error}" if last_error else ""
         if code == die_with_parent.EXIT_EXEC_FAILED:
             hint = self.program.install_hint

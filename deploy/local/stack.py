@@ -1,18 +1,20 @@
-"""Starts the stack in order, supervises it, and stops it in reverse order."""
+"""Starts the stack in order, has it supervised, and stops it in reverse order."""
 
 import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
+from typing import NoReturn
 
-from deploy.local import databases, programs
+from deploy.local import binaries, databases, programs
 from deploy.local.data_dir import DataDir
 from deploy.local.errors import StackError
 from deploy.local.ports import free_ports
-from deploy.local.processes import Child, Program, stop_children, wait_until_ready
+from deploy.local.processes import PROJECT_ROOT, Child, Program, stop_children, wait_until_ready
 from deploy.local.signals import SignalWaiter
+from deploy.local.source_watcher import SourceWatcher
+from deploy.local.supervisor import Supervisor
 
 READY_TIMEOUT = 30.0
 """Seconds until every child of one step must be ready."""
@@ -20,7 +22,7 @@ READY_TIMEOUT = 30.0
 
 @dataclass(frozen=True)
 class StackOptions:
-    """What one run starts. With a URL, that server is used and none is started."""
+    """What one run starts. With a URL, that server is used and none is started. `reload`: restart what changes in the sources."""
 
     port: int
     upload_replicas: int = 1
@@ -28,6 +30,7 @@ class StackOptions:
     socket_replicas: int = 1
     mongodb_uri: str | None = None
     redis_url: str | None = None
+    reload: bool = False
 
 
 class Stack:
@@ -37,9 +40,12 @@ class Stack:
         self._data_dir = data_dir
         self._signals = signals
         self._children: list[Child] = []
+        self._watcher: SourceWatcher | None = None
 
     def start(self, options: StackOptions) -> str:
         """Start everything and return the gateway's URL. After StackError and StopRequested the started children still run."""
+        # Before the first import of a service: what changes from now on is newer than what they run.
+        self._watcher = SourceWatcher(PROJECT_ROOT) if options.reload else None
         mongodb_uri, redis_url = self._start_databases(options)
         counts = {
             "upload": options.upload_replicas,
@@ -56,13 +62,9 @@ class Stack:
         self._start_and_wait([gateway])
         return gateway.url
 
-    def supervise(self) -> None:
-        """Never returns: raises StackError when a child has ended, StopRequested after a stop signal."""
-        while True:
-            for child in self._children:
-                if not child.running:
-                    raise StackError(child.exit_summary())
-            self._signals.pause()
+    def supervise(self) -> NoReturn:
+        """Never returns: raises StackError when a child ends too often, StopRequested after a stop signal."""
+        Supervisor(self._children, self._signals, print_status, self._watcher).run()
 
     def stop(self) -> list[str]:
         """Stop kind by kind, the last started first; a second Ctrl-C kills the rest at once. Returns the names of the killed."""
@@ -73,17 +75,22 @@ class Stack:
         return killed
 
     def _start_databases(self, options: StackOptions) -> tuple[str, str]:
+        binaries.find_all(binaries.executables_to_start(options.mongodb_uri, options.redis_url))
+        if options.redis_url is not None and (reason := databases.redis_url_error(options.redis_url)) is not None:
+            raise StackError(f"REDIS_URL: {reason}")
         if options.mongodb_uri is not None:
             reason = databases.mongodb_error(options.mongodb_uri, timeout=5.0)
             if reason is not None:
                 raise StackError(f"the MongoDB of MONGODB_URI does not respond: {reason}")
-        mongo_port, redis_port = free_ports(2)
         data_dir = self._data_dir
+        # Other programs of the user may have these addresses in their settings.
+        mongo_port, redis_port = data_dir.ports_of("mongod", "redis-server")
         servers: list[Program] = []
         if options.mongodb_uri is None:
+            data_dir.check_mongo_dir()
             servers.append(databases.mongod(data_dir.mongo, mongo_port, inherited_fds=(data_dir.lock_fd,)))
         if options.redis_url is None:
-            servers.append(databases.redis_server(data_dir.redis, redis_port))
+            servers.append(databases.redis_server(data_dir.redis, redis_port, inherited_fds=(data_dir.lock_fd,)))
         self._start_and_wait(servers)
         mongodb_uri = options.mongodb_uri or databases.mongodb_uri(mongo_port)
         return mongodb_uri, options.redis_url or databases.redis_url(redis_port)
@@ -91,14 +98,10 @@ class Stack:
     def _start_and_wait(self, programs: Sequence[Program]) -> None:
         started_at = time.monotonic()
         for program in programs:
-            self._children.append(Child(program, self._log_path(program)))
+            self._children.append(Child(program, self._data_dir.create_log(program.name)))
         started = self._children[-len(programs) :] if programs else []
         for child in wait_until_ready(started, READY_TIMEOUT, self._signals.pause):
-            seconds = time.monotonic() - started_at
-            print_status(f"{child.program.name:<13} ready in {seconds:4.1f} s  pid {child.pid:<8} {child.program.url}")
-
-    def _log_path(self, program: Program) -> Path:
-        return self._data_dir.logs / f"{program.name}.log"
+            print_status(child.ready_line(time.monotonic() - started_at))
 
 
 def _service_program(kind: str, index: int, port: int, mongodb_uri: str, redis_url: str) -> Program:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 
 from gateway.forwarded import Client
-from services.common.errors import BadGateway, BadRequest
+from services.common.errors import BadGateway
 from services.common.http.headers import Header
 
 _HOP_BY_HOP = frozenset(
@@ -43,6 +43,8 @@ _REMOVED_FROM_RESPONSE = _HOP_BY_HOP | {
     b"x-request-id",
     b"alt-svc",
 }
+_CROSS_ORIGIN_HEADERS = (b"access-control-", b"cross-origin-resource-policy")
+"""What other origins may do is for the gateway to say (`gateway.cors`)."""
 _LOCATION_HEADERS = frozenset({b"location", b"content-location"})
 
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}\Z")
@@ -52,8 +54,8 @@ _AUTHORITY = re.compile(rb"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*")
 def build_request_headers(fields: Iterable[Header], client: Client, request_id: str) -> bytes:
     """Return the encoded field lines for the upstream, without Transfer-Encoding.
 
-    Raises BadRequest for a value that is not UTF-8, because two parsers would read it differently. Raises ValueError for a line
-    break in a field, which would inject another one.
+    Bytes above 0x7F in a value are opaque and pass (RFC 9110, 5.5). Raises ValueError for a line break in a field, which would
+    inject another one.
     """
     merged: dict[bytes, list[bytes]] = {}
     kept: list[Header] = []
@@ -61,8 +63,6 @@ def build_request_headers(fields: Iterable[Header], client: Client, request_id: 
         name, value = field
         if _is_end_to_end(name):
             kept.append(field)
-            if not value.isascii():
-                _require_utf8(value)
         elif name in _MERGED_IN_REQUEST:
             merged.setdefault(name, []).append(value)
     connection_options = _connection_options(merged.get(b"connection", ()))
@@ -90,10 +90,10 @@ def _merge_headers(values: Mapping[bytes, list[bytes]], connection_options: Coll
     merged = [(name, values[name][0]) for name in (b"content-length", b"expect") if name in values]
     if (cookies := values.get(b"cookie")) is not None and b"cookie" not in connection_options:
         # The one list that is not joined by commas (RFC 9113, 8.2.3).
-        merged.append((b"cookie", _require_utf8(b"; ".join(cookies))))
+        merged.append((b"cookie", b"; ".join(cookies)))
     if (traces := values.get(b"traceparent")) is not None and len(traces) == 1 and _TRACEPARENT.match(traces[0]):
         merged.append((b"traceparent", traces[0]))
-        merged += ((b"tracestate", _require_utf8(state)) for state in values.get(b"tracestate", ()))
+        merged += ((b"tracestate", state) for state in values.get(b"tracestate", ()))
     return merged
 
 
@@ -110,7 +110,7 @@ def filter_response_headers(fields: Iterable[Header], status: int) -> list[Heade
             removed.append(field)
         elif name in _LOCATION_HEADERS:
             kept.append((name, make_location_relative(field[1])))
-        elif not name.startswith(b"access-control-"):
+        elif not name.startswith(_CROSS_ORIGIN_HEADERS):
             kept.append(field)
     if connection_options := _connection_options([value for name, value in removed if name == b"connection"]):
         kept = [field for field in kept if field[0] not in connection_options]
@@ -155,11 +155,3 @@ def _connection_options(values: Collection[bytes]) -> frozenset[bytes]:
     if not values:
         return frozenset()
     return frozenset(token.strip().lower() for value in values for token in value.split(b",")) - {b"keep-alive"}
-
-
-def _require_utf8(value: bytes) -> bytes:
-    try:
-        value.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise BadRequest("a header field is not UTF-8") from error
-    return value

@@ -10,7 +10,14 @@ from typing import Never, cast
 from gateway.forwarded import Client
 from gateway.proxy import headers
 from gateway.proxy.request_encoder import EncodedHead, encode_request_head
-from gateway.proxy.timeouts import BODY_PHASES, Phase, ProgressMonitor, ProxyExchange, ProxyTimeouts
+from gateway.proxy.timeouts import (
+    BODY_PHASES,
+    Phase,
+    ProgressMonitor,
+    ProxyExchange,
+    ProxyTimeouts,
+    UpstreamUnresponsive,
+)
 from gateway.routes import Route
 from gateway.settings import GatewaySettings
 from gateway.upstream.connect import ConnectError
@@ -18,18 +25,17 @@ from gateway.upstream.connection_pool import ConnectionPool, NoResponseError
 from gateway.upstream.response_parser import RemoteProtocolError
 from gateway.upstream.retries import AttemptFailure, Retry, send_with_retries
 from gateway.upstream.upstream_connection import ServerDisconnected, UpstreamConnection
-from gateway.upstream.upstream_pool import Upstream, UpstreamPool
+from gateway.upstream.upstream_pool import FROZEN_AFTER_SECONDS, Upstream, UpstreamPool
 from services.common.asgi import ClientDisconnected, Receive, Scope, Send
 from services.common.errors import BadGateway, ContentTooLarge, GatewayTimeout, GridcastError, ServiceUnavailable
-from services.common.server.connection_info import connection_info
-from services.common.telemetry import json_logging
+from services.common.http.origins import SAFE_METHODS
+from services.common.server.connection_info import ConnectionInfo, connection_info
+from services.common.telemetry.request_id import request_id_var
 
 MAX_NON_MEDIA_BODY_BYTES = 1024 * 1024
 """Largest request body on a route that takes no media: 413 beyond."""
 SMALL_RESPONSE_BYTES = 16 * 1024
 """Largest response body that is sent in one message together with the headers, if it was received completely."""
-SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-"""Methods without side effects (RFC 9110, 9.2.1) that the gateway routes."""
 
 
 class ClientRequestBody:
@@ -78,7 +84,7 @@ class UpstreamRequest:
         body: None where the request has none.
         retryable: it may be sent once more after a broken connection: a safe method, and no body that is partly consumed.
         log: fields for the access log.
-        extended_start: `http.response.start` may carry the whole body (`ConnectionInfo`).
+        client_connection: what the server says of the client's connection.
     """
 
     __slots__ = (
@@ -91,13 +97,18 @@ class UpstreamRequest:
         "_log",
         "_method",
         "_new_connection",
+        "_peer_disconnected",
+        "_pool",
         "_retryable",
         "_send",
         "_started_at",
+        "_upstream",
+        "_write_paused",
     )
 
     def __init__(
         self,
+        pool: UpstreamPool,
         connection_pool: ConnectionPool,
         loop: asyncio.AbstractEventLoop,
         method: str,
@@ -108,8 +119,10 @@ class UpstreamRequest:
         log: dict[str, object],
         *,
         retryable: bool,
-        extended_start: bool,
+        client_connection: ConnectionInfo,
     ) -> None:
+        self._pool = pool
+        self._upstream: Upstream | None = None
         self._connection_pool = connection_pool
         self._clock = loop.time
         self._started_at = loop.time()
@@ -121,11 +134,14 @@ class UpstreamRequest:
         self._log = log
         self._retryable = retryable
         self._new_connection = False
-        self._extended_start = extended_start
+        self._extended_start = client_connection.extended_start
+        self._peer_disconnected = client_connection.peer_disconnected
+        self._write_paused = client_connection.write_paused
 
     def send(self, upstream: Upstream) -> Awaitable[UpstreamConnection]:
         """Send the request over a pooled connection. A plain function: another coroutine would cost every request."""
         self._log["upstream_addr"] = upstream.origin
+        self._upstream = upstream
         return self._connection_pool.request(
             self._method, upstream.address, self._head, self._body, new_connection=self._new_connection
         )
@@ -136,10 +152,24 @@ class UpstreamRequest:
         reason = (aborted or error) if _is_upstream_fault(error, aborted) else None
         if isinstance(error, ConnectError):
             return AttemptFailure(reason, Retry.NEXT_UPSTREAM)
+        if isinstance(aborted, UpstreamUnresponsive):
+            again = self._retryable and self._pool.has_healthy() and self._exchange.reset_after_abort()
+            return AttemptFailure(
+                None, Retry.NEXT_UPSTREAM if again else Retry.NEVER
+            )  # the health checks have ejected it
         if isinstance(error, ServerDisconnected) and self._retryable and aborted is None:
             self._retryable, self._new_connection = False, True
             return AttemptFailure(reason, Retry.ANY_UPSTREAM)
         return AttemptFailure(reason, Retry.NEVER)
+
+    def upstream_unresponsive(self, now: float) -> bool:
+        """Whether the upstream does not respond to health checks, and the request can be sent elsewhere or has waited too long."""
+        upstream, phase = self._upstream, self._exchange.phase
+        if upstream is None or upstream.unresponsive_since is None or phase is Phase.WRITING_CLIENT:
+            return False
+        elsewhere = self._retryable and phase is Phase.AWAITING_HEADERS and self._pool.has_healthy()
+        # A request that comes later has the same time: the upstream may work again before a health check finds it out.
+        return elsewhere or (upstream.is_frozen(now) and now - self._started_at >= FROZEN_AFTER_SECONDS)
 
     async def relay(self, connection: UpstreamConnection) -> None:
         """Copy the response to the client, and release the connection."""
@@ -165,8 +195,21 @@ class UpstreamRequest:
                 exchange.phase = Phase.WRITING_CLIENT
                 exchange.bytes_transferred += len(data)
                 await send({"type": "http.response.body", "body": data, "more_body": more})
+                if more and self._write_paused():
+                    await self._drain()
         finally:
             connection.release()
+
+    async def _drain(self) -> None:
+        """Wait until the client takes more. Raises ClientDisconnected."""
+        read_buffer = self._connection_pool.read_buffer
+        read_buffer.client_stalled()
+        try:
+            await self._send({"type": "http.response.body", "body": b"", "more_body": True})
+        finally:
+            read_buffer.client_resumed()
+        if self._peer_disconnected():
+            raise ClientDisconnected
 
 
 class ReverseProxy:
@@ -197,7 +240,7 @@ class ReverseProxy:
         method, target, query = scope["method"], scope["raw_path"], scope["query_string"]
         if query:
             target = b"%s?%s" % (target, query)
-        head = encode_request_head(method, target, scope["headers"], client, json_logging.request_id_var.get())
+        head = encode_request_head(method, target, scope["headers"], client, request_id_var.get())
         length = head.content_length
         limit = self._settings.max_body_size if route.is_media else MAX_NON_MEDIA_BODY_BYTES
         if length is not None and length > limit:
@@ -207,12 +250,19 @@ class ReverseProxy:
             self._settings.commit_timeout if route.is_media and not safe else self._settings.response_header_timeout
         )
         task = cast("asyncio.Task[None]", asyncio.current_task(self._loop))
-        exchange = ProxyExchange(task, self._loop.time(), header_timeout, request_complete=length == 0)
+        pool = self._upstream_pools[route.service]
+        exchange = ProxyExchange(
+            task,
+            self._loop.time(),
+            header_timeout,
+            request_complete=length == 0,
+        )
         body = None if length == 0 else ClientRequestBody(head, receive, exchange, limit)
         log: dict[str, object] = {}
         scope["log"] = log
         connection = connection_info(scope)
         request = UpstreamRequest(
+            pool,
             self._connection_pool,
             self._loop,
             method,
@@ -222,11 +272,11 @@ class ReverseProxy:
             send,
             log,
             retryable=safe and body is None,
-            extended_start=connection.extended_start,
+            client_connection=connection,
         )
-        self._monitor.add(exchange, connection.peer_disconnected)
+        self._monitor.add(exchange, connection.peer_disconnected, request.upstream_unresponsive)
         try:
-            await send_with_retries(self._upstream_pools[route.service], request, self._loop.time)
+            await send_with_retries(pool, request, self._loop.time)
         except asyncio.CancelledError:
             task.uncancel()
             raise exchange.abort_reason or ServiceUnavailable("the gateway is shutting down") from None

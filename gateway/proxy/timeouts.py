@@ -48,6 +48,13 @@ class ProxyTimeouts:
     """The client accepts nothing of the response."""
 
 
+class UpstreamUnresponsive(GatewayTimeout):
+    """The upstream does not respond to health checks while a request waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__("the service does not respond")
+
+
 class ProxyExchange:
     """One request and its response. The code that copies bytes sets `phase` and counts `bytes_transferred`."""
 
@@ -64,7 +71,12 @@ class ProxyExchange:
     )
 
     def __init__(
-        self, task: asyncio.Task[None], now: float, response_header_timeout: float, *, request_complete: bool
+        self,
+        task: asyncio.Task[None],
+        now: float,
+        response_header_timeout: float,
+        *,
+        request_complete: bool,
     ) -> None:
         """`task` is cancelled by `abort`. `response_header_timeout` in seconds. `request_complete`: there is no body to send."""
         self._task = task
@@ -107,6 +119,11 @@ class ProxyExchange:
                 return RequestTimeout("timeout while sending the response")
         return None
 
+    def reset_after_abort(self) -> bool:
+        """Make the exchange go on with another upstream after `abort`. Returns False where the task was cancelled by others too."""
+        self.abort_reason = None
+        return not self._task.uncancel()
+
     def abort(self, reason: GridcastError | ClientDisconnected) -> None:
         """Cancel the task. `reason` is the error for the client; the first one counts."""
         if self.abort_reason is None:
@@ -119,11 +136,20 @@ class ProgressMonitor:
 
     def __init__(self, timeouts: ProxyTimeouts) -> None:
         self._timeouts = timeouts
-        self._exchanges: dict[ProxyExchange, Callable[[], bool]] = {}
+        self._exchanges: dict[ProxyExchange, tuple[Callable[[], bool], Callable[[float], bool]]] = {}
 
-    def add(self, exchange: ProxyExchange, peer_disconnected: Callable[[], bool]) -> None:
-        """Watch `exchange`. `peer_disconnected`: whether its client has gone; ASGI's `receive` would consume the request body."""
-        self._exchanges[exchange] = peer_disconnected
+    def add(
+        self,
+        exchange: ProxyExchange,
+        peer_disconnected: Callable[[], bool],
+        upstream_unresponsive: Callable[[float], bool],
+    ) -> None:
+        """Watch `exchange`.
+
+        `peer_disconnected`: whether its client has gone; ASGI's `receive` would consume the request body.
+        `upstream_unresponsive`: whether, at the given time, waiting for the upstream has to end because it does not respond.
+        """
+        self._exchanges[exchange] = peer_disconnected, upstream_unresponsive
 
     def remove(self, exchange: ProxyExchange) -> None:
         """Stop watching `exchange`: it has ended."""
@@ -135,8 +161,10 @@ class ProgressMonitor:
         while True:
             await asyncio.sleep(MONITOR_INTERVAL_SECONDS)
             now = loop.time()
-            for exchange, peer_disconnected in list(self._exchanges.items()):
+            for exchange, (peer_disconnected, upstream_unresponsive) in list(self._exchanges.items()):
                 if (error := exchange.timeout_error(now, self._timeouts)) is not None:
                     exchange.abort(error)
+                elif upstream_unresponsive(now):
+                    exchange.abort(UpstreamUnresponsive())
                 elif peer_disconnected():
                     exchange.abort(ClientDisconnected())

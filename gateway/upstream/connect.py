@@ -8,7 +8,7 @@ from typing import TypeVar
 from gateway.upstream.upstream_pool import Address
 from services.common.errors import ServiceUnavailable
 
-ProtocolT = TypeVar("ProtocolT", bound=asyncio.Protocol)
+ProtocolT = TypeVar("ProtocolT", bound=asyncio.BaseProtocol)
 
 _RESOURCE_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Protocol
 
 from gateway.upstream.connect import open_connection
+from gateway.upstream.read_buffer import ReadBuffer
 from gateway.upstream.upstream_connection import ServerDisconnected, UpstreamConnection
 from gateway.upstream.upstream_pool import Address
 
@@ -43,6 +44,7 @@ class ConnectionPool:
     def __init__(self, connect_timeout: float) -> None:
         """`connect_timeout` in seconds."""
         self._connect_timeout = connect_timeout
+        self.read_buffer = ReadBuffer()
         self._idle: defaultdict[Address, dict[UpstreamConnection, float]] = defaultdict(dict)
         self._connections: set[UpstreamConnection] = set()
         self._loop: asyncio.AbstractEventLoop
@@ -97,7 +99,11 @@ class ConnectionPool:
 
     async def _connect(self, address: Address) -> UpstreamConnection:
         factory = partial(
-            UpstreamConnection, self._loop, partial(self._return_to_idle, address), partial(self._discard, address)
+            UpstreamConnection,
+            self._loop,
+            self.read_buffer,
+            partial(self._return_to_idle, address),
+            partial(self._discard, address),
         )
         _, connection = await open_connection(self._loop, factory, address, self._connect_timeout)
         self._connections.add(connection)

@@ -1,7 +1,8 @@
-"""Active health checks of ejected upstreams, so that no client's request has to find out whether they work again.
+"""Active health checks of upstreams that are ejected or in use.
 
-A check is a GET of /livez over a new connection: an upstream that hangs, or has closed its listening socket because it stops, does
-not respond to that. `UpstreamPool` decides when an upstream is checked and for how long it is ejected.
+No client's request has to find out whether an ejected upstream works again, or waits for one that stands still. A check is a GET of
+/livez over a new connection: an upstream that hangs, or has closed its listening socket because it stops, does not respond to that.
+`UpstreamPool` decides when an upstream is checked, for how long it is ejected and when it is frozen.
 """
 
 import asyncio
@@ -9,8 +10,8 @@ from collections.abc import Mapping
 
 from gateway import proxy_events
 from gateway.upstream.connection_pool import ConnectionPool
-from gateway.upstream.readiness import fetch_small
-from gateway.upstream.upstream_pool import Upstream, UpstreamPool
+from gateway.upstream.readiness import UpstreamTimeout, fetch_small
+from gateway.upstream.upstream_pool import CHECK_IN_USE_SECONDS, Upstream, UpstreamPool
 from services.common.aio.cancellation import cancel_and_wait
 from services.common.errors import ServiceUnavailable
 
@@ -36,20 +37,35 @@ class ActiveHealthChecks:
                 await asyncio.sleep(CHECK_INTERVAL_SECONDS)
                 now = loop.time()
                 for pool in self._pools:
-                    for upstream in pool.upstreams:
+                    for upstream in (*pool.upstreams, *pool.removed):
                         if upstream.needs_health_check(now) and upstream not in self._running_checks:
                             self._running_checks[upstream] = asyncio.create_task(self._check_upstream(pool, upstream))
         finally:
             await cancel_and_wait(*self._running_checks.values())
 
     async def _check_upstream(self, pool: UpstreamPool, upstream: Upstream) -> None:
+        loop = asyncio.get_running_loop()
+        started_at = loop.time()
         try:
             await fetch_small(self._connection_pool, upstream, "/livez", new_connection=True)
+        except UpstreamTimeout:
+            if pool.record_check_timeout(upstream, started_at, loop.time()):
+                proxy_events.upstream_ejected(pool, upstream, "the health checks get no response")
+            if upstream.is_frozen(loop.time()):
+                for tunnel in tuple(upstream.tunnels):
+                    tunnel.shutdown()
         except ServiceUnavailable:
-            if upstream.ejected:  # otherwise it has responded to a request meanwhile
-                pool.record_failure(upstream, asyncio.get_running_loop().time())
+            if (
+                upstream.ejected
+            ):  # otherwise it has responded to a request meanwhile, or refuses connections because it stops
+                pool.record_failure(upstream, loop.time())
+            else:
+                upstream.next_check_at = loop.time() + CHECK_IN_USE_SECONDS
         else:
+            recovered = upstream.ejected
             pool.end_ejection(upstream)
-            proxy_events.upstream_recovered(pool, upstream)
+            upstream.next_check_at = loop.time() + CHECK_IN_USE_SECONDS
+            if recovered:
+                proxy_events.upstream_recovered(pool, upstream)
         finally:
             del self._running_checks[upstream]

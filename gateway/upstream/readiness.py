@@ -24,12 +24,17 @@ MAX_FETCHED_BYTES = 4 * 1024 * 1024
 """Largest response body that `fetch_small` accepts."""
 
 
+class UpstreamTimeout(ServiceUnavailable):
+    """The upstream has not responded in time; it has neither refused the connection nor closed it."""
+
+
 async def fetch_small(
     connection_pool: ConnectionPool, upstream: Upstream, path: str, *, new_connection: bool = False
 ) -> tuple[int, bytes]:
     """GET `path` and return status and body. `new_connection`: use no idle connection.
 
-    Raises ServiceUnavailable where there is no response within UPSTREAM_FETCH_TIMEOUT_SECONDS, or it is too large.
+    Raises UpstreamTimeout where there is no response within UPSTREAM_FETCH_TIMEOUT_SECONDS, ServiceUnavailable where the connection
+    fails or the response is too large.
     """
     host = upstream.origin.removeprefix("http://")
     head = f"GET {path} HTTP/1.1\r\nhost: {host}\r\naccept: application/json\r\n\r\n".encode("ascii")
@@ -46,7 +51,8 @@ async def fetch_small(
                 status = connection.response.status
                 connection.release()
     except (TimeoutError, ConnectError, ServerDisconnected, RemoteProtocolError) as error:
-        raise ServiceUnavailable("no response") from error
+        timed_out = isinstance(error, TimeoutError) or isinstance(error.__cause__, TimeoutError)
+        raise (UpstreamTimeout if timed_out else ServiceUnavailable)("no response") from error
     return status, body
 
 

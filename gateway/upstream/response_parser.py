@@ -152,7 +152,7 @@ class ResponseParser:
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header field; count and drop a trailer, which must not be merged into the head unseen (RFC 9110, 6.5.1)."""
         if not self.headers_complete:
-            self.headers.append((name.lower(), value))
+            self.headers.append((name.lower(), value.rstrip()))  # httptools removes the white space in front
             return
         self._trailer_count += 1
         if self._trailer_count > MAX_RESPONSE_HEADERS:
@@ -162,9 +162,9 @@ class ResponseParser:
         """Finish a head: skip an interim response, or determine the length of the body."""
         parser = cast("httptools.HttpResponseParser", self._parser)
         status = parser.get_status_code()
+        if not 100 <= status <= 599 or status == 101:  # RFC 9110, 15: others are invalid, and 101 was not asked for
+            raise RemoteProtocolError(f"unexpected status {status}")
         if status < 200:
-            if status < 100 or status == 101:
-                raise RemoteProtocolError(f"unexpected status {status}")
             self._in_interim_response = self._progressed = True
             self.got_100_continue = self.got_100_continue or status == 100
             self.headers.clear()

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from gateway import proxy_events
 from gateway.upstream.connect import ConnectError
 from gateway.upstream.upstream_pool import Upstream, UpstreamPool
-from services.common.errors import BadGateway
+from services.common.errors import BadGateway, GatewayTimeout
 
 CONNECT_BUDGET_SECONDS = 1.5
 """Seconds that one request may spend on failed connects. Beyond it no further upstream is tried, so that the 502 comes within three
@@ -55,11 +55,12 @@ class ProxiedRequest(Protocol[ResponseT]):
 async def send_with_retries(pool: UpstreamPool, request: ProxiedRequest[ResponseT], clock: Callable[[], float]) -> None:
     """Send a request to the upstreams of `pool` until one responds, and relay the response.
 
-    Raises BadGateway where all were tried or CONNECT_BUDGET_SECONDS are spent; other errors of `request` as they are. An upstream's
-    request counts as active until its response is relayed.
+    Raises BadGateway where all were tried or CONNECT_BUDGET_SECONDS are spent, GatewayTimeout where the last one did not respond in
+    time; other errors of `request` as they are. An upstream's request counts as active until its response is relayed.
     """
     connecting = 0.0
     tried: list[Upstream] = []
+    timeout: GatewayTimeout | None = None
     while connecting <= CONNECT_BUDGET_SECONDS and (upstream := pool.select_least_requests(tried)) is not None:
         started_at = clock()
         with upstream:
@@ -67,6 +68,7 @@ async def send_with_retries(pool: UpstreamPool, request: ProxiedRequest[Response
                 response = await request.send(upstream)
             except BaseException as error:
                 reason, retry = request.classify(error)
+                timeout = error if isinstance(error, GatewayTimeout) else None
                 if reason is not None:
                     pool.record_failure(upstream, clock())
                     proxy_events.upstream_ejected(pool, upstream, reason)
@@ -82,4 +84,4 @@ async def send_with_retries(pool: UpstreamPool, request: ProxiedRequest[Response
             pool.record_success(upstream)
             await request.relay(response)
             return
-    raise BadGateway(f"the {pool.name} service is unreachable")
+    raise timeout or BadGateway(f"the {pool.name} service is unreachable")

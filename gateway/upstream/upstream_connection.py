@@ -1,7 +1,7 @@
 """One HTTP/1.1 connection to an upstream: sends a request, receives its response.
 
-Flow control bounds both directions: reading pauses while READ_BUFFER_HIGH_WATER bytes wait for the client, and `send_body` waits
-while the upstream accepts no more.
+Flow control bounds both directions: reading pauses while more than one read waits for the client, and `send_body` waits while the
+upstream accepts no more.
 """
 
 import asyncio
@@ -9,10 +9,9 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import cast
 
+from gateway.upstream.read_buffer import ReadBuffer
 from gateway.upstream.response_parser import RemoteProtocolError, ResponseParser
 
-READ_BUFFER_HIGH_WATER = 256 * 1024
-"""Bytes of a response, received and not yet read, above which reading from the upstream pauses."""
 READ_BUFFER_LOW_WATER = 64 * 1024
 """Bytes of a response, received and not yet read, at which reading resumes."""
 
@@ -38,7 +37,7 @@ class UpstreamConnectionState(Enum):
 _ACTIVE, _IDLE, _CLOSED = UpstreamConnectionState.ACTIVE, UpstreamConnectionState.IDLE, UpstreamConnectionState.CLOSED
 
 
-class UpstreamConnection(asyncio.Protocol):
+class UpstreamConnection(asyncio.BufferedProtocol):
     """A connection that carries one request at a time.
 
     Waiting for a response raises ServerDisconnected or RemoteProtocolError where none arrives.
@@ -51,6 +50,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_loop",
         "_on_closed",
         "_on_idle",
+        "_read_buffer",
         "_reading_paused",
         "_response_waiter",
         "_state",
@@ -64,11 +64,13 @@ class UpstreamConnection(asyncio.Protocol):
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
+        read_buffer: ReadBuffer,
         on_idle: Callable[["UpstreamConnection"], None],
         on_closed: Callable[["UpstreamConnection"], None],
     ) -> None:
         """`on_idle` is called when the connection may carry another request, `on_closed` once when it never will."""
         self._loop = loop
+        self._read_buffer = read_buffer
         self._on_idle = on_idle
         self._on_closed = on_closed
         self._transport: asyncio.Transport
@@ -187,8 +189,14 @@ class UpstreamConnection(asyncio.Protocol):
         """Keep the transport."""
         self._transport = cast("asyncio.Transport", transport)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return memory for the next read."""
+        del sizehint
+        return self._read_buffer.memory
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Parse received bytes, which may be split anywhere."""
+        data = self._read_buffer.copy(nbytes)
         if self._state is not _ACTIVE:
             self.abort()  # an unsolicited response: it would be taken for the response to the next request
             return
@@ -198,7 +206,7 @@ class UpstreamConnection(asyncio.Protocol):
         except RemoteProtocolError as error:
             self.fail(error)
             return
-        if response.buffered > READ_BUFFER_HIGH_WATER and not self._reading_paused:
+        if response.buffered > self._read_buffer.read_size and not self._reading_paused:
             self._reading_paused = True
             self._transport.pause_reading()
         if (waiter := self._response_waiter) is not None and not waiter.done():

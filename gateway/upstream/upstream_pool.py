@@ -7,18 +7,26 @@ MAX_EJECTION_SECONDS. A failure is a failed connect, no response, an invalid one
 has passed, an active health check ends the ejection (`health_checks`), not a client's request: that would be a test that takes as
 long as its upload.
 
+Unresponsive: an upstream with active requests is checked as well. If two checks in a row get no response in time, the process
+stands still (a frozen container, a host that is gone): it is ejected, and the requests that wait are retried elsewhere or ended. A
+refused connection is not counted: a service that shuts down refuses new connections while it completes its requests.
+
 Panic mode: if all upstreams are ejected, the one whose ejection ends first gets the request, because it may work and a 502 cannot.
 """
 
 import re
 from collections.abc import Collection, Iterable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 BASE_EJECTION_SECONDS = 0.5
 """Seconds of the first ejection."""
 MAX_EJECTION_SECONDS = 4.0
 """Seconds of the longest ejection, and so the longest time until an upstream that works again is checked."""
+CHECK_IN_USE_SECONDS = 2.0
+"""Seconds between two health checks of an upstream with active requests."""
+FROZEN_AFTER_SECONDS = 10.0
+"""Seconds without a response after which requests and tunnels of an upstream are ended. Below the interval of WebSocket pings."""
 MAX_BACKOFF_EXPONENT = 3
 """Doublings from the first to the longest ejection. Bounded: an upstream may fail for weeks, and 2.0 ** 1024 overflows a float."""
 
@@ -38,18 +46,39 @@ class Address(NamedTuple):
 
 
 def parse_address(url: str) -> Address:
-    """Parse `http://host[:port]`. Raises ValueError."""
-    parts = urlsplit(url)
-    bare = not (parts.username or parts.password or parts.query or parts.fragment) and parts.path in {"", "/"}
-    if parts.scheme != "http" or not bare or not _HOST_NAME.fullmatch(parts.hostname or ""):
-        raise ValueError(f"not an address of the form http://host:port: {url!r}")
-    return Address(parts.hostname or "", parts.port or 80)
+    """Parse `http://host[:port]`. Raises ValueError, which does not quote the URL: it may contain a password."""
+    try:
+        parts = urlsplit(url)
+        bare = not (parts.username or parts.password or parts.query or parts.fragment) and parts.path in {"", "/"}
+        if parts.scheme == "http" and bare and _HOST_NAME.fullmatch(parts.hostname or ""):
+            return Address(parts.hostname or "", parts.port or 80)
+    except ValueError:
+        pass
+    raise ValueError("not an address of the form http://host:port, without user name and password")
+
+
+class Closable(Protocol):
+    """A tunnel, as far as the pool uses it."""
+
+    def shutdown(self) -> None:
+        """Close it."""
 
 
 class Upstream:
     """One host of a service: its active requests and its health."""
 
-    __slots__ = ("active_requests", "address", "consecutive_failures", "ejected", "ejected_until", "origin")
+    __slots__ = (
+        "active_requests",
+        "address",
+        "consecutive_failures",
+        "ejected",
+        "ejected_until",
+        "next_check_at",
+        "origin",
+        "timed_out_checks",
+        "tunnels",
+        "unresponsive_since",
+    )
 
     def __init__(self, address: Address) -> None:
         self.address = address
@@ -58,6 +87,11 @@ class Upstream:
         self.consecutive_failures = 0
         self.ejected_until = 0.0
         self.ejected = False
+        self.next_check_at = 0.0
+        self.timed_out_checks = 0
+        self.unresponsive_since: float | None = None
+        """When the first of the checks began that have timed out in a row, two or more; None where it responds."""
+        self.tunnels: set[Closable] = set()
 
     def __enter__(self) -> None:
         """Count a request as active for the length of the block."""
@@ -67,8 +101,14 @@ class Upstream:
         self.active_requests -= 1
 
     def needs_health_check(self, now: float) -> bool:
-        """Whether it is ejected and the time of its ejection has passed."""
-        return self.ejected and now >= self.ejected_until
+        """Whether it is ejected and its ejection has passed, or it has active requests and was not checked for a while."""
+        if self.ejected:
+            return now >= self.ejected_until
+        return self.active_requests > 0 and now >= self.next_check_at
+
+    def is_frozen(self, now: float) -> bool:
+        """Whether it has not responded for FROZEN_AFTER_SECONDS."""
+        return self.unresponsive_since is not None and now - self.unresponsive_since >= FROZEN_AFTER_SECONDS
 
 
 class UpstreamPool:
@@ -77,6 +117,8 @@ class UpstreamPool:
     def __init__(self, name: str, addresses: Iterable[Address] = ()) -> None:
         self.name = name
         self.upstreams = [Upstream(address) for address in addresses]
+        self.removed: list[Upstream] = []
+        """Upstreams that discovery has removed and that have active requests."""
         self._round_robin_index = 0
 
     def select_least_requests(self, tried: Collection[Upstream] = ()) -> Upstream | None:
@@ -106,14 +148,34 @@ class UpstreamPool:
 
     def record_success(self, upstream: Upstream) -> None:
         """End the ejection of `upstream`, and forget its failures: it has responded to a request."""
-        upstream.consecutive_failures = 0
+        upstream.consecutive_failures = upstream.timed_out_checks = 0
         upstream.ejected = False
+        upstream.unresponsive_since = None
+
+    def record_check_timeout(self, upstream: Upstream, started_at: float, now: float) -> bool:
+        """Record a health check that began at `started_at` and got no response in time. Returns whether it ejects `upstream`."""
+        upstream.timed_out_checks += 1
+        if upstream.timed_out_checks == 1:
+            upstream.next_check_at = now
+            return False
+        if upstream.unresponsive_since is None:
+            upstream.unresponsive_since = started_at
+        was_ejected = upstream.ejected
+        self.record_failure(upstream, now)
+        return not was_ejected
 
     def end_ejection(self, upstream: Upstream) -> None:
         """End the ejection of `upstream`: it has passed a health check. Its failures still count if the next request fails."""
+        upstream.timed_out_checks = 0
+        upstream.unresponsive_since = None
         upstream.ejected = False
+
+    def has_healthy(self) -> bool:
+        """Whether a request may go to an upstream that is not ejected."""
+        return any(not upstream.ejected for upstream in self.upstreams)
 
     def update(self, addresses: Collection[Address]) -> None:
         """Replace the upstreams by those at `addresses`. An upstream that stays keeps its active requests and its health."""
-        known = {upstream.address: upstream for upstream in self.upstreams}
-        self.upstreams = [known.get(address) or Upstream(address) for address in addresses]
+        known = {upstream.address: upstream for upstream in (*self.removed, *self.upstreams)}
+        self.upstreams = [known.pop(address) if address in known else Upstream(address) for address in addresses]
+        self.removed = [upstream for upstream in known.values() if upstream.active_requests]

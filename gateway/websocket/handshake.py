@@ -9,7 +9,6 @@ one would be a request that was never validated.
 import asyncio
 import logging
 import re
-import secrets
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, NamedTuple, cast
@@ -22,11 +21,19 @@ from gateway.upstream.connect import ConnectError, open_connection
 from gateway.upstream.retries import AttemptFailure, Retry, send_with_retries
 from gateway.upstream.upstream_pool import Upstream
 from gateway.websocket.relay import ConnectionSlot, Tunnel, TunnelLog
-from services.common.errors import BadGateway, GatewayTimeout, GridcastError, InternalServerError, NotFound
+from services.common.errors import (
+    BadGateway,
+    GatewayTimeout,
+    GridcastError,
+    InternalServerError,
+    NotFound,
+)
 from services.common.http.encoding import encode_error_response
 from services.common.http.headers import Header, incoming_request_id
+from services.common.http.problem import decode_problem_detail
 from services.common.server.contract import ServerConfig, ServerState
-from services.common.telemetry import json_logging
+from services.common.server.websocket.upgrade import parse_upgrade_request
+from services.common.telemetry.request_id import new_request_id, request_id_var
 
 HANDSHAKE_TIMEOUT_SECONDS = 5.0
 """Seconds for the upstream's response to a handshake."""
@@ -122,10 +129,10 @@ class HandshakeRequest:
         return UpstreamResponse(upstream, transport, handshake, head)
 
     def classify(self, error: BaseException) -> AttemptFailure:
-        """Retry after a broken connection: a handshake has no effect that must not happen twice."""
-        if isinstance(error, ConnectError | ConnectionError):
+        """Retry after a broken connection or a timeout: a handshake has no effect that must not happen twice."""
+        if isinstance(error, ConnectError | ConnectionError | GatewayTimeout):
             return AttemptFailure(error, Retry.NEXT_UPSTREAM)
-        if isinstance(error, GatewayTimeout | BadGateway):
+        if isinstance(error, BadGateway):
             return AttemptFailure(error, Retry.NEVER)
         return AttemptFailure(None, Retry.NEVER)
 
@@ -153,7 +160,7 @@ class ClientHandshake(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._early_data = b""
         self._write_paused = False
-        self._refused = False
+        self._refused = self._eof_received = False
         self._handshake_task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -170,6 +177,11 @@ class ClientHandshake(asyncio.Protocol):
             return
         self._transport.pause_reading()
         self._handshake_task = asyncio.get_running_loop().create_task(self._handle_handshake(data))
+
+    def eof_received(self) -> bool:
+        """Return whether the connection stays open: a client that ends its half may wait for the response to its handshake."""
+        self._eof_received = True
+        return self._handshake_task is not None and not self._refused
 
     def pause_writing(self) -> None:
         """Note that the write buffer is full: the client has not read the responses to earlier requests."""
@@ -191,25 +203,24 @@ class ClientHandshake(asyncio.Protocol):
         self._transport.close()
 
     async def _handle_handshake(self, handshake: bytes) -> None:
-        first, *lines = handshake[:-4].split(b"\r\n")
-        target = first.split(b" ")[1]
-        fields = [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
+        request = parse_upgrade_request(handshake)
+        target, fields = request.target, request.headers
         address = self._transport.get_extra_info("peername")
         peer = address[0] if address else "unknown"
         admission = self._admission
         request_id = incoming_request_id(fields) if is_trusted_proxy(peer, admission.trusted_proxies) else None
-        log = TunnelLog(target.partition(b"?")[0].decode("ascii"), request_id or secrets.token_hex(8))
-        json_logging.request_id_var.set(log.request_id)
+        client = resolve_client(peer, "http", fields, admission.trusted_proxies)
+        log = TunnelLog(target.partition(b"?")[0].decode("ascii"), request_id or new_request_id(), client.address)
+        request_id_var.set(log.request_id)
         try:
-            client = resolve_client(peer, "http", fields, admission.trusted_proxies)
             encoded = build_request_headers(fields, client, log.request_id)
-            request = b"GET %s HTTP/1.1\r\n%sconnection: Upgrade\r\nupgrade: websocket\r\n\r\n" % (target, encoded)
+            upgrade = b"GET %s HTTP/1.1\r\n%sconnection: Upgrade\r\nupgrade: websocket\r\n\r\n" % (target, encoded)
             self._admit(log.path, fields, client)
             slot = ConnectionSlot(admission.connection_limiter, client.address)
             try:
                 await send_with_retries(
                     admission.socket_upstreams,
-                    HandshakeRequest(self, request, admission.connect_timeout, slot, log),
+                    HandshakeRequest(self, upgrade, admission.connect_timeout, slot, log),
                     asyncio.get_running_loop().time,
                 )
             except BaseException:
@@ -226,23 +237,24 @@ class ClientHandshake(asyncio.Protocol):
             self._reject(InternalServerError(), log)
 
     def _admit(self, path: str, fields: Iterable[Header], client: Client) -> None:
-        """Raise NotFound, TooManyRequests or Forbidden where the client may not open a WebSocket."""
+        """Raise MisdirectedRequest, NotFound, TooManyRequests or Forbidden where the client may not open a WebSocket."""
         admission = self._admission
+        admission.hosts.check(fields)
         if path not in routes.WEBSOCKET_PATHS:
             raise NotFound("no WebSocket endpoint here")
         if admission.rate_limiter is not None:
             admission.rate_limiter.acquire(client.address, asyncio.get_running_loop().time())
-        values = {name: value.decode("latin-1") for name, value in fields}
-        admission.origins.check_websocket_origin(
-            values.get(b"origin"), client.host or values.get(b"host"), has_cookies=b"cookie" in values
-        )
+        admission.origins.check_request(fields, client.host, https=client.scheme == "https")
 
     def start_tunnel(self, response: UpstreamResponse, slot: ConnectionSlot, log: TunnelLog) -> None:
         """Relay the 101, and hand both connections over to a tunnel: this object is not needed any more."""
         tunnel = Tunnel(response.upstream, slot, self._connections, log)
         self._connections.discard(self)
         tunnel.start(self._transport, response.transport, write_paused=self._write_paused)
-        self._transport.write(bytes(response.handshake.received))
+        self._transport.write(_with_request_id(response, log))
+        if self._eof_received:  # there is no WebSocket without frames of the client: both ends are closed
+            self._transport.close()
+            return
         self._transport.resume_reading()
         if self._early_data:
             response.transport.write(self._early_data)
@@ -255,17 +267,27 @@ class ClientHandshake(asyncio.Protocol):
         with suppress(TimeoutError):
             async with asyncio.timeout(REFUSAL_TIMEOUT_SECONDS):
                 await handshake.wait_for_bytes(count)
-        self._transport.write(bytes(handshake.received))
-        self._close(int(head[9:12]), log)
+        self._transport.write(_with_request_id(response, log))
+        reason = decode_problem_detail(bytes(handshake.received[len(head) :]))
+        self._close(int(head[9:12]), log, reason)
 
     def _reject(self, error: GridcastError, log: TunnelLog) -> None:
         self._transport.write(encode_error_response(error, [(b"x-request-id", log.request_id.encode("ascii"))]))
-        self._close(error.status, log)
+        self._close(error.status, log, error.detail)
 
-    def _close(self, status: int, log: TunnelLog) -> None:
-        log.write(status)
+    def _close(self, status: int, log: TunnelLog, reason: str | None) -> None:
+        log.write(status, reason)
         self._refused = True
         lingering_close(self._transport, REFUSAL_TIMEOUT_SECONDS)
+
+
+def _with_request_id(response: UpstreamResponse, log: TunnelLog) -> bytes:
+    """Return what was received of a response, with the request id in its head."""
+    received = bytes(response.handshake.received)
+    if b"\r\nx-request-id:" in response.head.lower():
+        return received
+    end = len(response.head) - 2
+    return b"%sx-request-id: %s\r\n%s" % (received[:end], log.request_id.encode("ascii"), received[end:])
 
 
 def lingering_close(transport: asyncio.Transport, timeout: float) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 from gateway.limiters import ConnectionLimiter
 from gateway.upstream.upstream_pool import Upstream
 from services.common.server.timeouts import SendTimeout
-from services.common.telemetry import json_logging, metrics
+from services.common.telemetry import metrics
+from services.common.telemetry.request_id import request_id_var
 
 FINAL_FLUSH_SECONDS = 5.0
 """Seconds for sending the bytes in one write buffer after the other side has closed."""
@@ -28,19 +29,21 @@ _access_log = logging.getLogger("gridcast.access")
 class TunnelLog:
     """The access log entry of one tunnel. The query is not logged: it may contain the secret that resumes a session."""
 
-    __slots__ = ("bytes_transferred", "path", "request_id", "started_at", "upstream_addr")
+    __slots__ = ("bytes_transferred", "client", "path", "request_id", "started_at", "upstream_addr")
 
-    def __init__(self, path: str, request_id: str) -> None:
+    def __init__(self, path: str, request_id: str, client: str) -> None:
+        """`client`: its address."""
+        self.client = client
         self.path = path
         self.request_id = request_id
         self.started_at = time.perf_counter()
         self.bytes_transferred = 0
         self.upstream_addr = ""
 
-    def write(self, status: int) -> None:
-        """Write the entry, when the tunnel is closed or the handshake refused."""
+    def write(self, status: int, reason: str | None = None) -> None:
+        """Write the entry, when the tunnel is closed or the handshake refused. `reason`: that of the refusal."""
         if _access_log.isEnabledFor(logging.INFO):
-            token = json_logging.request_id_var.set(self.request_id)
+            token = request_id_var.set(self.request_id)
             fields = {
                 "method": "GET",
                 "path": self.path,
@@ -48,9 +51,12 @@ class TunnelLog:
                 "bytes_transferred": self.bytes_transferred,
                 "duration": round(time.perf_counter() - self.started_at, 6),
                 "upstream_addr": self.upstream_addr,
+                "client": self.client,
             }
+            if reason is not None:
+                fields["reason"] = reason
             _access_log.info("websocket tunnel", extra={"fields": fields})
-            json_logging.request_id_var.reset(token)
+            request_id_var.reset(token)
 
 
 class ConnectionSlot:
@@ -91,6 +97,7 @@ class Tunnel:
         self._client_transport = client_transport
         self._upstream_transport = upstream_transport
         self._upstream.active_requests += 1
+        self._upstream.tunnels.add(self)
         metrics.WEBSOCKET_TUNNELS.inc()
         self._connections.add(self)
         client_protocol = RelayDirection(upstream_transport, self)
@@ -100,7 +107,7 @@ class Tunnel:
             client_protocol.pause_writing()
 
     def shutdown(self) -> None:
-        """Close both connections: the gateway stops."""
+        """Close both connections: the gateway stops, or the upstream is frozen. The client sees the end without a close code."""
         self._client_transport.close()
         self._upstream_transport.close()
         if self._client_transport.get_write_buffer_size() or self._upstream_transport.get_write_buffer_size():
@@ -116,6 +123,7 @@ class Tunnel:
         if self in self._connections:
             self._connections.discard(self)
             self._upstream.active_requests -= 1
+            self._upstream.tunnels.discard(self)
             metrics.WEBSOCKET_TUNNELS.dec()
             self._slot.release()
             self.log.write(101)

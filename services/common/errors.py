@@ -15,6 +15,8 @@
      +- UnsupportedMediaType   415
      +- RangeNotSatisfiable    416
      +- ExpectationFailed      417
+     +- MisdirectedRequest     421  Host names another server
+     +- UpgradeRequired        426
      +- TooManyRequests        429
      +- HeadersTooLarge        431
      +- ChecksumMismatch       460  (tus)
@@ -155,6 +157,27 @@ class ChecksumMismatch(GridcastError):
 
     status = 460
     title = "Checksum Mismatch"
+
+
+class MisdirectedRequest(GridcastError):
+    """421 (RFC 9110, 15.5.20): the Host is not one that this server answers to."""
+
+    status = 421
+    title = "Misdirected Request"
+
+
+class UpgradeRequired(GridcastError):
+    """426 for a handshake with a version of the WebSocket protocol that is not supported (RFC 6455, 4.2.2 and 4.4)."""
+
+    status = 426
+    title = "Upgrade Required"
+
+    def __init__(self, version: str) -> None:
+        """`version`: the supported one."""
+        super().__init__(
+            f"unsupported WebSocket version: only {version} is supported",
+            {"upgrade": "websocket", "connection": "upgrade, close", "sec-websocket-version": version},
+        )
 
 
 class TooManyRequests(GridcastError):

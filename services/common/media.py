@@ -1,23 +1,20 @@
 """Media as values: file names with their rules, and the metadata of a stored file. Pure."""
 
+import json
 import unicodedata
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from services.common.errors import BadRequest
+from services.common.invisible import drop_direction_marks, find_invisible
 
 MAX_SEGMENT_BYTES = 255
 """Bytes of UTF-8 in one path segment: the limit of common file systems."""
 MAX_FOLDER_BYTES = 1024
 """Bytes of UTF-8 in a folder."""
-
-# Bidirectional controls can make "exe.mp4" out of "4pm.exe"; zero-width characters make two names look like one.
-_INVISIBLE_CHARACTERS = frozenset("\u061c\u180e\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\u2063\u2064\ufeff") | {
-    chr(point) for start, end in ((0x202A, 0x202E), (0x2066, 0x2069)) for point in range(start, end + 1)
-}
-# Cc control, Cs lone surrogate (no UTF-8 has it), Zl and Zp line and paragraph separators.
-_FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
+NO_METADATA = "{}"
+"""The metadata of a file for which none was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +37,9 @@ class MediaInfo:
     `id` stays when the file is replaced; `file_id` identifies the stored bytes and changes with them. `length` in bytes,
     `sha256` in lower-case hex or None where the store has none, `uploaded_at` in UTC. `stored_etag` is the entity tag as the
     store keeps it, with its quotes; None for a file that was stored without one: its tag is derived from `sha256`. One of the
-    two is always present. `revision` counts the changes of the name: of two descriptions of one name the one with the greater
-    revision is the newer. It never falls, and begins anew neither with a replacement nor with a deletion.
+    two is always present. `metadata_json` is what its uploader says of it, one JSON object as text.
+    `revision` counts the changes of the name: of two descriptions of one name the one with the greater revision is the newer. It
+    never falls, and begins anew neither with a replacement nor with a deletion.
     """
 
     id: str
@@ -53,6 +51,7 @@ class MediaInfo:
     sha256: str | None
     uploaded_at: datetime
     stored_etag: str | None = None
+    metadata_json: str = NO_METADATA
     revision: int = 0
 
     def __post_init__(self) -> None:
@@ -75,17 +74,23 @@ class MediaInfo:
             "sha256": self.sha256,
             "etag": self.etag,
             "uploaded_at": self.uploaded_at.isoformat(timespec="milliseconds"),
+            "metadata": json.loads(self.metadata_json),
             "revision": self.revision,
         }
 
 
+def normalize_text(text: str) -> str:
+    """Return the text as names are compared: in NFC, without the direction marks U+200E, U+200F and U+061C."""
+    return unicodedata.normalize("NFC", drop_direction_marks(text))
+
+
 def validate_media_name(folder: str, filename: str) -> MediaName:
-    """Return the name in NFC. Raises BadRequest, whose detail says what is wrong."""
+    """Return the normalised name. Raises BadRequest, whose detail says what is wrong."""
     return MediaName(validate_folder(folder), validate_segment(filename, "filename"))
 
 
 def validate_folder(folder: str) -> str:
-    """Return a folder in NFC: empty, or segments joined by `/` without a leading or trailing slash. Raises BadRequest."""
+    """Return a normalised folder: empty, or segments joined by `/` without a leading or trailing slash. Raises BadRequest."""
     if not folder:
         return ""
     checked = "/".join(validate_segment(segment, "folder") for segment in folder.split("/"))
@@ -95,19 +100,21 @@ def validate_folder(folder: str) -> str:
 
 
 def validate_segment(segment: str, field_name: str) -> str:
-    """Return one path segment in NFC: 1 to 255 bytes, no invisible characters, no path traversal. Raises BadRequest."""
-    if not segment:
-        raise BadRequest(f"{field_name} is empty" if field_name == "filename" else f"{field_name} has an empty segment")
+    """Return one normalised path segment: 1 to 255 bytes, no invisible characters, no path traversal. Raises BadRequest.
+
+    A bidirectional control can make "exe.mp4" out of "4pm.exe", and an invisible character two names that look like one.
+    """
     if len(segment) > MAX_SEGMENT_BYTES:  # before normalising, which costs time
         raise BadRequest(f"{field_name} is longer than {MAX_SEGMENT_BYTES} bytes")
-    if segment in {".", ".."}:
+    normal = normalize_text(segment)
+    if not normal:
+        raise BadRequest(f"{field_name} is empty" if field_name == "filename" else f"{field_name} has an empty segment")
+    if normal in {".", ".."}:
         raise BadRequest(f"{field_name} may not be . or ..")
-    for character in segment:
-        if character in "/\\":
-            raise BadRequest(f"{field_name} may not contain / or \\")
-        if character in _INVISIBLE_CHARACTERS or unicodedata.category(character) in _FORBIDDEN_CATEGORIES:
-            raise BadRequest(f"{field_name} contains the invisible or control character U+{ord(character):04X}")
-    normal = unicodedata.normalize("NFC", segment)
+    if "/" in normal or "\\" in normal:
+        raise BadRequest(f"{field_name} may not contain / or \\")
+    if (character := find_invisible(normal)) is not None:
+        raise BadRequest(f"{field_name} contains the invisible or control character U+{ord(character):04X}")
     if len(normal.encode()) > MAX_SEGMENT_BYTES:
         raise BadRequest(f"{field_name} is longer than {MAX_SEGMENT_BYTES} bytes")
     return normal

@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import AliasChoices, Field, SecretStr
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from services.common.http.hosts import DEFAULT_ALLOWED_HOSTS, parse_allowed_hosts
+from services.common.mongodb_uri import check_mongodb_uri
 from services.common.variables import PREFIX as ENV_PREFIX
 from services.common.variables import UnknownVariableError, check_names
 
@@ -22,10 +25,17 @@ class SecretFilesSource(PydanticBaseSettingsSource):
     """Reads `GRIDCAST_NAME_FILE`: the path of a file that holds the value (container secrets)."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Return the stripped content of the named file, or None."""
+        """Return the stripped content of the named file, or None. Raises SettingsError where it cannot be read."""
         del field
-        path = os.environ.get(f"{ENV_PREFIX}{field_name.upper()}_FILE")
-        return (Path(path).read_text("utf-8").strip() if path else None), field_name, False
+        variable = f"{ENV_PREFIX}{field_name.upper()}_FILE"
+        path = os.environ.get(variable)
+        try:
+            return (Path(path).read_text("utf-8").strip() if path else None), field_name, False
+        except OSError as error:
+            # Without the path: it may be the secret itself, written into the wrong variable.
+            raise SettingsError(f"{variable} names a file that cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise SettingsError(f"{variable} names a file that is not UTF-8") from None
 
     def __call__(self) -> dict[str, Any]:
         """Return all values from files; lists have the same form as in the environment. Raises SettingsError."""
@@ -44,10 +54,17 @@ class SecretFilesSource(PydanticBaseSettingsSource):
 class Settings(BaseSettings):
     """Settings of every process. Refuses an environment in which a `GRIDCAST_*` variable is unknown or was renamed."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore", populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, frozen=True, extra="ignore", populate_by_name=True, hide_input_in_errors=True
+    )
 
     host: str = Field("127.0.0.1", description="IP address to listen on")
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")
+    allowed_hosts: str = Field(
+        DEFAULT_ALLOWED_HOSTS,
+        description="names that Host may have, separated by commas, beside localhost and IP addresses; `*.a.example` for all below "
+        "a.example; `*` for all, where a proxy checks them; 421 for others",
+    )
     metrics_port: int = Field(0, ge=0, le=65535, description="port of /metrics for Prometheus; 0: none")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="lowest level that is logged: debug, info, warning or error"
@@ -58,6 +75,12 @@ class Settings(BaseSettings):
         le=600,
         description="seconds: open requests may go on for this long after SIGTERM, then their connections are closed",
     )
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_allowed_hosts(cls, value: str) -> str:
+        parse_allowed_hosts(value)
+        return value
 
     @classmethod
     def settings_customise_sources(
@@ -97,10 +120,28 @@ class MongoSettings(Settings):
         "motor", description="client library: motor, or pymongo for PyMongo's own asyncio API"
     )
 
+    @field_validator("mongodb_uri")
+    @classmethod
+    def _check_mongodb_uri(cls, value: SecretStr) -> SecretStr:
+        check_mongodb_uri(value.get_secret_value())
+        return value
+
 
 def load_settings(settings_class: type[SettingsT]) -> SettingsT:
-    """Return the settings of this process; exit with 1 and a sentence on stderr where a variable is unknown or was renamed."""
+    """Return the settings of this process; exit with 1 and one line on stderr where a variable is unknown, renamed or invalid.
+
+    The line names the variables and the faults, never a value: a value may be a secret, or be one in the wrong variable.
+    """
     try:
         return settings_class()
-    except UnknownVariableError as error:
+    except ValidationError as error:
+        sys.exit(f"gridcast: {'; '.join(map(_describe, error.errors(include_input=False, include_url=False)))}")
+    except (UnknownVariableError, SettingsError) as error:
         sys.exit(f"gridcast: {error}")
+
+
+def _describe(fault: ErrorDetails) -> str:
+    """The variable and what is wrong with it. A field with aliases is named by its first alias, which is a variable."""
+    name, *place = map(str, fault["loc"])
+    variable = name if name.startswith(ENV_PREFIX) or name.isupper() else f"{ENV_PREFIX}{name.upper()}"
+    return f"{' '.join([variable, *place])}: {fault['msg'].removeprefix('Value error, ')}"

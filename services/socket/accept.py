@@ -13,6 +13,7 @@ from gridcast._bus.events import StreamPosition
 from services.common.aio.token_bucket import TokenBucket
 from services.common.asgi import Scope
 from services.common.errors import NotFound, ServiceUnavailable
+from services.common.http.hosts import HostPolicy
 from services.common.http.origins import OriginPolicy
 from services.socket import handshake
 from services.socket.broker import RedisBroker
@@ -86,6 +87,7 @@ class Acceptor:
         self._history = history
         self._broker = broker
         self._presence = presence
+        self._hosts = HostPolicy(settings.allowed_hosts)
         self._origins = OriginPolicy(settings.allowed_origins)
         self._handshake_limiter = TokenBucket(settings.handshake_rate, 2 * settings.handshake_rate, time.monotonic())
         self._max_clients = max_clients
@@ -119,7 +121,8 @@ class Acceptor:
     def _check_admission(self, scope: Scope) -> None:
         if scope["path"] not in WEBSOCKET_PATHS:
             raise NotFound("no WebSocket endpoint here: use / or /ws")
-        handshake.check_origin(handshake.headers_by_name(scope["headers"]), self._origins)
+        self._hosts.check(scope["headers"])
+        handshake.check_origin(scope["headers"], self._origins)
         if self.draining:
             raise ServiceUnavailable("the service is shutting down", retry_after=1)
         if self._client_count >= self._max_clients:
@@ -146,6 +149,7 @@ class Acceptor:
             self._presence.mark_away(client)
             raise
         client.connected_at = session.connected_at
+        client.claim = session.claim
         client.topics.update(session.topics)
         client.position = session.offset
         client.confirmed_position = f"{session.epoch}-{session.offset}"
@@ -168,7 +172,11 @@ class Acceptor:
             return None
         client = SocketClient(request.sid, secret_hash, sink, session.meta, session.connected_at)
         client.topics = dict(session.topics)
+        client.claim = session.claim
         client.secret_confirmed = False
+        current = self._hub.find(client.sid)
+        if current is not None and current.claim > client.claim:
+            raise ServiceUnavailable("the session was resumed by another connection", retry_after=1)
         self._presence.schedule_recheck(client)
         previous = self._hub.add(client)
         if previous is not None:

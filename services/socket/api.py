@@ -9,11 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from gridcast._bus import events
 from services.common.bus.publisher import EventPublisher
 from services.common.errors import BadRequest, NotFound
+from services.common.web.json_route import JSONRoute
 from services.common.web.openapi import openapi_problems
 from services.socket.acks import AckWaiter
 from services.socket.sessions import Presence, SessionStore
 
-router = APIRouter(tags=["sockets"])
+router = APIRouter(tags=["sockets"], route_class=JSONRoute)
 
 MAX_ACK_WAIT_SECONDS = 30.0
 
@@ -61,7 +62,7 @@ class SocketPage(BaseModel):
     next: str | None = Field(description="value of `after` for the next page; null on the last page")
 
 
-@router.post("/sockets/messages", responses=openapi_problems(400, 413, 503))
+@router.post("/sockets/messages", responses=openapi_problems(400, 413, 415, 503))
 async def publish(
     request: Request,
     message: PublishRequest,
@@ -79,7 +80,7 @@ async def publish(
     return PublishResponse(status="sent", id=result.id, sequence=result.sequence, duplicate=result.duplicate)
 
 
-@router.post("/sockets/{sid}/messages", responses=openapi_problems(400, 404, 413, 503))
+@router.post("/sockets/{sid}/messages", responses=openapi_problems(400, 404, 413, 415, 503))
 async def send(
     request: Request,
     sid: str,

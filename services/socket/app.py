@@ -12,7 +12,11 @@ from services.common.aio.descriptor_limit import raise_descriptor_limit
 from services.common.asgi import Receive, Scope, Send
 from services.common.bus.publisher import EventPublisher
 from services.common.errors import ServiceUnavailable
+from services.common.http.hosts import HostPolicy
+from services.common.http.origins import OriginPolicy
+from services.common.telemetry.request_telemetry import RequestTelemetry
 from services.common.web.app_factory import create_fastapi_app
+from services.common.web.browser_protection import BrowserProtection
 from services.common.web.middleware import RequestMiddleware
 from services.socket import api
 from services.socket.accept import Acceptor
@@ -38,14 +42,15 @@ class _WebSocketService:
 class SocketApplication:
     """Sends HTTP to the API, and WebSockets to the handler without a framework, whose routing costs more than a handshake."""
 
-    def __init__(self, settings: SocketSettings) -> None:
+    def __init__(self, settings: SocketSettings, telemetry: RequestTelemetry | None = None) -> None:
         self.settings = settings
         self._websockets: _WebSocketService | None = None
         api_app = create_fastapi_app(
             "socket", "Keeps connections and pushes to them.", self._lifespan, {"redis": self._check_readiness}
         )
         api_app.include_router(api.router)
-        self._http_app = RequestMiddleware(api_app)
+        protection = BrowserProtection(HostPolicy(settings.allowed_hosts), OriginPolicy(settings.allowed_origins))
+        self._http_app = RequestMiddleware(api_app, check_request=protection, telemetry=telemetry)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -96,6 +101,6 @@ class SocketApplication:
             await self._websockets.handler.drain(self.settings.shutdown_timeout)
 
 
-def create_app(settings: SocketSettings | None = None) -> SocketApplication:
+def create_app(settings: SocketSettings | None = None, telemetry: RequestTelemetry | None = None) -> SocketApplication:
     """The service as an ASGI application, to be served with `connection.connection_class` for its WebSockets."""
-    return SocketApplication(settings or SocketSettings())
+    return SocketApplication(settings or SocketSettings(), telemetry)

@@ -131,7 +131,7 @@ class RedisBroker:
                 self.on_ack(sid, event_id)
             case "close" if client is not None:
                 self._presence.kick(client)
-            case "moved" if client is not None and client.secret_hash != control.get("secret"):
+            case "moved" if client is not None and _is_newer_claim(control, client):
                 self._presence.close_superseded(client)
 
     # Recovery after a fault of Redis.
@@ -258,3 +258,12 @@ class RedisBroker:
             ):
                 del self._topic_subscriptions[topic]
                 await self._subscription.unsubscribe(topic_channel(topic))
+
+
+def _is_newer_claim(control: dict[str, Any], client: SocketClient) -> bool:
+    """Whether a `moved` message names a later acquisition than the client's.
+
+    It may arrive late, when this replica has acquired the session again. A replica of an earlier version sends no claim.
+    """
+    claim = control.get("claim")
+    return claim > client.claim if isinstance(claim, int) else client.secret_hash != control.get("secret")

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from websockets.frames import Frame, Opcode
-from websockets.http11 import Request
 
 from services.common.aio.token_bucket import TokenBucket
 from services.common.asgi import Scope
 from services.common.server.timeouts import SendTimeout
 from services.common.server.websocket.connection import WebSocketConnection
 from services.common.server.websocket.cycle import WebSocketState
+from services.common.server.websocket.upgrade import UpgradeRequest
 from services.common.telemetry import metrics
 from services.socket.disconnect import SLOW_CONSUMER
 from services.socket.send_queue import SendQueue
@@ -61,7 +61,7 @@ class SocketConnection(WebSocketConnection):
 
     # Hooks of the server.
 
-    def build_scope(self, request: Request) -> Scope:
+    def build_scope(self, request: UpgradeRequest) -> Scope:
         """Add the connection to the scope, and move the query, which may contain the resume secret, out of the reach of logs."""
         scope = super().build_scope(request)
         self.query = scope["query_string"]

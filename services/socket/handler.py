@@ -10,6 +10,9 @@ from services.common.aio.token_bucket import TokenBucket
 from services.common.asgi import Message, Receive, Scope, Send
 from services.common.errors import BadRequest, GridcastError, InternalServerError, ServiceUnavailable
 from services.common.telemetry import metrics
+from services.common.telemetry.refusals import log_refusal
+from services.common.telemetry.request_id import request_id_var
+from services.common.web.middleware import client_behind_gateway
 from services.common.web.problems import send_problem
 from services.socket import asgi_connection, commands, handshake
 from services.socket.accept import AcceptedClient, Acceptor
@@ -61,11 +64,11 @@ class WebSocketHandler:
             accepted = await self._accept(scope, connection)
         except GridcastError as error:
             metrics.REQUESTS_REJECTED.labels(str(error.status)).inc()
-            await _reject_handshake(send, error)
+            await _reject_handshake(scope, send, error)
             return
         except Exception:  # noqa: BLE001  # any fault is answered and logged
             _log.exception("unhandled exception")
-            await _reject_handshake(send, InternalServerError())
+            await _reject_handshake(scope, send, InternalServerError())
             return
         metrics.WEBSOCKET_CONNECTIONS.inc()
         accepted_at = time.monotonic()
@@ -239,8 +242,10 @@ def _json_frame(members: dict[str, object]) -> bytes:
     )
 
 
-async def _reject_handshake(send: Send, error: GridcastError) -> None:
+async def _reject_handshake(scope: Scope, send: Send, error: GridcastError) -> None:
     """Answer the handshake as an HTTP request (the `websocket.http.response` extension of ASGI)."""
+    client = client_behind_gateway(scope)
+    log_refusal("websocket handshake rejected", error, request_id_var.get(), client, scope["path"])
 
     async def as_handshake(message: Message) -> None:
         await send({**message, "type": f"websocket.{message['type']}"})

@@ -1,13 +1,13 @@
 """Parses the query of a WebSocket handshake, and checks its Origin (RFC 6455, section 4.2.1)."""
 
 import json
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from gridcast._bus import events
 from services.common.bus.errors import translated_bus_errors
 from services.common.errors import BadRequest
+from services.common.http.headers import Header, find_header
 from services.common.http.origins import OriginPolicy
 from services.common.http.query import parse_query_pairs
 
@@ -77,15 +77,10 @@ def _exceeds_depth(value: Any, levels: int) -> bool:
     return bool(children) and (levels == 0 or any(_exceeds_depth(child, levels - 1) for child in children))
 
 
-def headers_by_name(raw_headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """The header fields by lower-case name. Of a repeated field the last value counts."""
-    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in raw_headers}
+def check_origin(headers: list[Header], origins: OriginPolicy) -> None:
+    """Raise Forbidden for a page whose origin is neither the service's own nor allowed. Names of `headers` are in lower case.
 
-
-def check_origin(headers: Mapping[str, str], origins: OriginPolicy) -> None:
-    """Raise Forbidden for a page whose origin is neither the service's own nor allowed.
-
-    X-Forwarded-Host can be trusted here: the gateway overwrites it, and no page can set it.
+    X-Forwarded-Host can be trusted here: the gateway overwrites it, and no page can set a field of a handshake.
     """
-    host = headers.get("x-forwarded-host") or headers.get("host")
-    origins.check_websocket_origin(headers.get("origin"), host, has_cookies="cookie" in headers)
+    host = find_header(headers, b"x-forwarded-host")
+    origins.check_request(headers, None if host is None else host.decode("latin-1"))

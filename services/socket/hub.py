@@ -51,11 +51,13 @@ class SocketClient:
     `replay_buffer` is a list while the client's history is replayed, and None afterwards. `confirmed_position` is the position up
     to which the client has certainly read: the one before a ping that it has answered. With GAP_PREFIX it is the end of a gap that
     a frame has announced to the client, until an answered ping proves that the client has read that frame.
-    `secret_confirmed` is False until a client that resumed has proved that it holds its new secret.
+    `secret_confirmed` is False until a client that resumed has proved that it holds its new secret. `claim` is that of its
+    AcquiredSession: a client is superseded only by a higher one.
     """
 
     __slots__ = (
         "_replay_buffer_bytes",
+        "claim",
         "confirmed_position",
         "connected_at",
         "meta",
@@ -76,6 +78,7 @@ class SocketClient:
         self.sink = sink
         self.meta = meta
         self.connected_at = connected_at
+        self.claim = 0
         self.topics: dict[str, int] = {}
         self.position = 0
         self.confirmed_position = ""

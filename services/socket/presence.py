@@ -36,9 +36,13 @@ class PresenceManager:
         self._refresh_slot = 0
 
     def mark_away(self, client: SocketClient) -> None:
-        """Remove a client whose connection has ended, and mark its session as away."""
-        if self._hub.remove(client):
-            self._queue_away(client.sid, client.secret_hash, client.confirmed_position)
+        """Remove a client whose connection has ended, and mark its session as away.
+
+        That is written even if the client was removed before, as superseded: a session that another connection holds has another
+        secret and is not affected, and one that nobody holds must not stay online.
+        """
+        self._hub.remove(client)
+        self._queue_away(client.sid, client.secret_hash, client.confirmed_position)
 
     def abandon_session(self, sid: str, secret_hash: str) -> None:
         """Mark a session as away whose acquisition had no reply: it may have succeeded, but its client is refused."""
@@ -137,5 +141,11 @@ class PresenceManager:
 
 def _session_record(client: SocketClient) -> SessionRecord:
     return SessionRecord(
-        client.sid, client.secret_hash, client.confirmed_position, client.connected_at, client.meta, dict(client.topics)
+        client.sid,
+        client.secret_hash,
+        client.claim,
+        client.confirmed_position,
+        client.connected_at,
+        client.meta,
+        dict(client.topics),
     )

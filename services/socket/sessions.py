@@ -44,6 +44,8 @@ ACQUIRES_PER_CALL = 64
 class AcquiredSession:
     """A session that a connection has acquired. `epoch` and `offset` are the stream's at that moment.
 
+    `claim` is the number of this acquisition: of two connections the one with the higher claim holds the session.
+
     `stored_position` is how far the client had got with its last connection, in the format of `SocketClient.confirmed_position`.
     """
 
@@ -52,6 +54,7 @@ class AcquiredSession:
     stored_position: str = ""
     meta: str = ""
     connected_at: int = 0
+    claim: int = 0
     topics: dict[str, int] = field(default_factory=dict)
 
 
@@ -61,6 +64,7 @@ class SessionRecord:
 
     sid: str
     secret_hash: str
+    claim: int
     position: str
     connected_at: int
     meta: str
@@ -134,10 +138,10 @@ class SessionStore:
                 return None
             case 1:
                 raise BadRequest(f"too many topics: at most {self._max_topics} per connection")
-            case [position, stored_meta, *rest]:
+            case [position, stored_meta, claim, *rest]:
                 pairs = {topic.decode(): int(since) for topic, since in zip(rest[::2], rest[1::2], strict=True)}
                 return AcquiredSession(
-                    epoch.decode(), int(number), position.decode(), stored_meta.decode(), int(now), pairs
+                    epoch.decode(), int(number), position.decode(), stored_meta.decode(), int(now), int(claim), pairs
                 )
         raise TypeError(f"unexpected reply of the acquire_sessions script: {reply!r}")
 
@@ -173,7 +177,7 @@ class SessionStore:
         closed: list[str] = []
         for start in range(0, len(records), RECORDS_PER_CALL):
             batch = records[start : start + RECORDS_PER_CALL]
-            args = [arg for record in batch for arg in (record.sid, record.secret_hash, record.position)]
+            args = [arg for record in batch for arg in (record.sid, record.secret_hash, record.position, record.claim)]
             missing_sids, moved_sids = await self._redis.eval(
                 scripts.REFRESH_SESSIONS, (), (self.node, RECORD_TTL_SECONDS, *args)
             )
@@ -235,6 +239,7 @@ def _encode_record(record: SessionRecord) -> str:
     members = {
         "sid": record.sid,
         "resume": record.secret_hash,
+        "claim": record.claim,
         "position": record.position,
         "since": record.connected_at,
     }

@@ -1,7 +1,8 @@
 """Settings of the socket service."""
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from services.common.bus.redis import validate_redis_url
 from services.common.settings import RedisSettings
 
 
@@ -11,7 +12,7 @@ class SocketSettings(RedisSettings):
     port: int = Field(8003, ge=1, le=65535, description="port to listen on")
     allowed_origins: str = Field(
         "",
-        description="origins whose pages may connect, separated by commas; * for all; the service's own host is always allowed",
+        description="origins whose pages may connect, separated by commas; * for all; the service's own is always allowed",
     )
     max_connections: int = Field(20_000, ge=1, description="open WebSocket connections of one replica; 503 beyond")
     max_topics_per_connection: int = Field(100, ge=0, description="topics to which one connection may subscribe")
@@ -29,3 +30,5 @@ class SocketSettings(RedisSettings):
         le=60,
         description="seconds: interval between pings; a client has three quarters of it to answer, else 1011",
     )
+
+    _validate_redis_url = field_validator("redis_url")(validate_redis_url)

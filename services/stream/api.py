@@ -1,6 +1,5 @@
 """The stream service's documented routes: lists and descriptions. The bytes go by `services.stream.download`, past any router."""
 
-import unicodedata
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -9,7 +8,13 @@ from pydantic.config import JsonDict
 
 from services.common.errors import BadRequest
 from services.common.http.query import parse_query
-from services.common.media import MAX_FOLDER_BYTES, MAX_SEGMENT_BYTES, validate_folder, validate_media_name
+from services.common.media import (
+    MAX_FOLDER_BYTES,
+    MAX_SEGMENT_BYTES,
+    normalize_text,
+    validate_folder,
+    validate_media_name,
+)
 from services.common.store.media_reader import ListQuery, MediaReader
 from services.common.web.openapi import openapi_problems
 from services.stream.metadata_cache import MetadataCache
@@ -69,6 +74,7 @@ _FILE_EXAMPLE: JsonDict = {
     "sha256": "30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58",
     "etag": '"sha256-30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58"',
     "uploaded_at": "2026-11-23T08:30:00.125+00:00",
+    "metadata": {"title": "Our holiday"},
     "revision": 1,
 }
 
@@ -86,6 +92,7 @@ class FileInfo(BaseModel):
     sha256: str | None = Field(description="lower-case hex, null where the store has none")
     etag: str = Field(description="strong entity tag with its quotes")
     uploaded_at: str = Field(description="ISO 8601, UTC")
+    metadata: dict[str, Any] = Field(description="what its uploader says of it: fields of the form, keys of tus")
     revision: int = Field(description="counts the changes of this name and never falls: the greater one is the newer")
 
 
@@ -140,7 +147,7 @@ async def files(
     reader: MediaReader = request.app.state.reader
     wanted = ListQuery(
         folder=None if folder is None else validate_folder(folder),
-        filename_contains=unicodedata.normalize("NFC", q),
+        filename_contains=normalize_text(q),
         after=None if after is None else decode_file_token(after),
         limit=limit,
     )

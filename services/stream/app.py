@@ -13,9 +13,14 @@ from services.common.asgi import Receive, Scope, Send
 from services.common.bus.redis import RedisClient
 from services.common.bus.subscription import Subscription
 from services.common.http.encoding import PreparedResponse
+from services.common.http.hosts import HostPolicy
+from services.common.http.origins import OriginPolicy
+from services.common.media_path import PATH_TEMPLATE
 from services.common.store.factory import open_store
 from services.common.telemetry import metrics
+from services.common.telemetry.request_telemetry import RequestTelemetry
 from services.common.web.app_factory import create_fastapi_app
+from services.common.web.browser_protection import BrowserProtection
 from services.common.web.middleware import RequestMiddleware
 from services.stream import api
 from services.stream.block_cache import BlockCache
@@ -26,7 +31,7 @@ from services.stream.response_sender import SendTimeoutMonitor
 from services.stream.settings import StreamSettings
 
 
-def create_app(settings: StreamSettings | None = None) -> RequestMiddleware:
+def create_app(settings: StreamSettings | None = None, telemetry: RequestTelemetry | None = None) -> RequestMiddleware:
     """Return the service as an ASGI application."""
     settings = settings or StreamSettings()
 
@@ -69,9 +74,16 @@ def create_app(settings: StreamSettings | None = None) -> RequestMiddleware:
     app.include_router(api.router)
     stream = _DownloadRoute()
     # The middleware calls the handler directly; what reaches this route has another method: 405.
-    app.router.routes.append(Route("/file/stream", stream, methods=["GET"], include_in_schema=False))
-    both = ("GET", "/file/stream"), ("HEAD", "/file/stream")
-    return RequestMiddleware(app, dict.fromkeys(both, stream), fast_path_handlers=dict.fromkeys(both, stream.fast_path))
+    for path in ("/file/stream", "/files/{path:path}"):
+        app.router.routes.append(Route(path, stream, methods=["GET"], include_in_schema=False))
+    both = [(method, path) for method in ("GET", "HEAD") for path in ("/file/stream", PATH_TEMPLATE)]
+    return RequestMiddleware(
+        app,
+        dict.fromkeys(both, stream),
+        fast_path_handlers=dict.fromkeys(both, stream.fast_path),
+        telemetry=telemetry,
+        check_request=BrowserProtection(HostPolicy(settings.allowed_hosts), OriginPolicy("")),
+    )
 
 
 class _DownloadRoute:

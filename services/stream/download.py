@@ -18,7 +18,7 @@ from services.common.telemetry import metrics
 from services.stream.block_cache import BlockCache
 from services.stream.metadata_cache import MetadataCache
 from services.stream.preconditions import bypasses_cache
-from services.stream.query import parse_media_name
+from services.stream.query import parse_address
 from services.stream.response_plan import Representation, ResponsePlan, plan_response
 from services.stream.response_sender import (
     HIGH_WATER_BYTES,
@@ -55,7 +55,7 @@ class FileDownload:
 
     def fast_path(self, scope: Scope) -> PreparedResponse | None:
         """Return the response if all of it is in memory and at most HIGH_WATER_BYTES long, else None. Raises GridcastError."""
-        name, headers = parse_media_name(scope["query_string"]), _select_headers(scope["headers"])
+        name, headers = parse_address(scope), _select_headers(scope["headers"])
         file = None if bypasses_cache(headers.get("cache-control", "")) else self._metadata_cache.get(name)
         if file is None:
             return None
@@ -65,11 +65,7 @@ class FileDownload:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response. Raises GridcastError only before the response has started."""
-        name, method, headers = (
-            parse_media_name(scope["query_string"]),
-            scope["method"],
-            _select_headers(scope["headers"]),
-        )
+        name, method, headers = parse_address(scope), scope["method"], _select_headers(scope["headers"])
         file = None if bypasses_cache(headers.get("cache-control", "")) else self._metadata_cache.get(name)
         sender = ResponseSender(receive, send, self._send_timeout, connection_info(scope))
         try:

@@ -4,6 +4,7 @@ Not cached: that a file does not exist, and anything at all while the invalidati
 """
 
 import json
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from services.common.telemetry import metrics
 from services.stream.response_plan import Representation, build_representation
 
 METADATA_TTL_SECONDS = 1.0
+MAX_CACHED_TEXT_BYTES = 8 * 1024 * 1024
+"""Memory for what uploaders say of their files, up to 16 KiB of each."""
 
 _METADATA_LOOKUPS = metrics.CACHE_LOOKUPS.counts
 _METADATA_HIT, _METADATA_MISS = ("metadata", "hit"), ("metadata", "miss")
@@ -43,6 +46,7 @@ class MetadataCache:
         self._max_entries = max_entries
         self._invalidations_live = invalidations_live
         self._entries: OrderedDict[MediaName, _CachedMetadata] = OrderedDict()
+        self._text_bytes = 0
         self._in_flight: dict[MediaName, _InFlightLookup] = {}
         self._invalidation_count = 0
 
@@ -85,7 +89,7 @@ class MetadataCache:
             self._invalidation_count,
         )  # before the lookup: its result may be as old as that
         info = await self._reader.find(name)
-        before = self._entries.pop(name, None)
+        before = self._remove(name)
         if info is None:
             raise NotFound("file not found")
         file = (
@@ -94,10 +98,22 @@ class MetadataCache:
             else build_representation(info)
         )
         if self._invalidations_live() and changes == self._invalidation_count:
-            self._entries[name] = _CachedMetadata(file, began + METADATA_TTL_SECONDS)
-            if len(self._entries) > self._max_entries:
-                self._entries.popitem(last=False)
+            self._add(name, _CachedMetadata(file, began + METADATA_TTL_SECONDS))
         return file
+
+    def _add(self, name: MediaName, entry: _CachedMetadata) -> None:
+        """Add an entry, and drop the oldest ones beyond the limits."""
+        self._remove(name)
+        self._entries[name] = entry
+        self._text_bytes += _text_size(entry)
+        while len(self._entries) > self._max_entries or self._text_bytes > MAX_CACHED_TEXT_BYTES:
+            self._remove(next(iter(self._entries)))
+
+    def _remove(self, name: MediaName) -> _CachedMetadata | None:
+        entry = self._entries.pop(name, None)
+        if entry is not None:
+            self._text_bytes -= _text_size(entry)
+        return entry
 
     def on_invalidation(self, _channel: bytes, payload: bytes) -> None:
         """Drop the metadata of a changed file; a lookup in flight is not cached.
@@ -109,7 +125,7 @@ class MetadataCache:
             folder, filename = json.loads(payload)
             name = MediaName(folder, filename)
             self._in_flight.pop(name, None)
-            self._entries.pop(name, None)
+            self._remove(name)
         except (ValueError, TypeError):
             self.clear()
 
@@ -118,3 +134,9 @@ class MetadataCache:
         self._invalidation_count += 1
         self._in_flight.clear()
         self._entries.clear()
+        self._text_bytes = 0
+
+
+def _text_size(entry: _CachedMetadata) -> int:
+    """Bytes of memory of the metadata that an uploader has sent."""
+    return sys.getsizeof(entry.representation.info.metadata_json)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from services.common.media import MAX_FOLDER_BYTES, MAX_SEGMENT_BYTES
+from services.common.media_path import PATH_TEMPLATE
 from services.common.web.openapi import openapi_problems
 
 _STRING_SCHEMA = {"type": "string"}
@@ -21,6 +22,16 @@ _QUERY_PARAMETERS: list[dict[str, Any]] = [
         "schema": {**_STRING_SCHEMA, "maxLength": MAX_FOLDER_BYTES, "default": ""},
         "example": "demo",
     },
+]
+_PATH_PARAMETERS: list[dict[str, Any]] = [
+    {
+        "name": "path",
+        "in": "path",
+        "required": True,
+        "description": "folder and filename, each segment percent-encoded",
+        "schema": {**_STRING_SCHEMA, "minLength": 1},
+        "example": "demo/holiday.webm",
+    }
 ]
 _REQUEST_HEADER_EXAMPLES = {
     "Range": "bytes=0-1023",
@@ -45,7 +56,7 @@ _CONTENT_RESPONSE_HEADERS = {
 
 
 def add_download_paths(paths: dict[str, Any]) -> None:
-    """Add GET and HEAD of /file/stream to the paths of an OpenAPI document."""
+    """Add GET and HEAD of files to the paths of an OpenAPI document."""
     binary = {"*/*": {"schema": {**_STRING_SCHEMA, "format": "binary"}}}
     several = {"multipart/byteranges": {"schema": {**_STRING_SCHEMA, "format": "binary"}}}
     fields = [
@@ -65,13 +76,18 @@ def add_download_paths(paths: dict[str, Any]) -> None:
         if method == "get":
             answers = {"200": {**whole, "content": binary}, "206": part, "304": unchanged}
         refusals = (400, 404, 412, 416, 503) if method == "get" else (400, 404, 412, 503)
-        paths.setdefault("/file/stream", {})[method] = {
-            "tags": ["stream"],
-            "summary": "The file, or the ranges of it that are asked for (RFC 9110)",
-            "operationId": f"file_stream_{method}",
-            "parameters": [*_QUERY_PARAMETERS, *(fields if method == "get" else fields[2:])],
-            "responses": {**answers, **{str(status): answer for status, answer in openapi_problems(*refusals).items()}},
-        }
+        responses = {**answers, **{str(status): answer for status, answer in openapi_problems(*refusals).items()}}
+        for path, operation, address in (
+            ("/file/stream", "file_stream", _QUERY_PARAMETERS),
+            (PATH_TEMPLATE, "file_by_path", _PATH_PARAMETERS),
+        ):
+            paths.setdefault(path, {})[method] = {
+                "tags": ["stream"],
+                "summary": "The file, or the ranges of it that are asked for (RFC 9110)",
+                "operationId": f"{operation}_{method}",
+                "parameters": [*address, *(fields if method == "get" else fields[2:])],
+                "responses": dict(responses),
+            }
 
 
 def _header_objects(descriptions: dict[str, str]) -> dict[str, Any]:

@@ -16,18 +16,10 @@ from services.common.http.dates import format_http_date
 from services.common.http.encoding import Field, PreencodedHeaders
 from services.common.media import MediaInfo
 from services.stream import preconditions, ranges
+from services.stream.inline_types import ATTACHMENT_POLICY, INLINE_POLICY, is_inline
 from services.stream.preconditions import PreconditionResult
 from services.stream.ranges import ByteRange
 
-# Types that a browser may display inline. Never HTML, SVG, XML or PDF: they can contain scripts of the uploader.
-_INLINE_TYPES = frozenset(
-    {
-        *("video/mp4", "video/webm", "video/ogg", "video/quicktime", "video/matroska"),
-        *("audio/mpeg", "audio/mp4", "audio/aac", "audio/ogg", "audio/webm", "audio/wav", "audio/flac"),
-        *("image/png", "image/jpeg", "image/gif", "image/webp", "image/avif"),
-        "text/plain",
-    }
-)
 _ASCII_FILENAME_CHARS = frozenset("!#$&+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz ")
 
 
@@ -72,7 +64,7 @@ def build_representation(info: MediaInfo) -> Representation:
         (b"content-disposition", content_disposition(info.filename, info.content_type).encode("ascii")),
         *_repr_digest_header(info.sha256),
         (b"x-content-type-options", b"nosniff"),
-        (b"content-security-policy", b"sandbox; default-src 'none'"),
+        (b"content-security-policy", INLINE_POLICY if is_inline(info.content_type) else ATTACHMENT_POLICY),
     )
     content = (*parts, (b"content-type", info.content_type.encode("latin-1")))
     return Representation(
@@ -156,9 +148,7 @@ def _content_range_value(byte_range: ByteRange, length: int) -> bytes:
 
 def content_disposition(filename: str, content_type: str) -> str:
     """Return Content-Disposition with the filename in ASCII and, if that differs, in UTF-8 too (RFC 6266, RFC 8187)."""
-    kind = content_type.partition(";")[0].strip().lower()
-    # Browsers read what follows a comma as another type.
-    how = "inline" if kind in _INLINE_TYPES and "," not in content_type else "attachment"
+    how = "inline" if is_inline(content_type) else "attachment"
     plain = "".join(character if character in _ASCII_FILENAME_CHARS else "_" for character in filename)
     if plain == filename:
         return f'{how}; filename="{filename}"'

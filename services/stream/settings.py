@@ -1,7 +1,8 @@
 """Settings of the stream service."""
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from services.common.bus.redis import validate_redis_url
 from services.common.settings import MongoSettings, RedisSettings
 
 
@@ -21,3 +22,5 @@ class StreamSettings(MongoSettings, RedisSettings):
         le=3600,
         description="seconds: the connection is closed if nothing could be sent to the client for this long",
     )
+
+    _validate_redis_url = field_validator("redis_url")(validate_redis_url)

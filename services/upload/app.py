@@ -10,10 +10,14 @@ from fastapi import FastAPI
 from services.common.aio.cancellation import cancel_and_wait
 from services.common.bus.publisher import EventPublisher
 from services.common.errors import GridcastError, ServiceUnavailable
+from services.common.http.hosts import HostPolicy
+from services.common.http.origins import OriginPolicy
 from services.common.store.factory import open_store
 from services.common.store.garbage_collection_loop import GarbageCollectionLoop
 from services.common.store.upload_store import SchemaOwner
+from services.common.telemetry.request_telemetry import RequestTelemetry
 from services.common.web.app_factory import create_fastapi_app
+from services.common.web.browser_protection import BrowserProtection
 from services.common.web.middleware import RequestMiddleware
 from services.upload.endpoints import delete, form, put, tus
 from services.upload.endpoints.dependencies import UploadContext
@@ -36,7 +40,11 @@ def create_limiter(settings: UploadSettings) -> UploadLimiter:
     return UploadLimiter(settings.max_concurrent_uploads)
 
 
-def create_app(settings: UploadSettings | None = None, limiter: UploadLimiter | None = None) -> RequestMiddleware:
+def create_app(
+    settings: UploadSettings | None = None,
+    limiter: UploadLimiter | None = None,
+    telemetry: RequestTelemetry | None = None,
+) -> RequestMiddleware:
     """The service as an ASGI application. A caller that passes the limiter can drain it at shutdown."""
     settings = settings or UploadSettings()
     limiter = limiter or create_limiter(settings)
@@ -97,7 +105,8 @@ def create_app(settings: UploadSettings | None = None, limiter: UploadLimiter | 
     )
     for endpoint in (form, put, delete, tus):
         app.include_router(endpoint.router)
-    return RequestMiddleware(app)
+    protection = BrowserProtection(HostPolicy(settings.allowed_hosts), OriginPolicy(""))
+    return RequestMiddleware(app, check_request=protection, telemetry=telemetry)
 
 
 async def _ensure_schema(app: FastAPI, store: SchemaOwner) -> None:

@@ -23,6 +23,8 @@ class UploadBody:
         self._rate_window = rate_window
         self._seconds_waited = 0.0
         self._bytes_received = 0
+        self._first_bytes = b""
+        self._ends_with_first_bytes = False
         self._abort_error: GridcastError | None = None
         self._receive_timeout: asyncio.Timeout | None = None
 
@@ -35,13 +37,27 @@ class UploadBody:
             ):  # the timeout has expired in this iteration of the loop: `read` wakes up anyway
                 self._receive_timeout.reschedule(asyncio.get_running_loop().time())
 
+    async def is_empty(self) -> bool:
+        """Whether the body has no bytes. Waits for the first ones, which `read` then returns. Raises as `read`."""
+        if self.at_eof or self._first_bytes:
+            return not self._first_bytes
+        first_bytes = await self.read()
+        if first_bytes is None:
+            return True
+        self._first_bytes, self._ends_with_first_bytes, self.at_eof = first_bytes, self.at_eof, False
+        return False
+
     async def read(self, idle_timeout: float | None = None) -> bytes | None:
         """Return the next bytes, None at the end, b"" where none arrived for `idle_timeout` seconds.
 
         Raises RequestTimeout below the minimum rate, ClientDisconnected, and the error of `abort`.
         """
-        if self.at_eof:
-            return None
+        if self._first_bytes:
+            first_bytes, self._first_bytes, self.at_eof = self._first_bytes, b"", self._ends_with_first_bytes
+            return first_bytes
+        return None if self.at_eof else await self._receive_bytes(idle_timeout)
+
+    async def _receive_bytes(self, idle_timeout: float | None) -> bytes | None:
         while True:
             if self._abort_error is not None:
                 raise self._abort_error

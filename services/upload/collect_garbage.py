@@ -9,7 +9,7 @@ from services.common.bus.publisher import EventPublisher
 from services.common.settings import load_settings
 from services.common.store.factory import open_store
 from services.common.store.garbage_collection_loop import GarbageCollectionLoop
-from services.common.telemetry import json_logging
+from services.common.telemetry.json_logging import configure_logging
 from services.upload.outbox import OutboxPublisher
 from services.upload.settings import UploadSettings
 
@@ -31,5 +31,5 @@ async def run_standalone(settings: UploadSettings) -> None:
 
 if __name__ == "__main__":
     settings = load_settings(UploadSettings)
-    json_logging.configure_logging("gc", settings.log_level)
+    configure_logging("gc", settings.log_level)
     asyncio.run(run_standalone(settings))

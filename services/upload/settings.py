@@ -1,7 +1,8 @@
 """Settings of the upload service."""
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from services.common.bus.redis import validate_redis_url
 from services.common.settings import MongoSettings, RedisSettings
 from services.common.store.timings import StoreTimings
 
@@ -47,6 +48,8 @@ class UploadSettings(MongoSettings, RedisSettings):
     gc_interval: float = Field(
         10.0, ge=0, description="seconds: interval between two runs of the garbage collector; 0: none in this process"
     )
+
+    _validate_redis_url = field_validator("redis_url")(validate_redis_url)
 
     def store_timings(self) -> StoreTimings:
         """The settings that the store needs."""

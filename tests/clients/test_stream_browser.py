@@ -1,37 +1,19 @@
 """A `<video>` element in Chromium seeks, and a canvas reads back which frame it shows: each carries its number as a barcode."""
 
-import contextlib
 import random
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 
-from deploy.local.ports import HOST, free_ports
+from tests.support.chromium import ChromiumBrowser
 from tests.support.databases import ServerProcess
 from tests.support.media_library import MediaServices, run_media_services
-from tests.support.waiting import eventually
 
 FRAMES_PER_SECOND = 25
 DURATION_SECONDS = 30
 WIDTH, HEIGHT, BITS = 320, 180, 16
-CHROMIUM_FLAGS = [
-    *(
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--no-proxy-server",
-        "--mute-audio",
-    ),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
-]
-
 # Answers with the barcodes of the pictures that are shown after seeking to each time; 16 bars, the highest bit left. A busy machine
 # paints a picture a moment after `seeked`, so each is looked at until it is the one that is wanted, for five seconds at the most.
 SEEK_SCRIPT = """
@@ -96,55 +78,6 @@ def encode_video(ffmpeg: str, target: Path, *codec: str) -> None:
     command += ["-r", str(FRAMES_PER_SECOND), "-i", "-", "-pix_fmt", "yuv420p", "-g", "50", *codec, str(target)]
     pictures = b"".join(frame_pixels(number) for number in range(DURATION_SECONDS * FRAMES_PER_SECOND))
     subprocess.run(command, check=True, input=pictures, timeout=100)
-
-
-class ChromiumBrowser:
-    """Chromium through chromedriver's own HTTP interface (W3C WebDriver)."""
-
-    def __init__(self, driver: str, chromium: str, profile: Path) -> None:
-        arguments = [*CHROMIUM_FLAGS, f"--user-data-dir={profile}"]
-        options = {"binary": chromium, "args": arguments}
-        wanted = {"capabilities": {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": options}}}
-        self._client = httpx.Client(base_url=driver, timeout=60)
-        self._session = f"/session/{self._call('POST', '/session', wanted)['sessionId']}"
-        self._call("POST", f"{self._session}/timeouts", {"script": 50_000, "pageLoad": 20_000})
-
-    def open_url(self, url: str) -> None:
-        self._call("POST", f"{self._session}/url", {"url": url})
-
-    def run_script(self, script: str, *arguments: object) -> Any:
-        """Run a script and return what it passes to its last argument, a callback."""
-        return self._call("POST", f"{self._session}/execute/async", {"script": script, "args": arguments})
-
-    def close(self) -> None:
-        with contextlib.suppress(httpx.HTTPError):
-            self._call("DELETE", self._session)
-        self._client.close()
-
-    def _call(self, method: str, path: str, body: object = None) -> Any:
-        answer = self._client.request(method, path, json=body)
-        value = answer.json()["value"]
-        assert answer.status_code == 200, value
-        return value
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChromiumBrowser]:
-    driver, chromium = shutil.which("chromedriver"), shutil.which("chromium")
-    if driver is None or chromium is None:
-        pytest.skip("chromium and chromedriver are not installed")
-    folder = tmp_path_factory.mktemp("chromium")
-    (port,) = free_ports(1)
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([driver, f"--port={port}"], stdout=log, stderr=log)
-        url = f"http://{HOST}:{port}"
-        try:
-            eventually(lambda: httpx.get(f"{url}/status").json()["value"]["ready"], 20)
-            with contextlib.closing(ChromiumBrowser(url, chromium, folder / "profile")) as browser:
-                yield browser
-        finally:
-            process.terminate()
-            process.wait(10)
 
 
 @pytest.fixture(scope="module")

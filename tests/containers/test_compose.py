@@ -2,19 +2,53 @@
 
 import contextlib
 import functools
+import json
 import time
 
 import httpx
 import pytest
 from websockets.sync.client import connect
 
-from tests.support.compose_project import ComposeProject
+from tests.support.compose_project import EXAMPLE_COMPOSE_FILE, ComposeProject
 from tests.support.traffic import CLOSE_SERVICE_RESTART, Traffic, find_lost_uploads
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(900)]
 
 REPLICATED = ("stream", "upload", "socket")
+
+PUBLISHER_PROBE = """
+import asyncio, os, pathlib, socket
+from gridcast._bus.redis import RedisPool
+
+PEERS = (("redis", 6379), ("mongo", 27017), ("gateway", 8000), ("1.1.1.1", 443))
+COMMANDS = (
+    "PING", "KEYS *", "SCAN 0", "CONFIG GET *", "SUBSCRIBE gridcast:all", "PUBLISH gridcast:invalidate []",
+    "HSET gridcast:sid:x node y", "GET gridcast:sids",
+)
+
+def is_reached(peer):
+    try:
+        socket.create_connection(peer, timeout=2).close()
+    except OSError:
+        return False
+    return True
+
+async def is_allowed(command):
+    pool = RedisPool.from_url(pathlib.Path(os.environ["REDIS_URL_FILE"]).read_text())
+    try:
+        await pool.execute(*command.split())
+    except Exception:
+        return False
+    finally:
+        await pool.aclose()
+    return True
+
+print("reached", [peer[0] for peer in PEERS if is_reached(peer)])
+print("allowed", [command for command in COMMANDS if asyncio.run(is_allowed(command))])
+print("user", os.getuid())
+"""
+"""Prints what a service of one's own reaches, and what it may do in Redis."""
 
 
 def test_every_container_is_unprivileged_and_read_only(compose_project: ComposeProject) -> None:
@@ -78,6 +112,25 @@ def test_redis_refuses_what_the_services_do_not_need(compose_project: ComposePro
     for container in compose_project.containers(*REPLICATED):
         done = container.exec("python", "-c", ask)
         assert done.returncode == 0, done.stderr
+
+
+def test_a_service_of_ones_own_pushes_and_can_do_nothing_else(compose_project: ComposeProject) -> None:
+    """The example: its events arrive; it reaches neither MongoDB nor the gateway nor the outside, and may only push in Redis."""
+    files = [EXAMPLE_COMPOSE_FILE]
+    compose_project.run("build", "billing", files=files, timeout=600)
+    address = compose_project.url.replace("http", "ws", 1) + "/ws?topics=news"
+    with connect(address, proxy=None) as browser:
+        sid = json.loads(browser.recv(5))["sid"]
+        said = compose_project.run("run", "--rm", "billing", "7", sid, files=files)
+        assert said.count("status='sent'") == 3, said
+        events = [json.loads(browser.recv(5)) for _ in range(3)]
+    assert [event["type"] for event in events] == ["invoice.paid", "invoice.news", "invoice.yours"]
+    assert {event["source"] for event in events} == {"/billing"}
+    said = compose_project.run("run", "--rm", "--entrypoint", "python", "billing", "-c", PUBLISHER_PROBE, files=files)
+    lines = [line.strip() for line in said.splitlines()]
+    assert "reached ['redis']" in lines, said
+    assert "allowed ['PING']" in lines, said
+    assert "user 10001" in lines, said
 
 
 def test_the_stream_service_cannot_write(compose_project: ComposeProject) -> None:

@@ -47,7 +47,7 @@ def test_image_has_no_pip_no_compiler_and_no_foreign_drivers(images: dict[str, s
     done = run_image(images[service], "python", "-c", INSPECT_SCRIPT)
     assert done.returncode == 0, done.stderr
     drivers = {
-        "upload": ["motor", "pymongo", "redis", "python_multipart"],
+        "upload": ["motor", "pymongo", "redis"],
         "stream": ["motor", "pymongo", "redis"],
         "socket": ["redis"],
         "gateway": [],

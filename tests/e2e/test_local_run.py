@@ -1,5 +1,6 @@
 """The local run: it starts, keeps its data, reports a failure in one line, and leaves no process."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -82,19 +83,42 @@ def test_data_survive_a_restart(tmp_path: Path, run_marker_env: dict[str, str]) 
         assert found.content == content
 
 
+@contextlib.contextmanager
+def sighup_disposition(disposition: signal.Handlers) -> Iterator[None]:
+    """Children that are started in the block inherit this disposition, however the tests were started."""
+    before = signal.signal(signal.SIGHUP, disposition)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_stops_children_in_reverse_order(
     tmp_path: Path, run_marker_env: dict[str, str], number: signal.Signals
 ) -> None:
-    with run_stack(
-        tmp_path / "data", "--sockets", "2", "--streams", "2", "--uploads", "2", env=run_marker_env
-    ) as stack:
+    with (
+        sighup_disposition(signal.SIG_DFL),
+        run_stack(tmp_path / "data", "--sockets", "2", "--streams", "2", "--uploads", "2", env=run_marker_env) as stack,
+    ):
         assert {*stack.pids.values(), stack.process.pid} == set(find_marked_processes(run_marker_env))
         assert stack.terminate(number) == 0
         assert find_marked_processes(run_marker_env) == []
         stopped = [line.split()[0] for line in stack.stdout.splitlines() if line.endswith(" stopped")]
         assert stopped == ["gateway", "socket", "stream", "upload", "redis-server", "mongod"]
         assert stack.stderr == ""
+
+
+def test_run_under_nohup_outlives_its_terminal(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
+    with (
+        sighup_disposition(signal.SIG_IGN),
+        run_stack(tmp_path / "data", env=run_marker_env) as stack,
+    ):
+        stack.process.send_signal(signal.SIGHUP)
+        # A child that ends wakes the supervisor: what it does then comes after the first signal.
+        os.kill(stack.pids["stream-1"], signal.SIGKILL)
+        eventually(lambda: "stream-1 was ended by SIGKILL" in stack.stdout)
+        assert stack.terminate() == 0
 
 
 def test_killed_runner_leaves_no_child_and_no_lock(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
@@ -126,11 +150,49 @@ def test_second_interrupt_kills_hanging_children(tmp_path: Path, run_marker_env:
 
 
 @pytest.mark.parametrize("name", ["mongod", "redis-server", "stream-1", "gateway"])
-def test_exit_of_a_child_ends_the_run(tmp_path: Path, run_marker_env: dict[str, str], name: str) -> None:
+def test_killed_child_is_restarted(tmp_path: Path, run_marker_env: dict[str, str], name: str) -> None:
+    """On its port, and with its data."""
     with run_stack(tmp_path / "data", env=run_marker_env) as stack:
-        os.kill(stack.pids[name], signal.SIGKILL)
-        assert f"{name} was ended by SIGKILL" in wait_for_error_line(stack)
+        before, urls = stack.pids, stack.urls
+        httpx.put(f"{stack.url}/file/stream?filename=a", content=b"kept").raise_for_status()
+        os.kill(before[name], signal.SIGKILL)
+        eventually(lambda: stack.pids[name] != before[name], 30.0, f"{name} is ready again")
+        assert f"{name} was ended by SIGKILL; it is restarted (1 of at most 5 times in 60 s)\n" in stack.stdout
+        assert stack.urls == urls
+        assert {**stack.pids, name: 0} == {**before, name: 0}, "the others went on"
+        eventually(lambda: httpx.get(f"{stack.url}/readyz").status_code == 200, 30.0, "all are ready")
+        assert httpx.get(f"{stack.url}/file/stream?filename=a").content == b"kept"
+        assert stack.terminate() == 0
+        assert stack.stderr == ""
+
+
+def test_child_that_ends_too_often_ends_the_run(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
+    with run_stack(tmp_path / "data", env=run_marker_env) as stack:
+
+        def ended() -> bool:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(stack.pids["stream-1"], signal.SIGKILL)
+            return stack.process.poll() is not None
+
+        eventually(ended, 60.0, "the run has ended")
+        assert "stream-1 was ended by SIGKILL; it ended 6 times within 60 s" in wait_for_error_line(stack)
+        assert stack.stdout.count("it is restarted") == 5
         assert find_marked_processes(run_marker_env) == []
+
+
+def test_databases_keep_their_ports(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
+    data = tmp_path / "data"
+    urls = []
+    for _ in range(2):
+        with run_stack(data, env=run_marker_env) as stack:
+            urls.append({name: stack.urls[name] for name in ("mongod", "redis-server")})
+            assert stack.terminate() == 0
+    assert urls[0] == urls[1]
+    port = int(urls[0]["redis-server"].rpartition(":")[2].partition("/")[0])
+    with closing(socket.create_server((HOST, port))), run_stack(data, env=run_marker_env) as stack:
+        assert stack.urls["mongod"] == urls[0]["mongod"]
+        assert stack.urls["redis-server"] != urls[0]["redis-server"]
+        assert stack.terminate() == 0
 
 
 def test_occupied_port_is_reported_before_anything_starts(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
@@ -150,6 +212,47 @@ def test_second_run_on_one_data_dir_is_refused(tmp_path: Path, run_marker_env: d
         assert httpx.get(f"{first.url}/readyz").status_code == 200
 
 
+def test_files_of_others_in_the_data_dir_are_kept(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
+    """A log of another name, one of our name, a directory of our name's form. The logs that a run made are replaced."""
+    data = tmp_path / "data"
+    logs = data / "logs"
+    (logs / "archive.log").mkdir(parents=True)
+    (logs / "application.log").write_text("years of it\n")
+    (logs / "gateway.log").write_text("another gateway's\n")
+    (data / "lock").write_text("1234\n")
+    for number in range(2):
+        with run_stack(data, env=run_marker_env) as stack:
+            assert stack.terminate() == 0
+        assert (logs / "application.log").read_text() == "years of it\n"
+        assert (logs / "gateway.log").read_text().startswith("another gateway's\n")
+        assert (logs / "archive.log").is_dir()
+        assert (data / "lock").read_text() == "1234\n"
+        first_line = (logs / "stream-1.log").read_text().partition("\n")[0]
+        if number == 0:
+            before = first_line
+    assert before != first_line
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("mongo/notes.txt", "has files that no mongod made"),
+        ("gridcast.json", "is not a record of Gridcast"),
+        ("logs/mongod.log/file", "cannot be written"),
+    ],
+)
+def test_data_dir_of_another_program_is_refused(
+    tmp_path: Path, run_marker_env: dict[str, str], path: str, reason: str
+) -> None:
+    foreign = tmp_path / "data" / path
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text('{"logs": ["../../other.log"], "ports": {}}')
+    with run_stack(tmp_path / "data", env=run_marker_env, up=False) as stack:
+        assert reason in wait_for_error_line(stack)
+        assert find_marked_processes(run_marker_env) == []
+    assert foreign.exists()
+
+
 def test_uncreatable_data_dir_is_reported(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
     data = tmp_path / "data"
     data.write_text("in the way")
@@ -157,7 +260,9 @@ def test_uncreatable_data_dir_is_reported(tmp_path: Path, run_marker_env: dict[s
         assert "cannot be used" in wait_for_error_line(stack)
 
 
-def test_missing_program_is_reported(tmp_path: Path, run_marker_env: dict[str, str], program_dir: Path) -> None:
+def test_all_missing_programs_are_reported_at_once(
+    tmp_path: Path, run_marker_env: dict[str, str], program_dir: Path
+) -> None:
     nothing = tmp_path / "nothing"
     nothing.mkdir()
     # The wheels' programs are found by their distributions' names: none is found where this stands first.
@@ -169,7 +274,9 @@ def test_missing_program_is_reported(tmp_path: Path, run_marker_env: dict[str, s
     )
     env = {**run_marker_env, "PATH": str(program_dir), "PYTHONPATH": str(nothing)}
     with run_stack(tmp_path / "data", env=env, up=False) as stack:
-        assert "mongod not found: install MongoDB" in wait_for_error_line(stack)
+        line = wait_for_error_line(stack)
+        assert "mongod not found: install MongoDB 6 or newer, or set MONGODB_URI; redis-server not found: " in line
+        assert stack.stdout == "", "nothing was started"
 
 
 def test_program_with_a_missing_library_is_reported(

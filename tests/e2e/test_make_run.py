@@ -1,9 +1,12 @@
-"""`make run` in a clean copy of the tree. The environment is this one's, so that nothing is downloaded."""
+"""`make run` in a clean copy of the tree. The environment is this one's, so that nothing is downloaded; none is made."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
+import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import httpx
@@ -11,7 +14,7 @@ import pytest
 
 from deploy.local.ports import HOST, free_ports
 from deploy.local.processes import PROJECT_ROOT
-from tests.support.stack import STACK_VARIABLES
+from tests.support.stack import STACK_VARIABLES, Stack, run_stack
 from tests.support.waiting import eventually
 
 SOURCE_PATHS = ("Makefile", "pyproject.toml", "requirements", "services", "gateway", "deploy", "clients/python")
@@ -21,7 +24,13 @@ SOURCE_PATHS = ("Makefile", "pyproject.toml", "requirements", "services", "gatew
 def source_copy(tmp_path: Path) -> Path:
     if shutil.which("make") is None or not (PROJECT_ROOT / ".venv/local.stamp").exists():
         pytest.skip("make, or an environment made by it, is not there")
-    folder = tmp_path / "copy"
+    folder = copy_sources(tmp_path / "copy")
+    (folder / ".venv").symlink_to((PROJECT_ROOT / ".venv").resolve())
+    return folder
+
+
+def copy_sources(folder: Path) -> Path:
+    """Copy what `make run` needs, without an environment."""
     folder.mkdir()
     for part in SOURCE_PATHS:
         if (PROJECT_ROOT / part).is_dir():
@@ -31,22 +40,24 @@ def source_copy(tmp_path: Path) -> Path:
     # Older than the environment, whenever they were checked out.
     for prerequisite in (*(folder / "requirements").iterdir(), folder / "clients/python/pyproject.toml"):
         os.utime(prerequisite, (0, 0))
-    (folder / ".venv").symlink_to((PROJECT_ROOT / ".venv").resolve())
     return folder
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """This environment without what would change the run."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "GRIDCAST_"))}
+    return {name: value for name, value in kept.items() if name not in STACK_VARIABLES} | variables
 
 
 def test_port_and_data(source_copy: Path, tmp_path: Path) -> None:
     """It listens on PORT, keeps its data in DATA, and Ctrl-C ends all of it."""
     (port,) = free_ports(1)
     data = tmp_path / "elsewhere"
-    env = {
-        name: value for name, value in os.environ.items() if name not in STACK_VARIABLES and not name.startswith("MAKE")
-    }
     with (tmp_path / "said").open("wb") as said:
         run = subprocess.Popen(
             ["make", "run", f"PORT={port}", f"DATA={data}"],
             cwd=source_copy,
-            env=env,
+            env=environment(),
             stdin=subprocess.DEVNULL,
             stdout=said,
             stderr=subprocess.STDOUT,
@@ -75,3 +86,93 @@ def test_port_and_data(source_copy: Path, tmp_path: Path) -> None:
     ]
     with pytest.raises(httpx.ConnectError):
         httpx.get(url)
+
+
+@pytest.mark.parametrize(
+    ("environ", "named"),
+    [
+        ({}, ["mongod not found: install MongoDB", "redis-server not found: install Redis"]),
+        ({"MONGODB_URI": "mongodb://example.org"}, ["redis-server not found: install Redis"]),
+        ({"GRIDCAST_REDIS_URL": "redis://example.org"}, ["mongod not found: install MongoDB"]),
+    ],
+)
+def test_missing_servers_are_named_before_anything_is_installed(
+    tmp_path: Path, environ: dict[str, str], named: list[str]
+) -> None:
+    """On a platform for which no wheel brings them."""
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("make is not there")
+    folder = copy_sources(tmp_path / "copy")
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "python3").write_text(f'#!/bin/sh\nexec {Path(sys.executable).resolve()} "$@"\n')
+    (programs / "python3").chmod(0o755)
+    (programs / "sitecustomize.py").write_text("import platform\nplatform.machine = lambda: 'riscv64'\n")
+    done = subprocess.run(
+        [make, "run"],
+        cwd=folder,
+        env=environment(PATH=str(programs), PYTHONPATH=str(programs), **environ),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode != 0
+    line = next(line for line in done.stderr.splitlines() if line.startswith("gridcast: "))
+    assert [part.startswith(start) for part, start in zip(line[10:].split("; "), named, strict=True)] == [True] * len(
+        named
+    )
+    assert done.stdout == ""
+    assert not (folder / ".venv").exists()
+
+
+def run_copy(folder: Path, tmp_path: Path) -> AbstractContextManager[Stack]:
+    """The stack of a copy of the sources, with --reload."""
+    paths = f"{folder}{os.pathsep}{folder / 'clients/python/src'}"
+    return run_stack(tmp_path / "data", "--reload", env={"PYTHONPATH": paths}, cwd=folder)
+
+
+def test_reload_restarts_what_imports_the_changed_file(tmp_path: Path) -> None:
+    folder = copy_sources(tmp_path / "copy")
+    with run_copy(folder, tmp_path) as stack:
+        before = stack.pids
+
+        def change(path: str, *names: str) -> None:
+            """Append an empty line, wait until these are ready again, and check that no other was restarted."""
+            start = len(stack.stdout)
+            with (folder / path).open("a") as file:
+                file.write("\n")
+            ready = re.compile(r"^(\S+) +ready in", re.MULTILINE)
+            eventually(lambda: {*names} <= {*ready.findall(stack.stdout[start:])}, 60.0, f"{names} are ready again")
+            restarted = re.findall(r"^(\S+) +restarts: (.*) changed$", stack.stdout[start:], re.MULTILINE)
+            assert sorted(restarted) == [(name, path) for name in sorted(names)]
+
+        change("services/stream/ranges.py", "stream-1")
+        change("gateway/page/index.html", "gateway")
+        change("services/socket/lua/heartbeat.lua", "socket-1")
+        change("clients/python/src/gridcast/publish.py", "upload-1", "stream-1", "socket-1")
+        change("services/common/media.py", "upload-1", "stream-1", "socket-1", "gateway")
+        assert {name: stack.pids[name] for name in ("mongod", "redis-server")} == {
+            name: before[name] for name in ("mongod", "redis-server")
+        }
+        assert httpx.get(f"{stack.url}/readyz").status_code == 200
+        assert stack.terminate() == 0
+    shutil.rmtree(tmp_path / "data" / "mongo")
+
+
+def test_reload_of_broken_code_waits_for_the_next_change(tmp_path: Path) -> None:
+    folder = copy_sources(tmp_path / "copy")
+    source = folder / "services/stream/api.py"
+    text = source.read_text("utf-8")
+    with run_copy(folder, tmp_path) as stack:
+        pid = stack.pids["stream-1"]
+        source.write_text(f"{text}\nthis is(\n", "utf-8")
+        eventually(lambda: "SyntaxError: '(' was never closed" in stack.stdout, 30.0, "the error is reported")
+        assert "; it is started again when its sources change" in stack.stdout
+        assert httpx.get(f"{stack.url}/livez").status_code == 200, "the others go on"
+        source.write_text(text, "utf-8")
+        eventually(lambda: stack.pids["stream-1"] != pid, 30.0, "it is ready again")
+        assert stack.terminate() == 0
+        assert stack.stderr == ""
+    shutil.rmtree(tmp_path / "data" / "mongo")

@@ -131,7 +131,7 @@ def test_an_upload_replica_that_is_stopping_gets_no_request(
     with contextlib.ExitStack() as slow:
         long = [slow.enter_context(open_connection(gateway.port)) for _ in range(2)]
         for number, client in enumerate(long):
-            head = f"PUT /file/stream?filename=long{number} HTTP/1.1\r\nHost: a\r\nContent-Length: 4096\r\n\r\n"
+            head = f"PUT /file/stream?filename=long{number} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4096\r\n\r\n"
             client.sendall(head.encode() + bytes(2048))
         for _ in range(4):
             request_load.add_user("put", put)

@@ -119,7 +119,7 @@ class PartialUpload:
             first = f"PATCH {self.path}"
             fields = "Tus-Resumable: 1.0.0\r\nUpload-Offset: 0\r\nContent-Type: application/offset+octet-stream\r\n"
         self.connection = open_connection(port, 30.0)
-        head = f"{first} HTTP/1.1\r\nHost: a\r\n{fields}Content-Length: {len(body)}\r\n\r\n"
+        head = f"{first} HTTP/1.1\r\nHost: localhost\r\n{fields}Content-Length: {len(body)}\r\n\r\n"
         sent = BATCH_SIZE + BATCH_SIZE // 2
         self.connection.sendall(head.encode() + body[:sent])
         self.remaining = body[sent:]
@@ -215,7 +215,7 @@ def test_downloads_finish_or_are_aborted_at_the_shutdown_timeout(
     stream = start_service("services.stream", **env)
     data = os.urandom(1024 * 1024) * 48
     assert httpx.put(f"{upload.url}/file/stream?filename=a.webm", content=data, timeout=60).status_code == 201
-    get = b"GET /file/stream?filename=a.webm HTTP/1.1\r\nHost: a\r\n\r\n"
+    get = b"GET /file/stream?filename=a.webm HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with open_connection(stream.port, 30.0) as quick, open_connection(stream.port, 30.0) as stalled:
         for client in (quick, stalled):
             client.sendall(get)

@@ -138,6 +138,7 @@ def dedicated_stack(tmp_path: Path) -> Iterator[Stack]:
             shown.enter_context(show_log_on_failure(stack.log_dir / f"{name}.log", name))
         yield stack
         stack.terminate()
+        assert stack.restart_lines == [], "a process ended by itself"
         stack.delete_data()
 
 

@@ -50,7 +50,7 @@ def test_reading_survives_mongodb_network_faults(
         wired_env = {**env, "GRIDCAST_MONGODB_URI": f"mongodb://127.0.0.1:{wire.port}"}
         stream = start_service("services.stream", **wired_env, GRIDCAST_BLOCK_CACHE_SIZE=str(4 * MIB))
         with open_connection(stream.port, 30.0) as client:
-            client.sendall(b"GET /file/stream?filename=a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            client.sendall(b"GET /file/stream?filename=a HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             received = client.recv(65536)
             inject_fault(wire, fault)
             began = time.monotonic()

@@ -86,8 +86,14 @@ def test_connection_limit_and_foreign_origins_are_enforced_before_the_upstream(s
         gateway = start_service("gateway", GRIDCAST_MAX_TUNNELS="2", **upstream_env(service))
         for origin in (b"http://evil.example", b"null"):
             assert parse_statuses(send_raw(gateway.port, handshake + b"Origin: " + origin + b"\r\n\r\n")) == [403]
-        assert parse_statuses(send_raw(gateway.port, handshake + b"Cookie: a=b\r\n\r\n")) == [403]
+        foreign = b"Cookie: a=b\r\nOrigin: http://evil.example\r\n\r\n"
+        assert parse_statuses(send_raw(gateway.port, handshake + foreign)) == [403]
         assert not service.requests
+        # The cookies of an app's cookie jar, a balancer's for example: without an Origin it is no browser.
+        with open_connection(gateway.port) as native_app:
+            native_app.sendall(handshake + b"Cookie: a=b\r\n\r\n")
+            assert native_app.recv(100).startswith(b"HTTP/1.1 101 ")
+        eventually(lambda: gateway.log.count('"status": 101') == 1, 5)
         with open_connection(gateway.port) as first, open_connection(gateway.port) as second:
             for client in (first, second):
                 client.sendall(handshake + b"Origin: http://a\r\n\r\nearly")
@@ -101,7 +107,7 @@ def test_connection_limit_and_foreign_origins_are_enforced_before_the_upstream(s
             first.sendall(b"still there")
             assert first.recv(100) == b"still there"
             second.close()
-            eventually(lambda: gateway.log.count('"websocket tunnel"') >= 5, 5)
+            eventually(lambda: gateway.log.count('"websocket tunnel"') >= 6, 5)
             with open_connection(gateway.port) as fourth:
                 fourth.sendall(handshake + b"\r\n")
                 assert fourth.recv(100).startswith(b"HTTP/1.1 101 ")

@@ -51,7 +51,7 @@ def test_client_that_does_not_read_loses_its_tunnel(
     gateway: InProcessServer, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.websocket.relay.TUNNEL_SEND_TIMEOUT_SECONDS", 1.5)
-    with gateway.connect(b"GET /file HTTP/1.1\r\nHost: a\r\n\r\n") as client:
+    with gateway.connect(b"GET /file HTTP/1.1\r\nHost: localhost\r\n\r\n") as client:
         eventually(lambda: gateway.state.total_requests == 1, 5, "the response is in the buffer")
         client.sendall(WEBSOCKET_HANDSHAKE)
         eventually(lambda: find_tunnel(gateway), 5)
@@ -65,7 +65,7 @@ def test_client_that_does_not_read_loses_its_tunnel(
 
 
 def test_client_that_resumes_reading_receives_everything(gateway: InProcessServer) -> None:
-    with gateway.connect(b"GET /file HTTP/1.1\r\nHost: a\r\n\r\n") as client:
+    with gateway.connect(b"GET /file HTTP/1.1\r\nHost: localhost\r\n\r\n") as client:
         eventually(lambda: gateway.state.total_requests == 1, 5)
         client.sendall(WEBSOCKET_HANDSHAKE)
         eventually(lambda: find_tunnel(gateway), 5)

@@ -1,6 +1,7 @@
 """The gateway before scripted upstreams: routing, headers, bodies, rejections."""
 
 import asyncio
+import json
 import re
 import threading
 import time
@@ -10,7 +11,7 @@ from functools import partial
 import pytest
 
 from tests.support.processes import ServiceProcess, run_service
-from tests.support.raw_sockets import receive_until_closed, receive_until_eof
+from tests.support.raw_sockets import close_with_reset, receive_until_closed, receive_until_eof
 from tests.support.scripted_upstream import (
     ReceivedRequest,
     ScriptedUpstream,
@@ -36,6 +37,7 @@ def gateway_process(
     upstreams: dict[str, ScriptedUpstream], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServiceProcess]:
     env = {f"GRIDCAST_{name.upper()}_URLS": service.url for name, service in upstreams.items()}
+    env["GRIDCAST_ALLOWED_HOSTS"] = "*"
     with run_service("gateway", tmp_path_factory.mktemp("gateway"), env) as gateway:
         yield gateway
 
@@ -63,6 +65,9 @@ def upload_upstream(upstreams: dict[str, ScriptedUpstream]) -> ScriptedUpstream:
         ("GET", "/file", "stream"),
         ("GET", "/file/stream?filename=a&folder=b%2Fc", "stream"),
         ("HEAD", "/file/stream?filename=a", "stream"),
+        ("HEAD", "/file", "stream"),
+        ("HEAD", "/file/info?filename=a", "stream"),
+        ("HEAD", "/sockets/ABC", "socket"),
         ("PUT", "/file/stream?filename=a", "upload"),
         ("DELETE", "/file/stream?filename=a", "upload"),
         ("POST", "/file/upload", "upload"),
@@ -258,8 +263,11 @@ def test_redirect_is_passed_through(gateway: ServiceProcess, stream_upstream: Sc
         b"HTTP/1.1 200 OK\r\n" + b"X: a\r\n" * 5000 + b"Content-Length: 2\r\n\r\nok",
         b"SMTP ready\r\n\r\n",
         b"",
+        b"HTTP/1.1 600 Odd\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 999 Odd\r\n\r\n",
+        b"HTTP/1.1 000 Odd\r\n\r\n",
     ],
-    ids=["cl+te", "two cl", "gzip te", "1 MiB field", "5000 fields", "no http", "silence"],
+    ids=["cl+te", "two cl", "gzip te", "1 MiB field", "5000 fields", "no http", "silence", "600", "999", "000"],
 )
 def test_invalid_upstream_response_becomes_502(
     gateway: ServiceProcess, stream_upstream: ScriptedUpstream, raw: bytes
@@ -274,6 +282,7 @@ def test_invalid_upstream_response_becomes_502(
     answer_ = send_request(gateway.port, "GET", "/file/stream")
     assert answer_.status == 502
     assert answer_.json["title"] == "Bad Gateway"
+    assert "Traceback" not in gateway.log
 
 
 @pytest.mark.parametrize("head", [b"Content-Length: 100000", b"Transfer-Encoding: chunked"], ids=["length", "chunked"])
@@ -353,13 +362,18 @@ def test_client_disconnect_cancels_the_upstream_request(
         return service.active_requests == count
 
     stream_upstream.responder = upload_upstream.responder = wait
-    for service, raw in (
-        (stream_upstream, b"GET /file/stream HTTP/1.1\r\nHost: a\r\n\r\n"),
-        (upload_upstream, b"PUT /file/stream?filename=a HTTP/1.1\r\nHost: a\r\nContent-Length: 50\r\n\r\nabc"),
+    put = b"PUT /file/stream?filename=a HTTP/1.1\r\nHost: a\r\nContent-Length: 50\r\n\r\nabc"
+    for service, raw, reset in (
+        # Behind a complete request a FIN may be half of a close.
+        (stream_upstream, b"GET /file/stream HTTP/1.1\r\nHost: a\r\n\r\n", True),
+        (upload_upstream, put, True),
+        (upload_upstream, put, False),
     ):
         with open_connection(gateway.port) as client:
             client.sendall(raw)
             eventually(partial(has_active_requests, service, 1), 5)
+            if reset:
+                close_with_reset(client)
         began = time.monotonic()
         eventually(partial(has_active_requests, service, 0), 5)
         assert time.monotonic() - began < 1.0
@@ -375,3 +389,50 @@ def test_responses_of_the_gateway_itself(gateway: ServiceProcess) -> None:
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert send_request(gateway.port, "HEAD", "/docs").status == 200
     assert send_request(gateway.port, "GET", "/page/nothing.js").status == 404
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/version", "/openapi.json", "/", "/docs", "/page/index.js"])
+def test_head_of_the_gateway_itself(gateway: ServiceProcess, path: str) -> None:
+    answer, head = (send_request(gateway.port, method, path) for method in ("GET", "HEAD"))
+    assert (head.status, head.body) == (200, b"")
+    kept = ("content-length", "content-type", "cache-control", "content-security-policy")
+    assert [head.headers[name] for name in kept] == [answer.headers[name] for name in kept]
+    if answer.headers["content-type"] == "application/json":
+        assert answer.body.endswith(b"}\n")
+
+
+def test_bytes_above_ascii_pass_in_both_directions(gateway: ServiceProcess, stream_upstream: ScriptedUpstream) -> None:
+    async def respond(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del seen, reader
+        writer.write(b"HTTP/1.1 200 OK\r\nX-City: S\xe3o \r\nContent-Length: 2\r\n\r\nok")
+        await writer.drain()
+
+    stream_upstream.responder = respond
+    with open_connection(gateway.port) as client:
+        fields = b"Host: a\r\nReferer: http://a/caf\xe9\r\nCookie: a=\xff\r\nConnection: close\r\n"
+        client.sendall(b"GET /file HTTP/1.1\r\n%s\r\n" % fields)
+        received = receive_until_closed(client)
+    assert b"\r\nx-city: S\xe3o\r\n" in received
+    (seen,) = stream_upstream.requests
+    assert (seen.get_all("referer"), seen.get_all("cookie")) == (["http://a/caf\udce9"], ["a=\udcff"])
+
+
+def test_the_log_line_of_a_relayed_refusal_has_client_and_reason(
+    gateway: ServiceProcess, stream_upstream: ScriptedUpstream
+) -> None:
+    body = b'{"status": 409, "detail": "it is there"}'
+
+    async def respond(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del seen, reader
+        writer.write(b"HTTP/1.1 409 Conflict\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        await writer.drain()
+
+    stream_upstream.responder = respond
+    for path, reason in (("/file", "it is there"), ("/nowhere", "resource not found")):
+        request_id = send_request(gateway.port, "GET", path).headers["x-request-id"]
+
+        def line(request_id: str = request_id) -> dict[str, object]:
+            lines = (json.loads(line) for line in gateway.log.splitlines())
+            return next(line for line in lines if line.get("request_id") == request_id)
+
+        assert {**eventually(line, 5), "client": "127.0.0.1", "reason": reason} == eventually(line, 5)

@@ -217,10 +217,10 @@ async def test_handshake_rejection_of_the_service_reaches_the_client(gateway: Se
 
 async def test_bytes_after_a_rejected_handshake_do_not_reach_the_service(gateway: ServiceProcess) -> None:
     handshake = (
-        b"GET /ws?refuse HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"GET /ws?refuse HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
     )
-    behind = b"GET /sockets HTTP/1.1\r\nHost: a\r\n\r\n"
+    behind = b"GET /sockets HTTP/1.1\r\nHost: localhost\r\n\r\n"
     received = await asyncio.to_thread(send_raw, gateway.port, handshake + behind)
     assert parse_statuses(received) == [403]
 

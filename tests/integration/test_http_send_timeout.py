@@ -12,7 +12,7 @@ from services.common.asgi import Receive, Scope, Send
 from services.common.server.connection import HTTPConnection
 from services.common.server.timeouts import with_send_timeout
 from tests.support.in_process_server import InProcessServer, serve_in_thread
-from tests.support.raw_sockets import receive_until_closed
+from tests.support.raw_sockets import close_with_reset, receive_until_closed
 from tests.support.waiting import eventually
 
 SEND_TIMEOUT = 0.6
@@ -100,6 +100,5 @@ def test_a_request_with_another_behind_it_hears_that_its_client_has_gone(
         heard.set()
 
     running.server.config.loaded_app = listen
-    with running.connect(get_request(1) + get_request(1)):
-        pass
+    close_with_reset(running.connect(get_request(1) + get_request(1)))
     assert heard.wait(5)

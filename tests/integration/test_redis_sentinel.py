@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from deploy.containers import credentials
+from deploy.example import billing
 from deploy.local import databases
 from deploy.local.ports import HOST, free_ports
 from deploy.local.processes import Program
@@ -103,12 +104,12 @@ class SentinelCluster:
 
     def all_sentinels_agree(self, port: int, *, with_replica: bool = False) -> bool:
         """Whether every Sentinel names the server on `port` as master (and knows a replica and both others)."""
-        password = SECRETS["REDIS_SENTINEL_PASSWORD"]
+        login = f"AUTH {SECRETS['REDIS_SENTINEL_CLIENT_PASSWORD']}"
         for server in self.sentinels:
-            said = send_redis_commands(server.port, f"AUTH {password}", "SENTINEL get-master-addr-by-name gridcast")
+            said = send_redis_commands(server.port, login, "SENTINEL get-master-addr-by-name gridcast")
             if f"\r\n{port}\r\n" not in said:
                 return False
-            known = send_redis_commands(server.port, f"AUTH {password}", "SENTINEL master gridcast").split("\r\n")
+            known = send_redis_commands(server.port, login, "SENTINEL master gridcast").split("\r\n")
             numbers = [known[known.index(fact) + 2] for fact in ("num-slaves", "num-other-sentinels")]
             if with_replica and numbers != ["1", "2"]:
                 return False
@@ -144,6 +145,8 @@ async def test_services_survive_the_death_of_the_master(
         GRIDCAST_MIN_FREE_SPACE="0",
     )
     browser = await WebSocketClient.connect(sockets)
+    await billing.push(sentinel_cluster.url("publisher"), 7, browser.sid)
+    assert (await browser.receive_event("invoice.yours"))["data"] == {"number": 7}
     assert (await push_message(sockets, "all", {"type": "before", "data": 1})).is_success
     assert (await browser.receive_event("before"))["data"] == 1
 
@@ -185,6 +188,26 @@ async def test_services_survive_the_death_of_the_master(
     )
 
 
+def test_a_client_of_the_sentinels_cannot_change_the_master(sentinel_cluster: SentinelCluster) -> None:
+    """Every Redis URL contains this password. It is none of Redis, either."""
+    login = f"AUTH {SECRETS['REDIS_SENTINEL_CLIENT_PASSWORD']}"
+    for command in (
+        "SENTINEL FAILOVER gridcast",
+        "SENTINEL REMOVE gridcast",
+        "SENTINEL SET gridcast quorum 1",
+        f"SENTINEL MONITOR other {HOST} 1 1",
+        "SENTINEL CONFIG GET *",
+        "SHUTDOWN",
+        "PUBLISH __sentinel__:hello x",
+        "ACL LIST",
+    ):
+        assert send_redis_commands(sentinel_cluster.sentinels[0].port, login, command).startswith("-NOPERM"), command
+    assert sentinel_cluster.all_sentinels_agree(sentinel_cluster.master.port, with_replica=True)
+    for user in ("sentinel", "default"):
+        refused = f"AUTH {user} {SECRETS['REDIS_SENTINEL_CLIENT_PASSWORD']}"
+        assert send_redis_commands(sentinel_cluster.master.port, refused).startswith("-WRONGPASS")
+
+
 def replication_info(server: ServerProcess) -> str:
     return send_redis_commands(server.port, f"AUTH sentinel {SECRETS['REDIS_SENTINEL_PASSWORD']}", "INFO replication")
 
@@ -216,6 +239,20 @@ FORBIDDEN_BY_USER: dict[str, tuple[tuple[str | int, ...], ...]] = {
         ("EVAL", "return 1", 0),
     ),
     "socket": (),
+    "publisher": (
+        ("INFO",),
+        ("SUBSCRIBE", "gridcast:all"),
+        ("PUBLISH", "gridcast:invalidate", "[]"),
+        ("GET", "gridcast:sids"),
+        ("DEL", "gridcast:sequence"),
+        ("SCAN", 0),
+        # Sessions and replicas are read, not written: a sid cannot be taken over, and no replica be declared alive.
+        ("HSET", "gridcast:sid:test", "resume", "x"),
+        ("SET", "gridcast:node:test", "1"),
+        ("SET", "gridcast:closed:test", "1"),
+        ("EVAL", "return redis.call('HSET', 'gridcast:sid:test', 'node', '')", 0),
+        ("EVAL", "return redis.call('PUBLISH', 'gridcast:invalidate', '[]')", 0),
+    ),
 }
 
 
@@ -230,7 +267,7 @@ def redis_url_for(server: ServerProcess, service: str) -> str:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("service", ["upload", "stream", "socket"])
+@pytest.mark.parametrize("service", ["upload", "stream", "socket", "publisher"])
 async def test_service_user_has_only_the_permissions_it_needs(
     redis_with_acl_users: ServerProcess, service: str
 ) -> None:
@@ -276,9 +313,13 @@ async def test_every_service_works_with_its_own_user(
     assert any(event["type"] == "file.progress" for event in browser.events)
     assert (await push_message(sockets, "all", {"type": "news", "data": 1})).is_success
     await browser.receive_event("news")
+    await browser.subscribe("news")
+    await billing.push(redis_url_for(redis_with_acl_users, "publisher"), 7, browser.sid)
+    for event_type in ("invoice.paid", "invoice.news", "invoice.yours"):
+        assert (await browser.receive_event(event_type))["data"] == {"number": 7}
     await browser.close()
     for service in (sockets, upload, stream):
-        assert "refused a command" not in service.log
+        assert "Redis command failed" not in service.log
     assert live()
 
 

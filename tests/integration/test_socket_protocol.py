@@ -9,11 +9,13 @@ import struct
 import time
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
 
 from tests.support.process_stats import cpu_seconds, resident_memory
+from tests.support.processes import ServiceProcess
 from tests.support.redis_commands import send_redis_commands
 from tests.support.waiting import eventually
 from tests.support.websocket_client import SocketReplicas
@@ -264,8 +266,11 @@ def test_ping_flood_is_stopped(raw_websocket: RawWebSocket) -> None:
         (handshake_request(sec_websocket_key=None), {400}),
         (handshake_request(sec_websocket_key="short"), {400}),
         (handshake_request(sec_websocket_key="!" * 24), {400}),
-        (handshake_request(sec_websocket_version="8"), {400, 426}),
-        (handshake_request(sec_websocket_version=None), {400, 426}),
+        (handshake_request(sec_websocket_version="8"), {426}),
+        (handshake_request(sec_websocket_version="25"), {426}),
+        (handshake_request(sec_websocket_version="13, 8"), {426}),
+        (handshake_request(sec_websocket_version=""), {426}),
+        (handshake_request(sec_websocket_version=None), {400}),
         (handshake_request(upgrade="h2c"), {400, 404, 426}),
         (handshake_request(connection="close"), {400, 404, 426}),
         (handshake_request().replace(b"GET", b"POST", 1), {400, 404, 405}),
@@ -273,14 +278,18 @@ def test_ping_flood_is_stopped(raw_websocket: RawWebSocket) -> None:
         (handshake_request("/sockets"), {404}),
         (handshake_request(origin="http://evil.example"), {403}),
         (handshake_request(origin="null"), {403}),
-        (handshake_request(cookie="a=b"), {403}),
+        (handshake_request(cookie="a=b", origin="http://evil.example"), {403}),
+        (handshake_request(sec_fetch_site="cross-site"), {403}),
+        (handshake_request(host="attacker.example", origin="http://attacker.example"), {421}),
         (handshake_request("/ws?topics=*"), {400}),
         (handshake_request("/ws?topics=" + ",".join(f"t{n}" for n in range(101))), {400}),
         (handshake_request("/ws?topics=" + "x" * 4000), {400}),
         (handshake_request("/ws?meta={"), {400}),
         (handshake_request("/ws?meta=%22" + "x" * 1100 + "%22"), {400}),
-        (handshake_request(cookie="a" * 9000, origin="http://127.0.0.1"), {431}),
-        (handshake_request("/ws?meta=" + "1" * 8180), {414}),
+        (handshake_request(cookie="a" * 9000, origin="http://evil.example"), {403}),
+        (handshake_request(cookie="a" * 40_000, origin="http://127.0.0.1"), {431}),
+        (handshake_request("/ws?meta=" + "1" * 8180), {400}),
+        (handshake_request("/ws?meta=" + "1" * 8190), {414}),
         (handshake_request(sec_websocket_protocol="\xff"), {400}),
         (handshake_request("/ws?meta=NaN"), {400}),
         (handshake_request("/ws?meta=[1e999]"), {400}),
@@ -295,15 +304,64 @@ def test_invalid_handshakes_are_rejected(
 ) -> None:
     with socket.create_connection(("127.0.0.1", single_replica[0].port), timeout=TIMEOUT) as connection:
         connection.sendall(request_bytes)
-        status = int(connection.recv(65536).split(b" ", 2)[1])
-    assert status in statuses
-    assert "Traceback" not in single_replica[0].log
+        response = connection.makefile("rb")
+        head = b"".join(iter(response.readline, b"\r\n")).removesuffix(b"\r\n")
+        body = response.readline()
+    fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
+    assert int(head.split(b" ", 2)[1]) in statuses
+    assert (json.loads(body)["status"], fields[b"content-type"]) == (int(head[9:12]), b"application/problem+json")
+    assert fields.get(b"sec-websocket-version") == (b"13" if statuses == {426} else None)
+    replica = single_replica[0]
+    request_id = fields[b"x-request-id"].decode()
+    line = next(line for line in eventually(lambda: log_lines(replica, request_id), 5) if "reason" in line)
+    assert (line["client"], line["reason"]) == ("127.0.0.1", json.loads(body)["detail"])
+    assert "Traceback" not in replica.log
+
+
+def log_lines(service: ServiceProcess, request_id: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in service.log.splitlines()]
+    return [line for line in lines if line.get("request_id") == request_id]
+
+
+def test_refused_and_opened_handshakes_have_the_id_of_the_gateway(single_replica: SocketReplicas) -> None:
+    more = {"x_request_id": "from-the-gateway", "x_forwarded_for": "203.0.113.7"}
+    for request_bytes, status in (
+        (handshake_request("/ws?topics=a%20b", **more), b"400"),
+        (handshake_request(sec_websocket_version="8", **more), b"426"),
+        (handshake_request(user_agent="M\xe9dia", **more), b"101"),
+    ):
+        with socket.create_connection(("127.0.0.1", single_replica[0].port), timeout=TIMEOUT) as connection:
+            connection.sendall(request_bytes)
+            received = connection.recv(65536)
+        assert received[9:12] == status
+        assert b"\r\nx-request-id: from-the-gateway\r\n" in received.lower()
+    lines = eventually(lambda: log_lines(single_replica[0], "from-the-gateway")[2:], 5)
+    refusals = log_lines(single_replica[0], "from-the-gateway")[:2]
+    assert {line["client"] for line in refusals} == {"203.0.113.7"}
+    assert lines[0]["message"] == "websocket closed"
+
+
+def test_a_head_that_the_gateway_accepts_is_accepted(single_replica: SocketReplicas) -> None:
+    """A line of more than 8 KiB, and as many fields as a client may send, with those that the gateway adds."""
+    fields = {f"x_{number}": "a" * 200 for number in range(95)}
+    path = "/ws?topics=a&after=" + "b" * 8000
+    request_bytes = handshake_request(path, cookie="a" * 10_000, origin="http://127.0.0.1", **fields)
+    with socket.create_connection(("127.0.0.1", single_replica[0].port), timeout=TIMEOUT) as connection:
+        connection.sendall(request_bytes)
+        assert connection.recv(65536)[9:12] == b"101"
 
 
 @pytest.mark.parametrize("origin", ["http://127.0.0.1", "https://127.0.0.1"])
 def test_same_origin_page_may_connect(single_replica: SocketReplicas, origin: str) -> None:
     with socket.create_connection(("127.0.0.1", single_replica[0].port), timeout=TIMEOUT) as connection:
         connection.sendall(handshake_request(origin=origin, cookie="a=b"))
+        assert connection.recv(12) == b"HTTP/1.1 101"
+
+
+def test_cookies_of_a_native_app_are_no_reason_to_refuse_it(single_replica: SocketReplicas) -> None:
+    """Those of a balancer, for example: no page can leave Origin out."""
+    with socket.create_connection(("127.0.0.1", single_replica[0].port), timeout=TIMEOUT) as connection:
+        connection.sendall(handshake_request(cookie="AWSALB=abc"))
         assert connection.recv(12) == b"HTTP/1.1 101"
 
 

@@ -1,6 +1,7 @@
 """Two replicas on one Redis: pushes from either to sockets on both, delivery results, acks, and rejected requests."""
 
 import asyncio
+import gzip
 import json
 from typing import Any
 
@@ -75,6 +76,20 @@ async def test_one_all_and_a_topic_from_any_replica(two_replicas: SocketReplicas
     for client in clients:
         await client.assert_nothing_pending()
         await client.close()
+
+
+async def test_a_push_with_a_content_coding_is_refused(two_replicas: SocketReplicas) -> None:
+    """Judged before the body is parsed; a gzip body is no JSON, which would be 400."""
+    packed = gzip.compress(json.dumps(EVENT).encode())
+    async with http_client(two_replicas[0]) as http:
+        for path in ("/sockets/messages", f"/sockets/{UNKNOWN_SID}/messages"):
+            for content, coding in ((packed, "gzip"), (json.dumps(EVENT).encode(), "br")):
+                fields = {"content-type": "application/json", "content-encoding": coding}
+                refused = await http.post(path, content=content, headers=fields)
+                assert (refused.status_code, refused.headers["accept-encoding"]) == (415, "identity")
+        fields["content-encoding"] = "identity"
+        accepted = await http.post("/sockets/messages", content=json.dumps(EVENT), headers=fields)
+        assert accepted.status_code == 200
 
 
 async def test_topics_in_the_query(two_replicas: SocketReplicas) -> None:

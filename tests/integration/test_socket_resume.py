@@ -87,7 +87,7 @@ async def reconnect_and_vanish(two: SocketReplicas, client: WebSocketClient) -> 
     """Resume as this client, and disconnect before the first frame is read."""
     reader, writer = await asyncio.open_connection("127.0.0.1", two[1].port)
     writer.write(
-        f"GET /ws?resume={client.resume_secret}&after={client.last_sequence} HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\n"
+        f"GET /ws?resume={client.resume_secret}&after={client.last_sequence} HTTP/1.1\r\nhost: localhost\r\nupgrade: websocket\r\n"
         "connection: upgrade\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\nsec-websocket-version: 13\r\n\r\n".encode()
     )
     assert await reader.read(12) == b"HTTP/1.1 101"

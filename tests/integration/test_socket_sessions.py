@@ -1,6 +1,7 @@
 """The parts of the socket service that share Redis, composed in this process: acquiring sessions, refreshes, and interleavings."""
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from gridcast._bus.events import StreamPosition
-from gridcast._bus.keys import SEQUENCE_KEY
+from gridcast._bus.keys import SEQUENCE_KEY, session_key
 from gridcast._bus.lua_script import LuaScript
 from services.common.bus.publisher import EventPublisher
 from services.common.bus.redis import RedisClient
@@ -20,7 +21,7 @@ from services.socket.handler import WebSocketHandler
 from services.socket.handshake import ConnectRequest
 from services.socket.history import History, HistoryQuery
 from services.socket.hub import GAP_PREFIX, Hub, SocketClient
-from services.socket.presence import PresenceManager
+from services.socket.presence import PresenceManager, _session_record
 from services.socket.scripts import ACQUIRE_SESSIONS, READ_HISTORY
 from services.socket.sessions import RESUME_WINDOW_SECONDS, SessionStore, hash_secret
 from services.socket.settings import SocketSettings
@@ -51,6 +52,7 @@ class InProcessReplica:
             f"{claim.epoch}-{claim.offset}",
             claim.connected_at,
         )
+        peer.claim = claim.claim
         self.hub.add(peer)
         peer.flush_replay_buffer()
         return peer, paper
@@ -161,6 +163,53 @@ async def test_session_resumed_elsewhere_is_found_by_the_next_refresh(replica: I
     await replica.attendance.tick(refresh_all=False)
     assert paper.closed == (1008, "session resumed elsewhere")
     assert replica.hub.find(sid) is None
+
+
+async def test_late_takeover_notice_does_not_beat_a_newer_claim(replica: InProcessReplica) -> None:
+    """Another replica acquires the session, this one acquires it again, and only then the notice of the first arrives."""
+    sid = new_sid()
+    before, _ = await replica.add_client(sid)
+    other = SessionStore(replica.push.redis, "other", 3)
+    taken = await other.acquire(sid, before.secret_hash, "taken", "", ())
+    assert taken is not None
+    newest, paper = await replica.add_client(sid, "taken")
+    assert newest.claim > taken.claim > before.claim
+    notice = {"type": "moved", "sid": sid, "secret": "taken", "claim": taken.claim}
+    replica.delivery._on_message(b"", json.dumps(notice).encode())
+    assert paper.closed is None
+    assert replica.hub.find(sid) is newest
+    replica.delivery._on_message(b"", json.dumps({**notice, "claim": newest.claim + 1}).encode())
+    assert replica.hub.find(sid) is None
+
+
+async def test_closed_client_is_marked_away_even_where_nobody_took_over(replica: InProcessReplica) -> None:
+    """A notice that closes the holder by mistake (from an earlier version, without a claim) leaves no sid online."""
+    sid = new_sid()
+    peer, paper = await replica.add_client(sid)
+    replica.delivery._on_message(b"", json.dumps({"type": "moved", "sid": sid, "secret": "another"}).encode())
+    assert paper.closed is not None
+    replica.attendance.mark_away(peer)
+
+    async def is_away() -> bool:
+        presence = await replica.directory.find(sid)
+        return presence is not None and not presence.online
+
+    await eventually_async(is_away)
+
+
+async def test_record_of_an_earlier_claim_is_restored(replica: InProcessReplica) -> None:
+    """Redis restarts from a snapshot that is older than the last resume: the connection that holds the session keeps it."""
+    sid = new_sid()
+    before, _ = await replica.add_client(sid)
+    record = await replica.push.redis.execute("DUMP", session_key(sid))
+    back, paper = await replica.add_client(sid, before.secret_hash)
+    await replica.push.redis.execute("RESTORE", session_key(sid), 0, record, "REPLACE")
+    await replica.attendance.refresh([back])
+    assert paper.closed is None
+    assert await replica.push.redis.execute("HGET", session_key(sid), "resume") == back.secret_hash.encode()
+    assert await replica.directory.refresh([_session_record(before)]) == ([sid], []), (
+        "and the earlier one does not take it back"
+    )
 
 
 async def test_client_joining_during_a_redis_flush_is_resynced(

@@ -5,6 +5,7 @@ import hashlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -120,6 +121,23 @@ async def test_file_is_visible_only_after_its_commit(adapters: StoreAdapters) ->
     assert info == announcement.info
     assert info is not None
     assert b"".join(await adapters.reader.read_blocks(info, 0, 1)) == data
+
+
+async def test_metadata_belongs_to_the_version(adapters: StoreAdapters) -> None:
+    """It is stored as text: its keys may be operators or field paths of the database."""
+    text = '{"$set":{"a.b":[1,null]},"$$NOW":"","":"\\u0000"}'
+    for metadata_json, event_type in ((text, "file.created"), ("{}", "file.replaced"), ('{"a":"b"}', "file.replaced")):
+        upload = await adapters.store.create_upload(NAME, NewUpload(), NO_PRECONDITIONS)
+        stored = replace(finished_upload(b""), metadata_json=metadata_json)
+        event = await adapters.store.commit(upload, stored, NO_PRECONDITIONS)
+        assert (event.type, event.info.metadata_json) == (event_type, metadata_json)
+        assert await adapters.reader.find(NAME) == event.info
+        assert (await adapters.reader.list_files(ListQuery())).files == [event.info]
+    deleted = await adapters.store.delete(NAME)
+    assert deleted is not None
+    assert deleted.info.metadata_json == '{"a":"b"}'
+    unpublished = await adapters.keeper.list_unpublished(deleted.info.id)
+    assert [event.info.metadata_json for event in unpublished] == [text, "{}", '{"a":"b"}', '{"a":"b"}']
 
 
 async def test_prepare_is_idempotent(adapters: StoreAdapters) -> None:

@@ -50,7 +50,7 @@ def send_download_request(service: ServiceProcess, name: str, *fields: str) -> s
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
     client.settimeout(20)
-    head = [f"GET /file/stream?filename={name} HTTP/1.1", "Host: x", *fields, "", ""]
+    head = [f"GET /file/stream?filename={name} HTTP/1.1", "Host: localhost", *fields, "", ""]
     try:
         client.connect(("127.0.0.1", service.port))
         client.sendall("\r\n".join(head).encode())
@@ -88,7 +88,7 @@ def test_pipelined_ranges_that_are_not_read_are_disconnected(media_services: Med
     assert media_services.get("big.webm", fields).status_code == 206
     cut = media_services.stream.log.count("send timeout after")
     with contextlib.closing(send_download_request(media_services.stream, "big.webm", "Range: bytes=0-65535")) as client:
-        request = b"GET /file/stream?filename=big.webm HTTP/1.1\r\nHost: x\r\nRange: bytes=0-65535\r\n\r\n"
+        request = b"GET /file/stream?filename=big.webm HTTP/1.1\r\nHost: localhost\r\nRange: bytes=0-65535\r\n\r\n"
         for _ in range(6):
             client.sendall(request * 25)
             time.sleep(0.1)
@@ -122,7 +122,7 @@ def read_slowly(port: int, seconds: float) -> None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 256 * 1024)
         client.settimeout(10)
         client.connect(("127.0.0.1", port))
-        client.sendall(b"GET /file/stream?filename=big.webm HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.sendall(b"GET /file/stream?filename=big.webm HTTP/1.1\r\nHost: localhost\r\n\r\n")
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             assert client.recv(8_000)

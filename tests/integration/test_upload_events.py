@@ -96,6 +96,29 @@ def test_changes_are_broadcast(
     eventually(lambda: all(document["announce"] == [] for document in inspector.list_documents()))
 
 
+def test_events_carry_the_metadata_of_the_version(
+    upload: ServiceProcess, inspector: MongoInspector, event_listener: EventListener
+) -> None:
+    parts = (
+        form_part("title", "Été".encode()),
+        form_part("file", b"one", "m.webm"),
+        form_part("relativePath", b"null"),
+    )
+    assert (
+        httpx.post(
+            f"{upload.url}/file/upload", content=form_body(*parts), headers={"content-type": FORM_CONTENT_TYPE}
+        ).status_code
+        == 201
+    )
+    assert put_file(upload, "m.webm", b"two!").json()["metadata"] == {}
+    httpx.delete(f"{upload.url}/file/stream?filename=m.webm")
+    tus = TusUpload(upload)
+    assert tus.create(length=0, headers={"upload-metadata": tus_metadata(filename="m.webm", a="1")}).status_code == 201
+    said = [event for channel, event in event_listener.collect() if channel == "gridcast:all"]
+    assert [event["type"] for event in said] == ["file.created", "file.replaced", "file.deleted", "file.created"]
+    assert [event["data"]["metadata"] for event in said] == [{"title": "Été"}, {}, {}, {"a": "1"}]
+
+
 def in_60_pieces(data: bytes) -> Iterator[bytes]:
     """`data` over 1.5 s: more pieces than events that a client may get in that time."""
     return throttled(data, -(-len(data) // 60), 1.5 / 60)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import httpx
 from deploy.local.processes import PROJECT_ROOT
 from tests.support.waiting import eventually
 
+EXAMPLE_COMPOSE_FILE = "deploy/example/compose.yml"
 COMPOSE_FILES = {"base": ["docker-compose.yml"], "cluster": ["docker-compose.yml", "deploy/compose.cluster.yml"]}
 IMAGE_TAG = "test"
 
@@ -120,10 +122,14 @@ class ComposeProject:
         """URLs by name, as `Stack.urls`; from outside all of them are the gateway."""
         return dict.fromkeys(("gateway", "socket-1", "socket-2", "socket-3"), self.url)
 
-    def run(self, *arguments: str, timeout: float = 120, check: bool = True) -> str:
-        """Run a compose command and return its output. With `check`, raises AssertionError where it fails."""
+    def run(self, *arguments: str, timeout: float = 120, check: bool = True, files: Sequence[str] = ()) -> str:
+        """Run a compose command and return its output. With `check`, raises AssertionError where it fails.
+
+        `files` are added to the compose files of the project.
+        """
+        more = [option for file in files for option in ("-f", file)]
         done = subprocess.run(
-            [*compose(), *self._options, *arguments],
+            [*compose(), *self._options, *more, *arguments],
             cwd=source_copy(),
             env=self._environment,
             stdin=subprocess.DEVNULL,

@@ -9,6 +9,11 @@ def resident_memory(pid: int) -> int:
     return _status_bytes(pid, "VmRSS")
 
 
+def anonymous_memory(pid: int) -> int:
+    """Return the resident memory in bytes without mapped files (RssAnon): what a container's limit cannot reclaim."""
+    return _status_bytes(pid, "RssAnon")
+
+
 def peak_memory(pid: int) -> int:
     """Return the largest resident memory so far, in bytes (VmHWM)."""
     return _status_bytes(pid, "VmHWM")

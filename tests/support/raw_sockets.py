@@ -2,9 +2,10 @@
 
 import contextlib
 import socket
+import struct
 
 WEBSOCKET_HANDSHAKE = (
-    b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
 )
 """A complete request for /ws that the services accept (RFC 6455, 4.1)."""
@@ -23,6 +24,12 @@ def receive_until_closed(client: socket.socket) -> bytes:
         while data := client.recv(65536):
             received += data
     return received
+
+
+def close_with_reset(client: socket.socket) -> None:
+    """Close with a RST. After a FIN a client may still wait for its response; after this it has gone."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
 
 
 def receive_until_eof(client: socket.socket) -> None:

@@ -24,8 +24,8 @@ from tests.support.raw_sockets import receive_until_closed
 from tests.support.waiting import eventually
 
 OK_RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-GET_REQUEST = b"GET /file HTTP/1.1\r\nHost: a\r\n\r\n"
-GET_AND_CLOSE = b"GET /file HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+GET_REQUEST = b"GET /file HTTP/1.1\r\nHost: localhost\r\n\r\n"
+GET_AND_CLOSE = b"GET /file HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
 @dataclass
@@ -252,9 +252,9 @@ def send_request(
 
 
 def upstream_env(*services: ScriptedUpstream) -> dict[str, str]:
-    """The gateway's variables with these upstreams as the replicas of every service."""
+    """The gateway's variables with these upstreams as the replicas of every service. Any Host is allowed: its form is tested."""
     urls = ",".join(service.url for service in services)
-    return {f"GRIDCAST_{name}_URLS": urls for name in ("UPLOAD", "STREAM", "SOCKET")}
+    return {f"GRIDCAST_{name}_URLS": urls for name in ("UPLOAD", "STREAM", "SOCKET")} | {"GRIDCAST_ALLOWED_HOSTS": "*"}
 
 
 def open_connection(port: int, timeout: float = 10.0) -> socket.socket:

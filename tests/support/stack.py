@@ -82,6 +82,11 @@ class Stack:
         """URLs by name."""
         return dict(re.findall(r"^(\S+) +ready .*pid \d+ +(\S+)$", self.stdout, re.MULTILINE))
 
+    @property
+    def restart_lines(self) -> list[str]:
+        """What the runner has said about children that ended."""
+        return [line for line in self.stdout.splitlines() if "it is restarted" in line]
+
     def wait_until_ready(self) -> None:
         """Wait until the runner has printed the address. Raises AssertionError where it exits before."""
 
@@ -129,4 +134,5 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
                 shown.enter_context(show_log_on_failure(stack.log_dir / f"{name}.log", f"the stack's {name}"))
             yield stack
         assert stack.terminate() == 0, stack.stderr
+        assert stack.restart_lines == [], "a process ended by itself"
         stack.delete_data()

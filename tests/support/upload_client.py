@@ -153,7 +153,7 @@ def put_file(service: ServiceProcess, name: str, body: Any, /, folder: str = "",
 def start_partial_put(service: ServiceProcess, name: str, size: int, sent: bytes) -> socket.socket:
     """Begin a PUT of `size` bytes, of which only `sent` is sent; the caller sends the rest or closes the connection."""
     connection = socket.create_connection(("127.0.0.1", service.port), timeout=40)
-    head = f"PUT /file/stream?filename={name} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n"
+    head = f"PUT /file/stream?filename={name} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n"
     connection.sendall(head.encode() + sent)
     return connection
 
@@ -242,7 +242,7 @@ class TusUpload:
         """Send the head of a PATCH on a connection of its own; the caller sends the body."""
         connection = socket.create_connection(("127.0.0.1", service.port), timeout=30)
         head = (
-            f"PATCH {self.path} HTTP/1.1\r\nHost: x\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: {offset}\r\n"
+            f"PATCH {self.path} HTTP/1.1\r\nHost: localhost\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: {offset}\r\n"
             f"Content-Type: application/offset+octet-stream\r\nContent-Length: {length}\r\n\r\n"
         )
         connection.sendall(head.encode())

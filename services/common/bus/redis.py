@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from typing import Self
 
+from pydantic import SecretStr
+
 from gridcast._bus.lua_script import LuaScript
 from gridcast._bus.redis import RedisArgument, RedisConnection, RedisPool, RedisReply
+from gridcast._bus.redis_url import check_redis_url
 from services.common.bus.errors import translated_bus_errors
 
 
@@ -41,3 +44,9 @@ class RedisClient:
     def new_connection(self) -> RedisConnection:
         """A connection outside the pool, owned by the caller. It raises the client's errors: Subscription translates them."""
         return self.pool.new_connection()
+
+
+def validate_redis_url(value: SecretStr) -> SecretStr:
+    """Validate a setting. Raises ValueError with a sentence that contains no part of the URL."""
+    check_redis_url(value.get_secret_value())
+    return value

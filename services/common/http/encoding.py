@@ -80,5 +80,8 @@ def encode_chunk(data: bytes | memoryview, *, last: bool) -> bytes:
 def encode_error_response(error: GridcastError, headers: Iterable[Field]) -> bytes:
     """Encode a problem response that closes its connection, for a request that reaches no application."""
     body = encode_problem(error)
-    fields = (*headers, *problem_headers(error, body), (b"connection", b"close"))
+    same_origin = (b"cross-origin-resource-policy", b"same-origin")
+    fields = [*headers, *problem_headers(error, body), same_origin]
+    if "connection" not in error.headers:
+        fields.append((b"connection", b"close"))
     return encode_response_head(error.status, fields) + body

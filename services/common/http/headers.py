@@ -17,6 +17,15 @@ def find_header(headers: Iterable[Header], name: bytes) -> bytes | None:
     return None
 
 
+def forwarded_client(headers: Iterable[Header], peer: str) -> str:
+    """Return the client's address as the gateway reports it (X-Forwarded-For); `peer`, that of the connection, where it does not.
+
+    For services only: their clients are the gateway, which overwrites the field.
+    """
+    forwarded = find_header(headers, b"x-forwarded-for")
+    return peer if forwarded is None else forwarded.decode("latin-1")
+
+
 def incoming_request_id(headers: Iterable[Header]) -> str | None:
     """Return the first well-formed X-Request-ID: 1 to 64 letters, digits, `.`, `_` or `-`. The caller decides if it is trusted."""
     for name, value in headers:

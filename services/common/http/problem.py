@@ -10,7 +10,15 @@ PROBLEM_MEDIA_TYPE = "application/problem+json"
 def encode_problem(error: GridcastError) -> bytes:
     """Return the body of an error response: the members of RFC 9457, of which clients of FastAPI read `detail`."""
     members = {"type": "about:blank", "title": error.title, "status": error.status, "detail": error.detail}
-    return json.dumps(members, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    return json.dumps(members, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def decode_problem_detail(body: bytes) -> str | None:
+    """Return the `detail` of an error response; None where the body is not a problem."""
+    try:
+        return str(json.loads(body)["detail"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def problem_headers(error: GridcastError, body: bytes) -> list[tuple[bytes, bytes]]:

@@ -5,126 +5,37 @@ differently (request smuggling), and limits; each error carries the status with 
 """
 
 import re
-from dataclasses import dataclass
 from typing import Any, Final, Never
 
 import httptools
 
 from services.common.errors import (
     BadRequest,
-    ExpectationFailed,
     GridcastError,
     HeadersTooLarge,
     TooManyRequests,
     URITooLong,
 )
+from services.common.http.request_head import (
+    MAX_TARGET,
+    VALIDATED_HEADERS,
+    RequestHead,
+    RequestHeadValidator,
+    split_absolute_form,
+)
 
-MAX_TARGET = 8 * 1024
-"""Bytes of path and query: 414 beyond."""
-MAX_FIELDS = 100
-"""Header fields: 431 beyond."""
-MAX_FIELD_BYTES = 32 * 1024
-"""Bytes of all header fields together, and of trailers: 431 beyond."""
 MAX_REQUESTS_PER_READ = 64
 """Requests parsed out of one read: 429 beyond. One read brings 256 KiB, and the ten thousand small requests in it took 9 MiB. More
 than a connection accepts before it has answered one, so the limit only bounds memory.
 """
 
-VALIDATED_HEADERS = frozenset({b"host", b"transfer-encoding", b"content-length", b"expect"})
-"""Names of the fields that `RequestHeadValidator.validate_field` checks."""
-
-_LENGTH = re.compile(rb"[0-9]{1,19}\Z")
 _TARGET = re.compile(rb"/[!\"$-~]*\Z")
-_HOST = re.compile(rb"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z")
-
-
-class RequestHeadValidator:
-    """Validates one request's head as it arrives.
-
-    `content_length` is that of the body, None where it is chunked; `expect_continue`: the client waits for a 100 before it
-    sends it.
-    """
-
-    # On the class, so that a head costs only what it says: setting all of them took 0.2 of 8 us for a small request.
-    _bytes = _count = _hosts = 0
-    _chunked = False
-    content_length: int | None = 0
-    expect_continue = False
-
-    def count_field(self, name: bytes, value: bytes) -> None:
-        """Count a field or a trailer. Raises FieldsTooLarge beyond MAX_FIELDS or MAX_FIELD_BYTES."""
-        self._bytes += len(name) + len(value) + 4
-        self._count += 1
-        if self._bytes > MAX_FIELD_BYTES or self._count > MAX_FIELDS:
-            raise HeadersTooLarge("the header fields are too large or too many")
-
-    def validate_field(self, name: bytes, value: bytes) -> None:
-        """Validate a field whose name is in lower case. Raises BadRequest or ExpectationFailed."""
-        if name == b"host":
-            self._hosts += 1
-            if not _HOST.match(value):
-                raise BadRequest("malformed Host header")
-        elif name == b"transfer-encoding":
-            self._chunked, self.content_length = True, None
-            if value.lower() != b"chunked":
-                raise BadRequest("unsupported transfer coding: only chunked is supported")
-        elif name == b"content-length":
-            if not _LENGTH.match(value):
-                raise BadRequest("Content-Length is not a number")
-            self.content_length = None if self._chunked else int(value)
-        elif name == b"expect":
-            self.expect_continue = True
-            if value.lower() != b"100-continue":
-                raise ExpectationFailed("unsupported expectation: only 100-continue is supported")
-
-    @property
-    def has_body(self) -> bool:
-        """Whether a body follows the head."""
-        return self.content_length != 0
-
-    def validate_head(self, version: str, target: bytes) -> None:
-        """Validate a complete head. Raises BadRequest."""
-        if version not in {"1.0", "1.1"}:
-            raise BadRequest("unsupported HTTP version: only HTTP/1.0 and HTTP/1.1 are supported")
-        if not _TARGET.match(target):
-            raise BadRequest("the request target must be a path")
-        if self._hosts > 1 or (self._hosts == 0 and version == "1.1"):
-            raise BadRequest("exactly one Host header is required")
-        if version == "1.0":
-            if self._chunked:
-                raise BadRequest("Transfer-Encoding is not allowed in HTTP/1.0")
-            self.expect_continue = (
-                False  # nor interim responses: its client would take a 100 for the response (RFC 9110, 10.1.1)
-            )
-
-
-@dataclass(slots=True)
-class RequestHead:
-    """A complete and valid head. Names in `headers` are in lower case.
-
-    `content_length` is None for a chunked body. `expect_continue`: the client waits for a 100 before it sends the body.
-    `keep_alive`: it lets the connection persist. `upgrade`: it asks for another protocol; nothing behind this head is parsed.
-    """
-
-    method: str
-    target: bytes
-    version: str
-    headers: list[tuple[bytes, bytes]]
-    content_length: int | None
-    expect_continue: bool
-    keep_alive: bool
-    upgrade: bool
-
-    def asks_for_websocket(self) -> bool:
-        """Whether `upgrade` names the WebSocket protocol (RFC 6455, 4.2.1)."""
-        options: list[bytes] = []
-        protocol = b""
-        for name, value in self.headers:
-            if name == b"connection":
-                options = [option.strip() for option in value.lower().split(b",")]
-            elif name == b"upgrade":
-                protocol = value.lower()
-        return self.upgrade and b"upgrade" in options and protocol == b"websocket"
+_OTHER_PROTOCOL_METHODS = frozenset(
+    b"ANNOUNCE DESCRIBE FLUSH GET_PARAMETER PAUSE PLAY RECORD REDIRECT SETUP SET_PARAMETER SOURCE TEARDOWN".split()
+)
+"""Methods that httptools accepts with the protocols RTSP and ICE only. RTSP has GET, POST and OPTIONS besides."""
+_CHUNKED_HEAD = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+_NOT_HTTP = "not HTTP/1.1"
 
 
 class EndOfMessage:
@@ -140,41 +51,61 @@ Event = RequestHead | bytes | EndOfMessage | GridcastError
 
 
 class RequestParser:
-    """Parses the requests of one connection, one behind the other. After an error or an upgrade it must not be fed again.
+    """Parses the requests of one connection, one behind the other.
+
+    After an error or a WebSocket handshake it must not be fed again.
 
     A body whose length is known does not pass through httptools, which copies each piece: in an upload through the gateway the
     copies took, together with uvicorn's, 40 % of the CPU.
 
-    `in_head`: a head has begun and is not complete. `trailing_data`: what came behind a head that asks for an upgrade.
+    An upgrade to a protocol that is not offered is ignored (RFC 9110, 7.8): the request is parsed as one without it.
+
+    Attributes:
+        in_head: a head has begun and is not complete.
+        in_body: a body has begun and is not complete.
+        trailing_data: what came behind a WebSocket handshake.
     """
 
     __slots__ = (
         "_body_left",
+        "_body_pieces",
         "_bytes_without_progress",
         "_error",
         "_events",
-        "_has_body",
+        "_head_count",
+        "_head_text",
         "_headers",
+        "_offers_websocket",
         "_parser",
         "_progress",
         "_raw_body",
         "_requests",
         "_target",
+        "_upgrade_ignored",
         "_validator",
+        "_validator_class",
+        "in_body",
         "in_head",
         "trailing_data",
     )
 
-    def __init__(self) -> None:
-        self._parser = self._new_parser()
+    def __init__(
+        self, validator_class: type[RequestHeadValidator] = RequestHeadValidator, *, offers_websocket: bool = False
+    ) -> None:
+        """`validator_class` has the limits of a head."""
+        self._validator_class = validator_class
+        self._offers_websocket = offers_websocket
+        self._parser = self._new_parser(self)
         self._events: list[Event] = []
         self._error: GridcastError | None = None
-        self._validator = RequestHeadValidator()
+        self._validator = validator_class()
         self._target = b""
         self._headers: list[tuple[bytes, bytes]] = []
-        self._requests = 0
+        self._requests = self._head_count = 0
         self._body_left: int | None = 0  # None: chunked
-        self._has_body = self._raw_body = self._progress = False
+        self._body_pieces: list[bytes] = []
+        self.in_body = self._raw_body = self._progress = self._upgrade_ignored = False
+        self._head_text = b""  # what came of the present head in earlier reads
         self._bytes_without_progress = 0
         self.in_head = False
         self.trailing_data = b""
@@ -186,46 +117,115 @@ class RequestParser:
             data = self._feed_raw_body(data, self._body_left or 0)
             if not data:
                 return events
-        self._progress = False
-        self._requests = 0
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self.trailing_data = data[upgrade.args[0] :]
-            return events
-        except httptools.HttpParserError:
-            events.append(self._error or BadRequest("malformed HTTP/1.1 request"))
+        at_head = not (self.in_head or self.in_body)
+        self._feed_httptools(data)
+        if self._head_count or self.in_head:
+            line_end = data.find(b"\n")
+            is_one_head = at_head and self._head_count == 1 and not self.in_head
+            if not is_one_head or data[line_end - 9 : line_end - 4] != b"HTTP/":
+                self._check_protocol(data)
+        if events and isinstance(events[-1], GridcastError):
             return events
         self._raw_body = bool(self._body_left)
+        self._emit_body()
         # httptools holds a field, a trailer or a chunk's extension until it is complete, and sets no limit.
         if self._progress:
             self._bytes_without_progress = 0
             return events
         self._bytes_without_progress += len(data)
-        if self._bytes_without_progress > MAX_TARGET + MAX_FIELD_BYTES:
+        if self._bytes_without_progress > MAX_TARGET + self._validator_class.max_field_bytes:
             events.append(HeadersTooLarge("the header fields are too large"))
         return events
+
+    @property
+    def body_left(self) -> int | None:
+        """Bytes of the present body that were not fed yet; 0 where there is none, None where it is chunked."""
+        return self._body_left
 
     def close(self) -> None:
         """Release httptools' parser, which refers back to this object: no garbage collection is needed to free the two."""
         del self._parser
 
-    def _new_parser(self) -> Any:
-        parser = httptools.HttpRequestParser(self)
+    def _new_parser(self, callbacks: object) -> Any:
+        parser = httptools.HttpRequestParser(callbacks)
         # A request behind one with `Connection: close` is no error: the one before is still to be answered.
         parser.set_dangerous_leniencies(lenient_data_after_close=True)
         return parser
+
+    def _feed_httptools(self, data: bytes) -> None:
+        self._progress = False
+        self._requests = self._head_count = 0
+        while True:
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = data[upgrade.args[0] :]
+                if not self._upgrade_ignored:
+                    self.trailing_data = rest
+                elif data := self._resume_after_upgrade(rest):
+                    continue
+            except httptools.HttpParserError:
+                self._emit_body()
+                self._events.append(self._error or BadRequest("malformed HTTP/1.1 request"))
+            return
 
     def _feed_raw_body(self, data: bytes, left: int) -> bytes:
         """Take the rest of a body; return what is behind it."""
         if len(data) < left:
             self.on_body(data)
+            self._emit_body()
             return b""
         self.on_body(data[:left])
         self._raw_body = False
-        self._parser = self._new_parser()  # the present one is in the middle of this body
+        self._parser = self._new_parser(self)  # the present one is in the middle of this body
         self.on_message_complete()
         return data[left:]
+
+    def _emit_body(self) -> None:
+        """Emit the pieces of the body that came in one read as one: a client may send a chunk for each byte."""
+        if pieces := self._body_pieces:
+            self._events.append(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            pieces.clear()
+
+    @property
+    def reads_raw_body(self) -> bool:
+        """Whether what comes next is a part of a body whose length is known: it is passed on as it is."""
+        return self._raw_body
+
+    def _resume_after_upgrade(self, data: bytes) -> bytes:
+        """Go on behind a head whose upgrade is ignored: httptools stops there. Returns what is to be parsed."""
+        self._upgrade_ignored = False
+        if self._body_left is None:
+            callbacks = _ChunkedBodyCallbacks(self)
+            self._parser = self._new_parser(callbacks)
+            self._parser.feed_data(_CHUNKED_HEAD)
+            callbacks.active = True
+            return data
+        self._parser = self._new_parser(self)
+        if not self._body_left or not data:
+            return data
+        return self._feed_raw_body(data, self._body_left)
+
+    def _check_protocol(self, data: bytes) -> None:
+        """Replace a head of RTSP, which httptools takes for one of HTTP, by an error.
+
+        httptools does not tell the protocol. So the request lines are searched for, in the order of the heads out of this read.
+        """
+        text = self._head_text + data
+        self._head_text = text[-MAX_TARGET - self._validator_class.max_field_bytes :] if self.in_head else b""
+        if not self._head_count or b"RTSP/" not in text:
+            return
+        position = 0
+        for index, event in enumerate(self._events):
+            if isinstance(event, RequestHead):
+                line = (event.method.encode("ascii"), re.escape(event.target[1:]))
+                pattern = re.compile(rb"(?:\A|\n)%s +(?:(?i:https?)://[^ /?]*)?/?%s +([A-Z]+)/" % line)
+                if (match := pattern.search(text, position)) is None:
+                    continue
+                if match[1] == b"RTSP":
+                    self._events[index:] = [BadRequest(_NOT_HTTP)]
+                    return
+                position = match.end()
 
     def _fail(self, error: GridcastError) -> Never:
         self._error = error
@@ -240,7 +240,7 @@ class RequestParser:
             self._fail(TooManyRequests("too many pipelined requests on one connection"))
         self._target = b""
         self._headers = []
-        self._validator = RequestHeadValidator()
+        self._validator = self._validator_class()
         self.in_head = True
 
     def on_url(self, target: bytes) -> None:
@@ -255,6 +255,8 @@ class RequestParser:
             self._validator.count_field(name, value)
             if self.in_head:
                 name = name.lower()
+                # RFC 9110, 5.5: SP and HTAB; httptools removes those in front, and accepts no other white space.
+                value = value.rstrip()
                 if name in VALIDATED_HEADERS:
                     self._validator.validate_field(name, value)
                 self._headers.append((name, value))
@@ -268,16 +270,25 @@ class RequestParser:
         method: bytes = parser.get_method()
         upgrade: bool = parser.should_upgrade()
         try:
-            validator.validate_head(version, self._target)
+            if method in _OTHER_PROTOCOL_METHODS:
+                raise BadRequest(_NOT_HTTP)
+            validator.validate_head(version)
+            if method == b"CONNECT":
+                raise BadRequest("CONNECT is not supported")
+            if not _TARGET.match(self._target):
+                self._replace_absolute_form(method)
+            websocket = upgrade and version == "1.1" and self._offers_websocket and _names_websocket(self._headers)
+            if websocket and (method != b"GET" or validator.has_body):
+                # A body would be read as frames.
+                raise BadRequest("a WebSocket handshake must be a GET without a body")
         except GridcastError as error:
             self._fail(error)
-        if upgrade and (method == b"CONNECT" or validator.has_body):
-            # httptools ends such a request at its head: its body would be read as the next request.
-            self._fail(BadRequest("CONNECT and the upgrade of a request with a body are not supported"))
+        self._upgrade_ignored = upgrade and not websocket
         self.in_head = False
         self._progress = True
+        self._head_count += 1
         self._body_left = length = validator.content_length
-        self._has_body = length != 0
+        self.in_body = length != 0
         keep_alive: bool = version != "1.0" and parser.should_keep_alive()
         head = RequestHead(
             method.decode("ascii"),
@@ -287,19 +298,69 @@ class RequestParser:
             length,
             validator.expect_continue,
             keep_alive,
-            upgrade,
+            websocket,
         )
         self._events.append(head)
 
+    def _replace_absolute_form(self, method: bytes) -> None:
+        """Put the target into origin form. Its authority replaces Host (RFC 9112, 3.2.2)."""
+        authority, target = split_absolute_form(self._target)
+        if method == b"OPTIONS" and self._target.endswith(authority):
+            raise BadRequest("the asterisk form is not supported")  # what an empty path means here (RFC 9112, 3.2.4)
+        self._target = target
+        self._headers = [field for field in self._headers if field[0] != b"host"]
+        self._headers.append((b"host", authority))
+
     def on_body(self, data: bytes) -> None:
-        """Emit a piece of the body."""
+        """Take a piece of the body."""
         self._progress = True
         if self._body_left is not None:
             self._body_left -= len(data)
-        self._events.append(data)
+        self._body_pieces.append(data)
 
     def on_message_complete(self) -> None:
-        """Emit the end of the body, where there is one."""
-        if self._has_body:
-            self._has_body = False
+        """Emit the end of the body, where there is one. Where an upgrade is ignored, httptools leaves out the body."""
+        self._emit_body()
+        if self.in_body and not self._upgrade_ignored:
+            self.in_body = False
             self._events.append(END_OF_MESSAGE)
+
+
+class _ChunkedBodyCallbacks:
+    """Callbacks of an httptools parser that begins with a chunked body: it parses `_CHUNKED_HEAD` while they are not `active`."""
+
+    __slots__ = ("_owner", "active")
+
+    def __init__(self, owner: RequestParser) -> None:
+        self._owner = owner
+        self.active = False
+
+    def on_message_begin(self) -> None:
+        if self.active:
+            self._owner.on_message_begin()
+
+    def on_url(self, target: bytes) -> None:
+        if self.active:
+            self._owner.on_url(target)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.active:
+            self._owner.on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if self.active:
+            self._owner.on_headers_complete()
+
+    def on_body(self, data: bytes) -> None:
+        self._owner.on_body(data)
+
+    def on_message_complete(self) -> None:
+        self._owner.on_message_complete()
+
+
+def _names_websocket(headers: list[tuple[bytes, bytes]]) -> bool:
+    """Whether the head of an upgrade names the WebSocket protocol, and no other (RFC 6455, 4.2.1)."""
+    protocols = [
+        protocol.strip().lower() for name, value in headers if name == b"upgrade" for protocol in value.split(b",")
+    ]
+    return protocols == [b"websocket"]

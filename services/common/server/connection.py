@@ -6,24 +6,27 @@ client does not take it for a complete one. Otherwise the connection is closed w
 """
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable
-from enum import Enum, auto
 from typing import Any, ClassVar, cast
 
 from services.common.asgi import Scope
 from services.common.errors import BadRequest, GridcastError, RequestTimeout, TooManyRequests
 from services.common.http.encoding import PreparedResponse, encode_error_response, encode_response_head
-from services.common.http.request_parser import EndOfMessage, RequestHead, RequestParser
+from services.common.http.request_head import ForwardedHeadValidator, RequestHead, RequestHeadValidator
+from services.common.http.request_parser import EndOfMessage, RequestParser
 from services.common.server import tcp
 from services.common.server.connection_info import CONNECTION_INFO_EXTENSION, ConnectionInfo
+from services.common.server.connection_state import ConnectionState
 from services.common.server.contract import ServerConfig, ServerState
 from services.common.server.cycle import RequestCycle
+from services.common.server.parse_turns import BYTES_PER_TURN, ParseTurns
 from services.common.server.scope import http_scope
 from services.common.server.timeouts import KeepAliveTimer, SendTimeout, Timeout
 from services.common.server.transport import CoalescingTransport
 from services.common.server.websocket.upgrade import switch_to_websocket
+from services.common.telemetry.refusals import log_refusal
+from services.common.telemetry.request_id import new_request_id
 
 MAX_PIPELINED = 32
 """Requests that may wait behind the one being answered: 429 beyond."""
@@ -33,28 +36,9 @@ FAST_PATH_PER_READ = 8
 turn.
 """
 
-_access = logging.getLogger("gridcast.access")
-
-
-class ConnectionState(Enum):
-    """What a connection does with what comes in, and whether it still sends."""
-
-    ACTIVE = auto()
-    """Requests are read and answered. A new connection begins here: it owes us its first head."""
-    IDLE = auto()
-    """Everything is answered; the keep-alive timer runs."""
-    DISCARDING = auto()
-    """What comes in is dropped; responses that are due are still sent, and perhaps an error behind them."""
-    LINGERING = auto()
-    """Our FIN is sent; what comes in is dropped, for at most `linger_timeout`."""
-    CLOSING = auto()
-    """Closed as soon as everything is sent."""
-    UPGRADED = auto()
-    """The transport belongs to the WebSocket protocol."""
-
-
 # Python 3.11 needs 46 ns for a member of an enum, and a request asks seven times.
 _STATE_ACTIVE, _STATE_IDLE = ConnectionState.ACTIVE, ConnectionState.IDLE
+_PARSING = frozenset({ConnectionState.ACTIVE, ConnectionState.IDLE})
 _ENDED = frozenset({ConnectionState.LINGERING, ConnectionState.CLOSING, ConnectionState.UPGRADED})
 
 
@@ -86,6 +70,8 @@ class HTTPConnection(asyncio.Protocol):
     """Seconds within which the write buffer must shrink. A service's client is the gateway, which pauses for as long as its own
     slow client needs for a few megabytes; the gateway's timeout is shorter, see `with_send_timeout`.
     """
+    head_validator: ClassVar[type[RequestHeadValidator]] = ForwardedHeadValidator
+    """Has the limits of a request head."""
     shutdown_send_timeout: ClassVar[float] = 5.0
     """The same at shutdown, for responses that are already complete."""
 
@@ -104,15 +90,17 @@ class HTTPConnection(asyncio.Protocol):
         self._fast_path: Callable[[Scope], PreparedResponse | None] | None = getattr(self._app, "fast_path", None)
         self._fast_path_left = FAST_PATH_PER_READ
         self._state = _STATE_ACTIVE
-        self._parser = RequestParser()
+        self._parser = RequestParser(self.head_validator, offers_websocket=config.ws_protocol_class is not None)
         self._active: RequestCycle | None = None  # the last one that was started; its response may be complete
         self._receiving: RequestCycle | None = None  # the one whose body is still coming in
         self._queue: deque[RequestCycle] = deque()  # pipelined behind the active one
         self._deferred_error: GridcastError | None = None
+        self._eof_received = False
         self._header_timer = Timeout(loop, self._on_header_timeout)
         self._keep_alive_timer = KeepAliveTimer(loop, self.keep_alive_timeout, self._on_keep_alive_timeout)
         self._raw: asyncio.Transport
         self._transport: CoalescingTransport
+        self._turns: ParseTurns
         self._send_timer: SendTimeout
         self._linger_timer: Timeout
         self._info: ConnectionInfo
@@ -125,11 +113,13 @@ class HTTPConnection(asyncio.Protocol):
         self._server_state.connections.add(self)
         self._raw = raw = cast("asyncio.Transport", transport)
         self._transport = wrapped = CoalescingTransport(raw, self._loop)
+        self._turns = ParseTurns(self._loop, wrapped, self._parser, self._parse)
         self._send_timer = SendTimeout(self._loop, raw.abort, raw.get_write_buffer_size)
         self._linger_timer = Timeout(self._loop, raw.abort)
         self._info = ConnectionInfo(
             extended_start=True,
-            peer_disconnected=wrapped.peer_disconnected,
+            peer_disconnected=self._peer_disconnected,
+            write_paused=wrapped.is_write_paused,
             unacknowledged_bytes=wrapped.unacknowledged_bytes,
         )
         self._scope = {
@@ -153,6 +143,30 @@ class HTTPConnection(asyncio.Protocol):
         self._transport.resume_writing()
         self._release()
 
+    def eof_received(self) -> bool | None:
+        """Answer the complete requests, then close: a client may end its half of the connection behind its last request.
+
+        A client that ends it inside of a request has gone. Returns whether the connection stays open.
+        """
+        if self._state in _ENDED:
+            return False
+        receiving = self._receiving
+        if receiving is not None and receiving is self._active:
+            return False
+        if receiving is not None:  # what is queued behind the active one will not be complete
+            self._receiving = None
+            self._queue.pop()
+        self._eof_received = True
+        self._header_timer.stop()
+        if not self._is_busy():
+            self.close()
+            return True
+        if self._state is _STATE_ACTIVE:
+            self._state = ConnectionState.DISCARDING
+        if self._deferred_error is None and (last := self._queue[-1] if self._queue else self._active) is not None:
+            last.keep_alive = False
+        return True
+
     def pause_writing(self) -> None:
         """Stop sending: more waits for the client than the write buffer should hold."""
         self._transport.pause_writing()
@@ -171,6 +185,14 @@ class HTTPConnection(asyncio.Protocol):
         elif self._state is not _STATE_ACTIVE:
             return
         self._fast_path_left = FAST_PATH_PER_READ
+        if len(data) <= BYTES_PER_TURN or self._parser.reads_raw_body:
+            self._parse(data)
+        else:
+            self._turns.start(data)
+
+    def _parse(self, data: bytes) -> None:
+        if self._state not in _PARSING:
+            return
         parser = self._parser
         for event in parser.feed(data):
             if isinstance(event, RequestHead):
@@ -197,6 +219,21 @@ class HTTPConnection(asyncio.Protocol):
         if self._transport.is_closing():
             self._send_timer.start(self.shutdown_send_timeout)
 
+    def _peer_disconnected(self) -> bool:
+        """Whether the client has gone. Of a connection that is not read only the kernel knows.
+
+        A client that has ended its half still waits for its responses. It has gone where the rest of a body is missing.
+        """
+        if self._transport.is_closing():
+            return True
+        if not (self._eof_received or self._transport.read_paused):
+            return False
+        state = tcp.peer_state(self._raw)
+        if state is not tcp.PeerState.HALF_CLOSED:
+            return state is tcp.PeerState.CLOSED
+        left = self._parser.body_left if self._receiving is not None and self._receiving is self._active else 0
+        return left is not None and left > tcp.unread_bytes(self._raw)
+
     # Requests.
 
     def _is_busy(self) -> bool:
@@ -211,8 +248,8 @@ class HTTPConnection(asyncio.Protocol):
             self._refuse(TooManyRequests("too many pipelined requests on one connection"))
             return
         scope = http_scope(self._scope, head, self._app_state.copy(), {CONNECTION_INFO_EXTENSION: self._info})
-        if head.upgrade:
-            self._on_upgrade(head, scope, busy=busy)
+        if head.websocket:
+            self._on_websocket_handshake(head, busy=busy)
             return
         if (
             self._fast_path is not None
@@ -286,30 +323,26 @@ class HTTPConnection(asyncio.Protocol):
         if self._queue:
             self._run(self._queue.popleft())
         elif self._deferred_error is not None:
-            self._send_error(self._deferred_error)
+            self._send_error(self._deferred_error, new_request_id())
         elif self._state is _STATE_ACTIVE:
             self._state = _STATE_IDLE
             self._keep_alive_timer.start()
 
     # Upgrades.
 
-    def _on_upgrade(self, head: RequestHead, scope: Scope, *, busy: bool) -> None:
-        """Switch to the WebSocket protocol. An upgrade that is not offered is ignored: its request is answered, then closed."""
-        protocol_class = self._config.ws_protocol_class
-        if protocol_class is None or not head.asks_for_websocket():
-            self._start_request(head, scope, keep_alive=False, busy=busy)
-            self._state = ConnectionState.DISCARDING
-            return
-        if head.method != "GET" or head.version != "1.1" or busy:
-            self._refuse(BadRequest("a WebSocket handshake must be a GET over HTTP/1.1 without pending requests"))
+    def _on_websocket_handshake(self, head: RequestHead, *, busy: bool) -> None:
+        """Switch to the WebSocket protocol."""
+        if busy:
+            self._refuse(BadRequest("a WebSocket handshake must not follow a request that is not answered"))
             return
         self._state = ConnectionState.UPGRADED
         self._server_state.connections.discard(self)
         self._transport.flush()
-        protocol = protocol_class(config=self._config, server_state=self._server_state, app_state=self._app_state)
-        switch_to_websocket(
-            self._raw, protocol, head, self._parser.trailing_data, write_paused=self._transport.write_paused
+        protocol = self._config.ws_protocol_class(
+            config=self._config, server_state=self._server_state, app_state=self._app_state
         )
+        early = self._parser.trailing_data + self._turns.take_rest()
+        switch_to_websocket(self._raw, protocol, head, early, write_paused=self._transport.write_paused)
         self._release()
 
     # Errors.
@@ -317,6 +350,7 @@ class HTTPConnection(asyncio.Protocol):
     def _refuse(self, error: GridcastError) -> None:
         """Answer `error` and close; behind the responses to requests that came before, if any are due."""
         self._state = ConnectionState.DISCARDING
+        request_id = None
         self._header_timer.stop()
         active, receiving = self._active, self._receiving
         due = self._is_busy()
@@ -327,16 +361,19 @@ class HTTPConnection(asyncio.Protocol):
                 self.close()
                 return
             else:
+                request_id = active.scope.setdefault("request_id", new_request_id())
                 active.disconnect()
                 due = False
         if due:
             self._deferred_error = error
         else:
-            self._send_error(error)
+            self._send_error(error, request_id or new_request_id())
 
-    def _send_error(self, error: GridcastError) -> None:
-        self._transport.write(encode_error_response(error, self._server_state.default_headers))
-        _access.info("request rejected", extra={"fields": {"status": error.status, "detail": error.detail}})
+    def _send_error(self, error: GridcastError, request_id: str) -> None:
+        headers = [*self._server_state.default_headers, (b"x-request-id", request_id.encode("ascii"))]
+        self._transport.write(encode_error_response(error, headers))
+        client = self._scope["client"]
+        log_refusal("request rejected", error, request_id, client[0] if client else "unknown")
         self._linger()
 
     def _on_header_timeout(self) -> None:
@@ -375,6 +412,9 @@ class HTTPConnection(asyncio.Protocol):
         self._header_timer.stop()
         if self._raw.is_closing():
             return
+        if self._eof_received:  # nothing more will come
+            self._transport.close()
+            return
         self._transport.half_close()
         self._linger_timer.start(self.linger_timeout)
 
@@ -383,6 +423,13 @@ class HTTPConnection(asyncio.Protocol):
         for timer in (self._header_timer, self._keep_alive_timer, self._send_timer, self._linger_timer):
             timer.stop()
         self._parser.close()
+        self._turns.take_rest()
         self._active = self._receiving = None
         self._queue.clear()
-        del self._header_timer, self._keep_alive_timer
+        del self._header_timer, self._keep_alive_timer, self._turns
+
+
+class EdgeConnection(HTTPConnection):
+    """A connection of the server that clients talk to, the gateway: its limits leave room for the fields that it adds."""
+
+    head_validator = RequestHeadValidator

@@ -30,6 +30,8 @@ class ConnectionInfo:
 
     `peer_disconnected`: whether the client has gone, without taking the request's body as ASGI's `receive` would.
 
+    `write_paused`: whether the write buffer is above its high-water mark, so that the next `send` waits.
+
     `unacknowledged_bytes`: what the kernel holds and the client has not acknowledged; None where that is unknown. It shows that a
     slow client reads: Linux reports a socket as writable only when a third of its send buffer is free, more than a megabyte, and
     a client that plays 128 kbit/s was taken for a stalled one.
@@ -37,6 +39,7 @@ class ConnectionInfo:
 
     extended_start: bool = False
     peer_disconnected: Callable[[], bool] = _never
+    write_paused: Callable[[], bool] = _never
     unacknowledged_bytes: Callable[[], int | None] = _unknown
 
 

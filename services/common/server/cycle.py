@@ -5,6 +5,7 @@ import logging
 from typing import Any, Protocol
 
 from services.common.asgi import ASGIApp, Message, Scope
+from services.common.errors import InternalServerError
 from services.common.http.encoding import (
     CONTINUE,
     NO_HEADERS,
@@ -13,7 +14,9 @@ from services.common.http.encoding import (
     encode_chunk,
     encode_response_head,
 )
+from services.common.http.problem import encode_problem, problem_headers
 from services.common.server.transport import CoalescingTransport
+from services.common.telemetry.request_id import new_request_id
 
 BODY_HIGH_WATER = 64 * 1024
 """Bytes of a request's body that wait for the application; beyond, the connection is not read."""
@@ -251,10 +254,13 @@ class RequestCycle:
 
     async def _send_internal_error(self) -> None:
         """Answer in place of the application, which `RequestMiddleware` does before in all of ours."""
+        error = InternalServerError()
+        body = encode_problem(error)
+        request_id = self.scope.get("request_id") or new_request_id()
         headers = [
-            (b"content-type", b"text/plain; charset=utf-8"),
-            (b"content-length", b"21"),
+            *problem_headers(error, body),
+            (b"x-request-id", request_id.encode("ascii")),
             (b"connection", b"close"),
         ]
-        await self.send({"type": "http.response.start", "status": 500, "headers": headers})
-        await self.send({"type": "http.response.body", "body": b"Internal Server Error"})
+        await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body})

@@ -11,9 +11,9 @@ from typing import Any
 import uvicorn
 
 from services.common.asgi import ASGIApp
+from services.common.server.allocator import configure_allocator
 from services.common.server.connection import HTTPConnection
 from services.common.settings import Settings
-from services.common.telemetry import json_logging, metrics
 
 BACKLOG = 2048
 """Connections that the kernel holds until they are accepted."""
@@ -50,7 +50,6 @@ class Server(uvicorn.Server):
 
 
 def run(
-    name: str,
     create_app: Callable[[], ASGIApp],
     settings: Settings,
     *,
@@ -58,14 +57,12 @@ def run(
     websocket: type[asyncio.Protocol] | None = None,
     shutdown_hook: ShutdownHook | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT. Exits with 3 where start-up fails.
+    """Serve until SIGTERM or SIGINT. Exits with 3 where start-up fails. `create_app` is called once, in the event loop.
 
     `websocket` is the class of the protocol to which WebSocket handshakes are handed over; without it none are offered.
     """
     gc.set_threshold(*GC_THRESHOLDS)
-    json_logging.configure_logging(name, settings.log_level)
-    if settings.metrics_port:
-        metrics.start_metrics_server(settings.host, settings.metrics_port)
+    configure_allocator()
     config = uvicorn.Config(
         create_app,
         factory=True,

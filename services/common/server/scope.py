@@ -3,10 +3,9 @@
 from typing import Any
 from urllib.parse import unquote
 
-from websockets.http11 import Request
-
 from services.common.asgi import Scope
-from services.common.http.request_parser import RequestHead
+from services.common.http.request_head import RequestHead
+from services.common.server.websocket.upgrade import UpgradeRequest
 
 
 def http_scope(connection: Scope, head: RequestHead, state: dict[str, Any], extensions: dict[str, Any]) -> Scope:
@@ -26,19 +25,19 @@ def http_scope(connection: Scope, head: RequestHead, state: dict[str, Any], exte
     }
 
 
-def websocket_scope(request: Request, **connection: Any) -> Scope:
+def websocket_scope(request: UpgradeRequest, **connection: Any) -> Scope:
     """Return the scope of a handshake. `connection`: client, server, scheme, state."""
-    raw_path, _, query = request.path.partition("?")
-    subprotocols = request.headers.get_all("Sec-WebSocket-Protocol")
+    raw_path, _, query = request.target.partition(b"?")
+    subprotocols = [value.decode("latin-1") for name, value in request.headers if name == b"sec-websocket-protocol"]
     return {
         "type": "websocket",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
         "http_version": "1.1",
         "root_path": "",
-        "path": unquote(raw_path),
-        "raw_path": raw_path.encode("ascii"),
-        "query_string": query.encode("ascii"),
-        "headers": [(name.encode("ascii"), value.encode("latin-1")) for name, value in request.headers.raw_items()],
+        "path": unquote(raw_path.decode("ascii")),
+        "raw_path": raw_path,
+        "query_string": query,
+        "headers": request.headers,
         "subprotocols": [token.strip() for header in subprotocols for token in header.split(",")],
         "extensions": {"websocket.http.response": {}},
         **connection,

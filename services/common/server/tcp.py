@@ -6,6 +6,7 @@ Linux answers all of these. Where a platform does not, the functions say None or
 import asyncio
 import socket
 import struct
+from enum import Enum, auto
 
 try:
     import fcntl
@@ -19,8 +20,19 @@ more, and that is 80 s of a radio station: who reads slowly looked like one who 
 """
 _NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 
-_CLOSED_STATES = frozenset({7, 8})
-"""TCP_CLOSE behind a reset, TCP_CLOSE_WAIT behind a FIN (Linux, netinet/tcp.h)."""
+_TCP_CLOSE, _TCP_CLOSE_WAIT = 7, 8
+"""The states behind a reset and behind a FIN (Linux, netinet/tcp.h)."""
+
+
+class PeerState(Enum):
+    """What a peer has done with its connection, as the kernel knows it."""
+
+    OPEN = auto()
+    """Nothing, or it cannot be known."""
+    HALF_CLOSED = auto()
+    """It has sent a FIN: it sends nothing more, and may still read."""
+    CLOSED = auto()
+    """It has reset the connection."""
 
 
 def limit_unsent(transport: asyncio.BaseTransport) -> None:
@@ -29,24 +41,36 @@ def limit_unsent(transport: asyncio.BaseTransport) -> None:
         client.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, MAX_UNSENT)
 
 
-def peer_sent_fin(transport: asyncio.BaseTransport) -> bool:
-    """Return whether the peer has closed or reset a connection. Needed where it is not being read, and so does not notice it."""
+def peer_state(transport: asyncio.BaseTransport) -> PeerState:
+    """Return what the peer has done. Needed where a connection is not being read, and so does not notice it."""
     if (client := transport.get_extra_info("socket")) is None or not hasattr(socket, "TCP_INFO"):
-        return False
+        return PeerState.OPEN
     try:
         state: int = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
     except OSError:
-        return False
-    return state in _CLOSED_STATES
+        return PeerState.OPEN
+    if state == _TCP_CLOSE_WAIT:
+        return PeerState.HALF_CLOSED
+    return PeerState.CLOSED if state == _TCP_CLOSE else PeerState.OPEN
+
+
+def unread_bytes(transport: asyncio.BaseTransport) -> int:
+    """Return the bytes that the kernel has received and we have not read (FIONREAD); 0 where that cannot be known."""
+    return _ioctl_count(transport, "FIONREAD") or 0
 
 
 def unacknowledged_bytes(transport: asyncio.BaseTransport) -> int | None:
     """Return the bytes in the kernel's send buffer that the peer has not acknowledged (TIOCOUTQ); None where it cannot be known."""
+    return _ioctl_count(transport, "TIOCOUTQ")
+
+
+def _ioctl_count(transport: asyncio.BaseTransport, request: str) -> int | None:
+    """Return the number that an ioctl of termios gives for a socket; None where there is none."""
     client = transport.get_extra_info("socket")
     if client is None or fcntl is None:
         return None
     try:
-        (count,) = struct.unpack("i", fcntl.ioctl(client.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))
+        (count,) = struct.unpack("i", fcntl.ioctl(client.fileno(), getattr(termios, request), b"\0\0\0\0"))
     except OSError:
         return None
     return int(count)

@@ -13,16 +13,17 @@ class CoalescingTransport:
     event loop.
 
     A write is a system call, and a small response would take two. `write_paused`: the client has not taken enough of what was
-    written.
+    written. `read_paused`: nothing is read at the moment.
     """
 
     __slots__ = (
         "_half_closed",
+        "_held",
         "_loop",
         "_pending",
         "_raw",
-        "_read_paused",
         "_writable",
+        "read_paused",
         "write_paused",
     )
 
@@ -30,7 +31,7 @@ class CoalescingTransport:
         self._raw = raw
         self._loop = loop
         self._pending: bytes | memoryview = b""
-        self._half_closed = self._read_paused = self.write_paused = False
+        self._half_closed = self._held = self.read_paused = self.write_paused = False
         self._writable: asyncio.Event | None = None
 
     # Writing.
@@ -73,14 +74,28 @@ class CoalescingTransport:
 
     def pause_reading(self) -> None:
         """Stop reading; nothing where it is stopped."""
-        if not self._read_paused:
-            self._read_paused = True
-            self._raw.pause_reading()
+        if not self.read_paused:
+            self.read_paused = True
+            if not self._held:
+                self._raw.pause_reading()
 
     def resume_reading(self) -> None:
-        """Read again; nothing where it is being read."""
-        if self._read_paused:
-            self._read_paused = False
+        """Read again; nothing where it is being read, or as long as it is held."""
+        if self.read_paused:
+            self.read_paused = False
+            if not self._held:
+                self._raw.resume_reading()
+
+    def hold_reading(self) -> None:
+        """Stop reading until `release_reading`, whatever `resume_reading` says: what was read is not parsed yet."""
+        self._held = True
+        if not self.read_paused:
+            self._raw.pause_reading()
+
+    def release_reading(self) -> None:
+        """Read again, unless `pause_reading` was called."""
+        self._held = False
+        if not self.read_paused and not self._raw.is_closing():
             self._raw.resume_reading()
 
     def pause_writing(self) -> None:
@@ -117,6 +132,8 @@ class CoalescingTransport:
         """Send a FIN behind what was written, and go on reading."""
         self._half_closed = True
         if not self._raw.is_closing():
+            if self._held:
+                self.release_reading()
             self.resume_reading()
             self.flush()
             self._raw.write_eof()
@@ -132,9 +149,9 @@ class CoalescingTransport:
 
     # What an application may ask (`services.common.server.connection_info`).
 
-    def peer_disconnected(self) -> bool:
-        """Whether the client has gone; its FIN may be behind bytes that are not read yet."""
-        return self.is_closing() or (self._read_paused and tcp.peer_sent_fin(self._raw))
+    def is_write_paused(self) -> bool:
+        """Whether the write buffer is above its high-water mark."""
+        return self.write_paused
 
     def unacknowledged_bytes(self) -> int | None:
         """Return the bytes that the client has not acknowledged; None where that is unknown."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
 
-from services.common.media import MediaInfo, MediaName, sha256_etag
+from services.common.media import NO_METADATA, MediaInfo, MediaName, sha256_etag
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +102,14 @@ class StoredFile:
     """A file as its writer counted and hashed it: `length` in bytes, `sha256` in lower-case hex.
 
     A file without a SHA-256 has an entity tag of the writer's choice, with its quotes; otherwise the tag is derived from `sha256`.
+    `metadata_json` is kept with this version of the file and returned unchanged.
     """
 
     length: int
     content_type: str
     sha256: str | None
     own_etag: str | None = None
+    metadata_json: str = NO_METADATA
 
     @property
     def etag(self) -> str:

@@ -5,6 +5,8 @@ never a path; a status. Counting costs a microsecond, so it is always on; the po
 """
 
 import threading
+from collections.abc import Callable, Iterable
+from typing import Any, cast
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import Counter, Gauge, start_http_server
@@ -75,10 +77,6 @@ REQUESTS_REJECTED = Counter(
     "gridcast_requests_rejected_total", "Requests and WebSocket handshakes rejected by a limit or a rule", ["reason"]
 )
 
-http_requests_in_flight = 0
-"""Value of HTTP_REQUESTS_IN_FLIGHT; counted by the request middleware."""
-HTTP_REQUESTS_IN_FLIGHT.set_function(lambda: http_requests_in_flight)
-
 _KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -96,6 +94,21 @@ def record_http_request(
         HTTP_RESPONSE_BODY_BYTES.counts[()] += bytes_sent
 
 
-def start_metrics_server(host: str, port: int) -> tuple[WSGIServer, threading.Thread]:
-    """Serve /metrics in a thread of its own, so that it works while the event loop is busy. Raises OSError if the port is taken."""
-    return start_http_server(port, addr=host)
+def start_metrics_server(
+    host: str, port: int, allows_host: Callable[[str], bool] = lambda _host: True
+) -> tuple[WSGIServer, threading.Thread]:
+    """Serve /metrics in a thread of its own, so that it works while the event loop is busy. Raises OSError if the port is taken.
+
+    `allows_host` judges the Host of each request: 421 where it returns False.
+    """
+    server, thread = start_http_server(port, addr=host)
+    serve_metrics = cast("Callable[..., Iterable[bytes]]", server.get_app())
+
+    def serve(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if allows_host(environ.get("HTTP_HOST", "localhost")):
+            return serve_metrics(environ, start_response)
+        start_response("421 Misdirected Request", [("Content-Type", "text/plain; charset=utf-8")])
+        return [b"this host name is not allowed in Host: GRIDCAST_ALLOWED_HOSTS lists those that are\n"]
+
+    server.set_app(serve)
+    return server, thread

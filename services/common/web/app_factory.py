@@ -11,7 +11,8 @@ from fastapi import FastAPI
 
 from services.common.web.health import ReadinessCheck, add_health_routes
 from services.common.web.openapi import build_openapi
-from services.common.web.problems import ProblemFastAPI, add_exception_handlers
+from services.common.web.problems import add_exception_handlers
+from services.common.web.responses import ServiceFastAPI
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -31,7 +32,7 @@ def create_fastapi_app(
 
     `readiness_checks` are awaited by /readyz, which shows their names; `extend_openapi_paths` adds the paths of bypass routes.
     """
-    app = ProblemFastAPI(
+    app = ServiceFastAPI(
         title=title,
         summary=summary,
         version=PRODUCT_VERSION,

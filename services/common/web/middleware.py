@@ -2,25 +2,37 @@
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import TypeVar
 
 from services.common.asgi import CLIENT_CLOSED_REQUEST, ASGIApp, ClientDisconnected, Message, Receive, Scope, Send
 from services.common.errors import GridcastError, InternalServerError, ServiceUnavailable
 from services.common.http.encoding import PreparedResponse
-from services.common.http.headers import incoming_request_id
-from services.common.telemetry import json_logging, metrics
+from services.common.http.headers import Header, forwarded_client, incoming_request_id
+from services.common.http.problem import decode_problem_detail
+from services.common.media_path import PATH_PREFIX, PATH_TEMPLATE
+from services.common.telemetry.request_id import new_request_id, request_id_var
+from services.common.telemetry.request_telemetry import RequestTelemetry
+from services.common.web.browser_protection import SAME_ORIGIN_ONLY
 from services.common.web.problems import send_problem
 
+HandlerT = TypeVar("HandlerT")
 FastPathHandler = Callable[[Scope], PreparedResponse | None]
 """Returns the response to a request where nothing has to be waited for, else None."""
 
-QUIET = frozenset({"/livez", "/readyz"})
-"""Asked every few seconds: not worth a line in the log."""
+MAX_PROBLEM_BYTES = 4096
+"""Bytes of an error response that are kept for the access log, about: a problem is shorter."""
 
-_random = random.Random()  # noqa: S311  # an id is no secret; asking the system for it is a call for each request
+_STATUSES = frozenset(HTTPStatus)
 _log = logging.getLogger("gridcast.web")
+
+
+def client_behind_gateway(scope: Scope) -> str:
+    """Return the address of a service's client: the gateway says it."""
+    peer = scope.get("client")
+    return forwarded_client(scope["headers"], peer[0] if peer else "unknown")
 
 
 class RequestMiddleware:
@@ -32,10 +44,15 @@ class RequestMiddleware:
 
     Arguments:
         app: the application that gets what no bypass route takes.
-        bypass_routes: plain ASGI callables by (method, path), for requests where a router would cost more than the response.
+        bypass_routes: plain ASGI callables by (method, path), for requests where a router would cost more than the response. The
+            path is PATH_TEMPLATE for all path addresses of files; likewise in `fast_path_handlers`.
         trusts_request_id: whether the X-Request-ID of a request is kept. By default it is: a service's client is the gateway,
             which sets it.
+        telemetry: records the requests; by default without an access log.
+        client_address: the client's address, for the log lines of refusals. By default what the gateway says.
         fast_path_handlers: functions by (method, path) that answer without a task where everything is in memory.
+        check_request: raises the GridcastError with which a request is refused before anything else is done with it.
+        response_headers: returns fields that are added to the response of a request, a problem included.
     """
 
     def __init__(
@@ -44,31 +61,48 @@ class RequestMiddleware:
         bypass_routes: Mapping[tuple[str, str], ASGIApp] | None = None,
         trusts_request_id: Callable[[Scope], bool] = lambda _scope: True,
         fast_path_handlers: Mapping[tuple[str, str], FastPathHandler] | None = None,
+        telemetry: RequestTelemetry | None = None,
+        check_request: Callable[[Scope], None] = lambda _scope: None,
+        response_headers: Callable[[Scope], list[Header]] = lambda _scope: SAME_ORIGIN_ONLY,
+        client_address: Callable[[Scope], str] = client_behind_gateway,
     ) -> None:
         self.app = app
         self.bypass_routes = dict(bypass_routes or {})
         self.fast_path_handlers = dict(fast_path_handlers or {})
         self._trusts_request_id = trusts_request_id
+        self._telemetry = telemetry or RequestTelemetry()
+        self._check_request = check_request
+        self._response_headers = response_headers
+        self._client_address = client_address
 
     def fast_path(self, scope: Scope) -> PreparedResponse | None:
         """Return a response for which nothing has to be waited for; None sends the request through `__call__`.
 
         Asked by our server alone. An exception is no response: the request meets it again in `__call__`, where it is answered.
         """
-        handler = self.fast_path_handlers.get((scope["method"], scope["path"]))
+        route, handler = self._find(self.fast_path_handlers, scope)
         if handler is None:
             return None
         began = time.perf_counter()
         try:
+            self._check_request(scope)
             response = handler(scope)
         except Exception:  # noqa: BLE001  # see above
             return None
         if response is not None:
             request_id = _request_id(scope, self._trusts_request_id)
-            response.headers.append((b"x-request-id", request_id.encode("ascii")))
-            scope["route"] = scope["path"]
-            _record(scope, request_id, response.status, len(response.body), 0, time.perf_counter() - began)
+            response.headers.extend(((b"x-request-id", request_id.encode("ascii")), *self._response_headers(scope)))
+            scope["route"] = route
+            self._record(scope, request_id, response.status, len(response.body), 0, time.perf_counter() - began)
         return response
+
+    def _find(self, table: Mapping[tuple[str, str], HandlerT], scope: Scope) -> tuple[str, HandlerT | None]:
+        """Return the route's template and its handler, None where the table has none."""
+        path = scope["path"]
+        if (handler := table.get((scope["method"], path))) is None and path.startswith(PATH_PREFIX):
+            path = PATH_TEMPLATE
+            handler = table.get((scope["method"], path))
+        return path, handler
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -76,9 +110,11 @@ class RequestMiddleware:
             await self.app(scope, receive, send)
             return
         began = time.perf_counter()
-        request_id = _request_id(scope, self._trusts_request_id)
-        token = json_logging.request_id_var.set(request_id)
-        response = _ResponseSender(send, request_id)
+        # The server has given it an id where it has refused the body before this task began.
+        request_id = scope.get("request_id") or _request_id(scope, self._trusts_request_id)
+        scope["request_id"] = request_id
+        token = request_id_var.set(request_id)
+        response = _ResponseSender(send, request_id, self._response_headers(scope))
         received = 0
 
         async def counting_receive() -> Message:
@@ -87,11 +123,12 @@ class RequestMiddleware:
             received += len(message.get("body", b""))
             return message
 
-        bypass = self.bypass_routes.get((scope["method"], scope["path"]))
+        route, bypass = self._find(self.bypass_routes, scope)
         if bypass is not None:
-            scope["route"] = scope["path"]
-        metrics.http_requests_in_flight += 1
+            scope["route"] = route
+        self._telemetry.in_flight += 1
         try:
+            self._check_request(scope)
             await (bypass or self.app)(scope, counting_receive, response.send)
         except ClientDisconnected:
             response.status = response.status or CLIENT_CLOSED_REQUEST
@@ -107,19 +144,44 @@ class RequestMiddleware:
             if not response.status:
                 await send_problem(response.send, InternalServerError(), close_connection=True)
         finally:
-            metrics.http_requests_in_flight -= 1
-            _record(scope, request_id, response.status, response.sent, received, time.perf_counter() - began)
-            json_logging.request_id_var.reset(token)
+            self._telemetry.in_flight -= 1
+            if response.status >= 400:
+                self._add_refusal_fields(scope, response)
+            self._record(scope, request_id, response.status, response.sent, received, time.perf_counter() - began)
+            request_id_var.reset(token)
+
+    def _add_refusal_fields(self, scope: Scope, response: "_ResponseSender") -> None:
+        """Add what the access log has of a refusal only: the client's address and the reason."""
+        log = scope.setdefault("log", {})
+        log["client"] = self._client_address(scope)
+        if reason := response.reason():
+            log["reason"] = reason
+
+    def _record(self, scope: Scope, request_id: str, status: int, sent: int, received: int, seconds: float) -> None:
+        route = scope.get("route", "other")
+        template = str(getattr(route, "path", route))
+        self._telemetry.record(
+            request_id,
+            scope["method"],
+            scope["path"],
+            template,
+            status,
+            sent,
+            received,
+            seconds,
+            scope.get("log"),
+        )
 
 
 class _ResponseSender:
-    """Sends a response with the request's id, and counts its bytes."""
+    """Sends a response with the request's id and further headers, and counts its bytes."""
 
-    __slots__ = ("_request_id", "_send", "sent", "status")
+    __slots__ = ("_headers", "_problem", "_send", "sent", "status")
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    def __init__(self, send: Send, request_id: str, headers: list[Header]) -> None:
         self._send = send
-        self._request_id = request_id.encode("ascii")
+        self._headers = (*headers, (b"x-request-id", request_id.encode("ascii")))
+        self._problem = b""
         self.status = 0
         self.sent = 0
 
@@ -127,18 +189,20 @@ class _ResponseSender:
         """ASGI's send."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._request_id)]
-        self.sent += len(message.get("body", b""))
+            message["headers"] = [*message.get("headers", ()), *self._headers]
+        body = message.get("body", b"")
+        self.sent += len(body)
+        if self.status >= 400 and len(self._problem) < MAX_PROBLEM_BYTES:
+            self._problem += body
         await self._send(message)
 
-
-def _record(scope: Scope, request_id: str, status: int, sent: int, received: int, seconds: float) -> None:
-    """Count a request and write its line to the access log."""
-    route, method, path = scope.get("route", "other"), scope["method"], scope["path"]
-    template = str(getattr(route, "path", route))
-    metrics.record_http_request(method, template, status, seconds, received, sent)
-    if (lines := json_logging.access_log) is not None and path not in QUIET:
-        lines.write(request_id, method, path, status, sent, received, seconds, scope.get("log"))
+    def reason(self) -> str:
+        """Return the detail of a problem that was sent; otherwise what the status says."""
+        if self.status == CLIENT_CLOSED_REQUEST:
+            return "the client has disconnected"
+        if (detail := decode_problem_detail(self._problem)) is not None:
+            return detail
+        return HTTPStatus(self.status).phrase if self.status in _STATUSES else ""
 
 
 def _has_body(scope: Scope) -> bool:
@@ -150,4 +214,4 @@ def _request_id(scope: Scope, trusts_request_id: Callable[[Scope], bool]) -> str
     request_id = incoming_request_id(scope["headers"])
     if request_id is not None and trusts_request_id(scope):
         return request_id
-    return f"{_random.getrandbits(64):016x}"
+    return new_request_id()

@@ -7,10 +7,11 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field
 
+from services.common.http.origins import SAFE_METHODS
 from services.common.http.problem import PROBLEM_MEDIA_TYPE
 
-COMMON_ERROR_STATUSES = (400, 414, 431)
-"""The HTTP server sends these for malformed and oversized requests, before a route is known."""
+COMMON_ERROR_STATUSES = (400, 414, 421, 431)
+"""Sent before a route is known: for malformed and oversized requests, and for a Host that is not allowed."""
 
 
 class ProblemDetails(BaseModel):
@@ -39,10 +40,12 @@ def build_openapi(app: FastAPI, extend_paths: Callable[[dict[str, Any]], None] |
         if extend_paths is not None:
             extend_paths(document["paths"])
         for item in document["paths"].values():
-            for operation in item.values():
+            for method, operation in item.items():
                 responses = operation["responses"]
                 responses.pop("422", None)
-                for status, answer in openapi_problems(*COMMON_ERROR_STATUSES).items():
+                # 403: the page that sent a request which changes state is of another origin.
+                statuses = COMMON_ERROR_STATUSES if method.upper() in SAFE_METHODS else (403, *COMMON_ERROR_STATUSES)
+                for status, answer in openapi_problems(*statuses).items():
                     responses.setdefault(str(status), answer)
         app.openapi_schema = document
     return app.openapi_schema

@@ -4,7 +4,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from services.common.asgi import CLIENT_CLOSED_REQUEST, ASGIApp, ClientDisconnected, Message, Receive, Scope, Send
+from services.common.asgi import CLIENT_CLOSED_REQUEST, ClientDisconnected, Send
 from services.common.errors import (
     BadRequest,
     ContentTooLarge,
@@ -12,6 +12,7 @@ from services.common.errors import (
     InternalServerError,
     MethodNotAllowed,
     NotFound,
+    UnsupportedMediaType,
 )
 from services.common.http.problem import encode_problem, problem_headers
 
@@ -52,10 +53,22 @@ async def _handle_client_disconnected(_request: Request, _error: Exception) -> R
     return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
-async def _handle_validation_error(_request: Request, error: Exception) -> Response:
+async def _handle_validation_error(request: Request, error: Exception) -> Response:
     faults = error.errors() if isinstance(error, RequestValidationError) else []
+    is_body_fault = any(fault["loc"][:1] == ("body",) and fault["type"] != "missing" for fault in faults)
+    if is_body_fault and not _is_json(request.headers.get("content-type", "")):
+        return problem_response(
+            UnsupportedMediaType(
+                "the body must be JSON, with Content-Type: application/json", {"accept": "application/json"}
+            )
+        )
     said = "; ".join(f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in faults[:5])
     return problem_response(BadRequest(said))
+
+
+def _is_json(content_type: str) -> bool:
+    media_type = content_type.partition(";")[0].strip().lower()
+    return media_type == "application/json" or (media_type.startswith("application/") and media_type.endswith("+json"))
 
 
 async def _handle_http_exception(_request: Request, error: Exception) -> Response:
@@ -67,6 +80,8 @@ async def _handle_http_exception(_request: Request, error: Exception) -> Respons
         case 404:
             return problem_response(NotFound("resource not found"))
         case 405:
+            if "GET" in headers.get("Allow", "") and "HEAD" not in headers["Allow"]:
+                headers["Allow"] += ", HEAD"
             return problem_response(MethodNotAllowed("method not allowed", headers))
         case 413:
             return problem_response(ContentTooLarge("the request body is too large", headers))
@@ -74,30 +89,3 @@ async def _handle_http_exception(_request: Request, error: Exception) -> Respons
             return problem_response(BadRequest(detail, headers))
         case _:
             return problem_response(InternalServerError())
-
-
-class ProblemFastAPI(FastAPI):
-    """FastAPI with a problem document for an oversized Content-Length; FastAPI sends plain text, bypassing all error handlers."""
-
-    def build_middleware_stack(self) -> ASGIApp:
-        """Build FastAPI's stack, and replace that one response."""
-        stack = super().build_middleware_stack()
-
-        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-            refused = False
-
-            async def sending(message: Message) -> None:
-                nonlocal refused
-                if message["type"] == "http.response.start" and message["status"] == ContentTooLarge.status:
-                    kind: bytes = dict(message["headers"]).get(b"content-type", b"")
-                    refused = kind.startswith(b"text/plain")
-                    if refused:
-                        await send_problem(
-                            send, ContentTooLarge("the request body is too large"), close_connection=True
-                        )
-                if not refused:
-                    await send(message)
-
-            await stack(scope, receive, sending)
-
-        return answer

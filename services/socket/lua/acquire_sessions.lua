@@ -3,7 +3,8 @@
 -- ARGV: node, topics per session at most, seconds that a record lives; then for each session: sid, hash of the presented secret
 --       (empty: a new session), hash of the new secret, meta, number of topics, topic...
 -- Returns epoch, number, Unix time, and for each session 0 if the presented secret is not valid, 1 for too many topics, or
--- {stored position, meta, topic, its number, ...}.
+-- {stored position, meta, claim, topic, its number, ...}. A session's claim counts its acquisitions: of two connections the one with the
+-- higher claim holds it.
 -- The presented secret stays valid until the client has proved that it holds the new one (confirm_secrets).
 local node, max_topics, record_ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'number')
@@ -35,8 +36,9 @@ local function acquire(sid, presented, secret, meta, requested_topics)
   if count > max_topics then return 1 end
   redis.call('HSET', key, 'node', node, 'resume', secret, 'previous', presented, 'since', now, 'meta', meta,
     'position', position ~= '' and position or epoch .. '-' .. number)
+  local claim = redis.call('HINCRBY', key, 'claim', 1)
   if presented ~= '' then redis.call('HDEL', key, 'left') end
-  local session = {position, meta}
+  local session = {position, meta, claim}
   for topic, since in pairs(topics) do
     redis.call('HSET', key, 't:' .. topic, since)
     session[#session + 1] = topic
@@ -45,7 +47,8 @@ local function acquire(sid, presented, secret, meta, requested_topics)
   redis.call('EXPIRE', key, record_ttl)
   redis.call('ZADD', KEYS[2], 0, sid)
   if previous_node ~= '' and previous_node ~= node then
-    redis.call('PUBLISH', 'gridcast:node:' .. previous_node, cjson.encode({type = 'moved', sid = sid, secret = secret}))
+    redis.call('PUBLISH', 'gridcast:node:' .. previous_node,
+      cjson.encode({type = 'moved', sid = sid, secret = secret, claim = claim}))
   end
   return session
 end

@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl
 from fastapi import Request
 
 from services.common.errors import BadRequest, GridcastError
+from services.common.http.content_coding import require_identity_coding
 from services.common.store.upload_store import UploadStore
 from services.common.telemetry import metrics
 from services.upload.body import UploadBody
@@ -63,7 +64,7 @@ def upload_context(request: Request) -> UploadContext:
 
 @contextmanager
 def request_body(request: Request, protocol: str) -> Iterator[UploadBody]:
-    """Hold an upload slot while the body is received, and count the outcome under `protocol`.
+    """Hold an upload slot while the body is received, and count the outcome under `protocol`. Refuses content codings.
 
     An error response before the end of the body closes the connection: the rest is not read.
     """
@@ -72,6 +73,7 @@ def request_body(request: Request, protocol: str) -> Iterator[UploadBody]:
     body.at_eof = parse_content_length(request) == 0
     outcome = "aborted"
     try:
+        require_identity_coding(request.scope["headers"])
         with context.limiter.acquire_slot(body):
             yield body
         outcome = "completed"

@@ -13,13 +13,14 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 
 from services.common.errors import BadRequest, ContentTooLarge
-from services.common.media import MediaName, validate_folder, validate_media_name, validate_segment
+from services.common.media import NO_METADATA, MediaName, validate_folder, validate_media_name, validate_segment
 from services.common.store.upload_store import OutboxEvent
 from services.common.web.openapi import openapi_problems
 from services.upload.content_types import resolve_content_type
 from services.upload.endpoints.dependencies import request_body, upload_context
 from services.upload.endpoints.multipart import (
     MAX_FORM_OVERHEAD_BYTES,
+    EmptyFileInput,
     FileData,
     FileEnd,
     FileStart,
@@ -31,6 +32,7 @@ from services.upload.endpoints.multipart import (
 )
 from services.upload.endpoints.request import SidParam, parse_content_length
 from services.upload.endpoints.response import stream_location, validator_headers
+from services.upload.file_metadata import encode_file_metadata, is_file_metadata
 from services.upload.progress import NullProgress, Progress, StartProgress
 from services.upload.writer.cleanup import CleanupRunner
 from services.upload.writer.upload_writer import UploadWriter
@@ -52,6 +54,7 @@ _FORM_OPENAPI: dict[str, Any] = {
                         "folder": {"type": "string", "maxLength": 1024},
                         "sid": {"type": "string", "maxLength": 128},
                     },
+                    "additionalProperties": {"type": "string", "description": "metadata of the file"},
                 }
             }
         },
@@ -73,10 +76,15 @@ async def upload_form(
     folder: Annotated[str | None, Query(description="allows a name that is taken to be refused early")] = None,
     sid: SidParam = None,
 ) -> JSONResponse:
-    """Store one file sent as a form (RFC 7578): `file`, optional `folder` and `sid`. Answers with its id."""
+    """Store one file sent as a form (RFC 7578): `file`, optional `folder` and `sid`. Answers with its id.
+
+    All other text fields become the file's metadata.
+    """
     context = upload_context(request)
     with request_body(request, "form") as body:
-        parser = FormParser(parse_boundary(request.headers.get("content-type", "").encode("latin-1")))
+        by_aiohttp = "aiohttp/" in request.headers.get("user-agent", "")
+        boundary = parse_boundary(request.headers.get("content-type", "").encode("latin-1"))
+        parser = FormParser(boundary, percent_encoded_filenames=by_aiohttp)
         length = parse_content_length(request)
         max_size = context.policy.max_size
         if length is not None and length > max_size + MAX_FORM_OVERHEAD_BYTES:
@@ -98,7 +106,11 @@ async def upload_form(
 
 @dataclass(slots=True)
 class FormUpload:
-    """The form as read so far. `fields` begins with the query parameters; `check_media_type` raises for a type that is refused."""
+    """The form as read so far.
+
+    `fields` begins with the query parameters; `check_media_type` raises for a type that is refused. `metadata` are the text fields
+    that are not ours, `metadata_json` what is stored of them.
+    """
 
     fields: dict[str, str]
     start_progress: StartProgress
@@ -106,26 +118,35 @@ class FormUpload:
     filename: str | None = None
     content_type: str = ""
     seen_fields: set[str] = field(default_factory=set)
+    metadata: dict[str, str] = field(default_factory=dict)
+    metadata_json: str = NO_METADATA
     progress: Progress = field(default_factory=NullProgress)
 
     def target_name(self) -> MediaName:
         """Return the validated name. Raises BadRequest."""
         if self.filename is None:
-            raise BadRequest("the field 'file' is missing")
+            raise BadRequest("the field 'file' is missing, or no file was chosen in it")
         return validate_media_name(self.fields.get("folder", ""), self.filename)
 
     def add_field(self, name: str, value: str) -> None:
-        """Add a text field. Raises BadRequest where it is unknown, given twice or different from the query parameter."""
+        """Add a text field.
+
+        Raises BadRequest where it is given twice or different from the query parameter, ContentTooLarge for too much metadata.
+        """
         if name == "file":
             raise BadRequest("the field 'file' has no filename: send it as a file")
-        if name not in FORM_FIELDS:
-            raise BadRequest(f"unknown field {name!r}")
+        if name not in FORM_FIELDS and not is_file_metadata(name, value):
+            return
         if name == "folder":
             value = validate_folder(value)  # as in the query: two spellings are one folder
         if name in self.seen_fields or self.fields.get(name, value) != value:
             raise BadRequest(f"duplicate field {name!r}")
         self.seen_fields.add(name)
-        self.fields[name] = value
+        if name in FORM_FIELDS:
+            self.fields[name] = value
+        else:
+            self.metadata[name] = value
+            self.metadata_json = encode_file_metadata(self.metadata)
 
     def start_file(self, event: FileStart) -> None:
         """Handle the headers of the file part. Raises BadRequest and UnsupportedMediaType."""
@@ -149,7 +170,7 @@ async def receive_form(
                 await _handle_event(event, form, writer)
             form.progress.set_received(writer.bytes_received)
         parser.close()
-        stored = await writer.commit(form.target_name(), form.content_type)
+        stored = await writer.commit(form.target_name(), form.content_type, metadata_json=form.metadata_json)
     except BaseException as error:
         form.progress.set_state("failed")
         await cleanup.run_after(error, writer.abort())
@@ -169,5 +190,5 @@ async def _handle_event(event: FormEvent, form: FormUpload, writer: UploadWriter
                 await writer.create(form.target_name())
         case FormField(name, value):
             form.add_field(name, value)
-        case FileEnd() | FormEnd():
+        case EmptyFileInput() | FileEnd() | FormEnd():
             pass

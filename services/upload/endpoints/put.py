@@ -1,15 +1,15 @@
-"""PUT /file/stream: the body is the file itself, created or replaced in one step."""
+"""PUT /file/stream and /files/...: the body is the file itself, created or replaced in one step."""
 
 import sys
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import AsyncIterable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from services.common.errors import AlreadyExists, BadRequest, PreconditionFailed, UnsupportedMediaType
-from services.common.media import MediaName, validate_media_name
+from services.common.errors import AlreadyExists, BadRequest, PreconditionFailed
+from services.common.media import MediaInfo, MediaName, validate_media_name
 from services.common.store.upload_store import NewUpload, OutboxEvent, Preconditions
 from services.common.web.openapi import openapi_problems
 from services.upload.content_types import resolve_content_type
@@ -20,14 +20,15 @@ from services.upload.endpoints.request import (
     IF_UNMODIFIED_SINCE_PARAMETER,
     FilenameParam,
     FolderParam,
+    PathParam,
     SidParam,
-    combined_header,
     digest_verifiers,
     header_parameter,
     parse_content_length,
+    request_media_path,
     request_preconditions,
 )
-from services.upload.endpoints.response import stream_location, validator_headers
+from services.upload.endpoints.response import path_location, stream_location, validator_headers
 from services.upload.progress import Progress
 from services.upload.writer.cleanup import CleanupRunner
 from services.upload.writer.upload_writer import UploadWriter
@@ -46,29 +47,42 @@ _PUT_OPENAPI: dict[str, Any] = {
 }
 
 
-@router.put(
-    "/file/stream",
-    response_description="the file was replaced; its description",
-    responses={
+_PUT_ROUTE: dict[str, Any] = {
+    "response_description": "the file was replaced; its description",
+    "responses": {
         201: {"description": "the file was created; its description"},
         **openapi_problems(400, 408, 409, 412, 413, 415, 429, 503, 507),
     },
-    openapi_extra=_PUT_OPENAPI,
-    max_body_size=sys.maxsize,
-)
+    "openapi_extra": _PUT_OPENAPI,
+    "max_body_size": sys.maxsize,
+}
+
+
+@router.put("/file/stream", **_PUT_ROUTE)
 async def put_file(
     request: Request, filename: FilenameParam, folder: FolderParam = "", sid: SidParam = None
 ) -> JSONResponse:
     """Store the body as the file of that name in one step: readers see the old file or the new one, each complete."""
+    return await _put(request, lambda: validate_media_name(folder, filename), sid, stream_location)
+
+
+@router.put("/files/{path:path}", **_PUT_ROUTE)
+async def put_file_by_path(request: Request, path: PathParam, sid: SidParam = None) -> JSONResponse:
+    """The same by the path address of the file: its folder, a slash, its filename, each segment percent-encoded."""
+    del path  # Starlette has decoded it; the raw path is decoded segment by segment
+    return await _put(request, lambda: request_media_path(request), sid, path_location)
+
+
+async def _put(
+    request: Request, parse_name: Callable[[], MediaName], sid: str | None, location_of: Callable[[MediaInfo], str]
+) -> JSONResponse:
     context = upload_context(request)
     headers = request.headers
     with request_body(request, "put") as body:
-        name = validate_media_name(folder, filename)
+        name = parse_name()
         # RFC 9110, 14.5: a partial PUT that is taken for a complete one would destroy the file.
         if "content-range" in headers:
             raise BadRequest("Content-Range is not supported in PUT")
-        if (combined_header(request, "content-encoding") or "identity").strip().lower() != "identity":
-            raise UnsupportedMediaType("Content-Encoding is not supported", {"accept-encoding": "identity"})
         length = parse_content_length(request)
         context.check_size(length)
         content_type = resolve_content_type(headers.get("content-type", ""), name.filename)
@@ -88,7 +102,7 @@ async def put_file(
     info = event.info
     created = event.type == "file.created"
     # No Content-Location: it would say that this description is the file (RFC 9110, 8.7).
-    location = {"location": stream_location(info)} if created else {}
+    location = {"location": location_of(info)} if created else {}
     response_headers = {**location, "cache-control": "no-store", **validator_headers(info.etag, info.sha256)}
     return JSONResponse(info.to_public_dict(), 201 if created else 200, response_headers)
 

@@ -3,16 +3,30 @@
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from fastapi import Query, Request
+from fastapi import Path, Query, Request
 
 from services.common.errors import BadRequest
+from services.common.media import MediaName
+from services.common.media_path import parse_media_path
 from services.common.store.upload_store import Preconditions
 from services.upload.digests import DigestVerifier, parse_digest_field
 from services.upload.preconditions import parse_preconditions
 
 FolderParam = Annotated[str, Query(description="the folder; empty is the topmost one")]
 FilenameParam = Annotated[str, Query(description="the file's name")]
+PathParam = Annotated[
+    str,
+    Path(
+        description="folder and filename, each segment percent-encoded",
+        openapi_examples={"a file in a folder": {"value": "demo/holiday.webm"}},
+    ),
+]
 SidParam = Annotated[str | None, Query(max_length=128, description="the id of the socket that receives the progress")]
+
+
+def request_media_path(request: Request) -> MediaName:
+    """Return the name in the path address of the request. Raises BadRequest."""
+    return parse_media_path(request.scope["raw_path"].decode("ascii"))
 
 
 def header_parameter(name: str, description: str) -> dict[str, Any]:

@@ -2,13 +2,19 @@
 
 from urllib.parse import quote
 
-from services.common.media import MediaInfo
+from services.common.media import MediaInfo, MediaName
+from services.common.media_path import media_path
 from services.upload.digests import format_repr_digest
 
 
 def stream_location(info: MediaInfo) -> str:
     """Return where the file can be read: a relative reference, which is right behind any proxy."""
     return f"/file/stream?filename={quote(info.filename, safe='')}&folder={quote(info.folder, safe='')}"
+
+
+def path_location(info: MediaInfo) -> str:
+    """Return the path address of the file."""
+    return media_path(MediaName(info.folder, info.filename))
 
 
 def validator_headers(etag: str, sha256: str | None) -> dict[str, str]:

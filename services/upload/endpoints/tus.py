@@ -94,7 +94,10 @@ async def tus_create(
     upload_concat: HeaderText = None,
     upload_checksum: HeaderText = None,
 ) -> Response:
-    """Create an upload: metadata `filename`, optional `filetype`, `folder` and `sid`. The request may carry the first bytes."""
+    """Create an upload: metadata `filename`, optional `filetype`, `folder` and `sid`. The request may carry the first bytes.
+
+    All other keys become the file's metadata.
+    """
     with _require_tus_version(request), request_body(request, "tus") as body:
         context = upload_context(request)
         concat = tus_headers.parse_concat(upload_concat)
@@ -104,17 +107,18 @@ async def tus_create(
         if concat is not None:
             stored_metadata["concat"] = (upload_concat or "").strip()
         if concat is not None and concat.part_ids:
-            if upload_length is not None or parse_content_length(request) != 0:
+            if upload_length is not None or parse_content_length(request) or not await body.is_empty():
                 raise BadRequest("a final upload must have neither Upload-Length nor a body")
             return await _create_final(context, concat, metadata, stored_metadata)
         name = None
         if concat is None:
             name = validate_media_name(metadata.get("folder", ""), metadata.get("filename", ""))
             context.policy.check_media_type(resolve_content_type(metadata.get("filetype", ""), name.filename))
+            tus_headers.encode_metadata_of_file(metadata)
         length = tus_headers.parse_upload_length(upload_length, upload_defer_length)
         content_length = parse_content_length(request)
-        if content_length != 0:
-            _check_content_type(request)
+        if not _is_tus_content_type(request) and (content_length or not await body.is_empty()):
+            raise _unsupported_content_type()
         verifiers = [*tus_headers.parse_checksum(upload_checksum), *digest_verifiers(request)]
         if length is not None and content_length is not None and content_length > length:
             raise BadRequest("the body is longer than Upload-Length")
@@ -129,7 +133,8 @@ async def _create_final(
 ) -> Response:
     name = validate_media_name(metadata.get("folder", ""), metadata.get("filename", ""))
     content_type = context.policy.check_media_type(resolve_content_type(metadata.get("filetype", ""), name.filename))
-    target = ConcatTarget(name, content_type, context.settings.unfinished_upload_ttl, stored_metadata)
+    metadata_json = tus_headers.encode_metadata_of_file(metadata)
+    target = ConcatTarget(name, content_type, context.settings.unfinished_upload_ttl, stored_metadata, metadata_json)
     progress = context.start_progress(metadata.get("sid"), name.filename, None)
     concatenator = Concatenator(context.store, context.policy, context.disk_space, context.cleanup)
     upload_id, event = await concatenator.concatenate(concat.part_ids, target, progress)
@@ -179,7 +184,8 @@ async def tus_patch(
     """Append bytes from the offset on. A newer request replaces an older one, which is aborted."""
     with _require_tus_version(request), request_body(request, "tus") as body:
         context = upload_context(request)
-        _check_content_type(request)
+        if not _is_tus_content_type(request):
+            raise _unsupported_content_type()
         if upload_offset is None:
             raise BadRequest("Upload-Offset is missing")
         patch = PatchRequest(
@@ -221,9 +227,12 @@ async def tus_method_override(request: Request, upload: str) -> Response:
     return await handler()
 
 
-def _check_content_type(request: Request) -> None:
-    if request.headers.get("content-type", "").strip().lower() != tus_headers.TUS_CONTENT_TYPE:
-        raise UnsupportedMediaType(f"the bytes are sent as {tus_headers.TUS_CONTENT_TYPE}")
+def _is_tus_content_type(request: Request) -> bool:
+    return request.headers.get("content-type", "").strip().lower() == tus_headers.TUS_CONTENT_TYPE
+
+
+def _unsupported_content_type() -> UnsupportedMediaType:
+    return UnsupportedMediaType(f"the bytes are sent as {tus_headers.TUS_CONTENT_TYPE}")
 
 
 async def _patch_response(

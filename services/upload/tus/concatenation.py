@@ -28,12 +28,17 @@ _log = logging.getLogger("gridcast.upload")
 
 @dataclass(frozen=True, slots=True)
 class ConcatTarget:
-    """The file that the parts become. `ttl` in seconds and `metadata` are those of the final upload."""
+    """The file that the parts become.
+
+    `ttl` in seconds and `metadata` are those of the final upload. `metadata_json` is the metadata of the file, which the final
+    upload states as well: what the parts say of themselves is not the file's.
+    """
 
     name: MediaName
     content_type: str
     ttl: float
     metadata: dict[str, str]
+    metadata_json: str
 
 
 class Concatenator:
@@ -66,7 +71,7 @@ class Concatenator:
             upload = await writer.create(target.name, NewUpload(length, target.ttl, target.metadata))
             for part, state in parts:
                 await self._copy_part(part, state, writer, progress)
-            event = await writer.commit(target.name, target.content_type)
+            event = await writer.commit(target.name, target.content_type, metadata_json=target.metadata_json)
         except BaseException as error:
             progress.set_state("failed")
             if writer is not None:

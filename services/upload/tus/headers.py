@@ -1,20 +1,24 @@
 """Parses the header fields of tus 1.0.0. Pure. Raises BadRequest for malformed values."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from services.common.errors import BadRequest, ChecksumMismatch
 from services.upload.digests import DigestVerifier, decode_base64
+from services.upload.file_metadata import encode_file_metadata
 
 TUS_VERSION = "1.0.0"
 TUS_EXTENSIONS = "creation,creation-with-upload,creation-defer-length,checksum,expiration,termination,concatenation"
 CHECKSUM_ALGORITHMS = "sha1,sha256"
 TUS_CONTENT_TYPE = "application/offset+octet-stream"
 TUS_PATH = "/file/tus/"
-MAX_METADATA_BYTES = 4096
-"""Bytes of Upload-Metadata: the store keeps it with every unfinished upload, up to 64 of one name."""
+MAX_METADATA_BYTES = 24 * 1024
+"""Bytes of Upload-Metadata: room for the metadata of a file in base64. The store keeps it with every unfinished upload."""
 MAX_CONCAT_PARTS = 256
 
+_UPLOAD_KEYS = frozenset({"filename", "filetype", "folder", "sid"})
+"""The keys of Upload-Metadata that say where and how to store the file."""
 _NUMBER = re.compile(r"[0-9]{1,18}\Z")
 _METADATA_KEY = re.compile(r"[!-+\--~]{1,128}\Z")
 _UPLOAD_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
@@ -61,6 +65,11 @@ def parse_metadata(text: str) -> dict[str, str]:
         except UnicodeDecodeError as error:
             raise BadRequest(f"the value of {key!r} in Upload-Metadata is not UTF-8") from error
     return values
+
+
+def encode_metadata_of_file(metadata: Mapping[str, str]) -> str:
+    """Return the keys that are not ours as the file's metadata, a JSON object. Raises ContentTooLarge."""
+    return encode_file_metadata({key: value for key, value in metadata.items() if key not in _UPLOAD_KEYS})
 
 
 def parse_checksum(text: str | None) -> list[DigestVerifier]:

@@ -27,6 +27,7 @@ from services.upload.digests import DigestVerifier
 from services.upload.limits import DiskSpaceMonitor
 from services.upload.policy import UploadPolicy
 from services.upload.progress import NullProgress, Progress, StartProgress
+from services.upload.tus.headers import encode_metadata_of_file, parse_metadata
 from services.upload.tus.patch import PatchRequest, PatchResult, lost_upload_error
 from services.upload.writer.cleanup import CleanupRunner, is_store_unavailable, run_shielded
 from services.upload.writer.locks import UploadLocks
@@ -242,7 +243,12 @@ class ResumableUploads:
     ) -> PatchResult:
         content_type = resolve_content_type(state.metadata.get("filetype", ""), name.filename)
         try:
-            event = await writer.commit(name, content_type, on_rehash=lambda: progress.set_state("verifying"))
+            event = await writer.commit(
+                name,
+                content_type,
+                on_rehash=lambda: progress.set_state("verifying"),
+                metadata_json=encode_metadata_of_file(parse_metadata(state.metadata.get("metadata", ""))),
+            )
         except AlreadyExists as error:
             await run_shielded(writer.abort(name_taken=True))
             raise lost_upload_error(name) from error

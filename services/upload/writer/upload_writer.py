@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from services.common.errors import ContentTooLarge, GridcastError
-from services.common.media import MediaName
+from services.common.media import NO_METADATA, MediaName
 from services.common.store.upload_store import (
     MUST_NOT_EXIST,
     InProgressUpload,
@@ -165,6 +165,7 @@ class UploadWriter:
         preconditions: Preconditions = MUST_NOT_EXIST,
         verify_sha256: Callable[[str], object] = lambda _: None,
         on_rehash: Callable[[], object] = lambda: None,
+        metadata_json: str = NO_METADATA,
     ) -> OutboxEvent:
         """Store the remaining bytes and make the file visible under `name`. Raises as `assign_name` and `commit` of the store.
 
@@ -194,7 +195,8 @@ class UploadWriter:
             self._start_lease(upload, requested_at)
         if self._lease is not None:
             await self._lease.ensure_held()
-        event = await self._store.commit(upload, StoredFile(self.bytes_received, content_type, sha256), preconditions)
+        stored_file = StoredFile(self.bytes_received, content_type, sha256, metadata_json=metadata_json)
+        event = await self._store.commit(upload, stored_file, preconditions)
         await self._stop_lease()
         return event
 

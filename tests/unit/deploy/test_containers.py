@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,11 +16,14 @@ import yaml
 
 from deploy.containers import credentials
 from deploy.local.processes import PROJECT_ROOT
+from services.common.http.hosts import HostPolicy
 
 BASE_COMPOSE, CLUSTER_COMPOSE = PROJECT_ROOT / "docker-compose.yml", PROJECT_ROOT / "deploy/compose.cluster.yml"
-DOCKERFILE = PROJECT_ROOT / "deploy/Dockerfile"
+EXAMPLE_COMPOSE = PROJECT_ROOT / "deploy/example/compose.yml"
+DOCKERFILE, EXAMPLE_DOCKERFILE = PROJECT_ROOT / "deploy/Dockerfile", PROJECT_ROOT / "deploy/example/Dockerfile"
 SERVICES = {"upload", "stream", "socket", "gateway"}
 JOB_SERVICES = {"credentials", "database", "backup"}
+EXAMPLE_SERVICES = {"billing"}
 MONITORING_SERVICES = {"prometheus", "grafana"}
 
 Compose = dict[str, Any]
@@ -47,11 +51,12 @@ def dockerfile_stages() -> dict[str, tuple[str, list[str]]]:
     return found
 
 
-def test_hadolint_finds_nothing() -> None:
+@pytest.mark.parametrize("path", [DOCKERFILE, EXAMPLE_DOCKERFILE], ids=lambda path: path.parent.name)
+def test_hadolint_finds_nothing(path: Path) -> None:
     hadolint = Path(sys.executable).with_name("hadolint")
     if not hadolint.exists():
         pytest.skip("hadolint is not installed on this platform")
-    result = subprocess.run([hadolint, DOCKERFILE], capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run([hadolint, path], capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
@@ -115,7 +120,7 @@ def test_an_image_ends_small_and_unprivileged(service: str) -> None:
         assert f"org.opencontainers.image.{name}=" in labels
 
 
-@pytest.mark.parametrize("path", [BASE_COMPOSE, CLUSTER_COMPOSE], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [BASE_COMPOSE, CLUSTER_COMPOSE, EXAMPLE_COMPOSE], ids=lambda path: path.name)
 def test_compose_files_are_valid_against_the_specification(path: Path) -> None:
     text = resources.files("check_jsonschema").joinpath("builtin_schemas/vendor/compose-spec.json").read_text("utf-8")
     jsonschema.Draft202012Validator(json.loads(text)).validate(read_yaml(path))
@@ -129,7 +134,16 @@ def test_schema_rejects_unknown_keys() -> None:
         jsonschema.Draft202012Validator(json.loads(text)).validate(wrong)
 
 
-@pytest.mark.parametrize("files", [[BASE_COMPOSE], [BASE_COMPOSE, CLUSTER_COMPOSE]], ids=["base", "cluster"])
+@pytest.mark.parametrize(
+    "files",
+    [
+        [BASE_COMPOSE],
+        [BASE_COMPOSE, CLUSTER_COMPOSE],
+        [BASE_COMPOSE, EXAMPLE_COMPOSE],
+        [BASE_COMPOSE, CLUSTER_COMPOSE, EXAMPLE_COMPOSE],
+    ],
+    ids=["base", "cluster", "example", "example in a cluster"],
+)
 def test_docker_compose_1_29_accepts_the_file(files: list[Path], tmp_path: Path) -> None:
     """Compose's own schema and merge of the files; no engine is needed."""
     program = shutil.which("docker-compose")
@@ -140,15 +154,20 @@ def test_docker_compose_1_29_accepts_the_file(files: list[Path], tmp_path: Path)
     assert accepted["services"].keys() >= SERVICES
 
 
-def merged_compose() -> Compose:
-    """All services of both files as a container gets them; a mapping is merged one level deep, as Compose does."""
+def merged_compose(*more_files: Path) -> Compose:
+    """All services of the files as a container gets them; a mapping is merged one level deep, as Compose does."""
     services = dict(read_yaml(BASE_COMPOSE)["services"])
-    for name, more in read_yaml(CLUSTER_COMPOSE)["services"].items():
-        services[name] = {**services.get(name, {}), **more}
+    for path in (CLUSTER_COMPOSE, *more_files):
+        for name, more in read_yaml(path)["services"].items():
+            services[name] = {**services.get(name, {}), **more}
     return services
 
 
-@pytest.mark.parametrize("services", [read_yaml(BASE_COMPOSE)["services"], merged_compose()], ids=["base", "cluster"])
+@pytest.mark.parametrize(
+    "services",
+    [read_yaml(BASE_COMPOSE)["services"], merged_compose(), merged_compose(EXAMPLE_COMPOSE)],
+    ids=["base", "cluster", "example"],
+)
 def test_every_container_is_locked_down(services: Compose) -> None:
     for name, service in services.items():
         assert service["read_only"] is True, name
@@ -158,11 +177,11 @@ def test_every_container_is_locked_down(services: Compose) -> None:
         assert service["mem_limit"], name
         assert service["pids_limit"], name
         assert service["logging"]["options"]["max-size"], name
-        assert service["restart"] == ("no" if name in JOB_SERVICES else "unless-stopped"), name
+        assert service["restart"] == ("no" if name in JOB_SERVICES | EXAMPLE_SERVICES else "unless-stopped"), name
         mounts = [str(volume) for volume in service.get("volumes", []) if str(volume).startswith((".", "/"))]
         assert all(re.fullmatch(r"\./deploy/monitoring/[\w./]+:/etc/[\w./]+:ro", mount) for mount in mounts), name
         assert all((PROJECT_ROOT / mount.partition(":")[0]).exists() for mount in mounts), name
-        if name not in SERVICES | JOB_SERVICES:
+        if name not in SERVICES | JOB_SERVICES | EXAMPLE_SERVICES:
             assert re.fullmatch(r"[1-9][0-9]*:[1-9][0-9]*", service["user"]), name
 
 
@@ -179,7 +198,28 @@ def test_only_the_gateway_is_published_and_only_to_this_machine() -> None:
     assert {name for name, service in merged_compose().items() if "panels" in service.get("networks", [])} == {
         "grafana"
     }
-    assert "data" not in read_yaml(BASE_COMPOSE)["services"]["gateway"]["networks"]
+    assert not {"data", "bus"} & set(read_yaml(BASE_COMPOSE)["services"]["gateway"]["networks"])
+
+
+def test_mongodb_and_redis_are_in_two_networks_with_their_users() -> None:
+    """A service of one's own reaches neither MongoDB nor the gateway nor the outside."""
+    members: dict[str, set[str]] = {"data": set(), "bus": set()}
+    for name, service in merged_compose(EXAMPLE_COMPOSE).items():
+        for network in members.keys() & set(service.get("networks", [])):
+            members[network].add(name)
+    redis = {"redis", "redis-2", "sentinel-1", "sentinel-2", "sentinel-3"}
+    assert members["data"] == {"mongo", "mongo-2", "mongo-3", "database", "backup", "upload", "stream"}
+    assert members["bus"] == redis | {"upload", "stream", "socket", "billing"}
+    assert list(read_yaml(EXAMPLE_COMPOSE)["services"]["billing"]["networks"]) == ["bus"]
+    # docker-compose 1.29 replaces a network, so that one without this line would have a way out.
+    assert all(network["internal"] for network in read_yaml(CLUSTER_COMPOSE)["networks"].values())
+
+
+def test_the_images_of_the_example_are_unprivileged_and_read_what_is_sent_to_the_engine() -> None:
+    text = EXAMPLE_DOCKERFILE.read_text("utf-8")
+    assert "USER 10001:10001" in text
+    sent = (PROJECT_ROOT / ".dockerignore").read_text("utf-8").split()
+    assert {f"!{source}" for source in re.findall(r"^COPY (\S+)", text, re.MULTILINE)} <= set(sent)
 
 
 def test_monitoring_is_optional_and_mounts_no_data() -> None:
@@ -195,6 +235,17 @@ def test_services_scale() -> None:
     for name in SERVICES:
         assert "container_name" not in read_yaml(BASE_COMPOSE)["services"][name]
     assert not any("ports" in read_yaml(BASE_COMPOSE)["services"][name] for name in SERVICES - {"gateway"})
+
+
+@pytest.mark.parametrize("public", ["localhost", "media.example", "*"])
+def test_every_service_answers_to_its_own_names_and_the_public_ones(public: str) -> None:
+    for name in SERVICES:
+        setting = read_yaml(BASE_COMPOSE)["services"][name]["environment"]["GRIDCAST_ALLOWED_HOSTS"]
+        hosts = HostPolicy(setting.replace("${GRIDCAST_ALLOWED_HOSTS:-localhost}", public))
+        assert all(hosts.allows(f"{service}:8000") for service in SERVICES)
+        assert hosts.allows("127.0.0.1:8000")
+        assert hosts.allows(public.replace("*", "any.example"))
+        assert hosts.allows("attacker.example") == (public == "*")
 
 
 def test_an_image_is_built_by_one_service_that_all_its_users_wait_for() -> None:
@@ -239,7 +290,10 @@ def test_containers_see_only_their_own_credentials() -> None:
         "credentials-upload": {"upload", "backup"},
         "credentials-stream": {"stream"},
         "credentials-socket": {"socket"},
+        "credentials-publisher": set(),
     }
+    example = read_yaml(EXAMPLE_COMPOSE)["services"]["billing"]
+    assert example["volumes"] == ["credentials-publisher:/run/gridcast:ro"]
 
 
 def test_images_name_no_registry() -> None:
@@ -267,8 +321,17 @@ def test_addresses_of_one_server_and_of_a_cluster() -> None:
     cluster = {"MONGO_HOSTS": "a:1,b:2", "MONGO_REPLICA_SET": "rs", "REDIS_SENTINELS": "s:1,t:2"}
     many = credentials.container_files(SECRETS, cluster)
     assert many["/out/stream/mongodb_uri"] == "mongodb://stream:0000000000000002@a:1,b:2/gridcast?replicaSet=rs"
-    expected = "redis+sentinel://stream:0000000000000004@s:1,t:2/gridcast/0?sentinel_password=0000000000000007"
+    expected = "redis+sentinel://stream:0000000000000004@s:1,t:2/gridcast/0?sentinel_password=0000000000000008"
     assert many["/out/stream/redis_url"] == expected
+    assert one["/out/publisher/redis_url"] == "redis://publisher:0000000000000009@redis:6379/0"
+    assert not any("publisher" in path and "mongo" in path for path in one)
+
+
+def test_a_redis_url_does_not_contain_the_password_with_which_sentinels_change_roles() -> None:
+    files = credentials.container_files(SECRETS, {"REDIS_SENTINELS": "s:1"})
+    assert not [
+        path for path, text in files.items() if SECRETS["REDIS_SENTINEL_PASSWORD"] in text and "/redis/" not in path
+    ]
 
 
 def test_redis_gets_no_plain_text_password() -> None:
@@ -298,7 +361,7 @@ def test_mongodb_password_stays_in_the_vault(tmp_path: Path, monkeypatch: pytest
 def job_volumes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """Folders used as the job's volumes, and nothing in its environment."""
     vault, out = folder / "vault", folder / "out"
-    for path in (vault, *(out / name for name in ("mongo", "redis", "upload", "stream", "socket"))):
+    for path in (vault, *(out / name for name in ("mongo", "redis", "upload", "stream", "socket", "publisher"))):
         path.mkdir(parents=True)
     monkeypatch.setattr(credentials, "VAULT", vault)
     monkeypatch.setattr(credentials, "CONTAINERS_DIR", out)
@@ -324,3 +387,11 @@ def test_passwords_are_kept_unless_new_ones_are_set(tmp_path: Path, monkeypatch:
     assert changed == {"vault/redis_socket_password", "out/redis/users.acl", "out/socket/redis_url"}
     monkeypatch.setenv("REDIS_SOCKET_PASSWORD", "short")
     assert credentials.main() == 1
+
+
+def test_the_documented_rights_of_a_publisher_are_those_of_the_containers() -> None:
+    text = (PROJECT_ROOT / "docs/operations.md").read_text("utf-8")
+    (command,) = re.findall(r"redis-cli (ACL SETUSER publisher (?:.*\\\n)*.*)\n", text)
+    words = shlex.split(command.replace("\\\n", " "))
+    head = "ACL SETUSER publisher reset resetchannels on >PASSWORD"
+    assert words == f"{head} {credentials.PUBLISHER_ACL}".split()

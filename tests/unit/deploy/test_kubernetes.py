@@ -1,5 +1,6 @@
 """The Kubernetes overlays as kubectl builds them: valid against strict schemas of several versions, safe, consistent, closed."""
 
+import base64
 import copy
 import functools
 import os
@@ -11,8 +12,10 @@ import kubernetes_validate  # type: ignore[import-untyped]  # ships no annotatio
 import pytest
 import yaml
 
+from deploy.containers import credentials
 from deploy.local.processes import PROJECT_ROOT
 from gateway.upstream.discovery import DNS_REFRESH_INTERVAL_SECONDS
+from services.common.http.hosts import HostPolicy
 
 OVERLAYS = ("local", "production")
 KUBERNETES_VERSIONS = ("1.27", "1.30", "1.33", "1.35", "1.37")
@@ -167,6 +170,25 @@ def test_references_name_existing_objects(overlay: str) -> None:
         assert budget["spec"]["selector"]["matchLabels"] == {"app.kubernetes.io/name": budget["metadata"]["name"]}
 
 
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_service_answers_to_its_own_names(overlay: str) -> None:
+    """To those of Services and to pods' addresses, which the kubelet's probes have in Host; to no other."""
+    namespace = objects_of_kind(overlay, "Namespace")[0]["metadata"]["name"]
+    config = objects_by_name(overlay, "ConfigMap")["gridcast-hosts"]
+    hosts = HostPolicy(config["data"]["allowed_hosts"])
+    reference = {"configMapKeyRef": {"name": "gridcast-hosts", "key": "allowed_hosts"}}
+    for name in SERVICES:
+        (container,) = objects_by_name(overlay, "Deployment")[name]["spec"]["template"]["spec"]["containers"]
+        assert {"name": "GRIDCAST_ALLOWED_HOSTS", "valueFrom": reference} in container["env"]
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            assert "host" not in container[probe]["httpGet"], "the kubelet puts the pod's address into Host"
+        for suffix in ("", f".{namespace}", f".{namespace}.svc", f".{namespace}.svc.cluster.local"):
+            assert hosts.allows(f"{name}{suffix}:8000")
+    assert hosts.allows("10.244.0.7:8000")
+    assert hosts.allows("localhost:8000")
+    assert not hosts.allows("attacker.example")
+
+
 def test_production_scales_every_service() -> None:
     assert objects_by_name("production", "HorizontalPodAutoscaler").keys() == SERVICES
     assert all(item["spec"]["minReplicas"] >= 2 for item in objects_of_kind("production", "HorizontalPodAutoscaler"))
@@ -186,9 +208,20 @@ def test_secrets_of_the_local_overlay_hold_what_the_pods_read() -> None:
         assert read == {f"{mount['mountPath']}/{key}" for key in secrets[volume["secret"]["secretName"]]["data"]}
 
 
+EXAMPLE = PROJECT_ROOT / "deploy/example/billing.yaml"
+
+
+def example_job() -> Object:
+    (job,) = yaml.safe_load_all(EXAMPLE.read_text("utf-8"))
+    return dict(job)
+
+
 def allowed_flows(overlay: str) -> set[tuple[str, str, int]]:
-    """Allowed connections as (source, target, port): what the policies of both sides allow, DNS left out."""
-    names = sorted({workload_name(workload) for workload in workloads(overlay)})
+    """Allowed connections as (source, target, port), the example included: what the policies of both sides allow, DNS left out."""
+    pods: dict[str, Object] = {
+        workload_name(workload): workload["spec"]["template"]["metadata"]["labels"]
+        for workload in (*workloads(overlay), example_job())
+    }
     policies = [
         spec["spec"] for name, spec in objects_by_name(overlay, "NetworkPolicy").items() if name != "dns-egress"
     ]
@@ -197,8 +230,11 @@ def allowed_flows(overlay: str) -> set[tuple[str, str, int]]:
         if not selector:
             return True
         assert set(selector) <= {"matchLabels", "matchExpressions"}
-        labels = selector.get("matchLabels", {}).get("app.kubernetes.io/name", name) == name
-        return labels and all(name in entry["values"] for entry in selector.get("matchExpressions", []))
+        expressions = selector.get("matchExpressions", [])
+        assert all(entry["operator"] == "In" for entry in expressions)
+        return all(pods[name].get(key) == value for key, value in selector.get("matchLabels", {}).items()) and all(
+            pods[name].get(entry["key"]) in entry["values"] for entry in expressions
+        )
 
     def allowed(side: str, own: str, other: str) -> set[int]:
         if own == INTERNET:
@@ -209,12 +245,12 @@ def allowed_flows(overlay: str) -> set[tuple[str, str, int]]:
         ports: set[int] = set()
         for rule in (rule for spec in mine for rule in spec.get(side, [])):
             who = rule.get(peers)
-            pods = [peer["podSelector"] for peer in who or [] if "podSelector" in peer]
-            if who is None or any(selects(selector, other) for selector in pods if other != INTERNET):
+            selectors = [peer["podSelector"] for peer in who or [] if "podSelector" in peer]
+            if who is None or any(selects(selector, other) for selector in selectors if other != INTERNET):
                 ports |= {port["port"] for port in rule["ports"]}
         return ports
 
-    everyone = [*names, INTERNET]
+    everyone = [*sorted(pods), INTERNET]
     return {
         (source, target, port)
         for source in everyone
@@ -225,6 +261,7 @@ def allowed_flows(overlay: str) -> set[tuple[str, str, int]]:
 
 
 def test_only_the_listed_flows_are_open() -> None:
+    """`billing` is the example of a service of one's own: it reaches Redis alone."""
     inside = {
         (INTERNET, "gateway", 8000),
         *(("gateway", service, 8000) for service in ("upload", "stream", "socket")),
@@ -232,15 +269,55 @@ def test_only_the_listed_flows_are_open() -> None:
     assert allowed_flows("local") == inside | {
         ("upload", "mongo", 27017),
         ("stream", "mongo", 27017),
-        ("upload", "redis", 6379),
-        ("stream", "redis", 6379),
-        ("socket", "redis", 6379),
+        *((service, "redis", 6379) for service in ("upload", "stream", "socket", "billing")),
     }
     assert allowed_flows("production") == inside | {
         ("upload", INTERNET, 27017),
         ("stream", INTERNET, 27017),
-        *((service, INTERNET, port) for service in ("upload", "stream", "socket") for port in (6379, 26379)),
+        *((service, INTERNET, port) for service in ("upload", "stream", "socket", "billing") for port in (6379, 26379)),
     }
+
+
+@pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
+def test_the_example_is_valid_and_restricted(version: str) -> None:
+    job = example_job()
+    assert kubernetes_validate.validate(job, version, strict=True) == version
+    pod = job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod["automountServiceAccountToken"] is False
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    (volume,) = pod["volumes"]
+    assert list(objects_by_name("local", "Secret")[volume["secret"]["secretName"]]["data"]) == ["redis_url"]
+    assert container["env"] == [
+        {"name": "REDIS_URL_FILE", "value": f"{container['volumeMounts'][0]['mountPath']}/redis_url"}
+    ]
+
+
+def test_users_of_the_local_redis_have_the_rights_of_the_containers_users() -> None:
+    """And each Secret names its user."""
+    rights = {
+        "upload": credentials.UPLOAD_ACL,
+        "stream": credentials.STREAM_ACL,
+        "socket": credentials.SOCKET_ACL,
+        "publisher": credentials.PUBLISHER_ACL,
+    }
+    lines = objects_by_name("local", "ConfigMap")["redis-users"]["data"]["users.acl"].splitlines()
+    assert lines == [
+        "user default reset off",
+        *(f"user {user} reset resetchannels on nopass {rule}" for user, rule in rights.items()),
+    ]
+    secrets = objects_by_name("local", "Secret")
+    for user in rights:
+        url = base64.b64decode(secrets[f"gridcast-{user}"]["data"]["redis_url"]).decode()
+        assert url == f"redis://{user}:local@redis:6379/0"
+    pod = objects_by_name("local", "Deployment")["redis"]["spec"]["template"]["spec"]
+    assert {"name": "users", "configMap": {"name": "redis-users"}} in pod["volumes"]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

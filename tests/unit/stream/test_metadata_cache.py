@@ -11,7 +11,7 @@ import pytest
 from services.common.errors import NotFound, ServiceUnavailable
 from services.common.media import MediaInfo, MediaName
 from services.common.store.media_reader import ListQuery, MediaPage
-from services.stream.metadata_cache import MetadataCache
+from services.stream.metadata_cache import MAX_CACHED_TEXT_BYTES, MetadataCache
 
 pytestmark = pytest.mark.anyio
 
@@ -200,6 +200,27 @@ async def test_entries_are_limited() -> None:
         store.files[name] = FILE
         await catalogue.get_or_fetch(name)
     assert [name.filename for name in catalogue._entries] == ["7", "8", "9"]
+
+
+async def test_what_uploaders_say_of_their_files_takes_bounded_memory() -> None:
+    """An entry has up to 16 KiB of it: 10,000 of them would be 160 MiB."""
+    store = CountingStore()
+    catalogue = MetadataCache(store, 10_000, lambda: True)
+    names = [MediaName("", str(number)) for number in range(1000)]
+    for number, name in enumerate(names):
+        store.files[name] = replace(FILE, metadata_json=json.dumps({"a": "x" * 16_000, "b": number}))
+        await catalogue.get_or_fetch(name)
+    kept = MAX_CACHED_TEXT_BYTES // 16_100
+    assert list(catalogue._entries) == names[-len(catalogue._entries) :]
+    assert kept - 5 <= len(catalogue._entries) <= kept + 5
+    for name in names[-3:]:
+        catalogue.on_invalidation(b"c", json.dumps([name.folder, name.filename]).encode())
+    assert len(catalogue._entries) <= kept + 2
+    catalogue.clear()
+    assert catalogue._text_bytes == 0
+    store.files[NAME] = replace(FILE, metadata_json="{" + " " * MAX_CACHED_TEXT_BYTES + "}")
+    assert (await catalogue.get_or_fetch(NAME)).info is store.files[NAME]
+    assert (len(catalogue._entries), catalogue._text_bytes) == (0, 0)
 
 
 @pytest.mark.parametrize("payload", [b"", b"x", b"{}", b'["a"]', b"[1, 2, 3]", b"\xff", b"null", b'[["x"], "y"]'])

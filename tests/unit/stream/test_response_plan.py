@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from services.common.errors import PreconditionFailed, RangeNotSatisfiable
 from services.common.media import MediaInfo
+from services.stream.inline_types import ATTACHMENT_POLICY, INLINE_POLICY
 from services.stream.ranges import ByteRange
 from services.stream.response_plan import (
     Representation,
@@ -74,7 +75,7 @@ def test_the_whole_file() -> None:
     assert said["last-modified"] == "Fri, 20 Nov 2026 12:00:00 GMT"
     assert said["accept-ranges"] == "bytes"
     assert said["x-content-type-options"] == "nosniff"
-    assert said["content-security-policy"] == "sandbox; default-src 'none'"
+    assert said["content-security-policy"] == INLINE_POLICY.decode()
     assert said["repr-digest"].startswith("sha-256=:")
 
 
@@ -185,6 +186,20 @@ def test_several_ranges_are_a_standard_multipart_message(ranges: list[str], leng
         ("text/html", "attachment"),
         ("text/plain; charset=utf-8", "inline"),
         ("audio/mpeg", "inline"),
+        ("audio/x-m4a", "inline"),
+        ("Audio/MP3", "inline"),
+        ("video/x-matroska;codecs=avc1", "inline"),
+        ("audio/vnd.wave", "inline"),
+        ("audio/x-flac", "inline"),
+        ("application/ogg", "inline"),
+        ("audio/opus", "inline"),
+        ("image/pjpeg", "inline"),
+        ("image/vnd.mozilla.apng", "inline"),
+        ("image/jpg, text/html", "attachment"),
+        ("image/x-svg+xml", "attachment"),
+        ("video/x-flv", "attachment"),
+        ("application/x-shockwave-flash", "attachment"),
+        ("text/x-plain", "attachment"),
         ("video/webm;, text/html", "attachment"),
         ("video/webm, text/html", "attachment"),
         ("video/html", "attachment"),
@@ -199,6 +214,17 @@ def test_several_ranges_are_a_standard_multipart_message(ranges: list[str], leng
 )
 def test_only_media_types_are_inline(content_type: str, how: str) -> None:
     assert content_disposition("a", content_type) == f'{how}; filename="a"'
+    policy = dict(make_file_headers(DATA, content_type).content_headers.fields)[b"content-security-policy"]
+    assert policy == (INLINE_POLICY if how == "inline" else ATTACHMENT_POLICY)
+
+
+def test_policies_allow_no_script_form_or_frame() -> None:
+    for policy in (INLINE_POLICY, ATTACHMENT_POLICY):
+        directives = dict(([*part.split(), b""])[:2] for part in policy.split(b";"))
+        assert directives[b"default-src"] == b"'none'"
+        assert not directives.keys() & {b"script-src", b"frame-src", b"object-src", b"connect-src"}
+        assert b"allow-scripts" not in policy
+        assert b"allow-forms" not in policy
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,29 @@ from services.upload.content_types import resolve_content_type
         ('video/mp4 ; codecs="avc1, mp4a"', "a", "video/mp4"),
         ("video/webm;, text/html", "a", "video/webm"),
         ("application/octet-stream;,text/html", "a.mp4", "video/mp4"),
+        ("video/*", "a.mp4", "video/mp4"),
+        ("*/*", "a.webm", "video/webm"),
+        ("multipart/form-data; boundary=x", "a.mp4", "video/mp4"),
+        ("multipart/mixed", "a", "application/octet-stream"),
+        ("application/x-www-form-urlencoded", "a.mp4", "video/mp4"),
+        ("binary/octet-stream", "a.mp4", "video/mp4"),
+        ("image", "a.mp4", "video/mp4"),
+        ("undefined", "a.mp4", "video/mp4"),
+        ("null", "a", "application/octet-stream"),
+        ("false; charset=utf-8", "a.mp4", "video/mp4"),
+        ("mp4", "a.mp4", "video/mp4"),
+        ("application/force-download", "a.mp4", "video/mp4"),
+        ("Application/Unknown", "a.mp4", "video/mp4"),
+        ("image/*", "a.unheard-of", "application/octet-stream"),
+        ("application/x-protobuf", "a.mp4", "application/x-protobuf"),
+        ("", "a.docx", "application/vnd.openxmlformats-officedocument.wordprocessingml.document"),
+        ("", "a.ODS", "application/vnd.oasis.opendocument.spreadsheet"),
+        ("", "a.ttml", "application/ttml+xml"),
+        ("", "a.ass", "text/x-ssa"),
+        ("", "a.mpd", "application/dash+xml"),
+        ("", "a.m3u", "audio/x-mpegurl"),
+        ("", "a.py", "text/x-python"),
+        ("", "a.rs", "text/x-rust"),
     ],
 )
 def test_detected_content_type(stated: str, name: str, found: str) -> None:
@@ -33,7 +56,6 @@ def test_detected_content_type(stated: str, name: str, found: str) -> None:
 @pytest.mark.parametrize(
     "stated",
     [
-        "html",
         "a/",
         "/b",
         "a/b/c",
@@ -44,6 +66,9 @@ def test_detected_content_type(stated: str, name: str, found: str) -> None:
         "ä/b",
         "a/b,c/d",
         ",",
+        "a b",
+        "undefined, null",
+        ";",
     ],
 )
 def test_invalid_media_types(stated: str) -> None:

@@ -8,11 +8,15 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, ClassVar, cast
 
+from websockets.datastructures import Headers
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
 from services.common.asgi import Message, Scope
+from services.common.errors import BadRequest, GridcastError, InternalServerError, UpgradeRequired
+from services.common.http.encoding import encode_error_response
+from services.common.http.headers import forwarded_client, incoming_request_id
 from services.common.server import tcp
 from services.common.server.contract import ServerConfig, ServerState
 from services.common.server.scope import websocket_scope
@@ -21,7 +25,12 @@ from services.common.server.websocket.cycle import LOGGER, WebSocketCycle, WebSo
 from services.common.server.websocket.handshake import Handshake
 from services.common.server.websocket.messages import MessageAssembler, MessageError
 from services.common.server.websocket.ping import KeepAlivePing
+from services.common.server.websocket.upgrade import UpgradeRequest, parse_upgrade_request
+from services.common.telemetry.refusals import log_refusal
+from services.common.telemetry.request_id import new_request_id, request_id_var
 
+VERSION = "13"
+"""The version of the protocol (RFC 6455, 4.1)."""
 SLICE = 4096
 """Bytes parsed before the frame count is looked at again."""
 
@@ -32,6 +41,9 @@ class WebSocketConnection(asyncio.Protocol):
     It limits what a client may do: no data before its handshake is answered, messages of `max_message_bytes`, fragmented ones
     within `message_timeout`, as many frames as `allow_frames` says, a pong for each ping, and a bounded closing handshake.
     After a data frame the connection is not read until the application has received its messages.
+
+    The server hands the handshake over as the first data, in one piece (`upgrade.switch_to_websocket`). `request_id` is the
+    client's, the gateway, or a new one.
 
     A subclass hooks in with `allow_frames`, `on_open` and `stop_sending`. `sent_close_code` is the code with which we closed, or 0.
     `on_ping` is called before a ping, unless writing is paused: what was written before it has been read when `on_pong` is called.
@@ -44,15 +56,18 @@ class WebSocketConnection(asyncio.Protocol):
         "_close_timer",
         "_connections",
         "_cycle",
+        "_default_headers",
         "_failed",
         "_ping",
         "_read_paused",
+        "_request",
         "_tasks",
         "_writable",
         "loop",
         "on_ping",
         "on_pong",
         "protocol",
+        "request_id",
         "sent_close_code",
         "state",
         "transport",
@@ -80,6 +95,9 @@ class WebSocketConnection(asyncio.Protocol):
         self._app_state = app_state
         self._connections = server_state.connections
         self._tasks = server_state.tasks
+        self._default_headers = server_state.default_headers
+        self._request: UpgradeRequest
+        self.request_id = ""
         self.protocol = ServerProtocol(max_size=self.max_message_bytes, logger=LOGGER)
         self.protocol.debug = False
         self.state = WebSocketState.NEW
@@ -161,6 +179,9 @@ class WebSocketConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse in slices, so that a flood of tiny frames is stopped before it has cost more than one slice."""
+        if self.state is WebSocketState.NEW:
+            self._on_handshake(parse_upgrade_request(data))
+            return
         protocol = self.protocol
         for start in range(0, len(data), SLICE):
             if self._failed:
@@ -170,34 +191,23 @@ class WebSocketConnection(asyncio.Protocol):
                 return
             protocol.receive_data(data[start : start + SLICE])
             if protocol.parser_exc is None:
-                self._on_events(cast("list[Request | Frame]", protocol.events_received()))
+                self._on_events(cast("list[Frame]", protocol.events_received()))
             elif (close := protocol.close_sent) is not None:
                 self.fail(close.code, close.reason)  # the parser has written the close frame
             else:
                 self.transport.abort()
-        if protocol.handshake_exc is not None and self.state is WebSocketState.NEW:
-            # websockets takes shorter lines in a head than our HTTP does; it has written a 414 or 431.
-            self._failed = True
-            self._flush()
-            self.transport.close()
         if self.transport.is_closing():
             self._start_close_timer()
 
     # What the client sends.
 
-    def _on_events(self, events: list[Request | Frame]) -> None:
-        if self.state is WebSocketState.NEW and len(events) > 1:
-            self._abort_early_data()
-            return
-        if self.state is not WebSocketState.NEW and events and not self.allow_frames(len(events)):
+    def _on_events(self, events: list[Frame]) -> None:
+        if events and not self.allow_frames(len(events)):
             self.fail(1008, "too many frames")
             return
         for event in events:
             if self._failed:
                 return
-            if isinstance(event, Request):
-                self._on_handshake(event)
-                continue
             match event.opcode:
                 case Opcode.PING:
                     self._flush()  # the parser has written the pong
@@ -208,19 +218,31 @@ class WebSocketConnection(asyncio.Protocol):
                 case _:
                     self._on_data(event)
 
-    def _on_handshake(self, request: Request) -> None:
-        """Start the application for a valid handshake; answer another one."""
-        response = self.protocol.accept(request)
+    def _on_handshake(self, request: UpgradeRequest) -> None:
+        """Start the application for a valid handshake; answer another one with a problem."""
+        self._request = request
+        self.request_id = incoming_request_id(request.headers) or new_request_id()
+        headers = Headers([(name.decode("ascii"), value.decode("latin-1")) for name, value in request.headers])
+        # Its own parser of heads has narrower limits than the server, which has parsed this one.
+        self.protocol.receive_data(b"GET / HTTP/1.1\r\n\r\n")
+        self.protocol.events_received()
+        response = self.protocol.accept(Request("/", headers))
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
-            self.refuse(response)
+            is_version_fault = headers.get_all("Sec-WebSocket-Version") not in ([], [VERSION])
+            fault = self.protocol.handshake_exc
+            self._refuse_with_problem(
+                UpgradeRequired(VERSION) if is_version_fault else BadRequest(f"invalid WebSocket handshake: {fault}")
+            )
             return
         self.state = WebSocketState.CONNECTING
-        self._cycle = cycle = WebSocketCycle(self, Handshake(response))
+        self._cycle = cycle = WebSocketCycle(self, Handshake(response, self.request_id))
+        token = request_id_var.set(self.request_id)
         task = self.loop.create_task(cycle.run(self._app, self.build_scope(request)))
+        request_id_var.reset(token)
         task.add_done_callback(self._tasks.discard)
         self._tasks.add(task)
 
-    def build_scope(self, request: Request) -> Scope:
+    def build_scope(self, request: UpgradeRequest) -> Scope:
         """Return the ASGI scope of a handshake."""
         return websocket_scope(
             request,
@@ -384,7 +406,18 @@ class WebSocketConnection(asyncio.Protocol):
         """Answer the handshake with 500, unless a response has begun."""
         cycle = self._cycle
         if cycle is not None and self.state is WebSocketState.CONNECTING and not cycle.handshake.refusing:
-            self.refuse(self.protocol.reject(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal Server Error"))
+            self._refuse_with_problem(InternalServerError())
+
+    def _refuse_with_problem(self, error: GridcastError) -> None:
+        """Answer the handshake with a problem, and close."""
+        headers = [*self._default_headers, (b"x-request-id", self.request_id.encode("ascii"))]
+        self.transport.write(encode_error_response(error, headers))
+        self.state = WebSocketState.CLOSING
+        self.transport.close()
+        peer = tcp.peer_address(self.transport)
+        client = forwarded_client(self._request.headers, peer[0] if peer else "unknown")
+        path = self._request.target.partition(b"?")[0].decode("ascii")
+        log_refusal("websocket handshake rejected", error, self.request_id, client, path)
 
     def send_message(self, message: Message) -> None:
         """Send the data of an ASGI message as one frame."""

@@ -14,11 +14,13 @@ from services.common.http.encoding import Field
 class Handshake:
     """A handshake that the application has not answered yet. `refusing`: it has begun to answer with a response of its own."""
 
-    __slots__ = ("_body", "_headers", "_response", "_status", "refusing")
+    __slots__ = ("_body", "_headers", "_request_id", "_response", "_status", "refusing")
 
-    def __init__(self, response: Response) -> None:
-        """`response` is the 101 that accepts it."""
+    def __init__(self, response: Response, request_id: str) -> None:
+        """`response` is the 101 that accepts it. Every response gets the request id."""
         self._response = response
+        self._request_id = request_id
+        response.headers["X-Request-ID"] = request_id
         self._status = 0
         self._headers: list[Field] = []
         self._body = b""
@@ -56,6 +58,7 @@ class Handshake:
 
     def _refusal(self) -> Response:
         headers = Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._headers])
+        headers["X-Request-ID"] = self._request_id
         headers.setdefault("Date", formatdate(usegmt=True))
         headers.setdefault("Connection", "close")
         headers.setdefault("Content-Length", str(len(self._body)))

@@ -1,9 +1,26 @@
 """The hand-over of a connection from HTTP to a WebSocket protocol (RFC 6455, 4.2)."""
 
 import asyncio
+from dataclasses import dataclass
 from typing import Any
 
-from services.common.http.request_parser import RequestHead
+from services.common.http.headers import Header
+from services.common.http.request_head import RequestHead
+
+
+@dataclass(frozen=True, slots=True)
+class UpgradeRequest:
+    """A handshake as it was handed over. Names in `headers` are in lower case."""
+
+    target: bytes
+    headers: list[Header]
+
+
+def parse_upgrade_request(data: bytes) -> UpgradeRequest:
+    """Parse what `switch_to_websocket` hands over. The server has validated it, so nothing is checked again."""
+    first, *lines = data[:-4].split(b"\r\n")
+    pairs = (line.partition(b": ") for line in lines)
+    return UpgradeRequest(first.split(b" ")[1], [(name.lower(), value) for name, _, value in pairs])
 
 
 def switch_to_websocket(

@@ -9,6 +9,7 @@ from typing import Any
 
 from bson import Binary, ObjectId
 
+from services.common.media import NO_METADATA
 from services.common.store.gridfs.documents import Document
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import NewUpload, Preconditions, StoredFile
@@ -206,6 +207,7 @@ def commit_upload(
         "sha256": {"$literal": stored_file.sha256},
         "etag": {"$literal": stored_file.etag},
         "uploaded_at": "$$NOW",
+        **_metadata_field(stored_file),
     }
     event_type = {"$cond": [{"$eq": ["$current", None]}, "file.created", "file.replaced"]}
     tombstones = {"$cond": [{"$eq": ["$current", None]}, [], [_tombstone_of_current(timings)]]}
@@ -221,6 +223,11 @@ def commit_upload(
         {"$set": {"current": current, **finish_upload(record_id, "stored", stored_file)}},
     ]
     return {"$expr": preconditions_hold(preconditions)}, with_next_due_at(stages, timings)
+
+
+def _metadata_field(stored_file: StoredFile) -> Document:
+    """The field with the metadata of a version; none where there is no metadata."""
+    return {} if stored_file.metadata_json == NO_METADATA else {"metadata": {"$literal": stored_file.metadata_json}}
 
 
 def delete_current(event_id: ObjectId, revision_floor: int, timings: StoreTimings) -> Pipeline:

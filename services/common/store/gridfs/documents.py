@@ -4,7 +4,7 @@ One document holds the whole truth about one file name; every change of it is on
 
     folder, filename   the name; (null, record id) for an upload without a name
     current            the version that readers see, or null: file (id of its bytes), length, content_type, sha256, etag,
-                       uploaded_at
+                       uploaded_at, metadata (a JSON object as text, because its keys may be any text)
     uploads            unfinished uploads: id (record id), file, fence (fencing token), holder (who raised it last), lease_until,
                        expires_at, lifetime (TTL in ms or null), offset, tail, length, facts (metadata)
     ended              finished uploads: id, file, outcome (stored, lost), length, sha256, etag, facts, until
@@ -15,7 +15,8 @@ One document holds the whole truth about one file name; every change of it is on
     attention          next_due_at, the time from which the garbage collector has work here
     asked_at           set by `TOUCH_UPDATE` only
 
-`etag` is missing in what was written before it was stored: it is derived from `sha256` then. A missing `revision` is 0.
+`etag` is missing in what was written before it was stored: it is derived from `sha256` then. A missing `revision` is 0. A version
+without `metadata` has none.
 """
 
 from dataclasses import replace
@@ -24,7 +25,7 @@ from typing import Any, NamedTuple
 from bson import ObjectId
 from bson.errors import InvalidId
 
-from services.common.media import MediaInfo, MediaName, sha256_etag
+from services.common.media import NO_METADATA, MediaInfo, MediaName, sha256_etag
 from services.common.store.upload_store import (
     FinishedUpload,
     InProgressUpload,
@@ -122,6 +123,7 @@ def _decode_version(document: Document, current: Document, revision: int) -> Med
         sha256=current["sha256"],
         uploaded_at=current["uploaded_at"],
         stored_etag=current.get("etag"),
+        metadata_json=current.get("metadata", NO_METADATA),
         revision=revision,
     )
 

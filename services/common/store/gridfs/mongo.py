@@ -6,6 +6,8 @@ collection calls that both share.
 
 import asyncio
 import inspect
+import logging
+import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Literal
@@ -25,7 +27,9 @@ from pymongo.errors import (
 from pymongo.write_concern import WriteConcern
 
 from services.common.errors import ServiceUnavailable
+from services.common.mongodb_uri import check_mongodb_uri
 
+_log = logging.getLogger("gridcast.store")
 MongoDriver = Literal["motor", "pymongo"]
 MongoCollection = Any
 """A collection of either driver: Motor has no types for a type checker."""
@@ -86,8 +90,9 @@ class MongoDatabase:
 def open_mongo_database(uri: str, database: str, driver: MongoDriver = "motor") -> MongoDatabase:
     """Open a client for any form of connection string; it connects with the first call. Must be called in a running event loop.
 
-    Raises ConfigurationError where the string is invalid.
+    Raises ConfigurationError where the string is invalid. Its text, and the log, contain no part of the string.
     """
+    check_mongodb_uri(uri)
     options: dict[str, Any] = {
         "serverSelectionTimeoutMS": SERVER_SELECTION_TIMEOUT_MS,
         "connectTimeoutMS": SERVER_SELECTION_TIMEOUT_MS,
@@ -95,11 +100,30 @@ def open_mongo_database(uri: str, database: str, driver: MongoDriver = "motor") 
         "appname": "gridcast",
         "tz_aware": True,
     }
+    # Neither errors nor warnings of the drivers: both quote hosts, names of databases and values of options.
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            client = _create_client(uri, driver, options)
+        except (PyMongoError, ValueError, TypeError, OSError):
+            raise ConfigurationError(
+                "the connection string of MongoDB has an invalid value, names a file that cannot be read, or names a host that "
+                "cannot be looked up"
+            ) from None
+    if caught:
+        _log.warning(
+            "options of the connection string of MongoDB are unknown, deprecated or invalid, and may be ignored",
+            extra={"fields": {"count": len(caught)}},
+        )
+    return MongoDatabase(client, database)
+
+
+def _create_client(uri: str, driver: MongoDriver, options: dict[str, Any]) -> Any:
     if driver == "pymongo":
-        return MongoDatabase(AsyncMongoClient(uri, **options), database)
+        return AsyncMongoClient(uri, **options)
     from motor.motor_asyncio import AsyncIOMotorClient  # noqa: PLC0415  # not loaded with the other driver
 
-    return MongoDatabase(AsyncIOMotorClient(uri, io_loop=asyncio.get_running_loop(), **options), database)
+    return AsyncIOMotorClient(uri, io_loop=asyncio.get_running_loop(), **options)
 
 
 def is_transient_code(code: int | None) -> bool:

@@ -1,22 +1,22 @@
-"""What the head of a request may be (services.common.http.request_parser), as calls in and errors out."""
+"""What the head of a request may be (services.common.http.request_head), as calls in and errors out."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.errors import BadRequest, ExpectationFailed, GridcastError, HeadersTooLarge
-from services.common.http.request_parser import MAX_FIELD_BYTES, MAX_FIELDS, RequestHeadValidator
+from services.common.http.request_head import MAX_FIELD_BYTES, MAX_FIELDS, RequestHeadValidator
 
 Field = tuple[bytes, bytes]
 HOST: Field = (b"host", b"a")
 
 
-def judged(*fields: Field, version: str = "1.1", target: bytes = b"/") -> RequestHeadValidator:
+def judged(*fields: Field, version: str = "1.1") -> RequestHeadValidator:
     head = RequestHeadValidator()
     for name, value in fields:
         head.count_field(name, value)
         head.validate_field(name, value)
-    head.validate_head(version, target)
+    head.validate_head(version)
     return head
 
 
@@ -75,19 +75,6 @@ def test_hosts_and_versions(fields: list[Field], version: str, *, ok: bool) -> N
     else:
         with pytest.raises(BadRequest):
             judged(*fields, version=version)
-
-
-@pytest.mark.parametrize("target", [b"/", b"/a?b=c&d", b"/%7e~!$&'()*+,;=:@|{}\"<>^`\\"])
-def test_a_target(target: bytes) -> None:
-    judged(HOST, target=target)
-
-
-@pytest.mark.parametrize(
-    "target", [b"", b"*", b"a", b"http://a/", b"/a#b", b"/a b", b"/\xc3\xa9", b"/a\n", b"/\x7f", b"?a"]
-)
-def test_what_is_no_target(target: bytes) -> None:
-    with pytest.raises(BadRequest):
-        judged(HOST, target=target)
 
 
 def test_how_many_and_how_large_fields_may_be() -> None:

@@ -1,5 +1,5 @@
-"""services.common.telemetry.json_logging in a process of its own, as a service has it: lines of both paths have one format and keep
-their order.
+"""The JSON log and the access log in a process of their own, as a service has them: their lines have one format and keep their
+order.
 """
 
 import json
@@ -10,18 +10,19 @@ from typing import Any
 
 PROGRAM = """
 import asyncio, logging
-from services.common.telemetry import json_logging
+from services.common.settings import Settings
+from services.common.telemetry.request_id import request_id_var
+from services.common.telemetry.request_telemetry import start_telemetry
 
 async def main():
-    json_logging.configure_logging("test", "{level}")
+    telemetry = start_telemetry("test", Settings(log_level="{level}"))
     log = logging.getLogger("gridcast.test")
     def request(path, more=None):
-        if json_logging.access_log is not None:
-            json_logging.access_log.write("abc", "GET", path, 206, 5, 0, 0.0000384, more)
+        telemetry.record("abc", "GET", path, "route", 206, 5, 0, 0.0000384, more)
     request("/one")
     log.warning("two", extra={{"fields": {{"status": 1}}}})
     request('/"three"\\n\\u2028\\ud800', {{"upstream": "http://[::1]:8", "tried": None, "first": 0.5, "n": 3}})
-    token = json_logging.request_id_var.set("an-id")
+    token = request_id_var.set("an-id")
     try:
         raise ValueError("a\\nb")
     except ValueError:

@@ -143,6 +143,8 @@ def test_truncated_response_is_incomplete(raw: bytes) -> None:
         b"HTTP/2.0 200 OK\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/0.9 200 OK\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 099 No\r\n\r\n",
+        b"HTTP/1.1 600 Odd\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 999 Odd\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",
         OK_LINE + b"Content-Length: -2\r\n\r\n",
         OK_LINE + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\nok",
@@ -172,6 +174,19 @@ def test_endless_chunk_extension_is_rejected() -> None:
         parser.receive_data(b"a" * 1000)
     with pytest.raises(RemoteProtocolError):
         parser.receive_data(b"a" * 1000)
+
+
+def test_white_space_around_values_and_bytes_above_ascii() -> None:
+    """RFC 9110, 5.5."""
+    parser, body = parse(OK_LINE + b"Content-Length: 2 \t\r\nX:\t \xe9 \r\nY: \r\n\r\nok")
+    assert (parser.headers, body) == ([(b"content-length", b"2"), (b"x", b"\xe9"), (b"y", b"")], b"ok")
+    parser, body = parse(OK_LINE + b"Transfer-Encoding: chunked \r\n\r\n2\r\nok\r\n0\r\n\r\n")
+    assert (parser.headers, body) == ([(b"transfer-encoding", b"chunked")], b"ok")
+
+
+@pytest.mark.parametrize("status", [200, 299, 599])
+def test_every_status_of_http_passes(status: int) -> None:
+    assert parse(b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n" % status)[0].status == status
 
 
 def test_interim_responses_leave_no_state() -> None:

@@ -6,8 +6,9 @@ from typing import Any, cast
 
 import pytest
 
+from gateway.upstream.read_buffer import MAX_READ_BYTES, ReadBuffer
 from gateway.upstream.response_parser import RemoteProtocolError
-from gateway.upstream.upstream_connection import READ_BUFFER_HIGH_WATER, ServerDisconnected, UpstreamConnection
+from gateway.upstream.upstream_connection import ServerDisconnected, UpstreamConnection
 
 pytestmark = pytest.mark.anyio
 
@@ -50,10 +51,21 @@ class PoolCallbacks:
 
 def make_connection() -> tuple[UpstreamConnection, FakeTransport, PoolCallbacks]:
     callbacks = PoolCallbacks()
-    connection = UpstreamConnection(asyncio.get_running_loop(), callbacks.released.append, callbacks.closed.append)
+    connection = UpstreamConnection(
+        asyncio.get_running_loop(), ReadBuffer(), callbacks.released.append, callbacks.closed.append
+    )
     transport = FakeTransport()
     connection.connection_made(cast("asyncio.BaseTransport", transport))
     return connection, transport, callbacks
+
+
+def receive(connection: UpstreamConnection, data: bytes) -> None:
+    """Let the connection read `data`, as the event loop does."""
+    while data:
+        buffer = connection.get_buffer(-1)
+        size = min(len(buffer), len(data))
+        buffer[:size], data = data[:size], data[size:]
+        connection.buffer_updated(size)
 
 
 def send_request(
@@ -68,7 +80,7 @@ async def test_connection_is_released_after_the_response() -> None:
     connection, transport, callbacks = send_request()
     waiting = asyncio.ensure_future(connection.receive_headers())
     await asyncio.sleep(0)
-    connection.data_received(OK_RESPONSE)
+    receive(connection, OK_RESPONSE)
     await waiting
     assert (connection.response.status, connection.response.headers) == (200, [(b"content-length", b"2")])
     assert (await connection.read(), connection.response_consumed, await connection.read()) == (b"ok", True, b"")
@@ -84,7 +96,7 @@ async def test_connection_is_released_after_the_response() -> None:
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda connection: connection.data_received(b"H"),
+        lambda connection: receive(connection, b"H"),
         lambda connection: setattr(connection, "request_sent", False),
         lambda connection: connection.eof_received(),
         lambda connection: connection.connection_lost(None),
@@ -93,7 +105,7 @@ async def test_connection_is_released_after_the_response() -> None:
 )
 async def test_responses_after_which_a_connection_is_not_reused(spoil: Any) -> None:
     connection, transport, callbacks = send_request()
-    connection.data_received(OK_RESPONSE)
+    receive(connection, OK_RESPONSE)
     spoil(connection)
     assert await connection.read() == b"ok", "this response is complete all the same"
     connection.release()
@@ -102,32 +114,32 @@ async def test_responses_after_which_a_connection_is_not_reused(spoil: Any) -> N
 
 async def test_abandoned_request_closes_its_connection() -> None:
     connection, transport, callbacks = send_request()
-    connection.data_received(LONG_RESPONSE + b"abc")
+    receive(connection, LONG_RESPONSE + b"abc")
     connection.release()
     assert (callbacks.released, callbacks.closed, transport.closed) == ([], [connection], True)
 
 
 async def test_unsolicited_response_closes_the_connection() -> None:
     connection, transport, callbacks = make_connection()
-    connection.data_received(OK_RESPONSE)
+    receive(connection, OK_RESPONSE)
     assert (transport.closed, callbacks.closed) == (True, [connection])
 
 
 async def test_reading_pauses_at_the_high_water_mark_without_loss() -> None:
     connection, transport, _ = send_request()
-    connection.data_received(LONG_RESPONSE)
+    receive(connection, LONG_RESPONSE)
     chunks = [bytes([number]) * 50_000 for number in range(10)]
     for chunk in chunks:
         if not transport.paused:
-            connection.data_received(chunk)
+            receive(connection, chunk)
     paused_by_the_connection = transport.paused
     assert paused_by_the_connection
     received = b""
     while transport.paused:
         received += await connection.read()
-    assert 0 < len(received) <= READ_BUFFER_HIGH_WATER + 50_000
+    assert 0 < len(received) <= MAX_READ_BYTES + 50_000
     for chunk in chunks[6:]:
-        connection.data_received(chunk)
+        receive(connection, chunk)
     while len(received) < 500_000:
         received += await connection.read()
     assert received == b"".join(chunks)
@@ -164,7 +176,7 @@ async def test_body_waits_for_100_continue(raw: bytes, *, wanted: bool) -> None:
     await asyncio.sleep(0)
     assert not waiting.done()
     if raw:
-        connection.data_received(raw)
+        receive(connection, raw)
     else:
         connection.connection_lost(None)
     assert await waiting is wanted
@@ -186,7 +198,7 @@ async def test_missing_response_is_an_error_for_every_waiter(raw: bytes, error: 
     if not late:
         await asyncio.sleep(0)
     if raw:
-        connection.data_received(raw)
+        receive(connection, raw)
     connection.eof_received()
     connection.connection_lost(None)
     with pytest.raises(error):
@@ -196,7 +208,7 @@ async def test_missing_response_is_an_error_for_every_waiter(raw: bytes, error: 
 
 async def test_truncated_body_is_read_as_far_as_it_arrived() -> None:
     connection, _, _ = send_request()
-    connection.data_received(LONG_RESPONSE + b"abc")
+    receive(connection, LONG_RESPONSE + b"abc")
     connection.connection_lost(ConnectionResetError("reset"))
     assert await connection.read() == b"abc"
     with pytest.raises(ServerDisconnected):
@@ -206,7 +218,7 @@ async def test_truncated_body_is_read_as_far_as_it_arrived() -> None:
 @pytest.mark.parametrize("ordered", [True, False])
 async def test_close_delimited_body_is_complete_after_a_clean_close(*, ordered: bool) -> None:
     connection, _, callbacks = send_request()
-    connection.data_received(b"HTTP/1.1 200 OK\r\n\r\nabc")
+    receive(connection, b"HTTP/1.1 200 OK\r\n\r\nabc")
     if ordered:
         connection.eof_received()
     connection.connection_lost(None if ordered else ConnectionResetError())

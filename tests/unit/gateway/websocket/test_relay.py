@@ -31,7 +31,9 @@ class TunnelFixture:
         loop = asyncio.get_running_loop()
         self.client_transport, _ = await loop.create_connection(asyncio.Protocol, sock=self.client_side)
         self.upstream_transport, _ = await loop.create_connection(asyncio.Protocol, sock=self.upstream_side)
-        tunnel = Tunnel(self.upstream, ConnectionSlot(self.limiter, "127.0.0.1"), self.open, TunnelLog("/ws", "x"))
+        tunnel = Tunnel(
+            self.upstream, ConnectionSlot(self.limiter, "127.0.0.1"), self.open, TunnelLog("/ws", "x", "127.0.0.1")
+        )
         tunnel.start(self.client_transport, self.upstream_transport)
 
     async def fill_write_buffer(self) -> int:

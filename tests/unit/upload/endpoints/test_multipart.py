@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from services.common.errors import BadRequest, ContentTooLarge, GridcastError, UnsupportedMediaType
 from services.upload.endpoints.multipart import (
     MAX_FORM_OVERHEAD_BYTES,
+    EmptyFileInput,
     FileData,
     FileEnd,
     FileStart,
@@ -79,11 +80,122 @@ def test_arbitrary_bytes_raise_only_bad_request(noise: bytes, start: int, end: i
             assert 400 <= error.status < 500  # noqa: PT017  # either is fine, nothing else is
 
 
-def test_filename_star_is_ignored() -> None:
-    """Case 22: RFC 7578, 4.2 forbids it in a form; the value of `filename` counts."""
-    head = b'Content-Disposition: form-data; name="file"; filename="a.txt"; filename*=UTF-8\'\'..%2fevil\r\n\r\n'
-    found = parse_events(b"--" + BOUNDARY + b"\r\n" + head + b"x\r\n--" + BOUNDARY + b"--\r\n", [])
-    assert found[0] == FileStart("file", "a.txt", "")
+PART = b'Content-Disposition: form-data; name="file"; filename="v.txt"'
+
+
+def form(text: bytes) -> bytes:
+    """A body in which B is the boundary."""
+    return text.replace(b"--B", b"--" + BOUNDARY)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"--B\r\n" + PART + b"\r\n\r\nhello\r\n--B--",
+        b"\r\n\r\n--B\r\n" + PART + b"\r\n\r\nhello\r\n--B--\r\n",
+        b"This is a multi-part message.\r\n--0123\r\nx--B\r\n\r\n--B\r\n"
+        + PART
+        + b"\r\n\r\nhello\r\n--B--\r\nbye\r\n--B\r\n",
+        b"--B  \t\r\n" + PART + b"\r\n\r\nhello\r\n--B-- \r\n",
+        b"--B\r\n" + PART.replace(b"; filename", b";\r\n\t filename") + b"\r\n\r\nhello\r\n--B--\r\n",
+        b"--B\r\n" + PART.replace(b": form-data;", b":\r\n form-data\r\n ;") + b"\r\n\r\nhello\r\n--B--\r\n",
+        b"--B\r\n" + PART + b"\r\nContent-Transfer-Encoding: base64\r\n\r\naGVs\r\nbG8=\r\n--B--\r\n",
+        b"--B\r\n" + PART + b"\r\ncontent-transfer-encoding:quoted-printable\r\n\r\nhel=\r\n=6Co\r\n--B--\r\n",
+    ],
+)
+def test_forms_of_mime_libraries(body: bytes) -> None:
+    """RFC 2046, 5.1.1: preamble, epilogue, white space behind a boundary; RFC 5322, 2.2.3: folded fields; RFC 2045, 6."""
+    expected = [FileStart("file", "v.txt", ""), FileData(b"hello"), FileEnd(), FormEnd()]
+    assert parse_events(form(body), []) == expected
+    assert parse_events(form(body), list(range(len(form(body))))) == expected
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b'Content-Disposition: form-data; name="file"; filename="a.txt"; filename*=UTF-8\'\'..%2fevil',
+        b'Content-Disposition: form-data; name="file"; filename*0="../"; filename*1="evil"',
+    ],
+)
+def test_the_extended_filename_counts_and_is_checked_as_every_name(headers: bytes) -> None:
+    """Case 22. RFC 7578, 4.2 forbids it in a form; .NET sends a name that is none beside it."""
+    body = form(b"--B\r\n" + headers + b"\r\n\r\nx\r\n--B--\r\n")
+    assert parse_events(body, [])[0] == FileStart("file", "../evil", "")
+
+
+@pytest.mark.parametrize(
+    ("boundary", "headers", "name"),
+    [
+        (b"0" * 32, b"Content-Type: video/mp4\r\nContent-Disposition: %b", "a b.mp4"),
+        (b"0" * 32, b"Content-Disposition: %b\r\nContent-Type: video/mp4", "a%20b.mp4"),
+        (b"B" * 32, b"Content-Type: video/mp4\r\nContent-Disposition: %b", "a%20b.mp4"),
+    ],
+)
+def test_a_form_of_aiohttp_is_known_by_its_writer(boundary: bytes, headers: bytes, name: str) -> None:
+    disposition = b'form-data; name="file"; filename="a%20b.mp4"'
+    parser = FormParser(boundary)
+    body = b"--" + boundary + b"\r\n" + headers % disposition + b"\r\n\r\nx\r\n--" + boundary + b"--\r\n"
+    assert parser.feed(body)[0] == FileStart("file", name, "video/mp4")
+    named = FormParser(boundary, percent_encoded_filenames=True)
+    assert named.feed(body)[0] == FileStart("file", "a b.mp4", "video/mp4")
+
+
+EMPTY_INPUT = b'--B\r\nContent-Disposition: form-data; name="poster"; filename=""\r\nContent-Type: application/octet-stream\r\n\r\n'
+
+
+def test_a_file_input_in_which_nothing_was_chosen() -> None:
+    assert parse_events(form(EMPTY_INPUT + b"\r\n--B--\r\n"), []) == [EmptyFileInput("poster"), FormEnd()]
+    with pytest.raises(BadRequest, match="filename is empty"):
+        parse_events(form(EMPTY_INPUT + b"x\r\n--B--\r\n"), [])
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "value"),
+    [
+        (b"", "é".encode(), "é"),
+        (b"text/plain; charset=utf-8", "é".encode(), "é"),
+        (b'text/plain;charset="ISO-8859-1"', b"\xe9", "é"),
+        (b"application/json", b'{"a": 1}', '{"a": 1}'),
+    ],
+)
+def test_charset_of_a_text_field(kind: bytes, content: bytes, value: str) -> None:
+    head = b'--B\r\nContent-Disposition: form-data; name="t"\r\nContent-Type: ' + kind + b"\r\n\r\n"
+    assert parse_events(form(head + content + b"\r\n--B--\r\n"), [])[0] == FormField("t", value)
+
+
+def test_a_part_without_content_may_end_at_its_empty_line() -> None:
+    """RFC 2046, 5.1.1: the line end before a boundary belongs to it."""
+    body = form(b'--B\r\nContent-Disposition: form-data; name="t"\r\n\r\n--B\r\n' + PART + b"\r\n\r\n\r\n--B--\r\n")
+    expected = [FormField("t", ""), FileStart("file", "v.txt", ""), FileEnd(), FormEnd()]
+    assert parse_events(body, []) == parse_events(body, list(range(len(body)))) == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        (b"--Bx\r\n" + PART + b"\r\n\r\nhello\r\n--B--", "white space"),
+        (b"--B\r\n" + PART + b"\r\n\r\nhello\r\n--Bx\r\n--B--", "white space"),
+        (b"--B\r\n" + PART + b"\r\n\r\nhello\r\n--B-x\r\n--B--", "white space"),
+        (b"--B\n" + PART + b"\r\n\r\nhello\r\n--B--", "white space"),
+        (b"--B" + b" " * 1100, "white space"),
+        (b"--B\r\n\r\nhello\r\n--B--", "no Content-Disposition"),
+        (b'--B\r\nContent-Disposition: form-data; name=""\r\n\r\nx\r\n--B--', "no Content-Disposition"),
+        (b"--B\r\n folded: at once\r\n" + PART + b"\r\n\r\nx\r\n--B--", "no header field"),
+        (b"--B\r\nContent-Disposition : form-data; name=t\r\n\r\nx\r\n--B--", "no header field"),
+        (b"--B\r\nno colon\r\n" + PART + b"\r\n\r\nx\r\n--B--", "no header field"),
+        (b"--B\r\nX: a\nY: b\r\n" + PART + b"\r\n\r\nx\r\n--B--", "no header field"),
+        (b"--B\r\nX: a\x00\r\n" + PART + b"\r\n\r\nx\r\n--B--", "no header field"),
+        (b"--B\r\n" + PART + b"\r\n" + PART + b"\r\n\r\nx\r\n--B--", "two content-disposition"),
+        (b"--B\r\n" + PART + b"\r\nContent-Transfer-Encoding: base64\r\n\r\n!!!!\r\n--B--\r\n", "base64"),
+        (
+            b'--B\r\nContent-Disposition: form-data; name="t"\r\nContent-Type: a/b; charset=utf-7\r\n\r\nx\r\n--B--',
+            "utf-7",
+        ),
+    ],
+)
+def test_malformed_forms(body: bytes, word: str) -> None:
+    with pytest.raises(BadRequest, match=word):
+        parse_events(form(body), [])
 
 
 @pytest.mark.parametrize(
@@ -95,11 +207,20 @@ def test_filename_star_is_ignored() -> None:
         (b"multipart/form-data", BadRequest),
         (b"multipart/form-data; boundary=", BadRequest),
         (b"multipart/form-data; boundary=" + b"x" * 71, BadRequest),
+        (b"multipart/form-data; boundary=a; boundary=b", BadRequest),
+        (b'multipart/form-data; boundary="a', BadRequest),
     ],
 )
 def test_invalid_boundaries(content_type: bytes, error: type[GridcastError]) -> None:
     with pytest.raises(error):
         parse_boundary(content_type)
+
+
+@pytest.mark.parametrize(
+    "parameter", [b"boundary=a'b(c)", b'boundary="a\'b(c)"', b"charset=utf-8; Boundary = a'b(c) ; x=y"]
+)
+def test_valid_boundaries(parameter: bytes) -> None:
+    assert parse_boundary(b"Multipart/Form-Data ; " + parameter) == b"a'b(c)"
 
 
 def test_oversized_field_is_rejected_before_it_is_complete() -> None:

@@ -6,10 +6,11 @@ The one file that imports redis-py. Errors of Redis leave it as RedisUnavailable
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, Self, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from gridcast._bus.lua_script import LuaScript
+from gridcast._bus.redis_url import check_redis_url
 from gridcast.errors import RedisUnavailable
 
 try:
@@ -151,6 +152,18 @@ def _map_redis_error(error: Exception) -> RedisUnavailable:
 
 
 def _create_pool(url: str) -> ConnectionPool:
+    check_redis_url(url)
+    try:
+        pool = _build_pool(url)
+        # Not connected: an unknown option of the URL is an argument that the constructor does not have.
+        cast("Any", pool).make_connection()
+    except (ValueError, TypeError, RedisError):
+        # The text, and the error that caused it, may quote the URL and its password.
+        raise ValueError("a Redis URL has an invalid part, or an option that redis-py does not know") from None
+    return pool
+
+
+def _build_pool(url: str) -> ConnectionPool:
     options: dict[str, Any] = {
         "protocol": 2,  # RESP2: the shape of replies does not depend on the versions of server and client
         "socket_connect_timeout": REDIS_CONNECT_TIMEOUT_SECONDS,
@@ -163,13 +176,9 @@ def _create_pool(url: str) -> ConnectionPool:
     parts = urlsplit(url)
     if parts.scheme in {"redis", "rediss"}:
         return ConnectionPool.from_url(url, **options)
-    if parts.scheme not in {"redis+sentinel", "rediss+sentinel"}:
-        raise ValueError("a Redis URL begins with redis://, rediss://, redis+sentinel:// or rediss+sentinel://")
     credentials, _, hosts = parts.netloc.rpartition("@")
     user, _, password = credentials.partition(":")
     name, _, database = parts.path.strip("/").partition("/")
-    if not name or not hosts:
-        raise ValueError("a Sentinel URL is redis+sentinel://host:port,host:port/NAME/DB")
     if user:
         options["username"] = unquote(user)
     if password:
@@ -190,10 +199,10 @@ def _create_pool(url: str) -> ConnectionPool:
     )
     # A query to a Sentinel may lose a cancellation as above; then this limit ends the command.
     options["socket_timeout"] = 2 * REDIS_COMMAND_TIMEOUT_SECONDS
-    pool: ConnectionPool = pool_class(name, sentinel, db=int(database or 0), ssl=secure, **options)
+    pool: ConnectionPool = pool_class(name, sentinel, db=int(database.strip("/") or 0), ssl=secure, **options)
     return pool
 
 
 def _parse_sentinel_address(text: str) -> tuple[str, int]:
-    host, _, port = text.partition(":")
-    return host or "localhost", int(port or 26379)
+    host, _, port = text.rpartition(":") if ":" in text.rpartition("]")[2] else (text, "", "")
+    return host.strip("[]") or "localhost", int(port or 26379)

@@ -1,0 +1,21 @@
+"""Logs a request or a handshake that is refused before an application gets it: with its id, the client and the reason."""
+
+import logging
+
+from services.common.errors import GridcastError
+from services.common.telemetry.access_log import ACCESS_LOGGER
+
+_log = logging.getLogger(ACCESS_LOGGER)
+
+
+def log_refusal(message: str, error: GridcastError, request_id: str, client: str, path: str | None = None) -> None:
+    """Write a line. `client`: its address. `path`: where it is known, and without the query, which may contain a secret."""
+    fields: dict[str, object] = {
+        "request_id": request_id,
+        "client": client,
+        "status": error.status,
+        "reason": error.detail,
+    }
+    if path is not None:
+        fields["path"] = path
+    _log.info(message, extra={"fields": fields})

@@ -1,0 +1,146 @@
+"""The memory limits of our deployments hold under the worst load that docs/operations.md names, with default settings.
+
+After the load the memory comes back to 1.3 times that at rest, and what the caches hold by metric.
+"""
+
+import contextlib
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from deploy.local.ports import free_ports
+from tests.support.databases import ServerProcess, storage_env
+from tests.support.process_stats import anonymous_memory
+from tests.support.processes import ServiceProcess, StartService
+from tests.support.scripted_upstream import open_connection, send_request
+from tests.support.waiting import eventually
+
+MIB = 1 << 20
+ROOT = Path(__file__).parents[2]
+STOPPED_READERS = 500
+"""Clients of one gateway that take nothing of a large file."""
+DOWNLOADS = 8
+"""Downloads at once of files that together are larger than the block cache."""
+
+
+def memory_limit(service: str) -> int:
+    """The smaller one of the limits in docker-compose.yml and in the Kubernetes manifest, in bytes."""
+    units = {"m": MIB, "Mi": MIB, "g": 1024 * MIB, "Gi": 1024 * MIB}
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"][service]["mem_limit"]
+    manifests = yaml.safe_load_all((ROOT / "deploy/k8s/base" / f"{service}.yaml").read_text())
+    containers = [
+        container["resources"]["limits"]["memory"]
+        for manifest in manifests
+        if manifest["kind"] == "Deployment"
+        for container in manifest["spec"]["template"]["spec"]["containers"]
+    ]
+    assert containers
+    limits = [re.fullmatch(r"(\d+)(\w+)", text) for text in (compose, *containers)]
+    return min(int(limit[1]) * units[limit[2]] for limit in limits if limit is not None)
+
+
+@pytest.fixture
+def env(mongod: ServerProcess, redis_url: str, database_name: str) -> dict[str, str]:
+    return storage_env(mongod, redis_url, database_name)
+
+
+@contextlib.contextmanager
+def peak_of(service: ServiceProcess) -> Iterator[list[int]]:
+    """Watch the memory of a process for the block; its only element is the largest value so far."""
+    peak, ended = [anonymous_memory(service.pid)], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.1):
+            peak[0] = max(peak[0], anonymous_memory(service.pid))
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        yield peak
+    finally:
+        ended.set()
+        watching.join(10)
+
+
+def warm_up(service: ServiceProcess) -> int:
+    """Use every code path once; return the memory at rest."""
+    for _ in range(20):
+        send_request(service.port, "GET", "/file/stream?filename=0.bin")
+    return anonymous_memory(service.pid)
+
+
+@pytest.mark.timeout(300)
+def test_gateway_holds_its_limit_with_stopped_readers_and_returns_the_memory(
+    start_service: StartService, env: dict[str, str]
+) -> None:
+    upload, stream = (start_service(f"services.{name}", **env) for name in ("upload", "stream"))
+    gateway = start_service("gateway", ready=False, GRIDCAST_UPLOAD_URLS=upload.url, GRIDCAST_STREAM_URLS=stream.url)
+    eventually(lambda: "running on" in gateway.log, 10)
+    assert send_request(gateway.port, "PUT", "/file/stream?filename=0.bin", b"x").status == 201
+    assert send_request(gateway.port, "PUT", "/file/stream?filename=1.bin", os.urandom(20 * MIB)).status == 201
+    rest = warm_up(gateway)
+    readers: list[socket.socket] = []
+    with contextlib.ExitStack() as open_readers, peak_of(gateway) as peak:
+        for _ in range(STOPPED_READERS):
+            reader = open_readers.enter_context(open_connection(gateway.port))
+            reader.sendall(b"GET /file/stream?filename=1.bin HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            readers.append(reader)
+            reader.recv(1)
+        still_since, before = time.monotonic(), peak[0]
+        while time.monotonic() - still_since < 2:  # until no more is buffered
+            time.sleep(0.1)
+            if peak[0] > before:
+                still_since, before = time.monotonic(), peak[0]
+    print(f"gateway: rest {rest / MIB:.0f} MiB, {STOPPED_READERS} stopped readers {peak[0] / MIB:.0f} MiB")
+    assert peak[0] < 0.9 * memory_limit("gateway")
+    eventually(lambda: anonymous_memory(gateway.pid) <= 1.3 * rest, 60, "the memory is returned")
+
+
+@pytest.mark.timeout(300)
+def test_stream_holds_its_limit_while_its_cache_overflows_and_returns_the_memory(
+    start_service: StartService, env: dict[str, str]
+) -> None:
+    upload = start_service("services.upload", **env)
+    metrics_port = free_ports(1)[0]
+    stream = start_service("services.stream", **env, GRIDCAST_METRICS_PORT=str(metrics_port))
+    sizes = {"0.bin": 1, **{f"{number}.bin": 24 * MIB for number in range(1, 17)}}
+    for name, size in sizes.items():
+        assert (
+            httpx.put(f"{upload.url}/file/stream?filename={name}", content=os.urandom(size), timeout=60).status_code
+            == 201
+        )
+    rest = warm_up(stream)
+    ended = threading.Event()
+
+    def download(first: int) -> None:
+        with httpx.Client(timeout=60) as client:
+            number = first
+            while not ended.is_set():
+                number = number % 16 + 1
+                with client.stream("GET", f"{stream.url}/file/stream?filename={number}.bin") as response:
+                    assert sum(len(data) for data in response.iter_raw()) == sizes[f"{number}.bin"]
+
+    def cached_bytes() -> int:
+        text = httpx.get(f"http://127.0.0.1:{metrics_port}/metrics").text
+        return int(float(text.split("\ngridcast_block_cache_bytes ")[1].split("\n")[0]))
+
+    with ThreadPoolExecutor(DOWNLOADS) as pool, peak_of(stream) as peak:
+        downloads = [pool.submit(download, 2 * number) for number in range(DOWNLOADS)]
+        ended.wait(15)
+        ended.set()
+        for one in downloads:
+            one.result()
+    cached = cached_bytes()
+    print(f"stream: rest {rest / MIB:.0f}, peak {peak[0] / MIB:.0f}, cached {cached / MIB:.0f} MiB")
+    assert cached > 200 * MIB
+    assert peak[0] < 0.9 * memory_limit("stream")
+    eventually(lambda: anonymous_memory(stream.pid) <= 1.3 * rest + cached, 60, "the memory is returned")
