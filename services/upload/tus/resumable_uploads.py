@@ -148,7 +148,7 @@ class ResumableUploads:
             try:
                 request.validate(state, self._policy.max_size)
             except GridcastError:
-                await run_shielded(self._release_lease(writer))
+                await run_shielded(self._suspend_unchanged(writer))
                 raise
             return await self._receive_body(writer, upload, state, body, request)
 
@@ -284,8 +284,8 @@ class ResumableUploads:
         if writer.upload is not None:
             self._hash_states.put(writer.upload.upload_id, *writer.hash_state)
 
-    async def _release_lease(self, writer: UploadWriter) -> None:
-        """Release the lease of an upload to which nothing was added. Never raises: the lease ends by itself."""
+    async def _suspend_unchanged(self, writer: UploadWriter) -> None:
+        """Let go of an upload to which nothing was added. Never raises: the lease ends by itself."""
         await writer.suspend()
         if writer.upload is not None:
             with suppress(GridcastError):
