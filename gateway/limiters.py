@@ -4,11 +4,11 @@ The caller passes the time. Counts are those of one gateway process: with N gate
 """
 
 from collections import OrderedDict
-from ipaddress import IPv6Address, ip_address
 from math import ceil
 
 from services.common.aio.token_bucket import TokenBucket
 from services.common.errors import ServiceUnavailable, TooManyRequests
+from services.common.http.clients import client_key
 
 MAX_TRACKED_CLIENTS = 10_000
 """Clients with a token bucket. Beyond it the one not seen for longest is dropped, and so starts with a full bucket again."""
@@ -67,16 +67,3 @@ class ConnectionLimiter:
             self._by_client[key] -= 1
         else:
             del self._by_client[key]
-
-
-def client_key(address: str) -> str:
-    """Return what counts as one client: an IPv4 address, or an IPv6 /64, the smallest network that one subscriber gets."""
-    if ":" not in address:
-        return address
-    try:
-        parsed = ip_address(address)
-    except ValueError:
-        return address
-    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return f"{int(parsed) >> 64:x}"

@@ -37,7 +37,7 @@ _log = logging.getLogger("gridcast.upload")
 
 def create_limiter(settings: UploadSettings) -> UploadLimiter:
     """The limiter that the settings ask for."""
-    return UploadLimiter(settings.max_concurrent_uploads)
+    return UploadLimiter(settings.max_concurrent_uploads, settings.max_uploads_per_client)
 
 
 def create_app(

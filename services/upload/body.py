@@ -1,6 +1,7 @@
 """Reads a request's body from ASGI: enforces a minimum rate, and can be aborted from another task."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -13,11 +14,14 @@ class UploadBody:
     """The bytes of one request.
 
     Fewer than `min_rate` bytes a second in `rate_window` seconds are a timeout. Only the time spent waiting for the client counts,
-    not that of a slow store.
+    not that of a slow store. `client` is the key of the client that sends them.
     """
 
-    def __init__(self, receive: Receive, min_rate: int, rate_window: float) -> None:
+    def __init__(self, receive: Receive, min_rate: int, rate_window: float, client: str = "") -> None:
         self.at_eof = False
+        self.client = client
+        self._started_at = time.monotonic()
+        self._total_bytes = 0
         self._receive = receive
         self._min_rate = min_rate
         self._rate_window = rate_window
@@ -36,6 +40,11 @@ class UploadBody:
                 RuntimeError
             ):  # the timeout has expired in this iteration of the loop: `read` wakes up anyway
                 self._receive_timeout.reschedule(asyncio.get_running_loop().time())
+
+    @property
+    def average_rate(self) -> float:
+        """Bytes per second since the request began; infinite where the client has sent everything."""
+        return math.inf if self.at_eof else self._total_bytes / max(time.monotonic() - self._started_at, 0.001)
 
     async def is_empty(self) -> bool:
         """Whether the body has no bytes. Waits for the first ones, which `read` then returns. Raises as `read`."""
@@ -83,6 +92,7 @@ class UploadBody:
                 raise ClientDisconnected
             data: bytes = message.get("body", b"")
             self._bytes_received += len(data)
+            self._total_bytes += len(data)
             self.at_eof = not message.get("more_body", False)
             if data:
                 self._check_rate()

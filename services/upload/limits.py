@@ -2,17 +2,19 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
-from services.common.errors import GridcastError, InsufficientStorage, ServiceUnavailable
+from services.common.errors import GridcastError, InsufficientStorage, ServiceUnavailable, TooManyRequests
 from services.common.store.upload_store import FreeSpaceReader
 from services.common.telemetry import metrics
 
 DISK_SPACE_POLL_SECONDS = 1.0
 """Between two queries of the free space. The bytes of uploads without a stated length must fit below the minimum meanwhile."""
 BUSY_RETRY_AFTER_SECONDS = 5
+_BUSY_HEADERS = {"retry-after": str(BUSY_RETRY_AFTER_SECONDS)}
 ABORT_TIMEOUT_SECONDS = 1.0
 """How long an aborted upload may take to end; the server takes about a second more. While the database did not respond, a process
 ended 2.4 s after the shutdown timeout with PyMongo's own driver, and 8.3 s after it with Motor."""
@@ -34,31 +36,74 @@ class Abortable(Protocol):
         """Make the reader raise `error`."""
 
 
-class UploadLimiter:
-    """Counts the upload requests in progress, refuses those above the limit, and drains them at shutdown."""
+class SlotHolder(Abortable, Protocol):
+    """A request body that holds an upload slot."""
 
-    def __init__(self, max_uploads: int) -> None:
+    @property
+    def client(self) -> str:
+        """The key of the client that sends it."""
+
+    @property
+    def average_rate(self) -> float:
+        """Bytes per second; infinite where nothing more is awaited from the client."""
+
+
+class UploadLimiter:
+    """Counts the upload requests in progress, refuses those above the limits, and drains them at shutdown.
+
+    `max_per_client` of 0 is half of `max_uploads`. Where all slots are taken, a client that has fewer than another one gets a slot
+    of that one: its slowest upload is aborted.
+    """
+
+    def __init__(self, max_uploads: int, max_per_client: int = 0) -> None:
         self._max_uploads = max_uploads
-        self._active_bodies: set[Abortable] = set()
+        self._max_per_client = max_per_client or max(1, max_uploads // 2)
+        self._active_bodies: set[SlotHolder] = set()
+        self._by_client: dict[str, set[SlotHolder]] = {}
         metrics.UPLOAD_REQUESTS_IN_FLIGHT.set_function(lambda: len(self._active_bodies))
         self._shutting_down = False
         self._no_active_uploads = asyncio.Event()
         self._no_active_uploads.set()
 
     @contextmanager
-    def acquire_slot(self, body: Abortable) -> Iterator[None]:
-        """Hold one of the `max_uploads` slots. Raises ServiceUnavailable where none is free, ShuttingDown during shutdown."""
+    def acquire_slot(self, body: SlotHolder) -> Iterator[None]:
+        """Hold one of the `max_uploads` slots.
+
+        Raises TooManyRequests where the client has too many, ServiceUnavailable where no slot is free, ShuttingDown during
+        shutdown.
+        """
         self.check_accepting()
-        if len(self._active_bodies) >= self._max_uploads:
-            raise ServiceUnavailable("too many concurrent uploads", BUSY_RETRY_AFTER_SECONDS)
+        own = self._by_client.get(body.client, set())
+        if len(own) >= self._max_per_client:
+            raise TooManyRequests("too many concurrent uploads from this address", _BUSY_HEADERS)
+        if sum(map(len, self._by_client.values())) >= self._max_uploads:
+            self._preempt(len(own))
         self._active_bodies.add(body)
+        self._by_client.setdefault(body.client, set()).add(body)
         self._no_active_uploads.clear()
         try:
             yield
         finally:
             self._active_bodies.discard(body)
+            self._release(body)
             if not self._active_bodies:
                 self._no_active_uploads.set()
+
+    def _preempt(self, own_count: int) -> None:
+        """Take a slot from the client with the most, if it keeps as many as the new one gets. Raises ServiceUnavailable."""
+        holders = max(self._by_client.values(), key=len)
+        slowest = min(holders, key=lambda body: body.average_rate)
+        if len(holders) - 1 < own_count + 1 or slowest.average_rate == math.inf:
+            raise ServiceUnavailable("too many concurrent uploads", BUSY_RETRY_AFTER_SECONDS)
+        # Counted no more, though its request takes a moment to end.
+        self._release(slowest)
+        slowest.abort(TooManyRequests("the place of this upload was given to another client", _BUSY_HEADERS))
+
+    def _release(self, body: SlotHolder) -> None:
+        holders = self._by_client.get(body.client, set())
+        holders.discard(body)
+        if not holders:
+            self._by_client.pop(body.client, None)
 
     def check_accepting(self) -> None:
         """Raises ShuttingDown during shutdown."""

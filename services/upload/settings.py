@@ -15,6 +15,11 @@ class UploadSettings(MongoSettings, RedisSettings):
     max_concurrent_uploads: int = Field(
         200, ge=1, description="upload requests that one process receives at the same time; 503 beyond"
     )
+    max_uploads_per_client: int = Field(
+        0,
+        ge=0,
+        description="upload requests of one client address in one process at the same time; 429 beyond; 0: half of all",
+    )
     allowed_media_types: tuple[str, ...] = Field(
         (), description='JSON list of accepted media types, as ["video/*"]; empty: all; 415 for others'
     )

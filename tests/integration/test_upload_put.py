@@ -1,8 +1,10 @@
 """PUT and DELETE /file/stream on a running service: atomic for every reader, preconditions, digests, limits."""
 
 import base64
+import contextlib
 import hashlib
 import os
+import select
 import socket
 import threading
 import time
@@ -17,6 +19,7 @@ import pytest
 from tests.support.processes import ServiceProcess, StartService
 from tests.support.sizes import BATCH_SIZE, CHUNK_SIZE
 from tests.support.upload_client import (
+    FORM_CONTENT_TYPE,
     MongoInspector,
     TusUpload,
     etag,
@@ -26,6 +29,7 @@ from tests.support.upload_client import (
     post_form,
     put_file,
     repr_digest,
+    tus_metadata,
 )
 from tests.support.waiting import eventually
 
@@ -258,17 +262,54 @@ def test_upload_below_the_minimum_rate_is_408(
 def test_concurrent_uploads_are_limited(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector
 ) -> None:
-    service = start_service("services.upload", **{**env, "GRIDCAST_MAX_CONCURRENT_UPLOADS": "2"})
+    limits = {"GRIDCAST_MAX_CONCURRENT_UPLOADS": "2", "GRIDCAST_MAX_UPLOADS_PER_CLIENT": "2"}
+    service = start_service("services.upload", **{**env, **limits})
     head = "PUT /file/stream?filename={} HTTP/1.1\nHost: localhost\nContent-Length: 3"
     with send_raw_head(service, head.format("a")) as first, send_raw_head(service, head.format("b")) as second:
         eventually(lambda: len(inspector.list_documents()) == 2)
         third = put_file(service, "c", b"x")
-        expect_problem(third, 503)
+        expect_problem(third, 429)
         assert int(third.headers["retry-after"]) > 0
         for connection in (first, second):
             connection.sendall(b"abc")
             assert connection.recv(4096).startswith(b"HTTP/1.1 201 ")
     assert put_file(service, "c", b"x").status_code == 201
+
+
+@pytest.mark.parametrize("way", ["put", "form", "tus"])
+def test_one_client_does_not_take_all_slots(
+    start_service: StartService, env: dict[str, str], inspector: MongoInspector, way: str
+) -> None:
+    """A client is the address that the gateway reports, or an IPv6 network of 64 bits. It gets half of the slots."""
+    service = start_service("services.upload", **{**env, "GRIDCAST_MAX_CONCURRENT_UPLOADS": "4"})
+    form = f"Content-Type: {FORM_CONTENT_TYPE}"
+    tus_head = (
+        "Tus-Resumable: 1.0.0\nUpload-Length: 9\nContent-Type: application/offset+octet-stream\n"
+        f"Upload-Metadata: {tus_metadata(filename='x')}"
+    )
+    target, fields = {
+        "put": ("PUT /file/stream?filename=x", "Accept: */*"),
+        "form": ("POST /file/upload", form),
+        "tus": ("POST /file/tus", tus_head),
+    }[way]
+
+    def begin(address: str) -> socket.socket:
+        head = f"{target} HTTP/1.1\nHost: 127.0.0.1\nX-Forwarded-For: {address}\nContent-Length: 9\n{fields}"
+        return send_raw_head(service, head)
+
+    with contextlib.ExitStack() as slow:
+        first = [slow.enter_context(begin(f"2001:db8::{number}")) for number in range(2)]
+        refused = slow.enter_context(begin("2001:db8::9"))
+        assert refused.recv(4096).startswith(b"HTTP/1.1 429 ")
+        others = [slow.enter_context(begin(address)) for address in ("192.0.2.1", "192.0.2.1")]
+        refused = slow.enter_context(begin("::ffff:192.0.2.1"))
+        assert refused.recv(4096).startswith(b"HTTP/1.1 429 ")
+        # All four are taken: a third client gets one of a client that has more.
+        newcomer = {"x-forwarded-for": "192.0.2.3"}
+        url = f"{service.url}/file/stream?filename=c"
+        assert httpx.put(url, content=b"x", headers=newcomer).status_code == 201
+        preempted = [connection for connection in (*first, *others) if select.select([connection], [], [], 5)[0]][:1]
+        assert preempted[0].recv(4096).startswith(b"HTTP/1.1 429 ")
 
 
 def test_media_types(start_service: StartService, env: dict[str, str], inspector: MongoInspector) -> None:

@@ -178,7 +178,7 @@ def test_an_interrupted_patch_releases_its_upload(
     """All bytes of the upload have come, and it is not stored: HEAD does not wait for the end of the lease."""
     two_replica_tus_upload.create(length=size)
     head = (
-        f"PATCH {two_replica_tus_upload.path} HTTP/1.1\r\nHost: x\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: 0\r\n"
+        f"PATCH {two_replica_tus_upload.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: 0\r\n"
         "Content-Type: application/offset+octet-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
     )
     with socket.create_connection(("127.0.0.1", upload.port), timeout=10) as connection:

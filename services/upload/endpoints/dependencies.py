@@ -8,9 +8,11 @@ from urllib.parse import parse_qsl
 from fastapi import Request
 
 from services.common.errors import BadRequest, GridcastError
+from services.common.http.clients import client_key
 from services.common.http.content_coding import require_identity_coding
 from services.common.store.upload_store import UploadStore
 from services.common.telemetry import metrics
+from services.common.web.middleware import client_behind_gateway
 from services.upload.body import UploadBody
 from services.upload.endpoints.request import parse_content_length
 from services.upload.limits import DiskSpaceMonitor, UploadLimiter
@@ -69,7 +71,9 @@ def request_body(request: Request, protocol: str) -> Iterator[UploadBody]:
     An error response before the end of the body closes the connection: the rest is not read.
     """
     context = upload_context(request)
-    body = UploadBody(request.receive, context.settings.min_upload_rate, context.settings.upload_rate_window)
+    client = client_key(client_behind_gateway(request.scope))
+    settings = context.settings
+    body = UploadBody(request.receive, settings.min_upload_rate, settings.upload_rate_window, client)
     body.at_eof = parse_content_length(request) == 0
     outcome = "aborted"
     try:

@@ -2,9 +2,10 @@
 
 import pytest
 
-from gateway.limiters import MAX_TRACKED_CLIENTS, ConnectionLimiter, RateLimiter, client_key
+from gateway.limiters import MAX_TRACKED_CLIENTS, ConnectionLimiter, RateLimiter
 from gateway.websocket.relay import ConnectionSlot
 from services.common.errors import ServiceUnavailable, TooManyRequests
+from services.common.http.clients import client_key
 
 
 def test_rate_limiter_allows_a_burst_of_twice_the_rate() -> None:
