@@ -1,12 +1,11 @@
 """Starts the gateway: `python -m gateway`."""
 
 from gateway.app import create_app
+from gateway.client_connection import connection_class
 from gateway.settings import GatewaySettings
 from gateway.websocket.handshake import ClientHandshake
 from services.common.aio.descriptor_limit import raise_descriptor_limit_to_maximum
-from services.common.server.connection import EdgeConnection
 from services.common.server.run import run
-from services.common.server.timeouts import with_send_timeout
 from services.common.settings import load_settings
 from services.common.telemetry.request_telemetry import start_telemetry
 
@@ -17,6 +16,6 @@ if __name__ == "__main__":
     run(
         lambda: create_app(settings, telemetry),
         settings,
-        http=with_send_timeout(EdgeConnection, settings.send_timeout),
+        http=connection_class(settings.send_timeout),
         websocket=ClientHandshake,
     )

@@ -1,4 +1,8 @@
-"""The head of an HTTP/1.1 request: its limits, what is validated beyond the grammar, and the valid head as a value."""
+"""What the head of an HTTP/1.1 request may be: its limits, and the rules for Host, target and framing.
+
+These are the rules that httptools leaves open, and that two parsers could read differently (request smuggling). Each error carries
+the status with which it is answered.
+"""
 
 import re
 from dataclasses import dataclass
@@ -21,6 +25,7 @@ VALIDATED_HEADERS = frozenset({b"host", b"transfer-encoding", b"content-length",
 """Names of the fields that `RequestHeadValidator.validate_field` checks."""
 
 _LENGTH = re.compile(rb"[0-9]{1,19}\Z")
+ORIGIN_FORM = re.compile(rb"/[!\"$-~]*\Z")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z")
 _ABSOLUTE_FORM = re.compile(rb"(?i:https?)://([^/?]*)([/?][!\"$-~]*)?\Z")
 
@@ -125,3 +130,11 @@ class RequestHead:
     expect_continue: bool
     keep_alive: bool
     websocket: bool
+
+
+def names_websocket(headers: list[tuple[bytes, bytes]]) -> bool:
+    """Return whether the head of an upgrade names the WebSocket protocol, and no other (RFC 6455, 4.2.1)."""
+    protocols = [
+        protocol.strip().lower() for name, value in headers if name == b"upgrade" for protocol in value.split(b",")
+    ]
+    return protocols == [b"websocket"]

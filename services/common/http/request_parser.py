@@ -1,7 +1,6 @@
 """Parses HTTP/1.1 requests: bytes in, cut anywhere; heads, pieces of bodies and errors out.
 
-The twin of the gateway's response parser. httptools checks the grammar. This adds what it accepts and two parsers could read
-differently (request smuggling), and limits; each error carries the status with which it is answered.
+The twin of the gateway's response parser. httptools checks the grammar, and `request_head` what that leaves open.
 """
 
 import re
@@ -9,18 +8,14 @@ from typing import Any, Final, Never
 
 import httptools
 
-from services.common.errors import (
-    BadRequest,
-    GridcastError,
-    HeadersTooLarge,
-    TooManyRequests,
-    URITooLong,
-)
+from services.common.errors import BadRequest, GridcastError, HeadersTooLarge, TooManyRequests, URITooLong
 from services.common.http.request_head import (
     MAX_TARGET,
+    ORIGIN_FORM,
     VALIDATED_HEADERS,
     RequestHead,
     RequestHeadValidator,
+    names_websocket,
     split_absolute_form,
 )
 
@@ -29,7 +24,6 @@ MAX_REQUESTS_PER_READ = 64
 than a connection accepts before it has answered one, so the limit only bounds memory.
 """
 
-_TARGET = re.compile(rb"/[!\"$-~]*\Z")
 _OTHER_PROTOCOL_METHODS = frozenset(
     b"ANNOUNCE DESCRIBE FLUSH GET_PARAMETER PAUSE PLAY RECORD REDIRECT SETUP SET_PARAMETER SOURCE TEARDOWN".split()
 )
@@ -275,9 +269,9 @@ class RequestParser:
             validator.validate_head(version)
             if method == b"CONNECT":
                 raise BadRequest("CONNECT is not supported")
-            if not _TARGET.match(self._target):
+            if not ORIGIN_FORM.match(self._target):
                 self._replace_absolute_form(method)
-            websocket = upgrade and version == "1.1" and self._offers_websocket and _names_websocket(self._headers)
+            websocket = upgrade and version == "1.1" and self._offers_websocket and names_websocket(self._headers)
             if websocket and (method != b"GET" or validator.has_body):
                 # A body would be read as frames.
                 raise BadRequest("a WebSocket handshake must be a GET without a body")
@@ -356,11 +350,3 @@ class _ChunkedBodyCallbacks:
 
     def on_message_complete(self) -> None:
         self._owner.on_message_complete()
-
-
-def _names_websocket(headers: list[tuple[bytes, bytes]]) -> bool:
-    """Whether the head of an upgrade names the WebSocket protocol, and no other (RFC 6455, 4.2.1)."""
-    protocols = [
-        protocol.strip().lower() for name, value in headers if name == b"upgrade" for protocol in value.split(b",")
-    ]
-    return protocols == [b"websocket"]

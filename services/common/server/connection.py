@@ -17,11 +17,11 @@ from services.common.http.request_head import ForwardedHeadValidator, RequestHea
 from services.common.http.request_parser import EndOfMessage, RequestParser
 from services.common.server import tcp
 from services.common.server.connection_info import CONNECTION_INFO_EXTENSION, ConnectionInfo
-from services.common.server.connection_state import ConnectionState
+from services.common.server.connection_state import ACTIVE, ENDED, IDLE, PARSING, ConnectionState
 from services.common.server.contract import ServerConfig, ServerState
 from services.common.server.cycle import RequestCycle
 from services.common.server.parse_turns import BYTES_PER_TURN, ParseTurns
-from services.common.server.scope import http_scope
+from services.common.server.scope import connection_scope, http_scope
 from services.common.server.timeouts import KeepAliveTimer, SendTimeout, Timeout
 from services.common.server.transport import CoalescingTransport
 from services.common.server.websocket.upgrade import switch_to_websocket
@@ -30,32 +30,18 @@ from services.common.telemetry.request_id import new_request_id
 
 MAX_PIPELINED = 32
 """Requests that may wait behind the one being answered: 429 beyond."""
-
 FAST_PATH_PER_READ = 8
 """Responses without a task, out of one read: 256 KiB hold ten thousand small requests, and other connections wait for their
 turn.
 """
 
-# Python 3.11 needs 46 ns for a member of an enum, and a request asks seven times.
-_STATE_ACTIVE, _STATE_IDLE = ConnectionState.ACTIVE, ConnectionState.IDLE
-_PARSING = frozenset({ConnectionState.ACTIVE, ConnectionState.IDLE})
-_ENDED = frozenset({ConnectionState.LINGERING, ConnectionState.CLOSING, ConnectionState.UPGRADED})
-
 
 class HTTPConnection(asyncio.Protocol):
     """One client connection: a request parser, a transport, timeouts, and a cycle for each request.
 
-    Of uvicorn's HTTP side it uses eight names, typed in `contract`, and each of them in
-    tests/unit/common/server/test_uvicorn_contract.py:
-
-    1. the constructor (`config`, `server_state`, `app_state`, `_loop`)
-    2. `config.loaded_app`
-    3. `config.ws_protocol_class`
-    4. `server_state.connections`
-    5. `server_state.tasks`
-    6. `server_state.default_headers`
-    7. `server_state.total_requests`
-    8. `shutdown`
+    Of uvicorn's HTTP side it uses eight names, typed in `contract`: the constructor (`config`, `server_state`, `app_state`,
+    `_loop`), `config.loaded_app`, `config.ws_protocol_class`, `server_state.connections`, `server_state.tasks`,
+    `server_state.default_headers`, `server_state.total_requests` and `shutdown`.
     """
 
     header_timeout: ClassVar[float] = 10.0
@@ -70,10 +56,10 @@ class HTTPConnection(asyncio.Protocol):
     """Seconds within which the write buffer must shrink. A service's client is the gateway, which pauses for as long as its own
     slow client needs for a few megabytes; the gateway's timeout is shorter, see `with_send_timeout`.
     """
-    head_validator: ClassVar[type[RequestHeadValidator]] = ForwardedHeadValidator
-    """Has the limits of a request head."""
     shutdown_send_timeout: ClassVar[float] = 5.0
     """The same at shutdown, for responses that are already complete."""
+    head_validator: ClassVar[type[RequestHeadValidator]] = ForwardedHeadValidator
+    """Has the limits of a request head."""
 
     def __init__(
         self,
@@ -89,7 +75,7 @@ class HTTPConnection(asyncio.Protocol):
         self._app = config.loaded_app
         self._fast_path: Callable[[Scope], PreparedResponse | None] | None = getattr(self._app, "fast_path", None)
         self._fast_path_left = FAST_PATH_PER_READ
-        self._state = _STATE_ACTIVE
+        self._state = ACTIVE
         self._parser = RequestParser(self.head_validator, offers_websocket=config.ws_protocol_class is not None)
         self._active: RequestCycle | None = None  # the last one that was started; its response may be complete
         self._receiving: RequestCycle | None = None  # the one whose body is still coming in
@@ -122,14 +108,7 @@ class HTTPConnection(asyncio.Protocol):
             write_paused=wrapped.is_write_paused,
             unacknowledged_bytes=wrapped.unacknowledged_bytes,
         )
-        self._scope = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "server": tcp.local_address(transport),
-            "client": tcp.peer_address(transport),
-            "scheme": "https" if transport.get_extra_info("sslcontext") else "http",
-            "root_path": "",
-        }
+        self._scope = connection_scope(raw)
         tcp.limit_unsent(transport)
         self._header_timer.start(self.header_timeout)
 
@@ -148,7 +127,7 @@ class HTTPConnection(asyncio.Protocol):
 
         A client that ends it inside of a request has gone. Returns whether the connection stays open.
         """
-        if self._state in _ENDED:
+        if self._state in ENDED:
             return False
         receiving = self._receiving
         if receiving is not None and receiving is self._active:
@@ -161,7 +140,7 @@ class HTTPConnection(asyncio.Protocol):
         if not self._is_busy():
             self.close()
             return True
-        if self._state is _STATE_ACTIVE:
+        if self._state is ACTIVE:
             self._state = ConnectionState.DISCARDING
         if self._deferred_error is None and (last := self._queue[-1] if self._queue else self._active) is not None:
             last.keep_alive = False
@@ -180,9 +159,9 @@ class HTTPConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, and act on it in its order."""
-        if self._state is _STATE_IDLE:
-            self._state = _STATE_ACTIVE
-        elif self._state is not _STATE_ACTIVE:
+        if self._state is IDLE:
+            self._state = ACTIVE
+        elif self._state is not ACTIVE:
             return
         self._fast_path_left = FAST_PATH_PER_READ
         if len(data) <= BYTES_PER_TURN or self._parser.reads_raw_body:
@@ -191,7 +170,7 @@ class HTTPConnection(asyncio.Protocol):
             self._turns.start(data)
 
     def _parse(self, data: bytes) -> None:
-        if self._state not in _PARSING:
+        if self._state not in PARSING:
             return
         parser = self._parser
         for event in parser.feed(data):
@@ -201,9 +180,9 @@ class HTTPConnection(asyncio.Protocol):
                 self._refuse(event)
             else:
                 self._on_body(event)
-            if (state := self._state) is not _STATE_ACTIVE and state is not _STATE_IDLE:
+            if (state := self._state) is not ACTIVE and state is not IDLE:
                 return
-        if parser.in_head or (self._state is _STATE_ACTIVE and not self._is_busy()):
+        if parser.in_head or (self._state is ACTIVE and not self._is_busy()):
             # A head, line ends between requests, or the rest of an unwanted body: only for a limited time.
             self._header_timer.start(self.header_timeout)
 
@@ -220,19 +199,11 @@ class HTTPConnection(asyncio.Protocol):
             self._send_timer.start(self.shutdown_send_timeout)
 
     def _peer_disconnected(self) -> bool:
-        """Whether the client has gone. Of a connection that is not read only the kernel knows.
-
-        A client that has ended its half still waits for its responses. It has gone where the rest of a body is missing.
-        """
-        if self._transport.is_closing():
-            return True
-        if not (self._eof_received or self._transport.read_paused):
-            return False
-        state = tcp.peer_state(self._raw)
-        if state is not tcp.PeerState.HALF_CLOSED:
-            return state is tcp.PeerState.CLOSED
-        left = self._parser.body_left if self._receiving is not None and self._receiving is self._active else 0
-        return left is not None and left > tcp.unread_bytes(self._raw)
+        """Whether the client has gone. A connection that is not read does not notice it; one that is read has ended then."""
+        if self._transport.is_closing() or not (self._eof_received or self._transport.read_paused):
+            return self._transport.is_closing()
+        is_in_body = self._receiving is not None and self._receiving is self._active
+        return tcp.peer_has_gone(self._raw, self._parser.body_left if is_in_body else 0)
 
     # Requests.
 
@@ -266,8 +237,8 @@ class HTTPConnection(asyncio.Protocol):
         self._start_request(head, scope, keep_alive=head.keep_alive, busy=busy)
 
     def _start_request(self, head: RequestHead, scope: Scope, *, keep_alive: bool, busy: bool) -> None:
-        if self._state is _STATE_IDLE:  # a response of the fast path came out of the same read
-            self._state = _STATE_ACTIVE
+        if self._state is IDLE:  # a response of the fast path came out of the same read
+            self._state = ACTIVE
         has_body = head.content_length != 0
         cycle = RequestCycle(
             scope,
@@ -292,7 +263,7 @@ class HTTPConnection(asyncio.Protocol):
         head = encode_response_head(status, [*self._server_state.default_headers, *headers], preencoded)
         self._transport.write_response(head, body)
         self._server_state.total_requests += 1
-        self._state = _STATE_IDLE
+        self._state = IDLE
         self._keep_alive_timer.start()
 
     def _run(self, cycle: RequestCycle) -> None:
@@ -324,8 +295,8 @@ class HTTPConnection(asyncio.Protocol):
             self._run(self._queue.popleft())
         elif self._deferred_error is not None:
             self._send_error(self._deferred_error, new_request_id())
-        elif self._state is _STATE_ACTIVE:
-            self._state = _STATE_IDLE
+        elif self._state is ACTIVE:
+            self._state = IDLE
             self._keep_alive_timer.start()
 
     # Upgrades.
@@ -386,14 +357,14 @@ class HTTPConnection(asyncio.Protocol):
             self.close()
 
     def _on_keep_alive_timeout(self) -> None:
-        if self._state is _STATE_IDLE:
+        if self._state is IDLE:
             self.close()
 
     # Ending.
 
     def close(self) -> None:
         """Close, in the way the state of the response asks for (see the top of this file)."""
-        if self._state in _ENDED:
+        if self._state in ENDED:
             return  # what is in the write buffer is still sent
         active = self._active
         if active is not None and active.response_started and not active.response_complete:
@@ -427,9 +398,3 @@ class HTTPConnection(asyncio.Protocol):
         self._active = self._receiving = None
         self._queue.clear()
         del self._header_timer, self._keep_alive_timer, self._turns
-
-
-class EdgeConnection(HTTPConnection):
-    """A connection of the server that clients talk to, the gateway: its limits leave room for the fields that it adds."""
-
-    head_validator = RequestHeadValidator

@@ -1,11 +1,25 @@
 """ASGI scopes of requests and of WebSocket handshakes."""
 
+import asyncio
 from typing import Any
 from urllib.parse import unquote
 
 from services.common.asgi import Scope
 from services.common.http.request_head import RequestHead
+from services.common.server import tcp
 from services.common.server.websocket.upgrade import UpgradeRequest
+
+
+def connection_scope(transport: asyncio.Transport) -> Scope:
+    """Return what is the same in the scopes of all requests of a connection."""
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "server": tcp.local_address(transport),
+        "client": tcp.peer_address(transport),
+        "scheme": "https" if transport.get_extra_info("sslcontext") else "http",
+        "root_path": "",
+    }
 
 
 def http_scope(connection: Scope, head: RequestHead, state: dict[str, Any], extensions: dict[str, Any]) -> Scope:
@@ -25,8 +39,8 @@ def http_scope(connection: Scope, head: RequestHead, state: dict[str, Any], exte
     }
 
 
-def websocket_scope(request: UpgradeRequest, **connection: Any) -> Scope:
-    """Return the scope of a handshake. `connection`: client, server, scheme, state."""
+def websocket_scope(request: UpgradeRequest, transport: asyncio.BaseTransport, state: dict[str, Any]) -> Scope:
+    """Return the scope of a handshake on a connection."""
     raw_path, _, query = request.target.partition(b"?")
     subprotocols = [value.decode("latin-1") for name, value in request.headers if name == b"sec-websocket-protocol"]
     return {
@@ -40,5 +54,8 @@ def websocket_scope(request: UpgradeRequest, **connection: Any) -> Scope:
         "headers": request.headers,
         "subprotocols": [token.strip() for header in subprotocols for token in header.split(",")],
         "extensions": {"websocket.http.response": {}},
-        **connection,
+        "scheme": "wss" if transport.get_extra_info("sslcontext") else "ws",
+        "server": tcp.local_address(transport),
+        "client": tcp.peer_address(transport),
+        "state": state,
     }

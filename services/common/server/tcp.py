@@ -54,6 +54,17 @@ def peer_state(transport: asyncio.BaseTransport) -> PeerState:
     return PeerState.CLOSED if state == _TCP_CLOSE else PeerState.OPEN
 
 
+def peer_has_gone(transport: asyncio.BaseTransport, missing_bytes: int | None) -> bool:
+    """Return whether the peer has gone: by a reset, or by a FIN while it owes `missing_bytes` (None: unknown).
+
+    A peer that has sent a FIN behind all that it owes may wait for an answer.
+    """
+    state = peer_state(transport)
+    if state is not PeerState.HALF_CLOSED:
+        return state is PeerState.CLOSED
+    return missing_bytes is not None and missing_bytes > unread_bytes(transport)
+
+
 def unread_bytes(transport: asyncio.BaseTransport) -> int:
     """Return the bytes that the kernel has received and we have not read (FIONREAD); 0 where that cannot be known."""
     return _ioctl_count(transport, "FIONREAD") or 0

@@ -5,32 +5,25 @@ Nothing of uvicorn's WebSocket implementations is used. Of the server it needs w
 
 import asyncio
 from collections.abc import Callable
-from http import HTTPStatus
 from typing import Any, ClassVar, cast
 
-from websockets.datastructures import Headers
 from websockets.frames import Frame, Opcode
-from websockets.http11 import Request, Response
+from websockets.http11 import Response
 from websockets.server import ServerProtocol
 
 from services.common.asgi import Message, Scope
-from services.common.errors import BadRequest, GridcastError, InternalServerError, UpgradeRequired
-from services.common.http.encoding import encode_error_response
-from services.common.http.headers import forwarded_client, incoming_request_id
+from services.common.errors import GridcastError, InternalServerError
 from services.common.server import tcp
 from services.common.server.contract import ServerConfig, ServerState
 from services.common.server.scope import websocket_scope
 from services.common.server.timeouts import Timeout
 from services.common.server.websocket.cycle import LOGGER, WebSocketCycle, WebSocketState
-from services.common.server.websocket.handshake import Handshake
+from services.common.server.websocket.handshake import Handshake, HandshakeContext, accept_handshake
 from services.common.server.websocket.messages import MessageAssembler, MessageError
 from services.common.server.websocket.ping import KeepAlivePing
 from services.common.server.websocket.upgrade import UpgradeRequest, parse_upgrade_request
-from services.common.telemetry.refusals import log_refusal
-from services.common.telemetry.request_id import new_request_id, request_id_var
+from services.common.telemetry.request_id import request_id_var
 
-VERSION = "13"
-"""The version of the protocol (RFC 6455, 4.1)."""
 SLICE = 4096
 """Bytes parsed before the frame count is looked at again."""
 
@@ -42,9 +35,6 @@ class WebSocketConnection(asyncio.Protocol):
     within `message_timeout`, as many frames as `allow_frames` says, a pong for each ping, and a bounded closing handshake.
     After a data frame the connection is not read until the application has received its messages.
 
-    The server hands the handshake over as the first data, in one piece (`upgrade.switch_to_websocket`). `request_id` is the
-    client's, the gateway, or a new one.
-
     A subclass hooks in with `allow_frames`, `on_open` and `stop_sending`. `sent_close_code` is the code with which we closed, or 0.
     `on_ping` is called before a ping, unless writing is paused: what was written before it has been read when `on_pong` is called.
     """
@@ -55,19 +45,17 @@ class WebSocketConnection(asyncio.Protocol):
         "_assembler",
         "_close_timer",
         "_connections",
+        "_context",
         "_cycle",
-        "_default_headers",
         "_failed",
         "_ping",
         "_read_paused",
-        "_request",
         "_tasks",
         "_writable",
         "loop",
         "on_ping",
         "on_pong",
         "protocol",
-        "request_id",
         "sent_close_code",
         "state",
         "transport",
@@ -95,9 +83,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._app_state = app_state
         self._connections = server_state.connections
         self._tasks = server_state.tasks
-        self._default_headers = server_state.default_headers
-        self._request: UpgradeRequest
-        self.request_id = ""
+        self._context: HandshakeContext
         self.protocol = ServerProtocol(max_size=self.max_message_bytes, logger=LOGGER)
         self.protocol.debug = False
         self.state = WebSocketState.NEW
@@ -137,8 +123,7 @@ class WebSocketConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End: no timer outlives the connection."""
         del exc
-        self.stop_sending()
-        self._ping.stop()
+        self._stop_output()
         self.on_ping = self.on_pong = None
         self._close_timer.stop()
         answered = self.state not in {WebSocketState.NEW, WebSocketState.CONNECTING}
@@ -150,8 +135,7 @@ class WebSocketConnection(asyncio.Protocol):
     def eof_received(self) -> None:
         """The client has ended its side, and so do we: the application hears of it now, what waits for the client has a moment."""
         self._put_disconnect(1006)
-        self._ping.stop()
-        self.stop_sending()
+        self._stop_output()
         if self.state is WebSocketState.OPEN:
             self.state = WebSocketState.CLOSING
         self._start_close_timer()
@@ -168,8 +152,7 @@ class WebSocketConnection(asyncio.Protocol):
 
     def shutdown(self) -> None:
         """Close at the end of the process: with 1012, and `close_timeout` to take it."""
-        self.stop_sending()
-        self._ping.stop()
+        self._stop_output()
         if self.state is WebSocketState.OPEN:
             self._send_close(1012)
         elif self.state is WebSocketState.CONNECTING:
@@ -178,11 +161,11 @@ class WebSocketConnection(asyncio.Protocol):
         self._start_close_timer()
 
     def data_received(self, data: bytes) -> None:
-        """Parse in slices, so that a flood of tiny frames is stopped before it has cost more than one slice."""
+        """Take the handshake first, in one piece. Parse frames in slices: a flood of tiny ones is stopped after one slice."""
+        protocol = self.protocol
         if self.state is WebSocketState.NEW:
             self._on_handshake(parse_upgrade_request(data))
             return
-        protocol = self.protocol
         for start in range(0, len(data), SLICE):
             if self._failed:
                 return
@@ -220,23 +203,16 @@ class WebSocketConnection(asyncio.Protocol):
 
     def _on_handshake(self, request: UpgradeRequest) -> None:
         """Start the application for a valid handshake; answer another one with a problem."""
-        self._request = request
-        self.request_id = incoming_request_id(request.headers) or new_request_id()
-        headers = Headers([(name.decode("ascii"), value.decode("latin-1")) for name, value in request.headers])
-        # Its own parser of heads has narrower limits than the server, which has parsed this one.
-        self.protocol.receive_data(b"GET / HTTP/1.1\r\n\r\n")
-        self.protocol.events_received()
-        response = self.protocol.accept(Request("/", headers))
-        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
-            is_version_fault = headers.get_all("Sec-WebSocket-Version") not in ([], [VERSION])
-            fault = self.protocol.handshake_exc
-            self._refuse_with_problem(
-                UpgradeRequired(VERSION) if is_version_fault else BadRequest(f"invalid WebSocket handshake: {fault}")
-            )
+        self._context = HandshakeContext(request, tcp.peer_address(self.transport))
+        request_id = self._context.request_id
+        try:
+            response = accept_handshake(self.protocol, request.headers)
+        except GridcastError as error:
+            self._refuse_with_problem(error)
             return
         self.state = WebSocketState.CONNECTING
-        self._cycle = cycle = WebSocketCycle(self, Handshake(response, self.request_id))
-        token = request_id_var.set(self.request_id)
+        self._cycle = cycle = WebSocketCycle(self, Handshake(response, request_id))
+        token = request_id_var.set(request_id)
         task = self.loop.create_task(cycle.run(self._app, self.build_scope(request)))
         request_id_var.reset(token)
         task.add_done_callback(self._tasks.discard)
@@ -244,13 +220,7 @@ class WebSocketConnection(asyncio.Protocol):
 
     def build_scope(self, request: UpgradeRequest) -> Scope:
         """Return the ASGI scope of a handshake."""
-        return websocket_scope(
-            request,
-            scheme="wss" if self.transport.get_extra_info("sslcontext") else "ws",
-            server=tcp.local_address(self.transport),
-            client=tcp.peer_address(self.transport),
-            state=self._app_state.copy(),
-        )
+        return websocket_scope(request, self.transport, self._app_state.copy())
 
     def _on_data(self, frame: Frame) -> None:
         """Hand a complete message to the application, and do not read until it has received it."""
@@ -303,8 +273,7 @@ class WebSocketConnection(asyncio.Protocol):
         """Close with 1011: no pong came. A client that does not take even that is cut off."""
         self.sent_close_code = 1011
         self._put_disconnect(1011, "ping timeout")
-        self.stop_sending()
-        self._ping.stop()
+        self._stop_output()
         if self.state is WebSocketState.OPEN and not self.transport.is_closing():
             self.protocol.fail(1011, "keepalive ping timeout")
             self.state = WebSocketState.CLOSING
@@ -318,8 +287,7 @@ class WebSocketConnection(asyncio.Protocol):
         """Send a close frame; cut the connection after `close_timeout` if the client does not answer it."""
         if self.state is not WebSocketState.OPEN or self.transport.is_closing():
             return
-        self.stop_sending()
-        self._ping.stop()
+        self._stop_output()
         self.sent_close_code = code
         self._send_close(code, reason)
         self.resume_reading()
@@ -338,8 +306,7 @@ class WebSocketConnection(asyncio.Protocol):
             self.protocol.fail(code, reason)
             self.state = WebSocketState.CLOSING
             self._flush()
-        self.stop_sending()
-        self._ping.stop()
+        self._stop_output()
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.transport.resume_reading()
@@ -350,6 +317,10 @@ class WebSocketConnection(asyncio.Protocol):
         """A client must wait for the answer to its handshake (RFC 6455, 4.1): nothing that it sends before is kept or parsed."""
         self._failed = True
         self.transport.abort()
+
+    def _stop_output(self) -> None:
+        self.stop_sending()
+        self._ping.stop()
 
     def _start_close_timer(self) -> None:
         """Abort after `close_timeout`: closing waits for the write buffer to empty, which a client may put off for ever."""
@@ -410,14 +381,10 @@ class WebSocketConnection(asyncio.Protocol):
 
     def _refuse_with_problem(self, error: GridcastError) -> None:
         """Answer the handshake with a problem, and close."""
-        headers = [*self._default_headers, (b"x-request-id", self.request_id.encode("ascii"))]
-        self.transport.write(encode_error_response(error, headers))
-        self.state = WebSocketState.CLOSING
+        self.transport.write(self._context.encode_refusal(error))
+        self.state, self._failed = WebSocketState.CLOSING, True
         self.transport.close()
-        peer = tcp.peer_address(self.transport)
-        client = forwarded_client(self._request.headers, peer[0] if peer else "unknown")
-        path = self._request.target.partition(b"?")[0].decode("ascii")
-        log_refusal("websocket handshake rejected", error, self.request_id, client, path)
+        self._start_close_timer()
 
     def send_message(self, message: Message) -> None:
         """Send the data of an ASGI message as one frame."""

@@ -1,14 +1,59 @@
-"""The answer to a WebSocket handshake, assembled out of ASGI messages. Without I/O."""
+"""A WebSocket handshake: its rules (RFC 6455, 4.2), and the answer, assembled out of ASGI messages."""
 
 from collections.abc import Iterable
 from email.utils import formatdate
 from http import HTTPStatus
 
 from websockets.datastructures import Headers
-from websockets.http11 import Response
+from websockets.http11 import Request, Response
+from websockets.server import ServerProtocol
 
 from services.common.asgi import Message
-from services.common.http.encoding import Field
+from services.common.errors import BadRequest, GridcastError, UpgradeRequired
+from services.common.http.encoding import Field, encode_error_response
+from services.common.http.headers import Header, forwarded_client, incoming_request_id
+from services.common.server.websocket.upgrade import UpgradeRequest
+from services.common.telemetry.refusals import log_refusal
+from services.common.telemetry.request_id import new_request_id
+
+VERSION = "13"
+"""The version of the protocol (RFC 6455, 4.1)."""
+
+
+def accept_handshake(protocol: ServerProtocol, headers: Iterable[Header]) -> Response:
+    """Return the 101 that accepts a handshake. Raises UpgradeRequired for another version, and BadRequest.
+
+    `protocol` is a new one. It parses a minimal head: its limits are narrower than those of the server, which has parsed this one.
+    """
+    fields = Headers([(name.decode("ascii"), value.decode("latin-1")) for name, value in headers])
+    protocol.receive_data(b"GET / HTTP/1.1\r\n\r\n")
+    protocol.events_received()
+    response = protocol.accept(Request("/", fields))
+    if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+        return response
+    if fields.get_all("Sec-WebSocket-Version") not in ([], [VERSION]):
+        raise UpgradeRequired(VERSION)
+    raise BadRequest(f"invalid WebSocket handshake: {protocol.handshake_exc}")
+
+
+class HandshakeContext:
+    """A handshake with its request id: that of the gateway, or a new one."""
+
+    __slots__ = ("_peer", "_request", "request_id")
+
+    def __init__(self, request: UpgradeRequest, peer: tuple[str, int] | None) -> None:
+        """`peer`: address of the connection, None where it has gone."""
+        self._request = request
+        self._peer = peer
+        self.request_id = incoming_request_id(request.headers) or new_request_id()
+
+    def encode_refusal(self, error: GridcastError) -> bytes:
+        """Return the response that refuses the handshake in place of the application, and log it."""
+        client = forwarded_client(self._request.headers, self._peer[0] if self._peer else "unknown")
+        path = self._request.target.partition(b"?")[0].decode("ascii")
+        log_refusal("websocket handshake rejected", error, self.request_id, client, path)
+        date = formatdate(usegmt=True).encode("ascii")
+        return encode_error_response(error, [(b"date", date), (b"x-request-id", self.request_id.encode("ascii"))])
 
 
 class Handshake:
