@@ -37,20 +37,20 @@ class RequestHeadValidator:
     sends it.
     """
 
-    max_fields: ClassVar[int] = MAX_FIELDS
     max_field_bytes: ClassVar[int] = MAX_FIELD_BYTES
 
     # On the class, so that a head costs only what it says: setting all of them took 0.2 of 8 us for a small request.
-    _bytes = _count = _hosts = 0
+    _bytes_left, _fields_left = MAX_FIELD_BYTES, MAX_FIELDS
+    _hosts = 0
     _chunked = False
     content_length: int | None = 0
     expect_continue = False
 
     def count_field(self, name: bytes, value: bytes) -> None:
-        """Count a field or a trailer. Raises HeadersTooLarge beyond `max_fields` or `max_field_bytes`."""
-        self._bytes += len(name) + len(value) + 4
-        self._count += 1
-        if self._bytes > self.max_field_bytes or self._count > self.max_fields:
+        """Count a field or a trailer. Raises HeadersTooLarge beyond the limits."""
+        self._bytes_left -= len(name) + len(value) + 4
+        self._fields_left -= 1
+        if self._bytes_left < 0 or self._fields_left < 0:
             raise HeadersTooLarge("the header fields are too large or too many")
 
     def validate_field(self, name: bytes, value: bytes) -> None:
@@ -94,8 +94,8 @@ class RequestHeadValidator:
 class ForwardedHeadValidator(RequestHeadValidator):
     """The same with limits for requests that the gateway forwards."""
 
-    max_fields = MAX_FIELDS + FORWARDED_FIELDS
     max_field_bytes = MAX_FIELD_BYTES + FORWARDED_FIELD_BYTES
+    _bytes_left, _fields_left = max_field_bytes, MAX_FIELDS + FORWARDED_FIELDS
 
 
 def split_absolute_form(target: bytes) -> tuple[bytes, bytes]:

@@ -24,10 +24,10 @@ MAX_REQUESTS_PER_READ = 64
 than a connection accepts before it has answered one, so the limit only bounds memory.
 """
 
-_OTHER_PROTOCOL_METHODS = frozenset(
-    b"ANNOUNCE DESCRIBE FLUSH GET_PARAMETER PAUSE PLAY RECORD REDIRECT SETUP SET_PARAMETER SOURCE TEARDOWN".split()
+_UNSUPPORTED_METHODS = frozenset(
+    b"CONNECT ANNOUNCE DESCRIBE FLUSH GET_PARAMETER PAUSE PLAY RECORD REDIRECT SETUP SET_PARAMETER SOURCE TEARDOWN".split()
 )
-"""Methods that httptools accepts with the protocols RTSP and ICE only. RTSP has GET, POST and OPTIONS besides."""
+"""CONNECT, and methods that httptools accepts with RTSP and ICE only. RTSP has GET, POST and OPTIONS besides."""
 _CHUNKED_HEAD = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
 _NOT_HTTP = "not HTTP/1.1"
 
@@ -112,13 +112,19 @@ class RequestParser:
             if not data:
                 return events
         at_head = not (self.in_head or self.in_body)
-        self._feed_httptools(data)
-        if self._head_count or self.in_head:
+        self._progress = False
+        self._requests = self._head_count = 0
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserUpgrade, httptools.HttpParserError) as stop:
+            self._on_stop(data, stop)
+        if self.in_head or self._head_count > 1 or not at_head:
+            self._check_protocol(data)
+        elif self._head_count:
             line_end = data.find(b"\n")
-            is_one_head = at_head and self._head_count == 1 and not self.in_head
-            if not is_one_head or data[line_end - 9 : line_end - 4] != b"HTTP/":
+            if data[line_end - 9 : line_end - 4] != b"HTTP/":
                 self._check_protocol(data)
-        if events and isinstance(events[-1], GridcastError):
+        if self._error is not None:
             return events
         self._raw_body = bool(self._body_left)
         self._emit_body()
@@ -146,22 +152,25 @@ class RequestParser:
         parser.set_dangerous_leniencies(lenient_data_after_close=True)
         return parser
 
-    def _feed_httptools(self, data: bytes) -> None:
-        self._progress = False
-        self._requests = self._head_count = 0
-        while True:
+    def _on_stop(self, data: bytes, stop: Exception) -> None:
+        """Handle what stops httptools: an error, a WebSocket handshake, or an ignored upgrade, behind which parsing goes on."""
+        while isinstance(stop, httptools.HttpParserUpgrade):
+            data = data[stop.args[0] :]
+            if not self._upgrade_ignored:
+                self.trailing_data = data
+                return
+            data = self._resume_after_upgrade(data)
+            if not data:
+                return
             try:
                 self._parser.feed_data(data)
-            except httptools.HttpParserUpgrade as upgrade:
-                rest = data[upgrade.args[0] :]
-                if not self._upgrade_ignored:
-                    self.trailing_data = rest
-                elif data := self._resume_after_upgrade(rest):
-                    continue
-            except httptools.HttpParserError:
-                self._emit_body()
-                self._events.append(self._error or BadRequest("malformed HTTP/1.1 request"))
-            return
+            except (httptools.HttpParserUpgrade, httptools.HttpParserError) as next_stop:
+                stop = next_stop
+            else:
+                return
+        self._emit_body()
+        self._error = self._error or BadRequest("malformed HTTP/1.1 request")
+        self._events.append(self._error)
 
     def _feed_raw_body(self, data: bytes, left: int) -> bytes:
         """Take the rest of a body; return what is behind it."""
@@ -217,7 +226,8 @@ class RequestParser:
                 if (match := pattern.search(text, position)) is None:
                     continue
                 if match[1] == b"RTSP":
-                    self._events[index:] = [BadRequest(_NOT_HTTP)]
+                    self._error = BadRequest(_NOT_HTTP)
+                    self._events[index:] = [self._error]
                     return
                 position = match.end()
 
@@ -263,21 +273,21 @@ class RequestParser:
         version: str = parser.get_http_version()
         method: bytes = parser.get_method()
         upgrade: bool = parser.should_upgrade()
+        websocket = False
         try:
-            if method in _OTHER_PROTOCOL_METHODS:
-                raise BadRequest(_NOT_HTTP)
+            if method in _UNSUPPORTED_METHODS:
+                raise BadRequest("CONNECT is not supported" if method == b"CONNECT" else _NOT_HTTP)
             validator.validate_head(version)
-            if method == b"CONNECT":
-                raise BadRequest("CONNECT is not supported")
             if not ORIGIN_FORM.match(self._target):
                 self._replace_absolute_form(method)
-            websocket = upgrade and version == "1.1" and self._offers_websocket and names_websocket(self._headers)
-            if websocket and (method != b"GET" or validator.has_body):
-                # A body would be read as frames.
-                raise BadRequest("a WebSocket handshake must be a GET without a body")
+            if upgrade:
+                websocket = self._offers_websocket and version == "1.1" and names_websocket(self._headers)
+                self._upgrade_ignored = not websocket
+                if websocket and (method != b"GET" or validator.has_body):
+                    # A body would be read as frames.
+                    raise BadRequest("a WebSocket handshake must be a GET without a body")
         except GridcastError as error:
             self._fail(error)
-        self._upgrade_ignored = upgrade and not websocket
         self.in_head = False
         self._progress = True
         self._head_count += 1
