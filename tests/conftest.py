@@ -47,6 +47,7 @@ pytest_plugins = [
     "tests.support.client_package",
     "tests.support.databases",
     "tests.support.processes",
+    "tests.support.media_library",
     "tests.support.stack",
     "tests.support.upload_client",
     "tests.support.videos",

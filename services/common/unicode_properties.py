@@ -1,8 +1,7 @@
 """Two properties of Unicode 17.0 that the standard library has not, as inclusive ranges of code points. Pure.
 
-Generated from the Unicode Character Database (https://www.unicode.org/Public/17.0.0/ucd). A test compares the tables with another
-implementation of that version, the regular expressions of Node.js. New versions add pictographs; the first table has
-space for what is not assigned yet.
+Generated with the property escapes of Node.js' regular expressions. A test compares the tables with those of the installed
+Node.js. New versions of Unicode add pictographs; the first table includes code points that are reserved for later versions.
 """
 
 # fmt: off

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import json
-import shutil
 import subprocess
 from collections.abc import Callable
 from email.mime.application import MIMEApplication
@@ -19,6 +18,7 @@ import httpx
 import pytest
 import requests
 
+from tests.support.programs import require_program
 from tests.support.stack import Stack
 
 CONTENT = bytes(range(256)) * 3
@@ -95,14 +95,13 @@ def send_with_email_package(url: str, name: str, _folder: Path) -> str:
 
 
 def _send_with_curl(url: str, name: str, folder: Path, *options: str) -> str:
-    if shutil.which("curl") is None:
-        pytest.skip("curl is not installed")
+    curl = require_program("curl", "curl")
     path = folder / "content"
     path.write_bytes(CONTENT)
     (folder / "title").write_text(name, "utf-8")
     quoted = name.replace("\\", "\\\\").replace('"', '\\"')
     form = ("-F", f'file=@{path};filename="{quoted}"', "-F", f"title=<{folder / 'title'}")
-    command = ["curl", "--silent", "--show-error", "--fail", "--dump-header", "-", *options, *form, url]
+    command = [curl, "--silent", "--show-error", "--fail", "--dump-header", "-", *options, *form, url]
     run = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert run.returncode == 0, run.stderr
     return next(line[10:].strip() for line in run.stdout.splitlines() if line.lower().startswith("location: "))
@@ -129,12 +128,9 @@ fetch(url, { method: "POST", body: form }).then(async (answer) => {
 
 def send_with_fetch(url: str, name: str, _folder: Path) -> str:
     """Node's fetch writes forms as the HTML standard says, as browsers do."""
-    if shutil.which("node") is None:
-        pytest.skip("node is not installed")
+    node = require_program("node", "nodejs")
     sent = json.dumps([url, name, base64.b64encode(CONTENT).decode()])
-    run = subprocess.run(
-        ["node", "-e", NODE_SCRIPT], input=sent, capture_output=True, text=True, timeout=30, check=True
-    )
+    run = subprocess.run([node, "-e", NODE_SCRIPT], input=sent, capture_output=True, text=True, timeout=30, check=True)
     status, location, text = json.loads(run.stdout)
     assert status == 201, text
     return str(location)

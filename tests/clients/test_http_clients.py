@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 from pathlib import Path
@@ -11,6 +10,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from tests.support.programs import require_program
 from tests.support.raw_sockets import receive_until_closed
 from tests.support.stack import Stack
 
@@ -43,16 +43,17 @@ public class Client {
 """
 
 
-def find_tool(name: str) -> str:
-    path = shutil.which(name)
-    if path is None:
-        pytest.skip(f"{name} is not installed")
-    return path
-
-
 def run_curl(*arguments: str) -> str:
     """Standard output of curl: the status behind the body."""
-    command = [find_tool("curl"), "-sS", "--max-time", "30", "-w", " %{http_code} %{http_version}", *arguments]
+    command = [
+        require_program("curl", "curl"),
+        "-sS",
+        "--max-time",
+        "30",
+        "-w",
+        " %{http_code} %{http_version}",
+        *arguments,
+    ]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
@@ -60,8 +61,9 @@ def test_java_uploads_with_its_defaults(stack: Stack, tmp_path: Path) -> None:
     program = tmp_path / "Client.java"
     program.write_text(JAVA_PROGRAM)
     name = f"{os.urandom(4).hex()}.txt"
+    require_program("javac", "default-jdk-headless")  # a JRE compiles no source file
     run = subprocess.run(
-        [find_tool("java"), str(program), stack.url, name], check=True, capture_output=True, text=True, timeout=120
+        ["java", str(program), stack.url, name], check=True, capture_output=True, text=True, timeout=120
     )
     put, form, push, get = run.stdout.splitlines()
     assert (put[:4], form[:4], get) == ("201 ", "201 ", "200 hello")

@@ -6,8 +6,6 @@ Each server writes Host in one of the ways that are in use.
 import itertools
 import json
 import os
-import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ import pytest
 
 from deploy.local.ports import HOST, free_ports
 from tests.support.chromium import ChromiumBrowser, run_chromium
+from tests.support.programs import require_program
 from tests.support.raw_sockets import accepts_connections
 from tests.support.stack import Stack, run_stack
 from tests.support.waiting import eventually
@@ -76,9 +75,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory: pytest.TempPathFactory, stack: Stack) -> Iterator[Proxy]:
-    nginx, openssl = shutil.which("nginx") or shutil.which("/usr/sbin/nginx"), shutil.which("openssl")
-    if nginx is None or openssl is None:
-        pytest.skip("nginx and openssl are not installed")
+    nginx, openssl = require_program("nginx", "nginx-light"), require_program("openssl", "openssl")
     folder = tmp_path_factory.mktemp("nginx")
     command = [
         openssl,
@@ -118,9 +115,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChromiumBrowse
 
 def run_curl(proxy: Proxy, url: str, *arguments: str) -> tuple[int, str, bytes]:
     """Return the status, the version of HTTP and the body."""
-    curl = shutil.which("curl")
-    if curl is None:
-        pytest.skip("curl is not installed")
+    curl = require_program("curl", "curl")
     resolve = [part for port in proxy.ports.values() for part in ("--resolve", f"{NAME}:{port}:{HOST}")]
     command = [curl, "-sS", "--noproxy", "*", "--max-time", "60", "--cacert", str(proxy.certificate), *resolve]
     command += ["-w", "\n%{http_code} %{http_version}", *arguments, url]
@@ -241,9 +236,8 @@ def test_pages_through_the_proxy(proxy: Proxy, browser: ChromiumBrowser, host_fi
 
 @pytest.mark.parametrize("host_field", HOST_FIELDS)
 def test_the_client_of_the_jdk(proxy: Proxy, host_field: str, tmp_path: Path) -> None:
-    java, keytool = shutil.which("java"), shutil.which("keytool")
-    if java is None or keytool is None:
-        pytest.skip("no JDK is installed")
+    require_program("javac", "default-jdk-headless")  # a JRE compiles no source file
+    java, keytool = (require_program(name, "default-jdk-headless") for name in ("java", "keytool"))
     store = tmp_path / "trusted.p12"
     command = [keytool, "-importcert", "-noprompt", "-alias", "proxy", "-file", str(proxy.certificate)]
     command += ["-keystore", str(store), "-storetype", "PKCS12", "-storepass", "changeit"]
@@ -258,6 +252,4 @@ def test_the_client_of_the_jdk(proxy: Proxy, host_field: str, tmp_path: Path) ->
         timeout=120,
         check=False,
     )
-    if re.search(r"UnsupportedClassVersion|not found in module|release version", done.stderr):
-        pytest.skip("this JDK runs no source file")
     assert done.returncode == 0, done.stdout + done.stderr

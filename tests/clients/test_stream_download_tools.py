@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from email import message_from_bytes
@@ -12,6 +11,7 @@ import pytest
 
 from tests.support.databases import ServerProcess
 from tests.support.media_library import MediaServices, run_media_services
+from tests.support.programs import require_program
 from tests.support.sizes import CHUNK_SIZE
 
 SIZE = 20 * 1024 * 1024 + 12345
@@ -33,16 +33,9 @@ def media_services(
         yield lib
 
 
-def find_tool(name: str) -> str:
-    path = shutil.which(name)
-    if path is None:
-        pytest.skip(f"{name} is not installed")
-    return path
-
-
 def run_curl(*arguments: str | Path, code: int = 0) -> bytes:
     """Standard output of curl, which must exit with `code`."""
-    command = [find_tool("curl"), "-sS", "--max-time", "60", *map(str, arguments)]
+    command = [require_program("curl", "curl"), "-sS", "--max-time", "60", *map(str, arguments)]
     done = subprocess.run(command, check=False, capture_output=True, timeout=90)
     assert done.returncode == code, done.stderr
     return done.stdout
@@ -113,7 +106,7 @@ def test_curl_asks_for_several_ranges(media_services: MediaServices, data: bytes
 
 def test_curl_saves_under_the_content_disposition_filename(media_services: MediaServices, tmp_path: Path) -> None:
     media_services.put("späß; x.bin", b"named", content_type="application/x-thing")
-    command = [find_tool("curl"), "-sS", "-f", "-J", "-O", media_services.url("späß; x.bin")]
+    command = [require_program("curl", "curl"), "-sS", "-f", "-J", "-O", media_services.url("späß; x.bin")]
     subprocess.run(command, check=True, cwd=tmp_path, timeout=60)
     (saved,) = tmp_path.iterdir()
     assert saved.read_bytes() == b"named"
@@ -122,7 +115,13 @@ def test_curl_saves_under_the_content_disposition_filename(media_services: Media
 def test_curl_fails_on_a_corrupt_file(media_services: MediaServices, data: bytes, tmp_path: Path) -> None:
     """Not a clean end: curl exits with 18 (a part was received) or 56 (the connection was reset)."""
     media_services.delete_chunk(media_services.put("broken.webm", data), 40)
-    command = [find_tool("curl"), "-sS", "-o", str(tmp_path / "broken"), media_services.url("broken.webm")]
+    command = [
+        require_program("curl", "curl"),
+        "-sS",
+        "-o",
+        str(tmp_path / "broken"),
+        media_services.url("broken.webm"),
+    ]
     done = subprocess.run(command, check=False, capture_output=True, timeout=60)
     assert done.returncode in {18, 56}
     assert data.startswith((tmp_path / "broken").read_bytes())
@@ -130,7 +129,15 @@ def test_curl_fails_on_a_corrupt_file(media_services: MediaServices, data: bytes
 
 def test_aria2c_with_sixteen_connections(media_services: MediaServices, data: bytes, tmp_path: Path) -> None:
     options = ["-x16", "-s16", "-k1M", "--file-allocation=none", "--no-conf", "--console-log-level=warn", "--quiet"]
-    command = [find_tool("aria2c"), *options, "-d", str(tmp_path), "-o", "a.webm", media_services.url("a.webm")]
+    command = [
+        require_program("aria2c", "aria2"),
+        *options,
+        "-d",
+        str(tmp_path),
+        "-o",
+        "a.webm",
+        media_services.url("a.webm"),
+    ]
     subprocess.run(command, check=True, timeout=90)
     assert (tmp_path / "a.webm").read_bytes() == data
     assert not (tmp_path / "a.webm.aria2").exists()

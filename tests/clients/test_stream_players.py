@@ -3,7 +3,6 @@
 import json
 import random
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import pytest
 
 from tests.support.databases import ServerProcess
 from tests.support.media_library import MediaServices, run_media_services
+from tests.support.programs import require_program
 from tests.support.sizes import CHUNK_SIZE, MIB
 from tests.support.videos import SampleVideos
 
@@ -58,9 +58,7 @@ def test_ffmpeg_seeks_to_twenty_random_times(
 def test_ffprobe_reports_the_same_for_local_and_remote_files(
     media_services: MediaServices, sample_videos: SampleVideos, kind: str
 ) -> None:
-    ffprobe = shutil.which("ffprobe")
-    if ffprobe is None:
-        pytest.skip("ffprobe is not installed")
+    ffprobe = require_program("ffprobe", "ffmpeg")
 
     def packets(source: str | Path) -> object:
         command = [ffprobe, "-v", "error", "-of", "json", "-read_intervals", "5%+2,40%+3,20%+1"]
@@ -113,11 +111,9 @@ def test_mp4_with_trailing_index_starts_without_reading_the_whole_file(
 
 
 @pytest.mark.parametrize("kind", ["webm", "mp4"])
-@pytest.mark.parametrize("player", ["mpv", "cvlc"])
-def test_players_play_headless(media_services: MediaServices, player: str, kind: str) -> None:
-    program = shutil.which(player)
-    if program is None:
-        pytest.skip(f"{player} is not installed")
+@pytest.mark.parametrize(("player", "package"), [("mpv", "mpv"), ("cvlc", "vlc-bin")])
+def test_players_play_headless(media_services: MediaServices, player: str, package: str, kind: str) -> None:
+    program = require_program(player, package)
     url = media_services.url(f"minute.{kind}")
     command = {
         "mpv": [

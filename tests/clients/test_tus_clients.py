@@ -6,7 +6,6 @@ Node packages are installed into a temporary folder at exact versions; without n
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import pytest
 from tests.support.databases import ServerProcess, storage_env
 from tests.support.npm import NpmUnavailable, install_packages
 from tests.support.processes import run_service
+from tests.support.programs import require_program
 from tests.support.stack import Stack
 from tests.support.upload_client import TUS_HEADERS, etag, repr_digest
 
@@ -142,9 +142,7 @@ def test_tus_js_client(route: UploadRoute, file: Path, node_packages: Path) -> N
 
 def run_curl(*arguments: str) -> tuple[str, str]:
     """What was sent and received as headers, and the body."""
-    program = shutil.which("curl")
-    if program is None:
-        pytest.skip("there is no curl")
+    program = require_program("curl", "curl")
     done = subprocess.run(
         [program, "-sSv", "--max-time", "30", *arguments], capture_output=True, text=True, timeout=60, check=False
     )

@@ -14,6 +14,7 @@ import pytest
 
 from deploy.local.ports import HOST, free_ports
 from deploy.local.processes import PROJECT_ROOT
+from tests.support.programs import require_program
 from tests.support.stack import STACK_VARIABLES, Stack, run_stack
 from tests.support.waiting import eventually
 
@@ -22,8 +23,9 @@ SOURCE_PATHS = ("Makefile", "pyproject.toml", "requirements", "services", "gatew
 
 @pytest.fixture
 def source_copy(tmp_path: Path) -> Path:
-    if shutil.which("make") is None or not (PROJECT_ROOT / ".venv/local.stamp").exists():
-        pytest.skip("make, or an environment made by it, is not there")
+    require_program("make", "make")
+    if not (PROJECT_ROOT / ".venv/local.stamp").exists():
+        pytest.skip("the environment was not made by make, and making another one would download all packages")
     folder = copy_sources(tmp_path / "copy")
     (folder / ".venv").symlink_to((PROJECT_ROOT / ".venv").resolve())
     return folder
@@ -100,9 +102,7 @@ def test_missing_servers_are_named_before_anything_is_installed(
     tmp_path: Path, environ: dict[str, str], named: list[str]
 ) -> None:
     """On a platform for which no wheel brings them."""
-    make = shutil.which("make")
-    if make is None:
-        pytest.skip("make is not there")
+    make = require_program("make", "make")
     folder = copy_sources(tmp_path / "copy")
     programs = tmp_path / "programs"
     programs.mkdir()

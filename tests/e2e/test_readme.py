@@ -10,11 +10,11 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import pytest
 from websockets.sync.client import connect
 
 from deploy.local.processes import PROJECT_ROOT
 from tests.support.client_package import ClientEnvironment
+from tests.support.programs import require_program
 from tests.support.stack import Stack
 from tests.support.videos import SampleVideos
 from tests.support.waiting import eventually
@@ -38,8 +38,7 @@ def typed_commands() -> list[str]:
 
 def test_commands_of_the_usage_section_work(stack: Stack, sample_videos: SampleVideos, tmp_path: Path) -> None:
     """Every line in order in one shell; only the port, the sid and the paths of programs differ."""
-    if shutil.which("curl") is None:
-        pytest.skip("curl is not installed")
+    require_program("curl", "curl")
     listen, *typed = typed_commands()
     assert [line.split()[0] for line in typed] == ["curl", "curl", "curl", "ffmpeg", JSON, "curl", "curl"]
     shutil.copy(sample_videos.webm, tmp_path / "v.webm")

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import pytest
 
 from deploy.local.ports import HOST, free_ports
 from deploy.local.processes import PROJECT_ROOT
+from tests.support.programs import require_program
 from tests.support.raw_sockets import accepts_connections
 from tests.support.stack import Stack
 from tests.support.waiting import eventually
@@ -161,8 +161,7 @@ class TutorialReader:
 def test_tutorial_session_works_as_written(stack: Stack, ffmpeg: str, tmp_path: Path) -> None:
     """Every block in order. The stack has the two socket replicas of the last step all the time."""
     pytest.importorskip("tusclient", reason="tuspy is not installed")
-    if shutil.which("curl") is None:
-        pytest.skip("curl is not installed")
+    require_program("curl", "curl")
     with TutorialReader(stack, ffmpeg, tmp_path) as desk:
         for piece in TUTORIAL_STEP.finditer(TUTORIAL):
             if piece["kind"] == "python":

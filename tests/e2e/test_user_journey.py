@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import shutil
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import pytest
 from websockets.sync.client import ClientConnection, connect
 
 from tests.support.process_stats import peak_memory
+from tests.support.programs import require_program
 from tests.support.stack import Stack
 from tests.support.videos import SampleVideos
 
@@ -52,9 +52,8 @@ def folder() -> str:
 
 
 def run_curl(*arguments: str) -> subprocess.CompletedProcess[bytes]:
-    if shutil.which("curl") is None:
-        pytest.skip("curl, the judge, is not installed")
-    return subprocess.run(["curl", "-sS", *arguments], capture_output=True, check=True, timeout=100)
+    curl = require_program("curl", "curl")
+    return subprocess.run([curl, "-sS", *arguments], capture_output=True, check=True, timeout=100)
 
 
 def stream_url(stack: Stack, folder: str, filename: str) -> str:
@@ -94,8 +93,7 @@ def test_upload_play_and_push(
 
 
 def test_ffprobe_reads_over_http(stack: Stack, sample_videos: SampleVideos, folder: str) -> None:
-    if shutil.which("ffprobe") is None:
-        pytest.skip("ffprobe, the judge, is not installed")
+    require_program("ffprobe", "ffmpeg")
     with sample_videos.mp4.open("rb") as file:
         assert httpx.post(f"{stack.url}/file/upload?folder={folder}", files={"file": file}).status_code == 201
     show = ["ffprobe", "-v", "error", "-show_entries", "format=duration,size", "-of", "json"]

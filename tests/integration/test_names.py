@@ -1,13 +1,9 @@
 """Names on every way in and out: one normalisation, and the same refusals."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import httpx
 import pytest
 
-from tests.support.databases import ServerProcess
-from tests.support.media_library import MediaServices, run_media_services
+from tests.support.media_library import MediaServices
 from tests.support.upload_client import (
     TusUpload,
     expect_problem,
@@ -17,15 +13,6 @@ from tests.support.upload_client import (
     put_file,
     tus_metadata,
 )
-
-
-@pytest.fixture(scope="module")
-def media_services(
-    tmp_path_factory: pytest.TempPathFactory, mongod: ServerProcess, redis_server: ServerProcess
-) -> Iterator[MediaServices]:
-    folder: Path = tmp_path_factory.mktemp("names")
-    with run_media_services(folder, mongod, redis_server.url, "test_names") as services:
-        yield services
 
 
 def store(services: MediaServices, way: str, folder: str, filename: str) -> httpx.Response:

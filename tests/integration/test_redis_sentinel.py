@@ -246,7 +246,7 @@ FORBIDDEN_BY_USER: dict[str, tuple[tuple[str | int, ...], ...]] = {
         ("GET", "gridcast:sids"),
         ("DEL", "gridcast:sequence"),
         ("SCAN", 0),
-        # Sessions and replicas are read, not written: a sid cannot be taken over, and no replica be declared alive.
+        # Read-only keys: a publisher must neither take over a session nor refresh the presence of a replica.
         ("HSET", "gridcast:sid:test", "resume", "x"),
         ("SET", "gridcast:node:test", "1"),
         ("SET", "gridcast:closed:test", "1"),

@@ -7,7 +7,6 @@ import random
 import re
 import socket
 import time
-from collections.abc import Iterator
 from email import message_from_bytes, policy
 from http.client import HTTPConnection
 
@@ -18,7 +17,7 @@ from bson import ObjectId
 from deploy.local.ports import free_ports
 from services.stream.inline_types import INLINE_POLICY
 from tests.support.databases import ServerProcess, storage_env
-from tests.support.media_library import BOUNDARY_SIZES, MediaServices, run_media_services
+from tests.support.media_library import BOUNDARY_SIZES, MediaServices
 from tests.support.processes import ServiceProcess, StartService
 from tests.support.sizes import CHUNK_SIZE
 from tests.support.waiting import eventually
@@ -29,13 +28,11 @@ ETAG = f'"sha256-{hashlib.sha256(DATA).hexdigest()}"'
 
 
 @pytest.fixture(scope="module")
-def media_services(
-    mongod: ServerProcess, redis_server: ServerProcess, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[MediaServices]:
-    with run_media_services(tmp_path_factory.mktemp("read"), mongod, redis_server.url, "test_stream_read") as lib:
-        lib.put("a.webm", DATA)
-        lib.put("empty.webm", b"")
-        yield lib
+def media_services(media_services: MediaServices) -> MediaServices:
+    """With two files."""
+    media_services.put("a.webm", DATA)
+    media_services.put("empty.webm", b"")
+    return media_services
 
 
 def send_raw(service: ServiceProcess, request: bytes, *, until_closed: bool = True) -> bytes:
@@ -364,7 +361,7 @@ def test_corrupt_files_are_counted(
     media_services: MediaServices, start_service: StartService, mongod: ServerProcess, redis_url: str
 ) -> None:
     (port,) = free_ports(1)
-    env = storage_env(mongod, redis_url, "test_stream_read", GRIDCAST_METRICS_PORT=str(port))
+    env = storage_env(mongod, redis_url, "test_stream_download", GRIDCAST_METRICS_PORT=str(port))
     service = start_service("services.stream", **env)
 
     def counted() -> float:
@@ -416,7 +413,7 @@ def test_unavailable_mongodb_is_reported_within_three_seconds(start_service: Sta
 def test_reading_works_without_redis(
     media_services: MediaServices, start_service: StartService, mongod: ServerProcess
 ) -> None:
-    env = storage_env(mongod, "redis://127.0.0.1:1/0", "test_stream_read")
+    env = storage_env(mongod, "redis://127.0.0.1:1/0", "test_stream_download")
     service = start_service("services.stream", **env)
     assert service.is_ready()
     assert httpx.get(media_services.url("a.webm", service=service)).content == DATA
@@ -426,7 +423,7 @@ def test_both_mongodb_drivers_read_the_same(
     media_services: MediaServices, start_service: StartService, mongod: ServerProcess, redis_url: str
 ) -> None:
     """PyMongo's own asyncio API instead of Motor: every kind of query that the reader makes."""
-    env = storage_env(mongod, redis_url, "test_stream_read", GRIDCAST_MONGODB_DRIVER="pymongo")
+    env = storage_env(mongod, redis_url, "test_stream_download", GRIDCAST_MONGODB_DRIVER="pymongo")
     service = start_service("services.stream", **env)
     assert service.is_ready()
     assert httpx.get(media_services.url("a.webm", service=service)).content == DATA

@@ -259,7 +259,7 @@ def away(start_service: StartService, env: dict[str, str]) -> ServiceProcess:
 def test_an_unpublished_event_is_published_before_the_next_one_of_its_name(
     upload: ServiceProcess, away: ServiceProcess, inspector: MongoInspector, event_listener: EventListener, last: str
 ) -> None:
-    """Whoever publishes: no event says later that an older state is the present one."""
+    """Events of one name are published in commit order, by any replica and by the garbage collector."""
     put_file(away, "n", b"x")
     put_file(away, "other", b"not of this name")
     if last != "put":
@@ -314,7 +314,7 @@ def test_concurrent_changes_are_published_in_the_order_of_their_commits(
 def test_more_changes_than_the_outbox_holds_are_reported(
     upload: ServiceProcess, away: ServiceProcess, inspector: MongoInspector, event_listener: EventListener
 ) -> None:
-    """Each is told, or `socket.resync` stands in its place, before the newer ones."""
+    """The outbox overflows: subscribers get `socket.resync` for the oldest events, then the newest ones in order."""
     with ThreadPoolExecutor(8) as pool:
         for answer in pool.map(lambda number: put_file(away, "n", b"%d" % number), range(80)):
             assert answer.is_success

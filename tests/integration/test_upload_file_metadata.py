@@ -1,15 +1,12 @@
 """Metadata of a file on every way in, and where it is shown: it belongs to the version, and a replacement has its own."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.support.databases import ServerProcess
-from tests.support.media_library import MediaServices, run_media_services
+from tests.support.media_library import MediaServices
 from tests.support.upload_client import (
     TusUpload,
     expect_problem,
@@ -19,15 +16,6 @@ from tests.support.upload_client import (
     put_file,
     tus_metadata,
 )
-
-
-@pytest.fixture(scope="module")
-def media_services(
-    tmp_path_factory: pytest.TempPathFactory, mongod: ServerProcess, redis_server: ServerProcess
-) -> Iterator[MediaServices]:
-    folder: Path = tmp_path_factory.mktemp("metadata")
-    with run_media_services(folder, mongod, redis_server.url, "test_upload_file_metadata") as services:
-        yield services
 
 
 def shown_metadata(services: MediaServices, filename: str) -> Any:

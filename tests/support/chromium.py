@@ -4,7 +4,6 @@ Tests whose browser is missing are skipped.
 """
 
 import contextlib
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import httpx
 import pytest
 
 from deploy.local.ports import HOST, free_ports
+from tests.support.programs import require_program
 from tests.support.waiting import eventually
 
 CHROMIUM_FLAGS = [
@@ -67,9 +67,7 @@ class ChromiumBrowser:
 @contextlib.contextmanager
 def run_chromium(folder: Path, *flags: str) -> Iterator[ChromiumBrowser]:
     """Run a browser with further command-line flags; its profile is in `folder`."""
-    driver, chromium = shutil.which("chromedriver"), shutil.which("chromium")
-    if driver is None or chromium is None:
-        pytest.skip("chromium and chromedriver are not installed")
+    driver, chromium = require_program("chromedriver", "chromium-driver"), require_program("chromium", "chromium")
     (port,) = free_ports(1)
     with (folder / "chromedriver.log").open("wb") as log:
         process = subprocess.Popen([driver, f"--port={port}"], stdout=log, stderr=log)

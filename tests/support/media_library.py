@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 import httpx
 import pymongo
+import pytest
 from bson import ObjectId
 
 from tests.support.databases import ServerProcess, storage_env
@@ -76,6 +77,19 @@ class MediaServices:
             self.db["fs.chunks"].delete_one({"files_id": self.current_file_id(identifier), "n": number}).deleted_count
             == 1
         )
+
+
+@pytest.fixture(scope="module")
+def media_services(
+    request: pytest.FixtureRequest,
+    mongod: ServerProcess,
+    redis_server: ServerProcess,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[MediaServices]:
+    """The services with default settings; the database has the name of the test module."""
+    name = request.module.__name__.rpartition(".")[2]
+    with run_media_services(tmp_path_factory.mktemp(name), mongod, redis_server.url, name) as services:
+        yield services
 
 
 @contextlib.contextmanager
