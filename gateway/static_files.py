@@ -7,7 +7,8 @@ from fastapi import FastAPI, Response
 from services.common.errors import NotFound
 
 PAGE_DIR = Path(__file__).parent / "page"
-ASYNCAPI_PATH = Path(__file__).parents[1] / "docs" / "asyncapi.yaml"
+ASYNCAPI_PATH = PAGE_DIR / "asyncapi.yaml"
+"""In this package, so that the image has it; docs/asyncapi.yaml is a link to it."""
 _CONTENT_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -27,7 +28,7 @@ _SECURITY_HEADERS = {
 
 
 def add_static_routes(app: FastAPI) -> None:
-    """Add routes for docs/asyncapi.yaml and the files of page/, whose policy allows no other origin. All are read once."""
+    """Add routes for the files of page/, which are read once. The policy of the pages allows no other origin."""
     files = {path.name: path.read_bytes() for path in PAGE_DIR.iterdir() if path.suffix in _CONTENT_TYPES}
 
     def file(name: str) -> Response:

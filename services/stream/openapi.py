@@ -58,7 +58,7 @@ _CONTENT_RESPONSE_HEADERS = {
 
 def add_download_paths(paths: dict[str, Any]) -> None:
     """Add GET and HEAD of a file, by query and by path address, to the paths of an OpenAPI document."""
-    # Generators of clients know no */*, and take the first type that they know.
+    # Generators of clients do not support */*; they use the first type that they support.
     schema = {"schema": {**_STRING_SCHEMA, "format": "binary"}}
     binary = {"application/octet-stream": schema, "*/*": schema}
     several = {"multipart/byteranges": schema}
