@@ -59,7 +59,11 @@ def create_app(settings: GatewaySettings | None = None, telemetry: RequestTeleme
 
     checks = {name: readiness.readiness_check(name) for name in upstream_pools}
     app = create_fastapi_app(
-        "gateway", "Reverse proxy for HTTP and WebSockets, web page, API document of all services.", lifespan, checks
+        "gateway",
+        "Files, resumable uploads and pushes to WebSockets. /asyncapi.yaml describes the WebSockets.",
+        lifespan,
+        checks,
+        document_title="Gridcast",
     )
     static_files.add_static_routes(app)
     admission = AdmissionPolicy(

@@ -26,6 +26,7 @@ _TABLE: dict[str, dict[str, str]] = {
     "/": {"GET": GATEWAY, "HEAD": GATEWAY},
     "/docs": {"GET": GATEWAY, "HEAD": GATEWAY},
     "/openapi.json": {"GET": GATEWAY},
+    "/asyncapi.yaml": {"GET": GATEWAY, "HEAD": GATEWAY},
     "/livez": {"GET": GATEWAY},
     "/readyz": {"GET": GATEWAY},
     "/version": {"GET": GATEWAY},

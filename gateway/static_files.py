@@ -1,4 +1,4 @@
-"""Serves the web page and the API documentation."""
+"""Serves the web page, the API documentation and the AsyncAPI document."""
 
 from pathlib import Path
 
@@ -7,6 +7,8 @@ from fastapi import FastAPI, Response
 from services.common.errors import NotFound
 
 PAGE_DIR = Path(__file__).parent / "page"
+ASYNCAPI_PATH = PAGE_DIR / "asyncapi.yaml"
+"""In this package, so that the image has it; docs/asyncapi.yaml is a link to it."""
 _CONTENT_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -26,7 +28,7 @@ _SECURITY_HEADERS = {
 
 
 def add_static_routes(app: FastAPI) -> None:
-    """Add routes for the files of page/, which are read once. The Content-Security-Policy allows no other origin."""
+    """Add routes for the files of page/, which are read once. The policy of the pages allows no other origin."""
     files = {path.name: path.read_bytes() for path in PAGE_DIR.iterdir() if path.suffix in _CONTENT_TYPES}
 
     def file(name: str) -> Response:
@@ -43,5 +45,12 @@ def add_static_routes(app: FastAPI) -> None:
     async def part(name: str) -> Response:
         return file(name)
 
-    for path, endpoint in (("/", page), ("/docs", docs), ("/page/{name}", part)):
+    asyncapi_document = ASYNCAPI_PATH.read_bytes()
+
+    async def asyncapi() -> Response:
+        # RFC 9512. AsyncAPI's own type, application/vnd.aai.asyncapi+yaml, is not registered.
+        headers = {"cache-control": "no-cache", "x-content-type-options": "nosniff", "content-type": "application/yaml"}
+        return Response(asyncapi_document, headers=headers)
+
+    for path, endpoint in (("/asyncapi.yaml", asyncapi), ("/", page), ("/docs", docs), ("/page/{name}", part)):
         app.add_api_route(path, endpoint, methods=["GET", "HEAD"], include_in_schema=False)

@@ -140,8 +140,9 @@ def stop_children(children: Sequence[Child], force: Callable[[], bool] = lambda:
     for child in children:
         child.send_signal(signal.SIGTERM)
     deadline = time.monotonic() + max((child.program.stop_timeout for child in children), default=0.0)
-    while any(child.running for child in children) and time.monotonic() < deadline and not force():
-        next(child for child in children if child.running).wait(POLL_INTERVAL)
+    # One look at each: a child may end between two.
+    while (running := [child for child in children if child.running]) and time.monotonic() < deadline and not force():
+        running[0].wait(POLL_INTERVAL)
     killed = [child for child in children if child.running]
     for child in killed:
         child.send_signal(signal.SIGKILL)

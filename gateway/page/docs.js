@@ -1,8 +1,30 @@
 // Renders /openapi.json: every operation with a form that sends it ("Try it out"). Text is set as text, never as HTML.
+//
+// The forms are filled in with examples that work as they are: this page opens a socket, whose sid they name, and an example that needs
+// a file or an upload first sends the example that makes it.
 
 const SHOWN_BYTES = 64 * 1024;
+const RECONNECT_MILLISECONDS = 1000;
+const METHODS = ["options", "post", "put", "get", "head", "patch", "delete"];
+/** By operation id: the operation whose example makes what this one's example needs. */
+const PREPARED_BY = {
+  get_file: "put_file",
+  head_file: "put_file",
+  get_file_info: "put_file",
+  delete_file: "put_file",
+  get_file_by_path: "put_file_by_path",
+  head_file_by_path: "put_file_by_path",
+  delete_file_by_path: "put_file_by_path",
+  tus_head: "tus_create",
+  tus_patch: "tus_create",
+  tus_terminate: "tus_create",
+};
 const at = (id) => document.getElementById(id);
+const EXAMPLE_TEXT = "Hello\n";
+/** Inputs that show the sid of this page's socket. */
+const sidInputs = [];
 let document_ = null;
+let sid = "";
 
 function element(name, ...children) {
   const made = document.createElement(name);
@@ -22,12 +44,14 @@ function example(schema, depth = 0) {
   if ("example" in found) return found.example;
   if (found.examples?.length) return found.examples[0];
   if ("default" in found) return found.default;
+  if ("const" in found) return found.const;
   if (found.enum) return found.enum[0];
   if (found.anyOf || found.oneOf) return example((found.anyOf ?? found.oneOf)[0], depth);
   if (depth > 4) return null;
   switch (found.type) {
     case "object":
-      return Object.fromEntries(Object.entries(found.properties ?? {}).map(([name, of]) => [name, example(of, depth + 1)]));
+      // An empty string is a value, and seldom a valid one: what need not be sent is left out.
+      return Object.fromEntries((found.required ?? []).map((name) => [name, example(found.properties?.[name], depth + 1)]));
     case "array":
       return [];
     case "boolean":
@@ -45,15 +69,33 @@ function field(label, input, required, description) {
   return element("label", `${label}${required ? " *" : ""}`, input, description ? element("small", description) : null);
 }
 
+/** What a parameter is filled in with. Examples in the schema of a parameter that need not be sent are for readers only. */
+function parameterExample(parameter) {
+  const stated = parameter.example ?? Object.values(parameter.examples ?? {})[0]?.value ?? resolved(parameter.schema).default;
+  return stated ?? (parameter.required ? example(parameter.schema) : "");
+}
+
 function parameterInput(parameter) {
   const input = document.createElement("input");
-  input.value = parameter.schema?.default ?? "";
+  input.value = parameterExample(parameter);
+  if (parameter.in === "path" && parameter.name === "sid") showSid(input);
   input.placeholder = [parameter.in, resolved(parameter.schema).type].filter(Boolean).join(", ");
   return field(parameter.name, input, parameter.required ?? false, parameter.description);
 }
 
+/** A file input that holds a small text. */
+function fileInput(name, filled) {
+  const input = Object.assign(document.createElement("input"), { type: "file", name });
+  if (filled) {
+    const files = new DataTransfer();
+    files.items.add(new File([EXAMPLE_TEXT], `hello-${Date.now()}.txt`, { type: "text/plain" }));
+    input.files = files.files;
+  }
+  return input;
+}
+
 /** The inputs of a request body, and a function that returns the body and its media type. */
-function bodyInputs(content) {
+function bodyInputs({ content, required = false }) {
   const [type, { schema } = {}] = Object.entries(content ?? {})[0] ?? [];
   if (!type) return { inputs: [], body: () => ({}) };
   if (type.includes("json")) {
@@ -63,13 +105,14 @@ function bodyInputs(content) {
   }
   const properties = Object.entries(resolved(schema).properties ?? {});
   if (type !== "multipart/form-data" && type !== "application/x-www-form-urlencoded") {
-    const input = Object.assign(document.createElement("input"), { type: "file" });
-    return { inputs: [field("body", input, false)], body: () => ({ body: input.files[0] ?? "", type: input.files[0]?.type }) };
+    const input = fileInput("", required);
+    return { inputs: [field("body", input, false)], body: () => ({ body: input.files[0] ?? "", type }) };
   }
   const inputs = properties.map(([name, property]) => {
     const file = resolved(property).format === "binary";
-    const input = Object.assign(document.createElement("input"), { type: file ? "file" : "text", name });
-    return [input, field(name, input, resolved(schema).required?.includes(name) ?? false, property.description)];
+    const needed = resolved(schema).required?.includes(name) ?? false;
+    const input = file ? fileInput(name, needed) : Object.assign(document.createElement("input"), { name });
+    return [input, field(name, input, needed, property.description)];
   });
   const body = () => {
     // Files go last, so that a service can reject the request by the fields before it receives them.
@@ -88,7 +131,8 @@ async function send(method, path, parameters, { body, type } = {}) {
   let target = path;
   for (const { name, in: place, required, value } of parameters) {
     if (!value && !required) continue;
-    if (place === "path") target = target.replace(`{${name}}`, encodeURIComponent(value));
+    // The segments of a path address are encoded, the slashes between them are not.
+    if (place === "path") target = target.replace(`{${name}}`, () => value.split("/").map(encodeURIComponent).join("/"));
     else if (place === "query") query.append(name, value);
     else if (place === "header") headers.set(name, value);
   }
@@ -98,7 +142,7 @@ async function send(method, path, parameters, { body, type } = {}) {
   const response = await fetch(query.size ? `${target}?${query}` : target, { method, headers, body });
   const fields = [...response.headers].map(([name, value]) => `${name}: ${value}`).join("\n");
   const line = `${response.status} ${response.statusText} (${Math.round(performance.now() - began)} ms)`;
-  return `${line}\n${fields}\n\n${await start(response)}`;
+  return { response, text: `${line}\n${fields}\n\n${await start(response)}` };
 }
 
 /** The first SHOWN_BYTES of a response body as text; the rest is not fetched. */
@@ -123,16 +167,26 @@ async function start(response) {
 function operation(path, method, described) {
   const parameters = (described.parameters ?? []).map((parameter) => resolved(parameter));
   const inputs = parameters.map(parameterInput);
-  const { inputs: bodies, body } = bodyInputs(resolved(described.requestBody).content);
+  const { inputs: bodies, body } = bodyInputs(resolved(described.requestBody));
   const answer = Object.assign(document.createElement("pre"), { hidden: true });
   const form = element("form", ...inputs, ...bodies, element("button", "Try it out"));
+  const values = () => parameters.map((parameter, index) => ({ ...parameter, value: inputs[index].querySelector("input").value }));
+  let prepared = PREPARED_BY[described.operationId];
+  form.noValidate = prepared !== undefined; // what is prepared fills in what is missing
+  form.oninput = () => {
+    prepared = undefined;
+    form.noValidate = false;
+  };
   form.onsubmit = async (submitted) => {
     submitted.preventDefault();
-    const given = parameters.map((parameter, index) => ({ ...parameter, value: inputs[index].querySelector("input").value }));
     answer.hidden = false;
     answer.textContent = "…";
-    const sent = send(method.toUpperCase(), path, given, bodies.length ? body() : {});
-    answer.textContent = await sent.catch((error) => error.message);
+    try {
+      if (prepared) await prepare(prepared, parameters, inputs);
+      answer.textContent = (await send(method.toUpperCase(), path, values(), bodies.length ? body() : {})).text;
+    } catch (error) {
+      answer.textContent = error.message;
+    }
   };
   const statuses = Object.entries(described.responses ?? {}).map(([status, { description }]) => element("li", `${status} ${description}`));
   return element(
@@ -145,6 +199,35 @@ function operation(path, method, described) {
   );
 }
 
+/** Send the example of operation `id`, which replaces no file, and fill in the id of the upload that it creates. */
+async function prepare(id, parameters, inputs) {
+  const { path, method, described } = [...all()].find((one) => one.described.operationId === id);
+  const examples = described.parameters.map((one) => ({ ...resolved(one), value: parameterExample(resolved(one)) }));
+  if (method === "put") examples.push({ name: "If-None-Match", in: "header", value: "*" });
+  const body = described.requestBody?.required ? { body: EXAMPLE_TEXT, type: "application/octet-stream" } : {};
+  const { response } = await send(method.toUpperCase(), path, examples, body);
+  const upload = parameters.findIndex(({ name }) => name === "upload");
+  if (upload >= 0) inputs[upload].querySelector("input").value = response.headers.get("location")?.split("/").pop() ?? "";
+}
+
+/** Let an input show the sid of this page's socket until someone types another one. */
+function showSid(input) {
+  input.value = sid;
+  sidInputs.push(input);
+  input.addEventListener("input", () => sidInputs.splice(sidInputs.indexOf(input), 1), { once: true });
+}
+
+/** Keep a socket open, so that the examples of sockets reach one. */
+function connect() {
+  const socket = new WebSocket(`${location.protocol.replace("http", "ws")}//${location.host}/ws`);
+  socket.onmessage = ({ data }) => {
+    sid = JSON.parse(data).sid;
+    for (const input of sidInputs) input.value = sid;
+    socket.onmessage = null;
+  };
+  socket.onclose = () => setTimeout(connect, RECONNECT_MILLISECONDS);
+}
+
 try {
   document_ = await (await fetch("/openapi.json")).json();
   const groups = Map.groupBy
@@ -153,9 +236,12 @@ try {
   at("operations").replaceChildren(
     ...[...groups].flatMap(([name, members]) => [
       element("h2", name),
-      ...members.map(({ path, method, described }) => operation(path, method, described)),
+      ...[...members]
+        .sort((one, other) => METHODS.indexOf(one.method) - METHODS.indexOf(other.method))
+        .map(({ path, method, described }) => operation(path, method, described)),
     ]),
   );
+  connect();
 } catch (error) {
   at("operations").textContent = error.message;
 }

@@ -16,8 +16,9 @@ PATH_PREFIX = "/files/"
 PATH_TEMPLATE = "/files/{path}"
 """The label of these addresses in logs and metrics."""
 
-# RFC 3986, 3.3: pchar without ";", which some parsers take for the beginning of parameters.
-_RAW_SEGMENT = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,=:@-]|%[0-9A-Fa-f]{2})*\Z")
+# RFC 3986, 3.3: pchar without ";", which some parsers take for the beginning of parameters; "[", "]" and "|", which browsers do not
+# encode in paths. No parser divides a path at any of these.
+_NOT_ENCODED = re.compile(r"[^A-Za-z0-9._~!$&'()*+,=:@\[\]|%-]|%(?![0-9A-Fa-f]{2})")
 
 
 def media_path(name: MediaName) -> str:
@@ -39,12 +40,16 @@ def parse_media_path(raw_path: str) -> MediaName:
 
 
 def _decode_segment(segment: str) -> str:
-    if not _RAW_SEGMENT.match(segment):
-        raise BadRequest("a segment of the path is not percent-encoded (RFC 3986, 3.3; ';' must be encoded)")
+    if (found := _NOT_ENCODED.search(segment)) is not None:
+        if found[0] == "%":
+            raise BadRequest("the path contains % without two hexadecimal digits: write %25")
+        raise BadRequest(f"the path contains {found[0]}, which must be percent-encoded (RFC 3986, 3.3)")
     try:
         text = unquote_to_bytes(segment).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise BadRequest("a segment of the path is not UTF-8") from error
-    if "/" in text or text in {".", ".."}:
-        raise BadRequest("a segment of the path is an encoded slash or a dot segment")
+        raise BadRequest("the path is not UTF-8 where it is percent-encoded") from error
+    if "/" in text:
+        raise BadRequest("the path contains %2F, an encoded slash")
+    if text in {".", ".."}:
+        raise BadRequest(f"the path has the dot segment {segment}")
     return text

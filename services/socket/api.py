@@ -22,7 +22,9 @@ MAX_ACK_WAIT_SECONDS = 30.0
 class PublishRequest(BaseModel):
     """The event to publish. The server adds source, time and sequence."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"type": "chat.said", "data": {"text": "Hello"}}]}
+    )
 
     type: str = Field(description="event type: letters, digits, dots, hyphens, underscores", examples=["chat.said"])
     data: Any = Field(None, description="any JSON")
@@ -63,7 +65,7 @@ class SocketPage(BaseModel):
 
 
 @router.post("/sockets/messages", responses=openapi_problems(400, 413, 415, 503))
-async def publish(
+async def publish_event(
     request: Request,
     message: PublishRequest,
     topic: Annotated[
@@ -81,7 +83,7 @@ async def publish(
 
 
 @router.post("/sockets/{sid}/messages", responses=openapi_problems(400, 404, 413, 415, 503))
-async def send(
+async def send_event(
     request: Request,
     sid: str,
     message: PublishRequest,
@@ -100,7 +102,7 @@ async def send(
 
 
 @router.get("/sockets", responses=openapi_problems(400, 503))
-async def sockets(
+async def list_sockets(
     request: Request,
     after: Annotated[str, Query(description="`next` of the previous page")] = "",
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
@@ -114,7 +116,7 @@ async def sockets(
 
 
 @router.get("/sockets/{sid}", responses=openapi_problems(404, 503))
-async def socket(request: Request, sid: str) -> SocketInfo:
+async def get_socket(request: Request, sid: str) -> SocketInfo:
     """Get the presence of one sid."""
     sessions: SessionStore = request.app.state.sessions
     presence = await sessions.find(sid) if events.is_valid_sid(sid) else None
@@ -124,7 +126,7 @@ async def socket(request: Request, sid: str) -> SocketInfo:
 
 
 @router.delete("/sockets/{sid}", status_code=204, response_class=Response, responses=openapi_problems(404, 503))
-async def close(request: Request, sid: str) -> None:
+async def close_socket(request: Request, sid: str) -> None:
     """Close a socket with 1008 and delete its session, so that it cannot resume."""
     sessions: SessionStore = request.app.state.sessions
     if not events.is_valid_sid(sid) or not await sessions.delete(sid):

@@ -17,6 +17,7 @@ from services.common.media import (
 )
 from services.common.store.media_reader import ListQuery, MediaReader
 from services.common.web.openapi import openapi_problems
+from services.common.web.openapi_examples import EXAMPLE_FILENAME, EXAMPLE_FOLDER, parameter_examples
 from services.stream.metadata_cache import MetadataCache
 from services.stream.page_tokens import (
     MAX_PAGE_TOKEN_LENGTH,
@@ -33,17 +34,27 @@ def _reject_ambiguous_query(request: Request) -> None:
     parse_query(request.scope["query_string"])
 
 
-router = APIRouter(tags=["stream"], dependencies=[Depends(_reject_ambiguous_query)])
+router = APIRouter(tags=["files"], dependencies=[Depends(_reject_ambiguous_query)])
 
 MAX_SEARCH_LENGTH = 100
 MAX_PAGE_SIZE = 200
 
 FilenameParam = Annotated[
-    str, Query(min_length=1, max_length=MAX_SEGMENT_BYTES, description="one path segment", examples=["holiday.webm"])
+    str,
+    Query(
+        min_length=1,
+        max_length=MAX_SEGMENT_BYTES,
+        description="one path segment",
+        openapi_examples=parameter_examples(EXAMPLE_FILENAME),
+    ),
 ]
 FolderParam = Annotated[
     str,
-    Query(max_length=MAX_FOLDER_BYTES, description="empty, or segments joined by /", examples=["demo", "2026/summer"]),
+    Query(
+        max_length=MAX_FOLDER_BYTES,
+        description="empty, or segments joined by /",
+        openapi_examples=parameter_examples(EXAMPLE_FOLDER),
+    ),
 ]
 FolderFilterParam = Annotated[
     str | None,
@@ -119,7 +130,7 @@ class FolderPage(BaseModel):
 
 
 @router.get("/file/info", response_model=FileInfo, responses=openapi_problems(400, 404, 503))
-async def file_info(
+async def get_file_info(
     request: Request, response: Response, filename: FilenameParam, folder: FolderParam = ""
 ) -> dict[str, Any]:
     """What is known of one file."""
@@ -132,7 +143,7 @@ async def file_info(
 
 
 @router.get("/file", response_model=FilePage, responses=openapi_problems(400, 503))
-async def files(
+async def list_files(
     request: Request,
     response: Response,
     folder: FolderFilterParam = None,
@@ -159,7 +170,7 @@ async def files(
 
 
 @router.get("/file/folders", response_model=FolderPage, responses=openapi_problems(400, 503))
-async def folders(
+async def list_folders(
     request: Request, response: Response, after: PageTokenParam = None, limit: LimitParam = 100
 ) -> dict[str, Any]:
     """The folders that hold files, by name, page by page."""

@@ -5,6 +5,7 @@ from typing import Any
 from services.common.media import MAX_FOLDER_BYTES, MAX_SEGMENT_BYTES
 from services.common.media_path import PATH_TEMPLATE
 from services.common.web.openapi import openapi_problems
+from services.common.web.openapi_examples import EXAMPLE_FILENAME, EXAMPLE_FOLDER, EXAMPLE_PATH
 
 _STRING_SCHEMA = {"type": "string"}
 _QUERY_PARAMETERS: list[dict[str, Any]] = [
@@ -13,14 +14,14 @@ _QUERY_PARAMETERS: list[dict[str, Any]] = [
         "in": "query",
         "required": True,
         "schema": {**_STRING_SCHEMA, "minLength": 1, "maxLength": MAX_SEGMENT_BYTES},
-        "example": "holiday.webm",
+        "example": EXAMPLE_FILENAME,
     },
     {
         "name": "folder",
         "in": "query",
         "required": False,
         "schema": {**_STRING_SCHEMA, "maxLength": MAX_FOLDER_BYTES, "default": ""},
-        "example": "demo",
+        "example": EXAMPLE_FOLDER,
     },
 ]
 _PATH_PARAMETERS: list[dict[str, Any]] = [
@@ -28,9 +29,9 @@ _PATH_PARAMETERS: list[dict[str, Any]] = [
         "name": "path",
         "in": "path",
         "required": True,
-        "description": "folder and filename, each segment percent-encoded",
+        "description": "folder and filename; each segment is percent-encoded, the slashes between them are not",
         "schema": {**_STRING_SCHEMA, "minLength": 1},
-        "example": "demo/holiday.webm",
+        "example": EXAMPLE_PATH,
     }
 ]
 _REQUEST_HEADER_EXAMPLES = {
@@ -56,9 +57,11 @@ _CONTENT_RESPONSE_HEADERS = {
 
 
 def add_download_paths(paths: dict[str, Any]) -> None:
-    """Add GET and HEAD of files to the paths of an OpenAPI document."""
-    binary = {"*/*": {"schema": {**_STRING_SCHEMA, "format": "binary"}}}
-    several = {"multipart/byteranges": {"schema": {**_STRING_SCHEMA, "format": "binary"}}}
+    """Add GET and HEAD of a file, by query and by path address, to the paths of an OpenAPI document."""
+    # Generators of clients do not support */*; they use the first type that they support.
+    schema = {"schema": {**_STRING_SCHEMA, "format": "binary"}}
+    binary = {"application/octet-stream": schema, "*/*": schema}
+    several = {"multipart/byteranges": schema}
     fields = [
         # A client may state these; a form that fills in the examples by itself must not.
         {"name": name, "in": "header", "required": False, "schema": {**_STRING_SCHEMA, "examples": [example]}}
@@ -78,13 +81,13 @@ def add_download_paths(paths: dict[str, Any]) -> None:
         refusals = (400, 404, 412, 416, 503) if method == "get" else (400, 404, 412, 503)
         responses = {**answers, **{str(status): answer for status, answer in openapi_problems(*refusals).items()}}
         for path, operation, address in (
-            ("/file/stream", "file_stream", _QUERY_PARAMETERS),
+            ("/file/stream", "file", _QUERY_PARAMETERS),
             (PATH_TEMPLATE, "file_by_path", _PATH_PARAMETERS),
         ):
             paths.setdefault(path, {})[method] = {
-                "tags": ["stream"],
+                "tags": ["files"],
                 "summary": "The file, or the ranges of it that are asked for (RFC 9110)",
-                "operationId": f"{operation}_{method}",
+                "operationId": f"{method}_{operation}",
                 "parameters": [*address, *(fields if method == "get" else fields[2:])],
                 "responses": dict(responses),
             }

@@ -35,12 +35,6 @@ _lock = threading.Lock()
 _sockets: list[ClientConnection] = []
 
 
-@schemathesis.serializer("application/offset+octet-stream")
-def bytes_of_tus(_context: schemathesis.SerializationContext, value: Any) -> Any:
-    """The body unchanged if it is bytes, else as text."""
-    return value if isinstance(value, bytes) else str(value).encode("utf-8", "replace")
-
-
 @schemathesis.hook
 def after_call(_context: schemathesis.HookContext, case: Case, response: schemathesis.Response) -> None:
     with _lock:
@@ -95,6 +89,30 @@ def _delete(case: Case, digest: str) -> None:
     _headers(case, If_Match=None)
 
 
+def _read_by_path(case: Case, digest: str) -> None:
+    _read(case, digest)
+    _path(case, "read.webm")
+
+
+def _write_by_path(case: Case, digest: str) -> None:
+    _write(case, digest)
+    _path(case, f"{digest}.bin")
+
+
+def _delete_by_path(case: Case, digest: str) -> None:
+    _delete(case, digest)
+    _path(case, f"{digest}.bin")
+
+
+def _path(case: Case, filename: str) -> None:
+    """Name a file in the topmost folder: schemathesis encodes slashes in a path parameter."""
+    if case.method != "PUT":
+        _ensure_stored(filename, folder="")
+    case.path_parameters = {**(case.path_parameters or {}), "path": filename}
+    for name in ("filename", "folder"):
+        case.query.pop(name, None)
+
+
 def _form(case: Case, digest: str) -> None:
     """A form part without a filename is no file, and none is ever generated."""
     case.query = {}
@@ -142,6 +160,10 @@ _PREPARERS: dict[str, Callable[[Case, str], None]] = {
     "HEAD /file/stream": _read,
     "PUT /file/stream": _write,
     "DELETE /file/stream": _delete,
+    "GET /files/{path}": _read_by_path,
+    "HEAD /files/{path}": _read_by_path,
+    "PUT /files/{path}": _write_by_path,
+    "DELETE /files/{path}": _delete_by_path,
     "POST /file/upload": _form,
     "POST /file/tus": _create,
     "HEAD /file/tus/{upload}": _tus,
@@ -155,8 +177,8 @@ _PREPARERS: dict[str, Callable[[Case, str], None]] = {
 }
 
 
-def _ensure_stored(name: str) -> None:
-    query = {"filename": name, "folder": FOLDER}
+def _ensure_stored(name: str, folder: str = FOLDER) -> None:
+    query = {"filename": name, "folder": folder}
     answer = requests.put(f"{GATEWAY}/file/stream", params=query, data=b"0123456789" * 100, timeout=TIMEOUT)
     answer.raise_for_status()
 

@@ -50,6 +50,7 @@ def test_requests_are_counted_by_route_and_status(stream: tuple[ServiceProcess, 
     assert httpx.get(f"{service.url}/file/stream?filename=x").status_code == 404
     assert httpx.get(f"{service.url}/file/info?filename=x").status_code == 404
     for number in range(20):
+        assert httpx.get(f"{service.url}/files/nowhere/{number}").status_code == 404
         assert httpx.get(f"{service.url}/nowhere/{number}").status_code == 404
         assert httpx.request(f"WORD{number}", f"{service.url}/file/stream").status_code in {400, 405}
     samples = scrape(port)
@@ -57,12 +58,15 @@ def test_requests_are_counted_by_route_and_status(stream: tuple[ServiceProcess, 
     assert sample_value(samples, "gridcast_http_requests_total", method="GET", route="/file/info", status="404") == 1
     assert sample_value(samples, "gridcast_http_requests_total", method="GET", route="other", status="404") == 20
     assert (
+        sample_value(samples, "gridcast_http_requests_total", method="GET", route="/files/{path}", status="404") == 20
+    )
+    assert (
         sample_value(samples, "gridcast_http_request_duration_seconds_count", method="GET", route="/file/stream") == 1
     )
     assert sample_value(samples, "gridcast_http_requests_in_flight") == 0
     assert sample_value(samples, "process_resident_memory_bytes") > 0
     routes = {dict(labels)["route"] for name, labels in samples if name == "gridcast_http_requests_total"}
-    assert routes <= {"/file/stream", "/file/info", "/readyz", "other"}
+    assert routes <= {"/file/stream", "/files/{path}", "/file/info", "/readyz", "other"}
 
 
 def test_the_metrics_are_not_on_the_public_port(stream: tuple[ServiceProcess, int]) -> None:
@@ -78,7 +82,7 @@ def test_uploads_and_garbage_collection_runs_are_counted(start_with_metrics: Sta
     assert set(outcomes.values()) == {0.0}
     with httpx.Client(base_url=service.url) as client:
         for status in (201, 200):  # the second one replaces the first, whose chunks the garbage collector deletes
-            assert client.put("/file/stream?filename=a", content=b"12345").status_code == status
+            assert client.put("/files/a", content=b"12345").status_code == status
         assert client.put("/file/stream?filename=a", content=b"1", headers={"if-match": '"x"'}).status_code == 412
         assert client.post("/file/upload", files={"file": ("b", b"123")}).status_code == 201
         head = {**TUS_HEADERS, "upload-length": "4", "upload-metadata": tus_metadata(filename="c")}
@@ -92,6 +96,7 @@ def test_uploads_and_garbage_collection_runs_are_counted(start_with_metrics: Sta
 
     eventually(swept, 10, "the replaced version is gone")
     samples = scrape(port)
+    assert sample_value(samples, "gridcast_http_requests_total", method="PUT", route="/files/{path}", status="201") == 1
     uploads = {
         (labels["protocol"], labels["outcome"]): count
         for (name, pairs), count in samples.items()

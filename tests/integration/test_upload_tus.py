@@ -469,7 +469,8 @@ def test_invalid_patches_are_rejected(tus_upload: TusUpload, upload: ServiceProc
     url = upload.url + tus_upload.path
     patch = {**TUS_HEADERS, **OFFSET_CONTENT_TYPE, "upload-offset": "0"}
     for change, status in (
-        ({"content-type": "application/octet-stream"}, 415),
+        ({"content-type": "application/json"}, 415),
+        ({"content-type": "text/plain"}, 415),
         ({"upload-offset": "x"}, 400),
         ({"upload-offset": "-1"}, 400),
         ({"upload-checksum": "md5 AAAA"}, 400),

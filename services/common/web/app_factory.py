@@ -27,15 +27,19 @@ def create_fastapi_app(
     lifespan: Lifespan,
     readiness_checks: Mapping[str, ReadinessCheck],
     extend_openapi_paths: Callable[[dict[str, Any]], None] | None = None,
+    document_title: str = "",
 ) -> FastAPI:
     """Return a FastAPI application with our error responses and health routes.
 
     `readiness_checks` are awaited by /readyz, which shows their names; `extend_openapi_paths` adds the paths of bypass routes.
+    `document_title` is the title of the OpenAPI document, from which generators make the name of a client's package; by default
+    it is `title`, the name of the service. The name of a route's function is the id of its operation.
     """
     app = ServiceFastAPI(
         title=title,
         summary=summary,
         version=PRODUCT_VERSION,
+        generate_unique_id_function=lambda route: route.name,
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
@@ -46,5 +50,5 @@ def create_fastapi_app(
     add_exception_handlers(app)
     add_health_routes(app, readiness_checks)
 
-    app.openapi = lambda: build_openapi(app, extend_openapi_paths)  # type: ignore[method-assign]  # FastAPI's documented way to extend the document
+    app.openapi = lambda: build_openapi(app, document_title or title, extend_openapi_paths)  # type: ignore[method-assign]  # FastAPI's documented way to extend the document
     return app

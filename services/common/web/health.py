@@ -21,12 +21,12 @@ def add_health_routes(app: FastAPI, readiness_checks: Mapping[str, ReadinessChec
     """Add the routes. `readiness_checks` are awaited by /readyz, which shows their names and results."""
 
     @app.get("/livez", tags=["health"])
-    async def livez() -> dict[str, str]:
+    async def get_liveness() -> dict[str, str]:
         """Whether the process runs; checks no dependency."""
         return {"status": "ok"}
 
     @app.get("/readyz", tags=["health"], responses={503: {"description": "a check failed"}})
-    async def readyz() -> JSONResponse:
+    async def get_readiness() -> JSONResponse:
         """Whether requests can be served: every check, with its result."""
         results = dict(
             zip(
@@ -40,7 +40,7 @@ def add_health_routes(app: FastAPI, readiness_checks: Mapping[str, ReadinessChec
         return JSONResponse(content, 200 if ready else 503, {"cache-control": "no-store"})
 
     @app.get("/version", tags=["health"])
-    async def version() -> dict[str, str]:
+    async def get_version() -> dict[str, str]:
         """Name and version of the service."""
         return {"service": app.title, "version": app.version}
 

@@ -39,8 +39,8 @@ class RequestMiddleware:
     """Wraps an ASGI application.
 
     An exception before the response began becomes a problem; after it began the connection is reset, because half a response that
-    looks whole is worse than none. A handler may set `scope["route"]` (an object with `path`, as FastAPI does, or a
-    string) and add fields to the access log in `scope["log"]`.
+    looks whole is worse than none. A handler may set `scope["route"]` (an object with `path_format`, as FastAPI does, or
+    a string) and add fields to the access log in `scope["log"]`.
 
     Arguments:
         app: the application that gets what no bypass route takes.
@@ -159,7 +159,7 @@ class RequestMiddleware:
 
     def _record(self, scope: Scope, request_id: str, status: int, sent: int, received: int, seconds: float) -> None:
         route = scope.get("route", "other")
-        template = str(getattr(route, "path", route))
+        template = str(getattr(route, "path_format", route))
         self._telemetry.record(
             request_id,
             scope["method"],

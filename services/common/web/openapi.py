@@ -29,10 +29,10 @@ def openapi_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": "problem details", "content": {PROBLEM_MEDIA_TYPE: schema}} for status in statuses}
 
 
-def build_openapi(app: FastAPI, extend_paths: Callable[[dict[str, Any]], None] | None) -> dict[str, Any]:
-    """Return FastAPI's document without 422, which this API never sends, and with the schema of a problem."""
+def build_openapi(app: FastAPI, title: str, extend_paths: Callable[[dict[str, Any]], None] | None) -> dict[str, Any]:
+    """Return FastAPI's document with this title, without 422, which this API never sends, and with the schema of a problem."""
     if app.openapi_schema is None:
-        document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+        document = get_openapi(title=title, version=app.version, summary=app.summary, routes=app.routes)
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         for name in ("HTTPValidationError", "ValidationError"):
             schemas.pop(name, None)

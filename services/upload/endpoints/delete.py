@@ -19,7 +19,7 @@ from services.upload.endpoints.request import (
     request_preconditions,
 )
 
-router = APIRouter(tags=["upload"])
+router = APIRouter(tags=["files"])
 
 
 _DELETE_ROUTE: dict[str, Any] = {

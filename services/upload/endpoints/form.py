@@ -37,7 +37,7 @@ from services.upload.progress import NullProgress, Progress, StartProgress
 from services.upload.writer.cleanup import CleanupRunner
 from services.upload.writer.upload_writer import UploadWriter
 
-router = APIRouter(tags=["upload"])
+router = APIRouter(tags=["files"])
 
 FORM_FIELDS = ("folder", "sid")
 

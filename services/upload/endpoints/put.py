@@ -33,10 +33,15 @@ from services.upload.progress import Progress
 from services.upload.writer.cleanup import CleanupRunner
 from services.upload.writer.upload_writer import UploadWriter
 
-router = APIRouter(tags=["upload"])
+router = APIRouter(tags=["files"])
 
 _PUT_OPENAPI: dict[str, Any] = {
-    "requestBody": {"required": True, "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}},
+    "requestBody": {
+        "required": True,
+        "description": "the file; Content-Type may be any media type",
+        # Generators of clients skip operations whose body is */*.
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    },
     "parameters": [
         IF_MATCH_PARAMETER,
         IF_UNMODIFIED_SINCE_PARAMETER,

@@ -9,16 +9,27 @@ from services.common.errors import BadRequest
 from services.common.media import MediaName
 from services.common.media_path import parse_media_path
 from services.common.store.upload_store import Preconditions
+from services.common.web.openapi_examples import (
+    EXAMPLE_FILENAME,
+    EXAMPLE_FOLDER,
+    EXAMPLE_PATH,
+    parameter_examples,
+)
 from services.upload.digests import DigestVerifier, parse_digest_field
 from services.upload.preconditions import parse_preconditions
 
-FolderParam = Annotated[str, Query(description="the folder; empty is the topmost one")]
-FilenameParam = Annotated[str, Query(description="the file's name")]
+FolderParam = Annotated[
+    str,
+    Query(description="the folder; empty is the topmost one", openapi_examples=parameter_examples(EXAMPLE_FOLDER)),
+]
+FilenameParam = Annotated[
+    str, Query(description="the file's name", openapi_examples=parameter_examples(EXAMPLE_FILENAME))
+]
 PathParam = Annotated[
     str,
     Path(
-        description="folder and filename, each segment percent-encoded",
-        openapi_examples={"a file in a folder": {"value": "demo/holiday.webm"}},
+        description="folder and filename; each segment is percent-encoded, the slashes between them are not",
+        openapi_examples=parameter_examples(EXAMPLE_PATH),
     ),
 ]
 SidParam = Annotated[str | None, Query(max_length=128, description="the id of the socket that receives the progress")]

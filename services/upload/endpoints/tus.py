@@ -18,6 +18,7 @@ from services.common.http.dates import format_http_date
 from services.common.media import validate_media_name
 from services.common.store.upload_store import FinishedUpload, InProgressUpload
 from services.common.web.openapi import openapi_problems
+from services.common.web.openapi_examples import parameter_examples
 from services.upload.content_types import resolve_content_type
 from services.upload.endpoints.dependencies import UploadContext, request_body, upload_context
 from services.upload.endpoints.request import digest_verifiers, parse_content_length
@@ -29,6 +30,15 @@ from services.upload.tus.patch import PatchRequest, PatchResult
 router = APIRouter(tags=["tus"])
 
 HeaderText = Annotated[str | None, Header()]
+LengthHeader = Annotated[str | None, Header(description="bytes", openapi_examples=parameter_examples("1024"))]
+OffsetHeader = Annotated[str | None, Header(description="bytes", openapi_examples=parameter_examples("0"))]
+MetadataHeader = Annotated[
+    str | None,
+    Header(
+        description="keys, each with a value in base64, separated by commas",
+        openapi_examples=parameter_examples("filename dHVzLnR4dA=="),
+    ),
+]
 _TUS_VERSION_HEADER = {"tus-resumable": tus_headers.TUS_VERSION}
 _TUS_OPENAPI: dict[str, Any] = {
     "parameters": [
@@ -36,13 +46,21 @@ _TUS_OPENAPI: dict[str, Any] = {
             "name": "Tus-Resumable",
             "in": "header",
             "required": True,
-            "schema": {"type": "string", "const": tus_headers.TUS_VERSION},
+            # An enum: generators of clients take no constant in a header.
+            "schema": {"type": "string", "enum": [tus_headers.TUS_VERSION]},
         }
     ]
 }
 _TUS_BODY_OPENAPI: dict[str, Any] = {
     **_TUS_OPENAPI,
-    "requestBody": {"content": {tus_headers.TUS_CONTENT_TYPE: {"schema": {"type": "string", "format": "binary"}}}},
+    "requestBody": {
+        "description": f"bytes of the file, as {tus_headers.TUS_CONTENT_TYPE} or as application/octet-stream",
+        "content": {tus_headers.GENERIC_CONTENT_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+    },
+}
+_TUS_PATCH_OPENAPI: dict[str, Any] = {
+    **_TUS_OPENAPI,
+    "requestBody": {**_TUS_BODY_OPENAPI["requestBody"], "required": True},
 }
 
 
@@ -88,9 +106,9 @@ async def tus_options(request: Request) -> Response:
 )
 async def tus_create(
     request: Request,
-    upload_length: HeaderText = None,
+    upload_length: LengthHeader = None,
     upload_defer_length: HeaderText = None,
-    upload_metadata: HeaderText = None,
+    upload_metadata: MetadataHeader = None,
     upload_concat: HeaderText = None,
     upload_checksum: HeaderText = None,
 ) -> Response:
@@ -171,13 +189,13 @@ _METADATA_HEADERS = {"metadata": "upload-metadata", "concat": "upload-concat"}
     response_class=Response,
     response_description="the bytes are durable; with the last of them the file is stored",
     responses=openapi_problems(400, 403, 404, 408, 409, 410, 412, 413, 415, 429, 460, 503, 507),
-    openapi_extra=_TUS_BODY_OPENAPI,
+    openapi_extra=_TUS_PATCH_OPENAPI,
     max_body_size=sys.maxsize,
 )
 async def tus_patch(
     request: Request,
     upload: str,
-    upload_offset: HeaderText = None,
+    upload_offset: OffsetHeader = None,
     upload_length: HeaderText = None,
     upload_checksum: HeaderText = None,
 ) -> Response:
@@ -228,7 +246,9 @@ async def tus_method_override(request: Request, upload: str) -> Response:
 
 
 def _is_tus_content_type(request: Request) -> bool:
-    return request.headers.get("content-type", "").strip().lower() == tus_headers.TUS_CONTENT_TYPE
+    """Whether the body's type is one of bytes. The generic one is accepted: generated clients can send no other."""
+    given = request.headers.get("content-type", "").strip().lower()
+    return given in {tus_headers.TUS_CONTENT_TYPE, tus_headers.GENERIC_CONTENT_TYPE}
 
 
 def _unsupported_content_type() -> UnsupportedMediaType:

@@ -12,6 +12,8 @@ TUS_VERSION = "1.0.0"
 TUS_EXTENSIONS = "creation,creation-with-upload,creation-defer-length,checksum,expiration,termination,concatenation"
 CHECKSUM_ALGORITHMS = "sha1,sha256"
 TUS_CONTENT_TYPE = "application/offset+octet-stream"
+GENERIC_CONTENT_TYPE = "application/octet-stream"
+"""The type of any bytes: accepted in place of tus's own."""
 TUS_PATH = "/file/tus/"
 MAX_METADATA_BYTES = 24 * 1024
 """Bytes of Upload-Metadata: room for the metadata of a file in base64. The store keeps it with every unfinished upload."""

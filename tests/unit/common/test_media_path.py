@@ -2,15 +2,17 @@
 
 import re
 import unicodedata
+from urllib.parse import quote
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from gateway.routes import match_route
 from services.common.errors import BadRequest
 from services.common.media import MediaName, validate_media_name
 from services.common.media_path import PATH_TEMPLATE, media_path, parse_media_path
+from tests.support.media_names import AWKWARD_NAMES, REFUSED_PATHS, media_names
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1, max_size=20)
 
@@ -43,6 +45,7 @@ def test_every_legal_name_has_an_address_that_leads_to_it(folders: list[str], fi
         ("/files/files/files", MediaName("files", "files")),
         ("/files/a%3Fb%23c", MediaName("", "a?b#c")),
         ("/files/...", MediaName("", "...")),
+        ("/files/a[1]|b.ts", MediaName("", "a[1]|b.ts")),
     ],
 )
 def test_addresses(path: str, name: MediaName) -> None:
@@ -86,3 +89,42 @@ def test_what_two_parsers_could_read_differently_is_refused(path: str) -> None:
         parse_media_path(path)
     with pytest.raises(BadRequest):
         match_route("PUT", path)
+
+
+@pytest.mark.parametrize(("path", "fault"), REFUSED_PATHS)
+def test_refusal_names_the_fault(path: str, fault: str) -> None:
+    with pytest.raises(BadRequest, match=fault):
+        match_route("GET", path)
+
+
+@pytest.mark.parametrize("filename", AWKWARD_NAMES)
+def test_awkward_names_have_an_address(filename: str) -> None:
+    name = validate_media_name(f"x/{filename}", filename)
+    assert parse_media_path(media_path(name)) == name
+
+
+@given(media_names(), media_names())
+def test_two_names_have_two_addresses(one: MediaName, other: MediaName) -> None:
+    assert (media_path(one) == media_path(other)) == (one == other)
+
+
+@given(media_names(), st.sampled_from(["", "!'()*", "!$&'()*+,=:@", "!$&'()*+,=:@[]|"]))
+def test_clients_that_encode_more_or_less_reach_the_same_file(name: MediaName, kept: str) -> None:
+    """encodeURIComponent, browsers and curl leave different characters as they are."""
+    folder = "".join(f"{quote(segment, safe=kept)}/" for segment in name.folder.split("/") if segment)
+    path = f"/files/{folder}{quote(name.filename, safe=kept)}"
+    assert parse_media_path(path) == name
+    assert parse_media_path(path.replace("%C3", "%c3").replace("%E", "%e")) == name
+
+
+@given(st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=60))
+@example("%2e%2e%2fx")
+def test_accepted_path_names_one_file_and_nothing_is_decoded_twice(rest: str) -> None:
+    try:
+        name = parse_media_path(f"/files/{rest}")
+    except BadRequest:
+        return
+    assert parse_media_path(media_path(name)) == name
+    assert name.folder.count("/") + bool(name.folder) == rest.count("/")
+    if "%" not in rest:
+        assert rest == f"{name.folder}/{name.filename}".lstrip("/")

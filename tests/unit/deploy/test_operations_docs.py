@@ -1,6 +1,6 @@
-"""docs/operations.md: its table of settings matches the settings classes, and every metric it names exists.
+"""docs/operations.md: its settings are those of the classes, its figures those of docs/benchmarks.md, and what it names exists.
 
-`python -m tests.unit.deploy.test_operations_docs` writes the table.
+`python -m tests.unit.deploy.test_operations_docs` writes the tables of settings and of capacity.
 """
 
 import re
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from pydantic import SecretStr
 
 from deploy.local.processes import PROJECT_ROOT
@@ -20,6 +21,7 @@ from services.stream.settings import StreamSettings
 from services.upload.settings import UploadSettings
 
 PAGE = PROJECT_ROOT / "docs/operations.md"
+BENCHMARKS = PROJECT_ROOT / "docs/benchmarks.md"
 SETTINGS_CLASSES: dict[str, type[Settings]] = {
     "gateway": GatewaySettings,
     "upload": UploadSettings,
@@ -86,7 +88,124 @@ def test_named_settings_exist() -> None:
     assert set(re.findall(rf"\b{ENV_PREFIX}[A-Z_]+[A-Z]", PAGE.read_text("utf-8"))) - known == set()
 
 
-if __name__ == "__main__":
-    PAGE.write_text(
-        SETTINGS_TABLE.sub(lambda found: found[1] + format_table() + found[3], PAGE.read_text("utf-8")), "utf-8"
+CAPACITY_TABLE = re.compile(r"(<!-- capacity: .*? -->\n)(.*?)(<!-- end of capacity -->\n)", re.DOTALL)
+GIB = 2**30
+
+
+def measured(row: str) -> str:
+    """The figure of Gridcast in a row of docs/benchmarks.md, which must be there once."""
+    cells = re.findall(rf"^\| {re.escape(row)} \| ([^|]+) \|", BENCHMARKS.read_text("utf-8"), re.MULTILINE)
+    assert len(cells) == 1, f"{row}: {cells}"
+    return str(cells[0])
+
+
+def measured_number(row: str) -> float:
+    return float(measured(row).split()[0].replace(",", ""))
+
+
+def two_digits(number: float) -> str:
+    return f"{float(f'{number:.1e}'):,.0f}"
+
+
+def per_second(row: str) -> str:
+    """How often one core does in a second what costs as many microseconds."""
+    return two_digits(1e6 / measured_number(row))
+
+
+def capacity_table() -> str:
+    requests, pushed = "small requests, CPU", "pushed message through a tunnel, CPU"
+    down, up = "download, CPU s/GiB", "upload, CPU s/GiB"
+    tus, large, small = "CPU over tus, ms for 100 MB", "CPU of a hot 1 MiB range", "CPU of a hot 64 KiB range"
+    delivered, connect = "CPU of a delivered broadcast", "CPU of a connect"
+    gigabytes = [f"{GIB / 1e9 / measured_number(row):.1f} GB/s" for row in (down, up)]
+    rows = (
+        ("", "one core", "from"),
+        ("---",) * 3,
+        (
+            "gateway",
+            (
+                f"{per_second(requests)} small requests per second; {gigabytes[0]} down or {gigabytes[1]} up; "
+                f"{per_second(pushed)} messages per second through tunnels"
+            ),
+            f"{measured(requests)}; {measured(down)} and {measured(up)} s for a GiB; {measured(pushed)}",
+        ),
+        ("upload", f"{two_digits(100_000 / measured_number(tus))} MB/s over tus", f"{measured(tus)} ms for 100 MB"),
+        (
+            "stream",
+            f"{per_second(large)} ranges of 1 MiB or {per_second(small)} of 64 KiB per second from its block cache",
+            f"{measured(large)} and {measured(small)}",
+        ),
+        (
+            "socket",
+            f"{per_second(delivered)} delivered messages or {per_second(connect)} new connections per second",
+            f"{measured(delivered)} and {measured(connect)}",
+        ),
     )
+    return "".join(f"|{'|'.join(f' {cell} ' if cell else ' ' for cell in row)}|\n" for row in rows)
+
+
+def test_capacity_is_calculated_from_the_benchmarks() -> None:
+    found = CAPACITY_TABLE.search(PAGE.read_text("utf-8"))
+    assert found, "the marks around the table are gone"
+    assert found[2] == capacity_table(), "run: python -m tests.unit.deploy.test_operations_docs"
+
+
+SAME_FIGURES = {
+    "memory of uploads": (r"Twenty concurrent uploads took (\d+) MiB", r"(\d+) MiB for twenty of 256 MiB"),
+    "memory of a WebSocket": (
+        r"A WebSocket takes ([\d.]+) KiB in a gateway and ([\d.]+) KiB in a socket replica",
+        r"memory of an idle connection \| ([\d.]+) KiB|idle tunnel at 5,000, memory \| ([\d.]+) KiB",
+    ),
+    "a WebSocket, extrapolated": (r"each connection ([\d.]+) KiB", r"memory of an idle connection \| ([\d.]+) KiB"),
+    "a message, extrapolated": (r"([\d.]+) us for each", r"CPU of a delivered broadcast \| ([\d.]+) us"),
+    "memory at rest": (
+        r"a gateway takes (\d+) MiB, upload (\d+), stream (\d+) \(with an empty cache\) and socket (\d+);",
+        r"gateway (\d+) MiB, upload (\d+) MiB, stream (\d+) MiB with an empty cache, socket (\d+) MiB",
+    ),
+    "memory of a gateway": (
+        r"gateway \| 500 clients that read nothing of a large file \| (\d+) MiB",
+        r"with 500 clients that read nothing of a large file \| (\d+) MiB",
+    ),
+    "memory of a stream service": (
+        r"stream \| 8 downloads of files that do not fit into the block cache \| (\d+) MiB",
+        r"with 8 downloads of files that do not fit into its block cache \| (\d+) MiB",
+    ),
+    "size of an image": (r"an image adds (\d+) to (\d+) MB", r"size of an image beyond its base \| (\d+) to (\d+) MB"),
+    "update": (
+        r"each replica of the compose stack was unavailable for (\d+) to (\d+) seconds",
+        r"unavailable for (\d+) to (\d+) seconds",
+    ),
+    "replica set of one node": (r"\((\d+) MB/s in\s+place of (\d+)\)", r"standalone MongoDB \| (\d+) and (\d+) MB/s"),
+    "failover of the primary": (
+        r"([\d,]+) uploads were acknowledged over (\d+) SIGKILLs of the primary",
+        r"([\d,]+) acknowledged over (\d+) SIGKILLs of the primary",
+    ),
+    "uploads after a failover": (
+        r"uploads went on after ([\d.]+) to ([\d.]+) s",
+        r"went on after ([\d.]+) to ([\d.]+) s",
+    ),
+    "failover of Redis": (
+        r"the new master accepted the first push after ([\d.]+) to ([\d.]+) s",
+        r"with a down-after time of one second \| after ([\d.]+) to ([\d.]+) s",
+    ),
+}
+"""Figures that both pages state in words of their own: a pattern for each page, whose groups must be equal."""
+
+
+def figures(pattern: str, text: str) -> list[str]:
+    """All groups of all matches."""
+    return [group for found in re.finditer(pattern, text) for group in found.groups() if group is not None]
+
+
+@pytest.mark.parametrize(("here", "there"), SAME_FIGURES.values(), ids=SAME_FIGURES.keys())
+def test_figures_are_those_of_the_benchmarks(here: str, there: str) -> None:
+    stated = figures(here, PAGE.read_text("utf-8"))
+    assert stated, "the sentence is gone"
+    assert stated == figures(there, BENCHMARKS.read_text("utf-8"))
+
+
+if __name__ == "__main__":
+    text = PAGE.read_text("utf-8")
+    for marked, table in ((SETTINGS_TABLE, format_table()), (CAPACITY_TABLE, capacity_table())):
+        text = marked.sub(lambda found, table=table: found[1] + table + found[3], text)  # type: ignore[misc]
+    PAGE.write_text(text, "utf-8")
