@@ -9,8 +9,10 @@ from collections.abc import Awaitable, Callable
 
 from services.common.aio.cancellation import cancel_and_wait
 from services.common.asgi import ASGIApp, Message, Receive, Scope, Send
+from services.common.http.headers import incoming_request_id
 from services.common.server.timeouts import SendTimeout
 from services.common.telemetry import metrics
+from services.common.telemetry.request_id import new_request_id, request_id_var
 from services.socket.connection import EXTENSION, SocketConnection
 from services.socket.disconnect import SLOW_CONSUMER
 from services.socket.send_queue import SendQueue
@@ -45,7 +47,8 @@ class ASGIConnection:
 
     def accept(self, subprotocol: str | None, first_frame: bytes) -> None:
         """Answer the handshake and send the first frame."""
-        self._accept = {"type": "websocket.accept", "subprotocol": subprotocol}
+        headers = [(b"x-request-id", request_id_var.get().encode("ascii"))]
+        self._accept = {"type": "websocket.accept", "subprotocol": subprotocol, "headers": headers}
         self.send_now = self.write
         self.send_now(first_frame)
 
@@ -115,12 +118,27 @@ class ASGIConnection:
 async def serve(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
     """Run `app` with an ASGIConnection in the scope."""
     extensions = scope.setdefault("extensions", {})
+    token = request_id_var.set(incoming_request_id(scope["headers"]) or new_request_id())
     connection = extensions[EXTENSION] = ASGIConnection(scope, send)
-    rejecting: Send = send if "websocket.http.response" in extensions else _close_instead_of_response(send)
+    rejecting: Send = (
+        _with_request_id(send) if "websocket.http.response" in extensions else _close_instead_of_response(send)
+    )
     try:
         await app(scope, receive, rejecting)
     finally:
         await connection.aclose()
+        request_id_var.reset(token)
+
+
+def _with_request_id(send: Send) -> Send:
+    """A `send` that adds the request id to the response that refuses a handshake."""
+
+    def send_with_id(message: Message) -> Awaitable[None]:
+        if message["type"] == "websocket.http.response.start":
+            message["headers"] = [*message["headers"], (b"x-request-id", request_id_var.get().encode("ascii"))]
+        return send(message)
+
+    return send_with_id
 
 
 def _close_instead_of_response(send: Send) -> Send:

@@ -39,7 +39,7 @@ class PresenceManager:
         """Remove a client whose connection has ended, and mark its session as away.
 
         That is written even if the client was removed before, as superseded: a session that another connection holds has another
-        secret and is not affected, and one that nobody holds must not stay online.
+        secret and is not affected, and one without a holder must not stay online.
         """
         self._hub.remove(client)
         self._queue_away(client.sid, client.secret_hash, client.confirmed_position)

@@ -72,6 +72,8 @@ const websocket = () => new Promise((resolve) => {
   return seen;
 })().then(done, (error) => done({error: String(error)}));
 """
+ATTEMPTS = 3
+"""Of a page that may do everything: Chromium fails requests when any network interface of the machine comes or goes."""
 UPLOADS = ("form", "cors", "beacon", "submitted", "put")
 
 
@@ -150,6 +152,7 @@ def test_a_hostile_page_changes_and_reads_nothing(
     browser: ChromiumBrowser, stack: Stack, page_port: int, origin: str
 ) -> None:
     tag = f"hostile-{origin[7:12]}"
+    httpx.put(f"{stack.url}/file/stream?folder=victim&filename=removable", content=b"x", trust_env=False)
     seen = attempt_all(browser, origin.format(port=page_port), stack, tag)
     assert seen == {
         "form": "refused",  # and not an opaque response: Cross-Origin-Resource-Policy
@@ -174,8 +177,7 @@ def test_a_hostile_page_changes_and_reads_nothing(
 
 
 def test_a_page_of_an_allowed_origin_may_do_everything(browser: ChromiumBrowser, stack: Stack, page_port: int) -> None:
-    seen = attempt_all(browser, f"http://friend.example:{page_port}", stack, "friend")
-    assert seen == {
+    expected = {
         "form": "opaque",
         "cors": 201,
         "beacon": True,
@@ -190,8 +192,15 @@ def test_a_page_of_an_allowed_origin_may_do_everything(browser: ChromiumBrowser,
         "missing": "error",
         "websocket": "open",
     }
+    for attempt in range(ATTEMPTS):
+        httpx.put(f"{stack.url}/file/stream?folder=victim&filename=removable", content=b"x", trust_env=False)
+        tag = f"friend-{attempt}"
+        seen = attempt_all(browser, f"http://friend.example:{page_port}", stack, tag)
+        if seen == expected:
+            break
+    assert seen == expected
     for name in UPLOADS:
-        eventually(lambda name=name: is_stored(stack, f"friend-{name}"), 10, name)  # type: ignore[misc]
+        eventually(lambda name=name: is_stored(stack, f"{tag}-{name}"), 10, name)  # type: ignore[misc]
 
 
 def test_a_rebound_name_is_misdirected(browser: ChromiumBrowser, stack: Stack) -> None:

@@ -86,7 +86,9 @@ def test_waiting_request_of_a_single_replica_is_not_retried_and_ends(
         os.kill(stream.pid, signal.SIGSTOP)
         try:
             began = time.monotonic()
-            answer = send_raw(gateway.port, f"GET {FILE} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode(), 40)
+            answer = send_raw(
+                gateway.port, f"GET {FILE} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode(), 40
+            )
             assert answer.startswith(b"HTTP/1.1 504 ")
             assert b"does not respond" in answer
             assert time.monotonic() - began < ENDED_SECONDS

@@ -28,6 +28,8 @@ MIB = 1 << 20
 ROOT = Path(__file__).parents[2]
 STOPPED_READERS = 500
 """Clients of one gateway that take nothing of a large file."""
+WARM_UP_CONNECTIONS = 200
+"""Connections that a process has had before its memory at rest is measured: Python keeps memory for that many objects."""
 DOWNLOADS = 8
 """Downloads at once of files that together are larger than the block cache."""
 
@@ -72,9 +74,13 @@ def peak_of(service: ServiceProcess) -> Iterator[list[int]]:
 
 
 def warm_up(service: ServiceProcess) -> int:
-    """Use every code path once; return the memory at rest."""
-    for _ in range(20):
-        send_request(service.port, "GET", "/file/stream?filename=0.bin")
+    """Use the process with WARM_UP_CONNECTIONS at once; return the memory at rest."""
+    with contextlib.ExitStack() as connections:
+        clients = [connections.enter_context(open_connection(service.port)) for _ in range(WARM_UP_CONNECTIONS)]
+        for client in clients:
+            client.sendall(b"GET /file/stream?filename=0.bin HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        for client in clients:
+            assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
     return anonymous_memory(service.pid)
 
 

@@ -49,6 +49,7 @@ def test_mongodb_rejects_the_credentials(
         GRIDCAST_MONGODB_URI=mongod.url.replace("mongodb://", f"mongodb://{UNKNOWN_CREDENTIALS}"),
         GRIDCAST_REDIS_URL=redis_url,
         GRIDCAST_MONGODB_DRIVER=driver,
+        GRIDCAST_LOG_LEVEL="debug",
     )
     eventually(lambda: is_alive(service), 20)
     ready = httpx.get(f"{service.url}/readyz", timeout=10)
@@ -65,7 +66,7 @@ def test_redis_rejects_the_credentials(
     start_service: StartService, mongod: ServerProcess, database_name: str, wrong_password_redis_url: str
 ) -> None:
     """No pushes and no sockets; files are written and read as when Redis is unavailable."""
-    env = storage_env(mongod, wrong_password_redis_url, database_name)
+    env = storage_env(mongod, wrong_password_redis_url, database_name) | {"GRIDCAST_LOG_LEVEL": "debug"}
     sockets = start_service("services.socket", ready=False, **env)
     upload, stream = start_service("services.upload", **env), start_service("services.stream", **env)
     eventually(lambda: is_alive(sockets), 20)

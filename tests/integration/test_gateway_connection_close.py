@@ -28,6 +28,7 @@ def minimal_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servic
 @pytest.fixture(scope="module")
 def gateway(minimal_service: ServiceProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     env = {f"GRIDCAST_{name}_URLS": minimal_service.url for name in ("UPLOAD", "STREAM", "SOCKET")}
+    env["GRIDCAST_ALLOWED_HOSTS"] = "*"  # a host of the greatest length is none of our names
     with run_service("gateway", tmp_path_factory.mktemp("gateway"), env) as gateway:
         yield gateway
         assert "Traceback" not in gateway.log
@@ -88,8 +89,8 @@ def test_body_after_an_early_response_is_not_parsed_as_a_request(port: int) -> N
         assert parse_statuses(receive_until_closed(client)) == [200, 200]
 
 
-GET_REQUEST = b"GET /file?slow HTTP/1.1\r\nHost: a\r\n\r\n"
-POST_LINE = b"POST /file/upload?slow HTTP/1.1\r\nHost: a\r\n"
+GET_REQUEST = b"GET /file?slow HTTP/1.1\r\nHost: localhost\r\n\r\n"
+POST_LINE = b"POST /file/upload?slow HTTP/1.1\r\nHost: localhost\r\n"
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,11 @@ def test_half_closed_client_gets_the_responses_to_its_complete_requests(
 def test_a_head_within_the_limits_of_the_gateway_is_within_those_of_a_service(gateway: ServiceProcess) -> None:
     """The gateway adds fields, and the host of an absolute form, which it sends twice."""
     line = (
-        b"GET http://" + b"h" * 253 + b":65535/file?a=" + b"b" * 7900 + b" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+        b"GET http://"
+        + b"h" * 253
+        + b":65535/file?a="
+        + b"b" * 7900
+        + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
     )
     for fields in (b"X: a\r\n" * 98, b"X: " + b"a" * 32_700 + b"\r\n", b"X: \xe9\xff" + b"a" * 9000 + b"\r\n"):
         assert parse_statuses(send_raw(gateway.port, line + fields + b"\r\n")) == [200]
@@ -138,13 +143,13 @@ def test_a_head_within_the_limits_of_the_gateway_is_within_those_of_a_service(ga
         (b"GET /file HTTP/1.1\r\n\r\n", 400),
         (b"nonsense\r\n\r\n", 400),
         (b"GET /file RTSP/1.0\r\n\r\n", 400),
-        (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
-        (b"GET /file HTTP/1.1\r\nHost: a\r\n" + b"X: a\r\n" * 120 + b"\r\n", 431),
-        (b"GET /file HTTP/1.1\r\nHost: a\r\nExpect: wonders\r\n\r\n", 417),
-        (b"POST /file/upload HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n", 400),
-        (b"GET /file HTTP/1.1\r\nHost: a\r\n\r\n" + b"nonsense\r\n\r\n", 400),
-        (b"GET /file?slow HTTP/1.1\r\nHost: a\r\n\r\n" * 200, 429),
-        (b"POST /ws HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n", 400),
+        (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 414),
+        (b"GET /file HTTP/1.1\r\nHost: localhost\r\n" + b"X: a\r\n" * 120 + b"\r\n", 431),
+        (b"GET /file HTTP/1.1\r\nHost: localhost\r\nExpect: wonders\r\n\r\n", 417),
+        (b"POST /file/upload HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n", 400),
+        (b"GET /file HTTP/1.1\r\nHost: localhost\r\n\r\n" + b"nonsense\r\n\r\n", 400),
+        (b"GET /file?slow HTTP/1.1\r\nHost: localhost\r\n\r\n" * 200, 429),
+        (b"POST /ws HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n", 400),
     ],
 )
 def test_a_refusal_of_the_server_has_an_id_which_is_in_the_log(
@@ -167,7 +172,7 @@ def test_a_refusal_of_the_server_has_an_id_which_is_in_the_log(
 
 
 def test_a_fault_in_a_body_has_the_id_of_its_request(gateway: ServiceProcess) -> None:
-    raw = b"POST /file/upload HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    raw = b"POST /file/upload HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     received = send_raw(gateway.port, raw + b"1\r\na\r\n-1\r\n")
     request_id = re.search(rb"x-request-id: (\S+)", received)
     assert request_id is not None

@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
@@ -17,7 +18,15 @@ from websockets.http11 import Request, Response
 
 from tests.support.process_stats import resident_memory
 from tests.support.processes import ServiceProcess, run_service
-from tests.support.scripted_upstream import ReceivedRequest, parse_statuses, run_upstream, send_raw, upstream_env
+from tests.support.raw_sockets import WEBSOCKET_HANDSHAKE, receive_until_closed
+from tests.support.scripted_upstream import (
+    ReceivedRequest,
+    open_connection,
+    parse_statuses,
+    run_upstream,
+    send_raw,
+    upstream_env,
+)
 from tests.support.waiting import eventually, eventually_async
 
 pytestmark = pytest.mark.anyio
@@ -213,6 +222,7 @@ async def test_handshake_rejection_of_the_service_reaches_the_client(gateway: Se
     refused = await connect_refused(gateway, "/ws?refuse")
     assert refused.status_code == 403
     assert refused.body == b"not you"
+    assert (await log_line(gateway, refused.headers["x-request-id"]))["status"] == 403
 
 
 async def test_bytes_after_a_rejected_handshake_do_not_reach_the_service(gateway: ServiceProcess) -> None:
@@ -229,6 +239,39 @@ async def test_an_upgrade_elsewhere_is_404(gateway: ServiceProcess) -> None:
     refused = await connect_refused(gateway, "/file")
     assert refused.status_code == 404
     assert json.loads(refused.body or b"")["status"] == 404
+    line = await log_line(gateway, refused.headers["x-request-id"])
+    assert (line["client"], line["reason"]) == ("127.0.0.1", "no WebSocket endpoint here")
+
+
+async def log_line(gateway: ServiceProcess, request_id: str) -> dict[str, Any]:
+    """The line of the access log about a tunnel."""
+
+    def lines() -> list[dict[str, Any]]:
+        found = [json.loads(line) for line in gateway.log.splitlines()]
+        return [line for line in found if line["message"] == "websocket tunnel" and line["request_id"] == request_id]
+
+    await eventually_async(lines, 5)
+    return lines()[0]
+
+
+async def test_the_response_that_opens_a_tunnel_has_the_id_of_its_log_line(gateway: ServiceProcess) -> None:
+    async with connect_client(gateway) as client:
+        assert client.response is not None
+        request_id = client.response.headers["x-request-id"]
+    assert (await log_line(gateway, request_id))["status"] == 101
+
+
+@pytest.mark.parametrize(("path", "status"), [("/file", 404), ("/ws?refuse", 403), ("/ws", 101)])
+async def test_half_closed_client_gets_the_response_to_its_handshake(
+    gateway: ServiceProcess, path: str, status: int
+) -> None:
+    def send() -> bytes:
+        with open_connection(gateway.port) as client:
+            client.sendall(WEBSOCKET_HANDSHAKE.replace(b"/ws", path.encode(), 1))
+            client.shutdown(socket.SHUT_WR)
+            return receive_until_closed(client)
+
+    assert (await asyncio.to_thread(send)).startswith(b"HTTP/1.1 %d " % status)
 
 
 async def test_a_slow_client_pauses_the_service(gateway: ServiceProcess, echo_server: EchoServer) -> None:

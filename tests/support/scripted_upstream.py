@@ -148,7 +148,7 @@ class ScriptedUpstream:
         self.loop.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connection_count += 1
+        counted = False
         self._writers.add(writer)
         try:
             while True:
@@ -161,6 +161,9 @@ class ScriptedUpstream:
                 if target in {"/livez", "/readyz"}:
                     writer.write(OK_RESPONSE)
                     continue
+                if not counted:  # health checks have connections of their own
+                    counted = True
+                    self.connection_count += 1
                 self.requests.append(request)
                 self.active_requests += 1
                 try:

@@ -15,7 +15,7 @@ M_ARENA_MAX = -8
 """mallopt(3)."""
 TRIM_INTERVAL_SECONDS = 5.0
 """Seconds between two looks at the free memory."""
-MIN_FREE_BYTES = 16 * 1024 * 1024
+MIN_FREE_BYTES = 4 * 1024 * 1024
 """Memory that is trimmed: as much was free at two looks in a row. Trimming 100 MiB takes about 10 ms."""
 
 

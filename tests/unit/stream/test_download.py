@@ -61,7 +61,13 @@ class DownloadCase:
 
     async def get(self, **headers: str) -> None:
         raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-        scope = {"method": "GET", "query_string": b"filename=a", "headers": raw, "extensions": CONNECTION}
+        scope = {
+            "method": "GET",
+            "path": "/file/stream",
+            "query_string": b"filename=a",
+            "headers": raw,
+            "extensions": CONNECTION,
+        }
 
         async def send(message: Any) -> None:
             self.sent.append(message)
