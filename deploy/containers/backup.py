@@ -125,9 +125,12 @@ def select_documents(collection: RawCollection, file_lengths: FileLengths) -> It
 
 
 def referenced_files(document: RawBSONDocument) -> FileLengths:
-    """The files of one `media` document: the current one, and unfinished uploads, which can resume after a restore."""
+    """The files of one `media` document: the current one, and unfinished uploads, which can resume after a restore.
+
+    The chunks of an upload's id are its tail.
+    """
     current = document["current"]
-    unfinished: FileLengths = {entry["file"]: None for entry in document["uploads"]}
+    unfinished: FileLengths = {entry[key]: None for entry in document["uploads"] for key in ("file", "id")}
     return {**unfinished, current["file"]: current["length"]} if current else unfinished
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import bson
 import pytest
 from bson import ObjectId
 
@@ -16,13 +17,14 @@ from services.common.errors import (
     AlreadyExists,
     BadRequest,
     Conflict,
+    Gone,
     PreconditionFailed,
     ServiceUnavailable,
     TooManyRequests,
 )
 from services.common.media import MediaName, sha256_etag
 from services.common.store.errors import CorruptFile
-from services.common.store.gridfs import commit, document_updates, documents, indexes
+from services.common.store.gridfs import admission, commit, document_updates, documents, indexes
 from services.common.store.gridfs.chunks import INSERT_RETRY_SECONDS, ChunkStore
 from services.common.store.gridfs.commit import Committer
 from services.common.store.gridfs.garbage_collector import GridFSGarbageCollector
@@ -176,7 +178,7 @@ async def test_every_find_and_update_uses_the_shard_key(adapters: StoreAdapters,
     # What is done where an answer was lost.
     key = documents.upload_key(upload)
     place = documents.document_filter(key.media_id, upload.name, key.record_id)
-    await adapters.store._committer._read_durable(place)
+    await adapters.store._committer._read_durable(place, key.record_id)
     await adapters.mongo.database.command("profile", 0)
     asked = list(inspector.db["system.profile"].find({"command.findAndModify": "media"}))
     assert len(asked) >= 2 * 5 + 3
@@ -672,14 +674,14 @@ async def test_a_full_outbox_says_what_it_leaves_out(adapters: StoreAdapters, in
 class DelayedFirstWrite(Committer):
     """The first change is still in transit when its sender gives up, and arrives after the first check."""
 
-    delayed_write: tuple[Any, Any] | None = None
+    delayed_write: tuple[Any, Any, ObjectId] | None = None
     sent = False
 
-    async def _find_and_update(self, query: Any, update: Any) -> Any:
+    async def _find_and_update(self, query: Any, update: Any, record_id: ObjectId) -> Any:
         if not self.sent:
-            self.sent, self.delayed_write = True, (query, update)
+            self.sent, self.delayed_write = True, (query, update, record_id)
             raise ServiceUnavailable("no answer")
-        found = await super()._find_and_update(query, update)
+        found = await super()._find_and_update(query, update, record_id)
         if self.delayed_write is not None:
             first, self.delayed_write = self.delayed_write, None
             await super()._find_and_update(*first)
@@ -711,9 +713,9 @@ class LostReply(Committer):
 
     asked = 0
 
-    async def _find_and_update(self, query: Any, update: Any) -> Any:
+    async def _find_and_update(self, query: Any, update: Any, record_id: ObjectId) -> Any:
         self.asked += 1
-        found = await super()._find_and_update(query, update)
+        found = await super()._find_and_update(query, update, record_id)
         if self.asked == 1:
             await asyncio.sleep(60)
         return found
@@ -764,20 +766,153 @@ async def test_unnamed_upload_gets_its_name_at_the_commit(adapters: StoreAdapter
     assert len(inspector.list_documents()) == 1
 
 
-async def test_the_document_stays_small(adapters: StoreAdapters) -> None:
-    uploads = [
-        await adapters.store.create_upload(NAME, NewUpload(None, 60))
-        for _ in range(document_updates.MAX_UPLOADS_PER_NAME)
-    ]
-    with pytest.raises(TooManyRequests):
-        await adapters.store.create_upload(NAME, NewUpload(None, 60))
-    tail = os.urandom(CHUNK_SIZE - 1)
-    fitting = document_updates.MAX_TAIL_BYTES // len(tail)
-    for upload in uploads[:fitting]:
-        await adapters.store.set_offset(upload, len(tail), tail, None, keep_lease=False)
-    with pytest.raises(TooManyRequests):
-        await adapters.store.set_offset(uploads[fitting], len(tail), tail, None, keep_lease=False)
-    await adapters.store.set_offset(uploads[0], len(tail), tail[::-1], None, keep_lease=False)
+def new_tus_upload(client: str, **metadata: str) -> NewUpload:
+    return NewUpload(None, 60, metadata, client)
+
+
+def upload_ids(inspector: MongoInspector) -> list[str]:
+    document = inspector.only_document()
+    return [f"{document['_id']}-{entry['id']}" for entry in document["uploads"]]
+
+
+async def test_long_tails_are_not_in_the_document(adapters: StoreAdapters, inspector: MongoInspector) -> None:
+    """Every change of the document would cost a copy of them: also changes by others."""
+    store = adapters.store
+    data = os.urandom(CHUNK_SIZE - 1)
+    uploads = [await store.create_upload(NAME, new_tus_upload(str(number))) for number in range(60)]
+    for upload in uploads:
+        await store.set_offset(upload, len(data), data, None, keep_lease=False)
+    assert len(bson.encode(inspector.only_document())) < 64 * 1024
+    assert inspector.list_orphans() == []
+    acquired = await store.acquire(uploads[7].upload_id)
+    assert isinstance(acquired, tuple)
+    upload, state = acquired
+    assert (state.offset, state.tail) == (len(data), data)
+    await store.write_blocks(upload, 0, [data + b"x"])
+    await store.commit(upload, finished_upload(data + b"x"))
+    for other in (uploads[8], uploads[9]):
+        await store.abort(other)
+    await adapters.collect_once()
+    assert inspector.count_chunks() == 1 + 57
+    inspector.db["media"].update_one(
+        {}, {"$set": {"uploads.$[].expires_at": datetime.now(UTC), "attention": datetime.now(UTC)}}
+    )
+    await adapters.collect_until_done(inspector)
+    assert inspector.count_chunks() == 1
+
+
+@pytest.mark.parametrize("keep_lease", [False, True])
+async def test_a_tail_replaces_older_ones(
+    adapters: StoreAdapters, inspector: MongoInspector, *, keep_lease: bool
+) -> None:
+    """A writer that was overtaken neither replaces nor deletes the tail of its successor."""
+    store = adapters.store
+    data = os.urandom(CHUNK_SIZE - 1)
+    old = await store.create_upload(NAME, new_tus_upload("a"))
+    for length in (5000, 6000, 10, 7000):
+        await store.set_offset(old, length, data[:length], None, keep_lease=keep_lease)
+        assert inspector.count_chunks() <= 2
+    taken = await store.acquire(old.upload_id)
+    assert isinstance(taken, tuple)
+    assert (taken[1].offset, taken[1].tail) == (7000, data[:7000])
+    await store.set_offset(taken[0], 8000, data[:8000], None, keep_lease=False)
+    with pytest.raises(Conflict):
+        await store.set_offset(old, 9000, data[:9000][::-1], None, keep_lease=keep_lease)
+    again = await store.acquire(old.upload_id)
+    assert isinstance(again, tuple)
+    assert (again[1].offset, again[1].tail) == (8000, data[:8000])
+    await store.set_offset(again[0], 8001, data[:8001], None, keep_lease=False)
+    assert inspector.count_chunks() == 1
+    await store.set_offset(again[0], 0, b"", None, keep_lease=False)
+    assert inspector.count_chunks() == 0
+
+
+async def test_a_missing_tail_is_reported(adapters: StoreAdapters, inspector: MongoInspector) -> None:
+    upload = await adapters.store.create_upload(NAME, new_tus_upload("a"))
+    await adapters.store.set_offset(upload, 5000, b"x" * 5000, None, keep_lease=False)
+    inspector.db["fs.chunks"].delete_many({})
+    with pytest.raises(Gone, match="corrupt"):
+        await adapters.store.acquire(upload.upload_id)
+
+
+async def test_idle_uploads_give_way_to_new_ones(adapters: StoreAdapters, inspector: MongoInspector) -> None:
+    """A client's own ones without a byte where it has too many; then those of the client with the most."""
+    store = adapters.store
+    per_client, limit = admission.MAX_IDLE_UPLOADS_PER_CLIENT, admission.MAX_UPLOADS_PER_NAME
+    own = [await store.create_upload(NAME, new_tus_upload("a")) for _ in range(per_client)]
+    await store.set_offset(own[0], 1, b"x", None, keep_lease=False)
+    newest = await store.create_upload(NAME, new_tus_upload("a"))
+    assert upload_ids(inspector) == [own[0].upload_id, *(one.upload_id for one in own[2:]), newest.upload_id]
+    assert await store.acquire(own[1].upload_id) is None
+    assert len(inspector.only_document()["doomed"]) == 1
+    # Three clients fill the document; a fourth gets the oldest empty one of the one with the most.
+    for number in range(limit - per_client):
+        await store.create_upload(NAME, new_tus_upload("bcde"[number % 4]))
+    assert len(upload_ids(inspector)) == limit
+    for client in ("f", "", "g"):
+        before = upload_ids(inspector)
+        upload = await store.create_upload(NAME, new_tus_upload(client))
+        after = upload_ids(inspector)
+        assert len(after) == limit
+        assert after[-1] == upload.upload_id
+        (evicted,) = set(before) - set(after)
+        assert evicted == next(id_ for id_ in before if id_ in {one.upload_id for one in (*own[2:], newest)})
+    # Not the ones with bytes, where there are others, and never one with a writer.
+    assert own[0].upload_id in upload_ids(inspector)
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+async def test_a_request_that_stores_a_file_is_not_refused_for_idle_uploads(
+    adapters: StoreAdapters, inspector: MongoInspector, offset: int
+) -> None:
+    """Not even where they are of as many clients, and have bytes."""
+    store = adapters.store
+    idle = []
+    for number in range(admission.MAX_UPLOADS_PER_NAME):
+        idle.append(await store.create_upload(NAME, new_tus_upload(f"client {number}")))
+        await store.set_offset(idle[-1], offset, b"x" * offset, None, keep_lease=False)
+    with pytest.raises(TooManyRequests) as refused:
+        await store.create_upload(NAME, new_tus_upload("client 1"))
+    assert int(refused.value.headers["retry-after"]) > 0
+    await store.create_upload(NAME, new_tus_upload("another client"))
+    await adapters.store_file(b"stored", expected=MUST_NOT_EXIST)
+    assert (await adapters.reader.find(NAME)) is not None
+    assert len(upload_ids(inspector)) == admission.MAX_UPLOADS_PER_NAME - 1
+
+
+async def test_uploads_with_a_writer_are_not_evicted(adapters: StoreAdapters, inspector: MongoInspector) -> None:
+    store = adapters.store
+    for _ in range(admission.MAX_UPLOADS_PER_NAME):
+        await store.create_upload(NAME, NewUpload(client="a"))
+    for new_upload in (NewUpload(client="b"), new_tus_upload("b"), new_tus_upload("a")):
+        with pytest.raises(TooManyRequests):
+            await store.create_upload(NAME, new_upload)
+    assert inspector.only_document()["doomed"] == []
+
+
+async def test_a_failed_precondition_evicts_nothing(adapters: StoreAdapters, inspector: MongoInspector) -> None:
+    store = adapters.store
+    for _ in range(admission.MAX_IDLE_UPLOADS_PER_CLIENT):
+        await store.create_upload(NAME, new_tus_upload("a"))
+    await adapters.store_file(b"x")
+    before = upload_ids(inspector)
+    with pytest.raises(AlreadyExists):
+        await store.create_upload(NAME, new_tus_upload("a"))
+    assert upload_ids(inspector) == before
+
+
+async def test_the_metadata_of_unfinished_uploads_is_bounded(
+    adapters: StoreAdapters, inspector: MongoInspector
+) -> None:
+    store = adapters.store
+    small = await store.create_upload(NAME, new_tus_upload("small", k="v"))
+    for number in range(40):
+        with suppress(TooManyRequests):
+            await store.create_upload(NAME, new_tus_upload(f"client {number % 20}", k="v" * 24_000))
+        assert len(bson.encode(inspector.only_document())) < admission.MAX_FACTS_BYTES + 64 * 1024
+    await store.create_upload(NAME, new_tus_upload("other", k="v" * 2000))
+    assert small.upload_id in upload_ids(inspector)
+    await adapters.store_file(b"stored")
 
 
 async def test_too_many_tombstones_reject_another_replacement(

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+import bson
 import httpx
 import pytest
 
@@ -23,6 +24,9 @@ from tests.support.upload_client import (
     TusUpload,
     etag,
     expect_problem,
+    form_body,
+    form_part,
+    post_form,
     put_file,
     repr_digest,
     tus_metadata,
@@ -215,6 +219,26 @@ def test_rejected_requests_release_what_they_have_acquired(
         assert tus.offset(1) == 3
         assert time.monotonic() - began < 2
     assert tus.patch(3, b"3456789").headers["repr-digest"] == repr_digest(b"0123456789")
+
+
+@pytest.mark.parametrize("content", [None, b"x", b"y" * 100_000], ids=["no byte", "a byte", "a long tail"])
+@pytest.mark.parametrize("way", ["put", "form", "tus"])
+def test_unfinished_uploads_do_not_take_a_name_from_others(
+    upload: ServiceProcess, inspector: MongoInspector, way: str, content: bytes | None
+) -> None:
+    """Of one client address or of four; and the document of the name stays small."""
+    for number in range(64):
+        creation = TusUpload(upload)
+        address = {"x-forwarded-for": f"192.0.2.{number // 16}", "upload-metadata": tus_metadata(filename="n")}
+        assert creation.create("n", 200_000, content, headers=address).status_code == 201
+    assert len(bson.encode(inspector.only_document())) < 128 * 1024
+    if way == "put":
+        assert put_file(upload, "n", b"mine").status_code == 201
+    elif way == "form":
+        assert post_form(upload, form_body(form_part("file", b"mine", "n"))).status_code == 201
+    else:
+        assert TusUpload(upload).create("n", 4, b"mine").status_code == 201
+    assert creation.offset() == len(content or b""), "the newest is not the one that makes room"
 
 
 def test_deferred_length(two_replica_tus_upload: TusUpload, inspector: MongoInspector) -> None:

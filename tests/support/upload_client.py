@@ -69,6 +69,8 @@ class MongoInspector:
                 named[current["file"]] = -(-current["length"] // CHUNK_SIZE)
             for other in (*document["uploads"], *document["doomed"]):
                 named.setdefault(other["file"], None)
+            for upload in document["uploads"]:
+                named.setdefault(upload["id"], None)  # its tail
         grouped = self.db["fs.chunks"].aggregate([{"$group": {"_id": "$files_id", "count": {"$sum": 1}}}])
         return [
             g["_id"] for g in grouped if named.get(g["_id"], 0) is not None and g["count"] != named.get(g["_id"], 0)

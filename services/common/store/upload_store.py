@@ -30,20 +30,23 @@ class NewUpload:
     """What is known of an upload when it is created.
 
     `length` in bytes. `ttl` is how many seconds after its last byte the upload expires, None for as long as its writer renews the
-    lease. `metadata` is the caller's own and returned unchanged.
+    lease. `metadata` is the caller's own and returned unchanged. `client` is who creates it, as text that is compared and nothing
+    else: where a store limits what is unfinished, it does so for each client.
     """
 
     length: int | None = None
     ttl: float | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    client: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class InProgressUpload:
     """The state of an unfinished upload.
 
-    `offset` counts the durable bytes, of which those after the last whole block are in `tail`: always empty where a store can
-    append single bytes (block size 1). `write_in_progress` says that a writer holds more bytes than are durable yet.
+    `offset` counts the durable bytes, of which those after the last whole block are in `tail` where the upload was acquired: always
+    empty where a store can append single bytes (block size 1). `write_in_progress` says that a writer holds more bytes than are
+    durable yet.
     """
 
     name: MediaName | None
@@ -141,7 +144,8 @@ class OutboxEvent:
 class UploadCreator(Protocol):
     """Creates uploads. Raises ServiceUnavailable.
 
-    A store may limit how many unfinished uploads and replaced versions of one name it keeps: TooManyRequests.
+    A store may limit how many unfinished uploads and replaced versions of one name it keeps: TooManyRequests. It may also terminate
+    an unfinished upload that has no writer to make room for a new one.
     """
 
     async def create_upload(
@@ -200,7 +204,7 @@ class BlockWriter(LeaseRenewer, Protocol):
     """Bytes of every block but the last one of a file; 1 where a store can append single bytes."""
 
     async def acquire(self, upload_id: str) -> tuple[UploadHandle, InProgressUpload] | FinishedUpload | None:
-        """Take an unfinished upload over: every older handle is void from here on."""
+        """Take an unfinished upload over: every older handle is void from here on. Raises Gone where its tail is missing."""
 
     async def write_blocks(self, upload: UploadHandle, first_block: int, blocks: Sequence[bytes]) -> None:
         """Store blocks from number `first_block` on, durably, in place of what was stored there.
@@ -224,8 +228,7 @@ class BlockWriter(LeaseRenewer, Protocol):
         """Set the durable `offset` that others read; `extend_expiry` where bytes were added. Returns when the upload expires.
 
         With `keep_lease` the writer goes on: a crash may undo the latest such calls, unless `get_durable_info` or `acquire` has
-        returned their result. Without it the lease is released. Raises TooManyRequests where the store limits what the tails of one
-        name take together.
+        returned their result. Without it the lease is released.
         """
 
     def iter_blocks(self, upload: UploadHandle, block_count: int) -> AsyncGenerator[bytes, None]:

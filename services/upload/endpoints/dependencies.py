@@ -46,7 +46,7 @@ class UploadContext:
 
     def create_writer(self, body: UploadBody) -> UploadWriter:
         """A writer that aborts the body when the store fails."""
-        return UploadWriter(self.store, self.policy.max_size, body.abort)
+        return UploadWriter(self.store, self.policy.max_size, body.abort, body.client)
 
 
 def upload_context(request: Request) -> UploadContext:

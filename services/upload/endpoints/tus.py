@@ -127,7 +127,7 @@ async def tus_create(
         if concat is not None and concat.part_ids:
             if upload_length is not None or parse_content_length(request) or not await body.is_empty():
                 raise BadRequest("a final upload must have neither Upload-Length nor a body")
-            return await _create_final(context, concat, metadata, stored_metadata)
+            return await _create_final(context, concat, metadata, stored_metadata, body.client)
         name = None
         if concat is None:
             name = validate_media_name(metadata.get("folder", ""), metadata.get("filename", ""))
@@ -147,12 +147,17 @@ async def tus_create(
 
 
 async def _create_final(
-    context: UploadContext, concat: tus_headers.UploadConcat, metadata: dict[str, str], stored_metadata: dict[str, str]
+    context: UploadContext,
+    concat: tus_headers.UploadConcat,
+    metadata: dict[str, str],
+    stored_metadata: dict[str, str],
+    client: str,
 ) -> Response:
     name = validate_media_name(metadata.get("folder", ""), metadata.get("filename", ""))
     content_type = context.policy.check_media_type(resolve_content_type(metadata.get("filetype", ""), name.filename))
     metadata_json = tus_headers.encode_metadata_of_file(metadata)
-    target = ConcatTarget(name, content_type, context.settings.unfinished_upload_ttl, stored_metadata, metadata_json)
+    ttl = context.settings.unfinished_upload_ttl
+    target = ConcatTarget(name, content_type, ttl, stored_metadata, metadata_json, client)
     progress = context.start_progress(metadata.get("sid"), name.filename, None)
     concatenator = Concatenator(context.store, context.policy, context.disk_space, context.cleanup)
     upload_id, event = await concatenator.concatenate(concat.part_ids, target, progress)

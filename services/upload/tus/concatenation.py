@@ -30,8 +30,8 @@ _log = logging.getLogger("gridcast.upload")
 class ConcatTarget:
     """The file that the parts become.
 
-    `ttl` in seconds and `metadata` are those of the final upload. `metadata_json` is the metadata of the file, which the final
-    upload states as well: what the parts say of themselves is not the file's.
+    `client` is who asks for it. `ttl` in seconds and `metadata` are those of the final upload. `metadata_json` is the metadata of
+    the file, which the final upload states as well: what the parts say of themselves is not the file's.
     """
 
     name: MediaName
@@ -39,6 +39,7 @@ class ConcatTarget:
     ttl: float
     metadata: dict[str, str]
     metadata_json: str
+    client: str
 
 
 class Concatenator:
@@ -67,7 +68,7 @@ class Concatenator:
             length = sum(state.offset for _, state in parts)
             self._policy.check_length(length)
             self._disk_space.reserve(length)
-            writer = UploadWriter(self._store, self._policy.max_size)
+            writer = UploadWriter(self._store, self._policy.max_size, client=target.client)
             upload = await writer.create(target.name, NewUpload(length, target.ttl, target.metadata))
             for part, state in parts:
                 await self._copy_part(part, state, writer, progress)

@@ -97,7 +97,8 @@ class ResumableUploads:
         return upload.upload_id, result
 
     def _create_writer(self, length: int | None, body: UploadBody) -> UploadWriter:
-        return UploadWriter(self._store, self._policy.max_size if length is None else length, body.abort)
+        max_size = self._policy.max_size if length is None else length
+        return UploadWriter(self._store, max_size, body.abort, body.client)
 
     async def _get_in_progress(self, upload_id: str) -> InProgressUpload:
         state = await self._store.get_info(upload_id)

@@ -9,6 +9,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from services.common.errors import ContentTooLarge, GridcastError
@@ -43,12 +44,16 @@ class UploadWriter:
     """One upload from its first byte to `commit`, `abort` or `suspend`. Must not be called concurrently.
 
     `max_size` in bytes. `on_error` is called at once with an error that a later call would raise: the client may have stopped
-    sending, and the error would not be noticed. With `checkpoint_batches` the durable offset follows every batch, so that another
-    process can resume from it.
+    sending, and the error would not be noticed. `client` is the key of the client. With `checkpoint_batches` the durable offset
+    follows every batch, so that another process can resume from it.
     """
 
     def __init__(
-        self, store: UploadStore, max_size: int, on_error: Callable[[GridcastError], object] = lambda _: None
+        self,
+        store: UploadStore,
+        max_size: int,
+        on_error: Callable[[GridcastError], object] = lambda _: None,
+        client: str = "",
     ) -> None:
         self.upload: UploadHandle | None = None
         self.bytes_received = 0
@@ -58,6 +63,7 @@ class UploadWriter:
         self._store = store
         self._max_size = max_size
         self._on_error = on_error
+        self._client = client
         self._chunker = Chunker(store.block_size)
         self._blocks_sent = 0
         self._hash: HashState | None = hashlib.sha256()
@@ -95,7 +101,7 @@ class UploadWriter:
         commit may say.
         """
         requested_at = time.monotonic()
-        new_upload = new_upload or NewUpload()
+        new_upload = replace(new_upload or NewUpload(), client=self._client)
         upload = await self._store.create_upload(name, new_upload, preconditions)
         self.length = new_upload.length
         self._unpublished_offset = unpublished_offset

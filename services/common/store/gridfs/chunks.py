@@ -10,7 +10,7 @@ from typing import Any
 from bson import ObjectId
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
-from services.common.errors import Conflict, ServiceUnavailable
+from services.common.errors import Conflict, Gone, ServiceUnavailable
 from services.common.store.errors import CorruptFile
 from services.common.store.gridfs.mongo import MongoDatabase, is_transient_code, map_mongo_errors
 
@@ -112,6 +112,24 @@ class ChunkStore:
                 if not last:
                     return
                 await self._chunks.delete_many({"files_id": file_id, "n": {"$gt": last[0]["n"] - DELETE_BATCH_CHUNKS}})
+
+    async def insert_tail(self, record_id: ObjectId, number: int, tail: bytes) -> None:
+        """Store the tail of an unfinished upload as a chunk of the file `record_id`, which has nothing but tails."""
+        async with map_mongo_errors():
+            await self._chunks.insert_one({"files_id": record_id, "n": number, "data": tail})
+
+    async def read_tail(self, record_id: ObjectId, number: int) -> bytes:
+        """Return a tail. Raises Gone where it is missing."""
+        async with map_mongo_errors():
+            chunk = await self._chunks.find_one({"files_id": record_id, "n": number}, {"data": 1})
+        if chunk is None:
+            raise Gone("the stored data of this upload is corrupt; start a new upload")
+        return bytes(chunk["data"])
+
+    async def delete_tails(self, record_id: ObjectId, before: int) -> None:
+        """Delete the tails with lower numbers."""
+        async with map_mongo_errors():
+            await self._chunks.delete_many({"files_id": record_id, "n": {"$lt": before}})
 
     async def write_files_entry(self, file_id: ObjectId, files_entry: dict[str, Any]) -> None:
         """Write the `fs.files` entry by which mongofiles and other drivers find the file. `GridFSMediaReader` does not use it."""

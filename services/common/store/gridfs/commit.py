@@ -52,7 +52,7 @@ class Committer:
         async def attempt() -> OutboxEvent | None:
             read_at = time.monotonic()
             fenced_filter = documents.fenced_filter(key, name, fencing_token)
-            document = await self._find_and_update({**fenced_filter, **condition}, update)
+            document = await self._find_and_update({**fenced_filter, **condition}, update, key.record_id)
             if document is None:
                 await self._check_fencing_token(fenced_filter)
                 return None
@@ -61,11 +61,15 @@ class Committer:
         async def resolve_outcome() -> OutboxEvent | None:
             """Increment the fencing token, so that the commit can no longer arrive; where that fails, find out why."""
             nonlocal fencing_token
-            if await self._find_and_update(documents.fenced_filter(key, name, fencing_token), fencing_update):
+            if await self._find_and_update(
+                documents.fenced_filter(key, name, fencing_token), fencing_update, key.record_id
+            ):
                 fencing_token += 1
                 return None
             read_at = time.monotonic()
-            document = await self._read_durable(documents.document_filter(key.media_id, name, key.record_id))
+            document = await self._read_durable(
+                documents.document_filter(key.media_id, name, key.record_id), key.record_id
+            )
             if (event := documents.decode_committed_event(document, event_id, read_at)) is not None:
                 return event
             entry = documents.find_upload(document, key.record_id)
@@ -105,12 +109,14 @@ class Committer:
 
         async def attempt() -> OutboxEvent | None:
             read_at = time.monotonic()
-            document = await self._find_and_update(version_filter, update)
+            document = await self._find_and_update(version_filter, update, event_id)
             return documents.decode_committed_event(document, event_id, read_at) if document else None
 
         async def resolve_outcome() -> OutboxEvent | None:
             read_at = time.monotonic()
-            return documents.decode_committed_event(await self._read_durable(document_filter), event_id, read_at)
+            return documents.decode_committed_event(
+                await self._read_durable(document_filter, event_id), event_id, read_at
+            )
 
         # Where nothing matched, the first attempt may have arrived after its outcome was read.
         event = await _run_until_resolved(attempt, resolve_outcome) or await resolve_outcome()
@@ -118,16 +124,18 @@ class Committer:
             raise PreconditionFailed("the file was changed concurrently or does not match the precondition")
         return event
 
-    async def _find_and_update(self, query: Document, update: document_updates.Pipeline) -> Document | None:
+    async def _find_and_update(
+        self, query: Document, update: document_updates.Pipeline | Document, record_id: ObjectId
+    ) -> Document | None:
         async with map_mongo_errors():
             found: Document | None = await self._media.find_one_and_update(
-                query, update, return_document=ReturnDocument.AFTER
+                query, update, documents.commit_projection(record_id), return_document=ReturnDocument.AFTER
             )
             return found
 
-    async def _read_durable(self, query: Document) -> Document:
+    async def _read_durable(self, query: Document, record_id: ObjectId) -> Document:
         """Return the durable document; an empty one where there is none."""
-        document = await self._find_and_update(query, documents.TOUCH_UPDATE)
+        document = await self._find_and_update(query, documents.TOUCH_UPDATE, record_id)
         return document or {"current": None, "uploads": [], "ended": [], "doomed": [], "announce": []}
 
 

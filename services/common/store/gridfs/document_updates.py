@@ -7,21 +7,21 @@ a string that begins with `$` would be read as a field path. The stored names ar
 from datetime import timedelta
 from typing import Any
 
+import bson
 from bson import Binary, ObjectId
 
 from services.common.media import NO_METADATA
+from services.common.store.gridfs.admission import admit_upload
 from services.common.store.gridfs.documents import Document
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import NewUpload, Preconditions, StoredFile
 
 Pipeline = list[Document]
 
-MAX_UPLOADS_PER_NAME = 64
-"""Unfinished uploads of one name: keeps the document far below MongoDB's limit of 16 MiB."""
 MAX_TOMBSTONES = 10_000
 """Versions of one name that wait for deletion. Beyond it new uploads of the name are refused."""
-MAX_TAIL_BYTES = 8 * 1024 * 1024
-"""Bytes of all tails in one document."""
+MAX_INLINE_TAIL_BYTES = 1024
+"""Longer tails are stored as chunks: each change of the document costs MongoDB a copy of all that is in it."""
 MAX_OUTBOX_EVENTS = 64
 """Unpublished events of one name. Beyond it the oldest become one `socket.resync`: clients then ask for the state."""
 MAX_FINISHED_UPLOADS = 64
@@ -83,13 +83,6 @@ def upload_not_expired(record_id: ObjectId) -> Document:
     return {"$anyElementTrue": [{"$map": {"input": "$uploads", "in": test}}]}
 
 
-def tails_fit(record_id: ObjectId, tail: bytes) -> Document:
-    """An expression: whether the tails of the other uploads leave room for this one."""
-    others = {"$filter": {"input": "$uploads", "cond": {"$ne": ["$$this.id", record_id]}}}
-    sizes = {"$map": {"input": others, "in": {"$binarySize": "$$this.tail"}}}
-    return {"$lte": [{"$sum": sizes}, MAX_TAIL_BYTES - len(tail)]}
-
-
 # Updates of unfinished uploads.
 
 
@@ -97,17 +90,23 @@ def add_upload(
     record_id: ObjectId,
     file_id: ObjectId,
     holder_id: ObjectId,
+    client: str,
     new_upload: NewUpload,
     preconditions: Preconditions,
     timings: StoreTimings,
 ) -> Pipeline:
-    """Add an upload, unless a precondition fails or a limit is reached: the caller looks for it in the result."""
+    """Add an upload, unless a precondition fails or a limit is reached: the caller looks for it in the result.
+
+    An idle upload of the name may be evicted for it.
+    """
     uploads = {"$ifNull": ["$uploads", []]}
     lease_ttl = milliseconds(timings.lease_ttl)
     lifetime = None if new_upload.ttl is None else milliseconds(new_upload.ttl)
+    facts = dict(new_upload.metadata)
     entry = {
         "id": record_id,
         "file": file_id,
+        "client": {"$literal": client},
         "fence": 1,
         "holder": holder_id,
         "lease_until": now_plus(lease_ttl) if lifetime is None else None,
@@ -116,17 +115,27 @@ def add_upload(
         "offset": 0,
         "tail": Binary(b""),
         "length": new_upload.length,
-        "facts": {"$literal": dict(new_upload.metadata)},
+        "facts": {"$literal": facts},
     }
-    within_limits = [
-        {"$lt": [{"$size": uploads}, MAX_UPLOADS_PER_NAME]},
-        {"$lt": [{"$size": {"$ifNull": ["$doomed", []]}}, MAX_TOMBSTONES]},
-    ]
-    allowed = {"$and": [preconditions_hold(preconditions), *within_limits]}
+    allowed = {"$and": [preconditions_hold(preconditions), {"$lt": [{"$size": "$doomed"}, MAX_TOMBSTONES]}]}
+    admission = admit_upload(client, len(bson.encode(facts)), resumable=lifetime is not None)
+    others = {"$filter": {"input": "$uploads", "cond": {"$ne": ["$$this.id", "$admission.evicted.id"]}}}
+    evicted = {"$filter": {"input": "$uploads", "cond": {"$eq": ["$$this.id", "$admission.evicted.id"]}}}
+    tombstones = {"$concatArrays": ["$doomed", *_tombstones_of(evicted, second_purge=True)]}
     empty_lists = {list_: {"$ifNull": [f"${list_}", []]} for list_ in ("ended", "doomed", "announce")}
-    uploads_after = {"$cond": [allowed, {"$concatArrays": [uploads, [entry]]}, uploads]}
     return with_next_due_at(
-        [{"$set": {"current": {"$ifNull": ["$current", None]}, "uploads": uploads_after, **empty_lists}}], timings
+        [
+            {"$set": {"current": {"$ifNull": ["$current", None]}, "uploads": uploads, **empty_lists}},
+            {"$set": {"admission": {"$cond": [allowed, admission, {"fits": False}]}}},
+            {
+                "$set": {
+                    "uploads": {"$cond": ["$admission.fits", {"$concatArrays": [others, [entry]]}, "$uploads"]},
+                    "doomed": {"$cond": ["$admission.fits", tombstones, "$doomed"]},
+                }
+            },
+            {"$unset": "admission"},
+        ],
+        timings,
     )
 
 
@@ -158,18 +167,21 @@ def increment_fencing_token(record_id: ObjectId, holder_id: ObjectId, timings: S
 def set_offset(
     record_id: ObjectId,
     offset: int,
-    tail: bytes,
+    tail: bytes | int,
     length: int | None,
     timings: StoreTimings,
     *,
     keep_lease: bool,
     extend_expiry: bool,
 ) -> Pipeline:
-    """Set the durable offset with its tail, and renew or release the lease."""
+    """Set the durable offset with its tail, and renew or release the lease. A tail in a chunk is given as the chunk's number."""
     lease_ttl = milliseconds(timings.lease_ttl)
+    in_chunk = isinstance(tail, int)
     fields: Document = {
         "offset": offset,
-        "tail": Binary(tail),
+        "tail": None if isinstance(tail, int) else Binary(tail),
+        "tail_number": tail if in_chunk else None,
+        **({"tail_chunks": True} if in_chunk else {}),
         "length": length,
         "lease_until": now_plus(lease_ttl) if keep_lease else None,
     }
@@ -215,7 +227,7 @@ def commit_upload(
         # The second stage overwrites the old version, and a $set of an object would merge into one that is there.
         {
             "$set": {
-                "doomed": {"$concatArrays": ["$doomed", tombstones]},
+                "doomed": {"$concatArrays": ["$doomed", tombstones, _tails_of(record_id)]},
                 **append_event(event_id, event_type, current, revision_floor),
             }
         },
@@ -301,6 +313,24 @@ def tombstone(file_id: Any, delay_ms: int, *, second_purge: bool = False) -> Doc
     return {"file": file_id, "due": now_plus(delay_ms), "late": second_purge}
 
 
+def _tombstones_of(uploads: Document, *, second_purge: bool) -> list[Document]:
+    """Expressions: the tombstones of the files of these uploads, and of the chunks with their tails."""
+    with_tails = {"$filter": {"input": uploads, "cond": {"$eq": ["$$this.tail_chunks", True]}}}
+    return [
+        {"$map": {"input": uploads, "in": tombstone("$$this.file", 0, second_purge=second_purge)}},
+        {"$map": {"input": with_tails, "in": tombstone("$$this.id", 0, second_purge=second_purge)}},
+    ]
+
+
+def _tails_of(record_id: ObjectId) -> Document:
+    """An expression: the tombstone of the chunks with tails of one upload, where it has any."""
+    return _tombstones_of(_uploads_with_id(record_id), second_purge=False)[1]
+
+
+def _uploads_with_id(record_id: ObjectId) -> Document:
+    return {"$filter": {"input": "$uploads", "cond": {"$eq": ["$$this.id", record_id]}}}
+
+
 def _tombstone_of_current(timings: StoreTimings) -> Document:
     return tombstone("$current.file", milliseconds(timings.tombstone_ttl))
 
@@ -339,7 +369,8 @@ def abort_upload(
     """End an upload without a file; its blocks are due for deletion at once."""
     remaining = {"$filter": {"input": "$uploads", "cond": {"$ne": ["$$this.id", record_id]}}}
     uploads: Document = finish_upload(record_id, "lost", None) if name_taken else {"uploads": remaining}
-    tombstones = {"$concatArrays": ["$doomed", [tombstone(file_id, 0, second_purge=second_purge)]]}
+    blocks = tombstone(file_id, 0, second_purge=second_purge)
+    tombstones = {"$concatArrays": ["$doomed", [blocks], _tails_of(record_id)]}
     return with_next_due_at([{"$set": {**uploads, "doomed": tombstones}}], timings)
 
 
@@ -351,12 +382,12 @@ def expire_uploads(timings: StoreTimings) -> Pipeline:
     retry_at = {"$add": ["$$this.at", milliseconds(timings.outbox_retry_after)]}
     told = {"$and": [{"$eq": ["$$this.told", True]}, {"$lte": [retry_at, "$$NOW"]}]}
     expired = {"$filter": {"input": "$uploads", "cond": {"$lte": ["$$this.expires_at", "$$NOW"]}}}
-    tombstones = {"$map": {"input": expired, "in": tombstone("$$this.file", 0, second_purge=True)}}
+    tombstones = _tombstones_of(expired, second_purge=True)
     return with_next_due_at(
         [
             {
                 "$set": {
-                    "doomed": {"$concatArrays": ["$doomed", tombstones]},
+                    "doomed": {"$concatArrays": ["$doomed", *tombstones]},
                     "uploads": {"$filter": {"input": "$uploads", "cond": {"$gt": ["$$this.expires_at", "$$NOW"]}}},
                     "ended": {"$filter": {"input": "$ended", "cond": {"$gt": ["$$this.until", "$$NOW"]}}},
                     "announce": {"$filter": {"input": "$announce", "cond": {"$not": [told]}}},

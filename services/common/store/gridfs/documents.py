@@ -5,8 +5,9 @@ One document holds the whole truth about one file name; every change of it is on
     folder, filename   the name; (null, record id) for an upload without a name
     current            the version that readers see, or null: file (id of its bytes), length, content_type, sha256, etag,
                        uploaded_at, metadata (a JSON object as text, because its keys may be any text)
-    uploads            unfinished uploads: id (record id), file, fence (fencing token), holder (who raised it last), lease_until,
-                       expires_at, lifetime (TTL in ms or null), offset, tail, length, facts (metadata)
+    uploads            unfinished uploads: id (record id), file, client (a digest of who created it), fence (fencing token), holder
+                       (who raised it last), lease_until, expires_at, lifetime (TTL in ms or null), offset, tail (null where it is
+                       in a chunk), tail_number (of that chunk), tail_chunks (there have been some), length, facts (metadata)
     ended              finished uploads: id, file, outcome (stored, lost), length, sha256, etag, facts, until
     doomed             tombstones, versions to delete: file, due, late (purge a second time)
     revision           how many changes of the name were committed; see `revisions`
@@ -36,17 +37,31 @@ from services.common.store.upload_store import (
 
 Document = dict[str, Any]
 
-TOUCH_UPDATE: list[Document] = [{"$set": {"asked_at": "$$NOW"}}]
-"""An update without a meaning of its own, made for being journaled."""
+TOUCH_UPDATE: Document = {"$currentDate": {"asked_at": True}}
+"""An update without a meaning of its own, made for being journaled: 128 bytes. A pipeline would journal the whole document."""
 NAME_PROJECTION = {"folder": 1, "filename": 1}
 """The projection whose result is a filter with the shard key, as `document_filter` makes it."""
-UPLOAD_PROJECTION = {
-    **dict.fromkeys(("folder", "filename", "uploads", "ended", "current.file", "current.sha256"), 1),
-    "now": "$$NOW",
-}
-"""The projection that `decode_upload` reads."""
 MEDIA_PROJECTION = {"folder": 1, "filename": 1, "current": 1, "revision": 1}
 """The projection that `decode_media_info` reads."""
+
+
+def upload_projection(record_id: ObjectId) -> Document:
+    """The projection that `decode_upload` reads: of one upload, because the others of its name may be many."""
+    return {
+        **dict.fromkeys(("folder", "filename", "current.file", "current.sha256"), 1),
+        **{name: _with_id(name, record_id) for name in ("uploads", "ended")},
+        "now": "$$NOW",
+    }
+
+
+def commit_projection(record_id: ObjectId) -> Document:
+    """The projection from which the outcome of a change is read: the outbox, and what is left of the upload."""
+    return {**upload_projection(record_id), "announce": 1}
+
+
+def _with_id(name: str, record_id: ObjectId) -> Document:
+    entries = {"$ifNull": [f"${name}", []]}
+    return {"$filter": {"input": entries, "cond": {"$eq": ["$$this.id", record_id]}}}
 
 
 class UploadKey(NamedTuple):
@@ -155,7 +170,7 @@ def decode_in_progress(document: Document, entry: Document, *, write_in_progress
     return InProgressUpload(
         name=decode_name(document),
         offset=entry["offset"],
-        tail=bytes(entry["tail"]),
+        tail=bytes(entry["tail"] or b""),
         length=entry["length"],
         metadata=entry["facts"],
         expires_at=entry["expires_at"],

@@ -118,7 +118,7 @@ class GridFSGarbageCollector:
 
         Scans all documents, and is called rarely for that.
         """
-        fields = ("current.file", "uploads.file", "doomed.file")
+        fields = ("current.file", "uploads.file", "uploads.id", "doomed.file")
         referenced: set[ObjectId] = set()
         async with map_mongo_errors():
             async for entry in self._files.find({"_id": {"$in": file_ids}}, {"_id": 1}):
@@ -127,4 +127,5 @@ class GridFSGarbageCollector:
             async for document in self._media.find(query, dict.fromkeys(fields, 1)):
                 current = [document["current"]] if document["current"] else []
                 referenced.update(version["file"] for version in (*current, *document["uploads"], *document["doomed"]))
+                referenced.update(entry["id"] for entry in document["uploads"])  # their tails
         return referenced

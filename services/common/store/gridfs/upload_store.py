@@ -4,7 +4,10 @@ There are no transactions: a standalone server, a replica set and a sharded clus
 """
 
 import asyncio
+import hashlib
+import itertools
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
@@ -42,6 +45,7 @@ from services.common.store.upload_store import (
     UploadState,
 )
 
+_RETRY_LATER = {"retry-after": "30"}
 UPSERT_ATTEMPTS = 20
 """Concurrent upserts of one new name fail with a duplicate key for all but one, and find the document at the next attempt."""
 
@@ -63,6 +67,7 @@ class GridFSUploadStore:
         self._committer = Committer(mongo, self.timings)
         self._floors = RevisionFloors(mongo)
         self._schema_ready = False
+        self._tail_numbers = itertools.count()
 
     async def ensure_schema(self) -> None:
         """Create the indexes and verify that they exist."""
@@ -97,26 +102,33 @@ class GridFSUploadStore:
         new_upload: NewUpload,
         preconditions: Preconditions,
     ) -> UploadHandle:
-        update = document_updates.add_upload(record_id, file_id, ObjectId(), new_upload, preconditions, self.timings)
-        document = await self._upsert(documents.name_filter(name, record_id), update)
-        if any(entry["id"] == record_id for entry in document["uploads"]):
+        client = hashlib.sha256(new_upload.client.encode()).hexdigest()[:16] if new_upload.client else ""
+        update = document_updates.add_upload(
+            record_id, file_id, ObjectId(), client, new_upload, preconditions, self.timings
+        )
+        projection = {
+            "added": {"$in": [record_id, "$uploads.id"]},
+            "preconditions_hold": document_updates.preconditions_hold(preconditions),
+            "tombstones": {"$size": "$doomed"},
+            "has_current": {"$ne": ["$current", None]},
+        }
+        document = await self._upsert(documents.name_filter(name, record_id), update, projection)
+        if document["added"]:
             return make_handle(UploadKey(document["_id"], record_id, file_id), name, fencing_token=1)
-        if len(document["uploads"]) >= document_updates.MAX_UPLOADS_PER_NAME:
-            raise TooManyRequests(
-                f"{document_updates.MAX_UPLOADS_PER_NAME} unfinished uploads of this name are under way"
-            )
-        if len(document["doomed"]) >= document_updates.MAX_TOMBSTONES:
-            raise TooManyRequests("too many replaced versions of this name await deletion")
-        if document["current"] is None:  # then the upsert may have created the document, with nothing in it
-            await self._floors.delete_if_empty(document["_id"])
-        raise _precondition_error(name, preconditions)
+        if not document["preconditions_hold"]:
+            if not document["has_current"]:  # then the upsert may have created the document, with nothing in it
+                await self._floors.delete_if_empty(document["_id"])
+            raise _precondition_error(name, preconditions)
+        if document["tombstones"] >= document_updates.MAX_TOMBSTONES:
+            raise TooManyRequests("too many replaced versions of this name await deletion", _RETRY_LATER)
+        raise TooManyRequests("too many unfinished uploads of this name are under way", _RETRY_LATER)
 
-    async def _upsert(self, query: Document, update: document_updates.Pipeline) -> Document:
+    async def _upsert(self, query: Document, update: document_updates.Pipeline, projection: Document) -> Document:
         for _ in range(UPSERT_ATTEMPTS):
             try:
                 async with map_mongo_errors():
                     document: Document = await self._media.find_one_and_update(
-                        query, update, upsert=True, return_document=ReturnDocument.AFTER
+                        query, update, projection, upsert=True, return_document=ReturnDocument.AFTER
                     )
                     return document
             except DuplicateKeyError:
@@ -149,7 +161,7 @@ class GridFSUploadStore:
             return None
         media_id, record_id = ids
         async with map_mongo_errors():
-            document = await self._media.find_one({"_id": media_id}, documents.UPLOAD_PROJECTION)
+            document = await self._media.find_one({"_id": media_id}, documents.upload_projection(record_id))
         return documents.decode_upload(document, record_id) if document else None
 
     async def get_durable_info(self, upload_id: str) -> UploadState:
@@ -160,7 +172,10 @@ class GridFSUploadStore:
         async with map_mongo_errors():
             query = await self._media.find_one({"_id": media_id}, documents.NAME_PROJECTION)
             document = query and await self._media.find_one_and_update(
-                query, documents.TOUCH_UPDATE, documents.UPLOAD_PROJECTION, return_document=ReturnDocument.AFTER
+                query,
+                documents.TOUCH_UPDATE,
+                documents.upload_projection(record_id),
+                return_document=ReturnDocument.AFTER,
             )
         return documents.decode_upload(document, record_id) if document else None
 
@@ -175,6 +190,7 @@ class GridFSUploadStore:
             document = query and await self._media.find_one_and_update(
                 {**query, "$expr": document_updates.upload_not_expired(record_id)},
                 update,
+                documents.upload_projection(record_id),
                 return_document=ReturnDocument.AFTER,
             )
         if document is None:
@@ -183,7 +199,10 @@ class GridFSUploadStore:
         entry = documents.find_upload(document, record_id) or {}
         key = UploadKey(media_id, record_id, entry["file"])
         upload = make_handle(key, documents.decode_name(document), entry["fence"])
-        return upload, documents.decode_in_progress(document, entry, write_in_progress=True)
+        state = documents.decode_in_progress(document, entry, write_in_progress=True)
+        if (number := entry.get("tail_number")) is not None:
+            state = replace(state, tail=await self._chunk_store.read_tail(record_id, number))
+        return upload, state
 
     async def write_blocks(self, upload: UploadHandle, first_block: int, blocks: Sequence[bytes]) -> None:
         """Insert the blocks as chunks."""
@@ -204,20 +223,39 @@ class GridFSUploadStore:
         keep_lease: bool,
         extend_expiry: bool = True,
     ) -> datetime:
-        """Set the offset, while the tails of this name fit into its document; journaled only where the lease is released."""
+        """Set the offset; journaled where the lease is released or the tail is in a chunk.
+
+        A long tail is inserted as a chunk before, under a number that is greater than those of all earlier ones. These are deleted
+        after an update that a crash cannot undo.
+        """
         record_id = upload_key(upload).record_id
+        number = upload.fencing_token << 32 | next(self._tail_numbers)
+        in_chunk = len(tail) > document_updates.MAX_INLINE_TAIL_BYTES
+        if in_chunk:
+            await self._chunk_store.insert_tail(record_id, number, tail)
         update = document_updates.set_offset(
-            record_id, offset, tail, length, self.timings, keep_lease=keep_lease, extend_expiry=extend_expiry
+            record_id,
+            offset,
+            number if in_chunk else tail,
+            length,
+            self.timings,
+            keep_lease=keep_lease,
+            extend_expiry=extend_expiry,
         )
-        query = _fenced_filter(upload) | ({"$expr": document_updates.tails_fit(record_id, tail)} if tail else {})
+        journaled = in_chunk or not keep_lease
         async with map_mongo_errors():
-            document = await (self._media_unjournaled if keep_lease else self._media).find_one_and_update(
-                query, update, {"uploads.id": 1, "uploads.expires_at": 1}, return_document=ReturnDocument.AFTER
+            document = await (self._media if journaled else self._media_unjournaled).find_one_and_update(
+                _fenced_filter(upload),
+                update,
+                documents.upload_projection(record_id),
+                return_document=ReturnDocument.AFTER,
             )
         if document is None:
-            await self.renew_lease(upload)
-            raise TooManyRequests("the unfinished uploads of this name buffer too much data")
-        expires_at: datetime = next(entry["expires_at"] for entry in document["uploads"] if entry["id"] == record_id)
+            _raise_lease_lost()
+        entry = documents.find_upload(document, record_id) or {}
+        if journaled and entry.get("tail_chunks"):
+            await self._chunk_store.delete_tails(record_id, number)
+        expires_at: datetime = entry["expires_at"]
         return expires_at
 
     async def renew_lease(self, upload: UploadHandle) -> None:
@@ -261,12 +299,20 @@ class GridFSUploadStore:
             record_id, file_id, self.timings, name_taken=name_taken, second_purge=second_purge
         )
         async with map_mongo_errors():
-            aborted = await self._media.update_one(_fenced_filter(upload), update)
-        if aborted.matched_count:
-            await self._chunk_store.delete(file_id)
+            document = await self._media.find_one_and_update(
+                _fenced_filter(upload),
+                update,
+                documents.upload_projection(record_id),
+                return_document=ReturnDocument.BEFORE,
+            )
+        if document is None:
+            return
+        entry = documents.find_upload(document, record_id) or {}
+        for purged_id in (file_id, record_id) if entry.get("tail_chunks") else (file_id,):
+            await self._chunk_store.delete(purged_id)
             async with map_mongo_errors():
-                await self._media.update_one({"_id": media_id}, document_updates.mark_purged(file_id, self.timings))
-            await self._floors.delete_if_empty(media_id)
+                await self._media.update_one({"_id": media_id}, document_updates.mark_purged(purged_id, self.timings))
+        await self._floors.delete_if_empty(media_id)
 
     async def delete(self, name: MediaName, preconditions: Preconditions = NO_PRECONDITIONS) -> OutboxEvent | None:
         """Replace the current version by a tombstone."""
