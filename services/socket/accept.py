@@ -127,7 +127,7 @@ class Acceptor:
         if not self._handshake_limiter.try_acquire(time.monotonic()):
             raise ServiceUnavailable("handshake rate limit exceeded", retry_after=1)
         if not self._broker.live:
-            raise ServiceUnavailable("Redis is unavailable")
+            raise ServiceUnavailable(self._broker.refusal or "Redis is unavailable")
 
     async def _create_session(self, request: ConnectRequest, sink: Sink) -> AcceptedClient:
         secret = secrets.token_urlsafe(24)

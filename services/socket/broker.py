@@ -16,6 +16,7 @@ from gridcast._bus import events
 from gridcast._bus.keys import ALL_CHANNEL, node_channel, topic_channel
 from gridcast._bus.wakeup import Wakeup
 from services.common.aio.cancellation import cancel_and_wait
+from services.common.bus.errors import WritesRefused
 from services.common.bus.redis import RedisClient
 from services.common.bus.subscription import Subscription
 from services.common.errors import ServiceUnavailable
@@ -24,7 +25,7 @@ from services.socket.connection import encode_text_frame
 from services.socket.history import History, HistoryEntry, HistoryQuery
 from services.socket.hub import Hub, Publication, SocketClient
 from services.socket.presence import PresenceManager
-from services.socket.sessions import RESUME_WINDOW_SECONDS, SessionStore
+from services.socket.sessions import NODE_TTL_SECONDS, RECORD_TTL_SECONDS, RESUME_WINDOW_SECONDS, SessionStore
 
 HEARTBEAT_SECONDS = 1.0
 """Seconds between heartbeats."""
@@ -35,7 +36,8 @@ _log = logging.getLogger("gridcast.broker")
 class RedisBroker:
     """One for each replica. `epoch` is empty before the first contact with Redis; `generation` counts the subscriptions since then.
 
-    `on_ack(sid, event_id)` is called for each ack that another replica publishes for a sender of this one.
+    `on_ack(sid, event_id)` is called for each ack that another replica publishes for a sender of this one; `on_query` and
+    `on_answer` get the messages of ReplicaQueries. `refusal` says why Redis refuses writes, and is empty while it takes them.
     """
 
     def __init__(
@@ -62,12 +64,26 @@ class RedisBroker:
         self._last_contact_at = 0
         self.epoch = ""
         self.generation = 0
+        self.refusal = ""
+        self._records_incomplete_until = 0.0
+        self._refresh_due = False
         self.on_ack: Callable[[str, str], None] = lambda _sid, _id: None
+        self.on_query: Callable[[dict[str, Any]], None] = lambda _message: None
+        self.on_answer: Callable[[dict[str, Any]], None] = lambda _message: None
 
     @property
     def live(self) -> bool:
         """Whether events arrive. While this is False, handshakes and subscriptions are refused."""
         return self._subscription.subscribed
+
+    @property
+    def records_complete(self) -> bool:
+        """Whether every connected sid has a record in Redis.
+
+        False while Redis refuses writes or is out of reach for longer than a replica's key lives, and for the lifetime of a record
+        after that.
+        """
+        return asyncio.get_running_loop().time() >= self._records_incomplete_until
 
     def start(self) -> None:
         """Start the subscription and the heartbeat."""
@@ -129,6 +145,10 @@ class RedisBroker:
         match control.get("type"):
             case "ack":
                 self.on_ack(sid, event_id)
+            case "find":
+                self.on_query(control)
+            case "found":
+                self.on_answer(control)
             case "close" if client is not None:
                 self._presence.kick(client)
             case "moved" if client is not None and _is_newer_claim(control, client):
@@ -138,13 +158,15 @@ class RedisBroker:
 
     async def _on_subscription_live(self, run_id: str) -> None:
         known_epoch = self.epoch
-        position, clock = await self._sessions.register_node(run_id)
+        position, clock = await self._sessions.register_node(run_id, again=bool(known_epoch))
         # No await up to `ready`: a client that is ready now is recovered below, and one that is not finds another generation at the
         # end of its replay and reads its history again.
         self.generation += 1
         self.epoch, offset = position.epoch, position.offset
         self._reconnect_offset = offset
         ready = self._hub.ready_clients()
+        if known_epoch and clock - self._last_contact_at > NODE_TTL_SECONDS:
+            self._note_incomplete_records()
         loss = ""
         if known_epoch and known_epoch != self.epoch:
             loss = "Redis has lost its data"
@@ -155,7 +177,13 @@ class RedisBroker:
         try:
             if loss:
                 self._reset_positions(ready, offset)
-            await self._presence.refresh(ready)
+            try:
+                await self._presence.refresh(ready)
+            except WritesRefused as error:
+                # Pushes are refused as well, so nothing new can be missed; what was pushed before can be read.
+                if not known_epoch or loss:
+                    raise
+                self._note_refusal(error.detail)
             if known_epoch and not loss:
                 await self._recover_clients(ready, offset)
         except ServiceUnavailable:
@@ -233,13 +261,31 @@ class RedisBroker:
         try:
             async with self._heartbeat_lock:
                 await self._heartbeat()
+        except WritesRefused as error:
+            self._note_refusal(error.detail)
         except ServiceUnavailable as error:
             _log.info("heartbeat missed: %s", error.detail)
         except Exception:  # noqa: BLE001  # the next heartbeat runs nevertheless
             _log.exception("unhandled exception in the heartbeat")
 
+    def _note_refusal(self, refusal: str) -> None:
+        """Take note that Redis refuses writes for a reason, or, with an empty string, that it takes them."""
+        if refusal:
+            self._note_incomplete_records()
+        if refusal != self.refusal:
+            _log.warning("%s", refusal or "Redis takes writes again")
+        self.refusal = refusal
+
+    def _note_incomplete_records(self) -> None:
+        self._records_incomplete_until = asyncio.get_running_loop().time() + RECORD_TTL_SECONDS
+        self._refresh_due = True
+
     async def _heartbeat(self) -> None:
-        position, clock, known = await self._sessions.heartbeat()
+        heartbeat = await self._sessions.heartbeat()
+        position = heartbeat.position
+        self._note_refusal(heartbeat.refusal)
+        if not heartbeat.known:
+            self._note_incomplete_records()
         if position.epoch != self.epoch:
             await self._subscription.reconnect()
             return
@@ -247,8 +293,10 @@ class RedisBroker:
         await self._subscription.barrier()
         if position.epoch == self.epoch:
             self._processed_offset = max(self._processed_offset, position.offset)
-            self._last_contact_at = clock
-        await self._presence.tick(refresh_all=not known)
+            self._last_contact_at = heartbeat.clock
+        refresh_all = not heartbeat.known or (self._refresh_due and not self.refusal)
+        await self._presence.tick(refresh_all=refresh_all)
+        self._refresh_due = self._refresh_due and not refresh_all
         for topic, subscription in list(self._topic_subscriptions.items()):
             # Checked one by one: a topic may get a subscriber again while another is unsubscribed.
             if (

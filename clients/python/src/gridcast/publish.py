@@ -16,7 +16,14 @@ from gridcast._bus import events
 from gridcast._bus.keys import SEQUENCE_KEY
 from gridcast._bus.redis import RedisPool
 from gridcast._bus.wakeup import PUBLISH_EVENT
-from gridcast.errors import EventTooLarge, InvalidEvent, PublishError, RedisUnavailable, SessionsNotReady
+from gridcast.errors import (
+    EventTooLarge,
+    InvalidEvent,
+    PublishError,
+    RedisRefusesWrites,
+    RedisUnavailable,
+    SessionsNotReady,
+)
 
 __all__ = [
     "EventTooLarge",
@@ -25,6 +32,7 @@ __all__ = [
     "PublishResult",
     "PublishStatus",
     "Publisher",
+    "RedisRefusesWrites",
     "RedisUnavailable",
     "SessionsNotReady",
 ]
