@@ -7,7 +7,6 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -119,23 +118,30 @@ class RedisBroker:
                 self._on_control(json.loads(payload))
                 return
             wakeup = Wakeup.parse(payload)
-            if wakeup.position.epoch != self.epoch:
-                self._heartbeat_now()
-                return
-            publication = self._build_publication(
-                wakeup.position.offset, wakeup.event, wakeup.conflation_key, wakeup.ack_channel
-            )
         except (ValueError, RecursionError):
             _log.warning("malformed message on a Redis channel: %r", payload[:80])
             return
+        if wakeup.position.epoch != self.epoch:
+            self._heartbeat_now()
+            return
+        offset = wakeup.position.offset
+        try:
+            publication = self._build_publication(offset, wakeup.event, wakeup.conflation_key, wakeup.ack_channel)
+        except ValueError as error:
+            publication = self._build_gap(offset, error)
         metrics.WEBSOCKET_FRAMES_SENT.inc(self._hub.fan_out(wakeup.kind, wakeup.name, publication))
-        self._processed_offset = max(self._processed_offset, publication.offset)
+        self._processed_offset = max(self._processed_offset, offset)
 
     def _build_publication(self, offset: int, event: bytes, conflation_key: str, ack_channel: str) -> Publication:
         """Encode the frame of an event. Raises ValueError for anything else, because every text frame must be JSON."""
-        decoded = events.decode_event(event.decode())
+        decoded = events.decode_published_event(event)
         frame = encode_text_frame(events.with_sequence(event, f"{self.epoch}-{offset}".encode()))
         return Publication(offset, frame, conflation_key, ack_channel, decoded.id)
+
+    def _build_gap(self, offset: int, error: ValueError) -> Publication:
+        """A `socket.resync` in the place of an event that was pushed past the rules, and that no client could read."""
+        _log.warning("undeliverable event %s-%d: %s", self.epoch, offset, error)
+        return Publication(offset, self._encode_resync("an event could not be delivered", offset))
 
     def _on_control(self, control: dict[str, Any]) -> None:
         sid, event_id = control.get("sid"), control.get("id", "")
@@ -214,26 +220,31 @@ class RedisBroker:
         queries = [HistoryQuery("all", "", processed)]
         queries += [HistoryQuery("topic", topic, processed) for topic in self._hub.subscribers]
         queries += [HistoryQuery("sid", client.sid, processed) for client in clients]
-        recovery = await self._history.read_after(self.epoch, queries)
         ready = set(clients)
-        for query in recovery.incomplete:
-            for client in self._hub.recipients(query.kind, query.name):
-                if client in ready:
-                    self.send_resync(client, "events were lost")
-        for entry in recovery.entries:
-            with suppress(ValueError):
+        async for page in self._history.read_pages(self.epoch, queries):
+            for query in page.incomplete:
+                for client in self._hub.recipients(query.kind, query.name):
+                    if client in ready:
+                        self.send_resync(client, "events were lost")
+            for entry in page.entries:
                 publication = self.publication_from_history(entry)
                 for client in self._hub.recipients(entry.kind, entry.name):
                     if client in ready:
                         client.deliver_or_buffer(publication)
 
     def publication_from_history(self, entry: HistoryEntry) -> Publication:
-        """The publication of a history's entry. Raises ValueError if the entry is not an event."""
-        return self._build_publication(entry.offset, entry.event, "", entry.ack_channel)
+        """The publication of a history's entry: a `socket.resync` if the entry is not an event."""
+        try:
+            return self._build_publication(entry.offset, entry.event, "", entry.ack_channel)
+        except ValueError as error:
+            return self._build_gap(entry.offset, error)
 
     def send_resync(self, client: SocketClient, reason: str) -> None:
         """Send `socket.resync`: events up to the reconnection to Redis may have been missed."""
         client.record_gap(f"{self.epoch}-{self._reconnect_offset}")
+        client.sink.write(self._encode_resync(reason, client.position))
+
+    def _encode_resync(self, reason: str, offset: int) -> bytes:
         event = events.CloudEvent(
             id=str(uuid4()),
             source="/socket",
@@ -241,8 +252,8 @@ class RedisBroker:
             time=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             data={"reason": reason},
         )
-        sequence = f"{self.epoch}-{client.position}".encode()
-        client.sink.write(encode_text_frame(events.with_sequence(events.encode_event(event).encode(), sequence)))
+        encoded = events.encode_event(event).encode()
+        return encode_text_frame(events.with_sequence(encoded, f"{self.epoch}-{offset}".encode()))
 
     # Heartbeat.
 

@@ -224,6 +224,12 @@ class SessionStore:
             args = [arg for disconnect in disconnects[start : start + RECORDS_PER_CALL] for arg in disconnect]
             await self._redis.eval(scripts.MARK_AWAY, (), (RESUME_WINDOW_SECONDS, *args))
 
+    async def discard(self, sessions: Sequence[tuple[str, str]]) -> None:
+        """Delete sessions (sid, secret hash) that no client is going to resume."""
+        for start in range(0, len(sessions), RECORDS_PER_CALL):
+            args = [arg for session in sessions[start : start + RECORDS_PER_CALL] for arg in session]
+            await self._redis.eval(scripts.DISCARD_SESSIONS, (SEQUENCE_KEY, SESSIONS_KEY), args)
+
     async def delete(self, sid: str) -> bool:
         """Delete a session for good and have its connection closed. Returns False if there is none."""
         keys = (SEQUENCE_KEY, session_key(sid), SESSIONS_KEY)

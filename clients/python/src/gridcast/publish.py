@@ -163,6 +163,8 @@ class Publisher:
     ) -> PublishResult:
         args = (*target, events.encode_event(event), self._source, event.id, conflation_key, ack_channel)
         status, sequence, duplicate = await self._redis.eval(PUBLISH_EVENT, (SEQUENCE_KEY,), args)
+        if status == b"invalid":
+            raise InvalidEvent(sequence.decode())
         if status == b"settling":
-            raise SessionsNotReady("Redis has just restarted and its sessions are not registered yet")
+            raise SessionsNotReady("the sessions are not registered in Redis yet")
         return PublishResult(status.decode(), event.id, sequence.decode() or None, bool(duplicate))

@@ -2,8 +2,11 @@
 -- ARGV: kind (sid, topic, all), name (empty for all), event (a JSON object without `sequence`), source, id,
 --       last (empty, or a key: the event is not stored, and the next one with that key may replace it),
 --       reply (empty, or a channel on which the client's ack is published)
--- Returns {status, sequence, 1 if this id was published before, else 0}.
+-- Returns {status, sequence, 1 if this id was published before, else 0}, or {'invalid', reason, 0}.
 local kind, name, event, source, id, last, reply = unpack(ARGV)
+if kind ~= 'sid' and kind ~= 'topic' and kind ~= 'all' then return {'invalid', 'unknown kind', 0} end
+if string.find(name .. source .. id .. last .. reply, '%c') then return {'invalid', 'control character in an argument', 0} end
+if string.sub(event, 1, 1) ~= '{' or #event > 65536 then return {'invalid', 'not a JSON object of at most 64 KiB', 0} end
 local time = redis.call('TIME')
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'settles', 'beat')
 local epoch = state[1]
