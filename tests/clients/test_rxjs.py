@@ -34,7 +34,7 @@ CONSTANTS = {
     r"const heartbeat = 20_000;": "const heartbeat: number = (globalThis as any).heartbeat;",
     r"const readStateAgain = .*;": "const readStateAgain: () => void = (globalThis as any).readStateAgain;",
 }
-TSC = "--strict --noUnusedLocals --noUnusedParameters --target es2022 --module nodenext --lib es2022,dom --types"
+TSC = "--strict --noUnusedLocals --noUnusedParameters --target es2022 --module nodenext --lib es2022,dom"
 HEARTBEAT_MS = 400
 Output = dict[str, Any]
 
@@ -60,7 +60,7 @@ def compile_recipe(folder: Path, name: str, text: str) -> None:
     compiler = folder / "node_modules" / "typescript" / "bin" / "tsc"
     node = shutil.which("node") or "node"
     run = subprocess.run(
-        [node, str(compiler), *TSC.split(), "", f"{name}.mts"], cwd=folder, capture_output=True, text=True, check=False
+        [node, str(compiler), *TSC.split(), f"{name}.mts"], cwd=folder, capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stdout
 
