@@ -44,7 +44,7 @@ export class Events extends EventTarget {
       this.#fire("state", "not connected: another tab has resumed this session");
       return;
     }
-    // A refused attempt takes nothing from the session: its secret is valid until the server has sent another one.
+    // A refused attempt does not change the session: its secret is valid until the server has sent another one.
     if (reason === "closed by an operator") this.#resume = this.#sequence = null;
     const wait = Math.random() * Math.min(MAX_DELAY, BASE_DELAY * 2 ** this.#tries++);
     this.#fire("state", `not connected (${code})`);

@@ -11,7 +11,7 @@ from services.common.bus.publisher import EventPublisher
 from services.common.errors import BadRequest, NotFound
 from services.common.web.app_factory import openapi_problems
 from services.socket.acks import AckWaiter
-from services.socket.directory import SocketDirectory
+from services.socket.presence_lookup import PresenceLookup
 from services.socket.sessions import Presence, SessionStore
 
 router = APIRouter(tags=["sockets"])
@@ -108,16 +108,16 @@ async def sockets(
     """List the sids of all replicas that are connected or may still resume."""
     if after and not events.is_valid_sid(after):
         raise BadRequest("invalid page token 'after'")
-    directory: SocketDirectory = request.app.state.directory
-    found, next_after = await directory.list_page(after, limit)
+    presences: PresenceLookup = request.app.state.presence_lookup
+    found, next_after = await presences.list_page(after, limit)
     return SocketPage(sockets=[_socket_info(presence) for presence in found], next=next_after)
 
 
 @router.get("/sockets/{sid}", responses=openapi_problems(404, 503))
 async def socket(request: Request, sid: str) -> SocketInfo:
     """Get the presence of one sid."""
-    directory: SocketDirectory = request.app.state.directory
-    presence = await directory.find(sid) if events.is_valid_sid(sid) else None
+    presences: PresenceLookup = request.app.state.presence_lookup
+    presence = await presences.find(sid) if events.is_valid_sid(sid) else None
     if presence is None:
         raise NotFound("socket not found")
     return _socket_info(presence)
@@ -133,10 +133,10 @@ async def close(request: Request, sid: str) -> None:
 
 async def _raise_not_found(request: Request, sid: str) -> None:
     """Raise NotFound for a sid of which Redis has no record, or ServiceUnavailable if its socket may be open nevertheless."""
-    directory: SocketDirectory = request.app.state.directory
+    presences: PresenceLookup = request.app.state.presence_lookup
     if not events.is_valid_sid(sid):
         raise NotFound("socket not found")
-    await directory.raise_not_found(sid)
+    await presences.raise_not_found(sid)
 
 
 def _reject_reserved_type(message: PublishRequest) -> None:

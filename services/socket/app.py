@@ -18,11 +18,11 @@ from services.socket import api
 from services.socket.accept import Acceptor
 from services.socket.acks import AckWaiter
 from services.socket.broker import RedisBroker
-from services.socket.directory import SocketDirectory
 from services.socket.handler import WebSocketHandler
 from services.socket.history import History
 from services.socket.hub import Hub
 from services.socket.presence import PresenceManager
+from services.socket.presence_lookup import PresenceLookup
 from services.socket.replica_queries import ReplicaQueries
 from services.socket.sessions import SessionStore
 from services.socket.settings import SocketSettings
@@ -77,7 +77,7 @@ class SocketApplication:
             handler = WebSocketHandler(settings, hub, sessions, broker, presence, acceptor)
             app.state.publisher = publisher
             app.state.sessions = sessions
-            app.state.directory = SocketDirectory(hub, sessions, broker, queries)
+            app.state.presence_lookup = PresenceLookup(hub, sessions, broker, queries)
             app.state.ack_waiter = ack_waiter
             self._websockets = _WebSocketService(broker, acceptor, handler)
             broker.start()

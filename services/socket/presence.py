@@ -42,7 +42,7 @@ class PresenceManager:
         """Remove a client whose connection has ended, and mark its session as away; discard a session that it never learned of.
 
         That is written even if the client was removed before, as superseded: a session that another connection holds has another
-        secret and is not affected, and one that nobody holds must not stay online.
+        secret and is not affected, and one without a connection must not stay online.
         """
         self._hub.remove(client)
         if client.welcomed:

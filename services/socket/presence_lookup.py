@@ -11,7 +11,7 @@ from services.socket.replica_queries import ReplicaQueries, local_presence
 from services.socket.sessions import Presence, SessionStore
 
 
-class SocketDirectory:
+class PresenceLookup:
     """The presence of every sid. Methods raise ServiceUnavailable while neither Redis nor the replicas can tell it."""
 
     def __init__(self, hub: Hub, sessions: SessionStore, broker: RedisBroker, queries: ReplicaQueries) -> None:
@@ -54,7 +54,7 @@ class SocketDirectory:
         result = await self._queries.ask(sids)
         if not result.complete and len(result.presences) < len(sids):
             raise _cannot_ask(self._broker)
-        # Nobody holds the others, whatever their records say: an end could not be written either.
+        # No replica holds the others, whatever their records say: an end could not be written either.
         found = {sid: presence.as_away() for sid, presence in stored.items()} | result.presences
         return [found[sid] for sid in sids if sid in found]
 
