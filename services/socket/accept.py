@@ -6,7 +6,7 @@ It sends nothing: the caller answers the handshake once it has an AcceptedClient
 import base64
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from gridcast._bus.events import StreamPosition
@@ -19,7 +19,7 @@ from services.socket import handshake
 from services.socket.broker import RedisBroker
 from services.socket.disconnect import RESUMED_ELSEWHERE
 from services.socket.handshake import ConnectRequest
-from services.socket.history import History, HistoryEntry, HistoryQuery, Recovery
+from services.socket.history import History, HistoryPage, HistoryQuery
 from services.socket.hub import GAP_PREFIX, Hub, Sink, SocketClient
 from services.socket.presence import PresenceManager
 from services.socket.sessions import AcquiredSession, SessionStore, hash_secret
@@ -32,15 +32,17 @@ WEBSOCKET_PATHS = frozenset({"/", "/ws"})
 class AcceptedClient:
     """A client whose handshake can be accepted. It is in the hub, where its events are buffered.
 
-    `secret` is its new resume secret. `epoch` and `generation` are those of the broker when its history was read.
+    `secret` is its new resume secret. `first_page` and `next_pages` are the events that a resumed client has missed; None for a new
+    one. `epoch` and `generation` are those of the broker when its history was read.
     """
 
     client: SocketClient
     secret: str
     recovered: bool
-    recovered_entries: Sequence[HistoryEntry]
     epoch: str
     generation: int
+    first_page: HistoryPage | None = None
+    next_pages: AsyncIterator[HistoryPage] | None = None
 
 
 def new_sid() -> str:
@@ -130,7 +132,7 @@ class Acceptor:
         if not self._handshake_limiter.try_acquire(time.monotonic()):
             raise ServiceUnavailable("handshake rate limit exceeded", retry_after=1)
         if not self._broker.live:
-            raise ServiceUnavailable("Redis is unavailable")
+            raise ServiceUnavailable(self._broker.refusal or "Redis is unavailable")
 
     async def _create_session(self, request: ConnectRequest, sink: Sink) -> AcceptedClient:
         secret = secrets.token_urlsafe(24)
@@ -153,9 +155,7 @@ class Acceptor:
         client.topics.update(session.topics)
         client.position = session.offset
         client.confirmed_position = f"{session.epoch}-{session.offset}"
-        return AcceptedClient(
-            client, secret, recovered=False, recovered_entries=(), epoch=session.epoch, generation=generation
-        )
+        return AcceptedClient(client, secret, recovered=False, epoch=session.epoch, generation=generation)
 
     async def _resume_session(self, request: ConnectRequest, sink: Sink) -> AcceptedClient | None:
         """Resume the requested session and recover its missed events. Returns None if the secret is not valid."""
@@ -174,6 +174,7 @@ class Acceptor:
         client.topics = dict(session.topics)
         client.claim = session.claim
         client.secret_confirmed = False
+        client.welcomed = True
         current = self._hub.find(client.sid)
         if current is not None and current.claim > client.claim:
             raise ServiceUnavailable("the session was resumed by another connection", retry_after=1)
@@ -189,11 +190,12 @@ class Acceptor:
             self._require_current_epoch(session)
             for topic in session.topics:
                 await self._broker.subscribe_topic(topic)
-            recovery = await self.recover(client)
+            pages = self.read_missed(client)
+            first_page = await anext(pages)
         except BaseException:
             self._presence.mark_away(client)
             raise
-        recovered = after is not None and not recovery.incomplete
+        recovered = after is not None and not first_page.incomplete
         if recovered:
             client.confirmed_position = str(after)
         else:
@@ -202,9 +204,10 @@ class Acceptor:
             client,
             secret,
             recovered=recovered,
-            recovered_entries=recovery.entries,
             epoch=session.epoch,
             generation=generation,
+            first_page=first_page,
+            next_pages=pages,
         )
 
     def _require_current_epoch(self, session: AcquiredSession | None) -> AcquiredSession:
@@ -213,9 +216,9 @@ class Acceptor:
             raise ServiceUnavailable("Redis is unavailable")
         return session
 
-    async def recover(self, client: SocketClient) -> Recovery:
-        """Read the events that came for a client after its position. Raises ServiceUnavailable while Redis is unavailable."""
+    def read_missed(self, client: SocketClient) -> AsyncIterator[HistoryPage]:
+        """The events that came for a client after its position. Raises ServiceUnavailable while Redis is unavailable."""
         offset = client.position
         queries = [HistoryQuery("all", "", offset), HistoryQuery("sid", client.sid, offset)]
         queries += [HistoryQuery("topic", topic, max(offset, since)) for topic, since in client.topics.items()]
-        return await self._history.read_after(self._broker.epoch, queries)
+        return self._history.read_pages(self._broker.epoch, queries)

@@ -12,6 +12,7 @@ from services.common.errors import BadRequest, NotFound
 from services.common.web.json_route import JSONRoute
 from services.common.web.openapi import openapi_problems
 from services.socket.acks import AckWaiter
+from services.socket.presence_lookup import PresenceLookup
 from services.socket.sessions import Presence, SessionStore
 
 router = APIRouter(tags=["sockets"], route_class=JSONRoute)
@@ -96,7 +97,7 @@ async def send_event(
     _reject_reserved_type(message)
     outcome = await ack_waiter.send_and_wait(sid, message.type, message.data, message.id or str(uuid4()), wait)
     if outcome.status in {"unknown", "dropped"}:
-        raise NotFound("socket not found")
+        await _raise_not_found(request, sid)
     result = outcome.result
     return PublishResponse(status=outcome.status, id=result.id, sequence=result.sequence, duplicate=result.duplicate)
 
@@ -110,16 +111,16 @@ async def list_sockets(
     """List the sids of all replicas that are connected or may still resume."""
     if after and not events.is_valid_sid(after):
         raise BadRequest("invalid page token 'after'")
-    sessions: SessionStore = request.app.state.sessions
-    found, next_after = await sessions.list_page(after, limit)
+    presences: PresenceLookup = request.app.state.presence_lookup
+    found, next_after = await presences.list_page(after, limit)
     return SocketPage(sockets=[_socket_info(presence) for presence in found], next=next_after)
 
 
 @router.get("/sockets/{sid}", responses=openapi_problems(404, 503))
 async def get_socket(request: Request, sid: str) -> SocketInfo:
     """Get the presence of one sid."""
-    sessions: SessionStore = request.app.state.sessions
-    presence = await sessions.find(sid) if events.is_valid_sid(sid) else None
+    presences: PresenceLookup = request.app.state.presence_lookup
+    presence = await presences.find(sid) if events.is_valid_sid(sid) else None
     if presence is None:
         raise NotFound("socket not found")
     return _socket_info(presence)
@@ -130,7 +131,15 @@ async def close_socket(request: Request, sid: str) -> None:
     """Close a socket with 1008 and delete its session, so that it cannot resume."""
     sessions: SessionStore = request.app.state.sessions
     if not events.is_valid_sid(sid) or not await sessions.delete(sid):
+        await _raise_not_found(request, sid)
+
+
+async def _raise_not_found(request: Request, sid: str) -> None:
+    """Raise NotFound for a sid of which Redis has no record, or ServiceUnavailable if its socket may be open nevertheless."""
+    presences: PresenceLookup = request.app.state.presence_lookup
+    if not events.is_valid_sid(sid):
         raise NotFound("socket not found")
+    await presences.raise_not_found(sid)
 
 
 def _reject_reserved_type(message: PublishRequest) -> None:

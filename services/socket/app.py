@@ -26,6 +26,8 @@ from services.socket.handler import WebSocketHandler
 from services.socket.history import History
 from services.socket.hub import Hub
 from services.socket.presence import PresenceManager
+from services.socket.presence_lookup import PresenceLookup
+from services.socket.replica_queries import ReplicaQueries
 from services.socket.sessions import SessionStore
 from services.socket.settings import SocketSettings
 
@@ -74,10 +76,13 @@ class SocketApplication:
             broker = RedisBroker(redis, hub, sessions, history, presence)
             ack_waiter = AckWaiter(publisher, broker.node_channel)
             broker.on_ack = ack_waiter.on_ack
+            queries = ReplicaQueries(redis, hub, sessions.node, broker.node_channel)
+            broker.on_query, broker.on_answer = queries.on_query, queries.on_answer
             acceptor = Acceptor(settings, hub, sessions, history, broker, presence, max_clients)
             handler = WebSocketHandler(settings, hub, sessions, broker, presence, acceptor)
             app.state.publisher = publisher
             app.state.sessions = sessions
+            app.state.presence_lookup = PresenceLookup(hub, sessions, broker, queries)
             app.state.ack_waiter = ack_waiter
             self._websockets = _WebSocketService(broker, acceptor, handler)
             broker.start()
@@ -85,6 +90,7 @@ class SocketApplication:
                 yield
             finally:
                 await broker.aclose()
+                await queries.aclose()
                 await sessions.aclose()
                 await presence.aclose()
 
@@ -93,7 +99,9 @@ class SocketApplication:
         if websockets is None or websockets.acceptor.draining:
             raise ServiceUnavailable("the service is shutting down")
         if not websockets.broker.live:
-            raise ServiceUnavailable("Redis is unavailable")
+            raise ServiceUnavailable(websockets.broker.refusal or "Redis is unavailable")
+        if websockets.broker.refusal:
+            raise ServiceUnavailable(websockets.broker.refusal)
 
     async def drain(self) -> None:
         """Close every WebSocket; awaited by the server at SIGTERM."""

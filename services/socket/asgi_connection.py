@@ -72,6 +72,11 @@ class ASGIConnection:
             self._send_queue.clear()
             self._changed.set()
 
+    @property
+    def closing(self) -> bool:
+        """Whether frames are dropped from now on."""
+        return self._close is not None
+
     async def drain(self) -> None:
         """Return once the server has taken all frames."""
         await self._empty.wait()

@@ -7,7 +7,6 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -16,6 +15,7 @@ from gridcast._bus import events
 from gridcast._bus.keys import ALL_CHANNEL, node_channel, topic_channel
 from gridcast._bus.wakeup import Wakeup
 from services.common.aio.cancellation import cancel_and_wait
+from services.common.bus.errors import WritesRefused
 from services.common.bus.redis import RedisClient
 from services.common.bus.subscription import Subscription
 from services.common.errors import ServiceUnavailable
@@ -24,7 +24,7 @@ from services.socket.connection import encode_text_frame
 from services.socket.history import History, HistoryEntry, HistoryQuery
 from services.socket.hub import Hub, Publication, SocketClient
 from services.socket.presence import PresenceManager
-from services.socket.sessions import RESUME_WINDOW_SECONDS, SessionStore
+from services.socket.sessions import NODE_TTL_SECONDS, RECORD_TTL_SECONDS, RESUME_WINDOW_SECONDS, SessionStore
 
 HEARTBEAT_SECONDS = 1.0
 """Seconds between heartbeats."""
@@ -35,7 +35,8 @@ _log = logging.getLogger("gridcast.broker")
 class RedisBroker:
     """One for each replica. `epoch` is empty before the first contact with Redis; `generation` counts the subscriptions since then.
 
-    `on_ack(sid, event_id)` is called for each ack that another replica publishes for a sender of this one.
+    `on_ack(sid, event_id)` is called for each ack that another replica publishes for a sender of this one; `on_query` and
+    `on_answer` get the messages of ReplicaQueries. `refusal` says why Redis refuses writes, and is empty while it takes them.
     """
 
     def __init__(
@@ -62,12 +63,26 @@ class RedisBroker:
         self._last_contact_at = 0
         self.epoch = ""
         self.generation = 0
+        self.refusal = ""
+        self._records_incomplete_until = 0.0
+        self._refresh_due = False
         self.on_ack: Callable[[str, str], None] = lambda _sid, _id: None
+        self.on_query: Callable[[dict[str, Any]], None] = lambda _message: None
+        self.on_answer: Callable[[dict[str, Any]], None] = lambda _message: None
 
     @property
     def live(self) -> bool:
         """Whether events arrive. While this is False, handshakes and subscriptions are refused."""
         return self._subscription.subscribed
+
+    @property
+    def records_complete(self) -> bool:
+        """Whether every connected sid has a record in Redis.
+
+        False while Redis refuses writes or is out of reach for longer than a replica's key lives, and for the lifetime of a record
+        after that.
+        """
+        return asyncio.get_running_loop().time() >= self._records_incomplete_until
 
     def start(self) -> None:
         """Start the subscription and the heartbeat."""
@@ -103,23 +118,30 @@ class RedisBroker:
                 self._on_control(json.loads(payload))
                 return
             wakeup = Wakeup.parse(payload)
-            if wakeup.position.epoch != self.epoch:
-                self._heartbeat_now()
-                return
-            publication = self._build_publication(
-                wakeup.position.offset, wakeup.event, wakeup.conflation_key, wakeup.ack_channel
-            )
         except (ValueError, RecursionError):
             _log.warning("malformed message on a Redis channel: %r", payload[:80])
             return
+        if wakeup.position.epoch != self.epoch:
+            self._heartbeat_now()
+            return
+        offset = wakeup.position.offset
+        try:
+            publication = self._build_publication(offset, wakeup.event, wakeup.conflation_key, wakeup.ack_channel)
+        except ValueError as error:
+            publication = self._build_gap(offset, error)
         metrics.WEBSOCKET_FRAMES_SENT.inc(self._hub.fan_out(wakeup.kind, wakeup.name, publication))
-        self._processed_offset = max(self._processed_offset, publication.offset)
+        self._processed_offset = max(self._processed_offset, offset)
 
     def _build_publication(self, offset: int, event: bytes, conflation_key: str, ack_channel: str) -> Publication:
         """Encode the frame of an event. Raises ValueError for anything else, because every text frame must be JSON."""
-        decoded = events.decode_event(event.decode())
+        decoded = events.decode_published_event(event)
         frame = encode_text_frame(events.with_sequence(event, f"{self.epoch}-{offset}".encode()))
         return Publication(offset, frame, conflation_key, ack_channel, decoded.id)
+
+    def _build_gap(self, offset: int, error: ValueError) -> Publication:
+        """A `socket.resync` in the place of an event that was pushed past the rules, and that no client could read."""
+        _log.warning("undeliverable event %s-%d: %s", self.epoch, offset, error)
+        return Publication(offset, self._encode_resync("an event could not be delivered", offset))
 
     def _on_control(self, control: dict[str, Any]) -> None:
         sid, event_id = control.get("sid"), control.get("id", "")
@@ -129,6 +151,10 @@ class RedisBroker:
         match control.get("type"):
             case "ack":
                 self.on_ack(sid, event_id)
+            case "find":
+                self.on_query(control)
+            case "found":
+                self.on_answer(control)
             case "close" if client is not None:
                 self._presence.kick(client)
             case "moved" if client is not None and _is_newer_claim(control, client):
@@ -138,13 +164,15 @@ class RedisBroker:
 
     async def _on_subscription_live(self, run_id: str) -> None:
         known_epoch = self.epoch
-        position, clock = await self._sessions.register_node(run_id)
+        position, clock = await self._sessions.register_node(run_id, again=bool(known_epoch))
         # No await up to `ready`: a client that is ready now is recovered below, and one that is not finds another generation at the
         # end of its replay and reads its history again.
         self.generation += 1
         self.epoch, offset = position.epoch, position.offset
         self._reconnect_offset = offset
         ready = self._hub.ready_clients()
+        if known_epoch and clock - self._last_contact_at > NODE_TTL_SECONDS:
+            self._note_incomplete_records()
         loss = ""
         if known_epoch and known_epoch != self.epoch:
             loss = "Redis has lost its data"
@@ -155,7 +183,13 @@ class RedisBroker:
         try:
             if loss:
                 self._reset_positions(ready, offset)
-            await self._presence.refresh(ready)
+            try:
+                await self._presence.refresh(ready)
+            except WritesRefused as error:
+                # Pushes are refused as well, so nothing new can be missed; what was pushed before can be read.
+                if not known_epoch or loss:
+                    raise
+                self._note_refusal(error.detail)
             if known_epoch and not loss:
                 await self._recover_clients(ready, offset)
         except ServiceUnavailable:
@@ -186,26 +220,31 @@ class RedisBroker:
         queries = [HistoryQuery("all", "", processed)]
         queries += [HistoryQuery("topic", topic, processed) for topic in self._hub.subscribers]
         queries += [HistoryQuery("sid", client.sid, processed) for client in clients]
-        recovery = await self._history.read_after(self.epoch, queries)
         ready = set(clients)
-        for query in recovery.incomplete:
-            for client in self._hub.recipients(query.kind, query.name):
-                if client in ready:
-                    self.send_resync(client, "events were lost")
-        for entry in recovery.entries:
-            with suppress(ValueError):
+        async for page in self._history.read_pages(self.epoch, queries):
+            for query in page.incomplete:
+                for client in self._hub.recipients(query.kind, query.name):
+                    if client in ready:
+                        self.send_resync(client, "events were lost")
+            for entry in page.entries:
                 publication = self.publication_from_history(entry)
                 for client in self._hub.recipients(entry.kind, entry.name):
                     if client in ready:
                         client.deliver_or_buffer(publication)
 
     def publication_from_history(self, entry: HistoryEntry) -> Publication:
-        """The publication of a history's entry. Raises ValueError if the entry is not an event."""
-        return self._build_publication(entry.offset, entry.event, "", entry.ack_channel)
+        """The publication of a history's entry: a `socket.resync` if the entry is not an event."""
+        try:
+            return self._build_publication(entry.offset, entry.event, "", entry.ack_channel)
+        except ValueError as error:
+            return self._build_gap(entry.offset, error)
 
     def send_resync(self, client: SocketClient, reason: str) -> None:
         """Send `socket.resync`: events up to the reconnection to Redis may have been missed."""
         client.record_gap(f"{self.epoch}-{self._reconnect_offset}")
+        client.sink.write(self._encode_resync(reason, client.position))
+
+    def _encode_resync(self, reason: str, offset: int) -> bytes:
         event = events.CloudEvent(
             id=str(uuid4()),
             source="/socket",
@@ -213,8 +252,8 @@ class RedisBroker:
             time=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             data={"reason": reason},
         )
-        sequence = f"{self.epoch}-{client.position}".encode()
-        client.sink.write(encode_text_frame(events.with_sequence(events.encode_event(event).encode(), sequence)))
+        encoded = events.encode_event(event).encode()
+        return encode_text_frame(events.with_sequence(encoded, f"{self.epoch}-{offset}".encode()))
 
     # Heartbeat.
 
@@ -233,13 +272,31 @@ class RedisBroker:
         try:
             async with self._heartbeat_lock:
                 await self._heartbeat()
+        except WritesRefused as error:
+            self._note_refusal(error.detail)
         except ServiceUnavailable as error:
             _log.info("heartbeat missed: %s", error.detail)
         except Exception:  # noqa: BLE001  # the next heartbeat runs nevertheless
             _log.exception("unhandled exception in the heartbeat")
 
+    def _note_refusal(self, refusal: str) -> None:
+        """Take note that Redis refuses writes for a reason, or, with an empty string, that it takes them."""
+        if refusal:
+            self._note_incomplete_records()
+        if refusal != self.refusal:
+            _log.warning("%s", refusal or "Redis takes writes again")
+        self.refusal = refusal
+
+    def _note_incomplete_records(self) -> None:
+        self._records_incomplete_until = asyncio.get_running_loop().time() + RECORD_TTL_SECONDS
+        self._refresh_due = True
+
     async def _heartbeat(self) -> None:
-        position, clock, known = await self._sessions.heartbeat()
+        heartbeat = await self._sessions.heartbeat()
+        position = heartbeat.position
+        self._note_refusal(heartbeat.refusal)
+        if not heartbeat.known:
+            self._note_incomplete_records()
         if position.epoch != self.epoch:
             await self._subscription.reconnect()
             return
@@ -247,8 +304,10 @@ class RedisBroker:
         await self._subscription.barrier()
         if position.epoch == self.epoch:
             self._processed_offset = max(self._processed_offset, position.offset)
-            self._last_contact_at = clock
-        await self._presence.tick(refresh_all=not known)
+            self._last_contact_at = heartbeat.clock
+        refresh_all = not heartbeat.known or (self._refresh_due and not self.refusal)
+        await self._presence.tick(refresh_all=refresh_all)
+        self._refresh_due = self._refresh_due and not refresh_all
         for topic, subscription in list(self._topic_subscriptions.items()):
             # Checked one by one: a topic may get a subscriber again while another is unsubscribed.
             if (

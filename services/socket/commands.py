@@ -42,15 +42,13 @@ class InvalidCommand:
 Command = Ping | Subscribe | Unsubscribe | Ack | InvalidCommand
 
 
-def parse_command(text: str | None) -> Command:
-    """Parse the command in a text frame; None stands for a binary frame.
+def parse_command(data: str | bytes) -> Command:
+    """Parse the command in a message: the text of a text frame, or the bytes of a binary one, which are read as UTF-8.
 
-    Any other message (RxJS's `"ping"`, plain text, a binary frame) is a Ping.
+    Any other message (RxJS's `"ping"`, plain text, other bytes) is a Ping.
     """
-    if text is None:
-        return Ping()
     try:
-        message = json.loads(text)
+        message = json.loads(data if isinstance(data, str) else data.decode())
     except (ValueError, RecursionError):
         return Ping()
     if not isinstance(message, dict) or not isinstance(message.get("type"), str):

@@ -87,6 +87,11 @@ class SocketConnection(WebSocketConnection):
         self._send_timeout_timer.stop()
         super().connection_lost(exc)
 
+    @property
+    def closing(self) -> bool:
+        """Whether frames are dropped from now on."""
+        return self.state is not WebSocketState.OPEN
+
     # The Sink.
 
     def write(self, frame: bytes, conflation_key: str = "") -> None:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator
 
 from services.common.aio.token_bucket import TokenBucket
 from services.common.asgi import Message, Receive, Scope, Send
@@ -18,8 +18,15 @@ from services.socket import asgi_connection, commands, handshake
 from services.socket.accept import AcceptedClient, Acceptor
 from services.socket.broker import RedisBroker
 from services.socket.connection import EXTENSION, SocketConnection, encode_text_frame
-from services.socket.disconnect import ABNORMAL_CLOSURE, INTERNAL_ERROR, NO_STATUS, SERVICE_RESTART, TOO_MANY_MESSAGES
-from services.socket.history import HistoryEntry
+from services.socket.disconnect import (
+    ABNORMAL_CLOSURE,
+    INTERNAL_ERROR,
+    NO_STATUS,
+    SERVICE_RESTART,
+    SLOW_CONSUMER,
+    TOO_MANY_MESSAGES,
+)
+from services.socket.history import HistoryPage
 from services.socket.hub import Hub, SocketClient
 from services.socket.presence import PresenceManager
 from services.socket.sessions import SessionStore
@@ -76,6 +83,7 @@ class WebSocketHandler:
         try:
             offered = handshake.SUBPROTOCOL in scope["subprotocols"]
             connection.accept(handshake.SUBPROTOCOL if offered else None, _welcome_frame(accepted))
+            accepted.client.welcomed |= not connection.closing
             await self._replay_missed(accepted, connection)
             close_code = await self._receive_loop(accepted.client, connection, receive)
         except ServiceUnavailable:
@@ -104,30 +112,44 @@ class WebSocketHandler:
     async def _replay_missed(self, accepted: AcceptedClient, connection: SocketConnection) -> None:
         """Send the missed events as fast as the client reads them, then those that were buffered meanwhile."""
         client, generation = accepted.client, accepted.generation
-        await self._send_history(client, connection, accepted.recovered_entries)
-        # The broker reconnected to Redis during the replay: it has recovered the clients that were ready, but not this one.
-        while generation != self._broker.generation:
-            generation = self._broker.generation
+        if accepted.first_page is not None and accepted.next_pages is not None:
+            # A gap in the first page is in the first frame.
+            await self._send_page(client, connection, accepted.first_page)
+            await self._send_pages(client, connection, accepted.next_pages)
+        # The buffer has dropped events; or the broker reconnected to Redis during the replay, and has recovered the clients that
+        # were ready, but not this one.
+        while (client.replay_overflowed or generation != self._broker.generation) and not connection.closing:
+            reconnected, generation = generation != self._broker.generation, self._broker.generation
             if self._broker.epoch != accepted.epoch:
                 raise ServiceUnavailable("Redis has lost its data")
-            recovery = await self._acceptor.recover(client)
-            if recovery.incomplete:
+            client.clear_replay_buffer()
+            pages = self._acceptor.read_missed(client)
+            first_page = await anext(pages)
+            if first_page.incomplete and reconnected:
                 self._broker.send_resync(client, "events were lost")
-            await self._send_history(client, connection, recovery.entries)
+            elif first_page.incomplete:
+                client.disconnect(SLOW_CONSUMER)
+            await self._send_page(client, connection, first_page)
+            await self._send_pages(client, connection, pages)
         client.flush_replay_buffer()
         connection.on_ping = lambda: self._on_ping(client)
         connection.on_pong = lambda: self._on_pong(client)
-        if not client.secret_confirmed:
-            connection.ping_now()
+        connection.ping_now()
 
-    async def _send_history(
-        self, client: SocketClient, connection: SocketConnection, entries: Sequence[HistoryEntry]
+    async def _send_pages(
+        self, client: SocketClient, connection: SocketConnection, pages: AsyncIterator[HistoryPage]
     ) -> None:
-        for entry in entries:
-            try:
-                publication = self._broker.publication_from_history(entry)
-            except ValueError:
-                continue
+        """Send pages of the history. A client that read so slowly that later ones were trimmed meanwhile is disconnected."""
+        async for page in pages:
+            if page.incomplete:
+                client.disconnect(SLOW_CONSUMER)
+            if connection.closing:
+                return
+            await self._send_page(client, connection, page)
+
+    async def _send_page(self, client: SocketClient, connection: SocketConnection, page: HistoryPage) -> None:
+        for entry in page.entries:
+            publication = self._broker.publication_from_history(entry)
             await connection.drain()
             client.deliver(publication)
 
@@ -135,6 +157,7 @@ class WebSocketHandler:
         client.pinged_position = f"{self._broker.epoch}-{client.position}"
 
     def _on_pong(self, client: SocketClient) -> None:
+        client.answered_ping = True
         client.confirmed_position = client.pinged_position or client.confirmed_position
         if not client.secret_confirmed:
             self._presence.confirm_secret(client)
@@ -153,7 +176,7 @@ class WebSocketHandler:
             if not message_limiter.try_acquire(clock()):
                 client.disconnect(TOO_MANY_MESSAGES)
                 continue
-            command = commands.parse_command(message.get("text"))
+            command = commands.parse_command(_data(message))
             if isinstance(command, commands.Ping):
                 connection.write(PONG_FRAME)
                 continue
@@ -223,6 +246,12 @@ class WebSocketHandler:
             await asyncio.sleep(DRAIN_STEP_SECONDS)
         for client in self._hub.clients.values():
             client.disconnect(SERVICE_RESTART)
+
+
+def _data(message: Message) -> str | bytes:
+    """The payload of a `websocket.receive`: ASGI has one of both, and servers may send the other as None."""
+    text: str | None = message.get("text")
+    return message["bytes"] if text is None else text
 
 
 def _welcome_frame(accepted: AcceptedClient) -> bytes:

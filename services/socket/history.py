@@ -1,18 +1,16 @@
-"""Recovery of missed events: reads the histories of several targets from Redis and merges them by offset."""
+"""Recovery of missed events: reads the histories of several targets from Redis page by page, and merges them by offset."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from gridcast._bus.keys import SEQUENCE_KEY
 from services.common.bus.redis import RedisClient
 from services.socket.scripts import READ_HISTORY
 
-MAX_BYTES_PER_CALL = 2 * 1024 * 1024
-"""Event bytes in one call. A longer history counts as lost, and its clients are sent a resync."""
-MAX_RECOVERY_BYTES = 64 * 1024 * 1024
-"""Event bytes in one recovery, which takes many calls when a replica recovers all its clients."""
-QUERIES_PER_CALL = 100
-"""Histories in one call."""
+MAX_PAGE_BYTES = 256 * 1024
+"""Event bytes of one page. One call reads its share of it, and an event of any size where that is less."""
+QUERIES_PER_CALL = 128
+"""Histories in one call: those of one client, whose topics are at most 100 by default, fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +34,15 @@ class HistoryEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class Recovery:
-    """The entries of all histories in the order of their offsets, and the queries whose history has lost events."""
+class HistoryPage:
+    """The entries of all histories up to `end_offset`, in the order of their offsets.
+
+    `incomplete` has the queries whose history has lost events: before this page, or while the earlier pages were read.
+    """
 
     entries: list[HistoryEntry]
     incomplete: list[HistoryQuery]
+    end_offset: int
 
 
 class History:
@@ -49,30 +51,62 @@ class History:
     def __init__(self, redis: RedisClient) -> None:
         self._redis = redis
 
-    async def read_after(self, epoch: str, queries: Sequence[HistoryQuery]) -> Recovery:
-        """Read the events after each query's offset, up to the last event at the time of the first call to Redis.
+    async def read_pages(self, epoch: str, queries: Sequence[HistoryQuery]) -> AsyncIterator[HistoryPage]:
+        """Yield the events after each query's offset, up to the last event at the time of the first call to Redis.
 
-        Later events are left out even where a later call sees them: a caller that subscribed first receives all of them, and if it
-        had been given some of them here, it would drop the rest as not newer. Raises ServiceUnavailable while Redis is unavailable.
+        The number of pages has no limit, and their size has one: MAX_PAGE_BYTES, or one event for each QUERIES_PER_CALL queries.
+        There is at least one page. Later events are left out even where a later call sees them: a caller that subscribed first
+        receives all of them, and if it had been given some of them here, it would drop the rest as not newer. Raises
+        ServiceUnavailable while Redis is unavailable.
         """
-        entries: list[HistoryEntry] = []
-        incomplete: list[HistoryQuery] = []
-        bytes_left = MAX_RECOVERY_BYTES
-        last_offset: int | str = ""
-        for start in range(0, len(queries), QUERIES_PER_CALL):
-            batch = queries[start : start + QUERIES_PER_CALL]
-            args = [arg for query in batch for arg in (query.kind, query.name, query.after_offset)]
-            reply_last, histories = await self._redis.eval(
-                READ_HISTORY, (SEQUENCE_KEY,), (epoch, min(bytes_left, MAX_BYTES_PER_CALL), last_offset, *args)
-            )
-            last_offset = int(reply_last)
-            for query, (lost, found) in zip(batch, histories, strict=True):
-                if lost:
-                    incomplete.append(query)
-                entries += [
-                    HistoryEntry(int(offset), query.kind, query.name, ack_channel.decode(), event)
-                    for offset, ack_channel, event in found
-                ]
-                bytes_left -= sum(len(event) for _, _, event in found)
-        entries.sort(key=lambda entry: entry.offset)
-        return Recovery(entries, incomplete)
+        batches = [queries[start : start + QUERIES_PER_CALL] for start in range(0, len(queries), QUERIES_PER_CALL)]
+        reported: dict[HistoryQuery, int] = {}
+        position, last_offset = 0, -1
+        while True:
+            pages: list[HistoryPage] = []
+            for batch in batches:
+                share = MAX_PAGE_BYTES // len(batches)
+                last_offset, page = await self._read_page(epoch, batch, position, last_offset, share, reported)
+                pages.append(page)
+            # Every history has been read up to here. What a batch has beyond is read again in its turn.
+            end_offset = min((page.end_offset for page in pages), default=last_offset)
+            entries = [entry for page in pages for entry in page.entries if entry.offset <= end_offset]
+            entries.sort(key=lambda entry: entry.offset)
+            yield HistoryPage(entries, [query for page in pages for query in page.incomplete], end_offset)
+            batches = [
+                batch
+                for batch, page in zip(batches, pages, strict=True)
+                if page.end_offset < last_offset or (page.entries and page.entries[-1].offset > end_offset)
+            ]
+            position = end_offset
+            if not batches:
+                return
+
+    async def _read_page(
+        self,
+        epoch: str,
+        queries: Sequence[HistoryQuery],
+        position: int,
+        last_offset: int,
+        max_bytes: int,
+        reported: dict[HistoryQuery, int],
+    ) -> tuple[int, HistoryPage]:
+        """Read one page of one call after `position`, and return the offset of the last event to read with it.
+
+        `last_offset` is that of an earlier call, or -1. `reported` has, by query, the newest lost event that was reported.
+        """
+        offsets = [max(query.after_offset, position) for query in queries]
+        args = [arg for query, offset in zip(queries, offsets, strict=True) for arg in (query.kind, query.name, offset)]
+        last = "" if last_offset < 0 else last_offset
+        reply = await self._redis.eval(READ_HISTORY, (SEQUENCE_KEY,), (epoch, max_bytes, last, *args))
+        last_offset, end_offset, predecessors, found = reply
+        incomplete = []
+        for query, offset, predecessor in zip(queries, offsets, predecessors, strict=True):
+            if predecessor > max(offset, reported.get(query, 0)):
+                incomplete.append(query)
+                reported[query] = predecessor
+        entries = [
+            HistoryEntry(offset, queries[index].kind, queries[index].name, ack_channel.decode(), event)
+            for index, offset, ack_channel, event in found
+        ]
+        return last_offset, HistoryPage(entries, incomplete, end_offset)

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Collection
 from typing import Protocol
 
-from services.socket.disconnect import SLOW_CONSUMER, Disconnect
+from services.socket.disconnect import Disconnect
 
 MAX_REPLAY_BUFFER_EVENTS = 256
 MAX_REPLAY_BUFFER_BYTES = 1024 * 1024
-"""Events that wait for a client's replay to end: the limits of the send queue, which holds them afterwards."""
+"""Events that wait for a client's replay to end: the limits of the send queue, which holds them afterwards. Beyond them the replay
+goes on with the history, which has these events as well.
+"""
 GAP_PREFIX = "!"
 """Prefix of a stored position: see `SocketClient.confirmed_position`."""
 MAX_PENDING_ACKS = 256
@@ -48,15 +50,20 @@ class Publication:
 class SocketClient:
     """One connection. `position` is the offset of the last event written to its sink; an event that is not newer is dropped.
 
-    `replay_buffer` is a list while the client's history is replayed, and None afterwards. `confirmed_position` is the position up
+    `replay_buffer` is a list while the client's history is replayed, and None afterwards; `replay_overflowed` says that it has
+    dropped events, which the history has. `confirmed_position` is the position up
     to which the client has certainly read: the one before a ping that it has answered. With GAP_PREFIX it is the end of a gap that
     a frame has announced to the client, until an answered ping proves that the client has read that frame.
     `secret_confirmed` is False until a client that resumed has proved that it holds its new secret. `claim` is that of its
     AcquiredSession: a client is superseded only by a higher one.
+
+    `welcomed`: the client can know its session. Until then a new session ends with its connection. `answered_ping`: it has read
+    something of this connection.
     """
 
     __slots__ = (
         "_replay_buffer_bytes",
+        "answered_ping",
         "claim",
         "confirmed_position",
         "connected_at",
@@ -65,11 +72,13 @@ class SocketClient:
         "pinged_position",
         "position",
         "replay_buffer",
+        "replay_overflowed",
         "secret_confirmed",
         "secret_hash",
         "sid",
         "sink",
         "topics",
+        "welcomed",
     )
 
     def __init__(self, sid: str, secret_hash: str, sink: Sink, meta: str = "", connected_at: int = 0) -> None:
@@ -79,17 +88,20 @@ class SocketClient:
         self.meta = meta
         self.connected_at = connected_at
         self.claim = 0
+        self.welcomed = False
+        self.answered_ping = False
         self.topics: dict[str, int] = {}
         self.position = 0
         self.confirmed_position = ""
         self.pinged_position = ""
         self.secret_confirmed = True
         self.replay_buffer: list[Publication] | None = []
+        self.replay_overflowed = False
         self._replay_buffer_bytes = 0
         self.pending_acks: dict[str, str] = {}
 
     def deliver_or_buffer(self, publication: Publication) -> None:
-        """Send an event, or buffer it during the replay. Disconnects a client whose buffer is full."""
+        """Send an event, or buffer it during the replay, which must be continued from the history once the buffer is full."""
         if self.replay_buffer is None:
             self.deliver(publication)
             return
@@ -97,7 +109,8 @@ class SocketClient:
         if len(self.replay_buffer) < MAX_REPLAY_BUFFER_EVENTS and self._replay_buffer_bytes <= MAX_REPLAY_BUFFER_BYTES:
             self.replay_buffer.append(publication)
         else:
-            self.disconnect(SLOW_CONSUMER)
+            self.replay_overflowed = True
+            self.replay_buffer.clear()
 
     def disconnect(self, disconnect: Disconnect) -> None:
         """Close the connection with the code and the reason of `disconnect`."""
@@ -115,6 +128,12 @@ class SocketClient:
             if publication.ack_channel:
                 self._expect_ack(publication)
             self.sink.write(publication.frame, publication.conflation_key)
+
+    def clear_replay_buffer(self) -> None:
+        """Continue the replay: events that are already in the buffer are going to be read from the history."""
+        self.replay_buffer = []
+        self.replay_overflowed = False
+        self._replay_buffer_bytes = 0
 
     def flush_replay_buffer(self) -> None:
         """End the replay: send the buffered events. Later events are sent at once."""

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from services.common.aio.cancellation import cancel_and_wait
 from services.common.errors import ServiceUnavailable
+from services.socket.away_sessions import AwaySessions
 from services.socket.disconnect import CLOSED_BY_OPERATOR, RESUMED_ELSEWHERE
 from services.socket.hub import Hub, SocketClient
 from services.socket.sessions import SessionRecord, SessionStore
@@ -29,6 +30,8 @@ class PresenceManager:
         self._hub = hub
         self._sessions = sessions
         self._pending_away: list[tuple[str, str, str]] = []
+        self._pending_discards: list[tuple[str, str]] = []
+        self._away_sessions = AwaySessions()
         self._pending_confirmations: list[tuple[str, str]] = []
         self._recheck_clients: list[SocketClient] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -36,13 +39,20 @@ class PresenceManager:
         self._refresh_slot = 0
 
     def mark_away(self, client: SocketClient) -> None:
-        """Remove a client whose connection has ended, and mark its session as away.
+        """Remove a client whose connection has ended, and mark its session as away; discard a session that it never learned of.
 
         That is written even if the client was removed before, as superseded: a session that another connection holds has another
-        secret and is not affected, and one without a holder must not stay online.
+        secret and is not affected, and one without a connection must not stay online.
         """
         self._hub.remove(client)
-        self._queue_away(client.sid, client.secret_hash, client.confirmed_position)
+        if client.welcomed:
+            self._queue_away(client.sid, client.secret_hash, client.confirmed_position)
+            discards = self._away_sessions.add(client, asyncio.get_running_loop().time())
+        else:
+            discards = [(client.sid, client.secret_hash)]
+        if discards:
+            self._schedule_flush()
+            self._pending_discards += discards
 
     def abandon_session(self, sid: str, secret_hash: str) -> None:
         """Mark a session as away whose acquisition had no reply: it may have succeeded, but its client is refused."""
@@ -116,7 +126,7 @@ class PresenceManager:
             await self._flush()
 
     def _schedule_flush(self) -> None:
-        if not self._pending_away and not self._pending_confirmations:
+        if not self._pending_away and not self._pending_discards and not self._pending_confirmations:
             task = asyncio.create_task(self._flush_later())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -127,14 +137,17 @@ class PresenceManager:
             await self._flush()
 
     async def _flush(self) -> None:
-        """Write pending disconnects and confirmations. What Redis does not take is kept for the next flush."""
+        """Write pending disconnects, discards and confirmations. What Redis does not take is kept for the next flush."""
         disconnects, self._pending_away = self._pending_away, []
+        discards, self._pending_discards = self._pending_discards, []
         confirmations, self._pending_confirmations = self._pending_confirmations, []
         try:
             await self._sessions.confirm_secrets(confirmations)
             await self._sessions.mark_away(disconnects)
+            await self._sessions.discard(discards)
         except ServiceUnavailable:
             self._pending_away += disconnects
+            self._pending_discards += discards
             self._pending_confirmations += confirmations
             raise
 

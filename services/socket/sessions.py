@@ -7,12 +7,12 @@ last refresh or, once its connection has ended, after the resume window.
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gridcast._bus.events import StreamPosition
 from gridcast._bus.keys import SEQUENCE_KEY, SESSIONS_KEY, node_key, session_key
-from gridcast._bus.redis import RedisArgument
+from gridcast._bus.redis import RedisArgument, write_refusal
 from services.common.aio.batcher import Batcher
 from services.common.bus.redis import RedisClient
 from services.common.errors import BadRequest
@@ -21,7 +21,9 @@ from services.socket import scripts
 NODE_TTL_SECONDS = 15
 """A replica whose heartbeat has been missing for this long is dead; its sids must not be `online` for more than 20 s."""
 SETTLING_SECONDS = 5
-"""Seconds after a loss of Redis's data in which an unknown sid is answered with `settling`. The push script has the same figure."""
+"""Seconds after a loss of Redis's data, or after NODE_TTL_SECONDS without a heartbeat, in which an unknown sid is answered with
+`settling`. The push script has the same figures.
+"""
 RESUME_WINDOW_SECONDS = 120
 """A session can be resumed for this long after its connection has ended. Histories are kept twice as long, so that a loss which is
 noticed only after two missed pings (40 s) is covered.
@@ -83,6 +85,27 @@ class Presence:
     topics: list[str]
     meta: Any
 
+    def as_away(self) -> "Presence":
+        """The same for a sid that no replica holds."""
+        return replace(self, online=False, node="")
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The reply to a heartbeat: the stream's position, Redis's Unix time in seconds, whether the replica's key had not expired, and
+    why Redis refuses writes, or an empty string.
+    """
+
+    position: StreamPosition
+    clock: int
+    known: bool
+    refusal: str
+
+
+def parse_meta(text: str) -> Any:
+    """The value of a client's `meta`, which its handshake has checked; None where it gave none."""
+    return json.loads(text) if text else None
+
 
 def hash_secret(secret: str) -> str:
     """The SHA-256 of a resume secret. Redis keeps only this, so that a reader of Redis cannot resume a session."""
@@ -103,25 +126,26 @@ class SessionStore:
         """Stop acquiring sessions."""
         await self._acquire_batcher.aclose()
 
-    async def register_node(self, run_id: str) -> tuple[StreamPosition, int]:
-        """Register this replica after it has connected to the Redis process `run_id`.
+    async def register_node(self, run_id: str, *, again: bool) -> tuple[StreamPosition, int]:
+        """Register this replica after it has connected to the Redis process `run_id`; `again` if it was registered before.
 
-        Returns the stream's position and Redis's Unix time in seconds.
+        Returns the stream's position and Redis's Unix time in seconds. Nothing is written, and no write refused, where Redis has
+        kept its data.
         """
         epoch, number, clock = await self._redis.eval(
-            scripts.REGISTER_NODE, (SEQUENCE_KEY, self._node_key), (run_id, NODE_TTL_SECONDS, SETTLING_SECONDS)
+            scripts.REGISTER_NODE,
+            (SEQUENCE_KEY, self._node_key),
+            (run_id, NODE_TTL_SECONDS, SETTLING_SECONDS, int(again)),
         )
         return StreamPosition(epoch.decode(), int(number)), int(clock)
 
-    async def heartbeat(self) -> tuple[StreamPosition, int, bool]:
-        """Renew the key of this replica.
-
-        Returns the stream's position, Redis's Unix time in seconds, and False if the key had expired.
-        """
-        epoch, number, clock, known = await self._redis.eval(
-            scripts.HEARTBEAT, (SEQUENCE_KEY, self._node_key), (NODE_TTL_SECONDS,)
+    async def heartbeat(self) -> Heartbeat:
+        """Renew the key of this replica."""
+        epoch, number, clock, known, error = await self._redis.eval(
+            scripts.HEARTBEAT, (SEQUENCE_KEY, self._node_key), (NODE_TTL_SECONDS, SETTLING_SECONDS)
         )
-        return StreamPosition(epoch.decode(), int(number)), int(clock), bool(known)
+        refusal = (write_refusal(error.decode()) or "Redis refuses writes") if error else ""
+        return Heartbeat(StreamPosition(epoch.decode(), int(number)), int(clock), bool(known), refusal)
 
     async def acquire(
         self, sid: str, presented_hash: str, new_hash: str, meta: str, topics: Sequence[str]
@@ -200,6 +224,12 @@ class SessionStore:
             args = [arg for disconnect in disconnects[start : start + RECORDS_PER_CALL] for arg in disconnect]
             await self._redis.eval(scripts.MARK_AWAY, (), (RESUME_WINDOW_SECONDS, *args))
 
+    async def discard(self, sessions: Sequence[tuple[str, str]]) -> None:
+        """Delete sessions (sid, secret hash) that no client is going to resume."""
+        for start in range(0, len(sessions), RECORDS_PER_CALL):
+            args = [arg for session in sessions[start : start + RECORDS_PER_CALL] for arg in session]
+            await self._redis.eval(scripts.DISCARD_SESSIONS, (SEQUENCE_KEY, SESSIONS_KEY), args)
+
     async def delete(self, sid: str) -> bool:
         """Delete a session for good and have its connection closed. Returns False if there is none."""
         keys = (SEQUENCE_KEY, session_key(sid), SESSIONS_KEY)
@@ -207,14 +237,13 @@ class SessionStore:
 
     async def find(self, sid: str) -> Presence | None:
         """The presence of one sid, or None if there is none."""
-        return next(iter(await self._get_many([sid])), None)
+        return next(iter(await self.find_many([sid])), None)
 
-    async def list_page(self, after: str, limit: int) -> tuple[list[Presence], str | None]:
-        """Up to `limit` presences in the order of their sids, and the sid after which the next page starts."""
+    async def list_sids(self, after: str, limit: int) -> list[str]:
+        """Up to `limit` sids that are greater than `after`, in ascending order."""
         start = f"({after}" if after else "-"
         reply = await self._redis.execute("ZRANGE", SESSIONS_KEY, start, "+", "BYLEX", "LIMIT", 0, limit)
-        sids = [sid.decode() for sid in reply]
-        return await self._get_many(sids), sids[-1] if len(sids) == limit else None
+        return [sid.decode() for sid in reply]
 
     async def prune_expired(self, after: str, limit: int) -> str:
         """Remove expired sids from the list of all, examining `limit` of them past `after`. Returns where the next call starts."""
@@ -225,7 +254,8 @@ class SessionStore:
         """Publish a client's ack of an event on the channel of the replica that waits for it."""
         await self._redis.execute("PUBLISH", channel, json.dumps({"type": "ack", "sid": sid, "id": event_id}))
 
-    async def _get_many(self, sids: Iterable[str]) -> list[Presence]:
+    async def find_many(self, sids: Iterable[str]) -> list[Presence]:
+        """The presences of these sids, without those that have none."""
         requested = list(sids)
         found: list[Presence] = []
         for start in range(0, len(requested), READS_PER_CALL):
@@ -255,5 +285,5 @@ def _parse_presence(sid: bytes, node_alive: int, fields: list[bytes]) -> Presenc
         connected_at=int(members.get("since", "0")),
         disconnected_at=int(members["left"]) if "left" in members else None,
         topics=sorted(name[2:] for name in members if name.startswith("t:")),
-        meta=json.loads(members["meta"]) if members.get("meta") else None,
+        meta=parse_meta(members.get("meta", "")),
     )

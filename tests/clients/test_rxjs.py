@@ -1,5 +1,5 @@
-"""RxJS on Node as a client of the socket service, through the gateway, with the recipe of docs/messages.md: the tutorial's ping,
-topics, and a restart of replicas.
+"""RxJS on Node as a client of the socket service, through the gateway, with the recipe of docs/messages.md as it is printed,
+compiled by strict TypeScript: the tutorial's ping, topics, a restart of replicas, a frozen replica, a takeover.
 
 Node and its packages come from the machine and from npm; where they are not available, these tests are skipped and say so.
 """
@@ -7,13 +7,16 @@ Node and its packages come from the machine and from npm; where they are not ava
 import asyncio
 import contextlib
 import json
+import re
 import shutil
+import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.asyncio.client import connect
 
 from gridcast.publish import Publisher
 from tests.support.npm import NpmUnavailable, install_packages
@@ -21,18 +24,18 @@ from tests.support.socket_replica_pair import SocketReplicaPair, run_socket_repl
 
 pytestmark = pytest.mark.anyio
 
-PACKAGES = {"rxjs": "7.8.2", "ws": "8.21.3"}
+PACKAGES = {"rxjs": "7.8.2", "ws": "8.21.3", "typescript": "5.9.3"}
 PROGRAM = Path(__file__).with_name("rxjs_client.mjs")
 DOCUMENT = Path(__file__).parents[2] / "docs" / "messages.md"
 TIMEOUT = 10.0
-IMPORTS = """
-import { defer, filter, finalize, repeat, retry, share, tap } from "rxjs";
-import { webSocket } from "rxjs/webSocket";
-"""
-EXPORTS = """
-export { frames, topic };
-export const send = (value) => socket.next(value);
-"""
+# The constants that a reader changes, and what the test puts in their place.
+CONSTANTS = {
+    r"const base = 'ws://127\.0\.0\.1:8000';": "const base: string = (globalThis as any).base;",
+    r"const heartbeat = 20_000;": "const heartbeat: number = (globalThis as any).heartbeat;",
+    r"const readStateAgain = .*;": "const readStateAgain: () => void = (globalThis as any).readStateAgain;",
+}
+TSC = "--strict --noUnusedLocals --noUnusedParameters --target es2022 --module nodenext --lib es2022,dom"
+HEARTBEAT_MS = 400
 Output = dict[str, Any]
 
 
@@ -42,9 +45,24 @@ def rxjs_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = install_packages(tmp_path_factory.mktemp("rxjs"), PACKAGES, PROGRAM)
     except NpmUnavailable as error:
         pytest.skip(f"RxJS, the judge, is not to be had: {error}")
-    recipe = DOCUMENT.read_text("utf-8").partition("### RxJS")[2].partition("```js\n")[2].partition("```")[0]
-    (folder / "recipe.mjs").write_text(IMPORTS + recipe + EXPORTS, "utf-8")
+    recipe = DOCUMENT.read_text("utf-8").partition("### RxJS")[2].partition("```ts\n")[2].partition("```")[0]
+    compile_recipe(folder, "printed", recipe)
+    for printed, changed in CONSTANTS.items():
+        recipe, count = re.subn(printed, changed, recipe)
+        assert count == 1, printed
+    compile_recipe(folder, "recipe", recipe)
     return folder / PROGRAM.name
+
+
+def compile_recipe(folder: Path, name: str, text: str) -> None:
+    """Compile NAME.mts to NAME.mjs; fail with what the compiler says."""
+    (folder / f"{name}.mts").write_text(text, "utf-8")
+    compiler = folder / "node_modules" / "typescript" / "bin" / "tsc"
+    node = shutil.which("node") or "node"
+    run = subprocess.run(
+        [node, str(compiler), *TSC.split(), f"{name}.mts"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stdout
 
 
 @pytest.fixture(scope="module")
@@ -102,14 +120,14 @@ class RxjsClient:
     def has_more_frames_than(self, count: int) -> bool:
         return len(self.frames) > count
 
-    async def wait_until(self, check: Callable[[], object], what: str) -> None:
+    async def wait_until(self, check: Callable[[], object], what: str, timeout_seconds: float = TIMEOUT) -> None:
         """Wait until `check` is true of its output."""
         try:
-            async with asyncio.timeout(TIMEOUT):
+            async with asyncio.timeout(timeout_seconds):
                 while not check():  # noqa: ASYNC110 - another process changes it
                     await asyncio.sleep(0.01)
         except TimeoutError:
-            pytest.fail(f"not within {TIMEOUT:g} s: {what}; the last that was said: {self.output[-6:]}")
+            pytest.fail(f"not within {timeout_seconds:g} s: {what}; the last that was said: {self.output[-6:]}")
 
 
 @contextlib.asynccontextmanager
@@ -119,6 +137,7 @@ async def run_rxjs_client(program: Path, address: str) -> AsyncIterator[RxjsClie
         shutil.which("node") or "node",
         str(program),
         address,
+        str(HEARTBEAT_MS),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
@@ -223,3 +242,57 @@ async def test_client_survives_a_restart_of_its_replica(replica_pair: SocketRepl
 
 def _is_confirmed(client: RxjsClient, kind: str, topic: str) -> bool:
     return any(frame.get("type") == kind and frame.get("topic") == topic for frame in client.frames)
+
+
+async def test_subscribers_of_one_topic_share_it(replica_pair: SocketReplicaPair, rxjs_program: Path) -> None:
+    """The topic is subscribed once, and left with the last of them."""
+    async with (
+        run_rxjs_client(rxjs_program, replica_pair.websocket_url) as client,
+        Publisher.from_url(replica_pair.redis_url, "/news") as push,
+    ):
+        for listener in ("first", "second"):
+            client.send_command(listen="shared", name=listener)
+        await client.wait_until(lambda: _is_confirmed(client, "subscribed", "shared"), "the topic is subscribed")
+        await push.publish("shared", "news.said", 1)
+        await client.wait_until(lambda: client.topic_data("shared") == [1, 1], "both get it")
+        client.send_command(leave="first")
+        client.send_command(next={"type": "ping"})
+        before = len(client.frames)
+        await client.wait_until(partial(client.has_more_frames_than, before), "a pong")
+        await push.publish("shared", "news.said", 2)
+        await client.wait_until(lambda: client.topic_data("shared") == [1, 1, 2], "the other goes on")
+        assert not _is_confirmed(client, "unsubscribed", "shared")
+        client.send_command(leave="second")
+        await client.wait_until(lambda: _is_confirmed(client, "unsubscribed", "shared"), "the last has left")
+        assert len([frame for frame in client.frames if frame.get("type") == "subscribed"]) == 1
+
+
+async def test_frozen_replica_is_noticed(rxjs_program: Path, tmp_path: Path) -> None:
+    """It holds the connection and answers nothing: the client connects again, and gets what was pushed meanwhile."""
+    with run_socket_replica_pair(tmp_path) as pair:
+        async with (
+            run_rxjs_client(rxjs_program, pair.websocket_url) as client,
+            Publisher.from_url(pair.redis_url, "/clock") as push,
+        ):
+            sid = client.frames[0]["sid"]
+            # Idle for longer than the silence that is noticed.
+            await client.wait_until(lambda: client.frames.count({"pong": True}) >= 4, "pongs")
+            assert client.close_codes == [], "pongs are enough"
+            pair.start(1)
+            pair.freeze(0)
+            await push.send(sid, "clock.mine", 1)
+            await client.wait_until(lambda: len(client.first_frames) == 2, "a second connection", 40)
+            assert client.first_frames[1]["sid"] == sid
+            await client.wait_until(lambda: client.event_data("clock.mine") == [1], "the event")
+
+
+async def test_superseded_client_does_not_come_back(replica_pair: SocketReplicaPair, rxjs_program: Path) -> None:
+    """Two connections of one session would take it from each other for ever."""
+    async with run_rxjs_client(rxjs_program, replica_pair.websocket_url) as client:
+        first = client.first_frames[0]
+        url = f"{replica_pair.websocket_url}?resume={first['resume']}&after={first['sequence']}"
+        async with connect(url, proxy=None) as other:
+            assert json.loads(await other.recv())["sid"] == first["sid"]
+            await client.wait_until(lambda: client.close_codes == [1008], "it is closed")
+            await client.wait_until(lambda: {"completed": True} in client.output, "the end of its frames")
+            assert len(client.first_frames) == 1

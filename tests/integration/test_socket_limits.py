@@ -5,6 +5,8 @@ import contextlib
 import json
 import os
 import signal
+import socket
+import struct
 import sys
 import time
 from collections import Counter
@@ -20,6 +22,8 @@ from deploy.local.programs import readiness_error
 from gridcast.publish import Publisher
 from services.socket.settings import SocketSettings
 from tests.support.process_stats import resident_memory
+from tests.support.raw_sockets import WEBSOCKET_HANDSHAKE
+from tests.support.redis_commands import send_redis_commands
 from tests.support.waiting import eventually_async
 from tests.support.websocket_client import (
     SocketReplicas,
@@ -373,3 +377,33 @@ async def test_presence_over_all_replicas(start_replicas: Callable[..., SocketRe
     for client in clients[1::2]:
         await client.assert_nothing_pending()
         await client.close()
+
+
+@pytest.mark.parametrize("leaves", ["close", "reset"])
+async def test_abandoned_handshake_leaves_no_session(
+    start_replicas: Callable[..., SocketReplicas], leaves: str
+) -> None:
+    """The client has gone before the response, so it cannot resume: nothing stays in Redis. One that was answered stays."""
+    replicas = start_replicas(1)
+    port = replicas.redis.port
+    kept = await WebSocketClient.connect(replicas[0])
+    replicas[0].child.send_signal(signal.SIGSTOP)
+    topics = ",".join(f"{number:070d}" for number in range(100))
+    for _ in range(20):
+        client = socket.create_connection(("127.0.0.1", replicas[0].port), timeout=5)
+        client.sendall(WEBSOCKET_HANDSHAKE.replace(b"/ws", f"/ws?topics={topics}".encode()))
+        if leaves == "reset":
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+    replicas[0].child.send_signal(signal.SIGCONT)
+    later = await WebSocketClient.connect(replicas[0])  # accepted after the others
+
+    async def two_are_listed() -> bool:
+        return send_redis_commands(port, "ZCARD gridcast:sids") == ":2\r\n"
+
+    await eventually_async(two_are_listed)
+    for client_that_stays in (kept, later):
+        client_that_stays.abort()
+        back = await client_that_stays.reconnect(replicas[0])
+        assert back.sid == client_that_stays.sid
+        await back.close()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gridcast._bus.events import StreamPosition
-from gridcast._bus.keys import SEQUENCE_KEY, session_key
+from gridcast._bus.keys import SEQUENCE_KEY, history_key, session_key
 from gridcast._bus.lua_script import LuaScript
 from services.common.bus.publisher import EventPublisher
 from services.common.bus.redis import RedisClient
@@ -19,7 +19,7 @@ from services.socket.accept import AcceptedClient, Acceptor, new_sid
 from services.socket.broker import RedisBroker
 from services.socket.handler import WebSocketHandler
 from services.socket.handshake import ConnectRequest
-from services.socket.history import History, HistoryQuery
+from services.socket.history import History, HistoryPage, HistoryQuery
 from services.socket.hub import GAP_PREFIX, Hub, SocketClient
 from services.socket.presence import PresenceManager, _session_record
 from services.socket.scripts import ACQUIRE_SESSIONS, READ_HISTORY
@@ -52,7 +52,7 @@ class InProcessReplica:
             f"{claim.epoch}-{claim.offset}",
             claim.connected_at,
         )
-        peer.claim = claim.claim
+        peer.claim, peer.welcomed = claim.claim, True
         self.hub.add(peer)
         peer.flush_replay_buffer()
         return peer, paper
@@ -220,8 +220,8 @@ async def test_client_joining_during_a_redis_flush_is_resynced(
     peer.replay_buffer = []
     ask = replica.directory.register_node
 
-    async def adopt(server: str) -> tuple[StreamPosition, int]:
-        answer = await ask(server)
+    async def adopt(server: str, *, again: bool) -> tuple[StreamPosition, int]:
+        answer = await ask(server, again=again)
         peer.flush_replay_buffer()
         return answer
 
@@ -241,6 +241,7 @@ class StalledSink(RecordingSink):
     def __init__(self) -> None:
         super().__init__()
         self.stalled, self.release = asyncio.Event(), asyncio.Event()
+        self.closing = False
 
     async def drain(self) -> None:
         self.stalled.set()
@@ -273,14 +274,15 @@ async def start_recovering_client(replica: InProcessReplica) -> tuple[SocketClie
     client = StalledSink()
     peer.sink, peer.replay_buffer = client, []
     await replica.push.broadcast("t", 1)
-    missed = await entrance.recover(peer)
+    pages = entrance.read_missed(peer)
     entry = AcceptedClient(
         peer,
         "secret",
         recovered=True,
-        recovered_entries=missed.entries,
         epoch=delivery.epoch,
         generation=delivery.generation,
+        first_page=await anext(pages),
+        next_pages=pages,
     )
     task = asyncio.create_task(sockets._replay_missed(entry, client))  # type: ignore[arg-type]  # as much of a connection as it needs
     await client.stalled.wait()
@@ -332,19 +334,77 @@ async def test_replica_with_a_stale_subscription_resyncs(replica: InProcessRepli
     assert peer.confirmed_position == f"{GAP_PREFIX}{replica.delivery.epoch}-1", "until it has answered a ping"
 
 
-async def test_history_read_is_bounded(replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A history over the limit is a gap, and nothing of it is delivered; the others are."""
-    monkeypatch.setattr("services.socket.history.MAX_BYTES_PER_CALL", 30_000)
-    monkeypatch.setattr("services.socket.history.MAX_RECOVERY_BYTES", 30_000)
-    monkeypatch.setattr("services.socket.history.QUERIES_PER_CALL", 2)
-    for number in range(8):
-        for topic in ("a", "b", "d" if number < 7 else "c"):
-            await replica.push.publish(topic, "t", f"{number}" * 2000)
-    missed = await History(replica.push.redis).read_after(
-        replica.delivery.epoch, [HistoryQuery("topic", name, 0) for name in ("a", "b", "c", "d")]
-    )
-    assert [target.name for target in missed.incomplete] == ["b", "d"]
-    assert [(entry.name, entry.offset) for entry in missed.entries] == [*(("a", n) for n in range(1, 23, 3)), ("c", 24)]
+async def read_history(replica: InProcessReplica, *queries: HistoryQuery) -> list[HistoryPage]:
+    return [page async for page in replica.delivery._history.read_pages(replica.delivery.epoch, queries)]
+
+
+@pytest.mark.parametrize("queries_per_call", [1, 2, 100])
+async def test_history_is_read_in_bounded_pages(
+    replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch, queries_per_call: int
+) -> None:
+    """Whatever its size, every event comes once and in order, and no page is larger than its limit and one event for each call."""
+    monkeypatch.setattr("services.socket.history.MAX_PAGE_BYTES", 30_000)
+    monkeypatch.setattr("services.socket.history.QUERIES_PER_CALL", queries_per_call)
+    topics = ("a", "b", "c", "none")
+    published = []
+    for number in range(150):
+        topic = topics[number % 7 % 3]
+        sent = await replica.push.publish(topic, "t", "x" * (3000 if number % 10 else 60_000))
+        assert sent.sequence is not None
+        published.append((topic, StreamPosition.from_string(sent.sequence).offset))
+    pages = await read_history(replica, *(HistoryQuery("topic", name, 40) for name in topics))
+    assert [(entry.name, entry.offset) for page in pages for entry in page.entries] == published[40:]
+    assert all(page.incomplete == [] for page in pages)
+    assert pages[-1].end_offset == 150
+    assert max(sum(len(entry.event) for entry in page.entries) for page in pages) < 30_000 + 4 * 61_000
+
+
+async def test_history_that_is_trimmed_between_pages_is_incomplete(
+    replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was incomplete before is reported once, and again where it loses more."""
+    monkeypatch.setattr("services.socket.history.MAX_PAGE_BYTES", 3_000)
+    for number in range(20):
+        for topic in ("a", "b"):
+            await replica.push.publish(topic, "t", f"{number}" * 500)
+    keys = {topic: history_key(replica.delivery.epoch, "topic", topic) for topic in ("a", "b")}
+    await replica.push.redis.execute("XTRIM", keys["b"], "MINID", "10-0")
+    queries = [HistoryQuery("topic", topic, 0) for topic in ("a", "b")]
+    reading = replica.delivery._history.read_pages(replica.delivery.epoch, queries)
+    first, second = await anext(reading), await anext(reading)
+    assert ([query.name for query in first.incomplete], second.incomplete) == (["b"], [])
+    await replica.push.redis.execute("XTRIM", keys["a"], "MINID", "31-0")
+    rest = [page async for page in reading]
+    assert [query.name for query in rest[0].incomplete] == ["a"]
+    assert all(page.incomplete == [] for page in rest[1:])
+
+
+async def test_events_beyond_the_replay_buffer_come_from_the_history(replica: InProcessReplica) -> None:
+    """More events arrive during a replay than are buffered: the replay goes on, and the client is not disconnected."""
+    peer, client, task = await start_recovering_client(replica)
+    for number in range(2, 242):
+        await replica.push.broadcast("t", number)
+    await replica.push.send(peer.sid, "t", 242)
+    for number in range(243, 300):
+        await replica.push.broadcast("t", number)
+    await eventually_async(lambda: now(peer.replay_overflowed))
+    client.release.set()
+    await task
+    await eventually_async(lambda: now(event_data(client)[-1:] == [b"299"]))
+    assert event_data(client) == [b"%d" % number for number in range(1, 300)]
+    assert client.closed is None
+
+
+async def test_replay_that_is_slower_than_the_history_ends_with_1013(replica: InProcessReplica) -> None:
+    """Events are trimmed before the client has read those before them: it resumes, and is told then."""
+    peer, client, task = await start_recovering_client(replica)
+    for number in range(2, 700):
+        await replica.push.broadcast("t", number)
+    await eventually_async(lambda: now(peer.replay_overflowed))
+    client.release.set()
+    await task
+    assert client.closed is not None
+    assert client.closed[0] == 1013
 
 
 def run_after_first_call(
@@ -437,21 +497,23 @@ async def test_client_joining_during_a_catch_up_gets_no_foreign_events(
     peer.replay_buffer = []
     await replica.push.broadcast("t", 1)
     await replica.delivery._subscription.barrier()
-    after = History.read_after
+    read_pages = History.read_pages
 
-    async def reading(self: History, epoch: str, targets: Any) -> Any:
+    async def reading(self: History, epoch: str, targets: Any) -> AsyncIterator[HistoryPage]:
         """What the client does while these are read."""
-        own = await after(self, epoch, [HistoryQuery("all", "", 0), HistoryQuery("sid", peer.sid, 0)])
+        own = [HistoryQuery("all", "", 0), HistoryQuery("sid", peer.sid, 0)]
+        own_page = await anext(read_pages(self, epoch, own))
         await other.send(peer.sid, "t", 3)
         await other.broadcast("t", 4)
-        found = await after(self, epoch, targets)
-        for entry in own.entries:
+        found = [page async for page in read_pages(self, epoch, targets)]
+        for entry in own_page.entries:
             peer.deliver(replica.delivery.publication_from_history(entry))
         peer.flush_replay_buffer()
-        return found
+        for page in found:
+            yield page
 
     async with EventPublisher.from_url(redis_url, "/x") as other:
-        monkeypatch.setattr(History, "read_after", reading)
+        monkeypatch.setattr(History, "read_pages", reading)
         await other.redis.execute("CLIENT", "KILL", "TYPE", "pubsub")
         await other.broadcast("t", 2)
         await eventually_async(lambda: now(event_data(paper)[-1:] == [b"4"]))
@@ -547,7 +609,8 @@ async def test_acquire_with_a_lost_reply_leaves_no_session_online(
     entry = await entrance._resume_session(wish, RecordingSink())
     assert entry is not None
     assert entry.recovered
-    assert [missed.offset for missed in entry.recovered_entries] == [1]
+    assert entry.first_page is not None
+    assert [missed.offset for missed in entry.first_page.entries] == [1]
 
 
 async def test_new_replica_does_not_report_foreign_sids_unknown(replica: InProcessReplica) -> None:
@@ -555,12 +618,12 @@ async def test_new_replica_does_not_report_foreign_sids_unknown(replica: InProce
     await replica.delivery.aclose()
     await replica.push.redis.execute("FLUSHALL")
     fresh = SessionStore(replica.push.redis, "fresh", 3)
-    await fresh.register_node("run")
+    await fresh.register_node("run", again=False)
     with pytest.raises(ServiceUnavailable):
         await replica.push.send(new_sid(), "t", 1)
     settles = await replica.push.redis.execute("HGET", SEQUENCE_KEY, "settles")
     await asyncio.sleep(1.1)
-    await fresh.register_node("run")
+    await fresh.register_node("run", again=False)
     assert await replica.push.redis.execute("HGET", SEQUENCE_KEY, "settles") == settles, "only a new epoch is settled"
     await fresh.aclose()
 
@@ -588,9 +651,8 @@ async def test_session_page_is_read_in_parts(replica: InProcessReplica) -> None:
     for sid in sids:
         await replica.directory.acquire(sid, "", "secret", "", ("a",))
     before = await replica.count_script_calls()
-    found, following = await replica.directory.list_page("", 1000)
+    found = await replica.directory.find_many(await replica.directory.list_sids("", 1000))
     assert [presence.sid for presence in found] == sids
-    assert following is None
     assert await replica.count_script_calls() - before == 3
 
 

@@ -17,7 +17,7 @@ from tests.support.websocket_client import (
 
 pytestmark = pytest.mark.anyio
 RESUMES = 10
-ROUNDS = 10
+ROUNDS = 6
 BACKLOG = """EVAL "for i=1,30000 do redis.call('publish','gridcast:all','{\\\"sid\\\":\\\"\\\",\\\"type\\\":\\\"\\\"}') end" 0"""
 """Messages that put the subscriptions behind the commands, as load does: a notice arrives after the claim that outdates it."""
 

@@ -12,7 +12,7 @@ from tests.support.processes import ServiceProcess, run_service
 
 
 class SocketReplicaPair:
-    """Replicas 0 and 1 of the socket service: `start` runs one, `terminate` and `kill` end it."""
+    """Replicas 0 and 1 of the socket service: `start` runs one, `terminate` and `kill` end it, `freeze` stops it."""
 
     def __init__(self, redis_url: str, folder: Path, stack: contextlib.ExitStack) -> None:
         self.redis_url = redis_url
@@ -41,6 +41,10 @@ class SocketReplicaPair:
     def terminate(self, index: int) -> None:
         """Send SIGTERM: the replica closes its sockets with 1012."""
         self._replicas[index].child.send_signal(signal.SIGTERM)
+
+    def freeze(self, index: int) -> None:
+        """Send SIGSTOP: the replica keeps its connections and answers nothing."""
+        self._replicas[index].child.send_signal(signal.SIGSTOP)
 
     def kill(self, index: int) -> None:
         """Send SIGKILL: its clients see 1006."""

@@ -3,8 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from gridcast.errors import EventTooLarge, InvalidEvent, PublishError
+from gridcast.errors import EventTooLarge, InvalidEvent, PublishError, RedisRefusesWrites
 from services.common.errors import BadRequest, ContentTooLarge, GridcastError, ServiceUnavailable
+
+
+class WritesRefused(ServiceUnavailable):
+    """503: Redis responds and takes no writes; the detail names the reason. What is only read is still to be had."""
 
 
 def translate_bus_error(error: PublishError) -> GridcastError:
@@ -14,6 +18,8 @@ def translate_bus_error(error: PublishError) -> GridcastError:
             return ContentTooLarge(str(error))
         case InvalidEvent():
             return BadRequest(str(error))
+        case RedisRefusesWrites():
+            return WritesRefused(str(error))
         case _:
             return ServiceUnavailable(str(error))
 

@@ -23,6 +23,9 @@ MAX_CHANNELS_PER_SUBSCRIBE = 1000
 """Channels in one SUBSCRIBE, which has its own time limit: 20,000 took 0.5 s on an idle machine, and a replica may have more."""
 DISPATCH_TIME_SLICE_SECONDS = 0.02
 """Seconds for which a backlog is dispatched before other tasks run: reading buffered replies never yields to the event loop."""
+ALIVE_CHANNEL = "gridcast:alive"
+BARRIER_CHANNEL = "gridcast:barrier"
+"""Never subscribed to. UNSUBSCRIBE is answered in its turn, as PING is, but also by a Redis that cannot save its data (MISCONF)."""
 RECONNECT_BACKOFF_SECONDS = (0.05, 1.0)
 """Seconds between attempts to subscribe: the first value, doubled up to the second, less a random part of up to one half."""
 
@@ -91,14 +94,14 @@ class Subscription:
 
     async def barrier(self) -> None:
         """Return once every message that was published on the channels before this call has been dispatched."""
-        await self._send_and_wait(self._pending_barriers, "PING", "flush")
+        await self._send_and_wait(self._pending_barriers, "UNSUBSCRIBE", BARRIER_CHANNEL)
 
     async def reconnect(self) -> None:
         """Reconnect, because the owner has found that messages were missed."""
         self._reconnect_requested = True
         if self.subscribed and self._connection is not None:
             with suppress(RedisUnavailable):
-                await self._connection.send("PING", "renew")
+                await self._connection.send("UNSUBSCRIBE", ALIVE_CHANNEL)
 
     async def _send_and_wait(self, pending: deque[asyncio.Future[None]], *command: str) -> None:
         if not self.subscribed or self._connection is None:
@@ -157,7 +160,7 @@ class Subscription:
                 reply = await connection.read_reply(SUBSCRIPTION_PING_INTERVAL_SECONDS)
                 if reply is None:
                     unanswered_pings += 1
-                    await connection.send("PING", "alive")
+                    await connection.send("UNSUBSCRIBE", ALIVE_CHANNEL)
                 else:
                     unanswered_pings = 0
                     self._dispatch(reply)
@@ -212,7 +215,7 @@ class Subscription:
                 _resolve_oldest(self._pending_subscribes[channel])
                 if not self._pending_subscribes[channel]:
                     del self._pending_subscribes[channel]
-            case [b"pong", b"flush"]:
+            case [b"unsubscribe", channel, _] if channel == BARRIER_CHANNEL.encode():
                 _resolve_oldest(self._pending_barriers)
 
     def _fail_pending(self) -> None:

@@ -6,7 +6,7 @@ local sessions = {}
 for i = 1, #ARGV do
   local fields = redis.call('HGETALL', 'gridcast:sid:' .. ARGV[i])
   if #fields == 0 then
-    redis.call('ZREM', KEYS[1], ARGV[i])
+    redis.pcall('ZREM', KEYS[1], ARGV[i]) -- a Redis that refuses writes is read nevertheless
   else
     local node = redis.call('HGET', 'gridcast:sid:' .. ARGV[i], 'node')
     local node_alive = node ~= '' and redis.call('EXISTS', 'gridcast:node:' .. node) or 0

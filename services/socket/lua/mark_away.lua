@@ -5,9 +5,10 @@ local now = redis.call('TIME')[1]
 for i = 2, #ARGV, 3 do
   local key = 'gridcast:sid:' .. ARGV[i]
   if redis.call('HGET', key, 'resume') == ARGV[i + 1] then
+    -- First, because a full Redis takes it, and then the rest of the script.
+    redis.call('EXPIRE', key, resume_window)
     redis.call('HSET', key, 'node', '', 'left', now)
     if ARGV[i + 2] ~= '' then redis.call('HSET', key, 'position', ARGV[i + 2]) end
-    redis.call('EXPIRE', key, resume_window)
   end
 end
 return 1

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from services.common.errors import ContentTooLarge, GridcastError
 from services.common.media import NO_METADATA, MediaName
@@ -209,11 +210,9 @@ class UploadWriter:
     async def suspend(self) -> None:
         """Stop and keep the upload: another writer may resume it. Bytes that were received and not checkpointed are lost."""
         await self._stop_lease()
-        pending = self._offset_checkpoint.pending if self._offset_checkpoint else None
-        for task in (self._in_flight, pending):
-            if task is not None:
-                await asyncio.wait({task})
-                _ = task.cancelled() or task.exception()  # retrieved, so that asyncio does not report it
+        await _wait_and_ignore(self._in_flight)
+        # Looked at only now: the batch has scheduled a checkpoint at its end.
+        await _wait_and_ignore(self._offset_checkpoint.pending if self._offset_checkpoint else None)
 
     async def truncate(self, first_block: int) -> None:
         """Stop, and delete the blocks from number `first_block` on: they must not become part of the file."""
@@ -293,3 +292,10 @@ class UploadWriter:
     async def _stop_lease(self) -> None:
         if self._lease is not None:
             await self._lease.stop_renewing()
+
+
+async def _wait_and_ignore(task: asyncio.Task[Any] | None) -> None:
+    """Wait for the end of a task. Its exception is retrieved, so that asyncio does not report it."""
+    if task is not None:
+        await asyncio.wait({task})
+        _ = task.cancelled() or task.exception()

@@ -1,6 +1,7 @@
 """gridcast._bus.events: CloudEvents round-trip, and invalid ones are rejected."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -61,6 +62,39 @@ def test_unbounded_nesting_is_a_bad_request() -> None:
         deep = [deep]
     with pytest.raises(InvalidEvent):
         events.encode_event(make_event(deep))
+
+
+@pytest.mark.parametrize(
+    "container", [lambda inner: [inner], lambda inner: {"a": inner}, lambda inner: ({"a": [1, inner]},)]
+)
+def test_nesting_is_limited(container: Callable[[Any], Any]) -> None:
+    """To what every reader can parse: Python's own limit depends on the stack of the caller. Brackets side by side are no depth."""
+    data: Any = [[], {}] * 1000
+    levels = json.dumps(container(None)).count("[") + json.dumps(container(None)).count("{")
+    for _ in range((events.MAX_EVENT_DEPTH - 3) // levels):
+        data = container(data)
+    assert events.decode_event(events.encode_event(make_event(data))).data == json.loads(json.dumps(data))
+    for _ in range(3):
+        data = container(data)
+    with pytest.raises(InvalidEvent, match="nested"):
+        events.encode_event(make_event(data))
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        b' {"specversion":"1.0","id":"1","source":"/a","type":"b"}',
+        b'{"specversion":"1.0","id":"1","source":"/a","type":"b","sequence":"6f-1"}',
+        b'{"specversion":"1.0","id":"1","source":"/a","type":"b","data":NaN}',
+        b'{"specversion":"1.0","id":"1","source":"/a","type":"b","data":[-Infinity]}',
+        b'{"specversion":"1.0","id":"1","source":"/a","type":"b","data":"\xff"}',
+        b'{"specversion":"1.0","id":"1","source":"/a","type":"b","data":' + b"[" * 2000 + b"]" * 2000 + b"}",
+        b'{"specversion":"1.0","id":"1","source":"/a","type":"b","data":"' + b"x" * 65536 + b'"}',
+    ],
+)
+def test_event_that_breaks_a_rule_is_not_decoded(encoded: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        events.decode_published_event(encoded)
 
 
 def test_event_size_is_limited() -> None:

@@ -33,10 +33,16 @@ SID = "A" * 51 + "Q"
         ("[" * 10_000, Ping()),
         ('{"a":' * 10_000, Ping()),
         ('{"type":"\ud800"', Ping()),
-        (None, Ping()),
+        (b'{"type":"subscribe","topic":"a"}', Subscribe("a")),
+        (b'{"type":"ack","id":"1"}', Ack("1")),
+        (b"ping", Ping()),
+        (b"", Ping()),
+        (b"\xff{}", Ping()),
+        ('{"type":"ack","id":"1"}'.encode("utf-16"), Ping()),
+        (b"[" * 10_000, Ping()),
     ],
 )
-def test_valid_commands_and_plain_messages(text: str | None, command: commands.Command) -> None:
+def test_valid_commands_and_plain_messages(text: str | bytes, command: commands.Command) -> None:
     assert commands.parse_command(text) == command
 
 
@@ -64,8 +70,8 @@ def test_invalid_commands_are_explained(said: dict[str, object]) -> None:
     assert wrong.detail
 
 
-@given(st.text() | st.none())
-def test_no_client_message_raises(text: str | None) -> None:
+@given(st.text() | st.binary())
+def test_no_client_message_raises(text: str | bytes) -> None:
     commands.parse_command(text)
 
 

@@ -105,14 +105,25 @@ def test_events_during_a_replay_wait_for_its_end() -> None:
     assert hub.ready_clients() == [one]
 
 
-def test_endless_replay_closes_the_client() -> None:
+def has_overflowed(client: SocketClient) -> bool:
+    return client.replay_overflowed
+
+
+def test_full_replay_buffer_is_dropped_for_the_history() -> None:
     hub = Hub()
     one, paper = make_client(hub, "a", ready=False)
     for number in range(MAX_REPLAY_BUFFER_EVENTS):
         one.deliver_or_buffer(make_message(number + 1))
-    assert paper.closed is None
+    assert not has_overflowed(one)
     one.deliver_or_buffer(make_message(MAX_REPLAY_BUFFER_EVENTS + 1))
-    assert paper.closed == (1013, "slow consumer")
+    assert has_overflowed(one)
+    assert one.replay_buffer == []
+    one.clear_replay_buffer()
+    assert not has_overflowed(one)
+    one.deliver_or_buffer(make_message(MAX_REPLAY_BUFFER_EVENTS + 2))
+    one.flush_replay_buffer()
+    assert paper.frames == [b"%d" % (MAX_REPLAY_BUFFER_EVENTS + 2)]
+    assert paper.closed is None
 
 
 def test_replay_buffer_is_bounded_in_bytes() -> None:
@@ -120,9 +131,10 @@ def test_replay_buffer_is_bounded_in_bytes() -> None:
     one, paper = make_client(hub, "a", ready=False)
     for number in range(16):
         one.deliver_or_buffer(Publication(number + 1, bytes(MAX_REPLAY_BUFFER_BYTES // 16)))
-    assert paper.closed is None
+    assert not has_overflowed(one)
     one.deliver_or_buffer(make_message(17))
-    assert paper.closed == (1013, "slow consumer")
+    assert has_overflowed(one)
+    assert paper.closed is None
 
 
 def test_acks_are_awaited_from_the_addressed_clients() -> None:

@@ -4,7 +4,8 @@ PublishError
 +- InvalidEvent         the event breaks a rule of docs/messages.md (also a ValueError)
 |   +- EventTooLarge    the encoded event exceeds 64 KiB
 +- RedisUnavailable     Redis refused the connection or the command, or did not respond in time
-+- SessionsNotReady     Redis has just restarted and its sessions are not registered yet
+    +- RedisRefusesWrites   Redis is full, read-only, cannot save its data, or has too few replicas; the text says which
+    +- SessionsNotReady     sessions are not registered yet, because Redis has just restarted or has just refused writes
 """
 
 
@@ -24,5 +25,11 @@ class RedisUnavailable(PublishError):
     """Redis is unavailable. The event may or may not have been published: publish it again with the same `id`."""
 
 
+class RedisRefusesWrites(RedisUnavailable):
+    """Redis responds and takes no writes. The text names the reason. Nothing was published."""
+
+
 class SessionsNotReady(RedisUnavailable):
-    """Redis started less than 5 s ago without the sid in its memory, and a replica may still register it. Nothing was published."""
+    """Redis does not know the sid, and a replica may still register it: Redis has started, or has taken writes again, less than 5 s
+    ago. Nothing was published.
+    """

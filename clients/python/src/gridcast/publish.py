@@ -16,7 +16,14 @@ from gridcast._bus import events
 from gridcast._bus.keys import SEQUENCE_KEY
 from gridcast._bus.redis import RedisPool
 from gridcast._bus.wakeup import PUBLISH_EVENT
-from gridcast.errors import EventTooLarge, InvalidEvent, PublishError, RedisUnavailable, SessionsNotReady
+from gridcast.errors import (
+    EventTooLarge,
+    InvalidEvent,
+    PublishError,
+    RedisRefusesWrites,
+    RedisUnavailable,
+    SessionsNotReady,
+)
 
 __all__ = [
     "EventTooLarge",
@@ -25,6 +32,7 @@ __all__ = [
     "PublishResult",
     "PublishStatus",
     "Publisher",
+    "RedisRefusesWrites",
     "RedisUnavailable",
     "SessionsNotReady",
 ]
@@ -155,6 +163,8 @@ class Publisher:
     ) -> PublishResult:
         args = (*target, events.encode_event(event), self._source, event.id, conflation_key, ack_channel)
         status, sequence, duplicate = await self._redis.eval(PUBLISH_EVENT, (SEQUENCE_KEY,), args)
+        if status == b"invalid":
+            raise InvalidEvent(sequence.decode())
         if status == b"settling":
-            raise SessionsNotReady("Redis has just restarted and its sessions are not registered yet")
+            raise SessionsNotReady("the sessions are not registered in Redis yet")
         return PublishResult(status.decode(), event.id, sequence.decode() or None, bool(duplicate))

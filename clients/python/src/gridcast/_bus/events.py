@@ -13,6 +13,8 @@ from gridcast.errors import EventTooLarge, InvalidEvent
 
 MAX_EVENT_BYTES = 64 * 1024
 """Size of one encoded event. A media service sends references, never content."""
+MAX_EVENT_DEPTH = 500
+"""Levels of arrays and objects in one encoded event. Parsers have limits of their own: 1000 is that of Python and of Redis."""
 MAX_TOPIC_LENGTH = 200
 MAX_EVENT_ID_LENGTH = 128
 
@@ -136,7 +138,18 @@ def encode_event(event: CloudEvent) -> str:
         raise InvalidEvent("the data is not JSON serializable") from None
     if size > MAX_EVENT_BYTES:
         raise EventTooLarge(f"an event is at most {MAX_EVENT_BYTES} bytes")
+    # No text is nested deeper than it has brackets, and nearly all have few.
+    if text.count("[") + text.count("{") > MAX_EVENT_DEPTH and _depth(members) > MAX_EVENT_DEPTH:
+        raise InvalidEvent(f"an event is nested at most {MAX_EVENT_DEPTH} deep")
     return text
+
+
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level := [value for value in level if isinstance(value, Mapping | list | tuple)]:
+        depth += 1
+        level = [child for value in level for child in (value.values() if isinstance(value, Mapping) else value)]
+    return depth
 
 
 def with_sequence(encoded_event: bytes, sequence: bytes) -> bytes:
@@ -144,10 +157,32 @@ def with_sequence(encoded_event: bytes, sequence: bytes) -> bytes:
     return b'{"sequence":"' + sequence + b'",' + encoded_event[1:]
 
 
+def _reject_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_reject_constant)
+
+
+def decode_published_event(encoded_event: bytes) -> CloudEvent:
+    """Decode an event as it was published. Raises ValueError for one that breaks a rule of docs/messages.md.
+
+    `encode_event` keeps the rules; another client that calls the push script may not.
+    """
+    if len(encoded_event) > MAX_EVENT_BYTES:
+        raise ValueError(f"more than {MAX_EVENT_BYTES} bytes")
+    if not encoded_event.startswith(b"{"):
+        raise ValueError("not a JSON object at its first byte")
+    event = decode_event(encoded_event)
+    if event.sequence is not None:
+        raise ValueError("a sequence, which Redis assigns")
+    return event
+
+
 def decode_event(text: str | bytes) -> CloudEvent:
     """Decode the event in a frame. Raises ValueError for anything else."""
     try:
-        members = json.loads(text)
+        members = _DECODER.decode(text if isinstance(text, str) else text.decode())
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(members, Mapping) or members.get("specversion") != "1.0":

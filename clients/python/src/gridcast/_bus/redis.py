@@ -5,13 +5,14 @@ The one file that imports redis-py. Errors of Redis leave it as RedisUnavailable
 
 import asyncio
 import logging
+import re
 from collections.abc import Sequence
 from typing import Any, Self, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from gridcast._bus.lua_script import LuaScript
 from gridcast._bus.redis_url import check_redis_url
-from gridcast.errors import RedisUnavailable
+from gridcast.errors import RedisRefusesWrites, RedisUnavailable
 
 try:
     from redis.asyncio import Redis as Client
@@ -20,7 +21,7 @@ try:
     from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
     from redis.backoff import NoBackoff
     from redis.exceptions import ConnectionError as RedisConnectionError
-    from redis.exceptions import NoScriptError, RedisError
+    from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError
     from redis.exceptions import TimeoutError as RedisTimeoutError
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError('redis-py is not installed: pip install "gridcast[redis]"', name=error.name) from error
@@ -30,6 +31,15 @@ REDIS_COMMAND_TIMEOUT_SECONDS = 1.5
 """A Redis that does not respond within this time is unavailable: the caller gets an error and does not wait."""
 MAX_CONCURRENT_COMMANDS = 32
 """Commands in flight at once from one pool; more wait for a slot, within REDIS_COMMAND_TIMEOUT_SECONDS."""
+
+_WRITE_REFUSALS = {
+    "OOM": "Redis is full (maxmemory) and refuses writes",
+    "READONLY": "Redis is read-only",
+    "MISCONF": "Redis refuses writes: it cannot save its data to disk",
+    "NOREPLICAS": "Redis refuses writes: too few replicas are connected to it",
+}
+# The code begins an error, save in those that Redis 6.2 makes of an error in a script: "... @user_script: 8: -OOM command ...".
+_WRITE_REFUSAL_PATTERN = re.compile(r"(?:^| )-?(OOM|READONLY|MISCONF|NOREPLICAS) ")
 
 _log = logging.getLogger("gridcast.redis")
 RedisReply = Any
@@ -144,8 +154,18 @@ class RedisConnection:
         await self._connection.disconnect(nowait=True)
 
 
+def write_refusal(error_text: str) -> str:
+    """Why Redis refuses writes, as a sentence, if its error `error_text` says that it does; otherwise an empty string."""
+    found = _WRITE_REFUSAL_PATTERN.search(error_text)
+    return _WRITE_REFUSALS[found[1]] if found else ""
+
+
 def _map_redis_error(error: Exception) -> RedisUnavailable:
     """RedisUnavailable for any error. The text of a rejected command is logged, not passed on: it may name keys or users."""
+    # redis-py removes the codes of the errors for which it has a class.
+    code = "OOM " if isinstance(error, OutOfMemoryError) else "READONLY " if isinstance(error, ReadOnlyError) else ""
+    if refusal := write_refusal(f"{code}{error}"):
+        return RedisRefusesWrites(refusal)
     if not isinstance(error, (RedisConnectionError, RedisTimeoutError, OSError)):
         _log.warning("Redis command failed: %s", error)
     return RedisUnavailable("Redis is unavailable")

@@ -2,10 +2,13 @@
 -- ARGV: kind (sid, topic, all), name (empty for all), event (a JSON object without `sequence`), source, id,
 --       last (empty, or a key: the event is not stored, and the next one with that key may replace it),
 --       reply (empty, or a channel on which the client's ack is published)
--- Returns {status, sequence, 1 if this id was published before, else 0}.
+-- Returns {status, sequence, 1 if this id was published before, else 0}, or {'invalid', reason, 0}.
 local kind, name, event, source, id, last, reply = unpack(ARGV)
+if kind ~= 'sid' and kind ~= 'topic' and kind ~= 'all' then return {'invalid', 'unknown kind', 0} end
+if string.find(name .. source .. id .. last .. reply, '%c') then return {'invalid', 'control character in an argument', 0} end
+if string.sub(event, 1, 1) ~= '{' or #event > 65536 then return {'invalid', 'not a JSON object of at most 64 KiB', 0} end
 local time = redis.call('TIME')
-local state = redis.call('HMGET', KEYS[1], 'epoch', 'settles')
+local state = redis.call('HMGET', KEYS[1], 'epoch', 'settles', 'beat')
 local epoch = state[1]
 if not epoch then
   epoch = string.format('%x%05x', time[1], time[2])
@@ -18,8 +21,12 @@ if kind == 'topic' then
 elseif kind == 'sid' then
   local node = redis.call('HGET', 'gridcast:sid:' .. name, 'node')
   if not node then
-    if tonumber(state[2] or 0) > tonumber(time[1]) then return {'settling', '', 0} end
-    return {'unknown', '', 0}
+    -- Only a Redis that takes writes can say `unknown`: this write fails otherwise. After 15 s without a heartbeat of any replica
+    -- sessions may have expired, and the replicas get 5 s, once, to restore them.
+    local now, settles, beat = tonumber(time[1]), tonumber(state[2] or 0), tonumber(state[3] or time[1])
+    if now - beat > 15 and settles < beat + 15 then settles = now + 5 end
+    redis.call('HSET', KEYS[1], 'settles', settles)
+    return {settles > now and 'settling' or 'unknown', '', 0}
   end
   channel = node ~= '' and 'gridcast:node:' .. node
   if not channel or redis.call('EXISTS', channel) == 0 then status = last == '' and 'queued' or 'dropped' end

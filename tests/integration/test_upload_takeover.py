@@ -1,0 +1,70 @@
+"""A newer request takes an upload from the one that writes it: the older one ends without an exception that nobody retrieves."""
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from services.common.errors import Conflict
+from services.common.media import MediaName
+from services.common.store.gridfs.mongo import MongoDatabase, open_mongo_database
+from services.common.store.gridfs.upload_store import GridFSUploadStore
+from services.common.store.upload_store import NewUpload, UploadHandle
+from services.upload.writer.upload_writer import BATCH_BLOCKS, UploadWriter
+from tests.support.databases import ServerProcess
+
+pytestmark = pytest.mark.anyio
+NAME = MediaName("", "n")
+
+
+class OvertakenStore(GridFSUploadStore):
+    """A store in which another writer acquires the upload at one moment: at the end of a batch, or before a checkpoint of it."""
+
+    moment = ""
+
+    async def write_blocks(self, upload: UploadHandle, first_block: int, blocks: Sequence[bytes]) -> None:
+        await super().write_blocks(upload, first_block, blocks)
+        if self.moment == "batch":
+            assert await self.acquire(upload.upload_id) is not None
+
+    async def set_offset(self, upload: UploadHandle, *args: Any, **options: Any) -> datetime:
+        if self.moment == "checkpoint":
+            assert await self.acquire(upload.upload_id) is not None
+        return await super().set_offset(upload, *args, **options)
+
+
+@pytest.fixture
+async def mongo(mongod: ServerProcess, database_name: str) -> AsyncIterator[MongoDatabase]:
+    mongo = open_mongo_database(mongod.url, database_name)
+    await GridFSUploadStore(mongo).ensure_schema()
+    yield mongo
+    await mongo.aclose()
+
+
+@pytest.mark.parametrize("ends", ["suspend", "abort", "checkpoint"])
+@pytest.mark.parametrize("moment", ["batch", "checkpoint"])
+async def test_takeover_leaves_no_unretrieved_exception(mongo: MongoDatabase, moment: str, ends: str) -> None:
+    reported: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: reported.append(context))
+    store = OvertakenStore(mongo)
+    writer = UploadWriter(store, 100 * store.block_size)
+    writer.checkpoint_batches = True
+    await writer.create(NAME, NewUpload(50 * store.block_size, 60))
+    store.moment = moment
+    await writer.write(bytes(BATCH_BLOCKS * store.block_size))
+    if ends == "abort":
+        await writer.abort()
+    else:
+        if ends == "checkpoint":
+            with pytest.raises(Conflict):
+                await writer.checkpoint(keep_lease=False)
+        await writer.suspend()
+    del writer
+    gc.collect()
+    await asyncio.sleep(0)
+    loop.set_exception_handler(None)
+    assert reported == []
