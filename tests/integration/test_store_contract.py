@@ -24,7 +24,7 @@ from services.common.errors import (
 )
 from services.common.media import MediaName, sha256_etag
 from services.common.store.errors import CorruptFile
-from services.common.store.gridfs import admission, commit, document_updates, documents, indexes
+from services.common.store.gridfs import admission, commit, document_updates, documents, indexes, outbox_updates
 from services.common.store.gridfs.chunks import INSERT_RETRY_SECONDS, ChunkStore
 from services.common.store.gridfs.commit import Committer
 from services.common.store.gridfs.garbage_collector import GridFSGarbageCollector
@@ -646,7 +646,7 @@ async def test_old_events_are_listed_with_those_before_them(adapters: StoreAdapt
 
 async def test_a_full_outbox_says_what_it_leaves_out(adapters: StoreAdapters, inspector: MongoInspector) -> None:
     """The oldest events become one `socket.resync`, which keeps its id when it grows."""
-    limit = document_updates.MAX_OUTBOX_EVENTS
+    limit = outbox_updates.MAX_OUTBOX_EVENTS
     for _ in range(limit):
         await adapters.store_file(b"")
     assert [event.type for event in await read_outbox(adapters, inspector)] == ["file.created"] + ["file.replaced"] * (

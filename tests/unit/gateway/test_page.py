@@ -39,6 +39,7 @@ const found = { shown: elements["files-result"].textContent };
 row.children.at(-1).children.find((button) => button.textContent === "Delete").onclick();
 await rest();
 console.log(JSON.stringify({ ...found, failed: elements["files-result"].textContent }));
+process.exit(); // the heartbeat of the page's client has no end
 """
 
 

@@ -13,6 +13,7 @@ from bson import Binary, ObjectId
 from services.common.media import NO_METADATA
 from services.common.store.gridfs.admission import admit_upload
 from services.common.store.gridfs.documents import Document
+from services.common.store.gridfs.outbox_updates import append_event
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import NewUpload, Preconditions, StoredFile
 
@@ -22,8 +23,6 @@ MAX_TOMBSTONES = 10_000
 """Versions of one name that wait for deletion. Beyond it new uploads of the name are refused."""
 MAX_INLINE_TAIL_BYTES = 1024
 """Longer tails are stored as chunks: each change of the document costs MongoDB a copy of all that is in it."""
-MAX_OUTBOX_EVENTS = 64
-"""Unpublished events of one name. Beyond it the oldest become one `socket.resync`: clients then ask for the state."""
 MAX_FINISHED_UPLOADS = 64
 """Outcomes of uploads of one name that are kept: the newest."""
 
@@ -252,38 +251,6 @@ def delete_current(event_id: ObjectId, revision_floor: int, timings: StoreTiming
         ],
         timings,
     )
-
-
-def append_event(event_id: ObjectId, event_type: Any, version: Any, revision_floor: int) -> Document:
-    """The fields that count the change and hold the outbox, with one more event."""
-    revision = {"$add": [{"$max": [{"$ifNull": ["$revision", 0]}, revision_floor]}, 1]}
-    event = {"id": event_id, "type": event_type, "of": version, "at": "$$NOW", "revision": revision}
-    return {"revision": revision, "announce": _bounded_outbox({"$concatArrays": ["$announce", [event]]}, ObjectId())}
-
-
-def _bounded_outbox(events: Document, resync_id: ObjectId) -> Document:
-    """The events; where they are too many, the unpublished ones, of which the oldest become one resync.
-
-    A resync that is there grows, and keeps its id: writers that publish it at the same time publish it once.
-    """
-    first, last = (
-        {"$arrayElemAt": ["$$unpublished", index]}
-        for index in (0, {"$subtract": [{"$size": "$$unpublished"}, MAX_OUTBOX_EVENTS]})
-    )
-    resync = {
-        "id": {"$cond": [{"$eq": ["$$first.type", "socket.resync"]}, "$$first.id", resync_id]},
-        "type": "socket.resync",
-        "of": "$$last.of",
-        "at": "$$first.at",
-        "revision": "$$last.revision",
-    }
-    newest = {"$slice": ["$$unpublished", 1 - MAX_OUTBOX_EVENTS]}
-    merged = {"$let": {"vars": {"first": first, "last": last}, "in": {"$concatArrays": [[resync], newest]}}}
-    fits = {"$lte": [{"$size": "$$unpublished"}, MAX_OUTBOX_EVENTS]}
-    unpublished = {"$filter": {"input": "$$events", "cond": {"$ne": ["$$this.told", True]}}}
-    bounded = {"$let": {"vars": {"unpublished": unpublished}, "in": {"$cond": [fits, "$$unpublished", merged]}}}
-    all_fit = {"$lte": [{"$size": "$$events"}, MAX_OUTBOX_EVENTS]}
-    return {"$let": {"vars": {"events": events}, "in": {"$cond": [all_fit, "$$events", bounded]}}}
 
 
 def remove_event(event_id: ObjectId, timings: StoreTimings) -> Pipeline:
