@@ -57,6 +57,7 @@ def test_only_public_names_can_be_imported(client_environment: ClientEnvironment
         "PublishResult",
         "PublishStatus",
         "Publisher",
+        "RedisRefusesWrites",
         "RedisUnavailable",
         "SessionsNotReady",
     ]
