@@ -9,6 +9,7 @@ globalThis.WebSocket = class extends WebSocket {
   constructor(address) {
     super(address);
     this.addEventListener("message", ({ data }) => JSON.parse(data).pong && say({ pong: true }));
+    this.on("error", () => {}); // in a browser an event without a listener is nothing; in Node it ends the process
   }
 };
 globalThis.location = { protocol: "http:", host: process.argv[2] };
