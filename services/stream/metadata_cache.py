@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from services.common.aio.singleflight import SingleFlight
 from services.common.errors import NotFound
@@ -95,7 +96,7 @@ class MetadataCache:
         file = (
             before.representation
             if before is not None and before.representation.info == info
-            else build_representation(info)
+            else build_representation(info, datetime.now(UTC))
         )
         if self._invalidations_live() and changes == self._invalidation_count:
             self._add(name, _CachedMetadata(file, began + METADATA_TTL_SECONDS))

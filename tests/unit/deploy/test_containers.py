@@ -17,6 +17,7 @@ import yaml
 from deploy.containers import credentials
 from deploy.local.processes import PROJECT_ROOT
 from services.common.http.hosts import HostPolicy
+from services.upload.settings import UploadSettings
 
 BASE_COMPOSE, CLUSTER_COMPOSE = PROJECT_ROOT / "docker-compose.yml", PROJECT_ROOT / "deploy/compose.cluster.yml"
 EXAMPLE_COMPOSE = PROJECT_ROOT / "deploy/example/compose.yml"
@@ -271,7 +272,8 @@ def test_concurrent_uploads_fit_into_the_memory_limit() -> None:
     """About 8 MiB each, beside the process itself."""
     upload = read_yaml(BASE_COMPOSE)["services"]["upload"]
     assert upload["mem_limit"] == "1g"
-    assert upload["environment"]["GRIDCAST_MAX_CONCURRENT_UPLOADS"] * 8 + 128 <= 1024
+    assert "GRIDCAST_MAX_CONCURRENT_UPLOADS" not in upload["environment"]
+    assert UploadSettings.model_fields["max_concurrent_uploads"].default * 8 + 128 <= 1024
 
 
 def test_containers_see_only_their_own_credentials() -> None:
