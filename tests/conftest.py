@@ -24,6 +24,7 @@ process_stats        memory, CPU time and descriptors of a process
 raw_sockets          exact bytes over TCP
 recording_sink       a client connection without a socket
 redis_commands       inline commands to Redis and Sentinel
+redis_programs       the Redis servers of this machine, and which one the tests use
 replica_set          three mongod as a replica set
 sizes                MIB, CHUNK_SIZE, BATCH_SIZE
 small_service        a minimal ASGI application on our server, as a process
@@ -39,6 +40,10 @@ import os
 from pathlib import Path
 
 import pytest
+
+from tests.support import redis_programs
+
+redis_programs.apply_choice()
 
 # Processes that tests start import the client of this tree, as pytest does by `pythonpath`.
 CLIENT_SOURCE = str(Path(__file__).parents[1] / "clients/python/src")

@@ -93,8 +93,8 @@ def test_port_and_data(source_copy: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("environ", "named"),
     [
-        ({}, ["mongod not found: install MongoDB", "redis-server not found: install Redis"]),
-        ({"MONGODB_URI": "mongodb://example.org"}, ["redis-server not found: install Redis"]),
+        ({}, ["mongod not found: install MongoDB", "redis-server not found: install Redis 6.2 or newer or Valkey"]),
+        ({"MONGODB_URI": "mongodb://example.org"}, ["redis-server not found: install Redis 6.2 or newer or Valkey"]),
         ({"GRIDCAST_REDIS_URL": "redis://example.org"}, ["mongod not found: install MongoDB"]),
     ],
 )
