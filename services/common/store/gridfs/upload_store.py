@@ -31,6 +31,7 @@ from services.common.store.gridfs.commit import Committer
 from services.common.store.gridfs.documents import Document, UploadKey, make_handle, parse_upload_id, upload_key
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
 from services.common.store.gridfs.revisions import RevisionFloors
+from services.common.store.limits import MAX_TOMBSTONES
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import (
     MUST_NOT_EXIST,
@@ -119,7 +120,7 @@ class GridFSUploadStore:
             if not document["has_current"]:  # then the upsert may have created the document, with nothing in it
                 await self._floors.delete_if_empty(document["_id"])
             raise _precondition_error(name, preconditions)
-        if document["tombstones"] >= document_updates.MAX_TOMBSTONES:
+        if document["tombstones"] >= MAX_TOMBSTONES:
             raise TooManyRequests("too many replaced versions of this name await deletion", _RETRY_LATER)
         raise TooManyRequests("too many unfinished uploads of this name are under way", _RETRY_LATER)
 
