@@ -7,12 +7,13 @@ An entry describes one name, in the shape of GridFS's `media` document: `_id`, `
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
 import pymongo
+import pytest
 from bson import ObjectId
 
 from tests.support.sizes import CHUNK_SIZE
@@ -184,6 +185,13 @@ class FilesInspector:
 
     def close(self) -> None:
         """Nothing stays open."""
+
+    @property
+    def db(self) -> Any:
+        """What only MongoDB has."""
+        pytest.skip("reads or changes the documents of MongoDB")
+
+    client = db
 
     def path_of(self, file: Any) -> Path:
         """The path of a file."""
@@ -392,3 +400,15 @@ def open_inspector(uri: str, name: str) -> Iterator[Any]:
         yield inspector
     finally:
         inspector.close()
+
+
+@contextlib.contextmanager
+def open_env_inspector(env: Mapping[str, str]) -> Iterator[Any]:
+    """Inspect the store that these variables of a service choose."""
+    if env.get("GRIDCAST_STORE") == "files":
+        folder = Path(env["GRIDCAST_FILES_DIR"])
+        uri, name = f"{FILES_PREFIX}{folder.parent}", folder.name
+    else:
+        uri, name = env["GRIDCAST_MONGODB_URI"], env["GRIDCAST_MONGODB_DATABASE"]
+    with open_inspector(uri, name) as inspector:
+        yield inspector
