@@ -3,6 +3,8 @@
 Modules with fixtures (loaded here as plugins):
 
 databases          mongod, redis_server (session), dedicated_mongod, dedicated_redis, database_name, redis_url
+postgresql         postgresql (session), postgresql_database
+store_adapters     adapters: every store, one after another, for the contract tests
 processes          start_service; shows the log of every running service with a failed test
 stack              stack (session): `python -m deploy.local` with two stream and two socket replicas
 upload_client      upload, upload_settings, env (module), inspector; requests and a tus client for the upload service
@@ -24,11 +26,13 @@ process_stats        memory, CPU time and descriptors of a process
 raw_sockets          exact bytes over TCP
 recording_sink       a client connection without a socket
 redis_commands       inline commands to Redis and Sentinel
+redis_programs       the Redis servers of this machine, and which one the tests use
 replica_set          three mongod as a replica set
 sizes                MIB, CHUNK_SIZE, BATCH_SIZE
 small_service        a minimal ASGI application on our server, as a process
 socket_replica_pair  a gateway before two socket replicas
 stock_server         one of our applications under stock uvicorn, as a process
+store_inspectors     the content of a store read and changed directly, the same for every store
 traffic              uploads, reads and pushes in the background, with a log of their results
 upload_history       uploads under faults, and a check of the store against their results
 waiting              eventually, eventually_async
@@ -40,6 +44,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import redis_programs
+
+redis_programs.apply_choice()
+
 # Processes that tests start import the client of this tree, as pytest does by `pythonpath`.
 CLIENT_SOURCE = str(Path(__file__).parents[1] / "clients/python/src")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [CLIENT_SOURCE, os.environ.get("PYTHONPATH")]))
@@ -47,6 +55,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [CLIENT_SOURCE, os.envir
 pytest_plugins = [
     "tests.support.client_package",
     "tests.support.databases",
+    "tests.support.postgresql",
+    "tests.support.store_adapters",
     "tests.support.processes",
     "tests.support.media_library",
     "tests.support.stack",

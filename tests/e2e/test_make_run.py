@@ -93,9 +93,14 @@ def test_port_and_data(source_copy: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("environ", "named"),
     [
-        ({}, ["mongod not found: install MongoDB", "redis-server not found: install Redis"]),
-        ({"MONGODB_URI": "mongodb://example.org"}, ["redis-server not found: install Redis"]),
-        ({"GRIDCAST_REDIS_URL": "redis://example.org"}, ["mongod not found: install MongoDB"]),
+        (
+            {"STORE": "gridfs"},
+            ["mongod not found: install MongoDB", "redis-server not found: install Redis 6.2 or newer or Valkey"],
+        ),
+        ({"STORE": "disk"}, ["STORE must be gridfs or files"]),
+        ({"MONGODB_URI": "mongodb://example.org"}, ["redis-server not found: install Redis 6.2 or newer or Valkey"]),
+        ({}, ["redis-server not found: install Redis 6.2 or newer or Valkey"]),
+        ({"STORE": "gridfs", "GRIDCAST_REDIS_URL": "redis://example.org"}, ["mongod not found: install MongoDB"]),
     ],
 )
 def test_missing_servers_are_named_before_anything_is_installed(
