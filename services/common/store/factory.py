@@ -4,7 +4,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from services.common.settings import MongoSettings
+from services.common.store.file_importer import FileImporter
 from services.common.store.garbage_collector import GarbageCollector
+from services.common.store.gridfs.file_importer import GridFSFileImporter
 from services.common.store.gridfs.garbage_collector import GridFSGarbageCollector
 from services.common.store.gridfs.media_reader import GridFSMediaReader
 from services.common.store.gridfs.mongo import open_mongo_database
@@ -21,6 +23,7 @@ class MediaStore:
     uploads: UploadStore
     reader: MediaReader
     garbage: GarbageCollector
+    importer: FileImporter
     aclose: Callable[[], Awaitable[None]]
 
 
@@ -36,5 +39,6 @@ def open_store(settings: MongoSettings, timings: StoreTimings | None = None) -> 
         uploads=GridFSUploadStore(mongo, timings),
         reader=GridFSMediaReader(mongo),
         garbage=GridFSGarbageCollector(mongo, timings),
+        importer=GridFSFileImporter(mongo, timings),
         aclose=mongo.aclose,
     )
