@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from services.common.database_url import check_database_url
 from services.common.http.hosts import DEFAULT_ALLOWED_HOSTS, parse_allowed_hosts
 from services.common.mongodb_uri import check_mongodb_uri
 from services.common.variables import PREFIX as ENV_PREFIX
@@ -108,7 +109,7 @@ class RedisSettings(Settings):
 
 
 class MongoSettings(Settings):
-    """Settings of processes that read or write media."""
+    """Settings of processes that use MongoDB."""
 
     mongodb_uri: SecretStr = Field(
         SecretStr("mongodb://127.0.0.1:27017"),
@@ -124,6 +125,36 @@ class MongoSettings(Settings):
     @classmethod
     def _check_mongodb_uri(cls, value: SecretStr) -> SecretStr:
         check_mongodb_uri(value.get_secret_value())
+        return value
+
+
+class StoreSettings(MongoSettings):
+    """Settings of processes that read or write media. With the store `files` those of MongoDB are not used."""
+
+    store: Literal["gridfs", "files"] = Field(
+        "gridfs", description="where media are stored: gridfs (MongoDB), or files (a SQL database and a folder)"
+    )
+    database_url: SecretStr = Field(
+        SecretStr(""),
+        description="database of the files store: sqlite+aiosqlite:///PATH or postgresql+asyncpg://...; "
+        "empty: an SQLite file in GRIDCAST_FILES_DIR",
+    )
+    files_dir: str = Field("", validate_default=True, description="folder of the files store; must be set for it")
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, value: SecretStr) -> SecretStr:
+        if url := value.get_secret_value():
+            check_database_url(url)
+        return value
+
+    @field_validator("files_dir")
+    @classmethod
+    def _check_files_dir(cls, value: str, info: ValidationInfo) -> str:
+        if not value and info.data.get("store") == "files":
+            raise ValueError("the files store needs a folder")
+        if not value.isprintable():
+            raise ValueError("a path has no control characters")
         return value
 
 

@@ -3,11 +3,11 @@
 from pydantic import Field, field_validator
 
 from services.common.bus.redis import validate_redis_url
-from services.common.settings import MongoSettings, RedisSettings
+from services.common.settings import RedisSettings, StoreSettings
 from services.common.store.timings import StoreTimings
 
 
-class UploadSettings(MongoSettings, RedisSettings):
+class UploadSettings(StoreSettings, RedisSettings):
     """The settings that the upload service adds."""
 
     port: int = Field(8001, ge=1, le=65535, description="port to listen on")
@@ -30,7 +30,7 @@ class UploadSettings(MongoSettings, RedisSettings):
         30.0, gt=0, description="seconds: window over which GRIDCAST_MIN_UPLOAD_RATE is measured"
     )
     min_free_space: int = Field(
-        2 * 1024**3, ge=0, description="bytes: free space to keep on MongoDB's disk; 507 below; 0: not checked"
+        2 * 1024**3, ge=0, description="bytes: free space to keep on the store's disk; 507 below; 0: not checked"
     )
     unfinished_upload_ttl: float = Field(
         86400.0, gt=0, description="seconds: an unfinished tus upload is kept for this long after its last byte"

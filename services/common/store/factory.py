@@ -3,14 +3,9 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from services.common.settings import MongoSettings
+from services.common.settings import StoreSettings
 from services.common.store.file_importer import FileImporter
 from services.common.store.garbage_collector import GarbageCollector
-from services.common.store.gridfs.file_importer import GridFSFileImporter
-from services.common.store.gridfs.garbage_collector import GridFSGarbageCollector
-from services.common.store.gridfs.media_reader import GridFSMediaReader
-from services.common.store.gridfs.mongo import open_mongo_database
-from services.common.store.gridfs.upload_store import GridFSUploadStore
 from services.common.store.media_reader import MediaReader
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import UploadStore
@@ -27,11 +22,24 @@ class MediaStore:
     aclose: Callable[[], Awaitable[None]]
 
 
-def open_store(settings: MongoSettings, timings: StoreTimings | None = None) -> MediaStore:
+def open_store(settings: StoreSettings, timings: StoreTimings | None = None) -> MediaStore:
     """Open the store; it connects with the first call. Must be called in a running event loop.
 
-    `timings` is needed by processes that write or collect garbage. Raises ConfigurationError for an invalid connection string.
+    `timings` is needed by processes that write or collect garbage. Raises ConfigurationError for an invalid connection string of
+    MongoDB. What the other store needs is not imported: it need not be installed.
     """
+    if settings.store == "files":
+        return _open_files(settings, timings)
+    return _open_gridfs(settings, timings)
+
+
+def _open_gridfs(settings: StoreSettings, timings: StoreTimings | None) -> MediaStore:
+    from services.common.store.gridfs.file_importer import GridFSFileImporter  # noqa: PLC0415
+    from services.common.store.gridfs.garbage_collector import GridFSGarbageCollector  # noqa: PLC0415
+    from services.common.store.gridfs.media_reader import GridFSMediaReader  # noqa: PLC0415
+    from services.common.store.gridfs.mongo import open_mongo_database  # noqa: PLC0415
+    from services.common.store.gridfs.upload_store import GridFSUploadStore  # noqa: PLC0415
+
     mongo = open_mongo_database(
         settings.mongodb_uri.get_secret_value(), settings.mongodb_database, settings.mongodb_driver
     )
@@ -41,4 +49,21 @@ def open_store(settings: MongoSettings, timings: StoreTimings | None = None) -> 
         garbage=GridFSGarbageCollector(mongo, timings),
         importer=GridFSFileImporter(mongo, timings),
         aclose=mongo.aclose,
+    )
+
+
+def _open_files(settings: StoreSettings, timings: StoreTimings | None) -> MediaStore:
+    from services.common.store.files.file_importer import FilesFileImporter  # noqa: PLC0415
+    from services.common.store.files.files_database import open_files_database  # noqa: PLC0415
+    from services.common.store.files.garbage_collector import FilesGarbageCollector  # noqa: PLC0415
+    from services.common.store.files.media_reader import FilesMediaReader  # noqa: PLC0415
+    from services.common.store.files.upload_store import FilesUploadStore  # noqa: PLC0415
+
+    files = open_files_database(settings.database_url.get_secret_value(), settings.files_dir)
+    return MediaStore(
+        uploads=FilesUploadStore(files, timings),
+        reader=FilesMediaReader(files),
+        garbage=FilesGarbageCollector(files, timings),
+        importer=FilesFileImporter(files, timings),
+        aclose=files.aclose,
     )

@@ -15,6 +15,13 @@ ImportOutcome = Literal["imported", "unchanged", "kept"]
 UNFINISHED_IMPORT_TTL_SECONDS = 86400.0
 """How long the blocks of an interrupted import are kept. One that is repeated in this time continues at once."""
 
+ANOTHER_HAS_NAME = "another file has this name, or what is left of one: an unfinished upload, a deleted version"
+ANOTHER_HAS_ID = "another name has the id of this file"
+FILE_ID_IN_USE = "another file has the file id of this one"
+TO_BE_DELETED = "this version was deleted, or an interrupted copy of it has expired, and its bytes are still to be deleted"
+BYTES_LEFT_BEHIND = "bytes with the file id of this one are left without a file, and are still to be deleted"
+CHANGED_MEANWHILE = "the file was changed meanwhile, or another process copies it too"
+
 
 class FileImporter(Protocol):
     """Stores files as another store describes them."""
@@ -34,7 +41,8 @@ class FileImporter(Protocol):
         Raises:
             BadRequest: an id has not the form of this store's.
             Conflict: another file has the name or one of the ids here; a version with this file id was deleted here, or left by an
-                import, and its blocks are still to be deleted; or the name was changed here meanwhile.
+                import, and its blocks are still to be deleted; or the name was changed here meanwhile. The details are the texts
+                above.
             InsufficientStorage: there is no space left.
             ServiceUnavailable: the outcome is unknown.
 
@@ -50,10 +58,10 @@ def compare_versions(current: MediaInfo | None, incoming: MediaInfo) -> Literal[
     if current is None:
         return None
     if current.id != incoming.id:
-        raise Conflict("another file has this name")
+        raise Conflict(ANOTHER_HAS_NAME)
     if current.file_id == incoming.file_id:
         if _describe(current) != _describe(incoming):
-            raise Conflict("another version has the same file id")
+            raise Conflict(FILE_ID_IN_USE)
         return "unchanged"
     return None if current.revision < incoming.revision else "kept"
 

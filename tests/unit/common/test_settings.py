@@ -56,3 +56,30 @@ def test_invalid_value_is_rejected(monkeypatch: pytest.MonkeyPatch, name: str, v
     monkeypatch.setenv(f"GRIDCAST_{name}", value)
     with pytest.raises(ValidationError, match=name.lower()):
         MongoSettings()
+
+
+def test_the_files_store_needs_a_folder_and_no_mongodb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("MONGODB_URI", "GRIDCAST_MONGODB_URI", "GRIDCAST_FILES_DIR", "GRIDCAST_DATABASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GRIDCAST_STORE", "files")
+    with pytest.raises(ValidationError, match="needs a folder"):
+        UploadSettings()
+    monkeypatch.setenv("GRIDCAST_FILES_DIR", str(tmp_path))
+    secret = tmp_path / "url"
+    secret.write_text("postgresql+asyncpg://user:hush@host/gridcast\n", "utf-8")
+    monkeypatch.setenv("GRIDCAST_DATABASE_URL_FILE", str(secret))
+    settings = UploadSettings()
+    assert (settings.store, settings.files_dir) == ("files", str(tmp_path))
+    assert settings.database_url.get_secret_value() == "postgresql+asyncpg://user:hush@host/gridcast"
+    assert "hush" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("STORE", "disk"), ("DATABASE_URL", "mysql://user:hush@host/gridcast"), ("FILES_DIR", "a\nb")],
+)
+def test_invalid_settings_of_the_store(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"GRIDCAST_{name}", value)
+    with pytest.raises(ValidationError, match=name.lower()) as refused:
+        UploadSettings()
+    assert "hush" not in str(refused.value)

@@ -14,6 +14,12 @@ from services.common.errors import BadRequest, Conflict
 from services.common.media import MediaInfo, MediaName
 from services.common.store.errors import CorruptFile
 from services.common.store.file_importer import (
+    ANOTHER_HAS_ID,
+    ANOTHER_HAS_NAME,
+    BYTES_LEFT_BEHIND,
+    CHANGED_MEANWHILE,
+    FILE_ID_IN_USE,
+    TO_BE_DELETED,
     UNFINISHED_IMPORT_TTL_SECONDS,
     ImportOutcome,
     compare_versions,
@@ -65,9 +71,9 @@ class GridFSFileImporter:
             found: list[Document] = await self._media.find(query, import_updates.IMPORT_PROJECTION).to_list(2)
         document = next((one for one in found if documents.decode_name(one) == name), None)
         if document is not None and document["_id"] != media_id:
-            raise Conflict("another file has this name, or an unfinished upload of it or a deleted one is still there")
+            raise Conflict(ANOTHER_HAS_NAME)
         if document is None and found:
-            raise Conflict("another file has the id of this one")
+            raise Conflict(ANOTHER_HAS_ID)
         return document
 
     async def _make_durable(self, media_id: ObjectId, name: MediaName) -> None:
@@ -81,17 +87,19 @@ class GridFSFileImporter:
         """Take the upload of an interrupted import over, or add one."""
         if document is not None:
             if any(version["file"] == file_id for version in document["doomed"]):
-                raise Conflict("this version was deleted here, and its bytes are still to be deleted; copy it later")
+                raise Conflict(TO_BE_DELETED)
             if (left := import_updates.find_import(document, file_id)) is not None:
                 acquired = await self._uploads.acquire(f"{media_id}-{left['id']}")
                 if not isinstance(acquired, tuple):
-                    raise Conflict("an interrupted copy of this file has expired and is still to be deleted; copy it later")
+                    raise Conflict(TO_BE_DELETED)
                 await self._uploads.truncate_blocks(acquired[0], 0)
                 return acquired[0]
         # Every committed version has an entry, until its chunks are deleted.
         async with map_mongo_errors():
             if await self._files.find_one({"_id": file_id}, {"_id": 1}) is not None:
-                raise Conflict("another file has the file id of this one")
+                raise Conflict(FILE_ID_IN_USE)
+        if await self._chunk_store.has_chunks(file_id):  # the search for orphans may be about to delete them
+            raise Conflict(BYTES_LEFT_BEHIND)
         new_upload = NewUpload(ttl=UNFINISHED_IMPORT_TTL_SECONDS)
         return await self._uploads.add_upload(name, ObjectId(), file_id, new_upload, NO_PRECONDITIONS, media_id)
 
@@ -130,7 +138,7 @@ class GridFSFileImporter:
                 query, update, {"_id": 1}, return_document=ReturnDocument.AFTER
             )
         if committed is None:
-            raise Conflict("the file was changed here meanwhile, or another process copies it too; copy it again")
+            raise Conflict(CHANGED_MEANWHILE)
 
 
 def _parse_id(text: str) -> ObjectId:

@@ -1,0 +1,170 @@
+"""Commit and delete: the changes whose outcome must be known. Where an answer was lost, the outcome is read back first.
+
+It is read in a transaction that locks the name: one that is still being committed is waited for, and after it none can follow.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from sqlalchemy import update
+
+from services.common.errors import PreconditionFailed, ServiceUnavailable
+from services.common.media import MediaName
+from services.common.store.files import schema, upload_changes
+from services.common.store.files.database import Database, Transaction
+from services.common.store.files.ids import make_id
+from services.common.store.files.names import lock_media, lock_name
+from services.common.store.files.outbox import append_event, read_event
+from services.common.store.files.rows import Row, UploadKey, version_of
+from services.common.store.files.upload_changes import milliseconds, preconditions_hold
+from services.common.store.timings import StoreTimings
+from services.common.store.upload_store import OutboxEvent, Preconditions, StoredFile, UploadHandle
+
+RESOLVE_TIMEOUT_SECONDS = 6.0
+"""How long an unknown outcome is resolved before the answer is 503."""
+ATTEMPT_TIMEOUT_SECONDS = 4.0
+"""Time limit of one attempt, so that the outcome is resolved before the client gets 503."""
+RETRY_INTERVAL_SECONDS = 0.2
+
+media = schema.media
+Change = Callable[[Transaction], OutboxEvent | None]
+
+
+class Committer:
+    """Makes files current and deletes them."""
+
+    def __init__(self, database: Database, timings: StoreTimings) -> None:
+        self._database = database
+        self._timings = timings
+
+    async def commit(
+        self, upload: UploadHandle, key: UploadKey, stored_file: StoredFile, preconditions: Preconditions
+    ) -> OutboxEvent:
+        """Make the file current. Raises Conflict where the handle is void, AlreadyExists, PreconditionFailed."""
+        event_id = make_id()
+
+        def attempt(transaction: Transaction) -> OutboxEvent:
+            read_at = time.monotonic()
+            row = lock_media(transaction, key.media_id)
+            removed = upload_changes.remove_upload(transaction, key, upload.fencing_token)
+            if row is None or removed is None:
+                # An attempt that was given up may have been committed after it was looked for.
+                if (
+                    row is not None
+                    and (event := read_event(transaction.connection, row, event_id, read_at)) is not None
+                ):
+                    return event
+                upload_changes.raise_lease_lost()
+            if not preconditions_hold(preconditions, row):
+                raise upload_changes.precondition_error(upload.name, preconditions)
+            return self._make_current(transaction, row, removed, stored_file, event_id, read_at)
+
+        def read_back(transaction: Transaction) -> OutboxEvent | None:
+            read_at = time.monotonic()
+            row = lock_media(transaction, key.media_id)
+            return read_event(transaction.connection, row, event_id, read_at) if row is not None else None
+
+        event = await self._run_until_resolved(attempt, read_back)
+        if event is None:
+            raise RuntimeError("a commit has no event")
+        return event
+
+    def _make_current(
+        self,
+        transaction: Transaction,
+        row: Row,
+        upload: Row,
+        stored_file: StoredFile,
+        event_id: str,
+        read_at: float,
+    ) -> OutboxEvent:
+        """Make the file current, finish the upload, add a tombstone for the old version and an event: one step for every reader."""
+        version = {
+            "file_id": upload["file_id"],
+            "length": stored_file.length,
+            "content_type": stored_file.content_type,
+            "sha256": stored_file.sha256,
+            "etag": stored_file.etag,
+            "uploaded_at": transaction.clock.wall,
+            "metadata": stored_file.metadata_json,
+        }
+        revision = row["revision"] + 1
+        replaces = row["uploaded_at"] is not None
+        if replaces:
+            self._doom_current(transaction, row)
+        transaction.connection.execute(
+            update(media).where(media.c.id == row["id"]).values(**version, revision=revision)
+        )
+        upload_changes.keep_outcome(transaction, upload, "stored", stored_file)
+        event = {
+            **version,
+            "id": event_id,
+            "media_id": row["id"],
+            "type": "file.replaced" if replaces else "file.created",
+            "revision": revision,
+        }
+        return append_event(transaction, row, event, read_at)
+
+    def _doom_current(self, transaction: Transaction, row: Row) -> None:
+        due = transaction.now + milliseconds(self._timings.tombstone_ttl)
+        upload_changes.add_tombstone(transaction, row["id"], row["file_id"], due)
+
+    async def delete(self, name: MediaName, preconditions: Preconditions) -> OutboxEvent | None:
+        """Make the current file invisible, None where there is none. Raises PreconditionFailed."""
+        event_id = make_id()
+
+        def attempt(transaction: Transaction) -> OutboxEvent | None:
+            read_at = time.monotonic()
+            row = lock_name(transaction, name)
+            if row is None:
+                return None
+            if (event := read_event(transaction.connection, row, event_id, read_at)) is not None:
+                return event
+            if row["uploaded_at"] is None:
+                return None
+            if not preconditions_hold(preconditions, row):
+                raise PreconditionFailed("the file does not match the precondition")
+            revision = row["revision"] + 1
+            self._doom_current(transaction, row)
+            nothing = dict.fromkeys(schema.VERSION_FIELDS)
+            transaction.connection.execute(
+                update(media).where(media.c.id == row["id"]).values(**nothing, revision=revision)
+            )
+            deleted = {
+                **version_of(row),
+                "id": event_id,
+                "media_id": row["id"],
+                "type": "file.deleted",
+                "revision": revision,
+            }
+            return append_event(transaction, row, deleted, read_at)
+
+        def read_back(transaction: Transaction) -> OutboxEvent | None:
+            read_at = time.monotonic()
+            row = lock_name(transaction, name)
+            return read_event(transaction.connection, row, event_id, read_at) if row is not None else None
+
+        return await self._run_until_resolved(attempt, read_back)
+
+    async def _run_until_resolved(self, attempt: Change, read_back: Change) -> OutboxEvent | None:
+        """Return the result of `attempt`.
+
+        Where it got no answer, `read_back` finds out whether it was committed, and where it was not, `attempt` is made again.
+        """
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + RESOLVE_TIMEOUT_SECONDS
+        step = attempt
+        while True:
+            try:
+                async with asyncio.timeout(ATTEMPT_TIMEOUT_SECONDS):
+                    result = await self._database.write(step)
+            except (ServiceUnavailable, TimeoutError) as error:
+                if clock() > deadline:
+                    raise ServiceUnavailable("the outcome of the write is unknown") from error
+                step = read_back
+                await asyncio.sleep(RETRY_INTERVAL_SECONDS)
+                continue
+            if step is attempt or result is not None:
+                return result
+            step = attempt

@@ -1,0 +1,327 @@
+"""Opens the SQL database, runs transactions in it and maps its errors. The only file that opens engines and names drivers.
+
+A transaction is a plain function that gets a connection. It runs to its end, also where its caller is cancelled: a statement that
+was given up half-way would leave a connection in an unknown state.
+
+SQLite has one writer: the transactions of this process take turns, and those of other processes are waited for by SQLite itself. A
+commit is synced to the disk before it is acknowledged; where `durable` is false it is not, and the next durable one makes it so.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from sqlalchemy import Connection, event, exc, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from services.common.errors import GridcastError, InsufficientStorage, ServiceUnavailable
+from services.common.store.files.clock import CLOCK_RESOLUTION_MS, StoreClock, read_clock, record_clock
+
+OPERATION_TIMEOUT_SECONDS = 8.0
+"""One transaction with all waiting: every request is promised an answer within 10 s."""
+BUSY_TIMEOUT_MS = 5000
+"""How long SQLite waits for another process that writes."""
+CONNECT_TIMEOUT_SECONDS = 2.5
+READ_CONNECTIONS = 4
+"""Of SQLite, in each process."""
+POSTGRESQL_CONNECTIONS = 10
+"""Of one process."""
+SQLITE_FILENAME = "gridcast.sqlite3"
+"""The database file in the folder of the store, where no other database is chosen."""
+
+_log = logging.getLogger("gridcast.store")
+T = TypeVar("T")
+_SQLITE_LOCKED_CODES = frozenset({5, 6})
+_SQLITE_DAMAGED_CODES = frozenset({11, 26})
+_SQLITE_UNAVAILABLE_CODES = {
+    3: "the database file cannot be accessed",
+    8: "the database cannot be written",
+    10: "the disk of the database has failed",
+    14: "the database file cannot be opened",
+    23: "the database file cannot be accessed",
+}
+_SQLITE_FULL_CODE = 13
+_POSTGRESQL_FULL_STATES = frozenset({"53100"})
+# Classes of SQLSTATE: connection, resources, intervention of an operator, failed login, and lock or time limits of an object.
+_POSTGRESQL_UNAVAILABLE_CLASSES = frozenset({"08", "28", "3D", "53", "55", "57", "58", "XX", "40", "25"})
+_POSTGRESQL_NO_TABLE_STATE = "42P01"
+
+
+class Transaction:
+    """A transaction that has begun: its connection, and the clocks as they were at its first reading."""
+
+    __slots__ = ("_clock", "connection")
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self._clock: StoreClock | None = None
+
+    @property
+    def clock(self) -> StoreClock:
+        """The clocks, read once."""
+        if self._clock is None:
+            self._clock = read_clock(self.connection)
+        return self._clock
+
+    @property
+    def now(self) -> int:
+        """The lease clock in milliseconds."""
+        return self.clock.now
+
+
+class Database:
+    """An opened database. It connects with the first call."""
+
+    def __init__(self, url: URL) -> None:
+        self.is_sqlite = url.get_backend_name() == "sqlite"
+        self.path = Path(os.fsdecode(url.database or "")).absolute() if self.is_sqlite else None
+        self._url = url
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._turn = asyncio.Lock()
+        self._clock_recorded_at = 0.0
+        self._file_identity: tuple[int, int] | None = None
+        if self.path is not None:
+            self._durable = _sqlite_engine(self.path, "rw", "FULL", connections=1)
+            self._relaxed = _sqlite_engine(self.path, "rw", "NORMAL", connections=1)
+            self._reader = _sqlite_engine(self.path, "rw", "NORMAL", connections=READ_CONNECTIONS, read_only=True)
+        else:
+            self._durable = self._relaxed = _postgresql_engine(url)
+            self._reader = self._durable.execution_options(isolation_level="AUTOCOMMIT")
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """Run statements that only read, each by itself. Raises ServiceUnavailable."""
+        async with map_database_errors():
+            return await self._run_to_end(_run(self._reader, work))
+
+    async def write(self, work: Callable[[Transaction], T], *, durable: bool = True) -> T:
+        """Run a transaction and commit it. An exception of `work` rolls it back and is raised.
+
+        With `durable` it survives a power loss once this has returned, and so does all that was committed before it. Raises
+        ServiceUnavailable, where the outcome may be unknown, and InsufficientStorage.
+        """
+        async with map_database_errors():
+            if not self.is_sqlite:
+                await self._record_clock()
+                return await self._run_to_end(_transact(self._durable, work, relaxed=not durable))
+            async with self._turn:
+                self._check_file()
+                await self._record_clock()
+                return await self._run_to_end(_transact(self._durable if durable else self._relaxed, work))
+
+    async def migrate(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in a transaction that may create the database file and change the schema.
+
+        The caller holds the lock of the migrations. No time limit: a migration may rewrite a table.
+        """
+        async with map_database_errors(limit=None):
+            if self.path is None:
+                return await self._run_to_end(
+                    _transact(self._durable, lambda transaction: work(transaction.connection))
+                )
+            engine = _sqlite_engine(self.path, "rwc", "FULL", connections=1, create=True)
+            try:
+                result = await self._run_to_end(_transact(engine, lambda transaction: work(transaction.connection)))
+            finally:
+                await engine.dispose()
+            self._file_identity = _identity(self.path)
+            return result
+
+    async def aclose(self) -> None:
+        """Wait for the transactions in progress and close all connections."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=OPERATION_TIMEOUT_SECONDS)
+        for engine in (self._durable, self._relaxed, self._reader):
+            await engine.dispose()
+
+    def _check_file(self) -> None:
+        """Refuse to write into a file that was deleted or replaced: what is written there would be acknowledged and lost."""
+        if self.path is None:
+            return
+        identity = _identity(self.path)
+        if self._file_identity is None:
+            self._file_identity = identity
+        if identity is None or identity != self._file_identity:
+            raise ServiceUnavailable("the database file was deleted or replaced; restart this service")
+
+    async def _record_clock(self) -> None:
+        started_at = time.monotonic()
+        if started_at - self._clock_recorded_at >= CLOCK_RESOLUTION_MS / 1000:
+            self._clock_recorded_at = started_at
+            await self._run_to_end(
+                _transact(
+                    self._relaxed, lambda transaction: record_clock(transaction.connection), relaxed=not self.is_sqlite
+                )
+            )
+
+    async def _run_to_end(self, work: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_retrieve_exception)
+            raise
+
+
+def open_database(database_url: str, files_dir: str) -> Database:
+    """Open the database of the settings. Must be called in a running event loop."""
+    if database_url:
+        return Database(make_url(database_url))
+    return Database(URL.create("sqlite+aiosqlite", database=str(Path(files_dir) / SQLITE_FILENAME)))
+
+
+def _retrieve_exception(task: asyncio.Task[Any]) -> None:
+    """Retrieve the exception of a task whose caller was cancelled, or asyncio would log it."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+async def _run(engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
+    async with engine.connect() as connection:
+        return await connection.run_sync(work)
+
+
+async def _transact(engine: AsyncEngine, work: Callable[[Transaction], T], *, relaxed: bool = False) -> T:
+    def run(connection: Connection) -> T:
+        with connection.begin():
+            if relaxed:
+                connection.execute(_RELAX)
+            return work(Transaction(connection))
+
+    async with engine.connect() as connection:
+        return await connection.run_sync(run)
+
+
+_RELAX = text("SET LOCAL synchronous_commit TO off")
+
+
+def _sqlite_engine(
+    path: Path, mode: str, synchronous: str, *, connections: int, read_only: bool = False, create: bool = False
+) -> AsyncEngine:
+    """Open SQLite. Writing transactions begin with the lock for writing, so that none fails half-way because of another one."""
+    engine = create_async_engine(
+        URL.create("sqlite+aiosqlite", database=f"file:{quote(str(path))}", query={"mode": mode, "uri": "true"}),
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=OPERATION_TIMEOUT_SECONDS,
+        pool_reset_on_return=None if read_only else "rollback",
+        hide_parameters=True,
+        **({"isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True} if read_only else {}),
+    )
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver would begin transactions of its own
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        if create:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute(f"PRAGMA synchronous = {synchronous}")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        if read_only:
+            cursor.execute("PRAGMA query_only = ON")
+        cursor.close()
+
+    if not read_only:
+
+        @event.listens_for(engine.sync_engine, "begin")
+        def begin(connection: Connection) -> None:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _postgresql_engine(url: URL) -> AsyncEngine:
+    return create_async_engine(
+        url,
+        pool_size=POSTGRESQL_CONNECTIONS,
+        max_overflow=0,
+        pool_timeout=OPERATION_TIMEOUT_SECONDS,
+        pool_pre_ping=True,
+        hide_parameters=True,
+        connect_args={
+            "timeout": CONNECT_TIMEOUT_SECONDS,
+            "command_timeout": OPERATION_TIMEOUT_SECONDS,
+            "server_settings": {
+                "application_name": "gridcast",
+                "lock_timeout": f"{BUSY_TIMEOUT_MS}ms",
+                "timezone": "UTC",
+                # A transaction whose process was paused must not keep its locks for ever.
+                "idle_in_transaction_session_timeout": f"{int(OPERATION_TIMEOUT_SECONDS)}s",
+            },
+        },
+    )
+
+
+@asynccontextmanager
+async def map_database_errors(limit: float | None = OPERATION_TIMEOUT_SECONDS) -> AsyncIterator[None]:
+    """Map the errors by which a database says that it is unavailable, damaged or full, and `limit` seconds without an answer.
+
+    The transaction may still be committed. Every other error is a defect of this code and passes unchanged.
+    """
+    try:
+        async with asyncio.timeout(limit):
+            yield
+    except GridcastError:
+        raise
+    except (TimeoutError, exc.TimeoutError) as error:
+        raise ServiceUnavailable("the database does not respond") from error
+    except exc.DBAPIError as error:
+        mapped = _map_error(error.orig, disconnected=error.connection_invalidated)
+        if mapped is None:
+            raise
+        raise mapped from error
+    except OSError as error:
+        raise ServiceUnavailable("the database is unavailable") from error
+    except Exception as error:
+        # What asyncpg raises while it connects is not wrapped.
+        mapped = _map_error(error, disconnected=False) if type(error).__module__.startswith("asyncpg") else None
+        if mapped is None:
+            raise
+        raise mapped from error
+
+
+def _map_error(error: BaseException | None, *, disconnected: bool) -> GridcastError | None:
+    """The error to raise instead, None for a defect of this code. Its text contains nothing of the driver's."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is not None:
+        return _map_sqlite_error(code & 0xFF, str(error))
+    state = getattr(error, "sqlstate", None) or ""
+    if state == _POSTGRESQL_NO_TABLE_STATE:
+        return ServiceUnavailable("the tables are not created yet")
+    if state in _POSTGRESQL_FULL_STATES:
+        return InsufficientStorage("insufficient disk space for the database")
+    if disconnected or not state or state[:2] in _POSTGRESQL_UNAVAILABLE_CLASSES:
+        return ServiceUnavailable("the database is unavailable")
+    return None
+
+
+def _map_sqlite_error(code: int, message: str) -> GridcastError | None:
+    if code in _SQLITE_LOCKED_CODES:
+        return ServiceUnavailable("the database is locked by another process")
+    if code == _SQLITE_FULL_CODE:
+        return InsufficientStorage("insufficient disk space for the database")
+    if code in _SQLITE_DAMAGED_CODES:
+        _log.error("the database file is damaged; restore it from a backup")
+        return ServiceUnavailable("the database is damaged")
+    if code in _SQLITE_UNAVAILABLE_CODES:
+        return ServiceUnavailable(_SQLITE_UNAVAILABLE_CODES[code])
+    if message.startswith("no such table"):
+        return ServiceUnavailable("the tables are not created yet")
+    return None

@@ -1,0 +1,179 @@
+"""Writes of unfinished uploads: each holds the lock of its file, and checks the fencing token while it does.
+
+So a writer that was paused after its check cannot write over its successor: to acquire an upload takes the lock as well, and waits
+for a write in progress. Where a paused process holds the lock, the successor continues in a copy of the file.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, select
+
+from services.common.errors import Gone, ServiceUnavailable
+from services.common.store.errors import CorruptFile
+from services.common.store.files import data_folder, schema
+from services.common.store.files.data_folder import BLOCK_SIZE, DataFolder
+from services.common.store.files.database import Database
+from services.common.store.files.rows import Row, UploadKey
+from services.common.store.files.upload_changes import fence, raise_lease_lost
+
+DISK_THREADS = 16
+"""Calls to the file system at the same time, in one process."""
+LOCK_TIMEOUT_SECONDS = 2.0
+"""How long a write in progress is waited for: one takes some 10 ms."""
+LOCK_RETRY_SECONDS = 0.01
+
+T = TypeVar("T")
+
+
+class DiskThreads:
+    """Runs blocking calls in a bounded number of threads. Calls that belong together run to their end."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(DISK_THREADS, thread_name_prefix="disk")
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def run(self, call: Callable[..., T], *args: Any) -> T:
+        """Run one call in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call, *args)
+
+    async def run_to_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run several calls that belong together to their end, also where the caller is cancelled."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            raise
+
+    async def aclose(self) -> None:
+        """Wait for the calls in progress."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await asyncio.to_thread(self._pool.shutdown)
+
+
+class ExclusiveFiles:
+    """The files of unfinished uploads."""
+
+    def __init__(self, database: Database, folder: DataFolder, threads: DiskThreads) -> None:
+        self._database = database
+        self._folder = folder
+        self._threads = threads
+
+    async def read_fenced(self, key: UploadKey, fencing_token: int) -> Row:
+        """Return the row of the upload. Raises Conflict where its fencing token is another."""
+
+        def read(connection: Connection) -> Row | None:
+            statement = select(schema.uploads).where(*fence(key, fencing_token))
+            return connection.execute(statement).mappings().first()
+
+        row = await self._database.read(read)
+        if row is None:
+            raise_lease_lost()
+        return row
+
+    async def write(self, key: UploadKey, fencing_token: int, offset: int, pieces: Sequence[bytes]) -> None:
+        """Write bytes from `offset` on. They are durable once `make_durable` has returned."""
+
+        async def run() -> None:
+            async with self._locked(key, fencing_token) as (descriptor, _):
+                await self._threads.run(data_folder.write_at, descriptor, offset, pieces)
+
+        await self._threads.run_to_end(run())
+
+    async def truncate(self, key: UploadKey, fencing_token: int, length: int) -> None:
+        """Cut off what is beyond `length` bytes, but nothing of what is durable."""
+
+        async def run() -> None:
+            if await self._threads.run(self._folder.length_of, key.file_id) is None:
+                await self.read_fenced(key, fencing_token)
+                return
+            async with self._locked(key, fencing_token) as (descriptor, row):
+                await self._threads.run(data_folder.truncate_to, descriptor, max(length, row["offset"]))
+
+        await self._threads.run_to_end(run())
+
+    async def make_durable(self, key: UploadKey, fencing_token: int, length: int) -> None:
+        """Sync the first `length` bytes. Raises Gone where there are fewer, Conflict where the handle is void."""
+        try:
+            await self._threads.run(self._folder.sync, key.file_id, length)
+        except CorruptFile as error:
+            await self.read_fenced(key, fencing_token)
+            raise Gone("the stored data of this upload is corrupt; start a new upload") from error
+
+    async def finish(self, key: UploadKey, fencing_token: int, length: int) -> None:
+        """Make a file of exactly `length` bytes durable. Raises as `make_durable`."""
+        found = await self._threads.run(self._folder.length_of, key.file_id)
+        if found is not None and found > length:  # the last write of an older writer may have gone past the end
+            await self.truncate(key, fencing_token, length)
+        await self.make_durable(key, fencing_token, length)
+
+    async def hold(self, key: UploadKey, action: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
+        """Run `action` while no write is in progress; the second value says whether that could be waited for."""
+
+        async def run() -> tuple[T, bool]:
+            try:
+                descriptor = await self._threads.run(self._folder.open_for_reading, key.file_id)
+            except CorruptFile:  # no file yet, or none any more: nothing is being written
+                return await action(), True
+            try:
+                locked = await self._wait_for_lock(descriptor)
+                return await action(), locked
+            finally:
+                os.close(descriptor)
+
+        return await self._threads.run_to_end(run())
+
+    async def copy(self, source_id: str, target_id: str, length: int) -> None:
+        """Copy the first `length` bytes of a file into a new one, durably. Raises CorruptFile where there are fewer."""
+
+        def copy() -> None:
+            if not length:
+                return
+            source = self._folder.open_for_reading(source_id)
+            try:
+                target = self._folder.open_for_writing(target_id)
+                try:
+                    data_folder.copy_range(source, target, 0, 0, length)
+                finally:
+                    os.close(target)
+            finally:
+                os.close(source)
+            self._folder.sync(target_id, length)
+
+        await self._threads.run_to_end(self._threads.run(copy))
+
+    @asynccontextmanager
+    async def _locked(self, key: UploadKey, fencing_token: int) -> AsyncIterator[tuple[int, Row]]:
+        """The locked file, and the row of the upload as it is while the lock is held."""
+        if await self._threads.run(self._folder.length_of, key.file_id) is None:
+            await self.read_fenced(key, fencing_token)  # a void handle must not create the file again
+        descriptor = await self._threads.run(self._folder.open_for_writing, key.file_id)
+        try:
+            if not await self._wait_for_lock(descriptor):
+                await self.read_fenced(key, fencing_token)
+                raise ServiceUnavailable("another write of this upload is in progress")
+            yield descriptor, await self.read_fenced(key, fencing_token)
+        finally:
+            os.close(descriptor)
+
+    async def _wait_for_lock(self, descriptor: int) -> bool:
+        deadline = time.monotonic() + LOCK_TIMEOUT_SECONDS
+        while not await self._threads.run(data_folder.try_lock, descriptor):
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(LOCK_RETRY_SECONDS)
+        return True
+
+
+def tail_length(offset: int) -> int:
+    """Bytes after the last whole block."""
+    return offset % BLOCK_SIZE

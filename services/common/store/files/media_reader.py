@@ -1,0 +1,111 @@
+"""Reads media: the current version of a name out of the database, then blocks out of its file. Read-only."""
+
+from sqlalchemy import and_, literal, or_, select
+from sqlalchemy.sql import Select
+
+from services.common.errors import BadRequest
+from services.common.media import MediaInfo, MediaName
+from services.common.store.files import schema
+from services.common.store.files.clock import from_milliseconds, to_milliseconds
+from services.common.store.files.data_folder import BLOCK_SIZE
+from services.common.store.files.files_database import FilesDatabase
+from services.common.store.files.ids import is_id
+from services.common.store.files.rows import Row, decode_media_info, fold
+from services.common.store.limits import SEARCH_SCAN_LIMIT
+from services.common.store.media_reader import ListQuery, MediaPage, PageKey
+
+media = schema.media
+_CURRENT = media.c.uploaded_at.is_not(None)
+_NEWEST_FIRST = (media.c.uploaded_at.desc(), media.c.id.desc())
+
+
+class FilesMediaReader:
+    """A `MediaReader` of files."""
+
+    block_size = BLOCK_SIZE
+
+    def __init__(self, files: FilesDatabase) -> None:
+        self._files = files
+        self._database = files.database
+
+    async def check_health(self) -> None:
+        """Check that the database and the folder respond."""
+        await self._files.check()
+
+    async def find(self, name: MediaName) -> MediaInfo | None:
+        """Read the row of that name."""
+        statement = select(media).where(media.c.folder == name.folder, media.c.filename == name.filename, _CURRENT)
+        row = await self._database.read(lambda connection: connection.execute(statement).mappings().first())
+        return None if row is None else decode_media_info(row)
+
+    async def read_blocks(self, info: MediaInfo, first_block: int, last_block: int) -> list[bytes]:
+        """Read blocks in a thread, after the length of the file was compared."""
+        return await self._files.threads.run(
+            self._files.folder.read_blocks, info.file_id, info.length, first_block, last_block
+        )
+
+    async def list_files(self, list_query: ListQuery) -> MediaPage:
+        """Read the index from a key on; a search ends after at most SEARCH_SCAN_LIMIT names."""
+        statement = select(media).where(_CURRENT).order_by(*_NEWEST_FIRST)
+        if list_query.folder is not None:
+            statement = statement.where(media.c.folder == list_query.folder)
+        if list_query.after is not None:
+            statement = _beginning_after(statement, _parse_page_key(list_query.after))
+        end: PageKey | None = None
+        if list_query.filename_contains:
+            end = await self._find_scan_end(statement)
+            if end is not None:
+                at, media_id = to_milliseconds(end.uploaded_at), end.id
+                statement = statement.where(
+                    media.c.uploaded_at >= at, or_(media.c.uploaded_at > at, media.c.id >= media_id)
+                )
+            needle = fold(list_query.filename_contains)
+            statement = statement.where(media.c.search_name.contains(literal(needle), autoescape=False))
+        statement = statement.limit(list_query.limit + 1)
+        rows = await self._database.read(lambda connection: connection.execute(statement).mappings().all())
+        page = rows[: list_query.limit]
+        return MediaPage(
+            [decode_media_info(row) for row in page], _page_key(page[-1]) if len(rows) > len(page) else end
+        )
+
+    async def _find_scan_end(self, statement: Select[tuple[object, ...]]) -> PageKey | None:
+        """Return the last key that a search examines, None where the list ends before it."""
+        keys = statement.with_only_columns(media.c.uploaded_at, media.c.id).offset(SEARCH_SCAN_LIMIT - 1).limit(1)
+        row = await self._database.read(lambda connection: connection.execute(keys).mappings().first())
+        return None if row is None else _page_key(row)
+
+    async def list_folders(self, after: str | None, limit: int) -> list[str]:
+        """Skip from folder to folder in the index, however many files each has."""
+        first = select(media.c.folder).where(_CURRENT).order_by(media.c.folder).limit(1)
+        first = first.where(media.c.folder > after) if after is not None else first.where(media.c.folder >= "")
+        folders = first.cte("folders", recursive=True)
+        inner = schema.media.alias("inner_media")
+        following = (
+            select(inner.c.folder)
+            .where(inner.c.uploaded_at.is_not(None), inner.c.folder > folders.c.folder)
+            .order_by(inner.c.folder)
+            .limit(1)
+            .correlate(folders)
+            .scalar_subquery()
+        )
+        folders = folders.union_all(select(following).where(folders.c.folder.is_not(None)))
+        statement = select(folders.c.folder).where(folders.c.folder.is_not(None)).limit(limit)
+        rows = await self._database.read(lambda connection: connection.execute(statement).scalars().all())
+        return list(rows)
+
+
+def _beginning_after(statement: Select[tuple[object, ...]], key: PageKey) -> Select[tuple[object, ...]]:
+    at = to_milliseconds(key.uploaded_at)
+    older = or_(media.c.uploaded_at < at, media.c.id < key.id)
+    return statement.where(and_(media.c.uploaded_at <= at, older))
+
+
+def _page_key(row: Row) -> PageKey:
+    return PageKey(from_milliseconds(row["uploaded_at"]), row["id"])
+
+
+def _parse_page_key(key: PageKey) -> PageKey:
+    """Raises BadRequest for what `_page_key` has not made."""
+    if not is_id(key.id):
+        raise BadRequest("invalid page token 'after'")
+    return key

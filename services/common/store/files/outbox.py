@@ -1,0 +1,89 @@
+"""The outbox of a name: events are added in the transaction of their change, listed, and removed once they are published."""
+
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from services.common.store.files import schema
+from services.common.store.files.database import Transaction
+from services.common.store.files.ids import make_id
+from services.common.store.files.rows import Row, decode_event, version_of, with_earlier
+from services.common.store.limits import MAX_OUTBOX_EVENTS
+from services.common.store.upload_store import OutboxEvent
+
+outbox = schema.outbox
+
+
+def append_event(transaction: Transaction, name: Row, event: dict[str, Any], read_at: float) -> OutboxEvent:
+    """Add an event to the outbox of a locked name, and return it with the unpublished ones before it.
+
+    `event` has the columns of `outbox` without `at` and `told`.
+    """
+    new = {**event, "at": transaction.now, "told": False}
+    transaction.connection.execute(insert(outbox).values(new))
+    rows = read_outbox(transaction.connection, event["media_id"])
+    if len(rows) > MAX_OUTBOX_EVENTS:
+        rows = _merge_oldest(transaction, rows)
+    unpublished = [decode_event(name, row, read_at) for row in rows if not row["told"] or row["id"] == event["id"]]
+    appended = with_earlier(unpublished, event["id"])
+    if appended is None:
+        raise RuntimeError("the event that was added is not there")
+    return appended
+
+
+def read_outbox(connection: Connection, media_id: str) -> list[Row]:
+    """The rows of a name's outbox, in their order."""
+    statement = select(outbox).where(outbox.c.media_id == media_id).order_by(outbox.c.revision, outbox.c.at)
+    return list(connection.execute(statement).mappings())
+
+
+def read_event(connection: Connection, name: Row, event_id: str, read_at: float) -> OutboxEvent | None:
+    """The event with that id and the unpublished ones before it, None where the outbox does not have it."""
+    rows = [row for row in read_outbox(connection, name["id"]) if not row["told"] or row["id"] == event_id]
+    return with_earlier([decode_event(name, row, read_at) for row in rows], event_id)
+
+
+def _merge_oldest(transaction: Transaction, rows: list[Row]) -> list[Row]:
+    """Drop published events; where the others are still too many, the oldest become one resync.
+
+    A resync that is there grows, and keeps its id: writers that publish it at the same time publish it once.
+    """
+    unpublished = [row for row in rows if not row["told"]]
+    dropped = [row["id"] for row in rows if row["told"]]
+    if len(unpublished) > MAX_OUTBOX_EVENTS:
+        merged_count = len(unpublished) - MAX_OUTBOX_EVENTS + 1
+        first, last = unpublished[0], unpublished[merged_count - 1]
+        resync: dict[str, Any] = {
+            **version_of(last),
+            "id": first["id"] if first["type"] == "socket.resync" else make_id(),
+            "media_id": first["media_id"],
+            "type": "socket.resync",
+            "at": first["at"],
+            "revision": last["revision"],
+            "told": False,
+        }
+        dropped += [row["id"] for row in unpublished[:merged_count]]
+        unpublished = [resync, *unpublished[merged_count:]]
+        transaction.connection.execute(delete(outbox).where(outbox.c.id.in_(dropped)))
+        transaction.connection.execute(insert(outbox).values(resync))
+    else:
+        transaction.connection.execute(delete(outbox).where(outbox.c.id.in_(dropped)))
+    return unpublished
+
+
+def remove_event(transaction: Transaction, media_id: str, event_id: str) -> None:
+    """Remove an event and mark the earlier ones as published.
+
+    These stay for their own writers, which find out by them that their commits were made.
+    """
+    statement = delete(outbox).where(outbox.c.id == event_id).returning(outbox.c.revision)
+    revision = transaction.connection.execute(statement).scalar()
+    if revision is not None:
+        earlier = (outbox.c.media_id == media_id, outbox.c.revision < revision, outbox.c.told.is_(False))
+        transaction.connection.execute(update(outbox).where(*earlier).values(told=True))
+
+
+def drop_published(transaction: Transaction, media_id: str, older_than: int) -> None:
+    """Drop the published events that are older than a time of the lease clock."""
+    old = (outbox.c.media_id == media_id, outbox.c.told.is_(True), outbox.c.at <= older_than)
+    transaction.connection.execute(delete(outbox).where(*old))

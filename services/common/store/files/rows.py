@@ -1,0 +1,131 @@
+"""Rows as values of the port. Pure."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from services.common.media import MediaInfo, MediaName
+from services.common.store.files.clock import StoreClock, from_milliseconds
+from services.common.store.files.ids import is_id
+from services.common.store.files.schema import VERSION_FIELDS
+from services.common.store.upload_store import FinishedUpload, InProgressUpload, OutboxEvent, UploadHandle
+
+Row = Mapping[Any, Any]
+"""A row by the names of its columns."""
+
+
+class UploadKey(NamedTuple):
+    """The ids behind a handle: of the row of its name, of the upload, and of the file."""
+
+    media_id: str
+    record_id: str
+    file_id: str
+
+
+def make_handle(key: UploadKey, name: MediaName | None, fencing_token: int) -> UploadHandle:
+    """Make the handle of an upload. Its id names the row of its name and the upload, its store key the file."""
+    return UploadHandle(f"{key.media_id}-{key.record_id}", name, fencing_token, key.file_id)
+
+
+def upload_key(upload: UploadHandle) -> UploadKey:
+    """Return the ids behind a handle that `make_handle` has made."""
+    media_id, _, record_id = upload.upload_id.partition("-")
+    return UploadKey(media_id, record_id, upload.store_key)
+
+
+def parse_upload_id(upload_id: str) -> tuple[str, str] | None:
+    """Return the ids of the name's row and of the upload, None where the text has not that form."""
+    media_id, _, record_id = upload_id.partition("-")
+    return (media_id, record_id) if is_id(media_id) and is_id(record_id) else None
+
+
+def fold(text: str) -> str:
+    """The text as a search compares it: each character without its case, and never as more than one character."""
+    return "".join(map(_fold_character, text))
+
+
+def _fold_character(character: str) -> str:
+    for folded in (character.casefold(), character.lower()):
+        if len(folded) == 1:
+            return folded
+    return character
+
+
+def encode_metadata(metadata: Mapping[str, str]) -> str:
+    """The metadata of an upload as text: without any character that a database refuses."""
+    return json.dumps(dict(metadata), ensure_ascii=True, separators=(",", ":"))
+
+
+def decode_name(row: Row) -> MediaName | None:
+    """The name of a row of `media`, None where it has none."""
+    return None if row["folder"] is None else MediaName(row["folder"], row["filename"])
+
+
+def decode_version(media_id: str, name: Row, version: Row, revision: int) -> MediaInfo:
+    """A version: the columns of `VERSION_FIELDS` in `version`, under the name in `name`."""
+    return MediaInfo(
+        id=media_id,
+        file_id=version["file_id"],
+        folder=name["folder"],
+        filename=name["filename"],
+        length=version["length"],
+        content_type=version["content_type"],
+        sha256=version["sha256"],
+        uploaded_at=from_milliseconds(version["uploaded_at"]),
+        stored_etag=version["etag"],
+        metadata_json=version["metadata"],
+        revision=revision,
+    )
+
+
+def decode_media_info(row: Row) -> MediaInfo:
+    """The current file of a row of `media` that has one."""
+    return decode_version(row["id"], row, row, row["revision"])
+
+
+def version_of(row: Row) -> dict[str, Any]:
+    """The columns that describe a version, out of a row that has them."""
+    return {field: row[field] for field in VERSION_FIELDS}
+
+
+def decode_event(name: Row, row: Row, read_at: float) -> OutboxEvent:
+    """One row of `outbox`."""
+    return OutboxEvent(row["id"], row["type"], decode_version(row["media_id"], name, row, row["revision"]), read_at)
+
+
+def with_earlier(events: list[OutboxEvent], event_id: str) -> OutboxEvent | None:
+    """The event with that id, and those before it as its earlier ones; None where it is not there."""
+    for number, event in enumerate(events):
+        if event.id == event_id:
+            return replace(event, earlier=tuple(events[:number]))
+    return None
+
+
+def decode_in_progress(row: Row, clock: StoreClock, *, tail: bytes = b"", write_in_progress: bool) -> InProgressUpload:
+    """The state of an unfinished upload, out of a row of `uploads` with the name."""
+    return InProgressUpload(
+        name=decode_name(row),
+        offset=row["offset"],
+        tail=tail,
+        length=row["length"],
+        metadata=json.loads(row["metadata"]),
+        expires_at=clock.to_datetime(row["expires_at"]),
+        write_in_progress=write_in_progress,
+    )
+
+
+def decode_finished(row: Row, clock: StoreClock) -> FinishedUpload:
+    """The outcome of an upload, out of a row of `finished_uploads` with the name and `current_file`."""
+    outcome = row["outcome"]
+    if outcome == "stored" and row["current_file"] != row["file_id"]:
+        outcome = "removed"
+    return FinishedUpload(
+        outcome=outcome,
+        name=decode_name(row),
+        length=row["length"],
+        etag=row["etag"],
+        sha256=row["sha256"],
+        metadata=json.loads(row["metadata"]),
+        expires_at=clock.to_datetime(row["until"]),
+    )

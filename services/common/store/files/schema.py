@@ -1,0 +1,149 @@
+"""The tables. Times are milliseconds since 1970, of leases and expiries by the lease clock (`clock`), else by the database's clock.
+
+    store             one row: store_id (which folder belongs to this database), latest and skew (the lease clock), touched
+    media             one row for each name: the name (null for an upload without one), the revision, and the current version:
+                      file_id, length, content_type, sha256, etag, uploaded_at, metadata; null where readers see no file
+    uploads           unfinished uploads, with their fencing token, lease, expiry, offset, metadata and client
+    finished_uploads  outcomes of uploads that had a TTL
+    tombstones        files to delete, from `due` on; `second_purge`: twice
+    outbox            events to publish, in the order of their revisions; `told`: another writer has published it
+    revision_floors   the greatest revision of all names of a bucket whose rows were deleted
+
+`search_name` is the filename as a search compares it. Text is compared and ordered by its bytes.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData()
+
+_TEXT = Text().with_variant(Text(collation="C"), "postgresql")
+_ID = String(24).with_variant(String(24, collation="C"), "postgresql")
+
+
+def _version_columns(*, nullable: bool) -> list[Column[object]]:
+    """The columns that describe one version of a file."""
+    return [
+        Column("file_id", _ID, nullable=nullable),
+        Column("length", BigInteger, nullable=nullable),
+        Column("content_type", _TEXT, nullable=nullable),
+        Column("sha256", String(64)),
+        Column("etag", _TEXT, nullable=nullable),
+        Column("uploaded_at", BigInteger, nullable=nullable),
+        Column("metadata", _TEXT, nullable=nullable),
+    ]
+
+
+VERSION_FIELDS = ("file_id", "length", "content_type", "sha256", "etag", "uploaded_at", "metadata")
+"""The names of the columns that describe one version of a file."""
+
+store = Table(
+    "store",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("store_id", _ID, nullable=False),
+    Column("latest", BigInteger, nullable=False),
+    Column("skew", BigInteger, nullable=False),
+    Column("touched", BigInteger, nullable=False),
+)
+
+media = Table(
+    "media",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("folder", _TEXT),
+    Column("filename", _TEXT),
+    Column("search_name", _TEXT),
+    Column("revision", BigInteger, nullable=False),
+    *_version_columns(nullable=True),
+    UniqueConstraint("folder", "filename", name="media_name"),
+)
+_current = media.c.uploaded_at.is_not(None)
+Index(
+    "media_newest",
+    media.c.uploaded_at,
+    media.c.id,
+    media.c.search_name,
+    sqlite_where=_current,
+    postgresql_where=_current,
+)
+Index(
+    "media_newest_in_folder",
+    media.c.folder,
+    media.c.uploaded_at,
+    media.c.id,
+    media.c.search_name,
+    sqlite_where=_current,
+    postgresql_where=_current,
+)
+Index("media_file", media.c.file_id, unique=True, sqlite_where=_current, postgresql_where=_current)
+
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("media_id", _ID, ForeignKey("media.id"), nullable=False, index=True),
+    Column("file_id", _ID, nullable=False, unique=True),
+    Column("client", _TEXT, nullable=False),
+    Column("fencing_token", BigInteger, nullable=False),
+    Column("lease_until", BigInteger),
+    Column("expires_at", BigInteger, nullable=False, index=True),
+    Column("lifetime", BigInteger),
+    Column("offset", BigInteger, nullable=False),
+    Column("length", BigInteger),
+    Column("metadata", _TEXT, nullable=False),
+)
+
+finished_uploads = Table(
+    "finished_uploads",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("media_id", _ID, ForeignKey("media.id"), nullable=False, index=True),
+    Column("file_id", _ID, nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("length", BigInteger, nullable=False),
+    Column("sha256", String(64)),
+    Column("etag", _TEXT),
+    Column("metadata", _TEXT, nullable=False),
+    Column("until", BigInteger, nullable=False, index=True),
+)
+
+tombstones = Table(
+    "tombstones",
+    metadata,
+    Column("file_id", _ID, primary_key=True),
+    Column("media_id", _ID, ForeignKey("media.id"), nullable=False, index=True),
+    Column("due", BigInteger, nullable=False, index=True),
+    Column("second_purge", Boolean, nullable=False),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("media_id", _ID, ForeignKey("media.id"), nullable=False),
+    Column("type", String(32), nullable=False),
+    Column("at", BigInteger, nullable=False, index=True),
+    Column("revision", BigInteger, nullable=False),
+    Column("told", Boolean, nullable=False),
+    *_version_columns(nullable=False),
+)
+Index("outbox_order", outbox.c.media_id, outbox.c.revision)
+
+revision_floors = Table(
+    "revision_floors",
+    metadata,
+    Column("bucket", Integer, primary_key=True, autoincrement=False),
+    Column("floor", BigInteger, nullable=False),
+)

@@ -1,0 +1,334 @@
+"""Changes of unfinished uploads, each the body of one transaction. Every one but the first is fenced by the token of its writer.
+
+The names and rules are those of the GridFS store, where each is one update of a document.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from sqlalchemy import CursorResult, case, delete, func, insert, select, update
+
+from services.common.errors import AlreadyExists, Conflict, GridcastError, PreconditionFailed, TooManyRequests
+from services.common.media import MediaName
+from services.common.store.files import schema
+from services.common.store.files.admission import UnfinishedUpload, admit_upload
+from services.common.store.files.clock import StoreClock, to_milliseconds
+from services.common.store.files.database import Transaction
+from services.common.store.files.ids import make_id
+from services.common.store.files.names import delete_if_empty, lock_media, lock_or_create
+from services.common.store.files.rows import Row, UploadKey, encode_metadata
+from services.common.store.limits import MAX_FINISHED_UPLOADS, MAX_TOMBSTONES
+from services.common.store.timings import StoreTimings
+from services.common.store.upload_store import NewUpload, Preconditions, StoredFile
+
+RETRY_LATER = {"retry-after": "30"}
+uploads, finished_uploads, tombstones = schema.uploads, schema.finished_uploads, schema.tombstones
+
+
+def milliseconds(seconds: float) -> int:
+    """The unit of stored times."""
+    return int(seconds * 1000)
+
+
+def preconditions_hold(preconditions: Preconditions, media: Row) -> bool:
+    """Whether the preconditions hold for the current file of a name's row."""
+    exists = media["uploaded_at"] is not None
+    etag = media["etag"]  # null where there is no file
+    since = preconditions.unmodified_since
+    return (
+        not (preconditions.must_not_exist and exists)
+        and not (preconditions.must_exist and not exists)
+        and (preconditions.etag_in is None or etag in preconditions.etag_in)
+        and etag not in preconditions.etag_not_in
+        and (since is None or not exists or media["uploaded_at"] <= to_milliseconds(since) + 999)
+    )
+
+
+def precondition_error(name: MediaName | None, preconditions: Preconditions) -> GridcastError:
+    """The error for a precondition that does not hold."""
+    if preconditions.must_not_exist and name is not None:
+        return AlreadyExists(name.folder, name.filename)
+    return PreconditionFailed("the file does not match the precondition")
+
+
+def raise_lease_lost() -> NoReturn:
+    """Raise the error for a void handle."""
+    raise Conflict("another writer has acquired this upload, or it has expired")
+
+
+def create_upload(
+    transaction: Transaction,
+    name: MediaName | None,
+    new_upload: NewUpload,
+    preconditions: Preconditions,
+    timings: StoreTimings,
+) -> UploadKey:
+    """Add an upload to its name, unless a precondition fails or a limit is reached. An idle one may be evicted for it."""
+    metadata = encode_metadata(new_upload.metadata)
+    client = hashlib.sha256(new_upload.client.encode()).hexdigest()[:16] if new_upload.client else ""
+    media = _admit(transaction, name, client, len(metadata), preconditions, resumable=new_upload.ttl is not None)
+    lifetime = None if new_upload.ttl is None else milliseconds(new_upload.ttl)
+    lease_until = transaction.now + milliseconds(timings.lease_ttl)
+    key = UploadKey(media["id"], make_id(), make_id())
+    transaction.connection.execute(
+        insert(uploads).values(
+            id=key.record_id,
+            media_id=key.media_id,
+            file_id=key.file_id,
+            client=client,
+            fencing_token=1,
+            lease_until=lease_until if lifetime is None else None,
+            expires_at=lease_until if lifetime is None else transaction.now + lifetime,
+            lifetime=lifetime,
+            offset=0,
+            length=new_upload.length,
+            metadata=metadata,
+        )
+    )
+    return key
+
+
+def assign_name(
+    transaction: Transaction,
+    key: UploadKey,
+    fencing_token: int,
+    name: MediaName,
+    preconditions: Preconditions,
+    timings: StoreTimings,
+) -> UploadKey:
+    """Move an upload from its nameless row to that of a name, as an upload without a TTL. Its fencing token is incremented."""
+    lock_media(transaction, key.media_id)
+    media = _admit(transaction, name, "", 2, preconditions, resumable=False)
+    lease_until = transaction.now + milliseconds(timings.lease_ttl)
+    result = transaction.connection.execute(
+        update(uploads)
+        .where(*fence(key, fencing_token))
+        .values(
+            media_id=media["id"],
+            client="",
+            fencing_token=fencing_token + 1,
+            lease_until=lease_until,
+            expires_at=lease_until,
+            lifetime=None,
+            length=None,
+            metadata="{}",
+        )
+    )
+    if not result.rowcount:
+        raise_lease_lost()
+    delete_if_empty(transaction, key.media_id)
+    return key._replace(media_id=media["id"])
+
+
+def _admit(
+    transaction: Transaction,
+    name: MediaName | None,
+    client: str,
+    metadata_bytes: int,
+    preconditions: Preconditions,
+    *,
+    resumable: bool,
+) -> Row:
+    """Lock the row of the name and make room for one more upload. Raises AlreadyExists, PreconditionFailed, TooManyRequests."""
+    media = lock_or_create(transaction, name)
+    if not preconditions_hold(preconditions, media):
+        raise precondition_error(name, preconditions)
+    counted = select(func.count()).select_from(tombstones).where(tombstones.c.media_id == media["id"])
+    if (transaction.connection.execute(counted).scalar() or 0) >= MAX_TOMBSTONES:
+        raise TooManyRequests("too many replaced versions of this name await deletion", RETRY_LATER)
+    rows = transaction.connection.execute(select(uploads).where(uploads.c.media_id == media["id"])).mappings().all()
+    now = transaction.now
+    others = [
+        UnfinishedUpload(
+            id=row["id"],
+            client=row["client"],
+            idle=row["lifetime"] is not None and (row["lease_until"] is None or row["lease_until"] <= now),
+            has_bytes=row["offset"] > 0,
+            active_at=row["expires_at"] - (row["lifetime"] or 0),
+            metadata_bytes=len(row["metadata"]),
+        )
+        for row in rows
+    ]
+    admission = admit_upload(others, client, metadata_bytes, resumable=resumable)
+    if not admission.fits:
+        raise TooManyRequests("too many unfinished uploads of this name are under way", RETRY_LATER)
+    if admission.evicted is not None:
+        doom_uploads(transaction, [row for row in rows if row["id"] == admission.evicted])
+    return media
+
+
+def fence(key: UploadKey, fencing_token: int) -> tuple[Any, ...]:
+    """Conditions that hold only while the upload has that fencing token."""
+    return uploads.c.id == key.record_id, uploads.c.media_id == key.media_id, uploads.c.fencing_token == fencing_token
+
+
+def doom_uploads(transaction: Transaction, rows: Sequence[Row]) -> None:
+    """Remove uploads whose writers may still be in the middle of a write; their files are deleted twice."""
+    if not rows:
+        return
+    transaction.connection.execute(delete(uploads).where(uploads.c.id.in_([row["id"] for row in rows])))
+    for row in rows:
+        add_tombstone(transaction, row["media_id"], row["file_id"], transaction.now, second_purge=True)
+
+
+def add_tombstone(
+    transaction: Transaction, media_id: str, file_id: str, due: int, *, second_purge: bool = False
+) -> None:
+    """Note a file to delete from `due` on."""
+    transaction.connection.execute(
+        insert(tombstones).values(file_id=file_id, media_id=media_id, due=due, second_purge=second_purge)
+    )
+
+
+def acquire(transaction: Transaction, key: UploadKey, timings: StoreTimings) -> tuple[Row, StoreClock] | None:
+    """Increment the fencing token, so that every older handle is void; None where the upload is gone or has expired."""
+    if lock_media(transaction, key.media_id) is None:
+        return None
+    lease_until = transaction.now + milliseconds(timings.lease_ttl)
+    alive = (uploads.c.id == key.record_id, uploads.c.media_id == key.media_id, uploads.c.expires_at > transaction.now)
+    row = _update_returning(
+        transaction,
+        update(uploads)
+        .where(*alive)
+        .values(
+            fencing_token=uploads.c.fencing_token + 1,
+            lease_until=lease_until,
+            expires_at=_greater(uploads.c.expires_at, lease_until),
+        ),
+    )
+    return None if row is None else (row, transaction.clock)
+
+
+def move_to_file(transaction: Transaction, key: UploadKey, fencing_token: int, file_id: str) -> None:
+    """Continue an upload in another file; the old one is deleted twice."""
+    result = transaction.connection.execute(update(uploads).where(*fence(key, fencing_token)).values(file_id=file_id))
+    if not result.rowcount:
+        raise_lease_lost()
+    add_tombstone(transaction, key.media_id, key.file_id, transaction.now, second_purge=True)
+
+
+def set_offset(
+    transaction: Transaction,
+    key: UploadKey,
+    fencing_token: int,
+    offset: int,
+    length: int | None,
+    timings: StoreTimings,
+    *,
+    keep_lease: bool,
+    extend_expiry: bool,
+) -> tuple[int, StoreClock]:
+    """Set the durable offset, and renew or release the lease. Returns when the upload expires."""
+    lease_ttl = milliseconds(timings.lease_ttl)
+    now = transaction.now
+    values: dict[str, Any] = {
+        "offset": offset,
+        "length": length,
+        "lease_until": now + lease_ttl if keep_lease else None,
+    }
+    if extend_expiry:
+        values["expires_at"] = now + func.coalesce(uploads.c.lifetime, lease_ttl)
+    row = _update_returning(transaction, update(uploads).where(*fence(key, fencing_token)).values(values))
+    if row is None:
+        raise_lease_lost()
+    return row["expires_at"], transaction.clock
+
+
+def renew_lease(transaction: Transaction, key: UploadKey, fencing_token: int, timings: StoreTimings) -> None:
+    """Extend the lease from now on, where one is held. The upload does not expire before its lease ends."""
+    until = transaction.now + milliseconds(timings.lease_ttl)
+    values = {
+        "lease_until": case((uploads.c.lease_until.is_(None), None), else_=until),
+        "expires_at": _greater(uploads.c.expires_at, until),
+    }
+    result = transaction.connection.execute(update(uploads).where(*fence(key, fencing_token)).values(values))
+    if not result.rowcount:
+        raise_lease_lost()
+
+
+def release_lease(transaction: Transaction, key: UploadKey, fencing_token: int) -> None:
+    """End the lease; no effect where another writer has acquired the upload."""
+    transaction.connection.execute(update(uploads).where(*fence(key, fencing_token)).values(lease_until=None))
+
+
+def remove_upload(transaction: Transaction, key: UploadKey, fencing_token: int) -> Row | None:
+    """Remove an upload of a locked name and return its row; None where the handle is void."""
+    statement = delete(uploads).where(*fence(key, fencing_token)).returning(uploads)
+    return transaction.connection.execute(statement).mappings().first()
+
+
+def keep_outcome(transaction: Transaction, upload: Row, outcome: str, stored_file: StoredFile | None) -> None:
+    """Keep the outcome of an upload that had a TTL, and drop those whose time has passed.
+
+    The metadata of one whose file is not there is not kept: nothing is answered from it.
+    """
+    of_name = finished_uploads.c.media_id == upload["media_id"]
+    execute = transaction.connection.execute
+    execute(delete(finished_uploads).where(of_name, finished_uploads.c.until <= transaction.now))
+    if outcome == "stored":  # then the files of all others were replaced
+        execute(update(finished_uploads).where(of_name).values(metadata="{}"))
+    if upload["lifetime"] is None:
+        return
+    execute(
+        insert(finished_uploads).values(
+            id=upload["id"],
+            media_id=upload["media_id"],
+            file_id=upload["file_id"],
+            outcome=outcome,
+            length=stored_file.length if stored_file else upload["offset"],
+            sha256=stored_file.sha256 if stored_file else None,
+            etag=stored_file.etag if stored_file else None,
+            metadata=upload["metadata"] if outcome == "stored" else "{}",
+            until=transaction.now + upload["lifetime"],
+        )
+    )
+    newest = (
+        select(finished_uploads.c.id)
+        .where(of_name)
+        .order_by(finished_uploads.c.until.desc(), finished_uploads.c.id.desc())
+        .limit(MAX_FINISHED_UPLOADS)
+    )
+    execute(delete(finished_uploads).where(of_name, finished_uploads.c.id.not_in(newest)))
+
+
+def abort(
+    transaction: Transaction, key: UploadKey, fencing_token: int, *, name_taken: bool, second_purge: bool
+) -> bool:
+    """End an upload without a file, which is due for deletion at once. Returns whether the handle was valid."""
+    lock_media(transaction, key.media_id)
+    upload = remove_upload(transaction, key, fencing_token)
+    if upload is None:
+        return False
+    if name_taken:
+        keep_outcome(transaction, upload, "lost", None)
+    add_tombstone(transaction, key.media_id, upload["file_id"], transaction.now, second_purge=second_purge)
+    return True
+
+
+def mark_purged(transaction: Transaction, media_id: str, file_ids: Sequence[str], timings: StoreTimings) -> None:
+    """Remove the tombstones of files that are deleted, or postpone them where they are to be deleted a second time.
+
+    Only where they were due: of two collectors the second must not remove what the first has postponed.
+    """
+    lock_media(transaction, media_id)
+    due = (tombstones.c.file_id.in_(file_ids), tombstones.c.due <= transaction.now)
+    later = transaction.now + milliseconds(timings.second_purge_after)
+    # In this order: what is postponed is not due any more.
+    postponed: CursorResult[Any] = transaction.connection.execute(
+        update(tombstones).where(*due, tombstones.c.second_purge.is_(True)).values(due=later, second_purge=False)
+    )
+    if postponed.rowcount < len(file_ids):
+        transaction.connection.execute(delete(tombstones).where(*due))
+    delete_if_empty(transaction, media_id)
+
+
+def _greater(column: Any, value: int) -> Any:
+    """The greater of both: the databases have no function of the same name for it."""
+    return case((column > value, column), else_=value)
+
+
+def _update_returning(transaction: Transaction, statement: Any) -> Row | None:
+    """Run an update of one upload, and return its row as it is now."""
+    row: Row | None = transaction.connection.execute(statement.returning(uploads)).mappings().first()
+    return row

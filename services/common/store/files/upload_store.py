@@ -1,0 +1,317 @@
+"""Writes media into files, and every change of state as one fenced transaction of the database.
+
+A file is visible only by its row, which is committed after its bytes are durable.
+"""
+
+import time
+from collections.abc import AsyncGenerator, Sequence
+from datetime import datetime
+
+from sqlalchemy import Connection, select, update
+
+from services.common.errors import Gone, ServiceUnavailable
+from services.common.media import MediaName
+from services.common.store.errors import CorruptFile
+from services.common.store.files import schema, upload_changes
+from services.common.store.files.clock import StoreClock, read_clock
+from services.common.store.files.commit import Committer
+from services.common.store.files.data_folder import BLOCK_SIZE
+from services.common.store.files.database import Transaction
+from services.common.store.files.exclusive_files import ExclusiveFiles
+from services.common.store.files.files_database import FilesDatabase
+from services.common.store.files.ids import creation_time, make_id
+from services.common.store.files.names import delete_if_empty, lock_media
+from services.common.store.files.outbox import remove_event
+from services.common.store.files.rows import (
+    Row,
+    UploadKey,
+    decode_finished,
+    decode_in_progress,
+    decode_name,
+    make_handle,
+    parse_upload_id,
+    upload_key,
+)
+from services.common.store.timings import StoreTimings
+from services.common.store.upload_store import (
+    MUST_NOT_EXIST,
+    NO_PRECONDITIONS,
+    FinishedUpload,
+    InProgressUpload,
+    NewUpload,
+    OutboxEvent,
+    Preconditions,
+    StoredFile,
+    UploadHandle,
+    UploadState,
+)
+
+READ_BATCH_BLOCKS = 16
+"""Blocks read by one call (4 MiB) when an unfinished upload is hashed again."""
+_CORRUPT = "the stored data of this upload is corrupt; start a new upload"
+
+uploads, finished_uploads, media = schema.uploads, schema.finished_uploads, schema.media
+
+
+class FilesUploadStore:
+    """An `UploadStore` in files."""
+
+    block_size = BLOCK_SIZE
+
+    def __init__(self, files: FilesDatabase, timings: StoreTimings | None = None) -> None:
+        self.timings = timings or StoreTimings()
+        self.lease_ttl = self.timings.lease_ttl
+        self._files = files
+        self._database = files.database
+        self._exclusive = ExclusiveFiles(files.database, files.folder, files.threads)
+        self._committer = Committer(files.database, self.timings)
+        self._schema_ready = False
+
+    async def ensure_schema(self) -> None:
+        """Create the folders and the tables, or migrate the tables of an older schema."""
+        await self._files.prepare()
+        self._schema_ready = True
+
+    async def check_health(self) -> None:
+        """Check that the database and the folder are there, and that the schema is that of this program."""
+        if not self._schema_ready:
+            raise ServiceUnavailable("the tables are not created yet")
+        await self._files.check()
+
+    async def get_free_bytes(self) -> int | None:
+        """Return the free bytes on the volume of the folder."""
+        return await self._files.threads.run(self._files.folder.free_bytes)
+
+    async def create_upload(
+        self, name: MediaName | None, new_upload: NewUpload, preconditions: Preconditions = MUST_NOT_EXIST
+    ) -> UploadHandle:
+        """Add a row to the uploads of the name."""
+        key = await self._database.write(
+            lambda transaction: upload_changes.create_upload(transaction, name, new_upload, preconditions, self.timings)
+        )
+        return make_handle(key, name, fencing_token=1)
+
+    async def assign_name(
+        self, upload: UploadHandle, name: MediaName, preconditions: Preconditions = MUST_NOT_EXIST
+    ) -> UploadHandle:
+        """Move the upload to the name. Conflict where its handle is void."""
+        key, token = upload_key(upload), upload.fencing_token
+        named = await self._database.write(
+            lambda transaction: upload_changes.assign_name(transaction, key, token, name, preconditions, self.timings)
+        )
+        return make_handle(named, name, token + 1)
+
+    def upload_age(self, upload_id: str) -> float | None:
+        """Read the time of creation out of the upload's id."""
+        ids = parse_upload_id(upload_id)
+        return None if ids is None else time.time() - creation_time(ids[1])
+
+    async def get_info(self, upload_id: str) -> UploadState:
+        """Read the rows."""
+        if (ids := parse_upload_id(upload_id)) is None:
+            return None
+        return await self._database.read(lambda connection: _read_state(connection, *ids)[0])
+
+    async def get_durable_info(self, upload_id: str) -> UploadState:
+        """Read the rows after a commit that is synced: then all that they say is durable. Not needed where no writer is at work."""
+        if (ids := parse_upload_id(upload_id)) is None:
+            return None
+        state, is_durable = await self._database.read(lambda connection: _read_state(connection, *ids))
+        if is_durable:
+            return state
+
+        def read(transaction: Transaction) -> UploadState:
+            touched = schema.store.c.touched + 1
+            transaction.connection.execute(update(schema.store).values(touched=touched))
+            return _read_state(transaction.connection, *ids)[0]
+
+        return await self._database.write(read)
+
+    async def acquire(self, upload_id: str) -> tuple[UploadHandle, InProgressUpload] | FinishedUpload | None:
+        """Increment the fencing token while no write is in progress."""
+        if (ids := parse_upload_id(upload_id)) is None:
+            return None
+        row = await self._database.read(lambda connection: _read_upload(connection, *ids))
+        if row is None:
+            return await self._get_finished(upload_id)
+        key = UploadKey(*ids, row["file_id"])
+        acquired, waited = await self._exclusive.hold(
+            key,
+            lambda: self._database.write(lambda transaction: upload_changes.acquire(transaction, key, self.timings)),
+        )
+        if acquired is None:
+            return await self._get_finished(upload_id)
+        current, clock = acquired
+        token, offset = current["fencing_token"], current["offset"]
+        try:
+            if not waited:  # a process that was paused holds the lock
+                key = await self._continue_in_copy(key._replace(file_id=current["file_id"]), token, offset)
+            tail = await self._read_tail(key.file_id, offset)
+        except CorruptFile as error:
+            raise Gone(_CORRUPT) from error
+        named = {**row, **current}
+        state = decode_in_progress(named, clock, tail=tail, write_in_progress=True)
+        return make_handle(key, decode_name(named), token), state
+
+    async def _get_finished(self, upload_id: str) -> FinishedUpload | None:
+        state = await self.get_durable_info(upload_id)
+        return state if isinstance(state, FinishedUpload) else None
+
+    async def _continue_in_copy(self, key: UploadKey, fencing_token: int, offset: int) -> UploadKey:
+        copy_id = make_id()
+        await self._exclusive.copy(key.file_id, copy_id, offset)
+        await self._database.write(
+            lambda transaction: upload_changes.move_to_file(transaction, key, fencing_token, copy_id)
+        )
+        return key._replace(file_id=copy_id)
+
+    async def _read_tail(self, file_id: str, offset: int) -> bytes:
+        """Return the bytes after the last whole block. Raises CorruptFile where the file has fewer bytes than `offset`."""
+        if not offset:
+            return b""
+        length = offset % BLOCK_SIZE
+        # Also without a tail: its last byte says whether the file is as long as it must be.
+        data = await self._files.threads.run(
+            self._files.folder.read_range, file_id, offset - (length or 1), length or 1
+        )
+        return data if length else b""
+
+    async def write_blocks(self, upload: UploadHandle, first_block: int, blocks: Sequence[bytes]) -> None:
+        """Write the blocks at their places. The next offset or the commit makes them durable."""
+        key = upload_key(upload)
+        await self._exclusive.write(key, upload.fencing_token, first_block * BLOCK_SIZE, blocks)
+
+    async def truncate_blocks(self, upload: UploadHandle, first_block: int) -> None:
+        """Shorten the file. What is durable stays, as the tail does in other stores."""
+        await self._exclusive.truncate(upload_key(upload), upload.fencing_token, first_block * BLOCK_SIZE)
+
+    async def set_offset(
+        self,
+        upload: UploadHandle,
+        offset: int,
+        tail: bytes,
+        length: int | None,
+        *,
+        keep_lease: bool,
+        extend_expiry: bool = True,
+    ) -> datetime:
+        """Write the tail, sync the file, then set the offset; synced itself where the lease is released."""
+        key, token = upload_key(upload), upload.fencing_token
+        if tail:
+            await self._exclusive.write(key, token, offset - len(tail), [tail])
+        await self._exclusive.make_durable(key, token, offset)
+        expires_at, clock = await self._database.write(
+            lambda transaction: upload_changes.set_offset(
+                transaction,
+                key,
+                token,
+                offset,
+                length,
+                self.timings,
+                keep_lease=keep_lease,
+                extend_expiry=extend_expiry,
+            ),
+            durable=not keep_lease,
+        )
+        return clock.to_datetime(expires_at)
+
+    async def renew_lease(self, upload: UploadHandle) -> None:
+        """Extend the lease. Raises Conflict where the fencing token is another."""
+        key, token = upload_key(upload), upload.fencing_token
+        await self._database.write(
+            lambda transaction: upload_changes.renew_lease(transaction, key, token, self.timings), durable=False
+        )
+
+    async def release_lease(self, upload: UploadHandle) -> None:
+        """Set the lease to null; synced, because nothing is where no lease is held."""
+        key, token = upload_key(upload), upload.fencing_token
+        await self._database.write(lambda transaction: upload_changes.release_lease(transaction, key, token))
+
+    async def iter_blocks(self, upload: UploadHandle, block_count: int) -> AsyncGenerator[bytes, None]:
+        """Yield the first blocks."""
+        file_id = upload_key(upload).file_id
+        for start in range(0, block_count, READ_BATCH_BLOCKS):
+            count = min(READ_BATCH_BLOCKS, block_count - start)
+            data = await self._files.threads.run(
+                self._files.folder.read_range, file_id, start * BLOCK_SIZE, count * BLOCK_SIZE
+            )
+            view = memoryview(data)
+            for number in range(count):
+                yield bytes(view[number * BLOCK_SIZE : (number + 1) * BLOCK_SIZE])
+
+    async def commit(
+        self, upload: UploadHandle, stored_file: StoredFile, preconditions: Preconditions = MUST_NOT_EXIST
+    ) -> OutboxEvent:
+        """Sync the file, then make it current. Raises Gone where it is shorter than `stored_file.length`."""
+        key = upload_key(upload)
+        await self._exclusive.finish(key, upload.fencing_token, stored_file.length)
+        return await self._committer.commit(upload, key, stored_file, preconditions)
+
+    async def abort(self, upload: UploadHandle, *, name_taken: bool = False, second_purge: bool = False) -> None:
+        """Replace the upload by a tombstone, delete its file, then remove the tombstone."""
+        key, token = upload_key(upload), upload.fencing_token
+        is_ended = await self._database.write(
+            lambda transaction: upload_changes.abort(
+                transaction, key, token, name_taken=name_taken, second_purge=second_purge
+            )
+        )
+        if is_ended:
+            await self._files.threads.run(self._files.folder.delete, key.file_id)
+            await self._database.write(
+                lambda transaction: upload_changes.mark_purged(transaction, key.media_id, [key.file_id], self.timings),
+                durable=False,
+            )
+
+    async def delete(self, name: MediaName, preconditions: Preconditions = NO_PRECONDITIONS) -> OutboxEvent | None:
+        """Replace the current version by a tombstone."""
+        return await self._committer.delete(name, preconditions)
+
+    async def ack_event(self, event: OutboxEvent) -> None:
+        """Remove the event, and mark those before it. Where a power loss undoes that, it is published again with the same id."""
+
+        def acknowledge(transaction: Transaction) -> None:
+            row = lock_media(transaction, event.info.id)
+            if row is None:
+                return
+            remove_event(transaction, event.info.id, event.id)
+            if row["uploaded_at"] is None:
+                delete_if_empty(transaction, event.info.id)
+
+        await self._database.write(acknowledge, durable=False)
+
+
+def _read_upload(connection: Connection, media_id: str, record_id: str) -> Row | None:
+    """The row of an unfinished upload, with the name and the clocks."""
+    statement = (
+        select(uploads, media.c.folder, media.c.filename)
+        .join(media, media.c.id == uploads.c.media_id)
+        .where(uploads.c.id == record_id, uploads.c.media_id == media_id)
+    )
+    return connection.execute(statement).mappings().first()
+
+
+def _read_state(connection: Connection, media_id: str, record_id: str) -> tuple[UploadState, bool]:
+    """The state of an upload, and whether it is durable without a further commit.
+
+    One that has expired is not found, whether it has been collected or not.
+    """
+    row = _read_upload(connection, media_id, record_id)
+    clock = read_clock(connection)
+    if row is not None:
+        if row["expires_at"] <= clock.now:
+            return None, True
+        lease = row["lease_until"]
+        # A writer whose lease has ended was killed, and holds no bytes that would become durable.
+        state = decode_in_progress(row, clock, write_in_progress=lease is not None and lease > clock.now)
+        return state, lease is None
+    return _read_finished(connection, media_id, record_id, clock), True
+
+
+def _read_finished(connection: Connection, media_id: str, record_id: str, clock: StoreClock) -> FinishedUpload | None:
+    statement = (
+        select(finished_uploads, media.c.folder, media.c.filename, media.c.file_id.label("current_file"))
+        .join(media, media.c.id == finished_uploads.c.media_id)
+        .where(finished_uploads.c.id == record_id, finished_uploads.c.media_id == media_id)
+    )
+    row = connection.execute(statement).mappings().first()
+    return None if row is None else decode_finished(row, clock)

@@ -1,0 +1,24 @@
+"""The limits that every store keeps, whatever it is built on."""
+
+from datetime import timedelta
+
+MAX_UPLOADS_PER_NAME = 64
+"""Unfinished uploads of one name."""
+MAX_IDLE_UPLOADS_PER_CLIENT = 16
+"""Unfinished uploads of one name and one client that no writer holds."""
+MAX_FACTS_BYTES = 128 * 1024
+"""Bytes of the metadata of all unfinished uploads of one name: in MongoDB every change of the document costs a copy of them."""
+MAX_TOMBSTONES = 10_000
+"""Versions of one name that wait for deletion. Beyond it new uploads of the name are refused."""
+MAX_FINISHED_UPLOADS = 64
+"""Outcomes of uploads of one name that are kept: the newest."""
+MAX_OUTBOX_EVENTS = 64
+"""Unpublished events of one name. Beyond it the oldest become one `socket.resync`: clients then ask for the state."""
+SEARCH_SCAN_LIMIT = 10_000
+"""Names that one page of a search examines: about 10 ms of the database's time."""
+ORPHAN_SCAN_FILES = 1000
+"""Files examined by one call of `delete_orphans`."""
+MIN_ORPHAN_AGE = timedelta(hours=24)
+"""Far longer than any write takes."""
+REVISION_BUCKETS = 1 << 16
+"""Revision floors that are kept: at most some 5 MiB."""
