@@ -4,6 +4,7 @@ Modules with fixtures (loaded here as plugins):
 
 databases          mongod, redis_server (session), dedicated_mongod, dedicated_redis, database_name, redis_url
 processes          start_service; shows the log of every running service with a failed test
+opened_stores      make_store_settings: new stores of every kind
 stack              stack (session): `python -m deploy.local` with two stream and two socket replicas
 upload_client      upload, upload_settings, env (module), inspector; requests and a tus client for the upload service
 scripted_upstream  upstream, gateway, short_timeout_gateway (module); HTTP requests to the gateway
@@ -49,6 +50,8 @@ pytest_plugins = [
     "tests.support.databases",
     "tests.support.processes",
     "tests.support.media_library",
+    "tests.support.opened_stores",
+    "tests.support.postgresql",
     "tests.support.stack",
     "tests.support.upload_client",
     "tests.support.videos",

@@ -18,7 +18,9 @@ UNFINISHED_IMPORT_TTL_SECONDS = 86400.0
 ANOTHER_HAS_NAME = "another file has this name, or what is left of one: an unfinished upload, a deleted version"
 ANOTHER_HAS_ID = "another name has the id of this file"
 FILE_ID_IN_USE = "another file has the file id of this one"
-TO_BE_DELETED = "this version was deleted, or an interrupted copy of it has expired, and its bytes are still to be deleted"
+TO_BE_DELETED = (
+    "this version was deleted, or an interrupted copy of it has expired, and its bytes are still to be deleted"
+)
 BYTES_LEFT_BEHIND = "bytes with the file id of this one are left without a file, and are still to be deleted"
 CHANGED_MEANWHILE = "the file was changed meanwhile, or another process copies it too"
 
@@ -52,8 +54,8 @@ class FileImporter(Protocol):
 def compare_versions(current: MediaInfo | None, incoming: MediaInfo) -> Literal["unchanged", "kept"] | None:
     """Decide what happens to an incoming version where `current` has its name; None: it is imported.
 
-    Of two versions of one file the one with the greater revision is the newer; where both stores have changed it equally often, what
-    is here stays. Raises Conflict where they are two files.
+    Of two versions of one file the one with the greater revision is the newer; where both stores have changed it equally often,
+    what is here stays. Raises Conflict where they are two files.
     """
     if current is None:
         return None

@@ -10,7 +10,6 @@ from services.common.errors import BadRequest, Conflict
 from services.common.media import MediaInfo, MediaName
 from services.common.store.errors import CorruptFile
 from services.common.store.file_importer import (
-    BYTES_LEFT_BEHIND,
     CHANGED_MEANWHILE,
     TO_BE_DELETED,
     ImportOutcome,
@@ -31,7 +30,7 @@ from services.common.store.upload_store import UploadHandle
 WRITE_BATCH_BLOCKS = 8
 """Blocks written by one call (2 MiB)."""
 _ORPHAN_MARGIN_SECONDS = 3600.0
-"""How much younger than the youngest orphan a file without a row must be to be written over: clocks differ, and a search takes time."""
+"""How much younger than an orphan a file without a row must be to be written over: clocks differ, and a search takes time."""
 
 
 class FilesFileImporter:
@@ -68,8 +67,9 @@ class FilesFileImporter:
     async def _begin(self, info: MediaInfo) -> UploadHandle:
         """Take the upload of an interrupted import over, or add one."""
         changed_at = await self._files.threads.run(self._files.folder.changed_at, info.file_id)
+        is_orphan = changed_at is not None and changed_at < _oldest_usable()
         key, is_left = await self._files.database.write(
-            lambda transaction: import_changes.begin_import(transaction, info)
+            lambda transaction: import_changes.begin_import(transaction, info, is_orphan=is_orphan)
         )
         name = MediaName(info.folder, info.filename)
         upload = make_handle(key, name, fencing_token=1)
@@ -80,15 +80,8 @@ class FilesFileImporter:
             upload = acquired[0]
             if upload.store_key != info.file_id:  # a process that was paused holds the file: this is a copy of it
                 raise Conflict(CHANGED_MEANWHILE)
-        elif changed_at is not None and changed_at < self._oldest_usable():
-            # No row has had this file, and the search for orphans may be about to delete it.
-            raise Conflict(BYTES_LEFT_BEHIND)
         await self._uploads.truncate_blocks(upload, 0)
         return upload
-
-    @staticmethod
-    def _oldest_usable() -> float:
-        return time.time() - MIN_ORPHAN_AGE.total_seconds() + _ORPHAN_MARGIN_SECONDS
 
     async def _write(self, upload: UploadHandle, length: int, blocks: AsyncIterator[bytes]) -> None:
         written = first_block = 0
@@ -104,3 +97,8 @@ class FilesFileImporter:
             await self._uploads.write_blocks(upload, first_block, batch)
         if written != length:
             raise CorruptFile(f"file {upload.store_key}: {written} bytes were read of {length}")
+
+
+def _oldest_usable() -> float:
+    """The time of the last change of the oldest file without a row that the search for orphans leaves alone."""
+    return time.time() - MIN_ORPHAN_AGE.total_seconds() + _ORPHAN_MARGIN_SECONDS

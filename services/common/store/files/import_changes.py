@@ -7,6 +7,7 @@ from services.common.media import MediaInfo, MediaName
 from services.common.store.file_importer import (
     ANOTHER_HAS_ID,
     ANOTHER_HAS_NAME,
+    BYTES_LEFT_BEHIND,
     CHANGED_MEANWHILE,
     FILE_ID_IN_USE,
     TO_BE_DELETED,
@@ -26,8 +27,11 @@ from services.common.store.timings import StoreTimings
 media, uploads, tombstones = schema.media, schema.uploads, schema.tombstones
 
 
-def begin_import(transaction: Transaction, info: MediaInfo) -> tuple[UploadKey, bool]:
-    """Add an upload with the ids of the file to its name; the second value says that an earlier import has left one."""
+def begin_import(transaction: Transaction, info: MediaInfo, *, is_orphan: bool) -> tuple[UploadKey, bool]:
+    """Add an upload with the ids of the file to its name; the second value says that an earlier import has left one.
+
+    `is_orphan`: its file is there, and the search for orphans may be about to delete it unless a row has had it.
+    """
     name = MediaName(info.folder, info.filename)
     row = lock_name(transaction, name)
     if row is not None and row["id"] != info.id:
@@ -50,6 +54,8 @@ def begin_import(transaction: Transaction, info: MediaInfo) -> tuple[UploadKey, 
         if left["expires_at"] <= transaction.now:
             raise Conflict(TO_BE_DELETED)
         return UploadKey(info.id, left["id"], info.file_id), True
+    if is_orphan:
+        raise Conflict(BYTES_LEFT_BEHIND)
     lifetime = milliseconds(UNFINISHED_IMPORT_TTL_SECONDS)
     key = UploadKey(row["id"], make_id(), info.file_id)
     execute(

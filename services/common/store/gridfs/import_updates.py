@@ -24,7 +24,8 @@ def commit_import(
 ) -> tuple[Document, Pipeline]:
     """Make the file current, and add a tombstone for the version `replaced`: one step for every reader.
 
-    `revision_floor` is what `RevisionFloors.get` has returned. The revision is that of `next_revision`. The outbox stays as it is. Returns the condition to add to the filter, that `replaced` is still current, and the update.
+    `revision_floor` is what `RevisionFloors.get` has returned. The revision is that of `next_revision`. The outbox stays as it is.
+    Returns the condition to add to the filter, that `replaced` is still current, and the update.
     """
     current: Document = {
         "file": ObjectId(info.file_id),

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from bson import ObjectId
 from pymongo import ReturnDocument

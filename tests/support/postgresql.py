@@ -1,0 +1,132 @@
+"""A real PostgreSQL on a free port, with data in a temporary folder: fixture `postgresql` (session) and `postgresql_url`.
+
+The server refuses to run as root, so it runs as the user `nobody` then.
+"""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from deploy.local.ports import HOST, free_ports
+from tests.support.waiting import eventually
+
+USER = "gridcast"
+_FOLDERS = ("/usr/lib/postgresql/17/bin", "/usr/lib/postgresql/16/bin", "/usr/lib/postgresql/15/bin")
+
+
+def find_program(name: str) -> str | None:
+    """The path of one of PostgreSQL's programs, which Debian does not put on the path."""
+    return shutil.which(name, path=os.pathsep.join((*_FOLDERS, os.environ.get("PATH", ""))))
+
+
+class PostgreSQLServer:
+    """A server that can be killed and started again on the same data and the same port."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (self.port,) = free_ports(1)
+        self._user = "nobody" if os.getuid() == 0 else None
+        if self._user is not None:
+            shutil.chown(folder, self._user)
+        self._run("initdb", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", f"--username={USER}", "--no-sync")
+        self.start()
+
+    def _run(self, name: str, *arguments: str) -> None:
+        program = find_program(name)
+        assert program is not None
+        command = [program, f"--pgdata={self.folder}/data", *arguments]
+        with (self.folder.parent / f"{self.folder.name}-{name}.out").open("ab") as output:
+            subprocess.run(
+                command, user=self._user, cwd=self.folder, check=True, stdout=output, stderr=output, timeout=60
+            )
+
+    def url(self, database: str) -> str:
+        """The address of a database, as GRIDCAST_DATABASE_URL has it."""
+        return f"postgresql+asyncpg://{USER}@{HOST}:{self.port}/{database}"
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        options = f"-c listen_addresses={HOST} -c port={self.port} -c unix_socket_directories= -c max_connections=200"
+        program = find_program("postgres")
+        assert program is not None
+        with (self.folder.parent / f"{self.folder.name}.out").open("ab") as output:
+            self._process = subprocess.Popen(
+                [program, "-D", f"{self.folder}/data", *options.split(" ")],
+                user=self._user,
+                cwd=self.folder,
+                stdout=output,
+                stderr=output,
+            )
+        eventually(self._answers, 30, "PostgreSQL answers")
+
+    def _answers(self) -> bool:
+        try:
+            self.execute("SELECT 1", "postgres")
+        except (OSError, asyncpg.PostgresError):
+            return False
+        return True
+
+    def kill(self) -> None:
+        """Send SIGKILL to all its processes, and wait for the exit."""
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text("ascii").split()
+        self._process.kill()
+        self._process.wait(10)
+        # A server does not start while a process of the old one has its shared memory.
+        eventually(lambda: not any(Path(f"/proc/{child}").exists() for child in children), 10, "its children end")
+
+    def stop(self) -> None:
+        self._process.send_signal(2)  # SIGINT: fast shutdown
+        self._process.wait(30)
+
+    def execute(self, sql: str, database: str) -> list[dict[str, object]]:
+        """Run one statement in a connection of its own."""
+
+        async def run() -> list[dict[str, object]]:
+            connection = await asyncpg.connect(host=HOST, port=self.port, user=USER, database=database, timeout=5)
+            try:
+                return [dict(row) for row in await connection.fetch(sql)]
+            finally:
+                await connection.close()
+
+        return asyncio.run(run())
+
+
+@contextlib.contextmanager
+def run_postgresql() -> Iterator[PostgreSQLServer]:
+    """Run a server. In a folder of its own below /tmp: those of pytest cannot be entered by other users."""
+    with tempfile.TemporaryDirectory(prefix="postgresql-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)
+        data = Path(folder) / "server"
+        data.mkdir()
+        server = PostgreSQLServer(data)
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQLServer]:
+    """The PostgreSQL that the session shares. Do not stop it."""
+    if find_program("initdb") is None:
+        pytest.skip("PostgreSQL is not installed: Debian's package postgresql")
+    with run_postgresql() as server:
+        yield server
+
+
+@pytest.fixture
+def postgresql_database(postgresql: PostgreSQLServer) -> Iterator[str]:
+    """The name of an empty database on the session's PostgreSQL, dropped after the test."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    postgresql.execute(f"CREATE DATABASE {name}", "postgres")
+    yield name
+    postgresql.execute(f"DROP DATABASE {name} WITH (FORCE)", "postgres")
