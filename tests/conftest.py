@@ -4,7 +4,7 @@ Modules with fixtures (loaded here as plugins):
 
 databases          mongod, redis_server (session), dedicated_mongod, dedicated_redis, database_name, redis_url
 processes          start_service; shows the log of every running service with a failed test
-opened_stores      make_store_settings: new stores of every kind
+opened_stores      stores: new stores of the kinds that a test names
 stack              stack (session): `python -m deploy.local` with two stream and two socket replicas
 upload_client      upload, upload_settings, env (module), inspector; requests and a tus client for the upload service
 scripted_upstream  upstream, gateway, short_timeout_gateway (module); HTTP requests to the gateway

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
     except ValueError as error:
         sys.stderr.write(f"copy_store: {error}\n")
         return 2
-    configure_logging("copy", source.log_level)
+    configure_logging("copy", "warning")  # the command itself speaks in plain lines
     try:
         return asyncio.run(_copy(source, target))
     except KeyboardInterrupt:

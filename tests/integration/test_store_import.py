@@ -23,18 +23,18 @@ from services.common.store.factory import MediaStore
 from services.common.store.media_reader import ListQuery
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import NO_PRECONDITIONS, NewUpload, StoredFile
-from tests.support.opened_stores import STORE_KINDS, MakeStoreSettings, opened_store
+from tests.support.opened_stores import STORE_KINDS, opened_store, with_stores
 from tests.support.sizes import CHUNK_SIZE
 from tests.support.waiting import eventually_async
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, with_stores(*((kind,) for kind in STORE_KINDS))]
 LONG_AGO = datetime(2019, 5, 17, 3, 4, 5, 678000, UTC)
 TIMINGS = StoreTimings(lease_ttl=0.4, tombstone_ttl=0.3, second_purge_after=0.3, outbox_retry_after=0)
 
 
-@pytest.fixture(params=STORE_KINDS)
-def settings(request: pytest.FixtureRequest, make_store_settings: MakeStoreSettings) -> StoreSettings:
-    return make_store_settings(request.param)
+@pytest.fixture
+def settings(stores: list[StoreSettings]) -> StoreSettings:
+    return stores[0]
 
 
 @pytest.fixture

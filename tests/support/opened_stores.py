@@ -1,7 +1,10 @@
-"""Stores of every kind as the product opens them, each new and empty: fixture `make_store_settings`."""
+"""Stores of every kind as the product opens them, each new and empty: fixture `stores`, the settings of some.
+
+Parametrize it indirectly with tuples of STORE_KINDS, as in `with_stores(("gridfs-motor", "files-sqlite"))`.
+"""
 
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,12 +18,15 @@ from services.common.store.timings import StoreTimings
 
 STORE_KINDS = ("gridfs-motor", "gridfs-pymongo", "files-sqlite", "files-postgresql")
 
-MakeStoreSettings = Callable[[str], StoreSettings]
+
+def with_stores(*kinds: tuple[str, ...]) -> pytest.MarkDecorator:
+    """Run a test once for each tuple of kinds of stores."""
+    return pytest.mark.parametrize("stores", kinds, indirect=True, ids=" ".join)
 
 
 @pytest.fixture
-def make_store_settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeStoreSettings]:
-    """A call that returns the settings of a new store of one of STORE_KINDS."""
+def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[StoreSettings]]:
+    """The settings of new stores. Not asynchronous, because the servers are started without an event loop."""
     mongodb: list[tuple[str, str]] = []
     postgresql: list[tuple[Any, str]] = []
 
@@ -39,7 +45,7 @@ def make_store_settings(request: pytest.FixtureRequest, tmp_path: Path) -> Itera
             database_url = server.url(name)
         return StoreSettings(store="files", files_dir=str(tmp_path / name), database_url=database_url)
 
-    yield make
+    yield [make(kind) for kind in request.param]
     for url, name in mongodb:
         with pymongo.MongoClient[dict[str, Any]](url) as client:
             client.drop_database(name)
