@@ -3,6 +3,8 @@
 Modules with fixtures (loaded here as plugins):
 
 databases          mongod, redis_server (session), dedicated_mongod, dedicated_redis, database_name, redis_url
+postgresql         postgresql (session), postgresql_database
+store_adapters     adapters: every store, one after another, for the contract tests
 processes          start_service; shows the log of every running service with a failed test
 opened_stores      stores: new stores of the kinds that a test names
 stack              stack (session): `python -m deploy.local` with two stream and two socket replicas
@@ -30,6 +32,7 @@ sizes                MIB, CHUNK_SIZE, BATCH_SIZE
 small_service        a minimal ASGI application on our server, as a process
 socket_replica_pair  a gateway before two socket replicas
 stock_server         one of our applications under stock uvicorn, as a process
+store_inspectors     the content of a store read and changed directly, the same for every store
 traffic              uploads, reads and pushes in the background, with a log of their results
 upload_history       uploads under faults, and a check of the store against their results
 waiting              eventually, eventually_async
@@ -48,10 +51,11 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [CLIENT_SOURCE, os.envir
 pytest_plugins = [
     "tests.support.client_package",
     "tests.support.databases",
+    "tests.support.postgresql",
+    "tests.support.store_adapters",
     "tests.support.processes",
     "tests.support.media_library",
     "tests.support.opened_stores",
-    "tests.support.postgresql",
     "tests.support.stack",
     "tests.support.upload_client",
     "tests.support.videos",

@@ -141,6 +141,11 @@ class StoreSettings(MongoSettings):
     )
     files_dir: str = Field("", validate_default=True, description="folder of the files store; must be set for it")
 
+    @property
+    def store_dependency(self) -> str:
+        """The name under which /readyz reports the store."""
+        return "mongodb" if self.store == "gridfs" else "files"
+
     @field_validator("database_url")
     @classmethod
     def _check_database_url(cls, value: SecretStr) -> SecretStr:

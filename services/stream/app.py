@@ -69,7 +69,7 @@ def create_app(settings: StreamSettings | None = None, telemetry: RequestTelemet
         await app.state.reader.check_health()
 
     app = create_fastapi_app(
-        "stream", "Serves files and ranges of them.", lifespan, {"mongodb": check}, add_download_paths
+        "stream", "Serves files and ranges of them.", lifespan, {settings.store_dependency: check}, add_download_paths
     )
     app.include_router(api.router)
     stream = _DownloadRoute()

@@ -30,7 +30,7 @@ from services.upload.tus.resumable_uploads import ResumableUploads
 from services.upload.writer.cleanup import CleanupRunner
 
 SCHEMA_RETRY_SECONDS = 1.0
-"""Between two attempts to create the indexes while MongoDB is unavailable."""
+"""Between two attempts to create indexes or tables while the database is unavailable."""
 
 _log = logging.getLogger("gridcast.upload")
 
@@ -101,7 +101,10 @@ def create_app(
         await app.state.store.check_health()
 
     app = create_fastapi_app(
-        "upload", "Writes files into the store.", lifespan, {"mongodb": check_store, "process": check_accepting}
+        "upload",
+        "Writes files into the store.",
+        lifespan,
+        {settings.store_dependency: check_store, "process": check_accepting},
     )
     for endpoint in (form, put, delete, tus):
         app.include_router(endpoint.router)
@@ -110,7 +113,7 @@ def create_app(
 
 
 async def _ensure_schema(app: FastAPI, store: SchemaOwner) -> None:
-    """Create the indexes as soon as MongoDB is available. Until then the service is not ready."""
+    """Create indexes or tables as soon as the database is available. Until then the service is not ready."""
     app.state.schema_error, last_logged = None, ""
     while True:
         try:

@@ -17,10 +17,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
-import pymongo
 
 from deploy.local import databases
 from deploy.local.ports import HOST, free_ports
@@ -32,6 +30,7 @@ from tests.support.media_library import MediaServices
 from tests.support.process_stats import cpu_seconds
 from tests.support.processes import run_service
 from tests.support.sizes import MIB
+from tests.support.store_inspectors import open_inspector
 
 DATABASE = "bench_stream"
 NGINX, TUTORIAL, DRIVER = "nginx", "tutorial", "driver"
@@ -143,13 +142,13 @@ def measure(folder: Path, hot: int, cold: int, seconds: float, rounds: int) -> l
     with (
         run_server(folder / "mongod", small_mongod_program) as mongod,
         run_server(folder / "redis", databases.redis_server) as redis,
-        pymongo.MongoClient[dict[str, Any]](mongod.url) as client,
+        open_inspector(mongod.url, DATABASE) as inspector,
         run_service("services.stream", folder, env := storage_env(mongod, redis.url, DATABASE)) as stream,
         run_tutorial(env, folder) as simple,
         run_nginx(folder / "nginx", paths) as static,
     ):
         with run_service("services.upload", folder, env) as upload:
-            library = MediaServices(upload, stream, client[DATABASE])
+            library = MediaServices(upload, stream, inspector)
             identifiers = {name: library.put(name, path) for name, path in paths.items()}
         file_id = library.current_file_id(identifiers["cold.webm"])
         contenders = {OURS: (f"{stream.url}/file/stream?filename=", stream.pid), NGINX: static, TUTORIAL: simple}

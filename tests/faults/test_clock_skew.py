@@ -11,7 +11,8 @@ import pytest
 
 from tests.support.databases import ServerProcess, storage_env
 from tests.support.processes import StartService
-from tests.support.upload_client import MongoInspector, TusUpload, open_inspector, put_file
+from tests.support.store_inspectors import MongoInspector, open_inspector
+from tests.support.upload_client import TusUpload, put_file
 from tests.support.waiting import eventually
 from tests.support.websocket_client import WebSocketClient, http_client, push_message, run_socket_replicas
 

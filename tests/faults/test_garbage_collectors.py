@@ -12,7 +12,8 @@ import pytest
 from tests.support.databases import ServerProcess, storage_env
 from tests.support.processes import ServiceProcess, StartService
 from tests.support.sizes import CHUNK_SIZE
-from tests.support.upload_client import MongoInspector, TusUpload, open_inspector, put_file, start_garbage_collector
+from tests.support.store_inspectors import MongoInspector, open_inspector
+from tests.support.upload_client import TusUpload, put_file, start_garbage_collector
 from tests.support.waiting import eventually
 
 FILES = 12

@@ -21,14 +21,13 @@ from tests.support.processes import ServiceProcess, StartService
 from tests.support.raw_sockets import receive_until_closed
 from tests.support.scripted_upstream import open_connection, send_request
 from tests.support.sizes import BATCH_SIZE, CHUNK_SIZE
+from tests.support.store_inspectors import MongoInspector, open_inspector
 from tests.support.upload_client import (
     FORM_CONTENT_TYPE,
     TUS_HEADERS,
-    MongoInspector,
     TusUpload,
     form_body,
     form_part,
-    open_inspector,
     tus_metadata,
 )
 from tests.support.waiting import eventually

@@ -14,9 +14,9 @@ from tests.support.databases import ServerProcess, storage_env
 from tests.support.processes import StartService
 from tests.support.replica_set import ReplicaSet, run_replica_set
 from tests.support.sizes import BATCH_SIZE, CHUNK_SIZE
+from tests.support.store_inspectors import open_inspector
 from tests.support.upload_client import (
     TusUpload,
-    open_inspector,
     put_file,
     repr_digest,
     start_partial_put,

@@ -16,7 +16,8 @@ from deploy.local.processes import Program
 from tests.support.databases import ServerProcess, run_server, small_mongod_program, storage_env
 from tests.support.processes import StartService
 from tests.support.sizes import BATCH_SIZE, MIB
-from tests.support.upload_client import MongoInspector, open_inspector, put_file
+from tests.support.store_inspectors import MongoInspector, open_inspector
+from tests.support.upload_client import put_file
 from tests.support.waiting import eventually
 
 SIZE = 800

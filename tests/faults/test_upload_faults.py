@@ -18,11 +18,10 @@ from tests.support.databases import ServerProcess, storage_env
 from tests.support.fault_proxy import Fault, run_fault_proxy
 from tests.support.processes import StartService
 from tests.support.sizes import BATCH_SIZE, CHUNK_SIZE
+from tests.support.store_inspectors import MongoInspector, open_inspector
 from tests.support.upload_client import (
-    MongoInspector,
     TusUpload,
     expect_problem,
-    open_inspector,
     put_file,
     repr_digest,
     start_partial_put,

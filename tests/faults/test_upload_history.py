@@ -22,7 +22,8 @@ from deploy.local.ports import free_ports
 from tests.support.databases import ServerProcess
 from tests.support.fault_proxy import Fault, FaultProxy, run_fault_proxy
 from tests.support.processes import ServiceProcess, run_service
-from tests.support.upload_client import MongoInspector, open_inspector, run_garbage_collector
+from tests.support.store_inspectors import MongoInspector, open_inspector
+from tests.support.upload_client import run_garbage_collector
 from tests.support.upload_history import ConsistencyReader, History, UploadClient, find_violations
 from tests.support.waiting import eventually
 

@@ -7,7 +7,7 @@ import pytest
 from bson import ObjectId
 
 from tests.support.databases import ServerProcess
-from tests.support.upload_client import MongoInspector, open_inspector
+from tests.support.store_inspectors import MongoInspector, open_inspector
 from tests.support.upload_history import History, Operation, Outcome, find_violations
 
 

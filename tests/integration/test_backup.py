@@ -22,7 +22,7 @@ from deploy.containers import backup
 from deploy.local.processes import PROJECT_ROOT
 from tests.support.databases import ServerProcess
 from tests.support.processes import ServiceProcess, StartService
-from tests.support.upload_client import open_inspector
+from tests.support.store_inspectors import open_inspector
 
 JOB = PROJECT_ROOT / "deploy/containers/backup.py"
 COLLECTIONS = ("media", "fs.files", "fs.chunks", "revisions")

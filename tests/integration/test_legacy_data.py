@@ -23,7 +23,7 @@ from tests.support.legacy_data import (
 )
 from tests.support.processes import StartService
 from tests.support.stack import Stack, run_stack
-from tests.support.upload_client import MongoInspector, open_inspector
+from tests.support.store_inspectors import MongoInspector, open_inspector
 from tests.support.waiting import eventually
 
 

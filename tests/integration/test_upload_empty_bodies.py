@@ -12,11 +12,11 @@ import httpx
 import pytest
 
 from tests.support.processes import ServiceProcess
+from tests.support.store_inspectors import MongoInspector
 from tests.support.upload_client import (
     FORM_CONTENT_TYPE,
     OFFSET_CONTENT_TYPE,
     TUS_HEADERS,
-    MongoInspector,
     TusUpload,
     expect_problem,
     form_body,

@@ -16,9 +16,9 @@ from tests.support.databases import ServerProcess
 from tests.support.fault_proxy import Fault, run_fault_proxy
 from tests.support.processes import ServiceProcess, StartService
 from tests.support.sizes import CHUNK_SIZE
+from tests.support.store_inspectors import MongoInspector
 from tests.support.upload_client import (
     FORM_CONTENT_TYPE,
-    MongoInspector,
     TusUpload,
     form_body,
     form_part,

@@ -18,7 +18,13 @@ from tests.support.databases import ServerProcess
 from tests.support.process_stats import resident_memory
 from tests.support.processes import ServiceProcess, StartService
 from tests.support.sizes import CHUNK_SIZE, MIB
-from tests.support.upload_client import BOUNDARY, MongoInspector, form_body, form_part, open_inspector, post_form
+from tests.support.store_inspectors import MongoInspector, open_inspector
+from tests.support.upload_client import (
+    BOUNDARY,
+    form_body,
+    form_part,
+    post_form,
+)
 from tests.support.upload_client import FORM_CONTENT_TYPE as TYPE
 from tests.support.waiting import eventually
 

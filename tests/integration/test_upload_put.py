@@ -18,9 +18,9 @@ import pytest
 
 from tests.support.processes import ServiceProcess, StartService
 from tests.support.sizes import BATCH_SIZE, CHUNK_SIZE
+from tests.support.store_inspectors import MongoInspector
 from tests.support.upload_client import (
     FORM_CONTENT_TYPE,
-    MongoInspector,
     TusUpload,
     etag,
     expect_problem,

@@ -17,7 +17,8 @@ from services.common.store.gridfs.mongo import MongoDriver, open_mongo_database
 from tests.support.databases import ServerProcess
 from tests.support.processes import ServiceProcess, StartService
 from tests.support.replica_set import ReplicaSet, run_replica_set
-from tests.support.upload_client import TusUpload, open_inspector, throttled
+from tests.support.store_inspectors import open_inspector
+from tests.support.upload_client import TusUpload, throttled
 from tests.support.waiting import eventually
 
 DATABASE = "gridcast"

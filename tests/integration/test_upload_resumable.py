@@ -26,7 +26,7 @@ from services.upload.tus.resumable_uploads import ResumableUploads
 from services.upload.writer.cleanup import CleanupRunner
 from tests.support.databases import ServerProcess
 from tests.support.sizes import CHUNK_SIZE
-from tests.support.upload_client import MongoInspector, open_inspector
+from tests.support.store_inspectors import MongoInspector, open_inspector
 
 pytestmark = pytest.mark.anyio
 NAME = MediaName("", "n")

@@ -16,15 +16,14 @@ from tests.support.databases import ServerProcess, storage_env
 from tests.support.process_stats import resident_memory
 from tests.support.processes import ServiceProcess, StartService
 from tests.support.sizes import BATCH_SIZE, CHUNK_SIZE, MIB
+from tests.support.store_inspectors import MongoInspector, open_inspector
 from tests.support.upload_client import (
     FORM_CONTENT_TYPE,
     OFFSET_CONTENT_TYPE,
     TUS_HEADERS,
-    MongoInspector,
     TusUpload,
     form_body,
     form_part,
-    open_inspector,
     repr_digest,
     tus_metadata,
     unread_socket_bytes,

@@ -17,10 +17,10 @@ import pytest
 from tests.support.processes import ServiceProcess, StartService, run_service
 from tests.support.raw_sockets import receive_until_closed
 from tests.support.sizes import BATCH_SIZE, CHUNK_SIZE
+from tests.support.store_inspectors import MongoInspector
 from tests.support.upload_client import (
     OFFSET_CONTENT_TYPE,
     TUS_HEADERS,
-    MongoInspector,
     TusUpload,
     etag,
     expect_problem,

@@ -1,16 +1,21 @@
 """Fixtures: a real mongod and a real redis-server on free ports, with data in a temporary folder.
 
+GRIDCAST_TEST_STORE=files runs the services with the files store on SQLite: `mongod` is a folder then, in which each database name
+has a folder of its own. What tests do to the server itself is skipped, because there is none.
+
 `mongod` and `redis_server` are shared by the session: a test that kills or pauses a server requests `dedicated_mongod` or
 `dedicated_redis` instead. `run_server` starts further ones.
 """
 
 import contextlib
+import os
 import shutil
 import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pymongo
 import pytest
@@ -20,8 +25,11 @@ from deploy.local.log_tail import tail
 from deploy.local.ports import free_ports
 from deploy.local.processes import Child, Program
 from tests.support.redis_commands import send_redis_commands
+from tests.support.store_inspectors import FILES_PREFIX
 
 READY_TIMEOUT = 30.0
+TEST_STORE = os.environ.get("GRIDCAST_TEST_STORE", "gridfs")
+"""The store of the services under test: gridfs or files."""
 
 
 def _thread_state(task: Path) -> str:
@@ -87,6 +95,50 @@ class ServerProcess:
         return tail(self.log_path, 4000)
 
 
+class FilesFolder(ServerProcess):
+    """A folder in the place of a server: `url` names it, and nothing runs."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+
+    @property
+    def url(self) -> str:
+        return f"{FILES_PREFIX}{self.data_dir}"
+
+    def _skip(self) -> NoReturn:
+        pytest.skip("the files store has no server of its own")
+
+    @property
+    def port(self) -> int:
+        self._skip()
+
+    @port.setter
+    def port(self, value: int) -> None:
+        self._skip()
+
+    @property
+    def pid(self) -> int:
+        self._skip()
+
+    def start(self) -> None:
+        self._skip()
+
+    def kill(self) -> None:
+        self._skip()
+
+    def pause(self) -> None:
+        self._skip()
+
+    def resume(self) -> None:
+        """Nothing was paused."""
+
+    def terminate(self) -> None:
+        """Nothing runs."""
+
+    def log_tail(self) -> str:
+        return ""
+
+
 def small_mongod_program(folder: Path, port: int) -> Program:
     """A mongod with a cache of 0.5 GB."""
     return databases.mongod(folder, port, cache_gb=0.5)
@@ -105,8 +157,23 @@ def run_server(data_dir: Path, program: Callable[[Path, int], Program]) -> Itera
         shutil.rmtree(data_dir / "data", ignore_errors=True)
 
 
+@contextlib.contextmanager
+def run_store_server(data_dir: Path, program: Callable[[Path, int], Program]) -> Iterator[ServerProcess]:
+    """Run a mongod, or make the folder that takes its place where GRIDCAST_TEST_STORE says so."""
+    if TEST_STORE == "files":
+        data_dir.mkdir(parents=True, exist_ok=True)
+        yield FilesFolder(data_dir)
+        shutil.rmtree(data_dir, ignore_errors=True)
+    else:
+        with run_server(data_dir, program) as server:
+            yield server
+
+
 def storage_env(mongod: ServerProcess, redis_url: str, database: str, **more: str) -> dict[str, str]:
-    """The variables with which a service finds MongoDB and Redis, and `more`."""
+    """The variables with which a service finds its store and Redis, and `more`."""
+    if isinstance(mongod, FilesFolder):
+        folder = str(mongod.data_dir / database)
+        return {"GRIDCAST_STORE": "files", "GRIDCAST_FILES_DIR": folder, "GRIDCAST_REDIS_URL": redis_url, **more}
     return {
         "GRIDCAST_MONGODB_URI": mongod.url,
         "GRIDCAST_MONGODB_DATABASE": database,
@@ -117,8 +184,8 @@ def storage_env(mongod: ServerProcess, redis_url: str, database: str, **more: st
 
 @pytest.fixture(scope="session")
 def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """The MongoDB that the session shares. Do not stop it."""
-    with run_server(tmp_path_factory.mktemp("mongod"), small_mongod_program) as server:
+    """The MongoDB that the session shares, or the folder in its place. Do not stop it."""
+    with run_store_server(tmp_path_factory.mktemp("mongod"), small_mongod_program) as server:
         yield server
 
 
@@ -131,8 +198,8 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerPro
 
 @pytest.fixture
 def dedicated_mongod(tmp_path: Path) -> Iterator[ServerProcess]:
-    """A MongoDB for this test alone, which it may kill and pause."""
-    with run_server(tmp_path / "mongod", small_mongod_program) as server:
+    """A MongoDB for this test alone, which it may kill and pause, or the folder in its place."""
+    with run_store_server(tmp_path / "mongod", small_mongod_program) as server:
         yield server
 
 
@@ -148,6 +215,14 @@ def database_name(mongod: ServerProcess) -> Iterator[str]:
     """The name of an empty database on the session's MongoDB, dropped after the test."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     yield name
+    drop_database(mongod, name)
+
+
+def drop_database(mongod: ServerProcess, name: str) -> None:
+    """Drop a database, or delete the folder that stands for it."""
+    if isinstance(mongod, FilesFolder):
+        shutil.rmtree(mongod.data_dir / name, ignore_errors=True)
+        return
     with pymongo.MongoClient[dict[str, object]](mongod.url) as client:
         client.drop_database(name)
 

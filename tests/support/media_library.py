@@ -9,11 +9,11 @@ from urllib.parse import urlencode
 import httpx
 import pymongo
 import pytest
-from bson import ObjectId
 
-from tests.support.databases import ServerProcess, storage_env
+from tests.support.databases import ServerProcess, drop_database, storage_env
 from tests.support.processes import ServiceProcess, run_service
 from tests.support.sizes import CHUNK_SIZE
+from tests.support.store_inspectors import MongoInspector, open_inspector
 
 BOUNDARY_SIZES = (
     0,
@@ -33,14 +33,12 @@ BOUNDARY_SIZES = (
 
 
 class MediaServices:
-    """The two services, a client for the stream service, and `db`, their database."""
+    """The two services, a client for the stream service, and `inspector`, their store."""
 
-    def __init__(
-        self, upload: ServiceProcess, stream: ServiceProcess, db: pymongo.database.Database[dict[str, Any]]
-    ) -> None:
+    def __init__(self, upload: ServiceProcess, stream: ServiceProcess, inspector: MongoInspector) -> None:
         self.upload = upload
         self.stream = stream
-        self.db = db
+        self.inspector = inspector
         self.http_client = httpx.Client(timeout=30)
 
     def put(self, filename: str, data: bytes | Path, folder: str = "", content_type: str = "video/webm") -> str:
@@ -65,18 +63,19 @@ class MediaServices:
         """Request the file with exactly these headers."""
         return self.http_client.request(method, self.url(filename), headers={**(headers or {})})
 
-    def current_file_id(self, identifier: str) -> ObjectId:
-        """The GridFS file id of the current version."""
-        document = self.db["media"].find_one({"_id": ObjectId(identifier)})
-        assert document is not None
-        return ObjectId(document["current"]["file"])
+    @property
+    def db(self) -> pymongo.database.Database[dict[str, Any]]:
+        """The database of MongoDB; skips the test with another store."""
+        return self.inspector.db
+
+    def current_file_id(self, identifier: str) -> Any:
+        """The file id of the current version."""
+        (document,) = (one for one in self.inspector.list_documents() if str(one["_id"]) == identifier)
+        return document["current"]["file"]
 
     def delete_chunk(self, identifier: str, number: int) -> None:
-        """Delete one chunk of the current version in MongoDB."""
-        assert (
-            self.db["fs.chunks"].delete_one({"files_id": self.current_file_id(identifier), "n": number}).deleted_count
-            == 1
-        )
+        """Delete one block of the current version and those after it, behind the store."""
+        self.inspector.delete_blocks(self.current_file_id(identifier), number)
 
 
 @pytest.fixture(scope="module")
@@ -99,11 +98,11 @@ def run_media_services(
     """Run both services and drop the database at the end. `env` goes to the stream service only."""
     common = storage_env(mongod, redis_url, database)
     with (
-        pymongo.MongoClient[dict[str, Any]](mongod.url) as client,
+        open_inspector(mongod.url, database) as inspector,
         run_service("services.upload", folder, common) as upload,
         run_service("services.stream", folder, {**common, **env}) as stream,
     ):
-        library = MediaServices(upload, stream, client[database])
+        library = MediaServices(upload, stream, inspector)
         with library.http_client:
             yield library
-        client.drop_database(database)
+        drop_database(mongod, database)

@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import asyncpg
@@ -97,7 +98,8 @@ class PostgreSQLServer:
             finally:
                 await connection.close()
 
-        return asyncio.run(run())
+        with ThreadPoolExecutor(1) as pool:  # a test may run an event loop in this thread
+            return pool.submit(lambda: asyncio.run(run())).result()
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ test. A module that needs other settings defines its own `upload_settings`.
 """
 
 import base64
-import contextlib
 import hashlib
 import os
 import socket
@@ -17,83 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pymongo
 import pytest
-from bson import ObjectId
 
 from tests.support.databases import ServerProcess, storage_env
 from tests.support.processes import ServiceProcess, run_service
-from tests.support.sizes import CHUNK_SIZE
+from tests.support.store_inspectors import MongoInspector, open_env_inspector
 
 BOUNDARY = b"0123456789abcdef"
 FORM_CONTENT_TYPE = f"multipart/form-data; boundary={BOUNDARY.decode()}"
 TUS_HEADERS = {"tus-resumable": "1.0.0"}
 OFFSET_CONTENT_TYPE = {"content-type": "application/offset+octet-stream"}
-
-
-class MongoInspector:
-    """The documents and chunks in MongoDB, read directly."""
-
-    def __init__(self, uri: str, name: str) -> None:
-        self.client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(uri, tz_aware=True)
-        self.db = self.client[name]
-
-    def count_chunks(self) -> int:
-        return self.db["fs.chunks"].count_documents({})
-
-    def list_documents(self) -> list[dict[str, Any]]:
-        return list(self.db["media"].find())
-
-    def only_document(self) -> dict[str, Any]:
-        """The document of the only file; fails where there is another number of them."""
-        (document,) = self.list_documents()
-        return document
-
-    def read_current(self, identifier: str) -> bytes:
-        """The bytes of the current version of a file, by its id."""
-        document = self.db["media"].find_one({"_id": ObjectId(identifier)})
-        assert document is not None
-        return self.read_file(document["current"]["file"])
-
-    def read_file(self, file: ObjectId) -> bytes:
-        """The bytes of one version, by its GridFS file id; fails where a chunk is missing."""
-        found = list(self.db["fs.chunks"].find({"files_id": file}).sort("n"))
-        assert [chunk["n"] for chunk in found] == list(range(len(found)))
-        return b"".join(chunk["data"] for chunk in found)
-
-    def list_orphans(self) -> list[ObjectId]:
-        """Ids of files with chunks that no document references, or with chunks past their end."""
-        named: dict[ObjectId, int | None] = {}
-        for document in self.list_documents():
-            if current := document["current"]:
-                named[current["file"]] = -(-current["length"] // CHUNK_SIZE)
-            for other in (*document["uploads"], *document["doomed"]):
-                named.setdefault(other["file"], None)
-            for upload in document["uploads"]:
-                named.setdefault(upload["id"], None)  # its tail
-        grouped = self.db["fs.chunks"].aggregate([{"$group": {"_id": "$files_id", "count": {"$sum": 1}}}])
-        return [
-            g["_id"] for g in grouped if named.get(g["_id"], 0) is not None and g["count"] != named.get(g["_id"], 0)
-        ]
-
-    def has_no_garbage(self) -> bool:
-        """Return whether nothing is left to delete: no orphaned chunks, unfinished uploads or tombstones."""
-        pending = any(document["uploads"] or document["doomed"] for document in self.list_documents())
-        return self.list_orphans() == [] and not pending
-
-    def clear(self) -> None:
-        """Delete every file."""
-        for name in ("media", "fs.chunks", "fs.files"):
-            self.db[name].delete_many({})
-
-
-@contextlib.contextmanager
-def open_inspector(uri: str, name: str) -> Iterator[MongoInspector]:
-    store = MongoInspector(uri, name)
-    try:
-        yield store
-    finally:
-        store.client.close()
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +50,8 @@ def upload(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture
 def inspector(env: dict[str, str]) -> Iterator[MongoInspector]:
-    with open_inspector(env["GRIDCAST_MONGODB_URI"], env["GRIDCAST_MONGODB_DATABASE"]) as store:
+    """The store of `env`, emptied: a FilesInspector with GRIDCAST_TEST_STORE=files, which has the same calls."""
+    with open_env_inspector(env) as store:
         store.clear()
         yield store
 

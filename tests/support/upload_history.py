@@ -16,11 +16,11 @@ from typing import Any, Literal
 import httpx
 
 from tests.support.sizes import CHUNK_SIZE
+from tests.support.store_inspectors import MongoInspector
 from tests.support.upload_client import (
     FORM_CONTENT_TYPE,
     OFFSET_CONTENT_TYPE,
     TUS_HEADERS,
-    MongoInspector,
     form_body,
     form_part,
     tus_metadata,

@@ -4,7 +4,7 @@ The guarantees are written here; every implementation is tested against them by 
 smallest protocol that serves it; `UploadStore` is all of them. `media_reader` and `garbage_collector` are the other sides.
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
@@ -44,9 +44,8 @@ class NewUpload:
 class InProgressUpload:
     """The state of an unfinished upload.
 
-    `offset` counts the durable bytes, of which those after the last whole block are in `tail` where the upload was acquired: always
-    empty where a store can append single bytes (block size 1). `write_in_progress` says that a writer holds more bytes than are
-    durable yet.
+    `offset` counts the durable bytes, of which those after the last whole block are in `tail` where the upload was acquired.
+    `write_in_progress` says that a writer holds more bytes than are durable yet.
     """
 
     name: MediaName | None
@@ -201,19 +200,20 @@ class BlockWriter(LeaseRenewer, Protocol):
     """
 
     block_size: int
-    """Bytes of every block but the last one of a file; 1 where a store can append single bytes."""
+    """Bytes of every block but the last one of a file."""
 
     async def acquire(self, upload_id: str) -> tuple[UploadHandle, InProgressUpload] | FinishedUpload | None:
         """Take an unfinished upload over: every older handle is void from here on. Raises Gone where its tail is missing."""
 
     async def write_blocks(self, upload: UploadHandle, first_block: int, blocks: Sequence[bytes]) -> None:
-        """Store blocks from number `first_block` on, durably, in place of what was stored there.
+        """Store blocks from number `first_block` on, in place of what was stored there.
 
-        Only the last block of a file may be shorter than `block_size`.
+        They are durable at the latest when a `set_offset` beyond them or the commit has returned. Only the last block of a file may
+        be shorter than `block_size`.
         """
 
     async def truncate_blocks(self, upload: UploadHandle, first_block: int) -> None:
-        """Delete the blocks from number `first_block` on."""
+        """Delete the blocks from number `first_block` on. The durable tail stays."""
 
     async def set_offset(
         self,
@@ -235,6 +235,20 @@ class BlockWriter(LeaseRenewer, Protocol):
         """Yield the first `block_count` blocks. Raises CorruptFile where one is missing or has a wrong length."""
 
 
+class PartJoiner(Protocol):
+    """Joins the bytes of unfinished uploads within the store. Raises ServiceUnavailable, InsufficientStorage."""
+
+    async def join_parts(
+        self, upload: UploadHandle, parts: Sequence[tuple[UploadHandle, int]], on_progress: Callable[[int], object]
+    ) -> str | None:
+        """Make the bytes of an empty upload of the first bytes of each part, in order; each part comes with their number.
+
+        Returns their SHA-256 in lower-case hex. None where this store cannot do it and has changed nothing: then the caller reads
+        the parts and writes them. `on_progress` is called with how many bytes are joined. Raises CorruptFile where a part has fewer
+        bytes, Conflict where the handle of the upload is void.
+        """
+
+
 class UploadCommitter(Protocol):
     """Makes uploads visible."""
 
@@ -244,7 +258,8 @@ class UploadCommitter(Protocol):
         """Make the file current in one step, with the next revision; it is visible after this has returned and never before.
 
         An unknown outcome is resolved before this returns or raises. Raises AlreadyExists or PreconditionFailed where the
-        preconditions do not hold, Conflict where the handle is void, ServiceUnavailable where the outcome stays unknown.
+        preconditions do not hold, Conflict where the handle is void, Gone where stored bytes are found to be missing,
+        ServiceUnavailable where the outcome stays unknown.
         """
 
 
@@ -297,6 +312,7 @@ class UploadStore(
     UploadCreator,
     UploadStateReader,
     BlockWriter,
+    PartJoiner,
     UploadCommitter,
     UploadTerminator,
     FileDeleter,

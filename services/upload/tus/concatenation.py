@@ -1,9 +1,11 @@
 """Joins partial uploads into one file (tus 1.0.0, concatenation): read, hash, store as one file, then delete the parts.
 
-Partial uploads have no name and are not visible as files. Their blocks are copied, because a part need not end at a block boundary.
+Partial uploads have no name and are not visible as files. Where the store cannot join them itself their bytes are read and written,
+because a part need not end at a block boundary.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.common.errors import BadRequest, Conflict, GridcastError
@@ -70,8 +72,7 @@ class Concatenator:
             self._disk_space.reserve(length)
             writer = UploadWriter(self._store, self._policy.max_size, client=target.client)
             upload = await writer.create(target.name, NewUpload(length, target.ttl, target.metadata))
-            for part, state in parts:
-                await self._copy_part(part, state, writer, progress)
+            await self._join_parts(parts, writer, progress)
             event = await writer.commit(target.name, target.content_type, metadata_json=target.metadata_json)
         except BaseException as error:
             progress.set_state("failed")
@@ -97,6 +98,17 @@ class Concatenator:
             await self._cleanup.run_after(error, self._release_part(acquired[0]))
             raise
         return acquired
+
+    async def _join_parts(
+        self, parts: Sequence[tuple[UploadHandle, InProgressUpload]], writer: UploadWriter, progress: Progress
+    ) -> None:
+        lengths = [(part, state.offset) for part, state in parts]
+        try:
+            joined = await writer.join_parts(lengths, progress.set_received)
+        except CorruptFile as error:
+            raise Conflict("a partial upload is gone") from error
+        for part, state in () if joined else parts:
+            await self._copy_part(part, state, writer, progress)
 
     async def _copy_part(
         self, part: UploadHandle, state: InProgressUpload, writer: UploadWriter, progress: Progress

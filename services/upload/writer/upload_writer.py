@@ -68,6 +68,7 @@ class UploadWriter:
         self._chunker = Chunker(store.block_size)
         self._blocks_sent = 0
         self._hash: HashState | None = hashlib.sha256()
+        self._joined_sha256: str | None = None
         self._in_flight: asyncio.Task[None] | None = None
         self._offset_checkpoint: OffsetCheckpoint | None = None
         self._lease: Lease | None = None
@@ -144,6 +145,18 @@ class UploadWriter:
         while len(self._chunker.complete_blocks) >= BATCH_BLOCKS:
             await self._send_batch()
 
+    async def join_parts(self, parts: Sequence[tuple[UploadHandle, int]], on_progress: Callable[[int], object]) -> bool:
+        """Make an upload without a byte of the first bytes of each part, within the store; False where the store cannot do that.
+
+        Raises as `PartJoiner.join_parts`.
+        """
+        self._joined_sha256 = await self._store.join_parts(self._require_upload(), parts, on_progress)
+        if self._joined_sha256 is None:
+            return False
+        self.bytes_received = sum(length for _, length in parts)
+        metrics.STORED_BYTES.inc(self.bytes_received)
+        return True
+
     async def checkpoint(self, *, keep_lease: bool) -> datetime | None:
         """Make all received bytes durable, and return when the upload expires.
 
@@ -193,7 +206,7 @@ class UploadWriter:
         await self._wait_in_flight()
         if self._offset_checkpoint is not None:
             await self._offset_checkpoint.wait()
-        sha256 = hash_state.hexdigest()
+        sha256 = self._joined_sha256 or hash_state.hexdigest()
         verify_sha256(sha256)
         if upload.name is None:
             await self._stop_lease()

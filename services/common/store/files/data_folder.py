@@ -9,6 +9,7 @@ store runs them in its own threads.
 
 import errno
 import fcntl
+import hashlib
 import logging
 import os
 import stat
@@ -178,6 +179,23 @@ class DataFolder:
         except FileNotFoundError:
             return False
         return True
+
+    def append_from(
+        self, source_id: str, start: int, length: int, target: int, offset: int, digest: "hashlib._Hash"
+    ) -> None:
+        """Copy a piece of another file, and add to `digest` what was copied. Raises CorruptFile where the other file is shorter."""
+        source = self.open_for_reading(source_id)
+        try:
+            copy_range(source, target, start, offset, length)
+        finally:
+            os.close(source)
+        with map_write_errors():
+            copied = read_at(target, offset, length)
+            if offset // SYNC_BYTES != (offset + length) // SYNC_BYTES:
+                sync_data(target)
+        if len(copied) != length:
+            raise CorruptFile("a file is shorter than what was written")
+        digest.update(copied)
 
     # Reading.
 

@@ -5,6 +5,7 @@ for a write in progress. Where a paused process holds the lock, the successor co
 """
 
 import asyncio
+import hashlib
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
@@ -131,6 +132,32 @@ class ExclusiveFiles:
                 os.close(descriptor)
 
         return await self._threads.run_to_end(run())
+
+    async def join(
+        self,
+        key: UploadKey,
+        fencing_token: int,
+        sources: Sequence[tuple[str, int]],
+        on_progress: Callable[[int], object],
+    ) -> str:
+        """Copy the first bytes of each source, one after another, from the beginning of the file on; return their SHA-256 in hex.
+
+        Raises CorruptFile where a source has fewer bytes.
+        """
+        digest = hashlib.sha256()
+        offset = 0
+
+        async def copy_piece(source_id: str, start: int, length: int) -> None:
+            async with self._locked(key, fencing_token) as (descriptor, _):
+                await self._threads.run(self._folder.append_from, source_id, start, length, descriptor, offset, digest)
+
+        for source_id, source_length in sources:
+            for start in range(0, source_length, data_folder.COPY_BYTES):
+                length = min(data_folder.COPY_BYTES, source_length - start)
+                await self._threads.run_to_end(copy_piece(source_id, start, length))
+                offset += length
+                on_progress(offset)
+        return digest.hexdigest()
 
     async def copy(self, source_id: str, target_id: str, length: int) -> None:
         """Copy the first `length` bytes of a file into a new one, durably. Raises CorruptFile where there are fewer."""

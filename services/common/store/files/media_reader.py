@@ -1,6 +1,6 @@
 """Reads media: the current version of a name out of the database, then blocks out of its file. Read-only."""
 
-from sqlalchemy import and_, literal, or_, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.sql import Select
 
 from services.common.errors import BadRequest
@@ -60,7 +60,7 @@ class FilesMediaReader:
                     media.c.uploaded_at >= at, or_(media.c.uploaded_at > at, media.c.id >= media_id)
                 )
             needle = fold(list_query.filename_contains)
-            statement = statement.where(media.c.search_name.contains(literal(needle), autoescape=False))
+            statement = statement.where(media.c.search_name.contains(needle, autoescape=True))
         statement = statement.limit(list_query.limit + 1)
         rows = await self._database.read(lambda connection: connection.execute(statement).mappings().all())
         page = rows[: list_query.limit]
@@ -76,15 +76,14 @@ class FilesMediaReader:
 
     async def list_folders(self, after: str | None, limit: int) -> list[str]:
         """Skip from folder to folder in the index, however many files each has."""
-        first = select(media.c.folder).where(_CURRENT).order_by(media.c.folder).limit(1)
-        first = first.where(media.c.folder > after) if after is not None else first.where(media.c.folder >= "")
+        first = select(func.min(media.c.folder).label("folder")).where(_CURRENT)
+        if after is not None:
+            first = first.where(media.c.folder > after)
         folders = first.cte("folders", recursive=True)
-        inner = schema.media.alias("inner_media")
+        inner = schema.media.alias("following")
         following = (
-            select(inner.c.folder)
+            select(func.min(inner.c.folder))
             .where(inner.c.uploaded_at.is_not(None), inner.c.folder > folders.c.folder)
-            .order_by(inner.c.folder)
-            .limit(1)
             .correlate(folders)
             .scalar_subquery()
         )

@@ -4,7 +4,7 @@ A file is visible only by its row, which is committed after its bytes are durabl
 """
 
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from datetime import datetime
 
 from sqlalchemy import Connection, select, update
@@ -238,6 +238,13 @@ class FilesUploadStore:
             view = memoryview(data)
             for number in range(count):
                 yield bytes(view[number * BLOCK_SIZE : (number + 1) * BLOCK_SIZE])
+
+    async def join_parts(
+        self, upload: UploadHandle, parts: Sequence[tuple[UploadHandle, int]], on_progress: Callable[[int], object]
+    ) -> str:
+        """Copy the parts within the kernel, and hash what was copied in a thread."""
+        sources = [(upload_key(part).file_id, length) for part, length in parts]
+        return await self._exclusive.join(upload_key(upload), upload.fencing_token, sources, on_progress)
 
     async def commit(
         self, upload: UploadHandle, stored_file: StoredFile, preconditions: Preconditions = MUST_NOT_EXIST

@@ -8,13 +8,7 @@ of these the oldest.
 from typing import Any
 
 from services.common.store.gridfs.documents import Document
-
-MAX_UPLOADS_PER_NAME = 64
-"""Unfinished uploads of one name."""
-MAX_IDLE_UPLOADS_PER_CLIENT = 16
-"""Unfinished uploads of one name and one client that no writer holds."""
-MAX_FACTS_BYTES = 128 * 1024
-"""Bytes of the metadata of all unfinished uploads of one name: every change of the document costs MongoDB a copy of them."""
+from services.common.store.limits import MAX_FACTS_BYTES, MAX_IDLE_UPLOADS_PER_CLIENT, MAX_UPLOADS_PER_NAME
 
 
 def admit_upload(client: str, facts_bytes: int, *, resumable: bool) -> Document:

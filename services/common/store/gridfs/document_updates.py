@@ -14,17 +14,14 @@ from services.common.media import NO_METADATA
 from services.common.store.gridfs.admission import admit_upload
 from services.common.store.gridfs.documents import Document
 from services.common.store.gridfs.outbox_updates import append_event
+from services.common.store.limits import MAX_FINISHED_UPLOADS, MAX_TOMBSTONES
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import NewUpload, Preconditions, StoredFile
 
 Pipeline = list[Document]
 
-MAX_TOMBSTONES = 10_000
-"""Versions of one name that wait for deletion. Beyond it new uploads of the name are refused."""
 MAX_INLINE_TAIL_BYTES = 1024
 """Longer tails are stored as chunks: each change of the document costs MongoDB a copy of all that is in it."""
-MAX_FINISHED_UPLOADS = 64
-"""Outcomes of uploads of one name that are kept: the newest."""
 
 
 # Times.

@@ -17,10 +17,9 @@ from services.common.store.errors import CorruptFile
 from services.common.store.gridfs import documents
 from services.common.store.gridfs.chunks import BLOCK_SIZE
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
+from services.common.store.limits import SEARCH_SCAN_LIMIT
 from services.common.store.media_reader import ListQuery, MediaPage, PageKey
 
-SEARCH_SCAN_LIMIT = 10_000
-"""Names that one page of a search examines: about 10 ms of the database's time."""
 FOLDER_SCAN_BATCH = 256
 """Names read by one query when folders are listed."""
 

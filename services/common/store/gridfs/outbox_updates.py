@@ -5,9 +5,7 @@ from typing import Any
 from bson import ObjectId
 
 from services.common.store.gridfs.documents import Document
-
-MAX_OUTBOX_EVENTS = 64
-"""Unpublished events of one name. Beyond it the oldest become one `socket.resync`: clients then ask for the state."""
+from services.common.store.limits import MAX_OUTBOX_EVENTS
 
 
 def append_event(event_id: ObjectId, event_type: Any, version: Any, revision_floor: int) -> Document:

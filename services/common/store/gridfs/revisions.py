@@ -1,9 +1,9 @@
 """Revisions that never fall: what is left of the revision of a name when its document is deleted.
 
 A document with nothing in it is deleted, and its revision would begin anew with the next file of that name. So the revision is
-kept in one of `BUCKETS` documents of the collection `revisions`, chosen by the name, which holds the greatest revision of all names
-whose documents were deleted. The next document of any of these names begins there. That is more than the name has had where two
-names share a bucket, and it takes a fixed amount of space, however many names were used.
+kept in one of `REVISION_BUCKETS` documents of the collection `revisions`, chosen by the name, which holds the greatest revision of
+all names whose documents were deleted. The next document of any of these names begins there. That is more than the name has had
+where two names share a bucket, and it takes a fixed amount of space, however many names were used.
 """
 
 import hashlib
@@ -13,9 +13,7 @@ from bson import ObjectId
 from services.common.media import MediaName
 from services.common.store.gridfs import documents
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
-
-BUCKETS = 1 << 16
-"""At most some 5 MiB."""
+from services.common.store.limits import REVISION_BUCKETS
 
 
 class RevisionFloors:
@@ -53,4 +51,4 @@ class RevisionFloors:
 
 def _bucket(name: MediaName) -> int:
     digest = hashlib.sha256(f"{name.folder}/{name.filename}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") % BUCKETS
+    return int.from_bytes(digest[:4], "big") % REVISION_BUCKETS

@@ -6,7 +6,7 @@ There are no transactions: a standalone server, a replica set and a sharded clus
 import asyncio
 import hashlib
 import itertools
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import NoReturn
@@ -31,6 +31,7 @@ from services.common.store.gridfs.commit import Committer
 from services.common.store.gridfs.documents import Document, UploadKey, make_handle, parse_upload_id, upload_key
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
 from services.common.store.gridfs.revisions import RevisionFloors
+from services.common.store.limits import MAX_TOMBSTONES
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import (
     MUST_NOT_EXIST,
@@ -125,7 +126,7 @@ class GridFSUploadStore:
             if not document["has_current"]:  # then the upsert may have created the document, with nothing in it
                 await self._floors.delete_if_empty(document["_id"])
             raise _precondition_error(name, preconditions)
-        if document["tombstones"] >= document_updates.MAX_TOMBSTONES:
+        if document["tombstones"] >= MAX_TOMBSTONES:
             raise TooManyRequests("too many replaced versions of this name await deletion", _RETRY_LATER)
         raise TooManyRequests("too many unfinished uploads of this name are under way", _RETRY_LATER)
 
@@ -281,6 +282,11 @@ class GridFSUploadStore:
     def iter_blocks(self, upload: UploadHandle, block_count: int) -> AsyncGenerator[bytes, None]:
         """Yield the first chunks."""
         return self._chunk_store.iter_chunks(upload_key(upload).file_id, block_count)
+
+    async def join_parts(
+        self, upload: UploadHandle, parts: Sequence[tuple[UploadHandle, int]], on_progress: Callable[[int], object]
+    ) -> None:
+        """Return None: a part need not end at the end of a chunk, so its bytes are cut anew."""
 
     async def commit(
         self, upload: UploadHandle, stored_file: StoredFile, preconditions: Preconditions = MUST_NOT_EXIST
