@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import os
 import random
@@ -145,7 +146,7 @@ async def test_a_killed_copy_is_continued(stores: list[StoreSettings], count: in
     async with opened_store(target) as store:
         for share in (0.1, 0.6) if count < 1000 else (0.05, 0.1, 0.4, 0.5, 0.8):
             with started(command(source, target)) as child:
-                await eventually_async(lambda share=share: holds(store, share * count), 600)
+                await eventually_async(functools.partial(holds, store, share * count), 600)
                 assert child.poll() is None
                 child.kill()
             partial = {info.file_id: info for info in await list_all(store)}

@@ -14,6 +14,8 @@ ImportOutcome = Literal["imported", "unchanged", "kept"]
 
 UNFINISHED_IMPORT_TTL_SECONDS = 86400.0
 """How long the blocks of an interrupted import are kept. One that is repeated in this time continues at once."""
+IMPORT_BATCH_BLOCKS = 8
+"""Blocks written by one call (2 MiB)."""
 
 ANOTHER_HAS_NAME = "another file has this name, or what is left of one: an unfinished upload, a deleted version"
 ANOTHER_HAS_ID = "another name has the id of this file"

@@ -22,12 +22,12 @@ T = TypeVar("T")
 
 PAGE_FILES = 200
 """Files listed by one query."""
-READ_BATCH_BLOCKS = 8
+COPY_BATCH_BLOCKS = 8
 """Blocks read by one call (2 MiB). With those that are written, twice as much is in memory for each file in progress."""
 CONCURRENT_FILES = 8
 """Files in progress: a small one waits for the disk most of its time."""
-RETRY_INTERVAL_SECONDS = 1.0
-RETRY_SECONDS = 60.0
+COPY_RETRY_SECONDS = 1.0
+MAX_OUTAGE_SECONDS = 60.0
 """How long a store may be unavailable. After that the copy stops: every further file would wait as long."""
 MAX_CHANGES = 5
 """How often a file may be replaced while it is copied."""
@@ -169,17 +169,17 @@ class StoreCopier:
             self.report.add_kept(name)
 
     async def _retry(self, call: Callable[[A], Awaitable[T]], argument: A) -> T:
-        """Repeat a call while a store is unavailable, for at most RETRY_SECONDS."""
+        """Repeat a call while a store is unavailable, for at most MAX_OUTAGE_SECONDS."""
         give_up_at: float | None = None
         while True:
             try:
                 return await call(argument)
             except ServiceUnavailable:
                 now = self._clock()
-                give_up_at = give_up_at or now + RETRY_SECONDS
+                give_up_at = give_up_at or now + MAX_OUTAGE_SECONDS
                 if now >= give_up_at:
                     raise
-            await asyncio.sleep(RETRY_INTERVAL_SECONDS)
+            await asyncio.sleep(COPY_RETRY_SECONDS)
 
 
 async def read_verified(reader: BlockReader, info: MediaInfo) -> AsyncGenerator[bytes, None]:
@@ -189,8 +189,8 @@ async def read_verified(reader: BlockReader, info: MediaInfo) -> AsyncGenerator[
     """
     digest = hashlib.sha256()
     block_count = -(-info.length // reader.block_size)
-    for first in range(0, block_count, READ_BATCH_BLOCKS):
-        last = min(first + READ_BATCH_BLOCKS, block_count) - 1
+    for first in range(0, block_count, COPY_BATCH_BLOCKS):
+        last = min(first + COPY_BATCH_BLOCKS, block_count) - 1
         blocks = await reader.read_blocks(info, first, last)
         if len(blocks) != last - first + 1:
             raise CorruptFile(f"file {info.file_id}: block {first + len(blocks)} is missing or has a wrong length")

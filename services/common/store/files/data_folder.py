@@ -242,17 +242,6 @@ class DataFolder:
         finally:
             os.close(descriptor)
 
-    def changed_at(self, file_id: str) -> float | None:
-        """Return the seconds since 1970 of a file's last change, None where it is missing or is not a regular file."""
-        try:
-            descriptor = self.open_for_reading(file_id)
-        except CorruptFile:
-            return None
-        try:
-            return os.fstat(descriptor).st_mtime
-        finally:
-            os.close(descriptor)
-
     def list_folder(self, index: int) -> list[tuple[str, float]]:
         """The files in one of the folders: their ids, and the seconds since 1970 of their last change.
 

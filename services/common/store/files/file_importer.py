@@ -3,6 +3,7 @@
 It is not aborted where its import fails: the next one takes it over, and a deletion of its file could meet that of the next one.
 """
 
+import os
 import time
 from collections.abc import AsyncIterator
 
@@ -11,12 +12,13 @@ from services.common.media import MediaInfo, MediaName
 from services.common.store.errors import CorruptFile
 from services.common.store.file_importer import (
     CHANGED_MEANWHILE,
+    IMPORT_BATCH_BLOCKS,
     TO_BE_DELETED,
     ImportOutcome,
     compare_versions,
 )
 from services.common.store.files import import_changes
-from services.common.store.files.data_folder import BLOCK_SIZE
+from services.common.store.files.data_folder import BLOCK_SIZE, DataFolder
 from services.common.store.files.exclusive_files import ExclusiveFiles
 from services.common.store.files.files_database import FilesDatabase
 from services.common.store.files.ids import is_id
@@ -27,8 +29,6 @@ from services.common.store.limits import MIN_ORPHAN_AGE
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import UploadHandle
 
-WRITE_BATCH_BLOCKS = 8
-"""Blocks written by one call (2 MiB)."""
 _ORPHAN_MARGIN_SECONDS = 3600.0
 """How much younger than an orphan a file without a row must be to be written over: clocks differ, and a search takes time."""
 
@@ -66,8 +66,7 @@ class FilesFileImporter:
 
     async def _begin(self, info: MediaInfo) -> UploadHandle:
         """Take the upload of an interrupted import over, or add one."""
-        changed_at = await self._files.threads.run(self._files.folder.changed_at, info.file_id)
-        is_orphan = changed_at is not None and changed_at < _oldest_usable()
+        is_orphan = await self._files.threads.run(_may_be_orphan, self._files.folder, info.file_id)
         key, is_left = await self._files.database.write(
             lambda transaction: import_changes.begin_import(transaction, info, is_orphan=is_orphan)
         )
@@ -89,7 +88,7 @@ class FilesFileImporter:
         async for block in blocks:
             written += len(block)
             batch.append(block)
-            if len(batch) == WRITE_BATCH_BLOCKS:
+            if len(batch) == IMPORT_BATCH_BLOCKS:
                 await self._uploads.write_blocks(upload, first_block, batch)
                 first_block += len(batch)
                 batch = []
@@ -99,6 +98,14 @@ class FilesFileImporter:
             raise CorruptFile(f"file {upload.store_key}: {written} bytes were read of {length}")
 
 
-def _oldest_usable() -> float:
-    """The time of the last change of the oldest file without a row that the search for orphans leaves alone."""
-    return time.time() - MIN_ORPHAN_AGE.total_seconds() + _ORPHAN_MARGIN_SECONDS
+def _may_be_orphan(folder: DataFolder, file_id: str) -> bool:
+    """Return whether a file is there that the search for orphans takes for one, unless a row has it."""
+    try:
+        descriptor = folder.open_for_reading(file_id)
+    except CorruptFile:
+        return False
+    try:
+        changed_at = os.fstat(descriptor).st_mtime
+    finally:
+        os.close(descriptor)
+    return changed_at < time.time() - MIN_ORPHAN_AGE.total_seconds() + _ORPHAN_MARGIN_SECONDS

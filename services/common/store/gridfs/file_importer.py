@@ -19,6 +19,7 @@ from services.common.store.file_importer import (
     BYTES_LEFT_BEHIND,
     CHANGED_MEANWHILE,
     FILE_ID_IN_USE,
+    IMPORT_BATCH_BLOCKS,
     TO_BE_DELETED,
     UNFINISHED_IMPORT_TTL_SECONDS,
     ImportOutcome,
@@ -32,9 +33,6 @@ from services.common.store.gridfs.revisions import RevisionFloors
 from services.common.store.gridfs.upload_store import GridFSUploadStore
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import NO_PRECONDITIONS, NewUpload, UploadHandle
-
-WRITE_BATCH_BLOCKS = 8
-"""Blocks written by one call (2 MiB)."""
 
 
 class GridFSFileImporter:
@@ -110,7 +108,7 @@ class GridFSFileImporter:
         async for block in blocks:
             written += len(block)
             batch.append(block)
-            if len(batch) == WRITE_BATCH_BLOCKS:
+            if len(batch) == IMPORT_BATCH_BLOCKS:
                 await self._uploads.write_blocks(upload, first_block, batch)
                 first_block += len(batch)
                 batch = []

@@ -80,7 +80,7 @@ class MemoryStore:
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_copy, "RETRY_INTERVAL_SECONDS", 0)
+    monkeypatch.setattr(store_copy, "COPY_RETRY_SECONDS", 0)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 100])
