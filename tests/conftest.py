@@ -6,6 +6,7 @@ databases          mongod, redis_server (session), dedicated_mongod, dedicated_r
 postgresql         postgresql (session), postgresql_database
 store_adapters     adapters: every store, one after another, for the contract tests
 processes          start_service; shows the log of every running service with a failed test
+opened_stores      stores: new stores of the kinds that a test names
 stack              stack (session): `python -m deploy.local` with two stream and two socket replicas
 upload_client      upload, upload_settings, env (module), inspector; requests and a tus client for the upload service
 scripted_upstream  upstream, gateway, short_timeout_gateway (module); HTTP requests to the gateway
@@ -59,6 +60,7 @@ pytest_plugins = [
     "tests.support.store_adapters",
     "tests.support.processes",
     "tests.support.media_library",
+    "tests.support.opened_stores",
     "tests.support.stack",
     "tests.support.upload_client",
     "tests.support.videos",

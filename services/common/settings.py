@@ -163,13 +163,15 @@ class StoreSettings(MongoSettings):
         return value
 
 
-def load_settings(settings_class: type[SettingsT]) -> SettingsT:
-    """Return the settings of this process; exit with 1 and one line on stderr where a variable is unknown, renamed or invalid.
+def load_settings(settings_class: type[SettingsT], **values: Any) -> SettingsT:
+    """Return the settings of this process, where `values` precede the environment.
+
+    Exits with 1 and one line on stderr where a variable is unknown, renamed or invalid.
 
     The line names the variables and the faults, never a value: a value may be a secret, or be one in the wrong variable.
     """
     try:
-        return settings_class()
+        return settings_class(**values)
     except ValidationError as error:
         sys.exit(f"gridcast: {'; '.join(map(_describe, error.errors(include_input=False, include_url=False)))}")
     except (UnknownVariableError, SettingsError) as error:

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from services.common.settings import StoreSettings
+from services.common.store.file_importer import FileImporter
 from services.common.store.garbage_collector import GarbageCollector
 from services.common.store.media_reader import MediaReader
 from services.common.store.timings import StoreTimings
@@ -17,6 +18,7 @@ class MediaStore:
     uploads: UploadStore
     reader: MediaReader
     garbage: GarbageCollector
+    importer: FileImporter
     aclose: Callable[[], Awaitable[None]]
 
 
@@ -32,6 +34,7 @@ def open_store(settings: StoreSettings, timings: StoreTimings | None = None) -> 
 
 
 def _open_gridfs(settings: StoreSettings, timings: StoreTimings | None) -> MediaStore:
+    from services.common.store.gridfs.file_importer import GridFSFileImporter  # noqa: PLC0415
     from services.common.store.gridfs.garbage_collector import GridFSGarbageCollector  # noqa: PLC0415
     from services.common.store.gridfs.media_reader import GridFSMediaReader  # noqa: PLC0415
     from services.common.store.gridfs.mongo import open_mongo_database  # noqa: PLC0415
@@ -44,11 +47,13 @@ def _open_gridfs(settings: StoreSettings, timings: StoreTimings | None) -> Media
         uploads=GridFSUploadStore(mongo, timings),
         reader=GridFSMediaReader(mongo),
         garbage=GridFSGarbageCollector(mongo, timings),
+        importer=GridFSFileImporter(mongo, timings),
         aclose=mongo.aclose,
     )
 
 
 def _open_files(settings: StoreSettings, timings: StoreTimings | None) -> MediaStore:
+    from services.common.store.files.file_importer import FilesFileImporter  # noqa: PLC0415
     from services.common.store.files.files_database import open_files_database  # noqa: PLC0415
     from services.common.store.files.garbage_collector import FilesGarbageCollector  # noqa: PLC0415
     from services.common.store.files.media_reader import FilesMediaReader  # noqa: PLC0415
@@ -59,5 +64,6 @@ def _open_files(settings: StoreSettings, timings: StoreTimings | None) -> MediaS
         uploads=FilesUploadStore(files, timings),
         reader=FilesMediaReader(files),
         garbage=FilesGarbageCollector(files, timings),
+        importer=FilesFileImporter(files, timings),
         aclose=files.aclose,
     )

@@ -44,8 +44,11 @@ def lock_name(transaction: Transaction, name: MediaName) -> Row | None:
     return transaction.connection.execute(statement).mappings().first()
 
 
-def lock_or_create(transaction: Transaction, name: MediaName | None) -> Row:
-    """Lock and return the row of a name, which is created where it is not there; always a new one where there is no name."""
+def lock_or_create(transaction: Transaction, name: MediaName | None, media_id: str | None = None) -> Row:
+    """Lock and return the row of a name, which is created where it is not there; always a new one where there is no name.
+
+    A row that is created gets `media_id`.
+    """
     if name is None:
         return _insert_nameless(transaction)
     for _ in range(INSERT_ATTEMPTS):
@@ -54,7 +57,7 @@ def lock_or_create(transaction: Transaction, name: MediaName | None) -> Row:
         inserted = insert_or_ignore(
             transaction,
             media,
-            id=make_id(),
+            id=media_id or make_id(),
             folder=name.folder,
             filename=name.filename,
             search_name=fold(name.filename),

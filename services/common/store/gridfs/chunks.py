@@ -113,6 +113,11 @@ class ChunkStore:
                     return
                 await self._chunks.delete_many({"files_id": file_id, "n": {"$gt": last[0]["n"] - DELETE_BATCH_CHUNKS}})
 
+    async def has_chunks(self, file_id: ObjectId) -> bool:
+        """Return whether a chunk of the file is stored."""
+        async with map_mongo_errors():
+            return await self._chunks.find_one({"files_id": file_id}, {"_id": 1}) is not None
+
     async def insert_tail(self, record_id: ObjectId, number: int, tail: bytes) -> None:
         """Store the tail of an unfinished upload as a chunk of the file `record_id`, which has nothing but tails."""
         async with map_mongo_errors():

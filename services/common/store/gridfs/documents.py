@@ -21,6 +21,7 @@ without `metadata` has none.
 """
 
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from bson import ObjectId
@@ -141,6 +142,18 @@ def _decode_version(document: Document, current: Document, revision: int) -> Med
         metadata_json=current.get("metadata", NO_METADATA),
         revision=revision,
     )
+
+
+def encode_files_entry(
+    name: MediaName, length: int, content_type: str, sha256: str | None, uploaded_at: datetime
+) -> Document:
+    """The `fs.files` entry of a file, for other tools."""
+    return {
+        "length": length,
+        "uploadDate": uploaded_at,
+        "filename": f"{name.folder}/{name.filename}" if name.folder else name.filename,
+        "metadata": {"contentType": content_type, "sha256": sha256},
+    }
 
 
 def decode_outbox_event(document: Document, entry: Document, read_at: float) -> OutboxEvent:

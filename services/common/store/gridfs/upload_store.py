@@ -9,7 +9,7 @@ import itertools
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from bson import ObjectId
 from pymongo import ReturnDocument
@@ -93,16 +93,21 @@ class GridFSUploadStore:
         self, name: MediaName | None, new_upload: NewUpload, preconditions: Preconditions = MUST_NOT_EXIST
     ) -> UploadHandle:
         """Add an upload to the document of its name."""
-        return await self._add_upload(name, ObjectId(), ObjectId(), new_upload, preconditions)
+        return await self.add_upload(name, ObjectId(), ObjectId(), new_upload, preconditions)
 
-    async def _add_upload(
+    async def add_upload(
         self,
         name: MediaName | None,
         record_id: ObjectId,
         file_id: ObjectId,
         new_upload: NewUpload,
         preconditions: Preconditions,
+        media_id: ObjectId | None = None,
     ) -> UploadHandle:
+        """Add an upload with those ids to the document of its name. A document that is created gets `media_id`.
+
+        Raises as `create_upload`, and ServiceUnavailable where the name's document has another id than `media_id`.
+        """
         client = hashlib.sha256(new_upload.client.encode()).hexdigest()[:16] if new_upload.client else ""
         update = document_updates.add_upload(
             record_id, file_id, ObjectId(), client, new_upload, preconditions, self.timings
@@ -113,7 +118,8 @@ class GridFSUploadStore:
             "tombstones": {"$size": "$doomed"},
             "has_current": {"$ne": ["$current", None]},
         }
-        document = await self._upsert(documents.name_filter(name, record_id), update, projection)
+        place = documents.name_filter(name, record_id)
+        document = await self._upsert({"_id": media_id, **place} if media_id else place, update, projection)
         if document["added"]:
             return make_handle(UploadKey(document["_id"], record_id, file_id), name, fencing_token=1)
         if not document["preconditions_hold"]:
@@ -141,7 +147,7 @@ class GridFSUploadStore:
     ) -> UploadHandle:
         """Add the upload to the document of its name, then remove it from the nameless one. Conflict where that has lost it."""
         key = upload_key(upload)
-        named = await self._add_upload(name, key.record_id, key.file_id, NewUpload(), preconditions)
+        named = await self.add_upload(name, key.record_id, key.file_id, NewUpload(), preconditions)
         removal = document_updates.remove_upload(key.record_id, self.timings)
         async with map_mongo_errors():
             removed = await self._media.update_one(_fenced_filter(upload), removal)
@@ -288,7 +294,10 @@ class GridFSUploadStore:
         """Write the `fs.files` entry for other tools, then make the file current."""
         if upload.fencing_token > 1:  # the last insert of an older writer may have gone past the end
             await self.truncate_blocks(upload, -(-stored_file.length // BLOCK_SIZE))
-        files_entry = _fs_files_document(upload, stored_file)
+        name = upload.name or MediaName("", str(upload_key(upload).record_id))
+        files_entry = documents.encode_files_entry(
+            name, stored_file.length, stored_file.content_type, stored_file.sha256, datetime.now(UTC)
+        )
         revision_floor, _ = await asyncio.gather(
             self._floors.get(upload.name),
             self._chunk_store.write_files_entry(upload_key(upload).file_id, files_entry),
@@ -337,16 +346,6 @@ class GridFSUploadStore:
 
 def _fenced_filter(upload: UploadHandle) -> Document:
     return documents.fenced_filter(upload_key(upload), upload.name, upload.fencing_token)
-
-
-def _fs_files_document(upload: UploadHandle, stored_file: StoredFile) -> dict[str, Any]:
-    name = upload.name or MediaName("", str(upload_key(upload).record_id))
-    return {
-        "length": stored_file.length,
-        "uploadDate": datetime.now(UTC),
-        "filename": f"{name.folder}/{name.filename}" if name.folder else name.filename,
-        "metadata": {"contentType": stored_file.content_type, "sha256": stored_file.sha256},
-    }
 
 
 def _precondition_error(name: MediaName | None, preconditions: Preconditions) -> GridcastError:

@@ -1,0 +1,64 @@
+"""Stores of every kind as the product opens them, each new and empty: fixture `stores`, the settings of some.
+
+Parametrize it indirectly with tuples of STORE_KINDS, as in `with_stores(("gridfs-motor", "files-sqlite"))`.
+"""
+
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pymongo
+import pytest
+
+from services.common.settings import StoreSettings
+from services.common.store.factory import MediaStore, open_store
+from services.common.store.timings import StoreTimings
+
+STORE_KINDS = ("gridfs-motor", "gridfs-pymongo", "files-sqlite", "files-postgresql")
+
+
+def with_stores(*kinds: tuple[str, ...]) -> pytest.MarkDecorator:
+    """Run a test once for each tuple of kinds of stores."""
+    return pytest.mark.parametrize("stores", kinds, indirect=True, ids=" ".join)
+
+
+@pytest.fixture
+def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[StoreSettings]]:
+    """The settings of new stores. Not asynchronous, because the servers are started without an event loop."""
+    mongodb: list[tuple[str, str]] = []
+    postgresql: list[tuple[Any, str]] = []
+
+    def make(kind: str) -> StoreSettings:
+        name = f"test_{uuid.uuid4().hex[:12]}"
+        store, _, variant = kind.partition("-")
+        if store == "gridfs":
+            url = request.getfixturevalue("mongod").url
+            mongodb.append((url, name))
+            return StoreSettings(mongodb_uri=url, mongodb_database=name, mongodb_driver=variant)
+        database_url = ""
+        if variant == "postgresql":
+            server = request.getfixturevalue("postgresql")
+            server.execute(f"CREATE DATABASE {name}", "postgres")
+            postgresql.append((server, name))
+            database_url = server.url(name)
+        return StoreSettings(store="files", files_dir=str(tmp_path / name), database_url=database_url)
+
+    yield [make(kind) for kind in request.param]
+    for url, name in mongodb:
+        with pymongo.MongoClient[dict[str, Any]](url) as client:
+            client.drop_database(name)
+    for server, name in postgresql:
+        server.execute(f"DROP DATABASE {name} WITH (FORCE)", "postgres")
+
+
+@asynccontextmanager
+async def opened_store(settings: StoreSettings, timings: StoreTimings | None = None) -> AsyncIterator[MediaStore]:
+    """A store that is ready."""
+    store = open_store(settings, timings)
+    try:
+        await store.uploads.ensure_schema()
+        yield store
+    finally:
+        await store.aclose()
