@@ -1,0 +1,1 @@
+"""The command line `gridcast`: `main` is its entry point."""
