@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
 from gridcast._flows.effects import (
+    SOURCE_BLOCK_BYTES,
     CloseStream,
     Effect,
     Flow,
@@ -20,7 +21,6 @@ from gridcast._flows.effects import (
     TransportFault,
 )
 from gridcast._local.sources import AsyncIteratorSource
-from gridcast._sync_shell import SOURCE_BLOCK_BYTES
 from gridcast._tokens import TokenCache
 from gridcast._transport import AsyncHttpTransport, AsyncResponseStream
 

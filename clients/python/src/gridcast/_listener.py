@@ -13,7 +13,7 @@ from gridcast._flows.retries import MAX_ATTEMPTS, RETRY_STATUSES, FlowContext, b
 from gridcast._server_url import ServerUrl
 from gridcast._tokens import TokenCache
 from gridcast._websocket import AsyncEventSocket, EventSocket, HandshakeRefused, SocketClosed
-from gridcast.errors import RequestError, ServerUnavailable
+from gridcast.errors import RequestError, ServerUnavailable, SessionEnded
 from gridcast.values import EventGap, ReceivedEvent
 
 
@@ -79,6 +79,7 @@ class _ListenerState:
         self._user_agent = user_agent
         self._reconnects = _Reconnects(context, session)
         self._waiting: deque[ReceivedEvent | EventGap] = deque()
+        self._is_closed = False
 
     @property
     def sid(self) -> str | None:
@@ -89,6 +90,10 @@ class _ListenerState:
     def topics(self) -> tuple[str, ...]:
         """The topics that are subscribed."""
         return tuple(self._session.topics)
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise SessionEnded("the listener is closed")
 
     def _headers(self, token: str | None) -> dict[str, str]:
         return {} if token is None else {"authorization": f"Bearer {token}"}
@@ -107,6 +112,7 @@ class Listener(_ListenerState):
         """Connect, unless that is done. Then `sid` is known."""
         renew = False
         while self._socket is None:
+            self._check_open()
             try:
                 headers = self._headers(self._tokens.get(renew=renew))
                 self._socket = EventSocket(
@@ -115,7 +121,7 @@ class Listener(_ListenerState):
                 self._waiting.extend(self._session.receive(self._socket.receive()))
                 self._reconnects.record_open()
             except (TransportFault, SocketClosed) as failure:
-                self.close()
+                self._disconnect()
                 time.sleep(self._reconnects.next_delay(failure))
             except HandshakeRefused as failure:
                 renew = self._reconnects.should_renew_token(failure, self._tokens)
@@ -128,13 +134,17 @@ class Listener(_ListenerState):
 
     def __next__(self) -> ReceivedEvent | EventGap:
         while not self._waiting:
+            if self._is_closed:
+                raise StopIteration
             self.connect()
             if self._waiting or self._socket is None:
                 continue
             try:
                 self._waiting.extend(self._session.receive(self._socket.receive()))
             except SocketClosed as failure:
-                self.close()
+                if self._is_closed:
+                    raise StopIteration from None
+                self._disconnect()
                 time.sleep(self._reconnects.next_delay(failure))
         return self._waiting.popleft()
 
@@ -159,7 +169,11 @@ class Listener(_ListenerState):
             return  # the next read reconnects
 
     def close(self) -> None:
-        """Close the connection. Iterating again resumes the session within two minutes."""
+        """Close the connection and end the iteration; another thread may call it."""
+        self._is_closed = True
+        self._disconnect()
+
+    def _disconnect(self) -> None:
         socket, self._socket = self._socket, None
         if socket is not None:
             socket.close()
@@ -182,6 +196,7 @@ class AsyncListener(_ListenerState):
         """Connect, unless that is done. Then `sid` is known."""
         renew = False
         while self._socket is None:
+            self._check_open()
             try:
                 headers = self._headers(await self._tokens.get_async(renew=renew))
                 address = self._url.websocket + self._session.connect_target()
@@ -189,7 +204,7 @@ class AsyncListener(_ListenerState):
                 self._waiting.extend(self._session.receive(await self._socket.receive()))
                 self._reconnects.record_open()
             except (TransportFault, SocketClosed) as failure:
-                await self.aclose()
+                await self._disconnect()
                 await asyncio.sleep(self._reconnects.next_delay(failure))
             except HandshakeRefused as failure:
                 renew = self._reconnects.should_renew_token(failure, self._tokens)
@@ -202,13 +217,17 @@ class AsyncListener(_ListenerState):
 
     async def __anext__(self) -> ReceivedEvent | EventGap:
         while not self._waiting:
+            if self._is_closed:
+                raise StopAsyncIteration
             await self.connect()
             if self._waiting or self._socket is None:
                 continue
             try:
                 self._waiting.extend(self._session.receive(await self._socket.receive()))
             except SocketClosed as failure:
-                await self.aclose()
+                if self._is_closed:
+                    raise StopAsyncIteration from None
+                await self._disconnect()
                 await asyncio.sleep(self._reconnects.next_delay(failure))
         return self._waiting.popleft()
 
@@ -233,7 +252,11 @@ class AsyncListener(_ListenerState):
             return  # the next read reconnects
 
     async def aclose(self) -> None:
-        """Close the connection. Iterating again resumes the session within two minutes."""
+        """Close the connection and end the iteration."""
+        self._is_closed = True
+        await self._disconnect()
+
+    async def _disconnect(self) -> None:
         socket, self._socket = self._socket, None
         if socket is not None:
             await socket.close()

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from gridcast._flows.effects import (
+    SOURCE_BLOCK_BYTES,
     CloseStream,
     Effect,
     Flow,
@@ -22,7 +23,6 @@ from gridcast._tokens import TokenCache
 from gridcast._transport import HttpTransport, ResponseStream
 
 T = TypeVar("T")
-SOURCE_BLOCK_BYTES = 256 * 1024
 
 
 class SyncShell:

@@ -61,12 +61,18 @@ def _effect(request: HttpRequest, token: str | None, *, is_stream: bool) -> Send
 
 
 def send(
-    context: FlowContext, request: HttpRequest, *, accepted: Collection[int], is_repeatable: bool = True
+    context: FlowContext,
+    request: HttpRequest,
+    *,
+    accepted: Collection[int],
+    is_repeatable: bool = True,
+    failed: list[RequestError] | None = None,
 ) -> Flow[HttpResponse]:
     """Send until a status of `accepted` comes, at most four times.
 
     `is_repeatable` says that a repetition has the same effect as one request (RFC 9110, 9.2.2). Others are repeated only where no
-    byte of them was sent. Raises the RequestError of any other status.
+    byte of them was sent. The problems of attempts before the last one are appended to `failed`. Raises the RequestError of any
+    other status.
     """
     failures = 0
     while True:
@@ -82,6 +88,8 @@ def send(
             problem = error_of(response)
             may_repeat = is_repeatable and response.status in RETRY_STATUSES
         failures += 1
+        if failed is not None:
+            failed.append(problem)
         if not may_repeat or failures >= MAX_ATTEMPTS:
             raise problem
         yield Sleep(backoff_seconds(context, failures, response))
