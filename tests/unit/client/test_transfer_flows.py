@@ -215,6 +215,8 @@ def test_a_taken_name_is_a_conflict(content: bytes) -> None:
 def test_a_put_whose_response_was_lost_is_no_conflict_with_itself() -> None:
     server = ModelServer(iter(["lost"]))
     assert upload(server, b"small").length == 5
+    with pytest.raises(NameConflict):
+        upload(server, b"small")
 
 
 def test_a_large_file_is_replaced_in_one_request() -> None:

@@ -106,18 +106,17 @@ class Upload:
         headers = {**self._put_headers(), "repr-digest": format_repr_digest(digest)}
         target = file_target(self._path, sid=self._options.sid)
         request = HttpRequest("PUT", target, headers, content, timeout=COMMIT_TIMEOUT_SECONDS)
-        response: HttpResponse = yield from send(self._context, request, accepted={200, 201, 412})
-        if (
-            response.status == 412
-        ):  # the name is taken: by an attempt whose response was lost, if it has these very bytes
-            try:
-                found = yield from get_info(self._context, self._path)
-            except RequestError:
-                raise error_of(response) from None
+        failed: list[RequestError] = []
+        response: HttpResponse = yield from send(self._context, request, accepted={200, 201, 412}, failed=failed)
+        if response.status == 412:
+            problem = error_of(response)
+            conflict = NameConflict("Not Unique: the name is taken", status=412, request_id=problem.request_id)
+            if not failed:
+                raise conflict
+            # By an attempt whose response was lost, if it has these very bytes.
+            found = yield from get_info(self._context, self._path)
             if found.sha256 != digest.hex():
-                raise NameConflict(
-                    "Not Unique: the name is taken", status=412, request_id=error_of(response).request_id
-                )
+                raise conflict
         else:
             found = parse_file_info(response, parse_json(response))
         self._report("done", len(content), len(content), len(content))
