@@ -176,7 +176,7 @@ class ModelServer:
             return HttpResponse(200, {"upload-offset": str(len(self.stored[path])), "etag": etag_of(self.stored[path])})
         if path not in self.uploads:
             return problem(404, "no such upload")
-        name, expected, received = self.uploads[path]
+        name, _expected, received = self.uploads[path]
         if request.method == "HEAD":
             return HttpResponse(200, {"upload-offset": str(len(received))})
         if request.method == "DELETE":

@@ -31,7 +31,7 @@ def test_images_that_install_the_client_lock_what_it_needs() -> None:
 
 
 def test_what_services_import_of_the_client_needs_no_http_library() -> None:
-    """httpx and websockets are requirements of the client that images do not install."""
+    """Httpx and websockets are requirements of the client that images do not install."""
     script = "import sys\nfor name in ('httpx', 'websockets', 'click', 'rich'): sys.modules[name] = None\nimport gridcast.publish"
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "clients/python/src")}
     subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=30)

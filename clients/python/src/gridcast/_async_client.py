@@ -3,12 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from gridcast._async_shell import AsyncShell
 from gridcast._flows import files
 from gridcast._flows.effects import Source
-from gridcast._listener import AsyncListener
 from gridcast._local.sources import AsyncIteratorSource, open_source
 from gridcast._local.targets import open_target
 from gridcast._operations import (
@@ -24,6 +23,9 @@ from gridcast._remote_file import AsyncRemoteFile
 from gridcast._tokens import AsyncToken, TokenCache
 from gridcast._transport import AsyncHttpTransport
 from gridcast.values import FileInfo, ProgressCallback, Receipt, ServerVersion
+
+if TYPE_CHECKING:
+    from gridcast._listener import AsyncListener
 
 
 class AsyncClient:
@@ -152,8 +154,10 @@ class AsyncClient:
         """Delete a file; with `etag`, only that version. Raises FileMissing, or NameConflict for another version."""
         await self._shell.run(files.remove_file(self._operations.context, path, etag))
 
-    def listen(self, *topics: str) -> AsyncListener:
+    def listen(self, *topics: str) -> "AsyncListener":
         """Return an iterator of the events to all, to its own sid, and to these topics. It connects on first use."""
+        from gridcast._listener import AsyncListener  # noqa: PLC0415  # the WebSocket library, only where it is used
+
         session = self._operations.session(topics)
         return AsyncListener(self._operations.context, session, self._operations.url, self._tokens, user_agent())
 

@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from gridcast._flows import files
-from gridcast._listener import Listener
 from gridcast._local.sources import open_source
 from gridcast._local.targets import open_target
 from gridcast._operations import (
@@ -22,6 +21,9 @@ from gridcast._sync_shell import SyncShell
 from gridcast._tokens import Token, TokenCache
 from gridcast._transport import HttpTransport
 from gridcast.values import FileInfo, ProgressCallback, Receipt, ServerVersion
+
+if TYPE_CHECKING:
+    from gridcast._listener import Listener
 
 
 class Client:
@@ -146,8 +148,10 @@ class Client:
         """Delete a file; with `etag`, only that version. Raises FileMissing, or NameConflict for another version."""
         self._shell.run(files.remove_file(self._operations.context, path, etag))
 
-    def listen(self, *topics: str) -> Listener:
+    def listen(self, *topics: str) -> "Listener":
         """Return an iterator of the events to all, to its own sid, and to these topics. It connects on first use."""
+        from gridcast._listener import Listener  # noqa: PLC0415  # the WebSocket library, only where it is used
+
         session = self._operations.session(topics)
         return Listener(self._operations.context, session, self._operations.url, self._tokens, user_agent())
 
