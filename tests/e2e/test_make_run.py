@@ -18,7 +18,16 @@ from tests.support.programs import require_program
 from tests.support.stack import STACK_VARIABLES, Stack, run_stack
 from tests.support.waiting import eventually
 
-SOURCE_PATHS = ("Makefile", "pyproject.toml", "requirements", "services", "gateway", "deploy", "clients/python")
+SOURCE_PATHS = (
+    "Makefile",
+    "pyproject.toml",
+    "requirements",
+    "services",
+    "gateway",
+    "deploy",
+    "clients/python",
+    "clients/js/src",
+)
 
 
 @pytest.fixture
@@ -155,6 +164,7 @@ def test_reload_restarts_what_imports_the_changed_file(tmp_path: Path) -> None:
 
         change("services/stream/ranges.py", "stream-1")
         change("gateway/page/index.html", "gateway")
+        change("clients/js/src/events.js", "gateway")
         change("services/socket/lua/heartbeat.lua", "socket-1")
         change("clients/python/src/gridcast/publish.py", "upload-1", "stream-1", "socket-1")
         change("services/common/media.py", "upload-1", "stream-1", "socket-1", "gateway")
