@@ -178,14 +178,15 @@ def test_upload_holds_its_limit_while_mongodb_stands_still_and_returns_the_memor
 ) -> None:
     """Every upload fills its buffers, from six addresses: one address gets half of the places at most."""
     upload = start_service("services.upload", **storage_env(dedicated_mongod, redis_url, "memory"))
+    body = os.urandom(12 * MIB)
 
-    def send(number: int, body: bytes = os.urandom(12 * MIB)) -> int:
+    def send(number: int) -> int:
         transport = httpx.HTTPTransport(local_address=f"127.0.0.{2 + number % 6}")
         with httpx.Client(transport=transport, timeout=120) as client:
             return client.put(f"{upload.url}/file/stream?filename={number}.bin", content=body).status_code
 
     with ThreadPoolExecutor(UPLOADS) as pool:
-        assert set(pool.map(lambda number: send(number, b"x"), range(UPLOADS, 2 * UPLOADS))) == {201}
+        assert set(pool.map(send, range(UPLOADS, 2 * UPLOADS))) == {201}
     rest = settled_memory(upload)
     with ThreadPoolExecutor(UPLOADS) as pool, peak_of(upload) as peak:
         dedicated_mongod.pause()
