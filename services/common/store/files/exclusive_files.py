@@ -18,7 +18,7 @@ from sqlalchemy import Connection, select
 from services.common.errors import Gone, ServiceUnavailable
 from services.common.store.errors import CorruptFile
 from services.common.store.files import data_folder, schema
-from services.common.store.files.data_folder import BLOCK_SIZE, DataFolder
+from services.common.store.files.data_folder import DataFolder
 from services.common.store.files.database import Database
 from services.common.store.files.rows import Row, UploadKey
 from services.common.store.files.upload_changes import fence, raise_lease_lost
@@ -199,8 +199,3 @@ class ExclusiveFiles:
                 return False
             await asyncio.sleep(LOCK_RETRY_SECONDS)
         return True
-
-
-def tail_length(offset: int) -> int:
-    """Bytes after the last whole block."""
-    return offset % BLOCK_SIZE

@@ -166,15 +166,11 @@ class FilesUploadStore:
         return key._replace(file_id=copy_id)
 
     async def _read_tail(self, file_id: str, offset: int) -> bytes:
-        """Return the bytes after the last whole block. Raises CorruptFile where the file has fewer bytes than `offset`."""
-        if not offset:
-            return b""
+        """Return the bytes after the last whole block. Raises CorruptFile where they are missing."""
         length = offset % BLOCK_SIZE
-        # Also without a tail: its last byte says whether the file is as long as it must be.
-        data = await self._files.threads.run(
-            self._files.folder.read_range, file_id, offset - (length or 1), length or 1
-        )
-        return data if length else b""
+        if not length:
+            return b""
+        return await self._files.threads.run(self._files.folder.read_range, file_id, offset - length, length)
 
     async def write_blocks(self, upload: UploadHandle, first_block: int, blocks: Sequence[bytes]) -> None:
         """Write the blocks at their places. The next offset or the commit makes them durable."""
