@@ -175,7 +175,7 @@ def test_mongod_killed_around_the_commit(
             dedicated_mongod.kill()
             dedicated_mongod.start()
             told[name] = sending.result().status_code
-        document = inspector.db["media"].find_one({"filename": name})
+        document = inspector.find_document(name)
         current = document and document["current"]
         assert told[name] in {201, 503}
         assert current or told[name] != 201

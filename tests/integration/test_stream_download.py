@@ -12,7 +12,6 @@ from http.client import HTTPConnection
 
 import httpx
 import pytest
-from bson import ObjectId
 
 from deploy.local.ports import free_ports
 from services.stream.inline_types import INLINE_POLICY
@@ -333,7 +332,7 @@ def test_unknown_method(media_services: MediaServices) -> None:
 def test_filename_is_one_well_formed_content_disposition(media_services: MediaServices, name: str) -> None:
     """Case 55. CR and LF never get into a name."""
     identifier = media_services.put("plain.webm", b"x")
-    media_services.db["media"].update_one({"_id": ObjectId(identifier)}, {"$set": {"filename": name}})
+    media_services.inspector.rename(identifier, name)
     answer = media_services.get(name)
     assert answer.status_code == 200
     (field,) = answer.headers.get_list("content-disposition")
@@ -380,8 +379,7 @@ def test_corrupt_files_are_counted(
 
 def test_chunk_of_a_wrong_size_aborts_the_connection(media_services: MediaServices) -> None:
     identifier = media_services.put("short.bin", os.urandom(2 * CHUNK_SIZE))
-    where = {"files_id": media_services.current_file_id(identifier), "n": 1}
-    media_services.db["fs.chunks"].update_one(where, {"$set": {"data": b"short"}})
+    media_services.inspector.damage_block(media_services.current_file_id(identifier), 1)
     status, got, whole = read_until_cut(media_services, "short.bin")
     assert (status, whole) == (200, False)
     assert len(got) <= CHUNK_SIZE

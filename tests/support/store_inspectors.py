@@ -80,6 +80,15 @@ class StoreInspector(Protocol):
     def set_uploaded_at(self, at: datetime) -> None:
         """Set the time of upload of all current files."""
 
+    def set_current(self, filename: str, current: Entry) -> None:
+        """Make `current`, as an entry has it, the current version of a file, in silence."""
+
+    def rename(self, identifier: str, filename: str) -> None:
+        """Give a file another name, whether it is a valid one or not."""
+
+    def make_tombstones_due(self, filename: str) -> None:
+        """Let all tombstones of a file be due now."""
+
 
 class MongoInspector:
     """The documents and chunks in MongoDB."""
@@ -171,6 +180,16 @@ class MongoInspector:
 
     def set_uploaded_at(self, at: datetime) -> None:
         self.db["media"].update_many({"current": {"$ne": None}}, {"$set": {"current.uploaded_at": at}})
+
+    def set_current(self, filename: str, current: Entry) -> None:
+        self.db["media"].update_one({"filename": filename}, {"$set": {"current": current}})
+
+    def rename(self, identifier: str, filename: str) -> None:
+        self.db["media"].update_one({"_id": ObjectId(identifier)}, {"$set": {"filename": filename}})
+
+    def make_tombstones_due(self, filename: str) -> None:
+        due = {"doomed.due": {"$subtract": ["$$NOW", 1]}, "attention": "$$NOW"}
+        self.db["media"].update_one({"filename": filename}, [{"$set": due}])
 
 
 Query = Callable[[str], list[Entry]]
@@ -306,6 +325,25 @@ class FilesInspector:
     def set_uploaded_at(self, at: datetime) -> None:
         self.query(f"UPDATE media SET uploaded_at = {_milliseconds(at)} WHERE uploaded_at IS NOT NULL")
 
+    def set_current(self, filename: str, current: Entry) -> None:
+        file_id = current["file"]
+        self.query(f"UPDATE media SET file_id = NULL, uploaded_at = NULL WHERE file_id = '{file_id}'")
+        texts = {name: current[name] for name in ("content_type", "sha256", "etag", "metadata")}
+        values = [
+            f"file_id = '{file_id}'",
+            f"length = {current['length']}",
+            f"uploaded_at = {_milliseconds(current['uploaded_at'])}",
+            *(f"{name} = {_quote(text)}" for name, text in texts.items()),
+        ]
+        self.query(f"UPDATE media SET {', '.join(values)} WHERE filename = {_quote(filename)}")
+
+    def rename(self, identifier: str, filename: str) -> None:
+        self.query(f"UPDATE media SET filename = {_quote(filename)} WHERE id = '{identifier}'")
+
+    def make_tombstones_due(self, filename: str) -> None:
+        named = f"(SELECT id FROM media WHERE filename = {_quote(filename)})"
+        self.query(f"UPDATE tombstones SET due = {_now_ms() - 1} WHERE media_id IN {named}")
+
 
 def sqlite_query(path: Path) -> Query:
     """Statements on an SQLite file."""
@@ -376,6 +414,10 @@ def _moment(value: int | None) -> datetime | None:
 
 def _milliseconds(moment: datetime) -> int:
     return round(moment.timestamp() * 1000)
+
+
+def _quote(text: str | None) -> str:
+    return "NULL" if text is None else "'" + text.replace("'", "''") + "'"
 
 
 def _now_ms() -> int:
