@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import os
 import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -144,8 +145,8 @@ class Expectations:
         call = event.call
         if event.starts and call.name in {"sendto", "sendmsg", "write", "writev"} and call.path.startswith("socket:"):
             for data in call.strings:
-                if data.startswith(b"HTTP/1.1 2") and (found := data.lower().partition(b"x-request-id: ")[2]):
-                    self.acknowledged.add(found.partition(b"\r\n")[0].decode())
+                if data.startswith(b"HTTP/1.1 2") and (found := _REQUEST_ID.search(data)):
+                    self.acknowledged.add(found[1].decode())
 
     def allowed(self, name: str) -> list[bytes | None]:
         """What may be visible under a name: what was acknowledged last, or what was sent after it."""
@@ -198,6 +199,7 @@ def read_file(survivors: dict[str, bytes | None], file_id: str) -> bytes | None:
     return survivors.get(f"{STORE}/files/{file_id[-2:]}/{file_id[-3]}/{file_id}")
 
 
+_REQUEST_ID = re.compile(rb"\r\nx-request-id: (power-[0-9-]+)\r\n", re.IGNORECASE)
 TABLES = ("media", "uploads", "finished_uploads", "tombstones")
 
 
