@@ -317,6 +317,13 @@ async def test_an_address_may_be_in_a_file(stores: list[StoreSettings], tmp_path
     assert await read_store(target) == await read_store(source)
 
 
+def test_an_address_that_the_driver_refuses_is_explained(tmp_path: Path) -> None:
+    done = run(command_with(f"mongodb://127.0.0.1:1/?tls=true&tlsCAFile=/nowhere/{SECRET}", f"files:{tmp_path}/files"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("copy_store: the connection string of MongoDB has an invalid value")
+    assert find_leaks(done.stderr) == []
+
+
 def test_a_folder_without_a_store_is_no_source(tmp_path: Path) -> None:
     done = run(command_with(f"files:{tmp_path}/nowhere", f"files:{tmp_path}/target"))
     assert done.returncode == 1
