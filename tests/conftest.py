@@ -17,6 +17,7 @@ chromium           browser (module): Chromium, driven by WebDriver; run_chromium
 Modules to import from:
 
 compose_project      a compose project with its containers
+fault_history        uploads while processes are killed and paused, with a check of the store at the end
 fault_proxy          a TCP proxy that delays, holds back or cuts traffic
 in_process_server    our HTTP server in a thread of the test
 media_names          any legal name of a file, awkward ones, and paths that are refused

@@ -57,6 +57,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("target", metavar="TO")
     for side in ("from", "to"):
         parser.add_argument(f"--{side}-database", default="gridcast", metavar="NAME")
+    parser.add_argument(
+        "--min-free-space",
+        type=int,
+        default=2 * 1024**3,
+        metavar="BYTES",
+        help="stop before less is free on the disk of TO",
+    )
     options = parser.parse_args(arguments)
     try:
         source = parse_address(options.source, options.from_database)
@@ -66,7 +73,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     configure_logging("copy", "warning")  # the command itself speaks in plain lines
     try:
-        return asyncio.run(_copy(source, target))
+        return asyncio.run(_copy(source, target, options.min_free_space))
     except KeyboardInterrupt:
         sys.stderr.write("copy_store: interrupted; begin again to continue\n")
         return _INTERRUPTED_STATUS
@@ -97,12 +104,13 @@ def parse_address(address: str, database: str) -> StoreSettings:
     )
 
 
-async def _copy(source_settings: StoreSettings, target_settings: StoreSettings) -> int:
+async def _copy(source_settings: StoreSettings, target_settings: StoreSettings, min_free_bytes: int) -> int:
     try:
         async with _opened(source_settings) as source, _opened(target_settings) as target:
             await source.reader.check_health()
             await target.uploads.ensure_schema()
-            return await _copy_all(StoreCopier(source.reader, target.importer))
+            copier = StoreCopier(source.reader, target.importer, target.uploads, min_free_bytes=min_free_bytes)
+            return await _copy_all(copier)
     except (GridcastError, RuntimeError) as error:
         sys.stderr.write(f"copy_store: {error}\n")
         return 1

@@ -278,8 +278,7 @@ def interrupt(arguments: list[str], output: Path) -> int:
         (["files:a\nb", f"mongodb://u:{SECRET}@h"], 2),
         ([f"files:a?database=mysql://user:{SECRET}@host/x", "files:b"], 2),
         ([f"@/nowhere/{SECRET}", "files:b"], 2),
-        (["mongodb://host", "files:a", "--to-database="], 1),
-        (["files:/nowhere/at/all", "files:/proc/nothing"], 1),
+        (["mongodb://host", "files:a", "--from-database="], 1),
         *(([uri, "files:b"], 2) for uri in MALFORMED_MONGODB_URIS.values()),
     ],
 )
@@ -316,6 +315,21 @@ async def test_an_address_may_be_in_a_file(stores: list[StoreSettings], tmp_path
     done = run(command_with(address_of(source), f"@{secret}"))
     assert (done.returncode, done.stderr) == (0, "")
     assert await read_store(target) == await read_store(source)
+
+
+def test_an_address_that_the_driver_refuses_is_explained(tmp_path: Path) -> None:
+    done = run(command_with(f"mongodb://127.0.0.1:1/?tls=true&tlsCAFile=/nowhere/{SECRET}", f"files:{tmp_path}/files"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("copy_store: the connection string of MongoDB has an invalid value")
+    assert find_leaks(done.stderr) == []
+
+
+def test_a_folder_without_a_store_is_no_source(tmp_path: Path) -> None:
+    done = run(command_with(f"files:{tmp_path}/nowhere", f"files:{tmp_path}/target"))
+    assert done.returncode == 1
+    assert done.stderr.startswith("copy_store: ")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_a_store_that_does_not_answer_is_named_by_its_error(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +67,15 @@ def show_log_on_failure(log: Path, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def run_service(
-    module: str, log_dir: Path, env: Mapping[str, str], *, port: int | None = None, ready: bool = True
+    module: str,
+    log_dir: Path,
+    env: Mapping[str, str],
+    *,
+    port: int | None = None,
+    ready: bool = True,
+    wrapper: Sequence[str] = (),
 ) -> Iterator[ServiceProcess]:
-    """Run `python -m MODULE` with `env` and without the GRIDCAST_* variables of the test process.
+    """Run `python -m MODULE` with `env` and without the GRIDCAST_* variables of the test process, as the arguments of `wrapper`.
 
     `ready=False` yields before /readyz answers 200. The log goes to a file in `log_dir`.
     """
@@ -79,7 +85,7 @@ def run_service(
     program = Program(
         name=module,
         kind=module,
-        command=(sys.executable, "-m", module),
+        command=(*wrapper, sys.executable, "-m", module),
         url=f"http://{HOST}:{port}",
         readiness_error=lambda: readiness_error(port),
         environment={

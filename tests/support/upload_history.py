@@ -16,7 +16,7 @@ from typing import Any, Literal
 import httpx
 
 from tests.support.sizes import CHUNK_SIZE
-from tests.support.store_inspectors import MongoInspector
+from tests.support.store_inspectors import FilesInspector, MongoInspector, StoreInspector
 from tests.support.upload_client import (
     FORM_CONTENT_TYPE,
     OFFSET_CONTENT_TYPE,
@@ -207,7 +207,7 @@ def outcome_of(status: int) -> Outcome:
 class ConsistencyReader(threading.Thread):
     """Reads one visible file every 10 ms and records a violation where it is not whole."""
 
-    def __init__(self, store: MongoInspector, seed: int) -> None:
+    def __init__(self, store: StoreInspector, seed: int) -> None:
         super().__init__(daemon=True, name="reader")
         self.reads = 0
         self.violations: list[str] = []
@@ -221,39 +221,60 @@ class ConsistencyReader(threading.Thread):
     def run(self) -> None:
         while not self._stop_requested.wait(0.01):
             try:
-                found = list(
-                    self._store.db["media"].aggregate(
-                        [{"$match": {"current": {"$ne": None}}}, {"$sample": {"size": 1}}]
-                    )
-                )
-                for document in found:
+                for document in sample_current(self._store):
                     self._check_document(document)
             except Exception:  # noqa: BLE001  # the database is unavailable
                 continue
 
     def _check_document(self, document: dict[str, Any]) -> None:
         fault = describe_corruption(self._store, document["current"])
-        again = self._store.db["media"].find_one({"_id": document["_id"]})
-        named = again and again["current"] and again["current"]["file"] == document["current"]["file"]
+        named = read_current_file_id(self._store, document["_id"]) == document["current"]["file"]
         self.reads += 1
         if fault and named:
             self.violations.append(f"{document['filename']}: {fault}")
 
 
-def describe_corruption(store: MongoInspector, current: dict[str, Any]) -> str:
+def sample_current(store: StoreInspector) -> list[dict[str, Any]]:
+    """The entry of a visible file that is chosen at random, if there is any."""
+    if isinstance(store, FilesInspector):
+        columns = "id AS _id, filename, file_id, length, sha256"
+        rows = store.query(f"SELECT {columns} FROM media WHERE uploaded_at IS NOT NULL ORDER BY random() LIMIT 1")
+        return [{**row, "current": {**row, "file": row["file_id"]}} for row in rows]
+    assert isinstance(store, MongoInspector)
+    pipeline: list[dict[str, Any]] = [{"$match": {"current": {"$ne": None}}}, {"$sample": {"size": 1}}]
+    return list(store.db["media"].aggregate(pipeline))
+
+
+def read_current_file_id(store: StoreInspector, identifier: Any) -> Any:
+    """The file id of the version that is visible now."""
+    if isinstance(store, FilesInspector):
+        rows = store.query(f"SELECT file_id FROM media WHERE id = '{identifier}'")
+        return rows[0]["file_id"] if rows else None
+    assert isinstance(store, MongoInspector)
+    document = store.db["media"].find_one({"_id": identifier})
+    return document and document["current"] and document["current"]["file"]
+
+
+def describe_corruption(store: StoreInspector, current: dict[str, Any]) -> str:
     """What is wrong with a version's bytes."""
     digest, size = hashlib.sha256(), 0
-    for number, chunk in enumerate(store.db["fs.chunks"].find({"files_id": current["file"]}).sort("n")):
-        if chunk["n"] != number:
-            return f"chunk {number} is missing"
-        digest.update(chunk["data"])
-        size += len(chunk["data"])
+    if isinstance(store, FilesInspector):
+        data = store.read_file(current["file"])
+        digest.update(data)
+        size = len(data)
+    else:
+        assert isinstance(store, MongoInspector)
+        for number, chunk in enumerate(store.db["fs.chunks"].find({"files_id": current["file"]}).sort("n")):
+            if chunk["n"] != number:
+                return f"chunk {number} is missing"
+            digest.update(chunk["data"])
+            size += len(chunk["data"])
     if (size, digest.hexdigest()) != (current["length"], current["sha256"]):
         return f"{size} of {current['length']} bytes, or another hash"
     return ""
 
 
-def find_violations(history: History, store: MongoInspector) -> list[str]:
+def find_violations(history: History, store: StoreInspector) -> list[str]:
     """Everything in which store and history do not agree; empty when all is well."""
     faults: list[str] = []
     documents = {document["filename"]: document for document in store.list_documents() if document["folder"] == "h"}
@@ -269,11 +290,11 @@ def find_violations(history: History, store: MongoInspector) -> list[str]:
             else _check_created(name, operations, there)
         )
     faults += [f"orphan chunks of {file}" for file in store.list_orphans()]
-    files = {document["current"]["file"] for document in store.list_documents() if document["current"]}
-    described = {entry["_id"] for entry in store.db["fs.files"].find({}, {"_id": 1})}
-    faults += (
-        [f"{len(described ^ files)} descriptions without a file, or files without one"] if described != files else []
-    )
+    if isinstance(store, MongoInspector):
+        files = {document["current"]["file"] for document in store.list_documents() if document["current"]}
+        described = {entry["_id"] for entry in store.db["fs.files"].find({}, {"_id": 1})}
+        if described != files:
+            faults.append(f"{len(described ^ files)} descriptions without a file, or files without one")
     faults += [
         f"{document['filename']}: left {key}"
         for document in store.list_documents()

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from services.common.settings import StoreSettings
+from services.common.store.errors import InvalidStoreSettings
 from services.common.store.file_importer import FileImporter
 from services.common.store.garbage_collector import GarbageCollector
 from services.common.store.media_reader import MediaReader
@@ -25,8 +26,8 @@ class MediaStore:
 def open_store(settings: StoreSettings, timings: StoreTimings | None = None) -> MediaStore:
     """Open the store; it connects with the first call. Must be called in a running event loop.
 
-    `timings` is needed by processes that write or collect garbage. Raises ConfigurationError for an invalid connection string of
-    MongoDB. What the other store needs is not imported: it need not be installed.
+    `timings` is needed by processes that write or collect garbage. Raises InvalidStoreSettings for a connection string
+    that the driver of MongoDB refuses. What the other store needs is not imported: it need not be installed.
     """
     if settings.store == "files":
         return _open_files(settings, timings)
@@ -37,12 +38,14 @@ def _open_gridfs(settings: StoreSettings, timings: StoreTimings | None) -> Media
     from services.common.store.gridfs.file_importer import GridFSFileImporter  # noqa: PLC0415
     from services.common.store.gridfs.garbage_collector import GridFSGarbageCollector  # noqa: PLC0415
     from services.common.store.gridfs.media_reader import GridFSMediaReader  # noqa: PLC0415
-    from services.common.store.gridfs.mongo import open_mongo_database  # noqa: PLC0415
+    from services.common.store.gridfs.mongo import ConfigurationError, open_mongo_database  # noqa: PLC0415
     from services.common.store.gridfs.upload_store import GridFSUploadStore  # noqa: PLC0415
 
-    mongo = open_mongo_database(
-        settings.mongodb_uri.get_secret_value(), settings.mongodb_database, settings.mongodb_driver
-    )
+    uri = settings.mongodb_uri.get_secret_value()
+    try:
+        mongo = open_mongo_database(uri, settings.mongodb_database, settings.mongodb_driver)
+    except ConfigurationError as error:
+        raise InvalidStoreSettings(str(error)) from None
     return MediaStore(
         uploads=GridFSUploadStore(mongo, timings),
         reader=GridFSMediaReader(mongo),

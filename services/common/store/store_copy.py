@@ -16,6 +16,7 @@ from services.common.media import MediaInfo, MediaName
 from services.common.store.errors import CorruptFile
 from services.common.store.file_importer import FileImporter, ImportOutcome
 from services.common.store.media_reader import BlockReader, ListQuery, MediaReader, PageKey
+from services.common.store.upload_store import FreeSpaceReader
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -29,6 +30,8 @@ CONCURRENT_FILES = 8
 COPY_RETRY_SECONDS = 1.0
 MAX_OUTAGE_SECONDS = 60.0
 """How long a store may be unavailable. After that the copy stops: every further file would wait as long."""
+FREE_SPACE_SECONDS = 1.0
+"""How old a reading of the free space may be."""
 MAX_CHANGES = 5
 """How often a file may be replaced while it is copied."""
 MAX_LISTED = 1000
@@ -79,13 +82,15 @@ class CopyReport:
 
 
 class StoreCopier:
-    """Copies from `source` to `target`. `report` is current at any time."""
+    """Copies from `source` to `target`, and leaves `min_free_bytes` of its disk. `report` is current at any time."""
 
     def __init__(
         self,
         source: MediaReader,
         target: FileImporter,
+        free_space: FreeSpaceReader,
         *,
+        min_free_bytes: int = 0,
         concurrent_files: int = CONCURRENT_FILES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -94,6 +99,10 @@ class StoreCopier:
         self.report = CopyReport()
         self._source = source
         self._target = target
+        self._free_space = free_space
+        self._min_free_bytes = min_free_bytes
+        self._free_bytes: int | None = None
+        self._free_bytes_read_at: float | None = None
         self._concurrent_files = concurrent_files
         self._clock = clock
 
@@ -156,8 +165,26 @@ class StoreCopier:
         self.report.add_failed(name, "it was replaced again and again")
 
     async def _import(self, info: MediaInfo) -> ImportOutcome:
-        async with aclosing(read_verified(self._source, info)) as blocks:
+        async with aclosing(self._read_blocks(info)) as blocks:
             return await self._target.import_file(info, blocks)
+
+    async def _read_blocks(self, info: MediaInfo) -> AsyncGenerator[bytes, None]:
+        await self._reserve_space(info.length)
+        async with aclosing(read_verified(self._source, info)) as blocks:
+            async for block in blocks:
+                yield block
+
+    async def _reserve_space(self, length: int) -> None:
+        """Raise InsufficientStorage where a file would leave too little space: a database on a full disk may crash."""
+        now = self._clock()
+        if self._free_bytes_read_at is None or now - self._free_bytes_read_at > FREE_SPACE_SECONDS:
+            self._free_bytes_read_at = now
+            self._free_bytes = await self._free_space.get_free_bytes()
+        if self._free_bytes is None:  # the store cannot tell
+            return
+        self._free_bytes -= length
+        if self._free_bytes < self._min_free_bytes:
+            raise InsufficientStorage("the target has too little free disk space")
 
     def _count(self, outcome: ImportOutcome, name: MediaName, length: int) -> None:
         if outcome == "imported":

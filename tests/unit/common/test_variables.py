@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[3]
 SETTINGS: tuple[type[Settings], ...] = (UploadSettings, StreamSettings, SocketSettings, GatewaySettings)
 COMMANDS = [["services.upload"], ["services.stream"], ["services.socket"], ["gateway"]]
 COMMANDS += [["services.upload.collect_garbage"], ["deploy.local", "--port", "1"]]
+COMMANDS += [["services.upload.copy_store", "files:/nowhere", "files:/neither"]]
 
 
 def test_the_table_is_the_union_of_all_settings() -> None:

@@ -35,11 +35,15 @@ class MemoryStore:
     def __init__(self, count: int = 0, page_size: int = 3) -> None:
         self.files: dict[str, tuple[MediaInfo, bytes]] = {}
         self.page_size = page_size
+        self.free_bytes: int | None = None
         self.before_read: Callable[[MediaInfo], None] = lambda info: None
         self.before_import: Callable[[MediaInfo], None] = lambda info: None
         for number in range(count):
             data = bytes(range(number % 50))
             self.files[f"n{number}"] = (describe(number, data), data)
+
+    async def get_free_bytes(self) -> int | None:
+        return self.free_bytes
 
     async def find(self, name: MediaName) -> MediaInfo | None:
         found = self.files.get(name.filename)
@@ -86,10 +90,10 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 100])
 async def test_all_files_are_copied_and_a_second_copy_finds_them(count: int) -> None:
     source, target = MemoryStore(count), MemoryStore()
-    report = await StoreCopier(source, target).copy_all()
+    report = await StoreCopier(source, target, target).copy_all()
     assert target.files == source.files
     assert report == CopyReport(imported=count, imported_bytes=sum(len(data) for _, data in source.files.values()))
-    again = await StoreCopier(source, target).copy_all()
+    again = await StoreCopier(source, target, target).copy_all()
     assert again == CopyReport(unchanged=count)
     assert again.seen == count
 
@@ -100,7 +104,7 @@ async def test_a_damaged_file_is_reported_and_the_others_are_copied() -> None:
     source.files["n9"] = (info, data[:-1] + b"?")
     short, data = source.files["n10"]
     source.files["n10"] = (short, data[:4])
-    report = await StoreCopier(source, target).copy_all()
+    report = await StoreCopier(source, target, target).copy_all()
     assert sorted(problem.name.filename for problem in report.failed) == ["n10", "n9"]
     assert {problem.name.filename: problem.reason for problem in report.failed}["n9"].endswith("another SHA-256")
     assert target.files.keys() == source.files.keys() - {"n9", "n10"}
@@ -112,7 +116,7 @@ async def test_a_file_that_the_target_refuses_is_reported() -> None:
     other = describe(77, b"other")
     target.files["n1"] = (replace(other, filename="n1"), b"other")
     target.files["n2"] = (replace(source.files["n2"][0], file_id="local", revision=5), b"local")
-    report = await StoreCopier(source, target).copy_all()
+    report = await StoreCopier(source, target, target).copy_all()
     assert [problem.name for problem in report.failed] == [MediaName("f", "n1")]
     assert report.kept == [MediaName("f", "n2")]
     assert target.files["n2"][1] == b"local"
@@ -125,7 +129,7 @@ async def test_a_file_that_was_deleted_after_it_was_listed_is_no_failure() -> No
         source.files.pop("n1", None)
 
     source.before_read = delete
-    report = await StoreCopier(source, target).copy_all()
+    report = await StoreCopier(source, target, target).copy_all()
     assert (report.vanished, report.failed_count) == (1, 0)
     assert target.files.keys() == {"n0", "n2"}
 
@@ -142,7 +146,7 @@ async def test_a_file_that_was_replaced_after_it_was_listed_is_copied_as_it_is_n
             source.files["n1"] = (changed, data)
 
     source.before_read = replace_file
-    report = await StoreCopier(source, target).copy_all()
+    report = await StoreCopier(source, target, target).copy_all()
     assert report.failed == ([] if copied else [CopyProblem(MediaName("f", "n1"), "it was replaced again and again")])
     assert ("n1" in target.files) is copied
     if copied:
@@ -159,7 +163,7 @@ async def test_a_store_that_is_away_for_a_moment_is_waited_for() -> None:
 
     source.before_read = fail_sometimes
     target.before_import = fail_sometimes
-    report = await StoreCopier(source, target).copy_all()
+    report = await StoreCopier(source, target, target).copy_all()
     assert report.imported == 10
     assert target.files == source.files
 
@@ -176,7 +180,7 @@ async def test_a_copy_stops_where_no_further_file_can_be_copied(error: Exception
             raise error
 
     target.before_import = fail
-    copier = StoreCopier(source, target, concurrent_files=concurrent_files, clock=lambda: next(now))
+    copier = StoreCopier(source, target, target, concurrent_files=concurrent_files, clock=lambda: next(now))
     with pytest.raises(type(error)):
         await copier.copy_all()
     assert copier.report.imported == 100
@@ -191,7 +195,7 @@ async def test_a_defect_is_not_hidden() -> None:
 
     target.before_import = fail
     with pytest.raises(ExceptionGroup):
-        await StoreCopier(source, target).copy_all()
+        await StoreCopier(source, target, target).copy_all()
 
 
 async def test_lists_of_names_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +206,7 @@ async def test_lists_of_names_are_bounded(monkeypatch: pytest.MonkeyPatch) -> No
         raise Conflict("no")
 
     target.before_import = refuse
-    report = await StoreCopier(source, target).copy_all()
+    report = await StoreCopier(source, target, target).copy_all()
     assert (report.failed_count, len(report.failed)) == (40, 5)
 
 
@@ -210,7 +214,7 @@ async def test_blocks_of_another_size_are_refused() -> None:
     target = MemoryStore()
     target.block_size = 5
     with pytest.raises(ValueError, match="different sizes"):
-        StoreCopier(MemoryStore(), target)
+        StoreCopier(MemoryStore(), target, target)
 
 
 @pytest.mark.parametrize("length", [0, 1, 4, 32, 33, 100])
@@ -232,3 +236,28 @@ async def test_a_file_without_a_digest_is_checked_by_its_length() -> None:
     store.files["n0"] = (longer, b"xyz")
     with pytest.raises(CorruptFile):
         [block async for block in read_verified(store, longer)]
+
+
+@pytest.mark.parametrize(
+    ("free_bytes", "copied"), [(None, 40), (40 * 39 // 2 + 10, 40), (40 * 39 // 2 + 9, 39), (9, 0)]
+)
+async def test_the_copy_stops_before_the_disk_is_full(free_bytes: int | None, copied: int) -> None:
+    """Also between two readings of the free space: forty files of 0 to 39 bytes within one second, the largest last."""
+    source, target = MemoryStore(40), MemoryStore()
+    target.free_bytes = free_bytes
+    copier = StoreCopier(source, target, target, min_free_bytes=10, concurrent_files=1, clock=lambda: 0.0)
+    if copied == 40:
+        await copier.copy_all()
+    else:
+        with pytest.raises(InsufficientStorage, match="free disk space"):
+            await copier.copy_all()
+    assert copier.report.imported == copied
+
+
+async def test_the_free_space_is_read_again() -> None:
+    source, target = MemoryStore(40), MemoryStore()
+    target.free_bytes = 1000
+    seconds = itertools.count(0, 2)
+    copier = StoreCopier(source, target, target, min_free_bytes=900, clock=lambda: next(seconds))
+    await copier.copy_all()
+    assert copier.report.imported == 40
