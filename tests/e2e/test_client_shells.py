@@ -21,7 +21,7 @@ import gridcast.errors
 import gridcast.publish
 import gridcast.values
 from deploy.local.ports import free_ports
-from gridcast import AsyncClient, Client, EventGap, FileInfo, Progress, Receipt, ReceivedEvent
+from gridcast import AsyncClient, Client, EventGap, FileInfo, PushReceipt, ReceivedEvent, TransferProgress
 from gridcast.errors import (
     FileChanged,
     FileMissing,
@@ -65,7 +65,7 @@ def test_every_source_is_stored_and_read_back(shell: Shell, folder: str, kind: s
     path = tmp_path / "source"
     path.write_bytes(content)
     blocks = [content[at : at + 70_001] for at in range(0, size, 70_001)]
-    seen: list[Progress] = []
+    seen: list[TransferProgress] = []
 
     def store(source: Any) -> FileInfo:
         stored: FileInfo = shell.call("upload", source, f"{folder}/a b%.bin", progress=seen.append)
@@ -88,7 +88,7 @@ def test_every_source_is_stored_and_read_back(shell: Shell, folder: str, kind: s
         case _:
             info = store(shell.blocks(blocks))
     assert (info.path, info.length, info.sha256) == (f"{folder}/a b%.bin", size, hash_bytes(content))
-    assert seen[-1] == Progress("done", size, size, size)
+    assert seen[-1] == TransferProgress("done", size, size, size)
     target = tmp_path / "target"
     assert shell.call("download", info.path, target) == info.etag
     assert target.read_bytes() == content
@@ -171,7 +171,7 @@ def test_events_and_receipts(shell: Shell, folder: str) -> None:
     topic = f"t:{os.urandom(4).hex()}"
     with shell.listen(topic) as listener:
         assert len(listener.sid) == 52
-        receipt: Receipt = shell.call("send", listener.sid, "hello", {"n": 1}, id="one")
+        receipt: PushReceipt = shell.call("send", listener.sid, "hello", {"n": 1}, id="one")
         assert (receipt.status, receipt.duplicate) == ("sent", False)
         assert shell.call("send", listener.sid, "hello", {"n": 1}, id="one").duplicate
         event = next_event(listener, "hello")
@@ -195,7 +195,7 @@ def test_a_push_waits_for_the_ack(shell: Shell) -> None:
     with shell.listen() as listener, ThreadPoolExecutor(1) as pool:
         sid = listener.sid
 
-        def push(url: str) -> Receipt:
+        def push(url: str) -> PushReceipt:
             with Client(url) as client:
                 return client.send(sid, "question", wait=10)
 
@@ -209,7 +209,7 @@ def test_a_changed_source_is_not_kept(shell: Shell, folder: str, tmp_path: Path)
     path.write_bytes(bytes(LARGE))
     changed = threading.Event()
 
-    def change(progress: Progress) -> None:
+    def change(progress: TransferProgress) -> None:
         if progress.durable > 4 * MIB and not changed.is_set():
             path.write_bytes(b"1" * LARGE)
             changed.set()
@@ -227,14 +227,14 @@ def test_an_interrupted_upload_is_continued_with_its_state(shell: Shell, folder:
     class Interrupted(Exception):
         """The process ends here."""
 
-    def interrupt(progress: Progress) -> None:
+    def interrupt(progress: TransferProgress) -> None:
         if progress.durable > 8 * MIB:
             raise Interrupted
 
     with pytest.raises(Interrupted):
         shell.call("upload", path, f"{folder}/a", state=state, progress=interrupt)
     assert state.stat().st_mode & 0o777 == 0o600
-    seen: list[Progress] = []
+    seen: list[TransferProgress] = []
     info = shell.call("upload", path, f"{folder}/a", state=state, progress=seen.append)
     assert seen[0].durable > 8 * MIB
     assert info.sha256 == hash_bytes(path.read_bytes())

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gridcast._listener import AsyncListener, Listener
     from gridcast._remote_file import AsyncRemoteFile, RemoteFile
     from gridcast.errors import RequestError
-    from gridcast.values import EventGap, FileInfo, Progress, Receipt, ReceivedEvent, ServerVersion
+    from gridcast.values import EventGap, FileInfo, PushReceipt, ReceivedEvent, ServerVersion, TransferProgress
 
 __all__ = [
     "AsyncClient",
@@ -25,12 +25,12 @@ __all__ = [
     "EventGap",
     "FileInfo",
     "Listener",
-    "Progress",
-    "Receipt",
+    "PushReceipt",
     "ReceivedEvent",
     "RemoteFile",
     "RequestError",
     "ServerVersion",
+    "TransferProgress",
 ]
 
 _MODULES = {
