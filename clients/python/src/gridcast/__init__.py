@@ -44,14 +44,16 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module  # noqa: PLC0415  # nothing is imported before it is used
+if not TYPE_CHECKING:  # a checker of types must not take every name for one that is there
 
-    value = getattr(import_module(_MODULES.get(name, "gridcast.values")), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> object:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module  # noqa: PLC0415  # nothing is imported before it is used
+
+        value = getattr(import_module(_MODULES.get(name, "gridcast.values")), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
