@@ -147,7 +147,9 @@ def test_exit_codes(user: Terminal) -> None:
     user.run("upload", "b", "--to", f"{user.remote}/x", "--replace")
     user.run("upload", "a", "none", code=4)
     user.run("upload", "a", "b", "--to", f"{user.remote}/name", code=2)
-    user.run("download", f"{user.remote}/none", code=4)
+    for command in ("download", "info", "cat"):
+        user.run(command, f"{user.remote}/none", code=4)
+        assert f"{user.remote}/none: file not found" in user.notes
     user.run("rm", f"{user.remote}/none", f"{user.remote}/x", code=6)
     user.run("info", "a//b", code=1)
     user.run("nonsense", code=2)

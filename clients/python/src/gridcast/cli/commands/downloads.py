@@ -9,7 +9,7 @@ from gridcast._client import Client
 from gridcast.cli.commands.uploads import hash_file
 from gridcast.cli.options import jobs_option, output_options, server_options
 from gridcast.cli.output import CommandOutput, file_document
-from gridcast.cli.places import expand, is_folder_or_pattern, normalise_folder, parse_place
+from gridcast.cli.places import expand, is_folder_or_pattern, name_in_errors, normalise_folder, parse_place
 from gridcast.cli.transfer_runner import TransferJob, TransferOutcome, TransferRunner
 from gridcast.errors import InvalidRequest
 from gridcast.values import FileInfo, ProgressCallback
@@ -90,7 +90,7 @@ def cat(places: tuple[str, ...], *, offset: int, length: int | None, url: str | 
     """Write files to standard output, one after the other. A whole file is compared with its SHA-256 at the end."""
     for place in places:
         connection, path = parse_place(place, url, profile)
-        with connection.client() as client:
+        with connection.client() as client, name_in_errors(path):
             if not offset and length is None:
                 client.download(path, sys.stdout.buffer)
             else:

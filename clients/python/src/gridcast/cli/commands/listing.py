@@ -8,7 +8,14 @@ from gridcast._client import Client
 from gridcast.cli.exit_codes import ExitCode, exit_code_of
 from gridcast.cli.options import output_options, server_options
 from gridcast.cli.output import CommandOutput, file_document, format_bytes, printable
-from gridcast.cli.places import expand, files_below, is_folder_or_pattern, normalise_folder, parse_place
+from gridcast.cli.places import (
+    expand,
+    files_below,
+    is_folder_or_pattern,
+    name_in_errors,
+    normalise_folder,
+    parse_place,
+)
 from gridcast.errors import FileMissing, RequestError
 from gridcast.values import FileInfo
 
@@ -61,7 +68,7 @@ def info(places: tuple[str, ...], *, url: str | None, profile: str | None, outpu
     """Describe files: size, media type, SHA-256, time, revision, metadata."""
     for place in places:
         connection, path = parse_place(place, url, profile)
-        with connection.client() as client:
+        with connection.client() as client, name_in_errors(path):
             found = client.info(path)
         document = file_document(found)
         shown = {**document, "length": f"{found.length} ({format_bytes(found.length)})"}
