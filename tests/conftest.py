@@ -12,11 +12,15 @@ upload_client      upload, upload_settings, env (module), inspector; requests an
 scripted_upstream  upstream, gateway, short_timeout_gateway (module); HTTP requests to the gateway
 websocket_client   single_replica, two_replicas (module); a WebSocket client that resumes
 videos             ffmpeg, sample_videos (session)
+client_package     client_environment (session): the wheel of the client in an environment of its own
+client_shells      shell: both clients of the package, one after the other
 chromium           browser (module): Chromium, driven by WebDriver; run_chromium with other flags
 
 Modules to import from:
 
+client_model         a model of the server for flows of the client
 compose_project      a compose project with its containers
+counting_proxy       a TCP proxy that counts bytes
 fault_history        uploads while processes are killed and paused, with a check of the store at the end
 fault_proxy          a TCP proxy that delays, holds back or cuts traffic
 in_process_server    our HTTP server in a thread of the test
@@ -68,6 +72,7 @@ pytest_plugins = [
     "tests.support.chromium",
     "tests.support.scripted_upstream",
     "tests.support.websocket_client",
+    "tests.support.client_shells",
 ]
 
 

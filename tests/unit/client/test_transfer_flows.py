@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gridcast._flows import uploads
-from gridcast._flows.downloads import Download
+from gridcast._flows.downloads import DownloadFlow
 from gridcast._flows.effects import HttpRequest, HttpResponse
-from gridcast._flows.uploads import SavedUpload, Upload, UploadOptions
+from gridcast._flows.uploads import SavedUpload, UploadFlow, UploadOptions
 from gridcast._local.sources import open_source
 from gridcast._local.targets import open_target
 from gridcast.errors import (
@@ -25,7 +25,7 @@ from gridcast.errors import (
     ServerUnavailable,
     SourceChanged,
 )
-from gridcast.values import FileInfo, Progress
+from gridcast.values import FileInfo, TransferProgress
 from tests.support.client_model import ModelServer, problem
 
 PART = 100
@@ -64,10 +64,10 @@ def upload(
     *,
     options: UploadOptions | None = None,
     state: MemoryState | None = None,
-    seen: list[Progress] | None = None,
+    seen: list[TransferProgress] | None = None,
 ) -> FileInfo:
     opened = open_source(source)
-    flow = Upload(
+    flow = UploadFlow(
         server.context(600),
         "demo/a.bin",
         opened,
@@ -107,7 +107,7 @@ def test_downloads_survive_faults(faults: list[str], size: int) -> None:
     content = CONTENT[:size]
     server = ModelServer(iter(["none", *faults]), {"a.bin": content})
     target = io.BytesIO()
-    server.run(Download(server.context(600), "a.bin", open_target(target), None).run())
+    server.run(DownloadFlow(server.context(600), "a.bin", open_target(target), None).run())
     assert target.getvalue() == content
 
 
@@ -238,10 +238,10 @@ def test_a_large_file_is_replaced_in_one_request() -> None:
 
 
 def test_progress_never_falls_and_ends_with_done() -> None:
-    seen: list[Progress] = []
+    seen: list[TransferProgress] = []
     upload(ModelServer(), CONTENT, seen=seen)
     assert [one.durable for one in seen] == sorted(one.durable for one in seen)
-    assert seen[-1] == Progress("done", len(CONTENT), len(CONTENT), len(CONTENT))
+    assert seen[-1] == TransferProgress("done", len(CONTENT), len(CONTENT), len(CONTENT))
     assert "verifying" in {one.state for one in seen}
 
 
@@ -253,7 +253,7 @@ def test_an_outage_ends_a_transfer_after_its_time() -> None:
 
     server = ModelServer(silence())
     source = open_source(CONTENT)
-    flow = Upload(server.context(60), "a", source, UploadOptions(part_bytes=PART), state=None, progress=None)
+    flow = UploadFlow(server.context(60), "a", source, UploadOptions(part_bytes=PART), state=None, progress=None)
     with pytest.raises(ServerUnavailable, match="could not be reached"):
         server.run(flow.run())
     assert 40 < server.now <= 75
@@ -264,13 +264,13 @@ def test_a_part_file_is_continued_and_a_replaced_file_begins_anew(tmp_path: Path
     server = ModelServer(iter(["none", "cut"]), {"a.bin": CONTENT})
     opened = open_target(target)
     with pytest.raises(ServerUnavailable):
-        server.run(Download(server.context(0), "a.bin", opened, None).run())
+        server.run(DownloadFlow(server.context(0), "a.bin", opened, None).run())
     opened.close()
     assert not target.exists()
     (part,) = tmp_path.iterdir()
     assert part.read_bytes() == CONTENT[:512]
     opened = open_target(target)
-    server.run(Download(server.context(), "a.bin", opened, None).run())
+    server.run(DownloadFlow(server.context(), "a.bin", opened, None).run())
     assert server.requests[-1].headers["range"] == "bytes=512-"
     assert target.read_bytes() == CONTENT
     assert [path.name for path in tmp_path.iterdir()] == ["out.bin"]
@@ -284,13 +284,13 @@ def test_a_part_file_is_continued_and_a_replaced_file_begins_anew(tmp_path: Path
         return None
 
     server.on_request = replace_at_the_second_get
-    server.run(Download(server.context(), "a.bin", opened, None).run())
+    server.run(DownloadFlow(server.context(), "a.bin", opened, None).run())
     assert hashlib.sha256(target.read_bytes()).digest() == hashlib.sha256(newer).digest()
 
     server.faults = iter(["none", "cut"])
     server.files["a.bin"] = CONTENT
     with pytest.raises(FileChanged):
-        server.run(Download(server.context(), "a.bin", open_target(io.BytesIO()), None).run())
+        server.run(DownloadFlow(server.context(), "a.bin", open_target(io.BytesIO()), None).run())
 
 
 def test_a_wrong_digest_keeps_nothing(tmp_path: Path) -> None:
@@ -302,14 +302,14 @@ def test_a_wrong_digest_keeps_nothing(tmp_path: Path) -> None:
 
     server.on_request = lie
     with pytest.raises(DigestMismatch):
-        server.run(Download(server.context(), "a.bin", open_target(tmp_path / "x"), None).run())
+        server.run(DownloadFlow(server.context(), "a.bin", open_target(tmp_path / "x"), None).run())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_file_leaves_nothing_behind(tmp_path: Path) -> None:
     server = ModelServer()
     with pytest.raises(FileMissing, match="file not found"):
-        server.run(Download(server.context(), "none", open_target(tmp_path / "x"), None).run())
+        server.run(DownloadFlow(server.context(), "none", open_target(tmp_path / "x"), None).run())
     assert list(tmp_path.iterdir()) == []
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gridcast._listener import AsyncListener, Listener
     from gridcast._remote_file import AsyncRemoteFile, RemoteFile
     from gridcast.errors import RequestError
-    from gridcast.values import EventGap, FileInfo, Progress, Receipt, ReceivedEvent, ServerVersion
+    from gridcast.values import EventGap, FileInfo, PushReceipt, ReceivedEvent, ServerVersion, TransferProgress
 
 __all__ = [
     "AsyncClient",
@@ -25,12 +25,12 @@ __all__ = [
     "EventGap",
     "FileInfo",
     "Listener",
-    "Progress",
-    "Receipt",
+    "PushReceipt",
     "ReceivedEvent",
     "RemoteFile",
     "RequestError",
     "ServerVersion",
+    "TransferProgress",
 ]
 
 _MODULES = {
@@ -44,14 +44,16 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module  # noqa: PLC0415  # nothing is imported before it is used
+if not TYPE_CHECKING:  # a checker of types must not take every name for one that is there
 
-    value = getattr(import_module(_MODULES.get(name, "gridcast.values")), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> object:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module  # noqa: PLC0415  # nothing is imported before it is used
+
+        value = getattr(import_module(_MODULES.get(name, "gridcast.values")), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

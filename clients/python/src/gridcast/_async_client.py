@@ -22,7 +22,7 @@ from gridcast._operations import (
 from gridcast._remote_file import AsyncRemoteFile
 from gridcast._tokens import AsyncToken, TokenCache
 from gridcast._transport import AsyncHttpTransport
-from gridcast.values import FileInfo, ProgressCallback, Receipt, ServerVersion
+from gridcast.values import FileInfo, ProgressCallback, PushReceipt, ServerVersion
 
 if TYPE_CHECKING:
     from gridcast._listener import AsyncListener
@@ -169,18 +169,18 @@ class AsyncClient:
         *,
         id: str | None = None,  # noqa: A002
         wait: float | None = None,
-    ) -> Receipt:
+    ) -> PushReceipt:
         """Push an event to one client; `wait` is the seconds to wait for its ack, 30 at most. Raises FileMissing.
 
         An event with the same id is pushed once in four minutes, so a call that failed may be repeated with its id.
         """
         return await self._shell.run(self._operations.push(("sid", sid), (type, data, id), wait))
 
-    async def publish(self, topic: str, type: str, data: Any = None, *, id: str | None = None) -> Receipt:  # noqa: A002
+    async def publish(self, topic: str, type: str, data: Any = None, *, id: str | None = None) -> PushReceipt:  # noqa: A002
         """Push an event to every client that is subscribed to a topic."""
         return await self._shell.run(self._operations.push(("topic", topic), (type, data, id)))
 
-    async def broadcast(self, type: str, data: Any = None, *, id: str | None = None) -> Receipt:  # noqa: A002
+    async def broadcast(self, type: str, data: Any = None, *, id: str | None = None) -> PushReceipt:  # noqa: A002
         """Push an event to every client."""
         return await self._shell.run(self._operations.push(("all", None), (type, data, id)))
 

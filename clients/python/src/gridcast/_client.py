@@ -20,7 +20,7 @@ from gridcast._remote_file import RemoteFile
 from gridcast._sync_shell import SyncShell
 from gridcast._tokens import Token, TokenCache
 from gridcast._transport import HttpTransport
-from gridcast.values import FileInfo, ProgressCallback, Receipt, ServerVersion
+from gridcast.values import FileInfo, ProgressCallback, PushReceipt, ServerVersion
 
 if TYPE_CHECKING:
     from gridcast._listener import Listener
@@ -163,18 +163,18 @@ class Client:
         *,
         id: str | None = None,  # noqa: A002
         wait: float | None = None,
-    ) -> Receipt:
+    ) -> PushReceipt:
         """Push an event to one client; `wait` is the seconds to wait for its ack, 30 at most. Raises FileMissing.
 
         An event with the same id is pushed once in four minutes, so a call that failed may be repeated with its id.
         """
         return self._shell.run(self._operations.push(("sid", sid), (type, data, id), wait))
 
-    def publish(self, topic: str, type: str, data: Any = None, *, id: str | None = None) -> Receipt:  # noqa: A002
+    def publish(self, topic: str, type: str, data: Any = None, *, id: str | None = None) -> PushReceipt:  # noqa: A002
         """Push an event to every client that is subscribed to a topic."""
         return self._shell.run(self._operations.push(("topic", topic), (type, data, id)))
 
-    def broadcast(self, type: str, data: Any = None, *, id: str | None = None) -> Receipt:  # noqa: A002
+    def broadcast(self, type: str, data: Any = None, *, id: str | None = None) -> PushReceipt:  # noqa: A002
         """Push an event to every client."""
         return self._shell.run(self._operations.push(("all", None), (type, data, id)))
 

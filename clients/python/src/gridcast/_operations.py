@@ -11,16 +11,16 @@ from typing import Any, BinaryIO, TypeAlias
 from uuid import uuid4
 
 from gridcast._flows import files, pushes
-from gridcast._flows.downloads import Download
+from gridcast._flows.downloads import DownloadFlow
 from gridcast._flows.effects import Flow, Source
 from gridcast._flows.listening import ListenSession
 from gridcast._flows.retries import FlowContext
-from gridcast._flows.uploads import PART_BYTES, Upload, UploadOptions
+from gridcast._flows.uploads import PART_BYTES, UploadFlow, UploadOptions
 from gridcast._local.state_file import StateFile
 from gridcast._local.targets import FileTarget, PathTarget
 from gridcast._server_url import parse_server_url
 from gridcast.errors import InvalidRequest
-from gridcast.values import FileInfo, ProgressCallback, Receipt
+from gridcast.values import FileInfo, ProgressCallback, PushReceipt
 
 DEFAULT_TIMEOUT_SECONDS = 30.0
 DEFAULT_OUTAGE_SECONDS = 60.0
@@ -64,15 +64,15 @@ class Operations:
     ) -> Flow[FileInfo]:
         """The flow of an upload, whose state is kept in the file `state`."""
         kept = None if state is None else StateFile(Path(state), self.url.origin)
-        return Upload(self.context, path, source, options, state=kept, progress=progress).run()
+        return UploadFlow(self.context, path, source, options, state=kept, progress=progress).run()
 
     def download(self, path: str, target: PathTarget | FileTarget, progress: ProgressCallback | None) -> Flow[str]:
         """The flow of a download."""
-        return Download(self.context, path, target, progress).run()
+        return DownloadFlow(self.context, path, target, progress).run()
 
     def push(
         self, target: tuple[str, str | None], event: tuple[str, Any, str | None], wait: float | None = None
-    ) -> Flow[Receipt]:
+    ) -> Flow[PushReceipt]:
         """The flow of a push; an event without an id gets one, so that it can be repeated."""
         event_type, data, event_id = event
         return pushes.push(self.context, target, (event_type, data, event_id or str(uuid4())), wait)

@@ -10,6 +10,8 @@ from gridcast._flows.effects import HttpRequest, HttpResponse, TransportFault
 from gridcast._server_url import ServerUrl
 
 STREAM_BLOCK_BYTES = 256 * 1024
+SEND_BLOCK_BYTES = 128 * 1024
+"""Larger bodies are sent in blocks: httpcore copies what is left of a block after each write, and httpx keeps whole bodies."""
 _STREAM_STATUSES = frozenset({200, 206})
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (httpx.ConnectTimeout, "the server could not be reached in time"),
@@ -39,6 +41,16 @@ def _check_length(seen: int, limit: int) -> None:
         raise TransportFault("the response is larger than this client accepts")
 
 
+def _blocks(body: bytes) -> Iterator[bytes]:
+    for start in range(0, len(body), SEND_BLOCK_BYTES):
+        yield body[start : start + SEND_BLOCK_BYTES]
+
+
+async def _async_blocks(body: bytes) -> AsyncIterator[bytes]:
+    for block in _blocks(body):
+        yield block
+
+
 class _Settings:
     """What both transports share."""
 
@@ -49,10 +61,11 @@ class _Settings:
 
     def _build(self, client: httpx.Client | httpx.AsyncClient, request: HttpRequest, body: object) -> httpx.Request:
         headers = {"user-agent": self._user_agent, "accept": "*/*", "accept-encoding": "identity", **request.headers}
-        if request.length is not None:
-            headers["content-length"] = str(request.length)
+        length = len(request.body) if request.length is None else request.length
+        if body is not None:
+            headers["content-length"] = str(length)
         timeout = self._timeout if request.timeout is None else httpx.Timeout(request.timeout, connect=10.0)
-        content = body if request.source is not None else (request.body or None)
+        content = body if body is not None else (request.body or None)
         return client.build_request(
             request.method,
             self._origin + request.target,
@@ -71,6 +84,8 @@ class HttpTransport(_Settings):
 
     def open(self, request: HttpRequest, body: Iterator[bytes] | None = None) -> "ResponseStream":
         """Send a request and return its response, with the body still to be read."""
+        if body is None and len(request.body) > SEND_BLOCK_BYTES:
+            body = _blocks(request.body)
         try:
             return ResponseStream(self._client.send(self._build(self._client, request, body), stream=True))
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -136,6 +151,8 @@ class AsyncHttpTransport(_Settings):
 
     async def open(self, request: HttpRequest, body: AsyncIterator[bytes] | None = None) -> "AsyncResponseStream":
         """Send a request and return its response, with the body still to be read."""
+        if body is None and len(request.body) > SEND_BLOCK_BYTES:
+            body = _async_blocks(request.body)
         try:
             return AsyncResponseStream(await self._client.send(self._build(self._client, request, body), stream=True))
         except (httpx.HTTPError, httpx.InvalidURL) as error:

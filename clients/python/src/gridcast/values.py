@@ -36,7 +36,7 @@ class FileInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class TransferProgress:
     """How far a transfer is, in bytes.
 
     `transferred` are those sent or received, `durable` those that an interruption cannot lose, `total` is None where the length is
@@ -49,11 +49,11 @@ class Progress:
     total: int | None
 
 
-ProgressCallback = Callable[[Progress], None]
+ProgressCallback = Callable[[TransferProgress], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
+class PushReceipt:
     """What is known after a push.
 
     `sent`: published to the replicas that have subscribers. `queued`: the client is away, and gets the event when it resumes.

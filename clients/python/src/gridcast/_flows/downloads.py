@@ -2,12 +2,12 @@
 
 from gridcast._flows.effects import (
     CloseStream,
+    DownloadTarget,
     Flow,
     HttpRequest,
     HttpResponse,
     ReadStream,
     Sleep,
-    Target,
     TransportFault,
     call,
 )
@@ -15,13 +15,15 @@ from gridcast._flows.remote_path import file_target
 from gridcast._flows.responses import error_of, parse_length, parse_sha256, unexpected
 from gridcast._flows.retries import RETRY_STATUSES, FlowContext, OutageTimer, send, send_once, unavailable
 from gridcast.errors import RequestError
-from gridcast.values import Progress, ProgressCallback, TransferState
+from gridcast.values import ProgressCallback, TransferProgress, TransferState
 
 
-class Download:
+class DownloadFlow:
     """One download. `progress` is called with the bytes that are in the target."""
 
-    def __init__(self, context: FlowContext, path: str, target: Target, progress: ProgressCallback | None) -> None:
+    def __init__(
+        self, context: FlowContext, path: str, target: DownloadTarget, progress: ProgressCallback | None
+    ) -> None:
         self._context = context
         self._path = path
         self._target = target
@@ -94,4 +96,4 @@ class Download:
 
     def _report(self, state: TransferState) -> None:
         if self._progress is not None:
-            self._progress(Progress(state, self._offset, self._offset, self._length))
+            self._progress(TransferProgress(state, self._offset, self._offset, self._length))

@@ -70,7 +70,7 @@ class Source(Protocol):
         """Release what this object has opened itself."""
 
 
-class Target(Protocol):
+class DownloadTarget(Protocol):
     """Where the bytes of a download go."""
 
     def begin(self, etag: str, length: int) -> int:

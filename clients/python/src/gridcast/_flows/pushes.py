@@ -10,7 +10,7 @@ from gridcast._flows.remote_path import with_query
 from gridcast._flows.responses import parse_receipt
 from gridcast._flows.retries import FlowContext, send
 from gridcast.errors import InvalidRequest
-from gridcast.values import Receipt
+from gridcast.values import PushReceipt
 
 MAX_ACK_WAIT_SECONDS = 30.0
 _SID = re.compile(r"[A-Za-z0-9]{1,128}")
@@ -18,7 +18,7 @@ _SID = re.compile(r"[A-Za-z0-9]{1,128}")
 
 def push(
     context: FlowContext, target: tuple[str, str | None], event: tuple[str, Any, str], wait: float | None
-) -> Flow[Receipt]:
+) -> Flow[PushReceipt]:
     """Push (type, data, id) to ("sid", sid), ("topic", name) or ("all", None). `wait`: seconds to wait for the ack of a sid."""
     kind, name = target
     event_type, data, event_id = event

@@ -20,7 +20,7 @@ from gridcast.errors import (
     ServerUnavailable,
     UnexpectedResponse,
 )
-from gridcast.values import FileInfo, Receipt
+from gridcast.values import FileInfo, PushReceipt
 
 _MAX_DETAIL_CHARACTERS = 500
 _ETAG_SHA256 = re.compile(r'"sha256-([0-9a-f]{64})"')
@@ -103,11 +103,11 @@ def parse_file_info(response: HttpResponse, document: Mapping[str, Any]) -> File
         raise unexpected(response, "the response describes no file") from None
 
 
-def parse_receipt(response: HttpResponse) -> Receipt:
+def parse_receipt(response: HttpResponse) -> PushReceipt:
     """Return the receipt of a push. Raises UnexpectedResponse."""
     document = parse_json(response)
     try:
-        return Receipt(document["status"], document["id"], document["sequence"], bool(document["duplicate"]))
+        return PushReceipt(document["status"], document["id"], document["sequence"], bool(document["duplicate"]))
     except KeyError:
         raise unexpected(response, "the response is no receipt") from None
 

@@ -27,7 +27,7 @@ class FlowContext:
 
 
 def backoff_seconds(context: FlowContext, failures: int, response: HttpResponse | None = None) -> float:
-    """Return the delay after so many consecutive failures (from 1 on): doubled each time, up to a quarter less by chance."""
+    """Return the delay after a number of consecutive failures, from 1 on: doubled each time, up to a quarter less by chance."""
     given = response.headers.get("retry-after", "") if response else ""
     if given.isascii() and given.isdigit() and len(given) < 9:
         return min(float(given), MAX_RETRY_AFTER_SECONDS)

@@ -14,7 +14,7 @@ from gridcast._flows.responses import error_of, format_repr_digest, parse_file_i
 from gridcast._flows.retries import FlowContext, send
 from gridcast._flows.tus_transfer import TUS_HEADERS, TusTransfer
 from gridcast.errors import DigestMismatch, FileMissing, InvalidRequest, NameConflict, RequestError, UnexpectedResponse
-from gridcast.values import FileInfo, Progress, ProgressCallback, TransferState
+from gridcast.values import FileInfo, ProgressCallback, TransferProgress, TransferState
 
 SMALL_FILE_BYTES = 16 * 1024 * 1024
 """Up to this size a file is sent with one PUT, from memory."""
@@ -58,7 +58,7 @@ class UploadState(Protocol):
         """Forget: the upload is over."""
 
 
-class Upload:
+class UploadFlow:
     """One upload."""
 
     def __init__(
@@ -230,7 +230,7 @@ class Upload:
 
     def _report(self, state: TransferState, transferred: int, durable: int, total: int | None) -> None:
         if self._progress is not None:
-            self._progress(Progress(state, transferred, durable, total))
+            self._progress(TransferProgress(state, transferred, durable, total))
 
 
 def _encode(value: str) -> str:

@@ -198,10 +198,10 @@ def read_fully(read: Callable[[int], bytes], size: int) -> bytes:
     missing = size
     while missing:
         block = read(missing)
+        if not isinstance(block, bytes | bytearray):
+            raise InvalidRequest("the source does not give bytes: open it in binary mode, and blocking")
         if not block:
             break
-        if not isinstance(block, bytes | bytearray):
-            raise InvalidRequest("the source does not give bytes: open it in binary mode")
         blocks.append(block)
         missing -= len(block)
     return blocks[0] if len(blocks) == 1 else b"".join(blocks)

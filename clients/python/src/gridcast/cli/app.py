@@ -89,8 +89,8 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if os.environ.get("GRIDCAST_DEBUG"):
             raise
-        from gridcast.cli.output import Output  # noqa: PLC0415  # it imports the values of the client
+        from gridcast.cli.output import CommandOutput  # noqa: PLC0415  # it imports the values of the client
 
-        Output().error(error)
+        CommandOutput().error(error)
         return exit_code_of(error)
     return int(result or 0)

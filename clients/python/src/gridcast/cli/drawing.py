@@ -39,7 +39,7 @@ class Bars:
         """Begin to draw."""
         self._progress.start()
 
-    def update(self, name: str, progress: values.Progress) -> None:
+    def update(self, name: str, progress: values.TransferProgress) -> None:
         """Show how far a transfer is. Called by its thread."""
         task = self._tasks.get(name)
         if task is None:

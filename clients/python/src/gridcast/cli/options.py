@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-from gridcast.cli.output import Output
+from gridcast.cli.output import CommandOutput
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -22,11 +22,11 @@ def server_options(command: F) -> F:
 
 
 def output_options(command: F) -> F:
-    """Add --json and --quiet, and give the command an Output as `output`."""
+    """Add --json and --quiet, and give the command a CommandOutput as `output`."""
 
     @functools.wraps(command)
     def with_output(*args: Any, is_json: bool, is_quiet: bool, **options: Any) -> Any:
-        return command(*args, output=Output(is_json=is_json, is_quiet=is_quiet), **options)
+        return command(*args, output=CommandOutput(is_json=is_json, is_quiet=is_quiet), **options)
 
     wrapped = click.option("--quiet", "-q", "is_quiet", is_flag=True, help="Print errors and data only.")(with_output)
     return click.option("--json", "is_json", is_flag=True, help="Print one JSON object a line.")(wrapped)  # type: ignore[return-value]

@@ -12,7 +12,7 @@ from gridcast.errors import RequestError
 from gridcast.values import FileInfo
 
 
-class Output:
+class CommandOutput:
     """The two streams of a command. Without a terminal nothing is drawn and nothing is overwritten."""
 
     def __init__(self, *, is_json: bool = False, is_quiet: bool = False) -> None:

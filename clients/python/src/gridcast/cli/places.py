@@ -2,11 +2,13 @@
 
 import fnmatch
 from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import unquote, urlsplit
 
 from gridcast._client import Client
 from gridcast.cli.connection import Connection, find_connection
-from gridcast.errors import FileMissing, InvalidRequest
+from gridcast.cli.output import printable
+from gridcast.errors import FileMissing, InvalidRequest, RequestError
 from gridcast.values import FileInfo
 
 _PATTERN_CHARACTERS = frozenset("*?[")
@@ -34,6 +36,16 @@ def parse_place(text: str, url: str | None, profile: str | None) -> tuple[Connec
     return find_connection(url, profile), text
 
 
+@contextmanager
+def name_in_errors(path: str) -> Iterator[None]:
+    """Put the path before the text of an error: the server's own names none."""
+    try:
+        yield
+    except RequestError as error:
+        error.detail = f"{printable(path)}: {error.detail}"
+        raise
+
+
 def normalise_folder(text: str) -> str:
     """Return a folder without the slashes at its ends."""
     return text.strip("/")
@@ -58,7 +70,8 @@ def expand(client: Client, path: str) -> list[FileInfo]:
     Raises FileMissing where there is none.
     """
     if not is_folder_or_pattern(path):
-        return [client.info(path)]
+        with name_in_errors(path):
+            return [client.info(path)]
     if path.endswith("/") or not path:
         found = list(files_below(client, path))
     else:

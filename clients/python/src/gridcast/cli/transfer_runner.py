@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gridcast.cli.exit_codes import ExitCode, exit_code_of
-from gridcast.cli.output import Output, describe_error, format_bytes, format_duration, printable
-from gridcast.values import Progress, ProgressCallback
+from gridcast.cli.output import CommandOutput, describe_error, format_bytes, format_duration, printable
+from gridcast.values import ProgressCallback, TransferProgress
 
 if TYPE_CHECKING:
     from gridcast.cli.drawing import Bars
@@ -45,7 +45,7 @@ class TransferStopped(BaseException):
 class TransferRunner:
     """Runs jobs, `threads` of them at a time."""
 
-    def __init__(self, output: Output, threads: int) -> None:
+    def __init__(self, output: CommandOutput, threads: int) -> None:
         self._output = output
         self._threads = threads
         self._waiting: deque[TransferJob] = deque()
@@ -53,7 +53,7 @@ class TransferRunner:
         self._stopped = threading.Event()
         self._failures: list[tuple[TransferJob, BaseException]] = []
         self._bars: Bars | None = None
-        self._latest: dict[str, Progress] = {}
+        self._latest: dict[str, TransferProgress] = {}
         self._done_count = 0
 
     def run(self, jobs: Sequence[TransferJob]) -> ExitCode:
@@ -95,7 +95,7 @@ class TransferRunner:
             self._run_job(job)
 
     def _run_job(self, job: TransferJob) -> None:
-        def report(progress: Progress) -> None:
+        def report(progress: TransferProgress) -> None:
             if self._stopped.is_set():
                 raise TransferStopped
             self._latest[job.name] = progress

@@ -4,7 +4,7 @@ import click
 
 from gridcast._client import Client
 from gridcast.cli.options import jobs_option, output_options, server_options
-from gridcast.cli.output import Output, file_document
+from gridcast.cli.output import CommandOutput, file_document
 from gridcast.cli.places import expand, is_folder_or_pattern, normalise_folder, parse_place
 from gridcast.cli.transfer_runner import TransferJob, TransferOutcome, TransferRunner
 from gridcast.errors import DigestMismatch, NameConflict
@@ -19,7 +19,7 @@ from gridcast.values import FileInfo, ProgressCallback
 @server_options
 @output_options
 def cp(
-    source: str, target: str, *, replace: bool, jobs: int, url: str | None, profile: str | None, output: Output
+    source: str, target: str, *, replace: bool, jobs: int, url: str | None, profile: str | None, output: CommandOutput
 ) -> int:
     """Copy files: `gridcast cp demo/a.mp4 backup/` or, between servers, `gridcast cp staging:demo/ production:demo/`.
 

@@ -5,7 +5,7 @@ import click
 from gridcast.cli.connection import find_connection
 from gridcast.cli.exit_codes import ExitCode
 from gridcast.cli.options import output_options, server_options
-from gridcast.cli.output import Output, printable
+from gridcast.cli.output import CommandOutput, printable
 from gridcast.cli.server_checks import ServerChecks
 
 
@@ -14,7 +14,7 @@ from gridcast.cli.server_checks import ServerChecks
 @click.option("--origin", metavar="ORIGIN", help="A web page's origin that is to use the server: checks CORS.")
 @server_options
 @output_options
-def doctor(*, read_only: bool, origin: str | None, url: str | None, profile: str | None, output: Output) -> int:
+def doctor(*, read_only: bool, origin: str | None, url: str | None, profile: str | None, output: CommandOutput) -> int:
     """Check a server and the way to it: versions, clocks, ranges, proxies that buffer, WebSocket, CORS.
 
     It stores a file of 1 MiB below .gridcast-doctor/ and removes it. Exit code 0 if nothing is wrong, 7 if the server is away.

@@ -8,8 +8,8 @@ import click
 from gridcast._client import Client
 from gridcast.cli.commands.uploads import hash_file
 from gridcast.cli.options import jobs_option, output_options, server_options
-from gridcast.cli.output import Output, file_document
-from gridcast.cli.places import expand, is_folder_or_pattern, normalise_folder, parse_place
+from gridcast.cli.output import CommandOutput, file_document
+from gridcast.cli.places import expand, is_folder_or_pattern, name_in_errors, normalise_folder, parse_place
 from gridcast.cli.transfer_runner import TransferJob, TransferOutcome, TransferRunner
 from gridcast.errors import InvalidRequest
 from gridcast.values import FileInfo, ProgressCallback
@@ -24,7 +24,7 @@ from gridcast.values import FileInfo, ProgressCallback
 @server_options
 @output_options
 def download(
-    places: tuple[str, ...], to: str, *, jobs: int, url: str | None, profile: str | None, output: Output
+    places: tuple[str, ...], to: str, *, jobs: int, url: str | None, profile: str | None, output: CommandOutput
 ) -> int:
     """Download files, folders with all below them (demo/), or patterns ('demo/*.mp4').
 
@@ -84,13 +84,13 @@ def download_file(client: Client, info: FileInfo, target: Path, progress: Progre
 @click.command()
 @click.argument("places", metavar="PLACE...", nargs=-1, required=True)
 @click.option("--offset", type=click.IntRange(0), default=0, help="Begin at this byte.")
-@click.option("--length", type=click.IntRange(0), help="Write so many bytes at most.")
+@click.option("--length", type=click.IntRange(0), help="Write this number of bytes at most.")
 @server_options
 def cat(places: tuple[str, ...], *, offset: int, length: int | None, url: str | None, profile: str | None) -> int:
     """Write files to standard output, one after the other. A whole file is compared with its SHA-256 at the end."""
     for place in places:
         connection, path = parse_place(place, url, profile)
-        with connection.client() as client:
+        with connection.client() as client, name_in_errors(path):
             if not offset and length is None:
                 client.download(path, sys.stdout.buffer)
             else:

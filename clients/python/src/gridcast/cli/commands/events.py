@@ -7,13 +7,12 @@ from typing import Any
 
 import click
 
+from gridcast._bus.events import MAX_EVENT_BYTES
 from gridcast.cli.connection import find_connection
 from gridcast.cli.exit_codes import ExitCode
 from gridcast.cli.options import output_options, server_options
-from gridcast.cli.output import Output, printable
+from gridcast.cli.output import CommandOutput, printable
 from gridcast.values import EventGap, ReceivedEvent
-
-MAX_EVENT_BYTES = 64 * 1024
 
 
 @click.command()
@@ -21,7 +20,7 @@ MAX_EVENT_BYTES = 64 * 1024
 @click.option(
     "--type", "types", metavar="TYPE", multiple=True, help="Print events of this type alone; may be given again."
 )
-@click.option("--count", "-n", type=click.IntRange(1), help="End after so many events.")
+@click.option("--count", "-n", type=click.IntRange(1), help="End after this number of events.")
 @click.option("--ack", is_flag=True, help="Acknowledge each event that was printed.")
 @server_options
 @output_options
@@ -33,7 +32,7 @@ def listen(
     ack: bool,
     url: str | None,
     profile: str | None,
-    output: Output,
+    output: CommandOutput,
 ) -> int:
     """Print events to all, to this client and to TOPICs, until Ctrl-C.
 
@@ -89,7 +88,7 @@ def push(
     wait: float | None,
     url: str | None,
     profile: str | None,
-    output: Output,
+    output: CommandOutput,
 ) -> int:
     """Push an event: DATA is JSON, or - for standard input. Prints the receipt."""
     if (sid is not None) + (topic is not None) + to_all != 1:

@@ -7,8 +7,15 @@ import click
 from gridcast._client import Client
 from gridcast.cli.exit_codes import ExitCode, exit_code_of
 from gridcast.cli.options import output_options, server_options
-from gridcast.cli.output import Output, file_document, format_bytes, printable
-from gridcast.cli.places import expand, files_below, is_folder_or_pattern, normalise_folder, parse_place
+from gridcast.cli.output import CommandOutput, file_document, format_bytes, printable
+from gridcast.cli.places import (
+    expand,
+    files_below,
+    is_folder_or_pattern,
+    name_in_errors,
+    normalise_folder,
+    parse_place,
+)
 from gridcast.errors import FileMissing, RequestError
 from gridcast.values import FileInfo
 
@@ -19,7 +26,9 @@ from gridcast.values import FileInfo
 @click.option("--long", "-l", "is_long", is_flag=True, help="Size, time and media type.")
 @server_options
 @output_options
-def ls(place: str, *, recursive: bool, is_long: bool, url: str | None, profile: str | None, output: Output) -> int:
+def ls(
+    place: str, *, recursive: bool, is_long: bool, url: str | None, profile: str | None, output: CommandOutput
+) -> int:
     """List the folders and files in a folder, or the files that match a pattern."""
     connection, path = parse_place(place, url, profile)
     with connection.client() as client:
@@ -55,11 +64,11 @@ def _describe(info: FileInfo, *, is_long: bool) -> str:
 @click.argument("places", metavar="PLACE...", nargs=-1, required=True)
 @server_options
 @output_options
-def info(places: tuple[str, ...], *, url: str | None, profile: str | None, output: Output) -> int:
+def info(places: tuple[str, ...], *, url: str | None, profile: str | None, output: CommandOutput) -> int:
     """Describe files: size, media type, SHA-256, time, revision, metadata."""
     for place in places:
         connection, path = parse_place(place, url, profile)
-        with connection.client() as client:
+        with connection.client() as client, name_in_errors(path):
             found = client.info(path)
         document = file_document(found)
         shown = {**document, "length": f"{found.length} ({format_bytes(found.length)})"}
@@ -79,7 +88,13 @@ def info(places: tuple[str, ...], *, url: str | None, profile: str | None, outpu
 @server_options
 @output_options
 def rm(
-    places: tuple[str, ...], *, recursive: bool, dry_run: bool, url: str | None, profile: str | None, output: Output
+    places: tuple[str, ...],
+    *,
+    recursive: bool,
+    dry_run: bool,
+    url: str | None,
+    profile: str | None,
+    output: CommandOutput,
 ) -> int:
     """Remove files: PLACE is a file, a pattern, or with --recursive a folder that ends with a slash."""
     failures: list[RequestError] = []

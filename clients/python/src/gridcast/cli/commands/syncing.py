@@ -11,7 +11,7 @@ from gridcast.cli.commands.uploads import UploadRequest, hash_file, upload_file
 from gridcast.cli.connection import Connection
 from gridcast.cli.exit_codes import ExitCode
 from gridcast.cli.options import jobs_option, output_options, server_options
-from gridcast.cli.output import Output, printable
+from gridcast.cli.output import CommandOutput, printable
 from gridcast.cli.places import files_below, normalise_folder, parse_place
 from gridcast.cli.transfer_runner import TransferJob, TransferRunner
 from gridcast.errors import InvalidRequest
@@ -57,7 +57,7 @@ def sync(
     jobs: int,
     url: str | None,
     profile: str | None,
-    output: Output,
+    output: CommandOutput,
 ) -> int:
     """Make TARGET equal to SOURCE: `gridcast sync photos trips/photos`, or `gridcast sync --down trips/photos photos`.
 
@@ -102,7 +102,7 @@ def _counts(path: Path) -> bool:
     return path.is_file() and not is_part
 
 
-def _print_plan(plan: SyncPlan, output: Output, *, delete: bool) -> ExitCode:
+def _print_plan(plan: SyncPlan, output: CommandOutput, *, delete: bool) -> ExitCode:
     for verb, names in (("transfer", plan.transfers), ("remove", plan.extra if delete else [])):
         for name in names:
             output.record(f"would {verb} {printable(name)}", {"path": name, "status": f"would_{verb}"})

@@ -13,13 +13,11 @@ import click
 from gridcast._client import Client
 from gridcast.cli.connection import Connection, find_connection, state_folder
 from gridcast.cli.options import jobs_option, output_options, server_options
-from gridcast.cli.output import Output, file_document
+from gridcast.cli.output import CommandOutput, file_document
 from gridcast.cli.places import normalise_folder
 from gridcast.cli.transfer_runner import TransferJob, TransferOutcome, TransferRunner
 from gridcast.errors import FileMissing, NameConflict
 from gridcast.values import ProgressCallback
-
-HASH_BLOCK_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +51,7 @@ def upload(
     jobs: int,
     url: str | None,
     profile: str | None,
-    output: Output,
+    output: CommandOutput,
 ) -> int:
     """Upload files, folders with all below them, globs, or - for standard input.
 
@@ -178,8 +176,5 @@ def state_path(client: Client, connection: Connection, request: UploadRequest) -
 
 def hash_file(path: Path) -> str:
     """Return the SHA-256 of a local file in hex."""
-    digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
-        while block := file.read(HASH_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
