@@ -252,4 +252,4 @@ async def test_closed_client_resumes_its_session(pair: SocketReplicaPair, progra
 
 def is_away(pair: SocketReplicaPair, sid: str) -> bool:
     """Whether the socket of this sid is closed."""
-    return httpx.get(f"{pair.gateway.url}/sockets/{sid}").json()["state"] == "away"
+    return bool(httpx.get(f"{pair.gateway.url}/sockets/{sid}").json()["state"] == "away")

@@ -191,7 +191,7 @@ def test_scripted_servers(programs: Path) -> None:
     """What a real stack cannot be made to answer at will: the tests of scripted.test.mjs."""
     node = shutil.which("node") or "node"
     done = subprocess.run(
-        [node, "--test", "--test-timeout=20000", SCRIPTED.name],
+        [node, "--test", "--test-timeout=100000", SCRIPTED.name],
         cwd=programs,
         capture_output=True,
         text=True,

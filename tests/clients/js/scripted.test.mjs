@@ -5,6 +5,8 @@ import { test } from "node:test";
 import { Gridcast, GridcastError } from "@gridcast/client";
 import { WebSocketServer } from "ws";
 
+Math.random = () => 0.05; // the jitter of back-off: short waits
+
 const SIZE = 600_000; // more than goes with a creation
 const bytes = (size = SIZE) => new Blob([new Uint8Array(size).fill(7)]);
 
