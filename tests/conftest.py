@@ -9,6 +9,7 @@ upload_client      upload, upload_settings, env (module), inspector; requests an
 scripted_upstream  upstream, gateway, short_timeout_gateway (module); HTTP requests to the gateway
 websocket_client   single_replica, two_replicas (module); a WebSocket client that resumes
 videos             ffmpeg, sample_videos (session)
+container_samples  container_samples (session): small files of every container, and ffprobe
 chromium           browser (module): Chromium, driven by WebDriver; run_chromium with other flags
 
 Modules to import from:
@@ -52,6 +53,7 @@ pytest_plugins = [
     "tests.support.stack",
     "tests.support.upload_client",
     "tests.support.videos",
+    "tests.support.container_samples",
     "tests.support.chromium",
     "tests.support.scripted_upstream",
     "tests.support.websocket_client",
