@@ -68,7 +68,7 @@ class FactsDraft:
     tags: dict[str, str] = field(default_factory=dict)
 
     def set_duration(self, units: float, units_per_second: float) -> None:
-        """Set the duration, given in units of which so many are a second."""
+        """Set the duration, given in units and how many of them make a second."""
         if units_per_second > 0 and 0 < units <= MAX_DURATION_SECONDS * units_per_second:
             seconds = units / units_per_second
             self.duration = round(seconds, 3) if math.isfinite(seconds) else None

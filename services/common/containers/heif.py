@@ -5,13 +5,13 @@ from services.common.containers.boxes import Box, MalformedBoxes, find_box, iter
 from services.common.containers.facts import FactsDraft
 
 BRANDS = frozenset({b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
-MAX_META_BYTES = 255 * 1024
+MAX_META_BOX_BYTES = 255 * 1024
 MAX_ASSOCIATIONS = 4096
 _MAX_TOP_BOXES = 64
 
 
 class HeifParser:
-    """Reads `meta` as a whole: it stands in front."""
+    """Reads `meta` as a whole: it comes before the pictures."""
 
     def __init__(self) -> None:
         self._draft = FactsDraft(kind="image")
@@ -29,7 +29,7 @@ class HeifParser:
                 return None if is_end else self._position
             self._boxes += 1
             if box.type == b"meta":
-                if box.end - box.start <= MAX_META_BYTES:
+                if box.end - box.start <= MAX_META_BOX_BYTES:
                     self._read_meta(window, box.body - offset + 4, box.end - offset)
                 return None
             self._position = box.end

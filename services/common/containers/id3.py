@@ -5,7 +5,7 @@ from services.common.containers.facts import FactsDraft
 HEADER_BYTES = 10
 MAX_FRAMES = 256
 MAX_TEXT_BYTES = 2048
-_NAMES = {
+_FRAME_NAMES = {
     b"TIT2": "title",
     b"TT2": "title",
     b"TPE1": "artist",
@@ -54,8 +54,8 @@ def read_frames(draft: FactsDraft, data: bytes, index: int) -> None:
         raw_size = frames[position + id_bytes : position + 2 * id_bytes]
         size = _synchsafe(raw_size) if version == 4 else int.from_bytes(raw_size, "big")
         position += header
-        if frame_id in _NAMES and position < len(frames):
-            _add_text(draft, _NAMES[frame_id], frames[position : position + min(size, MAX_TEXT_BYTES)])
+        if frame_id in _FRAME_NAMES and position < len(frames):
+            _add_text(draft, _FRAME_NAMES[frame_id], frames[position : position + min(size, MAX_TEXT_BYTES)])
         position += size
 
 

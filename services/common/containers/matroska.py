@@ -11,9 +11,9 @@ MAX_ELEMENTS = 2048
 """Elements read of one file."""
 MAX_ELEMENT_BYTES = 192 * 1024
 """Elements that are read as a whole; longer ones are skipped."""
-MAX_TRACKS = 16
+MAX_TRACK_ENTRIES = 16
 
-_SEGMENT, _SEEK_HEAD, _INFO, _TRACKS, _CLUSTER, _TAGS = (
+_ID_SEGMENT, _ID_SEEK_HEAD, _ID_INFO, _ID_TRACKS, _ID_CLUSTER, _ID_TAGS = (
     0x18538067,
     0x114D9B74,
     0x1549A966,
@@ -21,9 +21,9 @@ _SEGMENT, _SEEK_HEAD, _INFO, _TRACKS, _CLUSTER, _TAGS = (
     0x1F43B675,
     0x1254C367,
 )
-_WANTED = frozenset({_INFO, _TRACKS, _TAGS})
-_READ = _WANTED | {_SEEK_HEAD}
-_PLAIN_CODECS = {
+_WANTED = frozenset({_ID_INFO, _ID_TRACKS, _ID_TAGS})
+_READ = _WANTED | {_ID_SEEK_HEAD}
+_CODECS_BY_ID = {
     "V_VP8": "vp8",
     "V_THEORA": "theora",
     "A_OPUS": "opus",
@@ -121,10 +121,10 @@ class MatroskaParser:
             if element is None:
                 return None if is_end else self._position
             self._elements += 1
-            if element.id == _SEGMENT:
+            if element.id == _ID_SEGMENT:
                 self._segment = self._position = offset + element.body
                 continue
-            if element.id == _CLUSTER or element.end is None:
+            if element.id == _ID_CLUSTER or element.end is None:
                 if not self._seek_wanted():
                     return None
                 continue
@@ -160,15 +160,15 @@ class MatroskaParser:
         return bool(positions)
 
     def _read(self, element_id: int, data: bytes, start: int, end: int) -> None:
-        if element_id == _INFO:
+        if element_id == _ID_INFO:
             self._read_info(data, start, end)
             return
         for child, body, child_end in iter_elements(data, start, end):
-            if child == 0x4DBB and element_id == _SEEK_HEAD:
+            if child == 0x4DBB and element_id == _ID_SEEK_HEAD:
                 self._read_seek(data, body, child_end)
-            elif child == 0xAE and element_id == _TRACKS and len(self._codecs) < MAX_TRACKS:
+            elif child == 0xAE and element_id == _ID_TRACKS and len(self._codecs) < MAX_TRACK_ENTRIES:
                 self._read_track(data, body, child_end)
-            elif child == 0x7373 and element_id == _TAGS:
+            elif child == 0x7373 and element_id == _ID_TAGS:
                 self._read_tag(data, body, child_end)
 
     def _read_seek(self, data: bytes, start: int, end: int) -> None:
@@ -234,7 +234,7 @@ def _codec_string(codec: str, private: bytes) -> str:
             return codec_strings.vp9_of_webm(private)
     if codec.startswith("A_AAC"):
         return codec_strings.aac(private)
-    return _PLAIN_CODECS.get(codec, codec[2:].partition("/")[0].lower())
+    return _CODECS_BY_ID.get(codec, codec[2:].partition("/")[0].lower())
 
 
 def _read_float(raw: bytes) -> float:

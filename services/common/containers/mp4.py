@@ -24,7 +24,7 @@ MAX_LEAF_BYTES = 64 * 1024
 """Boxes that are read as a whole; longer ones are skipped."""
 MAX_INDEX_BYTES = 255 * 1024
 """A `sidx` that fills the first block of a file."""
-TAIL_BYTES = 255 * 1024
+LAST_FRAGMENT_BYTES = 255 * 1024
 """Where the last fragment of a file is looked for."""
 _UNKNOWN_END = 1 << 62
 _CONTAINERS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"mvex", b"udta", b"meta", b"ilst"})
@@ -250,7 +250,7 @@ class Mp4Parser:
         if moof.end <= offset + len(window):
             self._first_fragment = read_fragment(window, self.movie.track_defaults(), moof.start - offset)
         self._wants_tail = True
-        return -TAIL_BYTES
+        return -LAST_FRAGMENT_BYTES
 
     def _read_tail(self, window: bytes) -> None:
         defaults = self.movie.track_defaults()

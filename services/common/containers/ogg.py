@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from services.common.containers.facts import FactsDraft
 from services.common.containers.vorbis_comments import read_vorbis_comments
 
-TAIL_BYTES = 128 * 1024
+LAST_PAGES_BYTES = 128 * 1024
 """Two pages of the greatest size."""
 MAX_STREAMS = 8
 MAX_HEADER_PAGES = 128
@@ -18,7 +18,7 @@ _FIRST_PAGE = 2
 
 
 @dataclass(slots=True)
-class _Stream:
+class _LogicalStream:
     """A logical stream: its header packets so far, and how its positions become seconds."""
 
     packets: bytes = b""
@@ -44,7 +44,7 @@ class OggParser:
         self._draft = FactsDraft()
         self._position = 0
         self._pages = 0
-        self._streams: dict[int, _Stream] = {}
+        self._streams: dict[int, _LogicalStream] = {}
         self._wants_tail = False
 
     def parse(self, window: bytes, offset: int, *, is_end: bool) -> int | None:
@@ -64,7 +64,7 @@ class OggParser:
             self._pages += 1
             serial = int.from_bytes(window[index + 14 : index + 18], "little")
             if window[index + 5] & _FIRST_PAGE and len(self._streams) < MAX_STREAMS:
-                self._streams[serial] = stream = _Stream(window[body:end])
+                self._streams[serial] = stream = _LogicalStream(window[body:end])
                 _read_identification(stream)
             elif (known := self._streams.get(serial)) is not None and not known.commented:
                 known.packets += window[body:end]
@@ -73,7 +73,7 @@ class OggParser:
                 break
             self._position = offset + end
         self._wants_tail = True
-        return -TAIL_BYTES if self._streams else None
+        return -LAST_PAGES_BYTES if self._streams else None
 
     def draft(self, _length: int) -> FactsDraft:
         """Return what is known now."""
@@ -88,7 +88,7 @@ class OggParser:
                 self._draft.set_size(int.from_bytes(picture[14:17], "big"), int.from_bytes(picture[17:20], "big"))
         return self._draft
 
-    def _read_comments(self, stream: _Stream, *, complete: bool) -> None:
+    def _read_comments(self, stream: _LogicalStream, *, complete: bool) -> None:
         """Read the second packet, which ends with the page unless its last segment is full."""
         if not stream.comments_at:
             stream.commented = True
@@ -122,7 +122,7 @@ def _page_end(window: bytes, index: int) -> int:
     return body + sum(window[index + _PAGE_BYTES : body])
 
 
-def _read_identification(stream: _Stream) -> None:
+def _read_identification(stream: _LogicalStream) -> None:
     """Read the first packet of a stream."""
     packet = stream.packets
     if packet.startswith(b"\x01vorbis"):

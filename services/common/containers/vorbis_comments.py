@@ -3,7 +3,7 @@
 from services.common.containers.facts import FactsDraft
 
 MAX_COMMENTS = 512
-_NAMES = {
+_COMMENT_NAMES = {
     "TITLE": "title",
     "ARTIST": "artist",
     "ALBUM": "album",
@@ -31,5 +31,5 @@ def read_vorbis_comments(draft: FactsDraft, data: bytes, start: int) -> None:
             return
         name, equals, value = data[position : position + min(size, 2048)].decode("utf-8", "replace").partition("=")
         if equals:
-            draft.add_tag(_NAMES.get(name.upper()), value)
+            draft.add_tag(_COMMENT_NAMES.get(name.upper()), value)
         position += size

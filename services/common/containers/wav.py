@@ -6,7 +6,14 @@ MAX_CHUNKS = 64
 MAX_INFO_BYTES = 16 * 1024
 _UNKNOWN_SIZE = 0xFFFFFFFF
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
-_TAGS = {b"INAM": "title", b"IART": "artist", b"IPRD": "album", b"ICRD": "date", b"IGNR": "genre", b"IPRT": "track"}
+_INFO_NAMES = {
+    b"INAM": "title",
+    b"IART": "artist",
+    b"IPRD": "album",
+    b"ICRD": "date",
+    b"IGNR": "genre",
+    b"IPRT": "track",
+}
 
 
 class WavParser:
@@ -63,7 +70,7 @@ class WavParser:
             position = 4
             for _ in range(MAX_CHUNKS):
                 size = int.from_bytes(body[position + 4 : position + 8], "little")
-                name = _TAGS.get(body[position : position + 4])
+                name = _INFO_NAMES.get(body[position : position + 4])
                 self._draft.add_tag(name, body[position + 8 : position + 8 + size].decode("utf-8", "replace"))
                 position += 8 + size + (size & 1)
 

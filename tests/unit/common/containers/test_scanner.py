@@ -120,7 +120,7 @@ def test_a_cover_that_is_larger_than_a_window_is_passed_over() -> None:
     size = 2 * WINDOW_BYTES
     synchsafe = bytes(size + 10 >> shift & 0x7F for shift in (21, 14, 7, 0))
     tag = b"ID3\3\0\0" + synchsafe + b"APIC" + size.to_bytes(4, "big") + bytes(2) + bytes(size)
-    xing = b"\xff\xfb\x50\xc4" + bytes(32) + b"Xing" + (1).to_bytes(4, "big") + (1000).to_bytes(4, "big")
+    xing = b"\xff\xfb\x50\xc4" + bytes(17) + b"Xing" + (1).to_bytes(4, "big") + (1000).to_bytes(4, "big")
     sound = xing.ljust(208, b"\0") + b"\xff\xfb\x50\xc4".ljust(208, b"\0") * 30
     facts = scan(tag + sound)
     assert facts is not None
