@@ -220,7 +220,7 @@ def test_a_scanner_keeps_little(container_samples: ContainerSamples) -> None:
         scanner.feed(content + bytes(WINDOW_BYTES - len(content) % WINDOW_BYTES))
         for _ in range(8):
             scanner.feed(bytes(WINDOW_BYTES))
-        scanner.suspend()
+        scanner.drop_held_bytes()
         kept, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert kept < 64 * 1024, name

@@ -21,8 +21,6 @@ WINDOW_BYTES = 255 * 1024
 """Bytes that a parser sees at once: one block of the store, which then need not be copied."""
 MAX_WINDOWS = 32
 """Windows of one file."""
-MAX_IDLE_BYTES = 4096
-"""Bytes that a scanner may keep while its upload waits for the next request."""
 
 _BROKEN_INPUT = (ValueError, IndexError, KeyError, ArithmeticError, struct.error)
 
@@ -104,11 +102,17 @@ class FactsScanner:
 
     def skip_to(self, offset: int) -> None:
         """Go on with the bytes at `offset`, at or after those that were fed: those between are not wanted."""
-        self._fed = max(self._fed, offset)
+        if offset > self._fed:
+            self._fed, self._window = offset, b""
 
-    def suspend(self) -> None:
-        """Drop what would take memory while the upload waits. Bytes that were wanted may be lost by it."""
-        if len(self._window) > MAX_IDLE_BYTES:
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the file that are kept until more come."""
+        return len(self._window)
+
+    def drop_held_bytes(self) -> None:
+        """Free memory; what they would have said is lost."""
+        if self._window:
             self._lost, self._window, self._wanted = True, b"", None
 
     def finish(self, length: int | None = None) -> MediaFacts | None:
@@ -122,9 +126,9 @@ class FactsScanner:
             return None
 
     @property
-    def is_complete(self) -> bool:
-        """Whether everything that was wanted has been seen."""
-        return not self._lost
+    def is_lossy(self) -> bool:
+        """Whether bytes were dropped that were wanted."""
+        return self._lost
 
     def _add(self, data: bytes, at: int) -> None:
         if not self._window:

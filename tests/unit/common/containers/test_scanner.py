@@ -6,7 +6,7 @@ import time
 import pytest
 
 from services.common.containers.facts import MAX_TAG_LENGTH, FactsDraft, MediaFacts, facts_json
-from services.common.containers.scanner import MAX_IDLE_BYTES, WINDOW_BYTES, FactsScanner
+from services.common.containers.scanner import WINDOW_BYTES, FactsScanner
 
 
 def scan(data: bytes) -> MediaFacts | None:
@@ -172,16 +172,17 @@ def test_hostile_files_end_soon(data: bytes) -> None:
     assert time.process_time() - began < 0.1
 
 
-def test_what_waits_is_small() -> None:
+def test_what_waits_can_be_dropped() -> None:
+    data = FTYP + box(b"mdat", bytes(100)) + box(b"moov", bytes(3000))
     scanner = FactsScanner()
-    scanner.feed(FTYP + box(b"mdat", bytes(100)) + box(b"moov", bytes(3000)))
-    scanner.suspend()
-    assert scanner.is_complete
+    scanner.feed(data)
+    assert scanner.held_bytes == len(data)
+    scanner.drop_held_bytes()
+    assert (scanner.held_bytes, scanner.is_lossy, scanner.wanted) == (0, True, None)
     scanner = FactsScanner()
-    scanner.feed(b"OggS" + bytes(MAX_IDLE_BYTES))
-    scanner.suspend()
-    assert not scanner.is_complete
-    assert scanner.wanted is None
+    scanner.feed(FTYP + box(b"mdat", bytes(2 * WINDOW_BYTES)))
+    scanner.drop_held_bytes()
+    assert (scanner.held_bytes, scanner.is_lossy) == (0, False)
 
 
 def test_a_draft_ignores_what_cannot_be_true() -> None:
