@@ -100,7 +100,15 @@ def test_events_carry_the_media_facts_of_the_version(
     upload: ServiceProcess, inspector: MongoInspector, event_listener: EventListener
 ) -> None:
     gif = b"GIF89a\x03\0\x02\0" + bytes(3)
-    facts: dict[str, Any] = {"kind": "image", "duration": None, "width": 3, "height": 2, "codecs": [], "rotation": 0, "tags": {}}
+    facts: dict[str, Any] = {
+        "kind": "image",
+        "duration": None,
+        "width": 3,
+        "height": 2,
+        "codecs": [],
+        "rotation": 0,
+        "tags": {},
+    }
     put_file(upload, "m.gif", gif)
     put_file(upload, "m.gif", b"text")
     put_file(upload, "m.gif", gif)
