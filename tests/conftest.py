@@ -14,6 +14,7 @@ websocket_client   single_replica, two_replicas (module); a WebSocket client tha
 videos             ffmpeg, sample_videos (session)
 client_package     client_environment (session): the wheel of the client in an environment of its own
 client_shells      shell: both clients of the package, one after the other
+container_samples  container_samples (session): small files of every container, and ffprobe
 chromium           browser (module): Chromium, driven by WebDriver; run_chromium with other flags
 
 Modules to import from:
@@ -69,6 +70,7 @@ pytest_plugins = [
     "tests.support.stack",
     "tests.support.upload_client",
     "tests.support.videos",
+    "tests.support.container_samples",
     "tests.support.chromium",
     "tests.support.scripted_upstream",
     "tests.support.websocket_client",

@@ -21,7 +21,7 @@ from services.stream.response_plan import Representation, build_representation
 
 METADATA_TTL_SECONDS = 1.0
 MAX_CACHED_TEXT_BYTES = 8 * 1024 * 1024
-"""Memory for what uploaders say of their files, up to 16 KiB of each."""
+"""Memory for what uploaders and containers say of files, up to 24 KiB of each."""
 
 _METADATA_LOOKUPS = metrics.CACHE_LOOKUPS.counts
 _METADATA_HIT, _METADATA_MISS = ("metadata", "hit"), ("metadata", "miss")
@@ -139,5 +139,6 @@ class MetadataCache:
 
 
 def _text_size(entry: _CachedMetadata) -> int:
-    """Bytes of memory of the metadata that an uploader has sent."""
-    return sys.getsizeof(entry.representation.info.metadata_json)
+    """Bytes of memory of what an uploader and the container say of a file."""
+    info = entry.representation.info
+    return sys.getsizeof(info.metadata_json) + sys.getsizeof(info.media_facts_json)

@@ -115,6 +115,7 @@ def tracked_files() -> list[Path]:
         ("gateway/limiters.py", "import services.common.aio.singleflight"),
         ("services/common/http/encoding.py", "import asyncio"),
         ("services/common/http/encoding.py", "import services.common.server.transport"),
+        ("services/common/containers/mp4.py", "import services.common.media"),
         ("services/common/server/connection.py", "import uvicorn"),
         ("services/upload/writer/upload_writer.py", "import aiohttp"),
         ("services/common/bus/redis.py", "import redis"),
