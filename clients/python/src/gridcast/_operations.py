@@ -24,6 +24,7 @@ from gridcast.values import FileInfo, ProgressCallback, PushReceipt
 
 DEFAULT_TIMEOUT_SECONDS = 30.0
 DEFAULT_OUTAGE_SECONDS = 60.0
+UNKNOWN_VERSION = "0"
 
 PathArgument: TypeAlias = str | os.PathLike[str]
 UploadSource: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Iterable[bytes]
@@ -39,7 +40,7 @@ def client_version() -> str:
     try:
         return distributions.version("gridcast")
     except distributions.PackageNotFoundError:  # imported from a source folder
-        return "0"
+        return UNKNOWN_VERSION
 
 
 class Operations:

@@ -10,13 +10,13 @@ class PartReader:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._start = 0
-        self._kept = b""
+        self._kept = memoryview(b"")  # sliced without a copy: a stream may have 16 MiB here
         self._has_ended = False
 
     def peek(self, size: int) -> Flow[bytes]:
         """Return the next bytes without consuming them: `size`, and fewer only at the end."""
         yield from self._fill(size)
-        return self._kept[:size]
+        return _to_bytes(self._kept[:size])
 
     def part(self, offset: int, size: int) -> Flow[tuple[bytes, bool]]:
         """Return the bytes from `offset` on, at most `size`, and whether the source ends with them.
@@ -29,12 +29,12 @@ class PartReader:
             if not self._source.can_rewind:
                 raise ServerUnavailable("the server has lost bytes of a stream that cannot be read again")
             yield from call(lambda: self._source.seek(offset))
-            self._start, self._kept, self._has_ended = offset, b"", False
+            self._start, self._kept, self._has_ended = offset, memoryview(b""), False
         self._kept = self._kept[offset - self._start :]
         self._start = offset
         # One byte more shows whether this is the last part, where the length is not known.
         yield from self._fill(size + (self._source.size is None))
-        part = self._kept[:size]
+        part = _to_bytes(self._kept[:size])
         size_known = self._source.size
         if size_known is not None and self._has_ended and offset + len(part) < size_known:
             raise SourceChanged("the source ended before its length")
@@ -51,4 +51,9 @@ class PartReader:
             return
         data: bytes = yield ReadSource(self._source, missing)
         self._has_ended = len(data) < missing
-        self._kept = self._kept + data if self._kept else data
+        self._kept = memoryview(b"".join((self._kept, data)) if self._kept else data)
+
+
+def _to_bytes(view: memoryview) -> bytes:
+    """Return the bytes of a view: those that it is a view of, where it is one of all."""
+    return view.obj if isinstance(view.obj, bytes) and len(view.obj) == len(view) else bytes(view)

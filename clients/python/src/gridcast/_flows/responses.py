@@ -25,6 +25,13 @@ from gridcast.values import FileInfo, PushReceipt
 _MAX_DETAIL_CHARACTERS = 500
 _ETAG_SHA256 = re.compile(r'"sha256-([0-9a-f]{64})"')
 _REPR_DIGEST = re.compile(r"sha-256=:([A-Za-z0-9+/=]+):")
+_DETAILS = {
+    401: "a token is needed, or the one that was sent is not valid",
+    403: "the token does not permit this",
+    404: "file not found",
+    503: "the server is unavailable",
+}
+"""For responses without a body, as those to HEAD."""
 _ERRORS: dict[int, type[RequestError]] = {
     401: AuthenticationRequired,
     403: PermissionDenied,
@@ -46,11 +53,9 @@ def error_of(response: HttpResponse) -> RequestError:
     status = response.status
     kind = _ERRORS.get(status, InvalidRequest if 400 <= status < 500 else UnexpectedResponse)
     detail = _problem_detail(response)
-    if not detail:
-        redirect = 300 <= status < 400
-        detail = (
-            "the server redirects, and redirects are not followed" if redirect else f"the server responded {status}"
-        )
+    if not detail and 300 <= status < 400:
+        detail = "the server redirects, and redirects are not followed"
+    detail = detail or _DETAILS.get(status, f"the server responded {status}")
     return kind(detail, status=status, request_id=response.headers.get("x-request-id"))
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 from gridcast._client import Client
 from gridcast._flows.effects import HttpRequest, HttpResponse
 from gridcast._flows.retries import send
-from gridcast._operations import client_version
+from gridcast._operations import UNKNOWN_VERSION, client_version
 from gridcast.cli.exit_codes import ExitCode, exit_code_of
 from gridcast.errors import RequestError
 from gridcast.values import EventGap
@@ -81,6 +81,8 @@ class ServerChecks:
     def _check_version(self) -> str:
         found, own = self._client.version(), client_version()
         text = f"server {found.version}, client {own}"
+        if own == UNKNOWN_VERSION:
+            return f"server {found.version}, client from a source folder"
         if found.version.split(".")[:2] != own.split(".")[:2]:
             raise CheckWarning(f"{text}: they differ, and what is newer may be missing on the other side")
         return text
