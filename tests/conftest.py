@@ -16,6 +16,7 @@ Modules to import from:
 compose_project      a compose project with its containers
 fault_proxy          a TCP proxy that delays, holds back or cuts traffic
 in_process_server    our HTTP server in a thread of the test
+js_client            the JavaScript client in node_modules, and Node programs that speak JSON lines
 media_names          any legal name of a file, awkward ones, and paths that are refused
 media_library        an upload and a stream service on one database
 npm                  npm packages in a temporary folder
