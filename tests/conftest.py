@@ -25,6 +25,7 @@ counting_proxy       a TCP proxy that counts bytes
 fault_history        uploads while processes are killed and paused, with a check of the store at the end
 fault_proxy          a TCP proxy that delays, holds back or cuts traffic
 in_process_server    our HTTP server in a thread of the test
+js_client            the JavaScript client in node_modules, and Node programs that speak JSON lines
 media_names          any legal name of a file, awkward ones, and paths that are refused
 media_library        an upload and a stream service on one database
 npm                  npm packages in a temporary folder

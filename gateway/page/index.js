@@ -73,7 +73,8 @@ at("upload").onsubmit = async (submitted) => {
   at("upload-result").textContent = "";
   upload = uploads.add(submitted.target.file.files[0], { folder: submitted.target.folder.value });
   try {
-    await uploaded(upload);
+    upload.onChange(({ sent, size }) => (at("progress").value = size ? sent / size : 1));
+    await upload.done;
     at("upload-result").textContent = `Stored as ${upload.filename}.`;
     await show();
   } catch (error) {
@@ -84,17 +85,6 @@ at("upload").onsubmit = async (submitted) => {
     at("progress").value = 0;
   }
 };
-
-/** Resolves when the file is stored; rejects when the upload failed or was cancelled. */
-function uploaded(one) {
-  return new Promise((resolve, reject) => {
-    one.onChange(({ sent, size, state, error }) => {
-      at("progress").value = size ? sent / size : 1;
-      if (state === "failed") reject(error);
-    });
-    one.done.then(resolve, () => reject(new Error("cancelled")));
-  });
-}
 
 at("cancel").onclick = () => upload?.cancel();
 

@@ -7,10 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 INSTALL_TIMEOUT = 180.0
+MIN_NODE = (20, 19)
+"""Of the JavaScript client, and of Angular 21."""
 
 
 class NpmUnavailable(Exception):
     """Node, npm or a package is not available; the message says which. Tests skip with it."""
+
+
+def node_version() -> tuple[int, ...]:
+    """Return the version of Node that is installed."""
+    printed = subprocess.run(["node", "--version"], capture_output=True, text=True, timeout=30, check=True).stdout
+    return tuple(int(part) for part in printed.strip().removeprefix("v").split(".")[:2])
 
 
 def install_packages(target_dir: Path, packages: Mapping[str, str], *programs: Path) -> Path:
@@ -21,6 +29,8 @@ def install_packages(target_dir: Path, packages: Mapping[str, str], *programs: P
     for tool in ("node", "npm"):
         if shutil.which(tool) is None:
             raise NpmUnavailable(f"{tool} is not installed")
+    if node_version() < MIN_NODE:
+        raise NpmUnavailable(f"Node {'.'.join(map(str, MIN_NODE))} or newer is needed, and this is {node_version()}")
     target_dir.mkdir(parents=True, exist_ok=True)
     (target_dir / "package.json").write_text(json.dumps({"private": True, "dependencies": dict(packages)}), "utf-8")
     command = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--no-package-lock", "--loglevel=error"]

@@ -46,10 +46,7 @@ export class Upload {
   #stored = 0;
   #rate = 0;
   #measured = { at: 0, sent: 0 };
-  /** @type {(result: UploadResult) => void} */
-  #resolve = () => {};
-  /** @type {(error: Error) => void} */
-  #reject = () => {};
+  #outcome = createOutcome();
 
   /**
    * @internal
@@ -67,15 +64,11 @@ export class Upload {
     this.#queue = queue;
     this.folder = options.folder;
     this.filename = options.filename;
-    /**
-     * Resolves when the file is stored; rejects when it was cancelled. A failure does not reject it, because `resume` may follow.
-     * @type {Promise<UploadResult>}
-     */
-    this.done = new Promise((resolve, reject) => {
-      this.#resolve = resolve;
-      this.#reject = reject;
-    });
-    this.done.catch(() => {}); // not everyone waits for it
+  }
+
+  /** Resolves when the file is stored; rejects when the upload failed or was cancelled. After `resume` of a failed one there is another. */
+  get done() {
+    return this.#outcome.promise;
   }
 
   get state() {
@@ -117,6 +110,7 @@ export class Upload {
   /** Continue after `pause`, or after a failure. */
   resume() {
     if (this.#state !== "paused" && this.#state !== "failed") return;
+    if (this.#state === "failed") this.#outcome = createOutcome();
     this.#sent = this.#stored;
     this.#set("waiting", null);
   }
@@ -126,7 +120,7 @@ export class Upload {
     if (this.#state === "stored" || this.#state === "cancelled") return;
     this.#stopped.abort(stop);
     this.#set("cancelled");
-    this.#reject(stop);
+    this.#outcome.reject(stop);
     await this.#running;
     await this.#prepare().catch(() => {});
     this.#store.remove(this.#key);
@@ -144,7 +138,9 @@ export class Upload {
     this.#set("sending");
     const { signal } = this.#stopped;
     this.#running = this.#exclusively(signal).catch((error) => {
-      if (!signal.aborted) this.#set("failed", error);
+      if (signal.aborted) return;
+      this.#set("failed", error);
+      this.#outcome.reject(error);
     });
     await this.#running;
     this.#running = null;
@@ -321,7 +317,7 @@ export class Upload {
     this.#store.remove(this.#key);
     this.#sent = this.#stored = size;
     this.#set("stored", null);
-    this.#resolve({ folder, filename, size, etag });
+    this.#outcome.resolve({ folder, filename, size, etag });
   }
 
   /** @param {number} sent */
@@ -365,6 +361,19 @@ export class Upload {
     this.#id = "";
     this.#sent = this.#stored = 0;
   }
+}
+
+function createOutcome() {
+  /** @type {(result: UploadResult) => void} */
+  let resolve = () => {};
+  /** @type {(error: Error) => void} */
+  let reject = () => {};
+  /** @type {Promise<UploadResult>} */
+  const promise = new Promise((...settle) => {
+    [resolve, reject] = settle;
+  });
+  promise.catch(() => {}); // not everyone waits for it
+  return { promise, resolve, reject };
 }
 
 /**

@@ -125,8 +125,7 @@ test("a lost response to a small upload is not a conflict", async (context) => {
 });
 
 /** Resolves with status and text of the error of an upload that fails. */
-const failure = (upload) =>
-  new Promise((resolve) => upload.onChange(({ state, error }) => state === "failed" && resolve([error.status, error.message])));
+const failure = (upload) => upload.done.then(() => assert.fail("it was stored"), ({ status, message }) => [status, message]);
 
 test("a taken name fails at once, and so does what the server refuses", async (context) => {
   for (const [status, detail] of [[409, "Not Unique: 'a' already exists"], [413, "too large"], [403, "not yours"], [507, "no space"]]) {

@@ -81,7 +81,6 @@ export function uploadProgress(upload) {
     const emit = (snapshot) => {
       subscriber.next(snapshot);
       if (snapshot.state === "stored") subscriber.complete();
-      else if (snapshot.state === "failed") subscriber.error(snapshot.error);
     };
     const remove = upload.onChange(emit);
     emit(upload.snapshot);

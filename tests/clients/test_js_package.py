@@ -1,0 +1,203 @@
+"""The package @gridcast/client as npm makes it: strict types, publint, attw, its size, the code blocks of the documents that show
+it, and the Angular example, compiled strictly.
+
+Node and its packages come from the machine and from npm; where they are not available, these tests are skipped and say so.
+"""
+
+import gzip
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from deploy.local.processes import PROJECT_ROOT
+from tests.support.js_client import PACKAGE_DIR, RXJS, TYPESCRIPT
+from tests.support.npm import NpmUnavailable, install_packages
+
+JUDGES = {"publint": "0.3.25", "@arethetypeswrong/cli": "0.18.5", "esbuild": "0.28.2"}
+FRAMEWORKS = {
+    "@types/node": "20.19.43",
+    "@types/react": "19.3.3",
+    "react": "19.3.1",
+    "vue": "3.5.45",
+}
+EXAMPLE_DIR = PROJECT_ROOT / "clients" / "angular-example"
+MAX_CORE_BYTES = 10_000
+"""Of all modules but those for RxJS: bundled, minified and gzipped, as an application ships them."""
+NPM_TIMEOUT = 110
+TSC = (
+    "--strict --noEmit --noUnusedLocals --allowJs --checkJs "
+    "--target es2022 --module esnext --moduleResolution bundler --jsx react-jsx"
+)
+LIBRARIES = "--lib es2022,dom,dom.iterable --types node --skipLibCheck"  # of the frameworks; ours is checked by itself
+
+
+def run(folder: Path, *command: str) -> str:
+    """Run a program of node_modules and return what it prints; fails with that where it fails."""
+    program = folder / "node_modules" / ".bin" / command[0]
+    path = str(program) if program.exists() else shutil.which(command[0]) or command[0]
+    done = subprocess.run(
+        [path, *command[1:]], cwd=folder, capture_output=True, text=True, timeout=NPM_TIMEOUT, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of clients/js with what builds and judges it."""
+    folder = tmp_path_factory.mktemp("package")
+    try:
+        install_packages(folder, {**RXJS, **TYPESCRIPT, **JUDGES})
+    except NpmUnavailable as error:
+        pytest.skip(f"the compiler and the judges of the package are not to be had: {error}")
+    copied = shutil.ignore_patterns("node_modules", "types", "*.tgz")
+    shutil.copytree(PACKAGE_DIR, folder, dirs_exist_ok=True, ignore=copied)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tarball(package: Path) -> Path:
+    """What npm would publish; its script makes the declarations."""
+    (made,) = json.loads(run(package, "npm", "pack", "--json", "--loglevel=error").partition("[")[2].join(("[", "")))
+    return package / str(made["filename"])
+
+
+def install_tarball(folder: Path, tarball: Path) -> None:
+    """Unpack it into node_modules, as npm does."""
+    target = folder / "node_modules" / "@gridcast" / "client"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    subprocess.run(["tar", "-xzf", str(tarball), "-C", str(target), "--strip-components=1"], check=True)
+
+
+def test_the_types_are_strict_and_complete(package: Path, tarball: Path) -> None:
+    del tarball
+    run(package, "tsc", "--noEmit")
+    declarations = list((package / "types").rglob("*.d.ts"))
+    modules = (package / "src").rglob("*.js")
+    assert {path.stem for path in modules} <= {path.name.removesuffix(".d.ts") for path in declarations}
+
+
+def test_publint_finds_nothing(package: Path, tarball: Path) -> None:
+    assert "All good" in run(package, "publint", "--strict", tarball.name)
+
+
+def test_attw_finds_nothing(package: Path, tarball: Path) -> None:
+    """ES modules only: they resolve for Node and for bundlers."""
+    result = json.loads(run(package, "attw", tarball.name, "--profile", "esm-only", "--format", "json"))
+    ignored = {"node10", "node16-cjs"}
+    problems = [
+        kind for kind, found in result.get("problems", {}).items() if {f["resolutionKind"] for f in found} - ignored
+    ]
+    assert problems == []
+
+
+def test_the_core_is_small_and_has_no_dependency(package: Path) -> None:
+    manifest = json.loads((package / "package.json").read_text("utf-8"))
+    assert "dependencies" not in manifest
+    run(
+        package,
+        "esbuild",
+        "src/index.js",
+        "--bundle",
+        "--minify",
+        "--format=esm",
+        "--target=es2022",
+        "--outfile=core.js",
+    )
+    size = len(gzip.compress((package / "core.js").read_bytes(), 9))
+    assert size <= MAX_CORE_BYTES
+    print(f"core: {size} bytes, minified and gzipped")
+
+
+PUBLISHED = re.compile(r"package/(?:(?:src|types)/.+\.(?:js|d\.ts)|LICENSE|README\.md|package\.json)$")
+
+
+def test_the_package_contains_its_modules_and_nothing_else(tarball: Path) -> None:
+    listed = subprocess.run(["tar", "-tzf", str(tarball)], capture_output=True, text=True, check=True).stdout.split()
+    assert {"package/LICENSE", "package/README.md", "package/types/rxjs/index.d.ts"} <= set(listed)
+    assert [name for name in listed if not PUBLISHED.match(name)] == []
+
+
+def code_blocks(document: str, *languages: str) -> list[tuple[str, str]]:
+    """Language and text of the code blocks of a document."""
+    text = (PROJECT_ROOT / document).read_text("utf-8")
+    return [
+        found for found in re.findall(r"^```(\w+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL) if found[0] in languages
+    ]
+
+
+def test_code_blocks_of_documents_are_typed(tarball: Path, tmp_path: Path) -> None:
+    """Each ts, tsx and js block, as a module of its own."""
+    try:
+        install_packages(tmp_path, {**RXJS, **TYPESCRIPT, **FRAMEWORKS})
+    except NpmUnavailable as error:
+        pytest.skip(f"the frameworks are not to be had: {error}")
+    install_tarball(tmp_path, tarball)
+    names = []
+    for document in ("docs/clients.md", "clients/js/README.md"):
+        for number, (language, text) in enumerate(code_blocks(document, "ts", "tsx", "js")):
+            names.append(f"{Path(document).stem}{number}.{language}")
+            (tmp_path / names[-1]).write_text(f"{text}\nexport {{}};\n", "utf-8")
+    assert len(names) >= 8
+    (tmp_path / "package.json").write_text('{"type": "module"}', "utf-8")
+    run(tmp_path, "tsc", *TSC.split(), *LIBRARIES.split(), *names)
+
+
+def test_wrong_use_is_a_type_error(tarball: Path, tmp_path: Path) -> None:
+    """What the types are for: each of these lines is an error, and the ones before them are none."""
+    try:
+        install_packages(tmp_path, {**RXJS, **TYPESCRIPT})
+    except NpmUnavailable as error:
+        pytest.skip(f"the compiler is not to be had: {error}")
+    install_tarball(tmp_path, tarball)
+    program = """
+import { type CloudEvent, Gridcast } from "@gridcast/client";
+import { webSocket } from "@gridcast/client/rxjs";
+const { events, files, uploads } = new Gridcast({ url: "http://a" });
+events.on("file.created", ({ data }) => data.filename.length);
+// @ts-expect-error a file has no such field
+events.on("file.created", ({ data }) => data.nonsense);
+events.on("invoice.paid", (event: CloudEvent<{ number: number }>) => event.data.number);
+// @ts-expect-error its data is unknown
+events.on("invoice.paid", (event) => event.data.number);
+// @ts-expect-error a name is needed
+void files.info({});
+// @ts-expect-error not a file
+uploads.add("text");
+// @ts-expect-error no such option
+new Gridcast({ address: "http://a" });
+webSocket("http://a").ofType("file.progress").subscribe(({ data }) => data.received);
+// @ts-expect-error a number
+webSocket("http://a").ofType("file.progress").subscribe(({ data }) => data.received.length);
+"""
+    (tmp_path / "program.ts").write_text(program, "utf-8")
+    run(tmp_path, "tsc", *TSC.split(), "--lib", "es2022,dom", "--types", "", "program.ts")
+
+
+def test_the_angular_example_compiles_strictly(tarball: Path, tmp_path: Path) -> None:
+    """By Angular's own compiler, templates included; one with a wrong name in its template does not compile."""
+    manifest = json.loads((EXAMPLE_DIR / "package.json").read_text("utf-8"))
+    packages = {**manifest["dependencies"], **manifest["devDependencies"]}
+    # What serves and bundles is not needed to compile; the client is the one of this tree.
+    unneeded = {"@angular/cli", "@angular/build", "@gridcast/client"}
+    needed = {name: version for name, version in packages.items() if name not in unneeded}
+    try:
+        install_packages(tmp_path, needed)
+    except NpmUnavailable as error:
+        pytest.skip(f"Angular is not to be had: {error}")
+    install_tarball(tmp_path, tarball)
+    shutil.copy(EXAMPLE_DIR / "tsconfig.json", tmp_path)
+    shutil.copytree(EXAMPLE_DIR / "src", tmp_path / "src")
+    run(tmp_path, "ngc", "-p", "tsconfig.json", "--noEmit")
+
+    component = tmp_path / "src" / "media.component.ts"
+    source = component.read_text("utf-8")
+    assert source.count("row.snapshot.filename") == 1
+    component.write_text(source.replace("row.snapshot.filename", "row.snapshot.nonsense"), "utf-8")
+    with pytest.raises(AssertionError, match="nonsense"):
+        run(tmp_path, "ngc", "-p", "tsconfig.json", "--noEmit")
