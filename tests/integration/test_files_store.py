@@ -475,7 +475,7 @@ async def test_a_newer_schema_is_refused_with_a_sentence(adapters: FilesAdapters
         RuntimeError, match=r"the schema '9999' of a newer Gridcast; start that one, or restore a backup"
     ):
         await adapters.store.ensure_schema()
-    with pytest.raises(RuntimeError, match="newer Gridcast"):
+    with pytest.raises(ServiceUnavailable, match="newer Gridcast"):
         await adapters.reader.check_health()
 
 

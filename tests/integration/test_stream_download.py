@@ -19,6 +19,7 @@ from tests.support.databases import ServerProcess, storage_env
 from tests.support.media_library import BOUNDARY_SIZES, MediaServices
 from tests.support.processes import ServiceProcess, StartService
 from tests.support.sizes import CHUNK_SIZE
+from tests.support.store_inspectors import MongoInspector
 from tests.support.waiting import eventually
 
 SIZE = 3 * CHUNK_SIZE + 1000
@@ -354,8 +355,9 @@ def test_missing_chunk_aborts_the_connection(media_services: MediaServices, numb
     assert data.startswith(got)
     assert f"file {media_services.current_file_id(identifier)}" in media_services.stream.log
     assert "Traceback" not in media_services.stream.log
-    rest = {"range": f"bytes={(number + 1) * CHUNK_SIZE}-"}
-    assert number == 11 or media_services.get(name, rest).content == data[(number + 1) * CHUNK_SIZE :]
+    if isinstance(media_services.inspector, MongoInspector):  # a file of another length is not read at all
+        rest = {"range": f"bytes={(number + 1) * CHUNK_SIZE}-"}
+        assert number == 11 or media_services.get(name, rest).content == data[(number + 1) * CHUNK_SIZE :]
 
 
 def test_corrupt_files_are_counted(

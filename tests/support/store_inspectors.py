@@ -60,6 +60,9 @@ class StoreInspector(Protocol):
     def delete_blocks(self, file: Any, first: int = 0) -> None:
         """Delete the bytes of a file from block `first` on."""
 
+    def lose_block(self, file: Any, number: int) -> None:
+        """Delete one block of a file; with it those after it, where a file has no holes."""
+
     def delete_all_bytes(self) -> None:
         """Delete the bytes of all files and unfinished uploads, and nothing else."""
 
@@ -155,6 +158,9 @@ class MongoInspector:
 
     def delete_blocks(self, file: Any, first: int = 0) -> None:
         self.db["fs.chunks"].delete_many({"files_id": ObjectId(file), "n": {"$gte": first}})
+
+    def lose_block(self, file: Any, number: int) -> None:
+        assert self.db["fs.chunks"].delete_one({"files_id": ObjectId(file), "n": number}).deleted_count == 1
 
     def delete_all_bytes(self) -> None:
         self.db["fs.chunks"].delete_many({})
@@ -296,6 +302,9 @@ class FilesInspector:
             os.truncate(self.path_of(file), first * CHUNK_SIZE)
         else:
             self.path_of(file).unlink()
+
+    def lose_block(self, file: Any, number: int) -> None:
+        self.delete_blocks(file, number)
 
     def delete_all_bytes(self) -> None:
         for path in self.list_files():

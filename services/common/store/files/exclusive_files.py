@@ -5,6 +5,7 @@ for a write in progress. Where a paused process holds the lock, the successor co
 """
 
 import asyncio
+import functools
 import hashlib
 import os
 import time
@@ -181,11 +182,16 @@ class ExclusiveFiles:
     @asynccontextmanager
     async def _locked(self, key: FilesUploadKey, fencing_token: int) -> AsyncIterator[tuple[int, Row]]:
         """The locked file, and the row of the upload as it is while the lock is held."""
-        if await self._threads.run(self._folder.length_of, key.file_id) is None:
+        opened = await self._threads.run(self._folder.open_locked, key.file_id)
+        if opened is None:
             await self.read_fenced(key, fencing_token)  # a void handle must not create the file again
-        descriptor = await self._threads.run(self._folder.open_for_writing, key.file_id)
+            create = functools.partial(self._folder.open_locked, key.file_id, create=True)
+            opened = await self._threads.run(create)
+        if opened is None:
+            raise RuntimeError("a file that was created is not there")
+        descriptor, locked = opened
         try:
-            if not await self._wait_for_lock(descriptor):
+            if not (locked or await self._wait_for_lock(descriptor)):
                 await self.read_fenced(key, fencing_token)
                 raise ServiceUnavailable("another write of this upload is in progress")
             yield descriptor, await self.read_fenced(key, fencing_token)

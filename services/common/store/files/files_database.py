@@ -39,7 +39,7 @@ class FilesDatabase:
             )
 
     async def check(self) -> None:
-        """Check that both respond and belong together. Raises ServiceUnavailable, or RuntimeError where the schema is newer."""
+        """Check that both respond and belong together. Raises ServiceUnavailable."""
         await migration.check_schema(self.database, self._expected_revision)
         store_id, _ = await self.database.read(_read_store)
         if await self.threads.run(self.folder.read_store_id) != store_id:

@@ -119,6 +119,13 @@ class MediaFolder:
             except CorruptFile as error:
                 raise ServiceUnavailable("a file of the store is not a regular file") from error
 
+    def open_locked(self, file_id: str, *, create: bool = False) -> tuple[int, bool] | None:
+        """Return a descriptor for writing, and whether it has the lock; None where the file is missing and not to be created."""
+        if not create and self.length_of(file_id) is None:
+            return None
+        descriptor = self.open_for_writing(file_id)
+        return descriptor, try_lock(descriptor)
+
     @contextmanager
     def _folder(self, file_id: str, *, create: bool = False) -> Iterator[int]:
         """A descriptor of the folder in which the file lies."""

@@ -45,12 +45,15 @@ async def migrate(database: Database, revision: str = "head") -> None:
 
 
 async def check_schema(database: Database, expected: str) -> None:
-    """Raise ServiceUnavailable while the schema is older than `expected` or missing, RuntimeError where it is newer."""
+    """Raise ServiceUnavailable while the schema is another than `expected`, or missing."""
     found = await database.read(_read_revision)
     if found is None:
         raise ServiceUnavailable("the tables are not created yet")
     if found != expected:
-        _require_known(found)
+        try:
+            _require_known(found)
+        except RuntimeError as error:
+            raise ServiceUnavailable(str(error)) from error
         raise ServiceUnavailable("the tables are not migrated yet")
 
 
