@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.databases import ServerProcess, storage_env
+from tests.support.databases import ServerProcess, needs_clock_of_a_server, storage_env
 from tests.support.fault_proxy import Fault, run_fault_proxy
 from tests.support.processes import StartService
 from tests.support.sizes import BATCH_SIZE, CHUNK_SIZE
@@ -175,7 +175,7 @@ def test_mongod_killed_around_the_commit(
             dedicated_mongod.kill()
             dedicated_mongod.start()
             told[name] = sending.result().status_code
-        document = inspector.db["media"].find_one({"filename": name})
+        document = inspector.find_document(name)
         current = document and document["current"]
         assert told[name] in {201, 503}
         assert current or told[name] != 201
@@ -218,6 +218,7 @@ def test_upload_survives_mongodb_network_faults(
         assert "Traceback" not in service.log
 
 
+@needs_clock_of_a_server
 @pytest.mark.parametrize("hours", [-1, 1])
 def test_skewed_clock_deletes_no_live_upload(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector, tmp_path: Path, hours: int

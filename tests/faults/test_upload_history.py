@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from deploy.local.ports import free_ports
-from tests.support.databases import ServerProcess
+from tests.support.databases import TEST_STORE, FilesFolder, ServerProcess, storage_env
 from tests.support.fault_proxy import Fault, FaultProxy, run_fault_proxy
 from tests.support.processes import ServiceProcess, run_service
 from tests.support.store_inspectors import MongoInspector, open_inspector
@@ -63,18 +63,21 @@ class RestartableService:
 
 
 class FaultScenario:
-    """mongod, a fault proxy before it, two replicas, a fault proxy before one of them, two gateways: and the faults of each."""
+    """mongod, a fault proxy before it, two replicas, a fault proxy before one of them, two gateways: and the faults of each.
+
+    With the files store there is no mongod and no proxy before it: the faults are those of the processes.
+    """
 
     def __init__(
         self,
         mongod: ServerProcess,
-        wires: tuple[FaultProxy, FaultProxy],
+        wires: list[FaultProxy],
         replicas: list[RestartableService],
         gateways: list[RestartableService],
         dice: random.Random,
     ) -> None:
         self.mongod, self.replicas, self.gateways, self.rng = mongod, replicas, gateways, dice
-        self.mongod_proxy, self.replica_proxy = wires
+        self.wires = wires
         self.kills = Counter[str]()
 
     def urls(self) -> list[str]:
@@ -118,7 +121,7 @@ class FaultScenario:
         replica.send_signal(signal.SIGCONT)
 
     def add_latency(self) -> None:
-        wire = self.rng.choice((self.mongod_proxy, self.replica_proxy))
+        wire = self.rng.choice(self.wires)
         wire.latency = self.rng.choice((0.02, 0.2))
         wire.fault = self.rng.choice((Fault.LATENCY, Fault.LATENCY, Fault.BLACK_HOLE, Fault.REFUSE))
         time.sleep(self.rng.uniform(0.3, 2))
@@ -128,18 +131,19 @@ class FaultScenario:
         wire.fault = Fault.NONE
 
     def close_connections(self) -> None:
-        self.rng.choice((self.mongod_proxy, self.replica_proxy)).close_connections(reset=self.rng.random() < 0.5)
+        self.rng.choice(self.wires).close_connections(reset=self.rng.random() < 0.5)
 
 
 @contextlib.contextmanager
 def run_scenario(
     mongod: ServerProcess, redis: ServerProcess, folder: Path, seed: int
 ) -> Iterator[tuple[FaultScenario, dict[str, str]]]:
-    with run_fault_proxy(mongod.port, seed) as wire, contextlib.ExitStack() as stack:
-        env = {
-            "GRIDCAST_MONGODB_URI": f"mongodb://127.0.0.1:{wire.port}",
-            "GRIDCAST_MONGODB_DATABASE": DATABASE,
-            "GRIDCAST_REDIS_URL": redis.url,
+    with contextlib.ExitStack() as stack:
+        env, wires = storage_env(mongod, redis.url, DATABASE), []
+        if not isinstance(mongod, FilesFolder):
+            wires.append(stack.enter_context(run_fault_proxy(mongod.port, seed)))
+            env["GRIDCAST_MONGODB_URI"] = f"mongodb://127.0.0.1:{wires[0].port}"
+        env |= {
             "GRIDCAST_LEASE_TTL": str(LEASE),
             "GRIDCAST_TOMBSTONE_TTL": "2",
             "GRIDCAST_SECOND_PURGE_DELAY": "2",
@@ -161,7 +165,7 @@ def run_scenario(
             )
             stack.callback(gateway.close)
             gateways.append(gateway)
-        yield FaultScenario(mongod, (wire, front), replicas, gateways, random.Random(seed)), env
+        yield FaultScenario(mongod, [*wires, front], replicas, gateways, random.Random(seed)), env
 
 
 def collect_garbage_until_done(store: MongoInspector, env: dict[str, str], timeout_seconds: float) -> None:
@@ -244,6 +248,8 @@ ALL_FAULTS = [
     *("stop_mongod", "stop_service", "stop_gateway"),
     *("add_latency", "add_latency", "close_connections", "close_connections"),
 ]
+if TEST_STORE == "files":
+    ALL_FAULTS = [fault for fault in ALL_FAULTS if "mongod" not in fault]
 
 
 @pytest.mark.timeout(180)
@@ -269,13 +275,14 @@ def random_faults(scenario: FaultScenario, faults: list[str]) -> Iterator[str]:
 def test_two_thousand_acknowledged_uploads_over_a_hundred_kills(
     dedicated_mongod: ServerProcess, redis_server: ServerProcess, tmp_path: Path
 ) -> None:
-    """P1 and P2: half of the kills hit mongod, half the service."""
+    """P1 and P2: half of the kills hit mongod, half the service; all of them where there is no mongod."""
     seed = choose_seed()
     print(f"seed {seed}")
-    faults = ["kill_mongod", "kill_service", *ALL_FAULTS]
+    killed = ["service"] if TEST_STORE == "files" else ["mongod", "service"]
+    faults = [*(f"kill_{name}" for name in killed), *ALL_FAULTS]
     with run_scenario(dedicated_mongod, redis_server, tmp_path, seed) as (scene, env):
 
         def enough(history: History) -> bool:
-            return min(scene.kills["mongod"], scene.kills["service"]) >= 50 and history.count("ok") >= 2000
+            return min(scene.kills[name] for name in killed) >= 50 and history.count("ok") >= 2000
 
         run_history(scene, env, tmp_path, seed, enough, random_faults(scene, faults))

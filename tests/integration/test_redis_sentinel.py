@@ -22,7 +22,7 @@ from deploy.local.ports import HOST, free_ports
 from deploy.local.processes import Program
 from services.common.bus.redis import RedisClient
 from services.common.errors import ServiceUnavailable
-from tests.support.databases import ServerProcess, run_server
+from tests.support.databases import ServerProcess, run_server, storage_env
 from tests.support.processes import StartService
 from tests.support.redis_commands import send_redis_commands
 from tests.support.waiting import eventually
@@ -139,10 +139,7 @@ async def test_services_survive_the_death_of_the_master(
     sockets = start_service("services.socket", GRIDCAST_REDIS_URL=sentinel_cluster.url("socket"))
     upload = start_service(
         "services.upload",
-        GRIDCAST_REDIS_URL=sentinel_cluster.url("upload"),
-        GRIDCAST_MONGODB_URI=mongod.url,
-        GRIDCAST_MONGODB_DATABASE=database_name,
-        GRIDCAST_MIN_FREE_SPACE="0",
+        **storage_env(mongod, sentinel_cluster.url("upload"), database_name, GRIDCAST_MIN_FREE_SPACE="0"),
     )
     browser = await WebSocketClient.connect(sockets)
     await billing.push(sentinel_cluster.url("publisher"), 7, browser.sid)
@@ -287,11 +284,8 @@ async def test_every_service_works_with_its_own_user(
 ) -> None:
     """Upload publishes events, stream receives invalidations, socket delivers; Redis has denied no command."""
     (port,) = free_ports(1)
-    store = {
-        "GRIDCAST_MONGODB_URI": mongod.url,
-        "GRIDCAST_MONGODB_DATABASE": database_name,
-        "GRIDCAST_MIN_FREE_SPACE": "0",
-    }
+    store = storage_env(mongod, "", database_name, GRIDCAST_MIN_FREE_SPACE="0")
+    del store["GRIDCAST_REDIS_URL"]
     urls = {name: redis_url_for(redis_with_acl_users, name) for name in ("upload", "stream", "socket")}
     sockets = start_service("services.socket", GRIDCAST_REDIS_URL=urls["socket"])
     upload = start_service("services.upload", GRIDCAST_REDIS_URL=urls["upload"], **store)

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.support.databases import ServerProcess
+from tests.support.databases import ServerProcess, storage_env
 from tests.support.processes import ServiceProcess, run_service
 from tests.support.websocket_client import WebSocketClient
 
@@ -50,9 +50,7 @@ def stock(
     http, websocket = request.param
     folder: Path = tmp_path_factory.mktemp("stock")
     env = {
-        "GRIDCAST_MONGODB_URI": mongod.url,
-        "GRIDCAST_MONGODB_DATABASE": f"test_stock_{http}",
-        "GRIDCAST_REDIS_URL": redis_server.url,
+        **storage_env(mongod, redis_server.url, f"test_stock_{http}"),
         "STOCK_HTTP": http,
     }
     with ExitStack() as running:

@@ -12,7 +12,6 @@ from http.client import HTTPConnection
 
 import httpx
 import pytest
-from bson import ObjectId
 
 from deploy.local.ports import free_ports
 from services.stream.inline_types import INLINE_POLICY
@@ -20,6 +19,7 @@ from tests.support.databases import ServerProcess, storage_env
 from tests.support.media_library import BOUNDARY_SIZES, MediaServices
 from tests.support.processes import ServiceProcess, StartService
 from tests.support.sizes import CHUNK_SIZE
+from tests.support.store_inspectors import MongoInspector
 from tests.support.waiting import eventually
 
 SIZE = 3 * CHUNK_SIZE + 1000
@@ -333,7 +333,7 @@ def test_unknown_method(media_services: MediaServices) -> None:
 def test_filename_is_one_well_formed_content_disposition(media_services: MediaServices, name: str) -> None:
     """Case 55. CR and LF never get into a name."""
     identifier = media_services.put("plain.webm", b"x")
-    media_services.db["media"].update_one({"_id": ObjectId(identifier)}, {"$set": {"filename": name}})
+    media_services.inspector.rename(identifier, name)
     answer = media_services.get(name)
     assert answer.status_code == 200
     (field,) = answer.headers.get_list("content-disposition")
@@ -346,15 +346,17 @@ def test_missing_chunk_aborts_the_connection(media_services: MediaServices, numb
     """Case 52: nothing after it is sent, and the response does not look complete."""
     data = os.urandom(12 * CHUNK_SIZE)
     name = f"broken-{number}.bin"
-    media_services.delete_chunk(media_services.put(name, data), number)
+    identifier = media_services.put(name, data)
+    media_services.delete_chunk(identifier, number)
     status, got, whole = read_until_cut(media_services, name)
     assert (status, whole) == (200, False)
     assert len(got) <= number * CHUNK_SIZE
     assert data.startswith(got)
-    assert f"chunk {number} is missing" in media_services.stream.log
+    assert f"file {media_services.current_file_id(identifier)}" in media_services.stream.log
     assert "Traceback" not in media_services.stream.log
-    rest = {"range": f"bytes={(number + 1) * CHUNK_SIZE}-"}
-    assert number == 11 or media_services.get(name, rest).content == data[(number + 1) * CHUNK_SIZE :]
+    if isinstance(media_services.inspector, MongoInspector):  # a file of another length is not read at all
+        rest = {"range": f"bytes={(number + 1) * CHUNK_SIZE}-"}
+        assert number == 11 or media_services.get(name, rest).content == data[(number + 1) * CHUNK_SIZE :]
 
 
 def test_corrupt_files_are_counted(
@@ -380,8 +382,7 @@ def test_corrupt_files_are_counted(
 
 def test_chunk_of_a_wrong_size_aborts_the_connection(media_services: MediaServices) -> None:
     identifier = media_services.put("short.bin", os.urandom(2 * CHUNK_SIZE))
-    where = {"files_id": media_services.current_file_id(identifier), "n": 1}
-    media_services.db["fs.chunks"].update_one(where, {"$set": {"data": b"short"}})
+    media_services.inspector.damage_block(media_services.current_file_id(identifier), 1)
     status, got, whole = read_until_cut(media_services, "short.bin")
     assert (status, whole) == (200, False)
     assert len(got) <= CHUNK_SIZE

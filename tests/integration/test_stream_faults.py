@@ -144,10 +144,7 @@ def test_slow_steady_reader_is_not_disconnected_behind_the_gateway(
     """The client of the service is then the gateway, which reads on when its own client has read something."""
     stream = start_service(
         "services.stream",
-        GRIDCAST_MONGODB_URI=mongod.url,
-        GRIDCAST_MONGODB_DATABASE="test_stream_faults",
-        GRIDCAST_REDIS_URL=redis_url,
-        GRIDCAST_SEND_TIMEOUT="6",
+        **storage_env(mongod, redis_url, "test_stream_faults", GRIDCAST_SEND_TIMEOUT="6"),
     )
     gateway = start_service("gateway", ready=False, GRIDCAST_STREAM_URLS=stream.url)
     eventually(lambda: httpx.get(f"{gateway.url}/livez").is_success, 20)
@@ -271,9 +268,9 @@ def test_redis_outages_do_not_affect_downloads(
     dedicated_redis.kill()
     eventually(lambda: "subscription lost" in service.log, 5)
     assert httpx.get(url).content == b"0"
-    other = media_services.db["media"].find_one({"filename": "redis-1.txt"})
+    other = media_services.inspector.find_document("redis-1.txt")
     assert other is not None
-    media_services.db["media"].update_one({"filename": "redis-0.txt"}, {"$set": {"current": other["current"]}})
+    media_services.inspector.set_current("redis-0.txt", other["current"])
     assert httpx.get(url).content == b"1"
     assert service.is_ready()
     dedicated_redis.start()

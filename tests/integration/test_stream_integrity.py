@@ -14,7 +14,6 @@ from pathlib import Path
 import httpx
 import pytest
 import redis
-from bson import ObjectId
 
 from tests.support.databases import ServerProcess, storage_env
 from tests.support.media_library import MediaServices, run_media_services
@@ -174,13 +173,13 @@ def test_chunks_deleted_during_a_download_abort_it(media_services: MediaServices
     """Case 51 when the grace is over: what came is the beginning of the old version, and does not look like all of it."""
     old, new = os.urandom(MIB) * 64, os.urandom(MIB) * 64
     assert put_file(media_services, "grace.bin", old).status_code == 201
-    document = media_services.db["media"].find_one({"filename": "grace.bin"})
+    document = media_services.inspector.find_document("grace.bin")
     assert document is not None
     with httpx.stream("GET", media_services.url("grace.bin")) as answer:
         pieces = answer.iter_raw(MIB)
         got = next(pieces)
         assert put_file(media_services, "grace.bin", new).status_code == 200
-        media_services.db["fs.chunks"].delete_many({"files_id": ObjectId(document["current"]["file"])})
+        media_services.inspector.delete_blocks(document["current"]["file"])
         rest: list[bytes] = []
         with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
             rest.extend(pieces)
@@ -194,14 +193,12 @@ def test_deleted_chunks_of_a_cached_version_do_not_fail_new_readers(media_servic
     """Metadata cached for a second may name a version whose chunks have been deleted: then the store is queried again."""
     identifier = media_services.put("moved.bin", b"old" * 1000)
     file = media_services.current_file_id(identifier)
-    other = media_services.db["media"].find_one({"filename": "moved.bin"})
-    assert other is not None
-    newer_id = media_services.put("newer.bin", b"new" * 1000)
+    media_services.put("newer.bin", b"new" * 1000)
     assert media_services.get("moved.bin", method="HEAD").status_code == 200  # remembered, and no block read
-    newer = media_services.db["media"].find_one({"current.file": media_services.current_file_id(newer_id)})
+    newer = media_services.inspector.find_document("newer.bin")
     assert newer is not None
-    media_services.db["media"].update_one({"_id": other["_id"]}, {"$set": {"current": newer["current"]}})
-    media_services.db["fs.chunks"].delete_many({"files_id": file})
+    media_services.inspector.set_current("moved.bin", newer["current"])
+    media_services.inspector.delete_blocks(file)
     answer = media_services.get("moved.bin")
     assert (answer.status_code, answer.content) == (200, b"new" * 1000)
 
@@ -275,17 +272,14 @@ def test_lost_invalidation_delays_a_change_by_one_second(
     url = media_services.url("quiet.txt", service=replicas[0])
     with contextlib.closing(redis.Redis.from_url(redis_server.url)) as client:
         eventually(lambda: dict(client.pubsub_numsub("gridcast:invalidate")).popitem()[1] >= 2)
-        newer = media_services.db["media"].find_one({"current.file": media_services.current_file_id(other)})
-        older = media_services.db["media"].find_one({"current.file": media_services.current_file_id(identifier)})
-        assert newer is not None
-        assert older is not None
-        where = {"_id": older["_id"]}
+        files = {str(one["_id"]): one for one in media_services.inspector.list_documents()}
+        newer, older = files[other], files[identifier]
         assert media_services.http_client.get(url).content == b"1"
-        media_services.db["media"].update_one(where, {"$set": {"current": newer["current"]}})
+        media_services.inspector.set_current("quiet.txt", newer["current"])
         changed = time.monotonic()
         assert media_services.http_client.get(url).content == b"1", "it is remembered"
         eventually(lambda: media_services.http_client.get(url).content == b"2", 1.5)
         assert time.monotonic() - changed < 1.3
-        media_services.db["media"].update_one(where, {"$set": {"current": older["current"]}})
+        media_services.inspector.set_current("quiet.txt", older["current"])
         client.publish("gridcast:invalidate", json.dumps(["", "quiet.txt"]))
         eventually(lambda: media_services.http_client.get(url).content == b"1", 0.3)

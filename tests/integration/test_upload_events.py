@@ -238,9 +238,7 @@ def test_unpublished_events_are_published_later_and_once(
     (note,) = inspector.only_document()["announce"]
     assert event_listener.collect() == []
     # Half a minute later.
-    inspector.db["media"].update_one(
-        {}, [{"$set": {"announce.at": {"$subtract": ["$$NOW", 31000]}, "attention": "$$NOW"}}]
-    )
+    inspector.age_events(31)
     run_garbage_collector(env)
     run_garbage_collector(env)
     (event,) = event_listener.events("file.created")
@@ -279,7 +277,7 @@ def test_an_unpublished_event_is_published_before_the_next_one_of_its_name(
     assert [event["data"]["revision"] for event in said] == list(range(1, len(types) + 1))
 
     def is_told() -> bool:
-        document = inspector.db["media"].find_one({"filename": "n"})
+        document = inspector.find_document("n")
         return document is not None and all(entry.get("told") for entry in document["announce"])
 
     eventually(is_told)
@@ -306,7 +304,7 @@ def test_concurrent_changes_are_published_in_the_order_of_their_commits(
         said = [event["data"] for _, event in event_listener.collect() if isinstance(event, dict)]
         told = [data for data in said if data["filename"] == name]
         assert [data["revision"] for data in told] == list(range(1, writers + 1))
-        document = inspector.db["media"].find_one({"filename": name})
+        document = inspector.find_document(name)
         assert document is not None
         assert (told[-1]["sha256"], told[-1]["revision"]) == (document["current"]["sha256"], document["revision"])
 
@@ -334,10 +332,7 @@ def test_garbage_collector_as_a_command(upload: ServiceProcess, env: dict[str, s
     httpx.delete(f"{upload.url}/file/stream?filename=gone")
     tus = TusUpload(upload)
     tus.create("under way", length=10)
-    inspector.db["media"].update_one(
-        {"filename": "gone"},
-        [{"$set": {"doomed.due": {"$subtract": ["$$NOW", 1]}, "attention": "$$NOW"}}],
-    )
+    inspector.make_tombstones_due("gone")
     eventually(lambda: all(document["announce"] == [] for document in inspector.list_documents()))
     for _ in range(2):
         run_garbage_collector(env)

@@ -30,6 +30,17 @@ from tests.support.store_inspectors import FILES_PREFIX
 READY_TIMEOUT = 30.0
 TEST_STORE = os.environ.get("GRIDCAST_TEST_STORE", "gridfs")
 """The store of the services under test: gridfs or files."""
+MONGODB_ONLY = frozenset(
+    {
+        *("test_backup", "test_gridfs_store", "test_index_build", "test_legacy_data", "test_mongodb_setup"),
+        *("test_upload_replica_set", "test_primary_failover", "test_network_faults", "test_wrong_credentials"),
+        *("test_upload_disk_full", "test_recovery", "test_upload_history_checker"),
+    }
+)
+"""Modules whose subject is MongoDB itself, as a server or by its documents. What they show for files is in test_files_store."""
+needs_clock_of_a_server = pytest.mark.skipif(
+    TEST_STORE == "files", reason="SQLite has the clock of its process: there is no other one that could be right"
+)
 
 
 def _thread_state(task: Path) -> str:
@@ -93,6 +104,15 @@ class ServerProcess:
 
     def log_tail(self) -> str:
         return tail(self.log_path, 4000)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With the files store, skip what is about MongoDB itself."""
+    if TEST_STORE == "files":
+        reason = pytest.mark.skip(reason="about MongoDB itself: it runs with STORE=gridfs")
+        for item in items:
+            if item.path.stem in MONGODB_ONLY or "[gridfs-" in item.name:
+                item.add_marker(reason)
 
 
 class FilesFolder(ServerProcess):

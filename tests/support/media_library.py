@@ -74,8 +74,8 @@ class MediaServices:
         return document["current"]["file"]
 
     def delete_chunk(self, identifier: str, number: int) -> None:
-        """Delete one block of the current version and those after it, behind the store."""
-        self.inspector.delete_blocks(self.current_file_id(identifier), number)
+        """Delete one block of the current version behind the store, as `StoreInspector.lose_block`."""
+        self.inspector.lose_block(self.current_file_id(identifier), number)
 
 
 @pytest.fixture(scope="module")

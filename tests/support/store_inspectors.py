@@ -6,6 +6,7 @@ An entry describes one name, in the shape of GridFS's `media` document: `_id`, `
 
 import contextlib
 import os
+import random
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -35,6 +36,9 @@ class StoreInspector(Protocol):
     def find_document(self, filename: str) -> Entry | None:
         """The entry of a file in any folder."""
 
+    def sample_document(self, dice: random.Random) -> Entry | None:
+        """The entry of some name that has a file, None where there is none."""
+
     def count_chunks(self) -> int:
         """How many blocks are stored, of all files."""
 
@@ -55,6 +59,9 @@ class StoreInspector(Protocol):
 
     def delete_blocks(self, file: Any, first: int = 0) -> None:
         """Delete the bytes of a file from block `first` on."""
+
+    def lose_block(self, file: Any, number: int) -> None:
+        """Delete one block of a file; with it those after it, where a file has no holes."""
 
     def delete_all_bytes(self) -> None:
         """Delete the bytes of all files and unfinished uploads, and nothing else."""
@@ -80,6 +87,15 @@ class StoreInspector(Protocol):
     def set_uploaded_at(self, at: datetime) -> None:
         """Set the time of upload of all current files."""
 
+    def set_current(self, filename: str, current: Entry) -> None:
+        """Make `current`, as an entry has it, the current version of a file, in silence."""
+
+    def rename(self, identifier: str, filename: str) -> None:
+        """Give a file another name, whether it is a valid one or not."""
+
+    def make_tombstones_due(self, filename: str) -> None:
+        """Let all tombstones of a file be due now."""
+
 
 class MongoInspector:
     """The documents and chunks in MongoDB."""
@@ -100,6 +116,11 @@ class MongoInspector:
     def only_document(self) -> Entry:
         (document,) = self.list_documents()
         return document
+
+    def sample_document(self, dice: random.Random) -> Entry | None:
+        del dice  # MongoDB has its own
+        stages: list[Entry] = [{"$match": {"current": {"$ne": None}}}, {"$sample": {"size": 1}}]
+        return next(iter(self.db["media"].aggregate(stages)), None)
 
     def find_document(self, filename: str) -> Entry | None:
         return self.db["media"].find_one({"filename": filename})
@@ -138,6 +159,9 @@ class MongoInspector:
     def delete_blocks(self, file: Any, first: int = 0) -> None:
         self.db["fs.chunks"].delete_many({"files_id": ObjectId(file), "n": {"$gte": first}})
 
+    def lose_block(self, file: Any, number: int) -> None:
+        assert self.db["fs.chunks"].delete_one({"files_id": ObjectId(file), "n": number}).deleted_count == 1
+
     def delete_all_bytes(self) -> None:
         self.db["fs.chunks"].delete_many({})
 
@@ -172,7 +196,19 @@ class MongoInspector:
     def set_uploaded_at(self, at: datetime) -> None:
         self.db["media"].update_many({"current": {"$ne": None}}, {"$set": {"current.uploaded_at": at}})
 
+    def set_current(self, filename: str, current: Entry) -> None:
+        self.db["media"].update_one({"filename": filename}, {"$set": {"current": current}})
 
+    def rename(self, identifier: str, filename: str) -> None:
+        self.db["media"].update_one({"_id": ObjectId(identifier)}, {"$set": {"filename": filename}})
+
+    def make_tombstones_due(self, filename: str) -> None:
+        due = {"doomed.due": {"$subtract": ["$$NOW", 1]}, "attention": "$$NOW"}
+        self.db["media"].update_one({"filename": filename}, [{"$set": due}])
+
+
+PART_TABLES = {"uploads": "id", "finished_uploads": "id", "tombstones": "file_id", "outbox": "revision"}
+"""The tables of what belongs to a name, and their orders."""
 Query = Callable[[str], list[Entry]]
 
 
@@ -214,15 +250,7 @@ class FilesInspector:
             rows = self.query("SELECT * FROM media ORDER BY id")
         except sqlite3.OperationalError:  # before the first service has started
             return []
-        parts = {
-            table: self.query(f"SELECT * FROM {table} ORDER BY {order}")
-            for table, order in (
-                ("uploads", "id"),
-                ("finished_uploads", "id"),
-                ("tombstones", "file_id"),
-                ("outbox", "revision"),
-            )
-        }
+        parts = {table: self.query(f"SELECT * FROM {table} ORDER BY {order}") for table, order in PART_TABLES.items()}
         return [
             _entry(row, {k: [r for r in v if r["media_id"] == row["id"]] for k, v in parts.items()}) for row in rows
         ]
@@ -230,6 +258,10 @@ class FilesInspector:
     def only_document(self) -> Entry:
         (document,) = self.list_documents()
         return document
+
+    def sample_document(self, dice: random.Random) -> Entry | None:
+        names = self.query("SELECT * FROM media WHERE uploaded_at IS NOT NULL")
+        return _entry(dice.choice(names), {table: [] for table in PART_TABLES}) if names else None
 
     def find_document(self, filename: str) -> Entry | None:
         return next((one for one in self.list_documents() if one["filename"] == filename), None)
@@ -271,6 +303,9 @@ class FilesInspector:
         else:
             self.path_of(file).unlink()
 
+    def lose_block(self, file: Any, number: int) -> None:
+        self.delete_blocks(file, number)
+
     def delete_all_bytes(self) -> None:
         for path in self.list_files():
             path.unlink()
@@ -305,6 +340,25 @@ class FilesInspector:
 
     def set_uploaded_at(self, at: datetime) -> None:
         self.query(f"UPDATE media SET uploaded_at = {_milliseconds(at)} WHERE uploaded_at IS NOT NULL")
+
+    def set_current(self, filename: str, current: Entry) -> None:
+        file_id = current["file"]
+        self.query(f"UPDATE media SET file_id = NULL, uploaded_at = NULL WHERE file_id = '{file_id}'")
+        texts = {name: current[name] for name in ("content_type", "sha256", "etag", "metadata")}
+        values = [
+            f"file_id = '{file_id}'",
+            f"length = {current['length']}",
+            f"uploaded_at = {_milliseconds(current['uploaded_at'])}",
+            *(f"{name} = {_quote(text)}" for name, text in texts.items()),
+        ]
+        self.query(f"UPDATE media SET {', '.join(values)} WHERE filename = {_quote(filename)}")
+
+    def rename(self, identifier: str, filename: str) -> None:
+        self.query(f"UPDATE media SET filename = {_quote(filename)} WHERE id = '{identifier}'")
+
+    def make_tombstones_due(self, filename: str) -> None:
+        named = f"(SELECT id FROM media WHERE filename = {_quote(filename)})"
+        self.query(f"UPDATE tombstones SET due = {_now_ms() - 1} WHERE media_id IN {named}")
 
 
 def sqlite_query(path: Path) -> Query:
@@ -376,6 +430,10 @@ def _moment(value: int | None) -> datetime | None:
 
 def _milliseconds(moment: datetime) -> int:
     return round(moment.timestamp() * 1000)
+
+
+def _quote(text: str | None) -> str:
+    return "NULL" if text is None else "'" + text.replace("'", "''") + "'"
 
 
 def _now_ms() -> int:

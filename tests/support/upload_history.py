@@ -221,19 +221,14 @@ class ConsistencyReader(threading.Thread):
     def run(self) -> None:
         while not self._stop_requested.wait(0.01):
             try:
-                found = list(
-                    self._store.db["media"].aggregate(
-                        [{"$match": {"current": {"$ne": None}}}, {"$sample": {"size": 1}}]
-                    )
-                )
-                for document in found:
+                if (document := self._store.sample_document(self._random)) is not None:
                     self._check_document(document)
             except Exception:  # noqa: BLE001  # the database is unavailable
                 continue
 
     def _check_document(self, document: dict[str, Any]) -> None:
         fault = describe_corruption(self._store, document["current"])
-        again = self._store.db["media"].find_one({"_id": document["_id"]})
+        again = self._store.find_document(document["filename"])
         named = again and again["current"] and again["current"]["file"] == document["current"]["file"]
         self.reads += 1
         if fault and named:
@@ -242,14 +237,12 @@ class ConsistencyReader(threading.Thread):
 
 def describe_corruption(store: MongoInspector, current: dict[str, Any]) -> str:
     """What is wrong with a version's bytes."""
-    digest, size = hashlib.sha256(), 0
-    for number, chunk in enumerate(store.db["fs.chunks"].find({"files_id": current["file"]}).sort("n")):
-        if chunk["n"] != number:
-            return f"chunk {number} is missing"
-        digest.update(chunk["data"])
-        size += len(chunk["data"])
-    if (size, digest.hexdigest()) != (current["length"], current["sha256"]):
-        return f"{size} of {current['length']} bytes, or another hash"
+    try:
+        data = store.read_file(current["file"])
+    except AssertionError:
+        return "a chunk is missing"
+    if (len(data), hashlib.sha256(data).hexdigest()) != (current["length"], current["sha256"]):
+        return f"{len(data)} of {current['length']} bytes, or another hash"
     return ""
 
 
@@ -269,11 +262,11 @@ def find_violations(history: History, store: MongoInspector) -> list[str]:
             else _check_created(name, operations, there)
         )
     faults += [f"orphan chunks of {file}" for file in store.list_orphans()]
-    files = {document["current"]["file"] for document in store.list_documents() if document["current"]}
-    described = {entry["_id"] for entry in store.db["fs.files"].find({}, {"_id": 1})}
-    faults += (
-        [f"{len(described ^ files)} descriptions without a file, or files without one"] if described != files else []
-    )
+    if isinstance(store, MongoInspector):
+        files = {document["current"]["file"] for document in store.list_documents() if document["current"]}
+        described = {entry["_id"] for entry in store.db["fs.files"].find({}, {"_id": 1})}
+        if described != files:
+            faults.append(f"{len(described ^ files)} descriptions without a file, or files without one")
     faults += [
         f"{document['filename']}: left {key}"
         for document in store.list_documents()

@@ -7,15 +7,15 @@ from sqlalchemy import Connection, exists, select
 
 from services.common.errors import ServiceUnavailable
 from services.common.store.files import migration, schema
-from services.common.store.files.data_folder import DataFolder
 from services.common.store.files.database import Database, open_database
 from services.common.store.files.exclusive_files import DiskThreads
+from services.common.store.files.media_folder import MediaFolder
 
 
 class FilesDatabase:
     """What all sides of the store share."""
 
-    def __init__(self, database: Database, folder: DataFolder) -> None:
+    def __init__(self, database: Database, folder: MediaFolder) -> None:
         self.database = database
         self.folder = folder
         self.threads = DiskThreads()
@@ -39,7 +39,7 @@ class FilesDatabase:
             )
 
     async def check(self) -> None:
-        """Check that both respond and belong together. Raises ServiceUnavailable, or RuntimeError where the schema is newer."""
+        """Check that both respond and belong together. Raises ServiceUnavailable."""
         await migration.check_schema(self.database, self._expected_revision)
         store_id, _ = await self.database.read(_read_store)
         if await self.threads.run(self.folder.read_store_id) != store_id:
@@ -52,7 +52,7 @@ class FilesDatabase:
 
 def open_files_database(database_url: str, files_dir: str) -> FilesDatabase:
     """Open the store of the settings; it connects with the first call. Must be called in a running event loop."""
-    return FilesDatabase(open_database(database_url, files_dir), DataFolder(Path(files_dir).absolute()))
+    return FilesDatabase(open_database(database_url, files_dir), MediaFolder(Path(files_dir).absolute()))
 
 
 def _read_store(connection: Connection) -> tuple[str, bool]:

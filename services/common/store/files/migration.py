@@ -19,7 +19,7 @@ from services.common.errors import ServiceUnavailable
 from services.common.store.files.database import Database
 
 MIGRATIONS_FOLDER = Path(__file__).parent / "migrations"
-LOCK_TIMEOUT_SECONDS = 60.0
+MIGRATION_LOCK_TIMEOUT_SECONDS = 60.0
 """How long a process waits for another one that migrates."""
 ADVISORY_LOCK = 0x67726964
 """The key of the lock in PostgreSQL: "grid" in ASCII."""
@@ -45,19 +45,22 @@ async def migrate(database: Database, revision: str = "head") -> None:
 
 
 async def check_schema(database: Database, expected: str) -> None:
-    """Raise ServiceUnavailable while the schema is older than `expected` or missing, RuntimeError where it is newer."""
+    """Raise ServiceUnavailable while the schema is another than `expected`, or missing."""
     found = await database.read(_read_revision)
     if found is None:
         raise ServiceUnavailable("the tables are not created yet")
     if found != expected:
-        _require_known(found)
+        try:
+            _require_known(found)
+        except RuntimeError as error:
+            raise ServiceUnavailable(str(error)) from error
         raise ServiceUnavailable("the tables are not migrated yet")
 
 
 def _upgrade(connection: Connection, revision: str) -> None:
     if connection.dialect.name == "postgresql":
         # Waits no longer than this even where the server's own limit is shorter.
-        connection.execute(text(f"SET LOCAL lock_timeout TO '{int(LOCK_TIMEOUT_SECONDS)}s'"))
+        connection.execute(text(f"SET LOCAL lock_timeout TO '{int(MIGRATION_LOCK_TIMEOUT_SECONDS)}s'"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
     found = MigrationContext.configure(connection).get_current_revision()
     if found is not None:
@@ -96,7 +99,7 @@ async def _sqlite_lock(path: Path | None) -> AsyncIterator[None]:
     except OSError as error:
         raise RuntimeError(f"the folder of the database cannot be written: {error.strerror}") from error
     try:
-        deadline = time.monotonic() + LOCK_TIMEOUT_SECONDS
+        deadline = time.monotonic() + MIGRATION_LOCK_TIMEOUT_SECONDS
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
