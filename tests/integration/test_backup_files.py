@@ -17,8 +17,8 @@ import pytest
 from deploy.containers.backup_files import StoredFile
 from deploy.local.ports import HOST
 from deploy.local.processes import PROJECT_ROOT
-from services.common.store.files.media_folder import folders_of
 from services.common.store.files.ids import make_id
+from services.common.store.files.media_folder import folders_of
 from tests.support.postgresql import USER, PostgreSQLServer, find_program
 from tests.support.processes import StartService
 from tests.support.stored_files import FOLDER, StoredFiles
