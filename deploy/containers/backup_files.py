@@ -35,7 +35,7 @@ STORED_FILES = (
 
 
 @dataclass(frozen=True)
-class StoredFile:
+class DumpedFile:
     """A file as its row describes it. `sha256` is None for an unfinished upload."""
 
     id: str
@@ -157,7 +157,7 @@ def copy_files(database: Path, source: Path, target: Path) -> tuple[int, int]:
     return count, size
 
 
-def list_files(database: Path) -> Iterator[StoredFile]:
+def list_files(database: Path) -> Iterator[DumpedFile]:
     """List the files with bytes that a dumped database references. Raises ValueError where it is damaged."""
     with open_database(database, "ro") as connection:
         (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
@@ -165,10 +165,10 @@ def list_files(database: Path) -> Iterator[StoredFile]:
             raise ValueError(f"the database is damaged: {found}")
         for file_id, length, sha256 in connection.execute(STORED_FILES):
             if length:
-                yield StoredFile(file_id, length, sha256)
+                yield DumpedFile(file_id, length, sha256)
 
 
-def copy_file(file: StoredFile, source: Path, target: Path) -> None:
+def copy_file(file: DumpedFile, source: Path, target: Path) -> None:
     """Copy a file up to the length of its row and compare its digest; bytes beyond that of an unfinished upload are left out."""
     try:
         reader = os.open(source, os.O_RDONLY | os.O_NOFOLLOW)

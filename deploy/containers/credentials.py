@@ -98,7 +98,7 @@ def vault_files(values: Mapping[str, str]) -> dict[str, str]:
 
 
 def container_files(values: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
-    """The files of the containers' volumes by path. Where STORE is `files` there is no MongoDB, and nobody mounts its volumes."""
+    """The files of the containers' volumes by path. Where STORE is `files` there is no MongoDB, whose volumes are not mounted."""
     files = {
         f"{CONTAINERS_DIR}/redis/users.acl": redis_acl_file(values),
         f"{CONTAINERS_DIR}/redis/redis.conf": redis_conf(values),

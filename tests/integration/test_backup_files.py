@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deploy.containers.backup_files import StoredFile
+from deploy.containers.backup_files import DumpedFile
 from deploy.local.ports import HOST
 from deploy.local.processes import PROJECT_ROOT
 from services.common.store.files.ids import make_id
@@ -190,7 +190,7 @@ def test_file_that_is_not_as_its_row_says_is_reported(
         (file_id,) = database.execute("SELECT file_id FROM media WHERE filename = 'two'").fetchone()
     database.close()
     place = folder if verb == "dump" else tmp_path / "dump"
-    path = place / "files" / StoredFile(file_id, 0, None).path
+    path = place / "files" / DumpedFile(file_id, 0, None).path
     match damage:
         case "missing":
             path.unlink()
@@ -218,4 +218,4 @@ def ids() -> Iterator[str]:
 
 def test_job_and_store_agree_on_paths() -> None:
     for identifier in ids():
-        assert StoredFile(identifier, 0, None).path == Path(*folders_of(identifier), identifier)
+        assert DumpedFile(identifier, 0, None).path == Path(*folders_of(identifier), identifier)
