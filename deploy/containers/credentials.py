@@ -32,6 +32,7 @@ PASSWORDS = (
     "REDIS_SENTINEL_CLIENT_PASSWORD",
     "REDIS_PUBLISHER_PASSWORD",
 )
+FILES_STORE = "files"
 REPLICA_SET_KEY = "MONGO_KEY"
 """The key by which the members of a replica set authenticate to each other: base64, 6 to 1,024 characters."""
 
@@ -97,16 +98,18 @@ def vault_files(values: Mapping[str, str]) -> dict[str, str]:
 
 
 def container_files(values: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
-    """The files of the containers' volumes by path."""
+    """The files of the containers' volumes by path. Where STORE is `files` there is no MongoDB, whose volumes are not mounted."""
     files = {
-        f"{CONTAINERS_DIR}/mongo/root_password": values["MONGO_ROOT_PASSWORD"],
-        f"{CONTAINERS_DIR}/mongo/key": values[REPLICA_SET_KEY],
         f"{CONTAINERS_DIR}/redis/users.acl": redis_acl_file(values),
         f"{CONTAINERS_DIR}/redis/redis.conf": redis_conf(values),
         f"{CONTAINERS_DIR}/redis/sentinel.conf": sentinel_conf(values, environment),
     }
     for service in ("upload", "stream", "socket", "publisher"):
         files[f"{CONTAINERS_DIR}/{service}/redis_url"] = redis_url(service, values, environment)
+    if environment.get("STORE") == FILES_STORE:
+        return files
+    files[f"{CONTAINERS_DIR}/mongo/root_password"] = values["MONGO_ROOT_PASSWORD"]
+    files[f"{CONTAINERS_DIR}/mongo/key"] = values[REPLICA_SET_KEY]
     for service in ("upload", "stream"):
         files[f"{CONTAINERS_DIR}/{service}/mongodb_uri"] = mongodb_uri(service, values, environment)
     return files

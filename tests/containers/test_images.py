@@ -13,11 +13,12 @@ SERVICES = ("upload", "stream", "socket", "gateway")
 MODULES = {name: "gateway" if name == "gateway" else f"services.{name}" for name in SERVICES}
 INSPECT_SCRIPT = """
 import importlib.util, json, os, shutil
+DRIVERS = ("motor", "pymongo", "sqlalchemy", "redis", "httpx", "aiohttp", "python_multipart")
 print(json.dumps({
     "uid": os.getuid(),
     "programs": [p for p in ("pip", "pip3", "easy_install", "gcc", "cc", "g++", "clang", "ld", "make") if shutil.which(p)],
     "modules": [m for m in ("pip", "setuptools", "ensurepip") if importlib.util.find_spec(m)],
-    "drivers": [m for m in ("motor", "pymongo", "redis", "httpx", "aiohttp", "python_multipart") if importlib.util.find_spec(m)],
+    "drivers": [m for m in DRIVERS if importlib.util.find_spec(m)],
     "wheels": [f for d, _, fs in os.walk("/") if not d.startswith(("/proc", "/sys")) for f in fs if f.endswith(".whl")],
     "writable": [d for d, _, fs in os.walk("/app") if os.access(d, os.W_OK)],
 }))
@@ -47,8 +48,8 @@ def test_image_has_no_pip_no_compiler_and_no_foreign_drivers(images: dict[str, s
     done = run_image(images[service], "python", "-c", INSPECT_SCRIPT)
     assert done.returncode == 0, done.stderr
     drivers = {
-        "upload": ["motor", "pymongo", "redis"],
-        "stream": ["motor", "pymongo", "redis"],
+        "upload": ["motor", "pymongo", "sqlalchemy", "redis"],
+        "stream": ["motor", "pymongo", "sqlalchemy", "redis"],
         "socket": ["redis"],
         "gateway": [],
     }

@@ -3,17 +3,13 @@
 Three ways: the job of docker-compose.yml, MongoDB's own tools where they are installed, and a copy of a stopped server.
 """
 
-import hashlib
 import os
-import random
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
 import pymongo
 import pytest
 from bson.raw_bson import RawBSONDocument
@@ -21,8 +17,9 @@ from bson.raw_bson import RawBSONDocument
 from deploy.containers import backup
 from deploy.local.processes import PROJECT_ROOT
 from tests.support.databases import ServerProcess
-from tests.support.processes import ServiceProcess, StartService
+from tests.support.processes import StartService
 from tests.support.store_inspectors import open_inspector
+from tests.support.stored_files import StoredFiles
 
 JOB = PROJECT_ROOT / "deploy/containers/backup.py"
 COLLECTIONS = ("media", "fs.files", "fs.chunks", "revisions")
@@ -61,39 +58,16 @@ def back_up_with_mongodump(verb: str, uri: str, database: str, folder: Path) -> 
         subprocess.run(command, check=True, capture_output=True, timeout=100)
 
 
-class StoredFiles:
-    """Files by name, written through the service, and their bytes."""
-
-    def __init__(self, start: StartService, uri: str, database: str, redis: str) -> None:
-        self._start = start
-        self._env = {
+def stored_files(start: StartService, uri: str, database: str, redis: str) -> StoredFiles:
+    return StoredFiles(
+        start,
+        {
             "GRIDCAST_MONGODB_URI": uri,
             "GRIDCAST_MONGODB_DATABASE": database,
             "GRIDCAST_REDIS_URL": redis,
             "GRIDCAST_MIN_FREE_SPACE": "0",
-        }
-        self.sha256_by_name: dict[str, str] = {}
-        self.start_services()
-
-    def start_services(self) -> None:
-        self.upload: ServiceProcess = self._start("services.upload", **self._env)
-        self.stream: ServiceProcess = self._start("services.stream", **self._env)
-
-    def stop_services(self) -> None:
-        self.upload.terminate()
-        self.stream.terminate()
-
-    def put(self, name: str, size: int) -> None:
-        data = random.Random(name).randbytes(size)
-        answer = httpx.put(
-            f"{self.upload.url}/file/stream", params={"filename": name, "folder": "shelf"}, content=data, timeout=60
-        )
-        assert answer.status_code in {200, 201}, answer.text
-        self.sha256_by_name[name] = hashlib.sha256(data).hexdigest()
-
-    def read(self, name: str) -> str:
-        answer = httpx.get(f"{self.stream.url}/file/stream", params={"filename": name, "folder": "shelf"}, timeout=60)
-        return hashlib.sha256(answer.content).hexdigest() if answer.status_code == 200 else str(answer.status_code)
+        },
+    )
 
 
 @pytest.mark.parametrize("tool", [back_up_with_job, back_up_with_mongodump])
@@ -105,25 +79,12 @@ def test_dump_wipe_restore(
     start_service: StartService,
     tmp_path: Path,
 ) -> None:
-    shelf = StoredFiles(start_service, mongod.url, database_name, redis_url)
+    shelf = stored_files(start_service, mongod.url, database_name, redis_url)
     for number, size in enumerate([0, 1, 261_119, 261_120, 261_121, 3_000_000, 10_000_000]):
         shelf.put(f"file-{number}", size)
     before = dict(shelf.sha256_by_name)
-    stop = threading.Event()
-
-    def busy() -> None:
-        count = 0
-        while not stop.is_set():
-            count += 1
-            shelf.put(f"meanwhile-{count}", 400_000)
-
-    thread = threading.Thread(target=busy)
-    thread.start()
-    try:
+    with shelf.busy():
         tool("dump", mongod.url, database_name, tmp_path / "dump")
-    finally:
-        stop.set()
-        thread.join(60)
     shelf.stop_services()
 
     with open_inspector(mongod.url, database_name) as store:
@@ -152,7 +113,7 @@ def test_revisions_are_restored(
     old_dump: bool,
 ) -> None:
     """A dump of an earlier version has no such collection."""
-    shelf = StoredFiles(start_service, mongod.url, database_name, redis_url)
+    shelf = stored_files(start_service, mongod.url, database_name, redis_url)
     shelf.put("one", 1000)
     floors = [{"_id": number, "floor": 7} for number in range(3)]
     with open_inspector(mongod.url, database_name) as store:
@@ -170,7 +131,7 @@ def test_revisions_are_restored(
 def test_restore_refuses_a_database_with_data(
     mongod: ServerProcess, database_name: str, redis_url: str, start_service: StartService, tmp_path: Path
 ) -> None:
-    shelf = StoredFiles(start_service, mongod.url, database_name, redis_url)
+    shelf = stored_files(start_service, mongod.url, database_name, redis_url)
     shelf.put("one", 1000)
     back_up_with_job("dump", mongod.url, database_name, tmp_path / "dump")
     refused = run_job("restore", mongod.url, database_name, tmp_path / "dump")
@@ -183,7 +144,7 @@ def test_restore_refuses_a_database_with_data(
 def test_truncated_dump_is_refused_before_anything_is_written(
     mongod: ServerProcess, database_name: str, redis_url: str, start_service: StartService, tmp_path: Path
 ) -> None:
-    shelf = StoredFiles(start_service, mongod.url, database_name, redis_url)
+    shelf = stored_files(start_service, mongod.url, database_name, redis_url)
     shelf.put("one", 1000)
     back_up_with_job("dump", mongod.url, database_name, tmp_path / "dump")
     shelf.stop_services()
@@ -208,7 +169,7 @@ def test_dump_reports_a_file_with_a_missing_chunk(
     lost: int,
     said: str,
 ) -> None:
-    shelf = StoredFiles(start_service, mongod.url, database_name, redis_url)
+    shelf = stored_files(start_service, mongod.url, database_name, redis_url)
     shelf.put("one", 3_000_000)
     shelf.stop_services()
     with open_inspector(mongod.url, database_name) as store:
@@ -246,7 +207,7 @@ def rehearse_cold_copy(dedicated_mongod: ServerProcess, tmp_path: Path) -> Calla
 def test_cold_copy_of_a_stopped_server(
     dedicated_mongod: ServerProcess, rehearse_cold_copy: Callable[[], None], redis_url: str, start_service: StartService
 ) -> None:
-    shelf = StoredFiles(start_service, dedicated_mongod.url, "gridcast", redis_url)
+    shelf = stored_files(start_service, dedicated_mongod.url, "gridcast", redis_url)
     for number, size in enumerate([0, 261_121, 3_000_000]):
         shelf.put(f"file-{number}", size)
     rehearse_cold_copy()

@@ -18,7 +18,11 @@ from deploy.local.processes import PROJECT_ROOT
 from tests.support.waiting import eventually
 
 EXAMPLE_COMPOSE_FILE = "deploy/example/compose.yml"
-COMPOSE_FILES = {"base": ["docker-compose.yml"], "cluster": ["docker-compose.yml", "deploy/compose.cluster.yml"]}
+COMPOSE_FILES = {
+    "base": ["docker-compose.yml"],
+    "cluster": ["docker-compose.yml", "deploy/compose.cluster.yml"],
+    "files": ["deploy/compose.files.yml"],
+}
 IMAGE_TAG = "test"
 
 
@@ -113,7 +117,7 @@ class ComposeProject:
     def __init__(self, name: str, files: list[str], port: int) -> None:
         self.name = name
         self.url = f"http://127.0.0.1:{port}"
-        self._options = ["-p", name, *(option for file in files for option in ("-f", file))]
+        self._options = ["--project-directory", ".", "-p", name, *(option for file in files for option in ("-f", file))]
         network = f"172.31.{100 + os.getpid() % 100}"
         self._environment = {**os.environ, "PORT": str(port), "TAG": IMAGE_TAG, "DATA_NETWORK": network}
         self._scale: list[str] = []

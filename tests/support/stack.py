@@ -17,6 +17,7 @@ import pytest
 
 from deploy.local.ports import HOST, free_ports
 from deploy.local.processes import PROJECT_ROOT, die_with_parent_command
+from tests.support.databases import TEST_STORE
 from tests.support.processes import show_log_on_failure
 from tests.support.waiting import eventually
 
@@ -125,10 +126,10 @@ def run_stack(
         stack.terminate()
 
 
-@pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The stack that the session shares, with two stream and two socket replicas. Do not stop its processes."""
-    with run_stack(tmp_path_factory.mktemp("stack") / "data", "--sockets", "2", "--streams", "2") as stack:
+@contextlib.contextmanager
+def run_shared_stack(data_dir: Path, store: str) -> Iterator[Stack]:
+    """A run with two stream and two socket replicas, which must end by itself with no process restarted."""
+    with run_stack(data_dir, "--store", store, "--sockets", "2", "--streams", "2") as stack:
         with contextlib.ExitStack() as shown:
             for name in sorted(stack.pids.keys() - {"mongod", "redis-server"}):
                 shown.enter_context(show_log_on_failure(stack.log_dir / f"{name}.log", f"the stack's {name}"))
@@ -136,3 +137,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         assert stack.terminate() == 0, stack.stderr
         assert stack.restart_lines == [], "a process ended by itself"
         stack.delete_data()
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The stack that the session shares, with the store of TEST_STORE. Do not stop its processes."""
+    with run_shared_stack(tmp_path_factory.mktemp("stack") / "data", TEST_STORE) as stack:
+        yield stack

@@ -20,6 +20,7 @@ from services.common.http.hosts import HostPolicy
 from services.upload.settings import UploadSettings
 
 BASE_COMPOSE, CLUSTER_COMPOSE = PROJECT_ROOT / "docker-compose.yml", PROJECT_ROOT / "deploy/compose.cluster.yml"
+FILES_COMPOSE = PROJECT_ROOT / "deploy/compose.files.yml"
 EXAMPLE_COMPOSE = PROJECT_ROOT / "deploy/example/compose.yml"
 DOCKERFILE, EXAMPLE_DOCKERFILE = PROJECT_ROOT / "deploy/Dockerfile", PROJECT_ROOT / "deploy/example/Dockerfile"
 SERVICES = {"upload", "stream", "socket", "gateway"}
@@ -122,7 +123,9 @@ def test_an_image_ends_small_and_unprivileged(service: str) -> None:
         assert f"org.opencontainers.image.{name}=" in labels
 
 
-@pytest.mark.parametrize("path", [BASE_COMPOSE, CLUSTER_COMPOSE, EXAMPLE_COMPOSE], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [BASE_COMPOSE, CLUSTER_COMPOSE, FILES_COMPOSE, EXAMPLE_COMPOSE], ids=lambda path: path.name
+)
 def test_compose_files_are_valid_against_the_specification(path: Path) -> None:
     text = resources.files("check_jsonschema").joinpath("builtin_schemas/vendor/compose-spec.json").read_text("utf-8")
     jsonschema.Draft202012Validator(json.loads(text)).validate(read_yaml(path))
@@ -143,8 +146,10 @@ def test_schema_rejects_unknown_keys() -> None:
         [BASE_COMPOSE, CLUSTER_COMPOSE],
         [BASE_COMPOSE, EXAMPLE_COMPOSE],
         [BASE_COMPOSE, CLUSTER_COMPOSE, EXAMPLE_COMPOSE],
+        [FILES_COMPOSE],
+        [FILES_COMPOSE, EXAMPLE_COMPOSE],
     ],
-    ids=["base", "cluster", "example", "example in a cluster"],
+    ids=["base", "cluster", "example", "example in a cluster", "files", "example beside files"],
 )
 def test_docker_compose_1_29_accepts_the_file(files: list[Path], tmp_path: Path) -> None:
     """Compose's own schema and merge of the files; no engine is needed."""
@@ -152,6 +157,7 @@ def test_docker_compose_1_29_accepts_the_file(files: list[Path], tmp_path: Path)
     if program is None or b"1.29" not in subprocess.check_output([program, "--version"]):
         pytest.skip("docker-compose 1.29 is not installed")
     options = [option for file in files for option in ("-f", str(file))]
+    options += ["--project-directory", "."]
     accepted = yaml.safe_load(subprocess.check_output([program, *options, "config"], cwd=PROJECT_ROOT, timeout=60))
     assert accepted["services"].keys() >= SERVICES
 
@@ -167,8 +173,13 @@ def merged_compose(*more_files: Path) -> Compose:
 
 @pytest.mark.parametrize(
     "services",
-    [read_yaml(BASE_COMPOSE)["services"], merged_compose(), merged_compose(EXAMPLE_COMPOSE)],
-    ids=["base", "cluster", "example"],
+    [
+        read_yaml(BASE_COMPOSE)["services"],
+        merged_compose(),
+        merged_compose(EXAMPLE_COMPOSE),
+        read_yaml(FILES_COMPOSE)["services"],
+    ],
+    ids=["base", "cluster", "example", "files"],
 )
 def test_every_container_is_locked_down(services: Compose) -> None:
     for name, service in services.items():
@@ -231,6 +242,44 @@ def test_monitoring_is_optional_and_mounts_no_data() -> None:
     } == MONITORING_SERVICES
     for name in MONITORING_SERVICES:
         assert not {"data", "edge"} & set(services[name]["networks"]), name
+
+
+def test_the_variant_with_files_is_the_stack_without_mongodb() -> None:
+    """Everything else is the same: services, networks and volumes."""
+    base, files = read_yaml(BASE_COMPOSE), read_yaml(FILES_COMPOSE)
+    assert base["services"].keys() - files["services"].keys() == {"mongo", "database"}
+    assert files["services"].keys() <= base["services"].keys()
+    for name, service in files["services"].items():
+        same = base["services"][name]
+        changed = {key for key in same.keys() | service.keys() if same.get(key) != service.get(key)}
+        expected = {
+            "credentials": {"environment", "volumes"},
+            "backup": {"entrypoint", "environment", "volumes", "networks", "network_mode"},
+            **{key: {"environment", "volumes", "networks", "depends_on"} for key in ("upload", "stream")},
+        }
+        assert changed == expected.get(name, set()), name
+    for name in ("upload", "stream"):
+        service, same = files["services"][name], base["services"][name]
+        mongo = {"GRIDCAST_MONGODB_URI_FILE": "/run/gridcast/mongodb_uri"}
+        store = {"GRIDCAST_STORE": "files", "GRIDCAST_FILES_DIR": "/var/lib/gridcast"}
+        assert service["environment"] | mongo == same["environment"] | store
+        assert service["volumes"] == ["files:/var/lib/gridcast", *same["volumes"]]
+        assert service["networks"] == [network for network in same["networks"] if network != "data"]
+    assert files["services"]["backup"]["environment"] == {"GRIDCAST_FILES_DIR": "/var/lib/gridcast"}
+    holders = {
+        name
+        for name, service in files["services"].items()
+        for volume in service.get("volumes", [])
+        if str(volume).startswith("files:")
+    }
+    assert holders == {"upload", "stream", "backup"}
+    assert base["networks"].keys() - files["networks"].keys() == {"data"}
+    assert all(base["networks"][name] == network for name, network in files["networks"].items())
+    assert base["volumes"].keys() - files["volumes"].keys() == {"mongo", "credentials-mongo"}
+    assert files["volumes"].keys() - base["volumes"].keys() == {"files"}
+    assert "mongo" not in FILES_COMPOSE.read_text("utf-8").partition("services:")[2].replace("MongoDB", "")
+    runtime = "\n".join(dockerfile_stages()["runtime"][1])
+    assert "install -d -o 10001 -g 10001 -m 700 /var/lib/gridcast" in runtime, "the owner of a new volume"
 
 
 def test_services_scale() -> None:
@@ -328,6 +377,17 @@ def test_addresses_of_one_server_and_of_a_cluster() -> None:
     assert many["/out/stream/redis_url"] == expected
     assert one["/out/publisher/redis_url"] == "redis://publisher:0000000000000009@redis:6379/0"
     assert not any("publisher" in path and "mongo" in path for path in one)
+
+
+def test_without_mongodb_no_file_of_it_is_written() -> None:
+    """Their volumes are not mounted, and the root file system is read-only."""
+    everything = credentials.container_files(SECRETS, {})
+    files = credentials.container_files(SECRETS, {"STORE": "files"})
+    assert files == {path: text for path, text in everything.items() if "mongo" not in path}
+    mounted = {
+        str(volume).partition(":")[2] for volume in read_yaml(FILES_COMPOSE)["services"]["credentials"]["volumes"]
+    }
+    assert {str(Path(path).parent) for path in files} <= mounted
 
 
 def test_a_redis_url_does_not_contain_the_password_with_which_sentinels_change_roles() -> None:

@@ -18,7 +18,7 @@ from gateway.upstream.discovery import DNS_REFRESH_INTERVAL_SECONDS
 from services.common.http.hosts import HostPolicy
 from services.upload.settings import UploadSettings
 
-OVERLAYS = ("local", "production")
+OVERLAYS = ("local", "production", "files")
 KUBERNETES_VERSIONS = ("1.27", "1.30", "1.33", "1.35", "1.37")
 SERVICES = {"upload", "stream", "socket", "gateway"}
 INTERNET = "world"
@@ -190,6 +190,34 @@ def test_every_service_answers_to_its_own_names(overlay: str) -> None:
     assert not hosts.allows("attacker.example")
 
 
+def test_overlay_with_files_is_the_local_one_without_mongodb() -> None:
+    """And with one claim, on one node, that upload and stream share."""
+    local = {(item["kind"], item["metadata"]["name"]): item for item in build_overlay("local")}
+    files = {(item["kind"], item["metadata"]["name"]): item for item in build_overlay("files")}
+    policies = {("NetworkPolicy", "services-to-mongo"), ("NetworkPolicy", "mongo-from-services")}
+    assert local.keys() - files.keys() == {("StatefulSet", "mongo"), ("Service", "mongo")} | policies
+    assert files.keys() - local.keys() == {("PersistentVolumeClaim", "files")}
+    changed = {key for key in files.keys() & local.keys() if files[key] != local[key]}
+    assert changed == {
+        (kind, name)
+        for kind, prefix in (("Deployment", ""), ("Secret", "gridcast-"))
+        for name in (f"{prefix}upload", f"{prefix}stream")
+    }
+    assert files["PersistentVolumeClaim", "files"]["spec"]["accessModes"] == ["ReadWriteOnce"]
+    for name in ("upload", "stream"):
+        template = files["Deployment", name]["spec"]["template"]
+        pod, label = template["spec"], {"gridcast/files": "true"}
+        assert template["metadata"]["labels"].items() >= label.items()
+        (term,) = pod["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+        assert term == {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": label}}
+        assert {"name": "files", "persistentVolumeClaim": {"claimName": "files"}} in pod["volumes"]
+        (container,) = pod["containers"]
+        assert {"name": "files", "mountPath": "/var/lib/gridcast"} in container["volumeMounts"]
+        env = {entry["name"]: entry.get("value") for entry in container["env"]}
+        assert (env["GRIDCAST_STORE"], env["GRIDCAST_FILES_DIR"]) == ("files", "/var/lib/gridcast")
+        assert not any("MONGODB" in variable for variable in env)
+
+
 def test_production_scales_every_service() -> None:
     assert objects_by_name("production", "HorizontalPodAutoscaler").keys() == SERVICES
     assert all(item["spec"]["minReplicas"] >= 2 for item in objects_of_kind("production", "HorizontalPodAutoscaler"))
@@ -199,10 +227,11 @@ def test_production_scales_every_service() -> None:
     assert path["backend"]["service"] == {"name": "gateway", "port": {"name": "http"}}
 
 
-def test_secrets_of_the_local_overlay_hold_what_the_pods_read() -> None:
-    secrets = objects_by_name("local", "Secret")
+@pytest.mark.parametrize("overlay", ["local", "files"])
+def test_secrets_of_the_overlay_hold_what_the_pods_read(overlay: str) -> None:
+    secrets = objects_by_name(overlay, "Secret")
     for name in ("upload", "stream", "socket"):
-        pod = objects_by_name("local", "Deployment")[name]["spec"]["template"]["spec"]
+        pod = objects_by_name(overlay, "Deployment")[name]["spec"]["template"]["spec"]
         (volume,) = (volume for volume in pod["volumes"] if "secret" in volume)
         (mount,) = (mount for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == volume["name"])
         read = {entry["value"] for entry in pod["containers"][0]["env"] if entry["name"].endswith("_FILE")}
@@ -267,11 +296,9 @@ def test_only_the_listed_flows_are_open() -> None:
         (INTERNET, "gateway", 8000),
         *(("gateway", service, 8000) for service in ("upload", "stream", "socket")),
     }
-    assert allowed_flows("local") == inside | {
-        ("upload", "mongo", 27017),
-        ("stream", "mongo", 27017),
-        *((service, "redis", 6379) for service in ("upload", "stream", "socket", "billing")),
-    }
+    redis = {(service, "redis", 6379) for service in ("upload", "stream", "socket", "billing")}
+    assert allowed_flows("local") == inside | redis | {("upload", "mongo", 27017), ("stream", "mongo", 27017)}
+    assert allowed_flows("files") == inside | redis
     assert allowed_flows("production") == inside | {
         ("upload", INTERNET, 27017),
         ("stream", INTERNET, 27017),
