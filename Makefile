@@ -15,6 +15,10 @@ RUN_OPTIONS := $(if $(PORT),--port "$(PORT)") $(if $(DATA),--data "$(DATA)") $(i
 CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
   { echo "Python 3.11 or newer is needed, and $(PYTHON) is not; name one with PYTHON=" >&2; exit 1; }
 
+# The store of the services under test: gridfs or files.
+STORE ?= gridfs
+TEST_ENV := GRIDCAST_TEST_STORE=$(STORE)
+
 .PHONY: help run servers test test-long test-containers coverage bench lint lock setup format
 .DEFAULT_GOAL := help
 
@@ -30,15 +34,15 @@ servers:
 	  $(CHECK_PYTHON); exec $(PYTHON) -m deploy.local.preflight
 
 ifeq ($(strip $(T)$(K)),)
-test: lint ## lint, then all tests that need no container engine; T=PATH K=EXPR: only these, without lint
-	$(BIN)/python -m pytest -m "not long and not containers" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+test: lint ## lint, then all tests that need no container engine; T=PATH K=EXPR: only these, without lint; STORE=files
+	$(TEST_ENV) $(BIN)/python -m pytest -m "not long and not containers" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 else
 test: setup
-	$(BIN)/python -m pytest $(if $(findstring .py,$(T)),-m "not containers",-m "not long and not containers" -n $(WORKERS) --dist loadfile) $(if $(K),-k "$(K)") $(T)
+	$(TEST_ENV) $(BIN)/python -m pytest $(if $(findstring .py,$(T)),-m "not containers",-m "not long and not containers" -n $(WORKERS) --dist loadfile) $(if $(K),-k "$(K)") $(T)
 endif
 
 test-long: lint ## the same, with the full figures of every guarantee
-	$(BIN)/python -m pytest -s -m "not containers"
+	$(TEST_ENV) $(BIN)/python -m pytest -s -m "not containers"
 
 test-containers: setup ## test the compose stack; needs docker
 	$(BIN)/python -m pytest -s -m containers tests/containers

@@ -8,7 +8,7 @@ _POSTGRESQL = re.compile(
     r"/(?P<database>[^/?#@]+)"
     r"(?:\?(?P<options>[A-Za-z_]+=[^&#@]*(?:&[A-Za-z_]+=[^&#@]*)*))?"
 )
-_PERCENT_ENCODED = re.compile(r"(?:[^%:@]|%[0-9A-Fa-f]{2})+(?::(?:[^%:@]|%[0-9A-Fa-f]{2})*)?")
+_CREDENTIALS = re.compile(r"(?:[^%:@]|%[0-9A-Fa-f]{2})+(?::(?:[^%:@]|%[0-9A-Fa-f]{2})*)?")
 
 
 def check_database_url(url: str) -> None:
@@ -44,7 +44,7 @@ def _check_postgresql(rest: str) -> None:
             "an address of PostgreSQL is postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE, perhaps with ?name=value; in its "
             "user name and password : is written as %3A, / as %2F, ? as %3F, # as %23, @ as %40, % as %25 and a space as %20"
         )
-    if match["userinfo"] is not None and not _PERCENT_ENCODED.fullmatch(match["userinfo"]):
+    if match["userinfo"] is not None and not _CREDENTIALS.fullmatch(match["userinfo"]):
         raise ValueError(
             "an address of PostgreSQL is malformed: it has a user name, and in its user name and password : is written as %3A, "
             "@ as %40 and % as %25"

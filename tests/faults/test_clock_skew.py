@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.databases import ServerProcess, storage_env
+from tests.support.databases import ServerProcess, needs_clock_of_a_server, storage_env
 from tests.support.processes import StartService
 from tests.support.store_inspectors import MongoInspector, open_inspector
 from tests.support.upload_client import TusUpload, put_file
@@ -45,6 +45,7 @@ def inspector(mongod: ServerProcess, database_name: str) -> Iterator[MongoInspec
         yield store
 
 
+@needs_clock_of_a_server
 def test_garbage_collector_with_a_skewed_clock_deletes_no_live_data(
     start_service: StartService,
     mongod: ServerProcess,

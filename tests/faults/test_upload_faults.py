@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.databases import ServerProcess, storage_env
+from tests.support.databases import ServerProcess, needs_clock_of_a_server, storage_env
 from tests.support.fault_proxy import Fault, run_fault_proxy
 from tests.support.processes import StartService
 from tests.support.sizes import BATCH_SIZE, CHUNK_SIZE
@@ -218,6 +218,7 @@ def test_upload_survives_mongodb_network_faults(
         assert "Traceback" not in service.log
 
 
+@needs_clock_of_a_server
 @pytest.mark.parametrize("hours", [-1, 1])
 def test_skewed_clock_deletes_no_live_upload(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector, tmp_path: Path, hours: int

@@ -254,14 +254,14 @@ async def test_a_row_without_its_file_is_reported_and_counted(
 
     for name in ("whole", "missing", "short"):
         await adapters.store_file(b"12345", MediaName("", name))
-    before = metrics.BROKEN_FILES._value.get()
+    before = metrics.DAMAGED_FILES._value.get()
     for name in ("missing", "short"):
         info = await adapters.reader.find(MediaName("", name))
         assert info is not None
         path = adapters.inspector.path_of(info.file_id)
         path.unlink() if name == "missing" else os.truncate(path, 4)
     assert await adapters.keeper.delete_orphans() == 0
-    assert metrics.BROKEN_FILES._value.get() == before + 2
+    assert metrics.DAMAGED_FILES._value.get() == before + 2
     assert caplog.text.count("is missing or has another length") == 2
 
 

@@ -64,7 +64,7 @@ def test_the_documents_of_the_old_commit(
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
-def test_the_data_folder_of_the_old_commit(tmp_path: Path) -> None:
+def test_the_media_folder_of_the_old_commit(tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
     git = shutil.which("git")
     archive = subprocess.run(

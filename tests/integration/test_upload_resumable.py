@@ -4,17 +4,15 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 from services.common.asgi import Message
 from services.common.errors import Conflict, Gone, NotFound, ServiceUnavailable
 from services.common.media import MediaName, sha256_etag
-from services.common.store.gridfs.documents import upload_key
-from services.common.store.gridfs.mongo import MongoDatabase, open_mongo_database
-from services.common.store.gridfs.upload_store import GridFSUploadStore
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import FinishedUpload, InProgressUpload, NewUpload, UploadHandle
 from services.upload.body import UploadBody
@@ -26,20 +24,21 @@ from services.upload.tus.resumable_uploads import ResumableUploads
 from services.upload.writer.cleanup import CleanupRunner
 from tests.support.databases import ServerProcess
 from tests.support.sizes import CHUNK_SIZE
+from tests.support.store_adapters import StoreUnderTest
 from tests.support.store_inspectors import MongoInspector, open_inspector
 
 pytestmark = pytest.mark.anyio
 NAME = MediaName("", "n")
 
 
-class UnavailableStore(GridFSUploadStore):
+class UnavailableStore(StoreUnderTest):
     """A store that becomes unavailable when the upload has just begun."""
 
     async def get_info(self, address: str) -> InProgressUpload | FinishedUpload | None:
         raise ServiceUnavailable(address)
 
 
-class UndurableStore(GridFSUploadStore):
+class UndurableStore(StoreUnderTest):
     """A store in which a commit was made and is not durable yet: a kill undoes it."""
 
     async def get_info(self, address: str) -> InProgressUpload | FinishedUpload | None:
@@ -56,24 +55,16 @@ async def empty_body() -> Message:
     return {"type": "http.request", "body": b""}
 
 
-@pytest.fixture
-async def mongo(mongod: ServerProcess, database_name: str) -> AsyncIterator[MongoDatabase]:
-    mongo = open_mongo_database(mongod.url, database_name)
-    await GridFSUploadStore(mongo).ensure_schema()
-    yield mongo
-    await mongo.aclose()
-
-
-def make_resumable_uploads(store: GridFSUploadStore) -> ResumableUploads:
+def make_resumable_uploads(store: StoreUnderTest) -> ResumableUploads:
     disk_space = DiskSpaceMonitor(0, lambda _: None)
     return ResumableUploads(
         store, UploadPolicy(10 * CHUNK_SIZE), disk_space, lambda *_: NullProgress(), CleanupRunner(), 60.0
     )
 
 
-async def test_store_that_becomes_unavailable_during_an_upload(mongo: MongoDatabase, inspector: MongoInspector) -> None:
+async def test_store_that_becomes_unavailable_during_an_upload(store_backend: Any, inspector: MongoInspector) -> None:
     before = asyncio.all_tasks()
-    away = make_resumable_uploads(UnavailableStore(mongo, StoreTimings(lease_ttl=0.3)))
+    away = make_resumable_uploads(UnavailableStore(store_backend, StoreTimings(lease_ttl=0.3)))
     with pytest.raises(ServiceUnavailable):
         await away.create(NAME, 5, {}, UploadBody(empty_body, 0, 30.0), PatchRequest(0, None, 0, ()))
     deadline = time.monotonic() + 5
@@ -82,20 +73,20 @@ async def test_store_that_becomes_unavailable_during_an_upload(mongo: MongoDatab
         await asyncio.sleep(0.02)
 
 
-async def test_non_durable_commit_is_not_acknowledged(mongo: MongoDatabase) -> None:
+async def test_non_durable_commit_is_not_acknowledged(store_backend: Any) -> None:
     """The client would discard its copy, and after a kill the bytes would be requested again."""
-    store = UndurableStore(mongo)
+    store = UndurableStore(store_backend)
     upload = await store.create_upload(NAME, NewUpload(5, 60))
     with pytest.raises(Conflict) as told:
         await make_resumable_uploads(store).patch(
             upload.upload_id, UploadBody(empty_body, 0, 30.0), PatchRequest(5, None, 0, ())
         )
     assert told.value.headers["upload-offset"] == "0"
-    media_id = upload_key(upload).media_id
+    media_id = upload.upload_id.partition("-")[0]
     assert await store.acquire(f"{media_id}-{media_id}") is None
 
 
-class InterruptedStore(GridFSUploadStore):
+class InterruptedStore(StoreUnderTest):
     """A store that fails the first time stored bytes are rehashed."""
 
     interrupted = False
@@ -108,11 +99,13 @@ class InterruptedStore(GridFSUploadStore):
                 raise LookupError("what no layer below translates")
 
 
-class TakenOverStore(GridFSUploadStore):
+class TakenOverStore(StoreUnderTest):
     """A store in which another writer acquires and terminates the upload, just before its bytes are rehashed."""
 
+    backend: Any = None
+
     async def iter_blocks(self, upload: UploadHandle, blocks: int) -> AsyncGenerator[bytes, None]:
-        await make_resumable_uploads(GridFSUploadStore(self._mongo)).terminate(upload.upload_id)
+        await make_resumable_uploads(StoreUnderTest(self.backend)).terminate(upload.upload_id)
         async for block in super().iter_blocks(upload, blocks):
             yield block
 
@@ -126,22 +119,20 @@ def make_body(data: bytes) -> UploadBody:
     return UploadBody(receive, 0, 30.0)
 
 
-async def create_unfinished_upload(mongo: MongoDatabase, data: bytes) -> str:
+async def create_unfinished_upload(store_backend: Any, data: bytes) -> str:
     """Two blocks of it are durable; it is resumed in another process."""
     blocks: Sequence[bytes] = (data[:CHUNK_SIZE], data[CHUNK_SIZE : 2 * CHUNK_SIZE])
-    store = GridFSUploadStore(mongo)
+    store = StoreUnderTest(store_backend)
     upload = await store.create_upload(NAME, NewUpload(len(data), 60))
     await store.write_blocks(upload, 0, blocks)
     await store.set_offset(upload, 2 * CHUNK_SIZE, b"", len(data), keep_lease=False)
     return upload.upload_id
 
 
-async def test_hash_of_a_prefix_is_never_used_for_the_whole_file(
-    mongo: MongoDatabase, inspector: MongoInspector
-) -> None:
+async def test_hash_of_a_prefix_is_never_used_for_the_whole_file(store_backend: Any, inspector: MongoInspector) -> None:
     data = os.urandom(2 * CHUNK_SIZE + 7)
-    address = await create_unfinished_upload(mongo, data)
-    flow = make_resumable_uploads(InterruptedStore(mongo))
+    address = await create_unfinished_upload(store_backend, data)
+    flow = make_resumable_uploads(InterruptedStore(store_backend))
     patch = PatchRequest(2 * CHUNK_SIZE, None, 7, ())
     with pytest.raises(LookupError):
         await flow.patch(address, make_body(data[2 * CHUNK_SIZE :]), patch)
@@ -149,11 +140,11 @@ async def test_hash_of_a_prefix_is_never_used_for_the_whole_file(
     assert received.sha256 == hashlib.sha256(data).hexdigest() == inspector.only_document()["current"]["sha256"]
 
 
-async def test_upload_with_corrupt_stored_bytes_fails(mongo: MongoDatabase, inspector: MongoInspector) -> None:
+async def test_upload_with_corrupt_stored_bytes_fails(store_backend: Any, inspector: MongoInspector) -> None:
     data = os.urandom(2 * CHUNK_SIZE + 7)
-    address = await create_unfinished_upload(mongo, data)
-    inspector.db["fs.chunks"].delete_one({"n": 1})
-    flow = make_resumable_uploads(GridFSUploadStore(mongo))
+    address = await create_unfinished_upload(store_backend, data)
+    inspector.delete_blocks(inspector.only_document()["uploads"][0]["file"], 1)
+    flow = make_resumable_uploads(StoreUnderTest(store_backend))
     with pytest.raises(Gone, match="corrupt"):
         await flow.patch(address, make_body(data[2 * CHUNK_SIZE :]), PatchRequest(2 * CHUNK_SIZE, None, 7, ()))
     with pytest.raises(NotFound):
@@ -161,11 +152,13 @@ async def test_upload_with_corrupt_stored_bytes_fails(mongo: MongoDatabase, insp
     assert inspector.count_chunks() == 0
 
 
-async def test_upload_terminated_during_its_rehash(mongo: MongoDatabase) -> None:
+async def test_upload_terminated_during_its_rehash(store_backend: Any) -> None:
     """The caller that terminated it has deleted its chunks; that is no corruption."""
     data = os.urandom(2 * CHUNK_SIZE + 7)
-    address = await create_unfinished_upload(mongo, data)
+    address = await create_unfinished_upload(store_backend, data)
+    store = TakenOverStore(store_backend)
+    store.backend = store_backend
     with pytest.raises(Conflict):
-        await make_resumable_uploads(TakenOverStore(mongo)).patch(
+        await make_resumable_uploads(store).patch(
             address, make_body(data[2 * CHUNK_SIZE :]), PatchRequest(2 * CHUNK_SIZE, None, 7, ())
         )

@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -10,17 +10,15 @@ import pytest
 
 from services.common.errors import Conflict
 from services.common.media import MediaName
-from services.common.store.gridfs.mongo import MongoDatabase, open_mongo_database
-from services.common.store.gridfs.upload_store import GridFSUploadStore
 from services.common.store.upload_store import NewUpload, UploadHandle
 from services.upload.writer.upload_writer import BATCH_BLOCKS, UploadWriter
-from tests.support.databases import ServerProcess
+from tests.support.store_adapters import StoreUnderTest
 
 pytestmark = pytest.mark.anyio
 NAME = MediaName("", "n")
 
 
-class OvertakenStore(GridFSUploadStore):
+class OvertakenStore(StoreUnderTest):
     """A store in which another writer acquires the upload at one moment: at the end of a batch, or before a checkpoint of it."""
 
     moment = ""
@@ -36,21 +34,13 @@ class OvertakenStore(GridFSUploadStore):
         return await super().set_offset(upload, *args, **options)
 
 
-@pytest.fixture
-async def mongo(mongod: ServerProcess, database_name: str) -> AsyncIterator[MongoDatabase]:
-    mongo = open_mongo_database(mongod.url, database_name)
-    await GridFSUploadStore(mongo).ensure_schema()
-    yield mongo
-    await mongo.aclose()
-
-
 @pytest.mark.parametrize("ends", ["suspend", "abort", "checkpoint"])
 @pytest.mark.parametrize("moment", ["batch", "checkpoint"])
-async def test_takeover_leaves_no_unretrieved_exception(mongo: MongoDatabase, moment: str, ends: str) -> None:
+async def test_takeover_leaves_no_unretrieved_exception(store_backend: Any, moment: str, ends: str) -> None:
     reported: list[dict[str, Any]] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: reported.append(context))
-    store = OvertakenStore(mongo)
+    store = OvertakenStore(store_backend)
     writer = UploadWriter(store, 100 * store.block_size)
     writer.checkpoint_batches = True
     await writer.create(NAME, NewUpload(50 * store.block_size, 60))

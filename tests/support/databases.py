@@ -30,6 +30,9 @@ from tests.support.store_inspectors import FILES_PREFIX
 READY_TIMEOUT = 30.0
 TEST_STORE = os.environ.get("GRIDCAST_TEST_STORE", "gridfs")
 """The store of the services under test: gridfs or files."""
+needs_clock_of_a_server = pytest.mark.skipif(
+    TEST_STORE == "files", reason="SQLite has the clock of its process: there is no other one that could be right"
+)
 
 
 def _thread_state(task: Path) -> str:

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -30,12 +30,20 @@ from services.common.store.upload_store import (
     UploadHandle,
     UploadStore,
 )
+from tests.support.databases import TEST_STORE, FilesFolder, ServerProcess
 from tests.support.sizes import CHUNK_SIZE
 from tests.support.store_inspectors import FilesInspector, MongoInspector, StoreInspector, sqlite_query
 
 NAME = MediaName("f", "n")
 TIMINGS = StoreTimings(lease_ttl=0.4, tombstone_ttl=0.3, second_purge_after=1.2, outbox_retry_after=0)
 STORES = ("gridfs-motor", "gridfs-pymongo", "files-sqlite", "files-postgresql")
+
+
+if TYPE_CHECKING or TEST_STORE == "gridfs":
+    StoreUnderTest = GridFSUploadStore
+    """The class of the store that GRIDCAST_TEST_STORE chooses, for tests that change one of its calls."""
+else:
+    StoreUnderTest = FilesUploadStore
 
 
 class StoreAdapters:
@@ -152,6 +160,17 @@ async def open_files(
         yield adapters
     finally:
         await files.aclose()
+
+
+@pytest.fixture
+async def store_backend(mongod: ServerProcess, database_name: str) -> AsyncIterator[Any]:
+    """What `StoreUnderTest` is made of, ready: a database of MongoDB, or a folder with its database."""
+    if isinstance(mongod, FilesFolder):
+        async with open_files(mongod.data_dir / database_name) as files:
+            yield files.files
+    else:
+        async with open_gridfs(mongod.url, database_name, "motor") as gridfs:
+            yield gridfs.mongo
 
 
 @pytest.fixture(params=STORES)

@@ -6,6 +6,7 @@ An entry describes one name, in the shape of GridFS's `media` document: `_id`, `
 
 import contextlib
 import os
+import random
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -34,6 +35,9 @@ class StoreInspector(Protocol):
 
     def find_document(self, filename: str) -> Entry | None:
         """The entry of a file in any folder."""
+
+    def sample_document(self, dice: random.Random) -> Entry | None:
+        """The entry of some name that has a file, None where there is none."""
 
     def count_chunks(self) -> int:
         """How many blocks are stored, of all files."""
@@ -109,6 +113,11 @@ class MongoInspector:
     def only_document(self) -> Entry:
         (document,) = self.list_documents()
         return document
+
+    def sample_document(self, dice: random.Random) -> Entry | None:
+        del dice  # MongoDB has its own
+        stages: list[Entry] = [{"$match": {"current": {"$ne": None}}}, {"$sample": {"size": 1}}]
+        return next(iter(self.db["media"].aggregate(stages)), None)
 
     def find_document(self, filename: str) -> Entry | None:
         return self.db["media"].find_one({"filename": filename})
@@ -192,6 +201,8 @@ class MongoInspector:
         self.db["media"].update_one({"filename": filename}, [{"$set": due}])
 
 
+PART_TABLES = {"uploads": "id", "finished_uploads": "id", "tombstones": "file_id", "outbox": "revision"}
+"""The tables of what belongs to a name, and their orders."""
 Query = Callable[[str], list[Entry]]
 
 
@@ -233,15 +244,7 @@ class FilesInspector:
             rows = self.query("SELECT * FROM media ORDER BY id")
         except sqlite3.OperationalError:  # before the first service has started
             return []
-        parts = {
-            table: self.query(f"SELECT * FROM {table} ORDER BY {order}")
-            for table, order in (
-                ("uploads", "id"),
-                ("finished_uploads", "id"),
-                ("tombstones", "file_id"),
-                ("outbox", "revision"),
-            )
-        }
+        parts = {table: self.query(f"SELECT * FROM {table} ORDER BY {order}") for table, order in PART_TABLES.items()}
         return [
             _entry(row, {k: [r for r in v if r["media_id"] == row["id"]] for k, v in parts.items()}) for row in rows
         ]
@@ -249,6 +252,10 @@ class FilesInspector:
     def only_document(self) -> Entry:
         (document,) = self.list_documents()
         return document
+
+    def sample_document(self, dice: random.Random) -> Entry | None:
+        names = self.query("SELECT * FROM media WHERE uploaded_at IS NOT NULL")
+        return _entry(dice.choice(names), {table: [] for table in PART_TABLES}) if names else None
 
     def find_document(self, filename: str) -> Entry | None:
         return next((one for one in self.list_documents() if one["filename"] == filename), None)

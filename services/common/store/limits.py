@@ -1,7 +1,10 @@
-"""The limits that every store keeps, whatever it is built on."""
+"""The limits and sizes that every store keeps, whatever it is built on."""
 
 from datetime import timedelta
 
+BLOCK_SIZE = 255 * 1024
+"""Bytes of a block, GridFS's default: so every other tool can read the chunks, and the cache, the planner and the writer work alike
+on every store. Eight blocks are a whole number of pages."""
 MAX_UPLOADS_PER_NAME = 64
 """Unfinished uploads of one name."""
 MAX_IDLE_UPLOADS_PER_CLIENT = 16
@@ -22,3 +25,9 @@ MIN_ORPHAN_AGE = timedelta(hours=24)
 """Far longer than any write takes."""
 REVISION_BUCKETS = 1 << 16
 """Revision floors that are kept: at most some 5 MiB."""
+DUE_PAGE_SIZE = 100
+"""Names that the garbage collector fetches by one query."""
+RESOLVE_TIMEOUT_SECONDS = 6.0
+"""How long an unknown outcome of a commit or a deletion is resolved before the answer is 503."""
+ATTEMPT_TIMEOUT_SECONDS = 4.0
+"""Time limit of one attempt, shorter than that of other operations, so that the outcome is resolved before the client gets 503."""

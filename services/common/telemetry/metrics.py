@@ -43,8 +43,8 @@ BLOCK_CACHE_BYTES = Gauge("gridcast_block_cache_bytes", "Bytes in the block cach
 CORRUPT_FILES = Counter(
     "gridcast_corrupt_files_total", "Responses aborted because stored chunks were missing or corrupt"
 )
-BROKEN_FILES = Counter(
-    "gridcast_broken_files_total", "Times that the garbage collector has found a file missing or of a wrong length"
+DAMAGED_FILES = Counter(
+    "gridcast_damaged_files_total", "Times that the garbage collector has found a file missing or of a wrong length"
 )
 
 WEBSOCKET_CONNECTIONS = Gauge("gridcast_websocket_connections", "Open WebSocket connections")

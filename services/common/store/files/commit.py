@@ -16,22 +16,19 @@ from services.common.store.files.database import Database, Transaction
 from services.common.store.files.ids import make_id
 from services.common.store.files.names import lock_media, lock_name
 from services.common.store.files.outbox import append_event, read_event
-from services.common.store.files.rows import Row, UploadKey, version_of
+from services.common.store.files.rows import FilesUploadKey, Row, version_of
 from services.common.store.files.upload_changes import milliseconds, preconditions_hold
+from services.common.store.limits import ATTEMPT_TIMEOUT_SECONDS, RESOLVE_TIMEOUT_SECONDS
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import OutboxEvent, Preconditions, StoredFile, UploadHandle
 
-RESOLVE_TIMEOUT_SECONDS = 6.0
-"""How long an unknown outcome is resolved before the answer is 503."""
-ATTEMPT_TIMEOUT_SECONDS = 4.0
-"""Time limit of one attempt, so that the outcome is resolved before the client gets 503."""
 RETRY_INTERVAL_SECONDS = 0.2
 
 media = schema.media
 Change = Callable[[Transaction], OutboxEvent | None]
 
 
-class Committer:
+class FilesCommitter:
     """Makes files current and deletes them."""
 
     def __init__(self, database: Database, timings: StoreTimings) -> None:
@@ -39,7 +36,7 @@ class Committer:
         self._timings = timings
 
     async def commit(
-        self, upload: UploadHandle, key: UploadKey, stored_file: StoredFile, preconditions: Preconditions
+        self, upload: UploadHandle, key: FilesUploadKey, stored_file: StoredFile, preconditions: Preconditions
     ) -> OutboxEvent:
         """Make the file current. Raises Conflict where the handle is void, AlreadyExists, PreconditionFailed."""
         event_id = make_id()

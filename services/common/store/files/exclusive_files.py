@@ -17,10 +17,10 @@ from sqlalchemy import Connection, select
 
 from services.common.errors import Gone, ServiceUnavailable
 from services.common.store.errors import CorruptFile
-from services.common.store.files import data_folder, schema
-from services.common.store.files.data_folder import BLOCK_SIZE, DataFolder
+from services.common.store.files import media_folder, schema
 from services.common.store.files.database import Database
-from services.common.store.files.rows import Row, UploadKey
+from services.common.store.files.media_folder import MediaFolder
+from services.common.store.files.rows import FilesUploadKey, Row
 from services.common.store.files.upload_changes import fence, raise_lease_lost
 
 DISK_THREADS = 16
@@ -64,12 +64,12 @@ class DiskThreads:
 class ExclusiveFiles:
     """The files of unfinished uploads."""
 
-    def __init__(self, database: Database, folder: DataFolder, threads: DiskThreads) -> None:
+    def __init__(self, database: Database, folder: MediaFolder, threads: DiskThreads) -> None:
         self._database = database
         self._folder = folder
         self._threads = threads
 
-    async def read_fenced(self, key: UploadKey, fencing_token: int) -> Row:
+    async def read_fenced(self, key: FilesUploadKey, fencing_token: int) -> Row:
         """Return the row of the upload. Raises Conflict where its fencing token is another."""
 
         def read(connection: Connection) -> Row | None:
@@ -81,16 +81,16 @@ class ExclusiveFiles:
             raise_lease_lost()
         return row
 
-    async def write(self, key: UploadKey, fencing_token: int, offset: int, pieces: Sequence[bytes]) -> None:
+    async def write(self, key: FilesUploadKey, fencing_token: int, offset: int, pieces: Sequence[bytes]) -> None:
         """Write bytes from `offset` on. They are durable once `make_durable` has returned."""
 
         async def run() -> None:
             async with self._locked(key, fencing_token) as (descriptor, _):
-                await self._threads.run(data_folder.write_at, descriptor, offset, pieces)
+                await self._threads.run(media_folder.write_at, descriptor, offset, pieces)
 
         await self._threads.run_to_end(run())
 
-    async def truncate(self, key: UploadKey, fencing_token: int, length: int) -> None:
+    async def truncate(self, key: FilesUploadKey, fencing_token: int, length: int) -> None:
         """Cut off what is beyond `length` bytes, but nothing of what is durable."""
 
         async def run() -> None:
@@ -98,11 +98,11 @@ class ExclusiveFiles:
                 await self.read_fenced(key, fencing_token)
                 return
             async with self._locked(key, fencing_token) as (descriptor, row):
-                await self._threads.run(data_folder.truncate_to, descriptor, max(length, row["offset"]))
+                await self._threads.run(media_folder.truncate_to, descriptor, max(length, row["offset"]))
 
         await self._threads.run_to_end(run())
 
-    async def make_durable(self, key: UploadKey, fencing_token: int, length: int) -> None:
+    async def make_durable(self, key: FilesUploadKey, fencing_token: int, length: int) -> None:
         """Sync the first `length` bytes. Raises Gone where there are fewer, Conflict where the handle is void."""
         try:
             await self._threads.run(self._folder.sync, key.file_id, length)
@@ -110,14 +110,14 @@ class ExclusiveFiles:
             await self.read_fenced(key, fencing_token)
             raise Gone("the stored data of this upload is corrupt; start a new upload") from error
 
-    async def finish(self, key: UploadKey, fencing_token: int, length: int) -> None:
+    async def finish(self, key: FilesUploadKey, fencing_token: int, length: int) -> None:
         """Make a file of exactly `length` bytes durable. Raises as `make_durable`."""
         found = await self._threads.run(self._folder.length_of, key.file_id)
         if found is not None and found > length:  # the last write of an older writer may have gone past the end
             await self.truncate(key, fencing_token, length)
         await self.make_durable(key, fencing_token, length)
 
-    async def hold(self, key: UploadKey, action: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
+    async def hold(self, key: FilesUploadKey, action: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
         """Run `action` while no write is in progress; the second value says whether that could be waited for."""
 
         async def run() -> tuple[T, bool]:
@@ -135,7 +135,7 @@ class ExclusiveFiles:
 
     async def join(
         self,
-        key: UploadKey,
+        key: FilesUploadKey,
         fencing_token: int,
         sources: Sequence[tuple[str, int]],
         on_progress: Callable[[int], object],
@@ -152,8 +152,8 @@ class ExclusiveFiles:
                 await self._threads.run(self._folder.append_from, source_id, start, length, descriptor, offset, digest)
 
         for source_id, source_length in sources:
-            for start in range(0, source_length, data_folder.COPY_BYTES):
-                length = min(data_folder.COPY_BYTES, source_length - start)
+            for start in range(0, source_length, media_folder.COPY_BYTES):
+                length = min(media_folder.COPY_BYTES, source_length - start)
                 await self._threads.run_to_end(copy_piece(source_id, start, length))
                 offset += length
                 on_progress(offset)
@@ -169,7 +169,7 @@ class ExclusiveFiles:
             try:
                 target = self._folder.open_for_writing(target_id)
                 try:
-                    data_folder.copy_range(source, target, 0, 0, length)
+                    media_folder.copy_range(source, target, 0, 0, length)
                 finally:
                     os.close(target)
             finally:
@@ -179,7 +179,7 @@ class ExclusiveFiles:
         await self._threads.run_to_end(self._threads.run(copy))
 
     @asynccontextmanager
-    async def _locked(self, key: UploadKey, fencing_token: int) -> AsyncIterator[tuple[int, Row]]:
+    async def _locked(self, key: FilesUploadKey, fencing_token: int) -> AsyncIterator[tuple[int, Row]]:
         """The locked file, and the row of the upload as it is while the lock is held."""
         if await self._threads.run(self._folder.length_of, key.file_id) is None:
             await self.read_fenced(key, fencing_token)  # a void handle must not create the file again
@@ -194,13 +194,8 @@ class ExclusiveFiles:
 
     async def _wait_for_lock(self, descriptor: int) -> bool:
         deadline = time.monotonic() + LOCK_TIMEOUT_SECONDS
-        while not await self._threads.run(data_folder.try_lock, descriptor):
+        while not await self._threads.run(media_folder.try_lock, descriptor):
             if time.monotonic() > deadline:
                 return False
             await asyncio.sleep(LOCK_RETRY_SECONDS)
         return True
-
-
-def tail_length(offset: int) -> int:
-    """Bytes after the last whole block."""
-    return offset % BLOCK_SIZE

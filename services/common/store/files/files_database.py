@@ -7,15 +7,15 @@ from sqlalchemy import Connection, exists, select
 
 from services.common.errors import ServiceUnavailable
 from services.common.store.files import migration, schema
-from services.common.store.files.data_folder import DataFolder
 from services.common.store.files.database import Database, open_database
 from services.common.store.files.exclusive_files import DiskThreads
+from services.common.store.files.media_folder import MediaFolder
 
 
 class FilesDatabase:
     """What all sides of the store share."""
 
-    def __init__(self, database: Database, folder: DataFolder) -> None:
+    def __init__(self, database: Database, folder: MediaFolder) -> None:
         self.database = database
         self.folder = folder
         self.threads = DiskThreads()
@@ -52,7 +52,7 @@ class FilesDatabase:
 
 def open_files_database(database_url: str, files_dir: str) -> FilesDatabase:
     """Open the store of the settings; it connects with the first call. Must be called in a running event loop."""
-    return FilesDatabase(open_database(database_url, files_dir), DataFolder(Path(files_dir).absolute()))
+    return FilesDatabase(open_database(database_url, files_dir), MediaFolder(Path(files_dir).absolute()))
 
 
 def _read_store(connection: Connection) -> tuple[str, bool]:

@@ -13,21 +13,19 @@ from sqlalchemy import Column, Connection, delete, or_, select, union
 
 from services.common.store.files import schema, upload_changes
 from services.common.store.files.clock import read_clock
-from services.common.store.files.data_folder import FOLDERS
 from services.common.store.files.database import Transaction
 from services.common.store.files.files_database import FilesDatabase
 from services.common.store.files.ids import creation_time
+from services.common.store.files.media_folder import FOLDERS
 from services.common.store.files.names import delete_if_empty, lock_media
 from services.common.store.files.outbox import drop_published, read_outbox
 from services.common.store.files.rows import decode_event
 from services.common.store.files.upload_changes import milliseconds
-from services.common.store.limits import MIN_ORPHAN_AGE, ORPHAN_SCAN_FILES
+from services.common.store.limits import DUE_PAGE_SIZE, MIN_ORPHAN_AGE, ORPHAN_SCAN_FILES
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import OutboxEvent
 from services.common.telemetry import metrics
 
-DUE_PAGE_SIZE = 100
-"""Rows fetched by one query."""
 PURGE_BATCH_FILES = 64
 """Files deleted before their tombstones are removed by one transaction."""
 REFERENCE_BATCH = 200
@@ -170,7 +168,7 @@ class FilesGarbageCollector:
         self._checked_through = rows[-1].id if len(rows) == ORPHAN_SCAN_FILES else ""
         for row in rows:
             if row.length and await self._is_broken(row.id, row.file_id, row.length):
-                metrics.BROKEN_FILES.inc()
+                metrics.DAMAGED_FILES.inc()
                 _log.error("file %s of %s is missing or has another length than its row says", row.file_id, row.id)
 
     async def _is_broken(self, media_id: str, file_id: str, length: int) -> bool:

@@ -9,7 +9,7 @@ import re
 import secrets
 import time
 
-_ID = re.compile(r"[0-9a-f]{24}")
+_ID_FORM = re.compile(r"[0-9a-f]{24}")
 _counter = itertools.count(secrets.randbelow(1 << 24))
 _process_random = secrets.token_bytes(5)
 
@@ -30,7 +30,7 @@ def make_id() -> str:
 
 def is_id(text: str) -> bool:
     """Whether the text is an id in the form in which `make_id` writes it."""
-    return _ID.fullmatch(text) is not None
+    return _ID_FORM.fullmatch(text) is not None
 
 
 def creation_time(identifier: str) -> int:

@@ -7,16 +7,15 @@ from services.common.errors import BadRequest
 from services.common.media import MediaInfo, MediaName
 from services.common.store.files import schema
 from services.common.store.files.clock import from_milliseconds, to_milliseconds
-from services.common.store.files.data_folder import BLOCK_SIZE
 from services.common.store.files.files_database import FilesDatabase
 from services.common.store.files.ids import is_id
 from services.common.store.files.rows import Row, decode_media_info, fold
-from services.common.store.limits import SEARCH_SCAN_LIMIT
+from services.common.store.limits import BLOCK_SIZE, SEARCH_SCAN_LIMIT
 from services.common.store.media_reader import ListQuery, MediaPage, PageKey
 
 media = schema.media
 _CURRENT = media.c.uploaded_at.is_not(None)
-_NEWEST_FIRST = (media.c.uploaded_at.desc(), media.c.id.desc())
+_ORDER = (media.c.uploaded_at.desc(), media.c.id.desc())
 
 
 class FilesMediaReader:
@@ -46,7 +45,7 @@ class FilesMediaReader:
 
     async def list_files(self, list_query: ListQuery) -> MediaPage:
         """Read the index from a key on; a search ends after at most SEARCH_SCAN_LIMIT names."""
-        statement = select(media).where(_CURRENT).order_by(*_NEWEST_FIRST)
+        statement = select(media).where(_CURRENT).order_by(*_ORDER)
         if list_query.folder is not None:
             statement = statement.where(media.c.folder == list_query.folder)
         if list_query.after is not None:

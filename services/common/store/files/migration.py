@@ -19,7 +19,7 @@ from services.common.errors import ServiceUnavailable
 from services.common.store.files.database import Database
 
 MIGRATIONS_FOLDER = Path(__file__).parent / "migrations"
-LOCK_TIMEOUT_SECONDS = 60.0
+MIGRATION_LOCK_TIMEOUT_SECONDS = 60.0
 """How long a process waits for another one that migrates."""
 ADVISORY_LOCK = 0x67726964
 """The key of the lock in PostgreSQL: "grid" in ASCII."""
@@ -57,7 +57,7 @@ async def check_schema(database: Database, expected: str) -> None:
 def _upgrade(connection: Connection, revision: str) -> None:
     if connection.dialect.name == "postgresql":
         # Waits no longer than this even where the server's own limit is shorter.
-        connection.execute(text(f"SET LOCAL lock_timeout TO '{int(LOCK_TIMEOUT_SECONDS)}s'"))
+        connection.execute(text(f"SET LOCAL lock_timeout TO '{int(MIGRATION_LOCK_TIMEOUT_SECONDS)}s'"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
     found = MigrationContext.configure(connection).get_current_revision()
     if found is not None:
@@ -96,7 +96,7 @@ async def _sqlite_lock(path: Path | None) -> AsyncIterator[None]:
     except OSError as error:
         raise RuntimeError(f"the folder of the database cannot be written: {error.strerror}") from error
     try:
-        deadline = time.monotonic() + LOCK_TIMEOUT_SECONDS
+        deadline = time.monotonic() + MIGRATION_LOCK_TIMEOUT_SECONDS
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

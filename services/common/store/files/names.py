@@ -1,8 +1,8 @@
 """The row of a name: found, created and locked, and deleted with the last thing that is kept under it.
 
-Whoever changes what hangs on a name locks its row first; SQLite locks the whole database instead. A row that is deleted leaves its
-revision in one of the buckets of `revision_floors`, chosen by the name, and the next row of any name of that bucket begins there:
-so revisions never fall, and take a fixed amount of space.
+A transaction that changes what hangs on a name locks its row first; SQLite locks the whole database instead. A row that is deleted
+leaves its revision in one of the buckets of `revision_floors`, chosen by the name, and the next row of any name of that bucket
+begins there: so revisions never fall, and take a fixed amount of space.
 """
 
 import hashlib

@@ -15,7 +15,7 @@ Row = Mapping[Any, Any]
 """A row by the names of its columns."""
 
 
-class UploadKey(NamedTuple):
+class FilesUploadKey(NamedTuple):
     """The ids behind a handle: of the row of its name, of the upload, and of the file."""
 
     media_id: str
@@ -23,15 +23,15 @@ class UploadKey(NamedTuple):
     file_id: str
 
 
-def make_handle(key: UploadKey, name: MediaName | None, fencing_token: int) -> UploadHandle:
+def make_handle(key: FilesUploadKey, name: MediaName | None, fencing_token: int) -> UploadHandle:
     """Make the handle of an upload. Its id names the row of its name and the upload, its store key the file."""
     return UploadHandle(f"{key.media_id}-{key.record_id}", name, fencing_token, key.file_id)
 
 
-def upload_key(upload: UploadHandle) -> UploadKey:
+def upload_key(upload: UploadHandle) -> FilesUploadKey:
     """Return the ids behind a handle that `make_handle` has made."""
     media_id, _, record_id = upload.upload_id.partition("-")
-    return UploadKey(media_id, record_id, upload.store_key)
+    return FilesUploadKey(media_id, record_id, upload.store_key)
 
 
 def parse_upload_id(upload_id: str) -> tuple[str, str] | None:

@@ -28,20 +28,20 @@ from sqlalchemy import (
 
 metadata = MetaData()
 
-_TEXT = Text().with_variant(Text(collation="C"), "postgresql")
-_ID = String(24).with_variant(String(24, collation="C"), "postgresql")
+_TEXT_TYPE = Text().with_variant(Text(collation="C"), "postgresql")
+_ID_TYPE = String(24).with_variant(String(24, collation="C"), "postgresql")
 
 
 def _version_columns(*, nullable: bool) -> list[Column[object]]:
     """The columns that describe one version of a file."""
     return [
-        Column("file_id", _ID, nullable=nullable),
+        Column("file_id", _ID_TYPE, nullable=nullable),
         Column("length", BigInteger, nullable=nullable),
-        Column("content_type", _TEXT, nullable=nullable),
+        Column("content_type", _TEXT_TYPE, nullable=nullable),
         Column("sha256", String(64)),
-        Column("etag", _TEXT, nullable=nullable),
+        Column("etag", _TEXT_TYPE, nullable=nullable),
         Column("uploaded_at", BigInteger, nullable=nullable),
-        Column("metadata", _TEXT, nullable=nullable),
+        Column("metadata", _TEXT_TYPE, nullable=nullable),
     ]
 
 
@@ -52,7 +52,7 @@ store = Table(
     "store",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("store_id", _ID, nullable=False),
+    Column("store_id", _ID_TYPE, nullable=False),
     Column("latest", BigInteger, nullable=False),
     Column("skew", BigInteger, nullable=False),
     Column("touched", BigInteger, nullable=False),
@@ -61,10 +61,10 @@ store = Table(
 media = Table(
     "media",
     metadata,
-    Column("id", _ID, primary_key=True),
-    Column("folder", _TEXT),
-    Column("filename", _TEXT),
-    Column("search_name", _TEXT),
+    Column("id", _ID_TYPE, primary_key=True),
+    Column("folder", _TEXT_TYPE),
+    Column("filename", _TEXT_TYPE),
+    Column("search_name", _TEXT_TYPE),
     Column("revision", BigInteger, nullable=False),
     *_version_columns(nullable=True),
     UniqueConstraint("folder", "filename", name="media_name"),
@@ -92,38 +92,38 @@ Index("media_file", media.c.file_id, unique=True, sqlite_where=_current, postgre
 uploads = Table(
     "uploads",
     metadata,
-    Column("id", _ID, primary_key=True),
-    Column("media_id", _ID, ForeignKey("media.id"), nullable=False, index=True),
-    Column("file_id", _ID, nullable=False, unique=True),
-    Column("client", _TEXT, nullable=False),
+    Column("id", _ID_TYPE, primary_key=True),
+    Column("media_id", _ID_TYPE, ForeignKey("media.id"), nullable=False, index=True),
+    Column("file_id", _ID_TYPE, nullable=False, unique=True),
+    Column("client", _TEXT_TYPE, nullable=False),
     Column("fencing_token", BigInteger, nullable=False),
     Column("lease_until", BigInteger),
     Column("expires_at", BigInteger, nullable=False, index=True),
     Column("lifetime", BigInteger),
     Column("offset", BigInteger, nullable=False),
     Column("length", BigInteger),
-    Column("metadata", _TEXT, nullable=False),
+    Column("metadata", _TEXT_TYPE, nullable=False),
 )
 
 finished_uploads = Table(
     "finished_uploads",
     metadata,
-    Column("id", _ID, primary_key=True),
-    Column("media_id", _ID, ForeignKey("media.id"), nullable=False, index=True),
-    Column("file_id", _ID, nullable=False),
+    Column("id", _ID_TYPE, primary_key=True),
+    Column("media_id", _ID_TYPE, ForeignKey("media.id"), nullable=False, index=True),
+    Column("file_id", _ID_TYPE, nullable=False),
     Column("outcome", String(16), nullable=False),
     Column("length", BigInteger, nullable=False),
     Column("sha256", String(64)),
-    Column("etag", _TEXT),
-    Column("metadata", _TEXT, nullable=False),
+    Column("etag", _TEXT_TYPE),
+    Column("metadata", _TEXT_TYPE, nullable=False),
     Column("until", BigInteger, nullable=False, index=True),
 )
 
 tombstones = Table(
     "tombstones",
     metadata,
-    Column("file_id", _ID, primary_key=True),
-    Column("media_id", _ID, ForeignKey("media.id"), nullable=False, index=True),
+    Column("file_id", _ID_TYPE, primary_key=True),
+    Column("media_id", _ID_TYPE, ForeignKey("media.id"), nullable=False, index=True),
     Column("due", BigInteger, nullable=False, index=True),
     Column("second_purge", Boolean, nullable=False),
 )
@@ -131,8 +131,8 @@ tombstones = Table(
 outbox = Table(
     "outbox",
     metadata,
-    Column("id", _ID, primary_key=True),
-    Column("media_id", _ID, ForeignKey("media.id"), nullable=False),
+    Column("id", _ID_TYPE, primary_key=True),
+    Column("media_id", _ID_TYPE, ForeignKey("media.id"), nullable=False),
     Column("type", String(32), nullable=False),
     Column("at", BigInteger, nullable=False, index=True),
     Column("revision", BigInteger, nullable=False),

@@ -17,7 +17,7 @@ from services.common.store.files.clock import StoreClock, to_milliseconds
 from services.common.store.files.database import Transaction
 from services.common.store.files.ids import make_id
 from services.common.store.files.names import delete_if_empty, lock_media, lock_or_create
-from services.common.store.files.rows import Row, UploadKey, encode_metadata
+from services.common.store.files.rows import FilesUploadKey, Row, encode_metadata
 from services.common.store.limits import MAX_FINISHED_UPLOADS, MAX_TOMBSTONES
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import NewUpload, Preconditions, StoredFile
@@ -63,14 +63,14 @@ def create_upload(
     new_upload: NewUpload,
     preconditions: Preconditions,
     timings: StoreTimings,
-) -> UploadKey:
+) -> FilesUploadKey:
     """Add an upload to its name, unless a precondition fails or a limit is reached. An idle one may be evicted for it."""
     metadata = encode_metadata(new_upload.metadata)
     client = hashlib.sha256(new_upload.client.encode()).hexdigest()[:16] if new_upload.client else ""
     media = _admit(transaction, name, client, len(metadata), preconditions, resumable=new_upload.ttl is not None)
     lifetime = None if new_upload.ttl is None else milliseconds(new_upload.ttl)
     lease_until = transaction.now + milliseconds(timings.lease_ttl)
-    key = UploadKey(media["id"], make_id(), make_id())
+    key = FilesUploadKey(media["id"], make_id(), make_id())
     transaction.connection.execute(
         insert(uploads).values(
             id=key.record_id,
@@ -91,12 +91,12 @@ def create_upload(
 
 def assign_name(
     transaction: Transaction,
-    key: UploadKey,
+    key: FilesUploadKey,
     fencing_token: int,
     name: MediaName,
     preconditions: Preconditions,
     timings: StoreTimings,
-) -> UploadKey:
+) -> FilesUploadKey:
     """Move an upload from its nameless row to that of a name, as an upload without a TTL. Its fencing token is incremented."""
     lock_media(transaction, key.media_id)
     media = _admit(transaction, name, "", 2, preconditions, resumable=False)
@@ -158,7 +158,7 @@ def _admit(
     return media
 
 
-def fence(key: UploadKey, fencing_token: int) -> tuple[Any, ...]:
+def fence(key: FilesUploadKey, fencing_token: int) -> tuple[Any, ...]:
     """Conditions that hold only while the upload has that fencing token."""
     return uploads.c.id == key.record_id, uploads.c.media_id == key.media_id, uploads.c.fencing_token == fencing_token
 
@@ -181,7 +181,7 @@ def add_tombstone(
     )
 
 
-def acquire(transaction: Transaction, key: UploadKey, timings: StoreTimings) -> tuple[Row, StoreClock] | None:
+def acquire(transaction: Transaction, key: FilesUploadKey, timings: StoreTimings) -> tuple[Row, StoreClock] | None:
     """Increment the fencing token, so that every older handle is void; None where the upload is gone or has expired."""
     if lock_media(transaction, key.media_id) is None:
         return None
@@ -200,7 +200,7 @@ def acquire(transaction: Transaction, key: UploadKey, timings: StoreTimings) -> 
     return None if row is None else (row, transaction.clock)
 
 
-def move_to_file(transaction: Transaction, key: UploadKey, fencing_token: int, file_id: str) -> None:
+def move_to_file(transaction: Transaction, key: FilesUploadKey, fencing_token: int, file_id: str) -> None:
     """Continue an upload in another file; the old one is deleted twice."""
     result = transaction.connection.execute(update(uploads).where(*fence(key, fencing_token)).values(file_id=file_id))
     if not result.rowcount:
@@ -210,7 +210,7 @@ def move_to_file(transaction: Transaction, key: UploadKey, fencing_token: int, f
 
 def set_offset(
     transaction: Transaction,
-    key: UploadKey,
+    key: FilesUploadKey,
     fencing_token: int,
     offset: int,
     length: int | None,
@@ -235,7 +235,7 @@ def set_offset(
     return row["expires_at"], transaction.clock
 
 
-def renew_lease(transaction: Transaction, key: UploadKey, fencing_token: int, timings: StoreTimings) -> None:
+def renew_lease(transaction: Transaction, key: FilesUploadKey, fencing_token: int, timings: StoreTimings) -> None:
     """Extend the lease from now on, where one is held. The upload does not expire before its lease ends."""
     until = transaction.now + milliseconds(timings.lease_ttl)
     values = {
@@ -247,12 +247,12 @@ def renew_lease(transaction: Transaction, key: UploadKey, fencing_token: int, ti
         raise_lease_lost()
 
 
-def release_lease(transaction: Transaction, key: UploadKey, fencing_token: int) -> None:
+def release_lease(transaction: Transaction, key: FilesUploadKey, fencing_token: int) -> None:
     """End the lease; no effect where another writer has acquired the upload."""
     transaction.connection.execute(update(uploads).where(*fence(key, fencing_token)).values(lease_until=None))
 
 
-def remove_upload(transaction: Transaction, key: UploadKey, fencing_token: int) -> Row | None:
+def remove_upload(transaction: Transaction, key: FilesUploadKey, fencing_token: int) -> Row | None:
     """Remove an upload of a locked name and return its row; None where the handle is void."""
     statement = delete(uploads).where(*fence(key, fencing_token)).returning(uploads)
     return transaction.connection.execute(statement).mappings().first()
@@ -293,7 +293,7 @@ def keep_outcome(transaction: Transaction, upload: Row, outcome: str, stored_fil
 
 
 def abort(
-    transaction: Transaction, key: UploadKey, fencing_token: int, *, name_taken: bool, second_purge: bool
+    transaction: Transaction, key: FilesUploadKey, fencing_token: int, *, name_taken: bool, second_purge: bool
 ) -> bool:
     """End an upload without a file, which is due for deletion at once. Returns whether the handle was valid."""
     lock_media(transaction, key.media_id)

@@ -14,8 +14,7 @@ from services.common.media import MediaName
 from services.common.store.errors import CorruptFile
 from services.common.store.files import schema, upload_changes
 from services.common.store.files.clock import StoreClock, read_clock
-from services.common.store.files.commit import Committer
-from services.common.store.files.data_folder import BLOCK_SIZE
+from services.common.store.files.commit import FilesCommitter
 from services.common.store.files.database import Transaction
 from services.common.store.files.exclusive_files import ExclusiveFiles
 from services.common.store.files.files_database import FilesDatabase
@@ -23,8 +22,8 @@ from services.common.store.files.ids import creation_time, make_id
 from services.common.store.files.names import delete_if_empty, lock_media
 from services.common.store.files.outbox import remove_event
 from services.common.store.files.rows import (
+    FilesUploadKey,
     Row,
-    UploadKey,
     decode_finished,
     decode_in_progress,
     decode_name,
@@ -32,6 +31,7 @@ from services.common.store.files.rows import (
     parse_upload_id,
     upload_key,
 )
+from services.common.store.limits import BLOCK_SIZE
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import (
     MUST_NOT_EXIST,
@@ -64,7 +64,7 @@ class FilesUploadStore:
         self._files = files
         self._database = files.database
         self._exclusive = ExclusiveFiles(files.database, files.folder, files.threads)
-        self._committer = Committer(files.database, self.timings)
+        self._committer = FilesCommitter(files.database, self.timings)
         self._schema_ready = False
 
     async def ensure_schema(self) -> None:
@@ -134,7 +134,7 @@ class FilesUploadStore:
         row = await self._database.read(lambda connection: _read_upload(connection, *ids))
         if row is None:
             return await self._get_finished(upload_id)
-        key = UploadKey(*ids, row["file_id"])
+        key = FilesUploadKey(*ids, row["file_id"])
         acquired, waited = await self._exclusive.hold(
             key,
             lambda: self._database.write(lambda transaction: upload_changes.acquire(transaction, key, self.timings)),
@@ -157,7 +157,7 @@ class FilesUploadStore:
         state = await self.get_durable_info(upload_id)
         return state if isinstance(state, FinishedUpload) else None
 
-    async def _continue_in_copy(self, key: UploadKey, fencing_token: int, offset: int) -> UploadKey:
+    async def _continue_in_copy(self, key: FilesUploadKey, fencing_token: int, offset: int) -> FilesUploadKey:
         copy_id = make_id()
         await self._exclusive.copy(key.file_id, copy_id, offset)
         await self._database.write(
@@ -166,15 +166,11 @@ class FilesUploadStore:
         return key._replace(file_id=copy_id)
 
     async def _read_tail(self, file_id: str, offset: int) -> bytes:
-        """Return the bytes after the last whole block. Raises CorruptFile where the file has fewer bytes than `offset`."""
-        if not offset:
-            return b""
+        """Return the bytes after the last whole block. Raises CorruptFile where they are missing."""
         length = offset % BLOCK_SIZE
-        # Also without a tail: its last byte says whether the file is as long as it must be.
-        data = await self._files.threads.run(
-            self._files.folder.read_range, file_id, offset - (length or 1), length or 1
-        )
-        return data if length else b""
+        if not length:
+            return b""
+        return await self._files.threads.run(self._files.folder.read_range, file_id, offset - length, length)
 
     async def write_blocks(self, upload: UploadHandle, first_block: int, blocks: Sequence[bytes]) -> None:
         """Write the blocks at their places. The next offset or the commit makes them durable."""

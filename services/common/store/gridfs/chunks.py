@@ -13,9 +13,8 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError
 from services.common.errors import Conflict, Gone, ServiceUnavailable
 from services.common.store.errors import CorruptFile
 from services.common.store.gridfs.mongo import MongoDatabase, is_transient_code, map_mongo_errors
+from services.common.store.limits import BLOCK_SIZE
 
-BLOCK_SIZE = 255 * 1024
-"""Bytes of a chunk: GridFS's default, so that every other tool can read the files."""
 INSERT_RETRY_SECONDS = 2.0
 """How long after its start a failed insert is repeated: one that the driver has waited for until its time limit is not."""
 DELETE_BATCH_CHUNKS = 512

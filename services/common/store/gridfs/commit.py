@@ -17,13 +17,10 @@ from services.common.media import MediaName
 from services.common.store.gridfs import document_updates, documents
 from services.common.store.gridfs.documents import Document, upload_key
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
+from services.common.store.limits import ATTEMPT_TIMEOUT_SECONDS, RESOLVE_TIMEOUT_SECONDS
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import OutboxEvent, Preconditions, StoredFile, UploadHandle
 
-RESOLVE_TIMEOUT_SECONDS = 6.0
-"""How long an unknown outcome is resolved before the answer is 503."""
-ATTEMPT_TIMEOUT_SECONDS = 4.0
-"""Time limit of one attempt, shorter than that of other operations, so that the outcome is resolved before the client gets 503."""
 T = TypeVar("T")
 
 

@@ -15,12 +15,9 @@ from services.common.store.gridfs import document_updates, documents
 from services.common.store.gridfs.chunks import ChunkStore
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
 from services.common.store.gridfs.revisions import RevisionFloors
-from services.common.store.limits import MIN_ORPHAN_AGE, ORPHAN_SCAN_FILES
+from services.common.store.limits import DUE_PAGE_SIZE, MIN_ORPHAN_AGE, ORPHAN_SCAN_FILES
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import OutboxEvent
-
-DUE_PAGE_SIZE = 100
-"""Documents fetched by one query."""
 
 
 class GridFSGarbageCollector:

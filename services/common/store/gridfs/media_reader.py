@@ -15,9 +15,8 @@ from services.common.errors import BadRequest
 from services.common.media import MediaInfo, MediaName
 from services.common.store.errors import CorruptFile
 from services.common.store.gridfs import documents
-from services.common.store.gridfs.chunks import BLOCK_SIZE
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
-from services.common.store.limits import SEARCH_SCAN_LIMIT
+from services.common.store.limits import BLOCK_SIZE, SEARCH_SCAN_LIMIT
 from services.common.store.media_reader import ListQuery, MediaPage, PageKey
 
 FOLDER_SCAN_BATCH = 256

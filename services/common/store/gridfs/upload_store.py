@@ -26,12 +26,12 @@ from services.common.errors import (
 )
 from services.common.media import MediaName
 from services.common.store.gridfs import document_updates, documents, indexes
-from services.common.store.gridfs.chunks import BLOCK_SIZE, ChunkStore
+from services.common.store.gridfs.chunks import ChunkStore
 from services.common.store.gridfs.commit import Committer
 from services.common.store.gridfs.documents import Document, UploadKey, make_handle, parse_upload_id, upload_key
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
 from services.common.store.gridfs.revisions import RevisionFloors
-from services.common.store.limits import MAX_TOMBSTONES
+from services.common.store.limits import BLOCK_SIZE, MAX_TOMBSTONES
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import (
     MUST_NOT_EXIST,

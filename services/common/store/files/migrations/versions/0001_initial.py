@@ -11,8 +11,8 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-_TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
-_ID = sa.String(24).with_variant(sa.String(24, collation="C"), "postgresql")
+_text = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+_id = sa.String(24).with_variant(sa.String(24, collation="C"), "postgresql")
 
 
 def upgrade() -> None:
@@ -20,7 +20,7 @@ def upgrade() -> None:
     store = op.create_table(
         "store",
         sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("store_id", _ID, nullable=False),
+        sa.Column("store_id", _id, nullable=False),
         sa.Column("latest", sa.BigInteger, nullable=False),
         sa.Column("skew", sa.BigInteger, nullable=False),
         sa.Column("touched", sa.BigInteger, nullable=False),
@@ -29,15 +29,15 @@ def upgrade() -> None:
     _create_uploads()
     op.create_table(
         "tombstones",
-        sa.Column("file_id", _ID, primary_key=True),
-        sa.Column("media_id", _ID, sa.ForeignKey("media.id"), nullable=False, index=True),
+        sa.Column("file_id", _id, primary_key=True),
+        sa.Column("media_id", _id, sa.ForeignKey("media.id"), nullable=False, index=True),
         sa.Column("due", sa.BigInteger, nullable=False, index=True),
         sa.Column("second_purge", sa.Boolean, nullable=False),
     )
     op.create_table(
         "outbox",
-        sa.Column("id", _ID, primary_key=True),
-        sa.Column("media_id", _ID, sa.ForeignKey("media.id"), nullable=False),
+        sa.Column("id", _id, primary_key=True),
+        sa.Column("media_id", _id, sa.ForeignKey("media.id"), nullable=False),
         sa.Column("type", sa.String(32), nullable=False),
         sa.Column("at", sa.BigInteger, nullable=False, index=True),
         sa.Column("revision", sa.BigInteger, nullable=False),
@@ -62,23 +62,23 @@ def downgrade() -> None:
 
 def _version_columns(*, nullable: bool) -> list[sa.Column[object]]:
     return [
-        sa.Column("file_id", _ID, nullable=nullable),
+        sa.Column("file_id", _id, nullable=nullable),
         sa.Column("length", sa.BigInteger, nullable=nullable),
-        sa.Column("content_type", _TEXT, nullable=nullable),
+        sa.Column("content_type", _text, nullable=nullable),
         sa.Column("sha256", sa.String(64)),
-        sa.Column("etag", _TEXT, nullable=nullable),
+        sa.Column("etag", _text, nullable=nullable),
         sa.Column("uploaded_at", sa.BigInteger, nullable=nullable),
-        sa.Column("metadata", _TEXT, nullable=nullable),
+        sa.Column("metadata", _text, nullable=nullable),
     ]
 
 
 def _create_media() -> None:
     op.create_table(
         "media",
-        sa.Column("id", _ID, primary_key=True),
-        sa.Column("folder", _TEXT),
-        sa.Column("filename", _TEXT),
-        sa.Column("search_name", _TEXT),
+        sa.Column("id", _id, primary_key=True),
+        sa.Column("folder", _text),
+        sa.Column("filename", _text),
+        sa.Column("search_name", _text),
         sa.Column("revision", sa.BigInteger, nullable=False),
         *_version_columns(nullable=True),
         sa.UniqueConstraint("folder", "filename", name="media_name"),
@@ -95,27 +95,27 @@ def _create_media() -> None:
 def _create_uploads() -> None:
     op.create_table(
         "uploads",
-        sa.Column("id", _ID, primary_key=True),
-        sa.Column("media_id", _ID, sa.ForeignKey("media.id"), nullable=False, index=True),
-        sa.Column("file_id", _ID, nullable=False, unique=True),
-        sa.Column("client", _TEXT, nullable=False),
+        sa.Column("id", _id, primary_key=True),
+        sa.Column("media_id", _id, sa.ForeignKey("media.id"), nullable=False, index=True),
+        sa.Column("file_id", _id, nullable=False, unique=True),
+        sa.Column("client", _text, nullable=False),
         sa.Column("fencing_token", sa.BigInteger, nullable=False),
         sa.Column("lease_until", sa.BigInteger),
         sa.Column("expires_at", sa.BigInteger, nullable=False, index=True),
         sa.Column("lifetime", sa.BigInteger),
         sa.Column("offset", sa.BigInteger, nullable=False),
         sa.Column("length", sa.BigInteger),
-        sa.Column("metadata", _TEXT, nullable=False),
+        sa.Column("metadata", _text, nullable=False),
     )
     op.create_table(
         "finished_uploads",
-        sa.Column("id", _ID, primary_key=True),
-        sa.Column("media_id", _ID, sa.ForeignKey("media.id"), nullable=False, index=True),
-        sa.Column("file_id", _ID, nullable=False),
+        sa.Column("id", _id, primary_key=True),
+        sa.Column("media_id", _id, sa.ForeignKey("media.id"), nullable=False, index=True),
+        sa.Column("file_id", _id, nullable=False),
         sa.Column("outcome", sa.String(16), nullable=False),
         sa.Column("length", sa.BigInteger, nullable=False),
         sa.Column("sha256", sa.String(64)),
-        sa.Column("etag", _TEXT),
-        sa.Column("metadata", _TEXT, nullable=False),
+        sa.Column("etag", _text),
+        sa.Column("metadata", _text, nullable=False),
         sa.Column("until", sa.BigInteger, nullable=False, index=True),
     )

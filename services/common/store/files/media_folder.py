@@ -20,14 +20,12 @@ from pathlib import Path
 from services.common.errors import GridcastError, InsufficientStorage, ServiceUnavailable
 from services.common.store.errors import CorruptFile
 from services.common.store.files.ids import is_id
+from services.common.store.limits import BLOCK_SIZE
 
-BLOCK_SIZE = 255 * 1024
-"""Bytes of a block: that of GridFS, so that the cache, the planner and the writer work alike on both stores. Eight of them are a
-whole number of pages."""
 COPY_BYTES = 8 * 1024 * 1024
 """Bytes copied by one call of copy_file_range."""
 SYNC_BYTES = 16 * 1024 * 1024
-"""A file is synced once in so many bytes: its last sync is short, and a client is read no faster than the disk writes."""
+"""A file is synced once in this many bytes: its last sync is short, and a client is read no faster than the disk writes."""
 MAX_KNOWN_ENTRIES = 4096
 """Files whose directory entries are known to be durable."""
 FOLDERS = 256 * 16
@@ -50,7 +48,7 @@ def folder_at(index: int) -> tuple[str, str]:
     return f"{index >> 4:02x}", f"{index & 15:x}"
 
 
-class DataFolder:
+class MediaFolder:
     """The files of one store. `path` is FILES_DIR."""
 
     def __init__(self, path: Path) -> None:
