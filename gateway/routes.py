@@ -31,6 +31,7 @@ _TABLE: dict[str, dict[str, str]] = {
     "/readyz": {"GET": GATEWAY},
     "/version": {"GET": GATEWAY},
     "/page/{name}": {"GET": GATEWAY, "HEAD": GATEWAY},
+    "/client/{name}": {"GET": GATEWAY, "HEAD": GATEWAY},
     "/file": {"GET": STREAM},
     "/file/folders": {"GET": STREAM},
     "/file/info": {"GET": STREAM},

@@ -12,11 +12,16 @@ upload_client      upload, upload_settings, env (module), inspector; requests an
 scripted_upstream  upstream, gateway, short_timeout_gateway (module); HTTP requests to the gateway
 websocket_client   single_replica, two_replicas (module); a WebSocket client that resumes
 videos             ffmpeg, sample_videos (session)
+client_package     client_environment (session): the wheel of the client in an environment of its own
+client_shells      shell: both clients of the package, one after the other
+container_samples  container_samples (session): small files of every container, and ffprobe
 chromium           browser (module): Chromium, driven by WebDriver; run_chromium with other flags
 
 Modules to import from:
 
+client_model         a model of the server for flows of the client
 compose_project      a compose project with its containers
+counting_proxy       a TCP proxy that counts bytes
 fault_history        uploads while processes are killed and paused, with a check of the store at the end
 fault_proxy          a TCP proxy that delays, holds back or cuts traffic
 in_process_server    our HTTP server in a thread of the test
@@ -28,6 +33,7 @@ process_stats        memory, CPU time and descriptors of a process
 raw_sockets          exact bytes over TCP
 recording_sink       a client connection without a socket
 redis_commands       inline commands to Redis and Sentinel
+redis_programs       the Redis servers of this machine, and which one the tests use
 replica_set          three mongod as a replica set
 sizes                MIB, CHUNK_SIZE, BATCH_SIZE
 small_service        a minimal ASGI application on our server, as a process
@@ -45,6 +51,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import redis_programs
+
+redis_programs.apply_choice()
+
 # Processes that tests start import the client of this tree, as pytest does by `pythonpath`.
 CLIENT_SOURCE = str(Path(__file__).parents[1] / "clients/python/src")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [CLIENT_SOURCE, os.environ.get("PYTHONPATH")]))
@@ -60,9 +70,11 @@ pytest_plugins = [
     "tests.support.stack",
     "tests.support.upload_client",
     "tests.support.videos",
+    "tests.support.container_samples",
     "tests.support.chromium",
     "tests.support.scripted_upstream",
     "tests.support.websocket_client",
+    "tests.support.client_shells",
 ]
 
 

@@ -10,11 +10,12 @@ import sys
 from pathlib import Path
 
 from deploy.local.binaries import url_from_environment
-from deploy.local.data_dir import open_data_dir
+from deploy.local.data_dir import default_root, open_data_dir
 from deploy.local.errors import StackError, StopRequested
 from deploy.local.ports import check_port_is_free
 from deploy.local.signals import SignalWaiter
 from deploy.local.stack import Stack, StackOptions, print_status
+from deploy.local.store_choice import STORES, choose_store
 from services.common.variables import UnknownVariableError, check_names
 
 
@@ -24,7 +25,12 @@ def main() -> int:
         check_names(os.environ)
     except UnknownVariableError as error:
         return _print_error(str(error))
+    try:
+        choice = choose_store(arguments.store, arguments.data, installed=True)
+    except StackError as error:
+        return _print_error(str(error))
     options = StackOptions(
+        store=choice.store,
         port=arguments.port,
         upload_replicas=arguments.uploads,
         stream_replicas=arguments.streams,
@@ -37,6 +43,7 @@ def main() -> int:
         with SignalWaiter() as signals:
             check_port_is_free(options.port)
             with open_data_dir(arguments.data.resolve(), signals.pause) as data_dir:
+                print_status(choice.describe())
                 return _run(Stack(data_dir, signals), options, arguments.data / "logs")
     except StopRequested:
         return 0
@@ -72,8 +79,12 @@ def _parse_arguments() -> argparse.Namespace:
         )
     port = os.environ.get("PORT") or "8000"
     parser.add_argument("--port", type=int, default=port, help="the gateway's port (PORT, default 8000)")
-    data = os.environ.get("DATA") or ".gridcast"
-    parser.add_argument("--data", type=Path, default=data, help="directory of data and logs (DATA, default .gridcast)")
+    parser.add_argument(
+        "--data", type=Path, default=default_root(), help="directory of data and logs (DATA, default .gridcast)"
+    )
+    parser.add_argument(
+        "--store", choices=STORES, help="where files are stored (STORE, default gridfs if there is a mongod)"
+    )
     parser.add_argument("--reload", action="store_true", help="restart the services whose sources change")
     return parser.parse_args()
 

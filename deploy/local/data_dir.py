@@ -21,8 +21,15 @@ from deploy.local.ports import free_ports, is_free
 # Seconds. After a run was killed its mongod and redis-server hold the lock until they have ended as well.
 LOCK_TIMEOUT = 3.0
 RECORD_NAME = "gridcast.json"
-_MONGOD_FILES = ("WiredTiger", "storage.bson")
+FILES_STORE_FILES = ("store_id", "gridcast.sqlite3", "gridcast.sqlite3.lock")
+"""A folder with one of these is a files store's."""
+MONGOD_FILES = ("WiredTiger", "storage.bson")
 """mongod makes these first; a directory with one of them is a mongod's."""
+
+
+def default_root() -> Path:
+    """The data directory where none is named: DATA, else .gridcast."""
+    return Path(os.environ.get("DATA") or ".gridcast")
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,10 @@ class DataDir:
     @property
     def mongo(self) -> Path:
         return self.root / "mongo"
+
+    @property
+    def files(self) -> Path:
+        return self.root / "files"
 
     @property
     def redis(self) -> Path:
@@ -71,10 +82,11 @@ class DataDir:
 
     def check_mongo_dir(self) -> None:
         """Raise StackError if the directory for mongod holds anything but the data of a mongod."""
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            names = {entry.name for entry in self.mongo.iterdir()}
-            if names and names.isdisjoint(_MONGOD_FILES):
-                raise StackError(f"{self.mongo} has files that no mongod made; choose another directory with DATA=")
+        _check_is_ours(self.mongo, MONGOD_FILES, "no mongod")
+
+    def check_files_dir(self) -> None:
+        """Raise StackError if the directory of the files store holds anything but a files store."""
+        _check_is_ours(self.files, FILES_STORE_FILES, "no files store")
 
     def delete_logs(self) -> None:
         """Delete the logs that runs made."""
@@ -114,6 +126,13 @@ def open_data_dir(root: Path, pause: Callable[[float], object]) -> Iterator[Data
         yield data_dir
     finally:
         os.close(lock)
+
+
+def _check_is_ours(folder: Path, first_files: tuple[str, ...], other_maker: str) -> None:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        names = {entry.name for entry in folder.iterdir()}
+        if names and names.isdisjoint(first_files):
+            raise StackError(f"{folder} has files that {other_maker} made; choose another directory with DATA=")
 
 
 def _unusable(root: Path, error: OSError) -> StackError:

@@ -6,23 +6,36 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
+from pathlib import Path
 
 from deploy.local.ports import HOST
 from deploy.local.processes import Program
 
 # Variables of the stack as a whole. A child that inherited PORT would listen on the gateway's port.
-STACK_VARIABLES = ("PORT", "DATA", "MONGODB_URI", "REDIS_URL", "GRIDCAST_MONGODB_URI", "GRIDCAST_REDIS_URL")
+STACK_VARIABLES = ("PORT", "DATA", "STORE", "MONGODB_URI", "REDIS_URL", "GRIDCAST_MONGODB_URI", "GRIDCAST_REDIS_URL")
 
 # Seconds for open requests at shutdown, unless the environment sets another value. Short, because a user waits at the terminal.
 SHUTDOWN_TIMEOUT = "5"
 
 
-def upload(index: int, port: int, mongodb_uri: str, redis_url: str) -> Program:
-    return _service("upload", index, port, {"GRIDCAST_MONGODB_URI": mongodb_uri, "GRIDCAST_REDIS_URL": redis_url})
+def gridfs_settings(mongodb_uri: str) -> dict[str, str]:
+    """The variables by which services find the store GridFS."""
+    return {"GRIDCAST_STORE": "gridfs", "GRIDCAST_MONGODB_URI": mongodb_uri}
 
 
-def stream(index: int, port: int, mongodb_uri: str, redis_url: str) -> Program:
-    return _service("stream", index, port, {"GRIDCAST_MONGODB_URI": mongodb_uri, "GRIDCAST_REDIS_URL": redis_url})
+def files_settings(folder: Path) -> dict[str, str]:
+    """The variables by which services find the files store: in `folder`, unless the environment names another one."""
+    if os.environ.get("GRIDCAST_FILES_DIR") or os.environ.get("GRIDCAST_FILES_DIR_FILE"):
+        return {"GRIDCAST_STORE": "files"}
+    return {"GRIDCAST_STORE": "files", "GRIDCAST_FILES_DIR": str(folder)}
+
+
+def upload(index: int, port: int, store: Mapping[str, str], redis_url: str) -> Program:
+    return _service("upload", index, port, {**store, "GRIDCAST_REDIS_URL": redis_url})
+
+
+def stream(index: int, port: int, store: Mapping[str, str], redis_url: str) -> Program:
+    return _service("stream", index, port, {**store, "GRIDCAST_REDIS_URL": redis_url})
 
 
 def socket(index: int, port: int, redis_url: str) -> Program:

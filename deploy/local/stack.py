@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import NoReturn
@@ -14,6 +14,7 @@ from deploy.local.ports import free_ports
 from deploy.local.processes import PROJECT_ROOT, Child, Program, stop_children, wait_until_ready
 from deploy.local.signals import SignalWaiter
 from deploy.local.source_watcher import SourceWatcher
+from deploy.local.store_choice import GRIDFS
 from deploy.local.supervisor import Supervisor
 
 READY_TIMEOUT = 30.0
@@ -28,6 +29,7 @@ class StackOptions:
     upload_replicas: int = 1
     stream_replicas: int = 1
     socket_replicas: int = 1
+    store: str = GRIDFS
     mongodb_uri: str | None = None
     redis_url: str | None = None
     reload: bool = False
@@ -46,7 +48,7 @@ class Stack:
         """Start everything and return the gateway's URL. After StackError and StopRequested the started children still run."""
         # Before the first import of a service: what changes from now on is newer than what they run.
         self._watcher = SourceWatcher(PROJECT_ROOT) if options.reload else None
-        mongodb_uri, redis_url = self._start_databases(options)
+        store, redis_url = self._start_databases(options)
         counts = {
             "upload": options.upload_replicas,
             "stream": options.stream_replicas,
@@ -54,7 +56,7 @@ class Stack:
         }
         kinds = [(kind, number) for kind, count in counts.items() for number in range(1, count + 1)]
         services = [
-            _service_program(kind, number, port, mongodb_uri, redis_url)
+            _service_program(kind, number, port, store, redis_url)
             for (kind, number), port in zip(kinds, free_ports(len(kinds)), strict=True)
         ]
         self._start_and_wait(services)
@@ -74,26 +76,32 @@ class Stack:
             print_status(f"{kind:<13} stopped")
         return killed
 
-    def _start_databases(self, options: StackOptions) -> tuple[str, str]:
-        binaries.find_all(binaries.executables_to_start(options.mongodb_uri, options.redis_url))
+    def _start_databases(self, options: StackOptions) -> tuple[dict[str, str], str]:
+        """Start what no URL replaces. Returns the variables of the store, and the URL of Redis."""
+        starts_mongod = options.store == GRIDFS and options.mongodb_uri is None
+        binaries.find_all(binaries.executables_to_start(mongod=starts_mongod, redis_url=options.redis_url))
         if options.redis_url is not None and (reason := databases.redis_url_error(options.redis_url)) is not None:
             raise StackError(f"REDIS_URL: {reason}")
-        if options.mongodb_uri is not None:
+        if options.store == GRIDFS and options.mongodb_uri is not None:
             reason = databases.mongodb_error(options.mongodb_uri, timeout=5.0)
             if reason is not None:
                 raise StackError(f"the MongoDB of MONGODB_URI does not respond: {reason}")
         data_dir = self._data_dir
+        if options.store != GRIDFS:
+            data_dir.check_files_dir()
         # Other programs of the user may have these addresses in their settings.
         mongo_port, redis_port = data_dir.ports_of("mongod", "redis-server")
         servers: list[Program] = []
-        if options.mongodb_uri is None:
+        if starts_mongod:
             data_dir.check_mongo_dir()
             servers.append(databases.mongod(data_dir.mongo, mongo_port, inherited_fds=(data_dir.lock_fd,)))
         if options.redis_url is None:
             servers.append(databases.redis_server(data_dir.redis, redis_port, inherited_fds=(data_dir.lock_fd,)))
         self._start_and_wait(servers)
-        mongodb_uri = options.mongodb_uri or databases.mongodb_uri(mongo_port)
-        return mongodb_uri, options.redis_url or databases.redis_url(redis_port)
+        redis_url = options.redis_url or databases.redis_url(redis_port)
+        if options.store != GRIDFS:
+            return programs.files_settings(data_dir.files), redis_url
+        return programs.gridfs_settings(options.mongodb_uri or databases.mongodb_uri(mongo_port)), redis_url
 
     def _start_and_wait(self, programs: Sequence[Program]) -> None:
         started_at = time.monotonic()
@@ -104,12 +112,12 @@ class Stack:
             print_status(child.ready_line(time.monotonic() - started_at))
 
 
-def _service_program(kind: str, index: int, port: int, mongodb_uri: str, redis_url: str) -> Program:
+def _service_program(kind: str, index: int, port: int, store: Mapping[str, str], redis_url: str) -> Program:
     match kind:
         case "upload":
-            return programs.upload(index, port, mongodb_uri, redis_url)
+            return programs.upload(index, port, store, redis_url)
         case "stream":
-            return programs.stream(index, port, mongodb_uri, redis_url)
+            return programs.stream(index, port, store, redis_url)
         case _:
             return programs.socket(index, port, redis_url)
 

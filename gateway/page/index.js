@@ -1,8 +1,8 @@
-// Connects api.js and events.js to the elements of index.html. Text is set as text, never as HTML.
+// Connects the client of clients/js to the elements of index.html. Text is set as text, never as HTML.
 
-import { address, list, remove, upload } from "./api.js";
-import { Events } from "./events.js";
+import { Gridcast } from "/client/index.js";
 
+const { events, files, uploads } = new Gridcast();
 const SHOWN_EVENTS = 50;
 const PLAYABLE = /^(video|audio)\//;
 const at = (id) => document.getElementById(id);
@@ -23,7 +23,7 @@ let cursor = null;
 
 async function show(more = false) {
   try {
-    const page = await list(more ? cursor : null);
+    const page = await files.list({ after: more ? cursor : null });
     const rows = page.files.map(row);
     if (more) at("files").append(...rows);
     else at("files").replaceChildren(...rows);
@@ -38,7 +38,7 @@ async function show(more = false) {
 function row(file) {
   const line = document.createElement("tr");
   const name = document.createElement("td");
-  name.append(element("a", file.filename, { href: address(file), download: file.filename }));
+  name.append(element("a", file.filename, { href: files.address(file), download: file.filename }));
   const actions = document.createElement("td");
   if (PLAYABLE.test(file.content_type)) actions.append(element("button", "Play", { onclick: () => play(file) }));
   actions.append(element("button", "Delete", { onclick: () => confirmDelete(file) }));
@@ -48,7 +48,7 @@ function row(file) {
 
 async function confirmDelete(file) {
   if (!confirm(`Delete ${file.filename}?`)) return;
-  const failure = await remove(file).then(() => null, (error) => error);
+  const failure = await files.remove(file).then(() => null, (error) => error);
   await show(); // clears the status line, so the error is shown after it
   if (failure) at("files-result").textContent = failure.message;
 }
@@ -56,7 +56,7 @@ async function confirmDelete(file) {
 function play(file) {
   at("playing").textContent = file.filename;
   at("video").hidden = false;
-  at("video").src = address(file);
+  at("video").src = files.address(file);
   at("video").play().catch(() => {}); // autoplay may be blocked; the user has the controls
 }
 
@@ -64,22 +64,17 @@ at("more").onclick = () => show(true);
 
 // Upload.
 
-let cancelling = null;
+let upload = null;
 
 at("upload").onsubmit = async (submitted) => {
   submitted.preventDefault();
-  cancelling = new AbortController();
   at("progress").hidden = at("cancel").hidden = false;
   at("upload-result").className = "";
   at("upload-result").textContent = "";
-  // The folder goes before the file, so that a conflicting name is rejected before the bytes are sent.
-  const form = new FormData();
-  form.set("folder", submitted.target.folder.value);
-  form.set("file", submitted.target.file.files[0]);
+  upload = uploads.add(submitted.target.file.files[0], { folder: submitted.target.folder.value });
   try {
-    const progress = (share) => (at("progress").value = share);
-    const id = await upload(form, { sid: events.sid, progress, signal: cancelling.signal });
-    at("upload-result").textContent = `Stored as ${id}.`;
+    await uploaded(upload);
+    at("upload-result").textContent = `Stored as ${upload.filename}.`;
     await show();
   } catch (error) {
     at("upload-result").className = "error";
@@ -90,20 +85,36 @@ at("upload").onsubmit = async (submitted) => {
   }
 };
 
-at("cancel").onclick = () => cancelling?.abort();
+/** Resolves when the file is stored; rejects when the upload failed or was cancelled. */
+function uploaded(one) {
+  return new Promise((resolve, reject) => {
+    one.onChange(({ sent, size, state, error }) => {
+      at("progress").value = size ? sent / size : 1;
+      if (state === "failed") reject(error);
+    });
+    one.done.then(resolve, () => reject(new Error("cancelled")));
+  });
+}
+
+at("cancel").onclick = () => upload?.cancel();
 
 // Events.
 
-const events = new Events();
+const STATES = {
+  connecting: () => "connecting",
+  connected: ({ sid }) => `connected as ${sid.slice(0, 8)}…`,
+  waiting: ({ code }) => `not connected (${code})`,
+  closed: ({ reason }) => `not connected: ${reason === "session resumed elsewhere" ? "another tab has resumed this session" : reason}`,
+};
 
-events.addEventListener("state", ({ detail }) => (at("socket").textContent = detail));
-events.addEventListener("fresh", () => show());
-events.addEventListener("message", ({ detail: event }) => {
+events.onState((state) => (at("socket").textContent = STATES[state.state](state)));
+events.onGap(() => show());
+events.onEvent((event) => {
   const text = `${event.time ?? ""} ${event.type} ${JSON.stringify(event.data ?? null)}`;
   at("events").prepend(element("li", text));
   while (at("events").childElementCount > SHOWN_EVENTS) at("events").lastElementChild.remove();
-  if (/^file\.(created|replaced|deleted)$/.test(event.type) || event.type === "socket.resync") show();
+  if (/^file\.(created|replaced|deleted)$/.test(event.type)) show();
 });
 
-events.open();
+events.connect();
 show();

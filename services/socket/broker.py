@@ -306,7 +306,7 @@ class RedisBroker:
             self._processed_offset = max(self._processed_offset, position.offset)
             self._last_contact_at = heartbeat.clock
         refresh_all = not heartbeat.known or (self._refresh_due and not self.refusal)
-        await self._presence.tick(refresh_all=refresh_all)
+        await self._presence.tick(refresh_all=refresh_all, prune=self.records_complete)
         self._refresh_due = self._refresh_due and not refresh_all
         for topic, subscription in list(self._topic_subscriptions.items()):
             # Checked one by one: a topic may get a subscriber again while another is unsubscribed.

@@ -104,10 +104,11 @@ class PresenceManager:
         for sid in closed:
             self.kick(refreshed[sid])
 
-    async def tick(self, *, refresh_all: bool) -> None:
+    async def tick(self, *, refresh_all: bool, prune: bool) -> None:
         """Do the work of each second: flush, refresh and prune.
 
-        `refresh_all` refreshes all records instead of a thirtieth of them; it is set when this replica's key had expired.
+        `refresh_all` refreshes all records instead of a thirtieth of them; it is set when this replica's key had expired. `prune`
+        is not set while connected sids may have no record.
         """
         await self._flush()
         ready = self._hub.ready_clients()
@@ -117,7 +118,8 @@ class PresenceManager:
         await self.refresh(
             ready if refresh_all else [*ready[self._refresh_slot :: REFRESH_INTERVAL_SECONDS], *rechecks]
         )
-        self._prune_cursor = await self._sessions.prune_expired(self._prune_cursor, PRUNE_BATCH_SIZE)
+        if prune:
+            self._prune_cursor = await self._sessions.prune_expired(self._prune_cursor, PRUNE_BATCH_SIZE)
 
     async def aclose(self) -> None:
         """Write the pending disconnects and confirmations."""

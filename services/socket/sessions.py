@@ -260,7 +260,7 @@ class SessionStore:
         found: list[Presence] = []
         for start in range(0, len(requested), READS_PER_CALL):
             batch = requested[start : start + READS_PER_CALL]
-            rows = await self._redis.eval(scripts.GET_SESSIONS, (SESSIONS_KEY,), batch)
+            rows = await self._redis.eval(scripts.GET_SESSIONS, (), batch)
             found += [_parse_presence(*row) for row in rows]
         return found
 

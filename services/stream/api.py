@@ -1,6 +1,7 @@
 """The stream service's documented routes: lists and descriptions. The bytes go by `services.stream.download`, past any router."""
 
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,6 +19,7 @@ from services.common.media import (
 from services.common.store.media_reader import ListQuery, MediaReader
 from services.common.web.openapi import openapi_problems
 from services.common.web.openapi_examples import EXAMPLE_FILENAME, EXAMPLE_FOLDER, parameter_examples
+from services.stream.media_facts import MediaFactsReader
 from services.stream.metadata_cache import MetadataCache
 from services.stream.page_tokens import (
     MAX_PAGE_TOKEN_LENGTH,
@@ -86,8 +88,31 @@ _FILE_EXAMPLE: JsonDict = {
     "etag": '"sha256-30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58"',
     "uploaded_at": "2026-11-23T08:30:00.125+00:00",
     "metadata": {"title": "Our holiday"},
+    "media_facts": {
+        "kind": "video",
+        "duration": 61.4,
+        "width": 1280,
+        "height": 720,
+        "codecs": ["vp9", "opus"],
+        "rotation": 0,
+        "tags": {},
+    },
     "revision": 1,
 }
+
+
+class FileMediaFacts(BaseModel):
+    """What the container of a media file says; null for what it does not say."""
+
+    kind: Literal["video", "audio", "image"]
+    duration: float | None = Field(description="seconds")
+    width: int | None = Field(description="pixels as stored")
+    height: int | None
+    codecs: list[str] = Field(description="as in the parameter `codecs` of a media type (RFC 6381), video first")
+    rotation: Literal[0, 90, 180, 270] | None = Field(
+        description="degrees clockwise by which a player turns the picture"
+    )
+    tags: dict[str, str] = Field(description="title, artist, album, album_artist, composer, genre, date, track")
 
 
 class FileInfo(BaseModel):
@@ -104,6 +129,9 @@ class FileInfo(BaseModel):
     etag: str = Field(description="strong entity tag with its quotes")
     uploaded_at: str = Field(description="ISO 8601, UTC")
     metadata: dict[str, Any] = Field(description="what its uploader says of it: fields of the form, keys of tus")
+    media_facts: FileMediaFacts | None = Field(
+        description="null for other files; in lists also where they were not read yet"
+    )
     revision: int = Field(description="counts the changes of this name and never falls: the greater one is the newer")
 
 
@@ -137,9 +165,11 @@ async def get_file_info(
     response.headers["cache-control"] = "no-store"
     metadata_cache: MetadataCache = request.app.state.metadata_cache
     fresh = bypasses_cache(request.headers.get("cache-control", ""))
-    return (
-        await metadata_cache.get_or_fetch(validate_media_name(folder, filename), bypass_cache=fresh)
-    ).info.to_public_dict()
+    media_facts: MediaFactsReader = request.app.state.media_facts
+    info = (await metadata_cache.get_or_fetch(validate_media_name(folder, filename), bypass_cache=fresh)).info
+    if info.media_facts_json is None:  # stored before they were read at the upload
+        info = replace(info, media_facts_json=await media_facts.get_json(info))
+    return info.to_public_dict()
 
 
 @router.get("/file", response_model=FilePage, responses=openapi_problems(400, 503))

@@ -25,6 +25,7 @@ from services.common.web.middleware import RequestMiddleware
 from services.stream import api
 from services.stream.block_cache import BlockCache
 from services.stream.download import FileDownload
+from services.stream.media_facts import MediaFactsReader
 from services.stream.metadata_cache import MetadataCache
 from services.stream.openapi import add_download_paths
 from services.stream.response_sender import SendTimeoutMonitor
@@ -52,6 +53,7 @@ def create_app(settings: StreamSettings | None = None, telemetry: RequestTelemet
         metrics.BLOCK_CACHE_BYTES.set_function(lambda: cache.size_bytes)
         app.state.reader = reader
         app.state.metadata_cache = metadata_cache
+        app.state.media_facts = MediaFactsReader(cache)
         send_timeout = SendTimeoutMonitor(settings.send_timeout)
         stream.download = FileDownload(metadata_cache, cache, send_timeout)
         monitor = asyncio.create_task(send_timeout.run())

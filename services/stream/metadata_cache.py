@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from services.common.aio.singleflight import SingleFlight
 from services.common.errors import NotFound
@@ -20,7 +21,7 @@ from services.stream.response_plan import Representation, build_representation
 
 METADATA_TTL_SECONDS = 1.0
 MAX_CACHED_TEXT_BYTES = 8 * 1024 * 1024
-"""Memory for what uploaders say of their files, up to 16 KiB of each."""
+"""Memory for what uploaders and containers say of files, up to 24 KiB of each."""
 
 _METADATA_LOOKUPS = metrics.CACHE_LOOKUPS.counts
 _METADATA_HIT, _METADATA_MISS = ("metadata", "hit"), ("metadata", "miss")
@@ -95,7 +96,7 @@ class MetadataCache:
         file = (
             before.representation
             if before is not None and before.representation.info == info
-            else build_representation(info)
+            else build_representation(info, datetime.now(UTC))
         )
         if self._invalidations_live() and changes == self._invalidation_count:
             self._add(name, _CachedMetadata(file, began + METADATA_TTL_SECONDS))
@@ -138,5 +139,6 @@ class MetadataCache:
 
 
 def _text_size(entry: _CachedMetadata) -> int:
-    """Bytes of memory of the metadata that an uploader has sent."""
-    return sys.getsizeof(entry.representation.info.metadata_json)
+    """Bytes of memory of what an uploader and the container say of a file."""
+    info = entry.representation.info
+    return sys.getsizeof(info.metadata_json) + sys.getsizeof(info.media_facts_json)

@@ -50,9 +50,12 @@ class ResponsePlan(NamedTuple):
     body_parts: Sequence[bytes | ByteRange]
 
 
-def build_representation(info: MediaInfo) -> Representation:
-    """Encode the headers that depend on the file alone."""
-    modified = info.uploaded_at.replace(microsecond=0)
+def build_representation(info: MediaInfo, now: datetime) -> Representation:
+    """Encode the headers that depend on the file alone.
+
+    `now` is this service's time, before which Last-Modified is even where the store's clock is ahead (RFC 9110, 8.8.2.1).
+    """
+    modified = min(info.uploaded_at, now).replace(microsecond=0)
     validators = (
         (b"etag", info.etag.encode("ascii")),
         (b"last-modified", format_http_date(modified).encode("ascii")),

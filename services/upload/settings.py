@@ -13,7 +13,10 @@ class UploadSettings(StoreSettings, RedisSettings):
     port: int = Field(8001, ge=1, le=65535, description="port to listen on")
     max_file_size: int = Field(16 * 1024**3, ge=1, description="bytes: size of one file at most; 413 beyond")
     max_concurrent_uploads: int = Field(
-        200, ge=1, description="upload requests that one process receives at the same time; 503 beyond"
+        # Each takes 8 MiB, the process 128 MiB; together they fit into the 1 GiB of our deployments.
+        110,
+        ge=1,
+        description="upload requests that one process receives at the same time; 503 beyond",
     )
     max_uploads_per_client: int = Field(
         0,

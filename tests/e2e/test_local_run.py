@@ -14,7 +14,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from deploy.local.binaries import MONGOD, REDIS_SERVER
 from deploy.local.ports import HOST, free_ports
+from tests.conftest import CLIENT_SOURCE
 from tests.support.stack import Stack, run_stack
 from tests.support.waiting import eventually
 
@@ -260,23 +262,75 @@ def test_uncreatable_data_dir_is_reported(tmp_path: Path, run_marker_env: dict[s
         assert "cannot be used" in wait_for_error_line(stack)
 
 
+def env_without_wheels(folder: Path, *distributions: str) -> dict[str, str]:
+    """Variables with which no program is found in these wheels: they are found by their distributions' names."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        "import importlib.metadata as metadata\n"
+        "original = metadata.distribution\n"
+        "def distribution(name):\n"
+        f"    if name in {distributions!r}:\n"
+        "        raise metadata.PackageNotFoundError(name)\n"
+        "    return original(name)\n"
+        "metadata.distribution = distribution\n"
+    )
+    return {"PYTHONPATH": f"{folder}{os.pathsep}{CLIENT_SOURCE}"}
+
+
 def test_all_missing_programs_are_reported_at_once(
     tmp_path: Path, run_marker_env: dict[str, str], program_dir: Path
 ) -> None:
-    nothing = tmp_path / "nothing"
-    nothing.mkdir()
-    # The wheels' programs are found by their distributions' names: none is found where this stands first.
-    (nothing / "sitecustomize.py").write_text(
-        "import importlib.metadata as metadata\n"
-        "def distribution(name):\n"
-        "    raise metadata.PackageNotFoundError(name)\n"
-        "metadata.distribution = distribution\n"
-    )
-    env = {**run_marker_env, "PATH": str(program_dir), "PYTHONPATH": str(nothing)}
-    with run_stack(tmp_path / "data", env=env, up=False) as stack:
+    nothing = env_without_wheels(tmp_path / "nothing", MONGOD.distribution, REDIS_SERVER.distribution)
+    env = {**run_marker_env, **nothing, "PATH": str(program_dir)}
+    with run_stack(tmp_path / "data", "--store", "gridfs", env=env, up=False) as stack:
         line = wait_for_error_line(stack)
-        assert "mongod not found: install MongoDB 6 or newer, or set MONGODB_URI; redis-server not found: " in line
-        assert stack.stdout == "", "nothing was started"
+        assert "mongod not found: install MongoDB 6 or newer, set MONGODB_URI, or choose the files store" in line
+        assert "; redis-server not found: install Redis 6.2 or newer or Valkey" in line
+        assert " ready " not in stack.stdout, "nothing was started"
+    with run_stack(tmp_path / "other", env=env, up=False) as stack:
+        assert wait_for_error_line(stack).startswith("gridcast: redis-server not found: "), (
+            "the files store needs no mongod"
+        )
+
+
+def store_line(stack: Stack) -> str:
+    return stack.stdout.splitlines()[0]
+
+
+@pytest.mark.parametrize("mongod", ["missing", "without a library"])
+def test_files_store_where_no_mongod_can_be_had(
+    tmp_path: Path, run_marker_env: dict[str, str], program_dir: Path, mongod: str
+) -> None:
+    """It says so, starts no mongod, and stays with the files when a mongod can be had later."""
+    env = {**run_marker_env, **env_without_wheels(tmp_path / "nothing", MONGOD.distribution)}
+    reason = "mongod was not found"
+    if mongod != "missing":
+        error = "mongod: error while loading shared libraries: libcurl.so.4"
+        write_script(program_dir / "mongod", f'echo "{error}" >&2; exit 127')
+        env |= {"PATH": f"{program_dir}{os.pathsep}{os.environ['PATH']}"}
+        reason = f"mongod cannot run here ({error})"
+    data = tmp_path / "data"
+    content = os.urandom(700_000)
+    with run_stack(data, env=env) as stack:
+        assert store_line(stack) == f"store: files, because {reason}; STORE=gridfs chooses the other"
+        assert "mongod" not in stack.pids
+        httpx.put(f"{stack.url}/file/stream?filename=a", content=content).raise_for_status()
+        found = httpx.get(f"{stack.url}/file/stream?filename=a", headers={"Range": "bytes=262000-600000"})
+        assert (found.status_code, found.content) == (206, content[262000:600001])
+        assert stack.terminate() == 0
+        stopped = [line.split()[0] for line in stack.stdout.splitlines() if line.endswith(" stopped")]
+        assert stopped == ["gateway", "socket", "stream", "upload", "redis-server"]
+        assert stack.stderr == ""
+    with run_stack(data, env=run_marker_env) as stack:
+        assert store_line(stack) == f"store: files, because {data / 'files'} has data; STORE=gridfs chooses the other"
+        assert httpx.get(f"{stack.url}/file/stream?filename=a").content == content
+
+
+def test_files_of_others_are_not_taken_for_a_store(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
+    (tmp_path / "data" / "files").mkdir(parents=True)
+    (tmp_path / "data" / "files" / "mine.txt").write_text("mine")
+    with run_stack(tmp_path / "data", "--store", "files", env=run_marker_env, up=False) as stack:
+        assert "files that no files store made" in wait_for_error_line(stack)
 
 
 def test_program_with_a_missing_library_is_reported(
@@ -286,7 +340,7 @@ def test_program_with_a_missing_library_is_reported(
         program_dir / "mongod", 'echo "mongod: error while loading shared libraries: libcurl.so.4" >&2; exit 127'
     )
     env = {**run_marker_env, "PATH": f"{program_dir}:{os.environ['PATH']}"}
-    with run_stack(tmp_path / "data", env=env, up=False) as stack:
+    with run_stack(tmp_path / "data", "--store", "gridfs", env=env, up=False) as stack:
         line = wait_for_error_line(stack)
         assert "mongod cannot be started: mongod: error while loading shared libraries: libcurl.so.4" in line
         assert "libcurl4" in line

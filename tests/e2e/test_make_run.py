@@ -18,7 +18,16 @@ from tests.support.programs import require_program
 from tests.support.stack import STACK_VARIABLES, Stack, run_stack
 from tests.support.waiting import eventually
 
-SOURCE_PATHS = ("Makefile", "pyproject.toml", "requirements", "services", "gateway", "deploy", "clients/python")
+SOURCE_PATHS = (
+    "Makefile",
+    "pyproject.toml",
+    "requirements",
+    "services",
+    "gateway",
+    "deploy",
+    "clients/python",
+    "clients/js/src",
+)
 
 
 @pytest.fixture
@@ -93,9 +102,14 @@ def test_port_and_data(source_copy: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("environ", "named"),
     [
-        ({}, ["mongod not found: install MongoDB", "redis-server not found: install Redis"]),
-        ({"MONGODB_URI": "mongodb://example.org"}, ["redis-server not found: install Redis"]),
-        ({"GRIDCAST_REDIS_URL": "redis://example.org"}, ["mongod not found: install MongoDB"]),
+        (
+            {"STORE": "gridfs"},
+            ["mongod not found: install MongoDB", "redis-server not found: install Redis 6.2 or newer or Valkey"],
+        ),
+        ({"STORE": "disk"}, ["STORE must be gridfs or files"]),
+        ({"MONGODB_URI": "mongodb://example.org"}, ["redis-server not found: install Redis 6.2 or newer or Valkey"]),
+        ({}, ["redis-server not found: install Redis 6.2 or newer or Valkey"]),
+        ({"STORE": "gridfs", "GRIDCAST_REDIS_URL": "redis://example.org"}, ["mongod not found: install MongoDB"]),
     ],
 )
 def test_missing_servers_are_named_before_anything_is_installed(
@@ -150,6 +164,7 @@ def test_reload_restarts_what_imports_the_changed_file(tmp_path: Path) -> None:
 
         change("services/stream/ranges.py", "stream-1")
         change("gateway/page/index.html", "gateway")
+        change("clients/js/src/events.js", "gateway")
         change("services/socket/lua/heartbeat.lua", "socket-1")
         change("clients/python/src/gridcast/publish.py", "upload-1", "stream-1", "socket-1")
         change("services/common/media.py", "upload-1", "stream-1", "socket-1", "gateway")

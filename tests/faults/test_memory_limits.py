@@ -3,12 +3,14 @@
 After the load the memory comes back to 1.3 times that at rest, and what the caches hold by metric.
 """
 
+import asyncio
 import contextlib
 import os
 import re
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,20 +20,27 @@ import pytest
 import yaml
 
 from deploy.local.ports import free_ports
+from gridcast.publish import Publisher
+from services.upload.settings import UploadSettings
 from tests.support.databases import ServerProcess, storage_env
 from tests.support.process_stats import anonymous_memory
 from tests.support.processes import ServiceProcess, StartService
 from tests.support.scripted_upstream import open_connection, send_request
 from tests.support.waiting import eventually
+from tests.support.websocket_client import connect_stalled_reader
 
 MIB = 1 << 20
 ROOT = Path(__file__).parents[2]
 STOPPED_READERS = 500
 """Clients of one gateway that take nothing of a large file."""
-WARM_UP_CONNECTIONS = 200
+WARM_UP_CONNECTIONS = STOPPED_READERS
 """Connections that a process has had before its memory at rest is measured: Python keeps memory for that many objects."""
 DOWNLOADS = 8
 """Downloads at once of files that together are larger than the block cache."""
+UPLOADS = UploadSettings.model_fields["max_concurrent_uploads"].default
+"""Uploads that one process receives at once, while MongoDB stands still."""
+STALLED_SOCKETS = 200
+"""WebSocket clients of one replica that read nothing of what is pushed to each of them."""
 
 
 def memory_limit(service: str) -> int:
@@ -71,6 +80,17 @@ def peak_of(service: ServiceProcess) -> Iterator[list[int]]:
     finally:
         ended.set()
         watching.join(10)
+
+
+def settled_memory(service: ServiceProcess) -> int:
+    """Return the memory once it has not fallen for eleven seconds: what was free at two looks, five seconds apart, is returned."""
+    least, since = anonymous_memory(service.pid), time.monotonic()
+    while time.monotonic() - since < 11:
+        time.sleep(0.1)
+        now = anonymous_memory(service.pid)
+        if now < least - MIB:
+            least, since = now, time.monotonic()
+    return least
 
 
 def warm_up(service: ServiceProcess) -> int:
@@ -150,3 +170,64 @@ def test_stream_holds_its_limit_while_its_cache_overflows_and_returns_the_memory
     assert cached > 200 * MIB
     assert peak[0] < 0.9 * memory_limit("stream")
     eventually(lambda: anonymous_memory(stream.pid) <= 1.3 * rest + cached, 60, "the memory is returned")
+
+
+@pytest.mark.timeout(300)
+def test_upload_holds_its_limit_while_mongodb_stands_still_and_returns_the_memory(
+    start_service: StartService, dedicated_mongod: ServerProcess, redis_url: str
+) -> None:
+    """Every upload fills its buffers, from six addresses: one address gets half of the places at most."""
+    upload = start_service("services.upload", **storage_env(dedicated_mongod, redis_url, "memory"))
+    body = os.urandom(12 * MIB)
+
+    def send(number: int) -> int:
+        transport = httpx.HTTPTransport(local_address=f"127.0.0.{2 + number % 6}")
+        with httpx.Client(transport=transport, timeout=120) as client:
+            return client.put(f"{upload.url}/file/stream?filename={number}.bin", content=body).status_code
+
+    with ThreadPoolExecutor(UPLOADS) as pool:
+        assert set(pool.map(send, range(UPLOADS, 2 * UPLOADS))) == {201}
+    rest = settled_memory(upload)
+    with ThreadPoolExecutor(UPLOADS) as pool, peak_of(upload) as peak:
+        dedicated_mongod.pause()
+        try:
+            sent = [pool.submit(send, number) for number in range(UPLOADS)]
+            still_since, before = time.monotonic(), peak[0]
+            while time.monotonic() - still_since < 2:  # until no more is buffered
+                time.sleep(0.1)
+                if peak[0] > before:
+                    still_since, before = time.monotonic(), peak[0]
+        finally:
+            dedicated_mongod.resume()
+        statuses = [one.result() for one in sent]
+    print(f"upload: rest {rest / MIB:.0f} MiB, {UPLOADS} uploads {peak[0] / MIB:.0f} MiB, {Counter(statuses)}")
+    assert set(statuses) <= {201, 503}
+    assert peak[0] < 0.9 * memory_limit("upload")
+    eventually(lambda: anonymous_memory(upload.pid) <= 1.3 * rest, 60, "the memory is returned")
+    print(f"upload: after {anonymous_memory(upload.pid) / MIB:.0f} MiB")
+
+
+@pytest.mark.anyio
+@pytest.mark.timeout(300)
+async def test_socket_holds_its_limit_with_stalled_readers_and_returns_the_memory(
+    start_service: StartService, env: dict[str, str], redis_url: str
+) -> None:
+    sockets = start_service("services.socket", GRIDCAST_REDIS_URL=redis_url, GRIDCAST_HANDSHAKE_RATE="100000")
+    with contextlib.ExitStack() as warm:
+        for _ in range(STALLED_SOCKETS):
+            warm.enter_context(connect_stalled_reader(sockets.port))
+    rest = anonymous_memory(sockets.pid)
+    with contextlib.ExitStack() as open_readers, peak_of(sockets) as peak:
+        for _ in range(STALLED_SOCKETS):
+            open_readers.enter_context(connect_stalled_reader(sockets.port))
+        async with httpx.AsyncClient() as client:
+            page = (await client.get(f"{sockets.url}/sockets?limit=1000")).json()
+        sids = [entry["sid"] for entry in page["sockets"] if entry["state"] == "online"]
+        assert len(sids) == STALLED_SOCKETS
+        async with Publisher.from_url(redis_url, "/x") as push:
+            for _ in range(24):
+                await asyncio.gather(*(push.send(sid, "filler", "x" * 50_000) for sid in sids))
+    print(f"socket: rest {rest / MIB:.0f} MiB, {STALLED_SOCKETS} stalled readers {peak[0] / MIB:.0f} MiB")
+    assert peak[0] > rest + STALLED_SOCKETS * MIB / 2, "the queues were filled"
+    assert peak[0] < 0.9 * memory_limit("socket")
+    eventually(lambda: anonymous_memory(sockets.pid) <= 1.3 * rest, 60, "the memory is returned")

@@ -28,6 +28,7 @@ from services.common.settings import StoreSettings
 from services.common.store.factory import MediaStore
 from services.common.store.files import garbage_collector
 from services.common.store.files.database import SQLITE_FILENAME
+from services.common.store.files.media_folder import FOLDERS
 from services.common.store.media_reader import ListQuery, PageKey
 from tests.support.databases import ServerProcess
 from tests.support.opened_stores import opened_store

@@ -389,9 +389,12 @@ def test_responses_of_the_gateway_itself(gateway: ServiceProcess) -> None:
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert send_request(gateway.port, "HEAD", "/docs").status == 200
     assert send_request(gateway.port, "GET", "/page/nothing.js").status == 404
+    assert send_request(gateway.port, "GET", "/client/nothing.js").status == 404
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz", "/version", "/openapi.json", "/", "/docs", "/page/index.js"])
+@pytest.mark.parametrize(
+    "path", ["/livez", "/readyz", "/version", "/openapi.json", "/", "/docs", "/page/index.js", "/client/index.js"]
+)
 def test_head_of_the_gateway_itself(gateway: ServiceProcess, path: str) -> None:
     answer, head = (send_request(gateway.port, method, path) for method in ("GET", "HEAD"))
     assert (head.status, head.body) == (200, b"")

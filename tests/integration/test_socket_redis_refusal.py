@@ -38,10 +38,12 @@ def make_read_only(redis: ServerProcess, folder: Path) -> Callable[[], object]:
 
 def break_snapshots(redis: ServerProcess, folder: Path) -> Callable[[], object]:
     """The name of the snapshot is that of a folder, so that it cannot be replaced."""
-    target = folder / "snapshots" / "dump.rdb"
-    target.mkdir(parents=True)
+    # The folder itself cannot be changed: Redis 7 protects that setting.
+    target = Path(send_redis_commands(redis.port, "CONFIG GET dir").split("\r\n")[4]) / "dump.rdb"
+    target.unlink(missing_ok=True)
+    target.mkdir()
     (target / "file").touch()
-    send_redis_commands(redis.port, f"CONFIG SET dir {target.parent}", "CONFIG SET save '3600 1'", "BGSAVE")
+    assert send_redis_commands(redis.port, "CONFIG SET save '3600 1'", "BGSAVE").startswith("+Background saving")
     return lambda: send_redis_commands(redis.port, "CONFIG SET save ''", "CONFIG SET stop-writes-on-bgsave-error no")
 
 

@@ -93,6 +93,20 @@ async def test_metadata_belongs_to_the_version(adapters: StoreAdapters) -> None:
     assert [event.info.metadata_json for event in unpublished] == [text, "{}", '{"a":"b"}', '{"a":"b"}']
 
 
+@pytest.mark.parametrize("facts", [None, "null", '{"kind":"audio","tags":{"title":"$$ROOT.\\u0000"}}'])
+async def test_media_facts_belong_to_the_version(adapters: StoreAdapters, facts: str | None) -> None:
+    for media_facts_json in ('{"kind":"video"}', facts):
+        upload = await adapters.store.create_upload(NAME, NewUpload(), NO_PRECONDITIONS)
+        stored = replace(finished_upload(b""), media_facts_json=media_facts_json)
+        event = await adapters.store.commit(upload, stored, NO_PRECONDITIONS)
+        assert event.info.media_facts_json == media_facts_json
+        assert await adapters.reader.find(NAME) == event.info
+        assert (await adapters.reader.list_files(ListQuery())).files == [event.info]
+    deleted = await adapters.store.delete(NAME)
+    assert deleted is not None
+    assert deleted.info.media_facts_json == facts
+
+
 async def test_prepare_is_idempotent(adapters: StoreAdapters) -> None:
     await adapters.store.ensure_schema()
     await adapters.store.check_health()

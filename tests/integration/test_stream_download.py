@@ -257,6 +257,7 @@ def test_file_info(media_services: MediaServices) -> None:
         "sha256": digest,
         "etag": f'"sha256-{digest}"',
         "metadata": {},
+        "media_facts": None,
         "revision": 1,
     }
 

@@ -249,6 +249,6 @@ def test_openapi_document_is_valid_and_complete(listing_services: MediaServices)
     )
     for path in ("/file", "/file/info", "/file/folders"):
         operation = document["paths"][path]["get"]
-        assert operation["tags"] == ["stream"]
+        assert operation["tags"] == ["files"]
         name = operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].rsplit("/", 1)[-1]
         assert document["components"]["schemas"][name]["examples"]

@@ -96,6 +96,27 @@ def test_changes_are_broadcast(
     eventually(lambda: all(document["announce"] == [] for document in inspector.list_documents()))
 
 
+def test_events_carry_the_media_facts_of_the_version(
+    upload: ServiceProcess, inspector: MongoInspector, event_listener: EventListener
+) -> None:
+    gif = b"GIF89a\x03\0\x02\0" + bytes(3)
+    facts: dict[str, Any] = {
+        "kind": "image",
+        "duration": None,
+        "width": 3,
+        "height": 2,
+        "codecs": [],
+        "rotation": 0,
+        "tags": {},
+    }
+    put_file(upload, "m.gif", gif)
+    put_file(upload, "m.gif", b"text")
+    put_file(upload, "m.gif", gif)
+    httpx.delete(f"{upload.url}/file/stream?filename=m.gif")
+    said = [event["data"]["media_facts"] for channel, event in event_listener.collect() if channel == "gridcast:all"]
+    assert said == [facts, None, facts, facts]
+
+
 def test_events_carry_the_metadata_of_the_version(
     upload: ServiceProcess, inspector: MongoInspector, event_listener: EventListener
 ) -> None:

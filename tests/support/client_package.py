@@ -1,19 +1,21 @@
-"""Fixture: an environment in which nothing is installed but the wheel of clients/python with the extra `redis`."""
+"""Fixtures: environments in which nothing is installed but the wheel of clients/python and what it requires.
 
-import contextlib
+`client_environment` has the extra `redis`, `command_line_environment` the extra `cli`.
+"""
+
 import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 CLIENT_DIR = Path(__file__).parents[2] / "clients/python"
-# What redis-py needs of its own (before Python 3.11.3) comes along.
-REDIS_DISTRIBUTIONS = ("redis", "async-timeout")
 
 
 @dataclass(frozen=True)
@@ -38,19 +40,28 @@ class ClientEnvironment:
 
 @pytest.fixture(scope="session")
 def client_environment(tmp_path_factory: pytest.TempPathFactory) -> ClientEnvironment:
-    """Built and installed offline: redis-py is packed into a wheel from the environment of this process."""
+    """Built and installed offline: what it requires is packed into wheels from the environment of this process."""
+    return _create(tmp_path_factory.mktemp("client"), "redis")
+
+
+@pytest.fixture(scope="session")
+def command_line_environment(tmp_path_factory: pytest.TempPathFactory) -> ClientEnvironment:
+    """The same with the command `gridcast`."""
+    return _create(tmp_path_factory.mktemp("command-line"), "cli")
+
+
+def _create(folder: Path, extra: str) -> ClientEnvironment:
     pytest.importorskip("hatchling", reason="hatchling is not installed: make setup")
-    folder = tmp_path_factory.mktemp("client")
     wheels = folder / "wheels"
     _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(wheels), str(CLIENT_DIR))
     (wheel,) = wheels.iterdir()
-    for name in REDIS_DISTRIBUTIONS:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            _pack(metadata.distribution(name), wheels)
+    (metadata_of_wheel,) = metadata.distributions(path=[str(wheel)])
+    for name in _required(metadata_of_wheel.requires or [], {extra}, {}):
+        _pack(metadata.distribution(name), wheels)
     environment = folder / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True, timeout=60)
     python = environment / "bin/python"
-    _pip("--python", str(python), "install", "--no-index", "--find-links", str(wheels), "gridcast[redis]")
+    _pip("--python", str(python), "install", "--no-index", "--find-links", str(wheels), f"gridcast[{extra}]")
     return ClientEnvironment(wheel, python)
 
 
@@ -65,6 +76,19 @@ def _pip(*arguments: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _required(requirements: Iterable[str], extras: set[str], found: dict[str, None]) -> dict[str, None]:
+    """The names of the distributions that requirements mean here, with all that those require."""
+    for text in requirements:
+        requirement = Requirement(text)
+        wanted = requirement.marker is None or any(
+            requirement.marker.evaluate({"extra": extra}) for extra in (extras or {""})
+        )
+        if wanted and requirement.name not in found:
+            found[requirement.name] = None
+            _required(metadata.requires(requirement.name) or [], set(requirement.extras), found)
+    return found
 
 
 def _pack(distribution: metadata.Distribution, folder: Path) -> None:

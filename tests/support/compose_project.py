@@ -41,6 +41,7 @@ def compose() -> tuple[str, ...]:
 
 BUILD_CONTEXT = (
     ".dockerignore",
+    "clients/js/src",
     "clients/python",
     "deploy",
     "docker-compose.yml",

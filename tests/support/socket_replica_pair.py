@@ -23,8 +23,12 @@ class SocketReplicaPair:
         self.start(0)
         sockets = ",".join(f"http://127.0.0.1:{port}" for port in self._ports)
         # The other two services get no requests; they are named so that the gateway becomes ready.
-        env = {"GRIDCAST_SOCKET_URLS": sockets, "GRIDCAST_UPLOAD_URLS": sockets, "GRIDCAST_STREAM_URLS": sockets}
-        self.gateway = stack.enter_context(run_service("gateway", folder, env))
+        self._gateway_env = {
+            "GRIDCAST_SOCKET_URLS": sockets,
+            "GRIDCAST_UPLOAD_URLS": sockets,
+            "GRIDCAST_STREAM_URLS": sockets,
+        }
+        self.gateway = stack.enter_context(run_service("gateway", folder, self._gateway_env))
 
     @property
     def websocket_url(self) -> str:
@@ -36,6 +40,13 @@ class SocketReplicaPair:
         env = {"GRIDCAST_REDIS_URL": self.redis_url}
         self._replicas[index] = self._stack.enter_context(
             run_service("services.socket", self._folder, env, port=self._ports[index])
+        )
+
+    def restart_gateway(self) -> None:
+        """Stop the gateway and start another one on its port."""
+        self.gateway.terminate()
+        self.gateway = self._stack.enter_context(
+            run_service("gateway", self._folder, self._gateway_env, port=self.gateway.port)
         )
 
     def terminate(self, index: int) -> None:

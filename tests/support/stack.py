@@ -24,7 +24,7 @@ START_TIMEOUT = 60.0
 STOP_TIMEOUT = 60.0
 SERVICE_NAMES = ("gateway", "upload-1", "stream-1", "stream-2", "socket-1", "socket-2")
 """The service processes of a stack with its default settings."""
-STACK_VARIABLES = ("PORT", "DATA", "MONGODB_URI", "REDIS_URL")
+STACK_VARIABLES = ("PORT", "DATA", "STORE", "MONGODB_URI", "REDIS_URL")
 """Variables of the caller that would change the run."""
 
 

@@ -14,7 +14,9 @@ import pytest
 
 from deploy.containers import credentials, mongodb_setup
 from gateway import routes
-from services.socket import accept
+from gridcast._flows import pushes, tus_transfer
+from services.socket import accept, api
+from services.upload.tus import headers
 
 ROOT = Path(__file__).parents[2]
 LINT_IMPORTS = Path(sys.executable).with_name("lint-imports")
@@ -113,12 +115,19 @@ def tracked_files() -> list[Path]:
         ("gateway/limiters.py", "import services.common.aio.singleflight"),
         ("services/common/http/encoding.py", "import asyncio"),
         ("services/common/http/encoding.py", "import services.common.server.transport"),
+        ("services/common/containers/mp4.py", "import services.common.media"),
         ("services/common/server/connection.py", "import uvicorn"),
         ("services/upload/writer/upload_writer.py", "import aiohttp"),
         ("services/common/bus/redis.py", "import redis"),
         ("clients/python/src/gridcast/publish.py", "import services.common.errors"),
         ("clients/python/src/gridcast/publish.py", "import redis"),
         ("clients/python/src/gridcast/_bus/events.py", "import time"),
+        ("clients/python/src/gridcast/_flows/uploads.py", "import pathlib"),
+        ("clients/python/src/gridcast/_flows/uploads.py", "import gridcast._local.sources"),
+        ("clients/python/src/gridcast/_sync_shell.py", "import httpx"),
+        ("clients/python/src/gridcast/_listener.py", "import websockets"),
+        ("clients/python/src/gridcast/_operations.py", "import click"),
+        ("clients/python/src/gridcast/cli/output.py", "import rich"),
         ("gateway/app.py", "import gridcast.publish"),
     ],
 )
@@ -320,12 +329,18 @@ def test_sentences_are_plain_english() -> None:
 
 SAME_MEANING = {
     "VAULT": "the folder of the secrets in two programs that are copied into images one by one",
+    "Client": "the public name of the client; the address of one in the gateway",
+    "FileInfo": "the client imports nothing of the services",
+    "MAX_ACK_WAIT_SECONDS": "the client imports nothing of the services",
+    "TUS_CONTENT_TYPE": "the client imports nothing of the services",
     "WEBSOCKET_PATHS": "the gateway and the socket service import nothing of each other",
 }
 
 
 def test_constants_that_stand_twice_are_equal() -> None:
     assert routes.WEBSOCKET_PATHS == accept.WEBSOCKET_PATHS
+    assert pushes.MAX_ACK_WAIT_SECONDS == api.MAX_ACK_WAIT_SECONDS
+    assert tus_transfer.TUS_CONTENT_TYPE == headers.TUS_CONTENT_TYPE
     assert credentials.VAULT == mongodb_setup.VAULT
 
 

@@ -20,6 +20,7 @@ from services.common.server.connection_info import CONNECTION_INFO_EXTENSION, Co
 from services.common.server.connection_state import ACTIVE, ENDED, IDLE, PARSING, ConnectionState
 from services.common.server.contract import ServerConfig, ServerState
 from services.common.server.cycle import RequestCycle
+from services.common.server.date_header import date_header
 from services.common.server.parse_turns import BYTES_PER_TURN, ParseTurns
 from services.common.server.scope import connection_scope, http_scope
 from services.common.server.timeouts import KeepAliveTimer, SendTimeout, Timeout
@@ -39,9 +40,9 @@ turn.
 class HTTPConnection(asyncio.Protocol):
     """One client connection: a request parser, a transport, timeouts, and a cycle for each request.
 
-    Of uvicorn's HTTP side it uses eight names, typed in `contract`: the constructor (`config`, `server_state`, `app_state`,
+    Of uvicorn's HTTP side it uses seven names, typed in `contract`: the constructor (`config`, `server_state`, `app_state`,
     `_loop`), `config.loaded_app`, `config.ws_protocol_class`, `server_state.connections`, `server_state.tasks`,
-    `server_state.default_headers`, `server_state.total_requests` and `shutdown`.
+    `server_state.total_requests` and `shutdown`.
     """
 
     header_timeout: ClassVar[float] = 10.0
@@ -244,7 +245,6 @@ class HTTPConnection(asyncio.Protocol):
             scope,
             self._transport,
             self,
-            self._server_state.default_headers,
             keep_alive=keep_alive,
             expect_continue=head.expect_continue,
             has_body=has_body,
@@ -260,7 +260,7 @@ class HTTPConnection(asyncio.Protocol):
         """Send a response of the fast path: no task, no coroutine, no event."""
         self._fast_path_left -= 1
         status, headers, preencoded, body = response
-        head = encode_response_head(status, [*self._server_state.default_headers, *headers], preencoded)
+        head = encode_response_head(status, [date_header(), *headers], preencoded)
         self._transport.write_response(head, body)
         self._server_state.total_requests += 1
         self._state = IDLE
@@ -341,7 +341,7 @@ class HTTPConnection(asyncio.Protocol):
             self._send_error(error, request_id or new_request_id())
 
     def _send_error(self, error: GridcastError, request_id: str) -> None:
-        headers = [*self._server_state.default_headers, (b"x-request-id", request_id.encode("ascii"))]
+        headers = [date_header(), (b"x-request-id", request_id.encode("ascii"))]
         self._transport.write(encode_error_response(error, headers))
         client = self._scope["client"]
         log_refusal("request rejected", error, request_id, client[0] if client else "unknown")

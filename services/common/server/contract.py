@@ -24,6 +24,4 @@ class ServerState(Protocol):
     """Open connections: at shutdown the server calls `shutdown` of each, and waits until the set is empty."""
     tasks: set[asyncio.Task[None]]
     """Running ASGI calls: at shutdown the server waits for them, and cancels what is left."""
-    default_headers: list[tuple[bytes, bytes]]
-    """Date, made anew each second."""
     total_requests: int

@@ -9,12 +9,12 @@ from services.common.errors import InternalServerError
 from services.common.http.encoding import (
     CONTINUE,
     NO_HEADERS,
-    Field,
     PreencodedHeaders,
     encode_chunk,
     encode_response_head,
 )
 from services.common.http.problem import encode_problem, problem_headers
+from services.common.server.date_header import date_header
 from services.common.server.transport import CoalescingTransport
 from services.common.telemetry.request_id import new_request_id
 
@@ -97,7 +97,6 @@ class RequestCycle:
         "_awaiting_continue",
         "_body_left",
         "_chunked",
-        "_default_headers",
         "_owner",
         "_transport",
         "body",
@@ -114,7 +113,6 @@ class RequestCycle:
         scope: Scope,
         transport: CoalescingTransport,
         owner: CycleOwner,
-        default_headers: list[Field],
         *,
         keep_alive: bool,
         expect_continue: bool,
@@ -123,7 +121,6 @@ class RequestCycle:
         self.scope = scope
         self._transport = transport
         self._owner = owner
-        self._default_headers = default_headers
         self.keep_alive = keep_alive
         self.body = RequestBodyReader(transport, complete=not has_body)
         self._awaiting_continue = expect_continue
@@ -202,7 +199,7 @@ class RequestCycle:
         """Return the encoded head; decide how the body's end is marked (RFC 9112, 6.3) and whether the connection persists."""
         self.response_started = True
         self._awaiting_continue = False
-        fields = [*self._default_headers, *headers]
+        fields = [date_header(), *headers]
         by_name = dict(fields)
         if (length := by_name.get(b"content-length")) is not None:
             self._body_left = int(length) if status != 304 else 0  # a 304 may say what a 200 would have

@@ -76,6 +76,7 @@ def run(
         access_log=False,
         proxy_headers=False,
         server_header=False,
+        date_header=False,
         backlog=BACKLOG,
         timeout_graceful_shutdown=max(1, int(settings.shutdown_timeout)),
     )

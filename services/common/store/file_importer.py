@@ -76,4 +76,12 @@ def next_revision(incoming: int, known: int) -> int:
 
 
 def _describe(info: MediaInfo) -> tuple[object, ...]:
-    return (info.length, info.content_type, info.sha256, info.etag, info.metadata_json, info.uploaded_at)
+    return (
+        info.length,
+        info.content_type,
+        info.sha256,
+        info.etag,
+        info.metadata_json,
+        info.media_facts_json,
+        info.uploaded_at,
+    )

@@ -104,7 +104,7 @@ class StoredFile:
     """A file as its writer counted and hashed it: `length` in bytes, `sha256` in lower-case hex.
 
     A file without a SHA-256 has an entity tag of the writer's choice, with its quotes; otherwise the tag is derived from `sha256`.
-    `metadata_json` is kept with this version of the file and returned unchanged.
+    `metadata_json` and `media_facts_json` are kept with this version of the file and returned unchanged; the second may be None.
     """
 
     length: int
@@ -112,6 +112,7 @@ class StoredFile:
     sha256: str | None
     own_etag: str | None = None
     metadata_json: str = NO_METADATA
+    media_facts_json: str | None = None
 
     @property
     def etag(self) -> str:

@@ -31,7 +31,7 @@ from services.upload.tus.headers import encode_metadata_of_file, parse_metadata
 from services.upload.tus.patch import PatchRequest, PatchResult, lost_upload_error
 from services.upload.writer.cleanup import CleanupRunner, is_store_unavailable, run_shielded
 from services.upload.writer.locks import UploadLocks
-from services.upload.writer.rehash import HashStateCache
+from services.upload.writer.rehash import ContentStateCache
 from services.upload.writer.upload_writer import UploadWriter
 
 CHECKPOINT_INTERVAL_SECONDS = 1.0
@@ -61,7 +61,7 @@ class ResumableUploads:
         self._cleanup = cleanup
         self._ttl = ttl
         self._locks = UploadLocks()
-        self._hash_states = HashStateCache()
+        self._content_states = ContentStateCache()
 
     async def create(
         self,
@@ -141,7 +141,7 @@ class ResumableUploads:
             writer.resume(
                 upload,
                 state,
-                self._hash_states.pop(upload_id, state.offset // self._store.block_size),
+                self._content_states.pop(upload_id, state.offset // self._store.block_size),
                 requested_at,
                 length=length,
                 unpublished_offset=None if state.name is None else length,
@@ -195,7 +195,7 @@ class ResumableUploads:
             else self._start_progress(state.metadata.get("sid"), filename, writer.length, upload.upload_id)
         )
         progress.set_received(writer.bytes_received, writer.length)
-        blocks_before, _ = writer.hash_state
+        blocks_before, _ = writer.content_state
         try:
             await self._write_body(writer, body, request.verifiers, progress)
             if state.name is not None and writer.bytes_received == writer.length:
@@ -211,7 +211,7 @@ class ResumableUploads:
             raise
         await writer.suspend()
         if result.event is None:
-            self._hash_states.put(upload.upload_id, *writer.hash_state)
+            self._content_states.put(upload.upload_id, *writer.content_state)
         else:
             progress.set_state("stored")
         progress.close()
@@ -283,7 +283,7 @@ class ResumableUploads:
         finally:
             await writer.suspend()
         if writer.upload is not None:
-            self._hash_states.put(writer.upload.upload_id, *writer.hash_state)
+            self._content_states.put(writer.upload.upload_id, *writer.content_state)
 
     async def _suspend_unchanged(self, writer: UploadWriter) -> None:
         """Let go of an upload to which nothing was added. Never raises: the lease ends by itself."""
@@ -291,4 +291,4 @@ class ResumableUploads:
         if writer.upload is not None:
             with suppress(GridcastError):
                 await self._store.release_lease(writer.upload)
-            self._hash_states.put(writer.upload.upload_id, *writer.hash_state)
+            self._content_states.put(writer.upload.upload_id, *writer.content_state)

@@ -1,70 +1,97 @@
-"""The hash of bytes that are stored already: from memory where this process wrote them, otherwise by reading them again.
+"""What is known of bytes that are stored already: from memory where this process wrote them, otherwise by reading them again.
 
-SHA-256 is computed by the process that writes, and its state is not stored. A process that resumes an upload of another has the
-bytes in the store and no hash of them, and reads them before the commit.
+The SHA-256 and the media facts are computed by the process that writes, and their state is not stored. A process that resumes an
+upload of another has the bytes in the store and neither of the two, and reads them before the commit.
 """
 
 import asyncio
 import hashlib
 import logging
 from collections import OrderedDict
-from typing import Any, Protocol
 
+from services.common.containers.facts import facts_json
+from services.common.containers.scanner import FactsScanner
 from services.common.errors import Gone
 from services.common.store.errors import CorruptFile
 from services.common.store.upload_store import BlockWriter, UploadHandle
 
-MAX_HASH_STATES = 1024
-"""Unfinished uploads whose hash is kept in memory: they are not read again when they end in the process where they began."""
+MAX_CONTENT_STATES = 1024
+"""Unfinished uploads whose state is kept in memory: they are not read again when they end in the process where they began."""
+MAX_WAITING_BYTES = 8 * 1024 * 1024
+"""Bytes that scanners hold for uploads that wait for a request. Beyond it a scanner drops its own, and the facts with them."""
 
 _log = logging.getLogger("gridcast.upload")
 
 
-class HashState(Protocol):
-    """A hash object of hashlib."""
-
-    def update(self, data: bytes, /) -> None:
-        """Add bytes."""
-
-    def hexdigest(self) -> str:
-        """The digest so far, in lower-case hex."""
-
-    def copy(self) -> Any:
-        """An independent copy."""
-
-
-class HashStateCache:
-    """Hash states by upload id, bounded; the least recently stored one is dropped first."""
+class ContentState:
+    """The SHA-256 and the media facts of the bytes so far. `finish` is called once all bytes were added."""
 
     def __init__(self) -> None:
-        self._hash_states: OrderedDict[str, tuple[int, HashState | None]] = OrderedDict()
+        self.scanner = FactsScanner()
+        self.media_facts_json: str | None = None
+        self.is_finished = False
+        self._hash = hashlib.sha256()
 
-    def put(self, upload_id: str, block_count: int, hash_state: HashState | None) -> None:
-        """Keep the hash of the first `block_count` blocks; None where it is not known."""
-        self._hash_states[upload_id] = block_count, hash_state
-        self._hash_states.move_to_end(upload_id)
-        if len(self._hash_states) > MAX_HASH_STATES:
-            self._hash_states.popitem(last=False)
+    def update(self, data: bytes) -> None:
+        """Add bytes."""
+        self._hash.update(data)
+        self.scanner.feed(data)
 
-    def pop(self, upload_id: str, block_count: int) -> HashState | None:
-        """Remove and return the hash of exactly that many blocks, None where it is not known."""
-        known_count, hash_state = self._hash_states.pop(upload_id, (0, None))
-        return hash_state if known_count == block_count else None
+    def hexdigest(self) -> str:
+        """The SHA-256 so far, in lower-case hex."""
+        return self._hash.hexdigest()
+
+    def finish(self) -> None:
+        """Set `media_facts_json`; it stays None where bytes were lost that the facts need."""
+        if not self.is_finished:
+            self.is_finished = True
+            facts = self.scanner.finish()
+            self.media_facts_json = None if self.scanner.is_lossy else facts_json(facts)
 
 
-async def rehash_blocks(store: BlockWriter, upload: UploadHandle, block_count: int) -> HashState:
-    """Compute the SHA-256 of the first `block_count` blocks, which must be stored completely, as a state to continue with.
+class ContentStateCache:
+    """Content states by upload id, bounded; the least recently stored one is dropped first."""
+
+    def __init__(self) -> None:
+        self._states: OrderedDict[str, tuple[int, ContentState | None]] = OrderedDict()
+        self._waiting_bytes = 0
+
+    def put(self, upload_id: str, block_count: int, state: ContentState | None) -> None:
+        """Keep the state of the first `block_count` blocks; None where it is not known. Nothing may be added to it meanwhile."""
+        self._remove(upload_id)
+        if state is not None:
+            if self._waiting_bytes + state.scanner.held_bytes > MAX_WAITING_BYTES:
+                state.scanner.drop_held_bytes()
+            self._waiting_bytes += state.scanner.held_bytes
+        self._states[upload_id] = block_count, state
+        if len(self._states) > MAX_CONTENT_STATES:
+            self._remove(next(iter(self._states)))
+
+    def pop(self, upload_id: str, block_count: int) -> ContentState | None:
+        """Remove and return the state of exactly that many blocks, None where it is not known."""
+        known_count, state = self._remove(upload_id)
+        return state if known_count == block_count else None
+
+    def _remove(self, upload_id: str) -> tuple[int, ContentState | None]:
+        block_count, state = self._states.pop(upload_id, (0, None))
+        if state is not None:
+            self._waiting_bytes -= state.scanner.held_bytes
+        return block_count, state
+
+
+async def rehash_blocks(store: BlockWriter, upload: UploadHandle, block_count: int) -> ContentState:
+    """Compute SHA-256 and media facts of the first `block_count` blocks, which must be stored completely, to continue with.
 
     Either of all blocks or not at all: a later attempt would take the hash of a part for it. Raises Conflict where another writer
     holds the upload, Gone where it is damaged. Blocks are also missing when another writer terminates the upload meanwhile, so the
     lease is checked first: only an upload that is still held is reported as damaged.
     """
-    hash_state = hashlib.sha256()
+    state = ContentState()
     try:
         async for block in store.iter_blocks(upload, block_count):
-            await asyncio.to_thread(hash_state.update, block)
+            await asyncio.to_thread(state.update, block)
     except CorruptFile as error:
         await store.renew_lease(upload)
         _log.error("upload aborted: %s", error)  # the message is complete without a traceback
         raise Gone("the stored data of this upload is corrupt; start a new upload") from error
-    return hash_state
+    return state

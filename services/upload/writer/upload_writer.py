@@ -1,11 +1,10 @@
-"""Writes one upload into the store: cut into blocks, hashed, stored in batches, committed or aborted.
+"""Writes one upload into the store: cut into blocks, hashed and scanned, stored in batches, committed or aborted.
 
 One batch is in flight while the next one fills: the client is read no faster than the store writes, and an upload holds at most two
 batches in memory. A cancelled call never stops a write half-way: the caller then calls `abort` or `suspend`, which wait for it.
 """
 
 import asyncio
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -29,7 +28,7 @@ from services.common.telemetry import metrics
 from services.upload.writer.checkpoints import OffsetCheckpoint
 from services.upload.writer.chunker import Chunker
 from services.upload.writer.lease import Lease
-from services.upload.writer.rehash import HashState, rehash_blocks
+from services.upload.writer.rehash import ContentState, rehash_blocks
 
 BATCH_BLOCKS = 8
 """Blocks of one insert: 2 MiB. Larger batches were no faster, smaller ones were slower."""
@@ -67,7 +66,7 @@ class UploadWriter:
         self._client = client
         self._chunker = Chunker(store.block_size)
         self._blocks_sent = 0
-        self._hash: HashState | None = hashlib.sha256()
+        self._content: ContentState | None = ContentState()
         self._joined_sha256: str | None = None
         self._in_flight: asyncio.Task[None] | None = None
         self._offset_checkpoint: OffsetCheckpoint | None = None
@@ -86,9 +85,9 @@ class UploadWriter:
         return self._offset_checkpoint.written_at if self._offset_checkpoint else 0.0
 
     @property
-    def hash_state(self) -> tuple[int, HashState | None]:
-        """The number of complete blocks sent to the store and their hash, None where another process wrote some of them."""
-        return self._blocks_sent, self._hash.copy() if self._hash else None
+    def content_state(self) -> tuple[int, ContentState | None]:
+        """The number of complete blocks sent to the store and their state, None where another process wrote some of them."""
+        return self._blocks_sent, self._content
 
     async def create(
         self,
@@ -114,7 +113,7 @@ class UploadWriter:
         self,
         upload: UploadHandle,
         state: InProgressUpload,
-        hash_state: HashState | None,
+        content_state: ContentState | None,
         acquired_at: float,
         *,
         length: int | None,
@@ -122,7 +121,7 @@ class UploadWriter:
     ) -> None:
         """Continue an upload that was acquired at `acquired_at` of the monotonic clock.
 
-        `hash_state` covers its complete blocks, None where they must be read again. `length` is what is known of it now.
+        `content_state` covers its complete blocks, None where they must be read again. `length` is what is known of it now.
         `unpublished_offset` as in `create`.
         """
         self._blocks_sent = state.offset // self._store.block_size
@@ -130,7 +129,7 @@ class UploadWriter:
         self.bytes_received = state.offset
         self.length = length
         self._unpublished_offset = unpublished_offset
-        self._hash = hash_state if self._blocks_sent else hashlib.sha256()
+        self._content = content_state if self._blocks_sent else ContentState()
         self._start_lease(upload, acquired_at)
 
     async def write(self, data: bytes) -> None:
@@ -195,18 +194,20 @@ class UploadWriter:
         if self.upload is None:
             await self.create(name, preconditions=preconditions)
         upload = self._require_upload()
-        hash_state = self._hash
-        if hash_state is None:
+        content = self._content
+        if content is None:
             on_rehash()
             await self._wait_in_flight()
-            hash_state = self._hash = await rehash_blocks(self._store, upload, self._blocks_sent)
+            content = self._content = await rehash_blocks(self._store, upload, self._blocks_sent)
         if self._chunker:
             self.checkpoint_batches = False
             await self._send_batch(final=True)
         await self._wait_in_flight()
         if self._offset_checkpoint is not None:
             await self._offset_checkpoint.wait()
-        sha256 = self._joined_sha256 or hash_state.hexdigest()
+        if not content.is_finished:  # there was no last short block
+            await asyncio.to_thread(content.finish)
+        sha256 = self._joined_sha256 or content.hexdigest()
         verify_sha256(sha256)
         if upload.name is None:
             await self._stop_lease()
@@ -215,7 +216,14 @@ class UploadWriter:
             self._start_lease(upload, requested_at)
         if self._lease is not None:
             await self._lease.ensure_held()
-        stored_file = StoredFile(self.bytes_received, content_type, sha256, metadata_json=metadata_json)
+        stored_file = StoredFile(
+            self.bytes_received,
+            content_type,
+            sha256,
+            metadata_json=metadata_json,
+            # Joined parts passed by without being scanned.
+            media_facts_json=content.media_facts_json if self._joined_sha256 is None else None,
+        )
         event = await self._store.commit(upload, stored_file, preconditions)
         await self._stop_lease()
         return event
@@ -250,21 +258,21 @@ class UploadWriter:
         if self.upload is None:
             await self.create(None)
         blocks = self._chunker.flush() if final else self._chunker.pop_blocks(BATCH_BLOCKS)
-        self._in_flight = asyncio.create_task(self._run_batch(self._blocks_sent, blocks))
+        self._in_flight = asyncio.create_task(self._run_batch(self._blocks_sent, blocks, final=final))
         self._blocks_sent += len(blocks)
 
-    async def _run_batch(self, first_block: int, blocks: Sequence[bytes]) -> None:
+    async def _run_batch(self, first_block: int, blocks: Sequence[bytes], *, final: bool) -> None:
         try:
-            await self._write_batch(first_block, blocks)
+            await self._write_batch(first_block, blocks, final=final)
         except GridcastError as error:
             self._on_error(error)
             raise
 
-    async def _write_batch(self, first_block: int, blocks: Sequence[bytes]) -> None:
+    async def _write_batch(self, first_block: int, blocks: Sequence[bytes], *, final: bool) -> None:
         upload = self._require_upload()
         if self._lease is not None:
             await self._lease.ensure_held()
-        hashing = asyncio.to_thread(self._update_hash, blocks)
+        hashing = asyncio.to_thread(self._update_content, blocks, final=final)
         storing = self._store.write_blocks(upload, first_block, blocks)
         for result in await asyncio.gather(hashing, storing, return_exceptions=True):
             if isinstance(result, BaseException):
@@ -279,10 +287,12 @@ class UploadWriter:
         ):
             await self._offset_checkpoint.schedule(offset, self.length)
 
-    def _update_hash(self, blocks: Sequence[bytes]) -> None:
-        if self._hash is not None:
+    def _update_content(self, blocks: Sequence[bytes], *, final: bool) -> None:
+        if self._content is not None:
             for block in blocks:
-                self._hash.update(block)
+                self._content.update(block)
+            if final:
+                self._content.finish()
 
     async def _wait_in_flight(self) -> None:
         """Wait for the batch in flight; a cancellation here leaves it in flight."""

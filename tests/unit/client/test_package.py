@@ -1,5 +1,8 @@
 """What the two projects of this repository declare: names, and the version of redis-py that both use."""
 
+import os
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,13 @@ def test_images_that_install_the_client_lock_what_it_needs() -> None:
     extras = read_project("pyproject.toml")["project"]["optional-dependencies"]
     for service in ("upload", "stream", "socket"):
         assert set(needed) <= set(extras[service])
-    assert read_project("clients/python/pyproject.toml")["project"]["dependencies"] == []
+
+
+def test_what_services_import_of_the_client_needs_no_http_library() -> None:
+    """Httpx and websockets are requirements of the client that images do not install."""
+    script = "import sys\nfor name in ('httpx', 'websockets', 'click', 'rich'): sys.modules[name] = None\nimport gridcast.publish"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "clients/python/src")}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=30)
 
 
 def test_the_build_tool_is_locked() -> None:

@@ -16,6 +16,7 @@ from deploy.containers import credentials
 from deploy.local.processes import PROJECT_ROOT
 from gateway.upstream.discovery import DNS_REFRESH_INTERVAL_SECONDS
 from services.common.http.hosts import HostPolicy
+from services.upload.settings import UploadSettings
 
 OVERLAYS = ("local", "production")
 KUBERNETES_VERSIONS = ("1.27", "1.30", "1.33", "1.35", "1.37")
@@ -140,9 +141,9 @@ def test_services_end_gracefully(overlay: str) -> None:
 def test_concurrent_uploads_fit_into_the_memory_limit(overlay: str) -> None:
     """About 8 MiB each, beside the process itself."""
     (container,) = objects_by_name(overlay, "Deployment")["upload"]["spec"]["template"]["spec"]["containers"]
-    most = next(int(entry["value"]) for entry in container["env"] if entry["name"] == "GRIDCAST_MAX_CONCURRENT_UPLOADS")
+    assert "GRIDCAST_MAX_CONCURRENT_UPLOADS" not in {entry["name"] for entry in container["env"]}
     assert container["resources"]["limits"]["memory"] == "1Gi"
-    assert most * 8 + 128 <= 1024
+    assert UploadSettings.model_fields["max_concurrent_uploads"].default * 8 + 128 <= 1024
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

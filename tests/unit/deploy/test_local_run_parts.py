@@ -16,9 +16,9 @@ from deploy.local.source_watcher import SOURCES, SourceWatcher
 
 
 @pytest.mark.parametrize("executable", [MONGOD, REDIS_SERVER], ids=lambda executable: executable.name)
-@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-@pytest.mark.parametrize("system", ["linux", "darwin"])
-@pytest.mark.parametrize("version", [(3, 11), (3, 12), (3, 13)])
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64", "arm64", "riscv64"])
+@pytest.mark.parametrize("system", ["linux", "darwin", "freebsd14"])
+@pytest.mark.parametrize("version", [(3, 11), (3, 12), (3, 13), (3, 14)])
 def test_the_preflight_agrees_with_the_markers_of_the_wheels(
     monkeypatch: pytest.MonkeyPatch, executable: Executable, machine: str, system: str, version: tuple[int, int]
 ) -> None:

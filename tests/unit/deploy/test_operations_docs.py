@@ -164,11 +164,19 @@ SAME_FIGURES = {
     ),
     "memory of a gateway": (
         r"gateway \| 500 clients that read nothing of a large file \| (\d+) MiB",
-        r"with 500 clients that read nothing of a large file \| (\d+) MiB",
+        r"after 500 clients that read nothing of a large file \| \d+, (\d+) and",
     ),
     "memory of a stream service": (
         r"stream \| 8 downloads of files that do not fit into the block cache \| (\d+) MiB",
-        r"with 8 downloads of files that do not fit into its block cache \| (\d+) MiB",
+        r"after 8 downloads of files that do not fit into its block cache \| \d+, (\d+) and",
+    ),
+    "memory of an upload service": (
+        r"upload \| 110 uploads of 12 MiB while MongoDB stands still \| (\d+) MiB",
+        r"after 110 uploads of 12 MiB while MongoDB stands still \| \d+, (\d+) and",
+    ),
+    "memory of a socket service": (
+        r"socket \| 200 clients that read nothing of the 1\.2 MB that each is sent \| (\d+) MiB",
+        r"after 200 clients that read nothing of 1\.2 MB each \| \d+, (\d+) and",
     ),
     "size of an image": (r"an image adds (\d+) to (\d+) MB", r"size of an image beyond its base \| (\d+) to (\d+) MB"),
     "update": (

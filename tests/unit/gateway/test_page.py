@@ -1,4 +1,4 @@
-"""The script of the web page, in Node with stubs of the browser APIs that it uses."""
+"""The script of the web page with the client that it uses, in Node with stubs of the browser APIs."""
 
 import json
 import shutil
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.static_files import PAGE_DIR
+from gateway.static_files import CLIENT_DIR, PAGE_DIR
 
 NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(NODE is None, reason="no Node on this machine")
@@ -23,8 +23,8 @@ function made() {
     get childElementCount() { return this.children.length; },
   };
 }
-globalThis.document = { getElementById: (id) => (elements[id] ??= made()), createElement: made };
-globalThis.location = { protocol: "http:", host: "a" };
+globalThis.document = { getElementById: (id) => (elements[id] ??= made()), createElement: made, addEventListener() {} };
+globalThis.location = { origin: "http://a", href: "http://a/" };
 globalThis.WebSocket = class {};
 globalThis.confirm = () => true;
 const file = { filename: "a.txt", folder: "", length: 1, content_type: "text/plain" };
@@ -47,6 +47,10 @@ def test_deletion_error_stays_on_the_page(tmp_path: Path) -> None:
     assert NODE is not None
     page = tmp_path / "page"
     shutil.copytree(PAGE_DIR, page)
+    shutil.copytree(CLIENT_DIR, page / "client")
+    script = (page / "index.js").read_text("utf-8")
+    assert script.count('"/client/') == 1
+    (page / "index.js").write_text(script.replace('"/client/', '"./client/'), "utf-8")
     (page / "package.json").write_text('{"type": "module"}', "utf-8")
     (page / "browser.js").write_text(BROWSER_STUB, "utf-8")
     done = subprocess.run([NODE, "browser.js"], cwd=page, capture_output=True, text=True, timeout=30, check=False)

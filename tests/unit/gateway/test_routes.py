@@ -38,6 +38,7 @@ from services.common.errors import BadRequest, MethodNotAllowed, NotFound
         ("GET", "/readyz", GATEWAY),
         ("GET", "/version", GATEWAY),
         ("GET", "/page/index.js", GATEWAY),
+        ("GET", "/client/index.js", GATEWAY),
     ],
 )
 def test_public_routes_match_the_contract(method: str, path: str, service: str) -> None:

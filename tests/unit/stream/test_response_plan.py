@@ -4,7 +4,7 @@ them.
 
 import hashlib
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from email.message import Message
 from urllib.parse import unquote
@@ -42,7 +42,7 @@ REQUIRED_HEADERS = VALIDATOR_HEADERS | {
 def make_file_headers(data: bytes, content_type: str = "video/webm") -> Representation:
     uploaded = datetime(2026, 11, 20, 12, 0, 0, 999_000, tzinfo=UTC)
     digest = hashlib.sha256(data).hexdigest()
-    return build_representation(MediaInfo("1", "2", "demo", "a.webm", len(data), content_type, digest, uploaded))
+    return build_representation(MediaInfo("1", "2", "demo", "a.webm", len(data), content_type, digest, uploaded), NOW)
 
 
 def header_dict(reply: ResponsePlan) -> dict[str, str]:
@@ -253,3 +253,12 @@ def test_any_filename_round_trips_through_content_disposition(filename: str) -> 
     found = re.fullmatch(r"inline; filename=\"([^\"\\%]*)\"(?:; filename\*=UTF-8''([!#$&+.^_`|~0-9A-Za-z%-]*))?", value)
     assert found
     assert (found[1] if found[2] is None else unquote(found[2], errors="strict")) == filename
+
+
+def test_last_modified_is_not_in_the_future() -> None:
+    """MongoDB's clock is ahead of ours (RFC 9110, 8.8.2.1)."""
+    info = make_file_headers(b"x").info
+    now = info.uploaded_at - timedelta(seconds=90)
+    assert dict(build_representation(info, now).validator_headers.fields)[b"last-modified"] == (
+        b"Fri, 20 Nov 2026 11:58:30 GMT"
+    )

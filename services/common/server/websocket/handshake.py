@@ -1,7 +1,6 @@
 """A WebSocket handshake: its rules (RFC 6455, 4.2), and the answer, assembled out of ASGI messages."""
 
 from collections.abc import Iterable
-from email.utils import formatdate
 from http import HTTPStatus
 
 from websockets.datastructures import Headers
@@ -12,6 +11,7 @@ from services.common.asgi import Message
 from services.common.errors import BadRequest, GridcastError, UpgradeRequired
 from services.common.http.encoding import Field, encode_error_response
 from services.common.http.headers import Header, forwarded_client, incoming_request_id
+from services.common.server.date_header import date_header
 from services.common.server.websocket.upgrade import UpgradeRequest
 from services.common.telemetry.refusals import log_refusal
 from services.common.telemetry.request_id import new_request_id
@@ -52,8 +52,7 @@ class HandshakeContext:
         client = forwarded_client(self._request.headers, self._peer[0] if self._peer else "unknown")
         path = self._request.target.partition(b"?")[0].decode("ascii")
         log_refusal("websocket handshake rejected", error, self.request_id, client, path)
-        date = formatdate(usegmt=True).encode("ascii")
-        return encode_error_response(error, [(b"date", date), (b"x-request-id", self.request_id.encode("ascii"))])
+        return encode_error_response(error, [date_header(), (b"x-request-id", self.request_id.encode("ascii"))])
 
 
 class Handshake:
@@ -104,7 +103,7 @@ class Handshake:
     def _refusal(self) -> Response:
         headers = Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._headers])
         headers["X-Request-ID"] = self._request_id
-        headers.setdefault("Date", formatdate(usegmt=True))
+        headers.setdefault("Date", date_header()[1].decode("ascii"))
         headers.setdefault("Connection", "close")
         headers.setdefault("Content-Length", str(len(self._body)))
         headers.setdefault("Content-Type", "text/plain; charset=utf-8")

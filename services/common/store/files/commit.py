@@ -85,6 +85,7 @@ class FilesCommitter:
             "etag": stored_file.etag,
             "uploaded_at": transaction.clock.wall,
             "metadata": stored_file.metadata_json,
+            "media_facts": stored_file.media_facts_json,
         }
         revision = row["revision"] + 1
         replaces = row["uploaded_at"] is not None

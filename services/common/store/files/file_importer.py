@@ -18,14 +18,14 @@ from services.common.store.file_importer import (
     compare_versions,
 )
 from services.common.store.files import import_changes
-from services.common.store.files.data_folder import BLOCK_SIZE, DataFolder
 from services.common.store.files.exclusive_files import ExclusiveFiles
 from services.common.store.files.files_database import FilesDatabase
 from services.common.store.files.ids import is_id
+from services.common.store.files.media_folder import MediaFolder
 from services.common.store.files.media_reader import FilesMediaReader
 from services.common.store.files.rows import make_handle, upload_key
 from services.common.store.files.upload_store import FilesUploadStore
-from services.common.store.limits import MIN_ORPHAN_AGE
+from services.common.store.limits import BLOCK_SIZE, MIN_ORPHAN_AGE
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import UploadHandle
 
@@ -98,7 +98,7 @@ class FilesFileImporter:
             raise CorruptFile(f"file {upload.store_key}: {written} bytes were read of {length}")
 
 
-def _may_be_orphan(folder: DataFolder, file_id: str) -> bool:
+def _may_be_orphan(folder: MediaFolder, file_id: str) -> bool:
     """Return whether a file is there that the search for orphans takes for one, unless a row has it."""
     try:
         descriptor = folder.open_for_reading(file_id)

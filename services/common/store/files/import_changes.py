@@ -20,14 +20,14 @@ from services.common.store.files.clock import to_milliseconds
 from services.common.store.files.database import Transaction
 from services.common.store.files.ids import make_id
 from services.common.store.files.names import lock_media, lock_name, lock_or_create
-from services.common.store.files.rows import UploadKey, decode_media_info, encode_metadata
+from services.common.store.files.rows import FilesUploadKey, decode_media_info, encode_metadata
 from services.common.store.files.upload_changes import milliseconds
 from services.common.store.timings import StoreTimings
 
 media, uploads, tombstones = schema.media, schema.uploads, schema.tombstones
 
 
-def begin_import(transaction: Transaction, info: MediaInfo, *, is_orphan: bool) -> tuple[UploadKey, bool]:
+def begin_import(transaction: Transaction, info: MediaInfo, *, is_orphan: bool) -> tuple[FilesUploadKey, bool]:
     """Add an upload with the ids of the file to its name; the second value says that an earlier import has left one.
 
     `is_orphan`: its file is there, and the search for orphans may be about to delete it unless a row has had it.
@@ -53,11 +53,11 @@ def begin_import(transaction: Transaction, info: MediaInfo, *, is_orphan: bool) 
             raise Conflict(FILE_ID_IN_USE)
         if left["expires_at"] <= transaction.now:
             raise Conflict(TO_BE_DELETED)
-        return UploadKey(info.id, left["id"], info.file_id), True
+        return FilesUploadKey(info.id, left["id"], info.file_id), True
     if is_orphan:
         raise Conflict(BYTES_LEFT_BEHIND)
     lifetime = milliseconds(UNFINISHED_IMPORT_TTL_SECONDS)
-    key = UploadKey(row["id"], make_id(), info.file_id)
+    key = FilesUploadKey(row["id"], make_id(), info.file_id)
     execute(
         insert(uploads).values(
             id=key.record_id,
@@ -77,7 +77,7 @@ def begin_import(transaction: Transaction, info: MediaInfo, *, is_orphan: bool) 
 
 
 def commit_import(
-    transaction: Transaction, key: UploadKey, fencing_token: int, info: MediaInfo, timings: StoreTimings
+    transaction: Transaction, key: FilesUploadKey, fencing_token: int, info: MediaInfo, timings: StoreTimings
 ) -> None:
     """Make the file current, and add a tombstone for the old version: one step for every reader. The outbox stays as it is."""
     row = lock_media(transaction, key.media_id)
@@ -97,6 +97,7 @@ def commit_import(
         "etag": info.etag,
         "uploaded_at": to_milliseconds(info.uploaded_at),
         "metadata": info.metadata_json,
+        "media_facts": info.media_facts_json,
     }
     revision = next_revision(info.revision, row["revision"])
     statement = update(media).where(media.c.id == key.media_id).values(**version, revision=revision)

@@ -76,6 +76,7 @@ def decode_version(media_id: str, name: Row, version: Row, revision: int) -> Med
         stored_etag=version["etag"],
         metadata_json=version["metadata"],
         revision=revision,
+        media_facts_json=version["media_facts"],
     )
 
 

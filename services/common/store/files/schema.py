@@ -42,10 +42,11 @@ def _version_columns(*, nullable: bool) -> list[Column[object]]:
         Column("etag", _TEXT_TYPE, nullable=nullable),
         Column("uploaded_at", BigInteger, nullable=nullable),
         Column("metadata", _TEXT_TYPE, nullable=nullable),
+        Column("media_facts", _TEXT_TYPE),
     ]
 
 
-VERSION_FIELDS = ("file_id", "length", "content_type", "sha256", "etag", "uploaded_at", "metadata")
+VERSION_FIELDS = ("file_id", "length", "content_type", "sha256", "etag", "uploaded_at", "metadata", "media_facts")
 """The names of the columns that describe one version of a file."""
 
 store = Table(

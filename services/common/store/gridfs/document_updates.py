@@ -215,7 +215,7 @@ def commit_upload(
         "sha256": {"$literal": stored_file.sha256},
         "etag": {"$literal": stored_file.etag},
         "uploaded_at": "$$NOW",
-        **_metadata_field(stored_file),
+        **_optional_fields(stored_file),
     }
     event_type = {"$cond": [{"$eq": ["$current", None]}, "file.created", "file.replaced"]}
     tombstones = {"$cond": [{"$eq": ["$current", None]}, [], [_tombstone_of_current(timings)]]}
@@ -233,9 +233,11 @@ def commit_upload(
     return {"$expr": preconditions_hold(preconditions)}, with_next_due_at(stages, timings)
 
 
-def _metadata_field(stored_file: StoredFile) -> Document:
-    """The field with the metadata of a version; none where there is no metadata."""
-    return {} if stored_file.metadata_json == NO_METADATA else {"metadata": {"$literal": stored_file.metadata_json}}
+def _optional_fields(stored_file: StoredFile) -> Document:
+    """The fields with the metadata and the media facts of a version; each only where there are any."""
+    metadata = {} if stored_file.metadata_json == NO_METADATA else {"metadata": {"$literal": stored_file.metadata_json}}
+    facts = stored_file.media_facts_json
+    return metadata if facts is None else {**metadata, "media_facts": {"$literal": facts}}
 
 
 def delete_current(event_id: ObjectId, revision_floor: int, timings: StoreTimings) -> Pipeline:

@@ -26,11 +26,12 @@ from services.common.store.file_importer import (
     compare_versions,
 )
 from services.common.store.gridfs import documents, import_updates
-from services.common.store.gridfs.chunks import BLOCK_SIZE, ChunkStore
+from services.common.store.gridfs.chunks import ChunkStore
 from services.common.store.gridfs.documents import Document, upload_key
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
 from services.common.store.gridfs.revisions import RevisionFloors
 from services.common.store.gridfs.upload_store import GridFSUploadStore
+from services.common.store.limits import BLOCK_SIZE
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import NO_PRECONDITIONS, NewUpload, UploadHandle
 

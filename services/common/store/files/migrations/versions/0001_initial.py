@@ -69,6 +69,7 @@ def _version_columns(*, nullable: bool) -> list[sa.Column[object]]:
         sa.Column("etag", _text, nullable=nullable),
         sa.Column("uploaded_at", sa.BigInteger, nullable=nullable),
         sa.Column("metadata", _text, nullable=nullable),
+        sa.Column("media_facts", _text),
     ]
 
 

@@ -1,0 +1,198 @@
+"""The blocking client."""
+
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
+
+from gridcast._flows import files
+from gridcast._local.sources import open_source
+from gridcast._local.targets import open_target
+from gridcast._operations import (
+    DEFAULT_OUTAGE_SECONDS,
+    DEFAULT_TIMEOUT_SECONDS,
+    Operations,
+    PathArgument,
+    UploadSource,
+    upload_options,
+    user_agent,
+)
+from gridcast._remote_file import RemoteFile
+from gridcast._sync_shell import SyncShell
+from gridcast._tokens import Token, TokenCache
+from gridcast._transport import HttpTransport
+from gridcast.values import FileInfo, ProgressCallback, PushReceipt, ServerVersion
+
+if TYPE_CHECKING:
+    from gridcast._listener import Listener
+
+
+class Client:
+    """A client of one server, for threads and scripts. Threads may share it, and it keeps connections until `close`.
+
+    `url` is `http(s)://host:port`. `token` is a text or a function that returns one: it is asked again 30 s before a JWT expires,
+    and once where the server answers 401. `timeout` is the number of seconds without a byte after which a request has failed, and
+    `outage_seconds` the number without progress after which a transfer has. A path is `folder/name`.
+
+    Requests are repeated only where that is safe: after 408, 429, 502, 503, 504 and lost connections, at most four times, and as
+    Retry-After says. Redirects are not followed.
+
+    Every method raises a RequestError (gridcast.errors); what is wrong with the arguments is InvalidRequest, a ValueError as well.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: Token = None,
+        *,
+        timeout: float = DEFAULT_TIMEOUT_SECONDS,
+        outage_seconds: float = DEFAULT_OUTAGE_SECONDS,
+    ) -> None:
+        self._operations = Operations(url, timeout, outage_seconds)
+        self._tokens = TokenCache(token)
+        self._transport = HttpTransport(self._operations.url, timeout, user_agent())
+        self._shell = SyncShell(self._transport, self._tokens)
+
+    @property
+    def url(self) -> str:
+        """The origin of the server."""
+        return self._operations.url.origin
+
+    def upload(
+        self,
+        source: UploadSource,
+        path: str,
+        *,
+        content_type: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        replace: bool = False,
+        size: int | None = None,
+        state: PathArgument | None = None,
+        sid: str | None = None,
+        part_bytes: int | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> FileInfo:
+        """Store a file at `path` and return its description, once it is durable and its SHA-256 was compared.
+
+        `source` is a path, bytes, a binary file object (read from its position on, left open) or an iterator of bytes. Up to 16 MiB
+        are sent with one PUT, more through tus: an interruption costs at most one part of `part_bytes` (2 MiB). `size` in bytes is
+        what is known of a stream. With `state`, the path of a file, a process that is killed is continued by the next call with the
+        same arguments; the file is deleted at the end. `replace` replaces a file of that name in one step, in one request that
+        cannot be continued. `metadata` are up to 64 texts. `sid` receives the progress as `file.progress`.
+
+        Raises:
+            NameConflict: the name is taken.
+            SourceChanged: the file was changed meanwhile; nothing stays stored.
+            DigestMismatch: the server stored other bytes; they were removed.
+            LimitExceeded: the file is too large, or the server has no space.
+            OSError: the source cannot be read.
+
+        """
+        options = upload_options(content_type, metadata, sid, part_bytes, replace=replace)
+        opened = open_source(source, size)
+        try:
+            return self._shell.run(self._operations.upload(opened, path, options, state, progress))
+        finally:
+            opened.close()
+
+    def download(self, path: str, target: PathArgument | BinaryIO, *, progress: ProgressCallback | None = None) -> str:
+        """Write a file to a path or a binary file object, compare its SHA-256, and return its ETag.
+
+        A path appears complete or not at all: until then the bytes are in a hidden part file beside it, which the next call
+        continues (If-Range), also in another process. An interrupted connection is continued in both cases.
+
+        Raises:
+            FileMissing: there is no such file.
+            FileChanged: it was replaced meanwhile, and a file object has the beginning of the old version already.
+            DigestMismatch: what came is not what is stored.
+            TransferBusy: another process is downloading to this path.
+            OSError: the target cannot be written.
+
+        """
+        opened = open_target(target)
+        try:
+            return self._shell.run(self._operations.download(path, opened, progress))
+        finally:
+            opened.close()
+
+    def open(self, path: str) -> RemoteFile:
+        """Return a file as a seekable binary file object that reads ranges: for Pillow, PyAV, zipfile. Close this client last."""
+        info = self.info(path)
+        return RemoteFile(info, lambda start, size: self._shell.run(self._operations.range(info, start, size)))
+
+    def info(self, path: str) -> FileInfo:
+        """Describe one file. Raises FileMissing."""
+        return self._shell.run(self._operations.info(path))
+
+    def files(self, folder: str | None = None, *, query: str = "") -> Iterator[FileInfo]:
+        """Iterate over the files, newest first, fetching pages as needed: all of them, or those of one folder (not below it).
+
+        `query` is what the filename begins with or contains, in any case.
+        """
+        after: str | None = None
+        while True:
+            page, after = self._shell.run(files.list_files(self._operations.context, folder, query, after))
+            yield from page
+            if after is None:
+                return
+
+    def folders(self) -> Iterator[str]:
+        """Iterate over the folders that hold files, by name; the empty one is for files in none."""
+        after: str | None = None
+        while True:
+            page, after = self._shell.run(files.list_folders(self._operations.context, after))
+            yield from page
+            if after is None:
+                return
+
+    def remove(self, path: str, *, etag: str | None = None) -> None:
+        """Delete a file; with `etag`, only that version. Raises FileMissing, or NameConflict for another version."""
+        self._shell.run(files.remove_file(self._operations.context, path, etag))
+
+    def listen(self, *topics: str) -> "Listener":
+        """Return an iterator of the events to all, to its own sid, and to these topics. It connects on first use."""
+        from gridcast._listener import Listener  # noqa: PLC0415  # the WebSocket library, only where it is used
+
+        session = self._operations.session(topics)
+        return Listener(self._operations.context, session, self._operations.url, self._tokens, user_agent())
+
+    def send(
+        self,
+        sid: str,
+        type: str,  # noqa: A002  # the attribute's name in CloudEvents, here and below
+        data: Any = None,
+        *,
+        id: str | None = None,  # noqa: A002
+        wait: float | None = None,
+    ) -> PushReceipt:
+        """Push an event to one client; `wait` is the seconds to wait for its ack, 30 at most. Raises FileMissing.
+
+        An event with the same id is pushed once in four minutes, so a call that failed may be repeated with its id.
+        """
+        return self._shell.run(self._operations.push(("sid", sid), (type, data, id), wait))
+
+    def publish(self, topic: str, type: str, data: Any = None, *, id: str | None = None) -> PushReceipt:  # noqa: A002
+        """Push an event to every client that is subscribed to a topic."""
+        return self._shell.run(self._operations.push(("topic", topic), (type, data, id)))
+
+    def broadcast(self, type: str, data: Any = None, *, id: str | None = None) -> PushReceipt:  # noqa: A002
+        """Push an event to every client."""
+        return self._shell.run(self._operations.push(("all", None), (type, data, id)))
+
+    def version(self) -> ServerVersion:
+        """Return what the server states of itself."""
+        return self._shell.run(files.get_version(self._operations.context))
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"

@@ -1,0 +1,248 @@
+"""Sources of uploads: a path, a file object, bytes, or an iterator of bytes."""
+
+import hashlib
+import os
+import threading
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from gridcast._flows.effects import Source
+from gridcast.errors import InvalidRequest, SourceChanged
+
+HASH_BLOCK_BYTES = 1024 * 1024
+
+
+class PathSource:
+    """A file by its path. A thread computes its SHA-256 from the first byte on, also where the upload continues an older one."""
+
+    can_rewind = True
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("rb", buffering=0)
+        state = os.fstat(self._file.fileno())
+        if not path.is_file():
+            self._file.close()
+            raise InvalidRequest(f"{path} is not a regular file")
+        self.size: int | None = state.st_size
+        self.fingerprint = _fingerprint(state)
+        self._hash: _BackgroundHash | None = None
+
+    def read(self, size: int) -> bytes:
+        """Return exactly `size` bytes, and fewer only at the end."""
+        if self._hash is None:
+            self._hash = _BackgroundHash(self._path)
+        return read_fully(self._file.read, size)
+
+    def seek(self, offset: int) -> None:
+        self._file.seek(offset)
+
+    def check_unchanged(self) -> None:
+        try:
+            now = self._path.stat()
+        except OSError:
+            raise SourceChanged("the file is not there any more") from None
+        if _fingerprint(now) != self.fingerprint:
+            raise SourceChanged("the file was changed while it was sent; nothing of it stays stored")
+
+    def finish_digest(self) -> str:
+        if self._hash is None:
+            self._hash = _BackgroundHash(self._path)
+        return self._hash.wait()
+
+    def close(self) -> None:
+        if self._hash is not None:
+            self._hash.stop()
+        self._file.close()
+
+
+class StreamSource:
+    """A file object, bytes or an iterator: hashed as it is read, each byte once. `can_rewind` where it has a `seek` that works."""
+
+    fingerprint = ""
+
+    def __init__(
+        self, read: Callable[[int], bytes], *, size: int | None = None, seek: Callable[[int], object] | None = None
+    ) -> None:
+        self._read = read
+        self._seek = seek
+        self.size = size
+        self.can_rewind = seek is not None
+        self._digest = hashlib.sha256()
+        self._hashed = 0
+        self._position = 0
+
+    def read(self, size: int) -> bytes:
+        """Return exactly `size` bytes, and fewer only at the end."""
+        return self.record(read_fully(self._read, size))
+
+    def record(self, data: bytes) -> bytes:
+        """Hash what was read for the first time."""
+        fresh = self._position + len(data) - self._hashed
+        if fresh > 0:
+            self._digest.update(data[-fresh:] if fresh < len(data) else data)
+            self._hashed += fresh
+        self._position += len(data)
+        return data
+
+    def seek(self, offset: int) -> None:
+        if self._seek is None:
+            raise InvalidRequest("this source cannot be read again")
+        self._seek(offset)
+        self._position = offset
+
+    def check_unchanged(self) -> None:
+        """A stream has nothing to compare; the digest tells."""
+
+    def finish_digest(self) -> str:
+        return self._digest.hexdigest()
+
+    def close(self) -> None:
+        """The caller's own file stays open."""
+
+
+class AsyncIteratorSource(StreamSource):
+    """An asynchronous iterator of bytes, for AsyncClient."""
+
+    def __init__(self, blocks: AsyncIterable[bytes]) -> None:
+        super().__init__(_cannot_block)
+        self._blocks: AsyncIterator[bytes] = aiter(blocks)
+        self._rest = b""
+
+    async def read_async(self, size: int) -> bytes:
+        """Return exactly `size` bytes, and fewer only at the end."""
+        blocks, count = [self._rest], len(self._rest)
+        while count < size:
+            try:
+                block = bytes(await anext(self._blocks))
+            except StopAsyncIteration:
+                break
+            blocks.append(block)
+            count += len(block)
+        data = b"".join(blocks)
+        self._rest = data[size:]
+        return self.record(data[:size])
+
+
+def open_source(source: object, size: int | None = None) -> Source:
+    """Return a source for a path, bytes, a binary file object or an iterable of bytes.
+
+    `size` in bytes is what the caller knows of a stream. Raises InvalidRequest for anything else, OSError for a path that cannot be
+    read.
+    """
+    if isinstance(source, str | os.PathLike):
+        return PathSource(Path(source))
+    if isinstance(source, bytes | bytearray | memoryview):
+        content = bytes(source)
+        return _bytes_source(content)
+    if hasattr(source, "read"):
+        return _file_source(source, size)  # type: ignore[arg-type]  # any object that reads bytes
+    if isinstance(source, Iterable):
+        return StreamSource(_IteratorReader(iter(source)).read, size=size)
+    raise InvalidRequest("a source is a path, bytes, a binary file object, or an iterator of bytes")
+
+
+def _bytes_source(content: bytes) -> StreamSource:
+    position = 0
+
+    def read(size: int) -> bytes:
+        nonlocal position
+        block = content[position : position + size]
+        position += len(block)
+        return block
+
+    def seek(offset: int) -> None:
+        nonlocal position
+        position = offset
+
+    return StreamSource(read, size=len(content), seek=seek)
+
+
+def _file_source(file: BinaryIO, size: int | None) -> StreamSource:
+    try:
+        start = file.tell()
+        end = file.seek(0, os.SEEK_END)
+        file.seek(start)
+    except (AttributeError, OSError, ValueError):
+        return StreamSource(file.read, size=size)
+    return StreamSource(file.read, size=end - start, seek=lambda offset: file.seek(start + offset))
+
+
+class _IteratorReader:
+    """Reads an iterator of blocks as a file."""
+
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks = blocks
+
+    def read(self, size: int) -> bytes:
+        """Return the next block, in pieces of at most `size` bytes; b"" at the end."""
+        for block in self._blocks:
+            data = bytes(block)
+            if len(data) > size:
+                self._blocks = _chain(data[size:], self._blocks)
+                return data[:size]
+            if data:
+                return data
+        return b""
+
+
+def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
+    yield from rest
+
+
+def read_fully(read: Callable[[int], bytes], size: int) -> bytes:
+    """Read until `size` bytes are there or the source ends. Raises InvalidRequest for a source of text."""
+    blocks: list[bytes] = []
+    missing = size
+    while missing:
+        block = read(missing)
+        if not isinstance(block, bytes | bytearray):
+            raise InvalidRequest("the source does not give bytes: open it in binary mode, and blocking")
+        if not block:
+            break
+        blocks.append(block)
+        missing -= len(block)
+    return blocks[0] if len(blocks) == 1 else b"".join(blocks)
+
+
+def _cannot_block(size: int) -> bytes:
+    del size
+    raise InvalidRequest("an asynchronous iterator is for AsyncClient")
+
+
+def _fingerprint(state: os.stat_result) -> str:
+    return f"{state.st_size}-{state.st_mtime_ns}-{state.st_ino}"
+
+
+class _BackgroundHash:
+    """The SHA-256 of a file, computed beside the upload: hashlib releases the GIL."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._digest = hashlib.sha256()
+        self._error: OSError | None = None
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="gridcast-hash", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            with self._path.open("rb", buffering=0) as file:
+                while not self._stopped.is_set() and (block := file.read(HASH_BLOCK_BYTES)):
+                    self._digest.update(block)
+        except OSError as error:
+            self._error = error
+
+    def wait(self) -> str:
+        """Return the digest in hex. Raises SourceChanged where the file could not be read to its end."""
+        while self._thread.is_alive():
+            self._thread.join(0.2)  # an interrupt by Ctrl-C comes between two waits
+        if self._error is not None:
+            raise SourceChanged(f"the file could not be read again: {self._error.strerror}") from None
+        return self._digest.hexdigest()
+
+    def stop(self) -> None:
+        """End early."""
+        self._stopped.set()

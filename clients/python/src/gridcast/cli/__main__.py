@@ -1,0 +1,5 @@
+"""`python -m gridcast.cli`, where the script `gridcast` is not on the path."""
+
+from gridcast.cli import main
+
+main()

@@ -1,0 +1,180 @@
+"""`gridcast upload`: files, folders, globs and standard input, each continued where an earlier run was interrupted."""
+
+import glob
+import hashlib
+import mimetypes
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from gridcast._client import Client
+from gridcast.cli.connection import Connection, find_connection, state_folder
+from gridcast.cli.options import jobs_option, output_options, server_options
+from gridcast.cli.output import CommandOutput, file_document
+from gridcast.cli.places import normalise_folder
+from gridcast.cli.transfer_runner import TransferJob, TransferOutcome, TransferRunner
+from gridcast.errors import FileMissing, NameConflict
+from gridcast.values import ProgressCallback
+
+
+@dataclass(frozen=True, slots=True)
+class UploadRequest:
+    """What to send, and where to."""
+
+    source: Path
+    path: str
+
+
+@click.command()
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
+@click.option(
+    "--to", "-t", "to", metavar="PLACE", default="", help="A folder if it ends with a slash, or the name of one file."
+)
+@click.option("--replace", is_flag=True, help="Replace files that exist.")
+@click.option("--type", "content_type", metavar="TYPE", help="The media type; else by the extension.")
+@click.option("--meta", "-m", "metadata", metavar="KEY=VALUE", multiple=True, help="Metadata of the files.")
+@click.option("--sid", metavar="SID", help="A client that receives the progress.")
+@jobs_option
+@server_options
+@output_options
+def upload(
+    sources: tuple[str, ...],
+    to: str,
+    *,
+    replace: bool,
+    content_type: str | None,
+    metadata: tuple[str, ...],
+    sid: str | None,
+    jobs: int,
+    url: str | None,
+    profile: str | None,
+    output: CommandOutput,
+) -> int:
+    """Upload files, folders with all below them, globs, or - for standard input.
+
+    A folder keeps its name: `gridcast upload photos --to trips/` stores trips/photos/... A file that is there already, with the
+    same bytes, is left as it is; so the same command continues what was interrupted.
+    """
+    keys = _parse_metadata(metadata)
+    connection = find_connection(url, profile)
+    with connection.client() as client:
+
+        def send(request: UploadRequest, progress: ProgressCallback) -> TransferOutcome:
+            return upload_file(
+                client,
+                connection,
+                request,
+                progress,
+                content_type=content_type,
+                metadata=keys,
+                replace=replace,
+                sid=sid,
+            )
+
+        if "-" in sources:
+            if len(sources) > 1 or not to or to.endswith("/"):
+                raise click.UsageError("standard input is uploaded alone, with --to folder/name")
+
+            def send_input(progress: ProgressCallback) -> TransferOutcome:
+                info = client.upload(
+                    sys.stdin.buffer,
+                    to,
+                    content_type=content_type or mimetypes.guess_type(to)[0],
+                    metadata=keys,
+                    replace=replace,
+                    sid=sid,
+                    progress=progress,
+                )
+                return TransferOutcome("uploaded", file_document(info))
+
+            return TransferRunner(output, 1).run([TransferJob(to, None, send_input)])
+        requests = list(_plan(sources, to))
+        transfers = [
+            TransferJob(one.path, one.source.stat().st_size, lambda report, one=one: send(one, report))  # type: ignore[misc]
+            for one in requests
+        ]
+        return TransferRunner(output, jobs).run(transfers)
+
+
+def _plan(sources: tuple[str, ...], to: str) -> Iterator[UploadRequest]:
+    """Yield what to send. Raises FileMissing for a source that is not there, UsageError for several files with one name."""
+    paths = [path for text in sources for path in _expand(text)]
+    is_folder = not to or to.endswith("/")
+    folder = normalise_folder(to)
+    if not is_folder and (len(paths) > 1 or paths[0].is_dir()):
+        raise click.UsageError("--to names one file: end it with a slash for a folder")
+    for path in paths:
+        if path.is_dir():
+            found = sorted(one for one in path.rglob("*") if one.is_file())
+            root = path.resolve()
+            yield from (UploadRequest(one, _join(folder, root.name, one.relative_to(path).as_posix())) for one in found)
+        else:
+            yield UploadRequest(path, _join(folder, path.name) if is_folder else folder)
+
+
+def _expand(text: str) -> list[Path]:
+    if Path(text).exists():
+        return [Path(text)]
+    if found := sorted(glob.glob(text, recursive=True)):  # noqa: PTH207  # a pattern may be absolute
+        return [Path(one) for one in found]
+    raise FileMissing(f"{text}: no such file or folder here")
+
+
+def _join(*segments: str) -> str:
+    return "/".join(filter(None, segments))
+
+
+def _parse_metadata(pairs: tuple[str, ...]) -> dict[str, str]:
+    parsed: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
+            raise click.UsageError("--meta is KEY=VALUE")
+        parsed[key] = value
+    return parsed
+
+
+def upload_file(
+    client: Client,
+    connection: Connection,
+    request: UploadRequest,
+    progress: ProgressCallback,
+    *,
+    content_type: str | None = None,
+    metadata: dict[str, str] | None = None,
+    replace: bool = False,
+    sid: str | None = None,
+) -> TransferOutcome:
+    """Upload one file with a state file. Where the name is taken by the same bytes, that is no conflict."""
+    try:
+        info = client.upload(
+            request.source,
+            request.path,
+            content_type=content_type or mimetypes.guess_type(request.path)[0],
+            metadata=metadata,
+            replace=replace,
+            state=state_path(client, connection, request),
+            sid=sid,
+            progress=progress,
+        )
+    except NameConflict:
+        found = client.info(request.path)
+        if found.length == request.source.stat().st_size and found.sha256 == hash_file(request.source):
+            return TransferOutcome("unchanged", file_document(found))
+        raise
+    return TransferOutcome("uploaded", file_document(info))
+
+
+def state_path(client: Client, connection: Connection, request: UploadRequest) -> Path:
+    """Return the state file of an upload: of this server, profile, file and name."""
+    key = "\0".join((client.url, connection.profile, str(request.source.resolve()), request.path))
+    return state_folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a local file in hex."""
+    with path.open("rb", buffering=0) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

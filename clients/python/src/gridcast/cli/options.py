@@ -1,0 +1,39 @@
+"""Options that commands share."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from gridcast.cli.output import CommandOutput
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def server_options(command: F) -> F:
+    """Add --url and --profile."""
+    command = click.option("--profile", metavar="NAME", help="A profile of config.toml; else GRIDCAST_PROFILE.")(
+        command
+    )
+    return click.option(
+        "--url", metavar="URL", help="The server; else GRIDCAST_URL, the profile, http://127.0.0.1:8000."
+    )(command)
+
+
+def output_options(command: F) -> F:
+    """Add --json and --quiet, and give the command a CommandOutput as `output`."""
+
+    @functools.wraps(command)
+    def with_output(*args: Any, is_json: bool, is_quiet: bool, **options: Any) -> Any:
+        return command(*args, output=CommandOutput(is_json=is_json, is_quiet=is_quiet), **options)
+
+    wrapped = click.option("--quiet", "-q", "is_quiet", is_flag=True, help="Print errors and data only.")(with_output)
+    return click.option("--json", "is_json", is_flag=True, help="Print one JSON object a line.")(wrapped)  # type: ignore[return-value]
+
+
+def jobs_option(command: F) -> F:
+    """Add --jobs."""
+    return click.option(
+        "--jobs", "-j", type=click.IntRange(1, 32), default=4, show_default=True, help="Transfers at the same time."
+    )(command)
