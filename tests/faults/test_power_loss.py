@@ -21,7 +21,6 @@ from typing import Any
 
 import httpx
 import pytest
-from services.common.store.files.data_folder import FOLDERS
 
 from services.common.media import MediaInfo
 from services.common.settings import StoreSettings
