@@ -254,9 +254,11 @@ def kill_traced(service: ServiceProcess) -> None:
 
 @pytest.mark.parametrize(
     ("clients", "operations", "random_states", "opened_states"),
-    [(3, 8, 2, 10), pytest.param(6, 60, 6, 150, marks=[pytest.mark.long, pytest.mark.timeout(3600)])],
+    [
+        pytest.param(3, 8, 2, 10, marks=pytest.mark.timeout(300)),
+        pytest.param(4, 30, 4, 100, marks=[pytest.mark.long, pytest.mark.timeout(3600)]),
+    ],
 )
-@pytest.mark.timeout(300)
 async def test_acknowledged_files_survive_and_others_are_invisible(
     redis_server: ServerProcess,
     tmp_path: Path,

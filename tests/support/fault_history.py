@@ -240,7 +240,7 @@ def run_history(
         print(said)
         for replica in (*scenario.replicas, *scenario.gateways):
             assert "Traceback" not in replica.service.log, replica.service.log
-        assert wrong == [], said
+        assert wrong == [], f"{said}: {wrong[:5]}"
         assert reader.reads > 0
     return said
 

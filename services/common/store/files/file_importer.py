@@ -68,7 +68,8 @@ class FilesFileImporter:
         """Take the upload of an interrupted import over, or add one."""
         is_orphan = await self._files.threads.run(_may_be_orphan, self._files.folder, info.file_id)
         key, is_left = await self._files.database.write(
-            lambda transaction: import_changes.begin_import(transaction, info, is_orphan=is_orphan)
+            lambda transaction: import_changes.begin_import(transaction, info, is_orphan=is_orphan),
+            durable=False,  # the commit makes it so; a power loss before leaves a file that the next import writes over
         )
         name = MediaName(info.folder, info.filename)
         upload = make_handle(key, name, fencing_token=1)
