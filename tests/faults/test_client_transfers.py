@@ -69,6 +69,14 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def socket_buffer_bytes() -> int:
+    """What the kernel may hold for a reader: that is lost with a killed process, and received again.
+
+    A smaller receive buffer would bound it, and slow down every download over a long distance.
+    """
+    return int(Path("/proc/sys/net/ipv4/tcp_rmem").read_text("ascii").split()[2])
+
+
 class Command:
     """A command of the client that is killed and started again, until it has ended by itself."""
 
@@ -163,6 +171,6 @@ def test_upload_and_download_over_kills(scale: Scale, own_stack: Stack, proxy: C
     again = proxy.received - scale.size
     print(f"download: {cuts} cuts, {again / cuts / MIB:.2f} MiB again per cut, {command.peak / MIB:.1f} MiB of memory")
     assert hash_file(target) == sha256
-    assert again <= cuts * RESENT_BYTES_PER_CUT
+    assert again <= cuts * (socket_buffer_bytes() + RESENT_BYTES_PER_CUT)
     assert command.peak <= MEMORY_BYTES
     assert [path.name for path in tmp_path.iterdir() if path.suffix == ".part"] == []
