@@ -27,8 +27,9 @@ from tests.support.waiting import eventually
 PART_BYTES = 2 * MIB
 RESENT_BYTES_PER_CUT = 2 * MIB
 RECEIVED_AGAIN_BYTES_PER_CUT = 8 * MIB
-"""On average: what the socket buffer of a killed process held, 3 MiB as measured. A smaller buffer would bound it, and slow down every
-download over a long distance.
+"""On average: what the socket buffer of a killed process held, 3 MiB as measured.
+
+A smaller buffer would bound it, and slow down every download over a long distance.
 """
 HEAD_BYTES_PER_PART = 1024
 MEMORY_BYTES = 64 * MIB
