@@ -306,7 +306,7 @@ def test_no_type_of_an_http_library_is_public() -> None:
     """Signatures, attributes and bases of everything that can be imported by a public name."""
     checked = 0
     for module in (gridcast, gridcast.errors, gridcast.values, gridcast.publish):
-        for name in dir(module):
+        for name in getattr(module, "__all__", dir(module)):
             thing = getattr(module, name)
             if name.startswith("_") or not isinstance(thing, type) or not thing.__module__.startswith("gridcast"):
                 continue

@@ -26,6 +26,11 @@ from tests.support.waiting import eventually
 
 PART_BYTES = 2 * MIB
 RESENT_BYTES_PER_CUT = 2 * MIB
+RECEIVED_AGAIN_BYTES_PER_CUT = 8 * MIB
+"""On average: what the socket buffer of a killed process held, 3 MiB as measured.
+
+A smaller buffer would bound it, and slow down every download over a long distance.
+"""
 HEAD_BYTES_PER_PART = 1024
 MEMORY_BYTES = 64 * MIB
 
@@ -163,6 +168,6 @@ def test_upload_and_download_over_kills(scale: Scale, own_stack: Stack, proxy: C
     again = proxy.received - scale.size
     print(f"download: {cuts} cuts, {again / cuts / MIB:.2f} MiB again per cut, {command.peak / MIB:.1f} MiB of memory")
     assert hash_file(target) == sha256
-    assert again <= cuts * RESENT_BYTES_PER_CUT
+    assert again <= cuts * RECEIVED_AGAIN_BYTES_PER_CUT
     assert command.peak <= MEMORY_BYTES
     assert [path.name for path in tmp_path.iterdir() if path.suffix == ".part"] == []

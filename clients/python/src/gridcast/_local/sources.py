@@ -1,6 +1,7 @@
 """Sources of uploads: a path, a file object, bytes, or an iterator of bytes."""
 
 import hashlib
+import io
 import os
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
@@ -136,6 +137,8 @@ def open_source(source: object, size: int | None = None) -> Source:
     if isinstance(source, bytes | bytearray | memoryview):
         content = bytes(source)
         return _bytes_source(content)
+    if isinstance(source, io.TextIOBase):
+        raise InvalidRequest("the source gives text: open it in binary mode")
     if hasattr(source, "read"):
         return _file_source(source, size)  # type: ignore[arg-type]  # any object that reads bytes
     if isinstance(source, Iterable):
