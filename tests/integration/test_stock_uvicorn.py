@@ -111,7 +111,9 @@ def test_a_chunked_body_and_a_form(stock: Stock) -> None:
 
 
 def test_faults_are_problems(stock: Stock) -> None:
-    assert put(stock.gateway.url, headers={"if-none-match": "*"}).status_code in {201, 412}
+    assert put(stock.upload.url).status_code in {200, 201}
+    # A small body: stock uvicorn closes a connection whose request was refused unread, and what it had sent may be lost with it.
+    assert put(stock.gateway.url, b"x", {"if-none-match": "*"}).status_code == 412
     for base in (stock.gateway.url, stock.stream.url):
         missing = httpx.get(f"{base}/file/stream", params={"filename": "nothing"})
         assert (missing.status_code, missing.json()["status"]) == (404, 404)
