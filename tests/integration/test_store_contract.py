@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import bson
 import pytest
@@ -825,6 +825,26 @@ async def test_a_tail_replaces_older_ones(
     assert inspector.count_chunks() == 1
     await store.set_offset(again[0], 0, b"", None, keep_lease=False)
     assert inspector.count_chunks() == 0
+
+
+async def test_a_writer_that_dies_behind_the_insert_of_a_tail_leaves_none(
+    adapters: StoreAdapters, inspector: MongoInspector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the offset is set, as a killed process does. The chunk goes with the upload."""
+    upload = await adapters.store.create_upload(NAME, new_tus_upload("a"))
+
+    def die_here(*_: object, **__: object) -> NoReturn:
+        raise ServiceUnavailable("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(document_updates, "set_offset", die_here)
+        with pytest.raises(ServiceUnavailable):
+            await adapters.store.set_offset(upload, 5000, b"x" * 5000, None, keep_lease=False)
+    await adapters.store.renew_lease(upload)
+    await adapters.store.abort(upload)
+    await adapters.collect_until_done(inspector)
+    assert inspector.count_chunks() == 0
+    assert inspector.list_orphans() == []
 
 
 async def test_a_missing_tail_is_reported(adapters: StoreAdapters, inspector: MongoInspector) -> None:
