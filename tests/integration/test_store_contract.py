@@ -961,6 +961,18 @@ async def test_orphans_are_a_day_old_and_unreferenced(adapters: StoreAdapters, i
     assert inspector.count_chunks() == 3
 
 
+async def test_an_old_upload_without_a_current_file_keeps_its_blocks(
+    adapters: StoreAdapters, inspector: MongoInspector
+) -> None:
+    upload = await adapters.store.create_upload(NAME, new_tus_upload("a"))
+    await adapters.store.write_blocks(upload, 0, [b"x" * CHUNK_SIZE])
+    old = ObjectId.from_datetime(datetime.now(UTC) - timedelta(hours=25))
+    inspector.db["media"].update_one({}, {"$set": {"uploads.$[].file": old}})
+    inspector.db["fs.chunks"].update_many({}, {"$set": {"files_id": old}})
+    assert await adapters.keeper.delete_orphans() == 0
+    assert inspector.count_chunks() == 1
+
+
 @pytest.mark.parametrize("address", ["", "-", "x-y", "a" * 24, "{}-{}", "a" * 24 + "-"])
 async def test_unknown_upload_id_is_not_found(adapters: StoreAdapters, address: str) -> None:
     assert await adapters.store.get_durable_info(address) is None

@@ -125,7 +125,8 @@ class GridFSGarbageCollector:
                 referenced.add(entry["_id"])
             query = {"$or": [{field: {"$in": file_ids}} for field in fields]}
             async for document in self._media.find(query, dict.fromkeys(fields, 1)):
-                current = [document["current"]] if document["current"] else []
+                # A projection of its fields leaves a `current` out that is null.
+                current = [document["current"]] if document.get("current") else []
                 referenced.update(version["file"] for version in (*current, *document["uploads"], *document["doomed"]))
                 referenced.update(entry["id"] for entry in document["uploads"])  # their tails
         return referenced
