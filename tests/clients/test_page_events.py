@@ -4,12 +4,9 @@ reconnects, and notices a frozen server.
 Node and its packages come from the machine and from npm; where they are not available, these tests are skipped and say so.
 """
 
-import asyncio
 import contextlib
-import json
 import re
-import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,8 @@ import httpx
 import pytest
 
 from gridcast.publish import Publisher
-from tests.support.npm import NpmUnavailable, install_packages
+from tests.support.node_program import NodeProgram
+from tests.support.npm import require_packages
 from tests.support.socket_replica_pair import SocketReplicaPair, run_socket_replica_pair
 
 pytestmark = pytest.mark.anyio
@@ -26,26 +24,19 @@ PACKAGES = {"ws": "8.21.3"}
 PROGRAM = Path(__file__).with_name("events_client.mjs")
 SOURCE = Path(__file__).parents[2] / "gateway" / "page" / "events.js"
 HEARTBEAT = re.compile(r"const HEARTBEAT = 20_000;")
-TIMEOUT = 40.0
 
 
 @pytest.fixture(scope="module")
 def events_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    try:
-        folder = install_packages(tmp_path_factory.mktemp("events"), PACKAGES, PROGRAM)
-    except NpmUnavailable as error:
-        pytest.skip(f"Node, on which the page's client runs here, is not to be had: {error}")
+    folder = require_packages(tmp_path_factory.mktemp("events"), PACKAGES, PROGRAM)
     text, count = HEARTBEAT.subn("const HEARTBEAT = 400;", SOURCE.read_text("utf-8"))
     assert count == 1
     (folder / "events.mjs").write_text(text, "utf-8")
     return folder / PROGRAM.name
 
 
-class PageClient:
-    """A running client and everything it has printed."""
-
-    def __init__(self) -> None:
-        self.output: list[dict[str, Any]] = []
+class PageClient(NodeProgram):
+    """The page's client of events, running."""
 
     @property
     def sids(self) -> list[str]:
@@ -62,42 +53,13 @@ class PageClient:
         """The data of its events."""
         return [said["event"]["data"] for said in self.output if "event" in said]
 
-    async def wait_until(self, check: Callable[[], object]) -> None:
-        """Wait until `check` is true of its output."""
-        try:
-            async with asyncio.timeout(TIMEOUT):
-                while not check():  # noqa: ASYNC110  # another process changes it
-                    await asyncio.sleep(0.01)
-        except TimeoutError:
-            pytest.fail(f"the last that was said: {self.output[-6:]}")
-
 
 @contextlib.asynccontextmanager
 async def run_page_client(program: Path, pair: SocketReplicaPair) -> AsyncIterator[PageClient]:
     """Run the client until it is connected."""
-    process = await asyncio.create_subprocess_exec(
-        shutil.which("node") or "node",
-        str(program),
-        f"127.0.0.1:{pair.gateway.port}",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    client = PageClient()
-
-    async def read_output() -> None:
-        assert process.stdout is not None
-        async for line in process.stdout:
-            client.output.append(json.loads(line))
-
-    reading = asyncio.create_task(read_output())
-    try:
-        await client.wait_until(lambda: client.sids)
+    async with PageClient.run(program, f"127.0.0.1:{pair.gateway.port}") as client:
+        await client.wait_until(lambda: client.sids, "the first connection")
         yield client
-    finally:
-        assert process.stdin is not None
-        process.stdin.close()
-        await process.wait()
-        await reading
 
 
 async def test_session_is_kept_over_refused_reconnects(events_program: Path, tmp_path: Path) -> None:
@@ -109,14 +71,14 @@ async def test_session_is_kept_over_refused_reconnects(events_program: Path, tmp
         ):
             sid = client.sids[0]
             await push.send(sid, "clock.mine", 1)
-            await client.wait_until(lambda: client.data == [1])
+            await client.wait_until(lambda: client.data == [1], "the first event")
             pair.kill(0)
-            await client.wait_until(lambda: client.refusals >= 4)
+            await client.wait_until(lambda: client.refusals >= 4, "four refused attempts")
             await push.send(sid, "clock.mine", 2)
             pair.start(1)
-            await client.wait_until(lambda: len(client.sids) == 2)
+            await client.wait_until(lambda: len(client.sids) == 2, "a second connection")
             assert client.sids == [sid, sid]
-            await client.wait_until(lambda: client.data == [1, 2])
+            await client.wait_until(lambda: client.data == [1, 2], "what was pushed meanwhile")
             assert len([said for said in client.output if "fresh" in said]) == 1, "at the very first connection"
 
 
@@ -124,11 +86,11 @@ async def test_frozen_server_is_noticed(events_program: Path, tmp_path: Path) ->
     with run_socket_replica_pair(tmp_path) as pair:
         async with run_page_client(events_program, pair) as client:
             # Idle for longer than the silence that is noticed.
-            await client.wait_until(lambda: client.output.count({"pong": True}) >= 4)
+            await client.wait_until(lambda: client.output.count({"pong": True}) >= 4, "pongs")
             assert client.refusals == 0, "pongs are enough"
             pair.start(1)
             pair.freeze(0)
-            await client.wait_until(lambda: len(client.sids) == 2)
+            await client.wait_until(lambda: len(client.sids) == 2, "a second connection")
             assert client.sids[0] == client.sids[1]
 
 
@@ -138,8 +100,8 @@ async def test_session_that_an_operator_closed_is_not_resumed(events_program: Pa
         async with run_page_client(events_program, pair) as client:
             async with Publisher.from_url(pair.redis_url, "/clock") as push:
                 await push.send(client.sids[0], "clock.mine", 1)
-                await client.wait_until(lambda: client.data == [1])
+                await client.wait_until(lambda: client.data == [1], "the first event")
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{pair.gateway.port}") as http:
                 assert (await http.delete(f"/sockets/{client.sids[0]}")).status_code == 204
-            await client.wait_until(lambda: len(client.sids) == 2)
+            await client.wait_until(lambda: len(client.sids) == 2, "a second connection")
             assert client.sids[0] != client.sids[1]

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from datetime import UTC, datetime
 
 import pytest
@@ -13,7 +13,7 @@ from services.common.asgi import Message
 from services.common.errors import Conflict, Gone, NotFound, ServiceUnavailable
 from services.common.media import MediaName, sha256_etag
 from services.common.store.gridfs.documents import upload_key
-from services.common.store.gridfs.mongo import MongoDatabase, open_mongo_database
+from services.common.store.gridfs.mongo import MongoDatabase
 from services.common.store.gridfs.upload_store import GridFSUploadStore
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import FinishedUpload, InProgressUpload, NewUpload, UploadHandle
@@ -54,14 +54,6 @@ def inspector(mongod: ServerProcess, database_name: str) -> Iterator[MongoInspec
 
 async def empty_body() -> Message:
     return {"type": "http.request", "body": b""}
-
-
-@pytest.fixture
-async def mongo(mongod: ServerProcess, database_name: str) -> AsyncIterator[MongoDatabase]:
-    mongo = open_mongo_database(mongod.url, database_name)
-    await GridFSUploadStore(mongo).ensure_schema()
-    yield mongo
-    await mongo.aclose()
 
 
 def make_resumable_uploads(store: GridFSUploadStore) -> ResumableUploads:

@@ -1,8 +1,8 @@
-"""A newer request takes an upload from the one that writes it: the older one ends without an exception that nobody retrieves."""
+"""Takeover of an upload: the writer that held it ends with Conflict, and asyncio logs no exception as never retrieved."""
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -10,11 +10,10 @@ import pytest
 
 from services.common.errors import Conflict
 from services.common.media import MediaName
-from services.common.store.gridfs.mongo import MongoDatabase, open_mongo_database
+from services.common.store.gridfs.mongo import MongoDatabase
 from services.common.store.gridfs.upload_store import GridFSUploadStore
 from services.common.store.upload_store import NewUpload, UploadHandle
 from services.upload.writer.upload_writer import BATCH_BLOCKS, UploadWriter
-from tests.support.databases import ServerProcess
 
 pytestmark = pytest.mark.anyio
 NAME = MediaName("", "n")
@@ -34,14 +33,6 @@ class OvertakenStore(GridFSUploadStore):
         if self.moment == "checkpoint":
             assert await self.acquire(upload.upload_id) is not None
         return await super().set_offset(upload, *args, **options)
-
-
-@pytest.fixture
-async def mongo(mongod: ServerProcess, database_name: str) -> AsyncIterator[MongoDatabase]:
-    mongo = open_mongo_database(mongod.url, database_name)
-    await GridFSUploadStore(mongo).ensure_schema()
-    yield mongo
-    await mongo.aclose()
 
 
 @pytest.mark.parametrize("ends", ["suspend", "abort", "checkpoint"])

@@ -6,11 +6,13 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
 INSTALL_TIMEOUT = 180.0
 
 
 class NpmUnavailable(Exception):
-    """Node, npm or a package is not available; the message says which. Tests skip with it."""
+    """Node, npm or a package is not available; the message says which."""
 
 
 def install_packages(target_dir: Path, packages: Mapping[str, str], *programs: Path) -> Path:
@@ -35,3 +37,15 @@ def install_packages(target_dir: Path, packages: Mapping[str, str], *programs: P
     for program in programs:
         shutil.copy(program, target_dir)
     return target_dir
+
+
+def require_packages(target_dir: Path, packages: Mapping[str, str], *programs: Path) -> Path:
+    """Install as `install_packages`, and return the folder.
+
+    Skips the test without Node, npm or the npm registry: they are clients and judges, and neither the product nor `make setup` has
+    them.
+    """
+    try:
+        return install_packages(target_dir, packages, *programs)
+    except NpmUnavailable as error:
+        pytest.skip(str(error))
