@@ -2,11 +2,13 @@
 
 Modules with fixtures (loaded here as plugins):
 
-databases          mongod, redis_server (session), dedicated_mongod, dedicated_redis, database_name, redis_url
+databases          mongod, redis_server (session), dedicated_mongod, dedicated_redis, database_name, redis_url,
+                   mongo
 postgresql         postgresql (session), postgresql_database
 store_adapters     adapters: every store, one after another, for the contract tests
 processes          start_service; shows the log of every running service with a failed test
 opened_stores      stores: new stores of the kinds that a test names
+media_library      media_services (module): an upload and a stream service on one database
 stack              stack (session): `python -m deploy.local` with two stream and two socket replicas
 upload_client      upload, upload_settings, env (module), inspector; requests and a tus client for the upload service
 scripted_upstream  upstream, gateway, short_timeout_gateway (module); HTTP requests to the gateway
@@ -27,7 +29,7 @@ fault_proxy          a TCP proxy that delays, holds back or cuts traffic
 in_process_server    our HTTP server in a thread of the test
 js_client            the JavaScript client in node_modules, and Node programs that speak JSON lines
 media_names          any legal name of a file, awkward ones, and paths that are refused
-media_library        an upload and a stream service on one database
+node_program         a program on Node that reads and writes JSON lines
 npm                  npm packages in a temporary folder
 open_file_limit      the descriptor limit of the test process
 process_stats        memory, CPU time and descriptors of a process

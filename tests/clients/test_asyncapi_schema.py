@@ -14,7 +14,7 @@ import pytest
 import yaml
 from jsonschema import Draft7Validator  # type: ignore[import-untyped]  # ships no annotations
 
-from tests.support.npm import NpmUnavailable, install_packages
+from tests.support.npm import require_packages
 
 PACKAGES = {"@asyncapi/specs": "6.11.1"}
 SCHEMA = "node_modules/@asyncapi/specs/schemas/3.0.0.json"
@@ -23,10 +23,7 @@ DOCUMENT: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "docs" / 
 
 @pytest.fixture(scope="module")
 def asyncapi_validator(tmp_path_factory: pytest.TempPathFactory) -> Draft7Validator:
-    try:
-        folder = install_packages(tmp_path_factory.mktemp("specs"), PACKAGES)
-    except NpmUnavailable as error:
-        pytest.skip(f"the published schema, the judge, is not to be had: {error}")
+    folder = require_packages(tmp_path_factory.mktemp("specs"), PACKAGES)
     return Draft7Validator(json.loads((folder / SCHEMA).read_text("utf-8")))
 
 

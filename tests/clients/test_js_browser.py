@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.npm import NpmUnavailable, install_packages
+from tests.support.npm import require_packages
 from tests.support.programs import require_program
 from tests.support.sizes import MIB
 from tests.support.stack import Stack
@@ -31,10 +31,7 @@ def seen(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
     """What the program has seen in one browser, and the digest of its file."""
     chromium = require_program("chromium", "chromium")
     folder = tmp_path_factory.mktemp("browser")
-    try:
-        install_packages(folder, PACKAGES, PROGRAM)
-    except NpmUnavailable as error:
-        pytest.skip(f"Playwright, which drives the browser, is not to be had: {error}")
+    require_packages(folder, PACKAGES, PROGRAM)
     file = folder / f"{os.urandom(4).hex()}.webm"
     file.write_bytes(os.urandom(SIZE))
     command = [shutil.which("node") or "node", PROGRAM.name, stack.url, chromium, str(file)]

@@ -16,7 +16,8 @@ import pytest
 from websockets.asyncio.client import connect
 
 from gridcast.publish import Publisher
-from tests.support.js_client import RXJS, WS, NodeProgram, install_client, run_program
+from tests.support.js_client import RXJS, WS, install_client
+from tests.support.node_program import NodeProgram
 from tests.support.socket_replica_pair import SocketReplicaPair, run_socket_replica_pair
 
 pytestmark = pytest.mark.anyio
@@ -81,7 +82,7 @@ class EventsClient:
 @contextlib.asynccontextmanager
 async def run_client(program: Path, pair: SocketReplicaPair, entry: str = "core") -> AsyncIterator[EventsClient]:
     """Run the client until it is connected."""
-    async with run_program(program, entry, pair.gateway.url, str(HEARTBEAT_MS)) as running:
+    async with NodeProgram.run(program, entry, pair.gateway.url, str(HEARTBEAT_MS)) as running:
         client = EventsClient(running)
         await client.wait_for_connection(1)
         yield client

@@ -15,7 +15,7 @@ import pytest
 
 from deploy.local.processes import PROJECT_ROOT
 from tests.support.js_client import PACKAGE_DIR, RXJS, TYPESCRIPT
-from tests.support.npm import NpmUnavailable, install_packages
+from tests.support.npm import require_packages
 
 JUDGES = {"publint": "0.3.25", "@arethetypeswrong/cli": "0.18.5", "esbuild": "0.28.2"}
 FRAMEWORKS = {
@@ -50,10 +50,7 @@ def run(folder: Path, *command: str) -> str:
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of clients/js with what builds and judges it."""
     folder = tmp_path_factory.mktemp("package")
-    try:
-        install_packages(folder, {**RXJS, **TYPESCRIPT, **JUDGES})
-    except NpmUnavailable as error:
-        pytest.skip(f"the compiler and the judges of the package are not to be had: {error}")
+    require_packages(folder, {**RXJS, **TYPESCRIPT, **JUDGES})
     copied = shutil.ignore_patterns("node_modules", "types", "*.tgz")
     shutil.copytree(PACKAGE_DIR, folder, dirs_exist_ok=True, ignore=copied)
     return folder
@@ -133,10 +130,7 @@ def code_blocks(document: str, *languages: str) -> list[tuple[str, str]]:
 
 def test_code_blocks_of_documents_are_typed(tarball: Path, tmp_path: Path) -> None:
     """Each ts, tsx and js block, as a module of its own."""
-    try:
-        install_packages(tmp_path, {**RXJS, **TYPESCRIPT, **FRAMEWORKS})
-    except NpmUnavailable as error:
-        pytest.skip(f"the frameworks are not to be had: {error}")
+    require_packages(tmp_path, {**RXJS, **TYPESCRIPT, **FRAMEWORKS})
     install_tarball(tmp_path, tarball)
     names = []
     for document in ("docs/clients.md", "clients/js/README.md"):
@@ -150,10 +144,7 @@ def test_code_blocks_of_documents_are_typed(tarball: Path, tmp_path: Path) -> No
 
 def test_wrong_use_is_a_type_error(tarball: Path, tmp_path: Path) -> None:
     """What the types are for: each of these lines is an error, and the ones before them are none."""
-    try:
-        install_packages(tmp_path, {**RXJS, **TYPESCRIPT})
-    except NpmUnavailable as error:
-        pytest.skip(f"the compiler is not to be had: {error}")
+    require_packages(tmp_path, {**RXJS, **TYPESCRIPT})
     install_tarball(tmp_path, tarball)
     program = """
 import { type CloudEvent, Gridcast } from "@gridcast/client";
@@ -186,10 +177,7 @@ def test_the_angular_example_compiles_strictly(tarball: Path, tmp_path: Path) ->
     # What serves and bundles is not needed to compile; the client is the one of this tree.
     unneeded = {"@angular/cli", "@angular/build", "@gridcast/client"}
     needed = {name: version for name, version in packages.items() if name not in unneeded}
-    try:
-        install_packages(tmp_path, needed)
-    except NpmUnavailable as error:
-        pytest.skip(f"Angular is not to be had: {error}")
+    require_packages(tmp_path, needed)
     install_tarball(tmp_path, tarball)
     shutil.copy(EXAMPLE_DIR / "tsconfig.json", tmp_path)
     shutil.copytree(EXAMPLE_DIR / "src", tmp_path / "src")

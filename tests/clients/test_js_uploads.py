@@ -18,7 +18,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.js_client import RXJS, WS, NodeProgram, install_client, run_program
+from tests.support.js_client import RXJS, WS, install_client
+from tests.support.node_program import NodeProgram
 from tests.support.sizes import MIB
 from tests.support.stack import Stack, run_stack
 
@@ -55,7 +56,7 @@ def run_uploads(
     programs: Path, stack: Stack, storage: Path, **options: object
 ) -> AbstractAsyncContextManager[NodeProgram]:
     given = {"chunkSize": CHUNK_SIZE, **options}
-    return run_program(programs / PROGRAM.name, stack.url, str(storage), json.dumps(given))
+    return NodeProgram.run(programs / PROGRAM.name, stack.url, str(storage), json.dumps(given))
 
 
 def snapshots(program: NodeProgram, name: str) -> list[dict[str, Any]]:

@@ -4,13 +4,12 @@ compiled by strict TypeScript: the tutorial's ping, topics, a restart of replica
 Node and its packages come from the machine and from npm; where they are not available, these tests are skipped and say so.
 """
 
-import asyncio
 import contextlib
 import json
 import re
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ import pytest
 from websockets.asyncio.client import connect
 
 from gridcast.publish import Publisher
-from tests.support.npm import NpmUnavailable, install_packages
+from tests.support.node_program import NodeProgram
+from tests.support.npm import require_packages
 from tests.support.socket_replica_pair import SocketReplicaPair, run_socket_replica_pair
 
 pytestmark = pytest.mark.anyio
@@ -27,7 +27,6 @@ pytestmark = pytest.mark.anyio
 PACKAGES = {"rxjs": "7.8.2", "ws": "8.21.3", "typescript": "5.9.3"}
 PROGRAM = Path(__file__).with_name("rxjs_client.mjs")
 DOCUMENT = Path(__file__).parents[2] / "docs" / "messages.md"
-TIMEOUT = 10.0
 # The constants that a reader changes, and what the test puts in their place.
 CONSTANTS = {
     r"const base = 'ws://127\.0\.0\.1:8000';": "const base: string = (globalThis as any).base;",
@@ -41,10 +40,7 @@ Output = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def rxjs_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    try:
-        folder = install_packages(tmp_path_factory.mktemp("rxjs"), PACKAGES, PROGRAM)
-    except NpmUnavailable as error:
-        pytest.skip(f"RxJS, the judge, is not to be had: {error}")
+    folder = require_packages(tmp_path_factory.mktemp("rxjs"), PACKAGES, PROGRAM)
     recipe = DOCUMENT.read_text("utf-8").partition("### RxJS")[2].partition("```ts\n")[2].partition("```")[0]
     compile_recipe(folder, "printed", recipe)
     for printed, changed in CONSTANTS.items():
@@ -72,12 +68,8 @@ def replica_pair(rxjs_program: Path, tmp_path_factory: pytest.TempPathFactory) -
         yield started
 
 
-class RxjsClient:
-    """A running client and everything it has printed."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-        self.output: list[Output] = []
+class RxjsClient(NodeProgram):
+    """The program with the recipe, running."""
 
     @property
     def frames(self) -> list[Output]:
@@ -107,50 +99,16 @@ class RxjsClient:
         """The data of the events of one type."""
         return [frame["data"] for frame in self.frames if frame.get("type") == kind]
 
-    async def read_output(self) -> None:
-        """Collect its output."""
-        assert self._process.stdout is not None
-        async for line in self._process.stdout:
-            self.output.append(json.loads(line))
-
-    def send_command(self, **command: Any) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(command).encode() + b"\n")
-
     def has_more_frames_than(self, count: int) -> bool:
         return len(self.frames) > count
-
-    async def wait_until(self, check: Callable[[], object], what: str, timeout_seconds: float = TIMEOUT) -> None:
-        """Wait until `check` is true of its output."""
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                while not check():  # noqa: ASYNC110 - another process changes it
-                    await asyncio.sleep(0.01)
-        except TimeoutError:
-            pytest.fail(f"not within {timeout_seconds:g} s: {what}; the last that was said: {self.output[-6:]}")
 
 
 @contextlib.asynccontextmanager
 async def run_rxjs_client(program: Path, address: str) -> AsyncIterator[RxjsClient]:
     """Run the program until it is connected and has its first frame."""
-    process = await asyncio.create_subprocess_exec(
-        shutil.which("node") or "node",
-        str(program),
-        address,
-        str(HEARTBEAT_MS),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    client = RxjsClient(process)
-    listening = asyncio.create_task(client.read_output())
-    try:
+    async with RxjsClient.run(program, address, str(HEARTBEAT_MS)) as client:
         await client.wait_until(lambda: client.frames, "a first frame")
         yield client
-    finally:
-        assert process.stdin is not None
-        process.stdin.close()
-        await process.wait()
-        await listening
 
 
 async def test_ping_as_in_the_tutorial(replica_pair: SocketReplicaPair, rxjs_program: Path) -> None:
@@ -281,7 +239,7 @@ async def test_frozen_replica_is_noticed(rxjs_program: Path, tmp_path: Path) -> 
             pair.start(1)
             pair.freeze(0)
             await push.send(sid, "clock.mine", 1)
-            await client.wait_until(lambda: len(client.first_frames) == 2, "a second connection", 40)
+            await client.wait_until(lambda: len(client.first_frames) == 2, "a second connection")
             assert client.first_frames[1]["sid"] == sid
             await client.wait_until(lambda: client.event_data("clock.mine") == [1], "the event")
 

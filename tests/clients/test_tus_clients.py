@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from tests.support.databases import ServerProcess, storage_env
-from tests.support.npm import NpmUnavailable, install_packages
+from tests.support.npm import require_packages
 from tests.support.processes import run_service
 from tests.support.programs import require_program
 from tests.support.stack import Stack
@@ -115,11 +115,7 @@ def test_tuspy(route: UploadRoute, file: Path) -> None:
 @pytest.fixture(scope="module")
 def node_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with tus-js-client and the program that uploads with it."""
-    folder: Path = tmp_path_factory.mktemp("node")
-    try:
-        install_packages(folder, PACKAGES)
-    except NpmUnavailable as error:
-        pytest.skip(str(error))
+    folder = require_packages(tmp_path_factory.mktemp("node"), PACKAGES)
     (folder / "upload.js").write_text(TUS_JS_SCRIPT % CHUNK_SIZE)
     return folder
 

@@ -34,7 +34,8 @@ SOURCE_PATHS = (
 def source_copy(tmp_path: Path) -> Path:
     require_program("make", "make")
     if not (PROJECT_ROOT / ".venv/local.stamp").exists():
-        pytest.skip("the environment was not made by make, and making another one would download all packages")
+        # pytest was started without make, as in an editor. `make test` makes the environment, so it never skips there.
+        pytest.skip("the environment was not made by make: run `make setup`")
     folder = copy_sources(tmp_path / "copy")
     (folder / ".venv").symlink_to((PROJECT_ROOT / ".venv").resolve())
     return folder

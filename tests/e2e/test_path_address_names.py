@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -18,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from services.common.media import MediaName, validate_media_name
 from services.common.media_path import media_path
 from tests.support.media_names import AWKWARD_NAMES, REFUSED_PATHS, media_names
+from tests.support.programs import require_program
 from tests.support.stack import Stack
 
 
@@ -155,27 +155,21 @@ def run(*command: str | Path, cwd: Path | None = None) -> str:
     return done.stdout
 
 
-def program(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        pytest.skip(f"{name} is not installed")
-    return found
-
-
 def test_curl_uploads_to_a_folder_and_wget_names_the_file(stack: Stack, tmp_path: Path) -> None:
     """`curl -T` appends the name to an address that ends with a slash, percent-encoded."""
     source = tmp_path / "100% a;b 🎬.txt"
     source.write_bytes(b"hello")
+    curl = require_program("curl", "curl")
     status = ["-sS", "-o", "/dev/null", "-w", "%{http_code}"]
-    assert run(program("curl"), *status, "-T", source, f"{stack.url}/files/tools/") == "201"
+    assert run(curl, *status, "-T", source, f"{stack.url}/files/tools/") == "201"
     address = f"{stack.url}{media_path(MediaName('tools', source.name))}"
-    assert run(program("curl"), "-sS", address) == "hello"
+    assert run(curl, "-sS", address) == "hello"
     target = tmp_path / "target"
     target.mkdir()
-    run(program("wget"), "-q", "--restrict-file-names=nocontrol", address, cwd=target)
+    run(require_program("wget", "wget"), "-q", "--restrict-file-names=nocontrol", address, cwd=target)
     assert (target / source.name).read_bytes() == b"hello"
-    assert run(program("curl"), *status, "-X", "PUT", "--data-binary", "x", f"{stack.url}/files/tools/") == "400"
-    assert run(program("curl"), *status, "-X", "DELETE", address) == "204"
+    assert run(curl, *status, "-X", "PUT", "--data-binary", "x", f"{stack.url}/files/tools/") == "400"
+    assert run(curl, *status, "-X", "DELETE", address) == "204"
 
 
 def put_folder(stack: Stack, folder: str, source: Path) -> None:
@@ -205,7 +199,7 @@ def test_presentations_play_as_they_are(
     run(ffmpeg, "-v", "error", *picture, *options, manifest, cwd=source)
     folder = f"shows/{tmp_path.name}"
     put_folder(stack, folder, source)
-    probe = [program("ffprobe"), "-v", "error", "-show_entries", "format=duration", "-of", "csv=p=0"]
+    probe = [require_program("ffprobe", "ffmpeg"), "-v", "error", "-show_entries", "format=duration", "-of", "csv=p=0"]
     assert float(run(*probe, f"{stack.url}/files/{folder}/{manifest}")) == pytest.approx(3, abs=0.5)
 
 

@@ -298,7 +298,7 @@ def test_hanging_replica_gets_no_more_than_its_share(start_service: StartService
         try:
             for client in held:
                 client.sendall(GET_REQUEST)
-            eventually(lambda: hanging.requests, 5)
+            eventually(lambda: len(hanging.requests) + len(well.requests) == len(held), 5)
             stuck = len(hanging.requests)
             for _ in range(20):
                 assert send_request(gateway.port, "GET", "/file").status == 200

@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import bson
 import pytest
@@ -309,6 +309,26 @@ async def test_a_tail_replaces_older_ones(adapters: GridFSAdapters, *, keep_leas
     assert adapters.inspector.count_chunks() == 0
 
 
+async def test_a_writer_that_dies_behind_the_insert_of_a_tail_leaves_none(
+    adapters: GridFSAdapters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the offset is set, as a killed process does. The chunk goes with the upload."""
+    upload = await adapters.store.create_upload(NAME, new_tus_upload("a"))
+
+    def die_here(*_: object, **__: object) -> NoReturn:
+        raise ServiceUnavailable("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(document_updates, "set_offset", die_here)
+        with pytest.raises(ServiceUnavailable):
+            await adapters.store.set_offset(upload, 5000, b"x" * 5000, None, keep_lease=False)
+    await adapters.store.renew_lease(upload)
+    await adapters.store.abort(upload)
+    await adapters.collect_until_done(adapters.inspector)
+    assert adapters.inspector.count_chunks() == 0
+    assert adapters.inspector.list_orphans() == []
+
+
 async def test_the_metadata_of_unfinished_uploads_is_bounded(adapters: GridFSAdapters) -> None:
     store = adapters.store
     small = await store.create_upload(NAME, new_tus_upload("small", k="v"))
@@ -335,6 +355,16 @@ async def test_orphans_are_a_day_old_and_unreferenced(adapters: GridFSAdapters) 
     assert await adapters.keeper.delete_orphans() == 0
     assert adapters.inspector.db["fs.chunks"].count_documents({"files_id": stray}) == 0
     assert adapters.inspector.count_chunks() == 3
+
+
+async def test_an_old_upload_without_a_current_file_keeps_its_blocks(adapters: GridFSAdapters) -> None:
+    upload = await adapters.store.create_upload(NAME, new_tus_upload("a"))
+    await adapters.store.write_blocks(upload, 0, [b"x" * CHUNK_SIZE])
+    old = ObjectId.from_datetime(datetime.now(UTC) - timedelta(hours=25))
+    adapters.inspector.db["media"].update_one({}, {"$set": {"uploads.$[].file": old}})
+    adapters.inspector.db["fs.chunks"].update_many({}, {"$set": {"files_id": old}})
+    assert await adapters.keeper.delete_orphans() == 0
+    assert adapters.inspector.count_chunks() == 1
 
 
 async def test_chunks_are_stored_as_they_are(adapters: GridFSAdapters) -> None:

@@ -1,4 +1,4 @@
-"""A newer request takes an upload from the one that writes it: the older one ends without an exception that nobody retrieves."""
+"""Takeover of an upload: the writer that held it ends with Conflict, and asyncio logs no exception as never retrieved."""
 
 import asyncio
 import gc

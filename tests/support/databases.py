@@ -13,7 +13,7 @@ import shutil
 import signal
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -24,6 +24,8 @@ from deploy.local import databases, processes
 from deploy.local.log_tail import tail
 from deploy.local.ports import free_ports
 from deploy.local.processes import Child, Program
+from services.common.store.gridfs.mongo import MongoDatabase, open_mongo_database
+from services.common.store.gridfs.upload_store import GridFSUploadStore
 from tests.support.redis_commands import send_redis_commands
 from tests.support.store_inspectors import FILES_PREFIX
 
@@ -252,3 +254,12 @@ def redis_url(redis_server: ServerProcess) -> str:
     """The URL of the shared Redis, flushed before the test."""
     assert send_redis_commands(redis_server.port, "FLUSHALL") == "+OK\r\n"
     return redis_server.url
+
+
+@pytest.fixture
+async def mongo(mongod: ServerProcess, database_name: str) -> AsyncIterator[MongoDatabase]:
+    """An empty database with the indexes of the GridFS store, for tests that have the store in their own process."""
+    mongo = open_mongo_database(mongod.url, database_name)
+    await GridFSUploadStore(mongo).ensure_schema()
+    yield mongo
+    await mongo.aclose()

@@ -6,13 +6,15 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
 INSTALL_TIMEOUT = 180.0
 MIN_NODE = (20, 19)
 """Of the JavaScript client, and of Angular 21."""
 
 
 class NpmUnavailable(Exception):
-    """Node, npm or a package is not available; the message says which. Tests skip with it."""
+    """Node, npm or a package is not available; the message says which."""
 
 
 def node_version() -> tuple[int, ...]:
@@ -45,3 +47,15 @@ def install_packages(target_dir: Path, packages: Mapping[str, str], *programs: P
     for program in programs:
         shutil.copy(program, target_dir)
     return target_dir
+
+
+def require_packages(target_dir: Path, packages: Mapping[str, str], *programs: Path) -> Path:
+    """Install as `install_packages`, and return the folder.
+
+    Skips the test without Node, npm or the npm registry: they are clients and judges, and neither the product nor `make setup` has
+    them.
+    """
+    try:
+        return install_packages(target_dir, packages, *programs)
+    except NpmUnavailable as error:
+        pytest.skip(str(error))

@@ -5,12 +5,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from gateway.static_files import CLIENT_DIR, PAGE_DIR
-
-NODE = shutil.which("node")
-pytestmark = pytest.mark.skipif(NODE is None, reason="no Node on this machine")
+from tests.support.programs import require_program
 
 BROWSER_STUB = """
 const elements = {};
@@ -44,7 +40,7 @@ process.exit(); // the heartbeat of the page's client has no end
 
 
 def test_deletion_error_stays_on_the_page(tmp_path: Path) -> None:
-    assert NODE is not None
+    node = require_program("node", "nodejs")
     page = tmp_path / "page"
     shutil.copytree(PAGE_DIR, page)
     shutil.copytree(CLIENT_DIR, page / "client")
@@ -53,6 +49,6 @@ def test_deletion_error_stays_on_the_page(tmp_path: Path) -> None:
     (page / "index.js").write_text(script.replace('"/client/', '"./client/'), "utf-8")
     (page / "package.json").write_text('{"type": "module"}', "utf-8")
     (page / "browser.js").write_text(BROWSER_STUB, "utf-8")
-    done = subprocess.run([NODE, "browser.js"], cwd=page, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([node, "browser.js"], cwd=page, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"shown": "", "failed": "not yours"}

@@ -177,7 +177,6 @@ def set_offset(
         "offset": offset,
         "tail": None if isinstance(tail, int) else Binary(tail),
         "tail_number": tail if in_chunk else None,
-        **({"tail_chunks": True} if in_chunk else {}),
         "length": length,
         "lease_until": now_plus(lease_ttl) if keep_lease else None,
     }

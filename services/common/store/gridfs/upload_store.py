@@ -233,12 +233,14 @@ class GridFSUploadStore:
         """Set the offset; journaled where the lease is released or the tail is in a chunk.
 
         A long tail is inserted as a chunk before, under a number that is greater than those of all earlier ones. These are deleted
-        after an update that a crash cannot undo.
+        after an update that a crash cannot undo. That there are such chunks is noted first: of a writer that is killed behind the
+        insert they would be left over otherwise.
         """
         record_id = upload_key(upload).record_id
         number = upload.fencing_token << 32 | next(self._tail_numbers)
         in_chunk = len(tail) > document_updates.MAX_INLINE_TAIL_BYTES
         if in_chunk:
+            await self._note_tail_chunks(upload)
             await self._chunk_store.insert_tail(record_id, number, tail)
         update = document_updates.set_offset(
             record_id,
@@ -264,6 +266,14 @@ class GridFSUploadStore:
             await self._chunk_store.delete_tails(record_id, number)
         expires_at: datetime = entry["expires_at"]
         return expires_at
+
+    async def _note_tail_chunks(self, upload: UploadHandle) -> None:
+        # Not journaled by itself: the journal keeps the order, and the insert waits for it.
+        update = document_updates.set_upload_fields(upload_key(upload).record_id, {"tail_chunks": True}, self.timings)
+        async with map_mongo_errors():
+            result = await self._media_unjournaled.update_one(_fenced_filter(upload), update)
+        if not result.matched_count:
+            _raise_lease_lost()
 
     async def renew_lease(self, upload: UploadHandle) -> None:
         """Extend the lease. Raises Conflict where the fencing token is another."""
