@@ -210,7 +210,7 @@ async def test_nothing_but_regular_files_is_read_or_written(
 async def test_the_folder_of_another_database_is_refused(adapters: FilesAdapters, tmp_path: Path) -> None:
     """And one that is not mounted: it would be filled a second time."""
     await adapters.store_file(b"x")
-    other = open_files_database(f"sqlite+aiosqlite:///{tmp_path}/other.sqlite3", str(adapters.inspector.folder))
+    other = open_files_database(f"sqlite:///{tmp_path}/other.sqlite3", str(adapters.inspector.folder))
     try:
         with pytest.raises(RuntimeError, match="belongs to another database"):
             await other.prepare()
@@ -218,7 +218,7 @@ async def test_the_folder_of_another_database_is_refused(adapters: FilesAdapters
         await other.aclose()
     moved = adapters.inspector.folder.with_name("unmounted")
     adapters.inspector.folder.rename(moved)
-    moved_database = f"sqlite+aiosqlite:///{moved}/gridcast.sqlite3"
+    moved_database = f"sqlite:///{moved}/gridcast.sqlite3"
     empty = open_files_database(moved_database, str(tmp_path / "empty"))
     try:
         with pytest.raises(RuntimeError, match="not mounted"):
@@ -271,9 +271,10 @@ async def test_lists_use_indexes(adapters: FilesAdapters) -> None:
     """Nothing is sorted, and no table or index is read from its beginning."""
     await adapters.store_file(b"x")
     asked: list[tuple[str, Any]] = []
-    engine = adapters.files.database._reader.sync_engine
+    reader = adapters.files.database._reader
+    assert isinstance(reader, database.SQLiteConnections)
 
-    @event.listens_for(engine, "before_cursor_execute")
+    @event.listens_for(reader._engine, "before_cursor_execute")
     def remember(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
         asked.append((statement, parameters))
 
