@@ -12,18 +12,20 @@ _CREDENTIALS = re.compile(r"(?:[^%:@]|%[0-9A-Fa-f]{2})+(?::(?:[^%:@]|%[0-9A-Fa-f
 
 
 def check_database_url(url: str) -> None:
-    """Check `sqlite+aiosqlite:///PATH` or `postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE?OPTIONS`.
+    """Check `sqlite:///PATH` or `postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE?OPTIONS`.
+
+    SQLite is called in threads of the store, whichever driver its address names: `sqlite+aiosqlite:///PATH` is the same.
 
     Raises:
         ValueError: with a sentence that contains no part of the address.
 
     """
     scheme, separator, rest = url.partition("://")
-    if not separator or scheme not in {"sqlite+aiosqlite", "postgresql+asyncpg"}:
-        raise ValueError("the address of a database begins with sqlite+aiosqlite:/// or postgresql+asyncpg://")
+    if not separator or scheme not in {"sqlite", "sqlite+aiosqlite", "postgresql+asyncpg"}:
+        raise ValueError("the address of a database begins with sqlite:/// or postgresql+asyncpg://")
     if not rest.isprintable():
         raise ValueError("the address of a database has no control characters")
-    if scheme == "sqlite+aiosqlite":
+    if scheme != "postgresql+asyncpg":
         _check_sqlite_path(rest)
     else:
         _check_postgresql(rest)
@@ -32,7 +34,7 @@ def check_database_url(url: str) -> None:
 def _check_sqlite_path(rest: str) -> None:
     if not rest.startswith("/") or rest[1:] in {"", ":memory:"} or rest.endswith("/") or re.search(r"[?#]", rest):
         raise ValueError(
-            "an address of SQLite is sqlite+aiosqlite:/// and the path of a file, with a fourth slash where it is absolute, "
+            "an address of SQLite is sqlite:/// and the path of a file, with a fourth slash where it is absolute, "
             "without options"
         )
 

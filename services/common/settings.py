@@ -136,7 +136,7 @@ class StoreSettings(MongoSettings):
     )
     database_url: SecretStr = Field(
         SecretStr(""),
-        description="database of the files store: sqlite+aiosqlite:///PATH or postgresql+asyncpg://...; "
+        description="database of the files store: sqlite:///PATH or postgresql+asyncpg://...; "
         "empty: an SQLite file in GRIDCAST_FILES_DIR",
     )
     files_dir: str = Field("", validate_default=True, description="folder of the files store; must be set for it")

@@ -11,11 +11,12 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from services.common.errors import Conflict, Gone, GridcastError, InsufficientStorage, ServiceUnavailable
 from services.common.media import MediaName
@@ -23,6 +24,7 @@ from services.common.store.errors import CorruptFile
 from services.common.store.files import database, exclusive_files, migration, upload_changes
 from services.common.store.files.files_database import open_files_database
 from services.common.store.files.rows import upload_key
+from services.common.store.media_reader import ListQuery, PageKey
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import NO_PRECONDITIONS, InProgressUpload, NewUpload
 from tests.support.postgresql import PostgreSQLServer, run_postgresql
@@ -153,8 +155,8 @@ async def test_a_clock_that_is_set_back_neither_revives_nor_prolongs(tmp_path: P
             ):
                 await asyncio.sleep(0.1)
                 state = await adapters.store.get_info(other.upload_id)
-        event = await adapters.store_event(b"x", MediaName("", "third"))
-    file_time = event.info.uploaded_at.timestamp()
+        third = await adapters.store_event(b"x", MediaName("", "third"))
+    file_time = third.info.uploaded_at.timestamp()
     assert abs(file_time - (tmp_path / "store/store_id").stat().st_mtime) < 60, "files keep the time of the clock"
 
 
@@ -208,7 +210,7 @@ async def test_nothing_but_regular_files_is_read_or_written(
 async def test_the_folder_of_another_database_is_refused(adapters: FilesAdapters, tmp_path: Path) -> None:
     """And one that is not mounted: it would be filled a second time."""
     await adapters.store_file(b"x")
-    other = open_files_database(f"sqlite+aiosqlite:///{tmp_path}/other.sqlite3", str(adapters.inspector.folder))
+    other = open_files_database(f"sqlite:///{tmp_path}/other.sqlite3", str(adapters.inspector.folder))
     try:
         with pytest.raises(RuntimeError, match="belongs to another database"):
             await other.prepare()
@@ -216,7 +218,7 @@ async def test_the_folder_of_another_database_is_refused(adapters: FilesAdapters
         await other.aclose()
     moved = adapters.inspector.folder.with_name("unmounted")
     adapters.inspector.folder.rename(moved)
-    moved_database = f"sqlite+aiosqlite:///{moved}/gridcast.sqlite3"
+    moved_database = f"sqlite:///{moved}/gridcast.sqlite3"
     empty = open_files_database(moved_database, str(tmp_path / "empty"))
     try:
         with pytest.raises(RuntimeError, match="not mounted"):
@@ -263,6 +265,37 @@ async def test_a_row_without_its_file_is_reported_and_counted(
     assert await adapters.keeper.delete_orphans() == 0
     assert metrics.DAMAGED_FILES._value.get() == before + 2
     assert caplog.text.count("is missing or has another length") == 2
+
+
+async def test_lists_use_indexes(adapters: FilesAdapters) -> None:
+    """Nothing is sorted, and no table or index is read from its beginning."""
+    await adapters.store_file(b"x")
+    asked: list[tuple[str, Any]] = []
+    reader = adapters.files.database._reader
+    assert isinstance(reader, database.SQLiteConnections)
+
+    @event.listens_for(reader._engine, "before_cursor_execute")
+    def remember(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        asked.append((statement, parameters))
+
+    key = PageKey(datetime(2026, 1, 1, tzinfo=UTC), "0" * 24)
+    for query in (
+        ListQuery(),
+        ListQuery(after=key),
+        ListQuery(folder="f", after=key),
+        ListQuery(filename_contains="x"),
+    ):
+        await adapters.reader.list_files(query)
+    await adapters.reader.list_folders(None, 5)
+    await adapters.reader.find(NAME)
+    [name async for name in adapters.keeper.list_due()]
+    assert len(asked) >= 10
+    with contextlib.closing(sqlite3.connect(adapters.inspector.folder / "gridcast.sqlite3")) as connection:
+        for statement, parameters in asked:
+            plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+            assert not [line for line in plan if "TEMP B-TREE" in line], (statement, plan)
+            scans = [line for line in plan if line.startswith("SCAN") and "USING" not in line and "folders" not in line]
+            assert not [line for line in scans if "CONSTANT" not in line], (statement, plan)
 
 
 async def test_an_upload_whose_bytes_were_cut_off_is_not_committed(adapters: FilesAdapters) -> None:

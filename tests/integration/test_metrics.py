@@ -7,7 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.local.ports import free_ports
-from tests.support.databases import ServerProcess, storage_env
+from tests.support.databases import TEST_STORE, ServerProcess, storage_env
 from tests.support.processes import ServiceProcess, StartService
 from tests.support.upload_client import OFFSET_CONTENT_TYPE, TUS_HEADERS, tus_metadata
 from tests.support.waiting import eventually
@@ -42,6 +42,8 @@ def start_with_metrics(
 
 @pytest.fixture
 def stream(start_with_metrics: StartWithMetrics) -> tuple[ServiceProcess, int]:
+    if TEST_STORE == "files":
+        start_with_metrics("services.upload")  # which creates the tables
     return start_with_metrics("services.stream")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.databases import ServerProcess, storage_env
+from tests.support.databases import ServerProcess, needs_server, storage_env
 from tests.support.media_library import MediaServices, run_media_services
 from tests.support.process_stats import cpu_seconds, resident_memory
 from tests.support.processes import ServiceProcess, StartService
@@ -363,6 +363,7 @@ def test_active_download_finishes_at_sigterm(
     assert "Traceback" not in service.log
 
 
+@needs_server
 def test_request_waiting_for_the_store_at_sigterm_is_503(
     start_service: StartService, dedicated_mongod: ServerProcess, redis_url: str
 ) -> None:

@@ -26,7 +26,7 @@ def listing_services(
 
 @pytest.fixture
 def media_services(listing_services: MediaServices) -> MediaServices:
-    listing_services.db["media"].delete_many({})
+    listing_services.inspector.clear()
     return listing_services
 
 
@@ -90,10 +90,10 @@ def test_uploads_are_listed_newest_first(media_services: MediaServices) -> None:
 @pytest.mark.parametrize("limit", [1, 7, 10, 50, 200])
 def test_pages_hold_every_file_once(media_services: MediaServices, limit: int) -> None:
     """Files of one millisecond, nameless uploads and names without a file included."""
-    media_services.db["media"].insert_many([make_document(n, f"{n:03}", "a" if n % 3 else "") for n in range(107)])
-    media_services.db["media"].insert_many([make_document(1000 + n, f"gone-{n}", there=False) for n in range(5)])
-    media_services.db["media"].insert_one(
-        {**make_document(2000, ""), "folder": None, "filename": ObjectId(), "current": None}
+    media_services.inspector.insert_documents([make_document(n, f"{n:03}", "a" if n % 3 else "") for n in range(107)])
+    media_services.inspector.insert_documents([make_document(1000 + n, f"gone-{n}", there=False) for n in range(5)])
+    media_services.inspector.insert_documents(
+        [{**make_document(2000, ""), "folder": None, "filename": ObjectId(), "current": None}]
     )
     expected = [f"{n:03}" for n in reversed(range(107))]
     found, pages = list_all_pages(media_services, limit=limit)
@@ -109,14 +109,12 @@ def test_pages_hold_every_file_once(media_services: MediaServices, limit: int) -
 
 
 def test_change_between_two_pages_repeats_no_file(media_services: MediaServices) -> None:
-    media_services.db["media"].insert_many([make_document(n * 10, f"{n:02}") for n in range(20)])
+    media_services.inspector.insert_documents([make_document(n * 10, f"{n:02}") for n in range(20)])
     first = list_files(media_services, limit=5)
     assert filenames(first["files"]) == ["19", "18", "17", "16", "15"]
-    media_services.db["media"].insert_one(make_document(500, "new"))
-    media_services.db["media"].update_one(
-        {"filename": "10"}, {"$set": {"current.uploaded_at": FIRST_UPLOADED + timedelta(days=1)}}
-    )
-    media_services.db["media"].delete_many({"filename": {"$in": ["15", "14"]}})
+    media_services.inspector.insert_documents([make_document(500, "new")])
+    media_services.inspector.delete_documents(["15", "14", "10"])
+    media_services.inspector.insert_documents([make_document(864_000_000, "10")])
     second = list_files(media_services, limit=5, after=first["next"])
     assert filenames(second["files"]) == ["13", "12", "11", "09", "08"]
 
@@ -139,7 +137,7 @@ def test_change_between_two_pages_repeats_no_file(media_services: MediaServices)
 )
 def test_search_is_for_plain_text(media_services: MediaServices, q: str, expected: list[str]) -> None:
     there = ["holiday.webm", "my Holiday.webm", "ÄRGER.webm", ".*", "a(b", "$where"]
-    media_services.db["media"].insert_many([make_document(n * 10, name) for n, name in enumerate(there)])
+    media_services.inspector.insert_documents([make_document(n * 10, name) for n, name in enumerate(there)])
     assert filenames(list_all_pages(media_services, q=q)[0]) == expected
 
 
@@ -147,7 +145,7 @@ def test_search_examines_a_bounded_number_of_names(media_services: MediaServices
     """And finds distant matches over several pages."""
     total = 25_000
     documents = [make_document(n, f"{n}" if n != 3 else "needle", "f") for n in range(total)]
-    media_services.db["media"].insert_many(documents)
+    media_services.inspector.insert_documents(documents)
     for query in ({}, {"folder": "f"}):
         page = list_files(media_services, q="needle", **query)
         assert page["files"] == []
@@ -163,7 +161,7 @@ def test_search_examines_a_bounded_number_of_names(media_services: MediaServices
 
 def test_listings_use_indexes(media_services: MediaServices) -> None:
     """By the profiler's record of the queries: nothing is sorted in memory, and few more keys are examined than returned."""
-    media_services.db["media"].insert_many([make_document(n, f"{n}", f"f{n % 50}") for n in range(5000)])
+    media_services.inspector.insert_documents([make_document(n, f"{n}", f"f{n % 50}") for n in range(5000)])
     media_services.db.command("profile", 2)
     try:
         page = list_files(media_services, limit=20)
@@ -184,10 +182,10 @@ def test_listings_use_indexes(media_services: MediaServices) -> None:
 
 def test_folders(media_services: MediaServices) -> None:
     there = ["", "a", "a/b", "b", "ä", "zz"]
-    media_services.db["media"].insert_many([make_document(n, f"{n}", folder) for n, folder in enumerate(there * 3)])
-    media_services.db["media"].insert_one(make_document(900, "x", "only-begun", there=False))
-    media_services.db["media"].insert_one(
-        {**make_document(901, ""), "folder": None, "filename": ObjectId(), "current": None}
+    media_services.inspector.insert_documents([make_document(n, f"{n}", folder) for n, folder in enumerate(there * 3)])
+    media_services.inspector.insert_documents([make_document(900, "x", "only-begun", there=False)])
+    media_services.inspector.insert_documents(
+        [{**make_document(901, ""), "folder": None, "filename": ObjectId(), "current": None}]
     )
     url = f"{media_services.stream.url}/file/folders"
     expected = ["", "a", "a/b", "b", "zz", "ä"]
@@ -205,8 +203,8 @@ def test_folders(media_services: MediaServices) -> None:
 
 
 def test_large_folders_are_skipped_by_index(media_services: MediaServices) -> None:
-    media_services.db["media"].insert_many([make_document(n, f"{n}", f"f{n % 3}") for n in range(3000)])
-    media_services.db["media"].insert_many([make_document(5000 + n, "x", f"g{n:04}") for n in range(700)])
+    media_services.inspector.insert_documents([make_document(n, f"{n}", f"f{n % 3}") for n in range(3000)])
+    media_services.inspector.insert_documents([make_document(5000 + n, "x", f"g{n:04}") for n in range(700)])
     url = f"{media_services.stream.url}/file/folders"
     first = media_services.http_client.get(url, params={"limit": 200}).json()
     assert first["folders"] == ["f0", "f1", "f2", *(f"g{n:04}" for n in range(197))]

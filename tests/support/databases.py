@@ -40,6 +40,7 @@ MONGODB_ONLY = frozenset(
     }
 )
 """Modules whose subject is MongoDB itself, as a server or by its documents. What they show for files is in test_files_store."""
+needs_server = pytest.mark.skipif(TEST_STORE == "files", reason="pauses or kills the server of the database")
 needs_clock_of_a_server = pytest.mark.skipif(
     TEST_STORE == "files", reason="SQLite has the clock of its process: there is no other one that could be right"
 )

@@ -8,7 +8,7 @@ import contextlib
 import os
 import random
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +17,8 @@ import pymongo
 import pytest
 from bson import ObjectId
 
+from services.common.media import sha256_etag
+from services.common.store.files.rows import fold
 from tests.support.sizes import CHUNK_SIZE
 
 Entry = dict[str, Any]
@@ -89,6 +91,12 @@ class StoreInspector(Protocol):
 
     def set_current(self, filename: str, current: Entry) -> None:
         """Make `current`, as an entry has it, the current version of a file, in silence."""
+
+    def insert_documents(self, documents: Sequence[Entry]) -> None:
+        """Insert names in the shape of entries; their files have no bytes."""
+
+    def delete_documents(self, filenames: Sequence[str]) -> None:
+        """Delete names that `insert_documents` has inserted."""
 
     def rename(self, identifier: str, filename: str) -> None:
         """Give a file another name, whether it is a valid one or not."""
@@ -198,6 +206,12 @@ class MongoInspector:
 
     def set_current(self, filename: str, current: Entry) -> None:
         self.db["media"].update_one({"filename": filename}, {"$set": {"current": current}})
+
+    def insert_documents(self, documents: Sequence[Entry]) -> None:
+        self.db["media"].insert_many(list(documents))
+
+    def delete_documents(self, filenames: Sequence[str]) -> None:
+        self.db["media"].delete_many({"filename": {"$in": list(filenames)}})
 
     def rename(self, identifier: str, filename: str) -> None:
         self.db["media"].update_one({"_id": ObjectId(identifier)}, {"$set": {"filename": filename}})
@@ -353,6 +367,15 @@ class FilesInspector:
         ]
         self.query(f"UPDATE media SET {', '.join(values)} WHERE filename = {_quote(filename)}")
 
+    def insert_documents(self, documents: Sequence[Entry]) -> None:
+        columns = "id, folder, filename, search_name, revision, file_id, length, content_type, sha256, etag, uploaded_at, metadata"
+        for start in range(0, len(documents), 500):
+            values = ", ".join(map(_media_values, documents[start : start + 500]))
+            self.query(f"INSERT INTO media ({columns}) VALUES {values}")
+
+    def delete_documents(self, filenames: Sequence[str]) -> None:
+        self.query(f"DELETE FROM media WHERE filename IN ({', '.join(map(_quote, filenames))})")
+
     def rename(self, identifier: str, filename: str) -> None:
         self.query(f"UPDATE media SET filename = {_quote(filename)} WHERE id = '{identifier}'")
 
@@ -430,6 +453,18 @@ def _moment(value: int | None) -> datetime | None:
 
 def _milliseconds(moment: datetime) -> int:
     return round(moment.timestamp() * 1000)
+
+
+def _media_values(document: Entry) -> str:
+    folder, filename, current = document["folder"], document["filename"], document["current"]
+    name = [None, None, None] if folder is None else [folder, filename, fold(filename)]
+    texts = ", ".join(_quote(text) for text in (str(document["_id"]), *name))
+    if current is None:
+        return f"({texts}, 0, {', '.join(['NULL'] * 7)})"
+    sha256 = current["sha256"]
+    version = ", ".join(_quote(text) for text in (current["content_type"], sha256, sha256_etag(sha256)))
+    at = _milliseconds(current["uploaded_at"])
+    return f"({texts}, 0, '{current['file']}', {current['length']}, {version}, {at}, '{{}}')"
 
 
 def _quote(text: str | None) -> str:

@@ -7,7 +7,8 @@ from services.common.database_url import check_database_url
 
 VALID = [
     "sqlite+aiosqlite:///relative/gridcast.sqlite3",
-    "sqlite+aiosqlite:////srv/media/grid cast.sqlite3",
+    "sqlite:///relative/gridcast.sqlite3",
+    "sqlite:////srv/media/grid cast.sqlite3",
     "postgresql+asyncpg://localhost/gridcast",
     "postgresql+asyncpg://user:p%40ss%2Fw%3Aord@host:5432/gridcast?ssl=require",
     "postgresql+asyncpg://user@[::1]:5432/gridcast",
@@ -17,7 +18,9 @@ VALID = [
 MALFORMED = [
     "secret",
     "secret://secret",
-    "sqlite:///secret",
+    "sqlite+pysqlite:///secret",
+    "sqlite:///",
+    "sqlite:///secret?mode=ro",
     "postgresql://secret@secret/secret",
     "sqlite+aiosqlite://",
     "sqlite+aiosqlite:///",

@@ -102,7 +102,7 @@ class FilesCommitter:
             "type": "file.replaced" if replaces else "file.created",
             "revision": revision,
         }
-        return append_event(transaction, row, event, read_at)
+        return append_event(transaction, row, event, read_at, is_first=not row["revision"])
 
     def _doom_current(self, transaction: Transaction, row: Row) -> None:
         due = transaction.now + milliseconds(self._timings.tombstone_ttl)

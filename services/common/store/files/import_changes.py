@@ -38,7 +38,7 @@ def begin_import(transaction: Transaction, info: MediaInfo, *, is_orphan: bool) 
         raise Conflict(ANOTHER_HAS_NAME)
     if row is None and lock_media(transaction, info.id) is not None:
         raise Conflict(ANOTHER_HAS_ID)
-    row = lock_or_create(transaction, name, info.id)
+    row, _ = lock_or_create(transaction, name, info.id)
     execute = transaction.connection.execute
     if execute(select(exists().where(tombstones.c.file_id == info.file_id))).scalar():
         raise Conflict(TO_BE_DELETED)

@@ -44,46 +44,33 @@ def lock_name(transaction: Transaction, name: MediaName) -> Row | None:
     return transaction.connection.execute(statement).mappings().first()
 
 
-def lock_or_create(transaction: Transaction, name: MediaName | None, media_id: str | None = None) -> Row:
-    """Lock and return the row of a name, which is created where it is not there; always a new one where there is no name.
+def lock_or_create(transaction: Transaction, name: MediaName | None, media_id: str | None = None) -> tuple[Row, bool]:
+    """Lock and return the row of a name, and whether it was created: always where there is no name.
 
-    A row that is created gets `media_id`.
+    A row that is created gets `media_id`, or a new id.
     """
+    new = {**dict.fromkeys(media.c.keys()), "id": media_id or make_id(), "revision": 0}
     if name is None:
-        return _insert_nameless(transaction)
+        transaction.connection.execute(insert(media).values(id=new["id"], revision=0))
+        return new, True
+    new |= {"folder": name.folder, "filename": name.filename, "search_name": fold(name.filename)}
     for _ in range(INSERT_ATTEMPTS):
         if (row := lock_name(transaction, name)) is not None:
-            return row
-        inserted = insert_or_ignore(
-            transaction,
-            media,
-            id=media_id or make_id(),
-            folder=name.folder,
-            filename=name.filename,
-            search_name=fold(name.filename),
-            revision=0,
-        )
-        if inserted:
+            return row, False
+        if insert_or_ignore(transaction, media, **new):
             # Read after the insert: it has waited for the transaction that deleted the row before.
-            _begin_at_floor(transaction, name)
+            return {**new, "revision": _begin_at_floor(transaction, name)}, True
     raise ServiceUnavailable("too many concurrent uploads of this name")
 
 
-def _insert_nameless(transaction: Transaction) -> Row:
-    media_id = make_id()
-    transaction.connection.execute(insert(media).values(id=media_id, revision=0))
-    row = lock_media(transaction, media_id)
-    if row is None:
-        raise RuntimeError("a row that was inserted is not there")
-    return row
-
-
-def _begin_at_floor(transaction: Transaction, name: MediaName) -> None:
+def _begin_at_floor(transaction: Transaction, name: MediaName) -> int:
+    """Set the revision of a new row, and return it."""
     floors = schema.revision_floors
     floor = transaction.connection.execute(select(floors.c.floor).where(floors.c.bucket == bucket_of(name))).scalar()
     if floor:
         named = (media.c.folder == name.folder, media.c.filename == name.filename)
         transaction.connection.execute(update(media).where(*named).values(revision=floor))
+    return floor or 0
 
 
 def delete_if_empty(transaction: Transaction, media_id: str) -> None:

@@ -14,13 +14,17 @@ from services.common.store.upload_store import OutboxEvent
 outbox = schema.outbox
 
 
-def append_event(transaction: Transaction, name: Row, event: dict[str, Any], read_at: float) -> OutboxEvent:
+def append_event(
+    transaction: Transaction, name: Row, event: dict[str, Any], read_at: float, *, is_first: bool = False
+) -> OutboxEvent:
     """Add an event to the outbox of a locked name, and return it with the unpublished ones before it.
 
-    `event` has the columns of `outbox` without `at` and `told`.
+    `event` has the columns of `outbox` without `at` and `told`. The first event of a name has none before it.
     """
     new = {**event, "at": transaction.now, "told": False}
     transaction.connection.execute(insert(outbox).values(new))
+    if is_first:
+        return decode_event(name, new, read_at)
     rows = read_outbox(transaction.connection, event["media_id"])
     if len(rows) > MAX_OUTBOX_EVENTS:
         rows = _merge_oldest(transaction, rows)
@@ -78,7 +82,7 @@ def remove_event(transaction: Transaction, media_id: str, event_id: str) -> None
     """
     statement = delete(outbox).where(outbox.c.id == event_id).returning(outbox.c.revision)
     revision = transaction.connection.execute(statement).scalar()
-    if revision is not None:
+    if revision is not None and revision > 1:
         earlier = (outbox.c.media_id == media_id, outbox.c.revision < revision, outbox.c.told.is_(False))
         transaction.connection.execute(update(outbox).where(*earlier).values(told=True))
 

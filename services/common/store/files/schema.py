@@ -99,12 +99,14 @@ uploads = Table(
     Column("client", _TEXT_TYPE, nullable=False),
     Column("fencing_token", BigInteger, nullable=False),
     Column("lease_until", BigInteger),
-    Column("expires_at", BigInteger, nullable=False, index=True),
+    Column("expires_at", BigInteger, nullable=False),
     Column("lifetime", BigInteger),
     Column("offset", BigInteger, nullable=False),
     Column("length", BigInteger),
     Column("metadata", _TEXT_TYPE, nullable=False),
 )
+
+Index("uploads_due", uploads.c.expires_at, uploads.c.id)
 
 finished_uploads = Table(
     "finished_uploads",
@@ -117,17 +119,21 @@ finished_uploads = Table(
     Column("sha256", String(64)),
     Column("etag", _TEXT_TYPE),
     Column("metadata", _TEXT_TYPE, nullable=False),
-    Column("until", BigInteger, nullable=False, index=True),
+    Column("until", BigInteger, nullable=False),
 )
+
+Index("finished_uploads_due", finished_uploads.c.until, finished_uploads.c.id)
 
 tombstones = Table(
     "tombstones",
     metadata,
     Column("file_id", _ID_TYPE, primary_key=True),
     Column("media_id", _ID_TYPE, ForeignKey("media.id"), nullable=False, index=True),
-    Column("due", BigInteger, nullable=False, index=True),
+    Column("due", BigInteger, nullable=False),
     Column("second_purge", Boolean, nullable=False),
 )
+
+Index("tombstones_due", tombstones.c.due, tombstones.c.file_id)
 
 outbox = Table(
     "outbox",
@@ -135,12 +141,13 @@ outbox = Table(
     Column("id", _ID_TYPE, primary_key=True),
     Column("media_id", _ID_TYPE, ForeignKey("media.id"), nullable=False),
     Column("type", String(32), nullable=False),
-    Column("at", BigInteger, nullable=False, index=True),
+    Column("at", BigInteger, nullable=False),
     Column("revision", BigInteger, nullable=False),
     Column("told", Boolean, nullable=False),
     *_version_columns(nullable=False),
 )
 Index("outbox_order", outbox.c.media_id, outbox.c.revision)
+Index("outbox_due", outbox.c["at"], outbox.c.id)
 
 revision_floors = Table(
     "revision_floors",

@@ -131,9 +131,11 @@ def _admit(
     resumable: bool,
 ) -> Row:
     """Lock the row of the name and make room for one more upload. Raises AlreadyExists, PreconditionFailed, TooManyRequests."""
-    media = lock_or_create(transaction, name)
+    media, is_new = lock_or_create(transaction, name)
     if not preconditions_hold(preconditions, media):
         raise precondition_error(name, preconditions)
+    if is_new:
+        return media
     counted = select(func.count()).select_from(tombstones).where(tombstones.c.media_id == media["id"])
     if (transaction.connection.execute(counted).scalar() or 0) >= MAX_TOMBSTONES:
         raise TooManyRequests("too many replaced versions of this name await deletion", RETRY_LATER)
@@ -259,13 +261,12 @@ def remove_upload(transaction: Transaction, key: FilesUploadKey, fencing_token: 
 
 
 def keep_outcome(transaction: Transaction, upload: Row, outcome: str, stored_file: StoredFile | None) -> None:
-    """Keep the outcome of an upload that had a TTL, and drop those whose time has passed.
+    """Keep the outcome of an upload that had a TTL. The garbage collector drops it when its time has passed.
 
     The metadata of one whose file is not there is not kept: nothing is answered from it.
     """
     of_name = finished_uploads.c.media_id == upload["media_id"]
     execute = transaction.connection.execute
-    execute(delete(finished_uploads).where(of_name, finished_uploads.c.until <= transaction.now))
     if outcome == "stored":  # then the files of all others were replaced
         execute(update(finished_uploads).where(of_name).values(metadata="{}"))
     if upload["lifetime"] is None:

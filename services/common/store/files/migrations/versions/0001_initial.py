@@ -31,7 +31,7 @@ def upgrade() -> None:
         "tombstones",
         sa.Column("file_id", _id, primary_key=True),
         sa.Column("media_id", _id, sa.ForeignKey("media.id"), nullable=False, index=True),
-        sa.Column("due", sa.BigInteger, nullable=False, index=True),
+        sa.Column("due", sa.BigInteger, nullable=False),
         sa.Column("second_purge", sa.Boolean, nullable=False),
     )
     op.create_table(
@@ -39,12 +39,19 @@ def upgrade() -> None:
         sa.Column("id", _id, primary_key=True),
         sa.Column("media_id", _id, sa.ForeignKey("media.id"), nullable=False),
         sa.Column("type", sa.String(32), nullable=False),
-        sa.Column("at", sa.BigInteger, nullable=False, index=True),
+        sa.Column("at", sa.BigInteger, nullable=False),
         sa.Column("revision", sa.BigInteger, nullable=False),
         sa.Column("told", sa.Boolean, nullable=False),
         *_version_columns(nullable=False),
     )
     op.create_index("outbox_order", "outbox", ["media_id", "revision"])
+    for table, columns in (
+        ("uploads", ["expires_at", "id"]),
+        ("finished_uploads", ["until", "id"]),
+        ("tombstones", ["due", "file_id"]),
+        ("outbox", ["at", "id"]),
+    ):
+        op.create_index(f"{table}_due", table, columns)
     op.create_table(
         "revision_floors",
         sa.Column("bucket", sa.Integer, primary_key=True, autoincrement=False),
@@ -102,7 +109,7 @@ def _create_uploads() -> None:
         sa.Column("client", _text, nullable=False),
         sa.Column("fencing_token", sa.BigInteger, nullable=False),
         sa.Column("lease_until", sa.BigInteger),
-        sa.Column("expires_at", sa.BigInteger, nullable=False, index=True),
+        sa.Column("expires_at", sa.BigInteger, nullable=False),
         sa.Column("lifetime", sa.BigInteger),
         sa.Column("offset", sa.BigInteger, nullable=False),
         sa.Column("length", sa.BigInteger),
@@ -118,5 +125,5 @@ def _create_uploads() -> None:
         sa.Column("sha256", sa.String(64)),
         sa.Column("etag", _text),
         sa.Column("metadata", _text, nullable=False),
-        sa.Column("until", sa.BigInteger, nullable=False, index=True),
+        sa.Column("until", sa.BigInteger, nullable=False),
     )
