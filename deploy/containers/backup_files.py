@@ -24,7 +24,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 DATABASE_NAME = "gridcast.sqlite3"
-SQLITE_PREFIX = "sqlite+aiosqlite:///"
+SQLITE_PREFIXES = ("sqlite:///", "sqlite+aiosqlite:///")
 BUSY_TIMEOUT_SECONDS = 30.0
 READ_BYTES = 1024 * 1024
 STORED_FILES = (
@@ -80,11 +80,11 @@ def find_store() -> Store:
     url = read_setting("GRIDCAST_DATABASE_URL")
     if not url:
         return Store(Path(folder), Path(folder, DATABASE_NAME))
-    if not url.startswith(SQLITE_PREFIX):
+    if not url.startswith(SQLITE_PREFIXES):
         raise ValueError(
             "GRIDCAST_DATABASE_URL is no SQLite: dump PostgreSQL with pg_dump, then copy GRIDCAST_FILES_DIR"
         )
-    return Store(Path(folder), Path(url.removeprefix(SQLITE_PREFIX)))
+    return Store(Path(folder), Path(url.partition(":///")[2]))
 
 
 def read_setting(name: str) -> str:

@@ -10,6 +10,7 @@ from tests.support.compose_project import docker
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(900)]
 
 SERVICES = ("upload", "stream", "socket", "gateway")
+WITH_STORES = ("upload", "stream", "setup")
 MODULES = {name: "gateway" if name == "gateway" else f"services.{name}" for name in SERVICES}
 INSPECT_SCRIPT = """
 import importlib.util, json, os, shutil
@@ -33,14 +34,14 @@ def run_image(image: str, *command: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_sizes(images: dict[str, str]) -> None:
-    """Printed; an image adds at most 100 MB to its base."""
+    """Printed; an image adds at most 70 MB to its base, those with the drivers of both stores 125 MB."""
     base = max(int(docker("image", "inspect", "--format", "{{.Size}}", "python:3.13-slim")), 1)
     for target, image in images.items():
         size = int(docker("image", "inspect", "--format", "{{.Size}}", image))
         print(
             f"\n{target}: {size / 1e6:.0f} MB, {(size - base) / 1e6:.0f} MB of them on top of python:3.13-slim", end=""
         )
-        assert size - base < 100e6
+        assert size - base < (125e6 if target in WITH_STORES else 70e6)
 
 
 @pytest.mark.parametrize("service", SERVICES)
