@@ -1,5 +1,6 @@
 """Serves the web page, the JavaScript client that it uses, the API documentation and the AsyncAPI document."""
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from fastapi import FastAPI, Response
@@ -65,6 +66,12 @@ def add_static_routes(app: FastAPI) -> None:
         headers = {"cache-control": "no-cache", "x-content-type-options": "nosniff", "content-type": "application/yaml"}
         return Response(asyncapi_document, headers=headers)
 
-    routes = {"/asyncapi.yaml": asyncapi, "/": page, "/docs": docs, "/page/{name}": part, "/client/{name}": client}
+    routes: dict[str, Callable[..., Awaitable[Response]]] = {
+        "/asyncapi.yaml": asyncapi,
+        "/": page,
+        "/docs": docs,
+        "/page/{name}": part,
+        "/client/{name}": client,
+    }
     for path, endpoint in routes.items():
         app.add_api_route(path, endpoint, methods=["GET", "HEAD"], include_in_schema=False)
