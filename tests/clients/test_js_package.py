@@ -167,7 +167,7 @@ webSocket("http://a").ofType("file.progress").subscribe(({ data }) => data.recei
 webSocket("http://a").ofType("file.progress").subscribe(({ data }) => data.received.length);
 """
     (tmp_path / "program.ts").write_text(program, "utf-8")
-    run(tmp_path, "tsc", *TSC.split(), "--lib", "es2022,dom", "--types", "", "program.ts")
+    run(tmp_path, "tsc", *TSC.split(), "--lib", "es2022,dom", "program.ts")
 
 
 def test_the_angular_example_compiles_strictly(tarball: Path, tmp_path: Path) -> None:

@@ -58,8 +58,10 @@ function sendByXhr(method, url, { headers, body, signal, onProgress }) {
     xhr.onloadend = () => {
       clearTimeout(timer);
       signal?.removeEventListener("abort", abort);
+      globalThis.removeEventListener("offline", abort);
     };
     signal?.addEventListener("abort", abort);
+    globalThis.addEventListener("offline", abort); // a request that lost its network may hang, instead of failing
     expect(STALL);
     xhr.send(body ?? null);
   });
