@@ -120,6 +120,9 @@ def tracked_files() -> list[Path]:
         ("clients/python/src/gridcast/publish.py", "import redis"),
         ("clients/python/src/gridcast/_bus/events.py", "import time"),
         ("gateway/app.py", "import gridcast.publish"),
+        ("services/common/auth/authenticator.py", "import jwt"),
+        ("services/common/auth/route_rules.py", "import services.common.settings"),
+        ("services/stream/app.py", "import services.common.auth.jwks_cache"),
     ],
 )
 def test_a_broken_import_contract_fails_the_lint(tmp_path: Path, where: str, line: str) -> None:
