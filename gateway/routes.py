@@ -112,3 +112,8 @@ def allow_header(routes: dict[str, Route]) -> str:
 def routed_operations(service: str) -> set[tuple[str, str]]:
     """Return the (method, template) pairs that are routed to `service`."""
     return {(m, template) for template, services in _TABLE.items() for m, name in services.items() if name == service}
+
+
+def all_operations() -> set[tuple[str, str]]:
+    """Return the (method, template) pairs of all routes."""
+    return {(method, template) for template, services in _TABLE.items() for method in services}

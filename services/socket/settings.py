@@ -3,10 +3,10 @@
 from pydantic import Field, field_validator
 
 from services.common.bus.redis import validate_redis_url
-from services.common.settings import RedisSettings
+from services.common.settings import AuthSettings, RedisSettings
 
 
-class SocketSettings(RedisSettings):
+class SocketSettings(RedisSettings, AuthSettings):
     """Settings that the socket service adds."""
 
     port: int = Field(8003, ge=1, le=65535, description="port to listen on")

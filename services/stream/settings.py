@@ -3,10 +3,10 @@
 from pydantic import Field, field_validator
 
 from services.common.bus.redis import validate_redis_url
-from services.common.settings import MongoSettings, RedisSettings
+from services.common.settings import AuthSettings, MongoSettings, RedisSettings
 
 
-class StreamSettings(MongoSettings, RedisSettings):
+class StreamSettings(MongoSettings, RedisSettings, AuthSettings):
     """Settings that the stream service adds."""
 
     port: int = Field(8002, ge=1, le=65535, description="port to listen on")
