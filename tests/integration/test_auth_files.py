@@ -38,7 +38,9 @@ def services(
     logs: Path = tmp_path_factory.mktemp("auth")
     env = storage_env(mongod, redis_server.url, "auth_files", **AUTH_ENV)
     with run_service("services.upload", logs, env) as upload, run_service("services.stream", logs, env) as stream:
-        yield Services(upload, stream)
+        running = Services(upload, stream)
+        with running.upload, running.stream:
+            yield running
 
 
 def metadata(**values: str) -> str:

@@ -41,7 +41,7 @@ class Authenticator:
         self._anonymous = anonymous
         self._fetch_keys = fetch_keys
         self._clock = clock
-        self._check_revoked = check_revoked
+        self.check_revoked = check_revoked
         self._verified: dict[bytes, Identity] = {}
 
     def forget_verified(self) -> None:
@@ -66,7 +66,7 @@ class Authenticator:
         elif now >= identity.expires_at + LEEWAY_SECONDS:
             del self._verified[digest]
             raise InvalidToken("it has expired")
-        self._check_revoked(identity)
+        self.check_revoked(identity)
         return identity
 
     async def authenticate_or_fetch(self, token: str | None) -> Identity:
