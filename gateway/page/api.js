@@ -6,8 +6,19 @@ async function problemError(response) {
   return new Error(problem.detail ?? `${response.status} ${response.statusText}`);
 }
 
+let token = "";
+
+/** Sets the token that every request carries; empty for none. It is kept in memory only. */
+export function setToken(value) {
+  token = value;
+}
+
+function authorization() {
+  return token ? { authorization: `Bearer ${token}` } : {};
+}
+
 async function json(address, options) {
-  const response = await fetch(address, options);
+  const response = await fetch(address, { ...options, headers: authorization() });
   if (!response.ok) throw await problemError(response);
   return response.status === 204 ? null : response.json();
 }
@@ -15,6 +26,18 @@ async function json(address, options) {
 /** The URL of a file. */
 export function address(file) {
   return `/file/stream?${new URLSearchParams({ filename: file.filename, folder: file.folder })}`;
+}
+
+/** The bytes of a file as a URL of this page: an element of a page cannot send a token. */
+export async function objectUrl(file) {
+  const response = await fetch(address(file), { headers: authorization() });
+  if (!response.ok) throw await problemError(response);
+  return URL.createObjectURL(await response.blob());
+}
+
+/** Whether requests carry a token. */
+export function hasToken() {
+  return token !== "";
 }
 
 /** One page of files, newest first, and the page token of the next one. */
@@ -34,6 +57,7 @@ export function upload(form, { sid, progress, signal }) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     request.open("POST", `/file/upload?${new URLSearchParams(sid ? { folder: form.get("folder"), sid } : { folder: form.get("folder") })}`);
+    if (token) request.setRequestHeader("authorization", `Bearer ${token}`);
     request.responseType = "json";
     request.upload.onprogress = (event) => event.lengthComputable && progress(event.loaded / event.total);
     request.onload = () => {

@@ -7,6 +7,7 @@ const SILENCE = 2.5 * HEARTBEAT; // after this long without any frame the server
 
 export class Events extends EventTarget {
   sid = null;
+  token = "";
   #resume = null;
   #sequence = null;
   #tries = 0;
@@ -16,16 +17,29 @@ export class Events extends EventTarget {
 
   /** Opens the socket. Fires `state` (detail: text) and `message` (detail: the event's object). */
   open() {
+    if (this.#socket) return;
     const query = new URLSearchParams();
     if (this.#resume) query.set("resume", this.#resume);
     if (this.#resume && this.#sequence) query.set("after", this.#sequence);
     const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-    const socket = new WebSocket(`${scheme}//${location.host}/ws${query.size ? `?${query}` : ""}`);
+    const socket = new WebSocket(`${scheme}//${location.host}/ws${query.size ? `?${query}` : ""}`, this.#subprotocols());
     this.#socket = socket;
     this.#heard = Date.now();
     socket.onmessage = ({ data }) => socket === this.#socket && this.#receive(JSON.parse(data));
     socket.onclose = ({ code, reason }) => socket === this.#socket && this.#lost(code, reason);
     this.#pings = setInterval(() => this.#ping(socket), HEARTBEAT);
+  }
+
+  // A page cannot set header fields of a handshake: the token is a subprotocol, which the server does not select.
+  #subprotocols() {
+    return this.token ? ["cloudevents.json", `bearer.${this.token}`] : ["cloudevents.json"];
+  }
+
+  /** Uses another token: renews that of the open connection, or connects. */
+  renew(token) {
+    this.token = token;
+    if (this.#socket?.readyState === WebSocket.OPEN && token) this.#socket.send(JSON.stringify({ type: "token", token }));
+    else this.open();
   }
 
   #ping(socket) {

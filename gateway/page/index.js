@@ -1,6 +1,6 @@
 // Connects api.js and events.js to the elements of index.html. Text is set as text, never as HTML.
 
-import { address, list, remove, upload } from "./api.js";
+import { address, hasToken, list, objectUrl, remove, setToken, upload } from "./api.js";
 import { Events } from "./events.js";
 
 const SHOWN_EVENTS = 50;
@@ -38,7 +38,7 @@ async function show(more = false) {
 function row(file) {
   const line = document.createElement("tr");
   const name = document.createElement("td");
-  name.append(element("a", file.filename, { href: address(file), download: file.filename }));
+  name.append(element("a", file.filename, { href: address(file), download: file.filename, onclick: (event) => download(event, file) }));
   const actions = document.createElement("td");
   if (PLAYABLE.test(file.content_type)) actions.append(element("button", "Play", { onclick: () => play(file) }));
   actions.append(element("button", "Delete", { onclick: () => confirmDelete(file) }));
@@ -53,12 +53,34 @@ async function confirmDelete(file) {
   if (failure) at("files-result").textContent = failure.message;
 }
 
-function play(file) {
+async function play(file) {
+  try {
+    at("video").src = hasToken() ? await objectUrl(file) : address(file);
+  } catch (error) {
+    at("playing").textContent = error.message;
+    return;
+  }
   at("playing").textContent = file.filename;
   at("video").hidden = false;
-  at("video").src = address(file);
   at("video").play().catch(() => {}); // autoplay may be blocked; the user has the controls
 }
+
+async function download(event, file) {
+  if (!hasToken()) return; // the browser follows the link
+  event.preventDefault();
+  try {
+    element("a", "", { href: await objectUrl(file), download: file.filename }).click();
+  } catch (error) {
+    at("files-result").textContent = error.message;
+  }
+}
+
+at("token").onsubmit = (submitted) => {
+  submitted.preventDefault();
+  setToken(submitted.target.token.value.trim());
+  events.renew(submitted.target.token.value.trim());
+  show();
+};
 
 at("more").onclick = () => show(true);
 

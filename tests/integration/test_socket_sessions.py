@@ -25,7 +25,7 @@ from services.socket.presence import PresenceManager, _session_record
 from services.socket.scripts import ACQUIRE_SESSIONS, READ_HISTORY
 from services.socket.sessions import RESUME_WINDOW_SECONDS, SessionStore, hash_secret
 from services.socket.settings import SocketSettings
-from services.socket.socket_auth import new_sid
+from services.socket.socket_auth import SocketAuth, new_sid
 from tests.support.recording_sink import RecordingSink
 from tests.support.waiting import eventually_async
 
@@ -479,7 +479,7 @@ async def test_push_between_two_resume_calls_is_not_lost(
         client = StalledSink()
         client.release.set()
         entry = await entrance._resume_session(
-            ConnectRequest(sid, "secret", f"{claim.epoch}-{claim.offset}", (), ""), client
+            ConnectRequest(sid, "secret", f"{claim.epoch}-{claim.offset}", (), ""), client, None
         )
         assert entry is not None
         assert entry.recovered

@@ -80,13 +80,20 @@ class WebSocketClient:
     sid: str
     resume_secret: str
 
-    async def reconnect(self, service: "HasPort", *, with_position: bool = True, **query: str) -> "WebSocketClient":
+    async def reconnect(
+        self,
+        service: "HasPort",
+        *,
+        with_position: bool = True,
+        headers: Mapping[str, str] | None = None,
+        **query: str,
+    ) -> "WebSocketClient":
         """Resume on a new connection; repeat while the replica rejects it with 503 because Redis is unavailable."""
         query = {**query, "resume": self.resume_secret, **({"after": self.last_sequence} if with_position else {})}
         async with asyncio.timeout(TIMEOUT):
             while True:
                 try:
-                    return await WebSocketClient.connect(service, **query)
+                    return await WebSocketClient.connect(service, headers=headers, **query)
                 except InvalidStatus as error:
                     if error.response.status_code != 503:
                         raise
