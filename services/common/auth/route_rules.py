@@ -83,6 +83,12 @@ def template_shape(template: str) -> str:
 _RULES_BY_SHAPE = {template_shape(template): rules for template, rules in RULES.items()}
 
 
+def find_rule(method: str, template: str) -> Rule | None:
+    """Return the rule of a route, None where it has none. HEAD follows GET."""
+    rules = _RULES_BY_SHAPE.get(template_shape(template), {})
+    return rules.get(method) or (rules.get("GET") if method == "HEAD" else None)
+
+
 class RuleTable:
     """The rules of the routes of one application."""
 
@@ -91,13 +97,10 @@ class RuleTable:
         by_shape: dict[str, dict[str, Rule]] = {}
         missing: list[str] = []
         for method, template in sorted(routes):
-            shape = template_shape(template)
-            rules = _RULES_BY_SHAPE.get(shape, {})
-            rule = rules.get(method) or (rules.get("GET") if method == "HEAD" else None)
-            if rule is None:
+            if (rule := find_rule(method, template)) is None:
                 missing.append(f"{method} {template}")
             else:
-                by_shape.setdefault(shape, {})[method] = rule
+                by_shape.setdefault(template_shape(template), {})[method] = rule
         if missing:
             raise RuntimeError(f"no rule in services/common/auth/route_rules.py for {', '.join(missing)}")
         for methods in by_shape.values():
