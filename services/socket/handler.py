@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator
 
 from services.common.aio.token_bucket import TokenBucket
 from services.common.asgi import Message, Receive, Scope, Send
+from services.common.auth.credentials import SUBPROTOCOL
 from services.common.errors import BadRequest, GridcastError, InternalServerError, ServiceUnavailable
 from services.common.telemetry import metrics
 from services.common.telemetry.refusals import log_refusal
 from services.common.telemetry.request_id import request_id_var
 from services.common.web.middleware import client_behind_gateway
 from services.common.web.problems import send_problem
-from services.socket import asgi_connection, commands, handshake
+from services.socket import asgi_connection, commands
 from services.socket.accept import AcceptedClient, Acceptor
 from services.socket.broker import RedisBroker
 from services.socket.connection import EXTENSION, SocketConnection, encode_text_frame
@@ -85,8 +86,8 @@ class WebSocketHandler:
         accepted_at = time.monotonic()
         close_code = ABNORMAL_CLOSURE.code
         try:
-            offered = handshake.SUBPROTOCOL in scope["subprotocols"]
-            connection.accept(handshake.SUBPROTOCOL if offered else None, _welcome_frame(accepted))
+            offered = SUBPROTOCOL in scope["subprotocols"]
+            connection.accept(SUBPROTOCOL if offered else None, _welcome_frame(accepted))
             accepted.client.welcomed |= not connection.closing
             await self._replay_missed(accepted, connection)
             close_code = await self._receive_loop(accepted.client, connection, receive)

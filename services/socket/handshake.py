@@ -13,7 +13,6 @@ from services.common.http.query import parse_query_pairs
 
 MAX_META_BYTES = 1024
 MAX_META_DEPTH = 32
-SUBPROTOCOL = "cloudevents.json"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.databases import ServerProcess, storage_env
 from tests.support.processes import ServiceProcess, run_service
-from tests.support.tokens import AUTH_ENV, OTHER_SECRET, authorized, bearer, token
+from tests.support.tokens import AUTH_ENV, OTHER_SECRET, SECRET, authorized, bearer, token
 
 TUS = {"tus-resumable": "1.0.0"}
 OFFSET = {"content-type": "application/offset+octet-stream", "upload-offset": "0"}
@@ -20,6 +20,7 @@ class Services:
     """An upload and a stream service with authentication, on one database."""
 
     def __init__(self, upload: ServiceProcess, stream: ServiceProcess) -> None:
+        self.processes = (upload, stream)
         self.upload = httpx.Client(base_url=upload.url)
         self.stream = httpx.Client(base_url=stream.url)
 
@@ -248,6 +249,8 @@ def test_the_upload_of_another_does_not_exist(services: Services) -> None:
     assert services.upload.head(location, headers={**TUS, **alice}).headers["upload-offset"] == "0"
     assert final(part, alice).status_code == 201
     assert services.upload.head(location, headers={**TUS, **authorized("admin", "root")}).status_code == 200
+    lost = services.upload.patch(location, content=b"text", headers={**TUS, **OFFSET, **authorized("write:other")})
+    assert is_refused(lost, "write:own")
     done = services.upload.patch(location, content=b"text", headers={**TUS, **OFFSET, **alice})
     assert done.status_code == 204
     assert services.upload.head(location, headers={**TUS, **bob}).status_code == 404
@@ -257,12 +260,24 @@ def test_the_upload_of_another_does_not_exist(services: Services) -> None:
 def test_progress_to_the_socket_of_another_needs_push(services: Services) -> None:
     sid = "A" * 52
     alice = authorized("write")
-    assert is_refused(services.upload.put(f"/files/sids/a.txt?sid={sid}", content=b"x", headers=alice), "push")
+    assert is_refused(services.put(f"sids/a.txt?sid={sid}", alice), "push")
     assert is_refused(services.create(alice, metadata(filename="b.txt", sid=sid)), "push")
     form = {"data": {"sid": sid}, "files": {"file": ("c.txt", b"x")}, "headers": alice}
     assert is_refused(services.upload.post("/file/upload?folder=sids", **form), "push")  # type: ignore[arg-type]
     both = authorized("write push")
-    assert services.upload.put(f"/files/sids/a.txt?sid={sid}", content=b"x", headers=both).status_code == 201
+    assert services.put(f"sids/a.txt?sid={sid}", both).status_code == 201
+
+
+def test_no_token_and_no_secret_is_in_a_log(services: Services) -> None:
+    """Last of this module: after requests of every kind, refused and answered."""
+    value = token("alice", "read write")
+    for headers in (bearer(value), bearer(f"{value}x"), {"authorization": f"Basic {value}"}):
+        services.stream.get(f"/file?access_token={value}", headers=headers)
+        services.put("logs/a.txt", headers)
+    for process in services.processes:
+        signature = value.rpartition(".")[2]
+        assert "/file" in process.log
+        assert not any(text in process.log for text in (value, signature, SECRET))
 
 
 def test_unknown_paths_and_methods(services: Services) -> None:

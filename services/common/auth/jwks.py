@@ -12,7 +12,7 @@ import jwt
 
 from services.common.auth.keys import MAX_KID_LENGTH, UnknownKey, VerificationKey
 
-MAX_KEYS = 64
+MAX_KEYS_OF_SET = 64
 MIN_RSA_BITS = 2048
 
 _FAMILIES: dict[tuple[str, str | None], frozenset[str]] = {
@@ -51,8 +51,8 @@ def parse_key_set(body: bytes) -> KeySet:
     entries = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ValueError("it has no list of keys")
-    if len(entries) > MAX_KEYS:
-        raise ValueError(f"it has more than {MAX_KEYS} keys")
+    if len(entries) > MAX_KEYS_OF_SET:
+        raise ValueError(f"it has more than {MAX_KEYS_OF_SET} keys")
     keys: dict[str | None, VerificationKey] = {}
     for entry in entries:
         if (key := _parse_key(entry)) is None:

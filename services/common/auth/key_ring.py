@@ -16,7 +16,7 @@ from datetime import datetime
 MIN_SECRET_BYTES = 32
 """RFC 7518, 3.2: a key of HS256 has at least the size of the hash."""
 MAX_SECRET_BYTES = 1024
-MAX_KEYS = 16
+MAX_SECRETS = 16
 _MIN_DISTINCT_CHARACTERS = 8
 """Sixty-four random hexadecimal digits have fewer in one of 10^15 cases."""
 
@@ -63,8 +63,8 @@ def parse_key_ring(text: str) -> KeyRing:
     entries = [words for entry in re.split(r"[,\n]", text) if (words := entry.split())]
     if not entries:
         raise ValueError("there is no secret")
-    if len(entries) > MAX_KEYS:
-        raise ValueError(f"there are more than {MAX_KEYS} secrets")
+    if len(entries) > MAX_SECRETS:
+        raise ValueError(f"there are more than {MAX_SECRETS} secrets")
     keys = tuple(_parse_key(words, number) for number, words in enumerate(entries, 1))
     if len({key.kid for key in keys}) != len(keys):
         raise ValueError("two secrets have the same name")

@@ -72,12 +72,12 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
 WEBSOCKET_RULE = Rule("listen")
 """The handshake of a WebSocket. Each topic is judged by itself, and so is the folder of each `file.*` event."""
 
-_PARAMETER = re.compile(r"\{[^}]*\}")
+_TEMPLATE_PARAMETER = re.compile(r"\{[^}]*\}")
 
 
 def template_shape(template: str) -> str:
     """Return a template without the names of its parameters, which are a matter of each framework."""
-    return _PARAMETER.sub("{}", template)
+    return _TEMPLATE_PARAMETER.sub("{}", template)
 
 
 _RULES_BY_SHAPE = {template_shape(template): rules for template, rules in RULES.items()}

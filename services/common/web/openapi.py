@@ -30,7 +30,7 @@ def openapi_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": "problem details", "content": {PROBLEM_MEDIA_TYPE: schema}} for status in statuses}
 
 
-_BEARER = {
+_BEARER_SCHEME = {
     "type": "http",
     "scheme": "bearer",
     "bearerFormat": "JWT",
@@ -61,7 +61,7 @@ def build_openapi(app: FastAPI, title: str, extend_paths: Callable[[dict[str, An
         schemas["Problem"] = ProblemDetails.model_json_schema()
         if extend_paths is not None:
             extend_paths(document["paths"])
-        document["components"]["securitySchemes"] = {"bearer": _BEARER}
+        document["components"]["securitySchemes"] = {"bearer": _BEARER_SCHEME}
         for path, item in document["paths"].items():
             for method, operation in item.items():
                 _add_security(operation, find_rule(method.upper(), path))
