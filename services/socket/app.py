@@ -6,6 +6,7 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from fastapi import FastAPI
 
@@ -13,6 +14,7 @@ from services.common.aio.cancellation import cancel_and_wait
 from services.common.aio.descriptor_limit import raise_descriptor_limit
 from services.common.asgi import Receive, Scope, Send
 from services.common.auth.factory import create_auth, create_authorization
+from services.common.auth.revocation_poller import RevocationPoller
 from services.common.bus.publisher import EventPublisher
 from services.common.errors import ServiceUnavailable
 from services.common.http.hosts import HostPolicy
@@ -35,7 +37,7 @@ from services.socket.presence_lookup import PresenceLookup
 from services.socket.replica_queries import ReplicaQueries
 from services.socket.sessions import SessionStore
 from services.socket.settings import SocketSettings
-from services.socket.socket_auth import SocketAuth
+from services.socket.socket_auth import SocketAuth, read_revocations
 from services.socket.token_expiry import TokenExpiry
 
 
@@ -104,12 +106,18 @@ class SocketApplication:
             broker.start()
             expiry = TokenExpiry(hub, broker.send_expiring, auth.check_current)
             expiry_task = asyncio.create_task(expiry.run()) if self._auth is not None else None
+            poller = None
             if self._auth is not None:
                 self._auth.start()
+                cut = self._auth.active_requests.cut_revoked
+                poller = RevocationPoller(self._auth.revocations, partial(read_revocations, redis), cut)
+                poller.start()
             try:
                 yield
             finally:
                 await cancel_and_wait(expiry_task)
+                if poller is not None:
+                    await poller.aclose()
                 if self._auth is not None:
                     await self._auth.aclose()
                 await broker.aclose()

@@ -4,13 +4,16 @@ import base64
 import secrets
 from collections.abc import Iterable, Mapping
 
+from gridcast._bus.keys import REVOCATIONS_KEY
 from services.common.asgi import Scope
 from services.common.auth.authorization import missing_right
 from services.common.auth.credentials import find_socket_token
 from services.common.auth.factory import Auth
 from services.common.auth.identity import Identity
+from services.common.auth.revocations import Revocation, decode_revocations
 from services.common.auth.rights import user_topic
 from services.common.auth.route_rules import WEBSOCKET_RULE
+from services.common.bus.redis import RedisClient
 from services.common.errors import BadRequest
 from services.socket.sessions import hash_secret
 
@@ -87,3 +90,9 @@ def require_topics(identity: Identity | None, topics: Iterable[str]) -> None:
 def allowed_topics(identity: Identity | None, topics: Mapping[str, int]) -> dict[str, int]:
     """Return those of the topics that may be heard."""
     return {topic: since for topic, since in topics.items() if may_subscribe(identity, topic)}
+
+
+async def read_revocations(redis: RedisClient) -> list[Revocation] | None:
+    """Return what the upload service has written of the store's revocations; None where Redis has lost it. Raises ValueError."""
+    found = await redis.execute("GET", REVOCATIONS_KEY)
+    return None if found is None else decode_revocations(found)

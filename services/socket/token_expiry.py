@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from services.common.auth.identity import Identity
 from services.common.auth.keys import LEEWAY_SECONDS
-from services.common.errors import GridcastError
+from services.common.errors import InvalidToken, ServiceUnavailable
 from services.socket.disconnect import TOKEN_EXPIRED, TOKEN_REVOKED
 from services.socket.hub import Hub, SocketClient
 
@@ -59,9 +59,11 @@ class TokenExpiry:
                 continue
             try:
                 self._check_current(identity)
-            except GridcastError:
+            except InvalidToken:
                 client.disconnect(TOKEN_REVOKED)
                 continue
+            except ServiceUnavailable:
+                pass  # not known now: who is connected stays, who comes is refused
             if (
                 now >= identity.expires_at - WARNING_SECONDS
                 and not client.expiring_sent

@@ -1,6 +1,7 @@
 """Composition root of the stream service: settings in, ASGI application out. Clients are opened in the lifespan."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,6 +12,7 @@ from gridcast._bus.keys import INVALIDATION_CHANNEL
 from services.common.aio.cancellation import cancel_and_wait
 from services.common.asgi import Receive, Scope, Send
 from services.common.auth.factory import create_auth, create_authorization
+from services.common.auth.revocation_poller import RevocationPoller
 from services.common.bus.redis import RedisClient
 from services.common.bus.subscription import Subscription
 from services.common.http.encoding import PreparedResponse
@@ -60,11 +62,18 @@ def create_app(settings: StreamSettings | None = None, telemetry: RequestTelemet
         stream.download = FileDownload(metadata_cache, cache, send_timeout)
         monitor = asyncio.create_task(send_timeout.run())
         invalidations.start()  # without Redis no metadata is cached, and downloads go on
+        poller = None
         if auth is not None:
             auth.start()
+            poller = RevocationPoller(
+                auth.revocations, lambda: store.revocations.list_current(time.time()), auth.active_requests.cut_revoked
+            )
+            poller.start()
         try:
             yield
         finally:
+            if poller is not None:
+                await poller.aclose()
             if auth is not None:
                 await auth.aclose()
             await cancel_and_wait(monitor)

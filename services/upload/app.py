@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 
@@ -22,13 +23,14 @@ from services.common.web.browser_protection import BrowserProtection
 from services.common.web.health import ReadinessCheck
 from services.common.web.middleware import RequestMiddleware
 from services.common.web.route_list import list_routes
-from services.upload.endpoints import delete, form, put, tus
+from services.upload.endpoints import delete, form, put, revocations, tus
 from services.upload.endpoints.dependencies import UploadContext
 from services.upload.endpoints.tus_folder import folder_of_new_upload
 from services.upload.limits import DiskSpaceMonitor, UploadLimiter
 from services.upload.outbox import OutboxPublisher
 from services.upload.policy import UploadPolicy
 from services.upload.progress import ProgressReporter
+from services.upload.revoking import create_revocation_poller, revoke
 from services.upload.settings import UploadSettings
 from services.upload.tus.resumable_uploads import ResumableUploads
 from services.upload.writer.cleanup import CleanupRunner
@@ -64,6 +66,7 @@ def create_app(
             outbox = OutboxPublisher(store.uploads, publisher)
             progress_reporter = ProgressReporter(publisher)
             cleanup = CleanupRunner()
+            poller = None if auth is None else create_revocation_poller(auth, store.revocations, publisher.redis)
             app.state.upload_context = UploadContext(
                 settings=settings,
                 store=store.uploads,
@@ -74,6 +77,7 @@ def create_app(
                 start_progress=progress_reporter.start,
                 cleanup=cleanup,
                 sids=None if auth is None else auth.sids,
+                revoke=None if poller is None else partial(revoke, store.revocations, poller),
                 resumable_uploads=ResumableUploads(
                     store.uploads,
                     policy,
@@ -90,12 +94,14 @@ def create_app(
             if settings.gc_interval:
                 gc_loop = GarbageCollectionLoop(store.garbage, outbox.publish)
                 tasks.append(asyncio.create_task(gc_loop.run(settings.gc_interval)))
-            if auth is not None:
+            if auth is not None and poller is not None:
                 auth.start()
+                poller.start()
             try:
                 yield
             finally:
-                if auth is not None:
+                if auth is not None and poller is not None:
+                    await poller.aclose()
                     await auth.aclose()
                 await cancel_and_wait(*tasks)
                 await progress_reporter.aclose()
@@ -114,7 +120,7 @@ def create_app(
     if auth is not None:
         checks |= auth.readiness_checks()
     app = create_fastapi_app("upload", "Writes files into the store.", lifespan, checks)
-    for endpoint in (form, put, delete, tus):
+    for endpoint in (form, put, delete, tus, revocations):
         app.include_router(endpoint.router)
     protection = BrowserProtection(HostPolicy(settings.allowed_hosts), OriginPolicy(""))
     authorization = create_authorization(auth, list_routes(app), folder_of_new_upload)

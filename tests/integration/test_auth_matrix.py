@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import jwt
 import pytest
 import yaml
 from cryptography.hazmat.primitives import serialization
@@ -31,6 +30,7 @@ from services.upload.app import create_app as create_upload
 from tests.support.databases import ServerProcess, storage_env
 from tests.support.processes import ServiceProcess, run_service
 from tests.support.tokens import AUTH_ENV, OTHER_SECRET, bearer, claims, sign, token
+from tests.support.waiting import eventually
 from tests.support.websocket_client import WebSocketClient
 
 ASYNCAPI = yaml.safe_load((Path(__file__).parents[2] / "docs/asyncapi.yaml").read_text("utf-8"))
@@ -87,6 +87,7 @@ CASES: dict[tuple[str, str], Case] = {
     ("PATCH", "/file/tus/{}"): Case("/file/tus/none", "write:team-a", "read:team-a", tuple(TUS.items()), b"x"),
     ("POST", "/file/tus/{}"): Case("/file/tus/none", "write:team-a", "read:team-a", tuple(TUS.items())),
     ("DELETE", "/file/tus/{}"): Case("/file/tus/none", "write:team-a", "read:team-a", tuple(TUS.items())),
+    ("POST", "/auth/revocations"): Case("/auth/revocations", "admin", "write", body={"token_id": "none"}),
     ("GET", "/sockets"): Case("/sockets", "sockets", "sockets:x"),
     ("GET", "/sockets/{}"): Case(f"/sockets/{SID}", "sockets", "sockets:x"),
     ("DELETE", "/sockets/{}"): Case(f"/sockets/{SID}", "sockets", "sockets:x"),
@@ -138,7 +139,7 @@ def credentials(case: Case) -> dict[str, tuple[dict[str, str], int]]:
         "alg none": (bearer(f"{sign({'alg': 'none'}, claims('alice', right)).rpartition('.')[0]}.AA"), 401),
         "wrong key": (bearer(token("alice", right, OTHER_SECRET)), 401),
         "key confusion": (bearer(sign(header, claims("alice", right), PUBLIC_PEM)), 401),
-        "signed with a private key": (bearer(jwt.encode(claims("alice", right), KEY, "RS256", {"kid": "k1"})), 401),
+        "revoked": (bearer(token("alice", right, iss=ISSUER, jti=REVOKED)), 401),
         "no scope": (bearer(token("alice", "openid", iss=ISSUER)), 403),
         "wrong folder": (bearer(token("alice", case.wrong_folder, iss=ISSUER)), 403),
         "right": (bearer(token("alice", right, iss=ISSUER)), 0),
@@ -146,6 +147,12 @@ def credentials(case: Case) -> dict[str, tuple[dict[str, str], int]]:
 
 
 ISSUER = "https://idp.example"
+REVOKED = "a-token-that-was-lost"
+
+
+def is_revoked(url: str, path: str) -> bool:
+    headers = bearer(token("alice", "admin", iss=ISSUER, jti=REVOKED))
+    return httpx.get(f"{url}{path}", headers=headers).status_code == 401
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +169,10 @@ def processes(
         urls = {"UPLOAD": upload.url, "STREAM": stream.url, "SOCKET": sockets.url}
         addresses = {f"GRIDCAST_{name}_URLS": url for name, url in urls.items()}
         with run_service("gateway", logs, {**addresses, "GRIDCAST_AUTH": "hs256"}) as gateway:
+            admin = bearer(token("root", "admin", iss=ISSUER))
+            done = httpx.post(f"{gateway.url}/auth/revocations", json={"token_id": REVOKED}, headers=admin)
+            assert done.status_code == 201
+            eventually(lambda: is_revoked(stream.url, "/file") and is_revoked(sockets.url, "/sockets"), 3)
             yield {"gateway": gateway, "upload": upload, "stream": stream, "socket": sockets}
 
 

@@ -14,6 +14,7 @@ from websockets.exceptions import InvalidStatus
 from services.common.bus.publisher import EventPublisher
 from tests.support.databases import ServerProcess
 from tests.support.processes import ServiceProcess, run_service
+from tests.support.redis_commands import send_redis_commands
 from tests.support.tokens import AUTH_ENV, authorized, bearer, token
 from tests.support.websocket_client import WebSocketClient
 
@@ -22,6 +23,8 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(scope="module")
 def replica(tmp_path_factory: pytest.TempPathFactory, redis_server: ServerProcess) -> Iterator[ServiceProcess]:
+    # As the upload service writes it each second.
+    send_redis_commands(redis_server.port, "SET gridcast:revocations []")
     env = {**AUTH_ENV, "GRIDCAST_REDIS_URL": redis_server.url}
     with run_service("services.socket", tmp_path_factory.mktemp("auth"), env) as process:
         yield process

@@ -17,6 +17,7 @@ from services.common.errors import BadRequest, GridcastError, InsufficientScope,
 from services.common.http.query import parse_query
 from services.common.media import validate_folder
 from services.common.media_path import PATH_PREFIX, parse_media_path
+from services.common.web.active_requests import ActiveRequests
 
 FolderReader = Callable[[Scope], str | None]
 """Returns the folder that the header fields of a request name, normalised; None where they name none. Raises BadRequest."""
@@ -30,12 +31,19 @@ class Authorization:
         rules: of the routes of the service.
         sids: recognises the sids of a subject.
         tus_folder: reads Upload-Metadata; None in services without such a route.
+        active_requests: the requests in progress, which end when their token is revoked.
 
     """
 
     def __init__(
-        self, authenticator: Authenticator, rules: RuleTable, sids: SidSigner, tus_folder: FolderReader | None = None
+        self,
+        authenticator: Authenticator,
+        rules: RuleTable,
+        sids: SidSigner,
+        tus_folder: FolderReader | None = None,
+        active_requests: ActiveRequests | None = None,
     ) -> None:
+        self.active_requests = active_requests or ActiveRequests(authenticator.check_revoked)
         self._authenticator = authenticator
         self._rules = rules
         self._sids = sids

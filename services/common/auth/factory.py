@@ -11,10 +11,12 @@ from services.common.auth.identity import Identity
 from services.common.auth.key_ring import KeyRing, parse_key_ring
 from services.common.auth.key_sources import RingKeys
 from services.common.auth.keys import KeySource
+from services.common.auth.revocations import RevocationList
 from services.common.auth.rights import parse_scope
 from services.common.auth.route_rules import RuleTable
 from services.common.auth.sids import SidSigner
 from services.common.settings import AuthSettings
+from services.common.web.active_requests import ActiveRequests
 from services.common.web.health import ReadinessCheck
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ class Auth:
     authenticator: Authenticator
     ring: KeyRing
     sids: SidSigner
+    revocations: RevocationList
+    active_requests: ActiveRequests
     jwks: "JwksCache | None" = None
 
     def start(self) -> None:
@@ -42,7 +46,8 @@ class Auth:
 
     def readiness_checks(self) -> dict[str, ReadinessCheck]:
         """Return the checks for /readyz."""
-        return {} if self.jwks is None else {"jwks": self.jwks.check_health}
+        checks: dict[str, ReadinessCheck] = {"revocations": self.revocations.check_known}
+        return checks if self.jwks is None else {**checks, "jwks": self.jwks.check_health}
 
 
 def create_auth(settings: AuthSettings) -> Auth | None:
@@ -62,14 +67,16 @@ def create_auth(settings: AuthSettings) -> Auth | None:
     )
     jwks = create_jwks_cache(settings) if settings.auth == "jwks" else None
     keys: KeySource = RingKeys(ring) if jwks is None else jwks
+    revocations = RevocationList()
     authenticator = Authenticator(
         lambda token, now: verify_token(token, keys, policy, now),
         Identity(rights=parse_scope(settings.auth_anonymous_scope)),
         None if jwks is None else jwks.fetch_for_unknown_key,
+        revocations.check,
     )
     if jwks is not None:
         jwks.on_change = authenticator.forget_verified
-    return Auth(authenticator, ring, SidSigner(ring, time.time), jwks)
+    return Auth(authenticator, ring, SidSigner(ring, time.time), revocations, ActiveRequests(revocations.check), jwks)
 
 
 def create_jwks_cache(settings: AuthSettings) -> "JwksCache":
@@ -88,4 +95,6 @@ def create_authorization(
     Raises RuntimeError for a route without a rule, also where authentication is off.
     """
     rules = RuleTable(routes)
-    return None if auth is None else Authorization(auth.authenticator, rules, auth.sids, tus_folder)
+    return (
+        None if auth is None else Authorization(auth.authenticator, rules, auth.sids, tus_folder, auth.active_requests)
+    )

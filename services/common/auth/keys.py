@@ -11,6 +11,8 @@ from typing import Any, Protocol
 LEEWAY_SECONDS = 10.0
 """By which the clocks of an issuer and of this machine may differ."""
 MAX_KID_LENGTH = 256
+MAX_SUBJECT_LENGTH = 255
+"""OpenID Connect Core, 2: `sub` has at most 255 characters."""
 
 Clock = Callable[[], float]
 """Returns the Unix time in seconds."""

@@ -64,6 +64,7 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
     "/file/tus": {"OPTIONS": PUBLIC, "POST": Rule("write", Source.TUS_METADATA)},
     # POST is PATCH, DELETE or HEAD by X-HTTP-Method-Override: all need the same.
     "/file/tus/{upload}": {"OPTIONS": PUBLIC, "HEAD": _TUS, "PATCH": _TUS, "DELETE": _TUS, "POST": _TUS},
+    "/auth/revocations": {"POST": Rule("admin")},
     "/sockets": {"GET": Rule("sockets")},
     "/sockets/messages": {"POST": Rule("push", Source.TOPIC)},
     "/sockets/{sid}": {"GET": Rule("sockets", Source.SOCKET), "DELETE": Rule("sockets", Source.SOCKET)},

@@ -12,13 +12,11 @@ from typing import Any
 import jwt
 
 from services.common.auth.identity import Identity
-from services.common.auth.keys import LEEWAY_SECONDS, MAX_KID_LENGTH, KeySource
+from services.common.auth.keys import LEEWAY_SECONDS, MAX_KID_LENGTH, MAX_SUBJECT_LENGTH, KeySource
 from services.common.auth.rights import fill_in_subject, has_known_verb, parse_scope
 from services.common.errors import InvalidToken
 
 MAX_TOKEN_BYTES = 8 * 1024
-MAX_SUBJECT_LENGTH = 255
-"""OpenID Connect Core, 2: `sub` has at most 255 characters."""
 MAX_TOKEN_ID_LENGTH = 255
 ALGORITHMS = ("HS256", "RS256", "PS256", "ES256", "EdDSA")
 

@@ -8,8 +8,10 @@ from services.common.store.garbage_collector import GarbageCollector
 from services.common.store.gridfs.garbage_collector import GridFSGarbageCollector
 from services.common.store.gridfs.media_reader import GridFSMediaReader
 from services.common.store.gridfs.mongo import open_mongo_database
+from services.common.store.gridfs.revocation_store import GridFSRevocationStore
 from services.common.store.gridfs.upload_store import GridFSUploadStore
 from services.common.store.media_reader import MediaReader
+from services.common.store.revocation_store import RevocationStore
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import UploadStore
 
@@ -21,6 +23,7 @@ class MediaStore:
     uploads: UploadStore
     reader: MediaReader
     garbage: GarbageCollector
+    revocations: RevocationStore
     aclose: Callable[[], Awaitable[None]]
 
 
@@ -36,5 +39,6 @@ def open_store(settings: MongoSettings, timings: StoreTimings | None = None) -> 
         uploads=GridFSUploadStore(mongo, timings),
         reader=GridFSMediaReader(mongo),
         garbage=GridFSGarbageCollector(mongo, timings),
+        revocations=GridFSRevocationStore(mongo),
         aclose=mongo.aclose,
     )

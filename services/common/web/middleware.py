@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from services.common.asgi import CLIENT_CLOSED_REQUEST, ASGIApp, ClientDisconnected, Message, Receive, Scope, Send
 from services.common.auth.authorization import Authorization
+from services.common.auth.identity import identity_of
 from services.common.errors import GridcastError, InternalServerError, ServiceUnavailable
 from services.common.http.encoding import PreparedResponse
 from services.common.http.headers import Header, forwarded_client, incoming_request_id
@@ -163,9 +164,12 @@ class RequestMiddleware:
         authorization = self._authorization
 
         async def authorize_and_call(scope: Scope, receive: Receive, send: Send) -> None:
-            if authorization is not None:
-                await authorization.authorize(scope)
-            await app(scope, receive, send)
+            if authorization is None:
+                await app(scope, receive, send)
+                return
+            await authorization.authorize(scope)
+            with authorization.active_requests.track(identity_of(scope)):
+                await app(scope, receive, send)
 
         return authorize_and_call
 

@@ -1,6 +1,6 @@
 """What all upload endpoints share: the context that the lifespan has opened, and the request's body."""
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
@@ -9,6 +9,7 @@ from fastapi import Request
 
 from services.common.auth.authorization import missing_right
 from services.common.auth.identity import Identity
+from services.common.auth.revocations import Revocation
 from services.common.auth.sids import SidSigner
 from services.common.errors import BadRequest, GridcastError
 from services.common.http.clients import client_key
@@ -42,6 +43,7 @@ class UploadContext:
     cleanup: CleanupRunner
     resumable_uploads: ResumableUploads
     sids: SidSigner | None
+    revoke: Callable[[Revocation], Awaitable[None]] | None
 
     def check_sid(self, identity: Identity | None, sid: str | None) -> None:
         """Raise InsufficientScope where the progress of an upload would be pushed to the socket of another subject."""
