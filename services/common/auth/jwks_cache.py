@@ -21,6 +21,8 @@ KEPT_SECONDS = 86400.0
 """A set is used for this long while no newer one can be fetched."""
 FORCED_INTERVAL_SECONDS = 30.0
 """Between two fetches that tokens with unknown keys cause, and between two attempts while the provider does not answer."""
+FIRST_INTERVAL_SECONDS = 2.0
+"""Between two attempts while there is no set: until then the service is not ready."""
 
 _log = logging.getLogger("gridcast.auth")
 
@@ -83,7 +85,10 @@ class JwksCache:
     async def _run(self) -> None:
         while True:
             await self._refresh()
-            pause = FORCED_INTERVAL_SECONDS if self._fault else FRESH_SECONDS / 2
+            if self._keys is None:
+                pause = FIRST_INTERVAL_SECONDS
+            else:
+                pause = FORCED_INTERVAL_SECONDS if self._fault else FRESH_SECONDS / 2
             await asyncio.sleep(pause * random.uniform(0.8, 1.0))  # noqa: S311  # jitter, not a secret
 
     async def _fetch_once(self) -> None:
