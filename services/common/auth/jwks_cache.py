@@ -85,10 +85,8 @@ class JwksCache:
     async def _run(self) -> None:
         while True:
             await self._refresh()
-            if self._keys is None:
-                pause = FIRST_INTERVAL_SECONDS
-            else:
-                pause = FORCED_INTERVAL_SECONDS if self._fault else FRESH_SECONDS / 2
+            retry = FIRST_INTERVAL_SECONDS if self._keys is None else FORCED_INTERVAL_SECONDS
+            pause = retry if self._fault else FRESH_SECONDS / 2
             await asyncio.sleep(pause * random.uniform(0.8, 1.0))  # noqa: S311  # jitter, not a secret
 
     async def _fetch_once(self) -> None:
