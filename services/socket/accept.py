@@ -5,6 +5,7 @@ It sends nothing: the caller answers the handshake once it has an AcceptedClient
 
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from gridcast._bus.events import StreamPosition
 from services.common.aio.token_bucket import TokenBucket
 from services.common.asgi import Scope
 from services.common.auth.identity import Identity
-from services.common.errors import NotFound, ServiceUnavailable
+from services.common.errors import NotFound, ServiceUnavailable, TooManyRequests
 from services.common.http.hosts import HostPolicy
 from services.common.http.origins import OriginPolicy
 from services.socket import handshake
@@ -98,6 +99,7 @@ class Acceptor:
         self._handshake_limiter = TokenBucket(settings.handshake_rate, 2 * settings.handshake_rate, time.monotonic())
         self._max_clients = max_clients
         self._client_count = 0
+        self._count_by_subject: Counter[str] = Counter()
         self.pending_handshakes = 0
         self.draining = False
 
@@ -108,7 +110,8 @@ class Acceptor:
         request = handshake.parse_connect_request(query, self._settings.max_topics_per_connection)
         require_topics(identity, request.topics)
         request = request.with_topics(topics_of_subject(identity))
-        self._client_count += 1
+        subject = "" if identity is None else identity.subject
+        self._count_in(subject)
         self.pending_handshakes += 1
         try:
             if request.sid:
@@ -117,15 +120,31 @@ class Acceptor:
                     return resumed
             return await self._create_session(request, sink, identity)
         except BaseException:
-            self._client_count -= 1
+            self._count_out(subject)
             raise
         finally:
             self.pending_handshakes -= 1
 
     def release(self, client: SocketClient) -> None:
         """Remove an accepted client whose connection has ended."""
-        self._client_count -= 1
+        self._count_out("" if client.identity is None else client.identity.subject)
         self._presence.mark_away(client)
+
+    def _count_in(self, subject: str) -> None:
+        """Count a connection. Raises TooManyRequests where its subject has too many."""
+        limit = self._settings.max_connections_per_subject
+        if subject and limit and self._count_by_subject[subject] >= limit:
+            raise TooManyRequests("too many WebSocket connections of this subject", {"retry-after": "5"})
+        self._client_count += 1
+        if subject:
+            self._count_by_subject[subject] += 1
+
+    def _count_out(self, subject: str) -> None:
+        self._client_count -= 1
+        if subject:
+            self._count_by_subject[subject] -= 1
+            if not self._count_by_subject[subject]:
+                del self._count_by_subject[subject]
 
     def _check_admission(self, scope: Scope) -> None:
         if scope["path"] not in WEBSOCKET_PATHS:

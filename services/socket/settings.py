@@ -15,6 +15,9 @@ class SocketSettings(RedisSettings, AuthSettings):
         description="origins whose pages may connect, separated by commas; * for all; the service's own is always allowed",
     )
     max_connections: int = Field(20_000, ge=1, description="open WebSocket connections of one replica; 503 beyond")
+    max_connections_per_subject: int = Field(
+        0, ge=0, description="open WebSocket connections of one subject at one replica; 429 beyond; 0: no limit"
+    )
     max_topics_per_connection: int = Field(100, ge=0, description="topics to which one connection may subscribe")
     handshake_rate: float = Field(
         500.0, gt=0, description="handshakes per second of one replica, with bursts of twice as many; 503 beyond"

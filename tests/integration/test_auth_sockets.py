@@ -16,6 +16,7 @@ from tests.support.databases import ServerProcess
 from tests.support.processes import ServiceProcess, run_service
 from tests.support.redis_commands import send_redis_commands
 from tests.support.tokens import AUTH_ENV, authorized, bearer, token
+from tests.support.waiting import eventually_async
 from tests.support.websocket_client import WebSocketClient
 
 pytestmark = pytest.mark.anyio
@@ -50,6 +51,10 @@ async def refusal(replica: ServiceProcess, **options: Any) -> int:
         return error.response.status_code
     client.abort()
     return 101
+
+
+async def is_accepted(replica: ServiceProcess) -> bool:
+    return await refusal(replica, headers=authorized("listen")) == 101
 
 
 async def test_handshakes(replica: ServiceProcess) -> None:
@@ -265,6 +270,20 @@ async def test_the_topic_of_a_subject_comes_on_top_of_the_limit(replica: Service
         await refusal(replica, headers=authorized("listen"), topics=",".join(f"t{number}" for number in range(101)))
         == 400
     )
+
+
+def test_the_connections_of_a_subject_are_limited(tmp_path: Path, redis_server: ServerProcess) -> None:
+    async def check(process: ServiceProcess) -> None:
+        held = [await connect(process) for _ in range(2)]
+        assert await refusal(process, headers=authorized("listen")) == 429
+        assert await refusal(process, headers=authorized("listen", "bob")) == 101
+        await held.pop().close()
+        await eventually_async(lambda: is_accepted(process), 5)
+        held.pop().abort()
+
+    env = {**AUTH_ENV, "GRIDCAST_REDIS_URL": redis_server.url, "GRIDCAST_MAX_CONNECTIONS_PER_SUBJECT": "2"}
+    with run_service("services.socket", tmp_path, env) as process:
+        asyncio.run(check(process))
 
 
 def test_open_mode_needs_no_token(tmp_path: Path, redis_server: ServerProcess) -> None:
