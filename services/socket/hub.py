@@ -57,12 +57,14 @@ class Publication:
         self.ack_channel = ack_channel
         self.event_id = event_id
         self.folder = folder
-        self._verdicts: dict[Rights, bool] = {}
+        self._verdicts: dict[Rights, bool] | None = None
 
     def is_visible_to(self, identity: Identity | None) -> bool:
         """Return whether a client may see the event: decided once for each distinct set of rights, not for each client."""
         if self.folder is None or identity is None:
             return True
+        if self._verdicts is None:
+            self._verdicts = {}
         rights = identity.rights
         if (verdict := self._verdicts.get(rights)) is None:
             verdict = self._verdicts[rights] = rights.may_folder("read", self.folder)
