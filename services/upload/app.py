@@ -77,7 +77,7 @@ def create_app(
                 start_progress=progress_reporter.start,
                 cleanup=cleanup,
                 sids=None if auth is None else auth.sids,
-                revoke=None if poller is None else partial(revoke, store.revocations, poller),
+                revoke=partial(revoke, store.revocations, poller),
                 resumable_uploads=ResumableUploads(
                     store.uploads,
                     policy,

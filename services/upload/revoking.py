@@ -22,7 +22,8 @@ def create_revocation_poller(auth: Auth, store: RevocationStore, redis: RedisCli
     )
 
 
-async def revoke(store: RevocationStore, poller: RevocationPoller, revocation: Revocation) -> None:
-    """Store a revocation, and read it at once. Raises ServiceUnavailable where it was not stored."""
+async def revoke(store: RevocationStore, poller: RevocationPoller | None, revocation: Revocation) -> None:
+    """Store a revocation, and read it at once where authentication is on. Raises ServiceUnavailable where it was not stored."""
     await store.add(revocation)
-    await poller.poll()
+    if poller is not None:
+        await poller.poll()

@@ -16,6 +16,7 @@ from tests.support.processes import ServiceProcess, run_service
 from tests.support.redis_commands import send_redis_commands
 from tests.support.sizes import MIB
 from tests.support.tokens import AUTH_ENV, authorized, bearer, token
+from tests.support.upload_client import MongoInspector
 from tests.support.waiting import eventually
 from tests.support.websocket_client import WebSocketClient
 
@@ -173,5 +174,6 @@ def test_malformed_revocations(services: Services, body: object) -> None:
     assert httpx.post(url, json={"subject": "a"}, headers=bearer(token("x", "admin", exp=1))).status_code == 401
 
 
-def test_without_authentication_there_is_nothing_to_revoke(upload: ServiceProcess) -> None:
-    assert httpx.post(f"{upload.url}/auth/revocations", json={"subject": "a"}).status_code == 400
+def test_without_authentication_it_is_stored(upload: ServiceProcess, inspector: MongoInspector) -> None:
+    assert httpx.post(f"{upload.url}/auth/revocations", json={"subject": "a"}).status_code == 201
+    assert [found["value"] for found in inspector.db["revoked"].find()] == ["a"]

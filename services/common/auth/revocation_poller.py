@@ -8,7 +8,7 @@ from services.common.aio.cancellation import cancel_and_wait
 from services.common.auth.revocations import Revocation, RevocationList
 from services.common.errors import GridcastError
 
-POLL_SECONDS = 1.0
+REVOCATION_POLL_SECONDS = 1.0
 
 _log = logging.getLogger("gridcast.auth")
 
@@ -65,4 +65,4 @@ class RevocationPoller:
     async def _run(self) -> None:
         while True:
             await self.poll()
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(REVOCATION_POLL_SECONDS)

@@ -47,7 +47,7 @@ class RevocationList:
         return changed
 
     def forget(self) -> None:
-        """Know nothing: the place where they were read from has lost them."""
+        """Drop the list, because the place where it was read from has lost it."""
         self.known = False
 
     async def check_known(self) -> None:

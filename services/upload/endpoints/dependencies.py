@@ -43,7 +43,7 @@ class UploadContext:
     cleanup: CleanupRunner
     resumable_uploads: ResumableUploads
     sids: SidSigner | None
-    revoke: Callable[[Revocation], Awaitable[None]] | None
+    revoke: Callable[[Revocation], Awaitable[None]]
 
     def check_sid(self, identity: Identity | None, sid: str | None) -> None:
         """Raise InsufficientScope where the progress of an upload would be pushed to the socket of another subject."""

@@ -38,10 +38,11 @@ class RevocationResponse(BaseModel):
 
 @router.post("/auth/revocations", status_code=201, responses=openapi_problems(400, 413, 415, 503))
 async def revoke(request: Request, revocation: RevocationRequest) -> RevocationResponse:
-    """Revoke a token or a subject. Within two seconds its sockets are closed and its requests end, on every replica."""
+    """Revoke a token or a subject. Within two seconds its sockets are closed and its requests end, on every replica.
+
+    While authentication is off it is stored, and has its effect when authentication is on.
+    """
     context: UploadContext = upload_context(request)
-    if context.revoke is None:
-        raise BadRequest("authentication is off: there are no tokens to revoke")
     value = revocation.subject or revocation.token_id
     if value is None or (revocation.subject and revocation.token_id):
         raise BadRequest("give either subject or token_id")
