@@ -6,8 +6,8 @@ import { WebSocket } from "ws";
 
 const say = (what) => console.log(JSON.stringify(what));
 globalThis.WebSocket = class extends WebSocket {
-  constructor(address) {
-    super(address);
+  constructor(address, protocols) {
+    super(address, protocols);
     this.addEventListener("message", ({ data }) => JSON.parse(data).pong && say({ pong: true }));
   }
 };
