@@ -37,7 +37,7 @@ class RevocationResponse(BaseModel):
 
 
 @router.post("/auth/revocations", status_code=201, responses=openapi_problems(400, 413, 415, 503))
-async def revoke(request: Request, revocation: RevocationRequest) -> RevocationResponse:
+async def revoke_tokens(request: Request, revocation: RevocationRequest) -> RevocationResponse:
     """Revoke a token or a subject. Within two seconds its sockets are closed and its requests end, on every replica.
 
     While authentication is off it is stored, and has its effect when authentication is on.
