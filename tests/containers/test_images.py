@@ -47,9 +47,9 @@ def test_image_has_no_pip_no_compiler_and_no_foreign_drivers(images: dict[str, s
     done = run_image(images[service], "python", "-c", INSPECT_SCRIPT)
     assert done.returncode == 0, done.stderr
     drivers = {
-        "upload": ["motor", "pymongo", "redis"],
-        "stream": ["motor", "pymongo", "redis"],
-        "socket": ["redis"],
+        "upload": ["motor", "pymongo", "redis", "httpx"],
+        "stream": ["motor", "pymongo", "redis", "httpx"],
+        "socket": ["redis", "httpx"],
         "gateway": [],
     }
     assert json.loads(done.stdout) == {
