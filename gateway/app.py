@@ -19,11 +19,13 @@ from gateway.upstream.health_checks import ActiveHealthChecks
 from gateway.upstream.readiness import UpstreamReadiness
 from gateway.upstream.upstream_pool import UpstreamPool
 from services.common.aio.cancellation import cancel_and_wait
+from services.common.auth.route_rules import RuleTable
 from services.common.http.hosts import HostPolicy
 from services.common.http.origins import OriginPolicy
 from services.common.telemetry.request_telemetry import RequestTelemetry
 from services.common.web.app_factory import create_fastapi_app
 from services.common.web.middleware import RequestMiddleware
+from services.common.web.route_list import list_routes
 
 
 def create_app(settings: GatewaySettings | None = None, telemetry: RequestTelemetry | None = None) -> RequestMiddleware:
@@ -66,6 +68,7 @@ def create_app(settings: GatewaySettings | None = None, telemetry: RequestTeleme
         document_title="Gridcast",
     )
     static_files.add_static_routes(app)
+    RuleTable([*routes.all_operations(), *list_routes(app)])  # no route without a rule
     admission = AdmissionPolicy(
         socket_upstreams=upstream_pools[routes.SOCKET],
         hosts=HostPolicy(settings.allowed_hosts),

@@ -14,7 +14,7 @@ from services.common.http.origins import OriginPolicy
 from services.common.web.browser_protection import SAME_ORIGIN_ONLY
 
 EXPOSED_HEADERS = (
-    b"Accept-Ranges, Content-Disposition, Content-Range, ETag, Location, Repr-Digest, Retry-After, X-Request-ID, "
+    b"Accept-Ranges, Content-Disposition, Content-Range, ETag, Location, Repr-Digest, Retry-After, WWW-Authenticate, X-Request-ID, "
     b"Tus-Resumable, Tus-Version, Tus-Extension, Tus-Max-Size, Tus-Checksum-Algorithm, "
     b"Upload-Offset, Upload-Length, Upload-Expires, Upload-Concat, Upload-Defer-Length, Upload-Metadata"
 )

@@ -41,6 +41,7 @@ _TABLE: dict[str, dict[str, str]] = {
     "/file/tus": {"OPTIONS": UPLOAD, "POST": UPLOAD},
     # POST with X-HTTP-Method-Override means PATCH or DELETE (tus 1.0.0, "Headers").
     "/file/tus/{id}": {"OPTIONS": UPLOAD, "HEAD": UPLOAD, "PATCH": UPLOAD, "POST": UPLOAD, "DELETE": UPLOAD},
+    "/auth/revocations": {"POST": UPLOAD},
     "/sockets": {"GET": SOCKET},
     "/sockets/messages": {"POST": SOCKET},
     "/sockets/{sid}": {"GET": SOCKET, "DELETE": SOCKET},
@@ -113,3 +114,8 @@ def allow_header(routes: dict[str, Route]) -> str:
 def routed_operations(service: str) -> set[tuple[str, str]]:
     """Return the (method, template) pairs that are routed to `service`."""
     return {(m, template) for template, services in _TABLE.items() for m, name in services.items() if name == service}
+
+
+def all_operations() -> set[tuple[str, str]]:
+    """Return the (method, template) pairs of all routes."""
+    return {(method, template) for template, services in _TABLE.items() for method in services}

@@ -36,6 +36,10 @@ FILES_STORE = "files"
 REPLICA_SET_KEY = "MONGO_KEY"
 """The key by which the members of a replica set authenticate to each other: base64, 6 to 1,024 characters."""
 
+AUTH_SECRET = "GRIDCAST_AUTH_SECRET"  # noqa: S105  # the name of a variable
+"""The ring of secrets with which tokens are signed (docs/auth.md). The services check its form."""
+
+_AUTH_SECRET_PATTERN = re.compile(r"[!-~][ -~]{31,16383}")
 _PASSWORD_PATTERN = re.compile(r"[A-Za-z0-9._~-]{16,128}")
 _KEY_PATTERN = re.compile(r"[A-Za-z0-9+/=]{6,1024}")
 
@@ -77,6 +81,7 @@ def main() -> int:
         values[REPLICA_SET_KEY] = _load_or_generate(
             REPLICA_SET_KEY, _KEY_PATTERN, lambda: base64.b64encode(secrets.token_bytes(96)).decode()
         )
+        values[AUTH_SECRET] = _load_or_generate(AUTH_SECRET, _AUTH_SECRET_PATTERN, lambda: secrets.token_hex(32))
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
@@ -106,6 +111,8 @@ def container_files(values: Mapping[str, str], environment: Mapping[str, str]) -
     }
     for service in ("upload", "stream", "socket", "publisher"):
         files[f"{CONTAINERS_DIR}/{service}/redis_url"] = redis_url(service, values, environment)
+    for service in ("upload", "stream", "socket"):
+        files[f"{CONTAINERS_DIR}/{service}/auth_secret"] = values[AUTH_SECRET]
     if environment.get("STORE") == FILES_STORE:
         return files
     files[f"{CONTAINERS_DIR}/mongo/root_password"] = values["MONGO_ROOT_PASSWORD"]

@@ -47,7 +47,10 @@ def gateway(port: int, services: Sequence[Program]) -> Program:
         f"GRIDCAST_{kind.upper()}_URLS": ",".join(service.url for service in services if service.kind == kind)
         for kind in ("upload", "stream", "socket")
     }
-    return _program("gateway", "gateway", "gateway", port, urls)
+    # The gateway only routes: it verifies no token.
+    return _program(
+        "gateway", "gateway", "gateway", port, urls, without=("GRIDCAST_AUTH_SECRET", "GRIDCAST_AUTH_SECRET_FILE")
+    )
 
 
 def readiness_error(port: int) -> str | None:
@@ -78,9 +81,12 @@ def _service(kind: str, index: int, port: int, settings: Mapping[str, str]) -> P
     return _program(f"{kind}-{index}", kind, f"services.{kind}", port, settings)
 
 
-def _program(name: str, kind: str, module: str, port: int, settings: Mapping[str, str]) -> Program:
-    inherited = {key: value for key, value in os.environ.items() if key not in STACK_VARIABLES}
-    defaults = {"GRIDCAST_SHUTDOWN_TIMEOUT": SHUTDOWN_TIMEOUT, "PYTHONUNBUFFERED": "1"}
+def _program(
+    name: str, kind: str, module: str, port: int, settings: Mapping[str, str], without: tuple[str, ...] = ()
+) -> Program:
+    inherited = {key: value for key, value in os.environ.items() if key not in {*STACK_VARIABLES, *without}}
+    # The gateway's address, also for the services, whose own says nothing: an instance that others reach must not be open.
+    defaults = {"GRIDCAST_PUBLIC_ADDRESS": HOST, "GRIDCAST_SHUTDOWN_TIMEOUT": SHUTDOWN_TIMEOUT, "PYTHONUNBUFFERED": "1"}
     fixed = {"GRIDCAST_HOST": HOST, "GRIDCAST_PORT": str(port)}
     return Program(
         name=name,

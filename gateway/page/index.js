@@ -2,7 +2,8 @@
 
 import { Gridcast } from "/client/index.js";
 
-const { events, files, uploads } = new Gridcast();
+let token = ""; // kept in memory only
+const { events, files, uploads } = new Gridcast({ token: () => token });
 const SHOWN_EVENTS = 50;
 const PLAYABLE = /^(video|audio)\//;
 const at = (id) => document.getElementById(id);
@@ -38,7 +39,7 @@ async function show(more = false) {
 function row(file) {
   const line = document.createElement("tr");
   const name = document.createElement("td");
-  name.append(element("a", file.filename, { href: files.address(file), download: file.filename }));
+  name.append(element("a", file.filename, { href: files.address(file), download: file.filename, onclick: (event) => download(event, file) }));
   const actions = document.createElement("td");
   if (PLAYABLE.test(file.content_type)) actions.append(element("button", "Play", { onclick: () => play(file) }));
   actions.append(element("button", "Delete", { onclick: () => confirmDelete(file) }));
@@ -53,12 +54,51 @@ async function confirmDelete(file) {
   if (failure) at("files-result").textContent = failure.message;
 }
 
-function play(file) {
+/** Bytes of a file as a URL of this page: elements of a page cannot send a token. */
+async function objectUrl(file) {
+  const response = await fetch(files.address(file), { headers: { authorization: `Bearer ${token}` } });
+  if (response.ok) return URL.createObjectURL(await response.blob());
+  const problem = await response.json().catch(() => ({}));
+  throw new Error(problem.detail ?? `the server answered ${response.status}`);
+}
+
+let played = ""; // what the player shows, where that must be released
+
+async function play(file) {
+  let source = files.address(file);
+  try {
+    if (token) source = await objectUrl(file);
+  } catch (error) {
+    at("playing").textContent = error.message;
+    return;
+  }
   at("playing").textContent = file.filename;
   at("video").hidden = false;
-  at("video").src = files.address(file);
+  at("video").src = source;
+  URL.revokeObjectURL(played);
+  played = source;
   at("video").play().catch(() => {}); // autoplay may be blocked; the user has the controls
 }
+
+async function download(event, file) {
+  if (!token) return; // the browser follows the link
+  event.preventDefault();
+  try {
+    const source = await objectUrl(file);
+    element("a", "", { href: source, download: file.filename }).click();
+    setTimeout(() => URL.revokeObjectURL(source), 60_000); // the download has begun by then
+  } catch (error) {
+    at("files-result").textContent = error.message;
+  }
+}
+
+at("token").onsubmit = (submitted) => {
+  submitted.preventDefault();
+  token = submitted.target.token.value.trim();
+  events.close(); // the handshake carries the token
+  events.connect();
+  show();
+};
 
 at("more").onclick = () => show(true);
 

@@ -29,6 +29,16 @@ _HOP_BY_HOP = frozenset(
     }
 )
 _REMOVED_FROM_REQUEST = _HOP_BY_HOP | {b"forwarded", b"x-real-ip", b"x-request-id", b"x-original-url", b"x-rewrite-url"}
+_IDENTITY_PREFIXES = (
+    b"x-forwarded-",
+    b"x-gridcast-",
+    b"x-auth-",
+    b"x-user",
+    b"x-remote-",
+    b"remote-user",
+    b"x-webauth-",
+)
+"""Fields in which proxies state who a client is. No service reads them, and none ever shall: a client could set them."""
 _MERGED_IN_REQUEST = frozenset(
     {b"connection", b"host", b"content-length", b"expect", b"cookie", b"traceparent", b"tracestate"}
 )
@@ -146,7 +156,10 @@ def make_location_relative(location: bytes) -> bytes:
 def _is_end_to_end(name: bytes) -> bool:
     """Whether a request field is forwarded unchanged. Cached: clients send few different names."""
     return not (
-        name in _REMOVED_FROM_REQUEST or name in _MERGED_IN_REQUEST or b"_" in name or name.startswith(b"x-forwarded-")
+        name in _REMOVED_FROM_REQUEST
+        or name in _MERGED_IN_REQUEST
+        or b"_" in name
+        or name.startswith(_IDENTITY_PREFIXES)
     )
 
 

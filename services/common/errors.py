@@ -2,7 +2,10 @@
 
     GridcastError
      +- BadRequest             400  the request is invalid
+     +- Unauthorized           401  + WWW-Authenticate
+     |   +- InvalidToken            the token is not valid
      +- Forbidden              403
+     |   +- InsufficientScope       the token lacks a right
      +- NotFound               404
      +- MethodNotAllowed       405
      +- RequestTimeout         408
@@ -56,11 +59,40 @@ class BadRequest(GridcastError):
         super().__init__(f"Validation Error: {reason}", headers)
 
 
+class Unauthorized(GridcastError):
+    """401 with the challenge of RFC 6750, 3: without a credential it names no error."""
+
+    status = 401
+    title = "Unauthorized"
+
+    def __init__(self, detail: str, challenge: str = "") -> None:
+        """`challenge`: the parameters after the realm."""
+        parameters = f'Bearer realm="gridcast"{", " if challenge else ""}{challenge}'
+        super().__init__(detail, {"www-authenticate": parameters})
+
+
+class InvalidToken(Unauthorized):
+    """401 for a token that is malformed, expired, revoked or not signed by a known key (RFC 6750, 3.1)."""
+
+    def __init__(self, reason: str) -> None:
+        """`reason` is text without quotation marks and backslashes."""
+        super().__init__(f"the token is not valid: {reason}", f'error="invalid_token", error_description="{reason}"')
+
+
 class Forbidden(GridcastError):
     """403."""
 
     status = 403
     title = "Forbidden"
+
+
+class InsufficientScope(Forbidden):
+    """403 for a valid token that lacks a right (RFC 6750, 3.1)."""
+
+    def __init__(self, scope: str) -> None:
+        """`scope`: the word that would grant the right, percent-encoded."""
+        challenge = f'Bearer realm="gridcast", error="insufficient_scope", scope="{scope}"'
+        super().__init__(f"insufficient_scope: this needs the right {scope}", {"www-authenticate": challenge})
 
 
 class NotFound(GridcastError):

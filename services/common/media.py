@@ -25,6 +25,18 @@ class MediaName:
     filename: str
 
 
+@dataclass(frozen=True, slots=True)
+class FolderFilter:
+    """A set of folders, named one by one (`exact`) or each with all that is below it (`trees`). Empty, it has none."""
+
+    exact: frozenset[str] = frozenset()
+    trees: frozenset[str] = frozenset()
+
+    def allows(self, folder: str) -> bool:
+        """Return whether a normalised folder is in the set."""
+        return folder in self.exact or folder in self.trees or any(folder.startswith(f"{tree}/") for tree in self.trees)
+
+
 def sha256_etag(sha256: str) -> str:
     """A strong entity tag with its quotes, made from a SHA-256 in lower-case hex (RFC 9110, 8.8.3): equal only for equal bytes."""
     return f'"sha256-{sha256}"'

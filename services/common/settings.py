@@ -7,12 +7,16 @@ import os
 import sys
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from services.common.auth.key_ring import parse_key_ring
+from services.common.auth.modes import AuthMode, check_open_mode, is_loopback
+from services.common.auth.rights import parse_scope
 from services.common.database_url import check_database_url
 from services.common.http.hosts import DEFAULT_ALLOWED_HOSTS, parse_allowed_hosts
 from services.common.mongodb_uri import check_mongodb_uri
@@ -66,6 +70,18 @@ class Settings(BaseSettings):
         description="names that Host may have, separated by commas, beside localhost and IP addresses; `*.a.example` for all below "
         "a.example; `*` for all, where a proxy checks them; 421 for others",
     )
+    auth: AuthMode = Field(
+        "off",
+        description="who may use this instance. off: all, only while it is reached from this machine alone; hs256: tokens signed "
+        "with GRIDCAST_AUTH_SECRET; jwks: those of an identity provider",
+    )
+    auth_allow_open: bool = Field(
+        default=False, description="1: `off` is accepted although other machines reach this instance"
+    )
+    public_address: str = Field(
+        "",
+        description="address at which clients reach the gateway, the same for all processes; empty: GRIDCAST_HOST of each",
+    )
     metrics_port: int = Field(0, ge=0, le=65535, description="port of /metrics for Prometheus; 0: none")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="lowest level that is logged: debug, info, warning or error"
@@ -82,6 +98,11 @@ class Settings(BaseSettings):
     def _check_allowed_hosts(cls, value: str) -> str:
         parse_allowed_hosts(value)
         return value
+
+    @model_validator(mode="after")
+    def _refuse_to_be_open_by_accident(self) -> "Settings":
+        check_open_mode(self.auth, self.public_address or self.host, allow_open=self.auth_allow_open)
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -163,6 +184,64 @@ class StoreSettings(MongoSettings):
         return value
 
 
+class AuthSettings(Settings):
+    """Settings of processes that verify tokens: all but the gateway, which only routes."""
+
+    auth_secret: SecretStr = Field(
+        SecretStr(""),
+        description="secrets of 32 bytes or more, separated by commas or line ends, each `name secret [end]` or alone; the first "
+        "signs, all verify. Needed by every mode but off: the mode jwks derives the keys of sockets and links from it",
+    )
+    auth_jwks_url: str = Field("", description="the key set of the identity provider, https; for the mode jwks")
+    auth_jwks_allow_http: bool = Field(
+        default=False, description="1: http is accepted for the key set although it is not on this machine"
+    )
+    auth_audience: str = Field(
+        "gridcast", min_length=1, description="one of the values that `aud` of a token must have"
+    )
+    auth_issuer: str = Field("", description="the value that `iss` of a token must have; empty: not looked at")
+    auth_scope_claim: str = Field("scope", min_length=1, description="claim that holds the rights of a token")
+    auth_default_scope: str = Field(
+        "", description="rights of tokens whose claim has none of this API; {sub} stands for the subject"
+    )
+    auth_anonymous_scope: str = Field("", description="rights of callers without a token")
+    auth_max_token_life: float = Field(86400.0, gt=0, description="seconds: a token that expires later is refused")
+
+    @model_validator(mode="after")
+    def _check_auth(self) -> "AuthSettings":
+        if self.auth == "off":
+            return self
+        secret = self.auth_secret.get_secret_value()
+        if not secret:
+            raise ValueError(
+                f"{ENV_PREFIX}AUTH={self.auth} needs {ENV_PREFIX}AUTH_SECRET: openssl rand -hex 32 makes one"
+            )
+        try:
+            parse_key_ring(secret)
+        except ValueError as error:
+            raise ValueError(f"{ENV_PREFIX}AUTH_SECRET: {error}") from None
+        parse_scope(self.auth_anonymous_scope)
+        parse_scope(self.auth_default_scope)
+        if self.auth == "jwks":
+            _check_jwks_url(self.auth_jwks_url, allow_http=self.auth_jwks_allow_http)
+        return self
+
+
+def _check_jwks_url(text: str, *, allow_http: bool) -> None:
+    variable = f"{ENV_PREFIX}AUTH_JWKS_URL"
+    if not text:
+        raise ValueError(f"{ENV_PREFIX}AUTH=jwks needs {variable}")
+    try:
+        url = urlsplit(text)
+        host = url.hostname or ""
+    except ValueError:
+        host = ""
+    if not host or url.username is not None or url.fragment or url.scheme not in {"http", "https"}:
+        raise ValueError(f"{variable} is not an https URL without a user name and a fragment")
+    if url.scheme == "http" and not allow_http and not is_loopback(host):
+        raise ValueError(f"{variable} must be https: who can change its answer can sign tokens")
+
+
 def load_settings(settings_class: type[SettingsT], **values: Any) -> SettingsT:
     """Return the settings of this process, where `values` precede the environment.
 
@@ -180,6 +259,8 @@ def load_settings(settings_class: type[SettingsT], **values: Any) -> SettingsT:
 
 def _describe(fault: ErrorDetails) -> str:
     """The variable and what is wrong with it. A field with aliases is named by its first alias, which is a variable."""
+    if not fault["loc"]:  # a rule over several settings, whose text names them
+        return fault["msg"].removeprefix("Value error, ")
     name, *place = map(str, fault["loc"])
     variable = name if name.startswith(ENV_PREFIX) or name.isupper() else f"{ENV_PREFIX}{name.upper()}"
     return f"{' '.join([variable, *place])}: {fault['msg'].removeprefix('Value error, ')}"

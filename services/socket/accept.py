@@ -3,16 +3,17 @@
 It sends nothing: the caller answers the handshake once it has an AcceptedClient.
 """
 
-import base64
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from gridcast._bus.events import StreamPosition
 from services.common.aio.token_bucket import TokenBucket
 from services.common.asgi import Scope
-from services.common.errors import NotFound, ServiceUnavailable
+from services.common.auth.identity import Identity
+from services.common.errors import NotFound, ServiceUnavailable, TooManyRequests
 from services.common.http.hosts import HostPolicy
 from services.common.http.origins import OriginPolicy
 from services.socket import handshake
@@ -22,8 +23,15 @@ from services.socket.handshake import ConnectRequest
 from services.socket.history import History, HistoryPage, HistoryQuery
 from services.socket.hub import GAP_PREFIX, Hub, Sink, SocketClient
 from services.socket.presence import PresenceManager
-from services.socket.sessions import AcquiredSession, SessionStore, hash_secret
+from services.socket.sessions import AcquiredSession, SessionStore
 from services.socket.settings import SocketSettings
+from services.socket.socket_auth import (
+    SocketAuth,
+    allowed_topics,
+    hash_resume_secret,
+    require_topics,
+    topics_of_subject,
+)
 
 WEBSOCKET_PATHS = frozenset({"/", "/ws"})
 
@@ -43,11 +51,6 @@ class AcceptedClient:
     generation: int
     first_page: HistoryPage | None = None
     next_pages: AsyncIterator[HistoryPage] | None = None
-
-
-def new_sid() -> str:
-    """A new sid: 32 random bytes in base32 without padding, so that it is unique and cannot be guessed."""
-    return base64.b32encode(secrets.token_bytes(32)).decode().rstrip("=")
 
 
 def _resume_position(session: AcquiredSession, requested: str) -> StreamPosition | None:
@@ -82,7 +85,9 @@ class Acceptor:
         broker: RedisBroker,
         presence: PresenceManager,
         max_clients: int,
+        auth: SocketAuth,
     ) -> None:
+        self._auth = auth
         self._settings = settings
         self._hub = hub
         self._sessions = sessions
@@ -94,31 +99,52 @@ class Acceptor:
         self._handshake_limiter = TokenBucket(settings.handshake_rate, 2 * settings.handshake_rate, time.monotonic())
         self._max_clients = max_clients
         self._client_count = 0
+        self._count_by_subject: Counter[str] = Counter()
         self.pending_handshakes = 0
         self.draining = False
 
     async def accept(self, scope: Scope, query: bytes, sink: Sink) -> AcceptedClient:
         """Accept a client, or raise the GridcastError that answers its handshake."""
         self._check_admission(scope)
+        identity = await self._auth.identify(scope)
         request = handshake.parse_connect_request(query, self._settings.max_topics_per_connection)
-        self._client_count += 1
+        require_topics(identity, request.topics)
+        request = request.with_topics(topics_of_subject(identity))
+        subject = "" if identity is None else identity.subject
+        self._count_in(subject)
         self.pending_handshakes += 1
         try:
             if request.sid:
-                resumed = await self._resume_session(request, sink)
+                resumed = await self._resume_session(request, sink, identity)
                 if resumed is not None:
                     return resumed
-            return await self._create_session(request, sink)
+            return await self._create_session(request, sink, identity)
         except BaseException:
-            self._client_count -= 1
+            self._count_out(subject)
             raise
         finally:
             self.pending_handshakes -= 1
 
     def release(self, client: SocketClient) -> None:
         """Remove an accepted client whose connection has ended."""
-        self._client_count -= 1
+        self._count_out("" if client.identity is None else client.identity.subject)
         self._presence.mark_away(client)
+
+    def _count_in(self, subject: str) -> None:
+        """Count a connection. Raises TooManyRequests where its subject has too many."""
+        limit = self._settings.max_connections_per_subject
+        if subject and limit and self._count_by_subject[subject] >= limit:
+            raise TooManyRequests("too many WebSocket connections of this subject", {"retry-after": "5"})
+        self._client_count += 1
+        if subject:
+            self._count_by_subject[subject] += 1
+
+    def _count_out(self, subject: str) -> None:
+        self._client_count -= 1
+        if subject:
+            self._count_by_subject[subject] -= 1
+            if not self._count_by_subject[subject]:
+                del self._count_by_subject[subject]
 
     def _check_admission(self, scope: Scope) -> None:
         if scope["path"] not in WEBSOCKET_PATHS:
@@ -134,9 +160,10 @@ class Acceptor:
         if not self._broker.live:
             raise ServiceUnavailable(self._broker.refusal or "Redis is unavailable")
 
-    async def _create_session(self, request: ConnectRequest, sink: Sink) -> AcceptedClient:
+    async def _create_session(self, request: ConnectRequest, sink: Sink, identity: Identity | None) -> AcceptedClient:
         secret = secrets.token_urlsafe(24)
-        client = SocketClient(new_sid(), hash_secret(secret), sink, request.meta)
+        secret_hash = hash_resume_secret(secret, identity)
+        client = SocketClient(self._auth.new_sid(identity), secret_hash, sink, request.meta, identity=identity)
         client.topics = dict.fromkeys(request.topics, 0)
         # In the hub before it is in Redis: no event can be pushed to it that it does not buffer.
         self._hub.add(client)
@@ -157,21 +184,24 @@ class Acceptor:
         client.confirmed_position = f"{session.epoch}-{session.offset}"
         return AcceptedClient(client, secret, recovered=False, epoch=session.epoch, generation=generation)
 
-    async def _resume_session(self, request: ConnectRequest, sink: Sink) -> AcceptedClient | None:
+    async def _resume_session(
+        self, request: ConnectRequest, sink: Sink, identity: Identity | None
+    ) -> AcceptedClient | None:
         """Resume the requested session and recover its missed events. Returns None if the secret is not valid."""
         secret = secrets.token_urlsafe(24)
-        secret_hash = hash_secret(secret)
+        secret_hash = hash_resume_secret(secret, identity)
+        presented_hash = hash_resume_secret(request.secret, identity)
         try:
             session = await self._sessions.acquire(
-                request.sid, hash_secret(request.secret), secret_hash, request.meta, request.topics
+                request.sid, presented_hash, secret_hash, request.meta, request.topics
             )
         except BaseException:
             self._presence.abandon_session(request.sid, secret_hash)
             raise
         if session is None:
             return None
-        client = SocketClient(request.sid, secret_hash, sink, session.meta, session.connected_at)
-        client.topics = dict(session.topics)
+        client = SocketClient(request.sid, secret_hash, sink, session.meta, session.connected_at, identity)
+        client.topics = allowed_topics(identity, session.topics)
         client.claim = session.claim
         client.secret_confirmed = False
         client.welcomed = True
@@ -188,7 +218,9 @@ class Acceptor:
         client.confirmed_position = session.stored_position
         try:
             self._require_current_epoch(session)
-            for topic in session.topics:
+            for topic in session.topics.keys() - client.topics.keys():  # the token has fewer rights than the one before
+                await self._sessions.set_topic(client.sid, secret_hash, topic, subscribed=False)
+            for topic in tuple(client.topics):
                 await self._broker.subscribe_topic(topic)
             pages = self.read_missed(client)
             first_page = await anext(pages)

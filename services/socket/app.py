@@ -1,15 +1,20 @@
 """Composition root of the socket service: settings in, ASGI application out. Clients are opened in the lifespan."""
 
+import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from fastapi import FastAPI
 
+from services.common.aio.cancellation import cancel_and_wait
 from services.common.aio.descriptor_limit import raise_descriptor_limit
 from services.common.asgi import Receive, Scope, Send
+from services.common.auth.factory import create_auth, create_authorization
+from services.common.auth.revocation_poller import RevocationPoller
 from services.common.bus.publisher import EventPublisher
 from services.common.errors import ServiceUnavailable
 from services.common.http.hosts import HostPolicy
@@ -17,7 +22,9 @@ from services.common.http.origins import OriginPolicy
 from services.common.telemetry.request_telemetry import RequestTelemetry
 from services.common.web.app_factory import create_fastapi_app
 from services.common.web.browser_protection import BrowserProtection
+from services.common.web.health import ReadinessCheck
 from services.common.web.middleware import RequestMiddleware
+from services.common.web.route_list import list_routes
 from services.socket import api
 from services.socket.accept import Acceptor
 from services.socket.acks import AckWaiter
@@ -30,6 +37,8 @@ from services.socket.presence_lookup import PresenceLookup
 from services.socket.replica_queries import ReplicaQueries
 from services.socket.sessions import SessionStore
 from services.socket.settings import SocketSettings
+from services.socket.socket_auth import SocketAuth, read_revocations
+from services.socket.token_expiry import TokenExpiry
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +55,18 @@ class SocketApplication:
 
     def __init__(self, settings: SocketSettings, telemetry: RequestTelemetry | None = None) -> None:
         self.settings = settings
+        self._auth = create_auth(settings)
         self._websockets: _WebSocketService | None = None
-        api_app = create_fastapi_app(
-            "socket", "Keeps connections and pushes to them.", self._lifespan, {"redis": self._check_readiness}
-        )
+        checks: dict[str, ReadinessCheck] = {"redis": self._check_readiness}
+        if self._auth is not None:
+            checks |= self._auth.readiness_checks()
+        api_app = create_fastapi_app("socket", "Keeps connections and pushes to them.", self._lifespan, checks)
         api_app.include_router(api.router)
         protection = BrowserProtection(HostPolicy(settings.allowed_hosts), OriginPolicy(settings.allowed_origins))
-        self._http_app = RequestMiddleware(api_app, check_request=protection, telemetry=telemetry)
+        authorization = create_authorization(self._auth, list_routes(api_app))
+        self._http_app = RequestMiddleware(
+            api_app, check_request=protection, telemetry=telemetry, authorization=authorization
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -70,25 +84,42 @@ class SocketApplication:
         hub = Hub()
         async with EventPublisher.from_url(settings.redis_url.get_secret_value(), "/socket") as publisher:
             redis = publisher.redis
-            sessions = SessionStore(redis, secrets.token_hex(8), settings.max_topics_per_connection)
+            auth = SocketAuth(self._auth)
+            # The topic of its subject comes on top of those that a client asks for.
+            max_topics = settings.max_topics_per_connection + auth.enabled
+            sessions = SessionStore(redis, secrets.token_hex(8), max_topics)
             history = History(redis)
             presence = PresenceManager(hub, sessions)
             broker = RedisBroker(redis, hub, sessions, history, presence)
+            broker.filters_folders = auth.enabled
             ack_waiter = AckWaiter(publisher, broker.node_channel)
             broker.on_ack = ack_waiter.on_ack
             queries = ReplicaQueries(redis, hub, sessions.node, broker.node_channel)
             broker.on_query, broker.on_answer = queries.on_query, queries.on_answer
-            acceptor = Acceptor(settings, hub, sessions, history, broker, presence, max_clients)
-            handler = WebSocketHandler(settings, hub, sessions, broker, presence, acceptor)
+            acceptor = Acceptor(settings, hub, sessions, history, broker, presence, max_clients, auth)
+            handler = WebSocketHandler(settings, hub, sessions, broker, presence, acceptor, auth)
             app.state.publisher = publisher
             app.state.sessions = sessions
             app.state.presence_lookup = PresenceLookup(hub, sessions, broker, queries)
             app.state.ack_waiter = ack_waiter
             self._websockets = _WebSocketService(broker, acceptor, handler)
             broker.start()
+            expiry = TokenExpiry(hub, broker.send_expiring, auth.check_current)
+            expiry_task = asyncio.create_task(expiry.run()) if self._auth is not None else None
+            poller = None
+            if self._auth is not None:
+                self._auth.start()
+                cut = self._auth.active_requests.cut_revoked
+                poller = RevocationPoller(self._auth.revocations, partial(read_revocations, redis), cut)
+                poller.start()
             try:
                 yield
             finally:
+                await cancel_and_wait(expiry_task)
+                if poller is not None:
+                    await poller.aclose()
+                if self._auth is not None:
+                    await self._auth.aclose()
                 await broker.aclose()
                 await queries.aclose()
                 await sessions.aclose()

@@ -36,7 +36,8 @@ class RedisBroker:
     """One for each replica. `epoch` is empty before the first contact with Redis; `generation` counts the subscriptions since then.
 
     `on_ack(sid, event_id)` is called for each ack that another replica publishes for a sender of this one; `on_query` and
-    `on_answer` get the messages of ReplicaQueries. `refusal` says why Redis refuses writes, and is empty while it takes them.
+    `on_answer` get the messages of ReplicaQueries. `filters_folders`: clients have rights, so events about files are for some
+    of them only. `refusal` says why Redis refuses writes, and is empty while it takes them.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class RedisBroker:
         self.epoch = ""
         self.generation = 0
         self.refusal = ""
+        self.filters_folders = False
         self._records_incomplete_until = 0.0
         self._refresh_due = False
         self.on_ack: Callable[[str, str], None] = lambda _sid, _id: None
@@ -126,17 +128,22 @@ class RedisBroker:
             return
         offset = wakeup.position.offset
         try:
-            publication = self._build_publication(offset, wakeup.event, wakeup.conflation_key, wakeup.ack_channel)
+            publication = self._build_publication(
+                offset, wakeup.kind, wakeup.event, wakeup.conflation_key, wakeup.ack_channel
+            )
         except ValueError as error:
             publication = self._build_gap(offset, error)
         metrics.WEBSOCKET_FRAMES_SENT.inc(self._hub.fan_out(wakeup.kind, wakeup.name, publication))
         self._processed_offset = max(self._processed_offset, offset)
 
-    def _build_publication(self, offset: int, event: bytes, conflation_key: str, ack_channel: str) -> Publication:
+    def _build_publication(
+        self, offset: int, kind: str, event: bytes, conflation_key: str, ack_channel: str
+    ) -> Publication:
         """Encode the frame of an event. Raises ValueError for anything else, because every text frame must be JSON."""
         decoded = events.decode_published_event(event)
         frame = encode_text_frame(events.with_sequence(event, f"{self.epoch}-{offset}".encode()))
-        return Publication(offset, frame, conflation_key, ack_channel, decoded.id)
+        folder = folder_of_event(decoded) if self.filters_folders and kind != "sid" else None
+        return Publication(offset, frame, conflation_key, ack_channel, decoded.id, folder)
 
     def _build_gap(self, offset: int, error: ValueError) -> Publication:
         """A `socket.resync` in the place of an event that was pushed past the rules, and that no client could read."""
@@ -235,7 +242,7 @@ class RedisBroker:
     def publication_from_history(self, entry: HistoryEntry) -> Publication:
         """The publication of a history's entry: a `socket.resync` if the entry is not an event."""
         try:
-            return self._build_publication(entry.offset, entry.event, "", entry.ack_channel)
+            return self._build_publication(entry.offset, entry.kind, entry.event, "", entry.ack_channel)
         except ValueError as error:
             return self._build_gap(entry.offset, error)
 
@@ -244,13 +251,20 @@ class RedisBroker:
         client.record_gap(f"{self.epoch}-{self._reconnect_offset}")
         client.sink.write(self._encode_resync(reason, client.position))
 
+    def send_expiring(self, client: SocketClient, expires: str) -> None:
+        """Send `socket.expiring`: the token of the connection ends at that time."""
+        client.sink.write(self._encode_own_event("socket.expiring", {"expires": expires}, client.position))
+
     def _encode_resync(self, reason: str, offset: int) -> bytes:
+        return self._encode_own_event("socket.resync", {"reason": reason}, offset)
+
+    def _encode_own_event(self, event_type: str, data: dict[str, str], offset: int) -> bytes:
         event = events.CloudEvent(
             id=str(uuid4()),
             source="/socket",
-            type="socket.resync",
+            type=event_type,
             time=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            data={"reason": reason},
+            data=data,
         )
         encoded = events.encode_event(event).encode()
         return encode_text_frame(events.with_sequence(encoded, f"{self.epoch}-{offset}".encode()))
@@ -317,6 +331,17 @@ class RedisBroker:
             ):
                 del self._topic_subscriptions[topic]
                 await self._subscription.unsubscribe(topic_channel(topic))
+
+
+def folder_of_event(event: events.CloudEvent) -> str | None:
+    """Return the folder that an event is about, None for one that is not about a file.
+
+    An event about a file whose folder cannot be read is about a folder of no name, which only unlimited rights cover.
+    """
+    if not event.type.startswith("file."):
+        return None
+    folder = event.data.get("folder") if isinstance(event.data, dict) else None
+    return folder if isinstance(folder, str) else "\0"
 
 
 def _is_newer_claim(control: dict[str, Any], client: SocketClient) -> bool:

@@ -1,7 +1,7 @@
 """The commands of a client: parses one message into a command."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gridcast._bus import events
 
@@ -33,13 +33,20 @@ class Ack:
 
 
 @dataclass(frozen=True, slots=True)
+class Token:
+    """Replace the token of the connection by a newer one."""
+
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class InvalidCommand:
     """A command that breaks a rule; `detail` names the rule."""
 
     detail: str
 
 
-Command = Ping | Subscribe | Unsubscribe | Ack | InvalidCommand
+Command = Ping | Subscribe | Unsubscribe | Ack | Token | InvalidCommand
 
 
 def parse_command(data: str | bytes) -> Command:
@@ -68,5 +75,10 @@ def parse_command(data: str | bytes) -> Command:
             if not isinstance(event_id, str) or not events.is_valid_event_id(event_id):
                 return InvalidCommand("ack needs the id of an event")
             return Ack(event_id)
+        case "token":
+            token = message.get("token")
+            if not isinstance(token, str) or not token.isascii():
+                return InvalidCommand("token needs a token")
+            return Token(token)
         case _:
-            return InvalidCommand("unknown type: expected ping, subscribe, unsubscribe or ack")
+            return InvalidCommand("unknown type: expected ping, subscribe, unsubscribe, ack or token")

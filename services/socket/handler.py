@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator
 
 from services.common.aio.token_bucket import TokenBucket
 from services.common.asgi import Message, Receive, Scope, Send
+from services.common.auth.credentials import SUBPROTOCOL
 from services.common.errors import BadRequest, GridcastError, InternalServerError, ServiceUnavailable
 from services.common.telemetry import metrics
 from services.common.telemetry.refusals import log_refusal
 from services.common.telemetry.request_id import request_id_var
 from services.common.web.middleware import client_behind_gateway
 from services.common.web.problems import send_problem
-from services.socket import asgi_connection, commands, handshake
+from services.socket import asgi_connection, commands
 from services.socket.accept import AcceptedClient, Acceptor
 from services.socket.broker import RedisBroker
 from services.socket.connection import EXTENSION, SocketConnection, encode_text_frame
@@ -24,6 +25,7 @@ from services.socket.disconnect import (
     NO_STATUS,
     SERVICE_RESTART,
     SLOW_CONSUMER,
+    TOKEN_OF_ANOTHER_SUBJECT,
     TOO_MANY_MESSAGES,
 )
 from services.socket.history import HistoryPage
@@ -31,6 +33,7 @@ from services.socket.hub import Hub, SocketClient
 from services.socket.presence import PresenceManager
 from services.socket.sessions import SessionStore
 from services.socket.settings import SocketSettings
+from services.socket.socket_auth import SocketAuth, allowed_topics, require_topics, topics_of_subject
 
 PONG_FRAME = encode_text_frame(b'{"pong":true}')
 DRAIN_SPREAD_FRACTION = 0.8
@@ -52,7 +55,9 @@ class WebSocketHandler:
         broker: RedisBroker,
         presence: PresenceManager,
         acceptor: Acceptor,
+        auth: SocketAuth,
     ) -> None:
+        self._auth = auth
         self._settings = settings
         self._hub = hub
         self._sessions = sessions
@@ -81,8 +86,8 @@ class WebSocketHandler:
         accepted_at = time.monotonic()
         close_code = ABNORMAL_CLOSURE.code
         try:
-            offered = handshake.SUBPROTOCOL in scope["subprotocols"]
-            connection.accept(handshake.SUBPROTOCOL if offered else None, _welcome_frame(accepted))
+            offered = SUBPROTOCOL in scope["subprotocols"]
+            connection.accept(SUBPROTOCOL if offered else None, _welcome_frame(accepted))
             accepted.client.welcomed |= not connection.closing
             await self._replay_missed(accepted, connection)
             close_code = await self._receive_loop(accepted.client, connection, receive)
@@ -191,14 +196,14 @@ class WebSocketHandler:
                 since = await self._subscribe(client, topic)
                 connection.write(_json_frame({"type": "subscribed", "topic": topic, "since": since}))
             case commands.Unsubscribe(topic):
-                self._hub.unsubscribe(client, topic)
-                await self._sessions.set_topic(client.sid, client.secret_hash, topic, subscribed=False)
-                connection.write(_json_frame({"type": "unsubscribed", "topic": topic}))
+                await self._unsubscribe(client, connection, topic)
             case commands.Ack(event_id):
                 channel = client.pending_acks.get(event_id)
                 if channel is not None:
                     await self._sessions.publish_ack(channel, client.sid, event_id)
                     client.pending_acks.pop(event_id, None)
+            case commands.Token(token):
+                await self._renew_token(client, connection, token)
             case commands.InvalidCommand(detail):
                 raise BadRequest(detail)
 
@@ -211,7 +216,8 @@ class WebSocketHandler:
         since = client.topics.get(topic)
         if since is not None:
             return f"{self._broker.epoch}-{since}"
-        if len(client.topics) >= self._settings.max_topics_per_connection:
+        require_topics(client.identity, (topic,))
+        if len(client.topics) - len(topics_of_subject(client.identity)) >= self._settings.max_topics_per_connection:
             raise BadRequest(f"too many topics: at most {self._settings.max_topics_per_connection} per connection")
         self._hub.subscribe(client, topic, client.position)
         try:
@@ -224,6 +230,23 @@ class WebSocketHandler:
             raise
         client.topics[topic] = offset
         return f"{epoch}-{offset}"
+
+    async def _renew_token(self, client: SocketClient, connection: SocketConnection, token: str) -> None:
+        """Replace the identity of a connection by that of a newer token of the same subject, and leave topics it may not hear."""
+        identity = await self._auth.verify(token)
+        if client.identity is None or identity.subject != client.identity.subject:
+            client.disconnect(TOKEN_OF_ANOTHER_SUBJECT)
+            return
+        client.identity = identity
+        client.expiring_sent = False
+        for topic in client.topics.keys() - allowed_topics(identity, client.topics).keys():
+            await self._unsubscribe(client, connection, topic)
+        connection.write(_json_frame({"type": "token", "expires": int(identity.expires_at)}))
+
+    async def _unsubscribe(self, client: SocketClient, connection: SocketConnection, topic: str) -> None:
+        self._hub.unsubscribe(client, topic)
+        await self._sessions.set_topic(client.sid, client.secret_hash, topic, subscribed=False)
+        connection.write(_json_frame({"type": "unsubscribed", "topic": topic}))
 
     # Shutdown.
 

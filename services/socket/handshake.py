@@ -1,7 +1,7 @@
 """Parses the query of a WebSocket handshake, and checks its Origin (RFC 6455, section 4.2.1)."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gridcast._bus import events
@@ -13,7 +13,6 @@ from services.common.http.query import parse_query_pairs
 
 MAX_META_BYTES = 1024
 MAX_META_DEPTH = 32
-SUBPROTOCOL = "cloudevents.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +28,10 @@ class ConnectRequest:
     after_position: str
     topics: tuple[str, ...]
     meta: str
+
+    def with_topics(self, topics: tuple[str, ...]) -> "ConnectRequest":
+        """Return the same request with further topics."""
+        return replace(self, topics=tuple(dict.fromkeys((*self.topics, *topics)))) if topics else self
 
 
 def parse_connect_request(query: bytes, max_topics: int) -> ConnectRequest:

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Collection
 from typing import Protocol
 
+from services.common.auth.identity import Identity
+from services.common.auth.rights import Rights
 from services.socket.disconnect import Disconnect
 
 MAX_REPLAY_BUFFER_EVENTS = 256
@@ -33,18 +35,40 @@ class Sink(Protocol):
 
 
 class Publication:
-    """One event as it is sent to clients: its offset in the stream and its frame, encoded once for all of them."""
+    """One event as it is sent to clients: its offset in the stream and its frame, encoded once for all of them.
 
-    __slots__ = ("ack_channel", "conflation_key", "event_id", "frame", "offset")
+    `folder` is that of a file which the event describes: only who may read it receives the event. None for events that all may see.
+    """
+
+    __slots__ = ("_verdicts", "ack_channel", "conflation_key", "event_id", "folder", "frame", "offset")
 
     def __init__(
-        self, offset: int, frame: bytes, conflation_key: str = "", ack_channel: str = "", event_id: str = ""
+        self,
+        offset: int,
+        frame: bytes,
+        conflation_key: str = "",
+        ack_channel: str = "",
+        event_id: str = "",
+        folder: str | None = None,
     ) -> None:
         self.offset = offset
         self.frame = frame
         self.conflation_key = conflation_key
         self.ack_channel = ack_channel
         self.event_id = event_id
+        self.folder = folder
+        self._verdicts: dict[Rights, bool] | None = None
+
+    def is_visible_to(self, identity: Identity | None) -> bool:
+        """Return whether a client may see the event: decided once for each distinct set of rights, not for each client."""
+        if self.folder is None or identity is None:
+            return True
+        if self._verdicts is None:
+            self._verdicts = {}
+        rights = identity.rights
+        if (verdict := self._verdicts.get(rights)) is None:
+            verdict = self._verdicts[rights] = rights.may_folder("read", self.folder)
+        return verdict
 
 
 class SocketClient:
@@ -58,7 +82,8 @@ class SocketClient:
     AcquiredSession: a client is superseded only by a higher one.
 
     `welcomed`: the client can know its session. Until then a new session ends with its connection. `answered_ping`: it has read
-    something of this connection.
+    something of this connection. `identity` is None where authentication is off. `expiring_sent`: the client was warned that its
+    token ends.
     """
 
     __slots__ = (
@@ -67,6 +92,8 @@ class SocketClient:
         "claim",
         "confirmed_position",
         "connected_at",
+        "expiring_sent",
+        "identity",
         "meta",
         "pending_acks",
         "pinged_position",
@@ -81,12 +108,22 @@ class SocketClient:
         "welcomed",
     )
 
-    def __init__(self, sid: str, secret_hash: str, sink: Sink, meta: str = "", connected_at: int = 0) -> None:
+    def __init__(
+        self,
+        sid: str,
+        secret_hash: str,
+        sink: Sink,
+        meta: str = "",
+        connected_at: int = 0,
+        identity: Identity | None = None,
+    ) -> None:
         self.sid = sid
         self.secret_hash = secret_hash
         self.sink = sink
         self.meta = meta
         self.connected_at = connected_at
+        self.identity = identity
+        self.expiring_sent = False
         self.claim = 0
         self.welcomed = False
         self.answered_ping = False
@@ -122,9 +159,11 @@ class SocketClient:
         self.pinged_position = ""
 
     def deliver(self, publication: Publication) -> None:
-        """Send an event now, if it is newer than the last one."""
+        """Send an event now, if it is newer than the last one. One that the client may not see only moves its position."""
         if publication.offset > self.position:
             self.position = publication.offset
+            if not publication.is_visible_to(self.identity):
+                return
             if publication.ack_channel:
                 self._expect_ack(publication)
             self.sink.write(publication.frame, publication.conflation_key)
@@ -212,7 +251,7 @@ class Hub:
         """Send one event to every client of a target. Returns their number. No client waits for another."""
         recipients = self.recipients(kind, name)
         offset, frame = publication.offset, publication.frame
-        if publication.ack_channel or publication.conflation_key:
+        if publication.ack_channel or publication.conflation_key or publication.folder is not None:
             for client in recipients:
                 client.deliver_or_buffer(publication)
         else:

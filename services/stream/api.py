@@ -7,11 +7,13 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
+from services.common.auth.identity import identity_of
 from services.common.errors import BadRequest
 from services.common.http.query import parse_query
 from services.common.media import (
     MAX_FOLDER_BYTES,
     MAX_SEGMENT_BYTES,
+    FolderFilter,
     normalize_text,
     validate_folder,
     validate_media_name,
@@ -191,6 +193,7 @@ async def list_files(
         filename_contains=normalize_text(q),
         after=None if after is None else decode_file_token(after),
         limit=limit,
+        readable=_readable_folders(request) if folder is None else None,
     )
     page = await reader.list_files(wanted)
     return {
@@ -206,5 +209,13 @@ async def list_folders(
     """The folders that hold files, by name, page by page."""
     response.headers["cache-control"] = "no-store"
     reader: MediaReader = request.app.state.reader
-    found = await reader.list_folders(None if after is None else decode_folder_token(after), limit + 1)
+    found = await reader.list_folders(
+        None if after is None else decode_folder_token(after), limit + 1, _readable_folders(request)
+    )
     return {"folders": found[:limit], "next": encode_folder_token(found[limit - 1]) if len(found) > limit else None}
+
+
+def _readable_folders(request: Request) -> FolderFilter | None:
+    """Return the folders that the caller may read, None for all."""
+    identity = identity_of(request.scope)
+    return None if identity is None else identity.rights.folders("read")

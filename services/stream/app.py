@@ -1,6 +1,7 @@
 """Composition root of the stream service: settings in, ASGI application out. Clients are opened in the lifespan."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -10,6 +11,8 @@ from starlette.routing import Route
 from gridcast._bus.keys import INVALIDATION_CHANNEL
 from services.common.aio.cancellation import cancel_and_wait
 from services.common.asgi import Receive, Scope, Send
+from services.common.auth.factory import create_auth, create_authorization
+from services.common.auth.revocation_poller import RevocationPoller
 from services.common.bus.redis import RedisClient
 from services.common.bus.subscription import Subscription
 from services.common.http.encoding import PreparedResponse
@@ -21,7 +24,9 @@ from services.common.telemetry import metrics
 from services.common.telemetry.request_telemetry import RequestTelemetry
 from services.common.web.app_factory import create_fastapi_app
 from services.common.web.browser_protection import BrowserProtection
+from services.common.web.health import ReadinessCheck
 from services.common.web.middleware import RequestMiddleware
+from services.common.web.route_list import list_routes
 from services.stream import api
 from services.stream.block_cache import BlockCache
 from services.stream.download import FileDownload
@@ -35,6 +40,7 @@ from services.stream.settings import StreamSettings
 def create_app(settings: StreamSettings | None = None, telemetry: RequestTelemetry | None = None) -> RequestMiddleware:
     """Return the service as an ASGI application."""
     settings = settings or StreamSettings()
+    auth = create_auth(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -58,9 +64,20 @@ def create_app(settings: StreamSettings | None = None, telemetry: RequestTelemet
         stream.download = FileDownload(metadata_cache, cache, send_timeout)
         monitor = asyncio.create_task(send_timeout.run())
         invalidations.start()  # without Redis no metadata is cached, and downloads go on
+        poller = None
+        if auth is not None:
+            auth.start()
+            poller = RevocationPoller(
+                auth.revocations, lambda: store.revocations.list_current(time.time()), auth.active_requests.cut_revoked
+            )
+            poller.start()
         try:
             yield
         finally:
+            if poller is not None:
+                await poller.aclose()
+            if auth is not None:
+                await auth.aclose()
             await cancel_and_wait(monitor)
             await invalidations.aclose()
             await redis.aclose()
@@ -70,21 +87,24 @@ def create_app(settings: StreamSettings | None = None, telemetry: RequestTelemet
     async def check() -> None:
         await app.state.reader.check_health()
 
-    app = create_fastapi_app(
-        "stream", "Serves files and ranges of them.", lifespan, {settings.store_dependency: check}, add_download_paths
-    )
+    checks: dict[str, ReadinessCheck] = {settings.store_dependency: check}
+    if auth is not None:
+        checks |= auth.readiness_checks()
+    app = create_fastapi_app("stream", "Serves files and ranges of them.", lifespan, checks, add_download_paths)
     app.include_router(api.router)
     stream = _DownloadRoute()
     # The middleware calls the handler directly; what reaches this route has another method: 405.
     for path in ("/file/stream", "/files/{path:path}"):
         app.router.routes.append(Route(path, stream, methods=["GET"], include_in_schema=False))
     both = [(method, path) for method in ("GET", "HEAD") for path in ("/file/stream", PATH_TEMPLATE)]
+    authorization = create_authorization(auth, [*list_routes(app), *both])
     return RequestMiddleware(
         app,
         dict.fromkeys(both, stream),
         fast_path_handlers=dict.fromkeys(both, stream.fast_path),
         telemetry=telemetry,
         check_request=BrowserProtection(HostPolicy(settings.allowed_hosts), OriginPolicy("")),
+        authorization=authorization,
     )
 
 

@@ -3,10 +3,10 @@
 from pydantic import Field, field_validator
 
 from services.common.bus.redis import validate_redis_url
-from services.common.settings import RedisSettings, StoreSettings
+from services.common.settings import AuthSettings, RedisSettings, StoreSettings
 
 
-class StreamSettings(StoreSettings, RedisSettings):
+class StreamSettings(StoreSettings, RedisSettings, AuthSettings):
     """Settings that the stream service adds."""
 
     port: int = Field(8002, ge=1, le=65535, description="port to listen on")

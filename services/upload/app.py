@@ -4,10 +4,12 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 
 from services.common.aio.cancellation import cancel_and_wait
+from services.common.auth.factory import create_auth, create_authorization
 from services.common.bus.publisher import EventPublisher
 from services.common.errors import GridcastError, ServiceUnavailable
 from services.common.http.hosts import HostPolicy
@@ -18,13 +20,17 @@ from services.common.store.upload_store import SchemaOwner
 from services.common.telemetry.request_telemetry import RequestTelemetry
 from services.common.web.app_factory import create_fastapi_app
 from services.common.web.browser_protection import BrowserProtection
+from services.common.web.health import ReadinessCheck
 from services.common.web.middleware import RequestMiddleware
-from services.upload.endpoints import delete, form, put, tus
+from services.common.web.route_list import list_routes
+from services.upload.endpoints import delete, form, put, revocations, tus
 from services.upload.endpoints.dependencies import UploadContext
+from services.upload.endpoints.tus_folder import folder_of_new_upload
 from services.upload.limits import DiskSpaceMonitor, UploadLimiter
 from services.upload.outbox import OutboxPublisher
 from services.upload.policy import UploadPolicy
 from services.upload.progress import ProgressReporter
+from services.upload.revoking import create_revocation_poller, revoke
 from services.upload.settings import UploadSettings
 from services.upload.tus.resumable_uploads import ResumableUploads
 from services.upload.writer.cleanup import CleanupRunner
@@ -48,6 +54,7 @@ def create_app(
     """The service as an ASGI application. A caller that passes the limiter can drain it at shutdown."""
     settings = settings or UploadSettings()
     limiter = limiter or create_limiter(settings)
+    auth = create_auth(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -59,6 +66,7 @@ def create_app(
             outbox = OutboxPublisher(store.uploads, publisher)
             progress_reporter = ProgressReporter(publisher)
             cleanup = CleanupRunner()
+            poller = None if auth is None else create_revocation_poller(auth, store.revocations, publisher.redis)
             app.state.upload_context = UploadContext(
                 settings=settings,
                 store=store.uploads,
@@ -68,6 +76,8 @@ def create_app(
                 outbox=outbox,
                 start_progress=progress_reporter.start,
                 cleanup=cleanup,
+                sids=None if auth is None else auth.sids,
+                revoke=partial(revoke, store.revocations, poller),
                 resumable_uploads=ResumableUploads(
                     store.uploads,
                     policy,
@@ -84,9 +94,15 @@ def create_app(
             if settings.gc_interval:
                 gc_loop = GarbageCollectionLoop(store.garbage, outbox.publish)
                 tasks.append(asyncio.create_task(gc_loop.run(settings.gc_interval)))
+            if auth is not None and poller is not None:
+                auth.start()
+                poller.start()
             try:
                 yield
             finally:
+                if auth is not None and poller is not None:
+                    await poller.aclose()
+                    await auth.aclose()
                 await cancel_and_wait(*tasks)
                 await progress_reporter.aclose()
                 await outbox.aclose()
@@ -100,16 +116,15 @@ def create_app(
             raise ServiceUnavailable(error)
         await app.state.store.check_health()
 
-    app = create_fastapi_app(
-        "upload",
-        "Writes files into the store.",
-        lifespan,
-        {settings.store_dependency: check_store, "process": check_accepting},
-    )
-    for endpoint in (form, put, delete, tus):
+    checks: dict[str, ReadinessCheck] = {settings.store_dependency: check_store, "process": check_accepting}
+    if auth is not None:
+        checks |= auth.readiness_checks()
+    app = create_fastapi_app("upload", "Writes files into the store.", lifespan, checks)
+    for endpoint in (form, put, delete, tus, revocations):
         app.include_router(endpoint.router)
     protection = BrowserProtection(HostPolicy(settings.allowed_hosts), OriginPolicy(""))
-    return RequestMiddleware(app, check_request=protection, telemetry=telemetry)
+    authorization = create_authorization(auth, list_routes(app), folder_of_new_upload)
+    return RequestMiddleware(app, check_request=protection, telemetry=telemetry, authorization=authorization)
 
 
 async def _ensure_schema(app: FastAPI, store: SchemaOwner) -> None:

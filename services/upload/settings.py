@@ -3,11 +3,11 @@
 from pydantic import Field, field_validator
 
 from services.common.bus.redis import validate_redis_url
-from services.common.settings import RedisSettings, StoreSettings
+from services.common.settings import AuthSettings, RedisSettings, StoreSettings
 from services.common.store.timings import StoreTimings
 
 
-class UploadSettings(StoreSettings, RedisSettings):
+class UploadSettings(StoreSettings, RedisSettings, AuthSettings):
     """The settings that the upload service adds."""
 
     port: int = Field(8001, ge=1, le=65535, description="port to listen on")

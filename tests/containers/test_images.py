@@ -49,9 +49,9 @@ def test_image_has_no_pip_no_compiler_and_no_foreign_drivers(images: dict[str, s
     done = run_image(images[service], "python", "-c", INSPECT_SCRIPT)
     assert done.returncode == 0, done.stderr
     drivers = {
-        "upload": ["motor", "pymongo", "sqlalchemy", "redis"],
-        "stream": ["motor", "pymongo", "sqlalchemy", "redis"],
-        "socket": ["redis"],
+        "upload": ["motor", "pymongo", "sqlalchemy", "redis", "httpx"],
+        "stream": ["motor", "pymongo", "sqlalchemy", "redis", "httpx"],
+        "socket": ["redis", "httpx"],
         "gateway": [],
     }
     assert json.loads(done.stdout) == {

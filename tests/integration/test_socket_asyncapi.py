@@ -102,6 +102,8 @@ async def test_every_server_frame_is_in_the_document(single_replica: SocketRepli
         ({"type": "subscribe", "topic": "a/b:c"}, "Subscribe"),
         ({"type": "unsubscribe", "topic": "a"}, "Unsubscribe"),
         ({"type": "ack", "id": "1"}, "Ack"),
+        ({"type": "token", "token": "a.b.c"}, "Token"),
+        ({"type": "token"}, None),
         ({"type": "subscribe", "topic": "a b"}, None),
         ({"type": "subscribe", "topic": "x" * 201}, None),
         ({"type": "subscribe"}, None),

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from services.socket.accept import new_sid
+from services.socket.socket_auth import new_sid
 from tests.support.databases import ServerProcess
 from tests.support.processes import ServiceProcess
 from tests.support.redis_commands import send_redis_commands

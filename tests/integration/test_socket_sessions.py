@@ -15,7 +15,7 @@ from gridcast._bus.lua_script import LuaScript
 from services.common.bus.publisher import EventPublisher
 from services.common.bus.redis import RedisClient
 from services.common.errors import BadRequest, ServiceUnavailable
-from services.socket.accept import AcceptedClient, Acceptor, new_sid
+from services.socket.accept import AcceptedClient, Acceptor
 from services.socket.broker import RedisBroker
 from services.socket.handler import WebSocketHandler
 from services.socket.handshake import ConnectRequest
@@ -25,6 +25,7 @@ from services.socket.presence import PresenceManager, _session_record
 from services.socket.scripts import ACQUIRE_SESSIONS, READ_HISTORY
 from services.socket.sessions import RESUME_WINDOW_SECONDS, SessionStore, hash_secret
 from services.socket.settings import SocketSettings
+from services.socket.socket_auth import SocketAuth, new_sid
 from tests.support.recording_sink import RecordingSink
 from tests.support.waiting import eventually_async
 
@@ -254,8 +255,8 @@ class StalledSink(RecordingSink):
 def make_handler_and_acceptor(replica: InProcessReplica) -> tuple[WebSocketHandler, Acceptor]:
     delivery, history = replica.delivery, replica.delivery._history
     parts = (SocketSettings(), replica.hub, replica.directory)
-    entrance = Acceptor(*parts, history, delivery, replica.attendance, 20_000)
-    return WebSocketHandler(*parts, delivery, replica.attendance, entrance), entrance
+    entrance = Acceptor(*parts, history, delivery, replica.attendance, 20_000, SocketAuth(None))
+    return WebSocketHandler(*parts, delivery, replica.attendance, entrance, SocketAuth(None)), entrance
 
 
 async def test_no_position_is_sent_for_an_unknown_epoch(replica: InProcessReplica) -> None:
@@ -481,7 +482,7 @@ async def test_push_between_two_resume_calls_is_not_lost(
         client = StalledSink()
         client.release.set()
         entry = await entrance._resume_session(
-            ConnectRequest(sid, "secret", f"{claim.epoch}-{claim.offset}", (), ""), client
+            ConnectRequest(sid, "secret", f"{claim.epoch}-{claim.offset}", (), ""), client, None
         )
         assert entry is not None
         assert entry.recovered
@@ -607,9 +608,9 @@ async def test_acquire_with_a_lost_reply_leaves_no_session_online(
 
     run_after_first_call(monkeypatch, replica.push.redis, ACQUIRE_SESSIONS, lost)
     with pytest.raises(ServiceUnavailable):
-        await entrance._resume_session(wish, RecordingSink())
+        await entrance._resume_session(wish, RecordingSink(), None)
     await eventually_async(lambda: is_offline(replica, sid), 2)
-    entry = await entrance._resume_session(wish, RecordingSink())
+    entry = await entrance._resume_session(wish, RecordingSink(), None)
     assert entry is not None
     assert entry.recovered
     assert entry.first_page is not None

@@ -242,7 +242,7 @@ def test_openapi_document_is_valid_and_complete(listing_services: MediaServices)
     document = httpx.get(f"{listing_services.stream.url}/openapi.json").json()
     validate(document)
     assert set(document["paths"]["/file/stream"]) == {"get", "head"}
-    assert {"200", "206", "304", "400", "404", "412", "414", "416", "421", "431", "503"} == set(
+    assert {"200", "206", "304", "400", "401", "403", "404", "412", "414", "416", "421", "431", "503"} == set(
         document["paths"]["/file/stream"]["get"]["responses"]
     )
     for path in ("/file", "/file/info", "/file/folders"):

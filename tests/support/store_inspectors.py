@@ -57,7 +57,7 @@ class StoreInspector(Protocol):
         """Whether nothing is left to delete: no orphans, unfinished uploads or tombstones."""
 
     def clear(self) -> None:
-        """Delete every file."""
+        """Delete every file, and what was revoked."""
 
     def delete_blocks(self, file: Any, first: int = 0) -> None:
         """Delete the bytes of a file from block `first` on."""
@@ -103,6 +103,9 @@ class StoreInspector(Protocol):
 
     def make_tombstones_due(self, filename: str) -> None:
         """Let all tombstones of a file be due now."""
+
+    def list_revoked(self) -> list[str]:
+        """The tokens and subjects of all revocations that are stored, also of those that have ended."""
 
 
 class MongoInspector:
@@ -161,7 +164,7 @@ class MongoInspector:
         return _has_no_garbage(self)
 
     def clear(self) -> None:
-        for name in ("media", "fs.chunks", "fs.files"):
+        for name in ("media", "fs.chunks", "fs.files", "revoked"):
             self.db[name].delete_many({})
 
     def delete_blocks(self, file: Any, first: int = 0) -> None:
@@ -220,6 +223,9 @@ class MongoInspector:
         due = {"doomed.due": {"$subtract": ["$$NOW", 1]}, "attention": "$$NOW"}
         self.db["media"].update_one({"filename": filename}, [{"$set": due}])
 
+    def list_revoked(self) -> list[str]:
+        return sorted(found["value"] for found in self.db["revoked"].find())
+
 
 PART_TABLES = {"uploads": "id", "finished_uploads": "id", "tombstones": "file_id", "outbox": "revision"}
 """The tables of what belongs to a name, and their orders."""
@@ -242,6 +248,9 @@ class FilesInspector:
         pytest.skip("reads or changes the documents of MongoDB")
 
     client = db
+
+    def list_revoked(self) -> list[str]:
+        return sorted(bytes(row["value"]).decode() for row in self.query("SELECT value FROM revocations"))
 
     def path_of(self, file: Any) -> Path:
         """The path of a file."""
@@ -305,7 +314,7 @@ class FilesInspector:
         return _has_no_garbage(self)
 
     def clear(self) -> None:
-        for table in ("uploads", "finished_uploads", "tombstones", "outbox", "media"):
+        for table in ("uploads", "finished_uploads", "tombstones", "outbox", "media", "revocations"):
             with contextlib.suppress(sqlite3.OperationalError):  # before the first service has started
                 self.query(f"DELETE FROM {table}")
         for path in self.list_files():

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlencode
@@ -16,6 +16,7 @@ import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.typing import Subprotocol
 
 from deploy.local import databases
 from tests.support.databases import ServerProcess, run_server
@@ -42,11 +43,29 @@ class WebSocketClient:
         self.last_sequence = ""
 
     @classmethod
-    async def connect(cls, service: "HasPort", path: str = "/ws", **query: str) -> "WebSocketClient":
+    async def connect(
+        cls,
+        service: "HasPort",
+        path: str = "/ws",
+        *,
+        headers: Mapping[str, str] | None = None,
+        subprotocols: Sequence[str] | None = None,
+        **query: str,
+    ) -> "WebSocketClient":
         """Connect and receive the first frame. Raises InvalidStatus where the handshake is rejected."""
         target = f"{path}?{urlencode(query)}" if query else path
         address = f"ws://127.0.0.1:{service.port}{target}"
-        client = cls(await connect(address, proxy=None, compression=None, ping_interval=None, close_timeout=2))
+        client = cls(
+            await connect(
+                address,
+                proxy=None,
+                compression=None,
+                ping_interval=None,
+                close_timeout=2,
+                additional_headers=headers,
+                subprotocols=None if subprotocols is None else [Subprotocol(name) for name in subprotocols],
+            )
+        )
         try:
             client.first_frame = await client.receive_frame()
         except BaseException:
@@ -61,13 +80,20 @@ class WebSocketClient:
     sid: str
     resume_secret: str
 
-    async def reconnect(self, service: "HasPort", *, with_position: bool = True, **query: str) -> "WebSocketClient":
+    async def reconnect(
+        self,
+        service: "HasPort",
+        *,
+        with_position: bool = True,
+        headers: Mapping[str, str] | None = None,
+        **query: str,
+    ) -> "WebSocketClient":
         """Resume on a new connection; repeat while the replica rejects it with 503 because Redis is unavailable."""
         query = {**query, "resume": self.resume_secret, **({"after": self.last_sequence} if with_position else {})}
         async with asyncio.timeout(TIMEOUT):
             while True:
                 try:
-                    return await WebSocketClient.connect(service, **query)
+                    return await WebSocketClient.connect(service, headers=headers, **query)
                 except InvalidStatus as error:
                     if error.response.status_code != 503:
                         raise

@@ -129,6 +129,9 @@ def tracked_files() -> list[Path]:
         ("clients/python/src/gridcast/_operations.py", "import click"),
         ("clients/python/src/gridcast/cli/output.py", "import rich"),
         ("gateway/app.py", "import gridcast.publish"),
+        ("services/common/auth/authenticator.py", "import jwt"),
+        ("services/common/auth/route_rules.py", "import services.common.settings"),
+        ("services/stream/app.py", "import services.common.auth.jwks_cache"),
     ],
 )
 def test_a_broken_import_contract_fails_the_lint(tmp_path: Path, where: str, line: str) -> None:

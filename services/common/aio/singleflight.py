@@ -14,6 +14,11 @@ class SingleFlight(Generic[T]):
         self._function = function
         self._task: asyncio.Task[T] | None = None
 
+    @property
+    def running(self) -> bool:
+        """Whether an execution is in progress, which the next caller would share."""
+        return self._task is not None
+
     async def __call__(self) -> T:
         """Return the result of the function, or raise its exception."""
         if self._task is None:

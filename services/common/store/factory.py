@@ -8,6 +8,7 @@ from services.common.store.errors import InvalidStoreSettings
 from services.common.store.file_importer import FileImporter
 from services.common.store.garbage_collector import GarbageCollector
 from services.common.store.media_reader import MediaReader
+from services.common.store.revocation_store import RevocationStore
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import UploadStore
 
@@ -20,6 +21,7 @@ class MediaStore:
     reader: MediaReader
     garbage: GarbageCollector
     importer: FileImporter
+    revocations: RevocationStore
     aclose: Callable[[], Awaitable[None]]
 
 
@@ -39,6 +41,7 @@ def _open_gridfs(settings: StoreSettings, timings: StoreTimings | None) -> Media
     from services.common.store.gridfs.garbage_collector import GridFSGarbageCollector  # noqa: PLC0415
     from services.common.store.gridfs.media_reader import GridFSMediaReader  # noqa: PLC0415
     from services.common.store.gridfs.mongo import ConfigurationError, open_mongo_database  # noqa: PLC0415
+    from services.common.store.gridfs.revocation_store import GridFSRevocationStore  # noqa: PLC0415
     from services.common.store.gridfs.upload_store import GridFSUploadStore  # noqa: PLC0415
 
     uri = settings.mongodb_uri.get_secret_value()
@@ -51,6 +54,7 @@ def _open_gridfs(settings: StoreSettings, timings: StoreTimings | None) -> Media
         reader=GridFSMediaReader(mongo),
         garbage=GridFSGarbageCollector(mongo, timings),
         importer=GridFSFileImporter(mongo, timings),
+        revocations=GridFSRevocationStore(mongo),
         aclose=mongo.aclose,
     )
 
@@ -60,6 +64,7 @@ def _open_files(settings: StoreSettings, timings: StoreTimings | None) -> MediaS
     from services.common.store.files.files_database import open_files_database  # noqa: PLC0415
     from services.common.store.files.garbage_collector import FilesGarbageCollector  # noqa: PLC0415
     from services.common.store.files.media_reader import FilesMediaReader  # noqa: PLC0415
+    from services.common.store.files.revocation_store import FilesRevocationStore  # noqa: PLC0415
     from services.common.store.files.upload_store import FilesUploadStore  # noqa: PLC0415
 
     files = open_files_database(settings.database_url.get_secret_value(), settings.files_dir)
@@ -68,5 +73,6 @@ def _open_files(settings: StoreSettings, timings: StoreTimings | None) -> MediaS
         reader=FilesMediaReader(files),
         garbage=FilesGarbageCollector(files, timings),
         importer=FilesFileImporter(files, timings),
+        revocations=FilesRevocationStore(files),
         aclose=files.aclose,
     )

@@ -23,6 +23,8 @@ ORPHAN_SCAN_FILES = 1000
 """Files examined by one call of `delete_orphans`."""
 MIN_ORPHAN_AGE = timedelta(hours=24)
 """Far longer than any write takes."""
+MAX_REVOCATIONS = 100_000
+"""Revocations read at once, at most: 10 MB. Beyond that the secret should be replaced."""
 REVISION_BUCKETS = 1 << 16
 """Revision floors that are kept: at most some 5 MiB."""
 DUE_PAGE_SIZE = 100

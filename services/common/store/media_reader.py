@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from services.common.media import MediaInfo, MediaName
+from services.common.media import FolderFilter, MediaInfo, MediaName
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +26,16 @@ class PageKey:
 class ListQuery:
     """Filters and bounds of a list.
 
-    `folder` is one folder, or None for all. `filename_contains` is compared without regard to case. The page begins after `after`.
+    `folder` is one folder, or None for all. `readable` are the folders that the list may show, None for all: they are part of the
+    query, so that a page is full and `next_key` names no file that the caller may not see. `filename_contains` is compared without
+    regard to case. The page begins after `after`.
     """
 
     folder: str | None = None
     filename_contains: str = ""
     after: PageKey | None = None
     limit: int = 50
+    readable: FolderFilter | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +79,11 @@ class MediaLister(Protocol):
         store has made.
         """
 
-    async def list_folders(self, after: str | None, limit: int) -> list[str]:
-        """Return folders that hold a file, ordered by their UTF-8 bytes, beginning after `after`. The empty folder is the first."""
+    async def list_folders(self, after: str | None, limit: int, readable: FolderFilter | None = None) -> list[str]:
+        """Return folders that hold a file, ordered by their UTF-8 bytes, beginning after `after`. The empty folder is the first.
+
+        Of `readable` alone, where it is given.
+        """
 
 
 class MediaReader(MediaFinder, BlockReader, MediaLister, Protocol):

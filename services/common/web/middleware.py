@@ -8,6 +8,8 @@ from http import HTTPStatus
 from typing import TypeVar
 
 from services.common.asgi import CLIENT_CLOSED_REQUEST, ASGIApp, ClientDisconnected, Message, Receive, Scope, Send
+from services.common.auth.authorization import Authorization
+from services.common.auth.identity import identity_of
 from services.common.errors import GridcastError, InternalServerError, ServiceUnavailable
 from services.common.http.encoding import PreparedResponse
 from services.common.http.headers import Header, forwarded_client, incoming_request_id
@@ -53,6 +55,7 @@ class RequestMiddleware:
         fast_path_handlers: functions by (method, path) that answer without a task where everything is in memory.
         check_request: raises the GridcastError with which a request is refused before anything else is done with it.
         response_headers: returns fields that are added to the response of a request, a problem included.
+        authorization: refuses requests that lack a right, before any way in; None where authentication is off.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class RequestMiddleware:
         check_request: Callable[[Scope], None] = lambda _scope: None,
         response_headers: Callable[[Scope], list[Header]] = lambda _scope: SAME_ORIGIN_ONLY,
         client_address: Callable[[Scope], str] = client_behind_gateway,
+        authorization: Authorization | None = None,
     ) -> None:
         self.app = app
         self.bypass_routes = dict(bypass_routes or {})
@@ -74,6 +78,7 @@ class RequestMiddleware:
         self._check_request = check_request
         self._response_headers = response_headers
         self._client_address = client_address
+        self._authorization = authorization
 
     def fast_path(self, scope: Scope) -> PreparedResponse | None:
         """Return a response for which nothing has to be waited for; None sends the request through `__call__`.
@@ -86,6 +91,8 @@ class RequestMiddleware:
         began = time.perf_counter()
         try:
             self._check_request(scope)
+            if self._authorization is not None:
+                self._authorization.authorize_now(scope)
             response = handler(scope)
         except Exception:  # noqa: BLE001  # see above
             return None
@@ -129,7 +136,9 @@ class RequestMiddleware:
         self._telemetry.in_flight += 1
         try:
             self._check_request(scope)
-            await (bypass or self.app)(scope, counting_receive, response.send)
+            await (bypass or self.app if self._authorization is None else self._authorized(bypass or self.app))(
+                scope, counting_receive, response.send
+            )
         except ClientDisconnected:
             response.status = response.status or CLIENT_CLOSED_REQUEST
         except (GridcastError, asyncio.CancelledError) as error:
@@ -149,6 +158,20 @@ class RequestMiddleware:
                 self._add_refusal_fields(scope, response)
             self._record(scope, request_id, response.status, response.sent, received, time.perf_counter() - began)
             request_id_var.reset(token)
+
+    def _authorized(self, app: ASGIApp) -> ASGIApp:
+        """Return an application that authorises a request and then calls `app`. Open instances do not pay for it."""
+        authorization = self._authorization
+
+        async def authorize_and_call(scope: Scope, receive: Receive, send: Send) -> None:
+            if authorization is None:
+                await app(scope, receive, send)
+                return
+            await authorization.authorize(scope)
+            with authorization.active_requests.track(identity_of(scope)):
+                await app(scope, receive, send)
+
+        return authorize_and_call
 
     def _add_refusal_fields(self, scope: Scope, response: "_ResponseSender") -> None:
         """Add what the access log has of a refusal only: the client's address and the reason."""

@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field
 
+from services.common.auth.route_rules import Rule, find_rule
 from services.common.http.origins import SAFE_METHODS
 from services.common.http.problem import PROBLEM_MEDIA_TYPE
 
@@ -29,6 +30,27 @@ def openapi_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": "problem details", "content": {PROBLEM_MEDIA_TYPE: schema}} for status in statuses}
 
 
+_BEARER_SCHEME = {
+    "type": "http",
+    "scheme": "bearer",
+    "bearerFormat": "JWT",
+    "description": "needed where authentication is on; the description of an operation names the right",
+}
+
+
+def _add_security(operation: dict[str, Any], rule: Rule | None) -> None:
+    """Add the credential and its errors to an operation that needs a right, and the right to its description.
+
+    The empty requirement stands for instances without authentication and for rights of anonymous callers.
+    """
+    if rule is None or rule.verb is None:
+        return
+    operation["security"] = [{"bearer": []}, {}]
+    operation["description"] = f"{operation.get('description', '')}\n\nRight: `{rule.verb}`.".strip()
+    for status, answer in openapi_problems(401, 403).items():
+        operation["responses"].setdefault(str(status), answer)
+
+
 def build_openapi(app: FastAPI, title: str, extend_paths: Callable[[dict[str, Any]], None] | None) -> dict[str, Any]:
     """Return FastAPI's document with this title, without 422, which this API never sends, and with the schema of a problem."""
     if app.openapi_schema is None:
@@ -39,8 +61,10 @@ def build_openapi(app: FastAPI, title: str, extend_paths: Callable[[dict[str, An
         schemas["Problem"] = ProblemDetails.model_json_schema()
         if extend_paths is not None:
             extend_paths(document["paths"])
-        for item in document["paths"].values():
+        document["components"]["securitySchemes"] = {"bearer": _BEARER_SCHEME}
+        for path, item in document["paths"].items():
             for method, operation in item.items():
+                _add_security(operation, find_rule(method.upper(), path))
                 responses = operation["responses"]
                 responses.pop("422", None)
                 # 403: the page that sent a request which changes state is of another origin.

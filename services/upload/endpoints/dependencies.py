@@ -1,12 +1,16 @@
 """What all upload endpoints share: the context that the lifespan has opened, and the request's body."""
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
 from fastapi import Request
 
+from services.common.auth.authorization import missing_right
+from services.common.auth.identity import Identity
+from services.common.auth.revocations import Revocation
+from services.common.auth.sids import SidSigner
 from services.common.errors import BadRequest, GridcastError
 from services.common.http.clients import client_key
 from services.common.http.content_coding import require_identity_coding
@@ -18,7 +22,7 @@ from services.upload.endpoints.request import parse_content_length
 from services.upload.limits import DiskSpaceMonitor, UploadLimiter
 from services.upload.outbox import OutboxPublisher
 from services.upload.policy import UploadPolicy
-from services.upload.progress import StartProgress
+from services.upload.progress import Progress, StartProgress
 from services.upload.settings import UploadSettings
 from services.upload.tus.resumable_uploads import ResumableUploads
 from services.upload.writer.cleanup import CleanupRunner
@@ -38,6 +42,24 @@ class UploadContext:
     start_progress: StartProgress
     cleanup: CleanupRunner
     resumable_uploads: ResumableUploads
+    sids: SidSigner | None
+    revoke: Callable[[Revocation], Awaitable[None]]
+
+    def check_sid(self, identity: Identity | None, sid: str | None) -> None:
+        """Raise InsufficientScope where the progress of an upload would be pushed to the socket of another subject."""
+        if not sid or identity is None or self.sids is None or identity.rights.may_everywhere("push"):
+            return
+        if not self.sids.is_owner(identity.subject, sid):
+            raise missing_right(identity, "push")
+
+    def start_progress_for(self, identity: Identity | None) -> StartProgress:
+        """Return a `StartProgress` that checks the sid."""
+
+        def start(sid: str | None, filename: str, total: int | None, upload_id: str = "") -> Progress:
+            self.check_sid(identity, sid)
+            return self.start_progress(sid, filename, total, upload_id)
+
+        return start
 
     def check_size(self, length: int | None) -> None:
         """Check the size of a file and reserve the space for it. Raises ContentTooLarge and InsufficientStorage."""

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 
+from services.common.auth.identity import identity_of
 from services.common.errors import BadRequest, ContentTooLarge
 from services.common.media import NO_METADATA, MediaName, validate_folder, validate_media_name, validate_segment
 from services.common.store.upload_store import OutboxEvent
@@ -92,7 +93,8 @@ async def upload_form(
         context.check_size(None if length is None else max(0, length - MAX_FORM_OVERHEAD_BYTES))
         query_fields = {"folder": None if folder is None else validate_folder(folder), "sid": sid}
         fields = {name: value for name, value in query_fields.items() if value is not None}
-        form = FormUpload(fields, context.start_progress, context.policy.check_media_type)
+        start_progress = context.start_progress_for(identity_of(request.scope))
+        form = FormUpload(fields, start_progress, context.policy.check_media_type)
         event = await receive_form(body, parser, form, context.create_writer(body), context.cleanup)
     await context.outbox.publish(event)
     info = event.info

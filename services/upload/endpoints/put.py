@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
+from services.common.auth.identity import identity_of
 from services.common.errors import AlreadyExists, BadRequest, PreconditionFailed
 from services.common.media import MediaInfo, MediaName, validate_media_name
 from services.common.store.upload_store import NewUpload, OutboxEvent, Preconditions
@@ -98,7 +99,7 @@ async def _put(
             request_preconditions(request),
             digest_verifiers(request),
         )
-        progress = context.start_progress(sid, name.filename, length)
+        progress = context.start_progress_for(identity_of(request.scope))(sid, name.filename, length)
         try:
             event = await receive_put(body, put_request, context.create_writer(body), progress, context.cleanup)
         except AlreadyExists as error:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request, Response
 
+from services.common.auth.identity import Identity, identity_of
 from services.common.errors import (
     BadRequest,
     GridcastError,
@@ -25,6 +26,7 @@ from services.upload.endpoints.request import digest_verifiers, parse_content_le
 from services.upload.endpoints.response import validator_headers
 from services.upload.tus import headers as tus_headers
 from services.upload.tus.concatenation import Concatenator, ConcatTarget
+from services.upload.tus.ownership import owner_entry
 from services.upload.tus.patch import PatchRequest, PatchResult
 
 router = APIRouter(tags=["tus"])
@@ -122,12 +124,15 @@ async def tus_create(
         metadata = tus_headers.parse_metadata(upload_metadata or "")
         stored_metadata = {"metadata": upload_metadata or ""}
         stored_metadata |= {key: metadata[key] for key in ("filetype", "sid") if key in metadata}
+        identity = identity_of(request.scope)
+        stored_metadata |= owner_entry(identity)
+        context.check_sid(identity, metadata.get("sid"))
         if concat is not None:
             stored_metadata["concat"] = (upload_concat or "").strip()
         if concat is not None and concat.part_ids:
             if upload_length is not None or parse_content_length(request) or not await body.is_empty():
                 raise BadRequest("a final upload must have neither Upload-Length nor a body")
-            return await _create_final(context, concat, metadata, stored_metadata, body.client)
+            return await _create_final(context, concat, metadata, stored_metadata, body.client, identity)
         name = None
         if concat is None:
             name = validate_media_name(metadata.get("folder", ""), metadata.get("filename", ""))
@@ -152,12 +157,13 @@ async def _create_final(
     metadata: dict[str, str],
     stored_metadata: dict[str, str],
     client: str,
+    identity: Identity | None,
 ) -> Response:
     name = validate_media_name(metadata.get("folder", ""), metadata.get("filename", ""))
     content_type = context.policy.check_media_type(resolve_content_type(metadata.get("filetype", ""), name.filename))
     metadata_json = tus_headers.encode_metadata_of_file(metadata)
     ttl = context.settings.unfinished_upload_ttl
-    target = ConcatTarget(name, content_type, ttl, stored_metadata, metadata_json, client)
+    target = ConcatTarget(name, content_type, ttl, stored_metadata, metadata_json, client, identity)
     progress = context.start_progress(metadata.get("sid"), name.filename, None)
     concatenator = Concatenator(context.store, context.policy, context.disk_space, context.cleanup)
     upload_id, event = await concatenator.concatenate(concat.part_ids, target, progress)
@@ -175,7 +181,9 @@ async def _create_final(
 async def tus_head(request: Request, upload: str) -> Response:
     """Return the durable offset."""
     with _require_tus_version(request):
-        state = await upload_context(request).resumable_uploads.get_durable_info(upload)
+        uploads = upload_context(request).resumable_uploads
+        await uploads.require_visible(upload, identity_of(request.scope))
+        state = await uploads.get_durable_info(upload)
     headers = {"upload-offset": str(state.offset if isinstance(state, InProgressUpload) else state.length)}
     length = state.length
     headers |= {"upload-defer-length": "1"} if length is None else {"upload-length": str(length)}
@@ -217,6 +225,7 @@ async def tus_patch(
             parse_content_length(request),
             [*tus_headers.parse_checksum(upload_checksum), *digest_verifiers(request)],
         )
+        await context.resumable_uploads.require_visible(upload, identity_of(request.scope))
         result = await context.resumable_uploads.patch(upload, body, patch)
     return await _patch_response(context, result, 204, {})
 
@@ -231,7 +240,9 @@ async def tus_patch(
 async def tus_terminate(request: Request, upload: str) -> Response:
     """Delete an unfinished upload."""
     with _require_tus_version(request):
-        await upload_context(request).resumable_uploads.terminate(upload)
+        uploads = upload_context(request).resumable_uploads
+        await uploads.require_visible(upload, identity_of(request.scope))
+        await uploads.terminate(upload)
     return _tus_response(204, {})
 
 

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from services.common.auth.identity import Identity
 from services.common.errors import BadRequest, Conflict, GridcastError
 from services.common.media import MediaName
 from services.common.store.errors import CorruptFile
@@ -22,6 +23,7 @@ from services.common.store.upload_store import (
 from services.upload.limits import DiskSpaceMonitor
 from services.upload.policy import UploadPolicy
 from services.upload.progress import Progress
+from services.upload.tus.ownership import is_visible
 from services.upload.writer.cleanup import CleanupRunner
 from services.upload.writer.upload_writer import UploadWriter
 
@@ -32,8 +34,9 @@ _log = logging.getLogger("gridcast.upload")
 class ConcatTarget:
     """The file that the parts become.
 
-    `client` is who asks for it. `ttl` in seconds and `metadata` are those of the final upload. `metadata_json` is the metadata of
-    the file, which the final upload states as well: what the parts say of themselves is not the file's.
+    `client` is the key of who asks for it, and `identity` whose parts it may name. `ttl` in seconds and `metadata` are those of the
+    final upload. `metadata_json` is the metadata of the file, which the final upload states as well: what the parts say of
+    themselves is not the file's.
     """
 
     name: MediaName
@@ -42,6 +45,7 @@ class ConcatTarget:
     metadata: dict[str, str]
     metadata_json: str
     client: str
+    identity: Identity | None = None
 
 
 class Concatenator:
@@ -66,7 +70,7 @@ class Concatenator:
         writer: UploadWriter | None = None
         try:
             for part_id in part_ids:
-                parts.append(await self._acquire_part(part_id))  # noqa: PERF401  # those acquired are released on an error
+                parts.append(await self._acquire_part(part_id, target.identity))  # noqa: PERF401  # those acquired are released on an error
             length = sum(state.offset for _, state in parts)
             self._policy.check_length(length)
             self._disk_space.reserve(length)
@@ -86,14 +90,14 @@ class Concatenator:
             await self._delete_part(part)
         return upload.upload_id, event
 
-    async def _acquire_part(self, upload_id: str) -> tuple[UploadHandle, InProgressUpload]:
+    async def _acquire_part(self, upload_id: str, identity: Identity | None) -> tuple[UploadHandle, InProgressUpload]:
         # Checked before it is acquired: a request that is refused must not interrupt another writer.
-        _require_complete_part(upload_id, await self._store.get_info(upload_id))
+        _require_complete_part(upload_id, await self._store.get_info(upload_id), identity)
         acquired = await self._store.acquire(upload_id)
         if not isinstance(acquired, tuple):
             raise BadRequest(f"{upload_id} is not a partial upload")
         try:
-            _require_complete_part(upload_id, acquired[1])  # the first state need not have been durable
+            _require_complete_part(upload_id, acquired[1], identity)  # the first state need not have been durable
         except GridcastError as error:
             await self._cleanup.run_after(error, self._release_part(acquired[0]))
             raise
@@ -134,8 +138,11 @@ class Concatenator:
             _log.warning("partial upload left to the garbage collector: %s", error)
 
 
-def _require_complete_part(upload_id: str, state: InProgressUpload | FinishedUpload | None) -> None:
-    if not isinstance(state, InProgressUpload) or state.name is not None:
+def _require_complete_part(
+    upload_id: str, state: InProgressUpload | FinishedUpload | None, identity: Identity | None
+) -> None:
+    """The part of another owner is refused as one that does not exist: it would be read, and then deleted."""
+    if not isinstance(state, InProgressUpload) or state.name is not None or not is_visible(state, identity):
         raise BadRequest(f"{upload_id} is not a partial upload")
     if state.offset != state.length:
         raise Conflict(f"the partial upload {upload_id} is not complete")

@@ -9,6 +9,8 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
+from services.common.auth.authorization import missing_right
+from services.common.auth.identity import Identity
 from services.common.errors import (
     AlreadyExists,
     Conflict,
@@ -28,6 +30,7 @@ from services.upload.limits import DiskSpaceMonitor
 from services.upload.policy import UploadPolicy
 from services.upload.progress import NullProgress, Progress, StartProgress
 from services.upload.tus.headers import encode_metadata_of_file, parse_metadata
+from services.upload.tus.ownership import is_visible
 from services.upload.tus.patch import PatchRequest, PatchResult, lost_upload_error
 from services.upload.writer.cleanup import CleanupRunner, is_store_unavailable, run_shielded
 from services.upload.writer.locks import UploadLocks
@@ -105,6 +108,19 @@ class ResumableUploads:
         if not isinstance(state, InProgressUpload):
             raise ServiceUnavailable("the upload no longer exists")
         return state
+
+    async def require_visible(self, upload_id: str, identity: Identity | None) -> None:
+        """Raise what an unknown id raises where the upload is that of another owner.
+
+        Raises InsufficientScope where its owner may not write into the folder any more.
+        """
+        if identity is None:
+            return
+        state = await self._store.get_info(upload_id)
+        if state is not None and not is_visible(state, identity):
+            self._require_found(upload_id, None)
+        if state is not None and state.name is not None and not identity.rights.may_folder("write", state.name.folder):
+            raise missing_right(identity, "write", state.name.folder)
 
     async def get_durable_info(self, upload_id: str) -> InProgressUpload | FinishedUpload:
         """Return the durable state. Waits a moment while a writer holds more bytes than are durable."""

@@ -24,7 +24,7 @@ FILES_COMPOSE = PROJECT_ROOT / "deploy/compose.files.yml"
 EXAMPLE_COMPOSE = PROJECT_ROOT / "deploy/example/compose.yml"
 DOCKERFILE, EXAMPLE_DOCKERFILE = PROJECT_ROOT / "deploy/Dockerfile", PROJECT_ROOT / "deploy/example/Dockerfile"
 SERVICES = {"upload", "stream", "socket", "gateway"}
-JOB_SERVICES = {"credentials", "database", "backup"}
+JOB_SERVICES = {"credentials", "database", "backup", "token"}
 EXAMPLE_SERVICES = {"billing"}
 MONITORING_SERVICES = {"prometheus", "grafana"}
 
@@ -318,6 +318,26 @@ def test_an_image_is_built_by_one_service_that_all_its_users_wait_for() -> None:
     assert "credentials" in waits_for("database")
 
 
+def test_every_process_has_a_mode_and_every_service_a_secret() -> None:
+    """BIND decides the public address of all, so that none is open where the gateway is published to others."""
+    for name, service in merged_compose().items():
+        environment = service.get("environment", {})
+        if name in {"upload", "stream", "socket", "gateway", "token"}:
+            assert environment["GRIDCAST_PUBLIC_ADDRESS"] == "${BIND:-127.0.0.1}"
+            assert environment["GRIDCAST_AUTH"] == "${GRIDCAST_AUTH:-off}"
+            secret = environment.get("GRIDCAST_AUTH_SECRET_FILE")
+            assert secret == (None if name == "gateway" else "/run/gridcast/auth_secret")
+    files = credentials.container_files(SECRETS, {})
+    for name in ("upload", "stream", "socket"):
+        assert files[f"/out/{name}/auth_secret"] == SECRETS[credentials.AUTH_SECRET]
+
+
+def test_no_file_of_the_deployments_opens_an_instance() -> None:
+    paths = [BASE_COMPOSE, PROJECT_ROOT / ".env.example", PROJECT_ROOT / "Makefile"]
+    paths += [path for path in (PROJECT_ROOT / "deploy").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    assert [path.name for path in paths if "AUTH_ALLOW_OPEN" in path.read_text("utf-8", "replace")] == []
+
+
 def test_concurrent_uploads_fit_into_the_memory_limit() -> None:
     """About 8 MiB each, beside the process itself."""
     upload = read_yaml(BASE_COMPOSE)["services"]["upload"]
@@ -339,7 +359,7 @@ def test_containers_see_only_their_own_credentials() -> None:
         "vault": {"database"},
         "credentials-mongo": {"mongo", "mongo-2", "mongo-3"},
         "credentials-redis": {"redis", "redis-2", "sentinel-1", "sentinel-2", "sentinel-3"},
-        "credentials-upload": {"upload", "backup"},
+        "credentials-upload": {"upload", "backup", "token"},
         "credentials-stream": {"stream"},
         "credentials-socket": {"socket"},
         "credentials-publisher": set(),
@@ -363,7 +383,10 @@ def test_the_example_lists_what_compose_reads() -> None:
     assert not re.search(r"^[A-Z_]*PASSWORD=.", (PROJECT_ROOT / ".env.example").read_text("utf-8"), re.MULTILINE)
 
 
-SECRETS = {name: f"{number:016d}" for number, name in enumerate((*credentials.PASSWORDS, credentials.REPLICA_SET_KEY))}
+SECRETS = {
+    name: f"{number:016d}"
+    for number, name in enumerate((*credentials.PASSWORDS, credentials.REPLICA_SET_KEY, credentials.AUTH_SECRET))
+}
 
 
 def test_addresses_of_one_server_and_of_a_cluster() -> None:

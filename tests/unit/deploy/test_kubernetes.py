@@ -1,11 +1,15 @@
 """The Kubernetes overlays as kubectl builds them: valid against strict schemas of several versions, safe, consistent, closed."""
 
+import atexit
 import base64
 import copy
 import functools
 import os
+import secrets
 import shutil
 import subprocess
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate  # type: ignore[import-untyped]  # ships no annotations
@@ -31,7 +35,11 @@ Object = dict[str, Any]
 @functools.cache
 def build_overlay(overlay: str) -> tuple[Object, ...]:
     """What `kubectl apply -k` would send."""
-    folder = str(PROJECT_ROOT / "deploy/k8s/overlays" / overlay)
+    copied = Path(tempfile.mkdtemp(prefix="gridcast-k8s-"))
+    atexit.register(shutil.rmtree, copied, ignore_errors=True)
+    shutil.copytree(PROJECT_ROOT / "deploy/k8s", copied, dirs_exist_ok=True)
+    (copied / "overlays/local/auth_secret").write_text(f"{secrets.token_hex(32)}\n", "ascii")
+    folder = str(copied / "overlays" / overlay)
     if kubectl := os.environ.get("KUBECTL") or shutil.which("kubectl"):
         command = [kubectl, "kustomize", folder]
     elif kustomize := shutil.which("kustomize"):
@@ -216,6 +224,20 @@ def test_overlay_with_files_is_the_local_one_without_mongodb() -> None:
         env = {entry["name"]: entry.get("value") for entry in container["env"]}
         assert (env["GRIDCAST_STORE"], env["GRIDCAST_FILES_DIR"]) == ("files", "/var/lib/gridcast")
         assert not any("MONGODB" in variable for variable in env)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_no_overlay_is_open(overlay: str) -> None:
+    """Every process has a mode, every service but the gateway a secret, and only the file that is made locally has one."""
+    for name in SERVICES:
+        (container,) = objects_by_name(overlay, "Deployment")[name]["spec"]["template"]["spec"]["containers"]
+        values = {entry["name"]: entry.get("value") for entry in container["env"]}
+        assert values["GRIDCAST_AUTH"] == "hs256"
+        assert "GRIDCAST_AUTH_ALLOW_OPEN" not in values
+        assert values.get("GRIDCAST_AUTH_SECRET_FILE") == (None if name == "gateway" else "/run/gridcast/auth_secret")
+    generated = [item for item in objects_of_kind(overlay, "Secret") if "auth_secret" in item["data"]]
+    assert len(generated) == (3 if overlay in {"local", "files"} else 0)
+    assert not (PROJECT_ROOT / "deploy/k8s/overlays/production/auth_secret").exists()
 
 
 def test_production_scales_every_service() -> None:

@@ -2,6 +2,8 @@
 
 import random
 
+from services.common.auth.identity import Identity
+from services.common.auth.rights import Rights, Verb
 from services.socket.hub import (
     MAX_PENDING_ACKS,
     MAX_REPLAY_BUFFER_BYTES,
@@ -172,3 +174,44 @@ def test_each_client_gets_all_of_its_events_in_order() -> None:
                 expected.append(str(number).encode())
         hub.fan_out(kind, name, make_message(number))
         assert all(paper.frames == expected for _, paper, expected in here.values())
+
+
+class CountingRights(Rights):
+    """Counts how often it is asked."""
+
+    asked = 0
+
+    def may_folder(self, verb: Verb, folder: str) -> bool:
+        self.asked += 1
+        return super().may_folder(verb, folder)
+
+
+def test_an_event_about_a_file_is_judged_once_for_each_set_of_rights() -> None:
+    hub = Hub()
+    reader, stranger = CountingRights(["read:a"]), CountingRights(["read:b"])
+    papers: dict[str, RecordingSink] = {}
+    for number in range(20):
+        client, papers[f"{number}"] = make_client(hub, f"{number}")
+        client.identity = Identity(f"s{number}", reader if number % 2 else stranger)
+    hub.fan_out("all", "", Publication(7, b"file", folder="a"))
+    assert [bool(paper.frames) for paper in papers.values()] == [False, True] * 10
+    assert (reader.asked, stranger.asked) == (1, 1)
+    assert {client.position for client in hub.clients.values()} == {7}
+
+
+def test_an_event_about_a_file_that_waits_for_a_replay_is_judged_as_well() -> None:
+    hub = Hub()
+    client, paper = make_client(hub, "a", ready=False)
+    client.identity = Identity("s", Rights(["read:b"]))
+    for number, folder in enumerate(("a", "b", None), 1):
+        hub.fan_out("all", "", Publication(number, str(number).encode(), folder=folder))
+    client.flush_replay_buffer()
+    assert paper.frames == [b"2", b"3"]
+    assert client.position == 3
+
+
+def test_without_authentication_folders_hide_nothing() -> None:
+    hub = Hub()
+    _, paper = make_client(hub, "a")
+    hub.fan_out("all", "", Publication(1, b"file", folder="a"))
+    assert paper.frames == [b"file"]

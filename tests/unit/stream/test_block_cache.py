@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from services.common.errors import ServiceUnavailable
-from services.common.media import MediaInfo, MediaName
+from services.common.media import FolderFilter, MediaInfo, MediaName
 from services.common.store.errors import CorruptFile
 from services.common.store.media_reader import ListQuery, MediaPage
 from services.common.telemetry import metrics
@@ -46,7 +46,7 @@ class GatedStore:
     async def list_files(self, list_query: ListQuery) -> MediaPage:
         raise AssertionError(list_query)
 
-    async def list_folders(self, after: str | None, limit: int) -> list[str]:
+    async def list_folders(self, after: str | None, limit: int, readable: FolderFilter | None = None) -> list[str]:
         raise AssertionError(after, limit)
 
     async def check_health(self) -> None: ...

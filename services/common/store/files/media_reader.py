@@ -1,10 +1,10 @@
 """Reads media: the current version of a name out of the database, then blocks out of its file. Read-only."""
 
-from sqlalchemy import and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, exists, func, literal, or_, select, true, union_all
 from sqlalchemy.sql import Select
 
 from services.common.errors import BadRequest
-from services.common.media import MediaInfo, MediaName
+from services.common.media import FolderFilter, MediaInfo, MediaName
 from services.common.store.files import schema
 from services.common.store.files.clock import from_milliseconds, to_milliseconds
 from services.common.store.files.files_database import FilesDatabase
@@ -15,6 +15,10 @@ from services.common.store.media_reader import ListQuery, MediaPage, PageKey
 
 media = schema.media
 _CURRENT = media.c.uploaded_at.is_not(None)
+_AFTER_SLASH = "0"
+"""The character that follows the slash: what begins with `x/` is less than `x0`."""
+EXISTENCE_BATCH = 100
+"""Folders looked for by one statement: SQLite limits the parts of a union."""
 _ORDER = (media.c.uploaded_at.desc(), media.c.id.desc())
 
 
@@ -48,6 +52,8 @@ class FilesMediaReader:
         statement = select(media).where(_CURRENT).order_by(*_ORDER)
         if list_query.folder is not None:
             statement = statement.where(media.c.folder == list_query.folder)
+        if list_query.readable is not None:
+            statement = statement.where(_is_readable(list_query.readable))
         if list_query.after is not None:
             statement = _beginning_after(statement, _parse_page_key(list_query.after))
         end: PageKey | None = None
@@ -73,23 +79,56 @@ class FilesMediaReader:
         row = await self._database.read(lambda connection: connection.execute(keys).mappings().first())
         return None if row is None else _page_key(row)
 
-    async def list_folders(self, after: str | None, limit: int) -> list[str]:
-        """Skip from folder to folder in the index, however many files each has."""
-        first = select(func.min(media.c.folder).label("folder")).where(_CURRENT)
-        if after is not None:
-            first = first.where(media.c.folder > after)
-        folders = first.cte("folders", recursive=True)
-        inner = schema.media.alias("following")
-        following = (
-            select(func.min(inner.c.folder))
-            .where(inner.c.uploaded_at.is_not(None), inner.c.folder > folders.c.folder)
-            .correlate(folders)
-            .scalar_subquery()
-        )
-        folders = folders.union_all(select(following).where(folders.c.folder.is_not(None)))
-        statement = select(folders.c.folder).where(folders.c.folder.is_not(None)).limit(limit)
-        rows = await self._database.read(lambda connection: connection.execute(statement).scalars().all())
-        return list(rows)
+    async def list_folders(self, after: str | None, limit: int, readable: FolderFilter | None = None) -> list[str]:
+        """Skip from folder to folder in the index, however many files each has. Of what is readable, each tree is a range of it."""
+        follows = true() if after is None else media.c.folder > after
+        if readable is None:
+            return await self._database.read(lambda connection: _skip_scan(connection, follows, None, limit))
+        return await self._database.read(lambda connection: _list_readable(connection, after, limit, readable))
+
+
+def _list_readable(connection: Connection, after: str | None, limit: int, readable: FolderFilter) -> list[str]:
+    named = [folder for folder in sorted(readable.exact | readable.trees) if after is None or folder > after]
+    found: set[str] = set()
+    for start in range(0, len(named), EXISTENCE_BATCH):
+        batch = named[start : start + EXISTENCE_BATCH]
+        holding = [select(literal(name)).where(exists().where(media.c.folder == name, _CURRENT)) for name in batch]
+        found.update(connection.execute(union_all(*holding)).scalars())
+    below: list[str] = []
+    # In this order ranges follow each other, or the first contains the next.
+    for first in sorted(f"{tree}/" for tree in readable.trees):
+        end = f"{first[:-1]}{_AFTER_SLASH}"
+        last = max(after or "", below[-1] if below else "")
+        follows = media.c.folder > last if last >= first else media.c.folder >= first
+        if len(below) < limit and last < end:
+            below += _skip_scan(connection, follows, end, limit - len(below))
+    return sorted(found.union(below))[:limit]
+
+
+def _skip_scan(connection: Connection, follows: ColumnElement[bool], end: str | None, limit: int) -> list[str]:
+    """The folders from the first one that `follows` on, and before `end`: one step in the index for each."""
+    inner = schema.media.alias("following")
+    bound, inner_bound = (true(), true()) if end is None else (media.c.folder < end, inner.c.folder < end)
+    folders = (
+        select(func.min(media.c.folder).label("folder")).where(_CURRENT, follows, bound).cte("folders", recursive=True)
+    )
+    following = (
+        select(func.min(inner.c.folder))
+        .where(inner.c.uploaded_at.is_not(None), inner.c.folder > folders.c.folder, inner_bound)
+        .correlate(folders)
+        .scalar_subquery()
+    )
+    folders = folders.union_all(select(following).where(folders.c.folder.is_not(None)))
+    statement = select(folders.c.folder).where(folders.c.folder.is_not(None)).limit(limit)
+    return list(connection.execute(statement).scalars())
+
+
+def _is_readable(readable: FolderFilter) -> ColumnElement[bool]:
+    """Whether a row's folder is in the set. A tree is a range, for which an index can be used."""
+    below = [
+        and_(media.c.folder >= f"{tree}/", media.c.folder < f"{tree}{_AFTER_SLASH}") for tree in sorted(readable.trees)
+    ]
+    return or_(media.c.folder.in_(sorted(readable.exact | readable.trees)), *below)
 
 
 def _beginning_after(statement: Select[tuple[object, ...]], key: PageKey) -> Select[tuple[object, ...]]:

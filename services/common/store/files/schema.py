@@ -8,6 +8,8 @@
     tombstones        files to delete, from `due` on; `second_purge`: twice
     outbox            events to publish, in the order of their revisions; `told`: another writer has published it
     revision_floors   the greatest revision of all names of a bucket whose rows were deleted
+    revocations       tokens and subjects that are refused: the UTF-8 bytes of their names, which may hold any character, and
+                      Unix times in seconds
 
 `search_name` is the filename as a search compares it. Text is compared and ordered by its bytes.
 """
@@ -16,9 +18,11 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Double,
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -154,4 +158,13 @@ revision_floors = Table(
     metadata,
     Column("bucket", Integer, primary_key=True, autoincrement=False),
     Column("floor", BigInteger, nullable=False),
+)
+
+revocations = Table(
+    "revocations",
+    metadata,
+    Column("kind", String(16), primary_key=True),
+    Column("value", LargeBinary, primary_key=True),
+    Column("before", Double, nullable=False),
+    Column("until", Double, nullable=False, index=True),
 )

@@ -34,6 +34,8 @@ INDEXES: dict[str, tuple[IndexSpec, ...]] = {
             "attention", ("attention", "_id"), options={"partialFilterExpression": {"attention": {"$type": "date"}}}
         ),
     ),
+    # MongoDB deletes what has ended.
+    "revoked": (IndexSpec("ended", ("until",), options={"expireAfterSeconds": 0}),),
     # The two indexes of GridFS, with the names that drivers give them.
     "fs.chunks": (IndexSpec("files_id_1_n_1", ("files_id", "n"), unique=True),),
     "fs.files": (IndexSpec("filename_1_uploadDate_1", ("filename", "uploadDate")),),

@@ -12,7 +12,7 @@ from bson import ObjectId
 from bson.errors import InvalidId
 
 from services.common.errors import BadRequest
-from services.common.media import MediaInfo, MediaName
+from services.common.media import FolderFilter, MediaInfo, MediaName
 from services.common.store.errors import CorruptFile
 from services.common.store.gridfs import documents
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
@@ -79,6 +79,8 @@ class GridFSMediaReader:
         query: dict[str, Any] = {"current.uploaded_at": dates}
         if list_query.folder is not None:
             query["folder"] = list_query.folder
+        if list_query.readable is not None:
+            query["$or"] = _folder_conditions(list_query.readable)
         if (after := list_query.after) is not None:
             dates["$lte"] = after.uploaded_at
             excluded.append({"current.uploaded_at": after.uploaded_at, "_id": {"$gte": _parse_page_key_id(after.id)}})
@@ -115,13 +117,15 @@ class GridFSMediaReader:
             )
         return _page_key(rows[0]) if rows else None
 
-    async def list_folders(self, after: str | None, limit: int) -> list[str]:
+    async def list_folders(self, after: str | None, limit: int, readable: FolderFilter | None = None) -> list[str]:
         """Read names ordered by folder, and skip the rest of a folder that fills a whole batch."""
         found: list[str] = []
         fields = {"folder": 1, "_id": 0}
         while len(found) < limit:
             folders = {"$gt": after} if after is not None else {"$gte": ""}  # neither matches null, which is no folder
-            query = {"folder": folders, "current.uploaded_at": {"$gte": _MIN_DATE}}
+            query: dict[str, Any] = {"folder": folders, "current.uploaded_at": {"$gte": _MIN_DATE}}
+            if readable is not None:
+                query["$or"] = _folder_conditions(readable)
             async with map_mongo_errors():
                 rows = (
                     await self._media.find(query, fields)
@@ -134,6 +138,12 @@ class GridFSMediaReader:
                 break
             after = found[-1]
         return found[:limit]
+
+
+def _folder_conditions(readable: FolderFilter) -> list[dict[str, Any]]:
+    """Return conditions of which a document's folder must meet one. A prefix is a range, for which an index can be used."""
+    below = [{"folder": {"$gte": f"{tree}/", "$lt": f"{tree}0"}} for tree in sorted(readable.trees)]  # "0" follows "/"
+    return [{"folder": {"$in": sorted(readable.exact | readable.trees)}}, *below]
 
 
 def _page_key(document: dict[str, Any]) -> PageKey:

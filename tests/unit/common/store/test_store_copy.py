@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import pytest
 
 from services.common.errors import Conflict, InsufficientStorage, ServiceUnavailable
-from services.common.media import MediaInfo, MediaName
+from services.common.media import FolderFilter, MediaInfo, MediaName
 from services.common.store import store_copy
 from services.common.store.errors import CorruptFile
 from services.common.store.file_importer import ImportOutcome, compare_versions
@@ -59,7 +59,7 @@ class MemoryStore:
         following = first + self.page_size
         return MediaPage(infos, PageKey(NOW, f"{following} empty") if following < len(self.files) else None)
 
-    async def list_folders(self, after: str | None, limit: int) -> list[str]:
+    async def list_folders(self, after: str | None, limit: int, readable: FolderFilter | None = None) -> list[str]:
         return ["f"]
 
     async def check_health(self) -> None: ...

@@ -55,6 +55,23 @@ def request_header_dict(*pairs: tuple[bytes, bytes]) -> dict[bytes, bytes]:
     return dict(found)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"x-gridcast-subject",
+        b"x-user",
+        b"x-user-id",
+        b"x-forwarded-user",
+        b"x-remote-user",
+        b"remote-user",
+        b"x-auth-request-email",
+    ],
+)
+def test_fields_that_state_an_identity_are_dropped(name: bytes) -> None:
+    """No service reads one; a client could set it, in the hope that one does."""
+    assert request_header_dict((name, b"admin"), (b"accept", b"*/*")) == {b"accept": b"*/*"} | FORWARDED_HEADERS
+
+
 def test_end_to_end_headers_pass() -> None:
     own = [(b"accept", b"*/*"), (b"range", b"bytes=0-1"), (b"authorization", b"Bearer x"), (b"user-agent", b"curl")]
     assert request_header_dict(*own) == dict(own) | FORWARDED_HEADERS

@@ -57,13 +57,21 @@ def upgrade() -> None:
         sa.Column("bucket", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("floor", sa.BigInteger, nullable=False),
     )
+    op.create_table(
+        "revocations",
+        sa.Column("kind", sa.String(16), primary_key=True),
+        sa.Column("value", sa.LargeBinary, primary_key=True),
+        sa.Column("before", sa.Double, nullable=False),
+        sa.Column("until", sa.Double, nullable=False, index=True),
+    )
     store_id = f"{int(time.time()) & 0xFFFFFFFF:08x}{secrets.token_hex(8)}"
     op.bulk_insert(store, [{"id": 1, "store_id": store_id, "latest": 0, "skew": 0, "touched": 0}])
 
 
 def downgrade() -> None:
     """Drop the tables."""
-    for name in ("revision_floors", "outbox", "tombstones", "finished_uploads", "uploads", "media", "store"):
+    names = ("revocations", "revision_floors", "outbox", "tombstones", "finished_uploads", "uploads", "media", "store")
+    for name in names:
         op.drop_table(name)
 
 

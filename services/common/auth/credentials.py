@@ -1,0 +1,53 @@
+"""Finds the credential of a request: one bearer token (RFC 6750, 2.1), or none. Pure.
+
+A token in the query is never read: it would be in logs, histories and Referer.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from services.common.errors import BadRequest, Unauthorized
+from services.common.http.headers import Header
+
+TOKEN_SUBPROTOCOL_PREFIX = "bearer."  # noqa: S105  # not a token
+SUBPROTOCOL = "cloudevents.json"
+
+
+def find_token(headers: Iterable[Header]) -> str | None:
+    """Return the token of the Authorization field, None without one.
+
+    Raises BadRequest for two fields, Unauthorized for another scheme or a malformed value.
+    """
+    found: bytes | None = None
+    for name, value in headers:
+        if name == b"authorization":
+            if found is not None:
+                raise BadRequest("there is more than one credential: send one Authorization field")
+            found = value
+    if found is None:
+        return None
+    scheme, _, token = found.partition(b" ")
+    if scheme.lower() != b"bearer" or not (token := token.strip(b" ")):
+        raise Unauthorized("the Authorization field must be: Bearer TOKEN", 'error="invalid_token"')
+    return token.decode("latin-1")  # whether it is a token is judged where it is verified
+
+
+def find_socket_token(headers: Iterable[Header], subprotocols: Sequence[str]) -> str | None:
+    """Return the token of a WebSocket handshake: of its Authorization field or of its subprotocols, None without one.
+
+    A page cannot set header fields of a handshake, so it offers `cloudevents.json` and, after it, `bearer.TOKEN`. Raises as
+    `find_token`, and BadRequest for both, for two, or where `cloudevents.json` is not offered: a browser would close a connection
+    whose answer selects none.
+    """
+    token = find_token(headers)
+    offered = [
+        name for name in subprotocols if name[: len(TOKEN_SUBPROTOCOL_PREFIX)].lower() == TOKEN_SUBPROTOCOL_PREFIX
+    ]
+    if not offered:
+        return token
+    if token is not None or len(offered) > 1:
+        raise BadRequest("there is more than one credential: send an Authorization field or one bearer subprotocol")
+    if SUBPROTOCOL not in subprotocols:
+        raise BadRequest(
+            f"a bearer subprotocol must be offered together with {SUBPROTOCOL}, which is the one that is selected"
+        )
+    return offered[0][len(TOKEN_SUBPROTOCOL_PREFIX) :]

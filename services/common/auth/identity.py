@@ -1,0 +1,36 @@
+"""Who sends a request: the result of a verified credential. Pure."""
+
+import math
+from dataclasses import dataclass
+
+from services.common.asgi import Scope
+from services.common.auth.rights import NO_RIGHTS, Rights
+
+SCOPE_KEY = "gridcast.identity"
+"""Key of the identity in an ASGI scope. No header field of a request ever sets it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A subject and its rights.
+
+    `subject` is the `sub` of a token, empty for an anonymous caller. Times are Unix times in seconds: `expires_at` is the `exp` of
+    the token, `issued_at` its `iat`, 0 without one. `token_id` is its `jti`, empty without one.
+    """
+
+    subject: str = ""
+    rights: Rights = NO_RIGHTS
+    expires_at: float = math.inf
+    token_id: str = ""
+    issued_at: float = 0.0
+
+    @property
+    def is_anonymous(self) -> bool:
+        """Whether no credential was presented."""
+        return not self.subject
+
+
+def identity_of(scope: Scope) -> Identity | None:
+    """Return the identity that the authorization put into an ASGI scope; None where authentication is off."""
+    identity: Identity | None = scope.get(SCOPE_KEY)
+    return identity

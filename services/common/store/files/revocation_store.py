@@ -1,0 +1,45 @@
+"""Keeps revocations in the table `revocations`, one row for each token or subject. Ended ones are deleted when another is added."""
+
+from sqlalchemy import delete, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from services.common.auth.revocations import Revocation
+from services.common.store.files import schema
+from services.common.store.files.database import Transaction
+from services.common.store.files.files_database import FilesDatabase
+from services.common.store.limits import MAX_REVOCATIONS
+
+revocations = schema.revocations
+
+
+class FilesRevocationStore:
+    """A `RevocationStore` beside the files."""
+
+    def __init__(self, files: FilesDatabase) -> None:
+        self._database = files.database
+
+    async def add(self, revocation: Revocation) -> None:
+        """Replace the row of the token or subject, and delete what has ended by the database's clock."""
+        times = {"before": revocation.before, "until": revocation.until}
+
+        def insert(transaction: Transaction) -> None:
+            dialect = postgresql if transaction.connection.dialect.name == "postgresql" else sqlite
+            statement = dialect.insert(revocations).values(
+                kind=revocation.kind, value=revocation.value.encode(), **times
+            )
+            execute = transaction.connection.execute
+            execute(delete(revocations).where(revocations.c.until <= transaction.clock.wall / 1000))
+            execute(statement.on_conflict_do_update(index_elements=["kind", "value"], set_=times))
+
+        await self._database.write(insert)
+
+    async def list_current(self, now: float) -> list[Revocation]:
+        """Read all that have not ended, those that end last first."""
+        statement = (
+            select(revocations)
+            .where(revocations.c.until > now)
+            .order_by(revocations.c.until.desc())
+            .limit(MAX_REVOCATIONS)
+        )
+        rows = await self._database.read(lambda connection: connection.execute(statement).all())
+        return [Revocation(row.kind, row.value.decode(), row.before, row.until) for row in rows]

@@ -1,0 +1,32 @@
+"""Keeps revocations in the collection `revoked`, one document for each token or subject. MongoDB deletes ended ones by itself."""
+
+from datetime import UTC, datetime
+
+from services.common.auth.revocations import Revocation
+from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
+from services.common.store.limits import MAX_REVOCATIONS
+
+
+class GridFSRevocationStore:
+    """A `RevocationStore` beside the files."""
+
+    def __init__(self, mongo: MongoDatabase) -> None:
+        self._revoked = mongo.collection("revoked")
+
+    async def add(self, revocation: Revocation) -> None:
+        """Replace the document of the token or subject."""
+        fields = {
+            "kind": revocation.kind,
+            "value": revocation.value,
+            "before": revocation.before,
+            "until": datetime.fromtimestamp(revocation.until, UTC),
+        }
+        async with map_mongo_errors():
+            await self._revoked.replace_one({"_id": f"{revocation.kind}:{revocation.value}"}, fields, upsert=True)
+
+    async def list_current(self, now: float) -> list[Revocation]:
+        """Read all that have not ended: MongoDB deletes up to a minute late."""
+        query = {"until": {"$gt": datetime.fromtimestamp(now, UTC)}}
+        async with map_mongo_errors():
+            rows = await self._revoked.find(query).sort("until", -1).to_list(MAX_REVOCATIONS)
+        return [Revocation(row["kind"], row["value"], row["before"], row["until"].timestamp()) for row in rows]
