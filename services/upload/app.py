@@ -3,13 +3,13 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 
 from fastapi import FastAPI
 
 from services.common.aio.cancellation import cancel_and_wait
-from services.common.auth.factory import create_auth, create_authorization
+from services.common.auth.factory import Auth, create_auth, create_authorization
 from services.common.bus.publisher import EventPublisher
 from services.common.errors import GridcastError, ServiceUnavailable
 from services.common.http.hosts import HostPolicy
@@ -33,6 +33,7 @@ from services.upload.progress import ProgressReporter
 from services.upload.revoking import create_revocation_poller, revoke
 from services.upload.settings import UploadSettings
 from services.upload.tus.resumable_uploads import ResumableUploads
+from services.upload.webhooks.webhooks import Webhooks
 from services.upload.writer.cleanup import CleanupRunner
 
 SCHEMA_RETRY_SECONDS = 1.0
@@ -56,57 +57,8 @@ def create_app(
     limiter = limiter or create_limiter(settings)
     auth = create_auth(settings)
 
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        store = open_store(settings, settings.store_timings())
-        app.state.store = store.uploads
-        async with EventPublisher.from_url(settings.redis_url.get_secret_value(), "/upload") as publisher:
-            policy = UploadPolicy(settings.max_file_size, settings.allowed_media_types)
-            disk_space = DiskSpaceMonitor(settings.min_free_space, limiter.abort_all)
-            outbox = OutboxPublisher(store.uploads, publisher)
-            progress_reporter = ProgressReporter(publisher)
-            cleanup = CleanupRunner()
-            poller = None if auth is None else create_revocation_poller(auth, store.revocations, publisher.redis)
-            app.state.upload_context = UploadContext(
-                settings=settings,
-                store=store.uploads,
-                policy=policy,
-                limiter=limiter,
-                disk_space=disk_space,
-                outbox=outbox,
-                start_progress=progress_reporter.start,
-                cleanup=cleanup,
-                sids=None if auth is None else auth.sids,
-                revoke=partial(revoke, store.revocations, poller),
-                resumable_uploads=ResumableUploads(
-                    store.uploads,
-                    policy,
-                    disk_space,
-                    progress_reporter.start,
-                    cleanup,
-                    settings.unfinished_upload_ttl,
-                ),
-            )
-            tasks = [
-                asyncio.create_task(_ensure_schema(app, store.uploads)),
-                asyncio.create_task(disk_space.run(store.uploads)),
-            ]
-            if settings.gc_interval:
-                gc_loop = GarbageCollectionLoop(store.garbage, outbox.publish)
-                tasks.append(asyncio.create_task(gc_loop.run(settings.gc_interval)))
-            if auth is not None and poller is not None:
-                auth.start()
-                poller.start()
-            try:
-                yield
-            finally:
-                if auth is not None and poller is not None:
-                    await poller.aclose()
-                    await auth.aclose()
-                await cancel_and_wait(*tasks)
-                await progress_reporter.aclose()
-                await outbox.aclose()
-                await store.aclose()
+    def lifespan(app: FastAPI) -> AbstractAsyncContextManager[None]:
+        return _lifespan(app, settings, limiter, auth)
 
     async def check_accepting() -> None:
         limiter.check_accepting()
@@ -125,6 +77,69 @@ def create_app(
     protection = BrowserProtection(HostPolicy(settings.allowed_hosts), OriginPolicy(""))
     authorization = create_authorization(auth, list_routes(app), folder_of_new_upload)
     return RequestMiddleware(app, check_request=protection, telemetry=telemetry, authorization=authorization)
+
+
+@asynccontextmanager
+async def _lifespan(
+    app: FastAPI, settings: UploadSettings, limiter: UploadLimiter, auth: Auth | None
+) -> AsyncIterator[None]:
+    """Open the clients and start the background tasks; end them at shutdown."""
+    endpoints = settings.webhook_endpoints()
+    store = open_store(settings, settings.store_timings(), relays_events=endpoints is not None)
+    webhooks = None if endpoints is None else Webhooks(store.webhooks, endpoints)
+    app.state.store = store.uploads
+    async with EventPublisher.from_url(settings.redis_url.get_secret_value(), "/upload") as publisher:
+        policy = UploadPolicy(settings.max_file_size, settings.allowed_media_types)
+        disk_space = DiskSpaceMonitor(settings.min_free_space, limiter.abort_all)
+        outbox = OutboxPublisher(store.uploads, publisher, None if webhooks is None else webhooks.relay)
+        progress_reporter = ProgressReporter(publisher)
+        cleanup = CleanupRunner()
+        poller = None if auth is None else create_revocation_poller(auth, store.revocations, publisher.redis)
+        app.state.upload_context = UploadContext(
+            settings=settings,
+            store=store.uploads,
+            policy=policy,
+            limiter=limiter,
+            disk_space=disk_space,
+            outbox=outbox,
+            start_progress=progress_reporter.start,
+            cleanup=cleanup,
+            sids=None if auth is None else auth.sids,
+            revoke=partial(revoke, store.revocations, poller),
+            resumable_uploads=ResumableUploads(
+                store.uploads,
+                policy,
+                disk_space,
+                progress_reporter.start,
+                cleanup,
+                settings.unfinished_upload_ttl,
+            ),
+        )
+        tasks = [
+            asyncio.create_task(_ensure_schema(app, store.uploads)),
+            asyncio.create_task(disk_space.run(store.uploads)),
+        ]
+        if settings.gc_interval:
+            relay = None if webhooks is None else webhooks.relayer.relay_left_over
+            gc_loop = GarbageCollectionLoop(store.garbage, outbox.publish, relay)
+            tasks.append(asyncio.create_task(gc_loop.run(settings.gc_interval)))
+        if webhooks is not None:
+            webhooks.start()
+        if auth is not None and poller is not None:
+            auth.start()
+            poller.start()
+        try:
+            yield
+        finally:
+            if auth is not None and poller is not None:
+                await poller.aclose()
+                await auth.aclose()
+            await cancel_and_wait(*tasks)
+            await progress_reporter.aclose()
+            await outbox.aclose()
+            if webhooks is not None:
+                await webhooks.aclose()
+            await store.aclose()
 
 
 async def _ensure_schema(app: FastAPI, store: SchemaOwner) -> None:

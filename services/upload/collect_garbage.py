@@ -12,16 +12,22 @@ from services.common.store.garbage_collection_loop import GarbageCollectionLoop
 from services.common.telemetry.json_logging import configure_logging
 from services.upload.outbox import OutboxPublisher
 from services.upload.settings import UploadSettings
+from services.upload.webhooks.endpoint_registry import EndpointRegistry
+from services.upload.webhooks.webhooks import EventRelayer
 
 
 async def run_standalone(settings: UploadSettings) -> None:
     """Collect everything that is due, and search for orphans once."""
-    store = open_store(settings, settings.store_timings())
+    endpoints = settings.webhook_endpoints()
+    store = open_store(settings, settings.store_timings(), relays_events=endpoints is not None)
+    relayer = None if endpoints is None else EventRelayer(store.webhooks, EndpointRegistry(store.webhooks, endpoints))
     try:
         async with EventPublisher.from_url(settings.redis_url.get_secret_value(), "/upload") as publisher:
             await store.uploads.ensure_schema()
             outbox = OutboxPublisher(store.uploads, publisher)
-            loop = GarbageCollectionLoop(store.garbage, outbox.publish)
+            loop = GarbageCollectionLoop(
+                store.garbage, outbox.publish, None if relayer is None else relayer.relay_left_over
+            )
             await loop.run_once()
             await loop.delete_orphans()
             await outbox.aclose()

@@ -10,9 +10,10 @@ second of each for four minutes, by its id. So nothing is published that was rea
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from services.common.bus.publisher import EventPublisher
 from services.common.errors import GridcastError
@@ -24,6 +25,7 @@ MAX_READ_AGE_SECONDS = 60.0
 """How old the reading of an outbox may be: well below the time in which Redis removes duplicates. A process that was paused longer
 leaves its events to the garbage collector."""
 
+RelayEvents = Callable[[Sequence[OutboxEvent]], Awaitable[None]]
 _log = logging.getLogger("gridcast.upload")
 
 
@@ -38,11 +40,12 @@ class _Turn:
 
 
 class OutboxPublisher:
-    """Publishes committed changes."""
+    """Publishes committed changes. `relay` makes deliveries of them, where webhooks are on."""
 
-    def __init__(self, store: EventAcknowledger, publisher: EventPublisher) -> None:
+    def __init__(self, store: EventAcknowledger, publisher: EventPublisher, relay: RelayEvents | None = None) -> None:
         self._store = store
         self._publisher = publisher
+        self._relay_events = relay
         self._turns: dict[str, _Turn] = {}
         self._pending_acks: set[asyncio.Task[None]] = set()
 
@@ -52,6 +55,10 @@ class OutboxPublisher:
         False where Redis is unavailable: the change is stored anyway.
         """
         published: list[OutboxEvent] = []
+        relaying: asyncio.Task[None] | None = None
+        if self._relay_events is not None and event.to_relay:
+            # Not awaited: what is not relayed here is relayed later, from the outbox.
+            relaying = self._start(self._relay(self._relay_events, event))
         try:
             async with asyncio.timeout(PUBLISH_TIMEOUT_SECONDS), self._turn(event.info.id) as turn:
                 await self._publisher.publish_invalidation(event.info.folder, event.info.filename)
@@ -71,10 +78,23 @@ class OutboxPublisher:
         finally:
             if published:
                 # Not awaited: an event that is published twice has the same id.
-                task = asyncio.create_task(self._ack(published[-1]))
-                self._pending_acks.add(task)
-                task.add_done_callback(self._pending_acks.discard)
+                self._start(self._ack(published[-1], relaying))
         return True
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._pending_acks.add(task)
+        task.add_done_callback(self._pending_acks.discard)
+        return task
+
+    @staticmethod
+    async def _relay(relay: RelayEvents, event: OutboxEvent) -> None:
+        try:
+            await relay(event.to_relay)
+        except GridcastError as error:
+            _log.warning("event %s of %s not relayed, will be retried: %s", event.type, event.info.id, error)
+        except Exception:  # noqa: BLE001  # the outbox still has the event
+            _log.exception("event %s of %s not relayed, will be retried", event.type, event.info.id)
 
     @asynccontextmanager
     async def _turn(self, media_id: str) -> AsyncIterator[_Turn]:
@@ -101,7 +121,10 @@ class OutboxPublisher:
         if self._pending_acks:
             await asyncio.wait(self._pending_acks, timeout=PUBLISH_TIMEOUT_SECONDS)
 
-    async def _ack(self, event: OutboxEvent) -> None:
+    async def _ack(self, event: OutboxEvent, relaying: asyncio.Task[None] | None = None) -> None:
+        if relaying is not None:
+            # Acknowledged afterwards, it leaves the outbox at once; before, the garbage collector would have to remove it.
+            await asyncio.wait({relaying})
         try:
             await self._store.ack_event(event)
         except GridcastError as error:

@@ -57,7 +57,7 @@ class StoreInspector(Protocol):
         """Whether nothing is left to delete: no orphans, unfinished uploads or tombstones."""
 
     def clear(self) -> None:
-        """Delete every file, and what was revoked."""
+        """Delete every file, what was revoked, and what webhooks have stored."""
 
     def delete_blocks(self, file: Any, first: int = 0) -> None:
         """Delete the bytes of a file from block `first` on."""
@@ -164,7 +164,7 @@ class MongoInspector:
         return _has_no_garbage(self)
 
     def clear(self) -> None:
-        for name in ("media", "fs.chunks", "fs.files", "revoked"):
+        for name in ("media", "fs.chunks", "fs.files", "revoked", "deliveries", "webhook_endpoints"):
             self.db[name].delete_many({})
 
     def delete_blocks(self, file: Any, first: int = 0) -> None:
@@ -314,7 +314,16 @@ class FilesInspector:
         return _has_no_garbage(self)
 
     def clear(self) -> None:
-        for table in ("uploads", "finished_uploads", "tombstones", "outbox", "media", "revocations"):
+        for table in (
+            "uploads",
+            "finished_uploads",
+            "tombstones",
+            "outbox",
+            "media",
+            "revocations",
+            "deliveries",
+            "webhook_endpoints",
+        ):
             with contextlib.suppress(sqlite3.OperationalError):  # before the first service has started
                 self.query(f"DELETE FROM {table}")
         for path in self.list_files():

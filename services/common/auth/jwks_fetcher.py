@@ -1,4 +1,4 @@
-"""Fetches the key set of an identity provider over HTTP: the one file of the services that names httpx.
+"""Fetches the key set of an identity provider over HTTP: one of the two files of the services that name httpx.
 
 No redirect is followed, no proxy of the environment is used, and the body is bounded.
 """

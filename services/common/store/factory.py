@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from services.common.settings import StoreSettings
+from services.common.store.delivery_store import WebhookStore
 from services.common.store.errors import InvalidStoreSettings
 from services.common.store.file_importer import FileImporter
 from services.common.store.garbage_collector import GarbageCollector
@@ -22,21 +23,26 @@ class MediaStore:
     garbage: GarbageCollector
     importer: FileImporter
     revocations: RevocationStore
+    webhooks: WebhookStore
     aclose: Callable[[], Awaitable[None]]
 
 
-def open_store(settings: StoreSettings, timings: StoreTimings | None = None) -> MediaStore:
+def open_store(
+    settings: StoreSettings, timings: StoreTimings | None = None, *, relays_events: bool = False
+) -> MediaStore:
     """Open the store; it connects with the first call. Must be called in a running event loop.
 
-    `timings` is needed by processes that write or collect garbage. Raises InvalidStoreSettings for a connection string
-    that the driver of MongoDB refuses. What the other store needs is not imported: it need not be installed.
+    `timings` is needed by processes that write or collect garbage; with `relays_events` the events of their changes stay in the
+    outbox until they are relayed. Raises InvalidStoreSettings for a connection string that the driver of MongoDB refuses. What the
+    other store needs is not imported: it need not be installed.
     """
     if settings.store == "files":
-        return _open_files(settings, timings)
-    return _open_gridfs(settings, timings)
+        return _open_files(settings, timings, relays_events=relays_events)
+    return _open_gridfs(settings, timings, relays_events=relays_events)
 
 
-def _open_gridfs(settings: StoreSettings, timings: StoreTimings | None) -> MediaStore:
+def _open_gridfs(settings: StoreSettings, timings: StoreTimings | None, *, relays_events: bool) -> MediaStore:
+    from services.common.store.gridfs.delivery_store import GridFSDeliveryStore  # noqa: PLC0415
     from services.common.store.gridfs.file_importer import GridFSFileImporter  # noqa: PLC0415
     from services.common.store.gridfs.garbage_collector import GridFSGarbageCollector  # noqa: PLC0415
     from services.common.store.gridfs.media_reader import GridFSMediaReader  # noqa: PLC0415
@@ -50,16 +56,18 @@ def _open_gridfs(settings: StoreSettings, timings: StoreTimings | None) -> Media
     except ConfigurationError as error:
         raise InvalidStoreSettings(str(error)) from None
     return MediaStore(
-        uploads=GridFSUploadStore(mongo, timings),
+        uploads=GridFSUploadStore(mongo, timings, relays_events=relays_events),
         reader=GridFSMediaReader(mongo),
         garbage=GridFSGarbageCollector(mongo, timings),
         importer=GridFSFileImporter(mongo, timings),
         revocations=GridFSRevocationStore(mongo),
+        webhooks=GridFSDeliveryStore(mongo, timings),
         aclose=mongo.aclose,
     )
 
 
-def _open_files(settings: StoreSettings, timings: StoreTimings | None) -> MediaStore:
+def _open_files(settings: StoreSettings, timings: StoreTimings | None, *, relays_events: bool) -> MediaStore:
+    from services.common.store.files.delivery_store import FilesDeliveryStore  # noqa: PLC0415
     from services.common.store.files.file_importer import FilesFileImporter  # noqa: PLC0415
     from services.common.store.files.files_database import open_files_database  # noqa: PLC0415
     from services.common.store.files.garbage_collector import FilesGarbageCollector  # noqa: PLC0415
@@ -69,10 +77,11 @@ def _open_files(settings: StoreSettings, timings: StoreTimings | None) -> MediaS
 
     files = open_files_database(settings.database_url.get_secret_value(), settings.files_dir)
     return MediaStore(
-        uploads=FilesUploadStore(files, timings),
+        uploads=FilesUploadStore(files, timings, relays_events=relays_events),
         reader=FilesMediaReader(files),
         garbage=FilesGarbageCollector(files, timings),
         importer=FilesFileImporter(files, timings),
         revocations=FilesRevocationStore(files),
+        webhooks=FilesDeliveryStore(files),
         aclose=files.aclose,
     )

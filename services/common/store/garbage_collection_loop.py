@@ -17,15 +17,20 @@ ORPHAN_SCAN_ROUNDS = 360
 """Runs between two searches for orphans: about an hour at an interval of ten seconds."""
 
 PublishEvent = Callable[[OutboxEvent], Awaitable[bool]]
+RelayEvents = Callable[[str], Awaitable[None]]
 _log = logging.getLogger("gridcast.gc")
 
 
 class GarbageCollectionLoop:
-    """Runs over everything that is due. `publish` returns whether it has published the event."""
+    """Runs over everything that is due.
 
-    def __init__(self, collector: GarbageCollector, publish: PublishEvent) -> None:
+    `publish` returns whether it has published the event. `relay` relays what is not relayed under an entry, where webhooks are on.
+    """
+
+    def __init__(self, collector: GarbageCollector, publish: PublishEvent, relay: RelayEvents | None = None) -> None:
         self._collector = collector
         self._publish = publish
+        self._relay = relay
         # Created at 0 on start: an alert fires where the counter does not increase.
         self._round_counters = {
             outcome: metrics.GC_RUNS.labels(outcome) for outcome in ("completed", "aborted", "failed")
@@ -38,6 +43,8 @@ class GarbageCollectionLoop:
         publishing = True
         async for media_id in self._collector.list_due():
             self._versions_counter.inc(await self._collector.collect(media_id))
+            if self._relay is not None:
+                await self._relay(media_id)
             for event in await self._collector.list_unpublished(media_id) if publishing else ():
                 # While Redis is unavailable, every further attempt would wait for its timeout again.
                 publishing = publishing and await self._publish(event)

@@ -17,6 +17,8 @@ MAX_FINISHED_UPLOADS = 64
 """Outcomes of uploads of one name that are kept: the newest."""
 MAX_OUTBOX_EVENTS = 64
 """Unpublished events of one name. Beyond it the oldest become one `socket.resync`: clients then ask for the state."""
+MAX_UNRELAYED_EVENTS = 64
+"""Events of one name without deliveries, where events are relayed. Beyond it a commit is refused."""
 SEARCH_SCAN_LIMIT = 10_000
 """Names that one page of a search examines: about 10 ms of the database's time."""
 ORPHAN_SCAN_FILES = 1000

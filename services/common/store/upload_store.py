@@ -131,7 +131,8 @@ class OutboxEvent:
     `info` is the file that became current, or the one that was deleted; its `revision` is the one that this change has made.
     `earlier` are the events of older changes of the name that were unpublished at `read_at`, a time of the monotonic clock: they
     are published before this one, in their order. An event of the type `socket.resync` replaces older events that the store has
-    no room for; its `info` is that of the last of them.
+    no room for; its `info` is that of the last of them. `to_relay` are the events up to this one that have no deliveries yet, this
+    one among them; empty in a store that does not relay.
     """
 
     id: str
@@ -139,6 +140,7 @@ class OutboxEvent:
     info: MediaInfo
     read_at: float
     earlier: tuple["OutboxEvent", ...] = ()
+    to_relay: tuple["OutboxEvent", ...] = ()
 
 
 class UploadCreator(Protocol):
@@ -260,7 +262,7 @@ class UploadCommitter(Protocol):
 
         An unknown outcome is resolved before this returns or raises. Raises AlreadyExists or PreconditionFailed where the
         preconditions do not hold, Conflict where the handle is void, Gone where stored bytes are found to be missing,
-        ServiceUnavailable where the outcome stays unknown.
+        TooManyRequests where the name has too many events that are not relayed, ServiceUnavailable where the outcome stays unknown.
         """
 
 
@@ -281,7 +283,8 @@ class FileDeleter(Protocol):
     async def delete(self, name: MediaName, preconditions: Preconditions = NO_PRECONDITIONS) -> OutboxEvent | None:
         """Make the current file of that name invisible; None where there is none.
 
-        Raises PreconditionFailed, and ServiceUnavailable where the outcome stays unknown.
+        Raises PreconditionFailed, TooManyRequests where the name has too many events that are not relayed, and ServiceUnavailable
+        where the outcome stays unknown.
         """
 
 
@@ -289,7 +292,10 @@ class EventAcknowledger(Protocol):
     """Removes published events from the outbox. Raises ServiceUnavailable."""
 
     async def ack_event(self, event: OutboxEvent) -> None:
-        """Remove an event that has been published after all earlier ones, so that none of them is published again. Idempotent."""
+        """Remove an event that has been published after all earlier ones, so that none of them is published again. Idempotent.
+
+        One that is not relayed yet stays until it is.
+        """
 
 
 class FreeSpaceReader(Protocol):

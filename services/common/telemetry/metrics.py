@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, cast
 from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import Counter, Gauge, start_http_server
+from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
 from services.common.telemetry.fast_metrics import FastCounter, FastHistogram
 
@@ -37,6 +37,21 @@ STORED_BYTES = Counter("gridcast_stored_bytes_total", "Bytes written to the stor
 UPLOAD_TAKEOVERS = Counter("gridcast_upload_takeovers_total", "Unfinished uploads whose lease passed to another writer")
 GC_DELETED_FILES = Counter("gridcast_gc_deleted_files_total", "Files deleted by the garbage collector", ["kind"])
 GC_RUNS = Counter("gridcast_gc_runs_total", "Garbage collection runs by outcome", ["outcome"])
+
+WEBHOOK_TRIES = Counter(
+    "gridcast_webhook_tries_total", "Tries to deliver a webhook, by endpoint and verdict", ["endpoint", "verdict"]
+)
+WEBHOOK_WAITING = Gauge("gridcast_webhook_waiting", "Deliveries that wait for a try", ["endpoint"])
+WEBHOOK_OLDEST_SECONDS = Gauge("gridcast_webhook_oldest_seconds", "Age of the oldest waiting delivery", ["endpoint"])
+WEBHOOK_DEAD = Gauge("gridcast_webhook_dead", "Deliveries without success after all tries", ["endpoint"])
+WEBHOOK_DELAY = Histogram(
+    "gridcast_webhook_delay_seconds",
+    "Time from the relay of an event to the answer of the endpoint that accepted it",
+    buckets=DURATION_BUCKETS_SECONDS,
+)
+UPLOAD_HOOK_CALLS = Counter(
+    "gridcast_upload_hook_calls_total", "Uploads that the upload hook was asked about", ["outcome"]
+)
 
 CACHE_LOOKUPS = FastCounter("gridcast_cache_lookups_total", "Cache lookups by cache and outcome", ["cache", "outcome"])
 BLOCK_CACHE_BYTES = Gauge("gridcast_block_cache_bytes", "Bytes in the block cache")

@@ -121,6 +121,17 @@ def parse_endpoint(
     )
 
 
+def parse_hook(text: str, read_file: Callable[[str], str]) -> Endpoint:
+    """Return where the upload hook is asked: a JSON object with `url`, and `secret` or `secret_file`. Raises ValueError."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError("not JSON") from None
+    if not isinstance(value, dict) or not value.keys() <= {"url", "secret", "secret_file"}:
+        raise ValueError("not a JSON object with url, and secret or secret_file")
+    return parse_endpoint({**value, "id": "upload-hook"}, from_settings=True, read_file=read_file)
+
+
 def _text_list(value: object, name: str) -> tuple[str, ...]:
     if not isinstance(value, list) or len(value) > MAX_PATTERNS or not all(isinstance(text, str) for text in value):
         raise ValueError(f"{name} is a list of at most {MAX_PATTERNS} texts")

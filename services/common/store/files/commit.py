@@ -31,9 +31,10 @@ Change = Callable[[Transaction], OutboxEvent | None]
 class FilesCommitter:
     """Makes files current and deletes them."""
 
-    def __init__(self, database: Database, timings: StoreTimings) -> None:
+    def __init__(self, database: Database, timings: StoreTimings, *, relays_events: bool = False) -> None:
         self._database = database
         self._timings = timings
+        self._relays_events = relays_events
 
     async def commit(
         self, upload: UploadHandle, key: FilesUploadKey, stored_file: StoredFile, preconditions: Preconditions
@@ -102,7 +103,9 @@ class FilesCommitter:
             "type": "file.replaced" if replaces else "file.created",
             "revision": revision,
         }
-        return append_event(transaction, row, event, read_at, is_first=not row["revision"])
+        return append_event(
+            transaction, row, event, read_at, is_first=not row["revision"], unrelayed=self._relays_events
+        )
 
     def _doom_current(self, transaction: Transaction, row: Row) -> None:
         due = transaction.now + milliseconds(self._timings.tombstone_ttl)
@@ -136,7 +139,7 @@ class FilesCommitter:
                 "type": "file.deleted",
                 "revision": revision,
             }
-            return append_event(transaction, row, deleted, read_at)
+            return append_event(transaction, row, deleted, read_at, unrelayed=self._relays_events)
 
         def read_back(transaction: Transaction) -> OutboxEvent | None:
             read_at = time.monotonic()

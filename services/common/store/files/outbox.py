@@ -4,32 +4,39 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
 
+from services.common.store.delivery_store import TooManyUnrelayed
 from services.common.store.files import schema
 from services.common.store.files.database import Transaction
 from services.common.store.files.ids import make_id
-from services.common.store.files.rows import Row, decode_event, version_of, with_earlier
-from services.common.store.limits import MAX_OUTBOX_EVENTS
+from services.common.store.files.rows import Row, version_of, with_earlier
+from services.common.store.limits import MAX_OUTBOX_EVENTS, MAX_UNRELAYED_EVENTS
 from services.common.store.upload_store import OutboxEvent
 
 outbox = schema.outbox
 
 
 def append_event(
-    transaction: Transaction, name: Row, event: dict[str, Any], read_at: float, *, is_first: bool = False
+    transaction: Transaction,
+    name: Row,
+    event: dict[str, Any],
+    read_at: float,
+    *,
+    is_first: bool = False,
+    unrelayed: bool = False,
 ) -> OutboxEvent:
     """Add an event to the outbox of a locked name, and return it with the unpublished ones before it.
 
-    `event` has the columns of `outbox` without `at` and `told`. The first event of a name has none before it.
+    `event` has the columns of `outbox` without `at`, `told` and `unrelayed`, which says that it is to be relayed. The first event
+    of a name has none before it. Raises TooManyUnrelayed, to roll the change back.
     """
-    new = {**event, "at": transaction.now, "told": False}
+    new = {**event, "at": transaction.now, "told": False, "unrelayed": unrelayed}
     transaction.connection.execute(insert(outbox).values(new))
-    if is_first:
-        return decode_event(name, new, read_at)
-    rows = read_outbox(transaction.connection, event["media_id"])
+    rows: list[Row] = [new] if is_first else read_outbox(transaction.connection, event["media_id"])
+    if unrelayed and sum(row["unrelayed"] for row in rows) > MAX_UNRELAYED_EVENTS:
+        raise TooManyUnrelayed
     if len(rows) > MAX_OUTBOX_EVENTS:
         rows = _merge_oldest(transaction, rows)
-    unpublished = [decode_event(name, row, read_at) for row in rows if not row["told"] or row["id"] == event["id"]]
-    appended = with_earlier(unpublished, event["id"])
+    appended = with_earlier(name, rows, event["id"], read_at)
     if appended is None:
         raise RuntimeError("the event that was added is not there")
     return appended
@@ -43,20 +50,20 @@ def read_outbox(connection: Connection, media_id: str) -> list[Row]:
 
 def read_event(connection: Connection, name: Row, event_id: str, read_at: float) -> OutboxEvent | None:
     """The event with that id and the unpublished ones before it, None where the outbox does not have it."""
-    rows = [row for row in read_outbox(connection, name["id"]) if not row["told"] or row["id"] == event_id]
-    return with_earlier([decode_event(name, row, read_at) for row in rows], event_id)
+    return with_earlier(name, read_outbox(connection, name["id"]), event_id, read_at)
 
 
 def _merge_oldest(transaction: Transaction, rows: list[Row]) -> list[Row]:
-    """Drop published events; where the others are still too many, the oldest become one resync.
+    """Drop events with no work left; where the others are still too many, the oldest that are relayed become one resync.
 
     A resync that is there grows, and keeps its id: writers that publish it at the same time publish it once.
     """
-    unpublished = [row for row in rows if not row["told"]]
-    dropped = [row["id"] for row in rows if row["told"]]
-    if len(unpublished) > MAX_OUTBOX_EVENTS:
-        merged_count = len(unpublished) - MAX_OUTBOX_EVENTS + 1
-        first, last = unpublished[0], unpublished[merged_count - 1]
+    kept = [row for row in rows if not row["told"] or row["unrelayed"]]
+    dropped = [row["id"] for row in rows if row["told"] and not row["unrelayed"]]
+    mergeable = [row for row in kept if not row["unrelayed"]]
+    merged_count = min(len(mergeable), len(kept) - MAX_OUTBOX_EVENTS + 1)
+    if merged_count > 1:
+        first, last = mergeable[0], mergeable[merged_count - 1]
         resync: dict[str, Any] = {
             **version_of(last),
             "id": first["id"] if first["type"] == "socket.resync" else make_id(),
@@ -65,23 +72,28 @@ def _merge_oldest(transaction: Transaction, rows: list[Row]) -> list[Row]:
             "at": first["at"],
             "revision": last["revision"],
             "told": False,
+            "unrelayed": False,
         }
-        dropped += [row["id"] for row in unpublished[:merged_count]]
-        unpublished = [resync, *unpublished[merged_count:]]
+        dropped += [row["id"] for row in mergeable[:merged_count]]
+        kept = [resync, *(row for row in kept if row["id"] not in dropped)]
         transaction.connection.execute(delete(outbox).where(outbox.c.id.in_(dropped)))
         transaction.connection.execute(insert(outbox).values(resync))
     else:
         transaction.connection.execute(delete(outbox).where(outbox.c.id.in_(dropped)))
-    return unpublished
+    return kept
 
 
 def remove_event(transaction: Transaction, media_id: str, event_id: str) -> None:
     """Remove an event and mark the earlier ones as published.
 
-    These stay for their own writers, which find out by them that their commits were made.
+    These stay for their own writers, which find out by them that their commits were made. An event that is not relayed stays too.
     """
-    statement = delete(outbox).where(outbox.c.id == event_id).returning(outbox.c.revision)
-    revision = transaction.connection.execute(statement).scalar()
+    execute = transaction.connection.execute
+    own = outbox.c.id == event_id
+    statement = delete(outbox).where(own, outbox.c.unrelayed.is_(False)).returning(outbox.c.revision)
+    revision = execute(statement).scalar()
+    if revision is None:
+        revision = execute(update(outbox).where(own).values(told=True).returning(outbox.c.revision)).scalar()
     if revision is not None and revision > 1:
         earlier = (outbox.c.media_id == media_id, outbox.c.revision < revision, outbox.c.told.is_(False))
         transaction.connection.execute(update(outbox).where(*earlier).values(told=True))
@@ -89,5 +101,10 @@ def remove_event(transaction: Transaction, media_id: str, event_id: str) -> None
 
 def drop_published(transaction: Transaction, media_id: str, older_than: int) -> None:
     """Drop the published events that are older than a time of the lease clock."""
-    old = (outbox.c.media_id == media_id, outbox.c.told.is_(True), outbox.c.at <= older_than)
+    old = (
+        outbox.c.media_id == media_id,
+        outbox.c.told.is_(True),
+        outbox.c.unrelayed.is_(False),
+        outbox.c.at <= older_than,
+    )
     transaction.connection.execute(delete(outbox).where(*old))

@@ -1,7 +1,7 @@
 """Rows as values of the port. Pure."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -95,11 +95,18 @@ def decode_event(name: Row, row: Row, read_at: float) -> OutboxEvent:
     return OutboxEvent(row["id"], row["type"], decode_version(row["media_id"], name, row, row["revision"]), read_at)
 
 
-def with_earlier(events: list[OutboxEvent], event_id: str) -> OutboxEvent | None:
-    """The event with that id, and those before it as its earlier ones; None where it is not there."""
-    for number, event in enumerate(events):
-        if event.id == event_id:
-            return replace(event, earlier=tuple(events[:number]))
+def with_earlier(name: Row, rows: Iterable[Row], event_id: str, read_at: float) -> OutboxEvent | None:
+    """The event with that id, with those before it that are unpublished or not relayed; None where the outbox has it not."""
+    earlier: list[OutboxEvent] = []
+    to_relay: list[OutboxEvent] = []
+    for row in rows:
+        event = decode_event(name, row, read_at)
+        if row["unrelayed"]:
+            to_relay.append(event)
+        if row["id"] == event_id:
+            return replace(event, earlier=tuple(earlier), to_relay=tuple(to_relay))
+        if not row["told"]:
+            earlier.append(event)
     return None
 
 

@@ -6,7 +6,10 @@
     uploads           unfinished uploads, with their fencing token, lease, expiry, offset, metadata and client
     finished_uploads  outcomes of uploads that had a TTL
     tombstones        files to delete, from `due` on; `second_purge`: twice
-    outbox            events to publish, in the order of their revisions; `told`: another writer has published it
+    outbox            events to publish, in the order of their revisions; `told`: it was published; `unrelayed`: its deliveries are
+                      not stored yet
+    deliveries        of webhooks, each event once for each endpoint: `body` as it is sent, the time of the next try, and claims
+    webhook_endpoints  what the API has made (`definition`, JSON with secrets), and what has ended
     revision_floors   the greatest revision of all names of a bucket whose rows were deleted
     revocations       tokens and subjects that are refused: the UTF-8 bytes of their names, which may hold any character, and
                       Unix times in seconds
@@ -28,12 +31,14 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 metadata = MetaData()
 
 _TEXT_TYPE = Text().with_variant(Text(collation="C"), "postgresql")
 _ID_TYPE = String(24).with_variant(String(24, collation="C"), "postgresql")
+_KEY_TYPE = String(96).with_variant(String(96, collation="C"), "postgresql")
 
 
 def _version_columns(*, nullable: bool) -> list[Column[object]]:
@@ -148,6 +153,7 @@ outbox = Table(
     Column("at", BigInteger, nullable=False),
     Column("revision", BigInteger, nullable=False),
     Column("told", Boolean, nullable=False),
+    Column("unrelayed", Boolean, nullable=False, server_default=false()),
     *_version_columns(nullable=False),
 )
 Index("outbox_order", outbox.c.media_id, outbox.c.revision)
@@ -167,4 +173,35 @@ revocations = Table(
     Column("value", LargeBinary, primary_key=True),
     Column("before", Double, nullable=False),
     Column("until", Double, nullable=False, index=True),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", _KEY_TYPE, primary_key=True),
+    Column("event_id", _ID_TYPE, nullable=False),
+    Column("endpoint_id", _KEY_TYPE, nullable=False),
+    Column("media_id", _ID_TYPE, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("event_type", String(128), nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("state", String(8), nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("fencing_token", BigInteger, nullable=False),
+    Column("status", Integer),
+    Column("error", _TEXT_TYPE, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("next_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False, index=True),
+)
+Index("deliveries_next", deliveries.c.endpoint_id, deliveries.c.state, deliveries.c.next_at, deliveries.c.id)
+Index("deliveries_order", deliveries.c.endpoint_id, deliveries.c.media_id, deliveries.c.revision)
+Index("deliveries_state", deliveries.c.state, deliveries.c.id)
+
+webhook_endpoints = Table(
+    "webhook_endpoints",
+    metadata,
+    Column("id", _KEY_TYPE, primary_key=True),
+    Column("definition", _TEXT_TYPE),
+    Column("is_ended", Boolean, nullable=False),
 )

@@ -58,13 +58,15 @@ class FilesUploadStore:
 
     block_size = BLOCK_SIZE
 
-    def __init__(self, files: FilesDatabase, timings: StoreTimings | None = None) -> None:
+    def __init__(
+        self, files: FilesDatabase, timings: StoreTimings | None = None, *, relays_events: bool = False
+    ) -> None:
         self.timings = timings or StoreTimings()
         self.lease_ttl = self.timings.lease_ttl
         self._files = files
         self._database = files.database
         self._exclusive = ExclusiveFiles(files.database, files.folder, files.threads)
-        self._committer = FilesCommitter(files.database, self.timings)
+        self._committer = FilesCommitter(files.database, self.timings, relays_events=relays_events)
         self._schema_ready = False
 
     async def ensure_schema(self) -> None:

@@ -14,9 +14,11 @@ from pymongo import ReturnDocument
 
 from services.common.errors import Conflict, PreconditionFailed, ServiceUnavailable
 from services.common.media import MediaName
+from services.common.store.delivery_store import TooManyUnrelayed
 from services.common.store.gridfs import document_updates, documents
 from services.common.store.gridfs.documents import Document, upload_key
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
+from services.common.store.gridfs.outbox_updates import has_room_for_unrelayed
 from services.common.store.limits import ATTEMPT_TIMEOUT_SECONDS, RESOLVE_TIMEOUT_SECONDS
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import OutboxEvent, Preconditions, StoredFile, UploadHandle
@@ -27,9 +29,10 @@ T = TypeVar("T")
 class Committer:
     """Makes files current and deletes them."""
 
-    def __init__(self, mongo: MongoDatabase, timings: StoreTimings) -> None:
+    def __init__(self, mongo: MongoDatabase, timings: StoreTimings, *, relays_events: bool = False) -> None:
         self._media = mongo.collection("media")
         self._timings = timings
+        self._relays_events = relays_events
 
     async def commit(
         self, upload: UploadHandle, stored_file: StoredFile, preconditions: Preconditions, revision_floor: int = 0
@@ -42,7 +45,14 @@ class Committer:
         event_id, holder_id = ObjectId(), ObjectId()
         fencing_token = upload.fencing_token
         condition, update = document_updates.commit_upload(
-            key.record_id, key.file_id, stored_file, event_id, revision_floor, self._timings, preconditions
+            key.record_id,
+            key.file_id,
+            stored_file,
+            event_id,
+            revision_floor,
+            self._timings,
+            preconditions,
+            relays_events=self._relays_events,
         )
         fencing_update = document_updates.increment_fencing_token(key.record_id, holder_id, self._timings)
 
@@ -52,6 +62,7 @@ class Committer:
             document = await self._find_and_update({**fenced_filter, **condition}, update, key.record_id)
             if document is None:
                 await self._check_fencing_token(fenced_filter)
+                await self._check_room(fenced_filter)
                 return None
             return documents.decode_committed_event(document, event_id, read_at)
 
@@ -85,13 +96,23 @@ class Committer:
             if await self._media.find_one(fenced_filter, {"_id": 1}) is None:
                 raise Conflict("another writer has acquired this upload, or it has expired")
 
+    async def _check_room(self, document_filter: Document) -> None:
+        """Raise TooManyRequests where a change has matched nothing because too many events are not relayed."""
+        if self._relays_events:
+            async with map_mongo_errors():
+                full = {**document_filter, "$expr": {"$not": [has_room_for_unrelayed()]}}
+                if await self._media.find_one(full, {"_id": 1}) is not None:
+                    raise TooManyUnrelayed
+
     async def delete(
         self, name: MediaName, preconditions: Preconditions, revision_floor: int = 0
     ) -> OutboxEvent | None:
         """Make the current file invisible, None where there is none. Raises PreconditionFailed."""
         event_id = ObjectId()
         name_filter = documents.name_filter(name, event_id)
-        update = document_updates.delete_current(event_id, revision_floor, self._timings)
+        update = document_updates.delete_current(
+            event_id, revision_floor, self._timings, relays_events=self._relays_events
+        )
         async with map_mongo_errors():
             before = await self._media.find_one(name_filter, {"current": 1})
         if before is None or before["current"] is None:
@@ -101,7 +122,7 @@ class Committer:
         version_filter = {
             **document_filter,
             "current.file": before["current"]["file"],
-            "$expr": document_updates.preconditions_hold(preconditions),
+            "$expr": document_updates.change_allowed(preconditions, relays_events=self._relays_events),
         }
 
         async def attempt() -> OutboxEvent | None:
@@ -118,6 +139,7 @@ class Committer:
         # Where nothing matched, the first attempt may have arrived after its outcome was read.
         event = await _run_until_resolved(attempt, resolve_outcome) or await resolve_outcome()
         if event is None:
+            await self._check_room(document_filter)
             raise PreconditionFailed("the file was changed concurrently or does not match the precondition")
         return event
 

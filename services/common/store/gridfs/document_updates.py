@@ -13,7 +13,7 @@ from bson import Binary, ObjectId
 from services.common.media import NO_METADATA
 from services.common.store.gridfs.admission import admit_upload
 from services.common.store.gridfs.documents import Document
-from services.common.store.gridfs.outbox_updates import append_event
+from services.common.store.gridfs.outbox_updates import append_event, has_room_for_unrelayed
 from services.common.store.limits import MAX_FINISHED_UPLOADS, MAX_TOMBSTONES
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import NewUpload, Preconditions, StoredFile
@@ -202,6 +202,8 @@ def commit_upload(
     revision_floor: int,
     timings: StoreTimings,
     preconditions: Preconditions,
+    *,
+    relays_events: bool = False,
 ) -> tuple[Document, Pipeline]:
     """Make the file current, finish the upload, add a tombstone for the old version and an event: one step for every reader.
 
@@ -223,13 +225,19 @@ def commit_upload(
         {
             "$set": {
                 "doomed": {"$concatArrays": ["$doomed", tombstones, _tails_of(record_id)]},
-                **append_event(event_id, event_type, current, revision_floor),
+                **append_event(event_id, event_type, current, revision_floor, unrelayed=relays_events),
             }
         },
         {"$set": {"current": None}},
         {"$set": {"current": current, **finish_upload(record_id, "stored", stored_file)}},
     ]
-    return {"$expr": preconditions_hold(preconditions)}, with_next_due_at(stages, timings)
+    return {"$expr": change_allowed(preconditions, relays_events=relays_events)}, with_next_due_at(stages, timings)
+
+
+def change_allowed(preconditions: Preconditions, *, relays_events: bool) -> Document:
+    """An expression: whether the preconditions hold, and the event of the change has room where it is to be relayed."""
+    holds = preconditions_hold(preconditions)
+    return {"$and": [holds, has_room_for_unrelayed()]} if relays_events else holds
 
 
 def _optional_fields(stored_file: StoredFile) -> Document:
@@ -239,12 +247,15 @@ def _optional_fields(stored_file: StoredFile) -> Document:
     return metadata if facts is None else {**metadata, "media_facts": {"$literal": facts}}
 
 
-def delete_current(event_id: ObjectId, revision_floor: int, timings: StoreTimings) -> Pipeline:
+def delete_current(
+    event_id: ObjectId, revision_floor: int, timings: StoreTimings, *, relays_events: bool = False
+) -> Pipeline:
     """Make the current file invisible, add a tombstone for it and an event."""
     tombstones = {"$concatArrays": ["$doomed", [_tombstone_of_current(timings)]]}
+    event = append_event(event_id, "file.deleted", "$current", revision_floor, unrelayed=relays_events)
     return with_next_due_at(
         [
-            {"$set": {"doomed": tombstones, **append_event(event_id, "file.deleted", "$current", revision_floor)}},
+            {"$set": {"doomed": tombstones, **event}},
             {"$set": {"current": None}},
         ],
         timings,
@@ -254,22 +265,28 @@ def delete_current(event_id: ObjectId, revision_floor: int, timings: StoreTiming
 def remove_event(event_id: ObjectId, timings: StoreTimings) -> Pipeline:
     """Remove an event from the outbox and mark the earlier ones as published.
 
-    These stay for their own writers, which find out by them that their commits were made.
+    These stay for their own writers, which find out by them that their commits were made. An event that is not relayed stays too.
     """
     position = {"$indexOfArray": ["$announce.id", event_id]}
     others = {
         "$filter": {
             "input": {"$range": [0, {"$size": "$announce"}]},
             "as": "index",
-            "cond": {"$ne": ["$$index", "$$position"]},
+            "cond": {"$or": [{"$ne": ["$$index", "$$position"]}, "$$unrelayed"]},
         }
     }
     event = {"$arrayElemAt": ["$announce", "$$index"]}
     told = {"$mergeObjects": [event, {"told": True}]}
-    marked = {"$cond": [{"$lt": ["$$index", "$$position"]}, told, event]}
+    marked = {"$cond": [{"$lte": ["$$index", "$$position"]}, told, event]}
+    waiting = {
+        "input": "$announce",
+        "cond": {"$and": [{"$eq": ["$$this.id", event_id]}, {"$eq": ["$$this.unrelayed", True]}]},
+    }
+    unrelayed = {"$gt": [{"$size": {"$filter": waiting}}, 0]}
     remaining = {"$map": {"input": others, "as": "index", "in": marked}}
+    with_unrelayed = {"$let": {"vars": {"unrelayed": unrelayed}, "in": remaining}}
     return with_next_due_at(
-        [{"$set": {"announce": {"$let": {"vars": {"position": position}, "in": remaining}}}}], timings
+        [{"$set": {"announce": {"$let": {"vars": {"position": position}, "in": with_unrelayed}}}}], timings
     )
 
 
@@ -345,7 +362,9 @@ def expire_uploads(timings: StoreTimings) -> Pipeline:
     A writer that comes back finds its handle void.
     """
     retry_at = {"$add": ["$$this.at", milliseconds(timings.outbox_retry_after)]}
-    told = {"$and": [{"$eq": ["$$this.told", True]}, {"$lte": [retry_at, "$$NOW"]}]}
+    told = {
+        "$and": [{"$eq": ["$$this.told", True]}, {"$ne": ["$$this.unrelayed", True]}, {"$lte": [retry_at, "$$NOW"]}]
+    }
     expired = {"$filter": {"input": "$uploads", "cond": {"$lte": ["$$this.expires_at", "$$NOW"]}}}
     tombstones = _tombstones_of(expired, second_purge=True)
     return with_next_due_at(

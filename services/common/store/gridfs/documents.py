@@ -12,7 +12,7 @@ One document holds the whole truth about one file name; every change of it is on
     doomed             tombstones, versions to delete: file, due, late (purge a second time)
     revision           how many changes of the name were committed; see `revisions`
     announce           the outbox, events to publish, in the order of their commits: id, type, of (the version), at, revision, told
-                       (another writer has published it)
+                       (it was published), unrelayed (true: its deliveries are not stored yet)
     attention          next_due_at, the time from which the garbage collector has work here
     asked_at           set by `TOUCH_UPDATE` only
 
@@ -166,11 +166,15 @@ def decode_outbox_event(document: Document, entry: Document, read_at: float) -> 
 def decode_committed_event(document: Document, event_id: ObjectId, read_at: float) -> OutboxEvent | None:
     """The event with that id and the unpublished ones before it, None where the outbox does not have it."""
     earlier: list[OutboxEvent] = []
+    to_relay: list[OutboxEvent] = []
     for entry in document["announce"]:
+        event = decode_outbox_event(document, entry, read_at)
+        if entry.get("unrelayed"):
+            to_relay.append(event)
         if entry["id"] == event_id:
-            return replace(decode_outbox_event(document, entry, read_at), earlier=tuple(earlier))
+            return replace(event, earlier=tuple(earlier), to_relay=tuple(to_relay))
         if not entry.get("told"):
-            earlier.append(decode_outbox_event(document, entry, read_at))
+            earlier.append(event)
     return None
 
 

@@ -34,6 +34,12 @@ INDEXES: dict[str, tuple[IndexSpec, ...]] = {
             "attention", ("attention", "_id"), options={"partialFilterExpression": {"attention": {"$type": "date"}}}
         ),
     ),
+    "deliveries": (
+        IndexSpec("next", ("endpoint", "state", "next_at", "_id")),
+        IndexSpec("order", ("endpoint", "media", "revision")),
+        IndexSpec("state", ("state", "_id")),
+        IndexSpec("expired", ("expires_at",)),
+    ),
     # MongoDB deletes what has ended.
     "revoked": (IndexSpec("ended", ("until",), options={"expireAfterSeconds": 0}),),
     # The two indexes of GridFS, with the names that drivers give them.

@@ -75,6 +75,13 @@ class MongoDatabase:
             cursor = await cursor
         return {index["name"]: dict(index) async for index in cursor}
 
+    async def aggregate(self, name: str, pipeline: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the result of an aggregation. Motor returns a cursor, PyMongo an awaitable cursor."""
+        cursor = self.collection(name).aggregate(pipeline)
+        if inspect.isawaitable(cursor):
+            cursor = await cursor
+        return [document async for document in cursor]
+
     async def ping(self) -> None:
         """Check that a primary responds. Raises ServiceUnavailable."""
         async with map_mongo_errors():

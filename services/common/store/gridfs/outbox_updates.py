@@ -5,25 +5,44 @@ from typing import Any
 from bson import ObjectId
 
 from services.common.store.gridfs.documents import Document
-from services.common.store.limits import MAX_OUTBOX_EVENTS
+from services.common.store.limits import MAX_OUTBOX_EVENTS, MAX_UNRELAYED_EVENTS
+
+_IS_RELAYED: Document = {"$ne": ["$$this.unrelayed", True]}
+_IS_UNPUBLISHED: Document = {"$ne": ["$$this.told", True]}
 
 
-def append_event(event_id: ObjectId, event_type: Any, version: Any, revision_floor: int) -> Document:
-    """The fields that count the change and hold the outbox, with one more event."""
+def append_event(
+    event_id: ObjectId, event_type: Any, version: Any, revision_floor: int, *, unrelayed: bool
+) -> Document:
+    """The fields that count the change and hold the outbox, with one more event; `unrelayed`: it is to be relayed."""
     revision = {"$add": [{"$max": [{"$ifNull": ["$revision", 0]}, revision_floor]}, 1]}
     event = {"id": event_id, "type": event_type, "of": version, "at": "$$NOW", "revision": revision}
+    if unrelayed:
+        event["unrelayed"] = True
     return {"revision": revision, "announce": _bounded_outbox({"$concatArrays": ["$announce", [event]]}, ObjectId())}
 
 
-def _bounded_outbox(events: Document, resync_id: ObjectId) -> Document:
-    """The events; where they are too many, the unpublished ones, of which the oldest become one resync.
+def has_room_for_unrelayed() -> Document:
+    """An expression: whether one more event may wait to be relayed."""
+    unrelayed = {"$filter": {"input": {"$ifNull": ["$announce", []]}, "cond": {"$eq": ["$$this.unrelayed", True]}}}
+    return {"$lt": [{"$size": unrelayed}, MAX_UNRELAYED_EVENTS]}
 
-    A resync that is there grows, and keeps its id: writers that publish it at the same time publish it once.
+
+def mark_relayed(event_ids: list[ObjectId]) -> Document:
+    """The outbox, in which these events are relayed."""
+    relayed = {"$mergeObjects": ["$$this", {"unrelayed": False}]}
+    mapped = {"$cond": [{"$in": ["$$this.id", event_ids]}, relayed, "$$this"]}
+    return {"announce": {"$map": {"input": "$announce", "in": mapped}}}
+
+
+def _bounded_outbox(events: Document, resync_id: ObjectId) -> Document:
+    """The events; where they are too many, those with work left, of which the oldest that are relayed become one resync.
+
+    A resync that is there grows, and keeps its id: writers that publish it at the same time publish it once. An event that is not
+    relayed stays as it is, and all before it are: so the relayed ones are the older ones.
     """
-    first, last = (
-        {"$arrayElemAt": ["$$unpublished", index]}
-        for index in (0, {"$subtract": [{"$size": "$$unpublished"}, MAX_OUTBOX_EVENTS]})
-    )
+    first = {"$arrayElemAt": ["$$mergeable", 0]}
+    last = {"$arrayElemAt": ["$$mergeable", {"$subtract": ["$$count", 1]}]}
     resync = {
         "id": {"$cond": [{"$eq": ["$$first.type", "socket.resync"]}, "$$first.id", resync_id]},
         "type": "socket.resync",
@@ -31,10 +50,16 @@ def _bounded_outbox(events: Document, resync_id: ObjectId) -> Document:
         "at": "$$first.at",
         "revision": "$$last.revision",
     }
-    newest = {"$slice": ["$$unpublished", 1 - MAX_OUTBOX_EVENTS]}
-    merged = {"$let": {"vars": {"first": first, "last": last}, "in": {"$concatArrays": [[resync], newest]}}}
-    fits = {"$lte": [{"$size": "$$unpublished"}, MAX_OUTBOX_EVENTS]}
-    unpublished = {"$filter": {"input": "$$events", "cond": {"$ne": ["$$this.told", True]}}}
-    bounded = {"$let": {"vars": {"unpublished": unpublished}, "in": {"$cond": [fits, "$$unpublished", merged]}}}
+    others = {"$slice": ["$$mergeable", {"$subtract": ["$$count", {"$size": "$$mergeable"}]}]}
+    unrelayed = {"$filter": {"input": "$$kept", "cond": {"$not": [_IS_RELAYED]}}}
+    joined = {"$concatArrays": [[resync], others, unrelayed]}
+    merged = {"$let": {"vars": {"first": first, "last": last}, "in": joined}}
+    excess = {"$add": [{"$subtract": [{"$size": "$$kept"}, MAX_OUTBOX_EVENTS]}, 1]}
+    count = {"$min": [{"$size": "$$mergeable"}, excess]}
+    mergeable = {"$filter": {"input": "$$kept", "cond": {"$and": [_IS_UNPUBLISHED, _IS_RELAYED]}}}
+    counted = {"$let": {"vars": {"count": count}, "in": {"$cond": [{"$lt": ["$$count", 2]}, "$$kept", merged]}}}
+    kept = {"$filter": {"input": "$$events", "cond": {"$or": [_IS_UNPUBLISHED, {"$not": [_IS_RELAYED]}]}}}
+    with_mergeable = {"$let": {"vars": {"mergeable": mergeable}, "in": counted}}
+    bounded = {"$let": {"vars": {"kept": kept}, "in": with_mergeable}}
     all_fit = {"$lte": [{"$size": "$$events"}, MAX_OUTBOX_EVENTS]}
     return {"$let": {"vars": {"events": events}, "in": {"$cond": [all_fit, "$$events", bounded]}}}

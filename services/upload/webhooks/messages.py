@@ -1,0 +1,48 @@
+"""The bodies of webhooks: a CloudEvents object, encoded once, so that every try sends and signs the same bytes. Pure."""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from services.common.store.delivery_store import NewDelivery
+from services.common.store.upload_store import OutboxEvent
+from services.upload.webhooks.endpoints import Endpoint
+
+SOURCE = "/upload"
+
+
+def format_time(moment: datetime) -> str:
+    """A time of RFC 3339 in UTC."""
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def encode_message(event_type: str, identifier: str, moment: datetime, data: Any) -> bytes:
+    """Return the bytes of a CloudEvents 1.0 object. `timestamp` is what Standard Webhooks recommends: the same as `time`."""
+    time = format_time(moment)
+    members = {
+        "specversion": "1.0",
+        "id": identifier,
+        "source": SOURCE,
+        "type": event_type,
+        "time": time,
+        "timestamp": time,
+        "datacontenttype": "application/json",
+        "data": data,
+    }
+    return json.dumps(members, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def make_deliveries(events: Sequence[OutboxEvent], endpoints: Sequence[Endpoint], now: datetime) -> list[NewDelivery]:
+    """Return the deliveries of events, one for each endpoint that wants it. `now` is the time of a deletion."""
+    deliveries: list[NewDelivery] = []
+    for event in events:
+        info = event.info
+        wanting = [endpoint for endpoint in endpoints if endpoint.wants(event.type, info.folder)]
+        if wanting:
+            moment = now if event.type == "file.deleted" else info.uploaded_at
+            body = encode_message(event.type, event.id, moment, info.to_public_dict())
+            deliveries += [
+                NewDelivery(event.id, endpoint.id, info.id, info.revision, event.type, body) for endpoint in wanting
+            ]
+    return deliveries
