@@ -42,6 +42,11 @@ _TABLE: dict[str, dict[str, str]] = {
     # POST with X-HTTP-Method-Override means PATCH or DELETE (tus 1.0.0, "Headers").
     "/file/tus/{id}": {"OPTIONS": UPLOAD, "HEAD": UPLOAD, "PATCH": UPLOAD, "POST": UPLOAD, "DELETE": UPLOAD},
     "/auth/revocations": {"POST": UPLOAD},
+    "/webhooks/endpoints": {"GET": UPLOAD, "POST": UPLOAD},
+    "/webhooks/endpoints/{endpoint}": {"DELETE": UPLOAD},
+    "/webhooks/endpoints/{endpoint}/activation": {"POST": UPLOAD},
+    "/webhooks/deliveries": {"GET": UPLOAD},
+    "/webhooks/replays": {"POST": UPLOAD},
     "/sockets": {"GET": SOCKET},
     "/sockets/messages": {"POST": SOCKET},
     "/sockets/{sid}": {"GET": SOCKET, "DELETE": SOCKET},

@@ -46,6 +46,7 @@ store_inspectors     the content of a store read and changed directly, the same 
 traffic              uploads, reads and pushes in the background, with a log of their results
 upload_history       uploads under faults, and a check of the store against their results
 waiting              eventually, eventually_async
+webhook_receiver     receivers of webhooks that record, and answer as told
 websocket_load       many WebSocket clients in one process
 """
 

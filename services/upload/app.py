@@ -24,6 +24,7 @@ from services.common.web.health import ReadinessCheck
 from services.common.web.middleware import RequestMiddleware
 from services.common.web.route_list import list_routes
 from services.upload.endpoints import delete, form, put, revocations, tus
+from services.upload.endpoints import webhooks as webhooks_api
 from services.upload.endpoints.dependencies import UploadContext
 from services.upload.endpoints.tus_folder import folder_of_new_upload
 from services.upload.limits import DiskSpaceMonitor, UploadLimiter
@@ -33,6 +34,7 @@ from services.upload.progress import ProgressReporter
 from services.upload.revoking import create_revocation_poller, revoke
 from services.upload.settings import UploadSettings
 from services.upload.tus.resumable_uploads import ResumableUploads
+from services.upload.webhooks.upload_hook import UploadHook
 from services.upload.webhooks.webhooks import Webhooks
 from services.upload.writer.cleanup import CleanupRunner
 
@@ -72,7 +74,7 @@ def create_app(
     if auth is not None:
         checks |= auth.readiness_checks()
     app = create_fastapi_app("upload", "Writes files into the store.", lifespan, checks)
-    for endpoint in (form, put, delete, tus, revocations):
+    for endpoint in (form, put, delete, tus, revocations, webhooks_api):
         app.include_router(endpoint.router)
     protection = BrowserProtection(HostPolicy(settings.allowed_hosts), OriginPolicy(""))
     authorization = create_authorization(auth, list_routes(app), folder_of_new_upload)
@@ -87,6 +89,8 @@ async def _lifespan(
     endpoints = settings.webhook_endpoints()
     store = open_store(settings, settings.store_timings(), relays_events=endpoints is not None)
     webhooks = None if endpoints is None else Webhooks(store.webhooks, endpoints)
+    hook_endpoint = settings.hook_endpoint()
+    hook = None if hook_endpoint is None else UploadHook(hook_endpoint)
     app.state.store = store.uploads
     async with EventPublisher.from_url(settings.redis_url.get_secret_value(), "/upload") as publisher:
         policy = UploadPolicy(settings.max_file_size, settings.allowed_media_types)
@@ -106,6 +110,8 @@ async def _lifespan(
             cleanup=cleanup,
             sids=None if auth is None else auth.sids,
             revoke=partial(revoke, store.revocations, poller),
+            hook=hook,
+            webhooks=webhooks,
             resumable_uploads=ResumableUploads(
                 store.uploads,
                 policy,
@@ -137,8 +143,9 @@ async def _lifespan(
             await cancel_and_wait(*tasks)
             await progress_reporter.aclose()
             await outbox.aclose()
-            if webhooks is not None:
-                await webhooks.aclose()
+            for part in (webhooks, hook):
+                if part is not None:
+                    await part.aclose()
             await store.aclose()
 
 

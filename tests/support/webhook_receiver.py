@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -116,3 +117,19 @@ async def run_receiver(respond: Respond | None = None, host: str = "127.0.0.1") 
         for task in handlers:
             task.cancel()
         await asyncio.gather(*handlers, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def run_threaded_receiver(respond: Respond | None = None) -> Iterator[Receiver]:
+    """A receiver in a thread of its own, for tests that call a service synchronously."""
+    loop = asyncio.new_event_loop()
+    running = run_receiver(respond)
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    try:
+        yield asyncio.run_coroutine_threadsafe(running.__aenter__(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(running.__aexit__(None, None, None), loop).result(10)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()

@@ -66,6 +66,11 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
     # POST is PATCH, DELETE or HEAD by X-HTTP-Method-Override: all need the same.
     "/file/tus/{upload}": {"OPTIONS": PUBLIC, "HEAD": _TUS, "PATCH": _TUS, "DELETE": _TUS, "POST": _TUS},
     "/auth/revocations": {"POST": Rule("admin")},
+    "/webhooks/endpoints": {"GET": Rule("admin"), "POST": Rule("admin")},
+    "/webhooks/endpoints/{endpoint}": {"DELETE": Rule("admin")},
+    "/webhooks/endpoints/{endpoint}/activation": {"POST": Rule("admin")},
+    "/webhooks/deliveries": {"GET": Rule("admin")},
+    "/webhooks/replays": {"POST": Rule("admin")},
     "/sockets": {"GET": Rule("sockets")},
     "/sockets/messages": {"POST": Rule("push", Source.TOPIC)},
     "/sockets/{sid}": {"GET": Rule("sockets", Source.SOCKET), "DELETE": Rule("sockets", Source.SOCKET)},

@@ -1,14 +1,14 @@
 """What all upload endpoints share: the context that the lifespan has opened, and the request's body."""
 
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
 from fastapi import Request
 
 from services.common.auth.authorization import missing_right
-from services.common.auth.identity import Identity
+from services.common.auth.identity import Identity, identity_of
 from services.common.auth.revocations import Revocation
 from services.common.auth.sids import SidSigner
 from services.common.errors import BadRequest, GridcastError
@@ -25,6 +25,9 @@ from services.upload.policy import UploadPolicy
 from services.upload.progress import Progress, StartProgress
 from services.upload.settings import UploadSettings
 from services.upload.tus.resumable_uploads import ResumableUploads
+from services.upload.webhooks.hook_protocol import ALLOWED, HookAnswer, HookQuestion
+from services.upload.webhooks.upload_hook import UploadHook
+from services.upload.webhooks.webhooks import Webhooks
 from services.upload.writer.cleanup import CleanupRunner
 from services.upload.writer.upload_writer import UploadWriter
 
@@ -44,6 +47,18 @@ class UploadContext:
     resumable_uploads: ResumableUploads
     sids: SidSigner | None
     revoke: Callable[[Revocation], Awaitable[None]]
+    hook: UploadHook | None = None
+    webhooks: Webhooks | None = None
+
+    async def ask_hook(self, make_question: Callable[[], HookQuestion]) -> HookAnswer:
+        """Ask the upload hook, where there is one. To be called before a slot, space or a name is held.
+
+        Raises as `UploadHook.ask`, and ShuttingDown.
+        """
+        if self.hook is None:
+            return ALLOWED
+        self.limiter.check_accepting()
+        return await self.hook.ask(make_question())
 
     def check_sid(self, identity: Identity | None, sid: str | None) -> None:
         """Raise InsufficientScope where the progress of an upload would be pushed to the socket of another subject."""
@@ -61,14 +76,14 @@ class UploadContext:
 
         return start
 
-    def check_size(self, length: int | None) -> None:
+    def check_size(self, length: int | None, answer: HookAnswer = ALLOWED) -> None:
         """Check the size of a file and reserve the space for it. Raises ContentTooLarge and InsufficientStorage."""
-        self.policy.check_length(length)
+        answer.limit(self.policy).check_length(length)
         self.disk_space.reserve(length)
 
-    def create_writer(self, body: UploadBody) -> UploadWriter:
+    def create_writer(self, body: UploadBody, answer: HookAnswer = ALLOWED) -> UploadWriter:
         """A writer that aborts the body when the store fails."""
-        return UploadWriter(self.store, self.policy.max_size, body.abort, body.client)
+        return UploadWriter(self.store, answer.limit(self.policy).max_size, body.abort, body.client)
 
 
 def upload_context(request: Request) -> UploadContext:
@@ -86,11 +101,18 @@ def upload_context(request: Request) -> UploadContext:
     return context
 
 
+def subject_of(request: Request) -> str | None:
+    """The subject of a request, as the upload hook sees it; None for an anonymous one."""
+    identity = identity_of(request.scope)
+    return (identity.subject or None) if identity is not None else None
+
+
 @contextmanager
-def request_body(request: Request, protocol: str) -> Iterator[UploadBody]:
+def request_body(request: Request, protocol: str, *, holds_slot: bool = True) -> Iterator[UploadBody]:
     """Hold an upload slot while the body is received, and count the outcome under `protocol`. Refuses content codings.
 
-    An error response before the end of the body closes the connection: the rest is not read.
+    Without `holds_slot` the caller acquires it. An error response before the end of the body closes the connection: the rest is not
+    read.
     """
     context = upload_context(request)
     client = client_key(client_behind_gateway(request.scope))
@@ -100,7 +122,7 @@ def request_body(request: Request, protocol: str) -> Iterator[UploadBody]:
     outcome = "aborted"
     try:
         require_identity_coding(request.scope["headers"])
-        with context.limiter.acquire_slot(body):
+        with context.limiter.acquire_slot(body) if holds_slot else nullcontext():
             yield body
         outcome = "completed"
     except GridcastError as error:

@@ -6,7 +6,9 @@ known yet is received without a name and gets it at the end.
 
 import sys
 from collections.abc import AsyncIterable, Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -18,7 +20,7 @@ from services.common.media import NO_METADATA, MediaName, validate_folder, valid
 from services.common.store.upload_store import OutboxEvent
 from services.common.web.openapi import openapi_problems
 from services.upload.content_types import resolve_content_type
-from services.upload.endpoints.dependencies import request_body, upload_context
+from services.upload.endpoints.dependencies import request_body, subject_of, upload_context
 from services.upload.endpoints.multipart import (
     MAX_FORM_OVERHEAD_BYTES,
     EmptyFileInput,
@@ -35,6 +37,7 @@ from services.upload.endpoints.request import SidParam, parse_content_length
 from services.upload.endpoints.response import stream_location, validator_headers
 from services.upload.file_metadata import encode_file_metadata, is_file_metadata
 from services.upload.progress import NullProgress, Progress, StartProgress
+from services.upload.webhooks.hook_protocol import ALLOWED, HookAnswer, HookQuestion
 from services.upload.writer.cleanup import CleanupRunner
 from services.upload.writer.upload_writer import UploadWriter
 
@@ -82,7 +85,7 @@ async def upload_form(
     All other text fields become the file's metadata.
     """
     context = upload_context(request)
-    with request_body(request, "form") as body:
+    with request_body(request, "form", holds_slot=False) as body, ExitStack() as held:
         by_aiohttp = "aiohttp/" in request.headers.get("user-agent", "")
         boundary = parse_boundary(request.headers.get("content-type", "").encode("latin-1"))
         parser = FormParser(boundary, percent_encoded_filenames=by_aiohttp)
@@ -90,12 +93,17 @@ async def upload_form(
         max_size = context.policy.max_size
         if length is not None and length > max_size + MAX_FORM_OVERHEAD_BYTES:
             raise ContentTooLarge(f"the file is larger than {max_size} bytes")
-        context.check_size(None if length is None else max(0, length - MAX_FORM_OVERHEAD_BYTES))
         query_fields = {"folder": None if folder is None else validate_folder(folder), "sid": sid}
+        # Its file is named in the body, which is not read before the answer.
+        asked = partial(HookQuestion, "form", query_fields["folder"], None, None, None, {}, subject_of(request))
+        answer = await context.ask_hook(asked)
+        held.enter_context(context.limiter.acquire_slot(body))
+        least = None if length is None else max(0, length - MAX_FORM_OVERHEAD_BYTES)
+        context.check_size(least, answer)
         fields = {name: value for name, value in query_fields.items() if value is not None}
         start_progress = context.start_progress_for(identity_of(request.scope))
-        form = FormUpload(fields, start_progress, context.policy.check_media_type)
-        event = await receive_form(body, parser, form, context.create_writer(body), context.cleanup)
+        form = FormUpload(fields, start_progress, context.policy.check_media_type, answer=answer)
+        event = await receive_form(body, parser, form, context.create_writer(body, answer), context.cleanup)
     await context.outbox.publish(event)
     info = event.info
     headers = {
@@ -111,7 +119,7 @@ class FormUpload:
     """The form as read so far.
 
     `fields` begins with the query parameters; `check_media_type` raises for a type that is refused. `metadata` are the text fields
-    that are not ours, `metadata_json` what is stored of them.
+    that are not ours, `metadata_json` what is stored of them. `answer` is that of the upload hook.
     """
 
     fields: dict[str, str]
@@ -123,12 +131,13 @@ class FormUpload:
     metadata: dict[str, str] = field(default_factory=dict)
     metadata_json: str = NO_METADATA
     progress: Progress = field(default_factory=NullProgress)
+    answer: HookAnswer = ALLOWED
 
     def target_name(self) -> MediaName:
         """Return the validated name. Raises BadRequest."""
         if self.filename is None:
             raise BadRequest("the field 'file' is missing, or no file was chosen in it")
-        return validate_media_name(self.fields.get("folder", ""), self.filename)
+        return self.answer.place(validate_media_name(self.fields.get("folder", ""), self.filename))
 
     def add_field(self, name: str, value: str) -> None:
         """Add a text field.
@@ -158,6 +167,7 @@ class FormUpload:
             raise BadRequest("duplicate field 'file'")
         self.filename = validate_segment(event.filename, "filename")
         self.content_type = self.check_media_type(resolve_content_type(event.content_type, self.filename))
+        self.answer.check_media_type(self.content_type)
         # A part does not state its length: the total is unknown until its end.
         self.progress = self.start_progress(self.fields.get("sid"), self.filename, None)
 
@@ -172,7 +182,9 @@ async def receive_form(
                 await _handle_event(event, form, writer)
             form.progress.set_received(writer.bytes_received)
         parser.close()
-        stored = await writer.commit(form.target_name(), form.content_type, metadata_json=form.metadata_json)
+        stored = await writer.commit(
+            form.target_name(), form.content_type, metadata_json=form.answer.join_metadata(form.metadata_json)
+        )
     except BaseException as error:
         form.progress.set_state("failed")
         await cleanup.run_after(error, writer.abort())

@@ -2,7 +2,9 @@
 
 import sys
 from collections.abc import AsyncIterable, Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -10,12 +12,12 @@ from fastapi.responses import JSONResponse
 
 from services.common.auth.identity import identity_of
 from services.common.errors import AlreadyExists, BadRequest, PreconditionFailed
-from services.common.media import MediaInfo, MediaName, validate_media_name
+from services.common.media import NO_METADATA, MediaInfo, MediaName, validate_media_name
 from services.common.store.upload_store import NewUpload, OutboxEvent, Preconditions
 from services.common.web.openapi import openapi_problems
 from services.upload.content_types import resolve_content_type
 from services.upload.digests import DigestVerifier
-from services.upload.endpoints.dependencies import request_body, upload_context
+from services.upload.endpoints.dependencies import request_body, subject_of, upload_context
 from services.upload.endpoints.request import (
     IF_MATCH_PARAMETER,
     IF_UNMODIFIED_SINCE_PARAMETER,
@@ -31,6 +33,7 @@ from services.upload.endpoints.request import (
 )
 from services.upload.endpoints.response import path_location, stream_location, validator_headers
 from services.upload.progress import Progress
+from services.upload.webhooks.hook_protocol import HookQuestion
 from services.upload.writer.cleanup import CleanupRunner
 from services.upload.writer.upload_writer import UploadWriter
 
@@ -84,24 +87,26 @@ async def _put(
 ) -> JSONResponse:
     context = upload_context(request)
     headers = request.headers
-    with request_body(request, "put") as body:
+    with request_body(request, "put", holds_slot=False) as body, ExitStack() as held:
         name = parse_name()
         # RFC 9110, 14.5: a partial PUT that is taken for a complete one would destroy the file.
         if "content-range" in headers:
             raise BadRequest("Content-Range is not supported in PUT")
         length = parse_content_length(request)
-        context.check_size(length)
         content_type = resolve_content_type(headers.get("content-type", ""), name.filename)
-        put_request = PutRequest(
-            name,
-            context.policy.check_media_type(content_type),
-            length,
-            request_preconditions(request),
-            digest_verifiers(request),
-        )
+        context.policy.check_media_type(content_type)
+        preconditions, verifiers = request_preconditions(request), digest_verifiers(request)
+        subject = subject_of(request)
+        asked = partial(HookQuestion, "put", name.folder, name.filename, length, content_type, {}, subject)
+        answer = await context.ask_hook(asked)
+        held.enter_context(context.limiter.acquire_slot(body))
+        answer.check_media_type(content_type)
+        name, metadata_json = answer.place(name), answer.join_metadata(NO_METADATA)
+        context.check_size(length, answer)
+        put_request = PutRequest(name, content_type, length, preconditions, verifiers, metadata_json)
         progress = context.start_progress_for(identity_of(request.scope))(sid, name.filename, length)
         try:
-            event = await receive_put(body, put_request, context.create_writer(body), progress, context.cleanup)
+            event = await receive_put(body, put_request, context.create_writer(body, answer), progress, context.cleanup)
         except AlreadyExists as error:
             raise PreconditionFailed("the file already exists", error.headers) from error
     await context.outbox.publish(event)
@@ -122,6 +127,7 @@ class PutRequest:
     length: int | None
     preconditions: Preconditions
     verifiers: Sequence[DigestVerifier]
+    metadata_json: str = NO_METADATA
 
 
 async def receive_put(
@@ -150,7 +156,9 @@ async def receive_put(
                 verifier.update(piece)
             await writer.write(piece)
             progress.set_received(writer.bytes_received)
-        event = await writer.commit(name, put_request.content_type, preconditions, verify_digests)
+        event = await writer.commit(
+            name, put_request.content_type, preconditions, verify_digests, metadata_json=put_request.metadata_json
+        )
     except BaseException as error:
         progress.set_state("failed")
         await cleanup.run_after(error, writer.abort())

@@ -1,8 +1,10 @@
 """The endpoints of tus 1.0.0: translate header fields and statuses of resumable uploads."""
 
+import json
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request, Response
@@ -16,10 +18,11 @@ from services.common.errors import (
     UnsupportedMediaType,
 )
 from services.common.http.dates import format_http_date
-from services.common.media import validate_media_name
+from services.common.media import MediaName, validate_media_name
 from services.common.store.upload_store import FinishedUpload, InProgressUpload
 from services.common.web.openapi import openapi_problems
 from services.common.web.openapi_examples import parameter_examples
+from services.upload.body import UploadBody
 from services.upload.content_types import resolve_content_type
 from services.upload.endpoints.dependencies import UploadContext, request_body, upload_context
 from services.upload.endpoints.request import digest_verifiers, parse_content_length
@@ -28,6 +31,7 @@ from services.upload.tus import headers as tus_headers
 from services.upload.tus.concatenation import Concatenator, ConcatTarget
 from services.upload.tus.ownership import owner_entry
 from services.upload.tus.patch import PatchRequest, PatchResult
+from services.upload.webhooks.hook_protocol import HookQuestion
 
 router = APIRouter(tags=["tus"])
 
@@ -118,7 +122,11 @@ async def tus_create(
 
     All other keys become the file's metadata.
     """
-    with _require_tus_version(request), request_body(request, "tus") as body:
+    with (
+        _require_tus_version(request),
+        request_body(request, "tus", holds_slot=False) as body,
+        ExitStack() as held,
+    ):
         context = upload_context(request)
         concat = tus_headers.parse_concat(upload_concat)
         metadata = tus_headers.parse_metadata(upload_metadata or "")
@@ -132,14 +140,19 @@ async def tus_create(
         if concat is not None and concat.part_ids:
             if upload_length is not None or parse_content_length(request) or not await body.is_empty():
                 raise BadRequest("a final upload must have neither Upload-Length nor a body")
-            return await _create_final(context, concat, metadata, stored_metadata, body.client, identity)
-        name = None
-        if concat is None:
-            name = validate_media_name(metadata.get("folder", ""), metadata.get("filename", ""))
-            context.policy.check_media_type(resolve_content_type(metadata.get("filetype", ""), name.filename))
-            tus_headers.encode_metadata_of_file(metadata)
+            return await _create_final(context, held, body, concat, metadata, stored_metadata, identity)
         length = tus_headers.parse_upload_length(upload_length, upload_defer_length)
         content_length = parse_content_length(request)
+        name = None
+        if concat is None:
+            name, content_type, metadata_json = _parse_new_file(context, metadata)
+            answer = await context.ask_hook(partial(_question, name, length, content_type, metadata_json, identity))
+            answer.check_media_type(content_type)
+            answer.limit(context.policy).check_length(length)
+            answer.join_metadata(metadata_json)
+            name = answer.place(name)
+            stored_metadata |= answer.to_upload_metadata()
+        held.enter_context(context.limiter.acquire_slot(body))
         if not _is_tus_content_type(request) and (content_length or not await body.is_empty()):
             raise _unsupported_content_type()
         verifiers = [*tus_headers.parse_checksum(upload_checksum), *digest_verifiers(request)]
@@ -151,21 +164,39 @@ async def tus_create(
     return await _patch_response(context, result, 201, {"location": f"{tus_headers.TUS_PATH}{upload_id}"})
 
 
+def _parse_new_file(context: UploadContext, metadata: dict[str, str]) -> tuple[MediaName, str, str]:
+    """Return the name, the media type and the metadata of the file that Upload-Metadata describes."""
+    name = validate_media_name(metadata.get("folder", ""), metadata.get("filename", ""))
+    content_type = context.policy.check_media_type(resolve_content_type(metadata.get("filetype", ""), name.filename))
+    return name, content_type, tus_headers.encode_metadata_of_file(metadata)
+
+
+def _question(
+    name: MediaName, length: int | None, content_type: str, metadata_json: str, identity: Identity | None
+) -> HookQuestion:
+    subject = (identity.subject or None) if identity is not None else None
+    return HookQuestion("tus", name.folder, name.filename, length, content_type, json.loads(metadata_json), subject)
+
+
 async def _create_final(
     context: UploadContext,
+    held: ExitStack,
+    body: UploadBody,
     concat: tus_headers.UploadConcat,
     metadata: dict[str, str],
     stored_metadata: dict[str, str],
-    client: str,
     identity: Identity | None,
 ) -> Response:
-    name = validate_media_name(metadata.get("folder", ""), metadata.get("filename", ""))
-    content_type = context.policy.check_media_type(resolve_content_type(metadata.get("filetype", ""), name.filename))
-    metadata_json = tus_headers.encode_metadata_of_file(metadata)
+    name, content_type, metadata_json = _parse_new_file(context, metadata)
+    answer = await context.ask_hook(partial(_question, name, None, content_type, metadata_json, identity))
+    answer.check_media_type(content_type)
+    name, metadata_json = answer.place(name), answer.join_metadata(metadata_json)
+    held.enter_context(context.limiter.acquire_slot(body))
+    stored_metadata |= answer.to_upload_metadata()
     ttl = context.settings.unfinished_upload_ttl
-    target = ConcatTarget(name, content_type, ttl, stored_metadata, metadata_json, client, identity)
+    target = ConcatTarget(name, content_type, ttl, stored_metadata, metadata_json, body.client, identity)
     progress = context.start_progress(metadata.get("sid"), name.filename, None)
-    concatenator = Concatenator(context.store, context.policy, context.disk_space, context.cleanup)
+    concatenator = Concatenator(context.store, answer.limit(context.policy), context.disk_space, context.cleanup)
     upload_id, event = await concatenator.concatenate(concat.part_ids, target, progress)
     await context.outbox.publish(event)
     location = {"location": f"{tus_headers.TUS_PATH}{upload_id}"}

@@ -6,7 +6,7 @@ A client may rely on this: the offset that it reads is durable, and it equals th
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from services.common.auth.authorization import missing_right
@@ -32,6 +32,7 @@ from services.upload.progress import NullProgress, Progress, StartProgress
 from services.upload.tus.headers import encode_metadata_of_file, parse_metadata
 from services.upload.tus.ownership import is_visible
 from services.upload.tus.patch import PatchRequest, PatchResult, lost_upload_error
+from services.upload.webhooks.hook_protocol import StoredHookAnswer
 from services.upload.writer.cleanup import CleanupRunner, is_store_unavailable, run_shielded
 from services.upload.writer.locks import UploadLocks
 from services.upload.writer.rehash import ContentStateCache
@@ -77,7 +78,7 @@ class ResumableUploads:
         """Create an upload and receive the bytes of the request. Returns its id. Without a name it is a partial upload."""
         self._policy.check_length(length)
         self._disk_space.reserve(length)
-        writer = self._create_writer(length, body)
+        writer = self._create_writer(length, body, metadata)
         upload = await writer.create(
             name,
             NewUpload(length, self._ttl, metadata),
@@ -99,8 +100,8 @@ class ResumableUploads:
             raise
         return upload.upload_id, result
 
-    def _create_writer(self, length: int | None, body: UploadBody) -> UploadWriter:
-        max_size = self._policy.max_size if length is None else length
+    def _create_writer(self, length: int | None, body: UploadBody, metadata: Mapping[str, str]) -> UploadWriter:
+        max_size = StoredHookAnswer.of(metadata).limit(self._policy.max_size) if length is None else length
         return UploadWriter(self._store, max_size, body.abort, body.client)
 
     async def _get_in_progress(self, upload_id: str) -> InProgressUpload:
@@ -119,7 +120,9 @@ class ResumableUploads:
         state = await self._store.get_info(upload_id)
         if state is not None and not is_visible(state, identity):
             self._require_found(upload_id, None)
-        if state is not None and state.name is not None and not identity.rights.may_folder("write", state.name.folder):
+        if state is None or state.name is None or StoredHookAnswer.of(state.metadata).moved:
+            return  # the upload hook has chosen the folder
+        if not identity.rights.may_folder("write", state.name.folder):
             raise missing_right(identity, "write", state.name.folder)
 
     async def get_durable_info(self, upload_id: str) -> InProgressUpload | FinishedUpload:
@@ -142,7 +145,8 @@ class ResumableUploads:
             raise Forbidden("a final upload cannot be appended to")
         if isinstance(found, FinishedUpload):
             return request.replay_result(found)
-        request.validate(found, self._policy.max_size)
+        max_size = StoredHookAnswer.of(found.metadata).limit(self._policy.max_size)
+        request.validate(found, max_size)
         self._policy.check_length(request.content_length)
         self._disk_space.reserve(request.content_length)
         async with self._locks.exclusive(upload_id, body):
@@ -153,7 +157,7 @@ class ResumableUploads:
             upload, state = acquired
             metrics.UPLOAD_TAKEOVERS.inc(found.write_in_progress)
             length = state.length if request.length is None else request.length
-            writer = self._create_writer(length, body)
+            writer = self._create_writer(length, body, state.metadata)
             writer.resume(
                 upload,
                 state,
@@ -163,7 +167,7 @@ class ResumableUploads:
                 unpublished_offset=None if state.name is None else length,
             )
             try:
-                request.validate(state, self._policy.max_size)
+                request.validate(state, max_size)
             except GridcastError:
                 await run_shielded(self._suspend_unchanged(writer))
                 raise
@@ -264,7 +268,9 @@ class ResumableUploads:
                 name,
                 content_type,
                 on_rehash=lambda: progress.set_state("verifying"),
-                metadata_json=encode_metadata_of_file(parse_metadata(state.metadata.get("metadata", ""))),
+                metadata_json=StoredHookAnswer.of(state.metadata).join_metadata(
+                    encode_metadata_of_file(parse_metadata(state.metadata.get("metadata", "")))
+                ),
             )
         except AlreadyExists as error:
             await run_shielded(writer.abort(name_taken=True))
