@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from services.common.store.delivery_store import Delivery, ReplaySelection
 from services.common.store.factory import MediaStore, open_store
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import NO_PRECONDITIONS, NewUpload, OutboxEvent
-from services.upload.webhooks import delivery_worker
+from services.upload.webhooks import delivery_worker, http_sender
 from services.upload.webhooks.endpoints import Endpoint
 from services.upload.webhooks.http_sender import HTTPSender, Resolve, SendError
 from services.upload.webhooks.retry_schedule import MAX_TRIES, Answer, Decision, decide
@@ -32,6 +34,7 @@ from tests.support.webhook_receiver import (
     answering,
     closing,
     endless_body,
+    make_certificate,
     run_receiver,
     silent,
     slow_head,
@@ -279,19 +282,17 @@ async def test_left_over_events_are_relayed_by_the_garbage_collector(store: Medi
 @only_files
 async def test_the_api_reaches_no_forbidden_address(store: MediaStore) -> None:
     """Each spelling, by the real resolver, at a port where something listens."""
+    resolver = http_sender.Resolver()
     async with run_receiver(host="") as receiver:
         for host in NUMERIC_HOSTS:
             name = f"[{host}]" if ":" in host else host
-            endpoint = to(receiver, url=f"http://{name}:{receiver.port}/", is_private_allowed=False)
-            worker_store = Webhooks(store.webhooks, [endpoint])
-            sender = HTTPSender(
-                endpoint.url, is_private_allowed=False, max_connections=1, resolve=worker_store._resolve
-            )
+            url = f"http://{name}:{receiver.port}/"
+            sender = HTTPSender(url, is_private_allowed=False, max_connections=1, resolve=resolver)
             with pytest.raises(SendError, match="resolve"):
                 await sender.post({}, b"", timeout_seconds=5)
             await sender.aclose()
-            await worker_store.aclose()
         assert receiver.connections == 0
+    resolver.close()
 
 
 @only_files
@@ -336,10 +337,32 @@ async def test_environment_proxies_are_not_used(store: MediaStore, monkeypatch: 
 
 
 @only_files
-async def test_a_receiver_without_valid_tls(store: MediaStore) -> None:
-    async with run_receiver() as receiver:
-        url = receiver.url.replace("http:", "https:")
-        async with running(store, to(receiver, url=url)) as webhooks:
-            await change(store, webhooks)
-            await wait_for_state(store, [("waiting", 1, None)])
+async def test_tls_is_verified_for_the_name_and_not_for_the_pinned_address(
+    store: MediaStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unknown issuer, another name, no TLS at all: nothing is sent. A trusted certificate of the name: delivered."""
+    trusted = ssl.create_default_context(cafile=make_certificate(tmp_path, "hooks.example"))
+
+    async def resolve(_host: str, _port: int) -> list[str]:
+        return ["127.0.0.1"]
+
+    async def send(name: str, port: int) -> int:
+        url = f"https://{name}:{port}/"
+        sender = HTTPSender(url, is_private_allowed=True, max_connections=1, resolve=resolve)
+        try:
+            return (await sender.post({}, b"{}", timeout_seconds=1)).status
+        finally:
+            await sender.aclose()
+
+    async with run_receiver(certificate=tmp_path / "hooks.example.pem") as receiver, run_receiver() as plain:
+        with pytest.raises(SendError, match="ConnectError"):
+            await send("hooks.example", receiver.port)
+        monkeypatch.setattr(http_sender, "_shared_tls_context", trusted)
+        with pytest.raises(SendError, match="ConnectError"):
+            await send("other.example", receiver.port)
+        with pytest.raises(SendError):
+            await send("hooks.example", plain.port)
         assert not receiver.requests
+        assert not plain.requests
+        assert await send("hooks.example", receiver.port) == 200
+        assert receiver.requests[0].headers["host"] == f"hooks.example:{receiver.port}"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -196,7 +197,8 @@ def test_what_a_killed_process_left_is_delivered_by_the_next_one(
         receiver.respond = hold
         put_file(doomed, "n", b"1")
         eventually(lambda: held)
-        doomed.kill()
+        os.kill(doomed.pid, signal.SIGKILL)
+        eventually(lambda: not doomed.is_ready())
     run_garbage_collector(env)
     [delivery] = get(upload, "deliveries")
     assert post(upload, "replays", {"id": delivery["id"]}).json() == {"replayed": 1}

@@ -2,10 +2,18 @@
 
 import asyncio
 import contextlib
+import ssl
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 
 @dataclass(frozen=True)
@@ -94,8 +102,14 @@ class Receiver:
 
 
 @asynccontextmanager
-async def run_receiver(respond: Respond | None = None, host: str = "127.0.0.1") -> AsyncIterator[Receiver]:
-    """A receiver on a free port."""
+async def run_receiver(
+    respond: Respond | None = None, host: str = "127.0.0.1", certificate: Path | None = None
+) -> AsyncIterator[Receiver]:
+    """A receiver on a free port; with TLS where it has a certificate."""
+    context = None
+    if certificate is not None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate)
     receiver = Receiver(respond or answering())
     handlers: set[asyncio.Task[None]] = set()
 
@@ -108,7 +122,7 @@ async def run_receiver(respond: Respond | None = None, host: str = "127.0.0.1") 
         except asyncio.CancelledError:
             writer.close()
 
-    server = await asyncio.start_server(handle, host, 0)
+    server = await asyncio.start_server(handle, host, 0, ssl=context)
     receiver.port = server.sockets[0].getsockname()[1]
     try:
         yield receiver
@@ -117,6 +131,30 @@ async def run_receiver(respond: Respond | None = None, host: str = "127.0.0.1") 
         for task in handlers:
             task.cancel()
         await asyncio.gather(*handlers, return_exceptions=True)
+
+
+def make_certificate(folder: Path, name: str) -> Path:
+    """A self-signed certificate of a name, with its key in the same file `NAME.pem`."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path = folder / f"{name}.pem"
+    path.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
+    return path
 
 
 @contextlib.contextmanager

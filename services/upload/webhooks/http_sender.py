@@ -80,7 +80,8 @@ class HTTPSender:
         self._host = parts.hostname or ""
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._host_field = parts.netloc
-        self._url = httpx.URL(url)
+        self._scheme = parts.scheme
+        self._target = ((parts.path or "/") + (f"?{parts.query}" if parts.query else "")).encode()
         self._is_private_allowed = is_private_allowed
         self._resolve = resolve
         self._resolving = asyncio.Lock()
@@ -149,14 +150,11 @@ class HTTPSender:
             **headers,
         }
         timeouts = dict.fromkeys(("connect", "read", "write", "pool"), timeout_seconds)
-        request = httpx.Request(
-            "POST",
-            self._url.copy_with(host=address),
-            headers=fields,
-            content=body,
-            extensions={"sni_hostname": self._host, "timeout": timeouts, "trace": trace},
-        )
+        extensions = {"sni_hostname": self._host, "timeout": timeouts, "trace": trace}
         try:
+            # The URL has the address: a host such as 0177.1 is one for the resolver, and httpx refuses it.
+            url = httpx.URL(scheme=self._scheme, host=address, port=self._port, raw_path=self._target)
+            request = httpx.Request("POST", url, headers=fields, content=body, extensions=extensions)
             response = await self._transport.handle_async_request(request)
         except httpx.TimeoutException:
             raise SendError("no answer in time", timed_out=True) from None
