@@ -454,6 +454,7 @@ def _entry(row: Entry, parts: dict[str, list[Entry]]) -> Entry:
                 "at": _moment(one["at"]),
                 "revision": one["revision"],
                 **({"told": True} if one["told"] else {}),
+                **({"unrelayed": True} if one["unrelayed"] else {}),
             }
             for one in parts["outbox"]
         ],
