@@ -9,11 +9,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from deploy.local.ports import HOST
 from services.upload.webhooks.signing import parse_secret, sign
 
-MAX_BODY_BYTES = 1024 * 1024
+MAX_MESSAGE_BYTES = 1024 * 1024
 TOLERANCE_SECONDS = 300
 
 
-class Receiver(ThreadingHTTPServer):
+class WebhookReceiver(ThreadingHTTPServer):
     """The server, with what it answers."""
 
     daemon_threads = True
@@ -38,12 +38,12 @@ class RequestHandler(BaseHTTPRequestHandler):
     """One request."""
 
     protocol_version = "HTTP/1.1"
-    server: Receiver
+    server: WebhookReceiver
 
     def do_POST(self) -> None:
         """Print the request and answer."""
         length = self.headers.get("content-length", "")
-        if not length.isdigit() or int(length) > MAX_BODY_BYTES:
+        if not length.isdigit() or int(length) > MAX_MESSAGE_BYTES:
             self.send_error(413)
             return
         body = self.rfile.read(int(length))
@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     answer: dict[str, object] = {"allow": True} if options.deny is None else {"allow": False, "detail": options.deny}
     try:
-        receiver = Receiver(options.port, options.secret, options.status, answer)
+        receiver = WebhookReceiver(options.port, options.secret, options.status, answer)
     except (OSError, OverflowError) as error:
         sys.exit(f"port {options.port} cannot be used: {error}")
     print(f"http://{HOST}:{receiver.server_address[1]}/", flush=True)

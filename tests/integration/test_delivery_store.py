@@ -11,10 +11,10 @@ from services.common.errors import TooManyRequests
 from services.common.media import MediaName
 from services.common.settings import StoreSettings
 from services.common.store.delivery_store import (
-    Delivery,
     DeliveryOutcome,
     NewDelivery,
     ReplaySelection,
+    WebhookDelivery,
     WebhookStore,
 )
 from services.common.store.factory import MediaStore, open_store
@@ -69,14 +69,14 @@ async def relay(store: MediaStore, event: OutboxEvent, *endpoints: str) -> None:
 
 async def claim(
     webhooks: WebhookStore, endpoint: str = "e", lease: float = LEASE, *, ordered: bool = False
-) -> Delivery:
+) -> WebhookDelivery:
     delivery = await webhooks.claim(endpoint, lease, ordered=ordered)
     assert delivery is not None
     return delivery
 
 
-async def wait_until_due(webhooks: WebhookStore, *, ordered: bool = False) -> Delivery:
-    found: list[Delivery] = []
+async def wait_until_due(webhooks: WebhookStore, *, ordered: bool = False) -> WebhookDelivery:
+    found: list[WebhookDelivery] = []
 
     async def is_claimed() -> bool:
         found.extend(each for each in [await webhooks.claim("e", LEASE, ordered=ordered)] if each is not None)

@@ -14,14 +14,14 @@ from standardwebhooks import Webhook
 
 from services.common.media import MediaName
 from services.common.settings import StoreSettings
-from services.common.store.delivery_store import Delivery, ReplaySelection
+from services.common.store.delivery_store import ReplaySelection, WebhookDelivery
 from services.common.store.factory import MediaStore, open_store
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import NO_PRECONDITIONS, NewUpload, OutboxEvent
 from services.upload.webhooks import delivery_worker, http_sender
 from services.upload.webhooks.endpoints import Endpoint
 from services.upload.webhooks.http_sender import HTTPSender, Resolve, SendError
-from services.upload.webhooks.retry_schedule import MAX_TRIES, Answer, Decision, decide
+from services.upload.webhooks.retry_schedule import MAX_TRIES, Decision, TryOutcome, decide
 from services.upload.webhooks.signing import make_secret
 from services.upload.webhooks.webhooks import Webhooks
 from tests.support.opened_stores import with_stores
@@ -61,7 +61,7 @@ def immediate_retries(monkeypatch: pytest.MonkeyPatch) -> list[Decision]:
     """What the schedule decided; the waits are left out, as if `next_at` had been moved."""
     decisions: list[Decision] = []
 
-    def decide_now(answer: Answer, failures: int, draw: Callable[[], float]) -> Decision:
+    def decide_now(answer: TryOutcome, failures: int, draw: Callable[[], float]) -> Decision:
         decisions.append(decide(answer, failures, draw))
         return Decision(decisions[-1].verdict)
 
@@ -94,7 +94,7 @@ async def change(store: MediaStore, webhooks: Webhooks, filename: str = "n") -> 
 
 
 async def states(store: MediaStore, endpoint: str = "e") -> list[tuple[str, int, int | None]]:
-    found: Sequence[Delivery] = await store.webhooks.list_deliveries(endpoint, None, 100)
+    found: Sequence[WebhookDelivery] = await store.webhooks.list_deliveries(endpoint, None, 100)
     return [(each.state, each.failures, each.status) for each in found]
 
 
@@ -157,7 +157,7 @@ MISBEHAVIOURS: dict[str, tuple[Respond, tuple[str, int, int | None]]] = {
 async def test_a_receiver_that_misbehaves_disturbs_no_other(
     store: MediaStore, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delivery_worker, "TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(delivery_worker, "TRY_TIMEOUT_SECONDS", 0.5)
     respond, expected = MISBEHAVIOURS[kind]
     async with (
         run_receiver(respond) as bad,

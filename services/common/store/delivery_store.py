@@ -20,6 +20,13 @@ UNSETTLED_TTL_SECONDS = 14 * 86_400
 """A delivery that is not settled is deleted after this: that of an endpoint that is no longer in the settings."""
 DONE_TTL_SECONDS = 7 * 86_400
 DEAD_TTL_SECONDS = 30 * 86_400
+TTL_SECONDS: dict[DeliveryState, int] = {
+    "waiting": UNSETTLED_TTL_SECONDS,
+    "done": DONE_TTL_SECONDS,
+    "dead": DEAD_TTL_SECONDS,
+}
+MAX_BLOCKED_DELIVERIES = 64
+"""Deliveries that one claim finds blocked by an older one of their file, and postpones."""
 MAX_REPLAYED = 10_000
 """Deliveries that one call of `replay` sends again."""
 
@@ -49,7 +56,7 @@ class NewDelivery:
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
+class WebhookDelivery:
     """A delivery as it is stored. `body` is empty in lists.
 
     `failures` counts tries without success. `fencing_token` counts claims: what an older claimer says is void. `status` and
@@ -129,13 +136,13 @@ class EventRelay(Protocol):
 class DeliveryStore(EventRelay, Protocol):
     """Keeps deliveries. Raises ServiceUnavailable."""
 
-    async def claim(self, endpoint_id: str, lease_seconds: float, *, ordered: bool) -> Delivery | None:
-        """Claim the delivery of an endpoint that is due first: until the lease has ended it is due for nobody else.
+    async def claim(self, endpoint_id: str, lease_seconds: float, *, ordered: bool) -> WebhookDelivery | None:
+        """Claim the delivery of an endpoint that is due first: until the lease has ended it is due for no other claim.
 
         With `ordered` none is claimed while one of an older revision of the same file is waiting. None where none is due.
         """
 
-    async def settle(self, delivery: Delivery, outcome: DeliveryOutcome, *, ordered: bool) -> bool:
+    async def settle(self, delivery: WebhookDelivery, outcome: DeliveryOutcome, *, ordered: bool) -> bool:
         """Record what a try has led to; False where the delivery was claimed again, removed or replayed meanwhile.
 
         With `ordered` the next delivery of the file is due once this one is not waiting.
@@ -149,7 +156,7 @@ class DeliveryStore(EventRelay, Protocol):
 
     async def list_deliveries(
         self, endpoint_id: str | None, state: DeliveryState | None, limit: int, before: str = ""
-    ) -> Sequence[Delivery]:
+    ) -> Sequence[WebhookDelivery]:
         """Return deliveries without their bodies, the newest event first; `before`: only those with smaller ids."""
 
     async def summarize(self) -> Sequence[QueueSummary]:

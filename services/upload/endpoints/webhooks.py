@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from services.common.errors import BadRequest, Conflict, NotFound
-from services.common.store.delivery_store import Delivery, DeliveryState, ReplaySelection
+from services.common.store.delivery_store import DeliveryState, ReplaySelection, WebhookDelivery
 from services.common.web.json_route import JSONRoute
 from services.common.web.openapi import openapi_problems
 from services.upload.endpoints.dependencies import upload_context
@@ -20,13 +20,13 @@ from services.upload.webhooks.webhooks import Webhooks
 router = APIRouter(tags=["webhooks"], route_class=JSONRoute)
 
 _OFF = "webhooks are off: GRIDCAST_WEBHOOKS is not set"
-_EXAMPLE: JsonDict = {"id": "orders", "url": "https://app.example/hooks", "events": ["file.*"]}
+_ENDPOINT_EXAMPLE: JsonDict = {"id": "orders", "url": "https://app.example/hooks", "events": ["file.*"]}
 
 
 class EndpointRequest(BaseModel):
     """An endpoint to add."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_EXAMPLE]})
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_ENDPOINT_EXAMPLE]})
 
     id: str = Field(description="1 to 64 ASCII letters, digits, hyphens and underscores")
     url: str = Field(description="https; a host that resolves to a private address gets nothing")
@@ -218,7 +218,7 @@ def _describe(webhooks: Webhooks, endpoint: Endpoint) -> EndpointDescription:
     )
 
 
-def _describe_delivery(delivery: Delivery) -> DeliveryDescription:
+def _describe_delivery(delivery: WebhookDelivery) -> DeliveryDescription:
     return DeliveryDescription(
         id=delivery.id,
         event_id=delivery.event_id,

@@ -12,22 +12,22 @@ from contextlib import suppress
 
 from services.common.aio.cancellation import cancel_and_wait
 from services.common.errors import GridcastError
-from services.common.store.delivery_store import Delivery, DeliveryOutcome, DeliveryStore
+from services.common.store.delivery_store import DeliveryOutcome, DeliveryStore, WebhookDelivery
 from services.common.telemetry import metrics
 from services.upload.webhooks.endpoints import Endpoint
 from services.upload.webhooks.http_sender import HTTPSender, Resolve, SendError
-from services.upload.webhooks.retry_schedule import Answer, decide
+from services.upload.webhooks.retry_schedule import TryOutcome, decide
 from services.upload.webhooks.signing import signature_headers
 
 CONCURRENCY = 8
 """Deliveries to one endpoint at the same time, in one process."""
 FAILURES_TO_SLOW_DOWN = 5
 """After this many failures in a row, one delivery at a time is tried until one succeeds."""
-TIMEOUT_SECONDS = 15.0
+TRY_TIMEOUT_SECONDS = 15.0
 """For one try, from resolution to the end of the answer."""
-LEASE_SECONDS = 2 * TIMEOUT_SECONDS
+LEASE_SECONDS = 2 * TRY_TIMEOUT_SECONDS
 """How long a claim keeps others off: longer than a try and the recording of its outcome."""
-POLL_SECONDS = 1.0
+QUEUE_POLL_SECONDS = 1.0
 """Between two looks into the queue while nothing was relayed here: for retries, and for what other replicas left."""
 STORE_RETRY_SECONDS = 2.0
 DRAIN_SECONDS = 2.0
@@ -83,10 +83,10 @@ class EndpointWorker:
             task.add_done_callback(self._tries.discard)
             task.add_done_callback(lambda _: self._wakeup.set())
         with suppress(TimeoutError):
-            async with asyncio.timeout(POLL_SECONDS * random.uniform(0.7, 1.3)):  # noqa: S311  # spreads load
+            async with asyncio.timeout(QUEUE_POLL_SECONDS * random.uniform(0.7, 1.3)):  # noqa: S311  # spreads load
                 await self._wakeup.wait()
 
-    async def _try(self, delivery: Delivery) -> None:
+    async def _try(self, delivery: WebhookDelivery) -> None:
         try:
             answer = await self._send(delivery)
             await self._settle(delivery, answer)
@@ -96,18 +96,18 @@ class EndpointWorker:
         except Exception:  # noqa: BLE001  # a defect must not end the worker
             _log.exception("delivery %s failed", delivery.id)
 
-    async def _send(self, delivery: Delivery) -> Answer:
+    async def _send(self, delivery: WebhookDelivery) -> TryOutcome:
         started_at = time.monotonic()
         headers = signature_headers(self.endpoint.secrets, delivery.event_id, int(time.time()), delivery.body)
         try:
-            found = await self._sender.post(headers, delivery.body, timeout_seconds=TIMEOUT_SECONDS)
+            found = await self._sender.post(headers, delivery.body, timeout_seconds=TRY_TIMEOUT_SECONDS)
         except SendError as error:
             latency = time.monotonic() - started_at
-            return Answer(None, str(error), latency=latency, timed_out=error.timed_out)
+            return TryOutcome(None, str(error), latency=latency, timed_out=error.timed_out)
         fault = "" if 200 <= found.status < 300 else f"status {found.status}"
-        return Answer(found.status, fault, found.retry_after, time.monotonic() - started_at)
+        return TryOutcome(found.status, fault, found.retry_after, time.monotonic() - started_at)
 
-    async def _settle(self, delivery: Delivery, answer: Answer) -> None:
+    async def _settle(self, delivery: WebhookDelivery, answer: TryOutcome) -> None:
         decision = decide(answer, delivery.failures, random.random)
         metrics.WEBHOOK_TRIES.labels(self.endpoint.id, decision.verdict).inc()
         if decision.verdict == "delivered":

@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from services.upload.webhooks.addresses import why_forbidden
-from services.upload.webhooks.signing import MAX_SECRETS, parse_secret, parse_secrets
+from services.upload.webhooks.signing import MAX_WEBHOOK_SECRETS, parse_secret, parse_secrets
 
 MAX_ENDPOINTS = 64
 """Of settings and of the API together: each has a queue and connections of its own."""
@@ -29,7 +29,7 @@ MAX_PATTERNS = 64
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _EVENT = re.compile(r"\*|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*(?:\.\*)?", re.ASCII)
 _URL = re.compile(r"[!-~]+", re.ASCII)
-_KEYS = frozenset({"id", "url", "secret", "secret_file", "events", "folders", "ordered"})
+_ENDPOINT_KEYS = frozenset({"id", "url", "secret", "secret_file", "events", "folders", "ordered"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def parse_endpoint(
     """
     if not isinstance(value, dict):
         raise ValueError("an endpoint is a JSON object")  # noqa: TRY004  # a fault of the settings
-    if unknown := sorted(str(key) for key in value.keys() - _KEYS):
+    if unknown := sorted(str(key) for key in value.keys() - _ENDPOINT_KEYS):
         raise ValueError(f"an endpoint has no {unknown[0][:40]!r}")
     identifier = value.get("id")
     if not isinstance(identifier, str) or not _ID.fullmatch(identifier):
@@ -153,7 +153,7 @@ def _parse_secret_fields(
             raise ValueError("an endpoint has a secret or a secret_file")
         return (default_secret,)
     listed = inline if isinstance(inline, list) else [inline]
-    if not 1 <= len(listed) <= MAX_SECRETS or not all(isinstance(secret, str) for secret in listed):
+    if not 1 <= len(listed) <= MAX_WEBHOOK_SECRETS or not all(isinstance(secret, str) for secret in listed):
         raise ValueError("secret is one text, or a list of two while it is changed")
     for secret in listed:
         parse_secret(secret)

@@ -15,7 +15,7 @@ EVENT_TYPE = "upload.creating"
 MAX_DETAIL_LENGTH = 500
 MAX_CONTENT_TYPES = 64
 _DENIED = "the upload was refused"
-_KEYS = frozenset({"allow", "detail", "folder", "filename", "metadata", "max_bytes", "content_types"})
+_ANSWER_KEYS = frozenset({"allow", "detail", "folder", "filename", "metadata", "max_bytes", "content_types"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ def parse_answer(body: bytes) -> HookAnswer:
         raise ValueError("the answer is not JSON") from None
     if not isinstance(value, dict):
         raise ValueError("the answer is not a JSON object")  # noqa: TRY004  # a fault of the answer
-    if unknown := sorted(value.keys() - _KEYS):
+    if unknown := sorted(value.keys() - _ANSWER_KEYS):
         raise _fault(f"its answer has an unknown member {unknown[0][:40]!r}")
     allow = value.get("allow")
     if not isinstance(allow, bool):

@@ -12,14 +12,14 @@ JITTER = 0.1
 THROTTLE_SECONDS = 60.0
 """The shortest delay after a status that asks for less, or after a time-out."""
 THROTTLING_STATUSES = frozenset({429, 502, 504})
-MAX_RETRY_AFTER_SECONDS = 86_400.0
+LONGEST_RETRY_AFTER_SECONDS = 86_400.0
 """Retry-After is heard up to this."""
 
 Verdict = Literal["delivered", "retry", "dead", "ended"]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class TryOutcome:
     """What came of one try: a status, or an error in words where there was none.
 
     `retry_after` in seconds. `latency` in seconds, from the connection to the end of the answer.
@@ -40,7 +40,7 @@ class Decision:
     delay: float = 0.0
 
 
-def decide(answer: Answer, failures_before: int, draw: Callable[[], float]) -> Decision:
+def decide(answer: TryOutcome, failures_before: int, draw: Callable[[], float]) -> Decision:
     """Judge the answer of a try.
 
     Arguments:
@@ -59,5 +59,5 @@ def decide(answer: Answer, failures_before: int, draw: Callable[[], float]) -> D
     if answer.timed_out or answer.status in THROTTLING_STATUSES:
         delay = max(delay, THROTTLE_SECONDS)
     if answer.retry_after is not None:
-        delay = max(delay, min(answer.retry_after, MAX_RETRY_AFTER_SECONDS))
+        delay = max(delay, min(answer.retry_after, LONGEST_RETRY_AFTER_SECONDS))
     return Decision("retry", delay)

@@ -8,9 +8,9 @@ import secrets as random_secrets
 from collections.abc import Sequence
 
 SECRET_PREFIX = "whsec_"  # noqa: S105  # the marker, not a secret
-MIN_SECRET_BYTES = 24
-MAX_SECRET_BYTES = 64
-MAX_SECRETS = 2
+MIN_WEBHOOK_SECRET_BYTES = 24
+MAX_WEBHOOK_SECRET_BYTES = 64
+MAX_WEBHOOK_SECRETS = 2
 """The new one and the old one, while receivers change."""
 NEW_SECRET_BYTES = 32
 
@@ -23,15 +23,17 @@ def parse_secret(text: str) -> bytes:
         key = base64.b64decode(text.removeprefix(SECRET_PREFIX), validate=True)
     except (binascii.Error, ValueError):
         raise ValueError(f"what follows {SECRET_PREFIX} is not base64") from None
-    if not MIN_SECRET_BYTES <= len(key) <= MAX_SECRET_BYTES:
-        raise ValueError(f"a secret of a webhook has {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} bytes before base64")
+    if not MIN_WEBHOOK_SECRET_BYTES <= len(key) <= MAX_WEBHOOK_SECRET_BYTES:
+        raise ValueError(
+            f"a secret of a webhook has {MIN_WEBHOOK_SECRET_BYTES} to {MAX_WEBHOOK_SECRET_BYTES} bytes before base64"
+        )
     return key
 
 
 def parse_secrets(text: str) -> tuple[str, ...]:
     """Return the secrets of a file, one on each line, the new one first. Raises ValueError unless there are one or two."""
     found = tuple(text.split())
-    if not 1 <= len(found) <= MAX_SECRETS:
+    if not 1 <= len(found) <= MAX_WEBHOOK_SECRETS:
         raise ValueError("an endpoint has one secret, or two while it is changed, the new one first")
     for secret in found:
         parse_secret(secret)

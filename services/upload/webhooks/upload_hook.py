@@ -14,8 +14,8 @@ from services.upload.webhooks.http_sender import HTTPSender, Resolve, Resolver, 
 from services.upload.webhooks.messages import encode_message
 from services.upload.webhooks.signing import signature_headers
 
-TIMEOUT_SECONDS = 3.0
-MAX_ANSWER_BYTES = 16 * 1024
+HOOK_TIMEOUT_SECONDS = 3.0
+MAX_HOOK_ANSWER_BYTES = 16 * 1024
 MAX_CONNECTIONS = 64
 """Questions at the same time. Others wait for one of these, within the same three seconds."""
 _UNAVAILABLE = "the upload hook gives no valid answer"
@@ -65,7 +65,7 @@ class UploadHook:
         body = encode_message(EVENT_TYPE, identifier, datetime.now(UTC), question.to_dict())
         headers = signature_headers(self._endpoint.secrets, identifier, int(time.time()), body)
         found = await self._sender.post(
-            headers, body, timeout_seconds=TIMEOUT_SECONDS, max_answer_bytes=MAX_ANSWER_BYTES
+            headers, body, timeout_seconds=HOOK_TIMEOUT_SECONDS, max_answer_bytes=MAX_HOOK_ANSWER_BYTES
         )
         if found.status != 200:
             raise SendError(f"status {found.status}")

@@ -108,8 +108,8 @@ def test_the_figures_of_the_page() -> None:
     assert RETRY_DELAYS_SECONDS[:3] == (5, 300, 1800)
     assert "after 5 s, 5 and 30 minutes, " + ", ".join(f"{hour:g}" for hour in hours[3:-1]) in PAGE
     assert f"and {hours[-1]:g} hours" in PAGE
-    assert f"within {delivery_worker.TIMEOUT_SECONDS:g} seconds" in PAGE
-    assert (upload_hook.TIMEOUT_SECONDS, upload_hook.MAX_ANSWER_BYTES) == (3, 16 * 1024)
+    assert f"within {delivery_worker.TRY_TIMEOUT_SECONDS:g} seconds" in PAGE
+    assert (upload_hook.HOOK_TIMEOUT_SECONDS, upload_hook.MAX_HOOK_ANSWER_BYTES) == (3, 16 * 1024)
     [endpoints] = re.findall(r"^    (\[\{.*\}\])$", PAGE, re.MULTILINE)
     [endpoint] = parse_endpoints(endpoints, lambda path: SECRET if path == "/run/secrets/orders" else "")
     assert endpoint.id == "orders"

@@ -9,16 +9,17 @@ from sqlalchemy import ColumnElement, Connection, Select, case, delete, func, in
 
 from services.common.store.delivery_store import (
     DEAD_TTL_SECONDS,
-    DONE_TTL_SECONDS,
+    MAX_BLOCKED_DELIVERIES,
     MAX_REPLAYED,
+    TTL_SECONDS,
     UNSETTLED_TTL_SECONDS,
-    Delivery,
     DeliveryOutcome,
     DeliveryState,
     NewDelivery,
     QueueSummary,
     ReplaySelection,
     StoredEndpoint,
+    WebhookDelivery,
 )
 from services.common.store.files import schema
 from services.common.store.files.clock import StoreClock, read_clock
@@ -30,12 +31,9 @@ from services.common.store.files.rows import Row, decode_event
 from services.common.store.files.upload_changes import milliseconds
 from services.common.store.upload_store import OutboxEvent
 
-MAX_BLOCKED = 64
-"""Deliveries that one claim finds blocked by an older one of their file, and postpones."""
 _BLOCKED_MS = 20
 _ID_BATCH = 200
 """Ids compared by one statement: databases limit the parameters of one."""
-_TTL_SECONDS = {"waiting": UNSETTLED_TTL_SECONDS, "done": DONE_TTL_SECONDS, "dead": DEAD_TTL_SECONDS}
 
 deliveries, endpoints, outbox = schema.deliveries, schema.webhook_endpoints, schema.outbox
 _WITHOUT_BODY = [column for column in deliveries.c if column.name != "body"]
@@ -74,7 +72,7 @@ class FilesDeliveryStore:
 
         return await self._database.read(read)
 
-    async def claim(self, endpoint_id: str, lease_seconds: float, *, ordered: bool) -> Delivery | None:
+    async def claim(self, endpoint_id: str, lease_seconds: float, *, ordered: bool) -> WebhookDelivery | None:
         """Claim in one transaction. In order, a blocked one is postponed until the one before it is due."""
         # Without a transaction where nothing is due: workers look often.
         if not await self._database.read(lambda connection: _is_anything_due(connection, endpoint_id)):
@@ -83,7 +81,7 @@ class FilesDeliveryStore:
             lambda transaction: _claim(transaction, endpoint_id, milliseconds(lease_seconds), ordered=ordered)
         )
 
-    async def settle(self, delivery: Delivery, outcome: DeliveryOutcome, *, ordered: bool) -> bool:
+    async def settle(self, delivery: WebhookDelivery, outcome: DeliveryOutcome, *, ordered: bool) -> bool:
         """Update the row while its claim holds."""
 
         def write(transaction: Transaction) -> bool:
@@ -96,7 +94,7 @@ class FilesDeliveryStore:
                 "next_at": now + milliseconds(outcome.delay),
             }
             if outcome.state != "waiting":
-                values["expires_at"] = now + milliseconds(_TTL_SECONDS[outcome.state])
+                values["expires_at"] = now + milliseconds(TTL_SECONDS[outcome.state])
             held = (deliveries.c.id == delivery.id, deliveries.c.fencing_token == delivery.fencing_token, _is_waiting())
             settled = transaction.connection.execute(update(deliveries).where(*held).values(values)).rowcount == 1
             if settled and ordered and outcome.state != "waiting":
@@ -143,7 +141,7 @@ class FilesDeliveryStore:
 
     async def list_deliveries(
         self, endpoint_id: str | None, state: DeliveryState | None, limit: int, before: str = ""
-    ) -> Sequence[Delivery]:
+    ) -> Sequence[WebhookDelivery]:
         """Read by descending ids, which begin with the time of the event."""
         statement = select(*_WITHOUT_BODY).order_by(deliveries.c.id.desc()).limit(limit)
         if endpoint_id is not None:
@@ -153,7 +151,7 @@ class FilesDeliveryStore:
         if before:
             statement = statement.where(deliveries.c.id < before)
 
-        def read(connection: Connection) -> list[Delivery]:
+        def read(connection: Connection) -> list[WebhookDelivery]:
             clock = read_clock(connection)
             return [_decode({**row, "body": b""}, clock) for row in connection.execute(statement).mappings()]
 
@@ -241,8 +239,8 @@ def _encode(new: NewDelivery, now: int) -> dict[str, Any]:
     }
 
 
-def _decode(row: Row, clock: StoreClock) -> Delivery:
-    return Delivery(
+def _decode(row: Row, clock: StoreClock) -> WebhookDelivery:
+    return WebhookDelivery(
         id=row["id"],
         event_id=row["event_id"],
         endpoint_id=row["endpoint_id"],
@@ -272,7 +270,7 @@ def _is_anything_due(connection: Connection, endpoint_id: str) -> bool:
     return next_at is not None and next_at <= read_clock(connection).now
 
 
-def _claim(transaction: Transaction, endpoint_id: str, lease_ms: int, *, ordered: bool) -> Delivery | None:
+def _claim(transaction: Transaction, endpoint_id: str, lease_ms: int, *, ordered: bool) -> WebhookDelivery | None:
     now, execute = transaction.now, transaction.connection.execute
     own = (deliveries.c.endpoint_id == endpoint_id, _is_waiting())
     first_due = (
@@ -282,7 +280,7 @@ def _claim(transaction: Transaction, endpoint_id: str, lease_ms: int, *, ordered
         .limit(1)
         .with_for_update(skip_locked=True)
     )
-    for _ in range(MAX_BLOCKED):
+    for _ in range(MAX_BLOCKED_DELIVERIES):
         row = execute(first_due).mappings().first()
         if row is None:
             return None
@@ -304,7 +302,7 @@ def _claim(transaction: Transaction, endpoint_id: str, lease_ms: int, *, ordered
     return None
 
 
-def _release_next(transaction: Transaction, delivery: Delivery) -> None:
+def _release_next(transaction: Transaction, delivery: WebhookDelivery) -> None:
     """Let the next delivery of the same file be due now."""
     later = (
         select(deliveries.c.id)

@@ -11,14 +11,15 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from services.common.errors import ServiceUnavailable
 from services.common.store.delivery_store import (
+    MAX_BLOCKED_DELIVERIES,
     MAX_REPLAYED,
-    Delivery,
     DeliveryOutcome,
     DeliveryState,
     NewDelivery,
     QueueSummary,
     ReplaySelection,
     StoredEndpoint,
+    WebhookDelivery,
 )
 from services.common.store.gridfs import delivery_updates, document_updates, documents
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
@@ -26,10 +27,8 @@ from services.common.store.gridfs.outbox_updates import mark_relayed
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import OutboxEvent
 
-INSERT_ATTEMPTS = 10
+RELAY_ATTEMPTS = 10
 """Two relays that insert one delivery at the same time: one of them fails, and finds it at the next attempt."""
-MAX_BLOCKED = 64
-"""Deliveries that one claim finds blocked by an older one of their file, and postpones."""
 _DUPLICATE_KEY = 11000
 
 
@@ -58,7 +57,7 @@ class GridFSDeliveryStore:
             await self._media.update_one({"_id": media_id}, stages)
 
     async def _add(self, operations: list[UpdateOne]) -> None:
-        for _ in range(INSERT_ATTEMPTS):
+        for _ in range(RELAY_ATTEMPTS):
             try:
                 async with map_mongo_errors():
                     await self._deliveries.bulk_write(operations)
@@ -79,7 +78,7 @@ class GridFSDeliveryStore:
         entries = document["announce"] if document else ()
         return [documents.decode_outbox_event(document, entry, read_at) for entry in entries if entry.get("unrelayed")]
 
-    async def claim(self, endpoint_id: str, lease_seconds: float, *, ordered: bool) -> Delivery | None:
+    async def claim(self, endpoint_id: str, lease_seconds: float, *, ordered: bool) -> WebhookDelivery | None:
         """Claim by one update. In order, a blocked one is postponed until the one before it is due."""
         due = {"endpoint": endpoint_id, "state": "waiting", **delivery_updates.IS_DUE}
         order = [("next_at", 1), ("_id", 1)]
@@ -90,7 +89,7 @@ class GridFSDeliveryStore:
                     due, update, sort=order, return_document=ReturnDocument.AFTER
                 )
             return self._claimed(document, lease_seconds)
-        for _ in range(MAX_BLOCKED):
+        for _ in range(MAX_BLOCKED_DELIVERIES):
             async with map_mongo_errors():
                 found = await self._deliveries.find_one(due, {"media": 1, "revision": 1, "fence": 1}, sort=order)
                 if found is None:
@@ -119,12 +118,12 @@ class GridFSDeliveryStore:
         return None
 
     @staticmethod
-    def _claimed(document: dict[str, Any] | None, lease_seconds: float) -> Delivery | None:
+    def _claimed(document: dict[str, Any] | None, lease_seconds: float) -> WebhookDelivery | None:
         if document is None:
             return None
         return delivery_updates.decode(document, document["next_at"] - timedelta(seconds=lease_seconds))
 
-    async def settle(self, delivery: Delivery, outcome: DeliveryOutcome, *, ordered: bool) -> bool:
+    async def settle(self, delivery: WebhookDelivery, outcome: DeliveryOutcome, *, ordered: bool) -> bool:
         """Update the delivery while its claim holds."""
         fenced = {"_id": delivery.id, "fence": delivery.fencing_token, "state": "waiting"}
         async with map_mongo_errors():
@@ -163,7 +162,7 @@ class GridFSDeliveryStore:
 
     async def list_deliveries(
         self, endpoint_id: str | None, state: DeliveryState | None, limit: int, before: str = ""
-    ) -> Sequence[Delivery]:
+    ) -> Sequence[WebhookDelivery]:
         """Read by descending ids, which begin with the time of the event."""
         given = {"endpoint": endpoint_id, "state": state, "_id": {"$lt": before} if before else None}
         query = {name: value for name, value in given.items() if value is not None}

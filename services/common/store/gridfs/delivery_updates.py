@@ -15,16 +15,15 @@ from bson import Binary, ObjectId
 
 from services.common.store.delivery_store import (
     DEAD_TTL_SECONDS,
-    DONE_TTL_SECONDS,
+    TTL_SECONDS,
     UNSETTLED_TTL_SECONDS,
-    Delivery,
     DeliveryOutcome,
     NewDelivery,
     ReplaySelection,
+    WebhookDelivery,
 )
 from services.common.store.gridfs.documents import Document
 
-_TTL_SECONDS = {"waiting": UNSETTLED_TTL_SECONDS, "done": DONE_TTL_SECONDS, "dead": DEAD_TTL_SECONDS}
 IS_DUE: Document = {"$expr": {"$lte": ["$next_at", "$$NOW"]}}
 LIST_FIELDS: Document = dict.fromkeys(
     (
@@ -86,7 +85,7 @@ def settle(outcome: DeliveryOutcome) -> list[Document]:
         "next_at": _after(outcome.delay),
     }
     if outcome.state != "waiting":
-        fields["expires_at"] = _after(_TTL_SECONDS[outcome.state])
+        fields["expires_at"] = _after(TTL_SECONDS[outcome.state])
     return [{"$set": fields}]
 
 
@@ -134,9 +133,9 @@ def queue_pipeline() -> list[Document]:
     ]
 
 
-def decode(document: Document, now: Any) -> Delivery:
+def decode(document: Document, now: Any) -> WebhookDelivery:
     """A delivery; `now` is MongoDB's time, or that of a caller that wants no exact age."""
-    return Delivery(
+    return WebhookDelivery(
         id=document["_id"],
         event_id=document["event"],
         endpoint_id=document["endpoint"],

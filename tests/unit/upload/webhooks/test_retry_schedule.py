@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 
 from services.upload.webhooks.retry_schedule import (
     JITTER,
-    MAX_RETRY_AFTER_SECONDS,
+    LONGEST_RETRY_AFTER_SECONDS,
     MAX_TRIES,
     RETRY_DELAYS_SECONDS,
-    Answer,
     Decision,
+    TryOutcome,
     decide,
 )
 
@@ -27,31 +27,31 @@ def test_ten_tries_over_75_hours() -> None:
 @pytest.mark.parametrize(
     ("answer", "failures", "expected"),
     [
-        (Answer(200), 0, Decision("delivered")),
-        (Answer(204), 9, Decision("delivered")),
-        (Answer(299), 0, Decision("delivered")),
-        (Answer(302), 0, Decision("retry", 5)),
-        (Answer(304), 1, Decision("retry", 300)),
-        (Answer(410), 0, Decision("ended")),
-        (Answer(410), 9, Decision("ended")),
-        (Answer(404), 0, Decision("retry", 5)),
-        (Answer(500), 8, Decision("retry", 86_400)),
-        (Answer(500), 9, Decision("dead")),
-        (Answer(None, "no connection"), 9, Decision("dead")),
-        (Answer(None, "no connection"), 0, Decision("retry", 5)),
-        (Answer(None, "no answer", timed_out=True), 0, Decision("retry", 60)),
-        (Answer(429), 0, Decision("retry", 60)),
-        (Answer(502), 0, Decision("retry", 60)),
-        (Answer(429, retry_after=7), 0, Decision("retry", 60)),
-        (Answer(429, retry_after=120), 0, Decision("retry", 120)),
-        (Answer(503, retry_after=120), 0, Decision("retry", 120)),
-        (Answer(503, retry_after=120), 1, Decision("retry", 300)),
-        (Answer(503, retry_after=1e9), 0, Decision("retry", MAX_RETRY_AFTER_SECONDS)),
-        (Answer(100), 0, Decision("retry", 5)),
+        (TryOutcome(200), 0, Decision("delivered")),
+        (TryOutcome(204), 9, Decision("delivered")),
+        (TryOutcome(299), 0, Decision("delivered")),
+        (TryOutcome(302), 0, Decision("retry", 5)),
+        (TryOutcome(304), 1, Decision("retry", 300)),
+        (TryOutcome(410), 0, Decision("ended")),
+        (TryOutcome(410), 9, Decision("ended")),
+        (TryOutcome(404), 0, Decision("retry", 5)),
+        (TryOutcome(500), 8, Decision("retry", 86_400)),
+        (TryOutcome(500), 9, Decision("dead")),
+        (TryOutcome(None, "no connection"), 9, Decision("dead")),
+        (TryOutcome(None, "no connection"), 0, Decision("retry", 5)),
+        (TryOutcome(None, "no answer", timed_out=True), 0, Decision("retry", 60)),
+        (TryOutcome(429), 0, Decision("retry", 60)),
+        (TryOutcome(502), 0, Decision("retry", 60)),
+        (TryOutcome(429, retry_after=7), 0, Decision("retry", 60)),
+        (TryOutcome(429, retry_after=120), 0, Decision("retry", 120)),
+        (TryOutcome(503, retry_after=120), 0, Decision("retry", 120)),
+        (TryOutcome(503, retry_after=120), 1, Decision("retry", 300)),
+        (TryOutcome(503, retry_after=1e9), 0, Decision("retry", LONGEST_RETRY_AFTER_SECONDS)),
+        (TryOutcome(100), 0, Decision("retry", 5)),
     ],
     ids=str,
 )
-def test_decisions(answer: Answer, failures: int, expected: Decision) -> None:
+def test_decisions(answer: TryOutcome, failures: int, expected: Decision) -> None:
     decision = decide(answer, failures, middle)
     assert decision.verdict == expected.verdict
     assert decision.delay == pytest.approx(expected.delay)
@@ -59,5 +59,5 @@ def test_decisions(answer: Answer, failures: int, expected: Decision) -> None:
 
 @given(st.integers(0, 8), st.floats(0, 1))
 def test_jitter_is_bounded(failures: int, drawn: float) -> None:
-    delay, base = decide(Answer(500), failures, lambda: drawn).delay, RETRY_DELAYS_SECONDS[failures]
+    delay, base = decide(TryOutcome(500), failures, lambda: drawn).delay, RETRY_DELAYS_SECONDS[failures]
     assert base * (1 - JITTER) * 0.999 <= delay <= base * (1 + JITTER) * 1.001
