@@ -123,6 +123,22 @@ async def test_a_name_is_forgotten_after_its_last_event_was_relayed(store: Media
     assert not await store.webhooks.list_unrelayed(event.info.id)
 
 
+async def test_events_of_a_time_with_webhooks_are_forgotten_when_these_are_off(
+    store: MediaStore, stores: list[StoreSettings]
+) -> None:
+    event = await commit(store)
+    await store.uploads.ack_event(event)
+    await store.garbage.collect(event.info.id)
+    assert await store.webhooks.list_unrelayed(event.info.id)
+    plain = open_store(stores[0], StoreTimings(outbox_retry_after=0))
+    try:
+        await plain.garbage.collect(event.info.id)
+        assert not await store.webhooks.list_unrelayed(event.info.id)
+        assert not (await commit(plain)).to_relay
+    finally:
+        await plain.aclose()
+
+
 async def test_one_unrelayed_event_too_many_refuses_the_commit(store: MediaStore) -> None:
     """429 with Retry-After, also of a deletion; relaying makes room, publishing does not."""
     events = [await commit(store, str(number).encode()) for number in range(MAX_UNRELAYED_EVENTS)]

@@ -58,7 +58,7 @@ def _open_gridfs(settings: StoreSettings, timings: StoreTimings | None, *, relay
     return MediaStore(
         uploads=GridFSUploadStore(mongo, timings, relays_events=relays_events),
         reader=GridFSMediaReader(mongo),
-        garbage=GridFSGarbageCollector(mongo, timings),
+        garbage=GridFSGarbageCollector(mongo, timings, relays_events=relays_events),
         importer=GridFSFileImporter(mongo, timings),
         revocations=GridFSRevocationStore(mongo),
         webhooks=GridFSDeliveryStore(mongo, timings),
@@ -79,7 +79,7 @@ def _open_files(settings: StoreSettings, timings: StoreTimings | None, *, relays
     return MediaStore(
         uploads=FilesUploadStore(files, timings, relays_events=relays_events),
         reader=FilesMediaReader(files),
-        garbage=FilesGarbageCollector(files, timings),
+        garbage=FilesGarbageCollector(files, timings, relays_events=relays_events),
         importer=FilesFileImporter(files, timings),
         revocations=FilesRevocationStore(files),
         webhooks=FilesDeliveryStore(files),

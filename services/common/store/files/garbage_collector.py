@@ -44,8 +44,11 @@ _log = logging.getLogger("gridcast.gc")
 class FilesGarbageCollector:
     """A `GarbageCollector` of files."""
 
-    def __init__(self, files: FilesDatabase, timings: StoreTimings | None = None) -> None:
+    def __init__(
+        self, files: FilesDatabase, timings: StoreTimings | None = None, *, relays_events: bool = True
+    ) -> None:
         self._files = files
+        self._relays_events = relays_events
         self._database = files.database
         self._timings = timings or StoreTimings()
         self._next_folder = 0
@@ -107,7 +110,8 @@ class FilesGarbageCollector:
         execute(
             delete(finished_uploads).where(finished_uploads.c.media_id == media_id, finished_uploads.c.until <= now)
         )
-        drop_published(transaction, media_id, now - milliseconds(self._timings.outbox_retry_after))
+        old = now - milliseconds(self._timings.outbox_retry_after)
+        drop_published(transaction, media_id, old, keep_unrelayed=self._relays_events)
         due = select(tombstones.c.file_id).where(tombstones.c.media_id == media_id, tombstones.c.due <= now)
         found = list(execute(due).scalars())
         if not found:

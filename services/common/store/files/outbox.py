@@ -99,12 +99,12 @@ def remove_event(transaction: Transaction, media_id: str, event_id: str) -> None
         transaction.connection.execute(update(outbox).where(*earlier).values(told=True))
 
 
-def drop_published(transaction: Transaction, media_id: str, older_than: int) -> None:
-    """Drop the published events that are older than a time of the lease clock."""
-    old = (
-        outbox.c.media_id == media_id,
-        outbox.c.told.is_(True),
-        outbox.c.unrelayed.is_(False),
-        outbox.c.at <= older_than,
-    )
-    transaction.connection.execute(delete(outbox).where(*old))
+def drop_published(transaction: Transaction, media_id: str, older_than: int, *, keep_unrelayed: bool) -> None:
+    """Drop the published events that are older than a time of the lease clock.
+
+    Without `keep_unrelayed` no event waits to be relayed: webhooks are off now.
+    """
+    statement = delete(outbox).where(outbox.c.media_id == media_id, outbox.c.told.is_(True), outbox.c.at <= older_than)
+    if keep_unrelayed:
+        statement = statement.where(outbox.c.unrelayed.is_(False))
+    transaction.connection.execute(statement)

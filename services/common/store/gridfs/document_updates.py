@@ -356,15 +356,14 @@ def abort_upload(
     return with_next_due_at([{"$set": {**uploads, "doomed": tombstones}}], timings)
 
 
-def expire_uploads(timings: StoreTimings) -> Pipeline:
+def expire_uploads(timings: StoreTimings, *, keep_unrelayed: bool = True) -> Pipeline:
     """Add tombstones for all expired uploads; drop finished uploads and published events whose time has passed.
 
-    A writer that comes back finds its handle void.
+    A writer that comes back finds its handle void. Without `keep_unrelayed` no event waits to be relayed: webhooks are off now.
     """
     retry_at = {"$add": ["$$this.at", milliseconds(timings.outbox_retry_after)]}
-    told = {
-        "$and": [{"$eq": ["$$this.told", True]}, {"$ne": ["$$this.unrelayed", True]}, {"$lte": [retry_at, "$$NOW"]}]
-    }
+    is_relayed = [{"$ne": ["$$this.unrelayed", True]}] if keep_unrelayed else []
+    told = {"$and": [{"$eq": ["$$this.told", True]}, *is_relayed, {"$lte": [retry_at, "$$NOW"]}]}
     expired = {"$filter": {"input": "$uploads", "cond": {"$lte": ["$$this.expires_at", "$$NOW"]}}}
     tombstones = _tombstones_of(expired, second_purge=True)
     return with_next_due_at(

@@ -23,8 +23,11 @@ from services.common.store.upload_store import OutboxEvent
 class GridFSGarbageCollector:
     """A `GarbageCollector` in the GridFS layout."""
 
-    def __init__(self, mongo: MongoDatabase, timings: StoreTimings | None = None) -> None:
+    def __init__(
+        self, mongo: MongoDatabase, timings: StoreTimings | None = None, *, relays_events: bool = True
+    ) -> None:
         self._mongo = mongo
+        self._relays_events = relays_events
         self._timings = timings or StoreTimings()
         self._media = mongo.collection("media")
         self._chunks_collection = mongo.collection("fs.chunks")
@@ -58,7 +61,8 @@ class GridFSGarbageCollector:
         """Expire uploads, delete the chunks of tombstones that are due, then delete a document with nothing left in it."""
         key = {"_id": ObjectId(media_id)}
         async with map_mongo_errors():
-            await self._media.update_one(key, document_updates.expire_uploads(self._timings))
+            expire = document_updates.expire_uploads(self._timings, keep_unrelayed=self._relays_events)
+            await self._media.update_one(key, expire)
             document = await self._media.find_one(key, {"doomed": 1, "now": "$$NOW"})
         tombstones = document["doomed"] if document else ()
         due = [tombstone["file"] for tombstone in tombstones if tombstone["due"] <= document["now"]]
