@@ -16,6 +16,8 @@ from services.upload.webhooks.endpoints import Endpoint
 from services.upload.webhooks.http_sender import Resolve, Resolver
 from services.upload.webhooks.messages import make_deliveries
 
+FIRST_RETRY_SECONDS = 0.2
+"""Between attempts at the start, when the tables may not be created yet."""
 EXPIRY_ROUNDS = 60
 """Refreshes between two deletions of deliveries whose time has passed: about five minutes."""
 GONE_ERROR = "the endpoint has answered with 410"
@@ -103,17 +105,20 @@ class Webhooks:
     async def _run(self) -> None:
         rounds = 0
         while True:
+            pause = FIRST_RETRY_SECONDS if not rounds else REFRESH_SECONDS
             try:
                 await self.refresh()
                 await self._count_queues()
                 if rounds % EXPIRY_ROUNDS == 0:
                     await self.store.delete_expired()
                 rounds += 1
+                pause = REFRESH_SECONDS
             except GridcastError as error:
-                _log.warning("endpoints of webhooks not read: %s", error)
+                # At the start the process is not ready while the store is away, and /readyz tells why.
+                _log.log(logging.WARNING if rounds else logging.DEBUG, "endpoints of webhooks not read: %s", error)
             except Exception:  # noqa: BLE001  # the next round may succeed
                 _log.exception("endpoints of webhooks not read")
-            await asyncio.sleep(REFRESH_SECONDS)
+            await asyncio.sleep(pause)
 
     async def _count_queues(self) -> None:
         found = {queue.endpoint_id: queue for queue in await self.store.summarize()}
