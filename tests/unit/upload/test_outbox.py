@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -108,3 +109,43 @@ async def test_no_request_waits_longer_than_the_timeout_for_the_turn_of_another(
     assert bus.published == []
     bus.answering.set()
     assert await publisher.publish(make_event(20))
+
+
+async def test_events_are_relayed_beside_their_publication_and_acknowledged_after_both() -> None:
+    """In both orders; what is relayed are the events that have no deliveries yet, whichever are unpublished."""
+    bus = RecordingBus()
+    relayed: list[list[str]] = []
+    may_relay = asyncio.Event()
+
+    async def relay(events: Sequence[OutboxEvent]) -> None:
+        await may_relay.wait()
+        relayed.append([event.id for event in events])
+
+    publisher = OutboxPublisher(bus, bus, relay)
+    event = make_event(2, make_event(1))
+    assert await publisher.publish(replace(event, to_relay=(event,)))
+    assert (bus.published, bus.acknowledged, relayed) == (["event-1", "event-2"], [], []), "the response does not wait"
+    may_relay.set()
+    await publisher.aclose()
+    assert (bus.acknowledged, relayed) == (["event-2"], [["event-2"]])
+    assert await publisher.publish(make_event(3))
+    await publisher.aclose()
+    assert len(relayed) == 1, "one that is not to be relayed"
+
+
+@pytest.mark.parametrize("error", [ServiceUnavailable("no store"), RuntimeError("a defect")], ids=repr)
+async def test_neither_redis_nor_the_relay_stops_the_other(error: Exception) -> None:
+    bus = RecordingBus()
+    bus.failing = {"event-1"}
+    relayed: list[str] = []
+
+    async def relay(events: Sequence[OutboxEvent]) -> None:
+        relayed.extend(event.id for event in events)
+        raise error
+
+    publisher = OutboxPublisher(bus, bus, relay)
+    first, second = make_event(1), make_event(2, type="socket.resync")
+    assert not await publisher.publish(replace(first, to_relay=(first,)))
+    assert await publisher.publish(replace(second, to_relay=(second,)))
+    await publisher.aclose()
+    assert (bus.published, bus.acknowledged, relayed) == (["event-2"], ["event-2"], ["event-1", "event-2"])
