@@ -25,7 +25,7 @@ router = APIRouter(tags=["files"])
 _DELETE_ROUTE: dict[str, Any] = {
     "status_code": 204,
     "response_class": Response,
-    "responses": openapi_problems(400, 404, 412, 503),
+    "responses": openapi_problems(400, 404, 412, 429, 503),
     "openapi_extra": {"parameters": [IF_MATCH_PARAMETER, IF_UNMODIFIED_SINCE_PARAMETER]},
 }
 

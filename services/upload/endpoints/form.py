@@ -71,7 +71,7 @@ _FORM_OPENAPI: dict[str, Any] = {
     status_code=201,
     response_model=str,
     response_description="the id of the stored file",
-    responses=openapi_problems(400, 408, 409, 413, 415, 429, 503, 507),
+    responses=openapi_problems(400, 403, 408, 409, 413, 415, 429, 502, 503, 507),
     openapi_extra=_FORM_OPENAPI,
     max_body_size=sys.maxsize,
 )

@@ -60,7 +60,7 @@ _PUT_ROUTE: dict[str, Any] = {
     "response_description": "the file was replaced; its description",
     "responses": {
         201: {"description": "the file was created; its description"},
-        **openapi_problems(400, 408, 409, 412, 413, 415, 429, 503, 507),
+        **openapi_problems(400, 403, 408, 409, 412, 413, 415, 429, 502, 503, 507),
     },
     "openapi_extra": _PUT_OPENAPI,
     "max_body_size": sys.maxsize,

@@ -106,7 +106,7 @@ async def tus_options(request: Request) -> Response:
     status_code=201,
     response_class=Response,
     response_description="the upload began; `Location` names it",
-    responses=openapi_problems(400, 408, 409, 412, 413, 415, 429, 460, 503, 507),
+    responses=openapi_problems(400, 403, 408, 409, 412, 413, 415, 429, 460, 502, 503, 507),
     openapi_extra=_TUS_BODY_OPENAPI,
     max_body_size=sys.maxsize,
 )
