@@ -1,6 +1,7 @@
 // Connects the client of clients/js to the elements of index.html. Text is set as text, never as HTML.
 
 import { Gridcast } from "/client/index.js";
+import { showWebhooks } from "./webhooks.js";
 
 let token = ""; // kept in memory only
 const { events, files, uploads } = new Gridcast({ token: () => token });
@@ -146,5 +147,6 @@ events.onEvent((event) => {
   if (/^file\.(created|replaced|deleted)$/.test(event.type)) show();
 });
 
+showWebhooks({ at, element, token: () => token });
 events.connect();
 show();
