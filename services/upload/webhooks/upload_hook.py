@@ -17,7 +17,7 @@ from services.upload.webhooks.signing import signature_headers
 HOOK_TIMEOUT_SECONDS = 3.0
 MAX_HOOK_ANSWER_BYTES = 16 * 1024
 MAX_CONNECTIONS = 64
-"""Questions at the same time. Others wait for one of these, within the same three seconds."""
+"""Questions at the same time. More uploads are refused: one that waited would be counted as a failure of the hook."""
 _UNAVAILABLE = "the upload hook gives no valid answer"
 
 
@@ -31,17 +31,22 @@ class UploadHook:
             endpoint.url, is_private_allowed=True, max_connections=MAX_CONNECTIONS, resolve=resolve or self._resolver
         )
         self._breaker = CircuitBreaker(time.monotonic)
+        self._asking = 0
 
     async def ask(self, question: HookQuestion) -> HookAnswer:
         """Return the answer that allows the upload.
 
         Raises Forbidden where the hook denies it, BadGateway where its answer has a fault, ServiceUnavailable where there is none.
         """
+        if self._asking >= MAX_CONNECTIONS:
+            metrics.UPLOAD_HOOK_CALLS.labels("busy").inc()
+            raise ServiceUnavailable("too many uploads wait for the upload hook")
         if not self._breaker.try_acquire():
             metrics.UPLOAD_HOOK_CALLS.labels("open").inc()
             raise ServiceUnavailable(_UNAVAILABLE, max(1, math.ceil(self._breaker.retry_after)))
         outcome = "failed"
         is_recorded = False
+        self._asking += 1
         try:
             answer = parse_answer(await self._send(question))
             outcome = "allowed"
@@ -53,6 +58,7 @@ class UploadHook:
             outcome = {Forbidden: "denied", BadGateway: "invalid"}[type(error)]
             raise
         finally:
+            self._asking -= 1
             if outcome != "failed":
                 self._breaker.record(success=True)
             elif not is_recorded:  # cancelled

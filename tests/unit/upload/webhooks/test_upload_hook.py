@@ -1,0 +1,36 @@
+"""The upload hook under load and cancellation, with a receiver on loopback."""
+
+import asyncio
+
+import pytest
+
+from services.common.errors import ServiceUnavailable
+from services.upload.webhooks import upload_hook
+from services.upload.webhooks.endpoints import Endpoint
+from services.upload.webhooks.hook_protocol import ALLOWED, HookQuestion
+from services.upload.webhooks.signing import make_secret
+from services.upload.webhooks.upload_hook import UploadHook
+from tests.support.waiting import eventually_async
+from tests.support.webhook_receiver import answering, run_receiver, silent
+
+pytestmark = pytest.mark.anyio
+QUESTION = HookQuestion("put", "", "n", 1, "text/plain")
+
+
+async def test_questions_beyond_the_limit_are_refused_at_once_and_open_no_breaker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(upload_hook, "MAX_CONNECTIONS", 4)
+    async with run_receiver(silent) as receiver:
+        hook = UploadHook(Endpoint("h", receiver.url, (make_secret(),), is_private_allowed=True))
+        held = [asyncio.create_task(hook.ask(QUESTION)) for _ in range(4)]
+        await eventually_async(lambda: len(receiver.requests) == 4)
+        for _ in range(10):
+            with pytest.raises(ServiceUnavailable, match="too many"):
+                await hook.ask(QUESTION)
+        for task in held:
+            task.cancel()
+        await asyncio.gather(*held, return_exceptions=True)
+        receiver.respond = answering(200, b'{"allow":true}')
+        assert await hook.ask(QUESTION) == ALLOWED, "clients that go away are no failures of the hook"
+        await hook.aclose()
