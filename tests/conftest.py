@@ -30,6 +30,7 @@ in_process_server    our HTTP server in a thread of the test
 js_client            the JavaScript client in node_modules, and Node programs that speak JSON lines
 media_names          any legal name of a file, awkward ones, and paths that are refused
 node_program         a program on Node that reads and writes JSON lines
+numeric_hosts        hosts of forbidden addresses in every spelling
 npm                  npm packages in a temporary folder
 open_file_limit      the descriptor limit of the test process
 process_stats        memory, CPU time and descriptors of a process

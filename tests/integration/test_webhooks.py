@@ -24,6 +24,7 @@ from services.upload.webhooks.http_sender import HTTPSender, Resolve, SendError
 from services.upload.webhooks.retry_schedule import MAX_TRIES, Decision, TryOutcome, decide
 from services.upload.webhooks.signing import make_secret
 from services.upload.webhooks.webhooks import Webhooks
+from tests.support.numeric_hosts import NUMERIC_HOSTS
 from tests.support.opened_stores import with_stores
 from tests.support.store_adapters import finished_upload
 from tests.support.waiting import eventually_async
@@ -39,10 +40,10 @@ from tests.support.webhook_receiver import (
     silent,
     slow_head,
 )
-from tests.unit.upload.webhooks.test_addresses import NUMERIC_HOSTS
 
-pytestmark = [pytest.mark.anyio, with_stores(("gridfs-motor",), ("files-sqlite",))]
-only_files = pytest.mark.parametrize("stores", [("files-sqlite",)], indirect=True)
+pytestmark = pytest.mark.anyio
+both_stores = with_stores(("gridfs-motor",), ("files-sqlite",))
+only_files = with_stores(("files-sqlite",))
 SECRET = make_secret()
 
 
@@ -105,6 +106,7 @@ async def wait_for_state(store: MediaStore, expected: list[tuple[str, int, int |
     await eventually_async(reached)
 
 
+@both_stores
 async def test_a_signed_event_arrives_within_a_second_of_its_commit(store: MediaStore) -> None:
     async with run_receiver() as receiver, running(store, to(receiver, secrets=(SECRET, make_secret()))) as webhooks:
         started_at = time.monotonic()
@@ -127,6 +129,7 @@ async def test_a_signed_event_arrives_within_a_second_of_its_commit(store: Media
         assert message["time"] == message["timestamp"]
 
 
+@both_stores
 async def test_endpoints_get_what_they_ask_for(store: MediaStore) -> None:
     async with run_receiver() as receiver:
         wanted = [
@@ -154,6 +157,7 @@ MISBEHAVIOURS: dict[str, tuple[Respond, tuple[str, int, int | None]]] = {
 
 
 @pytest.mark.parametrize("kind", MISBEHAVIOURS)
+@both_stores
 async def test_a_receiver_that_misbehaves_disturbs_no_other(
     store: MediaStore, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,6 +180,7 @@ async def test_a_receiver_that_misbehaves_disturbs_no_other(
             assert 80_000 < (delivery.next_at - delivery.created_at).total_seconds() < 90_000
 
 
+@both_stores
 async def test_a_redirect_is_a_failure_and_is_not_followed(store: MediaStore) -> None:
     async with run_receiver() as target:
         moved = answering(302, fields=f"Location: {target.url}\r\nSet-Cookie: a=b\r\n")
@@ -189,6 +194,7 @@ async def test_a_redirect_is_a_failure_and_is_not_followed(store: MediaStore) ->
         assert not target.requests
 
 
+@both_stores
 async def test_410_ends_the_endpoint(store: MediaStore) -> None:
     async with run_receiver(answering(410)) as receiver, running(store, to(receiver)) as webhooks:
         await change(store, webhooks)
@@ -205,6 +211,7 @@ async def test_410_ends_the_endpoint(store: MediaStore) -> None:
         await wait_for_state(store, [("done", 0, 200)])
 
 
+@both_stores
 async def test_ten_tries_with_the_same_id_and_bytes_then_a_dead_letter(
     store: MediaStore, immediate_retries: list[Decision]
 ) -> None:
@@ -241,6 +248,7 @@ async def test_in_order(store: MediaStore, immediate_retries: list[Decision]) ->
     assert immediate_retries
 
 
+@both_stores
 async def test_a_healthy_endpoint_gets_each_event_once_from_two_processes(store: MediaStore) -> None:
     async with (
         run_receiver() as receiver,
@@ -252,6 +260,7 @@ async def test_a_healthy_endpoint_gets_each_event_once_from_two_processes(store:
         assert sorted(request.event_id for request in receiver.requests) == sorted(event.id for event in events)
 
 
+@both_stores
 async def test_shutdown_is_bounded_and_loses_nothing(store: MediaStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delivery_worker, "DRAIN_SECONDS", 0.2)
     monkeypatch.setattr(delivery_worker, "LEASE_SECONDS", 1.0)
@@ -268,6 +277,7 @@ async def test_shutdown_is_bounded_and_loses_nothing(store: MediaStore, monkeypa
         assert [request.event_id for request in receiver.requests] == [event.id] * 2
 
 
+@both_stores
 async def test_left_over_events_are_relayed_by_the_garbage_collector(store: MediaStore) -> None:
     """The process was killed between the commit and the relay."""
     async with run_receiver() as receiver, running(store, to(receiver)) as webhooks:

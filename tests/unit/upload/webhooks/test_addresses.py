@@ -5,16 +5,7 @@ import socket
 import pytest
 
 from services.upload.webhooks.addresses import choose_address, why_forbidden
-
-# Numeric hosts in the spellings that resolvers accept: resolved by the real resolver, without a network.
-NUMERIC_HOSTS = (
-    "127.0.0.1", "127.1", "0177.1", "0177.0.0.1", "0x7f.1", "0x7f000001", "2130706433", "017700000001", "127.0.1", "0",
-    "0.0.0.0", "10.0.0.1", "0xa.1", "167772161", "012.1", "172.16.5.4", "192.168.1.1", "0xc0a80101", "3232235777", "100.64.0.1",
-    "169.254.169.254", "0xa9fea9fe", "2852039166", "169.254.43518", "255.255.255.255", "224.0.0.1", "198.18.0.1", "192.0.2.7",
-    "240.0.0.1", "::1", "::", "::ffff:10.0.0.1", "::ffff:a9fe:a9fe", "::127.0.0.1", "64:ff9b::a00:1", "64:ff9b::808:808",
-    "64:ff9b:1::1", "2002:7f00:1::1", "2001:0:4136:e378::1", "fc00::1", "fd00:ec2::254", "fe80::1", "fec0::1", "ff02::1",
-    "2001:db8::1", "100::1", "::ffff:0:7f00:1", "5f00::1",
-)  # fmt: skip
+from tests.support.numeric_hosts import NUMERIC_HOSTS
 
 
 @pytest.mark.parametrize("host", NUMERIC_HOSTS)
