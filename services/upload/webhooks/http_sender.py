@@ -149,7 +149,8 @@ class HTTPSender:
             "user-agent": "gridcast-webhooks",
             **headers,
         }
-        timeouts = dict.fromkeys(("connect", "read", "write", "pool"), timeout_seconds)
+        # httpcore closes a socket whose TLS handshake exceeds its own time limit, and leaves one that is cancelled.
+        timeouts = {**dict.fromkeys(("read", "write", "pool"), timeout_seconds), "connect": 0.8 * timeout_seconds}
         extensions = {"sni_hostname": self._host, "timeout": timeouts, "trace": trace}
         try:
             # The URL has the address: a host such as 0177.1 is one for the resolver, and httpx refuses it.
