@@ -17,7 +17,7 @@ from services.common.http.problem import decode_problem_detail
 from services.common.media_path import PATH_PREFIX, PATH_TEMPLATE
 from services.common.telemetry.request_id import new_request_id, request_id_var
 from services.common.telemetry.request_telemetry import RequestTelemetry
-from services.common.web.browser_protection import SAME_ORIGIN_ONLY
+from services.common.web.browser_protection import service_response_headers
 from services.common.web.problems import send_problem
 
 HandlerT = TypeVar("HandlerT")
@@ -66,7 +66,7 @@ class RequestMiddleware:
         fast_path_handlers: Mapping[tuple[str, str], FastPathHandler] | None = None,
         telemetry: RequestTelemetry | None = None,
         check_request: Callable[[Scope], None] = lambda _scope: None,
-        response_headers: Callable[[Scope], list[Header]] = lambda _scope: SAME_ORIGIN_ONLY,
+        response_headers: Callable[[Scope], list[Header]] = service_response_headers,
         client_address: Callable[[Scope], str] = client_behind_gateway,
         authorization: Authorization | None = None,
     ) -> None:

@@ -8,8 +8,8 @@
     tombstones        files to delete, from `due` on; `second_purge`: twice
     outbox            events to publish, in the order of their revisions; `told`: another writer has published it
     revision_floors   the greatest revision of all names of a bucket whose rows were deleted
-    revocations       tokens and subjects that are refused: the UTF-8 bytes of their names, which may hold any character, and
-                      Unix times in seconds
+    revocations       tokens, subjects and links that are refused, links that were prolonged or used: the UTF-8 bytes of their
+                      names, which may hold any character, and Unix times in seconds
 
 `search_name` is the filename as a search compares it. Text is compared and ordered by its bytes.
 """
