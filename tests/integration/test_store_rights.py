@@ -149,11 +149,27 @@ async def test_a_link_is_claimed_once(stores: list[StoreSettings]) -> None:
         for entry in kept:
             await store.revocations.add(entry)
         found = [(one.kind, one.value) for one in await store.revocations.list_current(now)]
-        assert found == [("prolonged", "one"), ("link", "one")]
+        assert found == [("link", "one"), ("prolonged", "one")]
         await store.revocations.release_link("one")
         await store.revocations.release_link("none")
         assert await other.revocations.claim_link("one", now + 60)
         assert not await other.revocations.claim_link("two", now + 60)
+
+
+@with_stores(*((kind,) for kind in STORE_KINDS))
+async def test_links_push_out_no_revocations_of_tokens(
+    stores: list[StoreSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind in ("gridfs", "files"):
+        monkeypatch.setattr(f"services.common.store.{kind}.revocation_store.MAX_REVOCATIONS", 4)
+    now = float(round(time.time()))
+    async with opened_store(stores[0]) as store:
+        await store.revocations.add(Revocation("token", "lost", now, now + 60))
+        await store.revocations.add(Revocation("link", "stopped", now, now + 60))
+        for number in range(6):
+            await store.revocations.add(Revocation("prolonged", str(number), 0.0, now + 600 + number))
+        found = [(one.kind, one.value) for one in await store.revocations.list_current(now)]
+        assert found == [("token", "lost"), ("link", "stopped"), *(("prolonged", str(one)) for one in (5, 4, 3))]
 
 
 @with_stores(("files-sqlite",), ("files-postgresql",))

@@ -16,6 +16,9 @@ from services.common.errors import InvalidLink, InvalidToken, ServiceUnavailable
 
 RevocationKind = Literal["subject", "token", "link", "prolonged"]
 """`prolonged` takes nothing away: it is the later end of a link, and is told in the same way."""
+TOKEN_KINDS: tuple[RevocationKind, ...] = ("subject", "token")
+LINK_KINDS: tuple[RevocationKind, ...] = ("link", "prolonged")
+"""In the order in which they are kept where there are too many. Whoever may make links adds to them, and to no others."""
 
 
 @dataclass(frozen=True, slots=True)

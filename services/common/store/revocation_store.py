@@ -23,4 +23,7 @@ class RevocationStore(LinkUses, Protocol):
         """Store a revocation durably. A later one of the same kind and value replaces it."""
 
     async def list_current(self, now: float) -> Sequence[Revocation]:
-        """Return those that have not ended at the Unix time `now`."""
+        """Return those that have not ended at the Unix time `now`: of tokens and subjects, of links, then prolonged links.
+
+        Of the first two, and of the last two, MAX_REVOCATIONS are read: those that end last. So links push out no tokens.
+        """

@@ -6,7 +6,7 @@ Ended ones are deleted when another is added.
 from sqlalchemy import delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from services.common.auth.revocations import Revocation
+from services.common.auth.revocations import LINK_KINDS, TOKEN_KINDS, Revocation
 from services.common.store.files import schema
 from services.common.store.files.database import Transaction
 from services.common.store.files.files_database import FilesDatabase
@@ -53,12 +53,12 @@ class FilesRevocationStore:
         await self._database.write(lambda transaction: transaction.connection.execute(statement))
 
     async def list_current(self, now: float) -> list[Revocation]:
-        """Read all that have not ended, those that end last first."""
-        statement = (
-            select(revocations)
-            .where(revocations.c.until > now, revocations.c.kind != _USED)
-            .order_by(revocations.c.until.desc())
-            .limit(MAX_REVOCATIONS)
+        """Read all that have not ended."""
+        current = select(revocations).where(revocations.c.until > now).limit(MAX_REVOCATIONS)
+        latest = revocations.c.until.desc()
+        of_tokens = current.where(revocations.c.kind.in_(TOKEN_KINDS)).order_by(latest)
+        of_links = current.where(revocations.c.kind.in_(LINK_KINDS)).order_by(revocations.c.kind, latest)
+        rows = await self._database.read(
+            lambda connection: [*connection.execute(of_tokens).all(), *connection.execute(of_links).all()]
         )
-        rows = await self._database.read(lambda connection: connection.execute(statement).all())
         return [Revocation(row.kind, row.value.decode(), row.before, row.until) for row in rows]

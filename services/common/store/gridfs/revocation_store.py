@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from pymongo.errors import DuplicateKeyError
 
-from services.common.auth.revocations import Revocation
+from services.common.auth.revocations import LINK_KINDS, TOKEN_KINDS, Revocation
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
 from services.common.store.limits import MAX_REVOCATIONS
 
@@ -46,7 +46,14 @@ class GridFSRevocationStore:
 
     async def list_current(self, now: float) -> list[Revocation]:
         """Read all that have not ended: MongoDB deletes up to a minute late."""
-        query = {"until": {"$gt": datetime.fromtimestamp(now, UTC)}, "kind": {"$ne": "used"}}
+        current = {"until": {"$gt": datetime.fromtimestamp(now, UTC)}}
         async with map_mongo_errors():
-            rows = await self._revoked.find(query).sort("until", -1).to_list(MAX_REVOCATIONS)
+            rows = await (
+                self._revoked.find({**current, "kind": {"$in": TOKEN_KINDS}}).sort("until", -1).to_list(MAX_REVOCATIONS)
+            )
+            rows += await (
+                self._revoked.find({**current, "kind": {"$in": LINK_KINDS}})
+                .sort([("kind", 1), ("until", -1)])
+                .to_list(MAX_REVOCATIONS)
+            )
         return [Revocation(row["kind"], row["value"], row["before"], row["until"].timestamp()) for row in rows]
