@@ -39,6 +39,7 @@ class Services:
     streams: list[ServiceProcess]
     gateway: ServiceProcess
     redis: ServerProcess
+    http: httpx.Client
 
     @property
     def stream(self) -> ServiceProcess:
@@ -46,7 +47,7 @@ class Services:
 
     def put(self, name: str, content: bytes = b"0123456789", folder: str = "l") -> str:
         path = f"/files/{folder}/{name}"
-        stored = httpx.put(f"{self.upload.url}{path}", content=content, headers=authorized("write"), timeout=60)
+        stored = self.http.put(f"{self.upload.url}{path}", content=content, headers=authorized("write"), timeout=60)
         assert stored.status_code in {200, 201}
         return path
 
@@ -62,13 +63,13 @@ class Services:
         return link
 
     def ask(self, body: Any, headers: dict[str, str]) -> httpx.Response:
-        return httpx.post(f"{self.upload.url}/file/link", json=body, headers=headers)
+        return self.http.post(f"{self.upload.url}/file/link", json=body, headers=headers)
 
     def everywhere(self, link: dict[str, Any]) -> set[int]:
-        return {httpx.get(f"{stream.url}{link['url']}").status_code for stream in self.streams}
+        return {self.http.get(f"{stream.url}{link['url']}").status_code for stream in self.streams}
 
     def get(self, url: str, **options: Any) -> httpx.Response:
-        return httpx.get(f"{self.stream.url}{url}", **options)
+        return self.http.get(f"{self.stream.url}{url}", **options)
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +88,9 @@ def services(
             logs,
             {"GRIDCAST_UPLOAD_URLS": upload.url, "GRIDCAST_STREAM_URLS": one.url, "GRIDCAST_AUTH": "hs256"},
         ) as gateway,
+        httpx.Client(timeout=30) as http,
     ):
-        yield Services(upload, [one, two, three], gateway, redis_server)
+        yield Services(upload, [one, two, three], gateway, redis_server, http)
 
 
 def refused(response: httpx.Response, reason: str) -> bool:
@@ -109,9 +111,9 @@ def test_a_link_reads_one_file(services: Services) -> None:
     part = services.get(url, headers={"range": "bytes=2-4"})
     assert (part.status_code, part.content) == (206, b"234")
     assert services.get(url, headers={"if-none-match": got.headers["etag"]}).status_code == 304
-    assert httpx.head(f"{services.stream.url}{url}").status_code == 200
+    assert services.http.head(f"{services.stream.url}{url}").status_code == 200
     assert services.get("/file/stream", params=parameter).content == b"0123456789"
-    assert httpx.get(f"{services.gateway.url}{url}").content == b"0123456789"
+    assert services.http.get(f"{services.gateway.url}{url}").content == b"0123456789"
     assert 6 * 3600 - 60 < link["expires_at"] - time.time() <= 6 * 3600
 
 
@@ -135,7 +137,7 @@ def test_a_link_opens_nothing_else(services: Services) -> None:
         ("POST", services.upload, "/file/tus", other_route),
     ):
         address = f"{service.url}{path}{'&' if '?' in path else '?'}link={text}"
-        assert refused(httpx.request(method, address), reason)
+        assert refused(services.http.request(method, address), reason)
     assert services.get(f"/files/l/{name}", headers=authorized("read")).content == b"0123456789"
 
 
@@ -173,7 +175,7 @@ def test_a_link_is_for_one_version(services: Services) -> None:
     eventually(lambda: services.get(following["url"]).content == b"another version", 3)
     assert refused(services.get(bound["url"]), "its file was replaced")
     assert refused(services.get(bound["url"], headers={"cache-control": "no-cache"}), "its file was replaced")
-    httpx.delete(f"{services.upload.url}/files/l/{name}", headers=authorized("delete")).raise_for_status()
+    services.http.delete(f"{services.upload.url}/files/l/{name}", headers=authorized("delete")).raise_for_status()
     eventually(lambda: services.get(following["url"]).status_code == 404, 3)
     assert refused(services.get(bound["url"]), "its file was deleted")
 
@@ -217,25 +219,27 @@ def test_a_link_is_prolonged_and_revoked_by_its_issuer(services: Services) -> No
     link = services.make(filename=services.new_file(), expires_in=2)
     address = f"{services.upload.url}/file/link/{link['id']}"
     body = {"link": link["link"], "expires_in": 3600}
-    assert httpx.patch(address, json=body, headers=authorized("link read", "bob")).status_code == 404
-    assert httpx.delete(address, headers=authorized("link read", "bob")).status_code == 404
-    assert httpx.patch(address, json=body, headers=authorized("link read:other")).status_code == 403
+    assert services.http.patch(address, json=body, headers=authorized("link read", "bob")).status_code == 404
+    assert services.http.delete(address, headers=authorized("link read", "bob")).status_code == 404
+    assert services.http.patch(address, json=body, headers=authorized("link read:other")).status_code == 403
     other = services.make(filename=services.new_file())
-    assert httpx.patch(address, json={"link": other["link"]}, headers=authorized("link read")).status_code == 400
+    assert (
+        services.http.patch(address, json={"link": other["link"]}, headers=authorized("link read")).status_code == 400
+    )
     eventually(lambda: services.get(link["url"]).status_code == 403, 5)
     assert refused(services.get(link["url"]), "it has expired")
-    prolonged = httpx.patch(address, json=body, headers=authorized("link read"))
+    prolonged = services.http.patch(address, json=body, headers=authorized("link read"))
     assert prolonged.status_code == 200, prolonged.text
     assert (prolonged.json()["url"], prolonged.json()["link"]) == (link["url"], link["link"])
     assert prolonged.json()["expires_at"] > time.time() + 3500
     eventually(lambda: services.everywhere(link) == {200}, 2)
-    assert httpx.delete(address, headers=authorized("link")).status_code == 204
-    assert httpx.delete(address, headers=authorized("admin", "root")).status_code == 204
+    assert services.http.delete(address, headers=authorized("link")).status_code == 204
+    assert services.http.delete(address, headers=authorized("admin", "root")).status_code == 204
     eventually(lambda: services.everywhere(link) == {403}, 2)
     assert refused(services.get(link["url"]), "it was revoked")
-    assert refused(httpx.patch(address, json=body, headers=authorized("link read")), "it was revoked")
+    assert refused(services.http.patch(address, json=body, headers=authorized("link read")), "it was revoked")
     assert services.get(other["url"]).status_code == 200
-    assert httpx.delete(f"{services.upload.url}/file/link/none", headers=authorized("link")).status_code == 404
+    assert services.http.delete(f"{services.upload.url}/file/link/none", headers=authorized("link")).status_code == 404
 
 
 def test_a_link_falls_with_its_issuer(services: Services) -> None:
@@ -245,11 +249,11 @@ def test_a_link_falls_with_its_issuer(services: Services) -> None:
     again = services.make("gina", filename=name)
     assert services.get(link["url"]).status_code == services.get(again["url"]).status_code == 200
     revoke = f"{services.upload.url}/auth/revocations"
-    done = httpx.post(revoke, json={"token_id": "g1"}, headers=authorized("admin", "root"))
+    done = services.http.post(revoke, json={"token_id": "g1"}, headers=authorized("admin", "root"))
     assert done.json()["until"] > time.time() + 7 * 86400, "a link outlives the token that made it"
     eventually(lambda: services.get(link["url"]).status_code == 403, 2)
     assert services.get(again["url"]).status_code == 200
-    httpx.post(revoke, json={"subject": "gina"}, headers=authorized("admin", "root"))
+    services.http.post(revoke, json={"subject": "gina"}, headers=authorized("admin", "root"))
     eventually(lambda: services.get(again["url"]).status_code == 403, 2)
     assert refused(services.get(again["url"]), "its issuer was revoked")
 
@@ -307,13 +311,13 @@ def test_a_hundred_players_are_cut_within_two_seconds(services: Services) -> Non
     assert len(late) == PLAYERS
     assert late[-1] <= 2.0, late[-5:]
     for stream in services.streams:
-        assert refused(httpx.get(f"{stream.url}{link['url']}"), "it was revoked")
-        assert httpx.get(f"{stream.url}{kept['url']}", headers={"range": "bytes=0-9"}).status_code == 206
+        assert refused(services.http.get(f"{stream.url}{link['url']}"), "it was revoked")
+        assert services.http.get(f"{stream.url}{kept['url']}", headers={"range": "bytes=0-9"}).status_code == 206
 
 
 def test_a_revoked_link_stays_revoked_after_redis_was_emptied(services: Services) -> None:
     link = services.make(filename=services.new_file())
-    httpx.delete(f"{services.upload.url}/file/link/{link['id']}", headers=authorized("link")).raise_for_status()
+    services.http.delete(f"{services.upload.url}/file/link/{link['id']}", headers=authorized("link")).raise_for_status()
     eventually(lambda: services.get(link["url"]).status_code == 403, 2)
     send_redis_commands(services.redis.port, "FLUSHALL")
     ended = time.monotonic() + 2.5
@@ -328,7 +332,7 @@ TUS = {"tus-resumable": "1.0.0"}
 def begin(services: Services, link: dict[str, Any], length: int = 3, **metadata: str) -> httpx.Response:
     pairs = ",".join(f"{key} {base64.b64encode(value.encode()).decode()}" for key, value in metadata.items())
     fields = {**TUS, "upload-length": str(length), **({"upload-metadata": pairs} if pairs else {})}
-    return httpx.post(f"{services.upload.url}{link['url']}", headers=fields)
+    return services.http.post(f"{services.upload.url}{link['url']}", headers=fields)
 
 
 def test_a_plain_tus_client_uploads_by_a_link(services: Services, tmp_path: Any) -> None:
@@ -355,33 +359,35 @@ def test_what_a_link_allows_of_an_upload(services: Services) -> None:
     assert begin(services, link, 3, filetype="video/mp4").status_code == 415
     assert refused(begin(services, link, filename="other.txt"), "it is for another file")
     assert refused(begin(services, link, filename="up.txt", folder="m"), "it is for another file")
-    deferred = httpx.post(f"{services.upload.url}{link['url']}", headers={**TUS, "upload-defer-length": "1"})
+    deferred = services.http.post(f"{services.upload.url}{link['url']}", headers={**TUS, "upload-defer-length": "1"})
     assert deferred.status_code == 400
     partial = {**TUS, "upload-length": "3", "upload-concat": "partial"}
-    assert httpx.post(f"{services.upload.url}{link['url']}", headers=partial).status_code == 400
+    assert services.http.post(f"{services.upload.url}{link['url']}", headers=partial).status_code == 400
     services.put("taken.txt")
     taken = services.make(filename="taken.txt", kind="put")
     assert begin(services, taken).status_code == 409
-    httpx.delete(f"{services.upload.url}/files/l/taken.txt", headers=authorized("delete"))
+    services.http.delete(f"{services.upload.url}/files/l/taken.txt", headers=authorized("delete"))
     assert begin(services, taken).status_code == 201, "a use of which nothing came is none"
     begun = begin(services, link)  # no name: that of the link
     assert begun.status_code == 201, begun.text
     assert begin(services, link).json()["detail"] == "the link was used already"
     location = f"{services.upload.url}{begun.headers['location']}"
-    assert httpx.head(location, headers=TUS).headers["upload-offset"] == "0"
+    assert services.http.head(location, headers=TUS).headers["upload-offset"] == "0"
     another = services.make(filename="third.txt", kind="put")
     bare = location.partition("?")[0]
     for foreign in (f"{bare}?link={another['link']}", f"{bare}x?link={link['link']}"):
-        assert httpx.head(foreign, headers=TUS).status_code == 404
-    assert httpx.head(bare, headers=TUS).status_code == 401
-    assert httpx.head(bare, headers=TUS | authorized("write:l", "bob")).status_code == 404
-    assert httpx.head(bare, headers=TUS | authorized("write:l", "alice")).status_code == 200, "its issuer owns it"
+        assert services.http.head(foreign, headers=TUS).status_code == 404
+    assert services.http.head(bare, headers=TUS).status_code == 401
+    assert services.http.head(bare, headers=TUS | authorized("write:l", "bob")).status_code == 404
+    assert services.http.head(bare, headers=TUS | authorized("write:l", "alice")).status_code == 200, (
+        "its issuer owns it"
+    )
     patch = {**TUS, "upload-offset": "0", "content-type": "application/offset+octet-stream"}
-    assert httpx.patch(location, headers=patch, content=b"abc").status_code == 204
+    assert services.http.patch(location, headers=patch, content=b"abc").status_code == 204
     assert services.get("/files/l/up.txt", headers=authorized("read")).content == b"abc"
     prolong = {"link": link["link"]}
     address = f"{services.upload.url}/file/link/{link['id']}"
-    assert httpx.patch(address, json=prolong, headers=authorized("link write")).status_code == 400
+    assert services.http.patch(address, json=prolong, headers=authorized("link write")).status_code == 400
 
 
 def test_uploads_by_links_that_are_late_or_revoked(services: Services) -> None:
@@ -389,10 +395,10 @@ def test_uploads_by_links_that_are_late_or_revoked(services: Services) -> None:
     assert refused(begin(services, {"url": f"/file/tus?link={SIGNER.sign(late)}"}), "it has expired")
     link = services.make(filename="cut.txt", kind="put")
     location = begin(services, link, 10).headers["location"]
-    httpx.delete(f"{services.upload.url}/file/link/{link['id']}", headers=authorized("link")).raise_for_status()
+    services.http.delete(f"{services.upload.url}/file/link/{link['id']}", headers=authorized("link")).raise_for_status()
     patch = {**TUS, "upload-offset": "0", "content-type": "application/offset+octet-stream"}
     assert refused(
-        httpx.patch(f"{services.upload.url}{location}", headers=patch, content=b"0123456789"), "it was revoked"
+        services.http.patch(f"{services.upload.url}{location}", headers=patch, content=b"0123456789"), "it was revoked"
     )
 
 
@@ -412,9 +418,9 @@ def test_no_link_is_in_a_log(services: Services) -> None:
     wrong = link["link"][:-4] + "AAAA"
     for base in (services.gateway.url, services.stream.url):
         for url in (link["url"], link["url"].replace(link["link"], wrong), f"{link['url']}&range=%FF"):
-            httpx.get(f"{base}{url}")
+            services.http.get(f"{base}{url}")
     body = {"link": "v1.k1." + "A" * 5000}
-    refusal = httpx.patch(f"{services.gateway.url}/file/link/x", json=body, headers=authorized("link"))
+    refusal = services.http.patch(f"{services.gateway.url}/file/link/x", json=body, headers=authorized("link"))
     assert refusal.status_code == 400
     assert "AAAA" not in refusal.text
     for process in (services.upload, services.gateway, *services.streams):
