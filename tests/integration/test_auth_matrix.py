@@ -60,6 +60,7 @@ CASES: dict[tuple[str, str], Case] = {
     ("GET", "/openapi.json"): Case("/openapi.json", None),
     ("GET", "/asyncapi.yaml"): Case("/asyncapi.yaml", None),
     ("GET", "/page/{}"): Case("/page/index.js", None),
+    ("GET", "/client/{}"): Case("/client/index.js", None),
     ("GET", "/livez"): Case("/livez", None),
     ("GET", "/readyz"): Case("/readyz", None),
     ("GET", "/version"): Case("/version", None),
@@ -155,6 +156,10 @@ def is_revoked(url: str, path: str) -> bool:
     return httpx.get(f"{url}{path}", headers=headers).status_code == 401
 
 
+def push_to_unknown(url: str, headers: dict[str, str]) -> int:
+    return httpx.post(f"{url}/sockets/{SID}/messages", json={"type": "t"}, headers=headers).status_code
+
+
 @pytest.fixture(scope="module")
 def processes(
     tmp_path_factory: pytest.TempPathFactory, mongod: ServerProcess, redis_server: ServerProcess
@@ -173,6 +178,8 @@ def processes(
             done = httpx.post(f"{gateway.url}/auth/revocations", json={"token_id": REVOKED}, headers=admin)
             assert done.status_code == 201
             eventually(lambda: is_revoked(stream.url, "/file") and is_revoked(sockets.url, "/sockets"), 3)
+            # A Redis that has just started: 503 until every replica has registered its sessions.
+            eventually(lambda: push_to_unknown(sockets.url, admin) == 404, 60)
             yield {"gateway": gateway, "upload": upload, "stream": stream, "socket": sockets}
 
 
