@@ -146,13 +146,16 @@ class MediaFolder:
 
     # Writing.
 
-    def sync(self, file_id: str, length: int) -> None:
-        """Make the first `length` bytes of a file and its directory entry durable. Raises CorruptFile where there are fewer."""
+    def sync(self, file_id: str, length: int) -> int:
+        """Make the first `length` bytes of a file and its directory entry durable, and return how many bytes it has.
+
+        With a length of 0 nothing is done. Raises CorruptFile where there are fewer.
+        """
         if not length:
-            return
+            return 0
         descriptor = self.open_for_reading(file_id)
         try:
-            if os.fstat(descriptor).st_size < length:
+            if (found := os.fstat(descriptor).st_size) < length:
                 raise CorruptFile(f"file {file_id} is shorter than what was written")
             with map_write_errors():
                 sync_data(descriptor)
@@ -160,6 +163,7 @@ class MediaFolder:
                     self._sync_entry(file_id)
         finally:
             os.close(descriptor)
+        return found
 
     def _sync_entry(self, file_id: str) -> None:
         names = folders_of(file_id)

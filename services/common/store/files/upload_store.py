@@ -85,9 +85,15 @@ class FilesUploadStore:
     async def create_upload(
         self, name: MediaName | None, new_upload: NewUpload, preconditions: Preconditions = MUST_NOT_EXIST
     ) -> UploadHandle:
-        """Add a row to the uploads of the name."""
+        """Add a row to the uploads of the name; synced where a client may come back to it.
+
+        Else only its writer knows of it, which does not outlive a power loss of SQLite's machine. PostgreSQL may crash alone.
+        """
         key = await self._database.write(
-            lambda transaction: upload_changes.create_upload(transaction, name, new_upload, preconditions, self.timings)
+            lambda transaction: upload_changes.create_upload(
+                transaction, name, new_upload, preconditions, self.timings
+            ),
+            durable=new_upload.ttl is not None or not self._database.is_sqlite,
         )
         return make_handle(key, name, fencing_token=1)
 
