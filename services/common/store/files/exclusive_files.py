@@ -14,15 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from services.common.errors import Gone, ServiceUnavailable
 from services.common.store.errors import CorruptFile
-from services.common.store.files import media_folder, schema
+from services.common.store.files import media_folder, upload_changes
 from services.common.store.files.database import BlockingReader, Database
 from services.common.store.files.media_folder import MediaFolder
 from services.common.store.files.rows import FilesUploadKey, Row
-from services.common.store.files.upload_changes import fence, raise_lease_lost
+from services.common.store.files.upload_changes import raise_lease_lost
 
 DISK_THREADS = 16
 """Calls to the file system at the same time, in one process."""
@@ -72,7 +72,9 @@ class ExclusiveFiles:
 
     async def read_fenced(self, key: FilesUploadKey, fencing_token: int) -> Row:
         """Return the row of the upload. Raises Conflict where its fencing token is another."""
-        return _require(await self._database.read(_fenced_row(key, fencing_token)))
+        return _require(
+            await self._database.read(lambda connection: upload_changes.read_fenced(connection, key, fencing_token))
+        )
 
     async def write(self, key: FilesUploadKey, fencing_token: int, offset: int, pieces: Sequence[bytes]) -> None:
         """Write bytes from `offset` on. They are durable once `make_durable` has returned."""
@@ -91,7 +93,10 @@ class ExclusiveFiles:
         self, reader: BlockingReader, key: FilesUploadKey, fencing_token: int, offset: int, pieces: Sequence[bytes]
     ) -> bool:
         """Do all that a write is within one thread; False, and nothing was done, where another one holds the lock."""
-        read_row = _fenced_row(key, fencing_token)
+
+        def read_row(connection: Connection) -> Row | None:
+            return upload_changes.read_fenced(connection, key, fencing_token)
+
         opened = self._folder.open_locked(key.file_id)
         if opened is None:
             _require(reader.read(read_row))  # a void handle must not create the file again
@@ -223,12 +228,6 @@ class ExclusiveFiles:
                 return False
             await asyncio.sleep(LOCK_RETRY_SECONDS)
         return True
-
-
-def _fenced_row(key: FilesUploadKey, fencing_token: int) -> Callable[[Connection], Row | None]:
-    """Statements that read the row of the upload, None where its fencing token is another."""
-    statement = select(schema.uploads).where(*fence(key, fencing_token))
-    return lambda connection: connection.execute(statement).mappings().first()
 
 
 def _require(row: Row | None) -> Row:
