@@ -319,15 +319,16 @@ async def test_parts_are_joined_within_the_store(adapters: FilesAdapters) -> Non
         whole += data
     target = await adapters.store.create_upload(NAME, NewUpload(len(whole), 60))
     seen: list[int] = []
-    sha256 = await adapters.store.join_parts(target, parts, seen.append)
-    assert sha256 == hashlib.sha256(whole).hexdigest()
+    digest = hashlib.sha256()
+    assert await adapters.store.join_parts(target, parts, digest.update, seen.append)
+    assert digest.hexdigest() == hashlib.sha256(whole).hexdigest()
     assert seen[-1] == len(whole)
     event = await adapters.store.commit(target, finished_upload(whole))
     assert adapters.inspector.read_current(event.info.id) == whole
     os.truncate(adapters.inspector.path_of(parts[2][0].store_key), 5)
     again = await adapters.store.create_upload(NAME, NewUpload(), NO_PRECONDITIONS)
     with pytest.raises(CorruptFile):
-        await adapters.store.join_parts(again, parts, seen.append)
+        await adapters.store.join_parts(again, parts, digest.update, seen.append)
 
 
 # Disks and databases that fail.

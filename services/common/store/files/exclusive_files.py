@@ -6,7 +6,6 @@ for a write in progress. Where a paused process holds the lock, the successor co
 
 import asyncio
 import functools
-import hashlib
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
@@ -164,18 +163,20 @@ class ExclusiveFiles:
         key: FilesUploadKey,
         fencing_token: int,
         sources: Sequence[tuple[str, int]],
+        add_content: Callable[[bytes], object],
         on_progress: Callable[[int], object],
-    ) -> str:
-        """Copy the first bytes of each source, one after another, from the beginning of the file on; return their SHA-256 in hex.
+    ) -> None:
+        """Copy the first bytes of each source, one after another, from the beginning of the file on.
 
-        Raises CorruptFile where a source has fewer bytes.
+        `add_content` is called in a thread with what was copied, as it is read back. Raises CorruptFile where a source has fewer
+        bytes.
         """
-        digest = hashlib.sha256()
         offset = 0
 
         async def copy_piece(source_id: str, start: int, length: int) -> None:
             async with self._locked(key, fencing_token) as (descriptor, _):
-                await self._threads.run(self._folder.append_from, source_id, start, length, descriptor, offset, digest)
+                copied = await self._threads.run(self._folder.append_from, source_id, start, length, descriptor, offset)
+                await self._threads.run(add_content, copied)
 
         for source_id, source_length in sources:
             for start in range(0, source_length, media_folder.COPY_BYTES):
@@ -183,7 +184,6 @@ class ExclusiveFiles:
                 await self._threads.run_to_end(copy_piece(source_id, start, length))
                 offset += length
                 on_progress(offset)
-        return digest.hexdigest()
 
     async def copy(self, source_id: str, target_id: str, length: int) -> None:
         """Copy the first `length` bytes of a file into a new one, durably. Raises CorruptFile where there are fewer."""

@@ -9,7 +9,6 @@ store runs them in its own threads.
 
 import errno
 import fcntl
-import hashlib
 import logging
 import os
 import stat
@@ -189,10 +188,8 @@ class MediaFolder:
             return False
         return True
 
-    def append_from(
-        self, source_id: str, start: int, length: int, target: int, offset: int, digest: "hashlib._Hash"
-    ) -> None:
-        """Copy a piece of another file, and add to `digest` what was copied. Raises CorruptFile where the other file is shorter."""
+    def append_from(self, source_id: str, start: int, length: int, target: int, offset: int) -> bytes:
+        """Copy a piece of another file, and return what was copied. Raises CorruptFile where the other file is shorter."""
         source = self.open_for_reading(source_id)
         try:
             copy_range(source, target, start, offset, length)
@@ -204,7 +201,7 @@ class MediaFolder:
                 sync_data(target)
         if len(copied) != length:
             raise CorruptFile("a file is shorter than what was written")
-        digest.update(copied)
+        return copied
 
     # Reading.
 

@@ -242,11 +242,16 @@ class FilesUploadStore:
                 yield bytes(view[number * BLOCK_SIZE : (number + 1) * BLOCK_SIZE])
 
     async def join_parts(
-        self, upload: UploadHandle, parts: Sequence[tuple[UploadHandle, int]], on_progress: Callable[[int], object]
-    ) -> str:
-        """Copy the parts within the kernel, and hash what was copied in a thread."""
+        self,
+        upload: UploadHandle,
+        parts: Sequence[tuple[UploadHandle, int]],
+        add_content: Callable[[bytes], object],
+        on_progress: Callable[[int], object],
+    ) -> bool:
+        """Copy the parts within the kernel, and read what was copied in a thread."""
         sources = [(upload_key(part).file_id, length) for part, length in parts]
-        return await self._exclusive.join(upload_key(upload), upload.fencing_token, sources, on_progress)
+        await self._exclusive.join(upload_key(upload), upload.fencing_token, sources, add_content, on_progress)
+        return True
 
     async def commit(
         self, upload: UploadHandle, stored_file: StoredFile, preconditions: Preconditions = MUST_NOT_EXIST
