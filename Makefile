@@ -16,7 +16,7 @@ CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2
   { echo "Python 3.11 or newer is needed, and $(PYTHON) is not; name one with PYTHON=" >&2; exit 1; }
 
 # The store of the services under test: gridfs, which is the default, or files.
-TEST_ENV := $(if $(STORE),GRIDCAST_TEST_STORE=$(STORE))
+TEST_ENV := $(if $(STORE),TEST_STORE=$(STORE))
 
 .PHONY: help run servers test test-long test-containers coverage bench lint lock setup format
 .DEFAULT_GOAL := help

@@ -41,7 +41,7 @@ STORES = ("gridfs-motor", "gridfs-pymongo", "files-sqlite", "files-postgresql")
 
 if TYPE_CHECKING or TEST_STORE == "gridfs":
     StoreUnderTest = GridFSUploadStore
-    """The class of the store that GRIDCAST_TEST_STORE chooses, for tests that change one of its calls."""
+    """The class of the store that TEST_STORE chooses, for tests that change one of its calls."""
 else:
     StoreUnderTest = FilesUploadStore
 

@@ -240,13 +240,18 @@ class PartJoiner(Protocol):
     """Joins the bytes of unfinished uploads within the store. Raises ServiceUnavailable, InsufficientStorage."""
 
     async def join_parts(
-        self, upload: UploadHandle, parts: Sequence[tuple[UploadHandle, int]], on_progress: Callable[[int], object]
-    ) -> str | None:
+        self,
+        upload: UploadHandle,
+        parts: Sequence[tuple[UploadHandle, int]],
+        add_content: Callable[[bytes], object],
+        on_progress: Callable[[int], object],
+    ) -> bool:
         """Make the bytes of an empty upload of the first bytes of each part, in order; each part comes with their number.
 
-        Returns their SHA-256 in lower-case hex. None where this store cannot do it and has changed nothing: then the caller reads
-        the parts and writes them. `on_progress` is called with how many bytes are joined. Raises CorruptFile where a part has fewer
-        bytes, Conflict where the handle of the upload is void.
+        Returns False where this store cannot do it and has changed nothing: then the caller reads the parts and writes them.
+        `add_content` is called in a thread with all bytes as they are stored, in order and one piece after another; `on_progress`
+        with how many bytes are joined. Raises CorruptFile where a part has fewer bytes, Conflict where the handle of the upload is
+        void.
         """
 
 

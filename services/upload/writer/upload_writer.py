@@ -67,7 +67,6 @@ class UploadWriter:
         self._chunker = Chunker(store.block_size)
         self._blocks_sent = 0
         self._content: ContentState | None = ContentState()
-        self._joined_sha256: str | None = None
         self._in_flight: asyncio.Task[None] | None = None
         self._offset_checkpoint: OffsetCheckpoint | None = None
         self._lease: Lease | None = None
@@ -149,9 +148,10 @@ class UploadWriter:
 
         Raises as `PartJoiner.join_parts`.
         """
-        self._joined_sha256 = await self._store.join_parts(self._require_upload(), parts, on_progress)
-        if self._joined_sha256 is None:
+        content = self._content or ContentState()
+        if not await self._store.join_parts(self._require_upload(), parts, content.update, on_progress):
             return False
+        self._content = content
         self.bytes_received = sum(length for _, length in parts)
         metrics.STORED_BYTES.inc(self.bytes_received)
         return True
@@ -207,7 +207,7 @@ class UploadWriter:
             await self._offset_checkpoint.wait()
         if not content.is_finished:  # there was no last short block
             await asyncio.to_thread(content.finish)
-        sha256 = self._joined_sha256 or content.hexdigest()
+        sha256 = content.hexdigest()
         verify_sha256(sha256)
         if upload.name is None:
             await self._stop_lease()
@@ -221,8 +221,7 @@ class UploadWriter:
             content_type,
             sha256,
             metadata_json=metadata_json,
-            # Joined parts passed by without being scanned.
-            media_facts_json=content.media_facts_json if self._joined_sha256 is None else None,
+            media_facts_json=content.media_facts_json,
         )
         event = await self._store.commit(upload, stored_file, preconditions)
         await self._stop_lease()

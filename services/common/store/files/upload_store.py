@@ -85,9 +85,15 @@ class FilesUploadStore:
     async def create_upload(
         self, name: MediaName | None, new_upload: NewUpload, preconditions: Preconditions = MUST_NOT_EXIST
     ) -> UploadHandle:
-        """Add a row to the uploads of the name."""
+        """Add a row to the uploads of the name; synced where a client may come back to it.
+
+        Else only its writer knows of it, which does not outlive a power loss of SQLite's machine. PostgreSQL may crash alone.
+        """
         key = await self._database.write(
-            lambda transaction: upload_changes.create_upload(transaction, name, new_upload, preconditions, self.timings)
+            lambda transaction: upload_changes.create_upload(
+                transaction, name, new_upload, preconditions, self.timings
+            ),
+            durable=new_upload.ttl is not None or not self._database.is_sqlite,
         )
         return make_handle(key, name, fencing_token=1)
 
@@ -236,11 +242,16 @@ class FilesUploadStore:
                 yield bytes(view[number * BLOCK_SIZE : (number + 1) * BLOCK_SIZE])
 
     async def join_parts(
-        self, upload: UploadHandle, parts: Sequence[tuple[UploadHandle, int]], on_progress: Callable[[int], object]
-    ) -> str:
-        """Copy the parts within the kernel, and hash what was copied in a thread."""
+        self,
+        upload: UploadHandle,
+        parts: Sequence[tuple[UploadHandle, int]],
+        add_content: Callable[[bytes], object],
+        on_progress: Callable[[int], object],
+    ) -> bool:
+        """Copy the parts within the kernel, and read what was copied in a thread."""
         sources = [(upload_key(part).file_id, length) for part, length in parts]
-        return await self._exclusive.join(upload_key(upload), upload.fencing_token, sources, on_progress)
+        await self._exclusive.join(upload_key(upload), upload.fencing_token, sources, add_content, on_progress)
+        return True
 
     async def commit(
         self, upload: UploadHandle, stored_file: StoredFile, preconditions: Preconditions = MUST_NOT_EXIST

@@ -6,7 +6,7 @@ There are no transactions: a standalone server, a replica set and a sharded clus
 import asyncio
 import hashlib
 import itertools
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import NoReturn
@@ -293,10 +293,9 @@ class GridFSUploadStore:
         """Yield the first chunks."""
         return self._chunk_store.iter_chunks(upload_key(upload).file_id, block_count)
 
-    async def join_parts(
-        self, upload: UploadHandle, parts: Sequence[tuple[UploadHandle, int]], on_progress: Callable[[int], object]
-    ) -> None:
-        """Return None: a part need not end at the end of a chunk, so its bytes are cut anew."""
+    async def join_parts(self, *_: object, **__: object) -> bool:
+        """Return False: a part need not end at the end of a chunk, so its bytes are cut anew."""
+        return False
 
     async def commit(
         self, upload: UploadHandle, stored_file: StoredFile, preconditions: Preconditions = MUST_NOT_EXIST
