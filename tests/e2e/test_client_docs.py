@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from deploy.local.processes import PROJECT_ROOT
+from gridcast import Client
 from tests.support.client_package import ClientEnvironment
 from tests.support.stack import Stack
 
@@ -27,7 +28,9 @@ def test_there_are_blocks() -> None:
 def test_the_block_runs(
     language: str, text: str, stack: Stack, command_line_environment: ClientEnvironment, tmp_path: Path
 ) -> None:
-    """Only the address differs, and the installation is done already."""
+    """Only the address differs, and the installation is done already. Nothing is left: the stack is shared with other tests."""
+    with Client(stack.url) as client:
+        before = {info.path for info in client.files()}
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/one.jpg").write_bytes(b"one")
     (tmp_path / "v.webm").write_bytes(os.urandom(1000))
@@ -44,3 +47,5 @@ def test_the_block_runs(
     assert done.returncode == 0, done.stdout + done.stderr
     for path in re.findall(r"films/\S+webm", text):
         subprocess.run([str(bin_folder / "gridcast"), "rm", path], env=env, check=True)
+    with Client(stack.url) as client:
+        assert {info.path for info in client.files()} <= before
