@@ -1,5 +1,6 @@
 """The wheel of clients/python in an empty environment: what it contains, and what can be imported from it."""
 
+import ast
 import json
 import os
 import subprocess
@@ -142,6 +143,36 @@ def test_the_wheel_contains_the_package_alone(client_environment: ClientEnvironm
         "Requires-Dist: redis<9,>=8.1; extra == 'redis'",
     ]
     assert client_environment.wheel.stat().st_size <= 100_000
+
+
+def without_strings(text: str) -> str:
+    """The code of a module without docstrings and other strings that are statements."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [
+                one for one in body if not isinstance(one, ast.Expr) or not isinstance(one.value, ast.Constant)
+            ]  # type: ignore[attr-defined]
+    return ast.dump(tree, include_attributes=True)
+
+
+def test_modules_of_the_wheel_are_those_of_the_source(client_environment: ClientEnvironment, tmp_path: Path) -> None:
+    """Same code on the same lines; what a user reads of docstrings is there, what only we read is not."""
+    source = ROOT / "clients/python/src"
+    with zipfile.ZipFile(client_environment.wheel) as wheel:
+        packed = {name: wheel.read(name).decode() for name in wheel.namelist() if name.endswith(".py")}
+    assert packed.keys() == {str(path.relative_to(source)) for path in source.rglob("*.py")}
+    for name, text in packed.items():
+        assert without_strings(text) == without_strings((source / name).read_text("utf-8")), name
+    script = (
+        "import gridcast, inspect\n"
+        "shown = [gridcast.Client, gridcast.AsyncClient, gridcast.Client.upload, gridcast.FileInfo, gridcast.RequestError]\n"
+        "assert all(inspect.getdoc(one) for one in shown)\n"
+        "assert not gridcast._operations.Operations.__doc__"
+    )
+    done = client_environment.run("-c", script, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def test_only_public_names_can_be_imported(client_environment: ClientEnvironment, tmp_path: Path) -> None:
