@@ -1,8 +1,7 @@
 """Build hook of the wheel: leaves comments, and docstrings that no user can see, out of the modules.
 
-A user sees the docstrings of what `gridcast`, `gridcast.errors`, `gridcast.values` and `gridcast.publish` have, and those of commands. The
-other ones are for who works on the source, and take 15 % of the wheel. They become empty lines, so that tracebacks name the lines of
-the source.
+A user sees the docstrings of public names and of commands. The others are for who works on the source, and take 15 % of the wheel.
+They become empty lines, so that tracebacks name the lines of the source.
 """
 
 import ast

@@ -41,16 +41,17 @@ class ClientEnvironment:
 @pytest.fixture(scope="session")
 def client_environment(tmp_path_factory: pytest.TempPathFactory) -> ClientEnvironment:
     """Built and installed offline: what it requires is packed into wheels from the environment of this process."""
-    return _create(tmp_path_factory.mktemp("client"), "redis")
+    return create_environment(tmp_path_factory.mktemp("client"), "redis")
 
 
 @pytest.fixture(scope="session")
 def command_line_environment(tmp_path_factory: pytest.TempPathFactory) -> ClientEnvironment:
     """The same with the command `gridcast`."""
-    return _create(tmp_path_factory.mktemp("command-line"), "cli")
+    return create_environment(tmp_path_factory.mktemp("command-line"), "cli")
 
 
-def _create(folder: Path, extra: str) -> ClientEnvironment:
+def create_environment(folder: Path, extra: str, interpreter: str = sys.executable) -> ClientEnvironment:
+    """An environment of an interpreter with the wheel and one of its extras."""
     pytest.importorskip("hatchling", reason="hatchling is not installed: make setup")
     wheels = folder / "wheels"
     _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(wheels), str(CLIENT_DIR))
@@ -59,7 +60,7 @@ def _create(folder: Path, extra: str) -> ClientEnvironment:
     for name in _required(metadata_of_wheel.requires or [], {extra}, {}):
         _pack(metadata.distribution(name), wheels)
     environment = folder / "environment"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True, timeout=60)
+    subprocess.run([interpreter, "-m", "venv", "--without-pip", str(environment)], check=True, timeout=60)
     python = environment / "bin/python"
     _pip("--python", str(python), "install", "--no-index", "--find-links", str(wheels), f"gridcast[{extra}]")
     return ClientEnvironment(wheel, python)
