@@ -156,9 +156,7 @@ def without_strings(text: str) -> str:
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
-            node.body = [
-                one for one in body if not isinstance(one, ast.Expr) or not isinstance(one.value, ast.Constant)
-            ]  # type: ignore[attr-defined]
+            body[:] = [one for one in body if not isinstance(one, ast.Expr) or not isinstance(one.value, ast.Constant)]
     return ast.dump(tree, include_attributes=True)
 
 

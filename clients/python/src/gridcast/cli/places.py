@@ -71,7 +71,12 @@ def expand(client: Client, path: str) -> list[FileInfo]:
     """
     if not is_folder_or_pattern(path):
         with name_in_errors(path):
-            return [client.info(path)]
+            try:
+                return [client.info(path)]
+            except FileMissing as error:
+                if any(f"{name}/".startswith(f"{path}/") for name in client.folders()):
+                    error.detail = f"this is a folder; all below it is written {path}/"
+                raise
     if path.endswith("/") or not path:
         found = list(files_below(client, path))
     else:
