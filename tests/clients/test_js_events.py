@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -20,7 +19,6 @@ from websockets.asyncio.client import connect
 from gridcast.publish import Publisher
 from tests.support.js_client import RXJS, WS, install_client
 from tests.support.node_program import NodeProgram
-from tests.support.redis_commands import send_redis_commands
 from tests.support.socket_replica_pair import SocketReplicaPair, run_socket_replica_pair
 from tests.support.tokens import AUTH_ENV, token
 
@@ -262,8 +260,6 @@ async def test_closed_client_resumes_its_session(pair: SocketReplicaPair, progra
 def closed_pair(program: Path, tmp_path: Path) -> Iterator[SocketReplicaPair]:
     """A pair that wants tokens."""
     with run_socket_replica_pair(tmp_path, AUTH_ENV) as started:
-        # As the upload service writes it each second.
-        send_redis_commands(urlsplit(started.redis_url).port or 0, "SET gridcast:revocations []")
         yield started
 
 

@@ -9,6 +9,7 @@ from deploy.local import databases
 from deploy.local.ports import free_ports
 from tests.support.databases import run_server
 from tests.support.processes import ServiceProcess, run_service
+from tests.support.redis_commands import send_redis_commands
 
 
 class SocketReplicaPair:
@@ -70,4 +71,7 @@ def run_socket_replica_pair(folder: Path, env: Mapping[str, str] | None = None) 
     """Run the gateway, a Redis and replica 0; replicas have the settings `env`."""
     with contextlib.ExitStack() as stack:
         redis = stack.enter_context(run_server(folder / "redis", databases.redis_server))
+        if env:
+            # Replicas that want tokens wait for the list of revoked ones, which the upload service writes each second.
+            send_redis_commands(redis.port, "SET gridcast:revocations []")
         yield SocketReplicaPair(redis.url, folder, stack, env)
