@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_interpreters import INTERPRETERS
+from tests.e2e.test_interpreters import INTERPRETERS, VERSIONS
 from tests.support.client_package import ClientEnvironment, create_environment
 from tests.support.npm import require_packages
 
@@ -77,6 +77,7 @@ def blocking() -> None:
         except NameConflict as error:
             detail: str = error.detail
             status: int | None = error.status
+            print(detail, status)
         with client.listen("news") as events:
             for item in events:
                 match item:
@@ -103,6 +104,7 @@ async def asynchronous() -> None:
                 print(item)
         async with await client.open("demo/a") as remote:
             data: bytes = await remote.read(5)
+            print(data)
 
 
 def main() -> None:
@@ -150,14 +152,14 @@ def test_the_wheel_contains_the_package_alone(client_environment: ClientEnvironm
     assert client_environment.wheel.stat().st_size <= 100_000
 
 
-def without_strings(text: str) -> str:
-    """The code of a module without docstrings and other strings that are statements."""
+def code_and_lines(text: str) -> tuple[str, list[tuple[str, int]]]:
+    """The code of a module without docstrings and other strings that are statements, and where what remains begins."""
     tree = ast.parse(text)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
             body[:] = [one for one in body if not isinstance(one, ast.Expr) or not isinstance(one.value, ast.Constant)]
-    return ast.dump(tree, include_attributes=True)
+    return ast.dump(tree), [(type(node).__name__, node.lineno) for node in ast.walk(tree) if isinstance(node, ast.stmt)]
 
 
 def test_modules_of_the_wheel_are_those_of_the_source(client_environment: ClientEnvironment, tmp_path: Path) -> None:
@@ -167,7 +169,7 @@ def test_modules_of_the_wheel_are_those_of_the_source(client_environment: Client
         packed = {name: wheel.read(name).decode() for name in wheel.namelist() if name.endswith(".py")}
     assert packed.keys() == {str(path.relative_to(source)) for path in source.rglob("*.py")}
     for name, text in packed.items():
-        assert without_strings(text) == without_strings((source / name).read_text("utf-8")), name
+        assert code_and_lines(text) == code_and_lines((source / name).read_text("utf-8")), name
     script = (
         "import gridcast, inspect\n"
         "shown = [gridcast.Client, gridcast.AsyncClient, gridcast.Client.upload, gridcast.FileInfo, gridcast.RequestError]\n"
@@ -213,7 +215,7 @@ def test_without_its_extra_the_command_names_it(client_environment: ClientEnviro
     assert done.stderr == 'the command line is not installed: pip install "gridcast[cli]"\n'
 
 
-@pytest.mark.parametrize("version", INTERPRETERS)
+@pytest.mark.parametrize("version", VERSIONS)
 def test_the_wheel_installs_alone_on_every_cpython(version: str, tmp_path: Path) -> None:
     """On those that this machine has: the command starts, and what users import is there."""
     environment = create_environment(tmp_path / "made", "cli", str(INTERPRETERS[version]))

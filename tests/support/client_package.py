@@ -62,14 +62,19 @@ def create_environment(folder: Path, extra: str, interpreter: str = sys.executab
     environment = folder / "environment"
     subprocess.run([interpreter, "-m", "venv", "--without-pip", str(environment)], check=True, timeout=60)
     python = environment / "bin/python"
-    _pip("--python", str(python), "install", "--no-index", "--find-links", str(wheels), f"gridcast[{extra}]")
+    wanted = ["install", "--no-index", "--find-links", str(wheels), f"gridcast[{extra}]"]
+    if interpreter == sys.executable:
+        _pip("--python", str(python), *wanted)
+    else:  # the pip of this process may be too old for that interpreter, and each brings its own
+        subprocess.run([str(python), "-m", "ensurepip"], check=True, capture_output=True, timeout=100)
+        _pip(*wanted, interpreter=str(python))
     return ClientEnvironment(wheel, python)
 
 
-def _pip(*arguments: str) -> None:
+def _pip(*arguments: str, interpreter: str = sys.executable) -> None:
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH" and name[:4] != "PIP_"}
     done = subprocess.run(
-        [sys.executable, "-m", "pip", "--isolated", "--disable-pip-version-check", *arguments],
+        [interpreter, "-m", "pip", "--isolated", "--disable-pip-version-check", *arguments],
         env=inherited,
         capture_output=True,
         text=True,
