@@ -81,6 +81,7 @@ export interface EventData {
   "file.replaced": FileInfo;
   "file.deleted": FileInfo;
   "file.progress": Progress;
+  "socket.expiring": { expires: string };
   "socket.resync": { reason: string };
 }
 
@@ -113,7 +114,7 @@ export interface Subscription {
   unsubscribe(): void;
 }
 
-/** The token, or a function that returns it. `rejected`: the server refused the last one, so do not return it from a cache. */
+/** The token, or a function that returns it. `rejected`: the server refused the last one, or it ends soon; so do not return it from a cache. */
 export type TokenSource =
   | string
   | ((state: { rejected: boolean }) => string | null | undefined | Promise<string | null | undefined>);
