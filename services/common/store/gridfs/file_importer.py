@@ -55,9 +55,10 @@ class GridFSFileImporter:
         document = await self._find_document(name, media_id)
         current = documents.decode_media_info(document) if document and document["current"] else None
         if (outcome := compare_versions(current, info)) is not None:
-            await self._make_durable(media_id, name)
+            await self._make_durable(document["_id"] if document else media_id, name)
             return outcome
-        upload = await self._begin(document, name, media_id, file_id)
+        key = document["_id"] if document else media_id  # the document that a file has moved to has another id
+        upload = await self._begin(document, name, key, file_id)
         await self._write(upload, info.length, blocks)
         await self._commit(upload, info, current)
         return "imported"
@@ -69,7 +70,7 @@ class GridFSFileImporter:
             query = {"$or": [named, {"_id": media_id}]}
             found: list[Document] = await self._media.find(query, import_updates.IMPORT_PROJECTION).to_list(2)
         document = next((one for one in found if documents.decode_name(one) == name), None)
-        if document is not None and document["_id"] != media_id:
+        if document is not None and document.get("identity", document["_id"]) != media_id:
             raise Conflict(ANOTHER_HAS_NAME)
         if document is None and found:
             raise Conflict(ANOTHER_HAS_ID)

@@ -9,6 +9,7 @@ from services.common.store.timings import StoreTimings
 
 IMPORT_PROJECTION = {
     **dict.fromkeys(("folder", "filename", "current", "revision", "doomed.file", "uploads.id", "uploads.file"), 1),
+    "identity": 1,
     "uploads.fence": 1,
 }
 """The projection that `find_import` reads."""
@@ -39,7 +40,7 @@ def commit_import(
         current["metadata"] = {"$literal": info.metadata_json}
     if info.media_facts_json is not None:
         current["media_facts"] = {"$literal": info.media_facts_json}
-    condition: Document = {"current": None} if replaced is None else {"current.file": replaced}
+    condition: Document = {"current": None} if replaced is None else {"current.file": replaced, "moving": None}
     old = [] if replaced is None else [tombstone(replaced, milliseconds(timings.tombstone_ttl))]
     uploads = {"$filter": {"input": "$uploads", "cond": {"$ne": ["$$this.id", record_id]}}}
     known = {"$max": [{"$ifNull": ["$revision", 0]}, revision_floor]}
@@ -47,7 +48,14 @@ def commit_import(
     revision = {"$cond": [{"$eq": [known, 0]}, info.revision, greater]}
     stages: Pipeline = [
         # A $set of an object would merge into one that is there.
-        {"$set": {"current": None, "doomed": {"$concatArrays": ["$doomed", old]}, "uploads": uploads}},
-        {"$set": {"current": current, "revision": revision}},
+        {
+            "$set": {
+                "current": None,
+                "doomed": {"$concatArrays": ["$doomed", old]},
+                "uploads": uploads,
+                "incoming": "$$REMOVE",
+            }
+        },
+        {"$set": {"current": current, "revision": revision, "identity": ObjectId(info.id)}},
     ]
     return condition, with_next_due_at(stages, timings)

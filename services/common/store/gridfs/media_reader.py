@@ -14,11 +14,13 @@ from bson.errors import InvalidId
 from services.common.errors import BadRequest
 from services.common.media import FolderFilter, MediaInfo, MediaName
 from services.common.store.errors import CorruptFile
-from services.common.store.gridfs import documents
+from services.common.store.gridfs import documents, move_updates
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
 from services.common.store.limits import BLOCK_SIZE, SEARCH_SCAN_LIMIT
 from services.common.store.media_reader import ListQuery, MediaPage, PageKey
 
+RESOLVE_READS = 5
+"""How often a file is looked up that is moved again and again."""
 FOLDER_SCAN_BATCH = 256
 """Names read by one query when folders are listed."""
 
@@ -47,7 +49,29 @@ class GridFSMediaReader:
             document = await self._media.find_one(
                 {"folder": name.folder, "filename": name.filename}, documents.MEDIA_PROJECTION
             )
+        document = await self._resolve_move(document)
         return documents.decode_media_info(document) if document and document.get("current") else None
+
+    async def _resolve_move(self, document: documents.Document | None) -> documents.Document | None:
+        """Return a document as it is now; None where its file is being moved and has arrived under its new name."""
+        for _ in range(RESOLVE_READS):
+            if document is None or not (moving := document.get("moving")):
+                return document
+            query = move_updates.target_filter(moving)
+            async with map_mongo_errors():
+                target = await self._media.find_one(query, {"arrived": 1, "incoming.move": 1})
+                if move_updates.has_arrived(target, moving["move"]):
+                    return None
+                if target and target.get("incoming", {}).get("move") == moving["move"]:
+                    return document
+                again: documents.Document | None = await self._media.find_one(
+                    move_updates.key_filter(document), documents.MEDIA_PROJECTION
+                )
+            # The target forgets a move after the source has.
+            if again is not None and (again.get("moving") or {}).get("move") == moving["move"]:
+                return again
+            document = again
+        return document
 
     async def read_blocks(self, info: MediaInfo, first_block: int, last_block: int) -> list[bytes]:
         """Fetch blocks in one query and check the number and length of each."""
@@ -100,8 +124,9 @@ class GridFSMediaReader:
                 .to_list(list_query.limit + 1)
             )
         page = found[: list_query.limit]
+        shown = [await self._resolve_move(document) if document.get("moving") else document for document in page]
         return MediaPage(
-            [documents.decode_media_info(document) for document in page],
+            [documents.decode_media_info(document) for document in shown if document and document["current"]],
             _page_key(page[-1]) if len(found) > len(page) else end,
         )
 

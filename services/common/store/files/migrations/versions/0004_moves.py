@@ -1,0 +1,42 @@
+"""What moves and restoring need: ids of files apart from those of names, and what was known of deleted files."""
+
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.types import TypeEngine
+
+revision = "0004"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+_text = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+_id = sa.String(24).with_variant(sa.String(24, collation="C"), "postgresql")
+_TOMBSTONE_COLUMNS: tuple[tuple[str, TypeEngine[Any]], ...] = (
+    ("length", sa.BigInteger()),
+    ("content_type", _text),
+    ("sha256", sa.String(64)),
+    ("etag", _text),
+    ("uploaded_at", sa.BigInteger()),
+    ("metadata", _text),
+    ("media_facts", _text),
+)
+
+
+def upgrade() -> None:
+    """Add the columns, all of which may be null."""
+    op.add_column("media", sa.Column("identity", _id))
+    op.add_column("outbox", sa.Column("identity", _id))
+    op.add_column("outbox", sa.Column("previous", _text))
+    for name, type_ in _TOMBSTONE_COLUMNS:
+        op.add_column("tombstones", sa.Column(name, type_))
+
+
+def downgrade() -> None:
+    """Drop the columns."""
+    for name, _ in _TOMBSTONE_COLUMNS:
+        op.drop_column("tombstones", name)
+    op.drop_column("outbox", "previous")
+    op.drop_column("outbox", "identity")
+    op.drop_column("media", "identity")
