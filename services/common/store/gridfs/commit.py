@@ -21,6 +21,8 @@ from services.common.store.limits import ATTEMPT_TIMEOUT_SECONDS, NOT_RESTORABLE
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import OutboxEvent, Preconditions, StoredFile, UploadHandle
 
+SETTLE_ATTEMPTS = 20
+"""How often one change settles moves of its file: a mover whose move is undone begins anew."""
 T = TypeVar("T")
 
 
@@ -57,12 +59,11 @@ class Committer:
         async def attempt() -> OutboxEvent | None:
             read_at = time.monotonic()
             fenced_filter = documents.fenced_filter(key, name, fencing_token)
-            document = await self._find_and_update({**fenced_filter, **condition}, update, key.record_id)
+            query = {**fenced_filter, **condition}
+            document = await self._update_settled(query, update, key.record_id, fenced_filter)
             if document is None:
-                if await self._settle_move(fenced_filter):
-                    document = await self._find_and_update({**fenced_filter, **condition}, update, key.record_id)
-                if document is None:
-                    return None
+                await self._check_fencing_token(fenced_filter)
+                return None
             return documents.decode_committed_event(document, event_id, read_at)
 
         async def resolve_outcome() -> OutboxEvent | None:
@@ -89,19 +90,28 @@ class Committer:
 
         return await run_until_resolved(attempt, resolve_outcome)
 
-    async def _settle_move(self, fenced_filter: Document) -> bool:
-        """Find out why a commit has matched nothing: True where a move was in progress, which is settled now.
-
-        Otherwise a precondition failed. Raises Conflict where it was because of the fencing token.
-        """
+    async def _check_fencing_token(self, fenced_filter: Document) -> None:
+        """Raise Conflict where a commit has matched nothing because of its fencing token and not of a precondition."""
         async with map_mongo_errors():
-            found = await self._media.find_one(fenced_filter, {"moving": 1})
-        if found is None:
-            raise Conflict("another writer has acquired this upload, or it has expired")
-        if found.get("moving"):
+            if await self._media.find_one(fenced_filter, {"_id": 1}) is None:
+                raise Conflict("another writer has acquired this upload, or it has expired")
+
+    async def _update_settled(
+        self, query: Document, update: document_updates.Pipeline, record_id: ObjectId, key: Document
+    ) -> Document | None:
+        """Update the document of `key` where `query` matches it. A move of its file that is in progress is settled before.
+
+        Raises ServiceUnavailable where it is moved again and again.
+        """
+        for _ in range(SETTLE_ATTEMPTS):
+            if (document := await self._find_and_update(query, update, record_id)) is not None:
+                return document
+            async with map_mongo_errors():
+                found = await self._media.find_one(key, {"moving": 1})
+            if found is None or not found.get("moving"):
+                return None
             await self._mover.settle(found["_id"])
-            return True
-        return False
+        raise ServiceUnavailable("the file is moved again and again")
 
     async def restore(self, name: MediaName, revision_floor: int = 0) -> OutboxEvent:
         """Make the version current again that was deleted last. Raises AlreadyExists and Gone."""
@@ -152,7 +162,7 @@ class Committer:
 
         async def attempt() -> OutboxEvent | None:
             read_at = time.monotonic()
-            document = await self._find_and_update(version_filter, update, event_id)
+            document = await self._update_settled(version_filter, update, event_id, document_filter)
             return documents.decode_committed_event(document, event_id, read_at) if document else None
 
         async def resolve_outcome() -> OutboxEvent | None:
