@@ -1,7 +1,7 @@
 """The stream service's documented routes: lists and descriptions. The bytes go by `services.stream.download`, past any router."""
 
-from dataclasses import replace
-from typing import Annotated, Any
+from dataclasses import asdict, replace
+from typing import Annotated, Any, Literal, get_args
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,7 +17,7 @@ from services.common.media import (
     validate_folder,
     validate_media_name,
 )
-from services.common.store.media_reader import ListQuery, MediaReader
+from services.common.store.media_reader import ListQuery, MediaReader, Sort
 from services.common.web.file_info import FILE_EXAMPLE, FileInfo
 from services.common.web.openapi import openapi_problems
 from services.common.web.openapi_examples import EXAMPLE_FILENAME, EXAMPLE_FOLDER, parameter_examples
@@ -78,6 +78,13 @@ PageTokenParam = Annotated[
     str | None,
     Query(max_length=MAX_PAGE_TOKEN_LENGTH, description="`next` of the page before", examples=["WzE3OTUzOTIwMDAwMDBd"]),
 ]
+SortParam = Annotated[
+    Literal["time", "-time", "name", "-name", "size", "-size"],
+    Query(description="what the files are sorted by; with `-` from the newest, last or largest on"),
+]
+TotalsParam = Annotated[bool, Query(description="whether to add up the files of each folder")]
+_SORTS: dict[str, Sort] = {f"{sign}{sort}": sort for sign in ("", "-") for sort in get_args(Sort)}
+
 LimitParam = Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE, description="entries of a page at the most")]
 
 
@@ -94,12 +101,29 @@ class FilePage(BaseModel):
     )
 
 
+class FolderTotalsModel(BaseModel):
+    """What a folder holds, not counting the folders below it."""
+
+    model_config = ConfigDict(title="FolderTotals")
+
+    folder: str
+    files: int
+    bytes: int
+
+
 class FolderPage(BaseModel):
     """A part of the list of folders, by name."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"folders": ["", "2026/summer", "demo"], "next": None}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"folders": ["", "demo"], "totals": [{"folder": "", "files": 1, "bytes": 5}], "next": None}]
+        }
+    )
 
     folders: list[str] = Field(description="each holds a file; the empty one stands for files in none")
+    totals: list[FolderTotalsModel] | None = Field(
+        None, description="of these folders in the same order; null without `totals=true`"
+    )
     next: str | None = Field(description="`after` of the next page, null at the end")
 
 
@@ -126,8 +150,12 @@ async def list_files(
     q: SearchParam = "",
     after: PageTokenParam = None,
     limit: LimitParam = 50,
+    sort: SortParam = "-time",
 ) -> dict[str, Any]:
-    """The files, newest first, page by page. A file that is replaced meanwhile moves to the front; none is shown twice for it."""
+    """The files page by page, newest first or as `sort` says.
+
+    A file that is replaced meanwhile gets another place in the list; none is shown twice for it.
+    """
     response.headers["cache-control"] = "no-store"
     if "\0" in q:
         raise BadRequest("q contains a character that is not allowed in filenames")
@@ -138,6 +166,8 @@ async def list_files(
         after=None if after is None else decode_file_token(after),
         limit=limit,
         readable=_readable_folders(request) if folder is None else None,
+        sort=_SORTS[sort],
+        descending=sort.startswith("-"),
     )
     page = await reader.list_files(wanted)
     return {
@@ -148,15 +178,24 @@ async def list_files(
 
 @router.get("/file/folders", response_model=FolderPage, responses=openapi_problems(400, 503))
 async def list_folders(
-    request: Request, response: Response, after: PageTokenParam = None, limit: LimitParam = 100
+    request: Request,
+    response: Response,
+    after: PageTokenParam = None,
+    limit: LimitParam = 100,
+    totals: TotalsParam = False,  # noqa: FBT002  # a parameter of the query
 ) -> dict[str, Any]:
-    """The folders that hold files, by name, page by page."""
+    """The folders that hold files, by name, page by page; with `totals=true` how many files and bytes each has."""
     response.headers["cache-control"] = "no-store"
     reader: MediaReader = request.app.state.reader
     found = await reader.list_folders(
         None if after is None else decode_folder_token(after), limit + 1, _readable_folders(request)
     )
-    return {"folders": found[:limit], "next": encode_folder_token(found[limit - 1]) if len(found) > limit else None}
+    sums = [asdict(one) for one in await reader.sum_folders(found[:limit])] if totals else None
+    return {
+        "folders": found[:limit],
+        "totals": sums,
+        "next": encode_folder_token(found[limit - 1]) if len(found) > limit else None,
+    }
 
 
 def _readable_folders(request: Request) -> FolderFilter | None:

@@ -238,6 +238,42 @@ def test_invalid_queries(media_services: MediaServices, query: str) -> None:
         assert media_services.http_client.get(f"{media_services.stream.url}/file/folders?{query}").status_code == 400
 
 
+def test_lists_in_other_orders(listing_services: MediaServices) -> None:
+    def walk(sort: str) -> list[tuple[str, int, str]]:
+        found: list[tuple[str, int, str]] = []
+        after: dict[str, str] = {}
+        while True:
+            params = {"sort": sort, "limit": "3", **after}
+            page = httpx.get(f"{listing_services.stream.url}/file", params=params).json()
+            found += [(one["filename"], one["length"], one["id"]) for one in page["files"]]
+            if page["next"] is None:
+                return found
+            after = {"after": page["next"]}
+
+    newest = walk("-time")
+    assert newest
+    assert walk("time") == newest[::-1]
+    for sort, place in (("name", 0), ("size", 1)):
+        ordered = walk(sort)
+        assert sorted(ordered) == sorted(newest)
+        assert [one[place] for one in ordered] == sorted(one[place] for one in newest)
+        assert walk(f"-{sort}") == ordered[::-1]
+    mixed = httpx.get(f"{listing_services.stream.url}/file", params={"sort": "name", "after": "WzEsIjAiXQ"})
+    assert mixed.status_code == 400
+
+
+def test_folders_with_totals(listing_services: MediaServices) -> None:
+    url = f"{listing_services.stream.url}/file/folders"
+    assert httpx.get(url).json()["totals"] is None
+    page = httpx.get(url, params={"totals": "true"}).json()
+    assert [one["folder"] for one in page["totals"]] == page["folders"]
+    for one in page["totals"]:
+        files = httpx.get(
+            f"{listing_services.stream.url}/file", params={"folder": one["folder"], "limit": "200"}
+        ).json()["files"]
+        assert (one["files"], one["bytes"]) == (len(files), sum(file["length"] for file in files))
+
+
 def test_openapi_document_is_valid_and_complete(listing_services: MediaServices) -> None:
     document = httpx.get(f"{listing_services.stream.url}/openapi.json").json()
     validate(document)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -10,7 +11,7 @@ import pytest
 
 from services.common.errors import NotFound, ServiceUnavailable
 from services.common.media import FolderFilter, MediaInfo, MediaName
-from services.common.store.media_reader import ListQuery, MediaPage
+from services.common.store.media_reader import FolderTotals, ListQuery, MediaPage
 from services.stream.metadata_cache import MAX_CACHED_TEXT_BYTES, MetadataCache
 
 pytestmark = pytest.mark.anyio
@@ -43,6 +44,9 @@ class CountingStore:
 
     async def list_files(self, list_query: ListQuery) -> MediaPage:
         raise AssertionError(list_query)
+
+    async def sum_folders(self, folders: Sequence[str]) -> list[FolderTotals]:
+        raise AssertionError(folders)
 
     async def list_folders(self, after: str | None, limit: int, readable: FolderFilter | None = None) -> list[str]:
         raise AssertionError(after, limit)

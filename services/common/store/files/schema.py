@@ -96,6 +96,24 @@ Index(
     sqlite_where=_current,
     postgresql_where=_current,
 )
+Index("media_by_name", media.c.filename, media.c.id, sqlite_where=_current, postgresql_where=_current)
+Index(
+    "media_by_size",
+    media.c.length,
+    media.c.id,
+    media.c.search_name,
+    sqlite_where=_current,
+    postgresql_where=_current,
+)
+Index(
+    "media_by_size_in_folder",
+    media.c.folder,
+    media.c.length,
+    media.c.id,
+    media.c.search_name,
+    sqlite_where=_current,
+    postgresql_where=_current,
+)
 Index("media_file", media.c.file_id, unique=True, sqlite_where=_current, postgresql_where=_current)
 
 uploads = Table(

@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -14,7 +14,7 @@ from services.common.media import FolderFilter, MediaInfo, MediaName
 from services.common.store import store_copy
 from services.common.store.errors import CorruptFile
 from services.common.store.file_importer import ImportOutcome, compare_versions
-from services.common.store.media_reader import ListQuery, MediaPage, PageKey
+from services.common.store.media_reader import FolderTotals, ListQuery, MediaPage, PageKey
 from services.common.store.store_copy import CopyProblem, CopyReport, StoreCopier, read_verified
 
 pytestmark = pytest.mark.anyio
@@ -58,6 +58,9 @@ class MemoryStore:
         infos = [info for info, _ in list(self.files.values())[first : first + self.page_size]]
         following = first + self.page_size
         return MediaPage(infos, PageKey(NOW, f"{following} empty") if following < len(self.files) else None)
+
+    async def sum_folders(self, folders: Sequence[str]) -> list[FolderTotals]:
+        raise AssertionError(folders)
 
     async def list_folders(self, after: str | None, limit: int, readable: FolderFilter | None = None) -> list[str]:
         return ["f"]

@@ -1,4 +1,4 @@
-"""What moves and restoring need: ids of files apart from those of names, and what was known of deleted files."""
+"""Ids of files apart from those of names, what was known of deleted files, and the orders of lists by name and by size."""
 
 from typing import Any
 
@@ -22,10 +22,18 @@ _TOMBSTONE_COLUMNS: tuple[tuple[str, TypeEngine[Any]], ...] = (
     ("metadata", _text),
     ("media_facts", _text),
 )
+_INDEXES = (
+    ("media_by_name", ["filename", "id"]),
+    ("media_by_size", ["length", "id", "search_name"]),
+    ("media_by_size_in_folder", ["folder", "length", "id", "search_name"]),
+)
 
 
 def upgrade() -> None:
-    """Add the columns, all of which may be null."""
+    """Add the columns, all of which may be null, and the indexes."""
+    current = sa.text("uploaded_at IS NOT NULL")
+    for name, columns in _INDEXES:
+        op.create_index(name, "media", columns, sqlite_where=current, postgresql_where=current)
     op.add_column("media", sa.Column("identity", _id))
     op.add_column("outbox", sa.Column("identity", _id))
     op.add_column("outbox", sa.Column("previous", _text))
@@ -34,7 +42,9 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the columns."""
+    """Drop the indexes and the columns."""
+    for name, _ in _INDEXES:
+        op.drop_index(name, "media")
     for name, _ in _TOMBSTONE_COLUMNS:
         op.drop_column("tombstones", name)
     op.drop_column("outbox", "previous")
