@@ -302,3 +302,30 @@ test("a path of the gateway's address is kept, and an absolute Location elsewher
   await new Gridcast({ url: `${url}/media`, token: "t" }).uploads.add(bytes(), { filename: "a" }).done;
   assert.deepEqual(seen.map(({ url: path }) => path), ["/media/file/tus", "/media/file/tus/u1"]);
 });
+
+test("files are moved, restored and removed together", async (context) => {
+  const { url, seen } = await serve(context, ({ url: asked }) =>
+    [200, {}, JSON.stringify(asked.startsWith("/file/delete") ? { results: [{ status: 204 }] } : { id: "i" })]);
+  const { files } = new Gridcast({ url });
+  const name = { folder: "a/b", filename: "c&d" };
+  assert.equal((await files.move(name, { filename: "e" }, { ifMatch: '"1"' })).id, "i");
+  assert.equal((await files.restore(name)).id, "i");
+  assert.deepEqual(await files.removeAll([{ filename: "x", etag: '"2"' }, { ...name, id: "i" }]), [{ status: 204 }]);
+  await files.list({ sort: "-size" });
+  await files.folders({ totals: true });
+  await files.folders();
+  assert.deepEqual(seen.map(({ method, url: asked }) => `${method} ${asked}`), [
+    "PATCH /file?filename=c%26d&folder=a%2Fb",
+    "POST /file/restore?filename=c%26d&folder=a%2Fb",
+    "POST /file/delete",
+    "GET /file?sort=-size",
+    "GET /file/folders?totals=true",
+    "GET /file/folders",
+  ]);
+  assert.equal(seen[0].headers["if-match"], '"1"');
+  assert.equal(seen[0].headers["content-type"], "application/json");
+  assert.deepEqual(JSON.parse(seen[0].body), { filename: "e" });
+  assert.deepEqual(JSON.parse(seen[2].body), {
+    files: [{ folder: "", filename: "x", etag: '"2"' }, { folder: "a/b", filename: "c&d" }],
+  });
+});
