@@ -19,7 +19,7 @@ async function serve(context, answer) {
     const chunks = [];
     for await (const chunk of request) chunks.push(chunk);
     const body = Buffer.concat(chunks);
-    seen.push({ method: request.method, url: request.url, headers: request.headers, size: body.length, at: Date.now() });
+    seen.push({ method: request.method, url: request.url, headers: request.headers, size: body.length, body: body.length < 10_000 ? String(body) : "", at: Date.now() });
     const answered = await answer(seen.at(-1), seen.length);
     if (!answered) return request.socket.destroy();
     const [status, headers = {}, text = ""] = answered;
