@@ -1,13 +1,14 @@
 """The stream service's documented routes: lists and descriptions. The bytes go by `services.stream.download`, past any router."""
 
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, get_args
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.common.auth.identity import identity_of
-from services.common.errors import BadRequest
+from services.common.errors import BadRequest, NotFound, PreconditionFailed
 from services.common.http.query import parse_query
 from services.common.media import (
     MAX_FOLDER_BYTES,
@@ -21,6 +22,7 @@ from services.common.store.media_reader import ListQuery, MediaReader, Sort
 from services.common.web.file_info import FILE_EXAMPLE, FileInfo
 from services.common.web.openapi import openapi_problems
 from services.common.web.openapi_examples import EXAMPLE_FILENAME, EXAMPLE_FOLDER, parameter_examples
+from services.stream.inline_types import ATTACHMENT_POLICY
 from services.stream.media_facts import MediaFactsReader
 from services.stream.metadata_cache import MetadataCache
 from services.stream.page_tokens import (
@@ -30,7 +32,7 @@ from services.stream.page_tokens import (
     encode_file_token,
     encode_folder_token,
 )
-from services.stream.preconditions import bypasses_cache
+from services.stream.preconditions import PreconditionResult, bypasses_cache, evaluate_preconditions
 
 
 def _reject_ambiguous_query(request: Request) -> None:
@@ -77,6 +79,10 @@ SearchParam = Annotated[
 PageTokenParam = Annotated[
     str | None,
     Query(max_length=MAX_PAGE_TOKEN_LENGTH, description="`next` of the page before", examples=["WzE3OTUzOTIwMDAwMDBd"]),
+]
+PosterTagParam = Annotated[
+    str | None,
+    Query(max_length=100, description="`poster` of the file's description, so that the response may be kept"),
 ]
 SortParam = Annotated[
     Literal["time", "-time", "name", "-name", "size", "-size"],
@@ -140,6 +146,50 @@ async def get_file_info(
     if info.media_facts_json is None:  # stored before they were read at the upload
         info = replace(info, media_facts_json=await media_facts.get_json(info))
     return info.to_public_dict()
+
+
+@router.get(
+    "/file/poster",
+    response_class=Response,
+    responses={
+        200: {"description": "the picture", "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}},
+        304: {"description": "it is the one that the client has"},
+        **openapi_problems(400, 404, 412, 503),
+    },
+)
+async def get_poster(
+    request: Request, filename: FilenameParam, folder: FolderParam = "", etag: PosterTagParam = None
+) -> Response:
+    """The poster of a file. With its entity tag as `etag` of the query the response may be kept for a year."""
+    metadata_cache: MetadataCache = request.app.state.metadata_cache
+    reader: MediaReader = request.app.state.reader
+    name = validate_media_name(folder, filename)
+    fresh = bypasses_cache(request.headers.get("cache-control", ""))
+    info = (await metadata_cache.get_or_fetch(name, bypass_cache=fresh)).info
+    known = info.poster_etag
+    # A description may be a second old. Who asks for a poster that it does not name knows a newer one.
+    if known is None or etag not in {None, known}:
+        info = (await metadata_cache.get_or_fetch(name, bypass_cache=True)).info
+    if info.poster_etag is None:
+        raise NotFound("this file has no poster")
+    kept = "max-age=31536000, immutable" if etag == info.poster_etag else "no-cache"
+    headers = {
+        "etag": info.poster_etag,
+        "cache-control": f"private, {kept}",
+        "content-security-policy": ATTACHMENT_POLICY.decode("ascii"),
+        "x-content-type-options": "nosniff",
+    }
+    fields = {name: value for name, value in request.headers.items() if name in {"if-match", "if-none-match"}}
+    now = datetime.now(UTC)
+    match evaluate_preconditions(fields, info.poster_etag, now, now):
+        case PreconditionResult.NOT_MODIFIED:
+            return Response(status_code=304, headers=headers)
+        case PreconditionResult.FAILED:
+            raise PreconditionFailed("the poster does not match the precondition")
+    poster = await reader.read_poster(info)
+    if poster is None:
+        raise NotFound("this file has no poster any more, or another one")
+    return Response(poster.data, media_type=poster.content_type, headers=headers)
 
 
 @router.get("/file", response_model=FilePage, responses=openapi_problems(400, 503))

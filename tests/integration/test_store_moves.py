@@ -1,6 +1,7 @@
 """Moves and restoring: the same contract for every store, and what a fault at any step of a move leaves."""
 
 import asyncio
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from services.common.errors import AlreadyExists, Conflict, Gone, PreconditionFailed, ServiceUnavailable
-from services.common.media import MediaName
+from services.common.media import MediaName, Poster
 from services.common.store.files import file_changes
 from services.common.store.media_reader import ListQuery
 from services.common.store.upload_store import MUST_NOT_EXIST, NO_PRECONDITIONS, NewUpload, OutboxEvent
@@ -314,3 +315,76 @@ async def test_one_of_many_restorations_wins(adapters: StoreAdapters) -> None:
     results = await asyncio.gather(*(adapters.store.restore(NAME) for _ in range(8)), return_exceptions=True)
     assert sum(isinstance(result, OutboxEvent) for result in results) == 1
     assert all(isinstance(result, OutboxEvent | AlreadyExists) for result in results)
+
+
+def picture(text: bytes) -> Poster:
+    data = b"GIF89a" + text
+    return Poster(data, "image/gif", hashlib.sha256(data).hexdigest())
+
+
+async def test_a_poster_goes_where_its_file_goes(adapters: StoreAdapters) -> None:
+    assert await adapters.store.set_poster(NAME, picture(b"0")) is None
+    stored = (await adapters.store_event(b"1")).info
+    assert stored.poster_etag is None
+    assert await adapters.reader.read_poster(stored) is None
+    for poster in (picture(b"1"), picture(b"2" * 1024 * 1024), picture(b"3")):
+        event = await adapters.store.set_poster(NAME, poster)
+        assert event is not None
+        assert (event.type, event.info.poster_etag) == ("file.described", poster.etag)
+        found = await adapters.reader.find(NAME)
+        assert found == event.info
+        assert found is not None
+        assert await adapters.reader.read_poster(found) == poster
+    assert found is not None
+    assert (found.etag, found.file_id, found.revision) == (stored.etag, stored.file_id, stored.revision + 3)
+    (moved, *_) = await move(adapters, NAME, ELSEWHERE)
+    assert moved.info.poster_etag == poster.etag
+    assert await adapters.reader.read_poster(moved.info) == poster
+    deleted = await adapters.store.delete(ELSEWHERE)
+    assert deleted is not None
+    assert deleted.info.poster_etag == poster.etag
+    restored = (await adapters.store.restore(ELSEWHERE)).info
+    assert await adapters.reader.read_poster(restored) == poster
+    # The next version has none, and that of the old one is deleted with its bytes.
+    replaced = (await adapters.store_event(b"2", ELSEWHERE)).info
+    assert replaced.poster_etag is None
+    adapters.inspector.make_tombstones_due(ELSEWHERE.filename)
+    await adapters.collect_until_done(adapters.inspector)
+    assert await adapters.reader.read_poster(restored) is None
+
+
+async def test_a_poster_is_removed_and_its_conditions_are_about_the_file(adapters: StoreAdapters) -> None:
+    await adapters.store_file(b"1")
+    with pytest.raises(PreconditionFailed):
+        await adapters.store.set_poster(NAME, picture(b"1"), sha256_is(b"2"))
+    set_ = await adapters.store.set_poster(NAME, picture(b"1"), sha256_is(b"1"))
+    assert set_ is not None
+    removed = await adapters.store.set_poster(NAME, None)
+    assert removed is not None
+    assert removed.info.poster_etag is None
+    assert await adapters.reader.read_poster(set_.info) is None
+    assert (await adapters.reader.list_files(ListQuery())).files == [removed.info]
+
+
+async def test_one_of_several_posters_stays(adapters: StoreAdapters) -> None:
+    """Whichever is named by the description can be read."""
+    await adapters.store_file(b"1")
+    posters = [picture(bytes([number])) for number in range(4)] * 2
+    await asyncio.gather(*(adapters.store.set_poster(NAME, poster) for poster in posters), return_exceptions=True)
+    info = await adapters.reader.find(NAME)
+    assert info is not None
+    assert await adapters.reader.read_poster(info) in posters
+
+
+@pytest.mark.parametrize("follow_up", ["move", "delete"])
+async def test_posters_meet_other_changes(adapters: StoreAdapters, follow_up: str) -> None:
+    for number in range(5):
+        await adapters.store_file(bytes([number]))
+        poster = picture(bytes([number]))
+        change = move(adapters, NAME, ELSEWHERE) if follow_up == "move" else adapters.store.delete(NAME)
+        await asyncio.gather(adapters.store.set_poster(NAME, poster), change, return_exceptions=True)
+        for name in await visible_names(adapters):
+            info = await adapters.reader.find(name)
+            assert info is not None
+            assert (await adapters.reader.read_poster(info)) == (poster if info.poster_etag else None)
+            await adapters.store.delete(name)

@@ -262,6 +262,34 @@ def test_lists_in_other_orders(listing_services: MediaServices) -> None:
     assert mixed.status_code == 400
 
 
+def test_a_poster_is_served_with_conditions(media_services: MediaServices) -> None:
+    upload, stream = media_services.upload.url, media_services.stream.url
+    gif = b"GIF89a\x03\0\x02\0" + bytes(3)
+    where = {"filename": "poster.webm", "folder": "posters"}
+    httpx.put(f"{upload}/file/stream", params=where, content=b"video").raise_for_status()
+    address = f"{stream}/file/poster"
+    assert httpx.get(address, params=where).status_code == 404
+    tag = httpx.put(f"{upload}/file/poster", params=where, content=gif).json()["poster"]
+    shown = httpx.get(address, params=where)
+    assert (shown.status_code, shown.content, shown.headers["content-type"]) == (200, gif, "image/gif")
+    assert (shown.headers["etag"], shown.headers["cache-control"]) == (tag, "private, no-cache")
+    assert shown.headers["x-content-type-options"] == "nosniff"
+    assert shown.headers["content-security-policy"].startswith("sandbox")
+    kept = httpx.get(address, params={**where, "etag": tag})
+    assert kept.headers["cache-control"] == "private, max-age=31536000, immutable"
+    unchanged = httpx.get(address, params=where, headers={"if-none-match": f'"x", {tag}'})
+    assert (unchanged.status_code, unchanged.content) == (304, b"")
+    assert httpx.get(address, params=where, headers={"if-match": '"x"'}).status_code == 412
+    head = httpx.head(address, params=where)
+    assert (head.status_code, head.headers["content-length"], head.content) == (200, str(len(gif)), b"")
+    other = httpx.put(f"{upload}/file/poster", params=where, content=gif + b"2").json()["poster"]
+    newest = httpx.get(address, params={**where, "etag": other})
+    assert (newest.headers["etag"], newest.content) == (other, gif + b"2")
+    assert "no-cache" in httpx.get(address, params={**where, "etag": tag}).headers["cache-control"]
+    listed = httpx.get(f"{stream}/file", params={"folder": "posters"}).json()["files"]
+    assert [file["poster"] for file in listed] == [other]
+
+
 def test_folders_with_totals(listing_services: MediaServices) -> None:
     url = f"{listing_services.stream.url}/file/folders"
     assert httpx.get(url).json()["totals"] is None

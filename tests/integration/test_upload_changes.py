@@ -141,3 +141,41 @@ def test_the_largest_batch_is_accepted(upload: ServiceProcess) -> None:
         f"{upload.url}/file/delete", content=body, headers={"content-type": "application/json"}, timeout=30
     )
     assert {one["status"] for one in response.json()["results"]} == {404}
+
+
+GIF = b"GIF89a\x03\0\x02\0" + bytes(3)
+
+
+def put_poster(service: ServiceProcess, name: str, data: bytes, **headers: str) -> httpx.Response:
+    fields = {key.replace("_", "-"): value for key, value in headers.items()}
+    return httpx.put(f"{service.url}/file/poster", params={"filename": name}, content=data, headers=fields)
+
+
+def test_a_poster_is_set_and_removed(upload: ServiceProcess) -> None:
+    expect_problem(put_poster(upload, "v.webm", GIF), 404)
+    stored = put_file(upload, "v.webm", b"video").json()
+    described = put_poster(upload, "v.webm", GIF, if_match=stored["etag"], content_type="text/html")
+    assert described.status_code == 200
+    assert described.json() == {**stored, "poster": etag(GIF), "revision": stored["revision"] + 1}
+    expect_problem(put_poster(upload, "v.webm", GIF, if_match=etag(b"other")), 412)
+    removed = httpx.delete(f"{upload.url}/file/poster", params={"filename": "v.webm"})
+    assert removed.status_code == 204
+    assert patch_file(upload, "", "v.webm", {"filename": "w.webm"}).json()["poster"] is None
+    expect_problem(httpx.delete(f"{upload.url}/file/poster", params={"filename": "v.webm"}), 404)
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"", 400),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415),
+        (b"\0\0\0\x18ftypisom\0\0\2\0isommp41", 415),
+        (GIF + bytes(1024 * 1024), 413),
+    ],
+)
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_what_is_no_poster(upload: ServiceProcess, data: bytes, status: int, *, is_chunked: bool) -> None:
+    put_file(upload, "v.webm", b"video")
+    body = iter([data[start : start + 65536] for start in range(0, len(data), 65536)]) if is_chunked else data
+    response = httpx.put(f"{upload.url}/file/poster", params={"filename": "v.webm"}, content=body)
+    expect_problem(response, status)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
 
-from services.common.media import FolderFilter, MediaInfo, MediaName
+from services.common.media import FolderFilter, MediaInfo, MediaName, Poster
 
 Sort = Literal["time", "name", "size"]
 """What a list is sorted by: when a version was uploaded (milliseconds), the bytes of the filename in UTF-8, or the length."""
@@ -111,7 +111,14 @@ class MediaLister(Protocol):
         """Return the totals of these folders, in their order."""
 
 
-class MediaReader(MediaFinder, BlockReader, MediaLister, Protocol):
+class PosterReader(Protocol):
+    """Reads posters. Raises ServiceUnavailable."""
+
+    async def read_poster(self, info: MediaInfo) -> Poster | None:
+        """Return the poster that a description names; None where it has none, or has another one by now."""
+
+
+class MediaReader(MediaFinder, BlockReader, MediaLister, PosterReader, Protocol):
     """All that the service that reads needs."""
 
     async def check_health(self) -> None:

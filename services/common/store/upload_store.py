@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
 
-from services.common.media import NO_METADATA, MediaInfo, MediaName, sha256_etag
+from services.common.media import NO_METADATA, MediaInfo, MediaName, Poster, sha256_etag
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,6 +325,19 @@ class FileRestorer(Protocol):
         """
 
 
+class PosterWriter(Protocol):
+    """Keeps a poster with a file. It belongs to the version: with it, it is moved, restored and deleted."""
+
+    async def set_poster(
+        self, name: MediaName, poster: Poster | None, preconditions: Preconditions = NO_PRECONDITIONS
+    ) -> OutboxEvent | None:
+        """Set the poster of the current file of that name, or remove it; None where there is no file.
+
+        The event is `file.described`. Raises PreconditionFailed, also where the file is changed meanwhile, ServiceUnavailable where
+        the outcome stays unknown.
+        """
+
+
 class EventAcknowledger(Protocol):
     """Removes published events from the outbox. Raises ServiceUnavailable."""
 
@@ -359,6 +372,7 @@ class UploadStore(
     FileDeleter,
     FileMover,
     FileRestorer,
+    PosterWriter,
     EventAcknowledger,
     FreeSpaceReader,
     SchemaOwner,

@@ -24,6 +24,7 @@ FILE_EXAMPLE: JsonDict = {
         "rotation": 0,
         "tags": {},
     },
+    "poster": None,
     "revision": 1,
 }
 
@@ -59,4 +60,5 @@ class FileInfo(BaseModel):
     media_facts: FileMediaFacts | None = Field(
         description="null for other files; in lists also where they were not read yet"
     )
+    poster: str | None = Field(description="entity tag of its poster, null where it has none")
     revision: int = Field(description="counts the changes of this name and never falls: the greater one is the newer")

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from services.common.errors import ServiceUnavailable
-from services.common.media import FolderFilter, MediaInfo, MediaName
+from services.common.media import FolderFilter, MediaInfo, MediaName, Poster
 from services.common.store.errors import CorruptFile
 from services.common.store.media_reader import FolderTotals, ListQuery, MediaPage
 from services.common.telemetry import metrics
@@ -46,6 +46,9 @@ class GatedStore:
 
     async def list_files(self, list_query: ListQuery) -> MediaPage:
         raise AssertionError(list_query)
+
+    async def read_poster(self, info: MediaInfo) -> Poster | None:
+        raise AssertionError(info)
 
     async def sum_folders(self, folders: Sequence[str]) -> list[FolderTotals]:
         raise AssertionError(folders)

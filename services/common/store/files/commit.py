@@ -11,7 +11,7 @@ from typing import TypeVar
 from sqlalchemy import update
 
 from services.common.errors import PreconditionFailed, ServiceUnavailable
-from services.common.media import MediaName
+from services.common.media import MediaName, Poster
 from services.common.store.files import file_changes as changes
 from services.common.store.files import schema, upload_changes
 from services.common.store.files.database import Database, Transaction
@@ -88,6 +88,7 @@ class FilesCommitter:
             "uploaded_at": transaction.clock.wall,
             "metadata": stored_file.metadata_json,
             "media_facts": stored_file.media_facts_json,
+            "poster": None,
         }
         revision = row["revision"] + 1
         replaces = row["uploaded_at"] is not None
@@ -165,6 +166,22 @@ class FilesCommitter:
             row = lock_name(transaction, new_name)
             event = row and read_event(transaction.connection, row, event_id, read_at)
             return (event,) if event else None
+
+        return await self._run_until_resolved(attempt, read_back)
+
+    async def set_poster(
+        self, name: MediaName, poster: Poster | None, preconditions: Preconditions
+    ) -> OutboxEvent | None:
+        """Set or remove the poster of the current file; None where there is none. Raises PreconditionFailed."""
+        event_id = make_id()
+
+        def attempt(transaction: Transaction) -> OutboxEvent | None:
+            return read_back(transaction) or changes.set_poster(transaction, name, poster, preconditions, event_id)
+
+        def read_back(transaction: Transaction) -> OutboxEvent | None:
+            read_at = time.monotonic()
+            row = lock_name(transaction, name)
+            return read_event(transaction.connection, row, event_id, read_at) if row is not None else None
 
         return await self._run_until_resolved(attempt, read_back)
 

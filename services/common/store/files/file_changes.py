@@ -3,10 +3,10 @@
 import json
 import time
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, insert, select, update
 
 from services.common.errors import AlreadyExists, Gone, PreconditionFailed
-from services.common.media import MediaName
+from services.common.media import MediaName, Poster
 from services.common.store.files import schema
 from services.common.store.files.database import Transaction
 from services.common.store.files.ids import make_id
@@ -113,3 +113,37 @@ def restore(transaction: Transaction, name: MediaName, event_id: str) -> OutboxE
         "identity": row["identity"],
     }
     return append_event(transaction, row, restored, read_at)
+
+
+def set_poster(
+    transaction: Transaction, name: MediaName, poster: Poster | None, preconditions: Preconditions, event_id: str
+) -> OutboxEvent | None:
+    """Set or remove the poster of the current version, with an event."""
+    read_at = time.monotonic()
+    row = lock_name(transaction, name)
+    if row is None or row["uploaded_at"] is None:
+        return None
+    if not preconditions_hold(preconditions, row):
+        raise PreconditionFailed("the file does not match the precondition")
+    write_poster(transaction, row["file_id"], poster)
+    etag, revision = None if poster is None else poster.etag, row["revision"] + 1
+    transaction.connection.execute(update(media).where(media.c.id == row["id"]).values(poster=etag, revision=revision))
+    described = {
+        **version_of(row),
+        "poster": etag,
+        "id": event_id,
+        "media_id": row["id"],
+        "type": "file.described",
+        "revision": revision,
+        "identity": row["identity"],
+    }
+    return append_event(transaction, row, described, read_at)
+
+
+def write_poster(transaction: Transaction, file_id: str, poster: Poster | None) -> None:
+    """Store the poster of a file in place of what it had; None deletes it."""
+    posters = schema.posters
+    transaction.connection.execute(delete(posters).where(posters.c.file_id == file_id))
+    if poster is not None:
+        values = {"etag": poster.etag, "content_type": poster.content_type, "data": poster.data}
+        transaction.connection.execute(insert(posters).values(file_id=file_id, **values))

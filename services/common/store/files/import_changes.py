@@ -100,6 +100,7 @@ def commit_import(
         "uploaded_at": to_milliseconds(info.uploaded_at),
         "metadata": info.metadata_json,
         "media_facts": info.media_facts_json,
+        "poster": info.poster_etag,
     }
     revision = next_revision(info.revision, row["revision"])
     statement = update(media).where(media.c.id == key.media_id).values(**version, revision=revision, identity=info.id)

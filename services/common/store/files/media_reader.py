@@ -8,7 +8,7 @@ from sqlalchemy import Column, ColumnElement, Connection, and_, exists, func, li
 from sqlalchemy.sql import Select
 
 from services.common.errors import BadRequest
-from services.common.media import FolderFilter, MediaInfo, MediaName
+from services.common.media import FolderFilter, MediaInfo, MediaName, Poster
 from services.common.store.files import schema
 from services.common.store.files.clock import from_milliseconds, to_milliseconds
 from services.common.store.files.files_database import FilesDatabase
@@ -54,6 +54,16 @@ class FilesMediaReader:
         return await self._files.threads.run(
             self._files.folder.read_blocks, info.file_id, info.length, first_block, last_block
         )
+
+    async def read_poster(self, info: MediaInfo) -> Poster | None:
+        """Read the row of the poster."""
+        posters = schema.posters
+        statement = select(posters).where(posters.c.file_id == info.file_id, posters.c.etag == info.poster_etag)
+        row = await self._database.read(lambda connection: connection.execute(statement).mappings().first())
+        if row is None:
+            return None
+        sha256 = row["etag"].removeprefix('"sha256-').removesuffix('"')
+        return Poster(bytes(row["data"]), row["content_type"], sha256)
 
     async def list_files(self, list_query: ListQuery) -> MediaPage:
         """Read the index from a key on; a search ends after at most SEARCH_SCAN_LIMIT names."""

@@ -77,6 +77,7 @@ def decode_version(file_identity: str, name: Row, version: Row, revision: int) -
         metadata_json=version["metadata"],
         revision=revision,
         media_facts_json=version["media_facts"],
+        poster_etag=version["poster"],
     )
 
 

@@ -10,6 +10,7 @@
                       all that is known of it
     outbox            events to publish, in the order of their revisions; `told`: another writer has published it; `previous`:
                       folder, filename and revision before a move, as a JSON list
+    posters           small pictures of files, by the id of the bytes: they go wherever these go. `poster` of a version is the tag
     revision_floors   the greatest revision of all names of a bucket whose rows were deleted
     revocations       tokens and subjects that are refused: the UTF-8 bytes of their names, which may hold any character, and
                       Unix times in seconds
@@ -50,10 +51,21 @@ def _version_columns(*, nullable: bool) -> list[Column[object]]:
         Column("uploaded_at", BigInteger, nullable=nullable),
         Column("metadata", _TEXT_TYPE, nullable=nullable),
         Column("media_facts", _TEXT_TYPE),
+        Column("poster", _TEXT_TYPE),
     ]
 
 
-VERSION_FIELDS = ("file_id", "length", "content_type", "sha256", "etag", "uploaded_at", "metadata", "media_facts")
+VERSION_FIELDS = (
+    "file_id",
+    "length",
+    "content_type",
+    "sha256",
+    "etag",
+    "uploaded_at",
+    "metadata",
+    "media_facts",
+    "poster",
+)
 """The names of the columns that describe one version of a file."""
 
 store = Table(
@@ -164,6 +176,7 @@ tombstones = Table(
     Column("uploaded_at", BigInteger),
     Column("metadata", _TEXT_TYPE),
     Column("media_facts", _TEXT_TYPE),
+    Column("poster", _TEXT_TYPE),
 )
 
 Index("tombstones_due", tombstones.c.due, tombstones.c.file_id)
@@ -183,6 +196,15 @@ outbox = Table(
 )
 Index("outbox_order", outbox.c.media_id, outbox.c.revision)
 Index("outbox_due", outbox.c["at"], outbox.c.id)
+
+posters = Table(
+    "posters",
+    metadata,
+    Column("file_id", _ID_TYPE, primary_key=True),
+    Column("etag", _TEXT_TYPE, nullable=False),
+    Column("content_type", _TEXT_TYPE, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+)
 
 revision_floors = Table(
     "revision_floors",

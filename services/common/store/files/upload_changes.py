@@ -324,6 +324,7 @@ def mark_purged(transaction: Transaction, media_id: str, file_ids: Sequence[str]
     postponed: CursorResult[Any] = transaction.connection.execute(
         update(tombstones).where(*due, tombstones.c.second_purge.is_(True)).values(due=later, second_purge=False)
     )
+    transaction.connection.execute(delete(schema.posters).where(schema.posters.c.file_id.in_(file_ids)))
     if postponed.rowcount < len(file_ids):
         transaction.connection.execute(delete(tombstones).where(*due))
     delete_if_empty(transaction, media_id)

@@ -10,7 +10,7 @@ from datetime import datetime
 from sqlalchemy import Connection, select, update
 
 from services.common.errors import Gone, ServiceUnavailable
-from services.common.media import MediaName
+from services.common.media import MediaName, Poster
 from services.common.store.errors import CorruptFile
 from services.common.store.files import schema, upload_changes
 from services.common.store.files.clock import StoreClock, read_clock
@@ -278,6 +278,12 @@ class FilesUploadStore:
     async def restore(self, name: MediaName) -> OutboxEvent:
         """Make the version current again whose tombstone is the last one of a deletion."""
         return await self._committer.restore(name)
+
+    async def set_poster(
+        self, name: MediaName, poster: Poster | None, preconditions: Preconditions = NO_PRECONDITIONS
+    ) -> OutboxEvent | None:
+        """Write the row of the poster and that of the name in one transaction."""
+        return await self._committer.set_poster(name, poster, preconditions)
 
     async def ack_event(self, event: OutboxEvent) -> None:
         """Remove the event, and mark those before it. Where a power loss undoes that, it is published again with the same id."""

@@ -13,10 +13,11 @@ from bson import ObjectId
 from pymongo import ReturnDocument
 
 from services.common.errors import AlreadyExists, Conflict, Gone, PreconditionFailed, ServiceUnavailable
-from services.common.media import MediaName
+from services.common.media import MediaName, Poster
 from services.common.store.gridfs import document_updates, documents
 from services.common.store.gridfs.documents import Document, upload_key
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
+from services.common.store.gridfs.posters import PosterCollection
 from services.common.store.limits import ATTEMPT_TIMEOUT_SECONDS, NOT_RESTORABLE, RESOLVE_TIMEOUT_SECONDS
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import OutboxEvent, Preconditions, StoredFile, UploadHandle
@@ -39,6 +40,7 @@ class Committer:
     def __init__(self, mongo: MongoDatabase, timings: StoreTimings, mover: MoveSettler) -> None:
         self._media = mongo.collection("media")
         self._mover = mover
+        self._posters = PosterCollection(mongo)
         self._timings = timings
 
     async def commit(
@@ -112,6 +114,46 @@ class Committer:
                 return None
             await self._mover.settle(found["_id"])
         raise ServiceUnavailable("the file is moved again and again")
+
+    async def set_poster(
+        self, name: MediaName, poster: Poster | None, preconditions: Preconditions, revision_floor: int = 0
+    ) -> OutboxEvent | None:
+        """Store the poster, then let the current file name it; None where there is no file. Raises PreconditionFailed."""
+        event_id = ObjectId()
+        named = documents.name_filter(name, event_id)
+        async with map_mongo_errors():
+            before = await self._media.find_one(named, {"current.file": 1, "current.poster": 1})
+        if before is None or not before.get("current"):
+            return None
+        file_id, old = before["current"]["file"], before["current"].get("poster")
+        written = None if poster is None else await self._posters.write(file_id, poster)
+        update = document_updates.describe_current(event_id, written, revision_floor, self._timings)
+        document_filter = {"_id": before["_id"], **named}
+        query = {
+            **document_filter,
+            "current.file": file_id,
+            "current.poster": old,
+            "moving": None,
+            "$expr": document_updates.preconditions_hold(preconditions),
+        }
+
+        async def attempt() -> OutboxEvent | None:
+            read_at = time.monotonic()
+            document = await self._update_settled(query, update, event_id, document_filter)
+            return documents.decode_committed_event(document, event_id, read_at) if document else None
+
+        async def resolve_outcome() -> OutboxEvent | None:
+            read_at = time.monotonic()
+            document = await self._read_durable(document_filter, event_id)
+            return documents.decode_committed_event(document, event_id, read_at)
+
+        event = await run_until_resolved(attempt, resolve_outcome) or await resolve_outcome()
+        unused = written if event is None else old
+        if unused is not None:
+            await self._posters.delete(unused)
+        if event is None:
+            raise PreconditionFailed("the file was changed concurrently or does not match the precondition")
+        return event
 
     async def restore(self, name: MediaName, revision_floor: int = 0) -> OutboxEvent:
         """Make the version current again that was deleted last. Raises AlreadyExists and Gone."""

@@ -285,6 +285,21 @@ def restore_deleted(event_id: ObjectId, revision_floor: int, timings: StoreTimin
     return condition, with_next_due_at(stages, timings)
 
 
+def describe_current(
+    event_id: ObjectId, poster: Document | None, revision_floor: int, timings: StoreTimings
+) -> Pipeline:
+    """Set or remove what names the poster of the current file, and add an event."""
+    named = {"$literal": poster} if poster else "$$REMOVE"
+    return with_next_due_at(
+        [
+            {"$set": {"current.poster": "$$REMOVE"}},
+            {"$set": {"current.poster": named}},
+            {"$set": append_event(event_id, "file.described", "$current", revision_floor)},
+        ],
+        timings,
+    )
+
+
 def remove_event(event_id: ObjectId, timings: StoreTimings) -> Pipeline:
     """Remove an event from the outbox and mark the earlier ones as published.
 

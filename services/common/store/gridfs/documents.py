@@ -4,7 +4,8 @@ One document holds the whole truth about one file name; every change of it is on
 
     folder, filename   the name; (null, record id) for an upload without a name
     current            the version that readers see, or null: file (id of its bytes), length, content_type, sha256, etag,
-                       uploaded_at, metadata (a JSON object as text, because its keys may be any text), media_facts (JSON as text)
+                       uploaded_at, metadata (a JSON object as text, because its keys may be any text), media_facts (JSON as text),
+                       poster (id, etag)
     uploads            unfinished uploads: id (record id), file, client (a digest of who created it), fence (fencing token), holder
                        (who raised it last), lease_until, expires_at, lifetime (TTL in ms or null), offset, tail (null where it is
                        in a chunk), tail_number (of that chunk), tail_chunks (there have been some), length, facts (metadata)
@@ -147,6 +148,7 @@ def _decode_version(document: Document, current: Document, revision: int, identi
         metadata_json=current.get("metadata", NO_METADATA),
         revision=revision,
         media_facts_json=current.get("media_facts"),
+        poster_etag=(current.get("poster") or {}).get("etag"),
     )
 
 

@@ -13,10 +13,11 @@ from bson import ObjectId
 from bson.errors import InvalidId
 
 from services.common.errors import BadRequest
-from services.common.media import FolderFilter, MediaInfo, MediaName
+from services.common.media import FolderFilter, MediaInfo, MediaName, Poster
 from services.common.store.errors import CorruptFile
 from services.common.store.gridfs import documents, move_updates
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
+from services.common.store.gridfs.posters import PosterCollection
 from services.common.store.limits import BLOCK_SIZE, SEARCH_SCAN_LIMIT
 from services.common.store.media_reader import FolderTotals, ListQuery, MediaPage, PageKey, Sort
 
@@ -39,6 +40,7 @@ class GridFSMediaReader:
         self._mongo = mongo
         self._media = mongo.collection("media")
         self._chunks = mongo.collection("fs.chunks")
+        self._posters = PosterCollection(mongo)
 
     async def check_health(self) -> None:
         """Check that a primary responds."""
@@ -73,6 +75,10 @@ class GridFSMediaReader:
                 return again
             document = again
         return document
+
+    async def read_poster(self, info: MediaInfo) -> Poster | None:
+        """Read the document of the poster."""
+        return await self._posters.read(info)
 
     async def read_blocks(self, info: MediaInfo, first_block: int, last_block: int) -> list[bytes]:
         """Fetch blocks in one query and check the number and length of each."""

@@ -24,7 +24,7 @@ from services.common.errors import (
     ServiceUnavailable,
     TooManyRequests,
 )
-from services.common.media import MediaName
+from services.common.media import MediaName, Poster
 from services.common.store.gridfs import document_updates, documents, indexes
 from services.common.store.gridfs.chunks import ChunkStore
 from services.common.store.gridfs.commit import Committer
@@ -360,6 +360,12 @@ class GridFSUploadStore:
     async def restore(self, name: MediaName) -> OutboxEvent:
         """Make the version current again whose tombstone is the last one of a deletion."""
         return await self._committer.restore(name, await self._floors.get(name))
+
+    async def set_poster(
+        self, name: MediaName, poster: Poster | None, preconditions: Preconditions = NO_PRECONDITIONS
+    ) -> OutboxEvent | None:
+        """Write the poster beside the old one, then name it in the document."""
+        return await self._committer.set_poster(name, poster, preconditions, await self._floors.get(name))
 
     async def ack_event(self, event: OutboxEvent) -> None:
         """Remove the event from the document, and mark those before it."""

@@ -1,4 +1,4 @@
-"""Ids of files apart from those of names, what was known of deleted files, and the orders of lists by name and by size."""
+"""Ids of files apart from those of names, what was known of deleted files, posters, and indexes of lists by name and by size."""
 
 from typing import Any
 
@@ -21,6 +21,7 @@ _TOMBSTONE_COLUMNS: tuple[tuple[str, TypeEngine[Any]], ...] = (
     ("uploaded_at", sa.BigInteger()),
     ("metadata", _text),
     ("media_facts", _text),
+    ("poster", _text),
 )
 _INDEXES = (
     ("media_by_name", ["filename", "id"]),
@@ -37,6 +38,15 @@ def upgrade() -> None:
     op.add_column("media", sa.Column("identity", _id))
     op.add_column("outbox", sa.Column("identity", _id))
     op.add_column("outbox", sa.Column("previous", _text))
+    for table in ("media", "outbox"):
+        op.add_column(table, sa.Column("poster", _text))
+    op.create_table(
+        "posters",
+        sa.Column("file_id", _id, primary_key=True),
+        sa.Column("etag", _text, nullable=False),
+        sa.Column("content_type", _text, nullable=False),
+        sa.Column("data", sa.LargeBinary, nullable=False),
+    )
     for name, type_ in _TOMBSTONE_COLUMNS:
         op.add_column("tombstones", sa.Column(name, type_))
 
@@ -47,6 +57,9 @@ def downgrade() -> None:
         op.drop_index(name, "media")
     for name, _ in _TOMBSTONE_COLUMNS:
         op.drop_column("tombstones", name)
+    op.drop_table("posters")
+    for table in ("media", "outbox"):
+        op.drop_column(table, "poster")
     op.drop_column("outbox", "previous")
     op.drop_column("outbox", "identity")
     op.drop_column("media", "identity")
