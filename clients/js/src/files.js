@@ -109,6 +109,25 @@ export class Files {
   }
 
   /**
+   * Set the poster of a file, or remove it (null): a JPEG, PNG, GIF, WebP or AVIF of at most 1 MiB.
+   * @param {FileName} file
+   * @param {Blob | null} picture
+   * @param {{ ifMatch?: string, signal?: AbortSignal }} [options] ifMatch: only for the version with this ETag, else 412
+   */
+  async setPoster(file, picture, { ifMatch, signal } = {}) {
+    const request = { headers: matching(ifMatch), body: picture ?? undefined, signal };
+    await this.#http.request(picture ? "PUT" : "DELETE", `/file/poster${name(file)}`, request);
+  }
+
+  /**
+   * The address of a file's poster. With `poster` of the description a browser keeps the picture.
+   * @param {FileName & { poster?: string | null }} file
+   */
+  posterAddress({ folder = "", filename, poster }) {
+    return `${this.#http.base}/file/poster${query({ filename, folder, etag: poster })}`;
+  }
+
+  /**
    * The address of a file's bytes: for players, images and downloads.
    * @param {FileName} file
    */

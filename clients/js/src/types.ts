@@ -17,6 +17,8 @@ export interface FileInfo {
   /** ISO 8601, UTC. */
   uploaded_at: string;
   metadata: Record<string, unknown>;
+  /** Entity tag of its poster, null where it has none. */
+  poster: string | null;
   /** Counts the changes of this name and never falls: of two descriptions the one with the greater revision is the newer. */
   revision: number;
 }
@@ -100,6 +102,7 @@ export interface EventData {
   "file.replaced": FileInfo;
   "file.deleted": FileInfo;
   "file.restored": FileInfo;
+  "file.described": FileInfo;
   "file.moved": MovedFile;
   "file.progress": Progress;
   "socket.resync": { reason: string };

@@ -314,6 +314,10 @@ test("files are moved, restored and removed together", async (context) => {
   await files.list({ sort: "-size" });
   await files.folders({ totals: true });
   await files.folders();
+  await files.setPoster(name, new Blob(["GIF89a"]), { ifMatch: '"1"' });
+  await files.setPoster(name, null);
+  assert.equal(files.posterAddress({ ...name, poster: '"p"' }), `${url}/file/poster?filename=c%26d&folder=a%2Fb&etag=%22p%22`);
+  assert.equal(files.posterAddress({ filename: "x", poster: null }), `${url}/file/poster?filename=x&folder=`);
   assert.deepEqual(seen.map(({ method, url: asked }) => `${method} ${asked}`), [
     "PATCH /file?filename=c%26d&folder=a%2Fb",
     "POST /file/restore?filename=c%26d&folder=a%2Fb",
@@ -321,7 +325,11 @@ test("files are moved, restored and removed together", async (context) => {
     "GET /file?sort=-size",
     "GET /file/folders?totals=true",
     "GET /file/folders",
+    "PUT /file/poster?filename=c%26d&folder=a%2Fb",
+    "DELETE /file/poster?filename=c%26d&folder=a%2Fb",
   ]);
+  assert.equal(seen[6].body, "GIF89a");
+  assert.equal(seen[6].headers["if-match"], '"1"');
   assert.equal(seen[0].headers["if-match"], '"1"');
   assert.equal(seen[0].headers["content-type"], "application/json");
   assert.deepEqual(JSON.parse(seen[0].body), { filename: "e" });
