@@ -45,7 +45,9 @@ def with_next_due_at(stages: Pipeline, timings: StoreTimings) -> Pipeline:
     """
     retry_after = milliseconds(timings.outbox_retry_after)
     retry_at = {"$min": {"$map": {"input": "$announce", "in": {"$add": ["$$this.at", retry_after]}}}}
+    unfinished_moves = [{"$add": [at, retry_after]} for at in ("$moving.at", "$incoming.at", {"$min": "$arrived.at"})]
     due_times = [{"$min": "$uploads.expires_at"}, {"$min": "$doomed.due"}, {"$min": "$ended.until"}, retry_at]
+    due_times += unfinished_moves
     if_empty = {"$cond": [{"$eq": ["$current", None]}, "$$NOW", None]}
     return [*stages, {"$set": {"attention": {"$ifNull": [{"$min": due_times}, if_empty]}}}]
 
@@ -226,10 +228,11 @@ def commit_upload(
                 **append_event(event_id, event_type, current, revision_floor),
             }
         },
-        {"$set": {"current": None}},
+        # A move that has not arrived yet is cancelled: the name is taken now.
+        {"$set": {"current": None, "incoming": "$$REMOVE"}},
         {"$set": {"current": current, **finish_upload(record_id, "stored", stored_file)}},
     ]
-    return {"$expr": preconditions_hold(preconditions)}, with_next_due_at(stages, timings)
+    return {"moving": None, "$expr": preconditions_hold(preconditions)}, with_next_due_at(stages, timings)
 
 
 def _optional_fields(stored_file: StoredFile) -> Document:
@@ -244,8 +247,54 @@ def delete_current(event_id: ObjectId, revision_floor: int, timings: StoreTiming
     tombstones = {"$concatArrays": ["$doomed", [_tombstone_of_current(timings)]]}
     return with_next_due_at(
         [
-            {"$set": {"doomed": tombstones, **append_event(event_id, "file.deleted", "$current", revision_floor)}},
+            {"$set": {"restorable": "$$REMOVE"}},
+            {
+                "$set": {
+                    "doomed": tombstones,
+                    "restorable": "$current",
+                    **append_event(event_id, "file.deleted", "$current", revision_floor),
+                }
+            },
             {"$set": {"current": None}},
+        ],
+        timings,
+    )
+
+
+def restore_deleted(event_id: ObjectId, revision_floor: int, timings: StoreTimings) -> tuple[Document, Pipeline]:
+    """Make the version current again that was deleted last. Returns the condition to add to the filter, and the update.
+
+    The condition fails from the moment on at which its tombstone is due: a garbage collector may be deleting its blocks.
+    """
+    is_restorable = {"$eq": ["$$this.file", "$restorable.file"]}
+    is_kept = {"$and": [is_restorable, {"$gt": ["$$this.due", "$$NOW"]}, {"$ne": ["$$this.purging", True]}]}
+    kept = {"$anyElementTrue": [{"$map": {"input": "$doomed", "in": is_kept}}]}
+    others = {"$filter": {"input": "$doomed", "cond": {"$not": [is_restorable]}}}
+    stages: Pipeline = [
+        {"$set": {"current": "$$REMOVE", "incoming": "$$REMOVE"}},
+        {
+            "$set": {
+                "current": "$restorable",
+                "doomed": others,
+                **append_event(event_id, "file.restored", "$restorable", revision_floor),
+            }
+        },
+        {"$set": {"restorable": "$$REMOVE"}},
+    ]
+    condition = {"current": None, "restorable": {"$type": "object"}, "$expr": kept}
+    return condition, with_next_due_at(stages, timings)
+
+
+def describe_current(
+    event_id: ObjectId, poster: Document | None, revision_floor: int, timings: StoreTimings
+) -> Pipeline:
+    """Set or remove what names the poster of the current file, and add an event."""
+    named = {"$literal": poster} if poster else "$$REMOVE"
+    return with_next_due_at(
+        [
+            {"$set": {"current.poster": "$$REMOVE"}},
+            {"$set": {"current.poster": named}},
+            {"$set": append_event(event_id, "file.described", "$current", revision_floor)},
         ],
         timings,
     )
@@ -348,11 +397,15 @@ def expire_uploads(timings: StoreTimings) -> Pipeline:
     told = {"$and": [{"$eq": ["$$this.told", True]}, {"$lte": [retry_at, "$$NOW"]}]}
     expired = {"$filter": {"input": "$uploads", "cond": {"$lte": ["$$this.expires_at", "$$NOW"]}}}
     tombstones = _tombstones_of(expired, second_purge=True)
+    due = {"$lte": ["$$this.due", "$$NOW"]}
+    # Its blocks are deleted next. It is not restored any more, also where another primary's clock is behind.
+    marked = {"$cond": [due, {"$mergeObjects": ["$$this", {"purging": True}]}, "$$this"]}
+    waiting = {"$map": {"input": "$doomed", "in": marked}}
     return with_next_due_at(
         [
             {
                 "$set": {
-                    "doomed": {"$concatArrays": ["$doomed", *tombstones]},
+                    "doomed": {"$concatArrays": [waiting, *tombstones]},
                     "uploads": {"$filter": {"input": "$uploads", "cond": {"$gt": ["$$this.expires_at", "$$NOW"]}}},
                     "ended": {"$filter": {"input": "$ended", "cond": {"$gt": ["$$this.until", "$$NOW"]}}},
                     "announce": {"$filter": {"input": "$announce", "cond": {"$not": [told]}}},
@@ -373,4 +426,6 @@ def mark_purged(file_id: ObjectId, timings: StoreTimings) -> Pipeline:
     postponed = {"$map": {"input": "$doomed", "in": {"$cond": [due, later, "$$this"]}}}
     removed = {"$filter": {"input": "$doomed", "cond": {"$not": [due]}}}
     second_purge = {"$anyElementTrue": [{"$map": {"input": "$doomed", "in": {"$and": [due, "$$this.late"]}}}]}
-    return with_next_due_at([{"$set": {"doomed": {"$cond": [second_purge, postponed, removed]}}}], timings)
+    restorable = {"$cond": [{"$eq": ["$restorable.file", file_id]}, "$$REMOVE", "$restorable"]}
+    doomed = {"$cond": [second_purge, postponed, removed]}
+    return with_next_due_at([{"$set": {"doomed": doomed, "restorable": restorable}}], timings)

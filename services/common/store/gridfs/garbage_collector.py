@@ -14,6 +14,7 @@ from bson import ObjectId
 from services.common.store.gridfs import document_updates, documents
 from services.common.store.gridfs.chunks import ChunkStore
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
+from services.common.store.gridfs.move import Mover
 from services.common.store.gridfs.revisions import RevisionFloors
 from services.common.store.limits import DUE_PAGE_SIZE, MIN_ORPHAN_AGE, ORPHAN_SCAN_FILES
 from services.common.store.timings import StoreTimings
@@ -31,6 +32,7 @@ class GridFSGarbageCollector:
         self._files = mongo.collection("fs.files")
         self._chunk_store = ChunkStore(mongo)
         self._floors = RevisionFloors(mongo)
+        self._mover = Mover(mongo, self._timings)
         self._orphan_scan_after: ObjectId | None = None
 
     async def list_due(self) -> AsyncGenerator[str, None]:
@@ -55,7 +57,8 @@ class GridFSGarbageCollector:
             return (await self._mongo.client.admin.command("hello"))["localTime"]
 
     async def collect(self, media_id: str) -> int:
-        """Expire uploads, delete the chunks of tombstones that are due, then delete a document with nothing left in it."""
+        """Settle moves, expire uploads, delete the chunks of tombstones that are due, then a document with nothing left in it."""
+        await self._mover.collect(ObjectId(media_id))
         key = {"_id": ObjectId(media_id)}
         async with map_mongo_errors():
             await self._media.update_one(key, document_updates.expire_uploads(self._timings))
