@@ -338,7 +338,7 @@ async def test_the_metadata_of_unfinished_uploads_is_bounded(adapters: GridFSAda
         assert len(bson.encode(adapters.inspector.only_document())) < limits.MAX_FACTS_BYTES + 64 * 1024
     await store.create_upload(NAME, new_tus_upload("other", k="v" * 2000))
     left = {str(entry["id"]) for entry in adapters.inspector.only_document()["uploads"]}
-    assert small.upload_id.partition("-")[2] in left
+    assert small.upload_id.split("-")[1] in left
     await adapters.store_file(b"stored")
 
 

@@ -16,13 +16,15 @@ from services.common.media import NO_METADATA, MediaInfo, MediaName, sha256_etag
 class UploadHandle:
     """A writer's handle of an unfinished upload, void as soon as another writer has acquired the upload.
 
-    `upload_id` finds the upload again from any process. `store_key` is opaque: only the store that made it reads it.
+    `upload_id` finds the upload again from any process, and cannot be guessed (`upload_ids`). `store_key` is opaque: only the store
+    that made it reads it. `owner` is the subject that created the upload, empty where there is none.
     """
 
     upload_id: str
     name: MediaName | None
     fencing_token: int
     store_key: str
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,12 @@ from services.common.store.timings import StoreTimings
 media, uploads, tombstones = schema.media, schema.uploads, schema.tombstones
 
 
-def begin_import(transaction: Transaction, info: MediaInfo, *, is_orphan: bool) -> tuple[FilesUploadKey, bool]:
+def begin_import(
+    transaction: Transaction, info: MediaInfo, secret_digest: str | None, *, is_orphan: bool
+) -> tuple[FilesUploadKey, bool]:
     """Add an upload with the ids of the file to its name; the second value says that an earlier import has left one.
+
+    One that is left gets the new secret.
 
     `is_orphan`: its file is there, and the search for orphans may be about to delete it unless a row has had it.
     """
@@ -53,6 +57,7 @@ def begin_import(transaction: Transaction, info: MediaInfo, *, is_orphan: bool) 
             raise Conflict(FILE_ID_IN_USE)
         if left["expires_at"] <= transaction.now:
             raise Conflict(TO_BE_DELETED)
+        execute(update(uploads).where(uploads.c.id == left["id"]).values(secret_digest=secret_digest))
         return FilesUploadKey(info.id, left["id"], info.file_id), True
     if is_orphan:
         raise Conflict(BYTES_LEFT_BEHIND)
@@ -61,6 +66,7 @@ def begin_import(transaction: Transaction, info: MediaInfo, *, is_orphan: bool) 
     execute(
         insert(uploads).values(
             id=key.record_id,
+            secret_digest=secret_digest,
             media_id=key.media_id,
             file_id=key.file_id,
             client="",

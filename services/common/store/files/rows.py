@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from services.common.media import MediaInfo, MediaName
 from services.common.store.files.clock import StoreClock, from_milliseconds
-from services.common.store.files.ids import is_id
 from services.common.store.files.schema import VERSION_FIELDS
+from services.common.store.upload_ids import format_upload_id
 from services.common.store.upload_store import FinishedUpload, InProgressUpload, OutboxEvent, UploadHandle
 
 Row = Mapping[Any, Any]
@@ -23,21 +23,18 @@ class FilesUploadKey(NamedTuple):
     file_id: str
 
 
-def make_handle(key: FilesUploadKey, name: MediaName | None, fencing_token: int) -> UploadHandle:
+def make_handle(
+    key: FilesUploadKey, name: MediaName | None, fencing_token: int, secret: str, owner: str = ""
+) -> UploadHandle:
     """Make the handle of an upload. Its id names the row of its name and the upload, its store key the file."""
-    return UploadHandle(f"{key.media_id}-{key.record_id}", name, fencing_token, key.file_id)
+    upload_id = format_upload_id(key.media_id, key.record_id, secret)
+    return UploadHandle(upload_id, name, fencing_token, key.file_id, owner)
 
 
 def upload_key(upload: UploadHandle) -> FilesUploadKey:
     """Return the ids behind a handle that `make_handle` has made."""
-    media_id, _, record_id = upload.upload_id.partition("-")
+    media_id, record_id = upload.upload_id.split("-")[:2]
     return FilesUploadKey(media_id, record_id, upload.store_key)
-
-
-def parse_upload_id(upload_id: str) -> tuple[str, str] | None:
-    """Return the ids of the name's row and of the upload, None where the text has not that form."""
-    media_id, _, record_id = upload_id.partition("-")
-    return (media_id, record_id) if is_id(media_id) and is_id(record_id) else None
 
 
 def fold(text: str) -> str:

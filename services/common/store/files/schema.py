@@ -3,7 +3,8 @@
     store             one row: store_id (which folder belongs to this database), latest and skew (the lease clock), touched
     media             one row for each name: the name (null for an upload without one), the revision, and the current version:
                       file_id, length, content_type, sha256, etag, uploaded_at, metadata; null where readers see no file
-    uploads           unfinished uploads, with their fencing token, lease, expiry, offset, metadata and client
+    uploads           unfinished uploads, with their fencing token, lease, expiry, offset, metadata and client, and the SHA-256 of
+                      the secret in their ids
     finished_uploads  outcomes of uploads that had a TTL
     tombstones        files to delete, from `due` on; `second_purge`: twice
     outbox            events to publish, in the order of their revisions; `told`: another writer has published it
@@ -108,6 +109,7 @@ uploads = Table(
     Column("offset", BigInteger, nullable=False),
     Column("length", BigInteger),
     Column("metadata", _TEXT_TYPE, nullable=False),
+    Column("secret_digest", String(64)),
 )
 
 Index("uploads_due", uploads.c.expires_at, uploads.c.id)
@@ -124,6 +126,7 @@ finished_uploads = Table(
     Column("etag", _TEXT_TYPE),
     Column("metadata", _TEXT_TYPE, nullable=False),
     Column("until", BigInteger, nullable=False),
+    Column("secret_digest", String(64)),
 )
 
 Index("finished_uploads_due", finished_uploads.c.until, finished_uploads.c.id)

@@ -60,6 +60,7 @@ def raise_lease_lost() -> NoReturn:
 def create_upload(
     transaction: Transaction,
     name: MediaName | None,
+    secret_digest: str | None,
     new_upload: NewUpload,
     preconditions: Preconditions,
     timings: StoreTimings,
@@ -74,6 +75,7 @@ def create_upload(
     transaction.connection.execute(
         insert(uploads).values(
             id=key.record_id,
+            secret_digest=secret_digest,
             media_id=key.media_id,
             file_id=key.file_id,
             client=client,
@@ -274,6 +276,7 @@ def keep_outcome(transaction: Transaction, upload: Row, outcome: str, stored_fil
     execute(
         insert(finished_uploads).values(
             id=upload["id"],
+            secret_digest=upload["secret_digest"],
             media_id=upload["media_id"],
             file_id=upload["file_id"],
             outcome=outcome,

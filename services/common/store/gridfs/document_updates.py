@@ -73,9 +73,10 @@ def preconditions_hold(preconditions: Preconditions) -> Document:
     return {"$and": tests}
 
 
-def upload_not_expired(record_id: ObjectId) -> Document:
-    """An expression: whether the upload is there and has not expired."""
-    test = {"$and": [{"$eq": ["$$this.id", record_id]}, {"$gt": ["$$this.expires_at", "$$NOW"]}]}
+def upload_not_expired(record_id: ObjectId, secret_digest: str | None) -> Document:
+    """An expression: whether the upload is there, has that secret, and has not expired."""
+    secret = {"$eq": [{"$ifNull": ["$$this.secret", None]}, secret_digest]}
+    test = {"$and": [{"$eq": ["$$this.id", record_id]}, secret, {"$gt": ["$$this.expires_at", "$$NOW"]}]}
     return {"$anyElementTrue": [{"$map": {"input": "$uploads", "in": test}}]}
 
 
@@ -87,6 +88,7 @@ def add_upload(
     file_id: ObjectId,
     holder_id: ObjectId,
     client: str,
+    secret_digest: str | None,
     new_upload: NewUpload,
     preconditions: Preconditions,
     timings: StoreTimings,
@@ -101,6 +103,7 @@ def add_upload(
     facts = dict(new_upload.metadata)
     entry = {
         "id": record_id,
+        "secret": secret_digest,
         "file": file_id,
         "client": {"$literal": client},
         "fence": 1,
@@ -310,6 +313,7 @@ def finish_upload(record_id: ObjectId, outcome: str, stored_file: StoredFile | N
     ending = {"$filter": {"input": "$uploads", "cond": has_ttl}}
     entry = {
         "id": "$$this.id",
+        "secret": "$$this.secret",
         "file": "$$this.file",
         "outcome": outcome,
         "length": {"$literal": stored_file.length} if stored_file else "$$this.offset",

@@ -9,7 +9,7 @@ from services.common.store.timings import StoreTimings
 
 IMPORT_PROJECTION = {
     **dict.fromkeys(("folder", "filename", "current", "revision", "doomed.file", "uploads.id", "uploads.file"), 1),
-    "uploads.fence": 1,
+    **dict.fromkeys(("uploads.fence", "uploads.secret"), 1),
 }
 """The projection that `find_import` reads."""
 
