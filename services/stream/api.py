@@ -100,6 +100,7 @@ _FILE_EXAMPLE: JsonDict = {
         "tags": {},
     },
     "revision": 1,
+    "owner": "alice",
 }
 
 
@@ -135,6 +136,7 @@ class FileInfo(BaseModel):
         description="null for other files; in lists also where they were not read yet"
     )
     revision: int = Field(description="counts the changes of this name and never falls: the greater one is the newer")
+    owner: str | None = Field(description="subject of the token with which this version was uploaded, null without one")
 
 
 class FilePage(BaseModel):

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from services.common.bus.publisher import EventPublisher
 from services.common.errors import GridcastError
@@ -93,7 +94,9 @@ class OutboxPublisher:
         if time.monotonic() - read_at > MAX_READ_AGE_SECONDS:
             raise TimeoutError("read too long ago")
         resync = event.type == "socket.resync"
-        data = {"reason": "events were lost"} if resync else event.info.to_public_dict()
+        data: dict[str, Any] = {"reason": "events were lost"} if resync else event.info.to_public_dict()
+        if event.type == "file.replaced":
+            data["previous_owner"] = event.previous_owner or None
         await self._publisher.broadcast(event.type, data, id=event.id)
 
     async def aclose(self) -> None:

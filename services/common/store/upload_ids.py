@@ -1,4 +1,4 @@
-"""Ids of uploads: which entry of the store, and a secret that nobody can guess. Pure but for the random bits.
+"""Ids of uploads: which entry of the store, and a secret that cannot be guessed. Pure but for the random bits.
 
 `MEDIA-RECORD-SECRET`: the id of the name's entry, the id of the upload in it, and 128 random bits in hex. The first two follow from
 the time and a counter, the secret makes the address of an upload a capability. The store keeps its SHA-256 only, so that who reads

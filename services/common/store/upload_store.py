@@ -33,13 +33,15 @@ class NewUpload:
 
     `length` in bytes. `ttl` is how many seconds after its last byte the upload expires, None for as long as its writer renews the
     lease. `metadata` is the caller's own and returned unchanged. `client` is who creates it, as text that is compared and nothing
-    else: where a store limits what is unfinished, it does so for each client.
+    else: where a store limits what is unfinished, it does so for each client. `owner` is the subject of its creator, empty for
+    none: the file that the upload becomes has the same owner.
     """
 
     length: int | None = None
     ttl: float | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     client: str = ""
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class InProgressUpload:
     metadata: Mapping[str, str]
     expires_at: datetime
     write_in_progress: bool
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ class FinishedUpload:
     sha256: str | None
     metadata: Mapping[str, str]
     expires_at: datetime
+    owner: str = ""
 
 
 UploadState = InProgressUpload | FinishedUpload | None
@@ -133,7 +137,7 @@ class OutboxEvent:
     `info` is the file that became current, or the one that was deleted; its `revision` is the one that this change has made.
     `earlier` are the events of older changes of the name that were unpublished at `read_at`, a time of the monotonic clock: they
     are published before this one, in their order. An event of the type `socket.resync` replaces older events that the store has
-    no room for; its `info` is that of the last of them.
+    no room for; its `info` is that of the last of them. `previous_owner` is the owner of the file that was replaced.
     """
 
     id: str
@@ -141,6 +145,7 @@ class OutboxEvent:
     info: MediaInfo
     read_at: float
     earlier: tuple["OutboxEvent", ...] = ()
+    previous_owner: str = ""
 
 
 class UploadCreator(Protocol):

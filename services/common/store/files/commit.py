@@ -86,6 +86,7 @@ class FilesCommitter:
             "uploaded_at": transaction.clock.wall,
             "metadata": stored_file.metadata_json,
             "media_facts": stored_file.media_facts_json,
+            "owner": upload["owner"],
         }
         revision = row["revision"] + 1
         replaces = row["uploaded_at"] is not None
@@ -101,6 +102,7 @@ class FilesCommitter:
             "media_id": row["id"],
             "type": "file.replaced" if replaces else "file.created",
             "revision": revision,
+            "previous_owner": row["owner"] if replaces else None,
         }
         return append_event(transaction, row, event, read_at, is_first=not row["revision"])
 
@@ -135,6 +137,7 @@ class FilesCommitter:
                 "media_id": row["id"],
                 "type": "file.deleted",
                 "revision": revision,
+                "previous_owner": None,
             }
             return append_event(transaction, row, deleted, read_at)
 

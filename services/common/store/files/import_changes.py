@@ -20,7 +20,7 @@ from services.common.store.files.clock import to_milliseconds
 from services.common.store.files.database import Transaction
 from services.common.store.files.ids import make_id
 from services.common.store.files.names import lock_media, lock_name, lock_or_create
-from services.common.store.files.rows import FilesUploadKey, decode_media_info, encode_metadata
+from services.common.store.files.rows import FilesUploadKey, decode_media_info, encode_metadata, encode_owner
 from services.common.store.files.upload_changes import milliseconds
 from services.common.store.timings import StoreTimings
 
@@ -104,6 +104,7 @@ def commit_import(
         "uploaded_at": to_milliseconds(info.uploaded_at),
         "metadata": info.metadata_json,
         "media_facts": info.media_facts_json,
+        "owner": encode_owner(info.owner),
     }
     revision = next_revision(info.revision, row["revision"])
     statement = update(media).where(media.c.id == key.media_id).values(**version, revision=revision)

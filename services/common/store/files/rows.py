@@ -54,6 +54,16 @@ def encode_metadata(metadata: Mapping[str, str]) -> str:
     return json.dumps(dict(metadata), ensure_ascii=True, separators=(",", ":"))
 
 
+def encode_owner(owner: str) -> bytes | None:
+    """A subject as it is stored: a database need not accept every character of a text."""
+    return owner.encode() if owner else None
+
+
+def decode_owner(stored: bytes | None) -> str:
+    """The subject, empty where there is none."""
+    return bytes(stored).decode() if stored is not None else ""
+
+
 def decode_name(row: Row) -> MediaName | None:
     """The name of a row of `media`, None where it has none."""
     return None if row["folder"] is None else MediaName(row["folder"], row["filename"])
@@ -74,6 +84,7 @@ def decode_version(media_id: str, name: Row, version: Row, revision: int) -> Med
         metadata_json=version["metadata"],
         revision=revision,
         media_facts_json=version["media_facts"],
+        owner=decode_owner(version["owner"]),
     )
 
 
@@ -89,7 +100,8 @@ def version_of(row: Row) -> dict[str, Any]:
 
 def decode_event(name: Row, row: Row, read_at: float) -> OutboxEvent:
     """One row of `outbox`."""
-    return OutboxEvent(row["id"], row["type"], decode_version(row["media_id"], name, row, row["revision"]), read_at)
+    info = decode_version(row["media_id"], name, row, row["revision"])
+    return OutboxEvent(row["id"], row["type"], info, read_at, previous_owner=decode_owner(row["previous_owner"]))
 
 
 def with_earlier(events: list[OutboxEvent], event_id: str) -> OutboxEvent | None:
@@ -110,6 +122,7 @@ def decode_in_progress(row: Row, clock: StoreClock, *, tail: bytes = b"", write_
         metadata=json.loads(row["metadata"]),
         expires_at=clock.to_datetime(row["expires_at"]),
         write_in_progress=write_in_progress,
+        owner=decode_owner(row["owner"]),
     )
 
 
@@ -126,4 +139,5 @@ def decode_finished(row: Row, clock: StoreClock) -> FinishedUpload:
         sha256=row["sha256"],
         metadata=json.loads(row["metadata"]),
         expires_at=clock.to_datetime(row["until"]),
+        owner=decode_owner(row["owner"]),
     )

@@ -12,7 +12,8 @@
     revocations       tokens and subjects that are refused: the UTF-8 bytes of their names, which may hold any character, and
                       Unix times in seconds
 
-`search_name` is the filename as a search compares it. Text is compared and ordered by its bytes.
+`search_name` is the filename as a search compares it. `owner` is the subject in UTF-8, for the same reason as the names of
+revocations; null where there is none. Text is compared and ordered by its bytes.
 """
 
 from sqlalchemy import (
@@ -51,7 +52,17 @@ def _version_columns(*, nullable: bool) -> list[Column[object]]:
     ]
 
 
-VERSION_FIELDS = ("file_id", "length", "content_type", "sha256", "etag", "uploaded_at", "metadata", "media_facts")
+VERSION_FIELDS = (
+    "file_id",
+    "length",
+    "content_type",
+    "sha256",
+    "etag",
+    "uploaded_at",
+    "metadata",
+    "media_facts",
+    "owner",
+)
 """The names of the columns that describe one version of a file."""
 
 store = Table(
@@ -73,6 +84,7 @@ media = Table(
     Column("search_name", _TEXT_TYPE),
     Column("revision", BigInteger, nullable=False),
     *_version_columns(nullable=True),
+    Column("owner", LargeBinary),
     UniqueConstraint("folder", "filename", name="media_name"),
 )
 _current = media.c.uploaded_at.is_not(None)
@@ -110,6 +122,7 @@ uploads = Table(
     Column("length", BigInteger),
     Column("metadata", _TEXT_TYPE, nullable=False),
     Column("secret_digest", String(64)),
+    Column("owner", LargeBinary),
 )
 
 Index("uploads_due", uploads.c.expires_at, uploads.c.id)
@@ -127,6 +140,7 @@ finished_uploads = Table(
     Column("metadata", _TEXT_TYPE, nullable=False),
     Column("until", BigInteger, nullable=False),
     Column("secret_digest", String(64)),
+    Column("owner", LargeBinary),
 )
 
 Index("finished_uploads_due", finished_uploads.c.until, finished_uploads.c.id)
@@ -152,6 +166,8 @@ outbox = Table(
     Column("revision", BigInteger, nullable=False),
     Column("told", Boolean, nullable=False),
     *_version_columns(nullable=False),
+    Column("owner", LargeBinary),
+    Column("previous_owner", LargeBinary),
 )
 Index("outbox_order", outbox.c.media_id, outbox.c.revision)
 Index("outbox_due", outbox.c["at"], outbox.c.id)

@@ -92,7 +92,7 @@ class FilesUploadStore:
                 transaction, name, digest_secret(secret), new_upload, preconditions, self.timings
             )
         )
-        return make_handle(key, name, 1, secret)
+        return make_handle(key, name, 1, secret, new_upload.owner)
 
     async def assign_name(
         self, upload: UploadHandle, name: MediaName, preconditions: Preconditions = MUST_NOT_EXIST
@@ -102,7 +102,7 @@ class FilesUploadStore:
         named = await self._database.write(
             lambda transaction: upload_changes.assign_name(transaction, key, token, name, preconditions, self.timings)
         )
-        return make_handle(named, name, token + 1, secret_of(upload.upload_id))
+        return make_handle(named, name, token + 1, secret_of(upload.upload_id), upload.owner)
 
     def upload_age(self, upload_id: str) -> float | None:
         """Read the time of creation out of the upload's id."""
@@ -154,7 +154,7 @@ class FilesUploadStore:
             raise Gone(_CORRUPT) from error
         named = {**row, **current}
         state = decode_in_progress(named, clock, tail=tail, write_in_progress=True)
-        return make_handle(key, decode_name(named), token, secret_of(upload_id)), state
+        return make_handle(key, decode_name(named), token, secret_of(upload_id), state.owner), state
 
     async def _get_finished(self, upload_id: str) -> FinishedUpload | None:
         state = await self.get_durable_info(upload_id)

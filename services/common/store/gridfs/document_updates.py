@@ -115,6 +115,7 @@ def add_upload(
         "tail": Binary(b""),
         "length": new_upload.length,
         "facts": {"$literal": facts},
+        **_owner_field(new_upload.owner),
     }
     allowed = {"$and": [preconditions_hold(preconditions), {"$lt": [{"$size": "$doomed"}, MAX_TOMBSTONES]}]}
     admission = admit_upload(client, len(bson.encode(facts)), resumable=lifetime is not None)
@@ -201,6 +202,7 @@ def commit_upload(
     record_id: ObjectId,
     file_id: ObjectId,
     stored_file: StoredFile,
+    owner: str,
     event_id: ObjectId,
     revision_floor: int,
     timings: StoreTimings,
@@ -218,6 +220,7 @@ def commit_upload(
         "etag": {"$literal": stored_file.etag},
         "uploaded_at": "$$NOW",
         **_optional_fields(stored_file),
+        **_owner_field(owner),
     }
     event_type = {"$cond": [{"$eq": ["$current", None]}, "file.created", "file.replaced"]}
     tombstones = {"$cond": [{"$eq": ["$current", None]}, [], [_tombstone_of_current(timings)]]}
@@ -226,7 +229,7 @@ def commit_upload(
         {
             "$set": {
                 "doomed": {"$concatArrays": ["$doomed", tombstones, _tails_of(record_id)]},
-                **append_event(event_id, event_type, current, revision_floor),
+                **append_event(event_id, event_type, current, revision_floor, previous_owner="$current.owner"),
             }
         },
         {"$set": {"current": None}},
@@ -240,6 +243,11 @@ def _optional_fields(stored_file: StoredFile) -> Document:
     metadata = {} if stored_file.metadata_json == NO_METADATA else {"metadata": {"$literal": stored_file.metadata_json}}
     facts = stored_file.media_facts_json
     return metadata if facts is None else {**metadata, "media_facts": {"$literal": facts}}
+
+
+def _owner_field(owner: str) -> Document:
+    """The field with the owner of an upload or a version, where it has one."""
+    return {"owner": {"$literal": owner}} if owner else {}
 
 
 def delete_current(event_id: ObjectId, revision_floor: int, timings: StoreTimings) -> Pipeline:
@@ -314,6 +322,7 @@ def finish_upload(record_id: ObjectId, outcome: str, stored_file: StoredFile | N
     entry = {
         "id": "$$this.id",
         "secret": "$$this.secret",
+        "owner": "$$this.owner",
         "file": "$$this.file",
         "outcome": outcome,
         "length": {"$literal": stored_file.length} if stored_file else "$$this.offset",

@@ -4,7 +4,8 @@ One document holds the whole truth about one file name; every change of it is on
 
     folder, filename   the name; (null, record id) for an upload without a name
     current            the version that readers see, or null: file (id of its bytes), length, content_type, sha256, etag,
-                       uploaded_at, metadata (a JSON object as text, because its keys may be any text), media_facts (JSON as text)
+                       uploaded_at, metadata (a JSON object as text, because its keys may be any text), media_facts (JSON as
+                       text), owner (the subject that uploaded it, missing where there is none)
     uploads            unfinished uploads: id (record id), secret (SHA-256 of the secret in its id, or null), file, client (a
                        digest of who created it), owner (the subject, or missing), fence (fencing token), holder
                        (who raised it last), lease_until, expires_at, lifetime (TTL in ms or null), offset, tail (null where it is
@@ -13,7 +14,7 @@ One document holds the whole truth about one file name; every change of it is on
     doomed             tombstones, versions to delete: file, due, late (purge a second time)
     revision           how many changes of the name were committed; see `revisions`
     announce           the outbox, events to publish, in the order of their commits: id, type, of (the version), at, revision, told
-                       (another writer has published it)
+                       (another writer has published it), previous_owner (of the version that was replaced)
     attention          next_due_at, the time from which the garbage collector has work here
     asked_at           set by `TOUCH_UPDATE` only
 
@@ -151,6 +152,7 @@ def _decode_version(document: Document, current: Document, revision: int) -> Med
         metadata_json=current.get("metadata", NO_METADATA),
         revision=revision,
         media_facts_json=current.get("media_facts"),
+        owner=current.get("owner", ""),
     )
 
 
@@ -169,7 +171,8 @@ def encode_files_entry(
 def decode_outbox_event(document: Document, entry: Document, read_at: float) -> OutboxEvent:
     """One event of the outbox, with the revision that its change has made."""
     info = _decode_version(document, entry["of"], entry.get("revision", 0))
-    return OutboxEvent(str(entry["id"]), entry["type"], info, read_at)
+    previous_owner = entry.get("previous_owner", "")
+    return OutboxEvent(str(entry["id"]), entry["type"], info, read_at, previous_owner=previous_owner)
 
 
 def decode_committed_event(document: Document, event_id: ObjectId, read_at: float) -> OutboxEvent | None:
@@ -198,6 +201,7 @@ def decode_in_progress(document: Document, entry: Document, *, write_in_progress
         metadata=entry["facts"],
         expires_at=entry["expires_at"],
         write_in_progress=write_in_progress,
+        owner=entry.get("owner", ""),
     )
 
 
@@ -232,6 +236,7 @@ def _decode_finished(document: Document, entry: Document) -> FinishedUpload:
         sha256=sha256,
         metadata=entry["facts"],
         expires_at=entry["until"],
+        owner=entry.get("owner", ""),
     )
 
 

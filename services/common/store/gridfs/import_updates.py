@@ -39,6 +39,8 @@ def commit_import(
         current["metadata"] = {"$literal": info.metadata_json}
     if info.media_facts_json is not None:
         current["media_facts"] = {"$literal": info.media_facts_json}
+    if info.owner:
+        current["owner"] = {"$literal": info.owner}
     condition: Document = {"current": None} if replaced is None else {"current.file": replaced}
     old = [] if replaced is None else [tombstone(replaced, milliseconds(timings.tombstone_ttl))]
     uploads = {"$filter": {"input": "$uploads", "cond": {"$ne": ["$$this.id", record_id]}}}

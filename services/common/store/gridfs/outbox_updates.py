@@ -8,10 +8,19 @@ from services.common.store.gridfs.documents import Document
 from services.common.store.limits import MAX_OUTBOX_EVENTS
 
 
-def append_event(event_id: ObjectId, event_type: Any, version: Any, revision_floor: int) -> Document:
+def append_event(
+    event_id: ObjectId, event_type: Any, version: Any, revision_floor: int, previous_owner: Any = "$$REMOVE"
+) -> Document:
     """The fields that count the change and hold the outbox, with one more event."""
     revision = {"$add": [{"$max": [{"$ifNull": ["$revision", 0]}, revision_floor]}, 1]}
-    event = {"id": event_id, "type": event_type, "of": version, "at": "$$NOW", "revision": revision}
+    event = {
+        "id": event_id,
+        "type": event_type,
+        "of": version,
+        "at": "$$NOW",
+        "revision": revision,
+        "previous_owner": previous_owner,
+    }
     return {"revision": revision, "announce": _bounded_outbox({"$concatArrays": ["$announce", [event]]}, ObjectId())}
 
 

@@ -131,7 +131,7 @@ class GridFSUploadStore:
         document = await self._upsert({"_id": media_id, **place} if media_id else place, update, projection)
         if document["added"]:
             key = UploadKey(document["_id"], record_id, file_id)
-            return make_handle(key, name, 1, secret)
+            return make_handle(key, name, 1, secret, new_upload.owner)
         if not document["preconditions_hold"]:
             if not document["has_current"]:  # then the upsert may have created the document, with nothing in it
                 await self._floors.delete_if_empty(document["_id"])
@@ -158,7 +158,9 @@ class GridFSUploadStore:
         """Add the upload to the document of its name, then remove it from the nameless one. Conflict where that has lost it."""
         key = upload_key(upload)
         secret = secret_of(upload.upload_id)
-        named = await self.add_upload(name, key.record_id, key.file_id, secret, NewUpload(), preconditions)
+        named = await self.add_upload(
+            name, key.record_id, key.file_id, secret, NewUpload(owner=upload.owner), preconditions
+        )
         removal = document_updates.remove_upload(key.record_id, self.timings)
         async with map_mongo_errors():
             removed = await self._media.update_one(_fenced_filter(upload), removal)
@@ -224,7 +226,7 @@ class GridFSUploadStore:
             return None
         entry = documents.find_upload(document, record_id) or {}
         key = UploadKey(media_id, record_id, entry["file"])
-        upload = make_handle(key, documents.decode_name(document), entry["fence"], secret)
+        upload = make_handle(key, documents.decode_name(document), entry["fence"], secret, entry.get("owner", ""))
         state = documents.decode_in_progress(document, entry, write_in_progress=True)
         if (number := entry.get("tail_number")) is not None:
             state = replace(state, tail=await self._chunk_store.read_tail(record_id, number))
