@@ -65,7 +65,8 @@ class MediaInfo:
     store keeps it, with its quotes; None for a file that was stored without one: its tag is derived from `sha256`. One of the
     two is always present. `metadata_json` is what its uploader says of it, one JSON object as text. `media_facts_json` is what the
     container says, one JSON object or `null` as text; None where the file was not examined. `poster_etag` is the entity tag of its
-    poster, None where it has none.
+    poster, None where it has none. `owner` is the subject that uploaded this version, empty where there is none: it was stored
+    without authentication, anonymously, or before files had owners.
     `revision` counts the changes of the name: of two descriptions of one name the one with the greater revision is the newer. It
     never falls, and begins anew neither with a replacement nor with a deletion.
     """
@@ -83,6 +84,7 @@ class MediaInfo:
     revision: int = 0
     media_facts_json: str | None = None
     poster_etag: str | None = None
+    owner: str = ""
 
     def __post_init__(self) -> None:
         if self.stored_etag is None and self.sha256 is None:
@@ -94,7 +96,7 @@ class MediaInfo:
         return self.stored_etag or sha256_etag(self.sha256 or "")
 
     def to_public_dict(self) -> dict[str, Any]:
-        """The members that clients receive as JSON. `sha256`, `media_facts` and `poster` may be null."""
+        """The members that clients receive as JSON. `sha256`, `media_facts`, `poster` and `owner` may be null."""
         return {
             "id": self.id,
             "folder": self.folder,
@@ -108,6 +110,7 @@ class MediaInfo:
             "media_facts": None if self.media_facts_json is None else json.loads(self.media_facts_json),
             "poster": self.poster_etag,
             "revision": self.revision,
+            "owner": self.owner or None,
         }
 
 

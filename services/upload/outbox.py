@@ -117,6 +117,8 @@ class OutboxPublisher:
 def _describe(event: OutboxEvent) -> dict[str, Any]:
     """The data of an event. A folder that not all who receive it may read is not named: the receivers are those of the new one."""
     data = event.info.to_public_dict()
+    if event.type == "file.replaced":
+        data["previous_owner"] = event.previous_owner or None
     if event.type == "file.moved":
         previous = event.previous
         is_visible = previous is not None and previous.name.folder == event.info.folder

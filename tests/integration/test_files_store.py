@@ -530,7 +530,7 @@ async def test_the_migrations_make_the_tables_of_the_schema(adapters: FilesAdapt
         return {name: re.sub(r"\s+", " ", sql) for name, sql in found if name != "alembic_version"}
 
     assert normalized(adapters.inspector.folder / "gridcast.sqlite3") == normalized(path)
-    assert migration.newest_revision() == "0001"
+    assert migration.newest_revision() == "0002"
 
 
 async def test_a_connection_to_postgresql_that_is_lost_at_a_commit(tmp_path: Path) -> None:

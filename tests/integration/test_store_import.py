@@ -57,6 +57,7 @@ def describe(data: bytes, filename: str = "film.mp4", revision: int = 3, **chang
         stored_etag=f'"sha256-{hashlib.sha256(data).hexdigest()}"',
         metadata_json='{"$set":{"a.b":[1,null]},"$$NOW":"","":"\\u0000"}',
         media_facts_json='{"$duration":2.5,"tracks":[]}',
+        owner="$current.file\0é",
         revision=revision,
     )
     return replace(info, **changes)  # type: ignore[arg-type]

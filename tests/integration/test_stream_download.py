@@ -260,6 +260,7 @@ def test_file_info(media_services: MediaServices) -> None:
         "metadata": {},
         "media_facts": None,
         "revision": 1,
+        "owner": None,
     }
 
 

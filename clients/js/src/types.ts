@@ -21,6 +21,8 @@ export interface FileInfo {
   poster: string | null;
   /** Counts the changes of this name and never falls: of two descriptions the one with the greater revision is the newer. */
   revision: number;
+  /** The subject of the token with which this version was uploaded, null without one. */
+  owner: string | null;
 }
 
 /** What names a file: a FileInfo is one. */

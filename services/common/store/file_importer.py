@@ -34,7 +34,8 @@ class FileImporter(Protocol):
     """Bytes of every block but the last one of a file."""
 
     async def import_file(self, info: MediaInfo, blocks: AsyncIterator[bytes]) -> ImportOutcome:
-        """Make a file current with all that `info` says: both ids, the entity tag, the metadata, the time and the revision.
+        """Make a file current with all that `info` says: both ids, the entity tag, the metadata, the owner, the time and the
+        revision.
 
         `blocks` are those of the file, in order. They are read only where the file is imported, and to their end before it becomes
         visible in one step: an exception of theirs passes unchanged and nothing is visible. What an outcome says is durable. The
@@ -87,4 +88,5 @@ def _describe(info: MediaInfo) -> tuple[object, ...]:
         info.metadata_json,
         info.media_facts_json,
         info.uploaded_at,
+        info.owner,
     )

@@ -16,13 +16,15 @@ from services.common.media import NO_METADATA, MediaInfo, MediaName, Poster, sha
 class UploadHandle:
     """A writer's handle of an unfinished upload, void as soon as another writer has acquired the upload.
 
-    `upload_id` finds the upload again from any process. `store_key` is opaque: only the store that made it reads it.
+    `upload_id` finds the upload again from any process, and cannot be guessed (`upload_ids`). `store_key` is opaque: only the store
+    that made it reads it. `owner` is the subject that created the upload, empty where there is none.
     """
 
     upload_id: str
     name: MediaName | None
     fencing_token: int
     store_key: str
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +33,15 @@ class NewUpload:
 
     `length` in bytes. `ttl` is how many seconds after its last byte the upload expires, None for as long as its writer renews the
     lease. `metadata` is the caller's own and returned unchanged. `client` is who creates it, as text that is compared and nothing
-    else: where a store limits what is unfinished, it does so for each client.
+    else: where a store limits what is unfinished, it does so for each client. `owner` is the subject of its creator, empty for
+    none: the file that the upload becomes has the same owner.
     """
 
     length: int | None = None
     ttl: float | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     client: str = ""
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,7 @@ class InProgressUpload:
     metadata: Mapping[str, str]
     expires_at: datetime
     write_in_progress: bool
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,7 @@ class FinishedUpload:
     sha256: str | None
     metadata: Mapping[str, str]
     expires_at: datetime
+    owner: str = ""
 
 
 UploadState = InProgressUpload | FinishedUpload | None
@@ -140,7 +146,7 @@ class OutboxEvent:
     `earlier` are the events of older changes of the name that were unpublished at `read_at`, a time of the monotonic clock: they
     are published before this one, in their order. An event of the type `socket.resync` replaces older events that the store has
     no room for; its `info` is that of the last of them. `name_key` is the store's key of the name: one name's events have the same.
-    `previous` is there where a file was moved.
+    `previous` is there where a file was moved. `previous_owner` is the owner of the file that was replaced.
     """
 
     id: str
@@ -150,6 +156,7 @@ class OutboxEvent:
     earlier: tuple["OutboxEvent", ...] = ()
     name_key: str = ""
     previous: PreviousName | None = None
+    previous_owner: str = ""
 
 
 class UploadCreator(Protocol):

@@ -26,6 +26,7 @@ FILE_EXAMPLE: JsonDict = {
     },
     "poster": None,
     "revision": 1,
+    "owner": "alice",
 }
 
 
@@ -62,3 +63,4 @@ class FileInfo(BaseModel):
     )
     poster: str | None = Field(description="entity tag of its poster, null where it has none")
     revision: int = Field(description="counts the changes of this name and never falls: the greater one is the newer")
+    owner: str | None = Field(description="subject of the token with which this version was uploaded, null without one")

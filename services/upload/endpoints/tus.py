@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request, Response
 
-from services.common.auth.identity import Identity, identity_of
+from services.common.auth.identity import Identity, identity_of, subject_of
 from services.common.errors import (
     BadRequest,
     GridcastError,
@@ -26,7 +26,6 @@ from services.upload.endpoints.request import digest_verifiers, parse_content_le
 from services.upload.endpoints.response import validator_headers
 from services.upload.tus import headers as tus_headers
 from services.upload.tus.concatenation import Concatenator, ConcatTarget
-from services.upload.tus.ownership import owner_entry
 from services.upload.tus.patch import PatchRequest, PatchResult
 
 router = APIRouter(tags=["tus"])
@@ -125,7 +124,6 @@ async def tus_create(
         stored_metadata = {"metadata": upload_metadata or ""}
         stored_metadata |= {key: metadata[key] for key in ("filetype", "sid") if key in metadata}
         identity = identity_of(request.scope)
-        stored_metadata |= owner_entry(identity)
         context.check_sid(identity, metadata.get("sid"))
         if concat is not None:
             stored_metadata["concat"] = (upload_concat or "").strip()
@@ -146,7 +144,12 @@ async def tus_create(
         if length is not None and content_length is not None and content_length > length:
             raise BadRequest("the body is longer than Upload-Length")
         upload_id, result = await context.resumable_uploads.create(
-            name, length, stored_metadata, body, PatchRequest(0, None, content_length, verifiers)
+            name,
+            length,
+            stored_metadata,
+            subject_of(identity),
+            body,
+            PatchRequest(0, None, content_length, verifiers),
         )
     return await _patch_response(context, result, 201, {"location": f"{tus_headers.TUS_PATH}{upload_id}"})
 

@@ -71,13 +71,17 @@ class ResumableUploads:
         name: MediaName | None,
         length: int | None,
         metadata: dict[str, str],
+        owner: str,
         body: UploadBody,
         request: PatchRequest,
     ) -> tuple[str, PatchResult]:
-        """Create an upload and receive the bytes of the request. Returns its id. Without a name it is a partial upload."""
+        """Create an upload of the subject `owner` and receive the bytes of the request. Returns its id.
+
+        Without a name it is a partial upload.
+        """
         self._policy.check_length(length)
         self._disk_space.reserve(length)
-        writer = self._create_writer(length, body)
+        writer = self._create_writer(length, body, owner)
         upload = await writer.create(
             name,
             NewUpload(length, self._ttl, metadata),
@@ -99,9 +103,9 @@ class ResumableUploads:
             raise
         return upload.upload_id, result
 
-    def _create_writer(self, length: int | None, body: UploadBody) -> UploadWriter:
+    def _create_writer(self, length: int | None, body: UploadBody, owner: str = "") -> UploadWriter:
         max_size = self._policy.max_size if length is None else length
-        return UploadWriter(self._store, max_size, body.abort, body.client)
+        return UploadWriter(self._store, max_size, body.abort, body.client, owner)
 
     async def _get_in_progress(self, upload_id: str) -> InProgressUpload:
         state = await self._store.get_info(upload_id)

@@ -44,8 +44,8 @@ class UploadWriter:
     """One upload from its first byte to `commit`, `abort` or `suspend`. Must not be called concurrently.
 
     `max_size` in bytes. `on_error` is called at once with an error that a later call would raise: the client may have stopped
-    sending, and the error would not be noticed. `client` is the key of the client. With `checkpoint_batches` the durable offset
-    follows every batch, so that another process can resume from it.
+    sending, and the error would not be noticed. `client` is the key of the client, `owner` the subject that owns the file. With
+    `checkpoint_batches` the durable offset follows every batch, so that another process can resume from it.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class UploadWriter:
         max_size: int,
         on_error: Callable[[GridcastError], object] = lambda _: None,
         client: str = "",
+        owner: str = "",
     ) -> None:
         self.upload: UploadHandle | None = None
         self.bytes_received = 0
@@ -64,6 +65,7 @@ class UploadWriter:
         self._max_size = max_size
         self._on_error = on_error
         self._client = client
+        self._owner = owner
         self._chunker = Chunker(store.block_size)
         self._blocks_sent = 0
         self._content: ContentState | None = ContentState()
@@ -101,7 +103,7 @@ class UploadWriter:
         commit may say.
         """
         requested_at = time.monotonic()
-        new_upload = replace(new_upload or NewUpload(), client=self._client)
+        new_upload = replace(new_upload or NewUpload(), client=self._client, owner=self._owner)
         upload = await self._store.create_upload(name, new_upload, preconditions)
         self.length = new_upload.length
         self._unpublished_offset = unpublished_offset

@@ -91,6 +91,7 @@ class FilesCommitter:
             "metadata": stored_file.metadata_json,
             "media_facts": stored_file.media_facts_json,
             "poster": None,
+            "owner": upload["owner"],
         }
         revision = row["revision"] + 1
         replaces = row["uploaded_at"] is not None
@@ -105,6 +106,7 @@ class FilesCommitter:
             "type": "file.replaced" if replaces else "file.created",
             "revision": revision,
             "identity": row["identity"],
+            "previous_owner": row["owner"] if replaces else None,
         }
         return append_event(transaction, row, event, read_at, is_first=not row["revision"])
 
@@ -139,6 +141,7 @@ class FilesCommitter:
                 "type": "file.deleted",
                 "revision": revision,
                 "identity": row["identity"],
+                "previous_owner": None,
             }
             return append_event(transaction, row, deleted, read_at)
 

@@ -20,15 +20,25 @@ from services.common.store.files.clock import to_milliseconds
 from services.common.store.files.database import Transaction
 from services.common.store.files.ids import make_id
 from services.common.store.files.names import lock_media, lock_name, lock_or_create
-from services.common.store.files.rows import FilesUploadKey, decode_media_info, encode_metadata, identity_of
+from services.common.store.files.rows import (
+    FilesUploadKey,
+    decode_media_info,
+    encode_metadata,
+    encode_owner,
+    identity_of,
+)
 from services.common.store.files.upload_changes import milliseconds
 from services.common.store.timings import StoreTimings
 
 media, uploads, tombstones = schema.media, schema.uploads, schema.tombstones
 
 
-def begin_import(transaction: Transaction, info: MediaInfo, *, is_orphan: bool) -> tuple[FilesUploadKey, bool]:
+def begin_import(
+    transaction: Transaction, info: MediaInfo, secret_digest: str | None, *, is_orphan: bool
+) -> tuple[FilesUploadKey, bool]:
     """Add an upload with the ids of the file to its name; the second value says that an earlier import has left one.
+
+    One that is left gets the new secret.
 
     `is_orphan`: its file is there, and the search for orphans may be about to delete it unless a row has had it.
     """
@@ -55,6 +65,7 @@ def begin_import(transaction: Transaction, info: MediaInfo, *, is_orphan: bool) 
             raise Conflict(FILE_ID_IN_USE)
         if left["expires_at"] <= transaction.now:
             raise Conflict(TO_BE_DELETED)
+        execute(update(uploads).where(uploads.c.id == left["id"]).values(secret_digest=secret_digest))
         return FilesUploadKey(row["id"], left["id"], info.file_id), True
     if is_orphan:
         raise Conflict(BYTES_LEFT_BEHIND)
@@ -63,6 +74,7 @@ def begin_import(transaction: Transaction, info: MediaInfo, *, is_orphan: bool) 
     execute(
         insert(uploads).values(
             id=key.record_id,
+            secret_digest=secret_digest,
             media_id=key.media_id,
             file_id=key.file_id,
             client="",
@@ -101,6 +113,7 @@ def commit_import(
         "metadata": info.metadata_json,
         "media_facts": info.media_facts_json,
         "poster": info.poster_etag,
+        "owner": encode_owner(info.owner),
     }
     revision = next_revision(info.revision, row["revision"])
     statement = update(media).where(media.c.id == key.media_id).values(**version, revision=revision, identity=info.id)

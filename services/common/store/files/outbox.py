@@ -75,6 +75,7 @@ def _merge_oldest(transaction: Transaction, rows: list[Row]) -> list[Row]:
             "at": first["at"],
             "revision": last["revision"],
             "told": False,
+            "previous_owner": None,
         }
         dropped += [row["id"] for row in unpublished[:merged_count]]
         unpublished = [resync, *unpublished[merged_count:]]

@@ -4,7 +4,8 @@
     media             one row for each name: the name (null for an upload without one), the revision, and the current version:
                       file_id, length, content_type, sha256, etag, uploaded_at, metadata; null where readers see no file;
                       identity: the id of its file, null where it is the row's own, until a file has moved
-    uploads           unfinished uploads, with their fencing token, lease, expiry, offset, metadata and client
+    uploads           unfinished uploads, with their fencing token, lease, expiry, offset, metadata and client, and the SHA-256 of
+                      the secret in their ids
     finished_uploads  outcomes of uploads that had a TTL
     tombstones        files to delete, from `due` on; `second_purge`: twice; of the file that was deleted last under a name also
                       all that is known of it
@@ -15,7 +16,8 @@
     revocations       tokens and subjects that are refused: the UTF-8 bytes of their names, which may hold any character, and
                       Unix times in seconds
 
-`search_name` is the filename as a search compares it. Text is compared and ordered by its bytes.
+`search_name` is the filename as a search compares it. `owner` is the subject in UTF-8, for the same reason as the names of
+revocations; null where there is none. Text is compared and ordered by its bytes.
 """
 
 from sqlalchemy import (
@@ -65,6 +67,7 @@ VERSION_FIELDS = (
     "metadata",
     "media_facts",
     "poster",
+    "owner",
 )
 """The names of the columns that describe one version of a file."""
 
@@ -88,6 +91,7 @@ media = Table(
     Column("revision", BigInteger, nullable=False),
     *_version_columns(nullable=True),
     Column("identity", _ID_TYPE),
+    Column("owner", LargeBinary),
     UniqueConstraint("folder", "filename", name="media_name"),
 )
 _current = media.c.uploaded_at.is_not(None)
@@ -142,6 +146,8 @@ uploads = Table(
     Column("offset", BigInteger, nullable=False),
     Column("length", BigInteger),
     Column("metadata", _TEXT_TYPE, nullable=False),
+    Column("secret_digest", String(64)),
+    Column("owner", LargeBinary),
 )
 
 Index("uploads_due", uploads.c.expires_at, uploads.c.id)
@@ -158,6 +164,8 @@ finished_uploads = Table(
     Column("etag", _TEXT_TYPE),
     Column("metadata", _TEXT_TYPE, nullable=False),
     Column("until", BigInteger, nullable=False),
+    Column("secret_digest", String(64)),
+    Column("owner", LargeBinary),
 )
 
 Index("finished_uploads_due", finished_uploads.c.until, finished_uploads.c.id)
@@ -177,6 +185,7 @@ tombstones = Table(
     Column("metadata", _TEXT_TYPE),
     Column("media_facts", _TEXT_TYPE),
     Column("poster", _TEXT_TYPE),
+    Column("owner", LargeBinary),
 )
 
 Index("tombstones_due", tombstones.c.due, tombstones.c.file_id)
@@ -193,6 +202,8 @@ outbox = Table(
     *_version_columns(nullable=False),
     Column("identity", _ID_TYPE),
     Column("previous", _TEXT_TYPE),
+    Column("owner", LargeBinary),
+    Column("previous_owner", LargeBinary),
 )
 Index("outbox_order", outbox.c.media_id, outbox.c.revision)
 Index("outbox_due", outbox.c["at"], outbox.c.id)

@@ -17,7 +17,7 @@ from services.common.store.files.clock import StoreClock, to_milliseconds
 from services.common.store.files.database import Transaction
 from services.common.store.files.ids import make_id
 from services.common.store.files.names import delete_if_empty, lock_media, lock_or_create
-from services.common.store.files.rows import FilesUploadKey, Row, encode_metadata
+from services.common.store.files.rows import FilesUploadKey, Row, encode_metadata, encode_owner
 from services.common.store.limits import MAX_FINISHED_UPLOADS, MAX_TOMBSTONES
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import NewUpload, Preconditions, StoredFile
@@ -86,6 +86,7 @@ def raise_lease_lost() -> NoReturn:
 def create_upload(
     transaction: Transaction,
     name: MediaName | None,
+    secret_digest: str | None,
     new_upload: NewUpload,
     preconditions: Preconditions,
     timings: StoreTimings,
@@ -101,6 +102,7 @@ def create_upload(
         _INSERT_UPLOAD,
         {
             "id": key.record_id,
+            "secret_digest": secret_digest,
             "media_id": key.media_id,
             "file_id": key.file_id,
             "client": client,
@@ -111,6 +113,7 @@ def create_upload(
             "offset": 0,
             "length": new_upload.length,
             "metadata": metadata,
+            "owner": encode_owner(new_upload.owner),
         },
     )
     return key
@@ -309,6 +312,8 @@ def keep_outcome(transaction: Transaction, upload: Row, outcome: str, stored_fil
         _INSERT_FINISHED,
         {
             "id": upload["id"],
+            "secret_digest": upload["secret_digest"],
+            "owner": upload["owner"],
             "media_id": upload["media_id"],
             "file_id": upload["file_id"],
             "outcome": outcome,

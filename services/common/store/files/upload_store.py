@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import ColumnElement, Connection, Table, select, update
 
 from services.common.errors import Gone, ServiceUnavailable
 from services.common.media import MediaName, Poster
@@ -28,11 +28,11 @@ from services.common.store.files.rows import (
     decode_in_progress,
     decode_name,
     make_handle,
-    parse_upload_id,
     upload_key,
 )
 from services.common.store.limits import BLOCK_SIZE
 from services.common.store.timings import StoreTimings
+from services.common.store.upload_ids import UploadId, digest_secret, make_secret, parse_upload_id, secret_of
 from services.common.store.upload_store import (
     MUST_NOT_EXIST,
     NO_PRECONDITIONS,
@@ -89,13 +89,14 @@ class FilesUploadStore:
 
         Else only its writer knows of it, which does not outlive a power loss of SQLite's machine. PostgreSQL may crash alone.
         """
+        secret = make_secret()
         key = await self._database.write(
             lambda transaction: upload_changes.create_upload(
-                transaction, name, new_upload, preconditions, self.timings
+                transaction, name, digest_secret(secret), new_upload, preconditions, self.timings
             ),
             durable=new_upload.ttl is not None or not self._database.is_sqlite,
         )
-        return make_handle(key, name, fencing_token=1)
+        return make_handle(key, name, 1, secret, new_upload.owner)
 
     async def assign_name(
         self, upload: UploadHandle, name: MediaName, preconditions: Preconditions = MUST_NOT_EXIST
@@ -105,42 +106,42 @@ class FilesUploadStore:
         named = await self._database.write(
             lambda transaction: upload_changes.assign_name(transaction, key, token, name, preconditions, self.timings)
         )
-        return make_handle(named, name, token + 1)
+        return make_handle(named, name, token + 1, secret_of(upload.upload_id), upload.owner)
 
     def upload_age(self, upload_id: str) -> float | None:
         """Read the time of creation out of the upload's id."""
-        ids = parse_upload_id(upload_id)
-        return None if ids is None else time.time() - creation_time(ids[1])
+        found = parse_upload_id(upload_id)
+        return None if found is None else time.time() - creation_time(found.record_id)
 
     async def get_info(self, upload_id: str) -> UploadState:
         """Read the rows."""
-        if (ids := parse_upload_id(upload_id)) is None:
+        if (found := parse_upload_id(upload_id)) is None:
             return None
-        return await self._database.read(lambda connection: _read_state(connection, *ids)[0])
+        return await self._database.read(lambda connection: _read_state(connection, found)[0])
 
     async def get_durable_info(self, upload_id: str) -> UploadState:
         """Read the rows after a commit that is synced: then all that they say is durable. Not needed where no writer is at work."""
-        if (ids := parse_upload_id(upload_id)) is None:
+        if (found := parse_upload_id(upload_id)) is None:
             return None
-        state, is_durable = await self._database.read(lambda connection: _read_state(connection, *ids))
+        state, is_durable = await self._database.read(lambda connection: _read_state(connection, found))
         if is_durable:
             return state
 
         def read(transaction: Transaction) -> UploadState:
             touched = schema.store.c.touched + 1
             transaction.connection.execute(update(schema.store).values(touched=touched))
-            return _read_state(transaction.connection, *ids)[0]
+            return _read_state(transaction.connection, found)[0]
 
         return await self._database.write(read)
 
     async def acquire(self, upload_id: str) -> tuple[UploadHandle, InProgressUpload] | FinishedUpload | None:
         """Increment the fencing token while no write is in progress."""
-        if (ids := parse_upload_id(upload_id)) is None:
+        if (found := parse_upload_id(upload_id)) is None:
             return None
-        row = await self._database.read(lambda connection: _read_upload(connection, *ids))
+        row = await self._database.read(lambda connection: _read_upload(connection, found))
         if row is None:
             return await self._get_finished(upload_id)
-        key = FilesUploadKey(*ids, row["file_id"])
+        key = FilesUploadKey(found.media_id, found.record_id, row["file_id"])
         acquired, waited = await self._exclusive.hold(
             key,
             lambda: self._database.write(lambda transaction: upload_changes.acquire(transaction, key, self.timings)),
@@ -157,7 +158,7 @@ class FilesUploadStore:
             raise Gone(_CORRUPT) from error
         named = {**row, **current}
         state = decode_in_progress(named, clock, tail=tail, write_in_progress=True)
-        return make_handle(key, decode_name(named), token), state
+        return make_handle(key, decode_name(named), token, secret_of(upload_id), state.owner), state
 
     async def _get_finished(self, upload_id: str) -> FinishedUpload | None:
         state = await self.get_durable_info(upload_id)
@@ -310,22 +311,30 @@ class FilesUploadStore:
         await self._database.write(acknowledge, durable=False)
 
 
-def _read_upload(connection: Connection, media_id: str, record_id: str) -> Row | None:
+def _is_upload(table: Table, upload_id: UploadId) -> tuple[ColumnElement[bool], ...]:
+    """Conditions: the row is that of the upload, and its id has the same secret."""
+    secret = table.c.secret_digest
+    digest = upload_id.secret_digest
+    has_secret = secret.is_(None) if digest is None else secret == digest
+    return table.c.id == upload_id.record_id, table.c.media_id == upload_id.media_id, has_secret
+
+
+def _read_upload(connection: Connection, upload_id: UploadId) -> Row | None:
     """The row of an unfinished upload, with the name and the clocks."""
     statement = (
         select(uploads, media.c.folder, media.c.filename)
         .join(media, media.c.id == uploads.c.media_id)
-        .where(uploads.c.id == record_id, uploads.c.media_id == media_id)
+        .where(*_is_upload(uploads, upload_id))
     )
     return connection.execute(statement).mappings().first()
 
 
-def _read_state(connection: Connection, media_id: str, record_id: str) -> tuple[UploadState, bool]:
+def _read_state(connection: Connection, upload_id: UploadId) -> tuple[UploadState, bool]:
     """The state of an upload, and whether it is durable without a further commit.
 
     One that has expired is not found, whether it has been collected or not.
     """
-    row = _read_upload(connection, media_id, record_id)
+    row = _read_upload(connection, upload_id)
     clock = read_clock(connection)
     if row is not None:
         if row["expires_at"] <= clock.now:
@@ -334,14 +343,14 @@ def _read_state(connection: Connection, media_id: str, record_id: str) -> tuple[
         # A writer whose lease has ended was killed, and holds no bytes that would become durable.
         state = decode_in_progress(row, clock, write_in_progress=lease is not None and lease > clock.now)
         return state, lease is None
-    return _read_finished(connection, media_id, record_id, clock), True
+    return _read_finished(connection, upload_id, clock), True
 
 
-def _read_finished(connection: Connection, media_id: str, record_id: str, clock: StoreClock) -> FinishedUpload | None:
+def _read_finished(connection: Connection, upload_id: UploadId, clock: StoreClock) -> FinishedUpload | None:
     statement = (
         select(finished_uploads, media.c.folder, media.c.filename, media.c.file_id.label("current_file"))
         .join(media, media.c.id == finished_uploads.c.media_id)
-        .where(finished_uploads.c.id == record_id, finished_uploads.c.media_id == media_id)
+        .where(*_is_upload(finished_uploads, upload_id))
     )
     row = connection.execute(statement).mappings().first()
     return None if row is None else decode_finished(row, clock)

@@ -54,7 +54,14 @@ class Committer:
         event_id, holder_id = ObjectId(), ObjectId()
         fencing_token = upload.fencing_token
         condition, update = document_updates.commit_upload(
-            key.record_id, key.file_id, stored_file, event_id, revision_floor, self._timings, preconditions
+            key.record_id,
+            key.file_id,
+            stored_file,
+            upload.owner,
+            event_id,
+            revision_floor,
+            self._timings,
+            preconditions,
         )
         fencing_update = document_updates.increment_fencing_token(key.record_id, holder_id, self._timings)
 

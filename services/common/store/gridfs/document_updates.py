@@ -75,9 +75,10 @@ def preconditions_hold(preconditions: Preconditions) -> Document:
     return {"$and": tests}
 
 
-def upload_not_expired(record_id: ObjectId) -> Document:
-    """An expression: whether the upload is there and has not expired."""
-    test = {"$and": [{"$eq": ["$$this.id", record_id]}, {"$gt": ["$$this.expires_at", "$$NOW"]}]}
+def upload_not_expired(record_id: ObjectId, secret_digest: str | None) -> Document:
+    """An expression: whether the upload is there, has that secret, and has not expired."""
+    secret = {"$eq": [{"$ifNull": ["$$this.secret", None]}, secret_digest]}
+    test = {"$and": [{"$eq": ["$$this.id", record_id]}, secret, {"$gt": ["$$this.expires_at", "$$NOW"]}]}
     return {"$anyElementTrue": [{"$map": {"input": "$uploads", "in": test}}]}
 
 
@@ -89,6 +90,7 @@ def add_upload(
     file_id: ObjectId,
     holder_id: ObjectId,
     client: str,
+    secret_digest: str | None,
     new_upload: NewUpload,
     preconditions: Preconditions,
     timings: StoreTimings,
@@ -103,6 +105,7 @@ def add_upload(
     facts = dict(new_upload.metadata)
     entry = {
         "id": record_id,
+        "secret": secret_digest,
         "file": file_id,
         "client": {"$literal": client},
         "fence": 1,
@@ -114,6 +117,7 @@ def add_upload(
         "tail": Binary(b""),
         "length": new_upload.length,
         "facts": {"$literal": facts},
+        **_owner_field(new_upload.owner),
     }
     allowed = {"$and": [preconditions_hold(preconditions), {"$lt": [{"$size": "$doomed"}, MAX_TOMBSTONES]}]}
     admission = admit_upload(client, len(bson.encode(facts)), resumable=lifetime is not None)
@@ -200,6 +204,7 @@ def commit_upload(
     record_id: ObjectId,
     file_id: ObjectId,
     stored_file: StoredFile,
+    owner: str,
     event_id: ObjectId,
     revision_floor: int,
     timings: StoreTimings,
@@ -217,6 +222,7 @@ def commit_upload(
         "etag": {"$literal": stored_file.etag},
         "uploaded_at": "$$NOW",
         **_optional_fields(stored_file),
+        **_owner_field(owner),
     }
     event_type = {"$cond": [{"$eq": ["$current", None]}, "file.created", "file.replaced"]}
     tombstones = {"$cond": [{"$eq": ["$current", None]}, [], [_tombstone_of_current(timings)]]}
@@ -225,7 +231,7 @@ def commit_upload(
         {
             "$set": {
                 "doomed": {"$concatArrays": ["$doomed", tombstones, _tails_of(record_id)]},
-                **append_event(event_id, event_type, current, revision_floor),
+                **append_event(event_id, event_type, current, revision_floor, previous_owner="$current.owner"),
             }
         },
         # A move that has not arrived yet is cancelled: the name is taken now.
@@ -240,6 +246,11 @@ def _optional_fields(stored_file: StoredFile) -> Document:
     metadata = {} if stored_file.metadata_json == NO_METADATA else {"metadata": {"$literal": stored_file.metadata_json}}
     facts = stored_file.media_facts_json
     return metadata if facts is None else {**metadata, "media_facts": {"$literal": facts}}
+
+
+def _owner_field(owner: str) -> Document:
+    """The field with the owner of an upload or a version, where it has one."""
+    return {"owner": {"$literal": owner}} if owner else {}
 
 
 def delete_current(event_id: ObjectId, revision_floor: int, timings: StoreTimings) -> Pipeline:
@@ -359,6 +370,8 @@ def finish_upload(record_id: ObjectId, outcome: str, stored_file: StoredFile | N
     ending = {"$filter": {"input": "$uploads", "cond": has_ttl}}
     entry = {
         "id": "$$this.id",
+        "secret": "$$this.secret",
+        "owner": "$$this.owner",
         "file": "$$this.file",
         "outcome": outcome,
         "length": {"$literal": stored_file.length} if stored_file else "$$this.offset",

@@ -27,13 +27,14 @@ from services.common.store.file_importer import (
 )
 from services.common.store.gridfs import documents, import_updates
 from services.common.store.gridfs.chunks import ChunkStore
-from services.common.store.gridfs.documents import Document, upload_key
+from services.common.store.gridfs.documents import Document, RecordKey, upload_key
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
 from services.common.store.gridfs.posters import PosterCollection
 from services.common.store.gridfs.revisions import RevisionFloors
 from services.common.store.gridfs.upload_store import GridFSUploadStore
 from services.common.store.limits import BLOCK_SIZE
 from services.common.store.timings import StoreTimings
+from services.common.store.upload_ids import make_secret
 from services.common.store.upload_store import NO_PRECONDITIONS, NewUpload, UploadHandle
 
 
@@ -97,8 +98,8 @@ class GridFSFileImporter:
             if any(version["file"] == file_id for version in document["doomed"]):
                 raise Conflict(TO_BE_DELETED)
             if (left := import_updates.find_import(document, file_id)) is not None:
-                acquired = await self._uploads.acquire(f"{media_id}-{left['id']}")
-                if not isinstance(acquired, tuple):
+                acquired = await self._uploads.acquire_record(RecordKey(media_id, left["id"], left.get("secret")))
+                if acquired is None:
                     raise Conflict(TO_BE_DELETED)
                 await self._uploads.truncate_blocks(acquired[0], 0)
                 return acquired[0]
@@ -109,7 +110,9 @@ class GridFSFileImporter:
         if await self._chunk_store.has_chunks(file_id):  # the search for orphans may be about to delete them
             raise Conflict(BYTES_LEFT_BEHIND)
         new_upload = NewUpload(ttl=UNFINISHED_IMPORT_TTL_SECONDS)
-        return await self._uploads.add_upload(name, ObjectId(), file_id, new_upload, NO_PRECONDITIONS, media_id)
+        return await self._uploads.add_upload(
+            name, ObjectId(), file_id, make_secret(), new_upload, NO_PRECONDITIONS, media_id
+        )
 
     async def _write(self, upload: UploadHandle, length: int, blocks: AsyncIterator[bytes]) -> None:
         written = 0

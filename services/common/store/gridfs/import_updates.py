@@ -10,7 +10,7 @@ from services.common.store.timings import StoreTimings
 IMPORT_PROJECTION = {
     **dict.fromkeys(("folder", "filename", "current", "revision", "doomed.file", "uploads.id", "uploads.file"), 1),
     "identity": 1,
-    "uploads.fence": 1,
+    **dict.fromkeys(("uploads.fence", "uploads.secret"), 1),
 }
 """The projection that `find_import` reads."""
 
@@ -48,6 +48,8 @@ def commit_import(
         current["media_facts"] = {"$literal": info.media_facts_json}
     if poster is not None:
         current["poster"] = {"$literal": poster}
+    if info.owner:
+        current["owner"] = {"$literal": info.owner}
     condition: Document = {"current": None} if replaced is None else {"current.file": replaced, "moving": None}
     old = [] if replaced is None else [tombstone(replaced, milliseconds(timings.tombstone_ttl))]
     uploads = {"$filter": {"input": "$uploads", "cond": {"$ne": ["$$this.id", record_id]}}}

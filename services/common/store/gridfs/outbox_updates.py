@@ -19,6 +19,7 @@ def append_event(
     *,
     identity: Any = IDENTITY,
     previous: Document | None = None,
+    previous_owner: Any = "$$REMOVE",
 ) -> Document:
     """The fields that count the change and hold the outbox, with one more event."""
     revision = {"$add": [{"$max": [{"$ifNull": ["$revision", 0]}, revision_floor]}, 1]}
@@ -30,6 +31,7 @@ def append_event(
         "revision": revision,
         "identity": identity,
         **({"previous": {"$literal": previous}} if previous else {}),
+        "previous_owner": previous_owner,
     }
     return {"revision": revision, "announce": _bounded_outbox({"$concatArrays": ["$announce", [event]]}, ObjectId())}
 

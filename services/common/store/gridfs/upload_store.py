@@ -28,12 +28,20 @@ from services.common.media import MediaName, Poster
 from services.common.store.gridfs import document_updates, documents, indexes
 from services.common.store.gridfs.chunks import ChunkStore
 from services.common.store.gridfs.commit import Committer
-from services.common.store.gridfs.documents import Document, UploadKey, make_handle, parse_upload_id, upload_key
+from services.common.store.gridfs.documents import (
+    Document,
+    RecordKey,
+    UploadKey,
+    make_handle,
+    parse_upload_id,
+    upload_key,
+)
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
 from services.common.store.gridfs.move import Mover
 from services.common.store.gridfs.revisions import RevisionFloors
 from services.common.store.limits import BLOCK_SIZE, MAX_TOMBSTONES
 from services.common.store.timings import StoreTimings
+from services.common.store.upload_ids import digest_secret, make_secret, secret_of
 from services.common.store.upload_store import (
     MUST_NOT_EXIST,
     NO_PRECONDITIONS,
@@ -95,24 +103,25 @@ class GridFSUploadStore:
         self, name: MediaName | None, new_upload: NewUpload, preconditions: Preconditions = MUST_NOT_EXIST
     ) -> UploadHandle:
         """Add an upload to the document of its name."""
-        return await self.add_upload(name, ObjectId(), ObjectId(), new_upload, preconditions)
+        return await self.add_upload(name, ObjectId(), ObjectId(), make_secret(), new_upload, preconditions)
 
     async def add_upload(
         self,
         name: MediaName | None,
         record_id: ObjectId,
         file_id: ObjectId,
+        secret: str,
         new_upload: NewUpload,
         preconditions: Preconditions,
         media_id: ObjectId | None = None,
     ) -> UploadHandle:
-        """Add an upload with those ids to the document of its name. A document that is created gets `media_id`.
+        """Add an upload with those ids and that secret to the document of its name. A document that is created gets `media_id`.
 
         Raises as `create_upload`, and ServiceUnavailable where the name's document has another id than `media_id`.
         """
         client = hashlib.sha256(new_upload.client.encode()).hexdigest()[:16] if new_upload.client else ""
         update = document_updates.add_upload(
-            record_id, file_id, ObjectId(), client, new_upload, preconditions, self.timings
+            record_id, file_id, ObjectId(), client, digest_secret(secret), new_upload, preconditions, self.timings
         )
         projection = {
             "added": {"$in": [record_id, "$uploads.id"]},
@@ -124,12 +133,12 @@ class GridFSUploadStore:
         place = documents.name_filter(name, record_id)
         document = await self._upsert({"_id": media_id, **place} if media_id else place, update, projection)
         if document["added"]:
-            return make_handle(UploadKey(document["_id"], record_id, file_id), name, fencing_token=1)
+            return make_handle(UploadKey(document["_id"], record_id, file_id), name, 1, secret, new_upload.owner)
         if document.get("moving"):  # its file may be elsewhere already
             await self._mover.settle(document["_id"])
             document = await self._upsert({"_id": media_id, **place} if media_id else place, update, projection)
             if document["added"]:
-                return make_handle(UploadKey(document["_id"], record_id, file_id), name, fencing_token=1)
+                return make_handle(UploadKey(document["_id"], record_id, file_id), name, 1, secret, new_upload.owner)
         if not document["preconditions_hold"]:
             if not document["has_current"]:  # then the upsert may have created the document, with nothing in it
                 await self._floors.delete_if_empty(document["_id"])
@@ -155,7 +164,10 @@ class GridFSUploadStore:
     ) -> UploadHandle:
         """Add the upload to the document of its name, then remove it from the nameless one. Conflict where that has lost it."""
         key = upload_key(upload)
-        named = await self.add_upload(name, key.record_id, key.file_id, NewUpload(), preconditions)
+        secret = secret_of(upload.upload_id)
+        named = await self.add_upload(
+            name, key.record_id, key.file_id, secret, NewUpload(owner=upload.owner), preconditions
+        )
         removal = document_updates.remove_upload(key.record_id, self.timings)
         async with map_mongo_errors():
             removed = await self._media.update_one(_fenced_filter(upload), removal)
@@ -167,53 +179,61 @@ class GridFSUploadStore:
 
     def upload_age(self, upload_id: str) -> float | None:
         """Read the time of creation out of the upload's ObjectId."""
-        ids = parse_upload_id(upload_id)
-        return None if ids is None else (datetime.now(UTC) - ids[1].generation_time).total_seconds()
+        key = parse_upload_id(upload_id)
+        return None if key is None else (datetime.now(UTC) - key.record_id.generation_time).total_seconds()
 
     async def get_info(self, upload_id: str) -> UploadState:
         """Read the document."""
-        if (ids := parse_upload_id(upload_id)) is None:
+        if (key := parse_upload_id(upload_id)) is None:
             return None
-        media_id, record_id = ids
         async with map_mongo_errors():
-            document = await self._media.find_one({"_id": media_id}, documents.upload_projection(record_id))
-        return documents.decode_upload(document, record_id) if document else None
+            projection = documents.upload_projection(key.record_id)
+            document = await self._media.find_one({"_id": key.media_id}, projection)
+        return documents.decode_upload(document, key) if document else None
 
     async def get_durable_info(self, upload_id: str) -> UploadState:
         """Read the document by a journaled write to it: once that is acknowledged, all that it returned is durable."""
-        if (ids := parse_upload_id(upload_id)) is None:
+        if (key := parse_upload_id(upload_id)) is None:
             return None
-        media_id, record_id = ids
         async with map_mongo_errors():
-            query = await self._media.find_one({"_id": media_id}, documents.NAME_PROJECTION)
+            query = await self._media.find_one({"_id": key.media_id}, documents.NAME_PROJECTION)
             document = query and await self._media.find_one_and_update(
                 query,
                 documents.TOUCH_UPDATE,
-                documents.upload_projection(record_id),
+                documents.upload_projection(key.record_id),
                 return_document=ReturnDocument.AFTER,
             )
-        return documents.decode_upload(document, record_id) if document else None
+        return documents.decode_upload(document, key) if document else None
 
     async def acquire(self, upload_id: str) -> tuple[UploadHandle, InProgressUpload] | FinishedUpload | None:
         """Increment the fencing token."""
-        if (ids := parse_upload_id(upload_id)) is None:
+        if (key := parse_upload_id(upload_id)) is None:
             return None
-        media_id, record_id = ids
+        acquired = await self.acquire_record(key, secret_of(upload_id))
+        if acquired is not None:
+            return acquired
+        state = await self.get_durable_info(upload_id)
+        return state if isinstance(state, FinishedUpload) else None
+
+    async def acquire_record(
+        self, record_key: RecordKey, secret: str = ""
+    ) -> tuple[UploadHandle, InProgressUpload] | None:
+        """Acquire an unfinished upload of which the store knows the digest of its secret; None where it is not there."""
+        media_id, record_id, secret_digest = record_key
         update = document_updates.increment_fencing_token(record_id, ObjectId(), self.timings)
         async with map_mongo_errors():
             query = await self._media.find_one({"_id": media_id}, documents.NAME_PROJECTION)
             document = query and await self._media.find_one_and_update(
-                {**query, "$expr": document_updates.upload_not_expired(record_id)},
+                {**query, "$expr": document_updates.upload_not_expired(record_id, secret_digest)},
                 update,
                 documents.upload_projection(record_id),
                 return_document=ReturnDocument.AFTER,
             )
         if document is None:
-            state = await self.get_durable_info(upload_id)
-            return state if isinstance(state, FinishedUpload) else None
+            return None
         entry = documents.find_upload(document, record_id) or {}
         key = UploadKey(media_id, record_id, entry["file"])
-        upload = make_handle(key, documents.decode_name(document), entry["fence"])
+        upload = make_handle(key, documents.decode_name(document), entry["fence"], secret, entry.get("owner", ""))
         state = documents.decode_in_progress(document, entry, write_in_progress=True)
         if (number := entry.get("tail_number")) is not None:
             state = replace(state, tail=await self._chunk_store.read_tail(record_id, number))

@@ -7,7 +7,7 @@ from alembic import op
 from sqlalchemy.types import TypeEngine
 
 revision = "0004"
-down_revision = "0001"
+down_revision = "0002"
 branch_labels = None
 depends_on = None
 
@@ -22,6 +22,7 @@ _TOMBSTONE_COLUMNS: tuple[tuple[str, TypeEngine[Any]], ...] = (
     ("metadata", _text),
     ("media_facts", _text),
     ("poster", _text),
+    ("owner", sa.LargeBinary()),
 )
 _INDEXES = (
     ("media_by_name", ["filename", "id"]),
