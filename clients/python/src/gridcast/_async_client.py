@@ -35,8 +35,8 @@ class AsyncClient:
     `outage_seconds` the number without progress after which a transfer has. A path is `folder/name`.
 
     `token` is a text, the path of a file that has one, or a function, asynchronous or not, that returns one: file and
-    function are asked again 30 s before a JWT expires, once where the server answers 401, and by a listener whose token ends soon. What a function raises, the
-    method raises. `token_from_environment()` is that of GRIDCAST_TOKEN or GRIDCAST_TOKEN_FILE.
+    function are asked again 30 s before a JWT expires, once where the server answers 401, and by a listener whose token ends soon.
+    What a function raises, the method raises. `token_from_environment()` is that of GRIDCAST_TOKEN or GRIDCAST_TOKEN_FILE.
 
     Requests are repeated only where that is safe: after 408, 429, 502, 503, 504 and lost connections, at most four times, and as
     Retry-After says. Redirects are not followed.
