@@ -99,6 +99,8 @@ def test_a_folder_goes_there_and_back(user: Terminal) -> None:
     assert user.run("download", f"{user.remote}/photos/a.txt", "-o", "back/photos/a.txt").startswith("unchanged")
     user.run("download", f"{user.remote}/photos", "-o", "back", code=4)
     assert f"written {user.remote}/photos/" in user.notes, "a folder needs its slash, and the error says so"
+    user.run("rm", "-r", f"{user.remote}/photos", code=4)
+    assert f"written {user.remote}/photos/" in user.notes
     user.run("rm", f"{user.remote}/photos/", code=2)
     user.run("rm", "-r", f"{user.remote}/photos/")
     user.run("ls", user.remote, code=4)

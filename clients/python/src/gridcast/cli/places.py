@@ -56,6 +56,12 @@ def is_folder_or_pattern(path: str) -> bool:
     return not path or path.endswith("/") or bool(_PATTERN_CHARACTERS & set(path))
 
 
+def explain_folder(client: Client, path: str, error: FileMissing) -> None:
+    """Say in the error of a missing file that there is a folder of that name."""
+    if any(f"{name}/".startswith(f"{path}/") for name in client.folders()):
+        error.detail = f"this is a folder; all below it is written {path}/"
+
+
 def files_below(client: Client, folder: str) -> Iterator[FileInfo]:
     """Iterate over the files of a folder and of all folders below it."""
     prefix = normalise_folder(folder)
@@ -74,8 +80,7 @@ def expand(client: Client, path: str) -> list[FileInfo]:
             try:
                 return [client.info(path)]
             except FileMissing as error:
-                if any(f"{name}/".startswith(f"{path}/") for name in client.folders()):
-                    error.detail = f"this is a folder; all below it is written {path}/"
+                explain_folder(client, path, error)
                 raise
     if path.endswith("/") or not path:
         found = list(files_below(client, path))

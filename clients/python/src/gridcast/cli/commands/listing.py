@@ -11,6 +11,7 @@ from gridcast.cli.options import output_options, server_options
 from gridcast.cli.output import CommandOutput, file_document, format_bytes, printable
 from gridcast.cli.places import (
     expand,
+    explain_folder,
     files_below,
     is_folder_or_pattern,
     name_in_errors,
@@ -120,6 +121,8 @@ def rm(
                     if not dry_run:
                         client.remove(one)
                 except RequestError as error:
+                    if isinstance(error, FileMissing):
+                        explain_folder(client, one, error)
                     failures.append(error)
                     output.error(error, printable(one))
                 else:
