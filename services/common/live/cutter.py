@@ -168,8 +168,8 @@ class Cutter:
         self._dropped_seconds = Fraction(0)
         opened = self._open
         if opened is None:
-            is_key = main.begins_with_sync_sample
-            opened = self._open = _OpenSegment(self._position, run.file_time(start), run.date(start), is_key)
+            begin, is_key = max(start, run.expected), main.begins_with_sync_sample
+            opened = self._open = _OpenSegment(self._position, run.file_time(begin), run.date(begin), is_key)
         run.expected = start + duration
         run.last_duration = duration
         opened.duration = run.file_time(run.expected) - opened.start
