@@ -38,6 +38,8 @@ def upgrade() -> None:
     op.add_column("media", sa.Column("identity", _id))
     op.add_column("outbox", sa.Column("identity", _id))
     op.add_column("outbox", sa.Column("previous", _text))
+    moved = sa.text("identity IS NOT NULL")
+    op.create_index("media_identity", "media", ["identity"], sqlite_where=moved, postgresql_where=moved)
     for table in ("media", "outbox"):
         op.add_column(table, sa.Column("poster", _text))
     op.create_table(
@@ -62,4 +64,5 @@ def downgrade() -> None:
         op.drop_column(table, "poster")
     op.drop_column("outbox", "previous")
     op.drop_column("outbox", "identity")
+    op.drop_index("media_identity", "media")
     op.drop_column("media", "identity")
