@@ -107,10 +107,8 @@ class FilePage(BaseModel):
     )
 
 
-class FolderTotalsModel(BaseModel):
+class FolderTotals(BaseModel):
     """What a folder holds, not counting the folders below it."""
-
-    model_config = ConfigDict(title="FolderTotals")
 
     folder: str
     files: int
@@ -127,7 +125,7 @@ class FolderPage(BaseModel):
     )
 
     folders: list[str] = Field(description="each holds a file; the empty one stands for files in none")
-    totals: list[FolderTotalsModel] | None = Field(
+    totals: list[FolderTotals] | None = Field(
         None, description="of these folders in the same order; null without `totals=true`"
     )
     next: str | None = Field(description="`after` of the next page, null at the end")
