@@ -107,7 +107,7 @@ class FilePage(BaseModel):
     )
 
 
-class FolderTotals(BaseModel):
+class FolderTotalsModel(BaseModel):
     """What a folder holds, not counting the folders below it."""
 
     folder: str
@@ -125,7 +125,7 @@ class FolderPage(BaseModel):
     )
 
     folders: list[str] = Field(description="each holds a file; the empty one stands for files in none")
-    totals: list[FolderTotals] | None = Field(
+    totals: list[FolderTotalsModel] | None = Field(
         None, description="of these folders in the same order; null without `totals=true`"
     )
     next: str | None = Field(description="`after` of the next page, null at the end")

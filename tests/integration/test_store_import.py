@@ -135,7 +135,7 @@ async def test_a_file_that_was_moved_here_is_imported_again(store: MediaStore) -
     for info, data in ((first, b"1"), (second, b"2")):
         assert await store.importer.import_file(info, blocks_of(data)) == "imported"
     assert await store.uploads.delete(MediaName(second.folder, "b"))
-    assert await store.uploads.move(MediaName(first.folder, "a"), MediaName(first.folder, "b"))
+    assert await store.uploads.move_file(MediaName(first.folder, "a"), MediaName(first.folder, "b"))
     newer = replace(next_version(first, b"3", 99), filename="b")
     assert await store.importer.import_file(newer, blocks_of(b"3")) == "imported"
     assert await find(store, newer) == newer

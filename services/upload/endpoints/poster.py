@@ -41,7 +41,7 @@ _BODY: dict[str, Any] = {
     max_body_size=MAX_POSTER_BYTES,
 )
 async def put_poster(request: Request, filename: FilenameParam, folder: FolderParam = "") -> dict[str, Any]:
-    """Set the poster of a file. Its type is told by its bytes: another type than an image that browsers show is 415.
+    """Set the poster of a file. Its bytes decide its type: 415 for anything but an image that browsers show.
 
     The conditions are about the file: `If-Match` with its entity tag sets the poster of that version, or none.
     """
