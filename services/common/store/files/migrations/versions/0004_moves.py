@@ -35,13 +35,13 @@ def upgrade() -> None:
     current = sa.text("uploaded_at IS NOT NULL")
     for name, columns in _INDEXES:
         op.create_index(name, "media", columns, sqlite_where=current, postgresql_where=current)
+    for table in ("media", "outbox"):  # in the order of the schema
+        op.add_column(table, sa.Column("poster", _text))
     op.add_column("media", sa.Column("identity", _id))
     op.add_column("outbox", sa.Column("identity", _id))
     op.add_column("outbox", sa.Column("previous", _text))
     moved = sa.text("identity IS NOT NULL")
     op.create_index("media_identity", "media", ["identity"], sqlite_where=moved, postgresql_where=moved)
-    for table in ("media", "outbox"):
-        op.add_column(table, sa.Column("poster", _text))
     op.create_table(
         "posters",
         sa.Column("file_id", _id, primary_key=True),
