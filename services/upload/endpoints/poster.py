@@ -36,7 +36,7 @@ _BODY: dict[str, Any] = {
 @router.put(
     "/file/poster",
     response_model=FileInfo,
-    responses=openapi_problems(400, 404, 408, 412, 413, 415, 429, 503),
+    responses=openapi_problems(400, 404, 408, 412, 413, 415, 429, 503, 507),
     openapi_extra={"parameters": _PARAMETERS, "requestBody": _BODY},
     max_body_size=MAX_POSTER_BYTES,
 )
