@@ -33,7 +33,7 @@ _TABLE: dict[str, dict[str, str]] = {
     "/page/{name}": {"GET": GATEWAY, "HEAD": GATEWAY},
     "/client/{name}": {"GET": GATEWAY, "HEAD": GATEWAY},
     "/file": {"GET": STREAM, "PATCH": UPLOAD},
-    "/file/poster": {"GET": STREAM, "HEAD": STREAM, "PUT": UPLOAD, "DELETE": UPLOAD},
+    "/file/poster": {"GET": STREAM, "PUT": UPLOAD, "DELETE": UPLOAD},
     "/file/restore": {"POST": UPLOAD},
     "/file/delete": {"POST": UPLOAD},
     "/file/folders": {"GET": STREAM},

@@ -89,6 +89,7 @@ SortParam = Annotated[
     Query(description="what the files are sorted by; with `-` from the newest, last or largest on"),
 ]
 TotalsParam = Annotated[bool, Query(description="whether to add up the files of each folder")]
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
 _SORTS: dict[str, Sort] = {f"{sign}{sort}": sort for sign in ("", "-") for sort in get_args(Sort)}
 
 LimitParam = Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE, description="entries of a page at the most")]
@@ -109,8 +110,6 @@ class FilePage(BaseModel):
 
 class FolderTotalsModel(BaseModel):
     """What a folder holds, not counting the folders below it."""
-
-    model_config = ConfigDict(title="FolderTotals")
 
     folder: str
     files: int
@@ -152,7 +151,8 @@ async def get_file_info(
     "/file/poster",
     response_class=Response,
     responses={
-        200: {"description": "the picture", "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}},
+        # Generators of clients use the first type; they do not support */*.
+        200: {"description": "the picture", "content": dict.fromkeys(("application/octet-stream", "*/*"), _BINARY)},
         304: {"description": "it is the one that the client has"},
         **openapi_problems(400, 404, 412, 503),
     },

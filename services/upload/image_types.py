@@ -1,6 +1,6 @@
 """Tells the type of an image by its first bytes, of formats that every browser shows and that contain no scripts. Pure."""
 
-_SIGNATURES = (
+_IMAGE_SIGNATURES = (
     (b"\xff\xd8\xff", "image/jpeg"),
     (b"\x89PNG\r\n\x1a\n", "image/png"),
     (b"GIF87a", "image/gif"),
@@ -12,7 +12,7 @@ _MAX_BRAND_BYTES = 128
 
 def detect_image_type(data: bytes) -> str | None:
     """Return the media type of a JPEG, PNG, GIF, WebP (RFC 9649) or AVIF, None for anything else."""
-    for signature, content_type in _SIGNATURES:
+    for signature, content_type in _IMAGE_SIGNATURES:
         if data.startswith(signature):
             return content_type
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":

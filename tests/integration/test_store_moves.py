@@ -32,7 +32,7 @@ ELSEWHERE = MediaName("g/h", "n")
 
 
 async def move(adapters: StoreAdapters, name: MediaName, new_name: MediaName) -> tuple[OutboxEvent, ...]:
-    events = await adapters.store.move(name, new_name)
+    events = await adapters.store.move_file(name, new_name)
     assert events is not None
     return events
 
@@ -85,16 +85,16 @@ async def test_the_next_file_of_the_old_name_has_another_id(adapters: StoreAdapt
 
 
 async def test_what_a_move_refuses(adapters: StoreAdapters) -> None:
-    assert await adapters.store.move(NAME, SIBLING) is None
+    assert await adapters.store.move_file(NAME, SIBLING) is None
     await adapters.store_file(b"1")
     await adapters.store_file(b"2", SIBLING)
     for new_name in (SIBLING, NAME):
         with pytest.raises(AlreadyExists):
-            await adapters.store.move(NAME, new_name)
+            await adapters.store.move_file(NAME, new_name)
     with pytest.raises(PreconditionFailed):
-        await adapters.store.move(NAME, ELSEWHERE, sha256_is(b"2"))
+        await adapters.store.move_file(NAME, ELSEWHERE, sha256_is(b"2"))
     assert await visible_names(adapters) == [NAME, SIBLING]
-    assert await adapters.store.move(NAME, ELSEWHERE, sha256_is(b"1"))
+    assert await adapters.store.move_file(NAME, ELSEWHERE, sha256_is(b"1"))
     assert await visible_names(adapters) == [SIBLING, ELSEWHERE]
 
 
@@ -112,7 +112,7 @@ async def test_only_one_of_many_moves_to_one_name_succeeds(adapters: StoreAdapte
     names = [MediaName("m", str(number)) for number in range(8)]
     for name in names:
         await adapters.store_file(name.filename.encode(), name)
-    results = await asyncio.gather(*(adapters.store.move(name, SIBLING) for name in names), return_exceptions=True)
+    results = await asyncio.gather(*(adapters.store.move_file(name, SIBLING) for name in names), return_exceptions=True)
     assert sum(isinstance(result, tuple) for result in results) == 1
     assert all(isinstance(result, tuple | AlreadyExists) for result in results)
     page = await adapters.reader.list_files(ListQuery())
@@ -131,7 +131,7 @@ async def test_moves_meet_replacements_and_deletions(adapters: StoreAdapters) ->
     for number in range(6):
         await adapters.store_file(b"old", NAME)
         moved, stored, deleted = await asyncio.gather(
-            go(adapters.store.move(NAME, ELSEWHERE)),
+            go(adapters.store.move_file(NAME, ELSEWHERE)),
             go(adapters.store_event(b"new")),
             go(adapters.store.delete(NAME)) if number % 2 else asyncio.sleep(0),
         )
@@ -257,7 +257,7 @@ async def test_a_failed_transaction_moves_nothing(adapters: StoreAdapters, monke
         patch.setattr(file_changes, "append_event", fail)
         patch.setattr("services.common.store.files.commit.RESOLVE_TIMEOUT_SECONDS", 0)
         with pytest.raises(ServiceUnavailable):
-            await adapters.store.move(NAME, ELSEWHERE)
+            await adapters.store.move_file(NAME, ELSEWHERE)
     assert await visible_names(adapters) == [NAME]
     await move(adapters, NAME, ELSEWHERE)
     assert await visible_names(adapters) == [ELSEWHERE]

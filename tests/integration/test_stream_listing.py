@@ -189,7 +189,7 @@ def test_folders(media_services: MediaServices) -> None:
     )
     url = f"{media_services.stream.url}/file/folders"
     expected = ["", "a", "a/b", "b", "zz", "ä"]
-    assert media_services.http_client.get(url).json() == {"folders": expected, "next": None}
+    assert media_services.http_client.get(url).json() == {"folders": expected, "totals": None, "next": None}
     for limit in (1, 2, 3, 6):
         found: list[str] = []
         after: dict[str, str] = {}
@@ -238,27 +238,31 @@ def test_invalid_queries(media_services: MediaServices, query: str) -> None:
         assert media_services.http_client.get(f"{media_services.stream.url}/file/folders?{query}").status_code == 400
 
 
-def test_lists_in_other_orders(listing_services: MediaServices) -> None:
+def test_lists_in_other_orders(media_services: MediaServices) -> None:
     def walk(sort: str) -> list[tuple[str, int, str]]:
         found: list[tuple[str, int, str]] = []
         after: dict[str, str] = {}
         while True:
             params = {"sort": sort, "limit": "3", **after}
-            page = httpx.get(f"{listing_services.stream.url}/file", params=params).json()
+            page = httpx.get(f"{media_services.stream.url}/file", params=params).json()
             found += [(one["filename"], one["length"], one["id"]) for one in page["files"]]
             if page["next"] is None:
                 return found
             after = {"after": page["next"]}
 
+    documents = [make_document(n, f"{n * 7 % 11}", "ab"[n % 2]) for n in range(11)]
+    for number, document in enumerate(documents):
+        document["current"]["length"] = number * 5 % 7
+    media_services.inspector.insert_documents(documents)
     newest = walk("-time")
-    assert newest
+    assert len(newest) == 11
     assert walk("time") == newest[::-1]
     for sort, place in (("name", 0), ("size", 1)):
         ordered = walk(sort)
         assert sorted(ordered) == sorted(newest)
         assert [one[place] for one in ordered] == sorted(one[place] for one in newest)
         assert walk(f"-{sort}") == ordered[::-1]
-    mixed = httpx.get(f"{listing_services.stream.url}/file", params={"sort": "name", "after": "WzEsIjAiXQ"})
+    mixed = httpx.get(f"{media_services.stream.url}/file", params={"sort": "name", "after": "WzEsIjAiXQ"})
     assert mixed.status_code == 400
 
 
@@ -290,15 +294,16 @@ def test_a_poster_is_served_with_conditions(media_services: MediaServices) -> No
     assert [file["poster"] for file in listed] == [other]
 
 
-def test_folders_with_totals(listing_services: MediaServices) -> None:
-    url = f"{listing_services.stream.url}/file/folders"
+def test_folders_with_totals(media_services: MediaServices) -> None:
+    media_services.inspector.insert_documents([make_document(n, f"{n}", "ab"[n % 2]) for n in range(5)])
+    url = f"{media_services.stream.url}/file/folders"
     assert httpx.get(url).json()["totals"] is None
     page = httpx.get(url, params={"totals": "true"}).json()
-    assert [one["folder"] for one in page["totals"]] == page["folders"]
+    assert [one["folder"] for one in page["totals"]] == page["folders"] == ["a", "b"]
     for one in page["totals"]:
-        files = httpx.get(
-            f"{listing_services.stream.url}/file", params={"folder": one["folder"], "limit": "200"}
-        ).json()["files"]
+        files = httpx.get(f"{media_services.stream.url}/file", params={"folder": one["folder"], "limit": "200"}).json()[
+            "files"
+        ]
         assert (one["files"], one["bytes"]) == (len(files), sum(file["length"] for file in files))
 
 

@@ -311,7 +311,7 @@ class FileDeleter(Protocol):
 class FileMover(Protocol):
     """Gives committed files other names."""
 
-    async def move(
+    async def move_file(
         self, name: MediaName, new_name: MediaName, preconditions: Preconditions = NO_PRECONDITIONS
     ) -> tuple[OutboxEvent, ...] | None:
         """Move the current file of `name` to `new_name`; None where there is none.

@@ -57,7 +57,7 @@ async def move_file(
     identity = identity_of(request.scope)
     if identity is not None and not identity.rights.may_folder("write", target.folder):
         raise missing_right(identity, "write", target.folder)
-    events = await context.store.move(name, target, request_preconditions(request))
+    events = await context.store.move_file(name, target, request_preconditions(request))
     if events is None:
         raise NotFound("file not found")
     metrics.FILE_CHANGES.labels("moved").inc()

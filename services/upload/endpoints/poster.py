@@ -36,12 +36,12 @@ _BODY: dict[str, Any] = {
 @router.put(
     "/file/poster",
     response_model=FileInfo,
-    responses=openapi_problems(400, 404, 408, 412, 413, 415, 429, 503),
+    responses=openapi_problems(400, 404, 408, 412, 413, 415, 429, 503, 507),
     openapi_extra={"parameters": _PARAMETERS, "requestBody": _BODY},
     max_body_size=MAX_POSTER_BYTES,
 )
 async def put_poster(request: Request, filename: FilenameParam, folder: FolderParam = "") -> dict[str, Any]:
-    """Set the poster of a file. Its type is told by its bytes: another type than an image that browsers show is 415.
+    """Set the poster of a file. Its bytes decide its type: 415 for anything but an image that browsers show.
 
     The conditions are about the file: `If-Match` with its entity tag sets the poster of that version, or none.
     """

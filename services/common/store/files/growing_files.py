@@ -9,8 +9,9 @@ from services.common.store.errors import CorruptFile
 from services.common.store.files import schema
 from services.common.store.files.exclusive_files import ExclusiveFiles
 from services.common.store.files.files_database import FilesDatabase
-from services.common.store.files.rows import parse_upload_id, upload_key
+from services.common.store.files.rows import upload_key
 from services.common.store.growing_files import MAX_READ_BYTES, DurableBytes, check_header
+from services.common.store.upload_ids import UploadId, parse_upload_id
 from services.common.store.upload_store import InProgressUpload, UploadHandle, UploadStateReader
 
 _ATTEMPTS = 5
@@ -66,7 +67,6 @@ class FilesGrowingFiles:
         return count == 1
 
 
-def _find_file_id(ids: tuple[str, str], connection: Connection) -> str | None:
-    media_id, record_id = ids
-    statement = select(uploads.c.file_id).where(uploads.c.id == record_id, uploads.c.media_id == media_id)
+def _find_file_id(ids: UploadId, connection: Connection) -> str | None:
+    statement = select(uploads.c.file_id).where(uploads.c.id == ids.record_id, uploads.c.media_id == ids.media_id)
     return connection.execute(statement).scalar_one_or_none()

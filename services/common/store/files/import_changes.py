@@ -48,8 +48,11 @@ def begin_import(
         raise Conflict(ANOTHER_HAS_NAME)
     if row is None and lock_media(transaction, info.id) is not None:
         raise Conflict(ANOTHER_HAS_ID)
-    row, _ = lock_or_create(transaction, name, info.id)
     execute = transaction.connection.execute
+    moved = select(exists().where(media.c.identity == info.id, media.c.id != (row["id"] if row else "")))
+    if execute(moved).scalar():
+        raise Conflict(ANOTHER_HAS_ID)
+    row, _ = lock_or_create(transaction, name, info.id)
     if execute(select(exists().where(tombstones.c.file_id == info.file_id))).scalar():
         raise Conflict(TO_BE_DELETED)
     # Whether it is current or not: a version that is current under this name was compared before.
@@ -116,5 +119,6 @@ def commit_import(
         "owner": encode_owner(info.owner),
     }
     revision = next_revision(info.revision, row["revision"])
-    statement = update(media).where(media.c.id == key.media_id).values(**version, revision=revision, identity=info.id)
+    identity = None if row["id"] == info.id else info.id
+    statement = update(media).where(media.c.id == key.media_id).values(**version, revision=revision, identity=identity)
     transaction.connection.execute(statement)

@@ -112,6 +112,8 @@ Index(
     sqlite_where=_current,
     postgresql_where=_current,
 )
+_moved = media.c.identity.is_not(None)
+Index("media_identity", media.c.identity, sqlite_where=_moved, postgresql_where=_moved)
 Index("media_by_name", media.c.filename, media.c.id, sqlite_where=_current, postgresql_where=_current)
 Index(
     "media_by_size",

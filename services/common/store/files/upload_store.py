@@ -281,7 +281,7 @@ class FilesUploadStore:
         """Replace the current version by a tombstone."""
         return await self._committer.delete(name, preconditions)
 
-    async def move(
+    async def move_file(
         self, name: MediaName, new_name: MediaName, preconditions: Preconditions = NO_PRECONDITIONS
     ) -> tuple[OutboxEvent, ...] | None:
         """Move the version from the row of one name to that of the other in one transaction."""

@@ -14,7 +14,7 @@ from pymongo import ReturnDocument
 
 from services.common.errors import AlreadyExists, Conflict, Gone, PreconditionFailed, ServiceUnavailable
 from services.common.media import MediaName, Poster
-from services.common.store.gridfs import document_updates, documents
+from services.common.store.gridfs import document_updates, documents, file_updates
 from services.common.store.gridfs.documents import Document, upload_key
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
 from services.common.store.gridfs.posters import PosterCollection
@@ -134,7 +134,7 @@ class Committer:
             return None
         file_id, old = before["current"]["file"], before["current"].get("poster")
         written = None if poster is None else await self._posters.write(file_id, poster)
-        update = document_updates.describe_current(event_id, written, revision_floor, self._timings)
+        update = file_updates.describe_current(event_id, written, revision_floor, self._timings)
         document_filter = {"_id": before["_id"], **named}
         query = {
             **document_filter,
@@ -166,7 +166,7 @@ class Committer:
         """Make the version current again that was deleted last. Raises AlreadyExists and Gone."""
         event_id = ObjectId()
         named = documents.name_filter(name, event_id)
-        condition, update = document_updates.restore_deleted(event_id, revision_floor, self._timings)
+        condition, update = file_updates.restore_deleted(event_id, revision_floor, self._timings)
 
         async def attempt() -> OutboxEvent | None:
             read_at = time.monotonic()
@@ -191,7 +191,7 @@ class Committer:
         """Make the current file invisible, None where there is none. Raises PreconditionFailed."""
         event_id = ObjectId()
         name_filter = documents.name_filter(name, event_id)
-        update = document_updates.delete_current(event_id, revision_floor, self._timings)
+        update = file_updates.delete_current(event_id, revision_floor, self._timings)
         async with map_mongo_errors():
             before = await self._media.find_one(name_filter, {"current": 1, "moving": 1})
         if before is not None and before.get("moving"):

@@ -225,7 +225,7 @@ def commit_upload(
         **_owner_field(owner),
     }
     event_type = {"$cond": [{"$eq": ["$current", None]}, "file.created", "file.replaced"]}
-    tombstones = {"$cond": [{"$eq": ["$current", None]}, [], [_tombstone_of_current(timings)]]}
+    tombstones = {"$cond": [{"$eq": ["$current", None]}, [], [tombstone_of_current(timings)]]}
     stages: Pipeline = [
         # The second stage overwrites the old version, and a $set of an object would merge into one that is there.
         {
@@ -251,64 +251,6 @@ def _optional_fields(stored_file: StoredFile) -> Document:
 def _owner_field(owner: str) -> Document:
     """The field with the owner of an upload or a version, where it has one."""
     return {"owner": {"$literal": owner}} if owner else {}
-
-
-def delete_current(event_id: ObjectId, revision_floor: int, timings: StoreTimings) -> Pipeline:
-    """Make the current file invisible, add a tombstone for it and an event."""
-    tombstones = {"$concatArrays": ["$doomed", [_tombstone_of_current(timings)]]}
-    return with_next_due_at(
-        [
-            {"$set": {"restorable": "$$REMOVE"}},
-            {
-                "$set": {
-                    "doomed": tombstones,
-                    "restorable": "$current",
-                    **append_event(event_id, "file.deleted", "$current", revision_floor),
-                }
-            },
-            {"$set": {"current": None}},
-        ],
-        timings,
-    )
-
-
-def restore_deleted(event_id: ObjectId, revision_floor: int, timings: StoreTimings) -> tuple[Document, Pipeline]:
-    """Make the version current again that was deleted last. Returns the condition to add to the filter, and the update.
-
-    The condition fails from the moment on at which its tombstone is due: a garbage collector may be deleting its blocks.
-    """
-    is_restorable = {"$eq": ["$$this.file", "$restorable.file"]}
-    is_kept = {"$and": [is_restorable, {"$gt": ["$$this.due", "$$NOW"]}, {"$ne": ["$$this.purging", True]}]}
-    kept = {"$anyElementTrue": [{"$map": {"input": "$doomed", "in": is_kept}}]}
-    others = {"$filter": {"input": "$doomed", "cond": {"$not": [is_restorable]}}}
-    stages: Pipeline = [
-        {"$set": {"current": "$$REMOVE", "incoming": "$$REMOVE"}},
-        {
-            "$set": {
-                "current": "$restorable",
-                "doomed": others,
-                **append_event(event_id, "file.restored", "$restorable", revision_floor),
-            }
-        },
-        {"$set": {"restorable": "$$REMOVE"}},
-    ]
-    condition = {"current": None, "restorable": {"$type": "object"}, "$expr": kept}
-    return condition, with_next_due_at(stages, timings)
-
-
-def describe_current(
-    event_id: ObjectId, poster: Document | None, revision_floor: int, timings: StoreTimings
-) -> Pipeline:
-    """Set or remove what names the poster of the current file, and add an event."""
-    named = {"$literal": poster} if poster else "$$REMOVE"
-    return with_next_due_at(
-        [
-            {"$set": {"current.poster": "$$REMOVE"}},
-            {"$set": {"current.poster": named}},
-            {"$set": append_event(event_id, "file.described", "$current", revision_floor)},
-        ],
-        timings,
-    )
 
 
 def remove_event(event_id: ObjectId, timings: StoreTimings) -> Pipeline:
@@ -356,7 +298,8 @@ def _uploads_with_id(record_id: ObjectId) -> Document:
     return {"$filter": {"input": "$uploads", "cond": {"$eq": ["$$this.id", record_id]}}}
 
 
-def _tombstone_of_current(timings: StoreTimings) -> Document:
+def tombstone_of_current(timings: StoreTimings) -> Document:
+    """The tombstone of the current version."""
     return tombstone("$current.file", milliseconds(timings.tombstone_ttl))
 
 

@@ -76,8 +76,8 @@ class GridFSFileImporter:
         """Return the document of the name, None where there is none. Raises Conflict where another one has the name or the id."""
         named = {"folder": name.folder, "filename": name.filename}
         async with map_mongo_errors():
-            query = {"$or": [named, {"_id": media_id}]}
-            found: list[Document] = await self._media.find(query, import_updates.IMPORT_PROJECTION).to_list(2)
+            query = {"$or": [named, {"_id": media_id}, {"identity": media_id}]}
+            found: list[Document] = await self._media.find(query, import_updates.IMPORT_PROJECTION).to_list(3)
         document = next((one for one in found if documents.decode_name(one) == name), None)
         if document is not None and document.get("identity", document["_id"]) != media_id:
             raise Conflict(ANOTHER_HAS_NAME)

@@ -10,7 +10,7 @@ from services.common.errors import Conflict, ServiceUnavailable
 from services.common.media import MediaInfo
 from services.common.store.errors import CorruptFile
 from services.common.store.gridfs import documents
-from services.common.store.gridfs.documents import Document, parse_upload_id, upload_key
+from services.common.store.gridfs.documents import Document, RecordKey, parse_upload_id, upload_key
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
 from services.common.store.growing_files import MAX_READ_BYTES, DurableBytes, check_header
 from services.common.store.limits import BLOCK_SIZE
@@ -53,30 +53,32 @@ class GridFSGrowingFiles:
 
     async def read_durable(self, upload_id: str, start: int, count: int) -> DurableBytes | None:
         """Read the document as `get_durable_info` does, then chunks, and the tail where the range reaches it."""
-        if (ids := parse_upload_id(upload_id)) is None:
+        if (key := parse_upload_id(upload_id)) is None:
             return None
         for _ in range(_ATTEMPTS):
-            entry = await self._find_entry(*ids)
+            entry = await self._find_entry(key)
             if entry is None:
                 return None
             offset: int = entry["offset"]
             end = min(start + min(count, MAX_READ_BYTES), offset)
-            data = await self._read(ids[1], entry, start, end) if start < end else b""
+            data = await self._read(key.record_id, entry, start, end) if start < end else b""
             if data is not None:
                 return DurableBytes(data, offset, entry["length"])
         raise CorruptFile(f"upload {upload_id}: durable bytes are missing")
 
-    async def _find_entry(self, media_id: ObjectId, record_id: ObjectId) -> Document | None:
+    async def _find_entry(self, key: RecordKey) -> Document | None:
         async with map_mongo_errors():
-            query = await self._media.find_one({"_id": media_id}, documents.NAME_PROJECTION)
+            query = await self._media.find_one({"_id": key.media_id}, documents.NAME_PROJECTION)
             document: Document | None = query and await self._media.find_one_and_update(
                 query,
                 documents.TOUCH_UPDATE,
-                documents.upload_projection(record_id),
+                documents.upload_projection(key.record_id),
                 return_document=ReturnDocument.AFTER,
             )
-        entry = documents.find_upload(document, record_id) if document else None
-        return entry if document and entry and entry["expires_at"] > document["now"] else None
+        entry = documents.find_upload(document, key.record_id) if document else None
+        if document is None or entry is None or entry.get("secret") != key.secret_digest:
+            return None
+        return entry if entry["expires_at"] > document["now"] else None
 
     async def _read(self, record_id: ObjectId, entry: Document, start: int, end: int) -> bytes | None:
         """Return the bytes, None where some are not there: a newer tail has replaced this one, or the upload has ended."""

@@ -56,6 +56,8 @@ def commit_import(
     known = {"$max": [{"$ifNull": ["$revision", 0]}, revision_floor]}
     greater = {"$max": [info.revision, {"$add": [known, 1]}]}
     revision = {"$cond": [{"$eq": [known, 0]}, info.revision, greater]}
+    file_key = ObjectId(info.id)
+    identity = {"$cond": [{"$eq": ["$_id", file_key]}, "$$REMOVE", file_key]}
     stages: Pipeline = [
         # A $set of an object would merge into one that is there.
         {
@@ -66,6 +68,6 @@ def commit_import(
                 "incoming": "$$REMOVE",
             }
         },
-        {"$set": {"current": current, "revision": revision, "identity": ObjectId(info.id)}},
+        {"$set": {"current": current, "revision": revision, "identity": identity}},
     ]
     return condition, with_next_due_at(stages, timings)

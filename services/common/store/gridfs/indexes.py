@@ -33,6 +33,7 @@ INDEXES: dict[str, tuple[IndexSpec, ...]] = {
         IndexSpec("by_size", ("current.length", "_id", "filename")),
         IndexSpec("by_size_in_folder", ("folder", "current.length", "_id", "filename")),
         IndexSpec("by_name", ("filename", "_id"), options={"partialFilterExpression": {"current.length": {"$gte": 0}}}),
+        IndexSpec("identity", ("identity",), options={"partialFilterExpression": {"identity": {"$exists": True}}}),
         IndexSpec(
             "attention", ("attention", "_id"), options={"partialFilterExpression": {"attention": {"$type": "date"}}}
         ),

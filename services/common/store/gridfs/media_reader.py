@@ -158,6 +158,8 @@ class GridFSMediaReader:
 
     async def sum_folders(self, folders: Sequence[str]) -> list[FolderTotals]:
         """Add up the lengths in the index by size."""
+        if not folders:
+            return []
         match = {"folder": {"$in": list(folders)}, "current.length": {"$gte": 0}}
         group = {"_id": "$folder", "files": {"$sum": 1}, "bytes": {"$sum": "$current.length"}}
         async with map_mongo_errors():

@@ -40,7 +40,7 @@ class Mover:
     async def move(
         self, name: MediaName, new_name: MediaName, preconditions: Preconditions
     ) -> tuple[OutboxEvent, ...] | None:
-        """Move the current file of a name; None where there is none. Raises as `FileMover.move`."""
+        """Move the current file of a name; None where there is none. Raises as `FileMover.move_file`."""
         for _ in range(MOVE_ATTEMPTS):
             source = await self._find_source(name, preconditions)
             if source is None or source.get("current") is None:

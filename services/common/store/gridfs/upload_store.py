@@ -370,7 +370,7 @@ class GridFSUploadStore:
         """Replace the current version by a tombstone."""
         return await self._committer.delete(name, preconditions, await self._floors.get(name))
 
-    async def move(
+    async def move_file(
         self, name: MediaName, new_name: MediaName, preconditions: Preconditions = NO_PRECONDITIONS
     ) -> tuple[OutboxEvent, ...] | None:
         """Move the file by a protocol over the documents of both names."""

@@ -36,11 +36,13 @@ def upgrade() -> None:
     current = sa.text("uploaded_at IS NOT NULL")
     for name, columns in _INDEXES:
         op.create_index(name, "media", columns, sqlite_where=current, postgresql_where=current)
+    for table in ("media", "outbox"):  # in the order of the schema
+        op.add_column(table, sa.Column("poster", _text))
     op.add_column("media", sa.Column("identity", _id))
     op.add_column("outbox", sa.Column("identity", _id))
     op.add_column("outbox", sa.Column("previous", _text))
-    for table in ("media", "outbox"):
-        op.add_column(table, sa.Column("poster", _text))
+    moved = sa.text("identity IS NOT NULL")
+    op.create_index("media_identity", "media", ["identity"], sqlite_where=moved, postgresql_where=moved)
     op.create_table(
         "posters",
         sa.Column("file_id", _id, primary_key=True),
@@ -63,4 +65,5 @@ def downgrade() -> None:
         op.drop_column(table, "poster")
     op.drop_column("outbox", "previous")
     op.drop_column("outbox", "identity")
+    op.drop_index("media_identity", "media")
     op.drop_column("media", "identity")
