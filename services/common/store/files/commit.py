@@ -5,13 +5,14 @@ It is read in a transaction that locks the name: one that is still being committ
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from sqlalchemy import update
 
 from services.common.errors import PreconditionFailed, ServiceUnavailable
 from services.common.media import MediaName
-from services.common.store.files import schema, upload_changes
+from services.common.store.files import quotas, schema, upload_changes
 from services.common.store.files.database import Database, Transaction
 from services.common.store.files.ids import make_id
 from services.common.store.files.names import lock_media, lock_name
@@ -19,6 +20,7 @@ from services.common.store.files.outbox import append_event, read_event
 from services.common.store.files.rows import FilesUploadKey, Row, version_of
 from services.common.store.files.upload_changes import milliseconds, preconditions_hold
 from services.common.store.limits import ATTEMPT_TIMEOUT_SECONDS, RESOLVE_TIMEOUT_SECONDS
+from services.common.store.quotas import Quota
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import OutboxEvent, Preconditions, StoredFile, UploadHandle
 
@@ -31,9 +33,10 @@ Change = Callable[[Transaction], OutboxEvent | None]
 class FilesCommitter:
     """Makes files current and deletes them."""
 
-    def __init__(self, database: Database, timings: StoreTimings) -> None:
+    def __init__(self, database: Database, timings: StoreTimings, quota: Quota) -> None:
         self._database = database
         self._timings = timings
+        self._quota = quota
 
     async def commit(
         self, upload: UploadHandle, key: FilesUploadKey, stored_file: StoredFile, preconditions: Preconditions
@@ -90,8 +93,11 @@ class FilesCommitter:
         }
         revision = row["revision"] + 1
         replaces = row["uploaded_at"] is not None
+        change = Counter({upload["owner"]: stored_file.length})
         if replaces:
             self._doom_current(transaction, row)
+            change[row["owner"]] -= row["length"]
+        quotas.add_stored(transaction, self._quota, change)
         transaction.connection.execute(
             update(media).where(media.c.id == row["id"]).values(**version, revision=revision)
         )
@@ -127,6 +133,7 @@ class FilesCommitter:
                 raise PreconditionFailed("the file does not match the precondition")
             revision = row["revision"] + 1
             self._doom_current(transaction, row)
+            quotas.add_stored(transaction, self._quota, {row["owner"]: -row["length"]})
             nothing = dict.fromkeys(schema.VERSION_FIELDS)
             transaction.connection.execute(
                 update(media).where(media.c.id == row["id"]).values(**nothing, revision=revision)

@@ -75,6 +75,13 @@ class MongoDatabase:
             cursor = await cursor
         return {index["name"]: dict(index) async for index in cursor}
 
+    async def aggregate(self, name: str, stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the results of a pipeline, which are few. Motor returns a cursor, PyMongo an awaitable cursor."""
+        cursor = self.collection(name).aggregate(stages)
+        if inspect.isawaitable(cursor):
+            cursor = await cursor
+        return [dict(row) async for row in cursor]
+
     async def ping(self) -> None:
         """Check that a primary responds. Raises ServiceUnavailable."""
         async with map_mongo_errors():
