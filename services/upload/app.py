@@ -58,7 +58,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        store = open_store(settings, settings.store_timings())
+        store = open_store(settings, settings.store_timings(), settings.quota())
         app.state.store = store.uploads
         async with EventPublisher.from_url(settings.redis_url.get_secret_value(), "/upload") as publisher:
             policy = UploadPolicy(settings.max_file_size, settings.allowed_media_types)

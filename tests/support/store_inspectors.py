@@ -167,7 +167,7 @@ class MongoInspector:
         return _has_no_garbage(self)
 
     def clear(self) -> None:
-        for name in ("media", "fs.chunks", "fs.files", "revoked"):
+        for name in ("media", "fs.chunks", "fs.files", "revoked", "quotas"):
             self.db[name].delete_many({})
 
     def delete_blocks(self, file: Any, first: int = 0) -> None:
@@ -324,7 +324,7 @@ class FilesInspector:
         return _has_no_garbage(self)
 
     def clear(self) -> None:
-        for table in ("uploads", "finished_uploads", "tombstones", "outbox", "media", "revocations"):
+        for table in ("uploads", "finished_uploads", "tombstones", "outbox", "media", "revocations", "quotas"):
             with contextlib.suppress(sqlite3.OperationalError):  # before the first service has started
                 self.query(f"DELETE FROM {table}")
         for path in self.list_files():

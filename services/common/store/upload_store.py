@@ -34,7 +34,8 @@ class NewUpload:
     `length` in bytes. `ttl` is how many seconds after its last byte the upload expires, None for as long as its writer renews the
     lease. `metadata` is the caller's own and returned unchanged. `client` is who creates it, as text that is compared and nothing
     else: where a store limits what is unfinished, it does so for each client. `owner` is the subject of its creator, empty for
-    none: the file that the upload becomes has the same owner.
+    none: the file that the upload becomes has the same owner. `reservation` is how many bytes of the owner's quota are reserved,
+    by default `length`, and nothing where that is not known.
     """
 
     length: int | None = None
@@ -42,6 +43,12 @@ class NewUpload:
     metadata: Mapping[str, str] = field(default_factory=dict)
     client: str = ""
     owner: str = ""
+    reservation: int | None = None
+
+    @property
+    def reserved_bytes(self) -> int:
+        """The bytes to reserve."""
+        return (self.length or 0) if self.reservation is None else self.reservation
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +178,12 @@ class UploadCreator(Protocol):
     ) -> UploadHandle:
         """Create an upload and acquire its lease. Without a name it is not visible under any; `assign_name` gives it one.
 
-        Raises AlreadyExists or PreconditionFailed where the preconditions do not hold.
+        Raises AlreadyExists or PreconditionFailed where the preconditions do not hold; QuotaExceeded and TooManyRequests where the
+        owner has too much.
         """
+
+    async def reserve(self, upload: UploadHandle, length: int) -> None:
+        """Reserve `length` bytes in all of the owner's quota, for an upload whose length is not known. Raises QuotaExceeded."""
 
     async def assign_name(
         self, upload: UploadHandle, name: MediaName, preconditions: Preconditions = MUST_NOT_EXIST

@@ -60,6 +60,9 @@ WEBSOCKET_SERVER_DISCONNECTS = Counter(
 WEBSOCKET_FRAMES_DROPPED = Counter(
     "gridcast_websocket_frames_dropped_total", "Frames dropped because the client was too slow"
 )
+QUOTA_REFUSALS = Counter(
+    "gridcast_quota_refusals_total", "Uploads refused because of the quota of their owner", ["limit"]
+)
 PUSHES = Counter("gridcast_pushes_total", "Pushes by delivery status", ["status"])
 REDIS_SUBSCRIPTION_UP = Gauge(
     "gridcast_redis_subscription_up", "1 while the Redis subscription is confirmed", ["subscription"]

@@ -97,6 +97,7 @@ async def upload_form(
         start_progress = context.start_progress_for(identity)
         form = FormUpload(fields, start_progress, context.policy.check_media_type)
         writer = context.create_writer(body, identity)
+        writer.expected_bytes = max(0, (length or 0) - MAX_FORM_OVERHEAD_BYTES)
         event = await receive_form(body, parser, form, writer, context.cleanup)
     await context.outbox.publish(event)
     info = event.info

@@ -77,7 +77,11 @@ class Concatenator:
             writer = UploadWriter(
                 self._store, self._policy.max_size, client=target.client, owner=subject_of(target.identity)
             )
-            upload = await writer.create(target.name, NewUpload(length, target.ttl, target.metadata))
+            # Parts of the same owner have reserved the same bytes, and end after the commit.
+            owner = subject_of(target.identity)
+            reservation = sum(state.offset for _, state in parts if state.owner != owner)
+            new_upload = NewUpload(length, target.ttl, target.metadata, reservation=reservation)
+            upload = await writer.create(target.name, new_upload)
             await self._join_parts(parts, writer, progress)
             event = await writer.commit(target.name, target.content_type, metadata_json=target.metadata_json)
         except BaseException as error:

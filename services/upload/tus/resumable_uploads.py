@@ -21,6 +21,7 @@ from services.common.errors import (
     ServiceUnavailable,
 )
 from services.common.media import MediaName
+from services.common.store.quotas import QuotaExceeded
 from services.common.store.upload_store import FinishedUpload, InProgressUpload, NewUpload, UploadHandle, UploadStore
 from services.common.telemetry import metrics
 from services.upload.body import UploadBody
@@ -168,6 +169,8 @@ class ResumableUploads:
             )
             try:
                 request.validate(state, self._policy.max_size)
+                if length is not None and state.length is None:
+                    await self._store.reserve(upload, length)
             except GridcastError:
                 await run_shielded(self._suspend_unchanged(writer))
                 raise
@@ -290,6 +293,8 @@ class ResumableUploads:
         with suppress(GridcastError):
             if isinstance(error, (Gone, Conflict)) or is_store_unavailable(error):
                 await writer.suspend()
+            elif isinstance(error, QuotaExceeded):
+                await self._suspend_unchanged(writer)
             elif request.verifiers:
                 await writer.truncate(blocks_before)
                 if writer.upload is not None:

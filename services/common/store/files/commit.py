@@ -5,6 +5,7 @@ It is read in a transaction that locks the name: one that is still being committ
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -13,14 +14,15 @@ from sqlalchemy import bindparam, update
 from services.common.errors import PreconditionFailed, ServiceUnavailable
 from services.common.media import MediaName, Poster
 from services.common.store.files import file_changes as changes
-from services.common.store.files import schema, upload_changes
+from services.common.store.files import quotas, schema, upload_changes
 from services.common.store.files.database import Database, Transaction
 from services.common.store.files.ids import make_id
 from services.common.store.files.names import lock_media, lock_name
 from services.common.store.files.outbox import append_event, read_event
-from services.common.store.files.rows import FilesUploadKey, Row, version_of
+from services.common.store.files.rows import FilesUploadKey, Row, encode_owner, version_of
 from services.common.store.files.upload_changes import milliseconds, preconditions_hold
 from services.common.store.limits import ATTEMPT_TIMEOUT_SECONDS, RESOLVE_TIMEOUT_SECONDS
+from services.common.store.quotas import Quota
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import OutboxEvent, Preconditions, StoredFile, UploadHandle
 
@@ -35,9 +37,10 @@ T = TypeVar("T")
 class FilesCommitter:
     """Makes files current and deletes them."""
 
-    def __init__(self, database: Database, timings: StoreTimings) -> None:
+    def __init__(self, database: Database, timings: StoreTimings, quota: Quota) -> None:
         self._database = database
         self._timings = timings
+        self._quota = quota
 
     async def commit(
         self, upload: UploadHandle, key: FilesUploadKey, stored_file: StoredFile, preconditions: Preconditions
@@ -95,8 +98,11 @@ class FilesCommitter:
         }
         revision = row["revision"] + 1
         replaces = row["uploaded_at"] is not None
+        change = Counter({upload["owner"]: stored_file.length})
         if replaces:
             self._doom_current(transaction, row)
+            change[row["owner"]] -= row["length"]
+        quotas.add_stored(transaction, self._quota, change)
         transaction.connection.execute(_UPDATE_MEDIA, {**version, "of_id": row["id"], "revision": revision})
         upload_changes.keep_outcome(transaction, upload, "stored", stored_file)
         event = {
@@ -132,6 +138,7 @@ class FilesCommitter:
             revision = row["revision"] + 1
             due = transaction.now + milliseconds(self._timings.tombstone_ttl)
             changes.doom_deleted(transaction, row, due)
+            quotas.add_stored(transaction, self._quota, {row["owner"]: -row["length"]})
             nothing = dict.fromkeys(schema.VERSION_FIELDS)
             transaction.connection.execute(_UPDATE_MEDIA, {**nothing, "of_id": row["id"], "revision": revision})
             deleted = {
@@ -191,7 +198,11 @@ class FilesCommitter:
         event_id = make_id()
 
         def attempt(transaction: Transaction) -> OutboxEvent:
-            return read_back(transaction) or changes.restore(transaction, name, event_id)
+            if (done := read_back(transaction)) is not None:
+                return done
+            event = changes.restore(transaction, name, event_id)
+            quotas.add_stored(transaction, self._quota, {encode_owner(event.info.owner): event.info.length})
+            return event
 
         def read_back(transaction: Transaction) -> OutboxEvent | None:
             read_at = time.monotonic()

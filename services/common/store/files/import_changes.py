@@ -1,5 +1,7 @@
 """Changes of an import, each the body of one transaction."""
 
+from collections import Counter
+
 from sqlalchemy import exists, insert, select, update
 
 from services.common.errors import Conflict
@@ -15,7 +17,7 @@ from services.common.store.file_importer import (
     compare_versions,
     next_revision,
 )
-from services.common.store.files import schema, upload_changes
+from services.common.store.files import quotas, schema, upload_changes
 from services.common.store.files.clock import to_milliseconds
 from services.common.store.files.database import Transaction
 from services.common.store.files.ids import make_id
@@ -28,6 +30,7 @@ from services.common.store.files.rows import (
     identity_of,
 )
 from services.common.store.files.upload_changes import milliseconds
+from services.common.store.quotas import NO_QUOTA
 from services.common.store.timings import StoreTimings
 
 media, uploads, tombstones = schema.media, schema.uploads, schema.tombstones
@@ -101,11 +104,14 @@ def commit_import(
     removed = upload_changes.remove_upload(transaction, key, fencing_token)
     if row is None or removed is None or removed["file_id"] != info.file_id:
         raise Conflict(CHANGED_MEANWHILE)
+    change = Counter({encode_owner(info.owner): info.length})
     if row["uploaded_at"] is not None:
+        change[row["owner"]] -= row["length"]
         if compare_versions(decode_media_info(row), info) is not None:
             raise Conflict(CHANGED_MEANWHILE)
         due = transaction.now + milliseconds(timings.tombstone_ttl)
         upload_changes.add_tombstone(transaction, key.media_id, row["file_id"], due)
+    quotas.add_stored(transaction, NO_QUOTA, change)
     version = {
         "file_id": info.file_id,
         "length": info.length,

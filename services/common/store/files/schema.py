@@ -4,8 +4,8 @@
     media             one row for each name: the name (null for an upload without one), the revision, and the current version:
                       file_id, length, content_type, sha256, etag, uploaded_at, metadata; null where readers see no file;
                       identity: the id of its file, null where it is the row's own, until a file has moved
-    uploads           unfinished uploads, with their fencing token, lease, expiry, offset, metadata and client, and the SHA-256 of
-                      the secret in their ids
+    uploads           unfinished uploads, with their fencing token, lease, expiry, offset, metadata and client, the SHA-256 of the
+                      secret in their ids, and the bytes that are reserved for them
     finished_uploads  outcomes of uploads that had a TTL
     tombstones        files to delete, from `due` on; `second_purge`: twice; of the file that was deleted last under a name also
                       all that is known of it
@@ -13,6 +13,7 @@
                       folder, filename and revision before a move, as a JSON list
     posters           small pictures of files, by the id of the bytes: they go wherever these go. `poster` of a version is the tag
     revision_floors   the greatest revision of all names of a bucket whose rows were deleted
+    quotas            how many bytes the current files of an owner have, null where that is not counted
     revocations       tokens and subjects that are refused: the UTF-8 bytes of their names, which may hold any character, and
                       Unix times in seconds
 
@@ -132,6 +133,8 @@ Index(
     sqlite_where=_current,
     postgresql_where=_current,
 )
+_owned = media.c.owner.is_not(None)
+Index("media_owner", media.c.owner, media.c.length, sqlite_where=_owned, postgresql_where=_owned)
 Index("media_file", media.c.file_id, unique=True, sqlite_where=_current, postgresql_where=_current)
 
 uploads = Table(
@@ -150,8 +153,10 @@ uploads = Table(
     Column("metadata", _TEXT_TYPE, nullable=False),
     Column("secret_digest", String(64)),
     Column("owner", LargeBinary),
+    Column("reserved", BigInteger, nullable=False, server_default="0"),
 )
-
+_owned_upload = uploads.c.owner.is_not(None)
+Index("uploads_owner", uploads.c.owner, sqlite_where=_owned_upload, postgresql_where=_owned_upload)
 Index("uploads_due", uploads.c.expires_at, uploads.c.id)
 
 finished_uploads = Table(
@@ -224,6 +229,13 @@ revision_floors = Table(
     metadata,
     Column("bucket", Integer, primary_key=True, autoincrement=False),
     Column("floor", BigInteger, nullable=False),
+)
+
+quotas = Table(
+    "quotas",
+    metadata,
+    Column("owner", LargeBinary, primary_key=True),
+    Column("stored", BigInteger),
 )
 
 revocations = Table(

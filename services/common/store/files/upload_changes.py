@@ -11,7 +11,7 @@ from sqlalchemy import BigInteger, Connection, CursorResult, bindparam, case, de
 
 from services.common.errors import AlreadyExists, Conflict, GridcastError, PreconditionFailed, TooManyRequests
 from services.common.media import MediaName
-from services.common.store.files import schema
+from services.common.store.files import quotas, schema
 from services.common.store.files.admission import UnfinishedUpload, admit_upload
 from services.common.store.files.clock import StoreClock, to_milliseconds
 from services.common.store.files.database import Transaction
@@ -19,6 +19,7 @@ from services.common.store.files.ids import make_id
 from services.common.store.files.names import delete_if_empty, lock_media, lock_or_create
 from services.common.store.files.rows import FilesUploadKey, Row, encode_metadata, encode_owner
 from services.common.store.limits import MAX_FINISHED_UPLOADS, MAX_TOMBSTONES
+from services.common.store.quotas import Quota
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import NewUpload, Preconditions, StoredFile
 
@@ -90,11 +91,14 @@ def create_upload(
     new_upload: NewUpload,
     preconditions: Preconditions,
     timings: StoreTimings,
+    quota: Quota,
 ) -> FilesUploadKey:
     """Add an upload to its name, unless a precondition fails or a limit is reached. An idle one may be evicted for it."""
     metadata = encode_metadata(new_upload.metadata)
     client = hashlib.sha256(new_upload.client.encode()).hexdigest()[:16] if new_upload.client else ""
     media = _admit(transaction, name, client, len(metadata), preconditions, resumable=new_upload.ttl is not None)
+    owner = encode_owner(new_upload.owner)
+    quotas.check_new_upload(transaction, quota, owner, new_upload.reserved_bytes)
     lifetime = None if new_upload.ttl is None else milliseconds(new_upload.ttl)
     lease_until = transaction.now + milliseconds(timings.lease_ttl)
     key = FilesUploadKey(media["id"], make_id(), make_id())
@@ -113,7 +117,8 @@ def create_upload(
             "offset": 0,
             "length": new_upload.length,
             "metadata": metadata,
-            "owner": encode_owner(new_upload.owner),
+            "owner": owner,
+            "reserved": new_upload.reserved_bytes,
         },
     )
     return key
@@ -277,6 +282,12 @@ def set_offset(
     if row is None:
         raise_lease_lost()
     return row["expires_at"], transaction.clock
+
+
+def reserve(transaction: Transaction, key: FilesUploadKey, owner: bytes, length: int, quota: Quota) -> None:
+    """Reserve `length` bytes in all of the owner's quota."""
+    lock_media(transaction, key.media_id)
+    quotas.extend(transaction, quota, key.record_id, owner, length)
 
 
 def renew_lease(transaction: Transaction, key: FilesUploadKey, fencing_token: int, timings: StoreTimings) -> None:

@@ -27,10 +27,12 @@ from services.common.store.files.rows import (
     decode_finished,
     decode_in_progress,
     decode_name,
+    encode_owner,
     make_handle,
     upload_key,
 )
 from services.common.store.limits import BLOCK_SIZE
+from services.common.store.quotas import NO_QUOTA, Quota
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_ids import UploadId, digest_secret, make_secret, parse_upload_id, secret_of
 from services.common.store.upload_store import (
@@ -58,13 +60,14 @@ class FilesUploadStore:
 
     block_size = BLOCK_SIZE
 
-    def __init__(self, files: FilesDatabase, timings: StoreTimings | None = None) -> None:
+    def __init__(self, files: FilesDatabase, timings: StoreTimings | None = None, quota: Quota = NO_QUOTA) -> None:
         self.timings = timings or StoreTimings()
         self.lease_ttl = self.timings.lease_ttl
         self._files = files
         self._database = files.database
         self._exclusive = ExclusiveFiles(files.database, files.folder, files.threads)
-        self._committer = FilesCommitter(files.database, self.timings)
+        self._committer = FilesCommitter(files.database, self.timings, quota)
+        self._quota = quota
         self._schema_ready = False
 
     async def ensure_schema(self) -> None:
@@ -92,11 +95,19 @@ class FilesUploadStore:
         secret = make_secret()
         key = await self._database.write(
             lambda transaction: upload_changes.create_upload(
-                transaction, name, digest_secret(secret), new_upload, preconditions, self.timings
+                transaction, name, digest_secret(secret), new_upload, preconditions, self.timings, self._quota
             ),
             durable=new_upload.ttl is not None or not self._database.is_sqlite,
         )
         return make_handle(key, name, 1, secret, new_upload.owner)
+
+    async def reserve(self, upload: UploadHandle, length: int) -> None:
+        """Extend the reservation in the row of the upload."""
+        key, owner = upload_key(upload), encode_owner(upload.owner)
+        if owner is not None and self._quota.is_set:
+            await self._database.write(
+                lambda transaction: upload_changes.reserve(transaction, key, owner, length, self._quota), durable=False
+            )
 
     async def assign_name(
         self, upload: UploadHandle, name: MediaName, preconditions: Preconditions = MUST_NOT_EXIST

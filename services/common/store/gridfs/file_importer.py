@@ -30,9 +30,11 @@ from services.common.store.gridfs.chunks import ChunkStore
 from services.common.store.gridfs.documents import Document, RecordKey, upload_key
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
 from services.common.store.gridfs.posters import PosterCollection
+from services.common.store.gridfs.quotas import GridFSQuotas
 from services.common.store.gridfs.revisions import RevisionFloors
 from services.common.store.gridfs.upload_store import GridFSUploadStore
 from services.common.store.limits import BLOCK_SIZE
+from services.common.store.quotas import NO_QUOTA
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_ids import make_secret
 from services.common.store.upload_store import NO_PRECONDITIONS, NewUpload, UploadHandle
@@ -51,6 +53,7 @@ class GridFSFileImporter:
         self._uploads = GridFSUploadStore(mongo, self._timings)
         self._floors = RevisionFloors(mongo)
         self._posters = PosterCollection(mongo)
+        self._quotas = GridFSQuotas(mongo, self._timings, NO_QUOTA)
 
     async def import_file(self, info: MediaInfo, blocks: AsyncIterator[bytes]) -> ImportOutcome:
         """Compare with what is current, write the chunks of an upload, then make it current."""
@@ -151,6 +154,8 @@ class GridFSFileImporter:
             )
         if committed is None:
             raise Conflict(CHANGED_MEANWHILE)
+        for owner in {info.owner, replaced.owner if replaced else ""} - {""}:
+            await self._quotas.forget(owner)
 
 
 def _parse_id(text: str) -> ObjectId:

@@ -15,8 +15,10 @@ from services.common.store.gridfs import document_updates, documents
 from services.common.store.gridfs.chunks import ChunkStore
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
 from services.common.store.gridfs.move import Mover
+from services.common.store.gridfs.quotas import GridFSQuotas
 from services.common.store.gridfs.revisions import RevisionFloors
 from services.common.store.limits import DUE_PAGE_SIZE, MIN_ORPHAN_AGE, ORPHAN_SCAN_FILES
+from services.common.store.quotas import NO_QUOTA, Quota
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import OutboxEvent
 
@@ -24,7 +26,7 @@ from services.common.store.upload_store import OutboxEvent
 class GridFSGarbageCollector:
     """A `GarbageCollector` in the GridFS layout."""
 
-    def __init__(self, mongo: MongoDatabase, timings: StoreTimings | None = None) -> None:
+    def __init__(self, mongo: MongoDatabase, timings: StoreTimings | None = None, quota: Quota = NO_QUOTA) -> None:
         self._mongo = mongo
         self._timings = timings or StoreTimings()
         self._media = mongo.collection("media")
@@ -33,6 +35,7 @@ class GridFSGarbageCollector:
         self._chunk_store = ChunkStore(mongo)
         self._floors = RevisionFloors(mongo)
         self._mover = Mover(mongo, self._timings)
+        self._quotas = GridFSQuotas(mongo, self._timings, quota)
         self._orphan_scan_after: ObjectId | None = None
 
     async def list_due(self) -> AsyncGenerator[str, None]:
@@ -109,6 +112,10 @@ class GridFSGarbageCollector:
         for file_id in orphans:
             await self._chunk_store.delete(file_id)
         return len(orphans)
+
+    async def count_quotas(self) -> int:
+        """Count in the documents of all owners."""
+        return await self._quotas.count_all()
 
     async def _find_referenced(self, file_ids: list[ObjectId]) -> set[ObjectId]:
         """Return the files that a document or an `fs.files` entry references.

@@ -75,8 +75,13 @@ class MongoDatabase:
             cursor = await cursor
         return {index["name"]: dict(index) async for index in cursor}
 
-    async def aggregate(self, name: str, pipeline: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
-        """Run a pipeline over a collection and return its first results. Motor returns a cursor, PyMongo an awaitable cursor."""
+    async def aggregate(
+        self, name: str, pipeline: list[dict[str, Any]], limit: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Run a pipeline over a collection and return its results, at most `limit`.
+
+        Motor returns a cursor, PyMongo an awaitable cursor.
+        """
         cursor = self.collection(name).aggregate(pipeline)
         if inspect.isawaitable(cursor):
             cursor = await cursor

@@ -6,7 +6,9 @@ There are no transactions: a standalone server, a replica set and a sharded clus
 import asyncio
 import hashlib
 import itertools
+import time
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import NoReturn
@@ -38,8 +40,10 @@ from services.common.store.gridfs.documents import (
 )
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
 from services.common.store.gridfs.move import Mover
+from services.common.store.gridfs.quotas import GridFSQuotas
 from services.common.store.gridfs.revisions import RevisionFloors
 from services.common.store.limits import BLOCK_SIZE, MAX_TOMBSTONES
+from services.common.store.quotas import NO_QUOTA, Quota
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_ids import digest_secret, make_secret, secret_of
 from services.common.store.upload_store import (
@@ -65,7 +69,7 @@ class GridFSUploadStore:
 
     block_size = BLOCK_SIZE
 
-    def __init__(self, mongo: MongoDatabase, timings: StoreTimings | None = None) -> None:
+    def __init__(self, mongo: MongoDatabase, timings: StoreTimings | None = None, quota: Quota = NO_QUOTA) -> None:
         self.timings = timings or StoreTimings()
         self.lease_ttl = self.timings.lease_ttl
         self._mongo = mongo
@@ -77,12 +81,15 @@ class GridFSUploadStore:
         self._mover = Mover(mongo, self.timings)
         self._committer = Committer(mongo, self.timings, self._mover)
         self._floors = RevisionFloors(mongo)
+        self._quotas = GridFSQuotas(mongo, self.timings, quota)
         self._schema_ready = False
         self._tail_numbers = itertools.count()
 
     async def ensure_schema(self) -> None:
         """Create the indexes and verify that they exist."""
         await indexes.ensure_indexes(self._mongo)
+        if self._quotas.quota.is_set:  # there may have been none until now
+            await self._quotas.forget()
         self._schema_ready = True
 
     async def check_health(self) -> None:
@@ -102,8 +109,27 @@ class GridFSUploadStore:
     async def create_upload(
         self, name: MediaName | None, new_upload: NewUpload, preconditions: Preconditions = MUST_NOT_EXIST
     ) -> UploadHandle:
-        """Add an upload to the document of its name."""
-        return await self.add_upload(name, ObjectId(), ObjectId(), make_secret(), new_upload, preconditions)
+        """Reserve its bytes, then add an upload to the document of its name."""
+        record_id, file_id = ObjectId(), ObjectId()
+        reserved_at = time.monotonic()
+        # The document is not known yet: a reservation is found again by the name.
+        key = UploadKey(record_id, record_id, file_id)
+        await self._quotas.reserve(new_upload.owner, key, name, new_upload.reserved_bytes)
+        try:
+            upload = await self.add_upload(name, record_id, file_id, make_secret(), new_upload, preconditions)
+        except GridcastError:
+            await self._quotas.release(new_upload.owner, record_id)
+            raise
+        if self._quotas.quota.applies_to(new_upload.owner) and time.monotonic() - reserved_at > self.lease_ttl:
+            await self.abort(
+                upload
+            )  # this process was paused: its reservation may have been taken for one that is left over
+            raise ServiceUnavailable("the upload could not be created in time")
+        return upload
+
+    async def reserve(self, upload: UploadHandle, length: int) -> None:
+        """Extend the reservation of the upload."""
+        await self._quotas.extend(upload.owner, upload_key(upload), upload.name, length)
 
     async def add_upload(
         self,
@@ -165,6 +191,7 @@ class GridFSUploadStore:
         """Add the upload to the document of its name, then remove it from the nameless one. Conflict where that has lost it."""
         key = upload_key(upload)
         secret = secret_of(upload.upload_id)
+        await self._quotas.rename(upload.owner, key.record_id, name)
         named = await self.add_upload(
             name, key.record_id, key.file_id, secret, NewUpload(owner=upload.owner), preconditions
         )
@@ -342,6 +369,8 @@ class GridFSUploadStore:
         event = await self._committer.commit(upload, stored_file, preconditions, revision_floor)
         if event is None:
             raise _precondition_error(upload.name, preconditions)
+        record_id = upload_key(upload).record_id
+        await self._quotas.settle(upload.owner, record_id, stored_file.length, event.previous_owner)
         return event
 
     async def abort(self, upload: UploadHandle, *, name_taken: bool = False, second_purge: bool = False) -> None:
@@ -359,6 +388,7 @@ class GridFSUploadStore:
             )
         if document is None:
             return
+        await self._quotas.release(upload.owner, record_id)
         entry = documents.find_upload(document, record_id) or {}
         for purged_id in (file_id, record_id) if entry.get("tail_chunks") else (file_id,):
             await self._chunk_store.delete(purged_id)
@@ -368,7 +398,10 @@ class GridFSUploadStore:
 
     async def delete(self, name: MediaName, preconditions: Preconditions = NO_PRECONDITIONS) -> OutboxEvent | None:
         """Replace the current version by a tombstone."""
-        return await self._committer.delete(name, preconditions, await self._floors.get(name))
+        event = await self._committer.delete(name, preconditions, await self._floors.get(name))
+        if event is not None:
+            await self._quotas.note_release(event.info.owner)
+        return event
 
     async def move_file(
         self, name: MediaName, new_name: MediaName, preconditions: Preconditions = NO_PRECONDITIONS
@@ -378,7 +411,11 @@ class GridFSUploadStore:
 
     async def restore(self, name: MediaName) -> OutboxEvent:
         """Make the version current again whose tombstone is the last one of a deletion."""
-        return await self._committer.restore(name, await self._floors.get(name))
+        event = await self._committer.restore(name, await self._floors.get(name))
+        if event.info.owner:
+            with suppress(ServiceUnavailable):  # the daily count makes it right
+                await self._quotas.forget(event.info.owner)
+        return event
 
     async def set_poster(
         self, name: MediaName, poster: Poster | None, preconditions: Preconditions = NO_PRECONDITIONS
