@@ -23,10 +23,11 @@ from services.common.web.browser_protection import BrowserProtection
 from services.common.web.health import ReadinessCheck
 from services.common.web.middleware import RequestMiddleware
 from services.common.web.route_list import list_routes
-from services.upload.endpoints import delete, delete_many, form, move, poster, put, restore, revocations, tus
+from services.upload.endpoints import delete, delete_many, form, links, move, poster, put, restore, revocations, tus
 from services.upload.endpoints.dependencies import UploadContext
 from services.upload.endpoints.tus_folder import folder_of_new_upload
 from services.upload.limits import DiskSpaceMonitor, UploadLimiter
+from services.upload.links import LinkIssuer
 from services.upload.outbox import OutboxPublisher
 from services.upload.policy import UploadPolicy
 from services.upload.progress import ProgressReporter
@@ -67,6 +68,7 @@ def create_app(
             progress_reporter = ProgressReporter(publisher)
             cleanup = CleanupRunner()
             poller = None if auth is None else create_revocation_poller(auth, store.revocations, publisher.redis)
+            store_revocation = partial(revoke, store.revocations, poller)
             app.state.upload_context = UploadContext(
                 settings=settings,
                 store=store.uploads,
@@ -77,7 +79,11 @@ def create_app(
                 start_progress=progress_reporter.start,
                 cleanup=cleanup,
                 sids=None if auth is None else auth.sids,
-                revoke=partial(revoke, store.revocations, poller),
+                revoke=store_revocation,
+                link_uses=store.revocations,
+                links=None
+                if auth is None
+                else LinkIssuer(auth.link_signer, auth.revocations, store.reader, store_revocation),
                 resumable_uploads=ResumableUploads(
                     store.uploads,
                     policy,
@@ -120,7 +126,7 @@ def create_app(
     if auth is not None:
         checks |= auth.readiness_checks()
     app = create_fastapi_app("upload", "Writes files into the store.", lifespan, checks)
-    for endpoint in (form, put, delete, delete_many, move, poster, restore, tus, revocations):
+    for endpoint in (form, put, delete, delete_many, move, poster, restore, tus, links, revocations):
         app.include_router(endpoint.router)
     protection = BrowserProtection(HostPolicy(settings.allowed_hosts), OriginPolicy(""))
     authorization = create_authorization(auth, list_routes(app), folder_of_new_upload)

@@ -2,6 +2,7 @@
 
 from pydantic import Field, field_validator
 
+from services.common.auth.signed_links import LINK_LIFE_SECONDS, MAX_LINK_LIFE_SECONDS
 from services.common.bus.redis import validate_redis_url
 from services.common.settings import AuthSettings, RedisSettings, StoreSettings
 from services.common.store.quotas import Quota
@@ -64,6 +65,13 @@ class UploadSettings(StoreSettings, RedisSettings, AuthSettings):
     )
     gc_interval: float = Field(
         10.0, ge=0, description="seconds: interval between two runs of the garbage collector; 0: none in this process"
+    )
+
+    link_life: float = Field(
+        LINK_LIFE_SECONDS,
+        ge=1,
+        le=MAX_LINK_LIFE_SECONDS,
+        description="seconds: a signed link whose maker asks for no other life ends after this",
     )
 
     _validate_redis_url = field_validator("redis_url")(validate_redis_url)

@@ -17,7 +17,7 @@ from services.common.http.problem import decode_problem_detail
 from services.common.media_path import PATH_PREFIX, PATH_TEMPLATE
 from services.common.telemetry.request_id import new_request_id, request_id_var
 from services.common.telemetry.request_telemetry import RequestTelemetry
-from services.common.web.browser_protection import SAME_ORIGIN_ONLY
+from services.common.web.browser_protection import SAME_ORIGIN_ONLY, service_response_headers
 from services.common.web.problems import send_problem
 
 HandlerT = TypeVar("HandlerT")
@@ -68,7 +68,7 @@ class RequestMiddleware:
         fast_path_handlers: Mapping[tuple[str, str], FastPathHandler] | None = None,
         telemetry: RequestTelemetry | None = None,
         check_request: Callable[[Scope], None] = lambda _scope: None,
-        response_headers: Callable[[Scope], list[Header]] | None = None,
+        response_headers: Callable[[Scope], list[Header]] = service_response_headers,
         client_address: Callable[[Scope], str] = client_behind_gateway,
         authorization: Authorization | None = None,
     ) -> None:
@@ -101,10 +101,9 @@ class RequestMiddleware:
         if response is not None:
             request_id = _request_id(scope, self._trusts_request_id)
             own_lines = b"x-request-id: %s\r\n" % request_id.encode("ascii")  # well-formed, or made here
-            if self._response_headers is None:
-                response.field_lines += own_lines + _SAME_ORIGIN_LINES
-            else:
-                response.field_lines += own_lines + encode_headers(self._response_headers(scope))
+            own = self._response_headers(scope)
+            response.field_lines += own_lines
+            response.field_lines += _SAME_ORIGIN_LINES if own is SAME_ORIGIN_ONLY else encode_headers(own)
             scope["route"] = route
             self._record(scope, request_id, response.status, len(response.body), 0, time.perf_counter() - began)
         return response
@@ -127,8 +126,7 @@ class RequestMiddleware:
         request_id = scope.get("request_id") or _request_id(scope, self._trusts_request_id)
         scope["request_id"] = request_id
         token = request_id_var.set(request_id)
-        own_headers = SAME_ORIGIN_ONLY if self._response_headers is None else self._response_headers(scope)
-        response = _ResponseSender(send, request_id, own_headers)
+        response = _ResponseSender(send, request_id, self._response_headers(scope))
         received = 0
 
         async def counting_receive() -> Message:

@@ -14,12 +14,14 @@ from services.common.auth.sids import SidSigner
 from services.common.errors import BadRequest, GridcastError
 from services.common.http.clients import client_key
 from services.common.http.content_coding import require_identity_coding
+from services.common.store.revocation_store import LinkUses
 from services.common.store.upload_store import UploadStore
 from services.common.telemetry import metrics
 from services.common.web.middleware import client_behind_gateway
 from services.upload.body import UploadBody
 from services.upload.endpoints.request import parse_content_length
 from services.upload.limits import DiskSpaceMonitor, UploadLimiter
+from services.upload.links import LinkIssuer
 from services.upload.outbox import OutboxPublisher
 from services.upload.policy import UploadPolicy
 from services.upload.progress import Progress, StartProgress
@@ -44,6 +46,8 @@ class UploadContext:
     resumable_uploads: ResumableUploads
     sids: SidSigner | None
     revoke: Callable[[Revocation], Awaitable[None]]
+    link_uses: LinkUses
+    links: LinkIssuer | None
 
     def check_sid(self, identity: Identity | None, sid: str | None) -> None:
         """Raise InsufficientScope where the progress of an upload would be pushed to the socket of another subject."""

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request, Response
 
-from services.common.auth.identity import Identity, identity_of, subject_of
+from services.common.auth.credentials import find_link
+from services.common.auth.identity import Identity, identity_of, link_of, subject_of
 from services.common.errors import (
     BadRequest,
     GridcastError,
@@ -25,7 +26,9 @@ from services.upload.endpoints.dependencies import UploadContext, request_body, 
 from services.upload.endpoints.request import digest_verifiers, parse_content_length
 from services.upload.endpoints.response import validator_headers
 from services.upload.tus import headers as tus_headers
+from services.upload.tus.by_link import apply_link, check_limits, use_once
 from services.upload.tus.concatenation import Concatenator, ConcatTarget
+from services.upload.tus.ownership import link_entry
 from services.upload.tus.patch import PatchRequest, PatchResult
 
 router = APIRouter(tags=["tus"])
@@ -120,10 +123,12 @@ async def tus_create(
     with _require_tus_version(request), request_body(request, "tus") as body:
         context = upload_context(request)
         concat = tus_headers.parse_concat(upload_concat)
-        metadata = tus_headers.parse_metadata(upload_metadata or "")
+        identity = identity_of(request.scope)
+        link = link_of(request.scope)
+        metadata = apply_link(link, tus_headers.parse_metadata(upload_metadata or ""), is_concat=concat is not None)
         stored_metadata = {"metadata": upload_metadata or ""}
         stored_metadata |= {key: metadata[key] for key in ("filetype", "sid") if key in metadata}
-        identity = identity_of(request.scope)
+        stored_metadata |= link_entry(identity)
         context.check_sid(identity, metadata.get("sid"))
         if concat is not None:
             stored_metadata["concat"] = (upload_concat or "").strip()
@@ -131,27 +136,32 @@ async def tus_create(
             if upload_length is not None or parse_content_length(request) or not await body.is_empty():
                 raise BadRequest("a final upload must have neither Upload-Length nor a body")
             return await _create_final(context, concat, metadata, stored_metadata, body.client, identity)
-        name = None
+        name, content_type = None, None
         if concat is None:
             name = validate_media_name(metadata.get("folder", ""), metadata.get("filename", ""))
-            context.policy.check_media_type(resolve_content_type(metadata.get("filetype", ""), name.filename))
+            content_type = resolve_content_type(metadata.get("filetype", ""), name.filename)
+            context.policy.check_media_type(content_type)
             tus_headers.encode_metadata_of_file(metadata)
         length = tus_headers.parse_upload_length(upload_length, upload_defer_length)
+        check_limits(link, content_type, length)
         content_length = parse_content_length(request)
         if not _is_tus_content_type(request) and (content_length or not await body.is_empty()):
             raise _unsupported_content_type()
         verifiers = [*tus_headers.parse_checksum(upload_checksum), *digest_verifiers(request)]
         if length is not None and content_length is not None and content_length > length:
             raise BadRequest("the body is longer than Upload-Length")
-        upload_id, result = await context.resumable_uploads.create(
-            name,
-            length,
-            stored_metadata,
-            subject_of(identity),
-            body,
-            PatchRequest(0, None, content_length, verifiers),
-        )
-    return await _patch_response(context, result, 201, {"location": f"{tus_headers.TUS_PATH}{upload_id}"})
+        async with use_once(link, context.link_uses, context.cleanup):
+            upload_id, result = await context.resumable_uploads.create(
+                name,
+                length,
+                stored_metadata,
+                subject_of(identity),
+                body,
+                PatchRequest(0, None, content_length, verifiers),
+            )
+    # The link is the credential of the requests that follow: a client of tus adds none by itself.
+    query = "" if link is None else f"?link={find_link(request.scope['query_string'])}"
+    return await _patch_response(context, result, 201, {"location": f"{tus_headers.TUS_PATH}{upload_id}{query}"})
 
 
 async def _create_final(

@@ -14,8 +14,8 @@
     posters           small pictures of files, by the id of the bytes: they go wherever these go. `poster` of a version is the tag
     revision_floors   the greatest revision of all names of a bucket whose rows were deleted
     quotas            how many bytes the current files of an owner have, null where that is not counted
-    revocations       tokens and subjects that are refused: the UTF-8 bytes of their names, which may hold any character, and
-                      Unix times in seconds
+    revocations       tokens, subjects and links that are refused, links that were prolonged or used: the UTF-8 bytes of their
+                      names, which may hold any character, and Unix times in seconds
 
 `search_name` is the filename as a search compares it. `owner` is the subject in UTF-8, for the same reason as the names of
 revocations; null where there is none. Text is compared and ordered by its bytes.
