@@ -52,6 +52,7 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
     "/openapi.json": {"GET": PUBLIC},
     "/asyncapi.yaml": {"GET": PUBLIC},
     "/page/{name}": {"GET": PUBLIC},
+    "/client/{name}": {"GET": PUBLIC},
     "/livez": {"GET": PUBLIC},
     "/readyz": {"GET": PUBLIC},
     "/version": {"GET": PUBLIC},
