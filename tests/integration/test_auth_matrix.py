@@ -64,6 +64,7 @@ CASES: dict[tuple[str, str], Case] = {
     ("GET", "/livez"): Case("/livez", None),
     ("GET", "/readyz"): Case("/readyz", None),
     ("GET", "/version"): Case("/version", None),
+    ("GET", "/status"): Case("/status", "admin", "read"),
     ("GET", "/file"): Case("/file?folder=team-a", "read:team-a", "read:team-b"),
     ("GET", "/file/folders"): Case("/file/folders", "read:team-a", "write:team-a"),
     ("GET", "/file/info"): Case(f"/file/info{QUERY}", "read:team-a", "read:team-b"),

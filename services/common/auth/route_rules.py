@@ -56,6 +56,7 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
     "/livez": {"GET": PUBLIC},
     "/readyz": {"GET": PUBLIC},
     "/version": {"GET": PUBLIC},
+    "/status": {"GET": Rule("admin")},
     "/file": {"GET": Rule("read", Source.LIST)},
     "/file/folders": {"GET": Rule("read")},
     "/file/info": {"GET": _READ},
