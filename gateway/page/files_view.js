@@ -145,6 +145,7 @@ export class FilesView {
     const { model } = this;
     const { length } = model;
     setText(this.#count, length ? (model.complete ? count(length, "file") : `${count(length, "file")} and more`) : "");
+    this.#list.hidden = length === 0;
     const fresh = model.pending.length;
     this.#fresh.hidden = !(fresh || model.stale) || length === 0;
     setText(this.#fresh, model.stale ? "The list has changed: show it anew" : `Show ${count(fresh, "new file")}`);
