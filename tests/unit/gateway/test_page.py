@@ -14,7 +14,8 @@ from tests.support.programs import require_program
 MODEL = """
 import { FileModel } from "./file_model.js";
 const all = Array.from({ length: 3000 }, (_, index) => ({
-  id: String(index), folder: "", filename: `f${index}`, etag: "1", revision: 1, uploaded_at: new Date(9e12 - index * 1000).toISOString(),
+  id: String(index), folder: "", filename: `f${index}`, etag: "1", revision: 1,
+  uploaded_at: new Date(9e12 - index * 1000).toISOString(),
 }));
 let requests = 0;
 const files = {
@@ -27,7 +28,9 @@ const files = {
 };
 const model = new FileModel(files, () => {});
 const rest = () => new Promise((resolve) => setTimeout(resolve));
-const file = (filename, revision, more = {}) => ({ id: "x", folder: "", filename, etag: "2", revision, uploaded_at: new Date().toISOString(), ...more });
+const now = new Date().toISOString();
+const file = (filename, revision, more = {}) =>
+  ({ id: "x", folder: "", filename, etag: "2", revision, uploaded_at: now, ...more });
 const seen = {};
 await model.open({});
 seen.first = [model.length, model.complete];
