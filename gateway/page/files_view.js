@@ -6,7 +6,7 @@ import { createRow, updateRow } from "./file_row.js";
 import { breadcrumbs, Folders, folderTiles } from "./folders.js";
 import { count, words } from "./format.js";
 import { icon } from "./icons.js";
-import { change, link, parse, pathOf } from "./router.js";
+import { change, link, pathOf } from "./router.js";
 import { Selection } from "./selection.js";
 import { download } from "./sources.js";
 import { toast } from "./dialogs.js";
@@ -20,7 +20,6 @@ export class FilesView {
   #search = "";
   #grid = choices.get("layout") === "grid";
   #allFolders = false;
-  #focused = 0;
 
   /** @param {{ choose: () => void }} upload */
   constructor({ choose }) {
@@ -91,9 +90,10 @@ export class FilesView {
       update: (element, index) => this.#update(element, index),
       layout: (width) => this.#layout(width),
       shown: (first, last) => this.#shown(first, last),
+      has: (key) => this.model.find(key) !== undefined,
+      focus: (index) => this.#focus(index),
     });
     this.#list.addEventListener("keydown", (event) => this.#keys(event));
-    this.#list.addEventListener("focusin", () => (this.#list.dataset.keeps = "yes"));
     this.#setLayout(this.#grid ? "grid" : "list");
   }
 
@@ -193,6 +193,7 @@ export class FilesView {
     const had = this.#rows.element(pathOf(file))?.contains(document.activeElement);
     this.model.apply({ type: "file.deleted", data: { ...file, revision: file.revision } }, true);
     if (had || document.activeElement === document.body) this.#focus(Math.min(index, this.model.length - 1));
+    this.#rows.render();
   }
 
   #layout(width) {
@@ -243,7 +244,6 @@ export class FilesView {
   }
 
   #focus(index) {
-    this.#focused = index;
     const file = this.model.at(index);
     if (file) this.#rows.reveal(index, () => this.#rows.element(pathOf(file))?.querySelector(".file-open").focus());
   }
@@ -252,5 +252,3 @@ export class FilesView {
 export function empty(name, title, text) {
   return el("div", { class: "empty" }, icon(name), el("strong", { text: title }), el("p", { text }));
 }
-
-export const isFilesRoute = () => parse(location.hash).view === "files";

@@ -15,16 +15,13 @@ export const iconOf = (kind) => (kind === "pdf" ? "text" : kind);
 /** Only these are shown as pictures: the server serves other images as attachments. */
 export const isPicture = ({ content_type: type }) => /^image\/(png|apng|jpeg|jpg|gif|webp|avif)\b/.test(type);
 
-/** What a browser says of a type that no container facts are known of. */
+/** Whether it is worth trying: what a type holds is known only when it plays. */
 export function canPlay(file) {
   const kind = kindOf(file);
   if (kind !== "video" && kind !== "audio") return true;
   const type = file.content_type.split(";", 1)[0];
-  const codecs = file.media_facts?.codecs;
-  const asked = document.createElement(kind);
   const name = type === "video/quicktime" ? "video/mp4" : type === "video/x-matroska" ? "video/webm" : type;
-  if (codecs?.length) return asked.canPlayType(`${name}; codecs="${codecs.join(", ")}"`) !== "" || asked.canPlayType(name) !== "";
-  return asked.canPlayType(name) !== "";
+  return document.createElement(kind).canPlayType(name) !== "";
 }
 
 /** "1920 × 1080, 1:02" or an empty text. */

@@ -51,7 +51,7 @@ export class Player {
 
   /** Show the file of a path, or nothing where that is empty. `time` in seconds. */
   async show(path, time) {
-    if (path === this.#path) return;
+    if ((path ?? "") === this.#path) return;
     this.#clear();
     this.#path = path ?? "";
     if (!path) {
@@ -102,9 +102,8 @@ export class Player {
     media.addEventListener("loadedmetadata", () => {
       if (time > 0) media.currentTime = time;
       // A container whose video codec is unknown here plays its sound only.
-      if (kind === "video" && media.videoWidth === 0 && !file.media_facts?.codecs?.every?.((codec) => /^(mp4a|opus|vorbis|mp3|flac)/.test(codec))) this.#cannot(file, kind);
+      if (kind === "video" && media.videoWidth === 0 && width > 0) this.#cannot(file, kind);
     });
-    media.addEventListener("ended", () => this.next.disabled || choices.get("autoplay") !== "yes" || this.#go("next"));
     media.src = address;
     this.#media = media;
     this.#setSpeed(Number(choices.get("speed")) || 1);

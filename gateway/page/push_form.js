@@ -5,6 +5,7 @@ import { words } from "./format.js";
 import { icon } from "./icons.js";
 
 const ACK_WAIT = 5; // seconds
+const REST = 400; // milliseconds: the second click of a double click
 const MEANINGS = {
   delivered: "Delivered: the client has confirmed it.",
   sent: "Sent: the replica that holds the connection has it.",
@@ -67,6 +68,7 @@ export class PushForm {
       return;
     }
     this.#busy = this.button.disabled = true;
+    const rest = new Promise((resolve) => setTimeout(resolve, REST));
     const message = { type: this.type.value.trim(), data };
     const target = this.target.value.trim();
     try {
@@ -80,6 +82,7 @@ export class PushForm {
       const text = error.status === 404 ? "There is no such socket: it has left, or the sid is misspelt." : words(error);
       this.receipt.replaceChildren(el("p", { class: "notice error", text }));
     } finally {
+      await rest;
       this.#busy = this.button.disabled = false;
     }
   }

@@ -15,7 +15,7 @@ export class WindowList {
    * @param {{
    *   length: () => number, key: (index: number) => string, make: (index: number) => HTMLElement,
    *   update: (element: HTMLElement, index: number) => void, layout: (width: number) => { columns: number, height: number, gap: number },
-   *   shown: (first: number, last: number) => void,
+   *   has: (key: string) => boolean, shown: (first: number, last: number) => void, focus: (index: number) => void,
    * }} source
    */
   constructor(list, source) {
@@ -69,9 +69,13 @@ export class WindowList {
 
     const wanted = new Map();
     for (let index = first; index < last; index++) wanted.set(this.#source.key(index), index);
+    let lost = -1;
     for (const [key, element] of this.#elements) {
       if (wanted.has(key)) continue;
-      if (element.contains(document.activeElement) && list.dataset.keeps === "yes") continue;
+      if (element.contains(document.activeElement)) {
+        if (this.#source.has(key)) continue; // it was only scrolled away
+        lost = element.place ?? 0;
+      }
       element.remove();
       this.#elements.delete(key);
     }
@@ -84,6 +88,7 @@ export class WindowList {
         this.#elements.set(key, element);
       }
       this.#source.update(element, index);
+      element.place = index;
       const [column, row] = [index % columns, Math.floor(index / columns)];
       element.style.width = `${cell}px`;
       element.style.height = `${height - gap}px`;
@@ -99,5 +104,6 @@ export class WindowList {
         cursor = element.nextElementSibling;
       } else list.insertBefore(element, cursor);
     }
+    if (lost >= 0) this.#source.focus(Math.min(lost, length - 1));
   }
 }

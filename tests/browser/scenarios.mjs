@@ -337,7 +337,7 @@ const scenarios = {
   async token() {
     const page = await open();
     await page.getByRole("button", { name: "Token: none" }).click();
-    const claims = btoa(JSON.stringify({ sub: "alice", exp: Math.floor(Date.now() / 1000) + 3600, scope: "read:demo/*" }));
+    const claims = btoa(JSON.stringify({ sub: "alice", exp: Math.floor(Date.now() / 1000) + 3600, scope: "read:demo/*" })).replace(/[=]/g, "").replace(/[+]/g, "-").replace(/[/]/g, "_");
     await page.locator("#token-field").fill(`e30.${claims}.x`);
     const state = await text(page.locator("#token-state"));
     const sent = page.waitForRequest((request) => request.headers().authorization?.startsWith("Bearer e30."));
