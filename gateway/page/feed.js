@@ -33,7 +33,7 @@ export class Feed {
   }
 
   #take(event) {
-    if (!/^(file|socket)\./.test(event.type)) events.ack(event); // whoever pushed it may wait for that
+    if (!/^(file|socket)\./.test(event.type)) events.ack(event); // its sender may wait for that
     const folded = event.type === "file.progress";
     const key = folded ? `progress ${event.data?.filename}` : `${event.source} ${event.id} ${event.topic ?? ""} ${event.sequence}`;
     const last = folded ? this.#entries.findIndex((entry) => entry.key === key && entry.event.data?.state !== "stored") : -1;

@@ -131,6 +131,7 @@ export class Player {
     const codecs = file.media_facts?.codecs?.join(", ");
     const link_ = el("a", { class: "button primary", href: files.address(file), download: file.filename, onclick: (event) => download(event, file).catch((error) => this.#fail(error)) }, icon("download"), `Download (${size(file.length)})`);
     this.#media = null;
+    this.speed.hidden = this.timeLink.hidden = this.pip.hidden = true;
     this.stage.replaceChildren(el("div", { class: "cannot", role: "status" }, icon(iconOf(kind)), el("strong", { text: what }), el("p", { class: "soft", text: `${file.content_type}${codecs ? ` (${codecs})` : ""}. Download it and open it with a program on your machine${kind === "video" || kind === "audio" ? ", mpv or VLC for example" : ""}.` }), link_));
     link_.focus();
   }

@@ -62,7 +62,8 @@ export class UploadPanel {
     if (this.#items.has(upload)) return;
     const item = { upload, file, row: this.#createRow(), received: 0, verifying: false };
     this.#items.set(upload, item);
-    if (this.#list.childElementCount < LISTED) this.#list.prepend(item.row);
+    const over = this.#list.querySelector('[data-state="stored"], [data-state="cancelled"]'); // what goes on stands above
+    if (this.#list.childElementCount < LISTED) this.#list.insertBefore(item.row, over);
     this.#bind(item);
     upload.onChange((snapshot) => {
       if (snapshot.state !== "sending") item.verifying = false;
