@@ -52,7 +52,7 @@ export function updateRow(row, file, { selected, showFolder, length, index, grid
   find(".file-name").title = filename;
   const facts = factsLine(file, clock);
   const when = new Date(file.uploaded_at);
-  setText(find(".file-meta"), [showFolder && file.folder, grid && size(file.length), grid && moment(when)].filter(Boolean).join(" · ") || (grid ? "" : describe(kind)));
+  setText(find(".file-meta"), [showFolder && file.folder, grid && size(file.length), grid && !(showFolder && file.folder) && moment(when)].filter(Boolean).join(" · ") || (grid ? "" : describe(kind)));
   setText(find(".file-facts"), facts);
   setText(find(".file-size"), size(file.length));
   setText(find(".file-date"), moment(when));

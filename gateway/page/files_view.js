@@ -152,6 +152,7 @@ export class FilesView {
     if (fresh && length === 0 && !model.loading) model.showPending();
     this.#showState();
     this.#rows.render();
+    this.onChanged?.();
   }
 
   #stateKey = "";

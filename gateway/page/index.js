@@ -28,6 +28,7 @@ const intake = createIntake({ folder: present, add: (entries) => panel.add(entri
 const filesView = new FilesView({ choose: intake.choose });
 const views = { files: filesView, sockets: new SocketsView(), operations: new OperationsView() };
 const player = new Player({ find: (path) => filesView.model.find(path), neighbours: (path) => filesView.neighbours(path) });
+filesView.onChanged = () => player.showNeighbours();
 player.onClosed = (path) => [...document.querySelectorAll(".file")].find((row) => row.dataset.path === path)?.querySelector(".file-open").focus();
 const details = new Details({ remove: (file) => filesView.selection.remove([file]) });
 document.body.append(panel.element, intake.element);

@@ -73,6 +73,14 @@ export class Player {
     }
   }
 
+  /** The list has changed: say whether there is a file before and after this one. */
+  showNeighbours() {
+    if (!this.#path) return;
+    const { previous, next } = this.list.neighbours(this.#path);
+    this.previous.disabled = !previous;
+    this.next.disabled = !next;
+  }
+
   async #open(file, time, signal) {
     const kind = kindOf(file);
     const { width, height, duration } = file.media_facts ?? {};
@@ -82,9 +90,7 @@ export class Player {
     const timed = kind === "video" || kind === "audio";
     this.speed.hidden = this.timeLink.hidden = !timed;
     this.pip.hidden = kind !== "video" || !document.pictureInPictureEnabled;
-    const { previous, next } = this.list.neighbours(this.#path);
-    this.previous.disabled = !previous;
-    this.next.disabled = !next;
+    this.showNeighbours();
     if (kind === "other" || (kind === "image" && !isPicture(file)) || !canPlay(file)) return this.#cannot(file, kind);
     if (kind === "text") {
       const text = await textOf(file, TEXT_BYTES, signal);
