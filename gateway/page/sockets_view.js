@@ -29,7 +29,10 @@ export class SocketsView {
     const connected = el("section", { class: "card", "aria-labelledby": "sockets-title" }, el("h2", { id: "sockets-title" }, "Connected", this.sum), this.state, this.list, this.more);
     const own = el("section", { class: "card own", "aria-labelledby": "own-title" }, el("h2", { id: "own-title", text: "This page" }), el("p", { class: "small soft", text: "Others push to this page by its sid." }), el("div", { class: "copied" }, this.sid, this.copy));
     this.element = el("section", { class: "view" }, el("h1", { text: "Sockets" }), el("div", { class: "sockets-grid" }, el("div", { class: "stack" }, connected, this.feed.element), el("div", { class: "stack" }, own, this.push.element)));
-    events.onState(() => this.#showSid());
+    events.onState(({ state }) => {
+      this.#showSid();
+      if (state === "connected") this.#schedule(300);
+    });
     tokenListeners.add(() => this.#shown && this.#read());
     document.addEventListener("visibilitychange", () => this.#schedule(0));
   }
@@ -85,8 +88,9 @@ export class SocketsView {
     const online = found.filter(({ state }) => state === "online").length;
     setText(this.sum, `${online}${partial ? "+" : ""} online${found.length > online ? `, ${found.length - online} away` : ""}`);
     this.state.replaceChildren(...(found.length ? [] : [el("p", { class: "soft", text: "No one is connected. Open this page in a second window, and it appears here." })]));
-    // This page first; the others by the time at which they came.
-    found.sort((one, other) => (other.sid === events.sid) - (one.sid === events.sid) || other.since - one.since);
+    // This page first, then who is online, then by the time at which they came.
+    const rank = ({ sid, state }) => (sid === events.sid ? 0 : state === "online" ? 1 : 2);
+    found.sort((one, other) => rank(one) - rank(other) || other.since - one.since);
     const rows = new Map(found.map((socket) => [socket.sid, this.#rows.get(socket.sid) ?? this.#row(socket)]));
     for (const [sid, row] of this.#rows) if (!rows.has(sid)) row.remove();
     let cursor = this.list.firstElementChild;

@@ -224,7 +224,7 @@ export class UploadPanel {
     }
     const has = Math.max(received, stored);
     const bar = find(".bar");
-    bar.hidden = state === "stored" || state === "cancelled";
+    bar.hidden = state === "stored" || state === "cancelled" || (state === "failed" && error?.status === 409);
     const part = (value) => (bytes ? value / bytes : 1);
     find(".bar-sent").style.transform = `scaleX(${part(Math.max(sent, has))})`;
     find(".bar-stored").style.transform = `scaleX(${part(Math.min(has, bytes))})`;
