@@ -18,7 +18,7 @@ CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2
 # The store of the services under test: gridfs, which is the default, or files.
 TEST_ENV := $(if $(STORE),TEST_STORE=$(STORE))
 
-.PHONY: help run servers test test-long test-containers coverage bench lint lock setup format
+.PHONY: help run servers test test-browser test-long test-containers coverage bench lint lock setup format
 .DEFAULT_GOAL := help
 
 help: ## list all commands
@@ -42,6 +42,9 @@ endif
 
 test-long: lint ## the same, with the full figures of every guarantee
 	$(TEST_ENV) $(BIN)/python -m pytest -s -m "not containers"
+
+test-browser: setup ## test the web page in Chromium: drops, reload, two windows, keyboard, axe; needs node, npm
+	$(BIN)/python -m pytest -m "not containers" tests/browser tests/clients/test_js_browser.py
 
 test-containers: setup ## test the compose stack; needs docker
 	$(BIN)/python -m pytest -s -m containers tests/containers

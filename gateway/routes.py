@@ -30,6 +30,7 @@ _TABLE: dict[str, dict[str, str]] = {
     "/livez": {"GET": GATEWAY},
     "/readyz": {"GET": GATEWAY},
     "/version": {"GET": GATEWAY},
+    "/status": {"GET": GATEWAY},
     "/page/{name}": {"GET": GATEWAY, "HEAD": GATEWAY},
     "/client/{name}": {"GET": GATEWAY, "HEAD": GATEWAY},
     "/file": {"GET": STREAM, "PATCH": UPLOAD},

@@ -23,6 +23,7 @@ from services.common.web.browser_protection import BrowserProtection
 from services.common.web.health import ReadinessCheck
 from services.common.web.middleware import RequestMiddleware
 from services.common.web.route_list import list_routes
+from services.common.web.status import add_status_route
 from services.upload.endpoints import delete, delete_many, form, links, move, poster, put, restore, revocations, tus
 from services.upload.endpoints.dependencies import UploadContext
 from services.upload.endpoints.tus_folder import folder_of_new_upload
@@ -126,6 +127,7 @@ def create_app(
     if auth is not None:
         checks |= auth.readiness_checks()
     app = create_fastapi_app("upload", "Writes files into the store.", lifespan, checks)
+    add_status_route(app, checks)
     for endpoint in (form, put, delete, delete_many, move, poster, restore, tus, links, revocations):
         app.include_router(endpoint.router)
     protection = BrowserProtection(HostPolicy(settings.allowed_hosts), OriginPolicy(""))

@@ -64,6 +64,7 @@ CASES: dict[tuple[str, str], Case] = {
     ("GET", "/livez"): Case("/livez", None),
     ("GET", "/readyz"): Case("/readyz", None),
     ("GET", "/version"): Case("/version", None),
+    ("GET", "/status"): Case("/status", "admin", "read"),
     ("GET", "/file"): Case("/file?folder=team-a", "read:team-a", "read:team-b"),
     ("PATCH", "/file"): Case(
         "/file?folder=team-a&filename=none",

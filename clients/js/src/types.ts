@@ -140,6 +140,61 @@ export interface Subscription {
   unsubscribe(): void;
 }
 
+/** One socket, as others see it. */
+export interface SocketInfo {
+  sid: string;
+  /** away: disconnected, may still resume. */
+  state: "online" | "away";
+  /** The replica that has the connection; empty while away. */
+  replica: string;
+  /** Seconds since 1970. */
+  since: number;
+  left: number | null;
+  topics: string[];
+  meta: unknown;
+}
+
+export interface SocketPage {
+  sockets: SocketInfo[];
+  /** `after` of the next page, null at the end. */
+  next: string | null;
+}
+
+/** An event to push. */
+export interface PushMessage {
+  type: string;
+  data?: unknown;
+  /** Makes a repeated push the same event. */
+  id?: string | undefined;
+}
+
+/** What became of a push (docs/messages.md, "Receipts"). */
+export interface Receipt {
+  status: "sent" | "queued" | "delivered";
+  id: string;
+  sequence: string;
+  duplicate: boolean;
+}
+
+/** One process of a service, as `GET /status` shows it. */
+export interface ReplicaStatus {
+  address: string;
+  ready: boolean;
+  /** Readiness checks by name: "ok", or what is wrong. */
+  checks: Record<string, string>;
+  /** null where the replica did not answer. */
+  version: string | null;
+  /** Seconds since it was started. */
+  uptime: number | null;
+  /** Live figures by name: counters since the start, and gauges. */
+  figures: Record<string, number>;
+}
+
+export interface Status {
+  gateway: ReplicaStatus;
+  services: { service: string; ready: boolean; replicas: ReplicaStatus[] }[];
+}
+
 /** The token, or a function that returns it. `rejected`: the server refused the last one, or it ends soon; so do not return it from a cache. */
 export type TokenSource =
   | string

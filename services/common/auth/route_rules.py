@@ -60,6 +60,7 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
     "/livez": {"GET": PUBLIC},
     "/readyz": {"GET": PUBLIC},
     "/version": {"GET": PUBLIC},
+    "/status": {"GET": Rule("admin")},
     # The right to write where a file goes is judged by the handler: the body names the folder.
     "/file": {"GET": Rule("read", Source.LIST), "PATCH": _DELETE},
     "/file/poster": {"GET": _READ, "PUT": _WRITE, "DELETE": _WRITE},
