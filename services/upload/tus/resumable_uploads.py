@@ -293,12 +293,12 @@ class ResumableUploads:
         with suppress(GridcastError):
             if isinstance(error, (Gone, Conflict)) or is_store_unavailable(error):
                 await writer.suspend()
-            elif isinstance(error, QuotaExceeded):
-                await self._suspend_unchanged(writer)
             elif request.verifiers:
                 await writer.truncate(blocks_before)
                 if writer.upload is not None:
                     await self._store.release_lease(writer.upload)
+            elif isinstance(error, QuotaExceeded):  # there is no room for the bytes that are not stored yet
+                await self._suspend_unchanged(writer)
             else:
                 await self._checkpoint_and_suspend(writer)
 

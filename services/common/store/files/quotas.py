@@ -6,7 +6,7 @@ is reserved is in the rows of the uploads and nowhere else: it ends with them, h
 
 from collections.abc import Mapping
 
-from sqlalchemy import delete, exists, func, select, update
+from sqlalchemy import func, select, update
 
 from services.common.store.files import schema
 from services.common.store.files.database import Transaction
@@ -50,10 +50,8 @@ def add_stored(transaction: Transaction, quota: Quota, changes: Mapping[bytes | 
 
 
 def count_stored(transaction: Transaction, owner: bytes) -> None:
-    """Count the files of an owner again, and delete the row of one that has nothing."""
-    has_upload = exists().where(uploads.c.owner == owner)
-    if _lock(transaction, owner, anew=True) == 0:
-        transaction.connection.execute(delete(quotas).where(quotas.c.owner == owner, quotas.c.stored == 0, ~has_upload))
+    """Count the files of an owner again. Its row stays, also where it has nothing: another transaction may wait for its lock."""
+    _lock(transaction, owner, anew=True)
 
 
 def _lock(transaction: Transaction, owner: bytes, *, anew: bool = False) -> int:
