@@ -408,7 +408,7 @@ async def test_a_database_file_that_was_replaced_is_not_written(adapters: FilesA
 
 
 UNPRIVILEGED = """
-import asyncio, os, sys
+import asyncio, os, sqlite3, sys  # sqlite3 before the rights are gone: Python may be in the folder of root
 from pathlib import Path
 from services.common.errors import GridcastError
 from services.common.media import MediaName
