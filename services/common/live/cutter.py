@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from services.common.containers.fragments import TrackFragment
 from services.common.live.base_times import shift_base_times
-from services.common.live.fragment_reader import Fragment
+from services.common.live.fragment_reader import MAX_SKEW_SECONDS, Fragment
 from services.common.live.initialisation import IncompatibleInit, InitSegment, UnsupportedMedia
 from services.common.live.segments import Epoch, Segment
 
@@ -181,10 +181,18 @@ class Cutter:
 
     def _place_other(self, fragment: Fragment) -> Cut:
         """A fragment without the main track goes with the open segment, else it is dropped."""
-        if self._run is None or self._open is None:
+        run = self._run
+        if run is None or self._open is None or self._is_far_from(run, fragment):
             self.dropped += 1
             return Cut()
-        return Cut(self._append(self._run, self._open, fragment))
+        return Cut(self._append(run, self._open, fragment))
+
+    def _is_far_from(self, run: _Run, fragment: Fragment) -> bool:
+        """Whether a fragment without the main track does not belong to the end of the file."""
+        starts = (
+            Fraction(_start(t) + run.shifts[t.track_id], run.init.tracks[t.track_id].timescale) for t in fragment.tracks
+        )
+        return any(abs(start - self._file_end) > MAX_SKEW_SECONDS for start in starts)
 
     def _start_run(self, init: InitSegment, fragment: Fragment, start: int, date: float) -> _Run:
         """Begin an epoch with a fragment: its time goes on where the file ends, and dates do not go back."""

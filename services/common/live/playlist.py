@@ -5,7 +5,6 @@ are kept and each update costs one segment. A window is a sliding list; what has
 """
 
 import datetime as dt
-import itertools
 import math
 import zlib
 from collections.abc import Sequence
@@ -106,7 +105,7 @@ class Playlist:
             self._compressor = zlib.compressobj(6, zlib.DEFLATED, _GZIP_WINDOW_BITS)
             self._compressed_head, self._compressed_lines = head, 0
             self._compressed = self._compressor.compress(head.encode())
-        fresh = "".join(itertools.islice(self._lines, self._compressed_lines, None))
+        fresh = "".join(self._lines[self._compressed_lines :])
         self._compressed += self._compressor.compress(fresh.encode())
         self._compressed_lines = len(self._lines)
         ending = self._compressor.copy()

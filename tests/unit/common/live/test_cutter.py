@@ -173,6 +173,7 @@ def test_a_fragment_of_audio_alone_goes_with_the_open_segment() -> None:
     stream = Stream().feed(alone, fragment(0, 1, tracks=(VIDEO,)), alone, fragment(1, 1))
     assert seconds(stream.end()) == [2]
     assert stream.cutter.dropped == 1
+    assert stream.feed(fragment(2, 1, key=False), fragment(99, 1, tracks=(AUDIO,))).cutter.dropped == 2
 
 
 def test_a_stream_of_audio_is_cut_by_time() -> None:
