@@ -7,7 +7,7 @@ import os
 import pytest
 
 from services.common.errors import Conflict
-from services.common.store.growing_files import MAX_READ_BYTES
+from services.common.store.growing_files import MAX_DURABLE_READ_BYTES
 from services.common.store.upload_store import NO_PRECONDITIONS, NewUpload, StoredFile, UploadHandle
 from tests.support.sizes import CHUNK_SIZE
 from tests.support.store_adapters import NAME, StoreAdapters, finished_upload
@@ -114,7 +114,7 @@ async def test_one_call_reads_a_bounded_number_of_bytes(adapters: StoreAdapters)
     await adapters.store.set_offset(upload, len(data), b"", None, keep_lease=False)
     found = await adapters.growing.read_durable(upload.upload_id, 1, len(data))
     assert found is not None
-    assert (len(found.data), found.length) == (MAX_READ_BYTES, None)
+    assert (len(found.data), found.length) == (MAX_DURABLE_READ_BYTES, None)
 
 
 async def test_a_reader_follows_a_writer_and_its_successors(adapters: StoreAdapters) -> None:

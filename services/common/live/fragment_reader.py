@@ -20,7 +20,7 @@ MAX_FRAGMENT_SECONDS = 60
 MAX_SKEW_SECONDS = 10
 """Seconds between the starts of the tracks of one fragment."""
 _MAX_BASE_TIME = 1 << 62
-_HEADER_BYTES = 16
+_BOX_HEADER_BYTES = 16
 _EBML = b"\x1aE\xdf\xa3"
 _IN_FRAGMENTS = frozenset({b"styp", b"prft", b"emsg", b"free", b"skip", b"uuid"})
 """Boxes in front of a `moof` that belong to its fragment."""
@@ -69,7 +69,7 @@ class FragmentReader:
             raise UnsupportedMedia("WebM; send fragmented MP4")
         while True:
             try:
-                box = read_box(bytes(self._pending[:_HEADER_BYTES]), 0, 1 << 62)
+                box = read_box(bytes(self._pending[:_BOX_HEADER_BYTES]), 0, 1 << 62)
             except MalformedBoxes as error:
                 raise UnsupportedMedia(str(error)) from None
             if box is None:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from services.common.live.segments import Epoch, Segment
 
-VERSION = 9
+HLS_VERSION = 9
 """The highest version of a tag in use: EXT-X-SKIP (section 7 of the draft)."""
 SKIP_TARGETS = 6
 """CAN-SKIP-UNTIL in target durations: the least that is allowed."""
@@ -142,7 +142,7 @@ class Playlist:
             control.append("CAN-BLOCK-RELOAD=YES")
         listing = window or f"#EXT-X-MEDIA-SEQUENCE:0\n#EXT-X-PLAYLIST-TYPE:{self.kind.upper()}\n"
         server = "" if self.kind == "vod" else f"#EXT-X-SERVER-CONTROL:{','.join(control)}\n"
-        return f"#EXTM3U\n#EXT-X-VERSION:{VERSION}\n#EXT-X-TARGETDURATION:{self.target}\n{server}{listing}"
+        return f"#EXTM3U\n#EXT-X-VERSION:{HLS_VERSION}\n#EXT-X-TARGETDURATION:{self.target}\n{server}{listing}"
 
     def _tail(self) -> str:
         return "#EXT-X-ENDLIST\n" if self.ended else ""

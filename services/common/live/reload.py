@@ -14,7 +14,7 @@ STEADY_SEGMENTS = 3
 """Segments in a row that come on time before reloads are offered to block."""
 _TOLERANCE = 0.5
 """Share of its duration by which a segment may come early or late."""
-_NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
+_SEQUENCE_NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
 
 
 class InvalidReload(ValueError):
@@ -40,7 +40,7 @@ def parse_reload(query: Iterable[tuple[str, str]]) -> Reload:
                 raise InvalidReload(f"{name} is given twice")
             found[name] = value
     for name in ("_HLS_msn", "_HLS_part"):
-        if name in found and not _NUMBER.fullmatch(found[name]):
+        if name in found and not _SEQUENCE_NUMBER.fullmatch(found[name]):
             raise InvalidReload(f"{name} is not a number")
     if "_HLS_part" in found and "_HLS_msn" not in found:
         raise InvalidReload("_HLS_part without _HLS_msn")

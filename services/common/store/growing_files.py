@@ -10,8 +10,10 @@ from services.common.media import MediaInfo
 from services.common.store.limits import BLOCK_SIZE
 from services.common.store.upload_store import UploadHandle
 
-MAX_READ_BYTES = 16 * BLOCK_SIZE
+MAX_DURABLE_READ_BYTES = 16 * BLOCK_SIZE
 """Bytes that one call returns, at most."""
+GROWING_ATTEMPTS = 5
+"""Concurrent changes of one upload are few: a successor, its end, or a tail that was replaced while it was read."""
 
 
 @dataclass(frozen=True, slots=True)
