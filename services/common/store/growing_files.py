@@ -49,6 +49,14 @@ class GrowingFiles(Protocol):
         """
 
 
+def file_etag(upload: UploadHandle, length: int) -> str:
+    """Return the entity tag of a file that is committed without a SHA-256 (RFC 9110, 8.8.3).
+
+    It is strong: the bytes of one file id never change once they are committed, and no other file has that id.
+    """
+    return f'"{upload.store_key}-{length}"'
+
+
 def check_header(header: bytes) -> None:
     """Raise ValueError for a header that is not exactly one block."""
     if len(header) != BLOCK_SIZE:
