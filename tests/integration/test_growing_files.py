@@ -7,7 +7,7 @@ import os
 import pytest
 
 from services.common.errors import Conflict
-from services.common.store.growing_files import MAX_READ_BYTES
+from services.common.store.growing_files import MAX_DURABLE_READ_BYTES, file_etag
 from services.common.store.upload_store import NO_PRECONDITIONS, NewUpload, StoredFile, UploadHandle
 from tests.support.sizes import CHUNK_SIZE
 from tests.support.store_adapters import NAME, StoreAdapters, finished_upload
@@ -35,7 +35,8 @@ async def acquire(adapters: StoreAdapters, upload: UploadHandle) -> UploadHandle
 async def commit_and_read(adapters: StoreAdapters, upload: UploadHandle) -> bytes:
     """Commit without a digest, and read the file."""
     length = CHUNK_SIZE + sum(map(len, MEDIA))
-    event = await adapters.store.commit(upload, StoredFile(length, "video/mp4", None, f'"{upload.store_key}-{length}"'))
+    event = await adapters.store.commit(upload, StoredFile(length, "video/mp4", None, file_etag(upload, length)))
+    assert event.info.etag == f'"{event.info.file_id}-{length}"'
     return b"".join(await adapters.reader.read_blocks(event.info, 0, 2))
 
 
@@ -114,7 +115,7 @@ async def test_one_call_reads_a_bounded_number_of_bytes(adapters: StoreAdapters)
     await adapters.store.set_offset(upload, len(data), b"", None, keep_lease=False)
     found = await adapters.growing.read_durable(upload.upload_id, 1, len(data))
     assert found is not None
-    assert (len(found.data), found.length) == (MAX_READ_BYTES, None)
+    assert (len(found.data), found.length) == (MAX_DURABLE_READ_BYTES, None)
 
 
 async def test_a_reader_follows_a_writer_and_its_successors(adapters: StoreAdapters) -> None:

@@ -55,9 +55,9 @@ def check_playlist(text: str, *, overlong: bool = False) -> Listing:
     assert listing.ended or listing.skipped or total + 1e-6 >= 3 * target, "a live list is at least three targets long"
     control = dict(re.findall(r"([A-Z-]+)=([^,]+)", tags.get("SERVER-CONTROL", "")))
     if "HOLD-BACK" in control:
-        assert float(control["HOLD-BACK"]) >= 3 * target
+        assert float(control["HOLD-BACK"]) >= 3 * target, "players stay three targets behind"
     if "CAN-SKIP-UNTIL" in control:
-        assert float(control["CAN-SKIP-UNTIL"]) >= 6 * target
+        assert float(control["CAN-SKIP-UNTIL"]) >= 6 * target, "the skip boundary is six targets from the end"
     if listing.skipped:
         assert int(tags["VERSION"]) >= 9, "EXT-X-SKIP needs version 9"
         assert not listing.ended, "directives are ignored after the end"

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from services.common.containers.fragments import TrackFragment
 from services.common.live.base_times import shift_base_times
-from services.common.live.fragment_reader import Fragment
-from services.common.live.initialisation import IncompatibleInit, InitSegment, UnsupportedMedia
+from services.common.live.fragment_reader import MAX_SKEW_SECONDS, Fragment
+from services.common.live.initialisation import IncompatibleInit, InitSegment, UnsupportedMedia, read_init
 from services.common.live.segments import Epoch, Segment
 
 MAX_GAP_SECONDS = 1
@@ -93,15 +93,22 @@ class Cutter:
         """Where in the file the next fragment goes."""
         return self._position
 
-    def resume(self, init: InitSegment, epoch: Epoch, last: Segment | None, position: int) -> None:
-        """Go on behind what is stored; the next fragment begins an epoch. `init` is the first one of the file."""
-        self._init = init
+    def resume(self, epoch: Epoch, last: Segment | None, *, continues: bool) -> None:
+        """Go on behind the last segment that is stored. Raises UnsupportedMedia for an epoch that `Cutter` has not made.
+
+        `continues` says that the same sender goes on with the fragment after that segment: then its epoch goes on, and the result
+        is that of a stream without a break. Else the next fragment begins an epoch.
+        """
+        init = self._init = read_init(epoch.init)
         self._last_epoch = epoch
-        self._position = position
         self._file_end = Fraction(epoch.file_time, epoch.timescale)
         if last is not None:
             self._next_number = last.number + 1
+            self._position = last.offset + last.size
             self._file_end = Fraction(last.start + last.duration, last.timescale)
+            if continues and last.epoch == epoch.number:
+                expected = last.start + last.duration - epoch.file_time + epoch.base_time
+                self._run = _Run(init, epoch, _shifts(init, epoch), expected)
 
     def begin_source(self) -> Cut:
         """Close what is open; another sender, or the same one from its start, comes next: its time is another one."""
@@ -181,23 +188,29 @@ class Cutter:
 
     def _place_other(self, fragment: Fragment) -> Cut:
         """A fragment without the main track goes with the open segment, else it is dropped."""
-        if self._run is None or self._open is None:
+        run = self._run
+        if run is None or self._open is None or self._is_far_from(run, fragment):
             self.dropped += 1
             return Cut()
-        return Cut(self._append(self._run, self._open, fragment))
+        return Cut(self._append(run, self._open, fragment))
+
+    def _is_far_from(self, run: _Run, fragment: Fragment) -> bool:
+        """Whether a fragment without the main track does not belong to the end of the file."""
+        starts = (
+            Fraction(_start(t) + run.shifts[t.track_id], run.init.tracks[t.track_id].timescale) for t in fragment.tracks
+        )
+        return any(abs(start - self._file_end) > MAX_SKEW_SECONDS for start in starts)
 
     def _start_run(self, init: InitSegment, fragment: Fragment, start: int, date: float) -> _Run:
         """Begin an epoch with a fragment: its time goes on where the file ends, and dates do not go back."""
         earliest = min(Fraction(_start(track), init.tracks[track.track_id].timescale) for track in fragment.tracks)
-        moved = self._file_end - earliest
-        shifts = {track_id: round(moved * track.timescale) for track_id, track in init.tracks.items()}
+        moved = round((self._file_end - earliest) * init.timescale)
         previous = self._last_epoch
         if previous is not None:
             date = max(date, previous.date + float(self._file_end) - previous.file_time / previous.timescale)
         number = 0 if previous is None else previous.number + 1
-        file_time = max(0, start + shifts[init.main_track])
-        epoch = self._last_epoch = Epoch(number, init.data, init.timescale, start, file_time, date)
-        return _Run(init, epoch, shifts, start)
+        epoch = self._last_epoch = Epoch(number, init.data, init.timescale, start, start + moved, date)
+        return _Run(init, epoch, _shifts(init, epoch), start)
 
     def _append(self, run: _Run, opened: _OpenSegment, fragment: Fragment) -> bytes:
         data = shift_base_times(fragment.data, fragment.moof, run.shifts)
@@ -244,6 +257,12 @@ class Cutter:
         if self._dropped_seconds > MAX_DROPPED_SECONDS:
             raise UnsupportedMedia(f"no key frame within {MAX_DROPPED_SECONDS} s")
         return Cut()
+
+
+def _shifts(init: InitSegment, epoch: Epoch) -> dict[int, int]:
+    """How far the base times of each track are moved: those of the epoch alone, so that another process moves them equally."""
+    moved = Fraction(epoch.file_time - epoch.base_time, epoch.timescale)
+    return {track_id: round(moved * track.timescale) for track_id, track in init.tracks.items()}
 
 
 def _start(track: TrackFragment) -> int:

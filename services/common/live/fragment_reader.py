@@ -17,8 +17,10 @@ from services.common.containers.fragments import (
 from services.common.live.initialisation import MAX_INIT_BYTES, InitSegment, UnsupportedMedia, read_init
 
 MAX_FRAGMENT_SECONDS = 60
+MAX_SKEW_SECONDS = 10
+"""Seconds between the starts of the tracks of one fragment."""
 _MAX_BASE_TIME = 1 << 62
-_HEADER_BYTES = 16
+_BOX_HEADER_BYTES = 16
 _EBML = b"\x1aE\xdf\xa3"
 _IN_FRAGMENTS = frozenset({b"styp", b"prft", b"emsg", b"free", b"skip", b"uuid"})
 """Boxes in front of a `moof` that belong to its fragment."""
@@ -67,7 +69,7 @@ class FragmentReader:
             raise UnsupportedMedia("WebM; send fragmented MP4")
         while True:
             try:
-                box = read_box(bytes(self._pending[:_HEADER_BYTES]), 0, 1 << 62)
+                box = read_box(bytes(self._pending[:_BOX_HEADER_BYTES]), 0, 1 << 62)
             except MalformedBoxes as error:
                 raise UnsupportedMedia(str(error)) from None
             if box is None:
@@ -128,11 +130,15 @@ class FragmentReader:
             tracks = read_fragment(self._moof, defaults)
         except MalformedBoxes as error:
             raise UnsupportedMedia(str(error)) from None
+        tracks = tuple(track for track in tracks if track.sample_count)
         for track in tracks:
             _check_times(track, defaults[track.track_id])
+        starts = [(track.start or 0) / defaults[track.track_id].timescale for track in tracks]
+        if starts and max(starts) - min(starts) > MAX_SKEW_SECONDS:
+            raise UnsupportedMedia(f"tracks that are more than {MAX_SKEW_SECONDS} s apart")
         if sum(track.sample_bytes for track in tracks) > len(mdat):
             raise UnsupportedMedia("a moof whose samples exceed its mdat")
-        if not any(track.sample_count for track in tracks):
+        if not tracks:
             raise UnsupportedMedia("a fragment without samples")
         fragment = Fragment(bytes(self._lead) + self._moof + mdat, len(self._lead), tracks)
         self._lead.clear()

@@ -25,33 +25,30 @@ def render_header(init: InitSegment, segments: Sequence[Segment], length: int) -
 
     Where there are more segments than fit, neighbours share a reference. Raises ValueError where not even one reference fits.
     """
-    # What a track lasts longer than the main one at the end of an epoch belongs to the segment in front.
-    starts = [segment.start for segment in segments]
-    ends = [*starts[1:], segments[-1].start + segments[-1].duration] if segments else []
-    references = [(s.size, end - s.start, s.is_key) for s, end in zip(segments, ends, strict=True)]
-    duration = ends[-1] if ends else 0
+    duration = segments[-1].start + segments[-1].duration if segments else 0
     lead = _movie(init, duration)
     room = (length - len(lead) - _SIDX_BYTES - 8) // _REFERENCE_BYTES  # 8: a free box is no shorter
     if room < 1:
         raise ValueError(f"{length} bytes are too few for the header")
-    while len(references) > min(room, _MAX_REFERENCES):
-        references = _halved(references)
-    index = _segment_index(init, references)
+    step = -(-len(segments) // min(room, _MAX_REFERENCES)) or 1
+    index = _segment_index(init, segments, step, duration)
     padding = length - len(lead) - len(index)
     return lead + struct.pack(">I4s", padding, b"free") + b"\x00" * (padding - 8) + index
 
 
-def _halved(references: Sequence[tuple[int, int, bool]]) -> list[tuple[int, int, bool]]:
-    pairs = [references[at : at + 2] for at in range(0, len(references), 2)]
-    return [(sum(p[0] for p in pair), sum(p[1] for p in pair), pair[0][2]) for pair in pairs]
-
-
-def _segment_index(init: InitSegment, references: Sequence[tuple[int, int, bool]]) -> bytes:
-    if any(size > _MAX_REFERENCE_BYTES for size, *_ in references):
-        raise ValueError(f"a reference of more than {_MAX_REFERENCE_BYTES} bytes")
-    head = struct.pack(">IIIQQHH", 0x01000000, init.main_track, init.timescale, 0, 0, 0, len(references))
-    rows = (struct.pack(">III", size, duration, _STARTS_WITH_SAP if key else 0) for size, duration, key in references)
-    return _box(b"sidx", head + b"".join(rows))
+def _segment_index(init: InitSegment, segments: Sequence[Segment], step: int, duration: int) -> bytes:
+    """A `sidx` with one reference to each `step` segments: from the first one's start to that of the next reference."""
+    first = segments[::step]
+    words: list[int] = []
+    for index, segment in enumerate(first):
+        follows = first[index + 1] if index + 1 < len(first) else None
+        end = follows.offset if follows else segments[-1].offset + segments[-1].size
+        time = (follows.start if follows else duration) - segment.start
+        if end - segment.offset > _MAX_REFERENCE_BYTES:
+            raise ValueError(f"a reference of more than {_MAX_REFERENCE_BYTES} bytes")
+        words += (end - segment.offset, time, _STARTS_WITH_SAP if segment.is_key else 0)
+    head = struct.pack(">IIIQQHH", 0x01000000, init.main_track, init.timescale, 0, 0, 0, len(first))
+    return _box(b"sidx", head + struct.pack(f">{len(words)}I", *words))
 
 
 def _movie(init: InitSegment, duration: int) -> bytes:

@@ -5,7 +5,6 @@ are kept and each update costs one segment. A window is a sliding list; what has
 """
 
 import datetime as dt
-import itertools
 import math
 import zlib
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from typing import Literal
 
 from services.common.live.segments import Epoch, Segment
 
-VERSION = 9
+HLS_VERSION = 9
 """The highest version of a tag in use: EXT-X-SKIP (section 7 of the draft)."""
 SKIP_TARGETS = 6
 """CAN-SKIP-UNTIL in target durations: the least that is allowed."""
@@ -106,7 +105,7 @@ class Playlist:
             self._compressor = zlib.compressobj(6, zlib.DEFLATED, _GZIP_WINDOW_BITS)
             self._compressed_head, self._compressed_lines = head, 0
             self._compressed = self._compressor.compress(head.encode())
-        fresh = "".join(itertools.islice(self._lines, self._compressed_lines, None))
+        fresh = "".join(self._lines[self._compressed_lines :])
         self._compressed += self._compressor.compress(fresh.encode())
         self._compressed_lines = len(self._lines)
         ending = self._compressor.copy()
@@ -143,7 +142,7 @@ class Playlist:
             control.append("CAN-BLOCK-RELOAD=YES")
         listing = window or f"#EXT-X-MEDIA-SEQUENCE:0\n#EXT-X-PLAYLIST-TYPE:{self.kind.upper()}\n"
         server = "" if self.kind == "vod" else f"#EXT-X-SERVER-CONTROL:{','.join(control)}\n"
-        return f"#EXTM3U\n#EXT-X-VERSION:{VERSION}\n#EXT-X-TARGETDURATION:{self.target}\n{server}{listing}"
+        return f"#EXTM3U\n#EXT-X-VERSION:{HLS_VERSION}\n#EXT-X-TARGETDURATION:{self.target}\n{server}{listing}"
 
     def _tail(self) -> str:
         return "#EXT-X-ENDLIST\n" if self.ended else ""

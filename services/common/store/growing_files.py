@@ -10,8 +10,10 @@ from services.common.media import MediaInfo
 from services.common.store.limits import BLOCK_SIZE
 from services.common.store.upload_store import UploadHandle
 
-MAX_READ_BYTES = 16 * BLOCK_SIZE
+MAX_DURABLE_READ_BYTES = 16 * BLOCK_SIZE
 """Bytes that one call returns, at most."""
+GROWING_ATTEMPTS = 5
+"""Concurrent changes of one upload are few: a successor, its end, or a tail that was replaced while it was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,14 @@ class GrowingFiles(Protocol):
 
         False where it has one, or is no longer the current version of its name. Outcomes and events of its commit stay without.
         """
+
+
+def file_etag(upload: UploadHandle, length: int) -> str:
+    """Return the entity tag of a file that is committed without a SHA-256 (RFC 9110, 8.8.3).
+
+    It is strong: the bytes of one file id never change once they are committed, and no other file has that id.
+    """
+    return f'"{upload.store_key}-{length}"'
 
 
 def check_header(header: bytes) -> None:

@@ -10,12 +10,9 @@ from services.common.store.files import schema
 from services.common.store.files.exclusive_files import ExclusiveFiles
 from services.common.store.files.files_database import FilesDatabase
 from services.common.store.files.rows import upload_key
-from services.common.store.growing_files import MAX_READ_BYTES, DurableBytes, check_header
+from services.common.store.growing_files import GROWING_ATTEMPTS, MAX_DURABLE_READ_BYTES, DurableBytes, check_header
 from services.common.store.upload_ids import UploadId, parse_upload_id
 from services.common.store.upload_store import InProgressUpload, UploadHandle, UploadStateReader
-
-_ATTEMPTS = 5
-"""A successor may have moved to a copy of the file, or the upload may have ended, while it was read."""
 
 uploads, media = schema.uploads, schema.media
 
@@ -39,11 +36,11 @@ class FilesGrowingFiles:
         """Read the durable state, then that part of the file."""
         if (ids := parse_upload_id(upload_id)) is None:
             return None
-        for _ in range(_ATTEMPTS):
+        for _ in range(GROWING_ATTEMPTS):
             state = await self._states.get_durable_info(upload_id)
             if not isinstance(state, InProgressUpload):
                 return None
-            end = min(start + min(count, MAX_READ_BYTES), state.offset)
+            end = min(start + min(count, MAX_DURABLE_READ_BYTES), state.offset)
             if start >= end:
                 return DurableBytes(b"", state.offset, state.length)
             file_id = await self._files.database.read(functools.partial(_find_file_id, ids))

@@ -12,12 +12,9 @@ from services.common.store.errors import CorruptFile
 from services.common.store.gridfs import documents
 from services.common.store.gridfs.documents import Document, RecordKey, parse_upload_id, upload_key
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
-from services.common.store.growing_files import MAX_READ_BYTES, DurableBytes, check_header
+from services.common.store.growing_files import GROWING_ATTEMPTS, MAX_DURABLE_READ_BYTES, DurableBytes, check_header
 from services.common.store.limits import BLOCK_SIZE
 from services.common.store.upload_store import LeaseRenewer, UploadHandle
-
-_ATTEMPTS = 5
-"""Concurrent changes of the same upload are few: a writer and its successor, or a tail that was replaced while it was read."""
 
 
 class GridFSGrowingFiles:
@@ -35,7 +32,7 @@ class GridFSGrowingFiles:
         await self._leases.renew_lease(upload)
         place = {"files_id": upload_key(upload).file_id, "n": 0}
         token = upload.fencing_token
-        for _ in range(_ATTEMPTS):
+        for _ in range(GROWING_ATTEMPTS):
             try:
                 async with map_mongo_errors():
                     await self._chunks.update_one(
@@ -55,12 +52,12 @@ class GridFSGrowingFiles:
         """Read the document as `get_durable_info` does, then chunks, and the tail where the range reaches it."""
         if (key := parse_upload_id(upload_id)) is None:
             return None
-        for _ in range(_ATTEMPTS):
+        for _ in range(GROWING_ATTEMPTS):
             entry = await self._find_entry(key)
             if entry is None:
                 return None
             offset: int = entry["offset"]
-            end = min(start + min(count, MAX_READ_BYTES), offset)
+            end = min(start + min(count, MAX_DURABLE_READ_BYTES), offset)
             data = await self._read(key.record_id, entry, start, end) if start < end else b""
             if data is not None:
                 return DurableBytes(data, offset, entry["length"])

@@ -1,5 +1,6 @@
 """Reading fragments out of a byte stream: in pieces of any size; what is no fragmented MP4 is refused by its first bytes."""
 
+import contextlib
 import itertools
 import struct
 from pathlib import Path
@@ -8,8 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.common.live.cutter import Cutter
 from services.common.live.fragment_reader import Fragment, FragmentReader
+from services.common.live.header import render_header
 from services.common.live.initialisation import InitSegment, UnsupportedMedia, read_init
+from services.common.live.segments import Segment
 from tests.support.fragmented_mp4 import VIDEO, box, fragment, init
 
 STREAM = init() + box(b"styp", b"msdh") + fragment(0, 1) + box(b"sidx", bytes(32)) + fragment(1, 1) + fragment(2, 1)
@@ -65,8 +69,8 @@ REFUSED = [
     pytest.param(b"\x1aE\xdf\xa3" + bytes(40), "WebM", id="webm"),
     pytest.param(box(b"ftyp", b"isom") + box(b"mdat", bytes(9)), "mdat before moov", id="index-last"),
     pytest.param(PLAIN_MOOV, "not fragmented", id="not-fragmented"),
-    pytest.param(init(codec=b"encv"), "codec encv", id="encrypted"),
-    pytest.param(init(codec=b"vp08"), "codec", id="vp8"),
+    pytest.param(init(codec=b"encv"), "track 1 is 'encv'", id="encrypted"),
+    pytest.param(init(codec=b"vp08"), "track 1 is 'vp08'", id="vp8"),
     pytest.param(init(timescale=0), "timescale", id="timescale-0"),
     pytest.param(init() + fragment(0, 1, version=1)[:40], None, id="cut-off"),
     pytest.param(init() + box(b"mdat", bytes(9)), "without a moof", id="mdat-alone"),
@@ -77,6 +81,7 @@ REFUSED = [
     pytest.param(init() + struct.pack(">I4s", 0, b"mdat"), "without a moof", id="endless-box"),
     pytest.param(struct.pack(">I4s", 3, b"ftyp"), "a box of 3 bytes", id="size-3"),
     pytest.param(b"GET / HTTP/1.1\r\n\r\n", "a box of type", id="no-boxes"),
+    pytest.param(init() + fragment(0, 1, audio_offset=11), "10 s apart", id="skew"),
     pytest.param(init() + fragment(0, 1).replace(b"tfdt", b"free"), "without tfdt", id="no-tfdt"),
 ]
 
@@ -98,6 +103,21 @@ def test_any_bytes_are_units_or_refused(data: bytes, lead: bytes) -> None:
     except UnsupportedMedia:
         return
     assert reader.consumed + reader.pending_bytes == len(lead + data)
+
+
+@given(position=st.integers(0, len(STREAM) - 1), value=st.integers(0, 255))
+def test_any_changed_byte_is_read_or_refused(position: int, value: int) -> None:
+    """By the reader, or by the cutter and the header behind it: with a reason, and with no other error."""
+    changed = bytearray(STREAM)
+    changed[position] = value
+    reader, cutter = FragmentReader(), Cutter(2, 4096)
+    segments: list[Segment] = []
+    with contextlib.suppress(UnsupportedMedia):
+        for unit in reader.feed(bytes(changed)):
+            segments += (cutter.set_init(unit) if isinstance(unit, InitSegment) else cutter.add(unit, 0.0)).segments
+        segments += cutter.end().segments
+    if reader.init is not None and segments:
+        assert len(render_header(reader.init, segments, 4096)) == 4096
 
 
 def test_a_stream_of_ffmpeg_is_read_whole(live_sample: Path) -> None:

@@ -127,7 +127,7 @@ def test_a_day_of_segments_stays_small() -> None:
     ("broken", "rule"),
     [
         (("#EXTINF:2.00000", "#EXTINF:2.60000"), "EXTINF above"),
-        (("HOLD-BACK=6.0", "HOLD-BACK=5.0"), ""),
+        (("HOLD-BACK=6.0", "HOLD-BACK=5.0"), "three targets behind"),
         (("#EXT-X-PROGRAM-DATE-TIME:2027-01-15T08:00:00.000Z\n", ""), "PROGRAM-DATE-TIME"),
         (("#EXT-X-MEDIA-SEQUENCE:0", "#EXT-X-MEDIA-SEQUENCE:3"), "first segment"),
         (("EVENT", "VOD"), "has an end"),
