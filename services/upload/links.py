@@ -122,12 +122,12 @@ class LinkIssuer:
         Raises NotFound for a link of another issuer, InvalidLink, InsufficientScope, BadRequest.
         """
         now = self._clock()
+        self._require_issuer(identity, link_id, now)
         link, key_end = self._signer.verify(text, now)
         if link.id != link_id:
             raise BadRequest("the link has another id")
         if link.kind == "put":  # the store knows for the longest life of a link that it was used, and no longer
             raise BadRequest("a link that uploads is not prolonged: make another one")
-        self._require_issuer(identity, link_id, now)
         self._revocations.check(link_identity(link))
         _require_rights(identity, link.kind, link.name)
         expires_at = max(self._revocations.link_expiry(link), capped_expiry(now, life, key_end))

@@ -119,26 +119,23 @@ def test_a_link_opens_nothing_else(services: Services) -> None:
     name, other = services.new_file(), services.new_file()
     link = services.make(filename=name)
     text = link["link"]
-    for method, service, path in (
-        ("GET", services.stream, f"/files/l/{other}"),
-        ("GET", services.stream, f"/files/l2/{name}"),
-        ("GET", services.stream, f"/file/stream?filename={name}&folder="),
-        ("GET", services.stream, f"/file/info?filename={name}&folder=l"),
-        ("GET", services.stream, "/file"),
-        ("GET", services.stream, "/file/folders"),
-        ("PUT", services.upload, f"/files/l/{name}"),
-        ("DELETE", services.upload, f"/files/l/{name}"),
-        ("POST", services.upload, "/file/link"),
-        ("DELETE", services.upload, f"/file/link/{link['id']}"),
-        ("POST", services.upload, "/auth/revocations"),
-        ("POST", services.upload, "/file/tus"),
+    other_file, other_route = "it is for another file", "it is not for this route"
+    for method, service, path, reason in (
+        ("GET", services.stream, f"/files/l/{other}", other_file),
+        ("GET", services.stream, f"/files/l2/{name}", other_file),
+        ("GET", services.stream, f"/file/stream?filename={name}&folder=", other_file),
+        ("GET", services.stream, f"/file/info?filename={name}&folder=l", other_route),
+        ("GET", services.stream, "/file", other_route),
+        ("GET", services.stream, "/file/folders", other_route),
+        ("PUT", services.upload, f"/files/l/{name}", other_route),
+        ("DELETE", services.upload, f"/files/l/{name}", other_route),
+        ("POST", services.upload, "/file/link", other_route),
+        ("DELETE", services.upload, f"/file/link/{link['id']}", other_route),
+        ("POST", services.upload, "/auth/revocations", other_route),
+        ("POST", services.upload, "/file/tus", other_route),
     ):
-        joined = f"{service.url}{path}{'&' if '?' in path else '?'}link={text}"
-        assert (
-            refused(httpx.request(method, joined), "the link is not valid: it is for another file")
-            if (path.startswith(("/files/", "/file/stream")) and method == "GET")
-            else refused(httpx.request(method, joined), "it is not for this route")
-        )
+        address = f"{service.url}{path}{'&' if '?' in path else '?'}link={text}"
+        assert refused(httpx.request(method, address), reason)
     assert services.get(f"/files/l/{name}", headers=authorized("read")).content == b"0123456789"
 
 

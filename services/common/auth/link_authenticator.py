@@ -48,6 +48,6 @@ class LinkAuthenticator:
 
 
 def link_identity(link: Link) -> Identity:
-    """Return the identity of whoever holds a link. One that uploads may write into its folder; the handlers look at the rest."""
+    """Return the identity of the holder of a link. One that uploads may write into its folder; the handlers look at the rest."""
     rights = NO_RIGHTS if link.kind == "get" else parse_scope(f"write:{quote(link.name.folder, safe='/')}")
     return Identity(link.subject, rights, link.expires_at, link.token_id, link.issued_at, link)

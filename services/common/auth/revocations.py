@@ -15,10 +15,10 @@ from services.common.auth.signed_links import Link
 from services.common.errors import InvalidLink, InvalidToken, ServiceUnavailable
 
 RevocationKind = Literal["subject", "token", "link", "prolonged"]
-"""`prolonged` takes nothing away: it is the later end of a link, and is told in the same way."""
+"""`prolonged` is no revocation: it is the later end of a link, and travels in the same list."""
 TOKEN_KINDS: tuple[RevocationKind, ...] = ("subject", "token")
 LINK_KINDS: tuple[RevocationKind, ...] = ("link", "prolonged")
-"""In the order in which they are kept where there are too many. Whoever may make links adds to them, and to no others."""
+"""In the order in which they are kept where there are too many. Who may make links adds to these alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Signed links: a text in the query of a URL that lets whoever holds it read one file, or upload one. Pure.
+"""Signed links: a text in the query of a URL that lets its holder read one file, or upload one. Pure.
 
     v1.<kid>.<payload>.<mac>
 
@@ -29,7 +29,7 @@ LINK_ID_LENGTH = 48
 
 _VERSION = "v1"
 _KINDS: dict[str, LinkKind] = {"get": "get", "put": "put"}
-_RANDOM_BYTES = 14
+_ID_RANDOM_BYTES = 14
 _ID_MAC_BYTES = 16
 _KEY_OF_NOBODY = secrets.token_bytes(32)
 """Computes the MAC of links with unknown kids, so that they take as long as others."""
@@ -88,7 +88,7 @@ class LinkSigner:
 
     def new_id(self, subject: str) -> str:
         """Return the id of a new link: half of it is random, the other half proves whose it is."""
-        random = secrets.token_bytes(_RANDOM_BYTES)
+        random = secrets.token_bytes(_ID_RANDOM_BYTES)
         return base64.b32encode(random + _id_mac(self._keys[0].ids, random, subject)).decode("ascii")
 
     def is_issuer(self, subject: str, link_id: str, now: float) -> bool:
@@ -96,7 +96,7 @@ class LinkSigner:
         if not subject or not is_link_id(link_id):
             return False
         decoded = base64.b32decode(link_id)  # 30 bytes are 48 characters: each id has one spelling
-        random, mac = decoded[:_RANDOM_BYTES], decoded[_RANDOM_BYTES:]
+        random, mac = decoded[:_ID_RANDOM_BYTES], decoded[_ID_RANDOM_BYTES:]
         keys = [key.ids for key in self._keys if now < key.not_after]
         return any(hmac.compare_digest(_id_mac(key, random, subject), mac) for key in keys)
 
@@ -132,7 +132,7 @@ def is_link_id(text: str) -> bool:
     if len(text) != LINK_ID_LENGTH:
         return False
     try:
-        return len(base64.b32decode(text)) == _RANDOM_BYTES + _ID_MAC_BYTES
+        return len(base64.b32decode(text)) == _ID_RANDOM_BYTES + _ID_MAC_BYTES
     except ValueError:
         return False
 

@@ -18,7 +18,7 @@ def service_response_headers(scope: Scope) -> list[Header]:
     That to a request with a signed link is in no shared cache, and what it leads to does not learn its address. Cache-Control is a
     list, whose parts may be in several fields (RFC 9110, 5.3).
     """
-    return _OF_LINKS if b"link=" in scope["query_string"] else SAME_ORIGIN_ONLY
+    return _OF_LINKS if b"link=" in scope.get("query_string", b"") else SAME_ORIGIN_ONLY
 
 
 class BrowserProtection:
