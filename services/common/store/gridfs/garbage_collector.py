@@ -6,7 +6,7 @@ So any number of collectors may run at the same time, and what one leaves undone
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from bson import ObjectId
@@ -15,6 +15,7 @@ from services.common.store.gridfs import document_updates, documents
 from services.common.store.gridfs.chunks import ChunkStore
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
 from services.common.store.gridfs.move import Mover
+from services.common.store.gridfs.posters import PosterCollection
 from services.common.store.gridfs.revisions import RevisionFloors
 from services.common.store.limits import DUE_PAGE_SIZE, MIN_ORPHAN_AGE, ORPHAN_SCAN_FILES
 from services.common.store.timings import StoreTimings
@@ -33,6 +34,8 @@ class GridFSGarbageCollector:
         self._chunk_store = ChunkStore(mongo)
         self._floors = RevisionFloors(mongo)
         self._mover = Mover(mongo, self._timings)
+        self._posters = PosterCollection(mongo)
+        self._posters_after = ""
         self._orphan_scan_after: ObjectId | None = None
 
     async def list_due(self) -> AsyncGenerator[str, None]:
@@ -108,7 +111,16 @@ class GridFSGarbageCollector:
         orphans = set(files) - await self._find_referenced(files)
         for file_id in orphans:
             await self._chunk_store.delete(file_id)
+        await self._delete_orphaned_posters(limit.generation_time)
         return len(orphans)
+
+    async def _delete_orphaned_posters(self, before: datetime) -> None:
+        """Delete posters whose writers were paused until the file was deleted."""
+        found = await self._posters.list_older(self._posters_after, before, ORPHAN_SCAN_FILES)
+        self._posters_after = found[-1][0] if found else ""
+        referenced = await self._find_referenced([file_id for _, file_id in found]) if found else set()
+        for file_id in {file_id for _, file_id in found} - referenced:
+            await self._posters.delete_of(file_id)
 
     async def _find_referenced(self, file_ids: list[ObjectId]) -> set[ObjectId]:
         """Return the files that a document or an `fs.files` entry references.

@@ -4,6 +4,7 @@ So a poster goes wherever these bytes go, and is deleted with them. A new one is
 the `media` document says which of them counts.
 """
 
+from datetime import datetime
 from typing import Any
 
 from bson import Binary, ObjectId
@@ -52,6 +53,18 @@ class PosterCollection:
         """Delete the poster that a value of `current.poster` names."""
         async with map_mongo_errors():
             await self._posters.delete_one({"_id": named["id"]})
+
+    async def list_older(self, after: str, before: datetime, limit: int) -> list[tuple[str, ObjectId]]:
+        """Return ids of posters in their order, with those of their files: of the next `limit` those written before a time."""
+        async with map_mongo_errors():
+            query = {"_id": {"$gt": after}}
+            rows = await self._posters.find(query, {"_id": 1}).sort("_id", 1).limit(limit).to_list(limit)
+        ids = [row["_id"].partition("-") for row in rows]
+        return [
+            (f"{file_id}-{own_id}", ObjectId(file_id))
+            for file_id, _, own_id in ids
+            if ObjectId(own_id).generation_time < before
+        ]
 
     async def delete_of(self, file_id: ObjectId) -> None:
         """Delete all posters of a file."""
