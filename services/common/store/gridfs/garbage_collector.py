@@ -116,10 +116,8 @@ class GridFSGarbageCollector:
 
     async def _delete_orphaned_posters(self, before: datetime) -> None:
         """Delete posters whose writers were paused until the file was deleted."""
-        found = await self._posters.list_older(self._posters_after, before, ORPHAN_SCAN_FILES)
-        self._posters_after = found[-1][0] if found else ""
-        referenced = await self._find_referenced([file_id for _, file_id in found]) if found else set()
-        for file_id in {file_id for _, file_id in found} - referenced:
+        self._posters_after, files = await self._posters.list_older(self._posters_after, before, ORPHAN_SCAN_FILES)
+        for file_id in files - (await self._find_referenced(list(files)) if files else set()):
             await self._posters.delete_of(file_id)
 
     async def _find_referenced(self, file_ids: list[ObjectId]) -> set[ObjectId]:

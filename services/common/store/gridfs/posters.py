@@ -54,17 +54,14 @@ class PosterCollection:
         async with map_mongo_errors():
             await self._posters.delete_one({"_id": named["id"]})
 
-    async def list_older(self, after: str, before: datetime, limit: int) -> list[tuple[str, ObjectId]]:
-        """Return ids of posters in their order, with those of their files: of the next `limit` those written before a time."""
+    async def list_older(self, after: str, before: datetime, limit: int) -> tuple[str, set[ObjectId]]:
+        """Return the files of posters that were written before a time, of the next `limit` ones, and where to continue."""
         async with map_mongo_errors():
             query = {"_id": {"$gt": after}}
             rows = await self._posters.find(query, {"_id": 1}).sort("_id", 1).limit(limit).to_list(limit)
         ids = [row["_id"].partition("-") for row in rows]
-        return [
-            (f"{file_id}-{own_id}", ObjectId(file_id))
-            for file_id, _, own_id in ids
-            if ObjectId(own_id).generation_time < before
-        ]
+        older = {ObjectId(file_id) for file_id, _, own_id in ids if ObjectId(own_id).generation_time < before}
+        return rows[-1]["_id"] if len(rows) == limit else "", older
 
     async def delete_of(self, file_id: ObjectId) -> None:
         """Delete all posters of a file."""
