@@ -60,6 +60,7 @@ CASES: dict[tuple[str, str], Case] = {
     ("GET", "/openapi.json"): Case("/openapi.json", None),
     ("GET", "/asyncapi.yaml"): Case("/asyncapi.yaml", None),
     ("GET", "/page/{}"): Case("/page/index.js", None),
+    ("GET", "/client/{}"): Case("/client/index.js", None),
     ("GET", "/livez"): Case("/livez", None),
     ("GET", "/readyz"): Case("/readyz", None),
     ("GET", "/version"): Case("/version", None),
