@@ -13,7 +13,7 @@ import pytest
 from bson import ObjectId
 
 from services.common.errors import Conflict, PreconditionFailed, ServiceUnavailable, TooManyRequests
-from services.common.media import MediaName, sha256_etag
+from services.common.media import MediaName, Poster, sha256_etag
 from services.common.store import limits
 from services.common.store.gridfs import commit, document_updates, documents, indexes
 from services.common.store.gridfs.chunks import INSERT_RETRY_SECONDS, ChunkStore
@@ -79,6 +79,11 @@ async def test_every_find_and_update_uses_the_shard_key(adapters: GridFSAdapters
         if name is None:
             upload = await adapters.store.assign_name(upload, MediaName("g", "late"))
         await adapters.store.commit(upload, finished_upload(b"x"))
+    assert await adapters.store.move_file(NAME, MediaName("h", "moved"))
+    assert await adapters.store.move_file(MediaName("h", "moved"), NAME)
+    await adapters.store.set_poster(NAME, Poster(b"GIF89a", "image/gif", "0" * 64))
+    await adapters.store.delete(NAME)
+    await adapters.store.restore(NAME)
     await adapters.store.delete(NAME)
     # What is done where an answer was lost.
     key = documents.upload_key(upload)
@@ -86,7 +91,7 @@ async def test_every_find_and_update_uses_the_shard_key(adapters: GridFSAdapters
     await adapters.store._committer._read_durable(place, key.record_id)
     await adapters.mongo.database.command("profile", 0)
     asked = list(adapters.inspector.db["system.profile"].find({"command.findAndModify": "media"}))
-    assert len(asked) >= 2 * 5 + 3
+    assert len(asked) >= 2 * 5 + 3 + 2 * 4 + 3
     assert [one for one in asked if not {"folder", "filename"} <= one["command"]["query"].keys()] == []
 
 
@@ -238,9 +243,8 @@ async def test_outcome_of_an_unanswered_commit_is_resolved(
     monkeypatch.setattr(commit, "ATTEMPT_TIMEOUT_SECONDS", 0.3)
     upload = await adapters.store.create_upload(NAME, NewUpload())
     await adapters.store.write_blocks(upload, 0, [b"one"])
-    done = await LostReply(adapters.mongo, TIMINGS, Mover(adapters.mongo, TIMINGS)).commit(
-        upload, finished_upload(b"one"), MUST_NOT_EXIST
-    )
+    committer = LostReply(adapters.mongo, TIMINGS, Mover(adapters.mongo, TIMINGS))
+    done = await committer.commit(upload, finished_upload(b"one"), MUST_NOT_EXIST)
     assert done is not None
     assert done.type == "file.created"
 

@@ -5,9 +5,11 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from bson import ObjectId
 
 from services.common.errors import AlreadyExists, Conflict, Gone, PreconditionFailed, ServiceUnavailable
 from services.common.media import MediaName, Poster
@@ -388,3 +390,20 @@ async def test_posters_meet_other_changes(adapters: StoreAdapters, follow_up: st
             assert info is not None
             assert (await adapters.reader.read_poster(info)) == (poster if info.poster_etag else None)
             await adapters.store.delete(name)
+
+
+async def test_an_orphaned_poster_is_deleted(adapters: StoreAdapters) -> None:
+    if not isinstance(adapters, GridFSAdapters):
+        pytest.skip("the poster and its name are written in one transaction here")
+    await adapters.store_file(b"1")
+    event = await adapters.store.set_poster(NAME, picture(b"1"))
+    assert event is not None
+    posters = adapters.inspector.db["posters"]
+    (kept,) = posters.find()
+    long_ago = ObjectId.from_datetime(datetime.now(UTC) - timedelta(days=2))
+    young = {**kept, "_id": f"{ObjectId()}-{ObjectId()}"}
+    posters.insert_many(
+        [{**kept, "_id": f"{ObjectId()}-{long_ago}"}, {**kept, "_id": f"{event.info.file_id}-{long_ago}"}, young]
+    )
+    await adapters.keeper.delete_orphans()
+    assert {one["_id"] for one in posters.find()} == {kept["_id"], f"{event.info.file_id}-{long_ago}", young["_id"]}

@@ -4,6 +4,7 @@ So a poster goes wherever these bytes go, and is deleted with them. A new one is
 the `media` document says which of them counts.
 """
 
+from datetime import datetime
 from typing import Any
 
 from bson import Binary, ObjectId
@@ -52,6 +53,15 @@ class PosterCollection:
         """Delete the poster that a value of `current.poster` names."""
         async with map_mongo_errors():
             await self._posters.delete_one({"_id": named["id"]})
+
+    async def list_older(self, after: str, before: datetime, limit: int) -> tuple[str, set[ObjectId]]:
+        """Return the files of posters that were written before a time, of the next `limit` ones, and where to continue."""
+        async with map_mongo_errors():
+            query = {"_id": {"$gt": after}}
+            rows = await self._posters.find(query, {"_id": 1}).sort("_id", 1).limit(limit).to_list(limit)
+        ids = [row["_id"].partition("-") for row in rows]
+        older = {ObjectId(file_id) for file_id, _, own_id in ids if ObjectId(own_id).generation_time < before}
+        return rows[-1]["_id"] if len(rows) == limit else "", older
 
     async def delete_of(self, file_id: ObjectId) -> None:
         """Delete all posters of a file."""
