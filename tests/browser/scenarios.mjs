@@ -384,8 +384,8 @@ const scenarios = {
     await put("axe/deep/two.txt");
     const found = [];
     let rules = 0;
-    for (const colorScheme of ["light", "dark"]) {
-      for (const width of [360, 1280]) {
+    for (const [colorScheme, width] of [["light", 360], ["dark", 1280]]) {
+      {
         const page = await open("#/files", { colorScheme, viewport: { width, height: 800 }, bypassCSP: true });
         const judge = async (what) => {
           await page.waitForTimeout(250); // colours have changed
