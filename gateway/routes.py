@@ -33,7 +33,10 @@ _TABLE: dict[str, dict[str, str]] = {
     "/status": {"GET": GATEWAY},
     "/page/{name}": {"GET": GATEWAY, "HEAD": GATEWAY},
     "/client/{name}": {"GET": GATEWAY, "HEAD": GATEWAY},
-    "/file": {"GET": STREAM},
+    "/file": {"GET": STREAM, "PATCH": UPLOAD},
+    "/file/poster": {"GET": STREAM, "PUT": UPLOAD, "DELETE": UPLOAD},
+    "/file/restore": {"POST": UPLOAD},
+    "/file/delete": {"POST": UPLOAD},
     "/file/folders": {"GET": STREAM},
     "/file/info": {"GET": STREAM},
     "/file/stream": {"GET": STREAM, "HEAD": STREAM, "PUT": UPLOAD, "DELETE": UPLOAD},
@@ -48,7 +51,9 @@ _TABLE: dict[str, dict[str, str]] = {
     "/sockets/{sid}": {"GET": SOCKET, "DELETE": SOCKET},
     "/sockets/{sid}/messages": {"POST": SOCKET},
 }
-_MEDIA_TEMPLATES = frozenset({"/file/stream", PATH_TEMPLATE, "/file/upload", "/file/tus", "/file/tus/{id}"})
+_MEDIA_TEMPLATES = frozenset(
+    {"/file/stream", "/file/poster", PATH_TEMPLATE, "/file/upload", "/file/tus", "/file/tus/{id}"}
+)
 WEBSOCKET_PATHS = frozenset({"/", "/ws"})
 
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")

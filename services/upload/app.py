@@ -24,7 +24,7 @@ from services.common.web.health import ReadinessCheck
 from services.common.web.middleware import RequestMiddleware
 from services.common.web.route_list import list_routes
 from services.common.web.status import add_status_route
-from services.upload.endpoints import delete, form, put, revocations, tus
+from services.upload.endpoints import delete, delete_many, form, move, poster, put, restore, revocations, tus
 from services.upload.endpoints.dependencies import UploadContext
 from services.upload.endpoints.tus_folder import folder_of_new_upload
 from services.upload.limits import DiskSpaceMonitor, UploadLimiter
@@ -122,7 +122,7 @@ def create_app(
         checks |= auth.readiness_checks()
     app = create_fastapi_app("upload", "Writes files into the store.", lifespan, checks)
     add_status_route(app, checks)
-    for endpoint in (form, put, delete, tus, revocations):
+    for endpoint in (form, put, delete, delete_many, move, poster, restore, tus, revocations):
         app.include_router(endpoint.router)
     protection = BrowserProtection(HostPolicy(settings.allowed_hosts), OriginPolicy(""))
     authorization = create_authorization(auth, list_routes(app), folder_of_new_upload)

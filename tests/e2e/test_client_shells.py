@@ -117,6 +117,27 @@ def test_files_folders_info_and_remove(shell: Shell, folder: str) -> None:
     assert caught.value.request_id
 
 
+def test_files_are_moved_and_restored(shell: Shell, folder: str) -> None:
+    info: FileInfo = shell.call("upload", b"one", f"{folder}/a b%.txt", content_type="text/plain")
+    shell.call("upload", b"two", f"{folder}/taken.txt")
+    with pytest.raises(NameConflict):
+        shell.call("move", info.path, f"{folder}/taken.txt")
+    with pytest.raises(NameConflict):
+        shell.call("move", info.path, f"{folder}/x.txt", etag='"other"')
+    moved: FileInfo = shell.call("move", info.path, f"{folder}/below/ä.txt", etag=info.etag)
+    assert (moved.id, moved.path, moved.etag) == (info.id, f"{folder}/below/ä.txt", info.etag)
+    assert moved.revision > info.revision
+    with pytest.raises(FileMissing):
+        shell.call("move", info.path, f"{folder}/y.txt")
+    with pytest.raises(NameConflict):
+        shell.call("restore", moved.path)
+    shell.call("remove", moved.path)
+    assert shell.call("restore", moved.path).id == info.id
+    with pytest.raises(FileMissing) as caught:
+        shell.call("restore", f"{folder}/never.txt")
+    assert caught.value.status == 410
+
+
 def test_lists_have_more_than_one_page(shell: Shell, folder: str, stack: Stack) -> None:
     with httpx.Client(base_url=stack.url) as http:
         for number in range(205):

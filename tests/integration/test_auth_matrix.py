@@ -66,6 +66,19 @@ CASES: dict[tuple[str, str], Case] = {
     ("GET", "/version"): Case("/version", None),
     ("GET", "/status"): Case("/status", "admin", "read"),
     ("GET", "/file"): Case("/file?folder=team-a", "read:team-a", "read:team-b"),
+    ("PATCH", "/file"): Case(
+        "/file?folder=team-a&filename=none",
+        "delete:team-a write:team-a",
+        "delete:team-b write:team-a",
+        body={"filename": "m"},
+    ),
+    ("GET", "/file/poster"): Case(f"/file/poster{QUERY}", "read:team-a", "read:team-b"),
+    ("PUT", "/file/poster"): Case(f"/file/poster{QUERY}", "write:team-a", "write:team-b", body=b"x"),
+    ("DELETE", "/file/poster"): Case(f"/file/poster{QUERY}", "write:team-a", "write:team-b"),
+    ("POST", "/file/restore"): Case("/file/restore?folder=team-a&filename=none", "write:team-a", "write:team-b"),
+    ("POST", "/file/delete"): Case(
+        "/file/delete", "delete:team-a", "write:team-a", body={"files": [{"folder": "team-a", "filename": "none"}]}
+    ),
     ("GET", "/file/folders"): Case("/file/folders", "read:team-a", "write:team-a"),
     ("GET", "/file/info"): Case(f"/file/info{QUERY}", "read:team-a", "read:team-b"),
     ("GET", "/file/stream"): Case(f"/file/stream{QUERY}", "read:team-a", "read:team-b"),

@@ -10,6 +10,7 @@ import os
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any, get_args
 
 import pytest
 
@@ -21,10 +22,10 @@ from services.common.errors import (
     PreconditionFailed,
     TooManyRequests,
 )
-from services.common.media import MediaName, sha256_etag
+from services.common.media import MediaInfo, MediaName, sha256_etag
 from services.common.store import limits
 from services.common.store.errors import CorruptFile
-from services.common.store.media_reader import ListQuery, PageKey
+from services.common.store.media_reader import FolderTotals, ListQuery, PageKey, Sort
 from services.common.store.upload_store import (
     MUST_NOT_EXIST,
     NO_PRECONDITIONS,
@@ -713,6 +714,74 @@ async def test_lists_are_ordered_and_filtered(adapters: StoreAdapters) -> None:
     assert await reader.list_folders(None, 10) == ["", "a/x", "b", "ä"]
     assert await reader.list_folders("", 2) == ["a/x", "b"]
     assert await reader.list_folders("ä", 2) == []
+
+
+@pytest.mark.parametrize("sort", ["time", "name", "size"])
+@pytest.mark.parametrize("descending", [True, False])
+async def test_every_order_is_exact_page_by_page(adapters: StoreAdapters, sort: Sort, *, descending: bool) -> None:
+    """Files of equal names, lengths and, as they are stored at once, times are told apart by their ids."""
+    names = [MediaName(folder, name) for folder in ("a", "b") for name in ("x", "X", "y\u00e4", "\U0001f600", "x.mp4")]
+    await asyncio.gather(*(adapters.store_file(b"x" * (len(name.filename) % 2), name) for name in names))
+    await adapters.store_file(b"deleted", MediaName("a", "deleted"))
+    await adapters.store.delete(MediaName("a", "deleted"))
+
+    def key(info: MediaInfo) -> tuple[Any, str]:
+        values = {"time": info.uploaded_at, "name": info.filename.encode(), "size": info.length}
+        return values[sort], info.id
+
+    for folder, needle in ((None, ""), ("a", ""), (None, "X"), ("b", "x")):
+        found: list[MediaInfo] = []
+        wanted = ListQuery(folder, needle, limit=2, sort=sort, descending=descending)
+        while True:
+            page = await adapters.reader.list_files(wanted)
+            found += page.files
+            if page.next_key is None:
+                break
+            assert page.next_key.sort == sort
+            wanted = replace(wanted, after=page.next_key)
+        expected = {n for n in names if folder in {None, n.folder} and needle.lower() in n.filename.lower()}
+        assert {MediaName(info.folder, info.filename) for info in found} == expected
+        assert len(found) == len(expected)
+        assert found == sorted(found, key=key, reverse=descending)
+
+
+async def test_a_search_in_any_order_ends_at_its_limit(
+    adapters: StoreAdapters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("gridfs", "files"):
+        monkeypatch.setattr(f"services.common.store.{module}.media_reader.SEARCH_SCAN_LIMIT", 2)
+    for name in ("a", "b1", "c", "d1", "e"):
+        await adapters.store_file(name.encode() * len(name), MediaName("f", name))
+    for sort in get_args(Sort):
+        for descending in (False, True):
+            wanted: ListQuery | None = ListQuery(filename_contains="1", sort=sort, descending=descending)
+            found: list[str] = []
+            while wanted is not None:
+                page = await adapters.reader.list_files(wanted)
+                found += [info.filename for info in page.files]
+                wanted = replace(wanted, after=page.next_key) if page.next_key else None
+            assert found == (["d1", "b1"] if descending else ["b1", "d1"])
+
+
+async def test_the_key_of_another_order_is_refused(adapters: StoreAdapters) -> None:
+    key = PageKey(5, "0" * 24)
+    assert (await adapters.reader.list_files(ListQuery(after=key, sort="size"))).files == []
+    for sort in ("name", "time"):
+        with pytest.raises(BadRequest):
+            await adapters.reader.list_files(ListQuery(after=key, sort=sort))
+
+
+async def test_folders_are_added_up(adapters: StoreAdapters) -> None:
+    for folder, name in (("", "a"), ("b", "a"), ("b", "b"), ("b/c", "a")):
+        await adapters.store_file(b"12345", MediaName(folder, name))
+    await adapters.store.delete(MediaName("b/c", "a"))
+    assert await adapters.reader.sum_folders(["b", "", "b/c", "none"]) == [
+        FolderTotals("b", 2, 10),
+        FolderTotals("", 1, 5),
+        FolderTotals("b/c", 0, 0),
+        FolderTotals("none", 0, 0),
+    ]
+    assert await adapters.reader.sum_folders([]) == []
 
 
 async def test_names_of_any_characters_are_stored_as_they_are(adapters: StoreAdapters) -> None:

@@ -17,6 +17,8 @@ export interface FileInfo {
   /** ISO 8601, UTC. */
   uploaded_at: string;
   metadata: Record<string, unknown>;
+  /** Entity tag of its poster, null where it has none. */
+  poster: string | null;
   /** Counts the changes of this name and never falls: of two descriptions the one with the greater revision is the newer. */
   revision: number;
 }
@@ -33,8 +35,19 @@ export interface FilePage {
   next: string | null;
 }
 
+/** What became of one file of `removeAll`. */
+export interface RemoveResult {
+  folder: string;
+  filename: string;
+  /** 204, or the status with which its removal was refused. */
+  status: number;
+  detail: string | null;
+}
+
 export interface FolderPage {
   folders: string[];
+  /** Of these folders in the same order, not counting folders below them; null where they were not asked for. */
+  totals: { folder: string; files: number; bytes: number }[] | null;
   next: string | null;
 }
 
@@ -47,6 +60,8 @@ export interface ListOptions {
   after?: string | null | undefined;
   /** Entries of a page, at most 200. */
   limit?: number | undefined;
+  /** With `-` from the newest, last or largest on; `-time` if missing. */
+  sort?: "time" | "-time" | "name" | "-name" | "size" | "-size" | undefined;
   signal?: AbortSignal | undefined;
 }
 
@@ -75,11 +90,20 @@ export interface CloudEvent<Data = unknown> {
   data: Data;
 }
 
+/** The data of `file.moved`: the file under its new name. */
+export interface MovedFile extends FileInfo {
+  /** Null where it comes from another folder. */
+  previous: { folder: string; filename: string; revision: number } | null;
+}
+
 /** The data of the server's own events, by type. */
 export interface EventData {
   "file.created": FileInfo;
   "file.replaced": FileInfo;
   "file.deleted": FileInfo;
+  "file.restored": FileInfo;
+  "file.described": FileInfo;
+  "file.moved": MovedFile;
   "file.progress": Progress;
   "socket.resync": { reason: string };
 }

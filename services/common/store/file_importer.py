@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Literal, Protocol
 
 from services.common.errors import Conflict
-from services.common.media import MediaInfo
+from services.common.media import MediaInfo, Poster
 
 ImportOutcome = Literal["imported", "unchanged", "kept"]
 """`unchanged`: the same version is current here. `kept`: a version that is as new or newer is current here, and stays."""
@@ -28,7 +28,7 @@ CHANGED_MEANWHILE = "the file was changed meanwhile, or another process copies i
 
 
 class FileImporter(Protocol):
-    """Stores files as another store describes them."""
+    """Stores files as another store describes them. Their posters are stored by `import_poster`, before them."""
 
     block_size: int
     """Bytes of every block but the last one of a file."""
@@ -51,6 +51,9 @@ class FileImporter(Protocol):
             ServiceUnavailable: the outcome is unknown.
 
         """
+
+    async def import_poster(self, info: MediaInfo, poster: Poster) -> None:
+        """Store the poster of a version that is imported next. Raises BadRequest and ServiceUnavailable."""
 
 
 def compare_versions(current: MediaInfo | None, incoming: MediaInfo) -> Literal["unchanged", "kept"] | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
 
-from services.common.media import NO_METADATA, MediaInfo, MediaName, sha256_etag
+from services.common.media import NO_METADATA, MediaInfo, MediaName, Poster, sha256_etag
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +125,22 @@ class StoredFile:
 
 
 @dataclass(frozen=True, slots=True)
+class PreviousName:
+    """The name that a file had before it was moved, and the revision with which it left that name."""
+
+    name: MediaName
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
 class OutboxEvent:
     """An event that is still to be published: stored in the same update as the change itself, so that a crash cannot lose it.
 
     `info` is the file that became current, or the one that was deleted; its `revision` is the one that this change has made.
     `earlier` are the events of older changes of the name that were unpublished at `read_at`, a time of the monotonic clock: they
     are published before this one, in their order. An event of the type `socket.resync` replaces older events that the store has
-    no room for; its `info` is that of the last of them.
+    no room for; its `info` is that of the last of them. `name_key` is the store's key of the name: one name's events have the same.
+    `previous` is there where a file was moved.
     """
 
     id: str
@@ -139,6 +148,8 @@ class OutboxEvent:
     info: MediaInfo
     read_at: float
     earlier: tuple["OutboxEvent", ...] = ()
+    name_key: str = ""
+    previous: PreviousName | None = None
 
 
 class UploadCreator(Protocol):
@@ -285,6 +296,48 @@ class FileDeleter(Protocol):
         """
 
 
+class FileMover(Protocol):
+    """Gives committed files other names."""
+
+    async def move_file(
+        self, name: MediaName, new_name: MediaName, preconditions: Preconditions = NO_PRECONDITIONS
+    ) -> tuple[OutboxEvent, ...] | None:
+        """Move the current file of `name` to `new_name`; None where there is none.
+
+        Its id, bytes and all that is known of it stay. It is at exactly one of the names at every moment, whatever fails. The
+        revision is greater than all that both names have had. Unfinished uploads and finished ones stay with the name that they
+        were begun under, and a file that is stored under it later has an id of its own.
+
+        Returns `file.moved`, and behind it `file.deleted` of the old name where the folder is another: those who may read only that
+        one learn nothing else. Raises AlreadyExists where the new name has a file, PreconditionFailed, Conflict where others change
+        the names again and again, ServiceUnavailable where the outcome stays unknown.
+        """
+
+
+class FileRestorer(Protocol):
+    """Restores deleted files."""
+
+    async def restore(self, name: MediaName) -> OutboxEvent:
+        """Make the file current again that was deleted last under that name, with all that was known of it.
+
+        Raises Gone where its bytes are not kept any more or none was deleted, AlreadyExists where the name has a file,
+        ServiceUnavailable where the outcome stays unknown.
+        """
+
+
+class PosterWriter(Protocol):
+    """Keeps a poster with a file. It belongs to the version: with it, it is moved, restored and deleted."""
+
+    async def set_poster(
+        self, name: MediaName, poster: Poster | None, preconditions: Preconditions = NO_PRECONDITIONS
+    ) -> OutboxEvent | None:
+        """Set the poster of the current file of that name, or remove it; None where there is no file.
+
+        The event is `file.described`. Raises PreconditionFailed, also where the file is changed meanwhile, ServiceUnavailable where
+        the outcome stays unknown.
+        """
+
+
 class EventAcknowledger(Protocol):
     """Removes published events from the outbox. Raises ServiceUnavailable."""
 
@@ -317,6 +370,9 @@ class UploadStore(
     UploadCommitter,
     UploadTerminator,
     FileDeleter,
+    FileMover,
+    FileRestorer,
+    PosterWriter,
     EventAcknowledger,
     FreeSpaceReader,
     SchemaOwner,

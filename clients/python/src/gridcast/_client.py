@@ -148,6 +148,20 @@ class Client:
         """Delete a file; with `etag`, only that version. Raises FileMissing, or NameConflict for another version."""
         self._shell.run(files.remove_file(self._operations.context, path, etag))
 
+    def move(self, path: str, new_path: str, *, etag: str | None = None) -> FileInfo:
+        """Rename a file or move it to another folder, and return it as it is then. Its id and its bytes stay.
+
+        With `etag` only that version. Raises FileMissing, and NameConflict where the new name is taken or it is another version.
+        """
+        return self._shell.run(files.move_file(self._operations.context, path, new_path, etag))
+
+    def restore(self, path: str) -> FileInfo:
+        """Undo the last deletion of a name, for as long as the server keeps the bytes: usually an hour.
+
+        Raises FileMissing where it was too long ago, NameConflict where the name is taken.
+        """
+        return self._shell.run(files.restore_file(self._operations.context, path))
+
     def listen(self, *topics: str) -> "Listener":
         """Return an iterator of the events to all, to its own sid, and to these topics. It connects on first use."""
         from gridcast._listener import Listener  # noqa: PLC0415  # the WebSocket library, only where it is used

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator
 
 from services.common.errors import BadRequest, Conflict
-from services.common.media import MediaInfo, MediaName
+from services.common.media import MediaInfo, MediaName, Poster
 from services.common.store.errors import CorruptFile
 from services.common.store.file_importer import (
     CHANGED_MEANWHILE,
@@ -17,7 +17,7 @@ from services.common.store.file_importer import (
     ImportOutcome,
     compare_versions,
 )
-from services.common.store.files import import_changes
+from services.common.store.files import file_changes, import_changes
 from services.common.store.files.exclusive_files import ExclusiveFiles
 from services.common.store.files.files_database import FilesDatabase
 from services.common.store.files.ids import is_id
@@ -63,6 +63,14 @@ class FilesFileImporter:
             lambda transaction: import_changes.commit_import(transaction, key, token, info, self._timings)
         )
         return "imported"
+
+    async def import_poster(self, info: MediaInfo, poster: Poster) -> None:
+        """Write the row of the poster."""
+        if not is_id(info.file_id):
+            raise BadRequest("an id of the file has not the form of this store's")
+        await self._files.database.write(
+            lambda transaction: file_changes.write_poster(transaction, info.file_id, poster), durable=False
+        )
 
     async def _begin(self, info: MediaInfo) -> UploadHandle:
         """Take the upload of an interrupted import over, or add one."""

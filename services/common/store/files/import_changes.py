@@ -20,7 +20,7 @@ from services.common.store.files.clock import to_milliseconds
 from services.common.store.files.database import Transaction
 from services.common.store.files.ids import make_id
 from services.common.store.files.names import lock_media, lock_name, lock_or_create
-from services.common.store.files.rows import FilesUploadKey, decode_media_info, encode_metadata
+from services.common.store.files.rows import FilesUploadKey, decode_media_info, encode_metadata, identity_of
 from services.common.store.files.upload_changes import milliseconds
 from services.common.store.timings import StoreTimings
 
@@ -34,26 +34,31 @@ def begin_import(transaction: Transaction, info: MediaInfo, *, is_orphan: bool) 
     """
     name = MediaName(info.folder, info.filename)
     row = lock_name(transaction, name)
-    if row is not None and row["id"] != info.id:
+    if row is not None and identity_of(row) != info.id:
         raise Conflict(ANOTHER_HAS_NAME)
     if row is None and lock_media(transaction, info.id) is not None:
         raise Conflict(ANOTHER_HAS_ID)
-    row, _ = lock_or_create(transaction, name, info.id)
     execute = transaction.connection.execute
+    moved = select(exists().where(media.c.identity == info.id, media.c.id != (row["id"] if row else "")))
+    if execute(moved).scalar():
+        raise Conflict(ANOTHER_HAS_ID)
+    row, _ = lock_or_create(transaction, name, info.id)
     if execute(select(exists().where(tombstones.c.file_id == info.file_id))).scalar():
         raise Conflict(TO_BE_DELETED)
     # Whether it is current or not: a version that is current under this name was compared before.
     if execute(
-        select(exists().where(media.c.file_id == info.file_id, media.c.uploaded_at.is_not(None), media.c.id != info.id))
+        select(
+            exists().where(media.c.file_id == info.file_id, media.c.uploaded_at.is_not(None), media.c.id != row["id"])
+        )
     ).scalar():
         raise Conflict(FILE_ID_IN_USE)
     left = execute(select(uploads).where(uploads.c.file_id == info.file_id)).mappings().first()
     if left is not None:
-        if left["media_id"] != info.id:
+        if left["media_id"] != row["id"]:
             raise Conflict(FILE_ID_IN_USE)
         if left["expires_at"] <= transaction.now:
             raise Conflict(TO_BE_DELETED)
-        return FilesUploadKey(info.id, left["id"], info.file_id), True
+        return FilesUploadKey(row["id"], left["id"], info.file_id), True
     if is_orphan:
         raise Conflict(BYTES_LEFT_BEHIND)
     lifetime = milliseconds(UNFINISHED_IMPORT_TTL_SECONDS)
@@ -98,7 +103,9 @@ def commit_import(
         "uploaded_at": to_milliseconds(info.uploaded_at),
         "metadata": info.metadata_json,
         "media_facts": info.media_facts_json,
+        "poster": info.poster_etag,
     }
     revision = next_revision(info.revision, row["revision"])
-    statement = update(media).where(media.c.id == key.media_id).values(**version, revision=revision)
+    identity = None if row["id"] == info.id else info.id
+    statement = update(media).where(media.c.id == key.media_id).values(**version, revision=revision, identity=identity)
     transaction.connection.execute(statement)

@@ -59,6 +59,7 @@ def _merge_oldest(transaction: Transaction, rows: list[Row]) -> list[Row]:
         first, last = unpublished[0], unpublished[merged_count - 1]
         resync: dict[str, Any] = {
             **version_of(last),
+            "identity": last["identity"],
             "id": first["id"] if first["type"] == "socket.resync" else make_id(),
             "media_id": first["media_id"],
             "type": "socket.resync",

@@ -9,7 +9,7 @@ from services.common.media import MediaInfo, MediaName
 from services.common.store.files.clock import StoreClock, from_milliseconds
 from services.common.store.files.ids import is_id
 from services.common.store.files.schema import VERSION_FIELDS
-from services.common.store.upload_store import FinishedUpload, InProgressUpload, OutboxEvent, UploadHandle
+from services.common.store.upload_store import FinishedUpload, InProgressUpload, OutboxEvent, PreviousName, UploadHandle
 
 Row = Mapping[Any, Any]
 """A row by the names of its columns."""
@@ -62,10 +62,10 @@ def decode_name(row: Row) -> MediaName | None:
     return None if row["folder"] is None else MediaName(row["folder"], row["filename"])
 
 
-def decode_version(media_id: str, name: Row, version: Row, revision: int) -> MediaInfo:
+def decode_version(file_identity: str, name: Row, version: Row, revision: int) -> MediaInfo:
     """A version: the columns of `VERSION_FIELDS` in `version`, under the name in `name`."""
     return MediaInfo(
-        id=media_id,
+        id=file_identity,
         file_id=version["file_id"],
         folder=name["folder"],
         filename=name["filename"],
@@ -77,12 +77,19 @@ def decode_version(media_id: str, name: Row, version: Row, revision: int) -> Med
         metadata_json=version["metadata"],
         revision=revision,
         media_facts_json=version["media_facts"],
+        poster_etag=version["poster"],
     )
 
 
 def decode_media_info(row: Row) -> MediaInfo:
     """The current file of a row of `media` that has one."""
-    return decode_version(row["id"], row, row, row["revision"])
+    return decode_version(identity_of(row), row, row, row["revision"])
+
+
+def identity_of(row: Row) -> str:
+    """The id of the file of a row of `media`, or that of the next one."""
+    identity: str = row["identity"] or row["id"]
+    return identity
 
 
 def version_of(row: Row) -> dict[str, Any]:
@@ -92,7 +99,12 @@ def version_of(row: Row) -> dict[str, Any]:
 
 def decode_event(name: Row, row: Row, read_at: float) -> OutboxEvent:
     """One row of `outbox`."""
-    return OutboxEvent(row["id"], row["type"], decode_version(row["media_id"], name, row, row["revision"]), read_at)
+    info = decode_version(row.get("identity") or row["media_id"], name, row, row["revision"])
+    previous = None
+    if text := row.get("previous"):
+        folder, filename, revision = json.loads(text)
+        previous = PreviousName(MediaName(folder, filename), revision)
+    return OutboxEvent(row["id"], row["type"], info, read_at, name_key=row["media_id"], previous=previous)
 
 
 def with_earlier(events: list[OutboxEvent], event_id: str) -> OutboxEvent | None:

@@ -2,11 +2,15 @@
 
     store             one row: store_id (which folder belongs to this database), latest and skew (the lease clock), touched
     media             one row for each name: the name (null for an upload without one), the revision, and the current version:
-                      file_id, length, content_type, sha256, etag, uploaded_at, metadata; null where readers see no file
+                      file_id, length, content_type, sha256, etag, uploaded_at, metadata; null where readers see no file;
+                      identity: the id of its file, null where it is the row's own, until a file has moved
     uploads           unfinished uploads, with their fencing token, lease, expiry, offset, metadata and client
     finished_uploads  outcomes of uploads that had a TTL
-    tombstones        files to delete, from `due` on; `second_purge`: twice
-    outbox            events to publish, in the order of their revisions; `told`: another writer has published it
+    tombstones        files to delete, from `due` on; `second_purge`: twice; of the file that was deleted last under a name also
+                      all that is known of it
+    outbox            events to publish, in the order of their revisions; `told`: another writer has published it; `previous`:
+                      folder, filename and revision before a move, as a JSON list
+    posters           small pictures of files, by the id of the bytes: they go wherever these go. `poster` of a version is the tag
     revision_floors   the greatest revision of all names of a bucket whose rows were deleted
     revocations       tokens and subjects that are refused: the UTF-8 bytes of their names, which may hold any character, and
                       Unix times in seconds
@@ -47,10 +51,21 @@ def _version_columns(*, nullable: bool) -> list[Column[object]]:
         Column("uploaded_at", BigInteger, nullable=nullable),
         Column("metadata", _TEXT_TYPE, nullable=nullable),
         Column("media_facts", _TEXT_TYPE),
+        Column("poster", _TEXT_TYPE),
     ]
 
 
-VERSION_FIELDS = ("file_id", "length", "content_type", "sha256", "etag", "uploaded_at", "metadata", "media_facts")
+VERSION_FIELDS = (
+    "file_id",
+    "length",
+    "content_type",
+    "sha256",
+    "etag",
+    "uploaded_at",
+    "metadata",
+    "media_facts",
+    "poster",
+)
 """The names of the columns that describe one version of a file."""
 
 store = Table(
@@ -72,6 +87,7 @@ media = Table(
     Column("search_name", _TEXT_TYPE),
     Column("revision", BigInteger, nullable=False),
     *_version_columns(nullable=True),
+    Column("identity", _ID_TYPE),
     UniqueConstraint("folder", "filename", name="media_name"),
 )
 _current = media.c.uploaded_at.is_not(None)
@@ -87,6 +103,26 @@ Index(
     "media_newest_in_folder",
     media.c.folder,
     media.c.uploaded_at,
+    media.c.id,
+    media.c.search_name,
+    sqlite_where=_current,
+    postgresql_where=_current,
+)
+_moved = media.c.identity.is_not(None)
+Index("media_identity", media.c.identity, sqlite_where=_moved, postgresql_where=_moved)
+Index("media_by_name", media.c.filename, media.c.id, sqlite_where=_current, postgresql_where=_current)
+Index(
+    "media_by_size",
+    media.c.length,
+    media.c.id,
+    media.c.search_name,
+    sqlite_where=_current,
+    postgresql_where=_current,
+)
+Index(
+    "media_by_size_in_folder",
+    media.c.folder,
+    media.c.length,
     media.c.id,
     media.c.search_name,
     sqlite_where=_current,
@@ -135,6 +171,14 @@ tombstones = Table(
     Column("media_id", _ID_TYPE, ForeignKey("media.id"), nullable=False, index=True),
     Column("due", BigInteger, nullable=False),
     Column("second_purge", Boolean, nullable=False),
+    Column("length", BigInteger),
+    Column("content_type", _TEXT_TYPE),
+    Column("sha256", String(64)),
+    Column("etag", _TEXT_TYPE),
+    Column("uploaded_at", BigInteger),
+    Column("metadata", _TEXT_TYPE),
+    Column("media_facts", _TEXT_TYPE),
+    Column("poster", _TEXT_TYPE),
 )
 
 Index("tombstones_due", tombstones.c.due, tombstones.c.file_id)
@@ -149,9 +193,20 @@ outbox = Table(
     Column("revision", BigInteger, nullable=False),
     Column("told", Boolean, nullable=False),
     *_version_columns(nullable=False),
+    Column("identity", _ID_TYPE),
+    Column("previous", _TEXT_TYPE),
 )
 Index("outbox_order", outbox.c.media_id, outbox.c.revision)
 Index("outbox_due", outbox.c["at"], outbox.c.id)
+
+posters = Table(
+    "posters",
+    metadata,
+    Column("file_id", _ID_TYPE, primary_key=True),
+    Column("etag", _TEXT_TYPE, nullable=False),
+    Column("content_type", _TEXT_TYPE, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+)
 
 revision_floors = Table(
     "revision_floors",

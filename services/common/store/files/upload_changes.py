@@ -4,7 +4,7 @@ The names and rules are those of the GridFS store, where each is one update of a
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from sqlalchemy import CursorResult, case, delete, func, insert, select, update
@@ -175,12 +175,17 @@ def doom_uploads(transaction: Transaction, rows: Sequence[Row]) -> None:
 
 
 def add_tombstone(
-    transaction: Transaction, media_id: str, file_id: str, due: int, *, second_purge: bool = False
+    transaction: Transaction,
+    media_id: str,
+    file_id: str,
+    due: int,
+    *,
+    second_purge: bool = False,
+    version: Mapping[str, Any] | None = None,
 ) -> None:
-    """Note a file to delete from `due` on."""
-    transaction.connection.execute(
-        insert(tombstones).values(file_id=file_id, media_id=media_id, due=due, second_purge=second_purge)
-    )
+    """Note a file to delete from `due` on, with its `version` where it is one that may be restored."""
+    values = {**(version or {}), "file_id": file_id, "media_id": media_id, "due": due, "second_purge": second_purge}
+    transaction.connection.execute(insert(tombstones).values(values))
 
 
 def acquire(transaction: Transaction, key: FilesUploadKey, timings: StoreTimings) -> tuple[Row, StoreClock] | None:
@@ -319,6 +324,7 @@ def mark_purged(transaction: Transaction, media_id: str, file_ids: Sequence[str]
     postponed: CursorResult[Any] = transaction.connection.execute(
         update(tombstones).where(*due, tombstones.c.second_purge.is_(True)).values(due=later, second_purge=False)
     )
+    transaction.connection.execute(delete(schema.posters).where(schema.posters.c.file_id.in_(file_ids)))
     if postponed.rowcount < len(file_ids):
         transaction.connection.execute(delete(tombstones).where(*due))
     delete_if_empty(transaction, media_id)

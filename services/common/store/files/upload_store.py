@@ -10,7 +10,7 @@ from datetime import datetime
 from sqlalchemy import Connection, select, update
 
 from services.common.errors import Gone, ServiceUnavailable
-from services.common.media import MediaName
+from services.common.media import MediaName, Poster
 from services.common.store.errors import CorruptFile
 from services.common.store.files import schema, upload_changes
 from services.common.store.files.clock import StoreClock, read_clock
@@ -269,16 +269,32 @@ class FilesUploadStore:
         """Replace the current version by a tombstone."""
         return await self._committer.delete(name, preconditions)
 
+    async def move_file(
+        self, name: MediaName, new_name: MediaName, preconditions: Preconditions = NO_PRECONDITIONS
+    ) -> tuple[OutboxEvent, ...] | None:
+        """Move the version from the row of one name to that of the other in one transaction."""
+        return await self._committer.move(name, new_name, preconditions)
+
+    async def restore(self, name: MediaName) -> OutboxEvent:
+        """Make the version current again whose tombstone is the last one of a deletion."""
+        return await self._committer.restore(name)
+
+    async def set_poster(
+        self, name: MediaName, poster: Poster | None, preconditions: Preconditions = NO_PRECONDITIONS
+    ) -> OutboxEvent | None:
+        """Write the row of the poster and that of the name in one transaction."""
+        return await self._committer.set_poster(name, poster, preconditions)
+
     async def ack_event(self, event: OutboxEvent) -> None:
         """Remove the event, and mark those before it. Where a power loss undoes that, it is published again with the same id."""
 
         def acknowledge(transaction: Transaction) -> None:
-            row = lock_media(transaction, event.info.id)
+            row = lock_media(transaction, event.name_key)
             if row is None:
                 return
-            remove_event(transaction, event.info.id, event.id)
+            remove_event(transaction, event.name_key, event.id)
             if row["uploaded_at"] is None:
-                delete_if_empty(transaction, event.info.id)
+                delete_if_empty(transaction, event.name_key)
 
         await self._database.write(acknowledge, durable=False)
 

@@ -45,7 +45,9 @@ def with_next_due_at(stages: Pipeline, timings: StoreTimings) -> Pipeline:
     """
     retry_after = milliseconds(timings.outbox_retry_after)
     retry_at = {"$min": {"$map": {"input": "$announce", "in": {"$add": ["$$this.at", retry_after]}}}}
+    unfinished_moves = [{"$add": [at, retry_after]} for at in ("$moving.at", "$incoming.at", {"$min": "$arrived.at"})]
     due_times = [{"$min": "$uploads.expires_at"}, {"$min": "$doomed.due"}, {"$min": "$ended.until"}, retry_at]
+    due_times += unfinished_moves
     if_empty = {"$cond": [{"$eq": ["$current", None]}, "$$NOW", None]}
     return [*stages, {"$set": {"attention": {"$ifNull": [{"$min": due_times}, if_empty]}}}]
 
@@ -217,7 +219,7 @@ def commit_upload(
         **_optional_fields(stored_file),
     }
     event_type = {"$cond": [{"$eq": ["$current", None]}, "file.created", "file.replaced"]}
-    tombstones = {"$cond": [{"$eq": ["$current", None]}, [], [_tombstone_of_current(timings)]]}
+    tombstones = {"$cond": [{"$eq": ["$current", None]}, [], [tombstone_of_current(timings)]]}
     stages: Pipeline = [
         # The second stage overwrites the old version, and a $set of an object would merge into one that is there.
         {
@@ -226,10 +228,11 @@ def commit_upload(
                 **append_event(event_id, event_type, current, revision_floor),
             }
         },
-        {"$set": {"current": None}},
+        # A move that has not arrived yet is cancelled: the name is taken now.
+        {"$set": {"current": None, "incoming": "$$REMOVE"}},
         {"$set": {"current": current, **finish_upload(record_id, "stored", stored_file)}},
     ]
-    return {"$expr": preconditions_hold(preconditions)}, with_next_due_at(stages, timings)
+    return {"moving": None, "$expr": preconditions_hold(preconditions)}, with_next_due_at(stages, timings)
 
 
 def _optional_fields(stored_file: StoredFile) -> Document:
@@ -237,18 +240,6 @@ def _optional_fields(stored_file: StoredFile) -> Document:
     metadata = {} if stored_file.metadata_json == NO_METADATA else {"metadata": {"$literal": stored_file.metadata_json}}
     facts = stored_file.media_facts_json
     return metadata if facts is None else {**metadata, "media_facts": {"$literal": facts}}
-
-
-def delete_current(event_id: ObjectId, revision_floor: int, timings: StoreTimings) -> Pipeline:
-    """Make the current file invisible, add a tombstone for it and an event."""
-    tombstones = {"$concatArrays": ["$doomed", [_tombstone_of_current(timings)]]}
-    return with_next_due_at(
-        [
-            {"$set": {"doomed": tombstones, **append_event(event_id, "file.deleted", "$current", revision_floor)}},
-            {"$set": {"current": None}},
-        ],
-        timings,
-    )
 
 
 def remove_event(event_id: ObjectId, timings: StoreTimings) -> Pipeline:
@@ -296,7 +287,8 @@ def _uploads_with_id(record_id: ObjectId) -> Document:
     return {"$filter": {"input": "$uploads", "cond": {"$eq": ["$$this.id", record_id]}}}
 
 
-def _tombstone_of_current(timings: StoreTimings) -> Document:
+def tombstone_of_current(timings: StoreTimings) -> Document:
+    """The tombstone of the current version."""
     return tombstone("$current.file", milliseconds(timings.tombstone_ttl))
 
 
@@ -348,11 +340,15 @@ def expire_uploads(timings: StoreTimings) -> Pipeline:
     told = {"$and": [{"$eq": ["$$this.told", True]}, {"$lte": [retry_at, "$$NOW"]}]}
     expired = {"$filter": {"input": "$uploads", "cond": {"$lte": ["$$this.expires_at", "$$NOW"]}}}
     tombstones = _tombstones_of(expired, second_purge=True)
+    due = {"$lte": ["$$this.due", "$$NOW"]}
+    # Its blocks are deleted next. It is not restored any more, also where another primary's clock is behind.
+    marked = {"$cond": [due, {"$mergeObjects": ["$$this", {"purging": True}]}, "$$this"]}
+    waiting = {"$map": {"input": "$doomed", "in": marked}}
     return with_next_due_at(
         [
             {
                 "$set": {
-                    "doomed": {"$concatArrays": ["$doomed", *tombstones]},
+                    "doomed": {"$concatArrays": [waiting, *tombstones]},
                     "uploads": {"$filter": {"input": "$uploads", "cond": {"$gt": ["$$this.expires_at", "$$NOW"]}}},
                     "ended": {"$filter": {"input": "$ended", "cond": {"$gt": ["$$this.until", "$$NOW"]}}},
                     "announce": {"$filter": {"input": "$announce", "cond": {"$not": [told]}}},
@@ -373,4 +369,6 @@ def mark_purged(file_id: ObjectId, timings: StoreTimings) -> Pipeline:
     postponed = {"$map": {"input": "$doomed", "in": {"$cond": [due, later, "$$this"]}}}
     removed = {"$filter": {"input": "$doomed", "cond": {"$not": [due]}}}
     second_purge = {"$anyElementTrue": [{"$map": {"input": "$doomed", "in": {"$and": [due, "$$this.late"]}}}]}
-    return with_next_due_at([{"$set": {"doomed": {"$cond": [second_purge, postponed, removed]}}}], timings)
+    restorable = {"$cond": [{"$eq": ["$restorable.file", file_id]}, "$$REMOVE", "$restorable"]}
+    doomed = {"$cond": [second_purge, postponed, removed]}
+    return with_next_due_at([{"$set": {"doomed": doomed, "restorable": restorable}}], timings)

@@ -4,16 +4,20 @@ One document holds the whole truth about one file name; every change of it is on
 
     folder, filename   the name; (null, record id) for an upload without a name
     current            the version that readers see, or null: file (id of its bytes), length, content_type, sha256, etag,
-                       uploaded_at, metadata (a JSON object as text, because its keys may be any text), media_facts (JSON as text)
+                       uploaded_at, metadata (a JSON object as text, because its keys may be any text), media_facts (JSON as text),
+                       poster (id, etag)
     uploads            unfinished uploads: id (record id), file, client (a digest of who created it), fence (fencing token), holder
                        (who raised it last), lease_until, expires_at, lifetime (TTL in ms or null), offset, tail (null where it is
                        in a chunk), tail_number (of that chunk), tail_chunks (there have been some), length, facts (metadata)
     ended              finished uploads: id, file, outcome (stored, lost), length, sha256, etag, facts, until
     doomed             tombstones, versions to delete: file, due, late (purge a second time)
     revision           how many changes of the name were committed; see `revisions`
-    announce           the outbox, events to publish, in the order of their commits: id, type, of (the version), at, revision, told
-                       (another writer has published it)
+    announce           the outbox, events to publish, in the order of their commits: id, type, of (the version), at, revision,
+                       identity, previous (where the file was moved from), told (another writer has published it)
     attention          next_due_at, the time from which the garbage collector has work here
+    identity           the id of the file of this name; missing where it is the document's own, until a file has moved
+    restorable         the version that was deleted last, while `doomed` has it
+    moving, incoming, arrived   moves that are in progress; see `move_updates`
     asked_at           set by `TOUCH_UPDATE` only
 
 `etag` is missing in what was written before it was stored: it is derived from `sha256` then. A missing `revision` is 0. A version
@@ -32,6 +36,7 @@ from services.common.store.upload_store import (
     FinishedUpload,
     InProgressUpload,
     OutboxEvent,
+    PreviousName,
     UploadHandle,
     UploadState,
 )
@@ -42,7 +47,7 @@ TOUCH_UPDATE: Document = {"$currentDate": {"asked_at": True}}
 """An update without a meaning of its own, made for being journaled: 128 bytes. A pipeline would journal the whole document."""
 NAME_PROJECTION = {"folder": 1, "filename": 1}
 """The projection whose result is a filter with the shard key, as `document_filter` makes it."""
-MEDIA_PROJECTION = {"folder": 1, "filename": 1, "current": 1, "revision": 1}
+MEDIA_PROJECTION = {"folder": 1, "filename": 1, "current": 1, "revision": 1, "identity": 1, "moving": 1}
 """The projection that `decode_media_info` reads."""
 
 
@@ -115,7 +120,8 @@ def fenced_filter(key: UploadKey, name: MediaName | None, fencing_token: int) ->
 
 def empty_document_filter(media_id: ObjectId) -> Document:
     """A filter that matches the document only while nothing is left in it."""
-    return {"_id": media_id, "current": None, "uploads": [], "ended": [], "doomed": [], "announce": []}
+    lists: Document = {list_: [] for list_ in ("uploads", "ended", "doomed", "announce")}
+    return {"_id": media_id, "current": None, **lists, "incoming": None, "arrived": {"$in": [None, []]}}
 
 
 def decode_name(document: Document) -> MediaName | None:
@@ -125,12 +131,12 @@ def decode_name(document: Document) -> MediaName | None:
 
 def decode_media_info(document: Document) -> MediaInfo:
     """The current file of a document that has one."""
-    return _decode_version(document, document["current"], document.get("revision", 0))
+    return _decode_version(document, document["current"], document.get("revision", 0), document.get("identity"))
 
 
-def _decode_version(document: Document, current: Document, revision: int) -> MediaInfo:
+def _decode_version(document: Document, current: Document, revision: int, identity: ObjectId | None) -> MediaInfo:
     return MediaInfo(
-        id=str(document["_id"]),
+        id=str(identity or document["_id"]),
         file_id=str(current["file"]),
         folder=document["folder"],
         filename=document["filename"],
@@ -142,6 +148,7 @@ def _decode_version(document: Document, current: Document, revision: int) -> Med
         metadata_json=current.get("metadata", NO_METADATA),
         revision=revision,
         media_facts_json=current.get("media_facts"),
+        poster_etag=(current.get("poster") or {}).get("etag"),
     )
 
 
@@ -159,8 +166,16 @@ def encode_files_entry(
 
 def decode_outbox_event(document: Document, entry: Document, read_at: float) -> OutboxEvent:
     """One event of the outbox, with the revision that its change has made."""
-    info = _decode_version(document, entry["of"], entry.get("revision", 0))
-    return OutboxEvent(str(entry["id"]), entry["type"], info, read_at)
+    info = _decode_version(document, entry["of"], entry.get("revision", 0), entry.get("identity"))
+    previous = entry.get("previous")
+    return OutboxEvent(
+        str(entry["id"]),
+        entry["type"],
+        info,
+        read_at,
+        name_key=str(document["_id"]),
+        previous=previous and PreviousName(MediaName(previous["folder"], previous["filename"]), previous["revision"]),
+    )
 
 
 def decode_committed_event(document: Document, event_id: ObjectId, read_at: float) -> OutboxEvent | None:

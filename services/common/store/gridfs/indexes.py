@@ -30,6 +30,10 @@ INDEXES: dict[str, tuple[IndexSpec, ...]] = {
         # For lists: a filename that does not match is skipped within the index.
         IndexSpec("newest", ("current.uploaded_at", "_id", "filename")),
         IndexSpec("newest_in_folder", ("folder", "current.uploaded_at", "_id", "filename")),
+        IndexSpec("by_size", ("current.length", "_id", "filename")),
+        IndexSpec("by_size_in_folder", ("folder", "current.length", "_id", "filename")),
+        IndexSpec("by_name", ("filename", "_id"), options={"partialFilterExpression": {"current.length": {"$gte": 0}}}),
+        IndexSpec("identity", ("identity",), options={"partialFilterExpression": {"identity": {"$exists": True}}}),
         IndexSpec(
             "attention", ("attention", "_id"), options={"partialFilterExpression": {"attention": {"$type": "date"}}}
         ),
