@@ -1,6 +1,7 @@
 // Everything that is known of one file, at the side: digest, addresses, as curl; download and delete.
 import { currentToken, files } from "./app.js";
-import { copy } from "./dialogs.js";
+import { copy, toast } from "./dialogs.js";
+import { askForName } from "./move_dialog.js";
 import { el } from "./dom.js";
 import { clock, size, words } from "./format.js";
 import { icon } from "./icons.js";
@@ -91,6 +92,7 @@ export class Details {
         { class: "details-acts" },
         el("button", { class: "button primary small", onclick: () => change({ play: pathOf(file), info: null }) }, icon("play"), "Open"),
         el("a", { class: "button small", href: files.address(file), download: file.filename, onclick: (event) => download(event, file).catch((error) => this.#fail(error)) }, icon("download"), "Download"),
+        el("button", { class: "button small", onclick: () => this.#move(file) }, icon("folder"), "Move"),
         el("button", { class: "button small danger", onclick: () => this.#remove(file) }, icon("trash"), "Delete"),
       ),
       el("dl", {}, rows.flat()),
@@ -100,6 +102,13 @@ export class Details {
 
   #fail(error) {
     this.body.prepend(el("p", { class: "notice error", role: "alert", text: words(error) }));
+  }
+
+  async #move(file) {
+    const moved = await askForName(file);
+    if (!moved) return;
+    toast(`Moved to ${pathOf(moved)}.`);
+    change({ info: pathOf(moved) }, { replace: true });
   }
 
   #remove(file) {

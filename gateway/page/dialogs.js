@@ -15,10 +15,19 @@ export function toast(text, { error = false, action } = {}) {
   const act = action && el("button", { class: "link-button", text: action.label, onclick: () => (remove(), action.run()) });
   const shown = el("div", { class: error ? "toast error" : "toast" }, el("span", { text }), act, close);
   const place = document.getElementById("toasts");
+  host(place);
   place.append(shown);
   while (place.childElementCount > 3) place.firstElementChild.remove();
   setTimeout(remove, error ? 2 * SHOWN : SHOWN);
 }
+
+/** Put the messages where they can be seen and clicked: into the dialog that is open, if there is one. */
+function host(place) {
+  const parent = [...document.querySelectorAll("dialog[open]")].at(-1) ?? document.body;
+  if (place.parentElement !== parent) parent.append(place);
+}
+
+document.addEventListener("close", () => host(document.getElementById("toasts")), true);
 
 /** Copy text, and say so. */
 export async function copy(text, what) {
@@ -40,7 +49,7 @@ function showText(what, text) {
 /** Open a dialog; it is removed when it closes, and the focus goes back to where it was. */
 export function open(dialog) {
   document.body.append(dialog);
-  dialog.addEventListener("close", () => dialog.remove());
+  dialog.addEventListener("close", () => queueMicrotask(() => dialog.remove()));
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
   dialog.showModal();
   return dialog;

@@ -46,7 +46,7 @@ export class FileModel {
 
   /**
    * Begin another list, or read this one again.
-   * @param {{ folder?: string, search?: string }} scope
+   * @param {{ folder?: string, search?: string, sort?: string }} scope sort: missing for the newest first
    */
   async open(scope = this.#scope) {
     this.#abort.abort();
@@ -144,6 +144,7 @@ export class FileModel {
    */
   apply({ type, data }, atTop) {
     const path = pathOf(data);
+    if (type === "file.moved" && data.previous) this.#rename(pathOf(data.previous), path);
     const known = this.find(path);
     if (known && known.revision >= data.revision && type !== "file.deleted") return;
     if (type === "file.deleted") {
@@ -152,6 +153,7 @@ export class FileModel {
       Object.assign(known, data);
     } else if (this.#includes(data)) {
       this.pending.unshift(data);
+      if (atTop && this.#scope.sort) atTop = false; // its place in that order is the server's to say
       if (this.pending.length > MAX_PENDING) {
         this.pending = [];
         this.stale = true;
@@ -174,6 +176,15 @@ export class FileModel {
   #includes({ folder, filename }) {
     const { folder: wanted, search = "" } = this.#scope;
     return (wanted === undefined || wanted === folder) && filename.toLowerCase().includes(search.toLowerCase());
+  }
+
+  /** A file has another name in the same folder: its row stays where it is. */
+  #rename(from, to) {
+    const file = this.#known.get(from);
+    if (!file || this.#known.has(to)) return;
+    file.filename = to.slice(to.lastIndexOf("/") + 1);
+    this.#known.delete(from);
+    this.#known.set(to, file);
   }
 
   #remove(path) {
@@ -202,7 +213,7 @@ export class FileModel {
       const { files } = await this.#files.list({ ...this.#scope, after: page.after, limit: PAGE, signal: this.#abort.signal });
       if (generation !== this.#generation) return;
       // Where files were deleted meanwhile, the answer has some of the next page.
-      page.files = files.filter((file) => file.uploaded_at >= page.oldest && !this.#known.has(pathOf(file)));
+      page.files = files.filter((file) => (this.#scope.sort || file.uploaded_at >= page.oldest) && !this.#known.has(pathOf(file)));
       page.length = page.files.length;
       for (const file of page.files) this.#known.set(pathOf(file), file);
     } catch (error) {

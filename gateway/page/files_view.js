@@ -13,6 +13,7 @@ import { toast } from "./dialogs.js";
 import { WindowList } from "./window_list.js";
 
 const TYPING = 180; // milliseconds after the last key
+const SORTS = { "-time": "Newest", time: "Oldest", name: "Name", "-size": "Largest", size: "Smallest" };
 const AHEAD = 100; // files: the next page is read before one gets there
 
 export class FilesView {
@@ -78,11 +79,18 @@ export class FilesView {
     this.input.addEventListener("input", type);
     const layout = (name, label) =>
       el("button", { class: "icon-button", "aria-label": label, title: label, "aria-pressed": String((name === "grid") === this.#grid), onclick: () => this.#setLayout(name) }, icon(name));
+    const chosen = choices.get("sort");
+    this.sort = el("select", { class: "input sort", "aria-label": "Order" }, Object.entries(SORTS).map(([value, label]) => el("option", { value, text: label })));
+    this.sort.value = chosen in SORTS ? chosen : "-time";
+    this.sort.onchange = () => {
+      choices.set("sort", this.sort.value);
+      void this.#open();
+    };
     this.layouts = { list: layout("list", "List"), grid: layout("grid", "Grid") };
     const upload = el("button", { class: "button primary upload-button", onclick: choose }, icon("upload"), el("span", { text: "Upload" }));
     const toolbar = el("div", { class: "toolbar" }, el("div", { class: "search" }, icon("search"), this.input), el("div", { class: "segmented", role: "group", "aria-label": "Layout" }, this.layouts.list, this.layouts.grid), upload);
     const heading = el("h1", { class: "sr", text: "Files" });
-    this.element = el("section", { class: "view" }, heading, el("div", { class: "files-head" }, this.#crumbs, toolbar), this.#tiles, el("div", { class: "list-bar" }, this.#count, this.selection.element), this.#fresh, this.#list, this.#state);
+    this.element = el("section", { class: "view" }, heading, el("div", { class: "files-head" }, this.#crumbs, toolbar), this.#tiles, el("div", { class: "list-bar" }, this.#count, this.sort, this.selection.element), this.#fresh, this.#list, this.#state);
     this.#rows = new WindowList(this.#list, {
       length: () => this.model.length,
       key: (index) => (this.model.at(index) ? pathOf(this.model.at(index)) : `at ${index}`),
@@ -108,7 +116,7 @@ export class FilesView {
 
   #listen() {
     const render = perFrame(() => this.#show());
-    for (const type of ["file.created", "file.replaced", "file.deleted"]) {
+    for (const type of ["file.created", "file.replaced", "file.deleted", "file.moved", "file.restored", "file.described"]) {
       events.on(type, (event) => {
         const atTop = scrollY < 80 && !this.#list.contains(document.activeElement);
         this.model.apply(event, atTop);
@@ -130,12 +138,13 @@ export class FilesView {
     this.#list.setAttribute("aria-busy", "true");
     const scope = this.#search ? { search: this.#search } : this.#folder ? { folder: this.#folder } : {};
     this.folders.read().catch(() => {}); // the list tells what is wrong
+    if (this.sort.value !== "-time") scope.sort = this.sort.value;
     await this.model.open(scope);
     this.#list.removeAttribute("aria-busy");
   }
 
   #showFresh() {
-    if (this.model.stale) void this.#open();
+    if (this.model.stale || this.sort.value !== "-time") void this.#open();
     else this.model.showPending();
     scrollTo(0, 0);
     this.#show();

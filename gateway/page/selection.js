@@ -7,6 +7,7 @@ import { icon } from "./icons.js";
 import { pathOf } from "./router.js";
 
 const AT_ONCE = 4;
+const BATCH = 100; // files of one request
 
 export class Selection {
   /** path → file */
@@ -66,29 +67,42 @@ export class Selection {
   async remove(chosen) {
     if (this.#busy || !chosen.length) return;
     const what = chosen.length === 1 ? `“${chosen[0].filename}”` : count(chosen.length, "file");
-    if (!(await confirm(`Delete ${what}?`, "Everyone who uses this server loses it. This cannot be undone.", chosen.length === 1 ? "Delete" : `Delete ${chosen.length}`))) return;
+    if (!(await confirm(`Delete ${what}?`, "It is gone for everyone who uses this server. You can undo this for a while.", chosen.length === 1 ? "Delete" : `Delete ${chosen.length}`))) return;
     this.#busy = true;
     this.deleting.disabled = true;
-    const waiting = [...chosen];
-    const failed = [];
-    const work = async () => {
-      for (let file = waiting.shift(); file; file = waiting.shift()) {
-        try {
-          await files.remove(file);
+    const [removed, failed] = [[], []];
+    for (let from = 0; from < chosen.length; from += BATCH) {
+      const some = chosen.slice(from, from + BATCH);
+      const results = await files.removeAll(some).catch((error) => some.map(() => ({ status: error.status, detail: error.message })));
+      for (const [index, { status, detail }] of results.entries()) {
+        const file = some[index];
+        if (status !== 204 && status !== 404) failed.push({ status, message: detail });
+        else {
+          if (status === 204) removed.push(file);
           this.#files.delete(pathOf(file));
           this.onRemoved?.(file);
-        } catch (error) {
-          if (error.status === 404) this.onRemoved?.(file);
-          else failed.push(error);
         }
       }
-    };
-    await Promise.all(Array.from({ length: AT_ONCE }, work));
+    }
     this.#busy = false;
     this.deleting.disabled = false;
     this.#show();
-    const done = chosen.length - failed.length;
-    if (failed.length) toast(`${done ? `${done} of ${chosen.length} deleted. ` : "Nothing was deleted. "}${words(failed[0])}`, { error: true });
-    else toast(chosen.length === 1 ? `${what} deleted.` : `${count(done, "file")} deleted.`);
+    const done = removed.length;
+    const action = done ? { label: "Undo", run: () => void this.#restore(removed) } : undefined;
+    if (failed.length) toast(`${done ? `${done} of ${chosen.length} deleted. ` : "Nothing was deleted. "}${words(failed[0])}`, { error: true, action });
+    else toast(done === 1 ? `“${chosen[0].filename}” deleted.` : `${count(done, "file")} deleted.`, { action });
+  }
+
+  async #restore(removed) {
+    const waiting = [...removed];
+    const failed = [];
+    const work = async () => {
+      for (let file = waiting.shift(); file; file = waiting.shift()) await files.restore(file).catch((error) => failed.push(error));
+    };
+    await Promise.all(Array.from({ length: AT_ONCE }, work));
+    const done = removed.length - failed.length;
+    if (!failed.length) return toast(`${count(done, "file")} brought back.`);
+    const why = failed[0].status === 410 ? "It is too late to bring it back." : words(failed[0]);
+    return toast(`${done ? `${done} of ${removed.length} brought back. ` : ""}${why}`, { error: true });
   }
 }

@@ -21,6 +21,14 @@ export async function sourceOf(file, signal) {
   return { address: url, release: () => URL.revokeObjectURL(url) };
 }
 
+/** The address of a file's poster for an element. */
+export async function posterOf(file) {
+  const address = files.posterAddress(file);
+  if (!currentToken()) return address;
+  const response = await fetch(address, { headers: { authorization: `Bearer ${currentToken()}` } });
+  return response.ok ? URL.createObjectURL(await response.blob()) : null;
+}
+
 /** The first bytes of a file, as text. */
 export async function textOf(file, bytes, signal) {
   const range = file.length > bytes ? { range: `bytes=0-${bytes - 1}` } : {};

@@ -1,13 +1,13 @@
-// Pictures of files in the list: images themselves, and a frame of a video, which this browser draws. A few at a time, and only of what
+// Pictures of files in the list: posters, images themselves, and a frame of a video, which this browser draws. A few at a time, and only of what
 // is on the screen; the last ones are remembered.
 import { el } from "./dom.js";
 import { isPicture, kindOf } from "./kinds.js";
-import { sourceOf } from "./sources.js";
+import { frameOf } from "./frames.js";
+import { posterOf, sourceOf } from "./sources.js";
 
 const MAX_IMAGE = 12 * 1024 * 1024; // bytes: larger ones would be fetched as a whole for a small picture
 const AT_ONCE = 2;
 const REMEMBERED = 300;
-const WAIT = 6_000; // milliseconds for a frame
 const EDGE = 400; // pixels
 
 /** ETag and id → address of a picture, or null where there is none. @type {Map<string, Promise<string | null>>} */
@@ -18,9 +18,9 @@ const waiting = [];
 /** Put the picture of a file on its place, if there is one and the place still shows it. */
 export async function showPicture(thumb, file, large) {
   const kind = kindOf(file);
-  if (!(isPicture(file) && file.length <= MAX_IMAGE) && !(kind === "video" && large)) return;
+  if (!file.poster && !(isPicture(file) && file.length <= MAX_IMAGE) && !(kind === "video" && large)) return;
   const row = thumb.closest(".file");
-  const key = `${file.id} ${file.etag}`;
+  const key = `${file.id} ${file.etag} ${file.poster ?? ""}`;
   thumb.dataset.picture = key;
   const address = await (pictures.get(key) ?? remember(key, () => draw(file, kind, () => row?.isConnected && thumb.dataset.picture === key)));
   if (!address || thumb.dataset.picture !== key) return;
@@ -57,29 +57,13 @@ async function queued(work) {
 async function draw(file, kind, isWanted) {
   await new Promise((resolve) => setTimeout(resolve, 60)); // of what is only scrolled over, nothing is read
   if (!isWanted()) return undefined;
+  if (file.poster) return posterOf(file);
   const { address, release } = await sourceOf(file);
   if (kind === "image") return address;
-  const video = el("video", { muted: true, preload: "metadata", playsinline: true });
   try {
-    await event(video, "loadedmetadata", () => (video.src = address));
-    await event(video, "seeked", () => (video.currentTime = Math.min(3, (video.duration || 0) / 10)));
-    const scale = Math.min(1, EDGE / Math.max(video.videoWidth, video.videoHeight, 1));
-    const canvas = el("canvas", { width: Math.round(video.videoWidth * scale), height: Math.round(video.videoHeight * scale) });
-    canvas.getContext("2d").drawImage(video, 0, 0, canvas.width, canvas.height);
-    const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/webp", 0.8));
+    const blob = await frameOf(address, EDGE);
     return blob && URL.createObjectURL(blob);
   } finally {
-    video.removeAttribute("src");
-    video.load();
     release();
   }
-}
-
-function event(target, name, start) {
-  return new Promise((resolve, reject) => {
-    target.addEventListener(name, resolve, { once: true });
-    target.addEventListener("error", reject, { once: true });
-    setTimeout(reject, WAIT);
-    start();
-  });
 }

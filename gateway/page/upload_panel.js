@@ -1,12 +1,15 @@
 // The queue of uploads, as a card in the corner: what the server has of each file, how fast, how long; pause, resume, cancel, retry.
-import { events, uploads } from "./app.js";
+import { events, files, uploads } from "./app.js";
 import { toast } from "./dialogs.js";
 import { el, perFrame, setAttribute, setText } from "./dom.js";
 import { count, rate, size, span, words } from "./format.js";
+import { frameOf } from "./frames.js";
 import { icon } from "./icons.js";
 import { link, pathOf } from "./router.js";
 
 const LISTED = 200; // of a queue that may be long
+
+const POSTER_EDGE = 640; // pixels
 
 const ACTIVE = ["waiting", "sending", "retrying"];
 
@@ -67,7 +70,10 @@ export class UploadPanel {
     this.#bind(item);
     upload.onChange((snapshot) => {
       if (snapshot.state !== "sending") item.verifying = false;
-      if (snapshot.state === "stored") this.#said.textContent = `${snapshot.filename} is stored.`;
+      if (snapshot.state === "stored") {
+        this.#said.textContent = `${snapshot.filename} is stored.`;
+        void makePoster(file, snapshot);
+      }
       if (snapshot.state === "failed") this.#said.textContent = `${snapshot.filename} was not uploaded. ${words(snapshot.error)}`;
       this.#render();
     });
@@ -249,5 +255,19 @@ export class UploadPanel {
       delete shown.dataset.asks;
       setText(shown, texts[state]);
     }
+  }
+}
+
+/** Store a frame of a video beside it, so that no other browser has to draw one. Where that fails the video has none. */
+async function makePoster(file, name) {
+  if (!file.type.startsWith("video/")) return;
+  const address = URL.createObjectURL(file);
+  try {
+    const picture = await frameOf(address, POSTER_EDGE);
+    if (picture) await files.setPoster(name, picture);
+  } catch {
+    // a codec that this browser does not have, or a right that the token lacks
+  } finally {
+    URL.revokeObjectURL(address);
   }
 }

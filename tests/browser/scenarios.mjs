@@ -262,6 +262,46 @@ const scenarios = {
     return { toggled, speed, copied, pip, seen, errors: page.errors };
   },
 
+  async changes() {
+    for (const name of ["m1.txt", "m2.txt", "m3.txt"]) await put(`changes/${name}`, "x".repeat(Number(name[1])));
+    const page = await open("#/files/changes");
+    const names = () => page.locator(".file-name").allTextContents();
+    await row(page, "m1.txt").waitFor();
+    // Delete two, and undo.
+    await row(page, "m1.txt").locator(".check").click();
+    await row(page, "m2.txt").locator(".check").click();
+    await page.locator(".selection .danger").click();
+    await page.locator("dialog[open] button.filled").click();
+    await row(page, "m1.txt").waitFor({ state: "detached" });
+    const deleted = await names();
+    await page.getByRole("button", { name: "Undo" }).click();
+    await row(page, "m1.txt").waitFor();
+    await row(page, "m2.txt").waitFor();
+    // Rename, first to a name that is taken.
+    await row(page, "m1.txt").getByRole("button", { name: "Details of" }).click();
+    await page.getByRole("button", { name: "Move", exact: true }).click();
+    const dialog = page.locator("dialog[open]", { has: page.locator("#move-title") });
+    await dialog.getByLabel("Name").fill("m2.txt");
+    await dialog.getByRole("button", { name: "Move" }).click();
+    const taken = await text(dialog.locator(".notice"));
+    await dialog.getByLabel("Name").fill("renamed.txt");
+    await dialog.getByRole("button", { name: "Move" }).click();
+    await page.waitForFunction(() => document.getElementById("details-title").textContent === "renamed.txt");
+    await page.keyboard.press("Escape");
+    await row(page, "renamed.txt").waitFor();
+    await page.getByLabel("Order").selectOption("-size");
+    await page.waitForFunction(() => document.querySelector(".file-name").textContent === "m3.txt");
+    const sorted = await names();
+    await page.getByLabel("Order").selectOption("-time");
+    // A video that is uploaded here gets a poster.
+    await page.setInputFiles("#chosen", join(folder, "clip.webm"));
+    await row(page, "clip.webm").waitFor();
+    await page.waitForFunction(async () => (await (await fetch("/file/info?folder=changes&filename=clip.webm")).json()).poster !== null, null, { polling: 200 });
+    const poster = await fetch(`${url}/file/poster?folder=changes&filename=clip.webm`);
+    await page.locator(".files .thumb[data-kind=video] img").waitFor();
+    return { deleted, taken, sorted, poster: poster.headers.get("content-type"), errors: page.errors.filter((error) => !/409/.test(error)) };
+  },
+
   async details() {
     await put("details/it's%20here.txt", "a text");
     const page = await open("#/files/details");
@@ -384,8 +424,8 @@ const scenarios = {
     await put("axe/deep/two.txt");
     const found = [];
     let rules = 0;
-    for (const colorScheme of ["light", "dark"]) {
-      for (const width of [360, 1280]) {
+    for (const [colorScheme, width] of [["light", 360], ["dark", 1280]]) {
+      {
         const page = await open("#/files", { colorScheme, viewport: { width, height: 800 }, bypassCSP: true });
         const judge = async (what) => {
           await page.waitForTimeout(250); // colours have changed

@@ -27,7 +27,7 @@ GROUPS = (
     "drop,paste,queue,search,details,errors",
     "offline,reload,token,themes",
     "windows,keyboard,player",
-    "sockets,operations",
+    "sockets,operations,changes",
     "axe",
     "many",
 )
@@ -170,6 +170,16 @@ def test_player_plays_shows_and_says_what_it_cannot(browser: Browser) -> None:
     assert seen["pip"] is True
     assert seen["seen"][:3] == ["2.avi", "This browser cannot play this video", "2.avi"]
     assert seen["seen"][3:] == ["3.mp3", "4.png", "5.txt", "6.pdf"]
+    assert seen["errors"] == []
+
+
+def test_changes_can_be_undone_and_files_moved(browser: Browser) -> None:
+    """A video that was uploaded from the page has a poster, which its browser drew."""
+    seen = browser.seen("changes")
+    assert seen["deleted"] == ["m3.txt"]
+    assert seen["taken"] == "A file of this name is already there."
+    assert seen["sorted"] == ["m3.txt", "m2.txt", "renamed.txt"]
+    assert seen["poster"] == "image/webp"
     assert seen["errors"] == []
 
 

@@ -20,6 +20,11 @@ def _total(collector: _Collector, keep: Callable[[dict[str, str]], bool] = lambd
     return sum(sample.value for sample in samples if not sample.name.endswith("_created") and keep(sample.labels))
 
 
+def _is_server_error(labels: dict[str, str]) -> bool:
+    """A probe that says "not ready" is none."""
+    return labels["status"].startswith("5") and labels["route"] != "/readyz"
+
+
 def read_figures() -> dict[str, float]:
     """Return the figures by name: counters since the process was started, and gauges. Those that are 0 are left out.
 
@@ -29,7 +34,7 @@ def read_figures() -> dict[str, float]:
     figures = {
         "requests": _total(metrics.HTTP_REQUESTS),
         "in_flight": _total(metrics.HTTP_REQUESTS_IN_FLIGHT),
-        "server_errors": _total(metrics.HTTP_REQUESTS, lambda labels: labels["status"].startswith("5")),
+        "server_errors": _total(metrics.HTTP_REQUESTS, _is_server_error),
         "received_bytes": _total(metrics.HTTP_REQUEST_BODY_BYTES),
         "sent_bytes": _total(metrics.HTTP_RESPONSE_BODY_BYTES),
         "stored_bytes": _total(metrics.STORED_BYTES),
