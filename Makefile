@@ -16,9 +16,9 @@ CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2
   { echo "Python 3.11 or newer is needed, and $(PYTHON) is not; name one with PYTHON=" >&2; exit 1; }
 
 # The store of the services under test: gridfs, which is the default, or files.
-TEST_ENV := $(if $(STORE),GRIDCAST_TEST_STORE=$(STORE))
+TEST_ENV := $(if $(STORE),TEST_STORE=$(STORE))
 
-.PHONY: help run servers test test-long test-containers coverage bench lint lock setup format
+.PHONY: help run servers test test-browser test-long test-containers coverage bench lint lock setup format
 .DEFAULT_GOAL := help
 
 help: ## list all commands
@@ -43,6 +43,9 @@ endif
 test-long: lint ## the same, with the full figures of every guarantee
 	$(TEST_ENV) $(BIN)/python -m pytest -s -m "not containers"
 
+test-browser: setup ## test the web page in Chromium: drops, reload, two windows, keyboard, axe; needs node, npm
+	$(BIN)/python -m pytest -m "not containers" tests/browser tests/clients/test_js_browser.py
+
 test-containers: setup ## test the compose stack; needs docker
 	$(BIN)/python -m pytest -s -m containers tests/containers
 
@@ -53,7 +56,7 @@ coverage: setup ## run the tests and print the coverage of product code
 	$(BIN)/python -m coverage report
 
 bench: setup ## print the benchmarks, side by side with other servers
-	@set -e; for one in upload stream credentials files_store socket gateway; do $(BIN)/python -m tests.bench.$$one; done
+	@set -e; for one in upload stream credentials files_store socket gateway client; do $(BIN)/python -m tests.bench.$$one; done
 
 lint: setup ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

@@ -23,7 +23,8 @@ from services.common.web.browser_protection import BrowserProtection
 from services.common.web.health import ReadinessCheck
 from services.common.web.middleware import RequestMiddleware
 from services.common.web.route_list import list_routes
-from services.upload.endpoints import delete, form, links, put, revocations, tus
+from services.common.web.status import add_status_route
+from services.upload.endpoints import delete, delete_many, form, links, move, poster, put, restore, revocations, tus
 from services.upload.endpoints.dependencies import UploadContext
 from services.upload.endpoints.tus_folder import folder_of_new_upload
 from services.upload.limits import DiskSpaceMonitor, UploadLimiter
@@ -59,7 +60,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        store = open_store(settings, settings.store_timings())
+        store = open_store(settings, settings.store_timings(), settings.quota())
         app.state.store = store.uploads
         async with EventPublisher.from_url(settings.redis_url.get_secret_value(), "/upload") as publisher:
             policy = UploadPolicy(settings.max_file_size, settings.allowed_media_types)
@@ -126,7 +127,8 @@ def create_app(
     if auth is not None:
         checks |= auth.readiness_checks()
     app = create_fastapi_app("upload", "Writes files into the store.", lifespan, checks)
-    for endpoint in (form, put, delete, tus, links, revocations):
+    add_status_route(app, checks)
+    for endpoint in (form, put, delete, delete_many, move, poster, restore, tus, links, revocations):
         app.include_router(endpoint.router)
     protection = BrowserProtection(HostPolicy(settings.allowed_hosts), OriginPolicy(""))
     authorization = create_authorization(auth, list_routes(app), folder_of_new_upload)

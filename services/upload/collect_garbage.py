@@ -16,7 +16,7 @@ from services.upload.settings import UploadSettings
 
 async def run_standalone(settings: UploadSettings) -> None:
     """Collect everything that is due, and search for orphans once."""
-    store = open_store(settings, settings.store_timings())
+    store = open_store(settings, settings.store_timings(), settings.quota())
     try:
         async with EventPublisher.from_url(settings.redis_url.get_secret_value(), "/upload") as publisher:
             await store.uploads.ensure_schema()

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from services.common.bus.publisher import EventPublisher
 from services.common.errors import GridcastError
@@ -53,8 +54,11 @@ class OutboxPublisher:
         """
         published: list[OutboxEvent] = []
         try:
-            async with asyncio.timeout(PUBLISH_TIMEOUT_SECONDS), self._turn(event.info.id) as turn:
+            async with asyncio.timeout(PUBLISH_TIMEOUT_SECONDS), self._turn(event.name_key) as turn:
                 await self._publisher.publish_invalidation(event.info.folder, event.info.filename)
+                if event.previous is not None:
+                    old = event.previous.name
+                    await self._publisher.publish_invalidation(old.folder, old.filename)
                 for following in (*event.earlier, event):
                     if not following.info.revision or following.info.revision > turn.revision:
                         await self._broadcast(following, event.read_at)
@@ -77,9 +81,9 @@ class OutboxPublisher:
         return True
 
     @asynccontextmanager
-    async def _turn(self, media_id: str) -> AsyncIterator[_Turn]:
+    async def _turn(self, name_key: str) -> AsyncIterator[_Turn]:
         """Publish the events of one name one after another; those that another request has published meanwhile are known."""
-        turn = self._turns.setdefault(media_id, _Turn())
+        turn = self._turns.setdefault(name_key, _Turn())
         turn.waiting += 1
         try:
             async with turn.lock:
@@ -87,13 +91,13 @@ class OutboxPublisher:
         finally:
             turn.waiting -= 1
             if not turn.waiting:
-                del self._turns[media_id]
+                del self._turns[name_key]
 
     async def _broadcast(self, event: OutboxEvent, read_at: float) -> None:
         if time.monotonic() - read_at > MAX_READ_AGE_SECONDS:
             raise TimeoutError("read too long ago")
         resync = event.type == "socket.resync"
-        data = {"reason": "events were lost"} if resync else event.info.to_public_dict()
+        data = {"reason": "events were lost"} if resync else _describe(event)
         await self._publisher.broadcast(event.type, data, id=event.id)
 
     async def aclose(self) -> None:
@@ -108,3 +112,19 @@ class OutboxPublisher:
             _log.warning(
                 "event %s of %s not acknowledged, will be published again: %s", event.type, event.info.id, error
             )
+
+
+def _describe(event: OutboxEvent) -> dict[str, Any]:
+    """The data of an event. A folder that not all who receive it may read is not named: the receivers are those of the new one."""
+    data = event.info.to_public_dict()
+    if event.type == "file.replaced":
+        data["previous_owner"] = event.previous_owner or None
+    if event.type == "file.moved":
+        previous = event.previous
+        is_visible = previous is not None and previous.name.folder == event.info.folder
+        data["previous"] = (
+            {"folder": previous.name.folder, "filename": previous.name.filename, "revision": previous.revision}
+            if previous is not None and is_visible
+            else None
+        )
+    return data

@@ -33,6 +33,11 @@ class Identity:
         return not self.subject
 
 
+def subject_of(identity: Identity | None) -> str:
+    """Return the subject that owns what the caller stores: empty for an anonymous one and where authentication is off."""
+    return "" if identity is None else identity.subject
+
+
 def identity_of(scope: Scope) -> Identity | None:
     """Return the identity that the authorization put into an ASGI scope; None where authentication is off."""
     identity: Identity | None = scope.get(SCOPE_KEY)

@@ -60,7 +60,12 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
     "/livez": {"GET": PUBLIC},
     "/readyz": {"GET": PUBLIC},
     "/version": {"GET": PUBLIC},
-    "/file": {"GET": Rule("read", Source.LIST)},
+    "/status": {"GET": Rule("admin")},
+    # The right to write where a file goes is judged by the handler: the body names the folder.
+    "/file": {"GET": Rule("read", Source.LIST), "PATCH": _DELETE},
+    "/file/poster": {"GET": _READ, "PUT": _WRITE, "DELETE": _WRITE},
+    "/file/restore": {"POST": _WRITE},
+    "/file/delete": {"POST": Rule("delete")},
     "/file/folders": {"GET": Rule("read")},
     "/file/info": {"GET": _READ},
     "/file/stream": {"GET": _DOWNLOAD, "PUT": _WRITE, "DELETE": _DELETE},

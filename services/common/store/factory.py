@@ -8,6 +8,7 @@ from services.common.store.errors import InvalidStoreSettings
 from services.common.store.file_importer import FileImporter
 from services.common.store.garbage_collector import GarbageCollector
 from services.common.store.media_reader import MediaReader
+from services.common.store.quotas import NO_QUOTA, Quota
 from services.common.store.revocation_store import RevocationStore
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import UploadStore
@@ -25,18 +26,19 @@ class MediaStore:
     aclose: Callable[[], Awaitable[None]]
 
 
-def open_store(settings: StoreSettings, timings: StoreTimings | None = None) -> MediaStore:
+def open_store(settings: StoreSettings, timings: StoreTimings | None = None, quota: Quota = NO_QUOTA) -> MediaStore:
     """Open the store; it connects with the first call. Must be called in a running event loop.
 
-    `timings` is needed by processes that write or collect garbage. Raises InvalidStoreSettings for a connection string
-    that the driver of MongoDB refuses. What the other store needs is not imported: it need not be installed.
+    `timings` is needed by processes that write or collect garbage, and `quota` by those that take uploads or count what owners
+    have. Raises InvalidStoreSettings for a connection string that the driver of MongoDB refuses. What the other store needs is not
+    imported: it need not be installed.
     """
     if settings.store == "files":
-        return _open_files(settings, timings)
-    return _open_gridfs(settings, timings)
+        return _open_files(settings, timings, quota)
+    return _open_gridfs(settings, timings, quota)
 
 
-def _open_gridfs(settings: StoreSettings, timings: StoreTimings | None) -> MediaStore:
+def _open_gridfs(settings: StoreSettings, timings: StoreTimings | None, quota: Quota) -> MediaStore:
     from services.common.store.gridfs.file_importer import GridFSFileImporter  # noqa: PLC0415
     from services.common.store.gridfs.garbage_collector import GridFSGarbageCollector  # noqa: PLC0415
     from services.common.store.gridfs.media_reader import GridFSMediaReader  # noqa: PLC0415
@@ -50,16 +52,16 @@ def _open_gridfs(settings: StoreSettings, timings: StoreTimings | None) -> Media
     except ConfigurationError as error:
         raise InvalidStoreSettings(str(error)) from None
     return MediaStore(
-        uploads=GridFSUploadStore(mongo, timings),
+        uploads=GridFSUploadStore(mongo, timings, quota),
         reader=GridFSMediaReader(mongo),
-        garbage=GridFSGarbageCollector(mongo, timings),
+        garbage=GridFSGarbageCollector(mongo, timings, quota),
         importer=GridFSFileImporter(mongo, timings),
         revocations=GridFSRevocationStore(mongo),
         aclose=mongo.aclose,
     )
 
 
-def _open_files(settings: StoreSettings, timings: StoreTimings | None) -> MediaStore:
+def _open_files(settings: StoreSettings, timings: StoreTimings | None, quota: Quota) -> MediaStore:
     from services.common.store.files.file_importer import FilesFileImporter  # noqa: PLC0415
     from services.common.store.files.files_database import open_files_database  # noqa: PLC0415
     from services.common.store.files.garbage_collector import FilesGarbageCollector  # noqa: PLC0415
@@ -69,9 +71,9 @@ def _open_files(settings: StoreSettings, timings: StoreTimings | None) -> MediaS
 
     files = open_files_database(settings.database_url.get_secret_value(), settings.files_dir)
     return MediaStore(
-        uploads=FilesUploadStore(files, timings),
+        uploads=FilesUploadStore(files, timings, quota),
         reader=FilesMediaReader(files),
-        garbage=FilesGarbageCollector(files, timings),
+        garbage=FilesGarbageCollector(files, timings, quota),
         importer=FilesFileImporter(files, timings),
         revocations=FilesRevocationStore(files),
         aclose=files.aclose,

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 from fastapi import Request
 
 from services.common.auth.authorization import missing_right
-from services.common.auth.identity import Identity
+from services.common.auth.identity import Identity, subject_of
 from services.common.auth.revocations import Revocation
 from services.common.auth.sids import SidSigner
 from services.common.errors import BadRequest, GridcastError
@@ -70,9 +70,9 @@ class UploadContext:
         self.policy.check_length(length)
         self.disk_space.reserve(length)
 
-    def create_writer(self, body: UploadBody) -> UploadWriter:
-        """A writer that aborts the body when the store fails."""
-        return UploadWriter(self.store, self.policy.max_size, body.abort, body.client)
+    def create_writer(self, body: UploadBody, identity: Identity | None) -> UploadWriter:
+        """A writer of a file of that caller, which aborts the body when the store fails."""
+        return UploadWriter(self.store, self.policy.max_size, body.abort, body.client, subject_of(identity))
 
 
 def upload_context(request: Request) -> UploadContext:

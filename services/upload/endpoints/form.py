@@ -93,9 +93,12 @@ async def upload_form(
         context.check_size(None if length is None else max(0, length - MAX_FORM_OVERHEAD_BYTES))
         query_fields = {"folder": None if folder is None else validate_folder(folder), "sid": sid}
         fields = {name: value for name, value in query_fields.items() if value is not None}
-        start_progress = context.start_progress_for(identity_of(request.scope))
+        identity = identity_of(request.scope)
+        start_progress = context.start_progress_for(identity)
         form = FormUpload(fields, start_progress, context.policy.check_media_type)
-        event = await receive_form(body, parser, form, context.create_writer(body), context.cleanup)
+        writer = context.create_writer(body, identity)
+        writer.expected_bytes = max(0, (length or 0) - MAX_FORM_OVERHEAD_BYTES)
+        event = await receive_form(body, parser, form, writer, context.cleanup)
     await context.outbox.publish(event)
     info = event.info
     headers = {

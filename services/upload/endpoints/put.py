@@ -99,9 +99,11 @@ async def _put(
             request_preconditions(request),
             digest_verifiers(request),
         )
-        progress = context.start_progress_for(identity_of(request.scope))(sid, name.filename, length)
+        identity = identity_of(request.scope)
+        progress = context.start_progress_for(identity)(sid, name.filename, length)
+        writer = context.create_writer(body, identity)
         try:
-            event = await receive_put(body, put_request, context.create_writer(body), progress, context.cleanup)
+            event = await receive_put(body, put_request, writer, progress, context.cleanup)
         except AlreadyExists as error:
             raise PreconditionFailed("the file already exists", error.headers) from error
     await context.outbox.publish(event)

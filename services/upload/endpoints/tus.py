@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Request, Response
 
 from services.common.auth.credentials import find_link
-from services.common.auth.identity import Identity, identity_of, link_of
+from services.common.auth.identity import Identity, identity_of, link_of, subject_of
 from services.common.errors import (
     BadRequest,
     GridcastError,
@@ -28,7 +28,7 @@ from services.upload.endpoints.response import validator_headers
 from services.upload.tus import headers as tus_headers
 from services.upload.tus.by_link import apply_link, check_limits, use_once
 from services.upload.tus.concatenation import Concatenator, ConcatTarget
-from services.upload.tus.ownership import owner_entry
+from services.upload.tus.ownership import link_entry
 from services.upload.tus.patch import PatchRequest, PatchResult
 
 router = APIRouter(tags=["tus"])
@@ -128,7 +128,7 @@ async def tus_create(
         metadata = apply_link(link, tus_headers.parse_metadata(upload_metadata or ""), is_concat=concat is not None)
         stored_metadata = {"metadata": upload_metadata or ""}
         stored_metadata |= {key: metadata[key] for key in ("filetype", "sid") if key in metadata}
-        stored_metadata |= owner_entry(identity)
+        stored_metadata |= link_entry(identity)
         context.check_sid(identity, metadata.get("sid"))
         if concat is not None:
             stored_metadata["concat"] = (upload_concat or "").strip()
@@ -152,7 +152,12 @@ async def tus_create(
             raise BadRequest("the body is longer than Upload-Length")
         async with use_once(link, context.link_uses, context.cleanup):
             upload_id, result = await context.resumable_uploads.create(
-                name, length, stored_metadata, body, PatchRequest(0, None, content_length, verifiers)
+                name,
+                length,
+                stored_metadata,
+                subject_of(identity),
+                body,
+                PatchRequest(0, None, content_length, verifiers),
             )
     # The link is the credential of the requests that follow: a client of tus adds none by itself.
     query = "" if link is None else f"?link={find_link(request.scope['query_string'])}"

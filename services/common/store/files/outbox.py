@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from services.common.store.files import schema
 from services.common.store.files.database import Transaction
@@ -13,6 +13,16 @@ from services.common.store.upload_store import OutboxEvent
 
 outbox = schema.outbox
 
+# Statements are built once: to build one takes longer than to run it.
+_INSERT = insert(outbox)
+_READ = select(outbox).where(outbox.c.media_id == bindparam("of_media")).order_by(outbox.c.revision, outbox.c.at)
+_DELETE = delete(outbox).where(outbox.c.id == bindparam("of_id")).returning(outbox.c.revision)
+_MARK_EARLIER = update(outbox).where(
+    outbox.c.media_id == bindparam("of_media"),
+    outbox.c.revision < bindparam("before"),
+    outbox.c.told.is_(False),
+)
+
 
 def append_event(
     transaction: Transaction, name: Row, event: dict[str, Any], read_at: float, *, is_first: bool = False
@@ -22,7 +32,7 @@ def append_event(
     `event` has the columns of `outbox` without `at` and `told`. The first event of a name has none before it.
     """
     new = {**event, "at": transaction.now, "told": False}
-    transaction.connection.execute(insert(outbox).values(new))
+    transaction.connection.execute(_INSERT, new)
     if is_first:
         return decode_event(name, new, read_at)
     rows = read_outbox(transaction.connection, event["media_id"])
@@ -37,8 +47,7 @@ def append_event(
 
 def read_outbox(connection: Connection, media_id: str) -> list[Row]:
     """The rows of a name's outbox, in their order."""
-    statement = select(outbox).where(outbox.c.media_id == media_id).order_by(outbox.c.revision, outbox.c.at)
-    return list(connection.execute(statement).mappings())
+    return list(connection.execute(_READ, {"of_media": media_id}).mappings())
 
 
 def read_event(connection: Connection, name: Row, event_id: str, read_at: float) -> OutboxEvent | None:
@@ -59,17 +68,19 @@ def _merge_oldest(transaction: Transaction, rows: list[Row]) -> list[Row]:
         first, last = unpublished[0], unpublished[merged_count - 1]
         resync: dict[str, Any] = {
             **version_of(last),
+            "identity": last["identity"],
             "id": first["id"] if first["type"] == "socket.resync" else make_id(),
             "media_id": first["media_id"],
             "type": "socket.resync",
             "at": first["at"],
             "revision": last["revision"],
             "told": False,
+            "previous_owner": None,
         }
         dropped += [row["id"] for row in unpublished[:merged_count]]
         unpublished = [resync, *unpublished[merged_count:]]
         transaction.connection.execute(delete(outbox).where(outbox.c.id.in_(dropped)))
-        transaction.connection.execute(insert(outbox).values(resync))
+        transaction.connection.execute(_INSERT, resync)
     else:
         transaction.connection.execute(delete(outbox).where(outbox.c.id.in_(dropped)))
     return unpublished
@@ -80,11 +91,10 @@ def remove_event(transaction: Transaction, media_id: str, event_id: str) -> None
 
     These stay for their own writers, which find out by them that their commits were made.
     """
-    statement = delete(outbox).where(outbox.c.id == event_id).returning(outbox.c.revision)
-    revision = transaction.connection.execute(statement).scalar()
+    revision = transaction.connection.execute(_DELETE, {"of_id": event_id}).scalar()
     if revision is not None and revision > 1:
-        earlier = (outbox.c.media_id == media_id, outbox.c.revision < revision, outbox.c.told.is_(False))
-        transaction.connection.execute(update(outbox).where(*earlier).values(told=True))
+        earlier = {"of_media": media_id, "before": revision}
+        transaction.connection.execute(_MARK_EARLIER, {**earlier, "told": True})
 
 
 def drop_published(transaction: Transaction, media_id: str, older_than: int) -> None:
