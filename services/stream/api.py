@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.common.auth.identity import identity_of
+from services.common.auth.identity import identity_of, link_of
 from services.common.errors import BadRequest, NotFound, PreconditionFailed
 from services.common.http.query import parse_query
 from services.common.media import (
@@ -23,6 +23,7 @@ from services.common.web.file_info import FILE_EXAMPLE, FileInfo
 from services.common.web.openapi import openapi_problems
 from services.common.web.openapi_examples import EXAMPLE_FILENAME, EXAMPLE_FOLDER, parameter_examples
 from services.stream.inline_types import ATTACHMENT_POLICY
+from services.stream.link_versions import require_version, version_must_exist
 from services.stream.media_facts import MediaFactsReader
 from services.stream.metadata_cache import MetadataCache
 from services.stream.page_tokens import (
@@ -165,11 +166,15 @@ async def get_poster(
     reader: MediaReader = request.app.state.reader
     name = validate_media_name(folder, filename)
     fresh = bypasses_cache(request.headers.get("cache-control", ""))
-    info = (await metadata_cache.get_or_fetch(name, bypass_cache=fresh)).info
-    known = info.poster_etag
-    # A description may be a second old. Who asks for a poster that it does not name knows a newer one.
-    if known is None or etag not in {None, known}:
-        info = (await metadata_cache.get_or_fetch(name, bypass_cache=True)).info
+    link = link_of(request.scope)
+    with version_must_exist(link):
+        info = (await metadata_cache.get_or_fetch(name, bypass_cache=fresh)).info
+        known = info.poster_etag
+        # A description may be a second old. Who asks for a poster that it does not name knows a newer one.
+        if known is None or etag not in {None, known}:
+            info = (await metadata_cache.get_or_fetch(name, bypass_cache=True)).info
+    if link is not None:
+        require_version(link, info)
     if info.poster_etag is None:
         raise NotFound("this file has no poster")
     kept = "max-age=31536000, immutable" if etag == info.poster_etag else "no-cache"

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from services.common.asgi import ClientDisconnected, Receive, Scope, Send
 from services.common.auth.identity import link_of
 from services.common.auth.signed_links import Link
-from services.common.errors import InvalidLink, NotFound, ServiceUnavailable
+from services.common.errors import ServiceUnavailable
 from services.common.http.encoding import PreparedResponse
 from services.common.media import MediaInfo, MediaName
 from services.common.media_address import parse_address
@@ -19,6 +19,7 @@ from services.common.server.connection_info import connection_info
 from services.common.store.errors import CorruptFile
 from services.common.telemetry import metrics
 from services.stream.block_cache import BlockCache
+from services.stream.link_versions import require_version, version_must_exist
 from services.stream.metadata_cache import MetadataCache
 from services.stream.preconditions import bypasses_cache
 from services.stream.response_plan import Representation, ResponsePlan, plan_response
@@ -100,7 +101,9 @@ class FileDownload:
         try:
             async with asyncio.timeout(FIRST_BYTE_TIMEOUT_SECONDS) as silence:
                 if representation is None:
-                    representation = await self._find(name, headers, link)
+                    fresh = bypasses_cache(headers.get("cache-control", ""))
+                    with version_must_exist(link):
+                        representation = await self._metadata_cache.get_or_fetch(name, bypass_cache=fresh)
                 while True:
                     if link is not None:
                         require_version(link, representation.info)
@@ -120,17 +123,6 @@ class FileDownload:
                         return
         except TimeoutError as error:
             raise ServiceUnavailable("the store does not respond") from error
-
-    async def _find(self, name: MediaName, headers: dict[str, str], link: Link | None) -> Representation:
-        """Look the file up. Raises NotFound, and InvalidLink where the version is gone that a link is for."""
-        try:
-            return await self._metadata_cache.get_or_fetch(
-                name, bypass_cache=bypasses_cache(headers.get("cache-control", ""))
-            )
-        except NotFound:
-            if link is None or not link.version:
-                raise
-            raise InvalidLink("its file was deleted") from None
 
     def _from_cache(self, info: MediaInfo, plan: ResponsePlan) -> bytes | memoryview | None:
         """Return a body that needs no waiting: an empty one, or at most HIGH_WATER_BYTES out of cached blocks; else None."""
@@ -182,12 +174,6 @@ class FileDownload:
         if not sender.started:  # an empty body
             await sender.send_head(plan)
         await sender.send_last_chunk(literal)
-
-
-def require_version(link: Link, info: MediaInfo) -> None:
-    """Raise InvalidLink where a link is for another version of the file."""
-    if link.version and link.version != info.file_id:
-        raise InvalidLink("its file was replaced")
 
 
 def _select_headers(raw_headers: list[tuple[bytes, bytes]]) -> dict[str, str]:

@@ -180,6 +180,27 @@ def test_a_link_is_for_one_version(services: Services) -> None:
     assert refused(services.get(bound["url"]), "its file was deleted")
 
 
+def test_a_link_covers_the_poster(services: Services) -> None:
+    name = services.new_file()
+    where = {"folder": "l", "filename": name}
+    gif = b"GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\x00\x00\x00,\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x02D\x01\x00;"
+    address = f"{services.upload.url}/file/poster"
+    services.http.put(address, params=where, content=gif, headers=authorized("write")).raise_for_status()
+    link, other = services.make(filename=name), services.make(filename=services.new_file())
+
+    def poster(one: dict[str, Any]) -> httpx.Response:
+        return services.get("/file/poster", params={**where, "link": one["link"]})
+
+    assert poster(link).content == gif
+    assert refused(poster(other), "it is for another file")
+    assert services.http.put(address, params={**where, "link": link["link"]}, content=gif).status_code == 403
+    services.put(name, b"another version")
+    eventually(lambda: poster(link).status_code == 403, 3)
+    assert refused(poster(link), "its file was replaced")
+    services.http.delete(f"{services.upload.url}/files/l/{name}", headers=authorized("delete")).raise_for_status()
+    eventually(lambda: "its file was deleted" in poster(link).text, 3)
+
+
 def test_who_may_make_links(services: Services) -> None:
     name = services.new_file()
     one = {"folder": "l", "filename": name}

@@ -63,7 +63,7 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
     "/status": {"GET": Rule("admin")},
     # The right to write where a file goes is judged by the handler: the body names the folder.
     "/file": {"GET": Rule("read", Source.LIST), "PATCH": _DELETE},
-    "/file/poster": {"GET": _READ, "PUT": _WRITE, "DELETE": _WRITE},
+    "/file/poster": {"GET": _DOWNLOAD, "PUT": _WRITE, "DELETE": _WRITE},
     "/file/restore": {"POST": _WRITE},
     "/file/delete": {"POST": Rule("delete")},
     "/file/folders": {"GET": Rule("read")},
