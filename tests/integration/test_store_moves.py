@@ -19,7 +19,6 @@ from services.common.store.upload_store import MUST_NOT_EXIST, NO_PRECONDITIONS,
 from tests.support.sizes import CHUNK_SIZE
 from tests.support.store_adapters import (
     NAME,
-    FilesAdapters,
     GridFSAdapters,
     StoreAdapters,
     finished_upload,
@@ -28,6 +27,8 @@ from tests.support.store_adapters import (
 )
 
 pytestmark = pytest.mark.anyio
+IN_SEVERAL_UPDATES = pytest.mark.parametrize("adapters", ["gridfs-motor", "gridfs-pymongo"], indirect=True)
+IN_ONE_TRANSACTION = pytest.mark.parametrize("adapters", ["files-sqlite", "files-postgresql"], indirect=True)
 
 SIBLING = MediaName(NAME.folder, "other")
 ELSEWHERE = MediaName("g/h", "n")
@@ -196,10 +197,9 @@ def killed_at(adapters: StoreAdapters, step: int, *, is_done: bool) -> Iterator[
         floors._media = floors_media
 
 
+@IN_SEVERAL_UPDATES
 @pytest.mark.parametrize("follow_up", ["collect", "replace", "delete", "move again", "create there"])
 async def test_a_writer_killed_at_any_step_leaves_the_file_at_one_name(adapters: StoreAdapters, follow_up: str) -> None:
-    if not isinstance(adapters, GridFSAdapters):
-        pytest.skip("a move is one transaction here; see test_a_failed_transaction_moves_nothing")
     arrived: list[bool] = []
     for step in range(1, 20):
         for is_done in (False, True):
@@ -247,9 +247,8 @@ async def test_a_writer_killed_at_any_step_leaves_the_file_at_one_name(adapters:
     pytest.fail("a move has too many steps")
 
 
+@IN_ONE_TRANSACTION
 async def test_a_failed_transaction_moves_nothing(adapters: StoreAdapters, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not isinstance(adapters, FilesAdapters):
-        pytest.skip("a move is several updates there")
     await adapters.store_file(b"1")
 
     def fail(*_: Any, **__: Any) -> OutboxEvent:
@@ -392,9 +391,8 @@ async def test_posters_meet_other_changes(adapters: StoreAdapters, follow_up: st
             await adapters.store.delete(name)
 
 
-async def test_an_orphaned_poster_is_deleted(adapters: StoreAdapters) -> None:
-    if not isinstance(adapters, GridFSAdapters):
-        pytest.skip("the poster and its name are written in one transaction here")
+@IN_SEVERAL_UPDATES
+async def test_an_orphaned_poster_is_deleted(adapters: GridFSAdapters) -> None:
     await adapters.store_file(b"1")
     event = await adapters.store.set_poster(NAME, picture(b"1"))
     assert event is not None

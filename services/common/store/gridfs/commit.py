@@ -112,14 +112,18 @@ class Committer:
 
         Raises ServiceUnavailable where it is moved again and again.
         """
+        misses = 0
         for _ in range(SETTLE_ATTEMPTS):
             if (document := await self._find_and_update(query, update, record_id)) is not None:
                 return document
             async with map_mongo_errors():
                 found = await self._media.find_one(key, {"moving": 1})
-            if found is None or not found.get("moving"):
+            if found is not None and found.get("moving"):
+                await self._mover.settle(found["_id"])
+            elif found is None or misses:
                 return None
-            await self._mover.settle(found["_id"])
+            else:  # a move may have ended between the update and the look
+                misses += 1
         raise ServiceUnavailable("the file is moved again and again")
 
     async def set_poster(
