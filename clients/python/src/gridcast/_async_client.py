@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from gridcast._async_shell import AsyncShell
 from gridcast._flows import files
-from gridcast._flows.effects import Source
+from gridcast._flows.effects import ByteSource
 from gridcast._local.sources import AsyncIteratorSource, open_source
 from gridcast._local.targets import open_target
 from gridcast._operations import (
@@ -207,7 +207,7 @@ class AsyncClient:
         return f"{type(self).__name__}({self.url!r})"
 
 
-def _open_source(source: UploadSource | AsyncIterable[bytes], size: int | None) -> Source:
+def _open_source(source: UploadSource | AsyncIterable[bytes], size: int | None) -> ByteSource:
     if isinstance(source, AsyncIterable) and not hasattr(source, "read"):
         opened = AsyncIteratorSource(source)
         opened.size = size
