@@ -13,7 +13,7 @@ MAX_BACKOFF_SECONDS = 30.0
 FIRST_BACKOFF_SECONDS = 0.5
 RATE_LIMIT_DELAY_SECONDS = 5.0
 MAX_FRAME_BYTES = 256 * 1024
-_TOPIC = re.compile(r"[A-Za-z0-9._~:/@%+=-]{1,200}")
+_TOPIC_NAME = re.compile(r"[A-Za-z0-9._~:/@%+=-]{1,200}")
 _FINAL_REASONS = {
     "session resumed elsewhere": "another connection has resumed this session",
     "closed by an operator": "an operator closed this session",
@@ -130,6 +130,6 @@ class ListenSession:
 
 def check_topic(topic: str) -> str:
     """Return a topic. Raises InvalidRequest."""
-    if not _TOPIC.fullmatch(topic):
+    if not _TOPIC_NAME.fullmatch(topic):
         raise InvalidRequest("a topic has 1 to 200 ASCII letters, digits and . _ ~ : / @ % + = -")
     return topic

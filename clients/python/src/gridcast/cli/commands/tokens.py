@@ -16,10 +16,10 @@ import click
 from gridcast.cli.exit_codes import ExitCode
 from gridcast.errors import InvalidRequest
 
-VERBS = ("admin", "delete", "link", "listen", "publish", "push", "read", "sockets", "write")
-MIN_SECRET_BYTES = 32
+GRANTABLE_VERBS = ("admin", "delete", "link", "listen", "publish", "push", "read", "sockets", "write")
+SHORTEST_SECRET_BYTES = 32
 MAX_LIFE_SECONDS = 86_400
-_WORD = re.compile(rf"(?:{'|'.join(VERBS)})(?::[!-~]*)?")
+_WORD = re.compile(rf"(?:{'|'.join(GRANTABLE_VERBS)})(?::[!-~]*)?")
 
 
 @click.command()
@@ -40,7 +40,9 @@ def token(subject: str, scope: tuple[str, ...], *, life: int, secret_file: Path 
     words = " ".join(scope).split()
     for word in words:
         if not _WORD.fullmatch(word):
-            raise click.UsageError(f"{word!r} grants nothing; rights are {' '.join(VERBS)}, with :FOLDER or :TOPIC")
+            raise click.UsageError(
+                f"{word!r} grants nothing; rights are {' '.join(GRANTABLE_VERBS)}, with :FOLDER or :TOPIC"
+            )
     if not subject or not words:
         raise click.UsageError("a token has a subject and rights")
     kid, secret = parse_secret(_read_secret(secret_file))
@@ -69,8 +71,10 @@ def parse_secret(text: str) -> tuple[str, bytes]:
         raise InvalidRequest("the secret of the server is written as: name secret [end], or alone")
     words = entries[0]
     secret = words[min(len(words) - 1, 1)].encode()
-    if len(secret) < MIN_SECRET_BYTES:
-        raise InvalidRequest(f"the secret has {len(secret)} bytes, and that of a server at least {MIN_SECRET_BYTES}")
+    if len(secret) < SHORTEST_SECRET_BYTES:
+        raise InvalidRequest(
+            f"the secret has {len(secret)} bytes, and that of a server at least {SHORTEST_SECRET_BYTES}"
+        )
     return words[0] if len(words) > 1 else _derive_kid(secret), secret
 
 
