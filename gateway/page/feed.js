@@ -36,7 +36,7 @@ export class Feed {
     if (!/^(file|socket)\./.test(event.type)) events.ack(event); // its sender may wait for that
     const folded = event.type === "file.progress";
     const key = folded ? `progress ${event.data?.filename}` : `${event.source} ${event.id} ${event.topic ?? ""} ${event.sequence}`;
-    const last = folded ? this.#entries.findIndex((entry) => entry.key === key && entry.event.data?.state !== "stored") : -1;
+    const last = folded ? this.#entries.findIndex((entry) => entry.key === key) : -1;
     const [before] = last >= 0 ? this.#entries.splice(last, 1) : [];
     this.#entries.unshift({ event, key, count: (before?.count ?? 0) + 1 });
     this.#entries.length = Math.min(this.#entries.length, KEPT);

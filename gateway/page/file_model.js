@@ -144,7 +144,7 @@ export class FileModel {
    */
   apply({ type, data }, atTop) {
     const path = pathOf(data);
-    if (type === "file.moved" && data.previous) this.#rename(pathOf(data.previous), path);
+    if (type === "file.moved") this.#move(data, path);
     const known = this.find(path);
     if (known && known.revision >= data.revision && type !== "file.deleted") return;
     if (type === "file.deleted") {
@@ -178,13 +178,15 @@ export class FileModel {
     return (wanted === undefined || wanted === folder) && filename.toLowerCase().includes(search.toLowerCase());
   }
 
-  /** A file has another name in the same folder: its row stays where it is. */
-  #rename(from, to) {
-    const file = this.#known.get(from);
-    if (!file || this.#known.has(to)) return;
-    file.filename = to.slice(to.lastIndexOf("/") + 1);
-    this.#known.delete(from);
-    this.#known.set(to, file);
+  /** A file has another name: its row stays where it is, or leaves the list. Its id is the same. */
+  #move(file, to) {
+    for (const [from, known] of this.#known) {
+      if (known.id !== file.id || from === to) continue;
+      if (!this.#includes(file) || this.#known.has(to)) return this.#remove(from);
+      this.#known.delete(from);
+      this.#known.set(to, Object.assign(known, { folder: file.folder, filename: file.filename }));
+      return;
+    }
   }
 
   #remove(path) {

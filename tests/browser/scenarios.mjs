@@ -327,29 +327,32 @@ const scenarios = {
     const receipt = await text(other.locator(".receipt strong"));
     await other.locator("form .primary:enabled").waitFor();
     const once = pushes;
-    await page.locator(".feed-list strong", { hasText: "chat.message" }).waitFor();
-    await page.locator(".feed-list summary").first().click();
-    const json = await text(page.locator(".feed-list pre").first());
+    // Events of other tests may come in between.
+    const chats = page.locator(".feed-list li", { has: page.locator("strong", { hasText: "chat.message" }) });
+    await chats.first().locator("summary").click();
+    const json = await text(chats.first().locator("pre"));
     await other.locator("form select").selectOption("all");
     await other.locator("form .primary").click();
     await page.locator('.chips [data-type="chat.message"] b', { hasText: "2" }).waitFor();
     await page.locator('.chips [data-type="chat.message"]').click();
-    const filtered = await page.locator(".feed-list li").count();
+    await chats.first().waitFor({ state: "detached" });
+    const filtered = await chats.count();
     await page.locator('.chips [data-type="chat.message"]').click();
+    await chats.nth(1).waitFor();
     await page.getByRole("button", { name: "Pause" }).click();
     await other.locator("form .primary").click();
     await page.locator('.chips [data-type="chat.message"] b', { hasText: "3" }).waitFor();
-    const whilePaused = await page.locator(".feed-list li").count();
+    const whilePaused = await chats.count();
     await page.getByRole("button", { name: "Go on" }).click();
-    await page.waitForFunction(() => document.querySelectorAll(".feed-list li").length === 3);
+    await chats.nth(2).waitFor();
     // Progress of an upload is one line, however many events it has.
     const limit = await network(page);
     await limit({ uploadThroughput: 8 * MIB });
     await page.setInputFiles("#chosen", join(folder, "progress.bin"));
     await page.locator(".feed-list strong", { hasText: "file.progress" }).waitFor();
     await limit({});
-    await page.locator(".feed-list strong", { hasText: "file.created" }).first().waitFor();
-    const progress = await page.locator(".feed-list strong", { hasText: "file.progress" }).count();
+    await page.locator(".feed-list li", { hasText: "file.created" }).filter({ hasText: "progress.bin" }).first().waitFor();
+    const progress = await page.locator(".feed-list li", { hasText: "file.progress" }).filter({ hasText: "progress.bin" }).count();
     // Close the other one.
     const theirs = await text(other.locator(".own .sid"));
     await page.locator(".socket", { has: page.locator(`code[title="${theirs}"]`) }).getByRole("button", { name: /^Disconnect/ }).click();

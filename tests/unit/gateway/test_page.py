@@ -46,6 +46,8 @@ model.apply({ type: "file.deleted", data: file("f6", 0) }, false);
 seen.olderDeletion = model.indexOf("f6");
 model.apply({ type: "file.deleted", data: file("f6", 2) }, false);
 seen.deleted = [model.indexOf("f6"), model.at(6).filename, model.at(7).filename];
+model.apply({ type: "file.moved", data: { ...file("g9", 3), id: "9" } }, false);
+seen.moved = [model.indexOf("f9"), model.at(model.indexOf("g9")).revision, model.indexOf("g9")];
 seen.requestsOfEvents = requests;
 while (!model.complete) await model.more();
 seen.all = model.length;
@@ -101,6 +103,7 @@ def test_events_change_single_rows_and_cause_no_requests(tmp_path: Path) -> None
     assert seen["replaced"] == [7, 6], "an older revision shows nothing, and the row stays where it is"
     assert seen["olderDeletion"] == 7
     assert seen["deleted"] == [-1, "f5", "f7"]
+    assert seen["moved"] == [-1, 3, 9], "the row keeps its place"
     assert seen["requestsOfEvents"] == 1
     assert seen["all"] == 3000
     assert seen["held"] is seen["away"] is True
