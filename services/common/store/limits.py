@@ -35,3 +35,6 @@ RESOLVE_TIMEOUT_SECONDS = 6.0
 """How long an unknown outcome of a commit or a deletion is resolved before the answer is 503."""
 ATTEMPT_TIMEOUT_SECONDS = 4.0
 """Time limit of one attempt, shorter than that of other operations, so that the outcome is resolved before the client gets 503."""
+
+RETRY_LATER = {"retry-after": "30"}
+"""Response fields of a refusal that ends with the uploads of others: seconds, about what a garbage collection takes."""

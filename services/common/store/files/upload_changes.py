@@ -18,12 +18,11 @@ from services.common.store.files.database import Transaction
 from services.common.store.files.ids import make_id
 from services.common.store.files.names import delete_if_empty, lock_media, lock_or_create
 from services.common.store.files.rows import FilesUploadKey, Row, encode_metadata, encode_owner
-from services.common.store.limits import MAX_FINISHED_UPLOADS, MAX_TOMBSTONES
+from services.common.store.limits import MAX_FINISHED_UPLOADS, MAX_TOMBSTONES, RETRY_LATER
 from services.common.store.quotas import Quota
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import NewUpload, Preconditions, StoredFile
 
-RETRY_LATER = {"retry-after": "30"}
 uploads, finished_uploads, tombstones = schema.uploads, schema.finished_uploads, schema.tombstones
 
 # Statements are built once: to build one takes longer than to run it.

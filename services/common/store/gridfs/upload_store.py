@@ -5,22 +5,18 @@ There are no transactions: a standalone server, a replica set and a sharded clus
 
 import asyncio
 import hashlib
-import itertools
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import NoReturn
 
 from bson import ObjectId
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
-from pymongo.write_concern import WriteConcern
 
 from services.common.errors import (
     AlreadyExists,
-    Conflict,
     GridcastError,
     PreconditionFailed,
     ServiceUnavailable,
@@ -40,9 +36,10 @@ from services.common.store.gridfs.documents import (
 )
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
 from services.common.store.gridfs.move import Mover
+from services.common.store.gridfs.offsets import OffsetWriter, fenced_filter_of, raise_lease_lost
 from services.common.store.gridfs.quotas import GridFSQuotas
 from services.common.store.gridfs.revisions import RevisionFloors
-from services.common.store.limits import BLOCK_SIZE, MAX_TOMBSTONES
+from services.common.store.limits import BLOCK_SIZE, MAX_TOMBSTONES, RETRY_LATER
 from services.common.store.quotas import NO_QUOTA, Quota
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_ids import digest_secret, make_secret, secret_of
@@ -59,7 +56,6 @@ from services.common.store.upload_store import (
     UploadState,
 )
 
-_RETRY_LATER = {"retry-after": "30"}
 UPSERT_ATTEMPTS = 20
 """Concurrent upserts of one new name fail with a duplicate key for all but one, and find the document at the next attempt."""
 
@@ -74,16 +70,13 @@ class GridFSUploadStore:
         self.lease_ttl = self.timings.lease_ttl
         self._mongo = mongo
         self._media = mongo.collection("media")
-        # Chunks are journaled before the offset is set; the offset itself need not be until it is read as durable. Journaled,
-        # setting it took 2.2 to 4.3 ms beside the 10 to 13 ms of a batch; without the journal 1.4 to 2.3 ms.
-        self._media_unjournaled = self._media.with_options(write_concern=WriteConcern(w=1, j=False))
         self._chunk_store = ChunkStore(mongo)
+        self._offsets = OffsetWriter(mongo, self._chunk_store, self.timings)
         self._mover = Mover(mongo, self.timings)
         self._committer = Committer(mongo, self.timings, self._mover)
         self._floors = RevisionFloors(mongo)
         self._quotas = GridFSQuotas(mongo, self.timings, quota)
         self._schema_ready = False
-        self._tail_numbers = itertools.count()
 
     async def ensure_schema(self) -> None:
         """Create the indexes and verify that they exist."""
@@ -170,8 +163,8 @@ class GridFSUploadStore:
                 await self._floors.delete_if_empty(document["_id"])
             raise _precondition_error(name, preconditions)
         if document["tombstones"] >= MAX_TOMBSTONES:
-            raise TooManyRequests("too many replaced versions of this name await deletion", _RETRY_LATER)
-        raise TooManyRequests("too many unfinished uploads of this name are under way", _RETRY_LATER)
+            raise TooManyRequests("too many replaced versions of this name await deletion", RETRY_LATER)
+        raise TooManyRequests("too many unfinished uploads of this name are under way", RETRY_LATER)
 
     async def _upsert(self, query: Document, update: document_updates.Pipeline, projection: Document) -> Document:
         for _ in range(UPSERT_ATTEMPTS):
@@ -197,10 +190,10 @@ class GridFSUploadStore:
         )
         removal = document_updates.remove_upload(key.record_id, self.timings)
         async with map_mongo_errors():
-            removed = await self._media.update_one(_fenced_filter(upload), removal)
+            removed = await self._media.update_one(fenced_filter_of(upload), removal)
             if not removed.matched_count:
-                await self._media.update_one(_fenced_filter(named), removal)
-                _raise_lease_lost()
+                await self._media.update_one(fenced_filter_of(named), removal)
+                raise_lease_lost()
         await self._floors.delete_if_empty(key.media_id)
         return named
 
@@ -285,64 +278,22 @@ class GridFSUploadStore:
         keep_lease: bool,
         extend_expiry: bool = True,
     ) -> datetime:
-        """Set the offset; journaled where the lease is released or the tail is in a chunk.
-
-        A long tail is inserted as a chunk before, under a number that is greater than those of all earlier ones. These are deleted
-        after an update that a crash cannot undo. That there are such chunks is noted first: of a writer that is killed behind the
-        insert they would be left over otherwise.
-        """
-        record_id = upload_key(upload).record_id
-        number = upload.fencing_token << 32 | next(self._tail_numbers)
-        in_chunk = len(tail) > document_updates.MAX_INLINE_TAIL_BYTES
-        if in_chunk:
-            await self._note_tail_chunks(upload)
-            await self._chunk_store.insert_tail(record_id, number, tail)
-        update = document_updates.set_offset(
-            record_id,
-            offset,
-            number if in_chunk else tail,
-            length,
-            self.timings,
-            keep_lease=keep_lease,
-            extend_expiry=extend_expiry,
-        )
-        journaled = in_chunk or not keep_lease
-        async with map_mongo_errors():
-            document = await (self._media if journaled else self._media_unjournaled).find_one_and_update(
-                _fenced_filter(upload),
-                update,
-                documents.upload_projection(record_id),
-                return_document=ReturnDocument.AFTER,
-            )
-        if document is None:
-            _raise_lease_lost()
-        entry = documents.find_upload(document, record_id) or {}
-        if journaled and entry.get("tail_chunks"):
-            await self._chunk_store.delete_tails(record_id, number)
-        expires_at: datetime = entry["expires_at"]
-        return expires_at
-
-    async def _note_tail_chunks(self, upload: UploadHandle) -> None:
-        # Not journaled by itself: the journal keeps the order, and the insert waits for it.
-        update = document_updates.set_upload_fields(upload_key(upload).record_id, {"tail_chunks": True}, self.timings)
-        async with map_mongo_errors():
-            result = await self._media_unjournaled.update_one(_fenced_filter(upload), update)
-        if not result.matched_count:
-            _raise_lease_lost()
+        """Set the offset, with a long tail in a chunk; journaled where the lease is released or the tail is in a chunk."""
+        return await self._offsets.set(upload, offset, tail, length, keep_lease=keep_lease, extend_expiry=extend_expiry)
 
     async def renew_lease(self, upload: UploadHandle) -> None:
         """Extend the lease. Raises Conflict where the fencing token is another."""
         update = document_updates.renew_lease(upload_key(upload).record_id, self.timings)
         async with map_mongo_errors():
-            result = await self._media.update_one(_fenced_filter(upload), update)
+            result = await self._media.update_one(fenced_filter_of(upload), update)
         if not result.matched_count:
-            _raise_lease_lost()
+            raise_lease_lost()
 
     async def release_lease(self, upload: UploadHandle) -> None:
         """Set the lease to null."""
         update = document_updates.set_upload_fields(upload_key(upload).record_id, {"lease_until": None}, self.timings)
         async with map_mongo_errors():
-            await self._media.update_one(_fenced_filter(upload), update)
+            await self._media.update_one(fenced_filter_of(upload), update)
 
     def iter_blocks(self, upload: UploadHandle, block_count: int) -> AsyncGenerator[bytes, None]:
         """Yield the first chunks."""
@@ -381,7 +332,7 @@ class GridFSUploadStore:
         )
         async with map_mongo_errors():
             document = await self._media.find_one_and_update(
-                _fenced_filter(upload),
+                fenced_filter_of(upload),
                 update,
                 documents.upload_projection(record_id),
                 return_document=ReturnDocument.BEFORE,
@@ -434,15 +385,7 @@ class GridFSUploadStore:
             await self._floors.delete_if_empty(media_id)
 
 
-def _fenced_filter(upload: UploadHandle) -> Document:
-    return documents.fenced_filter(upload_key(upload), upload.name, upload.fencing_token)
-
-
 def _precondition_error(name: MediaName | None, preconditions: Preconditions) -> GridcastError:
     if preconditions.must_not_exist and name is not None:
         return AlreadyExists(name.folder, name.filename)
     return PreconditionFailed("the file does not match the precondition")
-
-
-def _raise_lease_lost() -> NoReturn:
-    raise Conflict("another writer has acquired this upload, or it has expired")
