@@ -58,8 +58,10 @@ class Recorder:
                 await self._write(self.cutter.set_init(unit))
 
     async def end(self) -> None:
-        """Close the last segment."""
+        """Close the last segment, and write the last, short block."""
         await self._write(self.cutter.end())
+        if self._tail:
+            await self._store.write_blocks(self.upload, self.cutter.position // CHUNK_SIZE, [self._tail])
 
     async def _write(self, cut: Cut) -> None:
         self._tail += cut.data
