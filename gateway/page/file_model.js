@@ -146,7 +146,8 @@ export class FileModel {
     const path = pathOf(data);
     if (type === "file.moved") this.#move(data, path);
     const known = this.find(path);
-    if (known && known.revision >= data.revision && type !== "file.deleted") return;
+    const isOld = known && (known.revision > data.revision || (known.revision === data.revision && known.poster === data.poster));
+    if (isOld && type !== "file.deleted") return;
     if (type === "file.deleted") {
       if (known && known.revision <= data.revision) this.#remove(path);
     } else if (known) {

@@ -41,7 +41,7 @@ export function updateRow(row, file, { selected, showFolder, length, index, grid
   setAttribute(row, "data-selected", selected ? "yes" : null);
   const check = find(".check");
   if (check.checked !== selected) check.checked = selected;
-  const state = `${file.etag} ${file.revision} ${showFolder} ${grid}`;
+  const state = `${file.filename} ${file.etag} ${file.revision} ${file.poster ?? ""} ${showFolder} ${grid}`;
   row.file = file;
   if (row.dataset.state === state) return;
   row.dataset.state = state;

@@ -283,6 +283,7 @@ const scenarios = {
     const dialog = page.locator("dialog[open]", { has: page.locator("#move-title") });
     await dialog.getByLabel("Name").fill("m2.txt");
     await dialog.getByRole("button", { name: "Move" }).click();
+    await dialog.locator(".notice:visible").waitFor();
     const taken = await text(dialog.locator(".notice"));
     await dialog.getByLabel("Name").fill("renamed.txt");
     await dialog.getByRole("button", { name: "Move" }).click();
