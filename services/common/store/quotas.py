@@ -13,7 +13,7 @@ MAX_RESERVATIONS = 1000
 """Unfinished uploads of one owner where only its bytes are limited: all of them are looked at when one begins."""
 RESERVATION_STEP_BYTES = 16 * 1024 * 1024
 """How much more an upload of unknown length reserves than it has received, where there is room."""
-_RETRY_LATER = {"retry-after": "30"}
+_QUOTA_HEADERS = {"retry-after": "30"}
 
 
 class QuotaExceeded(InsufficientStorage):
@@ -51,7 +51,7 @@ class Quota:
         """Raise TooManyRequests where the owner would have that many unfinished uploads."""
         if count > self.most_uploads:
             metrics.QUOTA_REFUSALS.labels("uploads").inc()
-            raise TooManyRequests(f"you have {self.most_uploads} unfinished uploads, the most allowed", _RETRY_LATER)
+            raise TooManyRequests(f"you have {self.most_uploads} unfinished uploads, the most allowed", _QUOTA_HEADERS)
 
 
 NO_QUOTA = Quota()

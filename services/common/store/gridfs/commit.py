@@ -7,12 +7,12 @@ write to the same document: once that is acknowledged, all that it returned is d
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from bson import ObjectId
 from pymongo import ReturnDocument
 
-from services.common.errors import Conflict, PreconditionFailed, ServiceUnavailable
+from services.common.errors import AlreadyExists, Conflict, GridcastError, PreconditionFailed, ServiceUnavailable
 from services.common.media import MediaName
 from services.common.store.gridfs import document_updates, documents
 from services.common.store.gridfs.documents import Document, upload_key
@@ -166,3 +166,15 @@ async def _run_until_resolved(
         if step is attempt or result is not None:
             return result
         step = attempt
+
+
+def precondition_error(name: MediaName | None, preconditions: Preconditions) -> GridcastError:
+    """The error for a precondition that does not hold."""
+    if preconditions.must_not_exist and name is not None:
+        return AlreadyExists(name.folder, name.filename)
+    return PreconditionFailed("the file does not match the precondition")
+
+
+def raise_lease_lost() -> NoReturn:
+    """Raise the error for a void handle."""
+    raise Conflict("another writer has acquired this upload, or it has expired")

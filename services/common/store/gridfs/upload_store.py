@@ -10,33 +10,18 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import NoReturn
 
 from bson import ObjectId
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 from pymongo.write_concern import WriteConcern
 
-from services.common.errors import (
-    AlreadyExists,
-    Conflict,
-    GridcastError,
-    PreconditionFailed,
-    ServiceUnavailable,
-    TooManyRequests,
-)
+from services.common.errors import GridcastError, ServiceUnavailable, TooManyRequests
 from services.common.media import MediaName
 from services.common.store.gridfs import document_updates, documents, indexes
 from services.common.store.gridfs.chunks import ChunkStore
-from services.common.store.gridfs.commit import Committer
-from services.common.store.gridfs.documents import (
-    Document,
-    RecordKey,
-    UploadKey,
-    make_handle,
-    parse_upload_id,
-    upload_key,
-)
+from services.common.store.gridfs.commit import Committer, precondition_error, raise_lease_lost
+from services.common.store.gridfs.documents import Document, UploadKey, make_handle, parse_upload_id, upload_key
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
 from services.common.store.gridfs.quotas import GridFSQuotas
 from services.common.store.gridfs.revisions import RevisionFloors
@@ -160,7 +145,7 @@ class GridFSUploadStore:
         if not document["preconditions_hold"]:
             if not document["has_current"]:  # then the upsert may have created the document, with nothing in it
                 await self._floors.delete_if_empty(document["_id"])
-            raise _precondition_error(name, preconditions)
+            raise precondition_error(name, preconditions)
         if document["tombstones"] >= MAX_TOMBSTONES:
             raise TooManyRequests("too many replaced versions of this name await deletion", _RETRY_LATER)
         raise TooManyRequests("too many unfinished uploads of this name are under way", _RETRY_LATER)
@@ -192,7 +177,7 @@ class GridFSUploadStore:
             removed = await self._media.update_one(_fenced_filter(upload), removal)
             if not removed.matched_count:
                 await self._media.update_one(_fenced_filter(named), removal)
-                _raise_lease_lost()
+                raise_lease_lost()
         await self._floors.delete_if_empty(key.media_id)
         return named
 
@@ -235,7 +220,7 @@ class GridFSUploadStore:
         return state if isinstance(state, FinishedUpload) else None
 
     async def acquire_record(
-        self, record_key: RecordKey, secret: str = ""
+        self, record_key: documents.RecordKey, secret: str = ""
     ) -> tuple[UploadHandle, InProgressUpload] | None:
         """Acquire an unfinished upload of which the store knows the digest of its secret; None where it is not there."""
         media_id, record_id, secret_digest = record_key
@@ -307,7 +292,7 @@ class GridFSUploadStore:
                 return_document=ReturnDocument.AFTER,
             )
         if document is None:
-            _raise_lease_lost()
+            raise_lease_lost()
         entry = documents.find_upload(document, record_id) or {}
         if journaled and entry.get("tail_chunks"):
             await self._chunk_store.delete_tails(record_id, number)
@@ -320,7 +305,7 @@ class GridFSUploadStore:
         async with map_mongo_errors():
             result = await self._media_unjournaled.update_one(_fenced_filter(upload), update)
         if not result.matched_count:
-            _raise_lease_lost()
+            raise_lease_lost()
 
     async def renew_lease(self, upload: UploadHandle) -> None:
         """Extend the lease. Raises Conflict where the fencing token is another."""
@@ -328,7 +313,7 @@ class GridFSUploadStore:
         async with map_mongo_errors():
             result = await self._media.update_one(_fenced_filter(upload), update)
         if not result.matched_count:
-            _raise_lease_lost()
+            raise_lease_lost()
 
     async def release_lease(self, upload: UploadHandle) -> None:
         """Set the lease to null."""
@@ -361,7 +346,7 @@ class GridFSUploadStore:
         )
         event = await self._committer.commit(upload, stored_file, preconditions, revision_floor)
         if event is None:
-            raise _precondition_error(upload.name, preconditions)
+            raise precondition_error(upload.name, preconditions)
         record_id = upload_key(upload).record_id
         await self._quotas.settle(upload.owner, record_id, stored_file.length, event.previous_owner)
         return event
@@ -409,13 +394,3 @@ class GridFSUploadStore:
 
 def _fenced_filter(upload: UploadHandle) -> Document:
     return documents.fenced_filter(upload_key(upload), upload.name, upload.fencing_token)
-
-
-def _precondition_error(name: MediaName | None, preconditions: Preconditions) -> GridcastError:
-    if preconditions.must_not_exist and name is not None:
-        return AlreadyExists(name.folder, name.filename)
-    return PreconditionFailed("the file does not match the precondition")
-
-
-def _raise_lease_lost() -> NoReturn:
-    raise Conflict("another writer has acquired this upload, or it has expired")
