@@ -8,6 +8,7 @@ with those for which there is an answer. Exit status: 0 nothing is known against
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 AUDIT_TIMEOUT_SECONDS = 600
+_VERSION = re.compile(r"[0-9][0-9A-Za-z.!+_-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ def read_lock(text: str) -> dict[str, str]:
         except InvalidRequirement:
             raise ValueError(f"not a pinned package: {stripped[:80]}") from None
         version = str(requirement.specifier).removeprefix("==")
-        if not version or version == str(requirement.specifier):
+        if not _VERSION.fullmatch(version):
             raise ValueError(f"not a pinned package: {stripped[:80]}")
         if requirement.marker is None or requirement.marker.evaluate():
             pins[canonicalize_name(requirement.name)] = version

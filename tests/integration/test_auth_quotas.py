@@ -170,7 +170,7 @@ def test_a_killed_service_leaves_nothing_reserved(start: Start) -> None:
     with start() as killed, httpx.Client(base_url=killed.url) as client:
         assert create(client, "killed", "kept", **{"upload-length": str(MIB)}).status_code == 201
         address = client.base_url
-        head = f"PUT /files/killed/a HTTP/1.1\r\nhost: x\r\nauthorization: {by('killed')['authorization']}\r\n"
+        head = f"PUT /files/killed/a HTTP/1.1\r\nhost: localhost\r\nauthorization: {by('killed')['authorization']}\r\n"
         with socket.create_connection((address.host, address.port or 0), 10) as connection:
             connection.sendall(f"{head}content-length: {3 * MIB}\r\nexpect: 100-continue\r\n\r\n".encode())
             assert connection.recv(65536).startswith(b"HTTP/1.1 100 ")

@@ -12,7 +12,14 @@ from typing import Protocol, TypeVar
 from bson import ObjectId
 from pymongo import ReturnDocument
 
-from services.common.errors import AlreadyExists, Conflict, Gone, PreconditionFailed, ServiceUnavailable
+from services.common.errors import (
+    AlreadyExists,
+    Conflict,
+    Gone,
+    GridcastError,
+    PreconditionFailed,
+    ServiceUnavailable,
+)
 from services.common.media import MediaName, Poster
 from services.common.store.gridfs import document_updates, documents, file_updates
 from services.common.store.gridfs.documents import Document, upload_key
@@ -268,3 +275,10 @@ async def run_until_resolved(
         if step is attempt or result is not None:
             return result
         step = attempt
+
+
+def precondition_error(name: MediaName | None, preconditions: Preconditions) -> GridcastError:
+    """The error for a precondition that does not hold."""
+    if preconditions.must_not_exist and name is not None:
+        return AlreadyExists(name.folder, name.filename)
+    return PreconditionFailed("the file does not match the precondition")

@@ -157,7 +157,7 @@ class GridFSQuotas:
         return document if document is not None and document["counted"] else None
 
     async def _count(self, owner: str, *, only_if_useful: bool = False) -> Document | None:
-        """Count; where that is of no use, do nothing and return the document."""
+        """Count; where that would find the same, do nothing and return the document."""
         for _ in range(COUNT_ATTEMPTS):
             async with map_mongo_errors():
                 document: Document | None = await self._quotas.find_one({"_id": owner}, _ALL_FIELDS)

@@ -15,25 +15,12 @@ from bson import ObjectId
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
-from services.common.errors import (
-    AlreadyExists,
-    GridcastError,
-    PreconditionFailed,
-    ServiceUnavailable,
-    TooManyRequests,
-)
+from services.common.errors import GridcastError, ServiceUnavailable, TooManyRequests
 from services.common.media import MediaName, Poster
 from services.common.store.gridfs import document_updates, documents, indexes
 from services.common.store.gridfs.chunks import ChunkStore
-from services.common.store.gridfs.commit import Committer
-from services.common.store.gridfs.documents import (
-    Document,
-    RecordKey,
-    UploadKey,
-    make_handle,
-    parse_upload_id,
-    upload_key,
-)
+from services.common.store.gridfs.commit import Committer, precondition_error
+from services.common.store.gridfs.documents import Document, UploadKey, make_handle, parse_upload_id, upload_key
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
 from services.common.store.gridfs.move import Mover
 from services.common.store.gridfs.offsets import OffsetWriter, fenced_filter_of, raise_lease_lost
@@ -161,7 +148,7 @@ class GridFSUploadStore:
         if not document["preconditions_hold"]:
             if not document["has_current"]:  # then the upsert may have created the document, with nothing in it
                 await self._floors.delete_if_empty(document["_id"])
-            raise _precondition_error(name, preconditions)
+            raise precondition_error(name, preconditions)
         if document["tombstones"] >= MAX_TOMBSTONES:
             raise TooManyRequests("too many replaced versions of this name await deletion", RETRY_LATER)
         raise TooManyRequests("too many unfinished uploads of this name are under way", RETRY_LATER)
@@ -236,7 +223,7 @@ class GridFSUploadStore:
         return state if isinstance(state, FinishedUpload) else None
 
     async def acquire_record(
-        self, record_key: RecordKey, secret: str = ""
+        self, record_key: documents.RecordKey, secret: str = ""
     ) -> tuple[UploadHandle, InProgressUpload] | None:
         """Acquire an unfinished upload of which the store knows the digest of its secret; None where it is not there."""
         media_id, record_id, secret_digest = record_key
@@ -319,7 +306,7 @@ class GridFSUploadStore:
         )
         event = await self._committer.commit(upload, stored_file, preconditions, revision_floor)
         if event is None:
-            raise _precondition_error(upload.name, preconditions)
+            raise precondition_error(upload.name, preconditions)
         record_id = upload_key(upload).record_id
         await self._quotas.settle(upload.owner, record_id, stored_file.length, event.previous_owner)
         return event
@@ -383,9 +370,3 @@ class GridFSUploadStore:
             )
         if event.type == "file.deleted":
             await self._floors.delete_if_empty(media_id)
-
-
-def _precondition_error(name: MediaName | None, preconditions: Preconditions) -> GridcastError:
-    if preconditions.must_not_exist and name is not None:
-        return AlreadyExists(name.folder, name.filename)
-    return PreconditionFailed("the file does not match the precondition")
