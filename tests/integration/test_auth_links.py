@@ -83,10 +83,16 @@ def services(
         run_service("services.stream", logs, env) as one,
         run_service("services.stream", logs, env) as two,
         run_service("services.stream", logs, env) as three,
+        run_service("services.socket", logs, env) as sockets,
         run_service(
             "gateway",
             logs,
-            {"GRIDCAST_UPLOAD_URLS": upload.url, "GRIDCAST_STREAM_URLS": one.url, "GRIDCAST_AUTH": "hs256"},
+            {
+                "GRIDCAST_UPLOAD_URLS": upload.url,
+                "GRIDCAST_STREAM_URLS": one.url,
+                "GRIDCAST_SOCKET_URLS": sockets.url,
+                "GRIDCAST_AUTH": "hs256",
+            },
         ) as gateway,
         httpx.Client(timeout=30) as http,
     ):
