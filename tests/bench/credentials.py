@@ -112,7 +112,7 @@ def main() -> None:
     if not shutil.which("wrk"):
         print("needed and not found: wrk")
         return
-    size, seconds, rounds = (16 * MIB, 1.5, 3) if options.quick else (64 * MIB, 6.0, 7)
+    size, seconds, rounds = (16 * MIB, 2.0, 3) if options.quick else (64 * MIB, 6.0, 7)
     for line in describe_machine():
         print(line)
     print(f"a file of {size // MIB} MiB, {CONNECTIONS} connections, {rounds} rounds")

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import count
 from typing import Any
 
@@ -83,10 +84,16 @@ def services(
         run_service("services.stream", logs, env) as one,
         run_service("services.stream", logs, env) as two,
         run_service("services.stream", logs, env) as three,
+        run_service("services.socket", logs, env) as sockets,
         run_service(
             "gateway",
             logs,
-            {"GRIDCAST_UPLOAD_URLS": upload.url, "GRIDCAST_STREAM_URLS": one.url, "GRIDCAST_AUTH": "hs256"},
+            {
+                "GRIDCAST_UPLOAD_URLS": upload.url,
+                "GRIDCAST_STREAM_URLS": one.url,
+                "GRIDCAST_SOCKET_URLS": sockets.url,
+                "GRIDCAST_AUTH": "hs256",
+            },
         ) as gateway,
         httpx.Client(timeout=30) as http,
     ):
@@ -356,21 +363,22 @@ def begin(services: Services, link: dict[str, Any], length: int = 3, **metadata:
     return services.http.post(f"{services.upload.url}{link['url']}", headers=fields)
 
 
-def test_a_plain_tus_client_uploads_by_a_link(services: Services, tmp_path: Any) -> None:
+def test_a_plain_tus_client_uploads_by_a_link(services: Services) -> None:
     """Tuspy knows nothing of links: it is given an address, and goes on with the one it is told."""
-    path = tmp_path / "clip.txt"
-    path.write_bytes(b"0123456789" * 100)
+    content = b"0123456789" * 100
     link = services.make(filename="clip.txt", kind="put", max_size=1000, media_types=["text/*"])
     address = f"{services.gateway.url}{link['url']}"
-    uploader = TusClient(address).uploader(str(path), chunk_size=300, metadata={"filename": "clip.txt"})
+    uploader = TusClient(address).uploader(
+        file_stream=BytesIO(content), chunk_size=300, metadata={"filename": "clip.txt"}
+    )
     uploader.upload_chunk()  # type: ignore[no-untyped-call]
-    resumed = TusClient(address).uploader(str(path), chunk_size=300, url=uploader.url)
+    resumed = TusClient(address).uploader(file_stream=BytesIO(content), chunk_size=300, url=uploader.url)
     assert resumed.offset == 300
     resumed.upload()
     stored = services.get("/files/l/clip.txt", headers=authorized("read"))
-    assert stored.content == path.read_bytes()
+    assert stored.content == content
     with pytest.raises(TusCommunicationError) as caught:
-        TusClient(address).uploader(str(path), metadata={"filename": "clip.txt"}).upload()
+        TusClient(address).uploader(file_stream=BytesIO(content), metadata={"filename": "clip.txt"}).upload()
     assert caught.value.status_code == 409
 
 
