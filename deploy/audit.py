@@ -20,7 +20,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 AUDIT_TIMEOUT_SECONDS = 600
-_VERSION = re.compile(r"[0-9][0-9A-Za-z.!+_-]*")
+_LOCKED_VERSION = re.compile(r"[0-9][0-9A-Za-z.!+_-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def read_lock(text: str) -> dict[str, str]:
         except InvalidRequirement:
             raise ValueError(f"not a pinned package: {stripped[:80]}") from None
         version = str(requirement.specifier).removeprefix("==")
-        if not _VERSION.fullmatch(version):
+        if not _LOCKED_VERSION.fullmatch(version):
             raise ValueError(f"not a pinned package: {stripped[:80]}")
         if requirement.marker is None or requirement.marker.evaluate():
             pins[canonicalize_name(requirement.name)] = version

@@ -310,12 +310,19 @@ class UploadTerminator(Protocol):
 
 
 class FileDeleter(Protocol):
-    """Deletes committed files."""
+    """Deletes committed files, and restores deleted ones."""
 
     async def delete(self, name: MediaName, preconditions: Preconditions = NO_PRECONDITIONS) -> OutboxEvent | None:
         """Make the current file of that name invisible; None where there is none.
 
         Raises PreconditionFailed, and ServiceUnavailable where the outcome stays unknown.
+        """
+
+    async def restore(self, name: MediaName) -> OutboxEvent:
+        """Make the file current again that was deleted last under that name, with all that was known of it.
+
+        Raises Gone where its bytes are not kept any more or none was deleted, AlreadyExists where the name has a file,
+        ServiceUnavailable where the outcome stays unknown.
         """
 
 
@@ -334,17 +341,6 @@ class FileMover(Protocol):
         Returns `file.moved`, and behind it `file.deleted` of the old name where the folder is another: those who may read only that
         one learn nothing else. Raises AlreadyExists where the new name has a file, PreconditionFailed, Conflict where others change
         the names again and again, ServiceUnavailable where the outcome stays unknown.
-        """
-
-
-class FileRestorer(Protocol):
-    """Restores deleted files."""
-
-    async def restore(self, name: MediaName) -> OutboxEvent:
-        """Make the file current again that was deleted last under that name, with all that was known of it.
-
-        Raises Gone where its bytes are not kept any more or none was deleted, AlreadyExists where the name has a file,
-        ServiceUnavailable where the outcome stays unknown.
         """
 
 
@@ -394,7 +390,6 @@ class UploadStore(
     UploadTerminator,
     FileDeleter,
     FileMover,
-    FileRestorer,
     PosterWriter,
     EventAcknowledger,
     FreeSpaceReader,

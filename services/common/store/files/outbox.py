@@ -15,8 +15,8 @@ outbox = schema.outbox
 
 # Statements are built once: to build one takes longer than to run it.
 _INSERT = insert(outbox)
-_READ = select(outbox).where(outbox.c.media_id == bindparam("of_media")).order_by(outbox.c.revision, outbox.c.at)
-_DELETE = delete(outbox).where(outbox.c.id == bindparam("of_id")).returning(outbox.c.revision)
+_READ_EVENTS = select(outbox).where(outbox.c.media_id == bindparam("of_media")).order_by(outbox.c.revision, outbox.c.at)
+_DELETE_EVENT = delete(outbox).where(outbox.c.id == bindparam("of_id")).returning(outbox.c.revision)
 _MARK_EARLIER = update(outbox).where(
     outbox.c.media_id == bindparam("of_media"),
     outbox.c.revision < bindparam("before"),
@@ -47,7 +47,7 @@ def append_event(
 
 def read_outbox(connection: Connection, media_id: str) -> list[Row]:
     """The rows of a name's outbox, in their order."""
-    return list(connection.execute(_READ, {"of_media": media_id}).mappings())
+    return list(connection.execute(_READ_EVENTS, {"of_media": media_id}).mappings())
 
 
 def read_event(connection: Connection, name: Row, event_id: str, read_at: float) -> OutboxEvent | None:
@@ -91,7 +91,7 @@ def remove_event(transaction: Transaction, media_id: str, event_id: str) -> None
 
     These stay for their own writers, which find out by them that their commits were made.
     """
-    revision = transaction.connection.execute(_DELETE, {"of_id": event_id}).scalar()
+    revision = transaction.connection.execute(_DELETE_EVENT, {"of_id": event_id}).scalar()
     if revision is not None and revision > 1:
         earlier = {"of_media": media_id, "before": revision}
         transaction.connection.execute(_MARK_EARLIER, {**earlier, "told": True})
