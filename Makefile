@@ -16,9 +16,9 @@ CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2
   { echo "Python 3.11 or newer is needed, and $(PYTHON) is not; name one with PYTHON=" >&2; exit 1; }
 
 # The store of the services under test: gridfs, which is the default, or files.
-TEST_ENV := $(if $(STORE),GRIDCAST_TEST_STORE=$(STORE))
+TEST_ENV := $(if $(STORE),TEST_STORE=$(STORE))
 
-.PHONY: help run servers test test-long test-containers coverage bench lint lock setup format
+.PHONY: help run servers test test-browser test-long test-containers coverage bench lint lock setup format audit sbom
 .DEFAULT_GOAL := help
 
 help: ## list all commands
@@ -43,6 +43,9 @@ endif
 test-long: lint ## the same, with the full figures of every guarantee
 	$(TEST_ENV) $(BIN)/python -m pytest -s -m "not containers"
 
+test-browser: setup ## test the web page in Chromium: drops, reload, two windows, keyboard, axe; needs node, npm
+	$(BIN)/python -m pytest -m "not containers" tests/browser tests/clients/test_js_browser.py
+
 test-containers: setup ## test the compose stack; needs docker
 	$(BIN)/python -m pytest -s -m containers tests/containers
 
@@ -53,7 +56,7 @@ coverage: setup ## run the tests and print the coverage of product code
 	$(BIN)/python -m coverage report
 
 bench: setup ## print the benchmarks, side by side with other servers
-	@set -e; for one in upload stream files_store socket gateway; do $(BIN)/python -m tests.bench.$$one; done
+	@set -e; for one in upload stream credentials files_store socket gateway client; do $(BIN)/python -m tests.bench.$$one; done
 
 lint: setup ## ruff, mypy, import-linter
 	$(BIN)/ruff check .
@@ -64,6 +67,23 @@ lint: setup ## ruff, mypy, import-linter
 format: setup ## format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The tools are in an environment of their own: they are no part of the product, and what they install is not what they look at.
+AUDIT_LOCKS := $(foreach lock,$(EXTRAS) local build dev,requirements/$(lock).txt)
+
+audit: $(VENV)-audit/made.stamp ## look all locked packages up in the advisory database; fails where one could not be looked up
+	$(VENV)-audit/bin/python -m deploy.audit $(AUDIT_LOCKS)
+
+sbom: $(VENV)-audit/made.stamp ## write the software bill of materials of each service (CycloneDX 1.6) into build/sbom
+	@mkdir -p build/sbom
+	@set -e; for extra in $(EXTRAS); do $(VENV)-audit/bin/cyclonedx-py requirements --spec-version 1.6 --output-reproducible \
+	  --pyproject pyproject.toml -o build/sbom/$$extra.cdx.json requirements/$$extra.txt; done
+
+$(VENV)-audit/made.stamp:
+	@$(CHECK_PYTHON)
+	$(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/python -m pip --disable-pip-version-check install 'cyclonedx-bom>=7.5,<8' 'pip-audit>=2.10,<3'
+	@touch $@
 
 setup: $(VENV)/dev.stamp ## create .venv with everything that tests need
 

@@ -13,6 +13,7 @@ from gateway.limiters import ConnectionLimiter, RateLimiter
 from gateway.openapi_aggregator import OpenAPIAggregator
 from gateway.proxy.reverse_proxy import ReverseProxy
 from gateway.settings import GatewaySettings
+from gateway.status import StatusGatherer, add_status_route
 from gateway.upstream.connection_pool import ConnectionPool
 from gateway.upstream.discovery import DnsDiscovery
 from gateway.upstream.health_checks import ActiveHealthChecks
@@ -68,6 +69,8 @@ def create_app(settings: GatewaySettings | None = None, telemetry: RequestTeleme
         document_title="Gridcast",
     )
     static_files.add_static_routes(app)
+    gatherer = StatusGatherer(connection_pool, upstream_pools, needs_approval=settings.auth != "off")
+    add_status_route(app, gatherer, checks)
     RuleTable([*routes.all_operations(), *list_routes(app)])  # no route without a rule
     admission = AdmissionPolicy(
         socket_upstreams=upstream_pools[routes.SOCKET],

@@ -30,9 +30,13 @@ _TABLE: dict[str, dict[str, str]] = {
     "/livez": {"GET": GATEWAY},
     "/readyz": {"GET": GATEWAY},
     "/version": {"GET": GATEWAY},
+    "/status": {"GET": GATEWAY},
     "/page/{name}": {"GET": GATEWAY, "HEAD": GATEWAY},
     "/client/{name}": {"GET": GATEWAY, "HEAD": GATEWAY},
-    "/file": {"GET": STREAM},
+    "/file": {"GET": STREAM, "PATCH": UPLOAD},
+    "/file/poster": {"GET": STREAM, "PUT": UPLOAD, "DELETE": UPLOAD},
+    "/file/restore": {"POST": UPLOAD},
+    "/file/delete": {"POST": UPLOAD},
     "/file/folders": {"GET": STREAM},
     "/file/info": {"GET": STREAM},
     "/file/stream": {"GET": STREAM, "HEAD": STREAM, "PUT": UPLOAD, "DELETE": UPLOAD},
@@ -41,6 +45,8 @@ _TABLE: dict[str, dict[str, str]] = {
     "/file/tus": {"OPTIONS": UPLOAD, "POST": UPLOAD},
     # POST with X-HTTP-Method-Override means PATCH or DELETE (tus 1.0.0, "Headers").
     "/file/tus/{id}": {"OPTIONS": UPLOAD, "HEAD": UPLOAD, "PATCH": UPLOAD, "POST": UPLOAD, "DELETE": UPLOAD},
+    "/file/link": {"POST": UPLOAD},
+    "/file/link/{id}": {"PATCH": UPLOAD, "DELETE": UPLOAD},
     "/auth/revocations": {"POST": UPLOAD},
     "/webhooks/endpoints": {"GET": UPLOAD, "POST": UPLOAD},
     "/webhooks/endpoints/{endpoint}": {"DELETE": UPLOAD},
@@ -52,7 +58,9 @@ _TABLE: dict[str, dict[str, str]] = {
     "/sockets/{sid}": {"GET": SOCKET, "DELETE": SOCKET},
     "/sockets/{sid}/messages": {"POST": SOCKET},
 }
-_MEDIA_TEMPLATES = frozenset({"/file/stream", PATH_TEMPLATE, "/file/upload", "/file/tus", "/file/tus/{id}"})
+_MEDIA_TEMPLATES = frozenset(
+    {"/file/stream", "/file/poster", PATH_TEMPLATE, "/file/upload", "/file/tus", "/file/tus/{id}"}
+)
 WEBSOCKET_PATHS = frozenset({"/", "/ws"})
 
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")

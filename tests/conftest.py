@@ -76,6 +76,7 @@ pytest_plugins = [
     "tests.support.upload_client",
     "tests.support.videos",
     "tests.support.container_samples",
+    "tests.support.fragmented_mp4",
     "tests.support.chromium",
     "tests.support.scripted_upstream",
     "tests.support.websocket_client",

@@ -23,9 +23,9 @@ from pymongo.collection import Collection
 from pymongo.errors import PyMongoError
 from pymongo.write_concern import WriteConcern
 
-COLLECTIONS = ("media", "fs.files", "fs.chunks", "revisions")
+COLLECTIONS = ("media", "fs.files", "fs.chunks", "revisions", "posters")
 """In the order of a dump."""
-NEWER_COLLECTIONS = frozenset({"revisions"})
+NEWER_COLLECTIONS = frozenset({"revisions", "posters"})
 """Missing in dumps of earlier versions."""
 BATCH_BYTES = 8 * 1024 * 1024
 """Approximate size of one insert of a restore."""
@@ -127,10 +127,12 @@ def select_documents(collection: RawCollection, file_lengths: FileLengths) -> It
 def referenced_files(document: RawBSONDocument) -> FileLengths:
     """The files of one `media` document: the current one, and unfinished uploads, which can resume after a restore.
 
-    The chunks of an upload's id are its tail.
+    The chunks of an upload's id are its tail. A file that can be restored may lack chunks: then its time was over.
     """
     current = document["current"]
     unfinished: FileLengths = {entry[key]: None for entry in document["uploads"] for key in ("file", "id")}
+    if restorable := document.get("restorable"):
+        unfinished[restorable["file"]] = None
     return {**unfinished, current["file"]: current["length"]} if current else unfinished
 
 

@@ -1,152 +1,144 @@
-// Connects the client of clients/js to the elements of index.html. Text is set as text, never as HTML.
+// Puts the page together: the bar at the top, the views, what lies over them. Each module has one concern; app.js has the client.
+import { events } from "./app.js";
+import { Details } from "./details.js";
+import { open } from "./dialogs.js";
+import { choices, el, setText } from "./dom.js";
+import { FilesView } from "./files_view.js";
+import { span } from "./format.js";
+import { icon } from "./icons.js";
+import { createIntake } from "./intake.js";
+import { OperationsView } from "./operations_view.js";
+import { Player } from "./player.js";
+import { link, parse } from "./router.js";
+import { SocketsView } from "./sockets_view.js";
+import { createTokenButton } from "./token.js";
+import { UploadPanel } from "./upload_panel.js";
 
-import { Gridcast } from "/client/index.js";
-import { showWebhooks } from "./webhooks.js";
+const VIEWS = { files: "Files", sockets: "Sockets", operations: "Operations" };
+const main = document.getElementById("main");
 
-let token = ""; // kept in memory only
-const { events, files, uploads } = new Gridcast({ token: () => token });
-const SHOWN_EVENTS = 50;
-const PLAYABLE = /^(video|audio)\//;
-const at = (id) => document.getElementById(id);
+// What lies over the views.
 
-function element(name, text, properties = {}) {
-  return Object.assign(document.createElement(name), { textContent: text, ...properties });
+const panel = new UploadPanel();
+const present = () => {
+  const { view, folder } = parse(location.hash);
+  return view === "files" ? folder : "";
+};
+const intake = createIntake({ folder: present, add: (entries) => panel.add(entries) });
+const filesView = new FilesView({ choose: intake.choose });
+const views = { files: filesView, sockets: new SocketsView(), operations: new OperationsView() };
+const player = new Player({ find: (path) => filesView.model.find(path), neighbours: (path) => filesView.neighbours(path) });
+filesView.onChanged = () => player.showNeighbours();
+player.onClosed = (path) => [...document.querySelectorAll(".file")].find((row) => row.dataset.path === path)?.querySelector(".file-open").focus();
+const details = new Details({ remove: (file) => filesView.selection.remove([file]) });
+document.body.append(panel.element, intake.element);
+
+// The bar.
+
+const SHORTCUTS = [
+  ["/", "Search"],
+  ["u", "Upload"],
+  ["g", "List or grid"],
+  ["↑ ↓", "Between files; with Shift, select"],
+  ["Enter", "Open"],
+  ["x", "Select"],
+  ["i", "Details"],
+  ["Delete", "Delete what is selected"],
+  ["n p", "In the player: next, previous"],
+  ["Space ← →", "In the player: pause, 5 s back and on"],
+  ["< >", "In the player: slower, faster"],
+];
+
+function showShortcuts() {
+  const close = el("form", { method: "dialog", class: "dialog-actions" }, el("button", { class: "button", text: "Close" }));
+  const rows = SHORTCUTS.flatMap(([keys, text]) => [el("dt", {}, keys.split(" ").map((key) => el("kbd", { text: key }))), el("dd", { text })]);
+  open(el("dialog", { "aria-labelledby": "keys-title" }, el("h2", { id: "keys-title", text: "Keyboard" }), el("dl", { class: "keys" }, rows), close));
 }
 
-function size(bytes) {
-  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
-  const power = Math.min(units.length - 1, Math.floor(Math.log2(Math.max(1, bytes)) / 10));
-  return `${(bytes / 1024 ** power).toFixed(power ? 1 : 0)} ${units[power]}`;
-}
+const tabs = Object.entries(VIEWS).map(([name, label]) => el("a", { href: link(name), data: { view: name } }, icon(name), el("span", { text: label })));
+document.querySelector(".tabs").append(...tabs);
+document.querySelector(".brand").append(icon("brand"), "Gridcast");
 
-// Files.
-
-let cursor = null;
-
-async function show(more = false) {
-  try {
-    const page = await files.list({ after: more ? cursor : null });
-    const rows = page.files.map(row);
-    if (more) at("files").append(...rows);
-    else at("files").replaceChildren(...rows);
-    cursor = page.next ?? null;
-    at("more").hidden = cursor === null;
-    at("files-result").textContent = at("files").childElementCount ? "" : "No files yet.";
-  } catch (error) {
-    at("files-result").textContent = error.message;
-  }
-}
-
-function row(file) {
-  const line = document.createElement("tr");
-  const name = document.createElement("td");
-  name.append(element("a", file.filename, { href: files.address(file), download: file.filename, onclick: (event) => download(event, file) }));
-  const actions = document.createElement("td");
-  if (PLAYABLE.test(file.content_type)) actions.append(element("button", "Play", { onclick: () => play(file) }));
-  actions.append(element("button", "Delete", { onclick: () => confirmDelete(file) }));
-  line.append(name, element("td", file.folder), element("td", size(file.length)), element("td", file.content_type), actions);
-  return line;
-}
-
-async function confirmDelete(file) {
-  if (!confirm(`Delete ${file.filename}?`)) return;
-  const failure = await files.remove(file).then(() => null, (error) => error);
-  await show(); // clears the status line, so the error is shown after it
-  if (failure) at("files-result").textContent = failure.message;
-}
-
-/** Bytes of a file as a URL of this page: elements of a page cannot send a token. */
-async function objectUrl(file) {
-  const response = await fetch(files.address(file), { headers: { authorization: `Bearer ${token}` } });
-  if (response.ok) return URL.createObjectURL(await response.blob());
-  const problem = await response.json().catch(() => ({}));
-  throw new Error(problem.detail ?? `the server answered ${response.status}`);
-}
-
-let played = ""; // what the player shows, where that must be released
-
-async function play(file) {
-  let source = files.address(file);
-  try {
-    if (token) source = await objectUrl(file);
-  } catch (error) {
-    at("playing").textContent = error.message;
-    return;
-  }
-  at("playing").textContent = file.filename;
-  at("video").hidden = false;
-  at("video").src = source;
-  URL.revokeObjectURL(played);
-  played = source;
-  at("video").play().catch(() => {}); // autoplay may be blocked; the user has the controls
-}
-
-async function download(event, file) {
-  if (!token) return; // the browser follows the link
-  event.preventDefault();
-  try {
-    const source = await objectUrl(file);
-    element("a", "", { href: source, download: file.filename }).click();
-    setTimeout(() => URL.revokeObjectURL(source), 60_000); // the download has begun by then
-  } catch (error) {
-    at("files-result").textContent = error.message;
-  }
-}
-
-at("token").onsubmit = (submitted) => {
-  submitted.preventDefault();
-  token = submitted.target.token.value.trim();
-  events.close(); // the handshake carries the token
-  events.connect();
-  show();
+const dot = el("span", { class: "dot" });
+const connection = el("button", { class: "chip connection", onclick: () => (location.hash = link("sockets")) }, dot, el("span", { text: "Connecting" }));
+const themeButton = el("button", { class: "icon-button", onclick: () => setTheme(dark() ? "light" : "dark") });
+const dark = () => {
+  const chosen = document.documentElement.dataset.theme;
+  return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
 };
 
-at("more").onclick = () => show(true);
-
-// Upload.
-
-let upload = null;
-
-at("upload").onsubmit = async (submitted) => {
-  submitted.preventDefault();
-  at("progress").hidden = at("cancel").hidden = false;
-  at("upload-result").className = "";
-  at("upload-result").textContent = "";
-  upload = uploads.add(submitted.target.file.files[0], { folder: submitted.target.folder.value });
-  try {
-    upload.onChange(({ sent, size }) => (at("progress").value = size ? sent / size : 1));
-    await upload.done;
-    at("upload-result").textContent = `Stored as ${upload.filename}.`;
-    await show();
-  } catch (error) {
-    at("upload-result").className = "error";
-    at("upload-result").textContent = error.message;
-  } finally {
-    at("progress").hidden = at("cancel").hidden = true;
-    at("progress").value = 0;
+function setTheme(theme) {
+  if (theme) {
+    document.documentElement.dataset.theme = theme;
+    choices.set("theme", theme);
   }
-};
+  const label = dark() ? "Light colours" : "Dark colours";
+  themeButton.replaceChildren(icon(dark() ? "sun" : "moon"));
+  themeButton.title = label;
+  themeButton.setAttribute("aria-label", label);
+}
 
-at("cancel").onclick = () => upload?.cancel();
-
-// Events.
+setTheme(choices.get("theme"));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => setTheme(""));
+document.querySelector(".topbar-end").append(connection, createTokenButton(), themeButton, el("a", { class: "icon-button docs-link", href: "/docs", title: "API documentation", "aria-label": "API documentation" }, icon("book")));
 
 const STATES = {
-  connecting: () => "connecting",
-  connected: ({ sid }) => `connected as ${sid.slice(0, 8)}…`,
-  waiting: ({ code }) => `not connected (${code})`,
-  closed: ({ reason }) => `not connected: ${reason === "session resumed elsewhere" ? "another tab has resumed this session" : reason}`,
+  connecting: () => ["busy", "Connecting"],
+  connected: () => ["good", "Live"],
+  waiting: ({ retryIn, code, reason }) => ["bad", `Offline, tries again${retryIn > 1500 ? ` in ${span(retryIn / 1000)}` : ""}`, `closed with ${code} ${reason ?? ""}`],
+  closed: ({ reason }) => ["bad", reason === "session resumed elsewhere" ? "Another tab has this session" : "Offline"],
 };
-
-events.onState((state) => (at("socket").textContent = STATES[state.state](state)));
-events.onGap(() => show());
-events.onEvent((event) => {
-  const text = `${event.time ?? ""} ${event.type} ${JSON.stringify(event.data ?? null)}`;
-  at("events").prepend(element("li", text));
-  while (at("events").childElementCount > SHOWN_EVENTS) at("events").lastElementChild.remove();
-  if (/^file\.(created|replaced|deleted)$/.test(event.type)) show();
+events.onState((state) => {
+  const [colour, text, more = ""] = STATES[state.state](state);
+  dot.className = `dot ${colour}`;
+  setText(connection.lastElementChild, text);
+  connection.setAttribute("aria-label", `Connection: ${text}`);
+  connection.title = state.state === "connected" ? `connected as ${state.sid}` : more;
+  document.documentElement.dataset.connection = state.state;
 });
 
-showWebhooks({ at, element, token: () => token });
+// Routes.
+
+let shown = null;
+
+function route() {
+  const asked = parse(location.hash);
+  const name = asked.view in VIEWS ? asked.view : "files";
+  const view = views[name];
+  if (shown !== view) {
+    shown?.hide?.();
+    main.replaceChildren(view.element);
+    shown = view;
+    for (const tab of tabs) {
+      if (tab.dataset.view === name) tab.setAttribute("aria-current", "page");
+      else tab.removeAttribute("aria-current");
+    }
+  }
+  view.show(asked);
+  if (name === "files") {
+    void player.show(asked.query.get("play"), Number(asked.query.get("t")) || 0);
+    void details.show(asked.query.get("info"));
+  } else {
+    void player.show(null);
+    void details.show(null);
+  }
+}
+
+addEventListener("hashchange", route);
+
+addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select, dialog")) return;
+  const acts = {
+    "/": () => ((location.hash = parse(location.hash).view === "files" ? location.hash : link("files")), filesView.focusSearch()),
+    u: () => intake.choose(),
+    g: () => filesView.layouts[choices.get("layout") === "grid" ? "list" : "grid"].click(),
+    "?": showShortcuts,
+  };
+  if (!(event.key in acts)) return;
+  event.preventDefault();
+  acts[event.key]();
+});
+
+route();
 events.connect();
-show();
+void panel.restore();

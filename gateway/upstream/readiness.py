@@ -5,7 +5,8 @@ that probes from many sources do not multiply.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from gateway.upstream.connect import ConnectError
 from gateway.upstream.connection_pool import ConnectionPool
@@ -14,6 +15,7 @@ from gateway.upstream.upstream_connection import ServerDisconnected
 from gateway.upstream.upstream_pool import Upstream, UpstreamPool
 from services.common.aio.singleflight import SingleFlight
 from services.common.errors import ServiceUnavailable
+from services.common.http.headers import Header
 from services.common.web.health import ReadinessCheck
 
 READINESS_TTL_SECONDS = 1.0
@@ -28,16 +30,38 @@ class UpstreamTimeout(ServiceUnavailable):
     """The upstream has not responded in time; it has neither refused the connection nor closed it."""
 
 
+class SmallResponse(NamedTuple):
+    """A response that was read as a whole."""
+
+    status: int
+    headers: list[Header]
+    body: bytes
+
+
 async def fetch_small(
     connection_pool: ConnectionPool, upstream: Upstream, path: str, *, new_connection: bool = False
 ) -> tuple[int, bytes]:
-    """GET `path` and return status and body. `new_connection`: use no idle connection.
+    """GET `path` and return status and body, as `fetch_response` does."""
+    response = await fetch_response(connection_pool, upstream, path, new_connection=new_connection)
+    return response.status, response.body
+
+
+async def fetch_response(
+    connection_pool: ConnectionPool,
+    upstream: Upstream,
+    path: str,
+    fields: Iterable[Header] = (),
+    *,
+    new_connection: bool = False,
+) -> SmallResponse:
+    """GET `path` with these header fields and return the response. `new_connection`: use no idle connection.
 
     Raises UpstreamTimeout where there is no response within UPSTREAM_FETCH_TIMEOUT_SECONDS, ServiceUnavailable where the connection
     fails or the response is too large.
     """
     host = upstream.origin.removeprefix("http://")
-    head = f"GET {path} HTTP/1.1\r\nhost: {host}\r\naccept: application/json\r\n\r\n".encode("ascii")
+    lines = b"".join(name + b": " + value + b"\r\n" for name, value in fields)
+    head = f"GET {path} HTTP/1.1\r\nhost: {host}\r\naccept: application/json\r\n".encode("ascii") + lines + b"\r\n"
     try:
         async with asyncio.timeout(UPSTREAM_FETCH_TIMEOUT_SECONDS):
             connection = await connection_pool.request("GET", upstream.address, head, new_connection=new_connection)
@@ -48,12 +72,12 @@ async def fetch_small(
                     if len(body) > MAX_FETCHED_BYTES:
                         raise ServiceUnavailable("response too large")
             finally:
-                status = connection.response.status
+                status, headers = connection.response.status, list(connection.response.headers)
                 connection.release()
     except (TimeoutError, ConnectError, ServerDisconnected, RemoteProtocolError) as error:
         timed_out = isinstance(error, TimeoutError) or isinstance(error.__cause__, TimeoutError)
         raise (UpstreamTimeout if timed_out else ServiceUnavailable)("no response") from error
-    return status, body
+    return SmallResponse(status, headers, body)
 
 
 class UpstreamReadiness:

@@ -6,6 +6,7 @@
      |   +- InvalidToken            the token is not valid
      +- Forbidden              403
      |   +- InsufficientScope       the token lacks a right
+     |   +- InvalidLink             the signed link is not valid
      +- NotFound               404
      +- MethodNotAllowed       405
      +- RequestTimeout         408
@@ -93,6 +94,13 @@ class InsufficientScope(Forbidden):
         """`scope`: the word that would grant the right, percent-encoded."""
         challenge = f'Bearer realm="gridcast", error="insufficient_scope", scope="{scope}"'
         super().__init__(f"insufficient_scope: this needs the right {scope}", {"www-authenticate": challenge})
+
+
+class InvalidLink(Forbidden):
+    """403 for a signed link that is malformed, late, revoked, not signed by a known key, or for something else."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the link is not valid: {reason}")
 
 
 class NotFound(GridcastError):

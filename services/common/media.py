@@ -43,6 +43,20 @@ def sha256_etag(sha256: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Poster:
+    """A small picture of a file: its bytes, their media type, and their SHA-256 in lower-case hex."""
+
+    data: bytes
+    content_type: str
+    sha256: str
+
+    @property
+    def etag(self) -> str:
+        """The strong entity tag with its quotes."""
+        return sha256_etag(self.sha256)
+
+
+@dataclass(frozen=True, slots=True)
 class MediaInfo:
     """Metadata of one stored file.
 
@@ -50,7 +64,9 @@ class MediaInfo:
     `sha256` in lower-case hex or None where the store has none, `uploaded_at` in UTC. `stored_etag` is the entity tag as the
     store keeps it, with its quotes; None for a file that was stored without one: its tag is derived from `sha256`. One of the
     two is always present. `metadata_json` is what its uploader says of it, one JSON object as text. `media_facts_json` is what the
-    container says, one JSON object or `null` as text; None where the file was not examined.
+    container says, one JSON object or `null` as text; None where the file was not examined. `poster_etag` is the entity tag of its
+    poster, None where it has none. `owner` is the subject that uploaded this version, empty where there is none: it was stored
+    without authentication, anonymously, or before files had owners.
     `revision` counts the changes of the name: of two descriptions of one name the one with the greater revision is the newer. It
     never falls, and begins anew neither with a replacement nor with a deletion.
     """
@@ -67,6 +83,8 @@ class MediaInfo:
     metadata_json: str = NO_METADATA
     revision: int = 0
     media_facts_json: str | None = None
+    poster_etag: str | None = None
+    owner: str = ""
 
     def __post_init__(self) -> None:
         if self.stored_etag is None and self.sha256 is None:
@@ -78,7 +96,7 @@ class MediaInfo:
         return self.stored_etag or sha256_etag(self.sha256 or "")
 
     def to_public_dict(self) -> dict[str, Any]:
-        """The members that clients receive as JSON. `sha256` and `media_facts` may be null."""
+        """The members that clients receive as JSON. `sha256`, `media_facts`, `poster` and `owner` may be null."""
         return {
             "id": self.id,
             "folder": self.folder,
@@ -90,7 +108,9 @@ class MediaInfo:
             "uploaded_at": self.uploaded_at.isoformat(timespec="milliseconds"),
             "metadata": json.loads(self.metadata_json),
             "media_facts": None if self.media_facts_json is None else json.loads(self.media_facts_json),
+            "poster": self.poster_etag,
             "revision": self.revision,
+            "owner": self.owner or None,
         }
 
 

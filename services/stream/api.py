@@ -1,14 +1,14 @@
 """The stream service's documented routes: lists and descriptions. The bytes go by `services.stream.download`, past any router."""
 
-from dataclasses import replace
-from typing import Annotated, Any, Literal
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, get_args
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic.config import JsonDict
 
-from services.common.auth.identity import identity_of
-from services.common.errors import BadRequest
+from services.common.auth.identity import identity_of, link_of
+from services.common.errors import BadRequest, NotFound, PreconditionFailed
 from services.common.http.query import parse_query
 from services.common.media import (
     MAX_FOLDER_BYTES,
@@ -18,9 +18,12 @@ from services.common.media import (
     validate_folder,
     validate_media_name,
 )
-from services.common.store.media_reader import ListQuery, MediaReader
+from services.common.store.media_reader import ListQuery, MediaReader, Sort
+from services.common.web.file_info import FILE_EXAMPLE, FileInfo
 from services.common.web.openapi import openapi_problems
 from services.common.web.openapi_examples import EXAMPLE_FILENAME, EXAMPLE_FOLDER, parameter_examples
+from services.stream.inline_types import ATTACHMENT_POLICY
+from services.stream.link_versions import require_version, version_must_exist
 from services.stream.media_facts import MediaFactsReader
 from services.stream.metadata_cache import MetadataCache
 from services.stream.page_tokens import (
@@ -30,7 +33,7 @@ from services.stream.page_tokens import (
     encode_file_token,
     encode_folder_token,
 )
-from services.stream.preconditions import bypasses_cache
+from services.stream.preconditions import PreconditionResult, bypasses_cache, evaluate_preconditions
 
 
 def _reject_ambiguous_query(request: Request) -> None:
@@ -78,70 +81,26 @@ PageTokenParam = Annotated[
     str | None,
     Query(max_length=MAX_PAGE_TOKEN_LENGTH, description="`next` of the page before", examples=["WzE3OTUzOTIwMDAwMDBd"]),
 ]
+PosterTagParam = Annotated[
+    str | None,
+    Query(max_length=100, description="`poster` of the file's description, so that the response may be kept"),
+]
+SortParam = Annotated[
+    Literal["time", "-time", "name", "-name", "size", "-size"],
+    Query(description="what the files are sorted by; with `-` from the newest, last or largest on"),
+]
+TotalsParam = Annotated[bool, Query(description="whether to add up the files of each folder")]
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_SORTS: dict[str, Sort] = {f"{sign}{sort}": sort for sign in ("", "-") for sort in get_args(Sort)}
+
 LimitParam = Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE, description="entries of a page at the most")]
-
-_FILE_EXAMPLE: JsonDict = {
-    "id": "6923a7d1c5f0a1b2c3d4e5f6",
-    "folder": "demo",
-    "filename": "holiday.webm",
-    "length": 1048576,
-    "content_type": "video/webm",
-    "sha256": "30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58",
-    "etag": '"sha256-30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58"',
-    "uploaded_at": "2026-11-23T08:30:00.125+00:00",
-    "metadata": {"title": "Our holiday"},
-    "media_facts": {
-        "kind": "video",
-        "duration": 61.4,
-        "width": 1280,
-        "height": 720,
-        "codecs": ["vp9", "opus"],
-        "rotation": 0,
-        "tags": {},
-    },
-    "revision": 1,
-}
-
-
-class FileMediaFacts(BaseModel):
-    """What the container of a media file says; null for what it does not say."""
-
-    kind: Literal["video", "audio", "image"]
-    duration: float | None = Field(description="seconds")
-    width: int | None = Field(description="pixels as stored")
-    height: int | None
-    codecs: list[str] = Field(description="as in the parameter `codecs` of a media type (RFC 6381), video first")
-    rotation: Literal[0, 90, 180, 270] | None = Field(
-        description="degrees clockwise by which a player turns the picture"
-    )
-    tags: dict[str, str] = Field(description="title, artist, album, album_artist, composer, genre, date, track")
-
-
-class FileInfo(BaseModel):
-    """One stored file."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [_FILE_EXAMPLE]})
-
-    id: str = Field(description="stays when the file is replaced")
-    folder: str
-    filename: str
-    length: int = Field(description="bytes")
-    content_type: str
-    sha256: str | None = Field(description="lower-case hex, null where the store has none")
-    etag: str = Field(description="strong entity tag with its quotes")
-    uploaded_at: str = Field(description="ISO 8601, UTC")
-    metadata: dict[str, Any] = Field(description="what its uploader says of it: fields of the form, keys of tus")
-    media_facts: FileMediaFacts | None = Field(
-        description="null for other files; in lists also where they were not read yet"
-    )
-    revision: int = Field(description="counts the changes of this name and never falls: the greater one is the newer")
 
 
 class FilePage(BaseModel):
     """A part of the list of files, newest first."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"files": [_FILE_EXAMPLE], "next": "WzE3NjM4ODY2MDAxMjUsIjY5MjNhN2QxYzVmMCJd"}]}
+        json_schema_extra={"examples": [{"files": [FILE_EXAMPLE], "next": "WzE3NjM4ODY2MDAxMjUsIjY5MjNhN2QxYzVmMCJd"}]}
     )
 
     files: list[FileInfo]
@@ -150,12 +109,27 @@ class FilePage(BaseModel):
     )
 
 
+class FolderTotalsModel(BaseModel):
+    """What a folder holds, not counting the folders below it."""
+
+    folder: str
+    files: int
+    bytes: int
+
+
 class FolderPage(BaseModel):
     """A part of the list of folders, by name."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"folders": ["", "2026/summer", "demo"], "next": None}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"folders": ["", "demo"], "totals": [{"folder": "", "files": 1, "bytes": 5}], "next": None}]
+        }
+    )
 
     folders: list[str] = Field(description="each holds a file; the empty one stands for files in none")
+    totals: list[FolderTotalsModel] | None = Field(
+        None, description="of these folders in the same order; null without `totals=true`"
+    )
     next: str | None = Field(description="`after` of the next page, null at the end")
 
 
@@ -174,6 +148,55 @@ async def get_file_info(
     return info.to_public_dict()
 
 
+@router.get(
+    "/file/poster",
+    response_class=Response,
+    responses={
+        # Generators of clients use the first type; they do not support */*.
+        200: {"description": "the picture", "content": dict.fromkeys(("application/octet-stream", "*/*"), _BINARY)},
+        304: {"description": "it is the one that the client has"},
+        **openapi_problems(400, 404, 412, 503),
+    },
+)
+async def get_poster(
+    request: Request, filename: FilenameParam, folder: FolderParam = "", etag: PosterTagParam = None
+) -> Response:
+    """The poster of a file. With its entity tag as `etag` of the query the response may be kept for a year."""
+    metadata_cache: MetadataCache = request.app.state.metadata_cache
+    reader: MediaReader = request.app.state.reader
+    name = validate_media_name(folder, filename)
+    fresh = bypasses_cache(request.headers.get("cache-control", ""))
+    link = link_of(request.scope)
+    with version_must_exist(link):
+        info = (await metadata_cache.get_or_fetch(name, bypass_cache=fresh)).info
+        known = info.poster_etag
+        # A description may be a second old. Who asks for a poster that it does not name knows a newer one.
+        if known is None or etag not in {None, known}:
+            info = (await metadata_cache.get_or_fetch(name, bypass_cache=True)).info
+    if link is not None:
+        require_version(link, info)
+    if info.poster_etag is None:
+        raise NotFound("this file has no poster")
+    kept = "max-age=31536000, immutable" if etag == info.poster_etag else "no-cache"
+    headers = {
+        "etag": info.poster_etag,
+        "cache-control": f"private, {kept}",
+        "content-security-policy": ATTACHMENT_POLICY.decode("ascii"),
+        "x-content-type-options": "nosniff",
+    }
+    fields = {name: value for name, value in request.headers.items() if name in {"if-match", "if-none-match"}}
+    now = datetime.now(UTC)
+    match evaluate_preconditions(fields, info.poster_etag, now, now):
+        case PreconditionResult.NOT_MODIFIED:
+            return Response(status_code=304, headers=headers)
+        case PreconditionResult.FAILED:
+            raise PreconditionFailed("the poster does not match the precondition")
+    poster = await reader.read_poster(info)
+    if poster is None:
+        raise NotFound("this file has no poster any more, or another one")
+    return Response(poster.data, media_type=poster.content_type, headers=headers)
+
+
 @router.get("/file", response_model=FilePage, responses=openapi_problems(400, 503))
 async def list_files(
     request: Request,
@@ -182,8 +205,12 @@ async def list_files(
     q: SearchParam = "",
     after: PageTokenParam = None,
     limit: LimitParam = 50,
+    sort: SortParam = "-time",
 ) -> dict[str, Any]:
-    """The files, newest first, page by page. A file that is replaced meanwhile moves to the front; none is shown twice for it."""
+    """The files page by page, newest first or as `sort` says.
+
+    A file that is replaced meanwhile gets another place in the list; none is shown twice for it.
+    """
     response.headers["cache-control"] = "no-store"
     if "\0" in q:
         raise BadRequest("q contains a character that is not allowed in filenames")
@@ -194,6 +221,8 @@ async def list_files(
         after=None if after is None else decode_file_token(after),
         limit=limit,
         readable=_readable_folders(request) if folder is None else None,
+        sort=_SORTS[sort],
+        descending=sort.startswith("-"),
     )
     page = await reader.list_files(wanted)
     return {
@@ -204,15 +233,24 @@ async def list_files(
 
 @router.get("/file/folders", response_model=FolderPage, responses=openapi_problems(400, 503))
 async def list_folders(
-    request: Request, response: Response, after: PageTokenParam = None, limit: LimitParam = 100
+    request: Request,
+    response: Response,
+    after: PageTokenParam = None,
+    limit: LimitParam = 100,
+    totals: TotalsParam = False,  # noqa: FBT002  # a parameter of the query
 ) -> dict[str, Any]:
-    """The folders that hold files, by name, page by page."""
+    """The folders that hold files, by name, page by page; with `totals=true` how many files and bytes each has."""
     response.headers["cache-control"] = "no-store"
     reader: MediaReader = request.app.state.reader
     found = await reader.list_folders(
         None if after is None else decode_folder_token(after), limit + 1, _readable_folders(request)
     )
-    return {"folders": found[:limit], "next": encode_folder_token(found[limit - 1]) if len(found) > limit else None}
+    sums = [asdict(one) for one in await reader.sum_folders(found[:limit])] if totals else None
+    return {
+        "folders": found[:limit],
+        "totals": sums,
+        "next": encode_folder_token(found[limit - 1]) if len(found) > limit else None,
+    }
 
 
 def _readable_folders(request: Request) -> FolderFilter | None:

@@ -9,16 +9,19 @@ import logging
 from datetime import UTC, datetime
 
 from services.common.asgi import ClientDisconnected, Receive, Scope, Send
+from services.common.auth.identity import link_of
+from services.common.auth.signed_links import Link
 from services.common.errors import ServiceUnavailable
 from services.common.http.encoding import PreparedResponse
 from services.common.media import MediaInfo, MediaName
+from services.common.media_address import parse_address
 from services.common.server.connection_info import connection_info
 from services.common.store.errors import CorruptFile
 from services.common.telemetry import metrics
 from services.stream.block_cache import BlockCache
+from services.stream.link_versions import require_version, version_must_exist
 from services.stream.metadata_cache import MetadataCache
 from services.stream.preconditions import bypasses_cache
-from services.stream.query import parse_address
 from services.stream.response_plan import Representation, ResponsePlan, plan_response
 from services.stream.response_sender import (
     HIGH_WATER_BYTES,
@@ -59,6 +62,8 @@ class FileDownload:
         file = None if bypasses_cache(headers.get("cache-control", "")) else self._metadata_cache.get(name)
         if file is None:
             return None
+        if (link := link_of(scope)) is not None:
+            require_version(link, file.info)
         reply = plan_response(scope["method"], headers, file, datetime.now(UTC))
         body = self._from_cache(file.info, reply)
         return None if body is None else PreparedResponse(reply.status, reply.headers, reply.preencoded_headers, body)
@@ -70,7 +75,7 @@ class FileDownload:
         sender = ResponseSender(receive, send, self._send_timeout, connection_info(scope))
         try:
             with sender:
-                await self._respond(sender, name, method, headers, file)
+                await self._respond(sender, name, method, headers, file, link_of(scope))
         except CorruptFile as error:
             metrics.CORRUPT_FILES.inc()
             _log.error("response aborted: %s", error)  # the text says all
@@ -90,15 +95,18 @@ class FileDownload:
         method: str,
         headers: dict[str, str],
         representation: Representation | None,
+        link: Link | None,
     ) -> None:
         """Look the file up and send the response, with one timeout for everything until the head is sent."""
         try:
             async with asyncio.timeout(FIRST_BYTE_TIMEOUT_SECONDS) as silence:
                 if representation is None:
-                    representation = await self._metadata_cache.get_or_fetch(
-                        name, bypass_cache=bypasses_cache(headers.get("cache-control", ""))
-                    )
+                    fresh = bypasses_cache(headers.get("cache-control", ""))
+                    with version_must_exist(link):
+                        representation = await self._metadata_cache.get_or_fetch(name, bypass_cache=fresh)
                 while True:
+                    if link is not None:
+                        require_version(link, representation.info)
                     reply = plan_response(method, headers, representation, datetime.now(UTC))
                     try:
                         await self._send_response(sender, representation.info, reply, silence)

@@ -18,7 +18,9 @@ _MILLISECOND = timedelta(milliseconds=1)
 
 def encode_file_token(page_key: PageKey) -> str:
     """Return the token of the page after a file. The store keeps milliseconds."""
-    return _encode([(page_key.uploaded_at - _UNIX_EPOCH) // _MILLISECOND, page_key.id])
+    if isinstance(page_key.value, datetime):
+        return _encode([(page_key.value - _UNIX_EPOCH) // _MILLISECOND, page_key.id])
+    return _encode([page_key.sort, page_key.value, page_key.id])
 
 
 def decode_file_token(token: str) -> PageKey:
@@ -26,6 +28,10 @@ def decode_file_token(token: str) -> PageKey:
     match _decode(token):
         case [int(moment), str(identifier)] if 0 <= moment < 2**47:
             return PageKey(_UNIX_EPOCH + moment * _MILLISECOND, identifier)
+        case ["size", int(length), str(identifier)] if 0 <= length < 2**63 and not isinstance(length, bool):
+            return PageKey(length, identifier)
+        case ["name", str(filename), str(identifier)] if _is_storable(filename):
+            return PageKey(filename, identifier)
     raise _invalid_token()
 
 
@@ -45,6 +51,15 @@ def decode_folder_token(token: str) -> str:
                 folder.encode()
                 return folder
     raise _invalid_token()
+
+
+def _is_storable(text: str) -> bool:
+    """Whether a store can compare a text: one without lone surrogates and null characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
 
 
 def _encode(value: list[object]) -> str:

@@ -23,11 +23,13 @@ from services.common.web.browser_protection import BrowserProtection
 from services.common.web.health import ReadinessCheck
 from services.common.web.middleware import RequestMiddleware
 from services.common.web.route_list import list_routes
-from services.upload.endpoints import delete, form, put, revocations, tus
+from services.common.web.status import add_status_route
+from services.upload.endpoints import delete, delete_many, form, links, move, poster, put, restore, revocations, tus
 from services.upload.endpoints import webhooks as webhooks_api
 from services.upload.endpoints.dependencies import UploadContext
 from services.upload.endpoints.tus_folder import folder_of_new_upload
 from services.upload.limits import DiskSpaceMonitor, UploadLimiter
+from services.upload.links import LinkIssuer
 from services.upload.outbox import OutboxPublisher
 from services.upload.policy import UploadPolicy
 from services.upload.progress import ProgressReporter
@@ -74,7 +76,20 @@ def create_app(
     if auth is not None:
         checks |= auth.readiness_checks()
     app = create_fastapi_app("upload", "Writes files into the store.", lifespan, checks)
-    for endpoint in (form, put, delete, tus, revocations, webhooks_api):
+    add_status_route(app, checks)
+    for endpoint in (
+        form,
+        put,
+        delete,
+        delete_many,
+        move,
+        poster,
+        restore,
+        tus,
+        links,
+        revocations,
+        webhooks_api,
+    ):
         app.include_router(endpoint.router)
     protection = BrowserProtection(HostPolicy(settings.allowed_hosts), OriginPolicy(""))
     authorization = create_authorization(auth, list_routes(app), folder_of_new_upload)
@@ -87,7 +102,7 @@ async def _lifespan(
 ) -> AsyncIterator[None]:
     """Open the clients and start the background tasks; end them at shutdown."""
     endpoints = settings.webhook_endpoints()
-    store = open_store(settings, settings.store_timings(), relays_events=endpoints is not None)
+    store = open_store(settings, settings.store_timings(), settings.quota(), relays_events=endpoints is not None)
     webhooks = None if endpoints is None else Webhooks(store.webhooks, endpoints)
     hook_endpoint = settings.hook_endpoint()
     hook = None if hook_endpoint is None else UploadHook(hook_endpoint)
@@ -99,6 +114,7 @@ async def _lifespan(
         progress_reporter = ProgressReporter(publisher)
         cleanup = CleanupRunner()
         poller = None if auth is None else create_revocation_poller(auth, store.revocations, publisher.redis)
+        store_revocation = partial(revoke, store.revocations, poller)
         app.state.upload_context = UploadContext(
             settings=settings,
             store=store.uploads,
@@ -109,7 +125,11 @@ async def _lifespan(
             start_progress=progress_reporter.start,
             cleanup=cleanup,
             sids=None if auth is None else auth.sids,
-            revoke=partial(revoke, store.revocations, poller),
+            revoke=store_revocation,
+            link_uses=store.revocations,
+            links=None
+            if auth is None
+            else LinkIssuer(auth.link_signer, auth.revocations, store.reader, store_revocation),
             hook=hook,
             webhooks=webhooks,
             resumable_uploads=ResumableUploads(

@@ -19,7 +19,7 @@ from services.upload.webhooks.webhooks import EventRelayer
 async def run_standalone(settings: UploadSettings) -> None:
     """Collect everything that is due, and search for orphans once."""
     endpoints = settings.webhook_endpoints()
-    store = open_store(settings, settings.store_timings(), relays_events=endpoints is not None)
+    store = open_store(settings, settings.store_timings(), settings.quota(), relays_events=endpoints is not None)
     relayer = None if endpoints is None else EventRelayer(store.webhooks, EndpointRegistry(store.webhooks, endpoints))
     try:
         async with EventPublisher.from_url(settings.redis_url.get_secret_value(), "/upload") as publisher:

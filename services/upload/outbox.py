@@ -18,6 +18,7 @@ from typing import Any
 from services.common.bus.publisher import EventPublisher
 from services.common.errors import GridcastError
 from services.common.store.upload_store import EventAcknowledger, OutboxEvent
+from services.upload.event_data import describe_event
 
 PUBLISH_TIMEOUT_SECONDS = 2.0
 """How long a response waits for Redis. An event that is not published in this time is published later."""
@@ -60,8 +61,11 @@ class OutboxPublisher:
             # Not awaited: what is not relayed here is relayed later, from the outbox.
             relaying = self._start(self._relay(self._relay_events, event))
         try:
-            async with asyncio.timeout(PUBLISH_TIMEOUT_SECONDS), self._turn(event.info.id) as turn:
+            async with asyncio.timeout(PUBLISH_TIMEOUT_SECONDS), self._turn(event.name_key) as turn:
                 await self._publisher.publish_invalidation(event.info.folder, event.info.filename)
+                if event.previous is not None:
+                    old = event.previous.name
+                    await self._publisher.publish_invalidation(old.folder, old.filename)
                 for following in (*event.earlier, event):
                     if not following.info.revision or following.info.revision > turn.revision:
                         await self._broadcast(following, event.read_at)
@@ -97,9 +101,9 @@ class OutboxPublisher:
             _log.exception("event %s of %s not relayed, will be retried", event.type, event.info.id)
 
     @asynccontextmanager
-    async def _turn(self, media_id: str) -> AsyncIterator[_Turn]:
+    async def _turn(self, name_key: str) -> AsyncIterator[_Turn]:
         """Publish the events of one name one after another; those that another request has published meanwhile are known."""
-        turn = self._turns.setdefault(media_id, _Turn())
+        turn = self._turns.setdefault(name_key, _Turn())
         turn.waiting += 1
         try:
             async with turn.lock:
@@ -107,13 +111,13 @@ class OutboxPublisher:
         finally:
             turn.waiting -= 1
             if not turn.waiting:
-                del self._turns[media_id]
+                del self._turns[name_key]
 
     async def _broadcast(self, event: OutboxEvent, read_at: float) -> None:
         if time.monotonic() - read_at > MAX_READ_AGE_SECONDS:
             raise TimeoutError("read too long ago")
         resync = event.type == "socket.resync"
-        data = {"reason": "events were lost"} if resync else event.info.to_public_dict()
+        data = {"reason": "events were lost"} if resync else describe_event(event)
         await self._publisher.broadcast(event.type, data, id=event.id)
 
     async def aclose(self) -> None:

@@ -4,8 +4,10 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr, field_validator
 
+from services.common.auth.signed_links import LINK_LIFE_SECONDS, MAX_LINK_LIFE_SECONDS
 from services.common.bus.redis import validate_redis_url
 from services.common.settings import AuthSettings, RedisSettings, StoreSettings
+from services.common.store.quotas import Quota
 from services.common.store.timings import StoreTimings
 from services.upload.webhooks.endpoints import Endpoint, parse_endpoints, parse_hook
 
@@ -41,6 +43,14 @@ class UploadSettings(StoreSettings, RedisSettings, AuthSettings):
     )
     allowed_media_types: tuple[str, ...] = Field(
         (), description='JSON list of accepted media types, as ["video/*"]; empty: all; 415 for others'
+    )
+    max_bytes_per_owner: int = Field(
+        0,
+        ge=0,
+        description="bytes: files and unfinished uploads of one subject together; 507 beyond; 0: no limit",
+    )
+    max_unfinished_uploads_per_owner: int = Field(
+        0, ge=0, description="unfinished uploads of one subject; 429 beyond; 0: no limit"
     )
     min_upload_rate: int = Field(
         256, ge=0, description="bytes per second: a client that sends less gets 408; 0: no minimum"
@@ -82,6 +92,13 @@ class UploadSettings(StoreSettings, RedisSettings, AuthSettings):
         10.0, ge=0, description="seconds: interval between two runs of the garbage collector; 0: none in this process"
     )
 
+    link_life: float = Field(
+        LINK_LIFE_SECONDS,
+        ge=1,
+        le=MAX_LINK_LIFE_SECONDS,
+        description="seconds: a signed link whose maker asks for no other life ends after this",
+    )
+
     @field_validator("webhooks")
     @classmethod
     def _check_webhooks(cls, value: SecretStr) -> SecretStr:
@@ -107,6 +124,10 @@ class UploadSettings(StoreSettings, RedisSettings, AuthSettings):
         return parse_hook(text, read_secret_file) if text else None
 
     _validate_redis_url = field_validator("redis_url")(validate_redis_url)
+
+    def quota(self) -> Quota:
+        """The limits of each owner."""
+        return Quota(self.max_bytes_per_owner, self.max_unfinished_uploads_per_owner)
 
     def store_timings(self) -> StoreTimings:
         """The settings that the store needs."""

@@ -27,7 +27,17 @@ strictEqual(described.length, data.length);
 const listed = await client.GET("/file", { params: { query: { folder: name.folder } } });
 deepStrictEqual(listed.data!.files.map(({ id }) => id), [described.id]);
 ok((await client.GET("/file/folders", { params: { query: { limit: 200 } } })).data!.folders.includes(name.folder));
-strictEqual((await client.DELETE("/file/stream", { params: { query: name } })).response.status, 204);
+ok((await client.GET("/file/folders", { params: { query: { totals: true } } })).data!.totals!.length);
+const gif = new Blob([new Uint8Array([71, 73, 70, 56, 57, 97, 0])]) as unknown as string;
+strictEqual((await client.PUT("/file/poster", { params: { query: name }, body: gif, ...binary })).response.status, 200);
+strictEqual((await client.GET("/file/poster", { params: { query: name }, parseAs: "blob" })).response.status, 200);
+strictEqual((await client.DELETE("/file/poster", { params: { query: name } })).response.status, 204);
+const moved = await client.PATCH("/file", { params: { query: name }, body: { filename: "moved.bin" } });
+strictEqual(moved.data!.id, described.id);
+const named = { filename: "moved.bin", folder: name.folder };
+strictEqual((await client.POST("/file/delete", { body: { files: [named] } })).data!.results[0]!.status, 204);
+strictEqual((await client.POST("/file/restore", { params: { query: named } })).data!.id, described.id);
+strictEqual((await client.DELETE("/file/stream", { params: { query: named } })).response.status, 204);
 const missing = await client.GET("/file/stream", { params: { query: name, header: { "Cache-Control": "no-cache" } } });
 strictEqual(missing.error!.detail, "file not found");
 

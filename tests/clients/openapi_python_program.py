@@ -9,15 +9,21 @@ from gridcast_client import Client  # type: ignore[import-not-found]  # generate
 from gridcast_client.api.files import (  # type: ignore[import-not-found]
     delete_file,
     delete_file_by_path,
+    delete_files,
+    delete_poster,
     get_file,
     get_file_by_path,
     get_file_info,
+    get_poster,
     head_file,
     head_file_by_path,
     list_files,
     list_folders,
+    move_file,
     put_file,
     put_file_by_path,
+    put_poster,
+    restore_file,
     upload_form,
 )
 from gridcast_client.api.health import (  # type: ignore[import-not-found]
@@ -40,6 +46,9 @@ from gridcast_client.api.tus import (  # type: ignore[import-not-found]
     tus_terminate,
 )
 from gridcast_client.models import (  # type: ignore[import-not-found]
+    DeleteRequest,
+    FileToDelete,
+    MoveRequest,
     PublishRequest,
     TusCreateTusResumable,
     TusHeadTusResumable,
@@ -67,7 +76,16 @@ def use_files(client: Client) -> None:
     assert (info.filename, info.folder, info.length) == (NAME["filename"], NAME["folder"], len(DATA))
     assert [one.id for one in list_files.sync(client=client, folder=NAME["folder"]).files] == [info.id]
     assert NAME["folder"] in list_folders.sync(client=client, limit=200).folders
-    assert delete_file.sync_detailed(client=client, **NAME).status_code == 204
+    poster = File(payload=BytesIO(b"GIF89a\0"), file_name="poster.gif", mime_type="application/octet-stream")
+    assert put_poster.sync(client=client, body=poster, **NAME).id == info.id
+    assert get_poster.sync(client=client, **NAME).payload.read() == b"GIF89a\0"
+    assert delete_poster.sync_detailed(client=client, **NAME).status_code == 204
+    moved = {**NAME, "filename": "moved.bin"}
+    assert move_file.sync(client=client, body=MoveRequest(filename="moved.bin"), **NAME).id == info.id
+    deleted = delete_files.sync(client=client, body=DeleteRequest(files=[FileToDelete(**moved)]))
+    assert [one.status for one in deleted.results] == [204]
+    assert restore_file.sync(client=client, **moved).id == info.id
+    assert delete_file.sync_detailed(client=client, **moved).status_code == 204
     assert get_file.sync(client=client, cache_control="no-cache", **NAME).detail == "file not found"
     assert isinstance(upload_form.sync(client=client, body=UploadFormBody(file=file(), folder="generated/form")), str)
 

@@ -89,6 +89,26 @@ def _delete(case: Case, digest: str) -> None:
     _headers(case, If_Match=None)
 
 
+def _move(case: Case, digest: str) -> None:
+    _delete(case, digest)
+    case.body = {"filename": f"{digest}-{os.urandom(4).hex()}.bin", "folder": FOLDER}
+    _headers(case, If_Unmodified_Since=None)
+
+
+def _restore(case: Case, digest: str) -> None:
+    _delete(case, digest)
+    requests.delete(f"{GATEWAY}/file/stream", params=case.query, timeout=TIMEOUT)
+
+
+def _poster(case: Case, digest: str) -> None:
+    _delete(case, digest)
+    _headers(case, If_Unmodified_Since=None, If_None_Match=None)
+    if case.method == "PUT":
+        case.body = _GIF
+    elif case.method == "GET":
+        requests.put(f"{GATEWAY}/file/poster", params=case.query, data=_GIF, timeout=TIMEOUT)
+
+
 def _read_by_path(case: Case, digest: str) -> None:
     _read(case, digest)
     _path(case, "read.webm")
@@ -151,9 +171,15 @@ def _push(case: Case, digest: str) -> None:
         case.body = {"type": "judged.said", "data": case.body.get("data")}
 
 
+_GIF = b"GIF89a\x03\0\x02\0" + bytes(3)
 _NO_CHECKSUM: dict[str, str | None] = {"upload_checksum": None}
 _PREPARERS: dict[str, Callable[[Case, str], None]] = {
     "GET /file": _list,
+    "PATCH /file": _move,
+    "POST /file/restore": _restore,
+    "GET /file/poster": _poster,
+    "PUT /file/poster": _poster,
+    "DELETE /file/poster": _poster,
     "GET /file/folders": _list,
     "GET /file/info": _read,
     "GET /file/stream": _read,

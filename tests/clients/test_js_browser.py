@@ -1,5 +1,5 @@
 """Uploads of the JavaScript client in Chromium, over XMLHttpRequest, on the page of the gateway: pause, a reload, offline in
-mid-upload, two windows, the page's own form.
+mid-upload, two windows, the page's own queue.
 
 Playwright drives Debian's Chromium. Where Node, npm or the browser is not available, these tests are skipped and say so.
 """

@@ -6,7 +6,8 @@ Node and its packages come from the machine and from npm; where they are not ava
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from gridcast.publish import Publisher
 from tests.support.js_client import RXJS, WS, install_client
 from tests.support.node_program import NodeProgram
 from tests.support.socket_replica_pair import SocketReplicaPair, run_socket_replica_pair
+from tests.support.tokens import AUTH_ENV, token
 
 pytestmark = pytest.mark.anyio
 
@@ -80,9 +82,12 @@ class EventsClient:
 
 
 @contextlib.asynccontextmanager
-async def run_client(program: Path, pair: SocketReplicaPair, entry: str = "core") -> AsyncIterator[EventsClient]:
+async def run_client(
+    program: Path, pair: SocketReplicaPair, entry: str = "core", tokens: Sequence[str] = ()
+) -> AsyncIterator[EventsClient]:
     """Run the client until it is connected."""
-    async with NodeProgram.run(program, entry, pair.gateway.url, str(HEARTBEAT_MS)) as running:
+    given = [json.dumps(tokens)] if tokens else []
+    async with NodeProgram.run(program, entry, pair.gateway.url, str(HEARTBEAT_MS), *given) as running:
         client = EventsClient(running)
         await client.wait_for_connection(1)
         yield client
@@ -249,6 +254,75 @@ async def test_closed_client_resumes_its_session(pair: SocketReplicaPair, progra
         client.program.send_command(connect=True)
         await client.program.wait_until(lambda: client.data("clock.all") == [1], "the event that was missed")
         assert client.sids[0] == client.sids[1]
+
+
+@pytest.fixture
+def closed_pair(program: Path, tmp_path: Path) -> Iterator[SocketReplicaPair]:
+    """A pair that wants tokens."""
+    with run_socket_replica_pair(tmp_path, AUTH_ENV) as started:
+        yield started
+
+
+def ending(seconds: float, scope: str = "listen", **changes: Any) -> str:
+    """A token that has so many seconds left; the server warns a minute before its end."""
+    return token("alice", scope, exp=int(time.time() + seconds), **changes)
+
+
+async def test_token_is_renewed_over_the_open_socket(closed_pair: SocketReplicaPair, program: Path, entry: str) -> None:
+    """The callback is asked for another token, and the same connection goes on: also after a replica was killed."""
+    expires = int(time.time()) + 300
+    given = [ending(61.5), token("alice", "listen", exp=expires)]
+    async with run_client(program, closed_pair, entry, given) as client:
+        client.program.send_command(listen="news")
+        await client.program.wait_until(lambda: client.program.find("rejected") == [False, True], "the callback")
+        await client.program.wait_until(lambda: token_replies(client), "the server's answer")
+        assert token_replies(client) == [expires]
+        async with Publisher.from_url(closed_pair.redis_url, "/news") as push:
+            await push.publish("news", "news.said", 1)
+            await client.program.wait_until(lambda: client.heard("news") == [1], "an event after the renewal")
+            assert (len(client.sids), client.ends) == (1, [])
+            assert len(client.data("socket.expiring")) == 1, "the application sees the warning too"
+            # A command after the renewal gets its own answer.
+            client.program.send_command(listen="more")
+            await client.program.wait_until(lambda: client.replies("subscribed") == ["news", "more"], "the next topic")
+            closed_pair.start(1)
+            closed_pair.kill(0)
+            await client.wait_for_connection(2)
+            await push.publish("more", "news.said", 2)
+            await client.program.wait_until(lambda: client.heard("more") == [2], "an event after the reconnect")
+        assert client.sids[0] == client.sids[1]
+
+
+async def test_topic_that_the_new_token_does_not_cover_is_left(closed_pair: SocketReplicaPair, program: Path) -> None:
+    """It is named as a gap, the other topic goes on, and the next handshake does not ask for it."""
+    given = [ending(61.5, "listen:a listen:b"), ending(300, "listen:b")]
+    async with run_client(program, closed_pair, "core", given) as client:
+        for name in ("a", "b"):
+            client.program.send_command(listen=name)
+        await client.program.wait_until(lambda: token_replies(client), "the server's answer")
+        assert client.replies("unsubscribed") == ["a"]
+        await client.program.wait_until(lambda: len(client.program.find("gap")) == 2, "the gap")
+        assert client.program.find("gap")[1] == "the token does not cover the topic a"
+        closed_pair.start(1)
+        closed_pair.terminate(0)
+        await client.wait_for_connection(2)
+        async with Publisher.from_url(closed_pair.redis_url, "/news") as push:
+            await push.publish("b", "news.said", 1)
+            await client.program.wait_until(lambda: client.heard("b") == [1], "the topic that it covers")
+        assert [end for end in client.ends if end[0] != 1012] == []
+
+
+async def test_refused_token_is_asked_for_again(closed_pair: SocketReplicaPair, program: Path) -> None:
+    """A renewal with a token of somebody else ends the connection; the next one is made with the token that follows."""
+    given = [ending(61.5), token("bob", "listen"), ending(300)]
+    async with run_client(program, closed_pair, "core", given) as client:
+        await client.program.wait_until(lambda: client.ends, "the end of the first connection")
+        assert client.ends[0] == (1008, "token of another subject")
+
+
+def token_replies(client: EventsClient) -> list[float]:
+    """When the tokens end that the server has accepted over the open socket."""
+    return [frame["expires"] for frame in client.program.find("frame") if frame.get("type") == "token"]
 
 
 def is_away(pair: SocketReplicaPair, sid: str) -> bool:

@@ -64,7 +64,13 @@ def test_ids_and_title_are_chosen(document: Path) -> None:
     for one in ids:
         assert re.fullmatch(r"[a-z]+(_[a-z]+){1,3}", one), one
         assert not re.search("_(get|put|post|delete)$", one), one
-    assert {tag for operation in operations for tag in operation["tags"]} == {"files", "tus", "sockets", "health"}
+    assert {tag for operation in operations for tag in operation["tags"]} == {
+        "files",
+        "tus",
+        "sockets",
+        "auth",
+        "health",
+    }
 
 
 def test_openapi_python_client(stack: Stack, document: Path, tmp_path: Path) -> None:

@@ -97,6 +97,10 @@ def test_a_folder_goes_there_and_back(user: Terminal) -> None:
         assert (user.folder / "back/photos" / name).read_bytes() == content
     assert not list((user.folder / "back").rglob(".gridcast-*"))
     assert user.run("download", f"{user.remote}/photos/a.txt", "-o", "back/photos/a.txt").startswith("unchanged")
+    user.run("download", f"{user.remote}/photos", "-o", "back", code=4)
+    assert f"written {user.remote}/photos/" in user.notes, "a folder needs its slash, and the error says so"
+    user.run("rm", "-r", f"{user.remote}/photos", code=4)
+    assert f"written {user.remote}/photos/" in user.notes
     user.run("rm", f"{user.remote}/photos/", code=2)
     user.run("rm", "-r", f"{user.remote}/photos/")
     user.run("ls", user.remote, code=4)
@@ -225,8 +229,16 @@ def test_ctrl_c_ends_within_two_seconds_and_the_same_command_goes_on(user: Termi
     assert list(states.iterdir()) == []
 
 
+def test_a_hint_is_given_once(user: Terminal) -> None:
+    user.write("many/1", b"1")
+    user.write("many/2", b"2")
+    (port,) = free_ports(1)
+    user.run("upload", "many", "--url", f"http://127.0.0.1:{port}", code=7)
+    assert user.notes.count("hint: ") == 1
+
+
 def test_a_token_is_sent_and_never_shown(user: Terminal) -> None:
-    """The servers of this version read no token; it must come to them, and nowhere else."""
+    """An open server ignores it; test_client_tokens.py has the closed one."""
     secret = "s3cret-token"
     user.write("token", f"{secret}\n".encode())
     shown = user.run("ls", "--json", GRIDCAST_TOKEN=secret) + user.notes

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from deploy.local.processes import PROJECT_ROOT
+from gridcast import Client
 from tests.support.client_package import ClientEnvironment
 from tests.support.stack import Stack
 
@@ -27,7 +28,11 @@ def test_there_are_blocks() -> None:
 def test_the_block_runs(
     language: str, text: str, stack: Stack, command_line_environment: ClientEnvironment, tmp_path: Path
 ) -> None:
-    """Only the address differs, and the installation is done already."""
+    """Only the address differs, and the installation is done already. What it leaves is removed: the stack is shared with
+    other tests.
+    """
+    with Client(stack.url) as client:
+        before = {info.path for info in client.files()}
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/one.jpg").write_bytes(b"one")
     (tmp_path / "v.webm").write_bytes(os.urandom(1000))
@@ -42,5 +47,6 @@ def test_the_block_runs(
     env = {"PATH": f"{bin_folder}{os.pathsep}{os.defpath}", "GRIDCAST_URL": stack.url, "HOME": str(tmp_path)}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    for path in re.findall(r"films/\S+webm", text):
-        subprocess.run([str(bin_folder / "gridcast"), "rm", path], env=env, check=True)
+    with Client(stack.url) as client:
+        for info in [info for info in client.files() if info.path not in before]:
+            client.remove(info.path)

@@ -1,5 +1,6 @@
 """The wheel of clients/python in an empty environment: what it contains, and what can be imported from it."""
 
+import ast
 import json
 import os
 import subprocess
@@ -8,7 +9,11 @@ import time
 import zipfile
 from pathlib import Path
 
-from tests.support.client_package import ClientEnvironment
+import pytest
+
+from tests.e2e.test_interpreters import INTERPRETERS, VERSIONS
+from tests.support.client_package import ClientEnvironment, create_environment
+from tests.support.npm import require_packages
 
 ROOT = Path(__file__).parents[2]
 INSPECT_SCRIPT = """
@@ -72,6 +77,7 @@ def blocking() -> None:
         except NameConflict as error:
             detail: str = error.detail
             status: int | None = error.status
+            print(detail, status)
         with client.listen("news") as events:
             for item in events:
                 match item:
@@ -98,6 +104,7 @@ async def asynchronous() -> None:
                 print(item)
         async with await client.open("demo/a") as remote:
             data: bytes = await remote.read(5)
+            print(data)
 
 
 def main() -> None:
@@ -107,6 +114,7 @@ def main() -> None:
         print(error.request_id)
     asyncio.run(asynchronous())
 """
+PYRIGHT = {"pyright": "1.1.414"}
 WRONG_LINES = """
 client = gridcast.Client(8000)  # wrong
 client.upload("a")  # wrong
@@ -144,6 +152,34 @@ def test_the_wheel_contains_the_package_alone(client_environment: ClientEnvironm
     assert client_environment.wheel.stat().st_size <= 100_000
 
 
+def code_and_lines(text: str) -> tuple[str, list[tuple[str, int]]]:
+    """The code of a module without docstrings and other strings that are statements, and where what remains begins."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            body[:] = [one for one in body if not isinstance(one, ast.Expr) or not isinstance(one.value, ast.Constant)]
+    return ast.dump(tree), [(type(node).__name__, node.lineno) for node in ast.walk(tree) if isinstance(node, ast.stmt)]
+
+
+def test_modules_of_the_wheel_are_those_of_the_source(client_environment: ClientEnvironment, tmp_path: Path) -> None:
+    """Same code on the same lines; what a user reads of docstrings is there, what only we read is not."""
+    source = ROOT / "clients/python/src"
+    with zipfile.ZipFile(client_environment.wheel) as wheel:
+        packed = {name: wheel.read(name).decode() for name in wheel.namelist() if name.endswith(".py")}
+    assert packed.keys() == {str(path.relative_to(source)) for path in source.rglob("*.py")}
+    for name, text in packed.items():
+        assert code_and_lines(text) == code_and_lines((source / name).read_text("utf-8")), name
+    script = (
+        "import gridcast, inspect\n"
+        "shown = [gridcast.Client, gridcast.AsyncClient, gridcast.Client.upload, gridcast.FileInfo, gridcast.RequestError]\n"
+        "assert all(inspect.getdoc(one) for one in shown)\n"
+        "assert not gridcast._operations.Operations.__doc__"
+    )
+    done = client_environment.run("-c", script, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 def test_only_public_names_can_be_imported(client_environment: ClientEnvironment, tmp_path: Path) -> None:
     done = client_environment.run("-c", INSPECT_SCRIPT, folder=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -179,6 +215,18 @@ def test_without_its_extra_the_command_names_it(client_environment: ClientEnviro
     assert done.stderr == 'the command line is not installed: pip install "gridcast[cli]"\n'
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_wheel_installs_alone_on_every_cpython(version: str, tmp_path: Path) -> None:
+    """On those that this machine has: the command starts, and what users import is there."""
+    environment = create_environment(tmp_path / "made", "cli", str(INTERPRETERS[version]))
+    done = environment.run("-m", "gridcast.cli", "--version", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    script = "import sys, gridcast\nfor name in gridcast.__all__: getattr(gridcast, name)\nprint(sys.version_info[:2])"
+    done = environment.run("-W", "error", "-c", script, folder=tmp_path)
+    major, _, minor = version.partition(".")
+    assert done.stdout == f"({major}, {minor})\n", done.stderr
+
+
 def best_seconds(command: list[str], folder: Path) -> float:
     """The shortest of ten runs: the others waited for a core."""
     seconds = []
@@ -198,6 +246,20 @@ def test_help_and_import_are_quick(command_line_environment: ClientEnvironment, 
     assert import_seconds <= 0.15
     run = command_line_environment.run("-c", LAZY_SCRIPT, folder=tmp_path)
     assert run.returncode == 0, run.stderr
+
+
+def test_pyright_accepts_a_users_program(client_environment: ClientEnvironment, tmp_path: Path) -> None:
+    """Strict, with the wheel's types alone; what is wrong is reported line by line."""
+    folder = require_packages(tmp_path / "pyright", PYRIGHT)
+    (folder / "program.py").write_text(USER_PROGRAM + WRONG_LINES, "utf-8")
+    settings = {"typeCheckingMode": "strict", "include": ["program.py"]}
+    (folder / "pyrightconfig.json").write_text(json.dumps(settings), "utf-8")
+    program = ["node", "node_modules/pyright/index.js", "--outputjson", "--pythonpath", str(client_environment.python)]
+    done = subprocess.run(program, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
+    found = [one for one in json.loads(done.stdout)["generalDiagnostics"] if one["severity"] == "error"]
+    lines = (USER_PROGRAM + WRONG_LINES).splitlines()
+    wrong = {number for number, line in enumerate(lines) if line.endswith("# wrong")}
+    assert {one["range"]["start"]["line"] for one in found} == wrong, found
 
 
 def test_a_users_program_is_checked_against_the_wheel(client_environment: ClientEnvironment, tmp_path: Path) -> None:

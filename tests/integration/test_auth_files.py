@@ -285,3 +285,41 @@ def test_unknown_paths_and_methods(services: Services) -> None:
     assert services.stream.post("/file").status_code == 405
     assert services.stream.get("/FILE").status_code == 404
     assert services.stream.get("/%66iles/a/b").status_code in {400, 401}
+
+
+def test_a_move_deletes_at_its_source_and_writes_at_its_target(services: Services) -> None:
+    admin = bearer(token("root", "admin"))
+    services.put("team-a/m.txt", admin)
+
+    def move(scope: str, folder: str) -> httpx.Response:
+        query = "/file?folder=team-a&filename=m.txt"
+        return services.upload.patch(query, json={"folder": folder}, headers=bearer(token("alice", scope)))
+
+    assert is_refused(move("delete:team-b write:team-b", "team-b"), "delete:team-a")
+    assert is_refused(move("delete:team-a read:team-b write:team-a", "team-b"), "write:team-b")
+    assert is_refused(move("read write", "team-b"), "delete")
+    moved = move("delete:team-a write:team-b", "team-b")
+    assert (moved.status_code, moved.json()["folder"]) == (200, "team-b")
+
+
+def test_restoring_needs_the_right_to_write(services: Services) -> None:
+    admin = bearer(token("root", "admin"))
+    services.put("team-a/r.txt", admin)
+    services.upload.delete("/files/team-a/r.txt", headers=admin)
+    for scope, status in (("delete:team-a read", 403), ("write:team-b", 403), ("write:team-a", 200)):
+        headers = bearer(token("alice", scope))
+        response = services.upload.post("/file/restore?folder=team-a&filename=r.txt", headers=headers)
+        assert response.status_code == status
+
+
+def test_a_batch_is_judged_item_by_item(services: Services) -> None:
+    admin = bearer(token("root", "admin"))
+    for folder in ("team-a", "team-b"):
+        services.put(f"{folder}/d.txt", admin)
+    files = [{"folder": folder, "filename": "d.txt"} for folder in ("team-b", "team-a")]
+    headers = bearer(token("alice", "delete:team-a"))
+    response = services.upload.post("/file/delete", json={"files": files}, headers=headers)
+    assert [one["status"] for one in response.json()["results"]] == [403, 204]
+    assert services.stream.get("/files/team-b/d.txt", headers=admin).status_code == 200
+    refused = services.upload.post("/file/delete", json={"files": files}, headers=bearer(token("alice", "write")))
+    assert is_refused(refused, "delete")

@@ -60,10 +60,25 @@ CASES: dict[tuple[str, str], Case] = {
     ("GET", "/openapi.json"): Case("/openapi.json", None),
     ("GET", "/asyncapi.yaml"): Case("/asyncapi.yaml", None),
     ("GET", "/page/{}"): Case("/page/index.js", None),
+    ("GET", "/client/{}"): Case("/client/index.js", None),
     ("GET", "/livez"): Case("/livez", None),
     ("GET", "/readyz"): Case("/readyz", None),
     ("GET", "/version"): Case("/version", None),
+    ("GET", "/status"): Case("/status", "admin", "read"),
     ("GET", "/file"): Case("/file?folder=team-a", "read:team-a", "read:team-b"),
+    ("PATCH", "/file"): Case(
+        "/file?folder=team-a&filename=none",
+        "delete:team-a write:team-a",
+        "delete:team-b write:team-a",
+        body={"filename": "m"},
+    ),
+    ("GET", "/file/poster"): Case(f"/file/poster{QUERY}", "read:team-a", "read:team-b"),
+    ("PUT", "/file/poster"): Case(f"/file/poster{QUERY}", "write:team-a", "write:team-b", body=b"x"),
+    ("DELETE", "/file/poster"): Case(f"/file/poster{QUERY}", "write:team-a", "write:team-b"),
+    ("POST", "/file/restore"): Case("/file/restore?folder=team-a&filename=none", "write:team-a", "write:team-b"),
+    ("POST", "/file/delete"): Case(
+        "/file/delete", "delete:team-a", "write:team-a", body={"files": [{"folder": "team-a", "filename": "none"}]}
+    ),
     ("GET", "/file/folders"): Case("/file/folders", "read:team-a", "write:team-a"),
     ("GET", "/file/info"): Case(f"/file/info{QUERY}", "read:team-a", "read:team-b"),
     ("GET", "/file/stream"): Case(f"/file/stream{QUERY}", "read:team-a", "read:team-b"),
@@ -87,6 +102,14 @@ CASES: dict[tuple[str, str], Case] = {
     ("PATCH", "/file/tus/{}"): Case("/file/tus/none", "write:team-a", "read:team-a", tuple(TUS.items()), b"x"),
     ("POST", "/file/tus/{}"): Case("/file/tus/none", "write:team-a", "read:team-a", tuple(TUS.items())),
     ("DELETE", "/file/tus/{}"): Case("/file/tus/none", "write:team-a", "read:team-a", tuple(TUS.items())),
+    ("POST", "/file/link"): Case(
+        "/file/link",
+        "link:team-a read:team-a",
+        "link:team-b read:team-a",
+        body={"links": [{"folder": "team-a", "filename": "m.txt"}]},
+    ),
+    ("PATCH", "/file/link/{}"): Case("/file/link/none", "link:team-a", "read:team-a", body={"link": "none"}),
+    ("DELETE", "/file/link/{}"): Case("/file/link/none", "link:team-a", "read:team-a"),
     ("POST", "/auth/revocations"): Case("/auth/revocations", "admin", "write", body={"token_id": "none"}),
     ("GET", "/webhooks/endpoints"): Case("/webhooks/endpoints", "admin", "write"),
     ("POST", "/webhooks/endpoints"): Case("/webhooks/endpoints", "admin", "write", body={"id": "none", "url": "http:"}),
@@ -161,6 +184,10 @@ def is_revoked(url: str, path: str) -> bool:
     return httpx.get(f"{url}{path}", headers=headers).status_code == 401
 
 
+def push_to_unknown(url: str, headers: dict[str, str]) -> int:
+    return httpx.post(f"{url}/sockets/{SID}/messages", json={"type": "t"}, headers=headers).status_code
+
+
 @pytest.fixture(scope="module")
 def processes(
     tmp_path_factory: pytest.TempPathFactory, mongod: ServerProcess, redis_server: ServerProcess
@@ -179,6 +206,8 @@ def processes(
             done = httpx.post(f"{gateway.url}/auth/revocations", json={"token_id": REVOKED}, headers=admin)
             assert done.status_code == 201
             eventually(lambda: is_revoked(stream.url, "/file") and is_revoked(sockets.url, "/sockets"), 3)
+            # A Redis that has just started: 503 until every replica has registered its sessions.
+            eventually(lambda: push_to_unknown(sockets.url, admin) == 404, 60)
             yield {"gateway": gateway, "upload": upload, "stream": stream, "socket": sockets}
 
 

@@ -22,7 +22,7 @@ from tests.support.store_inspectors import open_inspector
 from tests.support.stored_files import StoredFiles
 
 JOB = PROJECT_ROOT / "deploy/containers/backup.py"
-COLLECTIONS = ("media", "fs.files", "fs.chunks", "revisions")
+COLLECTIONS = ("media", "fs.files", "fs.chunks", "revisions", "posters")
 
 
 def run_job(verb: str, uri: str, database: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -10,6 +10,7 @@ import resource
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,7 +22,7 @@ from sqlalchemy import event, text
 from services.common.errors import Conflict, Gone, GridcastError, InsufficientStorage, ServiceUnavailable
 from services.common.media import MediaName
 from services.common.store.errors import CorruptFile
-from services.common.store.files import database, exclusive_files, migration, upload_changes
+from services.common.store.files import database, exclusive_files, media_folder, migration, upload_changes
 from services.common.store.files.files_database import open_files_database
 from services.common.store.files.rows import upload_key
 from services.common.store.media_reader import ListQuery, PageKey
@@ -62,20 +63,19 @@ async def test_a_writer_that_was_paused_after_its_check_writes_over_nothing(
 ) -> None:
     """Its successor waits for it, and begins after its bytes."""
     begun = await adapters.store.create_upload(NAME, new_tus_upload("a"))
-    checked, resume = asyncio.Event(), asyncio.Event()
-    read_fenced = exclusive_files.ExclusiveFiles.read_fenced
+    checked, resume = threading.Event(), threading.Event()
+    write_at = media_folder.write_at
 
-    async def pausing(*arguments: object) -> object:
-        row = await read_fenced(*arguments)  # type: ignore[arg-type]
+    def pausing(*arguments: Any) -> None:
         checked.set()
-        await resume.wait()
-        return row
+        assert resume.wait(10)
+        write_at(*arguments)
 
     await adapters.store.write_blocks(begun, 0, [b"o" * CHUNK_SIZE])
-    monkeypatch.setattr(exclusive_files.ExclusiveFiles, "read_fenced", pausing)
+    monkeypatch.setattr(media_folder, "write_at", pausing)
     late = asyncio.create_task(adapters.store.write_blocks(begun, 0, [b"late" * (CHUNK_SIZE // 4)]))
-    await checked.wait()
-    monkeypatch.setattr(exclusive_files.ExclusiveFiles, "read_fenced", read_fenced)
+    assert await asyncio.to_thread(checked.wait, 10)
+    monkeypatch.setattr(media_folder, "write_at", write_at)
     acquiring = asyncio.create_task(adapters.store.acquire(begun.upload_id))
     await asyncio.wait({acquiring}, timeout=0.3)
     assert not acquiring.done()
@@ -319,15 +319,16 @@ async def test_parts_are_joined_within_the_store(adapters: FilesAdapters) -> Non
         whole += data
     target = await adapters.store.create_upload(NAME, NewUpload(len(whole), 60))
     seen: list[int] = []
-    sha256 = await adapters.store.join_parts(target, parts, seen.append)
-    assert sha256 == hashlib.sha256(whole).hexdigest()
+    digest = hashlib.sha256()
+    assert await adapters.store.join_parts(target, parts, digest.update, seen.append)
+    assert digest.hexdigest() == hashlib.sha256(whole).hexdigest()
     assert seen[-1] == len(whole)
     event = await adapters.store.commit(target, finished_upload(whole))
     assert adapters.inspector.read_current(event.info.id) == whole
     os.truncate(adapters.inspector.path_of(parts[2][0].store_key), 5)
     again = await adapters.store.create_upload(NAME, NewUpload(), NO_PRECONDITIONS)
     with pytest.raises(CorruptFile):
-        await adapters.store.join_parts(again, parts, seen.append)
+        await adapters.store.join_parts(again, parts, digest.update, seen.append)
 
 
 # Disks and databases that fail.
@@ -407,7 +408,7 @@ async def test_a_database_file_that_was_replaced_is_not_written(adapters: FilesA
 
 
 UNPRIVILEGED = """
-import asyncio, os, sys
+import asyncio, os, sqlite3, sys  # sqlite3 before the rights are gone: Python may be in the folder of root
 from pathlib import Path
 from services.common.errors import GridcastError
 from services.common.media import MediaName

@@ -61,7 +61,8 @@ def test_no_listening_replica_is_502_within_three_seconds(start_service: StartSe
     assert ready.status == 503
     assert ready.json["checks"]["stream"] == "0 of 1 hosts ready"
     assert send_request(gateway.port, "GET", "/livez").status == 200
-    assert list(send_request(gateway.port, "GET", "/openapi.json").json["paths"]) == ["/livez", "/readyz", "/version"]
+    own_paths = ["/livez", "/readyz", "/status", "/version"]
+    assert list(send_request(gateway.port, "GET", "/openapi.json").json["paths"]) == own_paths
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Path addresses of files through the gateway: curl and wget, relative links, names with special characters, refusals."""
 
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -8,19 +9,23 @@ import httpx
 import pytest
 
 from tests.support.databases import ServerProcess, storage_env
-from tests.support.processes import ServiceProcess, StartService
+from tests.support.processes import ServiceProcess, run_service
 from tests.support.raw_sockets import receive_until_closed
 from tests.support.scripted_upstream import open_connection
 from tests.support.waiting import eventually
 
 
-@pytest.fixture
-def gateway(start_service: StartService, mongod: ServerProcess, redis_url: str, database_name: str) -> ServiceProcess:
-    env = storage_env(mongod, redis_url, database_name)
-    upload, stream = (start_service(f"services.{name}", **env) for name in ("upload", "stream"))
-    gateway = start_service("gateway", ready=False, GRIDCAST_UPLOAD_URLS=upload.url, GRIDCAST_STREAM_URLS=stream.url)
-    eventually(lambda: "running on" in gateway.log, 10)
-    return gateway
+@pytest.fixture(scope="module")
+def gateway(
+    tmp_path_factory: pytest.TempPathFactory, mongod: ServerProcess, redis_server: ServerProcess
+) -> Iterator[ServiceProcess]:
+    logs = tmp_path_factory.mktemp("path_addresses")
+    env = storage_env(mongod, redis_server.url, "path_addresses")
+    with run_service("services.upload", logs, env) as upload, run_service("services.stream", logs, env) as stream:
+        urls = {"GRIDCAST_UPLOAD_URLS": upload.url, "GRIDCAST_STREAM_URLS": stream.url}
+        with run_service("gateway", logs, urls, ready=False) as gateway:
+            eventually(lambda: "running on" in gateway.log, 10)
+            yield gateway
 
 
 def test_one_file_has_two_addresses(gateway: ServiceProcess) -> None:

@@ -10,6 +10,7 @@ import os
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any, get_args
 
 import pytest
 
@@ -21,10 +22,10 @@ from services.common.errors import (
     PreconditionFailed,
     TooManyRequests,
 )
-from services.common.media import MediaName, sha256_etag
+from services.common.media import MediaInfo, MediaName, sha256_etag
 from services.common.store import limits
 from services.common.store.errors import CorruptFile
-from services.common.store.media_reader import ListQuery, PageKey
+from services.common.store.media_reader import FolderTotals, ListQuery, PageKey, Sort
 from services.common.store.upload_store import (
     MUST_NOT_EXIST,
     NO_PRECONDITIONS,
@@ -34,6 +35,7 @@ from services.common.store.upload_store import (
     OutboxEvent,
     Preconditions,
     StoredFile,
+    UploadHandle,
 )
 from tests.support.sizes import CHUNK_SIZE
 from tests.support.store_adapters import (
@@ -56,6 +58,11 @@ def inspector(adapters: StoreAdapters) -> StoreInspector:
 def upload_ids(inspector: StoreInspector) -> list[str]:
     document = inspector.only_document()
     return [f"{document['_id']}-{entry['id']}" for entry in document["uploads"]]
+
+
+def entry_id(upload: UploadHandle) -> str:
+    """The id of an upload as `upload_ids` lists it, without its secret."""
+    return upload.upload_id.rpartition("-")[0]
 
 
 async def read_outbox(adapters: StoreAdapters, inspector: StoreInspector) -> list[OutboxEvent]:
@@ -535,7 +542,7 @@ async def test_idle_uploads_give_way_to_new_ones(adapters: StoreAdapters, inspec
     own = [await store.create_upload(NAME, new_tus_upload("a")) for _ in range(per_client)]
     await store.set_offset(own[0], 1, b"x", None, keep_lease=False)
     newest = await store.create_upload(NAME, new_tus_upload("a"))
-    assert upload_ids(inspector) == [own[0].upload_id, *(one.upload_id for one in own[2:]), newest.upload_id]
+    assert upload_ids(inspector) == [entry_id(own[0]), *map(entry_id, own[2:]), entry_id(newest)]
     assert await store.acquire(own[1].upload_id) is None
     assert len(inspector.only_document()["doomed"]) == 1
     # Three clients fill the document; a fourth gets the oldest empty one of the one with the most.
@@ -547,11 +554,11 @@ async def test_idle_uploads_give_way_to_new_ones(adapters: StoreAdapters, inspec
         upload = await store.create_upload(NAME, new_tus_upload(client))
         after = upload_ids(inspector)
         assert len(after) == limit
-        assert after[-1] == upload.upload_id
+        assert after[-1] == entry_id(upload)
         (evicted,) = set(before) - set(after)
-        assert evicted == next(id_ for id_ in before if id_ in {one.upload_id for one in (*own[2:], newest)})
+        assert evicted == next(id_ for id_ in before if id_ in set(map(entry_id, (*own[2:], newest))))
     # Not the ones with bytes, where there are others, and never one with a writer.
-    assert own[0].upload_id in upload_ids(inspector)
+    assert entry_id(own[0]) in upload_ids(inspector)
 
 
 @pytest.mark.parametrize("offset", [0, 1])
@@ -651,7 +658,7 @@ async def test_the_metadata_of_unfinished_uploads_is_bounded(
             await store.create_upload(NAME, new_tus_upload(f"client {number % 20}", k="v" * 24_000))
         assert len(upload_ids(inspector)) <= 1 + limits.MAX_FACTS_BYTES // 24_000
     await store.create_upload(NAME, new_tus_upload("other", k="v" * 2000))
-    assert small.upload_id in upload_ids(inspector)
+    assert entry_id(small) in upload_ids(inspector)
     await adapters.store_file(b"stored")
 
 
@@ -713,6 +720,74 @@ async def test_lists_are_ordered_and_filtered(adapters: StoreAdapters) -> None:
     assert await reader.list_folders(None, 10) == ["", "a/x", "b", "ä"]
     assert await reader.list_folders("", 2) == ["a/x", "b"]
     assert await reader.list_folders("ä", 2) == []
+
+
+@pytest.mark.parametrize("sort", ["time", "name", "size"])
+@pytest.mark.parametrize("descending", [True, False])
+async def test_every_order_is_exact_page_by_page(adapters: StoreAdapters, sort: Sort, *, descending: bool) -> None:
+    """Files of equal names, lengths and, as they are stored at once, times are told apart by their ids."""
+    names = [MediaName(folder, name) for folder in ("a", "b") for name in ("x", "X", "y\u00e4", "\U0001f600", "x.mp4")]
+    await asyncio.gather(*(adapters.store_file(b"x" * (len(name.filename) % 2), name) for name in names))
+    await adapters.store_file(b"deleted", MediaName("a", "deleted"))
+    await adapters.store.delete(MediaName("a", "deleted"))
+
+    def key(info: MediaInfo) -> tuple[Any, str]:
+        values = {"time": info.uploaded_at, "name": info.filename.encode(), "size": info.length}
+        return values[sort], info.id
+
+    for folder, needle in ((None, ""), ("a", ""), (None, "X"), ("b", "x")):
+        found: list[MediaInfo] = []
+        wanted = ListQuery(folder, needle, limit=2, sort=sort, descending=descending)
+        while True:
+            page = await adapters.reader.list_files(wanted)
+            found += page.files
+            if page.next_key is None:
+                break
+            assert page.next_key.sort == sort
+            wanted = replace(wanted, after=page.next_key)
+        expected = {n for n in names if folder in {None, n.folder} and needle.lower() in n.filename.lower()}
+        assert {MediaName(info.folder, info.filename) for info in found} == expected
+        assert len(found) == len(expected)
+        assert found == sorted(found, key=key, reverse=descending)
+
+
+async def test_a_search_in_any_order_ends_at_its_limit(
+    adapters: StoreAdapters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("gridfs", "files"):
+        monkeypatch.setattr(f"services.common.store.{module}.media_reader.SEARCH_SCAN_LIMIT", 2)
+    for name in ("a", "b1", "c", "d1", "e"):
+        await adapters.store_file(name.encode() * len(name), MediaName("f", name))
+    for sort in get_args(Sort):
+        for descending in (False, True):
+            wanted: ListQuery | None = ListQuery(filename_contains="1", sort=sort, descending=descending)
+            found: list[str] = []
+            while wanted is not None:
+                page = await adapters.reader.list_files(wanted)
+                found += [info.filename for info in page.files]
+                wanted = replace(wanted, after=page.next_key) if page.next_key else None
+            assert found == (["d1", "b1"] if descending else ["b1", "d1"])
+
+
+async def test_the_key_of_another_order_is_refused(adapters: StoreAdapters) -> None:
+    key = PageKey(5, "0" * 24)
+    assert (await adapters.reader.list_files(ListQuery(after=key, sort="size"))).files == []
+    for sort in ("name", "time"):
+        with pytest.raises(BadRequest):
+            await adapters.reader.list_files(ListQuery(after=key, sort=sort))
+
+
+async def test_folders_are_added_up(adapters: StoreAdapters) -> None:
+    for folder, name in (("", "a"), ("b", "a"), ("b", "b"), ("b/c", "a")):
+        await adapters.store_file(b"12345", MediaName(folder, name))
+    await adapters.store.delete(MediaName("b/c", "a"))
+    assert await adapters.reader.sum_folders(["b", "", "b/c", "none"]) == [
+        FolderTotals("b", 2, 10),
+        FolderTotals("", 1, 5),
+        FolderTotals("b/c", 0, 0),
+        FolderTotals("none", 0, 0),
+    ]
+    assert await adapters.reader.sum_folders([]) == []
 
 
 async def test_names_of_any_characters_are_stored_as_they_are(adapters: StoreAdapters) -> None:

@@ -15,7 +15,7 @@ import pytest
 from bson import ObjectId
 
 from services.common.errors import BadRequest, Conflict
-from services.common.media import MediaInfo, MediaName
+from services.common.media import MediaInfo, MediaName, Poster
 from services.common.settings import StoreSettings
 from services.common.store import file_importer
 from services.common.store.errors import CorruptFile
@@ -57,6 +57,7 @@ def describe(data: bytes, filename: str = "film.mp4", revision: int = 3, **chang
         stored_etag=f'"sha256-{hashlib.sha256(data).hexdigest()}"',
         metadata_json='{"$set":{"a.b":[1,null]},"$$NOW":"","":"\\u0000"}',
         media_facts_json='{"$duration":2.5,"tracks":[]}',
+        owner="$current.file\0é",
         revision=revision,
     )
     return replace(info, **changes)  # type: ignore[arg-type]
@@ -116,14 +117,31 @@ async def collect(store: MediaStore) -> None:
 async def test_everything_about_a_file_is_kept(store: MediaStore, size: int) -> None:
     """A field with a default that is added later must be imported too, so each has another value here."""
     data = os.urandom(size)
-    info = describe(data)
+    poster = Poster(b"GIF89a", "image/gif", hashlib.sha256(b"GIF89a").hexdigest())
+    info = describe(data, poster_etag=poster.etag)
     assert [field.name for field in fields(MediaInfo) if getattr(info, field.name) == field.default] == []
+    await store.importer.import_poster(info, poster)
     assert await store.importer.import_file(info, blocks_of(data)) == "imported"
     assert await find(store, info) == info
     assert await read(store, info) == data
+    assert await store.reader.read_poster(info) == poster
     page = await store.reader.list_files(ListQuery(folder=info.folder, filename_contains="FILM"))
     assert page.files == [info]
     assert await store.reader.list_folders(None, 9) == [info.folder]
+
+
+async def test_a_file_that_was_moved_here_is_imported_again(store: MediaStore) -> None:
+    """Its id is not that of its name."""
+    first, second = describe(b"1", "a"), describe(b"2", "b")
+    for info, data in ((first, b"1"), (second, b"2")):
+        assert await store.importer.import_file(info, blocks_of(data)) == "imported"
+    assert await store.uploads.delete(MediaName(second.folder, "b"))
+    assert await store.uploads.move_file(MediaName(first.folder, "a"), MediaName(first.folder, "b"))
+    newer = replace(next_version(first, b"3", 99), filename="b")
+    assert await store.importer.import_file(newer, blocks_of(b"3")) == "imported"
+    assert await find(store, newer) == newer
+    with pytest.raises(Conflict):
+        await store.importer.import_file(replace(first, filename="c", file_id=new_id()), blocks_of(b"1"))
 
 
 async def test_a_file_without_a_sha256_keeps_its_entity_tag(store: MediaStore) -> None:

@@ -133,6 +133,45 @@ async def test_revocations_last_until_their_end(stores: list[StoreSettings]) -> 
         assert list(await store.revocations.list_current(now)) == kept, "they outlive the process"
 
 
+@with_stores(*((kind,) for kind in STORE_KINDS))
+async def test_a_link_is_claimed_once(stores: list[StoreSettings]) -> None:
+    now = time.time()
+    async with opened_store(stores[0]) as store, opened_store(stores[0]) as other:
+        async with asyncio.TaskGroup() as group:
+            claims = [
+                group.create_task((store, other)[number % 2].revocations.claim_link("one", now + 60))
+                for number in range(20)
+            ]
+        assert sum(claim.result() for claim in claims) == 1
+        assert await store.revocations.claim_link("two", now + 60), "each link is claimed by itself"
+        assert list(await store.revocations.list_current(now)) == [], "that a link was used concerns no other process"
+        kept = [Revocation("prolonged", "one", 0.0, now + 90), Revocation("link", "one", now, now + 80)]
+        for entry in kept:
+            await store.revocations.add(entry)
+        found = [(one.kind, one.value) for one in await store.revocations.list_current(now)]
+        assert found == [("link", "one"), ("prolonged", "one")]
+        await store.revocations.release_link("one")
+        await store.revocations.release_link("none")
+        assert await other.revocations.claim_link("one", now + 60)
+        assert not await other.revocations.claim_link("two", now + 60)
+
+
+@with_stores(*((kind,) for kind in STORE_KINDS))
+async def test_links_push_out_no_revocations_of_tokens(
+    stores: list[StoreSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind in ("gridfs", "files"):
+        monkeypatch.setattr(f"services.common.store.{kind}.revocation_store.MAX_REVOCATIONS", 4)
+    now = float(round(time.time()))
+    async with opened_store(stores[0]) as store:
+        await store.revocations.add(Revocation("token", "lost", now, now + 60))
+        await store.revocations.add(Revocation("link", "stopped", now, now + 60))
+        for number in range(6):
+            await store.revocations.add(Revocation("prolonged", str(number), 0.0, now + 600 + number))
+        found = [(one.kind, one.value) for one in await store.revocations.list_current(now)]
+        assert found == [("token", "lost"), ("link", "stopped"), *(("prolonged", str(one)) for one in (5, 4, 3))]
+
+
 @with_stores(("files-sqlite",), ("files-postgresql",))
 async def test_ended_revocations_are_deleted(stores: list[StoreSettings]) -> None:
     """By the database's clock, when another one is added. MongoDB deletes by itself, once a minute."""

@@ -259,7 +259,9 @@ def test_file_info(media_services: MediaServices) -> None:
         "etag": f'"sha256-{digest}"',
         "metadata": {},
         "media_facts": None,
+        "poster": None,
         "revision": 1,
+        "owner": None,
     }
 
 

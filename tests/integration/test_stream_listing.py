@@ -189,7 +189,7 @@ def test_folders(media_services: MediaServices) -> None:
     )
     url = f"{media_services.stream.url}/file/folders"
     expected = ["", "a", "a/b", "b", "zz", "ä"]
-    assert media_services.http_client.get(url).json() == {"folders": expected, "next": None}
+    assert media_services.http_client.get(url).json() == {"folders": expected, "totals": None, "next": None}
     for limit in (1, 2, 3, 6):
         found: list[str] = []
         after: dict[str, str] = {}
@@ -236,6 +236,75 @@ def test_invalid_queries(media_services: MediaServices, query: str) -> None:
     assert answer.json()["detail"].startswith("Validation Error: ")
     if query.startswith(("limit", "after")):
         assert media_services.http_client.get(f"{media_services.stream.url}/file/folders?{query}").status_code == 400
+
+
+def test_lists_in_other_orders(media_services: MediaServices) -> None:
+    def walk(sort: str) -> list[tuple[str, int, str]]:
+        found: list[tuple[str, int, str]] = []
+        after: dict[str, str] = {}
+        while True:
+            params = {"sort": sort, "limit": "3", **after}
+            page = httpx.get(f"{media_services.stream.url}/file", params=params).json()
+            found += [(one["filename"], one["length"], one["id"]) for one in page["files"]]
+            if page["next"] is None:
+                return found
+            after = {"after": page["next"]}
+
+    documents = [make_document(n, f"{n * 7 % 11}", "ab"[n % 2]) for n in range(11)]
+    for number, document in enumerate(documents):
+        document["current"]["length"] = number * 5 % 7
+    media_services.inspector.insert_documents(documents)
+    newest = walk("-time")
+    assert len(newest) == 11
+    assert walk("time") == newest[::-1]
+    for sort, place in (("name", 0), ("size", 1)):
+        ordered = walk(sort)
+        assert sorted(ordered) == sorted(newest)
+        assert [one[place] for one in ordered] == sorted(one[place] for one in newest)
+        assert walk(f"-{sort}") == ordered[::-1]
+    mixed = httpx.get(f"{media_services.stream.url}/file", params={"sort": "name", "after": "WzEsIjAiXQ"})
+    assert mixed.status_code == 400
+
+
+def test_a_poster_is_served_with_conditions(media_services: MediaServices) -> None:
+    upload, stream = media_services.upload.url, media_services.stream.url
+    gif = b"GIF89a\x03\0\x02\0" + bytes(3)
+    where = {"filename": "poster.webm", "folder": "posters"}
+    httpx.put(f"{upload}/file/stream", params=where, content=b"video").raise_for_status()
+    address = f"{stream}/file/poster"
+    assert httpx.get(address, params=where).status_code == 404
+    tag = httpx.put(f"{upload}/file/poster", params=where, content=gif).json()["poster"]
+    shown = httpx.get(address, params=where)
+    assert (shown.status_code, shown.content, shown.headers["content-type"]) == (200, gif, "image/gif")
+    assert (shown.headers["etag"], shown.headers["cache-control"]) == (tag, "private, no-cache")
+    assert shown.headers["x-content-type-options"] == "nosniff"
+    assert shown.headers["content-security-policy"].startswith("sandbox")
+    kept = httpx.get(address, params={**where, "etag": tag})
+    assert kept.headers["cache-control"] == "private, max-age=31536000, immutable"
+    unchanged = httpx.get(address, params=where, headers={"if-none-match": f'"x", {tag}'})
+    assert (unchanged.status_code, unchanged.content) == (304, b"")
+    assert httpx.get(address, params=where, headers={"if-match": '"x"'}).status_code == 412
+    head = httpx.head(address, params=where)
+    assert (head.status_code, head.headers["content-length"], head.content) == (200, str(len(gif)), b"")
+    other = httpx.put(f"{upload}/file/poster", params=where, content=gif + b"2").json()["poster"]
+    newest = httpx.get(address, params={**where, "etag": other})
+    assert (newest.headers["etag"], newest.content) == (other, gif + b"2")
+    assert "no-cache" in httpx.get(address, params={**where, "etag": tag}).headers["cache-control"]
+    listed = httpx.get(f"{stream}/file", params={"folder": "posters"}).json()["files"]
+    assert [file["poster"] for file in listed] == [other]
+
+
+def test_folders_with_totals(media_services: MediaServices) -> None:
+    media_services.inspector.insert_documents([make_document(n, f"{n}", "ab"[n % 2]) for n in range(5)])
+    url = f"{media_services.stream.url}/file/folders"
+    assert httpx.get(url).json()["totals"] is None
+    page = httpx.get(url, params={"totals": "true"}).json()
+    assert [one["folder"] for one in page["totals"]] == page["folders"] == ["a", "b"]
+    for one in page["totals"]:
+        files = httpx.get(f"{media_services.stream.url}/file", params={"folder": one["folder"], "limit": "200"}).json()[
+            "files"
+        ]
+        assert (one["files"], one["bytes"]) == (len(files), sum(file["length"] for file in files))
 
 
 def test_openapi_document_is_valid_and_complete(listing_services: MediaServices) -> None:

@@ -66,7 +66,7 @@ async def test_store_that_becomes_unavailable_during_an_upload(store_backend: An
     before = asyncio.all_tasks()
     away = make_resumable_uploads(UnavailableStore(store_backend, StoreTimings(lease_ttl=0.3)))
     with pytest.raises(ServiceUnavailable):
-        await away.create(NAME, 5, {}, UploadBody(empty_body, 0, 30.0), PatchRequest(0, None, 0, ()))
+        await away.create(NAME, 5, {}, "", UploadBody(empty_body, 0, 30.0), PatchRequest(0, None, 0, ()))
     deadline = time.monotonic() + 5
     while inspector.list_documents() or asyncio.all_tasks() != before:
         assert time.monotonic() < deadline, "it is held, and its lease is renewed for nobody"

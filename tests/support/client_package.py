@@ -41,16 +41,17 @@ class ClientEnvironment:
 @pytest.fixture(scope="session")
 def client_environment(tmp_path_factory: pytest.TempPathFactory) -> ClientEnvironment:
     """Built and installed offline: what it requires is packed into wheels from the environment of this process."""
-    return _create(tmp_path_factory.mktemp("client"), "redis")
+    return create_environment(tmp_path_factory.mktemp("client"), "redis")
 
 
 @pytest.fixture(scope="session")
 def command_line_environment(tmp_path_factory: pytest.TempPathFactory) -> ClientEnvironment:
     """The same with the command `gridcast`."""
-    return _create(tmp_path_factory.mktemp("command-line"), "cli")
+    return create_environment(tmp_path_factory.mktemp("command-line"), "cli")
 
 
-def _create(folder: Path, extra: str) -> ClientEnvironment:
+def create_environment(folder: Path, extra: str, interpreter: str = sys.executable) -> ClientEnvironment:
+    """An environment of an interpreter with the wheel and one of its extras."""
     pytest.importorskip("hatchling", reason="hatchling is not installed: make setup")
     wheels = folder / "wheels"
     _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(wheels), str(CLIENT_DIR))
@@ -59,16 +60,21 @@ def _create(folder: Path, extra: str) -> ClientEnvironment:
     for name in _required(metadata_of_wheel.requires or [], {extra}, {}):
         _pack(metadata.distribution(name), wheels)
     environment = folder / "environment"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True, timeout=60)
+    subprocess.run([interpreter, "-m", "venv", "--without-pip", str(environment)], check=True, timeout=60)
     python = environment / "bin/python"
-    _pip("--python", str(python), "install", "--no-index", "--find-links", str(wheels), f"gridcast[{extra}]")
+    wanted = ["install", "--no-index", "--find-links", str(wheels), f"gridcast[{extra}]"]
+    if interpreter == sys.executable:
+        _pip("--python", str(python), *wanted)
+    else:  # the pip of this process may be too old for that interpreter, and each brings its own
+        subprocess.run([str(python), "-m", "ensurepip"], check=True, capture_output=True, timeout=100)
+        _pip(*wanted, interpreter=str(python))
     return ClientEnvironment(wheel, python)
 
 
-def _pip(*arguments: str) -> None:
+def _pip(*arguments: str, interpreter: str = sys.executable) -> None:
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH" and name[:4] != "PIP_"}
     done = subprocess.run(
-        [sys.executable, "-m", "pip", "--isolated", "--disable-pip-version-check", *arguments],
+        [interpreter, "-m", "pip", "--isolated", "--disable-pip-version-check", *arguments],
         env=inherited,
         capture_output=True,
         text=True,

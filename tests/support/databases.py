@@ -1,6 +1,6 @@
 """Fixtures: a real mongod and a real redis-server on free ports, with data in a temporary folder.
 
-GRIDCAST_TEST_STORE=files runs the services with the files store on SQLite: `mongod` is a folder then, in which each database name
+TEST_STORE=files runs the services with the files store on SQLite: `mongod` is a folder then, in which each database name
 has a folder of its own. What tests do to the server itself is skipped, because there is none.
 
 `mongod` and `redis_server` are shared by the session: a test that kills or pauses a server requests `dedicated_mongod` or
@@ -9,6 +9,7 @@ has a folder of its own. What tests do to the server itself is skipped, because 
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import time
@@ -30,7 +31,7 @@ from tests.support.redis_commands import send_redis_commands
 from tests.support.store_inspectors import FILES_PREFIX
 
 READY_TIMEOUT = 30.0
-TEST_STORE = os.environ.get("GRIDCAST_TEST_STORE", "gridfs")
+TEST_STORE = os.environ.get("TEST_STORE", "gridfs")
 """The store of the services under test: gridfs or files."""
 MONGODB_ONLY = frozenset(
     {
@@ -114,7 +115,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if TEST_STORE == "files":
         reason = pytest.mark.skip(reason="about MongoDB itself: it runs with STORE=gridfs")
         for item in items:
-            if item.path.stem in MONGODB_ONLY or "[gridfs-" in item.name:
+            if item.path.stem in MONGODB_ONLY or re.search(r"\bgridfs-", item.name.partition("[")[2]):
                 item.add_marker(reason)
 
 
@@ -182,7 +183,7 @@ def run_server(data_dir: Path, program: Callable[[Path, int], Program]) -> Itera
 
 @contextlib.contextmanager
 def run_store_server(data_dir: Path, program: Callable[[Path, int], Program]) -> Iterator[ServerProcess]:
-    """Run a mongod, or make the folder that takes its place where GRIDCAST_TEST_STORE says so."""
+    """Run a mongod, or make the folder that takes its place where TEST_STORE says so."""
     if TEST_STORE == "files":
         data_dir.mkdir(parents=True, exist_ok=True)
         yield FilesFolder(data_dir)

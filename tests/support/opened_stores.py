@@ -14,6 +14,7 @@ import pytest
 
 from services.common.settings import StoreSettings
 from services.common.store.factory import MediaStore, open_store
+from services.common.store.quotas import NO_QUOTA, Quota
 from services.common.store.timings import StoreTimings
 
 STORE_KINDS = ("gridfs-motor", "gridfs-pymongo", "files-sqlite", "files-postgresql")
@@ -54,9 +55,11 @@ def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[Stor
 
 
 @asynccontextmanager
-async def opened_store(settings: StoreSettings, timings: StoreTimings | None = None) -> AsyncIterator[MediaStore]:
+async def opened_store(
+    settings: StoreSettings, timings: StoreTimings | None = None, quota: Quota = NO_QUOTA
+) -> AsyncIterator[MediaStore]:
     """A store that is ready."""
-    store = open_store(settings, timings)
+    store = open_store(settings, timings, quota)
     try:
         await store.uploads.ensure_schema()
         yield store

@@ -2,22 +2,26 @@
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from deploy.local import databases
 from deploy.local.ports import free_ports
 from tests.support.databases import run_server
 from tests.support.processes import ServiceProcess, run_service
+from tests.support.redis_commands import send_redis_commands
 
 
 class SocketReplicaPair:
     """Replicas 0 and 1 of the socket service: `start` runs one, `terminate` and `kill` end it, `freeze` stops it."""
 
-    def __init__(self, redis_url: str, folder: Path, stack: contextlib.ExitStack) -> None:
+    def __init__(
+        self, redis_url: str, folder: Path, stack: contextlib.ExitStack, env: Mapping[str, str] | None = None
+    ) -> None:
         self.redis_url = redis_url
         self._folder = folder
         self._stack = stack
+        self._env = dict(env or {})
         self._ports = free_ports(2)
         self._replicas: dict[int, ServiceProcess] = {}
         self.start(0)
@@ -37,7 +41,7 @@ class SocketReplicaPair:
 
     def start(self, index: int) -> None:
         """Start a replica, always on the same port."""
-        env = {"GRIDCAST_REDIS_URL": self.redis_url}
+        env = {**self._env, "GRIDCAST_REDIS_URL": self.redis_url}
         self._replicas[index] = self._stack.enter_context(
             run_service("services.socket", self._folder, env, port=self._ports[index])
         )
@@ -63,8 +67,11 @@ class SocketReplicaPair:
 
 
 @contextlib.contextmanager
-def run_socket_replica_pair(folder: Path) -> Iterator[SocketReplicaPair]:
-    """Run the gateway, a Redis and replica 0."""
+def run_socket_replica_pair(folder: Path, env: Mapping[str, str] | None = None) -> Iterator[SocketReplicaPair]:
+    """Run the gateway, a Redis and replica 0; replicas have the settings `env`."""
     with contextlib.ExitStack() as stack:
         redis = stack.enter_context(run_server(folder / "redis", databases.redis_server))
-        yield SocketReplicaPair(redis.url, folder, stack)
+        if env:
+            # Replicas that want tokens wait for the list of revoked ones, which the upload service writes each second.
+            send_redis_commands(redis.port, "SET gridcast:revocations []")
+        yield SocketReplicaPair(redis.url, folder, stack, env)

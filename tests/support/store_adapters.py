@@ -12,13 +12,16 @@ import pytest
 from services.common.media import MediaName, sha256_etag
 from services.common.store.files.files_database import FilesDatabase, open_files_database
 from services.common.store.files.garbage_collector import FilesGarbageCollector
+from services.common.store.files.growing_files import FilesGrowingFiles
 from services.common.store.files.media_reader import FilesMediaReader
 from services.common.store.files.upload_store import FilesUploadStore
 from services.common.store.garbage_collector import GarbageCollector
 from services.common.store.gridfs.garbage_collector import GridFSGarbageCollector
+from services.common.store.gridfs.growing_files import GridFSGrowingFiles
 from services.common.store.gridfs.media_reader import GridFSMediaReader
 from services.common.store.gridfs.mongo import MongoDriver, open_mongo_database
 from services.common.store.gridfs.upload_store import GridFSUploadStore
+from services.common.store.growing_files import GrowingFiles
 from services.common.store.media_reader import MediaReader
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import (
@@ -41,7 +44,7 @@ STORES = ("gridfs-motor", "gridfs-pymongo", "files-sqlite", "files-postgresql")
 
 if TYPE_CHECKING or TEST_STORE == "gridfs":
     StoreUnderTest = GridFSUploadStore
-    """The class of the store that GRIDCAST_TEST_STORE chooses, for tests that change one of its calls."""
+    """The class of the store that TEST_STORE chooses, for tests that change one of its calls."""
 else:
     StoreUnderTest = FilesUploadStore
 
@@ -50,9 +53,15 @@ class StoreAdapters:
     """All sides of one store."""
 
     def __init__(
-        self, store: UploadStore, keeper: GarbageCollector, reader: MediaReader, inspector: StoreInspector
+        self,
+        store: UploadStore,
+        keeper: GarbageCollector,
+        reader: MediaReader,
+        growing: GrowingFiles,
+        inspector: StoreInspector,
     ) -> None:
         self.store = store
+        self.growing = growing
         self.keeper = keeper
         self.reader = reader
         self.inspector = inspector
@@ -97,10 +106,12 @@ class GridFSAdapters(StoreAdapters):
 
     def __init__(self, mongo: Any, inspector: MongoInspector) -> None:
         self.mongo = mongo
+        store = GridFSUploadStore(mongo, TIMINGS)
         super().__init__(
-            GridFSUploadStore(mongo, TIMINGS),
+            store,
             GridFSGarbageCollector(mongo, TIMINGS),
             GridFSMediaReader(mongo),
+            GridFSGrowingFiles(mongo, store),
             inspector,
         )
 
@@ -115,8 +126,13 @@ class FilesAdapters(StoreAdapters):
 
     def __init__(self, files: FilesDatabase, inspector: FilesInspector, timings: StoreTimings = TIMINGS) -> None:
         self.files = files
+        store = FilesUploadStore(files, timings)
         super().__init__(
-            FilesUploadStore(files, timings), FilesGarbageCollector(files, timings), FilesMediaReader(files), inspector
+            store,
+            FilesGarbageCollector(files, timings),
+            FilesMediaReader(files),
+            FilesGrowingFiles(files, store),
+            inspector,
         )
 
 

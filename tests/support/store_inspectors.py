@@ -104,6 +104,9 @@ class StoreInspector(Protocol):
     def make_tombstones_due(self, filename: str) -> None:
         """Let all tombstones of a file be due now."""
 
+    def forget_secrets(self) -> None:
+        """Leave all uploads as they were stored before their ids had secrets."""
+
     def list_revoked(self) -> list[str]:
         """The tokens and subjects of all revocations that are stored, also of those that have ended."""
 
@@ -164,7 +167,7 @@ class MongoInspector:
         return _has_no_garbage(self)
 
     def clear(self) -> None:
-        for name in ("media", "fs.chunks", "fs.files", "revoked", "deliveries", "webhook_endpoints"):
+        for name in ("media", "fs.chunks", "fs.files", "revoked", "quotas", "deliveries", "webhook_endpoints"):
             self.db[name].delete_many({})
 
     def delete_blocks(self, file: Any, first: int = 0) -> None:
@@ -223,6 +226,9 @@ class MongoInspector:
         due = {"doomed.due": {"$subtract": ["$$NOW", 1]}, "attention": "$$NOW"}
         self.db["media"].update_one({"filename": filename}, [{"$set": due}])
 
+    def forget_secrets(self) -> None:
+        self.db["media"].update_many({}, {"$unset": {"uploads.$[].secret": "", "ended.$[].secret": ""}})
+
     def list_revoked(self) -> list[str]:
         return sorted(found["value"] for found in self.db["revoked"].find())
 
@@ -248,6 +254,10 @@ class FilesInspector:
         pytest.skip("reads or changes the documents of MongoDB")
 
     client = db
+
+    def forget_secrets(self) -> None:
+        for table in ("uploads", "finished_uploads"):
+            self.query(f"UPDATE {table} SET secret_digest = NULL")
 
     def list_revoked(self) -> list[str]:
         return sorted(bytes(row["value"]).decode() for row in self.query("SELECT value FROM revocations"))
@@ -321,6 +331,7 @@ class FilesInspector:
             "outbox",
             "media",
             "revocations",
+            "quotas",
             "deliveries",
             "webhook_endpoints",
         ):

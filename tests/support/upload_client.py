@@ -50,7 +50,7 @@ def upload(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture
 def inspector(env: dict[str, str]) -> Iterator[MongoInspector]:
-    """The store of `env`, emptied: a FilesInspector with GRIDCAST_TEST_STORE=files, which has the same calls."""
+    """The store of `env`, emptied: a FilesInspector with TEST_STORE=files, which has the same calls."""
     with open_env_inspector(env) as store:
         store.clear()
         yield store

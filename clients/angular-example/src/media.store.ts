@@ -23,9 +23,15 @@ export class MediaStore {
 
   constructor() {
     const { client, gaps$, ofType } = this.socket;
-    merge(ofType("file.created"), ofType("file.replaced"), ofType("file.deleted"))
+    merge(ofType("file.created"), ofType("file.replaced"), ofType("file.restored"), ofType("file.deleted"))
       .pipe(takeUntilDestroyed())
       .subscribe(({ type, data }) => this.take(data, type === "file.deleted" ? null : data));
+    ofType("file.moved")
+      .pipe(takeUntilDestroyed())
+      .subscribe(({ data }) => {
+        this.take(data, data);
+        if (data.previous) this.take({ ...data, ...data.previous }, null); // else its old name is deleted by an event of its own
+      });
     // At the first connection and after each gap the list is read again; what events say meanwhile is compared by revision.
     gaps$
       .pipe(

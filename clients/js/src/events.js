@@ -13,6 +13,8 @@ const PROOF = 5_000; // milliseconds for an answer after the network or the page
 const QUERY_TOPICS = { names: 50, characters: 4_000 }; // in the URL; the others follow in frames
 const TOPIC = /^[A-Za-z0-9._~:/@%+=-]{1,200}$/;
 
+const TOKEN = Symbol("token"); // stands for the command that renews the token
+
 /** Codes after which the same client would be closed again, and reasons for which it must stay away. */
 const FINAL_CODES = [1002, 1007, 1009];
 const SUPERSEDED = "session resumed elsewhere";
@@ -46,7 +48,7 @@ export class Events {
   #topics = new Map();
   /** Topics that the session has on the server. @type {Set<string>} */
   #joined = new Set();
-  /** Commands that the server has not answered, in their order. @type {(Topic | null)[]} */
+  /** Commands that the server has not answered, in their order. @type {(Topic | typeof TOKEN | null)[]} */
   #commands = [];
   /** @type {Set<string>} */
   #seen = new Set();
@@ -303,7 +305,18 @@ export class Events {
     if (event.topic !== undefined) this.#topics.get(event.topic)?.listeners.tell(event);
     this.#byType.get(event.type)?.tell(event);
     this.#all.tell(event);
+    if (event.type === "socket.expiring") void this.#renew();
     if (event.type === "socket.resync") this.#gaps.tell(/** @type {Gap} */ (event.data));
+  }
+
+  /** The token of this connection ends in a minute: hand over another one, if the application has one. */
+  async #renew() {
+    const socket = this.#socket;
+    // Where there is none, the connection ends in time, and the next one asks again.
+    const token = await this.#http.renewed().catch(() => "");
+    if (!token || this.#socket !== socket) return;
+    this.#commands.push(TOKEN);
+    this.#send({ type: "token", token });
   }
 
   /** @param {string} key */
@@ -317,9 +330,16 @@ export class Events {
     return false;
   }
 
-  /** @param {{ type: string, detail?: string }} frame */
-  #answered({ type, detail }) {
+  /** @param {{ type: string, detail?: string, topic?: string }} frame */
+  #answered({ type, detail, topic: name = "" }) {
+    if (type === "unsubscribed" && this.#commands[0] === TOKEN) {
+      // Nobody asked for it: the new token does not cover the topic. In the next handshake its name would be refused.
+      this.#topics.delete(name);
+      this.#joined.delete(name);
+      return this.#gaps.tell({ reason: `the token does not cover the topic ${name}` });
+    }
     const topic = this.#commands.shift();
+    if (topic === TOKEN) return;
     if (type === "subscribed") topic?.resolve();
     else if (type === "error") topic?.reject(new GridcastError(0, detail ?? "the command was refused"));
   }

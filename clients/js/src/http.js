@@ -28,6 +28,11 @@ export class Http {
     }
   }
 
+  /** Another token from the callback, empty where there is no callback. */
+  async renewed() {
+    return typeof this.#token === "function" ? this.token(true) : "";
+  }
+
   /** Who the uploads belong to: the subject of the token, where that is a JWT. */
   async account() {
     if (this.#account !== undefined) return this.#account;

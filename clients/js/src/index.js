@@ -1,11 +1,12 @@
 import { Events } from "./events.js";
 import { Files } from "./files.js";
 import { Http } from "./http.js";
+import { Sockets } from "./sockets.js";
 import { Uploads } from "./uploads.js";
 
 export { GridcastError } from "./errors.js";
 export { Upload } from "./upload.js";
-export { Events, Files, Uploads };
+export { Events, Files, Sockets, Uploads };
 
 /** @typedef {import("./types.js").FileInfo} FileInfo */
 /** @typedef {import("./types.js").FileName} FileName */
@@ -17,6 +18,12 @@ export { Events, Files, Uploads };
 /** @typedef {import("./types.js").ConnectionState} ConnectionState */
 /** @typedef {import("./types.js").Gap} Gap */
 /** @typedef {import("./types.js").Subscription} Subscription */
+/** @typedef {import("./types.js").SocketInfo} SocketInfo */
+/** @typedef {import("./types.js").SocketPage} SocketPage */
+/** @typedef {import("./types.js").PushMessage} PushMessage */
+/** @typedef {import("./types.js").Receipt} Receipt */
+/** @typedef {import("./types.js").ReplicaStatus} ReplicaStatus */
+/** @typedef {import("./types.js").Status} Status */
 /** @typedef {import("./types.js").TokenSource} TokenSource */
 /** @typedef {import("./types.js").UploadState} UploadState */
 /** @typedef {import("./types.js").UploadOptions} UploadOptions */
@@ -34,13 +41,25 @@ export { Events, Files, Uploads };
  * @typedef {import("./types.js").DataOf<T>} DataOf
  */
 
-/** A client of one gateway: its files, uploads to it, events from it. */
+/** A client of one gateway: its files, uploads to it, events from it, the sockets of others. */
 export class Gridcast {
+  #http;
+
   /** @param {ClientOptions} [options] */
   constructor(options = {}) {
-    const http = new Http(options);
+    const http = (this.#http = new Http(options));
     this.files = new Files(http);
     this.events = new Events(http, options);
+    this.sockets = new Sockets(http);
     this.uploads = new Uploads(http, options, () => (this.events.state.state === "connected" ? this.events.sid : null));
+  }
+
+  /**
+   * Readiness, versions and live figures of every process.
+   * @param {AbortSignal} [signal]
+   * @returns {Promise<import("./types.js").Status>}
+   */
+  status(signal) {
+    return this.#http.read("/status", signal);
   }
 }

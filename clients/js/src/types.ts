@@ -17,8 +17,12 @@ export interface FileInfo {
   /** ISO 8601, UTC. */
   uploaded_at: string;
   metadata: Record<string, unknown>;
+  /** Entity tag of its poster, null where it has none. */
+  poster: string | null;
   /** Counts the changes of this name and never falls: of two descriptions the one with the greater revision is the newer. */
   revision: number;
+  /** The subject of the token with which this version was uploaded, null without one. */
+  owner: string | null;
 }
 
 /** What names a file: a FileInfo is one. */
@@ -33,8 +37,19 @@ export interface FilePage {
   next: string | null;
 }
 
+/** What became of one file of `removeAll`. */
+export interface RemoveResult {
+  folder: string;
+  filename: string;
+  /** 204, or the status with which its removal was refused. */
+  status: number;
+  detail: string | null;
+}
+
 export interface FolderPage {
   folders: string[];
+  /** Of these folders in the same order, not counting folders below them; null where they were not asked for. */
+  totals: { folder: string; files: number; bytes: number }[] | null;
   next: string | null;
 }
 
@@ -47,6 +62,8 @@ export interface ListOptions {
   after?: string | null | undefined;
   /** Entries of a page, at most 200. */
   limit?: number | undefined;
+  /** With `-` from the newest, last or largest on; `-time` if missing. */
+  sort?: "time" | "-time" | "name" | "-name" | "size" | "-size" | undefined;
   signal?: AbortSignal | undefined;
 }
 
@@ -75,12 +92,22 @@ export interface CloudEvent<Data = unknown> {
   data: Data;
 }
 
+/** The data of `file.moved`: the file under its new name. */
+export interface MovedFile extends FileInfo {
+  /** Null where it comes from another folder. */
+  previous: { folder: string; filename: string; revision: number } | null;
+}
+
 /** The data of the server's own events, by type. */
 export interface EventData {
   "file.created": FileInfo;
   "file.replaced": FileInfo;
   "file.deleted": FileInfo;
+  "file.restored": FileInfo;
+  "file.described": FileInfo;
+  "file.moved": MovedFile;
   "file.progress": Progress;
+  "socket.expiring": { expires: string };
   "socket.resync": { reason: string };
 }
 
@@ -113,7 +140,62 @@ export interface Subscription {
   unsubscribe(): void;
 }
 
-/** The token, or a function that returns it. `rejected`: the server refused the last one, so do not return it from a cache. */
+/** One socket, as others see it. */
+export interface SocketInfo {
+  sid: string;
+  /** away: disconnected, may still resume. */
+  state: "online" | "away";
+  /** The replica that has the connection; empty while away. */
+  replica: string;
+  /** Seconds since 1970. */
+  since: number;
+  left: number | null;
+  topics: string[];
+  meta: unknown;
+}
+
+export interface SocketPage {
+  sockets: SocketInfo[];
+  /** `after` of the next page, null at the end. */
+  next: string | null;
+}
+
+/** An event to push. */
+export interface PushMessage {
+  type: string;
+  data?: unknown;
+  /** Makes a repeated push the same event. */
+  id?: string | undefined;
+}
+
+/** What became of a push (docs/messages.md, "Receipts"). */
+export interface Receipt {
+  status: "sent" | "queued" | "delivered";
+  id: string;
+  sequence: string;
+  duplicate: boolean;
+}
+
+/** One process of a service, as `GET /status` shows it. */
+export interface ReplicaStatus {
+  address: string;
+  ready: boolean;
+  /** Readiness checks by name: "ok", or what is wrong. */
+  checks: Record<string, string>;
+  /** null where the replica did not answer. */
+  version: string | null;
+  /** Seconds since it was started. */
+  uptime: number | null;
+  /** Live figures by name: counters since the start, and gauges. */
+  figures: Record<string, number>;
+}
+
+export interface Status {
+  gateway: ReplicaStatus;
+  services: { service: string; ready: boolean; replicas: ReplicaStatus[] }[];
+}
+
+/** The token, or a function that returns it. `rejected`: the server refused the last one, or it ends soon; so do not return it from a cache. */
 export type TokenSource =
   | string
   | ((state: { rejected: boolean }) => string | null | undefined | Promise<string | null | undefined>);

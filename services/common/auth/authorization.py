@@ -7,15 +7,17 @@ from collections.abc import Callable
 
 from services.common.asgi import Scope
 from services.common.auth.authenticator import Authenticator
-from services.common.auth.credentials import find_token
+from services.common.auth.credentials import find_link, find_token
 from services.common.auth.identity import SCOPE_KEY, Identity
 from services.common.auth.keys import UnknownKey
+from services.common.auth.link_authenticator import LinkAuthenticator
 from services.common.auth.rights import Verb, scope_word
 from services.common.auth.route_rules import Rule, RuleTable, Source
 from services.common.auth.sids import SidSigner
-from services.common.errors import BadRequest, GridcastError, InsufficientScope, Unauthorized
+from services.common.errors import BadRequest, GridcastError, InsufficientScope, InvalidLink, Unauthorized
 from services.common.http.query import parse_query
 from services.common.media import validate_folder
+from services.common.media_address import parse_address
 from services.common.media_path import PATH_PREFIX, parse_media_path
 from services.common.web.active_requests import ActiveRequests
 
@@ -31,7 +33,8 @@ class Authorization:
         rules: of the routes of the service.
         sids: recognises the sids of a subject.
         tus_folder: reads Upload-Metadata; None in services without such a route.
-        active_requests: the requests in progress, which end when their token is revoked.
+        active_requests: the requests in progress, which end when their token or link is revoked.
+        links: verifies signed links; None in services that accept none.
 
     """
 
@@ -42,23 +45,44 @@ class Authorization:
         sids: SidSigner,
         tus_folder: FolderReader | None = None,
         active_requests: ActiveRequests | None = None,
+        links: LinkAuthenticator | None = None,
     ) -> None:
         self.active_requests = active_requests or ActiveRequests(authenticator.check_revoked)
         self._authenticator = authenticator
         self._rules = rules
         self._sids = sids
         self._tus_folder = tus_folder
+        self._links = links
 
     def authorize_now(self, scope: Scope) -> None:
         """Authorise a request with what is in memory, and put its identity into the scope.
 
-        Raises Unauthorized, Forbidden, BadRequest, NotFound and MethodNotAllowed; UnknownKey where `authorize` must be awaited.
+        Raises Unauthorized, Forbidden, InvalidLink, BadRequest, NotFound and MethodNotAllowed; UnknownKey where `authorize` must be
+        awaited.
         """
         rule = self._rules.match(scope["method"], scope["path"])
-        if rule.verb is not None:
+        if rule.verb is None:
+            return
+        if (link := find_link(scope["query_string"])) is not None:
+            scope[SCOPE_KEY] = self._authorize_link(rule, link, scope)
+        else:
             identity = self._authenticator.authenticate(find_token(scope["headers"]))
             self._judge(rule, rule.verb, identity, scope)
             scope[SCOPE_KEY] = identity
+
+    def _authorize_link(self, rule: Rule, text: str, scope: Scope) -> Identity:
+        """Return the identity of a link. Raises InvalidLink where it is not for this request, BadRequest beside a token."""
+        if any(name == b"authorization" for name, _ in scope["headers"]):
+            raise BadRequest("there is more than one credential: send a token or a link")
+        if self._links is None:
+            raise InvalidLink("links are not accepted here")
+        identity = self._links.authenticate(text)
+        link = identity.link
+        if link is None or rule.link != link.kind:
+            raise InvalidLink("it is not for this route")
+        if rule.source is Source.ADDRESS and parse_address(scope) != link.name:
+            raise InvalidLink("it is for another file")
+        return identity
 
     async def authorize(self, scope: Scope) -> None:
         """Do the same, and fetch newer keys where the token's key is unknown. Raises no UnknownKey."""

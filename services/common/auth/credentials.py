@@ -1,6 +1,7 @@
-"""Finds the credential of a request: one bearer token (RFC 6750, 2.1), or none. Pure.
+"""Finds the credential of a request: one bearer token (RFC 6750, 2.1), one signed link, or none. Pure.
 
-A token in the query is never read: it would be in logs, histories and Referer.
+A token in the query is never read: it would be in logs, histories and Referer. A link lets its holder do one thing, for a
+while.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,6 +11,7 @@ from services.common.http.headers import Header
 
 TOKEN_SUBPROTOCOL_PREFIX = "bearer."  # noqa: S105  # not a token
 SUBPROTOCOL = "cloudevents.json"
+_LINK_PARAMETER = b"link="
 
 
 def find_token(headers: Iterable[Header]) -> str | None:
@@ -29,6 +31,19 @@ def find_token(headers: Iterable[Header]) -> str | None:
     if scheme.lower() != b"bearer" or not (token := token.strip(b" ")):
         raise Unauthorized("the Authorization field must be: Bearer TOKEN", 'error="invalid_token"')
     return token.decode("latin-1")  # whether it is a token is judged where it is verified
+
+
+def find_link(query: bytes) -> str | None:
+    """Return the signed link of a query, None without one. Raises BadRequest for two.
+
+    A link has no character that would be percent-encoded: another spelling of it is not one.
+    """
+    if _LINK_PARAMETER not in query:
+        return None
+    found = [part[len(_LINK_PARAMETER) :] for part in query.split(b"&") if part.startswith(_LINK_PARAMETER)]
+    if len(found) > 1:
+        raise BadRequest("there is more than one credential: send one link")
+    return found[0].decode("latin-1") if found else None
 
 
 def find_socket_token(headers: Iterable[Header], subprotocols: Sequence[str]) -> str | None:

@@ -11,10 +11,12 @@ from services.common.auth.identity import Identity
 from services.common.auth.key_ring import KeyRing, parse_key_ring
 from services.common.auth.key_sources import RingKeys
 from services.common.auth.keys import KeySource
+from services.common.auth.link_authenticator import LinkAuthenticator
 from services.common.auth.revocations import RevocationList
 from services.common.auth.rights import parse_scope
 from services.common.auth.route_rules import RuleTable
 from services.common.auth.sids import SidSigner
+from services.common.auth.signed_links import LinkSigner
 from services.common.settings import AuthSettings
 from services.common.web.active_requests import ActiveRequests
 from services.common.web.health import ReadinessCheck
@@ -32,6 +34,8 @@ class Auth:
     sids: SidSigner
     revocations: RevocationList
     active_requests: ActiveRequests
+    link_signer: LinkSigner
+    links: LinkAuthenticator
     jwks: "JwksCache | None" = None
 
     def start(self) -> None:
@@ -76,7 +80,17 @@ def create_auth(settings: AuthSettings) -> Auth | None:
     )
     if jwks is not None:
         jwks.on_change = authenticator.forget_verified
-    return Auth(authenticator, ring, SidSigner(ring, time.time), revocations, ActiveRequests(revocations.check), jwks)
+    link_signer = LinkSigner(ring)
+    return Auth(
+        authenticator,
+        ring,
+        SidSigner(ring, time.time),
+        revocations,
+        ActiveRequests(revocations.check),
+        link_signer,
+        LinkAuthenticator(link_signer, revocations),
+        jwks,
+    )
 
 
 def create_jwks_cache(settings: AuthSettings) -> "JwksCache":
@@ -95,6 +109,6 @@ def create_authorization(
     Raises RuntimeError for a route without a rule, also where authentication is off.
     """
     rules = RuleTable(routes)
-    return (
-        None if auth is None else Authorization(auth.authenticator, rules, auth.sids, tus_folder, auth.active_requests)
-    )
+    if auth is None:
+        return None
+    return Authorization(auth.authenticator, rules, auth.sids, tus_folder, auth.active_requests, auth.links)

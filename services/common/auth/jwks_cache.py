@@ -31,7 +31,7 @@ class JwksCache:
     """A `KeySource` of the key set at one URL.
 
     `fetch` returns the document, or raises an exception; `clock` returns monotonic seconds; `on_change` is called when the keys are
-    others than before.
+    others than before; `sleep` waits for seconds of that clock.
     """
 
     def __init__(
@@ -39,10 +39,12 @@ class JwksCache:
         fetch: Callable[[], Awaitable[bytes]],
         clock: Callable[[], float],
         on_change: Callable[[], object] = lambda: None,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._fetch = fetch
         self._clock = clock
         self.on_change = on_change
+        self._sleep = sleep
         self._keys: KeySet | None = None
         self._fetched_at = 0.0
         self._attempted_at: float | None = None
@@ -87,7 +89,7 @@ class JwksCache:
             await self._refresh()
             retry = FIRST_INTERVAL_SECONDS if self._keys is None else FORCED_INTERVAL_SECONDS
             pause = retry if self._fault else FRESH_SECONDS / 2
-            await asyncio.sleep(pause * random.uniform(0.8, 1.0))  # noqa: S311  # jitter, not a secret
+            await self._sleep(pause * random.uniform(0.8, 1.0))  # noqa: S311  # jitter, not a secret
 
     async def _fetch_once(self) -> None:
         self._attempted_at = self._clock()

@@ -1,6 +1,7 @@
-"""Revocations: tokens and subjects whose tokens are refused before they end. Pure.
+"""Revocations: tokens, subjects and links that are refused before they end, and links that were prolonged. Pure.
 
 A token is revoked by its id (`jti`), a subject with all tokens that were issued up to a moment: one that is issued later is good.
+Links fall with the token that made them.
 """
 
 import json
@@ -10,14 +11,22 @@ from dataclasses import dataclass
 from typing import Literal
 
 from services.common.auth.identity import Identity
-from services.common.errors import InvalidToken, ServiceUnavailable
+from services.common.auth.signed_links import Link
+from services.common.errors import InvalidLink, InvalidToken, ServiceUnavailable
 
-RevocationKind = Literal["subject", "token"]
+RevocationKind = Literal["subject", "token", "link", "prolonged"]
+"""`prolonged` is no revocation: it is the later end of a link, and travels in the same list."""
+TOKEN_KINDS: tuple[RevocationKind, ...] = ("subject", "token")
+LINK_KINDS: tuple[RevocationKind, ...] = ("link", "prolonged")
+"""In the order in which they are kept where there are too many. Who may make links adds to these alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """One revocation. Times are Unix times in seconds: tokens issued after `before` are good; after `until` all have ended."""
+    """One revocation. Times are Unix times in seconds: tokens issued after `before` are good; after `until` all have ended.
+
+    `value` is the subject, the `jti`, or the id of a link.
+    """
 
     kind: RevocationKind
     value: str
@@ -30,20 +39,30 @@ class RevocationList:
 
     def __init__(self) -> None:
         self._tokens: frozenset[str] = frozenset()
+        self._links: frozenset[str] = frozenset()
         self._subjects: dict[str, float] = {}
+        self._prolonged: dict[str, float] = {}
         self.known = False
 
     def replace(self, revocations: Iterable[Revocation]) -> bool:
         """Take over the current revocations. Returns whether they are others than before."""
         tokens: set[str] = set()
+        links: set[str] = set()
         subjects: dict[str, float] = {}
+        prolonged: dict[str, float] = {}
         for one in revocations:
-            if one.kind == "token":
-                tokens.add(one.value)
-            else:
-                subjects[one.value] = max(one.before, subjects.get(one.value, -math.inf))
-        changed = not self.known or tokens != self._tokens or subjects != self._subjects
-        self._tokens, self._subjects, self.known = frozenset(tokens), subjects, True
+            match one.kind:
+                case "token":
+                    tokens.add(one.value)
+                case "link":
+                    links.add(one.value)
+                case "prolonged":
+                    prolonged[one.value] = one.until
+                case "subject":
+                    subjects[one.value] = max(one.before, subjects.get(one.value, -math.inf))
+        changed = not self.known or tokens != self._tokens or links != self._links or subjects != self._subjects
+        self._tokens, self._links, self.known = frozenset(tokens), frozenset(links), True
+        self._subjects, self._prolonged = subjects, prolonged
         return changed
 
     def forget(self) -> None:
@@ -55,16 +74,22 @@ class RevocationList:
         if not self.known:
             raise ServiceUnavailable("the revoked tokens are not known yet")
 
+    def link_expiry(self, link: Link) -> float:
+        """Return the Unix time at which a link ends, the later end of one that was prolonged."""
+        return max(link.expires_at, self._prolonged.get(link.id, 0.0))
+
     def check(self, identity: Identity) -> None:
-        """Raise InvalidToken for a revoked token, and ServiceUnavailable while the revocations are not known."""
+        """Raise for what was revoked, InvalidToken or InvalidLink; ServiceUnavailable while the revocations are not known."""
         if identity.is_anonymous:
             return
         if not self.known:
             raise ServiceUnavailable("the revoked tokens are not known yet")
-        if identity.token_id and identity.token_id in self._tokens:
-            raise InvalidToken("it was revoked")
-        if identity.issued_at <= self._subjects.get(identity.subject, -math.inf):
-            raise InvalidToken("it was revoked")
+        if identity.link is not None and identity.link.id in self._links:
+            raise InvalidLink("it was revoked")
+        if (identity.token_id and identity.token_id in self._tokens) or identity.issued_at <= self._subjects.get(
+            identity.subject, -math.inf
+        ):
+            raise InvalidToken("it was revoked") if identity.link is None else InvalidLink("its issuer was revoked")
 
 
 def encode_revocations(revocations: Iterable[Revocation]) -> str:

@@ -26,7 +26,7 @@ MAX_USER_TOPIC_LENGTH = 200
 SUBJECT_PLACEHOLDER = "{sub}"
 
 _ENCODED_PATTERN = re.compile(r"(?:[!$&'()+,\-./0-9:;=?@A-Z\[\]^_`a-z{|}~#<>]|%[0-9A-Fa-f]{2})*\Z")
-_TOPIC = re.compile(r"[A-Za-z0-9._~:/@%+=-]{0,200}\Z")
+_GRANTED_TOPIC = re.compile(r"[A-Za-z0-9._~:/@%+=-]{0,200}\Z")
 
 
 class Rights:
@@ -49,7 +49,7 @@ class Rights:
                 is_tree, folder = pattern.endswith("/*"), _parse_folder_pattern(pattern.removesuffix("/*"))
                 if folder is not None and (folder or not is_tree):
                     (trees if is_tree else exact).setdefault(verb, set()).add(folder)
-            elif verb in TOPIC_VERBS and pattern and _TOPIC.match(pattern.removesuffix("*")):
+            elif verb in TOPIC_VERBS and pattern and _GRANTED_TOPIC.match(pattern.removesuffix("*")):
                 topics.setdefault(verb, set()).add(pattern)
         self._folders = {
             verb: FolderFilter(frozenset(exact.get(verb, ())), frozenset(trees.get(verb, ())))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from services.common.auth.rights import Verb
+from services.common.auth.signed_links import LinkKind
 from services.common.errors import MethodNotAllowed, NotFound
 from services.common.media_path import PATH_PREFIX, PATH_TEMPLATE
 
@@ -39,11 +40,14 @@ class Rule:
 
     verb: Verb | None
     source: Source = Source.ANY
+    link: LinkKind | None = None
+    """The kind of signed link that is enough in place of a token."""
 
 
 PUBLIC = Rule(None)
 _READ, _WRITE, _DELETE = (Rule(verb, Source.ADDRESS) for verb in ("read", "write", "delete"))
-_TUS = Rule("write")
+_DOWNLOAD = Rule("read", Source.ADDRESS, "get")
+_TUS = Rule("write", link="put")
 """The id of an upload is looked at by the handler: that of another owner is unknown."""
 
 RULES: Mapping[str, Mapping[str, Rule]] = {
@@ -56,15 +60,23 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
     "/livez": {"GET": PUBLIC},
     "/readyz": {"GET": PUBLIC},
     "/version": {"GET": PUBLIC},
-    "/file": {"GET": Rule("read", Source.LIST)},
+    "/status": {"GET": Rule("admin")},
+    # The right to write where a file goes is judged by the handler: the body names the folder.
+    "/file": {"GET": Rule("read", Source.LIST), "PATCH": _DELETE},
+    "/file/poster": {"GET": _DOWNLOAD, "PUT": _WRITE, "DELETE": _WRITE},
+    "/file/restore": {"POST": _WRITE},
+    "/file/delete": {"POST": Rule("delete")},
     "/file/folders": {"GET": Rule("read")},
     "/file/info": {"GET": _READ},
-    "/file/stream": {"GET": _READ, "PUT": _WRITE, "DELETE": _DELETE},
-    PATH_TEMPLATE: {"GET": _READ, "PUT": _WRITE, "DELETE": _DELETE},
+    "/file/stream": {"GET": _DOWNLOAD, "PUT": _WRITE, "DELETE": _DELETE},
+    PATH_TEMPLATE: {"GET": _DOWNLOAD, "PUT": _WRITE, "DELETE": _DELETE},
     "/file/upload": {"POST": Rule("write", Source.FORM)},
-    "/file/tus": {"OPTIONS": PUBLIC, "POST": Rule("write", Source.TUS_METADATA)},
+    "/file/tus": {"OPTIONS": PUBLIC, "POST": Rule("write", Source.TUS_METADATA, "put")},
     # POST is PATCH, DELETE or HEAD by X-HTTP-Method-Override: all need the same.
     "/file/tus/{upload}": {"OPTIONS": PUBLIC, "HEAD": _TUS, "PATCH": _TUS, "DELETE": _TUS, "POST": _TUS},
+    # The folder of each link that is made or prolonged is judged by the handler, and so is whose link it is.
+    "/file/link": {"POST": Rule("link")},
+    "/file/link/{id}": {"PATCH": Rule("link"), "DELETE": Rule("link")},
     "/auth/revocations": {"POST": Rule("admin")},
     "/webhooks/endpoints": {"GET": Rule("admin"), "POST": Rule("admin")},
     "/webhooks/endpoints/{endpoint}": {"DELETE": Rule("admin")},

@@ -22,7 +22,7 @@ _ID_SEGMENT, _ID_SEEK_HEAD, _ID_INFO, _ID_TRACKS, _ID_CLUSTER, _ID_TAGS = (
     0x1254C367,
 )
 _WANTED = frozenset({_ID_INFO, _ID_TRACKS, _ID_TAGS})
-_READ = _WANTED | {_ID_SEEK_HEAD}
+_READ_ELEMENTS = _WANTED | {_ID_SEEK_HEAD}
 _CODECS_BY_ID = {
     "V_VP8": "vp8",
     "V_THEORA": "theora",
@@ -128,7 +128,7 @@ class MatroskaParser:
                 if not self._seek_wanted():
                     return None
                 continue
-            if element.id in _READ and element.end - element.body <= MAX_ELEMENT_BYTES:
+            if element.id in _READ_ELEMENTS and element.end - element.body <= MAX_ELEMENT_BYTES:
                 if element.end > len(window):
                     return None if is_end else self._position
                 self._read(element.id, window, element.body, element.end)

@@ -20,7 +20,7 @@ from services.common.server.connection_info import CONNECTION_INFO_EXTENSION, Co
 from services.common.server.connection_state import ACTIVE, ENDED, IDLE, PARSING, ConnectionState
 from services.common.server.contract import ServerConfig, ServerState
 from services.common.server.cycle import RequestCycle
-from services.common.server.date_header import date_header
+from services.common.server.date_header import date_header, date_line
 from services.common.server.parse_turns import BYTES_PER_TURN, ParseTurns
 from services.common.server.scope import connection_scope, http_scope
 from services.common.server.timeouts import KeepAliveTimer, SendTimeout, Timeout
@@ -259,9 +259,9 @@ class HTTPConnection(asyncio.Protocol):
     def _send_prepared(self, response: PreparedResponse) -> None:
         """Send a response of the fast path: no task, no coroutine, no event."""
         self._fast_path_left -= 1
-        status, headers, preencoded, body = response
-        head = encode_response_head(status, [date_header(), *headers], preencoded)
-        self._transport.write_response(head, body)
+        lines = date_line() + response.field_lines
+        head = encode_response_head(response.status, response.headers, response.preencoded, lines)
+        self._transport.write_response(head, response.body)
         self._server_state.total_requests += 1
         self._state = IDLE
         self._keep_alive_timer.start()

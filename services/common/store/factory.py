@@ -9,6 +9,7 @@ from services.common.store.errors import InvalidStoreSettings
 from services.common.store.file_importer import FileImporter
 from services.common.store.garbage_collector import GarbageCollector
 from services.common.store.media_reader import MediaReader
+from services.common.store.quotas import NO_QUOTA, Quota
 from services.common.store.revocation_store import RevocationStore
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import UploadStore
@@ -28,20 +29,26 @@ class MediaStore:
 
 
 def open_store(
-    settings: StoreSettings, timings: StoreTimings | None = None, *, relays_events: bool = False
+    settings: StoreSettings,
+    timings: StoreTimings | None = None,
+    quota: Quota = NO_QUOTA,
+    *,
+    relays_events: bool = False,
 ) -> MediaStore:
     """Open the store; it connects with the first call. Must be called in a running event loop.
 
-    `timings` is needed by processes that write or collect garbage; with `relays_events` the events of their changes stay in the
-    outbox until they are relayed. Raises InvalidStoreSettings for a connection string that the driver of MongoDB refuses. What the
-    other store needs is not imported: it need not be installed.
+    `timings` is needed by processes that write or collect garbage, and `quota` by those that take uploads or count what owners
+    have; with `relays_events` the events of their changes stay in the outbox until they are relayed. Raises InvalidStoreSettings
+    for a connection string that the driver of MongoDB refuses. What the other store needs is not imported, and need not be there.
     """
     if settings.store == "files":
-        return _open_files(settings, timings, relays_events=relays_events)
-    return _open_gridfs(settings, timings, relays_events=relays_events)
+        return _open_files(settings, timings, quota, relays_events=relays_events)
+    return _open_gridfs(settings, timings, quota, relays_events=relays_events)
 
 
-def _open_gridfs(settings: StoreSettings, timings: StoreTimings | None, *, relays_events: bool) -> MediaStore:
+def _open_gridfs(
+    settings: StoreSettings, timings: StoreTimings | None, quota: Quota, *, relays_events: bool
+) -> MediaStore:
     from services.common.store.gridfs.delivery_store import GridFSDeliveryStore  # noqa: PLC0415
     from services.common.store.gridfs.file_importer import GridFSFileImporter  # noqa: PLC0415
     from services.common.store.gridfs.garbage_collector import GridFSGarbageCollector  # noqa: PLC0415
@@ -56,9 +63,9 @@ def _open_gridfs(settings: StoreSettings, timings: StoreTimings | None, *, relay
     except ConfigurationError as error:
         raise InvalidStoreSettings(str(error)) from None
     return MediaStore(
-        uploads=GridFSUploadStore(mongo, timings, relays_events=relays_events),
+        uploads=GridFSUploadStore(mongo, timings, quota, relays_events=relays_events),
         reader=GridFSMediaReader(mongo),
-        garbage=GridFSGarbageCollector(mongo, timings, relays_events=relays_events),
+        garbage=GridFSGarbageCollector(mongo, timings, quota, relays_events=relays_events),
         importer=GridFSFileImporter(mongo, timings),
         revocations=GridFSRevocationStore(mongo),
         webhooks=GridFSDeliveryStore(mongo, timings),
@@ -66,7 +73,9 @@ def _open_gridfs(settings: StoreSettings, timings: StoreTimings | None, *, relay
     )
 
 
-def _open_files(settings: StoreSettings, timings: StoreTimings | None, *, relays_events: bool) -> MediaStore:
+def _open_files(
+    settings: StoreSettings, timings: StoreTimings | None, quota: Quota, *, relays_events: bool
+) -> MediaStore:
     from services.common.store.files.delivery_store import FilesDeliveryStore  # noqa: PLC0415
     from services.common.store.files.file_importer import FilesFileImporter  # noqa: PLC0415
     from services.common.store.files.files_database import open_files_database  # noqa: PLC0415
@@ -77,9 +86,9 @@ def _open_files(settings: StoreSettings, timings: StoreTimings | None, *, relays
 
     files = open_files_database(settings.database_url.get_secret_value(), settings.files_dir)
     return MediaStore(
-        uploads=FilesUploadStore(files, timings, relays_events=relays_events),
+        uploads=FilesUploadStore(files, timings, quota, relays_events=relays_events),
         reader=FilesMediaReader(files),
-        garbage=FilesGarbageCollector(files, timings, relays_events=relays_events),
+        garbage=FilesGarbageCollector(files, timings, quota, relays_events=relays_events),
         importer=FilesFileImporter(files, timings),
         revocations=FilesRevocationStore(files),
         webhooks=FilesDeliveryStore(files),

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Literal, Protocol
 
 from services.common.errors import Conflict
-from services.common.media import MediaInfo
+from services.common.media import MediaInfo, Poster
 
 ImportOutcome = Literal["imported", "unchanged", "kept"]
 """`unchanged`: the same version is current here. `kept`: a version that is as new or newer is current here, and stays."""
@@ -28,13 +28,14 @@ CHANGED_MEANWHILE = "the file was changed meanwhile, or another process copies i
 
 
 class FileImporter(Protocol):
-    """Stores files as another store describes them."""
+    """Stores files as another store describes them. Their posters are stored by `import_poster`, before them."""
 
     block_size: int
     """Bytes of every block but the last one of a file."""
 
     async def import_file(self, info: MediaInfo, blocks: AsyncIterator[bytes]) -> ImportOutcome:
-        """Make a file current with all that `info` says: both ids, the entity tag, the metadata, the time and the revision.
+        """Make a file current with all that `info` says: both ids, the entity tag, the metadata, the owner, the time and the
+        revision.
 
         `blocks` are those of the file, in order. They are read only where the file is imported, and to their end before it becomes
         visible in one step: an exception of theirs passes unchanged and nothing is visible. What an outcome says is durable. The
@@ -51,6 +52,9 @@ class FileImporter(Protocol):
             ServiceUnavailable: the outcome is unknown.
 
         """
+
+    async def import_poster(self, info: MediaInfo, poster: Poster) -> None:
+        """Store the poster of a version that is imported next. Raises BadRequest and ServiceUnavailable."""
 
 
 def compare_versions(current: MediaInfo | None, incoming: MediaInfo) -> Literal["unchanged", "kept"] | None:
@@ -84,4 +88,5 @@ def _describe(info: MediaInfo) -> tuple[object, ...]:
         info.metadata_json,
         info.media_facts_json,
         info.uploaded_at,
+        info.owner,
     )

@@ -50,7 +50,8 @@ class GarbageCollectionLoop:
                 publishing = publishing and await self._publish(event)
 
     async def delete_orphans(self) -> None:
-        """Delete blocks that no entry references."""
+        """Delete blocks that no entry references, and count what owners have."""
+        await self._collector.count_quotas()
         if count := await self._collector.delete_orphans():
             self._orphans_counter.inc(count)
             _log.warning("deleted the chunks of %d orphaned files", count)

@@ -24,6 +24,9 @@ class GarbageCollector(Protocol):
     async def list_unpublished(self, media_id: str) -> Sequence[OutboxEvent]:
         """Return the outbox events that are older than `StoreTimings.outbox_retry_after`, and those before them, in order."""
 
+    async def count_quotas(self) -> int:
+        """Count again what each owner has stored and reserved; return the number of owners. Without a quota 0."""
+
     async def delete_orphans(self) -> int:
         """Delete blocks that are at least a day old and that no entry references; return the number of files they belonged to.
 

@@ -31,7 +31,12 @@ REVISION_BUCKETS = 1 << 16
 """Revision floors that are kept: at most some 5 MiB."""
 DUE_PAGE_SIZE = 100
 """Names that the garbage collector fetches by one query."""
+NOT_RESTORABLE = "nothing can be restored here: no file of this name was deleted, or it was too long ago"
+"""The detail of the error for a file that was deleted too long ago: nothing is left that would tell it from one that never was."""
 RESOLVE_TIMEOUT_SECONDS = 6.0
 """How long an unknown outcome of a commit or a deletion is resolved before the answer is 503."""
 ATTEMPT_TIMEOUT_SECONDS = 4.0
 """Time limit of one attempt, shorter than that of other operations, so that the outcome is resolved before the client gets 503."""
+
+RETRY_LATER = {"retry-after": "30"}
+"""Response fields of a refusal that ends with the uploads of others: seconds, about what a garbage collection takes."""

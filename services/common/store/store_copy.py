@@ -165,6 +165,8 @@ class StoreCopier:
         self.report.add_failed(name, "it was replaced again and again")
 
     async def _import(self, info: MediaInfo) -> ImportOutcome:
+        if info.poster_etag is not None and (poster := await self._source.read_poster(info)) is not None:
+            await self._target.import_poster(info, poster)
         async with aclosing(self._read_blocks(info)) as blocks:
             return await self._target.import_file(info, blocks)
 

@@ -9,20 +9,22 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
 
-from services.common.media import NO_METADATA, MediaInfo, MediaName, sha256_etag
+from services.common.media import NO_METADATA, MediaInfo, MediaName, Poster, sha256_etag
 
 
 @dataclass(frozen=True, slots=True)
 class UploadHandle:
     """A writer's handle of an unfinished upload, void as soon as another writer has acquired the upload.
 
-    `upload_id` finds the upload again from any process. `store_key` is opaque: only the store that made it reads it.
+    `upload_id` finds the upload again from any process, and cannot be guessed (`upload_ids`). `store_key` is opaque: only the store
+    that made it reads it. `owner` is the subject that created the upload, empty where there is none.
     """
 
     upload_id: str
     name: MediaName | None
     fencing_token: int
     store_key: str
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +33,22 @@ class NewUpload:
 
     `length` in bytes. `ttl` is how many seconds after its last byte the upload expires, None for as long as its writer renews the
     lease. `metadata` is the caller's own and returned unchanged. `client` is who creates it, as text that is compared and nothing
-    else: where a store limits what is unfinished, it does so for each client.
+    else: where a store limits what is unfinished, it does so for each client. `owner` is the subject of its creator, empty for
+    none: the file that the upload becomes has the same owner. `reservation` is how many bytes of the owner's quota are reserved,
+    by default `length`, and nothing where that is not known.
     """
 
     length: int | None = None
     ttl: float | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     client: str = ""
+    owner: str = ""
+    reservation: int | None = None
+
+    @property
+    def reserved_bytes(self) -> int:
+        """The bytes to reserve."""
+        return (self.length or 0) if self.reservation is None else self.reservation
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +66,7 @@ class InProgressUpload:
     metadata: Mapping[str, str]
     expires_at: datetime
     write_in_progress: bool
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +85,7 @@ class FinishedUpload:
     sha256: str | None
     metadata: Mapping[str, str]
     expires_at: datetime
+    owner: str = ""
 
 
 UploadState = InProgressUpload | FinishedUpload | None
@@ -125,6 +138,14 @@ class StoredFile:
 
 
 @dataclass(frozen=True, slots=True)
+class PreviousName:
+    """The name that a file had before it was moved, and the revision with which it left that name."""
+
+    name: MediaName
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
 class OutboxEvent:
     """An event that is still to be published: stored in the same update as the change itself, so that a crash cannot lose it.
 
@@ -132,7 +153,8 @@ class OutboxEvent:
     `earlier` are the events of older changes of the name that were unpublished at `read_at`, a time of the monotonic clock: they
     are published before this one, in their order. An event of the type `socket.resync` replaces older events that the store has
     no room for; its `info` is that of the last of them. `to_relay` are the events up to this one that have no deliveries yet, this
-    one among them; empty in a store that does not relay.
+    one among them; empty in a store that does not relay. `name_key` is the store's key of the name: one name's events have the
+    same. `previous` is there where a file was moved. `previous_owner` is the owner of the file that was replaced.
     """
 
     id: str
@@ -141,6 +163,9 @@ class OutboxEvent:
     read_at: float
     earlier: tuple["OutboxEvent", ...] = ()
     to_relay: tuple["OutboxEvent", ...] = ()
+    name_key: str = ""
+    previous: PreviousName | None = None
+    previous_owner: str = ""
 
 
 class UploadCreator(Protocol):
@@ -155,8 +180,12 @@ class UploadCreator(Protocol):
     ) -> UploadHandle:
         """Create an upload and acquire its lease. Without a name it is not visible under any; `assign_name` gives it one.
 
-        Raises AlreadyExists or PreconditionFailed where the preconditions do not hold.
+        Raises AlreadyExists or PreconditionFailed where the preconditions do not hold; QuotaExceeded and TooManyRequests where the
+        owner has too much.
         """
+
+    async def reserve(self, upload: UploadHandle, length: int) -> None:
+        """Reserve `length` bytes in all of the owner's quota, for an upload whose length is not known. Raises QuotaExceeded."""
 
     async def assign_name(
         self, upload: UploadHandle, name: MediaName, preconditions: Preconditions = MUST_NOT_EXIST
@@ -242,13 +271,18 @@ class PartJoiner(Protocol):
     """Joins the bytes of unfinished uploads within the store. Raises ServiceUnavailable, InsufficientStorage."""
 
     async def join_parts(
-        self, upload: UploadHandle, parts: Sequence[tuple[UploadHandle, int]], on_progress: Callable[[int], object]
-    ) -> str | None:
+        self,
+        upload: UploadHandle,
+        parts: Sequence[tuple[UploadHandle, int]],
+        add_content: Callable[[bytes], object],
+        on_progress: Callable[[int], object],
+    ) -> bool:
         """Make the bytes of an empty upload of the first bytes of each part, in order; each part comes with their number.
 
-        Returns their SHA-256 in lower-case hex. None where this store cannot do it and has changed nothing: then the caller reads
-        the parts and writes them. `on_progress` is called with how many bytes are joined. Raises CorruptFile where a part has fewer
-        bytes, Conflict where the handle of the upload is void.
+        Returns False where this store cannot do it and has changed nothing: then the caller reads the parts and writes them.
+        `add_content` is called in a thread with all bytes as they are stored, in order and one piece after another; `on_progress`
+        with how many bytes are joined. Raises CorruptFile where a part has fewer bytes, Conflict where the handle of the upload is
+        void.
         """
 
 
@@ -278,13 +312,51 @@ class UploadTerminator(Protocol):
 
 
 class FileDeleter(Protocol):
-    """Deletes committed files."""
+    """Deletes committed files, and restores deleted ones."""
 
     async def delete(self, name: MediaName, preconditions: Preconditions = NO_PRECONDITIONS) -> OutboxEvent | None:
         """Make the current file of that name invisible; None where there is none.
 
         Raises PreconditionFailed, TooManyRequests where the name has too many events that are not relayed, and ServiceUnavailable
         where the outcome stays unknown.
+        """
+
+    async def restore(self, name: MediaName) -> OutboxEvent:
+        """Make the file current again that was deleted last under that name, with all that was known of it.
+
+        Raises Gone where its bytes are not kept any more or none was deleted, AlreadyExists where the name has a file,
+        ServiceUnavailable where the outcome stays unknown.
+        """
+
+
+class FileMover(Protocol):
+    """Gives committed files other names."""
+
+    async def move_file(
+        self, name: MediaName, new_name: MediaName, preconditions: Preconditions = NO_PRECONDITIONS
+    ) -> tuple[OutboxEvent, ...] | None:
+        """Move the current file of `name` to `new_name`; None where there is none.
+
+        Its id, bytes and all that is known of it stay. It is at exactly one of the names at every moment, whatever fails. The
+        revision is greater than all that both names have had. Unfinished uploads and finished ones stay with the name that they
+        were begun under, and a file that is stored under it later has an id of its own.
+
+        Returns `file.moved`, and behind it `file.deleted` of the old name where the folder is another: those who may read only that
+        one learn nothing else. Raises AlreadyExists where the new name has a file, PreconditionFailed, Conflict where others change
+        the names again and again, ServiceUnavailable where the outcome stays unknown.
+        """
+
+
+class PosterWriter(Protocol):
+    """Keeps a poster with a file. It belongs to the version: with it, it is moved, restored and deleted."""
+
+    async def set_poster(
+        self, name: MediaName, poster: Poster | None, preconditions: Preconditions = NO_PRECONDITIONS
+    ) -> OutboxEvent | None:
+        """Set the poster of the current file of that name, or remove it; None where there is no file.
+
+        The event is `file.described`. Raises PreconditionFailed, also where the file is changed meanwhile, ServiceUnavailable where
+        the outcome stays unknown.
         """
 
 
@@ -323,6 +395,8 @@ class UploadStore(
     UploadCommitter,
     UploadTerminator,
     FileDeleter,
+    FileMover,
+    PosterWriter,
     EventAcknowledger,
     FreeSpaceReader,
     SchemaOwner,

@@ -34,6 +34,9 @@ UPLOAD_REQUESTS = Counter(
 )
 UPLOAD_REQUESTS_IN_FLIGHT = Gauge("gridcast_upload_requests_in_flight", "Upload requests being received")
 STORED_BYTES = Counter("gridcast_stored_bytes_total", "Bytes written to the store")
+FILE_CHANGES = Counter(
+    "gridcast_file_changes_total", "Files that were deleted, moved or restored by requests", ["change"]
+)
 UPLOAD_TAKEOVERS = Counter("gridcast_upload_takeovers_total", "Unfinished uploads whose lease passed to another writer")
 GC_DELETED_FILES = Counter("gridcast_gc_deleted_files_total", "Files deleted by the garbage collector", ["kind"])
 GC_RUNS = Counter("gridcast_gc_runs_total", "Garbage collection runs by outcome", ["outcome"])
@@ -71,6 +74,9 @@ WEBSOCKET_SERVER_DISCONNECTS = Counter(
 )
 WEBSOCKET_FRAMES_DROPPED = Counter(
     "gridcast_websocket_frames_dropped_total", "Frames dropped because the client was too slow"
+)
+QUOTA_REFUSALS = Counter(
+    "gridcast_quota_refusals_total", "Uploads refused because of the quota of their owner", ["limit"]
 )
 PUSHES = Counter("gridcast_pushes_total", "Pushes by delivery status", ["status"])
 REDIS_SUBSCRIPTION_UP = Gauge(

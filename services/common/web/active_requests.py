@@ -1,15 +1,15 @@
-"""The requests in progress that a token authorised: ended when the token is revoked, however large their bodies are."""
+"""The requests in progress that a token or a link authorised: ended when it is revoked, however large their bodies are."""
 
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from services.common.auth.identity import Identity
-from services.common.errors import InvalidToken
+from services.common.errors import InvalidLink, InvalidToken
 
 
 class ActiveRequests:
-    """Knows the task and the identity of each. `check` raises InvalidToken for a revoked identity."""
+    """Knows the task and the identity of each. `check` raises InvalidToken or InvalidLink for a revoked identity."""
 
     def __init__(self, check: Callable[[Identity], None]) -> None:
         self._check = check
@@ -18,7 +18,7 @@ class ActiveRequests:
 
     @contextmanager
     def track(self, identity: Identity | None) -> Iterator[None]:
-        """Count the current task in. Raises InvalidToken in it where it is cut."""
+        """Count the current task in. Raises InvalidToken or InvalidLink in it where it is cut."""
         task = asyncio.current_task()
         if identity is None or identity.is_anonymous or task is None:
             yield
@@ -30,7 +30,7 @@ class ActiveRequests:
             if task not in self._cut:
                 raise
             task.uncancel()
-            raise InvalidToken("it was revoked") from None
+            raise (InvalidToken if identity.link is None else InvalidLink)("it was revoked") from None
         finally:
             del self._identities[task]
             self._cut.discard(task)
@@ -40,6 +40,6 @@ class ActiveRequests:
         for task, identity in list(self._identities.items()):
             try:
                 self._check(identity)
-            except InvalidToken:
+            except (InvalidToken, InvalidLink):
                 self._cut.add(task)
                 task.cancel()

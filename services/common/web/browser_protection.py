@@ -9,6 +9,18 @@ SAME_ORIGIN_ONLY: list[Header] = [(b"cross-origin-resource-policy", b"same-origi
 """Keeps a response from pages of other origins that embed it, as a script or an image (Fetch, "Cross-Origin-Resource-Policy")."""
 
 
+_OF_LINKS: list[Header] = [*SAME_ORIGIN_ONLY, (b"cache-control", b"private"), (b"referrer-policy", b"no-referrer")]
+
+
+def service_response_headers(scope: Scope) -> list[Header]:
+    """Return the fields that a service adds to its response to a request.
+
+    That to a request with a signed link is in no shared cache, and what it leads to does not learn its address. Cache-Control is a
+    list, whose parts may be in several fields (RFC 9110, 5.3).
+    """
+    return _OF_LINKS if b"link=" in scope.get("query_string", b"") else SAME_ORIGIN_ONLY
+
+
 class BrowserProtection:
     """Judges the Host of every request to a service, and where a request that changes state comes from.
 

@@ -28,13 +28,7 @@ def add_health_routes(app: FastAPI, readiness_checks: Mapping[str, ReadinessChec
     @app.get("/readyz", tags=["health"], responses={503: {"description": "a check failed"}})
     async def get_readiness() -> JSONResponse:
         """Whether requests can be served: every check, with its result."""
-        results = dict(
-            zip(
-                readiness_checks,
-                await asyncio.gather(*(_run_readiness_check(check) for check in readiness_checks.values())),
-                strict=True,
-            )
-        )
+        results = await run_readiness_checks(readiness_checks)
         ready = all(result == "ok" for result in results.values())
         content = {"status": "ready" if ready else "unavailable", "checks": results}
         return JSONResponse(content, 200 if ready else 503, {"cache-control": "no-store"})
@@ -43,6 +37,12 @@ def add_health_routes(app: FastAPI, readiness_checks: Mapping[str, ReadinessChec
     async def get_version() -> dict[str, str]:
         """Name and version of the service."""
         return {"service": app.title, "version": app.version}
+
+
+async def run_readiness_checks(checks: Mapping[str, ReadinessCheck]) -> dict[str, str]:
+    """Await all checks at once and return their results by name: "ok", or what is wrong."""
+    results = await asyncio.gather(*(_run_readiness_check(check) for check in checks.values()))
+    return dict(zip(checks, results, strict=True))
 
 
 async def _run_readiness_check(check: ReadinessCheck) -> str:

@@ -11,13 +11,13 @@ from services.common.asgi import CLIENT_CLOSED_REQUEST, ASGIApp, ClientDisconnec
 from services.common.auth.authorization import Authorization
 from services.common.auth.identity import identity_of
 from services.common.errors import GridcastError, InternalServerError, ServiceUnavailable
-from services.common.http.encoding import PreparedResponse
+from services.common.http.encoding import PreparedResponse, encode_headers
 from services.common.http.headers import Header, forwarded_client, incoming_request_id
 from services.common.http.problem import decode_problem_detail
 from services.common.media_path import PATH_PREFIX, PATH_TEMPLATE
 from services.common.telemetry.request_id import new_request_id, request_id_var
 from services.common.telemetry.request_telemetry import RequestTelemetry
-from services.common.web.browser_protection import SAME_ORIGIN_ONLY
+from services.common.web.browser_protection import SAME_ORIGIN_ONLY, service_response_headers
 from services.common.web.problems import send_problem
 
 HandlerT = TypeVar("HandlerT")
@@ -28,6 +28,7 @@ MAX_PROBLEM_BYTES = 4096
 """Bytes of an error response that are kept for the access log, about: a problem is shorter."""
 
 _STATUSES = frozenset(HTTPStatus)
+_SAME_ORIGIN_LINES = encode_headers(SAME_ORIGIN_ONLY)
 _log = logging.getLogger("gridcast.web")
 
 
@@ -54,7 +55,8 @@ class RequestMiddleware:
         client_address: the client's address, for the log lines of refusals. By default what the gateway says.
         fast_path_handlers: functions by (method, path) that answer without a task where everything is in memory.
         check_request: raises the GridcastError with which a request is refused before anything else is done with it.
-        response_headers: returns fields that are added to the response of a request, a problem included.
+        response_headers: returns fields that are added to the response of a request, a problem included. By default those that
+            keep a response from other origins.
         authorization: refuses requests that lack a right, before any way in; None where authentication is off.
     """
 
@@ -66,7 +68,7 @@ class RequestMiddleware:
         fast_path_handlers: Mapping[tuple[str, str], FastPathHandler] | None = None,
         telemetry: RequestTelemetry | None = None,
         check_request: Callable[[Scope], None] = lambda _scope: None,
-        response_headers: Callable[[Scope], list[Header]] = lambda _scope: SAME_ORIGIN_ONLY,
+        response_headers: Callable[[Scope], list[Header]] = service_response_headers,
         client_address: Callable[[Scope], str] = client_behind_gateway,
         authorization: Authorization | None = None,
     ) -> None:
@@ -98,7 +100,10 @@ class RequestMiddleware:
             return None
         if response is not None:
             request_id = _request_id(scope, self._trusts_request_id)
-            response.headers.extend(((b"x-request-id", request_id.encode("ascii")), *self._response_headers(scope)))
+            own_lines = b"x-request-id: %s\r\n" % request_id.encode("ascii")  # well-formed, or made here
+            own = self._response_headers(scope)
+            response.field_lines += own_lines
+            response.field_lines += _SAME_ORIGIN_LINES if own is SAME_ORIGIN_ONLY else encode_headers(own)
             scope["route"] = route
             self._record(scope, request_id, response.status, len(response.body), 0, time.perf_counter() - began)
         return response

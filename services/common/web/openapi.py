@@ -38,6 +38,14 @@ _BEARER_SCHEME = {
 }
 
 
+_LINK_SCHEME = {
+    "type": "apiKey",
+    "in": "query",
+    "name": "link",
+    "description": "a signed link of POST /file/link, in place of a token",
+}
+
+
 def _add_security(operation: dict[str, Any], rule: Rule | None) -> None:
     """Add the credential and its errors to an operation that needs a right, and the right to its description.
 
@@ -45,7 +53,7 @@ def _add_security(operation: dict[str, Any], rule: Rule | None) -> None:
     """
     if rule is None or rule.verb is None:
         return
-    operation["security"] = [{"bearer": []}, {}]
+    operation["security"] = [{"bearer": []}, *([{"link": []}] if rule.link else []), {}]
     operation["description"] = f"{operation.get('description', '')}\n\nRight: `{rule.verb}`.".strip()
     for status, answer in openapi_problems(401, 403).items():
         operation["responses"].setdefault(str(status), answer)
@@ -61,7 +69,7 @@ def build_openapi(app: FastAPI, title: str, extend_paths: Callable[[dict[str, An
         schemas["Problem"] = ProblemDetails.model_json_schema()
         if extend_paths is not None:
             extend_paths(document["paths"])
-        document["components"]["securitySchemes"] = {"bearer": _BEARER_SCHEME}
+        document["components"]["securitySchemes"] = {"bearer": _BEARER_SCHEME, "link": _LINK_SCHEME}
         for path, item in document["paths"].items():
             for method, operation in item.items():
                 _add_security(operation, find_rule(method.upper(), path))

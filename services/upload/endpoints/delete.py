@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request, Response
 
 from services.common.errors import NotFound
 from services.common.media import MediaName, validate_media_name
+from services.common.telemetry import metrics
 from services.common.web.openapi import openapi_problems
 from services.upload.endpoints.dependencies import upload_context
 from services.upload.endpoints.request import (
@@ -48,5 +49,6 @@ async def _delete(request: Request, parse_name: Callable[[], MediaName]) -> Resp
     event = await context.store.delete(parse_name(), request_preconditions(request))
     if event is None:
         raise NotFound("file not found")
+    metrics.FILE_CHANGES.labels("deleted").inc()
     await context.outbox.publish(event)
     return Response(status_code=204)

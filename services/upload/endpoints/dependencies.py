@@ -8,18 +8,20 @@ from urllib.parse import parse_qsl
 from fastapi import Request
 
 from services.common.auth.authorization import missing_right
-from services.common.auth.identity import Identity, identity_of
+from services.common.auth.identity import Identity, subject_of
 from services.common.auth.revocations import Revocation
 from services.common.auth.sids import SidSigner
 from services.common.errors import BadRequest, GridcastError
 from services.common.http.clients import client_key
 from services.common.http.content_coding import require_identity_coding
+from services.common.store.revocation_store import LinkUses
 from services.common.store.upload_store import UploadStore
 from services.common.telemetry import metrics
 from services.common.web.middleware import client_behind_gateway
 from services.upload.body import UploadBody
 from services.upload.endpoints.request import parse_content_length
 from services.upload.limits import DiskSpaceMonitor, UploadLimiter
+from services.upload.links import LinkIssuer
 from services.upload.outbox import OutboxPublisher
 from services.upload.policy import UploadPolicy
 from services.upload.progress import Progress, StartProgress
@@ -47,11 +49,13 @@ class UploadContext:
     resumable_uploads: ResumableUploads
     sids: SidSigner | None
     revoke: Callable[[Revocation], Awaitable[None]]
+    link_uses: LinkUses
+    links: LinkIssuer | None
     hook: UploadHook | None = None
     webhooks: Webhooks | None = None
 
     async def ask_hook(self, make_question: Callable[[], HookQuestion]) -> HookAnswer:
-        """Ask the upload hook, where there is one. To be called before a slot, space or a name is held.
+        """Ask the upload hook, where there is one. To be called before a slot, space, a quota or a name is held.
 
         Raises as `UploadHook.ask`, and ShuttingDown.
         """
@@ -81,9 +85,10 @@ class UploadContext:
         answer.limit(self.policy).check_length(length)
         self.disk_space.reserve(length)
 
-    def create_writer(self, body: UploadBody, answer: HookAnswer = ALLOWED) -> UploadWriter:
-        """A writer that aborts the body when the store fails."""
-        return UploadWriter(self.store, answer.limit(self.policy).max_size, body.abort, body.client)
+    def create_writer(self, body: UploadBody, identity: Identity | None, answer: HookAnswer = ALLOWED) -> UploadWriter:
+        """A writer of a file of that caller, which aborts the body when the store fails."""
+        max_size = answer.limit(self.policy).max_size
+        return UploadWriter(self.store, max_size, body.abort, body.client, subject_of(identity))
 
 
 def upload_context(request: Request) -> UploadContext:
@@ -99,12 +104,6 @@ def upload_context(request: Request) -> UploadContext:
         raise BadRequest("duplicate query parameter")
     context: UploadContext = request.app.state.upload_context
     return context
-
-
-def subject_of(request: Request) -> str | None:
-    """The subject of a request, as the upload hook sees it; None for an anonymous one."""
-    identity = identity_of(request.scope)
-    return (identity.subject or None) if identity is not None else None
 
 
 @contextmanager

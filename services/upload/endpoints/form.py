@@ -14,13 +14,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 
-from services.common.auth.identity import identity_of
+from services.common.auth.identity import identity_of, subject_of
 from services.common.errors import BadRequest, ContentTooLarge
 from services.common.media import NO_METADATA, MediaName, validate_folder, validate_media_name, validate_segment
 from services.common.store.upload_store import OutboxEvent
 from services.common.web.openapi import openapi_problems
 from services.upload.content_types import resolve_content_type
-from services.upload.endpoints.dependencies import request_body, subject_of, upload_context
+from services.upload.endpoints.dependencies import request_body, upload_context
 from services.upload.endpoints.multipart import (
     MAX_FORM_OVERHEAD_BYTES,
     EmptyFileInput,
@@ -95,15 +95,19 @@ async def upload_form(
             raise ContentTooLarge(f"the file is larger than {max_size} bytes")
         query_fields = {"folder": None if folder is None else validate_folder(folder), "sid": sid}
         # Its file is named in the body, which is not read before the answer.
-        asked = partial(HookQuestion, "form", query_fields["folder"], None, None, None, {}, subject_of(request))
+        identity = identity_of(request.scope)
+        subject = subject_of(identity) or None
+        asked = partial(HookQuestion, "form", query_fields["folder"], None, None, None, {}, subject)
         answer = await context.ask_hook(asked)
         held.enter_context(context.limiter.acquire_slot(body))
         least = None if length is None else max(0, length - MAX_FORM_OVERHEAD_BYTES)
         context.check_size(least, answer)
         fields = {name: value for name, value in query_fields.items() if value is not None}
-        start_progress = context.start_progress_for(identity_of(request.scope))
+        start_progress = context.start_progress_for(identity)
         form = FormUpload(fields, start_progress, context.policy.check_media_type, answer=answer)
-        event = await receive_form(body, parser, form, context.create_writer(body, answer), context.cleanup)
+        writer = context.create_writer(body, identity, answer)
+        writer.expected_bytes = least or 0
+        event = await receive_form(body, parser, form, writer, context.cleanup)
     await context.outbox.publish(event)
     info = event.info
     headers = {

@@ -10,14 +10,14 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from services.common.auth.identity import identity_of
+from services.common.auth.identity import identity_of, subject_of
 from services.common.errors import AlreadyExists, BadRequest, PreconditionFailed
 from services.common.media import NO_METADATA, MediaInfo, MediaName, validate_media_name
 from services.common.store.upload_store import NewUpload, OutboxEvent, Preconditions
 from services.common.web.openapi import openapi_problems
 from services.upload.content_types import resolve_content_type
 from services.upload.digests import DigestVerifier
-from services.upload.endpoints.dependencies import request_body, subject_of, upload_context
+from services.upload.endpoints.dependencies import request_body, upload_context
 from services.upload.endpoints.request import (
     IF_MATCH_PARAMETER,
     IF_UNMODIFIED_SINCE_PARAMETER,
@@ -96,7 +96,8 @@ async def _put(
         content_type = resolve_content_type(headers.get("content-type", ""), name.filename)
         context.policy.check_media_type(content_type)
         preconditions, verifiers = request_preconditions(request), digest_verifiers(request)
-        subject = subject_of(request)
+        identity = identity_of(request.scope)
+        subject = subject_of(identity) or None
         asked = partial(HookQuestion, "put", name.folder, name.filename, length, content_type, {}, subject)
         answer = await context.ask_hook(asked)
         held.enter_context(context.limiter.acquire_slot(body))
@@ -104,9 +105,10 @@ async def _put(
         name, metadata_json = answer.place(name), answer.join_metadata(NO_METADATA)
         context.check_size(length, answer)
         put_request = PutRequest(name, content_type, length, preconditions, verifiers, metadata_json)
-        progress = context.start_progress_for(identity_of(request.scope))(sid, name.filename, length)
+        progress = context.start_progress_for(identity)(sid, name.filename, length)
+        writer = context.create_writer(body, identity, answer)
         try:
-            event = await receive_put(body, put_request, context.create_writer(body, answer), progress, context.cleanup)
+            event = await receive_put(body, put_request, writer, progress, context.cleanup)
         except AlreadyExists as error:
             raise PreconditionFailed("the file already exists", error.headers) from error
     await context.outbox.publish(event)

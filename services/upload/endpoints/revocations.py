@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from services.common.auth.keys import LEEWAY_SECONDS, MAX_SUBJECT_LENGTH
 from services.common.auth.revocations import Revocation
+from services.common.auth.signed_links import MAX_LINK_LIFE_SECONDS
 from services.common.errors import BadRequest
 from services.common.web.json_route import JSONRoute
 from services.common.web.openapi import openapi_problems
@@ -33,12 +34,12 @@ class RevocationResponse(BaseModel):
     subject: str | None
     token_id: str | None
     before: float = Field(description="Unix time: tokens that are issued later are accepted")
-    until: float = Field(description="Unix time at which the last such token ends by itself")
+    until: float = Field(description="Unix time at which the last such token or link has ended by itself")
 
 
 @router.post("/auth/revocations", status_code=201, responses=openapi_problems(400, 413, 415, 503))
 async def revoke_tokens(request: Request, revocation: RevocationRequest) -> RevocationResponse:
-    """Revoke a token or a subject. Within two seconds its sockets are closed and its requests end, on every replica.
+    """Revoke a token or a subject. Within two seconds its sockets are closed, and its requests and links end, on every replica.
 
     While authentication is off it is stored, and has its effect when authentication is on.
     """
@@ -47,6 +48,6 @@ async def revoke_tokens(request: Request, revocation: RevocationRequest) -> Revo
     if value is None or (revocation.subject and revocation.token_id):
         raise BadRequest("give either subject or token_id")
     now = time.time()
-    until = now + context.settings.auth_max_token_life + 2 * LEEWAY_SECONDS
+    until = now + max(context.settings.auth_max_token_life, MAX_LINK_LIFE_SECONDS) + 2 * LEEWAY_SECONDS
     await context.revoke(Revocation("subject" if revocation.subject else "token", value, now, until))
     return RevocationResponse(subject=revocation.subject, token_id=revocation.token_id, before=now, until=until)

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request, Response
 
-from services.common.auth.identity import Identity, identity_of
+from services.common.auth.credentials import find_link
+from services.common.auth.identity import Identity, identity_of, link_of, subject_of
 from services.common.errors import (
     BadRequest,
     GridcastError,
@@ -28,8 +29,9 @@ from services.upload.endpoints.dependencies import UploadContext, request_body, 
 from services.upload.endpoints.request import digest_verifiers, parse_content_length
 from services.upload.endpoints.response import validator_headers
 from services.upload.tus import headers as tus_headers
+from services.upload.tus.by_link import apply_link, check_limits, use_once
 from services.upload.tus.concatenation import Concatenator, ConcatTarget
-from services.upload.tus.ownership import owner_entry
+from services.upload.tus.ownership import link_entry
 from services.upload.tus.patch import PatchRequest, PatchResult
 from services.upload.webhooks.hook_protocol import HookQuestion
 
@@ -129,11 +131,12 @@ async def tus_create(
     ):
         context = upload_context(request)
         concat = tus_headers.parse_concat(upload_concat)
-        metadata = tus_headers.parse_metadata(upload_metadata or "")
+        identity = identity_of(request.scope)
+        link = link_of(request.scope)
+        metadata = apply_link(link, tus_headers.parse_metadata(upload_metadata or ""), is_concat=concat is not None)
         stored_metadata = {"metadata": upload_metadata or ""}
         stored_metadata |= {key: metadata[key] for key in ("filetype", "sid") if key in metadata}
-        identity = identity_of(request.scope)
-        stored_metadata |= owner_entry(identity)
+        stored_metadata |= link_entry(identity)
         context.check_sid(identity, metadata.get("sid"))
         if concat is not None:
             stored_metadata["concat"] = (upload_concat or "").strip()
@@ -146,6 +149,7 @@ async def tus_create(
         name = None
         if concat is None:
             name, content_type, metadata_json = _parse_new_file(context, metadata)
+            check_limits(link, content_type, length)
             answer = await context.ask_hook(partial(_question, name, length, content_type, metadata_json, identity))
             answer.check_media_type(content_type)
             answer.limit(context.policy).check_length(length)
@@ -158,10 +162,18 @@ async def tus_create(
         verifiers = [*tus_headers.parse_checksum(upload_checksum), *digest_verifiers(request)]
         if length is not None and content_length is not None and content_length > length:
             raise BadRequest("the body is longer than Upload-Length")
-        upload_id, result = await context.resumable_uploads.create(
-            name, length, stored_metadata, body, PatchRequest(0, None, content_length, verifiers)
-        )
-    return await _patch_response(context, result, 201, {"location": f"{tus_headers.TUS_PATH}{upload_id}"})
+        async with use_once(link, context.link_uses, context.cleanup):
+            upload_id, result = await context.resumable_uploads.create(
+                name,
+                length,
+                stored_metadata,
+                subject_of(identity),
+                body,
+                PatchRequest(0, None, content_length, verifiers),
+            )
+    # The link is the credential of the requests that follow: a client of tus adds none by itself.
+    query = "" if link is None else f"?link={find_link(request.scope['query_string'])}"
+    return await _patch_response(context, result, 201, {"location": f"{tus_headers.TUS_PATH}{upload_id}{query}"})
 
 
 def _parse_new_file(context: UploadContext, metadata: dict[str, str]) -> tuple[MediaName, str, str]:
@@ -174,7 +186,7 @@ def _parse_new_file(context: UploadContext, metadata: dict[str, str]) -> tuple[M
 def _question(
     name: MediaName, length: int | None, content_type: str, metadata_json: str, identity: Identity | None
 ) -> HookQuestion:
-    subject = (identity.subject or None) if identity is not None else None
+    subject = subject_of(identity) or None
     return HookQuestion("tus", name.folder, name.filename, length, content_type, json.loads(metadata_json), subject)
 
 

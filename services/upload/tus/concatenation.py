@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.common.auth.identity import Identity
+from services.common.auth.identity import Identity, subject_of
 from services.common.errors import BadRequest, Conflict, GridcastError
 from services.common.media import MediaName
 from services.common.store.errors import CorruptFile
@@ -74,8 +74,14 @@ class Concatenator:
             length = sum(state.offset for _, state in parts)
             self._policy.check_length(length)
             self._disk_space.reserve(length)
-            writer = UploadWriter(self._store, self._policy.max_size, client=target.client)
-            upload = await writer.create(target.name, NewUpload(length, target.ttl, target.metadata))
+            writer = UploadWriter(
+                self._store, self._policy.max_size, client=target.client, owner=subject_of(target.identity)
+            )
+            # Parts of the same owner have reserved the same bytes, and end after the commit.
+            owner = subject_of(target.identity)
+            reservation = sum(state.offset for _, state in parts if state.owner != owner)
+            new_upload = NewUpload(length, target.ttl, target.metadata, reservation=reservation)
+            upload = await writer.create(target.name, new_upload)
             await self._join_parts(parts, writer, progress)
             event = await writer.commit(target.name, target.content_type, metadata_json=target.metadata_json)
         except BaseException as error:

@@ -21,6 +21,7 @@ from services.common.errors import (
     ServiceUnavailable,
 )
 from services.common.media import MediaName
+from services.common.store.quotas import QuotaExceeded
 from services.common.store.upload_store import FinishedUpload, InProgressUpload, NewUpload, UploadHandle, UploadStore
 from services.common.telemetry import metrics
 from services.upload.body import UploadBody
@@ -72,13 +73,17 @@ class ResumableUploads:
         name: MediaName | None,
         length: int | None,
         metadata: dict[str, str],
+        owner: str,
         body: UploadBody,
         request: PatchRequest,
     ) -> tuple[str, PatchResult]:
-        """Create an upload and receive the bytes of the request. Returns its id. Without a name it is a partial upload."""
+        """Create an upload of the subject `owner` and receive the bytes of the request. Returns its id.
+
+        Without a name it is a partial upload.
+        """
         self._policy.check_length(length)
         self._disk_space.reserve(length)
-        writer = self._create_writer(length, body, metadata)
+        writer = self._create_writer(length, body, metadata, owner)
         upload = await writer.create(
             name,
             NewUpload(length, self._ttl, metadata),
@@ -100,9 +105,11 @@ class ResumableUploads:
             raise
         return upload.upload_id, result
 
-    def _create_writer(self, length: int | None, body: UploadBody, metadata: Mapping[str, str]) -> UploadWriter:
+    def _create_writer(
+        self, length: int | None, body: UploadBody, metadata: Mapping[str, str], owner: str = ""
+    ) -> UploadWriter:
         max_size = StoredHookAnswer.of(metadata).limit(self._policy.max_size) if length is None else length
-        return UploadWriter(self._store, max_size, body.abort, body.client)
+        return UploadWriter(self._store, max_size, body.abort, body.client, owner)
 
     async def _get_in_progress(self, upload_id: str) -> InProgressUpload:
         state = await self._store.get_info(upload_id)
@@ -168,6 +175,8 @@ class ResumableUploads:
             )
             try:
                 request.validate(state, max_size)
+                if length is not None and state.length is None:
+                    await self._store.reserve(upload, length)
             except GridcastError:
                 await run_shielded(self._suspend_unchanged(writer))
                 raise
@@ -296,6 +305,8 @@ class ResumableUploads:
                 await writer.truncate(blocks_before)
                 if writer.upload is not None:
                     await self._store.release_lease(writer.upload)
+            elif isinstance(error, QuotaExceeded):  # there is no room for the bytes that are not stored yet
+                await self._suspend_unchanged(writer)
             else:
                 await self._checkpoint_and_suspend(writer)
 

@@ -7,9 +7,11 @@ from typing import Any
 
 from services.common.store.delivery_store import NewDelivery
 from services.common.store.upload_store import OutboxEvent
+from services.upload.event_data import describe_event
 from services.upload.webhooks.endpoints import Endpoint
 
 SOURCE = "/upload"
+_STORED = frozenset({"file.created", "file.replaced"})
 
 
 def format_time(moment: datetime) -> str:
@@ -34,14 +36,14 @@ def encode_message(event_type: str, identifier: str, moment: datetime, data: Any
 
 
 def make_deliveries(events: Sequence[OutboxEvent], endpoints: Sequence[Endpoint], now: datetime) -> list[NewDelivery]:
-    """Return the deliveries of events, one for each endpoint that wants it. `now` is the time of a deletion."""
+    """Return the deliveries of events, one for each endpoint that wants it. `now` is the time of those that store no bytes."""
     deliveries: list[NewDelivery] = []
     for event in events:
         info = event.info
         wanting = [endpoint for endpoint in endpoints if endpoint.wants(event.type, info.folder)]
         if wanting:
-            moment = now if event.type == "file.deleted" else info.uploaded_at
-            body = encode_message(event.type, event.id, moment, info.to_public_dict())
+            moment = info.uploaded_at if event.type in _STORED else now
+            body = encode_message(event.type, event.id, moment, describe_event(event))
             deliveries += [
                 NewDelivery(event.id, endpoint.id, info.id, info.revision, event.type, body) for endpoint in wanting
             ]

@@ -14,6 +14,7 @@ from typing import Any
 
 from services.common.errors import ContentTooLarge, GridcastError
 from services.common.media import NO_METADATA, MediaName
+from services.common.store.quotas import RESERVATION_STEP_BYTES, QuotaExceeded
 from services.common.store.upload_store import (
     MUST_NOT_EXIST,
     InProgressUpload,
@@ -43,9 +44,11 @@ _log = logging.getLogger("gridcast.upload")
 class UploadWriter:
     """One upload from its first byte to `commit`, `abort` or `suspend`. Must not be called concurrently.
 
+    `expected_bytes`, set before the first call, is about how many bytes a body of unknown length will have.
+
     `max_size` in bytes. `on_error` is called at once with an error that a later call would raise: the client may have stopped
-    sending, and the error would not be noticed. `client` is the key of the client. With `checkpoint_batches` the durable offset
-    follows every batch, so that another process can resume from it.
+    sending, and the error would not be noticed. `client` is the key of the client, `owner` the subject that owns the file. With
+    `checkpoint_batches` the durable offset follows every batch, so that another process can resume from it.
     """
 
     def __init__(
@@ -54,20 +57,23 @@ class UploadWriter:
         max_size: int,
         on_error: Callable[[GridcastError], object] = lambda _: None,
         client: str = "",
+        owner: str = "",
     ) -> None:
         self.upload: UploadHandle | None = None
         self.bytes_received = 0
         self.checkpoint_batches = False
         self.length: int | None = None
+        self.expected_bytes = 0
         self._unpublished_offset: int | None = None
         self._store = store
         self._max_size = max_size
         self._on_error = on_error
         self._client = client
+        self._owner = owner
+        self._reserved_bytes = 0
         self._chunker = Chunker(store.block_size)
         self._blocks_sent = 0
         self._content: ContentState | None = ContentState()
-        self._joined_sha256: str | None = None
         self._in_flight: asyncio.Task[None] | None = None
         self._offset_checkpoint: OffsetCheckpoint | None = None
         self._lease: Lease | None = None
@@ -102,9 +108,11 @@ class UploadWriter:
         commit may say.
         """
         requested_at = time.monotonic()
-        new_upload = replace(new_upload or NewUpload(), client=self._client)
+        new_upload = new_upload or NewUpload(reservation=self.expected_bytes)
+        new_upload = replace(new_upload, client=self._client, owner=self._owner)
         upload = await self._store.create_upload(name, new_upload, preconditions)
         self.length = new_upload.length
+        self._reserved_bytes = new_upload.reserved_bytes if self.length is None else self.length
         self._unpublished_offset = unpublished_offset
         self._start_lease(upload, requested_at)
         return upload
@@ -128,6 +136,7 @@ class UploadWriter:
         self._chunker.feed(state.tail)
         self.bytes_received = state.offset
         self.length = length
+        self._reserved_bytes = state.offset if state.length is None else state.length
         self._unpublished_offset = unpublished_offset
         self._content = content_state if self._blocks_sent else ContentState()
         self._start_lease(upload, acquired_at)
@@ -149,9 +158,10 @@ class UploadWriter:
 
         Raises as `PartJoiner.join_parts`.
         """
-        self._joined_sha256 = await self._store.join_parts(self._require_upload(), parts, on_progress)
-        if self._joined_sha256 is None:
+        content = self._content or ContentState()
+        if not await self._store.join_parts(self._require_upload(), parts, content.update, on_progress):
             return False
+        self._content = content
         self.bytes_received = sum(length for _, length in parts)
         metrics.STORED_BYTES.inc(self.bytes_received)
         return True
@@ -207,7 +217,7 @@ class UploadWriter:
             await self._offset_checkpoint.wait()
         if not content.is_finished:  # there was no last short block
             await asyncio.to_thread(content.finish)
-        sha256 = self._joined_sha256 or content.hexdigest()
+        sha256 = content.hexdigest()
         verify_sha256(sha256)
         if upload.name is None:
             await self._stop_lease()
@@ -221,8 +231,7 @@ class UploadWriter:
             content_type,
             sha256,
             metadata_json=metadata_json,
-            # Joined parts passed by without being scanned.
-            media_facts_json=content.media_facts_json if self._joined_sha256 is None else None,
+            media_facts_json=content.media_facts_json,
         )
         event = await self._store.commit(upload, stored_file, preconditions)
         await self._stop_lease()
@@ -257,9 +266,23 @@ class UploadWriter:
         await self._wait_in_flight()
         if self.upload is None:
             await self.create(None)
+        await self._reserve(self._require_upload())
         blocks = self._chunker.flush() if final else self._chunker.pop_blocks(BATCH_BLOCKS)
         self._in_flight = asyncio.create_task(self._run_batch(self._blocks_sent, blocks, final=final))
         self._blocks_sent += len(blocks)
+
+    async def _reserve(self, upload: UploadHandle) -> None:
+        """Reserve what was received beyond the reservation, with some room if there is any. Raises QuotaExceeded."""
+        needed = self.bytes_received
+        if not upload.owner or needed <= self._reserved_bytes:
+            return
+        try:
+            reserved = needed + RESERVATION_STEP_BYTES
+            await self._store.reserve(upload, reserved)
+        except QuotaExceeded:
+            reserved = needed
+            await self._store.reserve(upload, reserved)
+        self._reserved_bytes = reserved
 
     async def _run_batch(self, first_block: int, blocks: Sequence[bytes], *, final: bool) -> None:
         try:

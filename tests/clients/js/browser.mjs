@@ -15,14 +15,18 @@ await network.send("Network.enable");
 const limit = (uploadThroughput, offline = false) =>
   network.send("Network.emulateNetworkConditions", { offline, latency: 0, downloadThroughput: -1, uploadThroughput });
 
-/** Choose the file in the page's own form, and add it with the client that the page serves. */
+/** Choose the file, and add it with the client that the page serves. */
 async function add(target, folder) {
-  await target.setInputFiles("input[type=file]", file);
+  await target.evaluate(() => {
+    const input = Object.assign(document.createElement("input"), { type: "file", id: "own" });
+    if (!document.getElementById("own")) document.body.append(input);
+  });
+  await target.setInputFiles("#own", file);
   await target.evaluate(async (into) => {
     const { Gridcast } = await import("/client/index.js");
     window.client = new Gridcast();
     window.seen = [];
-    window.upload = window.client.uploads.add(document.querySelector("input[type=file]").files[0], { folder: into });
+    window.upload = window.client.uploads.add(document.getElementById("own").files[0], { folder: into });
     window.upload.onChange((snapshot) => window.seen.push({ ...snapshot, error: snapshot.error?.message ?? null }));
   }, folder);
 }
@@ -78,13 +82,13 @@ found.otherError = await other.evaluate(() => window.upload.error.message);
 await limit(-1);
 await state(page, "stored");
 
-// The form of the page itself.
+// The queue of the page itself.
+await other.goto(`${url}/#/files/form`);
 await other.reload();
-await other.setInputFiles("input[type=file]", file);
-await other.fill("input[name=folder]", "form");
-await other.click("text=Upload >> nth=-1");
-await other.waitForFunction(() => document.getElementById("upload-result").textContent.startsWith("Stored as"), null, { timeout: 60_000 });
-await other.waitForFunction(() => document.getElementById("events").textContent.includes("file.progress"), null, { timeout: 20_000 });
+await other.setInputFiles("#chosen", file);
+await other.waitForFunction(() => document.querySelector(".upload-state")?.textContent.startsWith("Stored in form"), null, { timeout: 60_000 });
+await other.goto(`${url}/#/sockets`);
+await other.waitForFunction(() => document.querySelector(".feed-list")?.textContent.includes("file.progress"), null, { timeout: 20_000 });
 
 found.errors = errors;
 console.log(JSON.stringify(found));

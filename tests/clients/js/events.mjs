@@ -1,6 +1,7 @@
 // The events of @gridcast/client on Node, told what to do by a test.
 //
-// node events.mjs ENTRY URL HEARTBEAT, where ENTRY is "core" or "rxjs". A line on stdin is one of {"listen": TOPIC, "name": NAME},
+// node events.mjs ENTRY URL HEARTBEAT [TOKENS], where ENTRY is "core" or "rxjs", TOKENS a JSON list: the next one is taken whenever the client
+// asks for another, and {"rejected": BOOLEAN} is said. A line on stdin is one of {"listen": TOPIC, "name": NAME},
 // {"leave": NAME}, {"close": true}, {"connect": true}; a line on stdout is one of {"state": STATE}, {"event": EVENT},
 // {"topic": TOPIC, "name": NAME, "data": DATA}, {"ready": TOPIC}, {"refused": TOPIC}, {"gap": REASON}, {"frame": FRAME} for what is no event.
 import { createInterface } from "node:readline";
@@ -8,7 +9,7 @@ import { Gridcast } from "@gridcast/client";
 import { webSocket } from "@gridcast/client/rxjs";
 import { WebSocket } from "ws";
 
-const [entry, url, heartbeat] = process.argv.slice(2);
+const [entry, url, heartbeat, tokens] = process.argv.slice(2);
 const say = (what) => console.log(JSON.stringify(what));
 
 class HeardWebSocket extends WebSocket {
@@ -21,7 +22,13 @@ class HeardWebSocket extends WebSocket {
   }
 }
 
-const client = new Gridcast({ url, heartbeat: Number(heartbeat), WebSocket: HeardWebSocket });
+const unused = tokens && JSON.parse(tokens);
+const token = tokens && (({ rejected }) => {
+  say({ rejected });
+  if (rejected && unused.length > 1) unused.shift();
+  return unused[0];
+});
+const client = new Gridcast({ url, token, heartbeat: Number(heartbeat), WebSocket: HeardWebSocket });
 const left = new Map();
 let connect, close, listen;
 

@@ -19,7 +19,7 @@ async function serve(context, answer) {
     const chunks = [];
     for await (const chunk of request) chunks.push(chunk);
     const body = Buffer.concat(chunks);
-    seen.push({ method: request.method, url: request.url, headers: request.headers, size: body.length, at: Date.now() });
+    seen.push({ method: request.method, url: request.url, headers: request.headers, size: body.length, body: body.length < 10_000 ? String(body) : "", at: Date.now() });
     const answered = await answer(seen.at(-1), seen.length);
     if (!answered) return request.socket.destroy();
     const [status, headers = {}, text = ""] = answered;
@@ -301,4 +301,39 @@ test("a path of the gateway's address is kept, and an absolute Location elsewher
     method === "POST" ? [201, { location: "https://elsewhere.example/file/tus/u1", "upload-offset": "0" }] : patched(SIZE));
   await new Gridcast({ url: `${url}/media`, token: "t" }).uploads.add(bytes(), { filename: "a" }).done;
   assert.deepEqual(seen.map(({ url: path }) => path), ["/media/file/tus", "/media/file/tus/u1"]);
+});
+
+test("files are moved, restored and removed together", async (context) => {
+  const { url, seen } = await serve(context, ({ url: asked }) =>
+    [200, {}, JSON.stringify(asked.startsWith("/file/delete") ? { results: [{ status: 204 }] } : { id: "i" })]);
+  const { files } = new Gridcast({ url });
+  const name = { folder: "a/b", filename: "c&d" };
+  assert.equal((await files.move(name, { filename: "e" }, { ifMatch: '"1"' })).id, "i");
+  assert.equal((await files.restore(name)).id, "i");
+  assert.deepEqual(await files.removeAll([{ filename: "x", etag: '"2"' }, { ...name, id: "i" }]), [{ status: 204 }]);
+  await files.list({ sort: "-size" });
+  await files.folders({ totals: true });
+  await files.folders();
+  await files.setPoster(name, new Blob(["GIF89a"]), { ifMatch: '"1"' });
+  await files.setPoster(name, null);
+  assert.equal(files.posterAddress({ ...name, poster: '"p"' }), `${url}/file/poster?filename=c%26d&folder=a%2Fb&etag=%22p%22`);
+  assert.equal(files.posterAddress({ filename: "x", poster: null }), `${url}/file/poster?filename=x&folder=`);
+  assert.deepEqual(seen.map(({ method, url: asked }) => `${method} ${asked}`), [
+    "PATCH /file?filename=c%26d&folder=a%2Fb",
+    "POST /file/restore?filename=c%26d&folder=a%2Fb",
+    "POST /file/delete",
+    "GET /file?sort=-size",
+    "GET /file/folders?totals=true",
+    "GET /file/folders",
+    "PUT /file/poster?filename=c%26d&folder=a%2Fb",
+    "DELETE /file/poster?filename=c%26d&folder=a%2Fb",
+  ]);
+  assert.equal(seen[6].body, "GIF89a");
+  assert.equal(seen[6].headers["if-match"], '"1"');
+  assert.equal(seen[0].headers["if-match"], '"1"');
+  assert.equal(seen[0].headers["content-type"], "application/json");
+  assert.deepEqual(JSON.parse(seen[0].body), { filename: "e" });
+  assert.deepEqual(JSON.parse(seen[2].body), {
+    files: [{ folder: "", filename: "x", etag: '"2"' }, { folder: "a/b", filename: "c&d" }],
+  });
 });

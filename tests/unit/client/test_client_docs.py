@@ -131,11 +131,10 @@ def test_every_exit_code_is_documented() -> None:
 
 
 def test_variables_are_those_that_the_command_reads() -> None:
-    source = "".join(
-        path.read_text("utf-8") for path in (PROJECT_ROOT / "clients/python/src/gridcast/cli").rglob("*.py")
-    )
+    source = "".join(path.read_text("utf-8") for path in (PROJECT_ROOT / "clients/python/src/gridcast").rglob("*.py"))
     read = set(re.findall(r'environ(?:\.get)?[(\[]"(GRIDCAST_\w+|XDG_\w+)"', source))
-    documented = set(re.findall(r"^\| `(GRIDCAST_\w+|XDG_\w+)`", CLI_PAGE.read_text("utf-8"), re.MULTILINE))
+    table = re.findall(r"^\| (`(?:GRIDCAST|XDG)_.*?) \|", CLI_PAGE.read_text("utf-8"), re.MULTILINE)
+    documented = {name for cell in table for name in re.findall(r"`(\w+)`", cell)}
     assert read == documented
 
 

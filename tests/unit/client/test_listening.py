@@ -54,6 +54,17 @@ def test_gaps_are_told() -> None:
     assert session.connect_target() == "/ws?resume=s1&after=f-1&topics=a%2Cb%3Ac"
 
 
+def test_an_ending_token_is_asked_for_where_there_is_another_one() -> None:
+    session = connected()
+    (shown,) = session.receive(event("2", "socket.expiring", expires=7))
+    assert isinstance(shown, ReceivedEvent)
+    session.renews_tokens = True
+    assert session.receive(event("3", "socket.expiring", expires=7)) == ()
+    assert session.needs_token
+    assert json.loads(session.token_command("t")) == {"type": "token", "token": "t"}
+    assert "after=3" in session.connect_target()
+
+
 def test_replies_to_commands_are_no_events() -> None:
     session = connected()
     for frame in ('{"pong":true}', '{"type":"subscribed","topic":"a","since":"e-1"}', '{"type":"error","detail":"x"}'):

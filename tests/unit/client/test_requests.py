@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Awaitable
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,10 @@ from gridcast._flows.remote_path import file_target, split_path
 from gridcast._flows.retries import send
 from gridcast._server_url import parse_server_url
 from gridcast._tokens import TokenCache
+from gridcast.cli.commands import tokens
+from services.common.auth.key_ring import parse_key_ring
+from services.common.auth.minting import mint_token
+from services.common.auth.rights import VERBS
 from tests.support.client_model import ModelServer, problem
 
 
@@ -186,6 +191,50 @@ def test_a_callback_is_asked_before_its_token_expires(monkeypatch: pytest.Monkey
     assert asked == [1000.0, 1271.0]
     cache.get(renew=True)
     assert len(asked) == 3
+
+
+def test_a_token_file_is_read_again_once_its_token_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("time.time", lambda: now)
+    file = tmp_path / "token"
+    file.write_text(f"{jwt(1300)}\n", "ascii")
+    cache = TokenCache(file)
+    assert cache.get(renew=False) == jwt(1300)
+    file.write_text(jwt(1600), "ascii")
+    assert cache.get(renew=False) == jwt(1300)
+    now = 1271.0
+    assert cache.get(renew=False) == jwt(1600)
+    for content in (b"", b"one two", b"\xff"):
+        file.write_bytes(content)
+        with pytest.raises(errors.InvalidRequest, match="holds no token"):
+            cache.get(renew=True)
+    file.unlink()
+    with pytest.raises(errors.InvalidRequest, match="cannot be read"):
+        cache.get(renew=True)
+
+
+def test_what_is_no_token_is_refused() -> None:
+    with pytest.raises(errors.InvalidRequest, match="a token is"):
+        TokenCache(7)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "secret", ["f3a1c9d07b52e84661d0aa97c4be8f13", "k1 f3a1c9d07b52e84661d0aa97c4be8f13 2090-01-01T00:00Z"]
+)
+def test_minted_tokens_are_those_of_the_server(secret: str) -> None:
+    """The command needs nothing of the server; name, signature and form are the same."""
+    key = parse_key_ring(f"{secret},\nold f3a1c9d07b52e84661d0aa97c4be8f14").signing_key
+    claims = {"sub": "alice", "exp": 7, "scope": "read"}
+    assert tokens.parse_secret(f"{secret},\nold x") == (key.kid, key.secret)
+    assert tokens.sign(key.kid, key.secret, claims) == mint_token(key, claims)
+    assert set(tokens.GRANTABLE_VERBS) == VERBS
+
+
+@pytest.mark.parametrize("text", ["", ",\n", "short", "a b c d"])
+def test_a_malformed_secret_is_refused_without_quoting_it(text: str) -> None:
+    with pytest.raises(errors.InvalidRequest) as caught:
+        tokens.parse_secret(text)
+    assert not text.strip() or text not in str(caught.value)
 
 
 def test_tokens_that_no_header_holds_are_refused() -> None:

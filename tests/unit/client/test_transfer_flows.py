@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gridcast._flows import uploads
@@ -82,6 +82,9 @@ def upload(
 
 
 @given(FAULTS, st.integers(0, 1024), st.sampled_from(["bytes", "file", "iterator"]))
+@example(
+    ["none", "lost", "refused", "refused", "refused", "refused"], 11, "bytes"
+)  # stored, but the offset is not told
 def test_uploads_survive_faults_and_send_at_most_a_part_again(faults: list[str], size: int, kind: str) -> None:
     content = CONTENT[:size]
     server = ModelServer(iter(faults))

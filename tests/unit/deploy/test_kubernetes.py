@@ -29,6 +29,8 @@ INTERNET = "world"
 DNS_STALE_SECONDS = 30
 """Seconds for which CoreDNS and NodeLocal DNSCache answer from their caches."""
 
+AUTH_SECRET = secrets.token_hex(32)
+
 Object = dict[str, Any]
 
 
@@ -38,7 +40,7 @@ def build_overlay(overlay: str) -> tuple[Object, ...]:
     copied = Path(tempfile.mkdtemp(prefix="gridcast-k8s-"))
     atexit.register(shutil.rmtree, copied, ignore_errors=True)
     shutil.copytree(PROJECT_ROOT / "deploy/k8s", copied, dirs_exist_ok=True)
-    (copied / "overlays/local/auth_secret").write_text(f"{secrets.token_hex(32)}\n", "ascii")
+    (copied / "overlays/local/auth_secret").write_text(f"{AUTH_SECRET}\n", "ascii")
     folder = str(copied / "overlays" / overlay)
     if kubectl := os.environ.get("KUBECTL") or shutil.which("kubectl"):
         command = [kubectl, "kustomize", folder]

@@ -1,114 +1,139 @@
-"""The script of the web page with the client that it uses, in Node with stubs of the browser APIs."""
+"""The parts of the web page that need no browser, in Node: the model of a long list, addresses, figures in words."""
 
 import json
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
-from gateway.static_files import CLIENT_DIR, PAGE_DIR
+import pytest
+
+from gateway.static_files import PAGE_DIR
 from tests.support.programs import require_program
 
-BROWSER_STUB = """
-const elements = {};
-function made() {
-  return {
-    children: [], textContent: "", hidden: false,
-    append(...more) { this.children.push(...more); },
-    prepend(...more) { this.children.unshift(...more); },
-    replaceChildren(...only) { this.children = only; },
-    get childElementCount() { return this.children.length; },
-  };
-}
-globalThis.document = { getElementById: (id) => (elements[id] ??= made()), createElement: made, addEventListener() {} };
-globalThis.location = { origin: "http://a", href: "http://a/" };
-globalThis.WebSocket = class {};
-globalThis.confirm = () => true;
-const file = { filename: "a.txt", folder: "", length: 1, content_type: "text/plain" };
-globalThis.fetch = async (address, options) => options?.method === "DELETE"
-  ? new Response(JSON.stringify({ detail: "not yours" }), { status: 403 })
-  : new Response(JSON.stringify({ files: [file] }));
-const rest = () => new Promise((resolve) => setTimeout(resolve, 50));
-await import("./index.js");
-await rest();
-const row = elements.files.children[0];
-const found = { shown: elements["files-result"].textContent };
-row.children.at(-1).children.find((button) => button.textContent === "Delete").onclick();
-await rest();
-console.log(JSON.stringify({ ...found, failed: elements["files-result"].textContent }));
-process.exit(); // the heartbeat of the page's client has no end
-"""
-
-
-WEBHOOKS = """
-const elements = {};
-function made() {
-  return {
-    children: [], textContent: "",
-    append(...more) { this.children.push(...more); },
-    replaceChildren(...only) { this.children = only; },
-  };
-}
-globalThis.document = { createElement: made };
-const at = (id) => (elements[id] ??= made());
-const element = (name, text, properties = {}) => Object.assign(made(), { textContent: text, ...properties });
-const requests = [];
-let status = 200;
-globalThis.fetch = async (path, { method, headers, body }) => {
-  requests.push([method, path, headers.authorization ?? null, body ?? null]);
-  if (status !== 200) return new Response(JSON.stringify({ detail: "webhooks are off" }), { status });
-  if (method === "POST") return new Response('{"replayed":1}');
-  const endpoint = { id: "e", url: "https://a.example/<b>", ended: false, waiting: 2, oldest_seconds: 1.4, dead: 3 };
-  const last = { state: "dead", status: null, error: "no answer" };
-  const delivery = { id: "1.e", endpoint: "e", type: "file.created", created_at: "now", ...last };
-  return new Response(JSON.stringify(path.includes("endpoints") ? [endpoint] : [delivery]));
+MODEL = """
+import { FileModel } from "./file_model.js";
+const all = Array.from({ length: 3000 }, (_, index) => ({
+  id: String(index), folder: "", filename: `f${index}`, etag: "1", revision: 1,
+  uploaded_at: new Date(9e12 - index * 1000).toISOString(),
+}));
+let requests = 0;
+const files = {
+  async list({ after, search = "", limit }) {
+    requests++;
+    const found = all.filter((file) => file.filename.includes(search));
+    const from = Number(after ?? 0);
+    return { files: found.slice(from, from + limit), next: from + limit < found.length ? String(from + limit) : null };
+  },
 };
-const rest = () => new Promise((resolve) => setTimeout(resolve, 20));
-const { showWebhooks } = await import("./webhooks.js");
-showWebhooks({ at, element, token: () => "secret" });
-const before = requests.length;
-at("webhooks").open = true;
-at("webhooks").ontoggle();
+const model = new FileModel(files, () => {});
+const rest = () => new Promise((resolve) => setTimeout(resolve));
+const now = new Date().toISOString();
+const file = (filename, revision, more = {}) =>
+  ({ id: "x", folder: "", filename, etag: "2", revision, uploaded_at: now, ...more });
+const seen = {};
+await model.open({});
+seen.first = [model.length, model.complete];
+model.apply({ type: "file.created", data: file("new", 1) }, true);
+model.apply({ type: "file.created", data: file("new", 1) }, true);
+seen.atTop = [model.at(0).filename, model.length];
+model.apply({ type: "file.created", data: file("later", 1) }, false);
+seen.pending = [model.pending.length, model.at(0).filename];
+model.apply({ type: "file.replaced", data: file("f5", 2, { length: 7 }) }, false);
+model.apply({ type: "file.replaced", data: file("f5", 1, { length: 8 }) }, false);
+seen.replaced = [model.find("f5").length, model.indexOf("f5")];
+model.apply({ type: "file.deleted", data: file("f6", 0) }, false);
+seen.olderDeletion = model.indexOf("f6");
+model.apply({ type: "file.deleted", data: file("f6", 2) }, false);
+seen.deleted = [model.indexOf("f6"), model.at(6).filename, model.at(7).filename];
+model.apply({ type: "file.moved", data: { ...file("g9", 3), id: "9" } }, false);
+seen.moved = [model.indexOf("f9"), model.at(model.indexOf("g9")).revision, model.indexOf("g9")];
+seen.requestsOfEvents = requests;
+while (!model.complete) await model.more();
+seen.all = model.length;
+model.keepNear(model.length - 1);
+seen.held = model.held < 1400;
+seen.away = model.at(300) === undefined;
 await rest();
-const texts = (id) => elements[id].children[0].children.map((cell) => cell.textContent || cell.children[0].textContent);
-const shown = [texts("endpoints"), texts("deliveries")];
-elements.deliveries.children[0].children.at(-1).children[0].onclick();
-await rest();
-status = 404;
-at("webhooks").ontoggle();
-await rest();
-const sent = requests.filter(([method]) => method === "POST");
-console.log(JSON.stringify({ before, shown, sent, failed: elements["webhooks-result"].textContent }));
+seen.back = model.at(300).filename;
+await model.open({ search: "f299" });
+seen.search = [model.length, model.complete];
+model.apply({ type: "file.created", data: file("other", 1) }, true);
+seen.unmatched = model.length;
+for (let index = 0; index < 600; index++) model.apply({ type: "file.created", data: file(`f299 ${index}`, 1) }, false);
+seen.flood = [model.stale, model.pending.length < 500];
+console.log(JSON.stringify(seen));
+"""
+ROUTES = """
+import { fileOf, link, parse, pathOf } from "./router.js";
+const names = [["", "a.txt"], ["a b/c", "100%?#&.mp4"], ["ä", "'é'"]];
+const trips = names.map(([folder, filename]) => {
+  const { query, folder: parsed } = parse(link("files", folder, { play: pathOf({ folder, filename }), t: null }));
+  return [parsed, fileOf(query.get("play"))];
+});
+console.log(JSON.stringify({ trips, broken: parse("#/files/%E0%A4%A").folder, none: parse("").view }));
+"""
+WORDS = """
+import { clock, rate, size, span, words } from "./format.js";
+const statuses = [0, 401, 403, 404, 409, 412, 413, 429, 503, 507].map((status) => words({ status, message: "detail" }));
+console.log(JSON.stringify({
+  sizes: [0, 1023, 1024, 150 * 1024, 5e9].map(size), rate: rate(2048), clocks: [0, 59.6, 3723].map(clock),
+  spans: [0, 89, 90, 7800, 200000].map(span), statuses,
+}));
 """
 
 
-def test_webhooks_are_shown_when_they_are_asked_for_and_sent_again(tmp_path: Path) -> None:
+def run(folder: Path, program: str) -> Any:
+    """Run a program beside the modules of the page and return what it prints as JSON."""
     node = require_program("node", "nodejs")
-    shutil.copy(PAGE_DIR / "webhooks.js", tmp_path)
-    (tmp_path / "package.json").write_text('{"type": "module"}', "utf-8")
-    (tmp_path / "browser.js").write_text(WEBHOOKS, "utf-8")
-    done = subprocess.run([node, "browser.js"], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {
-        "before": 0,
-        "shown": [
-            ["e", "https://a.example/<b>", "2", "1 s", "3", "Send dead again"],
-            ["e", "file.created", "dead", "no answer", "now", "Send again"],
-        ],
-        "sent": [["POST", "/webhooks/replays", "Bearer secret", '{"id":"1.e"}']],
-        "failed": "webhooks are off",
-    }
-
-
-def test_deletion_error_stays_on_the_page(tmp_path: Path) -> None:
-    node = require_program("node", "nodejs")
-    page = tmp_path / "page"
+    page = folder / "page"
     shutil.copytree(PAGE_DIR, page)
-    shutil.copytree(CLIENT_DIR, page / "client")
-    script = (page / "index.js").read_text("utf-8")
-    assert script.count('"/client/') == 1
-    (page / "index.js").write_text(script.replace('"/client/', '"./client/'), "utf-8")
     (page / "package.json").write_text('{"type": "module"}', "utf-8")
-    (page / "browser.js").write_text(BROWSER_STUB, "utf-8")
-    done = subprocess.run([node, "browser.js"], cwd=page, capture_output=True, text=True, timeout=30, check=False)
+    (page / "program.js").write_text(program, "utf-8")
+    done = subprocess.run([node, "program.js"], cwd=page, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {"shown": "", "failed": "not yours"}
+    return json.loads(done.stdout)
+
+
+def test_events_change_single_rows_and_cause_no_requests(tmp_path: Path) -> None:
+    seen = run(tmp_path, MODEL)
+    assert seen["first"] == [200, False]
+    assert seen["atTop"] == ["new", 201], "an event that comes twice shows one file"
+    assert seen["pending"] == [1, "new"], "away from the top it waits"
+    assert seen["replaced"] == [7, 6], "an older revision shows nothing, and the row stays where it is"
+    assert seen["olderDeletion"] == 7
+    assert seen["deleted"] == [-1, "f5", "f7"]
+    assert seen["moved"] == [-1, 3, 9], "the row keeps its place"
+    assert seen["requestsOfEvents"] == 1
+    assert seen["all"] == 3000
+    assert seen["held"] is seen["away"] is True
+    assert seen["back"] == "f300"
+    assert seen["search"] == [11, True]
+    assert seen["unmatched"] == 11
+    assert seen["flood"] == [True, True]
+
+
+def test_addresses_keep_names(tmp_path: Path) -> None:
+    seen = run(tmp_path, ROUTES)
+    assert seen["trips"] == [
+        [folder, {"folder": folder, "filename": name}]
+        for folder, name in (("", "a.txt"), ("a b/c", "100%?#&.mp4"), ("ä", "'é'"))
+    ]
+    assert (seen["broken"], seen["none"]) == ("", "files")
+
+
+def test_figures_and_errors_are_in_words(tmp_path: Path) -> None:
+    seen = run(tmp_path, WORDS)
+    assert seen["sizes"] == ["0 B", "1023 B", "1.0 KiB", "150 KiB", "4.7 GiB"]
+    assert (seen["rate"], seen["clocks"]) == ("2.0 KiB/s", ["0:00", "1:00", "1:02:03"])
+    assert seen["spans"] == ["0 s", "89 s", "2 min", "2 h 10 min", "2 days"]
+    assert all(text[0].isupper() and text.endswith(".") for text in seen["statuses"])
+    assert len(set(seen["statuses"])) == len(seen["statuses"])
+
+
+@pytest.mark.parametrize("path", sorted(PAGE_DIR.glob("*.js")), ids=lambda path: path.name)
+def test_modules_are_small_and_set_no_html(path: Path) -> None:
+    source = path.read_text("utf-8")
+    assert len(source.splitlines()) <= 400
+    for forbidden in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"):
+        assert forbidden not in source

@@ -37,6 +37,7 @@ from services.common.errors import BadRequest, MethodNotAllowed, NotFound
         ("GET", "/livez", GATEWAY),
         ("GET", "/readyz", GATEWAY),
         ("GET", "/version", GATEWAY),
+        ("GET", "/status", GATEWAY),
         ("GET", "/page/index.js", GATEWAY),
         ("GET", "/client/index.js", GATEWAY),
     ],

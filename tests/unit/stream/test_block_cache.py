@@ -3,14 +3,15 @@
 import asyncio
 import contextlib
 import random
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import pytest
 
 from services.common.errors import ServiceUnavailable
-from services.common.media import FolderFilter, MediaInfo, MediaName
+from services.common.media import FolderFilter, MediaInfo, MediaName, Poster
 from services.common.store.errors import CorruptFile
-from services.common.store.media_reader import ListQuery, MediaPage
+from services.common.store.media_reader import FolderTotals, ListQuery, MediaPage
 from services.common.telemetry import metrics
 from services.stream.block_cache import (
     ENTRY_OVERHEAD_BYTES,
@@ -45,6 +46,12 @@ class GatedStore:
 
     async def list_files(self, list_query: ListQuery) -> MediaPage:
         raise AssertionError(list_query)
+
+    async def read_poster(self, info: MediaInfo) -> Poster | None:
+        raise AssertionError(info)
+
+    async def sum_folders(self, folders: Sequence[str]) -> list[FolderTotals]:
+        raise AssertionError(folders)
 
     async def list_folders(self, after: str | None, limit: int, readable: FolderFilter | None = None) -> list[str]:
         raise AssertionError(after, limit)

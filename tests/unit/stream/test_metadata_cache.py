@@ -3,14 +3,15 @@
 import asyncio
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
 from services.common.errors import NotFound, ServiceUnavailable
-from services.common.media import FolderFilter, MediaInfo, MediaName
-from services.common.store.media_reader import ListQuery, MediaPage
+from services.common.media import FolderFilter, MediaInfo, MediaName, Poster
+from services.common.store.media_reader import FolderTotals, ListQuery, MediaPage
 from services.stream.metadata_cache import MAX_CACHED_TEXT_BYTES, MetadataCache
 
 pytestmark = pytest.mark.anyio
@@ -43,6 +44,12 @@ class CountingStore:
 
     async def list_files(self, list_query: ListQuery) -> MediaPage:
         raise AssertionError(list_query)
+
+    async def read_poster(self, info: MediaInfo) -> Poster | None:
+        raise AssertionError(info)
+
+    async def sum_folders(self, folders: Sequence[str]) -> list[FolderTotals]:
+        raise AssertionError(folders)
 
     async def list_folders(self, after: str | None, limit: int, readable: FolderFilter | None = None) -> list[str]:
         raise AssertionError(after, limit)

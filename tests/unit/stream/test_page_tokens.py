@@ -29,6 +29,14 @@ def test_page_key_token_round_trips(moment: datetime, identifier: bytes) -> None
     assert decode_file_token(cursor) == place
 
 
+@pytest.mark.parametrize("value", ["a", "\U0001f600" * 63, '["', 0, 2**63 - 1])
+def test_tokens_of_other_orders_round_trip(value: str | int) -> None:
+    place = PageKey(value, "0" * 24)
+    token = encode_file_token(place)
+    assert len(token) <= MAX_PAGE_TOKEN_LENGTH
+    assert decode_file_token(token) == place
+
+
 @pytest.mark.parametrize("folder", ["", "demo", "a/b", "日本/ä", "🎬" * 63, "/".join(["é" * 120] * 4)])
 def test_folder_token_round_trips(folder: str) -> None:
     cursor = encode_folder_token(folder)
@@ -52,6 +60,11 @@ def test_arbitrary_token_raises_only_bad_request(text: str) -> None:
     "place",
     [
         PageKey(datetime(1970, 1, 1, tzinfo=UTC) - timedelta(milliseconds=1), "0" * 24),
+        PageKey(-1, "0" * 24),
+        PageKey(2**63, "0" * 24),
+        PageKey(True, "0" * 24),
+        PageKey("a\0", "0" * 24),
+        PageKey("\ud800", "0" * 24),
     ],
 )
 def test_invalid_page_key_is_rejected(place: PageKey) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gridcast._client import Client
     from gridcast._listener import AsyncListener, Listener
     from gridcast._remote_file import AsyncRemoteFile, RemoteFile
+    from gridcast._tokens import token_from_environment
     from gridcast.errors import RequestError
     from gridcast.values import EventGap, FileInfo, PushReceipt, ReceivedEvent, ServerVersion, TransferProgress
 
@@ -31,6 +32,7 @@ __all__ = [
     "RequestError",
     "ServerVersion",
     "TransferProgress",
+    "token_from_environment",
 ]
 
 _MODULES = {
@@ -41,6 +43,7 @@ _MODULES = {
     "Listener": "gridcast._listener",
     "RemoteFile": "gridcast._remote_file",
     "RequestError": "gridcast.errors",
+    "token_from_environment": "gridcast._tokens",
 }
 
 

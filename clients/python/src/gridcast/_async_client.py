@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from gridcast._async_shell import AsyncShell
 from gridcast._flows import files
-from gridcast._flows.effects import Source
+from gridcast._flows.effects import ByteSource
 from gridcast._local.sources import AsyncIteratorSource, open_source
 from gridcast._local.targets import open_target
 from gridcast._operations import (
@@ -31,9 +31,12 @@ if TYPE_CHECKING:
 class AsyncClient:
     """A client of one server for asyncio. Tasks may share it, and it keeps connections until `aclose`.
 
-    `url` is `http(s)://host:port`. `token` is a text or a function, asynchronous or not, that returns one: it is asked again 30 s
-    before a JWT expires, and once where the server answers 401. `timeout` is the number of seconds without a byte after which a
-    request has failed, and `outage_seconds` the number without progress after which a transfer has. A path is `folder/name`.
+    `url` is `http(s)://host:port`. `timeout` is the number of seconds without a byte after which a request has failed, and
+    `outage_seconds` the number without progress after which a transfer has. A path is `folder/name`.
+
+    `token` is a text, the path of a file that has one, or a function, asynchronous or not, that returns one: file and
+    function are asked again 30 s before a JWT expires, once where the server answers 401, and by a listener whose token ends soon.
+    What a function raises, the method raises. `token_from_environment()` is that of GRIDCAST_TOKEN or GRIDCAST_TOKEN_FILE.
 
     Requests are repeated only where that is safe: after 408, 429, 502, 503, 504 and lost connections, at most four times, and as
     Retry-After says. Redirects are not followed.
@@ -154,6 +157,20 @@ class AsyncClient:
         """Delete a file; with `etag`, only that version. Raises FileMissing, or NameConflict for another version."""
         await self._shell.run(files.remove_file(self._operations.context, path, etag))
 
+    async def move(self, path: str, new_path: str, *, etag: str | None = None) -> FileInfo:
+        """Rename a file or move it to another folder, and return it as it is then. Its id and its bytes stay.
+
+        With `etag` only that version. Raises FileMissing, and NameConflict where the new name is taken or it is another version.
+        """
+        return await self._shell.run(files.move_file(self._operations.context, path, new_path, etag))
+
+    async def restore(self, path: str) -> FileInfo:
+        """Undo the last deletion of a name, for as long as the server keeps the bytes: usually an hour.
+
+        Raises FileMissing where it was too long ago, NameConflict where the name is taken.
+        """
+        return await self._shell.run(files.restore_file(self._operations.context, path))
+
     def listen(self, *topics: str) -> "AsyncListener":
         """Return an iterator of the events to all, to its own sid, and to these topics. It connects on first use."""
         from gridcast._listener import AsyncListener  # noqa: PLC0415  # the WebSocket library, only where it is used
@@ -204,7 +221,7 @@ class AsyncClient:
         return f"{type(self).__name__}({self.url!r})"
 
 
-def _open_source(source: UploadSource | AsyncIterable[bytes], size: int | None) -> Source:
+def _open_source(source: UploadSource | AsyncIterable[bytes], size: int | None) -> ByteSource:
     if isinstance(source, AsyncIterable) and not hasattr(source, "read"):
         opened = AsyncIteratorSource(source)
         opened.size = size

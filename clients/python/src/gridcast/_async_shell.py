@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from gridcast._flows.effects import (
     SOURCE_BLOCK_BYTES,
+    ByteSource,
     CloseStream,
     Effect,
     Flow,
@@ -17,7 +18,6 @@ from gridcast._flows.effects import (
     ReadStream,
     Send,
     Sleep,
-    Source,
     TransportFault,
 )
 from gridcast._local.sources import AsyncIteratorSource
@@ -100,7 +100,7 @@ class _AsyncPerformer:
             await stream.close()
 
 
-async def _read_source(source: Source, size: int) -> bytes:
+async def _read_source(source: ByteSource, size: int) -> bytes:
     if isinstance(source, AsyncIteratorSource):
         return await source.read_async(size)
     data: bytes = await asyncio.to_thread(source.read, size)  # type: ignore[attr-defined]  # a blocking source has it
@@ -111,7 +111,7 @@ def _source_blocks(request: HttpRequest) -> AsyncIterator[bytes] | None:
     return None if request.source is None else _read_blocks(request, request.source)
 
 
-async def _read_blocks(request: HttpRequest, source: Source) -> AsyncIterator[bytes]:
+async def _read_blocks(request: HttpRequest, source: ByteSource) -> AsyncIterator[bytes]:
     missing = request.length or 0
     while missing:
         block = await _read_source(source, min(missing, SOURCE_BLOCK_BYTES))

@@ -29,9 +29,12 @@ if TYPE_CHECKING:
 class Client:
     """A client of one server, for threads and scripts. Threads may share it, and it keeps connections until `close`.
 
-    `url` is `http(s)://host:port`. `token` is a text or a function that returns one: it is asked again 30 s before a JWT expires,
-    and once where the server answers 401. `timeout` is the number of seconds without a byte after which a request has failed, and
+    `url` is `http(s)://host:port`. `timeout` is the number of seconds without a byte after which a request has failed, and
     `outage_seconds` the number without progress after which a transfer has. A path is `folder/name`.
+
+    `token` is a text, the path of a file that has one, or a function that returns one: file and function are asked again 30 s
+    before a JWT expires, once where the server answers 401, and by a listener whose token ends soon. What a function raises, the
+    method raises. `token_from_environment()` is that of GRIDCAST_TOKEN or GRIDCAST_TOKEN_FILE.
 
     Requests are repeated only where that is safe: after 408, 429, 502, 503, 504 and lost connections, at most four times, and as
     Retry-After says. Redirects are not followed.
@@ -147,6 +150,20 @@ class Client:
     def remove(self, path: str, *, etag: str | None = None) -> None:
         """Delete a file; with `etag`, only that version. Raises FileMissing, or NameConflict for another version."""
         self._shell.run(files.remove_file(self._operations.context, path, etag))
+
+    def move(self, path: str, new_path: str, *, etag: str | None = None) -> FileInfo:
+        """Rename a file or move it to another folder, and return it as it is then. Its id and its bytes stay.
+
+        With `etag` only that version. Raises FileMissing, and NameConflict where the new name is taken or it is another version.
+        """
+        return self._shell.run(files.move_file(self._operations.context, path, new_path, etag))
+
+    def restore(self, path: str) -> FileInfo:
+        """Undo the last deletion of a name, for as long as the server keeps the bytes: usually an hour.
+
+        Raises FileMissing where it was too long ago, NameConflict where the name is taken.
+        """
+        return self._shell.run(files.restore_file(self._operations.context, path))
 
     def listen(self, *topics: str) -> "Listener":
         """Return an iterator of the events to all, to its own sid, and to these topics. It connects on first use."""

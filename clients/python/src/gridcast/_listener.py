@@ -76,6 +76,7 @@ class _ListenerState:
         self._session = session
         self._url = url
         self._tokens = tokens
+        self._session.renews_tokens = not tokens.is_fixed
         self._user_agent = user_agent
         self._reconnects = _Reconnects(context, session)
         self._waiting: deque[ReceivedEvent | EventGap] = deque()
@@ -141,6 +142,8 @@ class Listener(_ListenerState):
                 continue
             try:
                 self._waiting.extend(self._session.receive(self._socket.receive()))
+                if self._session.needs_token:
+                    self._send(self._session.token_command(self._tokens.get(renew=True)))
             except SocketClosed as failure:
                 if self._is_closed:
                     raise StopIteration from None
@@ -224,6 +227,8 @@ class AsyncListener(_ListenerState):
                 continue
             try:
                 self._waiting.extend(self._session.receive(await self._socket.receive()))
+                if self._session.needs_token:
+                    await self._send(self._session.token_command(await self._tokens.get_async(renew=True)))
             except SocketClosed as failure:
                 if self._is_closed:
                     raise StopAsyncIteration from None

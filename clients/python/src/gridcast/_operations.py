@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from gridcast._flows import files, pushes
 from gridcast._flows.downloads import DownloadFlow
-from gridcast._flows.effects import Flow, Source
+from gridcast._flows.effects import ByteSource, Flow
 from gridcast._flows.listening import ListenSession
 from gridcast._flows.retries import FlowContext
 from gridcast._flows.uploads import PART_BYTES, UploadFlow, UploadOptions
@@ -57,7 +57,7 @@ class Operations:
 
     def upload(
         self,
-        source: Source,
+        source: ByteSource,
         path: str,
         options: UploadOptions,
         state: PathArgument | None,

@@ -1,18 +1,39 @@
-"""Where the token comes from: a text, or a callback that is asked again before the token expires and once after a 401."""
+"""Where the token comes from: a text, a file or a callback; both are asked again before the token expires and once after a 401."""
 
 import base64
 import inspect
 import json
+import os
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
 from typing import TypeAlias
 
 from gridcast.errors import InvalidRequest
 
-Token: TypeAlias = str | Callable[[], str] | None
-AsyncToken: TypeAlias = str | Callable[[], str] | Callable[[], Awaitable[str]] | None
+Token: TypeAlias = str | os.PathLike[str] | Callable[[], str] | None
+AsyncToken: TypeAlias = str | os.PathLike[str] | Callable[[], str] | Callable[[], Awaitable[str]] | None
 RENEW_BEFORE_SECONDS = 30.0
 UNKNOWN_LIFE_SECONDS = 60.0
+MAX_TOKEN_FILE_BYTES = 64 * 1024
+
+
+def token_from_environment() -> str | Path | None:
+    """Return the token of GRIDCAST_TOKEN, else the path that GRIDCAST_TOKEN_FILE names, else None: for the argument `token`."""
+    token, path = os.environ.get("GRIDCAST_TOKEN"), os.environ.get("GRIDCAST_TOKEN_FILE")
+    return token or (Path(path).expanduser() if path else None)
+
+
+def read_token_file(path: Path) -> str:
+    """Return the token in a file. Raises InvalidRequest, which never quotes the content."""
+    try:
+        with path.open("rb") as file:
+            return check_token(file.read(MAX_TOKEN_FILE_BYTES).decode("ascii"))
+    except OSError as error:
+        raise InvalidRequest(f"the token file {path} cannot be read: {error.strerror}") from None
+    except ValueError:  # InvalidRequest is one, as is a wrong encoding
+        raise InvalidRequest(f"the token file {path} holds no token") from None
 
 
 def check_token(token: str) -> str:
@@ -24,16 +45,20 @@ def check_token(token: str) -> str:
 
 
 class TokenCache:
-    """The last token of a callback, and until when it is used: 30 s before its `exp` where it is a JWT, else for a minute."""
+    """The last token of a file or callback, used until 30 s before its `exp` where it is a JWT, else for a minute."""
 
-    def __init__(self, token: str | Callable[..., object] | None) -> None:
+    def __init__(self, token: str | os.PathLike[str] | Callable[..., object] | None) -> None:
+        if isinstance(token, os.PathLike):
+            token = partial(read_token_file, Path(token))
+        if not (token is None or isinstance(token, str) or callable(token)):
+            raise InvalidRequest("a token is a text, the path of a file, or a function that returns one")
         self._callback = None if token is None or isinstance(token, str) else token
         self._value = check_token(token) if isinstance(token, str) else None
         self._valid_until = 0.0
 
     @property
     def is_fixed(self) -> bool:
-        """Whether there is no callback."""
+        """Whether there is neither a file nor a callback."""
         return self._callback is None
 
     @property

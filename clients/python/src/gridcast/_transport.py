@@ -7,6 +7,7 @@ from typing import Self
 import httpx
 
 from gridcast._flows.effects import HttpRequest, HttpResponse, TransportFault
+from gridcast._receive_buffer import bound_receive_buffer
 from gridcast._server_url import ServerUrl
 
 STREAM_BLOCK_BYTES = 256 * 1024
@@ -39,6 +40,14 @@ def _headers(response: httpx.Response) -> dict[str, str]:
 def _check_length(seen: int, limit: int) -> None:
     if seen > limit:
         raise TransportFault("the response is larger than this client accepts")
+
+
+def _bound_buffer(response: httpx.Response) -> None:
+    """Bound what the kernel buffers of a large response."""
+    length = response.headers.get("content-length", "")
+    if length.isdigit() and int(length) > STREAM_BLOCK_BYTES:
+        stream = response.extensions.get("network_stream")
+        bound_receive_buffer(stream.get_extra_info("socket") if stream is not None else None)
 
 
 def _blocks(body: bytes) -> Iterator[bytes]:
@@ -106,6 +115,7 @@ class ResponseStream:
 
     def __init__(self, response: httpx.Response) -> None:
         self._response = response
+        _bound_buffer(response)
         self._blocks = response.iter_raw(STREAM_BLOCK_BYTES)
         self.head = HttpResponse(response.status_code, _headers(response))
 
@@ -176,6 +186,7 @@ class AsyncResponseStream:
 
     def __init__(self, response: httpx.Response) -> None:
         self._response = response
+        _bound_buffer(response)
         self._blocks = response.aiter_raw(STREAM_BLOCK_BYTES)
         self.head = HttpResponse(response.status_code, _headers(response))
 

@@ -1,5 +1,6 @@
 """WebSockets over the library websockets: the one file that imports it. Nothing of it leaves this file."""
 
+import logging
 from collections.abc import Mapping
 
 from websockets.asyncio.client import ClientConnection as AsyncConnection
@@ -13,6 +14,9 @@ from gridcast._flows.listening import MAX_FRAME_BYTES
 OPEN_TIMEOUT_SECONDS = 10.0
 CLOSE_TIMEOUT_SECONDS = 1.0
 PING_INTERVAL_SECONDS = 20.0
+_LOGGER = logging.getLogger("gridcast.websocket")
+_LOGGER.setLevel(logging.INFO)
+"""The library logs the fields of its handshakes, the token among them, where the level is DEBUG."""
 
 
 class SocketClosed(Exception):
@@ -62,6 +66,7 @@ class EventSocket:
                 close_timeout=CLOSE_TIMEOUT_SECONDS,
                 ping_interval=PING_INTERVAL_SECONDS,
                 max_size=MAX_FRAME_BYTES,
+                logger=_LOGGER,
                 legacy=True,  # to open it without a context manager
             )
         except (OSError, EOFError, WebSocketException) as error:
@@ -104,6 +109,7 @@ class AsyncEventSocket:
                 close_timeout=CLOSE_TIMEOUT_SECONDS,
                 ping_interval=PING_INTERVAL_SECONDS,
                 max_size=MAX_FRAME_BYTES,
+                logger=_LOGGER,
             )
         except (OSError, EOFError, WebSocketException) as error:
             raise _failed(error) from None

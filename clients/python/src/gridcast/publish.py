@@ -6,14 +6,16 @@
 One publication is one Lua script in Redis, which docs/messages.md prints for other languages.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 from uuid import uuid4
 
 from gridcast._bus import events
 from gridcast._bus.keys import SEQUENCE_KEY
+from gridcast._bus.lua_script import LuaScript
 from gridcast._bus.redis import RedisPool
 from gridcast._bus.wakeup import PUBLISH_EVENT
 from gridcast.errors import (
@@ -59,6 +61,16 @@ class PublishResult:
     duplicate: bool = False
 
 
+class _Redis(Protocol):
+    """What a publisher needs of a Redis client, so that its signatures name no class of one."""
+
+    async def ping(self) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+    async def eval(self, script: LuaScript, keys: Sequence[str], args: Sequence[str | bytes | int | float]) -> Any: ...
+
+
 class Publisher:
     """Publishes events of one source. Methods raise InvalidEvent for an event that breaks a rule, EventTooLarge above 64 KiB, and
     RedisUnavailable while Redis is unavailable.
@@ -71,7 +83,7 @@ class Publisher:
     where several such states exist at once (one for each upload).
     """
 
-    def __init__(self, redis: RedisPool, source: str) -> None:
+    def __init__(self, redis: _Redis, source: str) -> None:
         self._redis = redis
         self._source = events.validate_source(source)
 

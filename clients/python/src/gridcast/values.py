@@ -15,7 +15,7 @@ class FileInfo:
 
     `path` is folder and filename; `length` is in bytes; `sha256` is lower-case hex, None where the store has none; `etag` is the
     strong entity tag with its quotes. `revision` counts the changes of the name: of two descriptions the one with the greater
-    revision is the newer. `metadata` is what its uploader said of it.
+    revision is the newer. `metadata` is what its uploader said of it, `owner` the subject of their token, None without one.
     """
 
     id: str
@@ -28,6 +28,7 @@ class FileInfo:
     uploaded_at: datetime
     revision: int
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    owner: str | None = None
 
     @property
     def path(self) -> str:

@@ -11,9 +11,9 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
@@ -99,9 +99,10 @@ class SQLiteConnections:
 
     async def run(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, work)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.run_here, work)
 
-    def _run(self, work: Callable[[Connection], T]) -> T:
+    def run_here(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in the calling thread, which waits for a connection where all are in use."""
         with self._engine.connect() as connection:
             return work(connection)
 
@@ -127,6 +128,18 @@ class AsyncConnections:
         await self._engine.dispose()
 
 
+class BlockingReader:
+    """Reads SQLite in the calling thread, for threads that have more to do than to read: no switch of threads for it."""
+
+    def __init__(self, connections: SQLiteConnections) -> None:
+        self._connections = connections
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """Run statements that only read, each by itself. Raises ServiceUnavailable."""
+        with _mapped_errors():
+            return self._connections.run_here(work)
+
+
 class Database:
     """An opened database. It connects with the first call."""
 
@@ -140,10 +153,12 @@ class Database:
         self._durable: Connections
         self._relaxed: Connections
         self._reader: Connections
+        self.blocking_reader: BlockingReader | None = None
         if self.path is not None:
             self._durable = _sqlite_connections(self.path, "rw", "FULL")
             self._relaxed = _sqlite_connections(self.path, "rw", "NORMAL")
-            self._reader = _sqlite_connections(self.path, "rw", "NORMAL", READ_CONNECTIONS, read_only=True)
+            self._reader = readers = _sqlite_connections(self.path, "rw", "NORMAL", READ_CONNECTIONS, read_only=True)
+            self.blocking_reader = BlockingReader(readers)
         else:
             engine = _postgresql_engine(url)
             self._durable = self._relaxed = AsyncConnections(engine)
@@ -327,9 +342,15 @@ async def map_database_errors(limit: float | None = OPERATION_TIMEOUT_SECONDS) -
 
     The transaction may still be committed. Every other error is a defect of this code and passes unchanged.
     """
-    try:
+    with _mapped_errors():
         async with asyncio.timeout(limit):
             yield
+
+
+@contextmanager
+def _mapped_errors() -> Iterator[None]:
+    try:
+        yield
     except GridcastError:
         raise
     except (TimeoutError, exc.TimeoutError) as error:

@@ -49,7 +49,7 @@ class FilesDeliveryStore:
         """Insert the deliveries and mark the events in one transaction."""
         if not events:
             return
-        ids, media_id = [event.id for event in events], events[0].info.id
+        ids, media_id = [event.id for event in events], events[0].name_key
 
         def write(transaction: Transaction) -> None:
             lock_media(transaction, media_id)

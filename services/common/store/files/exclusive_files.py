@@ -6,7 +6,6 @@ for a write in progress. Where a paused process holds the lock, the successor co
 
 import asyncio
 import functools
-import hashlib
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
@@ -14,15 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from services.common.errors import Gone, ServiceUnavailable
 from services.common.store.errors import CorruptFile
-from services.common.store.files import media_folder, schema
-from services.common.store.files.database import Database
+from services.common.store.files import media_folder, upload_changes
+from services.common.store.files.database import BlockingReader, Database
 from services.common.store.files.media_folder import MediaFolder
 from services.common.store.files.rows import FilesUploadKey, Row
-from services.common.store.files.upload_changes import fence, raise_lease_lost
+from services.common.store.files.upload_changes import raise_lease_lost
 
 DISK_THREADS = 16
 """Calls to the file system at the same time, in one process."""
@@ -72,24 +71,43 @@ class ExclusiveFiles:
 
     async def read_fenced(self, key: FilesUploadKey, fencing_token: int) -> Row:
         """Return the row of the upload. Raises Conflict where its fencing token is another."""
-
-        def read(connection: Connection) -> Row | None:
-            statement = select(schema.uploads).where(*fence(key, fencing_token))
-            return connection.execute(statement).mappings().first()
-
-        row = await self._database.read(read)
-        if row is None:
-            raise_lease_lost()
-        return row
+        return _require(
+            await self._database.read(lambda connection: upload_changes.read_fenced(connection, key, fencing_token))
+        )
 
     async def write(self, key: FilesUploadKey, fencing_token: int, offset: int, pieces: Sequence[bytes]) -> None:
         """Write bytes from `offset` on. They are durable once `make_durable` has returned."""
 
         async def run() -> None:
+            if self._database.blocking_reader is not None:
+                step = functools.partial(self._write_if_unlocked, self._database.blocking_reader)
+                if await self._threads.run(step, key, fencing_token, offset, pieces):
+                    return
             async with self._locked(key, fencing_token) as (descriptor, _):
                 await self._threads.run(media_folder.write_at, descriptor, offset, pieces)
 
         await self._threads.run_to_end(run())
+
+    def _write_if_unlocked(
+        self, reader: BlockingReader, key: FilesUploadKey, fencing_token: int, offset: int, pieces: Sequence[bytes]
+    ) -> bool:
+        """Do all that a write is within one thread; False, and nothing was done, where another one holds the lock."""
+
+        def read_row(connection: Connection) -> Row | None:
+            return upload_changes.read_fenced(connection, key, fencing_token)
+
+        opened = self._folder.open_locked(key.file_id)
+        if opened is None:
+            _require(reader.read(read_row))  # a void handle must not create the file again
+            opened = _require_created(self._folder.open_locked(key.file_id, create=True))
+        descriptor, locked = opened
+        try:
+            if locked:
+                _require(reader.read(read_row))
+                media_folder.write_at(descriptor, offset, pieces)
+        finally:
+            os.close(descriptor)
+        return locked
 
     async def truncate(self, key: FilesUploadKey, fencing_token: int, length: int) -> None:
         """Cut off what is beyond `length` bytes, but nothing of what is durable."""
@@ -105,18 +123,24 @@ class ExclusiveFiles:
 
     async def make_durable(self, key: FilesUploadKey, fencing_token: int, length: int) -> None:
         """Sync the first `length` bytes. Raises Gone where there are fewer, Conflict where the handle is void."""
+        await self._sync(key, fencing_token, length)
+
+    async def _sync(self, key: FilesUploadKey, fencing_token: int, length: int) -> int:
         try:
-            await self._threads.run(self._folder.sync, key.file_id, length)
+            return await self._threads.run(self._folder.sync, key.file_id, length)
         except CorruptFile as error:
             await self.read_fenced(key, fencing_token)
             raise Gone("the stored data of this upload is corrupt; start a new upload") from error
 
     async def finish(self, key: FilesUploadKey, fencing_token: int, length: int) -> None:
         """Make a file of exactly `length` bytes durable. Raises as `make_durable`."""
-        found = await self._threads.run(self._folder.length_of, key.file_id)
-        if found is not None and found > length:  # the last write of an older writer may have gone past the end
+        if not length:
+            if await self._threads.run(self._folder.length_of, key.file_id):
+                await self.truncate(key, fencing_token, length)
+        elif await self._sync(key, fencing_token, length) > length:
+            # The last write of an older writer has gone past the end.
             await self.truncate(key, fencing_token, length)
-        await self.make_durable(key, fencing_token, length)
+            await self.make_durable(key, fencing_token, length)
 
     async def hold(self, key: FilesUploadKey, action: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
         """Run `action` while no write is in progress; the second value says whether that could be waited for."""
@@ -139,18 +163,20 @@ class ExclusiveFiles:
         key: FilesUploadKey,
         fencing_token: int,
         sources: Sequence[tuple[str, int]],
+        add_content: Callable[[bytes], object],
         on_progress: Callable[[int], object],
-    ) -> str:
-        """Copy the first bytes of each source, one after another, from the beginning of the file on; return their SHA-256 in hex.
+    ) -> None:
+        """Copy the first bytes of each source, one after another, from the beginning of the file on.
 
-        Raises CorruptFile where a source has fewer bytes.
+        `add_content` is called in a thread with what was copied, as it is read back. Raises CorruptFile where a source has fewer
+        bytes.
         """
-        digest = hashlib.sha256()
         offset = 0
 
         async def copy_piece(source_id: str, start: int, length: int) -> None:
             async with self._locked(key, fencing_token) as (descriptor, _):
-                await self._threads.run(self._folder.append_from, source_id, start, length, descriptor, offset, digest)
+                copied = await self._threads.run(self._folder.append_from, source_id, start, length, descriptor, offset)
+                await self._threads.run(add_content, copied)
 
         for source_id, source_length in sources:
             for start in range(0, source_length, media_folder.COPY_BYTES):
@@ -158,7 +184,6 @@ class ExclusiveFiles:
                 await self._threads.run_to_end(copy_piece(source_id, start, length))
                 offset += length
                 on_progress(offset)
-        return digest.hexdigest()
 
     async def copy(self, source_id: str, target_id: str, length: int) -> None:
         """Copy the first `length` bytes of a file into a new one, durably. Raises CorruptFile where there are fewer."""
@@ -186,9 +211,7 @@ class ExclusiveFiles:
         if opened is None:
             await self.read_fenced(key, fencing_token)  # a void handle must not create the file again
             create = functools.partial(self._folder.open_locked, key.file_id, create=True)
-            opened = await self._threads.run(create)
-        if opened is None:
-            raise RuntimeError("a file that was created is not there")
+            opened = _require_created(await self._threads.run(create))
         descriptor, locked = opened
         try:
             if not (locked or await self._wait_for_lock(descriptor)):
@@ -205,3 +228,15 @@ class ExclusiveFiles:
                 return False
             await asyncio.sleep(LOCK_RETRY_SECONDS)
         return True
+
+
+def _require(row: Row | None) -> Row:
+    if row is None:
+        raise_lease_lost()
+    return row
+
+
+def _require_created(opened: tuple[int, bool] | None) -> tuple[int, bool]:
+    if opened is None:
+        raise RuntimeError("a file that was created is not there")
+    return opened

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator
 
 from services.common.errors import BadRequest, Conflict
-from services.common.media import MediaInfo, MediaName
+from services.common.media import MediaInfo, MediaName, Poster
 from services.common.store.errors import CorruptFile
 from services.common.store.file_importer import (
     CHANGED_MEANWHILE,
@@ -17,7 +17,7 @@ from services.common.store.file_importer import (
     ImportOutcome,
     compare_versions,
 )
-from services.common.store.files import import_changes
+from services.common.store.files import file_changes, import_changes
 from services.common.store.files.exclusive_files import ExclusiveFiles
 from services.common.store.files.files_database import FilesDatabase
 from services.common.store.files.ids import is_id
@@ -27,6 +27,7 @@ from services.common.store.files.rows import make_handle, upload_key
 from services.common.store.files.upload_store import FilesUploadStore
 from services.common.store.limits import BLOCK_SIZE, MIN_ORPHAN_AGE
 from services.common.store.timings import StoreTimings
+from services.common.store.upload_ids import digest_secret, make_secret
 from services.common.store.upload_store import UploadHandle
 
 _ORPHAN_MARGIN_SECONDS = 3600.0
@@ -64,15 +65,26 @@ class FilesFileImporter:
         )
         return "imported"
 
+    async def import_poster(self, info: MediaInfo, poster: Poster) -> None:
+        """Write the row of the poster."""
+        if not is_id(info.file_id):
+            raise BadRequest("an id of the file has not the form of this store's")
+        await self._files.database.write(
+            lambda transaction: file_changes.write_poster(transaction, info.file_id, poster), durable=False
+        )
+
     async def _begin(self, info: MediaInfo) -> UploadHandle:
         """Take the upload of an interrupted import over, or add one."""
+        secret = make_secret()
         is_orphan = await self._files.threads.run(_may_be_orphan, self._files.folder, info.file_id)
         key, is_left = await self._files.database.write(
-            lambda transaction: import_changes.begin_import(transaction, info, is_orphan=is_orphan),
+            lambda transaction: import_changes.begin_import(
+                transaction, info, digest_secret(secret), is_orphan=is_orphan
+            ),
             durable=False,  # the commit makes it so; a power loss before leaves a file that the next import writes over
         )
         name = MediaName(info.folder, info.filename)
-        upload = make_handle(key, name, fencing_token=1)
+        upload = make_handle(key, name, 1, secret)
         if is_left:
             acquired = await self._uploads.acquire(upload.upload_id)
             if not isinstance(acquired, tuple):

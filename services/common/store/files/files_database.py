@@ -1,6 +1,5 @@
 """The database and the folder of one files store, opened together, and the check that they belong together."""
 
-import asyncio
 from pathlib import Path
 
 from sqlalchemy import Connection, exists, select
@@ -47,7 +46,10 @@ class FilesDatabase:
 
     async def aclose(self) -> None:
         """Wait for what is in progress and close everything."""
-        await asyncio.gather(self.threads.aclose(), self.database.aclose())
+        try:
+            await self.threads.aclose()  # its calls read the database
+        finally:
+            await self.database.aclose()
 
 
 def open_files_database(database_url: str, files_dir: str) -> FilesDatabase:

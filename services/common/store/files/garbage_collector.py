@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Column, Connection, delete, or_, select, union
 
-from services.common.store.files import schema, upload_changes
+from services.common.store.files import quotas, schema, upload_changes
 from services.common.store.files.clock import read_clock
 from services.common.store.files.database import Transaction
 from services.common.store.files.files_database import FilesDatabase
@@ -22,6 +22,7 @@ from services.common.store.files.outbox import drop_published, read_outbox
 from services.common.store.files.rows import decode_event
 from services.common.store.files.upload_changes import milliseconds
 from services.common.store.limits import DUE_PAGE_SIZE, MIN_ORPHAN_AGE, ORPHAN_SCAN_FILES
+from services.common.store.quotas import NO_QUOTA, Quota
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import OutboxEvent
 from services.common.telemetry import metrics
@@ -45,12 +46,18 @@ class FilesGarbageCollector:
     """A `GarbageCollector` of files."""
 
     def __init__(
-        self, files: FilesDatabase, timings: StoreTimings | None = None, *, relays_events: bool = True
+        self,
+        files: FilesDatabase,
+        timings: StoreTimings | None = None,
+        quota: Quota = NO_QUOTA,
+        *,
+        relays_events: bool = True,
     ) -> None:
         self._files = files
         self._relays_events = relays_events
         self._database = files.database
         self._timings = timings or StoreTimings()
+        self._quota = quota
         self._next_folder = 0
         self._checked_through = ""
 
@@ -132,6 +139,28 @@ class FilesGarbageCollector:
             return [decode_event(name, row, read_at) for row in rows[:count]]
 
         return await self._database.read(read)
+
+    async def count_quotas(self) -> int:
+        """Count in one transaction for each row of `quotas`."""
+        if not self._quota.is_set:
+            return 0
+        counted = 0
+        statement = select(schema.quotas.c.owner).order_by(schema.quotas.c.owner).limit(DUE_PAGE_SIZE)
+        page = statement
+        while True:
+            current = page
+            owners = await self._database.read(
+                lambda connection, query=current: list(connection.execute(query).scalars())  # type: ignore[misc]
+            )
+            for owner in owners:
+                await self._database.write(
+                    lambda transaction, one=owner: quotas.count_stored(transaction, one),  # type: ignore[misc]
+                    durable=False,
+                )
+            counted += len(owners)
+            if len(owners) < DUE_PAGE_SIZE:
+                return counted
+            page = statement.where(schema.quotas.c.owner > owners[-1])
 
     async def delete_orphans(self) -> int:
         """Delete old files that no row references, and report rows whose files are missing or have another length."""

@@ -1,5 +1,7 @@
 """Changes of an import, each the body of one transaction."""
 
+from collections import Counter
+
 from sqlalchemy import exists, insert, select, update
 
 from services.common.errors import Conflict
@@ -15,45 +17,62 @@ from services.common.store.file_importer import (
     compare_versions,
     next_revision,
 )
-from services.common.store.files import schema, upload_changes
+from services.common.store.files import quotas, schema, upload_changes
 from services.common.store.files.clock import to_milliseconds
 from services.common.store.files.database import Transaction
 from services.common.store.files.ids import make_id
 from services.common.store.files.names import lock_media, lock_name, lock_or_create
-from services.common.store.files.rows import FilesUploadKey, decode_media_info, encode_metadata
+from services.common.store.files.rows import (
+    FilesUploadKey,
+    decode_media_info,
+    encode_metadata,
+    encode_owner,
+    identity_of,
+)
 from services.common.store.files.upload_changes import milliseconds
+from services.common.store.quotas import NO_QUOTA
 from services.common.store.timings import StoreTimings
 
 media, uploads, tombstones = schema.media, schema.uploads, schema.tombstones
 
 
-def begin_import(transaction: Transaction, info: MediaInfo, *, is_orphan: bool) -> tuple[FilesUploadKey, bool]:
+def begin_import(
+    transaction: Transaction, info: MediaInfo, secret_digest: str | None, *, is_orphan: bool
+) -> tuple[FilesUploadKey, bool]:
     """Add an upload with the ids of the file to its name; the second value says that an earlier import has left one.
+
+    One that is left gets the new secret.
 
     `is_orphan`: its file is there, and the search for orphans may be about to delete it unless a row has had it.
     """
     name = MediaName(info.folder, info.filename)
     row = lock_name(transaction, name)
-    if row is not None and row["id"] != info.id:
+    if row is not None and identity_of(row) != info.id:
         raise Conflict(ANOTHER_HAS_NAME)
     if row is None and lock_media(transaction, info.id) is not None:
         raise Conflict(ANOTHER_HAS_ID)
-    row, _ = lock_or_create(transaction, name, info.id)
     execute = transaction.connection.execute
+    moved = select(exists().where(media.c.identity == info.id, media.c.id != (row["id"] if row else "")))
+    if execute(moved).scalar():
+        raise Conflict(ANOTHER_HAS_ID)
+    row, _ = lock_or_create(transaction, name, info.id)
     if execute(select(exists().where(tombstones.c.file_id == info.file_id))).scalar():
         raise Conflict(TO_BE_DELETED)
     # Whether it is current or not: a version that is current under this name was compared before.
     if execute(
-        select(exists().where(media.c.file_id == info.file_id, media.c.uploaded_at.is_not(None), media.c.id != info.id))
+        select(
+            exists().where(media.c.file_id == info.file_id, media.c.uploaded_at.is_not(None), media.c.id != row["id"])
+        )
     ).scalar():
         raise Conflict(FILE_ID_IN_USE)
     left = execute(select(uploads).where(uploads.c.file_id == info.file_id)).mappings().first()
     if left is not None:
-        if left["media_id"] != info.id:
+        if left["media_id"] != row["id"]:
             raise Conflict(FILE_ID_IN_USE)
         if left["expires_at"] <= transaction.now:
             raise Conflict(TO_BE_DELETED)
-        return FilesUploadKey(info.id, left["id"], info.file_id), True
+        execute(update(uploads).where(uploads.c.id == left["id"]).values(secret_digest=secret_digest))
+        return FilesUploadKey(row["id"], left["id"], info.file_id), True
     if is_orphan:
         raise Conflict(BYTES_LEFT_BEHIND)
     lifetime = milliseconds(UNFINISHED_IMPORT_TTL_SECONDS)
@@ -61,6 +80,7 @@ def begin_import(transaction: Transaction, info: MediaInfo, *, is_orphan: bool) 
     execute(
         insert(uploads).values(
             id=key.record_id,
+            secret_digest=secret_digest,
             media_id=key.media_id,
             file_id=key.file_id,
             client="",
@@ -84,11 +104,14 @@ def commit_import(
     removed = upload_changes.remove_upload(transaction, key, fencing_token)
     if row is None or removed is None or removed["file_id"] != info.file_id:
         raise Conflict(CHANGED_MEANWHILE)
+    change = Counter({encode_owner(info.owner): info.length})
     if row["uploaded_at"] is not None:
+        change[row["owner"]] -= row["length"]
         if compare_versions(decode_media_info(row), info) is not None:
             raise Conflict(CHANGED_MEANWHILE)
         due = transaction.now + milliseconds(timings.tombstone_ttl)
         upload_changes.add_tombstone(transaction, key.media_id, row["file_id"], due)
+    quotas.add_stored(transaction, NO_QUOTA, change)
     version = {
         "file_id": info.file_id,
         "length": info.length,
@@ -98,7 +121,10 @@ def commit_import(
         "uploaded_at": to_milliseconds(info.uploaded_at),
         "metadata": info.metadata_json,
         "media_facts": info.media_facts_json,
+        "poster": info.poster_etag,
+        "owner": encode_owner(info.owner),
     }
     revision = next_revision(info.revision, row["revision"])
-    statement = update(media).where(media.c.id == key.media_id).values(**version, revision=revision)
+    identity = None if row["id"] == info.id else info.id
+    statement = update(media).where(media.c.id == key.media_id).values(**version, revision=revision, identity=identity)
     transaction.connection.execute(statement)

@@ -9,7 +9,6 @@ store runs them in its own threads.
 
 import errno
 import fcntl
-import hashlib
 import logging
 import os
 import stat
@@ -146,13 +145,16 @@ class MediaFolder:
 
     # Writing.
 
-    def sync(self, file_id: str, length: int) -> None:
-        """Make the first `length` bytes of a file and its directory entry durable. Raises CorruptFile where there are fewer."""
+    def sync(self, file_id: str, length: int) -> int:
+        """Make the first `length` bytes of a file and its directory entry durable, and return how many bytes it has.
+
+        With a length of 0 nothing is done. Raises CorruptFile where there are fewer.
+        """
         if not length:
-            return
+            return 0
         descriptor = self.open_for_reading(file_id)
         try:
-            if os.fstat(descriptor).st_size < length:
+            if (found := os.fstat(descriptor).st_size) < length:
                 raise CorruptFile(f"file {file_id} is shorter than what was written")
             with map_write_errors():
                 sync_data(descriptor)
@@ -160,6 +162,7 @@ class MediaFolder:
                     self._sync_entry(file_id)
         finally:
             os.close(descriptor)
+        return found
 
     def _sync_entry(self, file_id: str) -> None:
         names = folders_of(file_id)
@@ -185,10 +188,8 @@ class MediaFolder:
             return False
         return True
 
-    def append_from(
-        self, source_id: str, start: int, length: int, target: int, offset: int, digest: "hashlib._Hash"
-    ) -> None:
-        """Copy a piece of another file, and add to `digest` what was copied. Raises CorruptFile where the other file is shorter."""
+    def append_from(self, source_id: str, start: int, length: int, target: int, offset: int) -> bytes:
+        """Copy a piece of another file, and return what was copied. Raises CorruptFile where the other file is shorter."""
         source = self.open_for_reading(source_id)
         try:
             copy_range(source, target, start, offset, length)
@@ -200,7 +201,7 @@ class MediaFolder:
                 sync_data(target)
         if len(copied) != length:
             raise CorruptFile("a file is shorter than what was written")
-        digest.update(copied)
+        return copied
 
     # Reading.
 

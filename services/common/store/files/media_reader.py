@@ -1,17 +1,34 @@
 """Reads media: the current version of a name out of the database, then blocks out of its file. Read-only."""
 
-from sqlalchemy import ColumnElement, Connection, and_, exists, func, literal, or_, select, true, union_all
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    and_,
+    bindparam,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    true,
+    union_all,
+)
 from sqlalchemy.sql import Select
 
 from services.common.errors import BadRequest
-from services.common.media import FolderFilter, MediaInfo, MediaName
+from services.common.media import FolderFilter, MediaInfo, MediaName, Poster
 from services.common.store.files import schema
 from services.common.store.files.clock import from_milliseconds, to_milliseconds
 from services.common.store.files.files_database import FilesDatabase
 from services.common.store.files.ids import is_id
 from services.common.store.files.rows import Row, decode_media_info, fold
 from services.common.store.limits import BLOCK_SIZE, SEARCH_SCAN_LIMIT
-from services.common.store.media_reader import ListQuery, MediaPage, PageKey
+from services.common.store.media_reader import FolderTotals, ListQuery, MediaPage, PageKey, Sort
 
 media = schema.media
 _CURRENT = media.c.uploaded_at.is_not(None)
@@ -19,7 +36,15 @@ _AFTER_SLASH = "0"
 """The character that follows the slash: what begins with `x/` is less than `x0`."""
 EXISTENCE_BATCH = 100
 """Folders looked for by one statement: SQLite limits the parts of a union."""
-_ORDER = (media.c.uploaded_at.desc(), media.c.id.desc())
+_FIND = select(media).where(
+    media.c.folder == bindparam("of_folder"), media.c.filename == bindparam("of_filename"), _CURRENT
+)
+"""Built once: to build a statement takes longer than to run it."""
+_SORT_COLUMNS: dict[Sort, Column[Any]] = {
+    "time": media.c.uploaded_at,
+    "name": media.c.filename,
+    "size": media.c.length,
+}
 
 
 class FilesMediaReader:
@@ -37,8 +62,8 @@ class FilesMediaReader:
 
     async def find(self, name: MediaName) -> MediaInfo | None:
         """Read the row of that name."""
-        statement = select(media).where(media.c.folder == name.folder, media.c.filename == name.filename, _CURRENT)
-        row = await self._database.read(lambda connection: connection.execute(statement).mappings().first())
+        named = {"of_folder": name.folder, "of_filename": name.filename}
+        row = await self._database.read(lambda connection: connection.execute(_FIND, named).mappings().first())
         return None if row is None else decode_media_info(row)
 
     async def read_blocks(self, info: MediaInfo, first_block: int, last_block: int) -> list[bytes]:
@@ -47,37 +72,70 @@ class FilesMediaReader:
             self._files.folder.read_blocks, info.file_id, info.length, first_block, last_block
         )
 
+    async def read_poster(self, info: MediaInfo) -> Poster | None:
+        """Read the row of the poster."""
+        posters = schema.posters
+        statement = select(posters).where(posters.c.file_id == info.file_id, posters.c.etag == info.poster_etag)
+        row = await self._database.read(lambda connection: connection.execute(statement).mappings().first())
+        if row is None:
+            return None
+        sha256 = row["etag"].removeprefix('"sha256-').removesuffix('"')
+        return Poster(bytes(row["data"]), row["content_type"], sha256)
+
     async def list_files(self, list_query: ListQuery) -> MediaPage:
         """Read the index from a key on; a search ends after at most SEARCH_SCAN_LIMIT names."""
-        statement = select(media).where(_CURRENT).order_by(*_ORDER)
+        statement = select(media).where(_CURRENT).order_by(*_order_of(list_query))
+        column, descending = _SORT_COLUMNS[list_query.sort], list_query.descending
         if list_query.folder is not None:
             statement = statement.where(media.c.folder == list_query.folder)
         if list_query.readable is not None:
             statement = statement.where(_is_readable(list_query.readable))
-        if list_query.after is not None:
-            statement = _beginning_after(statement, _parse_page_key(list_query.after))
+        if (after := list_query.after) is not None:
+            value = _parse_page_key(after, list_query.sort)
+            follows = (
+                (column <= value, or_(column < value, media.c.id < after.id))
+                if descending
+                else (column >= value, or_(column > value, media.c.id > after.id))
+            )
+            statement = statement.where(*follows)
         end: PageKey | None = None
         if list_query.filename_contains:
-            end = await self._find_scan_end(statement)
+            end = await self._find_scan_end(statement, list_query.sort)
             if end is not None:
-                at, media_id = to_milliseconds(end.uploaded_at), end.id
-                statement = statement.where(
-                    media.c.uploaded_at >= at, or_(media.c.uploaded_at > at, media.c.id >= media_id)
+                value = _parse_page_key(end, list_query.sort)
+                is_before_end = (
+                    (column >= value, or_(column > value, media.c.id >= end.id))
+                    if descending
+                    else (column <= value, or_(column < value, media.c.id <= end.id))
                 )
+                statement = statement.where(*is_before_end)
             needle = fold(list_query.filename_contains)
             statement = statement.where(media.c.search_name.contains(needle, autoescape=True))
         statement = statement.limit(list_query.limit + 1)
         rows = await self._database.read(lambda connection: connection.execute(statement).mappings().all())
         page = rows[: list_query.limit]
         return MediaPage(
-            [decode_media_info(row) for row in page], _page_key(page[-1]) if len(rows) > len(page) else end
+            [decode_media_info(row) for row in page],
+            _page_key(page[-1], list_query.sort) if len(rows) > len(page) else end,
         )
 
-    async def _find_scan_end(self, statement: Select[tuple[object, ...]]) -> PageKey | None:
+    async def _find_scan_end(self, statement: Select[tuple[object, ...]], sort: Sort) -> PageKey | None:
         """Return the last key that a search examines, None where the list ends before it."""
-        keys = statement.with_only_columns(media.c.uploaded_at, media.c.id).offset(SEARCH_SCAN_LIMIT - 1).limit(1)
+        columns = (media.c.id, _SORT_COLUMNS[sort])
+        keys = statement.with_only_columns(*columns).offset(SEARCH_SCAN_LIMIT - 1).limit(1)
         row = await self._database.read(lambda connection: connection.execute(keys).mappings().first())
-        return None if row is None else _page_key(row)
+        return None if row is None else _page_key(row, sort)
+
+    async def sum_folders(self, folders: Sequence[str]) -> list[FolderTotals]:
+        """Add up the lengths in the index by size."""
+        statement = (
+            select(media.c.folder, func.count(), func.sum(media.c.length))
+            .where(media.c.folder.in_(folders), _CURRENT)
+            .group_by(media.c.folder)
+        )
+        rows = await self._database.read(lambda connection: connection.execute(statement).all())
+        found = {folder: (files, int(total)) for folder, files, total in rows}
+        return [FolderTotals(folder, *found.get(folder, (0, 0))) for folder in folders]
 
     async def list_folders(self, after: str | None, limit: int, readable: FolderFilter | None = None) -> list[str]:
         """Skip from folder to folder in the index, however many files each has. Of what is readable, each tree is a range of it."""
@@ -131,18 +189,22 @@ def _is_readable(readable: FolderFilter) -> ColumnElement[bool]:
     return or_(media.c.folder.in_(sorted(readable.exact | readable.trees)), *below)
 
 
-def _beginning_after(statement: Select[tuple[object, ...]], key: PageKey) -> Select[tuple[object, ...]]:
-    at = to_milliseconds(key.uploaded_at)
-    older = or_(media.c.uploaded_at < at, media.c.id < key.id)
-    return statement.where(and_(media.c.uploaded_at <= at, older))
+def _order_of(list_query: ListQuery) -> list[ColumnElement[Any]]:
+    columns: list[ColumnElement[Any]] = [_SORT_COLUMNS[list_query.sort], media.c.id]
+    if list_query.sort == "name" and list_query.folder is not None:  # unique there: the index of names has no ids
+        columns = columns[:1]
+    return [column.desc() if list_query.descending else column.asc() for column in columns]
 
 
-def _page_key(row: Row) -> PageKey:
-    return PageKey(from_milliseconds(row["uploaded_at"]), row["id"])
+def _page_key(row: Row, sort: Sort) -> PageKey:
+    value = row[_SORT_COLUMNS[sort].name]
+    return PageKey(from_milliseconds(value) if sort == "time" else value, row["id"])
 
 
-def _parse_page_key(key: PageKey) -> PageKey:
-    """Raises BadRequest for what `_page_key` has not made."""
+def _parse_page_key(key: PageKey, sort: Sort) -> str | int:
+    """The value of the column that the list is sorted by. Raises BadRequest for what `_page_key` has not made."""
     if not is_id(key.id):
         raise BadRequest("invalid page token 'after'")
-    return key
+    if key.sort != sort:
+        raise BadRequest("invalid page token 'after': it is of a list in another order")
+    return to_milliseconds(key.value) if isinstance(key.value, datetime) else key.value

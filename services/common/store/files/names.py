@@ -8,7 +8,7 @@ begins there: so revisions never fall, and take a fixed amount of space.
 import hashlib
 from typing import Any
 
-from sqlalchemy import Table, delete, exists, insert, select, update
+from sqlalchemy import Table, bindparam, delete, exists, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from services.common.errors import ServiceUnavailable
@@ -22,26 +22,57 @@ from services.common.store.limits import REVISION_BUCKETS
 INSERT_ATTEMPTS = 20
 """A row that another transaction inserts and one that deletes it may follow each other so often."""
 
-media = schema.media
+media, floors = schema.media, schema.revision_floors
+
+# Statements are built once: to build one takes longer than to run it.
+_NAMED = (media.c.folder == bindparam("of_folder"), media.c.filename == bindparam("of_filename"))
+_LOCK_MEDIA = select(media).where(media.c.id == bindparam("of_id")).with_for_update()
+_LOCK_NAME = select(media).where(*_NAMED).with_for_update()
+_INSERT_MEDIA = insert(media)
+_INSERT_OR_IGNORE = {
+    (dialect, table.name): module.insert(table).on_conflict_do_nothing()
+    for dialect, module in (("sqlite", sqlite), ("postgresql", postgresql))
+    for table in (media, floors)
+}
+_READ_FLOOR = select(floors.c.floor).where(floors.c.bucket == bindparam("of_bucket"))
+_RAISE_FLOOR = (
+    update(floors)
+    .where(floors.c.bucket == bindparam("of_bucket"), floors.c.floor < bindparam("new_floor"))
+    .values(floor=bindparam("new_floor"))
+)
+_SET_REVISION = update(media).where(*_NAMED)
+_DELETE_IF_EMPTY = (
+    delete(media)
+    .where(
+        media.c.id == bindparam("of_id"),
+        media.c.uploaded_at.is_(None),
+        *(
+            ~exists().where(table.c.media_id == media.c.id)
+            for table in (schema.uploads, schema.finished_uploads, schema.tombstones, schema.outbox)
+        ),
+    )
+    .returning(media.c.folder, media.c.filename, media.c.revision)
+)
 
 
 def insert_or_ignore(transaction: Transaction, table: Table, **values: Any) -> bool:
     """Insert a row unless a unique one is there; return whether it was inserted."""
-    dialect = postgresql if transaction.connection.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(table).values(values).on_conflict_do_nothing()
-    return transaction.connection.execute(statement).rowcount == 1
+    statement = _INSERT_OR_IGNORE[transaction.connection.dialect.name, table.name]
+    return transaction.connection.execute(statement, values).rowcount == 1
 
 
 def lock_media(transaction: Transaction, media_id: str) -> Row | None:
     """Lock and return a row, None where it is not there."""
-    statement = select(media).where(media.c.id == media_id).with_for_update()
-    return transaction.connection.execute(statement).mappings().first()
+    return transaction.connection.execute(_LOCK_MEDIA, {"of_id": media_id}).mappings().first()
 
 
 def lock_name(transaction: Transaction, name: MediaName) -> Row | None:
     """Lock and return the row of a name, None where it is not there."""
-    statement = select(media).where(media.c.folder == name.folder, media.c.filename == name.filename).with_for_update()
-    return transaction.connection.execute(statement).mappings().first()
+    return transaction.connection.execute(_LOCK_NAME, _of_name(name)).mappings().first()
+
+
+def _of_name(name: MediaName) -> dict[str, str]:
+    return {"of_folder": name.folder, "of_filename": name.filename}
 
 
 def lock_or_create(transaction: Transaction, name: MediaName | None, media_id: str | None = None) -> tuple[Row, bool]:
@@ -51,7 +82,7 @@ def lock_or_create(transaction: Transaction, name: MediaName | None, media_id: s
     """
     new = {**dict.fromkeys(media.c.keys()), "id": media_id or make_id(), "revision": 0}
     if name is None:
-        transaction.connection.execute(insert(media).values(id=new["id"], revision=0))
+        transaction.connection.execute(_INSERT_MEDIA, {"id": new["id"], "revision": 0})
         return new, True
     new |= {"folder": name.folder, "filename": name.filename, "search_name": fold(name.filename)}
     for _ in range(INSERT_ATTEMPTS):
@@ -65,32 +96,22 @@ def lock_or_create(transaction: Transaction, name: MediaName | None, media_id: s
 
 def _begin_at_floor(transaction: Transaction, name: MediaName) -> int:
     """Set the revision of a new row, and return it."""
-    floors = schema.revision_floors
-    floor = transaction.connection.execute(select(floors.c.floor).where(floors.c.bucket == bucket_of(name))).scalar()
+    floor: int | None = transaction.connection.execute(_READ_FLOOR, {"of_bucket": bucket_of(name)}).scalar()
     if floor:
-        named = (media.c.folder == name.folder, media.c.filename == name.filename)
-        transaction.connection.execute(update(media).where(*named).values(revision=floor))
+        transaction.connection.execute(_SET_REVISION, {**_of_name(name), "revision": floor})
     return floor or 0
 
 
 def delete_if_empty(transaction: Transaction, media_id: str) -> None:
     """Delete a locked row where nothing is left under its name, and keep its revision."""
-    kept = (
-        exists().where(table.c.media_id == media_id)
-        for table in (schema.uploads, schema.finished_uploads, schema.tombstones, schema.outbox)
-    )
-    empty = (media.c.id == media_id, media.c.uploaded_at.is_(None), *(~one for one in kept))
-    statement = delete(media).where(*empty).returning(media.c.folder, media.c.filename, media.c.revision)
-    row = transaction.connection.execute(statement).first()
+    row = transaction.connection.execute(_DELETE_IF_EMPTY, {"of_id": media_id}).first()
     if row is not None and row.folder is not None and row.revision:
         _raise_floor(transaction, bucket_of(MediaName(row.folder, row.filename)), row.revision)
 
 
 def _raise_floor(transaction: Transaction, bucket: int, revision: int) -> None:
-    floors = schema.revision_floors
     if not insert_or_ignore(transaction, floors, bucket=bucket, floor=revision):
-        lower = (floors.c.bucket == bucket, floors.c.floor < revision)
-        transaction.connection.execute(update(floors).where(*lower).values(floor=revision))
+        transaction.connection.execute(_RAISE_FLOOR, {"of_bucket": bucket, "new_floor": revision})
 
 
 def bucket_of(name: MediaName) -> int:

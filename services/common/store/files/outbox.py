@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from services.common.store.delivery_store import TooManyUnrelayed
 from services.common.store.files import schema
@@ -13,6 +13,19 @@ from services.common.store.limits import MAX_OUTBOX_EVENTS, MAX_UNRELAYED_EVENTS
 from services.common.store.upload_store import OutboxEvent
 
 outbox = schema.outbox
+
+# Statements are built once: to build one takes longer than to run it.
+_INSERT = insert(outbox)
+_READ_EVENTS = select(outbox).where(outbox.c.media_id == bindparam("of_media")).order_by(outbox.c.revision, outbox.c.at)
+_DELETE_EVENT = (
+    delete(outbox).where(outbox.c.id == bindparam("of_id"), outbox.c.unrelayed.is_(False)).returning(outbox.c.revision)
+)
+_MARK_UNRELAYED = update(outbox).where(outbox.c.id == bindparam("of_id")).returning(outbox.c.revision)
+_MARK_EARLIER = update(outbox).where(
+    outbox.c.media_id == bindparam("of_media"),
+    outbox.c.revision < bindparam("before"),
+    outbox.c.told.is_(False),
+)
 
 
 def append_event(
@@ -30,7 +43,7 @@ def append_event(
     of a name has none before it. Raises TooManyUnrelayed, to roll the change back.
     """
     new = {**event, "at": transaction.now, "told": False, "unrelayed": unrelayed}
-    transaction.connection.execute(insert(outbox).values(new))
+    transaction.connection.execute(_INSERT, new)
     rows: list[Row] = [new] if is_first else read_outbox(transaction.connection, event["media_id"])
     if unrelayed and sum(row["unrelayed"] for row in rows) > MAX_UNRELAYED_EVENTS:
         raise TooManyUnrelayed
@@ -44,8 +57,7 @@ def append_event(
 
 def read_outbox(connection: Connection, media_id: str) -> list[Row]:
     """The rows of a name's outbox, in their order."""
-    statement = select(outbox).where(outbox.c.media_id == media_id).order_by(outbox.c.revision, outbox.c.at)
-    return list(connection.execute(statement).mappings())
+    return list(connection.execute(_READ_EVENTS, {"of_media": media_id}).mappings())
 
 
 def read_event(connection: Connection, name: Row, event_id: str, read_at: float) -> OutboxEvent | None:
@@ -66,6 +78,7 @@ def _merge_oldest(transaction: Transaction, rows: list[Row]) -> list[Row]:
         first, last = mergeable[0], mergeable[merged_count - 1]
         resync: dict[str, Any] = {
             **version_of(last),
+            "identity": last["identity"],
             "id": first["id"] if first["type"] == "socket.resync" else make_id(),
             "media_id": first["media_id"],
             "type": "socket.resync",
@@ -73,11 +86,12 @@ def _merge_oldest(transaction: Transaction, rows: list[Row]) -> list[Row]:
             "revision": last["revision"],
             "told": False,
             "unrelayed": False,
+            "previous_owner": None,
         }
         dropped += [row["id"] for row in mergeable[:merged_count]]
         kept = [resync, *(row for row in kept if row["id"] not in dropped)]
         transaction.connection.execute(delete(outbox).where(outbox.c.id.in_(dropped)))
-        transaction.connection.execute(insert(outbox).values(resync))
+        transaction.connection.execute(_INSERT, resync)
     else:
         transaction.connection.execute(delete(outbox).where(outbox.c.id.in_(dropped)))
     return kept
@@ -89,14 +103,12 @@ def remove_event(transaction: Transaction, media_id: str, event_id: str) -> None
     These stay for their own writers, which find out by them that their commits were made. An event that is not relayed stays too.
     """
     execute = transaction.connection.execute
-    own = outbox.c.id == event_id
-    statement = delete(outbox).where(own, outbox.c.unrelayed.is_(False)).returning(outbox.c.revision)
-    revision = execute(statement).scalar()
+    revision = execute(_DELETE_EVENT, {"of_id": event_id}).scalar()
     if revision is None:
-        revision = execute(update(outbox).where(own).values(told=True).returning(outbox.c.revision)).scalar()
+        revision = execute(_MARK_UNRELAYED, {"of_id": event_id, "told": True}).scalar()
     if revision is not None and revision > 1:
-        earlier = (outbox.c.media_id == media_id, outbox.c.revision < revision, outbox.c.told.is_(False))
-        transaction.connection.execute(update(outbox).where(*earlier).values(told=True))
+        earlier = {"of_media": media_id, "before": revision}
+        execute(_MARK_EARLIER, {**earlier, "told": True})
 
 
 def drop_published(transaction: Transaction, media_id: str, older_than: int, *, keep_unrelayed: bool) -> None:

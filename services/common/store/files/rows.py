@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from services.common.media import MediaInfo, MediaName
 from services.common.store.files.clock import StoreClock, from_milliseconds
-from services.common.store.files.ids import is_id
 from services.common.store.files.schema import VERSION_FIELDS
-from services.common.store.upload_store import FinishedUpload, InProgressUpload, OutboxEvent, UploadHandle
+from services.common.store.upload_ids import format_upload_id
+from services.common.store.upload_store import FinishedUpload, InProgressUpload, OutboxEvent, PreviousName, UploadHandle
 
 Row = Mapping[Any, Any]
 """A row by the names of its columns."""
@@ -23,21 +23,18 @@ class FilesUploadKey(NamedTuple):
     file_id: str
 
 
-def make_handle(key: FilesUploadKey, name: MediaName | None, fencing_token: int) -> UploadHandle:
+def make_handle(
+    key: FilesUploadKey, name: MediaName | None, fencing_token: int, secret: str, owner: str = ""
+) -> UploadHandle:
     """Make the handle of an upload. Its id names the row of its name and the upload, its store key the file."""
-    return UploadHandle(f"{key.media_id}-{key.record_id}", name, fencing_token, key.file_id)
+    upload_id = format_upload_id(key.media_id, key.record_id, secret)
+    return UploadHandle(upload_id, name, fencing_token, key.file_id, owner)
 
 
 def upload_key(upload: UploadHandle) -> FilesUploadKey:
     """Return the ids behind a handle that `make_handle` has made."""
-    media_id, _, record_id = upload.upload_id.partition("-")
+    media_id, record_id = upload.upload_id.split("-")[:2]
     return FilesUploadKey(media_id, record_id, upload.store_key)
-
-
-def parse_upload_id(upload_id: str) -> tuple[str, str] | None:
-    """Return the ids of the name's row and of the upload, None where the text has not that form."""
-    media_id, _, record_id = upload_id.partition("-")
-    return (media_id, record_id) if is_id(media_id) and is_id(record_id) else None
 
 
 def fold(text: str) -> str:
@@ -57,15 +54,25 @@ def encode_metadata(metadata: Mapping[str, str]) -> str:
     return json.dumps(dict(metadata), ensure_ascii=True, separators=(",", ":"))
 
 
+def encode_owner(owner: str) -> bytes | None:
+    """A subject as it is stored: a database need not accept every character of a text."""
+    return owner.encode() if owner else None
+
+
+def decode_owner(stored: bytes | None) -> str:
+    """The subject, empty where there is none."""
+    return bytes(stored).decode() if stored is not None else ""
+
+
 def decode_name(row: Row) -> MediaName | None:
     """The name of a row of `media`, None where it has none."""
     return None if row["folder"] is None else MediaName(row["folder"], row["filename"])
 
 
-def decode_version(media_id: str, name: Row, version: Row, revision: int) -> MediaInfo:
+def decode_version(file_identity: str, name: Row, version: Row, revision: int) -> MediaInfo:
     """A version: the columns of `VERSION_FIELDS` in `version`, under the name in `name`."""
     return MediaInfo(
-        id=media_id,
+        id=file_identity,
         file_id=version["file_id"],
         folder=name["folder"],
         filename=name["filename"],
@@ -77,12 +84,20 @@ def decode_version(media_id: str, name: Row, version: Row, revision: int) -> Med
         metadata_json=version["metadata"],
         revision=revision,
         media_facts_json=version["media_facts"],
+        poster_etag=version["poster"],
+        owner=decode_owner(version["owner"]),
     )
 
 
 def decode_media_info(row: Row) -> MediaInfo:
     """The current file of a row of `media` that has one."""
-    return decode_version(row["id"], row, row, row["revision"])
+    return decode_version(identity_of(row), row, row, row["revision"])
+
+
+def identity_of(row: Row) -> str:
+    """The id of the file of a row of `media`, or that of the next one."""
+    identity: str = row["identity"] or row["id"]
+    return identity
 
 
 def version_of(row: Row) -> dict[str, Any]:
@@ -92,7 +107,20 @@ def version_of(row: Row) -> dict[str, Any]:
 
 def decode_event(name: Row, row: Row, read_at: float) -> OutboxEvent:
     """One row of `outbox`."""
-    return OutboxEvent(row["id"], row["type"], decode_version(row["media_id"], name, row, row["revision"]), read_at)
+    info = decode_version(row.get("identity") or row["media_id"], name, row, row["revision"])
+    previous = None
+    if text := row.get("previous"):
+        folder, filename, revision = json.loads(text)
+        previous = PreviousName(MediaName(folder, filename), revision)
+    return OutboxEvent(
+        row["id"],
+        row["type"],
+        info,
+        read_at,
+        name_key=row["media_id"],
+        previous=previous,
+        previous_owner=decode_owner(row.get("previous_owner")),
+    )
 
 
 def with_earlier(name: Row, rows: Iterable[Row], event_id: str, read_at: float) -> OutboxEvent | None:
@@ -120,6 +148,7 @@ def decode_in_progress(row: Row, clock: StoreClock, *, tail: bytes = b"", write_
         metadata=json.loads(row["metadata"]),
         expires_at=clock.to_datetime(row["expires_at"]),
         write_in_progress=write_in_progress,
+        owner=decode_owner(row["owner"]),
     )
 
 
@@ -136,4 +165,5 @@ def decode_finished(row: Row, clock: StoreClock) -> FinishedUpload:
         sha256=row["sha256"],
         metadata=json.loads(row["metadata"]),
         expires_at=clock.to_datetime(row["until"]),
+        owner=decode_owner(row["owner"]),
     )

@@ -2,19 +2,25 @@
 
     store             one row: store_id (which folder belongs to this database), latest and skew (the lease clock), touched
     media             one row for each name: the name (null for an upload without one), the revision, and the current version:
-                      file_id, length, content_type, sha256, etag, uploaded_at, metadata; null where readers see no file
-    uploads           unfinished uploads, with their fencing token, lease, expiry, offset, metadata and client
+                      file_id, length, content_type, sha256, etag, uploaded_at, metadata; null where readers see no file;
+                      identity: the id of its file, null where it is the row's own, until a file has moved
+    uploads           unfinished uploads, with their fencing token, lease, expiry, offset, metadata and client, the SHA-256 of the
+                      secret in their ids, and the bytes that are reserved for them
     finished_uploads  outcomes of uploads that had a TTL
-    tombstones        files to delete, from `due` on; `second_purge`: twice
+    tombstones        files to delete, from `due` on; `second_purge`: twice; of the file that was deleted last under a name also
+                      all that is known of it
     outbox            events to publish, in the order of their revisions; `told`: it was published; `unrelayed`: its deliveries are
-                      not stored yet
+                      not stored yet; `previous`: folder, filename and revision before a move, as a JSON list
     deliveries        of webhooks, each event once for each endpoint: `body` as it is sent, the time of the next try, and claims
     webhook_endpoints  what the API has made (`definition`, JSON with secrets), and what has ended
+    posters           small pictures of files, by the id of the bytes: they go wherever these go. `poster` of a version is the tag
     revision_floors   the greatest revision of all names of a bucket whose rows were deleted
-    revocations       tokens and subjects that are refused: the UTF-8 bytes of their names, which may hold any character, and
-                      Unix times in seconds
+    quotas            how many bytes the current files of an owner have, null where that is not counted
+    revocations       tokens, subjects and links that are refused, links that were prolonged or used: the UTF-8 bytes of their
+                      names, which may hold any character, and Unix times in seconds
 
-`search_name` is the filename as a search compares it. Text is compared and ordered by its bytes.
+`search_name` is the filename as a search compares it. `owner` is the subject in UTF-8, for the same reason as the names of
+revocations; null where there is none. Text is compared and ordered by its bytes.
 """
 
 from sqlalchemy import (
@@ -52,10 +58,22 @@ def _version_columns(*, nullable: bool) -> list[Column[object]]:
         Column("uploaded_at", BigInteger, nullable=nullable),
         Column("metadata", _TEXT_TYPE, nullable=nullable),
         Column("media_facts", _TEXT_TYPE),
+        Column("poster", _TEXT_TYPE),
     ]
 
 
-VERSION_FIELDS = ("file_id", "length", "content_type", "sha256", "etag", "uploaded_at", "metadata", "media_facts")
+VERSION_FIELDS = (
+    "file_id",
+    "length",
+    "content_type",
+    "sha256",
+    "etag",
+    "uploaded_at",
+    "metadata",
+    "media_facts",
+    "poster",
+    "owner",
+)
 """The names of the columns that describe one version of a file."""
 
 store = Table(
@@ -77,6 +95,8 @@ media = Table(
     Column("search_name", _TEXT_TYPE),
     Column("revision", BigInteger, nullable=False),
     *_version_columns(nullable=True),
+    Column("identity", _ID_TYPE),
+    Column("owner", LargeBinary),
     UniqueConstraint("folder", "filename", name="media_name"),
 )
 _current = media.c.uploaded_at.is_not(None)
@@ -97,6 +117,28 @@ Index(
     sqlite_where=_current,
     postgresql_where=_current,
 )
+_moved = media.c.identity.is_not(None)
+Index("media_identity", media.c.identity, sqlite_where=_moved, postgresql_where=_moved)
+Index("media_by_name", media.c.filename, media.c.id, sqlite_where=_current, postgresql_where=_current)
+Index(
+    "media_by_size",
+    media.c.length,
+    media.c.id,
+    media.c.search_name,
+    sqlite_where=_current,
+    postgresql_where=_current,
+)
+Index(
+    "media_by_size_in_folder",
+    media.c.folder,
+    media.c.length,
+    media.c.id,
+    media.c.search_name,
+    sqlite_where=_current,
+    postgresql_where=_current,
+)
+_owned = media.c.owner.is_not(None)
+Index("media_owner", media.c.owner, media.c.length, sqlite_where=_owned, postgresql_where=_owned)
 Index("media_file", media.c.file_id, unique=True, sqlite_where=_current, postgresql_where=_current)
 
 uploads = Table(
@@ -113,8 +155,12 @@ uploads = Table(
     Column("offset", BigInteger, nullable=False),
     Column("length", BigInteger),
     Column("metadata", _TEXT_TYPE, nullable=False),
+    Column("secret_digest", String(64)),
+    Column("owner", LargeBinary),
+    Column("reserved", BigInteger, nullable=False, server_default="0"),
 )
-
+_owned_upload = uploads.c.owner.is_not(None)
+Index("uploads_owner", uploads.c.owner, sqlite_where=_owned_upload, postgresql_where=_owned_upload)
 Index("uploads_due", uploads.c.expires_at, uploads.c.id)
 
 finished_uploads = Table(
@@ -129,6 +175,8 @@ finished_uploads = Table(
     Column("etag", _TEXT_TYPE),
     Column("metadata", _TEXT_TYPE, nullable=False),
     Column("until", BigInteger, nullable=False),
+    Column("secret_digest", String(64)),
+    Column("owner", LargeBinary),
 )
 
 Index("finished_uploads_due", finished_uploads.c.until, finished_uploads.c.id)
@@ -140,6 +188,15 @@ tombstones = Table(
     Column("media_id", _ID_TYPE, ForeignKey("media.id"), nullable=False, index=True),
     Column("due", BigInteger, nullable=False),
     Column("second_purge", Boolean, nullable=False),
+    Column("length", BigInteger),
+    Column("content_type", _TEXT_TYPE),
+    Column("sha256", String(64)),
+    Column("etag", _TEXT_TYPE),
+    Column("uploaded_at", BigInteger),
+    Column("metadata", _TEXT_TYPE),
+    Column("media_facts", _TEXT_TYPE),
+    Column("poster", _TEXT_TYPE),
+    Column("owner", LargeBinary),
 )
 
 Index("tombstones_due", tombstones.c.due, tombstones.c.file_id)
@@ -155,15 +212,35 @@ outbox = Table(
     Column("told", Boolean, nullable=False),
     Column("unrelayed", Boolean, nullable=False, server_default=false()),
     *_version_columns(nullable=False),
+    Column("identity", _ID_TYPE),
+    Column("previous", _TEXT_TYPE),
+    Column("owner", LargeBinary),
+    Column("previous_owner", LargeBinary),
 )
 Index("outbox_order", outbox.c.media_id, outbox.c.revision)
 Index("outbox_due", outbox.c["at"], outbox.c.id)
+
+posters = Table(
+    "posters",
+    metadata,
+    Column("file_id", _ID_TYPE, primary_key=True),
+    Column("etag", _TEXT_TYPE, nullable=False),
+    Column("content_type", _TEXT_TYPE, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+)
 
 revision_floors = Table(
     "revision_floors",
     metadata,
     Column("bucket", Integer, primary_key=True, autoincrement=False),
     Column("floor", BigInteger, nullable=False),
+)
+
+quotas = Table(
+    "quotas",
+    metadata,
+    Column("owner", LargeBinary, primary_key=True),
+    Column("stored", BigInteger),
 )
 
 revocations = Table(

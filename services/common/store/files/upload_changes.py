@@ -4,26 +4,52 @@ The names and rules are those of the GridFS store, where each is one update of a
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from sqlalchemy import CursorResult, case, delete, func, insert, select, update
+from sqlalchemy import BigInteger, Connection, CursorResult, bindparam, case, delete, func, insert, select, update
 
 from services.common.errors import AlreadyExists, Conflict, GridcastError, PreconditionFailed, TooManyRequests
 from services.common.media import MediaName
-from services.common.store.files import schema
+from services.common.store.files import quotas, schema
 from services.common.store.files.admission import UnfinishedUpload, admit_upload
 from services.common.store.files.clock import StoreClock, to_milliseconds
 from services.common.store.files.database import Transaction
 from services.common.store.files.ids import make_id
 from services.common.store.files.names import delete_if_empty, lock_media, lock_or_create
-from services.common.store.files.rows import FilesUploadKey, Row, encode_metadata
-from services.common.store.limits import MAX_FINISHED_UPLOADS, MAX_TOMBSTONES
+from services.common.store.files.rows import FilesUploadKey, Row, encode_metadata, encode_owner
+from services.common.store.limits import MAX_FINISHED_UPLOADS, MAX_TOMBSTONES, RETRY_LATER
+from services.common.store.quotas import Quota
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import NewUpload, Preconditions, StoredFile
 
-RETRY_LATER = {"retry-after": "30"}
 uploads, finished_uploads, tombstones = schema.uploads, schema.finished_uploads, schema.tombstones
+
+# Statements are built once: to build one takes longer than to run it.
+_FENCED = (
+    uploads.c.id == bindparam("of_id"),
+    uploads.c.media_id == bindparam("of_media"),
+    uploads.c.fencing_token == bindparam("of_token"),
+)
+_READ_FENCED = select(uploads).where(*_FENCED)
+_INSERT_UPLOAD = insert(uploads)
+_COUNT_TOMBSTONES = select(func.count()).select_from(tombstones).where(tombstones.c.media_id == bindparam("of_media"))
+_READ_UPLOADS = select(uploads).where(uploads.c.media_id == bindparam("of_media"))
+_INSERT_TOMBSTONE = insert(tombstones)
+_UPDATE_FENCED = update(uploads).where(*_FENCED)
+_UPDATE_FENCED_RETURNING = _UPDATE_FENCED.returning(uploads)
+_DELETE_FENCED = delete(uploads).where(*_FENCED).returning(uploads)
+_FORGET_METADATA = update(finished_uploads).where(finished_uploads.c.media_id == bindparam("of_media"))
+_INSERT_FINISHED = insert(finished_uploads)
+_DROP_OLDEST_FINISHED = delete(finished_uploads).where(
+    finished_uploads.c.media_id == bindparam("of_media"),
+    finished_uploads.c.id.not_in(
+        select(finished_uploads.c.id)
+        .where(finished_uploads.c.media_id == bindparam("of_media"))
+        .order_by(finished_uploads.c.until.desc(), finished_uploads.c.id.desc())
+        .limit(MAX_FINISHED_UPLOADS)
+    ),
+)
 
 
 def milliseconds(seconds: float) -> int:
@@ -60,31 +86,39 @@ def raise_lease_lost() -> NoReturn:
 def create_upload(
     transaction: Transaction,
     name: MediaName | None,
+    secret_digest: str | None,
     new_upload: NewUpload,
     preconditions: Preconditions,
     timings: StoreTimings,
+    quota: Quota,
 ) -> FilesUploadKey:
     """Add an upload to its name, unless a precondition fails or a limit is reached. An idle one may be evicted for it."""
     metadata = encode_metadata(new_upload.metadata)
     client = hashlib.sha256(new_upload.client.encode()).hexdigest()[:16] if new_upload.client else ""
     media = _admit(transaction, name, client, len(metadata), preconditions, resumable=new_upload.ttl is not None)
+    owner = encode_owner(new_upload.owner)
+    quotas.check_new_upload(transaction, quota, owner, new_upload.reserved_bytes)
     lifetime = None if new_upload.ttl is None else milliseconds(new_upload.ttl)
     lease_until = transaction.now + milliseconds(timings.lease_ttl)
     key = FilesUploadKey(media["id"], make_id(), make_id())
     transaction.connection.execute(
-        insert(uploads).values(
-            id=key.record_id,
-            media_id=key.media_id,
-            file_id=key.file_id,
-            client=client,
-            fencing_token=1,
-            lease_until=lease_until if lifetime is None else None,
-            expires_at=lease_until if lifetime is None else transaction.now + lifetime,
-            lifetime=lifetime,
-            offset=0,
-            length=new_upload.length,
-            metadata=metadata,
-        )
+        _INSERT_UPLOAD,
+        {
+            "id": key.record_id,
+            "secret_digest": secret_digest,
+            "media_id": key.media_id,
+            "file_id": key.file_id,
+            "client": client,
+            "fencing_token": 1,
+            "lease_until": lease_until if lifetime is None else None,
+            "expires_at": lease_until if lifetime is None else transaction.now + lifetime,
+            "lifetime": lifetime,
+            "offset": 0,
+            "length": new_upload.length,
+            "metadata": metadata,
+            "owner": owner,
+            "reserved": new_upload.reserved_bytes,
+        },
     )
     return key
 
@@ -102,18 +136,18 @@ def assign_name(
     media = _admit(transaction, name, "", 2, preconditions, resumable=False)
     lease_until = transaction.now + milliseconds(timings.lease_ttl)
     result = transaction.connection.execute(
-        update(uploads)
-        .where(*fence(key, fencing_token))
-        .values(
-            media_id=media["id"],
-            client="",
-            fencing_token=fencing_token + 1,
-            lease_until=lease_until,
-            expires_at=lease_until,
-            lifetime=None,
-            length=None,
-            metadata="{}",
-        )
+        _UPDATE_FENCED,
+        {
+            **fence(key, fencing_token),
+            "media_id": media["id"],
+            "client": "",
+            "fencing_token": fencing_token + 1,
+            "lease_until": lease_until,
+            "expires_at": lease_until,
+            "lifetime": None,
+            "length": None,
+            "metadata": "{}",
+        },
     )
     if not result.rowcount:
         raise_lease_lost()
@@ -136,10 +170,10 @@ def _admit(
         raise precondition_error(name, preconditions)
     if is_new:
         return media
-    counted = select(func.count()).select_from(tombstones).where(tombstones.c.media_id == media["id"])
-    if (transaction.connection.execute(counted).scalar() or 0) >= MAX_TOMBSTONES:
+    of_media = {"of_media": media["id"]}
+    if (transaction.connection.execute(_COUNT_TOMBSTONES, of_media).scalar() or 0) >= MAX_TOMBSTONES:
         raise TooManyRequests("too many replaced versions of this name await deletion", RETRY_LATER)
-    rows = transaction.connection.execute(select(uploads).where(uploads.c.media_id == media["id"])).mappings().all()
+    rows = transaction.connection.execute(_READ_UPLOADS, of_media).mappings().all()
     now = transaction.now
     others = [
         UnfinishedUpload(
@@ -160,9 +194,14 @@ def _admit(
     return media
 
 
-def fence(key: FilesUploadKey, fencing_token: int) -> tuple[Any, ...]:
-    """Conditions that hold only while the upload has that fencing token."""
-    return uploads.c.id == key.record_id, uploads.c.media_id == key.media_id, uploads.c.fencing_token == fencing_token
+def fence(key: FilesUploadKey, fencing_token: int) -> dict[str, Any]:
+    """The parameters of a statement that finds the upload only while it has that fencing token."""
+    return {"of_id": key.record_id, "of_media": key.media_id, "of_token": fencing_token}
+
+
+def read_fenced(connection: Connection, key: FilesUploadKey, fencing_token: int) -> Row | None:
+    """Return the row of an upload, None where its fencing token is another."""
+    return connection.execute(_READ_FENCED, fence(key, fencing_token)).mappings().first()
 
 
 def doom_uploads(transaction: Transaction, rows: Sequence[Row]) -> None:
@@ -175,12 +214,17 @@ def doom_uploads(transaction: Transaction, rows: Sequence[Row]) -> None:
 
 
 def add_tombstone(
-    transaction: Transaction, media_id: str, file_id: str, due: int, *, second_purge: bool = False
+    transaction: Transaction,
+    media_id: str,
+    file_id: str,
+    due: int,
+    *,
+    second_purge: bool = False,
+    version: Mapping[str, Any] | None = None,
 ) -> None:
-    """Note a file to delete from `due` on."""
-    transaction.connection.execute(
-        insert(tombstones).values(file_id=file_id, media_id=media_id, due=due, second_purge=second_purge)
-    )
+    """Note a file to delete from `due` on, with its `version` where it is one that may be restored."""
+    values = {**(version or {}), "file_id": file_id, "media_id": media_id, "due": due, "second_purge": second_purge}
+    transaction.connection.execute(_INSERT_TOMBSTONE, values)
 
 
 def acquire(transaction: Transaction, key: FilesUploadKey, timings: StoreTimings) -> tuple[Row, StoreClock] | None:
@@ -189,22 +233,23 @@ def acquire(transaction: Transaction, key: FilesUploadKey, timings: StoreTimings
         return None
     lease_until = transaction.now + milliseconds(timings.lease_ttl)
     alive = (uploads.c.id == key.record_id, uploads.c.media_id == key.media_id, uploads.c.expires_at > transaction.now)
-    row = _update_returning(
-        transaction,
+    statement = (
         update(uploads)
         .where(*alive)
         .values(
             fencing_token=uploads.c.fencing_token + 1,
             lease_until=lease_until,
             expires_at=_greater(uploads.c.expires_at, lease_until),
-        ),
+        )
+        .returning(uploads)
     )
+    row = transaction.connection.execute(statement).mappings().first()
     return None if row is None else (row, transaction.clock)
 
 
 def move_to_file(transaction: Transaction, key: FilesUploadKey, fencing_token: int, file_id: str) -> None:
     """Continue an upload in another file; the old one is deleted twice."""
-    result = transaction.connection.execute(update(uploads).where(*fence(key, fencing_token)).values(file_id=file_id))
+    result = transaction.connection.execute(_UPDATE_FENCED, {**fence(key, fencing_token), "file_id": file_id})
     if not result.rowcount:
         raise_lease_lost()
     add_tombstone(transaction, key.media_id, key.file_id, transaction.now, second_purge=True)
@@ -229,35 +274,37 @@ def set_offset(
         "length": length,
         "lease_until": now + lease_ttl if keep_lease else None,
     }
+    statement = _SET_OFFSET if extend_expiry else _UPDATE_FENCED_RETURNING
     if extend_expiry:
-        values["expires_at"] = now + func.coalesce(uploads.c.lifetime, lease_ttl)
-    row = _update_returning(transaction, update(uploads).where(*fence(key, fencing_token)).values(values))
+        values |= {"at": now, "lease_ttl": lease_ttl}
+    row = transaction.connection.execute(statement, {**fence(key, fencing_token), **values}).mappings().first()
     if row is None:
         raise_lease_lost()
     return row["expires_at"], transaction.clock
 
 
+def reserve(transaction: Transaction, key: FilesUploadKey, owner: bytes, length: int, quota: Quota) -> None:
+    """Reserve `length` bytes in all of the owner's quota."""
+    lock_media(transaction, key.media_id)
+    quotas.extend(transaction, quota, key.record_id, owner, length)
+
+
 def renew_lease(transaction: Transaction, key: FilesUploadKey, fencing_token: int, timings: StoreTimings) -> None:
     """Extend the lease from now on, where one is held. The upload does not expire before its lease ends."""
     until = transaction.now + milliseconds(timings.lease_ttl)
-    values = {
-        "lease_until": case((uploads.c.lease_until.is_(None), None), else_=until),
-        "expires_at": _greater(uploads.c.expires_at, until),
-    }
-    result = transaction.connection.execute(update(uploads).where(*fence(key, fencing_token)).values(values))
+    result = transaction.connection.execute(_RENEW_LEASE, {**fence(key, fencing_token), "until": until})
     if not result.rowcount:
         raise_lease_lost()
 
 
 def release_lease(transaction: Transaction, key: FilesUploadKey, fencing_token: int) -> None:
     """End the lease; no effect where another writer has acquired the upload."""
-    transaction.connection.execute(update(uploads).where(*fence(key, fencing_token)).values(lease_until=None))
+    transaction.connection.execute(_UPDATE_FENCED, {**fence(key, fencing_token), "lease_until": None})
 
 
 def remove_upload(transaction: Transaction, key: FilesUploadKey, fencing_token: int) -> Row | None:
     """Remove an upload of a locked name and return its row; None where the handle is void."""
-    statement = delete(uploads).where(*fence(key, fencing_token)).returning(uploads)
-    return transaction.connection.execute(statement).mappings().first()
+    return transaction.connection.execute(_DELETE_FENCED, fence(key, fencing_token)).mappings().first()
 
 
 def keep_outcome(transaction: Transaction, upload: Row, outcome: str, stored_file: StoredFile | None) -> None:
@@ -265,32 +312,29 @@ def keep_outcome(transaction: Transaction, upload: Row, outcome: str, stored_fil
 
     The metadata of one whose file is not there is not kept: nothing is answered from it.
     """
-    of_name = finished_uploads.c.media_id == upload["media_id"]
+    of_media = {"of_media": upload["media_id"]}
     execute = transaction.connection.execute
     if outcome == "stored":  # then the files of all others were replaced
-        execute(update(finished_uploads).where(of_name).values(metadata="{}"))
+        execute(_FORGET_METADATA, {**of_media, "metadata": "{}"})
     if upload["lifetime"] is None:
         return
     execute(
-        insert(finished_uploads).values(
-            id=upload["id"],
-            media_id=upload["media_id"],
-            file_id=upload["file_id"],
-            outcome=outcome,
-            length=stored_file.length if stored_file else upload["offset"],
-            sha256=stored_file.sha256 if stored_file else None,
-            etag=stored_file.etag if stored_file else None,
-            metadata=upload["metadata"] if outcome == "stored" else "{}",
-            until=transaction.now + upload["lifetime"],
-        )
+        _INSERT_FINISHED,
+        {
+            "id": upload["id"],
+            "secret_digest": upload["secret_digest"],
+            "owner": upload["owner"],
+            "media_id": upload["media_id"],
+            "file_id": upload["file_id"],
+            "outcome": outcome,
+            "length": stored_file.length if stored_file else upload["offset"],
+            "sha256": stored_file.sha256 if stored_file else None,
+            "etag": stored_file.etag if stored_file else None,
+            "metadata": upload["metadata"] if outcome == "stored" else "{}",
+            "until": transaction.now + upload["lifetime"],
+        },
     )
-    newest = (
-        select(finished_uploads.c.id)
-        .where(of_name)
-        .order_by(finished_uploads.c.until.desc(), finished_uploads.c.id.desc())
-        .limit(MAX_FINISHED_UPLOADS)
-    )
-    execute(delete(finished_uploads).where(of_name, finished_uploads.c.id.not_in(newest)))
+    execute(_DROP_OLDEST_FINISHED, of_media)
 
 
 def abort(
@@ -319,17 +363,23 @@ def mark_purged(transaction: Transaction, media_id: str, file_ids: Sequence[str]
     postponed: CursorResult[Any] = transaction.connection.execute(
         update(tombstones).where(*due, tombstones.c.second_purge.is_(True)).values(due=later, second_purge=False)
     )
+    transaction.connection.execute(delete(schema.posters).where(schema.posters.c.file_id.in_(file_ids)))
     if postponed.rowcount < len(file_ids):
         transaction.connection.execute(delete(tombstones).where(*due))
     delete_if_empty(transaction, media_id)
 
 
-def _greater(column: Any, value: int) -> Any:
+def _greater(column: Any, value: Any) -> Any:
     """The greater of both: the databases have no function of the same name for it."""
     return case((column > value, column), else_=value)
 
 
-def _update_returning(transaction: Transaction, statement: Any) -> Row | None:
-    """Run an update of one upload, and return its row as it is now."""
-    row: Row | None = transaction.connection.execute(statement.returning(uploads)).mappings().first()
-    return row
+_SET_OFFSET = _UPDATE_FENCED_RETURNING.values(
+    expires_at=bindparam("at", type_=BigInteger())
+    + func.coalesce(uploads.c.lifetime, bindparam("lease_ttl", type_=BigInteger()))
+)
+_UNTIL = bindparam("until", type_=BigInteger())
+_RENEW_LEASE = _UPDATE_FENCED.values(
+    lease_until=case((uploads.c.lease_until.is_(None), None), else_=_UNTIL),
+    expires_at=_greater(uploads.c.expires_at, _UNTIL),
+)

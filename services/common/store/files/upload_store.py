@@ -7,10 +7,10 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import ColumnElement, Connection, Table, select, update
 
 from services.common.errors import Gone, ServiceUnavailable
-from services.common.media import MediaName
+from services.common.media import MediaName, Poster
 from services.common.store.errors import CorruptFile
 from services.common.store.files import schema, upload_changes
 from services.common.store.files.clock import StoreClock, read_clock
@@ -27,12 +27,14 @@ from services.common.store.files.rows import (
     decode_finished,
     decode_in_progress,
     decode_name,
+    encode_owner,
     make_handle,
-    parse_upload_id,
     upload_key,
 )
 from services.common.store.limits import BLOCK_SIZE
+from services.common.store.quotas import NO_QUOTA, Quota
 from services.common.store.timings import StoreTimings
+from services.common.store.upload_ids import UploadId, digest_secret, make_secret, parse_upload_id, secret_of
 from services.common.store.upload_store import (
     MUST_NOT_EXIST,
     NO_PRECONDITIONS,
@@ -59,14 +61,20 @@ class FilesUploadStore:
     block_size = BLOCK_SIZE
 
     def __init__(
-        self, files: FilesDatabase, timings: StoreTimings | None = None, *, relays_events: bool = False
+        self,
+        files: FilesDatabase,
+        timings: StoreTimings | None = None,
+        quota: Quota = NO_QUOTA,
+        *,
+        relays_events: bool = False,
     ) -> None:
         self.timings = timings or StoreTimings()
         self.lease_ttl = self.timings.lease_ttl
         self._files = files
         self._database = files.database
         self._exclusive = ExclusiveFiles(files.database, files.folder, files.threads)
-        self._committer = FilesCommitter(files.database, self.timings, relays_events=relays_events)
+        self._committer = FilesCommitter(files.database, self.timings, quota, relays_events=relays_events)
+        self._quota = quota
         self._schema_ready = False
 
     async def ensure_schema(self) -> None:
@@ -87,11 +95,26 @@ class FilesUploadStore:
     async def create_upload(
         self, name: MediaName | None, new_upload: NewUpload, preconditions: Preconditions = MUST_NOT_EXIST
     ) -> UploadHandle:
-        """Add a row to the uploads of the name."""
+        """Add a row to the uploads of the name; synced where a client may come back to it.
+
+        Else only its writer knows of it, which does not outlive a power loss of SQLite's machine. PostgreSQL may crash alone.
+        """
+        secret = make_secret()
         key = await self._database.write(
-            lambda transaction: upload_changes.create_upload(transaction, name, new_upload, preconditions, self.timings)
+            lambda transaction: upload_changes.create_upload(
+                transaction, name, digest_secret(secret), new_upload, preconditions, self.timings, self._quota
+            ),
+            durable=new_upload.ttl is not None or not self._database.is_sqlite,
         )
-        return make_handle(key, name, fencing_token=1)
+        return make_handle(key, name, 1, secret, new_upload.owner)
+
+    async def reserve(self, upload: UploadHandle, length: int) -> None:
+        """Extend the reservation in the row of the upload."""
+        key, owner = upload_key(upload), encode_owner(upload.owner)
+        if owner is not None and self._quota.is_set:
+            await self._database.write(
+                lambda transaction: upload_changes.reserve(transaction, key, owner, length, self._quota), durable=False
+            )
 
     async def assign_name(
         self, upload: UploadHandle, name: MediaName, preconditions: Preconditions = MUST_NOT_EXIST
@@ -101,42 +124,42 @@ class FilesUploadStore:
         named = await self._database.write(
             lambda transaction: upload_changes.assign_name(transaction, key, token, name, preconditions, self.timings)
         )
-        return make_handle(named, name, token + 1)
+        return make_handle(named, name, token + 1, secret_of(upload.upload_id), upload.owner)
 
     def upload_age(self, upload_id: str) -> float | None:
         """Read the time of creation out of the upload's id."""
-        ids = parse_upload_id(upload_id)
-        return None if ids is None else time.time() - creation_time(ids[1])
+        found = parse_upload_id(upload_id)
+        return None if found is None else time.time() - creation_time(found.record_id)
 
     async def get_info(self, upload_id: str) -> UploadState:
         """Read the rows."""
-        if (ids := parse_upload_id(upload_id)) is None:
+        if (found := parse_upload_id(upload_id)) is None:
             return None
-        return await self._database.read(lambda connection: _read_state(connection, *ids)[0])
+        return await self._database.read(lambda connection: _read_state(connection, found)[0])
 
     async def get_durable_info(self, upload_id: str) -> UploadState:
         """Read the rows after a commit that is synced: then all that they say is durable. Not needed where no writer is at work."""
-        if (ids := parse_upload_id(upload_id)) is None:
+        if (found := parse_upload_id(upload_id)) is None:
             return None
-        state, is_durable = await self._database.read(lambda connection: _read_state(connection, *ids))
+        state, is_durable = await self._database.read(lambda connection: _read_state(connection, found))
         if is_durable:
             return state
 
         def read(transaction: Transaction) -> UploadState:
             touched = schema.store.c.touched + 1
             transaction.connection.execute(update(schema.store).values(touched=touched))
-            return _read_state(transaction.connection, *ids)[0]
+            return _read_state(transaction.connection, found)[0]
 
         return await self._database.write(read)
 
     async def acquire(self, upload_id: str) -> tuple[UploadHandle, InProgressUpload] | FinishedUpload | None:
         """Increment the fencing token while no write is in progress."""
-        if (ids := parse_upload_id(upload_id)) is None:
+        if (found := parse_upload_id(upload_id)) is None:
             return None
-        row = await self._database.read(lambda connection: _read_upload(connection, *ids))
+        row = await self._database.read(lambda connection: _read_upload(connection, found))
         if row is None:
             return await self._get_finished(upload_id)
-        key = FilesUploadKey(*ids, row["file_id"])
+        key = FilesUploadKey(found.media_id, found.record_id, row["file_id"])
         acquired, waited = await self._exclusive.hold(
             key,
             lambda: self._database.write(lambda transaction: upload_changes.acquire(transaction, key, self.timings)),
@@ -153,7 +176,7 @@ class FilesUploadStore:
             raise Gone(_CORRUPT) from error
         named = {**row, **current}
         state = decode_in_progress(named, clock, tail=tail, write_in_progress=True)
-        return make_handle(key, decode_name(named), token), state
+        return make_handle(key, decode_name(named), token, secret_of(upload_id), state.owner), state
 
     async def _get_finished(self, upload_id: str) -> FinishedUpload | None:
         state = await self.get_durable_info(upload_id)
@@ -238,11 +261,16 @@ class FilesUploadStore:
                 yield bytes(view[number * BLOCK_SIZE : (number + 1) * BLOCK_SIZE])
 
     async def join_parts(
-        self, upload: UploadHandle, parts: Sequence[tuple[UploadHandle, int]], on_progress: Callable[[int], object]
-    ) -> str:
-        """Copy the parts within the kernel, and hash what was copied in a thread."""
+        self,
+        upload: UploadHandle,
+        parts: Sequence[tuple[UploadHandle, int]],
+        add_content: Callable[[bytes], object],
+        on_progress: Callable[[int], object],
+    ) -> bool:
+        """Copy the parts within the kernel, and read what was copied in a thread."""
         sources = [(upload_key(part).file_id, length) for part, length in parts]
-        return await self._exclusive.join(upload_key(upload), upload.fencing_token, sources, on_progress)
+        await self._exclusive.join(upload_key(upload), upload.fencing_token, sources, add_content, on_progress)
+        return True
 
     async def commit(
         self, upload: UploadHandle, stored_file: StoredFile, preconditions: Preconditions = MUST_NOT_EXIST
@@ -271,36 +299,60 @@ class FilesUploadStore:
         """Replace the current version by a tombstone."""
         return await self._committer.delete(name, preconditions)
 
+    async def move_file(
+        self, name: MediaName, new_name: MediaName, preconditions: Preconditions = NO_PRECONDITIONS
+    ) -> tuple[OutboxEvent, ...] | None:
+        """Move the version from the row of one name to that of the other in one transaction."""
+        return await self._committer.move(name, new_name, preconditions)
+
+    async def restore(self, name: MediaName) -> OutboxEvent:
+        """Make the version current again whose tombstone is the last one of a deletion."""
+        return await self._committer.restore(name)
+
+    async def set_poster(
+        self, name: MediaName, poster: Poster | None, preconditions: Preconditions = NO_PRECONDITIONS
+    ) -> OutboxEvent | None:
+        """Write the row of the poster and that of the name in one transaction."""
+        return await self._committer.set_poster(name, poster, preconditions)
+
     async def ack_event(self, event: OutboxEvent) -> None:
         """Remove the event, and mark those before it. Where a power loss undoes that, it is published again with the same id."""
 
         def acknowledge(transaction: Transaction) -> None:
-            row = lock_media(transaction, event.info.id)
+            row = lock_media(transaction, event.name_key)
             if row is None:
                 return
-            remove_event(transaction, event.info.id, event.id)
+            remove_event(transaction, event.name_key, event.id)
             if row["uploaded_at"] is None:
-                delete_if_empty(transaction, event.info.id)
+                delete_if_empty(transaction, event.name_key)
 
         await self._database.write(acknowledge, durable=False)
 
 
-def _read_upload(connection: Connection, media_id: str, record_id: str) -> Row | None:
+def _is_upload(table: Table, upload_id: UploadId) -> tuple[ColumnElement[bool], ...]:
+    """Conditions: the row is that of the upload, and its id has the same secret."""
+    secret = table.c.secret_digest
+    digest = upload_id.secret_digest
+    has_secret = secret.is_(None) if digest is None else secret == digest
+    return table.c.id == upload_id.record_id, table.c.media_id == upload_id.media_id, has_secret
+
+
+def _read_upload(connection: Connection, upload_id: UploadId) -> Row | None:
     """The row of an unfinished upload, with the name and the clocks."""
     statement = (
         select(uploads, media.c.folder, media.c.filename)
         .join(media, media.c.id == uploads.c.media_id)
-        .where(uploads.c.id == record_id, uploads.c.media_id == media_id)
+        .where(*_is_upload(uploads, upload_id))
     )
     return connection.execute(statement).mappings().first()
 
 
-def _read_state(connection: Connection, media_id: str, record_id: str) -> tuple[UploadState, bool]:
+def _read_state(connection: Connection, upload_id: UploadId) -> tuple[UploadState, bool]:
     """The state of an upload, and whether it is durable without a further commit.
 
     One that has expired is not found, whether it has been collected or not.
     """
-    row = _read_upload(connection, media_id, record_id)
+    row = _read_upload(connection, upload_id)
     clock = read_clock(connection)
     if row is not None:
         if row["expires_at"] <= clock.now:
@@ -309,14 +361,14 @@ def _read_state(connection: Connection, media_id: str, record_id: str) -> tuple[
         # A writer whose lease has ended was killed, and holds no bytes that would become durable.
         state = decode_in_progress(row, clock, write_in_progress=lease is not None and lease > clock.now)
         return state, lease is None
-    return _read_finished(connection, media_id, record_id, clock), True
+    return _read_finished(connection, upload_id, clock), True
 
 
-def _read_finished(connection: Connection, media_id: str, record_id: str, clock: StoreClock) -> FinishedUpload | None:
+def _read_finished(connection: Connection, upload_id: UploadId, clock: StoreClock) -> FinishedUpload | None:
     statement = (
         select(finished_uploads, media.c.folder, media.c.filename, media.c.file_id.label("current_file"))
         .join(media, media.c.id == finished_uploads.c.media_id)
-        .where(finished_uploads.c.id == record_id, finished_uploads.c.media_id == media_id)
+        .where(*_is_upload(finished_uploads, upload_id))
     )
     row = connection.execute(statement).mappings().first()
     return None if row is None else decode_finished(row, clock)

@@ -51,7 +51,7 @@ class GridFSDeliveryStore:
                 [UpdateOne({"_id": each.id}, delivery_updates.add(each), upsert=True) for each in deliveries]
             )
         ids = delivery_updates.event_ids([event.id for event in events])
-        media_id = ObjectId(events[0].info.id)
+        media_id = ObjectId(events[0].name_key)
         stages = document_updates.with_next_due_at([{"$set": mark_relayed(ids)}], self._timings)
         async with map_mongo_errors():
             await self._media.update_one({"_id": media_id}, stages)

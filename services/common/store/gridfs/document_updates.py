@@ -45,7 +45,9 @@ def with_next_due_at(stages: Pipeline, timings: StoreTimings) -> Pipeline:
     """
     retry_after = milliseconds(timings.outbox_retry_after)
     retry_at = {"$min": {"$map": {"input": "$announce", "in": {"$add": ["$$this.at", retry_after]}}}}
+    unfinished_moves = [{"$add": [at, retry_after]} for at in ("$moving.at", "$incoming.at", {"$min": "$arrived.at"})]
     due_times = [{"$min": "$uploads.expires_at"}, {"$min": "$doomed.due"}, {"$min": "$ended.until"}, retry_at]
+    due_times += unfinished_moves
     if_empty = {"$cond": [{"$eq": ["$current", None]}, "$$NOW", None]}
     return [*stages, {"$set": {"attention": {"$ifNull": [{"$min": due_times}, if_empty]}}}]
 
@@ -73,9 +75,10 @@ def preconditions_hold(preconditions: Preconditions) -> Document:
     return {"$and": tests}
 
 
-def upload_not_expired(record_id: ObjectId) -> Document:
-    """An expression: whether the upload is there and has not expired."""
-    test = {"$and": [{"$eq": ["$$this.id", record_id]}, {"$gt": ["$$this.expires_at", "$$NOW"]}]}
+def upload_not_expired(record_id: ObjectId, secret_digest: str | None) -> Document:
+    """An expression: whether the upload is there, has that secret, and has not expired."""
+    secret = {"$eq": [{"$ifNull": ["$$this.secret", None]}, secret_digest]}
+    test = {"$and": [{"$eq": ["$$this.id", record_id]}, secret, {"$gt": ["$$this.expires_at", "$$NOW"]}]}
     return {"$anyElementTrue": [{"$map": {"input": "$uploads", "in": test}}]}
 
 
@@ -87,6 +90,7 @@ def add_upload(
     file_id: ObjectId,
     holder_id: ObjectId,
     client: str,
+    secret_digest: str | None,
     new_upload: NewUpload,
     preconditions: Preconditions,
     timings: StoreTimings,
@@ -101,6 +105,7 @@ def add_upload(
     facts = dict(new_upload.metadata)
     entry = {
         "id": record_id,
+        "secret": secret_digest,
         "file": file_id,
         "client": {"$literal": client},
         "fence": 1,
@@ -112,6 +117,7 @@ def add_upload(
         "tail": Binary(b""),
         "length": new_upload.length,
         "facts": {"$literal": facts},
+        **_owner_field(new_upload.owner),
     }
     allowed = {"$and": [preconditions_hold(preconditions), {"$lt": [{"$size": "$doomed"}, MAX_TOMBSTONES]}]}
     admission = admit_upload(client, len(bson.encode(facts)), resumable=lifetime is not None)
@@ -198,6 +204,7 @@ def commit_upload(
     record_id: ObjectId,
     file_id: ObjectId,
     stored_file: StoredFile,
+    owner: str,
     event_id: ObjectId,
     revision_floor: int,
     timings: StoreTimings,
@@ -217,21 +224,31 @@ def commit_upload(
         "etag": {"$literal": stored_file.etag},
         "uploaded_at": "$$NOW",
         **_optional_fields(stored_file),
+        **_owner_field(owner),
     }
     event_type = {"$cond": [{"$eq": ["$current", None]}, "file.created", "file.replaced"]}
-    tombstones = {"$cond": [{"$eq": ["$current", None]}, [], [_tombstone_of_current(timings)]]}
+    tombstones = {"$cond": [{"$eq": ["$current", None]}, [], [tombstone_of_current(timings)]]}
     stages: Pipeline = [
         # The second stage overwrites the old version, and a $set of an object would merge into one that is there.
         {
             "$set": {
                 "doomed": {"$concatArrays": ["$doomed", tombstones, _tails_of(record_id)]},
-                **append_event(event_id, event_type, current, revision_floor, unrelayed=relays_events),
+                **append_event(
+                    event_id,
+                    event_type,
+                    current,
+                    revision_floor,
+                    previous_owner="$current.owner",
+                    unrelayed=relays_events,
+                ),
             }
         },
-        {"$set": {"current": None}},
+        # A move that has not arrived yet is cancelled: the name is taken now.
+        {"$set": {"current": None, "incoming": "$$REMOVE"}},
         {"$set": {"current": current, **finish_upload(record_id, "stored", stored_file)}},
     ]
-    return {"$expr": change_allowed(preconditions, relays_events=relays_events)}, with_next_due_at(stages, timings)
+    condition = {"moving": None, "$expr": change_allowed(preconditions, relays_events=relays_events)}
+    return condition, with_next_due_at(stages, timings)
 
 
 def change_allowed(preconditions: Preconditions, *, relays_events: bool) -> Document:
@@ -247,19 +264,9 @@ def _optional_fields(stored_file: StoredFile) -> Document:
     return metadata if facts is None else {**metadata, "media_facts": {"$literal": facts}}
 
 
-def delete_current(
-    event_id: ObjectId, revision_floor: int, timings: StoreTimings, *, relays_events: bool = False
-) -> Pipeline:
-    """Make the current file invisible, add a tombstone for it and an event."""
-    tombstones = {"$concatArrays": ["$doomed", [_tombstone_of_current(timings)]]}
-    event = append_event(event_id, "file.deleted", "$current", revision_floor, unrelayed=relays_events)
-    return with_next_due_at(
-        [
-            {"$set": {"doomed": tombstones, **event}},
-            {"$set": {"current": None}},
-        ],
-        timings,
-    )
+def _owner_field(owner: str) -> Document:
+    """The field with the owner of an upload or a version, where it has one."""
+    return {"owner": {"$literal": owner}} if owner else {}
 
 
 def remove_event(event_id: ObjectId, timings: StoreTimings) -> Pipeline:
@@ -313,7 +320,8 @@ def _uploads_with_id(record_id: ObjectId) -> Document:
     return {"$filter": {"input": "$uploads", "cond": {"$eq": ["$$this.id", record_id]}}}
 
 
-def _tombstone_of_current(timings: StoreTimings) -> Document:
+def tombstone_of_current(timings: StoreTimings) -> Document:
+    """The tombstone of the current version."""
     return tombstone("$current.file", milliseconds(timings.tombstone_ttl))
 
 
@@ -327,6 +335,8 @@ def finish_upload(record_id: ObjectId, outcome: str, stored_file: StoredFile | N
     ending = {"$filter": {"input": "$uploads", "cond": has_ttl}}
     entry = {
         "id": "$$this.id",
+        "secret": "$$this.secret",
+        "owner": "$$this.owner",
         "file": "$$this.file",
         "outcome": outcome,
         "length": {"$literal": stored_file.length} if stored_file else "$$this.offset",
@@ -366,11 +376,15 @@ def expire_uploads(timings: StoreTimings, *, keep_unrelayed: bool = True) -> Pip
     told = {"$and": [{"$eq": ["$$this.told", True]}, *is_relayed, {"$lte": [retry_at, "$$NOW"]}]}
     expired = {"$filter": {"input": "$uploads", "cond": {"$lte": ["$$this.expires_at", "$$NOW"]}}}
     tombstones = _tombstones_of(expired, second_purge=True)
+    due = {"$lte": ["$$this.due", "$$NOW"]}
+    # Its blocks are deleted next. It is not restored any more, also where another primary's clock is behind.
+    marked = {"$cond": [due, {"$mergeObjects": ["$$this", {"purging": True}]}, "$$this"]}
+    waiting = {"$map": {"input": "$doomed", "in": marked}}
     return with_next_due_at(
         [
             {
                 "$set": {
-                    "doomed": {"$concatArrays": ["$doomed", *tombstones]},
+                    "doomed": {"$concatArrays": [waiting, *tombstones]},
                     "uploads": {"$filter": {"input": "$uploads", "cond": {"$gt": ["$$this.expires_at", "$$NOW"]}}},
                     "ended": {"$filter": {"input": "$ended", "cond": {"$gt": ["$$this.until", "$$NOW"]}}},
                     "announce": {"$filter": {"input": "$announce", "cond": {"$not": [told]}}},
@@ -391,4 +405,6 @@ def mark_purged(file_id: ObjectId, timings: StoreTimings) -> Pipeline:
     postponed = {"$map": {"input": "$doomed", "in": {"$cond": [due, later, "$$this"]}}}
     removed = {"$filter": {"input": "$doomed", "cond": {"$not": [due]}}}
     second_purge = {"$anyElementTrue": [{"$map": {"input": "$doomed", "in": {"$and": [due, "$$this.late"]}}}]}
-    return with_next_due_at([{"$set": {"doomed": {"$cond": [second_purge, postponed, removed]}}}], timings)
+    restorable = {"$cond": [{"$eq": ["$restorable.file", file_id]}, "$$REMOVE", "$restorable"]}
+    doomed = {"$cond": [second_purge, postponed, removed]}
+    return with_next_due_at([{"$set": {"doomed": doomed, "restorable": restorable}}], timings)

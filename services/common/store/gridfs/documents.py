@@ -4,16 +4,22 @@ One document holds the whole truth about one file name; every change of it is on
 
     folder, filename   the name; (null, record id) for an upload without a name
     current            the version that readers see, or null: file (id of its bytes), length, content_type, sha256, etag,
-                       uploaded_at, metadata (a JSON object as text, because its keys may be any text), media_facts (JSON as text)
-    uploads            unfinished uploads: id (record id), file, client (a digest of who created it), fence (fencing token), holder
+                       uploaded_at, metadata (a JSON object as text, because its keys may be any text), media_facts (JSON as text),
+                       poster (id, etag), owner (the subject that uploaded it, missing where there is none)
+    uploads            unfinished uploads: id (record id), secret (SHA-256 of the secret in its id, or null), file, client (a
+                       digest of who created it), owner (the subject, or missing), fence (fencing token), holder
                        (who raised it last), lease_until, expires_at, lifetime (TTL in ms or null), offset, tail (null where it is
                        in a chunk), tail_number (of that chunk), tail_chunks (there have been some), length, facts (metadata)
-    ended              finished uploads: id, file, outcome (stored, lost), length, sha256, etag, facts, until
+    ended              finished uploads: id, secret, owner, file, outcome (stored, lost), length, sha256, etag, facts, until
     doomed             tombstones, versions to delete: file, due, late (purge a second time)
     revision           how many changes of the name were committed; see `revisions`
-    announce           the outbox, events to publish, in the order of their commits: id, type, of (the version), at, revision, told
-                       (it was published), unrelayed (true: its deliveries are not stored yet)
+    announce           the outbox, events to publish, in the order of their commits: id, type, of (the version), at, revision,
+                       identity, previous (where the file was moved from), told (it was published), unrelayed (true: its
+                       deliveries are not stored yet), previous_owner (of the version that was replaced)
     attention          next_due_at, the time from which the garbage collector has work here
+    identity           the id of the file of this name; missing where it is the document's own, until a file has moved
+    restorable         the version that was deleted last, while `doomed` has it
+    moving, incoming, arrived   moves that are in progress; see `move_updates`
     asked_at           set by `TOUCH_UPDATE` only
 
 `etag` is missing in what was written before it was stored: it is derived from `sha256` then. A missing `revision` is 0. A version
@@ -25,13 +31,14 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from bson import ObjectId
-from bson.errors import InvalidId
 
 from services.common.media import NO_METADATA, MediaInfo, MediaName, sha256_etag
+from services.common.store import upload_ids
 from services.common.store.upload_store import (
     FinishedUpload,
     InProgressUpload,
     OutboxEvent,
+    PreviousName,
     UploadHandle,
     UploadState,
 )
@@ -42,7 +49,7 @@ TOUCH_UPDATE: Document = {"$currentDate": {"asked_at": True}}
 """An update without a meaning of its own, made for being journaled: 128 bytes. A pipeline would journal the whole document."""
 NAME_PROJECTION = {"folder": 1, "filename": 1}
 """The projection whose result is a filter with the shard key, as `document_filter` makes it."""
-MEDIA_PROJECTION = {"folder": 1, "filename": 1, "current": 1, "revision": 1}
+MEDIA_PROJECTION = {"folder": 1, "filename": 1, "current": 1, "revision": 1, "identity": 1, "moving": 1}
 """The projection that `decode_media_info` reads."""
 
 
@@ -73,24 +80,32 @@ class UploadKey(NamedTuple):
     file_id: ObjectId
 
 
-def make_handle(key: UploadKey, name: MediaName | None, fencing_token: int) -> UploadHandle:
+def make_handle(
+    key: UploadKey, name: MediaName | None, fencing_token: int, secret: str, owner: str = ""
+) -> UploadHandle:
     """Make the handle of an upload. Its id names the document and the upload, its store key the bytes."""
-    return UploadHandle(f"{key.media_id}-{key.record_id}", name, fencing_token, str(key.file_id))
+    upload_id = upload_ids.format_upload_id(key.media_id, key.record_id, secret)
+    return UploadHandle(upload_id, name, fencing_token, str(key.file_id), owner)
 
 
 def upload_key(upload: UploadHandle) -> UploadKey:
     """Return the ids behind a handle that `make_handle` has made."""
-    media_id, _, record_id = upload.upload_id.partition("-")
+    media_id, record_id = upload.upload_id.split("-")[:2]
     return UploadKey(ObjectId(media_id), ObjectId(record_id), ObjectId(upload.store_key))
 
 
-def parse_upload_id(upload_id: str) -> tuple[ObjectId, ObjectId] | None:
-    """Return the ids of the document and of the upload, None where the text has not that form."""
-    media_id, _, record_id = upload_id.partition("-")
-    try:
-        return ObjectId(media_id), ObjectId(record_id)
-    except InvalidId:
-        return None
+class RecordKey(NamedTuple):
+    """An id of an upload as it is looked for: of the document, of the upload in it, and the digest of its secret."""
+
+    media_id: ObjectId
+    record_id: ObjectId
+    secret_digest: str | None
+
+
+def parse_upload_id(upload_id: str) -> RecordKey | None:
+    """Return the parts of an id, None where the text has not that form."""
+    found = upload_ids.parse_upload_id(upload_id)
+    return found and RecordKey(ObjectId(found.media_id), ObjectId(found.record_id), found.secret_digest)
 
 
 def name_filter(name: MediaName | None, record_id: ObjectId) -> Document:
@@ -115,7 +130,8 @@ def fenced_filter(key: UploadKey, name: MediaName | None, fencing_token: int) ->
 
 def empty_document_filter(media_id: ObjectId) -> Document:
     """A filter that matches the document only while nothing is left in it."""
-    return {"_id": media_id, "current": None, "uploads": [], "ended": [], "doomed": [], "announce": []}
+    lists: Document = {list_: [] for list_ in ("uploads", "ended", "doomed", "announce")}
+    return {"_id": media_id, "current": None, **lists, "incoming": None, "arrived": {"$in": [None, []]}}
 
 
 def decode_name(document: Document) -> MediaName | None:
@@ -125,12 +141,12 @@ def decode_name(document: Document) -> MediaName | None:
 
 def decode_media_info(document: Document) -> MediaInfo:
     """The current file of a document that has one."""
-    return _decode_version(document, document["current"], document.get("revision", 0))
+    return _decode_version(document, document["current"], document.get("revision", 0), document.get("identity"))
 
 
-def _decode_version(document: Document, current: Document, revision: int) -> MediaInfo:
+def _decode_version(document: Document, current: Document, revision: int, identity: ObjectId | None) -> MediaInfo:
     return MediaInfo(
-        id=str(document["_id"]),
+        id=str(identity or document["_id"]),
         file_id=str(current["file"]),
         folder=document["folder"],
         filename=document["filename"],
@@ -142,6 +158,8 @@ def _decode_version(document: Document, current: Document, revision: int) -> Med
         metadata_json=current.get("metadata", NO_METADATA),
         revision=revision,
         media_facts_json=current.get("media_facts"),
+        poster_etag=(current.get("poster") or {}).get("etag"),
+        owner=current.get("owner", ""),
     )
 
 
@@ -159,8 +177,17 @@ def encode_files_entry(
 
 def decode_outbox_event(document: Document, entry: Document, read_at: float) -> OutboxEvent:
     """One event of the outbox, with the revision that its change has made."""
-    info = _decode_version(document, entry["of"], entry.get("revision", 0))
-    return OutboxEvent(str(entry["id"]), entry["type"], info, read_at)
+    info = _decode_version(document, entry["of"], entry.get("revision", 0), entry.get("identity"))
+    previous = entry.get("previous")
+    return OutboxEvent(
+        str(entry["id"]),
+        entry["type"],
+        info,
+        read_at,
+        name_key=str(document["_id"]),
+        previous=previous and PreviousName(MediaName(previous["folder"], previous["filename"]), previous["revision"]),
+        previous_owner=entry.get("previous_owner", ""),
+    )
 
 
 def decode_committed_event(document: Document, event_id: ObjectId, read_at: float) -> OutboxEvent | None:
@@ -193,18 +220,24 @@ def decode_in_progress(document: Document, entry: Document, *, write_in_progress
         metadata=entry["facts"],
         expires_at=entry["expires_at"],
         write_in_progress=write_in_progress,
+        owner=entry.get("owner", ""),
     )
 
 
-def decode_upload(document: Document, record_id: ObjectId) -> UploadState:
-    """The state of an upload. One that has expired is not found, whether it has been collected or not."""
-    if (entry := find_upload(document, record_id)) is not None:
+def decode_upload(document: Document, key: RecordKey) -> UploadState:
+    """The state of an upload. One that has expired is not found, whether it has been collected or not.
+
+    Nor is one whose id has another secret.
+    """
+    if (entry := find_upload(document, key.record_id)) is not None:
+        if entry.get("secret") != key.secret_digest:
+            return None
         now, lease = document["now"], entry["lease_until"]
         # A writer whose lease has ended was killed, and holds no bytes that would become durable.
         leased = lease is not None and lease > now
         return decode_in_progress(document, entry, write_in_progress=leased) if entry["expires_at"] > now else None
     for finished in document["ended"]:
-        if finished["id"] == record_id:
+        if finished["id"] == key.record_id and finished.get("secret") == key.secret_digest:
             return _decode_finished(document, finished)
     return None
 
@@ -222,6 +255,7 @@ def _decode_finished(document: Document, entry: Document) -> FinishedUpload:
         sha256=sha256,
         metadata=entry["facts"],
         expires_at=entry["until"],
+        owner=entry.get("owner", ""),
     )
 
 

@@ -11,7 +11,7 @@ from bson.errors import InvalidId
 from pymongo import ReturnDocument
 
 from services.common.errors import BadRequest, Conflict
-from services.common.media import MediaInfo, MediaName
+from services.common.media import MediaInfo, MediaName, Poster
 from services.common.store.errors import CorruptFile
 from services.common.store.file_importer import (
     ANOTHER_HAS_ID,
@@ -27,12 +27,16 @@ from services.common.store.file_importer import (
 )
 from services.common.store.gridfs import documents, import_updates
 from services.common.store.gridfs.chunks import ChunkStore
-from services.common.store.gridfs.documents import Document, upload_key
+from services.common.store.gridfs.documents import Document, RecordKey, upload_key
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
+from services.common.store.gridfs.posters import PosterCollection
+from services.common.store.gridfs.quotas import GridFSQuotas
 from services.common.store.gridfs.revisions import RevisionFloors
 from services.common.store.gridfs.upload_store import GridFSUploadStore
 from services.common.store.limits import BLOCK_SIZE
+from services.common.store.quotas import NO_QUOTA
 from services.common.store.timings import StoreTimings
+from services.common.store.upload_ids import make_secret
 from services.common.store.upload_store import NO_PRECONDITIONS, NewUpload, UploadHandle
 
 
@@ -48,6 +52,8 @@ class GridFSFileImporter:
         self._chunk_store = ChunkStore(mongo)
         self._uploads = GridFSUploadStore(mongo, self._timings)
         self._floors = RevisionFloors(mongo)
+        self._posters = PosterCollection(mongo)
+        self._quotas = GridFSQuotas(mongo, self._timings, NO_QUOTA)
 
     async def import_file(self, info: MediaInfo, blocks: AsyncIterator[bytes]) -> ImportOutcome:
         """Compare with what is current, write the chunks of an upload, then make it current."""
@@ -55,21 +61,28 @@ class GridFSFileImporter:
         document = await self._find_document(name, media_id)
         current = documents.decode_media_info(document) if document and document["current"] else None
         if (outcome := compare_versions(current, info)) is not None:
-            await self._make_durable(media_id, name)
+            await self._make_durable(document["_id"] if document else media_id, name)
             return outcome
-        upload = await self._begin(document, name, media_id, file_id)
+        key = document["_id"] if document else media_id  # the document that a file has moved to has another id
+        upload = await self._begin(document, name, key, file_id)
         await self._write(upload, info.length, blocks)
         await self._commit(upload, info, current)
         return "imported"
+
+    async def import_poster(self, info: MediaInfo, poster: Poster) -> None:
+        """Write the poster, unless an earlier import has."""
+        file_id = _parse_id(info.file_id)
+        if await self._posters.find(file_id, poster.etag) is None:
+            await self._posters.write(file_id, poster)
 
     async def _find_document(self, name: MediaName, media_id: ObjectId) -> Document | None:
         """Return the document of the name, None where there is none. Raises Conflict where another one has the name or the id."""
         named = {"folder": name.folder, "filename": name.filename}
         async with map_mongo_errors():
-            query = {"$or": [named, {"_id": media_id}]}
-            found: list[Document] = await self._media.find(query, import_updates.IMPORT_PROJECTION).to_list(2)
+            query = {"$or": [named, {"_id": media_id}, {"identity": media_id}]}
+            found: list[Document] = await self._media.find(query, import_updates.IMPORT_PROJECTION).to_list(3)
         document = next((one for one in found if documents.decode_name(one) == name), None)
-        if document is not None and document["_id"] != media_id:
+        if document is not None and document.get("identity", document["_id"]) != media_id:
             raise Conflict(ANOTHER_HAS_NAME)
         if document is None and found:
             raise Conflict(ANOTHER_HAS_ID)
@@ -88,8 +101,8 @@ class GridFSFileImporter:
             if any(version["file"] == file_id for version in document["doomed"]):
                 raise Conflict(TO_BE_DELETED)
             if (left := import_updates.find_import(document, file_id)) is not None:
-                acquired = await self._uploads.acquire(f"{media_id}-{left['id']}")
-                if not isinstance(acquired, tuple):
+                acquired = await self._uploads.acquire_record(RecordKey(media_id, left["id"], left.get("secret")))
+                if acquired is None:
                     raise Conflict(TO_BE_DELETED)
                 await self._uploads.truncate_blocks(acquired[0], 0)
                 return acquired[0]
@@ -100,7 +113,9 @@ class GridFSFileImporter:
         if await self._chunk_store.has_chunks(file_id):  # the search for orphans may be about to delete them
             raise Conflict(BYTES_LEFT_BEHIND)
         new_upload = NewUpload(ttl=UNFINISHED_IMPORT_TTL_SECONDS)
-        return await self._uploads.add_upload(name, ObjectId(), file_id, new_upload, NO_PRECONDITIONS, media_id)
+        return await self._uploads.add_upload(
+            name, ObjectId(), file_id, make_secret(), new_upload, NO_PRECONDITIONS, media_id
+        )
 
     async def _write(self, upload: UploadHandle, length: int, blocks: AsyncIterator[bytes]) -> None:
         written = 0
@@ -129,6 +144,7 @@ class GridFSFileImporter:
             info,
             await self._floors.get(name),
             ObjectId(replaced.file_id) if replaced else None,
+            await self._posters.find(key.file_id, info.poster_etag),
             self._timings,
         )
         query = {**documents.fenced_filter(key, name, upload.fencing_token), **condition}
@@ -138,6 +154,8 @@ class GridFSFileImporter:
             )
         if committed is None:
             raise Conflict(CHANGED_MEANWHILE)
+        for owner in {info.owner, replaced.owner if replaced else ""} - {""}:
+            await self._quotas.forget(owner)
 
 
 def _parse_id(text: str) -> ObjectId:

@@ -6,7 +6,7 @@ So any number of collectors may run at the same time, and what one leaves undone
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from bson import ObjectId
@@ -14,8 +14,12 @@ from bson import ObjectId
 from services.common.store.gridfs import document_updates, documents
 from services.common.store.gridfs.chunks import ChunkStore
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
+from services.common.store.gridfs.move import Mover
+from services.common.store.gridfs.posters import PosterCollection
+from services.common.store.gridfs.quotas import GridFSQuotas
 from services.common.store.gridfs.revisions import RevisionFloors
 from services.common.store.limits import DUE_PAGE_SIZE, MIN_ORPHAN_AGE, ORPHAN_SCAN_FILES
+from services.common.store.quotas import NO_QUOTA, Quota
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import OutboxEvent
 
@@ -24,7 +28,12 @@ class GridFSGarbageCollector:
     """A `GarbageCollector` in the GridFS layout."""
 
     def __init__(
-        self, mongo: MongoDatabase, timings: StoreTimings | None = None, *, relays_events: bool = True
+        self,
+        mongo: MongoDatabase,
+        timings: StoreTimings | None = None,
+        quota: Quota = NO_QUOTA,
+        *,
+        relays_events: bool = True,
     ) -> None:
         self._mongo = mongo
         self._relays_events = relays_events
@@ -34,6 +43,10 @@ class GridFSGarbageCollector:
         self._files = mongo.collection("fs.files")
         self._chunk_store = ChunkStore(mongo)
         self._floors = RevisionFloors(mongo)
+        self._mover = Mover(mongo, self._timings, relays_events=relays_events)
+        self._quotas = GridFSQuotas(mongo, self._timings, quota)
+        self._posters = PosterCollection(mongo)
+        self._posters_after = ""
         self._orphan_scan_after: ObjectId | None = None
 
     async def list_due(self) -> AsyncGenerator[str, None]:
@@ -58,7 +71,8 @@ class GridFSGarbageCollector:
             return (await self._mongo.client.admin.command("hello"))["localTime"]
 
     async def collect(self, media_id: str) -> int:
-        """Expire uploads, delete the chunks of tombstones that are due, then delete a document with nothing left in it."""
+        """Settle moves, expire uploads, delete the chunks of tombstones that are due, then a document with nothing left in it."""
+        await self._mover.collect(ObjectId(media_id))
         key = {"_id": ObjectId(media_id)}
         async with map_mongo_errors():
             expire = document_updates.expire_uploads(self._timings, keep_unrelayed=self._relays_events)
@@ -109,7 +123,18 @@ class GridFSGarbageCollector:
         orphans = set(files) - await self._find_referenced(files)
         for file_id in orphans:
             await self._chunk_store.delete(file_id)
+        await self._delete_orphaned_posters(limit.generation_time)
         return len(orphans)
+
+    async def count_quotas(self) -> int:
+        """Count in the documents of all owners."""
+        return await self._quotas.count_all()
+
+    async def _delete_orphaned_posters(self, before: datetime) -> None:
+        """Delete posters whose writers were paused until the file was deleted."""
+        self._posters_after, files = await self._posters.list_older(self._posters_after, before, ORPHAN_SCAN_FILES)
+        for file_id in files - (await self._find_referenced(list(files)) if files else set()):
+            await self._posters.delete_of(file_id)
 
     async def _find_referenced(self, file_ids: list[ObjectId]) -> set[ObjectId]:
         """Return the files that a document or an `fs.files` entry references.

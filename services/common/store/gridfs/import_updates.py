@@ -9,7 +9,8 @@ from services.common.store.timings import StoreTimings
 
 IMPORT_PROJECTION = {
     **dict.fromkeys(("folder", "filename", "current", "revision", "doomed.file", "uploads.id", "uploads.file"), 1),
-    "uploads.fence": 1,
+    "identity": 1,
+    **dict.fromkeys(("uploads.fence", "uploads.secret"), 1),
 }
 """The projection that `find_import` reads."""
 
@@ -20,12 +21,18 @@ def find_import(document: Document, file_id: ObjectId) -> Document | None:
 
 
 def commit_import(
-    record_id: ObjectId, info: MediaInfo, revision_floor: int, replaced: ObjectId | None, timings: StoreTimings
+    record_id: ObjectId,
+    info: MediaInfo,
+    revision_floor: int,
+    replaced: ObjectId | None,
+    poster: Document | None,
+    timings: StoreTimings,
 ) -> tuple[Document, Pipeline]:
     """Make the file current, and add a tombstone for the version `replaced`: one step for every reader.
 
     `revision_floor` is what `RevisionFloors.get` has returned. The revision is that of `next_revision`. The outbox stays as it is.
-    Returns the condition to add to the filter, that `replaced` is still current, and the update.
+    `poster` names the poster that was written before. Returns the condition to add to the filter, that `replaced` is still current,
+    and the update.
     """
     current: Document = {
         "file": ObjectId(info.file_id),
@@ -39,15 +46,28 @@ def commit_import(
         current["metadata"] = {"$literal": info.metadata_json}
     if info.media_facts_json is not None:
         current["media_facts"] = {"$literal": info.media_facts_json}
-    condition: Document = {"current": None} if replaced is None else {"current.file": replaced}
+    if poster is not None:
+        current["poster"] = {"$literal": poster}
+    if info.owner:
+        current["owner"] = {"$literal": info.owner}
+    condition: Document = {"current": None} if replaced is None else {"current.file": replaced, "moving": None}
     old = [] if replaced is None else [tombstone(replaced, milliseconds(timings.tombstone_ttl))]
     uploads = {"$filter": {"input": "$uploads", "cond": {"$ne": ["$$this.id", record_id]}}}
     known = {"$max": [{"$ifNull": ["$revision", 0]}, revision_floor]}
     greater = {"$max": [info.revision, {"$add": [known, 1]}]}
     revision = {"$cond": [{"$eq": [known, 0]}, info.revision, greater]}
+    file_key = ObjectId(info.id)
+    identity = {"$cond": [{"$eq": ["$_id", file_key]}, "$$REMOVE", file_key]}
     stages: Pipeline = [
         # A $set of an object would merge into one that is there.
-        {"$set": {"current": None, "doomed": {"$concatArrays": ["$doomed", old]}, "uploads": uploads}},
-        {"$set": {"current": current, "revision": revision}},
+        {
+            "$set": {
+                "current": None,
+                "doomed": {"$concatArrays": ["$doomed", old]},
+                "uploads": uploads,
+                "incoming": "$$REMOVE",
+            }
+        },
+        {"$set": {"current": current, "revision": revision, "identity": identity}},
     ]
     return condition, with_next_due_at(stages, timings)

@@ -30,6 +30,16 @@ INDEXES: dict[str, tuple[IndexSpec, ...]] = {
         # For lists: a filename that does not match is skipped within the index.
         IndexSpec("newest", ("current.uploaded_at", "_id", "filename")),
         IndexSpec("newest_in_folder", ("folder", "current.uploaded_at", "_id", "filename")),
+        IndexSpec("by_size", ("current.length", "_id", "filename")),
+        IndexSpec("by_size_in_folder", ("folder", "current.length", "_id", "filename")),
+        IndexSpec("by_name", ("filename", "_id"), options={"partialFilterExpression": {"current.length": {"$gte": 0}}}),
+        IndexSpec("identity", ("identity",), options={"partialFilterExpression": {"identity": {"$exists": True}}}),
+        # For the sum of an owner's files: covered, and without an entry for files that have no owner.
+        IndexSpec(
+            "owner",
+            ("current.owner", "current.file", "current.length"),
+            options={"partialFilterExpression": {"current.owner": {"$exists": True}}},
+        ),
         IndexSpec(
             "attention", ("attention", "_id"), options={"partialFilterExpression": {"attention": {"$type": "date"}}}
         ),

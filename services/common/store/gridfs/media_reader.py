@@ -5,6 +5,7 @@ for an hour holds none; the driver repeats a query once after a lost connection.
 """
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,19 +13,22 @@ from bson import ObjectId
 from bson.errors import InvalidId
 
 from services.common.errors import BadRequest
-from services.common.media import FolderFilter, MediaInfo, MediaName
+from services.common.media import FolderFilter, MediaInfo, MediaName, Poster
 from services.common.store.errors import CorruptFile
-from services.common.store.gridfs import documents
+from services.common.store.gridfs import documents, move_updates
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
+from services.common.store.gridfs.posters import PosterCollection
 from services.common.store.limits import BLOCK_SIZE, SEARCH_SCAN_LIMIT
-from services.common.store.media_reader import ListQuery, MediaPage, PageKey
+from services.common.store.media_reader import FolderTotals, ListQuery, MediaPage, PageKey, Sort
 
+RESOLVE_READS = 5
+"""How often a file is looked up that is moved again and again."""
 FOLDER_SCAN_BATCH = 256
 """Names read by one query when folders are listed."""
 
 _MIN_DATE = datetime(1970, 1, 1, tzinfo=UTC)
 """No file is older. A document without a current file has no date, which does not compare with one and so is left out."""
-_NEWEST_FIRST = [("current.uploaded_at", -1), ("_id", -1)]
+_SORT_FIELDS: dict[Sort, str] = {"time": "current.uploaded_at", "name": "filename", "size": "current.length"}
 
 
 class GridFSMediaReader:
@@ -36,6 +40,7 @@ class GridFSMediaReader:
         self._mongo = mongo
         self._media = mongo.collection("media")
         self._chunks = mongo.collection("fs.chunks")
+        self._posters = PosterCollection(mongo)
 
     async def check_health(self) -> None:
         """Check that a primary responds."""
@@ -47,7 +52,33 @@ class GridFSMediaReader:
             document = await self._media.find_one(
                 {"folder": name.folder, "filename": name.filename}, documents.MEDIA_PROJECTION
             )
+        document = await self._resolve_move(document)
         return documents.decode_media_info(document) if document and document.get("current") else None
+
+    async def _resolve_move(self, document: documents.Document | None) -> documents.Document | None:
+        """Return a document as it is now; None where its file is being moved and has arrived under its new name."""
+        for _ in range(RESOLVE_READS):
+            if document is None or not (moving := document.get("moving")):
+                return document
+            query = move_updates.target_filter(moving)
+            async with map_mongo_errors():
+                target = await self._media.find_one(query, {"arrived": 1, "incoming.move": 1})
+                if move_updates.has_arrived(target, moving["move"]):
+                    return None
+                if target and target.get("incoming", {}).get("move") == moving["move"]:
+                    return document
+                again: documents.Document | None = await self._media.find_one(
+                    move_updates.key_filter(document), documents.MEDIA_PROJECTION
+                )
+            # The target forgets a move after the source has.
+            if again is not None and (again.get("moving") or {}).get("move") == moving["move"]:
+                return again
+            document = again
+        return document
+
+    async def read_poster(self, info: MediaInfo) -> Poster | None:
+        """Read the document of the poster."""
+        return await self._posters.read(info)
 
     async def read_blocks(self, info: MediaInfo, first_block: int, last_block: int) -> list[bytes]:
         """Fetch blocks in one query and check the number and length of each."""
@@ -74,48 +105,67 @@ class GridFSMediaReader:
 
     async def list_files(self, list_query: ListQuery) -> MediaPage:
         """Read the index from a key on; a search ends after at most SEARCH_SCAN_LIMIT names."""
-        dates: dict[str, Any] = {"$gte": _MIN_DATE}
-        excluded: list[dict[str, Any]] = []
-        query: dict[str, Any] = {"current.uploaded_at": dates}
+        field, descending = _SORT_FIELDS[list_query.sort], list_query.descending
+        before, behind = ("$gte", "$lte") if descending else ("$lte", "$gte")
+        query: dict[str, Any] = {field: {}}
+        if list_query.sort == "time":
+            query["current.uploaded_at"] = {"$gte": _MIN_DATE}
+        else:
+            query["current.length"] = {"$gte": 0}
         if list_query.folder is not None:
             query["folder"] = list_query.folder
         if list_query.readable is not None:
             query["$or"] = _folder_conditions(list_query.readable)
+        order = _order_of(list_query)
+        excluded: list[dict[str, Any]] = []
         if (after := list_query.after) is not None:
-            dates["$lte"] = after.uploaded_at
-            excluded.append({"current.uploaded_at": after.uploaded_at, "_id": {"$gte": _parse_page_key_id(after.id)}})
+            if after.sort != list_query.sort:
+                raise BadRequest("invalid page token 'after': it is of a list in another order")
+            query[field][behind] = after.value
+            excluded.append({field: after.value, "_id": {before: _parse_page_key_id(after.id)}})
             query["$nor"] = excluded
-        end = await self._find_scan_end(query) if list_query.filename_contains else None
+        end = await self._find_scan_end(query, order, list_query.sort) if list_query.filename_contains else None
         if end is not None:
-            dates["$gte"] = end.uploaded_at
-            excluded.append({"current.uploaded_at": end.uploaded_at, "_id": {"$lt": ObjectId(end.id)}})
+            query[field][before] = end.value
+            excluded.append({field: end.value, "_id": {"$lt" if descending else "$gt": ObjectId(end.id)}})
             query["$nor"] = excluded
         if list_query.filename_contains:
-            query["filename"] = {"$regex": re.escape(list_query.filename_contains), "$options": "i"}
+            contained = {"$regex": re.escape(list_query.filename_contains), "$options": "i"}
+            query["filename"] = {**query.get("filename", {}), **contained}
+        if not query[field]:  # all names
+            del query[field]
         async with map_mongo_errors():
             found = (
                 await self._media.find(query, documents.MEDIA_PROJECTION)
-                .sort(_NEWEST_FIRST)
+                .sort(order)
                 .limit(list_query.limit + 1)
                 .to_list(list_query.limit + 1)
             )
         page = found[: list_query.limit]
+        shown = [await self._resolve_move(document) if document.get("moving") else document for document in page]
         return MediaPage(
-            [documents.decode_media_info(document) for document in page],
-            _page_key(page[-1]) if len(found) > len(page) else end,
+            [documents.decode_media_info(document) for document in shown if document and document["current"]],
+            _page_key(page[-1], list_query.sort) if len(found) > len(page) else end,
         )
 
-    async def _find_scan_end(self, query: dict[str, Any]) -> PageKey | None:
+    async def _find_scan_end(self, query: dict[str, Any], order: list[tuple[str, int]], sort: Sort) -> PageKey | None:
         """Return the last key that a search examines, None where the list ends before it."""
+        wanted = {field: condition for field, condition in query.items() if condition}
+        fields = {"filename": 1, "current.uploaded_at": 1, "current.length": 1}
         async with map_mongo_errors():
-            rows = (
-                await self._media.find(query, {"current.uploaded_at": 1})
-                .sort(_NEWEST_FIRST)
-                .skip(SEARCH_SCAN_LIMIT - 1)
-                .limit(1)
-                .to_list(1)
-            )
-        return _page_key(rows[0]) if rows else None
+            rows = await self._media.find(wanted, fields).sort(order).skip(SEARCH_SCAN_LIMIT - 1).limit(1).to_list(1)
+        return _page_key(rows[0], sort) if rows else None
+
+    async def sum_folders(self, folders: Sequence[str]) -> list[FolderTotals]:
+        """Add up the lengths in the index by size."""
+        if not folders:
+            return []
+        match = {"folder": {"$in": list(folders)}, "current.length": {"$gte": 0}}
+        group = {"_id": "$folder", "files": {"$sum": 1}, "bytes": {"$sum": "$current.length"}}
+        async with map_mongo_errors():
+            rows = await self._mongo.aggregate("media", [{"$match": match}, {"$group": group}], len(folders))
+        found = {row["_id"]: (row["files"], row["bytes"]) for row in rows}
+        return [FolderTotals(folder, *found.get(folder, (0, 0))) for folder in folders]
 
     async def list_folders(self, after: str | None, limit: int, readable: FolderFilter | None = None) -> list[str]:
         """Read names ordered by folder, and skip the rest of a folder that fills a whole batch."""
@@ -146,8 +196,17 @@ def _folder_conditions(readable: FolderFilter) -> list[dict[str, Any]]:
     return [{"folder": {"$in": sorted(readable.exact | readable.trees)}}, *below]
 
 
-def _page_key(document: dict[str, Any]) -> PageKey:
-    return PageKey(document["current"]["uploaded_at"], str(document["_id"]))
+def _order_of(list_query: ListQuery) -> list[tuple[str, int]]:
+    direction = -1 if list_query.descending else 1
+    order = [(_SORT_FIELDS[list_query.sort], direction), ("_id", direction)]
+    # In one folder names are unique: the index of names has no ids.
+    return order[:1] if list_query.sort == "name" and list_query.folder is not None else order
+
+
+def _page_key(document: dict[str, Any], sort: Sort) -> PageKey:
+    current = document["current"]
+    values = {"time": current["uploaded_at"], "name": document["filename"], "size": current["length"]}
+    return PageKey(values[sort], str(document["_id"]))
 
 
 def _parse_page_key_id(text: str) -> ObjectId:

@@ -75,12 +75,18 @@ class MongoDatabase:
             cursor = await cursor
         return {index["name"]: dict(index) async for index in cursor}
 
-    async def aggregate(self, name: str, pipeline: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return the result of an aggregation. Motor returns a cursor, PyMongo an awaitable cursor."""
+    async def aggregate(
+        self, name: str, pipeline: list[dict[str, Any]], limit: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Run a pipeline over a collection and return its results, at most `limit`.
+
+        Motor returns a cursor, PyMongo an awaitable cursor.
+        """
         cursor = self.collection(name).aggregate(pipeline)
         if inspect.isawaitable(cursor):
             cursor = await cursor
-        return [document async for document in cursor]
+        rows: list[dict[str, Any]] = await cursor.to_list(limit)
+        return rows
 
     async def ping(self) -> None:
         """Check that a primary responds. Raises ServiceUnavailable."""

@@ -10,15 +10,34 @@ from services.common.store.limits import MAX_OUTBOX_EVENTS, MAX_UNRELAYED_EVENTS
 _IS_RELAYED: Document = {"$ne": ["$$this.unrelayed", True]}
 _IS_UNPUBLISHED: Document = {"$ne": ["$$this.told", True]}
 
+IDENTITY = {"$ifNull": ["$identity", "$_id"]}
+"""An expression: the id of the file of this name."""
+
 
 def append_event(
-    event_id: ObjectId, event_type: Any, version: Any, revision_floor: int, *, unrelayed: bool
+    event_id: ObjectId,
+    event_type: Any,
+    version: Any,
+    revision_floor: int,
+    *,
+    unrelayed: bool,
+    identity: Any = IDENTITY,
+    previous: Document | None = None,
+    previous_owner: Any = "$$REMOVE",
 ) -> Document:
     """The fields that count the change and hold the outbox, with one more event; `unrelayed`: it is to be relayed."""
     revision = {"$add": [{"$max": [{"$ifNull": ["$revision", 0]}, revision_floor]}, 1]}
-    event = {"id": event_id, "type": event_type, "of": version, "at": "$$NOW", "revision": revision}
-    if unrelayed:
-        event["unrelayed"] = True
+    event = {
+        "id": event_id,
+        "type": event_type,
+        "of": version,
+        "at": "$$NOW",
+        "revision": revision,
+        "identity": identity,
+        **({"previous": {"$literal": previous}} if previous else {}),
+        "previous_owner": previous_owner,
+        **({"unrelayed": True} if unrelayed else {}),
+    }
     return {"revision": revision, "announce": _bounded_outbox({"$concatArrays": ["$announce", [event]]}, ObjectId())}
 
 
@@ -47,6 +66,7 @@ def _bounded_outbox(events: Document, resync_id: ObjectId) -> Document:
         "id": {"$cond": [{"$eq": ["$$first.type", "socket.resync"]}, "$$first.id", resync_id]},
         "type": "socket.resync",
         "of": "$$last.of",
+        "identity": "$$last.identity",
         "at": "$$first.at",
         "revision": "$$last.revision",
     }

@@ -5,34 +5,31 @@ There are no transactions: a standalone server, a replica set and a sharded clus
 
 import asyncio
 import hashlib
-import itertools
-from collections.abc import AsyncGenerator, Callable, Sequence
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import NoReturn
 
 from bson import ObjectId
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
-from pymongo.write_concern import WriteConcern
 
-from services.common.errors import (
-    AlreadyExists,
-    Conflict,
-    GridcastError,
-    PreconditionFailed,
-    ServiceUnavailable,
-    TooManyRequests,
-)
-from services.common.media import MediaName
+from services.common.errors import GridcastError, ServiceUnavailable, TooManyRequests
+from services.common.media import MediaName, Poster
 from services.common.store.gridfs import document_updates, documents, indexes
 from services.common.store.gridfs.chunks import ChunkStore
-from services.common.store.gridfs.commit import Committer
+from services.common.store.gridfs.commit import Committer, precondition_error
 from services.common.store.gridfs.documents import Document, UploadKey, make_handle, parse_upload_id, upload_key
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
+from services.common.store.gridfs.move import Mover
+from services.common.store.gridfs.offsets import OffsetWriter, fenced_filter_of, raise_lease_lost
+from services.common.store.gridfs.quotas import GridFSQuotas
 from services.common.store.gridfs.revisions import RevisionFloors
-from services.common.store.limits import BLOCK_SIZE, MAX_TOMBSTONES
+from services.common.store.limits import BLOCK_SIZE, MAX_TOMBSTONES, RETRY_LATER
+from services.common.store.quotas import NO_QUOTA, Quota
 from services.common.store.timings import StoreTimings
+from services.common.store.upload_ids import digest_secret, make_secret, secret_of
 from services.common.store.upload_store import (
     MUST_NOT_EXIST,
     NO_PRECONDITIONS,
@@ -46,7 +43,6 @@ from services.common.store.upload_store import (
     UploadState,
 )
 
-_RETRY_LATER = {"retry-after": "30"}
 UPSERT_ATTEMPTS = 20
 """Concurrent upserts of one new name fail with a duplicate key for all but one, and find the document at the next attempt."""
 
@@ -57,24 +53,30 @@ class GridFSUploadStore:
     block_size = BLOCK_SIZE
 
     def __init__(
-        self, mongo: MongoDatabase, timings: StoreTimings | None = None, *, relays_events: bool = False
+        self,
+        mongo: MongoDatabase,
+        timings: StoreTimings | None = None,
+        quota: Quota = NO_QUOTA,
+        *,
+        relays_events: bool = False,
     ) -> None:
         self.timings = timings or StoreTimings()
         self.lease_ttl = self.timings.lease_ttl
         self._mongo = mongo
         self._media = mongo.collection("media")
-        # Chunks are journaled before the offset is set; the offset itself need not be until it is read as durable. Journaled,
-        # setting it took 2.2 to 4.3 ms beside the 10 to 13 ms of a batch; without the journal 1.4 to 2.3 ms.
-        self._media_unjournaled = self._media.with_options(write_concern=WriteConcern(w=1, j=False))
         self._chunk_store = ChunkStore(mongo)
-        self._committer = Committer(mongo, self.timings, relays_events=relays_events)
+        self._offsets = OffsetWriter(mongo, self._chunk_store, self.timings)
+        self._mover = Mover(mongo, self.timings, relays_events=relays_events)
+        self._committer = Committer(mongo, self.timings, self._mover, relays_events=relays_events)
         self._floors = RevisionFloors(mongo)
+        self._quotas = GridFSQuotas(mongo, self.timings, quota)
         self._schema_ready = False
-        self._tail_numbers = itertools.count()
 
     async def ensure_schema(self) -> None:
         """Create the indexes and verify that they exist."""
         await indexes.ensure_indexes(self._mongo)
+        if self._quotas.quota.is_set:  # there may have been none until now
+            await self._quotas.forget()
         self._schema_ready = True
 
     async def check_health(self) -> None:
@@ -94,43 +96,69 @@ class GridFSUploadStore:
     async def create_upload(
         self, name: MediaName | None, new_upload: NewUpload, preconditions: Preconditions = MUST_NOT_EXIST
     ) -> UploadHandle:
-        """Add an upload to the document of its name."""
-        return await self.add_upload(name, ObjectId(), ObjectId(), new_upload, preconditions)
+        """Reserve its bytes, then add an upload to the document of its name."""
+        record_id, file_id = ObjectId(), ObjectId()
+        reserved_at = time.monotonic()
+        # The document is not known yet: a reservation is found again by the name.
+        key = UploadKey(record_id, record_id, file_id)
+        await self._quotas.reserve(new_upload.owner, key, name, new_upload.reserved_bytes)
+        try:
+            upload = await self.add_upload(name, record_id, file_id, make_secret(), new_upload, preconditions)
+        except GridcastError:
+            await self._quotas.release(new_upload.owner, record_id)
+            raise
+        if self._quotas.quota.applies_to(new_upload.owner) and time.monotonic() - reserved_at > self.lease_ttl:
+            await self.abort(
+                upload
+            )  # this process was paused: its reservation may have been taken for one that is left over
+            raise ServiceUnavailable("the upload could not be created in time")
+        return upload
+
+    async def reserve(self, upload: UploadHandle, length: int) -> None:
+        """Extend the reservation of the upload."""
+        await self._quotas.extend(upload.owner, upload_key(upload), upload.name, length)
 
     async def add_upload(
         self,
         name: MediaName | None,
         record_id: ObjectId,
         file_id: ObjectId,
+        secret: str,
         new_upload: NewUpload,
         preconditions: Preconditions,
         media_id: ObjectId | None = None,
     ) -> UploadHandle:
-        """Add an upload with those ids to the document of its name. A document that is created gets `media_id`.
+        """Add an upload with those ids and that secret to the document of its name. A document that is created gets `media_id`.
 
         Raises as `create_upload`, and ServiceUnavailable where the name's document has another id than `media_id`.
         """
         client = hashlib.sha256(new_upload.client.encode()).hexdigest()[:16] if new_upload.client else ""
         update = document_updates.add_upload(
-            record_id, file_id, ObjectId(), client, new_upload, preconditions, self.timings
+            record_id, file_id, ObjectId(), client, digest_secret(secret), new_upload, preconditions, self.timings
         )
         projection = {
             "added": {"$in": [record_id, "$uploads.id"]},
             "preconditions_hold": document_updates.preconditions_hold(preconditions),
             "tombstones": {"$size": "$doomed"},
             "has_current": {"$ne": ["$current", None]},
+            "moving": 1,
         }
         place = documents.name_filter(name, record_id)
         document = await self._upsert({"_id": media_id, **place} if media_id else place, update, projection)
         if document["added"]:
-            return make_handle(UploadKey(document["_id"], record_id, file_id), name, fencing_token=1)
+            return make_handle(UploadKey(document["_id"], record_id, file_id), name, 1, secret, new_upload.owner)
+        if document.get("moving"):  # its file may be elsewhere already
+            await self._mover.settle(document["_id"])
+            document = await self._upsert({"_id": media_id, **place} if media_id else place, update, projection)
+            if document["added"]:
+                return make_handle(UploadKey(document["_id"], record_id, file_id), name, 1, secret, new_upload.owner)
         if not document["preconditions_hold"]:
             if not document["has_current"]:  # then the upsert may have created the document, with nothing in it
                 await self._floors.delete_if_empty(document["_id"])
-            raise _precondition_error(name, preconditions)
+            raise precondition_error(name, preconditions)
         if document["tombstones"] >= MAX_TOMBSTONES:
-            raise TooManyRequests("too many replaced versions of this name await deletion", _RETRY_LATER)
-        raise TooManyRequests("too many unfinished uploads of this name are under way", _RETRY_LATER)
+            raise TooManyRequests("too many replaced versions of this name await deletion", RETRY_LATER)
+        raise TooManyRequests("too many unfinished uploads of this name are under way", RETRY_LATER)
 
     async def _upsert(self, query: Document, update: document_updates.Pipeline, projection: Document) -> Document:
         for _ in range(UPSERT_ATTEMPTS):
@@ -149,65 +177,77 @@ class GridFSUploadStore:
     ) -> UploadHandle:
         """Add the upload to the document of its name, then remove it from the nameless one. Conflict where that has lost it."""
         key = upload_key(upload)
-        named = await self.add_upload(name, key.record_id, key.file_id, NewUpload(), preconditions)
+        secret = secret_of(upload.upload_id)
+        await self._quotas.rename(upload.owner, key.record_id, name)
+        named = await self.add_upload(
+            name, key.record_id, key.file_id, secret, NewUpload(owner=upload.owner), preconditions
+        )
         removal = document_updates.remove_upload(key.record_id, self.timings)
         async with map_mongo_errors():
-            removed = await self._media.update_one(_fenced_filter(upload), removal)
+            removed = await self._media.update_one(fenced_filter_of(upload), removal)
             if not removed.matched_count:
-                await self._media.update_one(_fenced_filter(named), removal)
-                _raise_lease_lost()
+                await self._media.update_one(fenced_filter_of(named), removal)
+                raise_lease_lost()
         await self._floors.delete_if_empty(key.media_id)
         return named
 
     def upload_age(self, upload_id: str) -> float | None:
         """Read the time of creation out of the upload's ObjectId."""
-        ids = parse_upload_id(upload_id)
-        return None if ids is None else (datetime.now(UTC) - ids[1].generation_time).total_seconds()
+        key = parse_upload_id(upload_id)
+        return None if key is None else (datetime.now(UTC) - key.record_id.generation_time).total_seconds()
 
     async def get_info(self, upload_id: str) -> UploadState:
         """Read the document."""
-        if (ids := parse_upload_id(upload_id)) is None:
+        if (key := parse_upload_id(upload_id)) is None:
             return None
-        media_id, record_id = ids
         async with map_mongo_errors():
-            document = await self._media.find_one({"_id": media_id}, documents.upload_projection(record_id))
-        return documents.decode_upload(document, record_id) if document else None
+            projection = documents.upload_projection(key.record_id)
+            document = await self._media.find_one({"_id": key.media_id}, projection)
+        return documents.decode_upload(document, key) if document else None
 
     async def get_durable_info(self, upload_id: str) -> UploadState:
         """Read the document by a journaled write to it: once that is acknowledged, all that it returned is durable."""
-        if (ids := parse_upload_id(upload_id)) is None:
+        if (key := parse_upload_id(upload_id)) is None:
             return None
-        media_id, record_id = ids
         async with map_mongo_errors():
-            query = await self._media.find_one({"_id": media_id}, documents.NAME_PROJECTION)
+            query = await self._media.find_one({"_id": key.media_id}, documents.NAME_PROJECTION)
             document = query and await self._media.find_one_and_update(
                 query,
                 documents.TOUCH_UPDATE,
-                documents.upload_projection(record_id),
+                documents.upload_projection(key.record_id),
                 return_document=ReturnDocument.AFTER,
             )
-        return documents.decode_upload(document, record_id) if document else None
+        return documents.decode_upload(document, key) if document else None
 
     async def acquire(self, upload_id: str) -> tuple[UploadHandle, InProgressUpload] | FinishedUpload | None:
         """Increment the fencing token."""
-        if (ids := parse_upload_id(upload_id)) is None:
+        if (key := parse_upload_id(upload_id)) is None:
             return None
-        media_id, record_id = ids
+        acquired = await self.acquire_record(key, secret_of(upload_id))
+        if acquired is not None:
+            return acquired
+        state = await self.get_durable_info(upload_id)
+        return state if isinstance(state, FinishedUpload) else None
+
+    async def acquire_record(
+        self, record_key: documents.RecordKey, secret: str = ""
+    ) -> tuple[UploadHandle, InProgressUpload] | None:
+        """Acquire an unfinished upload of which the store knows the digest of its secret; None where it is not there."""
+        media_id, record_id, secret_digest = record_key
         update = document_updates.increment_fencing_token(record_id, ObjectId(), self.timings)
         async with map_mongo_errors():
             query = await self._media.find_one({"_id": media_id}, documents.NAME_PROJECTION)
             document = query and await self._media.find_one_and_update(
-                {**query, "$expr": document_updates.upload_not_expired(record_id)},
+                {**query, "$expr": document_updates.upload_not_expired(record_id, secret_digest)},
                 update,
                 documents.upload_projection(record_id),
                 return_document=ReturnDocument.AFTER,
             )
         if document is None:
-            state = await self.get_durable_info(upload_id)
-            return state if isinstance(state, FinishedUpload) else None
+            return None
         entry = documents.find_upload(document, record_id) or {}
         key = UploadKey(media_id, record_id, entry["file"])
-        upload = make_handle(key, documents.decode_name(document), entry["fence"])
+        upload = make_handle(key, documents.decode_name(document), entry["fence"], secret, entry.get("owner", ""))
         state = documents.decode_in_progress(document, entry, write_in_progress=True)
         if (number := entry.get("tail_number")) is not None:
             state = replace(state, tail=await self._chunk_store.read_tail(record_id, number))
@@ -232,73 +272,30 @@ class GridFSUploadStore:
         keep_lease: bool,
         extend_expiry: bool = True,
     ) -> datetime:
-        """Set the offset; journaled where the lease is released or the tail is in a chunk.
-
-        A long tail is inserted as a chunk before, under a number that is greater than those of all earlier ones. These are deleted
-        after an update that a crash cannot undo. That there are such chunks is noted first: of a writer that is killed behind the
-        insert they would be left over otherwise.
-        """
-        record_id = upload_key(upload).record_id
-        number = upload.fencing_token << 32 | next(self._tail_numbers)
-        in_chunk = len(tail) > document_updates.MAX_INLINE_TAIL_BYTES
-        if in_chunk:
-            await self._note_tail_chunks(upload)
-            await self._chunk_store.insert_tail(record_id, number, tail)
-        update = document_updates.set_offset(
-            record_id,
-            offset,
-            number if in_chunk else tail,
-            length,
-            self.timings,
-            keep_lease=keep_lease,
-            extend_expiry=extend_expiry,
-        )
-        journaled = in_chunk or not keep_lease
-        async with map_mongo_errors():
-            document = await (self._media if journaled else self._media_unjournaled).find_one_and_update(
-                _fenced_filter(upload),
-                update,
-                documents.upload_projection(record_id),
-                return_document=ReturnDocument.AFTER,
-            )
-        if document is None:
-            _raise_lease_lost()
-        entry = documents.find_upload(document, record_id) or {}
-        if journaled and entry.get("tail_chunks"):
-            await self._chunk_store.delete_tails(record_id, number)
-        expires_at: datetime = entry["expires_at"]
-        return expires_at
-
-    async def _note_tail_chunks(self, upload: UploadHandle) -> None:
-        # Not journaled by itself: the journal keeps the order, and the insert waits for it.
-        update = document_updates.set_upload_fields(upload_key(upload).record_id, {"tail_chunks": True}, self.timings)
-        async with map_mongo_errors():
-            result = await self._media_unjournaled.update_one(_fenced_filter(upload), update)
-        if not result.matched_count:
-            _raise_lease_lost()
+        """Set the offset, with a long tail in a chunk; journaled where the lease is released or the tail is in a chunk."""
+        return await self._offsets.set(upload, offset, tail, length, keep_lease=keep_lease, extend_expiry=extend_expiry)
 
     async def renew_lease(self, upload: UploadHandle) -> None:
         """Extend the lease. Raises Conflict where the fencing token is another."""
         update = document_updates.renew_lease(upload_key(upload).record_id, self.timings)
         async with map_mongo_errors():
-            result = await self._media.update_one(_fenced_filter(upload), update)
+            result = await self._media.update_one(fenced_filter_of(upload), update)
         if not result.matched_count:
-            _raise_lease_lost()
+            raise_lease_lost()
 
     async def release_lease(self, upload: UploadHandle) -> None:
         """Set the lease to null."""
         update = document_updates.set_upload_fields(upload_key(upload).record_id, {"lease_until": None}, self.timings)
         async with map_mongo_errors():
-            await self._media.update_one(_fenced_filter(upload), update)
+            await self._media.update_one(fenced_filter_of(upload), update)
 
     def iter_blocks(self, upload: UploadHandle, block_count: int) -> AsyncGenerator[bytes, None]:
         """Yield the first chunks."""
         return self._chunk_store.iter_chunks(upload_key(upload).file_id, block_count)
 
-    async def join_parts(
-        self, upload: UploadHandle, parts: Sequence[tuple[UploadHandle, int]], on_progress: Callable[[int], object]
-    ) -> None:
-        """Return None: a part need not end at the end of a chunk, so its bytes are cut anew."""
+    async def join_parts(self, *_: object, **__: object) -> bool:
+        """Return False: a part need not end at the end of a chunk, so its bytes are cut anew."""
+        return False
 
     async def commit(
         self, upload: UploadHandle, stored_file: StoredFile, preconditions: Preconditions = MUST_NOT_EXIST
@@ -316,7 +313,9 @@ class GridFSUploadStore:
         )
         event = await self._committer.commit(upload, stored_file, preconditions, revision_floor)
         if event is None:
-            raise _precondition_error(upload.name, preconditions)
+            raise precondition_error(upload.name, preconditions)
+        record_id = upload_key(upload).record_id
+        await self._quotas.settle(upload.owner, record_id, stored_file.length, event.previous_owner)
         return event
 
     async def abort(self, upload: UploadHandle, *, name_taken: bool = False, second_purge: bool = False) -> None:
@@ -327,13 +326,14 @@ class GridFSUploadStore:
         )
         async with map_mongo_errors():
             document = await self._media.find_one_and_update(
-                _fenced_filter(upload),
+                fenced_filter_of(upload),
                 update,
                 documents.upload_projection(record_id),
                 return_document=ReturnDocument.BEFORE,
             )
         if document is None:
             return
+        await self._quotas.release(upload.owner, record_id)
         entry = documents.find_upload(document, record_id) or {}
         for purged_id in (file_id, record_id) if entry.get("tail_chunks") else (file_id,):
             await self._chunk_store.delete(purged_id)
@@ -343,28 +343,37 @@ class GridFSUploadStore:
 
     async def delete(self, name: MediaName, preconditions: Preconditions = NO_PRECONDITIONS) -> OutboxEvent | None:
         """Replace the current version by a tombstone."""
-        return await self._committer.delete(name, preconditions, await self._floors.get(name))
+        event = await self._committer.delete(name, preconditions, await self._floors.get(name))
+        if event is not None:
+            await self._quotas.note_release(event.info.owner)
+        return event
+
+    async def move_file(
+        self, name: MediaName, new_name: MediaName, preconditions: Preconditions = NO_PRECONDITIONS
+    ) -> tuple[OutboxEvent, ...] | None:
+        """Move the file by a protocol over the documents of both names."""
+        return await self._mover.move(name, new_name, preconditions)
+
+    async def restore(self, name: MediaName) -> OutboxEvent:
+        """Make the version current again whose tombstone is the last one of a deletion."""
+        event = await self._committer.restore(name, await self._floors.get(name))
+        if event.info.owner:
+            with suppress(ServiceUnavailable):  # the daily count makes it right
+                await self._quotas.forget(event.info.owner)
+        return event
+
+    async def set_poster(
+        self, name: MediaName, poster: Poster | None, preconditions: Preconditions = NO_PRECONDITIONS
+    ) -> OutboxEvent | None:
+        """Write the poster beside the old one, then name it in the document."""
+        return await self._committer.set_poster(name, poster, preconditions, await self._floors.get(name))
 
     async def ack_event(self, event: OutboxEvent) -> None:
         """Remove the event from the document, and mark those before it."""
-        media_id = ObjectId(event.info.id)
+        media_id = ObjectId(event.name_key)
         async with map_mongo_errors():
             await self._media.update_one(
                 {"_id": media_id}, document_updates.remove_event(ObjectId(event.id), self.timings)
             )
         if event.type == "file.deleted":
             await self._floors.delete_if_empty(media_id)
-
-
-def _fenced_filter(upload: UploadHandle) -> Document:
-    return documents.fenced_filter(upload_key(upload), upload.name, upload.fencing_token)
-
-
-def _precondition_error(name: MediaName | None, preconditions: Preconditions) -> GridcastError:
-    if preconditions.must_not_exist and name is not None:
-        return AlreadyExists(name.folder, name.filename)
-    return PreconditionFailed("the file does not match the precondition")
-
-
-def _raise_lease_lost() -> NoReturn:
-    raise Conflict("another writer has acquired this upload, or it has expired")

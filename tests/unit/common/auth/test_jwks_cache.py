@@ -140,22 +140,22 @@ async def test_an_equal_set_forgets_no_verified_token(endpoint: Endpoint) -> Non
     assert len(endpoint.authenticator._verified) == 1
 
 
-async def test_the_loop_fetches_before_the_set_is_old(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_loop_fetches_before_the_set_is_old(endpoint: Endpoint) -> None:
     pauses: list[float] = []
-    sleep = asyncio.sleep
+    enough = asyncio.Event()
 
     async def record(seconds: float) -> None:
         pauses.append(seconds)
         if len(pauses) > 6:
+            enough.set()
             await asyncio.Event().wait()
         endpoint.body = OSError("away") if len(pauses) > 3 else endpoint.body
-        await sleep(0)
+        await asyncio.sleep(0)
 
-    monkeypatch.setattr("services.common.auth.jwks_cache.asyncio.sleep", record)
+    endpoint.cache._sleep = record
     endpoint.cache.start()
     async with asyncio.timeout(5):
-        while len(pauses) <= 6:
-            await sleep(0)
+        await enough.wait()
     await endpoint.cache.aclose()
     waits = [pause for pause in pauses if pause]
     assert all(pause <= FRESH_SECONDS / 2 for pause in waits)

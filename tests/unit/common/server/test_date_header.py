@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from services.common.server.date_header import date_header
+from services.common.server.date_header import date_header, date_line
 
 
 def test_date_is_never_behind_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -16,3 +16,4 @@ def test_date_is_never_behind_the_clock(monkeypatch: pytest.MonkeyPatch) -> None
     ):
         monkeypatch.setattr(time, "time", lambda now=now: now)
         assert date_header() == (b"date", expected)
+        assert date_line() == b"date: " + expected + b"\r\n"

@@ -3,18 +3,18 @@
 import hashlib
 import itertools
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
 from services.common.errors import Conflict, InsufficientStorage, ServiceUnavailable
-from services.common.media import FolderFilter, MediaInfo, MediaName
+from services.common.media import FolderFilter, MediaInfo, MediaName, Poster
 from services.common.store import store_copy
 from services.common.store.errors import CorruptFile
 from services.common.store.file_importer import ImportOutcome, compare_versions
-from services.common.store.media_reader import ListQuery, MediaPage, PageKey
+from services.common.store.media_reader import FolderTotals, ListQuery, MediaPage, PageKey
 from services.common.store.store_copy import CopyProblem, CopyReport, StoreCopier, read_verified
 
 pytestmark = pytest.mark.anyio
@@ -59,6 +59,12 @@ class MemoryStore:
         following = first + self.page_size
         return MediaPage(infos, PageKey(NOW, f"{following} empty") if following < len(self.files) else None)
 
+    async def read_poster(self, info: MediaInfo) -> Poster | None:
+        raise AssertionError(info)
+
+    async def sum_folders(self, folders: Sequence[str]) -> list[FolderTotals]:
+        raise AssertionError(folders)
+
     async def list_folders(self, after: str | None, limit: int, readable: FolderFilter | None = None) -> list[str]:
         return ["f"]
 
@@ -72,6 +78,9 @@ class MemoryStore:
         data = current[1]
         starts = range(first_block * BLOCK_SIZE, min(len(data), (last_block + 1) * BLOCK_SIZE), BLOCK_SIZE)
         return [data[start : start + BLOCK_SIZE] for start in starts]
+
+    async def import_poster(self, info: MediaInfo, poster: Poster) -> None:
+        raise AssertionError(info, poster)
 
     async def import_file(self, info: MediaInfo, blocks: AsyncIterator[bytes]) -> ImportOutcome:
         self.before_import(info)

@@ -78,7 +78,7 @@ async def test_the_fast_path_is_judged_too() -> None:
     middleware = RequestMiddleware(respond, fast_path_handlers={("GET", "/file"): prepare}, check_request=PROTECTION)
     response = middleware.fast_path(make_scope("GET", LOCAL))
     assert response is not None
-    assert (b"cross-origin-resource-policy", b"same-origin") in response.headers
+    assert b"cross-origin-resource-policy: same-origin\r\n" in response.field_lines
     foreign = make_scope("GET", (b"host", b"evil.example"))
     assert middleware.fast_path(foreign) is None
     assert (await request(middleware, foreign))[0] == 421

@@ -10,7 +10,7 @@ SESSIONS_KEY = "gridcast:sids"
 ALL_CHANNEL = "gridcast:all"
 """Wake-ups of broadcasts. Every socket replica subscribes to it."""
 REVOCATIONS_KEY = "gridcast:revocations"
-"""The revoked tokens and subjects, as JSON. The upload service writes it each second, the socket service reads it."""
+"""The revoked tokens, subjects and links, as JSON. The upload service writes it each second, the socket service reads it."""
 INVALIDATION_CHANNEL = "gridcast:invalidate"
 """Changed files, each as the JSON array `[folder, filename]`. Every stream replica subscribes to it."""
 

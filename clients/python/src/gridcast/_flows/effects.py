@@ -21,7 +21,7 @@ class HttpRequest:
     target: str
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
-    source: "Source | None" = None
+    source: "ByteSource | None" = None
     length: int | None = None
     timeout: float | None = None
     body_limit: int = DEFAULT_BODY_LIMIT_BYTES
@@ -47,7 +47,7 @@ class TransportFault(Exception):
         self.is_sent = is_sent
 
 
-class Source(Protocol):
+class ByteSource(Protocol):
     """Where the bytes of an upload come from."""
 
     size: int | None
@@ -114,7 +114,7 @@ class CloseStream:
 class ReadSource:
     """Return exactly `size` bytes of a source, and fewer only at its end."""
 
-    source: Source
+    source: ByteSource
     size: int
 
 

@@ -1,5 +1,6 @@
 """Flows for descriptions, lists, removal, single ranges and versions."""
 
+import json
 from collections.abc import Sequence
 
 from gridcast._flows.effects import Flow, HttpRequest
@@ -49,6 +50,25 @@ def remove_file(context: FlowContext, path: str, etag: str | None) -> Flow[None]
     """Delete a file; with `etag`, only that version of it."""
     headers = {} if etag is None else {"if-match": etag}
     yield from send(context, HttpRequest("DELETE", file_target(path), headers), accepted={204})
+
+
+def move_file(context: FlowContext, path: str, new_path: str, etag: str | None) -> Flow[FileInfo]:
+    """Give a file another name; with `etag`, only that version of it. Not repeated: a repetition would not find it."""
+    folder, filename = split_path(path)
+    new_folder, new_filename = split_path(new_path)
+    headers = {"content-type": "application/json", **({} if etag is None else {"if-match": etag})}
+    body = json.dumps({"folder": new_folder, "filename": new_filename}).encode()
+    request = HttpRequest("PATCH", with_query("/file", filename=filename, folder=folder), headers, body)
+    response = yield from send(context, request, accepted={200}, is_repeatable=False)
+    return parse_file_info(response, parse_json(response))
+
+
+def restore_file(context: FlowContext, path: str) -> Flow[FileInfo]:
+    """Undo the last deletion of a name."""
+    folder, filename = split_path(path)
+    request = HttpRequest("POST", with_query("/file/restore", filename=filename, folder=folder))
+    response = yield from send(context, request, accepted={200}, is_repeatable=False)
+    return parse_file_info(response, parse_json(response))
 
 
 def read_range(context: FlowContext, path: str, etag: str, start: int, size: int) -> Flow[bytes]:

@@ -13,7 +13,7 @@ MAX_BACKOFF_SECONDS = 30.0
 FIRST_BACKOFF_SECONDS = 0.5
 RATE_LIMIT_DELAY_SECONDS = 5.0
 MAX_FRAME_BYTES = 256 * 1024
-_TOPIC = re.compile(r"[A-Za-z0-9._~:/@%+=-]{1,200}")
+_TOPIC_NAME = re.compile(r"[A-Za-z0-9._~:/@%+=-]{1,200}")
 _FINAL_REASONS = {
     "session resumed elsewhere": "another connection has resumed this session",
     "closed by an operator": "an operator closed this session",
@@ -33,6 +33,10 @@ class ListenSession:
         self._random = random
         self._failures = 0
         self._is_open = False
+        self.renews_tokens = False
+        """Whether `socket.expiring` is answered with another token, and not shown."""
+        self.needs_token = False
+        """Whether the server waits for one."""
 
     @property
     def was_connected(self) -> bool:
@@ -41,7 +45,7 @@ class ListenSession:
 
     def connect_target(self) -> str:
         """Return path and query of the next handshake."""
-        self._is_open = False
+        self._is_open = self.needs_token = False
         return with_query("/ws", resume=self._resume, after=self._after, topics=",".join(self.topics) or None)
 
     def receive(self, text: str | bytes) -> Sequence[ReceivedEvent | EventGap]:
@@ -69,6 +73,9 @@ class ListenSession:
         except KeyError:
             raise UnexpectedResponse("the server sent an event without type, source, id or sequence") from None
         self._after = event.sequence
+        if event.type == "socket.expiring" and self.renews_tokens:
+            self.needs_token = True
+            return ()
         if event.type != "socket.resync":
             return (event,)
         reason = event.data.get("reason") if isinstance(event.data, dict) else None
@@ -108,16 +115,21 @@ class ListenSession:
         return base + self._random() * longest
 
     def command(self, kind: str, **members: str) -> str:
-        """Return the frame of a command: ack, subscribe, unsubscribe."""
+        """Return the frame of a command: ack, subscribe, unsubscribe, token."""
         if kind == "subscribe":
             self.topics[check_topic(members["topic"])] = None
         elif kind == "unsubscribe":
             self.topics.pop(check_topic(members["topic"]), None)
         return json.dumps({"type": kind, **members})
 
+    def token_command(self, token: str | None) -> str:
+        """Return the frame that renews the token of the connection (docs/messages.md, "Commands")."""
+        self.needs_token = False
+        return self.command("token", token=token or "")
+
 
 def check_topic(topic: str) -> str:
     """Return a topic. Raises InvalidRequest."""
-    if not _TOPIC.fullmatch(topic):
+    if not _TOPIC_NAME.fullmatch(topic):
         raise InvalidRequest("a topic has 1 to 200 ASCII letters, digits and . _ ~ : / @ % + = -")
     return topic

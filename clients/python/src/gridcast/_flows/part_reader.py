@@ -1,13 +1,13 @@
 """Reads a source in parts, and keeps the part that is under way, so that a stream that cannot rewind can still send it again."""
 
-from gridcast._flows.effects import Flow, ReadSource, Source, call
+from gridcast._flows.effects import ByteSource, Flow, ReadSource, call
 from gridcast.errors import ServerUnavailable, SourceChanged
 
 
 class PartReader:
     """The bytes of a source from any position that is in memory, or that the source can rewind to."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: ByteSource) -> None:
         self._source = source
         self._start = 0
         self._kept = memoryview(b"")  # sliced without a copy: a stream may have 16 MiB here

@@ -103,6 +103,7 @@ def parse_file_info(response: HttpResponse, document: Mapping[str, Any]) -> File
             uploaded_at=datetime.fromisoformat(document["uploaded_at"]),
             revision=int(document["revision"]),
             metadata=dict(document["metadata"]),
+            owner=document.get("owner"),
         )
     except (KeyError, TypeError, ValueError):
         raise unexpected(response, "the response describes no file") from None

@@ -3,7 +3,17 @@
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
-from gridcast._flows.effects import Flow, GetToken, HttpRequest, HttpResponse, OpenStream, Send, Sleep, TransportFault
+from gridcast._flows.effects import (
+    Flow,
+    GetToken,
+    HttpRequest,
+    HttpResponse,
+    OpenStream,
+    Send,
+    Sleep,
+    TransportFault,
+    call,
+)
 from gridcast._flows.responses import error_of
 from gridcast.errors import RequestError, ServerUnavailable
 
@@ -43,13 +53,16 @@ def unavailable(fault: TransportFault) -> ServerUnavailable:
 def send_once(request: HttpRequest, *, is_stream: bool = False) -> Flow[HttpResponse]:
     """Send with the token; where the server refuses it, once more with a renewed one. Raises TransportFault.
 
-    A request that reads its body from a source is not repeated: the bytes may be gone.
+    A request that reads its body from a source that cannot rewind is not repeated: the bytes are gone.
     """
     token: str | None = yield GetToken()
     response: HttpResponse = yield _effect(request, token, is_stream=is_stream)
-    if response.status == 401 and token is not None and request.source is None:
+    source = request.source
+    if response.status == 401 and token is not None and (source is None or source.can_rewind):
         renewed: str | None = yield GetToken(renew=True)
         if renewed != token:
+            if source is not None:
+                yield from call(lambda: source.seek(0))
             response = yield _effect(request, renewed, is_stream=is_stream)
     return response
 

@@ -43,20 +43,21 @@ class TusTransfer:
         while self._final is None:
             part, is_last = yield from reader.part(self.offset, part_bytes)
             problem, response = yield from self._patch(part, is_last=is_last, timer=timer)
-            if problem is None:
-                continue
-            yield Sleep(timer.next_delay(problem, response))
-            before = self.offset
-            try:
-                is_found = yield from self.find_offset()
-            except RequestError as error:
-                if error.status is not None and error.status not in RETRY_STATUSES:
-                    raise
-                continue
-            if not is_found:
-                raise FileMissing("the server has no such upload any more", status=404)
-            if self.offset > before:
-                timer.record_progress()
+            while problem is not None:  # the offset is known before anything is sent again
+                yield Sleep(timer.next_delay(problem, response))
+                before = self.offset
+                try:
+                    is_found = yield from self.find_offset()
+                except RequestError as error:
+                    if error.status is not None and error.status not in RETRY_STATUSES:
+                        raise
+                    problem, response = error, None
+                    continue
+                if not is_found:
+                    raise FileMissing("the server has no such upload any more", status=404)
+                if self.offset > before:
+                    timer.record_progress()
+                problem = None
         return self._final
 
     def _patch(

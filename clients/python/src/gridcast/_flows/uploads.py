@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from gridcast._flows.effects import Flow, HttpRequest, HttpResponse, Source, call
+from gridcast._flows.effects import ByteSource, Flow, HttpRequest, HttpResponse, call
 from gridcast._flows.files import get_info
 from gridcast._flows.part_reader import PartReader
 from gridcast._flows.remote_path import file_target, split_path
@@ -65,7 +65,7 @@ class UploadFlow:
         self,
         context: FlowContext,
         path: str,
-        source: Source,
+        source: ByteSource,
         options: UploadOptions,
         *,
         state: UploadState | None,

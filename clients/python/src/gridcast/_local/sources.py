@@ -8,7 +8,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, It
 from pathlib import Path
 from typing import BinaryIO
 
-from gridcast._flows.effects import Source
+from gridcast._flows.effects import ByteSource
 from gridcast.errors import InvalidRequest, SourceChanged
 
 HASH_BLOCK_BYTES = 1024 * 1024
@@ -126,7 +126,7 @@ class AsyncIteratorSource(StreamSource):
         return self.record(data[:size])
 
 
-def open_source(source: object, size: int | None = None) -> Source:
+def open_source(source: object, size: int | None = None) -> ByteSource:
     """Return a source for a path, bytes, a binary file object or an iterable of bytes.
 
     `size` in bytes is what the caller knows of a stream. Raises InvalidRequest for anything else, OSError for a path that cannot be

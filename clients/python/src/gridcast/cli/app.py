@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sync": ("syncing", "Make a folder equal to another one."),
     "listen": ("events", "Print events as they come."),
     "push": ("events", "Push an event to clients."),
+    "token": ("tokens", "Make a token to try a server."),
     "doctor": ("doctor", "Check a server and the way to it."),
     "completion": ("completion", "Print the completion script of a shell."),
 }
@@ -63,8 +64,8 @@ def _print_version(ctx: click.Context, _option: click.Parameter, value: bool) ->
 def cli() -> None:
     """Upload, download and listen: the command line of Gridcast.
 
-    A remote place is folder/name, as in demo/clip.mp4. The server is GRIDCAST_URL or --url, the token GRIDCAST_TOKEN or the file
-    GRIDCAST_TOKEN_FILE.
+    A remote place is folder/name, as in demo/clip.mp4. The server is GRIDCAST_URL or --url, the token GRIDCAST_TOKEN, or the file
+    GRIDCAST_TOKEN_FILE or --token-file.
 
     Exit codes: 0 ok, 1 failed, 2 usage, 3 not allowed, 4 not found, 5 conflict, 6 some of several failed, 7 the server is away,
     130 interrupted.

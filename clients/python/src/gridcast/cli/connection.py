@@ -2,42 +2,36 @@
 
 import os
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gridcast._client import Client
+from gridcast._tokens import token_from_environment
 from gridcast.errors import InvalidRequest
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-MAX_TOKEN_FILE_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """A server as the user named it. `profile` is empty without one; `token_file` is read at each use, as it may be renewed."""
+    """A server as the user named it. `profile` is empty without one; `token` is one, or the path of a file that has it."""
 
     url: str
     profile: str = ""
-    token: str | None = None
-    token_file: Path | None = None
+    token: str | Path | None = field(default=None, repr=False)
 
     def client(self) -> Client:
         """Return a client of this server. Raises InvalidRequest."""
-        token_file = self.token_file
-        if self.token is None and token_file is not None:
-            return Client(self.url, lambda: read_token_file(token_file))
         return Client(self.url, self.token)
 
 
-def read_token_file(path: Path) -> str:
-    """Return the token in a file. Raises InvalidRequest, which never quotes the content."""
-    try:
-        with path.open("rb") as file:
-            return file.read(MAX_TOKEN_FILE_BYTES).decode("ascii").strip()
-    except OSError as error:
-        raise InvalidRequest(f"the token file {path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InvalidRequest(f"the token file {path} holds no token") from None
+@dataclass(frozen=True, slots=True)
+class ServerChoice:
+    """The options by which a command names its server: --url, --profile, --token-file."""
+
+    url: str | None = None
+    profile: str | None = None
+    token_file: Path | None = None
 
 
 def config_path() -> Path:
@@ -50,20 +44,21 @@ def state_folder() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "gridcast" / "uploads"
 
 
-def find_connection(url: str | None, profile: str | None) -> Connection:
+def find_connection(choice: ServerChoice) -> Connection:
     """Return the server for the options of a command. Raises InvalidRequest for a profile that is not there.
 
     The token of a profile belongs to the server of that profile: where --url or GRIDCAST_URL names another one, it is not sent.
     """
-    name = profile or os.environ.get("GRIDCAST_PROFILE") or ""
+    name = choice.profile or os.environ.get("GRIDCAST_PROFILE") or ""
     known = _read_profile(name) if name else {}
-    environment_url = "" if profile else os.environ.get("GRIDCAST_URL", "")
-    chosen = url or environment_url or known.get("url") or DEFAULT_URL
-    token = os.environ.get("GRIDCAST_TOKEN") if not profile else None
-    token_file = os.environ.get("GRIDCAST_TOKEN_FILE") if not profile else None
-    if not token and not token_file and chosen == known.get("url"):
-        token_file = known.get("token_file")
-    return Connection(chosen, name, token or None, Path(token_file).expanduser() if token_file else None)
+    environment_url = "" if choice.profile else os.environ.get("GRIDCAST_URL", "")
+    chosen = choice.url or environment_url or known.get("url") or DEFAULT_URL
+    token: str | Path | None = choice.token_file
+    if token is None and not choice.profile:
+        token = token_from_environment()
+    if token is None and chosen == known.get("url") and "token_file" in known:
+        token = Path(known["token_file"]).expanduser()
+    return Connection(chosen, name, token)
 
 
 def _read_profile(name: str) -> dict[str, str]:

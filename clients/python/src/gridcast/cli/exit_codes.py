@@ -33,7 +33,10 @@ _CODES: tuple[tuple[type[Exception], ExitCode], ...] = (
     (ServerUnavailable, ExitCode.AWAY),
 )
 _HINTS: tuple[tuple[type[Exception], str], ...] = (
-    (AuthenticationRequired, "set GRIDCAST_TOKEN or GRIDCAST_TOKEN_FILE"),
+    (
+        AuthenticationRequired,
+        "set GRIDCAST_TOKEN or GRIDCAST_TOKEN_FILE, or give --token-file; a token ends after its time",
+    ),
     (ServerUnavailable, "is the server running? GRIDCAST_URL or --url names another one; `gridcast doctor` checks it"),
 )
 

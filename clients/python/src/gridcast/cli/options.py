@@ -2,23 +2,33 @@
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from gridcast.cli.connection import ServerChoice
 from gridcast.cli.output import CommandOutput
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def server_options(command: F) -> F:
-    """Add --url and --profile."""
-    command = click.option("--profile", metavar="NAME", help="A profile of config.toml; else GRIDCAST_PROFILE.")(
-        command
+    """Add --url, --profile and --token-file, and give the command a ServerChoice as `server`."""
+
+    @functools.wraps(command)
+    def with_server(*args: Any, url: str | None, profile: str | None, token_file: Path | None, **options: Any) -> Any:
+        return command(*args, server=ServerChoice(url, profile, token_file), **options)
+
+    wrapped = click.option(
+        "--token-file", type=click.Path(path_type=Path), help="A file with the token; else GRIDCAST_TOKEN(_FILE)."
+    )(with_server)
+    wrapped = click.option("--profile", metavar="NAME", help="A profile of config.toml; else GRIDCAST_PROFILE.")(
+        wrapped
     )
-    return click.option(
+    return click.option(  # type: ignore[return-value]
         "--url", metavar="URL", help="The server; else GRIDCAST_URL, the profile, http://127.0.0.1:8000."
-    )(command)
+    )(wrapped)
 
 
 def output_options(command: F) -> F:

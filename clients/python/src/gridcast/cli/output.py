@@ -18,6 +18,7 @@ class CommandOutput:
     def __init__(self, *, is_json: bool = False, is_quiet: bool = False) -> None:
         self.is_json = is_json
         self.is_quiet = is_quiet
+        self._hints: set[str] = set()
 
     @property
     def can_draw(self) -> bool:
@@ -41,10 +42,11 @@ class CommandOutput:
             sys.stderr.flush()
 
     def error(self, error: BaseException, subject: str = "") -> None:
-        """Print an error on stderr, in one line and a hint: --quiet does not hide it."""
+        """Print an error on stderr, in one line and a hint, which is given once: --quiet does not hide it."""
         text = describe_error(error)
         sys.stderr.write(f"{subject}: {text}\n" if subject else f"error: {text}\n")
-        if hint := hint_for(error):
+        if (hint := hint_for(error)) and hint not in self._hints:
+            self._hints.add(hint)
             sys.stderr.write(f"hint: {hint}\n")
         sys.stderr.flush()
 

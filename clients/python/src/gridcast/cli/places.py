@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from urllib.parse import unquote, urlsplit
 
 from gridcast._client import Client
-from gridcast.cli.connection import Connection, find_connection
+from gridcast.cli.connection import Connection, ServerChoice, find_connection
 from gridcast.cli.output import printable
 from gridcast.errors import FileMissing, InvalidRequest, RequestError
 from gridcast.values import FileInfo
@@ -14,7 +14,7 @@ from gridcast.values import FileInfo
 _PATTERN_CHARACTERS = frozenset("*?[")
 
 
-def parse_place(text: str, url: str | None, profile: str | None) -> tuple[Connection, str]:
+def parse_place(text: str, server: ServerChoice) -> tuple[Connection, str]:
     """Return the server and the path of a place; options name the server where the place itself does not.
 
     Raises:
@@ -26,14 +26,14 @@ def parse_place(text: str, url: str | None, profile: str | None) -> tuple[Connec
         if not parts.path.startswith("/files/") or parts.query or parts.fragment:
             raise InvalidRequest(f"{text} is not the address of a file: http(s)://host/files/folder/name")
         origin = f"{parts.scheme}://{parts.netloc}"
-        known = find_connection(url, profile)
+        known = find_connection(server)
         # A token goes only to the server that it is for.
         connection = known if known.url.rstrip("/") == origin else Connection(origin)
         return connection, unquote(parts.path.removeprefix("/files/"))
     name, colon, path = text.partition(":")
     if colon and name and "/" not in name:
-        return find_connection(None, name), path
-    return find_connection(url, profile), text
+        return find_connection(ServerChoice(profile=name)), path
+    return find_connection(server), text
 
 
 @contextmanager
@@ -56,6 +56,12 @@ def is_folder_or_pattern(path: str) -> bool:
     return not path or path.endswith("/") or bool(_PATTERN_CHARACTERS & set(path))
 
 
+def explain_folder(client: Client, path: str, error: FileMissing) -> None:
+    """Say in the error of a missing file that there is a folder of that name."""
+    if any(f"{name}/".startswith(f"{path}/") for name in client.folders()):
+        error.detail = f"this is a folder; all below it is written {path}/"
+
+
 def files_below(client: Client, folder: str) -> Iterator[FileInfo]:
     """Iterate over the files of a folder and of all folders below it."""
     prefix = normalise_folder(folder)
@@ -71,7 +77,11 @@ def expand(client: Client, path: str) -> list[FileInfo]:
     """
     if not is_folder_or_pattern(path):
         with name_in_errors(path):
-            return [client.info(path)]
+            try:
+                return [client.info(path)]
+            except FileMissing as error:
+                explain_folder(client, path, error)
+                raise
     if path.endswith("/") or not path:
         found = list(files_below(client, path))
     else:

@@ -3,6 +3,7 @@
 import click
 
 from gridcast._client import Client
+from gridcast.cli.connection import ServerChoice
 from gridcast.cli.options import jobs_option, output_options, server_options
 from gridcast.cli.output import CommandOutput, file_document
 from gridcast.cli.places import expand, is_folder_or_pattern, normalise_folder, parse_place
@@ -18,16 +19,14 @@ from gridcast.values import FileInfo, ProgressCallback
 @jobs_option
 @server_options
 @output_options
-def cp(
-    source: str, target: str, *, replace: bool, jobs: int, url: str | None, profile: str | None, output: CommandOutput
-) -> int:
+def cp(source: str, target: str, *, replace: bool, jobs: int, server: ServerChoice, output: CommandOutput) -> int:
     """Copy files: `gridcast cp demo/a.mp4 backup/` or, between servers, `gridcast cp staging:demo/ production:demo/`.
 
     Each place is folder/name, profile:folder/name or http(s)://host/files/folder/name. The bytes go through this computer; media
     type and metadata are kept. A file that is there already with the same bytes is left as it is.
     """
-    source_server, source_path = parse_place(source, url, profile)
-    target_server, target_path = parse_place(target, url, profile)
+    source_server, source_path = parse_place(source, server)
+    target_server, target_path = parse_place(target, server)
     with source_server.client() as reader, target_server.client() as writer:
         is_many = is_folder_or_pattern(source_path)
         if is_many and target_path and not target_path.endswith("/"):

@@ -2,7 +2,7 @@
 
 import click
 
-from gridcast.cli.connection import find_connection
+from gridcast.cli.connection import ServerChoice, find_connection
 from gridcast.cli.exit_codes import ExitCode
 from gridcast.cli.options import output_options, server_options
 from gridcast.cli.output import CommandOutput, printable
@@ -14,12 +14,12 @@ from gridcast.cli.server_checks import ServerChecks
 @click.option("--origin", metavar="ORIGIN", help="A web page's origin that is to use the server: checks CORS.")
 @server_options
 @output_options
-def doctor(*, read_only: bool, origin: str | None, url: str | None, profile: str | None, output: CommandOutput) -> int:
+def doctor(*, read_only: bool, origin: str | None, server: ServerChoice, output: CommandOutput) -> int:
     """Check a server and the way to it: versions, clocks, ranges, proxies that buffer, WebSocket, CORS.
 
     It stores a file of 1 MiB below .gridcast-doctor/ and removes it. Exit code 0 if nothing is wrong, 7 if the server is away.
     """
-    connection = find_connection(url, profile)
+    connection = find_connection(server)
     with connection.client() as client:
         output.note(f"checking {client.url}")
         worst = ExitCode.OK

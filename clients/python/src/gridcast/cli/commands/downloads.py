@@ -7,6 +7,7 @@ import click
 
 from gridcast._client import Client
 from gridcast.cli.commands.uploads import hash_file
+from gridcast.cli.connection import ServerChoice
 from gridcast.cli.options import jobs_option, output_options, server_options
 from gridcast.cli.output import CommandOutput, file_document
 from gridcast.cli.places import expand, is_folder_or_pattern, name_in_errors, normalise_folder, parse_place
@@ -23,9 +24,7 @@ from gridcast.values import FileInfo, ProgressCallback
 @jobs_option
 @server_options
 @output_options
-def download(
-    places: tuple[str, ...], to: str, *, jobs: int, url: str | None, profile: str | None, output: CommandOutput
-) -> int:
+def download(places: tuple[str, ...], to: str, *, jobs: int, server: ServerChoice, output: CommandOutput) -> int:
     """Download files, folders with all below them (demo/), or patterns ('demo/*.mp4').
 
     A file appears complete and with its SHA-256 compared, or not at all; the same command continues what was interrupted. A file
@@ -36,7 +35,7 @@ def download(
     targets: set[Path] = set()
     try:
         for place in places:
-            connection, path = parse_place(place, url, profile)
+            connection, path = parse_place(place, server)
             client = connection.client()
             clients.append(client)
             several = len(places) > 1 or is_folder_or_pattern(path)
@@ -86,10 +85,10 @@ def download_file(client: Client, info: FileInfo, target: Path, progress: Progre
 @click.option("--offset", type=click.IntRange(0), default=0, help="Begin at this byte.")
 @click.option("--length", type=click.IntRange(0), help="Write this number of bytes at most.")
 @server_options
-def cat(places: tuple[str, ...], *, offset: int, length: int | None, url: str | None, profile: str | None) -> int:
+def cat(places: tuple[str, ...], *, offset: int, length: int | None, server: ServerChoice) -> int:
     """Write files to standard output, one after the other. A whole file is compared with its SHA-256 at the end."""
     for place in places:
-        connection, path = parse_place(place, url, profile)
+        connection, path = parse_place(place, server)
         with connection.client() as client, name_in_errors(path):
             if not offset and length is None:
                 client.download(path, sys.stdout.buffer)

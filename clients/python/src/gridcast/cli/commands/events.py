@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from gridcast._bus.events import MAX_EVENT_BYTES
-from gridcast.cli.connection import find_connection
+from gridcast.cli.connection import ServerChoice, find_connection
 from gridcast.cli.exit_codes import ExitCode
 from gridcast.cli.options import output_options, server_options
 from gridcast.cli.output import CommandOutput, printable
@@ -30,15 +30,14 @@ def listen(
     types: tuple[str, ...],
     count: int | None,
     ack: bool,
-    url: str | None,
-    profile: str | None,
+    server: ServerChoice,
     output: CommandOutput,
 ) -> int:
     """Print events to all, to this client and to TOPICs, until Ctrl-C.
 
     It reconnects and resumes by itself. Where events may be missing it says so: on stderr, and with --json as {"gap": reason}.
     """
-    with find_connection(url, profile).client() as client, client.listen(*topics) as events:
+    with find_connection(server).client() as client, client.listen(*topics) as events:
         output.note(f"sid {events.sid}")
         printed = 0
         for item in events:
@@ -86,8 +85,7 @@ def push(
     to_all: bool,
     event_id: str | None,
     wait: float | None,
-    url: str | None,
-    profile: str | None,
+    server: ServerChoice,
     output: CommandOutput,
 ) -> int:
     """Push an event: DATA is JSON, or - for standard input. Prints the receipt."""
@@ -96,7 +94,7 @@ def push(
     if wait is not None and sid is None:
         raise click.UsageError("--wait needs --sid")
     document = _parse_data(data)
-    with find_connection(url, profile).client() as client:
+    with find_connection(server).client() as client:
         if sid is not None:
             receipt = client.send(sid, type, document, id=event_id, wait=wait)
         elif topic is not None:

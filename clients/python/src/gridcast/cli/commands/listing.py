@@ -5,18 +5,20 @@ import json
 import click
 
 from gridcast._client import Client
+from gridcast.cli.connection import ServerChoice
 from gridcast.cli.exit_codes import ExitCode, exit_code_of
 from gridcast.cli.options import output_options, server_options
 from gridcast.cli.output import CommandOutput, file_document, format_bytes, printable
 from gridcast.cli.places import (
     expand,
+    explain_folder,
     files_below,
     is_folder_or_pattern,
     name_in_errors,
     normalise_folder,
     parse_place,
 )
-from gridcast.errors import FileMissing, RequestError
+from gridcast.errors import FileMissing, PermissionDenied, RequestError
 from gridcast.values import FileInfo
 
 
@@ -26,19 +28,22 @@ from gridcast.values import FileInfo
 @click.option("--long", "-l", "is_long", is_flag=True, help="Size, time and media type.")
 @server_options
 @output_options
-def ls(
-    place: str, *, recursive: bool, is_long: bool, url: str | None, profile: str | None, output: CommandOutput
-) -> int:
+def ls(place: str, *, recursive: bool, is_long: bool, server: ServerChoice, output: CommandOutput) -> int:
     """List the folders and files in a folder, or the files that match a pattern."""
-    connection, path = parse_place(place, url, profile)
+    connection, path = parse_place(place, server)
     with connection.client() as client:
         if is_folder_or_pattern(path) and path and not path.endswith("/"):
             found = expand(client, path)
         elif recursive:
             found = sorted(files_below(client, path), key=lambda info: info.path)
         else:
-            found = sorted(client.files(normalise_folder(path)), key=lambda info: info.path)
             folders = _folders_in(client, normalise_folder(path))
+            try:
+                found = sorted(client.files(normalise_folder(path)), key=lambda info: info.path)
+            except PermissionDenied:
+                if path and not folders:
+                    raise
+                found = []  # the token is for folders below
             for folder in folders:
                 output.record(f"{printable(folder)}/", {"folder": folder})
             if path and not found and not folders:
@@ -64,10 +69,10 @@ def _describe(info: FileInfo, *, is_long: bool) -> str:
 @click.argument("places", metavar="PLACE...", nargs=-1, required=True)
 @server_options
 @output_options
-def info(places: tuple[str, ...], *, url: str | None, profile: str | None, output: CommandOutput) -> int:
+def info(places: tuple[str, ...], *, server: ServerChoice, output: CommandOutput) -> int:
     """Describe files: size, media type, SHA-256, time, revision, metadata."""
     for place in places:
-        connection, path = parse_place(place, url, profile)
+        connection, path = parse_place(place, server)
         with connection.client() as client, name_in_errors(path):
             found = client.info(path)
         document = file_document(found)
@@ -92,15 +97,14 @@ def rm(
     *,
     recursive: bool,
     dry_run: bool,
-    url: str | None,
-    profile: str | None,
+    server: ServerChoice,
     output: CommandOutput,
 ) -> int:
     """Remove files: PLACE is a file, a pattern, or with --recursive a folder that ends with a slash."""
     failures: list[RequestError] = []
     count = 0
     for place in places:
-        connection, path = parse_place(place, url, profile)
+        connection, path = parse_place(place, server)
         if (path.endswith("/") or not path) and not recursive:
             raise click.UsageError(f"{place or '/'} is a folder: --recursive removes all below it")
         with connection.client() as client:
@@ -117,6 +121,8 @@ def rm(
                     if not dry_run:
                         client.remove(one)
                 except RequestError as error:
+                    if isinstance(error, FileMissing):
+                        explain_folder(client, one, error)
                     failures.append(error)
                     output.error(error, printable(one))
                 else:

@@ -8,7 +8,7 @@ import click
 from gridcast._client import Client
 from gridcast.cli.commands.downloads import download_file
 from gridcast.cli.commands.uploads import UploadRequest, hash_file, upload_file
-from gridcast.cli.connection import Connection
+from gridcast.cli.connection import Connection, ServerChoice
 from gridcast.cli.exit_codes import ExitCode
 from gridcast.cli.options import jobs_option, output_options, server_options
 from gridcast.cli.output import CommandOutput, printable
@@ -55,8 +55,7 @@ def sync(
     delete: bool,
     dry_run: bool,
     jobs: int,
-    url: str | None,
-    profile: str | None,
+    server: ServerChoice,
     output: CommandOutput,
 ) -> int:
     """Make TARGET equal to SOURCE: `gridcast sync photos trips/photos`, or `gridcast sync --down trips/photos photos`.
@@ -67,7 +66,7 @@ def sync(
     folder, place = (Path(target), source) if down else (Path(source), target)
     if not down and not folder.is_dir():
         raise InvalidRequest(f"{folder} is no folder here")
-    connection, path = parse_place(place, url, profile)
+    connection, path = parse_place(place, server)
     root = normalise_folder(path)
     prefix = f"{root}/" if root else ""
     with connection.client() as client:

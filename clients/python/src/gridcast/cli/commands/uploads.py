@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from gridcast._client import Client
-from gridcast.cli.connection import Connection, find_connection, state_folder
+from gridcast.cli.connection import Connection, ServerChoice, find_connection, state_folder
 from gridcast.cli.options import jobs_option, output_options, server_options
 from gridcast.cli.output import CommandOutput, file_document
 from gridcast.cli.places import normalise_folder
@@ -49,8 +49,7 @@ def upload(
     metadata: tuple[str, ...],
     sid: str | None,
     jobs: int,
-    url: str | None,
-    profile: str | None,
+    server: ServerChoice,
     output: CommandOutput,
 ) -> int:
     """Upload files, folders with all below them, globs, or - for standard input.
@@ -59,7 +58,7 @@ def upload(
     same bytes, is left as it is; so the same command continues what was interrupted.
     """
     keys = _parse_metadata(metadata)
-    connection = find_connection(url, profile)
+    connection = find_connection(server)
     with connection.client() as client:
 
         def send(request: UploadRequest, progress: ProgressCallback) -> TransferOutcome:

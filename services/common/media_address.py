@@ -1,4 +1,4 @@
-"""Parses the address of a file: a path below /files/, or a query."""
+"""Parses the address of a file in a request: a path below /files/, or a query. Pure."""
 
 from functools import lru_cache
 

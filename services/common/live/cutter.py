@@ -1,0 +1,273 @@
+"""Cuts fragments into segments and epochs, and gives each fragment its place and time in the file. Pure.
+
+A segment is closed as soon as another fragment of the same length would make it longer than the target duration allows, so that a
+regular stream's segments are listed without waiting for the next fragment (RFC 8216bis, 4.4.3.1). Where a key frame comes when the
+segment is long enough, it begins the next one.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import NamedTuple
+
+from services.common.containers.fragments import TrackFragment
+from services.common.live.base_times import shift_base_times
+from services.common.live.fragment_reader import MAX_SKEW_SECONDS, Fragment
+from services.common.live.initialisation import IncompatibleInit, InitSegment, UnsupportedMedia, read_init
+from services.common.live.segments import Epoch, Segment
+
+MAX_GAP_SECONDS = 1
+"""A longer gap in the sender's time begins an epoch."""
+MAX_REPEAT_SECONDS = 10
+"""Media that ends up to so long before what is there was sent again; older media is a sender whose time began anew."""
+MIN_KEYED_SHARE = 0.75
+"""Share of the target duration after which a key frame begins the next segment."""
+MAX_DROPPED_SECONDS = 30
+"""Media without any key frame that is dropped before the stream is refused."""
+
+
+class Cut(NamedTuple):
+    """What one fragment brought: bytes to append to the file, epochs that began, segments that are complete."""
+
+    data: bytes = b""
+    epochs: tuple[Epoch, ...] = ()
+    segments: tuple[Segment, ...] = ()
+
+
+@dataclass(slots=True)
+class _OpenSegment:
+    offset: int
+    start: int
+    date: float
+    is_key: bool
+    size: int = 0
+    duration: int = 0
+
+
+@dataclass(slots=True)
+class _Run:
+    """The current epoch: `shifts` lead from the sender's time to the file's, by track; the next fragment is due at `expected`."""
+
+    init: InitSegment
+    epoch: Epoch
+    shifts: dict[int, int]
+    expected: int
+    last_duration: int = 0
+
+    def file_time(self, ticks: int) -> int:
+        return self.epoch.file_time + ticks - self.epoch.base_time
+
+    def date(self, ticks: int) -> float:
+        return self.epoch.date + (ticks - self.epoch.base_time) / self.epoch.timescale
+
+
+class _Held(NamedTuple):
+    """A fragment whose duration is the next one's start less its own."""
+
+    fragment: Fragment
+    main: TrackFragment
+    at: float
+
+
+class Cutter:
+    """The segments of one live stream. `target` is the list's target duration in whole seconds.
+
+    A stream that another replica has begun is continued from its last epoch and segment (`resume`). `dropped` counts fragments that
+    were not taken: before the first key frame, or older than what is there.
+    """
+
+    def __init__(self, target: int, first_offset: int) -> None:
+        self.dropped = 0
+        self._target = target
+        self._position = first_offset
+        self._next_number = 0
+        self._init: InitSegment | None = None
+        self._last_epoch: Epoch | None = None
+        self._run: _Run | None = None
+        self._file_end = Fraction(0)
+        self._dropped_seconds = Fraction(0)
+        self._open: _OpenSegment | None = None
+        self._held: _Held | None = None
+
+    @property
+    def position(self) -> int:
+        """Where in the file the next fragment goes."""
+        return self._position
+
+    def resume(self, epoch: Epoch, last: Segment | None, *, continues: bool) -> None:
+        """Go on behind the last segment that is stored. Raises UnsupportedMedia for an epoch that `Cutter` has not made.
+
+        `continues` says that the same sender goes on with the fragment after that segment: then its epoch goes on, and the result
+        is that of a stream without a break. Else the next fragment begins an epoch.
+        """
+        init = self._init = read_init(epoch.init)
+        self._last_epoch = epoch
+        self._file_end = Fraction(epoch.file_time, epoch.timescale)
+        if last is not None:
+            self._next_number = last.number + 1
+            self._position = last.offset + last.size
+            self._file_end = Fraction(last.start + last.duration, last.timescale)
+            if continues and last.epoch == epoch.number:
+                expected = last.start + last.duration - epoch.file_time + epoch.base_time
+                self._run = _Run(init, epoch, _shifts(init, epoch), expected)
+
+    def begin_source(self) -> Cut:
+        """Close what is open; another sender, or the same one from its start, comes next: its time is another one."""
+        cut = self.end()
+        self._run = None
+        return cut
+
+    def set_init(self, init: InitSegment) -> Cut:
+        """Take the initialisation segment of what follows; an equal one changes nothing, since senders repeat it.
+
+        Raises IncompatibleInit where its fragments cannot be part of the same file.
+        """
+        if self._init is not None and init.description != self._init.description:
+            raise IncompatibleInit("other tracks or codec parameters than the stream began with")
+        cut = Cut() if self._init is None or init.data == self._init.data else self.begin_source()
+        self._init = init
+        return cut
+
+    def add(self, fragment: Fragment, now: float) -> Cut:
+        """Take one complete fragment that arrived at `now`, in seconds since 1970. Raises UnsupportedMedia."""
+        if self._init is None:
+            raise UnsupportedMedia("a fragment before the initialisation segment")
+        main = fragment.track(self._init.main_track)
+        cut = self._release(self._init, main)
+        if main is None:
+            return _joined(cut, self._place_other(fragment))
+        if not main.duration:
+            self._held = _Held(fragment, main, now)
+            return cut
+        return _joined(cut, self._place(self._init, fragment, main, main.duration, now))
+
+    def end(self) -> Cut:
+        """Close what is open: the stream, or its sender, has ended."""
+        cut = Cut() if self._init is None else self._release(self._init, None)
+        return _joined(cut, Cut(segments=self._close()))
+
+    def _release(self, init: InitSegment, following: TrackFragment | None) -> Cut:
+        """Place the held fragment: `following` says how long it is, else it is as long as the one before."""
+        held, self._held = self._held, None
+        if held is None:
+            return Cut()
+        duration = self._run.last_duration if self._run is not None else 0
+        step = _start(following) - _start(held.main) if following is not None else 0
+        if 0 < step <= MAX_GAP_SECONDS * init.timescale:
+            duration = step
+        return self._place(init, held.fragment, held.main, duration, held.at)
+
+    def _place(self, init: InitSegment, fragment: Fragment, main: TrackFragment, duration: int, now: float) -> Cut:
+        start, run = _start(main), self._run
+        closed: tuple[Segment, ...] = ()
+        epochs: tuple[Epoch, ...] = ()
+        if run is not None and 0 <= run.expected - start - duration <= MAX_REPEAT_SECONDS * init.timescale:
+            self.dropped += 1
+            return Cut()
+        gap = start - run.expected if run is not None else 0
+        if run is None or not -init.timescale // 10 <= gap <= MAX_GAP_SECONDS * init.timescale:
+            if not main.begins_with_sync_sample:
+                return self._drop(main, init)
+            closed = self._close()
+            run = self._run = self._start_run(init, fragment, start, now - duration / init.timescale)
+            epochs, gap = (run.epoch,), 0
+        elif self._open is not None and self._ends_before(self._open, main, gap + duration, init):
+            closed = self._close()
+        self._dropped_seconds = Fraction(0)
+        opened = self._open
+        if opened is None:
+            begin, is_key = max(start, run.expected), main.begins_with_sync_sample
+            opened = self._open = _OpenSegment(self._position, run.file_time(begin), run.date(begin), is_key)
+        run.expected = start + duration
+        run.last_duration = duration
+        opened.duration = run.file_time(run.expected) - opened.start
+        data = self._append(run, opened, fragment)
+        self._file_end = max(self._file_end, Fraction(opened.start + opened.duration, init.timescale))
+        if self._is_too_long(opened.duration + duration, init):
+            closed += self._close()
+        return Cut(data, epochs, closed)
+
+    def _place_other(self, fragment: Fragment) -> Cut:
+        """A fragment without the main track goes with the open segment, else it is dropped."""
+        run = self._run
+        if run is None or self._open is None or self._is_far_from(run, fragment):
+            self.dropped += 1
+            return Cut()
+        return Cut(self._append(run, self._open, fragment))
+
+    def _is_far_from(self, run: _Run, fragment: Fragment) -> bool:
+        """Whether a fragment without the main track does not belong to the end of the file."""
+        starts = (
+            Fraction(_start(t) + run.shifts[t.track_id], run.init.tracks[t.track_id].timescale) for t in fragment.tracks
+        )
+        return any(abs(start - self._file_end) > MAX_SKEW_SECONDS for start in starts)
+
+    def _start_run(self, init: InitSegment, fragment: Fragment, start: int, date: float) -> _Run:
+        """Begin an epoch with a fragment: its time goes on where the file ends, and dates do not go back."""
+        earliest = min(Fraction(_start(track), init.tracks[track.track_id].timescale) for track in fragment.tracks)
+        moved = round((self._file_end - earliest) * init.timescale)
+        previous = self._last_epoch
+        if previous is not None:
+            date = max(date, previous.date + float(self._file_end) - previous.file_time / previous.timescale)
+        number = 0 if previous is None else previous.number + 1
+        epoch = self._last_epoch = Epoch(number, init.data, init.timescale, start, start + moved, date)
+        return _Run(init, epoch, _shifts(init, epoch), start)
+
+    def _append(self, run: _Run, opened: _OpenSegment, fragment: Fragment) -> bytes:
+        data = shift_base_times(fragment.data, fragment.moof, run.shifts)
+        self._position += len(data)
+        opened.size += len(data)
+        for track in fragment.tracks:
+            end = _start(track) + track.duration + run.shifts[track.track_id]
+            self._file_end = max(self._file_end, Fraction(end, run.init.tracks[track.track_id].timescale))
+        return data
+
+    def _ends_before(self, opened: _OpenSegment, main: TrackFragment, ticks: int, init: InitSegment) -> bool:
+        """Whether a segment ends before a fragment that would make it longer by `ticks`."""
+        share = MIN_KEYED_SHARE if opened.is_key else MIN_KEYED_SHARE / 3
+        is_keyed = main.begins_with_sync_sample and opened.duration >= share * self._target * init.timescale
+        return is_keyed or self._is_too_long(opened.duration + ticks, init)
+
+    def _is_too_long(self, ticks: int, init: InitSegment) -> bool:
+        """Whether a segment of this length, rounded to whole seconds, exceeds the list's target."""
+        return ticks >= (self._target + 0.5) * init.timescale
+
+    def _close(self) -> tuple[Segment, ...]:
+        opened, self._open = self._open, None
+        if opened is None or self._run is None:
+            return ()
+        epoch, number = self._run.epoch, self._next_number
+        self._next_number += 1
+        return (
+            Segment(
+                number,
+                epoch.number,
+                opened.offset,
+                opened.size,
+                opened.start,
+                opened.duration,
+                epoch.timescale,
+                opened.date,
+                opened.is_key,
+            ),
+        )
+
+    def _drop(self, main: TrackFragment, init: InitSegment) -> Cut:
+        self.dropped += 1
+        self._dropped_seconds += Fraction(main.duration, init.timescale)
+        if self._dropped_seconds > MAX_DROPPED_SECONDS:
+            raise UnsupportedMedia(f"no key frame within {MAX_DROPPED_SECONDS} s")
+        return Cut()
+
+
+def _shifts(init: InitSegment, epoch: Epoch) -> dict[int, int]:
+    """How far the base times of each track are moved: those of the epoch alone, so that another process moves them equally."""
+    moved = Fraction(epoch.file_time - epoch.base_time, epoch.timescale)
+    return {track_id: round(moved * track.timescale) for track_id, track in init.tracks.items()}
+
+
+def _start(track: TrackFragment) -> int:
+    return track.start or 0  # the reader refuses a track without one
+
+
+def _joined(first: Cut, second: Cut) -> Cut:
+    return Cut(first.data + second.data, first.epochs + second.epochs, first.segments + second.segments)

@@ -1,0 +1,125 @@
+"""What a credential costs: hot 64 KiB ranges and small requests with a token and with a signed link, against none, in one run.
+
+`.venv/bin/python -m tests.bench.credentials [--quick]`. Two stream services read one store, one with authentication and one
+without; each is one process. Rounds take turns (A B C A B C), and medians are compared. Needs wrk.
+"""
+
+import argparse
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import httpx
+
+from deploy.local import databases
+from tests.bench.measurements import OURS, Measurement, Target, describe_machine, format_table
+from tests.bench.stream import CONNECTIONS
+from tests.support.databases import run_server, small_mongod_program, storage_env
+from tests.support.processes import ServiceProcess, run_service
+from tests.support.sizes import MIB
+from tests.support.tokens import AUTH_ENV, authorized
+
+DATABASE = "bench_credentials"
+TOKEN, LINK, OPEN = "with a token", "with a link", "without"
+LEAST = 0.9
+"""Of the rate without a credential."""
+LENGTHS = {"hot 64 KiB ranges": 64 * 1024, "small requests": 100}
+
+WRK_SCRIPT = """
+local size, length = {size}, {length}
+math.randomseed({seed})
+local fields = {{ {fields} }}
+function request()
+  local first = math.random(0, size - length)
+  fields["Range"] = "bytes=" .. first .. "-" .. (first + length - 1)
+  return wrk.format("GET", nil, fields)
+end
+"""
+
+
+def requests_per_second(
+    url: str, headers: dict[str, str], size: int, length: int, seconds: float, folder: Path, seed: int
+) -> float:
+    """What wrk counts. Raises RuntimeError where one request was not answered with its range."""
+    fields = ", ".join(f'["{name}"] = "{value}"' for name, value in headers.items())
+    script = folder / "credentials.lua"
+    script.write_text(WRK_SCRIPT.format(size=size, length=length, seed=seed, fields=fields))
+    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", "-s", str(script), url]
+    said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 30).stdout
+    if "Non-2xx" in said or "Socket errors" in said:
+        raise RuntimeError(f"wrk: {said}")
+    (line,) = [line for line in said.splitlines() if line.startswith("Requests/sec:")]
+    return float(line.split()[1])
+
+
+def measure(folder: Path, size: int, seconds: float, rounds: int) -> list[Measurement]:
+    """Run all rounds. The contenders differ in their credential alone; the file and the seeds of the ranges are the same."""
+    with (
+        run_server(folder / "mongod", small_mongod_program) as mongod,
+        run_server(folder / "redis", databases.redis_server) as redis,
+    ):
+        env = storage_env(mongod, redis.url, DATABASE)
+        with (
+            run_service("services.stream", folder, env) as open_stream,
+            run_service("services.stream", folder, {**env, **AUTH_ENV}) as stream,
+        ):
+            with run_service("services.upload", folder, {**env, **AUTH_ENV}) as upload:
+                link = prepare(upload, size)
+            path = link.partition("?")[0]
+            contenders: dict[str, tuple[str, dict[str, str]]] = {
+                OPEN: (f"{open_stream.url}{path}", {}),
+                TOKEN: (f"{stream.url}{path}", authorized("read:demo")),
+                LINK: (f"{stream.url}{link}", {}),
+            }
+            return run_rounds(contenders, size, seconds, rounds, folder)
+
+
+def prepare(upload: ServiceProcess, size: int) -> str:
+    """Store a file and return a link to it."""
+    headers = authorized("read write link")
+    stored = httpx.put(f"{upload.url}/files/demo/hot.webm", content=bytes(size), headers=headers, timeout=120)
+    stored.raise_for_status()
+    wanted = {"links": [{"folder": "demo", "filename": "hot.webm"}]}
+    made = httpx.post(f"{upload.url}/file/link", json=wanted, headers=headers).raise_for_status()
+    url: str = made.json()["links"][0]["url"]
+    return url
+
+
+def run_rounds(
+    contenders: dict[str, tuple[str, dict[str, str]]], size: int, seconds: float, rounds: int, folder: Path
+) -> list[Measurement]:
+    """The rates of each contender; the first round of each is not counted: it fills the caches."""
+    figures = {
+        (kind, credential): Measurement(f"{kind}, {credential}", "req/s", [Target(LEAST, OPEN, is_minimum=True)])
+        for kind in LENGTHS
+        for credential in (TOKEN, LINK)
+    }
+    for number in range(-1, rounds):
+        for kind, length in LENGTHS.items():
+            for who, (url, headers) in contenders.items():
+                rate = requests_per_second(url, headers, size, length, seconds, folder, number + 2)
+                for credential in (TOKEN, LINK) if who == OPEN else (who,):
+                    if number >= 0:
+                        figures[kind, credential].add(OPEN if who == OPEN else OURS, rate)
+    return list(figures.values())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a look, not a measurement")
+    options = parser.parse_args()
+    if not shutil.which("wrk"):
+        print("needed and not found: wrk")
+        return
+    size, seconds, rounds = (16 * MIB, 2.0, 3) if options.quick else (64 * MIB, 6.0, 7)
+    for line in describe_machine():
+        print(line)
+    print(f"a file of {size // MIB} MiB, {CONNECTIONS} connections, {rounds} rounds")
+    with tempfile.TemporaryDirectory() as folder:
+        for line in format_table(measure(Path(folder), size, seconds, rounds), (OURS, OPEN)):
+            print(line)
+
+
+if __name__ == "__main__":
+    main()
