@@ -3,6 +3,7 @@ import { gridcast, tokenListeners } from "./app.js";
 import { el, setText } from "./dom.js";
 import { rate, size, span, words } from "./format.js";
 import { icon } from "./icons.js";
+import { WebhooksPanel } from "./webhooks_panel.js";
 
 const INTERVAL = 2_000; // milliseconds
 const POINTS = 60;
@@ -34,7 +35,7 @@ export class OperationsView {
     this.state = el("div");
     this.tiles = el("dl", { class: "tiles" }, TILES.map(({ name }) => el("div", { class: "card tile" }, el("dt", { text: name }), el("dd", { text: "…" }), sparkline())));
     this.services = el("div", { class: "services" });
-    this.element = el("section", { class: "view" }, el("div", { class: "view-head" }, el("h1", { text: "Operations" }), this.overall), this.state, this.tiles, this.services);
+    this.element = el("section", { class: "view" }, el("div", { class: "view-head" }, el("h1", { text: "Operations" }), this.overall), this.state, this.tiles, this.services, new WebhooksPanel().element);
     tokenListeners.add(() => this.#shown && this.#read());
     document.addEventListener("visibilitychange", () => this.#schedule(0));
   }

@@ -1,6 +1,7 @@
 """Deliveries over every store: relayed once, claimed once, settled by the claimer alone, replayed, kept in order."""
 
 import asyncio
+import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
@@ -8,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from services.common.errors import TooManyRequests
-from services.common.media import MediaName
+from services.common.media import MediaName, Poster
 from services.common.settings import StoreSettings
 from services.common.store.delivery_store import (
     DeliveryOutcome,
@@ -96,8 +97,8 @@ async def test_an_event_stays_until_it_is_published_and_relayed(store: MediaStor
                 await store.uploads.ack_event(event)
             else:
                 await relay(store, event)
-            unrelayed = await store.webhooks.list_unrelayed(event.info.id)
-            unpublished = await store.garbage.list_unpublished(event.info.id)
+            unrelayed = await store.webhooks.list_unrelayed(event.name_key)
+            unpublished = await store.garbage.list_unpublished(event.name_key)
             assert [each.id for each in unrelayed] == ([event.id] if "r" not in steps[: steps.index(step) + 1] else [])
             assert [each.id for each in unpublished] == (
                 [event.id] if "p" not in steps[: steps.index(step) + 1] else []
@@ -113,14 +114,14 @@ async def test_a_name_is_forgotten_after_its_last_event_was_relayed(store: Media
     deleted = await store.uploads.delete(NAME)
     assert deleted is not None
     await store.uploads.ack_event(deleted)
-    await store.garbage.collect(event.info.id)
-    assert [each.id for each in await store.webhooks.list_unrelayed(event.info.id)] == [deleted.id], (
+    await store.garbage.collect(event.name_key)
+    assert [each.id for each in await store.webhooks.list_unrelayed(event.name_key)] == [deleted.id], (
         "not collected before"
     )
     await relay(store, deleted)
-    await store.garbage.collect(event.info.id)
-    assert not await store.garbage.list_unpublished(event.info.id)
-    assert not await store.webhooks.list_unrelayed(event.info.id)
+    await store.garbage.collect(event.name_key)
+    assert not await store.garbage.list_unpublished(event.name_key)
+    assert not await store.webhooks.list_unrelayed(event.name_key)
 
 
 async def test_events_of_a_time_with_webhooks_are_forgotten_when_these_are_off(
@@ -128,12 +129,12 @@ async def test_events_of_a_time_with_webhooks_are_forgotten_when_these_are_off(
 ) -> None:
     event = await commit(store)
     await store.uploads.ack_event(event)
-    await store.garbage.collect(event.info.id)
-    assert await store.webhooks.list_unrelayed(event.info.id)
+    await store.garbage.collect(event.name_key)
+    assert await store.webhooks.list_unrelayed(event.name_key)
     plain = open_store(stores[0], StoreTimings(outbox_retry_after=0))
     try:
-        await plain.garbage.collect(event.info.id)
-        assert not await store.webhooks.list_unrelayed(event.info.id)
+        await plain.garbage.collect(event.name_key)
+        assert not await store.webhooks.list_unrelayed(event.name_key)
         assert not (await commit(plain)).to_relay
     finally:
         await plain.aclose()
@@ -148,7 +149,7 @@ async def test_one_unrelayed_event_too_many_refuses_the_commit(store: MediaStore
     assert int(refused.value.headers["retry-after"]) > 0
     with pytest.raises(TooManyRequests):
         await store.uploads.delete(NAME)
-    assert [event.id for event in await store.webhooks.list_unrelayed(events[0].info.id)] == [
+    assert [event.id for event in await store.webhooks.list_unrelayed(events[0].name_key)] == [
         event.id for event in events
     ]
     info = await store.reader.find(NAME)
@@ -159,6 +160,45 @@ async def test_one_unrelayed_event_too_many_refuses_the_commit(store: MediaStore
     assert [event.id for event in more.to_relay] == [*(event.id for event in events[1:]), more.id]
 
 
+async def test_moves_restores_and_posters_are_relayed_and_refused_as_commits_are(store: MediaStore) -> None:
+    """At the name that the event belongs to; what was refused changes nothing, and is possible once there is room."""
+    old, poster = MediaName("f", "old"), Poster(b"1", "image/png", hashlib.sha256(b"1").hexdigest())
+    full = [await commit(store, b"x", old) for _ in range(MAX_UNRELAYED_EVENTS)]
+    with pytest.raises(TooManyRequests):
+        await store.uploads.set_poster(old, poster)
+    with pytest.raises(TooManyRequests):
+        await store.uploads.move_file(old, MediaName("g", "new"))
+    found = await store.reader.find(old)
+    assert found is not None
+    assert (found.revision, found.poster_etag) == (MAX_UNRELAYED_EVENTS, None)
+    assert await store.reader.find(MediaName("g", "new")) is None
+    await relay(store, full[0])
+    deleted = await store.uploads.delete(old)
+    assert deleted is not None
+    with pytest.raises(TooManyRequests):
+        await store.uploads.restore(old)
+    await commit(store, b"y", MediaName("g", "other"))
+    with pytest.raises(TooManyRequests):
+        await store.uploads.move_file(MediaName("g", "other"), old)
+    assert await store.reader.find(old) is None
+    assert await store.reader.find(MediaName("g", "other")) is not None
+
+    await relay(store, deleted)
+    restored = await store.uploads.restore(old)
+    described = await store.uploads.set_poster(old, poster)
+    assert described is not None
+    assert [event.type for event in described.to_relay] == ["file.restored", "file.described"]
+    await relay(store, described)
+    moved = await store.uploads.move_file(old, MediaName("g", "new"))
+    assert moved is not None
+    assert [[event.type for event in each.to_relay] for each in moved] == [["file.moved"], ["file.deleted"]]
+    assert {each.info.id for each in moved} == {restored.info.id}
+    for event in moved:
+        assert await store.webhooks.list_unrelayed(event.name_key)
+        await relay(store, event)
+        assert not await store.webhooks.list_unrelayed(event.name_key)
+
+
 async def test_relayed_events_coalesce_while_redis_is_away_and_unrelayed_ones_do_not(store: MediaStore) -> None:
     relayed = []
     for number in range(MAX_OUTBOX_EVENTS + 6):
@@ -166,11 +206,11 @@ async def test_relayed_events_coalesce_while_redis_is_away_and_unrelayed_ones_do
         relayed += [each.id for each in event.to_relay]
         await relay(store, event)
     kept = [await commit(store, str(number).encode()) for number in range(10)]
-    unpublished = await store.garbage.list_unpublished(event.info.id)
+    unpublished = await store.garbage.list_unpublished(event.name_key)
     assert unpublished[0].type == "socket.resync"
     assert len(unpublished) <= MAX_OUTBOX_EVENTS
     assert [each.id for each in unpublished[-10:]] == [each.id for each in kept]
-    assert [each.id for each in await store.webhooks.list_unrelayed(event.info.id)] == [each.id for each in kept]
+    assert [each.id for each in await store.webhooks.list_unrelayed(event.name_key)] == [each.id for each in kept]
     found = await store.webhooks.list_deliveries(None, None, 1000)
     assert Counter(each.event_id for each in found) == Counter(relayed), "each once"
 

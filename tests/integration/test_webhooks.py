@@ -1,6 +1,7 @@
 """Webhooks of one process over real stores: signed, in time, each once, and undisturbed by receivers that misbehave (case 56)."""
 
 import asyncio
+import hashlib
 import json
 import ssl
 import time
@@ -12,12 +13,13 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook
 
-from services.common.media import MediaName
+from services.common.media import MediaName, Poster
 from services.common.settings import StoreSettings
 from services.common.store.delivery_store import ReplaySelection, WebhookDelivery
 from services.common.store.factory import MediaStore, open_store
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import NO_PRECONDITIONS, NewUpload, OutboxEvent
+from services.upload.event_data import describe_event
 from services.upload.webhooks import delivery_worker, http_sender
 from services.upload.webhooks.endpoints import Endpoint
 from services.upload.webhooks.http_sender import HTTPSender, Resolve, SendError
@@ -125,8 +127,44 @@ async def test_a_signed_event_arrives_within_a_second_of_its_commit(store: Media
         message = Webhook(SECRET).verify(request.body, request.headers)
         assert (request.target, request.headers["content-type"]) == ("/in?a=1", "application/json")
         assert (message["specversion"], message["id"], message["type"]) == ("1.0", event.id, event.type)
-        assert message["data"] == json.loads(json.dumps(event.info.to_public_dict()))
+        assert message["data"] == json.loads(json.dumps(describe_event(event)))
         assert message["time"] == message["timestamp"]
+
+
+@both_stores
+async def test_moves_restores_and_posters_arrive(store: MediaStore) -> None:
+    """In the order of the file's revisions, whatever its name is; a folder that the receivers may not know is not named."""
+    name, beside, elsewhere = MediaName("f", "n"), MediaName("f", "m"), MediaName("g", "m")
+    async with run_receiver() as receiver, running(store, to(receiver, ordered=True)) as webhooks:
+        await change(store, webhooks)
+        for old, new in ((name, beside), (beside, elsewhere)):
+            moved = await store.uploads.move_file(old, new)
+            assert moved is not None
+            for event in moved:
+                await webhooks.relay(event.to_relay)
+        data = b"\x89PNG\r\n\x1a\n"
+        poster = Poster(data, "image/png", hashlib.sha256(data).hexdigest())
+        for described in (await store.uploads.set_poster(elsewhere, poster), await store.uploads.delete(elsewhere)):
+            assert described is not None
+            await webhooks.relay(described.to_relay)
+        restored = await store.uploads.restore(elsewhere)
+        await webhooks.relay(restored.to_relay)
+        await eventually_async(lambda: len(receiver.requests) == 7)
+    messages = sorted(
+        (json.loads(request.body) for request in receiver.requests), key=lambda each: each["data"]["revision"]
+    )
+    assert [(each["type"], each["data"]["folder"], each["data"]["filename"]) for each in messages] == [
+        ("file.created", "f", "n"),
+        ("file.moved", "f", "m"),
+        ("file.deleted", "f", "m"),
+        ("file.moved", "g", "m"),
+        ("file.described", "g", "m"),
+        ("file.deleted", "g", "m"),
+        ("file.restored", "g", "m"),
+    ]
+    assert len({each["data"]["id"] for each in messages}) == 1
+    moves = [each["data"]["previous"] for each in messages if each["type"] == "file.moved"]
+    assert moves == [{"folder": "f", "filename": "n", "revision": 2}, None]
 
 
 @both_stores
@@ -284,7 +322,7 @@ async def test_left_over_events_are_relayed_by_the_garbage_collector(store: Medi
         upload = await store.uploads.create_upload(MediaName("", "n"), NewUpload(), NO_PRECONDITIONS)
         event = await store.uploads.commit(upload, finished_upload(b""), NO_PRECONDITIONS)
         for _ in range(2):
-            await webhooks.relayer.relay_left_over(event.info.id)
+            await webhooks.relayer.relay_left_over(event.name_key)
         await wait_for_state(store, [("done", 0, 200)])
         assert [request.event_id for request in receiver.requests] == [event.id]
 

@@ -81,6 +81,49 @@ console.log(JSON.stringify({
   spans: [0, 89, 90, 7800, 200000].map(span), statuses,
 }));
 """
+WEBHOOKS = """
+import { writeFileSync } from "node:fs";
+writeFileSync("app.js", 'export const currentToken = () => "secret";');
+class Fake {
+  children = [];
+  dataset = {};
+  #text = "";
+  get textContent() { return this.#text + this.children.map((child) => child.textContent ?? child).join("|"); }
+  set textContent(text) { this.#text = text; }
+  append(...more) { this.children.push(...more); }
+  replaceChildren(...only) { this.children = only; }
+  setAttribute(name, value) { this[name] = value; }
+  removeAttribute(name) { delete this[name]; }
+  getAttribute(name) { return this[name] ?? null; }
+  addEventListener(name, listener) { this[`on${name}`] = listener; }
+}
+globalThis.document = { createElement: () => new Fake() };
+const requests = [];
+let status = 200;
+globalThis.fetch = async (path, { method, headers, body }) => {
+  requests.push([method, path, headers.authorization ?? null, body ?? null]);
+  if (status !== 200) return new Response(JSON.stringify({ detail: "webhooks are off" }), { status });
+  if (method === "POST") return new Response('{"replayed":1}');
+  const endpoint = { id: "e", url: "https://a.example/<b>", ended: false, waiting: 2, oldest_seconds: 1.4, dead: 3 };
+  const delivery = { id: "1.e", endpoint: "e", type: "file.created", status: null, error: "no answer", created_at: "now" };
+  return new Response(JSON.stringify(path.includes("endpoints") ? [endpoint] : [delivery]));
+};
+const rest = () => new Promise((resolve) => setTimeout(resolve, 20));
+const { WebhooksPanel } = await import("./webhooks_panel.js");
+const panel = new WebhooksPanel();
+const before = requests.length;
+panel.element.open = true;
+panel.element.ontoggle();
+await rest();
+const shown = [panel.endpoints.textContent, panel.dead.textContent, panel.result.textContent];
+panel.dead.children[0].children[0].children.at(-1).onclick();
+await rest();
+status = 404;
+panel.element.ontoggle();
+await rest();
+const sent = requests.filter(([method]) => method === "POST");
+console.log(JSON.stringify({ before, shown, sent, off: [panel.result.textContent, panel.endpoints.textContent] }));
+"""
 
 
 def run(folder: Path, program: str) -> Any:
@@ -129,6 +172,18 @@ def test_figures_and_errors_are_in_words(tmp_path: Path) -> None:
     assert seen["spans"] == ["0 s", "89 s", "2 min", "2 h 10 min", "2 days"]
     assert all(text[0].isupper() and text.endswith(".") for text in seen["statuses"])
     assert len(set(seen["statuses"])) == len(seen["statuses"])
+
+
+def test_webhooks_are_shown_when_they_are_asked_for_and_sent_again(tmp_path: Path) -> None:
+    seen = run(tmp_path, WEBHOOKS)
+    assert seen["before"] == 0
+    assert seen["shown"] == [
+        "|e|https://a.example/<b> · 2 waiting, the oldest for 1 s · 3 dead|Send dead again",
+        "|file.created|to e · no answer · now|Send again",
+        "",
+    ]
+    assert seen["sent"] == [["POST", "/webhooks/replays", "Bearer secret", '{"id":"1.e"}']]
+    assert seen["off"] == ["Webhooks are off.", ""]
 
 
 @pytest.mark.parametrize("path", sorted(PAGE_DIR.glob("*.js")), ids=lambda path: path.name)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, case, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, case, delete, func, insert, select, update
 
 from services.common.store.delivery_store import (
     DEAD_TTL_SECONDS,
@@ -38,6 +38,14 @@ _ID_BATCH = 200
 deliveries, endpoints, outbox = schema.deliveries, schema.webhook_endpoints, schema.outbox
 _WITHOUT_BODY = [column for column in deliveries.c if column.name != "body"]
 
+# Statements of each commit and of each look into a queue are built once: to build one takes longer than to run it.
+_MARK_RELAYED = update(outbox).where(
+    outbox.c.media_id == bindparam("of_media"), outbox.c.id.in_(bindparam("of_ids", expanding=True))
+)
+_READ_NEXT = select(func.min(deliveries.c.next_at)).where(
+    deliveries.c.endpoint_id == bindparam("of_endpoint"), deliveries.c.state == "waiting"
+)
+
 
 class FilesDeliveryStore:
     """A `WebhookStore` beside the files."""
@@ -55,8 +63,8 @@ class FilesDeliveryStore:
             lock_media(transaction, media_id)
             for new in new_deliveries:
                 insert_or_ignore(transaction, deliveries, **_encode(new, transaction.now))
-            relayed = update(outbox).where(outbox.c.media_id == media_id, outbox.c.id.in_(ids)).values(unrelayed=False)
-            transaction.connection.execute(relayed)
+            relayed = {"of_media": media_id, "of_ids": ids, "unrelayed": False}
+            transaction.connection.execute(_MARK_RELAYED, relayed)
 
         await self._database.write(write)
 
@@ -264,9 +272,7 @@ def _is_waiting() -> ColumnElement[bool]:
 
 
 def _is_anything_due(connection: Connection, endpoint_id: str) -> bool:
-    own = (deliveries.c.endpoint_id == endpoint_id, _is_waiting())
-    first = select(func.min(deliveries.c.next_at)).where(*own)
-    next_at = connection.execute(first).scalar()
+    next_at = connection.execute(_READ_NEXT, {"of_endpoint": endpoint_id}).scalar()
     return next_at is not None and next_at <= read_clock(connection).now
 
 

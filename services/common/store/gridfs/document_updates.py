@@ -13,7 +13,7 @@ from bson import Binary, ObjectId
 from services.common.media import NO_METADATA
 from services.common.store.gridfs.admission import admit_upload
 from services.common.store.gridfs.documents import Document
-from services.common.store.gridfs.outbox_updates import append_event, has_room_for_unrelayed
+from services.common.store.gridfs.outbox_updates import append_event, has_room_for_unrelayed, without_event
 from services.common.store.limits import MAX_FINISHED_UPLOADS, MAX_TOMBSTONES
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import NewUpload, Preconditions, StoredFile
@@ -274,27 +274,7 @@ def remove_event(event_id: ObjectId, timings: StoreTimings) -> Pipeline:
 
     These stay for their own writers, which find out by them that their commits were made. An event that is not relayed stays too.
     """
-    position = {"$indexOfArray": ["$announce.id", event_id]}
-    others = {
-        "$filter": {
-            "input": {"$range": [0, {"$size": "$announce"}]},
-            "as": "index",
-            "cond": {"$or": [{"$ne": ["$$index", "$$position"]}, "$$unrelayed"]},
-        }
-    }
-    event = {"$arrayElemAt": ["$announce", "$$index"]}
-    told = {"$mergeObjects": [event, {"told": True}]}
-    marked = {"$cond": [{"$lte": ["$$index", "$$position"]}, told, event]}
-    waiting = {
-        "input": "$announce",
-        "cond": {"$and": [{"$eq": ["$$this.id", event_id]}, {"$eq": ["$$this.unrelayed", True]}]},
-    }
-    unrelayed = {"$gt": [{"$size": {"$filter": waiting}}, 0]}
-    remaining = {"$map": {"input": others, "as": "index", "in": marked}}
-    with_unrelayed = {"$let": {"vars": {"unrelayed": unrelayed}, "in": remaining}}
-    return with_next_due_at(
-        [{"$set": {"announce": {"$let": {"vars": {"position": position}, "in": with_unrelayed}}}}], timings
-    )
+    return with_next_due_at([{"$set": without_event(event_id)}], timings)
 
 
 def tombstone(file_id: Any, delay_ms: int, *, second_purge: bool = False) -> Document:

@@ -54,6 +54,29 @@ def mark_relayed(event_ids: list[ObjectId]) -> Document:
     return {"announce": {"$map": {"input": "$announce", "in": mapped}}}
 
 
+def without_event(event_id: ObjectId) -> Document:
+    """The outbox without an event, or with it where it is not relayed; those up to it are published."""
+    position = {"$indexOfArray": ["$announce.id", event_id]}
+    others = {
+        "$filter": {
+            "input": {"$range": [0, {"$size": "$announce"}]},
+            "as": "index",
+            "cond": {"$or": [{"$ne": ["$$index", "$$position"]}, "$$unrelayed"]},
+        }
+    }
+    event = {"$arrayElemAt": ["$announce", "$$index"]}
+    told = {"$mergeObjects": [event, {"told": True}]}
+    marked = {"$cond": [{"$lte": ["$$index", "$$position"]}, told, event]}
+    waiting = {
+        "input": "$announce",
+        "cond": {"$and": [{"$eq": ["$$this.id", event_id]}, {"$eq": ["$$this.unrelayed", True]}]},
+    }
+    unrelayed = {"$gt": [{"$size": {"$filter": waiting}}, 0]}
+    remaining = {"$map": {"input": others, "as": "index", "in": marked}}
+    with_unrelayed = {"$let": {"vars": {"unrelayed": unrelayed}, "in": remaining}}
+    return {"announce": {"$let": {"vars": {"position": position}, "in": with_unrelayed}}}
+
+
 def _bounded_outbox(events: Document, resync_id: ObjectId) -> Document:
     """The events; where they are too many, those with work left, of which the oldest that are relayed become one resync.
 
