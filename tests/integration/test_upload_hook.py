@@ -16,6 +16,7 @@ from standardwebhooks import Webhook
 from services.upload.webhooks.signing import make_secret
 from tests.support.processes import ServiceProcess, run_service
 from tests.support.store_inspectors import StoreInspector
+from tests.support.tokens import AUTH_ENV, authorized
 from tests.support.upload_client import (
     FORM_CONTENT_TYPE,
     OFFSET_CONTENT_TYPE,
@@ -260,6 +261,36 @@ def test_uploads_at_the_same_time_are_asked_at_the_same_time(
     started_at = time.monotonic()
     assert asyncio.run(send_all()) == [201] * 16
     assert time.monotonic() - started_at < 3
+
+
+def test_it_is_asked_for_owners_and_links_before_a_quota_is_reserved(
+    upload: ServiceProcess, hook: Receiver, inspector: StoreInspector, env: dict[str, str], tmp_path: Path
+) -> None:
+    """A denied upload by a link does not use it up, and one that the quota has no room for is denied first."""
+    with run_service("services.upload", tmp_path, {**env, **AUTH_ENV, "GRIDCAST_MAX_BYTES_PER_OWNER": "10"}) as service:
+        asked = {"links": [{"folder": "f", "filename": "n", "kind": "put"}]}
+        made = httpx.post(f"{service.url}/file/link", json=asked, headers=authorized("link read write", "alice"))
+        assert made.status_code == 201, made.text
+        address = f"{service.url}{made.json()['links'][0]['url']}"
+
+        def begin(length: int) -> int:
+            return httpx.post(address, headers={**TUS_HEADERS, "upload-length": str(length)}).status_code
+
+        def put(length: int) -> int:
+            stored = httpx.put(
+                f"{service.url}/files/f/own", content=b"1" * length, headers=authorized("write", "alice")
+            )
+            return stored.status_code
+
+        hook.respond = answering(200, b'{"allow":false}')
+        assert (begin(11), put(11)) == (403, 403)
+        asked_for = [json.loads(request.body)["data"] for request in hook.requests]
+        assert [(each["filename"], each["subject"]) for each in asked_for] == [("n", "alice"), ("own", "alice")]
+        assert not inspector.list_documents()
+        hook.respond = allow()
+        assert (begin(11), put(11)) == (507, 507)
+        assert begin(3) == 201
+        assert begin(3) == 409, "used"
 
 
 @pytest.mark.long
