@@ -38,7 +38,7 @@ class MoveRequest(BaseModel):
 @router.patch(
     "/file",
     response_model=FileInfo,
-    responses=openapi_problems(400, 404, 409, 412, 413, 415, 503),
+    responses=openapi_problems(400, 404, 409, 412, 413, 415, 429, 503),
     openapi_extra={"parameters": [IF_MATCH_PARAMETER, IF_UNMODIFIED_SINCE_PARAMETER]},
 )
 async def move_file(

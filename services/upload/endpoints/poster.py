@@ -64,7 +64,7 @@ async def put_poster(request: Request, filename: FilenameParam, folder: FolderPa
     "/file/poster",
     status_code=204,
     response_class=Response,
-    responses=openapi_problems(400, 404, 412, 503),
+    responses=openapi_problems(400, 404, 412, 429, 503),
     openapi_extra={"parameters": _PARAMETERS},
 )
 async def delete_poster(request: Request, filename: FilenameParam, folder: FolderParam = "") -> Response:

@@ -15,7 +15,7 @@ from services.upload.endpoints.response import path_location
 router = APIRouter(tags=["files"])
 
 
-@router.post("/file/restore", response_model=FileInfo, responses=openapi_problems(400, 409, 410, 503))
+@router.post("/file/restore", response_model=FileInfo, responses=openapi_problems(400, 409, 410, 429, 503))
 async def restore_file(
     request: Request, response: Response, filename: FilenameParam, folder: FolderParam = ""
 ) -> dict[str, Any]:
