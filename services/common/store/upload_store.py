@@ -152,9 +152,9 @@ class OutboxEvent:
     `info` is the file that became current, or the one that was deleted; its `revision` is the one that this change has made.
     `earlier` are the events of older changes of the name that were unpublished at `read_at`, a time of the monotonic clock: they
     are published before this one, in their order. An event of the type `socket.resync` replaces older events that the store has
-    no room for; its `info` is that of the last of them. `to_relay` are the events up to this one that have no deliveries yet, this
-    one among them; empty in a store that does not relay. `name_key` is the store's key of the name: one name's events have the
-    same. `previous` is there where a file was moved. `previous_owner` is the owner of the file that was replaced.
+    no room for; its `info` is that of the last of them. `to_relay` are the events up to this one that have no deliveries yet, where
+    the store relays: a change of a name that has too many raises TooManyRequests. `name_key` is the store's key of the name. Where
+    a file was moved, `previous` is there. `previous_owner` is the owner of the file that was replaced.
     """
 
     id: str
@@ -281,8 +281,7 @@ class PartJoiner(Protocol):
 
         Returns False where this store cannot do it and has changed nothing: then the caller reads the parts and writes them.
         `add_content` is called in a thread with all bytes as they are stored, in order and one piece after another; `on_progress`
-        with how many bytes are joined. Raises CorruptFile where a part has fewer bytes, Conflict where the handle of the upload is
-        void.
+        with how many bytes are joined. Raises CorruptFile where a part has fewer bytes, Conflict where the handle is void.
         """
 
 
@@ -296,7 +295,7 @@ class UploadCommitter(Protocol):
 
         An unknown outcome is resolved before this returns or raises. Raises AlreadyExists or PreconditionFailed where the
         preconditions do not hold, Conflict where the handle is void, Gone where stored bytes are found to be missing,
-        TooManyRequests where the name has too many events that are not relayed, ServiceUnavailable where the outcome stays unknown.
+        ServiceUnavailable where the outcome stays unknown.
         """
 
 
@@ -317,8 +316,7 @@ class FileDeleter(Protocol):
     async def delete(self, name: MediaName, preconditions: Preconditions = NO_PRECONDITIONS) -> OutboxEvent | None:
         """Make the current file of that name invisible; None where there is none.
 
-        Raises PreconditionFailed, TooManyRequests where the name has too many events that are not relayed, and ServiceUnavailable
-        where the outcome stays unknown.
+        Raises PreconditionFailed, and ServiceUnavailable where the outcome stays unknown.
         """
 
     async def restore(self, name: MediaName) -> OutboxEvent:
@@ -364,10 +362,7 @@ class EventAcknowledger(Protocol):
     """Removes published events from the outbox. Raises ServiceUnavailable."""
 
     async def ack_event(self, event: OutboxEvent) -> None:
-        """Remove an event that has been published after all earlier ones, so that none of them is published again. Idempotent.
-
-        One that is not relayed yet stays until it is.
-        """
+        """Remove an event once it is relayed too. It and all earlier ones are published, and are not again. Idempotent."""
 
 
 class FreeSpaceReader(Protocol):
