@@ -6,21 +6,31 @@
 const SHOWN_BYTES = 64 * 1024;
 const RECONNECT_MILLISECONDS = 1000;
 const METHODS = ["options", "post", "put", "get", "head", "patch", "delete"];
-/** By operation id: the operation whose example makes what this one's example needs. */
+/** By operation id: the operations whose examples make what this one's example needs. */
 const PREPARED_BY = {
-  get_file: "put_file",
-  head_file: "put_file",
-  get_file_info: "put_file",
-  delete_file: "put_file",
-  get_file_by_path: "put_file_by_path",
-  head_file_by_path: "put_file_by_path",
-  delete_file_by_path: "put_file_by_path",
-  tus_head: "tus_create",
-  tus_patch: "tus_create",
-  tus_terminate: "tus_create",
+  get_file: ["put_file"],
+  head_file: ["put_file"],
+  get_file_info: ["put_file"],
+  delete_file: ["put_file"],
+  delete_files: ["put_file"],
+  move_file: ["put_file"],
+  restore_file: ["put_file", "delete_file"],
+  put_poster: ["put_file"],
+  get_poster: ["put_file", "put_poster"],
+  delete_poster: ["put_file", "put_poster"],
+  get_file_by_path: ["put_file_by_path"],
+  head_file_by_path: ["put_file_by_path"],
+  delete_file_by_path: ["put_file_by_path"],
+  tus_head: ["tus_create"],
+  tus_patch: ["tus_create"],
+  tus_terminate: ["tus_create"],
 };
 const at = (id) => document.getElementById(id);
 const EXAMPLE_TEXT = "Hello\n";
+/** A GIF of one pixel. */
+const EXAMPLE_PICTURE = Uint8Array.from(atob("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"), (char) => char.charCodeAt(0));
+/** By operation id: the bytes of the example where they are no text. */
+const EXAMPLE_BYTES = { put_poster: EXAMPLE_PICTURE };
 /** Inputs that show the sid of this page's socket. */
 const sidInputs = [];
 let document_ = null;
@@ -84,18 +94,18 @@ function parameterInput(parameter) {
 }
 
 /** A file input that holds a small text. */
-function fileInput(name, filled) {
+function fileInput(name, filled, bytes = EXAMPLE_TEXT) {
   const input = Object.assign(document.createElement("input"), { type: "file", name });
   if (filled) {
     const files = new DataTransfer();
-    files.items.add(new File([EXAMPLE_TEXT], `hello-${Date.now()}.txt`, { type: "text/plain" }));
+    files.items.add(new File([bytes], `hello-${Date.now()}.txt`, { type: "text/plain" }));
     input.files = files.files;
   }
   return input;
 }
 
 /** The inputs of a request body, and a function that returns the body and its media type. */
-function bodyInputs({ content, required = false }) {
+function bodyInputs({ content, required = false }, bytes) {
   const [type, { schema } = {}] = Object.entries(content ?? {})[0] ?? [];
   if (!type) return { inputs: [], body: () => ({}) };
   if (type.includes("json")) {
@@ -105,7 +115,7 @@ function bodyInputs({ content, required = false }) {
   }
   const properties = Object.entries(resolved(schema).properties ?? {});
   if (type !== "multipart/form-data" && type !== "application/x-www-form-urlencoded") {
-    const input = fileInput("", required);
+    const input = fileInput("", required, bytes);
     return { inputs: [field("body", input, false)], body: () => ({ body: input.files[0] ?? "", type }) };
   }
   const inputs = properties.map(([name, property]) => {
@@ -167,7 +177,7 @@ async function start(response) {
 function operation(path, method, described) {
   const parameters = (described.parameters ?? []).map((parameter) => resolved(parameter));
   const inputs = parameters.map(parameterInput);
-  const { inputs: bodies, body } = bodyInputs(resolved(described.requestBody));
+  const { inputs: bodies, body } = bodyInputs(resolved(described.requestBody), EXAMPLE_BYTES[described.operationId]);
   const answer = Object.assign(document.createElement("pre"), { hidden: true });
   const form = element("form", ...inputs, ...bodies, element("button", "Try it out"));
   const values = () => parameters.map((parameter, index) => ({ ...parameter, value: inputs[index].querySelector("input").value }));
@@ -182,7 +192,7 @@ function operation(path, method, described) {
     answer.hidden = false;
     answer.textContent = "…";
     try {
-      if (prepared) await prepare(prepared, parameters, inputs);
+      for (const id of prepared ?? []) await prepare(id, parameters, inputs);
       answer.textContent = (await send(method.toUpperCase(), path, values(), bodies.length ? body() : {})).text;
     } catch (error) {
       answer.textContent = error.message;
@@ -203,8 +213,9 @@ function operation(path, method, described) {
 async function prepare(id, parameters, inputs) {
   const { path, method, described } = [...all()].find((one) => one.described.operationId === id);
   const examples = described.parameters.map((one) => ({ ...resolved(one), value: parameterExample(resolved(one)) }));
-  if (method === "put") examples.push({ name: "If-None-Match", in: "header", value: "*" });
-  const body = described.requestBody?.required ? { body: EXAMPLE_TEXT, type: "application/octet-stream" } : {};
+  if (id.startsWith("put_file")) examples.push({ name: "If-None-Match", in: "header", value: "*" });
+  const bytes = EXAMPLE_BYTES[id] ?? EXAMPLE_TEXT;
+  const body = described.requestBody?.required ? { body: bytes, type: "application/octet-stream" } : {};
   const { response } = await send(method.toUpperCase(), path, examples, body);
   const upload = parameters.findIndex(({ name }) => name === "upload");
   if (upload >= 0) inputs[upload].querySelector("input").value = response.headers.get("location")?.split("/").pop() ?? "";

@@ -27,7 +27,9 @@ CHECKS = (
     "unsupported_method",
     "allow_header_conformance",
 )
-GATEWAY_PATHS = {"/livez", "/readyz", "/version"}
+OFF_BY_DEFAULT = ("/file/link", "/webhooks")
+"""What is refused while authentication is off, and without webhooks."""
+GATEWAY_PATHS = {"/livez", "/readyz", "/version", "/status"}
 METHODS = {"get", "head", "put", "post", "patch", "delete", "options"}
 
 
@@ -74,7 +76,7 @@ def test_schemathesis_finds_no_failure(stack: Stack, tmp_path: Path, examples: i
     assert total.total() >= least
     assert good >= 0.3 * total.total()
     never = [label for label, statuses in counts.items() if not any(status.startswith("2") for status in statuses)]
-    assert never == []
+    assert [label for label in never if not label.split()[1].startswith(OFF_BY_DEFAULT)] == []
     for log in stack.log_dir.glob("*.log"):
         assert "Traceback" not in log.read_text("utf-8", "replace"), log
 

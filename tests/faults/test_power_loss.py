@@ -179,7 +179,7 @@ class Expectations:
         known = [offset for request_id, offset in upload.offsets if request_id in self.acknowledged]
         if not known or known[-1] == len(upload.data):  # then its file is compared
             return
-        record_id = upload.location.rpartition("-")[2]
+        record_id = upload.location.rpartition("/")[2].split("-")[1]
         if any(row["id"] == record_id for row in rows["finished_uploads"]):
             return
         row = next((row for row in rows["uploads"] if row["id"] == record_id), None)

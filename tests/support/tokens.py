@@ -30,13 +30,13 @@ def sign(header: Any, claims: Any, secret: bytes | str = SECRET) -> str:
 
 
 def claims(subject: str = "alice", scope: str | None = None, **changes: Any) -> dict[str, Any]:
-    """The claims of a good token that lives for five minutes; a change to None leaves a claim out."""
+    """The claims of a good token that lives for six hours, as long as any test run; a change to None leaves a claim out."""
     now = int(time.time())
     members = {
         "sub": subject,
         "aud": AUDIENCE,
         "iat": now,
-        "exp": now + 300,
+        "exp": now + 6 * 3600,
         "jti": secrets.token_hex(8),
         "scope": scope,
     }

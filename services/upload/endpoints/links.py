@@ -47,7 +47,10 @@ class LinkOptions(BaseModel):
 class LinksRequest(BaseModel):
     """The links to make: all or none."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"links": [{"filename": EXAMPLE_FILENAME, "folder": EXAMPLE_FOLDER}]}]},
+    )
 
     links: list[LinkOptions] = Field(min_length=1, max_length=MAX_LINKS_OF_REQUEST)
 

@@ -32,7 +32,7 @@ _INSERT_MEDIA = insert(media)
 _INSERT_OR_IGNORE = {
     (dialect, table.name): module.insert(table).on_conflict_do_nothing()
     for dialect, module in (("sqlite", sqlite), ("postgresql", postgresql))
-    for table in (media, floors, schema.deliveries, schema.webhook_endpoints)
+    for table in (media, floors, schema.quotas, schema.deliveries, schema.webhook_endpoints)
 }
 _READ_FLOOR = select(floors.c.floor).where(floors.c.bucket == bindparam("of_bucket"))
 _RAISE_FLOOR = (
