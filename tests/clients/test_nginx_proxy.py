@@ -214,7 +214,7 @@ def open_product_page(browser: ChromiumBrowser, url: str) -> None:
 
     def is_connected() -> bool:
         browser.open_url(url)
-        return eventually(lambda: browser.evaluate("return document.body.innerText.includes('Live')"), 8)
+        return bool(eventually(lambda: browser.evaluate("return document.body.innerText.includes('Live')"), 8))
 
     eventually(is_connected, 30)
 
