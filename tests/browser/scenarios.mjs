@@ -331,6 +331,7 @@ const scenarios = {
     // Events of other tests may come in between.
     const chats = page.locator(".feed-list li", { has: page.locator("strong", { hasText: "chat.message" }) });
     await chats.first().locator("summary").click();
+    await chats.first().locator("pre", { hasText: "Hello" }).waitFor(); // written when the entry is opened
     const json = await text(chats.first().locator("pre"));
     await other.locator("form select").selectOption("all");
     await other.locator("form .primary").click();

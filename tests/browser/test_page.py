@@ -37,7 +37,8 @@ PDF = (
     b"3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 99 99]>>endobj\n"
 )
 KEY_LIMIT_MILLISECONDS = 50
-FIRST_VIEW_LIMIT_MILLISECONDS = 1000
+FIRST_VIEW_LIMIT_MILLISECONDS = 3000 if "PYTEST_XDIST_WORKER" in os.environ else 1000
+"""`make test-browser` runs alone; where four test processes share two cores the same view took 1.1 s instead of 0.6."""
 
 Seen = dict[str, Any]
 

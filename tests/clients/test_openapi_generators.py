@@ -70,6 +70,7 @@ def test_ids_and_title_are_chosen(document: Path) -> None:
         "sockets",
         "auth",
         "health",
+        "webhooks",
     }
 
 

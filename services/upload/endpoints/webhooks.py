@@ -178,7 +178,7 @@ async def list_deliveries(
 
 
 @router.post("/webhooks/replays", responses=openapi_problems(400, 404, 413, 415, 503))
-async def replay(request: Request, wanted: ReplayRequest) -> ReplayResponse:
+async def replay_deliveries(request: Request, wanted: ReplayRequest) -> ReplayResponse:
     """Send deliveries again, with the same ids: receivers that remember them stay right. At most 10,000 at once."""
     webhooks = _webhooks(request)
     if wanted.id is not None and wanted.model_fields_set != {"id"}:
