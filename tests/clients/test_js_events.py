@@ -264,7 +264,7 @@ def closed_pair(program: Path, tmp_path: Path) -> Iterator[SocketReplicaPair]:
 
 
 def ending(seconds: float, scope: str = "listen", **changes: Any) -> str:
-    """A token that has so many seconds left; the server warns a minute before its end."""
+    """Return a token that expires in `seconds`; the server sends `socket.expiring` a minute before."""
     return token("alice", scope, exp=int(time.time() + seconds), **changes)
 
 

@@ -33,9 +33,7 @@ SOURCE_PATHS = (
 @pytest.fixture
 def source_copy(tmp_path: Path) -> Path:
     require_program("make", "make")
-    if not (PROJECT_ROOT / ".venv/local.stamp").exists():
-        # pytest was started without make, as in an editor. `make test` makes the environment, so it never skips there.
-        pytest.skip("the environment was not made by make: run `make setup`")
+    assert (PROJECT_ROOT / ".venv/local.stamp").exists(), "run `make setup`: the copy uses this environment"
     folder = copy_sources(tmp_path / "copy")
     (folder / ".venv").symlink_to((PROJECT_ROOT / ".venv").resolve())
     return folder

@@ -53,7 +53,7 @@ def listed(services: MediaServices, filename: str) -> dict[str, Any]:
 
 
 def enlarged(samples: ContainerSamples, size: int) -> bytes:
-    """A camera's file with its index at the end, and about so many bytes between."""
+    """Return an MP4 as cameras write it: `moov` is at the end, behind a `free` box of `size` bytes."""
     data = samples.read("index-last.mp4")
     return data[:32] + size.to_bytes(4, "big") + b"free" + bytes(size - 8) + data[32:]
 

@@ -333,7 +333,7 @@ export class Events {
   /** @param {{ type: string, detail?: string, topic?: string }} frame */
   #answered({ type, detail, topic: name = "" }) {
     if (type === "unsubscribed" && this.#commands[0] === TOKEN) {
-      // Nobody asked for it: the new token does not cover the topic. In the next handshake its name would be refused.
+      // The server has unsubscribed it: the new token has no right to the topic, and the next handshake with its name would be refused.
       this.#topics.delete(name);
       this.#joined.delete(name);
       return this.#gaps.tell({ reason: `the token does not cover the topic ${name}` });

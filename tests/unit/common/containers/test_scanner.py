@@ -25,7 +25,7 @@ def mvhd(timescale: int, duration: int) -> bytes:
 
 
 def track(handler: bytes, entry: bytes, *, table_bytes: int = 0) -> bytes:
-    """A track whose tables of samples have so many bytes."""
+    """Return a `trak` whose sample tables (`stbl`) have `table_bytes` bytes."""
     hdlr = box(b"hdlr", bytes(8), handler, bytes(13))
     mdhd = box(b"mdhd", bytes(12), struct.pack(">II", 1000, 5000), bytes(4))
     stsd = box(b"stsd", bytes(8), entry)
