@@ -22,6 +22,7 @@ chromium           browser (module): Chromium, driven by WebDriver; run_chromium
 Modules to import from:
 
 client_model         a model of the server for flows of the client
+clock_events         numbered events to everyone, to one sid and to a topic
 compose_project      a compose project with its containers
 counting_proxy       a TCP proxy that counts bytes
 fault_history        uploads while processes are killed and paused, with a check of the store at the end

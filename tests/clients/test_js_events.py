@@ -17,6 +17,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from gridcast.publish import Publisher
+from tests.support.clock_events import ClockEvents
 from tests.support.js_client import RXJS, WS, install_client
 from tests.support.node_program import NodeProgram
 from tests.support.socket_replica_pair import SocketReplicaPair, run_socket_replica_pair
@@ -99,25 +100,17 @@ async def test_no_event_is_lost_over_restarts(pair: SocketReplicaPair, program: 
     """
     async with run_client(program, pair, entry) as client, Publisher.from_url(pair.redis_url, "/clock") as push:
         sid = client.sids[0]
-        sent = 0
-
-        async def push_some() -> None:
-            nonlocal sent
-            for _ in range(10):
-                await push.broadcast("clock.all", sent)
-                await push.send(sid, "clock.mine", sent)
-                await push.publish("hours", "clock.hours", sent)
-                sent += 1
+        clock = ClockEvents(push, sid)
 
         async def moved(connection: int) -> None:
-            await push_some()
+            await clock.push_some()
             await client.wait_for_connection(connection)
-            await push_some()
-            await client.program.wait_until(lambda: len(client.heard("hours")) == sent, "all that was pushed")
+            await clock.push_some()
+            await client.program.wait_until(lambda: len(client.heard("hours")) == clock.count, "all that was pushed")
 
         client.program.send_command(listen="hours")
         await client.program.wait_until(lambda: client.replies("subscribed") == ["hours"], "the topic is subscribed to")
-        await push_some()
+        await clock.push_some()
         pair.start(1)
         pair.terminate(0)
         await moved(2)
@@ -133,7 +126,7 @@ async def test_no_event_is_lost_over_restarts(pair: SocketReplicaPair, program: 
         await moved(4)
 
         assert client.sids == [sid] * 4
-        everything = list(range(sent))
+        everything = list(range(clock.count))
         assert client.data("clock.all") == client.data("clock.mine") == client.data("clock.hours") == everything
         assert client.heard("hours") == everything
         assert client.program.find("gap") == ["a new session"], "at the first connection"

@@ -18,6 +18,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from gridcast.publish import Publisher
+from tests.support.clock_events import ClockEvents
 from tests.support.node_program import NodeProgram
 from tests.support.npm import require_packages
 from tests.support.socket_replica_pair import SocketReplicaPair, run_socket_replica_pair
@@ -158,25 +159,17 @@ async def test_client_survives_a_restart_of_its_replica(replica_pair: SocketRepl
         Publisher.from_url(replica_pair.redis_url, "/clock") as push,
     ):
         sid = client.frames[0]["sid"]
-        sent = 0
-
-        async def push_some() -> None:
-            nonlocal sent
-            for _ in range(10):
-                await push.broadcast("clock.all", sent)
-                await push.send(sid, "clock.mine", sent)
-                await push.publish("hours", "clock.hours", sent)
-                sent += 1
+        clock = ClockEvents(push, sid)
 
         async def moved(connections: int) -> None:
-            await push_some()
+            await clock.push_some()
             await client.wait_until(lambda: len(client.first_frames) == connections, f"connection {connections}")
-            await push_some()
-            await client.wait_until(lambda: len(client.topic_data("hours")) == sent, "all that was pushed")
+            await clock.push_some()
+            await client.wait_until(lambda: len(client.topic_data("hours")) == clock.count, "all that was pushed")
 
         client.send_command(listen="hours")
         await client.wait_until(lambda: _is_confirmed(client, "subscribed", "hours"), "the topic is subscribed to")
-        await push_some()
+        await clock.push_some()
         replica_pair.start(1)
         replica_pair.terminate(0)
         await moved(2)
@@ -192,8 +185,8 @@ async def test_client_survives_a_restart_of_its_replica(replica_pair: SocketRepl
         assert 1006 in client.close_codes[1:]
         assert [frame["sid"] for frame in client.first_frames] == [sid] * 3
         assert [frame["recovered"] for frame in client.first_frames] == [False, True, True]
-        assert client.event_data("clock.all") == client.event_data("clock.mine") == list(range(sent))
-        assert client.topic_data("hours") == client.event_data("clock.hours") == list(range(sent))
+        assert client.event_data("clock.all") == client.event_data("clock.mine") == list(range(clock.count))
+        assert client.topic_data("hours") == client.event_data("clock.hours") == list(range(clock.count))
         assert client.event_data("socket.resync") == []
         assert client.reload_count == 1, "at the very first connection"
 
