@@ -29,6 +29,14 @@ const put = async (path, body = "text", type = "text/plain") => {
   const response = await fetch(`${url}/files/${path}`, { method: "PUT", body, headers: { "content-type": type } });
   if (!response.ok) throw new Error(`${response.status} ${await response.text()}`);
 };
+/** Fetch until the answer is 200: waitForFunction takes the promise of an asynchronous function for true. */
+const answered = async (address, deadline = Date.now() + 30_000) => {
+  for (;;) {
+    const response = await fetch(address);
+    if (response.ok || Date.now() > deadline) return response;
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+};
 const info = async (query) => (await fetch(`${url}/file/info?${new URLSearchParams(query)}`)).json();
 const row = (page, name) => page.locator(".file", { has: page.locator(`.file-name:text-is("${name}")`) });
 const upload = (page, name) => page.locator(".upload", { hasText: name });
@@ -297,8 +305,7 @@ const scenarios = {
     // A video that is uploaded here gets a poster.
     await page.setInputFiles("#chosen", join(folder, "clip.webm"));
     await row(page, "clip.webm").waitFor();
-    await page.waitForFunction(async () => typeof (await (await fetch("/file/info?folder=changes&filename=clip.webm")).json()).poster === "string", null, { polling: 200 });
-    const poster = await fetch(`${url}/file/poster?folder=changes&filename=clip.webm`);
+    const poster = await answered(`${url}/file/poster?folder=changes&filename=clip.webm`);
     await page.locator(".files .thumb[data-kind=video] img").waitFor();
     return { deleted, taken, sorted, poster: poster.headers.get("content-type"), errors: page.errors.filter((error) => !/409/.test(error)) };
   },

@@ -408,7 +408,8 @@ async def test_a_database_file_that_was_replaced_is_not_written(adapters: FilesA
 
 
 UNPRIVILEGED = """
-import asyncio, os, sqlite3, sys  # sqlite3 before the rights are gone: Python may be in the folder of root
+# Python may be in the folder of root, so all modules are imported before the rights are gone: also those that are imported late.
+import asyncio, encodings.ascii, os, sqlite3, sys, tempfile
 from pathlib import Path
 from services.common.errors import GridcastError
 from services.common.media import MediaName
@@ -435,6 +436,17 @@ async def main():
     await attempt(write())
     await files.aclose()
 
+async def rehearse():
+    with tempfile.TemporaryDirectory() as folder:
+        files = open_files_database("", folder + "/store")
+        store = FilesUploadStore(files)
+        await store.ensure_schema()
+        upload = await store.create_upload(MediaName("f", "n"), NewUpload(), NO_PRECONDITIONS)
+        await store.write_blocks(upload, 0, [b"x"])
+        await FilesMediaReader(files).find(MediaName("f", "n"))
+        await files.aclose()
+
+asyncio.run(rehearse())
 os.setgid(65534); os.setuid(65534)
 asyncio.run(main())
 """
