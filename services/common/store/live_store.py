@@ -1,0 +1,167 @@
+"""The store's port for live streams: what is known of each, and where its segments are in its file.
+
+A stream is an unfinished upload that is read before its commit (ADR 40); its bytes are written and read by the ports `upload_store`
+and `growing_files`. The guarantees are written here; every implementation is tested against them by the same contract tests. All
+times are those of the store's clock.
+
+The order of a writer: blocks, then the durable offset of the upload, then `advance`. What `advance` has not stored does not count:
+neither for readers nor for the next writer, which goes on where the last `advance` ended.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, Protocol
+
+from services.common.live.segments import Epoch, Segment
+from services.common.media import MediaName
+
+LiveState = Literal["waiting", "live", "interrupted", "ended"]
+"""`waiting` for its first segment, `live`, `interrupted`: no bytes for a while, or `ended`: nothing is added any more."""
+
+MAX_PENDING_BYTES = 4 << 20
+"""Bytes of an incomplete fragment that are kept for the next writer."""
+MAX_SEGMENTS_READ = 5_000
+"""Segments that one call returns."""
+MAX_LISTED_STREAMS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class NewStream:
+    """What a stream is made of. `id` cannot be guessed, and is part of public addresses.
+
+    `upload_id` is its unfinished upload, which holds its name. `token_sha256` is the digest of its publish token, in lower-case
+    hex; the token ends at `token_expires_at`. `target` is the target duration and `grace` how long it may be interrupted, in
+    seconds. With `takeover` a second publisher replaces the first one. `window` is the length of its default list in seconds,
+    None for all of it. `limits_json` is the caller's own and returned unchanged.
+    """
+
+    id: str
+    upload_id: str
+    name: MediaName
+    owner: str
+    title: str
+    target: int
+    grace: float
+    takeover: bool
+    window: int | None
+    token_sha256: str
+    token_expires_at: datetime
+    limits_json: str = "{}"
+
+
+@dataclass(frozen=True, slots=True)
+class LivePosition:
+    """How far a stream is: where the next writer goes on.
+
+    `offset` is where in the file the next fragment goes, `sender_offset` how many bytes of the current source are stored or
+    pending. `last_segment` is the number of the last complete segment, -1 for none. `open_segment` are the fragments after it, as
+    the segment that they would be, None for none. `file_end` is when the media ends in ticks of `timescale`, over all tracks.
+    `source` counts senders that began anew. `dropped` counts fragments that were not taken.
+    """
+
+    offset: int
+    sender_offset: int = 0
+    last_segment: int = -1
+    open_segment: Segment | None = None
+    file_end: int = 0
+    timescale: int = 1
+    source: int = 0
+    dropped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LiveProgress:
+    """What a writer adds in one step: epochs that began, segments that are complete, and the new position.
+
+    `pending` are bytes of the source behind the last complete fragment, MAX_PENDING_BYTES at most.
+    """
+
+    position: LivePosition
+    epochs: Sequence[Epoch] = ()
+    segments: Sequence[Segment] = ()
+    pending: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveStream:
+    """A stream as it is stored.
+
+    `fencing_token` is that of the upload's writer who advanced it last. `publisher` is who that writer takes bytes from, as text
+    that is compared and nothing else, empty for none. `epochs` hold their initialisation segments. `advanced_at` is when it got
+    bytes last, and `ended_at` when it ended, for `reason`. `revision` is that of the file it has become, None where there is none.
+    """
+
+    new: NewStream
+    state: LiveState
+    reason: str
+    fencing_token: int
+    publisher: str
+    position: LivePosition
+    epochs: tuple[Epoch, ...]
+    created_at: datetime
+    started_at: datetime | None
+    advanced_at: datetime | None
+    ended_at: datetime | None
+    revision: int | None
+
+
+class LiveStreamReader(Protocol):
+    """Reads streams. Raises ServiceUnavailable."""
+
+    async def get_stream(self, stream_id: str) -> LiveStream | None:
+        """Return a stream; None where there is none, or it was deleted."""
+
+    async def list_streams(
+        self,
+        states: Sequence[LiveState] = (),
+        *,
+        owner: str | None = None,
+        after: str = "",
+        limit: int = MAX_LISTED_STREAMS,
+    ) -> Sequence[LiveStream]:
+        """Return streams ordered by id, beginning behind `after`; without their epochs. Of some states alone where given."""
+
+    async def read_segments(self, stream_id: str, first: int, limit: int = MAX_SEGMENTS_READ) -> Sequence[Segment]:
+        """Return complete segments from number `first` on, in order; none behind the `last_segment` of the position.
+
+        They stay while the stream is there, also when it has ended.
+        """
+
+
+class LiveStreamWriter(Protocol):
+    """Changes streams. Raises ServiceUnavailable. A call with a lower fencing token than the stored one raises Conflict."""
+
+    async def create_stream(self, stream: NewStream) -> None:
+        """Store a stream in the state `waiting`, its position behind the header. Raises ValueError where its id is taken."""
+
+    async def set_publisher(self, stream_id: str, fencing_token: int, publisher: str) -> LiveStream:
+        """Note who publishes, and fence older writers off; return the stream. Raises Gone where it has ended or is deleted."""
+
+    async def advance(self, stream_id: str, fencing_token: int, progress: LiveProgress) -> None:
+        """Store what was added; it is durable and visible as a whole, or not at all.
+
+        The state becomes `live` where there is a segment. Segments above the stored last one, which a writer left that did not come
+        further, are replaced. Idempotent. Raises Gone where the stream has ended or is deleted.
+        """
+
+    async def read_pending(self, stream_id: str) -> bytes:
+        """Return the bytes that the last `advance` left pending."""
+
+    async def set_state(
+        self, stream_id: str, fencing_token: int, state: LiveState, reason: str = "", revision: int | None = None
+    ) -> bool:
+        """Change the state; False where it is that state already, or has ended. What has ended has no pending bytes."""
+
+    async def list_idle(self, states: Sequence[LiveState], seconds: float, limit: int) -> Sequence[LiveStream]:
+        """Return streams in these states that got no byte for so long (that have existed for so long where they never got one)."""
+
+    async def delete_stream(self, stream_id: str) -> bool:
+        """Delete what is stored of a stream: not its file, nor its upload. False where there was none."""
+
+    async def count_streams(self, owner: str) -> int:
+        """Return how many streams of an owner have not ended."""
+
+
+class LiveStore(LiveStreamReader, LiveStreamWriter, Protocol):
+    """Both sides."""
