@@ -27,6 +27,7 @@ class Authenticator:
         check_revoked: asked each time, also for remembered tokens.
         clock: Unix time in seconds.
 
+    `on_forget` is called when all results are forgotten.
     """
 
     def __init__(
@@ -40,13 +41,15 @@ class Authenticator:
         self._verify = verify
         self._anonymous = anonymous
         self._fetch_keys = fetch_keys
-        self._clock = clock
+        self.clock = clock
         self.check_revoked = check_revoked
+        self.on_forget: Callable[[], object] = lambda: None
         self._verified: dict[bytes, Identity] = {}
 
     def forget_verified(self) -> None:
         """Forget all results: the keys are others than before."""
         self._verified.clear()
+        self.on_forget()
 
     def authenticate(self, token: str | None) -> Identity:
         """Return the identity of a token, the anonymous one for None.
@@ -56,7 +59,7 @@ class Authenticator:
         if token is None:
             return self._anonymous
         digest = hashlib.sha256(token.encode("latin-1", "replace")).digest()
-        now = self._clock()
+        now = self.clock()
         identity = self._verified.get(digest)
         if identity is None:
             identity = self._verify(token, now)

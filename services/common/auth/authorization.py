@@ -8,6 +8,7 @@ from collections.abc import Callable
 from services.common.asgi import Scope
 from services.common.auth.authenticator import Authenticator
 from services.common.auth.credentials import find_link, find_token
+from services.common.auth.granted_requests import Grant, GrantedRequests, request_key
 from services.common.auth.identity import SCOPE_KEY, Identity
 from services.common.auth.keys import UnknownKey
 from services.common.auth.link_authenticator import LinkAuthenticator
@@ -53,6 +54,8 @@ class Authorization:
         self._sids = sids
         self._tus_folder = tus_folder
         self._links = links
+        self._granted = GrantedRequests()
+        authenticator.on_forget = self._granted.clear
 
     def authorize_now(self, scope: Scope) -> None:
         """Authorise a request with what is in memory, and put its identity into the scope.
@@ -60,29 +63,40 @@ class Authorization:
         Raises Unauthorized, Forbidden, InvalidLink, BadRequest, NotFound and MethodNotAllowed; UnknownKey where `authorize` must be
         awaited.
         """
+        key = request_key(scope)
+        if key is not None and (granted := self._granted.get(key, self._authenticator.clock())) is not None:
+            self._authenticator.check_revoked(granted)
+            scope[SCOPE_KEY] = granted
+            return
         rule = self._rules.match(scope["method"], scope["path"])
         if rule.verb is None:
             return
         if (link := find_link(scope["query_string"])) is not None:
-            scope[SCOPE_KEY] = self._authorize_link(rule, link, scope)
+            identity, valid_until = self._authorize_link(rule, link, scope)
         else:
             identity = self._authenticator.authenticate(find_token(scope["headers"]))
             self._judge(rule, rule.verb, identity, scope)
-            scope[SCOPE_KEY] = identity
+            valid_until = identity.expires_at
+        scope[SCOPE_KEY] = identity
+        if key is not None and not identity.is_anonymous:
+            self._granted.put(key, Grant(identity, valid_until))
 
-    def _authorize_link(self, rule: Rule, text: str, scope: Scope) -> Identity:
-        """Return the identity of a link. Raises InvalidLink where it is not for this request, BadRequest beside a token."""
+    def _authorize_link(self, rule: Rule, text: str, scope: Scope) -> tuple[Identity, float]:
+        """Return the identity of a link, and its end where it is not prolonged.
+
+        Raises InvalidLink where it is not for this request, BadRequest beside a token.
+        """
         if any(name == b"authorization" for name, _ in scope["headers"]):
             raise BadRequest("there is more than one credential: send a token or a link")
         if self._links is None:
             raise InvalidLink("links are not accepted here")
-        identity = self._links.authenticate(text)
+        identity, key_end = self._links.authenticate(text)
         link = identity.link
         if link is None or rule.link != link.kind:
             raise InvalidLink("it is not for this route")
         if rule.source is Source.ADDRESS and parse_address(scope) != link.name:
             raise InvalidLink("it is for another file")
-        return identity
+        return identity, min(link.expires_at, key_end)
 
     async def authorize(self, scope: Scope) -> None:
         """Do the same, and fetch newer keys where the token's key is unknown. Raises no UnknownKey."""

@@ -24,8 +24,8 @@ class LinkAuthenticator:
         self._clock = clock
         self._verified: dict[bytes, tuple[Identity, Link, float]] = {}
 
-    def authenticate(self, text: str) -> Identity:
-        """Return the identity of a link: its issuer, with the right for that one file.
+    def authenticate(self, text: str) -> tuple[Identity, float]:
+        """Return the identity of a link (its issuer, with the right for that one file) and the Unix time at which its key ends.
 
         Raises InvalidLink: that it is late is said only of a link that was signed here. Raises ServiceUnavailable while the
         revocations are not known.
@@ -44,7 +44,7 @@ class LinkAuthenticator:
         self._revocations.check(identity)
         if now >= link.expires_at and now >= self._revocations.link_expiry(link):
             raise InvalidLink("it has expired")
-        return identity
+        return identity, key_end
 
 
 def link_identity(link: Link) -> Identity:

@@ -11,10 +11,10 @@ import httptools
 from services.common.errors import BadRequest, GridcastError, HeadersTooLarge, TooManyRequests, URITooLong
 from services.common.http.request_head import (
     MAX_TARGET,
-    ORIGIN_FORM,
     VALIDATED_HEADERS,
     RequestHead,
     RequestHeadValidator,
+    is_origin_form,
     names_websocket,
     split_absolute_form,
 )
@@ -278,7 +278,7 @@ class RequestParser:
             if method in _UNSUPPORTED_METHODS:
                 raise BadRequest("CONNECT is not supported" if method == b"CONNECT" else _NOT_HTTP)
             validator.validate_head(version)
-            if not ORIGIN_FORM.match(self._target):
+            if not is_origin_form(self._target):
                 self._replace_absolute_form(method)
             if upgrade:
                 websocket = self._offers_websocket and version == "1.1" and names_websocket(self._headers)

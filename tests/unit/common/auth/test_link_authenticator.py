@@ -65,18 +65,18 @@ def test_the_identity_is_that_of_the_issuer() -> None:
     assert (identity.subject, identity.token_id, identity.issued_at) == ("alice", "jti", 500.0)
     assert link_of(scope) == GET
     assert not identity.rights.may_somewhere("read")
-    assert process.links.authenticate(SIGNER.sign(PUT)).rights.may_folder("write", "a")
-    assert not process.links.authenticate(SIGNER.sign(PUT)).rights.may_folder("write", "b")
+    assert process.links.authenticate(SIGNER.sign(PUT))[0].rights.may_folder("write", "a")
+    assert not process.links.authenticate(SIGNER.sign(PUT))[0].rights.may_folder("write", "b")
     assert link_of(process.ask("GET", "/livez?link=x")) is None
 
 
 def test_a_verified_link_is_remembered_and_still_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     process, text = Process(), SIGNER.sign(GET)
-    first = process.links.authenticate(text)
+    first, _ = process.links.authenticate(text)
     monkeypatch.setattr(SIGNER, "verify", None)
-    assert process.links.authenticate(text) is first
+    assert process.links.authenticate(text)[0] is first
     process.now = 999.9
-    assert process.links.authenticate(text) is first
+    assert process.links.authenticate(text)[0] is first
     process.now = 1000.0
     with pytest.raises(InvalidLink, match="expired"):
         process.links.authenticate(text)
