@@ -16,7 +16,7 @@ import pytest
 
 import gridcast
 from deploy.local.processes import PROJECT_ROOT
-from gridcast import errors, values
+from gridcast import errors, values, webhooks
 from gridcast.cli.app import COMMANDS, cli
 from gridcast.cli.exit_codes import ExitCode
 
@@ -24,19 +24,40 @@ CLI_PAGE = PROJECT_ROOT / "docs/cli.md"
 PYTHON_PAGE = PROJECT_ROOT / "docs/python.md"
 REFERENCE = re.compile(r"(<!-- reference: .*? -->\n)(.*?)(<!-- end of reference -->\n)", re.DOTALL)
 WIDTH = 100
+VALUES = (
+    values.FileInfo,
+    values.TransferProgress,
+    values.PushReceipt,
+    values.ReceivedEvent,
+    values.EventGap,
+    values.SignedLink,
+    values.Revocation,
+    values.WebhookEndpoint,
+    values.WebhookDelivery,
+    webhooks.WebhookEvent,
+)
 DOCUMENTED = (gridcast.Client, gridcast.AsyncClient, gridcast.Listener, gridcast.RemoteFile, gridcast.AsyncRemoteFile)
 
 
 def command_reference() -> str:
     """The help of every command."""
     context = click.Context(cli, info_name="gridcast")
-    parts = []
+    parts: list[str] = []
     for name in COMMANDS:
         command = cli.get_command(context, name)
         assert command is not None
-        with click.Context(command, parent=context, info_name=name, terminal_width=WIDTH) as own:
-            parts.append(f"### {name}\n\n```text\n{command.get_help(own).rstrip()}\n```\n")
+        parts.extend(_helps(command, name, context))
     return "\n" + "\n".join(parts) + "\n"
+
+
+def _helps(command: click.Command, name: str, parent: click.Context) -> Iterator[str]:
+    """The help of a command, and of those below it."""
+    with click.Context(command, parent=parent, info_name=name, terminal_width=WIDTH) as own:
+        title = own.command_path.removeprefix("gridcast ")
+        yield f"### {title}\n\n```text\n{command.get_help(own).rstrip()}\n```\n"
+        if isinstance(command, click.Group):
+            for below, one in command.commands.items():
+                yield from _helps(one, below, own)
 
 
 def python_reference() -> str:
@@ -58,9 +79,10 @@ def _python_parts() -> Iterator[str]:
             title = name if isinstance(member, property) else f"{name}{_signature(function)}"
             yield f"**`{title}`**\n\n{_doc(function)}\n"
     yield "### Values\n"
-    for value in (values.FileInfo, values.TransferProgress, values.PushReceipt, values.ReceivedEvent, values.EventGap):
+    for value in VALUES:
         fields = ", ".join(f"`{field.name}`" for field in dataclasses.fields(value))
         yield f"**`{value.__name__}`**: {fields}\n\n{_doc(value)}\n"
+    yield f"### Webhooks\n\n**`webhooks.verify{_signature(webhooks.verify)}`**\n\n{_doc(webhooks.verify)}\n"
     yield "### Errors\n\nAll are in `gridcast.errors`.\n\n| error | meaning |\n|---|---|"
     for name, kind in vars(errors).items():
         if inspect.isclass(kind) and issubclass(kind, errors.RequestError):

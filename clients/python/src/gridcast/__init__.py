@@ -3,8 +3,8 @@
     with gridcast.Client("http://127.0.0.1:8000") as client:
         client.upload("clip.mp4", "demo/clip.mp4")
 
-`gridcast.publish` sends events to connected clients through Redis. Names are imported on first use, so that `import gridcast` costs
-nothing of what it does not use.
+`gridcast.publish` sends events to connected clients through Redis; `gridcast.webhooks.verify` judges webhooks where they arrive.
+Names are imported on first use, so that `import gridcast` costs nothing of what it does not use.
 """
 
 from typing import TYPE_CHECKING
@@ -16,7 +16,18 @@ if TYPE_CHECKING:
     from gridcast._remote_file import AsyncRemoteFile, RemoteFile
     from gridcast._tokens import token_from_environment
     from gridcast.errors import RequestError
-    from gridcast.values import EventGap, FileInfo, PushReceipt, ReceivedEvent, ServerVersion, TransferProgress
+    from gridcast.values import (
+        EventGap,
+        FileInfo,
+        PushReceipt,
+        ReceivedEvent,
+        Revocation,
+        ServerVersion,
+        SignedLink,
+        TransferProgress,
+        WebhookDelivery,
+        WebhookEndpoint,
+    )
 
 __all__ = [
     "AsyncClient",
@@ -30,8 +41,12 @@ __all__ = [
     "ReceivedEvent",
     "RemoteFile",
     "RequestError",
+    "Revocation",
     "ServerVersion",
+    "SignedLink",
     "TransferProgress",
+    "WebhookDelivery",
+    "WebhookEndpoint",
     "token_from_environment",
 ]
 

@@ -1,12 +1,13 @@
 """The asynchronous client: the same operations as Client."""
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
+from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self
 
 from gridcast._async_shell import AsyncShell
-from gridcast._flows import files
+from gridcast._flows import files, links, webhook_administration
 from gridcast._flows.effects import ByteSource
 from gridcast._local.sources import AsyncIteratorSource, open_source
 from gridcast._local.targets import open_target
@@ -22,7 +23,16 @@ from gridcast._operations import (
 from gridcast._remote_file import AsyncRemoteFile
 from gridcast._tokens import AsyncToken, TokenCache
 from gridcast._transport import AsyncHttpTransport
-from gridcast.values import FileInfo, ProgressCallback, PushReceipt, ServerVersion
+from gridcast.values import (
+    FileInfo,
+    ProgressCallback,
+    PushReceipt,
+    Revocation,
+    ServerVersion,
+    SignedLink,
+    WebhookDelivery,
+    WebhookEndpoint,
+)
 
 if TYPE_CHECKING:
     from gridcast._listener import AsyncListener
@@ -170,6 +180,99 @@ class AsyncClient:
         Raises FileMissing where it was too long ago, NameConflict where the name is taken.
         """
         return await self._shell.run(files.restore_file(self._operations.context, path))
+
+    async def make_link(
+        self,
+        path: str,
+        *,
+        expires_in: float | None = None,
+        follow: bool = False,
+    ) -> SignedLink:
+        """Make a link by which anybody may read one file, for `expires_in` seconds, by default as long as the server says.
+
+        It reads the present version alone; with `follow` also those that replace it. Raises FileMissing, PermissionDenied without
+        the rights `link` and `read` for the folder, NameConflict where the server needs no tokens and so no links.
+        """
+        options = {"expires_in": expires_in, "follow": follow}
+        return await self._shell.run(links.make_link(self._operations.context, self.url, path, "get", options))
+
+    async def make_upload_link(
+        self,
+        path: str,
+        *,
+        expires_in: float | None = None,
+        max_size: int | None = None,
+        media_types: Sequence[str] = (),
+    ) -> SignedLink:
+        """Make a link by which somebody may upload that one file once, over tus.
+
+        `max_size` in bytes; `media_types` as `image/png` or `video/*`. Raises PermissionDenied without `link` and `write` for the
+        folder.
+        """
+        options = {"expires_in": expires_in, "max_size": max_size, "media_types": list(media_types)}
+        return await self._shell.run(links.make_link(self._operations.context, self.url, path, "put", options))
+
+    async def prolong_link(self, id: str, link: str, *, expires_in: float | None = None) -> SignedLink:  # noqa: A002
+        """Let a link that reads live from now on for `expires_in` seconds, also one that has ended; `link` is it or its URL."""
+        return await self._shell.run(links.prolong_link(self._operations.context, self.url, id, link, expires_in))
+
+    async def revoke_link(self, id: str) -> None:  # noqa: A002
+        """Revoke a link by its id. Within two seconds it is refused, and what it plays is cut."""
+        await self._shell.run(links.revoke_link(self._operations.context, id))
+
+    async def revoke(self, *, subject: str | None = None, token_id: str | None = None) -> Revocation:
+        """Revoke one token by its `jti`, or all tokens of a subject that were issued until now. Needs `admin`."""
+        return await self._shell.run(links.revoke(self._operations.context, subject, token_id))
+
+    async def webhook_endpoints(self) -> Sequence[WebhookEndpoint]:
+        """Return the endpoints of webhooks with their queues. Needs `admin`, as all about webhooks does."""
+        return await self._shell.run(webhook_administration.list_endpoints(self._operations.context))
+
+    async def add_webhook_endpoint(
+        self,
+        id: str,  # noqa: A002
+        url: str,
+        *,
+        events: Sequence[str] = ("*",),
+        folders: Sequence[str] = (),
+        ordered: bool = False,
+    ) -> WebhookEndpoint:
+        """Add an endpoint; its `secret` is told this once. `events` as `file.*`, `folders` with those below, none for all."""
+        wanted = {"id": id, "url": url, "events": list(events), "folders": list(folders), "ordered": ordered}
+        return await self._shell.run(webhook_administration.add_endpoint(self._operations.context, wanted))
+
+    async def remove_webhook_endpoint(self, id: str) -> None:  # noqa: A002
+        """Remove an endpoint that was added over the API; its waiting deliveries are dead."""
+        await self._shell.run(webhook_administration.remove_endpoint(self._operations.context, id))
+
+    async def activate_webhook_endpoint(self, id: str) -> None:  # noqa: A002
+        """Let an endpoint that has answered 410 get events again."""
+        await self._shell.run(webhook_administration.activate_endpoint(self._operations.context, id))
+
+    async def webhook_deliveries(
+        self,
+        endpoint: str | None = None,
+        *,
+        state: Literal["waiting", "done", "dead"] | None = None,
+        before: str | None = None,
+        limit: int = 50,
+    ) -> Sequence[WebhookDelivery]:
+        """Return a page of deliveries, those of the newest events first; `before` is the last id of the page before."""
+        flow = webhook_administration.list_deliveries(self._operations.context, endpoint, state, before, limit)
+        return await self._shell.run(flow)
+
+    async def replay_webhooks(
+        self,
+        *,
+        id: str | None = None,  # noqa: A002
+        endpoint: str | None = None,
+        state: Literal["done", "dead"] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> int:
+        """Send one delivery again, or those of an endpoint, a state and a time; return how many, 10,000 at most."""
+        flow = webhook_administration.replay(self._operations.context, id, endpoint, state, since, until)
+        return await self._shell.run(flow)
 
     def listen(self, *topics: str) -> "AsyncListener":
         """Return an iterator of the events to all, to its own sid, and to these topics. It connects on first use."""

@@ -1,10 +1,11 @@
 """The blocking client."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self
 
-from gridcast._flows import files
+from gridcast._flows import files, links, webhook_administration
 from gridcast._local.sources import open_source
 from gridcast._local.targets import open_target
 from gridcast._operations import (
@@ -20,7 +21,16 @@ from gridcast._remote_file import RemoteFile
 from gridcast._sync_shell import SyncShell
 from gridcast._tokens import Token, TokenCache
 from gridcast._transport import HttpTransport
-from gridcast.values import FileInfo, ProgressCallback, PushReceipt, ServerVersion
+from gridcast.values import (
+    FileInfo,
+    ProgressCallback,
+    PushReceipt,
+    Revocation,
+    ServerVersion,
+    SignedLink,
+    WebhookDelivery,
+    WebhookEndpoint,
+)
 
 if TYPE_CHECKING:
     from gridcast._listener import Listener
@@ -164,6 +174,99 @@ class Client:
         Raises FileMissing where it was too long ago, NameConflict where the name is taken.
         """
         return self._shell.run(files.restore_file(self._operations.context, path))
+
+    def make_link(
+        self,
+        path: str,
+        *,
+        expires_in: float | None = None,
+        follow: bool = False,
+    ) -> SignedLink:
+        """Make a link by which anybody may read one file, for `expires_in` seconds, by default as long as the server says.
+
+        It reads the present version alone; with `follow` also those that replace it. Raises FileMissing, PermissionDenied without
+        the rights `link` and `read` for the folder, NameConflict where the server needs no tokens and so no links.
+        """
+        options = {"expires_in": expires_in, "follow": follow}
+        return self._shell.run(links.make_link(self._operations.context, self.url, path, "get", options))
+
+    def make_upload_link(
+        self,
+        path: str,
+        *,
+        expires_in: float | None = None,
+        max_size: int | None = None,
+        media_types: Sequence[str] = (),
+    ) -> SignedLink:
+        """Make a link by which somebody may upload that one file once, over tus.
+
+        `max_size` in bytes; `media_types` as `image/png` or `video/*`. Raises PermissionDenied without `link` and `write` for the
+        folder.
+        """
+        options = {"expires_in": expires_in, "max_size": max_size, "media_types": list(media_types)}
+        return self._shell.run(links.make_link(self._operations.context, self.url, path, "put", options))
+
+    def prolong_link(self, id: str, link: str, *, expires_in: float | None = None) -> SignedLink:  # noqa: A002
+        """Let a link that reads live from now on for `expires_in` seconds, also one that has ended; `link` is it or its URL."""
+        return self._shell.run(links.prolong_link(self._operations.context, self.url, id, link, expires_in))
+
+    def revoke_link(self, id: str) -> None:  # noqa: A002
+        """Revoke a link by its id. Within two seconds it is refused, and what it plays is cut."""
+        self._shell.run(links.revoke_link(self._operations.context, id))
+
+    def revoke(self, *, subject: str | None = None, token_id: str | None = None) -> Revocation:
+        """Revoke one token by its `jti`, or all tokens of a subject that were issued until now. Needs `admin`."""
+        return self._shell.run(links.revoke(self._operations.context, subject, token_id))
+
+    def webhook_endpoints(self) -> Sequence[WebhookEndpoint]:
+        """Return the endpoints of webhooks with their queues. Needs `admin`, as all about webhooks does."""
+        return self._shell.run(webhook_administration.list_endpoints(self._operations.context))
+
+    def add_webhook_endpoint(
+        self,
+        id: str,  # noqa: A002
+        url: str,
+        *,
+        events: Sequence[str] = ("*",),
+        folders: Sequence[str] = (),
+        ordered: bool = False,
+    ) -> WebhookEndpoint:
+        """Add an endpoint; its `secret` is told this once. `events` as `file.*`, `folders` with those below, none for all."""
+        wanted = {"id": id, "url": url, "events": list(events), "folders": list(folders), "ordered": ordered}
+        return self._shell.run(webhook_administration.add_endpoint(self._operations.context, wanted))
+
+    def remove_webhook_endpoint(self, id: str) -> None:  # noqa: A002
+        """Remove an endpoint that was added over the API; its waiting deliveries are dead."""
+        self._shell.run(webhook_administration.remove_endpoint(self._operations.context, id))
+
+    def activate_webhook_endpoint(self, id: str) -> None:  # noqa: A002
+        """Let an endpoint that has answered 410 get events again."""
+        self._shell.run(webhook_administration.activate_endpoint(self._operations.context, id))
+
+    def webhook_deliveries(
+        self,
+        endpoint: str | None = None,
+        *,
+        state: Literal["waiting", "done", "dead"] | None = None,
+        before: str | None = None,
+        limit: int = 50,
+    ) -> Sequence[WebhookDelivery]:
+        """Return a page of deliveries, those of the newest events first; `before` is the last id of the page before."""
+        flow = webhook_administration.list_deliveries(self._operations.context, endpoint, state, before, limit)
+        return self._shell.run(flow)
+
+    def replay_webhooks(
+        self,
+        *,
+        id: str | None = None,  # noqa: A002
+        endpoint: str | None = None,
+        state: Literal["done", "dead"] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> int:
+        """Send one delivery again, or those of an endpoint, a state and a time; return how many, 10,000 at most."""
+        flow = webhook_administration.replay(self._operations.context, id, endpoint, state, since, until)
+        return self._shell.run(flow)
 
     def listen(self, *topics: str) -> "Listener":
         """Return an iterator of the events to all, to its own sid, and to these topics. It connects on first use."""

@@ -93,3 +93,68 @@ class ServerVersion:
 
     service: str
     version: str
+
+
+@dataclass(frozen=True, slots=True)
+class SignedLink:
+    """A signed link: whoever has it may read one file (`get`) or upload one (`put`) until `expires_at`, a Unix time in seconds.
+
+    `url` is the address with the link: of the file, or of the endpoint of tus. `link` is the credential alone, and `id` prolongs or
+    revokes it, without being one.
+    """
+
+    id: str
+    kind: Literal["get", "put"]
+    path: str
+    expires_at: float
+    link: str = field(repr=False)
+    url: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """A revocation of a token or of a subject. Unix times: tokens issued after `before` are good, after `until` all have ended."""
+
+    subject: str | None
+    token_id: str | None
+    before: float
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookEndpoint:
+    """An endpoint of webhooks and its queue.
+
+    `ended`: it has answered 410 and gets nothing more. `waiting` and `dead` count deliveries, `oldest_seconds` is the age of the
+    oldest that waits. `secret` is there only where it was just added.
+    """
+
+    id: str
+    url: str
+    events: tuple[str, ...]
+    folders: tuple[str, ...]
+    ordered: bool
+    source: Literal["settings", "api"]
+    ended: bool
+    waiting: int
+    oldest_seconds: float
+    dead: int
+    secret: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookDelivery:
+    """One delivery of an event to an endpoint. `status` is that of the last answer, `error` why the last try failed."""
+
+    id: str
+    event_id: str
+    endpoint: str
+    type: str
+    file_id: str
+    revision: int
+    state: Literal["waiting", "done", "dead"]
+    failures: int
+    status: int | None
+    error: str
+    created_at: datetime
+    next_at: datetime
