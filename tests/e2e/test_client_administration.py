@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -245,7 +244,7 @@ def test_the_commands_for_links(closed_stack: Stack) -> None:
     terminal.run("rm", moved)
 
 
-def test_the_commands_for_webhooks(closed_stack: Stack, receiver: Receiver, tmp_path: Path) -> None:
+def test_the_commands_for_webhooks(closed_stack: Stack, receiver: Receiver) -> None:
     terminal = Terminal(closed_stack, "admin")
     name = os.urandom(6).hex()
     secret = terminal.run("hooks", "add", name, "https://app.example/in", "--event", "file.*", "--ordered").strip()
@@ -258,8 +257,8 @@ def test_the_commands_for_webhooks(closed_stack: Stack, receiver: Receiver, tmp_
     terminal.run("hooks", "rm", name, code=4)
     receiver.respond = answering(410)
     path = new_path()
-    (tmp_path / "a.txt").write_text("one", "ascii")
-    terminal.run("upload", str(tmp_path / "a.txt"), path)
+    with Client(closed_stack.url, token("root", "admin")) as client:
+        client.upload(b"one", path)
     eventually(lambda: terminal.documents("hooks", "deliveries", "--endpoint", "settings", "--state", "dead"), 20)
     assert [one["ended"] for one in terminal.documents("hooks", "ls") if one["id"] == "settings"] == [True]
     receiver.respond = answering()
