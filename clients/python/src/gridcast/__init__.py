@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from gridcast.values import (
         EventGap,
         FileInfo,
+        LiveStream,
+        NewLiveStream,
         PushReceipt,
         ReceivedEvent,
         Revocation,
@@ -37,6 +39,8 @@ __all__ = [
     "EventGap",
     "FileInfo",
     "Listener",
+    "LiveStream",
+    "NewLiveStream",
     "PushReceipt",
     "ReceivedEvent",
     "RemoteFile",

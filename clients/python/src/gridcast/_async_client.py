@@ -7,8 +7,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self
 
 from gridcast._async_shell import AsyncShell
-from gridcast._flows import files, links, webhook_administration
+from gridcast._flows import files, links, live, webhook_administration
 from gridcast._flows.effects import ByteSource
+from gridcast._local.live_source import LiveSource
 from gridcast._local.sources import AsyncIteratorSource, open_source
 from gridcast._local.targets import open_target
 from gridcast._operations import (
@@ -25,6 +26,8 @@ from gridcast._tokens import AsyncToken, TokenCache
 from gridcast._transport import AsyncHttpTransport
 from gridcast.values import (
     FileInfo,
+    LiveStream,
+    NewLiveStream,
     ProgressCallback,
     PushReceipt,
     Revocation,
@@ -273,6 +276,68 @@ class AsyncClient:
         """Send one delivery again, or those of an endpoint, a state and a time; return how many, 10,000 at most."""
         flow = webhook_administration.replay(self._operations.context, id, endpoint, state, since, until)
         return await self._shell.run(flow)
+
+    async def make_live(
+        self,
+        path: str,
+        *,
+        title: str = "",
+        window: int | None = None,
+        takeover: bool = False,
+        grace: float | None = None,
+        target: int | None = None,
+    ) -> NewLiveStream:
+        """Make a live stream whose file will be at `path`: the name is taken from now on. Needs the right `publish`.
+
+        `window` is the seconds that its list has by default, None for all of it; with `takeover` a second publisher replaces the
+        first one; `grace` is the seconds that it may be interrupted, `target` the seconds of a segment. Raises NameConflict.
+        """
+        options = {"title": title, "window": window, "takeover": takeover, "grace": grace, "target": target}
+        return await self._shell.run(live.make_stream(self._operations.context, self.url, path, options))
+
+    async def publish_live(
+        self,
+        stream: NewLiveStream,
+        source: BinaryIO,
+        *,
+        end: bool = True,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        """Send fragmented MP4 as it comes, until the source ends; the stream ends with it unless `end` is False.
+
+        What the server has not acknowledged is kept and sent again, also to another replica. Raises NameConflict where another
+        publisher has taken over, FileMissing where the stream has ended, InvalidRequest for other media.
+        """
+        opened = LiveSource(source)
+        publisher = live.LivePublisher(self._operations.context, stream.id, stream.publish_token, opened, progress)
+        try:
+            await self._shell.run(publisher.run(end=end))
+        finally:
+            opened.stop()
+
+    async def live_stream(self, id: str) -> LiveStream:  # noqa: A002
+        """Describe a live stream."""
+        return await self._shell.run(live.get_stream(self._operations.context, self.url, id))
+
+    async def live_streams(
+        self, state: Literal["waiting", "live", "interrupted", "ended"] | None = None
+    ) -> AsyncIterator[LiveStream]:
+        """Iterate over the live streams that the caller may watch; those that have not ended, where no state is given."""
+        after: str | None = None
+        while True:
+            page, after = await self._shell.run(live.list_streams(self._operations.context, self.url, state, after))
+            for stream in page:
+                yield stream
+            if after is None:
+                return
+
+    async def end_live(self, id: str) -> LiveStream:  # noqa: A002
+        """End a live stream; what came is its file."""
+        return await self._shell.run(live.end_stream(self._operations.context, self.url, id))
+
+    async def discard_live(self, id: str) -> None:  # noqa: A002
+        """Throw a live stream away with all that came."""
+        await self._shell.run(live.discard_stream(self._operations.context, id))
 
     def listen(self, *topics: str) -> "AsyncListener":
         """Return an iterator of the events to all, to its own sid, and to these topics. It connects on first use."""

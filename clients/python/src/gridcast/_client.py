@@ -5,7 +5,8 @@ from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self
 
-from gridcast._flows import files, links, webhook_administration
+from gridcast._flows import files, links, live, webhook_administration
+from gridcast._local.live_source import LiveSource
 from gridcast._local.sources import open_source
 from gridcast._local.targets import open_target
 from gridcast._operations import (
@@ -23,6 +24,8 @@ from gridcast._tokens import Token, TokenCache
 from gridcast._transport import HttpTransport
 from gridcast.values import (
     FileInfo,
+    LiveStream,
+    NewLiveStream,
     ProgressCallback,
     PushReceipt,
     Revocation,
@@ -267,6 +270,67 @@ class Client:
         """Send one delivery again, or those of an endpoint, a state and a time; return how many, 10,000 at most."""
         flow = webhook_administration.replay(self._operations.context, id, endpoint, state, since, until)
         return self._shell.run(flow)
+
+    def make_live(
+        self,
+        path: str,
+        *,
+        title: str = "",
+        window: int | None = None,
+        takeover: bool = False,
+        grace: float | None = None,
+        target: int | None = None,
+    ) -> NewLiveStream:
+        """Make a live stream whose file will be at `path`: the name is taken from now on. Needs the right `publish`.
+
+        `window` is the seconds that its list has by default, None for all of it; with `takeover` a second publisher replaces the
+        first one; `grace` is the seconds that it may be interrupted, `target` the seconds of a segment. Raises NameConflict.
+        """
+        options = {"title": title, "window": window, "takeover": takeover, "grace": grace, "target": target}
+        return self._shell.run(live.make_stream(self._operations.context, self.url, path, options))
+
+    def publish_live(
+        self,
+        stream: NewLiveStream,
+        source: BinaryIO,
+        *,
+        end: bool = True,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        """Send fragmented MP4 as it comes, until the source ends; the stream ends with it unless `end` is False.
+
+        What the server has not acknowledged is kept and sent again, also to another replica. Raises NameConflict where another
+        publisher has taken over, FileMissing where the stream has ended, InvalidRequest for other media.
+        """
+        opened = LiveSource(source)
+        publisher = live.LivePublisher(self._operations.context, stream.id, stream.publish_token, opened, progress)
+        try:
+            self._shell.run(publisher.run(end=end))
+        finally:
+            opened.stop()
+
+    def live_stream(self, id: str) -> LiveStream:  # noqa: A002
+        """Describe a live stream."""
+        return self._shell.run(live.get_stream(self._operations.context, self.url, id))
+
+    def live_streams(
+        self, state: Literal["waiting", "live", "interrupted", "ended"] | None = None
+    ) -> Iterator[LiveStream]:
+        """Iterate over the live streams that the caller may watch; those that have not ended, where no state is given."""
+        after: str | None = None
+        while True:
+            page, after = self._shell.run(live.list_streams(self._operations.context, self.url, state, after))
+            yield from page
+            if after is None:
+                return
+
+    def end_live(self, id: str) -> LiveStream:  # noqa: A002
+        """End a live stream; what came is its file."""
+        return self._shell.run(live.end_stream(self._operations.context, self.url, id))
+
+    def discard_live(self, id: str) -> None:  # noqa: A002
+        """Throw a live stream away with all that came."""
+        self._shell.run(live.discard_stream(self._operations.context, id))
 
     def listen(self, *topics: str) -> "Listener":
         """Return an iterator of the events to all, to its own sid, and to these topics. It connects on first use."""

@@ -158,3 +158,38 @@ class WebhookDelivery:
     error: str
     created_at: datetime
     next_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NewLiveStream:
+    """A live stream that was made: what its publisher needs.
+
+    `publish_token` is the credential of the publisher, shown this once. `playlist` is for viewers; `media` takes one endless body
+    of fragmented MP4, `objects` the objects of a muxer (the token is in it), `tus` bytes that can be resumed. `limits` are what
+    the server allows.
+    """
+
+    id: str
+    path: str
+    publish_token: str = field(repr=False)
+    playlist: str
+    media: str
+    objects: str = field(repr=False)
+    tus: str
+    limits: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class LiveStream:
+    """A live stream. `duration` in seconds and `bytes` of what is stored; `reason` is why it has ended."""
+
+    id: str
+    state: Literal["waiting", "live", "interrupted", "ended"]
+    title: str
+    path: str
+    owner: str | None
+    duration: float
+    bytes: int
+    segments: int
+    playlist: str
+    reason: str | None

@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "link": ("links", "Make, prolong and revoke signed links."),
     "listen": ("events", "Print events as they come."),
     "push": ("events", "Push an event to clients."),
+    "live": ("live", "Send and administer live streams."),
     "hooks": ("hooks", "Administer webhooks."),
     "token": ("tokens", "Make a token to try a server."),
     "doctor": ("doctor", "Check a server and the way to it."),
