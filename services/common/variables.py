@@ -79,6 +79,11 @@ VARIABLES = frozenset(
 )
 """Every variable that some process reads; `NAME_FILE` names a file that holds the value of `NAME`."""
 
+CLIENT_VARIABLES = frozenset(
+    {"GRIDCAST_DEBUG", "GRIDCAST_PROFILE", "GRIDCAST_TOKEN", "GRIDCAST_TOKEN_FILE", "GRIDCAST_URL"}
+)
+"""Variables of the command `gridcast`: whoever has exported them can start a server in the same shell all the same."""
+
 RENAMED = {
     "GRIDCAST_ADMISSIONS": "GRIDCAST_HANDSHAKE_RATE",
     "GRIDCAST_ANSWER_SECONDS": "GRIDCAST_RESPONSE_HEADER_TIMEOUT",
@@ -133,7 +138,7 @@ def check_names(names: Iterable[str]) -> None:
 
 def _fault(name: str) -> str | None:
     base = name.removesuffix("_FILE")
-    if base in VARIABLES or name in VARIABLES:
+    if base in VARIABLES or name in VARIABLES or name in CLIENT_VARIABLES:
         return None
     suffix = name[len(base) :]
     if base in RENAMED:

@@ -1,6 +1,7 @@
 """services.common.variables: which environment variables a process accepts."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,14 @@ import pytest
 
 from gateway.settings import GatewaySettings
 from services.common.settings import Settings
-from services.common.variables import PREFIX, RENAMED, VARIABLES, UnknownVariableError, check_names
+from services.common.variables import (
+    CLIENT_VARIABLES,
+    PREFIX,
+    RENAMED,
+    VARIABLES,
+    UnknownVariableError,
+    check_names,
+)
 from services.socket.settings import SocketSettings
 from services.stream.settings import StreamSettings
 from services.upload.settings import UploadSettings
@@ -25,12 +33,20 @@ def test_the_table_is_the_union_of_all_settings() -> None:
     assert {f"{PREFIX}{field.upper()}" for settings in SETTINGS for field in settings.model_fields} == VARIABLES
 
 
+def test_what_the_command_line_reads_is_known() -> None:
+    source = "".join(path.read_text("utf-8") for path in (ROOT / "clients/python/src/gridcast").rglob("*.py"))
+    read = set(re.findall(r'environ(?:\.get)?[(\[]"(GRIDCAST_\w+)"', source))
+    assert read - {name for name in read if name.removesuffix("_FILE") in VARIABLES} == CLIENT_VARIABLES
+
+
 def test_no_old_name_is_in_use_and_every_new_name_is() -> None:
     assert not RENAMED.keys() & VARIABLES
     assert set(RENAMED.values()) <= VARIABLES
 
 
-@pytest.mark.parametrize("name", [*sorted(VARIABLES), "GRIDCAST_REDIS_URL_FILE", "PATH", "GRIDCASTING", "REDIS_URL"])
+@pytest.mark.parametrize(
+    "name", [*sorted(VARIABLES | CLIENT_VARIABLES), "GRIDCAST_REDIS_URL_FILE", "PATH", "GRIDCASTING", "REDIS_URL"]
+)
 def test_known_and_foreign_names_are_accepted(name: str) -> None:
     check_names([name])
 
