@@ -102,7 +102,7 @@ def tracked_files() -> list[Path]:
         ("services/common/errors.py", "import services.upload.endpoints.put"),
         ("gateway/routes.py", "import services.socket.hub"),
         ("services/stream/api.py", "import motor.motor_asyncio"),
-        ("services/upload/outbox.py", "import redis"),
+        ("services/common/uploads/outbox.py", "import redis"),
         ("services/stream/ranges.py", "import asyncio"),
         ("services/upload/endpoints/put.py", "import gateway.routes"),
         ("services/socket/app.py", "import deploy.local.ports"),

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Request, Response
 from services.common.errors import BadRequest, ContentTooLarge, NotFound, UnsupportedMediaType
 from services.common.media import MediaName, Poster, validate_media_name
 from services.common.telemetry import metrics
+from services.common.uploads.body import UploadBody
 from services.common.web.file_info import FileInfo
 from services.common.web.openapi import openapi_problems
-from services.upload.body import UploadBody
 from services.upload.endpoints.dependencies import request_body, upload_context
 from services.upload.endpoints.request import (
     IF_MATCH_PARAMETER,

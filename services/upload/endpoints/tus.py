@@ -21,9 +21,9 @@ from services.common.errors import (
 from services.common.http.dates import format_http_date
 from services.common.media import MediaName, validate_media_name
 from services.common.store.upload_store import FinishedUpload, InProgressUpload
+from services.common.uploads.body import UploadBody
 from services.common.web.openapi import openapi_problems
 from services.common.web.openapi_examples import parameter_examples
-from services.upload.body import UploadBody
 from services.upload.content_types import resolve_content_type
 from services.upload.endpoints.dependencies import UploadContext, request_body, upload_context
 from services.upload.endpoints.request import digest_verifiers, parse_content_length
