@@ -57,6 +57,16 @@ class FragmentReader:
         return len(self._pending) + len(self._lead) + len(self._moof)
 
     @property
+    def pending(self) -> bytes:
+        """The incomplete unit: what a new reader has to be fed, so that it goes on here. Boxes that are dropped are not part of it."""
+        return bytes(self._lead + self._moof + self._pending)
+
+    @property
+    def pending_box_bytes(self) -> int:
+        """Bytes of the incomplete box at the end of `pending`."""
+        return len(self._pending)
+
+    @property
     def consumed(self) -> int:
         """Bytes that need not be sent again."""
         return self._fed - self.pending_bytes
