@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Most tests wait for a server, not for a core. Files run in the order of their names, which has the slow ones first: ordered by number of
 # tests (xdist's default), two of three workers were idle in the last minutes.
 WORKERS ?= 4
-EXTRAS := upload stream socket gateway
+EXTRAS := upload stream socket live gateway
 
 # Options of the local run; all are optional.
 RUN_OPTIONS := $(if $(PORT),--port "$(PORT)") $(if $(DATA),--data "$(DATA)") $(if $(UPLOADS),--uploads "$(UPLOADS)") \

@@ -16,8 +16,8 @@ from services.common.live.segments import Epoch, Segment
 from services.common.store.live_store import MAX_PENDING_BYTES, LivePosition
 
 _PENDING_HEAD = struct.Struct(">B?qqdd")
-"""Form, whether the epoch goes on, the sender's time at which the next fragment is due, the last duration, seconds dropped, when the
-held fragment arrived."""
+"""Form, whether the epoch goes on, sender's time at which the next fragment is due, last duration, seconds dropped, when the held
+fragment arrived."""
 _PENDING_FORM = 1
 MAX_UNIT_BYTES = MAX_PENDING_BYTES - 128 * 1024
 """Bytes of an incomplete fragment that are acknowledged; the rest is room for an initialisation segment."""

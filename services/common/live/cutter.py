@@ -39,7 +39,7 @@ class CutterState:
 
     `position` is where in the file the next fragment goes, and `open_segment` the fragments behind the last complete segment as the
     segment that they would be. `file_end` is when the media ends, in seconds, over all tracks. `expected` is when the next fragment
-    is due, in the sender's ticks; None where it begins an epoch. A fragment that is held is not part of it: it has to be added again.
+    is due, in the sender's ticks; None where it begins an epoch. A fragment that is held is not part of it: it is to be added again.
     """
 
     position: int
@@ -138,7 +138,7 @@ class Cutter:
         )
 
     def restore(self, state: CutterState, epoch: Epoch | None) -> None:
-        """Go on where another cutter was, whose last epoch is given; None where it had none. Raises UnsupportedMedia as `resume`."""
+        """Go on where another cutter was, whose last epoch is given, None where it had none. Raises as `resume`."""
         self._position, self._next_number = state.position, state.next_number
         self._file_end = state.file_end
         self.dropped, self._dropped_seconds = state.dropped, state.dropped_seconds

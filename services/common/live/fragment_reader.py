@@ -58,7 +58,7 @@ class FragmentReader:
 
     @property
     def pending(self) -> bytes:
-        """The incomplete unit: what a new reader has to be fed, so that it goes on here. Boxes that are dropped are not part of it."""
+        """The incomplete unit without the boxes that are dropped: a new reader that is fed this goes on where this one is."""
         return bytes(self._lead + self._moof + self._pending)
 
     @property

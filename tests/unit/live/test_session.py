@@ -1,5 +1,6 @@
 """A session: what it takes is in the file or pending, and another process goes on from there with the same result."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -83,9 +84,7 @@ def sent_bytes(steps: Sequence[tuple[float, bool, float, str, bool]]) -> bytes:
     return sent
 
 
-@given(
-    steps=st.lists(STEP, max_size=14), cuts=st.lists(st.floats(0, 1), max_size=8), target=st.sampled_from([1, 2, 6])
-)
+@given(steps=st.lists(STEP, max_size=14), cuts=st.lists(st.floats(0, 1), max_size=8), target=st.sampled_from([1, 2, 6]))
 def test_any_number_of_processes_make_the_file_of_one(
     steps: list[tuple[float, bool, float, str, bool]], cuts: list[float], target: int
 ) -> None:
@@ -93,7 +92,7 @@ def test_any_number_of_processes_make_the_file_of_one(
     whole, parts = Stored(target), Stored(target)
     whole.feed(sent)
     places = sorted({round(cut * len(sent)) for cut in cuts} | {0, len(sent)})
-    for begin, end in zip(places, places[1:], strict=False):
+    for begin, end in itertools.pairwise(places):
         assert parts.position.sender_offset == begin
         parts.feed(sent[begin:end])
         parts.restart()
