@@ -39,7 +39,7 @@ class CutterState:
 
     `position` is where in the file the next fragment goes, and `open_segment` the fragments behind the last complete segment as the
     segment that they would be. `file_end` is when the media ends, in seconds, over all tracks. `expected` is when the next fragment
-    is due, in the sender's ticks; None where it begins an epoch. A fragment that is held is not part of it: it is to be added again.
+    is due, in the sender's ticks; None where it begins an epoch. A fragment that is held is not part of it and is added again.
     """
 
     position: int
