@@ -1,6 +1,6 @@
 """The publish token of a stream: a capability to send to that one stream (ADR 47). Pure but for the random bits.
 
-256 random bits in base64url. The store keeps its SHA-256 alone, and all refusals read alike: they do not tell a wrong token from one of
+256 random bits in base64url. The store keeps its SHA-256 alone. All refusals read alike: they do not tell a wrong token from one of
 another stream or an expired one.
 """
 
@@ -33,7 +33,12 @@ def check_token(token: str | None, token_sha256: str, expires_at: datetime, now:
         raise Unauthorized("this needs the publish token of the stream: Authorization: Bearer TOKEN")
     matches = hmac.compare_digest(digest_token(token), token_sha256)
     if not matches or now >= expires_at:
-        raise Forbidden("the publish token is not valid")
+        raise invalid_token()
+
+
+def invalid_token() -> Forbidden:
+    """Return the refusal of any token that is not valid."""
+    return Forbidden("the publish token is not valid")
 
 
 def token_of(scope: Scope, key: str | None) -> str | None:

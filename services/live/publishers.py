@@ -1,7 +1,7 @@
 """Who publishes a stream: kinds of publishers, which of them goes on where the last one was, and which is a second one. Pure.
 
-The stored text is `KIND/SOURCE`: a writer that was killed before it stored the first step of a new source leaves the number of a source
-that has nothing, and the next one begins it again.
+The stored text is `KIND/SOURCE`. A writer that was killed before it stored the first step of a new source leaves the number of one
+that has nothing, and the next writer begins it again.
 """
 
 from datetime import datetime, timedelta

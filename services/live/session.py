@@ -5,9 +5,9 @@ bytes another process goes on, and the result is byte for byte that of one proce
 """
 
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 from services.common.live.cutter import Cut, Cutter, CutterState
 from services.common.live.fragment_reader import Fragment, FragmentReader
@@ -217,11 +217,36 @@ def _decode_pending(pending: bytes) -> tuple[bool, int, int, float, float, bytes
     return continues, expected, last_duration, dropped_seconds, held_at, pending[_PENDING_HEAD.size :]
 
 
-def times_of(data: bytes, init: InitSegment) -> Iterator[tuple[Fraction, Fraction]]:
-    """Yield when each fragment of an object begins and ends, in seconds of the sender. Raises UnsupportedMedia."""
-    for unit in FragmentReader(init).feed(data):
+class ObjectFacts(NamedTuple):
+    """What is in an object: when its media begins and ends, in seconds of the sender, None where it has none.
+
+    `needs_init`: it has fragments, and no initialisation segment came before them.
+    """
+
+    start: Fraction | None = None
+    end: Fraction | None = None
+    is_complete: bool = True
+    needs_init: bool = False
+
+
+def read_object(data: bytes, init: InitSegment | None) -> ObjectFacts:
+    """Return what is in an object that follows this initialisation segment. Raises UnsupportedMedia."""
+    if init is None and not _begins_with_init(data):
+        return ObjectFacts(needs_init=True)
+    start: Fraction | None = None
+    end: Fraction | None = None
+    reader = FragmentReader(init)
+    for unit in reader.feed(data):
         if isinstance(unit, InitSegment):
             init = unit
-        elif (main := unit.track(init.main_track)) is not None:
-            start = Fraction(main.start or 0, init.timescale)
-            yield start, start + Fraction(main.duration, init.timescale)
+        elif init is not None and (main := unit.track(init.main_track)) is not None:
+            begin = Fraction(main.start or 0, init.timescale)
+            start = begin if start is None else start
+            end = begin + Fraction(main.duration, init.timescale)
+    return ObjectFacts(start, end, not reader.pending_bytes)
+
+
+def _begins_with_init(data: bytes) -> bool:
+    """Whether a `moov` comes before the first fragment."""
+    moov, moof = data.find(b"moov"), data.find(b"moof")
+    return moof < 0 or 0 <= moov < moof

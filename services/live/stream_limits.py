@@ -1,4 +1,4 @@
-"""What one stream may have, as its maker is told at its creation, and what comes near a limit or exceeds it. Pure."""
+"""What one stream may have, as the answer to its creation says, and what comes near a limit or exceeds it. Pure."""
 
 import json
 from collections.abc import Iterator

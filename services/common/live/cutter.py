@@ -114,7 +114,7 @@ class Cutter:
 
     @property
     def held(self) -> Fragment | None:
-        """A complete fragment that is not in the file yet: its duration is told by the next one."""
+        """A complete fragment that is not in the file yet: its duration follows from the next one."""
         return None if self._held is None else self._held.fragment
 
     @property

@@ -21,8 +21,8 @@ from services.common.uploads.body import UploadBody
 from services.common.uploads.cleanup import CleanupRunner
 from services.common.uploads.limits import DiskSpaceMonitor, UploadLimiter
 from services.common.uploads.outbox import OutboxPublisher
+from services.common.web.content_length import parse_content_length
 from services.common.web.middleware import client_behind_gateway
-from services.upload.endpoints.request import parse_content_length
 from services.upload.links import LinkIssuer
 from services.upload.policy import UploadPolicy
 from services.upload.progress import Progress, StartProgress

@@ -9,6 +9,7 @@ from services.common.errors import BadRequest, ContentTooLarge, NotFound, Unsupp
 from services.common.media import MediaName, Poster, validate_media_name
 from services.common.telemetry import metrics
 from services.common.uploads.body import UploadBody
+from services.common.web.content_length import parse_content_length
 from services.common.web.file_info import FileInfo
 from services.common.web.openapi import openapi_problems
 from services.upload.endpoints.dependencies import request_body, upload_context
@@ -17,7 +18,6 @@ from services.upload.endpoints.request import (
     IF_UNMODIFIED_SINCE_PARAMETER,
     FilenameParam,
     FolderParam,
-    parse_content_length,
     request_preconditions,
 )
 from services.upload.image_types import detect_image_type

@@ -15,6 +15,7 @@ from services.common.errors import AlreadyExists, BadRequest, PreconditionFailed
 from services.common.media import NO_METADATA, MediaInfo, MediaName, validate_media_name
 from services.common.store.upload_store import NewUpload, OutboxEvent, Preconditions
 from services.common.uploads.cleanup import CleanupRunner
+from services.common.web.content_length import parse_content_length
 from services.common.web.openapi import openapi_problems
 from services.upload.content_types import resolve_content_type
 from services.upload.digests import DigestVerifier
@@ -28,7 +29,6 @@ from services.upload.endpoints.request import (
     SidParam,
     digest_verifiers,
     header_parameter,
-    parse_content_length,
     request_media_path,
     request_preconditions,
 )
