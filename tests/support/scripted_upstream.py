@@ -257,7 +257,9 @@ def send_request(
 def upstream_env(*services: ScriptedUpstream) -> dict[str, str]:
     """The gateway's variables with these upstreams as the replicas of every service. Any Host is allowed: its form is tested."""
     urls = ",".join(service.url for service in services)
-    return {f"GRIDCAST_{name}_URLS": urls for name in ("UPLOAD", "STREAM", "SOCKET")} | {"GRIDCAST_ALLOWED_HOSTS": "*"}
+    return {f"GRIDCAST_{name}_URLS": urls for name in ("UPLOAD", "STREAM", "SOCKET", "LIVE")} | {
+        "GRIDCAST_ALLOWED_HOSTS": "*"
+    }
 
 
 def open_connection(port: int, timeout: float = 10.0) -> socket.socket:
