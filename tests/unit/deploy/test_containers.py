@@ -460,7 +460,10 @@ def test_mongodb_password_stays_in_the_vault(tmp_path: Path, monkeypatch: pytest
 def job_volumes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """Folders used as the job's volumes, and nothing in its environment."""
     vault, out = folder / "vault", folder / "out"
-    for path in (vault, *(out / name for name in ("mongo", "redis", "upload", "stream", "socket", "publisher"))):
+    for path in (
+        vault,
+        *(out / name for name in ("mongo", "redis", "upload", "stream", "socket", "live", "publisher")),
+    ):
         path.mkdir(parents=True)
     monkeypatch.setattr(credentials, "VAULT", vault)
     monkeypatch.setattr(credentials, "CONTAINERS_DIR", out)
