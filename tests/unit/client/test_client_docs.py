@@ -31,9 +31,9 @@ VALUES = (
     values.ReceivedEvent,
     values.EventGap,
     values.SignedLink,
-    values.Revocation,
-    values.WebhookEndpoint,
-    values.WebhookDelivery,
+    values.RevocationReceipt,
+    values.EndpointInfo,
+    values.DeliveryInfo,
     webhooks.WebhookEvent,
 )
 DOCUMENTED = (gridcast.Client, gridcast.AsyncClient, gridcast.Listener, gridcast.RemoteFile, gridcast.AsyncRemoteFile)

@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from gridcast._tokens import token_from_environment
     from gridcast.errors import RequestError
     from gridcast.values import (
+        DeliveryInfo,
+        EndpointInfo,
         EventGap,
         FileInfo,
-        LiveStream,
-        NewLiveStream,
+        LiveInfo,
+        NewLive,
         PushReceipt,
         ReceivedEvent,
-        Revocation,
+        RevocationReceipt,
         ServerVersion,
         SignedLink,
         TransferProgress,
-        WebhookDelivery,
-        WebhookEndpoint,
     )
 
 __all__ = [
@@ -36,21 +36,21 @@ __all__ = [
     "AsyncListener",
     "AsyncRemoteFile",
     "Client",
+    "DeliveryInfo",
+    "EndpointInfo",
     "EventGap",
     "FileInfo",
     "Listener",
-    "LiveStream",
-    "NewLiveStream",
+    "LiveInfo",
+    "NewLive",
     "PushReceipt",
     "ReceivedEvent",
     "RemoteFile",
     "RequestError",
-    "Revocation",
+    "RevocationReceipt",
     "ServerVersion",
     "SignedLink",
     "TransferProgress",
-    "WebhookDelivery",
-    "WebhookEndpoint",
     "token_from_environment",
 ]
 

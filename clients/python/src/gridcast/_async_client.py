@@ -25,16 +25,16 @@ from gridcast._remote_file import AsyncRemoteFile
 from gridcast._tokens import AsyncToken, TokenCache
 from gridcast._transport import AsyncHttpTransport
 from gridcast.values import (
+    DeliveryInfo,
+    EndpointInfo,
     FileInfo,
-    LiveStream,
-    NewLiveStream,
+    LiveInfo,
+    NewLive,
     ProgressCallback,
     PushReceipt,
-    Revocation,
+    RevocationReceipt,
     ServerVersion,
     SignedLink,
-    WebhookDelivery,
-    WebhookEndpoint,
 )
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ class AsyncClient:
         expires_in: float | None = None,
         follow: bool = False,
     ) -> SignedLink:
-        """Make a link by which anybody may read one file, for `expires_in` seconds, by default as long as the server says.
+        """Make a link that reads one file without a token, for `expires_in` seconds, by default as long as the server says.
 
         It reads the present version alone; with `follow` also those that replace it. Raises FileMissing, PermissionDenied without
         the rights `link` and `read` for the folder, NameConflict where the server needs no tokens and so no links.
@@ -207,7 +207,7 @@ class AsyncClient:
         max_size: int | None = None,
         media_types: Sequence[str] = (),
     ) -> SignedLink:
-        """Make a link by which somebody may upload that one file once, over tus.
+        """Make a link that uploads that one file once, over tus, without a token.
 
         `max_size` in bytes; `media_types` as `image/png` or `video/*`. Raises PermissionDenied without `link` and `write` for the
         folder.
@@ -223,11 +223,11 @@ class AsyncClient:
         """Revoke a link by its id. Within two seconds it is refused, and what it plays is cut."""
         await self._shell.run(links.revoke_link(self._operations.context, id))
 
-    async def revoke(self, *, subject: str | None = None, token_id: str | None = None) -> Revocation:
+    async def revoke(self, *, subject: str | None = None, token_id: str | None = None) -> RevocationReceipt:
         """Revoke one token by its `jti`, or all tokens of a subject that were issued until now. Needs `admin`."""
         return await self._shell.run(links.revoke(self._operations.context, subject, token_id))
 
-    async def webhook_endpoints(self) -> Sequence[WebhookEndpoint]:
+    async def webhook_endpoints(self) -> Sequence[EndpointInfo]:
         """Return the endpoints of webhooks with their queues. Needs `admin`, as all about webhooks does."""
         return await self._shell.run(webhook_administration.list_endpoints(self._operations.context))
 
@@ -239,8 +239,8 @@ class AsyncClient:
         events: Sequence[str] = ("*",),
         folders: Sequence[str] = (),
         ordered: bool = False,
-    ) -> WebhookEndpoint:
-        """Add an endpoint; its `secret` is told this once. `events` as `file.*`, `folders` with those below, none for all."""
+    ) -> EndpointInfo:
+        """Add an endpoint; its `secret` is in this answer alone. `events` as `file.*`, `folders` with those below, none for all."""
         wanted = {"id": id, "url": url, "events": list(events), "folders": list(folders), "ordered": ordered}
         return await self._shell.run(webhook_administration.add_endpoint(self._operations.context, wanted))
 
@@ -259,7 +259,7 @@ class AsyncClient:
         state: Literal["waiting", "done", "dead"] | None = None,
         before: str | None = None,
         limit: int = 50,
-    ) -> Sequence[WebhookDelivery]:
+    ) -> Sequence[DeliveryInfo]:
         """Return a page of deliveries, those of the newest events first; `before` is the last id of the page before."""
         flow = webhook_administration.list_deliveries(self._operations.context, endpoint, state, before, limit)
         return await self._shell.run(flow)
@@ -286,7 +286,7 @@ class AsyncClient:
         takeover: bool = False,
         grace: float | None = None,
         target: int | None = None,
-    ) -> NewLiveStream:
+    ) -> NewLive:
         """Make a live stream whose file will be at `path`: the name is taken from now on. Needs the right `publish`.
 
         `window` is the seconds that its list has by default, None for all of it; with `takeover` a second publisher replaces the
@@ -297,7 +297,7 @@ class AsyncClient:
 
     async def publish_live(
         self,
-        stream: NewLiveStream,
+        stream: NewLive,
         source: BinaryIO,
         *,
         end: bool = True,
@@ -306,7 +306,7 @@ class AsyncClient:
         """Send fragmented MP4 as it comes, until the source ends; the stream ends with it unless `end` is False.
 
         What the server has not acknowledged is kept and sent again, also to another replica. Raises NameConflict where another
-        publisher has taken over, FileMissing where the stream has ended, InvalidRequest for other media.
+        publisher has replaced this one, FileMissing where the stream has ended, InvalidRequest for other media.
         """
         opened = LiveSource(source)
         publisher = live.LivePublisher(self._operations.context, stream.id, stream.publish_token, opened, progress)
@@ -315,13 +315,13 @@ class AsyncClient:
         finally:
             opened.stop()
 
-    async def live_stream(self, id: str) -> LiveStream:  # noqa: A002
+    async def live_stream(self, id: str) -> LiveInfo:  # noqa: A002
         """Describe a live stream."""
         return await self._shell.run(live.get_stream(self._operations.context, self.url, id))
 
     async def live_streams(
         self, state: Literal["waiting", "live", "interrupted", "ended"] | None = None
-    ) -> AsyncIterator[LiveStream]:
+    ) -> AsyncIterator[LiveInfo]:
         """Iterate over the live streams that the caller may watch; those that have not ended, where no state is given."""
         after: str | None = None
         while True:
@@ -331,7 +331,7 @@ class AsyncClient:
             if after is None:
                 return
 
-    async def end_live(self, id: str) -> LiveStream:  # noqa: A002
+    async def end_live(self, id: str) -> LiveInfo:  # noqa: A002
         """End a live stream; what came is its file."""
         return await self._shell.run(live.end_stream(self._operations.context, self.url, id))
 

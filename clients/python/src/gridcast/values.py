@@ -97,7 +97,7 @@ class ServerVersion:
 
 @dataclass(frozen=True, slots=True)
 class SignedLink:
-    """A signed link: whoever has it may read one file (`get`) or upload one (`put`) until `expires_at`, a Unix time in seconds.
+    """A signed link: its holder may read one file (`get`) or upload one (`put`) until `expires_at`, a Unix time in seconds.
 
     `url` is the address with the link: of the file, or of the endpoint of tus. `link` is the credential alone, and `id` prolongs or
     revokes it, without being one.
@@ -112,7 +112,7 @@ class SignedLink:
 
 
 @dataclass(frozen=True, slots=True)
-class Revocation:
+class RevocationReceipt:
     """A revocation of a token or of a subject. Unix times: tokens issued after `before` are good, after `until` all have ended."""
 
     subject: str | None
@@ -122,7 +122,7 @@ class Revocation:
 
 
 @dataclass(frozen=True, slots=True)
-class WebhookEndpoint:
+class EndpointInfo:
     """An endpoint of webhooks and its queue.
 
     `ended`: it has answered 410 and gets nothing more. `waiting` and `dead` count deliveries, `oldest_seconds` is the age of the
@@ -143,7 +143,7 @@ class WebhookEndpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class WebhookDelivery:
+class DeliveryInfo:
     """One delivery of an event to an endpoint. `status` is that of the last answer, `error` why the last try failed."""
 
     id: str
@@ -161,7 +161,7 @@ class WebhookDelivery:
 
 
 @dataclass(frozen=True, slots=True)
-class NewLiveStream:
+class NewLive:
     """A live stream that was made: what its publisher needs.
 
     `publish_token` is the credential of the publisher, shown this once. `playlist` is for viewers; `media` takes one endless body
@@ -180,7 +180,7 @@ class NewLiveStream:
 
 
 @dataclass(frozen=True, slots=True)
-class LiveStream:
+class LiveInfo:
     """A live stream. `duration` in seconds and `bytes` of what is stored; `reason` is why it has ended."""
 
     id: str

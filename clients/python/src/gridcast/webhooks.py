@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-SECRET_PREFIX = "whsec_"  # noqa: S105  # the marker, not a secret
+_SECRET_MARK = "whsec_"  # noqa: S105  # the marker, not a secret
 TOLERANCE_SECONDS = 300
-"""How far the clocks of sender and receiver may differ, and how old a message may be that somebody sends again."""
+"""How far the clocks of sender and receiver may differ, and how old a message may be."""
 _SHORTEST_SECRET_BYTES = 24
 
 
@@ -98,13 +98,11 @@ def verify(
 
 def _parse_secret(text: str) -> bytes:
     try:
-        key = base64.b64decode(text.removeprefix(SECRET_PREFIX), validate=True)
+        key = base64.b64decode(text.removeprefix(_SECRET_MARK), validate=True)
     except (binascii.Error, ValueError):
         key = b""
-    if not text.startswith(SECRET_PREFIX) or len(key) < _SHORTEST_SECRET_BYTES:
-        raise ValueError(
-            f"a secret of webhooks is {SECRET_PREFIX} and base64 of {_SHORTEST_SECRET_BYTES} bytes or more"
-        )
+    if not text.startswith(_SECRET_MARK) or len(key) < _SHORTEST_SECRET_BYTES:
+        raise ValueError(f"a secret of webhooks is {_SECRET_MARK} and base64 of {_SHORTEST_SECRET_BYTES} bytes or more")
     return key
 
 

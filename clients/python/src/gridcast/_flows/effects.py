@@ -6,6 +6,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 T = TypeVar("T")
 DEFAULT_BODY_LIMIT_BYTES = 4 * 1024 * 1024
+JSON_HEADERS = {"content-type": "application/json"}
 SOURCE_BLOCK_BYTES = 256 * 1024
 """What is read at once from a source that is sent as one body."""
 

@@ -6,14 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
-from gridcast._flows.effects import Flow, HttpRequest, HttpResponse
+from gridcast._flows.effects import JSON_HEADERS, Flow, HttpRequest, HttpResponse
 from gridcast._flows.remote_path import split_path
 from gridcast._flows.responses import parse_json, unexpected
 from gridcast._flows.retries import FlowContext, send
 from gridcast.errors import InvalidRequest
-from gridcast.values import Revocation, SignedLink
-
-_JSON = {"content-type": "application/json"}
+from gridcast.values import RevocationReceipt, SignedLink
 
 
 def make_link(
@@ -25,7 +23,7 @@ def make_link(
 ) -> Flow[SignedLink]:
     """Make one link; `options` are members of the request, those that are None are left out.
 
-    Repeated after a lost answer: a link that nobody has seen does no harm, and ends by itself.
+    Repeated after a lost answer: a link that was not seen does no harm, and ends by itself.
     """
     folder, filename = split_path(path)
     seconds = options.get("expires_in")
@@ -33,7 +31,7 @@ def make_link(
         raise InvalidRequest("expires_in is a number of seconds, 1 at least")
     given = {name: value for name, value in options.items() if value not in (None, (), [], False)}
     wanted = {"kind": kind, "folder": folder, "filename": filename, **given}
-    request = HttpRequest("POST", "/file/link", _JSON, json.dumps({"links": [wanted]}).encode())
+    request = HttpRequest("POST", "/file/link", JSON_HEADERS, json.dumps({"links": [wanted]}).encode())
     response = yield from send(context, request, accepted={201})
     links = parse_json(response).get("links")
     if not isinstance(links, list) or len(links) != 1:
@@ -48,7 +46,7 @@ def prolong_link(
     document: dict[str, Any] = {"link": link_text(link)}
     if expires_in is not None:
         document["expires_in"] = expires_in
-    request = HttpRequest("PATCH", _target(link_id), _JSON, json.dumps(document).encode())
+    request = HttpRequest("PATCH", _target(link_id), JSON_HEADERS, json.dumps(document).encode())
     response = yield from send(context, request, accepted={200})
     return _parse_link(response, parse_json(response), origin)
 
@@ -58,16 +56,16 @@ def revoke_link(context: FlowContext, link_id: str) -> Flow[None]:
     yield from send(context, HttpRequest("DELETE", _target(link_id)), accepted={204})
 
 
-def revoke(context: FlowContext, subject: str | None, token_id: str | None) -> Flow[Revocation]:
+def revoke(context: FlowContext, subject: str | None, token_id: str | None) -> Flow[RevocationReceipt]:
     """Revoke one token, or all tokens of a subject that were issued until now."""
     if (subject is None) == (token_id is None):
         raise InvalidRequest("revoke either a subject or a token_id")
     document = {"subject": subject} if token_id is None else {"token_id": token_id}
-    request = HttpRequest("POST", "/auth/revocations", _JSON, json.dumps(document).encode())
+    request = HttpRequest("POST", "/auth/revocations", JSON_HEADERS, json.dumps(document).encode())
     response = yield from send(context, request, accepted={201})
     found = parse_json(response)
     try:
-        return Revocation(found["subject"], found["token_id"], float(found["before"]), float(found["until"]))
+        return RevocationReceipt(found["subject"], found["token_id"], float(found["before"]), float(found["until"]))
     except (KeyError, TypeError, ValueError):
         raise unexpected(response, "the response is no revocation") from None
 

@@ -4,17 +4,25 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from gridcast._flows.effects import Flow, HttpRequest, HttpResponse, ReadSource, Send, Sleep, TransportFault
+from gridcast._flows.effects import (
+    JSON_HEADERS,
+    Flow,
+    HttpRequest,
+    HttpResponse,
+    ReadSource,
+    Send,
+    Sleep,
+    TransportFault,
+)
 from gridcast._flows.remote_path import split_path, with_query
 from gridcast._flows.responses import error_of, parse_json, parse_length, unexpected
 from gridcast._flows.retries import RETRY_STATUSES, FlowContext, OutageTimer, send, unavailable
 from gridcast._flows.tus_transfer import PATCH_TIMEOUT_SECONDS, TUS_CONTENT_TYPE, TUS_HEADERS
 from gridcast.errors import InvalidRequest, RequestError, ServerUnavailable
-from gridcast.values import LiveStream, NewLiveStream, ProgressCallback, TransferProgress
+from gridcast.values import LiveInfo, NewLive, ProgressCallback, TransferProgress
 
 STREAMS_PER_PAGE = 200
-PART_BYTES = 1024 * 1024
-_JSON = {"content-type": "application/json"}
+LIVE_PART_BYTES = 1024 * 1024
 
 
 class LiveBytes(Protocol):
@@ -23,15 +31,17 @@ class LiveBytes(Protocol):
     def read(self, size: int) -> bytes: ...
 
 
-def make_stream(context: FlowContext, origin: str, path: str, options: Mapping[str, Any]) -> Flow[NewLiveStream]:
+def make_stream(context: FlowContext, origin: str, path: str, options: Mapping[str, Any]) -> Flow[NewLive]:
     """Make a stream whose file will be at `path`. Not repeated: its name would be taken by the first attempt."""
     folder, filename = split_path(path)
     given = {name: value for name, value in options.items() if value is not None}
     body = json.dumps({"folder": folder, "filename": filename, **given}).encode()
-    response = yield from send(context, HttpRequest("POST", "/live", _JSON, body), accepted={201}, is_repeatable=False)
+    response = yield from send(
+        context, HttpRequest("POST", "/live", JSON_HEADERS, body), accepted={201}, is_repeatable=False
+    )
     document = parse_json(response)
     try:
-        return NewLiveStream(
+        return NewLive(
             id=str(document["id"]),
             path=path,
             publish_token=str(document["publish_token"]),
@@ -45,7 +55,7 @@ def make_stream(context: FlowContext, origin: str, path: str, options: Mapping[s
         raise unexpected(response, "the response describes no live stream") from None
 
 
-def get_stream(context: FlowContext, origin: str, stream_id: str) -> Flow[LiveStream]:
+def get_stream(context: FlowContext, origin: str, stream_id: str) -> Flow[LiveInfo]:
     """Describe a stream."""
     response = yield from send(context, HttpRequest("GET", _target(stream_id)), accepted={200})
     return _parse_stream(response, parse_json(response), origin)
@@ -53,7 +63,7 @@ def get_stream(context: FlowContext, origin: str, stream_id: str) -> Flow[LiveSt
 
 def list_streams(
     context: FlowContext, origin: str, state: str | None, after: str | None
-) -> Flow[tuple[Sequence[LiveStream], str | None]]:
+) -> Flow[tuple[Sequence[LiveInfo], str | None]]:
     """Return one page of streams, and the `after` of the next page."""
     target = with_query("/live", state=state, after=after, limit=STREAMS_PER_PAGE)
     response = yield from send(context, HttpRequest("GET", target), accepted={200})
@@ -64,7 +74,7 @@ def list_streams(
     return [_parse_stream(response, one, origin) for one in found], document.get("next")
 
 
-def end_stream(context: FlowContext, origin: str, stream_id: str) -> Flow[LiveStream]:
+def end_stream(context: FlowContext, origin: str, stream_id: str) -> Flow[LiveInfo]:
     """End a stream; what came is its file."""
     response = yield from send(context, HttpRequest("POST", f"{_target(stream_id)}/end"), accepted={200})
     return _parse_stream(response, parse_json(response), origin)
@@ -98,8 +108,8 @@ class LivePublisher:
     def run(self, *, end: bool) -> Flow[None]:
         """Send until the source ends; with `end` the stream ends with it.
 
-        Raises NameConflict where another publisher has taken over, FileMissing where the stream has ended, ServerUnavailable where
-        the server was away for too long.
+        Raises NameConflict where another publisher has replaced this one, FileMissing where the stream has ended,
+        ServerUnavailable where the server was away for too long.
         """
         timer = OutageTimer(self._context)
         response = yield from self._repeat(timer, self._begin_request)
@@ -110,7 +120,7 @@ class LivePublisher:
         while not self._has_ended or self._unacknowledged:
             if not self._unacknowledged:
                 # None of the store's protocols: a live source has no length and cannot rewind.
-                self._unacknowledged = yield ReadSource(self._source, PART_BYTES)  # type: ignore[arg-type]
+                self._unacknowledged = yield ReadSource(self._source, LIVE_PART_BYTES)  # type: ignore[arg-type]
                 self._has_ended = not self._unacknowledged
             if self._unacknowledged or end:
                 yield from self._send_part(timer, is_last=self._has_ended and end)
@@ -180,10 +190,10 @@ def _target(stream_id: str) -> str:
     return f"/live/{stream_id}"
 
 
-def _parse_stream(response: HttpResponse, document: Mapping[str, Any], origin: str) -> LiveStream:
+def _parse_stream(response: HttpResponse, document: Mapping[str, Any], origin: str) -> LiveInfo:
     try:
         folder, filename = str(document["folder"]), str(document["filename"])
-        return LiveStream(
+        return LiveInfo(
             id=str(document["id"]),
             state=document["state"],
             title=str(document["title"]),

@@ -6,25 +6,23 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
-from gridcast._flows.effects import Flow, HttpRequest, HttpResponse
+from gridcast._flows.effects import JSON_HEADERS, Flow, HttpRequest, HttpResponse
 from gridcast._flows.remote_path import with_query
 from gridcast._flows.responses import parse_json, unexpected
 from gridcast._flows.retries import FlowContext, send
 from gridcast.errors import InvalidRequest
-from gridcast.values import WebhookDelivery, WebhookEndpoint
-
-_JSON = {"content-type": "application/json"}
+from gridcast.values import DeliveryInfo, EndpointInfo
 
 
-def list_endpoints(context: FlowContext) -> Flow[Sequence[WebhookEndpoint]]:
+def list_endpoints(context: FlowContext) -> Flow[Sequence[EndpointInfo]]:
     """Return all endpoints with their queues."""
     response = yield from send(context, HttpRequest("GET", "/webhooks/endpoints"), accepted={200})
     return [_parse_endpoint(response, one) for one in _parse_list(response)]
 
 
-def add_endpoint(context: FlowContext, document: Mapping[str, Any]) -> Flow[WebhookEndpoint]:
+def add_endpoint(context: FlowContext, document: Mapping[str, Any]) -> Flow[EndpointInfo]:
     """Add an endpoint. Not repeated: its secret is shown once, and a second request would find it there."""
-    request = HttpRequest("POST", "/webhooks/endpoints", _JSON, json.dumps(document).encode())
+    request = HttpRequest("POST", "/webhooks/endpoints", JSON_HEADERS, json.dumps(document).encode())
     response = yield from send(context, request, accepted={201}, is_repeatable=False)
     return _parse_endpoint(response, parse_json(response))
 
@@ -41,7 +39,7 @@ def activate_endpoint(context: FlowContext, endpoint_id: str) -> Flow[None]:
 
 def list_deliveries(
     context: FlowContext, endpoint: str | None, state: str | None, before: str | None, limit: int
-) -> Flow[Sequence[WebhookDelivery]]:
+) -> Flow[Sequence[DeliveryInfo]]:
     """Return a page of deliveries, those of the newest events first."""
     target = with_query("/webhooks/deliveries", endpoint=endpoint, state=state, before=before, limit=limit)
     response = yield from send(context, HttpRequest("GET", target), accepted={200})
@@ -66,7 +64,7 @@ def replay(
         for name, value in wanted.items()
         if value is not None
     }
-    request = HttpRequest("POST", "/webhooks/replays", _JSON, json.dumps(document).encode())
+    request = HttpRequest("POST", "/webhooks/replays", JSON_HEADERS, json.dumps(document).encode())
     response = yield from send(context, request, accepted={200})
     count = parse_json(response).get("replayed")
     if not isinstance(count, int):
@@ -90,9 +88,9 @@ def _parse_list(response: HttpResponse) -> Sequence[Any]:
     return found
 
 
-def _parse_endpoint(response: HttpResponse, document: Mapping[str, Any]) -> WebhookEndpoint:
+def _parse_endpoint(response: HttpResponse, document: Mapping[str, Any]) -> EndpointInfo:
     try:
-        return WebhookEndpoint(
+        return EndpointInfo(
             id=str(document["id"]),
             url=str(document["url"]),
             events=tuple(document["events"]),
@@ -109,9 +107,9 @@ def _parse_endpoint(response: HttpResponse, document: Mapping[str, Any]) -> Webh
         raise unexpected(response, "the response describes no endpoint") from None
 
 
-def _parse_delivery(response: HttpResponse, document: Mapping[str, Any]) -> WebhookDelivery:
+def _parse_delivery(response: HttpResponse, document: Mapping[str, Any]) -> DeliveryInfo:
     try:
-        return WebhookDelivery(
+        return DeliveryInfo(
             id=str(document["id"]),
             event_id=str(document["event_id"]),
             endpoint=str(document["endpoint"]),

@@ -9,7 +9,7 @@ from gridcast.cli.connection import ServerChoice, find_connection
 from gridcast.cli.exit_codes import ExitCode
 from gridcast.cli.options import output_options, server_options
 from gridcast.cli.output import CommandOutput, format_duration, printable
-from gridcast.values import WebhookDelivery, WebhookEndpoint
+from gridcast.values import DeliveryInfo, EndpointInfo
 
 _DELIVERY_STATES = click.Choice(["waiting", "done", "dead"])
 _REPLAYED_STATES = click.Choice(["done", "dead"])
@@ -49,7 +49,7 @@ def add_endpoint(
     server: ServerChoice,
     output: CommandOutput,
 ) -> int:
-    """Add an endpoint, and print its secret, which is told this once."""
+    """Add an endpoint, and print its secret, which is shown once."""
     with find_connection(server).client() as client:
         added = client.add_webhook_endpoint(
             endpoint_id, address, events=events or ("*",), folders=folders, ordered=ordered
@@ -128,7 +128,7 @@ def replay(
     return ExitCode.OK
 
 
-def _describe_endpoint(endpoint: WebhookEndpoint) -> str:
+def _describe_endpoint(endpoint: EndpointInfo) -> str:
     state = "ended" if endpoint.ended else "active"
     queue = f"{endpoint.waiting} waiting" + (
         f" ({format_duration(endpoint.oldest_seconds)})" if endpoint.waiting else ""
@@ -136,13 +136,13 @@ def _describe_endpoint(endpoint: WebhookEndpoint) -> str:
     return printable(f"{endpoint.id:<16} {state:<7} {queue}, {endpoint.dead} dead  {endpoint.url}")
 
 
-def _endpoint_document(endpoint: WebhookEndpoint) -> dict[str, object]:
+def _endpoint_document(endpoint: EndpointInfo) -> dict[str, object]:
     document = asdict(endpoint)
     del document["secret"]
     return document
 
 
-def _describe_delivery(delivery: WebhookDelivery) -> str:
+def _describe_delivery(delivery: DeliveryInfo) -> str:
     answer = f"{delivery.status or ''} {delivery.error}".strip() or "-"
     return printable(
         f"{delivery.created_at:%Y-%m-%d %H:%M:%S} {delivery.state:<7} {delivery.endpoint:<16} {delivery.type:<14} "
@@ -150,7 +150,7 @@ def _describe_delivery(delivery: WebhookDelivery) -> str:
     )
 
 
-def _delivery_document(delivery: WebhookDelivery) -> dict[str, object]:
+def _delivery_document(delivery: DeliveryInfo) -> dict[str, object]:
     return {
         **asdict(delivery),
         "created_at": delivery.created_at.isoformat(),

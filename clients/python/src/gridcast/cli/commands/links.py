@@ -37,7 +37,7 @@ class Duration(click.ParamType[float]):
 @click.option("--upload", "is_upload", is_flag=True, help="It uploads PLACE once, over tus, instead of reading it.")
 @click.option("--max-size", type=click.IntRange(0), metavar="BYTES", help="With --upload: the largest file.")
 @click.option("--type", "media_types", metavar="TYPE", multiple=True, help="With --upload: as image/png or video/*.")
-@click.option("--prolong", metavar="ID", help="Let the link with this id live on; PLACE is then the link or its URL.")
+@click.option("--prolong", metavar="ID", help="Let the link with this id end later; PLACE is then the link or its URL.")
 @click.option("--revoke", metavar="ID", help="Revoke the link with this id.")
 @server_options
 @output_options
@@ -54,7 +54,7 @@ def link(
     server: ServerChoice,
     output: CommandOutput,
 ) -> int:
-    """Make links by which anybody may read a file, or upload one, for a while. Prints their URLs.
+    """Make links that read a file, or upload one, without a token. Prints their URLs.
 
     The id by which a link is prolonged or revoked is printed on stderr, and with --json.
     """

@@ -18,7 +18,7 @@ from gridcast.cli.options import output_options, server_options
 from gridcast.cli.output import CommandOutput, format_bytes, format_duration, printable
 from gridcast.cli.places import name_in_errors, parse_place
 from gridcast.errors import InvalidRequest, RequestError
-from gridcast.values import NewLiveStream, TransferProgress
+from gridcast.values import NewLive, TransferProgress
 
 NOTE_SECONDS = 10.0
 _STATES = click.Choice(["waiting", "live", "interrupted", "ended"])
@@ -80,7 +80,7 @@ def send(
 
 def _publish(
     client: Client,
-    stream: NewLiveStream,
+    stream: NewLive,
     media: BinaryIO,
     encoder: subprocess.Popen[bytes] | None,
     output: CommandOutput,
@@ -104,7 +104,7 @@ def _publish(
         encoder.wait()
 
 
-def _end(client: Client, stream: NewLiveStream, output: CommandOutput) -> None:
+def _end(client: Client, stream: NewLive, output: CommandOutput) -> None:
     try:
         client.end_live(stream.id)
     except RequestError as error:
