@@ -155,6 +155,8 @@ class LiveReceiver:
 
     async def begin_tus(self, stream: LiveStream, body: UploadBody) -> int:
         """Begin a source that can be resumed, without bytes. Returns its number. Raises Conflict, Gone."""
+        if stream.state == "ended":
+            raise Gone("this stream has ended")
         async with self._open(stream, "tus", body, None, anew=True) as (intake, _):
             await intake.begin_source()
             await intake.writer.release()
