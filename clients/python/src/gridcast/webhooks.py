@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _SECRET_MARK = "whsec_"  # noqa: S105  # the marker, not a secret
-TOLERANCE_SECONDS = 300
+CLOCK_TOLERANCE_SECONDS = 300
 """How far the clocks of sender and receiver may differ, and how old a message may be."""
 _SHORTEST_SECRET_BYTES = 24
 
@@ -47,7 +47,7 @@ def verify(
     headers: Mapping[str, str],
     secret: str | Sequence[str],
     *,
-    tolerance: float = TOLERANCE_SECONDS,
+    tolerance: float = CLOCK_TOLERANCE_SECONDS,
     now: float | None = None,
 ) -> WebhookEvent:
     """Return the event of a message whose signature is good.

@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 from gridcast.errors import InvalidRequest
 
-READ_BYTES = 64 * 1024
+ENCODER_READ_BYTES = 64 * 1024
 MAX_BUFFERED_BYTES = 32 * 1024 * 1024
 """Bytes that are kept while the server is away. Beyond it the encoder has to wait."""
 GATHER_SECONDS = 0.2
@@ -53,7 +53,7 @@ class LiveSource:
 
     def _run(self) -> None:
         try:
-            while block := self._read(READ_BYTES):
+            while block := self._read(ENCODER_READ_BYTES):
                 if not isinstance(block, bytes | bytearray):
                     raise InvalidRequest("the source does not give bytes: open it in binary mode, and blocking")  # noqa: TRY301
                 with self._changed:
