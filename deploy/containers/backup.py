@@ -1,9 +1,10 @@
 """Dumps the media database into a directory while the services run, and restores it: `backup.py dump|restore DIRECTORY`.
 
-The order makes an online dump complete. `media` is dumped first: every file that it references was stored completely before, and
-chunks that are replaced or deleted afterwards stay for the tombstone TTL. So the dump of chunks must begin and end within that TTL,
-or run while nothing is deleted: it counts the chunks and bytes of each file and fails where some are missing. A restore runs in the
-reverse order, so that no document references a file that is not there yet.
+The order makes an online dump complete. Live streams come first: the uploads to which they refer have these bytes then, or more.
+Then `media`: every file that it references was stored completely before, and chunks that are replaced or deleted afterwards stay
+for the tombstone TTL. So the dump of chunks must begin and end within that TTL, or run while nothing is deleted: it counts the
+chunks and bytes of each file and fails where some are missing. A restore runs in the reverse order, so that no document
+references a file that is not there yet.
 The files are those of MongoDB's own tools (`DATABASE/COLLECTION.bson`), so mongorestore reads them as well.
 The URI comes from GRIDCAST_MONGODB_URI or from the file that GRIDCAST_MONGODB_URI_FILE names.
 """
@@ -23,9 +24,9 @@ from pymongo.collection import Collection
 from pymongo.errors import PyMongoError
 from pymongo.write_concern import WriteConcern
 
-COLLECTIONS = ("media", "fs.files", "fs.chunks", "revisions", "posters")
+COLLECTIONS = ("live", "live_segments", "media", "fs.files", "fs.chunks", "revisions", "posters")
 """In the order of a dump."""
-NEWER_COLLECTIONS = frozenset({"revisions", "posters"})
+NEWER_COLLECTIONS = frozenset({"revisions", "posters", "live", "live_segments"})
 """Missing in dumps of earlier versions."""
 BATCH_BYTES = 8 * 1024 * 1024
 """Approximate size of one insert of a restore."""

@@ -29,6 +29,8 @@ MAX_EPOCHS = 2_000
 MAX_INIT_BYTES_IN_ALL = 4 << 20
 """Of the initialisation segments of all epochs of one stream: a reader has all of them in memory."""
 
+STREAM_TAKEN_OVER = "another writer has taken this stream over"
+
 
 class TooManyEpochs(TooManyRequests):
     """429: a stream's senders have begun anew too often, or their initialisation segments are too large in all."""
@@ -123,7 +125,7 @@ class LiveStreamReader(Protocol):
     """Reads streams. Raises ServiceUnavailable.
 
     A stream leaves with the bytes of its file. One that has not become a file stays for a day after its upload has gone, without
-    segments, so that its end can be told.
+    segments, so that clients learn how it ended.
     """
 
     async def get_stream(self, stream_id: str) -> LiveStream | None:
