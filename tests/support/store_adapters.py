@@ -26,6 +26,7 @@ from services.common.store.gridfs.upload_store import GridFSUploadStore
 from services.common.store.growing_files import GrowingFiles
 from services.common.store.live_store import LiveStore
 from services.common.store.media_reader import MediaReader
+from services.common.store.quotas import NO_QUOTA, Quota
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import (
     NO_PRECONDITIONS,
@@ -113,12 +114,12 @@ class GridFSAdapters(StoreAdapters):
     inspector: MongoInspector
     store: GridFSUploadStore
 
-    def __init__(self, mongo: Any, inspector: MongoInspector) -> None:
+    def __init__(self, mongo: Any, inspector: MongoInspector, quota: Quota = NO_QUOTA) -> None:
         self.mongo = mongo
-        store = GridFSUploadStore(mongo, TIMINGS)
+        store = GridFSUploadStore(mongo, TIMINGS, quota)
         super().__init__(
             store,
-            GridFSGarbageCollector(mongo, TIMINGS),
+            GridFSGarbageCollector(mongo, TIMINGS, quota),
             GridFSMediaReader(mongo),
             GridFSGrowingFiles(mongo, store),
             GridFSLiveStore(mongo),
