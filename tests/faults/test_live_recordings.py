@@ -121,7 +121,7 @@ class Recorder:
             await store.write_blocks(self.upload, offset // CHUNK_SIZE, [data[:CHUNK_SIZE]])
             data, offset = data[CHUNK_SIZE:], offset + CHUNK_SIZE
         await reached("blocks")
-        await store.set_offset(self.upload, progress.position.offset, data, None, keep_lease=True)
+        await store.set_offset(self.upload, progress.position.offset, data, None, keep_lease=True, durable=True)
         await reached("offset")
         await self._adapters.live.advance("s", self.upload.fencing_token, progress)
         await reached("segment")

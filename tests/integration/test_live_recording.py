@@ -73,7 +73,7 @@ class Recorder:
                 first = (end - len(self._tail)) // CHUNK_SIZE
                 await self._store.write_blocks(self.upload, first, [self._tail[:CHUNK_SIZE]])
                 self._tail = self._tail[CHUNK_SIZE:]
-            await self._store.set_offset(self.upload, end, self._tail, None, keep_lease=True)
+            await self._store.set_offset(self.upload, end, self._tail, None, keep_lease=True, durable=True)
             self._recording.segments.append(segment)
 
 

@@ -4,7 +4,8 @@ A stream is an unfinished upload that is read before its commit (ADR 40); its by
 and `growing_files`. The guarantees are written here; every implementation is tested against them by the same contract tests. All
 times are those of the store's clock.
 
-The order of a writer: blocks, then the durable offset of the upload, then `advance`. What `advance` has not stored does not count:
+The order of a writer: blocks, then the offset of the upload (`set_offset` with `durable=True`: a crash must not undo it once the
+position has passed it), then `advance`. What `advance` has not stored does not count:
 neither for readers nor for the next writer, which goes on where the last `advance` ended.
 """
 
