@@ -115,6 +115,8 @@ async def test_the_database_is_killed_between_the_steps_of_a_writer(store: Store
         pending = progress.pending
 
     async def fails_within_the_last_step(recorder: Recorder) -> None:
+        nonlocal pending
+
         async def reached(step: str) -> None:
             if step == "offset":
                 killing.append(asyncio.create_task(store.kill()))
@@ -122,7 +124,9 @@ async def test_the_database_is_killed_between_the_steps_of_a_writer(store: Store
 
         killing: list[asyncio.Task[None]] = []
         with contextlib.suppress(ServiceUnavailable):
-            acknowledged.extend((await recorder.add_segment(reached)).segments)
+            progress = await recorder.add_segment(reached)
+            acknowledged.extend(progress.segments)
+            pending = progress.pending
         await asyncio.gather(*killing)
 
     recorder = await Recorder.acquire(adapters, upload.upload_id)
