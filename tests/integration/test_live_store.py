@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -9,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from services.common.errors import Conflict, Gone
+from services.common.live.segments import Epoch, Segment
 from services.common.media import MediaName
 from services.common.store.live_store import (
     MAX_EPOCHS,
@@ -400,3 +402,50 @@ async def test_segments_leave_with_the_upload_and_the_end_of_a_stream_can_be_tol
     await adapters.keeper.delete_orphans()
     assert await adapters.live.get_stream("s") is None
     assert adapters.inspector.count_live() == ((0, 0) if expires else (1, 4)), "one whose upload is there stays"
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_random_calls_of_several_writers_match_a_model(adapters: StoreAdapters, seed: int) -> None:
+    """Any order of calls, by writers of which each has acquired the stream once; the model is what the port says."""
+    dice = random.Random(seed)
+    await begin_stream(adapters)
+    live, fence, state = adapters.live, 0, "waiting"
+    segments: list[Segment] = []
+    epochs: list[Epoch] = []
+    pending = b""
+    for step in range(60):
+        token = max(0, fence + dice.choice((-1, 0, 0, 0, 1)))
+        expected = Conflict if token < fence else None
+        outcome: Awaitable[object]
+        call = dice.choice(("advance", "advance", "advance", "advance", "publisher", "state"))
+        if call == "advance":
+            repeated = dice.randrange(3)
+            first, last = max(0, len(segments) - repeated), len(segments) - 1 + dice.randrange(3)
+            more = (epoch(len(epochs)),) if dice.randrange(4) == 0 else ()
+            added = progress(first, last, epochs=more, pending=b"%d" % step, mark=step)
+            outcome = live.advance("s", token, added)
+            if expected is None:
+                segments += [each for each in added.segments if each.number >= len(segments)]
+                epochs += more
+                pending = added.pending
+                state = "live" if segments else state
+        elif call == "publisher":
+            outcome = live.set_publisher("s", token, f"{step}")
+        else:
+            chosen: LiveState = dice.choice(("live", "interrupted", "waiting"))
+            outcome = live.set_state("s", token, chosen)
+            if expected is None and state == chosen:
+                token = fence  # nothing is changed
+            state = state if expected else chosen
+        if expected is None:
+            await outcome
+            fence = max(fence, token)
+        else:
+            with pytest.raises(expected):
+                await outcome
+        found = await stored(adapters)
+        assert (found.fencing_token, found.state, list(found.epochs)) == (fence, state, epochs), (step, call)
+        assert found.position.last_segment == len(segments) - 1
+        assert await live.read_pending("s") == pending
+        first = dice.randrange(len(segments) + 1)
+        assert list(await live.read_segments("s", first, 5)) == segments[first : first + 5]

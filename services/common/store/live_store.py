@@ -210,7 +210,8 @@ def new_progress(last_segment: int, epoch_count: int, progress: LiveProgress) ->
     if len(progress.pending) > MAX_PENDING_BYTES:
         raise ValueError(f"more than {MAX_PENDING_BYTES} pending bytes")
     segments = tuple(segment for segment in progress.segments if segment.number > last_segment)
-    if [segment.number for segment in segments] != list(range(last_segment + 1, progress.position.last_segment + 1)):
+    last = progress.position.last_segment
+    if last < last_segment or [segment.number for segment in segments] != list(range(last_segment + 1, last + 1)):
         raise ValueError("segments that do not go on from the last stored one to the last one of the position")
     epochs = tuple(epoch for epoch in progress.epochs if epoch.number >= epoch_count)
     if [epoch.number for epoch in epochs] != list(range(epoch_count, epoch_count + len(epochs))):

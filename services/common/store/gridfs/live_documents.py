@@ -134,7 +134,8 @@ def _encode_position(position: LivePosition) -> Document:
     }
 
 
-def _decode_position(stored: Document) -> LivePosition:
+def decode_position(stored: Document) -> LivePosition:
+    """A position, out of its field."""
     opened = stored["open"]
     return LivePosition(
         offset=stored["offset"],
@@ -202,7 +203,7 @@ def decode_stream(document: Document, epochs: tuple[Epoch, ...] = ()) -> LiveStr
         reason=document["reason"],
         fencing_token=document["fence"],
         publisher=document["publisher"],
-        position=_decode_position(document["position"]),
+        position=decode_position(document["position"]),
         epochs=epochs,
         created_at=document["created_at"],
         started_at=document["started_at"],
