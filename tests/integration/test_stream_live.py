@@ -15,12 +15,12 @@ from services.common.bus.redis import RedisClient
 from services.common.bus.subscription import Subscription
 from services.common.live.viewer_counts import count_key
 from services.common.media import MediaName
-from services.common.settings import StoreSettings
 from services.common.store.factory import MediaStore
 from services.common.store.timings import StoreTimings
-from tests.support.databases import FilesFolder, ServerProcess, storage_env
+from tests.support.databases import ServerProcess, storage_env
 from tests.support.fragmented_mp4 import fragment
 from tests.support.hls_rules import apply_delta, check_playlist, check_reload
+from tests.support.live_replicas import store_settings
 from tests.support.live_writer import LiveWriter
 from tests.support.opened_stores import opened_store
 from tests.support.processes import ServiceProcess, run_service
@@ -39,12 +39,6 @@ class Replicas:
     two: ServiceProcess
 
 
-def store_settings(mongod: ServerProcess) -> StoreSettings:
-    if isinstance(mongod, FilesFolder):
-        return StoreSettings(store="files", files_dir=str(mongod.data_dir / DATABASE))
-    return StoreSettings(mongodb_uri=mongod.url, mongodb_database=DATABASE)
-
-
 @pytest.fixture(scope="module")
 def replicas(
     tmp_path_factory: pytest.TempPathFactory, mongod: ServerProcess, redis_server: ServerProcess
@@ -57,7 +51,7 @@ def replicas(
 
 @pytest.fixture
 async def store(mongod: ServerProcess) -> AsyncIterator[MediaStore]:
-    async with opened_store(store_settings(mongod), StoreTimings()) as opened:
+    async with opened_store(store_settings(mongod, DATABASE), StoreTimings()) as opened:
         yield opened
 
 

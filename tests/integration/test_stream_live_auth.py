@@ -10,14 +10,11 @@ import pytest
 
 from services.common.auth.key_ring import parse_key_ring
 from services.common.auth.signed_links import Link, LinkSigner
-from services.common.bus.redis import RedisClient
 from services.common.media import MediaName
-from services.common.settings import StoreSettings
-from services.common.store.timings import StoreTimings
-from tests.support.databases import FilesFolder, ServerProcess, storage_env
+from tests.support.databases import ServerProcess, storage_env
 from tests.support.hls_rules import apply_delta, check_playlist
+from tests.support.live_replicas import live_writer
 from tests.support.live_writer import LiveWriter
-from tests.support.opened_stores import opened_store
 from tests.support.processes import ServiceProcess, run_service
 from tests.support.tokens import AUTH_ENV, SECRET, authorized
 from tests.support.waiting import eventually_async
@@ -55,17 +52,9 @@ async def http(services: Services) -> AsyncIterator[httpx.AsyncClient]:
 @pytest.fixture
 async def writer(mongod: ServerProcess, redis_server: ServerProcess) -> AsyncIterator[LiveWriter]:
     """A stream of eight segments in the folder `team/a`."""
-    settings = (
-        StoreSettings(store="files", files_dir=str(mongod.data_dir / DATABASE))
-        if isinstance(mongod, FilesFolder)
-        else StoreSettings(mongodb_uri=mongod.url, mongodb_database=DATABASE)
-    )
-    redis = RedisClient.from_url(redis_server.url)
-    async with opened_store(settings, StoreTimings()) as store:
-        writer = await LiveWriter(store, redis).create("team/a")
+    async with live_writer(mongod, redis_server.url, DATABASE, folder="team/a") as writer:
         await writer.add_segments(8)
         yield writer
-    await redis.aclose()
 
 
 async def make_link(services: Services, scope: str, **options: str) -> httpx.Response:
