@@ -61,9 +61,11 @@ PUBLISHER_ACL = (
     f" &gridcast:all &gridcast:topic:* &gridcast:node:* {_PUSH_COMMANDS}"
 )
 # Subscribes to invalidations and to wake-ups of live streams, and counts their viewers: keys of its own, pushes to their topics.
+# Two selectors, because it must not publish what it subscribes to.
 STREAM_ACL = (
-    "~gridcast:live:* ~gridcast:sequence ~gridcast:history:* ~gridcast:once:*"
-    f" &gridcast:invalidate &gridcast:live &gridcast:topic:live/* {_PUSH_COMMANDS} +subscribe +unsubscribe +pfadd +pfcount"
+    "&gridcast:invalidate &gridcast:live -@all +@connection -@dangerous +subscribe +unsubscribe"
+    " (~gridcast:live:* ~gridcast:sequence ~gridcast:history:* ~gridcast:once:* &gridcast:topic:live/*"
+    f" {_PUSH_COMMANDS} +pfadd +pfcount)"
 )
 REPLICA_ACL = "-@all +psync +replconf +ping"
 # At the Sentinels themselves, for everyone who has a Redis URL: the address of the master and its changes, and nothing else.

@@ -233,7 +233,9 @@ FORBIDDEN_BY_USER: dict[str, tuple[tuple[str | int, ...], ...]] = {
         ("SET", "gridcast:test", "1"),
         ("DEL", "gridcast:test"),
         ("EVAL", "return redis.call('PUBLISH', 'gridcast:invalidate', '[]')", 0),
-        ("EVAL", "return 1", 0),
+        ("PUBLISH", "gridcast:live", "{}"),
+        ("PUBLISH", "gridcast:topic:room", "{}"),
+        ("GET", "gridcast:sid:test"),
     ),
     "socket": (),
     "publisher": (

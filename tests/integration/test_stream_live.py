@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 import m3u8
@@ -411,7 +412,7 @@ async def test_viewers_are_counted_once_over_both_replicas(
     writer = await LiveWriter(store, redis, target=1).create()
     await writer.add_segments(4)
     await until_listed(http, writer)
-    pushed: list[dict[str, object]] = []
+    pushed: list[dict[str, Any]] = []
     subscription = Subscription(
         redis,
         [topic_channel(f"live/{writer.id}")],

@@ -37,6 +37,14 @@ def make(streams: Streams, clock: Clock | None = None, hearing: Hearing | None =
     return StreamLoader(STREAM_ID, streams, hearing or Hearing(), NoMarks(), clock or Clock())
 
 
+def is_current(loader: StreamLoader) -> bool:
+    return loader.is_current
+
+
+async def until_listed(loader: StreamLoader, number: int) -> None:
+    await eventually_async(lambda: loader.playlist.last_number == number)
+
+
 async def test_a_thousand_callers_are_one_question() -> None:
     """Row 28: what a replica that has just started asks the store."""
     streams = Streams(5)
@@ -54,19 +62,18 @@ async def test_the_store_is_asked_more_often_while_no_wake_ups_come() -> None:
     loader = make(streams, clock, hearing)
     await loader.ensure_current()
     clock.now += 1.1
-    assert loader.is_current
+    assert is_current(loader)
     hearing.up = False
-    assert not loader.is_current
     await loader.ensure_current()
-    assert streams.questions == 2
+    assert streams.questions == 2, "not current any more"
     hearing.up = True
     loader.forget_wake_ups()
-    assert not loader.is_current, "wake-ups were lost"
+    assert not is_current(loader), "wake-ups were lost"
     await loader.ensure_current()
     clock.now += 2.9
-    assert loader.is_current
+    assert is_current(loader)
     clock.now += 0.2
-    assert not loader.is_current
+    assert not is_current(loader)
 
 
 async def test_a_wake_up_during_a_question_is_not_lost() -> None:
@@ -89,9 +96,9 @@ async def test_a_wake_up_that_says_nothing_new_asks_nothing() -> None:
     loader = make(streams)
     await loader.ensure_current()
     loader.wake_up(4, "live")
-    assert loader.is_current
+    assert is_current(loader)
     loader.wake_up(4, "interrupted")
-    assert not loader.is_current
+    assert not is_current(loader)
 
 
 async def test_streams_that_nobody_watches_are_not_asked_for() -> None:
@@ -102,7 +109,7 @@ async def test_streams_that_nobody_watches_are_not_asked_for() -> None:
     loader.wake_up(5, "live")
     await asyncio.sleep(0.05)
     assert streams.questions == 1
-    assert not loader.is_current
+    assert not is_current(loader)
 
 
 async def test_all_that_wait_are_woken_by_one_question() -> None:
@@ -245,7 +252,7 @@ async def test_reloads_may_block_after_a_steady_cadence_and_for_ever() -> None:
         clock.now += 2
         loader.used_at = clock.now
         loader.wake_up(number, "live")
-        await eventually_async(lambda number=number: loader.playlist.last_number == number)
+        await until_listed(loader, number)
     assert "CAN-BLOCK-RELOAD=YES" in loader.playlist.render()
     assert marks.marked == {STREAM_ID}
     clock.now += 100
