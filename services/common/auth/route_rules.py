@@ -74,10 +74,6 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
     "/file/info": {"GET": _READ},
     "/file/stream": {"GET": _DOWNLOAD, "PUT": _WRITE, "DELETE": _DELETE},
     PATH_TEMPLATE: {"GET": _DOWNLOAD, "PUT": _WRITE, "DELETE": _DELETE},
-    INDEX_TEMPLATE: {"GET": _WATCH},
-    MEDIA_TEMPLATE: {"GET": _WATCH},
-    INIT_TEMPLATE: {"GET": _WATCH},
-    SEGMENT_TEMPLATE: {"GET": _WATCH},
     "/file/upload": {"POST": Rule("write", Source.FORM)},
     "/file/tus": {"OPTIONS": PUBLIC, "POST": Rule("write", Source.TUS_METADATA, "put")},
     # POST is PATCH, DELETE or HEAD by X-HTTP-Method-Override: all need the same.
@@ -95,6 +91,20 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
     "/sockets/messages": {"POST": Rule("push", Source.TOPIC)},
     "/sockets/{sid}": {"GET": Rule("sockets", Source.SOCKET), "DELETE": Rule("sockets", Source.SOCKET)},
     "/sockets/{sid}/messages": {"POST": Rule("push", Source.SOCKET)},
+    # The folder of a stream is judged by the handler: the body or the store names it.
+    "/live": {"GET": Rule("read"), "POST": Rule("publish")},
+    "/live/{id}": {"GET": Rule("read"), "DELETE": Rule("publish")},
+    "/live/{id}/end": {"POST": Rule("publish")},
+    INDEX_TEMPLATE: {"GET": _WATCH},
+    MEDIA_TEMPLATE: {"GET": _WATCH},
+    INIT_TEMPLATE: {"GET": _WATCH},
+    SEGMENT_TEMPLATE: {"GET": _WATCH},
+    # Ingest takes the publish token of the stream, and the handler judges it.
+    "/live/{id}/tus": dict.fromkeys(("OPTIONS", "HEAD", "PATCH", "POST"), PUBLIC),
+    "/live/{id}/media": dict.fromkeys(("POST", "PUT"), PUBLIC),
+    "/live/{id}/media/{name}": dict.fromkeys(("POST", "PUT", "DELETE"), PUBLIC),
+    "/live/{id}/key/{token}/media": dict.fromkeys(("POST", "PUT"), PUBLIC),
+    "/live/{id}/key/{token}/media/{name}": dict.fromkeys(("POST", "PUT", "DELETE"), PUBLIC),
 }
 WEBSOCKET_RULE = Rule("listen")
 """The handshake of a WebSocket. Each topic is judged by itself, and so is the folder of each `file.*` event."""
