@@ -47,7 +47,7 @@ def test_every_replica_is_asked_with_the_callers_token(
     answer = httpx.get(f"{gateway.url}/status", headers={"authorization": "Bearer a.b.c", "x-other": "1"})
     assert answer.status_code == 200
     document = answer.json()
-    assert [service["service"] for service in document["services"]] == ["upload", "stream", "socket"]
+    assert [service["service"] for service in document["services"]] == ["upload", "stream", "socket", "live"]
     for service in document["services"]:
         assert service["ready"] is True
         assert service["replicas"] == [{**STATUS, "address": one.url} for one in (upstream, second)]
