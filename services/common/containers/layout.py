@@ -56,6 +56,16 @@ class MediaLayout:
         return None if self.playable else INDEX_AT_END
 
 
+def media_type_of(head: bytes) -> str:
+    """Return the media type of a file that begins with `head`; that of any bytes where it is no video or sound that we know."""
+    parser = detect_container(head)
+    if parser is Mp4Parser:
+        return _type_of_brand(head)
+    if parser is MatroskaParser:
+        return _type_of_document(head)
+    return _SEQUENTIAL_TYPES.get(parser, "application/octet-stream")
+
+
 class LayoutScanner:
     """The layout of one file, shown block by block from its first one on. `done` says that no further block is wanted."""
 
@@ -87,14 +97,12 @@ class LayoutScanner:
             self._walk(block)
             return
         parser = detect_container(block)
+        self._content_type = media_type_of(block)
         if parser is Mp4Parser:
-            self._content_type = _type_of_brand(block)
             self._walk(block)
         elif parser is MatroskaParser:
-            self._content_type = _type_of_document(block)
             self._decide("webm")
         elif parser in _SEQUENTIAL_TYPES:
-            self._content_type = _SEQUENTIAL_TYPES[parser]
             self._decide("sequential")
         else:
             self.done = True
