@@ -1,14 +1,10 @@
 """`file.playable`: told once to the socket of the uploader, by every way of uploading, and again by the replica that goes on."""
 
-import json
 import os
 from collections.abc import Iterator
-from contextlib import closing
-from typing import Any
 
 import httpx
 import pytest
-import redis as redis_py
 
 from services.common.store.play_addresses import make_play_address
 from tests.support.fragmented_mp4 import box, fragment, init
@@ -23,9 +19,9 @@ from tests.support.upload_client import (
     throttled,
     tus_metadata,
 )
+from tests.support.uploader_socket import CLIENT_SID, UploaderSocket
 from tests.support.waiting import eventually
 
-CLIENT_SID = "A" * 52
 FTYP = box(b"ftyp", b"isom\x00\x00\x02\x00isomiso2avc1mp41")
 MOOV = box(b"moov", box(b"mvhd", bytes(100)), box(b"trak", bytes(3000)))
 MDAT = box(b"mdat", os.urandom(3 * CHUNK_SIZE))
@@ -33,33 +29,9 @@ INDEX_FIRST, INDEX_LAST = FTYP + MOOV + MDAT, FTYP + MDAT + MOOV
 FRAGMENTED = init() + b"".join(fragment(number, 1, fill=CHUNK_SIZE) for number in range(3))
 
 
-class Socket:
-    """The node of CLIENT_SID: what is sent to that socket alone."""
-
-    def __init__(self, url: str) -> None:
-        self.redis = redis_py.Redis.from_url(url, protocol=2)
-        self.redis.hset(f"gridcast:sid:{CLIENT_SID}", "node", "ear")
-        self.redis.set("gridcast:node:ear", "1")
-        self.pubsub = self.redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
-        self.pubsub.subscribe("gridcast:all", "gridcast:node:ear")
-        self.heard: list[tuple[str, dict[str, Any]]] = []
-
-    def playable(self) -> list[dict[str, Any]]:
-        """The data of all events so far. Each has come by the channel of the node."""
-        while (message := self.pubsub.get_message(timeout=0.2)) is not None:
-            text: bytes = message["data"]
-            self.heard.append((message["channel"].decode(), json.loads(text.partition(b"\n")[2] or text)))
-        found = [(channel, event["data"]) for channel, event in self.heard if event["type"] == "file.playable"]
-        assert {channel for channel, _ in found} <= {"gridcast:node:ear"}
-        return [data for _, data in found]
-
-
 @pytest.fixture
-def ear(redis_url: str, upload: ServiceProcess, inspector: MongoInspector) -> Iterator[Socket]:
-    socket = Socket(redis_url)
-    with closing(socket.pubsub), closing(socket.redis):
-        socket.playable()
-        socket.heard.clear()
+def ear(redis_url: str, upload: ServiceProcess, inspector: MongoInspector) -> Iterator[UploaderSocket]:
+    with UploaderSocket.listening(redis_url) as socket:
         yield socket
 
 
@@ -82,7 +54,7 @@ def send(upload: ServiceProcess, way: str, data: bytes, sid: str | None = CLIENT
 
 
 @pytest.mark.parametrize("way", ["put", "form", "form without a folder", "tus"])
-def test_an_index_in_front_is_told_once_with_an_address(upload: ServiceProcess, ear: Socket, way: str) -> None:
+def test_an_index_in_front_is_told_once_with_an_address(upload: ServiceProcess, ear: UploaderSocket, way: str) -> None:
     send(upload, way, INDEX_FIRST)
     (told,) = eventually(ear.playable)
     address = told.pop("address")
@@ -103,7 +75,9 @@ def test_an_index_in_front_is_told_once_with_an_address(upload: ServiceProcess, 
     [(FRAGMENTED, "fragmented", None), (INDEX_LAST, "index-last", "index at the end")],
     ids=["fragmented", "index-last"],
 )
-def test_layouts_are_told(upload: ServiceProcess, ear: Socket, data: bytes, layout: str, reason: str | None) -> None:
+def test_layouts_are_told(
+    upload: ServiceProcess, ear: UploaderSocket, data: bytes, layout: str, reason: str | None
+) -> None:
     send(upload, "put", data)
     (told,) = eventually(ear.playable)
     assert (told["layout"], told["reason"], told["playable"]) == (layout, reason, reason is None)
@@ -111,14 +85,14 @@ def test_layouts_are_told(upload: ServiceProcess, ear: Socket, data: bytes, layo
 
 
 @pytest.mark.parametrize("way", ["put", "form", "tus"])
-def test_without_a_socket_or_a_medium_nothing_is_told(upload: ServiceProcess, ear: Socket, way: str) -> None:
+def test_without_a_socket_or_a_medium_nothing_is_told(upload: ServiceProcess, ear: UploaderSocket, way: str) -> None:
     send(upload, way, INDEX_FIRST, sid=None)
     httpx.delete(f"{upload.url}/file/stream?filename=p").raise_for_status()
     send(upload, way, b"text " * CHUNK_SIZE)
     assert ear.playable() == []
 
 
-def test_it_is_told_before_the_upload_has_ended(upload: ServiceProcess, ear: Socket) -> None:
+def test_it_is_told_before_the_upload_has_ended(upload: ServiceProcess, ear: UploaderSocket) -> None:
     """A slow PUT, whose blocks would be stored in one batch at its end."""
     told_at: list[int] = []
 
@@ -138,7 +112,7 @@ def test_it_is_told_before_the_upload_has_ended(upload: ServiceProcess, ear: Soc
     assert told_at[0] < len(INDEX_FIRST)
 
 
-def test_a_tus_upload_in_many_requests_is_told_once(upload: ServiceProcess, ear: Socket) -> None:
+def test_a_tus_upload_in_many_requests_is_told_once(upload: ServiceProcess, ear: UploaderSocket) -> None:
     tus = TusUpload(upload)
     metadata = {"upload-metadata": tus_metadata(filename="p", sid=CLIENT_SID)}
     tus.create(length=len(INDEX_FIRST), headers=metadata)
@@ -149,7 +123,7 @@ def test_a_tus_upload_in_many_requests_is_told_once(upload: ServiceProcess, ear:
 
 
 def test_another_replica_tells_what_a_killed_one_may_not_have_told(
-    upload: ServiceProcess, ear: Socket, start_service: StartService, env: dict[str, str]
+    upload: ServiceProcess, ear: UploaderSocket, start_service: StartService, env: dict[str, str]
 ) -> None:
     """The address is the same, so a client that has heard it before loses nothing."""
     tus = TusUpload(upload, start_service("services.upload", **env))

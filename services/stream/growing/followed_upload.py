@@ -71,6 +71,12 @@ class FollowedUpload:
             return self._file.length
         return self._settled.offset if self._settled is not None else 0
 
+    @property
+    def file_id(self) -> str | None:
+        """The id of the bytes that are read, None where none are known."""
+        known = self._file or self._settled
+        return None if known is None else known.file_id
+
     async def look(self) -> None:
         """Ask the store where the upload is, unless it was asked a moment ago. Raises Gone, ServiceUnavailable."""
         async with self._lock:  # single-flight: those that have waited find a new state

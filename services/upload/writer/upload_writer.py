@@ -306,7 +306,9 @@ class UploadWriter:
                 return
 
     def _is_checkpoint_due(self) -> bool:
-        return time.monotonic() - self.checkpointed_at >= self._checkpoint_seconds
+        """Whether it is time for the next durable offset. The first one is due at once: players wait for it."""
+        first = self._offset_checkpoint is not None and not self._offset_checkpoint.durable_offset
+        return first or time.monotonic() - self.checkpointed_at >= self._checkpoint_seconds
 
     async def _send_batch(self, *, final: bool = False) -> None:
         """Send the next batch, with `final` all that is left. A cancellation here loses no block: it is still held, or sent."""
