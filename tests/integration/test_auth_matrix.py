@@ -72,6 +72,7 @@ CASES: dict[tuple[str, str], Case] = {
         "delete:team-b write:team-a",
         body={"filename": "m"},
     ),
+    ("GET", "/upload/{}/stream"): Case("/upload/none/stream", None),
     ("GET", "/file/poster"): Case(f"/file/poster{QUERY}", "read:team-a", "read:team-b"),
     ("PUT", "/file/poster"): Case(f"/file/poster{QUERY}", "write:team-a", "write:team-b", body=b"x"),
     ("DELETE", "/file/poster"): Case(f"/file/poster{QUERY}", "write:team-a", "write:team-b"),
