@@ -15,6 +15,7 @@ from services.common.asgi import ClientDisconnected
 from services.common.containers.layout import media_type_of
 from services.common.errors import Gone, GridcastError, ServiceUnavailable
 from services.common.media import MediaInfo
+from services.common.store.errors import CorruptFile
 from services.common.store.play_addresses import PlayAddress
 from services.common.store.upload_playback import SETTLE_SECONDS, GrowingUpload, PlayedFile, UploadPlayback
 from services.common.telemetry import metrics
@@ -104,11 +105,20 @@ class FollowedUpload:
         """
         while True:
             await self.wait_for(position, is_disconnected)
-            if (info := self._file) is not None:
-                return await self._read_file(info, position) if position < info.length else b""
-            if (data := await self._read_growing(position)) is not None:
-                return data
-            await self._wait_for_change(POLL_SECONDS)  # a tail that was replaced
+            bytes_of = self.file_id
+            try:
+                if (info := self._file) is not None:
+                    return await self._read_file(info, position) if position < info.length else b""
+                if (data := await self._read_growing(position)) is not None:
+                    return data
+            except CorruptFile:
+                # Perhaps the upload has just ended, or goes on in a copy: only bytes that are still looked for are missing.
+                await asyncio.sleep(POLL_SECONDS)
+                await self.look()
+                if self.file_id == bytes_of:
+                    raise
+            else:
+                await self._wait_for_change(POLL_SECONDS)  # a tail that was replaced
 
     async def wait_for(self, position: int, is_disconnected: Callable[[], bool]) -> None:
         """Wait until the byte at `position` is there, or the file is complete. Raises as `read`."""

@@ -62,6 +62,8 @@ class UploadPlaybackRoute:
             metrics.CORRUPT_FILES.inc()
             _log.error("response aborted: %s", error)  # the text says all
             outcome = "corrupt"
+            if not sender.started:
+                raise ServiceUnavailable("the bytes of this upload cannot be read") from error
         except ClientStalled:
             outcome = "stalled"
         except ClientDisconnected:

@@ -191,6 +191,20 @@ async def test_missing_blocks_are_an_error() -> None:
     await upload.aclose()
 
 
+async def test_blocks_that_are_deleted_with_their_upload_are_its_end() -> None:
+    class Deleted(ScriptedStore):
+        async def read_blocks(self, *_: object) -> list[bytes]:
+            self.state = None
+            raise CorruptFile("missing")
+
+    store = Deleted()
+    upload = follow(store)
+    store.grow(BLOCK_SIZE)
+    with upload.play(), pytest.raises(Gone):
+        await upload.read(0, present)
+    await upload.aclose()
+
+
 async def test_players_and_uploads_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(followed_upload, "MAX_FOLLOWED_UPLOADS", 2)
     monkeypatch.setattr(followed_upload, "MAX_PLAYERS_PER_UPLOAD", 2)
