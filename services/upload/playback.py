@@ -1,6 +1,6 @@
 """Tells the socket of an uploader whether the file can be played before it is complete, and where: `file.playable`.
 
-Only uploads with a socket are looked at: nobody else would learn the address. What is looked at are the first blocks, as they pass.
+Only uploads with a socket are looked at: no other client would learn the address. Their first blocks are, as they pass.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from services.common.store.play_addresses import make_play_address
 from services.common.store.upload_store import UploadHandle
 from services.common.telemetry import metrics
 
-EVENT_TYPE = "file.playable"
+PLAYABLE_TYPE = "file.playable"
 SEND_INTERVAL_SECONDS = 1.0
 """Between two attempts while Redis is away, or no socket with that id is connected."""
 SEND_ATTEMPTS = 30
@@ -105,8 +105,8 @@ class PlaybackReporter:
     async def _send(self, sid: str, data: dict[str, object]) -> None:
         for _ in range(SEND_ATTEMPTS):
             try:
-                if (await self._publisher.send(sid, EVENT_TYPE, data)).status != "unknown":
+                if (await self._publisher.send(sid, PLAYABLE_TYPE, data)).status != "unknown":
                     return
             except GridcastError as error:
-                _log.debug("%s not sent yet: %s", EVENT_TYPE, error)
+                _log.debug("%s not sent yet: %s", PLAYABLE_TYPE, error)
             await asyncio.sleep(SEND_INTERVAL_SECONDS)

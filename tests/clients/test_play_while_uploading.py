@@ -16,7 +16,7 @@ from tests.clients.test_stream_browser import BITS, FRAMES_PER_SECOND, barcode
 from tests.support.chromium import ChromiumBrowser
 from tests.support.programs import require_program
 from tests.support.stack import Stack
-from tests.support.upload_client import OFFSET_CONTENT_TYPE, TUS_HEADERS, throttled, tus_metadata
+from tests.support.upload_client import OFFSET_CONTENT_TYPE, TUS_HEADERS, tus_metadata
 from tests.support.waiting import eventually
 
 SECONDS, WIDTH, HEIGHT = 30, 320, 176
@@ -75,10 +75,11 @@ class PacedUpload(threading.Thread):
 
     def __init__(self, url: str, film: Path, seconds: float, filename: str) -> None:
         super().__init__(daemon=True)
-        self.data = film.read_bytes()
+        self.film = film
+        self.length = film.stat().st_size
         self.seconds = seconds
         self.status = 0
-        headers = {"upload-metadata": tus_metadata(filename=filename), "upload-length": str(len(self.data))}
+        headers = {"upload-metadata": tus_metadata(filename=filename), "upload-length": str(self.length)}
         created = httpx.post(f"{url}/file/tus", headers={**TUS_HEADERS, **headers})
         self.upload_url = url + created.headers["location"]
         address = make_play_address(self.upload_url.rpartition("/")[2])
@@ -87,10 +88,17 @@ class PacedUpload(threading.Thread):
         self.start()
 
     def run(self) -> None:
+        headers = {**TUS_HEADERS, **OFFSET_CONTENT_TYPE, "upload-offset": "0", "content-length": str(self.length)}
+        self.status = httpx.patch(self.upload_url, headers=headers, content=self._body(), timeout=60).status_code
+
+    def _body(self) -> Iterator[bytes]:
+        """The file in pieces, each when its time has come."""
         pieces = int(self.seconds * PIECES_PER_SECOND)
-        body = throttled(self.data, -(-len(self.data) // pieces), 1 / PIECES_PER_SECOND)
-        headers = {**TUS_HEADERS, **OFFSET_CONTENT_TYPE, "upload-offset": "0", "content-length": str(len(self.data))}
-        self.status = httpx.patch(self.upload_url, headers=headers, content=body, timeout=60).status_code
+        began = time.monotonic()
+        with self.film.open("rb") as file:
+            for number in range(pieces):
+                time.sleep(max(0.0, began + number / PIECES_PER_SECOND - time.monotonic()))
+                yield file.read(-(-self.length // pieces))
 
     @property
     def age(self) -> float:
@@ -98,7 +106,7 @@ class PacedUpload(threading.Thread):
         return time.monotonic() - self.began
 
     def finish(self) -> None:
-        self.join(60)
+        self.join(2 * self.seconds + 60)
         assert self.status == 204
 
 
@@ -172,4 +180,31 @@ def test_mpv_plays_it_to_the_end(upload: PacedUpload) -> None:
 def test_curl_gets_the_same_bytes(upload: PacedUpload) -> None:
     curl = require_program("curl", "curl")
     got = subprocess.run([curl, "-sS", "--fail", upload.play_url], capture_output=True, timeout=60, check=True)
-    assert got.stdout == upload.data
+    assert got.stdout == upload.film.read_bytes()
+
+
+@pytest.mark.long
+def test_chromium_plays_a_gibibyte_that_is_sent_at_8_mib_a_second(
+    browser: ChromiumBrowser, stack: Stack, film: Path, ffmpeg: str, tmp_path: Path
+) -> None:
+    """More than an hour, whose index has more than a block."""
+    large = tmp_path / "large.mp4"
+    repeats = -(-(1 << 30) // film.stat().st_size)
+    command = [ffmpeg, "-v", "error", "-nostdin", "-stream_loop", str(repeats), "-i", str(film), "-c", "copy"]
+    subprocess.run([*command, "-movflags", "+faststart", str(large)], check=True, timeout=300)
+    length = large.stat().st_size
+    assert length >= 1 << 30
+    upload = PacedUpload(stack.url, large, length / (8 << 20), "large.mp4")
+    time.sleep(max(0.0, 2.0 - upload.age))
+    browser.open_url(f"{stack.url}/livez")
+    browser.evaluate(PLAY_SCRIPT, upload.play_url.removeprefix(stack.url))
+    eventually(lambda: browser.evaluate(STATE_SCRIPT)["time"] > 0.5, description="a picture moves")
+    print(f"a picture moves {upload.age:.1f} s after the upload began")
+    assert upload.is_alive()
+    eventually(lambda: browser.evaluate(STATE_SCRIPT)["time"] > 60, 120)
+    assert upload.is_alive(), "a minute was played before the upload ended"
+    upload.finish()
+    browser.evaluate("document.getElementById('v').currentTime = 1800.5; return 0")
+    state = eventually(lambda: (found := browser.evaluate(STATE_SCRIPT))["time"] > 1801 and found, 20)
+    assert (state["error"], "error" in state["heard"]) == (None, False)
+    httpx.delete(f"{stack.url}/file/stream", params={"filename": "large.mp4"})

@@ -33,9 +33,9 @@ _SEQUENTIAL_TYPES: dict[object, str] = {
     FlacParser: "audio/flac",
     WavParser: "audio/wav",
 }
-_HEADER_BYTES = 16
-_UNKNOWN_END = 1 << 62
-_BROKEN_INPUT = (ValueError, IndexError, struct.error)
+_LONGEST_HEADER_BYTES = 16
+_NO_LIMIT = 1 << 62
+_BROKEN_HEAD = (ValueError, IndexError, struct.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class LayoutScanner:
         self._blocks += 1
         try:
             self._look(block)
-        except _BROKEN_INPUT:
+        except _BROKEN_HEAD:
             self.done = True
         self._offset += len(block)
         if not self.done and self._blocks >= MAX_SCANNED_BLOCKS:
@@ -129,8 +129,8 @@ class LayoutScanner:
         """Return the box at the position, None where its header goes on in the next block."""
         if cut := self._cut_header:
             self._cut_header = b""
-            return read_box(cut + block[:_HEADER_BYTES], self._position, _UNKNOWN_END, self._position)
-        box = read_box(block, self._position, _UNKNOWN_END, self._offset)
+            return read_box(cut + block[:_LONGEST_HEADER_BYTES], self._position, _NO_LIMIT, self._position)
+        box = read_box(block, self._position, _NO_LIMIT, self._offset)
         if box is None:
             self._cut_header = block[self._position - self._offset :]
         return box

@@ -1,9 +1,9 @@
 """Addresses by which an upload is played before it is complete: which upload, and a tag that cannot be guessed. Pure.
 
-`MEDIA-RECORD-TAG`: the first two parts of the upload's id (`upload_ids`), and 128 bits in hex that follow from its secret. Whoever
-has the upload's id can make the address; whoever has the address cannot make the id, which grants writing: the tag is a MAC whose
-key is the SHA-256 of the secret, the part of it that the store keeps. So every process with the store can check an address, it is
-the same wherever the upload continues, and nothing is stored for it.
+`MEDIA-RECORD-TAG`: the first two parts of the upload's id (`upload_ids`), and 128 bits in hex that follow from its secret. The tag
+is a MAC whose key is the SHA-256 of the secret, the part of it that the store keeps. So the address can be made of the id, and the id,
+which grants writing, not of the address; every process with the store can check an address, it is the same wherever the upload
+continues, and nothing is stored for it.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from services.common.store.upload_ids import parse_upload_id
 
 TAG_BYTES = 16
 
-_FORM = re.compile(rf"([0-9a-f]{{24}})-([0-9a-f]{{24}})-([0-9a-f]{{{2 * TAG_BYTES}}})")
+_ADDRESS_FORM = re.compile(rf"([0-9a-f]{{24}})-([0-9a-f]{{24}})-([0-9a-f]{{{2 * TAG_BYTES}}})")
 _PURPOSE = b"gridcast: play while uploading\0"
 
 
@@ -41,7 +41,7 @@ def make_play_address(upload_id: str) -> str | None:
 
 def parse_play_address(text: str) -> PlayAddress | None:
     """Return the parts of an address, None where the text has not that form."""
-    found = _FORM.fullmatch(text)
+    found = _ADDRESS_FORM.fullmatch(text)
     return None if found is None else PlayAddress(found[1], found[2], found[3])
 
 

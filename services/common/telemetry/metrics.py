@@ -38,7 +38,7 @@ FILE_CHANGES = Counter(
     "gridcast_file_changes_total", "Files that were deleted, moved or restored by requests", ["change"]
 )
 PLAYABLE_UPLOADS = Counter(
-    "gridcast_playable_uploads_total", "Uploads of media whose socket was told whether they can be played", ["layout"]
+    "gridcast_playable_uploads_total", "Uploads with a socket by the layout of their bytes", ["layout"]
 )
 UPLOAD_TAKEOVERS = Counter("gridcast_upload_takeovers_total", "Unfinished uploads whose lease passed to another writer")
 GC_DELETED_FILES = Counter("gridcast_gc_deleted_files_total", "Files deleted by the garbage collector", ["kind"])

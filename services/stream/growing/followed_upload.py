@@ -22,7 +22,7 @@ from services.common.telemetry import metrics
 from services.stream.block_cache import BlockCache
 from services.stream.growing.growing_blocks import growing_info
 
-POLL_SECONDS = 0.2
+LOOK_SECONDS = 0.2
 """Between two looks at an upload that has players."""
 WAIT_SECONDS = 8.0
 """How long a player waits for the next byte."""
@@ -82,7 +82,7 @@ class FollowedUpload:
         """Ask the store where the upload is, unless it was asked a moment ago. Raises Gone, ServiceUnavailable."""
         async with self._lock:  # single-flight: those that have waited find a new state
             now = asyncio.get_running_loop().time()
-            if now - self._asked_at >= POLL_SECONDS:
+            if now - self._asked_at >= LOOK_SECONDS:
                 self._note(await self._playback.find(self._address))
                 self._asked_at = asyncio.get_running_loop().time()
             self._settle()
@@ -113,12 +113,12 @@ class FollowedUpload:
                     return data
             except CorruptFile:
                 # Perhaps the upload has just ended, or goes on in a copy: only bytes that are still looked for are missing.
-                await asyncio.sleep(POLL_SECONDS)
+                await asyncio.sleep(LOOK_SECONDS)
                 await self.look()
                 if self.file_id == bytes_of:
                     raise
             else:
-                await self._wait_for_change(POLL_SECONDS)  # a tail that was replaced
+                await self._wait_for_change(LOOK_SECONDS)  # a tail that was replaced
 
     async def wait_for(self, position: int, is_disconnected: Callable[[], bool]) -> None:
         """Wait until the byte at `position` is there, or the file is complete. Raises as `read`."""
@@ -149,7 +149,7 @@ class FollowedUpload:
         await cancel_and_wait(self._task)
 
     async def _follow(self) -> None:
-        """Look again and again while there are players. A store that is away is asked again: the players' patience ends it."""
+        """Look again and again while there are players. A store that is away is asked again: players give up by themselves."""
         while self.players and self._file is None and not self._gone:
             try:
                 await self.look()
@@ -157,11 +157,11 @@ class FollowedUpload:
                 pass
             except GridcastError as error:
                 _log.info("an upload that is played cannot be looked at: %s", error)
-            except Exception:  # noqa: BLE001  # the players are told by their own patience
+            except Exception:  # noqa: BLE001  # players give up by themselves
                 _log.exception("an upload that is played cannot be looked at")
             self._changed.set()
             self._changed = asyncio.Event()
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def _wait_for_change(self, seconds: float) -> None:
         try:

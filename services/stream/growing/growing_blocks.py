@@ -6,9 +6,9 @@ from services.common.media import MediaInfo
 from services.common.store.limits import BLOCK_SIZE
 from services.common.store.upload_playback import GrowingUpload, UploadPlayback
 
-CACHE_BYTES = 32 * 1024 * 1024
+GROWING_CACHE_BYTES = 32 * 1024 * 1024
 """Memory for blocks of uploads that are played, read-ahead included: players of one upload are near each other."""
-_NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+_NO_DATE = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class GrowingBlocks:
@@ -27,4 +27,4 @@ class GrowingBlocks:
 
 def growing_info(upload: GrowingUpload) -> MediaInfo:
     """Return what the block cache needs to know of a file: its id."""
-    return MediaInfo("", upload.file_id, "", "", upload.offset, "", None, _NEVER, stored_etag='""')
+    return MediaInfo("", upload.file_id, "", "", upload.offset, "", None, _NO_DATE, stored_etag='""')

@@ -17,7 +17,7 @@ from services.common.store.upload_playback import UploadPlayback
 from services.common.telemetry import metrics
 from services.stream.block_cache import BlockCache
 from services.stream.growing.followed_upload import FollowedUpload, FollowedUploads, Starved
-from services.stream.growing.growing_blocks import CACHE_BYTES, GrowingBlocks
+from services.stream.growing.growing_blocks import GROWING_CACHE_BYTES, GrowingBlocks
 from services.stream.growing.plan import GrowingPlan, first_position, plan_growing
 from services.stream.inline_types import ATTACHMENT_POLICY, INLINE_POLICY, is_inline
 from services.stream.openapi import PLAY_TEMPLATE
@@ -38,7 +38,7 @@ class UploadPlaybackRoute:
 
     def open(self, playback: UploadPlayback, files: BlockCache, send_timeout: SendTimeoutMonitor) -> None:
         """Begin to serve uploads; `files` reads those that are complete."""
-        self._cache = BlockCache(GrowingBlocks(playback), CACHE_BYTES)
+        self._cache = BlockCache(GrowingBlocks(playback), GROWING_CACHE_BYTES)
         self._uploads = FollowedUploads(playback, self._cache, files)
         self._send_timeout = send_timeout
 

@@ -254,7 +254,7 @@ class ResumableUploads:
         return result
 
     async def _watch_playback(self, writer: UploadWriter, upload: UploadHandle, sid: str | None, filename: str) -> None:
-        """Show the first blocks to whoever tells the socket of the uploader that the file can be played.
+        """Show the first blocks to the watch that tells the socket of the uploader whether the file can be played.
 
         Those that are stored are read again, once in each process: the one that has stored them may have ended before it told.
         """

@@ -160,7 +160,7 @@ class UploadWriter:
         self._start_lease(upload, acquired_at)
 
     def watch_blocks(self, watch: BlockWatch | None, ttl_if_played: float | None = None) -> None:
-        """Show the blocks of an upload that has none yet to `watch`, None for nobody, before they are stored.
+        """Show the blocks of an upload that has none yet to `watch`, before they are stored.
 
         With `ttl_if_played` the upload has no TTL of its own: from when players may follow it, the durable offset follows what is
         stored, and its outcome is kept for that many seconds.

@@ -197,22 +197,6 @@ def remove_upload(record_id: ObjectId, timings: StoreTimings) -> Pipeline:
     return with_next_due_at([{"$set": {"uploads": remaining}}], timings)
 
 
-def leave_nameless(record_id: ObjectId, media_id: ObjectId, seconds: float, timings: StoreTimings) -> Pipeline:
-    """Remove an upload that continues in the document `media_id`, and keep for that long where it is."""
-    moved = {
-        "id": "$$this.id",
-        "secret": "$$this.secret",
-        "outcome": "named",
-        "media": media_id,
-        "facts": {},
-        "until": now_plus(milliseconds(seconds)),
-    }
-    added = {"$map": {"input": _uploads_with_id(record_id), "in": moved}}
-    remaining = {"$filter": {"input": "$uploads", "cond": {"$ne": ["$$this.id", record_id]}}}
-    fields = {"uploads": remaining, "ended": {"$concatArrays": ["$ended", added]}}
-    return with_next_due_at([{"$set": fields}], timings)
-
-
 # Updates that end an upload or a version.
 
 

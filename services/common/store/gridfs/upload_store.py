@@ -23,6 +23,7 @@ from services.common.store.gridfs.commit import Committer, precondition_error
 from services.common.store.gridfs.documents import Document, UploadKey, make_handle, parse_upload_id, upload_key
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
 from services.common.store.gridfs.move import Mover
+from services.common.store.gridfs.nameless_updates import leave_nameless
 from services.common.store.gridfs.offsets import OffsetWriter, fenced_filter_of, raise_lease_lost
 from services.common.store.gridfs.quotas import GridFSQuotas
 from services.common.store.gridfs.revisions import RevisionFloors
@@ -193,7 +194,7 @@ class GridFSUploadStore:
         named_id = upload_key(named).media_id
         removal = document_updates.remove_upload(key.record_id, self.timings)
         if outcome_ttl is not None:
-            removal = document_updates.leave_nameless(key.record_id, named_id, outcome_ttl, self.timings)
+            removal = leave_nameless(key.record_id, named_id, outcome_ttl, self.timings)
         async with map_mongo_errors():
             removed = await self._media.update_one(fenced_filter_of(upload), removal)
             if not removed.matched_count:

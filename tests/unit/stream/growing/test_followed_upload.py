@@ -28,7 +28,7 @@ SETTLE, POLL = 0.05, 0.01
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short times."""
     monkeypatch.setattr(followed_upload, "SETTLE_SECONDS", SETTLE)
-    monkeypatch.setattr(followed_upload, "POLL_SECONDS", POLL)
+    monkeypatch.setattr(followed_upload, "LOOK_SECONDS", POLL)
     monkeypatch.setattr(followed_upload, "WAIT_SECONDS", 0.3)
 
 
