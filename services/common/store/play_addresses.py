@@ -1,8 +1,8 @@
 """Addresses by which an upload is played before it is complete: which upload, and a tag that cannot be guessed. Pure.
 
 `MEDIA-RECORD-TAG`: the first two parts of the upload's id (`upload_ids`), and 128 bits in hex that follow from its secret. The tag
-is a MAC whose key is the SHA-256 of the secret, the part of it that the store keeps. So the address can be made of the id, and the id,
-which grants writing, not of the address; every process with the store can check an address, it is the same wherever the upload
+is a MAC whose key is the SHA-256 of the secret, the part of it that the store keeps. So the address can be made of the id, and not
+the id, which grants writing, of the address; every process with the store can check an address, it is the same wherever the upload
 continues, and nothing is stored for it.
 """
 
