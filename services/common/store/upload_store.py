@@ -118,6 +118,7 @@ class StoredFile:
 
     A file without a SHA-256 has an entity tag of the writer's choice, with its quotes; otherwise the tag is derived from `sha256`.
     `metadata_json` and `media_facts_json` are kept with this version of the file and returned unchanged; the second may be None.
+    `outcome_ttl` is for how many seconds the outcome of an upload is kept that had no TTL of its own: by default not at all.
     """
 
     length: int
@@ -126,6 +127,7 @@ class StoredFile:
     own_etag: str | None = None
     metadata_json: str = NO_METADATA
     media_facts_json: str | None = None
+    outcome_ttl: float | None = None
 
     @property
     def etag(self) -> str:
@@ -188,9 +190,17 @@ class UploadCreator(Protocol):
         """Reserve `length` bytes in all of the owner's quota, for an upload whose length is not known. Raises QuotaExceeded."""
 
     async def assign_name(
-        self, upload: UploadHandle, name: MediaName, preconditions: Preconditions = MUST_NOT_EXIST
+        self,
+        upload: UploadHandle,
+        name: MediaName,
+        preconditions: Preconditions = MUST_NOT_EXIST,
+        *,
+        outcome_ttl: float | None = None,
     ) -> UploadHandle:
-        """Give a nameless upload its name; the new handle replaces the old one. Raises as `create_upload`, and Conflict."""
+        """Give a nameless upload its name; the new handle replaces the old one. Raises as `create_upload`, and Conflict.
+
+        Its play address stays good for `outcome_ttl` seconds, where that is given, as `StoredFile.outcome_ttl` says.
+        """
 
 
 class UploadStateReader(Protocol):
