@@ -6,11 +6,11 @@ BIN := $(VENV)/bin
 # Most tests wait for a server, not for a core. Files run in the order of their names, which has the slow ones first: ordered by number of
 # tests (xdist's default), two of three workers were idle in the last minutes.
 WORKERS ?= 4
-EXTRAS := upload stream socket gateway
+EXTRAS := upload stream socket live gateway
 
 # Options of the local run; all are optional.
 RUN_OPTIONS := $(if $(PORT),--port "$(PORT)") $(if $(DATA),--data "$(DATA)") $(if $(UPLOADS),--uploads "$(UPLOADS)") \
-  $(if $(STORE),--store "$(STORE)") $(if $(STREAMS),--streams "$(STREAMS)") $(if $(SOCKETS),--sockets "$(SOCKETS)") $(if $(filter-out 0,$(RELOAD)),--reload)
+  $(if $(STORE),--store "$(STORE)") $(if $(STREAMS),--streams "$(STREAMS)") $(if $(SOCKETS),--sockets "$(SOCKETS)") $(if $(LIVE),--live "$(LIVE)") $(if $(filter-out 0,$(RELOAD)),--reload)
 
 CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
   { echo "Python 3.11 or newer is needed, and $(PYTHON) is not; name one with PYTHON=" >&2; exit 1; }

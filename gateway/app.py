@@ -36,6 +36,7 @@ def create_app(settings: GatewaySettings | None = None, telemetry: RequestTeleme
         routes.UPLOAD: settings.upload_urls,
         routes.STREAM: settings.stream_urls,
         routes.SOCKET: settings.socket_urls,
+        routes.LIVE: settings.live_urls,
     }
     upstream_pools = {name: UpstreamPool(name) for name in addresses}
     discoveries = [DnsDiscovery(pool, addresses[name]) for name, pool in upstream_pools.items()]
@@ -63,7 +64,7 @@ def create_app(settings: GatewaySettings | None = None, telemetry: RequestTeleme
     checks = {name: readiness.readiness_check(name) for name in upstream_pools}
     app = create_fastapi_app(
         "gateway",
-        "Files, resumable uploads and pushes to WebSockets. /asyncapi.yaml describes the WebSockets.",
+        "Files, resumable uploads, live video and pushes to WebSockets. /asyncapi.yaml describes the WebSockets.",
         lifespan,
         checks,
         document_title="Gridcast",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from services.common.errors import BadRequest, MethodNotAllowed, NotFound
 from services.common.media_path import PATH_PREFIX, PATH_TEMPLATE, parse_media_path
 
-UPLOAD, STREAM, SOCKET, GATEWAY = "upload", "stream", "socket", "gateway"
+UPLOAD, STREAM, SOCKET, LIVE, GATEWAY = "upload", "stream", "socket", "live", "gateway"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,8 @@ class Route:
     template: str
     is_media: bool = False
     """Its requests carry media: `max_body_size` and `commit_timeout` apply."""
+    is_endless: bool = False
+    """Its body has no end that is known: any byte of it is progress, and `live_body_timeout` applies."""
 
 
 _TABLE: dict[str, dict[str, str]] = {
@@ -57,34 +59,80 @@ _TABLE: dict[str, dict[str, str]] = {
     "/sockets/messages": {"POST": SOCKET},
     "/sockets/{sid}": {"GET": SOCKET, "DELETE": SOCKET},
     "/sockets/{sid}/messages": {"POST": SOCKET},
+    "/live": {"GET": LIVE, "POST": LIVE},
+    "/live/{id}": {"GET": LIVE, "DELETE": LIVE},
+    "/live/{id}/end": {"POST": LIVE},
+    "/live/{id}/tus": {"OPTIONS": LIVE, "HEAD": LIVE, "PATCH": LIVE, "POST": LIVE},
+    "/live/{id}/media": {"POST": LIVE, "PUT": LIVE},
+    "/live/{id}/media/{name}": {"POST": LIVE, "PUT": LIVE, "DELETE": LIVE},
+    # For senders that cannot set Authorization. `services.common.http.secret_paths` keeps the token out of logs.
+    "/live/{id}/key/{token}/media": {"POST": LIVE, "PUT": LIVE},
+    "/live/{id}/key/{token}/media/{name}": {"POST": LIVE, "PUT": LIVE, "DELETE": LIVE},
+    "/live/{id}/index.m3u8": {"GET": STREAM},
+    "/live/{id}/media.m3u8": {"GET": STREAM},
+    "/live/{id}/{epoch}/init.mp4": {"GET": STREAM},
+    "/live/{id}/{epoch}/{number}.m4s": {"GET": STREAM},
 }
-_MEDIA_TEMPLATES = frozenset(
-    {"/file/stream", "/file/poster", PATH_TEMPLATE, "/file/upload", "/file/tus", "/file/tus/{id}"}
+_ENDLESS_TEMPLATES = frozenset(
+    {
+        "/live/{id}/tus",
+        "/live/{id}/media",
+        "/live/{id}/media/{name}",
+        "/live/{id}/key/{token}/media",
+        "/live/{id}/key/{token}/media/{name}",
+    }
 )
+_MEDIA_TEMPLATES = _ENDLESS_TEMPLATES | {
+    "/file/stream",
+    "/file/poster",
+    PATH_TEMPLATE,
+    "/file/upload",
+    "/file/tus",
+    "/file/tus/{id}",
+}
 WEBSOCKET_PATHS = frozenset({"/", "/ws"})
 
-_SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
+_SEGMENT = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+_BASE64URL = r"[A-Za-z0-9_-]{1,128}"  # RFC 4648, 5
+_PARAMETER = re.compile(r"(\{[a-z]+\})")
 _AMBIGUOUS = re.compile(r"//|\\|%(?:00|0[ad]|2[ef]|5c|25)|/\.{1,2}(?:/|\Z)|;", re.IGNORECASE)
 
+_Methods = dict[str, Route]
+_Patterns = dict[tuple[str, int], list[tuple[re.Pattern[str], _Methods]]]
+"""By the first segment and the number of segments: a path is compared with few."""
 
-def _compile() -> tuple[dict[str, dict[str, Route]], dict[tuple[str, ...], dict[str, Route]]]:
-    exact: dict[str, dict[str, Route]] = {}
-    patterns: dict[tuple[str, ...], dict[str, Route]] = {}
+
+def _compile() -> tuple[dict[str, _Methods], _Patterns, _Methods]:
+    """Return the routes without parameters, those with, in the order of the table, and those of path addresses."""
+    exact: dict[str, _Methods] = {}
+    patterns: _Patterns = {}
     for template, services in _TABLE.items():
         routes = {
-            method: Route(service, template, template in _MEDIA_TEMPLATES) for method, service in services.items()
+            method: Route(service, template, template in _MEDIA_TEMPLATES, template in _ENDLESS_TEMPLATES)
+            for method, service in services.items()
         }
         if "GET" in routes:  # RFC 9110, 9.1
             routes.setdefault("HEAD", routes["GET"])
-        if "{" in template:
-            patterns[tuple(template.split("/"))] = routes
+        if "{" in template and template != PATH_TEMPLATE:
+            patterns.setdefault(_shape(template), []).append((_compile_template(template), routes))
         else:
             exact[template] = routes
-    return exact, patterns
+    return exact, patterns, exact.pop(PATH_TEMPLATE)
 
 
-_EXACT, _PATTERNS = _compile()
-_FILE_ROUTES = _PATTERNS.pop(tuple(PATH_TEMPLATE.split("/")))
+def _shape(path: str) -> tuple[str, int]:
+    return path[1:].partition("/")[0], path.count("/")
+
+
+def _compile_template(template: str) -> re.Pattern[str]:
+    parts = [
+        (_BASE64URL if part == "{token}" else _SEGMENT) if part.startswith("{") else re.escape(part)
+        for part in _PARAMETER.split(template)
+    ]
+    return re.compile("".join(parts) + r"\Z")
+
+
+_EXACT, _PATTERNS, _FILE_ROUTES = _compile()
 
 
 def reject_ambiguous(path: str) -> None:
@@ -101,12 +149,8 @@ def methods_of(path: str) -> dict[str, Route]:
         parse_media_path(path)  # by the parser of the services, so that they read it alike
         return _FILE_ROUTES
     reject_ambiguous(path)
-    segments = path.split("/")
-    for pattern, routes in _PATTERNS.items():
-        if len(pattern) == len(segments) and all(
-            expected == segment or (expected.startswith("{") and _SEGMENT.match(segment))
-            for expected, segment in zip(pattern, segments, strict=True)
-        ):
+    for pattern, routes in _PATTERNS.get(_shape(path), ()):
+        if pattern.match(path):
             return routes
     raise NotFound("resource not found")
 

@@ -25,6 +25,9 @@ class GatewaySettings(Settings):
     socket_urls: UpstreamUrls = Field(
         (Address("127.0.0.1", 8003),), description="http://host:port of the socket service, likewise"
     )
+    live_urls: UpstreamUrls = Field(
+        (Address("127.0.0.1", 8004),), description="http://host:port of the live service, likewise"
+    )
 
     allowed_origins: str = Field(
         "",
@@ -58,6 +61,9 @@ class GatewaySettings(Settings):
     client_body_timeout: float = Field(
         30.0, gt=0, description="seconds: a client must send at least 1 KiB of its body within this time; else 408"
     )
+    live_body_timeout: float = Field(
+        60.0, gt=0, description="seconds: a publisher of a live stream must send a byte within this time; else 408"
+    )
     upstream_idle_timeout: float = Field(
         30.0, gt=0, description="seconds: an upstream must accept or send at least one byte within this time; else 504"
     )
@@ -67,7 +73,7 @@ class GatewaySettings(Settings):
         description="seconds: the connection is closed if nothing could be sent to the client for this long",
     )
 
-    @field_validator("upload_urls", "stream_urls", "socket_urls", mode="before")
+    @field_validator("upload_urls", "stream_urls", "socket_urls", "live_urls", mode="before")
     @classmethod
     def _parse_urls(cls, value: object) -> object:
         if isinstance(value, str):
@@ -79,7 +85,7 @@ class GatewaySettings(Settings):
     def _parse_trusted_proxies(cls, value: object) -> object:
         return parse_networks(value) if isinstance(value, str) else value
 
-    @field_validator("upload_urls", "stream_urls", "socket_urls")
+    @field_validator("upload_urls", "stream_urls", "socket_urls", "live_urls")
     @classmethod
     def _require_upstream(cls, value: tuple[Address, ...]) -> tuple[Address, ...]:
         if not value:

@@ -31,6 +31,8 @@ PASSWORDS = (
     "REDIS_SENTINEL_PASSWORD",
     "REDIS_SENTINEL_CLIENT_PASSWORD",
     "REDIS_PUBLISHER_PASSWORD",
+    "MONGO_LIVE_PASSWORD",
+    "REDIS_LIVE_PASSWORD",
 )
 FILES_STORE = "files"
 REPLICA_SET_KEY = "MONGO_KEY"
@@ -55,6 +57,8 @@ _PUSH_COMMANDS = (
     " +get +set +exists +expire +hget +hmget +hset +hincrby +xadd +xrevrange"
 )
 UPLOAD_ACL = f"~gridcast:* &gridcast:* {_PUSH_COMMANDS}"
+# Pushes, invalidates the files that it makes, and wakes those who serve a stream.
+LIVE_ACL = UPLOAD_ACL
 # A service of one's own: the keys and channels of a push. It changes no session and invalidates no file.
 PUBLISHER_ACL = (
     "~gridcast:sequence ~gridcast:history:* ~gridcast:once:* %R~gridcast:sid:* %R~gridcast:node:*"
@@ -109,15 +113,15 @@ def container_files(values: Mapping[str, str], environment: Mapping[str, str]) -
         f"{CONTAINERS_DIR}/redis/redis.conf": redis_conf(values),
         f"{CONTAINERS_DIR}/redis/sentinel.conf": sentinel_conf(values, environment),
     }
-    for service in ("upload", "stream", "socket", "publisher"):
+    for service in ("upload", "stream", "socket", "live", "publisher"):
         files[f"{CONTAINERS_DIR}/{service}/redis_url"] = redis_url(service, values, environment)
-    for service in ("upload", "stream", "socket"):
+    for service in ("upload", "stream", "socket", "live"):
         files[f"{CONTAINERS_DIR}/{service}/auth_secret"] = values[AUTH_SECRET]
     if environment.get("STORE") == FILES_STORE:
         return files
     files[f"{CONTAINERS_DIR}/mongo/root_password"] = values["MONGO_ROOT_PASSWORD"]
     files[f"{CONTAINERS_DIR}/mongo/key"] = values[REPLICA_SET_KEY]
-    for service in ("upload", "stream"):
+    for service in ("upload", "stream", "live"):
         files[f"{CONTAINERS_DIR}/{service}/mongodb_uri"] = mongodb_uri(service, values, environment)
     return files
 
@@ -146,6 +150,7 @@ def redis_acl_file(values: Mapping[str, str]) -> str:
         "upload": UPLOAD_ACL,
         "stream": STREAM_ACL,
         "socket": SOCKET_ACL,
+        "live": LIVE_ACL,
         "publisher": PUBLISHER_ACL,
         "replica": REPLICA_ACL,
         "sentinel": SENTINEL_ACL,

@@ -17,7 +17,7 @@ VAULT = Path("/vault")
 ROOT_PASSWORD_FILE = "mongo_root_password"  # noqa: S105  # the name of a file
 PENDING_ROOT_PASSWORD_FILE = f"{ROOT_PASSWORD_FILE}.wanted"
 DATABASE = "gridcast"
-ROLES = {"upload": "readWrite", "stream": "read"}
+ROLES = {"upload": "readWrite", "stream": "read", "live": "readWrite"}
 """The weakest role that each service works with."""
 SETUP_TIMEOUT = 120.0
 """Seconds in which errors of MongoDB are retried."""

@@ -35,6 +35,7 @@ def main() -> int:
         upload_replicas=arguments.uploads,
         stream_replicas=arguments.streams,
         socket_replicas=arguments.sockets,
+        live_replicas=arguments.live,
         mongodb_uri=url_from_environment("MONGODB_URI"),
         redis_url=url_from_environment("REDIS_URL"),
         reload=arguments.reload,
@@ -73,7 +74,7 @@ def _print_error(text: str) -> int:
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m deploy.local", description="Runs the whole stack on this machine.")
-    for service in ("uploads", "streams", "sockets"):
+    for service in ("uploads", "streams", "sockets", "live"):
         parser.add_argument(
             f"--{service}", type=_replica_count, default=1, metavar="N", help="number of replicas (default 1)"
         )

@@ -42,10 +42,14 @@ def socket(index: int, port: int, redis_url: str) -> Program:
     return _service("socket", index, port, {"GRIDCAST_REDIS_URL": redis_url})
 
 
+def live(index: int, port: int, store: Mapping[str, str], redis_url: str) -> Program:
+    return _service("live", index, port, {**store, "GRIDCAST_REDIS_URL": redis_url})
+
+
 def gateway(port: int, services: Sequence[Program]) -> Program:
     urls = {
         f"GRIDCAST_{kind.upper()}_URLS": ",".join(service.url for service in services if service.kind == kind)
-        for kind in ("upload", "stream", "socket")
+        for kind in ("upload", "stream", "socket", "live")
     }
     # The gateway only routes: it verifies no token.
     return _program(

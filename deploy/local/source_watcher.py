@@ -16,6 +16,7 @@ SOURCES = {
     "upload": (*_COMMON, *_CLIENT, "services/upload"),
     "stream": (*_COMMON, *_CLIENT, "services/stream"),
     "socket": (*_COMMON, *_CLIENT, "services/socket"),
+    "live": (*_COMMON, *_CLIENT, "services/live"),
     "gateway": (*_COMMON, "gateway", "clients/js/src"),
 }
 """What each kind of service imports or serves, as files and directories below the project's root."""

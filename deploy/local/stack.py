@@ -29,6 +29,7 @@ class StackOptions:
     upload_replicas: int = 1
     stream_replicas: int = 1
     socket_replicas: int = 1
+    live_replicas: int = 1
     store: str = GRIDFS
     mongodb_uri: str | None = None
     redis_url: str | None = None
@@ -53,6 +54,7 @@ class Stack:
             "upload": options.upload_replicas,
             "stream": options.stream_replicas,
             "socket": options.socket_replicas,
+            "live": options.live_replicas,
         }
         kinds = [(kind, number) for kind, count in counts.items() for number in range(1, count + 1)]
         services = [
@@ -118,6 +120,8 @@ def _service_program(kind: str, index: int, port: int, store: Mapping[str, str],
             return programs.upload(index, port, store, redis_url)
         case "stream":
             return programs.stream(index, port, store, redis_url)
+        case "live":
+            return programs.live(index, port, store, redis_url)
         case _:
             return programs.socket(index, port, redis_url)
 

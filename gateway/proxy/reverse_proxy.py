@@ -256,6 +256,7 @@ class ReverseProxy:
             self._loop.time(),
             header_timeout,
             request_complete=length == 0,
+            endless_body_timeout=self._settings.live_body_timeout if route.is_endless else None,
         )
         body = None if length == 0 else ClientRequestBody(head, receive, exchange, limit)
         log: dict[str, object] = {}

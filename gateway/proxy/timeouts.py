@@ -65,6 +65,7 @@ class ProxyExchange:
         "_task",
         "abort_reason",
         "bytes_transferred",
+        "endless_body_timeout",
         "phase",
         "request_complete",
         "response_header_timeout",
@@ -77,13 +78,22 @@ class ProxyExchange:
         response_header_timeout: float,
         *,
         request_complete: bool,
+        endless_body_timeout: float | None = None,
     ) -> None:
-        """`task` is cancelled by `abort`. `response_header_timeout` in seconds. `request_complete`: there is no body to send."""
+        """Arguments.
+
+        task: cancelled by `abort`.
+        response_header_timeout: seconds.
+        request_complete: there is no body to send.
+        endless_body_timeout: seconds that may go between two bytes of a body whose length says nothing about its rate, such as
+            live video; None for other bodies, which have to go on by MIN_BODY_PROGRESS_BYTES.
+        """
         self._task = task
         self._progress_at = now
         self._seen_bytes = 0
         self._seen_phase = self.phase = Phase.AWAITING_HEADERS
         self.response_header_timeout = response_header_timeout
+        self.endless_body_timeout = endless_body_timeout
         self.request_complete = request_complete
         self.bytes_transferred = 0
         self.abort_reason: GridcastError | ClientDisconnected | None = None
@@ -94,12 +104,13 @@ class ProxyExchange:
         sending = self.phase in BODY_PHASES
         # While a body is sent the two phases alternate with every chunk: only bytes are progress there.
         phase_changed = self.phase is not self._seen_phase and not (sending and self._seen_phase in BODY_PHASES)
-        if phase_changed or progress >= (MIN_BODY_PROGRESS_BYTES if sending else 1):
+        least = MIN_BODY_PROGRESS_BYTES if sending and self.endless_body_timeout is None else 1
+        if phase_changed or progress >= least:
             self._seen_bytes, self._progress_at = self.bytes_transferred, now
         self._seen_phase = self.phase
         waited = now - self._progress_at
         match self.phase:
-            case Phase.READING_CLIENT if waited > timeouts.client_body:
+            case Phase.READING_CLIENT if waited > (self.endless_body_timeout or timeouts.client_body):
                 return RequestTimeout("timeout while reading the request body")
             case Phase.WRITING_UPSTREAM if waited > max(
                 timeouts.upstream_idle, timeouts.client_body if progress else 0.0

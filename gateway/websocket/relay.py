@@ -10,6 +10,7 @@ from typing import Any
 
 from gateway.limiters import ConnectionLimiter
 from gateway.upstream.upstream_pool import Upstream
+from services.common.http.secret_paths import redact_path
 from services.common.server.timeouts import SendTimeout
 from services.common.telemetry import metrics
 from services.common.telemetry.request_id import request_id_var
@@ -46,7 +47,7 @@ class TunnelLog:
             token = request_id_var.set(self.request_id)
             fields = {
                 "method": "GET",
-                "path": self.path,
+                "path": redact_path(self.path),
                 "status": status,
                 "bytes_transferred": self.bytes_transferred,
                 "duration": round(time.perf_counter() - self.started_at, 6),

@@ -1,7 +1,6 @@
 """Composition root of the upload service: builds the ASGI application from settings. Clients are opened in the lifespan."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -11,13 +10,15 @@ from fastapi import FastAPI
 from services.common.aio.cancellation import cancel_and_wait
 from services.common.auth.factory import Auth, create_auth, create_authorization
 from services.common.bus.publisher import EventPublisher
-from services.common.errors import GridcastError, ServiceUnavailable
 from services.common.http.hosts import HostPolicy
 from services.common.http.origins import OriginPolicy
 from services.common.store.factory import open_store
 from services.common.store.garbage_collection_loop import GarbageCollectionLoop
-from services.common.store.upload_store import SchemaOwner
+from services.common.store.schema_preparation import SchemaPreparation
 from services.common.telemetry.request_telemetry import RequestTelemetry
+from services.common.uploads.cleanup import CleanupRunner
+from services.common.uploads.limits import DiskSpaceMonitor, UploadLimiter
+from services.common.uploads.outbox import OutboxPublisher
 from services.common.web.app_factory import create_fastapi_app
 from services.common.web.browser_protection import BrowserProtection
 from services.common.web.health import ReadinessCheck
@@ -28,9 +29,7 @@ from services.upload.endpoints import delete, delete_many, form, links, move, po
 from services.upload.endpoints import webhooks as webhooks_api
 from services.upload.endpoints.dependencies import UploadContext
 from services.upload.endpoints.tus_folder import folder_of_new_upload
-from services.upload.limits import DiskSpaceMonitor, UploadLimiter
 from services.upload.links import LinkIssuer
-from services.upload.outbox import OutboxPublisher
 from services.upload.policy import UploadPolicy
 from services.upload.progress import ProgressReporter
 from services.upload.revoking import create_revocation_poller, revoke
@@ -38,12 +37,6 @@ from services.upload.settings import UploadSettings
 from services.upload.tus.resumable_uploads import ResumableUploads
 from services.upload.webhooks.upload_hook import UploadHook
 from services.upload.webhooks.webhooks import Webhooks
-from services.upload.writer.cleanup import CleanupRunner
-
-SCHEMA_RETRY_SECONDS = 1.0
-"""Between two attempts to create indexes or tables while the database is unavailable."""
-
-_log = logging.getLogger("gridcast.upload")
 
 
 def create_limiter(settings: UploadSettings) -> UploadLimiter:
@@ -60,16 +53,16 @@ def create_app(
     settings = settings or UploadSettings()
     limiter = limiter or create_limiter(settings)
     auth = create_auth(settings)
+    schema = SchemaPreparation()
 
     def lifespan(app: FastAPI) -> AbstractAsyncContextManager[None]:
-        return _lifespan(app, settings, limiter, auth)
+        return _lifespan(app, settings, limiter, auth, schema)
 
     async def check_accepting() -> None:
         limiter.check_accepting()
 
     async def check_store() -> None:
-        if error := getattr(app.state, "schema_error", None):
-            raise ServiceUnavailable(error)
+        schema.check_prepared()
         await app.state.store.check_health()
 
     checks: dict[str, ReadinessCheck] = {settings.store_dependency: check_store, "process": check_accepting}
@@ -98,7 +91,7 @@ def create_app(
 
 @asynccontextmanager
 async def _lifespan(
-    app: FastAPI, settings: UploadSettings, limiter: UploadLimiter, auth: Auth | None
+    app: FastAPI, settings: UploadSettings, limiter: UploadLimiter, auth: Auth | None, schema: SchemaPreparation
 ) -> AsyncIterator[None]:
     """Open the clients and start the background tasks; end them at shutdown."""
     endpoints = settings.webhook_endpoints()
@@ -142,7 +135,7 @@ async def _lifespan(
             ),
         )
         tasks = [
-            asyncio.create_task(_ensure_schema(app, store.uploads)),
+            asyncio.create_task(schema.run(store.uploads)),
             asyncio.create_task(disk_space.run(store.uploads)),
         ]
         if settings.gc_interval:
@@ -167,24 +160,3 @@ async def _lifespan(
                 if part is not None:
                     await part.aclose()
             await store.aclose()
-
-
-async def _ensure_schema(app: FastAPI, store: SchemaOwner) -> None:
-    """Create indexes or tables as soon as the database is available. Until then the service is not ready."""
-    app.state.schema_error, last_logged = None, ""
-    while True:
-        try:
-            await store.ensure_schema()
-        except GridcastError as error:
-            app.state.schema_error = error.detail
-        except Exception as error:  # noqa: BLE001  # a missing right, for example: granting it must not need a restart
-            # A RuntimeError is the store's own; the text of others may name what a client must not see.
-            is_public = isinstance(error, RuntimeError)
-            app.state.schema_error = str(error) if is_public else "store initialization failed"
-            if str(error) != last_logged:
-                last_logged = str(error)
-                _log.error("store initialization failed: %s", error)  # the message is complete without a traceback
-        else:
-            app.state.schema_error = None
-            return
-        await asyncio.sleep(SCHEMA_RETRY_SECONDS)

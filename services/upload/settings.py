@@ -6,9 +6,8 @@ from pydantic import Field, SecretStr, field_validator
 
 from services.common.auth.signed_links import LINK_LIFE_SECONDS, MAX_LINK_LIFE_SECONDS
 from services.common.bus.redis import validate_redis_url
-from services.common.settings import AuthSettings, RedisSettings, StoreSettings
-from services.common.store.quotas import Quota
-from services.common.store.timings import StoreTimings
+from services.common.settings import AuthSettings, RedisSettings
+from services.common.store.writer_settings import WriterSettings
 from services.upload.webhooks.endpoints import Endpoint, parse_endpoints, parse_hook
 
 MAX_SECRET_FILE_BYTES = 4096
@@ -25,7 +24,7 @@ def read_secret_file(path: str) -> str:
         raise ValueError("secret_file names a file that is not text") from None
 
 
-class UploadSettings(StoreSettings, RedisSettings, AuthSettings):
+class UploadSettings(WriterSettings, RedisSettings, AuthSettings):
     """The settings that the upload service adds."""
 
     port: int = Field(8001, ge=1, le=65535, description="port to listen on")
@@ -44,40 +43,14 @@ class UploadSettings(StoreSettings, RedisSettings, AuthSettings):
     allowed_media_types: tuple[str, ...] = Field(
         (), description='JSON list of accepted media types, as ["video/*"]; empty: all; 415 for others'
     )
-    max_bytes_per_owner: int = Field(
-        0,
-        ge=0,
-        description="bytes: files and unfinished uploads of one subject together; 507 beyond; 0: no limit",
-    )
-    max_unfinished_uploads_per_owner: int = Field(
-        0, ge=0, description="unfinished uploads of one subject; 429 beyond; 0: no limit"
-    )
     min_upload_rate: int = Field(
         256, ge=0, description="bytes per second: a client that sends less gets 408; 0: no minimum"
     )
     upload_rate_window: float = Field(
         30.0, gt=0, description="seconds: window over which GRIDCAST_MIN_UPLOAD_RATE is measured"
     )
-    min_free_space: int = Field(
-        2 * 1024**3, ge=0, description="bytes: free space to keep on the store's disk; 507 below; 0: not checked"
-    )
     unfinished_upload_ttl: float = Field(
         86400.0, gt=0, description="seconds: an unfinished tus upload is kept for this long after its last byte"
-    )
-    lease_ttl: float = Field(
-        30.0,
-        gt=0,
-        description="seconds: an upload whose lease is not renewed for this long has no writer, and unless it is tus it is deleted",
-    )
-    tombstone_ttl: float = Field(
-        3600.0,
-        ge=0,
-        description="seconds: replaced and deleted files are kept for this long, for downloads in progress",
-    )
-    second_purge_delay: float = Field(
-        600.0,
-        ge=0,
-        description="seconds: the chunks of a writer that lost its upload are deleted a second time after this",
     )
     webhooks: SecretStr = Field(
         SecretStr(""),
@@ -124,15 +97,3 @@ class UploadSettings(StoreSettings, RedisSettings, AuthSettings):
         return parse_hook(text, read_secret_file) if text else None
 
     _validate_redis_url = field_validator("redis_url")(validate_redis_url)
-
-    def quota(self) -> Quota:
-        """The limits of each owner."""
-        return Quota(self.max_bytes_per_owner, self.max_unfinished_uploads_per_owner)
-
-    def store_timings(self) -> StoreTimings:
-        """The settings that the store needs."""
-        return StoreTimings(
-            lease_ttl=self.lease_ttl,
-            tombstone_ttl=self.tombstone_ttl,
-            second_purge_after=self.second_purge_delay,
-        )

@@ -96,7 +96,7 @@ class Gateways:
 
     @contextlib.contextmanager
     def start_ours(self) -> Iterator[tuple[str, int]]:
-        names = ("GRIDCAST_UPLOAD_URLS", "GRIDCAST_STREAM_URLS", "GRIDCAST_SOCKET_URLS")
+        names = ("GRIDCAST_UPLOAD_URLS", "GRIDCAST_STREAM_URLS", "GRIDCAST_SOCKET_URLS", "GRIDCAST_LIVE_URLS")
         with run_service("gateway", self._folder, dict.fromkeys(names, f"http://{self._upstream}")) as service:
             yield service.url, service.pid
 

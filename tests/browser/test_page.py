@@ -215,6 +215,7 @@ def test_operations_view_shows_every_replica(browser: Browser, stack: Stack) -> 
         "upload",
         "stream",
         "socket",
+        "live",
     ]
     replicas = httpx.get(f"{stack.url}/status").json()["services"]
     assert seen["overall"] == f"All {sum(len(service['replicas']) for service in replicas)} replicas are ready"

@@ -10,7 +10,7 @@ import pytest
 from deploy.local.ports import free_ports
 from tests.support.compose_project import COMPOSE_FILES, ComposeProject, compose, docker
 
-SCALE = {"upload": 2, "stream": 2, "socket": 3}
+SCALE = {"upload": 2, "stream": 2, "socket": 3, "live": 2}
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +28,7 @@ def images(container_engine: None) -> dict[str, str]:
     """The images by target, built from this tree."""
     project = ComposeProject("gridcast-test-images", COMPOSE_FILES["base"], 0)
     project.run("build", timeout=900)
-    return {target: f"gridcast/{target}:test" for target in ("upload", "stream", "socket", "gateway", "setup")}
+    return {target: f"gridcast/{target}:test" for target in ("upload", "stream", "socket", "live", "gateway", "setup")}
 
 
 @contextlib.contextmanager

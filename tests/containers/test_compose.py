@@ -15,7 +15,7 @@ from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(900)]
 
-REPLICATED = ("stream", "upload", "socket")
+REPLICATED = ("stream", "upload", "socket", "live")
 
 PUBLISHER_PROBE = """
 import asyncio, os, pathlib, socket

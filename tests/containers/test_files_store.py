@@ -36,7 +36,7 @@ def stack(compose_project: ComposeProject) -> ComposeProject:
 
 def test_nothing_of_mongodb_runs(compose_project: ComposeProject) -> None:
     services = {container.service for container in compose_project.containers()}
-    assert services == {"upload", "stream", "socket", "gateway", "redis"}
+    assert services == {"upload", "stream", "socket", "live", "gateway", "redis"}
     for container in compose_project.containers("upload", "stream"):
         found = container.exec("sh", "-c", "ls -ldn /var/lib/gridcast; env | grep -c MONGODB")
         assert found.stdout.split()[:4] == ["drwx------", found.stdout.split()[1], "10001", "10001"]

@@ -9,8 +9,8 @@ from tests.support.compose_project import docker
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(900)]
 
-SERVICES = ("upload", "stream", "socket", "gateway")
-WITH_STORES = ("upload", "stream", "setup")
+SERVICES = ("upload", "stream", "socket", "live", "gateway")
+WITH_STORES = ("upload", "stream", "live", "setup")
 MODULES = {name: "gateway" if name == "gateway" else f"services.{name}" for name in SERVICES}
 INSPECT_SCRIPT = """
 import importlib.util, json, os, shutil
@@ -52,6 +52,7 @@ def test_image_has_no_pip_no_compiler_and_no_foreign_drivers(images: dict[str, s
         "upload": ["motor", "pymongo", "sqlalchemy", "redis", "httpx"],
         "stream": ["motor", "pymongo", "sqlalchemy", "redis", "httpx"],
         "socket": ["redis", "httpx"],
+        "live": ["motor", "pymongo", "sqlalchemy", "redis", "httpx"],
         "gateway": [],
     }
     assert json.loads(done.stdout) == {

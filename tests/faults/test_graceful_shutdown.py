@@ -88,10 +88,9 @@ class TerminatingProcess:
 
 
 def test_idle_services_stop_immediately(start_service: StartService, env: dict[str, str]) -> None:
-    services = [start_service(module, **env) for module in ("services.upload", "services.stream", "services.socket")]
-    urls = {
-        f"GRIDCAST_{name}_URLS": one.url for name, one in zip(("UPLOAD", "STREAM", "SOCKET"), services, strict=True)
-    }
+    names = ("upload", "stream", "socket", "live")
+    services = [start_service(f"services.{name}", **env) for name in names]
+    urls = {f"GRIDCAST_{name.upper()}_URLS": one.url for name, one in zip(names, services, strict=True)}
     services.append(start_service("gateway", **env, **urls))
     with contextlib.ExitStack() as kept:
         for service in services:

@@ -92,6 +92,7 @@ def services(
                 "GRIDCAST_UPLOAD_URLS": upload.url,
                 "GRIDCAST_STREAM_URLS": one.url,
                 "GRIDCAST_SOCKET_URLS": sockets.url,
+                "GRIDCAST_LIVE_URLS": sockets.url,  # gets no request; named so that the gateway becomes ready
                 "GRIDCAST_AUTH": "hs256",
             },
         ) as gateway,

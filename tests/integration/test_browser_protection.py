@@ -14,7 +14,7 @@ from tests.support.raw_sockets import WEBSOCKET_HANDSHAKE
 from tests.support.scripted_upstream import respond_with, run_upstream, send_request, upstream_env
 from tests.support.stack import Stack
 
-PROCESSES = ("gateway", "upload-1", "stream-1", "socket-1")
+PROCESSES = ("gateway", "upload-1", "stream-1", "socket-1", "live-1")
 WITH_WEBSOCKETS = ("gateway", "socket-1")
 UPLOADING = ("gateway", "upload-1")
 CROSS_SITE = {"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}

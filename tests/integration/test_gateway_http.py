@@ -28,8 +28,8 @@ from tests.support.waiting import eventually
 
 @pytest.fixture(scope="module")
 def upstreams() -> Iterator[dict[str, ScriptedUpstream]]:
-    with run_upstream() as upload, run_upstream() as stream, run_upstream() as sockets:
-        yield {"upload": upload, "stream": stream, "socket": sockets}
+    with run_upstream() as upload, run_upstream() as stream, run_upstream() as sockets, run_upstream() as live:
+        yield {"upload": upload, "stream": stream, "socket": sockets, "live": live}
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +74,8 @@ def upload_upstream(upstreams: dict[str, ScriptedUpstream]) -> ScriptedUpstream:
         ("OPTIONS", "/file/tus", "upload"),
         ("PATCH", "/file/tus/abc", "upload"),
         ("GET", "/sockets", "socket"),
+        ("POST", "/live/abc/key/-_token/media?sid=1", "live"),
+        ("GET", "/live/abc/0/12.m4s?link=x", "stream"),
         ("POST", "/sockets/ABC/messages?wait=1", "socket"),
     ],
 )
@@ -382,7 +384,7 @@ def test_client_disconnect_cancels_the_upstream_request(
 def test_responses_of_the_gateway_itself(gateway: ServiceProcess) -> None:
     assert send_request(gateway.port, "GET", "/livez").status == 200
     ready = send_request(gateway.port, "GET", "/readyz")
-    assert ready.json["checks"] == {"upload": "ok", "stream": "ok", "socket": "ok"}
+    assert ready.json["checks"] == {"upload": "ok", "stream": "ok", "socket": "ok", "live": "ok"}
     assert send_request(gateway.port, "GET", "/version").json["service"] == "gateway"
     page = send_request(gateway.port, "GET", "/")
     assert page.headers["content-type"] == "text/html; charset=utf-8"

@@ -73,7 +73,7 @@ def second_upstream() -> Iterator[ScriptedUpstream]:
 def gateway(
     start_service: StartService, first_upstream: ScriptedUpstream, second_upstream: ScriptedUpstream
 ) -> tuple[ServiceProcess, MetricsClient]:
-    """Two stream replicas; upload and socket are the second one alone."""
+    """Two stream replicas; the other services are the second one alone."""
     (port,) = free_ports(1)
     gateway = start_service(
         "gateway",
@@ -81,6 +81,7 @@ def gateway(
         GRIDCAST_STREAM_URLS=f"{first_upstream.url},{second_upstream.url}",
         GRIDCAST_UPLOAD_URLS=second_upstream.url,
         GRIDCAST_SOCKET_URLS=second_upstream.url,
+        GRIDCAST_LIVE_URLS=second_upstream.url,
         GRIDCAST_RESPONSE_HEADER_TIMEOUT="1",
         GRIDCAST_MAX_TUNNELS="2",
     )

@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes all four services with the shipped configuration; every metric that dashboard and rules name exists."""
+"""A real Prometheus scrapes all five services with the shipped configuration; every metric that dashboard and rules name exists."""
 
 import json
 import re
@@ -20,7 +20,13 @@ from tests.support.processes import StartService
 from tests.support.waiting import eventually
 
 MONITORING_DIR = PROJECT_ROOT / "deploy/monitoring"
-SERVICES = {"gateway": "gateway", "upload": "services.upload", "stream": "services.stream", "socket": "services.socket"}
+SERVICES = {
+    "gateway": "gateway",
+    "upload": "services.upload",
+    "stream": "services.stream",
+    "socket": "services.socket",
+    "live": "services.live",
+}
 TIMEOUT = 15
 """Seconds that a rule waits here: Prometheus takes five to discover its targets, and until then all are missing."""
 PROMETHEUS = shutil.which("prometheus")
@@ -36,7 +42,7 @@ def metrics_ports(
     ports = dict(zip(SERVICES, free_ports(len(SERVICES)), strict=True))
     stores = storage_env(mongod, redis_url, database_name)
     urls: dict[str, str] = {}
-    for name in ("upload", "stream", "socket"):
+    for name in ("upload", "stream", "socket", "live"):
         service = start_service(SERVICES[name], GRIDCAST_METRICS_PORT=str(ports[name]), **stores)
         urls[f"GRIDCAST_{name.upper()}_URLS"] = service.url
     gateway = start_service("gateway", GRIDCAST_METRICS_PORT=str(ports["gateway"]), **urls)

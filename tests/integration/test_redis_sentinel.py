@@ -236,6 +236,7 @@ FORBIDDEN_BY_USER: dict[str, tuple[tuple[str | int, ...], ...]] = {
         ("EVAL", "return 1", 0),
     ),
     "socket": (),
+    "live": (("INFO",), ("SUBSCRIBE", "gridcast:all"), ("DEL", "gridcast:test"), ("SCAN", 0)),
     "publisher": (
         ("INFO",),
         ("SUBSCRIBE", "gridcast:all"),
@@ -264,7 +265,7 @@ def redis_url_for(server: ServerProcess, service: str) -> str:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("service", ["upload", "stream", "socket", "publisher"])
+@pytest.mark.parametrize("service", ["upload", "stream", "socket", "live", "publisher"])
 async def test_service_user_has_only_the_permissions_it_needs(
     redis_with_acl_users: ServerProcess, service: str
 ) -> None:

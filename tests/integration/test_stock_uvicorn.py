@@ -23,18 +23,20 @@ NAME = {"filename": "stock.webm", "folder": "stock"}
 
 
 class Stock:
-    """The four processes."""
+    """The five processes."""
 
     def __init__(self, start: Callable[..., ServiceProcess], websocket: str) -> None:
         self.upload = start("services.upload.app:create_app", "none")
         self.stream = start("services.stream.app:create_app", "none")
         self.socket = start("services.socket.app:create_app", websocket)
+        self.live = start("services.live.app:create_app", "none")
         self.gateway = start(
             "gateway.app:create_app",
             "gateway.websocket.handshake:ClientHandshake",
             GRIDCAST_UPLOAD_URLS=self.upload.url,
             GRIDCAST_STREAM_URLS=self.stream.url,
             GRIDCAST_SOCKET_URLS=self.socket.url,
+            GRIDCAST_LIVE_URLS=self.live.url,
         )
 
 

@@ -217,12 +217,12 @@ def gateway(upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory
 def short_timeout_gateway(
     upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServiceProcess]:
-    """A gateway whose timeouts are 1 s (3 s for a commit) and whose plain bodies end at 1 MB."""
+    """A gateway whose timeouts are 1 s (3 s for a commit, 2 s for a silent publisher) and whose plain bodies end at 1 MB."""
     timeouts = {
         f"GRIDCAST_{name}_TIMEOUT": "1"
         for name in ("RESPONSE_HEADER", "CLIENT_BODY", "UPSTREAM_IDLE", "SEND", "CONNECT")
     }
-    limits = {"GRIDCAST_COMMIT_TIMEOUT": "3", "GRIDCAST_MAX_BODY_SIZE": "1000000"}
+    limits = {"GRIDCAST_COMMIT_TIMEOUT": "3", "GRIDCAST_MAX_BODY_SIZE": "1000000", "GRIDCAST_LIVE_BODY_TIMEOUT": "2"}
     with run_service(
         "gateway", tmp_path_factory.mktemp("hasty"), upstream_env(upstream) | timeouts | limits
     ) as gateway:
@@ -257,7 +257,9 @@ def send_request(
 def upstream_env(*services: ScriptedUpstream) -> dict[str, str]:
     """The gateway's variables with these upstreams as the replicas of every service. Any Host is allowed: its form is tested."""
     urls = ",".join(service.url for service in services)
-    return {f"GRIDCAST_{name}_URLS": urls for name in ("UPLOAD", "STREAM", "SOCKET")} | {"GRIDCAST_ALLOWED_HOSTS": "*"}
+    return {f"GRIDCAST_{name}_URLS": urls for name in ("UPLOAD", "STREAM", "SOCKET", "LIVE")} | {
+        "GRIDCAST_ALLOWED_HOSTS": "*"
+    }
 
 
 def open_connection(port: int, timeout: float = 10.0) -> socket.socket:

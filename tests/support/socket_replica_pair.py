@@ -26,11 +26,12 @@ class SocketReplicaPair:
         self._replicas: dict[int, ServiceProcess] = {}
         self.start(0)
         sockets = ",".join(f"http://127.0.0.1:{port}" for port in self._ports)
-        # The other two services get no requests; they are named so that the gateway becomes ready.
+        # The other services get no requests; they are named so that the gateway becomes ready.
         self._gateway_env = {
             "GRIDCAST_SOCKET_URLS": sockets,
             "GRIDCAST_UPLOAD_URLS": sockets,
             "GRIDCAST_STREAM_URLS": sockets,
+            "GRIDCAST_LIVE_URLS": sockets,
         }
         self.gateway = stack.enter_context(run_service("gateway", folder, self._gateway_env))
 

@@ -23,7 +23,7 @@ from tests.support.waiting import eventually
 
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 60.0
-SERVICE_NAMES = ("gateway", "upload-1", "stream-1", "stream-2", "socket-1", "socket-2")
+SERVICE_NAMES = ("gateway", "upload-1", "stream-1", "stream-2", "socket-1", "socket-2", "live-1")
 """The service processes of a stack with its default settings."""
 STACK_VARIABLES = ("PORT", "DATA", "STORE", "MONGODB_URI", "REDIS_URL")
 """Variables of the caller that would change the run."""
@@ -75,7 +75,7 @@ class Stack:
 
     @property
     def pids(self) -> dict[str, int]:
-        """Process ids by name: `mongod redis-server upload-1 stream-1 socket-1 socket-2 gateway`."""
+        """Process ids by name: `mongod redis-server upload-1 stream-1 socket-1 socket-2 live-1 gateway`."""
         return {name: int(pid) for name, pid in re.findall(r"^(\S+) +ready .*?pid (\d+)", self.stdout, re.MULTILINE)}
 
     @property

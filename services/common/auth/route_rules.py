@@ -87,6 +87,20 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
     "/sockets/messages": {"POST": Rule("push", Source.TOPIC)},
     "/sockets/{sid}": {"GET": Rule("sockets", Source.SOCKET), "DELETE": Rule("sockets", Source.SOCKET)},
     "/sockets/{sid}/messages": {"POST": Rule("push", Source.SOCKET)},
+    # The folder of a stream is judged by the handler: the body or the store names it.
+    "/live": {"GET": Rule("read"), "POST": Rule("publish")},
+    "/live/{id}": {"GET": Rule("read"), "DELETE": Rule("publish")},
+    "/live/{id}/end": {"POST": Rule("publish")},
+    "/live/{id}/index.m3u8": {"GET": Rule("read")},
+    "/live/{id}/media.m3u8": {"GET": Rule("read")},
+    "/live/{id}/{epoch}/init.mp4": {"GET": Rule("read")},
+    "/live/{id}/{epoch}/{number}.m4s": {"GET": Rule("read")},
+    # Ingest takes the publish token of the stream, and the handler judges it.
+    "/live/{id}/tus": dict.fromkeys(("OPTIONS", "HEAD", "PATCH", "POST"), PUBLIC),
+    "/live/{id}/media": dict.fromkeys(("POST", "PUT"), PUBLIC),
+    "/live/{id}/media/{name}": dict.fromkeys(("POST", "PUT", "DELETE"), PUBLIC),
+    "/live/{id}/key/{token}/media": dict.fromkeys(("POST", "PUT"), PUBLIC),
+    "/live/{id}/key/{token}/media/{name}": dict.fromkeys(("POST", "PUT", "DELETE"), PUBLIC),
 }
 WEBSOCKET_RULE = Rule("listen")
 """The handshake of a WebSocket. Each topic is judged by itself, and so is the folder of each `file.*` event."""

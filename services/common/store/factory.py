@@ -8,6 +8,8 @@ from services.common.store.delivery_store import WebhookStore
 from services.common.store.errors import InvalidStoreSettings
 from services.common.store.file_importer import FileImporter
 from services.common.store.garbage_collector import GarbageCollector
+from services.common.store.growing_files import GrowingFiles
+from services.common.store.live_store import LiveStore
 from services.common.store.media_reader import MediaReader
 from services.common.store.quotas import NO_QUOTA, Quota
 from services.common.store.revocation_store import RevocationStore
@@ -25,6 +27,8 @@ class MediaStore:
     importer: FileImporter
     revocations: RevocationStore
     webhooks: WebhookStore
+    live: LiveStore
+    growing: GrowingFiles
     aclose: Callable[[], Awaitable[None]]
 
 
@@ -52,6 +56,8 @@ def _open_gridfs(
     from services.common.store.gridfs.delivery_store import GridFSDeliveryStore  # noqa: PLC0415
     from services.common.store.gridfs.file_importer import GridFSFileImporter  # noqa: PLC0415
     from services.common.store.gridfs.garbage_collector import GridFSGarbageCollector  # noqa: PLC0415
+    from services.common.store.gridfs.growing_files import GridFSGrowingFiles  # noqa: PLC0415
+    from services.common.store.gridfs.live_store import GridFSLiveStore  # noqa: PLC0415
     from services.common.store.gridfs.media_reader import GridFSMediaReader  # noqa: PLC0415
     from services.common.store.gridfs.mongo import ConfigurationError, open_mongo_database  # noqa: PLC0415
     from services.common.store.gridfs.revocation_store import GridFSRevocationStore  # noqa: PLC0415
@@ -62,13 +68,16 @@ def _open_gridfs(
         mongo = open_mongo_database(uri, settings.mongodb_database, settings.mongodb_driver)
     except ConfigurationError as error:
         raise InvalidStoreSettings(str(error)) from None
+    uploads = GridFSUploadStore(mongo, timings, quota, relays_events=relays_events)
     return MediaStore(
-        uploads=GridFSUploadStore(mongo, timings, quota, relays_events=relays_events),
+        uploads=uploads,
         reader=GridFSMediaReader(mongo),
         garbage=GridFSGarbageCollector(mongo, timings, quota, relays_events=relays_events),
         importer=GridFSFileImporter(mongo, timings),
         revocations=GridFSRevocationStore(mongo),
         webhooks=GridFSDeliveryStore(mongo, timings),
+        live=GridFSLiveStore(mongo),
+        growing=GridFSGrowingFiles(mongo, uploads),
         aclose=mongo.aclose,
     )
 
@@ -80,17 +89,22 @@ def _open_files(
     from services.common.store.files.file_importer import FilesFileImporter  # noqa: PLC0415
     from services.common.store.files.files_database import open_files_database  # noqa: PLC0415
     from services.common.store.files.garbage_collector import FilesGarbageCollector  # noqa: PLC0415
+    from services.common.store.files.growing_files import FilesGrowingFiles  # noqa: PLC0415
+    from services.common.store.files.live_store import FilesLiveStore  # noqa: PLC0415
     from services.common.store.files.media_reader import FilesMediaReader  # noqa: PLC0415
     from services.common.store.files.revocation_store import FilesRevocationStore  # noqa: PLC0415
     from services.common.store.files.upload_store import FilesUploadStore  # noqa: PLC0415
 
     files = open_files_database(settings.database_url.get_secret_value(), settings.files_dir)
+    uploads = FilesUploadStore(files, timings, quota, relays_events=relays_events)
     return MediaStore(
-        uploads=FilesUploadStore(files, timings, quota, relays_events=relays_events),
+        uploads=uploads,
         reader=FilesMediaReader(files),
         garbage=FilesGarbageCollector(files, timings, quota, relays_events=relays_events),
         importer=FilesFileImporter(files, timings),
         revocations=FilesRevocationStore(files),
         webhooks=FilesDeliveryStore(files),
+        live=FilesLiveStore(files),
+        growing=FilesGrowingFiles(files, uploads),
         aclose=files.aclose,
     )

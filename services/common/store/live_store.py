@@ -9,12 +9,13 @@ neither for readers nor for the next writer, which goes on where the last `advan
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal, Protocol
 
+from services.common.errors import TooManyRequests
 from services.common.live.segments import Epoch, Segment
-from services.common.media import MediaName
+from services.common.media import MediaInfo, MediaName
 
 LiveState = Literal["waiting", "live", "interrupted", "ended"]
 """`waiting` for its first segment, `live`, `interrupted`: no bytes for a while, or `ended`: nothing is added any more."""
@@ -24,6 +25,16 @@ MAX_PENDING_BYTES = 4 << 20
 MAX_SEGMENTS_READ = 5_000
 """Segments that one call returns."""
 MAX_LISTED_STREAMS = 200
+MAX_EPOCHS = 2_000
+MAX_INIT_BYTES_IN_ALL = 4 << 20
+"""Of the initialisation segments of all epochs of one stream: a reader has all of them in memory."""
+
+
+class TooManyEpochs(TooManyRequests):
+    """429: a stream's senders have begun anew too often, or their initialisation segments are too large in all."""
+
+    def __init__(self) -> None:
+        super().__init__("this stream was interrupted and begun anew too often; end it and begin another one")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +101,7 @@ class LiveStream:
     `fencing_token` is that of the upload's writer who advanced it last. `publisher` is who that writer takes bytes from, as text
     that is compared and nothing else, empty for none. `epochs` hold their initialisation segments. `advanced_at` is when it got
     bytes last, and `ended_at` when it ended, for `reason`. `revision` is that of the file it has become, None where there is none.
+    `file_id` is that of its bytes, as `MediaInfo.file_id` has it: a store may change it when another writer takes over.
     """
 
     new: NewStream
@@ -104,13 +116,24 @@ class LiveStream:
     advanced_at: datetime | None
     ended_at: datetime | None
     revision: int | None
+    file_id: str = ""
 
 
 class LiveStreamReader(Protocol):
-    """Reads streams. Raises ServiceUnavailable."""
+    """Reads streams. Raises ServiceUnavailable.
+
+    A stream leaves with the bytes of its file. One that has not become a file stays for a day after its upload has gone, without
+    segments, so that its end can be told.
+    """
 
     async def get_stream(self, stream_id: str) -> LiveStream | None:
         """Return a stream; None where there is none, or it was deleted."""
+
+    async def find_file(self, stream: LiveStream) -> MediaInfo | None:
+        """Return the file that a stream has become, under the name that it has now.
+
+        None where its upload is not committed, or the file was deleted or replaced.
+        """
 
     async def list_streams(
         self,
@@ -133,7 +156,10 @@ class LiveStreamWriter(Protocol):
     """Changes streams. Raises ServiceUnavailable. A call with a lower fencing token than the stored one raises Conflict."""
 
     async def create_stream(self, stream: NewStream) -> None:
-        """Store a stream in the state `waiting`, its position behind the header. Raises ValueError where its id is taken."""
+        """Store a stream in the state `waiting`, its position behind the header.
+
+        Raises ValueError where its id is taken, Gone where its upload is not there.
+        """
 
     async def set_publisher(self, stream_id: str, fencing_token: int, publisher: str) -> LiveStream:
         """Note who publishes, and fence older writers off; return the stream. Raises Gone where it has ended or is deleted."""
@@ -142,7 +168,10 @@ class LiveStreamWriter(Protocol):
         """Store what was added; it is durable and visible as a whole, or not at all.
 
         The state becomes `live` where there is a segment. Segments above the stored last one, which a writer left that did not come
-        further, are replaced. Idempotent. Raises Gone where the stream has ended or is deleted.
+        further, are replaced. Idempotent: after an unknown outcome (ServiceUnavailable) a writer repeats the call with the same
+        progress, or acquires the upload again. The numbers of segments go on behind the stored last one, those of epochs likewise,
+        from 0; `offset` and `last_segment` never go back. Raises ValueError otherwise, Gone where the stream has ended or is
+        deleted, TooManyEpochs.
         """
 
     async def read_pending(self, stream_id: str) -> bytes:
@@ -151,10 +180,13 @@ class LiveStreamWriter(Protocol):
     async def set_state(
         self, stream_id: str, fencing_token: int, state: LiveState, reason: str = "", revision: int | None = None
     ) -> bool:
-        """Change the state; False where it is that state already, or has ended. What has ended has no pending bytes."""
+        """Change the state; False where it is that state already, has ended, or is deleted. What has ended has no pending bytes."""
 
     async def list_idle(self, states: Sequence[LiveState], seconds: float, limit: int) -> Sequence[LiveStream]:
-        """Return streams in these states that got no byte for so long (that have existed for so long where they never got one)."""
+        """Return streams in these states that got no byte for so long (that have existed for so long where they never got one).
+
+        Without their epochs, the longest idle ones first.
+        """
 
     async def delete_stream(self, stream_id: str) -> bool:
         """Delete what is stored of a stream: not its file, nor its upload. False where there was none."""
@@ -165,3 +197,19 @@ class LiveStreamWriter(Protocol):
 
 class LiveStore(LiveStreamReader, LiveStreamWriter, Protocol):
     """Both sides."""
+
+
+def new_progress(last_segment: int, epoch_count: int, progress: LiveProgress) -> LiveProgress:
+    """Return what of the progress is not stored yet. Raises ValueError where it does not go on behind what is stored.
+
+    `last_segment` and `epoch_count` are stored. A call that is repeated brings segments and epochs that are: they never change.
+    """
+    if len(progress.pending) > MAX_PENDING_BYTES:
+        raise ValueError(f"more than {MAX_PENDING_BYTES} pending bytes")
+    segments = tuple(segment for segment in progress.segments if segment.number > last_segment)
+    if [segment.number for segment in segments] != list(range(last_segment + 1, progress.position.last_segment + 1)):
+        raise ValueError("segments that do not go on from the last stored one to the last one of the position")
+    epochs = tuple(epoch for epoch in progress.epochs if epoch.number >= epoch_count)
+    if [epoch.number for epoch in epochs] != list(range(epoch_count, epoch_count + len(epochs))):
+        raise ValueError("epochs that do not go on from the last stored one")
+    return replace(progress, segments=segments, epochs=epochs)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from json.encoder import encode_basestring_ascii as quote
 from typing import Any
 
+from services.common.http.secret_paths import redact_path
 from services.common.telemetry.json_logging import encode_json
 from services.common.telemetry.log_writer import BufferedLogWriter
 
@@ -50,7 +51,7 @@ class AccessLog:
         )
         self._writer.write_buffered(
             f'{{"time": "{self._timestamp}.{int((now - second) * 1000):03}+00:00", {self._constant_members}, '
-            f'"request_id": "{request_id}", "method": {quote(method)}, "path": {quote(path)}, "status": {status}, '
+            f'"request_id": "{request_id}", "method": {quote(method)}, "path": {quote(redact_path(path))}, "status": {status}, '
             f'"bytes_sent": {bytes_sent}, "bytes_received": {bytes_received}, "duration": {duration_seconds:.6f}{rest}}}'
         )
 

@@ -10,13 +10,14 @@ import pytest
 from gateway.settings import GatewaySettings
 from services.common.settings import Settings
 from services.common.variables import PREFIX, RENAMED, VARIABLES, UnknownVariableError, check_names
+from services.live.settings import LiveSettings
 from services.socket.settings import SocketSettings
 from services.stream.settings import StreamSettings
 from services.upload.settings import UploadSettings
 
 ROOT = Path(__file__).parents[3]
-SETTINGS: tuple[type[Settings], ...] = (UploadSettings, StreamSettings, SocketSettings, GatewaySettings)
-COMMANDS = [["services.upload"], ["services.stream"], ["services.socket"], ["gateway"]]
+SETTINGS: tuple[type[Settings], ...] = (UploadSettings, StreamSettings, SocketSettings, LiveSettings, GatewaySettings)
+COMMANDS = [["services.upload"], ["services.stream"], ["services.socket"], ["services.live"], ["gateway"]]
 COMMANDS += [["services.upload.collect_garbage"], ["deploy.local", "--port", "1"]]
 COMMANDS += [["services.upload.copy_store", "files:/nowhere", "files:/neither"]]
 

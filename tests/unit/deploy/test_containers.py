@@ -17,13 +17,14 @@ import yaml
 from deploy.containers import credentials
 from deploy.local.processes import PROJECT_ROOT
 from services.common.http.hosts import HostPolicy
+from services.live.settings import LiveSettings
 from services.upload.settings import UploadSettings
 
 BASE_COMPOSE, CLUSTER_COMPOSE = PROJECT_ROOT / "docker-compose.yml", PROJECT_ROOT / "deploy/compose.cluster.yml"
 FILES_COMPOSE = PROJECT_ROOT / "deploy/compose.files.yml"
 EXAMPLE_COMPOSE = PROJECT_ROOT / "deploy/example/compose.yml"
 DOCKERFILE, EXAMPLE_DOCKERFILE = PROJECT_ROOT / "deploy/Dockerfile", PROJECT_ROOT / "deploy/example/Dockerfile"
-SERVICES = {"upload", "stream", "socket", "gateway"}
+SERVICES = {"upload", "stream", "socket", "live", "gateway"}
 JOB_SERVICES = {"credentials", "database", "backup", "token"}
 EXAMPLE_SERVICES = {"billing"}
 MONITORING_SERVICES = {"prometheus", "grafana"}
@@ -221,8 +222,8 @@ def test_mongodb_and_redis_are_in_two_networks_with_their_users() -> None:
         for network in members.keys() & set(service.get("networks", [])):
             members[network].add(name)
     redis = {"redis", "redis-2", "sentinel-1", "sentinel-2", "sentinel-3"}
-    assert members["data"] == {"mongo", "mongo-2", "mongo-3", "database", "backup", "upload", "stream"}
-    assert members["bus"] == redis | {"upload", "stream", "socket", "billing"}
+    assert members["data"] == {"mongo", "mongo-2", "mongo-3", "database", "backup", "upload", "stream", "live"}
+    assert members["bus"] == redis | {"upload", "stream", "socket", "live", "billing"}
     assert list(read_yaml(EXAMPLE_COMPOSE)["services"]["billing"]["networks"]) == ["bus"]
     # docker-compose 1.29 replaces a network, so that one without this line would have a way out.
     assert all(network["internal"] for network in read_yaml(CLUSTER_COMPOSE)["networks"].values())
@@ -255,10 +256,10 @@ def test_the_variant_with_files_is_the_stack_without_mongodb() -> None:
         expected = {
             "credentials": {"environment", "volumes"},
             "backup": {"entrypoint", "environment", "volumes", "networks", "network_mode"},
-            **{key: {"environment", "volumes", "networks", "depends_on"} for key in ("upload", "stream")},
+            **{key: {"environment", "volumes", "networks", "depends_on"} for key in ("upload", "stream", "live")},
         }
         assert changed == expected.get(name, set()), name
-    for name in ("upload", "stream"):
+    for name in ("upload", "stream", "live"):
         service, same = files["services"][name], base["services"][name]
         mongo = {"GRIDCAST_MONGODB_URI_FILE": "/run/gridcast/mongodb_uri"}
         store = {"GRIDCAST_STORE": "files", "GRIDCAST_FILES_DIR": "/var/lib/gridcast"}
@@ -272,7 +273,7 @@ def test_the_variant_with_files_is_the_stack_without_mongodb() -> None:
         for volume in service.get("volumes", [])
         if str(volume).startswith("files:")
     }
-    assert holders == {"upload", "stream", "backup"}
+    assert holders == {"upload", "stream", "live", "backup"}
     assert base["networks"].keys() - files["networks"].keys() == {"data"}
     assert all(base["networks"][name] == network for name, network in files["networks"].items())
     assert base["volumes"].keys() - files["volumes"].keys() == {"mongo", "credentials-mongo"}
@@ -322,13 +323,13 @@ def test_every_process_has_a_mode_and_every_service_a_secret() -> None:
     """BIND decides the public address of all, so that none is open where the gateway is published to others."""
     for name, service in merged_compose().items():
         environment = service.get("environment", {})
-        if name in {"upload", "stream", "socket", "gateway", "token"}:
+        if name in {"upload", "stream", "socket", "live", "gateway", "token"}:
             assert environment["GRIDCAST_PUBLIC_ADDRESS"] == "${BIND:-127.0.0.1}"
             assert environment["GRIDCAST_AUTH"] == "${GRIDCAST_AUTH:-off}"
             secret = environment.get("GRIDCAST_AUTH_SECRET_FILE")
             assert secret == (None if name == "gateway" else "/run/gridcast/auth_secret")
     files = credentials.container_files(SECRETS, {})
-    for name in ("upload", "stream", "socket"):
+    for name in ("upload", "stream", "socket", "live"):
         assert files[f"/out/{name}/auth_secret"] == SECRETS[credentials.AUTH_SECRET]
 
 
@@ -344,6 +345,15 @@ def test_concurrent_uploads_fit_into_the_memory_limit() -> None:
     assert upload["mem_limit"] == "1g"
     assert "GRIDCAST_MAX_CONCURRENT_UPLOADS" not in upload["environment"]
     assert UploadSettings.model_fields["max_concurrent_uploads"].default * 8 + 128 <= 1024
+
+
+@pytest.mark.parametrize("path", [BASE_COMPOSE, FILES_COMPOSE], ids=lambda path: path.name)
+def test_publishers_fit_into_the_memory_limit(path: Path) -> None:
+    """Each has a fragment and what is read ahead of it, 12 MiB at most, beside the process itself."""
+    live = read_yaml(path)["services"]["live"]
+    assert live["mem_limit"] == "1g"
+    assert "GRIDCAST_LIVE_MAX_PUBLISHERS" not in live["environment"]
+    assert LiveSettings.model_fields["live_max_publishers"].default * 12 + 128 <= 1024
 
 
 def test_containers_see_only_their_own_credentials() -> None:
@@ -362,6 +372,7 @@ def test_containers_see_only_their_own_credentials() -> None:
         "credentials-upload": {"upload", "backup", "token"},
         "credentials-stream": {"stream"},
         "credentials-socket": {"socket"},
+        "credentials-live": {"live"},
         "credentials-publisher": set(),
     }
     example = read_yaml(EXAMPLE_COMPOSE)["services"]["billing"]
@@ -392,6 +403,8 @@ SECRETS = {
 def test_addresses_of_one_server_and_of_a_cluster() -> None:
     one = credentials.container_files(SECRETS, {})
     assert one["/out/upload/mongodb_uri"] == "mongodb://upload:0000000000000001@mongo:27017/gridcast"
+    assert one["/out/live/mongodb_uri"] == "mongodb://live:0000000000000010@mongo:27017/gridcast"
+    assert one["/out/live/redis_url"] == "redis://live:0000000000000011@redis:6379/0"
     assert one["/out/socket/redis_url"] == "redis://socket:0000000000000005@redis:6379/0"
     cluster = {"MONGO_HOSTS": "a:1,b:2", "MONGO_REPLICA_SET": "rs", "REDIS_SENTINELS": "s:1,t:2"}
     many = credentials.container_files(SECRETS, cluster)
@@ -447,7 +460,10 @@ def test_mongodb_password_stays_in_the_vault(tmp_path: Path, monkeypatch: pytest
 def job_volumes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """Folders used as the job's volumes, and nothing in its environment."""
     vault, out = folder / "vault", folder / "out"
-    for path in (vault, *(out / name for name in ("mongo", "redis", "upload", "stream", "socket", "publisher"))):
+    for path in (
+        vault,
+        *(out / name for name in ("mongo", "redis", "upload", "stream", "socket", "live", "publisher")),
+    ):
         path.mkdir(parents=True)
     monkeypatch.setattr(credentials, "VAULT", vault)
     monkeypatch.setattr(credentials, "CONTAINERS_DIR", out)

@@ -20,11 +20,12 @@ from deploy.containers import credentials
 from deploy.local.processes import PROJECT_ROOT
 from gateway.upstream.discovery import DNS_REFRESH_INTERVAL_SECONDS
 from services.common.http.hosts import HostPolicy
+from services.live.settings import LiveSettings
 from services.upload.settings import UploadSettings
 
 OVERLAYS = ("local", "production", "files")
 KUBERNETES_VERSIONS = ("1.27", "1.30", "1.33", "1.35", "1.37")
-SERVICES = {"upload", "stream", "socket", "gateway"}
+SERVICES = {"upload", "stream", "socket", "live", "gateway"}
 INTERNET = "world"
 DNS_STALE_SECONDS = 30
 """Seconds for which CoreDNS and NodeLocal DNSCache answer from their caches."""
@@ -157,6 +158,15 @@ def test_concurrent_uploads_fit_into_the_memory_limit(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
+def test_publishers_fit_into_the_memory_limit(overlay: str) -> None:
+    """Each has a fragment and what is read ahead of it, 12 MiB at most, beside the process itself."""
+    (container,) = objects_by_name(overlay, "Deployment")["live"]["spec"]["template"]["spec"]["containers"]
+    assert "GRIDCAST_LIVE_MAX_PUBLISHERS" not in {entry["name"] for entry in container["env"]}
+    assert container["resources"]["limits"]["memory"] == "1Gi"
+    assert LiveSettings.model_fields["live_max_publishers"].default * 12 + 128 <= 1024
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
 def test_references_name_existing_objects(overlay: str) -> None:
     pods = {workload_name(workload): workload["spec"]["template"] for workload in workloads(overlay)}
     assert pods.keys() >= SERVICES
@@ -166,7 +176,7 @@ def test_references_name_existing_objects(overlay: str) -> None:
         assert service["spec"]["selector"] == {"app.kubernetes.io/name": name}
         ports = {port["name"] for port in pods[name]["spec"]["containers"][0]["ports"]}
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
-    for name in ("upload", "stream", "socket"):
+    for name in ("upload", "stream", "socket", "live"):
         assert services[name]["spec"]["clusterIP"] == "None"
         gateway = pods["gateway"]["spec"]["containers"][0]["env"]
         (port,) = (port["port"] for port in services[name]["spec"]["ports"])
@@ -201,7 +211,7 @@ def test_every_service_answers_to_its_own_names(overlay: str) -> None:
 
 
 def test_overlay_with_files_is_the_local_one_without_mongodb() -> None:
-    """And with one claim, on one node, that upload and stream share."""
+    """And with one claim, on one node, that upload, stream and live share."""
     local = {(item["kind"], item["metadata"]["name"]): item for item in build_overlay("local")}
     files = {(item["kind"], item["metadata"]["name"]): item for item in build_overlay("files")}
     policies = {("NetworkPolicy", "services-to-mongo"), ("NetworkPolicy", "mongo-from-services")}
@@ -211,10 +221,10 @@ def test_overlay_with_files_is_the_local_one_without_mongodb() -> None:
     assert changed == {
         (kind, name)
         for kind, prefix in (("Deployment", ""), ("Secret", "gridcast-"))
-        for name in (f"{prefix}upload", f"{prefix}stream")
+        for name in (f"{prefix}upload", f"{prefix}stream", f"{prefix}live")
     }
     assert files["PersistentVolumeClaim", "files"]["spec"]["accessModes"] == ["ReadWriteOnce"]
-    for name in ("upload", "stream"):
+    for name in ("upload", "stream", "live"):
         template = files["Deployment", name]["spec"]["template"]
         pod, label = template["spec"], {"gridcast/files": "true"}
         assert template["metadata"]["labels"].items() >= label.items()
@@ -238,7 +248,7 @@ def test_no_overlay_is_open(overlay: str) -> None:
         assert "GRIDCAST_AUTH_ALLOW_OPEN" not in values
         assert values.get("GRIDCAST_AUTH_SECRET_FILE") == (None if name == "gateway" else "/run/gridcast/auth_secret")
     generated = [item for item in objects_of_kind(overlay, "Secret") if "auth_secret" in item["data"]]
-    assert len(generated) == (3 if overlay in {"local", "files"} else 0)
+    assert len(generated) == (4 if overlay in {"local", "files"} else 0)
     assert not (PROJECT_ROOT / "deploy/k8s/overlays/production/auth_secret").exists()
 
 
@@ -254,7 +264,7 @@ def test_production_scales_every_service() -> None:
 @pytest.mark.parametrize("overlay", ["local", "files"])
 def test_secrets_of_the_overlay_hold_what_the_pods_read(overlay: str) -> None:
     secrets = objects_by_name(overlay, "Secret")
-    for name in ("upload", "stream", "socket"):
+    for name in ("upload", "stream", "socket", "live"):
         pod = objects_by_name(overlay, "Deployment")[name]["spec"]["template"]["spec"]
         (volume,) = (volume for volume in pod["volumes"] if "secret" in volume)
         (mount,) = (mount for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == volume["name"])
@@ -318,15 +328,20 @@ def test_only_the_listed_flows_are_open() -> None:
     """`billing` is the example of a service of one's own: it reaches Redis alone."""
     inside = {
         (INTERNET, "gateway", 8000),
-        *(("gateway", service, 8000) for service in ("upload", "stream", "socket")),
+        *(("gateway", service, 8000) for service in ("upload", "stream", "socket", "live")),
     }
-    redis = {(service, "redis", 6379) for service in ("upload", "stream", "socket", "billing")}
-    assert allowed_flows("local") == inside | redis | {("upload", "mongo", 27017), ("stream", "mongo", 27017)}
+    redis = {(service, "redis", 6379) for service in ("upload", "stream", "socket", "live", "billing")}
+    assert allowed_flows("local") == inside | redis | {
+        (service, "mongo", 27017) for service in ("upload", "stream", "live")
+    }
     assert allowed_flows("files") == inside | redis
     assert allowed_flows("production") == inside | {
-        ("upload", INTERNET, 27017),
-        ("stream", INTERNET, 27017),
-        *((service, INTERNET, port) for service in ("upload", "stream", "socket", "billing") for port in (6379, 26379)),
+        *((service, INTERNET, 27017) for service in ("upload", "stream", "live")),
+        *(
+            (service, INTERNET, port)
+            for service in ("upload", "stream", "socket", "live", "billing")
+            for port in (6379, 26379)
+        ),
     }
 
 
@@ -357,6 +372,7 @@ def test_users_of_the_local_redis_have_the_rights_of_the_containers_users() -> N
         "upload": credentials.UPLOAD_ACL,
         "stream": credentials.STREAM_ACL,
         "socket": credentials.SOCKET_ACL,
+        "live": credentials.LIVE_ACL,
         "publisher": credentials.PUBLISHER_ACL,
     }
     lines = objects_by_name("local", "ConfigMap")["redis-users"]["data"]["users.acl"].splitlines()

@@ -18,7 +18,7 @@ from services.common.telemetry.fast_metrics import FastCounter, FastHistogram
 
 MONITORING_DIR = Path(__file__).parents[3] / "deploy" / "monitoring"
 DASHBOARD = MONITORING_DIR / "grafana" / "dashboards" / "gridcast.json"
-SERVICES = ("gateway", "upload", "stream", "socket")
+SERVICES = ("gateway", "upload", "stream", "socket", "live")
 SAMPLE_SUFFIXES = ("_total", "_bucket", "_count", "_sum", "")
 
 

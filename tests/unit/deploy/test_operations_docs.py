@@ -16,6 +16,7 @@ from gateway.settings import GatewaySettings
 from services.common.settings import Settings
 from services.common.telemetry import metrics
 from services.common.variables import PREFIX as ENV_PREFIX
+from services.live.settings import LiveSettings
 from services.socket.settings import SocketSettings
 from services.stream.settings import StreamSettings
 from services.upload.settings import UploadSettings
@@ -27,6 +28,7 @@ SETTINGS_CLASSES: dict[str, type[Settings]] = {
     "upload": UploadSettings,
     "stream": StreamSettings,
     "socket": SocketSettings,
+    "live": LiveSettings,
 }
 UNIT = re.compile(r"(?:(bytes|seconds|bytes per second): )?(.*)")
 SETTINGS_TABLE = re.compile(r"(<!-- settings: .*? -->\n)(.*?)(<!-- end of settings -->\n)", re.DOTALL)

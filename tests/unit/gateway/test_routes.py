@@ -1,11 +1,13 @@
 """The gateway's routes: every row of the contract, and that no path is ambiguous."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import routes
-from gateway.routes import GATEWAY, SOCKET, STREAM, UPLOAD
+from gateway.routes import GATEWAY, LIVE, SOCKET, STREAM, UPLOAD
 from services.common.errors import BadRequest, MethodNotAllowed, NotFound
 
 
@@ -31,6 +33,24 @@ from services.common.errors import BadRequest, MethodNotAllowed, NotFound
         ("DELETE", "/sockets/ABC", SOCKET),
         ("POST", "/sockets/ABC/messages", SOCKET),
         ("POST", "/sockets/messages", SOCKET),
+        ("POST", "/live", LIVE),
+        ("GET", "/live", LIVE),
+        ("GET", "/live/6740f3c2", LIVE),
+        ("DELETE", "/live/6740f3c2", LIVE),
+        ("POST", "/live/6740f3c2/end", LIVE),
+        ("OPTIONS", "/live/6740f3c2/tus", LIVE),
+        ("PATCH", "/live/6740f3c2/tus", LIVE),
+        ("PUT", "/live/6740f3c2/media", LIVE),
+        ("PUT", "/live/6740f3c2/media/init-stream0.m4s", LIVE),
+        ("PUT", "/live/6740f3c2/media/12.m4s", LIVE),
+        ("DELETE", "/live/6740f3c2/media/index.m3u8", LIVE),
+        ("POST", "/live/6740f3c2/key/-_Az09/media", LIVE),
+        ("PUT", "/live/6740f3c2/key/_token/media/init.mp4", LIVE),
+        ("GET", "/live/6740f3c2/index.m3u8", STREAM),
+        ("HEAD", "/live/6740f3c2/media.m3u8", STREAM),
+        ("GET", "/live/6740f3c2/0/init.mp4", STREAM),
+        ("GET", "/live/6740f3c2/0/12.m4s", STREAM),
+        ("HEAD", "/live/6740f3c2/17/43199.m4s", STREAM),
         ("GET", "/", GATEWAY),
         ("GET", "/docs", GATEWAY),
         ("GET", "/openapi.json", GATEWAY),
@@ -54,6 +74,9 @@ def test_public_routes_match_the_contract(method: str, path: str, service: str) 
         ("GET", "/sockets/messages", "OPTIONS, POST"),
         ("PUT", "/file/tus/x", "DELETE, HEAD, OPTIONS, PATCH, POST"),
         ("TRACE", "/", "GET, HEAD, OPTIONS"),
+        ("PUT", "/live/x/index.m3u8", "GET, HEAD, OPTIONS"),
+        ("PUT", "/live/x/0/1.m4s", "GET, HEAD, OPTIONS"),
+        ("GET", "/live/x/media/1.m4s", "DELETE, OPTIONS, POST, PUT"),
     ],
 )
 def test_method_not_allowed_lists_the_allowed_methods(method: str, path: str, allow: str) -> None:
@@ -64,7 +87,26 @@ def test_method_not_allowed_lists_the_allowed_methods(method: str, path: str, al
 
 @pytest.mark.parametrize(
     "path",
-    ["/ws", "/File", "/file/", "/file/stream/x", "/sockets/", "/sockets/a/b", "/sockets/%41", "/metrics", "", "file"],
+    [
+        "/ws",
+        "/File",
+        "/file/",
+        "/file/stream/x",
+        "/sockets/",
+        "/sockets/a/b",
+        "/sockets/%41",
+        "/metrics",
+        "",
+        "file",
+        "/live/",
+        "/live/x/other.m3u8",
+        "/live/x/0/1.mp4",
+        "/live/x/0/.m4s",
+        "/live/x/0/1/2.m4s",
+        "/live/x/key",
+        "/live/x/key/media",
+        "/live/x/key/to.ken/media",
+    ],
 )
 def test_an_unknown_path(path: str) -> None:
     with pytest.raises(NotFound):
@@ -107,6 +149,26 @@ def test_routes_match_without_decoding(path: str) -> None:
     assert not set(path) & set("%;\\?#")
     assert "//" not in path
     assert not {".", ".."} & set(path.split("/"))
+
+
+@pytest.mark.parametrize("service", [UPLOAD, STREAM, SOCKET, LIVE, GATEWAY])
+def test_each_template_is_found_by_its_own_example(service: str) -> None:
+    """No pattern hides one that comes after it."""
+    for method, template in routes.routed_operations(service) - {("OPTIONS", "/file/tus")}:
+        example = re.sub(r"\{[a-z]+\}", "x1", template)
+        assert routes.match_route(method, example).template == template
+
+
+def test_only_the_bodies_of_publishers_may_be_silent() -> None:
+    endless = {template for _, template in routes.all_operations() if is_endless(template)}
+    assert endless == {
+        template for _, template in routes.routed_operations(LIVE) if re.search("/(?:tus|media)", template)
+    }
+
+
+def is_endless(template: str) -> bool:
+    path = re.sub(r"\{[a-z]+\}", "x1", template)
+    return any(route.is_endless and route.is_media for route in routes.methods_of(path).values())
 
 
 def test_each_service_documents_only_its_own_operations() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Column, Connection, delete, or_, select, union
 
-from services.common.store.files import quotas, schema, upload_changes
+from services.common.store.files import live_changes, quotas, schema, upload_changes
 from services.common.store.files.clock import read_clock
 from services.common.store.files.database import Transaction
 from services.common.store.files.files_database import FilesDatabase
@@ -165,6 +165,7 @@ class FilesGarbageCollector:
     async def delete_orphans(self) -> int:
         """Delete old files that no row references, and report rows whose files are missing or have another length."""
         await self._report_broken_files()
+        await self._database.write(live_changes.delete_left, durable=False)
         clock = await self._database.read(read_clock)
         limit = clock.wall / 1000 - MIN_ORPHAN_AGE.total_seconds()
         deleted = examined = 0

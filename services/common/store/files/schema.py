@@ -13,6 +13,10 @@
                       not stored yet; `previous`: folder, filename and revision before a move, as a JSON list
     deliveries        of webhooks, each event once for each endpoint: `body` as it is sent, the time of the next try, and claims
     webhook_endpoints  what the API has made (`definition`, JSON with secrets), and what has ended
+    live              streams: `definition` (JSON) as it was created, `position` (JSON), the bytes that are pending, and `step`,
+                      which orders the calls of writers; file_id is that of the upload, or of the file that it has become
+    live_segments     of streams; those behind the position's `last_segment` do not count
+    live_epochs       of streams, with their initialisation segments; those from `epoch_count` on do not count
     posters           small pictures of files, by the id of the bytes: they go wherever these go. `poster` of a version is the tag
     revision_floors   the greatest revision of all names of a bucket whose rows were deleted
     quotas            how many bytes the current files of an owner have, null where that is not counted
@@ -281,4 +285,58 @@ webhook_endpoints = Table(
     Column("id", _KEY_TYPE, primary_key=True),
     Column("definition", _TEXT_TYPE),
     Column("is_ended", Boolean, nullable=False),
+)
+
+live = Table(
+    "live",
+    metadata,
+    Column("id", _KEY_TYPE, primary_key=True),
+    Column("upload_id", _ID_TYPE, nullable=False),
+    Column("file_id", _ID_TYPE, nullable=False, index=True),
+    Column("owner", LargeBinary, nullable=False),
+    Column("definition", _TEXT_TYPE, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("reason", _TEXT_TYPE, nullable=False),
+    Column("publisher", _TEXT_TYPE, nullable=False),
+    Column("fencing_token", BigInteger, nullable=False),
+    Column("step", BigInteger, nullable=False),
+    Column("position", _TEXT_TYPE, nullable=False),
+    Column("last_segment", BigInteger, nullable=False),
+    Column("epoch_count", Integer, nullable=False),
+    Column("pending", LargeBinary, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("started_at", BigInteger),
+    Column("advanced_at", BigInteger),
+    Column("ended_at", BigInteger),
+    Column("idle_since", BigInteger, nullable=False),
+    Column("revision", BigInteger),
+)
+Index("live_state", live.c.state, live.c.id)
+Index("live_owner", live.c.owner, live.c.state, live.c.id)
+
+live_segments = Table(
+    "live_segments",
+    metadata,
+    Column("stream_id", _KEY_TYPE, primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("epoch", Integer, nullable=False),
+    Column("offset", BigInteger, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("start", BigInteger, nullable=False),
+    Column("duration", BigInteger, nullable=False),
+    Column("timescale", BigInteger, nullable=False),
+    Column("date", Double, nullable=False),
+    Column("is_key", Boolean, nullable=False),
+)
+
+live_epochs = Table(
+    "live_epochs",
+    metadata,
+    Column("stream_id", _KEY_TYPE, primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("init", LargeBinary, nullable=False),
+    Column("timescale", BigInteger, nullable=False),
+    Column("base_time", BigInteger, nullable=False),
+    Column("file_time", BigInteger, nullable=False),
+    Column("date", Double, nullable=False),
 )

@@ -11,7 +11,7 @@ from sqlalchemy import BigInteger, Connection, CursorResult, bindparam, case, de
 
 from services.common.errors import AlreadyExists, Conflict, GridcastError, PreconditionFailed, TooManyRequests
 from services.common.media import MediaName
-from services.common.store.files import quotas, schema
+from services.common.store.files import live_changes, quotas, schema
 from services.common.store.files.admission import UnfinishedUpload, admit_upload
 from services.common.store.files.clock import StoreClock, to_milliseconds
 from services.common.store.files.database import Transaction
@@ -252,6 +252,7 @@ def move_to_file(transaction: Transaction, key: FilesUploadKey, fencing_token: i
     result = transaction.connection.execute(_UPDATE_FENCED, {**fence(key, fencing_token), "file_id": file_id})
     if not result.rowcount:
         raise_lease_lost()
+    live_changes.move_to_file(transaction, key.file_id, file_id)
     add_tombstone(transaction, key.media_id, key.file_id, transaction.now, second_purge=True)
 
 
@@ -364,6 +365,7 @@ def mark_purged(transaction: Transaction, media_id: str, file_ids: Sequence[str]
         update(tombstones).where(*due, tombstones.c.second_purge.is_(True)).values(due=later, second_purge=False)
     )
     transaction.connection.execute(delete(schema.posters).where(schema.posters.c.file_id.in_(file_ids)))
+    live_changes.delete_of_files(transaction, file_ids)
     if postponed.rowcount < len(file_ids):
         transaction.connection.execute(delete(tombstones).where(*due))
     delete_if_empty(transaction, media_id)

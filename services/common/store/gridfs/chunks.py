@@ -12,6 +12,7 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from services.common.errors import Conflict, Gone, ServiceUnavailable
 from services.common.store.errors import CorruptFile
+from services.common.store.gridfs.live_garbage import LiveGarbage
 from services.common.store.gridfs.mongo import MongoDatabase, is_transient_code, map_mongo_errors
 from services.common.store.gridfs.posters import PosterCollection
 from services.common.store.limits import BLOCK_SIZE
@@ -32,6 +33,7 @@ class ChunkStore:
         self._chunks = mongo.collection("fs.chunks")
         self._files = mongo.collection("fs.files")
         self._posters = PosterCollection(mongo)
+        self._live = LiveGarbage(mongo)
 
     async def insert(
         self, file_id: ObjectId, first_chunk: int, blocks: Sequence[bytes], check_lease: Callable[[], Awaitable[object]]
@@ -104,8 +106,9 @@ class ChunkStore:
                 await self._chunks.delete_many({"files_id": file_id, "_id": {"$in": [chunk["_id"] for chunk in found]}})
 
     async def delete(self, file_id: ObjectId) -> None:
-        """Delete a file that has no writer: its posters, its `fs.files` entry, then its chunks, the last ones first."""
+        """Delete a file that has no writer: posters, live streams, its `fs.files` entry, then its chunks, the last ones first."""
         await self._posters.delete_of(file_id)
+        await self._live.delete_of_file(file_id)
         async with map_mongo_errors():
             await self._files.delete_one({"_id": file_id})
         while True:

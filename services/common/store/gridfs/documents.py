@@ -139,6 +139,12 @@ def decode_name(document: Document) -> MediaName | None:
     return None if document["folder"] is None else MediaName(document["folder"], document["filename"])
 
 
+def identity_of(document: Document) -> ObjectId:
+    """The id of the file of a document, or that of the next one."""
+    identity: ObjectId = document.get("identity") or document["_id"]
+    return identity
+
+
 def decode_media_info(document: Document) -> MediaInfo:
     """The current file of a document that has one."""
     return _decode_version(document, document["current"], document.get("revision", 0), document.get("identity"))

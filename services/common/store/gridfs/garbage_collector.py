@@ -13,6 +13,7 @@ from bson import ObjectId
 
 from services.common.store.gridfs import document_updates, documents
 from services.common.store.gridfs.chunks import ChunkStore
+from services.common.store.gridfs.live_garbage import LiveGarbage
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
 from services.common.store.gridfs.move import Mover
 from services.common.store.gridfs.posters import PosterCollection
@@ -46,6 +47,7 @@ class GridFSGarbageCollector:
         self._mover = Mover(mongo, self._timings, relays_events=relays_events)
         self._quotas = GridFSQuotas(mongo, self._timings, quota)
         self._posters = PosterCollection(mongo)
+        self._live = LiveGarbage(mongo)
         self._posters_after = ""
         self._orphan_scan_after: ObjectId | None = None
 
@@ -124,6 +126,7 @@ class GridFSGarbageCollector:
         for file_id in orphans:
             await self._chunk_store.delete(file_id)
         await self._delete_orphaned_posters(limit.generation_time)
+        await self._live.delete_left(await self._server_time(), self._find_referenced)
         return len(orphans)
 
     async def count_quotas(self) -> int:

@@ -50,6 +50,15 @@ INDEXES: dict[str, tuple[IndexSpec, ...]] = {
         IndexSpec("state", ("state", "_id")),
         IndexSpec("expired", ("expires_at",)),
     ),
+    "live": (
+        IndexSpec("state", ("state", "_id")),
+        IndexSpec("owner", ("owner", "state", "_id")),
+        IndexSpec("file", ("file",)),
+        IndexSpec(
+            "keep_until", ("keep_until",), options={"partialFilterExpression": {"keep_until": {"$type": "date"}}}
+        ),
+    ),
+    "live_segments": (IndexSpec("place", ("l", "n"), unique=True),),
     # MongoDB deletes what has ended.
     "revoked": (IndexSpec("ended", ("until",), options={"expireAfterSeconds": 0}),),
     # The two indexes of GridFS, with the names that drivers give them.

@@ -10,12 +10,19 @@ from pydantic import ValidationError
 from gateway.settings import GatewaySettings
 from services.common.auth.modes import is_loopback
 from services.common.settings import AuthSettings, Settings
+from services.live.settings import LiveSettings
 from services.socket.settings import SocketSettings
 from services.stream.settings import StreamSettings
 from services.upload.settings import UploadSettings
 
 SECRET = "f3a1c9d07b52e84661d0aa97c4be8f1320957e6bd1c48fa2"
-ALL_SETTINGS: tuple[type[Settings], ...] = (GatewaySettings, UploadSettings, StreamSettings, SocketSettings)
+ALL_SETTINGS: tuple[type[Settings], ...] = (
+    GatewaySettings,
+    UploadSettings,
+    StreamSettings,
+    SocketSettings,
+    LiveSettings,
+)
 LOOPBACK = ("127.0.0.1", "127.8.9.1", "::1", "[::1]", "localhost", "LOCALHOST", " 127.0.0.1 ", "::ffff:127.0.0.1")
 NOT_LOOPBACK = (
     "0.0.0.0",

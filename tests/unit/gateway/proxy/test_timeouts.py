@@ -18,9 +18,17 @@ class FakeTask:
         self.cancelled += 1
 
 
-def make_exchange(*, complete: bool = False, response_header_timeout: float = 60.0) -> tuple[ProxyExchange, FakeTask]:
+def make_exchange(
+    *, complete: bool = False, response_header_timeout: float = 60.0, endless_body_timeout: float | None = None
+) -> tuple[ProxyExchange, FakeTask]:
     task = FakeTask()
-    exchange = ProxyExchange(cast("asyncio.Task[None]", task), 0.0, response_header_timeout, request_complete=complete)
+    exchange = ProxyExchange(
+        cast("asyncio.Task[None]", task),
+        0.0,
+        response_header_timeout,
+        request_complete=complete,
+        endless_body_timeout=endless_body_timeout,
+    )
     if not complete:
         exchange.phase = Phase.READING_CLIENT
         assert exchange.timeout_error(0.0, TIMEOUTS) is None
@@ -57,6 +65,24 @@ def test_slow_steady_body_is_never_timed_out() -> None:
     for now in range(0, 7200, 20):
         exchange.bytes_transferred += MIN_BODY_PROGRESS_BYTES
         assert abort_error_at(exchange, float(now)) is None
+
+
+def test_endless_body_may_be_slow_and_silent_for_its_own_time() -> None:
+    """A publisher sends nothing while its source stands still."""
+    exchange, _ = make_exchange(endless_body_timeout=50.0)
+    assert abort_error_at(exchange, 49.0) is None
+    for now in range(50, 3600, 45):
+        exchange.bytes_transferred += 1
+        assert abort_error_at(exchange, float(now)) is None
+    assert abort_error_at(exchange, now + 49.0) is None
+    assert abort_error_at(exchange, now + 51.0) is RequestTimeout
+
+
+def test_endless_body_that_the_upstream_does_not_accept_is_timed_out() -> None:
+    exchange, _ = make_exchange(endless_body_timeout=50.0)
+    exchange.bytes_transferred, exchange.phase = 100_000, Phase.WRITING_UPSTREAM
+    assert abort_error_at(exchange, 1.0, 20.0) is None
+    assert abort_error_at(exchange, 22.0) is GatewayTimeout
 
 
 def test_client_awaiting_100_continue_is_not_timed_out() -> None:

@@ -1,14 +1,14 @@
-"""services.upload.app: preparing the store is repeated until it succeeds."""
+"""services.common.store.schema_preparation: preparing the store is repeated until it succeeds."""
 
 import asyncio
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
 from pymongo.errors import OperationFailure
 
 from services.common.errors import ServiceUnavailable
-from services.upload import app as application
+from services.common.store import schema_preparation
+from services.common.store.schema_preparation import SchemaPreparation
 
 pytestmark = pytest.mark.anyio
 
@@ -28,17 +28,21 @@ async def test_store_is_prepared_once_it_is_available(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A permission that is granted later needs no restart; the database's error message is not shown to clients."""
-    monkeypatch.setattr(application, "SCHEMA_RETRY_SECONDS", 0.01)
-    app = FastAPI()
+    monkeypatch.setattr(schema_preparation, "SCHEMA_RETRY_SECONDS", 0.01)
     refused = OperationFailure("not authorized on gridcast to execute command { secret }", 13)
     store: Any = FailingStore(ServiceUnavailable("away"), refused, refused, RuntimeError("the index name is missing"))
+    preparation = SchemaPreparation()
+    preparation.check_prepared()
     told: list[str | None] = []
-    task = asyncio.create_task(application._ensure_schema(app, store))
+    task = asyncio.create_task(preparation.run(store))
     while not task.done():
-        told.append(app.state.schema_error if hasattr(app.state, "schema_error") else None)
+        if preparation.error:
+            with pytest.raises(ServiceUnavailable, match=preparation.error):
+                preparation.check_prepared()
+        told.append(preparation.error)
         await asyncio.sleep(0)
     await task
-    assert app.state.schema_error is None
+    preparation.check_prepared()
     assert [fault for fault in dict.fromkeys(told) if fault] == [
         ServiceUnavailable("away").detail,
         "store initialization failed",

@@ -1,0 +1,198 @@
+"""Changes of live streams, each the body of one transaction, fenced by the token of its writer."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import delete, func, insert, select, update
+
+from services.common.errors import Conflict, Gone
+from services.common.live.segments import Epoch
+from services.common.store.files import live_rows, schema
+from services.common.store.files.database import Transaction
+from services.common.store.files.rows import Row
+from services.common.store.limits import BLOCK_SIZE, MIN_ORPHAN_AGE, ORPHAN_SCAN_FILES
+from services.common.store.live_store import (
+    MAX_EPOCHS,
+    MAX_INIT_BYTES_IN_ALL,
+    LivePosition,
+    LiveProgress,
+    LiveState,
+    NewStream,
+    TooManyEpochs,
+    new_progress,
+)
+from services.common.store.upload_ids import UploadId
+
+live, segments, epochs, uploads = schema.live, schema.live_segments, schema.live_epochs, schema.uploads
+WITHOUT_PENDING = [column for column in live.c if column.name != "pending"]
+"""What is read of a stream, but for its pending bytes."""
+
+
+def create_stream(transaction: Transaction, stream: NewStream, upload_id: UploadId) -> None:
+    """Insert the row. Raises ValueError where the id is taken, Gone where the upload is not there."""
+    execute, now = transaction.connection.execute, transaction.now
+    digest = upload_id.secret_digest
+    upload = execute(
+        select(uploads.c.file_id).where(
+            uploads.c.id == upload_id.record_id,
+            uploads.c.media_id == upload_id.media_id,
+            uploads.c.secret_digest.is_(None) if digest is None else uploads.c.secret_digest == digest,
+        )
+    ).first()
+    if upload is None:
+        raise Gone("the upload of this stream is not there")
+    if execute(select(live.c.id).where(live.c.id == stream.id)).first() is not None:
+        raise ValueError("the id of this stream is taken")
+    execute(
+        insert(live).values(
+            id=stream.id,
+            upload_id=upload_id.record_id,
+            file_id=upload.file_id,
+            owner=stream.owner.encode(),
+            definition=live_rows.encode_definition(stream),
+            state="waiting",
+            reason='""',
+            publisher='""',
+            fencing_token=0,
+            step=0,
+            position=live_rows.encode_position(LivePosition(BLOCK_SIZE)),
+            last_segment=-1,
+            epoch_count=0,
+            pending=b"",
+            created_at=now,
+            idle_since=now,
+        )
+    )
+
+
+def lock_stream(transaction: Transaction, stream_id: str, fencing_token: int) -> Row | None:
+    """Lock and return the row of a stream, None where it is not there. Raises Conflict for a token lower than the stored one."""
+    statement = select(*WITHOUT_PENDING).where(live.c.id == stream_id).with_for_update()
+    row = transaction.connection.execute(statement).mappings().first()
+    if row is not None and row["fencing_token"] > fencing_token:
+        raise Conflict(_FENCED)
+    return row
+
+
+def _lock_unended(transaction: Transaction, stream_id: str, fencing_token: int) -> Row:
+    row = lock_stream(transaction, stream_id, fencing_token)
+    if row is None or row["state"] == "ended":
+        raise Gone("this stream has ended")
+    return row
+
+
+def set_publisher(transaction: Transaction, stream_id: str, fencing_token: int, publisher: str) -> None:
+    """Raise the stored fencing token."""
+    _lock_unended(transaction, stream_id, fencing_token)
+    _update(transaction, stream_id, fencing_token=fencing_token, publisher=json.dumps(publisher))
+
+
+def advance(transaction: Transaction, stream_id: str, fencing_token: int, step: int, progress: LiveProgress) -> None:
+    """Store what was added."""
+    row = _lock_unended(transaction, stream_id, fencing_token)
+    if row["step"] >= step:  # a call of the same writer that was given up, and is late
+        raise Conflict(_FENCED)
+    new = new_progress(row["last_segment"], row["epoch_count"], progress)
+    position = new.position
+    if position.offset < live_rows.decode_position(row["position"]).offset:
+        raise ValueError("an offset before the stored one")
+    execute, now = transaction.connection.execute, transaction.now
+    if new.epochs:
+        _check_epochs(transaction, stream_id, new.epochs)
+        execute(insert(epochs), [live_rows.encode_epoch(stream_id, epoch) for epoch in new.epochs])
+    if new.segments:
+        execute(insert(segments), [live_rows.encode_segment(stream_id, segment) for segment in new.segments])
+    state: dict[str, Any] = {}
+    if position.last_segment >= 0:
+        state = {"state": "live", "started_at": now if row["started_at"] is None else row["started_at"]}
+    _update(
+        transaction,
+        stream_id,
+        fencing_token=fencing_token,
+        step=step,
+        position=live_rows.encode_position(position),
+        last_segment=position.last_segment,
+        epoch_count=row["epoch_count"] + len(new.epochs),
+        pending=new.pending,
+        advanced_at=now,
+        idle_since=now,
+        **state,
+    )
+
+
+def _check_epochs(transaction: Transaction, stream_id: str, new: Sequence[Epoch]) -> None:
+    statement = select(func.coalesce(func.sum(func.length(epochs.c.init)), 0)).where(epochs.c.stream_id == stream_id)
+    stored = int(transaction.connection.execute(statement).scalar_one())
+    if new[-1].number >= MAX_EPOCHS or stored + sum(len(epoch.init) for epoch in new) > MAX_INIT_BYTES_IN_ALL:
+        raise TooManyEpochs
+
+
+def set_state(
+    transaction: Transaction, stream_id: str, fencing_token: int, state: LiveState, reason: str, revision: int | None
+) -> bool:
+    """Change the state; False where there is nothing to change."""
+    row = lock_stream(transaction, stream_id, fencing_token)
+    if row is None or row["state"] in {"ended", state}:
+        return False
+    now = transaction.now
+    fields: dict[str, Any] = {"state": state, "reason": json.dumps(reason), "fencing_token": fencing_token}
+    if state == "live" and row["started_at"] is None:
+        fields["started_at"] = now
+    if state == "ended":
+        fields |= {"ended_at": now, "pending": b"", "revision": revision}
+    _update(transaction, stream_id, **fields)
+    return True
+
+
+def _update(transaction: Transaction, stream_id: str, **fields: Any) -> None:
+    transaction.connection.execute(update(live).where(live.c.id == stream_id).values(**fields))
+
+
+def move_to_file(transaction: Transaction, file_id: str, new_file_id: str) -> None:
+    """The bytes of an upload go on in another file."""
+    transaction.connection.execute(update(live).where(live.c.file_id == file_id).values(file_id=new_file_id))
+
+
+def delete_stream(transaction: Transaction, stream_id: str) -> bool:
+    """Delete a stream; False where there was none."""
+    # Its row first: who advances it has locked that, and finds it gone.
+    deleted = transaction.connection.execute(delete(live).where(live.c.id == stream_id)).rowcount
+    _delete_parts(transaction, stream_id)
+    return deleted == 1
+
+
+def _delete_parts(transaction: Transaction, stream_id: str) -> None:
+    for table in (segments, epochs):
+        transaction.connection.execute(delete(table).where(table.c.stream_id == stream_id))
+
+
+def delete_of_files(transaction: Transaction, file_ids: Sequence[str]) -> None:
+    """Delete the streams whose bytes these were. Of one that has not become a file, its row stays until it is due."""
+    statement = select(live.c.id, live.c.revision).where(live.c.file_id.in_(file_ids))
+    for row in transaction.connection.execute(statement).all():
+        if row.revision is None:
+            _delete_parts(transaction, row.id)
+        else:
+            delete_stream(transaction, row.id)
+
+
+def delete_left(transaction: Transaction) -> None:
+    """Delete streams that did not become a file and have been idle for a day, where their upload is gone."""
+    media, tombstones = schema.media, schema.tombstones
+    until = transaction.now - int(MIN_ORPHAN_AGE.total_seconds() * 1000)
+    columns = (media.c.file_id, uploads.c.file_id, tombstones.c.file_id)
+    statement = (
+        select(live.c.id)
+        .where(
+            live.c.revision.is_(None),
+            live.c.idle_since <= until,
+            *(~select(column).where(column == live.c.file_id).exists() for column in columns),
+        )
+        .limit(ORPHAN_SCAN_FILES)
+    )
+    for stream_id in transaction.connection.execute(statement).scalars().all():
+        delete_stream(transaction, stream_id)
+
+
+_FENCED = "another writer has taken this stream over"

@@ -1,0 +1,1 @@
+"""The live service: takes live streams in, and makes files of them."""
