@@ -12,6 +12,7 @@ from enum import Enum, auto
 from services.common.auth.rights import Verb
 from services.common.auth.signed_links import LinkKind
 from services.common.errors import MethodNotAllowed, NotFound
+from services.common.live.addresses import INDEX_TEMPLATE, INIT_TEMPLATE, MEDIA_TEMPLATE, SEGMENT_TEMPLATE
 from services.common.media_path import PATH_PREFIX, PATH_TEMPLATE
 
 
@@ -28,6 +29,8 @@ class Source(Enum):
     """`folder` of the query, because the form names it too late. Without one the right must not be limited."""
     TUS_METADATA = auto()
     """`folder` of Upload-Metadata. A partial upload has none."""
+    STREAM = auto()
+    """The live stream of the path, whose folder the handler judges. A link is for one stream."""
     TOPIC = auto()
     """`topic` of the query. Without one all sockets are meant, and the right must not be limited."""
     SOCKET = auto()
@@ -47,6 +50,7 @@ class Rule:
 PUBLIC = Rule(None)
 _READ, _WRITE, _DELETE = (Rule(verb, Source.ADDRESS) for verb in ("read", "write", "delete"))
 _DOWNLOAD = Rule("read", Source.ADDRESS, "get")
+_WATCH = Rule("read", Source.STREAM, "live")
 _TUS = Rule("write", link="put")
 """The id of an upload is looked at by the handler: that of another owner is unknown."""
 
@@ -70,6 +74,10 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
     "/file/info": {"GET": _READ},
     "/file/stream": {"GET": _DOWNLOAD, "PUT": _WRITE, "DELETE": _DELETE},
     PATH_TEMPLATE: {"GET": _DOWNLOAD, "PUT": _WRITE, "DELETE": _DELETE},
+    INDEX_TEMPLATE: {"GET": _WATCH},
+    MEDIA_TEMPLATE: {"GET": _WATCH},
+    INIT_TEMPLATE: {"GET": _WATCH},
+    SEGMENT_TEMPLATE: {"GET": _WATCH},
     "/file/upload": {"POST": Rule("write", Source.FORM)},
     "/file/tus": {"OPTIONS": PUBLIC, "POST": Rule("write", Source.TUS_METADATA, "put")},
     # POST is PATCH, DELETE or HEAD by X-HTTP-Method-Override: all need the same.
