@@ -5,7 +5,8 @@ import { parseIndex, parseList, reloadAddress, segmentAt } from "./hls_list.js";
 const AHEAD = 20; // seconds that are loaded before they are needed
 const BEHIND = 60; // seconds that stay; what is older is loaded again when someone goes back
 const REMOVE_STEP = 5; // seconds: not each segment removes a moment
-const SEAM = 0.5; // seconds: epochs that fit together so well share their offset
+const SEAM = 5; // seconds, or a fiftieth of the time: media that lies so near to where its list says keeps its own times
+const DRIFT = 0.05; // seconds that a segment may begin behind the place it is loaded for
 const GAP = 1.5; // seconds without media that are stepped over
 const TIMEOUT = 15_000; // milliseconds of one request: a list is held for three target durations at most
 const LONGEST_WAIT = 4_000; // milliseconds between two attempts
@@ -33,7 +34,10 @@ export class HlsSource {
   #inits = new Map();
   #map = ""; // of the initialisation segment that was appended last
   #offsets = new Map(); // by epoch
-  #offset = null;
+  #offset = 0;
+  #have = new Set(); // numbers of the segments that are in the buffer
+  #drift = 0; // seconds by which the media is ahead of its list: lengths in lists leave out what a sender skipped
+  #target = null; // the place that someone went to, until its segment is there
   #wake = () => {};
 
   /**
@@ -61,9 +65,18 @@ export class HlsSource {
     this.#run(opened, signal).catch((error) => signal.aborted || this.#fail(error));
   }
 
+  /** What can be played, in the times of the media; null before there is a list. */
+  get range() {
+    const { list } = this;
+    if (!list?.segments.length) return null;
+    const { duration } = this.#video;
+    return { start: list.start, end: list.ended && Number.isFinite(duration) ? duration : list.end + this.#drift, ended: list.ended };
+  }
+
   /** Where the live edge is: as near to the end as may be played without waiting. */
   get edge() {
-    return this.list ? Math.max(this.list.start, this.list.ended ? this.list.end : this.list.end - this.list.hold) : 0;
+    const { range } = this;
+    return range ? Math.max(range.start, range.ended ? range.end : range.end - this.list.hold) : 0;
   }
 
   /** Ask for the list at once: something happened to the stream. */
@@ -147,8 +160,8 @@ export class HlsSource {
       const move = this.#move;
       const either = AbortSignal.any([signal, move.signal]);
       try {
-        await this.#append(segment, either);
-        if (!move.signal.aborted) this.#next = segment.number + 1;
+        const fits = await this.#append(segment, either);
+        if (!move.signal.aborted) this.#next = fits ? this.#missing(segment.number + 1) : segment.number - 1;
         tries = 0;
         if (!this.#placed) this.#place();
         await this.#forget();
@@ -174,10 +187,18 @@ export class HlsSource {
       if (list.ended && this.#media.readyState === "open" && this.#buffer && !this.#buffer.updating) this.#media.endOfStream();
       return null;
     }
-    const ready = this.#placed ? this.#video.currentTime : segment.start;
+    const ready = this.#placed ? this.#video.currentTime - this.#drift : segment.start;
     return segment.start > ready + AHEAD ? null : segment;
   }
 
+  /** The first segment from a number on that is not in the buffer. */
+  #missing(number) {
+    let missing = number;
+    while (this.#have.has(missing)) missing++;
+    return missing;
+  }
+
+  /** Append a segment. False where it begins behind the place that someone went to: the one before it is needed. */
   async #append(segment, signal) {
     this.#buffer ??= this.#media.addSourceBuffer(this.type);
     if (!this.#inits.has(segment.map)) {
@@ -188,11 +209,16 @@ export class HlsSource {
     const { init, scales } = this.#inits.get(segment.map);
     const bytes = await (await this.#get(segment.address, signal)).arrayBuffer();
     signal.throwIfAborted();
+    const time = baseTime(bytes, scales);
+    const offset = this.#offsetOf(segment, time);
+    const start = time === null ? segment.start : time + offset;
+    if (this.#target !== null && start > this.#target + DRIFT && segment.number > this.list.segments[0].number) return false;
+    this.#target = null;
+    this.#drift = start - segment.start;
     if (this.#map !== segment.map) {
       await this.#update(() => this.#buffer.appendBuffer(init));
       this.#map = segment.map;
     }
-    const offset = this.#offsetOf(segment, baseTime(bytes, scales));
     if (this.#buffer.timestampOffset !== offset) this.#buffer.timestampOffset = offset;
     try {
       await this.#update(() => this.#buffer.appendBuffer(bytes));
@@ -201,13 +227,15 @@ export class HlsSource {
       await this.#forget(BEHIND / 6);
       await this.#update(() => this.#buffer.appendBuffer(bytes));
     }
+    this.#have.add(segment.number);
+    return true;
   }
 
   /** What to add to the media's own times, so that it lies where the list says. */
   #offsetOf({ epoch, start }, time) {
     if (!this.#offsets.has(epoch)) {
       const exact = time === null ? 0 : start - time;
-      const fits = this.#offset !== null && Math.abs(this.#offset - exact) < SEAM;
+      const fits = Math.abs(this.#offset - exact) < Math.max(SEAM, start / 50);
       this.#offsets.set(epoch, fits ? this.#offset : exact);
     }
     return (this.#offset = this.#offsets.get(epoch));
@@ -241,36 +269,48 @@ export class HlsSource {
     const ranges = () => Array.from({ length: this.#buffer.buffered.length }, (_, index) => [this.#buffer.buffered.start(index), this.#buffer.buffered.end(index)]);
     const [first, last] = [ranges()[0], ranges().at(-1)];
     if (!this.#placed || !first) return;
-    if (first[0] < now - behind - REMOVE_STEP) await this.#update(() => this.#buffer.remove(0, now - behind));
+    if (first[0] < now - behind - REMOVE_STEP) await this.#remove(0, now - behind);
     const far = now + 2 * AHEAD + REMOVE_STEP;
-    if (last[1] > far && last[0] > now) await this.#update(() => this.#buffer.remove(Math.max(far, last[0]), Infinity));
+    if (last[1] > far && last[0] > now) await this.#remove(Math.max(far, last[0]), Infinity);
+  }
+
+  async #remove(begin, end) {
+    await this.#update(() => this.#buffer.remove(begin, end));
+    for (const number of this.#have) {
+      const segment = this.list.segments[number - this.list.segments[0].number];
+      const [from, to] = segment ? [segment.start, segment.start + segment.duration] : [0, 0];
+      if (!segment || (from - SEAM < end && to + SEAM > begin)) this.#have.delete(number); // those at the seam are loaded again
+    }
   }
 
   /** Someone went to another place: load from there, unless it is here already. */
   #seek() {
     if (!this.#placed || !this.list) return;
     const now = this.#video.currentTime;
-    const range = this.#range(now);
-    const at = segmentAt(this.list, range ? range[1] - 0.2 : now);
-    this.#next = range ? at.number + 1 : at.number;
+    const { number } = segmentAt(this.list, now - this.#drift);
+    if (this.#buffered(now)) {
+      this.#target = null;
+      this.#next = this.#missing(number);
+    } else {
+      this.#target = now;
+      this.#next = segmentAt(this.list, now).number; // the drift is that of another place
+      this.#have.delete(this.#next);
+    }
     this.#move.abort();
     this.#move = new AbortController();
     this.#wake();
   }
 
-  #range(time) {
+  #buffered(time) {
     const { buffered } = this.#video;
-    for (let index = 0; index < buffered.length; index++) {
-      if (buffered.start(index) - 0.1 <= time && time < buffered.end(index)) return [buffered.start(index), buffered.end(index)];
-    }
-    return null;
+    return Array.from({ length: buffered.length }, (_, index) => index).some((index) => buffered.start(index) - 0.1 <= time && time < buffered.end(index));
   }
 
   /** Step over a hole in the media, where playing stands in front of one. */
   #step() {
     this.#wake();
     const video = this.#video;
-    if (!this.#placed || video.seeking || this.#range(video.currentTime + 0.05)) return;
+    if (!this.#placed || this.#target !== null || this.#buffered(video.currentTime + 0.05)) return;
     for (let index = 0; index < video.buffered.length; index++) {
       const begin = video.buffered.start(index);
       if (begin > video.currentTime && begin - video.currentTime < GAP) {
@@ -278,6 +318,10 @@ export class HlsSource {
         return;
       }
     }
+    if (this.#buffered(video.currentTime - 2 * CHECK / 1000)) return; // waits for what comes next
+    // The browser has dropped something by itself: load it again.
+    const { number } = segmentAt(this.list, video.currentTime - this.#drift);
+    if (this.#have.has(number) && this.#next > number) this.#seek();
   }
 
   /** While the stream is live there is no end: one can go to every place that the list has. */
@@ -286,7 +330,7 @@ export class HlsSource {
     if (!list || this.#media.readyState !== "open" || this.#buffer?.updating) return;
     if (!list.ended) {
       if (this.#media.duration !== Infinity) this.#media.duration = Infinity;
-      this.#media.setLiveSeekableRange?.(list.start, list.end);
+      this.#media.setLiveSeekableRange?.(list.start, Math.max(list.start, list.end + this.#drift));
     } else if (this.#media.duration === Infinity) {
       const { buffered } = this.#video;
       this.#media.duration = Math.max(list.end, buffered.length ? buffered.end(buffered.length - 1) : 0);

@@ -44,7 +44,7 @@ export class Broadcast {
   #error = null;
   /** @type {ReturnType<typeof record> | null} */
   #recorder = null;
-  #begun = false; // the server knows of this source
+  #source = ""; // the query that names this source, once the server knows of it
   #known = false; // we know what the server has
   #lengthSent = false;
   #full = false;
@@ -263,17 +263,16 @@ export class Broadcast {
   }
 
   /**
-   * Find out what the server has of this source; the first time, begin it. Returns whether it has all of it.
+   * Find out what the server has of this source; the first time, begin it as a new one. Returns whether it has all of it.
    * @param {AbortSignal} signal
    */
   async #ask(signal) {
-    if (!this.#begun) {
+    if (!this.#source) {
       const { header } = await this.#request("POST", signal, undefined, { "upload-defer-length": "1" });
-      this.#begun = true;
-      if (!Number(header("upload-offset") ?? 0)) {
-        this.#known = true;
-        return false;
-      }
+      this.#source = header("location")?.match(/\?source=\d+$/)?.[0] ?? "";
+      if (!this.#source) throw new GridcastError(0, "the server did not say where the source is");
+      this.#known = true;
+      return false;
     }
     const { header } = await this.#request("HEAD", signal);
     this.#confirm(header("upload-offset"));
@@ -331,7 +330,7 @@ export class Broadcast {
     const headers = { ...TUS, ...more, ...(sid ? { "x-sid": sid } : {}), authorization: `Bearer ${this.#target.publish_token}` };
     try {
       const either = AbortSignal.any([signal, silent.signal]);
-      const answer = await send(method, this.#http.base + this.#target.tus, { headers, body, signal: either, onProgress: expect });
+      const answer = await send(method, this.#http.base + this.#target.tus + this.#source, { headers, body, signal: either, onProgress: expect });
       if (answer.status < 200 || answer.status > 299) throw problemOf(answer);
       return answer;
     } finally {

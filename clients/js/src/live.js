@@ -55,12 +55,13 @@ export class Live {
   }
 
   /**
-   * One page of the streams.
-   * @param {{ after?: string | null | undefined, limit?: number | undefined, signal?: AbortSignal | undefined }} [options]
+   * One page of the streams of a state; of those that have not ended, where none is given.
+   * @param {{ state?: LiveInfo["state"], after?: string | null | undefined, limit?: number | undefined, signal?: AbortSignal | undefined }} [options]
    * @returns {Promise<LivePage>}
    */
-  list({ after, limit, signal } = {}) {
+  list({ state, after, limit, signal } = {}) {
     const query = new URLSearchParams();
+    if (state) query.set("state", state);
     if (after) query.set("after", after);
     if (limit) query.set("limit", String(limit));
     return this.#http.read(`/live${query.size ? `?${query}` : ""}`, signal);
@@ -112,7 +113,8 @@ export class Live {
       const meanwhile = [];
       readings.add(meanwhile);
       try {
-        state = meanwhile.reduce(applyEvent, await this.state(id, { signal: stopped.signal }));
+        const answer = await this.state(id, { signal: stopped.signal });
+        state = meanwhile.reduce(applyEvent, state?.viewers === undefined ? answer : { viewers: state.viewers, ...answer });
         readings.delete(meanwhile);
         listener(state);
       } catch (error) {

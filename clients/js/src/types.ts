@@ -107,7 +107,7 @@ export interface EventData {
   "file.described": FileInfo;
   "file.moved": MovedFile;
   "file.progress": Progress;
-  "live.started": { codecs: string | null; width: number | null; height: number | null; playlist: string };
+  "live.started": { codecs: string[]; width: number | null; height: number | null; playlist: string };
   "live.interrupted": { since: string };
   "live.resumed": { epoch: number };
   "live.warning": { kind: "gop" | "rate" | "limit" };
@@ -266,6 +266,8 @@ export interface LiveFile {
   filename: string;
   revision: number;
   etag: string;
+  /** Bytes. */
+  length: number;
 }
 
 export interface LiveOptions {
@@ -280,6 +282,8 @@ export interface LiveOptions {
   takeover?: boolean | undefined;
   /** Seconds that the stream may be interrupted before it ends. */
   grace?: number | undefined;
+  /** Seconds of a segment at most. */
+  target?: number | undefined;
 }
 
 /** What a sender of a stream needs. */
@@ -294,11 +298,24 @@ export interface PublishTarget {
 export interface LiveCreated extends PublishTarget {
   /** Takes one endless body of fragmented MP4. */
   media: string;
-  /** Takes segments, each by a request of its own; for senders that cannot send a token the address has it. */
+  /** Takes segments, each by a request of its own; the token is in it, for senders that cannot set a header. */
   objects: string;
   playlist: string;
-  limits: Record<string, number | null>;
+  limits: LiveLimits;
   state: LiveState;
+}
+
+/** What a stream may have; it ends there, and its file is kept. */
+export interface LiveLimits {
+  bytes: number;
+  /** Seconds of media. */
+  duration: number;
+  /** Bytes per second of media; null: any. */
+  rate: number | null;
+  /** Media is taken at this many times its own speed; null: as fast as it comes. */
+  speed: number | null;
+  /** When the publish token ends, ISO 8601. */
+  token_expires_at: string;
 }
 
 /** `interrupted`: no bytes for a while; it goes on, or ends when its grace is over. */
@@ -312,28 +329,31 @@ export interface LiveInfo {
   folder: string;
   filename: string;
   owner: string | null;
-  /** As in RFC 6381, null before the first segment. */
-  codecs: string | null;
+  /** As in RFC 6381, empty before the first segment; not in lists, as the next two. */
+  codecs: string[];
   width: number | null;
   height: number | null;
   /** Seconds that can be played. */
   duration: number;
   bytes: number;
   segments: number;
-  viewers: number;
+  /** Where the server counts them; the event `live.viewers` has the present number. */
+  viewers?: number;
   /** ISO 8601, UTC. */
   created_at: string;
   started_at: string | null;
   ended_at: string | null;
-  /** Why it has ended, empty before. */
+  /** Why it has ended, null before. */
   reason: string | null;
   /** A path. */
   playlist: string;
   window: number | null;
   takeover: boolean;
   grace: number;
+  target: number;
   /** Since when it is interrupted; from the event alone. */
   since?: string | null;
+  /** Once it has ended; null where nothing was recorded. */
   file?: LiveFile | null;
 }
 
@@ -342,6 +362,7 @@ export interface LiveEnded extends LiveInfo {
 }
 
 export interface LivePage {
+  /** Without codecs, size of the picture and file. */
   streams: LiveInfo[];
   /** `after` of the next page, null at the end. */
   next: string | null;

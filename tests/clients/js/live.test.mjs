@@ -40,7 +40,7 @@ async function serve(context, { fault = () => undefined, keeps = (size) => size 
     if (method === "GET") return [200, {}, JSON.stringify(info({ state: state.length === null ? "live" : "ended" }))];
     if (method === "POST") {
       state.kept = Buffer.alloc(0);
-      return [201, { ...offset(), location: TARGET.tus }];
+      return [201, { ...offset(), location: `${TARGET.tus}?source=4` }];
     }
     if (method === "PATCH") {
       if (Number(headers["upload-offset"]) !== state.kept.length) return [409, {}, '{"detail":"offset"}'];
@@ -119,7 +119,8 @@ test("a source goes up with the stream's token, and its length ends it", async (
   assert.equal(state.state, "ended");
   assert.ok(server.kept.equals(data));
   assert.equal(server.length, data.length);
-  const tus = server.seen.filter(({ url }) => url === TARGET.tus);
+  const tus = server.seen.filter(({ url }) => url.startsWith(TARGET.tus));
+  assert.ok(tus.slice(1).every(({ url }) => url.endsWith("?source=4")));
   assert.ok(tus.every(({ headers }) => headers.authorization === "Bearer secret" && headers["tus-resumable"] === "1.0.0"));
   assert.equal(tus[0].headers["upload-defer-length"], "1");
   assert.equal(tus.filter(({ headers }) => headers["upload-length"]).length, 1, "with the last bytes alone");
@@ -255,7 +256,7 @@ test("the state of a stream follows its events, and completes with its end", asy
   const server = await serve(context, { fault: ({ method }) => (method === "GET" ? [200, {}, JSON.stringify(info({ state: "waiting" }))] : undefined) });
   const sockets = new WebSocketServer({ server: server.server });
   const events = [
-    ["live.started", { codecs: "avc1.42c01f,opus", width: 640, height: 360, playlist: "p" }],
+    ["live.started", { codecs: ["avc1.42c01f", "opus"], width: 640, height: 360, playlist: "p" }],
     ["live.viewers", { viewers: 3 }],
     ["live.interrupted", { since: "t" }],
     ["live.resumed", { epoch: 1 }],
@@ -276,7 +277,7 @@ test("the state of a stream follows its events, and completes with its end", asy
   context.after(() => sockets.close());
   const live = new Live(new Gridcast({ url: server.url, WebSocket }));
   const states = await firstValueFrom(liveState(live, "s1").pipe(toArray()));
-  const changes = states.map(({ state, viewers, codecs }) => [state, viewers, codecs ?? null]).filter((one, index, all) => JSON.stringify(one) !== JSON.stringify(all[index - 1]));
+  const changes = states.map(({ state, viewers, codecs }) => [state, viewers, codecs?.join() ?? null]).filter((one, index, all) => JSON.stringify(one) !== JSON.stringify(all[index - 1]));
   const codecs = "avc1.42c01f,opus";
   assert.deepEqual(changes, [["waiting", 0, null], ["live", 0, codecs], ["live", 3, codecs], ["interrupted", 3, codecs], ["live", 3, codecs], ["ended", 3, codecs]]);
   assert.equal(states.at(-1).file.filename, "a.mp4");
