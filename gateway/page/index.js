@@ -9,12 +9,13 @@ import { icon } from "./icons.js";
 import { createIntake } from "./intake.js";
 import { OperationsView } from "./operations_view.js";
 import { Player } from "./player.js";
+import { LazyView } from "./lazy_view.js";
 import { link, parse } from "./router.js";
 import { SocketsView } from "./sockets_view.js";
 import { createTokenButton } from "./token.js";
 import { UploadPanel } from "./upload_panel.js";
 
-const VIEWS = { files: "Files", sockets: "Sockets", operations: "Operations" };
+const VIEWS = { files: "Files", live: "Live", sockets: "Sockets", operations: "Operations" };
 const main = document.getElementById("main");
 
 // What lies over the views.
@@ -26,7 +27,8 @@ const present = () => {
 };
 const intake = createIntake({ folder: present, add: (entries) => panel.add(entries) });
 const filesView = new FilesView({ choose: intake.choose });
-const views = { files: filesView, sockets: new SocketsView(), operations: new OperationsView() };
+const liveView = new LazyView("Live", async () => new (await import("./live_view.js")).LiveView(), "/page/live.css");
+const views = { files: filesView, live: liveView, sockets: new SocketsView(), operations: new OperationsView() };
 const player = new Player({ find: (path) => filesView.model.find(path), neighbours: (path) => filesView.neighbours(path) });
 filesView.onChanged = () => player.showNeighbours();
 player.onClosed = (path) => [...document.querySelectorAll(".file")].find((row) => row.dataset.path === path)?.querySelector(".file-open").focus();

@@ -61,7 +61,7 @@ export class Http {
       const authorization = token ? { authorization: `Bearer ${token}` } : {};
       const answer = await send(method, this.base + path, { ...more, headers: { ...headers, ...authorization } });
       if (answer.status === 401 && !rejected && typeof this.#token === "function") continue;
-      if (answer.status < 200 || answer.status > 299) throw problem(answer);
+      if (answer.status < 200 || answer.status > 299) throw problemOf(answer);
       return answer;
     }
   }
@@ -84,8 +84,11 @@ export class Http {
   }
 }
 
-/** @param {import("./transport.js").Answer} answer */
-function problem({ status, text, header }) {
+/**
+ * The error of an answer that is none of 2xx.
+ * @param {import("./transport.js").Answer} answer
+ */
+export function problemOf({ status, text, header }) {
   let detail = `the server answered ${status}`;
   try {
     detail = JSON.parse(text).detail ?? detail; // RFC 9457

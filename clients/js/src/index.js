@@ -54,6 +54,11 @@ export class Gridcast {
     this.uploads = new Uploads(http, options, () => (this.events.state.state === "connected" ? this.events.sid : null));
   }
 
+  /** @internal */
+  get http() {
+    return this.#http;
+  }
+
   /**
    * Readiness, versions and live figures of every process.
    * @param {AbortSignal} [signal]

@@ -123,6 +123,14 @@ export interface EventData {
   "file.moved": MovedFile;
   "file.progress": Progress;
   "file.playable": Playable;
+  "live.started": { codecs: string[]; width: number | null; height: number | null; playlist: string };
+  "live.interrupted": { since: string };
+  "live.resumed": { epoch: number };
+  "live.warning": { kind: "gop" | "rate" | "limit" };
+  "live.viewers": { viewers: number };
+  "live.ended": { reason: string; file: LiveFile | null };
+  /** To the sender: what of its stream is durable. */
+  "live.received": { bytes: number; segment: number };
   "socket.expiring": { expires: string };
   "socket.resync": { reason: string };
 }
@@ -266,6 +274,156 @@ export interface UnfinishedUpload {
   lastModified: number;
   /** Milliseconds since 1970 until which the server keeps it. */
   expires: number;
+}
+
+/** The file that a stream has become. */
+export interface LiveFile {
+  folder: string;
+  filename: string;
+  revision: number;
+  etag: string;
+  /** Bytes. */
+  length: number;
+}
+
+export interface LiveOptions {
+  /** Empty or missing: none. */
+  folder?: string | undefined;
+  /** Of the file that the stream becomes; it ends in .mp4. */
+  filename: string;
+  title?: string | undefined;
+  /** Seconds of a sliding list; the whole stream can be rewound where it is missing. */
+  window?: number | undefined;
+  /** Whether a second sender replaces the first one, instead of being refused. */
+  takeover?: boolean | undefined;
+  /** Seconds that the stream may be interrupted before it ends. */
+  grace?: number | undefined;
+  /** Seconds of a segment at most. */
+  target?: number | undefined;
+}
+
+/** What a sender of a stream needs. */
+export interface PublishTarget {
+  id: string;
+  publish_token: string;
+  /** A path. */
+  tus: string;
+}
+
+/** A stream that was made. Its addresses are paths. */
+export interface LiveCreated extends PublishTarget {
+  /** Takes one endless body of fragmented MP4. */
+  media: string;
+  /** Takes segments, each by a request of its own; the token is in it, for senders that cannot set a header. */
+  objects: string;
+  playlist: string;
+  limits: LiveLimits;
+  state: LiveState;
+}
+
+/** What a stream may have; it ends there, and its file is kept. */
+export interface LiveLimits {
+  bytes: number;
+  /** Seconds of media. */
+  duration: number;
+  /** Bytes per second of media; null: any. */
+  rate: number | null;
+  /** Media is taken at this many times its own speed; null: as fast as it comes. */
+  speed: number | null;
+  /** When the publish token ends, ISO 8601. */
+  token_expires_at: string;
+}
+
+/** `interrupted`: no bytes for a while; it goes on, or ends when its grace is over. */
+export type LiveState = "waiting" | "live" | "interrupted" | "ended";
+
+/** A stream, as viewers see it. */
+export interface LiveInfo {
+  id: string;
+  state: LiveState;
+  title: string;
+  folder: string;
+  filename: string;
+  owner: string | null;
+  /** As in RFC 6381, empty before the first segment; not in lists, as the next two. */
+  codecs: string[];
+  width: number | null;
+  height: number | null;
+  /** Seconds that can be played. */
+  duration: number;
+  bytes: number;
+  segments: number;
+  /** Where the server counts them; the event `live.viewers` has the present number. */
+  viewers?: number;
+  /** ISO 8601, UTC. */
+  created_at: string;
+  started_at: string | null;
+  ended_at: string | null;
+  /** Why it has ended, null before. */
+  reason: string | null;
+  /** A path. */
+  playlist: string;
+  window: number | null;
+  takeover: boolean;
+  grace: number;
+  target: number;
+  /** Since when it is interrupted; from the event alone. */
+  since?: string | null;
+  /** Once it has ended; null where nothing was recorded. */
+  file?: LiveFile | null;
+}
+
+export interface LiveEnded extends LiveInfo {
+  file: LiveFile | null;
+}
+
+export interface LivePage {
+  /** Without codecs, size of the picture and file. */
+  streams: LiveInfo[];
+  /** `after` of the next page, null at the end. */
+  next: string | null;
+}
+
+export interface PublishOptions {
+  mediaStream?: MediaStream | undefined;
+  /** Bytes of one fragmented MP4, instead of a MediaStream. */
+  source?: Blob | ReadableStream<Uint8Array<ArrayBuffer>> | AsyncIterable<Blob | Uint8Array<ArrayBuffer>> | undefined;
+  /** Milliseconds of media in each blob of the recorder, 500 if missing. */
+  timeslice?: number;
+  videoBitsPerSecond?: number | undefined;
+  audioBitsPerSecond?: number | undefined;
+  /** Bytes of one request at most; 2 MiB if missing. */
+  chunkSize?: number;
+  /** Bytes that wait to be sent at most; 32 MiB if missing. */
+  maxBuffered?: number;
+  /** Milliseconds without anything from the recorder after which it counts as stalled; 5 s if missing. */
+  stalledAfter?: number;
+}
+
+export type BroadcastState = "starting" | "sending" | "retrying" | "ending" | "ended" | "failed" | "cancelled";
+
+/** The state of sending a stream at one moment. */
+export interface BroadcastSnapshot {
+  id: string;
+  state: BroadcastState;
+  /** The type that is recorded, null for a source. */
+  type: string | null;
+  /** Bytes that the recorder or the source has given. */
+  produced: number;
+  /** Bytes that the server has confirmed: they survive everything. */
+  durable: number;
+  /** Bytes that wait. */
+  buffered: number;
+  /** Milliseconds since the first byte. */
+  elapsed: number;
+  /** Sending is behind: the network is slower than the recorder. */
+  behind: boolean;
+  /** The buffer is full: nothing is recorded, or read, until half of it was sent. */
+  paused: boolean;
+  /** The recorder gives nothing any more: the page may be hidden, or the computer asleep. */
+  stalled: boolean;
+  /** The last error, also while it is tried again. */
+  error: Error | null;
 }
 
 /** Where unfinished uploads are remembered: `localStorage` is one. */

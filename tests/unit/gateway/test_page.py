@@ -1,15 +1,11 @@
 """The parts of the web page that need no browser, in Node: the model of a long list, addresses, figures in words."""
 
-import json
-import shutil
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from gateway.static_files import PAGE_DIR
-from tests.support.programs import require_program
+from tests.support.page_program import run_page_program
 
 MODEL = """
 import { FileModel } from "./file_model.js";
@@ -126,20 +122,8 @@ console.log(JSON.stringify({ before, shown, sent, off: [panel.result.textContent
 """
 
 
-def run(folder: Path, program: str) -> Any:
-    """Run a program beside the modules of the page and return what it prints as JSON."""
-    node = require_program("node", "nodejs")
-    page = folder / "page"
-    shutil.copytree(PAGE_DIR, page)
-    (page / "package.json").write_text('{"type": "module"}', "utf-8")
-    (page / "program.js").write_text(program, "utf-8")
-    done = subprocess.run([node, "program.js"], cwd=page, capture_output=True, text=True, timeout=30, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
 def test_events_change_single_rows_and_cause_no_requests(tmp_path: Path) -> None:
-    seen = run(tmp_path, MODEL)
+    seen = run_page_program(tmp_path, MODEL)
     assert seen["first"] == [200, False]
     assert seen["atTop"] == ["new", 201], "an event that comes twice shows one file"
     assert seen["pending"] == [1, "new"], "away from the top it waits"
@@ -157,7 +141,7 @@ def test_events_change_single_rows_and_cause_no_requests(tmp_path: Path) -> None
 
 
 def test_addresses_keep_names(tmp_path: Path) -> None:
-    seen = run(tmp_path, ROUTES)
+    seen = run_page_program(tmp_path, ROUTES)
     assert seen["trips"] == [
         [folder, {"folder": folder, "filename": name}]
         for folder, name in (("", "a.txt"), ("a b/c", "100%?#&.mp4"), ("ä", "'é'"))
@@ -166,7 +150,7 @@ def test_addresses_keep_names(tmp_path: Path) -> None:
 
 
 def test_figures_and_errors_are_in_words(tmp_path: Path) -> None:
-    seen = run(tmp_path, WORDS)
+    seen = run_page_program(tmp_path, WORDS)
     assert seen["sizes"] == ["0 B", "1023 B", "1.0 KiB", "150 KiB", "4.7 GiB"]
     assert (seen["rate"], seen["clocks"]) == ("2.0 KiB/s", ["0:00", "1:00", "1:02:03"])
     assert seen["spans"] == ["0 s", "89 s", "2 min", "2 h 10 min", "2 days"]
@@ -175,7 +159,7 @@ def test_figures_and_errors_are_in_words(tmp_path: Path) -> None:
 
 
 def test_webhooks_are_shown_when_they_are_asked_for_and_sent_again(tmp_path: Path) -> None:
-    seen = run(tmp_path, WEBHOOKS)
+    seen = run_page_program(tmp_path, WEBHOOKS)
     assert seen["before"] == 0
     assert seen["shown"] == [
         "|e|https://a.example/<b> · 2 waiting, the oldest for 1 s · 3 dead|Send dead again",

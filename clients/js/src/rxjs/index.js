@@ -1,7 +1,28 @@
 /** @import { ClientOptions, CloudEvent, ConnectionState, DataOf, Gap, UploadOptions, UploadSnapshot } from "../types.js" */
+/** @import { LiveInfo } from "../types.js" */
+/** @import { Live } from "../live.js" */
+/** @import { Events } from "../events.js" */
 /** @import { Upload } from "../upload.js" */
 import { distinctUntilChanged, Observable } from "rxjs";
 import { Gridcast } from "../index.js";
+
+/** How many subscribers hold a socket open. @type {WeakMap<Events, number>} */
+const users = new WeakMap();
+
+/**
+ * Hold the socket open until the function that is returned is called.
+ * @param {Events} events
+ */
+function hold(events) {
+  const before = users.get(events) ?? 0;
+  users.set(events, before + 1);
+  if (before === 0) events.connect();
+  return () => {
+    const left = (users.get(events) ?? 1) - 1;
+    users.set(events, left);
+    if (left === 0) events.close();
+  };
+}
 
 /**
  * What RxJS's `webSocket(url)` is for a socket that never breaks: one call, and observables that outlive every connection. The socket
@@ -11,7 +32,6 @@ import { Gridcast } from "../index.js";
 export function webSocket(gateway = {}) {
   const client = gateway instanceof Gridcast ? gateway : new Gridcast(typeof gateway === "string" ? { url: gateway } : gateway);
   const { events } = client;
-  let users = 0;
 
   /**
    * @template T
@@ -24,10 +44,10 @@ export function webSocket(gateway = {}) {
         (value) => subscriber.next(value),
         (error) => subscriber.error(error),
       );
-      if (users++ === 0) events.connect();
+      const release = hold(events);
       return () => {
         remove();
-        if (--users === 0) events.close();
+        release();
       };
     });
 
@@ -103,6 +123,31 @@ export function uploadFile(client, file, options) {
     return () => {
       subscription.unsubscribe();
       if (upload.state !== "failed") void upload.cancel();
+    };
+  });
+}
+
+/**
+ * The states of a live stream, beginning with the present one. Completes when the stream has ended or was removed. The socket is open
+ * while it has a subscriber.
+ * @param {Live} live
+ * @param {string} id
+ * @returns {Observable<LiveInfo>}
+ */
+export function liveState(live, id) {
+  return new Observable((subscriber) => {
+    const release = hold(live.events);
+    const stop = live.watch(
+      id,
+      (state) => {
+        if (state) subscriber.next(state);
+        if (!state || state.state === "ended") subscriber.complete();
+      },
+      (error) => subscriber.error(error),
+    );
+    return () => {
+      stop();
+      release();
     };
   });
 }
