@@ -8,7 +8,6 @@ import { count, words } from "./format.js";
 import { icon } from "./icons.js";
 import { change, link, pathOf } from "./router.js";
 import { Selection } from "./selection.js";
-import { download } from "./sources.js";
 import { toast } from "./dialogs.js";
 import { WindowList } from "./window_list.js";
 
@@ -110,7 +109,7 @@ export class FilesView {
     open: (file) => change({ play: pathOf(file), info: null }),
     details: (file) => change({ info: pathOf(file) }),
     remove: (file) => this.selection.remove([file]),
-    download: (event, file) => download(event, file).catch((error) => toast(words(error), { error: true })),
+    failed: (error) => toast(words(error), { error: true }),
     select: (file, event) => this.selection.toggle(this.model.indexOf(pathOf(file)), (index) => this.model.at(index), event.shiftKey),
   };
 

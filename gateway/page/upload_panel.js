@@ -3,7 +3,8 @@ import { events, files, uploads } from "./app.js";
 import { toast } from "./dialogs.js";
 import { el, perFrame, setAttribute, setText } from "./dom.js";
 import { count, rate, size, span, words } from "./format.js";
-import { frameOf } from "./frames.js";
+import { mayHaveCover } from "./covers.js";
+import { frameOf, smallCover } from "./frames.js";
 import { icon } from "./icons.js";
 import { link, pathOf } from "./router.js";
 
@@ -258,15 +259,22 @@ export class UploadPanel {
   }
 }
 
-/** Store a frame of a video beside it, so that no other browser has to draw one. Where that fails the video has none. */
+/** Store a frame of a video, or the cover of a sound, beside it, so that no other browser has to draw one. Where that fails it has none. */
 async function makePoster(file, name) {
-  if (!file.type.startsWith("video/")) return;
-  const address = URL.createObjectURL(file);
   try {
-    const picture = await frameOf(address, POSTER_EDGE);
+    const picture = await (file.type.startsWith("video/") ? frame(file) : mayHaveCover(file.type) ? smallCover(reader(file), file.size, POSTER_EDGE) : null);
     if (picture) await files.setPoster(name, picture);
   } catch {
     // a codec that this browser does not have, or a right that the token lacks
+  }
+}
+
+const reader = (file) => async (first, length) => new Uint8Array(await file.slice(first, first + length).arrayBuffer());
+
+async function frame(file) {
+  const address = URL.createObjectURL(file);
+  try {
+    return await frameOf(address, POSTER_EDGE);
   } finally {
     URL.revokeObjectURL(address);
   }
