@@ -111,7 +111,15 @@ export class Details {
   async #move(file) {
     const moved = await askForName(file);
     if (!moved) return;
-    toast(`Moved to ${pathOf(moved)}.`);
+    const undo = async () => {
+      try {
+        await files.move(moved, { folder: file.folder, filename: file.filename });
+        if (this.#path === pathOf(moved)) change({ info: pathOf(file) }, { replace: true });
+      } catch (error) {
+        toast(words(error), { error: true });
+      }
+    };
+    toast(`Moved to ${pathOf(moved)}.`, { action: { label: "Undo", run: () => void undo() } });
     change({ info: pathOf(moved) }, { replace: true });
   }
 

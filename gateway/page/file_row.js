@@ -54,9 +54,11 @@ export function updateRow(row, file, { selected, showFolder, length, index, grid
   find(".file-name").title = filename;
   const facts = factsLine(file, clock);
   const when = new Date(file.uploaded_at);
-  setText(find(".file-meta"), [showFolder && file.folder, grid && size(file.length), grid && !(showFolder && file.folder) && moment(when)].filter(Boolean).join(" · ") || (grid ? "" : describe(kind)));
+  const place = showFolder && file.folder;
+  const bytes = size(file.length);
+  find(".file-meta").replaceChildren(el("span", { class: "meta-size", text: bytes }), place || (grid ? moment(when) : describe(kind)));
   setText(find(".file-facts"), facts);
-  setText(find(".file-size"), size(file.length));
+  setText(find(".file-size"), bytes);
   setText(find(".file-date"), moment(when));
   find(".file-date").title = when.toLocaleString();
   const [download, remove, details] = find(".file-actions").children;

@@ -25,7 +25,7 @@ const present = () => {
   return view === "files" ? folder : "";
 };
 const intake = createIntake({ folder: present, add: (entries) => panel.add(entries) });
-const filesView = new FilesView({ choose: intake.choose });
+const filesView = new FilesView(intake);
 const views = { files: filesView, sockets: new SocketsView(), operations: new OperationsView() };
 const player = new Player({ find: (path) => filesView.model.find(path), neighbours: (path) => filesView.neighbours(path) });
 filesView.onChanged = () => player.showNeighbours();

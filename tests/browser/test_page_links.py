@@ -29,7 +29,7 @@ def make_files(folder: Path) -> None:
     """Make a clip, a picture, a document, and sounds with a cover."""
     ffmpeg = [require_program("ffmpeg", "ffmpeg"), "-loglevel", "error"]
     picture = folder / "picture.png"
-    clip = [
+    clip: list[str | Path] = [
         "-f",
         "lavfi",
         "-i",
@@ -108,5 +108,5 @@ def test_a_shared_link_works_without_a_token_until_it_is_revoked(seen: Any) -> N
 
 
 def test_a_missing_right_is_named(seen: Any) -> None:
-    assert "link" in seen["refused"]
-    assert seen["unshared"] == "Your token may not make links. Ask for one with the right “link”."
+    assert seen["refused"].endswith("Your token lacks the right “link:links”. Ask for one that has it.")
+    assert seen["unshared"] == "Your token lacks the right “link:links”. Ask for one that has it."
