@@ -155,7 +155,7 @@ function resynchronised(bytes) {
 function imageType(bytes) {
   if (bytes[0] === 0xff && bytes[1] === 0xd8) return "image/jpeg";
   const begin = text(bytes, 0, 12);
-  if (begin.startsWith("\x89PNG")) return "image/png";
+  if (bytes[0] === 0x89 && begin.startsWith("PNG", 1)) return "image/png"; // "latin1" is windows-1252 to browsers
   if (begin.startsWith("GIF8")) return "image/gif";
   return begin.startsWith("RIFF") && begin.endsWith("WEBP") ? "image/webp" : null;
 }

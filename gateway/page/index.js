@@ -84,7 +84,7 @@ document.querySelector(".topbar-end").append(connection, createTokenButton(), th
 
 const STATES = {
   connecting: () => ["busy", "Connecting"],
-  connected: () => ["good", "Live"],
+  connected: () => ["good", "Connected"],
   waiting: ({ retryIn, code, reason }) => ["bad", `Offline, tries again${retryIn > 1500 ? ` in ${span(retryIn / 1000)}` : ""}`, `closed with ${code} ${reason ?? ""}`],
   closed: ({ reason }) => ["bad", reason === "session resumed elsewhere" ? "Another tab has this session" : "Offline"],
 };

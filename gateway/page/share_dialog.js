@@ -68,7 +68,10 @@ function withToken(file) {
 function addressLine(address) {
   const field = el("input", { class: "input mono", readonly: true, "aria-label": "Link" });
   field.value = address;
-  field.addEventListener("focus", () => field.select());
+  field.addEventListener("focus", () => {
+    field.select();
+    requestAnimationFrame(() => (field.scrollLeft = 0)); // its beginning says more than its end
+  });
   return el("div", { class: "share-line" }, field, el("button", { class: "button", type: "button", onclick: () => copy(address, "Link") }, icon("copy"), "Copy"));
 }
 

@@ -103,7 +103,6 @@ let revoked = 200;
 for (const end = Date.now() + 10_000; revoked === 200 && Date.now() < end; ) revoked = (await fetch(shared)).status;
 seen.revoked = revoked;
 seen.errors = page.errors;
-seen.blobs = page.requests.filter((one) => one.startsWith("GET /file/stream")).length;
 
 // Without the right to make links the page says what is missing.
 const limited = await open(`#/files/links?play=${encodeURIComponent("links/clip.webm")}`, reader);

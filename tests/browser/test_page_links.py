@@ -108,5 +108,5 @@ def test_a_shared_link_works_without_a_token_until_it_is_revoked(seen: Any) -> N
 
 
 def test_a_missing_right_is_named(seen: Any) -> None:
-    assert seen["refused"].endswith("Your token lacks the right “link:links”. Ask for one that has it.")
-    assert seen["unshared"] == "Your token lacks the right “link:links”. Ask for one that has it."
+    assert seen["refused"].endswith("Your token lacks the right “link”. Ask for one that has it.")
+    assert seen["unshared"] == "Your token lacks the right “link”. Ask for one that has it."

@@ -52,6 +52,8 @@ function inspect() {
   }
   for (const one of host.querySelectorAll("button, a, input, select, textarea")) {
     if (!isShown(one) || one.disabled) continue;
+    const box = one.closest(".uploads, .card, .file, .selection, dialog")?.getBoundingClientRect();
+    if (box && one.getBoundingClientRect().right > box.right + 1) found.push(`beyond its box: ${name(one)}`);
     const { left, top, width, height } = one.getBoundingClientRect();
     const [x, y] = [left + width / 2, top + height / 2];
     if (x < 0 || y < 0 || x >= innerWidth || y >= innerHeight) continue;
@@ -144,9 +146,23 @@ for (const theme of themes.split(",")) {
     await look("details");
     await page.getByRole("button", { name: "Share" }).click();
     await look("share");
+    await page.evaluate(() => sessionStorage.setItem("gridcast:token", "e30.e30.x"));
+    await page.route(/\/file\/link$/, (route) => {
+      const links = route.request().postDataJSON().links.map((one, index) => ({ ...one, id: String(index), kind: "get", expires_at: Date.now() / 1000 + 86_400, link: "v1.x", url: `/file/stream?filename=${encodeURIComponent(one.filename)}&link=v1.${"x".repeat(200)}` }));
+      return route.fulfill({ json: { links } });
+    });
+    await page.reload();
+    await page.locator(".details code").first().waitFor();
+    await page.getByRole("button", { name: "Share" }).click();
+    for (let time = 1; time <= 2; time++) {
+      await page.getByRole("button", { name: "Make a link" }).click();
+      await page.locator(".shares li").nth(time - 1).waitFor();
+    }
+    await look("shared");
+    await page.evaluate(() => sessionStorage.clear());
     await show("#/files");
     await page.route(/\/file\/tus/, (route) => (route.request().method() === "POST" ? route.fulfill({ status: 409, contentType: "application/problem+json", body: '{"detail":"taken"}' }) : route.continue()));
-    await page.setInputFiles("#chosen", [join(folder, "picture.png"), join(folder, "sound.mp3"), { name: "a name that is long enough to be cut off in the small card.txt", mimeType: "text/plain", buffer: Buffer.from("x") }]);
+    await page.setInputFiles("#chosen", [{ name: "picture.png", mimeType: "image/png", buffer: picture }, ...["sound.mp3", "a name that is long enough to be cut off in the small card.txt"].map((name) => ({ name, mimeType: "text/plain", buffer: Buffer.from("x") }))]);
     await page.locator(".upload", { hasText: "already there" }).nth(2).waitFor();
     await look("uploads");
     await context.close();
