@@ -313,7 +313,7 @@ const scenarios = {
   async folders() {
     const page = await open("#/files/folders");
     await page.getByRole("button", { name: "New folder" }).click();
-    await page.getByLabel("Name").fill("new one");
+    await page.locator("dialog[open]").getByLabel("Name").fill("new one");
     await page.getByRole("button", { name: "Open it" }).click();
     await page.waitForFunction(() => location.hash === "#/files/folders/new%20one");
     const empty = await text(page.locator(".empty strong"));
@@ -332,7 +332,7 @@ const scenarios = {
     await row(page, "a.txt").locator(".check").click();
     await row(page, "b.txt").locator(".check").click();
     await page.locator(".selection button", { hasText: "Move" }).click();
-    await page.getByLabel("Folder").fill("folders/to");
+    await page.locator("dialog[open]").getByLabel("Folder").fill("folders/to");
     await page.locator("dialog[open] .primary").click();
     await row(page, "a.txt").waitFor({ state: "detached" });
     await row(page, "b.txt").waitFor({ state: "detached" });
