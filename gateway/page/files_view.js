@@ -29,6 +29,7 @@ export class FilesView {
     this.folders = new Folders(() => this.#showFolders());
     this.selection = new Selection(() => this.#rows.render(), () => this.folders.names);
     this.selection.onRemoved = (file) => this.#removed(file);
+    this.selection.onBroughtBack = () => void this.#open(); // each to its place in the order
     this.#build(upload);
     this.#listen();
   }

@@ -58,7 +58,7 @@ export class Folders {
 
 /** The way to a folder, as links. */
 export function breadcrumbs(folder, search) {
-  const parts = folder ? folder.split("/") : [];
+  const parts = folder && !search ? folder.split("/") : []; // a search is in all folders
   const steps = [["All files", ""], ...parts.map((part, index) => [part, parts.slice(0, index + 1).join("/")])];
   const items = steps.map(([name, path], index) => {
     const last = index === steps.length - 1 && !search;

@@ -91,6 +91,7 @@ export class Player {
     setText(this.meta, [file.folder, size(file.length), width && height ? `${width} × ${height}` : "", duration ? clock(duration) : ""].filter(Boolean).join(" · "));
     this.download.href = files.address(file);
     this.download.setAttribute("download", file.filename);
+    this.download.hidden = this.info.hidden = false;
     const timed = kind === "video" || kind === "audio";
     this.speed.hidden = this.timeLink.hidden = !timed;
     this.pip.hidden = kind !== "video" || !document.pictureInPictureEnabled;
@@ -171,6 +172,8 @@ export class Player {
 
   #fail(error) {
     this.#media = null;
+    this.speed.hidden = this.timeLink.hidden = this.pip.hidden = true;
+    this.download.hidden = this.info.hidden = !this.#file;
     this.stage.replaceChildren(el("div", { class: "cannot", role: "alert" }, icon("warning"), el("strong", { text: "This file cannot be shown" }), el("p", { class: "soft", text: words(error) })));
   }
 

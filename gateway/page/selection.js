@@ -125,6 +125,7 @@ export class Selection {
 
   async #moveBack(moved) {
     const failed = await each(moved, ({ file, from }) => files.move(file, { folder: from }));
+    if (failed.length < moved.length) this.onBroughtBack?.();
     if (failed.length) toast(`${moved.length - failed.length} of ${moved.length} moved back. ${words(failed[0])}`, { error: true });
     else toast(`${count(moved.length, "file")} moved back.`);
   }
@@ -132,6 +133,7 @@ export class Selection {
   async #restore(removed) {
     const failed = await each(removed, (file) => files.restore(file));
     const done = removed.length - failed.length;
+    if (done) this.onBroughtBack?.();
     if (!failed.length) return toast(`${count(done, "file")} brought back.`);
     const why = failed[0].status === 410 ? "It is too late to bring it back." : words(failed[0]);
     return toast(`${done ? `${done} of ${removed.length} brought back. ` : ""}${why}`, { error: true });

@@ -11,6 +11,7 @@ import { ACTIVE, asks, createUploadRow, updateUploadRow } from "./upload_row.js"
 
 const LISTED = 100; // rows of a queue that may be long
 const POSTER_EDGE = 640; // pixels
+const DONE = 8_000; // milliseconds after which the card folds, when all is stored and no one looks at it
 
 export class UploadPanel {
   /** @type {Map<object, { upload: object, file: File, row: HTMLElement | null, received: number, verifying: boolean, keepBoth: () => void }>} */
@@ -48,6 +49,14 @@ export class UploadPanel {
   #said;
   #all;
   #render;
+
+  #folding;
+  /** Fold the card a while after the last upload, so that it does not cover the list. */
+  #foldLater(isDone) {
+    clearTimeout(this.#folding);
+    if (!isDone || this.#collapsed) return;
+    this.#folding = setTimeout(() => (this.element.matches(":hover, :focus-within") ? this.#foldLater(true) : this.#fold()), DONE);
+  }
 
   /** What is done with many at once; each button is there while it has something to do. */
   #createAll() {
@@ -209,7 +218,7 @@ export class UploadPanel {
     }
     const active = ACTIVE.reduce((sum, state) => sum + (by[state] ?? 0), 0);
     const { failed = 0, paused = 0, stored = 0 } = by;
-    const title = active ? `Uploading ${count(active, "file")}` : asking && asking === failed ? `${count(asking, "name")} already there` : failed ? `${count(failed, "upload")} failed` : paused ? `${count(paused, "upload")} paused` : all.length ? `${count(stored, "file")} uploaded` : "Unfinished uploads";
+    const title = active ? `Uploading ${count(active, "file")}` : asking && asking === failed && !paused ? `${count(asking, "name")} already there` : failed > asking ? `${count(failed - asking, "upload")} failed` : paused ? `${count(paused, "upload")} paused` : all.length ? `${count(stored, "file")} uploaded` : "Unfinished uploads";
     setText(this.#title, title);
     const parts = [all.length > 1 ? `${stored} of ${count(all.length, "file")}` : "", total ? `${Math.floor((sent / total) * 100)} %` : "", speed ? rate(speed) : "", speed ? `${span((total - sent) / speed)} left` : ""];
     setText(this.#summary, active ? parts.filter(Boolean).join(" · ") : "");
@@ -217,6 +226,7 @@ export class UploadPanel {
     const useful = { pause: active > 1, resume: paused > 1, retry: failed - asking > 1, keep: asking > 1, skip: asking > 1, cancel: open > 1 };
     for (const [name, button] of Object.entries(this.#all)) button.hidden = this.#collapsed || !useful[name];
     this.#dismiss.hidden = active > 0 || all.length === 0;
+    this.#foldLater(stored > 0 && !active && !failed && !paused && this.#unfinished.size === 0);
     this.#list.hidden = this.#collapsed;
     setAttribute(this.#toggle, "aria-expanded", String(!this.#collapsed));
     setAttribute(this.#toggle, "aria-label", this.#collapsed ? "Unfold the uploads" : "Fold the uploads");
