@@ -14,7 +14,7 @@ function remembered() {
 let token = remembered();
 
 export const gridcast = new Gridcast({ token: () => token, meta: { page: "Gridcast" } });
-export const { events, files, sockets, uploads } = gridcast;
+export const { events, files, links, sockets, uploads } = gridcast;
 
 /** Called with the token after each change. @type {Set<(token: string) => void>} */
 export const tokenListeners = new Set();

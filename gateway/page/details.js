@@ -6,15 +6,11 @@ import { el } from "./dom.js";
 import { clock, size, words } from "./format.js";
 import { icon } from "./icons.js";
 import { iconOf, kindOf } from "./kinds.js";
-import { change, fileOf, pathOf } from "./router.js";
-import { download } from "./sources.js";
+import { change, fileOf, pathAddress, pathOf } from "./router.js";
+import { leadTo } from "./sources.js";
+import { share } from "./share_dialog.js";
 
 const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
-
-/** The path address of a file: relative links resolve there. */
-export function pathAddress(file) {
-  return `${location.origin}/files/${pathOf(file).split("/").map(encodeURIComponent).join("/")}`;
-}
 
 /** The command that downloads a file. A token stays out of it: it would be in the shell's history. */
 export function asCurl(file) {
@@ -91,13 +87,21 @@ export class Details {
         "div",
         { class: "details-acts" },
         el("button", { class: "button primary small", onclick: () => change({ play: pathOf(file), info: null }) }, icon("play"), "Open"),
-        el("a", { class: "button small", href: files.address(file), download: file.filename, onclick: (event) => download(event, file).catch((error) => this.#fail(error)) }, icon("download"), "Download"),
+        this.#anchor(file, { download: file.filename }, "download", "Download"),
+        this.#anchor(file, { target: "_blank", rel: "noopener" }, "tab", "New tab"),
+        el("button", { class: "button small", onclick: () => share(file) }, icon("share"), "Share"),
         el("button", { class: "button small", onclick: () => this.#move(file) }, icon("folder"), "Move"),
         el("button", { class: "button small danger", onclick: () => this.#remove(file) }, icon("trash"), "Delete"),
       ),
       el("dl", {}, rows.flat()),
       ...lines,
     );
+  }
+
+  #anchor(file, properties, name, text) {
+    const anchor = el("a", { class: "button small", href: files.address(file), ...properties }, icon(name), text);
+    leadTo(anchor, () => file, (error) => this.#fail(error));
+    return anchor;
   }
 
   #fail(error) {
@@ -107,7 +111,15 @@ export class Details {
   async #move(file) {
     const moved = await askForName(file);
     if (!moved) return;
-    toast(`Moved to ${pathOf(moved)}.`);
+    const undo = async () => {
+      try {
+        await files.move(moved, { folder: file.folder, filename: file.filename });
+        if (this.#path === pathOf(moved)) change({ info: pathOf(file) }, { replace: true });
+      } catch (error) {
+        toast(words(error), { error: true });
+      }
+    };
+    toast(`Moved to ${pathOf(moved)}.`, { action: { label: "Undo", run: () => void undo() } });
     change({ info: pathOf(moved) }, { replace: true });
   }
 

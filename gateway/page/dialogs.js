@@ -16,6 +16,7 @@ export function toast(text, { error = false, action } = {}) {
   const shown = el("div", { class: error ? "toast error" : "toast" }, el("span", { text }), act, close);
   const place = document.getElementById("toasts");
   host(place);
+  for (const one of [...place.children]) if (one.firstElementChild.textContent === text) one.remove(); // said once is enough
   place.append(shown);
   while (place.childElementCount > 3) place.firstElementChild.remove();
   setTimeout(remove, error ? 2 * SHOWN : SHOWN);

@@ -4,12 +4,13 @@ import { clock, moment, size } from "./format.js";
 import { icon } from "./icons.js";
 import { factsLine, iconOf, kindOf } from "./kinds.js";
 import { pathOf } from "./router.js";
+import { leadTo } from "./sources.js";
 import { showPicture } from "./thumbnails.js";
 
 /**
  * @param {object} file
  * @param {{ open: (file: object) => void, details: (file: object) => void, remove: (file: object) => void,
- *   download: (event: Event, file: object) => void, select: (file: object, event: Event) => void, address: (file: object) => string }} actions
+ *   failed: (error: Error) => void, select: (file: object, event: Event) => void, address: (file: object) => string }} actions
  */
 export function createRow(file, actions) {
   const row = el("li", { class: "file" });
@@ -18,7 +19,8 @@ export function createRow(file, actions) {
   const thumb = el("span", { class: "thumb" });
   const name = el("span", { class: "file-name" });
   const open = el("button", { class: "file-open", onclick: () => actions.open(current()) }, thumb, el("span", { class: "file-text" }, name, el("span", { class: "file-meta" })));
-  const download = el("a", { class: "icon-button", onclick: (event) => actions.download(event, current()) }, icon("download"));
+  const download = el("a", { class: "icon-button" }, icon("download"));
+  leadTo(download, current, actions.failed);
   const remove = el("button", { class: "icon-button", onclick: () => actions.remove(current()) }, icon("trash"));
   const details = el("button", { class: "icon-button", onclick: () => actions.details(current()) }, icon("info"));
   row.append(
@@ -52,9 +54,11 @@ export function updateRow(row, file, { selected, showFolder, length, index, grid
   find(".file-name").title = filename;
   const facts = factsLine(file, clock);
   const when = new Date(file.uploaded_at);
-  setText(find(".file-meta"), [showFolder && file.folder, grid && size(file.length), grid && !(showFolder && file.folder) && moment(when)].filter(Boolean).join(" · ") || (grid ? "" : describe(kind)));
+  const place = showFolder && file.folder;
+  const bytes = size(file.length);
+  find(".file-meta").replaceChildren(el("span", { class: "meta-size", text: bytes }), place || (grid ? moment(when) : describe(kind)));
   setText(find(".file-facts"), facts);
-  setText(find(".file-size"), size(file.length));
+  setText(find(".file-size"), bytes);
   setText(find(".file-date"), moment(when));
   find(".file-date").title = when.toLocaleString();
   const [download, remove, details] = find(".file-actions").children;

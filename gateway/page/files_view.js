@@ -4,11 +4,12 @@ import { choices, debounced, el, perFrame, setText } from "./dom.js";
 import { FileModel } from "./file_model.js";
 import { createRow, updateRow } from "./file_row.js";
 import { breadcrumbs, Folders, folderTiles } from "./folders.js";
-import { count, words } from "./format.js";
+import { count, size, words } from "./format.js";
 import { icon } from "./icons.js";
+import { maxFileSize } from "./limits.js";
+import { askForNewFolder } from "./move_dialog.js";
 import { change, link, pathOf } from "./router.js";
 import { Selection } from "./selection.js";
-import { download } from "./sources.js";
 import { toast } from "./dialogs.js";
 import { WindowList } from "./window_list.js";
 
@@ -22,13 +23,14 @@ export class FilesView {
   #grid = choices.get("layout") === "grid";
   #allFolders = false;
 
-  /** @param {{ choose: () => void }} upload */
-  constructor({ choose }) {
+  /** @param {{ choose: () => void, chooseFolder: () => void }} upload */
+  constructor(upload) {
     this.model = new FileModel(files, () => this.#show());
     this.folders = new Folders(() => this.#showFolders());
-    this.selection = new Selection(() => this.#rows.render());
+    this.selection = new Selection(() => this.#rows.render(), () => this.folders.names);
     this.selection.onRemoved = (file) => this.#removed(file);
-    this.#build(choose);
+    this.selection.onBroughtBack = () => void this.#open(); // each to its place in the order
+    this.#build(upload);
     this.#listen();
   }
 
@@ -73,7 +75,7 @@ export class FilesView {
   #count = el("p", { class: "soft small", role: "status" });
   #fresh = el("button", { class: "button primary small fresh", hidden: true, onclick: () => this.#showFresh() });
 
-  #build(choose) {
+  #build({ choose, chooseFolder }) {
     this.input = el("input", { class: "input", type: "search", placeholder: "Search all files", "aria-label": "Search all files", autocomplete: "off", spellcheck: false, maxlength: 255 });
     const type = debounced(() => change({ q: this.input.value }, { replace: true }), TYPING);
     this.input.addEventListener("input", type);
@@ -88,7 +90,8 @@ export class FilesView {
     };
     this.layouts = { list: layout("list", "List"), grid: layout("grid", "Grid") };
     const upload = el("button", { class: "button primary upload-button", onclick: choose }, icon("upload"), el("span", { text: "Upload" }));
-    const toolbar = el("div", { class: "toolbar" }, el("div", { class: "search" }, icon("search"), this.input), el("div", { class: "segmented", role: "group", "aria-label": "Layout" }, this.layouts.list, this.layouts.grid), upload);
+    const uploadFolder = el("button", { class: "button upload-folder", title: "Upload a folder", "aria-label": "Upload a folder", onclick: chooseFolder }, icon("folderUp"));
+    const toolbar = el("div", { class: "toolbar" }, el("div", { class: "search" }, icon("search"), this.input), el("div", { class: "segmented", role: "group", "aria-label": "Layout" }, this.layouts.list, this.layouts.grid), el("div", { class: "upload-buttons-pair" }, upload, uploadFolder));
     const heading = el("h1", { class: "sr", text: "Files" });
     this.element = el("section", { class: "view" }, heading, el("div", { class: "files-head" }, this.#crumbs, toolbar), this.#tiles, el("div", { class: "list-bar" }, this.#count, this.sort, this.selection.element), this.#fresh, this.#list, this.#state);
     this.#rows = new WindowList(this.#list, {
@@ -110,7 +113,7 @@ export class FilesView {
     open: (file) => change({ play: pathOf(file), info: null }),
     details: (file) => change({ info: pathOf(file) }),
     remove: (file) => this.selection.remove([file]),
-    download: (event, file) => download(event, file).catch((error) => toast(words(error), { error: true })),
+    failed: (error) => toast(words(error), { error: true }),
     select: (file, event) => this.selection.toggle(this.model.indexOf(pathOf(file)), (index) => this.model.at(index), event.shiftKey),
   };
 
@@ -154,7 +157,7 @@ export class FilesView {
     const { model } = this;
     const { length } = model;
     setText(this.#count, length ? (model.complete ? count(length, "file") : `${count(length, "file")} and more`) : "");
-    this.#list.hidden = length === 0;
+    this.#list.hidden = this.sort.hidden = length === 0;
     const fresh = model.pending.length;
     this.#fresh.hidden = !(fresh || model.stale) || length === 0;
     setText(this.#fresh, model.stale ? "The list has changed: show it anew" : `Show ${count(fresh, "new file")}`);
@@ -167,7 +170,7 @@ export class FilesView {
   #stateKey = "";
   #showState() {
     const { model } = this;
-    const key = model.error ? `error ${model.error.message}` : model.loading && !model.length ? "loading" : model.length ? "" : `empty ${this.#folder} ${this.#search} ${this.#tiles.childElementCount}`;
+    const key = model.error ? `error ${model.error.message}` : model.loading && !model.length ? "loading" : model.length ? "" : `empty ${this.#folder} ${this.#search} ${this.folders.below(this.#folder).length}`;
     if (key === this.#stateKey) return;
     this.#stateKey = key;
     this.#state.replaceChildren(...this.#stateElements(key));
@@ -182,8 +185,14 @@ export class FilesView {
     if (this.#search) {
       return [empty("search", `Nothing is named like “${this.#search}”`, "Search looks at the names of files, in all folders. Try fewer letters."), el("p", { class: "center" }, el("a", { class: "button", href: link("files"), text: "Show all files" }))];
     }
-    if (this.#folder && this.#tiles.childElementCount) return [el("p", { class: "soft center", text: "No files directly in this folder." })];
-    return [empty("upload", this.#folder ? "This folder is empty" : "No files yet", "Drop files or folders anywhere on this page, paste a picture, or choose files. Large uploads survive a lost network and a reload.")];
+    if (this.#folder && this.folders.below(this.#folder).length) return [el("p", { class: "soft center", text: "No files directly in this folder." })];
+    return [empty("upload", this.#folder ? "This folder is empty" : "No files yet", "Drop files or folders anywhere on this page, paste a picture, or choose files. Large uploads survive a lost network and a reload."), this.#limit()];
+  }
+
+  #limit() {
+    const text = el("p", { class: "soft small center" });
+    void maxFileSize().then((most) => most < Infinity && setText(text, `Files of up to ${size(most)}, of any type.`));
+    return text;
   }
 
   #showFolders() {
@@ -193,8 +202,9 @@ export class FilesView {
       this.#showFolders();
       this.#tiles.querySelector(".more")?.focus();
     };
-    this.#tiles.hidden = names.length === 0;
-    this.#tiles.replaceChildren(...folderTiles(names, this.#folder, this.#allFolders, showAll));
+    this.#tiles.hidden = Boolean(this.#search);
+    const create = () => void askForNewFolder(this.#folder);
+    this.#tiles.replaceChildren(...folderTiles(names, this.#folder, this.#allFolders, showAll, create));
     this.#show();
   }
 

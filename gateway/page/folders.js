@@ -6,6 +6,8 @@ import { icon } from "./icons.js";
 import { link } from "./router.js";
 
 const SHOWN = 12;
+const SHOWN_ON_PHONES = 4;
+const phone = matchMedia("(max-width: 47.99rem)");
 const MAX = 5_000;
 
 /** All folders by name, read once and kept in step by events. */
@@ -39,6 +41,11 @@ export class Folders {
     this.#changed();
   }
 
+  /** Of all folders that hold files, by name. */
+  get names() {
+    return [...this.#names].sort((one, other) => one.localeCompare(other, "en", { numeric: true }));
+  }
+
   /** The folders directly below one. */
   below(folder) {
     const begin = folder ? `${folder}/` : "";
@@ -51,7 +58,7 @@ export class Folders {
 
 /** The way to a folder, as links. */
 export function breadcrumbs(folder, search) {
-  const parts = folder ? folder.split("/") : [];
+  const parts = folder && !search ? folder.split("/") : []; // a search is in all folders
   const steps = [["All files", ""], ...parts.map((part, index) => [part, parts.slice(0, index + 1).join("/")])];
   const items = steps.map(([name, path], index) => {
     const last = index === steps.length - 1 && !search;
@@ -61,12 +68,14 @@ export function breadcrumbs(folder, search) {
   return el("nav", { class: "crumbs", "aria-label": "Folder" }, el("ol", {}, items));
 }
 
-/** The folders below one, as tiles; many of them begin folded. */
-export function folderTiles(names, folder, all, showAll) {
-  const tiles = (all ? names : names.slice(0, SHOWN)).map((name) =>
+/** The folders below one, as tiles; many of them begin folded. The last tile makes another one. */
+export function folderTiles(names, folder, all, showAll, create) {
+  const shown = phone.matches ? SHOWN_ON_PHONES : SHOWN;
+  const tiles = (all ? names : names.slice(0, shown)).map((name) =>
     el("li", {}, el("a", { class: "folder", href: link("files", folder ? `${folder}/${name}` : name) }, icon("folder"), el("span", { text: name }))),
   );
-  const more = names.length - SHOWN;
-  if (more > 0) tiles.push(el("li", {}, el("button", { class: "folder more", onclick: showAll, "aria-expanded": all, text: all ? "Show fewer" : `Show ${count(more, "more folder")}` })));
+  const more = names.length - shown;
+  if (more > 0) tiles.push(el("li", {}, el("button", { class: "folder more", onclick: showAll, "aria-expanded": all, "aria-label": all ? "Show fewer folders" : `Show ${count(more, "more folder")}`, text: all ? "Show fewer" : `${more.toLocaleString("en")} more` })));
+  tiles.push(el("li", {}, el("button", { class: "folder more", onclick: create }, icon("plus"), el("span", { text: "New folder" }))));
   return tiles;
 }

@@ -46,8 +46,10 @@ export function words(error) {
       return error.message === "the connection was lost" ? "The server cannot be reached. Check the network, then try again." : sentence(error.message);
     case 401:
       return "This needs a valid token. Set one with the key at the top.";
-    case 403:
-      return `Your token does not allow this: ${error.message}.`;
+    case 403: {
+      const right = /needs the right (\S+)/.exec(error.message)?.[1];
+      return right ? `Your token lacks the right “${right}”. Ask for one that has it.` : `Your token does not allow this: ${error.message}.`;
+    }
     case 404:
       return "This is no longer there. Someone may have deleted it.";
     case 409:

@@ -26,7 +26,7 @@ const present = () => {
   return view === "files" ? folder : "";
 };
 const intake = createIntake({ folder: present, add: (entries) => panel.add(entries) });
-const filesView = new FilesView({ choose: intake.choose });
+const filesView = new FilesView(intake);
 const liveView = new LazyView("Live", async () => new (await import("./live_view.js")).LiveView(), "/page/live.css");
 const views = { files: filesView, live: liveView, sockets: new SocketsView(), operations: new OperationsView() };
 const player = new Player({ find: (path) => filesView.model.find(path), neighbours: (path) => filesView.neighbours(path) });
@@ -86,7 +86,7 @@ document.querySelector(".topbar-end").append(connection, createTokenButton(), th
 
 const STATES = {
   connecting: () => ["busy", "Connecting"],
-  connected: () => ["good", "Live"],
+  connected: () => ["good", "Connected"],
   waiting: ({ retryIn, code, reason }) => ["bad", `Offline, tries again${retryIn > 1500 ? ` in ${span(retryIn / 1000)}` : ""}`, `closed with ${code} ${reason ?? ""}`],
   closed: ({ reason }) => ["bad", reason === "session resumed elsewhere" ? "Another tab has this session" : "Offline"],
 };

@@ -2,7 +2,8 @@
 import { el } from "./dom.js";
 import { icon } from "./icons.js";
 import { toast } from "./dialogs.js";
-import { count } from "./format.js";
+import { count, size } from "./format.js";
+import { maxFileSize } from "./limits.js";
 
 const MAX_FILES = 10_000; // of one drop
 const JUNK = /^(\.DS_Store|Thumbs\.db|desktop\.ini)$/i;
@@ -10,13 +11,27 @@ const JUNK = /^(\.DS_Store|Thumbs\.db|desktop\.ini)$/i;
 /**
  * Hear of files that come to the page.
  * @param {{ folder: () => string, add: (entries: { file: File, folder: string, filename?: string }[]) => void }} options
- * @returns {{ choose: () => void, element: HTMLElement }}
+ * @returns {{ choose: () => void, chooseFolder: () => void, element: HTMLElement }}
  */
-export function createIntake({ folder, add }) {
+export function createIntake({ folder, add: enqueue }) {
+  const add = async (entries) => {
+    const most = await maxFileSize();
+    const fit = entries.filter(({ file }) => file.size <= most);
+    const large = entries.filter((entry) => !fit.includes(entry)).map(({ file }) => file.name);
+    if (large.length) toast(`${large.length === 1 ? `“${large[0]}” is` : `${count(large.length, "file")} are`} too large: this server takes files of up to ${size(most)}.`, { error: true });
+    if (fit.length) enqueue(fit);
+  };
   const input = el("input", { type: "file", multiple: true, class: "sr", tabindex: -1, "aria-hidden": true, id: "chosen" });
   input.onchange = () => {
-    add([...input.files].map((file) => ({ file, folder: folder() })));
+    void add([...input.files].map((file) => ({ file, folder: folder() })));
     input.value = "";
+  };
+  const folderInput = el("input", { type: "file", webkitdirectory: true, class: "sr", tabindex: -1, "aria-hidden": true, id: "chosen-folder" });
+  folderInput.onchange = () => {
+    const chosen = [...folderInput.files].filter(({ name }) => !JUNK.test(name));
+    if (!chosen.length) toast("There was no file in this folder.", { error: true });
+    else void add(chosen.map((file) => ({ file, folder: [folder(), ...file.webkitRelativePath.split("/").slice(0, -1)].filter(Boolean).join("/") })));
+    folderInput.value = "";
   };
   const place = el("strong");
   const overlay = el("div", { class: "drop", hidden: true, "aria-hidden": true }, el("div", {}, icon("upload"), el("p", {}, "Drop to upload to ", place)));
@@ -49,7 +64,7 @@ export function createIntake({ folder, add }) {
     const found = await readDrop(event.dataTransfer);
     if (found.length >= MAX_FILES) toast(`Only the first ${MAX_FILES.toLocaleString("en")} files were taken.`, { error: true });
     if (!found.length) toast("There was no file in what was dropped.", { error: true });
-    else add(found.map(({ file, folder: own }) => ({ file, folder: [target, own].filter(Boolean).join("/") })));
+    else void add(found.map(({ file, folder: own }) => ({ file, folder: [target, own].filter(Boolean).join("/") })));
     if (found.length > 20) toast(`${count(found.length, "file")} in the queue.`);
   });
   addEventListener("paste", ({ clipboardData, target }) => {
@@ -57,9 +72,9 @@ export function createIntake({ folder, add }) {
     if (!pasted.length || target.closest?.("input, textarea")) return;
     const now = new Date().toISOString().replace(/[:T]/g, "-").slice(0, 19);
     // Pictures from the clipboard are all named alike.
-    add(pasted.map((file, index) => ({ file, folder: folder(), ...(/^image\.\w+$/.test(file.name) ? { filename: `Pasted ${now}${index ? ` ${index + 1}` : ""}.${file.name.split(".").pop()}` } : {}) })));
+    void add(pasted.map((file, index) => ({ file, folder: folder(), ...(/^image\.\w+$/.test(file.name) ? { filename: `Pasted ${now}${index ? ` ${index + 1}` : ""}.${file.name.split(".").pop()}` } : {}) })));
   });
-  return { choose: () => input.click(), element: el("div", {}, input, overlay) };
+  return { choose: () => input.click(), chooseFolder: () => folderInput.click(), element: el("div", {}, input, folderInput, overlay) };
 }
 
 /** The files of a drop, with the folders that they were in. */

@@ -6,11 +6,14 @@ import { clock, size, words } from "./format.js";
 import { icon } from "./icons.js";
 import { canPlay, iconOf, isPicture, kindOf } from "./kinds.js";
 import { change, fileOf, link, pathOf } from "./router.js";
-import { download, sourceOf, textOf } from "./sources.js";
+import { blobOf, leadTo, problemOf, sourceOf, textOf } from "./sources.js";
+import { coverAddress } from "./thumbnails.js";
 
 const SPEEDS = [0.5, 0.75, 1, 1.25, 1.5, 1.75, 2];
 const STEP = 5; // seconds
 const TEXT_BYTES = 256 * 1024;
+const PDF_BYTES = 64 * 1024 * 1024; // read as a whole
+const PATIENCE = 10_000; // milliseconds: a link that was renewed and is refused again is no longer renewed
 
 export class Player {
   #file = null;
@@ -32,7 +35,8 @@ export class Player {
     this.pip = button("pip", "Picture in picture", () => this.#togglePip());
     this.previous = button("previous", "Previous file", () => this.#go("previous"));
     this.next = button("next", "Next file", () => this.#go("next"));
-    this.download = el("a", { class: "icon-button", "aria-label": "Download", title: "Download", onclick: (event) => download(event, this.#file).catch((error) => this.#fail(error)) }, icon("download"));
+    this.download = el("a", { class: "icon-button", "aria-label": "Download", title: "Download" }, icon("download"));
+    leadTo(this.download, () => this.#file, (error) => this.#fail(error));
     this.info = button("info", "Details", () => change({ info: this.#path }));
     this.close = button("close", "Close", () => this.element.close());
     this.element = el(
@@ -87,6 +91,7 @@ export class Player {
     setText(this.meta, [file.folder, size(file.length), width && height ? `${width} × ${height}` : "", duration ? clock(duration) : ""].filter(Boolean).join(" · "));
     this.download.href = files.address(file);
     this.download.setAttribute("download", file.filename);
+    this.download.hidden = this.info.hidden = false;
     const timed = kind === "video" || kind === "audio";
     this.speed.hidden = this.timeLink.hidden = !timed;
     this.pip.hidden = kind !== "video" || !document.pictureInPictureEnabled;
@@ -99,12 +104,24 @@ export class Player {
     }
     this.stage.replaceChildren(el("p", { class: "soft", role: "status", text: "Loading…" }));
     if (kind === "pdf") return this.#openPdf(file, signal);
-    const { address, release } = await sourceOf(file, signal);
+    const { address, release, renew } = await sourceOf(file);
     if (signal.aborted) return release();
     this.#release = release;
-    if (kind === "image") return this.stage.replaceChildren(el("img", { src: address, alt: file.filename, onerror: () => this.#cannot(file, kind) }));
+    if (kind === "image") return this.stage.replaceChildren(el("img", { src: address, alt: file.filename, onerror: () => this.#failed(file, kind, signal) }));
     const media = el(kind, { controls: true, preload: "metadata", playsinline: true });
-    media.addEventListener("error", () => media === this.#media && this.#cannot(file, kind));
+    let renewed = -Infinity;
+    media.addEventListener("error", async () => {
+      if (media !== this.#media) return;
+      // A link that ended while the machine slept: it goes on where it was.
+      const at = media.currentTime || time;
+      const wasPlaying = !media.paused;
+      if (performance.now() - renewed > PATIENCE && (await renew()) && media === this.#media) {
+        renewed = performance.now();
+        time = at;
+        media.load();
+        if (wasPlaying) media.play().catch(() => {});
+      } else if (media === this.#media) await this.#failed(file, kind, signal);
+    });
     media.addEventListener("loadedmetadata", () => {
       if (time > 0) media.currentTime = time;
       // A container whose video codec is unknown here plays its sound only.
@@ -113,29 +130,40 @@ export class Player {
     media.src = address;
     this.#media = media;
     this.#setSpeed(Number(choices.get("speed")) || 1);
-    const sound = kind === "audio" ? el("div", { class: "sound" }, icon("audio"), el("strong", { text: file.media_facts?.tags?.title ?? file.filename }), el("span", { class: "soft", text: file.media_facts?.tags?.artist ?? "" }), media) : media;
+    const picture = el("div", { class: "sound-picture" }, icon("audio"));
+    if (kind === "audio") void this.#showCover(picture, file, signal);
+    const sound = kind === "audio" ? el("div", { class: "sound" }, picture, el("strong", { text: file.media_facts?.tags?.title ?? file.filename }), el("span", { class: "soft", text: file.media_facts?.tags?.artist ?? "" }), media) : media;
     this.stage.replaceChildren(sound);
     media.focus();
     media.play().catch(() => {}); // autoplay may be blocked; the controls are there
   }
 
+  async #showCover(place, file, signal) {
+    const address = await coverAddress(file);
+    if (address && !signal.aborted) place.append(el("img", { src: address, alt: "", onerror: ({ target }) => target.remove() }));
+  }
+
   /** The server serves a PDF as an attachment, so the page makes it a document of its own where the browser has a viewer. */
   async #openPdf(file, signal) {
-    if (!navigator.pdfViewerEnabled) return this.#cannot(file, "pdf");
-    const { address, release } = await sourceOf(file, signal);
-    let shown = address;
-    if (!address.startsWith("blob:")) {
-      const blob = await (await fetch(address, { signal })).blob();
-      shown = URL.createObjectURL(new Blob([blob], { type: "application/pdf" }));
-    }
-    this.#release = () => (release(), URL.revokeObjectURL(shown));
+    if (!navigator.pdfViewerEnabled || file.length > PDF_BYTES) return this.#cannot(file, "pdf");
+    const shown = URL.createObjectURL(new Blob([await blobOf(file, signal)], { type: "application/pdf" }));
+    this.#release = () => URL.revokeObjectURL(shown);
     this.stage.replaceChildren(el("iframe", { class: "pdf", src: shown, title: file.filename }));
   }
 
+  /** Say why something does not play: the server does not give it, or the browser does not know it. */
+  async #failed(file, kind, signal) {
+    const problem = await problemOf(file, signal);
+    if (signal.aborted) return;
+    if (problem) this.#fail(problem);
+    else this.#cannot(file, kind);
+  }
+
   #cannot(file, kind) {
-    const what = { video: "This browser cannot play this video", audio: "This browser cannot play this sound", image: "This browser cannot show this picture", pdf: "This browser has no viewer for PDF" }[kind] ?? "There is no preview for this type of file";
+    const what = { video: "This browser cannot play this video", audio: "This browser cannot play this sound", image: "This browser cannot show this picture", pdf: navigator.pdfViewerEnabled ? "This PDF is too large to be shown here" : "This browser has no viewer for PDF" }[kind] ?? "There is no preview for this type of file";
     const codecs = file.media_facts?.codecs?.join(", ");
-    const link_ = el("a", { class: "button primary", href: files.address(file), download: file.filename, onclick: (event) => download(event, file).catch((error) => this.#fail(error)) }, icon("download"), `Download (${size(file.length)})`);
+    const link_ = el("a", { class: "button primary", href: files.address(file), download: file.filename }, icon("download"), `Download (${size(file.length)})`);
+    leadTo(link_, () => file, (error) => this.#fail(error));
     this.#media = null;
     this.speed.hidden = this.timeLink.hidden = this.pip.hidden = true;
     this.stage.replaceChildren(el("div", { class: "cannot", role: "status" }, icon(iconOf(kind)), el("strong", { text: what }), el("p", { class: "soft", text: `${file.content_type}${codecs ? ` (${codecs})` : ""}. Download it and open it with a program on your machine${kind === "video" || kind === "audio" ? ", mpv or VLC for example" : ""}.` }), link_));
@@ -143,6 +171,9 @@ export class Player {
   }
 
   #fail(error) {
+    this.#media = null;
+    this.speed.hidden = this.timeLink.hidden = this.pip.hidden = true;
+    this.download.hidden = this.info.hidden = !this.#file;
     this.stage.replaceChildren(el("div", { class: "cannot", role: "alert" }, icon("warning"), el("strong", { text: "This file cannot be shown" }), el("p", { class: "soft", text: words(error) })));
   }
 

@@ -21,6 +21,11 @@ export function fileOf(path) {
   return { folder: path.slice(0, Math.max(0, cut)), filename: path.slice(cut + 1) };
 }
 
+/** The path address of a file: relative links resolve there. */
+export function pathAddress(file) {
+  return `${location.origin}/files/${pathOf(file).split("/").map(encodeURIComponent).join("/")}`;
+}
+
 /** @returns {{ view: string, folder: string, query: URLSearchParams }} */
 export function parse(hash) {
   const [path, query = ""] = hash.replace(/^#\/?/, "").split("?", 2);

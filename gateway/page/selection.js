@@ -4,6 +4,7 @@ import { confirm, toast } from "./dialogs.js";
 import { el } from "./dom.js";
 import { count, words } from "./format.js";
 import { icon } from "./icons.js";
+import { askForFolder } from "./move_dialog.js";
 import { pathOf } from "./router.js";
 
 const AT_ONCE = 4;
@@ -15,13 +16,20 @@ export class Selection {
   #changed;
   #anchor = -1;
   #busy = false;
+  #folders;
 
-  constructor(changed) {
+  /**
+   * @param {() => void} changed
+   * @param {() => string[]} folders that files may be moved to, as suggestions
+   */
+  constructor(changed, folders) {
     this.#changed = changed;
+    this.#folders = folders;
     this.label = el("strong", { role: "status" });
     this.deleting = el("button", { class: "button small danger", onclick: () => this.remove([...this.#files.values()]) }, icon("trash"), "Delete");
-    this.clearing = el("button", { class: "button small", onclick: () => this.clear(), text: "Clear" });
-    this.element = el("div", { class: "selection", role: "region", "aria-label": "Selection", hidden: true }, this.label, this.deleting, this.clearing);
+    this.moving = el("button", { class: "button small", onclick: () => this.#move([...this.#files.values()]) }, icon("folder"), "Move");
+    this.clearing = el("button", { class: "icon-button", "aria-label": "Clear the selection", title: "Clear the selection", onclick: () => this.clear() }, icon("close"));
+    this.element = el("div", { class: "selection", role: "region", "aria-label": "Selection", hidden: true }, this.label, this.moving, this.deleting, this.clearing);
   }
 
   get size() {
@@ -93,16 +101,52 @@ export class Selection {
     else toast(done === 1 ? `“${chosen[0].filename}” deleted.` : `${count(done, "file")} deleted.`, { action });
   }
 
+  /** Move files into a folder after asking which; the message can undo it. */
+  async #move(chosen) {
+    if (this.#busy || !chosen.length) return;
+    const folder = await askForFolder(chosen, this.#folders());
+    const leaving = chosen.filter((file) => file.folder !== folder);
+    if (folder === null || !leaving.length) return;
+    this.#busy = true;
+    this.moving.disabled = true;
+    const moved = [];
+    const failed = await each(leaving, async (file) => {
+      moved.push({ from: file.folder, file: await files.move(file, { folder }, { ifMatch: file.etag }) });
+      this.#files.delete(pathOf(file));
+    });
+    this.#busy = false;
+    this.moving.disabled = false;
+    this.#show();
+    const action = moved.length ? { label: "Undo", run: () => void this.#moveBack(moved) } : undefined;
+    const where = folder || "All files";
+    if (failed.length) toast(`${moved.length ? `${moved.length} of ${leaving.length} moved. ` : "Nothing was moved. "}${words(failed[0])}`, { error: true, action });
+    else toast(`${count(moved.length, "file")} moved to ${where}.`, { action });
+  }
+
+  async #moveBack(moved) {
+    const failed = await each(moved, ({ file, from }) => files.move(file, { folder: from }));
+    if (failed.length < moved.length) this.onBroughtBack?.();
+    if (failed.length) toast(`${moved.length - failed.length} of ${moved.length} moved back. ${words(failed[0])}`, { error: true });
+    else toast(`${count(moved.length, "file")} moved back.`);
+  }
+
   async #restore(removed) {
-    const waiting = [...removed];
-    const failed = [];
-    const work = async () => {
-      for (let file = waiting.shift(); file; file = waiting.shift()) await files.restore(file).catch((error) => failed.push(error));
-    };
-    await Promise.all(Array.from({ length: AT_ONCE }, work));
+    const failed = await each(removed, (file) => files.restore(file));
     const done = removed.length - failed.length;
+    if (done) this.onBroughtBack?.();
     if (!failed.length) return toast(`${count(done, "file")} brought back.`);
     const why = failed[0].status === 410 ? "It is too late to bring it back." : words(failed[0]);
     return toast(`${done ? `${done} of ${removed.length} brought back. ` : ""}${why}`, { error: true });
   }
+}
+
+/** Do something with each, a few at a time; returns the errors. */
+async function each(all, work) {
+  const waiting = [...all];
+  const failed = [];
+  const next = async () => {
+    for (let one = waiting.shift(); one; one = waiting.shift()) await work(one).catch((error) => failed.push(error));
+  };
+  await Promise.all(Array.from({ length: AT_ONCE }, next));
+  return failed;
 }

@@ -1,9 +1,10 @@
-// Pictures of files in the list: posters, images themselves, and a frame of a video, which this browser draws. A few at a time, and only of what
-// is on the screen; the last ones are remembered.
+// Pictures of files in the list: posters, images themselves, covers of sounds, and a frame of a video, which this browser draws. A few at a
+// time, and only of what is on the screen; the last ones are remembered.
+import { mayHaveCover } from "./covers.js";
 import { el } from "./dom.js";
 import { isPicture, kindOf } from "./kinds.js";
-import { frameOf } from "./frames.js";
-import { posterOf, sourceOf } from "./sources.js";
+import { frameOf, smallCover } from "./frames.js";
+import { addressOf, bytesOf, posterOf } from "./sources.js";
 
 const MAX_IMAGE = 12 * 1024 * 1024; // bytes: larger ones would be fetched as a whole for a small picture
 const AT_ONCE = 2;
@@ -18,15 +19,30 @@ const waiting = [];
 /** Put the picture of a file on its place, if there is one and the place still shows it. */
 export async function showPicture(thumb, file, large) {
   const kind = kindOf(file);
-  if (!file.poster && !(isPicture(file) && file.length <= MAX_IMAGE) && !(kind === "video" && large)) return;
+  const has = file.poster || (isPicture(file) && file.length <= MAX_IMAGE) || (kind === "video" && large) || hasCover(file, kind);
+  if (!has) return;
   const row = thumb.closest(".file");
-  const key = `${file.id} ${file.etag} ${file.poster ?? ""}`;
+  const key = keyOf(file);
   thumb.dataset.picture = key;
-  const address = await (pictures.get(key) ?? remember(key, () => draw(file, kind, () => row?.isConnected && thumb.dataset.picture === key)));
+  const address = await pictureOf(file, kind, () => row?.isConnected && thumb.dataset.picture === key);
   if (!address || thumb.dataset.picture !== key) return;
   const image = el("img", { alt: "", src: address, decoding: "async" });
   image.onerror = () => image.remove();
   thumb.append(image);
+}
+
+/** The address of the cover of a sound, or null where it has none. */
+export async function coverAddress(file) {
+  const kind = kindOf(file);
+  return file.poster || hasCover(file, kind) ? pictureOf(file, kind, () => true) : null;
+}
+
+const keyOf = (file) => `${file.id} ${file.etag} ${file.poster ?? ""}`;
+const hasCover = (file, kind) => kind === "audio" && mayHaveCover(file.content_type);
+
+function pictureOf(file, kind, isWanted) {
+  const key = keyOf(file);
+  return pictures.get(key) ?? remember(key, () => draw(file, kind, isWanted));
 }
 
 function remember(key, make) {
@@ -58,12 +74,7 @@ async function draw(file, kind, isWanted) {
   await new Promise((resolve) => setTimeout(resolve, 60)); // of what is only scrolled over, nothing is read
   if (!isWanted()) return undefined;
   if (file.poster) return posterOf(file);
-  const { address, release } = await sourceOf(file);
-  if (kind === "image") return address;
-  try {
-    const blob = await frameOf(address, EDGE);
-    return blob && URL.createObjectURL(blob);
-  } finally {
-    release();
-  }
+  if (kind === "image") return addressOf(file);
+  const blob = await (kind === "audio" ? smallCover((first, length) => bytesOf(file, first, length), file.length, EDGE) : frameOf(await addressOf(file), EDGE));
+  return blob && URL.createObjectURL(blob);
 }

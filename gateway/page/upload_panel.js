@@ -1,20 +1,20 @@
 // The queue of uploads, as a card in the corner: what the server has of each file, how fast, how long; pause, resume, cancel, retry.
 import { events, files, uploads } from "./app.js";
-import { toast } from "./dialogs.js";
+import { confirm, toast } from "./dialogs.js";
 import { el, perFrame, setAttribute, setText } from "./dom.js";
 import { count, rate, size, span, words } from "./format.js";
-import { frameOf } from "./frames.js";
+import { mayHaveCover } from "./covers.js";
+import { frameOf, smallCover } from "./frames.js";
 import { icon } from "./icons.js";
-import { link, pathOf } from "./router.js";
+import { pathOf } from "./router.js";
+import { ACTIVE, asks, createUploadRow, updateUploadRow } from "./upload_row.js";
 
-const LISTED = 200; // of a queue that may be long
-
+const LISTED = 100; // rows of a queue that may be long
 const POSTER_EDGE = 640; // pixels
-
-const ACTIVE = ["waiting", "sending", "retrying"];
+const DONE = 8_000; // milliseconds after which the card folds, when all is stored and no one looks at it
 
 export class UploadPanel {
-  /** @type {Map<object, { upload: object, file: File, row: HTMLElement, received: number, verifying: boolean }>} */
+  /** @type {Map<object, { upload: object, file: File, row: HTMLElement | null, received: number, verifying: boolean, keepBoth: () => void }>} */
   #items = new Map();
   /** Begun before this page was loaded, by path. */
   #unfinished = new Map();
@@ -26,8 +26,12 @@ export class UploadPanel {
     this.#toggle = el("button", { class: "icon-button", "aria-expanded": "true", "aria-label": "Fold the uploads", onclick: () => this.#fold() }, icon("down"));
     this.#dismiss = el("button", { class: "icon-button", "aria-label": "Clear the finished uploads", title: "Clear", onclick: () => this.#clear() }, icon("close"));
     this.#list = el("ul", { class: "upload-list" });
+    this.#more = el("p", { class: "small soft upload-more", hidden: true });
     this.#said = el("p", { class: "sr", role: "status" });
-    this.element = el("section", { class: "uploads", "aria-labelledby": "uploads-title", hidden: true }, el("header", {}, el("div", {}, this.#title, this.#summary), this.#toggle, this.#dismiss), this.#list, this.#said);
+    this.#all = this.#createAll();
+    const header = el("header", {}, el("div", {}, this.#title, this.#summary), this.#toggle, this.#dismiss);
+    const acts = el("div", { class: "upload-all", role: "group", "aria-label": "All uploads" }, Object.values(this.#all));
+    this.element = el("section", { class: "uploads", "aria-labelledby": "uploads-title", hidden: true }, header, acts, this.#list, this.#more, this.#said);
     this.#render = perFrame(() => this.#show());
     events.on("file.progress", ({ data }) => this.#progress(data));
     addEventListener("beforeunload", (event) => {
@@ -41,8 +45,39 @@ export class UploadPanel {
   #toggle;
   #dismiss;
   #list;
+  #more;
   #said;
+  #all;
   #render;
+
+  #folding;
+  /** Fold the card a while after the last upload, so that it does not cover the list. */
+  #foldLater(isDone) {
+    clearTimeout(this.#folding);
+    if (!isDone || this.#collapsed) return;
+    this.#folding = setTimeout(() => (this.element.matches(":hover, :focus-within") ? this.#foldLater(true) : this.#fold()), DONE);
+  }
+
+  /** What is done with many at once; each button is there while it has something to do. */
+  #createAll() {
+    const act = (text, work) => el("button", { class: "button small", type: "button", text, hidden: true, onclick: () => (work(), this.#show()) });
+    const those = (test) => [...this.#items.values()].filter(({ upload }) => test(upload));
+    return {
+      pause: act("Pause all", () => those(({ state }) => ACTIVE.includes(state)).forEach(({ upload }) => upload.pause())),
+      resume: act("Resume all", () => those(({ state }) => state === "paused").forEach(({ upload }) => upload.resume())),
+      retry: act("Retry all", () => those((upload) => upload.state === "failed" && !asks(upload.snapshot)).forEach(({ upload }) => upload.resume())),
+      keep: act("Keep all", () => those((upload) => asks(upload.snapshot)).forEach((item) => item.keepBoth())),
+      skip: act("Skip all", () => those((upload) => asks(upload.snapshot)).forEach(({ upload }) => this.#forget(upload))),
+      cancel: act("Cancel all", () => void this.#cancelAll()),
+    };
+  }
+
+  async #cancelAll() {
+    const open = () => [...this.#items.keys()].filter(({ state }) => ACTIVE.includes(state) || state === "paused");
+    if (!(await confirm(`Cancel ${count(open().length, "upload")}?`, "What was sent of them is thrown away. Files that are stored stay.", "Cancel them"))) return;
+    for (const upload of open()) void upload.cancel();
+    this.#show();
+  }
 
   /** Add files to the queue. `folder`: of each that has none of its own. */
   add(entries) {
@@ -63,13 +98,10 @@ export class UploadPanel {
     const known = this.#match(file);
     const upload = uploads.add(file, known ? { ...options, folder: known.folder, filename: known.filename } : options);
     if (this.#items.has(upload)) return;
-    const item = { upload, file, row: this.#createRow(), received: 0, verifying: false };
-    this.#items.set(upload, item);
-    const over = this.#list.querySelector('[data-state="stored"], [data-state="cancelled"]'); // what goes on stands above
-    if (this.#list.childElementCount < LISTED) this.#list.insertBefore(item.row, over);
-    this.#bind(item);
+    this.#items.set(upload, { upload, file, row: null, received: 0, verifying: false, keepBoth: () => this.#keepBoth(upload, file) });
     upload.onChange((snapshot) => {
-      if (snapshot.state !== "sending") item.verifying = false;
+      const item = this.#items.get(upload);
+      if (item && snapshot.state !== "sending") item.verifying = false;
       if (snapshot.state === "stored") {
         this.#said.textContent = `${snapshot.filename} is stored.`;
         void makePoster(file, snapshot);
@@ -118,32 +150,17 @@ export class UploadPanel {
     this.#list.append(row);
   }
 
-  #createRow() {
-    const button = (name) => el("button", { class: "icon-button", hidden: true, data: { act: name } }, icon({ pause: "pause", resume: "play", retry: "retry", cancel: "close" }[name]));
-    return el(
-      "li",
-      { class: "upload" },
-      el("div", { class: "upload-head" }, el("span", { class: "upload-icon" }), el("span", { class: "upload-name" }), el("span", { class: "upload-buttons" }, button("pause"), button("resume"), button("retry"), button("cancel"))),
-      el("div", { class: "bar", role: "progressbar", "aria-valuemin": 0, "aria-valuemax": 100 }, el("i", { class: "bar-sent" }), el("i", { class: "bar-stored" })),
-      el("p", { class: "small soft upload-state" }),
-    );
+  #createRow({ upload, file }) {
+    const act = (work) => () => (work(), this.#show());
+    return createUploadRow(file, { pause: act(() => upload.pause()), resume: act(() => upload.resume()), retry: act(() => upload.resume()), cancel: act(() => this.#cancel(upload)) });
   }
 
-  #bind({ row, upload, file }) {
-    const acts = { pause: () => upload.pause(), resume: () => upload.resume(), retry: () => upload.resume(), cancel: () => this.#cancel(upload) };
-    for (const [name, act] of Object.entries(acts)) {
-      row.querySelector(`[data-act=${name}]`).addEventListener("click", () => {
-        act();
-        this.#show();
-        row.querySelector(".upload-buttons button:not([hidden])")?.focus();
-      });
-    }
-    row.keepBoth = () => {
-      const [, stem, extension] = /^(.*?)(\.[^.]*)?$/s.exec(upload.filename);
-      const number = Number(/ \((\d+)\)$/.exec(stem)?.[1] ?? 1) + 1;
-      this.#forget(upload);
-      this.#add(file, { folder: upload.folder, filename: `${stem.replace(/ \(\d+\)$/, "")} (${number})${extension ?? ""}` });
-    };
+  #keepBoth(upload, file) {
+    const [, stem, extension] = /^(.*?)(\.[^.]*)?$/s.exec(upload.filename);
+    const number = Number(/ \((\d+)\)$/.exec(stem)?.[1] ?? 1) + 1;
+    this.#forget(upload);
+    this.#add(file, { folder: upload.folder, filename: `${stem.replace(/ \(\d+\)$/, "")} (${number})${extension ?? ""}` });
+    this.#show();
   }
 
   #cancel(upload) {
@@ -153,7 +170,7 @@ export class UploadPanel {
   }
 
   #forget(upload) {
-    this.#items.get(upload)?.row.remove();
+    this.#items.get(upload)?.row?.remove();
     this.#items.delete(upload);
     if (upload.state !== "stored") void upload.cancel();
     this.#show();
@@ -190,83 +207,75 @@ export class UploadPanel {
     if (this.element.hidden) return;
     let [sent, total, speed] = [0, 0, 0];
     const by = {};
+    const asking = all.filter(({ upload }) => asks(upload.snapshot)).length;
     for (const { upload } of all) {
       const { state, sent: up, size: bytes, rate: now } = upload.snapshot;
       by[state] = (by[state] ?? 0) + 1;
-      if (state === "cancelled") continue;
+      if (state === "cancelled" || state === "failed") continue;
       sent += up;
       total += bytes;
       speed += now;
     }
     const active = ACTIVE.reduce((sum, state) => sum + (by[state] ?? 0), 0);
-    const done = by.stored ?? 0;
-    const { failed = 0, paused = 0 } = by;
-    setText(this.#title, active ? `Uploading ${count(active, "file")}` : failed ? `${count(failed, "upload")} failed` : paused ? `${count(paused, "upload")} paused` : all.length ? `${count(done, "file")} uploaded` : "Unfinished uploads");
-    const left = speed ? `${rate(speed)} · ${span((total - sent) / speed)} left` : "";
-    setText(this.#summary, active ? [total ? `${Math.floor((sent / total) * 100)} %` : "", left].filter(Boolean).join(" · ") : "");
+    const { failed = 0, paused = 0, stored = 0 } = by;
+    const title = active ? `Uploading ${count(active, "file")}` : asking && asking === failed && !paused ? `${count(asking, "name")} already there` : failed > asking ? `${count(failed - asking, "upload")} failed` : paused ? `${count(paused, "upload")} paused` : all.length ? `${count(stored, "file")} uploaded` : "Unfinished uploads";
+    setText(this.#title, title);
+    const parts = [all.length > 1 ? `${stored} of ${count(all.length, "file")}` : "", total ? `${Math.floor((sent / total) * 100)} %` : "", speed ? rate(speed) : "", speed ? `${span((total - sent) / speed)} left` : ""];
+    setText(this.#summary, active ? parts.filter(Boolean).join(" · ") : "");
+    const open = active + paused;
+    const useful = { pause: active > 1, resume: paused > 1, retry: failed - asking > 1, keep: asking > 1, skip: asking > 1, cancel: open > 1 };
+    for (const [name, button] of Object.entries(this.#all)) button.hidden = this.#collapsed || !useful[name];
     this.#dismiss.hidden = active > 0 || all.length === 0;
+    this.#foldLater(stored > 0 && !active && !failed && !paused && this.#unfinished.size === 0);
     this.#list.hidden = this.#collapsed;
     setAttribute(this.#toggle, "aria-expanded", String(!this.#collapsed));
     setAttribute(this.#toggle, "aria-label", this.#collapsed ? "Unfold the uploads" : "Fold the uploads");
     this.element.classList.toggle("folded", this.#collapsed);
-    if (!this.#collapsed) for (const item of all) if (item.row.isConnected) this.#showRow(item);
+    if (!this.#collapsed) this.#showRows(all);
+    const hidden = all.length - LISTED;
+    this.#more.hidden = this.#collapsed || hidden <= 0;
+    setText(this.#more, hidden > 0 ? `and ${count(hidden, "more file")}` : "");
   }
 
-  #showRow({ row, upload, received, verifying }) {
-    const { state, sent, stored, size: bytes, rate: speed, secondsLeft, error, folder, filename } = upload.snapshot;
-    const find = (selector) => row.querySelector(selector);
-    const name = find(".upload-name");
-    setText(name, filename);
-    name.title = folder ? `${folder}/${filename}` : filename;
-    if (row.dataset.state !== state) {
-      row.dataset.state = state;
-      find(".upload-icon").replaceChildren(icon({ stored: "check", failed: "warning", cancelled: "close", paused: "pause" }[state] ?? "upload"));
-      for (const [act, states] of [["pause", ACTIVE], ["resume", ["paused"]], ["retry", ["failed"]], ["cancel", [...ACTIVE, "paused", "failed"]]]) {
-        const button = find(`[data-act=${act}]`);
-        button.hidden = !states.includes(state) || (act === "retry" && error?.status === 409);
-        setAttribute(button, "aria-label", `${act[0].toUpperCase()}${act.slice(1)} ${filename}`);
-        button.title = act[0].toUpperCase() + act.slice(1);
-      }
+  /** Rows of what goes on and of what failed; then of what is over, as far as there is room. */
+  #showRows(all) {
+    const isOver = ({ upload }) => upload.state === "stored" || upload.state === "cancelled";
+    const rank = (item) => (item.upload.state === "failed" ? 0 : isOver(item) ? 2 : 1);
+    let listed = all;
+    if (all.length > LISTED) listed = [0, 1, 2].flatMap((wanted) => all.filter((item) => rank(item) === wanted)).slice(0, LISTED);
+    const wanted = new Set(listed);
+    for (const item of all) {
+      if (wanted.has(item) || !item.row) continue;
+      item.row.remove();
+      item.row = null;
     }
-    const has = Math.max(received, stored);
-    const bar = find(".bar");
-    bar.hidden = state === "stored" || state === "cancelled" || (state === "failed" && error?.status === 409);
-    const part = (value) => (bytes ? value / bytes : 1);
-    find(".bar-sent").style.transform = `scaleX(${part(Math.max(sent, has))})`;
-    find(".bar-stored").style.transform = `scaleX(${part(Math.min(has, bytes))})`;
-    setAttribute(bar, "aria-valuenow", Math.floor(part(Math.max(sent, has)) * 100));
-    setAttribute(bar, "aria-label", `Upload of ${filename}`);
-    const place = folder ? ` in ${folder}` : "";
-    const texts = {
-      waiting: "Waits for the others",
-      sending: verifying ? `${size(bytes)} received, being stored safely` : [`${size(Math.max(sent, has))} of ${size(bytes)}`, speed ? rate(speed) : "", secondsLeft === null ? "" : `${span(secondsLeft)} left`].filter(Boolean).join(" · "),
-      retrying: `Waits for the network, then goes on. The server has ${size(has)} of ${size(bytes)}`,
-      paused: `Paused. The server has ${size(has)} of ${size(bytes)}`,
-      stored: `Stored${place} · ${size(bytes)}`,
-      cancelled: "Cancelled",
-      failed: error ? words(error) : "",
-    };
-    const shown = find(".upload-state");
-    if (state === "failed" && error?.status === 409) {
-      if (shown.dataset.asks) return;
-      shown.dataset.asks = "yes";
-      shown.replaceChildren(`“${filename}” is already there${place}. `, el("button", { class: "link-button", text: "Keep both", onclick: () => row.keepBoth() }), " ", el("a", { class: "small", href: link("files", folder, { info: pathOf({ folder, filename }) }), text: "Show it" }));
-    } else {
-      delete shown.dataset.asks;
-      setText(shown, texts[state]);
+    const over = this.#list.querySelector('[data-state="stored"], [data-state="cancelled"]'); // what goes on stands above
+    for (const item of listed) {
+      if (!item.row) {
+        item.row = this.#createRow(item);
+        this.#list.insertBefore(item.row, isOver(item) ? null : over);
+      }
+      updateUploadRow(item.row, item.upload.snapshot, item);
     }
   }
 }
 
-/** Store a frame of a video beside it, so that no other browser has to draw one. Where that fails the video has none. */
+/** Store a frame of a video, or the cover of a sound, beside it, so that no other browser has to draw one. Where that fails it has none. */
 async function makePoster(file, name) {
-  if (!file.type.startsWith("video/")) return;
-  const address = URL.createObjectURL(file);
   try {
-    const picture = await frameOf(address, POSTER_EDGE);
+    const picture = await (file.type.startsWith("video/") ? frame(file) : mayHaveCover(file.type) ? smallCover(reader(file), file.size, POSTER_EDGE) : null);
     if (picture) await files.setPoster(name, picture);
   } catch {
     // a codec that this browser does not have, or a right that the token lacks
+  }
+}
+
+const reader = (file) => async (first, length) => new Uint8Array(await file.slice(first, first + length).arrayBuffer());
+
+async function frame(file) {
+  const address = URL.createObjectURL(file);
+  try {
+    return await frameOf(address, POSTER_EDGE);
   } finally {
     URL.revokeObjectURL(address);
   }

@@ -310,6 +310,76 @@ const scenarios = {
     return { deleted, taken, sorted, poster: poster.headers.get("content-type"), errors: page.errors.filter((error) => !/409/.test(error)) };
   },
 
+  async folders() {
+    const page = await open("#/files/folders");
+    await page.getByRole("button", { name: "New folder" }).click();
+    await page.locator("dialog[open]").getByLabel("Name").fill("new one");
+    await page.getByRole("button", { name: "Open it" }).click();
+    await page.waitForFunction(() => location.hash === "#/files/folders/new%20one");
+    const empty = await text(page.locator(".empty strong"));
+    await page.waitForFunction(() => /^Files of up to /.test(document.querySelector(".list-state p.small")?.textContent ?? ""));
+    await page.setInputFiles("#chosen-folder", join(folder, "tree"));
+    await page.waitForFunction(() => document.getElementById("uploads-title").textContent === "2 files uploaded");
+    await page.locator(".folder", { hasText: "tree" }).click();
+    await row(page, "two.txt").waitFor();
+    const crumbs = await page.locator(".crumbs li").allTextContents();
+    await page.locator(".upload-name", { hasText: "two.txt" }).click(); // what is stored can be opened
+    await page.waitForFunction(() => document.querySelector(".player pre")?.textContent === "two");
+    await page.keyboard.press("Escape");
+    // Move two at once, and take it back.
+    for (const name of ["a.txt", "b.txt", "c.txt"]) await put(`folders/from/${name}`, name);
+    await page.goto(`${url}/#/files/folders/from`);
+    await row(page, "a.txt").locator(".check").click();
+    await row(page, "b.txt").locator(".check").click();
+    await page.locator(".selection button", { hasText: "Move" }).click();
+    await page.locator("dialog[open]").getByLabel("Folder").fill("folders/to");
+    await page.locator("dialog[open] .primary").click();
+    await row(page, "a.txt").waitFor({ state: "detached" });
+    await row(page, "b.txt").waitFor({ state: "detached" });
+    const moved = await text(page.locator(".toast span").last());
+    const there = [await info({ folder: "folders/to", filename: "a.txt" }), await info({ folder: "folders/to", filename: "b.txt" })].map(({ length }) => length);
+    await page.getByRole("button", { name: "Undo" }).click();
+    await row(page, "a.txt").waitFor();
+    await row(page, "b.txt").waitFor();
+    return { empty, crumbs, moved, there, errors: page.errors };
+  },
+
+  async together() {
+    const page = await open("#/files/together");
+    const limit = await network(page);
+    await limit({ uploadThroughput: 2 * MIB });
+    await page.setInputFiles("#chosen", [join(folder, "large.bin"), join(folder, "cancelled.bin"), join(folder, "picture.png")]);
+    await page.locator(".upload-picture").waitFor();
+    await upload(page, "picture.png").locator(".upload-state", { hasText: "Stored" }).waitFor();
+    await page.waitForFunction(() => /^1 of 3 files · \d+ % · .*\/s · .* left$/.test(document.querySelector(".uploads header p").textContent));
+    const summary = await text(page.locator(".uploads header p"));
+    await page.getByRole("button", { name: "Pause all" }).click();
+    const title = await text(page.locator("#uploads-title"));
+    await page.getByRole("button", { name: "Resume all" }).click();
+    await page.waitForFunction(() => document.getElementById("uploads-title").textContent === "Uploading 2 files");
+    await page.getByRole("button", { name: "Cancel all" }).click();
+    await page.locator("dialog[open] button.filled").click();
+    await page.waitForFunction(() => document.querySelectorAll('.upload[data-state="cancelled"]').length === 2);
+    await limit({});
+    await page.getByRole("button", { name: "Clear the finished uploads" }).click();
+    // Names that are taken are answered together.
+    for (const name of ["one.txt", "two.txt"]) await put(`together/${name}`, "other");
+    const same = (...names) => page.setInputFiles("#chosen", names.map((name) => ({ name, mimeType: "text/plain", buffer: Buffer.from("mine") })));
+    await same("one.txt", "two.txt");
+    await page.getByRole("button", { name: "Skip all" }).waitFor();
+    const asked = await text(page.locator("#uploads-title"));
+    await page.getByRole("button", { name: "Keep all" }).click();
+    await row(page, "one (2).txt").waitFor();
+    await row(page, "two (2).txt").waitFor();
+    // What is too large is refused before a byte is sent.
+    await page.route("**/file/tus", (route) => (route.request().method() === "OPTIONS" ? route.fulfill({ status: 204, headers: { "tus-max-size": "3" } }) : route.continue()));
+    await page.reload();
+    await page.waitForSelector('html[data-connection="connected"]');
+    await same("three.txt");
+    const refused = await text(page.locator(".toast.error span"));
+    return { summary, title, asked, refused, errors: page.errors.filter((error) => !/409|net::ERR/.test(error)) };
+  },
+
   async details() {
     await put("details/it's%20here.txt", "a text");
     const page = await open("#/files/details");

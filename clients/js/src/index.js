@@ -1,18 +1,21 @@
 import { Events } from "./events.js";
 import { Files } from "./files.js";
 import { Http } from "./http.js";
+import { Links } from "./links.js";
 import { Sockets } from "./sockets.js";
 import { Uploads } from "./uploads.js";
 
 export { GridcastError } from "./errors.js";
 export { Upload } from "./upload.js";
-export { Events, Files, Sockets, Uploads };
+export { Events, Files, Links, Sockets, Uploads };
 
 /** @typedef {import("./types.js").FileInfo} FileInfo */
 /** @typedef {import("./types.js").FileName} FileName */
 /** @typedef {import("./types.js").FilePage} FilePage */
 /** @typedef {import("./types.js").FolderPage} FolderPage */
 /** @typedef {import("./types.js").ListOptions} ListOptions */
+/** @typedef {import("./types.js").FileLink} FileLink */
+/** @typedef {import("./types.js").LinkOptions} LinkOptions */
 /** @typedef {import("./types.js").Progress} Progress */
 /** @typedef {import("./types.js").EventData} EventData */
 /** @typedef {import("./types.js").ConnectionState} ConnectionState */
@@ -41,7 +44,7 @@ export { Events, Files, Sockets, Uploads };
  * @typedef {import("./types.js").DataOf<T>} DataOf
  */
 
-/** A client of one gateway: its files, uploads to it, events from it, the sockets of others. */
+/** A client of one gateway: its files, links to them, uploads to it, events from it, the sockets of others. */
 export class Gridcast {
   #http;
 
@@ -50,6 +53,7 @@ export class Gridcast {
     const http = (this.#http = new Http(options));
     this.files = new Files(http);
     this.events = new Events(http, options);
+    this.links = new Links(http);
     this.sockets = new Sockets(http);
     this.uploads = new Uploads(http, options, () => (this.events.state.state === "connected" ? this.events.sid : null));
   }

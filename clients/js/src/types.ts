@@ -37,6 +37,37 @@ export interface FilePage {
   next: string | null;
 }
 
+/** A link to make. */
+export interface LinkOptions extends FileName {
+  /** get: reads the file, also its poster; put: uploads it once, by tus. `get` if missing. */
+  kind?: "get" | "put" | undefined;
+  /** Seconds, at most seven days; what the server is set to if missing, six hours by default. */
+  expiresIn?: number | undefined;
+  /** get: also reads versions that replace this one. */
+  follow?: boolean | undefined;
+  /** put: bytes. */
+  maxSize?: number | undefined;
+  /** put: accepted types, as `video/*`. */
+  mediaTypes?: string[] | undefined;
+}
+
+/** A signed link. */
+export interface FileLink {
+  /** Prolongs and revokes it; no credential. */
+  id: string;
+  kind: "get" | "put";
+  folder: string;
+  filename: string;
+  /** Seconds since 1970, by the server's clock. */
+  expires_at: number;
+  /** Seconds from the answer that it came with until its end. */
+  life: number;
+  /** The credential. */
+  link: string;
+  /** Address with the credential, relative to the gateway. */
+  url: string;
+}
+
 /** What became of one file of `removeAll`. */
 export interface RemoveResult {
   folder: string;

@@ -68,6 +68,26 @@ test("a token is asked for with every request, and once more on 401", async (con
   assert.equal(seen.length, 1, "a text does not change");
 });
 
+test("links are made, prolonged and revoked; their life is by the server's clock", async (context) => {
+  const now = Date.UTC(2001, 0, 1);
+  const date = { date: new Date(now).toUTCString() };
+  const made = { id: "i/1", kind: "get", folder: "a b", filename: "é.mp4", expires_at: now / 1000 + 60, link: "v1.x", url: "/files/a%20b/%C3%A9.mp4?link=v1.x" };
+  const { url, seen } = await serve(context, ({ method }) =>
+    method === "POST" ? [201, date, JSON.stringify({ links: [made] })] : method === "PATCH" ? [200, date, JSON.stringify({ ...made, expires_at: now / 1000 + 90 })] : [204]);
+  const { links } = new Gridcast({ url: `${url}/base/`, token: "t" });
+  const [link] = await links.make([{ folder: "a b", filename: "é.mp4", expiresIn: 60, follow: true }]);
+  assert.equal(link.life, 60);
+  assert.equal(links.address(link), `${url}/base/files/a%20b/%C3%A9.mp4?link=v1.x`);
+  const poster = new URL(links.posterAddress(link, '"p"'));
+  assert.equal(poster.pathname, "/base/file/poster");
+  assert.deepEqual(Object.fromEntries(poster.searchParams), { filename: "é.mp4", folder: "a b", etag: '"p"', link: "v1.x" });
+  assert.equal((await links.prolong(link, { expiresIn: 90 })).life, 90);
+  await links.revoke(link);
+  assert.deepEqual(seen.map(({ method, url: path }) => `${method} ${path}`), ["POST /base/file/link", "PATCH /base/file/link/i%2F1", "DELETE /base/file/link/i%2F1"]);
+  assert.deepEqual(JSON.parse(seen[0].body), { links: [{ folder: "a b", filename: "é.mp4", expires_in: 60, follow: true }] });
+  assert.deepEqual(JSON.parse(seen[1].body), { link: "v1.x", expires_in: 90 });
+});
+
 test("each connection offers the token that the callback returns then", async (context) => {
   const offered = [];
   const server = new WebSocketServer({ port: 0, host: "127.0.0.1", handleProtocols: (protocols) => (offered.push([...protocols]), "cloudevents.json") });
