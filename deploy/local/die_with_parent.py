@@ -14,13 +14,18 @@ PR_SET_PDEATHSIG = 1
 EXIT_EXEC_FAILED = 127
 
 
-def main() -> None:
-    parent, *command = sys.argv[1:]
+def die_with_parent(parent: int) -> None:
+    """Let the kernel kill this process when the process `parent`, which started it, dies; exit if it has died already."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
         # A parent that died before the call above sends no signal.
-        if os.getppid() != int(parent):
+        if os.getppid() != parent:
             sys.exit(EXIT_EXEC_FAILED)
+
+
+def main() -> None:
+    parent, *command = sys.argv[1:]
+    die_with_parent(int(parent))
     try:
         os.execv(command[0], command)  # noqa: S606  # no shell: the signal must reach the program itself
     except OSError as error:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from deploy.local import die_with_parent
 from deploy.local.errors import StackError
@@ -60,18 +61,19 @@ class Child:
         except OSError as error:
             raise StackError(f"the log {self.log_path} cannot be written: {error.strerror}") from error
         with output:
-            offset = output.tell()
-            process = subprocess.Popen(
-                die_with_parent_command(self.program.command),
-                env=self.program.environment,
-                cwd=PROJECT_ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                pass_fds=self.program.inherited_fds,
-                start_new_session=True,
-            )
-        return offset, process
+            return output.tell(), self._start_process(output)
+
+    def _start_process(self, output: BinaryIO) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            die_with_parent_command(self.program.command),
+            env=self.program.environment,
+            cwd=PROJECT_ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            pass_fds=self.program.inherited_fds,
+            start_new_session=True,
+        )
 
     @property
     def pid(self) -> int:

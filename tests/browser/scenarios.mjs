@@ -21,7 +21,18 @@ async function open(hash = "#/files", options = {}) {
   page.on("pageerror", (error) => page.errors.push(String(error)));
   page.on("console", (message) => message.type() === "error" && page.errors.push(message.text()));
   page.on("request", (request) => (page.lists += /\/file(\?|$)/.test(request.url()) ? 1 : 0));
-  await page.goto(`${url}/${hash}`);
+  // Chromium ends all requests with this error when a network interface comes or goes, as those of a container engine do. A page of
+  // which a module is missing does nothing, so it is loaded again.
+  let interrupted = false;
+  page.on("requestfailed", (request) => (interrupted ||= request.failure()?.errorText === "net::ERR_NETWORK_CHANGED"));
+  for (let attempt = 0; attempt === 0 || (interrupted && attempt < 10); attempt++) {
+    if (attempt) await page.goto("about:blank"); // another hash alone would load nothing
+    interrupted = false;
+    page.errors.length = page.lists = 0;
+    await page.goto(`${url}/${hash}`).catch((error) => {
+      if (!interrupted) throw error;
+    });
+  }
   await page.waitForSelector('html[data-connection="connected"]');
   return page;
 }
@@ -599,7 +610,8 @@ for (const name of names.split(",")) {
   try {
     found[name] = await scenarios[name]();
   } catch (error) {
-    found[name] = { failed: String(error.stack ?? error) };
+    const complaints = browser.contexts().flatMap((context) => context.pages().flatMap((page) => page.errors ?? []));
+    found[name] = { failed: [error.stack ?? error, ...complaints].join("\n") };
   }
   found[name].took = Date.now() - begun;
   for (const context of browser.contexts()) await context.close();

@@ -1,4 +1,4 @@
-"""Runs services as processes on free ports, started by module name as in production.
+"""Runs services as processes on free ports, by module name as in production; the module is imported once (`fork_server`).
 
 Fixture `start_service` for one test, context manager `run_service` for fixtures of a wider scope. The end of the log of every
 service that still runs is shown with a failed test.
@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -19,12 +19,39 @@ from deploy.local.log_tail import tail
 from deploy.local.ports import HOST, free_ports
 from deploy.local.processes import Child, Program
 from deploy.local.programs import readiness_error
+from tests.support.fork_server import ForkedProcess, close_servers, fork_server
 
 READY_TIMEOUT = 30.0
 LOG_TAIL_BYTES = 4000
 
 _logs_to_show: dict[Path, str] = {}
 """The log files to show with a failed test, and the names to show them under."""
+
+
+class ForkedChild(Child):
+    """A child that is forked from a process which has imported its module, its `kind`, instead of executed."""
+
+    def _start_process(self, output: BinaryIO) -> ForkedProcess:
+        environment = self.program.environment or {}
+        server = fork_server(self.program.kind, late_imports(self.program.kind, environment))
+        return server.start(environment, output.fileno())
+
+
+def late_imports(module: str, env: Mapping[str, str]) -> list[str]:
+    """The packages of which a service imports what its settings need, when it starts and not before."""
+    store = env.get("GRIDCAST_STORE", "gridfs")
+    packages = []
+    if module in ("services.upload", "services.stream") and store in ("gridfs", "files"):
+        packages.append(f"services.common.store.{store}")
+    if module != "gateway" and env.get("GRIDCAST_AUTH", "off") != "off":
+        packages.append("services.common.auth")
+    return packages
+
+
+def child_class(env: Mapping[str, str], wrapper: Sequence[str]) -> type[Child]:
+    """How to start a service: a fork where its own variables alone differ, unless the coverage of each process is measured."""
+    is_fork = hasattr(os, "pidfd_open") and "COVERAGE_PROCESS_CONFIG" not in os.environ
+    return ForkedChild if is_fork and not wrapper and all(name.startswith("GRIDCAST_") for name in env) else Child
 
 
 class ServiceProcess:
@@ -98,7 +125,7 @@ def run_service(
         },
     )
     with show_log_on_failure(log, module):
-        child = Child(program, log)
+        child = child_class(env, wrapper)(program, log)
         try:
             for _ in processes.wait_until_ready([child] if ready else [], READY_TIMEOUT, time.sleep):
                 pass
@@ -116,6 +143,12 @@ def start_service(tmp_path: Path) -> Iterator[StartService]:
             return running.enter_context(run_service(module, tmp_path, env, port=port, ready=ready))
 
         yield start
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish() -> None:
+    """After the fixtures of the session, which may hold services."""
+    close_servers()
 
 
 @pytest.hookimpl(wrapper=True)

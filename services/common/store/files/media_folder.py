@@ -11,6 +11,7 @@ import errno
 import fcntl
 import logging
 import os
+import secrets
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -78,8 +79,9 @@ class MediaFolder:
 
     def write_store_id(self, store_id: str) -> None:
         """Write that id in one step, durably."""
-        temporary = self.path / f"store_id.{os.getpid()}"
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        # Process ids of containers that share the folder may be equal.
+        temporary = self.path / f"store_id.{secrets.token_hex(8)}"
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write(f"{store_id}\n")
             file.flush()
