@@ -6,6 +6,7 @@ from services.common.media import MAX_FOLDER_BYTES, MAX_SEGMENT_BYTES
 from services.common.media_path import PATH_TEMPLATE
 from services.common.web.openapi import openapi_problems
 from services.common.web.openapi_examples import EXAMPLE_FILENAME, EXAMPLE_FOLDER, EXAMPLE_PATH
+from services.stream.live.openapi import add_live_paths
 
 PLAY_TEMPLATE = "/upload/{address}/stream"
 _STRING_SCHEMA = {"type": "string"}
@@ -61,6 +62,12 @@ _PLAYBACK_HEADERS = {
     "Accept-Ranges": "bytes; missing where the length is not known",
     "Cache-Control": "not to be kept",
 }
+
+
+def add_bypass_paths(paths: dict[str, Any]) -> None:
+    """Add what is answered past the router to the paths of an OpenAPI document."""
+    add_download_paths(paths)
+    add_live_paths(paths)
 
 
 def add_download_paths(paths: dict[str, Any]) -> None:
