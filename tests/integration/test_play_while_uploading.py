@@ -232,7 +232,7 @@ def test_an_address_reads_and_does_not_write(half: tuple[TusUpload, str], stream
     for method in ("PUT", "DELETE", "POST", "PATCH"):
         refused = httpx.request(method, url)
         assert refused.status_code == 405
-        assert refused.headers["allow"] == "GET, HEAD"
+        assert set(refused.headers["allow"].split(", ")) == {"GET", "HEAD"}
     assert tus.offset() == HALF
     tag = address.rpartition("-")[2]
     eventually(lambda: f"/upload/{address[: -len(tag)]}" in stream.log)

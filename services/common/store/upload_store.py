@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 from services.common.media import NO_METADATA, MediaInfo, MediaName, Poster, sha256_etag
+from services.common.store.store_state import FreeSpaceReader, SchemaOwner
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,23 +375,6 @@ class EventAcknowledger(Protocol):
 
     async def ack_event(self, event: OutboxEvent) -> None:
         """Remove an event once it is relayed too. It and all earlier ones are published, and are not again. Idempotent."""
-
-
-class FreeSpaceReader(Protocol):
-    """Reports the free space. Raises GridcastError."""
-
-    async def get_free_bytes(self) -> int | None:
-        """Return how many bytes can still be stored, None where the store cannot tell."""
-
-
-class SchemaOwner(Protocol):
-    """Creates what the store needs: indexes, tables, folders."""
-
-    async def ensure_schema(self) -> None:
-        """Create what is missing. Idempotent. Raises ServiceUnavailable, or RuntimeError where the store is not usable."""
-
-    async def check_health(self) -> None:
-        """Check that the store responds and that its schema is complete. Raises GridcastError."""
 
 
 class UploadStore(
