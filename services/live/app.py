@@ -33,7 +33,7 @@ from services.live.intake import IntakeRules
 from services.live.live_events import LiveEvents
 from services.live.live_streams import LiveStreams
 from services.live.paced_rehash import PacedRehash
-from services.live.receiving import Receiver
+from services.live.receiving import LiveReceiver
 from services.live.settings import LiveSettings
 from services.live.stream_ending import StreamEnder
 from services.live.stream_limits import StreamLimits
@@ -95,7 +95,7 @@ async def _lifespan(
     app: FastAPI, settings: LiveSettings, process: LiveProcess, auth: Auth | None, schema: SchemaPreparation
 ) -> AsyncIterator[None]:
     """Open the clients and start the background tasks; end them at shutdown."""
-    # The events of commits stay until the upload service has relayed them: this one knows no webhooks.
+    # The events of commits stay until the upload service has relayed them: webhooks are not known here.
     store = open_store(settings, settings.store_timings(), settings.quota(), relays_events=True)
     app.state.store = store.uploads
     async with EventPublisher.from_url(settings.redis_url.get_secret_value(), "/live") as publisher:
@@ -116,7 +116,7 @@ async def _lifespan(
             settings=settings,
             streams=LiveStreams(stores, cleanup, limits, settings.live_token_ttl, settings.live_max_streams_per_owner),
             ender=ender,
-            receiver=Receiver(
+            receiver=LiveReceiver(
                 stores,
                 locks,
                 events,

@@ -61,7 +61,7 @@ class IdleStreams:
         try:
             if not await self._live.set_state(stream.new.id, stream.fencing_token, "interrupted"):
                 return
-        except Conflict:  # somebody publishes again
+        except Conflict:  # another writer has the stream
             return
         since = stream.advanced_at or datetime.now(UTC)
         self._events.wake_readers(stream.new.id, stream.position.last_segment, "interrupted")

@@ -1,6 +1,6 @@
 """Takes the bytes of one publisher of one stream: paces it, makes its media durable, and tells its viewers and its sender.
 
-The ways in (`tus`, `body`, `objects`) read requests and call this; the writer below it knows nothing of events and limits.
+The ways in (`tus`, `body`, `objects`) read requests and call this; events and limits are no matter of the writer below it.
 """
 
 import asyncio

@@ -22,7 +22,7 @@ MAX_WAITING_EVENTS = 10_000
 MAX_WAITING_WAKE_UPS = 1_000
 RETRY_SECONDS = 1.0
 RECEIVED_INTERVAL_SECONDS = 1.0
-PUBLISH_TIMEOUT_SECONDS = 5.0
+LIVE_EVENT_TIMEOUT_SECONDS = 5.0
 
 _log = logging.getLogger("gridcast.live")
 _Publication = Callable[[], Awaitable[object]]
@@ -53,7 +53,7 @@ class _Lane:
             while self._waiting:
                 publication = self._waiting.popleft()
                 try:
-                    async with asyncio.timeout(PUBLISH_TIMEOUT_SECONDS):
+                    async with asyncio.timeout(LIVE_EVENT_TIMEOUT_SECONDS):
                         await publication()
                     is_away = False
                 except (GridcastError, TimeoutError) as error:
@@ -111,5 +111,5 @@ class LiveEvents:
 
     async def aclose(self) -> None:
         """Publish what waits, for a moment, then end."""
-        await self._events.drain(PUBLISH_TIMEOUT_SECONDS / 2)
+        await self._events.drain(LIVE_EVENT_TIMEOUT_SECONDS / 2)
         await cancel_and_wait(*self._tasks)

@@ -37,7 +37,7 @@ from services.live.stream_writer import LiveStores, StreamWriter
 
 IDLE_SECONDS = 1.0
 """How long a read waits for bytes before what came is made durable."""
-STOP_SECONDS = 2.0
+BODY_STOP_SECONDS = 2.0
 """How long an endless body goes on at shutdown, until a fragment is complete."""
 MAX_OBJECT_BYTES = 16 * 1024 * 1024
 MISSING_OBJECT_SECONDS = 3.0
@@ -46,7 +46,7 @@ MISSING_TOLERANCE_SECONDS = Fraction(1, 4)
 """A smaller hole between two objects is one of the media."""
 TURN_WAIT_SECONDS = 3.0
 """How long a request waits for the one before it at another replica."""
-POLL_SECONDS = 0.1
+WRITER_POLL_SECONDS = 0.1
 COMPLETE = "complete"
 """The reason of an end that the sender has announced by its length."""
 
@@ -71,7 +71,7 @@ class _Turns:
     waiting: int = 0
 
 
-class Receiver:
+class LiveReceiver:
     """Receives the publishers of one process. `stopping` is set at shutdown."""
 
     def __init__(
@@ -172,7 +172,7 @@ class Receiver:
                 if self._now() >= stream.new.token_expires_at:
                     raise invalid_token()
                 if self._stopping.is_set():
-                    stop_at = stop_at or time.monotonic() + STOP_SECONDS
+                    stop_at = stop_at or time.monotonic() + BODY_STOP_SECONDS
                     if intake.session.is_between_units or time.monotonic() >= stop_at:
                         raise ShuttingDown
             if ends:
@@ -195,7 +195,7 @@ class Receiver:
         deadline = time.monotonic() + MISSING_OBJECT_SECONDS
         is_last_attempt = False
         while not await self._place_object(stream, body, data, sid, is_last_attempt=is_last_attempt):
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(WRITER_POLL_SECONDS)
             is_last_attempt = time.monotonic() >= deadline
 
     async def _place_object(
@@ -321,7 +321,7 @@ class Receiver:
         """Wait for the bytes that another replica is storing; one that is dead is not waited for longer than a moment."""
         deadline = time.monotonic() + TURN_WAIT_SECONDS
         while await self._has_writer(stream) and time.monotonic() < deadline:  # noqa: ASYNC110  # another process
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(WRITER_POLL_SECONDS)
 
     @asynccontextmanager
     async def _in_turn(self, stream: LiveStream) -> AsyncIterator[None]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
-WARNING_SECONDS = 300.0
+LIMIT_WARNING_SECONDS = 300.0
 """How long before the end of a stream that has too much of something its viewers and its publisher are warned."""
 RATE_WINDOW_SECONDS = 30.0
 """Media time over which the rate is measured."""
@@ -53,7 +53,7 @@ class StreamLimits:
             ("bytes", self._seconds_of_bytes(before), self._seconds_of_bytes(after)),
             ("duration", self.duration - before.seconds, self.duration - after.seconds),
         ):
-            if later <= WARNING_SECONDS < earlier:
+            if later <= LIMIT_WARNING_SECONDS < earlier:
                 yield ("bytes" if limit == "bytes" else "duration"), max(0.0, later)
 
     def _seconds_of_bytes(self, extent: Extent) -> float:

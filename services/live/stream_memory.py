@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from services.live.stream_limits import Extent, Pacer, RateMeter
 
-MAX_STREAMS = 1024
+MAX_REMEMBERED_STREAMS = 1024
 
 
 @dataclass(slots=True)
@@ -39,7 +39,7 @@ class StreamMemories:
         if memory is None:
             memory = StreamMemory(Pacer(speed, extent.seconds, time.monotonic()), RateMeter(extent))
         self._memories[stream_id] = memory
-        if len(self._memories) > MAX_STREAMS:
+        if len(self._memories) > MAX_REMEMBERED_STREAMS:
             self._memories.popitem(last=False)
         return memory
 

@@ -24,11 +24,11 @@ from services.common.uploads.chunker import Chunker
 from services.common.uploads.lease import Lease
 from services.live.session import Session, Step
 
-BATCH_BLOCKS = 8
+LIVE_BATCH_BLOCKS = 8
 """Blocks of one insert, as ordinary uploads have them."""
 STORE_WAIT_SECONDS = 30.0
 """How long a publisher waits for a store that is unavailable. Nothing is read from it meanwhile."""
-STORE_RETRY_SECONDS = 0.25
+WRITE_RETRY_SECONDS = 0.25
 
 _log = logging.getLogger("gridcast.live")
 _Result = TypeVar("_Result")
@@ -126,7 +126,7 @@ class StreamWriter:
         self._chunker.feed(step.data)
         self._epochs += step.epochs
         self._segments += step.segments
-        while len(self._chunker.complete_blocks) >= BATCH_BLOCKS:
+        while len(self._chunker.complete_blocks) >= LIVE_BATCH_BLOCKS:
             await self._write_blocks()
 
     async def flush(self, *, keep_lease: bool = True) -> Flush:
@@ -171,7 +171,7 @@ class StreamWriter:
         await self._lease.stop_renewing()
 
     async def _write_blocks(self) -> None:
-        blocks = self._chunker.complete_blocks[:BATCH_BLOCKS]
+        blocks = self._chunker.complete_blocks[:LIVE_BATCH_BLOCKS]
         await self._reserve((self._next_block + len(blocks)) * BLOCK_SIZE)
         await self._persist(lambda: self._stores.uploads.write_blocks(self.upload, self._next_block, blocks))
         self._chunker.pop_blocks(len(blocks))
@@ -200,7 +200,7 @@ class StreamWriter:
             except ServiceUnavailable:
                 if time.monotonic() >= deadline:
                     raise
-                await asyncio.sleep(STORE_RETRY_SECONDS)
+                await asyncio.sleep(WRITE_RETRY_SECONDS)
 
 
 async def _read_tail(growing: GrowingFiles, upload_id: str, state: InProgressUpload, offset: int) -> bytes:

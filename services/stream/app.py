@@ -36,7 +36,7 @@ from services.stream.live.handler import LiveHandler
 from services.stream.live.service import LiveService
 from services.stream.media_facts import MediaFactsReader
 from services.stream.metadata_cache import MetadataCache
-from services.stream.openapi import add_download_paths
+from services.stream.openapi import add_bypass_paths
 from services.stream.response_sender import SendTimeoutMonitor
 from services.stream.settings import StreamSettings
 
@@ -88,7 +88,7 @@ def create_app(settings: StreamSettings | None = None, telemetry: RequestTelemet
     checks: dict[str, ReadinessCheck] = {settings.store_dependency: check}
     if auth is not None:
         checks |= auth.readiness_checks()
-    app = create_fastapi_app("stream", "Serves files and ranges of them.", lifespan, checks, add_download_paths)
+    app = create_fastapi_app("stream", "Serves files and ranges of them.", lifespan, checks, add_bypass_paths)
     add_status_route(app, checks)
     app.include_router(api.router)
     stream = _DownloadRoute()

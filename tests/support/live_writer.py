@@ -87,12 +87,17 @@ class LiveWriter:
             self._seconds += self.target
         await self.send(data, wake=wake)
 
-    async def begin_epoch(self) -> None:
-        """The next fragments are those of another sender."""
+    async def begin_source(self) -> None:
+        """What is sent next is of another sender."""
         self._keep(self.cutter.begin_source())
         self._seconds = 0.0
         self.reader = FragmentReader()
-        await self.send(init(timescale=90_000))
+        await self._advance(wake=True)
+
+    async def begin_epoch(self) -> None:
+        """The same, for `add_segments`."""
+        await self.begin_source()
+        await self.send(init())
 
     async def set_state(self, state: LiveState, *, wake: bool = True) -> None:
         """Change the state alone."""

@@ -256,11 +256,12 @@ class BlockWriter(LeaseRenewer, Protocol):
         *,
         keep_lease: bool,
         extend_expiry: bool = True,
+        durable: bool = False,
     ) -> datetime:
         """Set the durable `offset` that others read; `extend_expiry` where bytes were added. Returns when the upload expires.
 
-        With `keep_lease` the writer goes on: a crash may undo the latest such calls, unless `get_durable_info` or `acquire` has
-        returned their result. Without it the lease is released.
+        With `keep_lease` the writer goes on: a crash may undo the latest such calls, unless they were `durable`, or
+        `get_durable_info` or `acquire` has returned their result. Without it the lease is released.
         """
 
     def iter_blocks(self, upload: UploadHandle, block_count: int) -> AsyncGenerator[bytes, None]:

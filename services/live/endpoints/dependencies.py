@@ -21,13 +21,13 @@ from services.common.uploads.limits import DiskSpaceMonitor, UploadLimiter
 from services.common.web.content_length import parse_content_length
 from services.common.web.middleware import client_behind_gateway
 from services.live.live_streams import LiveStreams
-from services.live.receiving import Receiver
+from services.live.receiving import LiveReceiver
 from services.live.settings import LiveSettings
 from services.live.stream_ending import StreamEnder
 
-MIN_RATE = 256
-"""Bytes per second: a publisher that sends less over RATE_WINDOW_SECONDS is cut off with 408."""
-RATE_WINDOW_SECONDS = 30.0
+MIN_SENDER_RATE = 256
+"""Bytes per second: a publisher that sends less over SENDER_WINDOW_SECONDS is cut off with 408."""
+SENDER_WINDOW_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class LiveContext:
     settings: LiveSettings
     streams: LiveStreams
     ender: StreamEnder
-    receiver: Receiver
+    receiver: LiveReceiver
     limiter: UploadLimiter
     disk_space: DiskSpaceMonitor
     sids: SidSigner | None
@@ -79,7 +79,7 @@ def publisher_body(request: Request, way: str) -> Iterator[UploadBody]:
     An error response before the end of the body closes the connection: the rest is not read.
     """
     context = live_context(request)
-    body = UploadBody(request.receive, MIN_RATE, RATE_WINDOW_SECONDS, caller(request)[1])
+    body = UploadBody(request.receive, MIN_SENDER_RATE, SENDER_WINDOW_SECONDS, caller(request)[1])
     body.at_eof = parse_content_length(request) == 0
     outcome = "aborted"
     try:

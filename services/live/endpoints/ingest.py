@@ -23,7 +23,7 @@ from services.live.receiving import TusRequest
 
 router = APIRouter(tags=["live ingest"])
 
-TUS_EXTENSIONS = "creation,creation-defer-length"
+LIVE_TUS_EXTENSIONS = "creation,creation-defer-length"
 MAX_LIST_BYTES = 4 * 1024 * 1024
 _TUS_HEADER = {"tus-resumable": tus.TUS_VERSION}
 _EXAMPLE_TOKEN = "A" * 43
@@ -40,7 +40,7 @@ SidQuery = Annotated[
 EndsQuery = Annotated[bool, Query(description="1: the proper end of this body is the end of the stream")]
 SourceQuery = Annotated[int | None, Query(ge=0, description="of the address that POST answers")]
 HeaderText = Annotated[str | None, Header()]
-_TUS_OPENAPI: dict[str, Any] = {
+_LIVE_TUS_OPENAPI: dict[str, Any] = {
     "parameters": [
         {
             "name": "Tus-Resumable",
@@ -60,7 +60,7 @@ _BODY_ROUTE: dict[str, Any] = {
     "max_body_size": sys.maxsize,
 }
 _OBJECT_ROUTE: dict[str, Any] = {**_BODY_ROUTE, "responses": openapi_problems(*_INGEST_ERRORS, 412)}
-_DELETE_ROUTE: dict[str, Any] = {
+_OBJECT_DELETE_ROUTE: dict[str, Any] = {
     "response_class": Response,
     "responses": openapi_problems(400, 401, 403, 404, 415, 503),
 }
@@ -86,7 +86,7 @@ def _tus_response(status: int, headers: dict[str, str]) -> Response:
 async def live_tus_options(id: StreamId) -> Response:  # noqa: A002
     """List what is supported of tus."""
     del id
-    return _tus_response(204, {"tus-version": tus.TUS_VERSION, "tus-extension": TUS_EXTENSIONS})
+    return _tus_response(204, {"tus-version": tus.TUS_VERSION, "tus-extension": LIVE_TUS_EXTENSIONS})
 
 
 @router.post(
@@ -95,7 +95,7 @@ async def live_tus_options(id: StreamId) -> Response:  # noqa: A002
     response_class=Response,
     response_description="a source began; `Location` names it",
     responses=openapi_problems(*_INGEST_ERRORS, 412),
-    openapi_extra=_TUS_OPENAPI,
+    openapi_extra=_LIVE_TUS_OPENAPI,
 )
 async def begin_live_tus(
     request: Request,
@@ -119,7 +119,7 @@ async def begin_live_tus(
     "/live/{id}/tus",
     response_class=Response,
     responses=openapi_problems(401, 403, 404, 409, 410, 412, 503),
-    openapi_extra=_TUS_OPENAPI,
+    openapi_extra=_LIVE_TUS_OPENAPI,
 )
 async def get_live_tus_offset(request: Request, id: StreamId, source: SourceQuery = None) -> Response:  # noqa: A002
     """Return how many bytes of the source are durable."""
@@ -137,7 +137,7 @@ async def get_live_tus_offset(request: Request, id: StreamId, source: SourceQuer
     response_class=Response,
     response_description="the bytes are durable; with the last of them the stream has ended",
     responses=openapi_problems(*_INGEST_ERRORS, 412),
-    openapi_extra={**_TUS_OPENAPI, **_BODY_OPENAPI},
+    openapi_extra={**_LIVE_TUS_OPENAPI, **_BODY_OPENAPI},
     max_body_size=sys.maxsize,
 )
 async def append_live_tus(
@@ -245,7 +245,7 @@ async def send_object(request: Request, id: StreamId, name: ObjectName, sid: Sid
     return await _receive_object(request, id, None, name)
 
 
-@router.delete("/live/{id}/media/{name}", status_code=204, **_DELETE_ROUTE)
+@router.delete("/live/{id}/media/{name}", status_code=204, **_OBJECT_DELETE_ROUTE)
 async def delete_object(request: Request, id: StreamId, name: ObjectName) -> Response:  # noqa: A002
     """Take note that an object has left the muxer's window: nothing is deleted."""
     return await _delete_object(request, id, None, name)
@@ -263,7 +263,7 @@ async def send_object_by_key(request: Request, id: StreamId, token: TokenPath, n
     return await _receive_object(request, id, token, name)
 
 
-@router.delete("/live/{id}/key/{token}/media/{name}", status_code=204, **_DELETE_ROUTE)
+@router.delete("/live/{id}/key/{token}/media/{name}", status_code=204, **_OBJECT_DELETE_ROUTE)
 async def delete_object_by_key(request: Request, id: StreamId, token: TokenPath, name: ObjectName) -> Response:  # noqa: A002
     """Take note that an object has left the muxer's window, with the token in the path."""
     return await _delete_object(request, id, token, name)

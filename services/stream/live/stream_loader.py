@@ -191,8 +191,12 @@ class StreamLoader:
                 raise _not_found() from None
 
     async def ask_again(self) -> None:
-        """Ask the store, unless that was done a moment ago. Raises NotFound and ServiceUnavailable."""
-        if self._may_ask_again():
+        """Ask the store, at most once in MIN_LOOK_UP_INTERVAL_SECONDS for all callers. Raises NotFound and ServiceUnavailable."""
+        asked_at = self._asked_at
+        pause = asked_at + MIN_LOOK_UP_INTERVAL_SECONDS - self._clock()
+        if pause > 0:
+            await asyncio.sleep(pause)
+        if self._asked_at == asked_at or self._flight.running:
             await self._flight()
 
     def wake_up(self, last_segment: int, state: str) -> None:

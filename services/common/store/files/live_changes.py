@@ -15,6 +15,7 @@ from services.common.store.limits import BLOCK_SIZE, MIN_ORPHAN_AGE, ORPHAN_SCAN
 from services.common.store.live_store import (
     MAX_EPOCHS,
     MAX_INIT_BYTES_IN_ALL,
+    STREAM_TAKEN_OVER,
     LivePosition,
     LiveProgress,
     LiveState,
@@ -71,7 +72,7 @@ def lock_stream(transaction: Transaction, stream_id: str, fencing_token: int) ->
     statement = select(*WITHOUT_PENDING).where(live.c.id == stream_id).with_for_update()
     row = transaction.connection.execute(statement).mappings().first()
     if row is not None and row["fencing_token"] > fencing_token:
-        raise Conflict(_FENCED)
+        raise Conflict(STREAM_TAKEN_OVER)
     return row
 
 
@@ -92,7 +93,7 @@ def advance(transaction: Transaction, stream_id: str, fencing_token: int, step: 
     """Store what was added."""
     row = _lock_unended(transaction, stream_id, fencing_token)
     if row["step"] >= step:  # a call of the same writer that was given up, and is late
-        raise Conflict(_FENCED)
+        raise Conflict(STREAM_TAKEN_OVER)
     new = new_progress(row["last_segment"], row["epoch_count"], progress)
     position = new.position
     if position.offset < live_rows.decode_position(row["position"]).offset:
@@ -193,6 +194,3 @@ def delete_left(transaction: Transaction) -> None:
     )
     for stream_id in transaction.connection.execute(statement).scalars().all():
         delete_stream(transaction, stream_id)
-
-
-_FENCED = "another writer has taken this stream over"
