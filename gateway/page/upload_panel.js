@@ -1,6 +1,6 @@
 // The queue of uploads, as a card in the corner: what the server has of each file, how fast, how long; pause, resume, cancel, retry.
 import { events, files, uploads } from "./app.js";
-import { toast } from "./dialogs.js";
+import { copy, toast } from "./dialogs.js";
 import { el, perFrame, setAttribute, setText } from "./dom.js";
 import { count, rate, size, span, words } from "./format.js";
 import { frameOf } from "./frames.js";
@@ -14,7 +14,7 @@ const POSTER_EDGE = 640; // pixels
 const ACTIVE = ["waiting", "sending", "retrying"];
 
 export class UploadPanel {
-  /** @type {Map<object, { upload: object, file: File, row: HTMLElement, received: number, verifying: boolean }>} */
+  /** @type {Map<object, { upload: object, file: File, row: HTMLElement, received: number, verifying: boolean, address: string }>} */
   #items = new Map();
   /** Begun before this page was loaded, by path. */
   #unfinished = new Map();
@@ -30,6 +30,7 @@ export class UploadPanel {
     this.element = el("section", { class: "uploads", "aria-labelledby": "uploads-title", hidden: true }, el("header", {}, el("div", {}, this.#title, this.#summary), this.#toggle, this.#dismiss), this.#list, this.#said);
     this.#render = perFrame(() => this.#show());
     events.on("file.progress", ({ data }) => this.#progress(data));
+    events.on("file.playable", ({ data }) => this.#playable(data));
     addEventListener("beforeunload", (event) => {
       // What the server has of a large file stays there, but the rest needs the file to be chosen again.
       if (this.#active().length) event.preventDefault();
@@ -63,7 +64,7 @@ export class UploadPanel {
     const known = this.#match(file);
     const upload = uploads.add(file, known ? { ...options, folder: known.folder, filename: known.filename } : options);
     if (this.#items.has(upload)) return;
-    const item = { upload, file, row: this.#createRow(), received: 0, verifying: false };
+    const item = { upload, file, row: this.#createRow(), received: 0, verifying: false, address: "" };
     this.#items.set(upload, item);
     const over = this.#list.querySelector('[data-state="stored"], [data-state="cancelled"]'); // what goes on stands above
     if (this.#list.childElementCount < LISTED) this.#list.insertBefore(item.row, over);
@@ -119,18 +120,19 @@ export class UploadPanel {
   }
 
   #createRow() {
-    const button = (name) => el("button", { class: "icon-button", hidden: true, data: { act: name } }, icon({ pause: "pause", resume: "play", retry: "retry", cancel: "close" }[name]));
+    const button = (name) => el("button", { class: "icon-button", hidden: true, data: { act: name } }, icon({ share: "link", pause: "pause", resume: "play", retry: "retry", cancel: "close" }[name]));
     return el(
       "li",
       { class: "upload" },
-      el("div", { class: "upload-head" }, el("span", { class: "upload-icon" }), el("span", { class: "upload-name" }), el("span", { class: "upload-buttons" }, button("pause"), button("resume"), button("retry"), button("cancel"))),
+      el("div", { class: "upload-head" }, el("span", { class: "upload-icon" }), el("span", { class: "upload-name" }), el("span", { class: "upload-buttons" }, button("pause"), button("resume"), button("retry"), button("share"), button("cancel"))),
       el("div", { class: "bar", role: "progressbar", "aria-valuemin": 0, "aria-valuemax": 100 }, el("i", { class: "bar-sent" }), el("i", { class: "bar-stored" })),
       el("p", { class: "small soft upload-state" }),
     );
   }
 
-  #bind({ row, upload, file }) {
-    const acts = { pause: () => upload.pause(), resume: () => upload.resume(), retry: () => upload.resume(), cancel: () => this.#cancel(upload) };
+  #bind(item) {
+    const { row, upload, file } = item;
+    const acts = { share: () => copy(new URL(item.address, location.href).href, "Link that plays while the upload goes on"), pause: () => upload.pause(), resume: () => upload.resume(), retry: () => upload.resume(), cancel: () => this.#cancel(upload) };
     for (const [name, act] of Object.entries(acts)) {
       row.querySelector(`[data-act=${name}]`).addEventListener("click", () => {
         act();
@@ -167,6 +169,14 @@ export class UploadPanel {
       this.#render();
       return;
     }
+  }
+
+  /** The server can play an upload before its end, for whoever has its address. */
+  #playable({ filename, playable, address }) {
+    const item = [...this.#items.values()].find(({ upload }) => upload.filename === filename && ACTIVE.includes(upload.state));
+    if (!item || !playable || !address) return;
+    item.address = address;
+    this.#render();
   }
 
   #active() {
@@ -212,7 +222,7 @@ export class UploadPanel {
     if (!this.#collapsed) for (const item of all) if (item.row.isConnected) this.#showRow(item);
   }
 
-  #showRow({ row, upload, received, verifying }) {
+  #showRow({ row, upload, received, verifying, address }) {
     const { state, sent, stored, size: bytes, rate: speed, secondsLeft, error, folder, filename } = upload.snapshot;
     const find = (selector) => row.querySelector(selector);
     const name = find(".upload-name");
@@ -228,6 +238,10 @@ export class UploadPanel {
         button.title = act[0].toUpperCase() + act.slice(1);
       }
     }
+    const share = find("[data-act=share]");
+    share.hidden = !address || ![...ACTIVE, "paused"].includes(state);
+    setAttribute(share, "aria-label", `Copy a link that plays ${filename} already`);
+    share.title = "Copy a link that plays already";
     const has = Math.max(received, stored);
     const bar = find(".bar");
     bar.hidden = state === "stored" || state === "cancelled" || (state === "failed" && error?.status === 409);
