@@ -18,7 +18,7 @@ PORTS: Mapping[Protocol, str] = {
 }
 """The variables with the port of each protocol."""
 PROTOCOLS_WITH_KEY: frozenset[Protocol] = frozenset({"rtmp", "srt"})
-"""The others have no way to state a key: whoever reaches their port may publish, so they are off by default."""
+"""The others have no way to state a key: everyone who reaches their port may publish, so they are off by default."""
 MIN_KEY_LENGTH, MAX_KEY_LENGTH = 16, 79
 """The upper limit is that of a passphrase of SRT."""
 RTMP_REFUSAL = b"Unexpected stream"

@@ -5,6 +5,7 @@ export class LazyView {
   #load;
   #style;
   #view = null;
+  #loading = null;
   #asked = null; // the route to show once the view is there; null where another view was opened in the meantime
 
   /**
@@ -21,9 +22,8 @@ export class LazyView {
 
   show(route) {
     if (this.#view) return this.#view.show(route);
-    const first = this.#asked === null;
     this.#asked = route;
-    if (first) void this.#open();
+    this.#loading ??= this.#open();
     return undefined;
   }
 
@@ -37,9 +37,9 @@ export class LazyView {
     this.element.replaceChildren(el("section", { class: "view" }, el("h1", { text: this.title }), el("p", { class: "soft", role: "status", text: "Loading…" })));
     try {
       const [view] = await Promise.all([this.#load(), this.#addStyle()]);
-      this.#view ??= view;
+      this.#view = view;
     } catch {
-      const again = el("button", { class: "button small", text: "Try again", onclick: () => void this.#open() });
+      const again = el("button", { class: "button small", text: "Try again", onclick: () => (this.#loading = this.#open()) });
       this.element.replaceChildren(el("section", { class: "view" }, el("h1", { text: this.title }), el("p", { class: "notice error", role: "alert" }, "This view could not be loaded. Check the network.", again)));
       return;
     }

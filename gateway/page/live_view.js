@@ -1,5 +1,6 @@
 // The view of live streams: which there are, one to watch, and the studio that sends one.
-import { currentToken, tokenListeners } from "./app.js";
+import { applyEvent } from "/client/live.js";
+import { currentToken, events, tokenListeners } from "./app.js";
 import { confirm, copy, toast } from "./dialogs.js";
 import { el, setText } from "./dom.js";
 import { empty } from "./files_view.js";
@@ -23,6 +24,8 @@ export class LiveView {
   #timer;
   #reading = false;
   #rows = new Map();
+  #topics = new Map(); // by id: what ends hearing of a stream that is listed
+  #viewers = new Map(); // by id: the lists of the server have no numbers
   #watched = null; // the state of the stream that is watched
   #id = "";
   #unwatch = () => {};
@@ -63,6 +66,7 @@ export class LiveView {
     this.#shown = false;
     clearTimeout(this.#timer);
     this.#open("");
+    this.#hear([]);
   }
 
   // Watching.
@@ -180,6 +184,7 @@ export class LiveView {
   #show(found) {
     this.state.replaceChildren(...(found.length ? [] : [empty("live", "Nobody is live", "Start from your camera or screen, or send with ffmpeg. Viewers can go back to the start at any time, and the recording is a file as soon as the live ends.")]));
     found.sort((one, other) => RANK.indexOf(one.state) - RANK.indexOf(other.state) || other.created_at.localeCompare(one.created_at));
+    this.#hear(found.map(({ id }) => id));
     const rows = new Map(found.map((stream) => [stream.id, this.#rows.get(stream.id) ?? this.#row(stream)]));
     for (const [id, row] of this.#rows) if (!rows.has(id)) row.remove();
     let cursor = this.list.firstElementChild;
@@ -190,6 +195,26 @@ export class LiveView {
       else this.list.insertBefore(row, cursor);
     }
     this.#rows = rows;
+  }
+
+  /** Listen to the topics of these streams, and to no others. */
+  #hear(ids) {
+    for (const [id, leave] of this.#topics) {
+      if (ids.includes(id)) continue;
+      leave();
+      this.#topics.delete(id);
+      this.#viewers.delete(id);
+    }
+    if (!this.#shown) return;
+    for (const id of ids) {
+      if (this.#topics.has(id)) continue;
+      const { unsubscribe } = events.subscribe(`live/${id}`, (event) => {
+        const row = this.#rows.get(id);
+        if (event.type === "live.viewers") this.#viewers.set(id, event.data.viewers);
+        if (row) this.#update(row, applyEvent(row.stream, event));
+      });
+      this.#topics.set(id, unsubscribe);
+    }
   }
 
   #row({ id }) {
@@ -204,7 +229,8 @@ export class LiveView {
     const [colour, text] = stateOf(stream);
     row.querySelector(".dot").className = `dot ${colour}`;
     setText(row.querySelector(".live-name"), nameOf(stream));
-    const { state, viewers, duration, bytes, folder } = stream;
+    const { state, duration, bytes, folder } = stream;
+    const viewers = stream.viewers ?? this.#viewers.get(stream.id);
     const when = state === "ended" && stream.ended_at ? `ended ${span((Date.now() - new Date(stream.ended_at)) / 1000)} ago` : text;
     setText(row.querySelector("p"), [when, viewers === undefined || state === "ended" ? "" : count(viewers, "viewer"), duration ? clock(duration) : "", bytes ? size(bytes) : "", folder].filter(Boolean).join(" · "));
     const labels = { copy: "Copy the playlist address of", stop: "End", trash: "Discard" };

@@ -25,8 +25,8 @@ FRAMEWORKS = {
     "vue": "3.5.45",
 }
 EXAMPLE_DIR = PROJECT_ROOT / "clients" / "angular-example"
-MAX_CORE_BYTES = 10_000
-"""Of all modules but those for RxJS: bundled, minified and gzipped, as an application ships them."""
+MAX_BYTES = {"index": 10_000, "live": 6_000}
+"""Of each entry but that for RxJS: bundled, minified and gzipped, as an application ships it."""
 NPM_TIMEOUT = 110
 TSC = (
     "--strict --noEmit --noUnusedLocals --allowJs --checkJs "
@@ -93,22 +93,23 @@ def test_attw_finds_nothing(package: Path, tarball: Path) -> None:
     assert problems == []
 
 
-def test_the_core_is_small_and_has_no_dependency(package: Path) -> None:
+@pytest.mark.parametrize("entry", MAX_BYTES)
+def test_entries_are_small_and_have_no_dependency(package: Path, entry: str) -> None:
     manifest = json.loads((package / "package.json").read_text("utf-8"))
     assert "dependencies" not in manifest
     run(
         package,
         "esbuild",
-        "src/index.js",
+        f"src/{entry}.js",
         "--bundle",
         "--minify",
         "--format=esm",
         "--target=es2022",
-        "--outfile=core.js",
+        "--outfile=bundle.js",
     )
-    size = len(gzip.compress((package / "core.js").read_bytes(), 9))
-    assert size <= MAX_CORE_BYTES
-    print(f"core: {size} bytes, minified and gzipped")
+    size = len(gzip.compress((package / "bundle.js").read_bytes(), 9))
+    assert size <= MAX_BYTES[entry]
+    print(f"{entry}: {size} bytes, minified and gzipped")
 
 
 PUBLISHED = re.compile(r"package/(?:(?:src|types)/.+\.(?:js|d\.ts)|LICENSE|README\.md|package\.json)$")
@@ -116,7 +117,9 @@ PUBLISHED = re.compile(r"package/(?:(?:src|types)/.+\.(?:js|d\.ts)|LICENSE|READM
 
 def test_the_package_contains_its_modules_and_nothing_else(tarball: Path) -> None:
     listed = subprocess.run(["tar", "-tzf", str(tarball)], capture_output=True, text=True, check=True).stdout.split()
-    assert {"package/LICENSE", "package/README.md", "package/types/rxjs/index.d.ts"} <= set(listed)
+    assert {"package/LICENSE", "package/README.md", "package/types/live.d.ts", "package/types/rxjs/index.d.ts"} <= set(
+        listed
+    )
     assert [name for name in listed if not PUBLISHED.match(name)] == []
 
 
@@ -148,6 +151,7 @@ def test_wrong_use_is_a_type_error(tarball: Path, tmp_path: Path) -> None:
     install_tarball(tmp_path, tarball)
     program = """
 import { type CloudEvent, Gridcast } from "@gridcast/client";
+import { Live } from "@gridcast/client/live";
 import { webSocket } from "@gridcast/client/rxjs";
 const { events, files, uploads } = new Gridcast({ url: "http://a" });
 events.on("file.created", ({ data }) => data.filename.length);
@@ -160,6 +164,14 @@ events.on("invoice.paid", (event) => event.data.number);
 void files.info({});
 // @ts-expect-error not a file
 uploads.add("text");
+const live = new Live(new Gridcast({ url: "http://a" }));
+void live.create({ filename: "a.mp4" }).then((stream) => live.publish(stream, { source: new Blob([]) }).done);
+// @ts-expect-error a name is needed
+void live.create({});
+// @ts-expect-error a stream has a token
+live.publish({ id: "a" }, { source: new Blob([]) });
+// @ts-expect-error not for applications
+new Gridcast({ url: "http://a" }).http;
 // @ts-expect-error no such option
 new Gridcast({ address: "http://a" });
 webSocket("http://a").ofType("file.progress").subscribe(({ data }) => data.received);

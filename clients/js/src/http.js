@@ -5,6 +5,9 @@ import { send } from "./transport.js";
 
 const TRIES = 4;
 
+/** What a client sends its requests by, for entries that are not loaded with it. @type {WeakMap<object, Http>} */
+export const httpOf = new WeakMap();
+
 /** Requests to one gateway: its address, the token, errors. */
 export class Http {
   #token;

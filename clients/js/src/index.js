@@ -1,6 +1,6 @@
 import { Events } from "./events.js";
 import { Files } from "./files.js";
-import { Http } from "./http.js";
+import { Http, httpOf } from "./http.js";
 import { Links } from "./links.js";
 import { Sockets } from "./sockets.js";
 import { Uploads } from "./uploads.js";
@@ -51,16 +51,12 @@ export class Gridcast {
   /** @param {ClientOptions} [options] */
   constructor(options = {}) {
     const http = (this.#http = new Http(options));
+    httpOf.set(this, http);
     this.files = new Files(http);
     this.events = new Events(http, options);
     this.links = new Links(http);
     this.sockets = new Sockets(http);
     this.uploads = new Uploads(http, options, () => (this.events.state.state === "connected" ? this.events.sid : null));
-  }
-
-  /** @internal */
-  get http() {
-    return this.#http;
   }
 
   /**

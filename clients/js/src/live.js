@@ -4,6 +4,7 @@
 import { wait } from "./backoff.js";
 import { Broadcast } from "./broadcast.js";
 import { GridcastError } from "./errors.js";
+import { httpOf } from "./http.js";
 
 export { Broadcast };
 export { chooseType } from "./recorder.js";
@@ -21,7 +22,9 @@ export class Live {
 
   /** @param {Gridcast} client */
   constructor(client) {
-    this.#http = client.http;
+    const http = httpOf.get(client);
+    if (!http) throw new TypeError("not a client of this package");
+    this.#http = http;
     this.#events = client.events;
   }
 

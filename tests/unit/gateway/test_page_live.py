@@ -48,7 +48,8 @@ def check_list(read: dict[str, Any], playlist: Playlist, first: int = 0) -> None
 @given(st.data())
 def test_lists_are_read_as_the_server_wrote_them(tmp_path_factory: Any, data: st.DataObject) -> None:
     """Whole lists, delta updates and windows of a list that grows, with epochs."""
-    playlist, steps, windows = Playlist(2), [], []
+    playlist, windows = Playlist(2), []
+    steps: list[dict[str, str]] = []
     epoch = 0
     for count in [20, *data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=5))]:
         lengths = data.draw(st.lists(st.sampled_from([1.2, 1.999, 2.0, 2.004]), min_size=count, max_size=count))

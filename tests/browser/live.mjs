@@ -1,0 +1,231 @@
+// Live streams on the page, in Chromium: a canvas draws a counter as a bar code, MediaRecorder records it, and a second window reads it
+// back from our own player, live, from the start, and from the file.
+//
+// node live.mjs URL CHROMIUM NAMES. Prints one JSON object: by scenario what was seen, or the error. The test judges it.
+import { readFileSync } from "node:fs";
+import { chromium } from "playwright-core";
+
+const [url, executablePath, names] = process.argv.slice(2);
+const axeSource = readFileSync("node_modules/axe-core/axe.min.js", "utf-8");
+const media = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", "--autoplay-policy=no-user-gesture-required"];
+const browser = await chromium.launch({ executablePath, args: ["--no-sandbox", ...media] });
+const SECOND = 1000;
+
+/** The camera is a canvas: 16 bars for the tenths of a second since it was opened, the highest bit at the left. The sound is the fake's. */
+function drawCamera() {
+  const { mediaDevices } = navigator;
+  const real = mediaDevices.getUserMedia.bind(mediaDevices);
+  mediaDevices.getUserMedia = async ({ audio }) => {
+    const canvas = Object.assign(document.createElement("canvas"), { width: 320, height: 180 });
+    const context = canvas.getContext("2d");
+    const begun = performance.now();
+    const draw = () => {
+      const count = Math.floor((performance.now() - begun) / 100);
+      for (let bit = 0; bit < 16; bit++) {
+        context.fillStyle = count & (1 << (15 - bit)) ? "#fff" : "#000";
+        context.fillRect(bit * 20, 0, 20, 180);
+      }
+    };
+    setInterval(draw, 50);
+    draw();
+    const stream = canvas.captureStream(20);
+    if (audio) for (const track of (await real({ audio: true })).getAudioTracks()) stream.addTrack(track);
+    return stream;
+  };
+  const Recorder = window.MediaRecorder;
+  window.MediaRecorder = class extends Recorder {
+    constructor(...values) {
+      super(...values);
+      window.recorder = this;
+    }
+  };
+}
+
+/** What the bars of the video of a page say, in seconds, and where it plays. */
+const readBars = (page, selector) =>
+  page.evaluate((name) => {
+    const video = document.querySelector(name);
+    const canvas = Object.assign(document.createElement("canvas"), { width: 320, height: 180 });
+    const context = canvas.getContext("2d", { willReadFrequently: true });
+    context.drawImage(video, 0, 0, 320, 180);
+    let count = 0;
+    for (let bit = 0; bit < 16; bit++) count = count * 2 + (context.getImageData(bit * 20 + 10, 90, 1, 1).data[0] > 127 ? 1 : 0);
+    return { counted: count / 10, time: video.currentTime };
+  }, selector);
+
+async function open(hash, { init, ...options } = {}) {
+  const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, permissions: ["camera", "microphone"], ...options });
+  const page = await context.newPage();
+  page.errors = [];
+  page.requested = [];
+  page.on("pageerror", (error) => page.errors.push(String(error)));
+  page.on("console", (message) => message.type() === "error" && page.errors.push(message.text()));
+  page.on("request", (request) => page.requested.push(new URL(request.url()).pathname));
+  for (const script of [init].flat().filter(Boolean)) await page.addInitScript(script);
+  await page.goto(`${url}/${hash}`);
+  await page.waitForSelector('html[data-connection="connected"]');
+  return page;
+}
+const withoutNative = () => {
+  HTMLMediaElement.prototype.canPlayType = () => "";
+};
+const watchVideo = ".live-player video";
+const plays = (page) => page.waitForFunction((name) => document.querySelector(name)?.readyState >= 3 && document.querySelector(name).currentTime > 0, watchVideo, { timeout: 30 * SECOND });
+const textOf = (page, selector) => page.locator(selector).innerText();
+
+/** Start a live from the camera, and return its page and its id. */
+async function start(name, options = {}) {
+  const page = await open("#/live", { init: drawCamera, ...options });
+  await page.getByRole("button", { name: "Go live" }).click();
+  await page.getByRole("button", { name: "Camera" }).click();
+  await page.getByLabel("Name").fill(name);
+  await page.getByLabel("Folder").fill("shows");
+  await page.locator(".studio .button.primary:enabled").click();
+  await page.locator(".studio-air:visible").waitFor();
+  const row = page.locator(".live-row", { hasText: name.replace(".mp4", "") });
+  await row.waitFor();
+  return { page, id: await row.getAttribute("data-id") };
+}
+const stateOf = async (id) => (await fetch(`${url}/live/${id}`)).json();
+
+async function end(page) {
+  await page.getByRole("button", { name: "End the live" }).click();
+  await page.locator("dialog[open] button.filled").click();
+  await page.locator(".toast", { hasText: "is a file now" }).waitFor({ timeout: 30 * SECOND });
+}
+
+const scenarios = {
+  /** Live, rewound while live, back at the edge, over a lost network, ended, and as a file. */
+  async stream() {
+    const { page, id } = await start("stream.mp4");
+    const watching = await open(`#/live/${id}`, { init: withoutNative });
+    await plays(watching);
+    const live = await readBars(watching, watchVideo);
+    await watching.locator(".watch-head .chip", { hasText: "1 viewer" }).waitFor({ timeout: 30 * SECOND });
+    // Back to the start, which it never loaded.
+    await watching.getByRole("button", { name: "Back to the start" }).click();
+    await watching.waitForFunction((name) => document.querySelector(name).currentTime < 2 && document.querySelector(name).readyState >= 3, watchVideo);
+    const start_ = await readBars(watching, watchVideo);
+    const stateAtStart = await stateOf(id);
+    const behind = await textOf(watching, ".live-button");
+    // The sender loses its network: what it records waits, and follows.
+    await page.context().setOffline(true);
+    await page.locator(".studio-line .chip", { hasText: "Connection lost" }).waitFor({ timeout: 30 * SECOND });
+    const lost = await textOf(page, ".studio-air .notice");
+    await page.context().setOffline(false);
+    await page.locator(".studio-line .chip", { hasText: "On air" }).waitFor({ timeout: 30 * SECOND });
+    await page.waitForFunction(() => document.querySelectorAll(".studio-facts dd")[1].textContent === "nothing", null, { timeout: 30 * SECOND });
+    await watching.locator(".live-button").click();
+    await watching.waitForFunction((name) => document.querySelector(name).currentTime > 6 && document.querySelector(name).readyState >= 3 && !document.querySelector(name).seeking, watchVideo, { timeout: 30 * SECOND });
+    const edge = await readBars(watching, watchVideo);
+    await end(page);
+    await watching.locator(".watch-head .chip", { hasText: "Ended" }).waitFor();
+    const ended = await stateOf(id);
+    await watching.getByRole("link", { name: "Open the file" }).click();
+    await watching.waitForFunction(() => document.querySelector(".player video")?.readyState >= 3, null, { timeout: 30 * SECOND });
+    const duration = await watching.evaluate(() => document.querySelector(".player video").duration);
+    const seeks = [];
+    for (const place of [0.75, 0.25]) {
+      await watching.evaluate((time) => {
+        const video = document.querySelector(".player video");
+        video.pause();
+        return new Promise((resolve) => {
+          video.addEventListener("seeked", resolve, { once: true });
+          video.currentTime = time;
+        });
+      }, duration * place);
+      seeks.push(await readBars(watching, ".player video"));
+    }
+    // Row errors of a lost network are the browser's own.
+    return { live, start: start_, stateAtStart: stateAtStart.state, behind, lost, edge, ended, duration, seeks, errors: [...page.errors.filter((error) => !/ERR_INTERNET_DISCONNECTED|WebSocket/.test(error)), ...watching.errors] };
+  },
+
+  /** What the page says when the recorder gives nothing, and where no MP4 can be recorded; discarding. */
+  async faults() {
+    const { page, id } = await start("faults.mp4");
+    await page.waitForFunction(() => /[1-9].* [KM]iB/.test(document.querySelector(".studio-facts dd").textContent), null, { timeout: 30 * SECOND });
+    await page.evaluate(() => window.recorder.pause());
+    await page.locator(".studio-line .chip", { hasText: "Sending stopped" }).waitFor({ timeout: 30 * SECOND });
+    const stopped = await textOf(page, ".studio-air .notice");
+    await page.evaluate(() => window.recorder.resume());
+    await page.locator(".studio-line .chip", { hasText: "On air" }).waitFor({ timeout: 30 * SECOND });
+    const asked = [];
+    page.on("dialog", (dialog) => (asked.push(dialog.type()), void dialog.dismiss()));
+    await page.goto(`${url}/#/files`); // another view: the sender goes on
+    await page.locator(".files-head").waitFor();
+    const before = (await stateOf(id)).bytes;
+    const grown = async () => (await stateOf(id)).bytes > before;
+    for (const until = Date.now() + 30 * SECOND; !(await grown()) && Date.now() < until; ) await page.waitForTimeout(200);
+    const inBackground = await grown();
+    await page.goto(`${url}/#/live`);
+    await page.getByRole("button", { name: "Discard", exact: true }).click();
+    await page.locator("dialog[open] button.filled").click();
+    await page.locator(".toast", { hasText: "discarded" }).waitFor();
+    const status = (await fetch(`${url}/live/${id}`)).status;
+
+    const other = await open("#/live", { init: [drawCamera, () => (window.MediaRecorder.isTypeSupported = () => false)] });
+    await other.getByRole("button", { name: "Go live" }).click();
+    await other.getByRole("button", { name: "Camera" }).click();
+    await other.locator(".studio > .notice:visible").waitFor();
+    const noMp4 = await textOf(other, ".studio > .notice");
+    await other.getByRole("button", { name: "Send with ffmpeg" }).click();
+    await other.locator(".studio-air code").waitFor();
+    const command = await textOf(other, ".studio-air code");
+    return { stopped, inBackground, status, noMp4, command, errors: [...page.errors, ...other.errors] };
+  },
+
+  /** Loaded when it is opened, in both themes and from 360 px on, with the keyboard, judged by axe. */
+  async view() {
+    const first = await open("#/files");
+    const early = first.requested.filter((path) => /live|hls|fmp4/.test(path));
+    await first.context().close();
+    const { page, id } = await start("view.mp4");
+    const [found, widths] = [[], {}];
+    for (const [colorScheme, width] of [["light", 360], ["dark", 1280]]) {
+      const viewer = await open("#/live", { init: withoutNative, colorScheme, viewport: { width, height: 800 }, bypassCSP: true });
+      const judge = async (what) => {
+        await viewer.waitForTimeout(250); // colours have changed
+        await viewer.evaluate(axeSource);
+        const { violations } = await viewer.evaluate(() => axe.run(document, { resultTypes: ["violations"] }));
+        for (const { id: rule, impact, nodes } of violations) if (impact !== "minor") found.push(`${what} ${colorScheme} ${width}: ${rule} ${nodes[0].html.slice(0, 160)} ${nodes[0].failureSummary?.slice(0, 200)}`);
+        widths[`${what} ${width}`] = (await viewer.evaluate(() => document.documentElement.scrollWidth)) - width;
+      };
+      await viewer.locator(".live-row").first().waitFor();
+      await judge("list");
+      await viewer.getByRole("button", { name: "Go live" }).click();
+      await judge("studio");
+      await viewer.getByRole("button", { name: "Cancel" }).click();
+      await viewer.goto(`${url}/#/live/${id}`);
+      await plays(viewer);
+      await judge("watch");
+      await viewer.locator(watchVideo).focus();
+      await viewer.keyboard.press("Home");
+      await viewer.waitForFunction((name) => document.querySelector(name).currentTime < 2, watchVideo);
+      await viewer.keyboard.press("k");
+      await viewer.getByRole("button", { name: "Play", exact: true }).waitFor();
+      await viewer.keyboard.press("End");
+      await viewer.locator('.live-button[data-live="true"]').waitFor();
+      await viewer.getByLabel("Place in the stream").focus();
+      found.push(...viewer.errors);
+      await viewer.context().close();
+    }
+    page.setDefaultTimeout(10 * SECOND);
+    await page.locator(".studio-air").scrollIntoViewIfNeeded();
+    await end(page);
+    return { early, found, widths, errors: page.errors };
+  },
+};
+
+const found = {};
+for (const name of names.split(",")) {
+  const begun = Date.now();
+  try {
+    found[name] = await scenarios[name]();
+  } catch (error) {
+    found[name] = { failed: String(error.stack ?? error) };
+  }
+  found[name].took = Date.now() - begun;
+  for (const context of browser.contexts()) await context.close();
+}
+console.log(JSON.stringify(found));
+await browser.close();

@@ -1,0 +1,89 @@
+"""Live streams on the page, in Chromium: recorded by MediaRecorder, watched in a second window by our own player, whose frames
+are read by a bar code; rewound while live; ended; and sought in as a file.
+
+Playwright drives Debian's Chromium. Where Node, npm or the browser is not available, these tests are skipped and say so.
+"""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.npm import require_packages
+from tests.support.programs import require_program
+from tests.support.stack import Stack
+
+PACKAGES = {"playwright-core": "1.65.1", "axe-core": "4.14.1"}
+PROGRAM = Path(__file__).parent / "live.mjs"
+FRAME_TOLERANCE = 0.5
+"""Seconds: the counter has tenths, the recorder and the decoder a frame each, on a machine that does other things as well."""
+
+Seen = dict[str, Any]
+
+
+class Browser:
+    """Runs scenarios."""
+
+    def __init__(self, stack: Stack, folder: Path) -> None:
+        self._url = stack.url
+        self._folder = folder
+        self._chromium = require_program("chromium", "chromium")
+        require_packages(folder, PACKAGES, PROGRAM)
+
+    def seen(self, name: str) -> Seen:
+        """Return what the scenario has seen; fails where it did not reach its end."""
+        command = [shutil.which("node") or "node", PROGRAM.name, self._url, self._chromium, name]
+        done = subprocess.run(command, cwd=self._folder, capture_output=True, text=True, timeout=115, check=False)
+        assert done.returncode == 0, done.stderr
+        found: Seen = json.loads(done.stdout)[name]
+        assert "failed" not in found, found["failed"]
+        return found
+
+
+@pytest.fixture(scope="module")
+def browser(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Browser:
+    return Browser(stack, tmp_path_factory.mktemp("live_page"))
+
+
+def test_stream_is_watched_rewound_ended_and_sought_in(browser: Browser, stack: Stack) -> None:
+    """Counter and time of the media differ by the same everywhere: live, at the start, after a lost network, and in the file."""
+    seen = browser.seen("stream")
+    assert seen["start"]["time"] < 2
+    ahead = seen["start"]["counted"] - seen["start"]["time"]
+    for place in (seen["live"], seen["edge"], *seen["seeks"]):
+        assert place["counted"] - place["time"] == pytest.approx(ahead, abs=FRAME_TOLERANCE), seen
+    assert seen["stateAtStart"] == "live", "it was rewound while it went on"
+    assert seen["behind"] == "Go live"
+    assert "waits here, and follows" in seen["lost"]
+    assert seen["edge"]["time"] > seen["live"]["time"]
+    ended = seen["ended"]
+    assert (ended["state"], ended["file"]["folder"], ended["file"]["filename"]) == ("ended", "shows", "stream.mp4")
+    assert seen["duration"] == pytest.approx(ended["duration"], abs=0.5)
+    assert seen["errors"] == []
+    address = f"{stack.url}/file/stream?folder=shows&filename=stream.mp4"
+    ffprobe = require_program("ffprobe", "ffmpeg")
+    entries = ["-show_entries", "format=duration:stream=codec_name", "-of", "json", address]
+    probed = json.loads(subprocess.check_output([ffprobe, "-v", "error", *entries], timeout=60))
+    assert float(probed["format"]["duration"]) == pytest.approx(ended["duration"], abs=0.5)
+    assert {stream["codec_name"] for stream in probed["streams"]} == {"h264", "opus"}
+
+
+def test_faults_are_said_and_discarding_leaves_nothing(browser: Browser) -> None:
+    seen = browser.seen("faults")
+    assert seen["stopped"].startswith("Sending stopped")
+    assert seen["inBackground"], "another view does not end it"
+    assert seen["status"] in {404, 410}
+    assert "ffmpeg" in seen["noMp4"]
+    assert seen["command"].startswith("ffmpeg -re -i input.mp4 ")
+    assert seen["errors"] == []
+
+
+def test_view_is_loaded_late_fits_and_is_accessible(browser: Browser) -> None:
+    seen = browser.seen("view")
+    assert seen["early"] == [], "the first download has nothing of it"
+    assert seen["found"] == []
+    assert set(seen["widths"].values()) == {0}
+    assert seen["errors"] == []
