@@ -23,9 +23,9 @@ class StreamSettings(StoreSettings, RedisSettings, AuthSettings):
         description="seconds: the connection is closed if nothing could be sent to the client for this long",
     )
 
-    live_streams: int = Field(1_000, ge=1, le=100_000, description="live streams whose lists are kept in memory")
+    live_streams: int = Field(200, ge=1, le=100_000, description="live streams whose lists are kept in memory")
     live_segments: int = Field(
-        500_000,
+        200_000,
         ge=1_000,
         description="segments in the lists of all these streams; each takes about 500 bytes of memory",
     )

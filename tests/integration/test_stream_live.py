@@ -436,7 +436,7 @@ async def test_viewers_are_counted_once_over_both_replicas(
     assert int(await redis.execute("GET", count_key(writer.id))) in {3, 4}  # the client of `until_listed` is the fourth
     watching = False
     await asyncio.gather(*viewers)
-    await eventually_async(lambda: pushed[-1]["data"] == {"stream": writer.id, "viewers": 0}, 15)
+    await eventually_async(lambda: pushed[-1]["data"] == {"id": writer.id, "viewers": 0}, 15)
     assert {event["type"] for event in pushed} == {"live.viewers"}
     keys = await redis.execute("KEYS", f"gridcast:live:{writer.id}:*")
     assert min([await redis.execute("TTL", key) for key in keys]) > 0

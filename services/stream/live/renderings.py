@@ -7,8 +7,8 @@ from typing import NamedTuple
 from services.common.aio.singleflight import SingleFlight
 from services.common.live.playlist import Playlist
 
-MAX_KEPT_BYTES = 8 << 20
-"""Bytes of the texts of one stream. Beyond it the oldest is made again for the next who asks."""
+MAX_KEPT_BYTES = 1 << 20
+"""Bytes of the texts of one stream. Beyond it the oldest is made again; the newest is kept however long it is."""
 HEAVY_SEGMENTS = 1_000
 """A whole list of more segments whose addresses have a link is made in a thread: 43,200 of them are 18 MB of text."""
 _GZIP_WINDOW_BITS = 31

@@ -123,7 +123,7 @@ class ViewerCounter:
         viewers, is_ours = await self._redis.eval(COUNT_VIEWERS, keys, args)
         audience.viewers = int(viewers)
         if is_ours:
-            data = {"stream": stream_id, "viewers": audience.viewers}
+            data = {"id": stream_id, "viewers": audience.viewers}
             await self._publish(f"live/{stream_id}", VIEWERS_EVENT, data, conflation_key=True)
 
     async def _salt_of(self, now: float) -> bytes:
