@@ -3,6 +3,7 @@
 A publisher that comes back within the grace goes on with its stream, as a further source of it; after that the stream is ended.
 """
 
+import fcntl
 import os
 import queue
 import subprocess
@@ -40,7 +41,9 @@ class ErrorOutput:
     """What ffmpeg writes to stderr: a file, so that ffmpeg never waits for a reader."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile("a+b")  # noqa: SIM115  # closed by `close`
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `close`
+        # ffmpeg goes on at the beginning of a truncated file; the mode "a" of `open` would not reach the descriptor.
+        fcntl.fcntl(self.fileno(), fcntl.F_SETFL, os.O_APPEND)
         self._read = 0
 
     def fileno(self) -> int:

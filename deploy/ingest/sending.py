@@ -76,26 +76,27 @@ class Sender:
 
     def _repeat(self, request: Callable[[], T]) -> T:
         """Repeat a request until it gets an answer that counts."""
-        attempt = 0
+        attempt = conflicts = 0
+        is_synchronised = False
         while True:
             try:
                 return request()
             except ApiError as error:
-                if not error.is_temporary and error.status != 409:
-                    raise
-                if error.status == 409 and attempt >= len(RETRY_SECONDS):
+                # 409: the answer that said the new offset was lost; with the right offset it says that another publisher is there.
+                conflicts += error.status == 409 and is_synchronised
+                if not error.is_temporary and (error.status != 409 or conflicts > len(RETRY_SECONDS)):
                     raise
             self._wait(RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)])
             attempt += 1
-            if self._path:
-                self._resynchronise()
+            is_synchronised = not self._path or self._resynchronise()
 
-    def _resynchronise(self) -> None:
-        """Learn what of the last request is durable; without an answer the next attempt finds out."""
+    def _resynchronise(self) -> bool:
+        """Learn what of the last request is durable. False where there is no answer: the next attempt finds out."""
         try:
             durable = self._api.offset(self._stream, self._path)
         except ApiError as error:
             if error.is_temporary:
-                return
+                return False
             raise
         self._confirm(durable)
+        return True

@@ -124,9 +124,9 @@ class UnreliableService(LiveApi):
         if offset != len(self.received):
             raise ApiError(409, "offset")
         self.received += data[: len(data) // 2] if fault in {"middle", "half"} else data
+        self.ended = self.ended or (is_last and len(self.received) == offset + len(data))
         if fault in {"after", "middle"}:
             raise ApiError(0, "RemoteDisconnected")
-        self.ended = self.ended or (is_last and fault != "half")
         return len(self.received)
 
 
@@ -186,7 +186,7 @@ def test_a_stream_that_another_publisher_took_is_given_up(monkeypatch: pytest.Mo
     sender.feed(b"x")
     with pytest.raises(ApiError, match="409"):
         sender.flush()
-    assert len(waited) == len(sending.RETRY_SECONDS)
+    assert len(waited) == len(sending.RETRY_SECONDS) + 1
 
 
 def test_a_sender_that_is_full_says_so() -> None:
