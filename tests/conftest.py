@@ -10,6 +10,7 @@ processes          start_service; shows the log of every running service with a 
 opened_stores      stores: new stores of the kinds that a test names
 media_library      media_services (module): an upload and a stream service on one database
 stack              stack (session): `python -m deploy.local` with two stream and two socket replicas
+live_client        live, live_settings, live_env (module); a publisher of the live service
 upload_client      upload, upload_settings, env (module), inspector; requests and a tus client for the upload service
 scripted_upstream  upstream, gateway, short_timeout_gateway (module); HTTP requests to the gateway
 websocket_client   single_replica, two_replicas (module); a WebSocket client that resumes
@@ -78,6 +79,7 @@ pytest_plugins = [
     "tests.support.videos",
     "tests.support.container_samples",
     "tests.support.fragmented_mp4",
+    "tests.support.live_client",
     "tests.support.chromium",
     "tests.support.scripted_upstream",
     "tests.support.websocket_client",

@@ -16,6 +16,9 @@ from services.common.store.factory import open_store
 from services.common.store.garbage_collection_loop import GarbageCollectionLoop
 from services.common.store.schema_preparation import SchemaPreparation
 from services.common.telemetry.request_telemetry import RequestTelemetry
+from services.common.uploads.cleanup import CleanupRunner
+from services.common.uploads.limits import DiskSpaceMonitor, UploadLimiter
+from services.common.uploads.outbox import OutboxPublisher
 from services.common.web.app_factory import create_fastapi_app
 from services.common.web.browser_protection import BrowserProtection
 from services.common.web.health import ReadinessCheck
@@ -26,9 +29,7 @@ from services.upload.endpoints import delete, delete_many, form, links, move, po
 from services.upload.endpoints import webhooks as webhooks_api
 from services.upload.endpoints.dependencies import UploadContext
 from services.upload.endpoints.tus_folder import folder_of_new_upload
-from services.upload.limits import DiskSpaceMonitor, UploadLimiter
 from services.upload.links import LinkIssuer
-from services.upload.outbox import OutboxPublisher
 from services.upload.policy import UploadPolicy
 from services.upload.progress import ProgressReporter
 from services.upload.revoking import create_revocation_poller, revoke
@@ -36,7 +37,6 @@ from services.upload.settings import UploadSettings
 from services.upload.tus.resumable_uploads import ResumableUploads
 from services.upload.webhooks.upload_hook import UploadHook
 from services.upload.webhooks.webhooks import Webhooks
-from services.upload.writer.cleanup import CleanupRunner
 
 
 def create_limiter(settings: UploadSettings) -> UploadLimiter:

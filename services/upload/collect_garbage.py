@@ -10,7 +10,7 @@ from services.common.settings import load_settings
 from services.common.store.factory import open_store
 from services.common.store.garbage_collection_loop import GarbageCollectionLoop
 from services.common.telemetry.json_logging import configure_logging
-from services.upload.outbox import OutboxPublisher
+from services.common.uploads.outbox import OutboxPublisher
 from services.upload.settings import UploadSettings
 from services.upload.webhooks.endpoint_registry import EndpointRegistry
 from services.upload.webhooks.webhooks import EventRelayer

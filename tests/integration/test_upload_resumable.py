@@ -15,13 +15,13 @@ from services.common.errors import Conflict, Gone, NotFound, ServiceUnavailable
 from services.common.media import MediaName, sha256_etag
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import FinishedUpload, InProgressUpload, NewUpload, UploadHandle
-from services.upload.body import UploadBody
-from services.upload.limits import DiskSpaceMonitor
+from services.common.uploads.body import UploadBody
+from services.common.uploads.cleanup import CleanupRunner
+from services.common.uploads.limits import DiskSpaceMonitor
 from services.upload.policy import UploadPolicy
 from services.upload.progress import NullProgress
 from services.upload.tus.patch import PatchRequest
 from services.upload.tus.resumable_uploads import ResumableUploads
-from services.upload.writer.cleanup import CleanupRunner
 from tests.support.databases import ServerProcess
 from tests.support.sizes import CHUNK_SIZE
 from tests.support.store_adapters import StoreUnderTest

@@ -19,7 +19,7 @@ from services.common.store.delivery_store import ReplaySelection, WebhookDeliver
 from services.common.store.factory import MediaStore, open_store
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import NO_PRECONDITIONS, NewUpload, OutboxEvent
-from services.upload.event_data import describe_event
+from services.common.uploads.event_data import describe_event
 from services.upload.webhooks import delivery_worker, http_sender
 from services.upload.webhooks.endpoints import Endpoint
 from services.upload.webhooks.http_sender import HTTPSender, Resolve, SendError

@@ -15,8 +15,8 @@ import pytest
 from deploy.containers import credentials, mongodb_setup
 from gateway import routes
 from gridcast._flows import pushes, tus_transfer
+from services.common.http import tus
 from services.socket import accept, api
-from services.upload.tus import headers
 
 ROOT = Path(__file__).parents[2]
 LINT_IMPORTS = Path(sys.executable).with_name("lint-imports")
@@ -102,7 +102,7 @@ def tracked_files() -> list[Path]:
         ("services/common/errors.py", "import services.upload.endpoints.put"),
         ("gateway/routes.py", "import services.socket.hub"),
         ("services/stream/api.py", "import motor.motor_asyncio"),
-        ("services/upload/outbox.py", "import redis"),
+        ("services/common/uploads/outbox.py", "import redis"),
         ("services/stream/ranges.py", "import asyncio"),
         ("services/upload/endpoints/put.py", "import gateway.routes"),
         ("services/socket/app.py", "import deploy.local.ports"),
@@ -343,7 +343,7 @@ SAME_MEANING = {
 def test_constants_that_stand_twice_are_equal() -> None:
     assert routes.WEBSOCKET_PATHS == accept.WEBSOCKET_PATHS
     assert pushes.MAX_ACK_WAIT_SECONDS == api.MAX_ACK_WAIT_SECONDS
-    assert tus_transfer.TUS_CONTENT_TYPE == headers.TUS_CONTENT_TYPE
+    assert tus_transfer.TUS_CONTENT_TYPE == tus.TUS_CONTENT_TYPE
     assert credentials.VAULT == mongodb_setup.VAULT
 
 

@@ -33,6 +33,25 @@ class Cut(NamedTuple):
     segments: tuple[Segment, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class CutterState:
+    """How far a cutter is: with this and the last epoch another process goes on, and the result is that of one process.
+
+    `position` is where in the file the next fragment goes, and `open_segment` the fragments behind the last complete segment as the
+    segment that they would be. `file_end` is when the media ends, in seconds, over all tracks. `expected` is when the next fragment
+    is due, in the sender's ticks; None where it begins an epoch. A fragment that is held is not part of it and is added again.
+    """
+
+    position: int
+    next_number: int = 0
+    open_segment: Segment | None = None
+    file_end: Fraction = Fraction(0)
+    expected: int | None = None
+    last_duration: int = 0
+    dropped: int = 0
+    dropped_seconds: float = 0.0
+
+
 @dataclass(slots=True)
 class _OpenSegment:
     offset: int
@@ -84,7 +103,7 @@ class Cutter:
         self._last_epoch: Epoch | None = None
         self._run: _Run | None = None
         self._file_end = Fraction(0)
-        self._dropped_seconds = Fraction(0)
+        self._dropped_seconds = 0.0
         self._open: _OpenSegment | None = None
         self._held: _Held | None = None
 
@@ -92,6 +111,48 @@ class Cutter:
     def position(self) -> int:
         """Where in the file the next fragment goes."""
         return self._position
+
+    @property
+    def held(self) -> Fragment | None:
+        """A complete fragment that is not in the file yet: its duration follows from the next one."""
+        return None if self._held is None else self._held.fragment
+
+    @property
+    def held_at(self) -> float:
+        """When the held fragment arrived, in seconds since 1970; 0 where there is none."""
+        return 0.0 if self._held is None else self._held.at
+
+    @property
+    def state(self) -> CutterState:
+        """What `restore` needs, apart from `held`."""
+        run = self._run
+        return CutterState(
+            self._position,
+            self._next_number,
+            None if self._open is None or run is None else self._segment(self._open, run.epoch),
+            self._file_end,
+            None if run is None else run.expected,
+            0 if run is None else run.last_duration,
+            self.dropped,
+            self._dropped_seconds,
+        )
+
+    def restore(self, state: CutterState, epoch: Epoch | None) -> None:
+        """Go on where another cutter was, whose last epoch is given, None where it had none. Raises as `resume`."""
+        self._position, self._next_number = state.position, state.next_number
+        self._file_end = state.file_end
+        self.dropped, self._dropped_seconds = state.dropped, state.dropped_seconds
+        if epoch is None:
+            return
+        init = self._init = read_init(epoch.init)
+        self._last_epoch = epoch
+        if state.expected is None:
+            return
+        self._run = _Run(init, epoch, _shifts(init, epoch), state.expected, state.last_duration)
+        if (opened := state.open_segment) is not None:
+            self._open = _OpenSegment(
+                opened.offset, opened.start, opened.date, opened.is_key, opened.size, opened.duration
+            )
 
     def resume(self, epoch: Epoch, last: Segment | None, *, continues: bool) -> None:
         """Go on behind the last segment that is stored. Raises UnsupportedMedia for an epoch that `Cutter` has not made.
@@ -172,7 +233,7 @@ class Cutter:
             epochs, gap = (run.epoch,), 0
         elif self._open is not None and self._ends_before(self._open, main, gap + duration, init):
             closed = self._close()
-        self._dropped_seconds = Fraction(0)
+        self._dropped_seconds = 0.0
         opened = self._open
         if opened is None:
             begin, is_key = max(start, run.expected), main.begins_with_sync_sample
@@ -235,25 +296,26 @@ class Cutter:
         opened, self._open = self._open, None
         if opened is None or self._run is None:
             return ()
-        epoch, number = self._run.epoch, self._next_number
+        segment = self._segment(opened, self._run.epoch)
         self._next_number += 1
-        return (
-            Segment(
-                number,
-                epoch.number,
-                opened.offset,
-                opened.size,
-                opened.start,
-                opened.duration,
-                epoch.timescale,
-                opened.date,
-                opened.is_key,
-            ),
+        return (segment,)
+
+    def _segment(self, opened: _OpenSegment, epoch: Epoch) -> Segment:
+        return Segment(
+            self._next_number,
+            epoch.number,
+            opened.offset,
+            opened.size,
+            opened.start,
+            opened.duration,
+            epoch.timescale,
+            opened.date,
+            opened.is_key,
         )
 
     def _drop(self, main: TrackFragment, init: InitSegment) -> Cut:
         self.dropped += 1
-        self._dropped_seconds += Fraction(main.duration, init.timescale)
+        self._dropped_seconds += main.duration / init.timescale
         if self._dropped_seconds > MAX_DROPPED_SECONDS:
             raise UnsupportedMedia(f"no key frame within {MAX_DROPPED_SECONDS} s")
         return Cut()

@@ -57,6 +57,16 @@ class FragmentReader:
         return len(self._pending) + len(self._lead) + len(self._moof)
 
     @property
+    def pending(self) -> bytes:
+        """The incomplete unit without the boxes that are dropped: a new reader that is fed this goes on where this one is."""
+        return bytes(self._lead + self._moof + self._pending)
+
+    @property
+    def pending_box_bytes(self) -> int:
+        """Bytes of the incomplete box at the end of `pending`."""
+        return len(self._pending)
+
+    @property
     def consumed(self) -> int:
         """Bytes that need not be sent again."""
         return self._fed - self.pending_bytes

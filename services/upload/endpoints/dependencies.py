@@ -17,12 +17,13 @@ from services.common.http.content_coding import require_identity_coding
 from services.common.store.revocation_store import LinkUses
 from services.common.store.upload_store import UploadStore
 from services.common.telemetry import metrics
+from services.common.uploads.body import UploadBody
+from services.common.uploads.cleanup import CleanupRunner
+from services.common.uploads.limits import DiskSpaceMonitor, UploadLimiter
+from services.common.uploads.outbox import OutboxPublisher
+from services.common.web.content_length import parse_content_length
 from services.common.web.middleware import client_behind_gateway
-from services.upload.body import UploadBody
-from services.upload.endpoints.request import parse_content_length
-from services.upload.limits import DiskSpaceMonitor, UploadLimiter
 from services.upload.links import LinkIssuer
-from services.upload.outbox import OutboxPublisher
 from services.upload.policy import UploadPolicy
 from services.upload.progress import Progress, StartProgress
 from services.upload.settings import UploadSettings
@@ -30,7 +31,6 @@ from services.upload.tus.resumable_uploads import ResumableUploads
 from services.upload.webhooks.hook_protocol import ALLOWED, HookAnswer, HookQuestion
 from services.upload.webhooks.upload_hook import UploadHook
 from services.upload.webhooks.webhooks import Webhooks
-from services.upload.writer.cleanup import CleanupRunner
 from services.upload.writer.upload_writer import UploadWriter
 
 

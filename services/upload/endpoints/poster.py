@@ -8,16 +8,16 @@ from fastapi import APIRouter, Request, Response
 from services.common.errors import BadRequest, ContentTooLarge, NotFound, UnsupportedMediaType
 from services.common.media import MediaName, Poster, validate_media_name
 from services.common.telemetry import metrics
+from services.common.uploads.body import UploadBody
+from services.common.web.content_length import parse_content_length
 from services.common.web.file_info import FileInfo
 from services.common.web.openapi import openapi_problems
-from services.upload.body import UploadBody
 from services.upload.endpoints.dependencies import request_body, upload_context
 from services.upload.endpoints.request import (
     IF_MATCH_PARAMETER,
     IF_UNMODIFIED_SINCE_PARAMETER,
     FilenameParam,
     FolderParam,
-    parse_content_length,
     request_preconditions,
 )
 from services.upload.image_types import detect_image_type

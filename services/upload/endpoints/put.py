@@ -14,6 +14,8 @@ from services.common.auth.identity import identity_of, subject_of
 from services.common.errors import AlreadyExists, BadRequest, PreconditionFailed
 from services.common.media import NO_METADATA, MediaInfo, MediaName, validate_media_name
 from services.common.store.upload_store import NewUpload, OutboxEvent, Preconditions
+from services.common.uploads.cleanup import CleanupRunner
+from services.common.web.content_length import parse_content_length
 from services.common.web.openapi import openapi_problems
 from services.upload.content_types import resolve_content_type
 from services.upload.digests import DigestVerifier
@@ -27,14 +29,12 @@ from services.upload.endpoints.request import (
     SidParam,
     digest_verifiers,
     header_parameter,
-    parse_content_length,
     request_media_path,
     request_preconditions,
 )
 from services.upload.endpoints.response import path_location, stream_location, validator_headers
 from services.upload.progress import Progress
 from services.upload.webhooks.hook_protocol import HookQuestion
-from services.upload.writer.cleanup import CleanupRunner
 from services.upload.writer.upload_writer import UploadWriter
 
 router = APIRouter(tags=["files"])

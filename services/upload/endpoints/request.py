@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 from fastapi import Path, Query, Request
 
-from services.common.errors import BadRequest
 from services.common.media import MediaName
 from services.common.media_path import parse_media_path
 from services.common.store.upload_store import Preconditions
@@ -49,16 +48,6 @@ IF_MATCH_PARAMETER = header_parameter("If-Match", "entity tags, one of which the
 IF_UNMODIFIED_SINCE_PARAMETER = header_parameter(
     "If-Unmodified-Since", "the file must not be newer; not looked at beside If-Match"
 )
-
-
-def parse_content_length(request: Request) -> int | None:
-    """Return Content-Length in bytes, None for a chunked body. The HTTP parser has refused malformed values already."""
-    value = request.headers.get("content-length")
-    if value is None:
-        return None if "transfer-encoding" in request.headers else 0
-    if not (value.isascii() and value.isdigit()):
-        raise BadRequest("Content-Length is not a number")
-    return int(value)
 
 
 def combined_header(request: Request, name: str) -> str | None:

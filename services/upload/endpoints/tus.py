@@ -18,15 +18,17 @@ from services.common.errors import (
     PreconditionFailed,
     UnsupportedMediaType,
 )
+from services.common.http import tus
 from services.common.http.dates import format_http_date
 from services.common.media import MediaName, validate_media_name
 from services.common.store.upload_store import FinishedUpload, InProgressUpload
+from services.common.uploads.body import UploadBody
+from services.common.web.content_length import parse_content_length
 from services.common.web.openapi import openapi_problems
 from services.common.web.openapi_examples import parameter_examples
-from services.upload.body import UploadBody
 from services.upload.content_types import resolve_content_type
 from services.upload.endpoints.dependencies import UploadContext, request_body, upload_context
-from services.upload.endpoints.request import digest_verifiers, parse_content_length
+from services.upload.endpoints.request import digest_verifiers
 from services.upload.endpoints.response import validator_headers
 from services.upload.tus import headers as tus_headers
 from services.upload.tus.by_link import apply_link, check_limits, use_once
@@ -47,7 +49,7 @@ MetadataHeader = Annotated[
         openapi_examples=parameter_examples("filename dHVzLnR4dA=="),
     ),
 ]
-_TUS_VERSION_HEADER = {"tus-resumable": tus_headers.TUS_VERSION}
+_TUS_VERSION_HEADER = {"tus-resumable": tus.TUS_VERSION}
 _TUS_OPENAPI: dict[str, Any] = {
     "parameters": [
         {
@@ -55,15 +57,15 @@ _TUS_OPENAPI: dict[str, Any] = {
             "in": "header",
             "required": True,
             # An enum: generators of clients take no constant in a header.
-            "schema": {"type": "string", "enum": [tus_headers.TUS_VERSION]},
+            "schema": {"type": "string", "enum": [tus.TUS_VERSION]},
         }
     ]
 }
 _TUS_BODY_OPENAPI: dict[str, Any] = {
     **_TUS_OPENAPI,
     "requestBody": {
-        "description": f"bytes of the file, as {tus_headers.TUS_CONTENT_TYPE} or as application/octet-stream",
-        "content": {tus_headers.GENERIC_CONTENT_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+        "description": f"bytes of the file, as {tus.TUS_CONTENT_TYPE} or as application/octet-stream",
+        "content": {tus.GENERIC_CONTENT_TYPE: {"schema": {"type": "string", "format": "binary"}}},
     },
 }
 _TUS_PATCH_OPENAPI: dict[str, Any] = {
@@ -76,10 +78,8 @@ _TUS_PATCH_OPENAPI: dict[str, Any] = {
 def _require_tus_version(request: Request) -> Iterator[None]:
     """Check the version, and add it to every error response."""
     try:
-        if request.headers.get("tus-resumable") != tus_headers.TUS_VERSION:
-            raise PreconditionFailed(
-                f"Tus-Resumable: {tus_headers.TUS_VERSION} is needed", {"tus-version": tus_headers.TUS_VERSION}
-            )
+        if request.headers.get("tus-resumable") != tus.TUS_VERSION:
+            raise PreconditionFailed(f"Tus-Resumable: {tus.TUS_VERSION} is needed", {"tus-version": tus.TUS_VERSION})
         yield
     except GridcastError as error:
         error.headers.update(_TUS_VERSION_HEADER)
@@ -95,7 +95,7 @@ def _tus_response(status: int, headers: dict[str, str]) -> Response:
 async def tus_options(request: Request) -> Response:
     """List what this server supports."""
     headers = {
-        "tus-version": tus_headers.TUS_VERSION,
+        "tus-version": tus.TUS_VERSION,
         "tus-extension": tus_headers.TUS_EXTENSIONS,
         "tus-checksum-algorithm": tus_headers.CHECKSUM_ALGORITHMS,
         "tus-max-size": str(upload_context(request).policy.max_size),
@@ -263,8 +263,8 @@ async def tus_patch(
         if upload_offset is None:
             raise BadRequest("Upload-Offset is missing")
         patch = PatchRequest(
-            tus_headers.parse_number("Upload-Offset", upload_offset),
-            None if upload_length is None else tus_headers.parse_number("Upload-Length", upload_length),
+            tus.parse_number("Upload-Offset", upload_offset),
+            None if upload_length is None else tus.parse_number("Upload-Length", upload_length),
             parse_content_length(request),
             [*tus_headers.parse_checksum(upload_checksum), *digest_verifiers(request)],
         )
@@ -307,11 +307,11 @@ async def tus_method_override(request: Request, upload: str) -> Response:
 def _is_tus_content_type(request: Request) -> bool:
     """Whether the body's type is one of bytes. The generic one is accepted: generated clients can send no other."""
     given = request.headers.get("content-type", "").strip().lower()
-    return given in {tus_headers.TUS_CONTENT_TYPE, tus_headers.GENERIC_CONTENT_TYPE}
+    return given in {tus.TUS_CONTENT_TYPE, tus.GENERIC_CONTENT_TYPE}
 
 
 def _unsupported_content_type() -> UnsupportedMediaType:
-    return UnsupportedMediaType(f"the bytes are sent as {tus_headers.TUS_CONTENT_TYPE}")
+    return UnsupportedMediaType(f"the bytes are sent as {tus.TUS_CONTENT_TYPE}")
 
 
 async def _patch_response(

@@ -7,8 +7,8 @@ from services.common.auth.signed_links import MAX_LINK_LIFE_SECONDS, Link
 from services.common.errors import BadRequest, Conflict, ContentTooLarge, InvalidLink
 from services.common.media import validate_media_name
 from services.common.store.revocation_store import LinkUses
+from services.common.uploads.cleanup import CleanupRunner
 from services.upload.policy import UploadPolicy
-from services.upload.writer.cleanup import CleanupRunner
 
 
 def apply_link(link: Link | None, metadata: dict[str, str], *, is_concat: bool) -> dict[str, str]:

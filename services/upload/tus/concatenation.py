@@ -20,11 +20,11 @@ from services.common.store.upload_store import (
     UploadHandle,
     UploadStore,
 )
-from services.upload.limits import DiskSpaceMonitor
+from services.common.uploads.cleanup import CleanupRunner
+from services.common.uploads.limits import DiskSpaceMonitor
 from services.upload.policy import UploadPolicy
 from services.upload.progress import Progress
 from services.upload.tus.ownership import is_visible
-from services.upload.writer.cleanup import CleanupRunner
 from services.upload.writer.upload_writer import UploadWriter
 
 _log = logging.getLogger("gridcast.upload")

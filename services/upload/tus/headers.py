@@ -5,15 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from services.common.errors import BadRequest, ChecksumMismatch
+from services.common.http.tus import parse_number
 from services.upload.digests import DigestVerifier, decode_base64
 from services.upload.file_metadata import encode_file_metadata
 
-TUS_VERSION = "1.0.0"
 TUS_EXTENSIONS = "creation,creation-with-upload,creation-defer-length,checksum,expiration,termination,concatenation"
 CHECKSUM_ALGORITHMS = "sha1,sha256"
-TUS_CONTENT_TYPE = "application/offset+octet-stream"
-GENERIC_CONTENT_TYPE = "application/octet-stream"
-"""The type of any bytes: accepted in place of tus's own."""
 TUS_PATH = "/file/tus/"
 MAX_METADATA_BYTES = 24 * 1024
 """Bytes of Upload-Metadata: room for the metadata of a file in base64. The store keeps it with every unfinished upload."""
@@ -21,7 +18,6 @@ MAX_CONCAT_PARTS = 256
 
 _UPLOAD_KEYS = frozenset({"filename", "filetype", "folder", "sid"})
 """The keys of Upload-Metadata that say where and how to store the file."""
-_NUMBER = re.compile(r"[0-9]{1,18}\Z")
 _METADATA_KEY = re.compile(r"[!-+\--~]{1,128}\Z")
 _UPLOAD_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 _DIGEST_SIZES = {"sha1": 20, "sha256": 32}
@@ -32,13 +28,6 @@ class UploadConcat:
     """Upload-Concat: a partial upload, or with `part_ids` the final upload that joins them."""
 
     part_ids: tuple[str, ...] = ()
-
-
-def parse_number(name: str, text: str) -> int:
-    """Parse a non-negative integer of at most 18 digits, which fits into 64 bits."""
-    if not _NUMBER.match(text):
-        raise BadRequest(f"{name} is not a number of bytes")
-    return int(text)
 
 
 def parse_upload_length(upload_length: str | None, defer: str | None) -> int | None:

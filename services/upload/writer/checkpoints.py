@@ -5,7 +5,7 @@ import time
 from datetime import datetime
 
 from services.common.store.upload_store import BlockWriter
-from services.upload.writer.lease import Lease
+from services.common.uploads.lease import Lease
 
 
 class OffsetCheckpoint:

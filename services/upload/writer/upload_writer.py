@@ -26,9 +26,9 @@ from services.common.store.upload_store import (
     UploadStore,
 )
 from services.common.telemetry import metrics
+from services.common.uploads.chunker import Chunker
+from services.common.uploads.lease import Lease
 from services.upload.writer.checkpoints import OffsetCheckpoint
-from services.upload.writer.chunker import Chunker
-from services.upload.writer.lease import Lease
 from services.upload.writer.rehash import ContentState, rehash_blocks
 
 BATCH_BLOCKS = 8

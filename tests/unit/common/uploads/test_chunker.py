@@ -1,10 +1,10 @@
-"""services.upload.writer.chunker: bytes in pieces of any size, split into blocks of one size."""
+"""services.common.uploads.chunker: bytes in pieces of any size, split into blocks of one size."""
 
 import random
 
 import pytest
 
-from services.upload.writer.chunker import Chunker
+from services.common.uploads.chunker import Chunker
 
 
 @pytest.mark.parametrize("seed", range(50))

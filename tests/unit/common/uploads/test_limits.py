@@ -1,4 +1,4 @@
-"""services.upload.limits: the slots of clients; the minimum of free space applies to active uploads too."""
+"""services.common.uploads.limits: the slots of clients; the minimum of free space applies to active uploads too."""
 
 import asyncio
 import math
@@ -9,8 +9,8 @@ import pytest
 
 from services.common.asgi import Message
 from services.common.errors import GridcastError, InsufficientStorage, ServiceUnavailable, TooManyRequests
-from services.upload.body import UploadBody
-from services.upload.limits import DiskSpaceMonitor, UploadLimiter
+from services.common.uploads.body import UploadBody
+from services.common.uploads.limits import DiskSpaceMonitor, UploadLimiter
 
 pytestmark = pytest.mark.anyio
 
@@ -32,7 +32,7 @@ async def receive_nothing() -> Message:
 
 async def test_active_uploads_are_aborted_below_the_free_space_minimum(monkeypatch: pytest.MonkeyPatch) -> None:
     """A body without a stated length, or other files that grew meanwhile: 507 before the volume is full."""
-    monkeypatch.setattr("services.upload.limits.DISK_SPACE_POLL_SECONDS", 0.01)
+    monkeypatch.setattr("services.common.uploads.limits.DISK_SPACE_POLL_SECONDS", 0.01)
     store: Any = FillingVolume(1000)
     limiter = UploadLimiter(max_uploads=1)
     disk_space = DiskSpaceMonitor(100, limiter.abort_all)

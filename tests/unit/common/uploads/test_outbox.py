@@ -13,8 +13,8 @@ from services.common.bus.publisher import EventPublisher
 from services.common.errors import ServiceUnavailable
 from services.common.media import MediaInfo
 from services.common.store.upload_store import OutboxEvent
-from services.upload import outbox
-from services.upload.outbox import OutboxPublisher
+from services.common.uploads import outbox
+from services.common.uploads.outbox import OutboxPublisher
 
 pytestmark = pytest.mark.anyio
 INFO = MediaInfo("m", "1", "f", "n", 5, "video/webm", "00", datetime(2026, 11, 20, tzinfo=UTC))

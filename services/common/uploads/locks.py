@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from services.common.errors import Conflict
-from services.upload.limits import Abortable
+from services.common.uploads.limits import Abortable
 
 PREEMPT_TIMEOUT_SECONDS = 5.0
 """How long a newer request waits for the last write of the older one. After that the fencing token alone decides."""

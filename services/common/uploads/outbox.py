@@ -18,7 +18,7 @@ from typing import Any
 from services.common.bus.publisher import EventPublisher
 from services.common.errors import GridcastError
 from services.common.store.upload_store import EventAcknowledger, OutboxEvent
-from services.upload.event_data import describe_event
+from services.common.uploads.event_data import describe_event
 
 PUBLISH_TIMEOUT_SECONDS = 2.0
 """How long a response waits for Redis. An event that is not published in this time is published later."""

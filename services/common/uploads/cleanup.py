@@ -5,7 +5,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from services.common.errors import ServiceUnavailable
-from services.upload.limits import ShuttingDown
+from services.common.uploads.limits import ShuttingDown
 
 
 async def run_shielded(cleanup: Coroutine[Any, Any, None]) -> None:

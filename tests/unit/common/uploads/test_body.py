@@ -1,4 +1,4 @@
-"""services.upload.body: an abort is noticed at any moment, and an empty body however it is framed."""
+"""services.common.uploads.body: an abort is noticed at any moment, and an empty body however it is framed."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ import pytest
 
 from services.common.asgi import Message
 from services.common.errors import Conflict
-from services.upload.body import UploadBody
+from services.common.uploads.body import UploadBody
 
 pytestmark = pytest.mark.anyio
 

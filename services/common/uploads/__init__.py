@@ -1,0 +1,1 @@
+"""What the services that take uploads share: request bodies, limits, leases, locks, cleanup, the outbox publisher."""

@@ -1,0 +1,196 @@
+"""Takes the bytes of one publisher of one stream: paces it, makes its media durable, and tells its viewers and its sender.
+
+The ways in (`tus`, `body`, `objects`) read requests and call this; events and limits are no matter of the writer below it.
+"""
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+
+from services.common.errors import (
+    BadRequest,
+    Conflict,
+    ContentTooLarge,
+    Gone,
+    GridcastError,
+    ServiceUnavailable,
+    UnsupportedMediaType,
+)
+from services.common.live.initialisation import IncompatibleInit, InitSegment, UnsupportedMedia, read_init
+from services.common.live.playlist import LEAST_TARGETS
+from services.common.store.live_store import LivePosition
+from services.live.live_events import LiveEvents
+from services.live.session import Step
+from services.live.stream_limits import Extent, StreamLimits
+from services.live.stream_memory import StreamMemory
+from services.live.stream_writer import Flush, StreamWriter
+
+FLUSH_INTERVAL_SECONDS = 1.0
+"""What a slow publisher has sent becomes durable after this time, though no segment is complete."""
+
+_log = logging.getLogger("gridcast.live")
+
+
+class LimitReached(ContentTooLarge):
+    """413: the stream has as much as it may have. It is ended, and what came is kept."""
+
+    def __init__(self, limit: str) -> None:
+        super().__init__(f"the stream has reached its limit of {limit} and has ended")
+        self.limit = limit
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeRules:
+    """`interrupted_after` in seconds."""
+
+    interrupted_after: float
+
+
+class Intake:
+    """One publisher's request. Must not be called concurrently.
+
+    `sid` is the socket that hears what is durable, None for none.
+    """
+
+    def __init__(
+        self, writer: StreamWriter, events: LiveEvents, memory: StreamMemory, rules: IntakeRules, sid: str | None
+    ) -> None:
+        self.writer = writer
+        self.session = writer.session
+        self._stream_id = writer.stream.new.id
+        self._events = events
+        self._memory = memory
+        self._rules = rules
+        self._sid = sid
+        self._limits = StreamLimits.from_json(writer.stream.new.limits_json)
+        self._is_interrupted = writer.stream.state == "interrupted"
+        self._has_unflushed = False
+
+    async def begin_source(self) -> None:
+        """Begin with another sender: what the last one left open is closed, and listed at once."""
+        await self._take(self.session.begin_source())
+        await self.flush()
+
+    async def break_time(self) -> None:
+        """Begin an epoch, because media is missing in front of what comes."""
+        await self._take(self.session.break_time())
+
+    async def feed(self, data: bytes) -> None:
+        """Take bytes of the sender; waits where they come too fast or the store is behind.
+
+        Raises BadRequest or UnsupportedMediaType for what is not taken: what was complete before it is durable then. Raises
+        LimitReached, and as `StreamWriter.flush`.
+        """
+        step = self.session.feed(data, time.time())
+        await self._take(step)
+        self._has_unflushed = True
+        if step.segments or step.error is not None:
+            await self.flush()
+        else:
+            await self.flush_if_due()
+        if step.error is not None:
+            raise refusal(step.error, self.session.init)
+        if (delay := self._memory.pacer.delay(self.session.seconds, time.monotonic())) > 0:
+            if self._has_unflushed:
+                await self.flush()
+            await asyncio.sleep(min(delay, self._rules.interrupted_after / 2))
+
+    async def flush_if_due(self) -> None:
+        """Make durable what has waited for FLUSH_INTERVAL_SECONDS."""
+        if self._has_unflushed and time.monotonic() - self.writer.flushed_at >= FLUSH_INTERVAL_SECONDS:
+            await self.flush()
+
+    async def flush(self, *, keep_lease: bool = True) -> None:
+        """Make durable and visible what was taken, and publish what follows from it. Raises LimitReached."""
+        if time.monotonic() - self.writer.flushed_at > self._rules.interrupted_after:
+            self._is_interrupted = self._is_interrupted or await self.writer.is_interrupted()
+        flush = await self.writer.flush(keep_lease=keep_lease)
+        self._has_unflushed = False
+        self._publish(flush)
+        extent = _extent(flush.position)
+        rate = self._memory.meter.add(extent)
+        if self._limits.rate and rate is not None and rate > self._limits.rate:
+            raise LimitReached("rate")
+        if (limit := self._limits.exceeded(extent)) is not None:
+            raise LimitReached(limit)
+
+    async def close_segment(self) -> None:
+        """Close the open segment and make it durable: the sender has ended. The next writer may begin at once."""
+        await self._take(self.session.end())
+        await self.flush(keep_lease=False)
+
+    async def save(self) -> None:
+        """Make durable what may be kept after an error. Never raises: what is lost was not acknowledged."""
+        with suppress(GridcastError):
+            await self.flush(keep_lease=False)
+
+    async def _take(self, step: Step) -> None:
+        await self.writer.take(step)
+
+    def _publish(self, flush: Flush) -> None:
+        new, last = self.writer.stream.new, flush.position.last_segment
+        if flush.segments or self._is_interrupted:
+            self._events.wake_readers(self._stream_id, last, "live" if last >= 0 else "waiting")
+        self._events.tell_publisher(self._sid, self._stream_id, flush.position.sender_offset, last)
+        least = LEAST_TARGETS * new.target
+        if listed_seconds(flush.before) < least <= listed_seconds(flush.position):
+            epoch = self.session.last_epoch
+            init = None if epoch is None else read_init(epoch.init)
+            self._events.publish(self._stream_id, "live.started", describe_media(self._stream_id, init))
+        if self._is_interrupted and last >= 0:
+            self._is_interrupted = False
+            number = None if self.session.last_epoch is None else self.session.last_epoch.number
+            self._events.publish(self._stream_id, "live.resumed", {"epoch": number})
+        for limit, seconds in self._limits.warnings(_extent(flush.before), _extent(flush.position)):
+            self._warn("limit", {"limit": limit, "seconds": round(seconds)})
+        is_long = any(
+            segment.seconds >= new.target + 0.5 or (not segment.is_key and segment.number) for segment in flush.segments
+        )
+        if is_long and self._memory.warn_once("gop"):
+            self._warn("gop", {"target": new.target})
+        rate = self._limits.rate
+        if rate and flush.segments and self._memory.warn_once("rate"):
+            size = sum(segment.size for segment in flush.segments)
+            seconds_of_all = sum(segment.seconds for segment in flush.segments)
+            if seconds_of_all and size / seconds_of_all > rate:
+                self._warn("rate", {"rate": round(size / seconds_of_all), "limit": rate})
+            else:
+                self._memory.warned.discard("rate")
+
+    def _warn(self, kind: str, data: dict[str, object]) -> None:
+        self._events.publish(self._stream_id, "live.warning", {"kind": kind, **data})
+
+
+def describe_media(stream_id: str, init: InitSegment | None) -> dict[str, object]:
+    """What `live.started` says."""
+    return {
+        "codecs": [] if init is None else list(init.codecs),
+        "width": (init.width or None) if init is not None else None,
+        "height": (init.height or None) if init is not None else None,
+        "playlist": f"/live/{stream_id}/index.m3u8",
+    }
+
+
+def listed_seconds(position: LivePosition) -> float:
+    """Seconds of media in complete segments."""
+    if position.open_segment is not None:
+        return position.open_segment.start / position.open_segment.timescale
+    return position.file_end / position.timescale if position.last_segment >= 0 else 0.0
+
+
+def refusal(error: UnsupportedMedia, init: InitSegment | None) -> GridcastError:
+    """Return the error response for bytes that are not taken: 415 where they are no media that is taken, 400 for broken ones."""
+    if init is None or isinstance(error, IncompatibleInit):
+        return UnsupportedMediaType(f"the stream cannot be taken: {error}")
+    return BadRequest(f"the stream cannot be continued with these bytes: {error}")
+
+
+def is_fenced_off(error: BaseException) -> bool:
+    """Whether nothing can be saved: another writer has the stream, it has ended, or the store is unavailable."""
+    return isinstance(error, (Gone, Conflict, ServiceUnavailable))
+
+
+def _extent(position: LivePosition) -> Extent:
+    return Extent(position.offset, position.file_end / position.timescale)

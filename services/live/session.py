@@ -1,0 +1,252 @@
+"""One publisher of one stream: what its bytes add to the file, to the list of segments, and to what the next writer needs. Pure.
+
+What a session has taken is either in the file, as complete fragments, or pending. From its position, its last epoch and its pending
+bytes another process goes on, and the result is byte for byte that of one process.
+"""
+
+import struct
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import NamedTuple
+
+from services.common.live.cutter import Cut, Cutter, CutterState
+from services.common.live.fragment_reader import Fragment, FragmentReader
+from services.common.live.initialisation import InitSegment, UnsupportedMedia, read_init
+from services.common.live.segments import Epoch, Segment
+from services.common.store.live_store import MAX_PENDING_BYTES, LivePosition
+
+_PENDING_HEAD = struct.Struct(">B?qqdd")
+"""Form, whether the epoch goes on, sender's time at which the next fragment is due, last duration, seconds dropped, when the held
+fragment arrived."""
+_PENDING_FORM = 1
+MAX_UNIT_BYTES = MAX_PENDING_BYTES - 128 * 1024
+"""Bytes of an incomplete fragment that are acknowledged; the rest is room for an initialisation segment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What some bytes of the sender have brought.
+
+    `data` is to be appended to the file. `error` is why the bytes behind it are not taken; they are not part of the position.
+    """
+
+    data: bytes = b""
+    epochs: tuple[Epoch, ...] = ()
+    segments: tuple[Segment, ...] = ()
+    error: UnsupportedMedia | None = None
+
+
+class Session:
+    """The sender's bytes from one position on. Must not be used after a step with an error, but for its position.
+
+    Arguments:
+        target: target duration in whole seconds.
+        position: where the last writer has ended.
+        last_epoch: the last epoch of the stream, None where it has none.
+        pending: what the last writer left pending.
+
+    Raises UnsupportedMedia where `pending` is damaged.
+
+    """
+
+    def __init__(self, target: int, position: LivePosition, last_epoch: Epoch | None, pending: bytes) -> None:
+        continues, expected, last_duration, dropped_seconds, held_at, rest = _decode_pending(pending)
+        continues = continues and last_epoch is not None
+        self.last_epoch = last_epoch
+        self._cutter = Cutter(target, position.offset)
+        self._cutter.restore(
+            CutterState(
+                position.offset,
+                position.last_segment + 1,
+                position.open_segment if continues else None,
+                Fraction(position.file_end, position.timescale),
+                expected if continues else None,
+                last_duration,
+                position.dropped,
+                dropped_seconds,
+            ),
+            last_epoch,
+        )
+        self._source = position.source
+        self._reader = FragmentReader(read_init(last_epoch.init) if continues and last_epoch is not None else None)
+        self._new_init = b""
+        self._sender_offset = self._unit_end = position.sender_offset
+        self._error: UnsupportedMedia | None = None
+        for unit in self._reader.feed(rest):
+            self._take(unit, held_at)
+
+    @property
+    def init(self) -> InitSegment | None:
+        """The initialisation segment of what is sent now, None where none was sent yet."""
+        return self._reader.init
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that are in memory and not in the file."""
+        held = self._cutter.held
+        return self._reader.pending_bytes + (len(held.data) if held is not None else 0)
+
+    @property
+    def is_between_units(self) -> bool:
+        """Whether the sender's bytes end where a fragment or an initialisation segment does."""
+        return not self._reader.pending_bytes
+
+    @property
+    def expected(self) -> Fraction | None:
+        """The sender's time in seconds at which the next fragment is due, None where it begins an epoch."""
+        expected, init = self._cutter.state.expected, self._reader.init
+        return None if expected is None or init is None else Fraction(expected, init.timescale)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of media in the file."""
+        return float(self._cutter.state.file_end)
+
+    @property
+    def position(self) -> LivePosition:
+        """How far the stream is with `pending`."""
+        state = self._cutter.state
+        return LivePosition(
+            offset=state.position,
+            sender_offset=self._acknowledged()[0],
+            last_segment=state.next_number - 1,
+            open_segment=state.open_segment,
+            file_end=state.file_end.numerator,
+            timescale=state.file_end.denominator,
+            source=self._source,
+            dropped=state.dropped,
+        )
+
+    @property
+    def pending(self) -> bytes:
+        """What the next writer needs beside the position."""
+        state = self._cutter.state
+        head = _PENDING_HEAD.pack(
+            _PENDING_FORM,
+            state.expected is not None,
+            state.expected or 0,
+            state.last_duration,
+            state.dropped_seconds,
+            self._cutter.held_at,
+        )
+        return head + self._acknowledged()[1]
+
+    def begin_source(self) -> Step:
+        """Begin with another sender, or with the same one from its start: what the last one left incomplete is dropped."""
+        cut = self._cutter.begin_source()
+        self._reader = FragmentReader()
+        self._source += 1
+        self._new_init = b""
+        self._sender_offset = self._unit_end = 0
+        return Step(cut.data, cut.epochs, cut.segments)
+
+    def break_time(self) -> Step:
+        """Begin an epoch with the next fragment, whatever its time is: media is missing in front of it."""
+        cut = self._cutter.begin_source()
+        self._new_init = b"" if self._reader.init is None else self._reader.init.data
+        return Step(cut.data, cut.epochs, cut.segments)
+
+    def feed(self, data: bytes, now: float) -> Step:
+        """Take bytes that arrived at `now`, in seconds since 1970."""
+        cuts: list[Cut] = []
+        pending_before, self._error = self._reader.pending, None
+        offset_before = self._sender_offset
+        self._sender_offset += len(data)
+        units_taken = False
+        try:
+            for unit in self._reader.feed(data):
+                cuts.append(self._take(unit, now))
+                self._unit_end = self._sender_offset - self._reader.pending_bytes
+                units_taken = True
+        except UnsupportedMedia as error:
+            self._error = error
+            self._refused_rest = (self._unit_end, b"") if units_taken else (offset_before, pending_before)
+        return Step(
+            b"".join(cut.data for cut in cuts),
+            tuple(epoch for cut in cuts for epoch in cut.epochs),
+            tuple(segment for cut in cuts for segment in cut.segments),
+            self._error,
+        )
+
+    def end(self) -> Step:
+        """Close what is open: the stream, or its sender, has ended. An incomplete fragment is dropped."""
+        cut = self._cutter.end()
+        self._note_epochs(cut)
+        return Step(cut.data, cut.epochs, cut.segments)
+
+    def _take(self, unit: InitSegment | Fragment, now: float) -> Cut:
+        if isinstance(unit, InitSegment):
+            cut = self._cutter.set_init(unit)
+            self._new_init = unit.data if self._cutter.state.expected is None else b""
+        else:
+            cut = self._cutter.add(unit, now)
+        self._note_epochs(cut)
+        held = self._cutter.held
+        if held is not None and len(held.data) > MAX_UNIT_BYTES:
+            raise UnsupportedMedia(f"a fragment without durations of more than {MAX_UNIT_BYTES} bytes")
+        return cut
+
+    def _note_epochs(self, cut: Cut) -> None:
+        if cut.epochs:
+            self.last_epoch = cut.epochs[-1]
+            self._new_init = b""
+
+    def _acknowledged(self) -> tuple[int, bytes]:
+        """How many bytes of the sender are taken, and what the next reader has to be fed of them."""
+        held = self._cutter.held
+        lead = self._new_init + (b"" if held is None else held.data)
+        if self._error is not None:
+            offset, rest = self._refused_rest
+            return offset, lead + rest
+        rest = self._reader.pending
+        excess = len(lead) + len(rest) - MAX_UNIT_BYTES
+        if excess <= 0:
+            return self._sender_offset, lead + rest
+        if excess > self._reader.pending_box_bytes:
+            return self._unit_end, lead
+        return self._sender_offset - excess, lead + rest[: len(rest) - excess]
+
+
+def _decode_pending(pending: bytes) -> tuple[bool, int, int, float, float, bytes]:
+    """Return the fields of the head, and what a reader has to be fed."""
+    if not pending:
+        return False, 0, 0, 0.0, 0.0, b""
+    if len(pending) < _PENDING_HEAD.size or pending[0] != _PENDING_FORM:
+        raise UnsupportedMedia("what the last writer left pending cannot be read")
+    _, continues, expected, last_duration, dropped_seconds, held_at = _PENDING_HEAD.unpack_from(pending)
+    return continues, expected, last_duration, dropped_seconds, held_at, pending[_PENDING_HEAD.size :]
+
+
+class ObjectFacts(NamedTuple):
+    """What is in an object: when its media begins and ends, in seconds of the sender, None where it has none.
+
+    `needs_init`: it has fragments, and no initialisation segment came before them.
+    """
+
+    start: Fraction | None = None
+    end: Fraction | None = None
+    is_complete: bool = True
+    needs_init: bool = False
+
+
+def read_object(data: bytes, init: InitSegment | None) -> ObjectFacts:
+    """Return what is in an object that follows this initialisation segment. Raises UnsupportedMedia."""
+    if init is None and not _begins_with_init(data):
+        return ObjectFacts(needs_init=True)
+    start: Fraction | None = None
+    end: Fraction | None = None
+    reader = FragmentReader(init)
+    for unit in reader.feed(data):
+        if isinstance(unit, InitSegment):
+            init = unit
+        elif init is not None and (main := unit.track(init.main_track)) is not None:
+            begin = Fraction(main.start or 0, init.timescale)
+            start = begin if start is None else start
+            end = begin + Fraction(main.duration, init.timescale)
+    return ObjectFacts(start, end, not reader.pending_bytes)
+
+
+def _begins_with_init(data: bytes) -> bool:
+    """Whether a `moov` comes before the first fragment."""
+    moov, moof = data.find(b"moov"), data.find(b"moof")
+    return moof < 0 or 0 <= moov < moof

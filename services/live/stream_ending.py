@@ -1,0 +1,181 @@
+"""Ends streams: the last segment, the reserved header, the commit as a file, then the state. Any process can do or finish it.
+
+Each step can be repeated. A process that is killed between two of them leaves a stream that has not ended, and the loop over idle
+streams of any replica ends it from what is stored.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import PurePosixPath
+from typing import Any
+
+from services.common.containers.facts import facts_json
+from services.common.containers.scanner import FactsScanner
+from services.common.errors import AlreadyExists, Conflict, Gone, NotFound
+from services.common.live.header import render_header
+from services.common.live.initialisation import InitSegment, read_init
+from services.common.live.segments import Segment
+from services.common.media import MediaInfo, MediaName
+from services.common.store.growing_files import file_etag
+from services.common.store.limits import BLOCK_SIZE
+from services.common.store.live_store import LiveStream
+from services.common.store.upload_store import FinishedUpload, OutboxEvent, StoredFile
+from services.common.uploads.locks import UploadLocks
+from services.live.live_events import LiveEvents
+from services.live.stream_writer import LiveStores, StreamWriter
+
+MAX_NUMBERED_NAMES = 100
+"""Names that are tried where another file has taken that of the stream."""
+
+_log = logging.getLogger("gridcast.live")
+PublishEvent = Callable[[OutboxEvent], Awaitable[bool]]
+
+
+class StreamEnder:
+    """Ends the streams of one store.
+
+    `publish_event` publishes the event of the commit. `on_file` is called with a file that has no SHA-256 yet.
+    """
+
+    def __init__(
+        self,
+        stores: LiveStores,
+        locks: UploadLocks,
+        events: LiveEvents,
+        publish_event: PublishEvent,
+        on_file: Callable[[MediaInfo], object],
+    ) -> None:
+        self._stores = stores
+        self._locks = locks
+        self._events = events
+        self._publish_event = publish_event
+        self._on_file = on_file
+
+    async def end(self, stream_id: str, reason: str, *, preempts: bool = True) -> LiveStream:
+        """End a stream for a reason, and return it; one that has ended stays as it is. Raises NotFound, ServiceUnavailable.
+
+        A publisher of this process is stopped first, so that what it has sent is kept; that of another one is fenced off. Without
+        `preempts` the caller is the publisher.
+        """
+        stream = await self.get(stream_id)
+        if stream.state == "ended":
+            return stream
+        if preempts:
+            await self._locks.preempt(stream_id)
+        writer: StreamWriter | None = None
+        try:
+            writer = await StreamWriter.open(self._stores, stream, "", lambda _: None)
+            await self.finish(writer, reason)
+        except Gone:
+            await self._settle(await self.get(stream_id), reason)
+        finally:
+            if writer is not None:
+                await writer.close()
+        return await self.get(stream_id)
+
+    async def get(self, stream_id: str) -> LiveStream:
+        """Return a stream. Raises NotFound."""
+        stream = await self._stores.live.get_stream(stream_id)
+        if stream is None:
+            raise NotFound("there is no such stream")
+        return stream
+
+    async def delete(self, stream_id: str) -> None:
+        """Throw a stream away with what came of it; the file of one that has ended stays. Raises NotFound, ServiceUnavailable."""
+        stream = await self.get(stream_id)
+        if stream.state != "ended":
+            await self._locks.preempt(stream_id)
+            acquired = await self._stores.uploads.acquire(stream.new.upload_id)
+            if isinstance(acquired, tuple):
+                await self._end_without_file(stream, acquired[0].fencing_token, "deleted")
+                # Another process may be in the middle of an insert.
+                await self._stores.uploads.abort(acquired[0], second_purge=True)
+        await self._stores.live.delete_stream(stream_id)
+        self._events.wake_readers(stream_id, -1, "ended")
+
+    async def finish(self, writer: StreamWriter, reason: str) -> None:
+        """End the stream of a writer: as a file where it has a segment. Raises Conflict, Gone, ServiceUnavailable."""
+        await writer.take(writer.session.end())
+        position = (await writer.flush()).position
+        new, token = writer.stream.new, writer.upload.fencing_token
+        if position.last_segment < 0:
+            await self._end_without_file(writer.stream, token, reason)
+            await self._stores.uploads.abort(writer.upload)
+            return
+        await writer.write_last_block()
+        stream = await self.get(new.id)
+        init = read_init(stream.epochs[0].init)
+        header = render_header(init, await self.read_segments(new.id), BLOCK_SIZE)
+        await self._stores.growing.place_header(writer.upload, header)
+        event = await self._commit(writer, init, header, position.offset)
+        await self._note_end(stream, token, reason, event.info)
+        await self._publish_event(event)
+
+    async def read_segments(self, stream_id: str) -> list[Segment]:
+        """Return all segments."""
+        found: list[Segment] = []
+        while page := await self._stores.live.read_segments(stream_id, len(found)):
+            found += page
+        return found
+
+    async def _commit(self, writer: StreamWriter, init: InitSegment, header: bytes, length: int) -> OutboxEvent:
+        """Commit under the name of the stream, or under a numbered one where another file has taken it meanwhile."""
+        content_type = "video/mp4" if init.width else "audio/mp4"
+        scanner = FactsScanner()
+        scanner.feed(header)
+        facts = facts_json(scanner.finish(length))
+        upload, name = writer.upload, writer.stream.new.name
+        for number in range(1, MAX_NUMBERED_NAMES):
+            try:
+                if number > 1:
+                    upload = await self._stores.uploads.assign_name(upload, numbered_name(name, number))
+                stored = StoredFile(length, content_type, None, file_etag(upload, length), media_facts_json=facts)
+                return await self._stores.uploads.commit(upload, stored)
+            except AlreadyExists:
+                _log.warning("the name of live stream %s is taken", writer.stream.new.id)
+        raise Conflict("the name of this stream and those that follow it are taken")
+
+    async def _end_without_file(self, stream: LiveStream, fencing_token: int, reason: str) -> None:
+        await self._note_end(stream, fencing_token, reason, None)
+
+    async def _settle(self, stream: LiveStream, reason: str) -> None:
+        """Note the end of a stream whose upload is committed or gone: a process was killed on the way."""
+        file = await self._stores.live.find_file(stream)
+        if file is None:
+            state = await self._stores.uploads.get_durable_info(stream.new.upload_id)
+            if not (state is None or isinstance(state, FinishedUpload)):
+                raise Gone("the stored data of this stream is damaged")
+        await self._note_end(stream, stream.fencing_token, reason, file)
+
+    async def _note_end(self, stream: LiveStream, fencing_token: int, reason: str, file: MediaInfo | None) -> None:
+        new = stream.new
+        revision = None if file is None else file.revision
+        if not await self._stores.live.set_state(new.id, fencing_token, "ended", reason, revision):
+            return
+        ended = await self._stores.live.get_stream(new.id)
+        self._events.wake_readers(new.id, -1 if ended is None else ended.position.last_segment, "ended")
+        self._events.publish(new.id, "live.ended", {"reason": reason, "file": describe_file(file)})
+        if file is not None and file.sha256 is None:
+            self._on_file(file)
+
+
+def describe_file(file: MediaInfo | None) -> dict[str, Any] | None:
+    """What events and answers say of the file of a stream."""
+    if file is None:
+        return None
+    return {
+        "folder": file.folder,
+        "filename": file.filename,
+        "revision": file.revision,
+        "etag": file.etag,
+        "length": file.length,
+    }
+
+
+def numbered_name(name: MediaName, number: int) -> MediaName:
+    """Return the name with a number in front of its suffix: `talk (2).mp4`. A long one is cut, so that it stays a name."""
+    suffix = PurePosixPath(name.filename).suffix[:32]
+    stem, addition = name.filename[: len(name.filename) - len(suffix)] if suffix else name.filename, f" ({number})"
+    while len(f"{stem}{addition}{suffix}".encode()) > 255:
+        stem = stem[:-1]
+    return MediaName(name.folder, f"{stem}{addition}{suffix}")
