@@ -226,7 +226,7 @@ class LeaseRenewer(Protocol):
 
 
 class BlockWriter(LeaseRenewer, Protocol):
-    """Writes blocks and offsets of uploads. Raises ServiceUnavailable, and Conflict where the handle is void: nothing has changed."""
+    """Writes blocks and offsets of uploads. Raises ServiceUnavailable, and Conflict with a void handle: nothing has changed."""
 
     block_size: int
     """Bytes of every block but the last one of a file."""
