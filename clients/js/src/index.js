@@ -17,6 +17,7 @@ export { Events, Files, Links, Sockets, Uploads };
 /** @typedef {import("./types.js").FileLink} FileLink */
 /** @typedef {import("./types.js").LinkOptions} LinkOptions */
 /** @typedef {import("./types.js").Progress} Progress */
+/** @typedef {import("./types.js").Playable} Playable */
 /** @typedef {import("./types.js").EventData} EventData */
 /** @typedef {import("./types.js").ConnectionState} ConnectionState */
 /** @typedef {import("./types.js").Gap} Gap */
