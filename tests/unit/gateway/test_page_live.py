@@ -143,6 +143,6 @@ def test_player_keeps_a_minute_and_loads_the_rest_again(tmp_path: Path, length: 
     assert seen["log"] == ['video/mp4; codecs="avc1.42c01f,mp4a.40.2"', "init", "init"]
     assert seen["epochs"] == 1 or length > 2, "the epochs join"
     assert seen["rewound"] == [False, [0, 1, 2], 0]
-    assert seen["middle"] <= 3
+    assert int(61 / length) in seen["middle"], "found at once, or behind one that begins too late"
     assert seen["bounded"] is seen["again"] is True
     assert seen["ended"] == [True, pytest.approx(200 + 100 * (length - 2), abs=6)]
