@@ -5,7 +5,7 @@ import { parseIndex, parseList, reloadAddress, segmentAt } from "./hls_list.js";
 const AHEAD = 20; // seconds that are loaded before they are needed
 const BEHIND = 60; // seconds that stay; what is older is loaded again when someone goes back
 const REMOVE_STEP = 5; // seconds: not each segment removes a moment
-const SEAM = 5; // seconds, or a fiftieth of the time: media that lies so near to where its list says keeps its own times
+const SEAM = 5; // seconds, or a tenth of the time: media that lies so near to where its list says keeps its own times
 const DRIFT = 0.05; // seconds that a segment may begin behind the place it is loaded for
 const GAP = 1.5; // seconds without media that are stepped over
 const TIMEOUT = 15_000; // milliseconds of one request: a list is held for three target durations at most
@@ -160,8 +160,8 @@ export class HlsSource {
       const move = this.#move;
       const either = AbortSignal.any([signal, move.signal]);
       try {
-        const fits = await this.#append(segment, either);
-        if (!move.signal.aborted) this.#next = fits ? this.#missing(segment.number + 1) : segment.number - 1;
+        const earlier = await this.#append(segment, either);
+        if (!move.signal.aborted) this.#next = earlier ?? this.#missing(segment.number + 1);
         tries = 0;
         if (!this.#placed) this.#place();
         await this.#forget();
@@ -198,7 +198,7 @@ export class HlsSource {
     return missing;
   }
 
-  /** Append a segment. False where it begins behind the place that someone went to: the one before it is needed. */
+  /** Append a segment. Where it begins behind the place that someone went to, returns the number of an earlier one that is needed. */
   async #append(segment, signal) {
     this.#buffer ??= this.#media.addSourceBuffer(this.type);
     if (!this.#inits.has(segment.map)) {
@@ -212,7 +212,9 @@ export class HlsSource {
     const time = baseTime(bytes, scales);
     const offset = this.#offsetOf(segment, time);
     const start = time === null ? segment.start : time + offset;
-    if (this.#target !== null && start > this.#target + DRIFT && segment.number > this.list.segments[0].number) return false;
+    if (this.#target !== null && start > this.#target + DRIFT && segment.number > this.list.segments[0].number) {
+      return Math.min(segment.number - 1, segmentAt(this.list, this.#target - (start - segment.start)).number);
+    }
     this.#target = null;
     this.#drift = start - segment.start;
     if (this.#map !== segment.map) {
@@ -228,14 +230,14 @@ export class HlsSource {
       await this.#update(() => this.#buffer.appendBuffer(bytes));
     }
     this.#have.add(segment.number);
-    return true;
+    return null;
   }
 
   /** What to add to the media's own times, so that it lies where the list says. */
   #offsetOf({ epoch, start }, time) {
     if (!this.#offsets.has(epoch)) {
       const exact = time === null ? 0 : start - time;
-      const fits = Math.abs(this.#offset - exact) < Math.max(SEAM, start / 50);
+      const fits = Math.abs(this.#offset - exact) < Math.max(SEAM, start / 10);
       this.#offsets.set(epoch, fits ? this.#offset : exact);
     }
     return (this.#offset = this.#offsets.get(epoch));

@@ -67,9 +67,13 @@ export class LivePlayer {
     this.video.addEventListener("volumechange", () => choices.set("volume", this.video.volume));
   }
 
-  /** Whether the player of this browser is used. */
-  get isNative() {
-    return this.#source instanceof NativeSource;
+  get isOpen() {
+    return this.#source !== null;
+  }
+
+  /** Say something in place of the picture. */
+  say(text) {
+    this.#say(text);
   }
 
   /** Play the stream of an address from the edge on, or from its start where it has ended. */

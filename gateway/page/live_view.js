@@ -115,7 +115,7 @@ export class LiveView {
     }
     const before = this.#watched;
     this.#watched = state;
-    if (!before) this.player.open(live.playlistAddress(state), { ended: state.state === "ended" });
+    this.#play(state);
     this.player.update(state, before);
     setText(this.watchTitle, nameOf(state));
     this.#titlePage();
@@ -129,6 +129,14 @@ export class LiveView {
     setText(this.watchMeta, [state.folder, size_, state.codecs?.join(", "), state.started_at ? `since ${moment(new Date(state.started_at))}` : ""].filter(Boolean).join(" · "));
     if (before?.state !== state.state) this.#showActs(state);
     return undefined;
+  }
+
+  /** Open the player once there is something to play. */
+  #play(state) {
+    if (this.player.isOpen) return;
+    if (state.state === "waiting") this.player.say("Waits for the first seconds of the stream…");
+    else if (state.state === "ended" && !state.file) this.player.say("Nothing was recorded of this stream.");
+    else this.player.open(live.playlistAddress(state), { ended: state.state === "ended" });
   }
 
   #titlePage() {

@@ -59,15 +59,20 @@ async function open(hash, { init, ...options } = {}) {
   page.errors = [];
   page.requested = [];
   page.on("pageerror", (error) => page.errors.push(String(error)));
-  page.on("console", (message) => message.type() === "error" && page.errors.push(message.text()));
+  // A list is 404 until it is long enough to be one.
+  page.on("console", (message) => message.type() === "error" && !message.location().url.endsWith("/index.m3u8") && page.errors.push(message.text()));
   page.on("request", (request) => page.requested.push(new URL(request.url()).pathname));
   for (const script of [init].flat().filter(Boolean)) await page.addInitScript(script);
   await page.goto(`${url}/${hash}`);
   await page.waitForSelector('html[data-connection="connected"]');
   return page;
 }
+/** A browser that has no HLS of its own. */
 const withoutNative = () => {
-  HTMLMediaElement.prototype.canPlayType = () => "";
+  const real = HTMLMediaElement.prototype.canPlayType;
+  HTMLMediaElement.prototype.canPlayType = function (type) {
+    return /mpegurl/i.test(type) ? "" : real.call(this, type);
+  };
 };
 const watchVideo = ".live-player video";
 const plays = (page) => page.waitForFunction((name) => document.querySelector(name)?.readyState >= 3 && document.querySelector(name).currentTime > 0, watchVideo, { timeout: 30 * SECOND });
@@ -136,7 +141,7 @@ const scenarios = {
       }, duration * place);
       seeks.push(await readBars(watching, ".player video"));
     }
-    // Row errors of a lost network are the browser's own.
+    // The errors of a lost network are the browser's own.
     return { live, start: start_, stateAtStart: stateAtStart.state, behind, lost, edge, ended, duration, seeks, errors: [...page.errors.filter((error) => !/ERR_INTERNET_DISCONNECTED|WebSocket/.test(error)), ...watching.errors] };
   },
 

@@ -1,7 +1,7 @@
 // The player by Media Source Extensions against a media element and buffers that do what the standard says, without pictures.
 import { readFileSync } from "node:fs";
 import { baseTime, timescales } from "./fmp4.js";
-const { lists, inits, segments } = JSON.parse(readFileSync("given.json", "utf-8"));
+const { lists, inits, segments, length } = JSON.parse(readFileSync("given.json", "utf-8"));
 const bytes = (text) => Uint8Array.from(Buffer.from(text, "base64")).buffer;
 const later = () => new Promise((resolve) => setTimeout(resolve));
 
@@ -48,7 +48,7 @@ class Buffer_ {
         return;
       }
       const begin = baseTime(data, this.scales) + this.timestampOffset;
-      this.buffered.add(begin, begin + 2);
+      this.buffered.add(begin, begin + length);
     });
   }
   remove(begin, end) { this.#run(() => this.buffered.remove(begin, end)); }
@@ -120,7 +120,7 @@ await until(() => source.range && holds(video.currentTime) && video.currentTime 
 seen.joined = [video.currentTime, fetched[0], source.range];
 // Play to the last list, two seconds at a time.
 let widest = 0;
-for (let time = video.currentTime; time < 190; time += 2) {
+for (let time = video.currentTime; time < (lists.length + 15) * length; time += length) {
   if (step + 1 < lists.length) {
     await until(() => waiting.length > 0);
     advance();
@@ -142,6 +142,11 @@ seen.rewound = [wasThere, fetched.slice(0, 3), video.buffered.start(0)];
 await later();
 const all = video.buffered.all.reduce((sum, [begin, end]) => sum + end - begin, 0);
 seen.bounded = all < 130;
+// To a place in the middle: the list may say another one.
+fetched.length = 0;
+video.currentTime = 61;
+await until(() => holds(61));
+seen.middle = [...fetched];
 // To the edge again, and to the end.
 fetched.length = 0;
 video.currentTime = source.edge;
