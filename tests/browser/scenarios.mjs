@@ -538,6 +538,14 @@ const scenarios = {
         await page.goto(`${url}/#/files/axe?info=axe/one.txt`);
         await page.locator(".details code").first().waitFor();
         await judge("details");
+        await page.getByRole("button", { name: "Share" }).click();
+        await page.locator("#share-title").waitFor();
+        await judge("share");
+        await page.keyboard.press("Escape");
+        await page.getByRole("button", { name: "Move", exact: true }).last().click();
+        await page.locator("#move-title").waitFor();
+        await judge("move");
+        await page.keyboard.press("Escape");
         await page.goto(`${url}/#/files/axe?play=axe/one.txt`);
         await page.locator(".stage pre").waitFor();
         await judge("player");

@@ -1,7 +1,7 @@
-"""Every view of the web page with 0, 3 and 300 files, at 360, 800 and 1280 pixels, in Chromium: nothing is clipped, covered or too wide.
+"""Every view of the web page with 0, 3 and 300 files, at 360, 800 and 1280 pixels, in Chromium: nothing is clipped or covered.
 
-`node views.mjs URL CHROMIUM FOLDER light,dark PICTURES` photographs the same views, to be looked at. Where Node, npm or the browser is
-not available, this test is skipped and says so.
+`node views.mjs URL CHROMIUM FOLDER light,dark PICTURES` photographs the same views, to be looked at. Where Node, npm or the browser
+is not available, this test is skipped and says so.
 """
 
 import json
