@@ -9,6 +9,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -17,22 +18,30 @@ import pytest
 from deploy.local.binaries import MONGOD, REDIS_SERVER
 from deploy.local.ports import HOST, free_ports
 from tests.conftest import CLIENT_SOURCE
+from tests.support.databases import TEST_STORE
 from tests.support.stack import Stack, run_stack
 from tests.support.waiting import eventually
 
 RUN_MARKER_VARIABLE = "TEST_RUN_MARK"
 
 
-@pytest.fixture
-def run_marker_env(tmp_path: Path) -> Iterator[dict[str, str]]:
+@contextlib.contextmanager
+def mark_runs(folder: Path) -> Iterator[dict[str, str]]:
     """A variable that every process of a run inherits, to find all of them by. None may be left."""
-    env = {RUN_MARKER_VARIABLE: str(tmp_path)}
+    env = {RUN_MARKER_VARIABLE: str(folder)}
     yield env
-    shutil.rmtree(tmp_path / "data" / "mongo", ignore_errors=True)
     left = find_marked_processes(env)
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert left == []
+
+
+@pytest.fixture
+def run_marker_env(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The variable of `mark_runs` for the runs of one test, whose data are below `tmp_path`."""
+    with mark_runs(tmp_path) as env:
+        yield env
+        shutil.rmtree(tmp_path / "data" / "mongo", ignore_errors=True)
 
 
 def find_marked_processes(env: dict[str, str]) -> list[int]:
@@ -71,18 +80,55 @@ def write_script(path: Path, text: str) -> None:
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
 
-def test_data_survive_a_restart(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
+@dataclass(frozen=True)
+class TwoRuns:
+    """What was seen of two runs, one after the other, on a folder that had files of other programs."""
+
+    data: Path
+    content: bytes
+    """What the first one stored."""
+    found: httpx.Response
+    """The answer of the second one to a request for it."""
+    urls: list[dict[str, str]]
+    first_log_lines: list[str]
+    """Of stream-1."""
+
+
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoRuns]:
+    """The others' files: a log of another name, one of our name, a directory of our name's form, a lock."""
+    folder = tmp_path_factory.mktemp("two-runs")
+    data = folder / "data"
+    logs = data / "logs"
+    (logs / "archive.log").mkdir(parents=True)
+    (logs / "application.log").write_text("years of it\n")
+    (logs / "gateway.log").write_text("another gateway's\n")
+    (data / "lock").write_text("1234\n")
     content = os.urandom(700_000)
-    data = tmp_path / "data"
-    query = {"filename": "v.webm", "folder": "demo"}
-    with run_stack(data, env=run_marker_env) as stack:
-        created = httpx.post(f"{stack.url}/file/upload", files={"file": ("v.webm", content)}, data={"folder": "demo"})
-        assert created.status_code == 201, created.text
+    urls, first_log_lines = [], []
+
+    def note(stack: Stack) -> None:
+        urls.append(stack.urls)
         assert stack.terminate() == 0
-    with run_stack(data, env=run_marker_env) as stack:
-        found = httpx.get(f"{stack.url}/file/stream", params=query)
-        assert found.status_code == 200
-        assert found.content == content
+        first_log_lines.append((logs / "stream-1.log").read_text().partition("\n")[0])
+
+    with mark_runs(folder) as env:
+        with run_stack(data, env=env) as stack:
+            created = httpx.post(
+                f"{stack.url}/file/upload", files={"file": ("v.webm", content)}, data={"folder": "demo"}
+            )
+            assert created.status_code == 201, created.text
+            note(stack)
+        with run_stack(data, env=env) as stack:
+            found = httpx.get(f"{stack.url}/file/stream", params={"filename": "v.webm", "folder": "demo"})
+            note(stack)
+        yield TwoRuns(data, content, found, urls, first_log_lines)
+    shutil.rmtree(data / "mongo", ignore_errors=True)
+
+
+def test_data_survive_a_restart(two_runs: TwoRuns) -> None:
+    assert two_runs.found.status_code == 200
+    assert two_runs.found.content == two_runs.content
 
 
 @contextlib.contextmanager
@@ -151,19 +197,23 @@ def test_second_interrupt_kills_hanging_children(tmp_path: Path, run_marker_env:
         assert find_marked_processes(run_marker_env) == []
 
 
-@pytest.mark.parametrize("name", ["mongod", "redis-server", "stream-1", "gateway"])
-def test_killed_child_is_restarted(tmp_path: Path, run_marker_env: dict[str, str], name: str) -> None:
-    """On its port, and with its data."""
+def wait_for_restart(stack: Stack, name: str, old_pid: int) -> None:
+    eventually(lambda: stack.pids[name] != old_pid, 30.0, f"{name} is ready again")
+
+
+def test_killed_children_are_restarted(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
+    """Each on its port, and with its data."""
     with run_stack(tmp_path / "data", env=run_marker_env) as stack:
-        before, urls = stack.pids, stack.urls
         httpx.put(f"{stack.url}/file/stream?filename=a", content=b"kept").raise_for_status()
-        os.kill(before[name], signal.SIGKILL)
-        eventually(lambda: stack.pids[name] != before[name], 30.0, f"{name} is ready again")
-        assert f"{name} was ended by SIGKILL; it is restarted (1 of at most 5 times in 60 s)\n" in stack.stdout
-        assert stack.urls == urls
-        assert {**stack.pids, name: 0} == {**before, name: 0}, "the others went on"
-        eventually(lambda: httpx.get(f"{stack.url}/readyz").status_code == 200, 30.0, "all are ready")
-        assert httpx.get(f"{stack.url}/file/stream?filename=a").content == b"kept"
+        for name in ("mongod", "redis-server", "stream-1", "gateway"):
+            before, urls = stack.pids, stack.urls
+            os.kill(before[name], signal.SIGKILL)
+            wait_for_restart(stack, name, before[name])
+            assert f"{name} was ended by SIGKILL; it is restarted (1 of at most 5 times in 60 s)\n" in stack.stdout
+            assert stack.urls == urls
+            assert {**stack.pids, name: 0} == {**before, name: 0}, "the others went on"
+            eventually(lambda: httpx.get(f"{stack.url}/readyz").status_code == 200, 30.0, "all are ready")
+            assert httpx.get(f"{stack.url}/file/stream?filename=a").content == b"kept"
         assert stack.terminate() == 0
         assert stack.stderr == ""
 
@@ -182,18 +232,15 @@ def test_child_that_ends_too_often_ends_the_run(tmp_path: Path, run_marker_env: 
         assert find_marked_processes(run_marker_env) == []
 
 
-def test_databases_keep_their_ports(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
-    data = tmp_path / "data"
-    urls = []
-    for _ in range(2):
-        with run_stack(data, env=run_marker_env) as stack:
-            urls.append({name: stack.urls[name] for name in ("mongod", "redis-server")})
-            assert stack.terminate() == 0
-    assert urls[0] == urls[1]
-    port = int(urls[0]["redis-server"].rpartition(":")[2].partition("/")[0])
-    with closing(socket.create_server((HOST, port))), run_stack(data, env=run_marker_env) as stack:
-        assert stack.urls["mongod"] == urls[0]["mongod"]
-        assert stack.urls["redis-server"] != urls[0]["redis-server"]
+def test_databases_keep_their_ports(two_runs: TwoRuns) -> None:
+    """Save one that is taken."""
+    first, second = two_runs.urls
+    for name in ("mongod", "redis-server"):
+        assert first[name] == second[name]
+    port = int(first["redis-server"].rpartition(":")[2].partition("/")[0])
+    with closing(socket.create_server((HOST, port))), run_stack(two_runs.data) as stack:
+        assert stack.urls["mongod"] == first["mongod"]
+        assert stack.urls["redis-server"] != first["redis-server"]
         assert stack.terminate() == 0
 
 
@@ -207,32 +254,21 @@ def test_occupied_port_is_reported_before_anything_starts(tmp_path: Path, run_ma
         assert stack.stdout == ""
 
 
-def test_second_run_on_one_data_dir_is_refused(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
-    data = tmp_path / "data"
-    with run_stack(data, env=run_marker_env) as first, run_stack(data, env=run_marker_env, up=False) as second:
-        assert f"{data} is in use by another run" in wait_for_error_line(second)
-        assert httpx.get(f"{first.url}/readyz").status_code == 200
+def test_second_run_on_one_data_dir_is_refused(stack: Stack, run_marker_env: dict[str, str]) -> None:
+    with run_stack(stack.data_dir, "--store", TEST_STORE, env=run_marker_env, up=False) as second:
+        assert f"{stack.data_dir} is in use by another run" in wait_for_error_line(second)
+        assert httpx.get(f"{stack.url}/readyz").status_code == 200
 
 
-def test_files_of_others_in_the_data_dir_are_kept(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
-    """A log of another name, one of our name, a directory of our name's form. The logs that a run made are replaced."""
-    data = tmp_path / "data"
-    logs = data / "logs"
-    (logs / "archive.log").mkdir(parents=True)
-    (logs / "application.log").write_text("years of it\n")
-    (logs / "gateway.log").write_text("another gateway's\n")
-    (data / "lock").write_text("1234\n")
-    for number in range(2):
-        with run_stack(data, env=run_marker_env) as stack:
-            assert stack.terminate() == 0
-        assert (logs / "application.log").read_text() == "years of it\n"
-        assert (logs / "gateway.log").read_text().startswith("another gateway's\n")
-        assert (logs / "archive.log").is_dir()
-        assert (data / "lock").read_text() == "1234\n"
-        first_line = (logs / "stream-1.log").read_text().partition("\n")[0]
-        if number == 0:
-            before = first_line
-    assert before != first_line
+def test_files_of_others_in_the_data_dir_are_kept(two_runs: TwoRuns) -> None:
+    """The logs that a run made are replaced."""
+    logs = two_runs.data / "logs"
+    assert (logs / "application.log").read_text() == "years of it\n"
+    assert (logs / "gateway.log").read_text().startswith("another gateway's\n")
+    assert (logs / "archive.log").is_dir()
+    assert (two_runs.data / "lock").read_text() == "1234\n"
+    first, second = two_runs.first_log_lines
+    assert first != second
 
 
 @pytest.mark.parametrize(
