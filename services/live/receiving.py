@@ -252,6 +252,8 @@ class LiveReceiver:
         turn = take_turn(stream, kind, self._now(), anew=anew)
         if not preempts:
             await self._wait_for_writer(stream)
+            stream = await self._ender.get(stream.new.id)  # what was stored while this one waited
+            turn = take_turn(stream, kind, self._now(), anew=anew)
             async with self._acquired(stream, kind, turn, body, sid) as intake:
                 yield intake, turn
             return
