@@ -1,14 +1,16 @@
 """Dumps the media database into a directory while the services run, and restores it: `backup.py dump|restore DIRECTORY`.
 
-The order makes an online dump complete. `media` is dumped first: every file that it references was stored completely before, and
-chunks that are replaced or deleted afterwards stay for the tombstone TTL. So the dump of chunks must begin and end within that TTL,
-or run while nothing is deleted: it counts the chunks and bytes of each file and fails where some are missing. A restore runs in the
-reverse order, so that no document references a file that is not there yet.
+The order makes an online dump complete. Live streams come first: the uploads to which they refer have these bytes then, or more.
+Then `media`: every file that it references was stored completely before, and chunks that are replaced or deleted afterwards stay
+for the tombstone TTL. So the dump of chunks must begin and end within that TTL, or run while nothing is deleted: it counts the
+chunks and bytes of each file and fails where some are missing. A restore runs in the reverse order, so that no document
+references a file that is not there yet.
 The files are those of MongoDB's own tools (`DATABASE/COLLECTION.bson`), so mongorestore reads them as well.
 The URI comes from GRIDCAST_MONGODB_URI or from the file that GRIDCAST_MONGODB_URI_FILE names.
 """
 
 import argparse
+import contextlib
 import os
 import re
 import sys
@@ -23,10 +25,12 @@ from pymongo.collection import Collection
 from pymongo.errors import PyMongoError
 from pymongo.write_concern import WriteConcern
 
-COLLECTIONS = ("media", "fs.files", "fs.chunks", "revisions", "posters")
+COLLECTIONS = ("live", "live_segments", "media", "fs.files", "fs.chunks", "revisions", "posters")
 """In the order of a dump."""
-NEWER_COLLECTIONS = frozenset({"revisions", "posters"})
+NEWER_COLLECTIONS = frozenset({"revisions", "posters", "live", "live_segments"})
 """Missing in dumps of earlier versions."""
+TAIL_ATTEMPTS = 100
+"""How often a document is read until the tails of its uploads are there."""
 BATCH_BYTES = 8 * 1024 * 1024
 """Approximate size of one insert of a restore."""
 DEFAULT_DATABASE = "gridcast"
@@ -93,44 +97,75 @@ def dump(collections: dict[str, RawCollection], dump_dir: Path) -> Iterator[tupl
     """Write a file for each collection; rename them once all are written. Yields counts. Raises ValueError for missing chunks."""
     dump_dir.mkdir(parents=True)
     files: FileLengths = {}
-    for name in COLLECTIONS:
-        count = 0
-        with (dump_dir / f"{name}.part").open("xb") as file:
-            for document in select_documents(collections[name], files):
-                file.write(document.raw)
-                count += 1
-            file.flush()
-            os.fsync(file.fileno())
-        yield count, name
+    counts = dict.fromkeys(COLLECTIONS, 0)
+    with contextlib.ExitStack() as opened:
+        parts = {name: opened.enter_context((dump_dir / f"{name}.part").open("xb")) for name in COLLECTIONS}
+        for name in COLLECTIONS:
+            for target, document in select_documents(collections, name, files):
+                parts[target].write(document.raw)
+                counts[target] += 1
+            parts[name].flush()
+            os.fsync(parts[name].fileno())
+            yield counts[name], name
     for name in COLLECTIONS:
         (dump_dir / f"{name}.part").replace(dump_dir / f"{name}.bson")
 
 
-def select_documents(collection: RawCollection, file_lengths: FileLengths) -> Iterator[RawBSONDocument]:
-    """The documents to dump: all of `media`, which fills `file_lengths`, then the documents of those files, file by file."""
-    if collection.name == "media":
-        for document in collection.find():
-            file_lengths.update(referenced_files(document))
-            yield document
-    elif collection.name == "fs.chunks":
+def select_documents(
+    collections: dict[str, RawCollection], name: str, file_lengths: FileLengths
+) -> Iterator[tuple[str, RawBSONDocument]]:
+    """The documents to dump, each with its collection.
+
+    All of `media`, which fills `file_lengths`, with the tails of unfinished uploads; then the documents of those files.
+    """
+    collection = collections[name]
+    if name == "media":
+        for found in collection.find():
+            document, tails = with_tails(collections, found)
+            if document is not None:
+                file_lengths.update(referenced_files(document))
+                yield name, document
+                yield from (("fs.chunks", tail) for tail in tails)
+    elif name == "fs.chunks":
         for identifier, length in file_lengths.items():
-            yield from verify_chunks(
-                collection.find({"files_id": identifier}, batch_size=32).sort("n", 1), identifier, length
-            )
-    elif collection.name == "fs.files":
+            chunks = collection.find({"files_id": identifier}, batch_size=32).sort("n", 1)
+            yield from ((name, chunk) for chunk in verify_chunks(chunks, identifier, length))
+    elif name == "fs.files":
         for identifier in file_lengths:
-            yield from collection.find({"_id": identifier})
+            yield from ((name, document) for document in collection.find({"_id": identifier}))
     else:
-        yield from collection.find()
+        yield from ((name, document) for document in collection.find())
+
+
+def with_tails(
+    collections: dict[str, RawCollection], document: RawBSONDocument | None
+) -> tuple[RawBSONDocument | None, list[RawBSONDocument]]:
+    """A `media` document and the chunks that are the tails of its uploads.
+
+    Writers replace tails: while one is missing, the document is read again. None where it was deleted meanwhile. Raises ValueError.
+    """
+    for _ in range(TAIL_ATTEMPTS):
+        if document is None:
+            return None, []
+        places = [
+            {"files_id": entry["id"], "n": entry["tail_number"]}
+            for entry in document["uploads"]
+            if entry.get("tail_number") is not None
+        ]
+        tails = [collections["fs.chunks"].find_one(place) for place in places]
+        if None not in tails:
+            return document, [tail for tail in tails if tail is not None]
+        document = collections["media"].find_one({"_id": document["_id"]})
+    raise ValueError("an unfinished upload has no tail, or has another one each time that it is read")
 
 
 def referenced_files(document: RawBSONDocument) -> FileLengths:
     """The files of one `media` document: the current one, and unfinished uploads, which can resume after a restore.
 
-    The chunks of an upload's id are its tail. A file that can be restored may lack chunks: then its time was over.
+    A file that can be restored may lack chunks: then its time was over.
     """
     current = document["current"]
-    unfinished: FileLengths = {entry[key]: None for entry in document["uploads"] for key in ("file", "id")}
+    unfinished: FileLengths = {entry["file"]: None for entry in document["uploads"]}
     if restorable := document.get("restorable"):
         unfinished[restorable["file"]] = None
     return {**unfinished, current["file"]: current["length"]} if current else unfinished

@@ -1,7 +1,7 @@
 """Sets up MongoDB for the services: a job that runs at every start, once MongoDB listens.
 
 It initiates the replica set if one is configured, sets a pending password of root, then creates each service's user or updates its
-password and role. It is idempotent. The passwords come from the vault; the upload service creates the indexes.
+password and roles. It is idempotent. The passwords come from the vault; the upload service creates the indexes.
 """
 
 import os
@@ -17,13 +17,28 @@ VAULT = Path("/vault")
 ROOT_PASSWORD_FILE = "mongo_root_password"  # noqa: S105  # the name of a file
 PENDING_ROOT_PASSWORD_FILE = f"{ROOT_PASSWORD_FILE}.wanted"
 DATABASE = "gridcast"
-ROLES = {"upload": "readWrite", "stream": "read", "live": "readWrite"}
-"""The weakest role that each service works with."""
+ROLES = {"upload": "readWrite", "stream": "read", "live": None}
+"""The weakest role of MongoDB's own that each service works with, None for those that have privileges alone."""
+PRIVILEGES: dict[str, dict[str, tuple[str, ...]]] = {
+    # A journaled write after which what was read of an unfinished upload is durable.
+    "stream": {"media": ("update",)},
+    # As upload, but neither the endpoints of webhooks, whose secrets sign deliveries, nor what is revoked.
+    "live": {
+        **dict.fromkeys(
+            ("media", "fs.chunks", "fs.files", "posters", "revisions", "quotas", "live", "live_segments"),
+            ("find", "insert", "update", "remove"),
+        ),
+        "revoked": ("find",),
+        "": ("createCollection", "createIndex", "listIndexes", "dbStats"),
+    },
+}
+"""What a service may do beside that, by collection; "" stands for all of them."""
 SETUP_TIMEOUT = 120.0
 """Seconds in which errors of MongoDB are retried."""
 MAJORITY_WRITE = {"w": "majority", "wtimeout": 15000}
 AUTHENTICATION_FAILED = 18
 NOT_YET_INITIALIZED = 94
+ROLE_ALREADY_EXISTS = 51002
 USER_ALREADY_EXISTS = 51003
 
 RootClient = MongoClient[dict[str, Any]]
@@ -131,11 +146,31 @@ def initiate_replica_set(root_client: RootClient, replica_set: str, hosts: list[
         print(f"initiated the replica set {replica_set} of {', '.join(hosts)}")
 
 
-def create_or_update_user(root_client: RootClient, service: str, role: str) -> None:
-    """Create the user of `service`, or update its password and role."""
+def create_or_update_role(root_client: RootClient, service: str) -> str:
+    """Create the role with the privileges of `service`, or update it. Returns its name."""
+    name = f"gridcast_{service}"
+    privileges = [
+        {"resource": {"db": DATABASE, "collection": collection}, "actions": list(actions)}
+        for collection, actions in PRIVILEGES[service].items()
+    ]
+    fields: dict[str, Any] = {"privileges": privileges, "roles": [], "writeConcern": MAJORITY_WRITE}
+    try:
+        root_client[DATABASE].command("createRole", name, **fields)
+    except OperationFailure as error:
+        if error.code != ROLE_ALREADY_EXISTS:
+            raise
+        root_client[DATABASE].command("updateRole", name, **fields)
+    return name
+
+
+def create_or_update_user(root_client: RootClient, service: str, role: str | None) -> None:
+    """Create the user of `service`, or update its password and its roles."""
+    roles = [role] if role else []
+    if service in PRIVILEGES:
+        roles.append(create_or_update_role(root_client, service))
     fields: dict[str, Any] = {
         "pwd": read_secret(f"mongo_{service}_password"),
-        "roles": [{"role": role, "db": DATABASE}],
+        "roles": [{"role": name, "db": DATABASE} for name in roles],
         "writeConcern": MAJORITY_WRITE,
     }
     try:

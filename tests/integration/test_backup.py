@@ -22,7 +22,7 @@ from tests.support.store_inspectors import open_inspector
 from tests.support.stored_files import StoredFiles
 
 JOB = PROJECT_ROOT / "deploy/containers/backup.py"
-COLLECTIONS = ("media", "fs.files", "fs.chunks", "revisions", "posters")
+COLLECTIONS = ("live", "live_segments", "media", "fs.files", "fs.chunks", "revisions", "posters")
 
 
 def run_job(verb: str, uri: str, database: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -43,7 +43,7 @@ def back_up_with_job(verb: str, uri: str, database: str, folder: Path) -> None:
 
 
 def back_up_with_mongodump(verb: str, uri: str, database: str, folder: Path) -> None:
-    """`media` is dumped first and restored last, as docs/operations.md says."""
+    """Live streams and `media` are dumped first and restored last, as docs/operations.md says."""
     tool = "mongodump" if verb == "dump" else "mongorestore"
     if shutil.which(tool) is None:
         pytest.skip(f"{tool} is not installed")

@@ -28,6 +28,7 @@ from services.common.store.files.rows import upload_key
 from services.common.store.media_reader import ListQuery, PageKey
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import NO_PRECONDITIONS, InProgressUpload, NewUpload
+from tests.support.live_streams import begin_stream
 from tests.support.postgresql import PostgreSQLServer, run_postgresql
 from tests.support.sizes import CHUNK_SIZE
 from tests.support.store_adapters import (
@@ -94,7 +95,7 @@ async def test_a_lock_that_is_never_released_is_left_behind(
     """As by a process that is stopped for ever: the successor continues in a copy, and the old file is deleted."""
     monkeypatch.setattr(exclusive_files, "LOCK_TIMEOUT_SECONDS", 0.1)
     data = os.urandom(CHUNK_SIZE + 100)
-    old = await adapters.store.create_upload(NAME, new_tus_upload("a"))
+    old = await begin_stream(adapters)
     await adapters.store.write_blocks(old, 0, [data[:CHUNK_SIZE]])
     await adapters.store.set_offset(old, len(data), data[CHUNK_SIZE:], None, keep_lease=True)
     path = adapters.inspector.path_of(old.store_key)
@@ -113,10 +114,14 @@ async def test_a_lock_that_is_never_released_is_left_behind(
         await adapters.store.write_blocks(old, 0, [b"late"])
     info = await adapters.reader.find(NAME)
     assert info is not None
+    assert await adapters.live.set_state("s", new.fencing_token, "ended", "", info.revision)
     assert b"".join(await adapters.reader.read_blocks(info, 0, 1)) == data
     for _ in range(3):
         await adapters.collect_until_done(adapters.inspector)
     assert not path.exists()
+    stream = await adapters.live.get_stream("s")
+    assert stream is not None
+    assert await adapters.live.find_file(stream) == info, "a live stream goes with the bytes"
 
 
 async def test_second_purge_is_not_skipped_by_the_slower_collector(adapters: FilesAdapters) -> None:
@@ -549,7 +554,7 @@ async def test_the_migrations_make_the_tables_of_the_schema(adapters: FilesAdapt
             }
 
     assert normalized(adapters.inspector.folder / "gridcast.sqlite3") == normalized(path)
-    assert migration.newest_revision() == "0006"
+    assert migration.newest_revision() == "0007"
 
 
 async def test_a_connection_to_postgresql_that_is_lost_at_a_commit(tmp_path: Path) -> None:

@@ -3,11 +3,12 @@
 It runs as in its container, with a vault as deploy/containers/credentials.py makes it.
 """
 
+import asyncio
 import dataclasses
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,16 @@ import pytest
 from deploy.local import databases
 from deploy.local.ports import HOST
 from deploy.local.processes import PROJECT_ROOT, Program
+from services.common.media import MediaName
+from services.common.store.gridfs.mongo import MongoDriver, open_mongo_database
+from services.common.store.growing_files import file_etag
+from services.common.store.quotas import Quota
+from services.common.store.upload_store import NewUpload, StoredFile
 from tests.support.databases import ServerProcess, run_server, small_mongod_program
+from tests.support.live_streams import begin_stream, epoch, progress
+from tests.support.sizes import CHUNK_SIZE
+from tests.support.store_adapters import NAME, GridFSAdapters
+from tests.support.store_inspectors import MongoInspector
 
 JOB = PROJECT_ROOT / "deploy/containers/mongodb_setup.py"
 FIRST_PASSWORD, SECOND_PASSWORD, THIRD_PASSWORD = (f"{name}-password-of-root" for name in ("first", "second", "third"))
@@ -70,7 +80,13 @@ class SecretVault:
     def __init__(self, folder: Path, **secrets: str) -> None:
         self.folder = folder
         folder.mkdir()
-        known = {"root": FIRST_PASSWORD, "upload": "upload-password-0", "stream": "stream-password-0", **secrets}
+        known = {
+            "root": FIRST_PASSWORD,
+            "upload": "upload-password-0",
+            "stream": "stream-password-0",
+            "live": "live-password-0",
+            **secrets,
+        }
         for name, password in known.items():
             (folder / f"mongo_{name}_password").write_text(password, "ascii")
 
@@ -124,6 +140,84 @@ def test_users_have_their_passwords_and_roles(vault: SecretVault, server: Server
     assert run_job(vault, server).returncode == 0
     assert accepts_password(server, "stream", "stream-password-1", "gridcast")
     assert not accepts_password(server, "stream", "stream-password-0", "gridcast")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("driver", ["motor", "pymongo"])
+async def test_services_work_with_the_rights_of_their_users(
+    vault: SecretVault, server: ServerProcess, driver: MongoDriver
+) -> None:
+    """A stream is made, written, read while it grows and ended by `live` and `stream`; the garbage of `upload` takes it."""
+    done = await asyncio.to_thread(run_job, vault, server)
+    assert done.returncode == 0, done.stderr
+
+    def open_as(user: str) -> GridFSAdapters:
+        uri = f"mongodb://{user}:{user}-password-0@{HOST}:{server.port}/gridcast?directConnection=true"
+        return GridFSAdapters(open_mongo_database(uri, "gridcast", driver), inspector, Quota(10**9, 100))
+
+    root = f"mongodb://root:{FIRST_PASSWORD}@{HOST}:{server.port}/?directConnection=true&authSource=admin"
+    inspector = MongoInspector(root, "gridcast")
+    live, stream, upload = map(open_as, ("live", "stream", "upload"))
+    try:
+        await live.store.ensure_schema()
+        await live.store.get_free_bytes()
+        begun = await begin_stream(live, owner="alice")
+        await live.store.reserve(begun, 3 * CHUNK_SIZE)
+        await live.store.write_blocks(begun, 1, [b"m" * CHUNK_SIZE, b"tail"])
+        await live.store.set_offset(begun, 2 * CHUNK_SIZE + 4, b"tail", None, keep_lease=True)
+        await live.live.set_publisher("s", 1, "p")
+        await live.live.advance("s", 1, progress(0, 2, epochs=(epoch(0),)))
+
+        seen = await stream.live.get_stream("s")
+        assert seen is not None
+        assert len(await stream.live.read_segments("s", 0)) == 3
+        found = await stream.growing.read_durable(begun.upload_id, 2 * CHUNK_SIZE, 100)
+        assert found is not None
+        assert found.data == b"tail"
+
+        await live.growing.place_header(begun, b"h" * CHUNK_SIZE)
+        length = 2 * CHUNK_SIZE + 4
+        event = await live.store.commit(begun, StoredFile(length, "video/mp4", None, file_etag(begun, length)))
+        await live.live.set_state("s", 1, "ended", "", event.info.revision)
+        await live.store.ack_event(event)
+        assert await live.growing.set_sha256(event.info, "0" * 64)
+        assert await stream.live.find_file(seen) is not None
+        given_up = await live.store.create_upload(MediaName("f", "other"), NewUpload(owner="alice"))
+        await live.store.abort(given_up)
+        await live.collect_once()
+
+        await upload.store.delete(NAME)
+        inspector.make_tombstones_due(NAME.filename)
+        await upload.collect_until_done(inspector)
+        await upload.keeper.delete_orphans()
+        assert inspector.count_live() == (0, 0)
+    finally:
+        inspector.close()
+        for adapters in (live, stream, upload):
+            await adapters.mongo.aclose()
+
+
+DENIED: tuple[tuple[str, Callable[[Any], object]], ...] = (
+    ("stream", lambda database: database.media.insert_one({})),
+    ("stream", lambda database: database.media.delete_one({})),
+    ("stream", lambda database: database.live.update_one({}, {"$set": {"a": 1}})),
+    ("stream", lambda database: database["fs.chunks"].update_one({}, {"$set": {"a": 1}})),
+    ("live", lambda database: database.webhook_endpoints.find_one()),
+    ("live", lambda database: database.deliveries.find_one()),
+    ("live", lambda database: database.revoked.delete_one({})),
+    ("live", lambda database: database.live.drop()),
+    ("live", lambda database: database.client.other.media.find_one()),
+)
+
+
+def test_nothing_else_is_granted(vault: SecretVault, server: ServerProcess) -> None:
+    assert run_job(vault, server).returncode == 0
+    for user, call in DENIED:
+        with (
+            connect_as(server, user, f"{user}-password-0", "gridcast") as client,
+            pytest.raises(pymongo.errors.OperationFailure, match="not authorized"),
+        ):
+            call(client.gridcast)
 
 
 def test_root_password_changes_and_the_vault_stays_correct(vault: SecretVault, server: ServerProcess) -> None:

@@ -12,6 +12,7 @@ from services.common.errors import AlreadyExists, ServiceUnavailable, TooManyReq
 from services.common.media import MediaName
 from services.common.settings import StoreSettings
 from services.common.store.factory import MediaStore
+from services.common.store.growing_files import file_etag
 from services.common.store.media_reader import ListQuery
 from services.common.store.quotas import Quota, QuotaExceeded
 from services.common.store.timings import StoreTimings
@@ -115,6 +116,21 @@ async def test_an_upload_of_unknown_length_grows(store: MediaStore) -> None:
     await room_is(store, 0)
     await finish(store, named, 45)
     await room_is(store, 5)
+
+
+async def test_a_live_stream_reserves_as_it_grows(store: MediaStore) -> None:
+    """Its next writer goes on with what is reserved; it ends as a file, and nothing more is reserved."""
+    upload = await begin(store, "live", None)
+    await store.uploads.reserve(upload, 40)
+    taken = await store.uploads.acquire(upload.upload_id)
+    assert isinstance(taken, tuple)
+    await store.uploads.reserve(taken[0], 60)
+    with pytest.raises(QuotaExceeded):
+        await store.uploads.reserve(taken[0], 101)
+    await room_is(store, 40)
+    await store.uploads.write_blocks(taken[0], 0, [b"x" * 55])
+    await store.uploads.commit(taken[0], StoredFile(55, "video/mp4", None, file_etag(taken[0], 55)))
+    await room_is(store, 45)
 
 
 async def test_unfinished_uploads_are_limited(settings: StoreSettings) -> None:

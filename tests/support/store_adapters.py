@@ -13,16 +13,20 @@ from services.common.media import MediaName, sha256_etag
 from services.common.store.files.files_database import FilesDatabase, open_files_database
 from services.common.store.files.garbage_collector import FilesGarbageCollector
 from services.common.store.files.growing_files import FilesGrowingFiles
+from services.common.store.files.live_store import FilesLiveStore
 from services.common.store.files.media_reader import FilesMediaReader
 from services.common.store.files.upload_store import FilesUploadStore
 from services.common.store.garbage_collector import GarbageCollector
 from services.common.store.gridfs.garbage_collector import GridFSGarbageCollector
 from services.common.store.gridfs.growing_files import GridFSGrowingFiles
+from services.common.store.gridfs.live_store import GridFSLiveStore
 from services.common.store.gridfs.media_reader import GridFSMediaReader
 from services.common.store.gridfs.mongo import MongoDriver, open_mongo_database
 from services.common.store.gridfs.upload_store import GridFSUploadStore
 from services.common.store.growing_files import GrowingFiles
+from services.common.store.live_store import LiveStore
 from services.common.store.media_reader import MediaReader
+from services.common.store.quotas import NO_QUOTA, Quota
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import (
     NO_PRECONDITIONS,
@@ -58,13 +62,19 @@ class StoreAdapters:
         keeper: GarbageCollector,
         reader: MediaReader,
         growing: GrowingFiles,
+        live: LiveStore,
         inspector: StoreInspector,
     ) -> None:
         self.store = store
         self.growing = growing
+        self.live = live
         self.keeper = keeper
         self.reader = reader
         self.inspector = inspector
+
+    def open_live(self) -> LiveStore:
+        """The streams as another process has opened them."""
+        raise NotImplementedError
 
     async def collect_once(self) -> None:
         async for media in self.keeper.list_due():
@@ -104,16 +114,20 @@ class GridFSAdapters(StoreAdapters):
     inspector: MongoInspector
     store: GridFSUploadStore
 
-    def __init__(self, mongo: Any, inspector: MongoInspector) -> None:
+    def __init__(self, mongo: Any, inspector: MongoInspector, quota: Quota = NO_QUOTA) -> None:
         self.mongo = mongo
-        store = GridFSUploadStore(mongo, TIMINGS)
+        store = GridFSUploadStore(mongo, TIMINGS, quota)
         super().__init__(
             store,
-            GridFSGarbageCollector(mongo, TIMINGS),
+            GridFSGarbageCollector(mongo, TIMINGS, quota),
             GridFSMediaReader(mongo),
             GridFSGrowingFiles(mongo, store),
+            GridFSLiveStore(mongo),
             inspector,
         )
+
+    def open_live(self) -> LiveStore:
+        return GridFSLiveStore(self.mongo)
 
 
 class FilesAdapters(StoreAdapters):
@@ -132,8 +146,12 @@ class FilesAdapters(StoreAdapters):
             FilesGarbageCollector(files, timings),
             FilesMediaReader(files),
             FilesGrowingFiles(files, store),
+            FilesLiveStore(files),
             inspector,
         )
+
+    def open_live(self) -> LiveStore:
+        return FilesLiveStore(self.files)
 
 
 def finished_upload(data: bytes) -> StoredFile:

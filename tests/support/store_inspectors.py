@@ -110,6 +110,16 @@ class StoreInspector(Protocol):
     def list_revoked(self) -> list[str]:
         """The tokens and subjects of all revocations that are stored, also of those that have ended."""
 
+    def count_live(self) -> tuple[int, int]:
+        """How many live streams are stored, and how many segments and epochs."""
+
+    def age_streams(self, seconds: float) -> None:
+        """Let all live streams have got their last byte so much earlier."""
+
+
+LIVE = ("live", "live_segments")
+"""The collections of live streams."""
+
 
 class MongoInspector:
     """The documents and chunks in MongoDB."""
@@ -167,7 +177,7 @@ class MongoInspector:
         return _has_no_garbage(self)
 
     def clear(self) -> None:
-        for name in ("media", "fs.chunks", "fs.files", "revoked", "quotas", "deliveries", "webhook_endpoints"):
+        for name in ("media", "fs.chunks", "fs.files", "revoked", "quotas", "deliveries", "webhook_endpoints", *LIVE):
             self.db[name].delete_many({})
 
     def delete_blocks(self, file: Any, first: int = 0) -> None:
@@ -232,6 +242,15 @@ class MongoInspector:
     def list_revoked(self) -> list[str]:
         return sorted(found["value"] for found in self.db["revoked"].find())
 
+    def count_live(self) -> tuple[int, int]:
+        streams, segments = (self.db[name].count_documents({}) for name in LIVE)
+        return streams, segments
+
+    def age_streams(self, seconds: float) -> None:
+        fields = ("idle_since", "keep_until")
+        ages = {name: {"$subtract": [f"${name}", int(seconds * 1000)]} for name in fields}
+        self.db["live"].update_many({"keep_until": {"$exists": True}}, [{"$set": ages}])
+
 
 PART_TABLES = {"uploads": "id", "finished_uploads": "id", "tombstones": "file_id", "outbox": "revision"}
 """The tables of what belongs to a name, and their orders."""
@@ -261,6 +280,15 @@ class FilesInspector:
 
     def list_revoked(self) -> list[str]:
         return sorted(bytes(row["value"]).decode() for row in self.query("SELECT value FROM revocations"))
+
+    def count_live(self) -> tuple[int, int]:
+        streams, *parts = (
+            int(self.query(f"SELECT count(*) AS found FROM {name}")[0]["found"]) for name in (*LIVE, "live_epochs")
+        )
+        return streams, sum(parts)
+
+    def age_streams(self, seconds: float) -> None:
+        self.query(f"UPDATE live SET idle_since = idle_since - {int(seconds * 1000)}")
 
     def path_of(self, file: Any) -> Path:
         """The path of a file."""
@@ -334,6 +362,8 @@ class FilesInspector:
             "quotas",
             "deliveries",
             "webhook_endpoints",
+            *LIVE,
+            "live_epochs",
         ):
             with contextlib.suppress(sqlite3.OperationalError):  # before the first service has started
                 self.query(f"DELETE FROM {table}")

@@ -4,7 +4,8 @@ A stream is an unfinished upload that is read before its commit (ADR 40); its by
 and `growing_files`. The guarantees are written here; every implementation is tested against them by the same contract tests. All
 times are those of the store's clock.
 
-The order of a writer: blocks, then the durable offset of the upload, then `advance`. What `advance` has not stored does not count:
+The order of a writer: blocks, then the offset of the upload (`set_offset` with `durable=True`: a crash must not undo it once the
+position has passed it), then `advance`. What `advance` has not stored does not count:
 neither for readers nor for the next writer, which goes on where the last `advance` ended.
 """
 
@@ -28,6 +29,8 @@ MAX_LISTED_STREAMS = 200
 MAX_EPOCHS = 2_000
 MAX_INIT_BYTES_IN_ALL = 4 << 20
 """Of the initialisation segments of all epochs of one stream: a reader has all of them in memory."""
+
+STREAM_TAKEN_OVER = "another writer has taken this stream over"
 
 
 class TooManyEpochs(TooManyRequests):
@@ -123,7 +126,7 @@ class LiveStreamReader(Protocol):
     """Reads streams. Raises ServiceUnavailable.
 
     A stream leaves with the bytes of its file. One that has not become a file stays for a day after its upload has gone, without
-    segments, so that its end can be told.
+    segments, so that clients learn how it ended.
     """
 
     async def get_stream(self, stream_id: str) -> LiveStream | None:
@@ -207,7 +210,8 @@ def new_progress(last_segment: int, epoch_count: int, progress: LiveProgress) ->
     if len(progress.pending) > MAX_PENDING_BYTES:
         raise ValueError(f"more than {MAX_PENDING_BYTES} pending bytes")
     segments = tuple(segment for segment in progress.segments if segment.number > last_segment)
-    if [segment.number for segment in segments] != list(range(last_segment + 1, progress.position.last_segment + 1)):
+    last = progress.position.last_segment
+    if last < last_segment or [segment.number for segment in segments] != list(range(last_segment + 1, last + 1)):
         raise ValueError("segments that do not go on from the last stored one to the last one of the position")
     epochs = tuple(epoch for epoch in progress.epochs if epoch.number >= epoch_count)
     if [epoch.number for epoch in epochs] != list(range(epoch_count, epoch_count + len(epochs))):

@@ -226,10 +226,7 @@ class LeaseRenewer(Protocol):
 
 
 class BlockWriter(LeaseRenewer, Protocol):
-    """Writes the blocks and the offset of uploads. A call with a void handle raises Conflict and has changed nothing.
-
-    Raises ServiceUnavailable.
-    """
+    """Writes blocks and offsets of uploads. Raises ServiceUnavailable, and Conflict with a void handle: nothing has changed."""
 
     block_size: int
     """Bytes of every block but the last one of a file."""
@@ -256,11 +253,12 @@ class BlockWriter(LeaseRenewer, Protocol):
         *,
         keep_lease: bool,
         extend_expiry: bool = True,
+        durable: bool = False,
     ) -> datetime:
         """Set the durable `offset` that others read; `extend_expiry` where bytes were added. Returns when the upload expires.
 
-        With `keep_lease` the writer goes on: a crash may undo the latest such calls, unless `get_durable_info` or `acquire` has
-        returned their result. Without it the lease is released.
+        With `keep_lease` the writer goes on: a crash may undo the latest such calls, unless they were `durable`, or
+        `get_durable_info` or `acquire` has returned their result. Without it the lease is released.
         """
 
     def iter_blocks(self, upload: UploadHandle, block_count: int) -> AsyncGenerator[bytes, None]:

@@ -215,8 +215,9 @@ class FilesUploadStore:
         *,
         keep_lease: bool,
         extend_expiry: bool = True,
+        durable: bool = False,
     ) -> datetime:
-        """Write the tail, sync the file, then set the offset; synced itself where the lease is released."""
+        """Write the tail, sync the file, then set the offset; synced itself where it is durable or the lease is released."""
         key, token = upload_key(upload), upload.fencing_token
         if tail:
             await self._exclusive.write(key, token, offset - len(tail), [tail])
@@ -232,7 +233,7 @@ class FilesUploadStore:
                 keep_lease=keep_lease,
                 extend_expiry=extend_expiry,
             ),
-            durable=not keep_lease,
+            durable=durable or not keep_lease,
         )
         return clock.to_datetime(expires_at)
 

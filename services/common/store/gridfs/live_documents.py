@@ -26,7 +26,6 @@ from datetime import timedelta
 from typing import Any
 
 from bson import Binary, ObjectId
-from pymongo import UpdateOne
 
 from services.common.live.segments import Epoch, Segment
 from services.common.media import MediaName
@@ -111,16 +110,12 @@ def _later() -> Document:
     return {"$add": ["$$NOW", _KEEP]}
 
 
-def upsert_parts(stream_id: str, fencing_token: int, progress: LiveProgress) -> list[UpdateOne]:
-    """Writes of epochs and segments: each replaces one of an older or the same writer, and no other."""
+def parts_of(stream_id: str, fencing_token: int, progress: LiveProgress) -> list[tuple[Document, Document]]:
+    """Filters and updates of upserts: each writes an epoch or a segment in place of one of an older writer, and of no other."""
     parts = [(-1 - epoch.number, _encode_epoch(epoch)) for epoch in progress.epochs]
     parts += [(segment.number, _encode_segment(segment)) for segment in progress.segments]
     return [
-        UpdateOne(
-            {"l": stream_id, "n": number, "f": {"$lte": fencing_token}},
-            {"$set": {**fields, "f": fencing_token}},
-            upsert=True,
-        )
+        ({"l": stream_id, "n": number, "f": {"$lte": fencing_token}}, {"$set": {**fields, "f": fencing_token}})
         for number, fields in parts
     ]
 
@@ -139,7 +134,8 @@ def _encode_position(position: LivePosition) -> Document:
     }
 
 
-def _decode_position(stored: Document) -> LivePosition:
+def decode_position(stored: Document) -> LivePosition:
+    """A position, out of its field."""
     opened = stored["open"]
     return LivePosition(
         offset=stored["offset"],
@@ -207,7 +203,7 @@ def decode_stream(document: Document, epochs: tuple[Epoch, ...] = ()) -> LiveStr
         reason=document["reason"],
         fencing_token=document["fence"],
         publisher=document["publisher"],
-        position=_decode_position(document["position"]),
+        position=decode_position(document["position"]),
         epochs=epochs,
         created_at=document["created_at"],
         started_at=document["started_at"],

@@ -26,6 +26,7 @@ from services.common.store.live_store import (
     MAX_INIT_BYTES_IN_ALL,
     MAX_LISTED_STREAMS,
     MAX_SEGMENTS_READ,
+    STREAM_TAKEN_OVER,
     LiveProgress,
     LiveState,
     LiveStream,
@@ -36,7 +37,7 @@ from services.common.store.live_store import (
 
 WRITE_ATTEMPTS = 3
 """Two writers that insert one segment at the same time: one of them fails, and finds it at the next attempt."""
-_DUPLICATE_KEY = 11000
+_DUPLICATE_PART = 11000
 
 
 class GridFSLiveStore:
@@ -154,8 +155,8 @@ class GridFSLiveStore:
             raise ValueError("an offset before the stored one")
         if new.epochs:
             await self._check_epochs(stream_id, new.epochs)
-        if parts := live_documents.upsert_parts(stream_id, fencing_token, new):
-            await self._write(parts)
+        if parts := live_documents.parts_of(stream_id, fencing_token, new):
+            await self._write([UpdateOne(query, update, upsert=True) for query, update in parts])
         step = fencing_token << 32 | next(self._steps)
         behind = {
             "step": {"$lt": step},
@@ -190,13 +191,13 @@ class GridFSLiveStore:
                     return
             except BulkWriteError as error:
                 codes = {fault.get("code") for fault in (error.details or {}).get("writeErrors", ())}
-                if codes != {_DUPLICATE_KEY}:
+                if codes != {_DUPLICATE_PART}:
                     # Also without any code: only the write concern failed, and the outcome is unknown.
                     if all(map(is_transient_code, codes)):
                         raise ServiceUnavailable("the database is unavailable") from error
                     raise
             await asyncio.sleep(0)
-        raise Conflict(_FENCED)
+        raise Conflict(STREAM_TAKEN_OVER)
 
     async def _refusal(self, stream_id: str) -> GridcastError:
         """The error for a writer whose update has matched nothing."""
@@ -204,7 +205,7 @@ class GridFSLiveStore:
             document = await self._live.find_one({"_id": stream_id}, {"state": 1})
         if document is None or document["state"] in {"deleted", "ended"}:
             return Gone("this stream has ended")
-        return Conflict(_FENCED)
+        return Conflict(STREAM_TAKEN_OVER)
 
     async def read_pending(self, stream_id: str) -> bytes:
         """Read one field."""
@@ -227,7 +228,7 @@ class GridFSLiveStore:
                 return True
             document = await self._live.find_one({"_id": stream_id}, {"fence": 1})
         if document is not None and document["fence"] > fencing_token:
-            raise Conflict(_FENCED)
+            raise Conflict(STREAM_TAKEN_OVER)
         return False
 
     async def _note_identity(self, stream_id: str) -> None:
@@ -261,9 +262,6 @@ class GridFSLiveStore:
         unended = [state for state in STATES if state != "ended"]
         async with map_mongo_errors():
             return int(await self._live.count_documents({"owner": owner, "state": {"$in": unended}}))
-
-
-_FENCED = "another writer has taken this stream over"
 
 
 def _writable(stream_id: str, fencing_token: int) -> Document:

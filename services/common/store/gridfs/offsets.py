@@ -46,8 +46,9 @@ class OffsetWriter:
         *,
         keep_lease: bool,
         extend_expiry: bool = True,
+        durable: bool = False,
     ) -> datetime:
-        """Set the offset; journaled where the lease is released or the tail is in a chunk.
+        """Set the offset; journaled where it is `durable`, the lease is released, or the tail is in a chunk.
 
         A long tail is inserted as a chunk before, under a number that is greater than those of all earlier ones. These are deleted
         after an update that a crash cannot undo. That there are such chunks is noted first: of a writer that is killed behind the
@@ -68,7 +69,7 @@ class OffsetWriter:
             keep_lease=keep_lease,
             extend_expiry=extend_expiry,
         )
-        journaled = in_chunk or not keep_lease
+        journaled = durable or in_chunk or not keep_lease
         async with map_mongo_errors():
             document = await (self._media if journaled else self._media_unjournaled).find_one_and_update(
                 fenced_filter_of(upload),

@@ -271,9 +271,12 @@ class GridFSUploadStore:
         *,
         keep_lease: bool,
         extend_expiry: bool = True,
+        durable: bool = False,
     ) -> datetime:
-        """Set the offset, with a long tail in a chunk; journaled where the lease is released or the tail is in a chunk."""
-        return await self._offsets.set(upload, offset, tail, length, keep_lease=keep_lease, extend_expiry=extend_expiry)
+        """Set the offset, with a long tail in a chunk; journaled if it is durable, the lease is released, or there is a chunk."""
+        return await self._offsets.set(
+            upload, offset, tail, length, keep_lease=keep_lease, extend_expiry=extend_expiry, durable=durable
+        )
 
     async def renew_lease(self, upload: UploadHandle) -> None:
         """Extend the lease. Raises Conflict where the fencing token is another."""
