@@ -127,6 +127,7 @@ class StreamResponse(ListedStreamResponse):
     codecs: list[str] = Field(description="as in the CODECS of HLS (RFC 6381)")
     width: int | None
     height: int | None
+    viewers: int | None = Field(description="how many watch it; null where that is not known")
     file: StreamFile | None = Field(description="once it has ended; null where it has none")
 
 
