@@ -114,7 +114,14 @@ async def _lifespan(
         )
         app.state.live_context = LiveContext(
             settings=settings,
-            streams=LiveStreams(stores, cleanup, limits, settings.live_token_ttl, settings.live_max_streams_per_owner),
+            streams=LiveStreams(
+                stores,
+                cleanup,
+                limits,
+                settings.live_token_ttl,
+                settings.live_max_streams_per_owner,
+                events.count_viewers,
+            ),
             ender=ender,
             receiver=LiveReceiver(
                 stores,
