@@ -38,6 +38,7 @@ class Recorded:
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.wake_ups: list[str] = []
         self.files: list[str] = []
+        self.received: list[tuple[int, int]] = []
 
     def wake_readers(self, stream_id: str, last_segment: int, state: str) -> None:
         del stream_id, last_segment
@@ -46,6 +47,10 @@ class Recorded:
     def publish(self, stream_id: str, type: str, data: dict[str, Any]) -> None:  # noqa: A002
         del stream_id
         self.events.append((type, data))
+
+    def tell_publisher(self, sid: str | None, stream_id: str, received: int, last_segment: int) -> None:
+        del sid, stream_id
+        self.received.append((received, last_segment))
 
     async def publish_file(self, event: OutboxEvent) -> bool:
         self.files.append(event.info.filename)
