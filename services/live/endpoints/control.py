@@ -184,7 +184,7 @@ async def list_streams(
     request: Request,
     response: Response,
     state: Annotated[Literal["waiting", "live", "interrupted", "ended"] | None, Query()] = None,
-    after: Annotated[str, Query(max_length=64, description="`next` of the page before")] = "",
+    after: Annotated[str, Query(pattern="^[0-9a-f]{0,32}$", description="`next` of the page before")] = "",
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 50,
 ) -> StreamsResponse:
     """List the streams whose folder the caller may read; those that have not ended, where no state is given."""
