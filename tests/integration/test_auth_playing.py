@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import httpx
@@ -58,9 +59,12 @@ def metadata(**values: str) -> str:
 
 
 async def test_an_address_is_the_right_and_ends_with_the_file(services: Services) -> None:
-    alice = await WebSocketClient.connect(services.socket, headers=ALICE)
-    bob = await WebSocketClient.connect(services.socket, headers=BOB)
-    async with httpx.AsyncClient(base_url=services.url, timeout=30) as http:
+    async with AsyncExitStack() as opened:
+        http = await opened.enter_async_context(httpx.AsyncClient(base_url=services.url, timeout=30))
+        alice = await WebSocketClient.connect(services.socket, headers=ALICE)
+        opened.push_async_callback(alice.close)
+        bob = await WebSocketClient.connect(services.socket, headers=BOB)
+        opened.push_async_callback(bob.close)
         fields = {"upload-length": str(len(DATA)), "upload-metadata": metadata(filename="p", folder="a", sid=alice.sid)}
         created = await http.post("/file/tus", headers={**TUS, **ALICE, **fields})
         assert created.status_code == 201, created.text
@@ -84,6 +88,4 @@ async def test_an_address_is_the_right_and_ends_with_the_file(services: Services
         deleted = await http.delete("/file/stream?folder=a&filename=p", headers=ALICE)
         assert deleted.status_code == 204
         assert (await http.get(address)).status_code == 410
-    await bob.assert_nothing_pending()
-    alice.abort()
-    bob.abort()
+        await bob.assert_nothing_pending()

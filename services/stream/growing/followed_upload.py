@@ -82,7 +82,7 @@ class FollowedUpload:
         """Ask the store where the upload is, unless it was asked a moment ago. Raises Gone, ServiceUnavailable."""
         async with self._lock:  # single-flight: those that have waited find a new state
             now = asyncio.get_running_loop().time()
-            if now - self._asked_at >= LOOK_SECONDS:
+            if self._file is not None or now - self._asked_at >= LOOK_SECONDS:  # a deleted file is gone at once
                 self._note(await self._playback.find(self._address))
                 self._asked_at = asyncio.get_running_loop().time()
             self._settle()
