@@ -201,13 +201,8 @@ export class HlsSource {
   /** Append a segment. Where it begins behind the place that someone went to, returns the number of an earlier one that is needed. */
   async #append(segment, signal) {
     this.#buffer ??= this.#media.addSourceBuffer(this.type);
-    if (!this.#inits.has(segment.map)) {
-      const init = await (await this.#get(segment.map, signal)).arrayBuffer();
-      if (this.#inits.size >= INITS) this.#inits.delete(this.#inits.keys().next().value);
-      this.#inits.set(segment.map, { init, scales: timescales(init) });
-    }
-    const { init, scales } = this.#inits.get(segment.map);
-    const bytes = await (await this.#get(segment.address, signal)).arrayBuffer();
+    const media = this.#get(segment.address, signal).then((response) => response.arrayBuffer());
+    const [{ init, scales }, bytes] = await Promise.all([this.#initOf(segment.map, signal), media]);
     signal.throwIfAborted();
     const time = baseTime(bytes, scales);
     const offset = this.#offsetOf(segment, time);
@@ -231,6 +226,16 @@ export class HlsSource {
     }
     this.#have.add(segment.number);
     return null;
+  }
+
+  /** An initialisation segment, and the time scales of its tracks. */
+  async #initOf(address, signal) {
+    if (!this.#inits.has(address)) {
+      const init = await (await this.#get(address, signal)).arrayBuffer();
+      if (this.#inits.size >= INITS) this.#inits.delete(this.#inits.keys().next().value);
+      this.#inits.set(address, { init, scales: timescales(init) });
+    }
+    return this.#inits.get(address);
   }
 
   /** What to add to the media's own times, so that it lies where the list says. */
