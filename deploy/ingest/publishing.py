@@ -6,7 +6,9 @@ A publisher that comes back within the grace goes on with its stream, as a furth
 import fcntl
 import os
 import queue
+import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -16,6 +18,7 @@ from datetime import UTC, datetime
 from deploy.ingest.listeners import RTMP_REFUSAL, IngestSettings, InvalidIngestSettings, Listener, ffmpeg_command
 from deploy.ingest.live_api import ApiError, LiveApi, PublishedStream
 from deploy.ingest.sending import Sender
+from deploy.local import die_with_parent
 
 READ_BYTES = 64 * 1024
 QUEUED_PIECES = 128
@@ -28,6 +31,8 @@ PAUSE_SECONDS = 1.0
 """Before ffmpeg is started again after it could not listen, or a publisher was refused."""
 MAX_ERROR_BYTES = 1024 * 1024
 MAX_NAMES = 20
+
+_DIE_WITH_PARENT = (sys.executable, "-I", "-S", die_with_parent.__file__, str(os.getpid()))
 
 Log = Callable[[str, str], None]
 """Level and text."""
@@ -101,8 +106,10 @@ class ListenerLoop:
     def _serve_one(self) -> None:
         """Run ffmpeg once: wait for a publisher, and send its media until it leaves."""
         errors = ErrorOutput()
+        program, *arguments = ffmpeg_command(self._listener, self._settings)
         process = subprocess.Popen(
-            ffmpeg_command(self._listener, self._settings),
+            # An ingest that is killed must not leave an ffmpeg that holds its port.
+            [*_DIE_WITH_PARENT, shutil.which(program) or program, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors.fileno(),
