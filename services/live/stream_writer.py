@@ -139,7 +139,9 @@ class StreamWriter:
         tail = self._chunker.tail
         if position.offset != before.offset:
             await self._persist(
-                lambda: self._stores.uploads.set_offset(self.upload, position.offset, tail, None, keep_lease=True)
+                lambda: self._stores.uploads.set_offset(
+                    self.upload, position.offset, tail, None, keep_lease=True, durable=True
+                )
             )
         await self._persist(lambda: self._stores.live.advance(self.stream.new.id, self.upload.fencing_token, progress))
         del self._epochs[: len(epochs)]

@@ -226,10 +226,7 @@ class LeaseRenewer(Protocol):
 
 
 class BlockWriter(LeaseRenewer, Protocol):
-    """Writes the blocks and the offset of uploads. A call with a void handle raises Conflict and has changed nothing.
-
-    Raises ServiceUnavailable.
-    """
+    """Writes blocks and offsets of uploads. Raises ServiceUnavailable, and Conflict with a void handle: nothing has changed."""
 
     block_size: int
     """Bytes of every block but the last one of a file."""

@@ -127,6 +127,7 @@ class StreamResponse(ListedStreamResponse):
     codecs: list[str] = Field(description="as in the CODECS of HLS (RFC 6381)")
     width: int | None
     height: int | None
+    viewers: int | None = Field(description="how many watch it; null where that is not known")
     file: StreamFile | None = Field(description="once it has ended; null where it has none")
 
 
@@ -183,7 +184,7 @@ async def list_streams(
     request: Request,
     response: Response,
     state: Annotated[Literal["waiting", "live", "interrupted", "ended"] | None, Query()] = None,
-    after: Annotated[str, Query(max_length=64, description="`next` of the page before")] = "",
+    after: Annotated[str, Query(pattern="^[0-9a-f]{0,32}$", description="`next` of the page before")] = "",
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 50,
 ) -> StreamsResponse:
     """List the streams whose folder the caller may read; those that have not ended, where no state is given."""

@@ -165,7 +165,11 @@ class FilesGarbageCollector:
     async def delete_orphans(self) -> int:
         """Delete old files that no row references, and report rows whose files are missing or have another length."""
         await self._report_broken_files()
-        await self._database.write(live_changes.delete_left, durable=False)
+        for stream_id in await self._database.read(live_changes.list_left):
+            await self._database.write(
+                lambda transaction, left=stream_id: live_changes.delete_stream(transaction, left),  # type: ignore[misc]
+                durable=False,
+            )
         clock = await self._database.read(read_clock)
         limit = clock.wall / 1000 - MIN_ORPHAN_AGE.total_seconds()
         deleted = examined = 0

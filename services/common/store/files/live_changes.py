@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from services.common.errors import Conflict, Gone
 from services.common.live.segments import Epoch
 from services.common.store.files import live_rows, schema
+from services.common.store.files.clock import read_clock
 from services.common.store.files.database import Transaction
 from services.common.store.files.rows import Row
 from services.common.store.limits import BLOCK_SIZE, MIN_ORPHAN_AGE, ORPHAN_SCAN_FILES
@@ -178,19 +180,23 @@ def delete_of_files(transaction: Transaction, file_ids: Sequence[str]) -> None:
             delete_stream(transaction, row.id)
 
 
-def delete_left(transaction: Transaction) -> None:
-    """Delete streams that did not become a file and have been idle for a day, where their upload is gone."""
+def list_left(connection: Connection) -> list[str]:
+    """Return streams that did not become a file and have been idle for a day, where their upload is gone; a bounded number."""
     media, tombstones = schema.media, schema.tombstones
-    until = transaction.now - int(MIN_ORPHAN_AGE.total_seconds() * 1000)
-    columns = (media.c.file_id, uploads.c.file_id, tombstones.c.file_id)
+    until = read_clock(connection).now - MIN_ORPHAN_AGE // timedelta(milliseconds=1)
+    # Each by an index, of which that of `media` has current files only.
+    references = (
+        select(media.c.file_id).where(media.c.file_id == live.c.file_id, media.c.uploaded_at.is_not(None)),
+        select(uploads.c.file_id).where(uploads.c.file_id == live.c.file_id),
+        select(tombstones.c.file_id).where(tombstones.c.file_id == live.c.file_id),
+    )
     statement = (
         select(live.c.id)
         .where(
             live.c.revision.is_(None),
             live.c.idle_since <= until,
-            *(~select(column).where(column == live.c.file_id).exists() for column in columns),
+            *(~reference.exists() for reference in references),
         )
         .limit(ORPHAN_SCAN_FILES)
     )
-    for stream_id in transaction.connection.execute(statement).scalars().all():
-        delete_stream(transaction, stream_id)
+    return list(connection.execute(statement).scalars())

@@ -1,0 +1,107 @@
+"""What only MongoDB leaves behind: segments that do not count, deletions that were interrupted, late writes."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from services.common.errors import Conflict
+from services.common.media import MediaName
+from services.common.store.gridfs import live_documents
+from services.common.store.gridfs.live_garbage import LiveGarbage
+from tests.support.databases import ServerProcess
+from tests.support.live_streams import begin_stream, epoch, progress, segment
+from tests.support.store_adapters import GridFSAdapters, open_gridfs
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def adapters(mongod: ServerProcess, database_name: str) -> AsyncIterator[GridFSAdapters]:
+    async with open_gridfs(mongod.url, database_name, "motor") as adapters:
+        yield adapters
+
+
+def write_parts(adapters: GridFSAdapters, token: int, *numbers: int, mark: int) -> None:
+    """As a writer that is killed before its segments and its epoch count."""
+    added = progress(numbers[0], numbers[-1], epochs=(epoch(0, b"left"),), mark=mark)
+    for query, update in live_documents.parts_of("s", token, added):
+        adapters.inspector.db["live_segments"].update_one(query, update, upsert=True)
+
+
+async def test_what_a_killed_writer_has_left_does_not_count_and_is_replaced(adapters: GridFSAdapters) -> None:
+    await begin_stream(adapters)
+    write_parts(adapters, 1, 0, 1, 2, mark=1)
+    found = await adapters.live.set_publisher("s", 2, "p")
+    assert (found.epochs, found.position.last_segment) == ((), -1)
+    assert not await adapters.live.read_segments("s", 0)
+    await adapters.live.advance("s", 2, progress(0, 1, epochs=(epoch(0),)))
+    assert list(await adapters.live.read_segments("s", 0)) == [segment(0), segment(1)]
+    assert (await adapters.live.set_publisher("s", 2, "p")).epochs == (epoch(0),)
+    await adapters.live.advance("s", 3, progress(2, 2))
+    assert list(await adapters.live.read_segments("s", 2)) == [segment(2)]
+
+
+async def test_a_late_write_of_an_older_writer_changes_nothing_that_counts(adapters: GridFSAdapters) -> None:
+    await begin_stream(adapters)
+    await adapters.live.advance("s", 2, progress(0, 1, epochs=(epoch(0),)))
+    with pytest.raises(Exception, match="duplicate key"):
+        write_parts(adapters, 1, 0, 1, mark=1)
+    assert list(await adapters.live.read_segments("s", 0)) == [segment(0), segment(1)]
+    assert (await adapters.live.set_publisher("s", 2, "p")).epochs == (epoch(0),)
+
+
+async def test_a_writer_that_is_fenced_off_after_it_has_looked(
+    adapters: GridFSAdapters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newer one has stored the same numbers meanwhile."""
+    await begin_stream(adapters)
+    original = adapters.live._write  # type: ignore[attr-defined]
+
+    async def fenced(parts: Any) -> None:
+        write_parts(adapters, 2, 0, mark=7)
+        await original(parts)
+
+    monkeypatch.setattr(adapters.live, "_write", fenced)
+    with pytest.raises(Conflict):
+        await adapters.live.advance("s", 1, progress(0, 0, epochs=(epoch(0),)))
+    assert not await adapters.live.read_segments("s", 0)
+    await adapters.live.advance("s", 2, progress(0, -1))
+    (left,) = adapters.inspector.db["live_segments"].find({"n": 0})
+    assert live_documents.decode_segment(left) == segment(0, mark=7)
+
+
+async def test_an_interrupted_deletion_is_completed(adapters: GridFSAdapters, monkeypatch: pytest.MonkeyPatch) -> None:
+    await begin_stream(adapters)
+    await begin_stream(adapters, "other", MediaName("f", "other"))
+    for stream_id in ("s", "other"):
+        await adapters.live.advance(stream_id, 1, progress(0, 4, epochs=(epoch(0),)))
+
+    class Killed(Exception):
+        """The process ends here."""
+
+    async def killed(_: LiveGarbage, stream_id: str) -> None:
+        raise Killed(stream_id)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LiveGarbage, "_delete_segments", killed)
+        with pytest.raises(Killed):
+            await adapters.live.delete_stream("s")
+    assert await adapters.live.get_stream("s") is None
+    assert not await adapters.live.read_segments("s", 0)
+    assert adapters.inspector.count_live() == (2, 12)
+    await adapters.keeper.delete_orphans()
+    assert adapters.inspector.count_live() == (1, 6)
+
+
+async def test_segments_without_a_stream_are_deleted(adapters: GridFSAdapters) -> None:
+    """A writer that was paused writes them after the stream was deleted."""
+    await begin_stream(adapters)
+    await begin_stream(adapters, "z", MediaName("f", "other"))
+    await adapters.live.advance("z", 1, progress(0, 4))
+    await adapters.live.delete_stream("s")
+    write_parts(adapters, 1, 0, 1, 2, mark=1)
+    assert adapters.inspector.count_live() == (1, 9)
+    for _ in range(2):
+        await adapters.keeper.delete_orphans()
+        assert adapters.inspector.count_live() == (1, 5)
