@@ -1,6 +1,6 @@
 // The queue of uploads, as a card in the corner: what the server has of each file, how fast, how long; pause, resume, cancel, retry.
 import { events, files, uploads } from "./app.js";
-import { confirm, toast } from "./dialogs.js";
+import { confirm, copy, toast } from "./dialogs.js";
 import { el, perFrame, setAttribute, setText } from "./dom.js";
 import { count, rate, size, span, words } from "./format.js";
 import { mayHaveCover } from "./covers.js";
@@ -14,7 +14,7 @@ const POSTER_EDGE = 640; // pixels
 const DONE = 8_000; // milliseconds after which the card folds, when all is stored and no one looks at it
 
 export class UploadPanel {
-  /** @type {Map<object, { upload: object, file: File, row: HTMLElement | null, received: number, verifying: boolean, keepBoth: () => void }>} */
+  /** @type {Map<object, { upload: object, file: File, row: HTMLElement | null, received: number, verifying: boolean, address: string, keepBoth: () => void }>} */
   #items = new Map();
   /** Begun before this page was loaded, by path. */
   #unfinished = new Map();
@@ -34,6 +34,7 @@ export class UploadPanel {
     this.element = el("section", { class: "uploads", "aria-labelledby": "uploads-title", hidden: true }, header, acts, this.#list, this.#more, this.#said);
     this.#render = perFrame(() => this.#show());
     events.on("file.progress", ({ data }) => this.#progress(data));
+    events.on("file.playable", ({ data }) => this.#playable(data));
     addEventListener("beforeunload", (event) => {
       // What the server has of a large file stays there, but the rest needs the file to be chosen again.
       if (this.#active().length) event.preventDefault();
@@ -98,7 +99,7 @@ export class UploadPanel {
     const known = this.#match(file);
     const upload = uploads.add(file, known ? { ...options, folder: known.folder, filename: known.filename } : options);
     if (this.#items.has(upload)) return;
-    this.#items.set(upload, { upload, file, row: null, received: 0, verifying: false, keepBoth: () => this.#keepBoth(upload, file) });
+    this.#items.set(upload, { upload, file, row: null, received: 0, verifying: false, address: "", keepBoth: () => this.#keepBoth(upload, file) });
     upload.onChange((snapshot) => {
       const item = this.#items.get(upload);
       if (item && snapshot.state !== "sending") item.verifying = false;
@@ -150,9 +151,10 @@ export class UploadPanel {
     this.#list.append(row);
   }
 
-  #createRow({ upload, file }) {
+  #createRow(item) {
+    const { upload, file } = item;
     const act = (work) => () => (work(), this.#show());
-    return createUploadRow(file, { pause: act(() => upload.pause()), resume: act(() => upload.resume()), retry: act(() => upload.resume()), cancel: act(() => this.#cancel(upload)) });
+    return createUploadRow(file, { pause: act(() => upload.pause()), resume: act(() => upload.resume()), retry: act(() => upload.resume()), share: act(() => copy(new URL(item.address, location.href).href, "Link that plays while the upload goes on")), cancel: act(() => this.#cancel(upload)) });
   }
 
   #keepBoth(upload, file) {
@@ -184,6 +186,14 @@ export class UploadPanel {
       this.#render();
       return;
     }
+  }
+
+  /** The server can play an upload before its end, for whoever has its address. */
+  #playable({ filename, playable, address }) {
+    const item = [...this.#items.values()].find(({ upload }) => upload.filename === filename && ACTIVE.includes(upload.state));
+    if (!item || !playable || !address) return;
+    item.address = address;
+    this.#render();
   }
 
   #active() {

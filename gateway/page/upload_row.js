@@ -6,7 +6,7 @@ import { isPicture } from "./kinds.js";
 import { link, pathOf } from "./router.js";
 
 export const ACTIVE = ["waiting", "sending", "retrying"];
-const ICONS = { pause: "pause", resume: "play", retry: "retry", cancel: "close" };
+const ICONS = { pause: "pause", resume: "play", retry: "retry", share: "link", cancel: "close" };
 const MAX_PICTURE = 12 * 1024 * 1024; // bytes: a larger one is not decoded for a small picture
 
 /** Whether it stopped because its name is taken, which is a question and no error. */
@@ -14,7 +14,7 @@ export const asks = ({ state, error }) => state === "failed" && error?.status ==
 
 /**
  * @param {File} file
- * @param {{ pause: () => void, resume: () => void, retry: () => void, cancel: () => void }} acts
+ * @param {{ pause: () => void, resume: () => void, retry: () => void, share: () => void, cancel: () => void }} acts
  */
 export function createUploadRow(file, acts) {
   const button = (name) => el("button", { class: "icon-button", hidden: true, data: { act: name } }, icon(ICONS[name]));
@@ -45,9 +45,10 @@ function picture(file) {
 
 /**
  * Show the present state; changes only what differs.
- * @param {{ received: number, verifying: boolean, keepBoth: () => void }} more what the server has said, and the answer to a taken name
+ * @param {{ received: number, verifying: boolean, address: string, keepBoth: () => void }} more what the server has said, an address that
+ *   plays before the end of the upload, and the answer to a taken name
  */
-export function updateUploadRow(row, snapshot, { received, verifying, keepBoth }) {
+export function updateUploadRow(row, snapshot, { received, verifying, address, keepBoth }) {
   const { state, sent, stored, size: bytes, rate: speed, secondsLeft, error, folder, filename } = snapshot;
   const find = (selector) => row.querySelector(selector);
   const name = find(".upload-name");
@@ -66,6 +67,10 @@ export function updateUploadRow(row, snapshot, { received, verifying, keepBoth }
       button.title = label;
     }
   }
+  const share = find("[data-act=share]");
+  share.hidden = !address || ![...ACTIVE, "paused"].includes(state);
+  setAttribute(share, "aria-label", `Copy a link that plays ${filename} already`);
+  share.title = "Copy a link that plays already";
   const has = Math.max(received, stored);
   const bar = find(".bar");
   bar.hidden = state === "stored" || state === "cancelled" || taken;
