@@ -154,7 +154,7 @@ export class UploadPanel {
   #createRow(item) {
     const { upload, file } = item;
     const act = (work) => () => (work(), this.#show());
-    return createUploadRow(file, { pause: act(() => upload.pause()), resume: act(() => upload.resume()), retry: act(() => upload.resume()), share: () => copy(new URL(item.address, location.href).href, "Link that plays while the upload goes on"), cancel: act(() => this.#cancel(upload)) });
+    return createUploadRow(file, { pause: act(() => upload.pause()), resume: act(() => upload.resume()), retry: act(() => upload.resume()), share: act(() => copy(new URL(item.address, location.href).href, "Link that plays while the upload goes on")), cancel: act(() => this.#cancel(upload)) });
   }
 
   #keepBoth(upload, file) {

@@ -45,7 +45,8 @@ function picture(file) {
 
 /**
  * Show the present state; changes only what differs.
- * @param {{ received: number, verifying: boolean, address: string, keepBoth: () => void }} more what the server has said, and the answer to a taken name
+ * @param {{ received: number, verifying: boolean, address: string, keepBoth: () => void }} more what the server has said, an address that
+ *   plays before the end of the upload, and the answer to a taken name
  */
 export function updateUploadRow(row, snapshot, { received, verifying, address, keepBoth }) {
   const { state, sent, stored, size: bytes, rate: speed, secondsLeft, error, folder, filename } = snapshot;
