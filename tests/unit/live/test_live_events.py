@@ -1,12 +1,12 @@
 """Publications of the live service: in order, again until Redis takes them, and never in the way of a publisher."""
 
-import asyncio
 from typing import Any
 
 import pytest
 
 from services.common.errors import ServiceUnavailable
 from services.live.live_events import LiveEvents
+from tests.support.waiting import eventually_async
 
 pytestmark = pytest.mark.anyio
 
@@ -63,8 +63,7 @@ async def test_a_publisher_hears_what_is_durable_once_a_second() -> None:
     events.tell_publisher(None, "s", 1, 0)
     events.tell_publisher("other", "s", 9, 0)
     events.wake_readers("s", 3, "live")
-    while not publisher.commands:  # behind the others
-        await asyncio.sleep(0)
+    await eventually_async(lambda: publisher.commands)  # behind the others
     await events.aclose()
     assert publisher.sent == [("sid", 0), ("other", 9)]
     assert publisher.commands[0][:2] == ("PUBLISH", "gridcast:live")
