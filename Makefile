@@ -10,7 +10,8 @@ EXTRAS := upload stream socket live gateway
 
 # Options of the local run; all are optional.
 RUN_OPTIONS := $(if $(PORT),--port "$(PORT)") $(if $(DATA),--data "$(DATA)") $(if $(UPLOADS),--uploads "$(UPLOADS)") \
-  $(if $(STORE),--store "$(STORE)") $(if $(STREAMS),--streams "$(STREAMS)") $(if $(SOCKETS),--sockets "$(SOCKETS)") $(if $(LIVE),--live "$(LIVE)") $(if $(filter-out 0,$(RELOAD)),--reload)
+  $(if $(STORE),--store "$(STORE)") $(if $(STREAMS),--streams "$(STREAMS)") $(if $(SOCKETS),--sockets "$(SOCKETS)") $(if $(LIVE),--live "$(LIVE)") \
+  $(if $(filter-out 0,$(INGEST)),--ingest) $(if $(filter-out 0,$(RELOAD)),--reload)
 
 CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
   { echo "Python 3.11 or newer is needed, and $(PYTHON) is not; name one with PYTHON=" >&2; exit 1; }
@@ -24,7 +25,7 @@ TEST_ENV := $(if $(STORE),TEST_STORE=$(STORE))
 help: ## list all commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: servers $(VENV)/local.stamp ## start the whole stack on this machine; STORE=gridfs|files PORT= DATA= UPLOADS= STREAMS= SOCKETS= RELOAD=1
+run: servers $(VENV)/local.stamp ## start the whole stack on this machine; STORE=gridfs|files PORT= DATA= UPLOADS= STREAMS= SOCKETS= LIVE= INGEST=1 RELOAD=1
 	@exec $(BIN)/python -m deploy.local $(RUN_OPTIONS)
 
 # Names missing server programs before anything is installed. The prerequisites of `run` are made in their order, save with -j.
@@ -56,7 +57,7 @@ coverage: setup ## run the tests and print the coverage of product code
 	$(BIN)/python -m coverage report
 
 bench: setup ## print the benchmarks, side by side with other servers
-	@set -e; for one in upload stream credentials files_store socket gateway client; do $(BIN)/python -m tests.bench.$$one; done
+	@set -e; for one in upload stream live credentials files_store socket gateway client; do $(BIN)/python -m tests.bench.$$one; done
 
 lint: setup ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

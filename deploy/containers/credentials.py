@@ -64,8 +64,13 @@ PUBLISHER_ACL = (
     "~gridcast:sequence ~gridcast:history:* ~gridcast:once:* %R~gridcast:sid:* %R~gridcast:node:*"
     f" &gridcast:all &gridcast:topic:* &gridcast:node:* {_PUSH_COMMANDS}"
 )
-# Subscribes to invalidations; no keys, no publishing.
-STREAM_ACL = "&gridcast:invalidate -@all +@connection -@dangerous +subscribe +unsubscribe"
+# Subscribes to invalidations and to wake-ups of live streams, and counts their viewers: keys of its own, pushes to their topics.
+# Two selectors, because it must not publish what it subscribes to.
+STREAM_ACL = (
+    "&gridcast:invalidate &gridcast:live -@all +@connection -@dangerous +subscribe +unsubscribe"
+    " (~gridcast:live:* ~gridcast:sequence ~gridcast:history:* ~gridcast:once:* &gridcast:topic:live/*"
+    f" {_PUSH_COMMANDS} +pfadd +pfcount)"
+)
 REPLICA_ACL = "-@all +psync +replconf +ping"
 # At the Sentinels themselves, for everyone who has a Redis URL: the address of the master and its changes, and nothing else.
 SENTINEL_CLIENT_ACL = (

@@ -39,6 +39,7 @@ def main() -> int:
         mongodb_uri=url_from_environment("MONGODB_URI"),
         redis_url=url_from_environment("REDIS_URL"),
         reload=arguments.reload,
+        ingest=arguments.ingest,
     )
     try:
         with SignalWaiter() as signals:
@@ -86,6 +87,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--store", choices=STORES, help="where files are stored (STORE, default gridfs if there is a mongod)"
     )
+    parser.add_argument("--ingest", action="store_true", help="take RTMP and SRT by ffmpeg: docs/live-ingest.md")
     parser.add_argument("--reload", action="store_true", help="restart the services whose sources change")
     return parser.parse_args()
 

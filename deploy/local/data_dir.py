@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -79,6 +80,18 @@ class DataDir:
         self._ports.update(chosen)
         self._write_record()
         return [chosen[name] for name in names]
+
+    def ingest_key(self) -> str:
+        """Return the key of the ingest's publishers: the one of the last run, else a new one, which is kept."""
+        path = self.root / "ingest_key"
+        try:
+            if not path.exists():
+                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                with os.fdopen(descriptor, "w") as file:
+                    file.write(secrets.token_hex(16))
+            return path.read_text("ascii")
+        except (OSError, ValueError) as error:
+            raise StackError(f"the file {path} cannot be used: {error}") from error
 
     def check_mongo_dir(self) -> None:
         """Raise StackError if the directory for mongod holds anything but the data of a mongod."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 
+from deploy.ingest.listeners import PORTS, publisher_url, read_settings
 from deploy.local.ports import HOST
 from deploy.local.processes import Program
 
@@ -16,6 +17,9 @@ STACK_VARIABLES = ("PORT", "DATA", "STORE", "MONGODB_URI", "REDIS_URL", "GRIDCAS
 
 # Seconds for open requests at shutdown, unless the environment sets another value. Short, because a user waits at the terminal.
 SHUTDOWN_TIMEOUT = "5"
+
+
+DEFAULT_INGEST_PORTS = {"INGEST_RTMP_PORT": "1935", "INGEST_SRT_PORT": "8890"}
 
 
 def gridfs_settings(mongodb_uri: str) -> dict[str, str]:
@@ -54,6 +58,23 @@ def gateway(port: int, services: Sequence[Program]) -> Program:
     # The gateway only routes: it verifies no token.
     return _program(
         "gateway", "gateway", "gateway", port, urls, without=("GRIDCAST_AUTH_SECRET", "GRIDCAST_AUTH_SECRET_FILE")
+    )
+
+
+def ingest(gateway_url: str, key: str, heartbeat: Path) -> Program:
+    """The listeners of ffmpeg before a gateway. The ports are those of the environment, by default those of RTMP and SRT."""
+    inherited = {name: value for name, value in os.environ.items() if name not in STACK_VARIABLES}
+    ports = {} if any(os.environ.get(name) for name in PORTS.values()) else DEFAULT_INGEST_PORTS
+    settings = {"INGEST_URL": gateway_url, "INGEST_KEY": key, "INGEST_HEARTBEAT": str(heartbeat), **ports}
+    listeners = read_settings({**inherited, **settings}, key).listeners
+    return Program(
+        name="ingest",
+        kind="ingest",
+        command=(sys.executable, "-m", "deploy.ingest"),
+        url=" ".join(publisher_url(listener, HOST, key) for listener in listeners),
+        readiness_error=lambda: None if heartbeat.exists() else "it does not listen yet",
+        environment={"PYTHONUNBUFFERED": "1", **inherited, **settings},
+        stop_timeout=30.0,
     )
 
 

@@ -17,6 +17,7 @@ SOURCES = {
     "stream": (*_COMMON, *_CLIENT, "services/stream"),
     "socket": (*_COMMON, *_CLIENT, "services/socket"),
     "live": (*_COMMON, *_CLIENT, "services/live"),
+    "ingest": ("deploy/__init__.py", "deploy/ingest"),
     "gateway": (*_COMMON, "gateway", "clients/js/src"),
 }
 """What each kind of service imports or serves, as files and directories below the project's root."""

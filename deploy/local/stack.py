@@ -1,12 +1,15 @@
 """Starts the stack in order, has it supervised, and stops it in reverse order."""
 
 import contextlib
+import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import NoReturn
 
+from deploy.ingest.listeners import InvalidIngestSettings
 from deploy.local import binaries, databases, programs
 from deploy.local.data_dir import DataDir
 from deploy.local.errors import StackError
@@ -23,13 +26,17 @@ READY_TIMEOUT = 30.0
 
 @dataclass(frozen=True)
 class StackOptions:
-    """What one run starts. With a URL, that server is used and none is started. `reload`: restart what changes in the sources."""
+    """What one run starts. With a URL, that server is used and none is started. `reload`: restart what changes in the sources.
+
+    `ingest`: start ffmpeg's listeners as well.
+    """
 
     port: int
     upload_replicas: int = 1
     stream_replicas: int = 1
     socket_replicas: int = 1
     live_replicas: int = 1
+    ingest: bool = False
     store: str = GRIDFS
     mongodb_uri: str | None = None
     redis_url: str | None = None
@@ -64,6 +71,8 @@ class Stack:
         self._start_and_wait(services)
         gateway = programs.gateway(options.port, services)
         self._start_and_wait([gateway])
+        if options.ingest:
+            self._start_and_wait([self._ingest_program(gateway.url)])
         return gateway.url
 
     def supervise(self) -> NoReturn:
@@ -104,6 +113,18 @@ class Stack:
         if options.store != GRIDFS:
             return programs.files_settings(data_dir.files), redis_url
         return programs.gridfs_settings(options.mongodb_uri or databases.mongodb_uri(mongo_port)), redis_url
+
+    def _ingest_program(self, gateway_url: str) -> Program:
+        """Return the ingest, with the key of the environment, else of the last run. Raises StackError."""
+        if shutil.which("ffmpeg") is None:
+            raise StackError("INGEST=1 needs ffmpeg, which is not installed")
+        try:
+            key = os.environ.get("INGEST_KEY") or self._data_dir.ingest_key()
+            heartbeat = self._data_dir.root / "ingest.alive"
+            heartbeat.unlink(missing_ok=True)
+            return programs.ingest(gateway_url, key, heartbeat)
+        except InvalidIngestSettings as error:
+            raise StackError(str(error)) from None
 
     def _start_and_wait(self, programs: Sequence[Program]) -> None:
         started_at = time.monotonic()

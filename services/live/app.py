@@ -101,7 +101,8 @@ async def _lifespan(
     async with EventPublisher.from_url(settings.redis_url.get_secret_value(), "/live") as publisher:
         stores = LiveStores(store.uploads, store.live, store.growing, store.reader)
         events = LiveEvents(publisher)
-        outbox = OutboxPublisher(store.uploads, publisher)
+        # Events of files have one source, whichever service has made them: the upload service publishes what is left over.
+        outbox = OutboxPublisher(store.uploads, EventPublisher(publisher.redis, "/upload"))
         rehash = PacedRehash(store.reader, store.growing, store.live, publisher.publish_invalidation)
         locks, cleanup = UploadLocks(), CleanupRunner()
         ender = StreamEnder(stores, locks, events, outbox.publish, rehash.add)
@@ -114,7 +115,14 @@ async def _lifespan(
         )
         app.state.live_context = LiveContext(
             settings=settings,
-            streams=LiveStreams(stores, cleanup, limits, settings.live_token_ttl, settings.live_max_streams_per_owner),
+            streams=LiveStreams(
+                stores,
+                cleanup,
+                limits,
+                settings.live_token_ttl,
+                settings.live_max_streams_per_owner,
+                events.count_viewers,
+            ),
             ender=ender,
             receiver=LiveReceiver(
                 stores,

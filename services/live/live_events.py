@@ -15,13 +15,15 @@ from uuid import uuid4
 from services.common.aio.cancellation import cancel_and_wait
 from services.common.bus.publisher import EventPublisher
 from services.common.errors import GridcastError
+from services.common.live.viewer_counts import count_key
 from services.common.live.wakeups import CHANNEL, WakeUp, encode_wake_up
 
 MAX_WAITING_EVENTS = 10_000
 """Events that wait while Redis is away; the oldest ones are dropped beyond."""
 MAX_WAITING_WAKE_UPS = 1_000
-RETRY_SECONDS = 1.0
+EVENT_RETRY_SECONDS = 1.0
 RECEIVED_INTERVAL_SECONDS = 1.0
+VIEWERS_TIMEOUT_SECONDS = 1.0
 LIVE_EVENT_TIMEOUT_SECONDS = 5.0
 
 _log = logging.getLogger("gridcast.live")
@@ -62,7 +64,7 @@ class _Lane:
                     is_away = True
                     if self._retries and len(self._waiting) < MAX_WAITING_EVENTS - 1:
                         self._waiting.appendleft(publication)
-                        await asyncio.sleep(RETRY_SECONDS)
+                        await asyncio.sleep(EVENT_RETRY_SECONDS)
                 except Exception:  # noqa: BLE001  # the next one may succeed
                     _log.exception("live event not published")
             self._idle.set()
@@ -108,6 +110,15 @@ class LiveEvents:
         self._received_at[sid] = now
         data = {"id": stream_id, "bytes": received, "segment": last_segment}
         self._wake_ups.add(lambda: self._publisher.send(sid, "live.received", data, conflation_key=stream_id))
+
+    async def count_viewers(self, stream_id: str) -> int | None:
+        """Return how many watch a stream, as the stream services have counted; None where Redis cannot say."""
+        try:
+            async with asyncio.timeout(VIEWERS_TIMEOUT_SECONDS):
+                found = await self._publisher.redis.execute("GET", count_key(stream_id))
+        except (GridcastError, TimeoutError):
+            return None
+        return 0 if found is None else int(found)
 
     async def aclose(self) -> None:
         """Publish what waits, for a moment, then end."""

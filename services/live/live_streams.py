@@ -1,6 +1,7 @@
 """Makes live streams, lists them, and describes them."""
 
 import secrets
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -38,16 +39,26 @@ class WantedStream:
 
 
 class LiveStreams:
-    """The streams of one store. `token_ttl` and `waiting_ttl` in seconds; `max_per_owner` 0 for no limit."""
+    """The streams of one store. `token_ttl` in seconds; `max_per_owner` 0 for no limit.
+
+    `count_viewers` returns how many watch a stream, None where that is not known.
+    """
 
     def __init__(
-        self, stores: LiveStores, cleanup: CleanupRunner, limits: StreamLimits, token_ttl: float, max_per_owner: int
+        self,
+        stores: LiveStores,
+        cleanup: CleanupRunner,
+        limits: StreamLimits,
+        token_ttl: float,
+        max_per_owner: int,
+        count_viewers: Callable[[str], Awaitable[int | None]],
     ) -> None:
         self.limits = limits
         self._stores = stores
         self._cleanup = cleanup
         self._token_ttl = token_ttl
         self._max_per_owner = max_per_owner
+        self._count_viewers = count_viewers
 
     async def create(self, wanted: WantedStream, owner: str, client: str) -> tuple[LiveStream, str]:
         """Make a stream of the subject `owner`, and return it with its publish token, which is not kept.
@@ -152,6 +163,7 @@ class LiveStreams:
             members |= {key: media[key] for key in ("codecs", "width", "height")}
             file = await self._stores.live.find_file(stream) if stream.state == "ended" else None
             members["file"] = describe_file(file)
+            members["viewers"] = None if stream.state == "ended" else await self._count_viewers(new.id)
         return members
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -35,7 +35,7 @@ from services.live.stream_limits import Extent, StreamLimits
 from services.live.stream_memory import StreamMemories
 from services.live.stream_writer import LiveStores, StreamWriter
 
-IDLE_SECONDS = 1.0
+READ_IDLE_SECONDS = 1.0
 """How long a read waits for bytes before what came is made durable."""
 BODY_STOP_SECONDS = 2.0
 """How long an endless body goes on at shutdown, until a fragment is complete."""
@@ -61,6 +61,14 @@ class TusRequest:
     offset: int
     length: int | None
     source: int | None
+
+    def check(self, stream: LiveStream, turn: Turn) -> None:
+        """Raise Conflict where the bytes are not the next ones of the source."""
+        durable = 0 if turn.begins else stream.position.sender_offset
+        if self.source is not None and self.source != stream.position.source + turn.begins:
+            raise Conflict("another publisher has taken this stream")
+        if self.offset != durable:
+            raise Conflict(f"the stream is at offset {durable}", {"upload-offset": str(durable)})
 
 
 @dataclass(slots=True)
@@ -128,18 +136,12 @@ class LiveReceiver:
         """
         if stream.state == "ended":
             return _replay(stream, request)
-        async with self._open(stream, "tus", body, sid) as (intake, turn):
-            position = intake.writer.stream.position
-            durable = 0 if turn.begins else position.sender_offset
-            source = position.source + turn.begins
-            if request.source is not None and request.source != source:
-                raise Conflict("another publisher has taken this stream")
-            if request.offset != durable:
-                raise Conflict(f"the stream is at offset {durable}", {"upload-offset": str(durable)})
+        async with self._open(stream, "tus", body, sid, check=request.check) as (intake, turn):
+            request.check(intake.writer.stream, turn)
             if turn.begins:
                 await intake.begin_source()
             received = request.offset
-            while (piece := await body.read(IDLE_SECONDS)) is not None:
+            while (piece := await body.read(READ_IDLE_SECONDS)) is not None:
                 received += len(piece)
                 if request.length is not None and received > request.length:
                     raise BadRequest("the body exceeds Upload-Length")
@@ -167,7 +169,7 @@ class LiveReceiver:
         async with self._open(stream, "body", body, sid, anew=True) as (intake, _):
             await intake.begin_source()
             stop_at: float | None = None
-            while (piece := await body.read(IDLE_SECONDS)) is not None:
+            while (piece := await body.read(READ_IDLE_SECONDS)) is not None:
                 await self._feed(intake, piece)
                 if self._now() >= stream.new.token_expires_at:
                     raise invalid_token()
@@ -247,11 +249,17 @@ class LiveReceiver:
         *,
         anew: bool = False,
         preempts: bool = True,
+        check: Callable[[LiveStream, Turn], None] = lambda *_: None,
     ) -> AsyncIterator[tuple[Intake, Turn]]:
-        """Acquire a stream for a publisher. After an error what is complete is made durable, and a full stream is ended."""
+        """Acquire a stream for a publisher. After an error what is complete is made durable, and a full stream is ended.
+
+        `check` raises before the stream is acquired, so that a request that is refused changes nothing.
+        """
         turn = take_turn(stream, kind, self._now(), anew=anew)
         if not preempts:
             await self._wait_for_writer(stream)
+            stream = await self._ender.get(stream.new.id)  # what was stored while this one waited
+            turn = take_turn(stream, kind, self._now(), anew=anew)
             async with self._acquired(stream, kind, turn, body, sid) as intake:
                 yield intake, turn
             return
@@ -261,6 +269,7 @@ class LiveReceiver:
             if stream.state == "ended":
                 raise Gone("this stream has ended")
             turn = take_turn(stream, kind, self._now(), anew=anew)
+            check(stream, turn)
             async with self._acquired(stream, kind, turn, body, sid) as intake:
                 yield intake, turn
 
@@ -311,7 +320,8 @@ class LiveReceiver:
 
     async def _leave(self, writer: StreamWriter) -> None:
         """Note that the publisher of an endless body has gone, so that the next one is not taken for a second one."""
-        await self._stores.live.set_publisher(writer.stream.new.id, writer.upload.fencing_token, "")
+        with suppress(GridcastError):  # it counts as active for a moment longer then
+            await self._stores.live.set_publisher(writer.stream.new.id, writer.upload.fencing_token, "")
 
     async def _has_writer(self, stream: LiveStream) -> bool:
         state = await self._stores.uploads.get_info(stream.new.upload_id)

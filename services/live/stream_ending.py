@@ -5,6 +5,7 @@ streams of any replica ends it from what is stored.
 """
 
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import PurePosixPath
 from typing import Any
@@ -27,6 +28,7 @@ from services.live.stream_writer import LiveStores, StreamWriter
 MAX_NUMBERED_NAMES = 100
 """Names that are tried where another file has taken that of the stream."""
 
+_STREAM_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _log = logging.getLogger("gridcast.live")
 PublishEvent = Callable[[OutboxEvent], Awaitable[bool]]
 
@@ -75,7 +77,7 @@ class StreamEnder:
 
     async def get(self, stream_id: str) -> LiveStream:
         """Return a stream. Raises NotFound."""
-        stream = await self._stores.live.get_stream(stream_id)
+        stream = await self._stores.live.get_stream(stream_id) if _STREAM_ID.fullmatch(stream_id) else None
         if stream is None:
             raise NotFound("there is no such stream")
         return stream

@@ -11,15 +11,16 @@ from starlette.routing import Route
 from gridcast._bus.keys import INVALIDATION_CHANNEL
 from services.common.aio.cancellation import cancel_and_wait
 from services.common.asgi import Receive, Scope, Send
-from services.common.auth.factory import create_auth, create_authorization
+from services.common.auth.factory import Auth, create_auth, create_authorization
 from services.common.auth.revocation_poller import RevocationPoller
 from services.common.bus.redis import RedisClient
 from services.common.bus.subscription import Subscription
 from services.common.http.encoding import PreparedResponse
 from services.common.http.hosts import HostPolicy
 from services.common.http.origins import OriginPolicy
+from services.common.live.addresses import TEMPLATES
 from services.common.media_path import PATH_TEMPLATE
-from services.common.store.factory import open_store
+from services.common.store.factory import MediaStore, open_store
 from services.common.telemetry import metrics
 from services.common.telemetry.request_telemetry import RequestTelemetry
 from services.common.web.app_factory import create_fastapi_app
@@ -31,9 +32,11 @@ from services.common.web.status import add_status_route
 from services.stream import api
 from services.stream.block_cache import BlockCache
 from services.stream.download import FileDownload
+from services.stream.live.handler import LiveHandler
+from services.stream.live.service import LiveService
 from services.stream.media_facts import MediaFactsReader
 from services.stream.metadata_cache import MetadataCache
-from services.stream.openapi import add_download_paths
+from services.stream.openapi import add_bypass_paths
 from services.stream.response_sender import SendTimeoutMonitor
 from services.stream.settings import StreamSettings
 
@@ -49,6 +52,9 @@ def create_app(settings: StreamSettings | None = None, telemetry: RequestTelemet
         redis = RedisClient.from_url(settings.redis_url.get_secret_value())
         reader = store.reader
         metadata_cache = MetadataCache(reader, settings.metadata_cache_entries, lambda: invalidations.subscribed)
+        cache = BlockCache(reader, settings.block_cache_size)
+        send_timeout = SendTimeoutMonitor(settings.send_timeout)
+        live = LiveService(settings, store, redis, cache, send_timeout, is_open=auth is None)
         invalidations = Subscription(
             redis,
             [INVALIDATION_CHANNEL],
@@ -56,29 +62,20 @@ def create_app(settings: StreamSettings | None = None, telemetry: RequestTelemet
             name="invalidation",
             on_disconnected=metadata_cache.clear,
         )
-        cache = BlockCache(reader, settings.block_cache_size)
         metrics.BLOCK_CACHE_BYTES.set_function(lambda: cache.size_bytes)
         app.state.reader = reader
         app.state.metadata_cache = metadata_cache
         app.state.media_facts = MediaFactsReader(cache)
-        send_timeout = SendTimeoutMonitor(settings.send_timeout)
         stream.download = FileDownload(metadata_cache, cache, send_timeout)
+        watch.handler = live.handler
         monitor = asyncio.create_task(send_timeout.run())
+        live.start()
         invalidations.start()  # without Redis no metadata is cached, and downloads go on
-        poller = None
-        if auth is not None:
-            auth.start()
-            poller = RevocationPoller(
-                auth.revocations, lambda: store.revocations.list_current(time.time()), auth.active_requests.cut_revoked
-            )
-            poller.start()
         try:
-            yield
+            async with _running(auth, store):
+                yield
         finally:
-            if poller is not None:
-                await poller.aclose()
-            if auth is not None:
-                await auth.aclose()
+            await live.aclose()
             await cancel_and_wait(monitor)
             await invalidations.aclose()
             await redis.aclose()
@@ -91,23 +88,45 @@ def create_app(settings: StreamSettings | None = None, telemetry: RequestTelemet
     checks: dict[str, ReadinessCheck] = {settings.store_dependency: check}
     if auth is not None:
         checks |= auth.readiness_checks()
-    app = create_fastapi_app("stream", "Serves files and ranges of them.", lifespan, checks, add_download_paths)
+    app = create_fastapi_app("stream", "Serves files and ranges of them.", lifespan, checks, add_bypass_paths)
     add_status_route(app, checks)
     app.include_router(api.router)
     stream = _DownloadRoute()
     # The middleware calls the handler directly; what reaches this route has another method: 405.
     for path in ("/file/stream", "/files/{path:path}"):
         app.router.routes.append(Route(path, stream, methods=["GET"], include_in_schema=False))
+    watch = _LiveRoute()
+    for path in TEMPLATES.values():
+        app.router.routes.append(Route(path, watch, methods=["GET"], include_in_schema=False))
+    watched = [(method, path) for method in ("GET", "HEAD") for path in TEMPLATES.values()]
     both = [(method, path) for method in ("GET", "HEAD") for path in ("/file/stream", PATH_TEMPLATE)]
-    authorization = create_authorization(auth, [*list_routes(app), *both])
+    authorization = create_authorization(auth, [*list_routes(app), *both, *watched])
     return RequestMiddleware(
         app,
-        dict.fromkeys(both, stream),
-        fast_path_handlers=dict.fromkeys(both, stream.fast_path),
+        {**dict.fromkeys(both, stream), **dict.fromkeys(watched, watch)},
+        fast_path_handlers={**dict.fromkeys(both, stream.fast_path), **dict.fromkeys(watched, watch.fast_path)},
         telemetry=telemetry,
         check_request=BrowserProtection(HostPolicy(settings.allowed_hosts), OriginPolicy("")),
         authorization=authorization,
     )
+
+
+@asynccontextmanager
+async def _running(auth: Auth | None, store: MediaStore) -> AsyncIterator[None]:
+    """Keep keys and revocations current, where there is authentication."""
+    if auth is None:
+        yield
+        return
+    auth.start()
+    poller = RevocationPoller(
+        auth.revocations, lambda: store.revocations.list_current(time.time()), auth.active_requests.cut_revoked
+    )
+    poller.start()
+    try:
+        yield
+    finally:
+        await poller.aclose()
+        await auth.aclose()
 
 
 class _DownloadRoute:
@@ -120,3 +139,15 @@ class _DownloadRoute:
 
     def fast_path(self, scope: Scope) -> PreparedResponse | None:
         return self.download.fast_path(scope)
+
+
+class _LiveRoute:
+    """Calls the handler of live streams, which exists from the lifespan on."""
+
+    handler: LiveHandler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.handler(scope, receive, send)
+
+    def fast_path(self, scope: Scope) -> PreparedResponse | None:
+        return self.handler.fast_path(scope)

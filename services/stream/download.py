@@ -22,6 +22,7 @@ from services.stream.block_cache import BlockCache
 from services.stream.link_versions import require_version, version_must_exist
 from services.stream.metadata_cache import MetadataCache
 from services.stream.preconditions import bypasses_cache
+from services.stream.request_headers import select_headers
 from services.stream.response_plan import Representation, ResponsePlan, plan_response
 from services.stream.response_sender import (
     HIGH_WATER_BYTES,
@@ -34,16 +35,6 @@ FIRST_BYTE_TIMEOUT_SECONDS = 9.0
 """For finding a file and its first block together, so that every request is answered within 10 s."""
 
 _log = logging.getLogger("gridcast.stream")
-# The headers that decide a response; the others are not decoded.
-_RELEVANT_HEADERS = {
-    b"range": "range",
-    b"if-range": "if-range",
-    b"if-match": "if-match",
-    b"if-none-match": "if-none-match",
-    b"if-modified-since": "if-modified-since",
-    b"if-unmodified-since": "if-unmodified-since",
-    b"cache-control": "cache-control",
-}
 
 
 class FileDownload:
@@ -58,7 +49,7 @@ class FileDownload:
 
     def fast_path(self, scope: Scope) -> PreparedResponse | None:
         """Return the response if all of it is in memory and at most HIGH_WATER_BYTES long, else None. Raises GridcastError."""
-        name, headers = parse_address(scope), _select_headers(scope["headers"])
+        name, headers = parse_address(scope), select_headers(scope["headers"])
         file = None if bypasses_cache(headers.get("cache-control", "")) else self._metadata_cache.get(name)
         if file is None:
             return None
@@ -70,7 +61,7 @@ class FileDownload:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response. Raises GridcastError only before the response has started."""
-        name, method, headers = parse_address(scope), scope["method"], _select_headers(scope["headers"])
+        name, method, headers = parse_address(scope), scope["method"], select_headers(scope["headers"])
         file = None if bypasses_cache(headers.get("cache-control", "")) else self._metadata_cache.get(name)
         sender = ResponseSender(receive, send, self._send_timeout, connection_info(scope))
         try:
@@ -174,13 +165,3 @@ class FileDownload:
         if not sender.started:  # an empty body
             await sender.send_head(plan)
         await sender.send_last_chunk(literal)
-
-
-def _select_headers(raw_headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Return the relevant headers by name; several of one name are joined to one list (RFC 9110, 5.3)."""
-    fields: dict[str, str] = {}
-    for name, value in raw_headers:
-        if (key := _RELEVANT_HEADERS.get(name)) is not None:
-            text = value.decode("latin-1")
-            fields[key] = f"{fields[key]}, {text}" if key in fields else text
-    return fields

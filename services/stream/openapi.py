@@ -1,4 +1,4 @@
-"""The part of the OpenAPI document that no FastAPI route can give: /file/stream, which is answered past the router."""
+"""The part of the OpenAPI document that no FastAPI route can give: what is answered past the router."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ from services.common.media import MAX_FOLDER_BYTES, MAX_SEGMENT_BYTES
 from services.common.media_path import PATH_TEMPLATE
 from services.common.web.openapi import openapi_problems
 from services.common.web.openapi_examples import EXAMPLE_FILENAME, EXAMPLE_FOLDER, EXAMPLE_PATH
+from services.stream.live.openapi import add_live_paths
 
 _STRING_SCHEMA = {"type": "string"}
 _QUERY_PARAMETERS: list[dict[str, Any]] = [
@@ -54,6 +55,12 @@ _CONTENT_RESPONSE_HEADERS = {
     "Content-Disposition": "inline for common types of video, audio and images and plain text, attachment for all else",
     "Repr-Digest": "SHA-256 of the whole file (RFC 9530)",
 }
+
+
+def add_bypass_paths(paths: dict[str, Any]) -> None:
+    """Add what is answered past the router to the paths of an OpenAPI document."""
+    add_download_paths(paths)
+    add_live_paths(paths)
 
 
 def add_download_paths(paths: dict[str, Any]) -> None:

@@ -23,4 +23,18 @@ class StreamSettings(StoreSettings, RedisSettings, AuthSettings):
         description="seconds: the connection is closed if nothing could be sent to the client for this long",
     )
 
+    live_streams: int = Field(200, ge=1, le=100_000, description="live streams whose lists are kept in memory")
+    live_segments: int = Field(
+        200_000,
+        ge=1_000,
+        description="segments in the lists of all these streams; each takes about 500 bytes of memory",
+    )
+    live_segment_cache_size: int = Field(
+        64 * 1024**2, ge=1024**2, description="bytes: segments of streams that have not ended, kept in memory"
+    )
+    live_waiting: int = Field(
+        10_000, ge=1, le=1_000_000, description="requests that wait for the next segment of a live stream; 503 beyond"
+    )
+    live_waiting_per_stream: int = Field(5_000, ge=1, le=1_000_000, description="the same for one stream; 503 beyond")
+
     _validate_redis_url = field_validator("redis_url")(validate_redis_url)

@@ -122,7 +122,7 @@ async def _lifespan(
             link_uses=store.revocations,
             links=None
             if auth is None
-            else LinkIssuer(auth.link_signer, auth.revocations, store.reader, store_revocation),
+            else LinkIssuer(auth.link_signer, auth.revocations, store.reader, store.live, store_revocation),
             hook=hook,
             webhooks=webhooks,
             resumable_uploads=ResumableUploads(

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Protocol
 from urllib.parse import quote
 
 from services.common.auth.authorization import missing_right
@@ -20,23 +21,36 @@ from services.common.auth.signed_links import (
     is_link_id,
 )
 from services.common.errors import BadRequest, NotFound, Unauthorized
+from services.common.live.addresses import INDEX_TEMPLATE
 from services.common.media import MediaName
 from services.common.media_path import media_path
+from services.common.store.live_store import LiveStream
 from services.common.store.media_reader import MediaFinder
 
-_VERBS: dict[LinkKind, Verb] = {"get": "read", "put": "write"}
+_VERBS: dict[LinkKind, Verb] = {"get": "read", "put": "write", "live": "read"}
 
 
 @dataclass(frozen=True, slots=True)
 class WantedLink:
-    """A link that shall be made. `life` in seconds; `follow`: it reads whatever has the name, and not this version alone."""
+    """A link that shall be made. `life` in seconds; `follow`: it reads whatever has the name, and not this version alone.
+
+    `stream` is the id of the live stream that it watches; what has one has no `name`.
+    """
 
     kind: LinkKind
-    name: MediaName
+    name: MediaName | None
     life: float
     follow: bool = False
     max_size: int | None = None
     media_types: tuple[str, ...] = ()
+    stream: str = ""
+
+
+class StreamFinder(Protocol):
+    """Finds live streams. Raises ServiceUnavailable."""
+
+    async def get_stream(self, stream_id: str) -> LiveStream | None:
+        """Return a stream, None where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +64,12 @@ class MadeLink:
     @property
     def url(self) -> str:
         """The address to use it with, relative to the server."""
-        path = media_path(self.link.name) if self.link.kind == "get" else "/file/tus"
-        return f"{path}?link={quote(self.text, safe='')}"
+        paths: dict[LinkKind, str] = {
+            "get": media_path(self.link.name),
+            "put": "/file/tus",
+            "live": INDEX_TEMPLATE.format(id=self.link.version),
+        }
+        return f"{paths[self.link.kind]}?link={quote(self.text, safe='')}"
 
 
 class LinkIssuer:
@@ -61,6 +79,7 @@ class LinkIssuer:
         signer: signs them.
         revocations: what this process knows of them.
         files: finds the version that a link is bound to.
+        streams: finds the live streams that links watch.
         store_change: stores a revocation or a later end, and has told the other processes of it within two seconds.
         clock: Unix time in seconds.
 
@@ -71,12 +90,14 @@ class LinkIssuer:
         signer: LinkSigner,
         revocations: RevocationList,
         files: MediaFinder,
+        streams: StreamFinder,
         store_change: Callable[[Revocation], Awaitable[None]],
         clock: Clock = time.time,
     ) -> None:
         self._signer = signer
         self._revocations = revocations
         self._files = files
+        self._streams = streams
         self._store_change = store_change
         self._clock = clock
 
@@ -87,21 +108,34 @@ class LinkIssuer:
         """
         if identity.is_anonymous:
             raise Unauthorized("links are made with a token, so that they can be revoked with it")
-        for one in wanted:
-            _require_rights(identity, one.kind, one.name)
-        return [await self._issue(identity, one, number) for number, one in enumerate(wanted)]
+        names = [await self._name_of(one, number) for number, one in enumerate(wanted)]
+        for one, name in zip(wanted, names, strict=True):
+            _require_rights(identity, one.kind, name)
+        return [
+            await self._issue(identity, one, name, number)
+            for number, (one, name) in enumerate(zip(wanted, names, strict=True))
+        ]
 
-    async def _issue(self, identity: Identity, wanted: WantedLink, number: int) -> MadeLink:
-        version = ""
+    async def _name_of(self, wanted: WantedLink, number: int) -> MediaName:
+        """Return the name of the file, or of the file that a stream is."""
+        if wanted.name is not None:
+            return wanted.name
+        stream = await self._streams.get_stream(wanted.stream)
+        if stream is None:
+            raise NotFound(f"links[{number}]: live stream not found")
+        return stream.new.name
+
+    async def _issue(self, identity: Identity, wanted: WantedLink, name: MediaName, number: int) -> MadeLink:
+        version = wanted.stream
         if wanted.kind == "get" and not wanted.follow:
-            info = await self._files.find(wanted.name)
+            info = await self._files.find(name)
             if info is None:
                 raise NotFound(f"links[{number}]: file not found")
             version = info.file_id
         link = Link(
             id=self._signer.new_id(identity.subject),
             kind=wanted.kind,
-            name=wanted.name,
+            name=name,
             expires_at=capped_expiry(self._clock(), wanted.life, self._signer.last_expiry),
             subject=identity.subject,
             issued_at=identity.issued_at,

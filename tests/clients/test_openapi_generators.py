@@ -71,6 +71,7 @@ def test_ids_and_title_are_chosen(document: Path) -> None:
         "auth",
         "health",
         "webhooks",
+        "live",
     }
 
 

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,8 +21,10 @@ import yaml
 
 from deploy.local.ports import free_ports
 from gridcast.publish import Publisher
+from services.live.settings import LiveSettings
 from services.upload.settings import UploadSettings
 from tests.support.databases import ServerProcess, storage_env
+from tests.support.fragmented_mp4 import fragment, init
 from tests.support.process_stats import anonymous_memory
 from tests.support.processes import ServiceProcess, StartService
 from tests.support.scripted_upstream import open_connection, send_request
@@ -39,6 +41,8 @@ DOWNLOADS = 8
 """Downloads at once of files that together are larger than the block cache."""
 UPLOADS = UploadSettings.model_fields["max_concurrent_uploads"].default
 """Uploads that one process receives at once, while MongoDB stands still."""
+PUBLISHERS = LiveSettings.model_fields["live_max_publishers"].default
+"""Publishers of live streams at one process."""
 STALLED_SOCKETS = 200
 """WebSocket clients of one replica that read nothing of what is pushed to each of them."""
 
@@ -205,6 +209,52 @@ def test_upload_holds_its_limit_while_mongodb_stands_still_and_returns_the_memor
     assert peak[0] < 0.9 * memory_limit("upload")
     eventually(lambda: anonymous_memory(upload.pid) <= 1.3 * rest, 60, "the memory is returned")
     print(f"upload: after {anonymous_memory(upload.pid) / MIB:.0f} MiB")
+
+
+@pytest.mark.timeout(300)
+def test_live_holds_its_limit_while_mongodb_stands_still_and_returns_the_memory(
+    start_service: StartService, dedicated_mongod: ServerProcess, redis_url: str
+) -> None:
+    """Every publisher sends large fragments as fast as they are taken, from six addresses as above."""
+    store = storage_env(dedicated_mongod, redis_url, "memory")
+    live = start_service("services.live", **store, GRIDCAST_LIVE_INTAKE_FACTOR="0")
+    large = [init(), *(fragment(second, 1, fill=5 * MIB // 4) for second in range(5))]
+
+    def publish(number: int, pieces: Iterable[bytes]) -> int:
+        transport = httpx.HTTPTransport(local_address=f"127.0.0.{2 + number % 6}")
+        with httpx.Client(transport=transport, timeout=120) as client:
+            made = client.post(f"{live.url}/live", json={"filename": f"{number}.mp4"}).raise_for_status().json()
+            token = {"authorization": f"Bearer {made['publish_token']}"}
+            return client.post(f"{live.url}{made['media']}", content=iter(pieces), headers=token).status_code
+
+    with ThreadPoolExecutor(PUBLISHERS) as pool:
+        warm = [pool.submit(publish, number, large[:2]) for number in range(PUBLISHERS)]
+        assert {one.result() for one in warm} == {204}
+    rest = settled_memory(live)
+    ready = threading.Barrier(PUBLISHERS + 1)
+
+    def pieces() -> Iterator[bytes]:
+        yield large[0]
+        ready.wait(60)
+        yield from large[1:]
+
+    with ThreadPoolExecutor(PUBLISHERS) as pool, peak_of(live) as peak:
+        sent = [pool.submit(publish, number, pieces()) for number in range(PUBLISHERS, 2 * PUBLISHERS)]
+        ready.wait(60)
+        dedicated_mongod.pause()
+        try:
+            still_since, before = time.monotonic(), peak[0]
+            while time.monotonic() - still_since < 2:  # until no more is buffered
+                time.sleep(0.1)
+                if peak[0] > before:
+                    still_since, before = time.monotonic(), peak[0]
+        finally:
+            dedicated_mongod.resume()
+        statuses = [one.result() for one in sent]
+    print(f"live: rest {rest / MIB:.0f} MiB, {PUBLISHERS} publishers {peak[0] / MIB:.0f} MiB, {Counter(statuses)}")
+    assert set(statuses) <= {204, 503}
+    assert peak[0] < 0.9 * memory_limit("live")
+    eventually(lambda: anonymous_memory(live.pid) <= 1.3 * rest, 60, "the memory is returned")
 
 
 @pytest.mark.anyio

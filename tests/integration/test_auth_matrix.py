@@ -24,6 +24,7 @@ from gateway.app import create_app as create_gateway
 from gateway.settings import GatewaySettings
 from services.common.auth.route_rules import template_shape
 from services.common.web.route_list import list_routes
+from services.live.app import create_app as create_live
 from services.socket.app import create_app as create_socket
 from services.stream.app import create_app as create_stream
 from services.upload.app import create_app as create_upload
@@ -81,6 +82,32 @@ CASES: dict[tuple[str, str], Case] = {
     ),
     ("GET", "/file/folders"): Case("/file/folders", "read:team-a", "write:team-a"),
     ("GET", "/file/info"): Case(f"/file/info{QUERY}", "read:team-a", "read:team-b"),
+    ("GET", "/live"): Case("/live", "read:team-a", "write:team-a"),
+    ("POST", "/live"): Case(
+        "/live", "publish:team-a", "publish:team-b", body={"folder": "team-a", "filename": "live.mp4"}
+    ),
+    ("GET", "/live/{}"): Case("/live/none", "read:team-a", "write:team-a"),
+    ("POST", "/live/{}/end"): Case("/live/none/end", "publish:team-a", "read:team-a"),
+    ("DELETE", "/live/{}"): Case("/live/none", "publish:team-a", "read:team-a"),
+    # Ingest takes the publish token of the stream: for one that is not there nothing is judged.
+    ("OPTIONS", "/live/{}/tus"): Case("/live/none/tus", None),
+    ("HEAD", "/live/{}/tus"): Case("/live/none/tus", None, headers=tuple(TUS.items())),
+    ("POST", "/live/{}/tus"): Case("/live/none/tus", None, headers=tuple(TUS.items())),
+    ("PATCH", "/live/{}/tus"): Case("/live/none/tus", None, "", tuple(TUS.items()), b"x"),
+    ("POST", "/live/{}/media"): Case("/live/none/media", None, body=b"x"),
+    ("PUT", "/live/{}/media"): Case("/live/none/media", None, body=b"x"),
+    ("PUT", "/live/{}/media/{}"): Case("/live/none/media/a.m4s", None, body=b"x"),
+    ("POST", "/live/{}/media/{}"): Case("/live/none/media/a.m4s", None, body=b"x"),
+    ("DELETE", "/live/{}/media/{}"): Case("/live/none/media/a.m4s", None),
+    ("POST", "/live/{}/key/{}/media"): Case("/live/none/key/none/media", None, body=b"x"),
+    ("PUT", "/live/{}/key/{}/media"): Case("/live/none/key/none/media", None, body=b"x"),
+    ("PUT", "/live/{}/key/{}/media/{}"): Case("/live/none/key/none/media/a.m4s", None, body=b"x"),
+    ("POST", "/live/{}/key/{}/media/{}"): Case("/live/none/key/none/media/a.m4s", None, body=b"x"),
+    ("DELETE", "/live/{}/key/{}/media/{}"): Case("/live/none/key/none/media/a.m4s", None),
+    ("GET", "/live/{}/index.m3u8"): Case("/live/0123456789abcdef/index.m3u8", "read:team-a", "write:team-a"),
+    ("GET", "/live/{}/media.m3u8"): Case("/live/0123456789abcdef/media.m3u8", "read:team-a", "write:team-a"),
+    ("GET", "/live/{}/{}/init.mp4"): Case("/live/0123456789abcdef/0/init.mp4", "read:team-a", "write:team-a"),
+    ("GET", "/live/{}/{}/{}.m4s"): Case("/live/0123456789abcdef/0/0.m4s", "read:team-a", "write:team-a"),
     ("GET", "/file/stream"): Case(f"/file/stream{QUERY}", "read:team-a", "read:team-b"),
     ("HEAD", "/file/stream"): Case(f"/file/stream{QUERY}", "read:team-a", "read:team-b"),
     ("PUT", "/file/stream"): Case(f"/file/stream{QUERY}", "write:team-a", "write:team-b", body=b"x"),
@@ -140,6 +167,7 @@ def known_routes() -> dict[str, set[tuple[str, str]]]:
         "upload": service_routes(create_upload),
         "stream": service_routes(create_stream),
         "socket": service_routes(create_socket),
+        "live": service_routes(create_live),
     }
 
 
@@ -198,20 +226,22 @@ def processes(
         run_service("services.upload", logs, env) as upload,
         run_service("services.stream", logs, env) as stream,
         run_service("services.socket", logs, env) as sockets,
+        run_service("services.live", logs, env) as live,
     ):
-        urls = {"UPLOAD": upload.url, "STREAM": stream.url, "SOCKET": sockets.url}
+        urls = {"UPLOAD": upload.url, "STREAM": stream.url, "SOCKET": sockets.url, "LIVE": live.url}
         addresses = {f"GRIDCAST_{name}_URLS": url for name, url in urls.items()}
         with run_service("gateway", logs, {**addresses, "GRIDCAST_AUTH": "hs256"}) as gateway:
             admin = bearer(token("root", "admin", iss=ISSUER))
             done = httpx.post(f"{gateway.url}/auth/revocations", json={"token_id": REVOKED}, headers=admin)
             assert done.status_code == 201
-            eventually(lambda: is_revoked(stream.url, "/file") and is_revoked(sockets.url, "/sockets"), 3)
+            replicas = ((stream, "/file"), (sockets, "/sockets"), (live, "/live"))
+            eventually(lambda: all(is_revoked(service.url, path) for service, path in replicas), 5)
             # A Redis that has just started: 503 until every replica has registered its sessions.
             eventually(lambda: push_to_unknown(sockets.url, admin) == 404, 60)
-            yield {"gateway": gateway, "upload": upload, "stream": stream, "socket": sockets}
+            yield {"gateway": gateway, "upload": upload, "stream": stream, "socket": sockets, "live": live}
 
 
-@pytest.mark.parametrize("name", ["gateway", "upload", "stream", "socket"])
+@pytest.mark.parametrize("name", ["gateway", "upload", "stream", "socket", "live"])
 def test_every_route_with_every_credential(processes: dict[str, ServiceProcess], name: str) -> None:
     judged = 0
     with httpx.Client(base_url=processes[name].url, timeout=30) as client:
@@ -264,7 +294,7 @@ COMMANDS: dict[str, tuple[dict[str, Any], str]] = {
     "token": ({"type": "token", "token": "a.b.c"}, "error"),
 }
 """Each command of AsyncAPI, as a client without a right for it sends it, and the reply; empty: none."""
-EVENTS = {"event", "fileChanged", "fileProgress", "resync", "expiring"}
+EVENTS = {"event", "fileChanged", "fileProgress", "liveChanged", "liveReceived", "resync", "expiring"}
 """Each event type of AsyncAPI: test_auth_sockets has the case of each that rights decide."""
 REPLIES = {"first", "pong", "subscribed", "unsubscribed", "tokenRenewed", "error"}
 

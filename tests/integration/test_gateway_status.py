@@ -90,7 +90,7 @@ def test_one_refusal_is_the_response(gateway: ServiceProcess, second: ScriptedUp
 def test_nothing_is_shown_where_nobody_can_judge_the_token(start_service: StartService) -> None:
     """Without authentication the gateway still says what it sees."""
     (port,) = free_ports(1)
-    urls = {f"GRIDCAST_{name}_URLS": f"http://127.0.0.1:{port}" for name in ("UPLOAD", "STREAM", "SOCKET")}
+    urls = {f"GRIDCAST_{name}_URLS": f"http://127.0.0.1:{port}" for name in ("UPLOAD", "STREAM", "SOCKET", "LIVE")}
     closed = start_service("gateway", ready=False, **urls, GRIDCAST_AUTH=AUTH_ENV["GRIDCAST_AUTH"])
     with httpx.Client(transport=httpx.HTTPTransport(retries=5)) as client:
         answer = client.get(f"{closed.url}/status", headers={"authorization": "Bearer a.b.c"})
@@ -99,4 +99,4 @@ def test_nothing_is_shown_where_nobody_can_judge_the_token(start_service: StartS
         opened = start_service("gateway", ready=False, **urls)
         document = client.get(f"{opened.url}/status").json()
     assert document["gateway"]["ready"] is False
-    assert [service["ready"] for service in document["services"]] == [False, False, False]
+    assert [service["ready"] for service in document["services"]] == [False, False, False, False]

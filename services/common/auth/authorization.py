@@ -16,6 +16,7 @@ from services.common.auth.route_rules import Rule, RuleTable, Source
 from services.common.auth.sids import SidSigner
 from services.common.errors import BadRequest, GridcastError, InsufficientScope, InvalidLink, Unauthorized
 from services.common.http.query import parse_query
+from services.common.live.addresses import parse_live_address
 from services.common.media import validate_folder
 from services.common.media_address import parse_address
 from services.common.media_path import PATH_PREFIX, parse_media_path
@@ -82,6 +83,10 @@ class Authorization:
             raise InvalidLink("it is not for this route")
         if rule.source is Source.ADDRESS and parse_address(scope) != link.name:
             raise InvalidLink("it is for another file")
+        if rule.source is Source.STREAM and (
+            (address := parse_live_address(scope["path"])) is None or address.stream_id != link.version
+        ):
+            raise InvalidLink("it is for another stream")
         return identity
 
     async def authorize(self, scope: Scope) -> None:
@@ -106,7 +111,7 @@ class Authorization:
             topic = parse_query(scope["query_string"]).get("topic")
             if topic is None or not rights.may_topic(verb, topic):
                 raise missing_right(identity, verb, topic)
-        elif rule.source is not Source.ANY:
+        elif rule.source not in {Source.ANY, Source.STREAM}:
             folder = self._folder(rule.source, scope)
             if folder is not None and not rights.may_folder(verb, folder):
                 raise missing_right(identity, verb, folder)

@@ -49,5 +49,5 @@ class LinkAuthenticator:
 
 def link_identity(link: Link) -> Identity:
     """Return the identity of the holder of a link. One that uploads may write into its folder; the handlers look at the rest."""
-    rights = NO_RIGHTS if link.kind == "get" else parse_scope(f"write:{quote(link.name.folder, safe='/')}")
+    rights = parse_scope(f"write:{quote(link.name.folder, safe='/')}") if link.kind == "put" else NO_RIGHTS
     return Identity(link.subject, rights, link.expires_at, link.token_id, link.issued_at, link)

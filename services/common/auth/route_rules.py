@@ -12,6 +12,7 @@ from enum import Enum, auto
 from services.common.auth.rights import Verb
 from services.common.auth.signed_links import LinkKind
 from services.common.errors import MethodNotAllowed, NotFound
+from services.common.live.addresses import INDEX_TEMPLATE, INIT_TEMPLATE, MEDIA_TEMPLATE, SEGMENT_TEMPLATE
 from services.common.media_path import PATH_PREFIX, PATH_TEMPLATE
 
 
@@ -28,6 +29,8 @@ class Source(Enum):
     """`folder` of the query, because the form names it too late. Without one the right must not be limited."""
     TUS_METADATA = auto()
     """`folder` of Upload-Metadata. A partial upload has none."""
+    STREAM = auto()
+    """The live stream of the path, whose folder the handler judges. A link is for one stream."""
     TOPIC = auto()
     """`topic` of the query. Without one all sockets are meant, and the right must not be limited."""
     SOCKET = auto()
@@ -47,6 +50,7 @@ class Rule:
 PUBLIC = Rule(None)
 _READ, _WRITE, _DELETE = (Rule(verb, Source.ADDRESS) for verb in ("read", "write", "delete"))
 _DOWNLOAD = Rule("read", Source.ADDRESS, "get")
+_WATCH = Rule("read", Source.STREAM, "live")
 _TUS = Rule("write", link="put")
 """The id of an upload is looked at by the handler: that of another owner is unknown."""
 
@@ -91,10 +95,10 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
     "/live": {"GET": Rule("read"), "POST": Rule("publish")},
     "/live/{id}": {"GET": Rule("read"), "DELETE": Rule("publish")},
     "/live/{id}/end": {"POST": Rule("publish")},
-    "/live/{id}/index.m3u8": {"GET": Rule("read")},
-    "/live/{id}/media.m3u8": {"GET": Rule("read")},
-    "/live/{id}/{epoch}/init.mp4": {"GET": Rule("read")},
-    "/live/{id}/{epoch}/{number}.m4s": {"GET": Rule("read")},
+    INDEX_TEMPLATE: {"GET": _WATCH},
+    MEDIA_TEMPLATE: {"GET": _WATCH},
+    INIT_TEMPLATE: {"GET": _WATCH},
+    SEGMENT_TEMPLATE: {"GET": _WATCH},
     # Ingest takes the publish token of the stream, and the handler judges it.
     "/live/{id}/tus": dict.fromkeys(("OPTIONS", "HEAD", "PATCH", "POST"), PUBLIC),
     "/live/{id}/media": dict.fromkeys(("POST", "PUT"), PUBLIC),

@@ -1,4 +1,4 @@
-"""Signed links: a text in the query of a URL that lets its holder read one file, or upload one. Pure.
+"""Signed links: a text in the query of a URL that lets its holder read one file, upload one, or watch one live stream. Pure.
 
     v1.<kid>.<payload>.<mac>
 
@@ -18,7 +18,7 @@ from services.common.auth.key_ring import KeyRing
 from services.common.errors import InvalidLink
 from services.common.media import MediaName
 
-LinkKind = Literal["get", "put"]
+LinkKind = Literal["get", "put", "live"]
 
 LINK_LIFE_SECONDS = 6 * 3600.0
 """By default: longer than a film."""
@@ -28,7 +28,7 @@ MAX_LINK_LENGTH = 4096
 LINK_ID_LENGTH = 48
 
 _VERSION = "v1"
-_KINDS: dict[str, LinkKind] = {"get": "get", "put": "put"}
+_KINDS: dict[str, LinkKind] = {"get": "get", "put": "put", "live": "live"}
 _ID_RANDOM_BYTES = 14
 _ID_MAC_BYTES = 16
 _KEY_OF_NOBODY = secrets.token_bytes(32)
@@ -41,13 +41,13 @@ class Link:
 
     Arguments:
         id: names the link where it is prolonged or revoked; it is no credential.
-        kind: `get` reads, `put` uploads once.
+        kind: `get` reads, `put` uploads once, `live` watches a live stream, also when it has ended.
         name: the file.
         expires_at: its end, where it was not prolonged.
         subject: who made it, and the owner of what is uploaded by it.
         issued_at: when the token was issued that made it: who revokes that token revokes the link.
         token_id: the `jti` of that token.
-        version: `file_id` of the version that it reads; empty: whatever has the name.
+        version: `file_id` of the version that it reads; empty: whatever has the name. With `live` the id of the stream.
         max_size: bytes of what is uploaded, None for as much as the server takes.
         media_types: patterns of what is uploaded, none for all that the server takes.
 

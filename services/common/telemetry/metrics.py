@@ -58,6 +58,12 @@ UPLOAD_HOOK_CALLS = Counter(
 
 CACHE_LOOKUPS = FastCounter("gridcast_cache_lookups_total", "Cache lookups by cache and outcome", ["cache", "outcome"])
 BLOCK_CACHE_BYTES = Gauge("gridcast_block_cache_bytes", "Bytes in the block cache")
+LIVE_STREAMS = Gauge("gridcast_live_streams", "Live streams whose lists are in memory")
+LIVE_WAITING = Gauge("gridcast_live_waiting", "Requests that wait for the next segment of a live stream")
+LIVE_SEGMENT_CACHE_BYTES = Gauge("gridcast_live_segment_cache_bytes", "Bytes in the cache of live segments")
+LIVE_RELOADS = Counter(
+    "gridcast_live_reloads_total", "Requests that waited for the next segment of a live stream, by outcome", ["outcome"]
+)
 CORRUPT_FILES = Counter(
     "gridcast_corrupt_files_total", "Responses aborted because stored chunks were missing or corrupt"
 )

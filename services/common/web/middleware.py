@@ -14,6 +14,7 @@ from services.common.errors import GridcastError, InternalServerError, ServiceUn
 from services.common.http.encoding import PreparedResponse, encode_headers
 from services.common.http.headers import Header, forwarded_client, incoming_request_id
 from services.common.http.problem import decode_problem_detail
+from services.common.live.addresses import LIVE_PREFIX, live_template
 from services.common.media_path import PATH_PREFIX, PATH_TEMPLATE
 from services.common.telemetry.request_id import new_request_id, request_id_var
 from services.common.telemetry.request_telemetry import RequestTelemetry
@@ -48,7 +49,8 @@ class RequestMiddleware:
     Arguments:
         app: the application that gets what no bypass route takes.
         bypass_routes: plain ASGI callables by (method, path), for requests where a router would cost more than the response. The
-            path is PATH_TEMPLATE for all path addresses of files; likewise in `fast_path_handlers`.
+            path is PATH_TEMPLATE for all path addresses of files, and the template for those of live streams; likewise in
+            `fast_path_handlers`.
         trusts_request_id: whether the X-Request-ID of a request is kept. By default it is: a service's client is the gateway,
             which sets it.
         telemetry: records the requests; by default without an access log.
@@ -111,8 +113,9 @@ class RequestMiddleware:
     def _find(self, table: Mapping[tuple[str, str], HandlerT], scope: Scope) -> tuple[str, HandlerT | None]:
         """Return the route's template and its handler, None where the table has none."""
         path = scope["path"]
-        if (handler := table.get((scope["method"], path))) is None and path.startswith(PATH_PREFIX):
-            path = PATH_TEMPLATE
+        handler = table.get((scope["method"], path))
+        if handler is None and path.startswith((PATH_PREFIX, LIVE_PREFIX)):
+            path = PATH_TEMPLATE if path.startswith(PATH_PREFIX) else live_template(path)
             handler = table.get((scope["method"], path))
         return path, handler
 

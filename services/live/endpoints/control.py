@@ -21,7 +21,7 @@ from services.live.settings import MAX_GRACE_SECONDS, MAX_TARGET_SECONDS
 router = APIRouter(tags=["live"], route_class=JSONRoute)
 
 MAX_TITLE_LENGTH = 200
-MAX_WINDOW_SECONDS = 86400
+MAX_DEFAULT_WINDOW_SECONDS = 86400
 MAX_PAGE = 200
 ENDED_BY_REQUEST = "ended"
 
@@ -46,7 +46,7 @@ class StreamRequest(BaseModel):
     filename: str = Field(min_length=1, max_length=MAX_SEGMENT_BYTES, description="the name of its file")
     title: str = Field("", max_length=MAX_TITLE_LENGTH)
     window: int | None = Field(
-        None, ge=10, le=MAX_WINDOW_SECONDS, description="seconds that its list has by default; null: all of it"
+        None, ge=10, le=MAX_DEFAULT_WINDOW_SECONDS, description="seconds that its list has by default; null: all of it"
     )
     takeover: bool = Field(default=False, description="a second publisher replaces the first one; else it is refused")
     grace: float | None = Field(
@@ -127,6 +127,7 @@ class StreamResponse(ListedStreamResponse):
     codecs: list[str] = Field(description="as in the CODECS of HLS (RFC 6381)")
     width: int | None
     height: int | None
+    viewers: int | None = Field(description="how many watch it; null where that is not known")
     file: StreamFile | None = Field(description="once it has ended; null where it has none")
 
 
@@ -183,7 +184,7 @@ async def list_streams(
     request: Request,
     response: Response,
     state: Annotated[Literal["waiting", "live", "interrupted", "ended"] | None, Query()] = None,
-    after: Annotated[str, Query(max_length=64, description="`next` of the page before")] = "",
+    after: Annotated[str, Query(pattern="^[0-9a-f]{0,32}$", description="`next` of the page before")] = "",
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 50,
 ) -> StreamsResponse:
     """List the streams whose folder the caller may read; those that have not ended, where no state is given."""

@@ -21,7 +21,7 @@ from services.live.object_names import object_kind
 from services.live.publish_token import token_of
 from services.live.receiving import TusRequest
 
-router = APIRouter(tags=["live ingest"])
+router = APIRouter(tags=["live"])
 
 LIVE_TUS_EXTENSIONS = "creation,creation-defer-length"
 MAX_LIST_BYTES = 4 * 1024 * 1024

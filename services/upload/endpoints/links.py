@@ -35,9 +35,12 @@ class LinkOptions(BaseModel):
         json_schema_extra={"examples": [{"filename": EXAMPLE_FILENAME, "folder": EXAMPLE_FOLDER, "expires_in": 3600}]},
     )
 
-    kind: Literal["get", "put"] = Field("get", description="get: reads the file; put: uploads it once, by tus")
+    kind: Literal["get", "put", "live"] = Field(
+        "get", description="get: reads the file; put: uploads it once, by tus; live: watches a live stream"
+    )
     folder: str = Field("", max_length=MAX_FOLDER_BYTES)
-    filename: str = Field(min_length=1, max_length=MAX_SEGMENT_BYTES)
+    filename: str = Field("", max_length=MAX_SEGMENT_BYTES, description="get, put: of the file, which must be given")
+    stream: str = Field("", pattern=r"^[0-9a-z]{0,64}$", description="live: the id of the stream")
     expires_in: _Life = None
     follow: bool = Field(default=False, description="get: also reads versions that replace this one")
     max_size: int | None = Field(None, ge=0, le=2**53, description="put: bytes")
@@ -68,12 +71,12 @@ class LinkResponse(BaseModel):
     """A link."""
 
     id: str = Field(description="prolongs and revokes the link; it is no credential")
-    kind: Literal["get", "put"]
+    kind: Literal["get", "put", "live"]
     folder: str
     filename: str
     expires_at: float = Field(description="Unix time")
     link: str = Field(description="the credential: the value of `link` in the query")
-    url: str = Field(description="relative address with the link: of the file, or of the endpoint of tus")
+    url: str = Field(description="relative address with the link: of the file, of the endpoint of tus, or of the list")
 
 
 class LinksResponse(BaseModel):
@@ -84,7 +87,9 @@ class LinksResponse(BaseModel):
 
 @router.post("/file/link", status_code=201, responses=openapi_problems(400, 404, 409, 413, 415, 503))
 async def make_links(request: Request, response: Response, wanted: LinksRequest) -> LinksResponse:
-    """Make signed links, each for one file. Needs `link` and `read` for its folder, or `link` and `write` for one that uploads.
+    """Make signed links, each for one file or one live stream.
+
+    Needs `link` and `read` for its folder, or `link` and `write` for one that uploads.
 
     With authentication off nothing needs a link: 409.
     """
@@ -122,17 +127,21 @@ def _issuer(request: Request) -> tuple[UploadContext, LinkIssuer, Identity]:
 
 def _parse(options: LinkOptions, number: int, life: float) -> WantedLink:
     """Raises BadRequest, which names the link by its number."""
-    if options.kind == "get" and (options.max_size is not None or options.media_types):
+    if options.kind != "put" and (options.max_size is not None or options.media_types):
         raise BadRequest(f"links[{number}]: max_size and media_types are for links that upload")
-    if options.kind == "put" and options.follow:
+    if options.kind != "get" and options.follow:
         raise BadRequest(f"links[{number}]: follow is for links that read")
+    is_live = options.kind == "live"
+    if is_live != bool(options.stream) or (is_live and (options.folder or options.filename)):
+        raise BadRequest(f"links[{number}]: a link of the kind live names its stream, any other one its file")
     return WantedLink(
         options.kind,
-        validate_media_name(options.folder, options.filename),
+        None if is_live else validate_media_name(options.folder, options.filename),
         options.expires_in or life,
         options.follow,
         options.max_size,
         tuple(options.media_types),
+        options.stream,
     )
 
 

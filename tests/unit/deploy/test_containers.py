@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from deploy.containers import credentials
+from deploy.ingest.listeners import read_settings
 from deploy.local.processes import PROJECT_ROOT
 from services.common.http.hosts import HostPolicy
 from services.live.settings import LiveSettings
@@ -27,6 +28,7 @@ DOCKERFILE, EXAMPLE_DOCKERFILE = PROJECT_ROOT / "deploy/Dockerfile", PROJECT_ROO
 SERVICES = {"upload", "stream", "socket", "live", "gateway"}
 JOB_SERVICES = {"credentials", "database", "backup", "token"}
 EXAMPLE_SERVICES = {"billing"}
+INGEST_PORTS = ["${INGEST_BIND:-127.0.0.1}:1935:1935", "${INGEST_BIND:-127.0.0.1}:8890:8890/udp"]
 MONITORING_SERVICES = {"prometheus", "grafana"}
 
 Compose = dict[str, Any]
@@ -200,15 +202,17 @@ def test_every_container_is_locked_down(services: Compose) -> None:
 
 
 def test_only_the_gateway_is_published_and_only_to_this_machine() -> None:
-    """And Grafana, where it is wanted."""
+    """And Grafana and the ingest, where they are wanted."""
     published = {name: service["ports"] for name, service in merged_compose().items() if "ports" in service}
     assert published == {
         "gateway": ["${BIND:-127.0.0.1}:${PORT:-8000}:8000"],
         "grafana": ["127.0.0.1:${GRAFANA_PORT:-3000}:3000"],
+        "ingest": INGEST_PORTS,
     }
     networks = read_yaml(BASE_COMPOSE)["networks"]
     assert {name for name, network in networks.items() if not (network or {}).get("internal")} == {"edge", "panels"}
-    assert {name for name, service in merged_compose().items() if "edge" in service.get("networks", [])} == {"gateway"}
+    on_edge = {name for name, service in merged_compose().items() if "edge" in service.get("networks", [])}
+    assert on_edge == {"gateway", "ingest"}
     assert {name for name, service in merged_compose().items() if "panels" in service.get("networks", [])} == {
         "grafana"
     }
@@ -234,6 +238,46 @@ def test_the_images_of_the_example_are_unprivileged_and_read_what_is_sent_to_the
     assert "USER 10001:10001" in text
     sent = (PROJECT_ROOT / ".dockerignore").read_text("utf-8").split()
     assert {f"!{source}" for source in re.findall(r"^COPY (\S+)", text, re.MULTILINE)} <= set(sent)
+
+
+def test_the_ingest_is_optional_and_reaches_the_gateway_alone() -> None:
+    """Its ffmpeg parses what strangers send, so it has nothing that is worth to be taken."""
+    ingest = read_yaml(BASE_COMPOSE)["services"]["ingest"]
+    assert ingest["profiles"] == ["ingest"]
+    assert ingest["networks"] == ["edge"]
+    assert "volumes" not in ingest
+    assert not any(name.startswith("GRIDCAST_") for name in ingest["environment"])
+    settings = read_settings({**{name: str(value) for name, value in ingest["environment"].items()}, **GIVEN}, "")
+    assert [(one.protocol, one.port) for one in settings.listeners] == [("rtmp", 1935), ("srt", 8890)]
+    base, instructions = dockerfile_stages()["ingest"]
+    assert base == "runtime"
+    assert [line for line in instructions if line.startswith("COPY")] == ["COPY --from=scripts /opt/ingest /app"]
+    assert [line for line in instructions if line.startswith("USER")][-1] == "USER 10001:10001"
+    heartbeat = ingest["environment"]["INGEST_HEARTBEAT"]
+    assert any(line.startswith("HEALTHCHECK") and f"'{heartbeat}'" in line for line in instructions)
+
+
+def test_the_ingest_needs_the_standard_library_alone() -> None:
+    """Its image has Python, ffmpeg and these files."""
+    folder = PROJECT_ROOT / "deploy/ingest"
+    imported = {
+        name
+        for path in folder.glob("*.py")
+        for name in re.findall(r"^(?:from|import) ([\w.]+)", path.read_text("utf-8"), re.MULTILINE)
+    }
+    foreign = {name for name in imported if name.partition(".")[0] not in sys.stdlib_module_names}
+    assert all(name.startswith("deploy.ingest.") for name in foreign), foreign
+
+
+GIVEN = {
+    "INGEST_KEY": "k" * 16,
+    "INGEST_TOKEN": "",
+    "INGEST_FOLDER": "live",
+    "INGEST_AUDIO": "copy",
+    "INGEST_TS_PORT": "0",
+    "INGEST_WEBM_PORT": "0",
+}
+"""What Compose puts in where .env says nothing, but a key."""
 
 
 def test_monitoring_is_optional_and_mounts_no_data() -> None:

@@ -87,6 +87,12 @@ def test_prometheus_itself_accepts_the_files(tmp_path: Path) -> None:
 NO_REPLICA_QUERY = 'gridcast_upstream_errors_total{upstream="stream",status="502",job="gridcast",service="gateway"}'
 
 
+RELOADS = 'gridcast_live_reloads_total{{outcome="{}",job="gridcast",service="stream"}}'
+PUBLISHER_FAILURES = (
+    'gridcast_upload_requests_total{protocol="live-tus",outcome="failed",job="gridcast",service="live",instance="a"}'
+)
+
+
 def fill_in_labels(annotation: str, labels: Mapping[str, str]) -> str:
     """The text of an annotation in which Prometheus has replaced each `{{ $labels.NAME }}`."""
     return re.sub(r"{{ \$labels\.(\w+) }}", lambda found: labels[found[1]], annotation)
@@ -101,6 +107,15 @@ def fill_in_labels(annotation: str, labels: Mapping[str, str]) -> str:
         ),
         pytest.param({"socket": "1x12 stale _x3 1x60"}, [], id="it is back at once"),
         pytest.param({NO_REPLICA_QUERY: "0x12 1x60"}, [], id="one request failed"),
+        pytest.param(
+            {RELOADS.format("answered"): "0+10x70", RELOADS.format("late"): "0+0.1x70"}, [], id="few are late"
+        ),
+        pytest.param(
+            {RELOADS.format("answered"): "0+10x70", RELOADS.format("late"): "0+1x70"},
+            [("GridcastLiveSegmentsLate", {})],
+            id="a tenth is late",
+        ),
+        pytest.param({PUBLISHER_FAILURES: "0+10x70"}, [("GridcastLivePublishersFail", {})], id="publishers get 5xx"),
         pytest.param(
             {NO_REPLICA_QUERY: "0x12 0+1x60"}, [("GridcastUpstreamErrors", {"upstream": "stream"})], id="all fail"
         ),

@@ -1,0 +1,1 @@
+"""Lists, initialisation segments and segments of live streams."""

@@ -1,0 +1,104 @@
+"""The part of the OpenAPI document for live streams, whose routes are answered past the router."""
+
+from typing import Any
+
+from services.common.live.addresses import INDEX_TEMPLATE, INIT_TEMPLATE, MEDIA_TEMPLATE, SEGMENT_TEMPLATE
+from services.common.web.openapi import openapi_problems
+from services.stream.live.list_requests import LIST_MEDIA_TYPE, MAX_WINDOW_SECONDS
+
+_EXAMPLE_ID = "6f1d8c0a5b7e4f2390a1b2c3d4e5f607"
+_NUMBER = {"type": "integer", "minimum": 0}
+_ID = {
+    "name": "id",
+    "in": "path",
+    "required": True,
+    "description": "the id of the stream",
+    "schema": {"type": "string", "pattern": "^[0-9a-z]{8,64}$"},
+    "example": _EXAMPLE_ID,
+}
+_EPOCH = {
+    "name": "epoch",
+    "in": "path",
+    "required": True,
+    "description": "number of the sender without a break",
+    "schema": _NUMBER,
+    "example": 0,
+}
+_SEGMENT = {
+    "name": "number",
+    "in": "path",
+    "required": True,
+    "description": "media sequence number",
+    "schema": _NUMBER,
+    "example": 0,
+}
+_WINDOW = {
+    "name": "window",
+    "in": "query",
+    "required": False,
+    "description": "seconds of a sliding list; 0: the whole list",
+    "schema": {"type": "integer", "minimum": 0, "maximum": MAX_WINDOW_SECONDS},
+}
+_DIRECTIVES = [
+    {
+        "name": "_HLS_msn",
+        "in": "query",
+        "required": False,
+        "description": "holds the request until this segment is there, for 8 s at most",
+        "schema": _NUMBER,
+    },
+    {
+        "name": "_HLS_part",
+        "in": "query",
+        "required": False,
+        "description": "waits for the segment of `_HLS_msn`: there are no partial segments",
+        "schema": _NUMBER,
+    },
+    {
+        "name": "_HLS_skip",
+        "in": "query",
+        "required": False,
+        "description": "a delta update will do",
+        "schema": {"type": "string", "enum": ["YES", "v2"]},
+    },
+]
+
+
+def add_live_paths(paths: dict[str, Any]) -> None:
+    """Add GET and HEAD of lists, initialisation segments and segments to the paths of an OpenAPI document."""
+    text = {LIST_MEDIA_TYPE.decode("ascii"): {"schema": {"type": "string"}}}
+    video = {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}
+    _add(paths, INDEX_TEMPLATE, "live_index", "The variant of a live stream (RFC 8216)", [_ID, _WINDOW], text)
+    parameters = [_ID, _WINDOW, *_DIRECTIVES]
+    _add(paths, MEDIA_TEMPLATE, "live_media", "The segments of a live stream (RFC 8216)", parameters, text)
+    _add(paths, INIT_TEMPLATE, "live_init", "The initialisation segment of an epoch", [_ID, _EPOCH], video)
+    _add(paths, SEGMENT_TEMPLATE, "live_segment", "One segment; it never changes", [_ID, _EPOCH, _SEGMENT], video)
+
+
+def _add(
+    paths: dict[str, Any],
+    template: str,
+    operation: str,
+    summary: str,
+    parameters: list[dict[str, Any]],
+    content: dict[str, Any],
+) -> None:
+    is_media = "video/mp4" in content
+    refusals = (400, 404, 412, 416, 503) if is_media else (400, 404, 503)
+    for method in ("get", "head"):
+        answers: dict[str, Any] = {
+            "200": {"description": "all of it", **({"content": content} if method == "get" else {})}
+        }
+        if is_media:
+            if method == "get":
+                several = {"multipart/byteranges": content["video/mp4"]}
+                answers["206"] = {"description": "the ranges asked for", "content": {**content, **several}}
+            answers["304"] = {"description": "not modified"}
+        problems = openapi_problems(*(status for status in refusals if method == "get" or status != 416))
+        paths.setdefault(template, {})[method] = {
+            "tags": ["live"],
+            "summary": summary,
+            "operationId": f"{method}_{operation}",
+            "parameters": parameters,
+            "responses": {**answers, **{str(status): answer for status, answer in problems.items()}},
+        }

@@ -1,0 +1,173 @@
+"""Limits of live streams: what is said at creation, what warns, what ends a stream, and that its file is kept."""
+
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from services.common.settings import StoreSettings
+from services.common.store.limits import BLOCK_SIZE
+from services.common.store.quotas import Quota, QuotaExceeded
+from services.live.intake import Intake, IntakeRules, LimitReached
+from services.live.stream_limits import Extent, StreamLimits
+from services.live.stream_memory import StreamMemories
+from services.live.stream_writer import StreamWriter
+from tests.integration.test_live_ending import Service
+from tests.support.databases import ServerProcess, storage_env
+from tests.support.fragmented_mp4 import fragment, init
+from tests.support.live_client import make_stream, media_of, read_file
+from tests.support.opened_stores import opened_store, with_stores
+from tests.support.processes import ServiceProcess, run_service
+from tests.support.tokens import AUTH_ENV, bearer, token
+
+BOTH = with_stores(("gridfs-motor",), ("files-sqlite",))
+
+
+@pytest.fixture(scope="module")
+def live_settings() -> dict[str, str]:
+    return {"GRIDCAST_LIVE_MAX_DURATION": "6", "GRIDCAST_LIVE_MAX_BYTES": "2000000"}
+
+
+def test_a_stream_that_is_long_enough_ends_with_its_file(live: ServiceProcess, library: ServiceProcess) -> None:
+    client = make_stream(live)
+    assert client.made["limits"]["duration"] == 6
+    sent = init() + b"".join(fragment(at, 1) for at in range(6))
+    answer = client.patch(0, sent + fragment(6, 1))
+    assert (answer.status_code, "limit of duration" in answer.json()["detail"]) == (413, True)
+    described = client.get()
+    assert (described["state"], described["reason"]) == ("ended", "limit of duration")
+    assert read_file(library, client)[BLOCK_SIZE:].startswith(media_of(sent))
+    assert client.patch(len(sent), b"x").status_code == 410
+
+
+def test_a_stream_that_is_large_enough_ends_with_its_file(live: ServiceProcess, library: ServiceProcess) -> None:
+    client = make_stream(live)
+    answer = client.post(init() + b"".join(fragment(at, 1, fill=600_000) for at in range(4)))
+    assert answer.status_code == 413
+    described = client.get()
+    assert (described["state"], described["reason"]) == ("ended", "limit of bytes")
+    assert len(read_file(library, client)) == described["file"]["length"]
+
+
+@pytest.fixture(scope="module")
+def guarded(
+    mongod: ServerProcess, redis_server: ServerProcess, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServiceProcess]:
+    """A service with authentication, one stream for each subject, and a pace."""
+    more = {"GRIDCAST_LIVE_MAX_STREAMS_PER_OWNER": "1", "GRIDCAST_LIVE_INTAKE_FACTOR": "4"}
+    env = storage_env(mongod, redis_server.url, "live_guarded", **AUTH_ENV, **more)
+    with run_service("services.live", tmp_path_factory.mktemp("guarded"), env) as service:
+        yield service
+
+
+def test_streams_of_one_subject_are_limited(guarded: ServiceProcess) -> None:
+    alice, bob = bearer(token("alice", "publish read")), bearer(token("bob", "publish:team-b read:team-b"))
+    wanted = {"filename": "a.mp4"}
+    made = httpx.post(f"{guarded.url}/live", json=wanted, headers=alice)
+    assert made.status_code == 201
+    second = httpx.post(f"{guarded.url}/live", json={"filename": "b.mp4"}, headers=alice)
+    assert (second.status_code, "1 live streams" in second.text) == (429, True)
+    assert httpx.post(f"{guarded.url}/live", json=wanted, headers=bob).status_code == 403
+    own = httpx.post(f"{guarded.url}/live", json={"filename": "b.mp4", "folder": "team-b"}, headers=bob)
+    assert own.status_code == 201
+    stream_id = made.json()["id"]
+    assert httpx.get(f"{guarded.url}/live/{stream_id}", headers=bob).status_code == 403
+    assert httpx.post(f"{guarded.url}/live/{stream_id}/end", headers=bob).status_code == 403
+    listed = httpx.get(f"{guarded.url}/live", headers=bob).json()["streams"]
+    assert [(one["folder"], one["owner"]) for one in listed] == [("team-b", "bob")]
+    assert len(httpx.get(f"{guarded.url}/live", headers=alice).json()["streams"]) == 2
+    assert httpx.post(f"{guarded.url}/live/{stream_id}/end", headers=alice).status_code == 200
+    media = httpx.post(f"{guarded.url}/live/{stream_id}/media", content=b"x", headers=alice)
+    assert media.status_code == 403  # a token of the instance is none of the stream
+
+
+def test_media_is_taken_at_four_times_its_speed(guarded: ServiceProcess) -> None:
+    """Row 36."""
+    headers = bearer(token("carol", "publish read"))
+    made = httpx.post(f"{guarded.url}/live", json={"filename": "c.mp4"}, headers=headers).json()
+    assert made["limits"]["speed"] == 4
+    sent = init() + b"".join(fragment(at, 1) for at in range(18))
+    began = time.monotonic()
+    fields = {"authorization": f"Bearer {made['publish_token']}"}
+    url = f"{guarded.url}{made['media']}"
+
+    def pieces() -> Iterator[bytes]:
+        for start in range(0, len(sent), 500):
+            yield sent[start : start + 500]
+
+    assert httpx.post(url, content=pieces(), headers=fields, timeout=30).status_code == 204
+    assert 1.5 < time.monotonic() - began < 10
+
+
+@pytest.fixture
+async def limited(stores: list[StoreSettings]) -> AsyncIterator[Service]:
+    async with opened_store(stores[0], quota=Quota(2_000_000, 10)) as store:
+        yield Service(store)
+
+
+async def open_intake(service: Service, stream_id: str) -> Intake:
+    stream = await service.ender.get(stream_id)
+    writer = await StreamWriter.open(service.stores, stream, "tus/1", lambda _: None)
+    memory = StreamMemories().get(stream_id, 0.0, Extent(0, 0.0))
+    events: Any = service.recorded
+    return Intake(writer, events, memory, IntakeRules(0.0), "sid")
+
+
+async def feed_each(intake: Intake, fragments: list[bytes]) -> None:
+    await intake.feed(init())
+    for one in fragments:
+        await intake.feed(one)
+
+
+@BOTH
+@pytest.mark.anyio
+async def test_what_is_published_of_a_stream(limited: Service) -> None:
+    stream_id = await limited.make()
+    intake = await open_intake(limited, stream_id)
+    await intake.feed(init() + fragment(0, 2) + fragment(2, 2))
+    assert limited.recorded.types == []
+    await intake.feed(fragment(4, 2))
+    assert limited.recorded.types == ["live.started"]
+    started = limited.recorded.events[0][1]
+    assert (started["width"], started["playlist"]) == (160, f"/live/{stream_id}/index.m3u8")
+    while (await limited.ender.get(stream_id)).state != "interrupted":
+        await limited.idle.run_once()
+    await intake.feed(fragment(6, 2))
+    assert limited.recorded.types == ["live.started", "live.interrupted", "live.resumed"]
+    await intake.feed(fragment(8, 5))
+    assert limited.recorded.events[-1] == ("live.warning", {"kind": "gop", "target": 2})
+    await intake.feed(fragment(13, 5))
+    assert limited.recorded.types[-1] == "live.warning"
+    assert limited.recorded.types.count("live.warning") == 1
+    assert limited.recorded.received[-1][1] == 5
+    await intake.writer.close()
+
+
+@BOTH
+@pytest.mark.anyio
+async def test_a_quota_ends_a_stream_where_it_is(limited: Service) -> None:
+    """Row 34."""
+    stream_id = await limited.make()
+    intake = await open_intake(limited, stream_id)
+    with pytest.raises(QuotaExceeded):
+        await feed_each(intake, [fragment(at, 1, fill=100_000) for at in range(40)])
+    stored = intake.writer.stored_position
+    assert stored.last_segment > 2
+    await intake.writer.close()
+    ended = await limited.ender.end(stream_id, "limit of storage")
+    assert (ended.state, ended.reason, ended.revision) == ("ended", "limit of storage", 1)
+    assert ended.position.offset == stored.offset
+
+
+@BOTH
+@pytest.mark.anyio
+async def test_a_rate_that_is_too_high_ends_a_stream(limited: Service) -> None:
+    stream_id = await limited.make()
+    intake = await open_intake(limited, stream_id)
+    intake._limits = StreamLimits(1 << 34, 86400.0, 1000)
+    with pytest.raises(LimitReached, match="rate"):
+        await feed_each(intake, [fragment(at * 2, 2, fill=3000) for at in range(20)])
+    assert "rate" in [data.get("kind") for kind, data in limited.recorded.events if kind == "live.warning"]
+    await intake.writer.close()
