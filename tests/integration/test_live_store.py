@@ -358,6 +358,32 @@ async def test_the_file_of_a_stream_is_found_wherever_it_is(adapters: StoreAdapt
     assert await adapters.live.find_file(await stored(adapters)) is None, "replaced"
 
 
+@pytest.mark.parametrize("folder", ["f/g", ""])
+async def test_a_file_that_got_another_name_at_its_end_is_found(adapters: StoreAdapters, folder: str) -> None:
+    """Its name was taken meanwhile. A process that was killed before it has noted the end finds it as well."""
+    taken, other = MediaName(folder, "a.mp4"), MediaName(folder, "a (2).mp4")
+    upload = await begin_stream(adapters, name=taken)
+    await adapters.live.advance("s", 1, progress(0, 2, epochs=(epoch(0),)))
+    await adapters.store_file(b"another", taken)
+    renamed = await adapters.store.assign_name(upload, other)
+    await adapters.store.write_blocks(renamed, 0, [b"x"])
+    event = await adapters.store.commit(renamed, finished_upload(b"x"))
+    assert await adapters.live.find_file(await stored(adapters)) == event.info
+    assert await adapters.live.set_state("s", 1, "ended", "", event.info.revision)
+    assert await adapters.live.find_file(await stored(adapters)) == event.info
+    away = MediaName("h", "away")
+    assert await adapters.store.move_file(other, away) is not None
+    await adapters.store_file(b"in its place", other)
+    moved = await adapters.live.find_file(await stored(adapters))
+    assert moved is not None
+    assert (MediaName(moved.folder, moved.filename), moved.id) == (away, event.info.id)
+    await adapters.store.delete(other)
+    assert await adapters.store.move_file(away, other) is not None
+    back = await adapters.live.find_file(await stored(adapters))
+    assert back is not None
+    assert (MediaName(back.folder, back.filename), back.id) == (other, event.info.id)
+
+
 async def test_a_stream_leaves_with_the_bytes_of_its_file(adapters: StoreAdapters) -> None:
     upload = await begin_stream(adapters)
     await store_recording(adapters, upload)

@@ -48,6 +48,7 @@ class GridFSLiveStore:
         self._live = mongo.collection("live")
         self._segments = mongo.collection("live_segments")
         self._media = mongo.collection("media")
+        self._files = mongo.collection("fs.files")
         self._garbage = LiveGarbage(mongo)
         self._steps = itertools.count()
 
@@ -85,18 +86,32 @@ class GridFSLiveStore:
         return live_documents.decode_stream(document, epochs)
 
     async def find_file(self, stream: LiveStream) -> MediaInfo | None:
-        """Find the document of its name, or the one that has its identity since it was moved."""
+        """Find the document that has the file, by the identity that it keeps when it is moved."""
         if (key := parse_upload_id(stream.new.upload_id)) is None:
             return None
-        of_file = {"current.file": ObjectId(stream.file_id)}
+        file_id = ObjectId(stream.file_id)
         async with map_mongo_errors():
-            document = await self._media.find_one({"_id": key.media_id, **of_file}, documents.MEDIA_PROJECTION)
-            if document is None:
-                moved = await self._live.find_one({"_id": stream.new.id}, {"identity": 1})
-                document = moved and await self._media.find_one(
-                    {"identity": moved["identity"], **of_file}, documents.MEDIA_PROJECTION
-                )
+            noted = await self._live.find_one({"_id": stream.new.id}, {"identity": 1})
+            identities = [noted["identity"]] if noted else []
+            document = await self._find_document(key.media_id, file_id, *identities)
         return documents.decode_media_info(document) if document else None
+
+    async def _find_document(self, media_id: ObjectId, file_id: ObjectId, *identities: ObjectId) -> Document | None:
+        """The document whose current file this is: that of the upload, that of an identity, or that of the name of the commit."""
+        of_file = {"current.file": file_id}
+        places: list[Document] = [{"_id": {"$in": [media_id, *identities]}}]
+        places += [{"identity": identity} for identity in identities]
+        for place in places:
+            document: Document | None = await self._media.find_one({**place, **of_file}, documents.MEDIA_PROJECTION)
+            if document is not None:
+                return document
+        entry = await self._files.find_one({"_id": file_id}, {"filename": 1})
+        if entry is None:
+            return None
+        folder, _, filename = entry["filename"].rpartition("/")
+        query = {"folder": folder, "filename": filename, **of_file}
+        committed: Document | None = await self._media.find_one(query, documents.MEDIA_PROJECTION)
+        return committed
 
     async def list_streams(
         self,
@@ -235,9 +250,8 @@ class GridFSLiveStore:
         """Note by which id the file is found when it is moved. That of its name may have changed since the stream was created."""
         stream = await self._live.find_one({"_id": stream_id}, {"upload": 1, "file": 1})
         key = parse_upload_id(stream["upload"]) if stream else None
-        query = key and {"_id": key.media_id, "current.file": stream["file"]}
-        document = query and await self._media.find_one(query, {"identity": 1})
-        if document:
+        document = await self._find_document(key.media_id, stream["file"]) if stream and key else None
+        if document is not None:
             identity = documents.identity_of(document)
             await self._live.update_one({"_id": stream_id}, {"$set": {"identity": identity}})
 
