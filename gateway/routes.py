@@ -92,9 +92,9 @@ _MEDIA_TEMPLATES = _ENDLESS_TEMPLATES | {
 }
 WEBSOCKET_PATHS = frozenset({"/", "/ws"})
 
-_SEGMENT = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+_PATH_SEGMENT = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 _BASE64URL = r"[A-Za-z0-9_-]{1,128}"  # RFC 4648, 5
-_PARAMETER = re.compile(r"(\{[a-z]+\})")
+_TEMPLATE_PART = re.compile(r"(\{[a-z]+\})")
 _AMBIGUOUS = re.compile(r"//|\\|%(?:00|0[ad]|2[ef]|5c|25)|/\.{1,2}(?:/|\Z)|;", re.IGNORECASE)
 
 _Methods = dict[str, Route]
@@ -126,8 +126,8 @@ def _shape(path: str) -> tuple[str, int]:
 
 def _compile_template(template: str) -> re.Pattern[str]:
     parts = [
-        (_BASE64URL if part == "{token}" else _SEGMENT) if part.startswith("{") else re.escape(part)
-        for part in _PARAMETER.split(template)
+        (_BASE64URL if part == "{token}" else _PATH_SEGMENT) if part.startswith("{") else re.escape(part)
+        for part in _TEMPLATE_PART.split(template)
     ]
     return re.compile("".join(parts) + r"\Z")
 
