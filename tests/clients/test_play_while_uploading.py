@@ -184,6 +184,7 @@ def test_curl_gets_the_same_bytes(upload: PacedUpload) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(400)
 def test_chromium_plays_a_gibibyte_that_is_sent_at_8_mib_a_second(
     browser: ChromiumBrowser, stack: Stack, film: Path, ffmpeg: str, tmp_path: Path
 ) -> None:
