@@ -240,7 +240,7 @@ export class LiveView {
     const { state, duration, bytes, folder } = stream;
     const viewers = stream.viewers ?? this.#viewers.get(stream.id);
     const when = state === "ended" && stream.ended_at ? `ended ${span((Date.now() - new Date(stream.ended_at)) / 1000)} ago` : text;
-    setText(row.querySelector("p"), [when, viewers === undefined || state === "ended" ? "" : count(viewers, "viewer"), duration ? clock(duration) : "", bytes ? size(bytes) : "", folder].filter(Boolean).join(" · "));
+    setText(row.querySelector("p"), [when, viewers === undefined || state === "ended" ? "" : count(viewers, "viewer"), duration ? clock(duration) : "", duration ? size(bytes) : "", folder].filter(Boolean).join(" · "));
     const labels = { copy: "Copy the playlist address of", stop: "End", trash: "Discard" };
     for (const button of row.querySelectorAll("button")) {
       const label = labels[button.dataset.act];
