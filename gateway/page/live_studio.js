@@ -178,7 +178,7 @@ export class LiveStudio {
     return media;
   }
 
-  /** The names of the devices are told once one of them may be used. */
+  /** A browser names the devices once one of them may be used. */
   async #listDevices() {
     const devices = await navigator.mediaDevices.enumerateDevices().catch(() => []);
     const fill = (select, kind, first) => {

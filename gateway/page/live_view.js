@@ -190,7 +190,7 @@ export class LiveView {
   }
 
   #show(found) {
-    this.state.replaceChildren(...(found.length ? [] : [empty("live", "Nobody is live", "Start from your camera or screen, or send with ffmpeg. Viewers can go back to the start at any time, and the recording is a file as soon as the live ends.")]));
+    this.state.replaceChildren(...(found.length ? [] : [empty("live", "No live streams", "Start from your camera or screen, or send with ffmpeg. Viewers can go back to the start at any time, and the recording is a file as soon as the live ends.")]));
     found.sort((one, other) => RANK.indexOf(one.state) - RANK.indexOf(other.state) || other.created_at.localeCompare(one.created_at));
     this.#hear(found.map(({ id }) => id));
     const rows = new Map(found.map((stream) => [stream.id, this.#rows.get(stream.id) ?? this.#row(stream)]));
