@@ -313,7 +313,7 @@ export class HlsSource {
     return Array.from({ length: buffered.length }, (_, index) => index).some((index) => buffered.start(index) - 0.1 <= time && time < buffered.end(index));
   }
 
-  /** Step over a hole in the media, where playing stands in front of one. */
+  /** Step over a hole in the media, where playing has come to one. */
   #step() {
     this.#wake();
     const video = this.#video;

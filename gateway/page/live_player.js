@@ -1,4 +1,4 @@
-// Watches one stream: native HLS where the browser has it and no token is needed, our own player otherwise. Its controls are the same.
+// Watches one stream: the HLS of the browser where that can go back and no token is needed, our own player otherwise. The controls are the same.
 import { currentToken } from "./app.js";
 import { choices, el, setAttribute, setText } from "./dom.js";
 import { clock, span, words } from "./format.js";
@@ -9,6 +9,10 @@ const EDGE = 3; // seconds behind the live edge that count as live
 const STEP = 5; // seconds
 const TICK = 250; // milliseconds
 const HLS = "application/vnd.apple.mpegurl";
+
+const hasMedia = () => "MediaSource" in globalThis || "ManagedMediaSource" in globalThis;
+/** Safari, whose player goes back to the start of a live stream and sends it to a television. That of Chromium can only go on. */
+const isWebKit = () => "WebKitPlaybackTargetAvailabilityEvent" in globalThis;
 
 /** A native player's place of the stream: what it says can be reached. */
 class NativeSource {
@@ -81,7 +85,7 @@ export class LivePlayer {
     this.close();
     this.#address = address;
     this.#ended = ended;
-    const native = !currentToken() && this.video.canPlayType(HLS) !== "" && choices.get("player") !== "own";
+    const native = !currentToken() && this.video.canPlayType(HLS) !== "" && (isWebKit() || !hasMedia());
     this.#begin(native, ended ? 0 : undefined);
     this.#timer = setInterval(() => this.#show(), TICK);
   }
@@ -106,7 +110,7 @@ export class LivePlayer {
 
   #failed(error, native) {
     // A native player that gives up is replaced by our own, at the same place.
-    if (native && typeof MediaSource !== "undefined") return this.#begin(false, this.video.currentTime || undefined);
+    if (native && hasMedia()) return this.#begin(false, this.video.currentTime || undefined);
     this.#say(error.status ? words(error) : `${error.message[0].toUpperCase()}${error.message.slice(1)}.`);
     return undefined;
   }

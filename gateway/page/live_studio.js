@@ -117,7 +117,8 @@ export class LiveStudio {
     setText(this.viewers, String(state.viewers ?? 0));
     if (this.#broadcast) return;
     // ffmpeg sends it.
-    setText(this.durable, size(state.bytes ?? 0));
+    setText(this.durable, size(state.segments ? state.bytes : 0)); // before, it is the reserved header
+    this.waiting.parentElement.hidden = true;
     setText(this.elapsed, clock(state.duration ?? 0));
     this.#sayState(state.state === "live" ? "good" : "busy", { waiting: "Waits for ffmpeg", live: "On air", interrupted: "Interrupted", ended: "Ended" }[state.state] ?? state.state);
     if (state.state === "ended") this.close();
@@ -177,7 +178,7 @@ export class LiveStudio {
     return media;
   }
 
-  /** The names of the devices are told once one of them may be used. */
+  /** A browser names the devices once one of them may be used. */
   async #listDevices() {
     const devices = await navigator.mediaDevices.enumerateDevices().catch(() => []);
     const fill = (select, kind, first) => {
@@ -267,6 +268,7 @@ export class LiveStudio {
     if (!this.#broadcast) return;
     setText(this.elapsed, clock(elapsed / 1000));
     setText(this.durable, size(durable));
+    this.waiting.parentElement.hidden = false;
     setText(this.waiting, buffered ? size(buffered) : "nothing");
     const [colour, text] = { starting: ["busy", "Starting"], sending: ["good", "On air"], retrying: ["bad", "Connection lost"], ending: ["busy", "Ending: sends the rest"], ended: ["good", "Ended"], failed: ["bad", "Failed"], cancelled: ["bad", "Stopped"] }[state];
     this.#sayState(stalled ? "bad" : colour, stalled ? "Sending stopped" : text);

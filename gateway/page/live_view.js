@@ -190,7 +190,7 @@ export class LiveView {
   }
 
   #show(found) {
-    this.state.replaceChildren(...(found.length ? [] : [empty("live", "Nobody is live", "Start from your camera or screen, or send with ffmpeg. Viewers can go back to the start at any time, and the recording is a file as soon as the live ends.")]));
+    this.state.replaceChildren(...(found.length ? [] : [empty("live", "No live streams", "Start from your camera or screen, or send with ffmpeg. Viewers can go back to the start at any time, and the recording is a file as soon as the live ends.")]));
     found.sort((one, other) => RANK.indexOf(one.state) - RANK.indexOf(other.state) || other.created_at.localeCompare(one.created_at));
     this.#hear(found.map(({ id }) => id));
     const rows = new Map(found.map((stream) => [stream.id, this.#rows.get(stream.id) ?? this.#row(stream)]));
@@ -240,7 +240,7 @@ export class LiveView {
     const { state, duration, bytes, folder } = stream;
     const viewers = stream.viewers ?? this.#viewers.get(stream.id);
     const when = state === "ended" && stream.ended_at ? `ended ${span((Date.now() - new Date(stream.ended_at)) / 1000)} ago` : text;
-    setText(row.querySelector("p"), [when, viewers === undefined || state === "ended" ? "" : count(viewers, "viewer"), duration ? clock(duration) : "", bytes ? size(bytes) : "", folder].filter(Boolean).join(" · "));
+    setText(row.querySelector("p"), [when, viewers === undefined || state === "ended" ? "" : count(viewers, "viewer"), duration ? clock(duration) : "", duration ? size(bytes) : "", folder].filter(Boolean).join(" · "));
     const labels = { copy: "Copy the playlist address of", stop: "End", trash: "Discard" };
     for (const button of row.querySelectorAll("button")) {
       const label = labels[button.dataset.act];

@@ -188,7 +188,7 @@ export class UploadPanel {
     }
   }
 
-  /** The server can play an upload before its end, for whoever has its address. */
+  /** The server can play an upload before its end, for those who have its address. */
   #playable({ filename, playable, address }) {
     const item = [...this.#items.values()].find(({ upload }) => upload.filename === filename && ACTIVE.includes(upload.state));
     if (!item || !playable || !address) return;
