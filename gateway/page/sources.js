@@ -79,8 +79,9 @@ export function leadTo(anchor, current, failed) {
     if (address && current() === file) anchor.href = address;
   };
   const isReady = () => {
-    const link = cache.peek(pathOf(current()));
-    return link !== undefined && anchor.href === new URL(links.address(link)).href;
+    const file = current();
+    const link = file && cache.peek(pathOf(file));
+    return Boolean(link) && anchor.href === new URL(links.address(link)).href;
   };
   const early = () => void prepare().catch(() => {}); // the click says what is wrong
   for (const type of ["pointerenter", "pointerdown", "focus"]) anchor.addEventListener(type, early);

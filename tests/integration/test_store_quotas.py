@@ -8,15 +8,15 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from services.common.errors import AlreadyExists, ServiceUnavailable, TooManyRequests
-from services.common.media import MediaName
+from services.common.errors import AlreadyExists, PreconditionFailed, ServiceUnavailable, TooManyRequests
+from services.common.media import MediaName, Poster
 from services.common.settings import StoreSettings
 from services.common.store.factory import MediaStore
 from services.common.store.growing_files import file_etag
 from services.common.store.media_reader import ListQuery
 from services.common.store.quotas import Quota, QuotaExceeded
 from services.common.store.timings import StoreTimings
-from services.common.store.upload_store import NO_PRECONDITIONS, NewUpload, StoredFile, UploadHandle
+from services.common.store.upload_store import NO_PRECONDITIONS, NewUpload, Preconditions, StoredFile, UploadHandle
 from tests.support.opened_stores import STORE_KINDS, opened_store, with_stores
 
 pytestmark = [pytest.mark.anyio, with_stores(*((kind,) for kind in STORE_KINDS))]
@@ -89,6 +89,61 @@ async def test_bytes_are_reserved_settled_and_released(store: MediaStore) -> Non
     assert await store.uploads.delete(name("c")) is not None
     await room_is(store, 100)
     await put(store, "free", 1000, "")  # what has no owner is not limited
+
+
+def poster(length: int) -> Poster:
+    data = b"p" * length
+    return Poster(data, "image/png", hashlib.sha256(data).hexdigest())
+
+
+async def test_posters_count_for_the_owner_of_their_file(store: MediaStore) -> None:
+    """Set, replaced by a shorter one, refused, removed; with the file they are deleted, restored, moved and replaced."""
+    await put(store, "a", 50)
+    assert await store.uploads.set_poster(name("a"), poster(20)) is not None
+    await room_is(store, 30)
+    with pytest.raises(QuotaExceeded):
+        await store.uploads.set_poster(name("a"), poster(51))
+    await room_is(store, 30)
+    assert await store.uploads.set_poster(name("a"), poster(10)) is not None
+    await room_is(store, 40)
+    assert await store.uploads.set_poster(name("none"), poster(10)) is None
+    with pytest.raises(PreconditionFailed):
+        await store.uploads.set_poster(name("a"), poster(10), Preconditions(etag_in=frozenset({'"other"'})))
+    await room_is(store, 40)
+    assert await store.garbage.count_quotas() == 1
+    await room_is(store, 40)
+    await store.uploads.move_file(name("a"), name("b"))
+    await room_is(store, 40)
+    await store.uploads.set_poster(name("b"), None)
+    await room_is(store, 50)
+    await store.uploads.set_poster(name("b"), poster(10))
+    await put(store, "b", 5, BOB)  # replaces file and poster
+    await room_is(store, 100)
+    await room_is(store, 95, BOB)
+    await put(store, "free", 10, "")
+    assert await store.uploads.set_poster(name("free"), poster(1000)) is not None, "what has no owner is not limited"
+
+
+async def test_a_poster_is_deleted_and_restored_with_its_file(settings: StoreSettings) -> None:
+    keeping = StoreTimings(lease_ttl=30.0, tombstone_ttl=60.0, outbox_retry_after=0)
+    async with opened_store(settings, keeping, Quota(max_bytes=100)) as store:
+        await put(store, "a", 50)
+        await store.uploads.set_poster(name("a"), poster(20))
+        await store.uploads.delete(name("a"))
+        await room_is(store, 100)
+        await store.uploads.restore(name("a"))
+        await room_is(store, 30)
+
+
+async def test_a_poster_needs_no_place_among_the_uploads(settings: StoreSettings) -> None:
+    async with opened_store(settings, PATIENT, Quota(max_bytes=100, max_uploads=1)) as store:
+        await put(store, "a", 10)
+        upload = await begin(store, "b", 10)
+        await store.uploads.set_poster(name("a"), poster(10))
+        with pytest.raises(TooManyRequests):
+            await begin(store, "c", 1)
+        await finish(store, upload, 10)
+        await room_is(store, 70)
 
 
 async def test_an_upload_that_is_refused_reserves_nothing(store: MediaStore) -> None:

@@ -1,7 +1,8 @@
 """Quotas of owners: how many bytes one subject may store, and how many unfinished uploads it may have.
 
 An upload reserves the bytes of its stated length when it is created, one of unknown length what it receives. The commit turns the
-reservation into bytes of a stored file; without one it ends with the upload. Replaced and deleted versions are not counted.
+reservation into bytes of a stored file; without one it ends with the upload. Replaced and deleted versions are not counted. A
+poster counts for the owner of its file, and comes and goes with it.
 """
 
 from dataclasses import dataclass

@@ -362,8 +362,8 @@ class PosterWriter(Protocol):
     ) -> OutboxEvent | None:
         """Set the poster of the current file of that name, or remove it; None where there is no file.
 
-        The event is `file.described`. Raises PreconditionFailed, also where the file is changed meanwhile, ServiceUnavailable where
-        the outcome stays unknown.
+        The event is `file.described`. Its bytes count for the owner of the file. Raises PreconditionFailed, also where the file is
+        changed meanwhile, QuotaExceeded, ServiceUnavailable where the outcome stays unknown.
         """
 
 

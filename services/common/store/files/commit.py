@@ -102,7 +102,7 @@ class FilesCommitter:
         change = Counter({upload["owner"]: stored_file.length})
         if replaces:
             self._doom_current(transaction, row)
-            change[row["owner"]] -= row["length"]
+            change[row["owner"]] -= quotas.counted_bytes(transaction, row)
         quotas.add_stored(transaction, self._quota, change)
         transaction.connection.execute(_UPDATE_MEDIA, {**version, "of_id": row["id"], "revision": revision})
         upload_changes.keep_outcome(transaction, upload, "stored", stored_file)
@@ -141,7 +141,7 @@ class FilesCommitter:
             revision = row["revision"] + 1
             due = transaction.now + milliseconds(self._timings.tombstone_ttl)
             changes.doom_deleted(transaction, row, due)
-            quotas.add_stored(transaction, self._quota, {row["owner"]: -row["length"]})
+            quotas.add_stored(transaction, self._quota, {row["owner"]: -quotas.counted_bytes(transaction, row)})
             nothing = dict.fromkeys(schema.VERSION_FIELDS)
             transaction.connection.execute(_UPDATE_MEDIA, {**nothing, "of_id": row["id"], "revision": revision})
             deleted = {
@@ -185,12 +185,12 @@ class FilesCommitter:
     async def set_poster(
         self, name: MediaName, poster: Poster | None, preconditions: Preconditions
     ) -> OutboxEvent | None:
-        """Set or remove the poster of the current file; None where there is none. Raises PreconditionFailed."""
+        """Set or remove the poster of the current file; None where there is none. Raises PreconditionFailed, QuotaExceeded."""
         event_id = make_id()
 
         def attempt(transaction: Transaction) -> OutboxEvent | None:
             return read_back(transaction) or changes.set_poster(
-                transaction, name, poster, preconditions, event_id, unrelayed=self._relays_events
+                transaction, self._quota, name, poster, preconditions, event_id, unrelayed=self._relays_events
             )
 
         def read_back(transaction: Transaction) -> OutboxEvent | None:
@@ -208,7 +208,9 @@ class FilesCommitter:
             if (done := read_back(transaction)) is not None:
                 return done
             event = changes.restore(transaction, name, event_id, unrelayed=self._relays_events)
-            quotas.add_stored(transaction, self._quota, {encode_owner(event.info.owner): event.info.length})
+            info = event.info
+            length = info.length + quotas.poster_bytes(transaction, info.file_id, info.poster_etag)
+            quotas.add_stored(transaction, self._quota, {encode_owner(info.owner): length})
             return event
 
         def read_back(transaction: Transaction) -> OutboxEvent | None:

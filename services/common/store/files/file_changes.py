@@ -7,7 +7,7 @@ from sqlalchemy import delete, insert, select, update
 
 from services.common.errors import AlreadyExists, Gone, PreconditionFailed
 from services.common.media import MediaName, Poster
-from services.common.store.files import schema
+from services.common.store.files import quotas, schema
 from services.common.store.files.database import Transaction
 from services.common.store.files.ids import make_id
 from services.common.store.files.names import delete_if_empty, lock_name, lock_or_create
@@ -15,6 +15,7 @@ from services.common.store.files.outbox import append_event
 from services.common.store.files.rows import Row, identity_of, version_of
 from services.common.store.files.upload_changes import add_tombstone, preconditions_hold
 from services.common.store.limits import NOT_RESTORABLE
+from services.common.store.quotas import Quota
 from services.common.store.upload_store import OutboxEvent, Preconditions
 
 media, tombstones = schema.media, schema.tombstones
@@ -126,6 +127,7 @@ def restore(transaction: Transaction, name: MediaName, event_id: str, *, unrelay
 
 def set_poster(
     transaction: Transaction,
+    quota: Quota,
     name: MediaName,
     poster: Poster | None,
     preconditions: Preconditions,
@@ -133,13 +135,16 @@ def set_poster(
     *,
     unrelayed: bool,
 ) -> OutboxEvent | None:
-    """Set or remove the poster of the current version, with an event."""
+    """Set or remove the poster of the current version, with an event. It counts for the owner of the file."""
     read_at = time.monotonic()
     row = lock_name(transaction, name)
     if row is None or row["uploaded_at"] is None:
         return None
     if not preconditions_hold(preconditions, row):
         raise PreconditionFailed("the file does not match the precondition")
+    more = (0 if poster is None else len(poster.data)) - quotas.poster_bytes(transaction, row["file_id"], row["poster"])
+    quotas.check_more(transaction, quota, row["owner"], more)
+    quotas.add_stored(transaction, quota, {row["owner"]: more})
     write_poster(transaction, row["file_id"], poster)
     etag, revision = None if poster is None else poster.etag, row["revision"] + 1
     transaction.connection.execute(update(media).where(media.c.id == row["id"]).values(poster=etag, revision=revision))

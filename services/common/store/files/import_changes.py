@@ -104,9 +104,10 @@ def commit_import(
     removed = upload_changes.remove_upload(transaction, key, fencing_token)
     if row is None or removed is None or removed["file_id"] != info.file_id:
         raise Conflict(CHANGED_MEANWHILE)
-    change = Counter({encode_owner(info.owner): info.length})
+    length = info.length + quotas.poster_bytes(transaction, info.file_id, info.poster_etag)
+    change = Counter({encode_owner(info.owner): length})
     if row["uploaded_at"] is not None:
-        change[row["owner"]] -= row["length"]
+        change[row["owner"]] -= quotas.counted_bytes(transaction, row)
         if compare_versions(decode_media_info(row), info) is not None:
             raise Conflict(CHANGED_MEANWHILE)
         due = transaction.now + milliseconds(timings.tombstone_ttl)

@@ -5,6 +5,7 @@ is reserved is in the rows of the uploads and nowhere else: it ends with them, h
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from sqlalchemy import func, select, update
 
@@ -13,7 +14,7 @@ from services.common.store.files.database import Transaction
 from services.common.store.files.names import insert_or_ignore
 from services.common.store.quotas import Quota
 
-quotas, uploads, media = schema.quotas, schema.uploads, schema.media
+quotas, uploads, media, posters = schema.quotas, schema.uploads, schema.media, schema.posters
 
 
 def check_new_upload(transaction: Transaction, quota: Quota, owner: bytes | None, length: int) -> None:
@@ -35,6 +36,28 @@ def extend(transaction: Transaction, quota: Quota, upload_id: str, owner: bytes,
     reserved, _ = _reserved(transaction, owner)
     quota.check_bytes(stored + reserved + length - held)
     transaction.connection.execute(update(uploads).where(uploads.c.id == upload_id).values(reserved=length))
+
+
+def check_more(transaction: Transaction, quota: Quota, owner: bytes | None, more: int) -> None:
+    """Raise QuotaExceeded where the owner may not have `more` bytes beside what it has."""
+    if owner is None or not quota.max_bytes or more <= 0:
+        return
+    stored = _lock(transaction, owner)
+    reserved, _ = _reserved(transaction, owner)
+    quota.check_bytes(stored + reserved + more)
+
+
+def poster_bytes(transaction: Transaction, file_id: str, etag: str | None) -> int:
+    """Return how long the poster of a file is, which is looked at only where it has one."""
+    if etag is None:
+        return 0
+    length = select(func.length(posters.c.data)).where(posters.c.file_id == file_id)
+    return int(transaction.connection.execute(length).scalar() or 0)
+
+
+def counted_bytes(transaction: Transaction, row: Mapping[str, Any]) -> int:
+    """Return what the current version of a name counts: its bytes and those of its poster."""
+    return int(row["length"]) + poster_bytes(transaction, row["file_id"], row["poster"])
 
 
 def add_stored(transaction: Transaction, quota: Quota, changes: Mapping[bytes | None, int]) -> None:
@@ -60,9 +83,13 @@ def _lock(transaction: Transaction, owner: bytes, *, anew: bool = False) -> int:
     insert_or_ignore(transaction, quotas, owner=owner, stored=None)
     stored = execute(select(quotas.c.stored).where(quotas.c.owner == owner).with_for_update()).scalar()
     if stored is None or anew:
-        stored = int(
-            execute(select(func.coalesce(func.sum(media.c.length), 0)).where(media.c.owner == owner)).scalar() or 0
+        files = select(func.sum(media.c.length)).where(media.c.owner == owner)
+        pictures = (
+            select(func.sum(func.length(posters.c.data)))
+            .join(media, media.c.file_id == posters.c.file_id)
+            .where(media.c.owner == owner, media.c.poster.is_not(None))
         )
+        stored = int(execute(files).scalar() or 0) + int(execute(pictures).scalar() or 0)
         execute(update(quotas).where(quotas.c.owner == owner).values(stored=stored))
     return int(stored)
 

@@ -5,7 +5,7 @@ One document holds the whole truth about one file name; every change of it is on
     folder, filename   the name; (null, record id) for an upload without a name
     current            the version that readers see, or null: file (id of its bytes), length, content_type, sha256, etag,
                        uploaded_at, metadata (a JSON object as text, because its keys may be any text), media_facts (JSON as text),
-                       poster (id, etag), owner (the subject that uploaded it, missing where there is none)
+                       poster (id, etag, length), owner (the subject that uploaded it, missing where there is none)
     uploads            unfinished uploads: id (record id), secret (SHA-256 of the secret in its id, or null), file, client (a
                        digest of who created it), owner (the subject, or missing), fence (fencing token), holder
                        (who raised it last), lease_until, expires_at, lifetime (TTL in ms or null), offset, tail (null where it is

@@ -27,7 +27,7 @@ class PosterCollection:
         entry = {"_id": poster_id, "etag": poster.etag, "type": poster.content_type, "data": Binary(poster.data)}
         async with map_mongo_errors():
             await self._posters.replace_one({"_id": poster_id}, entry, upsert=True)
-        return {"id": poster_id, "etag": poster.etag}
+        return {"id": poster_id, "etag": poster.etag, "length": len(poster.data)}
 
     async def read(self, info: MediaInfo) -> Poster | None:
         """Return the poster that a description names, None where it is not there any more."""
@@ -46,8 +46,9 @@ class PosterCollection:
         if etag is None:
             return None
         async with map_mongo_errors():
-            entry = await self._posters.find_one({**_of_file(file_id), "etag": etag}, {"etag": 1})
-        return entry and {"id": entry["_id"], "etag": etag}
+            fields = {"length": {"$binarySize": "$data"}}
+            entry = await self._posters.find_one({**_of_file(file_id), "etag": etag}, fields)
+        return entry and {"id": entry["_id"], "etag": etag, "length": entry["length"]}
 
     async def delete(self, named: Document) -> None:
         """Delete the poster that a value of `current.poster` names."""

@@ -1,7 +1,7 @@
 """Quotas in the collection `quotas`: one document for each owner, changed by single updates. There are no transactions.
 
     _id         the subject
-    stored      bytes of its files, as counted or added up: never less than there are while `counted`
+    stored      bytes of its files and their posters, as counted or added up: never less than there are while `counted`
     holds       reservations of unfinished uploads: id (of the upload), file, bytes, folder and filename of its document, at
     counted     whether `stored` may be relied on
     released    whether a file was deleted or replaced since it was counted
@@ -15,9 +15,10 @@ before an upload is refused for lack of room, everything is counted again.
 """
 
 import logging
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from bson import ObjectId
 from pymongo.errors import DuplicateKeyError
@@ -38,6 +39,7 @@ HOLDS_BATCH = 100
 OWNERS_PAGE = 100
 
 _log = logging.getLogger("gridcast.store")
+T = TypeVar("T")
 
 
 class GridFSQuotas:
@@ -52,19 +54,24 @@ class GridFSQuotas:
         self._quotas = mongo.collection("quotas")
         self._media = mongo.collection("media")
 
-    async def reserve(self, owner: str, key: UploadKey, name: MediaName | None, length: int) -> None:
-        """Reserve `length` bytes for an upload that is not added yet. Raises QuotaExceeded, TooManyRequests."""
+    async def reserve(
+        self, owner: str, key: UploadKey, name: MediaName | None, length: int, *, is_upload: bool = True
+    ) -> None:
+        """Reserve `length` bytes for an upload that is not added yet, or for a poster. Raises QuotaExceeded, TooManyRequests."""
         if not self.quota.applies_to(owner):
             return
         hold = {"id": key.record_id, "file": key.file_id, "bytes": length, **name_filter(name, key.record_id)}
         added = {"$concatArrays": ["$holds", [{**{k: {"$literal": v} for k, v in hold.items()}, "at": "$$NOW"}]]}
-        fits = [_fits(self.quota, length), {"$lt": [{"$size": "$holds"}, self.quota.most_uploads]}]
+        fits = [_fits(self.quota, length)]
+        if is_upload:
+            fits.append({"$lt": [{"$size": "$holds"}, self.quota.most_uploads]})
         query = {"_id": owner, "counted": True, "$expr": {"$and": fits}}
         for _ in range(RESERVE_ATTEMPTS):
             if await self._update(query, {"holds": added}):
                 return
             if (document := await self._count_if_useful(owner)) is not None:
-                self.quota.check_uploads(len(document["holds"]) + 1)
+                if is_upload:
+                    self.quota.check_uploads(len(document["holds"]) + 1)
                 self.quota.check_bytes(_used(document) + length)
         raise ServiceUnavailable(_BUSY)
 
@@ -117,6 +124,37 @@ class GridFSQuotas:
             except GridcastError as error:
                 _log.warning("a reservation is ended later: %s", error)
 
+    async def count_poster(self, name: MediaName, length: int, change: Callable[[], Awaitable[T | None]]) -> T | None:
+        """Run a change that sets the poster of a file, of `length` bytes, or that removes it (0). None: nothing was changed.
+
+        The bytes are reserved meanwhile as those of an upload. Raises QuotaExceeded, and what the change raises.
+        """
+        if not self.quota.max_bytes:
+            return await change()
+        async with map_mongo_errors():
+            found = await self._media.find_one(
+                name_filter(name, ObjectId()), {"current.owner": 1, "current.poster.id": 1}
+            )
+        current = (found or {}).get("current") or {}
+        owner, has_poster = current.get("owner", ""), "poster" in current
+        key = UploadKey(
+            ObjectId(), ObjectId(), ObjectId()
+        )  # of no upload: where this is killed, the next counts drop it
+        if length:
+            await self.reserve(owner, key, name, length, is_upload=False)
+        try:
+            changed = await change()
+        except GridcastError:
+            await self.release(owner, key.record_id)
+            raise
+        if changed is None:
+            await self.release(owner, key.record_id)
+        elif length:
+            await self.settle(owner, key.record_id, length, owner if has_poster else "")
+        elif has_poster:
+            await self.note_release(owner)
+        return changed
+
     async def note_release(self, owner: str) -> None:
         """Note that a file of that owner is not counted any more. Never raises: a count makes it right."""
         if self.quota.applies_to(owner):
@@ -168,7 +206,7 @@ class GridFSQuotas:
             unsettled = {"current.owner": owner, "current.file": {"$nin": [hold["file"] for hold in holds]}}
             stages: list[Document] = [
                 {"$match": unsettled},
-                {"$group": {"_id": None, "bytes": {"$sum": "$current.length"}}},
+                {"$group": {"_id": None, "bytes": {"$sum": {"$add": ["$current.length", _POSTER_LENGTH]}}}},
             ]
             async with map_mongo_errors():
                 sums = await self._mongo.aggregate("media", stages)
@@ -214,6 +252,8 @@ _ALL_FIELDS: Document = {
     **dict.fromkeys(("stored", "holds", "counted", "released", "counted_at", "generation"), 1),
     "now": "$$NOW",
 }
+_POSTER_LENGTH: Document = {"$ifNull": ["$current.poster.length", 0]}
+"""Of a poster that was set before posters were counted, nothing."""
 _BUSY = "too many uploads of this owner begin and end"
 
 

@@ -381,8 +381,12 @@ class GridFSUploadStore:
     async def set_poster(
         self, name: MediaName, poster: Poster | None, preconditions: Preconditions = NO_PRECONDITIONS
     ) -> OutboxEvent | None:
-        """Write the poster beside the old one, then name it in the document."""
-        return await self._committer.set_poster(name, poster, preconditions, await self._floors.get(name))
+        """Write the poster beside the old one, then name it in the document. Until the old one is gone both count."""
+        floor = await self._floors.get(name)
+        length = 0 if poster is None else len(poster.data)
+        return await self._quotas.count_poster(
+            name, length, lambda: self._committer.set_poster(name, poster, preconditions, floor)
+        )
 
     async def ack_event(self, event: OutboxEvent) -> None:
         """Remove the event from the document, and mark those before it."""
