@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 KEY_FRAME_SECONDS = 2
-_FRAGMENTS = (
+_FRAGMENTED_OUTPUT = (
     "-f",
     "mp4",
     "-movflags",
@@ -36,7 +36,7 @@ _ENCODED = (
 def file_command(source: str, *, copies: bool) -> list[str]:
     """Read a file, or the address of a stream, at its own speed; with `copies` the codecs stay."""
     codecs: Sequence[str] = ("-c", "copy") if copies else _ENCODED
-    return ["ffmpeg", *_QUIET, "-re", "-i", source, "-map", "0:v?", "-map", "0:a?", *codecs, *_FRAGMENTS]
+    return ["ffmpeg", *_QUIET, "-re", "-i", source, "-map", "0:v?", "-map", "0:a?", *codecs, *_FRAGMENTED_OUTPUT]
 
 
 def camera_command(device: str, platform: str = sys.platform) -> list[str]:
@@ -47,7 +47,7 @@ def camera_command(device: str, platform: str = sys.platform) -> list[str]:
         given = ["-f", "dshow", "-i", f"video={device}"]
     else:
         given = ["-f", "v4l2", "-i", device]
-    return ["ffmpeg", *_QUIET, *given, *_ENCODED, *_FRAGMENTS]
+    return ["ffmpeg", *_QUIET, *given, *_ENCODED, *_FRAGMENTED_OUTPUT]
 
 
 def screen_command(environment: Mapping[str, str], platform: str = sys.platform) -> list[str]:
@@ -58,7 +58,7 @@ def screen_command(environment: Mapping[str, str], platform: str = sys.platform)
         given = ("-f", "gdigrab", "-framerate", "30", "-i", "desktop")
     else:
         given = ("-f", "x11grab", "-framerate", "30", "-i", environment.get("DISPLAY", ":0"))
-    return ["ffmpeg", *_QUIET, *given, *_ENCODED, *_FRAGMENTS]
+    return ["ffmpeg", *_QUIET, *given, *_ENCODED, *_FRAGMENTED_OUTPUT]
 
 
 _QUIET = ("-hide_banner", "-loglevel", "error", "-nostdin")
