@@ -47,6 +47,7 @@ _TABLE: dict[str, dict[str, str]] = {
     "/file/tus": {"OPTIONS": UPLOAD, "POST": UPLOAD},
     # POST with X-HTTP-Method-Override means PATCH or DELETE (tus 1.0.0, "Headers").
     "/file/tus/{id}": {"OPTIONS": UPLOAD, "HEAD": UPLOAD, "PATCH": UPLOAD, "POST": UPLOAD, "DELETE": UPLOAD},
+    "/upload/{address}/stream": {"GET": STREAM, "HEAD": STREAM},
     "/file/link": {"POST": UPLOAD},
     "/file/link/{id}": {"PATCH": UPLOAD, "DELETE": UPLOAD},
     "/auth/revocations": {"POST": UPLOAD},
@@ -92,9 +93,9 @@ _MEDIA_TEMPLATES = _ENDLESS_TEMPLATES | {
 }
 WEBSOCKET_PATHS = frozenset({"/", "/ws"})
 
-_SEGMENT = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+_PATH_SEGMENT = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 _BASE64URL = r"[A-Za-z0-9_-]{1,128}"  # RFC 4648, 5
-_PARAMETER = re.compile(r"(\{[a-z]+\})")
+_TEMPLATE_PART = re.compile(r"(\{[a-z]+\})")
 _AMBIGUOUS = re.compile(r"//|\\|%(?:00|0[ad]|2[ef]|5c|25)|/\.{1,2}(?:/|\Z)|;", re.IGNORECASE)
 
 _Methods = dict[str, Route]
@@ -126,8 +127,8 @@ def _shape(path: str) -> tuple[str, int]:
 
 def _compile_template(template: str) -> re.Pattern[str]:
     parts = [
-        (_BASE64URL if part == "{token}" else _SEGMENT) if part.startswith("{") else re.escape(part)
-        for part in _PARAMETER.split(template)
+        (_BASE64URL if part == "{token}" else _PATH_SEGMENT) if part.startswith("{") else re.escape(part)
+        for part in _TEMPLATE_PART.split(template)
     ]
     return re.compile("".join(parts) + r"\Z")
 

@@ -20,7 +20,7 @@ from deploy.ingest.listeners import (
 from deploy.ingest.live_api import LiveApi
 from deploy.ingest.publishing import ListenerLoop
 
-HEARTBEAT_SECONDS = 5.0
+TOUCH_SECONDS = 5.0
 
 
 def main() -> int:
@@ -47,7 +47,7 @@ def main() -> int:
     for thread in threads:
         thread.start()
     heartbeat = os.environ.get("INGEST_HEARTBEAT")
-    while not stopping.wait(HEARTBEAT_SECONDS if heartbeat else None):
+    while not stopping.wait(TOUCH_SECONDS if heartbeat else None):
         if all(thread.is_alive() for thread in threads):
             Path(heartbeat or os.devnull).touch()
     for thread in threads:

@@ -23,7 +23,7 @@ MIN_KEY_LENGTH, MAX_KEY_LENGTH = 16, 79
 """The upper limit is that of a passphrase of SRT."""
 RTMP_REFUSAL = b"Unexpected stream"
 """What ffmpeg says, before it writes anything, of a publisher with another key. It goes on with that one: its caller must not."""
-MAX_GRACE_SECONDS = 3600.0
+MAX_RETURN_SECONDS = 3600.0
 
 _FRAGMENTS = ("-f", "mp4", "-movflags", "+frag_keyframe+empty_moov+default_base_moof", "-frag_duration", "1000000")
 _TRACKS = ("-map", "0:v:0?", "-map", "0:a:0?")
@@ -37,7 +37,7 @@ class InvalidIngestSettings(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Listener:
+class IngestListener:
     """One port."""
 
     protocol: Protocol
@@ -58,7 +58,7 @@ class IngestSettings:
     folder: str = "live"
     grace: float = 20.0
     reencode_audio: bool = False
-    listeners: tuple[Listener, ...] = ()
+    listeners: tuple[IngestListener, ...] = ()
 
 
 def read_settings(environment: Mapping[str, str], new_key: str) -> IngestSettings:
@@ -73,7 +73,7 @@ def read_settings(environment: Mapping[str, str], new_key: str) -> IngestSetting
     if audio not in {"copy", "aac"}:
         raise InvalidIngestSettings("INGEST_AUDIO is copy or aac")
     listeners = [
-        Listener(protocol, port)
+        IngestListener(protocol, port)
         for protocol, variable in PORTS.items()
         if (port := _read_port(variable, environment.get(variable) or "0"))
     ]
@@ -90,7 +90,7 @@ def read_settings(environment: Mapping[str, str], new_key: str) -> IngestSetting
     )
 
 
-def ffmpeg_command(listener: Listener, settings: IngestSettings) -> list[str]:
+def ffmpeg_command(listener: IngestListener, settings: IngestSettings) -> list[str]:
     """Return the command that waits for one publisher and writes its media to stdout."""
     audio = _audio_options(listener.protocol, reencode=settings.reencode_audio)
     video = (*_H264, *_KEY_FRAMES) if listener.protocol == "webm" else ("-c:v", "copy")
@@ -101,7 +101,7 @@ def ffmpeg_command(listener: Listener, settings: IngestSettings) -> list[str]:
     ]
 
 
-def publisher_url(listener: Listener, host: str, key: str) -> str:
+def publisher_url(listener: IngestListener, host: str, key: str) -> str:
     """Return the address that publishers are given."""
     match listener.protocol:
         case "rtmp":
@@ -112,7 +112,7 @@ def publisher_url(listener: Listener, host: str, key: str) -> str:
             return f"tcp://{host}:{listener.port}"
 
 
-def _input_options(listener: Listener, settings: IngestSettings) -> tuple[str, ...]:
+def _input_options(listener: IngestListener, settings: IngestSettings) -> tuple[str, ...]:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"{host}:{listener.port}"
     match listener.protocol:
@@ -145,6 +145,6 @@ def _read_seconds(variable: str, text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = -1.0
-    if not 0 <= seconds <= MAX_GRACE_SECONDS:
-        raise InvalidIngestSettings(f"{variable} is a number of seconds, {MAX_GRACE_SECONDS:g} at most")
+    if not 0 <= seconds <= MAX_RETURN_SECONDS:
+        raise InvalidIngestSettings(f"{variable} is a number of seconds, {MAX_RETURN_SECONDS:g} at most")
     return seconds

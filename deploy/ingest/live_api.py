@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-TIMEOUT_SECONDS = 30.0
-MAX_ANSWER_BYTES = 1024 * 1024
-_TUS = {"Tus-Resumable": "1.0.0"}
+REQUEST_TIMEOUT_SECONDS = 30.0
+MAX_API_ANSWER_BYTES = 1024 * 1024
+_TUS_VERSION = {"Tus-Resumable": "1.0.0"}
 
 
 class ApiError(Exception):
@@ -74,7 +74,7 @@ class LiveApi:
     def _tus(
         self, stream: PublishedStream, method: str, path: str, fields: dict[str, str], data: bytes | None = None
     ) -> tuple[dict[str, str], bytes]:
-        return self._request(method, path, {**_TUS, "Authorization": f"Bearer {stream.token}", **fields}, data)
+        return self._request(method, path, {**_TUS_VERSION, "Authorization": f"Bearer {stream.token}", **fields}, data)
 
     def _request(
         self, method: str, path: str, headers: dict[str, str], body: bytes | None
@@ -84,13 +84,13 @@ class LiveApi:
         connection: http.client.HTTPConnection
         if self._url.scheme == "https":
             context = ssl.create_default_context()
-            connection = http.client.HTTPSConnection(host, port, timeout=TIMEOUT_SECONDS, context=context)
+            connection = http.client.HTTPSConnection(host, port, timeout=REQUEST_TIMEOUT_SECONDS, context=context)
         else:
-            connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
+            connection = http.client.HTTPConnection(host, port, timeout=REQUEST_TIMEOUT_SECONDS)
         try:
             connection.request(method, f"{self._url.path}{path}", body, headers)
             response = connection.getresponse()
-            answer = response.read(MAX_ANSWER_BYTES)
+            answer = response.read(MAX_API_ANSWER_BYTES)
         except (OSError, http.client.HTTPException) as error:
             raise ApiError(0, type(error).__name__) from None
         finally:

@@ -6,34 +6,41 @@ A publisher that comes back within the grace goes on with its stream, as a furth
 import fcntl
 import os
 import queue
+import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from deploy.ingest.listeners import RTMP_REFUSAL, IngestSettings, InvalidIngestSettings, Listener, ffmpeg_command
+from deploy.ingest.listeners import RTMP_REFUSAL, IngestListener, IngestSettings, InvalidIngestSettings, ffmpeg_command
 from deploy.ingest.live_api import ApiError, LiveApi, PublishedStream
 from deploy.ingest.sending import Sender
+from deploy.local import die_with_parent
 
-READ_BYTES = 64 * 1024
+PIECE_BYTES = 64 * 1024
 QUEUED_PIECES = 128
 FLUSH_SECONDS = 0.5
 STALL_SECONDS = 30.0
 """A publisher that sends nothing for so long has gone without a word."""
-STOP_SECONDS = 8.0
+GIVE_UP_SECONDS = 8.0
 """From SIGTERM until ffmpeg and unsent bytes are given up."""
 PAUSE_SECONDS = 1.0
 """Before ffmpeg is started again after it could not listen, or a publisher was refused."""
 MAX_ERROR_BYTES = 1024 * 1024
 MAX_NAMES = 20
+MAX_LINES = 20
+"""Lines of ffmpeg's errors that are logged of each look at them."""
+
+_DIE_WITH_PARENT = (sys.executable, "-I", "-S", die_with_parent.__file__, str(os.getpid()))
 
 Log = Callable[[str, str], None]
 """Level and text."""
 
 
-class Stopped(Exception):
+class IngestStopped(Exception):
     """The process ends, and what is left to do has no more time."""
 
 
@@ -68,7 +75,7 @@ class ListenerLoop:
     """One listener, in a thread of its own."""
 
     def __init__(
-        self, listener: Listener, settings: IngestSettings, api: LiveApi, stopping: threading.Event, log: Log
+        self, listener: IngestListener, settings: IngestSettings, api: LiveApi, stopping: threading.Event, log: Log
     ) -> None:
         self._listener = listener
         self._settings = settings
@@ -91,7 +98,7 @@ class ListenerLoop:
             except InvalidIngestSettings as error:  # a file with a token that was there at the start
                 self._log("error", f"{self._listener.protocol}: {error}")
                 self._stopping.wait(PAUSE_SECONDS)
-            except Stopped:
+            except IngestStopped:
                 break
             except OSError as error:
                 self._log("error", f"{self._listener.protocol}: {type(error).__name__}: {error.strerror}")
@@ -101,8 +108,10 @@ class ListenerLoop:
     def _serve_one(self) -> None:
         """Run ffmpeg once: wait for a publisher, and send its media until it leaves."""
         errors = ErrorOutput()
+        program, *arguments = ffmpeg_command(self._listener, self._settings)
         process = subprocess.Popen(
-            ffmpeg_command(self._listener, self._settings),
+            # An ingest that is killed must not leave an ffmpeg that holds its port.
+            [*_DIE_WITH_PARENT, shutil.which(program) or program, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors.fileno(),
@@ -123,11 +132,12 @@ class ListenerLoop:
 
     def _copy(self, process: "subprocess.Popen[bytes]", pieces: "queue.Queue[bytes]", errors: ErrorOutput) -> bool:
         """Send what ffmpeg writes. Returns whether there was a publisher."""
-        served = False
+        served = stop_sent = False
         flushed_at = heard_at = time.monotonic()
         while True:
-            if self._stopping.is_set():
-                process.terminate()  # it writes its last fragment
+            if self._stopping.is_set() and not stop_sent:
+                process.terminate()  # it writes its last fragment; a second signal would end it at once
+                stop_sent = True
             piece = _next_piece(pieces, FLUSH_SECONDS)
             now = time.monotonic()
             if self._is_refused(errors.poll()):
@@ -142,10 +152,10 @@ class ListenerLoop:
                 if now - flushed_at >= FLUSH_SECONDS or sender.is_full:
                     sender.flush()
                     flushed_at = time.monotonic()
-            elif not served:
+            elif not served and not stop_sent:
                 self._end_after_grace(now)
-            elif now - heard_at > STALL_SECONDS:
-                self._log("warning", f"{self._listener.protocol}: the publisher is silent and is left")
+            elif now - heard_at > (GIVE_UP_SECONDS if stop_sent else STALL_SECONDS):
+                self._log("warning", f"{self._listener.protocol}: ffmpeg is silent and is ended")
                 break
         self._leave(served=served)
         return served
@@ -213,23 +223,26 @@ class ListenerLoop:
             return
         try:
             sender.finish()
-        except (ApiError, Stopped) as error:
+        except (ApiError, IngestStopped) as error:
             self._log("warning", f"{self._listener.protocol}: stream {sender.stream.id} could not be ended: {error}")
         else:
             self._log("info", f"{self._listener.protocol}: stream {sender.stream.id} has ended")
 
     def _pause(self, seconds: float) -> None:
-        """Wait between two attempts. Raises Stopped where the process has stopped for too long."""
+        """Wait between two attempts. Raises IngestStopped where the process has stopped for too long."""
         if self._stopping.is_set():
             self._stopped_at = self._stopped_at or time.monotonic()
-            if time.monotonic() - self._stopped_at > STOP_SECONDS:
-                raise Stopped
+            if time.monotonic() - self._stopped_at > GIVE_UP_SECONDS:
+                raise IngestStopped
             time.sleep(seconds)
         else:
             self._stopping.wait(seconds)
 
     def _log_errors(self, said: bytes) -> None:
-        for line in said.decode("utf-8", "replace").splitlines():
+        lines = said.decode("utf-8", "replace").splitlines()
+        if len(lines) > MAX_LINES:
+            lines = [*lines[:MAX_LINES], f"{len(lines) - MAX_LINES} more lines"]
+        for line in lines:
             if text := line.strip():
                 self._log("warning", f"{self._listener.protocol}: ffmpeg: {text}")
 
@@ -240,7 +253,7 @@ def _read_pieces(process: "subprocess.Popen[bytes]", pieces: "queue.Queue[bytes]
     if output is None:
         return
     with output:
-        while piece := os.read(output.fileno(), READ_BYTES):
+        while piece := os.read(output.fileno(), PIECE_BYTES):
             pieces.put(piece)
     pieces.put(b"")
 

@@ -11,7 +11,7 @@ T = TypeVar("T")
 MAX_UNSENT_BYTES = 32 * 1024 * 1024
 """Bytes that are kept while the service is away: beyond, the publisher is not read any more, and slows down or leaves."""
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
-RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0)
+RESEND_PAUSES = (0.2, 0.5, 1.0, 2.0)
 """Pauses between attempts; the last one is repeated."""
 
 
@@ -84,9 +84,9 @@ class Sender:
             except ApiError as error:
                 # 409: the answer that said the new offset was lost; with the right offset it says that another publisher is there.
                 conflicts += error.status == 409 and is_synchronised
-                if not error.is_temporary and (error.status != 409 or conflicts > len(RETRY_SECONDS)):
+                if not error.is_temporary and (error.status != 409 or conflicts > len(RESEND_PAUSES)):
                     raise
-            self._wait(RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)])
+            self._wait(RESEND_PAUSES[min(attempt, len(RESEND_PAUSES) - 1)])
             attempt += 1
             is_synchronised = not self._path or self._resynchronise()
 

@@ -54,6 +54,8 @@ class Stack:
 
     def start(self, options: StackOptions) -> str:
         """Start everything and return the gateway's URL. After StackError and StopRequested the started children still run."""
+        if options.ingest and shutil.which("ffmpeg") is None:
+            raise StackError("INGEST=1 needs ffmpeg, which is not installed")
         # Before the first import of a service: what changes from now on is newer than what they run.
         self._watcher = SourceWatcher(PROJECT_ROOT) if options.reload else None
         store, redis_url = self._start_databases(options)
@@ -116,8 +118,6 @@ class Stack:
 
     def _ingest_program(self, gateway_url: str) -> Program:
         """Return the ingest, with the key of the environment, else of the last run. Raises StackError."""
-        if shutil.which("ffmpeg") is None:
-            raise StackError("INGEST=1 needs ffmpeg, which is not installed")
         try:
             key = os.environ.get("INGEST_KEY") or self._data_dir.ingest_key()
             heartbeat = self._data_dir.root / "ingest.alive"

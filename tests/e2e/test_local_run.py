@@ -17,6 +17,7 @@ import pytest
 from deploy.local.binaries import MONGOD, REDIS_SERVER
 from deploy.local.ports import HOST, free_ports
 from tests.conftest import CLIENT_SOURCE
+from tests.support.programs import require_program
 from tests.support.stack import Stack, run_stack
 from tests.support.waiting import eventually
 
@@ -107,7 +108,7 @@ def test_signal_stops_children_in_reverse_order(
         assert stack.terminate(number) == 0
         assert find_marked_processes(run_marker_env) == []
         stopped = [line.split()[0] for line in stack.stdout.splitlines() if line.endswith(" stopped")]
-        assert stopped == ["gateway", "socket", "stream", "upload", "redis-server", "mongod"]
+        assert stopped == ["gateway", "live", "socket", "stream", "upload", "redis-server", "mongod"]
         assert stack.stderr == ""
 
 
@@ -126,7 +127,7 @@ def test_run_under_nohup_outlives_its_terminal(tmp_path: Path, run_marker_env: d
 def test_killed_runner_leaves_no_child_and_no_lock(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
     data = tmp_path / "data"
     with run_stack(data, env=run_marker_env) as stack:
-        assert len(stack.pids) == 6
+        assert len(stack.pids) == 7
         stack.process.kill()
         stack.process.wait(10)
         with run_stack(data, env=run_marker_env) as again:
@@ -293,6 +294,26 @@ def test_all_missing_programs_are_reported_at_once(
         )
 
 
+def test_the_ingest_needs_ffmpeg(tmp_path: Path, run_marker_env: dict[str, str], program_dir: Path) -> None:
+    env = {**run_marker_env, "PATH": str(program_dir)}
+    with run_stack(tmp_path / "data", "--ingest", env=env, up=False) as stack:
+        assert wait_for_error_line(stack) == "gridcast: INGEST=1 needs ffmpeg, which is not installed"
+        assert " ready " not in stack.stdout, "nothing was started"
+
+
+def test_the_ingest_is_restarted_with_its_key(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
+    require_program("ffmpeg", "ffmpeg")
+    (port,) = free_ports(1)
+    with run_stack(tmp_path / "data", "--ingest", env={**run_marker_env, "INGEST_RTMP_PORT": str(port)}) as stack:
+        key = (tmp_path / "data/ingest_key").read_text("ascii")
+        assert stack.urls["ingest"] == f"rtmp://127.0.0.1:{port}/live/{key}"
+        before = stack.pids["ingest"]
+        os.kill(before, signal.SIGKILL)
+        eventually(lambda: stack.pids["ingest"] != before, 30.0, "it is ready again")
+        assert stack.terminate() == 0
+        assert find_marked_processes(run_marker_env) == []
+
+
 def store_line(stack: Stack) -> str:
     return stack.stdout.splitlines()[0]
 
@@ -319,7 +340,7 @@ def test_files_store_where_no_mongod_can_be_had(
         assert (found.status_code, found.content) == (206, content[262000:600001])
         assert stack.terminate() == 0
         stopped = [line.split()[0] for line in stack.stdout.splitlines() if line.endswith(" stopped")]
-        assert stopped == ["gateway", "socket", "stream", "upload", "redis-server"]
+        assert stopped == ["gateway", "live", "socket", "stream", "upload", "redis-server"]
         assert stack.stderr == ""
     with run_stack(data, env=run_marker_env) as stack:
         assert store_line(stack) == f"store: files, because {data / 'files'} has data; STORE=gridfs chooses the other"

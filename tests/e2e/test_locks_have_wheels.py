@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from deploy.local.processes import PROJECT_ROOT
 
 LOCKS = sorted((PROJECT_ROOT / "requirements").glob("*.txt"))
-RUNTIME_LOCKS = {"upload.txt", "stream.txt", "socket.txt", "gateway.txt", "build.txt", "local.txt"}
+RUNTIME_LOCKS = {"upload.txt", "stream.txt", "socket.txt", "live.txt", "gateway.txt", "build.txt", "local.txt"}
 WITHOUT_WHEELS = {"sniffpy"}
 """Of the development lock alone: pure Python, from which pip builds a wheel anywhere."""
 COMPILED_ON = {"darwin-x86_64": {"lazy-object-proxy"}}
@@ -88,7 +88,7 @@ def test_all_locks_agree(platform: Platform, python: str) -> None:
     assert by_lock.keys() == RUNTIME_LOCKS | {"dev.txt"}
     for pins in by_lock.values():
         assert pins.items() <= everything.items()
-    for service in ("upload.txt", "stream.txt", "socket.txt", "gateway.txt"):
+    for service in ("upload.txt", "stream.txt", "socket.txt", "live.txt", "gateway.txt"):
         assert by_lock[service].items() <= by_lock["local.txt"].items()
     excepted = WITHOUT_WHEELS.union(*COMPILED_ON.values())
     assert not any(excepted & by_lock[name].keys() for name in RUNTIME_LOCKS)

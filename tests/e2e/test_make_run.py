@@ -165,8 +165,8 @@ def test_reload_restarts_what_imports_the_changed_file(tmp_path: Path) -> None:
         change("gateway/page/index.html", "gateway")
         change("clients/js/src/events.js", "gateway")
         change("services/socket/lua/heartbeat.lua", "socket-1")
-        change("clients/python/src/gridcast/publish.py", "upload-1", "stream-1", "socket-1")
-        change("services/common/media.py", "upload-1", "stream-1", "socket-1", "gateway")
+        change("clients/python/src/gridcast/publish.py", "upload-1", "stream-1", "socket-1", "live-1")
+        change("services/common/media.py", "upload-1", "stream-1", "socket-1", "live-1", "gateway")
         assert {name: stack.pids[name] for name in ("mongod", "redis-server")} == {
             name: before[name] for name in ("mongod", "redis-server")
         }

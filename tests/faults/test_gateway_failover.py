@@ -80,7 +80,9 @@ def test_one_of_two_gateways_is_killed_and_restarted(
     streams = [start_service("services.stream", ready=False, **env) for _ in range(2)]
     sockets = [start_service("services.socket", ready=False, **env) for _ in range(2)]
     eventually(lambda: all(one.is_ready() for one in (upload, *streams, *sockets)), 30)
-    gateway = start_service("gateway", **replica_urls_env(upload=[upload], stream=streams, socket=sockets))
+    gateway = start_service(
+        "gateway", **replica_urls_env(upload=[upload], stream=streams, socket=sockets, live=[upload])
+    )
     assert send_request(gateway.port, "PUT", FILE, BODY).status == 201
 
     def open_socket() -> bool | bytes:

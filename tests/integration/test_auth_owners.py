@@ -57,7 +57,8 @@ def services(
         run_service("services.stream", logs, env) as stream,
         run_service("services.socket", logs, {**AUTH_ENV, "GRIDCAST_REDIS_URL": redis_server.url}) as socket,
     ):
-        urls = {"UPLOAD": upload.url, "STREAM": stream.url, "SOCKET": socket.url}
+        # Live gets no request; it is named so that the gateway becomes ready.
+        urls = {"UPLOAD": upload.url, "STREAM": stream.url, "SOCKET": socket.url, "LIVE": upload.url}
         addresses = {f"GRIDCAST_{name}_URLS": url for name, url in urls.items()}
         with (
             run_service("gateway", logs, {**addresses, "GRIDCAST_AUTH": "hs256"}) as gateway,

@@ -27,7 +27,7 @@ def minimal_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servic
 
 @pytest.fixture(scope="module")
 def gateway(minimal_service: ServiceProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    env = {f"GRIDCAST_{name}_URLS": minimal_service.url for name in ("UPLOAD", "STREAM", "SOCKET")}
+    env = {f"GRIDCAST_{name}_URLS": minimal_service.url for name in ("UPLOAD", "STREAM", "SOCKET", "LIVE")}
     env["GRIDCAST_ALLOWED_HOSTS"] = "*"  # a host of the greatest length is none of our names
     with run_service("gateway", tmp_path_factory.mktemp("gateway"), env) as gateway:
         yield gateway

@@ -102,7 +102,7 @@ def echo_server() -> Iterator[EchoServer]:
 @pytest.fixture(scope="module")
 def gateway_process(echo_server: EchoServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     url = f"http://127.0.0.1:{echo_server.port}"
-    env = {f"GRIDCAST_{name}_URLS": url for name in ("UPLOAD", "STREAM", "SOCKET")}
+    env = {f"GRIDCAST_{name}_URLS": url for name in ("UPLOAD", "STREAM", "SOCKET", "LIVE")}
     with run_service("gateway", tmp_path_factory.mktemp("gateway"), env) as gateway:
         yield gateway
         assert "Traceback" not in gateway.log
@@ -350,7 +350,7 @@ async def test_upgrade_without_an_upstream_is_rejected(tmp_path_factory: pytest.
         taken.bind(("127.0.0.1", 0))
         env = {
             f"GRIDCAST_{name}_URLS": f"http://127.0.0.1:{taken.getsockname()[1]}"
-            for name in ("UPLOAD", "STREAM", "SOCKET")
+            for name in ("UPLOAD", "STREAM", "SOCKET", "LIVE")
         }
         with run_service("gateway", tmp_path_factory.mktemp("alone"), env, ready=False) as gateway:
             await eventually_async(lambda: "running on" in gateway.log, 5)

@@ -13,9 +13,9 @@ from deploy.ingest.listeners import (
     MAX_KEY_LENGTH,
     MIN_KEY_LENGTH,
     PORTS,
+    IngestListener,
     IngestSettings,
     InvalidIngestSettings,
-    Listener,
     Protocol,
     ffmpeg_command,
     publisher_url,
@@ -33,7 +33,7 @@ SETTINGS = IngestSettings("http://127.0.0.1:8000", KEY)
 def test_defaults_are_loopback_and_no_open_port() -> None:
     settings = read_settings({"INGEST_RTMP_PORT": "1935"}, KEY)
     assert (settings.host, settings.folder, settings.key) == ("127.0.0.1", "live", KEY)
-    assert settings.listeners == (Listener("rtmp", 1935),)
+    assert settings.listeners == (IngestListener("rtmp", 1935),)
     assert KEY not in repr(settings)
 
 
@@ -64,7 +64,7 @@ def test_wrong_settings_are_named_without_their_value(environment: dict[str, str
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_each_protocol_writes_fragments_of_a_second_to_stdout(protocol: Protocol, host: str) -> None:
     settings = IngestSettings("http://127.0.0.1:8000", KEY, host=host)
-    command = ffmpeg_command(Listener(protocol, 1935), settings)
+    command = ffmpeg_command(IngestListener(protocol, 1935), settings)
     assert command[0] == "ffmpeg"
     assert command[-1] == "pipe:1"
     assert command[command.index("-frag_duration") + 1] == "1000000"
@@ -77,7 +77,7 @@ def test_each_protocol_writes_fragments_of_a_second_to_stdout(protocol: Protocol
 
 def test_sound_is_copied_unless_it_is_asked_for() -> None:
     for protocol in ("rtmp", "srt", "mpegts"):
-        listener = Listener(protocol, 1)
+        listener = IngestListener(protocol, 1)
         copied = ffmpeg_command(listener, SETTINGS)
         assert copied[copied.index("-c:a") + 1] == "copy"
         assert ("aac_adtstoasc" in copied) == (protocol != "rtmp")
@@ -86,9 +86,9 @@ def test_sound_is_copied_unless_it_is_asked_for() -> None:
 
 
 def test_addresses_for_publishers() -> None:
-    assert publisher_url(Listener("rtmp", 1935), "h", KEY) == f"rtmp://h:1935/live/{KEY}"
-    assert publisher_url(Listener("srt", 8890), "h", KEY) == f"srt://h:8890?passphrase={KEY}"
-    assert publisher_url(Listener("webm", 9), "h", "") == "tcp://h:9"
+    assert publisher_url(IngestListener("rtmp", 1935), "h", KEY) == f"rtmp://h:1935/live/{KEY}"
+    assert publisher_url(IngestListener("srt", 8890), "h", KEY) == f"srt://h:8890?passphrase={KEY}"
+    assert publisher_url(IngestListener("webm", 9), "h", "") == "tcp://h:9"
 
 
 class UnreliableService(LiveApi):
@@ -186,7 +186,7 @@ def test_a_stream_that_another_publisher_took_is_given_up(monkeypatch: pytest.Mo
     sender.feed(b"x")
     with pytest.raises(ApiError, match="409"):
         sender.flush()
-    assert len(waited) == len(sending.RETRY_SECONDS) + 1
+    assert len(waited) == len(sending.RESEND_PAUSES) + 1
 
 
 def test_a_sender_that_is_full_says_so() -> None:

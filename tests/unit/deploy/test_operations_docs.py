@@ -176,6 +176,10 @@ SAME_FIGURES = {
         r"upload \| 110 uploads of 12 MiB while MongoDB stands still \| (\d+) MiB",
         r"after 110 uploads of 12 MiB while MongoDB stands still \| \d+, (\d+) and",
     ),
+    "memory of a live service": (
+        r"live \| 64 publishers of fragments of 2.5 MiB while MongoDB stands still \| (\d+) MiB",
+        r"64 publishers of fragments of 2.5 MiB while MongoDB stands still \| \d+ and (\d+) MiB",
+    ),
     "memory of a socket service": (
         r"socket \| 200 clients that read nothing of the 1\.2 MB that each is sent \| (\d+) MiB",
         r"after 200 clients that read nothing of 1\.2 MB each \| \d+, (\d+) and",
