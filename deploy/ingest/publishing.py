@@ -31,6 +31,8 @@ PAUSE_SECONDS = 1.0
 """Before ffmpeg is started again after it could not listen, or a publisher was refused."""
 MAX_ERROR_BYTES = 1024 * 1024
 MAX_NAMES = 20
+MAX_LINES = 20
+"""Lines of ffmpeg's errors that are logged of each look at them."""
 
 _DIE_WITH_PARENT = (sys.executable, "-I", "-S", die_with_parent.__file__, str(os.getpid()))
 
@@ -130,11 +132,12 @@ class ListenerLoop:
 
     def _copy(self, process: "subprocess.Popen[bytes]", pieces: "queue.Queue[bytes]", errors: ErrorOutput) -> bool:
         """Send what ffmpeg writes. Returns whether there was a publisher."""
-        served = False
+        served = stop_sent = False
         flushed_at = heard_at = time.monotonic()
         while True:
-            if self._stopping.is_set():
-                process.terminate()  # it writes its last fragment
+            if self._stopping.is_set() and not stop_sent:
+                process.terminate()  # it writes its last fragment; a second signal would end it at once
+                stop_sent = True
             piece = _next_piece(pieces, FLUSH_SECONDS)
             now = time.monotonic()
             if self._is_refused(errors.poll()):
@@ -149,10 +152,10 @@ class ListenerLoop:
                 if now - flushed_at >= FLUSH_SECONDS or sender.is_full:
                     sender.flush()
                     flushed_at = time.monotonic()
-            elif not served:
+            elif not served and not stop_sent:
                 self._end_after_grace(now)
-            elif now - heard_at > STALL_SECONDS:
-                self._log("warning", f"{self._listener.protocol}: the publisher is silent and is left")
+            elif now - heard_at > (GIVE_UP_SECONDS if stop_sent else STALL_SECONDS):
+                self._log("warning", f"{self._listener.protocol}: ffmpeg is silent and is ended")
                 break
         self._leave(served=served)
         return served
@@ -236,7 +239,10 @@ class ListenerLoop:
             self._stopping.wait(seconds)
 
     def _log_errors(self, said: bytes) -> None:
-        for line in said.decode("utf-8", "replace").splitlines():
+        lines = said.decode("utf-8", "replace").splitlines()
+        if len(lines) > MAX_LINES:
+            lines = [*lines[:MAX_LINES], f"{len(lines) - MAX_LINES} more lines"]
+        for line in lines:
             if text := line.strip():
                 self._log("warning", f"{self._listener.protocol}: ffmpeg: {text}")
 

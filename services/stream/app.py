@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from gridcast._bus.keys import INVALIDATION_CHANNEL
 from services.common.aio.cancellation import cancel_and_wait
-from services.common.asgi import Receive, Scope, Send
+from services.common.asgi import ASGIApp, Receive, Scope, Send
 from services.common.auth.factory import Auth, create_auth, create_authorization
 from services.common.auth.revocation_poller import RevocationPoller
 from services.common.bus.redis import RedisClient
@@ -32,11 +32,12 @@ from services.common.web.status import add_status_route
 from services.stream import api
 from services.stream.block_cache import BlockCache
 from services.stream.download import FileDownload
+from services.stream.growing.playback import UploadPlaybackRoute
 from services.stream.live.handler import LiveHandler
 from services.stream.live.service import LiveService
 from services.stream.media_facts import MediaFactsReader
 from services.stream.metadata_cache import MetadataCache
-from services.stream.openapi import add_bypass_paths
+from services.stream.openapi import PLAY_TEMPLATE, add_bypass_paths
 from services.stream.response_sender import SendTimeoutMonitor
 from services.stream.settings import StreamSettings
 
@@ -50,9 +51,8 @@ def create_app(settings: StreamSettings | None = None, telemetry: RequestTelemet
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         store = open_store(settings)
         redis = RedisClient.from_url(settings.redis_url.get_secret_value())
-        reader = store.reader
-        metadata_cache = MetadataCache(reader, settings.metadata_cache_entries, lambda: invalidations.subscribed)
-        cache = BlockCache(reader, settings.block_cache_size)
+        metadata_cache = MetadataCache(store.reader, settings.metadata_cache_entries, lambda: invalidations.subscribed)
+        cache = BlockCache(store.reader, settings.block_cache_size)
         send_timeout = SendTimeoutMonitor(settings.send_timeout)
         live = LiveService(settings, store, redis, cache, send_timeout, is_open=auth is None)
         invalidations = Subscription(
@@ -63,11 +63,12 @@ def create_app(settings: StreamSettings | None = None, telemetry: RequestTelemet
             on_disconnected=metadata_cache.clear,
         )
         metrics.BLOCK_CACHE_BYTES.set_function(lambda: cache.size_bytes)
-        app.state.reader = reader
+        app.state.reader = store.reader
         app.state.metadata_cache = metadata_cache
         app.state.media_facts = MediaFactsReader(cache)
         stream.download = FileDownload(metadata_cache, cache, send_timeout)
         watch.handler = live.handler
+        playback.open(store.playback, cache, send_timeout)
         monitor = asyncio.create_task(send_timeout.run())
         live.start()
         invalidations.start()  # without Redis no metadata is cached, and downloads go on
@@ -79,25 +80,25 @@ def create_app(settings: StreamSettings | None = None, telemetry: RequestTelemet
             await cancel_and_wait(monitor)
             await invalidations.aclose()
             await redis.aclose()
+            await playback.aclose()
             await cache.aclose()
             await store.aclose()
 
     async def check() -> None:
         await app.state.reader.check_health()
 
-    checks: dict[str, ReadinessCheck] = {settings.store_dependency: check}
-    if auth is not None:
-        checks |= auth.readiness_checks()
+    of_auth = {} if auth is None else auth.readiness_checks()
+    checks: dict[str, ReadinessCheck] = {settings.store_dependency: check, **of_auth}
     app = create_fastapi_app("stream", "Serves files and ranges of them.", lifespan, checks, add_bypass_paths)
     add_status_route(app, checks)
     app.include_router(api.router)
     stream = _DownloadRoute()
     # The middleware calls the handler directly; what reaches this route has another method: 405.
-    for path in ("/file/stream", "/files/{path:path}"):
-        app.router.routes.append(Route(path, stream, methods=["GET"], include_in_schema=False))
+    playback = UploadPlaybackRoute()
     watch = _LiveRoute()
-    for path in TEMPLATES.values():
-        app.router.routes.append(Route(path, watch, methods=["GET"], include_in_schema=False))
+    routes: dict[str, ASGIApp] = {"/file/stream": stream, "/files/{path:path}": stream, PLAY_TEMPLATE: playback}
+    routes |= dict.fromkeys(TEMPLATES.values(), watch)
+    app.router.routes += [Route(path, one, methods=["GET"], include_in_schema=False) for path, one in routes.items()]
     watched = [(method, path) for method in ("GET", "HEAD") for path in TEMPLATES.values()]
     both = [(method, path) for method in ("GET", "HEAD") for path in ("/file/stream", PATH_TEMPLATE)]
     authorization = create_authorization(auth, [*list_routes(app), *both, *watched])

@@ -11,7 +11,7 @@ from typing import Self
 from services.common.aio.cancellation import cancel_and_wait
 from services.common.errors import ServiceUnavailable
 from services.common.media import MediaInfo
-from services.common.store.media_reader import MediaReader
+from services.common.store.media_reader import BlockReader
 from services.common.telemetry import metrics
 
 MAX_CONCURRENT_FETCHES = 4
@@ -50,7 +50,7 @@ class _InFlightFetch:
 class BlockCache:
     """An LRU cache of blocks. Blocks that are being fetched count as cached."""
 
-    def __init__(self, reader: MediaReader, max_bytes: int) -> None:
+    def __init__(self, reader: BlockReader, max_bytes: int) -> None:
         self.block_size = reader.block_size
         self._reader = reader
         self._max_bytes = max_bytes

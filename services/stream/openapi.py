@@ -1,4 +1,4 @@
-"""The part of the OpenAPI document that no FastAPI route can give: what is answered past the router."""
+"""The parts of the OpenAPI document that no FastAPI route can give: what is answered past the router, block by block."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ from services.common.web.openapi import openapi_problems
 from services.common.web.openapi_examples import EXAMPLE_FILENAME, EXAMPLE_FOLDER, EXAMPLE_PATH
 from services.stream.live.openapi import add_live_paths
 
+PLAY_TEMPLATE = "/upload/{address}/stream"
 _STRING_SCHEMA = {"type": "string"}
 _QUERY_PARAMETERS: list[dict[str, Any]] = [
     {
@@ -56,6 +57,12 @@ _CONTENT_RESPONSE_HEADERS = {
     "Repr-Digest": "SHA-256 of the whole file (RFC 9530)",
 }
 
+_PLAYBACK_HEADERS = {
+    "ETag": "the same before and after the commit; missing where the length is not known",
+    "Accept-Ranges": "bytes; missing where the length is not known",
+    "Cache-Control": "not to be kept",
+}
+
 
 def add_bypass_paths(paths: dict[str, Any]) -> None:
     """Add what is answered past the router to the paths of an OpenAPI document."""
@@ -64,7 +71,8 @@ def add_bypass_paths(paths: dict[str, Any]) -> None:
 
 
 def add_download_paths(paths: dict[str, Any]) -> None:
-    """Add GET and HEAD of a file, by query and by path address, to the paths of an OpenAPI document."""
+    """Add GET and HEAD of a file and of an upload to the paths of an OpenAPI document."""
+    add_playback_paths(paths)
     # Generators of clients do not support */*; they use the first type that they support.
     schema = {"schema": {**_STRING_SCHEMA, "format": "binary"}}
     binary = {"application/octet-stream": schema, "*/*": schema}
@@ -98,6 +106,40 @@ def add_download_paths(paths: dict[str, Any]) -> None:
                 "parameters": [*address, *(fields if method == "get" else fields[2:])],
                 "responses": dict(responses),
             }
+
+
+def add_playback_paths(paths: dict[str, Any]) -> None:
+    """Add GET and HEAD of an upload by its play address."""
+    address = {
+        "name": "address",
+        "in": "path",
+        "required": True,
+        "description": "of the event `file.playable`; it is the right to read this upload, and needs no token",
+        "schema": {**_STRING_SCHEMA, "minLength": 1, "maxLength": 128},
+        "example": "6923a1f04b1c2d3e4f5a6b7c-6923a1f04b1c2d3e4f5a6b7d-0f1e2d3c4b5a69788796a5b4c3d2e1f0",
+    }
+    wanted = {
+        "name": "Range",
+        "in": "header",
+        "required": False,
+        "description": "one range; several get the whole file",
+        "schema": {**_STRING_SCHEMA, "examples": ["bytes=0-1023"]},
+    }
+    content = {"application/octet-stream": {"schema": {**_STRING_SCHEMA, "format": "binary"}}}
+    whole = {"description": "all of it, as it comes", "headers": _header_objects(_PLAYBACK_HEADERS)}
+    part_headers = {**_PLAYBACK_HEADERS, "Content-Range": "with `*` where the length of the upload is not known"}
+    part = {"description": "the range, as it comes", "headers": _header_objects(part_headers), "content": content}
+    for method in ("get", "head"):
+        successes: dict[str, Any] = {"200": whole if method == "head" else {**whole, "content": content}}
+        successes["206"] = part if method == "get" else {key: part[key] for key in ("description", "headers")}
+        refusals = openapi_problems(404, 410, 416, 503)
+        paths.setdefault(PLAY_TEMPLATE, {})[method] = {
+            "tags": ["files"],
+            "summary": "An upload that is not complete: what is there, and what comes while it is waited for",
+            "operationId": f"{method}_upload",
+            "parameters": [address, wanted],
+            "responses": {**successes, **{str(status): answer for status, answer in refusals.items()}},
+        }
 
 
 def _header_objects(descriptions: dict[str, str]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from services.upload.endpoints import webhooks as webhooks_api
 from services.upload.endpoints.dependencies import UploadContext
 from services.upload.endpoints.tus_folder import folder_of_new_upload
 from services.upload.links import LinkIssuer
+from services.upload.playback import PlaybackReporter
 from services.upload.policy import UploadPolicy
 from services.upload.progress import ProgressReporter
 from services.upload.revoking import create_revocation_poller, revoke
@@ -105,6 +106,7 @@ async def _lifespan(
         disk_space = DiskSpaceMonitor(settings.min_free_space, limiter.abort_all)
         outbox = OutboxPublisher(store.uploads, publisher, None if webhooks is None else webhooks.relay)
         progress_reporter = ProgressReporter(publisher)
+        playback = PlaybackReporter(publisher)
         cleanup = CleanupRunner()
         poller = None if auth is None else create_revocation_poller(auth, store.revocations, publisher.redis)
         store_revocation = partial(revoke, store.revocations, poller)
@@ -116,6 +118,7 @@ async def _lifespan(
             disk_space=disk_space,
             outbox=outbox,
             start_progress=progress_reporter.start,
+            playback=playback,
             cleanup=cleanup,
             sids=None if auth is None else auth.sids,
             revoke=store_revocation,
@@ -132,6 +135,7 @@ async def _lifespan(
                 progress_reporter.start,
                 cleanup,
                 settings.unfinished_upload_ttl,
+                playback,
             ),
         )
         tasks = [
@@ -155,6 +159,7 @@ async def _lifespan(
                 await auth.aclose()
             await cancel_and_wait(*tasks)
             await progress_reporter.aclose()
+            await playback.aclose()
             await outbox.aclose()
             for part in (webhooks, hook):
                 if part is not None:

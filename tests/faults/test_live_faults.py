@@ -11,6 +11,7 @@ from tests.support.databases import ServerProcess, needs_server, storage_env
 from tests.support.fragmented_mp4 import fragment, init
 from tests.support.live_client import LiveClient, make_stream, media_of, read_file
 from tests.support.processes import ServiceProcess, run_service
+from tests.support.waiting import eventually
 
 FRAGMENTS = [fragment(at, 1, fill=20_000) for at in range(8)]
 
@@ -28,9 +29,13 @@ def services(
 
 def send_rest(client: LiveClient, sent: bytes) -> None:
     """Go on where the service is, and end the stream."""
-    offset = int(client.head().headers["upload-offset"])
-    answer = client.patch(offset, sent[offset:], len(sent))
-    assert (answer.status_code, answer.headers["upload-offset"]) == (204, str(len(sent)))
+
+    def is_complete() -> bool:
+        offset = int(client.head().headers["upload-offset"])
+        answer = client.patch(offset, sent[offset:], len(sent))
+        return (answer.status_code, answer.headers["upload-offset"]) == (204, str(len(sent)))
+
+    eventually(is_complete, 40, "the service goes on")
 
 
 @needs_server

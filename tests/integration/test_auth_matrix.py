@@ -73,6 +73,7 @@ CASES: dict[tuple[str, str], Case] = {
         "delete:team-b write:team-a",
         body={"filename": "m"},
     ),
+    ("GET", "/upload/{}/stream"): Case("/upload/none/stream", None),
     ("GET", "/file/poster"): Case(f"/file/poster{QUERY}", "read:team-a", "read:team-b"),
     ("PUT", "/file/poster"): Case(f"/file/poster{QUERY}", "write:team-a", "write:team-b", body=b"x"),
     ("DELETE", "/file/poster"): Case(f"/file/poster{QUERY}", "write:team-a", "write:team-b"),
@@ -294,7 +295,7 @@ COMMANDS: dict[str, tuple[dict[str, Any], str]] = {
     "token": ({"type": "token", "token": "a.b.c"}, "error"),
 }
 """Each command of AsyncAPI, as a client without a right for it sends it, and the reply; empty: none."""
-EVENTS = {"event", "fileChanged", "fileProgress", "liveChanged", "liveReceived", "resync", "expiring"}
+EVENTS = {"event", "fileChanged", "fileProgress", "filePlayable", "liveChanged", "liveReceived", "resync", "expiring"}
 """Each event type of AsyncAPI: test_auth_sockets has the case of each that rights decide."""
 REPLIES = {"first", "pong", "subscribed", "unsubscribed", "tokenRenewed", "error"}
 

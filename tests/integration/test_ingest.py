@@ -72,6 +72,10 @@ class Ingest:
         tail = ("-t", str(seconds), "-f", media, self.address(protocol, key))
         return subprocess.Popen([*head, *codecs, *tail], stderr=subprocess.DEVNULL)
 
+    def publish_again(self, protocol: str, seconds: float) -> None:
+        """Send media, as often as it takes until the listener is there again; every sender repeats."""
+        eventually(lambda: self.publish(protocol, seconds=seconds).wait(30) == 0, 30, "it listens again")
+
     def get(self, stream_id: str) -> dict[str, Any]:
         found: dict[str, Any] = httpx.get(f"{self.url}/live/{stream_id}").raise_for_status().json()
         return found
@@ -178,10 +182,10 @@ def test_a_publisher_with_another_key_makes_no_stream(ingest: Ingest, published:
 def test_a_publisher_that_comes_back_goes_on_with_its_stream(ingest: Ingest, published: dict[str, str]) -> None:
     del published
     before = len(ingest.streams("rtmp"))
-    assert ingest.publish("rtmp", seconds=4).wait(30) == 0
+    ingest.publish_again("rtmp", 4)
     (stream_id,) = eventually(lambda: ingest.streams("rtmp")[before:], 10, "the stream")
     eventually(lambda: f"the publisher of {stream_id} has left" in ingest.log, 10, "it has left")
-    assert ingest.publish("rtmp", seconds=4).wait(30) == 0
+    ingest.publish_again("rtmp", 4)
     eventually(partial(ingest.has_ended, stream_id), 20, "it has ended")
     assert ingest.streams("rtmp")[before:] == [stream_id]
     listing = check_playlist(httpx.get(f"{ingest.url}/live/{stream_id}/media.m3u8").text)

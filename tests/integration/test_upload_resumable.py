@@ -6,11 +6,12 @@ import os
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from services.common.asgi import Message
+from services.common.bus.publisher import EventPublisher
 from services.common.errors import Conflict, Gone, NotFound, ServiceUnavailable
 from services.common.media import MediaName, sha256_etag
 from services.common.store.timings import StoreTimings
@@ -18,6 +19,7 @@ from services.common.store.upload_store import FinishedUpload, InProgressUpload,
 from services.common.uploads.body import UploadBody
 from services.common.uploads.cleanup import CleanupRunner
 from services.common.uploads.limits import DiskSpaceMonitor
+from services.upload.playback import PlaybackReporter
 from services.upload.policy import UploadPolicy
 from services.upload.progress import NullProgress
 from services.upload.tus.patch import PatchRequest
@@ -58,7 +60,13 @@ async def empty_body() -> Message:
 def make_resumable_uploads(store: StoreUnderTest) -> ResumableUploads:
     disk_space = DiskSpaceMonitor(0, lambda _: None)
     return ResumableUploads(
-        store, UploadPolicy(10 * CHUNK_SIZE), disk_space, lambda *_: NullProgress(), CleanupRunner(), 60.0
+        store,
+        UploadPolicy(10 * CHUNK_SIZE),
+        disk_space,
+        lambda *_: NullProgress(),
+        CleanupRunner(),
+        60.0,
+        PlaybackReporter(cast(EventPublisher, None)),  # no upload here has a socket
     )
 
 

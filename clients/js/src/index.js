@@ -14,6 +14,7 @@ export { Events, Files, Sockets, Uploads };
 /** @typedef {import("./types.js").FolderPage} FolderPage */
 /** @typedef {import("./types.js").ListOptions} ListOptions */
 /** @typedef {import("./types.js").Progress} Progress */
+/** @typedef {import("./types.js").Playable} Playable */
 /** @typedef {import("./types.js").EventData} EventData */
 /** @typedef {import("./types.js").ConnectionState} ConnectionState */
 /** @typedef {import("./types.js").Gap} Gap */

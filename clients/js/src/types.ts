@@ -79,6 +79,21 @@ export interface Progress {
   state: "receiving" | "verifying" | "stored" | "failed";
 }
 
+/** The data of `file.playable`. */
+export interface Playable {
+  filename: string;
+  /** Bytes; null while the length is not known. */
+  total: number | null;
+  /** As the first bytes say it. */
+  content_type: string;
+  layout: "index-first" | "fragmented" | "webm" | "sequential" | "index-last";
+  playable: boolean;
+  /** Why it is not playable. */
+  reason: string | null;
+  /** A path for a player, which needs no token; null where it is not playable. */
+  address: string | null;
+}
+
 /** A CloudEvents 1.0 event. */
 export interface CloudEvent<Data = unknown> {
   sequence: string;
@@ -107,6 +122,7 @@ export interface EventData {
   "file.described": FileInfo;
   "file.moved": MovedFile;
   "file.progress": Progress;
+  "file.playable": Playable;
   "socket.expiring": { expires: string };
   "socket.resync": { reason: string };
 }

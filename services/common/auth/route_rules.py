@@ -79,6 +79,8 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
     # POST is PATCH, DELETE or HEAD by X-HTTP-Method-Override: all need the same.
     "/file/tus/{upload}": {"OPTIONS": PUBLIC, "HEAD": _TUS, "PATCH": _TUS, "DELETE": _TUS, "POST": _TUS},
     # The folder of each link that is made or prolonged is judged by the handler, and so is whose link it is.
+    # The address is the right: a MAC that only the uploader receives. Players cannot send a token.
+    "/upload/{address}/stream": {"GET": PUBLIC},
     "/file/link": {"POST": Rule("link")},
     "/file/link/{id}": {"PATCH": Rule("link"), "DELETE": Rule("link")},
     "/auth/revocations": {"POST": Rule("admin")},

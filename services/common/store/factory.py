@@ -14,6 +14,7 @@ from services.common.store.media_reader import MediaReader
 from services.common.store.quotas import NO_QUOTA, Quota
 from services.common.store.revocation_store import RevocationStore
 from services.common.store.timings import StoreTimings
+from services.common.store.upload_playback import UploadPlayback
 from services.common.store.upload_store import UploadStore
 
 
@@ -27,6 +28,7 @@ class MediaStore:
     importer: FileImporter
     revocations: RevocationStore
     webhooks: WebhookStore
+    playback: UploadPlayback
     live: LiveStore
     growing: GrowingFiles
     aclose: Callable[[], Awaitable[None]]
@@ -61,6 +63,7 @@ def _open_gridfs(
     from services.common.store.gridfs.media_reader import GridFSMediaReader  # noqa: PLC0415
     from services.common.store.gridfs.mongo import ConfigurationError, open_mongo_database  # noqa: PLC0415
     from services.common.store.gridfs.revocation_store import GridFSRevocationStore  # noqa: PLC0415
+    from services.common.store.gridfs.upload_playback import GridFSUploadPlayback  # noqa: PLC0415
     from services.common.store.gridfs.upload_store import GridFSUploadStore  # noqa: PLC0415
 
     uri = settings.mongodb_uri.get_secret_value()
@@ -76,6 +79,7 @@ def _open_gridfs(
         importer=GridFSFileImporter(mongo, timings),
         revocations=GridFSRevocationStore(mongo),
         webhooks=GridFSDeliveryStore(mongo, timings),
+        playback=GridFSUploadPlayback(mongo),
         live=GridFSLiveStore(mongo),
         growing=GridFSGrowingFiles(mongo, uploads),
         aclose=mongo.aclose,
@@ -93,6 +97,7 @@ def _open_files(
     from services.common.store.files.live_store import FilesLiveStore  # noqa: PLC0415
     from services.common.store.files.media_reader import FilesMediaReader  # noqa: PLC0415
     from services.common.store.files.revocation_store import FilesRevocationStore  # noqa: PLC0415
+    from services.common.store.files.upload_playback import FilesUploadPlayback  # noqa: PLC0415
     from services.common.store.files.upload_store import FilesUploadStore  # noqa: PLC0415
 
     files = open_files_database(settings.database_url.get_secret_value(), settings.files_dir)
@@ -104,6 +109,7 @@ def _open_files(
         importer=FilesFileImporter(files, timings),
         revocations=FilesRevocationStore(files),
         webhooks=FilesDeliveryStore(files),
+        playback=FilesUploadPlayback(files),
         live=FilesLiveStore(files),
         growing=FilesGrowingFiles(files, uploads),
         aclose=files.aclose,

@@ -4,7 +4,7 @@ import asyncio
 import logging
 
 from services.common.errors import GridcastError, ServiceUnavailable
-from services.common.store.upload_store import SchemaOwner
+from services.common.store.store_state import SchemaOwner
 
 SCHEMA_RETRY_SECONDS = 1.0
 """Between two attempts while the database is unavailable."""

@@ -16,7 +16,7 @@ from services.common.media import MediaInfo, MediaName
 from services.common.store.errors import CorruptFile
 from services.common.store.file_importer import FileImporter, ImportOutcome
 from services.common.store.media_reader import BlockReader, ListQuery, MediaReader, PageKey
-from services.common.store.upload_store import FreeSpaceReader
+from services.common.store.store_state import FreeSpaceReader
 
 A = TypeVar("A")
 T = TypeVar("T")

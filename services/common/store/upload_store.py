@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 from services.common.media import NO_METADATA, MediaInfo, MediaName, Poster, sha256_etag
+from services.common.store.store_state import FreeSpaceReader, SchemaOwner
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,7 @@ class StoredFile:
 
     A file without a SHA-256 has an entity tag of the writer's choice, with its quotes; otherwise the tag is derived from `sha256`.
     `metadata_json` and `media_facts_json` are kept with this version of the file and returned unchanged; the second may be None.
+    `outcome_ttl` is for how many seconds the outcome of an upload is kept that had no TTL of its own: by default not at all.
     """
 
     length: int
@@ -126,6 +128,7 @@ class StoredFile:
     own_etag: str | None = None
     metadata_json: str = NO_METADATA
     media_facts_json: str | None = None
+    outcome_ttl: float | None = None
 
     @property
     def etag(self) -> str:
@@ -188,9 +191,17 @@ class UploadCreator(Protocol):
         """Reserve `length` bytes in all of the owner's quota, for an upload whose length is not known. Raises QuotaExceeded."""
 
     async def assign_name(
-        self, upload: UploadHandle, name: MediaName, preconditions: Preconditions = MUST_NOT_EXIST
+        self,
+        upload: UploadHandle,
+        name: MediaName,
+        preconditions: Preconditions = MUST_NOT_EXIST,
+        *,
+        outcome_ttl: float | None = None,
     ) -> UploadHandle:
-        """Give a nameless upload its name; the new handle replaces the old one. Raises as `create_upload`, and Conflict."""
+        """Give a nameless upload its name; the new handle replaces the old one. Raises as `create_upload`, and Conflict.
+
+        Its play address stays good for `outcome_ttl` seconds, where that is given, as `StoredFile.outcome_ttl` says.
+        """
 
 
 class UploadStateReader(Protocol):
@@ -361,23 +372,6 @@ class EventAcknowledger(Protocol):
 
     async def ack_event(self, event: OutboxEvent) -> None:
         """Remove an event once it is relayed too. It and all earlier ones are published, and are not again. Idempotent."""
-
-
-class FreeSpaceReader(Protocol):
-    """Reports the free space. Raises GridcastError."""
-
-    async def get_free_bytes(self) -> int | None:
-        """Return how many bytes can still be stored, None where the store cannot tell."""
-
-
-class SchemaOwner(Protocol):
-    """Creates what the store needs: indexes, tables, folders."""
-
-    async def ensure_schema(self) -> None:
-        """Create what is missing. Idempotent. Raises ServiceUnavailable, or RuntimeError where the store is not usable."""
-
-    async def check_health(self) -> None:
-        """Check that the store responds and that its schema is complete. Raises GridcastError."""
 
 
 class UploadStore(

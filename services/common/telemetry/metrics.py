@@ -37,6 +37,9 @@ STORED_BYTES = Counter("gridcast_stored_bytes_total", "Bytes written to the stor
 FILE_CHANGES = Counter(
     "gridcast_file_changes_total", "Files that were deleted, moved or restored by requests", ["change"]
 )
+PLAYABLE_UPLOADS = Counter(
+    "gridcast_playable_uploads_total", "Uploads with a socket by the layout of their bytes", ["layout"]
+)
 UPLOAD_TAKEOVERS = Counter("gridcast_upload_takeovers_total", "Unfinished uploads whose lease passed to another writer")
 GC_DELETED_FILES = Counter("gridcast_gc_deleted_files_total", "Files deleted by the garbage collector", ["kind"])
 GC_RUNS = Counter("gridcast_gc_runs_total", "Garbage collection runs by outcome", ["outcome"])
@@ -63,6 +66,10 @@ LIVE_WAITING = Gauge("gridcast_live_waiting", "Requests that wait for the next s
 LIVE_SEGMENT_CACHE_BYTES = Gauge("gridcast_live_segment_cache_bytes", "Bytes in the cache of live segments")
 LIVE_RELOADS = Counter(
     "gridcast_live_reloads_total", "Requests that waited for the next segment of a live stream, by outcome", ["outcome"]
+)
+UPLOAD_PLAYERS = Gauge("gridcast_upload_players", "Responses that follow an upload that is not complete")
+UPLOAD_PLAYER_RESPONSES = Counter(
+    "gridcast_upload_player_responses_total", "Responses by a play address, by how they ended", ["outcome"]
 )
 CORRUPT_FILES = Counter(
     "gridcast_corrupt_files_total", "Responses aborted because stored chunks were missing or corrupt"

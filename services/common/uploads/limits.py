@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from services.common.errors import GridcastError, InsufficientStorage, ServiceUnavailable, TooManyRequests
-from services.common.store.upload_store import FreeSpaceReader
+from services.common.store.store_state import FreeSpaceReader
 from services.common.telemetry import metrics
 
 DISK_SPACE_POLL_SECONDS = 1.0

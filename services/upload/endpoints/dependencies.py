@@ -24,6 +24,7 @@ from services.common.uploads.outbox import OutboxPublisher
 from services.common.web.content_length import parse_content_length
 from services.common.web.middleware import client_behind_gateway
 from services.upload.links import LinkIssuer
+from services.upload.playback import PlaybackReporter
 from services.upload.policy import UploadPolicy
 from services.upload.progress import Progress, StartProgress
 from services.upload.settings import UploadSettings
@@ -45,6 +46,7 @@ class UploadContext:
     disk_space: DiskSpaceMonitor
     outbox: OutboxPublisher
     start_progress: StartProgress
+    playback: PlaybackReporter
     cleanup: CleanupRunner
     resumable_uploads: ResumableUploads
     sids: SidSigner | None

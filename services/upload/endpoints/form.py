@@ -105,8 +105,12 @@ async def upload_form(
         context.check_size(least, answer)
         fields = {name: value for name, value in query_fields.items() if value is not None}
         start_progress = context.start_progress_for(identity)
-        form = FormUpload(fields, start_progress, context.policy.check_media_type, answer=answer)
         writer = context.create_writer(body, identity, answer)
+
+        def watch_file(sid: str | None, filename: str) -> None:
+            writer.watch_blocks(context.playback.watch(sid, filename, None), context.settings.unfinished_upload_ttl)
+
+        form = FormUpload(fields, start_progress, context.policy.check_media_type, watch_file, answer=answer)
         writer.expected_bytes = least or 0
         event = await receive_form(body, parser, form, writer, context.cleanup)
     await context.outbox.publish(event)
@@ -124,12 +128,14 @@ class FormUpload:
     """The form as read so far.
 
     `fields` begins with the query parameters; `check_media_type` raises for a type that is refused. `metadata` are the text fields
-    that are not ours, `metadata_json` what is stored of them. `answer` is that of the upload hook.
+    that are not ours, `metadata_json` what is stored of them. `watch_file` is called with the sid and the filename once the file
+    begins. `answer` is that of the upload hook.
     """
 
     fields: dict[str, str]
     start_progress: StartProgress
     check_media_type: Callable[[str], str] = str
+    watch_file: Callable[[str | None, str], object] = lambda _sid, _filename: None
     filename: str | None = None
     content_type: str = ""
     seen_fields: set[str] = field(default_factory=set)
@@ -175,6 +181,7 @@ class FormUpload:
         self.answer.check_media_type(self.content_type)
         # A part does not state its length: the total is unknown until its end.
         self.progress = self.start_progress(self.fields.get("sid"), self.filename, None)
+        self.watch_file(self.fields.get("sid"), self.filename)
 
 
 async def receive_form(

@@ -107,6 +107,7 @@ async def _put(
         put_request = PutRequest(name, content_type, length, preconditions, verifiers, metadata_json)
         progress = context.start_progress_for(identity)(sid, name.filename, length)
         writer = context.create_writer(body, identity, answer)
+        writer.watch_blocks(context.playback.watch(sid, name.filename, length), context.settings.unfinished_upload_ttl)
         try:
             event = await receive_put(body, put_request, writer, progress, context.cleanup)
         except AlreadyExists as error:

@@ -11,6 +11,7 @@ from contextlib import suppress
 
 from services.common.auth.authorization import missing_right
 from services.common.auth.identity import Identity
+from services.common.containers.layout import MAX_SCANNED_BLOCKS
 from services.common.errors import (
     AlreadyExists,
     Conflict,
@@ -21,6 +22,7 @@ from services.common.errors import (
     ServiceUnavailable,
 )
 from services.common.media import MediaName
+from services.common.store.errors import CorruptFile
 from services.common.store.quotas import QuotaExceeded
 from services.common.store.upload_store import FinishedUpload, InProgressUpload, NewUpload, UploadHandle, UploadStore
 from services.common.telemetry import metrics
@@ -30,6 +32,7 @@ from services.common.uploads.limits import DiskSpaceMonitor
 from services.common.uploads.locks import UploadLocks
 from services.upload.content_types import resolve_content_type
 from services.upload.digests import DigestVerifier
+from services.upload.playback import PlaybackReporter
 from services.upload.policy import UploadPolicy
 from services.upload.progress import NullProgress, Progress, StartProgress
 from services.upload.tus.headers import encode_metadata_of_file, parse_metadata
@@ -58,6 +61,7 @@ class ResumableUploads:
         start_progress: StartProgress,
         cleanup: CleanupRunner,
         ttl: float,
+        playback: PlaybackReporter,
     ) -> None:
         self._store = store
         self._policy = policy
@@ -65,6 +69,7 @@ class ResumableUploads:
         self._start_progress = start_progress
         self._cleanup = cleanup
         self._ttl = ttl
+        self._playback = playback
         self._locks = UploadLocks()
         self._content_states = ContentStateCache()
 
@@ -226,6 +231,8 @@ class ResumableUploads:
         progress.set_received(writer.bytes_received, writer.length)
         blocks_before, _ = writer.content_state
         try:
+            if not is_empty and state.name is not None:
+                await self._watch_playback(writer, upload, state.metadata.get("sid"), filename)
             await self._write_body(writer, body, request.verifiers, progress)
             if state.name is not None and writer.bytes_received == writer.length:
                 result = await self._commit(writer, state.name, state, progress)
@@ -245,6 +252,24 @@ class ResumableUploads:
             progress.set_state("stored")
         progress.close()
         return result
+
+    async def _watch_playback(self, writer: UploadWriter, upload: UploadHandle, sid: str | None, filename: str) -> None:
+        """Show the first blocks to the watch that tells the socket of the uploader whether the file can be played.
+
+        Those that are stored are read again, once in each process: the one that has stored them may have ended before it told.
+        """
+        watch = self._playback.watch(sid, filename, writer.length)
+        if watch is None or self._playback.has_told(upload.upload_id):
+            return
+        stored, _ = writer.content_state
+        if not stored:
+            writer.watch_blocks(watch)
+            return
+        with suppress(CorruptFile):  # found again, and answered, where the whole file is needed
+            async for block in self._store.iter_blocks(upload, min(stored, MAX_SCANNED_BLOCKS)):
+                watch.show(upload, block)
+                if watch.done:
+                    break
 
     async def _write_body(
         self, writer: UploadWriter, body: UploadBody, verifiers: Sequence[DigestVerifier], progress: Progress

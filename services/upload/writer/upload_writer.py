@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from services.common.errors import ContentTooLarge, GridcastError
 from services.common.media import NO_METADATA, MediaName
@@ -35,10 +35,23 @@ BATCH_BLOCKS = 8
 """Blocks of one insert: 2 MiB. Larger batches were no faster, smaller ones were slower."""
 MAX_UNCHECKPOINTED_BYTES = 256 * 1024
 """Bytes received while the checkpoint of an older batch is pending: a client never has to send more than two batches again."""
+PLAYED_CHECKPOINT_SECONDS = 0.5
+"""How often the durable offset of an upload is set that is followed by players and else would have none before its end."""
 CLEANUP_TIMEOUT_SECONDS = 10.0
 """What cannot be removed within this time is left to the garbage collector."""
 
 _log = logging.getLogger("gridcast.upload")
+
+
+class BlockWatch(Protocol):
+    """Is shown the blocks of an upload from its first one on, until it is `done`."""
+
+    @property
+    def done(self) -> bool:
+        """Whether no further block is wanted."""
+
+    def show(self, upload: UploadHandle, block: bytes) -> bool:
+        """Look at the next block; the result says whether players may follow the upload from now on."""
 
 
 class UploadWriter:
@@ -78,6 +91,11 @@ class UploadWriter:
         self._offset_checkpoint: OffsetCheckpoint | None = None
         self._lease: Lease | None = None
         self._lease_released = False
+        self._watch: BlockWatch | None = None
+        self._blocks_shown = 0
+        self._ttl_if_played: float | None = None
+        self._outcome_ttl: float | None = None
+        self._checkpoint_seconds = 0.0
 
     @property
     def uncheckpointed_bytes(self) -> int:
@@ -141,17 +159,29 @@ class UploadWriter:
         self._content = content_state if self._blocks_sent else ContentState()
         self._start_lease(upload, acquired_at)
 
+    def watch_blocks(self, watch: BlockWatch | None, ttl_if_played: float | None = None) -> None:
+        """Show the blocks of an upload that has none yet to `watch`, before they are stored.
+
+        With `ttl_if_played` the upload has no TTL of its own: from when players may follow it, the durable offset follows what is
+        stored, and its outcome is kept for that many seconds.
+        """
+        self._watch, self._ttl_if_played = watch, ttl_if_played
+
     async def write(self, data: bytes) -> None:
         """Add bytes; waits while the store is behind. Raises ContentTooLarge, or what the store raised for an earlier batch."""
         if self.bytes_received + len(data) > self._max_size:
             raise ContentTooLarge(f"the file is larger than {self._max_size} bytes")
         self.bytes_received += len(data)
         self._chunker.feed(data)
+        if self._watch is not None and self._chunker.complete_blocks:
+            await self._show_blocks(self._watch)
         pending = self._offset_checkpoint.pending if self._offset_checkpoint else None
         if pending and len(self._chunker) > MAX_UNCHECKPOINTED_BYTES:
             await asyncio.wait({pending})
         while len(self._chunker.complete_blocks) >= BATCH_BLOCKS:
             await self._send_batch()
+        if self._outcome_ttl is not None and self._chunker.complete_blocks and self._is_checkpoint_due():
+            await self._send_batch()  # a slow client: players need not wait until the batch is full
 
     async def join_parts(self, parts: Sequence[tuple[UploadHandle, int]], on_progress: Callable[[int], object]) -> bool:
         """Make an upload without a byte of the first bytes of each part, within the store; False where the store cannot do that.
@@ -222,7 +252,7 @@ class UploadWriter:
         if upload.name is None:
             await self._stop_lease()
             requested_at = time.monotonic()
-            upload = await self._store.assign_name(upload, name, preconditions)
+            upload = await self._store.assign_name(upload, name, preconditions, outcome_ttl=self._outcome_ttl)
             self._start_lease(upload, requested_at)
         if self._lease is not None:
             await self._lease.ensure_held()
@@ -232,6 +262,7 @@ class UploadWriter:
             sha256,
             metadata_json=metadata_json,
             media_facts_json=content.media_facts_json,
+            outcome_ttl=self._outcome_ttl,
         )
         event = await self._store.commit(upload, stored_file, preconditions)
         await self._stop_lease()
@@ -260,6 +291,24 @@ class UploadWriter:
                     await self._store.abort(self.upload, name_taken=name_taken, second_purge=outcome_unknown)
         except (GridcastError, TimeoutError) as error:
             _log.warning("unfinished upload left to the garbage collector: %s", error)
+
+    async def _show_blocks(self, watch: BlockWatch) -> None:
+        if self.upload is None:
+            await self.create(None)
+        blocks = self._chunker.complete_blocks
+        for block in blocks[max(0, self._blocks_shown - self._blocks_sent) :]:
+            self._blocks_shown += 1
+            if watch.show(self._require_upload(), block) and self._ttl_if_played is not None:
+                self._outcome_ttl = self._ttl_if_played
+                self.checkpoint_batches, self._checkpoint_seconds = True, PLAYED_CHECKPOINT_SECONDS
+            if watch.done:
+                self._watch = None
+                return
+
+    def _is_checkpoint_due(self) -> bool:
+        """Whether it is time for the next durable offset. The first one is due at once: players wait for it."""
+        first = self._offset_checkpoint is not None and not self._offset_checkpoint.durable_offset
+        return first or time.monotonic() - self.checkpointed_at >= self._checkpoint_seconds
 
     async def _send_batch(self, *, final: bool = False) -> None:
         """Send the next batch, with `final` all that is left. A cancellation here loses no block: it is still held, or sent."""
@@ -307,6 +356,7 @@ class UploadWriter:
             and self._offset_checkpoint
             and offset != self._unpublished_offset
             and offset > self._offset_checkpoint.durable_offset
+            and self._is_checkpoint_due()
         ):
             await self._offset_checkpoint.schedule(offset, self.length)
 

@@ -28,6 +28,8 @@ from services.common.errors import BadRequest, MethodNotAllowed, NotFound
         ("GET", "/file", STREAM),
         ("GET", "/file/folders", STREAM),
         ("GET", "/file/info", STREAM),
+        ("GET", "/upload/6740f3c2-6740f3c3-00ff/stream", STREAM),
+        ("HEAD", "/upload/6740f3c2-6740f3c3-00ff/stream", STREAM),
         ("GET", "/sockets", SOCKET),
         ("GET", "/sockets/ABC", SOCKET),
         ("DELETE", "/sockets/ABC", SOCKET),

@@ -44,7 +44,7 @@ def make_info(content: bytes, file_id: str = "f", facts: str | None = None) -> M
 
 def make_reader(content: bytes) -> tuple[BlockStore, MediaFactsReader]:
     store = BlockStore(content)
-    return store, MediaFactsReader(BlockCache(store, 8 * MIB))  # type: ignore[arg-type]  # reads blocks and nothing else
+    return store, MediaFactsReader(BlockCache(store, 8 * MIB))
 
 
 def ogg_page(serial: int, position: int, flags: int, body: bytes) -> bytes:

@@ -309,7 +309,7 @@ def remove_upload(transaction: Transaction, key: FilesUploadKey, fencing_token: 
 
 
 def keep_outcome(transaction: Transaction, upload: Row, outcome: str, stored_file: StoredFile | None) -> None:
-    """Keep the outcome of an upload that had a TTL. The garbage collector drops it when its time has passed.
+    """Keep the outcome of an upload that had a TTL, or whose file asks for it, until the garbage collector drops it.
 
     The metadata of one whose file is not there is not kept: nothing is answered from it.
     """
@@ -317,7 +317,10 @@ def keep_outcome(transaction: Transaction, upload: Row, outcome: str, stored_fil
     execute = transaction.connection.execute
     if outcome == "stored":  # then the files of all others were replaced
         execute(_FORGET_METADATA, {**of_media, "metadata": "{}"})
-    if upload["lifetime"] is None:
+    lifetime = upload["lifetime"]
+    if lifetime is None and stored_file is not None and stored_file.outcome_ttl is not None:
+        lifetime = milliseconds(stored_file.outcome_ttl)
+    if lifetime is None:
         return
     execute(
         _INSERT_FINISHED,
@@ -332,7 +335,7 @@ def keep_outcome(transaction: Transaction, upload: Row, outcome: str, stored_fil
             "sha256": stored_file.sha256 if stored_file else None,
             "etag": stored_file.etag if stored_file else None,
             "metadata": upload["metadata"] if outcome == "stored" else "{}",
-            "until": transaction.now + upload["lifetime"],
+            "until": transaction.now + lifetime,
         },
     )
     execute(_DROP_OLDEST_FINISHED, of_media)

@@ -308,10 +308,12 @@ def tombstone_of_current(timings: StoreTimings) -> Document:
 def finish_upload(record_id: ObjectId, outcome: str, stored_file: StoredFile | None) -> Document:
     """The fields that hold unfinished and finished uploads, with one moved from the first to the second.
 
-    Only an upload with a TTL of its own is kept as finished. Finished uploads whose time has passed are dropped. The metadata of
-    one whose file is not there is not kept: nothing is answered from it.
+    Only an upload with a TTL of its own, or one whose file asks for it, is kept as finished. Those whose time has passed are
+    dropped. The metadata of one whose file is not there is not kept: nothing is answered from it.
     """
-    has_ttl = {"$and": [{"$eq": ["$$this.id", record_id]}, {"$ne": ["$$this.lifetime", None]}]}
+    own_ttl = milliseconds(stored_file.outcome_ttl) if stored_file and stored_file.outcome_ttl is not None else None
+    ttl = {"$ifNull": ["$$this.lifetime", own_ttl]}
+    has_ttl = {"$and": [{"$eq": ["$$this.id", record_id]}, {"$ne": [ttl, None]}]}
     ending = {"$filter": {"input": "$uploads", "cond": has_ttl}}
     entry = {
         "id": "$$this.id",
@@ -323,7 +325,7 @@ def finish_upload(record_id: ObjectId, outcome: str, stored_file: StoredFile | N
         "sha256": {"$literal": stored_file.sha256} if stored_file else "",
         "etag": {"$literal": stored_file.etag} if stored_file else None,
         "facts": "$$this.facts" if outcome == "stored" else {},
-        "until": now_plus("$$this.lifetime"),
+        "until": now_plus(ttl),
     }
     kept: Document = {"$filter": {"input": "$ended", "cond": {"$gt": ["$$this.until", "$$NOW"]}}}
     if outcome == "stored":  # then the files of all others were replaced

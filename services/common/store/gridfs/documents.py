@@ -10,7 +10,8 @@ One document holds the whole truth about one file name; every change of it is on
                        digest of who created it), owner (the subject, or missing), fence (fencing token), holder
                        (who raised it last), lease_until, expires_at, lifetime (TTL in ms or null), offset, tail (null where it is
                        in a chunk), tail_number (of that chunk), tail_chunks (there have been some), length, facts (metadata)
-    ended              finished uploads: id, secret, owner, file, outcome (stored, lost), length, sha256, etag, facts, until
+    ended              finished uploads: id, secret, owner, file, outcome (stored, lost), length, sha256, etag, facts, until; in the
+                       document of a nameless upload also `named`: it continues in the document `media`
     doomed             tombstones, versions to delete: file, due, late (purge a second time)
     revision           how many changes of the name were committed; see `revisions`
     announce           the outbox, events to publish, in the order of their commits: id, type, of (the version), at, revision,
@@ -60,6 +61,11 @@ def upload_projection(record_id: ObjectId) -> Document:
         **{name: _with_id(name, record_id) for name in ("uploads", "ended")},
         "now": "$$NOW",
     }
+
+
+def play_projection(record_id: ObjectId) -> Document:
+    """The projection that says what an upload is now, for the side that reads."""
+    return {**{name: _with_id(name, record_id) for name in ("uploads", "ended")}, "now": "$$NOW"}
 
 
 def commit_projection(record_id: ObjectId) -> Document:
@@ -243,7 +249,8 @@ def decode_upload(document: Document, key: RecordKey) -> UploadState:
         leased = lease is not None and lease > now
         return decode_in_progress(document, entry, write_in_progress=leased) if entry["expires_at"] > now else None
     for finished in document["ended"]:
-        if finished["id"] == key.record_id and finished.get("secret") == key.secret_digest:
+        is_this = finished["id"] == key.record_id and finished.get("secret") == key.secret_digest
+        if is_this and finished["outcome"] != "named":
             return _decode_finished(document, finished)
     return None
 

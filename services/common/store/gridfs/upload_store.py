@@ -23,6 +23,7 @@ from services.common.store.gridfs.commit import Committer, precondition_error
 from services.common.store.gridfs.documents import Document, UploadKey, make_handle, parse_upload_id, upload_key
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
 from services.common.store.gridfs.move import Mover
+from services.common.store.gridfs.nameless_updates import leave_nameless
 from services.common.store.gridfs.offsets import OffsetWriter, fenced_filter_of, raise_lease_lost
 from services.common.store.gridfs.quotas import GridFSQuotas
 from services.common.store.gridfs.revisions import RevisionFloors
@@ -173,19 +174,31 @@ class GridFSUploadStore:
         raise ServiceUnavailable("too many concurrent uploads of this name")
 
     async def assign_name(
-        self, upload: UploadHandle, name: MediaName, preconditions: Preconditions = MUST_NOT_EXIST
+        self,
+        upload: UploadHandle,
+        name: MediaName,
+        preconditions: Preconditions = MUST_NOT_EXIST,
+        *,
+        outcome_ttl: float | None = None,
     ) -> UploadHandle:
-        """Add the upload to the document of its name, then remove it from the nameless one. Conflict where that has lost it."""
+        """Add the upload to the document of its name, then remove it from the nameless one. Conflict where that has lost it.
+
+        With `outcome_ttl` the nameless document stays for a while, to say where the upload is now.
+        """
         key = upload_key(upload)
         secret = secret_of(upload.upload_id)
         await self._quotas.rename(upload.owner, key.record_id, name)
         named = await self.add_upload(
             name, key.record_id, key.file_id, secret, NewUpload(owner=upload.owner), preconditions
         )
+        named_id = upload_key(named).media_id
         removal = document_updates.remove_upload(key.record_id, self.timings)
+        if outcome_ttl is not None:
+            removal = leave_nameless(key.record_id, named_id, outcome_ttl, self.timings)
         async with map_mongo_errors():
             removed = await self._media.update_one(fenced_filter_of(upload), removal)
             if not removed.matched_count:
+                removal = document_updates.remove_upload(key.record_id, self.timings)
                 await self._media.update_one(fenced_filter_of(named), removal)
                 raise_lease_lost()
         await self._floors.delete_if_empty(key.media_id)

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from services.common.http.secret_paths import redact_path
 
+ADDRESS, TAG = f"{'a' * 24}-{'b' * 24}", "c0" * 16
 TOKEN = "q_-secretsecretsecretsecretsecretsecretsecret"
 
 
@@ -24,6 +25,9 @@ TOKEN = "q_-secretsecretsecretsecretsecretsecretsecret"
         ("/live/abc/media/key.mp4", "/live/abc/media/key.mp4"),
         ("/live/abc/0/12.m4s", "/live/abc/0/12.m4s"),
         ("/files/monkey/key/film.mp4", "/files/monkey/key/film.mp4"),
+        (f"/upload/{ADDRESS}-{TAG}/stream", f"/upload/{ADDRESS}--/stream"),
+        (f"/prefix//Upload//{ADDRESS}-{TAG}", f"/prefix//Upload//{ADDRESS}--"),
+        ("/file/upload", "/file/upload"),
         ("", ""),
     ],
 )

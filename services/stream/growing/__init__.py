@@ -1,0 +1,1 @@
+"""Play while uploading: follows unfinished uploads, and serves ranges of them."""

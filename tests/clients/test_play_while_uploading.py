@@ -1,0 +1,211 @@
+"""Players of an upload that goes on: Chromium from the second second on and through the commit, mpv, ffmpeg and curl."""
+
+import json
+import random
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from services.common.store.play_addresses import make_play_address
+from tests.clients.test_stream_browser import BITS, FRAMES_PER_SECOND, barcode
+from tests.support.chromium import ChromiumBrowser
+from tests.support.programs import require_program
+from tests.support.stack import Stack
+from tests.support.upload_client import OFFSET_CONTENT_TYPE, TUS_HEADERS, tus_metadata
+from tests.support.waiting import eventually
+
+SECONDS, WIDTH, HEIGHT = 30, 320, 176
+PIECES_PER_SECOND = 20
+PLAY_SCRIPT = """
+document.title = 'waiting';
+const video = document.createElement('video');
+video.id = 'v';
+video.muted = true;
+video.autoplay = true;
+for (const name of ['playing', 'error', 'ended', 'stalled']) {
+  video.addEventListener(name, () => { (window.heard ||= []).push(name); });
+}
+video.src = arguments[0];
+document.documentElement.appendChild(video);
+"""
+STATE_SCRIPT = """
+const video = document.getElementById('v');
+const canvas = document.createElement('canvas');
+canvas.width = video.videoWidth;
+canvas.height = video.videoHeight;
+let number = 0;
+if (video.readyState >= 2) {
+  const context = canvas.getContext('2d');
+  context.drawImage(video, 0, 0);
+  for (let bit = 0; bit < 16; bit++) {
+    const x = Math.floor((bit + 0.5) * canvas.width / 16);
+    number = number * 2 + (context.getImageData(x, canvas.height / 4, 1, 1).data[0] > 127 ? 1 : 0);
+  }
+}
+return {time: video.currentTime, shown: number, duration: video.duration, heard: window.heard || [],
+        error: video.error && video.error.message, ended: video.ended};
+"""
+
+
+@pytest.fixture(scope="module")
+def film(ffmpeg: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Half a minute with the index in front: barcodes above, and noise below, so that it has some megabytes."""
+    target = tmp_path_factory.mktemp("film") / "film.mp4"
+    noise = memoryview(random.Random(3).randbytes(1 << 20))
+    frames = []
+    for number in range(SECONDS * FRAMES_PER_SECOND):
+        bars = (b"\xff" if barcode(number) >> (BITS - 1 - bit) & 1 else b"\x00" for bit in range(BITS))
+        upper = b"".join(bar * (WIDTH // BITS) for bar in bars) * (HEIGHT // 2)
+        start = number * 7919 % ((1 << 20) - WIDTH * HEIGHT)
+        frames.append(upper + bytes(noise[start : start + WIDTH * HEIGHT // 2]))
+    command = [ffmpeg, "-v", "error", "-f", "rawvideo", "-pix_fmt", "gray", "-s", f"{WIDTH}x{HEIGHT}"]
+    command += ["-r", str(FRAMES_PER_SECOND), "-i", "-", "-pix_fmt", "yuv420p", "-g", "50", "-c:v", "libx264"]
+    command += ["-preset", "ultrafast", "-crf", "34", "-movflags", "+faststart", str(target)]
+    subprocess.run(command, check=True, input=b"".join(frames), timeout=100)
+    return target
+
+
+class PacedUpload(threading.Thread):
+    """Uploads a file in so many seconds, through the gateway."""
+
+    def __init__(self, url: str, film: Path, seconds: float, filename: str) -> None:
+        super().__init__(daemon=True)
+        self.film = film
+        self.length = film.stat().st_size
+        self.seconds = seconds
+        self.status = 0
+        headers = {"upload-metadata": tus_metadata(filename=filename), "upload-length": str(self.length)}
+        created = httpx.post(f"{url}/file/tus", headers={**TUS_HEADERS, **headers})
+        self.upload_url = url + created.headers["location"]
+        address = make_play_address(self.upload_url.rpartition("/")[2])
+        self.play_url = f"{url}/upload/{address}/stream"
+        self.began = time.monotonic()
+        self.start()
+
+    def run(self) -> None:
+        headers = {**TUS_HEADERS, **OFFSET_CONTENT_TYPE, "upload-offset": "0", "content-length": str(self.length)}
+        self.status = httpx.patch(self.upload_url, headers=headers, content=self._body(), timeout=60).status_code
+
+    def _body(self) -> Iterator[bytes]:
+        """The file in pieces, each when its time has come."""
+        pieces = int(self.seconds * PIECES_PER_SECOND)
+        began = time.monotonic()
+        with self.film.open("rb") as file:
+            for number in range(pieces):
+                time.sleep(max(0.0, began + number / PIECES_PER_SECOND - time.monotonic()))
+                yield file.read(-(-self.length // pieces))
+
+    @property
+    def age(self) -> float:
+        """Seconds since it began."""
+        return time.monotonic() - self.began
+
+    def finish(self) -> None:
+        self.join(2 * self.seconds + 60)
+        assert self.status == 204
+
+
+@pytest.fixture
+def upload(stack: Stack, film: Path, request: pytest.FixtureRequest) -> Iterator[PacedUpload]:
+    """An upload in eight seconds, two of which have passed; its file is deleted at the end."""
+    filename = f"{request.node.name}.mp4"
+    paced = PacedUpload(stack.url, film, 8.0, filename)
+    time.sleep(max(0.0, 2.0 - paced.age))  # what is asked for: from the second second on
+    yield paced
+    paced.finish()
+    httpx.delete(f"{stack.url}/file/stream", params={"filename": filename})
+
+
+def test_chromium_plays_from_the_second_second_of_the_upload_on(
+    browser: ChromiumBrowser, stack: Stack, upload: PacedUpload
+) -> None:
+    browser.open_url(f"{stack.url}/livez")
+    browser.evaluate(PLAY_SCRIPT, upload.play_url.removeprefix(stack.url))
+    state = eventually(
+        lambda: (found := browser.evaluate(STATE_SCRIPT))["time"] > 0.5 and found, description="a picture moves"
+    )
+    assert upload.is_alive(), "it plays before the upload has ended"
+    assert abs(state["duration"] - SECONDS) < 0.1
+    assert state["shown"] == barcode(state["shown"] & 0x3FF) or state["shown"] == 0
+    upload.finish()
+    # A position that was not there when playing began, by the same address and the same element.
+    browser.evaluate("document.getElementById('v').currentTime = 27.02; return 0")
+    codes = {barcode(number) for number in range(27 * FRAMES_PER_SECOND, SECONDS * FRAMES_PER_SECOND)}
+    state = eventually(
+        lambda: (found := browser.evaluate(STATE_SCRIPT))["time"] > 27.5 and found["shown"] in codes and found, 20
+    )
+    assert state["error"] is None
+    assert eventually(lambda: browser.evaluate(STATE_SCRIPT)["ended"], 20)
+    assert "error" not in browser.evaluate(STATE_SCRIPT)["heard"]
+
+
+def test_a_seek_beyond_what_is_there_waits_and_goes_on(
+    browser: ChromiumBrowser, stack: Stack, upload: PacedUpload
+) -> None:
+    browser.open_url(f"{stack.url}/livez")
+    browser.evaluate(PLAY_SCRIPT, upload.play_url.removeprefix(stack.url))
+    eventually(lambda: browser.evaluate(STATE_SCRIPT)["time"] > 0.2)
+    browser.evaluate("document.getElementById('v').currentTime = 25.02; return 0")
+    assert upload.is_alive()
+    codes = {barcode(number) for number in range(25 * FRAMES_PER_SECOND, SECONDS * FRAMES_PER_SECOND)}
+    state = eventually(
+        lambda: (found := browser.evaluate(STATE_SCRIPT))["time"] > 25.3 and found["shown"] in codes and found, 25
+    )
+    assert state["error"] is None
+
+
+def test_ffprobe_and_ffmpeg_read_it_to_the_end(upload: PacedUpload, ffmpeg: str) -> None:
+    ffprobe = require_program("ffprobe", "ffmpeg")
+    command = [ffprobe, "-v", "error", "-of", "json", "-show_format", upload.play_url]
+    probed = json.loads(subprocess.run(command, check=True, capture_output=True, timeout=30).stdout)
+    assert upload.is_alive(), "the index is enough"
+    assert abs(float(probed["format"]["duration"]) - SECONDS) < 0.1
+    command = [ffmpeg, "-v", "error", "-nostdin", "-i", upload.play_url, "-f", "framemd5", "-"]
+    frames = subprocess.run(command, check=True, capture_output=True, timeout=60).stdout
+    assert sum(not line.startswith(b"#") for line in frames.splitlines()) == SECONDS * FRAMES_PER_SECOND
+
+
+def test_mpv_plays_it_to_the_end(upload: PacedUpload) -> None:
+    mpv = require_program("mpv", "mpv")
+    options = ["--no-config", "--vo=null", "--ao=null", "--untimed", "--msg-level=all=warn", "--no-terminal"]
+    played = subprocess.run([mpv, *options, upload.play_url], capture_output=True, timeout=60, check=False)
+    assert played.returncode == 0, played.stdout + played.stderr
+
+
+def test_curl_gets_the_same_bytes(upload: PacedUpload) -> None:
+    curl = require_program("curl", "curl")
+    got = subprocess.run([curl, "-sS", "--fail", upload.play_url], capture_output=True, timeout=60, check=True)
+    assert got.stdout == upload.film.read_bytes()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_chromium_plays_a_gibibyte_that_is_sent_at_8_mib_a_second(
+    browser: ChromiumBrowser, stack: Stack, film: Path, ffmpeg: str, tmp_path: Path
+) -> None:
+    """More than an hour, whose index has more than a block."""
+    large = tmp_path / "large.mp4"
+    repeats = -(-(1 << 30) // film.stat().st_size)
+    command = [ffmpeg, "-v", "error", "-nostdin", "-stream_loop", str(repeats), "-i", str(film), "-c", "copy"]
+    subprocess.run([*command, "-movflags", "+faststart", str(large)], check=True, timeout=300)
+    length = large.stat().st_size
+    assert length >= 1 << 30
+    upload = PacedUpload(stack.url, large, length / (8 << 20), "large.mp4")
+    time.sleep(max(0.0, 2.0 - upload.age))
+    browser.open_url(f"{stack.url}/livez")
+    browser.evaluate(PLAY_SCRIPT, upload.play_url.removeprefix(stack.url))
+    eventually(lambda: browser.evaluate(STATE_SCRIPT)["time"] > 0.5, description="a picture moves")
+    print(f"a picture moves {upload.age:.1f} s after the upload began")
+    assert upload.is_alive()
+    eventually(lambda: browser.evaluate(STATE_SCRIPT)["time"] > 60, 120)
+    assert upload.is_alive(), "a minute was played before the upload ended"
+    upload.finish()
+    browser.evaluate("document.getElementById('v').currentTime = 1800.5; return 0")
+    state = eventually(lambda: (found := browser.evaluate(STATE_SCRIPT))["time"] > 1801 and found, 20)
+    assert (state["error"], "error" in state["heard"]) == (None, False)
+    httpx.delete(f"{stack.url}/file/stream", params={"filename": "large.mp4"})
