@@ -27,7 +27,7 @@ class StreamSettings(StoreSettings, RedisSettings, AuthSettings):
     live_segments: int = Field(
         200_000,
         ge=1_000,
-        description="segments in the lists of all these streams; each takes about 500 bytes of memory",
+        description="segments in the lists of all these streams; each takes about 400 bytes of memory",
     )
     live_segment_cache_size: int = Field(
         64 * 1024**2, ge=1024**2, description="bytes: segments of streams that have not ended, kept in memory"

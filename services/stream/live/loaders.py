@@ -24,7 +24,7 @@ class StreamLoaders:
         hears_wake_ups: whether `on_wake_up` is called for each change as it happens.
         marks: see `SteadyMarks`.
         max_streams: streams in memory.
-        max_segments: segments in memory, of all streams together. One takes about 500 bytes.
+        max_segments: segments in memory, of all streams together. One takes about 400 bytes.
         max_waiting: requests of this process that wait.
         max_waiting_per_stream: the same of one stream.
         clock: seconds of a clock that is never set back.
