@@ -21,7 +21,7 @@ from services.common.live.wakeups import CHANNEL, WakeUp, encode_wake_up
 MAX_WAITING_EVENTS = 10_000
 """Events that wait while Redis is away; the oldest ones are dropped beyond."""
 MAX_WAITING_WAKE_UPS = 1_000
-RETRY_SECONDS = 1.0
+EVENT_RETRY_SECONDS = 1.0
 RECEIVED_INTERVAL_SECONDS = 1.0
 VIEWERS_TIMEOUT_SECONDS = 1.0
 LIVE_EVENT_TIMEOUT_SECONDS = 5.0
@@ -64,7 +64,7 @@ class _Lane:
                     is_away = True
                     if self._retries and len(self._waiting) < MAX_WAITING_EVENTS - 1:
                         self._waiting.appendleft(publication)
-                        await asyncio.sleep(RETRY_SECONDS)
+                        await asyncio.sleep(EVENT_RETRY_SECONDS)
                 except Exception:  # noqa: BLE001  # the next one may succeed
                     _log.exception("live event not published")
             self._idle.set()

@@ -35,7 +35,7 @@ from services.live.stream_limits import Extent, StreamLimits
 from services.live.stream_memory import StreamMemories
 from services.live.stream_writer import LiveStores, StreamWriter
 
-IDLE_SECONDS = 1.0
+READ_IDLE_SECONDS = 1.0
 """How long a read waits for bytes before what came is made durable."""
 BODY_STOP_SECONDS = 2.0
 """How long an endless body goes on at shutdown, until a fragment is complete."""
@@ -141,7 +141,7 @@ class LiveReceiver:
             if turn.begins:
                 await intake.begin_source()
             received = request.offset
-            while (piece := await body.read(IDLE_SECONDS)) is not None:
+            while (piece := await body.read(READ_IDLE_SECONDS)) is not None:
                 received += len(piece)
                 if request.length is not None and received > request.length:
                     raise BadRequest("the body exceeds Upload-Length")
@@ -169,7 +169,7 @@ class LiveReceiver:
         async with self._open(stream, "body", body, sid, anew=True) as (intake, _):
             await intake.begin_source()
             stop_at: float | None = None
-            while (piece := await body.read(IDLE_SECONDS)) is not None:
+            while (piece := await body.read(READ_IDLE_SECONDS)) is not None:
                 await self._feed(intake, piece)
                 if self._now() >= stream.new.token_expires_at:
                     raise invalid_token()

@@ -177,10 +177,11 @@ class Session:
     def _take(self, unit: InitSegment | Fragment, now: float) -> Cut:
         if isinstance(unit, InitSegment):
             cut = self._cutter.set_init(unit)
+            self._note_epochs(cut)  # of the one before: a fragment that was held may have begun it now
             self._new_init = unit.data if self._cutter.state.expected is None else b""
         else:
             cut = self._cutter.add(unit, now)
-        self._note_epochs(cut)
+            self._note_epochs(cut)
         held = self._cutter.held
         if held is not None and len(held.data) > MAX_UNIT_BYTES:
             raise UnsupportedMedia(f"a fragment without durations of more than {MAX_UNIT_BYTES} bytes")

@@ -295,7 +295,7 @@ COMMANDS: dict[str, tuple[dict[str, Any], str]] = {
     "token": ({"type": "token", "token": "a.b.c"}, "error"),
 }
 """Each command of AsyncAPI, as a client without a right for it sends it, and the reply; empty: none."""
-EVENTS = {"event", "fileChanged", "fileProgress", "filePlayable", "resync", "expiring"}
+EVENTS = {"event", "fileChanged", "fileProgress", "filePlayable", "liveChanged", "liveReceived", "resync", "expiring"}
 """Each event type of AsyncAPI: test_auth_sockets has the case of each that rights decide."""
 REPLIES = {"first", "pong", "subscribed", "unsubscribed", "tokenRenewed", "error"}
 

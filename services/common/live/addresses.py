@@ -22,10 +22,10 @@ TEMPLATES: dict[LiveKind, str] = {
 }
 """The labels of these addresses in logs and metrics."""
 
-_NUMBER = r"0|[1-9][0-9]{0,9}"
+_CANONICAL_NUMBER = r"0|[1-9][0-9]{0,9}"
 _ADDRESS = re.compile(
     rf"/live/(?P<id>[0-9a-z]{{8,64}})/(?:(?P<list>index|media)\.m3u8"
-    rf"|(?P<epoch>{_NUMBER})/(?:init\.mp4|(?P<number>{_NUMBER})\.m4s))",
+    rf"|(?P<epoch>{_CANONICAL_NUMBER})/(?:init\.mp4|(?P<number>{_CANONICAL_NUMBER})\.m4s))",
     re.ASCII,
 )
 

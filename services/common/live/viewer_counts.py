@@ -2,14 +2,14 @@
 
 A viewer is an address and a user agent that asked for a list or a segment within the last target durations. Replicas add hashes to
 sets that only estimate how many members they have (HyperLogLog), so that a viewer whose requests go to several replicas is counted
-once, and nothing that identifies anybody is stored. The salt of the hashes is forgotten after a day.
+once, and nothing that identifies a person is stored. The salt of the hashes is forgotten after a day.
 """
 
 import datetime as dt
 import hashlib
 
 VIEWER_TARGETS = 3
-"""Target durations for which somebody counts as a viewer after a request."""
+"""Target durations for which a viewer is counted after a request."""
 BUCKETS = 3
 """Sets that are counted together; a request is in the newest, which begins each VIEWER_TARGETS / (BUCKETS - 1) targets."""
 COUNT_LIFE_SECONDS = 30

@@ -21,7 +21,7 @@ from services.live.settings import MAX_GRACE_SECONDS, MAX_TARGET_SECONDS
 router = APIRouter(tags=["live"], route_class=JSONRoute)
 
 MAX_TITLE_LENGTH = 200
-MAX_WINDOW_SECONDS = 86400
+MAX_DEFAULT_WINDOW_SECONDS = 86400
 MAX_PAGE = 200
 ENDED_BY_REQUEST = "ended"
 
@@ -46,7 +46,7 @@ class StreamRequest(BaseModel):
     filename: str = Field(min_length=1, max_length=MAX_SEGMENT_BYTES, description="the name of its file")
     title: str = Field("", max_length=MAX_TITLE_LENGTH)
     window: int | None = Field(
-        None, ge=10, le=MAX_WINDOW_SECONDS, description="seconds that its list has by default; null: all of it"
+        None, ge=10, le=MAX_DEFAULT_WINDOW_SECONDS, description="seconds that its list has by default; null: all of it"
     )
     takeover: bool = Field(default=False, description="a second publisher replaces the first one; else it is refused")
     grace: float | None = Field(

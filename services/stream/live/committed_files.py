@@ -10,8 +10,8 @@ from services.common.aio.singleflight import SingleFlight
 from services.common.media import MediaInfo
 from services.common.store.live_store import LiveStream
 
-TTL_SECONDS = 1.0
-MAX_FILES = 1_000
+FILE_TTL_SECONDS = 1.0
+MAX_REMEMBERED_FILES = 1_000
 
 
 class FileFinder(Protocol):
@@ -46,9 +46,9 @@ class CommittedFiles:
                 found.append(await self._finder.find_file(stream))
                 return found[0]
 
-            known = _Lookup(SingleFlight(find), found, self._clock() + TTL_SECONDS)
+            known = _Lookup(SingleFlight(find), found, self._clock() + FILE_TTL_SECONDS)
             self._lookups[stream.new.id] = known
             self._lookups.move_to_end(stream.new.id)
-            while len(self._lookups) > MAX_FILES:
+            while len(self._lookups) > MAX_REMEMBERED_FILES:
                 self._lookups.popitem(last=False)
         return known.found[0] if known.found else await known.find()

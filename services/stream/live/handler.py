@@ -4,8 +4,8 @@ What is in memory and small is answered without a task (`fast_path`). A request 
 """
 
 import asyncio
+import gzip as gzip_format
 import logging
-import zlib
 from datetime import UTC, datetime
 
 from services.common.asgi import ClientDisconnected, Receive, Scope, Send
@@ -21,6 +21,7 @@ from services.common.live.multivariant import render_multivariant
 from services.common.live.reload import InvalidReload, Reload, decide, hold_seconds
 from services.common.server.connection_info import ConnectionInfo, connection_info
 from services.common.telemetry import metrics
+from services.stream.download import FIRST_BYTE_TIMEOUT_SECONDS
 from services.stream.live.list_requests import (
     ListRequest,
     list_cache_control,
@@ -29,7 +30,7 @@ from services.stream.live.list_requests import (
     parse_list_request,
 )
 from services.stream.live.loaders import StreamLoaders
-from services.stream.live.pieces import Piece, PieceReader
+from services.stream.live.pieces import WRITE_BYTES, Piece, PieceReader
 from services.stream.live.renderings import View
 from services.stream.live.stream_loader import StreamLoader
 from services.stream.live.viewers import ViewerCounter
@@ -37,10 +38,6 @@ from services.stream.request_headers import select_headers
 from services.stream.response_plan import ResponsePlan, plan_response
 from services.stream.response_sender import HIGH_WATER_BYTES, ClientStalled, ResponseSender, SendTimeoutMonitor
 
-FIRST_BYTE_TIMEOUT_SECONDS = 9.0
-"""For all that happens before an answer, so that every request is answered within 10 s."""
-CHUNK_BYTES = 256 * 1024
-_GZIP_WINDOW_BITS = 31
 _log = logging.getLogger("gridcast.stream.live")
 
 
@@ -52,7 +49,7 @@ class LiveHandler:
         pieces: reads segments.
         viewers: counts who asks.
         send_timeout: ends responses to clients that do not read.
-        cache_scope: `public` where everybody may read everything, else `private`.
+        cache_scope: `public` where all may read everything, else `private`.
 
     """
 
@@ -158,8 +155,7 @@ class LiveHandler:
         uri = media_uri(request, _link(scope))
         body = render_multivariant(loader.init, loader.playlist.segments, uri).encode("ascii")
         if gzip:
-            compressor = zlib.compressobj(6, zlib.DEFLATED, _GZIP_WINDOW_BITS)
-            body = compressor.compress(body) + compressor.flush()
+            body = gzip_format.compress(body, mtime=0)
         return body, self._list_headers(loader, Reload(), len(body), gzip=gzip)
 
     def _list_headers(
@@ -185,8 +181,8 @@ class LiveHandler:
         view = memoryview(body)
         with ResponseSender(receive, send, self._send_timeout, connection) as sender:
             await sender.send_head(ResponsePlan(200, headers, NO_HEADERS, ()))
-            for begin in range(0, len(body), CHUNK_BYTES):
-                await sender.send_chunk(view[begin : begin + CHUNK_BYTES])
+            for begin in range(0, len(body), WRITE_BYTES):
+                await sender.send_chunk(view[begin : begin + WRITE_BYTES])
                 await sender.drain()
             await sender.send_last_chunk(b"")
 

@@ -10,7 +10,7 @@ from services.common.live.playlist import SKIP_TARGETS
 from services.common.live.reload import InvalidReload, Reload, parse_reload
 from services.stream.inline_types import ATTACHMENT_POLICY
 
-MAX_WINDOW_SECONDS = 7 * 86_400
+LONGEST_WINDOW_SECONDS = 7 * 86_400
 LIST_MEDIA_TYPE = b"application/vnd.apple.mpegurl"
 
 _LIST_FIELDS: tuple[Field, ...] = (
@@ -44,8 +44,8 @@ def parse_list_request(query: bytes) -> ListRequest:
 
 
 def _parse_window(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 7) or int(text) > MAX_WINDOW_SECONDS:
-        raise BadRequest(f"window is not a number of seconds from 0, for the whole list, to {MAX_WINDOW_SECONDS}")
+    if not (text.isascii() and text.isdigit() and len(text) <= 7) or int(text) > LONGEST_WINDOW_SECONDS:
+        raise BadRequest(f"window is not a number of seconds from 0, for the whole list, to {LONGEST_WINDOW_SECONDS}")
     return int(text)
 
 

@@ -11,8 +11,8 @@ from services.common.errors import NotFound, ServiceUnavailable
 from services.common.live.wakeups import decode_wake_up
 from services.stream.live.stream_loader import SteadyMarks, StreamLoader, StreamReader
 
-IDLE_SECONDS = 60.0
-"""A stream that nobody has asked for so long is dropped from memory."""
+LOADER_IDLE_SECONDS = 60.0
+"""A stream that was not asked for in so long is dropped from memory."""
 SWEEP_SECONDS = 10.0
 
 
@@ -149,7 +149,7 @@ class StreamLoaders:
         return bool(loader.waiting) or loader.stream_id in self._opening
 
     def _make_room(self) -> None:
-        """Drop streams that nobody waits for, the longest unused first. Raises ServiceUnavailable where that is not enough."""
+        """Drop streams without requests that wait, the longest unused first. Raises ServiceUnavailable where that is not enough."""
         segments = sum(loader.segment_count for loader in self._loaders.values())
         for loader in list(self._loaders.values()):
             if len(self._loaders) < self._max_streams and segments < self._max_segments:
@@ -166,9 +166,9 @@ class StreamLoaders:
             self.drop_idle()
 
     def drop_idle(self) -> None:
-        """Drop the streams that nobody has asked for in IDLE_SECONDS."""
+        """Drop the streams that were not asked for in LOADER_IDLE_SECONDS."""
         for loader in list(self._loaders.values()):
-            if self._clock() - loader.used_at < IDLE_SECONDS:
+            if self._clock() - loader.used_at < LOADER_IDLE_SECONDS:
                 return  # they are in the order of their use
             if not self._is_in_use(loader):
                 self._drop(loader)

@@ -4,11 +4,11 @@ from typing import Any
 
 from services.common.live.addresses import INDEX_TEMPLATE, INIT_TEMPLATE, MEDIA_TEMPLATE, SEGMENT_TEMPLATE
 from services.common.web.openapi import openapi_problems
-from services.stream.live.list_requests import LIST_MEDIA_TYPE, MAX_WINDOW_SECONDS
+from services.stream.live.list_requests import LIST_MEDIA_TYPE, LONGEST_WINDOW_SECONDS
 
 _EXAMPLE_ID = "6f1d8c0a5b7e4f2390a1b2c3d4e5f607"
-_NUMBER = {"type": "integer", "minimum": 0}
-_ID = {
+_INDEX_SCHEMA = {"type": "integer", "minimum": 0}
+_STREAM_PARAMETER = {
     "name": "id",
     "in": "path",
     "required": True,
@@ -16,28 +16,28 @@ _ID = {
     "schema": {"type": "string", "pattern": "^[0-9a-z]{8,64}$"},
     "example": _EXAMPLE_ID,
 }
-_EPOCH = {
+_EPOCH_PARAMETER = {
     "name": "epoch",
     "in": "path",
     "required": True,
     "description": "number of the sender without a break",
-    "schema": _NUMBER,
+    "schema": _INDEX_SCHEMA,
     "example": 0,
 }
-_SEGMENT = {
+_SEGMENT_PARAMETER = {
     "name": "number",
     "in": "path",
     "required": True,
     "description": "media sequence number",
-    "schema": _NUMBER,
+    "schema": _INDEX_SCHEMA,
     "example": 0,
 }
-_WINDOW = {
+_WINDOW_PARAMETER = {
     "name": "window",
     "in": "query",
     "required": False,
     "description": "seconds of a sliding list; 0: the whole list",
-    "schema": {"type": "integer", "minimum": 0, "maximum": MAX_WINDOW_SECONDS},
+    "schema": {"type": "integer", "minimum": 0, "maximum": LONGEST_WINDOW_SECONDS},
 }
 _DIRECTIVES = [
     {
@@ -45,14 +45,14 @@ _DIRECTIVES = [
         "in": "query",
         "required": False,
         "description": "holds the request until this segment is there, for 8 s at most",
-        "schema": _NUMBER,
+        "schema": _INDEX_SCHEMA,
     },
     {
         "name": "_HLS_part",
         "in": "query",
         "required": False,
         "description": "waits for the segment of `_HLS_msn`: there are no partial segments",
-        "schema": _NUMBER,
+        "schema": _INDEX_SCHEMA,
     },
     {
         "name": "_HLS_skip",
@@ -68,11 +68,13 @@ def add_live_paths(paths: dict[str, Any]) -> None:
     """Add GET and HEAD of lists, initialisation segments and segments to the paths of an OpenAPI document."""
     text = {LIST_MEDIA_TYPE.decode("ascii"): {"schema": {"type": "string"}}}
     video = {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}
-    _add(paths, INDEX_TEMPLATE, "live_index", "The variant of a live stream (RFC 8216)", [_ID, _WINDOW], text)
-    parameters = [_ID, _WINDOW, *_DIRECTIVES]
+    stream, epoch, window = _STREAM_PARAMETER, _EPOCH_PARAMETER, _WINDOW_PARAMETER
+    _add(paths, INDEX_TEMPLATE, "live_index", "The variant of a live stream (RFC 8216)", [stream, window], text)
+    parameters = [stream, window, *_DIRECTIVES]
     _add(paths, MEDIA_TEMPLATE, "live_media", "The segments of a live stream (RFC 8216)", parameters, text)
-    _add(paths, INIT_TEMPLATE, "live_init", "The initialisation segment of an epoch", [_ID, _EPOCH], video)
-    _add(paths, SEGMENT_TEMPLATE, "live_segment", "One segment; it never changes", [_ID, _EPOCH, _SEGMENT], video)
+    _add(paths, INIT_TEMPLATE, "live_init", "The initialisation segment of an epoch", [stream, epoch], video)
+    parameters = [stream, epoch, _SEGMENT_PARAMETER]
+    _add(paths, SEGMENT_TEMPLATE, "live_segment", "One segment; it never changes", parameters, video)
 
 
 def _add(

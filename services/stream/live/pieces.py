@@ -24,7 +24,7 @@ from services.stream.response_plan import Representation, ResponsePlan
 
 PIECE_MEDIA_TYPE = "video/mp4"
 MAX_AGE_SECONDS = 31_536_000
-CHUNK_BYTES = 256 * 1024
+WRITE_BYTES = 256 * 1024
 """Bytes of one write, about a block: the transport has room again before the next."""
 
 _log = logging.getLogger("gridcast.stream.live")
@@ -45,8 +45,8 @@ class Piece:
             if isinstance(item, bytes):
                 yield item
                 continue
-            for begin in range(item.first, item.last + 1, CHUNK_BYTES):
-                yield view[begin : min(begin + CHUNK_BYTES, item.last + 1)]
+            for begin in range(item.first, item.last + 1, WRITE_BYTES):
+                yield view[begin : min(begin + WRITE_BYTES, item.last + 1)]
 
 
 class PieceReader:
@@ -56,7 +56,7 @@ class PieceReader:
         segments: those of streams that are not committed.
         blocks: those of files.
         files: finds the file that a stream has become.
-        cache_scope: `public` where everybody may read everything, else `private`.
+        cache_scope: `public` where all may read everything, else `private`.
 
     """
 

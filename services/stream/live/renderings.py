@@ -1,7 +1,7 @@
 """The texts of one stream's list: each is made once for all who ask for the same before the next segment comes."""
 
 import asyncio
-import zlib
+import gzip as gzip_format
 from typing import NamedTuple
 
 from services.common.aio.singleflight import SingleFlight
@@ -11,7 +11,6 @@ MAX_KEPT_BYTES = 1 << 20
 """Bytes of the texts of one stream. Beyond it the oldest is made again; the newest is kept however long it is."""
 HEAVY_SEGMENTS = 1_000
 """A whole list of more segments whose addresses have a link is made in a thread: 43,200 of them are 18 MB of text."""
-_GZIP_WINDOW_BITS = 31
 _GZIP_LEVEL = 1
 """Of texts that are not kept compressed: deltas and windows are short, and addresses with a link repeat themselves."""
 
@@ -97,5 +96,4 @@ def _encode(text: str, link: str, *, gzip: bool) -> bytes:
     body = with_link(text, link).encode("ascii")
     if not gzip:
         return body
-    compressor = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP_WINDOW_BITS)
-    return compressor.compress(body) + compressor.flush()
+    return gzip_format.compress(body, _GZIP_LEVEL, mtime=0)

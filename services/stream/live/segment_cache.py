@@ -9,11 +9,11 @@ from services.common.errors import ServiceUnavailable
 from services.common.live.segments import Segment
 from services.common.store.growing_files import MAX_DURABLE_READ_BYTES, DurableBytes
 from services.common.telemetry import metrics
+from services.stream.block_cache import ENTRY_OVERHEAD_BYTES
 
 MAX_CONCURRENT_READS = 4
 READ_TIMEOUT_SECONDS = 8.0
 """For waiting for a turn and for the store together."""
-ENTRY_OVERHEAD_BYTES = 512
 
 _LOOKUPS = metrics.CACHE_LOOKUPS.counts
 _HIT, _MISS = ("segment", "hit"), ("segment", "miss")

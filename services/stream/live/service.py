@@ -19,7 +19,7 @@ from services.stream.settings import StreamSettings
 
 
 class LiveService:
-    """All that lives as long as the application. `is_open`: everybody may read everything, so responses may be shared."""
+    """All that lives as long as the application. `is_open`: all may read everything, so responses may be shared."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class LiveService:
         metrics.LIVE_SEGMENT_CACHE_BYTES.set_function(lambda: segments.size_bytes)
 
     def start(self) -> None:
-        """Begin to hear wake-ups, to count viewers, and to drop streams that nobody watches."""
+        """Begin to hear wake-ups, to count viewers, and to drop streams without viewers."""
         self._wake_ups.start()  # without Redis the store is asked more often
         self.loaders.start()
         self._viewers.start()

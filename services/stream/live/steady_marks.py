@@ -13,7 +13,7 @@ LOOK_UP_TIMEOUT_SECONDS = 0.2
 """A list does not wait longer for it."""
 
 
-class Redis(Protocol):
+class CommandRunner(Protocol):
     """The part of the client that marks need. Raises ServiceUnavailable."""
 
     async def execute(self, *command: RedisArgument) -> RedisReply:
@@ -23,7 +23,7 @@ class Redis(Protocol):
 class RedisSteadyMarks:
     """Marks in Redis. While it is away there are none, and each replica finds out for itself."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: CommandRunner) -> None:
         self._redis = redis
         self._writes: set[asyncio.Task[None]] = set()
 

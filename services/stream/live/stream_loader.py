@@ -267,7 +267,7 @@ class StreamLoader:
             self._fail_waiters(_not_found)
         except ServiceUnavailable as error:
             _log.warning("live stream %s: %s", self.stream_id, error.detail)
-        except Exception:  # noqa: BLE001  # nobody else would see it
+        except Exception:  # noqa: BLE001  # no caller would see it
             _log.exception("live stream %s: cannot be loaded", self.stream_id)
 
     async def _read_until_current(self) -> None:
@@ -350,7 +350,7 @@ class StreamLoader:
 
 
 def _kind(stream: LiveStream) -> Kind:
-    """Return the type of a list that nobody has seen yet here; another replica may have shown it as long as it was live."""
+    """Return the type of a list that was not shown yet here; another replica may have shown it as long as it was live."""
     if stream.state != "ended" or stream.ended_at is None:
         return "event"
     return "vod" if (datetime.now(UTC) - stream.ended_at).total_seconds() > VOD_AFTER_SECONDS else "event"

@@ -27,7 +27,7 @@ COUNT_VIEWERS = LuaScript.load("services.stream", "count_viewers")
 _log = logging.getLogger("gridcast.stream.live")
 
 
-class Redis(Protocol):
+class ScriptRunner(Protocol):
     """The part of the client that counting needs. Raises ServiceUnavailable."""
 
     async def execute(self, *command: RedisArgument) -> RedisReply:
@@ -46,18 +46,21 @@ class Publish(Protocol):
 
 @dataclass(slots=True)
 class _Audience:
-    """Who asked for something of a stream since the last count. `quiet` counts how often nobody did while nobody watched."""
+    """Who asked for something of a stream since the last count. `is_unpublished`: the last
+    count is another one than the published one. `quiet` counts how often there was no request and no viewer.
+    """
 
     target: int
     seen: set[tuple[str, str]] = field(default_factory=set)
     viewers: int = 0
     quiet: int = 0
+    is_unpublished: bool = False
 
 
 class ViewerCounter:
     """Counts viewers. `clock` returns the Unix time in seconds, in step with the other replicas to a few seconds."""
 
-    def __init__(self, redis: Redis, publish: Publish, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, redis: ScriptRunner, publish: Publish, clock: Callable[[], float] = time.time) -> None:
         self._redis = redis
         self._publish = publish
         self._clock = clock
@@ -74,7 +77,7 @@ class ViewerCounter:
         await cancel_and_wait(self._task)
 
     def add(self, stream_id: str, target: int, address: str, agent: str) -> None:
-        """Note that somebody asked for a list or a segment of a stream."""
+        """Note a request for a list or a segment of a stream."""
         audience = self._audiences.get(stream_id)
         if audience is None:
             audience = self._audiences[stream_id] = _Audience(target)
@@ -95,16 +98,15 @@ class ViewerCounter:
                 _log.exception("viewers of live streams cannot be counted")
 
     async def count(self) -> None:
-        """Count the viewers of all streams. Without Redis nobody is counted, and what was seen is forgotten."""
+        """Count the viewers of all streams. Without Redis there is no count, and what was seen is forgotten."""
         for stream_id, audience in list(self._audiences.items()):
             seen, audience.seen = audience.seen, set()
             try:
                 await self._count(stream_id, audience, seen)
             except GridcastError as error:
-                audience.viewers = 0
+                audience.viewers, audience.is_unpublished = 0, False
                 _log.debug("viewers of live stream %s: %s", stream_id, error.detail)
-            # Two counts, because another replica may hold the turn to publish that nobody is left.
-            audience.quiet = 0 if seen or audience.viewers else audience.quiet + 1
+            audience.quiet = 0 if seen or audience.viewers or audience.is_unpublished else audience.quiet + 1
             if audience.quiet > 2 and not audience.seen:
                 del self._audiences[stream_id]
 
@@ -120,8 +122,8 @@ class ViewerCounter:
             round(COUNT_SECONDS * 1000),
             *(viewer_counts.hash_viewer(salt, address, agent) for address, agent in seen),
         ]
-        viewers, is_ours = await self._redis.eval(COUNT_VIEWERS, keys, args)
-        audience.viewers = int(viewers)
+        viewers, is_ours, is_published = await self._redis.eval(COUNT_VIEWERS, keys, args)
+        audience.viewers, audience.is_unpublished = int(viewers), not is_published
         if is_ours:
             data = {"id": stream_id, "viewers": audience.viewers}
             await self._publish(f"live/{stream_id}", VIEWERS_EVENT, data, conflation_key=True)

@@ -1,7 +1,8 @@
 -- Counts the viewers of a live stream over all replicas, and says whether the caller shall publish the number.
 -- KEYS: the number that was published last, the turn to publish, then the sets of the last while, the newest first
 -- ARGV: seconds for which a set is kept, seconds for which the number is kept, milliseconds of a turn, then hashes of viewers
--- Returns the number of viewers, and 1 where it is another one than the published one and nobody else has published within a turn.
+-- Returns the number of viewers; 1 where the caller has the turn to publish it, because it is another one than the published one; and
+-- 1 where it is published then.
 local keys = {}
 for index = 3, #KEYS do
   keys[#keys + 1] = KEYS[index]
@@ -18,10 +19,10 @@ if viewers == published then
   if viewers > 0 then
     redis.call('EXPIRE', KEYS[1], ARGV[2])
   end
-  return {viewers, 0}
+  return {viewers, 0, 1}
 end
 if not redis.call('SET', KEYS[2], '1', 'NX', 'PX', ARGV[3]) then
-  return {viewers, 0}
+  return {viewers, 0, 0}
 end
 redis.call('SET', KEYS[1], viewers, 'EX', ARGV[2])
-return {viewers, 1}
+return {viewers, 1, 1}

@@ -173,6 +173,19 @@ def test_bytes_that_were_acknowledged_stay_so_where_the_next_ones_are_refused() 
     stored.restart()
 
 
+def test_an_init_behind_a_held_fragment_is_pending_although_that_one_begins_an_epoch_now() -> None:
+    other = init().replace(b"iso6mp41", b"iso6dash")
+    sent = init() + fragment(0, 0.2, durations=False) + other + fragment(0.2, 0.2, key=False) + fragment(0.4, 1)
+    whole, parts = Stored(), Stored()
+    whole.feed(sent)
+    middle = len(sent) - len(fragment(0.4, 1)) - 10
+    parts.feed(sent[:middle])
+    parts.restart()
+    parts.feed(sent[middle:])
+    assert parts.outcome() == whole.outcome()
+    assert len(parts.epochs) == 2
+
+
 def test_another_description_is_named() -> None:
     stored = Stored()
     stored.feed(init() + fragment(0, 1))

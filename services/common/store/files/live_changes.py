@@ -58,7 +58,7 @@ def create_stream(transaction: Transaction, stream: NewStream, upload_id: Upload
             reason='""',
             publisher='""',
             fencing_token=0,
-            step=0,
+            step=-1,
             position=live_rows.encode_position(LivePosition(BLOCK_SIZE)),
             last_segment=-1,
             epoch_count=0,

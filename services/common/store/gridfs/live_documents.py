@@ -61,7 +61,7 @@ def new_stream(stream: NewStream, file_id: ObjectId, identity: ObjectId) -> list
         "publisher": "",
         "revision": None,
         "fence": 0,
-        "step": 0,
+        "step": -1,
         "position": _encode_position(LivePosition(BLOCK_SIZE)),
         "epochs": 0,
         "pending": b"",

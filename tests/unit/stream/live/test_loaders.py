@@ -6,7 +6,7 @@ import pytest
 
 from services.common.errors import NotFound, ServiceUnavailable
 from services.common.live.wakeups import WakeUp, encode_wake_up
-from services.stream.live.loaders import IDLE_SECONDS, StreamLoaders
+from services.stream.live.loaders import LOADER_IDLE_SECONDS, StreamLoaders
 from tests.support.waiting import eventually_async
 from tests.unit.stream.live.live_streams import STREAM_ID, Clock, NoMarks, Streams
 
@@ -37,7 +37,7 @@ async def test_a_stream_is_loaded_once_and_dropped_when_nobody_asks() -> None:
     assert first is second
     assert streams.questions == 1
     assert loaders.get(STREAM_ID) is first
-    clock.now += IDLE_SECONDS - 1
+    clock.now += LOADER_IDLE_SECONDS - 1
     loaders.drop_idle()
     assert loaders.stream_count == 1
     clock.now += 2
@@ -80,7 +80,7 @@ async def test_streams_that_are_waited_for_are_not_dropped() -> None:
     with loaders.park(loader):
         wait = asyncio.create_task(loader.wait_for(5, 10, lambda: False))
         await eventually_async(lambda: loader.waiting == 1)
-        clock.now += 2 * IDLE_SECONDS
+        clock.now += 2 * LOADER_IDLE_SECONDS
         loaders.drop_idle()
         assert loaders.stream_count == 1
         with pytest.raises(ServiceUnavailable, match="too many live streams"):

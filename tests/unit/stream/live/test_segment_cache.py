@@ -10,8 +10,9 @@ from services.common.live.segments import Segment
 from services.common.media import MediaInfo
 from services.common.store.growing_files import MAX_DURABLE_READ_BYTES, DurableBytes
 from services.common.store.live_store import LiveStream
-from services.stream.live.committed_files import TTL_SECONDS, CommittedFiles
-from services.stream.live.segment_cache import ENTRY_OVERHEAD_BYTES, MAX_CONCURRENT_READS, SegmentCache
+from services.stream.block_cache import ENTRY_OVERHEAD_BYTES
+from services.stream.live.committed_files import FILE_TTL_SECONDS, CommittedFiles
+from services.stream.live.segment_cache import MAX_CONCURRENT_READS, SegmentCache
 from tests.unit.stream.live.live_streams import Clock, Streams
 
 pytestmark = pytest.mark.anyio
@@ -120,8 +121,8 @@ async def test_committed_files_are_looked_up_once_a_second() -> None:
     assert streams.stream is not None
     stream = streams.stream
     assert await asyncio.gather(*(files.find(stream) for _ in range(50))) == [info] * 50
-    clock.now += TTL_SECONDS / 2
+    clock.now += FILE_TTL_SECONDS / 2
     assert await files.find(stream) is info
-    clock.now += TTL_SECONDS
+    clock.now += FILE_TTL_SECONDS
     assert await files.find(stream) is None
     assert not answers
