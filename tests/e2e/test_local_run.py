@@ -341,6 +341,7 @@ def test_the_ingest_is_restarted_with_its_key(tmp_path: Path, run_marker_env: di
     require_program("ffmpeg", "ffmpeg")
     (port,) = free_ports(1)
     with run_stack(tmp_path / "data", "--ingest", env={**run_marker_env, "INGEST_RTMP_PORT": str(port)}) as stack:
+        eventually(lambda: "ingest" in stack.urls, 30.0, "it is ready; the address of the gateway is printed before")
         key = (tmp_path / "data/ingest_key").read_text("ascii")
         assert stack.urls["ingest"] == f"rtmp://127.0.0.1:{port}/live/{key}"
         before = stack.pids["ingest"]

@@ -25,6 +25,8 @@ from tests.support.waiting import eventually
 
 KEY = "0123456789abcdefABCD"
 SECONDS = 7
+GRACE = "6"
+"""Longer than a sender needs to come back, and ffmpeg to know its tracks."""
 PICTURE = ("-f", "lavfi", "-i", "testsrc2=size=160x90:rate=25")
 SOUND = ("-f", "lavfi", "-i", "sine=440:sample_rate=48000")
 # Key frames are further apart than a segment is long, as OBS has them by default.
@@ -40,7 +42,7 @@ class Ingest:
         self.ports = dict(zip(("RTMP", "SRT", "TS", "WEBM"), free_ports(4), strict=True))
         ports = {f"INGEST_{name}_PORT": str(port) for name, port in self.ports.items()}
         self._log = folder / "ingest.log"
-        environment = {**os.environ, **ports, "INGEST_URL": url, "INGEST_KEY": KEY, "INGEST_GRACE": "2"}
+        environment = {**os.environ, **ports, "INGEST_URL": url, "INGEST_KEY": KEY, "INGEST_GRACE": GRACE}
         environment |= {"INGEST_FOLDER": "ingest", "INGEST_HEARTBEAT": str(folder / "alive")}
         with self._log.open("wb") as log:
             command = die_with_parent_command([sys.executable, "-m", "deploy.ingest"])
