@@ -29,7 +29,7 @@ export function share(file) {
 
 /** Without a token there is nothing that a link would add. */
 function withoutToken(file) {
-  const text = "You use this server without a token, so whoever can reach it can open this address.";
+  const text = "You use this server without a token, so everyone who can reach it can open this address.";
   return [el("p", { class: "soft", text }), addressLine(pathAddress(file))];
 }
 
@@ -43,7 +43,7 @@ function withToken(file) {
   const form = el(
     "form",
     { class: "dialog-form" },
-    el("p", { class: "soft", text: "Whoever has the link can see and download this file until it ends or is revoked, without a token." }),
+    el("p", { class: "soft", text: "Everyone with the link can see and download this file until it ends or is revoked, without a token." }),
     el("div", { class: "share-form" }, el("label", { class: "field" }, el("span", { text: "Valid for" }), life), act),
     el("label", { class: "inline small" }, follow, "Also for later versions of this file"),
   );
