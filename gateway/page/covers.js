@@ -143,7 +143,7 @@ const viewOf = (bytes) => new DataView(bytes.buffer, bytes.byteOffset, bytes.byt
 const text = (bytes, at, length) => latin.decode(bytes.subarray(at, at + length));
 const synchsafe = (bytes, at) => ((bytes[at] & 0x7f) << 21) | ((bytes[at + 1] & 0x7f) << 14) | ((bytes[at + 2] & 0x7f) << 7) | (bytes[at + 3] & 0x7f);
 
-/** Take away the zero after each 0xff, which was put there for decoders without tags. */
+/** Take away the zero after each 0xff, which was put there for decoders without support for tags. */
 function resynchronised(bytes) {
   const found = new Uint8Array(bytes.length);
   let length = 0;

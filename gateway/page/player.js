@@ -13,7 +13,7 @@ const SPEEDS = [0.5, 0.75, 1, 1.25, 1.5, 1.75, 2];
 const STEP = 5; // seconds
 const TEXT_BYTES = 256 * 1024;
 const PDF_BYTES = 64 * 1024 * 1024; // read as a whole
-const RENEWAL_INTERVAL = 10_000; // milliseconds: a link that was renewed and is refused again is no longer renewed
+const MIN_RENEWAL_INTERVAL = 10_000; // milliseconds: a link that was renewed and is refused again is no longer renewed
 
 export class Player {
   #file = null;
@@ -115,7 +115,7 @@ export class Player {
       // A link that ended while the machine slept: it goes on where it was.
       const at = media.currentTime || time;
       const wasPlaying = !media.paused;
-      if (performance.now() - renewed > RENEWAL_INTERVAL && (await renew()) && media === this.#media) {
+      if (performance.now() - renewed > MIN_RENEWAL_INTERVAL && (await renew()) && media === this.#media) {
         renewed = performance.now();
         time = at;
         media.load();

@@ -43,7 +43,7 @@ function withToken(file) {
   const form = el(
     "form",
     { class: "dialog-form" },
-    el("p", { class: "soft", text: "This link lets its holder see and download the file until it ends or is revoked, without a token." }),
+    el("p", { class: "soft", text: "Everyone with the link can see and download this file until it ends or is revoked, without a token." }),
     el("div", { class: "share-form" }, el("label", { class: "field" }, el("span", { text: "Valid for" }), life), act),
     el("label", { class: "inline small" }, follow, "Also for later versions of this file"),
   );

@@ -7,6 +7,7 @@ import { mayHaveCover } from "./covers.js";
 import { frameOf, smallCover } from "./frames.js";
 import { icon } from "./icons.js";
 import { pathOf } from "./router.js";
+import { share } from "./share_dialog.js";
 import { ACTIVE, asks, createUploadRow, updateUploadRow } from "./upload_row.js";
 
 const LISTED = 100; // rows of a queue that may be long
@@ -154,7 +155,12 @@ export class UploadPanel {
   #createRow(item) {
     const { upload, file } = item;
     const act = (work) => () => (work(), this.#show());
-    return createUploadRow(file, { pause: act(() => upload.pause()), resume: act(() => upload.resume()), retry: act(() => upload.resume()), share: act(() => copy(new URL(item.address, location.href).href, "Link that plays while the upload goes on")), cancel: act(() => this.#cancel(upload)) });
+    return createUploadRow(file, { pause: act(() => upload.pause()), resume: act(() => upload.resume()), retry: act(() => upload.resume()), share: act(() => this.#share(item)), cancel: act(() => this.#cancel(upload)) });
+  }
+
+  #share({ upload, address }) {
+    if (upload.state === "stored") share(upload.snapshot);
+    else void copy(new URL(address, location.href).href, "Link that plays while the upload goes on");
   }
 
   #keepBoth(upload, file) {
@@ -188,7 +194,7 @@ export class UploadPanel {
     }
   }
 
-  /** The server can play an upload before its end, for those who have its address. */
+  /** The server can play an upload before its end, for everyone with its address. */
   #playable({ filename, playable, address }) {
     const item = [...this.#items.values()].find(({ upload }) => upload.filename === filename && ACTIVE.includes(upload.state));
     if (!item || !playable || !address) return;

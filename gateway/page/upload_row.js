@@ -68,9 +68,9 @@ export function updateUploadRow(row, snapshot, { received, verifying, address, k
     }
   }
   const share = find("[data-act=share]");
-  share.hidden = !address || ![...ACTIVE, "paused"].includes(state);
-  setAttribute(share, "aria-label", `Copy a link that plays ${filename} already`);
-  share.title = "Copy a link that plays already";
+  share.hidden = state !== "stored" && (!address || ![...ACTIVE, "paused"].includes(state));
+  setAttribute(share, "aria-label", state === "stored" ? `Share ${filename}` : `Copy a link that plays ${filename} already`);
+  share.title = state === "stored" ? "Share" : "Copy a link that plays already";
   const has = Math.max(received, stored);
   const bar = find(".bar");
   bar.hidden = state === "stored" || state === "cancelled" || taken;

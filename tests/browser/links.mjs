@@ -35,6 +35,8 @@ const uploading = await open("#/files/links");
 await uploading.setInputFiles("#chosen", [join(folder, "clip.webm"), join(folder, "song.mp3")]);
 for (const name of ["clip.webm", "song.mp3"]) await row(uploading, name).locator(".thumb img").waitFor();
 seen.posters = await uploading.locator(".thumb img").evaluateAll((images) => images.map(({ src }) => new URL(src)).map(({ pathname, searchParams }) => [pathname, searchParams.has("link")]));
+await uploading.getByRole("button", { name: "Share clip.webm" }).click();
+seen.offered = await uploading.locator("#share-title").textContent();
 await put("other.mp3", "audio/mpeg");
 await put("other.flac", "audio/flac");
 await put("other.m4a", "audio/mp4");

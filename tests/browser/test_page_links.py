@@ -101,6 +101,7 @@ def test_downloads_and_new_tabs_have_links(seen: Any) -> None:
 
 
 def test_a_shared_link_works_without_a_token_until_it_is_revoked(seen: Any) -> None:
+    assert seen["offered"] == "Share “clip.webm”", "what was just stored can be shared from the queue"
     assert seen["copied"] is True
     assert seen["shared"] == 200
     assert seen["listed"] == ["picture.pngends in 60 min"]

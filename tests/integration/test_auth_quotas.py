@@ -144,6 +144,24 @@ def test_a_deferred_length(upload: httpx.Client) -> None:
     assert is_over_quota(put(upload, "deferred", "b", b"x"))
 
 
+def test_a_poster_counts(upload: httpx.Client) -> None:
+    """For the owner of the file, also where another subject sets it."""
+    gif = b"GIF89a" + bytes(MIB - 6)
+
+    def set_poster(subject: str, body: bytes) -> httpx.Response:
+        query = {"folder": "poster", "filename": "a"}
+        return upload.put("/file/poster", params=query, content=body, headers=by(subject))
+
+    assert put(upload, "poster", "a", bytes(QUOTA - MIB)).status_code == 201
+    assert set_poster("another", gif).status_code == 200
+    assert is_over_quota(put(upload, "poster", "b", b"x"))
+    assert put(upload, "another", "poster", bytes(QUOTA - MIB)).status_code == 201
+    assert upload.delete("/file/poster", params={"folder": "poster", "filename": "a"}, headers=by("poster")).is_success
+    assert put(upload, "poster", "b", b"x").status_code == 201
+    assert is_over_quota(set_poster("poster", gif))
+    assert set_poster("poster", gif[:-1]).status_code == 200
+
+
 def test_unfinished_uploads_and_parts(upload: httpx.Client) -> None:
     half = QUOTA // 2
     parts = []
