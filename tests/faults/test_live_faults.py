@@ -1,6 +1,6 @@
 """Databases that are slow, away or emptied while a stream is received: what is acknowledged is there afterwards."""
 
-import threading
+import concurrent.futures
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,15 +49,17 @@ def test_a_database_that_is_away_for_a_moment_loses_nothing(
     sent = init() + b"".join(FRAGMENTS)
     half = len(init() + b"".join(FRAGMENTS[:4]))
     assert client.patch(0, sent[:half]).status_code == 204
-    if fault == "paused":
-        dedicated_mongod.pause()
-        timer = threading.Timer(1.5, dedicated_mongod.resume)
-    else:
-        dedicated_mongod.kill()
-        timer = threading.Timer(0.5, dedicated_mongod.start)
-    timer.start()
-    answer = client.patch(half, sent[half:])
-    timer.join()
+    change, undo = {
+        "paused": (dedicated_mongod.pause, dedicated_mongod.resume),
+        "killed": (dedicated_mongod.kill, dedicated_mongod.start),
+    }[fault]
+    change()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        answering = pool.submit(client.patch, half, sent[half:])
+        with pytest.raises(TimeoutError):
+            answering.result(1)  # the publisher waits
+        undo()  # in this thread: a process that a thread has started ends with it
+        answer = answering.result()
     assert answer.status_code in {204, 503}
     send_rest(client, sent)
     assert read_file(library, client)[BLOCK_SIZE:] == media_of(sent)
