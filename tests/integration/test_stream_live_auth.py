@@ -15,7 +15,7 @@ from services.common.auth.signed_links import Link, LinkSigner
 from services.common.media import MediaName
 from tests.support.databases import ServerProcess, storage_env
 from tests.support.hls_rules import apply_delta, check_playlist
-from tests.support.live_replicas import live_writer
+from tests.support.live_replicas import live_writer, prepare_store
 from tests.support.live_writer import LiveWriter
 from tests.support.processes import ServiceProcess, StartService, run_service
 from tests.support.tokens import AUTH_ENV, SECRET, authorized
@@ -40,6 +40,7 @@ def services(
     tmp_path_factory: pytest.TempPathFactory, mongod: ServerProcess, redis_server: ServerProcess
 ) -> Iterator[Services]:
     logs = tmp_path_factory.mktemp("live_auth")
+    prepare_store(mongod, DATABASE)
     env = storage_env(mongod, redis_server.url, DATABASE, **AUTH_ENV)
     with run_service("services.upload", logs, env) as upload, run_service("services.stream", logs, env) as stream:
         yield Services(upload, stream)
