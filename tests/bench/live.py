@@ -92,8 +92,9 @@ async def measure(folder: Path, segments: int) -> list[Measurement]:
                     figures = statistics.quantiles((row[column] * 1000 for row in times), n=100)
                     measurement.add(contender, figures[cut - 1])
             viewers += [await Viewer.connect(service) for _ in range(999)]
-            await one_segment(writer, viewers)
-            before = anonymous_memory(service.pid)
+            before = anonymous_memory(
+                service.pid
+            )  # with their connections, and before anything was freed that could be used again
             for viewer in viewers:
                 viewer.ask(f"{writer.path}/media.m3u8?_HLS_msn={len(writer.segments)}")
             await asyncio.sleep(1)

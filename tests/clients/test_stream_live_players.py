@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.chromium import ChromiumBrowser, run_chromium
 from tests.support.databases import ServerProcess, storage_env
-from tests.support.live_replicas import live_writer
+from tests.support.live_replicas import live_writer, prepare_store
 from tests.support.live_writer import LiveWriter
 from tests.support.npm import NpmUnavailable, install_packages
 from tests.support.processes import ServiceProcess, run_service
@@ -29,6 +29,7 @@ FRAMES = 300
 def service(
     tmp_path_factory: pytest.TempPathFactory, mongod: ServerProcess, redis_server: ServerProcess
 ) -> Iterator[ServiceProcess]:
+    prepare_store(mongod, DATABASE)
     env = storage_env(mongod, redis_server.url, DATABASE)
     with run_service("services.stream", tmp_path_factory.mktemp("live_players"), env) as service:
         yield service

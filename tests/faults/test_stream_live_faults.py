@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.databases import ServerProcess, needs_server, storage_env
 from tests.support.hls_rules import check_playlist, check_reload
-from tests.support.live_replicas import live_writer
+from tests.support.live_replicas import live_writer, prepare_store
 from tests.support.live_writer import LiveWriter
 from tests.support.processes import StartService, run_service
 from tests.support.waiting import eventually_async
@@ -18,6 +18,12 @@ from tests.support.waiting import eventually_async
 pytestmark = pytest.mark.anyio
 
 DATABASE = "test_stream_live_faults"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prepared(mongod: ServerProcess) -> None:
+    """The services of this module find their tables."""
+    prepare_store(mongod, DATABASE)
 
 
 async def is_listed(url: str, writer: LiveWriter) -> bool:

@@ -21,7 +21,7 @@ from services.common.store.timings import StoreTimings
 from tests.support.databases import ServerProcess, storage_env
 from tests.support.fragmented_mp4 import fragment
 from tests.support.hls_rules import apply_delta, check_playlist, check_reload
-from tests.support.live_replicas import store_settings
+from tests.support.live_replicas import prepare_store, store_settings
 from tests.support.live_writer import LiveWriter
 from tests.support.opened_stores import opened_store
 from tests.support.processes import ServiceProcess, run_service
@@ -45,6 +45,7 @@ def replicas(
     tmp_path_factory: pytest.TempPathFactory, mongod: ServerProcess, redis_server: ServerProcess
 ) -> Iterator[Replicas]:
     logs = tmp_path_factory.mktemp("live")
+    prepare_store(mongod, DATABASE)
     env = storage_env(mongod, redis_server.url, DATABASE)
     with run_service("services.stream", logs, env) as one, run_service("services.stream", logs, env) as two:
         yield Replicas(one, two)

@@ -1,7 +1,9 @@
 """Who may watch a live stream: tokens by folder, links of the kind `live` that the list writes into its addresses."""
 
+import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 
 import httpx
@@ -13,9 +15,9 @@ from services.common.auth.signed_links import Link, LinkSigner
 from services.common.media import MediaName
 from tests.support.databases import ServerProcess, storage_env
 from tests.support.hls_rules import apply_delta, check_playlist
-from tests.support.live_replicas import live_writer
+from tests.support.live_replicas import live_writer, prepare_store
 from tests.support.live_writer import LiveWriter
-from tests.support.processes import ServiceProcess, run_service
+from tests.support.processes import ServiceProcess, StartService, run_service
 from tests.support.tokens import AUTH_ENV, SECRET, authorized
 from tests.support.waiting import eventually_async
 
@@ -38,6 +40,7 @@ def services(
     tmp_path_factory: pytest.TempPathFactory, mongod: ServerProcess, redis_server: ServerProcess
 ) -> Iterator[Services]:
     logs = tmp_path_factory.mktemp("live_auth")
+    prepare_store(mongod, DATABASE)
     env = storage_env(mongod, redis_server.url, DATABASE, **AUTH_ENV)
     with run_service("services.upload", logs, env) as upload, run_service("services.stream", logs, env) as stream:
         yield Services(upload, stream)
@@ -55,6 +58,17 @@ async def writer(mongod: ServerProcess, redis_server: ServerProcess) -> AsyncIte
     async with live_writer(mongod, redis_server.url, DATABASE, folder="team/a") as writer:
         await writer.add_segments(8)
         yield writer
+
+
+async def eventually(check: Callable[[], Awaitable[bool]]) -> None:
+    """Wait for a service that may not listen yet."""
+
+    async def succeeds() -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            return await check()
+        return False
+
+    await eventually_async(succeeds)
 
 
 async def make_link(services: Services, scope: str, **options: str) -> httpx.Response:
@@ -151,6 +165,30 @@ async def test_who_may_make_a_link(services: Services, writer: LiveWriter) -> No
     async with httpx.AsyncClient(base_url=services.upload.url, timeout=20) as client:
         made = await client.post("/file/link", json=body, headers=authorized("link read"))
     assert made.status_code == 400
+
+
+async def test_the_gateway_holds_reloads_too_and_logs_no_link(
+    services: Services, start_service: StartService, writer: LiveWriter
+) -> None:
+    urls = {"GRIDCAST_UPLOAD_URLS": services.upload.url, "GRIDCAST_STREAM_URLS": services.stream.url}
+    gateway = start_service("gateway", ready=False, GRIDCAST_AUTH="hs256", **urls)
+    link = await link_of(services, writer)
+    async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as http:
+
+        async def is_listed() -> bool:
+            return (await http.get(f"{writer.path}/index.m3u8?link={link}")).status_code == 200
+
+        await eventually(is_listed)
+        held = asyncio.create_task(http.get(f"{writer.path}/media.m3u8?_HLS_msn=8&link={link}"))
+        await writer.add_segments(1)
+        answer = await held
+        assert len(check_playlist(answer.text).entries) == 9
+        assert answer.headers["content-encoding"] == "gzip"
+        piece = await http.get(f"{writer.path}/0/8.m4s?link={link}", headers={"range": "bytes=0-9"})
+        assert (piece.status_code, len(piece.content)) == (206, 10)
+        assert "immutable" in piece.headers["cache-control"]
+    assert link not in gateway.log
+    assert link not in services.stream.log
 
 
 async def test_a_revoked_link_ends_what_it_waits_for(

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.databases import ServerProcess, storage_env
 from tests.support.hls_rules import check_playlist
-from tests.support.live_replicas import live_writer
+from tests.support.live_replicas import live_writer, prepare_store
 from tests.support.live_writer import LiveWriter
 from tests.support.process_stats import anonymous_memory
 from tests.support.processes import ServiceProcess, run_service
@@ -39,6 +39,7 @@ def services(
     tmp_path_factory: pytest.TempPathFactory, mongod: ServerProcess, redis_server: ServerProcess
 ) -> Iterator[Services]:
     logs = tmp_path_factory.mktemp("live_bounds")
+    prepare_store(mongod, DATABASE)
     env = storage_env(mongod, redis_server.url, DATABASE, GRIDCAST_SEND_TIMEOUT="2", GRIDCAST_LOG_LEVEL="info")
     small = {"GRIDCAST_LIVE_WAITING": "5", "GRIDCAST_LIVE_WAITING_PER_STREAM": "3", "GRIDCAST_LIVE_STREAMS": "2"}
     with (

@@ -1,5 +1,6 @@
 """What tests of live streams at running stream services share: the store of a service, opened beside it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -16,6 +17,16 @@ def store_settings(mongod: ServerProcess, database: str) -> StoreSettings:
     if isinstance(mongod, FilesFolder):
         return StoreSettings(store="files", files_dir=str(mongod.data_dir / database))
     return StoreSettings(mongodb_uri=mongod.url, mongodb_database=database)
+
+
+def prepare_store(mongod: ServerProcess, database: str) -> None:
+    """Make the tables or indexes that a stream service finds when it starts."""
+
+    async def prepare() -> None:
+        async with opened_store(store_settings(mongod, database), StoreTimings()):
+            pass
+
+    asyncio.run(prepare())
 
 
 @asynccontextmanager

@@ -117,7 +117,10 @@ class LiveHandler:
                 if not loader.playlist.is_listable:
                     await _ask_again(loader)  # who heard that the stream has begun may be faster than the wake-up
                 if not loader.playlist.is_listable:
-                    raise NotFound("the stream is not long enough yet to be listed")
+                    ended = loader.stream.state == "ended"
+                    raise NotFound(
+                        f"the stream {'has ended without a segment' if ended else 'is too short yet to be listed'}"
+                    )
                 if address.kind == "index":
                     body, headers = self._multivariant(scope, loader, request, gzip=gzip)
                 else:
