@@ -69,10 +69,10 @@ _TABLE: dict[str, dict[str, str]] = {
     # For senders that cannot set Authorization. `services.common.http.secret_paths` keeps the token out of logs.
     "/live/{id}/key/{token}/media": {"POST": LIVE, "PUT": LIVE},
     "/live/{id}/key/{token}/media/{name}": {"POST": LIVE, "PUT": LIVE, "DELETE": LIVE},
-    "/live/{id}/index.m3u8": {"GET": STREAM},
-    "/live/{id}/media.m3u8": {"GET": STREAM},
-    "/live/{id}/{epoch}/init.mp4": {"GET": STREAM},
-    "/live/{id}/{epoch}/{number}.m4s": {"GET": STREAM},
+    "/live/{id}/index.m3u8": {"GET": STREAM, "HEAD": STREAM},
+    "/live/{id}/media.m3u8": {"GET": STREAM, "HEAD": STREAM},
+    "/live/{id}/{epoch}/init.mp4": {"GET": STREAM, "HEAD": STREAM},
+    "/live/{id}/{epoch}/{number}.m4s": {"GET": STREAM, "HEAD": STREAM},
 }
 _ENDLESS_TEMPLATES = frozenset(
     {
