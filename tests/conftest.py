@@ -3,8 +3,9 @@
 Modules with fixtures (loaded here as plugins):
 
 databases          mongod, redis_server (session), dedicated_mongod, dedicated_redis, database_name, redis_url,
-                   mongo
+                   prepared_databases, mongo
 postgresql         postgresql (session), postgresql_database
+migrated_databases create_migrated_postgresql, create_migrated_sqlite (session): databases with tables
 store_adapters     adapters: every store, one after another, for the contract tests
 processes          start_service; shows the log of every running service with a failed test
 opened_stores      stores: new stores of the kinds that a test names
@@ -67,11 +68,12 @@ CLIENT_SOURCE = str(Path(__file__).parents[1] / "clients/python/src")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [CLIENT_SOURCE, os.environ.get("PYTHONPATH")]))
 
 pytest_plugins = [
+    "tests.support.processes",
     "tests.support.client_package",
     "tests.support.databases",
     "tests.support.postgresql",
+    "tests.support.migrated_databases",
     "tests.support.store_adapters",
-    "tests.support.processes",
     "tests.support.media_library",
     "tests.support.opened_stores",
     "tests.support.stack",

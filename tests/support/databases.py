@@ -7,6 +7,7 @@ has a folder of its own. What tests do to the server itself is skipped, because 
 `dedicated_redis` instead. `run_server` starts further ones.
 """
 
+import asyncio
 import contextlib
 import os
 import re
@@ -14,9 +15,10 @@ import shutil
 import signal
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import pymongo
 import pytest
@@ -29,6 +31,8 @@ from services.common.store.gridfs.mongo import MongoDatabase, open_mongo_databas
 from services.common.store.gridfs.upload_store import GridFSUploadStore
 from tests.support.redis_commands import send_redis_commands
 from tests.support.store_inspectors import FILES_PREFIX
+
+T = TypeVar("T")
 
 READY_TIMEOUT = 30.0
 TEST_STORE = os.environ.get("TEST_STORE", "gridfs")
@@ -249,6 +253,65 @@ def drop_database(mongod: ServerProcess, name: str) -> None:
         return
     with pymongo.MongoClient[dict[str, object]](mongod.url) as client:
         client.drop_database(name)
+
+
+class PreparedDatabases:
+    """Databases with the collections and indexes of the GridFS store and no document.
+
+    Each is emptied after its test and used again: to create and drop 21 files takes mongod longer than most tests. One in which a
+    test has changed a collection or an index is dropped.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._client = pymongo.MongoClient[dict[str, Any]](url)
+        self._free: list[str] = []
+        self._schema: dict[str, Any] | None = None
+
+    @contextlib.contextmanager
+    def use(self) -> Iterator[str]:
+        """The name of one. A store still has to call `ensure_schema`, which creates what is missing in a new one."""
+        name = self._free.pop() if self._free else f"test_{uuid.uuid4().hex[:12]}"
+        yield name
+        if self._schema is None:
+            run_in_thread(self._create("test_schema"))
+            self._schema = self._read_schema("test_schema")
+        if self._read_schema(name) == self._schema:
+            for collection in self._schema:
+                self._client[name][collection].delete_many({})
+            self._free.append(name)
+        else:
+            self._client.drop_database(name)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    async def _create(self, name: str) -> None:
+        mongo = open_mongo_database(self._url, name)
+        await GridFSUploadStore(mongo).ensure_schema()
+        await mongo.aclose()
+
+    def _read_schema(self, name: str) -> dict[str, Any]:
+        database = self._client[name]
+        return {
+            found["name"]: (found["options"], sorted(map(str, database[found["name"]].list_indexes())))
+            for found in database.list_collections()
+        }
+
+
+@pytest.fixture(scope="session")
+def prepared_databases(mongod: ServerProcess) -> Iterator[PreparedDatabases]:
+    """Those of the session's MongoDB."""
+    databases = PreparedDatabases(mongod.url)
+    yield databases
+    databases.close()
+
+
+def run_in_thread(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine in a loop of its own: a test may run an event loop in this thread."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
 
 
 @pytest.fixture

@@ -1,15 +1,15 @@
-"""Stores of every kind as the product opens them, each new and empty: fixture `stores`, the settings of some.
+"""Stores of every kind as the product opens them, each empty: fixture `stores`, the settings of some.
 
 Parametrize it indirectly with tuples of STORE_KINDS, as in `with_stores(("gridfs-motor", "files-sqlite"))`.
 """
 
+import contextlib
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import pymongo
 import pytest
 
 from services.common.settings import StoreSettings
@@ -27,8 +27,10 @@ def with_stores(*kinds: tuple[str, ...]) -> pytest.MarkDecorator:
 
 @pytest.fixture
 def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[StoreSettings]]:
-    """The settings of new stores. Not asynchronous, because the servers are started without an event loop."""
-    mongodb: list[tuple[str, str]] = []
+    """The settings of empty stores; those of servers may have their tables and indexes already.
+
+    Not asynchronous, because the servers are started without an event loop.
+    """
     postgresql: list[tuple[Any, str]] = []
 
     def make(kind: str) -> StoreSettings:
@@ -36,22 +38,20 @@ def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[Stor
         store, _, variant = kind.partition("-")
         if store == "gridfs":
             url = request.getfixturevalue("mongod").url
-            mongodb.append((url, name))
+            name = used.enter_context(request.getfixturevalue("prepared_databases").use())
             return StoreSettings(mongodb_uri=url, mongodb_database=name, mongodb_driver=variant)
         database_url = ""
         if variant == "postgresql":
             server = request.getfixturevalue("postgresql")
-            server.execute(f"CREATE DATABASE {name}", "postgres")
+            request.getfixturevalue("create_migrated_postgresql")(name)
             postgresql.append((server, name))
             database_url = server.url(name)
         return StoreSettings(store="files", files_dir=str(tmp_path / name), database_url=database_url)
 
-    yield [make(kind) for kind in request.param]
-    for url, name in mongodb:
-        with pymongo.MongoClient[dict[str, Any]](url) as client:
-            client.drop_database(name)
+    with contextlib.ExitStack() as used:
+        yield [make(kind) for kind in request.param]
     for server, name in postgresql:
-        server.execute(f"DROP DATABASE {name} WITH (FORCE)", "postgres")
+        server.drop_database(name)
 
 
 @asynccontextmanager

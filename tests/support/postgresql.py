@@ -3,7 +3,6 @@
 The server refuses to run as root, so it runs as the user `nobody` then.
 """
 
-import asyncio
 import contextlib
 import os
 import shutil
@@ -11,13 +10,13 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import asyncpg
 import pytest
 
 from deploy.local.ports import HOST, free_ports
+from tests.support.databases import run_in_thread
 from tests.support.waiting import eventually
 
 USER = "gridcast"
@@ -57,6 +56,7 @@ class PostgreSQLServer:
     def start(self) -> None:
         """Start it and wait until it answers."""
         options = f"-c listen_addresses={HOST} -c port={self.port} -c unix_socket_directories= -c max_connections=200"
+        options += " -c fsync=off"  # its process is killed in tests, the machine is not
         program = find_program("postgres")
         assert program is not None
         with (self.folder.parent / f"{self.folder.name}.out").open("ab") as output:
@@ -98,8 +98,15 @@ class PostgreSQLServer:
             finally:
                 await connection.close()
 
-        with ThreadPoolExecutor(1) as pool:  # a test may run an event loop in this thread
-            return pool.submit(lambda: asyncio.run(run())).result()
+        return run_in_thread(run())
+
+    def create_database(self, name: str, template: str = "template1") -> None:
+        """Create a database as a copy of another one; its files are copied, which takes half the time of PostgreSQL's default."""
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY", "postgres")
+
+    def drop_database(self, name: str) -> None:
+        """Drop a database, also while it is in use."""
+        self.execute(f"DROP DATABASE {name} WITH (FORCE)", "postgres")
 
 
 @contextlib.contextmanager
@@ -129,6 +136,6 @@ def postgresql() -> Iterator[PostgreSQLServer]:
 def postgresql_database(postgresql: PostgreSQLServer) -> Iterator[str]:
     """The name of an empty database on the session's PostgreSQL, dropped after the test."""
     name = f"test_{uuid.uuid4().hex[:12]}"
-    postgresql.execute(f"CREATE DATABASE {name}", "postgres")
+    postgresql.create_database(name)
     yield name
-    postgresql.execute(f"DROP DATABASE {name} WITH (FORCE)", "postgres")
+    postgresql.drop_database(name)

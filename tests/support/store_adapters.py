@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -194,14 +195,18 @@ async def adapters(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
     """Each store, empty and ready."""
     kind, _, variant = request.param.partition("-")
     if kind == "gridfs":
-        mongod, database = request.getfixturevalue("mongod"), request.getfixturevalue("database_name")
-        async with open_gridfs(mongod.url, database, variant) as gridfs:
-            yield gridfs
+        mongod, databases = request.getfixturevalue("mongod"), request.getfixturevalue("prepared_databases")
+        with databases.use() as database:
+            async with open_gridfs(mongod.url, database, variant) as gridfs:
+                yield gridfs
     elif variant == "sqlite":
+        request.getfixturevalue("create_migrated_sqlite")(tmp_path / "files")
         async with open_files(tmp_path / "files") as files:
             yield files
     else:
-        server, name = request.getfixturevalue("postgresql"), request.getfixturevalue("postgresql_database")
+        server, name = request.getfixturevalue("postgresql"), f"test_{uuid.uuid4().hex[:12]}"
+        request.getfixturevalue("create_migrated_postgresql")(name)
         inspector = FilesInspector(tmp_path / "files", lambda sql: server.execute(sql, name))
         async with open_files(tmp_path / "files", inspector, server.url(name)) as files:
             yield files
+        server.drop_database(name)
