@@ -15,8 +15,9 @@ RUN_OPTIONS := $(if $(PORT),--port "$(PORT)") $(if $(DATA),--data "$(DATA)") $(i
 CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
   { echo "Python 3.11 or newer is needed, and $(PYTHON) is not; name one with PYTHON=" >&2; exit 1; }
 
-# The store of the services under test: gridfs, which is the default, or files.
-TEST_ENV := $(if $(STORE),TEST_STORE=$(STORE))
+# The store of the services under test: gridfs, which is the default, or files. Without bytecode files each of hundreds of processes
+# would compile the modules that it imports.
+TEST_ENV := env -u PYTHONDONTWRITEBYTECODE $(if $(STORE),TEST_STORE=$(STORE))
 
 .PHONY: help run servers test test-browser test-long test-containers coverage bench lint lock setup format audit sbom
 .DEFAULT_GOAL := help
