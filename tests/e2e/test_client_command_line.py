@@ -20,6 +20,7 @@ from gridcast import Client
 from gridcast._flows.effects import HttpRequest, Send
 from gridcast.cli.app import COMMANDS
 from gridcast.cli.output import printable
+from tests.support.client_package import run_gridcast
 from tests.support.sizes import MIB
 from tests.support.stack import Stack
 from tests.support.waiting import eventually
@@ -47,21 +48,13 @@ class Terminal:
             [sys.executable, "-m", "gridcast.cli", *arguments], cwd=self.folder, env=self.env, **options
         )
 
-    def run(self, *arguments: str, code: int = 0, stdin: bytes = b"", **env: str) -> str:
+    def run(self, *arguments: str, code: int = 0, stdin: str = "", **env: str) -> str:
         """Run a command, compare its exit code, and return its standard output; the standard error is `notes`."""
-        done = subprocess.run(
-            [sys.executable, "-m", "gridcast.cli", *arguments],
-            cwd=self.folder,
-            env={**self.env, **env},
-            input=stdin,
-            capture_output=True,
-            timeout=60,
-            check=False,
-        )
-        self.notes = done.stderr.decode()
+        done = run_gridcast(*arguments, cwd=self.folder, env={**self.env, **env}, text=stdin)
+        self.notes = done.stderr
         assert done.returncode == code, (arguments, done.stdout, self.notes)
         assert "Traceback" not in self.notes
-        return done.stdout.decode("utf-8", "surrogateescape")
+        return done.stdout
 
     def write(self, name: str, content: bytes) -> Path:
         path = self.folder / name
@@ -110,7 +103,7 @@ def test_globs_stdin_cat_and_info(user: Terminal) -> None:
     for name in ("1.txt", "2.txt", "3.bin"):
         user.write(name, name.encode())
     user.run("upload", "*.txt", "--to", f"{user.remote}/", "--meta", "title=Ü x", "--type", "text/markdown")
-    user.run("upload", "-", "--to", f"{user.remote}/in.txt", stdin=b"from stdin")
+    user.run("upload", "-", "--to", f"{user.remote}/in.txt", stdin="from stdin")
     assert user.run("cat", f"{user.remote}/1.txt", f"{user.remote}/in.txt") == "1.txtfrom stdin"
     assert user.run("cat", "--offset", "5", "--length", "3", f"{user.remote}/in.txt") == "std"
     (found,) = json_lines(user.run("info", f"{user.remote}/1.txt", "--json"))
@@ -183,7 +176,7 @@ def test_events(user: Terminal) -> None:
     out, _ = listener.communicate(timeout=20)
     assert listener.returncode == 0
     assert json.loads(out)["data"] == {"a": [1]}
-    user.run("push", "news.x", "-", "--topic", "news", stdin=b'"text"')
+    user.run("push", "news.x", "-", "--topic", "news", stdin='"text"')
     user.run("push", "news.x", "--sid", "A" * 52, code=4)
     user.run("push", "file.x", "--all", code=1)
 

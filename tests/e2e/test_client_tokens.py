@@ -13,6 +13,7 @@ import pytest
 
 from gridcast import Client, ReceivedEvent, token_from_environment
 from gridcast.errors import AuthenticationRequired, PermissionDenied
+from tests.support.client_package import run_gridcast
 from tests.support.client_shells import Shell, open_shell
 from tests.support.sizes import MIB
 from tests.support.stack import Stack, run_stack
@@ -52,16 +53,9 @@ def name() -> str:
     return f"demo/{os.urandom(6).hex()}"
 
 
-def run_gridcast(stack: Stack, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+def run_command(stack: Stack, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("GRIDCAST_")}
-    return subprocess.run(
-        [sys.executable, "-m", "gridcast.cli", *arguments],
-        env={**inherited, "GRIDCAST_URL": stack.url, **env},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_gridcast(*arguments, env={**inherited, "GRIDCAST_URL": stack.url, **env})
 
 
 def store_and_read(shell: Shell, path: str) -> None:
@@ -185,10 +179,10 @@ def test_commands_take_the_token_from_option_variable_and_file(closed_stack: Sta
     good.write_text(text, "ascii")
     bad.write_text(token("alice", "read:other"), "ascii")
     (tmp_path / "a.txt").write_bytes(b"content")
-    done = run_gridcast(closed_stack, "upload", str(tmp_path / "a.txt"), "--to", path, GRIDCAST_TOKEN=text)
+    done = run_command(closed_stack, "upload", str(tmp_path / "a.txt"), "--to", path, GRIDCAST_TOKEN=text)
     assert done.returncode == 0, done.stderr
-    assert run_gridcast(closed_stack, "cat", path, GRIDCAST_TOKEN_FILE=str(good)).stdout == "content"
-    done = run_gridcast(closed_stack, "cat", path, "--token-file", str(good), GRIDCAST_TOKEN_FILE=str(bad))
+    assert run_command(closed_stack, "cat", path, GRIDCAST_TOKEN_FILE=str(good)).stdout == "content"
+    done = run_command(closed_stack, "cat", path, "--token-file", str(good), GRIDCAST_TOKEN_FILE=str(bad))
     assert done.stdout == "content", "the option counts before the variable"
     shown = done.stderr
     for arguments, env, code in (
@@ -197,7 +191,7 @@ def test_commands_take_the_token_from_option_variable_and_file(closed_stack: Sta
         ([], {"GRIDCAST_TOKEN_FILE": str(bad)}, 3),
         (["--token-file", str(tmp_path / "absent")], {}, 1),
     ):
-        done = run_gridcast(closed_stack, "cat", path, *arguments, GRIDCAST_DEBUG="", **env)
+        done = run_command(closed_stack, "cat", path, *arguments, GRIDCAST_DEBUG="", **env)
         assert done.returncode == code, done.stderr
         shown += done.stderr + done.stdout
     assert text not in shown
@@ -216,32 +210,32 @@ def test_a_process_list_does_not_show_the_token(closed_stack: Stack, tmp_path: P
             assert text.encode() not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
         finally:
             process.terminate()
-    help_texts = run_gridcast(closed_stack, "upload", "--help").stdout
+    help_texts = run_command(closed_stack, "upload", "--help").stdout
     assert "--token " not in help_texts, "no option takes a token itself"
 
 
 def test_a_minted_token_opens_the_closed_stack(closed_stack: Stack, tmp_path: Path) -> None:
-    minted = run_gridcast(closed_stack, "token", "alice", RIGHTS, GRIDCAST_AUTH_SECRET=f"k1 {SECRET}")
+    minted = run_command(closed_stack, "token", "alice", RIGHTS, GRIDCAST_AUTH_SECRET=f"k1 {SECRET}")
     assert minted.returncode == 0, minted.stderr
     (tmp_path / "secret").write_text(f"k1 {SECRET} 2090-01-01T00:00:00Z\nold {SECRET[::-1]}\n", "ascii")
-    others = run_gridcast(closed_stack, "token", "bob", "read", "--secret-file", str(tmp_path / "secret"))
+    others = run_command(closed_stack, "token", "bob", "read", "--secret-file", str(tmp_path / "secret"))
     (tmp_path / "a.txt").write_bytes(b"content")
     (text, other), path = (done.stdout.strip() for done in (minted, others)), name()
-    done = run_gridcast(closed_stack, "upload", str(tmp_path / "a.txt"), "--to", path, GRIDCAST_TOKEN=text)
+    done = run_command(closed_stack, "upload", str(tmp_path / "a.txt"), "--to", path, GRIDCAST_TOKEN=text)
     assert done.returncode == 0, done.stderr
-    assert run_gridcast(closed_stack, "cat", path, GRIDCAST_TOKEN=other).stdout == "content"
-    done = run_gridcast(closed_stack, "ls", GRIDCAST_TOKEN=text)
+    assert run_command(closed_stack, "cat", path, GRIDCAST_TOKEN=other).stdout == "content"
+    done = run_command(closed_stack, "ls", GRIDCAST_TOKEN=text)
     assert (done.returncode, done.stdout) == (0, "demo/\n"), (
         "folders that it may read, and no refusal of the topmost one"
     )
-    assert run_gridcast(closed_stack, "ls", "other/", GRIDCAST_TOKEN=text).returncode == 3
-    refused = run_gridcast(closed_stack, "token", "alice", "fly", GRIDCAST_AUTH_SECRET=SECRET)
+    assert run_command(closed_stack, "ls", "other/", GRIDCAST_TOKEN=text).returncode == 3
+    refused = run_command(closed_stack, "token", "alice", "fly", GRIDCAST_AUTH_SECRET=SECRET)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "'fly' grants nothing" in refused.stderr
-    refused = run_gridcast(closed_stack, "token", "alice", "read")
+    refused = run_command(closed_stack, "token", "alice", "read")
     assert refused.returncode == 1
     assert "GRIDCAST_AUTH_SECRET" in refused.stderr
-    refused = run_gridcast(closed_stack, "token", "alice", "read", GRIDCAST_AUTH_SECRET="too-short-to-be-one")
+    refused = run_command(closed_stack, "token", "alice", "read", GRIDCAST_AUTH_SECRET="too-short-to-be-one")
     assert refused.returncode == 1
     assert "too-short" not in refused.stderr
 
@@ -250,7 +244,7 @@ def test_doctor_passes_on_a_closed_stack(closed_stack: Stack) -> None:
     text = token("alice", "read write delete listen push")
 
     def is_well() -> bool:
-        return run_gridcast(closed_stack, "doctor", GRIDCAST_TOKEN=text).returncode == 0
+        return run_command(closed_stack, "doctor", GRIDCAST_TOKEN=text).returncode == 0
 
     eventually(is_well, 20, "doctor finds nothing wrong")
-    assert run_gridcast(closed_stack, "doctor", "--read-only").returncode == 3
+    assert run_command(closed_stack, "doctor", "--read-only").returncode == 3

@@ -25,6 +25,7 @@ from services.common.store.upload_store import NO_PRECONDITIONS, NewUpload, Stor
 from services.upload import copy_store
 from tests.support.opened_stores import opened_store, with_stores
 from tests.support.process_stats import peak_memory
+from tests.support.processes import run_module
 from tests.support.secret_leaks import MALFORMED_MONGODB_URIS, SECRET, find_leaks
 from tests.support.sizes import CHUNK_SIZE, MIB
 from tests.support.waiting import eventually, eventually_async
@@ -42,6 +43,9 @@ def address_of(settings: StoreSettings) -> str:
     return f"files:{settings.files_dir}" + (f"?database={database}" if database else "")
 
 
+BOTH_STORES = ("services.common.store.files", "services.common.store.gridfs")
+
+
 def command(source: StoreSettings, target: StoreSettings) -> list[str]:
     databases = [f"--from-database={source.mongodb_database}", f"--to-database={target.mongodb_database}"]
     return command_with(address_of(source), address_of(target), *databases)
@@ -53,7 +57,7 @@ def command_with(*arguments: str) -> list[str]:
 
 def run(arguments: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith("GRIDCAST_")}
-    return subprocess.run(arguments, env=env | variables, capture_output=True, text=True, timeout=1200, check=False)
+    return run_module(*arguments[2:], env=env | variables, packages=BOTH_STORES, timeout=1200)
 
 
 def copy(source: StoreSettings, target: StoreSettings) -> str:

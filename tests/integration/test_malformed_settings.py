@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from deploy.local.processes import PROJECT_ROOT
+from tests.support.processes import run_module
 from tests.support.secret_leaks import DIGITS, MALFORMED_MONGODB_URIS, MALFORMED_REDIS_URLS, SECRET, find_leaks
 
 REDIS, MONGODB = "GRIDCAST_REDIS_URL", "GRIDCAST_MONGODB_URI"
@@ -16,15 +17,7 @@ REDIS, MONGODB = "GRIDCAST_REDIS_URL", "GRIDCAST_MONGODB_URI"
 def run(module: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a module that must end by itself."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("GRIDCAST_")}
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        cwd=PROJECT_ROOT,
-        env={**env, "GRIDCAST_PORT": "1", **variables},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_module(module, *arguments, env={**env, "GRIDCAST_PORT": "1", **variables})
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
+
+from tests.support.processes import run_module
 
 CLIENT_DIR = Path(__file__).parents[2] / "clients/python"
 
@@ -48,6 +51,11 @@ def client_environment(tmp_path_factory: pytest.TempPathFactory) -> ClientEnviro
 def command_line_environment(tmp_path_factory: pytest.TempPathFactory) -> ClientEnvironment:
     """The same with the command `gridcast`."""
     return create_environment(tmp_path_factory.mktemp("command-line"), "cli")
+
+
+def run_gridcast(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run `python -m gridcast.cli` of this tree with the options of `run_module`."""
+    return run_module("gridcast.cli", *arguments, packages=("gridcast.cli", "gridcast.cli.commands"), **options)
 
 
 def create_environment(folder: Path, extra: str, interpreter: str = sys.executable) -> ClientEnvironment:

@@ -6,8 +6,8 @@ once; the fork runs `MODULE.__main__` with the given environment and output, in 
 What a module reads of the environment while it is imported is that of the server, so a service with other variables than GRIDCAST_*
 has to be executed (`processes.run_service`).
 
-Requests are JSON, one in a packet. `{"environment": {...}}`, sent with the descriptor of the output, is answered with a process id;
-`{"wait": PID}`, for a fork that has ended, with its exit code.
+Requests are JSON, one in a packet. `{"environment": {...}, "arguments": [...], "cwd": FOLDER}`, sent with descriptors for standard
+output, error and perhaps input, is answered with a process id; `{"wait": PID}`, for a fork that has ended, with its exit code.
 """
 
 import contextlib
@@ -24,8 +24,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from deploy.local import die_with_parent
+from deploy.local.processes import PROJECT_ROOT
 
 MAX_REQUEST_BYTES = 256 * 1024
 
@@ -40,14 +42,29 @@ class ForkServer:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", __name__, str(theirs.fileno()), module, *packages],
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                cwd=PROJECT_ROOT,
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
 
-    def start(self, environment: Mapping[str, str], output: int) -> "ForkedProcess":
-        """Fork a service that has this environment, and the descriptor `output` as its standard output and error."""
-        return ForkedProcess(self, self._request({"environment": dict(environment)}, output))
+    def start(
+        self,
+        environment: Mapping[str, str],
+        output: int,
+        *arguments: str,
+        errors: int | None = None,
+        standard_input: int | None = None,
+        cwd: Path = PROJECT_ROOT,
+    ) -> "ForkedProcess":
+        """Fork a process with this environment and these arguments.
+
+        Its standard output and error go to the descriptor `output`, or the latter to `errors`.
+        """
+        request = {"environment": dict(environment), "arguments": arguments, "cwd": str(cwd)}
+        descriptors = [output, output if errors is None else errors, standard_input]
+        pid = self._request(request, *(one for one in descriptors if one is not None))
+        return ForkedProcess(self, pid)
 
     def exit_code(self, pid: int) -> int:
         """The exit code of a fork that has ended, negative for a signal."""
@@ -112,11 +129,11 @@ def close_servers() -> None:
         _servers.popitem()[1].close()
 
 
-def _serve(connection: socket.socket) -> dict[str, str]:
-    """Answer requests until the connection ends. Returns in the forks, with their environment."""
+def _serve(connection: socket.socket) -> None:
+    """Answer requests until the connection ends. Returns in the forks, which have what they were given."""
     own_pid = os.getpid()
     while True:
-        message, descriptors, _, _ = socket.recv_fds(connection, MAX_REQUEST_BYTES, 1)
+        message, descriptors, _, _ = socket.recv_fds(connection, MAX_REQUEST_BYTES, 3)
         if not message:
             sys.exit(0)
         request = json.loads(message)
@@ -126,11 +143,15 @@ def _serve(connection: socket.socket) -> dict[str, str]:
             connection.close()
             die_with_parent.die_with_parent(own_pid)
             os.setsid()
-            for number in (1, 2):
-                os.dup2(descriptors[0], number)
-            os.close(descriptors[0])
-            environment: dict[str, str] = request["environment"]
-            return environment
+            for number, descriptor in zip((1, 2, 0), descriptors, strict=False):
+                os.dup2(descriptor, number)
+            for descriptor in set(descriptors):
+                os.close(descriptor)
+            os.environ.clear()
+            os.environ.update(request["environment"])
+            os.chdir(request.get("cwd", "."))
+            sys.argv[1:] = request.get("arguments", [])
+            return
         for descriptor in descriptors:
             os.close(descriptor)
         connection.send(str(answer).encode())
@@ -141,16 +162,15 @@ def main() -> None:
     descriptor, module, *packages = sys.argv[1:]
     for package in packages:
         for found in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
-            importlib.import_module(found.name)
+            if not found.name.endswith(".__main__"):
+                importlib.import_module(found.name)
     specification = importlib.util.find_spec(module)
     is_package = specification is not None and specification.submodule_search_locations is not None
     main_module = importlib.import_module(f"{module}.__main__" if is_package else module)
     del sys.modules[main_module.__name__]  # it is run again, as __main__
     gc.freeze()  # a collection would copy the pages of everything that was imported
-    environment = _serve(socket.socket(fileno=int(descriptor)))
-    os.environ.clear()
-    os.environ.update(environment)
-    sys.argv = [main_module.__file__ or module]
+    _serve(socket.socket(fileno=int(descriptor)))
+    sys.argv[0] = main_module.__file__ or module
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 

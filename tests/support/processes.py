@@ -1,12 +1,14 @@
 """Runs services as processes on free ports, by module name as in production; the module is imported once (`fork_server`).
 
-Fixture `start_service` for one test, context manager `run_service` for fixtures of a wider scope. The end of the log of every
-service that still runs is shown with a failed test.
+Fixture `start_service` for one test, context manager `run_service` for fixtures of a wider scope, `run_module` for commands. The
+end of the log of every service that still runs is shown with a failed test.
 """
 
 import contextlib
 import os
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +19,7 @@ import pytest
 from deploy.local import processes
 from deploy.local.log_tail import tail
 from deploy.local.ports import HOST, free_ports
-from deploy.local.processes import Child, Program
+from deploy.local.processes import PROJECT_ROOT, Child, Program
 from deploy.local.programs import readiness_error
 from tests.support.fork_server import ForkedProcess, close_servers, fork_server
 
@@ -48,10 +50,52 @@ def late_imports(module: str, env: Mapping[str, str]) -> list[str]:
     return packages
 
 
+CAN_FORK = hasattr(os, "pidfd_open") and "COVERAGE_PROCESS_CONFIG" not in os.environ
+"""Not where the coverage of each process is measured, and on Linux alone."""
+
+
 def child_class(env: Mapping[str, str], wrapper: Sequence[str]) -> type[Child]:
-    """How to start a service: a fork where its own variables alone differ, unless the coverage of each process is measured."""
-    is_fork = hasattr(os, "pidfd_open") and "COVERAGE_PROCESS_CONFIG" not in os.environ
-    return ForkedChild if is_fork and not wrapper and all(name.startswith("GRIDCAST_") for name in env) else Child
+    """How to start a service: a fork where its own variables alone differ."""
+    return ForkedChild if CAN_FORK and not wrapper and all(name.startswith("GRIDCAST_") for name in env) else Child
+
+
+def run_module(
+    module: str,
+    *arguments: str,
+    env: Mapping[str, str],
+    cwd: Path = PROJECT_ROOT,
+    text: str = "",
+    packages: Sequence[str] = (),
+    timeout: float = 60.0,
+) -> subprocess.CompletedProcess[str]:
+    """Run `python -m MODULE ARGUMENT...` as `subprocess.run` would, but as a fork: for commands that tests run many times.
+
+    `env` is the whole environment, `text` what comes through a pipe to the standard input, at most 64 KiB. `packages` is of a fork
+    server. A command with variables of the interpreter or the linker of its own is executed.
+    """
+    if not CAN_FORK or any(env.get(name) != os.environ.get(name) for name in ("PYTHONPATH", "LD_PRELOAD")):
+        command = [sys.executable, "-m", module, *arguments]
+        return subprocess.run(
+            command, cwd=cwd, env=env, input=text, capture_output=True, text=True, timeout=timeout, check=False
+        )
+    with contextlib.ExitStack() as files:
+        output, errors = (files.enter_context(tempfile.TemporaryFile()) for _ in range(2))
+        reading, writing = os.pipe()
+        with os.fdopen(reading), os.fdopen(writing, "w") as pipe:
+            pipe.write(text)
+            process = fork_server(module, packages).start(
+                env, output.fileno(), *arguments, errors=errors.fileno(), standard_input=reading, cwd=cwd
+            )
+        try:
+            code = process.wait(timeout)
+        except BaseException:
+            process.kill()
+            raise
+        said = []
+        for file in (output, errors):
+            file.seek(0)
+            said.append(file.read().decode("utf-8", "surrogateescape"))
+    return subprocess.CompletedProcess([module, *arguments], code, *said)
 
 
 class ServiceProcess:
