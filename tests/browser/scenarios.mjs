@@ -538,7 +538,7 @@ const scenarios = {
         await page.goto(`${url}/#/files/axe?info=axe/one.txt`);
         await page.locator(".details code").first().waitFor();
         await judge("details");
-        await page.getByRole("button", { name: "Share" }).click();
+        await page.locator(".details-acts").getByRole("button", { name: "Share" }).click();
         await page.locator("#share-title").waitFor();
         await judge("share");
         await page.keyboard.press("Escape");
