@@ -112,6 +112,9 @@ const scenarios = {
     await watching.waitForFunction((name) => document.querySelector(name).currentTime < 2 && document.querySelector(name).readyState >= 3, watchVideo);
     const start_ = await readBars(watching, watchVideo);
     const stateAtStart = await stateOf(id);
+    // It stays there until the edge has moved on.
+    await watching.evaluate((name) => document.querySelector(name).pause(), watchVideo);
+    await watching.locator('.live-button[data-live="false"]').waitFor();
     const behind = await textOf(watching, ".live-button");
     // The sender loses its network: what it records waits, and follows.
     await page.context().setOffline(true);
