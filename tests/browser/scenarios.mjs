@@ -292,6 +292,7 @@ const scenarios = {
     await page.locator(".selection .danger").click();
     await page.locator("dialog[open] button.filled").click();
     await row(page, "m1.txt").waitFor({ state: "detached" });
+    await row(page, "m2.txt").waitFor({ state: "detached" });
     const deleted = await names();
     await page.getByRole("button", { name: "Undo" }).click();
     await row(page, "m1.txt").waitFor();
