@@ -8,6 +8,7 @@ STATUS_COUNTS_FILE.
 
 import atexit
 import base64
+import functools
 import json
 import os
 import threading
@@ -21,6 +22,8 @@ import requests
 import schemathesis
 from websockets.sync.client import ClientConnection, connect
 
+from tests.support.fragmented_mp4 import fragment, init
+
 Case = schemathesis.Case[Any]
 
 GATEWAY = os.environ["GATEWAY_URL"]
@@ -30,7 +33,11 @@ TIMEOUT = 30.0
 MUTATED_SHARE = 3
 """One of this many requests stays as it was generated."""
 
+MEDIA = init() + b"".join(fragment(second, 1) for second in range(8))
+KEPT_STREAMS = 3
+
 _tally: Counter[tuple[str, int]] = Counter()
+_streams: list[str] = []
 _lock = threading.Lock()
 _sockets: list[ClientConnection] = []
 
@@ -39,6 +46,8 @@ _sockets: list[ClientConnection] = []
 def after_call(_context: schemathesis.HookContext, case: Case, response: schemathesis.Response) -> None:
     with _lock:
         _tally[case.operation.label, response.status_code] += 1
+    if case.operation.label == "POST /live" and response.status_code == 201:
+        _keep_stream(response.json()["id"])
 
 
 @schemathesis.hook
@@ -171,6 +180,40 @@ def _push(case: Case, digest: str) -> None:
         case.body = {"type": "judged.said", "data": case.body.get("data")}
 
 
+def _make_live(case: Case, _digest: str) -> None:
+    if isinstance(case.body, dict):
+        case.body = {**case.body, "filename": f"{os.urandom(8).hex()}.mp4", "folder": FOLDER, "title": "judged"}
+
+
+def _watch(case: Case, _digest: str) -> None:
+    case.path_parameters = {**(case.path_parameters or {}), "id": _recorded_stream()}
+    for name in ("epoch", "number"):
+        if name in case.path_parameters:
+            case.path_parameters[name] = 0
+    case.query = {}
+
+
+def _control(case: Case, _digest: str) -> None:
+    case.path_parameters = {**(case.path_parameters or {}), "id": _new_stream()["id"]}
+
+
+def _send(case: Case, digest: str) -> None:
+    """What a publisher sends: the credential is that of the stream."""
+    made = _new_stream()
+    case.path_parameters = {**(case.path_parameters or {}), "id": made["id"]}
+    if "token" in case.path_parameters:
+        case.path_parameters["token"] = made["publish_token"]
+    else:
+        _headers(case, Authorization=f"Bearer {made['publish_token']}")
+    if "name" in case.path_parameters:
+        case.path_parameters["name"] = f"{digest}.m4s"
+    case.query = {}
+    if case.operation.path.endswith("/tus"):
+        _headers(case, Tus_Resumable="1.0.0", upload_length=None, upload_offset="0", upload_defer_length="1")
+    if case.method in {"PATCH", "PUT"} or (case.method == "POST" and not case.operation.path.endswith("/tus")):
+        case.body = MEDIA
+
+
 _GIF = b"GIF89a\x03\0\x02\0" + bytes(3)
 _NO_CHECKSUM: dict[str, str | None] = {"upload_checksum": None}
 _PREPARERS: dict[str, Callable[[Case, str], None]] = {
@@ -200,6 +243,27 @@ _PREPARERS: dict[str, Callable[[Case, str], None]] = {
     "DELETE /sockets/{sid}": _socket,
     "POST /sockets/messages": _push,
     "POST /sockets/{sid}/messages": _push,
+    "POST /live": _make_live,
+    "GET /live/{id}": _control,
+    "POST /live/{id}/end": _control,
+    "DELETE /live/{id}": _control,
+    **{
+        f"{method} /live/{{id}}/{rest}": _watch
+        for method in ("GET", "HEAD")
+        for rest in ("index.m3u8", "media.m3u8", "{epoch}/init.mp4", "{epoch}/{number}.m4s")
+    },
+    **{f"{method} /live/{{id}}/tus": _send for method in ("POST", "HEAD", "PATCH")},
+    **{
+        f"{method} /live/{{id}}/{key}media{name}": _send
+        for key in ("", "key/{token}/")
+        for method, name in (
+            ("POST", ""),
+            ("PUT", ""),
+            ("PUT", "/{name}"),
+            ("POST", "/{name}"),
+            ("DELETE", "/{name}"),
+        )
+    },
 }
 
 
@@ -215,6 +279,35 @@ def _unfinished_upload() -> str:
     answer = requests.post(f"{GATEWAY}/file/tus", headers=fields, timeout=TIMEOUT)
     answer.raise_for_status()
     return answer.headers["location"].rpartition("/")[2]
+
+
+def _new_stream() -> dict[str, str]:
+    """A live stream that was just made; the last few are kept, because their number is limited."""
+    wanted = {"folder": FOLDER, "filename": f"{os.urandom(8).hex()}.mp4"}
+    answer = requests.post(f"{GATEWAY}/live", json=wanted, timeout=TIMEOUT)
+    answer.raise_for_status()
+    made: dict[str, str] = answer.json()
+    _keep_stream(made["id"])
+    return made
+
+
+def _keep_stream(stream_id: str) -> None:
+    with _lock:
+        _streams.append(stream_id)
+        oldest = _streams.pop(0) if len(_streams) > KEPT_STREAMS else None
+    if oldest is not None:
+        requests.delete(f"{GATEWAY}/live/{oldest}", timeout=TIMEOUT)
+
+
+@functools.cache
+def _recorded_stream() -> str:
+    """A stream that has ended."""
+    wanted = {"folder": FOLDER, "filename": f"{os.urandom(8).hex()}.mp4"}
+    made = requests.post(f"{GATEWAY}/live", json=wanted, timeout=TIMEOUT).json()
+    fields = {**TUS, "authorization": f"Bearer {made['publish_token']}", "upload-offset": "0"}
+    fields |= {"content-type": "application/offset+octet-stream", "upload-length": str(len(MEDIA))}
+    requests.patch(f"{GATEWAY}{made['tus']}", data=MEDIA, headers=fields, timeout=TIMEOUT).raise_for_status()
+    return str(made["id"])
 
 
 def _connected_sid() -> str:
@@ -235,6 +328,8 @@ def _connected_sid() -> str:
 def _write_tally() -> None:
     for connection in _sockets:
         connection.close()
+    for stream_id in _streams:
+        requests.delete(f"{GATEWAY}/live/{stream_id}", timeout=TIMEOUT)
     counts: dict[str, dict[int, int]] = {}
     for (label, status), count in _tally.items():
         counts.setdefault(label, {})[status] = count
