@@ -146,6 +146,8 @@ class LiveReceiver:
                 if request.length is not None and received > request.length:
                     raise BadRequest("the body exceeds Upload-Length")
                 await self._feed(intake, piece)
+                if self._now() >= stream.new.token_expires_at:
+                    raise invalid_token()
             if request.length == received:
                 await self._ender.finish(intake.writer, COMPLETE)
                 return received

@@ -395,7 +395,7 @@ def test_concurrent_document_requests_fetch_each_service_once(start_service: Sta
         for client in asking:
             client.sendall(GET_AND_CLOSE.replace(b"/file ", b"/openapi.json "))
         assert [parse_statuses(receive_until_closed(client)) for client in asking] == [[200]] * 20
-        assert len(service.requests) == 3
+        assert len(service.requests) == 4
 
 
 def test_a_service_given_by_name_is_looked_up(start_service: StartService) -> None:

@@ -170,7 +170,7 @@ def test_silence_interrupts_and_bytes_resume(live: ServiceProcess) -> None:
     ],
 )
 def test_tokens(live: ServiceProcess, address: str, token: str, status: int) -> None:
-    """Row 19."""
+    """The next object is refused, an endless body is cut where a fragment ends; the stream is interrupted."""
     client, other = make_stream(live), make_stream(live)
     path = address.format(id=client.id, other=other.id, token=client.made["publish_token"])
     fields = {"authorization": token} if token else {}
@@ -215,3 +215,20 @@ def test_a_replica_that_ends_closes_the_body_at_a_fragment(
             assert b" 503 " in body.answer()
     described = client.get()
     assert (described["segments"], described["duration"]) == (1, 2)
+
+
+@pytest.mark.parametrize("way", ["body", "object"])
+def test_a_token_that_ends_in_mid_stream(live_env: dict[str, str], tmp_path: Path, way: str) -> None:
+    """The next object is refused, an endless body is cut where a fragment ends; the stream is interrupted."""
+    env = live_env | {"GRIDCAST_LIVE_TOKEN_TTL": "3"}
+    with run_service("services.live", tmp_path, env) as service:
+        client = make_stream(service)
+        if way == "object":
+            assert client.put("0.mp4", init()).status_code == 200
+            assert client.put("0.m4s", fragment(0, 2)).status_code == 200
+            eventually(lambda: client.put("1.m4s", fragment(2, 2)).status_code == 403, 10, "the token has ended")
+        else:
+            with body_of(client) as body:
+                body.send(init() + fragment(0, 2) + fragment(2, 1)[:100])
+                assert b" 403 " in body.answer()
+        assert wait_for_state(client, "interrupted")["segments"] >= 1

@@ -6,7 +6,8 @@ import pytest
 
 from services.common.store.limits import BLOCK_SIZE
 from tests.support.fragmented_mp4 import AUDIO, VIDEO, box, fragment, init
-from tests.support.live_client import make_stream, media_of, read_file
+from tests.support.hls_rules import check_playlist
+from tests.support.live_client import make_stream, media_of, read_file, read_list
 from tests.support.processes import ServiceProcess
 
 
@@ -73,3 +74,22 @@ def test_what_is_refused_before_anything_is_listed(live: ServiceProcess, sent: b
     assert answer.json()["detail"]
     described = client.get()
     assert (described["state"], described["segments"], described["bytes"]) == ("waiting", 0, BLOCK_SIZE)
+
+
+def test_a_jump_is_a_discontinuity_in_the_list(live: ServiceProcess, library: ServiceProcess) -> None:
+    """The sender's time goes on 18 s later: the file's time has no hole."""
+    client = make_stream(live)
+    sent = init() + fragment(0, 2) + fragment(20, 2)
+    assert client.patch(0, sent, len(sent)).status_code == 204
+    listed = check_playlist(read_list(library, client).raise_for_status().text)
+    assert [entry.discontinuity for entry in listed.entries] == [False, True]
+
+
+def test_long_fragments_have_their_true_length_in_the_list(live: ServiceProcess, library: ServiceProcess) -> None:
+    """And no key frame is promised at the start of each segment."""
+    client = make_stream(live)
+    sent = init() + fragment(0, 5) + fragment(5, 5)
+    assert client.patch(0, sent, len(sent)).status_code == 204
+    text = read_list(library, client).raise_for_status().text
+    assert [entry.seconds for entry in check_playlist(text, overlong=True).entries] == [5, 5]
+    assert "INDEPENDENT-SEGMENTS" not in text

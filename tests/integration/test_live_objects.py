@@ -12,7 +12,8 @@ import pytest
 
 from services.common.store.limits import BLOCK_SIZE
 from tests.support.fragmented_mp4 import VIDEO, box, fragment, init
-from tests.support.live_client import LiveClient, make_stream, media_of, probe, read_file
+from tests.support.hls_rules import check_playlist
+from tests.support.live_client import LiveClient, make_stream, media_of, probe, read_file, read_list
 from tests.support.processes import ServiceProcess, run_service
 from tests.support.waiting import eventually
 
@@ -156,3 +157,25 @@ def test_tracks_in_objects_of_their_own_are_refused(live: ServiceProcess) -> Non
     assert (answer.status_code, "other tracks" in answer.json()["detail"]) == (415, True)
     assert client.put("2.m4s", fragment(2, 2, tracks=(VIDEO,))).status_code == 200
     assert client.get()["segments"] == 2
+
+
+def test_a_missing_object_is_a_discontinuity(live: ServiceProcess, library: ServiceProcess) -> None:
+    """The list says that media is missing."""
+    client = make_stream(live)
+    send(client, init(), fragment(0, 2))
+    assert client.put("2.m4s", fragment(4, 2)).status_code == 200
+    client.end()
+    listed = check_playlist(read_list(library, client).raise_for_status().text)
+    assert [entry.discontinuity for entry in listed.entries] == [False, True]
+
+
+def test_a_stream_that_waits_has_no_list_and_an_empty_request_adds_nothing(
+    live: ServiceProcess, library: ServiceProcess
+) -> None:
+    """A request that ends between `moof` and `mdat`, and one without bytes."""
+    client = make_stream(live)
+    sent = init() + fragment(0, 2)[: fragment(0, 2).index(b"mdat") - 4]  # between moof and mdat
+    assert client.patch(0, sent).status_code == 204
+    assert client.patch(len(sent), b"").status_code == 204
+    assert client.get()["segments"] == 0
+    assert read_list(library, client).status_code == 404

@@ -123,6 +123,11 @@ def library(live_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) 
         yield service
 
 
+def read_list(library: ServiceProcess, client: LiveClient) -> httpx.Response:
+    """Ask the stream service for the media playlist of a stream."""
+    return httpx.get(f"{library.url}/live/{client.id}/media.m3u8", timeout=30)
+
+
 def read_file(library: ServiceProcess, client: LiveClient, filename: str | None = None) -> bytes:
     """The file of a stream that has ended."""
     query = {"folder": client.get()["folder"], "filename": filename or client.get()["filename"]}

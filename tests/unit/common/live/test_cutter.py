@@ -259,3 +259,26 @@ def test_a_stream_of_ffmpeg(live_sample: Path) -> None:
     stream = Stream(2, live_sample.read_bytes())
     assert seconds(stream.end()) == pytest.approx([2] * 6, abs=0.03)
     assert all(segment.is_key for segment in stream.segments)
+
+
+@pytest.mark.parametrize("step", [-3600.0, 3600.0])
+def test_a_clock_that_is_set_changes_no_date_within_an_epoch(step: float) -> None:
+    """Dates follow the media, from the start of the epoch on."""
+    stream = Stream().feed(fragment(0, 2), fragment(2, 2))
+    stream.now += step
+    dates = [segment.date for segment in stream.feed(fragment(4, 2), fragment(6, 2)).end()]
+    assert [date - dates[0] for date in dates] == pytest.approx([0, 2, 4, 6])
+
+
+def test_a_clock_that_is_set_back_makes_no_date_of_another_epoch_go_back() -> None:
+    """`end` asserts that the dates are in order."""
+    stream = Stream().feed(fragment(0, 2), fragment(2, 2))
+    stream.now -= 3600
+    stream.reconnect().feed(fragment(0, 2), fragment(2, 2))
+    assert [segment.epoch for segment in stream.end()] == [0, 0, 1, 1]
+
+
+def test_a_short_gap_in_audio_alone_begins_no_epoch() -> None:
+    stream = Stream().feed(fragment(0, 2), fragment(2, 2, audio_offset=0.9), fragment(4, 2, audio_offset=0.9))
+    stream.end()
+    assert len(stream.epochs) == 1
