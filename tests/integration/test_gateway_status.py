@@ -14,7 +14,7 @@ from tests.support.tokens import AUTH_ENV
 STATUS = {
     "ready": True,
     "checks": {"store": "ok"},
-    "version": "0.1.0",
+    "version": "0.2.0",
     "uptime": 5.5,
     "figures": {"requests": 7.0},
 }
@@ -53,7 +53,7 @@ def test_every_replica_is_asked_with_the_callers_token(
         assert service["replicas"] == [{**STATUS, "address": one.url} for one in (upstream, second)]
     assert document["gateway"]["figures"]["requests"] >= 0
     assert document["gateway"]["figures"]["memory_bytes"] > 1_000_000
-    assert document["gateway"]["version"] == "0.1.0"
+    assert document["gateway"]["version"] == "0.2.0"
     asked = upstream.requests + second.requests
     assert {(request.get("authorization"), request.get("x-other")) for request in asked} == {("Bearer a.b.c", None)}
 

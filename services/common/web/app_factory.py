@@ -16,7 +16,7 @@ from services.common.web.responses import ServiceFastAPI
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
-PRODUCT_VERSION = "0.1.0"
+PRODUCT_VERSION = "0.2.0"
 MAX_JSON_BODY_BYTES = 256 * 1024
 """Bytes of a JSON body. Media bodies do not pass through FastAPI's parsing and have limits of their own."""
 
