@@ -88,6 +88,7 @@ def test_port_and_data(source_copy: Path, tmp_path: Path) -> None:
     assert "install" not in text, "nothing was installed"
     assert [line.split()[0] for line in text.splitlines() if line.endswith(" stopped")] == [
         "gateway",
+        "live",
         "socket",
         "stream",
         "upload",
