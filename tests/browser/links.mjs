@@ -17,7 +17,7 @@ const put = async (path, type) => {
 async function open(hash, used = token) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 800 } });
   await context.grantPermissions(["clipboard-read", "clipboard-write"]);
-  await context.addInitScript((kept) => sessionStorage.setItem("gridcast:token", kept), used);
+  await context.addInitScript((kept) => sessionStorage?.setItem("gridcast:token", kept), used);
   const page = await context.newPage();
   page.errors = [];
   page.requests = [];
