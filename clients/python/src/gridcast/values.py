@@ -181,7 +181,10 @@ class NewLive:
 
 @dataclass(frozen=True, slots=True)
 class LiveInfo:
-    """A live stream. `duration` in seconds and `bytes` of what is stored; `reason` is why it has ended."""
+    """A live stream. `duration` in seconds and `bytes` of what is stored; `reason` is why it has ended.
+
+    `viewers` is how many watch, None where that is not known: in lists, and once it has ended.
+    """
 
     id: str
     state: Literal["waiting", "live", "interrupted", "ended"]
@@ -193,3 +196,4 @@ class LiveInfo:
     segments: int
     playlist: str
     reason: str | None
+    viewers: int | None = None

@@ -204,6 +204,7 @@ def _parse_stream(response: HttpResponse, document: Mapping[str, Any], origin: s
             segments=int(document["segments"]),
             playlist=origin + str(document["playlist"]),
             reason=document.get("reason"),
+            viewers=document.get("viewers"),
         )
     except (KeyError, TypeError, ValueError):
         raise unexpected(response, "the response describes no live stream") from None
