@@ -34,6 +34,8 @@ VALUES = (
     values.RevocationReceipt,
     values.EndpointInfo,
     values.DeliveryInfo,
+    values.NewLive,
+    values.LiveInfo,
     webhooks.WebhookEvent,
 )
 DOCUMENTED = (gridcast.Client, gridcast.AsyncClient, gridcast.Listener, gridcast.RemoteFile, gridcast.AsyncRemoteFile)
