@@ -20,6 +20,8 @@ from services.common.http.request_head import (
 )
 
 MAX_REQUESTS_PER_READ = 64
+MAX_REMEMBERED_TARGET = 512
+"""Bytes of a request target that is remembered until the next one: players ask for hundreds of ranges of one address."""
 """Requests parsed out of one read: 429 beyond. One read brings 256 KiB, and the ten thousand small requests in it took 9 MiB. More
 than a connection accepts before it has answered one, so the limit only bounds memory.
 """
@@ -76,6 +78,7 @@ class RequestParser:
         "_requests",
         "_target",
         "_upgrade_ignored",
+        "_valid_target",
         "_validator",
         "_validator_class",
         "in_body",
@@ -93,7 +96,7 @@ class RequestParser:
         self._events: list[Event] = []
         self._error: GridcastError | None = None
         self._validator = validator_class()
-        self._target = b""
+        self._target = self._valid_target = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._requests = self._head_count = 0
         self._body_left: int | None = 0  # None: chunked
@@ -278,8 +281,12 @@ class RequestParser:
             if method in _UNSUPPORTED_METHODS:
                 raise BadRequest("CONNECT is not supported" if method == b"CONNECT" else _NOT_HTTP)
             validator.validate_head(version)
-            if not is_origin_form(self._target):
+            if self._target == self._valid_target:
+                self._target = self._valid_target  # the same object: its hash and what was made of it are known
+            elif not is_origin_form(self._target):
                 self._replace_absolute_form(method)
+            elif len(self._target) <= MAX_REMEMBERED_TARGET:
+                self._valid_target = self._target
             if upgrade:
                 websocket = self._offers_websocket and version == "1.1" and names_websocket(self._headers)
                 self._upgrade_ignored = not websocket

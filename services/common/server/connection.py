@@ -14,7 +14,7 @@ from services.common.asgi import Scope
 from services.common.errors import BadRequest, GridcastError, RequestTimeout, TooManyRequests
 from services.common.http.encoding import PreparedResponse, encode_error_response, encode_response_head
 from services.common.http.request_head import ForwardedHeadValidator, RequestHead, RequestHeadValidator
-from services.common.http.request_parser import EndOfMessage, RequestParser
+from services.common.http.request_parser import MAX_REMEMBERED_TARGET, EndOfMessage, RequestParser
 from services.common.server import tcp
 from services.common.server.connection_info import CONNECTION_INFO_EXTENSION, ConnectionInfo
 from services.common.server.connection_state import ACTIVE, ENDED, IDLE, PARSING, ConnectionState
@@ -22,7 +22,7 @@ from services.common.server.contract import ServerConfig, ServerState
 from services.common.server.cycle import RequestCycle
 from services.common.server.date_header import date_header, date_line
 from services.common.server.parse_turns import BYTES_PER_TURN, ParseTurns
-from services.common.server.scope import connection_scope, http_scope
+from services.common.server.scope import address_scope, connection_scope, http_scope
 from services.common.server.timeouts import KeepAliveTimer, SendTimeout, Timeout
 from services.common.server.transport import CoalescingTransport
 from services.common.server.websocket.upgrade import switch_to_websocket
@@ -91,6 +91,8 @@ class HTTPConnection(asyncio.Protocol):
         self._send_timer: SendTimeout
         self._linger_timer: Timeout
         self._info: ConnectionInfo
+        self._target = b""
+        self._address: Scope = {}
         self._scope: Scope
 
     # What the event loop calls.
@@ -219,7 +221,13 @@ class HTTPConnection(asyncio.Protocol):
         if len(self._queue) >= MAX_PIPELINED:
             self._refuse(TooManyRequests("too many pipelined requests on one connection"))
             return
-        scope = http_scope(self._scope, head, self._app_state.copy(), {CONNECTION_INFO_EXTENSION: self._info})
+        if (target := head.target) is self._target:
+            address = self._address
+        else:
+            address = address_scope(target)
+            if len(target) <= MAX_REMEMBERED_TARGET:
+                self._target, self._address = target, address
+        scope = http_scope(self._scope, address, head, self._app_state.copy(), {CONNECTION_INFO_EXTENSION: self._info})
         if head.websocket:
             self._on_websocket_handshake(head, busy=busy)
             return

@@ -22,17 +22,22 @@ def connection_scope(transport: asyncio.Transport) -> Scope:
     }
 
 
-def http_scope(connection: Scope, head: RequestHead, state: dict[str, Any], extensions: dict[str, Any]) -> Scope:
-    """Return the scope of a request: what is the same for all requests of its connection, and what its head says."""
-    raw_path, _, query = head.target.partition(b"?")
+def address_scope(target: bytes) -> Scope:
+    """Return what the scope of a request says of its target."""
+    raw_path, _, query = target.partition(b"?")
     path = raw_path.decode("ascii")
+    return {"path": unquote(path) if "%" in path else path, "raw_path": raw_path, "query_string": query}
+
+
+def http_scope(
+    connection: Scope, address: Scope, head: RequestHead, state: dict[str, Any], extensions: dict[str, Any]
+) -> Scope:
+    """Return the scope of a request: what is the same for all requests of its connection, and what its head says."""
     return {
         **connection,
+        **address,
         "http_version": head.version,
         "method": head.method,
-        "path": unquote(path) if "%" in path else path,
-        "raw_path": raw_path,
-        "query_string": query,
         "headers": head.headers,
         "state": state,
         "extensions": extensions,
