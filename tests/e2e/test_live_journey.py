@@ -51,13 +51,18 @@ def test_a_stream_is_watched_while_it_is_sent_and_is_a_file_afterwards(stack: Se
             watched = ffprobe(f"{stack.url}{made['playlist']}")
             assert {stream["codec_name"] for stream in watched["streams"]} == {"h264", "aac"}
             assert publisher.wait(60) == 0
+            # ffmpeg waits for no answer to its last object.
+            eventually(
+                lambda: client.get(f"/live/{made['id']}").json()["duration"] > SECONDS - 0.2, 15, "all is stored"
+            )
         finally:
             publisher.kill()
             publisher.wait()
         ended = client.post(f"/live/{made['id']}/end").raise_for_status().json()
         assert ended["state"] == "ended"
+        # Other replicas hear of the end by a message.
+        eventually(lambda: check_playlist(client.get(playlist).text).ended, 10, "the list has its end")
         listing = check_playlist(client.get(playlist).text)
-    assert listing.ended
     assert sum(entry.seconds for entry in listing.entries) == pytest.approx(SECONDS, abs=0.2)
     file = f"{stack.url}/file/stream?{httpx.QueryParams(name)}"
     assert float(ffprobe(file)["format"]["duration"]) == pytest.approx(SECONDS, abs=0.2)
