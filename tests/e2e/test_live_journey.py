@@ -17,7 +17,19 @@ MEDIA = (
     *("-t", str(SECONDS), "-c:v", "libx264", "-preset", "ultrafast", "-g", "50", "-pix_fmt", "yuv420p", "-c:a", "aac"),
 )
 FRAGMENTS = ("-f", "mp4", "-movflags", "frag_keyframe+empty_moov+default_base_moof", "-frag_duration", "1000000")
-OBJECTS = ("-f", "hls", "-hls_time", "2", "-hls_segment_type", "fmp4", "-hls_playlist_type", "event")
+# Without a kept connection ffmpeg goes away behind each object, and what a proxy in between has not passed on by then is lost.
+OBJECTS = (
+    "-f",
+    "hls",
+    "-hls_time",
+    "2",
+    "-hls_segment_type",
+    "fmp4",
+    "-hls_playlist_type",
+    "event",
+    "-http_persistent",
+    "1",
+)
 
 
 class Server(Protocol):
