@@ -14,7 +14,7 @@ from services.common.asgi import Scope
 from services.common.errors import BadRequest, GridcastError, RequestTimeout, TooManyRequests
 from services.common.http.encoding import PreparedResponse, encode_error_response, encode_response_head
 from services.common.http.request_head import ForwardedHeadValidator, RequestHead, RequestHeadValidator
-from services.common.http.request_parser import MAX_REMEMBERED_TARGET, EndOfMessage, RequestParser
+from services.common.http.request_parser import EndOfMessage, RequestParser
 from services.common.server import tcp
 from services.common.server.connection_info import CONNECTION_INFO_EXTENSION, ConnectionInfo
 from services.common.server.connection_state import ACTIVE, ENDED, IDLE, PARSING, ConnectionState
@@ -22,7 +22,7 @@ from services.common.server.contract import ServerConfig, ServerState
 from services.common.server.cycle import RequestCycle
 from services.common.server.date_header import date_header, date_line
 from services.common.server.parse_turns import BYTES_PER_TURN, ParseTurns
-from services.common.server.scope import address_scope, connection_scope, http_scope
+from services.common.server.scope import AddressScope, connection_scope, http_scope
 from services.common.server.timeouts import KeepAliveTimer, SendTimeout, Timeout
 from services.common.server.transport import CoalescingTransport
 from services.common.server.websocket.upgrade import switch_to_websocket
@@ -48,9 +48,7 @@ class HTTPConnection(asyncio.Protocol):
     header_timeout: ClassVar[float] = 10.0
     """Seconds for sending a head: from the connection on, or from its first byte on a kept connection."""
     keep_alive_timeout: ClassVar[float] = 75.0
-    """Seconds between two requests. Longer than the gateway keeps an idle connection: it is the gateway that closes it, and so
-    it never loses a request to a close.
-    """
+    """Seconds between two requests. The gateway keeps an idle connection for less, and so loses no request to a close."""
     linger_timeout: ClassVar[float] = 3.0
     """Seconds for which the rest of a request is read and dropped after an early response."""
     send_timeout: ClassVar[float] = 3600.0
@@ -91,8 +89,7 @@ class HTTPConnection(asyncio.Protocol):
         self._send_timer: SendTimeout
         self._linger_timer: Timeout
         self._info: ConnectionInfo
-        self._target = b""
-        self._address: Scope = {}
+        self._address = AddressScope()
         self._scope: Scope
 
     # What the event loop calls.
@@ -221,13 +218,8 @@ class HTTPConnection(asyncio.Protocol):
         if len(self._queue) >= MAX_PIPELINED:
             self._refuse(TooManyRequests("too many pipelined requests on one connection"))
             return
-        if (target := head.target) is self._target:
-            address = self._address
-        else:
-            address = address_scope(target)
-            if len(target) <= MAX_REMEMBERED_TARGET:
-                self._target, self._address = target, address
-        scope = http_scope(self._scope, address, head, self._app_state.copy(), {CONNECTION_INFO_EXTENSION: self._info})
+        extensions = {CONNECTION_INFO_EXTENSION: self._info}
+        scope = http_scope(self._scope, self._address.get(head.target), head, self._app_state.copy(), extensions)
         if head.websocket:
             self._on_websocket_handshake(head, busy=busy)
             return

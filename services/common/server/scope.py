@@ -6,6 +6,7 @@ from urllib.parse import unquote
 
 from services.common.asgi import Scope
 from services.common.http.request_head import RequestHead
+from services.common.http.request_parser import MAX_REMEMBERED_TARGET
 from services.common.server import tcp
 from services.common.server.websocket.upgrade import UpgradeRequest
 
@@ -22,11 +23,25 @@ def connection_scope(transport: asyncio.Transport) -> Scope:
     }
 
 
-def address_scope(target: bytes) -> Scope:
-    """Return what the scope of a request says of its target."""
-    raw_path, _, query = target.partition(b"?")
-    path = raw_path.decode("ascii")
-    return {"path": unquote(path) if "%" in path else path, "raw_path": raw_path, "query_string": query}
+class AddressScope:
+    """What the scope of a request says of its target. That of a connection's last request is kept, see MAX_REMEMBERED_TARGET."""
+
+    __slots__ = ("_kept", "_target")
+
+    def __init__(self) -> None:
+        self._target = b""
+        self._kept: Scope = {}
+
+    def get(self, target: bytes) -> Scope:
+        """Return it; the parser gives equal targets that follow each other as one object."""
+        if target is self._target:
+            return self._kept
+        raw_path, _, query = target.partition(b"?")
+        path = raw_path.decode("ascii")
+        address = {"path": unquote(path) if "%" in path else path, "raw_path": raw_path, "query_string": query}
+        if len(target) <= MAX_REMEMBERED_TARGET:
+            self._target, self._kept = target, address
+        return address
 
 
 def http_scope(
