@@ -99,7 +99,7 @@ VARIABLES = frozenset(
 CLIENT_VARIABLES = frozenset(
     {"GRIDCAST_DEBUG", "GRIDCAST_PROFILE", "GRIDCAST_TOKEN", "GRIDCAST_TOKEN_FILE", "GRIDCAST_URL"}
 )
-"""Variables of the command `gridcast`: whoever has exported them can start a server in the same shell all the same."""
+"""Variables of the command `gridcast`. No process of the server reads them, and each accepts them: one shell may run both."""
 
 RENAMED = {
     "GRIDCAST_ADMISSIONS": "GRIDCAST_HANDSHAKE_RATE",

@@ -71,7 +71,7 @@ def film(ffmpeg: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class PacedUpload(threading.Thread):
-    """Uploads a file in so many seconds, through the gateway."""
+    """Uploads a file through the gateway, paced to last `seconds`."""
 
     def __init__(self, url: str, film: Path, seconds: float, filename: str) -> None:
         super().__init__(daemon=True)

@@ -13,7 +13,7 @@ from tests.support.chromium import ChromiumBrowser, run_chromium
 from tests.support.databases import ServerProcess, storage_env
 from tests.support.live_replicas import live_writer, prepare_store
 from tests.support.live_writer import LiveWriter
-from tests.support.npm import NpmUnavailable, install_packages
+from tests.support.npm import require_packages
 from tests.support.processes import ServiceProcess, run_service
 from tests.support.programs import require_program
 
@@ -142,10 +142,7 @@ return {time: video.currentTime, start: video.seekable.length ? video.seekable.s
 
 @pytest.fixture(scope="module")
 def hls_js(tmp_path_factory: pytest.TempPathFactory) -> str:
-    try:
-        folder = install_packages(tmp_path_factory.mktemp("hls"), {"hls.js": HLS_JS})
-    except NpmUnavailable as error:
-        pytest.skip(f"hls.js, the judge: {error}")
+    folder = require_packages(tmp_path_factory.mktemp("hls"), {"hls.js": HLS_JS})
     return (folder / "node_modules/hls.js/dist/hls.js").read_text("utf-8")
 
 

@@ -232,7 +232,7 @@ async def test_old_numbers_are_answered_at_once_with_the_whole_list(
     "path", ["0/4.m4s", "1/0.m4s", "0/9999999999.m4s", "1/init.mp4", "0/00.m4s", "0/-1.m4s", "x/0.m4s", "0/0.mp4"]
 )
 async def test_unknown_segments(http: httpx.AsyncClient, listed: LiveWriter, path: str) -> None:
-    """Row 31: 404 that nobody keeps, because the segment may come."""
+    """404 with `no-store`: the segment may still be produced."""
     answer = await http.get(f"{listed.path}/{path}")
     assert answer.status_code == 404
     assert answer.headers["cache-control"] == "no-store"

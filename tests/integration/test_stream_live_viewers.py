@@ -79,7 +79,7 @@ async def test_viewers_that_ask_no_more_are_forgotten(redis: RedisClient) -> Non
     await eventually_async(is_zero, 3)
     for _ in range(3):
         await replica.counter.count()
-    assert not replica.counter._audiences, "nothing is kept of a stream that nobody watches"
+    assert not replica.counter._audiences, "a stream without viewers has no entry"
 
 
 async def test_many_viewers_are_counted_in_one_call(redis: RedisClient) -> None:

@@ -58,4 +58,4 @@ def require_packages(target_dir: Path, packages: Mapping[str, str], *programs: P
     try:
         return install_packages(target_dir, packages, *programs)
     except NpmUnavailable as error:
-        pytest.skip(f"a judge from npm is not to be had: {error}")
+        pytest.skip(f"third-party clients need Node, npm and the npm registry: {error}")

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -54,7 +55,7 @@ else:
     StoreUnderTest = FilesUploadStore
 
 
-class StoreAdapters:
+class StoreAdapters(ABC):
     """All sides of one store."""
 
     def __init__(
@@ -73,9 +74,9 @@ class StoreAdapters:
         self.reader = reader
         self.inspector = inspector
 
+    @abstractmethod
     def open_live(self) -> LiveStore:
         """The streams as another process has opened them."""
-        raise NotImplementedError
 
     async def collect_once(self) -> None:
         async for media in self.keeper.list_due():

@@ -152,7 +152,7 @@ export class Live {
   }
 
   /**
-   * The stream's last state: its end is not an event for whoever sent the last byte.
+   * Asks for the state until the stream has ended: a publisher need not listen to the event of the end.
    * @param {string} id
    */
   async #ended(id) {

@@ -33,7 +33,7 @@ NEW = NewStream(
 def stream(
     publisher: str, source: int, silent: float | None, state: LiveState = "live", *, takeover: bool = False
 ) -> LiveStream:
-    """A stream whose publisher has been silent for so many seconds."""
+    """A stream whose publisher sent its last byte `silent` seconds ago."""
     at = None if silent is None else NOW - timedelta(seconds=silent)
     new = replace(NEW, takeover=takeover)
     return LiveStream(new, state, "", 1, publisher, LivePosition(1, source=source), (), NOW, None, at, None, None)

@@ -85,7 +85,7 @@ class Streams:
 
 
 class NoMarks:
-    """Marks that nobody sets."""
+    """Marks of blocking reloads of which none is set in Redis."""
 
     def __init__(self) -> None:
         self.marked: set[str] = set()
