@@ -4,17 +4,16 @@ Senders that cannot set header fields have the token in the path: `/live/{id}/ke
 """
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 
-from services.common.errors import BadRequest, GridcastError, PreconditionFailed, UnsupportedMediaType
+from services.common.errors import BadRequest, UnsupportedMediaType
 from services.common.http import tus
 from services.common.web.content_length import parse_content_length
 from services.common.web.openapi import openapi_problems
 from services.common.web.openapi_examples import parameter_examples
+from services.common.web.tus_responses import require_tus_version, tus_response
 from services.live.endpoints.control import StreamId
 from services.live.endpoints.dependencies import live_context, publisher_body
 from services.live.object_names import object_kind
@@ -25,7 +24,6 @@ router = APIRouter(tags=["live"])
 
 LIVE_TUS_EXTENSIONS = "creation,creation-defer-length"
 MAX_LIST_BYTES = 4 * 1024 * 1024
-_TUS_HEADER = {"tus-resumable": tus.TUS_VERSION}
 _EXAMPLE_TOKEN = "A" * 43
 
 TokenPath = Annotated[
@@ -66,27 +64,11 @@ _OBJECT_DELETE_ROUTE: dict[str, Any] = {
 }
 
 
-@contextmanager
-def _require_tus_version(request: Request) -> Iterator[None]:
-    """Check the version, and add it to every error response."""
-    try:
-        if request.headers.get("tus-resumable") != tus.TUS_VERSION:
-            raise PreconditionFailed(f"Tus-Resumable: {tus.TUS_VERSION} is needed", {"tus-version": tus.TUS_VERSION})
-        yield
-    except GridcastError as error:
-        error.headers.update(_TUS_HEADER)
-        raise
-
-
-def _tus_response(status: int, headers: dict[str, str]) -> Response:
-    return Response(status_code=status, headers={**_TUS_HEADER, "cache-control": "no-store", **headers})
-
-
 @router.options("/live/{id}/tus", status_code=204, response_class=Response)
 async def live_tus_options(id: StreamId) -> Response:  # noqa: A002
     """List what is supported of tus."""
     del id
-    return _tus_response(204, {"tus-version": tus.TUS_VERSION, "tus-extension": LIVE_TUS_EXTENSIONS})
+    return tus_response(204, {"tus-version": tus.TUS_VERSION, "tus-extension": LIVE_TUS_EXTENSIONS})
 
 
 @router.post(
@@ -104,7 +86,7 @@ async def begin_live_tus(
     upload_length: HeaderText = None,
 ) -> Response:
     """Begin to send from byte 0, as a new source: where the sender restarts. The first PATCH needs no such request."""
-    with _require_tus_version(request), publisher_body(request, "tus") as body:
+    with require_tus_version(request), publisher_body(request, "tus") as body:
         if upload_defer_length != "1" and upload_length is None:
             raise BadRequest("Upload-Defer-Length: 1 is required")
         if not await body.is_empty():
@@ -112,7 +94,7 @@ async def begin_live_tus(
         receiver = live_context(request).receiver
         stream = await receiver.find(id, token_of(request.scope, None))
         source = await receiver.begin_tus(stream, body)
-    return _tus_response(201, {"location": f"/live/{id}/tus?source={source}", "upload-offset": "0"})
+    return tus_response(201, {"location": f"/live/{id}/tus?source={source}", "upload-offset": "0"})
 
 
 @router.head(
@@ -123,12 +105,12 @@ async def begin_live_tus(
 )
 async def get_live_tus_offset(request: Request, id: StreamId, source: SourceQuery = None) -> Response:  # noqa: A002
     """Return how many bytes of the source are durable."""
-    with _require_tus_version(request):
+    with require_tus_version(request):
         receiver = live_context(request).receiver
         stream = await receiver.find(id, token_of(request.scope, None))
         offset, length = await receiver.tus_offset(stream, source)
     known = {"upload-defer-length": "1"} if length is None else {"upload-length": str(length)}
-    return _tus_response(200, {"upload-offset": str(offset), **known})
+    return tus_response(200, {"upload-offset": str(offset), **known})
 
 
 @router.patch(
@@ -150,7 +132,7 @@ async def append_live_tus(
 ) -> Response:
     """Append bytes from the offset on, at any replica. Upload-Length says how many there are: the last one ends the stream."""
     del sid
-    with _require_tus_version(request), publisher_body(request, "tus") as body:
+    with require_tus_version(request), publisher_body(request, "tus") as body:
         _check_content_type(request)
         if upload_offset is None:
             raise BadRequest("Upload-Offset is missing")
@@ -162,7 +144,7 @@ async def append_live_tus(
         context = live_context(request)
         stream = await context.receiver.find(id, token_of(request.scope, None))
         offset = await context.receiver.receive_tus(stream, body, wanted, context.publisher_sid(request, stream))
-    return _tus_response(204, {"upload-offset": str(offset)})
+    return tus_response(204, {"upload-offset": str(offset)})
 
 
 def _check_content_type(request: Request) -> None:

@@ -2,8 +2,8 @@
 
 import json
 import sys
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Annotated, Any
 
@@ -13,9 +13,7 @@ from services.common.auth.credentials import find_link
 from services.common.auth.identity import Identity, identity_of, link_of, subject_of
 from services.common.errors import (
     BadRequest,
-    GridcastError,
     MethodNotAllowed,
-    PreconditionFailed,
     UnsupportedMediaType,
 )
 from services.common.http import tus
@@ -26,6 +24,7 @@ from services.common.uploads.body import UploadBody
 from services.common.web.content_length import parse_content_length
 from services.common.web.openapi import openapi_problems
 from services.common.web.openapi_examples import parameter_examples
+from services.common.web.tus_responses import TUS_VERSION_FIELD, require_tus_version, tus_response
 from services.upload.content_types import resolve_content_type
 from services.upload.endpoints.dependencies import UploadContext, request_body, upload_context
 from services.upload.endpoints.request import digest_verifiers
@@ -49,7 +48,6 @@ MetadataHeader = Annotated[
         openapi_examples=parameter_examples("filename dHVzLnR4dA=="),
     ),
 ]
-_TUS_VERSION_HEADER = {"tus-resumable": tus.TUS_VERSION}
 _TUS_OPENAPI: dict[str, Any] = {
     "parameters": [
         {
@@ -74,22 +72,6 @@ _TUS_PATCH_OPENAPI: dict[str, Any] = {
 }
 
 
-@contextmanager
-def _require_tus_version(request: Request) -> Iterator[None]:
-    """Check the version, and add it to every error response."""
-    try:
-        if request.headers.get("tus-resumable") != tus.TUS_VERSION:
-            raise PreconditionFailed(f"Tus-Resumable: {tus.TUS_VERSION} is needed", {"tus-version": tus.TUS_VERSION})
-        yield
-    except GridcastError as error:
-        error.headers.update(_TUS_VERSION_HEADER)
-        raise
-
-
-def _tus_response(status: int, headers: dict[str, str]) -> Response:
-    return Response(status_code=status, headers={**_TUS_VERSION_HEADER, "cache-control": "no-store", **headers})
-
-
 @router.options("/file/tus", status_code=204, response_class=Response)
 @router.options("/file/tus/{upload}", status_code=204, response_class=Response, include_in_schema=False)
 async def tus_options(request: Request) -> Response:
@@ -100,7 +82,7 @@ async def tus_options(request: Request) -> Response:
         "tus-checksum-algorithm": tus_headers.CHECKSUM_ALGORITHMS,
         "tus-max-size": str(upload_context(request).policy.max_size),
     }
-    return _tus_response(204, headers)
+    return tus_response(204, headers)
 
 
 @router.post(
@@ -125,7 +107,7 @@ async def tus_create(
     All other keys become the file's metadata.
     """
     with (
-        _require_tus_version(request),
+        require_tus_version(request),
         request_body(request, "tus", holds_slot=False) as body,
         ExitStack() as held,
     ):
@@ -212,7 +194,7 @@ async def _create_final(
     upload_id, event = await concatenator.concatenate(concat.part_ids, target, progress)
     await context.outbox.publish(event)
     location = {"location": f"{tus_headers.TUS_PATH}{upload_id}"}
-    return _tus_response(201, location | validator_headers(event.info.etag, event.info.sha256))
+    return tus_response(201, location | validator_headers(event.info.etag, event.info.sha256))
 
 
 @router.head(
@@ -223,7 +205,7 @@ async def _create_final(
 )
 async def tus_head(request: Request, upload: str) -> Response:
     """Return the durable offset."""
-    with _require_tus_version(request):
+    with require_tus_version(request):
         uploads = upload_context(request).resumable_uploads
         await uploads.require_visible(upload, identity_of(request.scope))
         state = await uploads.get_durable_info(upload)
@@ -233,7 +215,7 @@ async def tus_head(request: Request, upload: str) -> Response:
     headers |= {name: state.metadata[key] for key, name in _METADATA_HEADERS.items() if state.metadata.get(key)}
     if isinstance(state, FinishedUpload) and state.etag is not None:
         headers |= validator_headers(state.etag, state.sha256)
-    return _tus_response(200, {**headers, "upload-expires": format_http_date(state.expires_at)})
+    return tus_response(200, {**headers, "upload-expires": format_http_date(state.expires_at)})
 
 
 _METADATA_HEADERS = {"metadata": "upload-metadata", "concat": "upload-concat"}
@@ -256,7 +238,7 @@ async def tus_patch(
     upload_checksum: HeaderText = None,
 ) -> Response:
     """Append bytes from the offset on. A newer request replaces an older one, which is aborted."""
-    with _require_tus_version(request), request_body(request, "tus") as body:
+    with require_tus_version(request), request_body(request, "tus") as body:
         context = upload_context(request)
         if not _is_tus_content_type(request):
             raise _unsupported_content_type()
@@ -282,11 +264,11 @@ async def tus_patch(
 )
 async def tus_terminate(request: Request, upload: str) -> Response:
     """Delete an unfinished upload."""
-    with _require_tus_version(request):
+    with require_tus_version(request):
         uploads = upload_context(request).resumable_uploads
         await uploads.require_visible(upload, identity_of(request.scope))
         await uploads.terminate(upload)
-    return _tus_response(204, {})
+    return tus_response(204, {})
 
 
 @router.post("/file/tus/{upload}", include_in_schema=False, max_body_size=sys.maxsize)
@@ -300,7 +282,7 @@ async def tus_method_override(request: Request, upload: str) -> Response:
     }
     handler = handlers.get(request.headers.get("x-http-method-override", "").upper())
     if handler is None:
-        raise MethodNotAllowed("method not allowed", {**_TUS_VERSION_HEADER, "allow": "DELETE, HEAD, OPTIONS, PATCH"})
+        raise MethodNotAllowed("method not allowed", {**TUS_VERSION_FIELD, "allow": "DELETE, HEAD, OPTIONS, PATCH"})
     return await handler()
 
 
@@ -324,4 +306,4 @@ async def _patch_response(
         await context.outbox.publish(result.event)
     if result.etag is not None:
         headers |= validator_headers(result.etag, result.sha256)
-    return _tus_response(status, headers)
+    return tus_response(status, headers)
