@@ -43,6 +43,7 @@ recording_sink       a client connection without a socket
 redis_commands       inline commands to Redis and Sentinel
 redis_programs       the Redis servers of this machine, and which one the tests use
 replica_set          three mongod as a replica set
+shared_folders       make_once: a folder that one process of the run fills for all of them
 sizes                MIB, CHUNK_SIZE, BATCH_SIZE
 small_service        a minimal ASGI application on our server, as a process
 socket_replica_pair  a gateway before two socket replicas
