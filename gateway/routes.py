@@ -73,6 +73,7 @@ _TABLE: dict[str, dict[str, str]] = {
     "/live/{id}/media.m3u8": {"GET": STREAM, "HEAD": STREAM},
     "/live/{id}/{epoch}/init.mp4": {"GET": STREAM, "HEAD": STREAM},
     "/live/{id}/{epoch}/{number}.m4s": {"GET": STREAM, "HEAD": STREAM},
+    "/live/{id}/messages": {"GET": STREAM, "HEAD": STREAM, "POST": LIVE},
 }
 _ENDLESS_TEMPLATES = frozenset(
     {

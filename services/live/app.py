@@ -26,12 +26,13 @@ from services.common.web.health import ReadinessCheck
 from services.common.web.middleware import RequestMiddleware
 from services.common.web.route_list import list_routes
 from services.common.web.status import add_status_route
-from services.live.endpoints import control, ingest
+from services.live.endpoints import control, ingest, messages
 from services.live.endpoints.dependencies import LiveContext
 from services.live.idle_streams import IdleStreams
 from services.live.intake import IntakeRules
 from services.live.live_events import LiveEvents
 from services.live.live_streams import LiveStreams
+from services.live.messages import TimedMessages
 from services.live.paced_rehash import PacedRehash
 from services.live.receiving import LiveReceiver
 from services.live.settings import LiveSettings
@@ -85,6 +86,7 @@ def create_app(
     add_status_route(app, checks)
     app.include_router(control.router)
     app.include_router(ingest.router)
+    app.include_router(messages.router)
     protection = BrowserProtection(HostPolicy(settings.allowed_hosts), OriginPolicy(""))
     authorization = create_authorization(auth, list_routes(app))
     return RequestMiddleware(app, check_request=protection, telemetry=telemetry, authorization=authorization)
@@ -134,6 +136,7 @@ async def _lifespan(
                 IntakeRules(settings.live_interrupted_after),
                 process.stopping,
             ),
+            messages=TimedMessages(store.messages, publisher, settings.live_max_messages),
             limiter=process.limiter,
             disk_space=disk_space,
             sids=None if auth is None else auth.sids,

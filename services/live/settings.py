@@ -31,6 +31,9 @@ class LiveSettings(WriterSettings, RedisSettings, AuthSettings):
     live_max_streams_per_owner: int = Field(
         0, ge=0, description="live streams of one subject that have not ended; 429 beyond; 0: no limit"
     )
+    live_max_messages: int = Field(
+        10_000, ge=0, le=100_000, description="time-coded messages that are kept of one live stream; 429 beyond"
+    )
     live_max_publishers: int = Field(
         # Each takes 12 MiB at most, the process 128 MiB; together they fit into the 1 GiB of our deployments.
         64,

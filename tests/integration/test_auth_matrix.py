@@ -108,6 +108,10 @@ CASES: dict[tuple[str, str], Case] = {
     ("GET", "/live/{}/index.m3u8"): Case("/live/0123456789abcdef/index.m3u8", "read:team-a", "write:team-a"),
     ("GET", "/live/{}/media.m3u8"): Case("/live/0123456789abcdef/media.m3u8", "read:team-a", "write:team-a"),
     ("GET", "/live/{}/{}/init.mp4"): Case("/live/0123456789abcdef/0/init.mp4", "read:team-a", "write:team-a"),
+    ("GET", "/live/{}/messages"): Case("/live/0123456789abcdef/messages", "read:team-a", "write:team-a"),
+    ("POST", "/live/{}/messages"): Case(
+        "/live/0123456789abcdef/messages", "push:live/*", "push:other/*", body={"type": "chat.said"}
+    ),
     ("GET", "/live/{}/{}/{}.m4s"): Case("/live/0123456789abcdef/0/0.m4s", "read:team-a", "write:team-a"),
     ("GET", "/file/stream"): Case(f"/file/stream{QUERY}", "read:team-a", "read:team-b"),
     ("HEAD", "/file/stream"): Case(f"/file/stream{QUERY}", "read:team-a", "read:team-b"),
@@ -295,7 +299,17 @@ COMMANDS: dict[str, tuple[dict[str, Any], str]] = {
     "token": ({"type": "token", "token": "a.b.c"}, "error"),
 }
 """Each command of AsyncAPI, as a client without a right for it sends it, and the reply; empty: none."""
-EVENTS = {"event", "fileChanged", "fileProgress", "filePlayable", "liveChanged", "liveReceived", "resync", "expiring"}
+EVENTS = {
+    "event",
+    "fileChanged",
+    "fileProgress",
+    "filePlayable",
+    "liveChanged",
+    "liveMessage",
+    "liveReceived",
+    "resync",
+    "expiring",
+}
 """Each event type of AsyncAPI: test_auth_sockets has the case of each that rights decide."""
 REPLIES = {"first", "pong", "subscribed", "unsubscribed", "tokenRenewed", "error"}
 

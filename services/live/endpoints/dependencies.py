@@ -21,6 +21,7 @@ from services.common.uploads.limits import DiskSpaceMonitor, UploadLimiter
 from services.common.web.content_length import parse_content_length
 from services.common.web.middleware import client_behind_gateway
 from services.live.live_streams import LiveStreams
+from services.live.messages import TimedMessages
 from services.live.receiving import LiveReceiver
 from services.live.settings import LiveSettings
 from services.live.stream_ending import StreamEnder
@@ -38,6 +39,7 @@ class LiveContext:
     streams: LiveStreams
     ender: StreamEnder
     receiver: LiveReceiver
+    messages: TimedMessages
     limiter: UploadLimiter
     disk_space: DiskSpaceMonitor
     sids: SidSigner | None

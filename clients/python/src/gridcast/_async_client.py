@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self
 
 from gridcast._async_shell import AsyncShell
 from gridcast._flows import files, links, live, webhook_administration
-from gridcast._flows.effects import ByteSource
 from gridcast._local.live_source import LiveSource
-from gridcast._local.sources import AsyncIteratorSource, open_source
+from gridcast._local.sources import open_async_source
 from gridcast._local.targets import open_target
 from gridcast._operations import (
     DEFAULT_OUTAGE_SECONDS,
@@ -29,6 +28,7 @@ from gridcast.values import (
     EndpointInfo,
     FileInfo,
     LiveInfo,
+    LiveMessage,
     NewLive,
     ProgressCallback,
     PushReceipt,
@@ -106,7 +106,7 @@ class AsyncClient:
 
         """
         options = upload_options(content_type, metadata, sid, part_bytes, replace=replace)
-        opened = await asyncio.to_thread(_open_source, source, size)
+        opened = await asyncio.to_thread(open_async_source, source, size)
         try:
             return await self._shell.run(self._operations.upload(opened, path, options, state, progress))
         finally:
@@ -148,23 +148,15 @@ class AsyncClient:
 
         `query` is what the filename begins with or contains, in any case.
         """
-        after: str | None = None
-        while True:
-            page, after = await self._shell.run(files.list_files(self._operations.context, folder, query, after))
-            for one in page:
-                yield one
-            if after is None:
-                return
+        context = self._operations.context
+        async for one in self._shell.pages(lambda after: files.list_files(context, folder, query, after)):
+            yield one
 
     async def folders(self) -> AsyncIterator[str]:
         """Iterate over the folders that hold files, by name; the empty one is for files in none."""
-        after: str | None = None
-        while True:
-            page, after = await self._shell.run(files.list_folders(self._operations.context, after))
-            for one in page:
-                yield one
-            if after is None:
-                return
+        context = self._operations.context
+        async for one in self._shell.pages(lambda after: files.list_folders(context, after)):
+            yield one
 
     async def remove(self, path: str, *, etag: str | None = None) -> None:
         """Delete a file; with `etag`, only that version. Raises FileMissing, or NameConflict for another version."""
@@ -323,13 +315,32 @@ class AsyncClient:
         self, state: Literal["waiting", "live", "interrupted", "ended"] | None = None
     ) -> AsyncIterator[LiveInfo]:
         """Iterate over the live streams that the caller may watch; those that have not ended, where no state is given."""
-        after: str | None = None
-        while True:
-            page, after = await self._shell.run(live.list_streams(self._operations.context, self.url, state, after))
-            for stream in page:
-                yield stream
-            if after is None:
-                return
+        context = self._operations.context
+        async for stream in self._shell.pages(lambda after: live.list_streams(context, self.url, state, after)):
+            yield stream
+
+    async def push_live_message(
+        self,
+        id: str,  # noqa: A002
+        type: str,  # noqa: A002
+        data: Any = None,
+        *,
+        at: float | None = None,
+        message_id: str | None = None,
+    ) -> LiveMessage:
+        """Push an event to the topic of a stream that is live, and keep it with its media time, so that a replay shows it there.
+
+        `at` is what its sender watches, in seconds of the stream; what is captured now by default. With `message_id` a push that
+        failed may be repeated: it is kept once. Raises NameConflict before the stream has begun, FileMissing where it has ended.
+        """
+        message = {"type": type, "data": data, "at": at, "id": message_id}
+        return await self._shell.run(live.push_message(self._operations.context, id, message))
+
+    async def live_messages(self, id: str, start: float = 0.0, end: float | None = None) -> AsyncIterator[LiveMessage]:  # noqa: A002
+        """Iterate over the messages of a stream by their media time, from `start` on and before `end`, in seconds."""
+        context = self._operations.context
+        async for message in self._shell.pages(lambda after: live.list_messages(context, id, start, end, after)):
+            yield message
 
     async def end_live(self, id: str) -> LiveInfo:  # noqa: A002
         """End a live stream; what came is its file."""
@@ -387,11 +398,3 @@ class AsyncClient:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
-
-
-def _open_source(source: UploadSource | AsyncIterable[bytes], size: int | None) -> ByteSource:
-    if isinstance(source, AsyncIterable) and not hasattr(source, "read"):
-        opened = AsyncIteratorSource(source)
-        opened.size = size
-        return opened
-    return open_source(source, size)
