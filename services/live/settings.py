@@ -5,12 +5,13 @@ from pydantic import Field, field_validator
 from services.common.bus.redis import validate_redis_url
 from services.common.settings import AuthSettings, RedisSettings
 from services.common.store.writer_settings import WriterSettings
+from services.common.webhooks.hook_settings import HookSettings
 
 MAX_GRACE_SECONDS = 86400
 MAX_TARGET_SECONDS = 10
 
 
-class LiveSettings(WriterSettings, RedisSettings, AuthSettings):
+class LiveSettings(WriterSettings, RedisSettings, AuthSettings, HookSettings):
     """The settings that the live service adds."""
 
     port: int = Field(8004, ge=1, le=65535, description="port to listen on")

@@ -22,6 +22,7 @@ from services.common.store.limits import BLOCK_SIZE
 from services.common.store.live_store import LiveStream
 from services.common.store.upload_store import FinishedUpload, OutboxEvent, StoredFile
 from services.common.uploads.locks import UploadLocks
+from services.live.hook_answers import metadata_of_file
 from services.live.live_events import LiveEvents
 from services.live.stream_writer import LiveStores, StreamWriter
 
@@ -131,7 +132,9 @@ class StreamEnder:
             try:
                 if number > 1:
                     upload = await self._stores.uploads.assign_name(upload, numbered_name(name, number))
-                stored = StoredFile(length, content_type, None, file_etag(upload, length), media_facts_json=facts)
+                metadata = metadata_of_file(writer.stream.new.limits_json)
+                etag = file_etag(upload, length)
+                stored = StoredFile(length, content_type, None, etag, metadata, media_facts_json=facts)
                 return await self._stores.uploads.commit(upload, stored)
             except AlreadyExists:
                 _log.warning("the name of live stream %s is taken", writer.stream.new.id)

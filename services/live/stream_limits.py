@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 LIMIT_WARNING_SECONDS = 300.0
@@ -30,6 +30,10 @@ class StreamLimits:
     duration: float
     rate: int = 0
     speed: float = 0.0
+
+    def at_most(self, max_bytes: int | None) -> "StreamLimits":
+        """Return these limits with a smaller one of bytes, where that is given."""
+        return self if max_bytes is None else replace(self, bytes=min(self.bytes, max_bytes))
 
     def to_json(self) -> str:
         """Return what is stored with the stream."""

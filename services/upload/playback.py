@@ -65,6 +65,7 @@ def describe_layout(layout: MediaLayout, filename: str, length: int | None, addr
         "playable": layout.playable,
         "reason": layout.reason,
         "address": f"/upload/{address}/stream" if layout.playable else None,
+        "list": f"/upload/{address}/media.m3u8" if layout.kind == "fragmented" else None,
     }
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 import pytest
 
-from services.upload.webhooks.signing import make_secret
+from services.common.webhooks.signing import make_secret
 from tests.support.databases import ServerProcess, storage_env
 from tests.support.fault_history import choose_seed
 from tests.support.processes import ServiceProcess, run_service

@@ -74,6 +74,8 @@ CASES: dict[tuple[str, str], Case] = {
         body={"filename": "m"},
     ),
     ("GET", "/upload/{}/stream"): Case("/upload/none/stream", None),
+    ("GET", "/upload/{}/media.m3u8"): Case("/upload/none/media.m3u8", None),
+    ("GET", "/upload/{}/media.mp4"): Case("/upload/none/media.mp4", None),
     ("GET", "/file/poster"): Case(f"/file/poster{QUERY}", "read:team-a", "read:team-b"),
     ("PUT", "/file/poster"): Case(f"/file/poster{QUERY}", "write:team-a", "write:team-b", body=b"x"),
     ("DELETE", "/file/poster"): Case(f"/file/poster{QUERY}", "write:team-a", "write:team-b"),

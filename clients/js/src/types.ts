@@ -123,6 +123,8 @@ export interface Playable {
   reason: string | null;
   /** A path for a player, which needs no token; null where it is not playable. */
   address: string | null;
+  /** The path of an HLS list of the same bytes, which grows with the upload; null for other layouts than fragments. */
+  list: string | null;
 }
 
 /** A CloudEvents 1.0 event. */

@@ -87,6 +87,8 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
     # The folder of each link that is made or prolonged is judged by the handler, and so is whose link it is.
     # The address is the right: a MAC that only the uploader receives. Players cannot send a token.
     "/upload/{address}/stream": {"GET": PUBLIC},
+    "/upload/{address}/media.m3u8": {"GET": PUBLIC},
+    "/upload/{address}/media.mp4": {"GET": PUBLIC},
     "/file/link": {"POST": Rule("link")},
     "/file/link/{id}": {"PATCH": Rule("link"), "DELETE": Rule("link")},
     "/auth/revocations": {"POST": Rule("admin")},

@@ -6,6 +6,7 @@ uploaded goes on after the commit, by the same address and the same entity tag.
 
 import asyncio
 import logging
+from contextlib import AbstractContextManager
 
 from services.common.asgi import ClientDisconnected, Receive, Scope, Send
 from services.common.errors import Gone, NotFound, ServiceUnavailable
@@ -41,6 +42,10 @@ class UploadPlaybackRoute:
         self._cache = BlockCache(GrowingBlocks(playback), GROWING_CACHE_BYTES)
         self._uploads = FollowedUploads(playback, self._cache, files)
         self._send_timeout = send_timeout
+
+    def play(self, address: PlayAddress) -> AbstractContextManager[FollowedUpload]:
+        """Follow an upload for one request. Raises ServiceUnavailable where there are too many."""
+        return self._uploads.play(address)
 
     async def aclose(self) -> None:
         """End what is in the background."""

@@ -71,7 +71,7 @@ _DIRECTIVES = [
 ]
 
 
-_MESSAGE_PARAMETERS = [
+_MESSAGE_PARAMETERS: list[dict[str, Any]] = [
     {"name": name, "in": "query", "required": False, "description": description, "schema": schema}
     for name, description, schema in (
         ("from", "media time in seconds", {"type": "number", "minimum": 0, "maximum": 999_999_999}),

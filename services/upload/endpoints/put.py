@@ -17,6 +17,7 @@ from services.common.store.upload_store import NewUpload, OutboxEvent, Precondit
 from services.common.uploads.cleanup import CleanupRunner
 from services.common.web.content_length import parse_content_length
 from services.common.web.openapi import openapi_problems
+from services.common.webhooks.hook_protocol import HookQuestion
 from services.upload.content_types import resolve_content_type
 from services.upload.digests import DigestVerifier
 from services.upload.endpoints.dependencies import request_body, upload_context
@@ -34,7 +35,6 @@ from services.upload.endpoints.request import (
 )
 from services.upload.endpoints.response import path_location, stream_location, validator_headers
 from services.upload.progress import Progress
-from services.upload.webhooks.hook_protocol import HookQuestion
 from services.upload.writer.upload_writer import UploadWriter
 
 router = APIRouter(tags=["files"])

@@ -25,6 +25,7 @@ from services.common.web.content_length import parse_content_length
 from services.common.web.openapi import openapi_problems
 from services.common.web.openapi_examples import parameter_examples
 from services.common.web.tus_responses import TUS_VERSION_FIELD, require_tus_version, tus_response
+from services.common.webhooks.hook_protocol import HookQuestion
 from services.upload.content_types import resolve_content_type
 from services.upload.endpoints.dependencies import UploadContext, request_body, upload_context
 from services.upload.endpoints.request import digest_verifiers
@@ -34,7 +35,6 @@ from services.upload.tus.by_link import apply_link, check_limits, use_once
 from services.upload.tus.concatenation import Concatenator, ConcatTarget
 from services.upload.tus.ownership import link_entry
 from services.upload.tus.patch import PatchRequest, PatchResult
-from services.upload.webhooks.hook_protocol import HookQuestion
 
 router = APIRouter(tags=["tus"])
 

@@ -30,15 +30,15 @@ from services.common.uploads.body import UploadBody
 from services.common.uploads.cleanup import CleanupRunner, is_store_unavailable, run_shielded
 from services.common.uploads.limits import DiskSpaceMonitor
 from services.common.uploads.locks import UploadLocks
+from services.common.uploads.policy import UploadPolicy
+from services.common.webhooks.hook_protocol import StoredHookAnswer
 from services.upload.content_types import resolve_content_type
 from services.upload.digests import DigestVerifier
 from services.upload.playback import PlaybackReporter
-from services.upload.policy import UploadPolicy
 from services.upload.progress import NullProgress, Progress, StartProgress
 from services.upload.tus.headers import encode_metadata_of_file, parse_metadata
 from services.upload.tus.ownership import is_visible
 from services.upload.tus.patch import PatchRequest, PatchResult, lost_upload_error
-from services.upload.webhooks.hook_protocol import StoredHookAnswer
 from services.upload.writer.rehash import ContentStateCache
 from services.upload.writer.upload_writer import UploadWriter
 

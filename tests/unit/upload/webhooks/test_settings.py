@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from services.common.settings import load_settings
+from services.common.webhooks.signing import make_secret
 from services.upload.settings import MAX_SECRET_FILE_BYTES, UploadSettings
-from services.upload.webhooks.signing import make_secret
 
 URL = "https://a.example/"
 
