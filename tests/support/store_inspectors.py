@@ -215,13 +215,12 @@ class MongoInspector:
         self.db["media"].update_one({}, {"$set": {f"announce.{number}.at": at}})
 
     def age_events(self, seconds: float) -> None:
-        for document in self.list_documents():
-            times = [entry["at"] - timedelta(seconds=seconds) for entry in document["announce"]]
-            values: dict[str, Any] = {f"announce.{number}.at": at for number, at in enumerate(times)}
-            if times:
-                self.db["media"].update_one(
-                    {"_id": document["_id"]}, {"$set": {**values, "attention": datetime.now(UTC)}}
-                )
+        # One update, because a service may take entries out meanwhile: positions that were read before would be other entries.
+        older = {"$mergeObjects": ["$$one", {"at": {"$subtract": ["$$one.at", int(seconds * 1000)]}}]}
+        self.db["media"].update_many(
+            {"announce.0": {"$exists": True}},
+            [{"$set": {"announce": {"$map": {"input": "$announce", "as": "one", "in": older}}, "attention": "$$NOW"}}],
+        )
 
     def add_tombstones(self, count: int) -> None:
         due = datetime.now(UTC) + timedelta(hours=1)

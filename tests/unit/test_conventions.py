@@ -14,7 +14,7 @@ import pytest
 
 from deploy.containers import credentials, mongodb_setup
 from gateway import routes
-from gridcast._flows import pushes, tus_transfer
+from gridcast._flows import single_requests, tus_transfer
 from services.common.http import tus
 from services.socket import accept, api
 
@@ -357,7 +357,7 @@ SAME_MEANING = {
 
 def test_constants_that_stand_twice_are_equal() -> None:
     assert routes.WEBSOCKET_PATHS == accept.WEBSOCKET_PATHS
-    assert pushes.MAX_ACK_WAIT_SECONDS == api.MAX_ACK_WAIT_SECONDS
+    assert single_requests.MAX_ACK_WAIT_SECONDS == api.MAX_ACK_WAIT_SECONDS
     assert tus_transfer.TUS_CONTENT_TYPE == tus.TUS_CONTENT_TYPE
     assert credentials.VAULT == mongodb_setup.VAULT
 

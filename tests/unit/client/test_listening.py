@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gridcast._flows.files import get_info
 from gridcast._flows.listening import ListenSession
 from gridcast._flows.read_ahead import CACHE_BYTES, MAX_FETCH_BYTES, ReadAhead
+from gridcast._flows.single_requests import get_info
 from gridcast._remote_file import RemoteFile
 from gridcast.errors import InvalidRequest, SessionEnded, UnexpectedResponse
 from gridcast.values import EventGap, ReceivedEvent

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gridcast._local import live_source
-from gridcast._local.live_source import LiveSource
+from gridcast._local import sources
+from gridcast._local.sources import LiveSource
 from gridcast.cli.ffmpeg import camera_command, file_command, screen_command
 from gridcast.errors import InvalidRequest
 from tests.support.waiting import eventually
@@ -38,7 +38,7 @@ def test_the_first_bytes_do_not_wait_for_others() -> None:
 
 
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live_source, "MAX_BUFFERED_BYTES", 1_000)
+    monkeypatch.setattr(sources, "MAX_BUFFERED_BYTES", 1_000)
     taken = 0
 
     class Endless(io.RawIOBase):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gridcast import errors
-from gridcast._flows import files, pushes
+from gridcast._flows import single_requests
 from gridcast._flows.effects import HttpRequest, HttpResponse
 from gridcast._flows.remote_path import file_target, split_path
 from gridcast._flows.retries import send
@@ -46,7 +46,7 @@ from tests.support.client_model import ModelServer, problem
 def test_each_status_is_one_error_with_the_request_id(status: int, kind: type[errors.RequestError]) -> None:
     server = ModelServer(on_request=lambda _server, _request: problem(status, "why"))
     with pytest.raises(kind) as caught:
-        server.run(files.get_info(server.context(), "a"))
+        server.run(single_requests.get_info(server.context(), "a"))
     assert type(caught.value) is kind
     assert (caught.value.status, caught.value.request_id, caught.value.detail) == (status, "r1", "why")
     assert str(caught.value) == f"why (status {status}, request r1)"
@@ -55,7 +55,7 @@ def test_each_status_is_one_error_with_the_request_id(status: int, kind: type[er
 
 def test_retries_hear_retry_after_and_double_their_delay() -> None:
     server = ModelServer(iter(["503", "refused", "lost"]), {"a": b"x"})
-    server.run(files.get_info(server.context(), "a"))
+    server.run(single_requests.get_info(server.context(), "a"))
     assert server.sleeps == [3.0, 1.0, 2.0]
 
 
@@ -72,10 +72,10 @@ def test_a_refused_token_is_renewed_once() -> None:
         return problem(401, "expired") if request.headers["authorization"] == "Bearer old" else None
 
     server = ModelServer(files={"a": b"x"}, tokens=iter(["old", "new"]), on_request=refuse_old)
-    assert server.run(files.get_info(server.context(), "a")).length == 1
+    assert server.run(single_requests.get_info(server.context(), "a")).length == 1
     server.tokens = iter(["old", "old"])
     with pytest.raises(errors.AuthenticationRequired):
-        server.run(files.get_info(server.context(), "a"))
+        server.run(single_requests.get_info(server.context(), "a"))
     assert len(server.requests) == 3
 
 
@@ -83,10 +83,10 @@ def test_a_refused_token_is_renewed_once() -> None:
 def test_other_servers_are_recognised(body: bytes) -> None:
     server = ModelServer(on_request=lambda _server, _request: HttpResponse(200, {}, body))
     for flow in (
-        files.get_info(server.context(), "a"),
-        files.list_files(server.context(), None, "", None),
-        files.list_folders(server.context(), None),
-        pushes.push(server.context(), ("all", None), ("t", None, "1"), None),
+        single_requests.get_info(server.context(), "a"),
+        single_requests.list_files(server.context(), None, "", None),
+        single_requests.list_folders(server.context(), None),
+        single_requests.push(server.context(), ("all", None), ("t", None, "1"), None),
     ):
         with pytest.raises(errors.UnexpectedResponse):
             server.run(flow)
@@ -97,14 +97,14 @@ def test_another_range_is_refused(status: int) -> None:
     headers = {"content-range": "bytes 0-1/9"}
     server = ModelServer(on_request=lambda _server, _request: HttpResponse(status, headers, b"ab"))
     with pytest.raises(errors.UnexpectedResponse):
-        server.run(files.read_range(server.context(), "a", '"e"', 3, 2))
+        server.run(single_requests.read_range(server.context(), "a", '"e"', 3, 2))
 
 
 def test_details_are_bounded_and_printable() -> None:
     text = json.dumps({"detail": "a\x1b[31m" + "b" * 9000}).encode()
     server = ModelServer(on_request=lambda _server, _request: HttpResponse(400, {}, text))
     with pytest.raises(errors.InvalidRequest) as caught:
-        server.run(files.get_info(server.context(), "a"))
+        server.run(single_requests.get_info(server.context(), "a"))
     assert len(caught.value.detail) == 500
     assert "\x1b" not in caught.value.detail
 
@@ -167,7 +167,7 @@ def test_pushes_that_cannot_be_sent(
 ) -> None:
     server = ModelServer()
     with pytest.raises(errors.InvalidRequest):
-        server.run(pushes.push(server.context(), target, event, wait))
+        server.run(single_requests.push(server.context(), target, event, wait))
     assert server.requests == []
 
 

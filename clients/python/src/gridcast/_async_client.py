@@ -1,4 +1,4 @@
-"""The asynchronous client: the same operations as Client."""
+"""The asynchronous client: the same operations as Client, whose docstrings it shares."""
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
@@ -7,9 +7,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self
 
 from gridcast._async_shell import AsyncShell
-from gridcast._flows import files, links, live, webhook_administration
-from gridcast._local.live_source import LiveSource
-from gridcast._local.sources import open_async_source
+from gridcast._client import Client
+from gridcast._flows import live, single_requests
+from gridcast._local.sources import LiveSource, open_async_source
 from gridcast._local.targets import open_target
 from gridcast._operations import (
     DEFAULT_OUTAGE_SECONDS,
@@ -17,6 +17,7 @@ from gridcast._operations import (
     Operations,
     PathArgument,
     UploadSource,
+    documented_as,
     upload_options,
     user_agent,
 )
@@ -41,20 +42,10 @@ if TYPE_CHECKING:
     from gridcast._listener import AsyncListener
 
 
+@documented_as(Client)
 class AsyncClient:
-    """A client of one server for asyncio. Tasks may share it, and it keeps connections until `aclose`.
-
-    `url` is `http(s)://host:port`. `timeout` is the number of seconds without a byte after which a request has failed, and
-    `outage_seconds` the number without progress after which a transfer has. A path is `folder/name`.
-
-    `token` is a text, the path of a file that has one, or a function, asynchronous or not, that returns one: file and
-    function are asked again 30 s before a JWT expires, once where the server answers 401, and by a listener whose token ends soon.
-    What a function raises, the method raises. `token_from_environment()` is that of GRIDCAST_TOKEN or GRIDCAST_TOKEN_FILE.
-
-    Requests are repeated only where that is safe: after 408, 429, 502, 503, 504 and lost connections, at most four times, and as
-    Retry-After says. Redirects are not followed.
-
-    Every method raises a RequestError (gridcast.errors); what is wrong with the arguments is InvalidRequest, a ValueError as well.
+    """A client of one server for asyncio, with the arguments, methods and errors of Client. Tasks may share it, and it keeps
+    connections until `aclose`. `token` may also be an asynchronous function.
     """
 
     def __init__(
@@ -89,22 +80,6 @@ class AsyncClient:
         part_bytes: int | None = None,
         progress: ProgressCallback | None = None,
     ) -> FileInfo:
-        """Store a file at `path` and return its description, once it is durable and its SHA-256 was compared.
-
-        `source` is a path, bytes, a binary file object (read from its position on, left open) or an iterator of bytes, asynchronous
-        or not. Up to 16 MiB are sent with one PUT, more by tus: an interruption costs at most one part of `part_bytes` (2 MiB).
-        `size` in bytes is what is known of a stream. With `state`, the path of a file, a process that is killed is continued by the
-        next call with the same arguments; the file is deleted at the end. `replace` replaces a file of that name in one step, in
-        one request that cannot be continued. `metadata` are up to 64 texts. `sid` receives the progress as `file.progress`.
-
-        Raises:
-            NameConflict: the name is taken.
-            SourceChanged: the file was changed meanwhile; nothing stays stored.
-            DigestMismatch: the server stored other bytes; they were removed.
-            LimitExceeded: the file is too large, or the server has no space.
-            OSError: the source cannot be read.
-
-        """
         options = upload_options(content_type, metadata, sid, part_bytes, replace=replace)
         opened = await asyncio.to_thread(open_async_source, source, size)
         try:
@@ -115,19 +90,6 @@ class AsyncClient:
     async def download(
         self, path: str, target: PathArgument | BinaryIO, *, progress: ProgressCallback | None = None
     ) -> str:
-        """Write a file to a path or a binary file object, compare its SHA-256, and return its ETag.
-
-        A path appears complete or not at all: until then the bytes are in a hidden part file beside it, which the next call
-        continues (If-Range), also in another process. An interrupted connection is continued in both cases.
-
-        Raises:
-            FileMissing: there is no such file.
-            FileChanged: it was replaced meanwhile, and a file object has the beginning of the old version already.
-            DigestMismatch: what came is not what is stored.
-            TransferBusy: another process is downloading to this path.
-            OSError: the target cannot be written.
-
-        """
         opened = await asyncio.to_thread(open_target, target)
         try:
             return await self._shell.run(self._operations.download(path, opened, progress))
@@ -140,41 +102,26 @@ class AsyncClient:
         return AsyncRemoteFile(info, lambda start, size: self._shell.run(self._operations.range(info, start, size)))
 
     async def info(self, path: str) -> FileInfo:
-        """Describe one file. Raises FileMissing."""
         return await self._shell.run(self._operations.info(path))
 
     async def files(self, folder: str | None = None, *, query: str = "") -> AsyncIterator[FileInfo]:
-        """Iterate over the files, newest first, fetching pages as needed: all of them, or those of one folder (not below it).
-
-        `query` is what the filename begins with or contains, in any case.
-        """
         context = self._operations.context
-        async for one in self._shell.pages(lambda after: files.list_files(context, folder, query, after)):
+        async for one in self._shell.pages(lambda after: single_requests.list_files(context, folder, query, after)):
             yield one
 
     async def folders(self) -> AsyncIterator[str]:
-        """Iterate over the folders that hold files, by name; the empty one is for files in none."""
         context = self._operations.context
-        async for one in self._shell.pages(lambda after: files.list_folders(context, after)):
+        async for one in self._shell.pages(lambda after: single_requests.list_folders(context, after)):
             yield one
 
     async def remove(self, path: str, *, etag: str | None = None) -> None:
-        """Delete a file; with `etag`, only that version. Raises FileMissing, or NameConflict for another version."""
-        await self._shell.run(files.remove_file(self._operations.context, path, etag))
+        await self._shell.run(single_requests.remove_file(self._operations.context, path, etag))
 
     async def move(self, path: str, new_path: str, *, etag: str | None = None) -> FileInfo:
-        """Rename a file or move it to another folder, and return it as it is then. Its id and its bytes stay.
-
-        With `etag` only that version. Raises FileMissing, and NameConflict where the new name is taken or it is another version.
-        """
-        return await self._shell.run(files.move_file(self._operations.context, path, new_path, etag))
+        return await self._shell.run(single_requests.move_file(self._operations.context, path, new_path, etag))
 
     async def restore(self, path: str) -> FileInfo:
-        """Undo the last deletion of a name, for as long as the server keeps the bytes: usually an hour.
-
-        Raises FileMissing where it was too long ago, NameConflict where the name is taken.
-        """
-        return await self._shell.run(files.restore_file(self._operations.context, path))
+        return await self._shell.run(single_requests.restore_file(self._operations.context, path))
 
     async def make_link(
         self,
@@ -183,13 +130,10 @@ class AsyncClient:
         expires_in: float | None = None,
         follow: bool = False,
     ) -> SignedLink:
-        """Make a link that reads one file without a token, for `expires_in` seconds, by default as long as the server says.
-
-        It reads the present version alone; with `follow` also those that replace it. Raises FileMissing, PermissionDenied without
-        the rights `link` and `read` for the folder, NameConflict where the server needs no tokens and so no links.
-        """
         options = {"expires_in": expires_in, "follow": follow}
-        return await self._shell.run(links.make_link(self._operations.context, self.url, path, "get", options))
+        return await self._shell.run(
+            single_requests.make_link(self._operations.context, self.url, path, "get", options)
+        )
 
     async def make_upload_link(
         self,
@@ -199,29 +143,24 @@ class AsyncClient:
         max_size: int | None = None,
         media_types: Sequence[str] = (),
     ) -> SignedLink:
-        """Make a link that uploads that one file once, over tus, without a token.
-
-        `max_size` in bytes; `media_types` as `image/png` or `video/*`. Raises PermissionDenied without `link` and `write` for the
-        folder.
-        """
         options = {"expires_in": expires_in, "max_size": max_size, "media_types": list(media_types)}
-        return await self._shell.run(links.make_link(self._operations.context, self.url, path, "put", options))
+        return await self._shell.run(
+            single_requests.make_link(self._operations.context, self.url, path, "put", options)
+        )
 
     async def prolong_link(self, id: str, link: str, *, expires_in: float | None = None) -> SignedLink:  # noqa: A002
-        """Let a link that reads live from now on for `expires_in` seconds, also one that has ended; `link` is it or its URL."""
-        return await self._shell.run(links.prolong_link(self._operations.context, self.url, id, link, expires_in))
+        return await self._shell.run(
+            single_requests.prolong_link(self._operations.context, self.url, id, link, expires_in)
+        )
 
     async def revoke_link(self, id: str) -> None:  # noqa: A002
-        """Revoke a link by its id. Within two seconds it is refused, and what it plays is cut."""
-        await self._shell.run(links.revoke_link(self._operations.context, id))
+        await self._shell.run(single_requests.revoke_link(self._operations.context, id))
 
     async def revoke(self, *, subject: str | None = None, token_id: str | None = None) -> RevocationReceipt:
-        """Revoke one token by its `jti`, or all tokens of a subject that were issued until now. Needs `admin`."""
-        return await self._shell.run(links.revoke(self._operations.context, subject, token_id))
+        return await self._shell.run(single_requests.revoke(self._operations.context, subject, token_id))
 
     async def webhook_endpoints(self) -> Sequence[EndpointInfo]:
-        """Return the endpoints of webhooks with their queues. Needs `admin`, as all about webhooks does."""
-        return await self._shell.run(webhook_administration.list_endpoints(self._operations.context))
+        return await self._shell.run(single_requests.list_endpoints(self._operations.context))
 
     async def add_webhook_endpoint(
         self,
@@ -232,17 +171,14 @@ class AsyncClient:
         folders: Sequence[str] = (),
         ordered: bool = False,
     ) -> EndpointInfo:
-        """Add an endpoint; its `secret` is in this answer alone. `events` as `file.*`, `folders` with those below, none for all."""
         wanted = {"id": id, "url": url, "events": list(events), "folders": list(folders), "ordered": ordered}
-        return await self._shell.run(webhook_administration.add_endpoint(self._operations.context, wanted))
+        return await self._shell.run(single_requests.add_endpoint(self._operations.context, wanted))
 
     async def remove_webhook_endpoint(self, id: str) -> None:  # noqa: A002
-        """Remove an endpoint that was added over the API; its waiting deliveries are dead."""
-        await self._shell.run(webhook_administration.remove_endpoint(self._operations.context, id))
+        await self._shell.run(single_requests.remove_endpoint(self._operations.context, id))
 
     async def activate_webhook_endpoint(self, id: str) -> None:  # noqa: A002
-        """Let an endpoint that has answered 410 get events again."""
-        await self._shell.run(webhook_administration.activate_endpoint(self._operations.context, id))
+        await self._shell.run(single_requests.activate_endpoint(self._operations.context, id))
 
     async def webhook_deliveries(
         self,
@@ -252,8 +188,7 @@ class AsyncClient:
         before: str | None = None,
         limit: int = 50,
     ) -> Sequence[DeliveryInfo]:
-        """Return a page of deliveries, those of the newest events first; `before` is the last id of the page before."""
-        flow = webhook_administration.list_deliveries(self._operations.context, endpoint, state, before, limit)
+        flow = single_requests.list_deliveries(self._operations.context, endpoint, state, before, limit)
         return await self._shell.run(flow)
 
     async def replay_webhooks(
@@ -265,8 +200,7 @@ class AsyncClient:
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> int:
-        """Send one delivery again, or those of an endpoint, a state and a time; return how many, 10,000 at most."""
-        flow = webhook_administration.replay(self._operations.context, id, endpoint, state, since, until)
+        flow = single_requests.replay(self._operations.context, id, endpoint, state, since, until)
         return await self._shell.run(flow)
 
     async def make_live(
@@ -279,11 +213,6 @@ class AsyncClient:
         grace: float | None = None,
         target: int | None = None,
     ) -> NewLive:
-        """Make a live stream whose file will be at `path`: the name is taken from now on. Needs the right `publish`.
-
-        `window` is the seconds that its list has by default, None for all of it; with `takeover` a second publisher replaces the
-        first one; `grace` is the seconds that it may be interrupted, `target` the seconds of a segment. Raises NameConflict.
-        """
         options = {"title": title, "window": window, "takeover": takeover, "grace": grace, "target": target}
         return await self._shell.run(live.make_stream(self._operations.context, self.url, path, options))
 
@@ -295,11 +224,6 @@ class AsyncClient:
         end: bool = True,
         progress: ProgressCallback | None = None,
     ) -> None:
-        """Send fragmented MP4 as it comes, until the source ends; the stream ends with it unless `end` is False.
-
-        What the server has not acknowledged is kept and sent again, also to another replica. Raises NameConflict where another
-        publisher has replaced this one, FileMissing where the stream has ended, InvalidRequest for other media.
-        """
         opened = LiveSource(source)
         publisher = live.LivePublisher(self._operations.context, stream.id, stream.publish_token, opened, progress)
         try:
@@ -308,13 +232,11 @@ class AsyncClient:
             opened.stop()
 
     async def live_stream(self, id: str) -> LiveInfo:  # noqa: A002
-        """Describe a live stream."""
         return await self._shell.run(live.get_stream(self._operations.context, self.url, id))
 
     async def live_streams(
         self, state: Literal["waiting", "live", "interrupted", "ended"] | None = None
     ) -> AsyncIterator[LiveInfo]:
-        """Iterate over the live streams that the caller may watch; those that have not ended, where no state is given."""
         context = self._operations.context
         async for stream in self._shell.pages(lambda after: live.list_streams(context, self.url, state, after)):
             yield stream
@@ -328,30 +250,21 @@ class AsyncClient:
         at: float | None = None,
         message_id: str | None = None,
     ) -> LiveMessage:
-        """Push an event to the topic of a stream that is live, and keep it with its media time, so that a replay shows it there.
-
-        `at` is what its sender watches, in seconds of the stream; what is captured now by default. With `message_id` a push that
-        failed may be repeated: it is kept once. Raises NameConflict before the stream has begun, FileMissing where it has ended.
-        """
         message = {"type": type, "data": data, "at": at, "id": message_id}
         return await self._shell.run(live.push_message(self._operations.context, id, message))
 
     async def live_messages(self, id: str, start: float = 0.0, end: float | None = None) -> AsyncIterator[LiveMessage]:  # noqa: A002
-        """Iterate over the messages of a stream by their media time, from `start` on and before `end`, in seconds."""
         context = self._operations.context
         async for message in self._shell.pages(lambda after: live.list_messages(context, id, start, end, after)):
             yield message
 
     async def end_live(self, id: str) -> LiveInfo:  # noqa: A002
-        """End a live stream; what came is its file."""
         return await self._shell.run(live.end_stream(self._operations.context, self.url, id))
 
     async def discard_live(self, id: str) -> None:  # noqa: A002
-        """Throw a live stream away with all that came."""
         await self._shell.run(live.discard_stream(self._operations.context, id))
 
     def listen(self, *topics: str) -> "AsyncListener":
-        """Return an iterator of the events to all, to its own sid, and to these topics. It connects on first use."""
         from gridcast._listener import AsyncListener  # noqa: PLC0415  # the WebSocket library, only where it is used
 
         session = self._operations.session(topics)
@@ -366,23 +279,16 @@ class AsyncClient:
         id: str | None = None,  # noqa: A002
         wait: float | None = None,
     ) -> PushReceipt:
-        """Push an event to one client; `wait` is the seconds to wait for its ack, 30 at most. Raises FileMissing.
-
-        An event with the same id is pushed once in four minutes, so a call that failed may be repeated with its id.
-        """
         return await self._shell.run(self._operations.push(("sid", sid), (type, data, id), wait))
 
     async def publish(self, topic: str, type: str, data: Any = None, *, id: str | None = None) -> PushReceipt:  # noqa: A002
-        """Push an event to every client that is subscribed to a topic."""
         return await self._shell.run(self._operations.push(("topic", topic), (type, data, id)))
 
     async def broadcast(self, type: str, data: Any = None, *, id: str | None = None) -> PushReceipt:  # noqa: A002
-        """Push an event to every client."""
         return await self._shell.run(self._operations.push(("all", None), (type, data, id)))
 
     async def version(self) -> ServerVersion:
-        """Return what the server states of itself."""
-        return await self._shell.run(files.get_version(self._operations.context))
+        return await self._shell.run(single_requests.get_version(self._operations.context))
 
     async def aclose(self) -> None:
         """Close every connection."""

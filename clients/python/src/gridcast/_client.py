@@ -5,9 +5,8 @@ from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self
 
-from gridcast._flows import files, links, live, webhook_administration
-from gridcast._local.live_source import LiveSource
-from gridcast._local.sources import open_source
+from gridcast._flows import live, single_requests
+from gridcast._local.sources import LiveSource, open_source
 from gridcast._local.targets import open_target
 from gridcast._operations import (
     DEFAULT_OUTAGE_SECONDS,
@@ -90,11 +89,12 @@ class Client:
     ) -> FileInfo:
         """Store a file at `path` and return its description, once it is durable and its SHA-256 was compared.
 
-        `source` is a path, bytes, a binary file object (read from its position on, left open) or an iterator of bytes. Up to 16 MiB
-        are sent with one PUT, more through tus: an interruption costs at most one part of `part_bytes` (2 MiB). `size` in bytes is
-        what is known of a stream. With `state`, the path of a file, a process that is killed is continued by the next call with the
-        same arguments; the file is deleted at the end. `replace` replaces a file of that name in one step, in one request that
-        cannot be continued. `metadata` are up to 64 texts. `sid` receives the progress as `file.progress`.
+        `source` is a path, bytes, a binary file object (read from its position on, left open) or an iterator of bytes, which may be
+        asynchronous for AsyncClient. Up to 16 MiB are sent with one PUT, more through tus: an interruption costs at most one part
+        of `part_bytes` (2 MiB). `size` in bytes is what is known of a stream. With `state`, the path of a file, a process that is
+        killed is continued by the next call with the same arguments; the file is deleted at the end. `replace` replaces a file of
+        that name in one step, in one request that cannot be continued. `metadata` are up to 64 texts. `sid` receives the progress
+        as `file.progress`.
 
         Raises:
             NameConflict: the name is taken.
@@ -146,30 +146,30 @@ class Client:
         `query` is what the filename begins with or contains, in any case.
         """
         context = self._operations.context
-        yield from self._shell.pages(lambda after: files.list_files(context, folder, query, after))
+        yield from self._shell.pages(lambda after: single_requests.list_files(context, folder, query, after))
 
     def folders(self) -> Iterator[str]:
         """Iterate over the folders that hold files, by name; the empty one is for files in none."""
         context = self._operations.context
-        yield from self._shell.pages(lambda after: files.list_folders(context, after))
+        yield from self._shell.pages(lambda after: single_requests.list_folders(context, after))
 
     def remove(self, path: str, *, etag: str | None = None) -> None:
         """Delete a file; with `etag`, only that version. Raises FileMissing, or NameConflict for another version."""
-        self._shell.run(files.remove_file(self._operations.context, path, etag))
+        self._shell.run(single_requests.remove_file(self._operations.context, path, etag))
 
     def move(self, path: str, new_path: str, *, etag: str | None = None) -> FileInfo:
         """Rename a file or move it to another folder, and return it as it is then. Its id and its bytes stay.
 
         With `etag` only that version. Raises FileMissing, and NameConflict where the new name is taken or it is another version.
         """
-        return self._shell.run(files.move_file(self._operations.context, path, new_path, etag))
+        return self._shell.run(single_requests.move_file(self._operations.context, path, new_path, etag))
 
     def restore(self, path: str) -> FileInfo:
         """Undo the last deletion of a name, for as long as the server keeps the bytes: usually an hour.
 
         Raises FileMissing where it was too long ago, NameConflict where the name is taken.
         """
-        return self._shell.run(files.restore_file(self._operations.context, path))
+        return self._shell.run(single_requests.restore_file(self._operations.context, path))
 
     def make_link(
         self,
@@ -184,7 +184,7 @@ class Client:
         the rights `link` and `read` for the folder, NameConflict where the server needs no tokens and so no links.
         """
         options = {"expires_in": expires_in, "follow": follow}
-        return self._shell.run(links.make_link(self._operations.context, self.url, path, "get", options))
+        return self._shell.run(single_requests.make_link(self._operations.context, self.url, path, "get", options))
 
     def make_upload_link(
         self,
@@ -200,23 +200,23 @@ class Client:
         folder.
         """
         options = {"expires_in": expires_in, "max_size": max_size, "media_types": list(media_types)}
-        return self._shell.run(links.make_link(self._operations.context, self.url, path, "put", options))
+        return self._shell.run(single_requests.make_link(self._operations.context, self.url, path, "put", options))
 
     def prolong_link(self, id: str, link: str, *, expires_in: float | None = None) -> SignedLink:  # noqa: A002
         """Let a link that reads live from now on for `expires_in` seconds, also one that has ended; `link` is it or its URL."""
-        return self._shell.run(links.prolong_link(self._operations.context, self.url, id, link, expires_in))
+        return self._shell.run(single_requests.prolong_link(self._operations.context, self.url, id, link, expires_in))
 
     def revoke_link(self, id: str) -> None:  # noqa: A002
         """Revoke a link by its id. Within two seconds it is refused, and what it plays is cut."""
-        self._shell.run(links.revoke_link(self._operations.context, id))
+        self._shell.run(single_requests.revoke_link(self._operations.context, id))
 
     def revoke(self, *, subject: str | None = None, token_id: str | None = None) -> RevocationReceipt:
         """Revoke one token by its `jti`, or all tokens of a subject that were issued until now. Needs `admin`."""
-        return self._shell.run(links.revoke(self._operations.context, subject, token_id))
+        return self._shell.run(single_requests.revoke(self._operations.context, subject, token_id))
 
     def webhook_endpoints(self) -> Sequence[EndpointInfo]:
         """Return the endpoints of webhooks with their queues. Needs `admin`, as all about webhooks does."""
-        return self._shell.run(webhook_administration.list_endpoints(self._operations.context))
+        return self._shell.run(single_requests.list_endpoints(self._operations.context))
 
     def add_webhook_endpoint(
         self,
@@ -229,15 +229,15 @@ class Client:
     ) -> EndpointInfo:
         """Add an endpoint; its `secret` is in this answer alone. `events` as `file.*`, `folders` with those below, none for all."""
         wanted = {"id": id, "url": url, "events": list(events), "folders": list(folders), "ordered": ordered}
-        return self._shell.run(webhook_administration.add_endpoint(self._operations.context, wanted))
+        return self._shell.run(single_requests.add_endpoint(self._operations.context, wanted))
 
     def remove_webhook_endpoint(self, id: str) -> None:  # noqa: A002
         """Remove an endpoint that was added over the API; its waiting deliveries are dead."""
-        self._shell.run(webhook_administration.remove_endpoint(self._operations.context, id))
+        self._shell.run(single_requests.remove_endpoint(self._operations.context, id))
 
     def activate_webhook_endpoint(self, id: str) -> None:  # noqa: A002
         """Let an endpoint that has answered 410 get events again."""
-        self._shell.run(webhook_administration.activate_endpoint(self._operations.context, id))
+        self._shell.run(single_requests.activate_endpoint(self._operations.context, id))
 
     def webhook_deliveries(
         self,
@@ -248,7 +248,7 @@ class Client:
         limit: int = 50,
     ) -> Sequence[DeliveryInfo]:
         """Return a page of deliveries, those of the newest events first; `before` is the last id of the page before."""
-        flow = webhook_administration.list_deliveries(self._operations.context, endpoint, state, before, limit)
+        flow = single_requests.list_deliveries(self._operations.context, endpoint, state, before, limit)
         return self._shell.run(flow)
 
     def replay_webhooks(
@@ -261,7 +261,7 @@ class Client:
         until: datetime | None = None,
     ) -> int:
         """Send one delivery again, or those of an endpoint, a state and a time; return how many, 10,000 at most."""
-        flow = webhook_administration.replay(self._operations.context, id, endpoint, state, since, until)
+        flow = single_requests.replay(self._operations.context, id, endpoint, state, since, until)
         return self._shell.run(flow)
 
     def make_live(
@@ -375,7 +375,7 @@ class Client:
 
     def version(self) -> ServerVersion:
         """Return what the server states of itself."""
-        return self._shell.run(files.get_version(self._operations.context))
+        return self._shell.run(single_requests.get_version(self._operations.context))
 
     def close(self) -> None:
         """Close every connection."""

@@ -4,13 +4,14 @@ import math
 import os
 import random
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata as distributions
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from types import FunctionType
+from typing import Any, BinaryIO, TypeAlias, TypeVar
 from uuid import uuid4
 
-from gridcast._flows import files, pushes
+from gridcast._flows import single_requests
 from gridcast._flows.downloads import DownloadFlow
 from gridcast._flows.effects import ByteSource, Flow
 from gridcast._flows.listening import ListenSession
@@ -26,6 +27,7 @@ DEFAULT_TIMEOUT_SECONDS = 30.0
 DEFAULT_OUTAGE_SECONDS = 60.0
 UNKNOWN_VERSION = "0"
 
+Kind = TypeVar("Kind")
 PathArgument: TypeAlias = str | os.PathLike[str]
 UploadSource: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Iterable[bytes]
 
@@ -41,6 +43,18 @@ def client_version() -> str:
         return distributions.version("gridcast")
     except distributions.PackageNotFoundError:  # imported from a source folder
         return UNKNOWN_VERSION
+
+
+def documented_as(twin: type) -> Callable[[type[Kind]], type[Kind]]:
+    """Let the methods of a class that have no docstring show that of the method of this name in another class."""
+
+    def share(kind: type[Kind]) -> type[Kind]:
+        for name, member in vars(kind).items():
+            if isinstance(member, FunctionType) and not name.startswith("_"):
+                member.__doc__ = member.__doc__ or getattr(twin, name).__doc__
+        return kind
+
+    return share
 
 
 class Operations:
@@ -76,7 +90,7 @@ class Operations:
     ) -> Flow[PushReceipt]:
         """The flow of a push; an event without an id gets one, so that it can be repeated."""
         event_type, data, event_id = event
-        return pushes.push(self.context, target, (event_type, data, event_id or str(uuid4())), wait)
+        return single_requests.push(self.context, target, (event_type, data, event_id or str(uuid4())), wait)
 
     def session(self, topics: Iterable[str]) -> ListenSession:
         """The state of a listener. Raises InvalidRequest for a topic that no server accepts."""
@@ -86,11 +100,11 @@ class Operations:
 
     def info(self, path: str) -> Flow[FileInfo]:
         """The flow of a description."""
-        return files.get_info(self.context, path)
+        return single_requests.get_info(self.context, path)
 
     def range(self, info: FileInfo, start: int, size: int) -> Flow[bytes]:
         """The flow of one range of one version."""
-        return files.read_range(self.context, info.path, info.etag, start, size)
+        return single_requests.read_range(self.context, info.path, info.etag, start, size)
 
 
 def upload_options(

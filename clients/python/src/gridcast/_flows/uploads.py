@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from gridcast._flows.effects import ByteSource, Flow, HttpRequest, HttpResponse, call
-from gridcast._flows.files import get_info
-from gridcast._flows.part_reader import PartReader
 from gridcast._flows.remote_path import file_target, split_path
 from gridcast._flows.responses import error_of, format_repr_digest, parse_file_info, parse_json, parse_sha256
 from gridcast._flows.retries import FlowContext, send
-from gridcast._flows.tus_transfer import TUS_HEADERS, TusTransfer
+from gridcast._flows.single_requests import get_info
+from gridcast._flows.tus_transfer import TUS_HEADERS, PartReader, TusTransfer
 from gridcast.errors import DigestMismatch, FileMissing, InvalidRequest, NameConflict, RequestError, UnexpectedResponse
 from gridcast.values import FileInfo, ProgressCallback, TransferProgress, TransferState
 

@@ -2,9 +2,8 @@
 
 import click
 
-from gridcast.cli.connection import ServerChoice, find_connection
+from gridcast.cli.connection import ServerChoice, find_connection, output_options, server_options
 from gridcast.cli.exit_codes import ExitCode
-from gridcast.cli.options import output_options, server_options
 from gridcast.cli.output import CommandOutput, printable
 from gridcast.cli.server_checks import ServerChecks
 

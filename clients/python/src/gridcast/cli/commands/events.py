@@ -8,9 +8,8 @@ from typing import Any
 import click
 
 from gridcast._bus.events import MAX_EVENT_BYTES
-from gridcast.cli.connection import ServerChoice, find_connection
+from gridcast.cli.connection import ServerChoice, find_connection, output_options, server_options
 from gridcast.cli.exit_codes import ExitCode
-from gridcast.cli.options import output_options, server_options
 from gridcast.cli.output import CommandOutput, printable
 from gridcast.values import EventGap, ReceivedEvent
 

@@ -5,9 +5,8 @@ from datetime import datetime
 
 import click
 
-from gridcast.cli.connection import ServerChoice, find_connection
+from gridcast.cli.connection import ServerChoice, find_connection, output_options, server_options
 from gridcast.cli.exit_codes import ExitCode
-from gridcast.cli.options import output_options, server_options
 from gridcast.cli.output import CommandOutput, format_duration, printable
 from gridcast.values import DeliveryInfo, EndpointInfo
 

@@ -11,10 +11,9 @@ from typing import BinaryIO, cast
 import click
 
 from gridcast._client import Client
-from gridcast.cli.connection import ServerChoice, find_connection
+from gridcast.cli.connection import ServerChoice, find_connection, output_options, server_options
 from gridcast.cli.exit_codes import ExitCode
 from gridcast.cli.ffmpeg import camera_command, file_command, screen_command
-from gridcast.cli.options import output_options, server_options
 from gridcast.cli.output import CommandOutput, format_bytes, format_duration, printable
 from gridcast.cli.places import name_in_errors, parse_place
 from gridcast.errors import InvalidRequest, RequestError
