@@ -51,10 +51,11 @@ function picture(file) {
 
 /**
  * Show the present state; changes only what differs.
- * @param {{ received: number, verifying: boolean, address: string, keepBoth: () => void, rename: () => void }} more what the server has said, an
- *   address that plays before the end of the upload, and the answers to a taken name
+ * @param {{ received: number, verifying: boolean, address: string, endNaming: (() => void) | null, keepBoth: () => void, rename: () => void }} more
+ *   what the server has said, an address that plays before the end of the upload, what ends the renaming that is under way, and the
+ *   answers to a taken name
  */
-export function updateUploadRow(row, snapshot, { received, verifying, address, keepBoth, rename }) {
+export function updateUploadRow(row, snapshot, { received, verifying, address, endNaming, keepBoth, rename }) {
   const { state, sent, stored, size: bytes, rate: speed, secondsLeft, error, folder, filename } = snapshot;
   const find = (selector) => row.querySelector(selector);
   const name = find(".upload-name");
@@ -94,7 +95,7 @@ export function updateUploadRow(row, snapshot, { received, verifying, address, k
     waiting: () => "Waits for the others",
     sending: () => (verifying ? `${size(bytes)} received, being stored safely` : [`${size(Math.max(sent, has))} of ${size(bytes)}`, speed ? rate(speed) : "", secondsLeft === null ? "" : `${span(secondsLeft)} left`].filter(Boolean).join(" · ")),
     retrying: () => `Waits for the network, then goes on. The server has ${size(has)} of ${size(bytes)}`,
-    paused: () => `Paused. The server has ${size(has)} of ${size(bytes)}`,
+    paused: () => (endNaming ? "Waits for its name" : `Paused. The server has ${size(has)} of ${size(bytes)}`),
     stored: () => `Stored${place} · ${size(bytes)}`,
     cancelled: () => "Cancelled",
     failed: () => (error ? words(error) : ""),

@@ -11,7 +11,7 @@ const ffmpeg = (...options) => execFileSync("ffmpeg", ["-loglevel", "error", "-y
 const colours = (index) => `gradients=s=640x480:c0=${["0x0b6e69", "0x274c77", "0x8d5b4c", "0x355070", "0x6d597a", "0x386641"][index]}:c1=${["0xf4d58d", "0xe07a5f", "0xf2cc8f", "0xeaac8b", "0xe56b6f", "0xa7c957"][index]}:type=${["linear", "radial", "circular", "spiral", "linear", "radial"][index]}:seed=${index + 3}`;
 const FILES = [
   ["films/mandelbrot.webm", "video/webm", () => ["-f", "lavfi", "-i", "mandelbrot=s=640x360:r=12:start_scale=2.5", "-t", "12", "-c:v", "libvpx", "-b:v", "600k"]],
-  ["films/2026/dusk.webm", "video/webm", () => ["-f", "lavfi", "-i", "gradients=s=640x360:r=12:c0=0x1d3557:c1=0xf4a261:type=linear:speed=0.02:seed=9", "-t", "8", "-c:v", "libvpx", "-b:v", "400k"]],
+  ["films/2026/dusk.webm", "video/webm", () => ["-f", "lavfi", "-i", "gradients=s=640x360:r=12:c0=0x1d3557:c1=0xf4a261:type=linear:speed=0.02:seed=9", "-t", "8", "-pix_fmt", "yuv420p", "-c:v", "libvpx", "-b:v", "400k"]],
   ["music/morning.mp3", "audio/mpeg", () => ["-f", "lavfi", "-i", "sine=330:d=20", "-c:a", "libmp3lame"]],
   ["reports/quarter.pdf", "application/pdf", null],
   ["notes.md", "text/markdown", null],
