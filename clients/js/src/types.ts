@@ -267,6 +267,8 @@ export interface UploadOptions {
   contentType?: string | undefined;
   /** Kept with the file. */
   metadata?: Record<string, string> | undefined;
+  /** The text of a signed link of kind `put`, in place of a token. It names the file and takes one upload. */
+  link?: string | undefined;
   /** Milliseconds since 1970: with it a Blob is known again after a reload, as a File is by its own. */
   lastModified?: number | undefined;
 }
