@@ -47,11 +47,6 @@ def encode_segment(stream_id: str, segment: Segment) -> dict[str, Any]:
     return {"stream_id": stream_id, **segment._asdict()}
 
 
-def decode_segment(row: Row) -> Segment:
-    """A row of `live_segments`."""
-    return Segment(*(row[field] for field in Segment._fields))
-
-
 def encode_epoch(stream_id: str, epoch: Epoch) -> dict[str, Any]:
     """A row of `live_epochs`."""
     return {"stream_id": stream_id, **asdict(epoch)}

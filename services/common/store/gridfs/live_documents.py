@@ -24,6 +24,7 @@ live_segments   one document for each segment and for each epoch; one that a pos
 """
 
 from datetime import timedelta
+from operator import itemgetter
 from typing import Any
 
 from bson import Binary, ObjectId
@@ -163,9 +164,12 @@ def _encode_segment(segment: Segment) -> Document:
     }
 
 
+_segment_values = itemgetter("n", "e", "o", "s", "t", "d", "ts", "at", "k")
+
+
 def decode_segment(stored: Document) -> Segment:
     """A segment, out of its document."""
-    return Segment(*(stored[name] for name in ("n", "e", "o", "s", "t", "d", "ts", "at", "k")))
+    return Segment._make(_segment_values(stored))
 
 
 def _encode_epoch(epoch: Epoch) -> Document:
