@@ -27,7 +27,7 @@ MAX_DEFAULT_WINDOW_SECONDS = 86400
 MAX_PAGE = 200
 ENDED_BY_REQUEST = "ended"
 CONTENT_TYPE = "video/mp4"
-"""Of the file that a stream becomes, as the upload hook is told."""
+"""Of the file that a stream becomes, as the upload hook knows it."""
 
 StreamId = Annotated[
     str,

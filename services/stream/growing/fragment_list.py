@@ -19,8 +19,8 @@ WANTED_SECONDS = 4
 MAX_LISTED_SEGMENTS = 20_000
 SCAN_SECONDS = 4.0
 """Time of one request for finding fragments: a list that was begun goes on with the next one."""
-_HEADER_BYTES = 16
-_NO_LIMIT = 1 << 62
+_LOOK_BYTES = 16
+_ANY_SIZE = 1 << 62
 
 ReadBytes = Callable[[int, int], Awaitable[bytes]]
 """Returns bytes that are there: position and number of them."""
@@ -75,10 +75,10 @@ class FragmentList:
     async def _take_box(self, read: ReadBytes, available: int, *, is_complete: bool) -> bool:
         """Take the next box; False where it is not there yet."""
         position = self._position
-        here = min(_HEADER_BYTES, available - position)
-        if here < _HEADER_BYTES and not is_complete:
+        here = min(_LOOK_BYTES, available - position)
+        if here < _LOOK_BYTES and not is_complete:
             return False
-        box = read_box(await read(position, here), 0, _NO_LIMIT)
+        box = read_box(await read(position, here), 0, _ANY_SIZE)
         if box is None or (is_complete and position + box.end > available):
             raise UnlistedMedia("the file ends in the middle of a box")
         begin, limit = {b"moov": (0, MAX_INIT_BYTES), b"moof": (position, MAX_MOOF_BYTES)}.get(

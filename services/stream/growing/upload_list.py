@@ -18,7 +18,6 @@ from services.common.store.play_addresses import PlayAddress, parse_play_address
 from services.stream.growing.followed_upload import FollowedUpload, Starved
 from services.stream.growing.fragment_list import FragmentList, UnlistedMedia
 
-LIST_MEDIA_TYPE = "application/vnd.apple.mpegurl"
 ANSWER_SECONDS = 8.0
 PlayUpload = Callable[[PlayAddress], AbstractContextManager[FollowedUpload]]
 
@@ -53,7 +52,7 @@ class UploadListRoute:
             except (TimeoutError, Starved, CorruptFile):
                 raise ServiceUnavailable("the bytes of this upload cannot be read") from None
         headers = {"cache-control": "no-store", "x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
-        await Response(text, media_type=LIST_MEDIA_TYPE, headers=headers)(scope, receive, send)
+        await Response(text, media_type="application/vnd.apple.mpegurl", headers=headers)(scope, receive, send)
 
     async def _render(self, upload: FollowedUpload, is_disconnected: Callable[[], bool]) -> str:
         await upload.look()
