@@ -69,7 +69,7 @@ def create_app(settings: StreamSettings | None = None, telemetry: RequestTelemet
         app.state.media_facts = MediaFactsReader(cache)
         stream.download = FileDownload(metadata_cache, cache, send_timeout)
         watch.handler = live.handler
-        playback.open(store.playback, cache, send_timeout)
+        playback.open(store.playback, cache, send_timeout, auth)
         monitor = asyncio.create_task(send_timeout.run())
         live.start()
         invalidations.start()  # without Redis no metadata is cached, and downloads go on

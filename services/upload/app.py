@@ -106,7 +106,7 @@ async def _lifespan(
         disk_space = DiskSpaceMonitor(settings.min_free_space, limiter.abort_all)
         outbox = OutboxPublisher(store.uploads, publisher, None if webhooks is None else webhooks.relay)
         progress_reporter = ProgressReporter(publisher)
-        playback = PlaybackReporter(publisher)
+        playback = PlaybackReporter(publisher, None if auth is None else auth.play_seals.seal)
         cleanup = CleanupRunner()
         poller = None if auth is None else create_revocation_poller(auth, store.revocations, publisher.redis)
         store_revocation = partial(revoke, store.revocations, poller)

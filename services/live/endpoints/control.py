@@ -10,6 +10,7 @@ from services.common.auth.identity import subject_of
 from services.common.errors import BadRequest
 from services.common.invisible import find_invisible
 from services.common.media import MAX_FOLDER_BYTES, MAX_SEGMENT_BYTES, validate_media_name
+from services.common.store.limits import BLOCK_SIZE
 from services.common.store.live_store import LiveState
 from services.common.web.json_route import JSONRoute
 from services.common.web.openapi import openapi_problems
@@ -156,7 +157,7 @@ async def make_stream(request: Request, response: Response, wanted: StreamReques
     asked = HookQuestion("live", name.folder, name.filename, None, CONTENT_TYPE, {}, subject_of(identity) or None)
     answer = await context.ask_hook(asked)
     answer.check_media_type(CONTENT_TYPE)
-    context.disk_space.reserve(None)
+    context.disk_space.reserve(BLOCK_SIZE)  # the header of its file, which comes last and when the disk may be full
     settings = context.settings
     stream, token = await context.streams.create(
         WantedStream(

@@ -15,6 +15,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 
 from services.common.auth.identity import identity_of, subject_of
+from services.common.auth.play_seals import describe_player
 from services.common.errors import BadRequest, ContentTooLarge
 from services.common.media import NO_METADATA, MediaName, validate_folder, validate_media_name, validate_segment
 from services.common.store.upload_store import OutboxEvent
@@ -108,7 +109,8 @@ async def upload_form(
         writer = context.create_writer(body, identity, answer)
 
         def watch_file(sid: str | None, filename: str) -> None:
-            writer.watch_blocks(context.playback.watch(sid, filename, None), context.settings.unfinished_upload_ttl)
+            watch = context.playback.watch(sid, filename, None, describe_player(identity))
+            writer.watch_blocks(watch, context.settings.unfinished_upload_ttl)
 
         form = FormUpload(fields, start_progress, context.policy.check_media_type, watch_file, answer=answer)
         writer.expected_bytes = least or 0

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from services.common.auth.identity import identity_of, subject_of
+from services.common.auth.play_seals import describe_player
 from services.common.errors import AlreadyExists, BadRequest, PreconditionFailed
 from services.common.media import NO_METADATA, MediaInfo, MediaName, validate_media_name
 from services.common.store.upload_store import NewUpload, OutboxEvent, Preconditions
@@ -107,7 +108,8 @@ async def _put(
         put_request = PutRequest(name, content_type, length, preconditions, verifiers, metadata_json)
         progress = context.start_progress_for(identity)(sid, name.filename, length)
         writer = context.create_writer(body, identity, answer)
-        writer.watch_blocks(context.playback.watch(sid, name.filename, length), context.settings.unfinished_upload_ttl)
+        watch = context.playback.watch(sid, name.filename, length, describe_player(identity))
+        writer.watch_blocks(watch, context.settings.unfinished_upload_ttl)
         try:
             event = await receive_put(body, put_request, writer, progress, context.cleanup)
         except AlreadyExists as error:
