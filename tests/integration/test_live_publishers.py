@@ -165,7 +165,7 @@ def test_bodies_at_a_replica_that_ends_say_when_to_come_again(
 def test_a_replica_that_is_killed_is_not_waited_for(
     live_env: dict[str, str], live: ServiceProcess, library: ServiceProcess, start_service: StartService, way: str
 ) -> None:
-    """Row 26: an object is sent again, a body loses at most the open segment, and nobody waits for the lease."""
+    """Row 26: an object is sent again, a body loses at most the open segment, and the lease is not waited for."""
     killed = start_service("services.live", **live_env)
     client = make_stream(live, takeover=True)
     there = LiveClient(killed.url, client.made)
