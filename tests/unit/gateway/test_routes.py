@@ -30,6 +30,7 @@ from services.common.errors import BadRequest, MethodNotAllowed, NotFound
         ("GET", "/file/info", STREAM),
         ("GET", "/upload/6740f3c2-6740f3c3-00ff/stream", STREAM),
         ("HEAD", "/upload/6740f3c2-6740f3c3-00ff/stream", STREAM),
+        ("GET", f"/upload/6740f3c2-6740f3c3-00ff.{'a2' * 500}/stream", STREAM),
         ("GET", "/sockets", SOCKET),
         ("GET", "/sockets/ABC", SOCKET),
         ("DELETE", "/sockets/ABC", SOCKET),
