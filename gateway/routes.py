@@ -97,10 +97,10 @@ _MEDIA_TEMPLATES = _ENDLESS_TEMPLATES | {
 WEBSOCKET_PATHS = frozenset({"/", "/ws"})
 
 _PATH_SEGMENT = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
-_PATTERNS_OF_PARTS = {
-    "{token}": r"[A-Za-z0-9_-]{1,128}",  # base64url: RFC 4648, 5
-    "{address}": r"[a-z0-9][a-z0-9.-]{0,4095}",  # its seal holds the subject of a token
-}
+_BASE64URL = r"[A-Za-z0-9_-]{1,128}"  # RFC 4648, 5
+_PLAY_ADDRESS = r"[A-Za-z0-9][A-Za-z0-9._-]{0,4095}"
+"""With its seal, which has a subject in it."""
+_PARAMETERS = {"{token}": _BASE64URL, "{address}": _PLAY_ADDRESS}
 _TEMPLATE_PART = re.compile(r"(\{[a-z]+\})")
 _AMBIGUOUS = re.compile(r"//|\\|%(?:00|0[ad]|2[ef]|5c|25)|/\.{1,2}(?:/|\Z)|;", re.IGNORECASE)
 
@@ -133,7 +133,7 @@ def _shape(path: str) -> tuple[str, int]:
 
 def _compile_template(template: str) -> re.Pattern[str]:
     parts = [
-        _PATTERNS_OF_PARTS.get(part, _PATH_SEGMENT) if part.startswith("{") else re.escape(part)
+        _PARAMETERS.get(part, _PATH_SEGMENT) if part.startswith("{") else re.escape(part)
         for part in _TEMPLATE_PART.split(template)
     ]
     return re.compile("".join(parts) + r"\Z")

@@ -138,6 +138,7 @@ async def send_half(
     async def body() -> AsyncIterator[bytes]:
         yield DATA[:HALF]
         await hold.wait()
+        yield DATA[HALF:]
 
     with suppress(httpx.HTTPError):
         await http.put(
